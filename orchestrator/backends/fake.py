@@ -1,0 +1,173 @@
+"""A deterministic engine without a model: for tests, dry runs, documentation and benchmarks of everything around the engine.
+
+What it returns is a function of the request alone (its seed), never of time or order, so runs on it can be compared bit for bit.
+It is no language model and no stand-in for one: accuracy on it means nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from orchestrator.core import folds
+from orchestrator.core.errors import FleetError, PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.types import Capability, Finish, Prompt, Request, Trace, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Fake:
+    """Options of the fake engine.
+
+    A trace states one of `answers`, drawn by `weights` (equal when empty); `{hash}` in an answer stands for a number from 0 to 999 that
+    belongs to the problem. It is `n_tokens` long, plus up to `spread_tokens`, and takes `seconds_per_token` each. `failure_rate` of the
+    traces fail, `hang_rate` never end by themselves. After `crash_after` requests (0: never) the engine dies as a real one may: with a
+    FleetError, or, if `crash_hard`, with its whole process.
+    """
+
+    answers: tuple[str, ...] = ("{hash}", "0", "1")
+    weights: tuple[float, ...] = ()
+    n_tokens: int = 8
+    spread_tokens: int = 0
+    seconds_per_token: float = 0.0
+    failure_rate: float = 0.0
+    hang_rate: float = 0.0
+    crash_after: int = 0
+    crash_hard: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.answers or (self.weights and len(self.weights) != len(self.answers)):
+            raise ValueError(f"weights has {len(self.weights)} values for {len(self.answers)} answers; give one each, or none")
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return all but latent depth."""
+        return frozenset(Capability) - {Capability.DEPTH}
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
+        """Yield the engine; nothing to start or stop."""
+        if not models:
+            raise PlanError("the plan has no model")
+        yield FakeEngine(self)
+
+
+class FakeEngine:
+    """Serves requests by `Fake`'s options."""
+
+    def __init__(self, options: Fake) -> None:
+        self._options = options
+        self._aborts: dict[tuple[str, int], asyncio.Event] = {}
+        self._n_requests = 0
+
+    async def generate(self, request: Request) -> Trace:
+        """Return the trace that this request's seed decides."""
+        self._count()
+        options = self._options
+        # A continuation finds its root's seed in the first token it inherits, so that stopping at checkpoints changes nothing.
+        root_seed = request.prefix_ids[0] if request.prefix_ids else request.seed % 2**31
+        rng = random.Random(root_seed)
+        if rng.random() < options.failure_rate:
+            return self._trace(request, (), Finish.FAILED, error="the fake engine fails this trace on purpose")
+        hangs = rng.random() < options.hang_rate
+        ids, finish, metrics = self._stream(request, rng, root_seed)
+        if not hangs and not options.seconds_per_token:
+            return self._trace(request, ids, finish, metrics=metrics)
+        n_done = await self._spend(request, len(ids), hangs)
+        if n_done < len(ids) or hangs:
+            return self._trace(request, ids[:n_done], Finish.CANCELLED)
+        return self._trace(request, ids, finish, metrics=metrics)
+
+    def abort(self, request: Request) -> None:
+        """Stop a request; its trace comes back cut where it was."""
+        event = self._aborts.get((request.problem_id, request.ordinal))
+        if event is not None:
+            event.set()
+
+    def _count(self) -> None:
+        self._n_requests += 1
+        if self._options.crash_after and self._n_requests > self._options.crash_after:
+            if self._options.crash_hard:
+                os._exit(70)
+            raise FleetError(f"the fake engine dies on purpose after {self._options.crash_after} requests")
+
+    async def _spend(self, request: Request, n_tokens: int, hangs: bool) -> int:
+        """Wait as long as the tokens take and return how many were done when it ended or was aborted."""
+        per_token = self._options.seconds_per_token
+        identity = (request.problem_id, request.ordinal)
+        event = self._aborts[identity] = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(None if hangs else n_tokens * per_token):
+                await event.wait()
+        except TimeoutError:
+            return n_tokens
+        finally:
+            del self._aborts[identity]
+        return min(n_tokens, int((loop.time() - began) / per_token)) if per_token else 0
+
+    def _stream(self, request: Request, rng: random.Random, root_seed: int) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
+        options = self._options
+        n_total = max(1, options.n_tokens + (rng.randrange(options.spread_tokens + 1) if options.spread_tokens else 0))
+        answer = rng.choices(range(len(options.answers)), options.weights or None)[0]
+        first = len(request.prefix_ids)
+        # Token 0 carries the seed, the last one the answer; what stands between says nothing.
+        ids = [root_seed if i == 0 else -1 - answer if i == n_total - 1 else i for i in range(first, max(first + 1, n_total))]
+        finish = Finish.STOP
+        limit = request.max_new_tokens
+        if limit is not None and len(ids) > limit:
+            ids, finish = ids[:limit], Finish.LENGTH
+        if request.rules or request.metrics:
+            return self._folded(request, ids, finish)
+        return tuple(ids), finish, {}
+
+    def _folded(self, request: Request, ids: list[int], finish: Finish) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
+        confidences = [5.0 + 5.0 * random.Random(request.seed + i).random() for i in range(len(ids))]
+        fold = folds.RuleFold(request.rules)
+        for i, token in enumerate(ids):
+            if fold.update(_word(request, token, self._options), confidences[i : i + 1]):
+                ids, confidences, finish = ids[: i + 1], confidences[: i + 1], Finish.RULE
+                break
+        return tuple(ids), finish, folds.metric_values(request.metrics, [-c / 10 for c in confidences], confidences)
+
+    def _trace(
+        self, request: Request, ids: tuple[int, ...], finish: Finish, *, error: str = "", metrics: Mapping[str, float] | None = None
+    ) -> Trace:
+        suffix_ids = (0,) * len(request.suffix.split())
+        prompt_tokens = n_words(request.prompt) + len(request.prefix_ids) + len(suffix_ids)
+        return Trace(
+            ordinal=request.ordinal,
+            text="".join(_word(request, token, self._options) for token in ids),
+            token_ids=ids,
+            finish=finish,
+            parent=request.parent,
+            purpose=request.purpose,
+            model=request.model,
+            depth=request.depth,
+            usage=Usage(prompt_tokens, 0, len(ids), prompt_tokens + len(ids), len(ids) * self._options.seconds_per_token),
+            metrics=metrics or {},
+            suffix_ids=suffix_ids,
+            error=error,
+        )
+
+
+def _word(request: Request, token: int, options: Fake) -> str:
+    if token < 0:
+        return f" The answer is {options.answers[-1 - token].replace('{hash}', problem_number(request.problem_id))}."
+    return " wait" if token % 3 == 2 else " so"
+
+
+def problem_number(problem_id: str) -> str:
+    """Return the number that `{hash}` stands for in this problem's answers."""
+    return str(int.from_bytes(blake2b(problem_id.encode(), digest_size=4).digest(), "big") % 1000)
+
+
+def n_words(prompt: Prompt) -> int:
+    """Return how many words a prompt has: what this engine calls its tokens."""
+    text = prompt if isinstance(prompt, str) else " ".join(m.content for m in prompt)
+    return len(text.split())

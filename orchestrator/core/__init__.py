@@ -1,0 +1,1 @@
+"""The pure core: types, the strategy algebra, sessions, votes. Standard library only."""

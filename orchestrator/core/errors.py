@@ -1,0 +1,38 @@
+"""The error tree. A bad trace is data, a bad problem is a row; only what is drawn here is raised.
+
+    LeadlineError
+    ├── PlanError        the plan, a plugin's options, a model or an input file as a whole is wrong: raised before any engine starts
+    │   └── PluginError  a plugin is unknown, declared twice, or does not load
+    ├── StrategyError    a strategy broke the protocol (one problem fails, the job goes on)
+    ├── FleetError       the engines cannot be started or cannot recover (the job ends; the journal keeps what is done)
+    └── JournalError     the journal cannot be written or does not belong to this plan (the job ends)
+        └── JobBusyError another process works on this job directory
+"""
+
+
+class LeadlineError(Exception):
+    """Root of all errors raised on purpose. `str()` of it is meant for the user: field, value, remedy."""
+
+
+class PlanError(LeadlineError):
+    """The plan cannot be carried out as written."""
+
+
+class PluginError(PlanError):
+    """A plugin is unknown, ambiguous or broken."""
+
+
+class StrategyError(LeadlineError):
+    """A strategy broke the protocol of `core.steps`."""
+
+
+class FleetError(LeadlineError):
+    """The engines cannot serve and cannot recover."""
+
+
+class JournalError(LeadlineError):
+    """The journal cannot be used."""
+
+
+class JobBusyError(JournalError):
+    """Another process holds this job directory."""

@@ -1,0 +1,151 @@
+"""Metrics and stop rules as incremental folds over tokens, run beside the tokens in the engine process. Pure.
+
+Metrics are named scalars; only they travel. Names, with an optional window in tokens after `@` (default 2048) where one applies:
+
+- `mean_logprob`: mean natural log-probability of the generated tokens.
+- `mean_confidence`, `tail_confidence[@w]`, `lowest_confidence[@w]`, `bottom10_confidence[@w]`: DeepConf (arXiv 2508.15260, section 3).
+  Token confidence is minus the mean log-probability of the 20 likeliest tokens; a group is a window of `w` tokens, stride 1, or the
+  whole trace when it is shorter. Tail: mean over the last `w` tokens. Lowest: minimum over groups. Bottom 10: mean of the lowest tenth
+  of the groups, at least one. High is confident.
+
+A trace without tokens has no metrics: the names are absent, never 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.types import ConfidenceFloor, Delimiter, StopRule, WordLimit
+
+DEFAULT_WINDOW = 2048  # DeepConf, section 3.1
+TOP_K = 20  # the released DeepConf code asks for 20 log-probabilities
+_WINDOWED = ("tail_confidence", "lowest_confidence", "bottom10_confidence")
+_PLAIN = ("mean_logprob", "mean_confidence")
+
+
+def parse_metric(name: str) -> tuple[str, int]:
+    """Return (kind, window_tokens) of a metric's name; PlanError naming the known ones if there is no such metric."""
+    kind, _, window = name.partition("@")
+    if kind in _PLAIN and not window:
+        return kind, 0
+    if kind in _WINDOWED and (not window or (window.isdigit() and int(window) > 0)):
+        return kind, int(window or DEFAULT_WINDOW)
+    raise PlanError(f"metric {name!r} is not known; there are {', '.join(_PLAIN)}, and with an optional @window {', '.join(_WINDOWED)}")
+
+
+def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | None:
+    """Return how many top log-probabilities per token the folds need: None for none at all, 0 for the sampled token's alone."""
+    top_k = max((r.top_k for r in rules if isinstance(r, ConfidenceFloor)), default=0)
+    kinds = {parse_metric(name)[0] for name in metrics}
+    if kinds - {"mean_logprob"}:
+        top_k = max(top_k, TOP_K)
+    return top_k or (0 if kinds else None)
+
+
+def metric_values(names: Sequence[str], sampled_logprobs: Sequence[float], confidences: Sequence[float]) -> dict[str, float]:
+    """Return the metrics of a trace from its per-token log-probabilities and confidences, each of shape (n_tokens,)."""
+    values: dict[str, float] = {}
+    for name in names:
+        kind, window = parse_metric(name)
+        series = sampled_logprobs if kind == "mean_logprob" else confidences
+        if series:
+            values[name] = _value(kind, window, series)
+    return values
+
+
+def _value(kind: str, window: int, series: Sequence[float]) -> float:
+    if kind in _PLAIN:
+        return sum(series) / len(series)
+    if kind == "tail_confidence":
+        tail = series[-window:]
+        return sum(tail) / len(tail)
+    groups = sorted(group_means(series, window))
+    n_lowest = 1 if kind == "lowest_confidence" else max(1, len(groups) // 10)
+    return sum(groups[:n_lowest]) / n_lowest
+
+
+def group_means(series: Sequence[float], window: int) -> list[float]:
+    """Return the mean of each window of `window` values, stride 1; the mean of all when there are fewer."""
+    if len(series) <= window:
+        return [sum(series) / len(series)]
+    total = sum(series[:window])
+    means = [total / window]
+    for old, new in zip(series, series[window:], strict=False):
+        total += new - old
+        means.append(total / window)
+    return means
+
+
+class RuleFold:
+    """Follows one trace and tells which stop rule fires. Feed it each step's text and its confidences, one per token."""
+
+    def __init__(self, rules: Sequence[StopRule]) -> None:
+        """Start at an empty trace."""
+        self._tests = [_TESTS[type(rule)](rule) for rule in rules]
+
+    def update(self, text: str, confidences: Sequence[float]) -> bool:
+        """Take what one step added; True when any rule fires (from then on always True is not promised: stop the trace)."""
+        fired = [test.update(text, confidences) for test in self._tests]
+        return any(fired)
+
+
+class _Words:
+    def __init__(self, rule: StopRule) -> None:
+        assert isinstance(rule, WordLimit)
+        self._pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, rule.words)) + r")\b", re.IGNORECASE)
+        self._left = rule.count
+        self._tail = ""
+
+    def update(self, text: str, confidences: Sequence[float]) -> bool:
+        # The last run of word characters may still grow, so it is kept back until something else follows it.
+        whole = self._tail + text
+        settled = len(whole)
+        while settled and (whole[settled - 1].isalnum() or whole[settled - 1] == "_"):
+            settled -= 1
+        self._left -= sum(1 for _ in self._pattern.finditer(whole[:settled]))
+        self._tail = whole[settled:]
+        return self._left <= 0
+
+
+class _Floor:
+    def __init__(self, rule: StopRule) -> None:
+        assert isinstance(rule, ConfidenceFloor)
+        self._rule = rule
+        self._window: deque[float] = deque()
+        self._total = 0.0
+
+    def update(self, text: str, confidences: Sequence[float]) -> bool:
+        for confidence in confidences:
+            self._window.append(confidence)
+            self._total += confidence
+            if len(self._window) > self._rule.window_tokens:
+                self._total -= self._window.popleft()
+            if len(self._window) == self._rule.window_tokens and self._total / len(self._window) < self._rule.floor:
+                return True
+        return False
+
+
+class _Delimited:
+    def __init__(self, rule: StopRule) -> None:
+        assert isinstance(rule, Delimiter)
+        self._rule = rule
+        self._seen = 0
+        self._tail = ""
+
+    def update(self, text: str, confidences: Sequence[float]) -> bool:
+        whole = self._tail + text
+        parts = whole.split(self._rule.text)
+        self._seen += len(parts) - 1
+        keep = len(self._rule.text) - 1
+        self._tail = parts[-1][-keep:] if keep else ""
+        return self._seen >= self._rule.count
+
+
+_TESTS: dict[type, type[_Words] | type[_Floor] | type[_Delimited]] = {
+    WordLimit: _Words,
+    ConfidenceFloor: _Floor,
+    Delimiter: _Delimited,
+}

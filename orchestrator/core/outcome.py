@@ -1,0 +1,82 @@
+"""From a finished exploration to its Result: a pure function of the pool, so that a finished pool can be voted on again another way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.core.protocols import Selector
+from orchestrator.core.session import described
+from orchestrator.core.types import Cluster, Finish, Problem, Purpose, Result, Status, Trace, Usage
+from orchestrator.core.votes import tied
+
+
+def conclude(
+    problem: Problem,
+    traces: Sequence[Trace],
+    selector: Selector,
+    *,
+    n_full: int | None = None,
+    stopped_by: str = "",
+    error: str = "",
+    seconds: float = 0.0,
+    fingerprint: str = "",
+) -> Result:
+    """Return the problem's result. A selector that raises, or every trace failing, makes it FAILED with the reason."""
+    clusters: list[Cluster] = []
+    try:
+        clusters = list(selector(traces))
+    except Exception as failure:  # a plugin may raise anything; its problem fails, the job goes on
+        error = error or described(failure)
+    n_failed = sum(t.finish is Finish.FAILED for t in traces)
+    if traces and n_failed == len(traces):
+        error = error or f"every trace failed; the last one: {traces[-1].error}"
+    answer = clusters[0].answer if clusters and not error else None
+    status = Status.FAILED if error else Status.ANSWERED if answer else Status.ABSTAINED
+    mean = mean_tokens(traces)
+    return Result(
+        problem_id=problem.id,
+        status=status,
+        answer=answer,
+        clusters=tuple(clusters),
+        usage=usage_by_account(traces),
+        n_traces=len(traces),
+        n_failed=n_failed,
+        n_cancelled=sum(t.finish is Finish.CANCELLED for t in traces),
+        tied=tied(clusters),
+        stopped_by=stopped_by,
+        n_full=n_full,
+        full_tokens=None if n_full is None or mean is None else n_full * mean,
+        seconds=seconds,
+        fingerprint=fingerprint,
+        error=error,
+        tags=problem.tags,
+    )
+
+
+def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
+    """Return what was spent, by the account each trace is charged to."""
+    totals: dict[str, Usage] = {}
+    for trace in traces:
+        totals[trace.account] = totals.get(trace.account, Usage()) + trace.usage
+    return totals
+
+
+def mean_tokens(traces: Sequence[Trace]) -> float | None:
+    """Return the mean output tokens of whole attempts (chains of continuations) that were not cancelled; None without any.
+
+    It prices full sampling. Attempts cancelled at a stop are mostly the longer ones, so the price, and with it any saving, is
+    understated rather than overstated.
+    """
+    by_ordinal = {t.ordinal: t for t in traces}
+    continued = {t.parent for t in traces if t.parent is not None and t.purpose is Purpose.SOLVE}
+    lengths = []
+    for trace in traces:
+        ended = trace.finish not in (Finish.CANCELLED, Finish.FAILED) and trace.ordinal not in continued
+        if trace.purpose is Purpose.SOLVE and ended:
+            link: Trace | None = trace
+            total = 0
+            while link is not None:
+                total += link.usage.output_tokens
+                link = None if link.parent is None else by_ordinal.get(link.parent)
+            lengths.append(total)
+    return sum(lengths) / len(lengths) if lengths else None

@@ -1,0 +1,81 @@
+"""What decides answers: the Plan. What decides only speed is `orchestrator.fleet.Fleet`, never here.
+
+`fingerprint` guards resuming: two plans with the same fingerprint ask for the same work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from orchestrator.core.types import PluginSpec, Sampling
+
+SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model by name: `path` is an embedded name ("smollm2"), a local folder or a hub name."""
+
+    path: str
+    revision: str = ""
+    max_context_tokens: int = 0  # 0: as the model ships
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits per problem; 0 means none. Reaching one ends exploration, cancels what runs, and the pool so far is voted on.
+
+    `tokens` counts output tokens of all traces that have arrived; those in flight when it is reached are cancelled and charged too.
+    `seconds` runs from the problem's first request.
+    """
+
+    traces: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides answers. `models` maps pool names to models; the first is the default pool."""
+
+    models: Mapping[str, Model] = field(default_factory=lambda: {"main": Model("smollm2")})
+    strategy: PluginSpec = PluginSpec("consistency")
+    selector: PluginSpec = PluginSpec("majority")
+    sampling: Sampling = Sampling()
+    budget: Budget = Budget()
+    verifiers: tuple[PluginSpec, ...] = ()
+    domains: Mapping[str, PluginSpec] = field(default_factory=dict)  # options for domains, by the name rows use
+    domain: str = "math"  # of rows that name none
+    seed: int = 0
+
+    @property
+    def default_model(self) -> str:
+        """The pool a request goes to when it names none."""
+        return next(iter(self.models))
+
+
+def fingerprint(plan: Plan) -> str:
+    """Return 16 hex digits that are equal exactly when two plans ask for the same work."""
+    text = json.dumps({"schema": SCHEMA, **asdict(plan)}, sort_keys=True, default=list)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> list[str]:
+    """Return one line per key in which two plans (as nested mappings) differ, e.g. `sampling.temperature: 0.7 -> 0.9`."""
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{name}.")
+        elif a != b:
+            lines.append(f"{name}: {a!r} -> {b!r}")
+    return lines
+
+
+def derive_seed(run_seed: int, *parts: object) -> int:
+    """Return a seed in [0, 2**53) for these parts: fits JSON numbers, vLLM and NumPy alike."""
+    text = json.dumps([run_seed, *parts]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 11

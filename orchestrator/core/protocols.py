@@ -1,0 +1,86 @@
+"""The ports: what a plugin or a backend offers. Structural types; nobody inherits from them.
+
+A plugin is a frozen dataclass whose fields are its options. It may also state, as plain attributes or properties:
+`needs: frozenset[Capability]` (what the engine must be able to do; checked at plan time), `metrics: tuple[str, ...]` (named scalars
+that each trace must carry; see `core.folds`), `n_full: int` (how many traces its plan takes without early stopping).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import ClassVar, Protocol
+
+from orchestrator.core.plan import Model
+from orchestrator.core.steps import Steps
+from orchestrator.core.types import Capability, Cluster, Problem, Request, Trace, Verdict
+
+
+class Strategy(Protocol):
+    """Explores one problem. Deterministic in (problem, rng, traces)."""
+
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        """Return the generator that explores `problem`."""
+        ...
+
+
+class Selector(Protocol):
+    """Ranks answers. A pure function over a pool, in any order; [] when nobody stated an answer."""
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return clusters, best first."""
+        ...
+
+
+class Verifier(Protocol):
+    """Scores traces, batched."""
+
+    async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
+        """Return one verdict per trace, in order."""
+        ...
+
+
+class Domain(Protocol):
+    """How answers of one kind are read and compared."""
+
+    in_process: ClassVar[bool]  # True: extract and canonical take linear time and may run in the caller's process
+
+    def extract(self, text: str, finished: bool) -> str | None:
+        """Return the stated answer, or None to abstain. With `finished` False (truncated, cancelled) only an explicit statement counts."""
+        ...
+
+    def canonical(self, answer: str) -> str:
+        """Return a normal form. One that starts with "=" is complete: two complete forms are equivalent exactly when identical."""
+        ...
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Tell whether two answers are the same. May be slow or hang: called only in a killable process."""
+        ...
+
+
+class Engine(Protocol):
+    """Completes requests. A Fleet is itself an Engine."""
+
+    async def generate(self, request: Request) -> Trace:
+        """Return the undressed trace. A request that cannot be served comes back FAILED; an engine that cannot serve raises FleetError.
+
+        Cancelling the awaiting task aborts the generation.
+        """
+        ...
+
+    def abort(self, request: Request) -> None:
+        """Stop a running request: its pending `generate` returns a CANCELLED trace with the tokens so far. Unknown ones are ignored."""
+        ...
+
+
+class Backend(Protocol):
+    """An engine plugin: a frozen dataclass of options from which engines are opened."""
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return what its engines can do. Cheap: called at plan time, before anything starts."""
+        ...
+
+    def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
+        """Return a context that starts the engine for these model pools and stops it. FleetError when it cannot start."""
+        ...

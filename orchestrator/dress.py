@@ -1,0 +1,136 @@
+"""From a completion to a dressed trace: extract the answer, put it in its equivalence class, verify it.
+
+Everything slow or non-deterministic happens here, before the journal write. What takes linear time runs in place; what may hang or eat
+memory runs in the killable processes of `orchestrator.checkers`. A limit that is hit leaves a note on the trace, never silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from orchestrator import registry
+from orchestrator.checkers import Checkers, DomainRef
+from orchestrator.core.plan import Plan
+from orchestrator.core.protocols import Domain, Verifier
+from orchestrator.core.session import described
+from orchestrator.core.types import Answer, Finish, PluginSpec, Problem, Purpose, Request, Trace, Verdict
+
+_FINISHED = (Finish.STOP,)
+
+
+@dataclass(slots=True)
+class Classes:
+    """The equivalence classes of one problem's answers. Changed only by the Dresser."""
+
+    keys: dict[str, str] = field(default_factory=dict)  # canonical form -> key
+    representatives: list[Answer] = field(default_factory=list)  # the first answer of each class
+    lock: asyncio.Lock | None = None  # made when a comparison first has to wait
+
+    def restore(self, answer: Answer) -> None:
+        """Take back a class that a journal knows."""
+        if all(answer.key != known.key for known in self.representatives):
+            self.representatives.append(answer)
+            self.keys[answer.key] = answer.key
+
+
+class Dresser:
+    """Dresses the traces of a plan's problems."""
+
+    def __init__(self, plan: Plan, checkers: Checkers) -> None:
+        """Load the plan's domains and verifiers as they are needed."""
+        self._plan = plan
+        self._checkers = checkers
+        self._domains: dict[str, tuple[Domain, DomainRef]] = {}
+        self._verifiers: dict[str, Verifier] = {spec.name: registry.load("verifiers", spec) for spec in plan.verifiers}
+        self.n_undecided = 0  # answers whose comparison ran into its limit
+
+    async def dress(self, problem: Problem, request: Request, trace: Trace, classes: Classes) -> Trace:
+        """Return the trace with answer and verdicts. Traces that failed, or that are no attempt at the problem, only get their text."""
+        if trace.finish is Finish.FAILED or request.purpose not in (Purpose.SOLVE, Purpose.PROBE, Purpose.AGGREGATE):
+            return trace
+        domain, ref = self.domain(problem.domain)
+        text = f"{request.prefix_text}{request.suffix}{trace.text}" if request.parent is not None or request.suffix else trace.text
+        finished = trace.finish in _FINISHED
+        note = ""
+        if domain.in_process:
+            stated = domain.extract(text, finished)
+            canonical = "" if stated is None else domain.canonical(stated)
+        else:
+            examined = await self._checkers.examine(ref, text, finished)
+            stated, canonical, note = examined.answer, examined.canonical, examined.note
+        if stated is not None:
+            answer, doubt = await self._classified(domain, ref, stated, canonical, classes)
+            trace = replace(trace, answer=answer)
+            note = "; ".join(filter(None, (note, doubt)))
+        if note:
+            self.n_undecided += 1
+            trace = replace(trace, note=note)
+        wanted = request.verifiers or tuple(self._verifiers)
+        return await self._verified(problem, trace, wanted) if wanted else trace
+
+    async def same(self, domain: str, a: str, b: str) -> bool:
+        """Tell whether two answers are equivalent in a domain: how `evaluate` compares with references."""
+        found, ref = self.domain(domain)
+        if found.in_process:
+            x, y = found.canonical(a), found.canonical(b)
+            if x == y:
+                return True
+            if _complete(x) and _complete(y):
+                return False
+        return (await self._checkers.match(ref, a, [b])).index is not None
+
+    def domain(self, name: str) -> tuple[Domain, DomainRef]:
+        """Return a domain by the name rows use, built with the plan's options."""
+        if name not in self._domains:
+            spec = self._plan.domains.get(name, PluginSpec(name))
+            self._domains[name] = (registry.load("domains", spec), DomainRef(spec, registry.origin("domains", spec.name)))
+        return self._domains[name]
+
+    async def _classified(self, domain: Domain, ref: DomainRef, stated: str, canonical: str, classes: Classes) -> tuple[Answer, str]:
+        key = classes.keys.get(canonical)
+        if key is not None:
+            return Answer(stated, key), ""
+        waiting = classes.lock is not None and classes.lock.locked()
+        if not waiting and _settled(canonical, classes.representatives):
+            return _founded(stated, canonical, classes), ""
+        classes.lock = classes.lock or asyncio.Lock()
+        async with classes.lock:  # two equal answers compared at once would found two classes
+            key = classes.keys.get(canonical)
+            if key is not None:
+                return Answer(stated, key), ""
+            if _settled(canonical, classes.representatives):
+                return _founded(stated, canonical, classes), ""
+            known = list(classes.representatives)
+            match = await self._checkers.match(ref, stated, [a.text for a in known])
+            if match.index is None:
+                return _founded(stated, canonical, classes), match.note
+            key = classes.keys[canonical] = known[match.index].key
+            return Answer(stated, key), match.note
+
+    async def _verified(self, problem: Problem, trace: Trace, names: Sequence[str]) -> Trace:
+        verdicts: list[Verdict] = []
+        note = trace.note
+        for name in names:
+            try:
+                verdicts += await self._verifiers[name].score(problem, [trace])
+            except Exception as error:  # a plugin may raise anything; the trace goes on without its verdict and says why
+                note = "; ".join(filter(None, (note, f"verifier {name}: {described(error)}")))
+        return replace(trace, verdicts=tuple(verdicts), note=note)
+
+
+def _complete(canonical: str) -> bool:
+    return canonical.startswith("=")
+
+
+def _settled(canonical: str, representatives: Sequence[Answer]) -> bool:
+    """Tell whether an answer of unknown form is certainly of none of these classes."""
+    return not representatives or (_complete(canonical) and all(_complete(a.key) for a in representatives))
+
+
+def _founded(stated: str, canonical: str, classes: Classes) -> Answer:
+    answer = Answer(stated, canonical)
+    classes.keys[canonical] = canonical
+    classes.representatives.append(answer)
+    return answer

@@ -1,0 +1,324 @@
+"""The asyncio shell around Sessions: effects -> engine -> dress -> journal -> session, with a bounded window.
+
+One loop journals arriving events in groups, then tells their sessions, then performs what follows. An event reaches a session only
+when it is durable. Requests of earlier problems go first. This file decides nothing about answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+import msgspec
+
+from orchestrator.core.errors import FleetError, JournalError
+from orchestrator.core.outcome import conclude
+from orchestrator.core.plan import Plan, fingerprint
+from orchestrator.core.protocols import Engine, Selector, Strategy
+from orchestrator.core.session import Effect, Session, Start, described
+from orchestrator.core.types import Finish, Problem, Purpose, Request, Result, Trace
+from orchestrator.dress import Classes, Dresser
+from orchestrator.fleet import Fleet
+from orchestrator.journal import Arrived, Concluded, Event, Journal, Opened, Stopped
+from orchestrator.watchdog import Overrun, Watchdog
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts of a run, for whoever displays it. Changed by the driver alone; traces replayed from the journal are not counted anew."""
+
+    n_problems: int = 0
+    n_done: int = 0
+    n_resumed: int = 0  # problems that had their result when the run began
+    n_open: int = 0
+    n_running: int = 0
+    n_waiting: int = 0
+    finishes: Counter[Finish] = field(default_factory=Counter)
+    output_tokens: int = 0
+    pruned_tokens: int = 0
+    saved_tokens: float = 0.0  # against the plan's full sampling, over problems that are done
+    last_error: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A problem being explored."""
+
+    order: int
+    session: Session
+    classes: Classes
+    began: float  # loop time, moved back by what earlier runs spent
+    stop_timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explorer:
+    """What explores and concludes: the loaded plugins of a plan, and what the engine must report for them."""
+
+    strategy: Strategy
+    selector: Selector
+    metrics: tuple[str, ...] = ()
+
+
+class Driver:
+    """Runs problems through an engine. One `run` per Driver."""
+
+    def __init__(self, plan: Plan, fleet: Fleet, explorer: Explorer, engine: Engine, dresser: Dresser, journal: Journal) -> None:
+        self.progress = Progress()
+        self._plan = plan
+        self._fleet = fleet
+        self._explorer = explorer
+        self._engine = engine
+        self._dresser = dresser
+        self._journal = journal
+        self._fingerprint = fingerprint(plan)
+        self._open: dict[str, _Open] = {}
+        self._waiting: list[tuple[int, int, _Open, Request]] = []  # a heap: earlier problems first, then order of submission
+        self._n_submitted = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[tuple[str, int]] = set()
+        self._events: list[Event] = []
+        self._concluded: list[Result] = []
+        self._wake = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._watchdog = Watchdog(fleet.strategy_seconds)
+        self._known = journal.digests()
+        self._n_full: int | None = getattr(explorer.strategy, "n_full", None)
+
+    async def run(self, problems: Iterable[Problem]) -> AsyncIterator[Result]:
+        """Yield the result of each problem as it is concluded and durable. FleetError or JournalError ends the run; nothing journalled is lost.
+
+        `problems` must not hold one that has its result already; its order is the order of priority.
+        """
+        source = enumerate(problems)
+        writer = ThreadPoolExecutor(1, thread_name_prefix="leadline-journal")
+        loop = asyncio.get_running_loop()
+        try:
+            with self._watchdog:
+                more = self._fill(source)
+                while more or self._open or self._events:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    if self._failure is not None:
+                        raise self._failure
+                    batch, self._events = self._events, []
+                    if batch:
+                        await loop.run_in_executor(writer, self._journal.append, batch)
+                    self._deliver(batch)
+                    more = self._fill(source)
+                    done, self._concluded = self._concluded, []
+                    for result in done:
+                        yield result
+        finally:
+            await self._stop_tasks()
+            writer.shutdown()
+            if not isinstance(sys.exception(), JournalError):
+                self._journal.append(self._events)  # what arrived meanwhile is paid for: keep it
+                self._events = []
+
+    def _deliver(self, batch: Sequence[Event]) -> None:
+        """Tell sessions of durable events, and perform what follows."""
+        for event in batch:
+            if isinstance(event, Arrived):
+                opened = self._open[event.problem_id]
+                self._count(event.trace)
+                self._perform(opened, self._guarded(opened, lambda o=opened, t=event.trace: o.session.receive(t)))
+            elif isinstance(event, Stopped):
+                stopped = self._open.get(event.problem_id)
+                if stopped is not None and stopped.session.exploring:  # else it ended by itself in the meantime
+                    self._perform(stopped, stopped.session.stop(event.reason))
+            elif isinstance(event, Concluded):
+                self._close(event.result)
+
+    def _perform(self, opened: _Open, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Start):
+                self._enqueue(opened, effect.request)
+            elif (effect.request.problem_id, effect.request.ordinal) in self._running:
+                self._engine.abort(effect.request)
+        if opened.session.done:
+            self._conclude(opened)
+
+    def _guarded(self, opened: _Open, step: Callable[[], list[Effect]]) -> list[Effect]:
+        """Run a step of a session, which runs plugin code, under the watchdog."""
+        self._watchdog.begin()
+        try:
+            return step()
+        except Overrun:  # it came between the plugin's last instruction and here
+            opened.session.error = "Overrun: the strategy computed for too long"
+            return opened.session.stop("")
+        finally:
+            self._watchdog.end()
+
+    def _conclude(self, opened: _Open) -> None:
+        session = opened.session
+        if opened.stop_timer is not None:
+            opened.stop_timer.cancel()
+        self._watchdog.begin()
+        try:
+            result = conclude(
+                session.problem,
+                list(session.traces.values()),
+                self._explorer.selector,
+                n_full=self._n_full,
+                stopped_by=session.stopped_by,
+                error=session.error,
+                seconds=self._elapsed(opened),
+                fingerprint=self._fingerprint,
+            )
+        finally:
+            self._watchdog.end()
+        self._post(Concluded(result))
+
+    def _close(self, result: Result) -> None:
+        del self._open[result.problem_id]
+        self._concluded.append(result)
+        progress = self.progress
+        progress.n_done += 1
+        if result.error:
+            progress.last_error = f"{result.problem_id}: {result.error}"
+        if result.full_tokens is not None:
+            progress.saved_tokens += result.full_tokens - sum(u.output_tokens for u in result.usage.values())
+
+    def _fill(self, source: Iterator[tuple[int, Problem]]) -> bool:
+        """Start waiting requests while the window holds them, and open problems while it is not full. False when none is left to open."""
+        more = True
+        limit = self._fleet.open_problems or self._fleet.window
+        self._start_waiting()
+        while more and len(self._open) < limit and (self._fleet.open_problems or self._idle()):
+            item = next(source, None)
+            more = item is not None
+            if item is not None:
+                self._open_problem(*item)
+                self._start_waiting()
+        progress = self.progress
+        progress.n_open, progress.n_running, progress.n_waiting = len(self._open), len(self._running), len(self._waiting)
+        return more
+
+    def _idle(self) -> bool:
+        return len(self._running) < self._fleet.window and not self._waiting
+
+    def _open_problem(self, order: int, problem: Problem) -> None:
+        loop = asyncio.get_running_loop()
+        session = Session(problem, self._explorer.strategy, self._plan, self._explorer.metrics)
+        opened = self._open[problem.id] = _Open(order, session, Classes(), loop.time())
+        if problem.id in self._known:
+            effects = self._replay(opened)
+        else:
+            self._post(Opened(problem.id, digest(problem)))
+            effects = self._guarded(opened, session.start)
+        if self._plan.budget.seconds and session.exploring:
+            left = max(0.0, self._plan.budget.seconds - self._elapsed(opened))
+            opened.stop_timer = loop.call_later(left, self._expire, opened)
+        self._perform(opened, effects)
+
+    def _replay(self, opened: _Open) -> list[Effect]:
+        """Rebuild a session from its journalled events; return what it still owes."""
+        session = opened.session
+        self._guarded(opened, session.start)
+        for event in self._journal.events(session.problem.id):
+            opened.began = min(opened.began, asyncio.get_running_loop().time() - event.elapsed)
+            if isinstance(event, Stopped):
+                session.stop(event.reason)
+                continue
+            if event.trace.ordinal not in session.running:
+                raise JournalError(
+                    f"problem {session.problem.id}: the journal holds trace {event.trace.ordinal}, which the strategy did not start this "
+                    "time; it is not deterministic, or its code has changed. Go on with the old code, or choose another job directory"
+                )
+            if event.trace.answer is not None:
+                opened.classes.restore(event.trace.answer)
+            self._guarded(opened, lambda t=event.trace: session.receive(t))
+        for request in session.lost():
+            self._post(self._arrival(opened, _cut(request, "cancelled; its tokens were lost with the process that ran it")))
+        return [Start(request) for request in session.owed()]
+
+    def _enqueue(self, opened: _Open, request: Request) -> None:
+        heapq.heappush(self._waiting, (opened.order, self._n_submitted, opened, request))
+        self._n_submitted += 1
+
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._running) < self._fleet.window:
+            _, _, opened, request = heapq.heappop(self._waiting)
+            if opened.session.is_cancelled(request.ordinal):
+                self._post(self._arrival(opened, _cut(request)))
+                continue
+            self._running.add((request.problem_id, request.ordinal))
+            task = asyncio.create_task(self._serve(opened, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._served)
+
+    async def _serve(self, opened: _Open, request: Request) -> None:
+        try:
+            trace = await self._engine.generate(request)
+        except FleetError:
+            raise
+        except Exception as error:  # an engine plugin may raise anything; the trace fails, the job goes on
+            trace = _cut(request, finish=Finish.FAILED, error=described(error))
+        self._running.discard((request.problem_id, request.ordinal))
+        self._start_waiting()  # the slot is free while this trace is dressed
+        try:
+            trace = await self._dresser.dress(opened.session.problem, request, trace, opened.classes)
+        except Exception as error:  # a domain plugin may raise anything; the trace abstains and says why
+            trace = replace(trace, answer=None, note=described(error))
+        self._post(self._arrival(opened, trace))
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self._wake.set()
+
+    def _count(self, trace: Trace) -> None:
+        progress = self.progress
+        progress.finishes[trace.finish] += 1
+        progress.output_tokens += trace.usage.output_tokens
+        if trace.account is Purpose.PRUNED:
+            progress.pruned_tokens += trace.usage.output_tokens
+        if trace.error:
+            progress.last_error = trace.error
+
+    def _arrival(self, opened: _Open, trace: Trace) -> Arrived:
+        return Arrived(opened.session.problem.id, trace, self._elapsed(opened))
+
+    def _post(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()
+
+    def _expire(self, opened: _Open) -> None:
+        if opened.session.exploring:
+            self._post(Stopped(opened.session.problem.id, "seconds", self._elapsed(opened)))
+
+    def _elapsed(self, opened: _Open) -> float:
+        return asyncio.get_running_loop().time() - opened.began
+
+    async def _stop_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def digest(problem: Problem) -> str:
+    """Return what fixes a problem's text: equal digests, same question."""
+    return blake2b(msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16).hexdigest()
+
+
+def _cut(request: Request, note: str = "", finish: Finish = Finish.CANCELLED, error: str = "") -> Trace:
+    """Return the trace of a request for which the engine returned none."""
+    return Trace(
+        ordinal=request.ordinal,
+        finish=finish,
+        parent=request.parent,
+        purpose=request.purpose,
+        model=request.model,
+        depth=request.depth,
+        error=error,
+        note=note,
+    )

@@ -1,0 +1,185 @@
+"""Names to plugins: one table per group, filled from entry points and decorators; duplicates refused, options validated.
+
+Importing this file loads no plugin: an entry point is loaded when its name is asked for. Built-ins are declared like everybody's, in
+pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+import msgspec
+
+from orchestrator.core.errors import PluginError
+from orchestrator.core.types import Capability, PluginSpec
+
+GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines")
+_decorated: dict[str, dict[str, type]] = {group: {} for group in GROUPS}
+C = TypeVar("C", bound=type)
+
+
+def _register(group: str, name: str) -> Callable[[C], C]:
+    def decorate(cls: C) -> C:
+        _require_dataclass(cls, group, name)
+        if name in _entry_points(group) or _decorated[group].get(name, cls).__qualname__ != cls.__qualname__:
+            taken = _origin(group, name)
+            raise PluginError(f"{group} plugin {name!r} is declared twice: by {taken} and by {cls.__module__}:{cls.__qualname__}")
+        _decorated[group][name] = cls
+        return cls
+
+    return decorate
+
+
+def strategy(name: str) -> Callable[[C], C]:
+    """Return a decorator that registers a strategy class that is not packaged."""
+    return _register("strategies", name)
+
+
+def selector(name: str) -> Callable[[C], C]:
+    """Return a decorator that registers a selector class that is not packaged."""
+    return _register("selectors", name)
+
+
+def verifier(name: str) -> Callable[[C], C]:
+    """Return a decorator that registers a verifier class that is not packaged."""
+    return _register("verifiers", name)
+
+
+def domain(name: str) -> Callable[[C], C]:
+    """Return a decorator that registers a domain class that is not packaged."""
+    return _register("domains", name)
+
+
+def names(group: str) -> list[str]:
+    """Return the names of a group's plugins, sorted."""
+    return sorted({*_entry_points(group), *_decorated[group]})
+
+
+def plugin_class(group: str, name: str) -> type:
+    """Return a plugin's class. PluginError when it is unknown (with the near match), ambiguous, or does not import."""
+    if name in _decorated[group]:
+        return _decorated[group][name]
+    found = _entry_points(group).get(name)
+    if found is None:
+        raise PluginError(f"there is no {singular(group)} {name!r}{near(name, names(group))}; there are: {', '.join(names(group)) or 'none'}")
+    if len(found) > 1:
+        raise PluginError(f"{singular(group)} {name!r} is declared twice: by {' and by '.join(map(_named, found))}; uninstall one of them")
+    try:
+        cls = found[0].load()
+    except Exception as error:  # importing a stranger's module may raise anything
+        raise PluginError(f"{singular(group)} {name!r} of {_named(found[0])} does not load: {type(error).__name__}: {error}") from error
+    _require_dataclass(cls, group, name)
+    return cls  # type: ignore[no-any-return]  # _require_dataclass has checked that it is a class
+
+
+def load(group: str, spec: PluginSpec) -> Any:
+    """Return a plugin built with its options. PluginError naming field, value and remedy when an option is unknown or wrong."""
+    return build(plugin_class(group, spec.name), spec.options, f"{singular(group)} {spec.name!r}")
+
+
+def load_origin(origin: str, options: Mapping[str, object]) -> Any:
+    """Return a plugin built from "module:Class", for one registered by decorator in another process."""
+    module, _, qualname = origin.partition(":")
+    return build(getattr(importlib.import_module(module), qualname), options, origin)
+
+
+def origin(group: str, name: str) -> str:
+    """Return where a plugin's class lives, as "module:Class"."""
+    cls = plugin_class(group, name)
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def build(cls: type, options: Mapping[str, object], what: str) -> Any:
+    """Return `cls(**options)`, converted and checked against its fields; PluginError otherwise."""
+    fields = {f.name for f in dataclasses.fields(cls) if f.init}
+    for key in options:
+        if key not in fields:
+            raise PluginError(f"{what} has no option {key!r}{near(key, fields)}; it has: {', '.join(sorted(fields)) or 'none'}")
+    try:
+        return msgspec.convert(dict(options), cls, strict=False)
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise PluginError(f"{what}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OptionInfo:
+    """One option of a plugin, for help texts."""
+
+    name: str
+    type: str
+    default: str
+
+
+def options(group: str, name: str) -> list[OptionInfo]:
+    """Return a plugin's options in order of declaration."""
+    return list(_options(plugin_class(group, name)))
+
+
+def _options(cls: type) -> Iterator[OptionInfo]:
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            default = repr(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            default = repr(field.default_factory())
+        else:
+            default = "(required)"
+        yield OptionInfo(field.name, field.type if isinstance(field.type, str) else field.type.__name__, default)
+
+
+def distribution(group: str, name: str) -> str:
+    """Return the distribution that declares a plugin, with its version, or the module of a decorated one."""
+    found = _entry_points(group).get(name)
+    return _named(found[0]) if found else _origin(group, name)
+
+
+def needs(plugin: object) -> frozenset[Capability]:
+    """Return the engine capabilities a plugin states it needs."""
+    return frozenset(getattr(plugin, "needs", ()))
+
+
+def metrics(plugin: object) -> tuple[str, ...]:
+    """Return the metrics a plugin states each trace must carry."""
+    return tuple(getattr(plugin, "metrics", ()))
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the nearest known word, or ""."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def singular(group: str) -> str:
+    """Return the word for one member of a group."""
+    return {"strategies": "strategy"}.get(group, group.removesuffix("s"))
+
+
+@functools.cache
+def _entry_points(group: str) -> dict[str, list[EntryPoint]]:
+    table: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=f"orchestrator.{group}"):
+        known = table.setdefault(point.name, [])
+        if all((p.value, _named(p)) != (point.value, _named(point)) for p in known):  # a folder listed twice on sys.path
+            known.append(point)
+    return table
+
+
+def _named(point: EntryPoint) -> str:
+    dist = point.dist
+    return f"{dist.name} {dist.version}" if dist is not None else point.value
+
+
+def _origin(group: str, name: str) -> str:
+    cls = _decorated[group].get(name)
+    return f"{cls.__module__}:{cls.__qualname__}" if cls else " and ".join(map(_named, _entry_points(group).get(name, ())))
+
+
+def _require_dataclass(cls: object, group: str, name: str) -> None:
+    params = getattr(cls, "__dataclass_params__", None)
+    if not isinstance(cls, type) or params is None or not params.frozen:
+        raise PluginError(f"{singular(group)} {name!r} must be a frozen dataclass, its fields its options; {cls!r} is not")

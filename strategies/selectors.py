@@ -1,0 +1,132 @@
+"""Selectors: pure functions from a pool of traces to ranked clusters of answers. Ties everywhere by `core.votes`.
+
+A score is named by `by`: a metric ("mean_confidence", "tail_confidence@1024", ...; log-probabilities count as probabilities,
+exp(mean_logprob)) or "verdict:NAME", the score of that verifier. A voter without the score asked for is an error, never a default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from orchestrator.core.types import Cluster, Trace
+from orchestrator.core.votes import rank, tally, voters
+
+
+@dataclass(frozen=True, slots=True)
+class Majority:
+    """Plurality vote: one trace, one vote."""
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return clusters by count."""
+        return tally(voters(traces))
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """Each trace votes with its score."""
+
+    by: str = "mean_confidence"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric it votes by, if it is one."""
+        return _metric(self.by)
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return clusters by summed score."""
+        return tally(voters(traces), lambda trace: score(trace, self.by))
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Best of n: the answer of the trace with the highest score."""
+
+    by: str = "mean_confidence"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric it compares by, if it is one."""
+        return _metric(self.by)
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return clusters by their best trace's score, which is their weight."""
+        return rank(replace(c, weight=max(scores)) for c, scores in _scored(voters(traces), self.by))
+
+
+@dataclass(frozen=True, slots=True)
+class BestWeighted:
+    """Weighted best of n (Li et al., arXiv 2206.02336): clusters by summed score, each shown by its best trace's wording."""
+
+    by: str = "mean_confidence"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric it votes by, if it is one."""
+        return _metric(self.by)
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return clusters by summed score."""
+        pool = voters(traces)
+        by_ordinal = {t.ordinal: t for t in pool}
+        clusters = []
+        for cluster, scores in _scored(pool, self.by):
+            best = by_ordinal[cluster.ordinals[scores.index(max(scores))]]
+            assert best.answer is not None
+            clusters.append(replace(cluster, answer=best.answer, weight=sum(scores)))
+        return rank(clusters)
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """DeepConf offline (arXiv 2508.15260, section 3.2): keep the `keep` most confident share of traces, then vote by confidence.
+
+    `keep` is the paper's eta: 0.1 is its aggressive, 0.9 its conservative setting. The threshold is the (1 - keep) percentile with linear
+    interpolation, and traces at it are kept, as in the released code.
+    """
+
+    by: str = "bottom10_confidence"
+    keep: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep = {self.keep}: a share, 0 < keep <= 1")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric it filters by, if it is one."""
+        return _metric(self.by)
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return the clusters of the traces kept, by summed score."""
+        pool = voters(traces)
+        if not pool:
+            return []
+        scores = {t.ordinal: score(t, self.by) for t in pool}
+        threshold = float(np.percentile(list(scores.values()), 100 * (1 - self.keep)))
+        kept = [t for t in pool if scores[t.ordinal] >= threshold]
+        return tally(kept, lambda trace: scores[trace.ordinal])
+
+
+def score(trace: Trace, by: str) -> float:
+    """Return a trace's score; ValueError naming the trace when it does not carry it."""
+    if by.startswith("verdict:"):
+        name = by.removeprefix("verdict:")
+        found = [v.score for v in trace.verdicts if v.verifier == name]
+    else:
+        found = [trace.metrics[by]] if by in trace.metrics else []
+    if not found:
+        raise ValueError(f"trace {trace.ordinal} carries no {by!r}, by which the selector ranks")
+    return math.exp(found[-1]) if by.endswith("_logprob") else found[-1]
+
+
+def _metric(by: str) -> tuple[str, ...]:
+    return () if by.startswith("verdict:") else (by,)
+
+
+def _scored(pool: Sequence[Trace], by: str) -> list[tuple[Cluster, list[float]]]:
+    scores = {t.ordinal: score(t, by) for t in pool}
+    return [(cluster, [scores[o] for o in cluster.ordinals]) for cluster in tally(pool)]
