@@ -9,7 +9,7 @@ PLAN   ?= examples/arithmetic.toml
 # An NVIDIA GPU that answers selects the CUDA build of vLLM, everything else the CPU build. Override: make run EXTRA=cpu
 EXTRA ?= $(if $(findstring GPU,$(shell nvidia-smi -L 2>/dev/null)),cuda,cpu)
 LOCK  := locks/$(EXTRA).txt
-LOCKED    := $(VENV)/.locked-$(shell sha256sum < $(LOCK) | cut -c 1-16)
+LOCKED    := $(VENV)/.locked-$(EXTRA)-$(shell sha256sum < $(LOCK) | cut -c 1-16)
 INSTALLED := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c 1-16)
 PIP       := $(BIN)/python -m pip install --quiet --quiet --no-deps
 
@@ -29,10 +29,11 @@ help: ## list the targets
 
 env: $(INSTALLED) ## make .venv from the lock file (minutes the first time, nothing afterwards)
 
-# An environment without a stamp was interrupted half-way: it is made anew. One with another stamp is brought up to date.
+# An environment without a stamp was interrupted half-way, or holds the other build of vLLM: it is made anew. One with the
+# stamp of another version of the same lock is brought up to date.
 $(LOCKED):
 	@echo "making $(VENV) from $(LOCK): a few minutes the first time"
-	@$(PYTHON) -m venv $(if $(wildcard $(VENV)/.locked-*),,--clear) $(VENV)
+	@$(PYTHON) -m venv $(if $(wildcard $(VENV)/.locked-$(EXTRA)-*),,--clear) $(VENV)
 	@rm -f $(VENV)/.locked-* $(VENV)/.installed-*
 	$(PIP) --only-binary :all: -r $(LOCK)
 	@touch $@

@@ -15,6 +15,7 @@ from orchestrator import registry
 from orchestrator.checkers import Checkers
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Model, Plan
+from orchestrator.core.protocols import Backend
 from orchestrator.core.types import Message, PluginSpec, Problem, Result, Trace
 from orchestrator.dress import Dresser
 from orchestrator.driver import Driver, Explorer, Progress
@@ -128,16 +129,22 @@ def traces(directory: str | Path, problem_id: str) -> list[Trace]:
     return sorted(found, key=lambda t: t.ordinal)
 
 
-async def run_job(job: Job, plan: Plan, fleet: Fleet, progress: Callable[[Progress], None] = lambda progress: None) -> AsyncIterator[Result]:
+async def run_job(
+    job: Job,
+    plan: Plan,
+    fleet: Fleet,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    backend: Backend | None = None,
+) -> AsyncIterator[Result]:
     """Yield the results of a job's remaining problems. `progress` is given, once, the counts to watch while it runs.
 
-    Nothing is started when nothing remains.
+    Nothing is started when nothing remains. `backend` stands in for the fleet's own, for who keeps an engine open over several jobs.
     """
     remaining = job.remaining()
     if not remaining:
         return
     explorer = load_explorer(plan)
-    backend = registry.load("engines", fleet.engine)
+    backend = backend or registry.load("engines", fleet.engine)
     async with contextlib.AsyncExitStack() as stack:
         checkers = await stack.enter_async_context(
             contextlib.aclosing(Checkers(n_workers=fleet.checkers, limit_seconds=fleet.checker_seconds))

@@ -7,17 +7,18 @@ memory runs in the killable processes of `orchestrator.checkers`. A limit that i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator import registry
-from orchestrator.checkers import Checkers, DomainRef
+from orchestrator.checkers import Checkers, Match
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Domain, Verifier
 from orchestrator.core.session import described
 from orchestrator.core.types import Answer, Finish, PluginSpec, Problem, Purpose, Request, Trace, Verdict
 
-_FINISHED = (Finish.STOP,)
+_REMEMBERED = 65_536  # canonical forms per domain: some 10 MB of short answers
 
 
 @dataclass(slots=True)
@@ -35,6 +36,14 @@ class Classes:
             self.keys[answer.key] = answer.key
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    domain: Domain
+    canonical: Callable[[str], str]  # the domain's, remembered: the same few answers come up again and again
+    spec: PluginSpec
+    origin: str  # "module:Class" of one registered by decorator, which another process cannot find by name
+
+
 class Dresser:
     """Dresses the traces of a plan's problems."""
 
@@ -42,7 +51,7 @@ class Dresser:
         """Load the plan's domains and verifiers as they are needed."""
         self._plan = plan
         self._checkers = checkers
-        self._domains: dict[str, tuple[Domain, DomainRef]] = {}
+        self._domains: dict[str, _Loaded] = {}
         self._verifiers: dict[str, Verifier] = {spec.name: registry.load("verifiers", spec) for spec in plan.verifiers}
         self.n_undecided = 0  # answers whose comparison ran into its limit
 
@@ -50,18 +59,19 @@ class Dresser:
         """Return the trace with answer and verdicts. Traces that failed, or that are no attempt at the problem, only get their text."""
         if trace.finish is Finish.FAILED or request.purpose not in (Purpose.SOLVE, Purpose.PROBE, Purpose.AGGREGATE):
             return trace
-        domain, ref = self.domain(problem.domain)
+        loaded = self._domain(problem.domain)
+        domain = loaded.domain
         text = f"{request.prefix_text}{request.suffix}{trace.text}" if request.parent is not None or request.suffix else trace.text
-        finished = trace.finish in _FINISHED
+        finished = trace.finish is Finish.STOP
         note = ""
         if domain.in_process:
             stated = domain.extract(text, finished)
-            canonical = "" if stated is None else domain.canonical(stated)
+            canonical = "" if stated is None else loaded.canonical(stated)
         else:
-            examined = await self._checkers.examine(ref, text, finished)
-            stated, canonical, note = examined.answer, examined.canonical, examined.note
+            examined = await self._checkers.examine(loaded.spec, text, finished, origin=loaded.origin)
+            stated, canonical, note = examined.answer, examined.canonical or "", examined.note
         if stated is not None:
-            answer, doubt = await self._classified(domain, ref, stated, canonical, classes)
+            answer, doubt = await self._classified(loaded, stated, canonical, classes)
             trace = replace(trace, answer=answer)
             note = "; ".join(filter(None, (note, doubt)))
         if note:
@@ -72,23 +82,27 @@ class Dresser:
 
     async def same(self, domain: str, a: str, b: str) -> bool:
         """Tell whether two answers are equivalent in a domain: how `evaluate` compares with references."""
-        found, ref = self.domain(domain)
-        if found.in_process:
-            x, y = found.canonical(a), found.canonical(b)
+        loaded = self._domain(domain)
+        if loaded.domain.in_process:
+            x, y = loaded.canonical(a), loaded.canonical(b)
             if x == y:
                 return True
             if _complete(x) and _complete(y):
                 return False
-        return (await self._checkers.match(ref, a, [b])).index is not None
+        return (await self._match(loaded, a, [b])).index is not None
 
-    def domain(self, name: str) -> tuple[Domain, DomainRef]:
-        """Return a domain by the name rows use, built with the plan's options."""
+    def _domain(self, name: str) -> _Loaded:
         if name not in self._domains:
             spec = self._plan.domains.get(name, PluginSpec(name))
-            self._domains[name] = (registry.load("domains", spec), DomainRef(spec, registry.origin("domains", spec.name)))
+            domain = registry.load("domains", spec)
+            canonical = functools.lru_cache(_REMEMBERED)(domain.canonical)
+            self._domains[name] = _Loaded(domain, canonical, spec, registry.decorated_origin("domains", spec.name))
         return self._domains[name]
 
-    async def _classified(self, domain: Domain, ref: DomainRef, stated: str, canonical: str, classes: Classes) -> tuple[Answer, str]:
+    async def _match(self, loaded: _Loaded, answer: str, known: Sequence[str]) -> Match:
+        return await self._checkers.match(loaded.spec, answer, known, origin=loaded.origin)
+
+    async def _classified(self, loaded: _Loaded, stated: str, canonical: str, classes: Classes) -> tuple[Answer, str]:
         key = classes.keys.get(canonical)
         if key is not None:
             return Answer(stated, key), ""
@@ -103,11 +117,12 @@ class Dresser:
             if _settled(canonical, classes.representatives):
                 return _founded(stated, canonical, classes), ""
             known = list(classes.representatives)
-            match = await self._checkers.match(ref, stated, [a.text for a in known])
+            match = await self._match(loaded, stated, [a.text for a in known])
+            note = "; ".join(f"not decided whether it equals {known[u.index].text!r}: {u.reason}" for u in match.undecided)
             if match.index is None:
-                return _founded(stated, canonical, classes), match.note
+                return _founded(stated, canonical, classes), note
             key = classes.keys[canonical] = known[match.index].key
-            return Answer(stated, key), match.note
+            return Answer(stated, key), note
 
     async def _verified(self, problem: Problem, trace: Trace, names: Sequence[str]) -> Trace:
         verdicts: list[Verdict] = []

@@ -17,7 +17,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from orchestrator.core.errors import FleetError, JournalError
+from orchestrator.core.errors import FleetError, JournalError, LeadlineError
 from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
@@ -256,7 +256,10 @@ class Driver:
 
     async def _serve(self, opened: _Open, request: Request) -> None:
         try:
-            trace = await self._engine.generate(request)
+            if opened.session.is_cancelled(request.ordinal):  # aborted before its first step, when no engine could know it
+                trace = _cut(request)
+            else:
+                trace = await self._engine.generate(request)
         except FleetError:
             raise
         except Exception as error:  # an engine plugin may raise anything; the trace fails, the job goes on
@@ -265,6 +268,8 @@ class Driver:
         self._start_waiting()  # the slot is free while this trace is dressed
         try:
             trace = await self._dresser.dress(opened.session.problem, request, trace, opened.classes)
+        except LeadlineError:
+            raise
         except Exception as error:  # a domain plugin may raise anything; the trace abstains and says why
             trace = replace(trace, answer=None, note=described(error))
         self._post(self._arrival(opened, trace))

@@ -63,9 +63,15 @@ def embedded_model(name: str = NAME, *, verify: bool = False) -> Path:
     """
     if name != NAME:
         raise PlanError(f"there is no embedded model {name!r}; the only one is {NAME!r}")
-    folder = _models_home() / f"{NAME}-{_short_digest()}"
+    folder, _ = embedded_folder()
     keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh), verify=verify)
     return folder
+
+
+def embedded_folder() -> tuple[Path, bool]:
+    """Where the embedded model is kept, and whether it is there, whole by the sizes of its files. Makes nothing."""
+    folder = _models_home() / f"{NAME}-{_short_digest()}"
+    return folder, _is_whole(folder, hashes=False)
 
 
 def keep_folder(folder: Path, make: Callable[[Path], None], *, verify: bool = False) -> None:

@@ -160,6 +160,15 @@ class Journal:
         """Return how many traces it holds."""
         return int(self._query("SELECT COUNT(ordinal) FROM events").fetchone()[0])
 
+    def notes(self) -> tuple[int, str]:
+        """Return how many traces carry a note on what could not be decided, and the first such note; (0, "") without any."""
+        # CAST: SQLite would take a BLOB for its own binary JSON. Cancelled traces carry notes of another kind.
+        noted = "FROM events WHERE ordinal IS NOT NULL AND json_extract(CAST(body AS TEXT), '$.note') != ''"
+        noted += " AND json_extract(CAST(body AS TEXT), '$.finish') != 'cancelled'"
+        n = int(self._query(f"SELECT COUNT(*) {noted}").fetchone()[0])
+        first = self._query(f"SELECT json_extract(CAST(body AS TEXT), '$.note') {noted} ORDER BY seq LIMIT 1").fetchone() if n else None
+        return n, str(first[0]) if first else ""
+
     def _query(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
         try:
             return self._db.execute(sql, values)

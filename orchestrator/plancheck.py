@@ -11,11 +11,20 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from orchestrator import registry
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.folds import parse_metric
 from orchestrator.core.plan import Plan
 from orchestrator.core.types import Capability, PluginSpec
 from orchestrator.fleet import Fleet
+
+
+class PlanFault(PlanError):
+    """One key of the plan is wrong. `key` says which, so that a loader can say where it was written."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
 
 # key -> (whether a value is in range, what is, for the message). NaN fails every one of them.
 _RANGES: Mapping[str, tuple[Any, str]] = {
@@ -39,46 +48,46 @@ _RANGES: Mapping[str, tuple[Any, str]] = {
 
 
 def check_plan(plan: Plan, fleet: Fleet) -> None:
-    """Raise PlanError when a value is out of range, a plugin or its options are wrong, or the engine lacks what a plugin needs.
-
-    Loads every plugin that the plan names and starts nothing.
-    """
+    """Raise PlanFault when a value is out of range, a plugin or its options are wrong, or the engine lacks what a plugin needs."""
     _check_ranges(plan, fleet)
-    strategy = registry.load("strategies", plan.strategy)
-    selector = registry.load("selectors", plan.selector)
-    verifiers = [registry.load("verifiers", spec) for spec in plan.verifiers]
-    for name, spec in {plan.domain: PluginSpec(plan.domain), **plan.domains}.items():
-        try:
-            registry.load("domains", spec)
-        except PlanError as error:
-            raise type(error)(f"domains.{name}: {error}" if name in plan.domains else f"domain = {name!r}: {error}") from error
-    backend = registry.load("engines", fleet.engine)
+    backend = _loaded("engines", fleet.engine, "fleet.engine")
+    strategy = _loaded("strategies", plan.strategy, "strategy")
+    plugins = [("strategy", plan.strategy, strategy), ("selector", plan.selector, _loaded("selectors", plan.selector, "selector"))]
+    plugins += [("verifiers", spec, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     able = backend.capabilities()
-    askers = [(f"strategy {plan.strategy.name!r}", strategy), (f"selector {plan.selector.name!r}", selector)]
-    askers += [(f"verifier {spec.name!r}", verifier) for spec, verifier in zip(plan.verifiers, verifiers, strict=True)]
-    for what, plugin in askers:
-        _check_needs(what, plugin, fleet.engine.name, able)
+    for key, spec, plugin in plugins:
+        _check_needs(key, spec, plugin, fleet.engine.name, able)
+    for name, spec in plan.domains.items():
+        _loaded("domains", spec, f"domains.{name}")
+    if plan.domain not in plan.domains:
+        _loaded("domains", PluginSpec(plan.domain), "domain")
     pool = getattr(strategy, "model", "")  # by convention, the option that names a model pool
     if isinstance(pool, str) and pool and pool not in plan.models:
-        raise PlanError(
-            f"strategy {plan.strategy.name!r} asks for model {pool!r}{registry.near(pool, plan.models)}; "
-            f"the plan's models are: {', '.join(plan.models)}"
-        )
+        there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
+        raise PlanFault("strategy.model", f"strategy {plan.strategy.name!r} asks for model {pool!r}{there}")
 
 
-def _check_needs(what: str, plugin: object, engine: str, able: Collection[Capability]) -> None:
+def _loaded(group: str, spec: PluginSpec, key: str) -> Any:
+    try:
+        return registry.load(group, spec)
+    except PluginError as error:
+        raise PlanFault(key, str(error)) from error
+
+
+def _check_needs(key: str, spec: PluginSpec, plugin: object, engine: str, able: Collection[Capability]) -> None:
+    what = f"{key.removesuffix('s')} {spec.name!r}"
     wanted = registry.metrics(plugin)
     for name in wanted:
         try:
             parse_metric(name)
         except PlanError as error:
-            raise PlanError(f"{what}: {error}") from error
+            raise PlanFault(key, f"{what}: {error}") from error
     needed = registry.needs(plugin) | ({Capability.LOGPROBS} if wanted else frozenset())
     lacking = sorted(needed - set(able))
     if lacking:
         others = [name for name in _able_engines(needed) if name != engine]
-        remedy = f"use an engine that has it: {', '.join(others)}" if others else "use one that does without it"
-        raise PlanError(f"{what} needs {' and '.join(map(repr, lacking))}, which engine {engine!r} has not; {remedy}")
+        remedy = f"use an engine that offers it ({', '.join(others)})" if others else f"use another {key.removesuffix('s')}"
+        raise PlanFault(key, f"{what} needs {' and '.join(map(repr, map(str, lacking)))}, which engine {engine!r} does not offer; {remedy}")
 
 
 def _able_engines(needed: Collection[Capability]) -> Iterator[str]:
@@ -91,31 +100,20 @@ def _able_engines(needed: Collection[Capability]) -> Iterator[str]:
             yield name
 
 
-class _RangeError(PlanError):
-    """A value out of range; `key` says whose, so that a loader can say where it was written."""
-
-    def __init__(self, key: str, value: object, need: str) -> None:
-        self.key = key
-        super().__init__(f"{key} = {value!r}: it must be {need}")
-
-
 def _check_ranges(plan: Plan, fleet: Fleet) -> None:
     owners = {"sampling": plan.sampling, "budget": plan.budget, "fleet": fleet}
     for key, (holds, need) in _RANGES.items():
         section, _, name = key.partition(".")
-        value = getattr(owners[section], name)
-        if not holds(value):
-            raise _RangeError(key, value, need)
-    if not plan.models:
-        raise _RangeError("models", {}, "one model at least")
+        _require(holds(getattr(owners[section], name)), key, getattr(owners[section], name), need)
+    _require(bool(plan.models), "models", {}, "at least one model")
     for name, model in plan.models.items():
-        if not model.path.strip():
-            raise _RangeError(f"models.{name}.path", model.path, "'smollm2', a local folder or a hub name")
-        if model.max_context_tokens < 0:
-            raise _RangeError(f"models.{name}.max_context_tokens", model.max_context_tokens, "at least 0; 0 is as the model ships")
+        _require(bool(model.path.strip()), f"models.{name}.path", model.path, "'smollm2', a local folder or a hub name")
+        context = model.max_context_tokens
+        _require(context >= 0, f"models.{name}.max_context_tokens", context, "at least 0; 0 is as the model ships")
     names = [spec.name for spec in plan.verifiers]
-    for name in names:
-        if names.count(name) > 1:
-            raise _RangeError("verifiers", names, f"different ones; {name!r} is there twice, and traces name verifiers by name")
+    _require(len(set(names)) == len(names), "verifiers", names, "different ones: a trace tells its verdicts apart by these names")
 
 
+def _require(holds: bool, key: str, value: object, need: str) -> None:
+    if not holds:
+        raise PlanFault(key, f"{key} = {value!r}: it must be {need}")

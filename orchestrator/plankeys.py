@@ -40,16 +40,13 @@ class KeyInfo:
     help: str
 
 
-# Short forms of the plan that are keys of their own; their values are texts, but for the last.
-_HEADS = ("model", "strategy", "selector", "fleet.engine", "verifiers")
 SECTIONS: Mapping[str, type] = {"sampling": Sampling, "budget": Budget, "fleet": Fleet}
-_SPECS = ("strategy", "selector", "fleet.engine")
 TOP = (
     *("problems", "out", "format", "model", "models", "domain", "domains", "seed"),
     *("strategy", "selector", "verifiers", "sampling", "budget", "fleet"),
 )
 
-_HELP: Mapping[str, str] = {
+HELP: Mapping[str, str] = {
     "problems": "file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; in a plan file, relative to that file",
     "out": "directory of the job, relative to the current one; the same again resumes it",
     "format": "what is written beside results.jsonl: 'openai-batch', nothing ('jsonl'), or as the problems came ('auto')",
@@ -79,13 +76,14 @@ _HELP: Mapping[str, str] = {
     "fleet.strategy_seconds": "longest a strategy may compute between two traces before its problem fails",
 }
 
+
 def keys() -> list[KeyInfo]:
     """Return every fixed key with its type, default and help, in the order of the file."""
     plan, fleet = Plan(), Fleet()
     found: list[KeyInfo] = []
 
     def add(name: str, type: str, default: object) -> None:
-        found.append(KeyInfo(name, type, toml_value(default), _HELP[name]))
+        found.append(KeyInfo(name, type, toml_value(default), HELP[name]))
 
     for field in dataclasses.fields(Files):
         add(field.name, "str", field.default)
@@ -98,18 +96,16 @@ def keys() -> list[KeyInfo]:
     add("fleet.engine", "str", fleet.engine.name)
     for section, cls in SECTIONS.items():
         for field in dataclasses.fields(cls):
-            if f"{section}.{field.name}" not in _HEADS:
+            if field.name != "engine":  # above, by its name
                 add(f"{section}.{field.name}", str(field.type), field.default)
     return found
 
 
 def near_key(key: str, known: Collection[str]) -> str:
-    """Return the near match among these keys, or where at another level the key belongs."""
+    """Return the near match among these keys, or else where at another level such a key belongs; "" without one."""
     hint = registry.near(key, known)
     if hint:
         return hint
-    last = {info.name.rpartition(".")[2]: info.name for info in keys()}
-    match = difflib.get_close_matches(key, last, n=1, cutoff=0.8)
-    return f" (did you mean {last[match[0]]!r}?)" if match else ""
-
-
+    homes = {info.name.rpartition(".")[2]: info.name for info in keys()}
+    match = difflib.get_close_matches(key, homes, n=1, cutoff=0.8)
+    return f" (did you mean {homes[match[0]]!r}?)" if match else ""

@@ -19,7 +19,7 @@ import msgspec
 from orchestrator import registry
 from orchestrator.core.errors import PlanError
 from orchestrator.core.types import Message, Problem, Prompt, Result, Status, Usage
-from orchestrator.rows import Format, Row, detect_format, iter_rows, no_question
+from orchestrator.rows import Format, Row, detect_format, iter_rows, no_question, row_from
 
 _ROLES = ("system", "user", "assistant")
 _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
@@ -85,11 +85,20 @@ def read_problems(path: str | Path, *, default_domain: str, domains: Collection[
             invalid.append(Result(row.id, Status.INVALID, error=error, tags=_tags(row)))
             continue
         n_derived += row.derived
-        ignored.update(row.fields.get("body", ()) if kind is Format.OPENAI_BATCH else ())
+        ignored.update(list(row.fields["body"]) if kind is Format.OPENAI_BATCH else ())
     if not problems:
         raise PlanError(_nothing(path, invalid))
     warnings = tuple(_warnings(path, n_derived, ignored))
     return ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind)
+
+
+def problem_from_row(fields: Mapping[str, Any], default_domain: str, domains: Collection[str] = ()) -> Problem:
+    """Return the problem of one row given as a mapping, read as a row of a file would be. PlanError when it is none."""
+    row = row_from(fields)
+    try:
+        return _problem(row, default_domain, {*registry.names("domains"), *domains, default_domain})
+    except _Invalid as fault:
+        raise PlanError(f"problem {row.id or dict(fields)!r}: {fault}") from fault
 
 
 def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str]:

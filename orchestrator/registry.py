@@ -27,7 +27,8 @@ C = TypeVar("C", bound=type)
 def _register(group: str, name: str) -> Callable[[C], C]:
     def decorate(cls: C) -> C:
         _require_dataclass(cls, group, name)
-        if name in _entry_points(group) or _decorated[group].get(name, cls).__qualname__ != cls.__qualname__:
+        known = _decorated[group].get(name, cls)  # the same class again is a cell of a notebook run twice, or a module reloaded
+        if name in _entry_points(group) or (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             taken = _origin(group, name)
             raise PluginError(f"{group} plugin {name!r} is declared twice: by {taken} and by {cls.__module__}:{cls.__qualname__}")
         _decorated[group][name] = cls
@@ -89,10 +90,10 @@ def load_origin(origin: str, options: Mapping[str, object]) -> Any:
     return build(getattr(importlib.import_module(module), qualname), options, origin)
 
 
-def origin(group: str, name: str) -> str:
-    """Return where a plugin's class lives, as "module:Class"."""
-    cls = plugin_class(group, name)
-    return f"{cls.__module__}:{cls.__qualname__}"
+def decorated_origin(group: str, name: str) -> str:
+    """Return "module:Class" of a plugin registered by decorator, for `load_origin` in another process; "" for a packaged one."""
+    cls = _decorated[group].get(name)
+    return f"{cls.__module__}:{cls.__qualname__}" if cls else ""
 
 
 def build(cls: type, options: Mapping[str, object], what: str) -> Any:
@@ -103,8 +104,15 @@ def build(cls: type, options: Mapping[str, object], what: str) -> Any:
             raise PluginError(f"{what} has no option {key!r}{near(key, fields)}; it has: {', '.join(sorted(fields)) or 'none'}")
     try:
         return msgspec.convert(dict(options), cls, strict=False)
-    except (msgspec.ValidationError, ValueError, TypeError) as error:
-        raise PluginError(f"{what}: {error}") from error
+    except (msgspec.ValidationError, ValueError, TypeError, NameError) as error:  # NameError: an annotation that does not resolve
+        raise PluginError(f"{what}: {error}{_expected(cls, str(error))}") from error
+
+
+def _expected(cls: type, error: str) -> str:
+    """Return what the field that msgspec's message ends with takes."""
+    name = error.rpartition("`$.")[2].rstrip("`")
+    kinds = {o.name: o.type for o in _options(cls)}
+    return f"; {name} is {kinds[name]}" if name in kinds else ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,14 +130,18 @@ def options(group: str, name: str) -> list[OptionInfo]:
 
 
 def _options(cls: type) -> Iterator[OptionInfo]:
-    for field in dataclasses.fields(cls):
+    for field in (f for f in dataclasses.fields(cls) if f.init):
         if field.default is not dataclasses.MISSING:
             default = repr(field.default)
         elif field.default_factory is not dataclasses.MISSING:
             default = repr(field.default_factory())
         else:
             default = "(required)"
-        yield OptionInfo(field.name, field.type if isinstance(field.type, str) else field.type.__name__, default)
+        yield OptionInfo(field.name, _type_name(field.type), default)
+
+
+def _type_name(annotation: object) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def distribution(group: str, name: str) -> str:
@@ -175,8 +187,7 @@ def _named(point: EntryPoint) -> str:
 
 
 def _origin(group: str, name: str) -> str:
-    cls = _decorated[group].get(name)
-    return f"{cls.__module__}:{cls.__qualname__}" if cls else " and ".join(map(_named, _entry_points(group).get(name, ())))
+    return decorated_origin(group, name) or " and ".join(map(_named, _entry_points(group).get(name, ())))
 
 
 def _require_dataclass(cls: object, group: str, name: str) -> None:

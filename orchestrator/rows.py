@@ -105,7 +105,7 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
         if kind is Format.OPENAI_BATCH and not error:
             fields, error = _spread(fields)
         given = fields.pop("id", None)
-        id, fault = ("", "") if record.error else _derived_id(fields) if given is None else _own_id(given)
+        id, fault = ("", "") if record.error else _identified(given, fields)
         # A row that is wrong in another way still owns its id: results, OpenAI batch lines above all, are joined by it.
         if id and owners.setdefault(id, record.line) != record.line:
             whose = "without an id of its own, its question" if given is None else f"its id {id!r}"
@@ -115,6 +115,18 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
         if fault or not id:
             id = f"{path.name}:{record.line}"
         yield Row(record.line, id, fields, error or fault, derived=given is None)
+
+
+def row_from(fields: Mapping[str, Any]) -> Row:
+    """Return a row that comes from no file: its line is 0, and its id "" where it has no usable one."""
+    rest = {name: value for name, value in fields.items() if value is not None}
+    given = rest.pop("id", None)
+    id, fault = _identified(given, rest)
+    return Row(0, id, rest, fault, derived=given is None)
+
+
+def _identified(given: object, fields: Mapping[str, Any]) -> tuple[str, str]:
+    return _derived_id(fields) if given is None else _own_id(given)
 
 
 def _own_id(given: object) -> tuple[str, str]:
@@ -248,7 +260,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield line, raw.decode()
             except UnicodeDecodeError as error:
                 raise PlanError(
-                    f"{path}:{line}: byte {error.start + 1} is not UTF-8; convert the file, e.g.: iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+                    f"{path}:{line}: byte {error.start + 1} is not UTF-8; convert the file, e.g. iconv -f CP1252 -t UTF-8 {path.name}"
                 ) from error
 
 

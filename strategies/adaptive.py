@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Literal
 
 from orchestrator.core.steps import Steps, next_trace, submit
-from orchestrator.core.types import Problem, Request, Trace
+from orchestrator.core.types import Capability, Problem, Request, Trace
 
 _UNKNOWN = 1.3  # the released code's "unknown" category: concentration 0.3, plus the 1 it adds to every category
 _PANEL = 64  # Gauss-Legendre nodes per panel: unanimous Bayes factors agree with the closed form to 1e-9 (tested)
@@ -62,13 +62,18 @@ class Adaptive:
         """How many traces full sampling takes."""
         return self.n
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do: latent depth, if one is asked for."""
+        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample waves until the rule holds or `n` traces are in; returning cancels what still runs."""
         decided = self._rule()
         answers: dict[int, str | None] = {}
         size = float(self.wave)
         while len(answers) < self.n:
-            asked = min(math.floor(size), self.n - len(answers))
+            asked = min(math.floor(min(size, self.n)), self.n - len(answers))
             wave = yield from submit([Request(model=self.model, depth=self.depth)] * asked)
             for _ in wave or (0,):  # an empty grant means that the budget ended: waiting then ends the exploration
                 trace: Trace = yield from next_trace()

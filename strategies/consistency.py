@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from orchestrator.core.steps import Steps, sample
-from orchestrator.core.types import Problem, Request
+from orchestrator.core.types import Capability, Problem, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,11 @@ class Consistency:
     def n_full(self) -> int:
         """How many traces it takes: `n`, always."""
         return self.n
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do: latent depth, if one is asked for."""
+        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Start all `n` at once and wait for them."""

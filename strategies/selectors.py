@@ -106,13 +106,13 @@ class Filtered:
         if not pool:
             return []
         scores = {t.ordinal: score(t, self.by) for t in pool}
-        threshold = float(np.percentile(list(scores.values()), 100 * (1 - self.keep)))
+        threshold = float(np.percentile(list(scores.values()), 100 - round(100 * self.keep, 9)))  # 30, not 30.000000000000004
         kept = [t for t in pool if scores[t.ordinal] >= threshold]
         return tally(kept, lambda trace: scores[trace.ordinal])
 
 
 def score(trace: Trace, by: str) -> float:
-    """Return a trace's score; ValueError naming the trace when it does not carry it."""
+    """Return a trace's score; ValueError naming the trace when it does not carry it, or one that is negative or not finite."""
     if by.startswith("verdict:"):
         name = by.removeprefix("verdict:")
         found = [v.score for v in trace.verdicts if v.verifier == name]
@@ -120,7 +120,10 @@ def score(trace: Trace, by: str) -> float:
         found = [trace.metrics[by]] if by in trace.metrics else []
     if not found:
         raise ValueError(f"trace {trace.ordinal} carries no {by!r}, by which the selector ranks")
-    return math.exp(found[-1]) if by.endswith("_logprob") else found[-1]
+    value = math.exp(found[-1]) if by.endswith("_logprob") else found[-1]
+    if not 0.0 <= value < math.inf:  # false for nan too
+        raise ValueError(f"trace {trace.ordinal} carries {by} = {value!r}; a score to rank by must be finite and not negative")
+    return value
 
 
 def _metric(by: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from orchestrator.core.steps import Steps, next_trace, submit
-from orchestrator.core.types import Finish, Problem, Request, Trace
+from orchestrator.core.types import Capability, Finish, Problem, Request, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class ShortM:
     def n_full(self) -> int:
         """How many traces full sampling takes."""
         return self.k
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do: latent depth, if one is asked for."""
+        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Wait for `m` finished traces, or for all `k`; returning cancels what still runs."""

@@ -8,7 +8,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -148,7 +148,7 @@ async def serving(script: Script, **settings: Any) -> AsyncIterator[Server]:
 async def engine_for(script: Script, **options: Any) -> AsyncIterator[tuple[Engine, Server]]:
     async with (
         serving(script) as server,
-        OpenAI(**({"base_url": server.url, "max_retries": 0} | options)).open(MODELS) as engine,
+        replace(OpenAI(base_url=server.url, max_retries=0), **options).open(MODELS) as engine,
     ):
         yield engine, server
 
@@ -651,7 +651,7 @@ async def test_a_continuation_goes_by_token_ids_on_vllm() -> None:
     asked = request(parent=0, prefix_ids=(5, 6), prefix_text="ab", suffix="so")
     trace, server = await one(script, asked, server="vllm")
     assert (server.calls[-1].path, server.calls[-1].body["prompt"]) == ("/v1/completions", [1, 2, 5, 6, 9])
-    assert server.calls[-1].body["return_token_ids"] is True
+    assert (server.calls[-1].body["return_token_ids"], server.calls[-1].body["top_k"]) == (True, 0)
     assert server.calls[-2].body == {"model": "tiny", "prompt": "so", "add_special_tokens": False}
     assert (trace.text, trace.token_ids, trace.suffix_ids, trace.parent) == ("yes", (30, 31), (9,), 0)
 

@@ -1,1 +1,4 @@
-"""Domains (how answers are read and compared) and verifiers (how traces are scored). Each file stands alone on `orchestrator.core`."""
+"""Domains (how answers are read and compared) and verifiers (how traces are scored).
+
+Each file stands alone on `orchestrator.core`.
+"""

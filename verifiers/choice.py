@@ -1,7 +1,7 @@
 """Answers that are one letter of a multiple-choice question.
 
-The one rule: a letter counts only where it can be nothing else: "A man went home" does not choose A. The text of an option is never
-matched against the question: only letters are read.
+The one rule: a letter counts only where it can be nothing else: "A man went home" does not choose A. The text of an
+option is never matched against the question: only letters are read.
 """
 
 import re
@@ -11,7 +11,9 @@ from typing import ClassVar
 from orchestrator.core.extraction import Mark, Statement, is_silent, last_line, reply, stated, statements
 
 _NOUNS = ("answer", "option", "choice")
-_DECORATION = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb|boxed|fbox|left|right|rm|bf)\b\s?|\\[,;! (\[)\]]|[$*_`\"'“”‘’{}]")
+_DECORATION = re.compile(
+    r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb|boxed|fbox|left|right|rm|bf)\b\s?|\\[,;! (\[)\]]|[$*_`\"'“”‘’{}]"
+)
 _LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
 _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|\("
 
@@ -30,7 +32,7 @@ class Choice:
             raise ValueError(f"letters must be different letters such as 'ABCD', not {self.letters!r}")
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The letter stated last. A finished reply that states none: the letter that its last line is, or the one option it names."""
+        """The letter stated last; if a finished reply states none, that of its last line: `B`, `B) Paris`, "so (B)"."""
         part = reply(text, finished)
         found = statements(part.text, _NOUNS)
         if value := stated(found, self._read):
@@ -60,7 +62,7 @@ class Choice:
         return self._upper(match) if match else None
 
     def _from_words(self, text: str) -> str | None:
-        """The letter with which a phrase begins, unless more letters follow ("A or B") or it begins a word or a sentence."""
+        """The letter at the front of a phrase, unless more follow ("A or B") or it begins a word or a sentence."""
         text = _LABEL.sub("", _bare(text))
         decorated = rf"\(([{self._both}])\)|\[([{self._both}])\]|([{self._both}])\)"
         upper = rf"([{self.letters.upper()}])(?=[.:,;]?\s*$|[.:](?=\s|[A-Z])|[,;]\s|\s+(?i:{_BECAUSE}))"
@@ -68,7 +70,9 @@ class Choice:
         match = re.match(rf"(?:{decorated}|{upper}|{alone})", text)
         if not match:
             return None
-        more = re.match(rf"\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:and |or )?\(?[{self.letters.upper()}]\b(?!')", text[match.end() :])
+        more = re.match(
+            rf"\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:and |or )?\(?[{self.letters.upper()}]\b(?!')", text[match.end() :]
+        )
         return None if more else self._upper(match)
 
     def _from_last_line(self, line: str) -> str | None:

@@ -1,7 +1,7 @@
 """Answers that are one JSON value, compared as values: key order, spacing and the spelling of numbers do not count.
 
-The one rule: what RFC 8259 leaves open is no answer. An object that gives one name two different values has no value, NaN and Infinity
-are not JSON, and what does not parse equals only itself. No schema is checked here.
+The one rule: what RFC 8259 leaves open is no answer. An object that gives one name two different values has no value,
+NaN and Infinity are not JSON, and what does not parse equals only itself. No schema is checked here.
 """
 
 import json
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
-from orchestrator.core.extraction import Mark, is_silent, reply, statements
+from orchestrator.core.extraction import Mark, Statement, is_silent, reply, statements
 
 _FENCE = re.compile(r"^[ \t]{0,8}```[`]{0,3}[ \t]{0,3}([\w-]{0,20})[^\n`]{0,80}$", re.MULTILINE)
 _MAX_BLOCKS = 16
-_OPEN = re.compile(r"[\[{]")
+_OPEN = re.compile(r"\[(?=\s{0,40}[\]\[{\"\-\dtfn])|\{(?=\s{0,40}[}\"])")
 _NUMERAL = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d{1,18}))?")
 
 
@@ -40,16 +40,17 @@ class JsonValue:
         A finished reply without them: its last object or array, or the whole reply if that is one value.
         """
         part = reply(text, finished)
-        found = [*_fenced(part.text), *_stated(part.text)]
-        if found:
-            return max(found)[1]
-        if not part.finished or not is_silent(statements(part.text)):
+        found = statements(part.text)
+        values = [*_fenced(part.text), *_stated(part.text, found)]
+        if values:
+            return max(values)[1]
+        if not part.finished or not is_silent(found):
             return None
         whole = part.text.strip()
         return whole if _normal(whole) is not None else _last_container(part.text)
 
     def canonical(self, answer: str) -> str:
-        """`=` and the value with sorted names and normal numbers (1.0 is 1, 50e-2 is 0.5); `=!` and the text for what is not JSON."""
+        """`=` and the value, names sorted, numbers normal (1.0 is 1); `=!` and the text for what is not JSON."""
         plain = answer.strip()
         normal = _normal(plain.removeprefix("="))
         return "=" + normal if normal is not None else "=!" + " ".join(plain.removeprefix("=!").split())
@@ -67,8 +68,8 @@ def _fenced(text: str) -> Iterator[tuple[int, str]]:
             yield opened.start(), content
 
 
-def _stated(text: str) -> Iterator[tuple[int, str]]:
-    for statement in statements(text):
+def _stated(text: str, found: list[Statement]) -> Iterator[tuple[int, str]]:
+    for statement in found:
         if statement.mark in (Mark.BOX, Mark.HASHES):
             if len(statement.texts) == 1 and not statement.denied and _normal(statement.texts[0]) is not None:
                 yield statement.start, statement.texts[0]
@@ -95,8 +96,8 @@ def _value_at(text: str, start: int) -> tuple[str | None, int]:
     try:
         _, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        return None, max(1, error.pos - start)
-    except (_Conflict, RecursionError, StopIteration):
+        return None, 1 + error.pos - start + error.pos // 64  # making the error counts the lines before it, at C speed
+    except (_Conflict, RecursionError):
         return None, len(text)
     return text[start:end], end - start
 

@@ -1,8 +1,8 @@
-r"""Answers that are mathematical expressions: numbers, formulas, tuples, sets, intervals, equations, or a word such as `Monday`.
+r"""Answers that are mathematical expressions: numbers, formulas, tuples, sets, intervals, equations, or a word.
 
-The one rule: reading is linear and bounded and needs no algebra; comparing is sympy's (through math-verify), may hang or eat memory, and
-therefore happens only in a process that can be killed (`orchestrator.checkers`). Nothing here sets a time limit: math-verify's own
-limits use signals, which fail in threads.
+The one rule: reading is linear and bounded and needs no algebra; comparing is sympy's (through math-verify), may hang
+or eat memory, and therefore happens only in a process that can be killed (`orchestrator.checkers`). Nothing here sets
+a time limit: math-verify's own limits use signals, which fail in threads.
 """
 
 import logging
@@ -11,13 +11,25 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from orchestrator.core.extraction import MAX_ANSWER_CHARS, Mark, Statement, first_sentence, is_silent, last_line, reply, stated, statements
+from orchestrator.core.extraction import (
+    MAX_ANSWER_CHARS,
+    Mark,
+    Statement,
+    first_sentence,
+    is_silent,
+    last_line,
+    reply,
+    stated,
+    statements,
+)
 from orchestrator.core.formulas import concluding, leading
 from orchestrator.core.numerals import quantity, tidy, unwrap, without_name, written
 
-_NAME = re.compile(r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}|(?i:yes|no|true|false|none|undefined|infinitely many|no solutions?)")
+_NAME = re.compile(
+    r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}|(?i:yes|no|true|false|none|undefined|infinitely many)"
+)
 _ALL_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_GREEK = frozenset("alpha beta gamma delta epsilon theta lambda mu pi rho sigma tau phi psi omega".split())
+_GREEK = ("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "pi", "rho", "sigma", "phi", "omega")
 _FUNCTIONS = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|sqrt|frac|log|ln|exp")
 _CONJUNCTION = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*,?\s*")
 _SPACE = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")
@@ -33,7 +45,7 @@ class Math:
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The expression stated last. A finished reply that states none: the one value in which its last line ends, if it is one."""
+        """The expression stated last; if a finished reply states none, the one value that its last line states."""
         part = reply(text, finished)
         found = statements(part.text)
         if value := stated(found, _read):
@@ -46,8 +58,8 @@ class Math:
     def canonical(self, answer: str) -> str:
         r"""`=n/d` for a number, `=words` for words: complete. For the rest LaTeX in one spelling, not complete.
 
-        `50\%` is 1/2 and not 50; `x = 5`, `5\text{ cm}`, `\$5` and `90^\circ` keep the number only. An answer of more than 2000 characters
-        is only trimmed.
+        `50\%` is 1/2 and not 50; `x = 5`, `5\text{ cm}`, `\$5` and `90^\circ` keep the number only. An answer of more
+        than 2000 characters is only trimmed.
         """
         answer = " ".join(answer.split())
         before = None
@@ -76,7 +88,9 @@ class Math:
         """Import what `equivalent` needs: seconds that should not count against the first answer's time limit."""
         from math_verify import parse, verify
 
-        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own limits are off: they are meant to be
+        logging.getLogger("math_verify").setLevel(
+            logging.ERROR
+        )  # it warns that its own limits are off: they are meant to be
         verify(parse("$x+1$", parsing_timeout=None), parse("$1+x$", parsing_timeout=None), timeout_seconds=None)
 
 
@@ -93,7 +107,7 @@ def _read(statement: Statement) -> str | None:
 
 
 def _normal(answer: str) -> str:
-    """One pass of normalisation; the second pass over its own result changes nothing, but a wrapper may hide another."""
+    """One pass of normalisation: what it unwraps may be wrapped again."""
     named = answer.startswith("=")
     value = quantity(answer)
     if value is not None:

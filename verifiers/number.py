@@ -1,7 +1,7 @@
 r"""Answers that are one number: prices, counts, percentages, measurements without regard to their unit.
 
-The one rule: exact rationals, so `0.5`, `1/2` and `50\%` are one answer, and 0.333 is not 1/3 unless a tolerance says so. Lists,
-intervals and expressions are no answers here: that is `verifiers.math`.
+The one rule: exact rationals, so `0.5`, `1/2` and `50\%` are one answer, and 0.333 is not 1/3 unless a tolerance says
+so. Lists, intervals and expressions are no answers here: that is `verifiers.math`.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Number:
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The number stated last. A finished reply that states none: the one number in which its last line ends, if it is one."""
+        """The number stated last; if a finished reply states none, the one number that its last line states."""
         part = reply(text, finished)
         found = statements(part.text)
         if value := stated(found, _read):
@@ -33,7 +33,7 @@ class Number:
         return next(iter(values.values())) if len(values) == 1 and None not in values else None
 
     def canonical(self, answer: str) -> str:
-        """`=n/d`; without the `=` where a tolerance is set. What is not a number equals only itself, whatever its case and spacing."""
+        """`=n/d`, or `n/d` under a tolerance. What is no number equals only itself, whatever its case and spacing."""
         value = quantity(answer)
         if value is None:
             return "=" + " ".join(answer.casefold().replace("=", " ").split())

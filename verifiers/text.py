@@ -1,7 +1,7 @@
 """Answers in words, compared by their normal form.
 
-The one rule: two answers are one when they differ only in case, spacing, Unicode form, quotes, emphasis, or punctuation at the ends of
-words. Articles, word order, synonyms and spelling count. Meaning is a judge's business.
+The one rule: two answers are one when they differ only in case, spacing, Unicode form, quotes, emphasis, or
+punctuation at the ends of words. Articles, word order, synonyms and spelling count. Meaning is a judge's business.
 """
 
 import re
@@ -13,7 +13,9 @@ from orchestrator.core.extraction import MAX_ANSWER_CHARS, Mark, Statement, firs
 
 _MAX_TERSE_CHARS = 100  # a reply of one line this short is taken to be the answer itself
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|fbox)\s?\{([^{}]*)\}")
-_QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "–": "-", "—": "-", "−": "-", "‐": "-"})
+_QUOTES = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "–": "-", "—": "-", "−": "-", "‐": "-"}
+)
 _AROUND_WORDS = re.compile(r"(?:^|(?<=\s))[\"'`*_(\[{=.,;:!?]+(?=\w)|(?<=\w)[\"'`*_)\]}.,;:!?]+(?=\s|$)")
 
 
@@ -26,8 +28,8 @@ class Text:
     def extract(self, text: str, finished: bool) -> str | None:
         """The last box; else the words after the last "the answer is" (one sentence) or on a closing `####` line.
 
-        A finished reply without them: the reply itself, if it is one line of at most 100 characters. Boxes come first because after
-        "the answer is" any words would do.
+        A finished reply without them: the reply itself, if it is one line of at most 100 characters. Boxes come first
+        because after "the answer is" any words would do.
         """
         part = reply(text, finished)
         found = statements(part.text)
@@ -43,10 +45,8 @@ class Text:
         return None
 
     def canonical(self, answer: str) -> str:
-        """`=` and the normal form: NFKC, casefolded, single spaces, no punctuation at the ends of words. Always complete."""
-        plain = answer.strip()
-        while plain.startswith("="):
-            plain = plain[1:].strip()
+        """`=` and the text in NFKC, casefolded, single-spaced, without punctuation at the ends of words. Complete."""
+        plain = answer.strip().lstrip("= ")
         before = None
         while plain != before and len(plain) <= MAX_ANSWER_CHARS:
             before = plain
@@ -76,4 +76,4 @@ def _clean(text: str) -> str:
     if len(text) > 2 and text.startswith("$") and text.endswith("$"):
         text = text.strip("$").strip()
     text = text.removesuffix(".") if not re.search(r"\b[A-Z]\.$", text) else text
-    return text.strip().strip("*_`\"“”").strip()
+    return text.strip().strip('*_`"“”').strip()

@@ -8,7 +8,6 @@ be brought back fails every request with the first reason: nothing hangs. Choosi
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -90,7 +89,7 @@ class Ray:
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RayFleet]:
         """Yield the fleet when every replica is up. FleetError with the reason when one does not come up, or Ray lacks room for it."""
         self._require_known(models)
-        async with ray_cluster.connected(self.address, self.start_seconds) as nodes:
+        async with ray_cluster.connected(self.address) as nodes:
             specs = [self._spec(name, model, nodes) for name, model in models.items()]
             ray_cluster.require_room([(s.name, s.n_replicas, s.resources) for s in specs], nodes)
             fleet = RayFleet(self, specs)
@@ -116,11 +115,11 @@ class Ray:
     def _backend(self, pool: str | None) -> Any:
         return registry.load("engines", PluginSpec(self.backend, self._options(pool)))
 
-    def _spec(self, name: str, model: Model, nodes: Sequence[ray_cluster.Node]) -> _Spec:
+    def _spec(self, name: str, model: Model, nodes: Sequence[ray_cluster.Resources]) -> _Spec:
         pool = self.pools.get(name, Pool())
         gpus = self.gpus_per_replica if pool.gpus_per_replica is None else pool.gpus_per_replica
         if gpus is None:
-            gpus = (pool.tensor_parallel or self.tensor_parallel) if any(node.resources.get("GPU") for node in nodes) else 0
+            gpus = (pool.tensor_parallel or self.tensor_parallel) if any(node.get("GPU") for node in nodes) else 0
         depths = pool.depths
         if depths is None and Capability.DEPTH not in self._backend(name).capabilities():
             depths = ()
@@ -388,8 +387,8 @@ class RayFleet:
 
     async def _bring_up(self, replica: _Replica) -> None:
         spec, options = replica.pool.spec, self._options
-        origin = registry.origin("engines", options.backend)
-        arguments = (origin, dict(spec.options), {spec.name: spec.model}, options.linger_seconds)
+        backend = registry.plugin_class("engines", options.backend)
+        arguments = (f"{backend.__module__}:{backend.__qualname__}", dict(spec.options), {spec.name: spec.model}, options.linger_seconds)
         step = f"Ray has found no place for it (it asks for {ray_cluster.shown(spec.resources)})"
         try:
             async with asyncio.timeout(options.start_seconds):

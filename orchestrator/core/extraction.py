@@ -1,8 +1,8 @@
 r"""Where a reply states its answer: boxes, "the answer is", `####`, and what may be read where it states none.
 
-The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a fixed number of statements), so
-this may run in the caller's process on output of any length. It finds *where* an answer is stated; whether what stands there
-is an answer, and of what kind, is the domain's business.
+The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a fixed number of
+statements), so this may run in the caller's process on output of any length. It finds *where* an answer is stated;
+whether what stands there is an answer, and of what kind, is the domain's business.
 """
 
 import re
@@ -15,14 +15,19 @@ _MAX_STATEMENTS = 64  # the latest ones; a reply with more repeats itself
 _WINDOW = 1200  # characters looked at after "the answer is"
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!boxed|fbox)|\\[{}]|[{}]")
-_BETWEEN_BOXES = re.compile(r"[\s$]{0,8}(?:,|,?\s?\b(?:and|or)\b|\\text\{\s?(?:and|or)\s?\})[\s$]{0,8}(?:[A-Za-z]\s?=\s?)?")
-_FILLER = r"(?:actually|indeed|therefore|then|thus|simply|just|now|still|exactly|approximately|about|clearly|equal to|given by)"
+_BETWEEN_BOXES = re.compile(
+    r"[\s$]{0,8}(?:,|,?\s?\b(?:and|or)\b|\\text\{\s?(?:and|or)\s?\})[\s$]{0,8}(?:[A-Za-z]\s?=\s?)?"
+)
+_FILLER = (
+    r"(?:actually|indeed|therefore|then|thus|simply|just|now|still|exactly|approximately|about|clearly"
+    r"|equal to|given by)"
+)
 _MARK = re.compile(
     r"\b(?:final[ \t]{1,3})?(?P<noun>answer|result|option|choice)\b"
-    r"(?:[ \t]{1,3}(?:to|for|of)\b[^.:;\n=]{0,80}?)?"
+    r"(?:[ \t]{1,3}(?:to|for|of)\b(?:[ \t]{1,3}[^\s.:;=]{1,24}){1,10}?)?"
     r"(?:[ \t]{0,3}[*_]{1,3})?[ \t]{0,3}"
     rf"(?:,?[ \t]{{1,2}}{_FILLER},?[ \t]{{0,2}})?"
-    r"(?P<verb>is\b|was\b|will be\b|(?:should|must|would) be\b|equals\b|isn't\b|isn’t\b|cannot be\b|can't be\b|can’t be\b|[:=])"
+    r"(?P<verb>is\b|was\b|(?:will|should|must|would) be\b|equals\b|isn['’]t\b|can(?:not|['’]t) be\b|[:=])"
     r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?:?[ \t]{0,3}(?:[*_]{1,3})?"
     rf"(?:[ \t]{{0,3}}{_FILLER}\b,?)?",
     re.IGNORECASE,
@@ -55,8 +60,9 @@ class Mark(Enum):
 class Statement:
     """One place where an answer is stated.
 
-    `texts` has what stands there: of a box its content, and of boxes joined by a comma, "and" or "or" one text each; else the
-    rest of the line. A box and a `####` line hold nothing but the answer; after words more may follow it. `denied`: "is not".
+    `texts` has what stands there: of a box its content, and of boxes joined by a comma, "and" or "or" one text each;
+    else the rest of the line. A box and a `####` line hold nothing but the answer; after words more may follow it.
+    `denied`: "is not".
     """
 
     mark: Mark
@@ -67,10 +73,10 @@ class Statement:
 
 
 def reply(text: str, finished: bool) -> Reply:
-    """What follows the reasoning: the text after the last `</think>`, or all of it where nothing follows. Open reasoning is unfinished."""
-    head, tag, tail = text.rpartition("</think>")
+    """What follows the last `</think>`, or all of the text where nothing follows it. Open reasoning is unfinished."""
+    _, tag, tail = text.rpartition("</think>")
     if tag and tail.strip():
-        head, text = "", tail
+        text = tail
     open_at = text.rfind("<think>")
     return Reply(text, finished and (open_at < 0 or text.find("</think>", open_at) >= 0))
 
@@ -83,7 +89,7 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statemen
 
 
 def stated(found: list[Statement], read: Callable[[Statement], str | None]) -> str | None:
-    """The answer of the latest statement in which `read` sees one, passing over denied ones and over values that a later one denies."""
+    """The latest answer that `read` sees in a statement, unless that or a later statement denies it."""
     denied: set[str] = set()
     for statement in reversed(found):
         value = read(statement)
@@ -99,14 +105,14 @@ def stated(found: list[Statement], read: Callable[[Statement], str | None]) -> s
 def is_silent(found: list[Statement]) -> bool:
     """Whether no answer is stated, so that a fall-back may read the last line of a reply.
 
-    An attempt that failed (an empty box, "is not 5", "is between 5 and 6") is not silence. A label alone is: what follows
-    `Answer:` is often a solution or a sentence.
+    An attempt that failed (an empty box, "is not 5", "is between 5 and 6") is not silence. A label alone is: what
+    follows `Answer:` is often a solution or a sentence.
     """
     return all(statement.mark is Mark.LABEL and not statement.denied for statement in found)
 
 
 def last_line(text: str) -> str:
-    r"""The last non-empty line, without a list mark; a display formula (`$$…$$`, `\[…\]`) that ends the text counts as one line."""
+    r"""The last non-empty line, without a list mark. A closing display formula (`$$…$$`, `\[…\]`) is one line."""
     text = text.rstrip()
     for left, right in ((r"\[", r"\]"), ("$$", "$$")):
         bare = text.rstrip(".")
@@ -122,17 +128,21 @@ def first_sentence(text: str) -> str:
     line = text.split("\n", 1)[0]
     for match in re.finditer(r"[.!?](?:[*_\"'”)]{0,3})(?=\s|$)|[.!?](?=[A-Z][a-z])", line):
         word = re.search(r"(\w{1,12})$", line[max(0, match.start() - 12) : match.start()])
-        if match[0] == "." and word and (word[1] in _ABBREVIATIONS or (len(word[1]) == 1 and word[1].isupper() and match.end() < len(line))):
+        if (
+            match[0] == "."
+            and word
+            and (word[1] in _ABBREVIATIONS or (len(word[1]) == 1 and word[1].isupper() and match.end() < len(line)))
+        ):
             continue
         return line[: match.start()]
     return line
 
 
-_ABBREVIATIONS = frozenset("Mr Mrs Ms Dr St Mt Jr Sr Prof vs etc approx No".split())
+_ABBREVIATIONS = ("Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Jr", "Sr", "Prof", "vs", "etc", "approx", "No")
 
 
 def _boxes(text: str) -> list[Statement]:
-    """Outermost boxes in order, those joined by a comma or a conjunction as one statement; an unclosed one has an empty text."""
+    """Outermost boxes in order; those joined by a comma or a conjunction are one. An unclosed one has an empty text."""
     stack: list[tuple[int, int] | None] = []  # an opening brace: None, or the start and content start of a box
     spans: list[tuple[int, int, str]] = []
     for match in _BRACES.finditer(text):
@@ -167,7 +177,9 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
 
 
 def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
-    marks = [match for match in _MARK.finditer(text) if match["noun"].lower() in nouns or match[0][:5].lower() == "final"]
+    marks = [
+        match for match in _MARK.finditer(text) if match["noun"].lower() in nouns or match[0][:5].lower() == "final"
+    ]
     found = []
     for match in marks[-_MAX_STATEMENTS:]:
         content = _after(text, match.end())
@@ -176,9 +188,8 @@ def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
         content = content[negated.end() :].strip() if negated else content
         mark = Mark.LABEL if match["verb"] in ":=" else Mark.WORDS
         found.append(Statement(mark, (content,), match.start(), match.end(), denied))
-    for match in list(_HEADING.finditer(text))[-_MAX_STATEMENTS:]:
-        found.append(Statement(Mark.LABEL, (_after(text, match.end()),), match.start(), match.end()))
-    return found
+    headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:]
+    return found + [Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end()) for mark in headings]
 
 
 def _hashes(text: str) -> list[Statement]:
@@ -199,4 +210,3 @@ def _after(text: str, start: int) -> str:
     crossed = "\n" in window[: len(window) - len(content)]
     content = content.split("\n", 1)[0].strip()
     return "" if crossed and _ITEM.match(content) else content
-

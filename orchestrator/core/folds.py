@@ -28,10 +28,10 @@ _PLAIN = ("mean_logprob", "mean_confidence")
 
 def parse_metric(name: str) -> tuple[str, int]:
     """Return (kind, window_tokens) of a metric's name; PlanError naming the known ones if there is no such metric."""
-    kind, _, window = name.partition("@")
-    if kind in _PLAIN and not window:
+    kind, at, window = name.partition("@")
+    if kind in _PLAIN and not at:
         return kind, 0
-    if kind in _WINDOWED and (not window or (window.isdigit() and int(window) > 0)):
+    if kind in _WINDOWED and (not at or (window.isdecimal() and int(window) > 0)):
         return kind, int(window or DEFAULT_WINDOW)
     raise PlanError(f"metric {name!r} is not known; there are {', '.join(_PLAIN)}, and with an optional @window {', '.join(_WINDOWED)}")
 
@@ -83,7 +83,7 @@ class RuleFold:
     """Follows one trace and tells which stop rule fires. Feed it each step's text and its confidences, one per token."""
 
     def __init__(self, rules: Sequence[StopRule]) -> None:
-        """Start at an empty trace."""
+        """Start at an empty trace. ValueError for a rule that could never fire, or would fire at once."""
         self._tests = [_TESTS[type(rule)](rule) for rule in rules]
 
     def update(self, text: str, confidences: Sequence[float]) -> bool:
@@ -95,24 +95,37 @@ class RuleFold:
 class _Words:
     def __init__(self, rule: StopRule) -> None:
         assert isinstance(rule, WordLimit)
+        if not rule.words or not all(rule.words) or rule.count < 1:
+            raise ValueError(f"{rule}: give at least one word, none of them empty, and a count of at least 1")
+        self._longest = max(map(len, rule.words))
         self._pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, rule.words)) + r")\b", re.IGNORECASE)
         self._left = rule.count
         self._tail = ""
+        self._used = 0  # characters of the tail that a counted match has used
 
     def update(self, text: str, confidences: Sequence[float]) -> bool:
-        # The last run of word characters may still grow, so it is kept back until something else follows it.
+        # A match at the very end may still grow into a longer word, so it counts when something else follows it. What no match has
+        # used is kept as long as a match may begin in it ("let's" comes as "let", "'", "s"), with one character before, for \b.
         whole = self._tail + text
-        settled = len(whole)
-        while settled and (whole[settled - 1].isalnum() or whole[settled - 1] == "_"):
-            settled -= 1
-        self._left -= sum(1 for _ in self._pattern.finditer(whole[:settled]))
-        self._tail = whole[settled:]
+        used = self._used
+        for match in self._pattern.finditer(whole, used):
+            if match.end() < len(whole) or not _is_word(whole[-1]):
+                self._left -= 1
+                used = match.end()
+        start = max(0, used - 1, len(whole) - self._longest - 1)
+        self._tail, self._used = whole[start:], max(used - start, min(start, 1))
         return self._left <= 0
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 class _Floor:
     def __init__(self, rule: StopRule) -> None:
         assert isinstance(rule, ConfidenceFloor)
+        if rule.window_tokens < 1 or rule.top_k < 1:
+            raise ValueError(f"{rule}: window_tokens and top_k must be at least 1")
         self._rule = rule
         self._window: deque[float] = deque()
         self._total = 0.0
@@ -131,6 +144,8 @@ class _Floor:
 class _Delimited:
     def __init__(self, rule: StopRule) -> None:
         assert isinstance(rule, Delimiter)
+        if not rule.text or rule.count < 1:
+            raise ValueError(f"{rule}: give a text that is not empty and a count of at least 1")
         self._rule = rule
         self._seen = 0
         self._tail = ""

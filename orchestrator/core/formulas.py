@@ -1,7 +1,8 @@
 r"""The mathematical expression that prose states: `5 apples, because 2 + 3 = 5` states `5`.
 
-The one rule: when what follows could change the value ("5 times the price", "between 5 and 6", "5 hours and 30 minutes"), nothing is
-read. It looks at a sentence or a line of bounded length; it does not know what the expression is worth (`core.numerals`, `verifiers`).
+The one rule: when what follows could change the value ("5 times the price", "between 5 and 6", "5 hours and 30
+minutes"), nothing is read. It looks at a sentence or a line of bounded length; it does not know what the expression
+is worth (`core.numerals`, `verifiers`).
 """
 
 import re
@@ -9,37 +10,42 @@ import re
 from orchestrator.core.extraction import MAX_ANSWER_CHARS, first_sentence
 
 _TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|\\.|\d+(?:[.,]\d+)*|\.\d+|[^\W\d_]+|\s+|.")
-_MATH_WORDS = frozenset(
-    "pi sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp det gcd lcm max min mod infinity "
-    "alpha beta gamma theta percent and or million billion trillion thousand hundred".split()
+_MATH_WORD = re.compile(
+    r"pi|sqrt|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|det|gcd|lcm|max|min|mod|infinity|alpha|beta|gamma|theta"
+    r"|percent|and|or|million|billion|trillion|thousand|hundred",
+    re.IGNORECASE,
 )
 _SIGNS = frozenset("+-−–*/^=()[]{}<>|!%°√π∞≤≥≠±×÷·∪∩_.,:'$€£¥&²³½¼¾⅓⅔⁄")
-_CHANGES = frozenset(
-    "times plus minus of more less fewer greater to through out over divided multiplied squared cubed point dozen short "
-    "and or factorial choose percentage higher lower larger smaller".split()
+_CHANGES = re.compile(
+    r"(?:times|plus|minus|of|more|less|fewer|greater|to|through|out|over|divided|multiplied|squared|cubed|point|dozen"
+    r"|short|and|or|factorial|choose|percentage|higher|lower|larger|smaller|in (?=\d))\b",
+    re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"[,;:(—.]|\b(?:because|since|as|which|so|when|where|for|if|after|by|in|at|from|on|with|that|than)\b")
+_CLAUSE = re.compile(
+    r"[,;:(—.]|\b(?:because|since|as|which|so|when|where|for|if|after|by|in|at|from|on|with|that|than)\b"
+)
 _NEXT_FORMULA = re.compile(r"\s{0,3}(?:,\s{0,3}(?:and|or)?|and|or)\s{0,3}(?=\$|\\\()")
 _PERCENT = re.compile(r"\s?(?:\\?%|percent\b)", re.IGNORECASE)
 _NUMBER = re.compile(
     r"(?<![\w.,^{}\\/])[-−]?(?:\\?[$€£¥]\s?)?(?:\d{1,3}(?:,\d{3})+|\d{1,40})(?:\.\d{1,40})?(?:/\d{1,40})?"
     r"(?:\s?\\?%|\s?percent\b)?(?![\w/^])(?!\.\d)"
 )
-_BOLD = re.compile(r"\*\*([^*\n]{1,200}[^*\n:])\*\*(?!:)")
+_BOLD = re.compile(r"\*\*([^*\n]{0,200}[^*\n:])\*\*(?!:)")
 _IS = re.compile(r"\b(?:is|are|equals)\s")
 _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√]|\bpi\b")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
 def leading(words: str) -> str | None:
-    """The expression, or the list of expressions, with which a phrase begins, if the rest of its sentence leaves it as it is."""
+    """The expression or list of expressions that opens a phrase, if the rest of the sentence leaves it as it is."""
     words = words.strip().lstrip("*_: ").strip()
     formulas, rest = _formulas(words)
     if formulas:
         return ", ".join(formulas) if _unchanged(rest) else None
     sentence = first_sentence(words)
     end = _math_length(sentence)
-    found, rest = _trimmed(sentence[:end]), sentence[end:]
+    found = _trimmed(sentence[:end])
+    rest = sentence[sentence.find(found) + len(found) :]
     if not found or not _balanced(found) or len(found) > MAX_ANSWER_CHARS:
         return None
     if not _HAS_VALUE.search(found) and (rest.strip(" *_") or not _is_symbolic(found)):
@@ -50,8 +56,8 @@ def leading(words: str) -> str | None:
 def concluding(line: str) -> list[str]:
     """The values that a closing line states: one value, or several between which it does not decide. [] for a question.
 
-    The first of these that is there: what it sets in bold; what follows its last "is", "are" or "equals"; its formulas; what follows its
-    last `=`; its numbers.
+    The first of these that is there: what it sets in bold; what follows its last "is", "are" or "equals"; its
+    formulas; what follows its last `=`; its numbers.
     """
     line = line.strip()
     if len(line) > MAX_ANSWER_CHARS or line.endswith(("?", ":")):
@@ -87,7 +93,7 @@ def _formulas(words: str) -> tuple[list[str], str]:
 
 
 def _formula(text: str) -> tuple[str, str] | None:
-    """The content of the delimited formula at the front, and what follows. `$18 and $20` are two prices, not a formula."""
+    """The content of the formula at the front, and what follows it. `$18 and $20` are two prices, not a formula."""
     for left, right in _PAIRS:
         if not text.startswith(left):
             continue
@@ -123,10 +129,12 @@ def _math_length(sentence: str) -> int:
 
 
 def _is_math_word(word: str, sentence: str, start: int, end: int) -> bool:
-    if word.lower() in _MATH_WORDS:
+    if _MATH_WORD.fullmatch(word):
         return True
     is_article = word in ("a", "A", "I") and re.match(r"\s+[a-z]", sentence[end:]) is not None
-    return not is_article and (len(word) == 1 or (word in ("xy", "xyz", "ab", "abc") and sentence[start - 1 : start] != " "))
+    return not is_article and (
+        len(word) == 1 or (word in ("xy", "xyz", "ab", "abc") and sentence[start - 1 : start] != " ")
+    )
 
 
 def _trimmed(found: str) -> str:
@@ -138,10 +146,9 @@ def _trimmed(found: str) -> str:
 
 
 def _unchanged(rest: str) -> bool:
-    rest = rest.strip(" *_")
+    rest = rest.strip(" *_'")
     clause = _CLAUSE.split(rest, maxsplit=1)[0]
-    first = re.match(r"[A-Za-z]+", rest)
-    return not (first and first[0].lower() in _CHANGES) and not re.search(r"\d", clause)
+    return not _CHANGES.match(rest) and not re.search(r"\d", clause)
 
 
 def _is_symbolic(found: str) -> bool:

@@ -1,8 +1,8 @@
 r"""Numbers as models write them, read exactly.
 
-Turns `1,000`, `.5`, `\frac12`, `50\%`, `3 \times 10^{4}`, `2\frac{1}{2}` or `\$18.50 per hour` into a `Fraction`.
-The one rule: exact or nothing, and bounded. Text is never evaluated, and what would be larger than `_MAX_BITS` is not read,
-so `10^10^10` costs nothing. It does not do algebra: `2+3` and `\sqrt{4}` are for `verifiers.math`.
+Turns `1,000`, `.5`, `\frac12`, `50\%`, `3 \times 10^{4}`, `2\frac{1}{2}` or `\$18.50 per hour` into a `Fraction`. The
+one rule: exact or nothing, and bounded. Text is never evaluated, and what would be larger than `_MAX_BITS` is not
+read, so `10^10^10` costs nothing. It does not do algebra: `2+3` and `\sqrt{4}` are for `verifiers.math`.
 """
 
 import re
@@ -86,16 +86,18 @@ _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 
 _SCALE = re.compile(r"\s*\b(" + "|".join(_SCALES) + r")$")
 # Short units only from this list: any other short run of letters after a number may be a product of variables (3xy).
 _UNITS = (
-    "mm cm dm km kg mg ml kl lb lbs oz ft yd mi mph kph kmh kmph hr hrs min mins sec secs yr yrs hz khz mhz ghz usd eur gbp "
-    "day days hour hours year years inch inches foot feet mile miles cent cents unit units sq cubic square per pts am pm"
-).split()
+    "mm|cm|dm|km|kg|mg|ml|kl|lbs?|oz|ft|yd|mi|mph|kph|kmp?h|hrs?|mins?|secs?|yrs?|[kmg]?hz|usd|eur|gbp|days?|hours?|years?"
+    "|inch|inches|foot|feet|miles?|cents?|units?|sq|cubic|square|per|pts|am|pm"
+)
 # Longer words are units unless they change the number.
 _NOT_UNITS = (
-    "times plus minus over more less modulo dozen hundred thousand million billion trillion percent half halves third thirds "
-    "quarter quarters infinity sqrt base through"
-).split()
-_WORD = rf"(?!(?:{'|'.join(_NOT_UNITS)})(?![a-z]))(?:(?:{'|'.join(_UNITS)})(?![a-z])|[a-z]{{4,30}})"
-_PLAIN_UNIT = re.compile(rf"(?<=[\d.}}\s%])\s?{_WORD}(?:[ /-]{_WORD}|/[hs]){{0,4}}(?:\s?\^\s?(?:\d|\{{\d\}}))?$", re.IGNORECASE)
+    "times|plus|minus|over|more|less|modulo|dozen|hundred|thousand|million|billion|trillion|percent|half|halves|thirds?"
+    "|quarters?|infinity|sqrt|base|through"
+)
+_WORD = rf"(?!(?:{_NOT_UNITS})(?![a-z]))(?:(?:{_UNITS})(?![a-z])|[a-z]{{4,30}})"
+_PLAIN_UNIT = re.compile(
+    rf"(?<=[\d.}}\s%])\s?{_WORD}(?:[ /-]{_WORD}|/[hs]){{0,4}}(?:\s?\^\s?(?:\d|\{{\d\}}))?$", re.IGNORECASE
+)
 _TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\d|\{\s*-?\d\s*\}))?$")
 _NAME = r"(?:[A-Za-z]{1,2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
 _ASSIGNED = re.compile(rf"{_NAME}(?:_\w|_\{{\w{{1,9}}\}})?'?(?:\([A-Za-z\d]\))?\s*=(?!=)|=")
@@ -104,7 +106,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
 def tidy(text: str) -> str:
-    r"""The same LaTeX in one spelling: `\dfrac12` as `\frac{1}{2}`, no `\left` or thin spaces, Unicode signs as commands."""
+    r"""The same LaTeX in one spelling: `\frac{1}{2}` for `\dfrac12`, no `\left`, commands for Unicode signs."""
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text.translate(_SYMBOLS))
     for pattern, new in _TIDY:
         text = pattern.sub(new, text)
@@ -112,7 +114,7 @@ def tidy(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    r"""The text without delimiters around the whole of it (`$…$`, `\(…\)`, `\boxed{…}`, `**…**`, braces) and closing marks."""
+    r"""The text without closing marks and what encloses all of it: `$…$`, `\(…\)`, `\boxed{…}`, `**…**`, `{…}`."""
     before = None
     while text != before:
         before = text
@@ -182,7 +184,7 @@ def _measured(text: str) -> Fraction | None:
 def _unit_or_words(match: re.Match[str]) -> str:
     """Nothing for a unit; the bare words where they change the number, so that `_measured` can judge them."""
     words = match[1].casefold().split()
-    return " " + " ".join(words) if any(word in _NOT_UNITS or word[:1].isdigit() for word in words) else ""
+    return " " + " ".join(words) if any(re.fullmatch(_NOT_UNITS, word) or word[:1].isdigit() for word in words) else ""
 
 
 def _unsigned(text: str) -> Fraction | None:
@@ -201,8 +203,8 @@ def _unsigned(text: str) -> Fraction | None:
         top, bottom = _decimal(match[1]), _decimal(match[2])
         return top / bottom if bottom else None
     if match := _MIXED.fullmatch(text):
-        whole, top, bottom = (int(group) for group in match.groups() if group is not None)
-        return whole + Fraction(top, bottom) if top < bottom else None
+        whole, over, under = (int(group) for group in match.groups() if group is not None)
+        return whole + Fraction(over, under) if over < under else None
     return None
 
 

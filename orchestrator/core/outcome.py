@@ -24,7 +24,10 @@ def conclude(
     """Return the problem's result. A selector that raises, or every trace failing, makes it FAILED with the reason."""
     clusters: list[Cluster] = []
     try:
-        clusters = list(selector(traces))
+        ranked: list[object] = list(selector(traces))
+        clusters = [c for c in ranked if isinstance(c, Cluster)]
+        if len(clusters) < len(ranked):
+            raise TypeError(f"a selector returns Clusters, not {ranked!r:.200}")
     except Exception as failure:  # a plugin may raise anything; its problem fails, the job goes on
         error = error or described(failure)
     n_failed = sum(t.finish is Finish.FAILED for t in traces)

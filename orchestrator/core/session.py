@@ -8,7 +8,7 @@ It does not vote: `core.outcome` does, over `traces`.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ from orchestrator.core.protocols import Strategy
 from orchestrator.core.steps import Cancel, Next, Reply, Steps, Submit
 from orchestrator.core.types import Finish, Message, Problem, Prompt, Request, Trace
 
-MAX_COMMANDS = 10_000  # between two waits; a strategy that gives more without waiting will not end
+MAX_COMMANDS = 10_000  # between two waits, deliveries not counted; a strategy that gives more without waiting will not end
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,10 @@ class Session:
         rng = random.Random(derive_seed(plan.seed, problem.id, "strategy"))
         self._steps: Steps | None = None
         try:
-            self._steps = strategy.explore(problem, rng)
+            steps = strategy.explore(problem, rng)
+            if not isinstance(steps, Generator):
+                raise StrategyError(f"explore returned {steps!r}, not a generator; write `yield from` in it")
+            self._steps = steps
         except Exception as error:  # a plugin may raise anything; its problem fails, the job goes on
             self.error = described(error)
 
@@ -139,9 +142,10 @@ class Session:
     def _advance(self, reply: Reply) -> list[Effect]:
         effects: list[Effect] = []
         self._waiting = None
-        for _ in range(MAX_COMMANDS):
-            if self._steps is None:
-                return effects
+        if self._steps is None:
+            return effects
+        n_commands = 0
+        while n_commands < MAX_COMMANDS:
             try:
                 command = self._steps.send(reply)
                 if isinstance(command, Next):
@@ -150,6 +154,7 @@ class Session:
                         return effects + self._wait(command)
                     reply = trace
                 else:
+                    n_commands += 1
                     reply = self._obey(command, effects)
             except StopIteration:
                 return effects + self._end()
@@ -274,4 +279,4 @@ def described(error: BaseException) -> str:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     where = f" ({frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno})" if frame else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.core.types import Cluster, Finish, Purpose, Trace
 
+_CUT = (Finish.FAILED, Finish.CANCELLED)
+
 
 def voters(traces: Iterable[Trace]) -> list[Trace]:
     """Return the traces that may vote, by ordinal: attempts at the problem that stated an answer.
 
     Probes, verdicts and judgements do not vote, nor do failed traces. A cancelled or truncated one votes if it stated an answer.
-    A trace that was continued does not vote beside its continuation: its answer is the continuation's.
+    A trace that was continued does not vote beside its continuation: its answer is the continuation's. A continuation that failed,
+    or was cancelled before it stated one, takes nothing from it.
     """
     solving = [t for t in traces if t.purpose in (Purpose.SOLVE, Purpose.AGGREGATE)]
-    continued = {t.parent for t in solving if t.parent is not None}
+    continued = {t.parent for t in solving if t.parent is not None and (t.answer is not None or t.finish not in _CUT)}
     chosen = (t for t in solving if t.answer is not None and t.finish is not Finish.FAILED and t.ordinal not in continued)
     return sorted(chosen, key=lambda t: t.ordinal)
 

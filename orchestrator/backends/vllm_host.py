@@ -1,0 +1,116 @@
+"""What this machine lets a vLLM engine have: memory, number format, environment. Decides; starts nothing and imports no vllm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Model
+
+if TYPE_CHECKING:
+    from orchestrator.backends.vllm_engine import Vllm
+
+GIB = 1 << 30
+_DEFAULT_KV_BYTES = 4 * GIB  # SmolLM2-135M in float32: 90,000 tokens
+_LOG_LEVEL = "LEADLINE_VLLM_LOG"
+
+
+def cpu_kv_bytes(gib: float, free_bytes: int) -> int:
+    """Return the size of a KV cache in main memory: `gib`, or for 0 a quarter of what is free, at most 4 GiB.
+
+    PlanError when `gib` is more than what is free.
+    """
+    if gib * GIB > free_bytes:
+        raise PlanError(f"kv_cache_gib = {gib:g}, but {free_bytes / GIB:.1f} GiB are free here: set less, or 0 to have it chosen")
+    return int(gib * GIB) if gib else min(_DEFAULT_KV_BYTES, free_bytes // 4)
+
+
+def cpu_dtype(features: Collection[str]) -> str:
+    """Return the faster of float32 and bfloat16 on a CPU with these features, named as in /proc/cpuinfo."""
+    return "bfloat16" if "amx_bf16" in features else "float32"
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the features of this machine's CPU; none where /proc does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return frozenset()
+    fields = (line.partition(":") for line in lines)
+    return frozenset(word for name, _, value in fields if name.strip() in ("flags", "Features") for word in value.split())
+
+
+def free_bytes() -> int:
+    """Return how much memory this process may still take, the limit of its control group included."""
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(meminfo["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text().strip()
+    except OSError:  # no limit of this kind
+        return free
+    return free if limit == "max" else min(free, int(limit) - int(used))
+
+
+def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine for one pool, on any device."""
+    arguments: dict[str, Any] = {
+        "model": path,
+        "revision": model.revision or None,
+        "dtype": options.dtype,
+        "max_model_len": model.max_context_tokens or -1,  # -1: as much of the model's context as fits; `vllm_engine._start` looks at it
+        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "tensor_parallel_size": options.tensor_parallel,
+        "enforce_eager": options.enforce_eager,
+        "enable_prefix_caching": options.prefix_caching,
+        "seed": options.seed,
+        "use_tqdm_on_load": False,
+        "disable_log_stats": True,
+    }
+    if options.kv_cache_gib:
+        arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * GIB)
+    if options.max_num_seqs:
+        arguments["max_num_seqs"] = options.max_num_seqs
+    return arguments
+
+
+def cpu_arguments(options: Vllm, free_bytes: int) -> dict[str, Any]:
+    """Return what is different on a CPU. PlanError when `kv_cache_gib` asks for more than `free_bytes`."""
+    return {
+        "dtype": cpu_dtype(cpu_features()) if options.dtype == "auto" else options.dtype,
+        "kv_cache_memory_bytes": cpu_kv_bytes(options.kv_cache_gib, free_bytes),
+        # Every request here has a seed, and after each chunk of a seeded prompt vLLM 0.32 rewinds its generator, which torch's
+        # CPU generators cannot: the engine dies with "CPU Generator does not use offset" (gpu_model_runner.py:3502).
+        "enable_chunked_prefill": False,
+    }
+
+
+@contextmanager
+def environment(threads: int) -> Iterator[None]:
+    """Set what vLLM and its processes read while an engine starts; afterwards all is as before, vLLM's own changes included.
+
+    `threads` 0 means as many as CPUs this process may use; a variable that the user set is kept.
+    """
+    before = dict(os.environ)
+    wanted = {
+        "VLLM_LOGGING_LEVEL": os.environ.get(_LOG_LEVEL, "ERROR"),
+        "VLLM_NO_USAGE_STATS": "1",
+        # vLLM's own choice binds the workers of every engine on the machine to the same cores, and keeps one core free.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads or len(os.sched_getaffinity(0))),
+    }
+    if _LOG_LEVEL not in os.environ:
+        wanted |= {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,30 @@
+"""The contract of plugins, as checks that a plugin's own tests can call, and the traces to write such tests with.
+
+A broken rule raises AssertionError with a message that names the rule and says what to do. No test framework is needed; `check_verifier`
+and `check_engine` are coroutines.
+
+    from orchestrator.testing import check_strategy
+
+    def test_my_strategy_keeps_the_contract():
+        check_strategy(MyStrategy(n=8))
+"""
+
+from orchestrator.testing.domains import check_domain
+from orchestrator.testing.engines import check_engine
+from orchestrator.testing.pools import PROBLEM, pool, trace
+from orchestrator.testing.selectors import check_selector
+from orchestrator.testing.simulation import explore
+from orchestrator.testing.strategies import check_strategy
+from orchestrator.testing.verifiers import check_verifier
+
+__all__ = [
+    "PROBLEM",
+    "check_domain",
+    "check_engine",
+    "check_selector",
+    "check_strategy",
+    "check_verifier",
+    "explore",
+    "pool",
+    "trace",
+]

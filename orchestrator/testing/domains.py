@@ -1,0 +1,144 @@
+"""The contract of domains: reads answers or abstains, never raises, and its normal form agrees with its equivalence.
+
+`equivalent` of a domain that is not `in_process` may hang by contract: it is only asked about the examples given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+from orchestrator.core.protocols import Domain
+from orchestrator.testing.rules import check_value, no_global_randomness, require
+
+_RUBBISH = (
+    "", " ", "\n\n", "\x00", "🙂", "\u202e42", "\ufeff", "\\", "\\boxed", "\\boxed{", "\\boxed{}", "\\boxed{{}", "}{", "$$", "$", "[", "{", '{"',
+    '"', "(((", "-", ".", ",", "%", "=", "==", "/", "1/0", "\\frac{1}{0}", "\\frac{}{}", "1e999999", "nan", "inf", "-inf", "9" * 500, "½", "²", "٣",
+    "The answer is", "The answer is ", "The answer is .", "The answer is \\boxed{", "####", "#### ", "answer: \n\n", "<think>", "</think>",
+    "null", "None", "a" * 3000, "The answer is " + "x" * 3000, "\\boxed{" * 50, "{" * 500, "[" * 500, "lone surrogate \ud800",
+)  # fmt: skip
+_UNFINISHED = (
+    "Let me think about this step by step. First we",
+    "So there are 12 apples and 5 pears, which makes 17 fruits in total, and then",
+    "I considered (A) and (B), but",
+    "The result must be somewhere between 3 and",
+    "<think>\nThe answer might be 42, or A, but wait",
+)
+_REPEATED = (
+    " ", "\n", "a", "1", "1,", "1.", "-", "=", "$", "$$", "(", "[", "{", "}", '"', "\\", "\\(", "\\[", "\\boxed{", "\\boxed{1} ", "\\frac{1}{", "\\text{", "<think>",
+    "</think>", "####", "#### 1\n", "answer ", "The answer is ", "the answer is 1 ", "Answer: A\n", "final answer\n", "1/", "1 2 ", "a b ", '{"a": ', "* ", "not ",
+)  # fmt: skip
+_SIZES = (16, 20, 24, 28, 32, *(2**k for k in range(6, 15)))  # small steps at first: exponential time shows before it hangs
+_CPU_SECONDS = 0.5  # for 16,384 characters, where linear code takes some hundredths and quadratic code some seconds
+
+
+def check_domain(
+    domain: Domain,
+    *,
+    stated: Sequence[tuple[str, str]] = (),
+    equal: Sequence[tuple[str, str]] = (),
+    different: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Check the contract of a domain.
+
+    `stated` are texts with the answer that each states explicitly; `equal` and `different` are pairs of answers.
+    """
+    check_value(domain)
+    require(isinstance(domain.in_process, bool), "in_process", "say with a ClassVar[bool] whether it may run in the caller's process")
+    with no_global_randomness():
+        _check_extraction(domain, stated)
+        answers = dict.fromkeys([*(answer for _, answer in stated), *(a for pair in (*equal, *different) for a in pair)])
+        _check_canonical(domain, [*answers, *_RUBBISH])
+        _check_equivalence(domain, list(answers))
+        for a, b in equal:
+            require(domain.equivalent(a, b), "equal examples", f"{a!r} and {b!r} are told apart")
+        for a, b in different:
+            require(not domain.equivalent(a, b), "different examples", f"{a!r} and {b!r} are called equivalent")
+        if domain.in_process:
+            _check_canonical_decides(domain, list(answers))
+            _check_time(domain)
+
+
+def _extracted(domain: Domain, text: str, finished: bool) -> str | None:
+    try:
+        found: object = domain.extract(text, finished)
+    except Exception as error:
+        raise AssertionError(f"extract raises nothing: {error!r} for {text!r:.100}; return None to abstain") from error
+    if found is None:
+        return None
+    if not isinstance(found, str) or not found:
+        raise AssertionError(f"extract: {found!r} from {text!r:.100}; return the answer as text, or None, never an empty text")
+    require(_canonical(domain, found) != "", "extract", f"{found!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing")
+    return found
+
+
+def _check_extraction(domain: Domain, stated: Iterable[tuple[str, str]]) -> None:
+    for text in (*_RUBBISH, *_UNFINISHED):
+        for finished in (True, False):
+            _extracted(domain, text, finished)
+    for text in _UNFINISHED:
+        found = _extracted(domain, text, False)
+        require(found is None, "a truncated text abstains", f"{found!r} was read from {text!r}; unless stated explicitly, it is a guess")
+    for text, answer in stated:
+        for finished in (True, False):
+            found = _extracted(domain, text, finished)
+            read = found is not None and (found == answer or domain.equivalent(found, answer))
+            require(read, "stated answers are read", f"{found!r} instead of {answer!r} from {text!r}, finished = {finished}")
+
+
+def _canonical(domain: Domain, answer: str) -> str:
+    try:
+        form: object = domain.canonical(answer)
+    except Exception as error:
+        raise AssertionError(f"canonical raises nothing: {error!r} for {answer!r:.100}; let what it cannot read stand for itself") from error
+    if isinstance(form, str):
+        return form
+    raise AssertionError(f"canonical: {form!r} for {answer!r:.100}; return a text")
+
+
+def _check_canonical(domain: Domain, answers: Iterable[str]) -> None:
+    for answer in answers:
+        form = _canonical(domain, answer)
+        require(form == _canonical(domain, answer), "canonical is deterministic", f"two forms of {answer!r:.100}")
+        again = {_canonical(domain, form), _canonical(domain, form.removeprefix("="))}
+        remedy = f"the form {form!r:.100} of {answer!r:.100} has the form {sorted(again)!r:.200}; a form is its own form, without its = too"
+        require(form in again, "canonical is idempotent", remedy)
+
+
+def _check_equivalence(domain: Domain, answers: Sequence[str]) -> None:
+    for answer in answers:
+        require(domain.equivalent(answer, answer), "equivalent is reflexive", f"{answer!r} does not equal itself")
+    for a, b in combinations(answers, 2):
+        same = domain.equivalent(a, b)
+        require(same == domain.equivalent(b, a), "equivalent is symmetric", f"{a!r} and {b!r} one way, not the other")
+        x, y = _canonical(domain, a), _canonical(domain, b)
+        require(same or x != y, "equal forms are equivalent", f"{a!r} and {b!r} share the form {x!r} and are told apart")
+        complete = x.startswith("=") and y.startswith("=")
+        remedy = f"{a!r} and {b!r} are equivalent, and have the complete forms {x!r} and {y!r}; begin a form with = only if it decides"
+        require(not (same and complete) or x == y, "complete forms decide", remedy)
+
+
+def _check_canonical_decides(domain: Domain, answers: Sequence[str]) -> None:
+    """`equivalent` of what runs in process can be asked about rubbish as well."""
+    for a in _RUBBISH:
+        for b in (a, "1", *answers[:1]):
+            try:
+                same = domain.equivalent(a, b)
+            except Exception as error:
+                raise AssertionError(f"equivalent raises nothing: {error!r} for {a!r:.100} and {b!r:.100}") from error
+            require(same or a != b, "equivalent is reflexive", f"{a!r:.100} does not equal itself")
+
+
+def _check_time(domain: Domain) -> None:
+    """Double the length of texts made to be hard, and stop at the first that takes too long."""
+    for piece in _REPEATED:
+        for size in _SIZES:
+            text = piece * (size // len(piece))
+            began = time.process_time()
+            for subject in (text, f"The answer is {text} 7"):
+                _extracted(domain, subject, True)
+                _canonical(domain, subject)
+            spent = time.process_time() - began
+            remedy = f"{spent:.2f} s for {size} characters of {piece!r}; make it linear, or say in_process = False"
+            require(spent < _CPU_SECONDS, "linear time in process", remedy)

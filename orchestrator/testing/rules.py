@@ -1,0 +1,89 @@
+"""What every plugin must be, whatever its kind: a frozen dataclass of plain options, a value that can travel, and no user of global state.
+
+A rule that does not hold raises AssertionError: "RULE: what happened; what to do".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+
+def require(held: bool, rule: str, remedy: str) -> None:
+    """Raise AssertionError when a rule does not hold."""
+    if not held:
+        raise AssertionError(f"{rule}: {remedy}")
+
+
+def check_value(plugin: object) -> None:
+    """Check that a plugin is a frozen dataclass, travels by pickle, and is rebuilt from its options."""
+    cls = type(plugin)
+    params = getattr(cls, "__dataclass_params__", None)
+    require(
+        params is not None and params.frozen and dataclasses.is_dataclass(plugin),
+        "frozen dataclass",
+        f"{cls.__qualname__} is none; write @dataclass(frozen=True, slots=True), its fields its options",
+    )
+    options = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # checked above
+    try:
+        rebuilt = msgspec.convert(msgspec.json.decode(msgspec.json.encode(options)), cls)
+    except Exception as error:
+        raise AssertionError(f"options round trip: {error}; let every field be a value that JSON and TOML can hold") from error
+    require(rebuilt == plugin, "options round trip", f"{plugin!r} comes back as {rebuilt!r}; let fields hold what was given, unchanged")
+    try:
+        travelled = pickle.loads(pickle.dumps(plugin))
+    except Exception as error:
+        raise AssertionError(f"picklable: {error}; define the class at module level and keep handles and lambdas out of it") from error
+    require(travelled == plugin, "picklable", f"{plugin!r} comes back as {travelled!r}; compare by value (dataclass eq)")
+
+
+@contextmanager
+def no_global_randomness() -> Iterator[None]:
+    """Check that what runs inside draws nothing from the global generators of `random` and NumPy, and leave those as they were."""
+    numpy = sys.modules.get("numpy")
+    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    random.seed(20_250_101)
+    expected = random.getstate()
+    numpy_expected = None
+    if numpy:
+        numpy.random.seed(20_250_101)
+        numpy_expected = repr(numpy.random.get_state())
+    try:
+        yield
+        remedy = "global randomness was drawn or seeded; draw from the `rng` you are given"
+        require(random.getstate() == expected, "no global random", remedy)
+        require(not numpy or repr(numpy.random.get_state()) == numpy_expected, "no global random", f"NumPy: {remedy}")
+    finally:
+        random.setstate(state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+
+
+class SaltedText(str):
+    """Text whose hash depends on a salt: a set of these is iterated in another order under another salt.
+
+    It stands in for PYTHONHASHSEED, which is fixed when a process starts. All texts that meet in one dict must have one salt.
+    """
+
+    __slots__ = ("salt",)
+    salt: int
+
+    def __new__(cls, text: str, salt: int) -> SaltedText:
+        """Return the text, salted."""
+        made = super().__new__(cls, text)
+        made.salt = salt
+        return made
+
+    def __hash__(self) -> int:
+        """Return a hash that the salt changes."""
+        return hash((self.salt, str(self)))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as text."""
+        return isinstance(other, str) and str.__eq__(self, other)

@@ -1,0 +1,106 @@
+"""Explores a problem without an engine or a loop: scripted traces arrive at a Session in a seeded order.
+
+Everything is a function of its arguments, so a simulation can be recorded and played again, event by event.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from orchestrator.core.plan import Plan
+from orchestrator.core.protocols import Strategy
+from orchestrator.core.session import Effect, Session
+from orchestrator.core.types import Finish, Problem, Request, Trace
+from orchestrator.testing.pools import PROBLEM, trace
+
+Reply: TypeAlias = Trace | str | None
+Event: TypeAlias = Trace | str  # an arrival, or the reason of a stop
+MAX_TRACES = 20_000  # an exploration that takes more without a budget has to be stopped
+INTERRUPT = "interrupt"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An event, the effects that the session returned, and what then ran (ordinal, whether cancelled)."""
+
+    event: Event
+    effects: tuple[Effect, ...]
+    running: tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A whole exploration: what it began with, every step, and the session after it."""
+
+    first: tuple[Effect, ...]
+    steps: tuple[Step, ...]
+    session: Session
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened to it, in order."""
+        return [step.event for step in self.steps]
+
+
+def explore(
+    strategy: Strategy,
+    answer_of: Callable[[Request], Reply],
+    plan: Plan | None = None,
+    *,
+    problem: Problem = PROBLEM,
+    seed: int | None = None,
+) -> Session:
+    """Return the session of a whole exploration, in which `answer_of` says how each request ends.
+
+    It may return an answer's text, None to abstain, or a trace (whose ordinal and parent are put right). Traces arrive in the order of
+    submission, or, given a seed, in a shuffled one; what the strategy cancels arrives CANCELLED, without an answer.
+    AssertionError when the exploration does not end within 20,000 traces.
+    """
+    session = Session(problem, strategy, plan or Plan())
+    record(session, answer_of, random.Random(seed) if seed is not None else None)
+    if session.stopped_by == INTERRUPT:
+        raise AssertionError(f"it ends: after {MAX_TRACES} traces the strategy still asks for more; give the plan a budget")
+    return session
+
+
+def record(
+    session: Session, answer_of: Callable[[Request], Reply], rng: random.Random | None, n_max: int = MAX_TRACES
+) -> Recording:
+    """Run a fresh session to its end and return all that happened; one that still explores after `n_max` traces is stopped."""
+    first = tuple(session.start())
+    steps: list[Step] = []
+    while session.running:
+        if session.exploring and len(steps) >= n_max:
+            steps.append(step(session, INTERRUPT))
+        ordinals = list(session.running)
+        ordinal = ordinals[0] if rng is None else rng.choice(ordinals)
+        steps.append(step(session, arrival(session, ordinal, answer_of)))
+    return Recording(first, tuple(steps), session)
+
+
+def play(session: Session, events: Iterable[Event]) -> Recording:
+    """Give recorded events to a fresh session and return all that happened."""
+    first = tuple(session.start())
+    return Recording(first, tuple(step(session, event) for event in events), session)
+
+
+def step(session: Session, event: Event) -> Step:
+    """Give one event to a session."""
+    effects = session.stop(event) if isinstance(event, str) else session.receive(event)
+    return Step(event, tuple(effects), tuple((o, session.is_cancelled(o)) for o in session.running))
+
+
+def arrival(session: Session, ordinal: int, answer_of: Callable[[Request], Reply]) -> Trace:
+    """Return the trace with which a running request ends."""
+    request = session.running[ordinal]
+    reply = answer_of(request)
+    arrived = reply if isinstance(reply, Trace) else trace(ordinal, reply)
+    arrived = replace(
+        arrived, ordinal=ordinal, parent=request.parent, purpose=request.purpose, model=request.model, depth=request.depth
+    )
+    if session.is_cancelled(ordinal):
+        arrived = replace(arrived, finish=Finish.CANCELLED, answer=None, verdicts=(), error="")
+    return arrived

@@ -1,0 +1,184 @@
+"""The contract of strategies: ends, keeps its budget, cleans up, and is a pure function of (problem, rng, traces).
+
+It does not detect a read of the clock, of a file or of the environment unless that changes what the strategy does between two runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+
+from orchestrator.core.folds import parse_metric
+from orchestrator.core.plan import Budget, Plan
+from orchestrator.core.protocols import Strategy
+from orchestrator.core.session import Abort, Session, Start
+from orchestrator.core.types import Answer, Capability, Finish, Purpose, Request, Trace, Verdict
+from orchestrator.testing.pools import PROBLEM, trace
+from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
+from orchestrator.testing.simulation import INTERRUPT, Event, Recording, Step, arrival, play, record, step
+
+World = Callable[[Request], Trace]
+_BUDGETS = (
+    Budget(),
+    *(Budget(traces=n) for n in (1, 2, 3, 4, 7, 20)),
+    *(Budget(tokens=n) for n in (1, 25, 100)),
+    Budget(traces=5, tokens=30),
+)
+_N_LIMIT = 2_000  # traces after which an exploration is stopped: without a budget as a user would, with one because it hangs
+_N_STOPS = 48  # points of one exploration at which it is stopped
+_PURE = "a strategy is a pure function of (problem, rng, traces): no state between calls, no clock, no order of a set, no unseeded draw"
+
+
+def check_strategy(strategy: Strategy, *, plan: Plan | None = None, seeds: Iterable[int] = range(2)) -> None:
+    """Check the contract of a strategy: any order of arrival, any budget, any failure, any stop, replay, and determinism.
+
+    `plan` is needed when the strategy asks for models by name; its budget is varied. Each seed is another order of arrival.
+    """
+    check_value(strategy)
+    plan = plan or Plan()
+    with no_global_randomness():
+        for seed in seeds:
+            for name, world in _worlds(seed).items():
+                for budget in _BUDGETS:
+                    _check_budget(strategy, replace(plan, budget=budget), world, f"with traces {name}, {budget}, seed {seed}", seed)
+                _check_stops(strategy, plan, world, f"with traces {name}, seed {seed}", seed)
+            _check_sharing(strategy, plan, seed)
+
+
+def _worlds(seed: int) -> dict[str, World]:
+    """The ways in which traces come out, each a function of the request alone."""
+
+    def world(words: Sequence[str], finishes: Sequence[Finish] = (Finish.STOP,)) -> World:
+        def reply(request: Request) -> Trace:
+            rng = random.Random(request.seed + seed)
+            word, finish = rng.choice(words), rng.choice(finishes)
+            metrics = {name: _metric(name, rng) for name in request.metrics}
+            verdicts = {name: rng.random() for name in request.verifiers}
+            made = trace(request.ordinal, None, finish=finish, tokens=_n_tokens(request, finish, rng), metrics=metrics)
+            if finish is Finish.FAILED:
+                return made
+            # The hash of an answer's text changes with the salt, and with it the order in which a set of answers is iterated.
+            answer = Answer(SaltedText(word, 0), SaltedText(word, 0)) if word else None
+            return replace(made, answer=answer, verdicts=tuple(Verdict(n, score) for n, score in verdicts.items()))
+
+        return reply
+
+    return {
+        "that agree": world(["A"]),
+        "of two answers": world(["A", "A", "B"]),
+        "of many answers": world([*"ABCDEFGH", ""], [*[Finish.STOP] * 6, Finish.LENGTH, Finish.FAILED]),
+        "that abstain": world([""]),
+        "cut at their limit": world(["A", ""], [Finish.LENGTH]),
+        "ended by a rule": world(["A", ""], [Finish.RULE]),
+        "that all fail": world([""], [Finish.FAILED]),
+        "cancelled from outside": world(["A", ""], [Finish.CANCELLED, Finish.CANCELLED, Finish.STOP]),
+    }
+
+
+def _n_tokens(request: Request, finish: Finish, rng: random.Random) -> int:
+    n = 0 if finish is Finish.FAILED else rng.randint(1, 20)
+    return n if request.max_new_tokens is None else min(n, request.max_new_tokens)
+
+
+def _metric(name: str, rng: random.Random) -> float:
+    return -rng.random() if parse_metric(name)[0].endswith("_logprob") else 20 * rng.random()
+
+
+def _session(strategy: Strategy, plan: Plan) -> Session:
+    return Session(PROBLEM, strategy, plan)
+
+
+def _copy(strategy: Strategy) -> Strategy:
+    return pickle.loads(pickle.dumps(strategy))  # type: ignore[no-any-return]  # a copy of what went in
+
+
+def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> None:
+    """Explore once, judge what was done, and check that the same events do the same again."""
+    recording = record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT)
+    _check_conduct(strategy, recording, plan, where)
+    for salt in (0, 1, 2):
+        again = play(_session(_copy(strategy), plan), _salted(recording.events, salt))
+        _check_same(recording, again, where)
+
+
+def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: str) -> None:
+    session, budget = recording.session, plan.budget
+    require(not session.error, "raises nothing", f"{where} it raised or broke the protocol: {session.error}")
+    if budget.traces or budget.tokens:
+        hung = session.stopped_by == INTERRUPT
+        require(not hung, "ends", f"{where} it still asked for traces after {_N_LIMIT}; failed traces spend no tokens: bound retries")
+    effects = [e for effects in (recording.first, *(s.effects for s in recording.steps)) for e in effects]
+    requests = [e.request for e in effects if isinstance(e, Start)]
+    if budget.traces:
+        require(len(requests) <= budget.traces, "keeps its budget", f"{where} it started {len(requests)} traces")
+    n_full = getattr(strategy, "n_full", None)
+    if n_full is not None and session.stopped_by != INTERRUPT:
+        n_attempts = sum(r.parent is None and r.purpose is Purpose.SOLVE for r in requests)
+        require(n_attempts <= n_full, "n_full", f"{where} it started {n_attempts} attempts and says n_full = {n_full}; correct one")
+    _check_needs(frozenset(getattr(strategy, "needs", ())), requests)
+
+
+def _check_needs(needs: frozenset[Capability], requests: Sequence[Request]) -> None:
+    uses = {
+        Capability.CONTINUE: any(r.parent is not None for r in requests),
+        Capability.RULES: any(r.rules for r in requests),
+        Capability.LOGPROBS: any(r.metrics for r in requests),
+        Capability.DEPTH: any(r.depth is not None for r in requests),
+    }
+    missing = sorted(c for c, used in uses.items() if used and c not in needs)
+    require(not missing, "needs", f"its requests use {', '.join(missing)}; list that in `needs`, so that an engine without it is refused")
+
+
+def _salted(events: Iterable[Event], salt: int) -> list[Event]:
+    return [e if isinstance(e, str) or e.answer is None else replace(e, answer=_salted_answer(e.answer, salt)) for e in events]
+
+
+def _salted_answer(answer: Answer, salt: int) -> Answer:
+    return Answer(SaltedText(answer.text, salt), SaltedText(answer.key, salt))
+
+
+def _check_same(one: Recording, other: Recording, where: str) -> None:
+    require(one.first == other.first, "deterministic", f"{where} it began differently the second time; {_PURE}")
+    _check_same_steps(one.steps, other.steps, where)
+
+
+def _check_same_steps(one: Sequence[Step], other: Sequence[Step], where: str) -> None:
+    for i, (a, b) in enumerate(zip_longest(one, other)):
+        same = a is not None and b is not None and (a.effects, a.running) == (b.effects, b.running)
+        require(same, "deterministic", f"{where} it did otherwise after the same {i + 1} events; {_PURE}")
+
+
+def _check_stops(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> None:
+    """Stop one exploration at many points: nothing may raise, start, or be left running un-aborted."""
+    events = [e for e in record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT).events if e != INTERRUPT]
+    for n in sorted({i * len(events) // _N_STOPS for i in range(_N_STOPS + 1)}):
+        session = _session(strategy, plan)
+        play(session, events[:n])
+        before = set(session.running)
+        aborted = {o for o in before if session.is_cancelled(o)}
+        effects = session.stop("seconds")
+        aborted |= {e.request.ordinal for e in effects if isinstance(e, Abort)}
+        require(not session.error, "stops anywhere", f"{where}, stopped after {n} traces, it raised: {session.error}")
+        require(aborted == set(session.running) == before, "stops anywhere", f"{where}, stopped after {n} traces, it left some running")
+        for ordinal in sorted(session.running):
+            late = step(session, arrival(session, ordinal, world))
+            require(not late.effects, "stops anywhere", f"{where}, stopped after {n} traces, it went on: {late.effects}")
+
+
+def _check_sharing(strategy: Strategy, plan: Plan, seed: int) -> None:
+    """Explore two problems in turns with one strategy object: each must go as it does alone."""
+    world = _worlds(seed)["of two answers"]
+    alone = [record(_session(_copy(strategy), plan), world, random.Random(seed + i), _N_LIMIT) for i in range(2)]
+    sessions = [_session(strategy, plan) for _ in alone]
+    for session in sessions:
+        session.start()
+    together: list[list[Step]] = [[], []]
+    for events in zip_longest(*(recording.events for recording in alone)):
+        for i, event in enumerate(events):
+            if event is not None:
+                together[i].append(step(sessions[i], event))
+    for recording, steps in zip(alone, together, strict=True):
+        _check_same_steps(recording.steps, steps, "while another problem was explored")
