@@ -24,7 +24,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,11 @@ async def measure(case: str, path: str, n_rounds: int, directory: Path) -> None:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=int(size["tokens"]))
     plan = Plan(models={"main": Model(path)}, strategy=PluginSpec("consistency", {"n": size["n"]}), sampling=sampling)
     engine_options: dict[str, object] = {"kv_cache_gib": 2.0, "max_num_seqs": size["window"]}
-    problems = [Problem(f"p{i}", f"A crate holds {i + 2} jars of {i % 7 + 3} plums. How many plums?", "number") for i in range(size["problems"])]
-    requests = [e.request for p in problems for e in Session(p, api.load_explorer(plan).strategy, plan).start() if isinstance(e, Start)]
+    problems = [
+        Problem(f"p{i}", f"A crate holds {i + 2} jars of {i % 7 + 3} plums. How many plums?", "number") for i in range(size["problems"])
+    ]
+    explorer = api.load_explorer(plan)
+    requests = [e.request for p in problems for e in Session(p, explorer.strategy, plan).start() if isinstance(e, Start)]
     rates: dict[str, list[float]] = {stage: [] for stage in STAGES}
     async with contextlib.AsyncExitStack() as stack:
         local = await stack.enter_async_context(registry.load("engines", PluginSpec("vllm", engine_options)).open(plan.models))
@@ -90,7 +92,8 @@ def show(case: str, size: dict[str, Any], rates: dict[str, list[float]], n_reque
         ratios = [a / b for a, b in zip(rates[stage], rates["raw"], strict=True)]
         steps = [a / b for a, b in zip(rates[stage], rates[before], strict=True)]
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        print(f"  {stage:8s} {statistics.median(rates[stage]):9.1f} {statistics.median(ratios):8.3f} {spread:>15s} {statistics.median(steps):20.3f}")
+        rate, ratio, step = (statistics.median(values) for values in (rates[stage], ratios, steps))
+        print(f"  {stage:8s} {rate:9.1f} {ratio:8.3f} {spread:>15s} {step:20.3f}")
         before = stage
     reached = statistics.median(a / b for a, b in zip(rates["job"], rates["raw"], strict=True))
     print(f"  orchestrated over raw: {reached:.3f} (median of {len(rates['job'])} rounds; aim {size['aim']:.2f})", flush=True)

@@ -3,8 +3,9 @@
     python benchmarks/pools.py POOLS_DIRECTORY [--repeats 20]
 
 For each pool (a file of questions with 80 or more recorded answers) every question is answered `repeats` times by resampling from its pool
-with replacement: fixed n, Adaptive-Consistency, ESC and the Bayes-factor rule, each run by a Session as in a live job, one trace at a time.
-Prints accuracy and mean number of traces with the standard deviation over repeats. Answers are compared as the pools' authors do, as strings.
+with replacement: fixed n, Adaptive-Consistency, ESC and the Bayes-factor rule, each run by a Session as in a live job.
+Prints accuracy and mean number of traces with the standard deviation over repeats. Answers are compared as strings, as the pools'
+authors do.
 """
 
 from __future__ import annotations

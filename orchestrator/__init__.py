@@ -1,8 +1,8 @@
 """Leadline: parallel test-time scaling for language models. Public names only; importing this loads no engine and no checker.
 
-    >>> import orchestrator
-    >>> orchestrator.solve("What is 17 + 25?", n=8).answer      # doctest: +SKIP
-    '42'
+>>> import orchestrator
+>>> orchestrator.solve("What is 17 + 25?", n=8).answer      # doctest: +SKIP
+'42'
 """
 
 from orchestrator.api import Solution, arun, run, solve, traces

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from orchestrator.driver import Driver, Explorer, Progress
 from orchestrator.fleet import Fleet
 from orchestrator.jobs import Job, open_job
 from orchestrator.journal import Arrived, Journal
-from orchestrator.planfile import check_plan
+from orchestrator.plancheck import check_plan
 
 T = TypeVar("T")
 
@@ -46,14 +46,14 @@ async def arun(
     fleet: Fleet | None = None,
     *,
     out: str | Path | None = None,
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result]:
     """Yield the results of problems as they finish (in order of conclusion).
 
     `out` is the job directory: with it an interrupted run goes on where it was, and problems that have a result are yielded from it at
     once. Without it the journal lies in a temporary directory. PlanError before anything starts when the plan cannot be carried out.
     """
     plan, fleet = plan or Plan(), fleet or Fleet()
-    questions = as_problems(problems, plan.domain)
+    questions = as_problems(problems, plan)
     check_plan(plan, fleet)
     with contextlib.ExitStack() as stack:
         directory = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
@@ -79,7 +79,7 @@ def run(
         return [result async for result in arun(questions, plan, fleet, out=out)]
 
     by_id = {r.problem_id: r for r in blocking(collect)}
-    return [by_id[p.id] for p in as_problems(questions, (plan or Plan()).domain)]
+    return [by_id[p.id] for p in as_problems(questions, plan or Plan())]
 
 
 def solve(
@@ -106,12 +106,12 @@ def solve(
     plan = replace(plan, strategy=spec if n is None else PluginSpec(spec.name, {**spec.options, "n": n}))
     if selector is not None:
         plan = replace(plan, selector=PluginSpec(selector) if isinstance(selector, str) else selector)
-    changes: dict[str, float | int] = {}
+    sampling = plan.sampling
     if temperature is not None:
-        changes["temperature"] = temperature
+        sampling = replace(sampling, temperature=temperature)
     if max_new_tokens is not None:
-        changes["max_new_tokens"] = max_new_tokens
-    plan = replace(plan, sampling=replace(plan.sampling, **changes), seed=plan.seed if seed is None else seed, budget=budget or plan.budget)
+        sampling = replace(sampling, max_new_tokens=max_new_tokens)
+    plan = replace(plan, sampling=sampling, seed=plan.seed if seed is None else seed, budget=budget or plan.budget)
     prompt = question if isinstance(question, str) else tuple(question)
     with contextlib.ExitStack() as stack:
         directory = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
@@ -135,7 +135,7 @@ async def run_job(
     fleet: Fleet,
     progress: Callable[[Progress], None] = lambda progress: None,
     backend: Backend | None = None,
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result]:
     """Yield the results of a job's remaining problems. `progress` is given, once, the counts to watch while it runs.
 
     Nothing is started when nothing remains. `backend` stands in for the fleet's own, for who keeps an engine open over several jobs.
@@ -166,8 +166,8 @@ def load_explorer(plan: Plan) -> Explorer:
     return Explorer(strategy, selector, tuple(dict.fromkeys((*registry.metrics(strategy), *registry.metrics(selector)))))
 
 
-def as_problems(problems: Iterable[Problem | str | Mapping[str, object]], domain: str) -> list[Problem]:
-    """Return problems from plain questions (named "1", "2", ...), rows as in a problem file, or Problems. PlanError on a bad or repeated one."""
+def as_problems(problems: Iterable[Problem | str | Mapping[str, object]], plan: Plan) -> list[Problem]:
+    """Return problems from plain questions (named "1", "2", ...), rows as in a problem file, or Problems. PlanError on a bad one."""
     from orchestrator.problems import problem_from_row
 
     found: list[Problem] = []
@@ -175,9 +175,9 @@ def as_problems(problems: Iterable[Problem | str | Mapping[str, object]], domain
         if isinstance(given, Problem):
             found.append(given)
         elif isinstance(given, str):
-            found.append(Problem(str(position), given, domain))
+            found.append(Problem(str(position), given, plan.domain))
         else:
-            found.append(problem_from_row(given, domain))
+            found.append(problem_from_row(given, plan.domain, plan.domains))
     seen: set[str] = set()
     for problem in found:
         if problem.id in seen:

@@ -167,9 +167,7 @@ def _listen(incoming: BinaryIO, questions: queue.SimpleQueue[Question]) -> None:
         head = incoming.read(4)
         body = incoming.read(int.from_bytes(head, "big"))
         if len(head) < 4 or not body:
-            os._exit(
-                0
-            )  # the parent has closed the pipe or is gone; the main thread may be in a computation without end
+            os._exit(0)  # the parent has closed the pipe or is gone; the main thread may be in a computation without end
         questions.put(decoder.decode(body))
 
 

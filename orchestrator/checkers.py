@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -23,10 +24,9 @@ from orchestrator import checker_child as child
 from orchestrator.core.errors import PluginError
 from orchestrator.core.types import PluginSpec
 
-_START_SECONDS = (
-    120.0  # starting Python and importing sympy takes 2 s on an idle machine; a busy one may need many times that
-)
+_START_SECONDS = 120.0  # starting Python and importing sympy takes 2 s on an idle machine; a busy one may need many times that
 _CACHE_SIZE = 65_536  # comparisons: some 20 MB of short answers
+_BLAMED = 2  # different partners; an answer that sympy cannot parse would else cost a limit for every class
 _STDERR_BYTES = 2_000
 _SETTLE_SECONDS = 5.0  # a killed process is gone in milliseconds; one in uninterruptible sleep is left to the kernel
 _CHILD = "import sys; from orchestrator.checker_child import main; main(int(sys.argv[1]), int(sys.argv[2]))"
@@ -86,6 +86,7 @@ class Checkers:
         self._idle: list[_Worker] = []
         self._alive: set[_Worker] = set()
         self._known: OrderedDict[tuple[str, bytes, str, str, str], child.Compared] = OrderedDict()
+        self._partners: dict[tuple[str, str], set[str]] = {}
         self._closed = False
 
     async def match(self, domain: DomainRef, answer: str, representatives: Sequence[str]) -> Match:
@@ -95,11 +96,11 @@ class Checkers:
         when the domain does not load.
         """
         undecided: list[Undecided] = []
+        task = child.MatchTask(domain.spec.name, _options(domain), _origin(domain), answer, ())
         at = 0
         while at < len(representatives):
-            task = _match_task(domain, answer, representatives[at:])
             known = self._recall(task, representatives[at])
-            for compared in [known] if known else await self._compare(task):
+            for compared in [known] if known else await self._compare(self._unknown(task, representatives[at:])):
                 if compared.equal:
                     return Match(at, tuple(undecided))
                 if compared.error:
@@ -136,6 +137,7 @@ class Checkers:
                     compared = child.Compared(False, lost.reason)
                     if lost.again:
                         self._remember(task, representative, compared)
+                        self._blame(task, representative)
                     return [*results, compared]
                 assert isinstance(compared, child.Compared)
                 self._remember(task, representative, compared)
@@ -175,11 +177,24 @@ class Checkers:
         self._alive.add(worker)
         return worker
 
+    def _unknown(self, task: child.MatchTask, representatives: Sequence[str]) -> child.MatchTask:
+        """The task for the representatives up to the next one whose result is known."""
+        unknown = itertools.takewhile(lambda representative: self._recall(task, representative) is None, representatives)
+        return msgspec.structs.replace(task, representatives=tuple(unknown))
+
     def _recall(self, task: child.MatchTask, representative: str) -> child.Compared | None:
         pair = (task.domain, task.options, task.origin, task.answer, representative)
         if pair in self._known:
             self._known.move_to_end(pair)
-        return self._known.get(pair)
+            return self._known[pair]
+        if any(len(self._partners.get((task.origin, text), ())) >= _BLAMED for text in (task.answer, representative)):
+            return child.Compared(False, f"one of the two answers has reached a limit {_BLAMED} times before")
+        return None
+
+    def _blame(self, task: child.MatchTask, representative: str) -> None:
+        """Note who reached a limit with whom. Blame falls on the one that does so with several others."""
+        self._partners.setdefault((task.origin, task.answer), set()).add(representative)
+        self._partners.setdefault((task.origin, representative), set()).add(task.answer)
 
     def _remember(self, task: child.MatchTask, representative: str, compared: child.Compared) -> None:
         self._known[task.domain, task.options, task.origin, task.answer, representative] = compared
@@ -296,10 +311,6 @@ class _Worker:
         assert self._process.stderr is not None
         while chunk := await self._process.stderr.read(4096):
             self._errors = (self._errors + chunk)[-_STDERR_BYTES:]
-
-
-def _match_task(domain: DomainRef, answer: str, representatives: Sequence[str]) -> child.MatchTask:
-    return child.MatchTask(domain.spec.name, _options(domain), _origin(domain), answer, tuple(representatives))
 
 
 def _options(domain: DomainRef) -> bytes:

@@ -149,7 +149,7 @@ def solve(ctx: click.Context, question: str, plan: str | None, show_traces: bool
     """
     from orchestrator import commands
 
-    text = click.get_text_stream("stdin").read() if question == "-" else question
+    text = sys.stdin.read() if question == "-" else question
     shown = commands.Shown(every_seconds, quiet, as_json, bool(ctx.meta.get(_DEBUG)))
     ctx.exit(commands.solve(text, plan, overrides(ctx), show_traces, shown))
 

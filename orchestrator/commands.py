@@ -25,7 +25,7 @@ from orchestrator.commission import PLAN_FILE, Commission, commission, record, r
 from orchestrator.core.errors import FleetError, JournalError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.types import PluginSpec, Problem, Result, Status
-from orchestrator.display import LiveView, PlainView, SilentView, View, one_line
+from orchestrator.display import LiveView, PlainView, Screen, SilentView, View, one_line
 from orchestrator.fleet import Fleet
 from orchestrator.foreground import Outcome, diverted, run_in_foreground
 from orchestrator.jobs import Job, open_job
@@ -98,9 +98,12 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
         _print_json(summary)
     if not done:
         n_done = len(file.problems) - summary.n_open
-        _say(f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done, and what else arrived is kept in {directory}\nto go on: {again}")
+        _say(f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done, and what else arrived is kept in {directory}")
+        _say(f"to go on: {again}")
         return outcome.exit_code
     if not shown.as_json and not shown.quiet:
+        if sys.stdout.isatty():
+            _stdout().print()
         _stdout().print(summary_table(summary))
     return 1 if summary.all_failed else 0
 
@@ -171,7 +174,8 @@ def evaluate(directory: str, problems: str | None, selectors: Sequence[str], ks:
     chosen = {_spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
     found = rankings(results, pools, chosen, lambda again: correctness(again, references, domains, plan, fleet))
     points = curve(pools, references, domains, ks, plan, fleet) if references else []
-    notes = list(_cautions(results, pools, references, source))
+    notes = [f"{r.selector}: {r.n_failed:,} problems could not be voted on, e.g.: {one_line(r.error)}" for r in found if r.n_failed]
+    notes += _cautions(results, pools, references, source)
     if as_json:
         _print_json({"directory": directory, "selectors": found, "curve": points, "notes": notes})
         return 0
@@ -260,7 +264,7 @@ def _execute(job: Job, plan: Plan, fleet: Fleet, title: str, shown: Shown) -> Ou
     keeping = contextlib.nullcontext(sys.stderr) if shown.debug else diverted(log)
     try:
         with keeping as stream:
-            console = Console(file=stream, stderr=True)
+            console = Screen(file=stream, stderr=True)
             return run_in_foreground(job, plan, fleet, _view(console, stream, title, shown), console)
     except FleetError as error:
         said = f"\nwhat the engine wrote is in {log}" if log.exists() else ""
@@ -311,7 +315,7 @@ def _give_notice(file: ProblemFile, shown: Shown) -> None:
 
 
 def _stdout() -> Console:
-    return Console(file=sys.stdout, highlight=False)
+    return Screen(file=sys.stdout, highlight=False)
 
 
 def _say(text: str) -> None:

@@ -64,14 +64,18 @@ def require_same_file(directory: Path, asked: Commission) -> None:
         return
     before = recorded(directory)
     if before is not None and before.problems != asked.problems and before.sha256 != asked.sha256:
-        raise PlanError(f"{directory} was begun with the problems of {before.problems}; for {asked.problems} choose another with --out DIRECTORY")
+        raise PlanError(
+            f"{directory} was begun with the problems of {before.problems}; for {asked.problems} choose another with --out DIRECTORY"
+        )
 
 
 def require_unchanged(directory: Path, asked: Commission, plan: Plan) -> None:
     """Refuse to resume when the problem file is gone or changed, or when a model's relative path would mean another folder."""
     path = Path(asked.problems)
     if not path.is_file():
-        raise PlanError(f"{directory} answers the problems of {path}, which is gone; put it back, or give it with: leadline run --problems FILE")
+        raise PlanError(
+            f"{directory} answers the problems of {path}, which is gone; put it back, or give it with: leadline run --problems FILE"
+        )
     if _sha256(path) != asked.sha256:
         raise PlanError(
             f"{path} has changed since {directory} was begun; to go on with the changed file give the same `leadline run` command again: "

@@ -30,6 +30,14 @@ _WINDOW_SECONDS = 15.0  # over which tokens per second are counted
 _SLOW_START_SECONDS = 2.0  # an engine that is up sooner is not worth a word
 
 
+class Screen(Console):
+    """A console that raises when its reader is gone, where rich would turn the standard output off and exit."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled."""
+        raise  # rich calls this while it handles the error
+
+
 @dataclass(slots=True)
 class Watch:
     """What is known of a run: its phase and, once the engine is up, the driver's counters. Written by the runner, read by a view."""
@@ -160,7 +168,7 @@ class LiveView:
 
     def _counters(self, now: Reading) -> Table:
         table = Table.grid(padding=(0, 1), expand=False)
-        table.add_column(style="dim", no_wrap=True)
+        table.add_column(style="dim", no_wrap=True, min_width=10)
         table.add_column(no_wrap=True, overflow="ellipsis")
         bar = Table.grid(padding=(0, 1))
         width = max(10, min(40, self._console.width - 48))

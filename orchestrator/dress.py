@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator import registry
-from orchestrator.checkers import Checkers, Match
+from orchestrator.checkers import Checkers, DomainRef, Match
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Domain, Verifier
 from orchestrator.core.session import described
@@ -40,8 +40,7 @@ class Classes:
 class _Loaded:
     domain: Domain
     canonical: Callable[[str], str]  # the domain's, remembered: the same few answers come up again and again
-    spec: PluginSpec
-    origin: str  # "module:Class" of one registered by decorator, which another process cannot find by name
+    ref: DomainRef
 
 
 class Dresser:
@@ -68,7 +67,7 @@ class Dresser:
             stated = domain.extract(text, finished)
             canonical = "" if stated is None else loaded.canonical(stated)
         else:
-            examined = await self._checkers.examine(loaded.spec, text, finished, origin=loaded.origin)
+            examined = await self._checkers.examine(loaded.ref, text, finished)
             stated, canonical, note = examined.answer, examined.canonical or "", examined.note
         if stated is not None:
             answer, doubt = await self._classified(loaded, stated, canonical, classes)
@@ -96,11 +95,11 @@ class Dresser:
             spec = self._plan.domains.get(name, PluginSpec(name))
             domain = registry.load("domains", spec)
             canonical = functools.lru_cache(_REMEMBERED)(domain.canonical)
-            self._domains[name] = _Loaded(domain, canonical, spec, registry.decorated_origin("domains", spec.name))
+            self._domains[name] = _Loaded(domain, canonical, DomainRef(spec, registry.decorated_origin("domains", spec.name)))
         return self._domains[name]
 
     async def _match(self, loaded: _Loaded, answer: str, known: Sequence[str]) -> Match:
-        return await self._checkers.match(loaded.spec, answer, known, origin=loaded.origin)
+        return await self._checkers.match(loaded.ref, answer, known)
 
     async def _classified(self, loaded: _Loaded, stated: str, canonical: str, classes: Classes) -> tuple[Answer, str]:
         key = classes.keys.get(canonical)
@@ -130,7 +129,7 @@ class Dresser:
         for name in names:
             try:
                 verdicts += await self._verifiers[name].score(problem, [trace])
-            except Exception as error:  # a plugin may raise anything; the trace goes on without its verdict and says why
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace goes on without its verdict and says why
                 note = "; ".join(filter(None, (note, f"verifier {name}: {described(error)}")))
         return replace(trace, verdicts=tuple(verdicts), note=note)
 

@@ -7,10 +7,11 @@ when it is durable. Requests of earlier problems go first. This file decides not
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -91,10 +92,11 @@ class Driver:
         self._known = journal.digests()
         self._n_full: int | None = getattr(explorer.strategy, "n_full", None)
 
-    async def run(self, problems: Iterable[Problem]) -> AsyncIterator[Result]:
-        """Yield the result of each problem as it is concluded and durable. FleetError or JournalError ends the run; nothing journalled is lost.
+    async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
+        """Yield the result of each problem as it is concluded and durable.
 
-        `problems` must not hold one that has its result already; its order is the order of priority.
+        FleetError or JournalError ends the run; nothing journalled is lost. `problems` must not hold one that has its result already; its
+        order is the order of priority.
         """
         source = enumerate(problems)
         writer = ThreadPoolExecutor(1, thread_name_prefix="leadline-journal")
@@ -128,7 +130,7 @@ class Driver:
             if isinstance(event, Arrived):
                 opened = self._open[event.problem_id]
                 self._count(event.trace)
-                self._perform(opened, self._guarded(opened, lambda o=opened, t=event.trace: o.session.receive(t)))
+                self._perform(opened, self._guarded(opened, functools.partial(opened.session.receive, event.trace)))
             elif isinstance(event, Stopped):
                 stopped = self._open.get(event.problem_id)
                 if stopped is not None and stopped.session.exploring:  # else it ended by itself in the meantime
@@ -234,7 +236,7 @@ class Driver:
                 )
             if event.trace.answer is not None:
                 opened.classes.restore(event.trace.answer)
-            self._guarded(opened, lambda t=event.trace: session.receive(t))
+            self._guarded(opened, functools.partial(session.receive, event.trace))
         for request in session.lost():
             self._post(self._arrival(opened, _cut(request, "cancelled; its tokens were lost with the process that ran it")))
         return [Start(request) for request in session.owed()]
@@ -262,7 +264,7 @@ class Driver:
                 trace = await self._engine.generate(request)
         except FleetError:
             raise
-        except Exception as error:  # an engine plugin may raise anything; the trace fails, the job goes on
+        except Exception as error:  # noqa: BLE001 - an engine plugin may raise anything; the trace fails, the job goes on
             trace = _cut(request, finish=Finish.FAILED, error=described(error))
         self._running.discard((request.problem_id, request.ordinal))
         self._start_waiting()  # the slot is free while this trace is dressed
@@ -270,7 +272,7 @@ class Driver:
             trace = await self._dresser.dress(opened.session.problem, request, trace, opened.classes)
         except LeadlineError:
             raise
-        except Exception as error:  # a domain plugin may raise anything; the trace abstains and says why
+        except Exception as error:  # noqa: BLE001 - a domain plugin may raise anything; the trace abstains and says why
             trace = replace(trace, answer=None, note=described(error))
         self._post(self._arrival(opened, trace))
 

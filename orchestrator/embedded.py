@@ -187,11 +187,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 def _write_manifest(folder: Path) -> None:
     """Record size and sha256 of every file. Written last: a folder without it is not whole."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-    }
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir()) if path.is_file()}
     manifest = {"model": NAME, "gguf_sha256": _GGUF_SHA256, "recipe": _RECIPE, "files": files}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -201,9 +197,7 @@ def _is_whole(folder: Path, *, hashes: bool) -> bool:
     try:
         files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
         sizes_agree = all((folder / name).stat().st_size == entry["bytes"] for name, entry in files.items())
-        return sizes_agree and (
-            not hashes or all(_sha256(folder / name) == entry["sha256"] for name, entry in files.items())
-        )
+        return sizes_agree and (not hashes or all(_sha256(folder / name) == entry["sha256"] for name, entry in files.items()))
     except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError, AttributeError):
         return False  # absent, or a manifest that was damaged: whatever was wrong with it, the remedy is a new folder
 

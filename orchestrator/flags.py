@@ -66,10 +66,12 @@ def overrides(ctx: click.Context) -> dict[str, str]:
 class PlanCommand(click.Command):
     """A command that takes the keys of a plan as flags, all of them or those that `accepts` holds for."""
 
-    def __init__(self, *args: Any, accepts: Callable[[str], bool] = lambda key: True, without: Collection[str] = (), **settings: Any) -> None:
+    def __init__(
+        self, *args: Any, accepts: Callable[[str], bool] = lambda key: True, without: Collection[str] = (), **settings: Any
+    ) -> None:
         """Make the command; the flags are made when they are wanted."""
         super().__init__(*args, **settings)
-        self._accepts = lambda key: accepts(key) and key not in without
+        self._accepts: Callable[[str], bool] = lambda key: accepts(key) and key not in without
         self._flags: list[KeyFlag] | None = None
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

@@ -35,7 +35,7 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run went: `signal_number` is 0 unless a signal ended it; `progress` is None when the engine never came up or none was needed."""
+    """How a run went. `signal_number` is 0 unless a signal ended it; `progress` is None when no engine came up, or none was needed."""
 
     seconds: float
     signal_number: int
@@ -78,7 +78,7 @@ def run_in_foreground(job: Job, plan: Plan, fleet: Fleet, view: View, console: C
 
 def _start_hint(plan: Plan, fleet: Fleet) -> str:
     names = ", ".join(model.path for model in plan.models.values())
-    return f"loading {names} takes about a minute" if fleet.engine.name in ("ray", "vllm") else ""
+    return f"loading {names} takes a minute or more" if fleet.engine.name in ("ray", "vllm") else ""
 
 
 class Signals:

@@ -18,7 +18,7 @@ import filelock
 import msgspec
 
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
-from orchestrator.core.plan import Plan, differences, fingerprint
+from orchestrator.core.plan import Plan, differences, document, fingerprint
 from orchestrator.core.types import Problem, Result
 from orchestrator.driver import digest
 from orchestrator.journal import Journal
@@ -110,16 +110,16 @@ def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
     """Write the plan into a new job; refuse a changed one."""
     mine = fingerprint(plan)
     theirs = journal.meta("fingerprint")
-    document = msgspec.json.decode(msgspec.json.encode(asdict(plan)))
+    current = msgspec.json.decode(msgspec.json.encode(document(plan)))
     if theirs is None:
-        written = {"fingerprint": mine, "versions": versions(), "plan": document}
+        written = {"fingerprint": mine, "versions": versions(), "plan": current}
         write_atomically(directory / "plan.json", msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
-        journal.set_meta("plan", msgspec.json.encode(document).decode())
+        journal.set_meta("plan", msgspec.json.encode(current).decode())
         journal.set_meta("versions", msgspec.json.encode(versions()).decode())
         journal.set_meta("fingerprint", mine)
     elif theirs != mine:
         old = msgspec.json.decode(journal.meta("plan") or "{}")
-        changed = "\n  ".join(differences(old, document)) or "the meaning of plans, with the version of Leadline"
+        changed = "\n  ".join(differences(old, current)) or "the meaning of plans, with the version of Leadline"
         raise PlanError(
             f"{directory} was begun with another plan; what differs:\n  {changed}\n"
             "Change it back to go on, or start another job with --out DIRECTORY."

@@ -56,7 +56,7 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     plugins += [("verifiers", spec, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     able = backend.capabilities()
     for key, spec, plugin in plugins:
-        _check_needs(key, spec, plugin, fleet.engine.name, able)
+        _check_needs(key, spec, plugin, fleet.engine.name, able, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
         _loaded("domains", spec, f"domains.{name}")
     if plan.domain not in plan.domains:
@@ -74,7 +74,7 @@ def _loaded(group: str, spec: PluginSpec, key: str) -> Any:
         raise PlanFault(key, str(error)) from error
 
 
-def _check_needs(key: str, spec: PluginSpec, plugin: object, engine: str, able: Collection[Capability]) -> None:
+def _check_needs(key: str, spec: PluginSpec, plugin: object, engine: str, able: Collection[Capability], verifiers: Collection[str]) -> None:
     what = f"{key.removesuffix('s')} {spec.name!r}"
     wanted = registry.metrics(plugin)
     for name in wanted:
@@ -82,6 +82,10 @@ def _check_needs(key: str, spec: PluginSpec, plugin: object, engine: str, able: 
             parse_metric(name)
         except PlanError as error:
             raise PlanFault(key, f"{what}: {error}") from error
+    for name in registry.verdicts(plugin):
+        if name not in verifiers:
+            there = f"{registry.near(name, verifiers)}; the plan's verifiers are: {', '.join(verifiers) or 'none'}"
+            raise PlanFault(key, f"{what} reads the verdicts of {name!r}{there}")
     needed = registry.needs(plugin) | ({Capability.LOGPROBS} if wanted else frozenset())
     lacking = sorted(needed - set(able))
     if lacking:

@@ -170,7 +170,19 @@ def _apply(tree: Table, flags: Mapping[str, str]) -> None:
         elif key.startswith("verifiers."):
             _set_of_verifier(tree, key, text)
         else:
-            _set(tree, key, _value(key, text, _get(tree, key.rpartition(".")[0] + ".name")))
+            section = key.rpartition(".")[0]
+            _name_default(tree, section)
+            _set(tree, key, _value(key, text, _get(tree, f"{section}.name")))
+
+
+def _name_default(tree: Table, section: str) -> None:
+    """Name the default plugin or model, where the file names none and a flag sets an option of it."""
+    plan, fleet = Plan(), Fleet()
+    defaults = {"strategy": plan.strategy.name, "selector": plan.selector.name, "fleet.engine": fleet.engine.name}
+    if section in defaults and _get(tree, section) is None:
+        _set(tree, f"{section}.name", defaults[section])
+    elif section == f"models.{plan.default_model}" and "models" not in tree:
+        _set(tree, f"{section}.path", plan.models[plan.default_model].path)
 
 
 def _choose(tree: Table, key: str, field: str, text: str) -> None:

@@ -46,7 +46,7 @@ def details(name: str) -> RenderableType:
 def _one(group: str, name: str) -> Iterator[RenderableType]:
     cls = registry.plugin_class(group, name)
     yield Text.assemble((name, "bold cyan"), (f"  {registry.singular(group)} of {registry.distribution(group, name)}", "dim"))
-    yield Text(f"{inspect.cleandoc(cls.__doc__ or 'It says nothing about itself.')}\n")
+    yield Text(f"{_flowing(inspect.cleandoc(cls.__doc__ or 'It says nothing about itself.'))}\n")
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for heading in ("option", "type", "default", "meaning"):
         table.add_column(heading, overflow="fold")
@@ -55,13 +55,20 @@ def _one(group: str, name: str) -> Iterator[RenderableType]:
     for option in options:
         table.add_row(Text(option.name), Text(option.type), Text(option.default), Text(notes.get(option.name, "")))
     yield table if options else Text("It has no options.\n")
-    yield Text(f"{_usage(group, name, options[0] if options else None)}\n{_demands(cls)}source: {source(cls)}\n", style="dim")
+    simple = next((o for o in options if o.type in ("int", "float", "str")), None)
+    yield Text(f"{_usage(group, name, simple)}\n{_demands(cls)}source: {source(cls)}\n", style="dim")
 
 
 def summary_line(cls: type) -> str:
     """Return the first paragraph's first sentence of a class's docstring."""
     paragraph = " ".join(inspect.cleandoc(cls.__doc__ or "(no description)").split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])\s|:\s", paragraph, maxsplit=1)[0]
+
+
+def _flowing(text: str) -> str:
+    """Return a docstring whose paragraphs are one line each, lists kept as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(p if re.search(r"^\s*([-*]|\s)", p, re.MULTILINE) else " ".join(p.split()) for p in paragraphs)
 
 
 def source(cls: type) -> str:

@@ -68,7 +68,9 @@ def plugin_class(group: str, name: str) -> type:
         return _decorated[group][name]
     found = _entry_points(group).get(name)
     if found is None:
-        raise PluginError(f"there is no {singular(group)} {name!r}{near(name, names(group))}; there are: {', '.join(names(group)) or 'none'}")
+        raise PluginError(
+            f"there is no {singular(group)} {name!r}{near(name, names(group))}; there are: {', '.join(names(group)) or 'none'}"
+        )
     if len(found) > 1:
         raise PluginError(f"{singular(group)} {name!r} is declared twice: by {' and by '.join(map(_named, found))}; uninstall one of them")
     try:
@@ -158,6 +160,11 @@ def needs(plugin: object) -> frozenset[Capability]:
 def metrics(plugin: object) -> tuple[str, ...]:
     """Return the metrics a plugin states each trace must carry."""
     return tuple(getattr(plugin, "metrics", ()))
+
+
+def verdicts(plugin: object) -> tuple[str, ...]:
+    """Return the names of the verifiers whose verdicts a plugin states it reads."""
+    return tuple(getattr(plugin, "verifiers", ()))
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -60,7 +60,11 @@ def _rows() -> Table:
 
 def _by_status(report: Report, summary: Summary) -> Text:
     styles = {Status.ANSWERED: "green", Status.FAILED: "red", Status.INVALID: "red"}
-    parts = [Text(f"{n:,} {name}", style=styles.get(Status(name), "") if n else "") for name, n in report.n_by_status.items()]
+    parts = [
+        Text(f"{n:,} {name}", style=styles.get(Status(name), "") if n else "")
+        for name, n in report.n_by_status.items()
+        if n or name == Status.ANSWERED
+    ]
     if summary.n_open:
         parts.append(Text(f"{summary.n_open:,} not done yet", style="yellow"))
     return Text(" · ").join(parts)
@@ -104,7 +108,11 @@ def _saved(savings: Savings) -> str:
 
 def _add_doubts(table: Table, report: Report, summary: Summary) -> None:
     if report.n_tied:
-        table.add_row("ties", f"{report.n_tied:,}", "problems whose first two answers weigh the same; the lower trace decided")
+        table.add_row(
+            "ties",
+            f"{report.n_tied:,}",
+            "problems whose first two answers weigh the same: the larger count, then the earlier trace decided",
+        )
     for reason, n in report.n_stopped_by.items():
         table.add_row("budget", f"{n:,}", f"problems ended by budget.{reason}")
     if summary.n_undecided:
@@ -125,7 +133,7 @@ def solution_table(result: Result, seconds: float) -> RenderableType:
     """Return one question's answer, its votes and its cost."""
     spent = sum(result.usage.values(), Usage())
     answer = Text(result.answer.text, style="bold green") if result.answer else Text(_no_answer(result), style="bold red")
-    tie = " · the first two answers are tied, the lower trace decided" if result.tied else ""
+    tie = " · the first two answers weigh the same" if result.tied else ""
     stop = f" · ended by budget.{result.stopped_by}" if result.stopped_by else ""
     cut = f", {result.n_cancelled} cancelled" if result.n_cancelled else ""
     failed = f", {result.n_failed} failed" if result.n_failed else ""
@@ -161,7 +169,9 @@ def print_traces(console: Console, traces: Sequence[Trace]) -> None:
     """Print every trace's text under a rule with its facts."""
     for trace in traces:
         stated = f" · answer {trace.answer.text}" if trace.answer else " · no answer"
-        console.rule(Text(f"trace {trace.ordinal} · {trace.finish} · {trace.usage.output_tokens} tokens{stated}"), align="left", style="dim")
+        console.rule(
+            Text(f"trace {trace.ordinal} · {trace.finish} · {trace.usage.output_tokens} tokens{stated}"), align="left", style="dim"
+        )
         console.print(Text(trace.text.strip() or trace.error or "(no text)"))
 
 
@@ -171,10 +181,13 @@ def rankings_table(rankings: Sequence[Ranking]) -> Table:
     for heading in ("selector", "accuracy", "95% interval", "n", "answered", "answers that differ"):
         table.add_column(heading, justify="left" if heading == "selector" else "right")
     for position, ranking in enumerate(rankings):
-        known = ranking.report.accuracy
-        numbers = [f"{known.value:.1%}", _range(known), f"{known.n:,}"] if known else ["–", "–", "0"]
+        known = None if ranking.n_failed == ranking.report.n_results else ranking.report.accuracy
+        numbers = [f"{known.value:.1%}", _range(known), f"{known.n:,}"] if known else ["–", "–", "–"]
         table.add_row(
-            Text(ranking.selector), *numbers, f"{ranking.report.n_by_status[Status.ANSWERED]:,}", f"{ranking.n_other:,}" if position else "–"
+            Text(ranking.selector),
+            *numbers,
+            f"{ranking.report.n_by_status[Status.ANSWERED]:,}",
+            f"{ranking.n_other:,}" if position else "–",
         )
     return table
 

@@ -65,11 +65,13 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What one selector makes of the pools: `n_other` answers differ from those of the job's own selector."""
+    """What one selector makes of the pools: `n_other` answers differ from the job's own; `n_failed` pools it could not rank, with why."""
 
     selector: str
     report: Report
     n_other: int
+    n_failed: int
+    error: str
 
 
 def judge(plan: Plan, fleet: Fleet, work: Callable[[Same], Awaitable[T]]) -> T:
@@ -152,7 +154,10 @@ def pool(journal: Journal, problem_id: str) -> list[Trace]:
 
 
 def rankings(
-    results: Sequence[Result], pools: Mapping[str, Sequence[Trace]], selectors: Mapping[str, Selector], right: Callable[[Sequence[Result]], Mapping[str, bool]]
+    results: Sequence[Result],
+    pools: Mapping[str, Sequence[Trace]],
+    selectors: Mapping[str, Selector],
+    right: Callable[[Sequence[Result]], Mapping[str, bool]],
 ) -> list[Ranking]:
     """Return what each selector makes of finished pools; `right` says which of its results are right."""
     own = {r.problem_id: r.answer.key if r.answer else None for r in results}
@@ -160,7 +165,8 @@ def rankings(
     for name, selector in selectors.items():
         again = reselect(results, pools, selector)
         n_other = sum((r.answer.key if r.answer else None) != own[r.problem_id] for r in again)
-        found.append(Ranking(name, numbers_of(again, right(again), 0.0), n_other))
+        faults = [r.error for r in again if r.status is Status.FAILED]
+        found.append(Ranking(name, numbers_of(again, right(again), 0.0), n_other, len(faults), faults[0] if faults else ""))
     return found
 
 

@@ -58,11 +58,6 @@ class Adaptive:
                 raise ValueError(f"{need} is needed; got {getattr(self, next(w for w in need.split() if w.isidentifier()))!r}")
 
     @property
-    def n_full(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n
-
-    @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
         return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
@@ -103,7 +98,7 @@ def beta_confidence(n_first: int, n_second: int) -> float:
     """Return P[X > 1/2] for X ~ Beta(n_first + 1, n_second + 1): how sure it is that the leader leads. Exact for whole counts."""
     # The regularised incomplete beta function at 1/2 with whole parameters is a binomial tail.
     n = n_first + n_second + 1
-    return sum(math.comb(n, k) for k in range(n_first + 1)) / 2**n
+    return sum(math.comb(n, k) for k in range(n_first + 1)) / (1 << n)
 
 
 def agreeing_window(answers: dict[int, str | None], window: int) -> bool:

@@ -36,6 +36,11 @@ class Weighted:
         """The metric it votes by, if it is one."""
         return _metric(self.by)
 
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The verifier whose verdicts it reads, if it does."""
+        return _verifier(self.by)
+
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by summed score."""
         return tally(voters(traces), lambda trace: score(trace, self.by))
@@ -52,6 +57,11 @@ class Best:
         """The metric it compares by, if it is one."""
         return _metric(self.by)
 
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The verifier whose verdicts it reads, if it does."""
+        return _verifier(self.by)
+
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by their best trace's score, which is their weight."""
         return rank(replace(c, weight=max(scores)) for c, scores in _scored(voters(traces), self.by))
@@ -67,6 +77,11 @@ class BestWeighted:
     def metrics(self) -> tuple[str, ...]:
         """The metric it votes by, if it is one."""
         return _metric(self.by)
+
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The verifier whose verdicts it reads, if it does."""
+        return _verifier(self.by)
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by summed score."""
@@ -100,6 +115,11 @@ class Filtered:
         """The metric it filters by, if it is one."""
         return _metric(self.by)
 
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The verifier whose verdicts it reads, if it does."""
+        return _verifier(self.by)
+
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return the clusters of the traces kept, by summed score."""
         pool = voters(traces)
@@ -128,6 +148,10 @@ def score(trace: Trace, by: str) -> float:
 
 def _metric(by: str) -> tuple[str, ...]:
     return () if by.startswith("verdict:") else (by,)
+
+
+def _verifier(by: str) -> tuple[str, ...]:
+    return (by.removeprefix("verdict:"),) if by.startswith("verdict:") else ()
 
 
 def _scored(pool: Sequence[Trace], by: str) -> list[tuple[Cluster, list[float]]]:

@@ -148,7 +148,7 @@ def test_cancelled_traces_arrive_and_are_charged() -> None:
     """A strategy that stops at the first of a hundred: those in the window are cut, those not yet started cost nothing."""
     [result] = orchestrator.run(questions(1), Plan(strategy=spec("guards")), fake(seconds_per_token=0.001, spread_tokens=60))
     assert result.n_traces == 100
-    assert result.n_cancelled == 99
+    assert 60 <= result.n_cancelled <= 99  # 68 or more wait for the window of 32; a few that run may end before the abort
     assert result.usage["pruned"].output_tokens > 0
     assert result.usage["solve"].output_tokens >= 8
 

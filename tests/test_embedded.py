@@ -112,9 +112,7 @@ def test_same_size_damage_is_found_by_verify(tmp_path: Path) -> None:
     assert (folder / "weights").read_text() == "0123"
 
 
-@pytest.mark.parametrize(
-    "manifest", ["", "[]", '{"files": {"weights": 1}}', '{"files": []}', '{"files": {"a\\u0000": {}}}']
-)
+@pytest.mark.parametrize("manifest", ["", "[]", '{"files": {"weights": 1}}', '{"files": []}', '{"files": {"a\\u0000": {}}}'])
 def test_a_damaged_manifest_makes_the_folder_anew(tmp_path: Path, manifest: str) -> None:
     """Whatever is wrong with the manifest, the user never has to know that there is one."""
     folder = tmp_path / "model"
@@ -214,9 +212,7 @@ def test_a_model_folder_is_itself(tmp_path: Path) -> None:
     assert resolve_model(str(tmp_path)) == str(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("config", "reason"), [(None, "has no config.json"), ("{", "is not JSON"), ("[]", "JSON object")]
-)
+@pytest.mark.parametrize(("config", "reason"), [(None, "has no config.json"), ("{", "is not JSON"), ("[]", "JSON object")])
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, config: str | None, reason: str) -> None:
     """An engine would say so a minute later and a hundred lines down."""
     if config is not None:

@@ -453,9 +453,7 @@ async def test_fifty_concurrent_requests_are_never_mixed_up() -> None:
     async with engine_for(script) as (engine, _):
         traces = await asyncio.gather(
             *(
-                engine.generate(
-                    Request(prompt=f"q{i}", model="main", problem_id=f"p{i % 10}", ordinal=i // 10, seed=1000 + i)
-                )
+                engine.generate(Request(prompt=f"q{i}", model="main", problem_id=f"p{i % 10}", ordinal=i // 10, seed=1000 + i))
                 for i in range(50)
             )
         )

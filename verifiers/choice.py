@@ -11,9 +11,7 @@ from typing import ClassVar
 from orchestrator.core.extraction import Mark, Statement, is_silent, last_line, reply, stated, statements
 
 _NOUNS = ("answer", "option", "choice")
-_DECORATION = re.compile(
-    r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb|boxed|fbox|left|right|rm|bf)\b\s?|\\[,;! (\[)\]]|[$*_`\"'“”‘’{}]"
-)
+_DECORATION = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb|boxed|fbox|left|right|rm|bf)\b\s?|\\[,;! (\[)\]]|[$*_`\"'“”‘’{}]")
 _LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
 _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|\("
 
@@ -70,9 +68,7 @@ class Choice:
         match = re.match(rf"(?:{decorated}|{upper}|{alone})", text)
         if not match:
             return None
-        more = re.match(
-            rf"\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:and |or )?\(?[{self.letters.upper()}]\b(?!')", text[match.end() :]
-        )
+        more = re.match(rf"\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:and |or )?\(?[{self.letters.upper()}]\b(?!')", text[match.end() :])
         return None if more else self._upper(match)
 
     def _from_last_line(self, line: str) -> str | None:

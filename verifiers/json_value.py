@@ -145,6 +145,4 @@ def _refuse(name: str) -> NoReturn:
     raise _Conflict(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_number, parse_int=_number, parse_constant=_refuse, strict=False
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number, parse_int=_number, parse_constant=_refuse, strict=False)

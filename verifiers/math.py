@@ -25,9 +25,7 @@ from orchestrator.core.extraction import (
 from orchestrator.core.formulas import concluding, leading
 from orchestrator.core.numerals import quantity, tidy, unwrap, without_name, written
 
-_NAME = re.compile(
-    r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}|(?i:yes|no|true|false|none|undefined|infinitely many)"
-)
+_NAME = re.compile(r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}|(?i:yes|no|true|false|none|undefined|infinitely many)")
 _ALL_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _GREEK = ("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "pi", "rho", "sigma", "phi", "omega")
 _FUNCTIONS = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|sqrt|frac|log|ln|exp")
@@ -80,17 +78,14 @@ class Math:
 
         parsed_left, parsed_right = _parsed(left), _parsed(right)
         return any(
-            verify(gold, target, timeout_seconds=None)
-            for gold, target in ((parsed_left, parsed_right), (parsed_right, parsed_left))
+            verify(gold, target, timeout_seconds=None) for gold, target in ((parsed_left, parsed_right), (parsed_right, parsed_left))
         )
 
     def warm_up(self) -> None:
         """Import what `equivalent` needs: seconds that should not count against the first answer's time limit."""
         from math_verify import parse, verify
 
-        logging.getLogger("math_verify").setLevel(
-            logging.ERROR
-        )  # it warns that its own limits are off: they are meant to be
+        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own limits are off: they are meant to be
         verify(parse("$x+1$", parsing_timeout=None), parse("$1+x$", parsing_timeout=None), timeout_seconds=None)
 
 
@@ -102,7 +97,7 @@ def _read(statement: Statement) -> str | None:
     if statement.mark is Mark.HASHES:
         text = statement.texts[0]
         return text if quantity(text) is not None or unwrap(text) == leading(text) else None
-    texts = [text for text in map(unwrap, statement.texts) if text]
+    texts = [text for text in map(unwrap, statement.texts) if _normal(text)]
     return ", ".join(dict.fromkeys(texts)) or None
 
 

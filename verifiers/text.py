@@ -13,9 +13,7 @@ from orchestrator.core.extraction import MAX_ANSWER_CHARS, Mark, Statement, firs
 
 _MAX_TERSE_CHARS = 100  # a reply of one line this short is taken to be the answer itself
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|fbox)\s?\{([^{}]*)\}")
-_QUOTES = str.maketrans(
-    {"‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "–": "-", "—": "-", "−": "-", "‐": "-"}
-)
+_QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "–": "-", "—": "-", "−": "-", "‐": "-"})
 _AROUND_WORDS = re.compile(r"(?:^|(?<=\s))[\"'`*_(\[{=.,;:!?]+(?=\w)|(?<=\w)[\"'`*_)\]}.,;:!?]+(?=\s|$)")
 
 

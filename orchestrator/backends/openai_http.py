@@ -91,9 +91,7 @@ async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator
         raise PlanError('the engine "openai" needs the official client: pip install "leadline[http]"') from error
     for name, model in models.items():
         if model.revision or model.max_context_tokens:
-            raise PlanError(
-                f"models.{name}: revision and max_context_tokens are the remote server's to decide; remove them"
-            )
+            raise PlanError(f"models.{name}: revision and max_context_tokens are the remote server's to decide; remove them")
     client = openai.AsyncOpenAI(
         base_url=options.base_url,
         api_key=os.environ.get(options.api_key_env) or "none",
@@ -130,17 +128,12 @@ class HttpEngine:
                         await self._tokenize(model.path, {"prompt": "a"})
         except openai.APIConnectionError as error:
             raise FleetError(
-                f"no server answers at {url} ({_cause(error)}); "
-                "start one there (`vllm serve MODEL --port PORT`) or set base_url"
+                f"no server answers at {url} ({_cause(error)}); start one there (`vllm serve MODEL --port PORT`) or set base_url"
             ) from error
         except openai.APIStatusError as error:
-            raise FleetError(
-                f"{self._refusal(error)}; check base_url (most end in /v1), server and api_key_env"
-            ) from error
+            raise FleetError(f"{self._refusal(error)}; check base_url (most end in /v1), server and api_key_env") from error
         except (MalformedReply, JSONDecodeError) as error:
-            raise FleetError(
-                f"{url} is no OpenAI-compatible API: {error}; check base_url (most end in /v1) and server"
-            ) from error
+            raise FleetError(f"{url} is no OpenAI-compatible API: {error}; check base_url (most end in /v1) and server") from error
         missing = sorted({model.path for model in self._models.values()} - set(served))
         if missing:
             raise FleetError(f"{url} does not serve {', '.join(missing)}; it serves: {', '.join(served) or 'nothing'}")
@@ -196,9 +189,7 @@ class HttpEngine:
             return
         path, body = await self._call(reply, request)
         # Below the client's typed methods: its models of chunks validate nothing, so the reading is ours anyway.
-        stream = await self._client.post(
-            path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
-        )
+        stream = await self._client.post(path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object])
         async with stream:
             async for chunk in stream:
                 if reply.take(chunk):
@@ -221,9 +212,7 @@ class HttpEngine:
         top_k = logprobs_needed(request.metrics, request.rules)
         if self._options.chat and not _continues(request):
             chat = {"messages": _messages(request)}
-            return "/chat/completions", body | chat | (
-                {} if top_k is None else {"logprobs": True, "top_logprobs": top_k}
-            )
+            return "/chat/completions", body | chat | ({} if top_k is None else {"logprobs": True, "top_logprobs": top_k})
         text: dict[str, object] = {"prompt": request.prompt}
         if _continues(request):
             text = {"prompt": await self._prefix(reply, request)}
@@ -257,8 +246,7 @@ class HttpEngine:
             await self._served()
         except openai.APIConnectionError as error:
             raise FleetError(
-                f"the server at {self._options.base_url} is gone ({_cause(lost)}; then {_cause(error)}); "
-                "start it again and resume"
+                f"the server at {self._options.base_url} is gone ({_cause(lost)}; then {_cause(error)}); start it again and resume"
             ) from lost
         except (openai.APIStatusError, MalformedReply, JSONDecodeError):
             return  # it answers, so it is there

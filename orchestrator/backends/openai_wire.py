@@ -201,9 +201,7 @@ class Reply:
 def _confidence(top: list[float], top_k: int) -> float:
     # Fewer than asked would give a number on another scale, which a floor or a weight cannot be compared with.
     if len(top) < top_k:
-        raise MalformedReply(
-            f"the server sent {len(top)} of the {top_k} top log-probabilities that confidence is defined on"
-        )
+        raise MalformedReply(f"the server sent {len(top)} of the {top_k} top log-probabilities that confidence is defined on")
     return -sum(sorted(top, reverse=True)[:top_k]) / top_k
 
 

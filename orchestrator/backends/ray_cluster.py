@@ -145,7 +145,9 @@ def _connect(ray: Any, address: str, logs: list[Path]) -> None:
         context = ray.init("local", num_cpus=os.cpu_count(), include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
     except (Exception, SystemExit) as error:  # ray.init raises what it likes; SystemExit where the head never answers
         what = f"Ray at {address!r} cannot be joined" if address else "Ray cannot be started here"
-        remedy = "; is the address right (host:port, or auto), and does the cluster run the same versions of Ray and Python?" if address else ""
+        remedy = (
+            "; is the address right (host:port, or auto), and does the cluster run the same versions of Ray and Python?" if address else ""
+        )
         raise FleetError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON]}{remedy}") from error
     logs.append(Path(context.address_info["session_dir"]))
 
@@ -153,9 +155,9 @@ def _connect(ray: Any, address: str, logs: list[Path]) -> None:
 def _require_listener(ray: Any, address: str) -> None:
     """Raise OSError unless something listens at `address`: ray.init takes five minutes to find out, and ends in SystemExit."""
     if address == "auto":
-        address = ray._private.services.find_bootstrap_address(None) or ""
+        address = os.environ.get("RAY_ADDRESS") or ray._private.services.find_bootstrap_address(None) or ""
         if not address:
-            raise ConnectionError("no Ray runs on this machine")
+            return  # ray.init looks further, and says so at once when there is none
     if "://" in address:
         raise ValueError("Ray clients are not supported: run on a node of the cluster and give host:port of its head")
     host, _, port = address.rpartition(":")

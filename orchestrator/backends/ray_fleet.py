@@ -104,7 +104,9 @@ class Ray:
             raise PlanError("the plan has no model")
         for name in self.pools:
             if name not in models:
-                raise PlanError(f"pools names {name!r}{registry.near(name, models)}, which is no model of the plan; those are: {', '.join(models)}")
+                raise PlanError(
+                    f"pools names {name!r}{registry.near(name, models)}, which is no model of the plan; those are: {', '.join(models)}"
+                )
 
     def _options(self, pool: str | None) -> dict[str, object]:
         own = self.pools.get(pool, Pool()) if pool is not None else Pool()
@@ -194,7 +196,7 @@ class _Replica:
     n_in_a_row: int = 0
     reason: str = ""
     held: dict[int, _Held] = field(default_factory=dict)  # by ticket, sent or about to be
-    outbox: list[tuple[int, Request]] = field(default_factory=list)
+    outbox: dict[int, Request] = field(default_factory=dict)  # the part of it that is yet to be sent
     aborts: list[int] = field(default_factory=list)
     flush: asyncio.TimerHandle | None = None
 
@@ -282,16 +284,14 @@ class RayFleet:
 
     def stats(self) -> tuple[ReplicaStats, ...]:
         """Return where each replica stands, in order of pools."""
-        return tuple(
-            ReplicaStats(r.pool.spec.name, r.index, r.state, r.pid, r.restarts, len(r.held), r.reason) for r in self._replicas
-        )
+        return tuple(ReplicaStats(r.pool.spec.name, r.index, r.state, r.pid, r.restarts, len(r.held), r.reason) for r in self._replicas)
 
     # Requests
 
     def _place(self, held: _Held) -> None:
         """Give a request to a replica, or let it wait for one, or settle it when none can ever serve it."""
         request = held.request
-        pool = self._pools.get(request.model) if request.model else next(iter(self._pools.values()))
+        pool = self._pool(request)
         if pool is None:
             known = ", ".join(self._pools)
             held.settle(unserved(request, Finish.FAILED, error=f"no replica serves the model {request.model!r}; there are: {known}"))
@@ -304,11 +304,13 @@ class RayFleet:
         else:
             self._send(held, pool)
 
+    def _pool(self, request: Request) -> _PoolState | None:
+        """Return the pool a request is for; the first one when it names none."""
+        return self._pools.get(request.model) if request.model else next(iter(self._pools.values()))
+
     def _send(self, held: _Held, pool: _PoolState) -> None:
         key = pool.spec.name, held.request.problem_id
-        views = [
-            ReplicaView(r.index, held.request.model, len(r.held), pool.spec.depths) for r in pool.replicas if r.state is State.UP
-        ]
+        views = [ReplicaView(r.index, held.request.model, len(r.held), pool.spec.depths) for r in pool.replicas if r.state is State.UP]
         index = route(held.request, views, self._last.get(key))
         if index is None:
             pool.waiting.append(held)
@@ -318,7 +320,7 @@ class RayFleet:
         self._n_tickets += 1
         held.ticket = self._n_tickets
         replica.held[held.ticket] = held
-        replica.outbox.append((held.ticket, held.request))
+        replica.outbox[held.ticket] = held.request
         self._flush_soon(replica)
 
     def _remember(self, key: tuple[str, str], index: int) -> None:
@@ -331,12 +333,11 @@ class RayFleet:
         """Stop a request wherever it is and tell whether a replica still owes its trace."""
         replica = held.replica
         if replica is None:
-            waiting = self._pools[held.request.model].waiting if held.request.model in self._pools else []
-            if held in waiting:
-                waiting.remove(held)
+            pool = self._pool(held.request)
+            if pool is not None and held in pool.waiting:
+                pool.waiting.remove(held)
             return False
-        if (held.ticket, held.request) in replica.outbox:
-            replica.outbox.remove((held.ticket, held.request))
+        if replica.outbox.pop(held.ticket, None) is not None:
             replica.held.pop(held.ticket, None)
             return False
         if held.ticket not in replica.held:
@@ -358,13 +359,13 @@ class RayFleet:
 
     def _flush(self, replica: _Replica) -> None:
         replica.flush = None
-        outbox, replica.outbox = replica.outbox, []
+        outbox, replica.outbox = replica.outbox, {}
         aborts, replica.aborts = replica.aborts, []
         # What comes of these calls is not looked at: a replica that does not get them has died, and `collect` says so.
-        if outbox:
-            replica.actor.submit.remote(pack(outbox))
-        if aborts:
+        if aborts:  # of requests sent earlier; first, so that one sent again finds its namesake leaving
             replica.actor.abort.remote(aborts)
+        if outbox:
+            replica.actor.submit.remote(pack(list(outbox.items())))
 
     # Replicas
 
@@ -376,11 +377,10 @@ class RayFleet:
                 await self._collect(replica)
             except _Lost as lost:
                 reason = str(lost)
-            first = not replica.up.done()
-            self._bury(replica, reason)
-            if first or replica.n_in_a_row >= self._options.max_restarts:
-                self._give_up(replica)
+            if not replica.up.done() or replica.n_in_a_row >= self._options.max_restarts:
+                self._give_up(replica, reason)
                 return
+            self._bury(replica, State.RESTARTING, reason)
             await asyncio.sleep(min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**replica.n_in_a_row))
             replica.n_in_a_row += 1
             replica.restarts += 1
@@ -437,18 +437,29 @@ class RayFleet:
                 replica.n_in_a_row = 0
             held.settle(trace)
 
-    def _bury(self, replica: _Replica, reason: str) -> None:
+    def _give_up(self, replica: _Replica, reason: str) -> None:
+        """Take a replica out of service for good; with a pool's last one the pool fails."""
+        pool = replica.pool
+        if not replica.up.done():
+            replica.up.set_exception(FleetError(reason))
+        if all(other.state is State.LOST for other in pool.replicas if other is not replica):
+            pool.failure = f"no replica of the model pool {pool.spec.name!r} can be kept up; {reason}"
+        self._bury(replica, State.LOST, reason)
+        waiting, pool.waiting = (pool.waiting, []) if pool.failure else ([], pool.waiting)
+        for held in waiting:
+            held.fail(pool.failure)
+
+    def _bury(self, replica: _Replica, state: State, reason: str) -> None:
         """Take a replica out of service and start what it held elsewhere."""
-        replica.state, replica.reason = State.RESTARTING, reason
+        replica.state, replica.reason = state, reason
         if replica.actor is not None:
             ray_cluster.kill(replica.actor)
-        orphans = self._dismiss(replica)
-        for held in orphans:
+        for held in self._dismiss(replica):
             held.replica = None
             held.n_lost += 1
             if held.aborted:
                 held.settle(unserved(held.request, Finish.CANCELLED, note="lost with its replica"))
-            elif held.n_lost > self._options.max_restarts:
+            elif held.n_lost > self._options.max_restarts and not replica.pool.failure:
                 text = f"{held.n_lost} replicas were lost while they ran it; the last one: {reason}"
                 held.settle(unserved(held.request, Finish.FAILED, error=text))
             else:
@@ -459,28 +470,13 @@ class RayFleet:
         if replica.flush is not None:
             replica.flush.cancel()
         orphans = list(replica.held.values())
-        replica.held, replica.outbox, replica.aborts, replica.flush, replica.actor = {}, [], [], None, None
+        replica.held, replica.outbox, replica.aborts, replica.flush, replica.actor = {}, {}, [], None, None
         return orphans
-
-    def _give_up(self, replica: _Replica) -> None:
-        replica.state = State.LOST
-        pool = replica.pool
-        if not replica.up.done():
-            replica.up.set_exception(FleetError(replica.reason))
-        if all(r.state is State.LOST for r in pool.replicas):
-            self._fail(pool, f"no replica of the model pool {pool.spec.name!r} can be kept up; {replica.reason}")
-
-    def _fail(self, pool: _PoolState, reason: str) -> None:
-        pool.failure = pool.failure or reason
-        waiting, pool.waiting = pool.waiting, []
-        for held in waiting:
-            held.fail(pool.failure)
 
     def _life_ended(self, replica: _Replica, life: asyncio.Task[None]) -> None:
         """Give a replica up whose task ended by an error of ours, so that nobody waits for it."""
         error = None if life.cancelled() else life.exception()
         if error is not None:
-            self._bury(replica, f"{replica}: {type(error).__name__}: {error}")
-            self._give_up(replica)
+            self._give_up(replica, f"{replica}: {type(error).__name__}: {error}")
         if not replica.up.done():
             replica.up.cancel()

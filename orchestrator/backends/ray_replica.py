@@ -68,7 +68,8 @@ class Replica:
         self._life: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._news = asyncio.Event()  # set while there is something to collect
-        self._orders: dict[int, tuple[Request, asyncio.Task[None]]] = {}
+        self._orders: dict[int, Request] = {}
+        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}  # the latest of each identity
         self._aborted: set[int] = set()
         self._done: Completions = []
         self._failure = ""
@@ -88,7 +89,9 @@ class Replica:
         """Start what `pack` packed; the traces come out of `collect`."""
         orders: Orders = pickle.loads(batch)
         for ticket, request in orders:
-            self._orders[ticket] = request, asyncio.create_task(self._complete(ticket, request))
+            identity = request.problem_id, request.ordinal
+            self._orders[ticket] = request
+            self._tasks[identity] = asyncio.create_task(self._complete(ticket, request, self._tasks.get(identity)))
 
     async def abort(self, tickets: list[int]) -> None:
         """Stop these requests: their traces come out of `collect`, cut where they were. Unknown tickets are ignored."""
@@ -96,7 +99,7 @@ class Replica:
             if ticket in self._orders:
                 self._aborted.add(ticket)
                 if self._engine is not None:
-                    self._engine.abort(self._orders[ticket][0])
+                    self._engine.abort(self._orders[ticket])
 
     async def collect(self, max_wait_seconds: float) -> bytes:
         """Return a packed `Collected`: at once if something has finished or failed, else after the wait, empty. One call at a time."""
@@ -112,7 +115,7 @@ class Replica:
 
     async def stop(self) -> None:
         """Close the engine; what still runs is dropped."""
-        for _, task in self._orders.values():
+        for task in self._tasks.values():
             task.cancel()
         self._stopping.set()
         if self._life is not None:
@@ -131,9 +134,11 @@ class Replica:
             else:
                 opened.set_result(_text(error))
 
-    async def _complete(self, ticket: int, request: Request) -> None:
+    async def _complete(self, ticket: int, request: Request, namesake: asyncio.Task[None] | None) -> None:
+        """Run one request, after an earlier, cancelled one of the same identity: the engine knows no tickets to tell them apart by."""
         assert self._engine is not None
-        await self._wait_for_namesake(ticket, request)
+        if namesake is not None:
+            await asyncio.wait({namesake})
         try:
             if ticket in self._aborted:  # an abort may overtake the first step of this task: the engine would not know the request
                 trace = unserved(request, Finish.CANCELLED)
@@ -146,16 +151,11 @@ class Replica:
             trace = unserved(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
         del self._orders[ticket]
         self._aborted.discard(ticket)
+        identity = request.problem_id, request.ordinal
+        if self._tasks[identity] is asyncio.current_task():
+            del self._tasks[identity]
         self._done.append((ticket, trace))
         self._news.set()
-
-    async def _wait_for_namesake(self, ticket: int, request: Request) -> None:
-        """Wait until an earlier, cancelled request of the same identity has left the engine, which knows no tickets."""
-        identity = request.problem_id, request.ordinal
-        aborted = [self._orders[t] for t in self._aborted if t < ticket]
-        earlier = [task for r, task in aborted if (r.problem_id, r.ordinal) == identity]
-        if earlier:
-            await asyncio.wait(earlier)
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason

@@ -1,12 +1,12 @@
 """The error tree. A bad trace is data, a bad problem is a row; only what is drawn here is raised.
 
-    LeadlineError
-    ├── PlanError        the plan, a plugin's options, a model or an input file as a whole is wrong: raised before any engine starts
-    │   └── PluginError  a plugin is unknown, declared twice, or does not load
-    ├── StrategyError    a strategy broke the protocol (one problem fails, the job goes on)
-    ├── FleetError       the engines cannot be started or cannot recover (the job ends; the journal keeps what is done)
-    └── JournalError     the journal cannot be written or does not belong to this plan (the job ends)
-        └── JobBusyError another process works on this job directory
+LeadlineError
+├── PlanError        the plan, a plugin's options, a model or an input file as a whole is wrong: raised before any engine starts
+│   └── PluginError  a plugin is unknown, declared twice, or does not load
+├── StrategyError    a strategy broke the protocol (one problem fails, the job goes on)
+├── FleetError       the engines cannot be started or cannot recover (the job ends; the journal keeps what is done)
+└── JournalError     the journal cannot be written or does not belong to this plan (the job ends)
+    └── JobBusyError another process works on this job directory
 """
 
 

@@ -15,9 +15,7 @@ _MAX_STATEMENTS = 64  # the latest ones; a reply with more repeats itself
 _WINDOW = 1200  # characters looked at after "the answer is"
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!boxed|fbox)|\\[{}]|[{}]")
-_BETWEEN_BOXES = re.compile(
-    r"[\s$]{0,8}(?:,|,?\s?\b(?:and|or)\b|\\text\{\s?(?:and|or)\s?\})[\s$]{0,8}(?:[A-Za-z]\s?=\s?)?"
-)
+_BETWEEN_BOXES = re.compile(r"[\s$]{0,8}(?:,|,?\s?\b(?:and|or)\b|\\text\{\s?(?:and|or)\s?\})[\s$]{0,8}(?:[A-Za-z]\s?=\s?)?")
 _FILLER = (
     r"(?:actually|indeed|therefore|then|thus|simply|just|now|still|exactly|approximately|about|clearly"
     r"|equal to|given by)"
@@ -177,9 +175,7 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
 
 
 def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
-    marks = [
-        match for match in _MARK.finditer(text) if match["noun"].lower() in nouns or match[0][:5].lower() == "final"
-    ]
+    marks = [match for match in _MARK.finditer(text) if match["noun"].lower() in nouns or match[0][:5].lower() == "final"]
     found = []
     for match in marks[-_MAX_STATEMENTS:]:
         content = _after(text, match.end())

@@ -21,9 +21,7 @@ _CHANGES = re.compile(
     r"|short|and|or|factorial|choose|percentage|higher|lower|larger|smaller|in (?=\d))\b",
     re.IGNORECASE,
 )
-_CLAUSE = re.compile(
-    r"[,;:(—.]|\b(?:because|since|as|which|so|when|where|for|if|after|by|in|at|from|on|with|that|than)\b"
-)
+_CLAUSE = re.compile(r"[,;:(—.]|\b(?:because|since|as|which|so|when|where|for|if|after|by|in|at|from|on|with|that|than)\b")
 _NEXT_FORMULA = re.compile(r"\s{0,3}(?:,\s{0,3}(?:and|or)?|and|or)\s{0,3}(?=\$|\\\()")
 _PERCENT = re.compile(r"\s?(?:\\?%|percent\b)", re.IGNORECASE)
 _NUMBER = re.compile(
@@ -132,9 +130,7 @@ def _is_math_word(word: str, sentence: str, start: int, end: int) -> bool:
     if _MATH_WORD.fullmatch(word):
         return True
     is_article = word in ("a", "A", "I") and re.match(r"\s+[a-z]", sentence[end:]) is not None
-    return not is_article and (
-        len(word) == 1 or (word in ("xy", "xyz", "ab", "abc") and sentence[start - 1 : start] != " ")
-    )
+    return not is_article and (len(word) == 1 or (word in ("xy", "xyz", "ab", "abc") and sentence[start - 1 : start] != " "))
 
 
 def _trimmed(found: str) -> str:

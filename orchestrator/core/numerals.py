@@ -95,9 +95,7 @@ _NOT_UNITS = (
     "|quarters?|infinity|sqrt|base|through"
 )
 _WORD = rf"(?!(?:{_NOT_UNITS})(?![a-z]))(?:(?:{_UNITS})(?![a-z])|[a-z]{{4,30}})"
-_PLAIN_UNIT = re.compile(
-    rf"(?<=[\d.}}\s%])\s?{_WORD}(?:[ /-]{_WORD}|/[hs]){{0,4}}(?:\s?\^\s?(?:\d|\{{\d\}}))?$", re.IGNORECASE
-)
+_PLAIN_UNIT = re.compile(rf"(?<=[\d.}}\s%])\s?{_WORD}(?:[ /-]{_WORD}|/[hs]){{0,4}}(?:\s?\^\s?(?:\d|\{{\d\}}))?$", re.IGNORECASE)
 _TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\d|\{\s*-?\d\s*\}))?$")
 _NAME = r"(?:[A-Za-z]{1,2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
 _ASSIGNED = re.compile(rf"{_NAME}(?:_\w|_\{{\w{{1,9}}\}})?'?(?:\([A-Za-z\d]\))?\s*=(?!=)|=")

@@ -59,8 +59,13 @@ class Plan:
 
 def fingerprint(plan: Plan) -> str:
     """Return 16 hex digits that are equal exactly when two plans ask for the same work."""
-    text = json.dumps({"schema": SCHEMA, **asdict(plan)}, sort_keys=True, default=list)
+    text = json.dumps({"schema": SCHEMA, **document(plan)}, sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def document(plan: Plan) -> dict[str, object]:
+    """Return a plan as nested mappings: what its fingerprint is taken from and `differences` compares."""
+    return {**asdict(plan), "default_model": plan.default_model}  # the order of `models` decides, and a mapping hides it
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> list[str]:

@@ -1,8 +1,9 @@
 """The ports: what a plugin or a backend offers. Structural types; nobody inherits from them.
 
 A plugin is a frozen dataclass whose fields are its options. It may also state, as plain attributes or properties:
-`needs: frozenset[Capability]` (what the engine must be able to do; checked at plan time), `metrics: tuple[str, ...]` (named scalars
-that each trace must carry; see `core.folds`), `n_full: int` (how many traces its plan takes without early stopping).
+`needs: frozenset[Capability]` (what the engine must be able to do; checked at plan time), `metrics: tuple[str, ...]` (named scalars that
+each trace must carry; see `core.folds`), `verifiers: tuple[str, ...]` (those whose verdicts it reads), `n_full: int` (how many traces it
+takes without early stopping).
 """
 
 from __future__ import annotations

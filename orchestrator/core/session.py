@@ -82,7 +82,7 @@ class Session:
             if not isinstance(steps, Generator):
                 raise StrategyError(f"explore returned {steps!r}, not a generator; write `yield from` in it")
             self._steps = steps
-        except Exception as error:  # a plugin may raise anything; its problem fails, the job goes on
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
             self.error = described(error)
 
     @property
@@ -158,7 +158,7 @@ class Session:
                     reply = self._obey(command, effects)
             except StopIteration:
                 return effects + self._end()
-            except Exception as error:  # a plugin may raise anything; its problem fails, the job goes on
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
                 self.error = described(error)
                 return effects + self._end()
         self.error = f"the strategy gave {MAX_COMMANDS} commands without waiting for a trace: it would never end"
@@ -187,7 +187,9 @@ class Session:
     def _complete(self, request: Request, ordinal: int) -> Request:
         if not isinstance(request, Request):
             raise StrategyError(f"Submit takes Requests, not {request!r}")
-        model, depth, ids, text = request.model, request.depth, (), ""
+        model, depth = request.model, request.depth
+        ids: tuple[int, ...] = ()
+        text = ""
         if request.parent is not None:
             parent = self.traces.get(request.parent)
             if parent is None or parent.finish is Finish.FAILED:
@@ -256,7 +258,7 @@ class Session:
         try:
             if steps is not None:
                 steps.close()
-        except Exception as error:  # a generator may refuse to close
+        except Exception as error:  # noqa: BLE001 - a generator may refuse to close
             self.error = self.error or described(error)
         return self._abort(frozenset(self.running))
 

@@ -67,5 +67,5 @@ def sample(n: int, request: Request | None = None) -> Generator[Command, Reply, 
     ordinals = yield from submit([request or Request()] * n)
     traces = []
     for ordinal in ordinals:
-        traces.append((yield from next_trace((ordinal,))))
+        traces.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield
     return traces

@@ -87,7 +87,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Defaults: `../README.md#sampling`; `top_k` 0 means no limit."""
+    """How tokens are drawn. `top_k` 0 means no limit."""
 
     temperature: float = 0.7
     top_p: float = 0.95
@@ -97,7 +97,7 @@ class Sampling:
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()
     system: str = ""  # system message put before the prompt of every problem; "" adds none
-    template: str = "{prompt}"  # wraps a plain prompt, e.g. "{prompt}\nPut the final answer in \\boxed{{}}."
+    template: str = "{prompt}"  # wraps a plain prompt, e.g. "{prompt}\nPut the final answer in \\boxed{}."
 
 
 @dataclass(frozen=True, slots=True)

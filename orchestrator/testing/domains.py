@@ -69,7 +69,9 @@ def _extracted(domain: Domain, text: str, finished: bool) -> str | None:
         return None
     if not isinstance(found, str) or not found:
         raise AssertionError(f"extract: {found!r} from {text!r:.100}; return the answer as text, or None, never an empty text")
-    require(_canonical(domain, found) != "", "extract", f"{found!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing")
+    require(
+        _canonical(domain, found) != "", "extract", f"{found!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing"
+    )
     return found
 
 
@@ -91,7 +93,9 @@ def _canonical(domain: Domain, answer: str) -> str:
     try:
         form: object = domain.canonical(answer)
     except Exception as error:
-        raise AssertionError(f"canonical raises nothing: {error!r} for {answer!r:.100}; let what it cannot read stand for itself") from error
+        raise AssertionError(
+            f"canonical raises nothing: {error!r} for {answer!r:.100}; let what it cannot read stand for itself"
+        ) from error
     if isinstance(form, str):
         return form
     raise AssertionError(f"canonical: {form!r} for {answer!r:.100}; return a text")

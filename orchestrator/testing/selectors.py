@@ -67,7 +67,9 @@ def _check_pool(selector: Selector, traces: Sequence[Trace], seed: int) -> None:
     for salt in range(4):
         shuffled = [_salted(t, salt) for t in traces]
         random.Random(f"{seed} {salt}").shuffle(shuffled)
-        require(selector(shuffled) == clusters, "any order", f"{shown} the ranking depends on the traces' order or on that of a set; {_PURE}")
+        require(
+            selector(shuffled) == clusters, "any order", f"{shown} the ranking depends on the traces' order or on that of a set; {_PURE}"
+        )
     travelled = pickle.loads(pickle.dumps(selector))
     require(travelled(traces) == clusters, "picklable", f"{shown} a pickled copy ranks differently; keep all state in fields")
 

@@ -20,6 +20,7 @@ Reply: TypeAlias = Trace | str | None
 Event: TypeAlias = Trace | str  # an arrival, or the reason of a stop
 MAX_TRACES = 20_000  # an exploration that takes more without a budget has to be stopped
 INTERRUPT = "interrupt"
+PURE = "a strategy is a pure function of (problem, rng, traces): no state between calls, no clock, no order of a set, no unseeded draw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,7 @@ def explore(
     return session
 
 
-def record(
-    session: Session, answer_of: Callable[[Request], Reply], rng: random.Random | None, n_max: int = MAX_TRACES
-) -> Recording:
+def record(session: Session, answer_of: Callable[[Request], Reply], rng: random.Random | None, n_max: int = MAX_TRACES) -> Recording:
     """Run a fresh session to its end and return all that happened; one that still explores after `n_max` traces is stopped."""
     first = tuple(session.start())
     steps: list[Step] = []
@@ -89,6 +88,8 @@ def play(session: Session, events: Iterable[Event]) -> Recording:
 
 def step(session: Session, event: Event) -> Step:
     """Give one event to a session."""
+    if not isinstance(event, str) and event.ordinal not in session.running:
+        raise AssertionError(f"deterministic: trace {event.ordinal} arrived before and was not started this time; {PURE}")
     effects = session.stop(event) if isinstance(event, str) else session.receive(event)
     return Step(event, tuple(effects), tuple((o, session.is_cancelled(o)) for o in session.running))
 
@@ -98,9 +99,7 @@ def arrival(session: Session, ordinal: int, answer_of: Callable[[Request], Reply
     request = session.running[ordinal]
     reply = answer_of(request)
     arrived = reply if isinstance(reply, Trace) else trace(ordinal, reply)
-    arrived = replace(
-        arrived, ordinal=ordinal, parent=request.parent, purpose=request.purpose, model=request.model, depth=request.depth
-    )
+    arrived = replace(arrived, ordinal=ordinal, parent=request.parent, purpose=request.purpose, model=request.model, depth=request.depth)
     if session.is_cancelled(ordinal):
         arrived = replace(arrived, finish=Finish.CANCELLED, answer=None, verdicts=(), error="")
     return arrived

@@ -18,7 +18,7 @@ from orchestrator.core.session import Abort, Session, Start
 from orchestrator.core.types import Answer, Capability, Finish, Purpose, Request, Trace, Verdict
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
-from orchestrator.testing.simulation import INTERRUPT, Event, Recording, Step, arrival, play, record, step
+from orchestrator.testing.simulation import INTERRUPT, PURE, Event, Recording, Step, arrival, play, record, step
 
 World = Callable[[Request], Trace]
 _BUDGETS = (
@@ -29,7 +29,6 @@ _BUDGETS = (
 )
 _N_LIMIT = 2_000  # traces after which an exploration is stopped: without a budget as a user would, with one because it hangs
 _N_STOPS = 48  # points of one exploration at which it is stopped
-_PURE = "a strategy is a pure function of (problem, rng, traces): no state between calls, no clock, no order of a set, no unseeded draw"
 
 
 def check_strategy(strategy: Strategy, *, plan: Plan | None = None, seeds: Iterable[int] = range(2)) -> None:
@@ -141,14 +140,14 @@ def _salted_answer(answer: Answer, salt: int) -> Answer:
 
 
 def _check_same(one: Recording, other: Recording, where: str) -> None:
-    require(one.first == other.first, "deterministic", f"{where} it began differently the second time; {_PURE}")
+    require(one.first == other.first, "deterministic", f"{where} it began differently the second time; {PURE}")
     _check_same_steps(one.steps, other.steps, where)
 
 
 def _check_same_steps(one: Sequence[Step], other: Sequence[Step], where: str) -> None:
     for i, (a, b) in enumerate(zip_longest(one, other)):
         same = a is not None and b is not None and (a.effects, a.running) == (b.effects, b.running)
-        require(same, "deterministic", f"{where} it did otherwise after the same {i + 1} events; {_PURE}")
+        require(same, "deterministic", f"{where} it did otherwise after the same {i + 1} events; {PURE}")
 
 
 def _check_stops(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> None:

@@ -34,7 +34,9 @@ async def _checked(verifier: Verifier, name: str, problem: Problem, batch: Seque
     try:
         verdicts = await verifier.score(problem, batch)
     except Exception as error:
-        raise AssertionError(f"raises nothing: {error!r} for {len(batch)} traces; a trace that cannot be judged gets a low score") from error
+        raise AssertionError(
+            f"raises nothing: {error!r} for {len(batch)} traces; a trace that cannot be judged gets a low score"
+        ) from error
     require(list(batch) == before, "pure", "it changed the traces; build new values")
     returned: object = verdicts
     well_made = isinstance(returned, list) and all(isinstance(v, Verdict) for v in returned)

@@ -128,8 +128,7 @@ async def test_the_seed_decides_what_is_drawn(root: str, chat: bool) -> None:
     async with _options(root, chat=chat).open(MODELS) as engine:
         sampling = Sampling(temperature=1.5, top_p=1.0)
         first, again, other = [
-            await engine.generate(_request(prompt="Tell me a story.", seed=seed, sampling=sampling))
-            for seed in (5, 5, 6)
+            await engine.generate(_request(prompt="Tell me a story.", seed=seed, sampling=sampling)) for seed in (5, 5, 6)
         ]
     assert first.token_ids == again.token_ids
     assert first.text == again.text != other.text

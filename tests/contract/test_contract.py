@@ -1,0 +1,115 @@
+"""Every plugin of ours keeps its contract. A new built-in is covered by declaring it; one with several natures adds a row below.
+
+Engines that need a model are checked in tests/engine by the same `check_engine`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator import registry
+from orchestrator.backends.fake import Fake
+from orchestrator.core.plan import Model
+from orchestrator.core.types import PluginSpec
+from orchestrator.testing import check_domain, check_engine, check_selector, check_strategy, check_verifier
+
+
+def ours(group: str) -> list[str]:
+    """Names that this distribution declares: other test modules may have registered some of their own."""
+    return [name for name in registry.names(group) if registry.distribution(group, name).startswith("leadline ")]
+
+
+def plugin(group: str, name: str, options: dict[str, object]) -> Any:
+    return registry.load(group, PluginSpec(name, options))
+
+
+STRATEGIES: list[tuple[str, dict[str, object]]] = [
+    *((name, {}) for name in ours("strategies")),
+    ("adaptive", {"rule": "window"}),
+    ("adaptive", {"rule": "bayes", "n": 16}),
+    ("adaptive", {"wave": 1, "growth": 1}),
+    ("adaptive", {"wave": 1, "growth": 3.0, "n": 1}),
+    ("consistency", {"n": 1}),
+    ("consistency", {"n": 3, "depth": 4}),
+    ("short-m@k", {"m": 1, "k": 1}),
+    ("short-m@k", {"m": 8, "k": 8}),
+]
+SELECTORS: list[tuple[str, dict[str, object]]] = [
+    *((name, {}) for name in ours("selectors")),
+    *((name, {"by": by}) for name in ("best", "best-weighted", "filtered", "weighted") for by in ("verdict:v", "mean_logprob")),
+    ("filtered", {"keep": 1.0}),
+    ("filtered", {"keep": 0.9, "by": "lowest_confidence@512"}),
+]
+EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {
+    "choice": {
+        "stated": [("So the answer is (B).", "B"), (r"Thus \boxed{C}", "C")],
+        "equal": [("(b)", "B"), ("B.", "B"), ("B) 15", "B")],
+        "different": [("A", "B")],
+    },
+    "json": {
+        "equal": [('{"a": 1, "b": [2]}', '{"b":[2],"a":1}')],
+        "different": [("1", "2"), ('{"a": 1}', '{"a": 2}')],
+    },
+    "math": {
+        "stated": [("So the answer is 5.", "5"), (r"Thus \boxed{\frac{1}{2}}", "0.5")],
+        "equal": [("1/2", "0.5"), (r"\frac{1}{2}", "50\\%"), ("x+1", "1+x")],
+        "different": [("1", "2"), ("x+1", "x+2")],
+    },
+    "number": {
+        "stated": [("So the answer is 5.", "5"), (r"Thus \boxed{1/2}", "0.5")],
+        "equal": [("1/2", "0.5"), ("50%", "0.5"), ("1,000", "1000")],
+        "different": [("1", "2"), ("0.333", "1/3")],
+    },
+    "text": {
+        "stated": [(r"Thus \boxed{Paris}", "Paris"), ("The answer is Paris.", "paris")],
+        "equal": [("Paris", " paris."), ("New  York", "new york")],
+        "different": [("Paris", "Rome")],
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "options"), STRATEGIES)
+def test_strategy_keeps_the_contract(name: str, options: dict[str, object]) -> None:
+    """Any order, any budget, any failure, any stop, replay: see `orchestrator.testing.strategies`."""
+    check_strategy(plugin("strategies", name, options))
+
+
+@pytest.mark.parametrize(("name", "options"), SELECTORS)
+def test_selector_keeps_the_contract(name: str, options: dict[str, object]) -> None:
+    """Pure, order-independent, ranked by the tie rule: see `orchestrator.testing.selectors`."""
+    check_selector(plugin("selectors", name, options), verdicts=["v"])
+
+
+@pytest.mark.parametrize("name", ours("domains"))
+def test_domain_keeps_the_contract(name: str) -> None:
+    """Reads or abstains, never raises, linear in process: see `orchestrator.testing.domains`."""
+    assert name in EXAMPLES, f"give domain {name!r} a row of EXAMPLES"
+    check_domain(plugin("domains", name, {}), **EXAMPLES[name])
+
+
+@pytest.mark.parametrize("name", ours("verifiers"))
+async def test_verifier_keeps_the_contract(name: str) -> None:
+    """One verdict per trace, in order, in [0, 1]: see `orchestrator.testing.verifiers`."""
+    await check_verifier(plugin("verifiers", name, {}), name=name)
+
+
+@pytest.mark.parametrize("options", [{}, {"spread_tokens": 100, "answers": ("1", "2"), "weights": (3.0, 1.0)}])
+async def test_fake_engine_keeps_the_contract(options: dict[str, Any]) -> None:
+    """What the whole suite runs on must behave as a real engine does: see `orchestrator.testing.engines`.
+
+    400 tokens of half a millisecond: an abort after a tenth of a second finds it running.
+    """
+    backend = Fake(n_tokens=400, seconds_per_token=0.0005, **options)
+    async with backend.open({"main": Model("fake")}) as engine:
+        await check_engine(engine, backend.capabilities(), wait_seconds=20)
+
+
+@pytest.mark.parametrize("name", ours("engines"))
+def test_engine_states_what_it_can_do_before_it_starts(name: str) -> None:
+    """Capabilities are compared at plan time, on a machine that may lack the engine's package: loading must be cheap and start nothing."""
+    needed: dict[str, object] = {"base_url": "http://127.0.0.1:1/v1"} if name == "openai" else {}
+    options = {o.name for o in registry.options("engines", name)}
+    backend = plugin("engines", name, {k: v for k, v in needed.items() if k in options})
+    assert isinstance(backend.capabilities(), frozenset)

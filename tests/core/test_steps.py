@@ -1,0 +1,51 @@
+"""The four helpers: what each yields, and what it makes of the reply."""
+
+from __future__ import annotations
+
+from orchestrator.core.steps import Cancel, Next, Submit, cancel, next_trace, sample, submit
+from orchestrator.core.types import Request
+from orchestrator.testing import trace
+
+
+def test_submit_yields_one_command_and_returns_what_was_granted() -> None:
+    """The grant may be shorter than the request: a strategy goes by the reply, never by what it asked."""
+    steps = submit(Request(model=m) for m in "ab")
+    assert next(steps) == Submit((Request(model="a"), Request(model="b")))
+    try:
+        steps.send((7,))
+    except StopIteration as end:
+        assert end.value == (7,)
+
+
+def test_next_trace_waits_for_any_or_for_some() -> None:
+    """None is any; an empty collection is none, not any."""
+    assert next(next_trace()) == Next(None)
+    assert next(next_trace([2, 1])) == Next(frozenset({1, 2}))
+    assert next(next_trace(())) == Next(frozenset())
+
+
+def test_cancel_returns_at_once() -> None:
+    """Cancelled traces still arrive: there is nothing to wait for."""
+    assert list(cancel([3, 3, 4])) == [Cancel(frozenset({3, 4}))]
+
+
+def test_sample_returns_traces_by_ordinal() -> None:
+    """It waits for each in turn, so its result does not depend on the order of arrival."""
+    steps = sample(2, Request(depth=4))
+    assert next(steps) == Submit((Request(depth=4),) * 2)
+    assert steps.send((5, 6)) == Next(frozenset({5}))
+    assert steps.send(trace(5)) == Next(frozenset({6}))
+    try:
+        steps.send(trace(6))
+    except StopIteration as end:
+        assert [t.ordinal for t in end.value] == [5, 6]
+
+
+def test_sample_of_an_empty_grant_is_empty() -> None:
+    """A budget that is used up grants nothing; waiting for nothing would be an error."""
+    steps = sample(3)
+    next(steps)
+    try:
+        steps.send(())
+    except StopIteration as end:
+        assert end.value == []

@@ -1,0 +1,413 @@
+"""The vLLM engine against a real vLLM: what it returns is compared with raw vLLM calls and with itself, never with stored text."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from orchestrator.backends.vllm_engine import Vllm, VllmEngine
+from orchestrator.core.errors import FleetError
+from orchestrator.core.folds import RuleFold, group_means
+from orchestrator.core.plan import Model
+from orchestrator.core.types import ConfidenceFloor, Delimiter, Finish, Message, Request, Sampling, Trace, WordLimit
+from orchestrator.embedded import resolve_model
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
+
+GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
+DRAWN = Sampling(temperature=1.2, top_p=1.0, max_new_tokens=16)
+STORY = "Write a long story about a ship, a storm and a lighthouse."
+
+
+def asked(prompt: str = STORY, **fields: Any) -> Request:
+    return Request(**{"prompt": prompt, "problem_id": "p", "ordinal": 0, "seed": 1, "sampling": GREEDY, **fields})
+
+
+def llm_of(engine: VllmEngine) -> Any:
+    return engine._pools["main"].llm
+
+
+def template_ids(engine: VllmEngine, *messages: tuple[str, str]) -> list[int]:
+    chat = [{"role": role, "content": content} for role, content in messages]
+    ids = llm_of(engine).get_tokenizer().apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return list(ids)
+
+
+async def raw(engine: VllmEngine, ids: list[int], **fields: Any) -> Any:
+    """Return vLLM's own completion of these ids, its public interface used as its documentation shows."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(**{"temperature": 0.0, "max_tokens": 24, **fields})
+    async for output in llm_of(engine).generate({"prompt_token_ids": ids}, params, f"raw-{time.monotonic_ns()}"):
+        last = output
+    return last.outputs[0]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the engine did not get there in time"
+        await asyncio.sleep(0.02)
+
+
+def n_generated(engine: VllmEngine) -> int:
+    return sum(state.detokenizer.num_output_tokens() for state in llm_of(engine).output_processor.request_states.values())
+
+
+async def assert_idle(engine: VllmEngine) -> None:
+    """Nothing runs, neither in this process nor in the engine's: draining it takes no longer than a step or two."""
+    await until(lambda: engine.n_running() == 0)
+    await asyncio.wait_for(llm_of(engine).pause_generation(mode="wait", clear_cache=False), 20)
+    await llm_of(engine).resume_generation()
+
+
+async def test_a_prompt_goes_through_the_chat_template(vllm_engine: VllmEngine) -> None:
+    """Plain text is one user message; what vLLM completes must be exactly the template's tokens."""
+    trace = await vllm_engine.generate(asked("What is 2 + 2?"))
+    ids = template_ids(vllm_engine, ("user", "What is 2 + 2?"))
+    expected = await raw(vllm_engine, ids)
+    assert trace.usage.prompt_tokens == len(ids)
+    assert (trace.text, trace.token_ids) == (expected.text, tuple(expected.token_ids))
+    messages = (Message("system", "Be brief."), Message("user", "What is 2 + 2?"))
+    chat = await vllm_engine.generate(replace(asked(), prompt=messages))
+    assert chat.usage.prompt_tokens == len(template_ids(vllm_engine, ("system", "Be brief."), ("user", "What is 2 + 2?")))
+
+
+async def test_the_same_seed_gives_the_same_trace_and_others_differ(vllm_engine: VllmEngine) -> None:
+    """Alone in the engine, so the batch is the same. Six drawn traces of 16 tokens at temperature 1.2 never coincide by chance."""
+    request = asked(sampling=DRAWN, seed=7)
+    first, again = await vllm_engine.generate(request), await vllm_engine.generate(request)
+    assert first.token_ids == again.token_ids
+    traces = await asyncio.gather(*(vllm_engine.generate(replace(request, ordinal=i, seed=100 + i)) for i in range(6)))
+    assert len({t.token_ids for t in traces}) == 6
+
+
+async def test_a_continuation_goes_on_by_token_ids(vllm_engine: VllmEngine) -> None:
+    """Greedy 8 + 8 tokens are greedy 16: nothing is re-tokenised and no template is put between."""
+    whole = await vllm_engine.generate(asked(max_new_tokens=16))
+    half = await vllm_engine.generate(asked(max_new_tokens=8))
+    rest = await vllm_engine.generate(asked(max_new_tokens=8, parent=0, ordinal=1, prefix_ids=half.token_ids, prefix_text=half.text))
+    assert half.finish is Finish.LENGTH
+    assert half.token_ids + rest.token_ids == whole.token_ids
+    assert half.text + rest.text == whole.text
+    assert rest.usage.prompt_tokens == half.usage.prompt_tokens + 8
+
+
+async def test_a_suffix_is_forced_between(vllm_engine: VllmEngine) -> None:
+    """The suffix is tokenised by itself, without special tokens, and reported so that continuations inherit it."""
+    suffix = "\nThe final answer is"
+    start = await vllm_engine.generate(asked(max_new_tokens=8))
+    probe = await vllm_engine.generate(asked(max_new_tokens=8, parent=0, prefix_ids=start.token_ids, suffix=suffix))
+    expected_suffix = llm_of(vllm_engine).get_tokenizer().encode(suffix, add_special_tokens=False)
+    assert probe.suffix_ids == tuple(expected_suffix)
+    ids = [*template_ids(vllm_engine, ("user", STORY)), *start.token_ids, *expected_suffix]
+    assert probe.token_ids == tuple((await raw(vllm_engine, ids, max_tokens=8)).token_ids)
+
+
+async def test_an_abort_returns_what_was_generated_and_frees_the_engine(vllm_engine: VllmEngine) -> None:
+    """The pending generate ends with the tokens so far, and no step is computed for it any more."""
+    request = asked(max_new_tokens=900, sampling=replace(DRAWN, temperature=1.0))
+    pending = asyncio.create_task(vllm_engine.generate(request))
+    await until(lambda: n_generated(vllm_engine) >= 5)
+    vllm_engine.abort(request)
+    trace = await asyncio.wait_for(pending, 30)
+    assert trace.finish is Finish.CANCELLED
+    assert 5 <= trace.usage.output_tokens == len(trace.token_ids) < 900
+    assert trace.text
+    await assert_idle(vllm_engine)
+    vllm_engine.abort(request)  # of something finished: ignored
+    vllm_engine.abort(asked(problem_id="never seen"))
+
+
+@pytest.mark.parametrize("n_steps", [0, 1, 2, 5])
+async def test_an_abort_works_before_and_right_after_submission(vllm_engine: VllmEngine, n_steps: int) -> None:
+    """However many turns of the loop lie between, the abort is not lost."""
+    request = asked(max_new_tokens=900)
+    pending = asyncio.create_task(vllm_engine.generate(request))
+    for _ in range(n_steps):
+        await asyncio.sleep(0)
+    vllm_engine.abort(request)
+    trace = await asyncio.wait_for(pending, 30)
+    assert trace.finish is Finish.CANCELLED
+    assert trace.token_ids == ()
+    await assert_idle(vllm_engine)
+
+
+@pytest.mark.parametrize("n_tokens", [0, 3])
+async def test_cancelling_the_task_aborts_in_the_engine(vllm_engine: VllmEngine, n_tokens: int) -> None:
+    """Cancellation propagates, and the engine stops computing for a consumer that is gone."""
+    pending = asyncio.create_task(vllm_engine.generate(asked(max_new_tokens=900, rules=(WordLimit(("zzzz",), 1),))))
+    await until(lambda: vllm_engine.n_running() == 1 and n_generated(vllm_engine) >= n_tokens)
+    pending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pending
+    await assert_idle(vllm_engine)
+
+
+async def test_a_dropped_coroutine_leaves_nothing(vllm_engine: VllmEngine) -> None:
+    """A task cancelled before its first step never enters its body, so no clean-up of the body's runs."""
+    pending = asyncio.create_task(vllm_engine.generate(asked(ordinal=77)))
+    pending.cancel()
+    await asyncio.wait([pending])
+    del pending
+    gc.collect()
+    assert not vllm_engine._flights
+    assert vllm_engine.n_running() == 0
+
+
+def cut_by(rule: Any, pieces: list[str], confidences: list[float]) -> int:
+    """Return after how many tokens the rule fires, the tokens being fed one by one."""
+    fold = RuleFold((rule,))
+    return next(i + 1 for i, piece in enumerate(pieces) if fold.update(piece, confidences[i : i + 1]))
+
+
+async def scored(engine: VllmEngine, n_tokens: int) -> tuple[list[str], list[float], list[float]]:
+    """Return, of the greedy story, per token: its text, its log-probability, its confidence; all from vLLM's ordinary output."""
+    output = await raw(engine, template_ids(engine, ("user", STORY)), max_tokens=n_tokens, logprobs=20)
+    tokenizer = llm_of(engine).get_tokenizer()
+    pieces = [tokenizer.decode([i]) for i in output.token_ids]
+    sampled = [entry[i].logprob for i, entry in zip(output.token_ids, output.logprobs, strict=True)]
+    tops = [[lp.logprob for lp in entry.values() if lp.rank <= 20] for entry in output.logprobs]
+    assert all(len(top) == 20 for top in tops)
+    return pieces, sampled, [-sum(top) / 20 for top in tops]
+
+
+@pytest.mark.parametrize("rule", [Delimiter(".", 2), Delimiter(",", 1), WordLimit(("the", "ship"), 3)])
+@pytest.mark.parametrize("stop", [(), ("a string that does not come",)])
+async def test_a_text_rule_cuts_exactly_at_its_token(vllm_engine: VllmEngine, rule: Any, stop: tuple[str, ...]) -> None:
+    """Ids and text end at the token that fired, also where stop strings make vLLM hold text back."""
+    pieces, _, confidences = await scored(vllm_engine, 96)
+    n_tokens = cut_by(rule, pieces, confidences)
+    assert n_tokens < 96
+    whole = await vllm_engine.generate(asked(max_new_tokens=96))
+    cut = await vllm_engine.generate(asked(max_new_tokens=96, rules=(rule,), stop=stop))
+    assert cut.finish is Finish.RULE
+    assert cut.token_ids == whole.token_ids[:n_tokens]
+    assert cut.text == "".join(pieces[:n_tokens])
+    assert cut.usage.output_tokens == n_tokens
+    await assert_idle(vllm_engine)
+
+
+async def test_a_confidence_floor_fires_at_the_first_low_window(vllm_engine: VllmEngine) -> None:
+    """The floor lies between the lowest and the second lowest running minimum of the window means, so one token is right."""
+    _, _, confidences = await scored(vllm_engine, 48)
+    means = group_means(confidences, 4)
+    lowest = means.index(min(means))
+    floor = (means[lowest] + min(means[:lowest], default=means[lowest] + 1.0)) / 2
+    rule = ConfidenceFloor(floor, window_tokens=4)
+    trace = await vllm_engine.generate(asked(max_new_tokens=48, rules=(rule,), metrics=("lowest_confidence@4", "mean_logprob")))
+    assert (trace.finish, len(trace.token_ids)) == (Finish.RULE, lowest + 4)
+    assert trace.metrics["lowest_confidence@4"] == pytest.approx(means[lowest], abs=2e-3)
+
+
+async def test_a_rule_on_few_alternatives_and_a_metric_on_twenty_do_not_mix(vllm_engine: VllmEngine) -> None:
+    """The rule's top_k is its own; the metric's stays 20."""
+    _, _, confidences = await scored(vllm_engine, 12)
+    rule = ConfidenceFloor(0.0, window_tokens=2, top_k=2)  # confidence is never below 0
+    trace = await vllm_engine.generate(asked(max_new_tokens=12, rules=(rule,), metrics=("mean_confidence",)))
+    assert trace.finish is Finish.LENGTH
+    assert trace.metrics["mean_confidence"] == pytest.approx(sum(confidences) / 12, abs=2e-3)
+
+
+async def test_metrics_equal_an_independent_computation(vllm_engine: VllmEngine) -> None:
+    """From vLLM's ordinary log-probabilities: exactly 20 alternatives, the sampled token counted only if it is one of them."""
+    _, sampled, confidences = await scored(vllm_engine, 32)
+    names = ("mean_logprob", "mean_confidence", "tail_confidence@8", "lowest_confidence@8", "bottom10_confidence@8")
+    trace = await vllm_engine.generate(asked(max_new_tokens=32, metrics=names))
+    groups = sorted(group_means(confidences, 8))
+    expected = (sum(sampled) / 32, sum(confidences) / 32, sum(confidences[-8:]) / 8, groups[0], sum(groups[:2]) / 2)
+    assert tuple(trace.metrics.values()) == pytest.approx(expected, abs=2e-3)
+    plain = await vllm_engine.generate(asked(max_new_tokens=32))
+    assert plain.token_ids == trace.token_ids
+    assert plain.metrics == {}
+
+
+async def test_a_stop_string_is_left_out_of_the_text(vllm_engine: VllmEngine) -> None:
+    """As vLLM does: the text ends before the string, the ids are as generated."""
+    whole = await vllm_engine.generate(asked(max_new_tokens=48))
+    for rules in ((), (WordLimit(("zzzz",), 1),)):
+        trace = await vllm_engine.generate(asked(max_new_tokens=48, stop=(",",), rules=rules))
+        assert trace.finish is Finish.STOP
+        assert trace.text == whole.text.partition(",")[0]
+        assert trace.token_ids == whole.token_ids[: len(trace.token_ids)]
+
+
+async def test_a_prompt_longer_than_the_context_fails_with_both_lengths(vllm_engine: VllmEngine) -> None:
+    """And one that leaves a little room gets that little."""
+    context = vllm_engine.context_tokens()
+    trace = await vllm_engine.generate(asked("word " * 2000))
+    assert trace.finish is Finish.FAILED
+    assert str(len(template_ids(vllm_engine, ("user", "word " * 2000)))) in trace.error
+    assert str(context) in trace.error
+    n_prompt = (await vllm_engine.generate(asked(max_new_tokens=1))).usage.prompt_tokens
+    filler = (0,) * (context - n_prompt - 3)
+    tight = await vllm_engine.generate(asked(max_new_tokens=24, prefix_ids=filler))
+    assert len(tight.token_ids) <= 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"sampling": Sampling(top_p=1.5)}, "top_p"),
+        ({"metrics": ("surprise",)}, "surprise"),
+        ({"model": "other"}, "main"),
+        ({"depth": 2}, "depth"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"rules": (ConfidenceFloor(1.0, 4, top_k=5000),)}, "5000"),
+    ],
+)
+async def test_what_cannot_be_served_is_a_failed_trace(vllm_engine: VllmEngine, fields: dict[str, Any], named: str) -> None:
+    """It names what is wrong, and the engine goes on."""
+    trace = await vllm_engine.generate(asked(**fields))
+    assert trace.finish is Finish.FAILED
+    assert named in trace.error
+    assert trace.usage.output_tokens == 0
+    await vllm_engine.health()
+
+
+async def test_cached_prefixes_are_counted_and_not_charged(vllm_engine: VllmEngine) -> None:
+    """vLLM caches blocks of 128 tokens on a CPU, 16 on a GPU: of 300 tokens at least 256 are found again."""
+    prompt = "In the beginning. " * 80
+    n_layers = 30
+    first = await vllm_engine.generate(asked(prompt, max_new_tokens=4))
+    second = await vllm_engine.generate(asked(prompt, max_new_tokens=4, ordinal=1))
+    assert first.usage.prompt_tokens > 300
+    assert second.usage.cached_tokens >= 256
+    for usage in (first.usage, second.usage):
+        assert usage.layer_tokens == (usage.prompt_tokens - usage.cached_tokens + usage.output_tokens) * n_layers
+        assert usage.seconds > 0
+
+
+async def test_concurrent_requests_are_paired_with_their_own_prompts(vllm_engine: VllmEngine) -> None:
+    """64 at once. vLLM is not bit-exact across batches, so a near-tie may flip: 60 of 64 must start as they do alone.
+
+    The prompts differ in length where that is checked exactly; a wrong pairing would agree on 4 greedy tokens for few of them.
+    """
+    words = ["apple", "river", "stone", "cloud", "tiger", "violin", "pepper", "castle"]
+    prompts = [f"Say the word {word} {n} times." + " Please." * n for word in words for n in range(1, 9)]
+    requests = [asked(prompt, ordinal=i, seed=i, max_new_tokens=4) for i, prompt in enumerate(prompts)]
+    together = await asyncio.gather(*map(vllm_engine.generate, requests))
+    assert [t.ordinal for t in together] == list(range(64))
+    for prompt, trace in zip(prompts, together, strict=True):
+        assert trace.usage.prompt_tokens == len(template_ids(vllm_engine, ("user", prompt)))
+    alone = [await vllm_engine.generate(request) for request in requests]
+    assert sum(a.token_ids == b.token_ids for a, b in zip(alone, together, strict=True)) >= 60
+    await assert_idle(vllm_engine)
+
+
+async def test_nothing_is_kept_of_finished_requests(vllm_engine: VllmEngine) -> None:
+    """Neither here nor in vLLM's output processor."""
+    await asyncio.gather(*(vllm_engine.generate(asked(ordinal=i, max_new_tokens=2)) for i in range(8)))
+    gc.collect()
+    processor = llm_of(vllm_engine).output_processor
+    assert (len(vllm_engine._flights), len(vllm_engine._aborts)) == (0, 0)
+    assert (len(processor.request_states), len(processor.external_req_ids)) == (0, 0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a random Llama of about a million parameters with the embedded model's tokenizer, and no chat template."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2"))
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    return folder
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tiny_engine(tiny_model: Path) -> AsyncIterator[VllmEngine]:
+    options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, enforce_eager=True, threads=1)
+    async with options.open({"tiny": Model(str(tiny_model))}) as engine:
+        yield engine
+
+
+async def test_a_base_model_takes_plain_text_and_a_dead_engine_says_so(tiny_engine: VllmEngine) -> None:
+    """Without a template text is completed as it is, and messages fail. A killed engine process ends every pending request."""
+    pool = tiny_engine._pools["tiny"]
+    trace = await tiny_engine.generate(asked("Once upon a time", model="tiny", max_new_tokens=4))
+    assert trace.usage.prompt_tokens == len(pool.llm.get_tokenizer().encode("Once upon a time"))
+    messages = await tiny_engine.generate(replace(asked(), prompt=(Message("user", "Hello"),)))
+    assert messages.finish is Finish.FAILED
+    assert "chat template" in messages.error
+
+    endless = [asked(ordinal=i, max_new_tokens=500, stop=("\0never",)) for i in range(4)]
+    pending = [asyncio.create_task(tiny_engine.generate(request)) for request in endless]
+    await until(lambda: tiny_engine.n_running() > 0)
+    os.kill(pool.llm.engine_core.resources.engine_manager.processes[0].pid, signal.SIGKILL)
+    outcomes: list[Trace | BaseException] = await asyncio.wait_for(asyncio.gather(*pending, return_exceptions=True), 60)
+    assert any(isinstance(outcome, FleetError) for outcome in outcomes)
+    assert all(isinstance(outcome, Trace | FleetError) for outcome in outcomes)
+    with pytest.raises(FleetError, match="tiny"):
+        await tiny_engine.health()
+    with pytest.raises(FleetError, match="tiny"):
+        await tiny_engine.generate(asked())
+
+
+def descendants(pid: int) -> list[int]:
+    found = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    return found + [deeper for child in found for deeper in descendants(child)]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_engine_processes_die_with_a_killed_parent(tiny_model: Path, tmp_path: Path) -> None:
+    """kill -9 gives nobody a chance to clean up: the engine's processes must notice by themselves."""
+    script = tmp_path / "holder.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import asyncio
+        from orchestrator.backends.vllm_engine import Vllm
+        from orchestrator.core.plan import Model
+
+        async def main():
+            options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, enforce_eager=True, threads=1)
+            async with options.open({{"tiny": Model({str(tiny_model)!r})}}):
+                print("ready", flush=True)
+                await asyncio.sleep(600)
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+        """)
+    )
+    holder = await asyncio.create_subprocess_exec(sys.executable, script, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert await holder.stdout.readline() == b"ready\n"
+        children = descendants(holder.pid)
+        assert children
+    finally:
+        holder.kill()
+        await holder.wait()
+    await until(lambda: not any(map(lives, children)), 60)
