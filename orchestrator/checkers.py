@@ -96,7 +96,8 @@ class Checkers:
         when the domain does not load.
         """
         undecided: list[Undecided] = []
-        task = child.MatchTask(domain.spec.name, _options(domain), _origin(domain), answer, ())
+        task = child.MatchTask(domain.spec.name, _options(domain), _origin(domain), _encodable(answer), ())
+        representatives = [_encodable(representative) for representative in representatives]
         at = 0
         while at < len(representatives):
             known = self._recall(task, representatives[at])
@@ -110,7 +111,7 @@ class Checkers:
 
     async def examine(self, domain: DomainRef, text: str, finished: bool) -> Examined:
         """What the domain reads in a text, with its canonical form. PluginError when the domain does not load."""
-        task = child.ExamineTask(domain.spec.name, _options(domain), _origin(domain), text, finished)
+        task = child.ExamineTask(domain.spec.name, _options(domain), _origin(domain), _encodable(text), finished)
         async with self._asked(task) as worker:
             try:
                 reply = await worker.reply(self._limit_seconds)
@@ -311,6 +312,11 @@ class _Worker:
         assert self._process.stderr is not None
         while chunk := await self._process.stderr.read(4096):
             self._errors = (self._errors + chunk)[-_STDERR_BYTES:]
+
+
+def _encodable(text: str) -> str:
+    """The text with `?` for lone surrogates, which UTF-8 cannot carry."""
+    return text.encode(errors="replace").decode()
 
 
 def _options(domain: DomainRef) -> bytes:

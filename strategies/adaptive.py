@@ -58,6 +58,11 @@ class Adaptive:
                 raise ValueError(f"{need} is needed; got {getattr(self, next(w for w in need.split() if w.isidentifier()))!r}")
 
     @property
+    def n_full(self) -> int:
+        """How many traces full sampling takes."""
+        return self.n
+
+    @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
         return frozenset() if self.depth is None else frozenset({Capability.DEPTH})

@@ -22,6 +22,11 @@ class Consistency:
             raise ValueError(f"n = {self.n}: at least one trace is needed")
 
     @property
+    def n_full(self) -> int:
+        """How many traces full sampling takes."""
+        return self.n
+
+    @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
         return frozenset() if self.depth is None else frozenset({Capability.DEPTH})

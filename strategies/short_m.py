@@ -26,6 +26,11 @@ class ShortM:
             raise ValueError(f"m = {self.m}, k = {self.k}: 1 <= m <= k is needed")
 
     @property
+    def n_full(self) -> int:
+        """How many traces full sampling takes."""
+        return self.k
+
+    @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
         return frozenset() if self.depth is None else frozenset({Capability.DEPTH})

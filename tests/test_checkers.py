@@ -101,7 +101,6 @@ async def test_match_names_the_first_equivalent_representative(checkers: Checker
     [
         ("hang", "took more than 1 s"),
         ("hang in C", "took more than 1 s"),
-        ("eat", "needed more than 1024 MiB of memory"),
         ("crash", "the checker process exited with status 3"),
         ("segfault", "the checker process was killed by SIGSEGV"),
         ("raise", "raised ValueError: no such thing"),
@@ -119,6 +118,12 @@ async def test_a_pair_that_fails_is_named_and_the_pairs_after_it_are_still_compa
     assert await checkers.match(ODD, "a", ["b", "a"]) == Match(1)
 
 
+async def test_a_pair_that_eats_memory_is_named_long_before_the_machine_suffers() -> None:
+    async with contextlib.aclosing(Checkers(n_workers=1, limit_seconds=60, memory_bytes=1 << 29)) as pool:
+        match = await pool.match(ODD, "good", ["eat", "good"])
+        assert match == Match(1, (Undecided(0, "needed more than 512 MiB of memory"),))
+
+
 async def test_a_pair_that_reached_its_limit_is_not_tried_again(checkers: Checkers) -> None:
     """Sixty-four traces with one hanging answer would otherwise cost sixty-four limits."""
     await checkers.match(ODD, "good", ["hang"])
@@ -134,6 +139,11 @@ async def test_an_answer_that_hangs_with_two_others_is_not_tried_with_the_rest(c
     match = await checkers.match(ODD, "b", ["hang", *good])
     assert match == Match(2, (Undecided(0, "one of the two answers has reached a limit 2 times before"),))
     assert await checkers.match(ODD, "good", good) == Match(4)
+
+
+async def test_text_that_utf_8_cannot_carry_does_not_break_the_pool(checkers: Checkers) -> None:
+    assert (await checkers.match(ODD, "a\ud800", ["b\ud800", "a\ud800"])).index == 1
+    assert (await checkers.examine(ODD, "a\ud800", True)).answer == "a?"
 
 
 async def test_printing_and_reading_standard_input_do_not_disturb_the_messages(checkers: Checkers) -> None:

@@ -53,7 +53,7 @@ async def connected(address: str) -> AsyncIterator[list[Resources]]:
         try:
             await loop.run_in_executor(thread, _connect, ray, address, logs)
             yield _nodes(ray)
-        except BaseException:
+        except Exception:
             logs.clear()  # what went wrong may be told there
             raise
         finally:

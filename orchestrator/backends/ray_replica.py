@@ -129,10 +129,11 @@ class Replica:
                 opened.set_result("")
                 await self._stopping.wait()
         except Exception as error:  # noqa: BLE001  # whatever an engine raises travels to the fleet as its reason
+            reason = _text(error) + _where_more()
             if opened.done():
-                self._fail(_text(error))
+                self._fail(reason)
             else:
-                opened.set_result(_text(error))
+                opened.set_result(reason)
 
     async def _complete(self, ticket: int, request: Request, namesake: asyncio.Task[None] | None) -> None:
         """Run one request, after an earlier, cancelled one of the same identity: the engine knows no tickets to tell them apart by."""
@@ -145,7 +146,7 @@ class Replica:
             else:
                 trace = await self._engine.generate(request)
         except FleetError as error:
-            self._fail(_text(error))
+            self._fail(_text(error) + _where_more())
             return
         except Exception as error:  # noqa: BLE001  # an engine that breaks its contract on one request must not strand the others
             trace = unserved(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
@@ -164,6 +165,15 @@ class Replica:
 
 def _text(error: Exception) -> str:
     return str(error) if isinstance(error, LeadlineError) else f"{type(error).__name__}: {error}"
+
+
+def _where_more() -> str:
+    """Return where this process and its children write what they have to say, when that is a file as under Ray; else ""."""
+    try:
+        log = os.readlink("/proc/self/fd/2")
+    except OSError:  # not Linux
+        return ""
+    return f" [log: {log} on {socket.gethostname()}]" if os.path.isfile(log) else ""
 
 
 def _undo_thread_limit() -> None:

@@ -115,9 +115,10 @@ class Session:
         limit = self._plan.budget.tokens
         if limit and self.output_tokens >= limit:
             return self.stop("tokens")
-        if self._waiting is None:
-            return []
-        delivered = self._take(self._waiting)
+        wanted = self._waiting
+        if wanted is None or (wanted.among is not None and trace.ordinal not in wanted.among):
+            return []  # nothing that arrived before is wanted either
+        delivered = self._take(wanted)
         return [] if delivered is None else self._advance(delivered)
 
     def stop(self, reason: str) -> list[Effect]:

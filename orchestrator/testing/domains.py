@@ -1,6 +1,6 @@
 """The contract of domains: reads answers or abstains, never raises, and its normal form agrees with its equivalence.
 
-`equivalent` of a domain that is not `in_process` may hang by contract: it is only asked about the examples given.
+`equivalent` may be slow or hang by contract, and is called in killable processes: here it is asked about the examples given, no others.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ def check_domain(
         for a, b in different:
             require(not domain.equivalent(a, b), "different examples", f"{a!r} and {b!r} are called equivalent")
         if domain.in_process:
-            _check_canonical_decides(domain, list(answers))
             _check_time(domain)
 
 
@@ -121,17 +120,6 @@ def _check_equivalence(domain: Domain, answers: Sequence[str]) -> None:
         complete = x.startswith("=") and y.startswith("=")
         remedy = f"{a!r} and {b!r} are equivalent, and have the complete forms {x!r} and {y!r}; begin a form with = only if it decides"
         require(not (same and complete) or x == y, "complete forms decide", remedy)
-
-
-def _check_canonical_decides(domain: Domain, answers: Sequence[str]) -> None:
-    """`equivalent` of what runs in process can be asked about rubbish as well."""
-    for a in _RUBBISH:
-        for b in (a, "1", *answers[:1]):
-            try:
-                same = domain.equivalent(a, b)
-            except Exception as error:
-                raise AssertionError(f"equivalent raises nothing: {error!r} for {a!r:.100} and {b!r:.100}") from error
-            require(same or a != b, "equivalent is reflexive", f"{a!r:.100} does not equal itself")
 
 
 def _check_time(domain: Domain) -> None:
