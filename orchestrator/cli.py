@@ -40,7 +40,7 @@ class Leadline(click.Group):
             click.echo(f"leadline: {error}", err=True)
             ctx.exit(2 if isinstance(error, PlanError) else 1)
         except KeyboardInterrupt:
-            click.echo("leadline: interrupted before anything ran", err=True)
+            click.echo("leadline: interrupted", err=True)
             ctx.exit(130)
 
 
@@ -59,7 +59,7 @@ def _display(function: F) -> F:
         "--every", "every_seconds", type=click.FloatRange(min=0.1), default=10.0, metavar="SECONDS", show_default=True,
         help="Not on a terminal: pause between two lines of progress.",
     )  # fmt: skip
-    quiet = click.option("--quiet", "-q", is_flag=True, help="Show nothing but errors (and --json).")
+    quiet = click.option("--quiet", "-q", is_flag=True, help="Show no progress and no closing table: errors, --json and answers only.")
     as_json = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on the standard output.")
     return every(quiet(as_json(_debug(function))))
 

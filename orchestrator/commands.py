@@ -89,6 +89,7 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
             job,
             right,
             seconds=outcome.seconds,
+            start_seconds=outcome.start_seconds,
             n_resumed=len(file.problems) - n_left,
             n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
             batch_output=write_batch_output(job, plan) if wants_batch and done else None,
@@ -259,7 +260,7 @@ def doctor(deep: bool) -> int:
 def _execute(job: Job, plan: Plan, fleet: Fleet, title: str, shown: Shown) -> Outcome:
     """Run what remains of a job, showing it."""
     if not job.remaining():
-        return Outcome(0.0, 0, None, 0.0)
+        return Outcome(0.0, 0.0, 0, None, 0.0)
     log = job.directory / ENGINE_LOG
     keeping = contextlib.nullcontext(sys.stderr) if shown.debug else diverted(log)
     try:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from orchestrator import registry
 from orchestrator.checkers import Checkers, DomainRef, Match
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Domain, Verifier
 from orchestrator.core.session import described
-from orchestrator.core.types import Answer, Finish, PluginSpec, Problem, Purpose, Request, Trace, Verdict
+from orchestrator.core.types import Answer, Finish, PluginSpec, Problem, Purpose, Request, Trace, Verdict, changed
 
 _REMEMBERED = 65_536  # canonical forms per domain: some 10 MB of short answers
 
@@ -62,7 +62,7 @@ class Dresser:
         domain = loaded.domain
         text = f"{request.prefix_text}{request.suffix}{trace.text}" if request.parent is not None or request.suffix else trace.text
         finished = trace.finish is Finish.STOP
-        note = ""
+        answer, note = None, ""
         if domain.in_process:
             stated = domain.extract(text, finished)
             canonical = "" if stated is None else loaded.canonical(stated)
@@ -71,11 +71,9 @@ class Dresser:
             stated, canonical, note = examined.answer, examined.canonical or "", examined.note
         if stated is not None:
             answer, doubt = await self._classified(loaded, stated, canonical, classes)
-            trace = replace(trace, answer=answer)
-            note = "; ".join(filter(None, (note, doubt)))
-        if note:
-            self.n_undecided += 1
-            trace = replace(trace, note=note)
+            note = _joined(note, doubt)
+        self.n_undecided += bool(note)
+        trace = changed(trace, answer=answer, note=_joined(trace.note, note))
         wanted = request.verifiers or tuple(self._verifiers)
         return await self._verified(problem, trace, wanted) if wanted else trace
 
@@ -128,10 +126,21 @@ class Dresser:
         note = trace.note
         for name in names:
             try:
-                verdicts += await self._verifiers[name].score(problem, [trace])
+                verdicts.append(_one_verdict(await self._verifiers[name].score(problem, [trace])))
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace goes on without its verdict and says why
-                note = "; ".join(filter(None, (note, f"verifier {name}: {described(error)}")))
-        return replace(trace, verdicts=tuple(verdicts), note=note)
+                note = _joined(note, f"verifier {name}: {described(error)}")
+        return changed(trace, verdicts=tuple(verdicts), note=note)
+
+
+def _joined(note: str, more: str) -> str:
+    return f"{note}; {more}" if note and more else note or more
+
+
+def _one_verdict(given: Sequence[Verdict]) -> Verdict:
+    [verdict] = given
+    if not all(0.0 <= score <= 1.0 for score in (verdict.score, *verdict.steps)):  # false for nan too
+        raise ValueError(f"scores are in [0, 1]; it gave {verdict}")
+    return verdict
 
 
 def _complete(canonical: str) -> bool:

@@ -22,6 +22,7 @@ from orchestrator.core.errors import FleetError, JournalError, LeadlineError
 from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
+from orchestrator.core.replies import sound
 from orchestrator.core.session import Effect, Session, Start, described
 from orchestrator.core.types import Finish, Problem, Purpose, Request, Result, Trace
 from orchestrator.dress import Classes, Dresser
@@ -258,10 +259,9 @@ class Driver:
 
     async def _serve(self, opened: _Open, request: Request) -> None:
         try:
-            if opened.session.is_cancelled(request.ordinal):  # aborted before its first step, when no engine could know it
-                trace = _cut(request)
-            else:
-                trace = await self._engine.generate(request)
+            # Aborted before its first step, no engine could know it.
+            unborn = opened.session.is_cancelled(request.ordinal)
+            trace = _cut(request) if unborn else sound(request, await self._engine.generate(request))
         except FleetError:
             raise
         except Exception as error:  # noqa: BLE001 - an engine plugin may raise anything; the trace fails, the job goes on

@@ -38,6 +38,7 @@ class Outcome:
     """How a run went. `signal_number` is 0 unless a signal ended it; `progress` is None when no engine came up, or none was needed."""
 
     seconds: float
+    start_seconds: float  # of them, until the engine was up
     signal_number: int
     progress: Progress | None
     display_seconds: float  # of CPU time that showing it took
@@ -73,7 +74,9 @@ def run_in_foreground(job: Job, plan: Plan, fleet: Fleet, view: View, console: C
             if not signals.number:  # a terminal sends Ctrl-C to the engine's processes too: that they end is no failure
                 raise
         watch.enter("running")
-    return Outcome(time.monotonic() - began, signals.number, watch.progress, ticker.cpu_seconds)
+    ended = time.monotonic()
+    started_at = watch.running_since if watch.progress else ended
+    return Outcome(ended - began, started_at - began, signals.number, watch.progress, ticker.cpu_seconds)
 
 
 def _start_hint(plan: Plan, fleet: Fleet) -> str:

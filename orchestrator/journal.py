@@ -10,14 +10,15 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
 from orchestrator.core.errors import JournalError
-from orchestrator.core.types import Result, Trace
+from orchestrator.core.types import Result, Trace, changed
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -109,9 +110,7 @@ class Journal:
         for event in events:
             if isinstance(event, Arrived):
                 trace = event.trace
-                tokens = array("i", trace.token_ids).tobytes()
-                body = _encode(replace(trace, token_ids=()))
-                traces.append((event.problem_id, trace.ordinal, event.elapsed, body, tokens))
+                traces.append((event.problem_id, trace.ordinal, event.elapsed, *self._encoded(event)))
             elif isinstance(event, Concluded):
                 results.append((event.result.problem_id, _encode(event.result)))
             elif isinstance(event, Opened):
@@ -128,6 +127,19 @@ class Journal:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise self._failed(error) from error
+
+    def _encoded(self, event: Arrived) -> tuple[bytes, bytes]:
+        trace = event.trace
+        try:
+            # JSON has no nan: it would be written as null, and the journal could not be read again.
+            if not all(map(isfinite, (*trace.metrics.values(), *(v.score for v in trace.verdicts)))):
+                raise ValueError("a metric or a score is not finite")
+            return _encode(changed(trace, token_ids=())), array("i", trace.token_ids).tobytes()
+        except (ValueError, TypeError, OverflowError) as error:  # a UnicodeEncodeError is a ValueError
+            raise JournalError(
+                f"{self.path}: trace {trace.ordinal} of problem {event.problem_id} cannot be written: {error}; "
+                "mend the engine or verifier that made it"
+            ) from error
 
     def digests(self) -> dict[str, str]:
         """Return the digest of every problem ever opened."""
@@ -154,7 +166,7 @@ class Journal:
             if ordinal is None:
                 yield Stopped(problem_id, body.decode(), elapsed)
             else:
-                yield Arrived(problem_id, replace(_decode_trace(body), token_ids=tuple(array("i", tokens))), elapsed)
+                yield Arrived(problem_id, changed(_decode_trace(body), token_ids=tuple(array("i", tokens))), elapsed)
 
     def n_traces(self) -> int:
         """Return how many traces it holds."""

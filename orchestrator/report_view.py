@@ -33,7 +33,7 @@ def summary_table(summary: Summary) -> RenderableType:
         table.add_row("accuracy", f"{report.accuracy.value:.1%}", _accuracy(report.accuracy, report.n_without_reference))
     n_whole = report.n_traces - report.n_cancelled - report.n_failed
     table.add_row("traces", f"{report.n_traces:,}", f"{n_whole:,} finished · {report.n_cancelled:,} cancelled · {report.n_failed:,} failed")
-    rate = f" · {summary.tokens_per_second:,.0f} a second in this run" if summary.tokens_per_second else ""
+    rate = f" · {summary.tokens_per_second:,.0f} a second" if summary.tokens_per_second else ""
     table.add_row("tokens", f"{report.total.output_tokens:,}", f"generated, from {_prompt(report.total)}{rate}")
     _add_accounts(table, report.usage)
     table.add_row("wall-clock", duration(report.wall_seconds), _resumed(summary))
@@ -94,11 +94,15 @@ def _add_accounts(table: Table, usage: Mapping[str, Usage]) -> None:
 
 
 def _resumed(summary: Summary) -> str:
-    return f"this run; {summary.n_resumed:,} problems were done before" if summary.n_resumed else ""
+    start = f"{duration(summary.start_seconds)} of them to start the engine" if summary.start_seconds > 1 else ""
+    before = f"this run alone: {summary.n_resumed:,} problems were done before" if summary.n_resumed else ""
+    return "; ".join(filter(None, (start, before)))
 
 
 def _saved(savings: Savings) -> str:
     tokens, traces = savings.tokens, savings.traces
+    if not tokens.value and not traces.value:
+        return f"every problem was sampled in full; n = {tokens.n:,} problems"
     interval = "" if tokens.low is None or tokens.high is None else f" ({tokens.low:.0%} to {tokens.high:.0%})"
     return (
         f"of the tokens{interval} and {traces.value:.0%} of the traces that the whole plan takes: an estimate, each trace not taken "

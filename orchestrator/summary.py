@@ -48,7 +48,8 @@ class Summary:
     report: Report
     n_open: int
     n_resumed: int
-    tokens_per_second: float | None  # of this run
+    start_seconds: float  # of this run's wall-clock seconds, until the engine was up
+    tokens_per_second: float | None  # of this run, from then on
     n_undecided: int  # traces with a comparison, reading or verdict that could not be decided
     undecided: str  # what was said of the first of them
     failed: tuple[Fault, ...]  # the first few
@@ -98,12 +99,14 @@ def summarise(
     right: Mapping[str, bool],
     *,
     seconds: float,
+    start_seconds: float,
     n_resumed: int,
     n_new_tokens: int,
     batch_output: Path | None,
     interrupted: bool,
 ) -> Summary:
-    """Return the summary of an open job after a run of `seconds` that made `n_new_tokens`."""
+    """Return the summary of an open job after a run of `seconds`, `start_seconds` of them before its engine was up."""
+    serving = seconds - start_seconds
     results = job.results()
     n_undecided, undecided = job.journal.notes()
     return Summary(
@@ -113,7 +116,8 @@ def summarise(
         report=numbers_of(results, right, seconds),
         n_open=len(job.problems) - sum(r.status is not Status.INVALID for r in results),
         n_resumed=n_resumed,
-        tokens_per_second=n_new_tokens / seconds if seconds > 0 and n_new_tokens else None,
+        start_seconds=start_seconds,
+        tokens_per_second=n_new_tokens / serving if serving > 0 and n_new_tokens else None,
         n_undecided=n_undecided,
         undecided=undecided,
         failed=_faults(results, Status.FAILED),

@@ -126,7 +126,8 @@ class Filtered:
         if not pool:
             return []
         scores = {t.ordinal: score(t, self.by) for t in pool}
-        threshold = float(np.percentile(list(scores.values()), 100 - round(100 * self.keep, 9)))  # 30, not 30.000000000000004
+        threshold = float(np.percentile(list(scores.values()), 100 * (1 - self.keep)))
+        threshold *= 1 - 1e-12  # of 101 scores 0 to 100 the 56th percentile comes out as 56.00000000000001: keep the trace at it
         kept = [t for t in pool if scores[t.ordinal] >= threshold]
         return tally(kept, lambda trace: scores[trace.ordinal])
 

@@ -100,7 +100,9 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 def test_a_run_writes_results_and_says_what_they_are(cli: Run, tmp_path: Path) -> None:
     """The end of a run names problems, accuracy with interval and n, traces, tokens, time, savings and where the results lie."""
     write_problems(tmp_path / "sums.jsonl", 20)
-    done = cli("run", "--problems", "sums.jsonl", *FAKE, "--strategy", "adaptive", "--strategy.n", "12", "--fleet.engine.weights", "[8,1,1]")
+    done = cli(
+        "run", "--problems", "sums.jsonl", *FAKE, "--strategy", "adaptive", "--strategy.n", "12", "--fleet.engine.weights", "[8,1,1]"
+    )
     assert done.exit_code == 0, done.output
     assert len(results(tmp_path / "runs/sums")) == 20
     for word in ("20 answered", "95% interval", "n = 20", "finished", "tokens", "wall-clock", "estimate", "runs/sums/results.jsonl"):
@@ -122,7 +124,9 @@ def test_the_same_command_again_does_no_work_twice(cli: Run, tmp_path: Path) -> 
 def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
     """Flags win over the file; the job directory is named after the file; its plan.toml records what was run."""
     write_problems(tmp_path / "p.jsonl", 2)
-    (tmp_path / "small.toml").write_text('problems = "p.jsonl"\nstrategy = "consistency"\n[sampling]\ntemperature = 0.3\n[fleet]\nengine = "fake"\n')
+    (tmp_path / "small.toml").write_text(
+        'problems = "p.jsonl"\nstrategy = "consistency"\n[sampling]\ntemperature = 0.3\n[fleet]\nengine = "fake"\n'
+    )
     done = cli("run", "small.toml", "--sampling.temperature=0.9", "--sampling.stop", "###", "--sampling.stop", "END", "--strategy.n", "3")
     assert done.exit_code == 0, done.output
     kept = (tmp_path / "runs/small/plan.toml").read_text()
@@ -342,7 +346,12 @@ def test_bad_rows_are_named_and_the_rest_runs(cli: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("", "is empty"), ("\n\n", "no rows"), ("{broken\n", "none of its 1 rows is a problem"), ('{"id": 1, "question": "x"}\n', "rename 'question'")],
+    [
+        ("", "is empty"),
+        ("\n\n", "no rows"),
+        ("{broken\n", "none of its 1 rows is a problem"),
+        ('{"id": 1, "question": "x"}\n', "rename 'question'"),
+    ],
 )
 def test_a_file_without_problems_is_refused(cli: Run, tmp_path: Path, content: str, said: str) -> None:
     """Before an engine starts."""
@@ -432,7 +441,9 @@ def test_a_port_that_is_not_there_is_said_and_the_job_can_go_on(cli: Run, tmp_pa
     """The address is in the message, and the command to go on with."""
     write_problems(tmp_path / "p.jsonl", 1)
     url = "http://127.0.0.1:9/v1"  # the discard port: nobody listens
-    done = cli("run", "--problems", "p.jsonl", "--fleet.engine", "openai", "--fleet.engine.base_url", url, "--fleet.engine.max_retries", "0")
+    done = cli(
+        "run", "--problems", "p.jsonl", "--fleet.engine", "openai", "--fleet.engine.base_url", url, "--fleet.engine.max_retries", "0"
+    )
     assert done.exit_code == 1
     assert url in done.stderr
     assert "go on with: leadline resume runs/p" in done.stderr

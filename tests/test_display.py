@@ -120,7 +120,8 @@ def test_a_terminal_that_went_away_does_not_end_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (11520, "3 h 12 min")]
+    ("seconds", "said"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (11520, "3 h 12 min")],
 )
 def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
     """Round first, then choose the unit: else 59.6 s would be "60 s"."""

@@ -8,6 +8,7 @@ What this file does not know: pools, requests and traces.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import re
@@ -184,14 +185,22 @@ def _environment(local: bool) -> Iterator[None]:
     wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
     chosen = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if local and not chosen and not Path("~/.ray/auth_token").expanduser().exists():
-        wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        wanted["RAY_AUTH_TOKEN"] = _token()
     missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    # Ray sets the mode itself and leaves it set: a second local Ray in this process would ask for a token that nobody gives it.
+    left = [*missing, *(() if "RAY_AUTH_MODE" in os.environ else ("RAY_AUTH_MODE",))]
     os.environ.update(missing)
     try:
         yield
     finally:
-        for name in missing:
+        for name in left:
             os.environ.pop(name, None)
+
+
+@functools.cache
+def _token() -> str:
+    """Return this process's token: one for all its local Rays, because Ray's own library reads it once."""
+    return secrets.token_hex(32)
 
 
 @contextmanager

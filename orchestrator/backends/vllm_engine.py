@@ -43,7 +43,7 @@ class Vllm:
     tensor_parallel: int = 1
     max_num_seqs: int = 0  # sequences in one batch; 0: vLLM's choice for the device
     enforce_eager: bool = False  # True starts sooner and, on a GPU, decodes slower
-    threads: int = 0  # OpenMP threads of a worker on a CPU; 0: as many as CPUs this process may use
+    threads: int = 0  # OpenMP threads of a worker on a CPU; 0: one fewer than the CPUs this process may use
     prefix_caching: bool = True
     seed: int = 0  # of the engine; a request's own seed decides its tokens
 
@@ -254,6 +254,8 @@ class _Pool:
             handler.cancel()
             await asyncio.wait([handler])
         await asyncio.to_thread(self.llm.shutdown)
+        # They refer to us: without this, the engine would live on until some collection, perhaps at exit, where its end fails noisily.
+        del self._prompt_ids, self._suffix_ids
 
     def _render(self, prompt: Prompt) -> tuple[int, ...]:
         if getattr(self._tokenizer, "chat_template", None):

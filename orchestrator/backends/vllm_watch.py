@@ -93,7 +93,7 @@ def confidence(ranked_logprobs: Sequence[float], top_k: int) -> float:
 def series_class(flat_logprobs: type) -> type:
     """Return the container that takes the place of vLLM's `FlatLogprobs` (or of a class with its `append_fast`)."""
 
-    class Series(flat_logprobs):  # type: ignore[misc, valid-type]  # vLLM tells its container by class
+    class Series(flat_logprobs):  # type: ignore[misc]  # vLLM tells its container by class
         """Keeps two floats per token where vLLM keeps 21 of each of four kinds: `sampled` and, by top_k, `confidences`."""
 
         def __init__(self, top_ks: Collection[int]) -> None:

@@ -7,6 +7,7 @@ read, so `10^10^10` costs nothing. It does not do algebra: `2+3` and `\sqrt{4}` 
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 MAX_CHARS = 1000
 _MAX_BITS = 4096
@@ -150,6 +151,7 @@ def rational(text: str) -> Fraction | None:
     return _unsigned(text)
 
 
+@lru_cache(maxsize=8192)  # a problem's attempts state the same few answers over and over
 def quantity(text: str) -> Fraction | None:
     r"""The exact value of a number that may carry a name, currency, degrees, a scale word or a unit: `x = \$5` is 5.
 

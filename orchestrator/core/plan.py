@@ -80,7 +80,7 @@ def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: st
     return lines
 
 
-def derive_seed(run_seed: int, *parts: object) -> int:
+def derive_seed(run_seed: int, *parts: str | int) -> int:
     """Return a seed in [0, 2**53) for these parts: fits JSON numbers, vLLM and NumPy alike."""
-    text = json.dumps([run_seed, *parts]).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 11
+    text = repr((run_seed, *parts))  # unambiguous for texts and whole numbers
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "big") >> 11

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from orchestrator.core.errors import StrategyError
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.steps import Cancel, Next, Reply, Steps, Submit
-from orchestrator.core.types import Finish, Message, Problem, Prompt, Request, Trace
+from orchestrator.core.types import Finish, Message, Problem, Prompt, Request, Trace, changed
 
 MAX_COMMANDS = 10_000  # between two waits, deliveries not counted; a strategy that gives more without waiting will not end
 
@@ -53,6 +53,7 @@ class Session:
         "_waiting",
         "error",
         "metrics",
+        "output_tokens",
         "problem",
         "running",
         "stopped_by",
@@ -65,6 +66,7 @@ class Session:
         self.metrics = metrics
         self.traces: dict[int, Trace] = {}  # by ordinal, in order of arrival
         self.running: dict[int, Request] = {}
+        self.output_tokens = 0  # of all traces that arrived
         self.stopped_by = ""
         self.error = ""
         self._plan = plan
@@ -95,11 +97,6 @@ class Session:
         """Whether exploration has ended and everything started has arrived."""
         return self._steps is None and not self.running
 
-    @property
-    def output_tokens(self) -> int:
-        """Output tokens of all traces that arrived."""
-        return sum(t.usage.output_tokens for t in self.traces.values())
-
     def start(self) -> list[Effect]:
         """Return the first effects."""
         return self._advance(None)
@@ -109,6 +106,7 @@ class Session:
         del self.running[trace.ordinal]
         self._cancelled.discard(trace.ordinal)
         self.traces[trace.ordinal] = trace
+        self.output_tokens += trace.usage.output_tokens
         if self._steps is None:
             return []
         self._inbox.append(trace)
@@ -178,12 +176,26 @@ class Session:
         granted = requests[: max(0, limit - self._next_ordinal)] if limit else requests
         if len(granted) < len(requests):
             self._refused = True
-        completed = [self._complete(request, self._next_ordinal + i) for i, request in enumerate(granted)]
+        first = self._next_ordinal
+        completed = self._completed(granted, first)
+        self._next_ordinal += len(completed)
         for request in completed:
             self.running[request.ordinal] = request
             effects.append(Start(request))
-        first, self._next_ordinal = self._next_ordinal, self._next_ordinal + len(completed)
         return tuple(range(first, self._next_ordinal))
+
+    def _completed(self, requests: Sequence[Request], first: int) -> list[Request]:
+        completed: list[Request] = []
+        given: Request | None = None
+        template: Request | None = None
+        for ordinal, request in enumerate(requests, first):
+            if request is not given or template is None:  # mostly the same one n times
+                given, template = request, self._complete(request, ordinal)
+            if request.suffix:
+                self._suffixes[ordinal] = request.suffix
+            seed = derive_seed(self._plan.seed, self.problem.id, ordinal)
+            completed.append(changed(template, ordinal=ordinal, seed=seed))
+        return completed
 
     def _complete(self, request: Request, ordinal: int) -> Request:
         if not isinstance(request, Request):
@@ -199,21 +211,19 @@ class Session:
             ids, text = self._inherited(parent)
         if model and model not in self._plan.models:
             raise StrategyError(f"request {ordinal} asks for model {model!r}; the plan has {', '.join(self._plan.models)}")
-        if request.suffix:
-            self._suffixes[ordinal] = request.suffix
+        if request.max_new_tokens is not None and request.max_new_tokens < 1:
+            raise StrategyError(f"request {ordinal} asks for {request.max_new_tokens} new tokens; at least one is needed")
         sampling = request.sampling or self._plan.sampling
-        return replace(
+        return changed(
             request,
             prompt=request.prompt or self._prompt,
             model=model or self._plan.default_model,
             depth=depth,
             sampling=sampling,
-            max_new_tokens=request.max_new_tokens or sampling.max_new_tokens,
+            max_new_tokens=sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens,
             stop=request.stop or sampling.stop,
             metrics=tuple(dict.fromkeys((*request.metrics, *self.metrics))),
             problem_id=self.problem.id,
-            ordinal=ordinal,
-            seed=derive_seed(self._plan.seed, self.problem.id, ordinal),
             prefix_ids=ids,
             prefix_text=text,
         )

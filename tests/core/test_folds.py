@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -70,7 +71,17 @@ def test_the_window_is_2048_unless_given(name: str, parsed: tuple[str, int]) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["", "mean", "mean_confidence@5", "mean_logprob@", "tail_confidence@", "tail_confidence@0", "tail_confidence@-1", "lowest_confidence@²"]
+    "name",
+    [
+        "",
+        "mean",
+        "mean_confidence@5",
+        "mean_logprob@",
+        "tail_confidence@",
+        "tail_confidence@0",
+        "tail_confidence@-1",
+        "lowest_confidence@²",
+    ],
 )
 def test_an_unknown_metric_is_refused_at_plan_time(name: str) -> None:
     """A typing error must not become a metric that is silently absent."""
@@ -88,7 +99,7 @@ def test_only_what_is_needed_is_asked_of_the_engine() -> None:
     assert logprobs_needed((), (floor,)) == 32
 
 
-# --- stop rules ---------------------------------------------------------------------------------------------------------------------------
+# --- stop rules -------------------------------------------------------------------------------------------------------
 
 
 def fires_at(rule: StopRule, chunks: Sequence[str]) -> int | None:
@@ -103,10 +114,13 @@ def fires_at(rule: StopRule, chunks: Sequence[str]) -> int | None:
 
 def chunked(text: str, cuts: Sequence[int]) -> list[str]:
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(places)]
 
 
-words = st.lists(st.sampled_from(["wait", "Wait", "waiter", "await", "so", "let's", "let", "hold on", "hold", " ", ", ", "-", "_", "\n", "'"]), max_size=30)
+words = st.lists(
+    st.sampled_from(["wait", "Wait", "waiter", "await", "so", "let's", "let", "hold on", "hold", " ", ", ", "-", "_", "\n", "'"]),
+    max_size=30,
+)
 cuts = st.lists(st.integers(0, 1000), max_size=40)
 rules: st.SearchStrategy[StopRule] = st.one_of(
     st.builds(WordLimit, st.sampled_from([("wait",), ("wait", "so"), ("let's",), ("hold on", "so")]), st.integers(1, 4)),
@@ -186,7 +200,15 @@ def test_any_rule_ends_the_trace_and_each_keeps_its_own_count() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [WordLimit((), 1), WordLimit(("",), 1), WordLimit(("a",), 0), Delimiter("", 1), Delimiter("a", 0), ConfidenceFloor(1.0, 0), ConfidenceFloor(1.0, 4, 0)],
+    [
+        WordLimit((), 1),
+        WordLimit(("",), 1),
+        WordLimit(("a",), 0),
+        Delimiter("", 1),
+        Delimiter("a", 0),
+        ConfidenceFloor(1.0, 0),
+        ConfidenceFloor(1.0, 4, 0),
+    ],
 )
 def test_a_rule_that_means_nothing_is_refused(rule: Any) -> None:
     """Early stopping that is silently inactive, or fires at once, is found out by nobody."""

@@ -9,9 +9,9 @@ from orchestrator.core.routing import SLACK, ReplicaView, route, serves
 from orchestrator.core.types import Request
 
 requests = st.builds(Request, model=st.sampled_from("ab"), depth=st.sampled_from([None, 2, 4]))
-replicas = st.lists(
-    st.tuples(st.sampled_from("ab"), st.integers(0, 12), st.sampled_from([None, (), (2,), (2, 4)])), max_size=6
-).map(lambda rows: [ReplicaView(i, *row) for i, row in enumerate(rows)])
+replicas = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 12), st.sampled_from([None, (), (2,), (2, 4)])), max_size=6).map(
+    lambda rows: [ReplicaView(i, *row) for i, row in enumerate(rows)]
+)
 
 
 @given(requests, replicas, st.none() | st.integers(0, 6))

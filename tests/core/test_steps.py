@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from orchestrator.core.steps import Cancel, Next, Submit, cancel, next_trace, sample, submit
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from orchestrator.core.steps import Cancel, Command, Next, Reply, Submit, cancel, next_trace, sample, submit
 from orchestrator.core.types import Request
 from orchestrator.testing import trace
+
+
+def returned(steps: Generator[Command, Reply, Any], reply: Reply) -> Any:
+    """What a helper returns once it is sent its last reply."""
+    with pytest.raises(StopIteration) as end:
+        steps.send(reply)
+    return end.value.value
 
 
 def test_submit_yields_one_command_and_returns_what_was_granted() -> None:
     """The grant may be shorter than the request: a strategy goes by the reply, never by what it asked."""
     steps = submit(Request(model=m) for m in "ab")
     assert next(steps) == Submit((Request(model="a"), Request(model="b")))
-    try:
-        steps.send((7,))
-    except StopIteration as end:
-        assert end.value == (7,)
+    assert returned(steps, (7,)) == (7,)
 
 
 def test_next_trace_waits_for_any_or_for_some() -> None:
@@ -35,17 +44,11 @@ def test_sample_returns_traces_by_ordinal() -> None:
     assert next(steps) == Submit((Request(depth=4),) * 2)
     assert steps.send((5, 6)) == Next(frozenset({5}))
     assert steps.send(trace(5)) == Next(frozenset({6}))
-    try:
-        steps.send(trace(6))
-    except StopIteration as end:
-        assert [t.ordinal for t in end.value] == [5, 6]
+    assert [t.ordinal for t in returned(steps, trace(6))] == [5, 6]
 
 
 def test_sample_of_an_empty_grant_is_empty() -> None:
     """A budget that is used up grants nothing; waiting for nothing would be an error."""
     steps = sample(3)
     next(steps)
-    try:
-        steps.send(())
-    except StopIteration as end:
-        assert end.value == []
+    assert returned(steps, ()) == []

@@ -1,0 +1,52 @@
+"""What an engine's reply must be before anything is made of it. Pure.
+
+The one rule: a reply that breaks it becomes a FAILED trace that says why, so that a bad reply costs one trace: never the job, and never a
+journal that cannot be read again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from orchestrator.core.types import Finish, Request, Trace, Usage
+
+_MAX_TOKEN_ID = 2**31 - 1  # the journal keeps token ids as int32
+
+
+def sound(request: Request, reply: object) -> Trace:
+    """Return the reply to a request, with `?` for lone surrogates (half an emoji, which UTF-8 cannot carry), or a FAILED trace."""
+    if not isinstance(reply, Trace):
+        return _failed(request, f"the engine returned {reply!r:.200}, not a Trace")
+    if reply.ordinal != request.ordinal:
+        return _failed(request, f"the engine returned trace {reply.ordinal} for request {request.ordinal}: it mixes up requests")
+    if not (math.isfinite(reply.usage.seconds) and all(map(math.isfinite, reply.metrics.values()))):
+        numbers = {**reply.metrics, "usage.seconds": reply.usage.seconds}
+        odd = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+        return _failed(request, f"the engine returned numbers that are not finite: {odd}", reply.usage)
+    if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
+        return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
+    text, error = _encodable(reply.text), _encodable(reply.error)
+    return reply if (text, error) == (reply.text, reply.error) else replace(reply, text=text, error=error)
+
+
+def _within(ids: tuple[int, ...]) -> bool:
+    return not ids or (min(ids) >= -_MAX_TOKEN_ID - 1 and max(ids) <= _MAX_TOKEN_ID)
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _failed(request: Request, error: str, usage: Usage | None = None) -> Trace:
+    spent = replace(usage, seconds=usage.seconds if math.isfinite(usage.seconds) else 0.0) if usage else Usage()
+    return Trace(
+        ordinal=request.ordinal,
+        finish=Finish.FAILED,
+        parent=request.parent,
+        purpose=request.purpose,
+        model=request.model,
+        depth=request.depth,
+        usage=spent,
+        error=error,
+    )

@@ -1,0 +1,53 @@
+"""Replies: what an engine plugin gets wrong costs one trace."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.core.replies import sound
+from orchestrator.core.types import Finish, Purpose, Request, Usage
+from orchestrator.testing import trace
+
+REQUEST = Request(ordinal=3, parent=1, model="m", purpose=Purpose.PROBE)
+GOOD = trace(3, metrics={"mean_logprob": -0.5})
+
+
+def test_a_sound_reply_is_passed_on_as_it_is() -> None:
+    """Not even copied: this is on the way of every trace."""
+    assert sound(REQUEST, GOOD) is GOOD
+    emoji = replace(GOOD, text="naïve 🙂")
+    assert sound(REQUEST, emoji) is emoji
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (None, "returned None, not a Trace"),
+        ({"text": "x"}, "not a Trace"),
+        (trace(4, "A"), "trace 4 for request 3: it mixes up requests"),
+        (replace(GOOD, metrics={"m": math.nan}), "not finite: {'m': nan}"),
+        (replace(GOOD, metrics={"m": -math.inf}), "not finite"),
+        (replace(GOOD, usage=Usage(1, 0, 5, 6, math.inf)), "usage.seconds"),
+        (replace(GOOD, token_ids=(1, 2**31)), "beyond 32 bits"),
+    ],
+)
+def test_an_unsound_reply_is_a_failed_trace_of_its_request(reply: Any, message: str) -> None:
+    """It says why, stays paired with its request, and can be journalled."""
+    failed = sound(REQUEST, reply)
+    assert (failed.finish, failed.ordinal, failed.parent, failed.purpose, failed.model) == (Finish.FAILED, 3, 1, Purpose.PROBE, "m")
+    assert message in failed.error
+    assert math.isfinite(failed.usage.seconds)
+
+
+def test_what_was_spent_on_it_is_still_charged() -> None:
+    """Every token counts, also those of a trace that is thrown away."""
+    assert sound(REQUEST, replace(GOOD, metrics={"m": math.nan})).usage == GOOD.usage
+
+
+def test_half_an_emoji_is_replaced() -> None:
+    """Servers cut replies within a surrogate pair; UTF-8, and with it the journal, cannot hold half of one."""
+    assert sound(REQUEST, replace(GOOD, text="half \ud83d")).text == "half ?"

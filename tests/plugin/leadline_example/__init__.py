@@ -1,0 +1,1 @@
+"""Plugins for Leadline, as a stranger would write them."""

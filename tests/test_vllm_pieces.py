@@ -1,0 +1,242 @@
+"""The parts of the vLLM engine that need no vLLM: rules at the token, log-probabilities to numbers, what a machine offers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.backends import vllm_host
+from orchestrator.backends.vllm_engine import Vllm, fitting_tokens
+from orchestrator.backends.vllm_watch import Watch, by_top_k, confidence, series_class
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.types import Capability, ConfidenceFloor, Delimiter, Request, WordLimit
+
+GIB = vllm_host.GIB
+
+
+class Flat:
+    """Has the part of vLLM's FlatLogprobs that the watch relies on."""
+
+    def __init__(self) -> None:
+        self.start_indices: list[int] = []
+        self.end_indices: list[int] = []
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+
+    def append_fast(self, token_ids: list[int], logprobs: list[float], ranks: Any, decoded_tokens: Any) -> None:
+        self.start_indices.append(len(self.logprobs))
+        self.token_ids += token_ids
+        self.logprobs += logprobs
+        self.end_indices.append(len(self.logprobs))
+
+
+class Queue:
+    """Stands for vLLM's collector of a request's outputs."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Any] = []
+
+    def put(self, output: Any) -> None:
+        self.outputs.append(output)
+
+    def get_nowait(self) -> Any:
+        return self.outputs.pop() if self.outputs else None
+
+
+class Engine:
+    """Feeds a watch as vLLM's output processor does: detokenise, note log-probabilities, then one output per step."""
+
+    def __init__(self, request: Request) -> None:
+        self.queue = Queue()
+        self.detokenizer = SimpleNamespace(output_text="", output_token_ids=[], num_output_tokens=lambda: self.n_tokens)
+        self.n_tokens = 0
+        logprobs = SimpleNamespace(logprobs=Flat(), tokenizer=object())
+        self.state = SimpleNamespace(detokenizer=self.detokenizer, logprobs_processor=logprobs, queue=self.queue)
+        self.watch = Watch(request, self.queue, Flat, self.state)
+
+    def step(self, text: str, logprobs: list[float] | None = None, finish: str | None = None) -> Any:
+        self.n_tokens += 1
+        self.detokenizer.output_text += text
+        self.detokenizer.output_token_ids.append(self.n_tokens)
+        if logprobs:
+            self.state.logprobs_processor.logprobs.append_fast([0] * len(logprobs), logprobs, (), ())
+        output = SimpleNamespace(finished=finish is not None, outputs=[SimpleNamespace(finish_reason=finish, logprobs=None)])
+        self.state.queue.put(output)
+        return output
+
+
+def test_importing_the_engine_loads_neither_vllm_nor_torch() -> None:
+    """The light installation must be able to list and validate engines."""
+    code = "import sys, orchestrator.backends.vllm_engine; print({'vllm', 'torch', 'transformers', 'ray'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "set()\n"
+
+
+def test_the_engine_offers_everything_but_depth() -> None:
+    """A plan that asks for depth must be refused before a minute is spent on starting engines."""
+    assert Vllm().capabilities() == frozenset(Capability) - {Capability.DEPTH}
+
+
+def test_a_text_rule_ends_the_trace_at_its_token() -> None:
+    """Steps that run before the abort arrives add nothing, and only one output reaches the consumer."""
+    engine = Engine(Request(rules=(Delimiter(";"),)))
+    engine.step("one")
+    assert engine.queue.outputs == []
+    last = engine.step(" ;")
+    engine.step(" two")
+    engine.step(" three", finish="abort")
+    assert engine.queue.outputs == [last]
+    assert engine.watch.fired
+    assert (engine.watch.text, engine.watch.ids) == ("one ;", (1, 2))
+
+
+def test_what_came_before_the_watch_is_not_lost() -> None:
+    """An output may slip in while the request is handed over; its text counts for the rule, its log-probabilities for the metrics."""
+    request = Request(rules=(Delimiter(";", 2),), metrics=("mean_logprob",))
+    engine = Engine(Request(rules=(WordLimit(("never",), 1),)))
+    engine.state.queue, engine.state.logprobs_processor.logprobs = engine.queue, Flat()
+    early = engine.step(" ;", [-1.0])
+    assert engine.queue.outputs == [early]
+    engine.watch = Watch(request, engine.queue, Flat, engine.state)
+    assert engine.queue.outputs == []
+    last = engine.step(" ;", [-3.0])
+    assert engine.watch.fired
+    assert engine.watch.metrics(("mean_logprob",), last, 2) == {"mean_logprob": -2.0}
+
+
+@pytest.mark.parametrize(("finish", "fired"), [("length", True), ("stop", False), ("abort", False)])
+def test_a_rule_wins_over_the_length_limit_and_loses_to_the_end(finish: str, fired: bool) -> None:
+    """A step that ends both at its delimiter and at max_new_tokens is a whole step; an ended sequence has nothing to go on with."""
+    engine = Engine(Request(rules=(Delimiter(";"),)))
+    last = engine.step(";", finish=finish)
+    assert engine.watch.fired is fired
+    assert engine.queue.outputs == [last]
+    assert engine.watch.text == ";"
+
+
+def test_the_death_of_the_engine_is_passed_on() -> None:
+    """Or the consumer would wait for ever."""
+    engine = Engine(Request(rules=(Delimiter(";"),)))
+    death = RuntimeError("gone")
+    engine.state.queue.put(death)
+    assert engine.queue.outputs == [death]
+
+
+def test_each_floor_reads_its_own_number_of_alternatives() -> None:
+    """With one alternative the confidences are 1, 1; with two 2, 2: only the second floor is above its own."""
+    low, high = ConfidenceFloor(0.5, 2, top_k=1), ConfidenceFloor(2.5, 2, top_k=2)
+    assert list(by_top_k((low, Delimiter("x"), high))) == [(0, [Delimiter("x")]), (1, [low]), (2, [high])]
+    for rules, expected in (((low,), False), ((high,), True), ((low, high), True)):
+        engine = Engine(Request(rules=rules))
+        engine.step("a", [-9.0, -1.0, -3.0])
+        engine.step("b", [-9.0, -1.0, -3.0])
+        assert engine.watch.fired is expected
+
+
+def test_confidence_leaves_out_the_sampled_token_beyond_the_top() -> None:
+    """The sampled token comes first and is not an alternative; exactly top_k alternatives count."""
+    assert confidence([-1.0, -2.0, -3.0], 2) == 1.5
+    series = series_class(Flat)({2})
+    series.append_fast([7, 8, 9], [-5.0, -1.0, -2.0], (), ())
+    assert (series.sampled, series.confidences) == ([-5.0], {2: [1.5]})
+
+
+def test_too_few_alternatives_give_no_confidence() -> None:
+    """With the sampled token's log-probability alone there is nothing to take a mean of, and nothing is made up."""
+    series = series_class(Flat)({20})
+    series.append_fast([7], [-5.0], (), ())
+    assert (series.sampled, series.confidences) == ([-5.0], {20: []})
+
+
+def test_metrics_stop_where_the_trace_was_cut() -> None:
+    """Tokens that ran on before the abort arrived belong to nobody."""
+    engine = Engine(Request(rules=(Delimiter(";"),), metrics=("mean_logprob",)))
+    engine.step("a", [-1.0])
+    last = engine.step(";", [-2.0])
+    engine.step("b", [-30.0])
+    assert engine.state.logprobs_processor.tokenizer is None  # alternatives are not decoded
+    assert engine.watch.metrics(("mean_logprob",), last, len(engine.watch.ids)) == {"mean_logprob": -1.5}
+
+
+@pytest.mark.parametrize(("n_prompt", "wanted", "fits"), [(10, 5, 5), (10, 500, 90), (99, 5, 1)])
+def test_new_tokens_are_clamped_to_the_context(n_prompt: int, wanted: int, fits: int) -> None:
+    """Prompt and completion share the context of 100."""
+    assert fitting_tokens(n_prompt, wanted, 100, "main") == fits
+
+
+def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths() -> None:
+    """The error names pool, lengths and remedy."""
+    with pytest.raises(Exception, match=r"100 tokens .*'main' holds 100.*max_context_tokens"):
+        fitting_tokens(100, 5, 100, "main")
+
+
+def test_the_kv_cache_takes_no_more_than_there_is() -> None:
+    """Chosen: a quarter of what is free, at most 4 GiB. Asked for: as asked, or an error before anything starts."""
+    assert vllm_host.cpu_kv_bytes(0, 8 * GIB) == 2 * GIB
+    assert vllm_host.cpu_kv_bytes(0, 64 * GIB) == 4 * GIB
+    assert vllm_host.cpu_kv_bytes(1.5, 8 * GIB) == 3 * GIB // 2
+    with pytest.raises(PlanError, match=r"kv_cache_gib = 9.*8\.0 GiB"):
+        vllm_host.cpu_kv_bytes(9, 8 * GIB)
+
+
+def test_the_cpu_engine_never_chunks_a_prompt() -> None:
+    """A chunked prompt with a seed kills a vLLM 0.32 engine on a CPU."""
+    arguments = vllm_host.cpu_arguments(Vllm(), 8 * GIB)
+    assert arguments["enable_chunked_prefill"] is False
+    assert vllm_host.engine_arguments(Vllm(), Model("m"), "/m").keys().isdisjoint({"enable_chunked_prefill"})
+
+
+def test_options_reach_the_engine() -> None:
+    """Each option changes the argument it is named after; what is left at 0 is left to vLLM."""
+    options = Vllm(kv_cache_gib=2, max_num_seqs=7, tensor_parallel=2, enforce_eager=True, prefix_caching=False, seed=5)
+    arguments = vllm_host.engine_arguments(options, Model("m", "main", 512), "/m")
+    expected = {
+        "model": "/m",
+        "revision": "main",
+        "max_model_len": 512,
+        "kv_cache_memory_bytes": 2 * GIB,
+        "max_num_seqs": 7,
+        "tensor_parallel_size": 2,
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "seed": 5,
+    }
+    assert expected.items() <= arguments.items()
+    plain = vllm_host.engine_arguments(Vllm(), Model("m"), "/m")
+    assert {"kv_cache_memory_bytes", "max_num_seqs"}.isdisjoint(plain)
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype"),
+    [({"avx2"}, "float32"), ({"avx512_bf16"}, "float32"), ({"avx512_bf16", "amx_bf16"}, "bfloat16")],
+)
+def test_the_cpu_format_follows_what_was_measured(features: set[str], dtype: str) -> None:
+    """See the docstring of `cpu_dtype` for machines and numbers."""
+    assert vllm_host.cpu_dtype(features) == dtype
+
+
+def test_the_environment_is_as_before_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what vLLM sets on its own, such as LD_PRELOAD, which our worker processes would inherit. The user's settings win."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("LEADLINE_VLLM_LOG", raising=False)
+    monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+    before = dict(os.environ)
+    with vllm_host.environment(0):
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+        assert os.environ["VLLM_LOGGING_LEVEL"] == "ERROR"
+        os.environ["LD_PRELOAD"] = "something"
+    assert dict(os.environ) == before
+    monkeypatch.setenv("LEADLINE_VLLM_LOG", "INFO")
+    with vllm_host.environment(1):
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["VLLM_LOGGING_LEVEL"]) == ("1", "INFO")
+
+
+def test_free_memory_is_known_and_plausible() -> None:
+    """Somewhere between 16 MiB and a pebibyte."""
+    assert 1 << 24 < vllm_host.free_bytes() < 1 << 50
