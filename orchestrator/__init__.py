@@ -27,7 +27,7 @@ from orchestrator.core.types import (
     Verdict,
 )
 from orchestrator.fleet import Fleet
-from orchestrator.registry import domain, selector, strategy, verifier
+from orchestrator.registry import domain, engine, selector, strategy, verifier
 
 __all__ = [
     "Answer",
@@ -60,6 +60,7 @@ __all__ = [
     "arun",
     "cancel",
     "domain",
+    "engine",
     "fingerprint",
     "next_trace",
     "run",

@@ -57,6 +57,11 @@ def domain(name: str) -> Callable[[C], C]:
     return _register("domains", name)
 
 
+def engine(name: str) -> Callable[[C], C]:
+    """Return a decorator that registers an engine class that is not packaged."""
+    return _register("engines", name)
+
+
 def names(group: str) -> list[str]:
     """Return the names of a group's plugins, sorted."""
     return sorted({*_entry_points(group), *_decorated[group]})

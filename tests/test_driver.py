@@ -291,36 +291,34 @@ def test_progress_counts_what_happened(tmp_path: Path) -> None:
     assert progress.saved_tokens == pytest.approx(40 * 12 * 8)
 
 
-def test_the_window_bounds_what_is_in_flight() -> None:
+@orchestrator.engine("counting")
+@dataclass(frozen=True, slots=True)
+class Counting:
+    def capabilities(self) -> frozenset[Capability]:
+        return Fake().capabilities()
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[CountingEngine]:
+        yield CountingEngine(Fake(seconds_per_token=0.0005))
+
+
+class CountingEngine(FakeEngine):
+    n_now = 0
     peak = 0
 
-    @dataclass(frozen=True, slots=True)
-    class Counting:
-        def capabilities(self) -> frozenset[Capability]:
-            return Fake().capabilities()
+    async def generate(self, request: Request) -> Trace:
+        self.n_now += 1
+        CountingEngine.peak = max(CountingEngine.peak, self.n_now)
+        try:
+            return await super().generate(request)
+        finally:
+            self.n_now -= 1
 
-        @asynccontextmanager
-        async def open(self, models: Mapping[str, Model]) -> AsyncIterator[CountingEngine]:
-            yield CountingEngine(Fake(seconds_per_token=0.0005))
 
-    class CountingEngine(FakeEngine):
-        n_now = 0
-
-        async def generate(self, request: Request) -> Trace:
-            nonlocal peak
-            self.n_now += 1
-            peak = max(peak, self.n_now)
-            try:
-                return await super().generate(request)
-            finally:
-                self.n_now -= 1
-
-    registry._decorated["engines"]["counting"] = Counting
-    try:
-        orchestrator.run(questions(50), Plan(strategy=spec("consistency", n=10)), Fleet(engine=PluginSpec("counting"), window=17))
-    finally:
-        del registry._decorated["engines"]["counting"]
-    assert peak == 17
+def test_the_window_bounds_what_is_in_flight() -> None:
+    """And is filled: a window that is never full would be a limit of another kind."""
+    orchestrator.run(questions(50), Plan(strategy=spec("consistency", n=10)), Fleet(engine=PluginSpec("counting"), window=17))
+    assert CountingEngine.peak == 17
 
 
 def test_a_full_disk_stops_the_job_with_a_remedy_and_keeps_what_was_written(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 import orchestrator
-from orchestrator import registry
 from orchestrator.backends.fake import Fake, FakeEngine, problem_number
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.types import Capability, PluginSpec, Problem, Request, Trace
@@ -30,6 +29,7 @@ N_PROBLEMS = 60
 PROBLEMS = [Problem(f"p{i}", f"Question {i}?", "number") for i in range(N_PROBLEMS)]
 
 
+@orchestrator.engine("recording")
 @dataclass(frozen=True, slots=True)
 class Recording:
     """The fake engine, which also writes down what it is asked for."""
@@ -52,13 +52,6 @@ class RecordingEngine(FakeEngine):
     async def generate(self, request: Request) -> Trace:
         os.write(self._log, f"{request.problem_id} {request.ordinal}\n".encode())
         return await super().generate(request)
-
-
-@pytest.fixture(autouse=True)
-def recording() -> object:
-    registry._decorated["engines"]["recording"] = Recording
-    yield
-    del registry._decorated["engines"]["recording"]
 
 
 def run_job(out: Path, log: Path, plan: Plan) -> None:

@@ -83,7 +83,7 @@ class EchoEngine:
             event.set()
 
 
-registry._register("engines", "echo")(Echo)
+registry.engine("echo")(Echo)
 
 
 @pytest.fixture(scope="module")
@@ -589,4 +589,4 @@ class PoisonEngine:
     def abort(self, request: Request) -> None: ...
 
 
-registry._register("engines", "poison")(Poison)
+registry.engine("poison")(Poison)

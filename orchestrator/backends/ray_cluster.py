@@ -182,7 +182,8 @@ def _environment(local: bool) -> Iterator[None]:
     A local Ray guards itself with a token, which it would write to ~/.ray/auth_token (ray 2.60, `authentication_token_setup.py`); the home
     folder may not be ours to write to, so unless the user has a token we give it one for this session.
     """
-    wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
+    # A head waits 30 s for its own port to be published, too short on a machine at work (ray 2.60, `_private/node.py`, `start_gcs_server`).
+    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "180"}
     chosen = any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if local and not chosen and not Path("~/.ray/auth_token").expanduser().exists():
         wanted["RAY_AUTH_TOKEN"] = _token()

@@ -363,6 +363,8 @@ async def _opened(options: Vllm, models: Mapping[str, Model]) -> AsyncIterator[V
 
 
 async def _started(options: Vllm, name: str, model: Model, n_pools_left: int) -> Any:
+    # On its own: something in vLLM keeps the frames in which it was imported for ever, and with them what those hold.
+    await asyncio.to_thread(_import_vllm)
     starting = asyncio.create_task(asyncio.to_thread(_start, options, name, model, n_pools_left))
     try:
         llm = await asyncio.shield(starting)
@@ -374,6 +376,11 @@ async def _started(options: Vllm, name: str, model: Model, n_pools_left: int) ->
         raise
     await llm.get_supported_tasks()  # vLLM keeps the answer: no request will wait for it from an engine that has died
     return llm
+
+
+def _import_vllm() -> None:
+    with vllm_host.environment(threads=0):
+        import vllm.v1.engine.async_llm  # noqa: F401
 
 
 def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> Any:

@@ -113,7 +113,7 @@ def environment(threads: int) -> Iterator[None]:
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     if _LOG_LEVEL not in os.environ:
-        wanted |= {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        wanted |= {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all"}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     os.environ[OPENER] = str(os.getpid())

@@ -90,6 +90,8 @@ def test_three_kills_lose_nothing_and_the_job_ends(tmp_path: Path) -> None:
     assert all(row["n_traces"] == N_TRACES and row["n_failed"] == 0 for row in rows)
     # A text about its own word, far more often than about any other: completions are paired with their prompts.
     own = sum(word in json.loads(body)["text"].lower() for (problem, _), body in after.items() for word in WORDS if problem == f"w-{word}")
-    foreign = sum(word in json.loads(body)["text"].lower() for (problem, _), body in after.items() for word in WORDS if problem != f"w-{word}")
+    foreign = sum(
+        word in json.loads(body)["text"].lower() for (problem, _), body in after.items() for word in WORDS if problem != f"w-{word}"
+    )
     assert own >= 0.7 * len(after)
     assert foreign <= 0.1 * len(after) * (len(WORDS) - 1)

@@ -18,7 +18,7 @@ from orchestrator.core.types import Finish, PluginSpec, Request, Sampling, Trace
 
 pytest.importorskip("ray", reason="needs the extra `cpu` or `cuda`")
 pytest.importorskip("vllm", reason="needs the extra `cpu` or `cuda`")
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 OPTIONS = {"kv_cache_gib": 0.5, "max_num_seqs": 16, "enforce_eager": True}
 SAMPLING = Sampling(temperature=0.8, max_new_tokens=24)

@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -389,31 +388,50 @@ def lives(pid: int) -> bool:
         return False
 
 
+HOLDER = """
+import asyncio, pathlib, sys
+from orchestrator.backends.vllm_engine import Vllm
+from orchestrator.core.plan import Model
+from orchestrator.core.types import Request
+
+async def main(model, ready, seconds):
+    options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, enforce_eager=True, threads=1)
+    async with options.open({"tiny": Model(model)}) as engine:
+        assert (await engine.generate(Request(prompt="Once", max_new_tokens=2))).token_ids
+        pathlib.Path(ready).touch()
+        await asyncio.sleep(float(seconds))
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def held(tmp_path: Path, model: Path, seconds: int) -> tuple[asyncio.subprocess.Process, list[int]]:
+    """Return a process that holds an engine for so long, and the engine's processes. What they say goes to `tmp_path / "said"`."""
+    (tmp_path / "holder.py").write_text(HOLDER)
+    command = [sys.executable, tmp_path / "holder.py", model, tmp_path / "ready", str(seconds)]
+    with (tmp_path / "said").open("wb") as said:
+        holder = await asyncio.create_subprocess_exec(*command, stdout=said, stderr=said)
+    try:
+        await until(lambda: (tmp_path / "ready").exists() or holder.returncode is not None, 300)
+        return holder, descendants(holder.pid)
+    except BaseException:
+        holder.kill()
+        raise
+
+
 async def test_engine_processes_die_with_a_killed_parent(tiny_model: Path, tmp_path: Path) -> None:
     """kill -9 gives nobody a chance to clean up: the engine's processes must notice by themselves."""
-    script = tmp_path / "holder.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import asyncio
-        from orchestrator.backends.vllm_engine import Vllm
-        from orchestrator.core.plan import Model
+    holder, children = await held(tmp_path, tiny_model, seconds=600)
+    holder.kill()
+    assert children
+    await holder.wait()
+    await until(lambda: not any(map(lives, children)), 60)
 
-        async def main():
-            options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, enforce_eager=True, threads=1)
-            async with options.open({{"tiny": Model({str(tiny_model)!r})}}):
-                open({str(tmp_path / "ready")!r}, "w").close()
-                await asyncio.sleep(600)
 
-        if __name__ == "__main__":
-            asyncio.run(main())
-        """)
-    )
-    holder = await asyncio.create_subprocess_exec(sys.executable, script)
-    try:
-        await until((tmp_path / "ready").exists, 300)
-        children = descendants(holder.pid)
-        assert children
-    finally:
-        holder.kill()
-        await holder.wait()
+async def test_an_engine_comes_and_goes_quietly(tiny_model: Path, tmp_path: Path) -> None:
+    """Nothing is printed from import to exit, and no process is left: a live display shares this terminal."""
+    holder, children = await held(tmp_path, tiny_model, seconds=1)
+    assert await asyncio.wait_for(holder.wait(), 60) == 0
+    assert (tmp_path / "said").read_text() == ""
     await until(lambda: not any(map(lives, children)), 60)
