@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import sys
 import tempfile
 import tomllib
@@ -76,7 +77,7 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
 
     file = limited(read_problems(asked.problems, default_domain=plan.domain, domains=plan.domains), asked.limit)
     _give_notice(file, shown)
-    again = f"leadline resume {shlex.quote(str(directory))}"
+    again = f"{_program()} resume {shlex.quote(str(directory))}"
     with _kept(again), open_job(directory, plan, file.problems, file.invalid, file.order) as job:
         record(job, plan, fleet, asked)
         n_left = len(job.remaining())
@@ -280,6 +281,14 @@ def _view(console: Console, stream: TextIO, title: str, shown: Shown) -> View:
     if stream.isatty() and not console.is_dumb_terminal and not shown.debug:
         return LiveView(console, title)
     return PlainView(console, title, shown.every_seconds)
+
+
+def _program() -> str:
+    """Return how this program is called: by its name alone where the shell finds it so."""
+    called = sys.argv[0]
+    found = shutil.which("leadline")
+    plain = Path(called).name != "leadline" or (found is not None and Path(found).resolve() == Path(called).resolve())
+    return "leadline" if plain else shlex.quote(called)
 
 
 @contextlib.contextmanager

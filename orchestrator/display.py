@@ -74,7 +74,7 @@ class Reading:
     tokens_per_second: float
     saved_tokens: float
     saved_share: float | None  # of what full sampling would have taken; None when nothing is known of it
-    eta_seconds: float | None  # None until the first problem of this run is done
+    eta_seconds: float | None  # None until something of this run has arrived
     last_error: str
 
 
@@ -96,8 +96,8 @@ class Meter:
         while len(self._past) > 2 and now - self._past[1][0] >= _WINDOW_SECONDS:
             self._past.popleft()
         then, tokens_then = self._past[0]
-        fresh = progress.n_done - progress.n_resumed
-        left = progress.n_problems - progress.n_done
+        fresh = progress.n_done - progress.n_resumed + progress.open_share
+        left = progress.n_problems - progress.n_done - progress.open_share
         full = progress.saved_tokens + tokens
         n = progress.finishes
         return Reading(
@@ -112,7 +112,7 @@ class Meter:
             tokens_per_second=(tokens - tokens_then) / (now - then) if now > then else 0.0,
             saved_tokens=progress.saved_tokens,
             saved_share=progress.saved_tokens / full if progress.saved_tokens and full > 0 else None,
-            eta_seconds=(now - running_since) / fresh * left if fresh > 0 else None,
+            eta_seconds=(now - running_since) / fresh * max(0.0, left) if fresh > 1e-6 else None,
             last_error=progress.last_error,
         )
 

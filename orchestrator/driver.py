@@ -22,7 +22,7 @@ from orchestrator.core.errors import FleetError, JournalError, LeadlineError
 from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
-from orchestrator.core.replies import sound
+from orchestrator.core.replies import reply_to, sound
 from orchestrator.core.session import Effect, Session, Start, described
 from orchestrator.core.types import Finish, Problem, Purpose, Request, Result, Trace
 from orchestrator.dress import Classes, Dresser
@@ -39,6 +39,7 @@ class Progress:
     n_done: int = 0
     n_resumed: int = 0  # problems that had their result when the run began
     n_open: int = 0
+    open_share: float = 0.0  # of the open problems, what share of their full sampling has arrived, summed
     n_running: int = 0
     n_waiting: int = 0
     finishes: Counter[Finish] = field(default_factory=Counter)
@@ -57,6 +58,7 @@ class _Open:
     classes: Classes
     began: float  # loop time, moved back by what earlier runs spent
     stop_timer: asyncio.TimerHandle | None = None
+    share: float = 0.0  # of its full sampling that has arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Driver:
         for event in batch:
             if isinstance(event, Arrived):
                 opened = self._open[event.problem_id]
-                self._count(event.trace)
+                self._count(opened, event.trace)
                 self._perform(opened, self._guarded(opened, functools.partial(opened.session.receive, event.trace)))
             elif isinstance(event, Stopped):
                 stopped = self._open.get(event.problem_id)
@@ -180,7 +182,7 @@ class Driver:
         self._post(Concluded(result))
 
     def _close(self, result: Result) -> None:
-        del self._open[result.problem_id]
+        self.progress.open_share -= self._open.pop(result.problem_id).share
         self._concluded.append(result)
         progress = self.progress
         progress.n_done += 1
@@ -239,7 +241,11 @@ class Driver:
                 opened.classes.restore(event.trace.answer)
             self._guarded(opened, functools.partial(session.receive, event.trace))
         for request in session.lost():
-            self._post(self._arrival(opened, _cut(request, "cancelled; its tokens were lost with the process that ran it")))
+            self._post(
+                self._arrival(
+                    opened, reply_to(request, Finish.CANCELLED, note="cancelled; its tokens were lost with the process that ran it")
+                )
+            )
         return [Start(request) for request in session.owed()]
 
     def _enqueue(self, opened: _Open, request: Request) -> None:
@@ -250,7 +256,7 @@ class Driver:
         while self._waiting and len(self._running) < self._fleet.window:
             _, _, opened, request = heapq.heappop(self._waiting)
             if opened.session.is_cancelled(request.ordinal):
-                self._post(self._arrival(opened, _cut(request)))
+                self._post(self._arrival(opened, reply_to(request, Finish.CANCELLED)))
                 continue
             self._running.add((request.problem_id, request.ordinal))
             task = asyncio.create_task(self._serve(opened, request))
@@ -261,11 +267,11 @@ class Driver:
         try:
             # Aborted before its first step, no engine could know it.
             unborn = opened.session.is_cancelled(request.ordinal)
-            trace = _cut(request) if unborn else sound(request, await self._engine.generate(request))
+            trace = reply_to(request, Finish.CANCELLED) if unborn else sound(request, await self._engine.generate(request))
         except FleetError:
             raise
         except Exception as error:  # noqa: BLE001 - an engine plugin may raise anything; the trace fails, the job goes on
-            trace = _cut(request, finish=Finish.FAILED, error=described(error))
+            trace = reply_to(request, Finish.FAILED, error=described(error))
         self._running.discard((request.problem_id, request.ordinal))
         self._start_waiting()  # the slot is free while this trace is dressed
         try:
@@ -282,8 +288,12 @@ class Driver:
             self._failure = self._failure or error
             self._wake.set()
 
-    def _count(self, trace: Trace) -> None:
+    def _count(self, opened: _Open, trace: Trace) -> None:
         progress = self.progress
+        if self._n_full:
+            share = min(1.0, (len(opened.session.traces) + 1) / self._n_full)
+            progress.open_share += share - opened.share
+            opened.share = share
         progress.finishes[trace.finish] += 1
         progress.output_tokens += trace.usage.output_tokens
         if trace.account is Purpose.PRUNED:
@@ -315,17 +325,3 @@ class Driver:
 def digest(problem: Problem) -> str:
     """Return what fixes a problem's text: equal digests, same question."""
     return blake2b(msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16).hexdigest()
-
-
-def _cut(request: Request, note: str = "", finish: Finish = Finish.CANCELLED, error: str = "") -> Trace:
-    """Return the trace of a request for which the engine returned none."""
-    return Trace(
-        ordinal=request.ordinal,
-        finish=finish,
-        parent=request.parent,
-        purpose=request.purpose,
-        model=request.model,
-        depth=request.depth,
-        error=error,
-        note=note,
-    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orchestrator.backends import vllm_host
+from orchestrator.backends import vllm_guard, vllm_host
 from orchestrator.backends.vllm_engine import Vllm, fitting_tokens
 from orchestrator.backends.vllm_watch import Watch, by_top_k, confidence, series_class
 from orchestrator.core.errors import PlanError
@@ -185,10 +186,12 @@ def test_the_kv_cache_takes_no_more_than_there_is() -> None:
         vllm_host.cpu_kv_bytes(9, 8 * GIB)
 
 
-def test_the_cpu_engine_never_chunks_a_prompt() -> None:
-    """A chunked prompt with a seed kills a vLLM 0.32 engine on a CPU."""
+def test_the_cpu_engine_never_chunks_a_prompt_and_is_eager_unless_told() -> None:
+    """A chunked prompt with a seed kills a vLLM 0.32 engine on a CPU; compiling takes longer than most CPU jobs."""
     arguments = vllm_host.cpu_arguments(Vllm(), 8 * GIB)
     assert arguments["enable_chunked_prefill"] is False
+    assert arguments["enforce_eager"] is True
+    assert vllm_host.cpu_arguments(Vllm(enforce_eager=False), 8 * GIB)["enforce_eager"] is False
     assert vllm_host.engine_arguments(Vllm(), Model("m"), "/m").keys().isdisjoint({"enable_chunked_prefill"})
 
 
@@ -240,3 +243,11 @@ def test_the_environment_is_as_before_after_the_start(monkeypatch: pytest.Monkey
 def test_free_memory_is_known_and_plausible() -> None:
     """Somewhere between 16 MiB and a pebibyte."""
     assert 1 << 24 < vllm_host.free_bytes() < 1 << 50
+
+
+def test_the_guard_does_nothing_outside_an_engine_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM loads it in every process where Leadline is installed, also in those that have nothing to do with it."""
+    monkeypatch.setenv(vllm_guard.OPENER, str(os.getppid()))
+    before = threading.active_count()
+    vllm_guard.install()
+    assert threading.active_count() == before

@@ -92,8 +92,10 @@ class Math:
 def _read(statement: Statement) -> str | None:
     if statement.mark in (Mark.WORDS, Mark.LABEL):
         words = statement.texts[0]
+        if value := leading(words):
+            return value
         name = first_sentence(words).strip(" *_`\"'")
-        return leading(words) or (name if _NAME.fullmatch(name) else None)
+        return name if _NAME.fullmatch(name) else None
     if statement.mark is Mark.HASHES:
         text = statement.texts[0]
         return text if quantity(text) is not None or unwrap(text) == leading(text) else None

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from orchestrator.core import folds
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.plan import Model
+from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Capability, Finish, Prompt, Request, Trace, Usage
 
 
@@ -140,15 +141,11 @@ class FakeEngine:
     ) -> Trace:
         suffix_ids = (0,) * len(request.suffix.split())
         prompt_tokens = n_words(request.prompt) + len(request.prefix_ids) + len(suffix_ids)
-        return Trace(
-            ordinal=request.ordinal,
+        return reply_to(
+            request,
+            finish,
             text="".join(_word(request, token, self._options) for token in ids),
             token_ids=ids,
-            finish=finish,
-            parent=request.parent,
-            purpose=request.purpose,
-            model=request.model,
-            depth=request.depth,
             usage=Usage(prompt_tokens, 0, len(ids), prompt_tokens + len(ids), len(ids) * self._options.seconds_per_token),
             metrics=metrics or {},
             suffix_ids=suffix_ids,

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.core.folds import RuleFold, logprobs_needed, metric_values
+from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Finish, Request, Trace, Usage
 
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
@@ -134,15 +135,11 @@ class Reply:
         request = self._request
         usage, note = self._counted(seconds)
         failed = self.finish is Finish.FAILED
-        return Trace(
-            ordinal=request.ordinal,
+        return reply_to(
+            request,
+            self.finish,
             text="".join(self._texts),
             token_ids=tuple(self._ids),
-            finish=self.finish,
-            parent=request.parent,
-            purpose=request.purpose,
-            model=request.model,
-            depth=request.depth,
             usage=usage,
             metrics={} if failed else metric_values(request.metrics, self._logprobs, self._confidences),
             suffix_ids=self.suffix_ids,

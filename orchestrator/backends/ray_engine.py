@@ -16,9 +16,10 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from orchestrator.backends import ray_cluster
-from orchestrator.backends.ray_replica import Completions, pack, unpack_collected, unserved
+from orchestrator.backends.ray_replica import Completions, pack, unpack_collected
 from orchestrator.core.errors import FleetError
 from orchestrator.core.plan import Model
+from orchestrator.core.replies import reply_to
 from orchestrator.core.routing import ReplicaView, route
 from orchestrator.core.types import Finish, Request, Trace
 
@@ -197,7 +198,7 @@ class RayFleet:
             return
         held.aborted = True
         if not self._recall(held):
-            held.settle(unserved(held.request, Finish.CANCELLED))
+            held.settle(reply_to(held.request, Finish.CANCELLED))
 
     def stats(self) -> tuple[ReplicaStats, ...]:
         """Return where each replica stands, in order of pools."""
@@ -211,11 +212,11 @@ class RayFleet:
         pool = self._pool(request)
         if pool is None:
             known = ", ".join(self._pools)
-            held.settle(unserved(request, Finish.FAILED, error=f"no replica serves the model {request.model!r}; there are: {known}"))
+            held.settle(reply_to(request, Finish.FAILED, error=f"no replica serves the model {request.model!r}; there are: {known}"))
         elif request.depth is not None and pool.spec.depths is not None and request.depth not in pool.spec.depths:
             depths = ", ".join(map(str, pool.spec.depths)) or "the model's own only"
             text = f"no replica of {pool.spec.name!r} serves the latent depth {request.depth}; they serve: {depths}"
-            held.settle(unserved(request, Finish.FAILED, error=text))
+            held.settle(reply_to(request, Finish.FAILED, error=text))
         elif pool.failure:
             held.fail(pool.failure)
         else:
@@ -348,7 +349,7 @@ class RayFleet:
                 continue
             if trace.ordinal != held.request.ordinal:
                 text = f"{replica} returned ordinal {trace.ordinal} for {held.request.ordinal}: its engine mixes up requests"
-                trace = unserved(held.request, Finish.FAILED, error=text)
+                trace = reply_to(held.request, Finish.FAILED, error=text)
             elif trace.finish not in (Finish.FAILED, Finish.CANCELLED):
                 replica.n_in_a_row = 0
             held.settle(trace)
@@ -374,10 +375,10 @@ class RayFleet:
             held.replica = None
             held.n_lost += 1
             if held.aborted:
-                held.settle(unserved(held.request, Finish.CANCELLED, note="lost with its replica"))
+                held.settle(reply_to(held.request, Finish.CANCELLED, note="lost with its replica"))
             elif held.n_lost > self._care.max_restarts and not replica.pool.failure:
                 text = f"{held.n_lost} replicas were lost while they ran it; the last one: {reason}"
-                held.settle(unserved(held.request, Finish.FAILED, error=text))
+                held.settle(reply_to(held.request, Finish.FAILED, error=text))
             else:
                 self._place(held)
 

@@ -22,6 +22,7 @@ from orchestrator import registry
 from orchestrator.core.errors import FleetError, LeadlineError
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
+from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Finish, Request, Trace
 
 Orders: TypeAlias = list[tuple[int, Request]]  # (ticket, request)
@@ -39,20 +40,6 @@ def pack(value: Orders | Collected) -> bytes:
 def unpack_collected(data: bytes) -> Collected:
     """Return what `Replica.collect` packed."""
     return pickle.loads(data)  # type: ignore[no-any-return]  # pickle is untyped; both ends are ours
-
-
-def unserved(request: Request, finish: Finish, *, error: str = "", note: str = "") -> Trace:
-    """Return the trace of a request for which no engine has generated a token."""
-    return Trace(
-        request.ordinal,
-        finish=finish,
-        parent=request.parent,
-        purpose=request.purpose,
-        model=request.model,
-        depth=request.depth,
-        error=error,
-        note=note,
-    )
 
 
 class Replica:
@@ -142,14 +129,14 @@ class Replica:
             await asyncio.wait({namesake})
         try:
             if ticket in self._aborted:  # an abort may overtake the first step of this task: the engine would not know the request
-                trace = unserved(request, Finish.CANCELLED)
+                trace = reply_to(request, Finish.CANCELLED)
             else:
                 trace = await self._engine.generate(request)
         except FleetError as error:
             self._fail(_text(error) + _where_more())
             return
         except Exception as error:  # noqa: BLE001  # an engine that breaks its contract on one request must not strand the others
-            trace = unserved(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
+            trace = reply_to(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
         del self._orders[ticket]
         self._aborted.discard(ticket)
         identity = request.problem_id, request.ordinal

@@ -42,7 +42,7 @@ class Vllm:
     gpu_memory_utilization: float = 0.9
     tensor_parallel: int = 1
     max_num_seqs: int = 0  # sequences in one batch; 0: vLLM's choice for the device
-    enforce_eager: bool = False  # True starts sooner and, on a GPU, decodes slower
+    enforce_eager: bool | None = None  # None: compiled on a GPU, eager on a CPU (see `vllm_host.cpu_arguments`)
     threads: int = 0  # OpenMP threads of a worker on a CPU; 0: one fewer than the CPUs this process may use
     prefix_caching: bool = True
     seed: int = 0  # of the engine; a request's own seed decides its tokens

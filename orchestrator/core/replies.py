@@ -1,4 +1,4 @@
-"""What an engine's reply must be before anything is made of it. Pure.
+"""What an engine's reply must be before anything is made of it, and how one is made. Pure.
 
 The one rule: a reply that breaks it becomes a FAILED trace that says why, so that a bad reply costs one trace: never the job, and never a
 journal that cannot be read again.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from orchestrator.core.types import Finish, Request, Trace, Usage
 
@@ -38,15 +39,19 @@ def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _failed(request: Request, error: str, usage: Usage | None = None) -> Trace:
-    spent = replace(usage, seconds=usage.seconds if math.isfinite(usage.seconds) else 0.0) if usage else Usage()
+def reply_to(request: Request, finish: Finish, **fields: Any) -> Trace:
+    """Return a trace of this request: what it inherits from it, and the other fields of a Trace as given."""
     return Trace(
         ordinal=request.ordinal,
-        finish=Finish.FAILED,
+        finish=finish,
         parent=request.parent,
         purpose=request.purpose,
         model=request.model,
         depth=request.depth,
-        usage=spent,
-        error=error,
+        **fields,
     )
+
+
+def _failed(request: Request, error: str, usage: Usage | None = None) -> Trace:
+    spent = replace(usage, seconds=usage.seconds if math.isfinite(usage.seconds) else 0.0) if usage else Usage()
+    return reply_to(request, Finish.FAILED, usage=spent, error=error)

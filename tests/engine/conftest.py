@@ -15,6 +15,6 @@ CONTEXT_TOKENS = 1024
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_engine() -> AsyncIterator[VllmEngine]:
     """Yield the engine; its one pool is "main". A test leaves it idle and alive."""
-    options = Vllm(kv_cache_gib=1, max_num_seqs=64, enforce_eager=True, threads=1)
+    options = Vllm(kv_cache_gib=1, max_num_seqs=64, threads=1)
     async with options.open({"main": Model("smollm2", max_context_tokens=CONTEXT_TOKENS)}) as engine:
         yield engine

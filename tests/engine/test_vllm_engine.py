@@ -349,7 +349,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def tiny_engine(tiny_model: Path) -> AsyncIterator[VllmEngine]:
-    options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, enforce_eager=True, threads=1)
+    options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, threads=1)
     async with options.open({"tiny": Model(str(tiny_model))}) as engine:
         yield engine
 
@@ -395,7 +395,7 @@ from orchestrator.core.plan import Model
 from orchestrator.core.types import Request
 
 async def main(model, ready, seconds):
-    options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, enforce_eager=True, threads=1)
+    options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, threads=1)
     async with options.open({"tiny": Model(model)}) as engine:
         assert (await engine.generate(Request(prompt="Once", max_new_tokens=2))).token_ids
         pathlib.Path(ready).touch()
