@@ -5,29 +5,33 @@
 '42'
 """
 
-from orchestrator.api import Solution, arun, run, solve, traces
-from orchestrator.core.errors import FleetError, JobBusyError, JournalError, LeadlineError, PlanError, PluginError, StrategyError
-from orchestrator.core.plan import Budget, Model, Plan, fingerprint
-from orchestrator.core.steps import cancel, next_trace, sample, submit
-from orchestrator.core.types import (
-    Answer,
-    Capability,
-    Cluster,
-    Finish,
-    Message,
-    PluginSpec,
-    Problem,
-    Purpose,
-    Request,
-    Result,
-    Sampling,
-    Status,
-    Trace,
-    Usage,
-    Verdict,
-)
-from orchestrator.fleet import Fleet
-from orchestrator.registry import domain, engine, selector, strategy, verifier
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.api import Solution, arun, run, solve, traces
+    from orchestrator.core.errors import FleetError, JobBusyError, JournalError, LeadlineError, PlanError, PluginError, StrategyError
+    from orchestrator.core.plan import Budget, Model, Plan, fingerprint
+    from orchestrator.core.steps import cancel, next_trace, sample, submit
+    from orchestrator.core.types import (
+        Answer,
+        Capability,
+        Cluster,
+        Finish,
+        Message,
+        PluginSpec,
+        Problem,
+        Purpose,
+        Request,
+        Result,
+        Sampling,
+        Status,
+        Trace,
+        Usage,
+        Verdict,
+    )
+    from orchestrator.fleet import Fleet
+    from orchestrator.registry import domain, engine, selector, strategy, verifier
 
 __all__ = [
     "Answer",
@@ -72,3 +76,49 @@ __all__ = [
     "traces",
     "verifier",
 ]
+
+_HOMES = {
+    "orchestrator.api": ("Solution", "arun", "run", "solve", "traces"),
+    "orchestrator.core.errors": (
+        "FleetError",
+        "JobBusyError",
+        "JournalError",
+        "LeadlineError",
+        "PlanError",
+        "PluginError",
+        "StrategyError",
+    ),
+    "orchestrator.core.plan": ("Budget", "Model", "Plan", "fingerprint"),
+    "orchestrator.core.steps": ("cancel", "next_trace", "sample", "submit"),
+    "orchestrator.core.types": (
+        "Answer",
+        "Capability",
+        "Cluster",
+        "Finish",
+        "Message",
+        "PluginSpec",
+        "Problem",
+        "Purpose",
+        "Request",
+        "Result",
+        "Sampling",
+        "Status",
+        "Trace",
+        "Usage",
+        "Verdict",
+    ),
+    "orchestrator.fleet": ("Fleet",),
+    "orchestrator.registry": ("domain", "engine", "selector", "strategy", "verifier"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is first asked for, so that importing the package costs next to nothing."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
