@@ -35,8 +35,8 @@ from orchestrator.fleet import Fleet
 from orchestrator.jobs import open_job
 
 CASES = {
-    "smollm2": {"window": 64, "problems": 24, "n": 8, "tokens": 64, "aim": 0.97},
-    "tiny": {"window": 256, "problems": 192, "n": 16, "tokens": 64, "aim": 0.90},
+    "smollm2": {"window": 64, "problems": 16, "n": 8, "tokens": 32, "aim": 0.97},
+    "tiny": {"window": 256, "problems": 64, "n": 16, "tokens": 64, "aim": 0.90},
 }
 STAGES = ("raw", "engine", "fleet", "job")
 
@@ -46,14 +46,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=[*CASES, "both"], default="both")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stages", default=",".join(STAGES), help="those to measure, raw and job among them (default: %(default)s)")
     options = parser.parse_args()
+    stages = [stage for stage in STAGES if stage in options.stages.split(",")]
     for case in CASES if options.case == "both" else [options.case]:
         with tempfile.TemporaryDirectory() as directory:
             path = "smollm2" if case == "smollm2" else tiny_llama(Path(directory))
-            asyncio.run(measure(case, path, options.rounds, Path(directory)))
+            asyncio.run(measure(case, path, stages, options.rounds, Path(directory)))
 
 
-async def measure(case: str, path: str, n_rounds: int, directory: Path) -> None:
+async def measure(case: str, path: str, chosen: Sequence[str], n_rounds: int, directory: Path) -> None:
     """Measure one case and print it."""
     size = CASES[case]
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=int(size["tokens"]))
@@ -64,7 +66,7 @@ async def measure(case: str, path: str, n_rounds: int, directory: Path) -> None:
     ]
     explorer = api.load_explorer(plan)
     requests = [e.request for p in problems for e in Session(p, explorer.strategy, plan).start() if isinstance(e, Start)]
-    rates: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    rates: dict[str, list[float]] = {stage: [] for stage in chosen}
     async with contextlib.AsyncExitStack() as stack:
         local = await stack.enter_async_context(registry.load("engines", PluginSpec("vllm", engine_options)).open(plan.models))
         remote_backend = Shared(PluginSpec("ray", {"options": engine_options}))
@@ -75,10 +77,11 @@ async def measure(case: str, path: str, n_rounds: int, directory: Path) -> None:
             "fleet": lambda: in_window(requests, int(size["window"]), completing(remote)),
             "job": lambda: whole_job(plan, problems, remote_backend, int(size["window"]), directory),
         }
-        for stage in STAGES:
+        for stage in chosen:
             await stages[stage]()  # warm-up, and the prefix cache filled alike
+            print(f"{case}: stage {stage} is warm", flush=True)
         for _ in range(n_rounds):
-            for stage in STAGES:
+            for stage in chosen:
                 rates[stage].append(await stages[stage]())
     show(case, size, rates, len(requests))
 
@@ -88,7 +91,7 @@ def show(case: str, size: dict[str, Any], rates: dict[str, list[float]], n_reque
     print(f"\n{case}: {n_requests} requests of {size['tokens']} tokens at most, {size['window']} in flight, {os.cpu_count()} cores")
     print(f"  {'stage':8s} {'tokens/s':>9s} {'of raw':>8s} {'range':>15s} {'of the stage before':>20s}")
     before = "raw"
-    for stage in STAGES:
+    for stage in rates:
         ratios = [a / b for a, b in zip(rates[stage], rates["raw"], strict=True)]
         steps = [a / b for a, b in zip(rates[stage], rates[before], strict=True)]
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"

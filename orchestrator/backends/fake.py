@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 from orchestrator.core import folds
@@ -19,6 +20,9 @@ from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Capability, Finish, Prompt, Request, Trace, Usage
+
+
+_WORDS = (" so", " so", " wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,13 @@ class FakeEngine:
         confidences = [5.0 + 5.0 * random.Random(request.seed + i).random() for i in range(len(ids))]
         fold = folds.RuleFold(request.rules)
         for i, token in enumerate(ids):
-            if fold.update(_word(request, token, self._options), confidences[i : i + 1]):
+            if fold.update(self._text(request, (token,)), confidences[i : i + 1]):
                 ids, confidences, finish = ids[: i + 1], confidences[: i + 1], Finish.RULE
                 break
         return tuple(ids), finish, folds.metric_values(request.metrics, [-c / 10 for c in confidences], confidences)
+
+    def _text(self, request: Request, ids: Sequence[int]) -> str:
+        return "".join([_WORDS[i % 3] if i >= 0 else _statement(request, i, self._options) for i in ids])
 
     def _trace(
         self, request: Request, ids: tuple[int, ...], finish: Finish, *, error: str = "", metrics: Mapping[str, float] | None = None
@@ -144,7 +151,7 @@ class FakeEngine:
         return reply_to(
             request,
             finish,
-            text="".join(_word(request, token, self._options) for token in ids),
+            text=self._text(request, ids),
             token_ids=ids,
             usage=Usage(prompt_tokens, 0, len(ids), prompt_tokens + len(ids), len(ids) * self._options.seconds_per_token),
             metrics=metrics or {},
@@ -153,10 +160,8 @@ class FakeEngine:
         )
 
 
-def _word(request: Request, token: int, options: Fake) -> str:
-    if token < 0:
-        return f" The answer is {options.answers[-1 - token].replace('{hash}', problem_number(request.problem_id))}."
-    return " wait" if token % 3 == 2 else " so"
+def _statement(request: Request, token: int, options: Fake) -> str:
+    return f" The answer is {options.answers[-1 - token].replace('{hash}', problem_number(request.problem_id))}."
 
 
 def problem_number(problem_id: str) -> str:
@@ -164,6 +169,7 @@ def problem_number(problem_id: str) -> str:
     return str(int.from_bytes(blake2b(problem_id.encode(), digest_size=4).digest(), "big") % 1000)
 
 
+@lru_cache(maxsize=1024)
 def n_words(prompt: Prompt) -> int:
     """Return how many words a prompt has: what this engine calls its tokens."""
     text = prompt if isinstance(prompt, str) else " ".join(m.content for m in prompt)

@@ -58,10 +58,20 @@ def conclude(
 
 def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
     """Return what was spent, by the account each trace is charged to."""
-    totals: dict[str, Usage] = {}
+    groups: dict[str, list[Usage]] = {}
     for trace in traces:
-        totals[trace.account] = totals.get(trace.account, Usage()) + trace.usage
-    return totals
+        groups.setdefault(trace.account, []).append(trace.usage)
+    return {account: _total(usages) for account, usages in groups.items()}
+
+
+def _total(usages: Sequence[Usage]) -> Usage:
+    return Usage(  # field by field, because adding Usage to Usage makes a new one per trace
+        prompt_tokens=sum([u.prompt_tokens for u in usages]),
+        cached_tokens=sum([u.cached_tokens for u in usages]),
+        output_tokens=sum([u.output_tokens for u in usages]),
+        layer_tokens=sum([u.layer_tokens for u in usages]),
+        seconds=sum([u.seconds for u in usages]),
+    )
 
 
 def mean_tokens(traces: Sequence[Trace]) -> float | None:
