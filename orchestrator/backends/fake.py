@@ -7,9 +7,10 @@ It is no language model and no stand-in for one: accuracy on it means nothing.
 from __future__ import annotations
 
 import asyncio
+import bisect
+import itertools
 import os
-import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from orchestrator.core.plan import Model
 from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Capability, Finish, Prompt, Request, Trace, Usage
 
-
+_MASK = 2**64 - 1
 _WORDS = (" so", " so", " wait")
 
 
@@ -66,6 +67,7 @@ class FakeEngine:
 
     def __init__(self, options: Fake) -> None:
         self._options = options
+        self._bounds = list(itertools.accumulate(options.weights or [1.0] * len(options.answers)))
         self._aborts: dict[tuple[str, int], asyncio.Event] = {}
         self._n_requests = 0
 
@@ -75,11 +77,11 @@ class FakeEngine:
         options = self._options
         # A continuation finds its root's seed in the first token it inherits, so that stopping at checkpoints changes nothing.
         root_seed = request.prefix_ids[0] if request.prefix_ids else request.seed % 2**31
-        rng = random.Random(root_seed)
-        if rng.random() < options.failure_rate:
+        draws = uniforms(root_seed)
+        if next(draws) < options.failure_rate:
             return self._trace(request, (), Finish.FAILED, error="the fake engine fails this trace on purpose")
-        hangs = rng.random() < options.hang_rate
-        ids, finish, metrics = self._stream(request, rng, root_seed)
+        hangs = next(draws) < options.hang_rate
+        ids, finish, metrics = self._stream(request, draws, root_seed)
         if not hangs and not options.seconds_per_token:
             return self._trace(request, ids, finish, metrics=metrics)
         n_done = await self._spend(request, len(ids), hangs)
@@ -116,10 +118,10 @@ class FakeEngine:
             del self._aborts[identity]
         return min(n_tokens, int((loop.time() - began) / per_token)) if per_token else 0
 
-    def _stream(self, request: Request, rng: random.Random, root_seed: int) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
+    def _stream(self, request: Request, draws: Iterator[float], root_seed: int) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
         options = self._options
-        n_total = max(1, options.n_tokens + (rng.randrange(options.spread_tokens + 1) if options.spread_tokens else 0))
-        answer = rng.choices(range(len(options.answers)), options.weights or None)[0]
+        n_total = max(1, options.n_tokens + int(next(draws) * (options.spread_tokens + 1)))
+        answer = bisect.bisect(self._bounds, next(draws) * self._bounds[-1], hi=len(self._bounds) - 1)
         first = len(request.prefix_ids)
         # Token 0 carries the seed, the last one the answer; what stands between says nothing.
         ids = [root_seed if i == 0 else -1 - answer if i == n_total - 1 else i for i in range(first, max(first + 1, n_total))]
@@ -132,7 +134,7 @@ class FakeEngine:
         return tuple(ids), finish, {}
 
     def _folded(self, request: Request, ids: list[int], finish: Finish) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
-        confidences = [5.0 + 5.0 * random.Random(request.seed + i).random() for i in range(len(ids))]
+        confidences = [5.0 + 5.0 * u for u in itertools.islice(uniforms(request.seed), len(ids))]
         fold = folds.RuleFold(request.rules)
         for i, token in enumerate(ids):
             if fold.update(self._text(request, (token,)), confidences[i : i + 1]):
@@ -141,7 +143,8 @@ class FakeEngine:
         return tuple(ids), finish, folds.metric_values(request.metrics, [-c / 10 for c in confidences], confidences)
 
     def _text(self, request: Request, ids: Sequence[int]) -> str:
-        return "".join([_WORDS[i % 3] if i >= 0 else _statement(request, i, self._options) for i in ids])
+        words = "".join([_WORDS[i % 3] for i in ids if i >= 0])
+        return words + _statement(request.problem_id, self._options.answers[-1 - ids[-1]]) if ids and ids[-1] < 0 else words
 
     def _trace(
         self, request: Request, ids: tuple[int, ...], finish: Finish, *, error: str = "", metrics: Mapping[str, float] | None = None
@@ -160,8 +163,18 @@ class FakeEngine:
         )
 
 
-def _statement(request: Request, token: int, options: Fake) -> str:
-    return f" The answer is {options.answers[-1 - token].replace('{hash}', problem_number(request.problem_id))}."
+def uniforms(seed: int) -> Iterator[float]:
+    """Yield numbers in [0, 1): splitmix64 (Steele et al., 2014). Python's own generator costs more to seed than a whole trace here."""
+    while True:
+        seed = (seed + 0x9E3779B97F4A7C15) & _MASK
+        z = ((seed ^ seed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & _MASK
+        yield (z ^ z >> 31) / 2**64
+
+
+@lru_cache(maxsize=65_536)
+def _statement(problem_id: str, answer: str) -> str:
+    return f" The answer is {answer.replace('{hash}', problem_number(problem_id))}."
 
 
 def problem_number(problem_id: str) -> str:
