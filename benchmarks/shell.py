@@ -32,13 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=10_000)
     parser.add_argument("--traces", type=int, default=10)
+    parser.add_argument("--window", type=int, default=256, help="requests in flight at once (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="run once under cProfile and print the dearest functions")
     options = parser.parse_args()
     plan = Plan(strategy=PluginSpec("consistency", {"n": options.traces}))
-    fleet = Fleet(engine=PluginSpec("fake"), window=options.problems, open_problems=options.problems)
+    fleet = Fleet(engine=PluginSpec("fake"), window=options.window, open_problems=options.problems)
     problems = [Problem(f"p{i:06d}", f"What is {i} + {i}?") for i in range(options.problems)]
-    print(f"{options.problems} problems open at once, {options.traces} traces each, {os.cpu_count()} cores")
+    print(f"{options.problems} problems open at once, {options.traces} traces each, {options.window} in flight, {os.cpu_count()} cores")
     print(f"memory: {bytes_per_open_problem(problems, plan, options.traces):.0f} bytes per open problem that holds no finished trace")
     if options.profile:
         profile = cProfile.Profile()

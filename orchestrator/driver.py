@@ -12,6 +12,7 @@ import functools
 import gc
 import heapq
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,7 @@ class _Open:
     order: int
     session: Session
     classes: Classes
-    began: float  # loop time, moved back by what earlier runs spent
+    began: float  # monotonic, moved back by what earlier runs spent
     stop_timer: asyncio.TimerHandle | None = None
     share: float = 0.0  # of its full sampling that has arrived
 
@@ -215,7 +216,7 @@ class Driver:
     def _open_problem(self, order: int, problem: Problem) -> None:
         loop = asyncio.get_running_loop()
         session = Session(problem, self._explorer.strategy, self._plan, self._explorer.metrics)
-        opened = self._open[problem.id] = _Open(order, session, Classes(), loop.time())
+        opened = self._open[problem.id] = _Open(order, session, Classes(), time.monotonic())
         if problem.id in self._known:
             effects = self._replay(opened)
         else:
@@ -231,7 +232,7 @@ class Driver:
         session = opened.session
         self._guarded(opened, session.start)
         for event in self._journal.events(session.problem.id):
-            opened.began = min(opened.began, asyncio.get_running_loop().time() - event.elapsed)
+            opened.began = min(opened.began, time.monotonic() - event.elapsed)
             if isinstance(event, Stopped):
                 session.stop(event.reason)
                 continue
@@ -321,7 +322,7 @@ class Driver:
             self._post(Stopped(opened.session.problem.id, "seconds", self._elapsed(opened)))
 
     def _elapsed(self, opened: _Open) -> float:
-        return asyncio.get_running_loop().time() - opened.began
+        return time.monotonic() - opened.began
 
     async def _stop_tasks(self) -> None:
         tasks = list(self._tasks)

@@ -261,8 +261,16 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 def _children() -> set[int]:
+    """Return the checker processes of this process; other tests may have an engine running."""
     tasks = Path(f"/proc/{os.getpid()}/task")
-    return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+    pids = {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+    return {pid for pid in pids if not _is_other(pid)}
+
+
+def _is_other(pid: int) -> bool:
+    """Whether a process is known to be something else: a child between fork and exec still has its parent's command line."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return bool(command) and b"checker_child" not in command and command != Path("/proc/self/cmdline").read_bytes()
 
 
 def _runs(pid: int) -> bool:

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import registry
+from orchestrator.backends import ray_cluster
 from orchestrator.backends.ray_engine import RayFleet, State
 from orchestrator.backends.ray_replica import Replica, pack, unpack_collected
 from orchestrator.core.errors import FleetError, PlanError, PluginError
@@ -92,7 +93,7 @@ def shared_ray() -> Iterator[None]:
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+        patch.setenv("RAY_AUTH_TOKEN", ray_cluster._token())  # a process has one: Ray's library reads it once
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
         yield
