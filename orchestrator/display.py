@@ -311,4 +311,4 @@ def one_line(text: str) -> str:
 
 
 def _saved(now: Reading, before: str = " · ") -> str:
-    return "" if now.saved_share is None else f"{before}{now.saved_share:.0%} saved against full sampling"
+    return "" if now.saved_share is None else f"{before}{now.saved_share:z.0%} saved against full sampling"

@@ -38,7 +38,7 @@ def summary_table(summary: Summary) -> RenderableType:
     _add_accounts(table, report.usage)
     table.add_row("wall-clock", duration(report.wall_seconds), _resumed(summary))
     if report.savings is not None:
-        table.add_row("saved", f"{report.savings.tokens.value:.0%}", _saved(report.savings))
+        table.add_row("saved", f"{report.savings.tokens.value:z.0%}", _saved(report.savings))
     _add_doubts(table, report, summary)
     lines: list[RenderableType] = [table]
     lines += [_faults("failed", summary.failed, report.n_by_status[Status.FAILED])] if summary.failed else []
@@ -103,9 +103,9 @@ def _saved(savings: Savings) -> str:
     tokens, traces = savings.tokens, savings.traces
     if not tokens.value and not traces.value:
         return f"every problem was sampled in full; n = {tokens.n:,} problems"
-    interval = "" if tokens.low is None or tokens.high is None else f" ({tokens.low:.0%} to {tokens.high:.0%})"
+    interval = "" if tokens.low is None or tokens.high is None else f" ({tokens.low:z.0%} to {tokens.high:z.0%})"
     return (
-        f"of the tokens{interval} and {traces.value:.0%} of the traces that the whole plan takes: an estimate, each trace not taken "
+        f"of the tokens{interval} and {traces.value:z.0%} of the traces that the whole plan takes: an estimate, each trace not taken "
         f"priced at its problem's mean of those not cut; n = {tokens.n:,} problems"
     )
 
