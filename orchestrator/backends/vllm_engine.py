@@ -23,6 +23,7 @@ from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.folds import logprobs_needed
 from orchestrator.core.plan import Model
+from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Capability, Finish, Message, Prompt, Request, Sampling, Trace, Usage
 from orchestrator.embedded import resolve_model
 
@@ -125,12 +126,12 @@ class VllmEngine:
             pool = self._pool(request.model)
             job = pool.job(request)
             if flight.aborted:
-                return _trace(request, Finish.CANCELLED, suffix_ids=job.suffix_ids)
+                return reply_to(request, Finish.CANCELLED, suffix_ids=job.suffix_ids)
             flight.id = f"{request.problem_id}/{request.ordinal}/{next(self._numbers)}"
             flight.pool = pool
             output, watch = await self._followed(request, flight, pool, job)
         except _Refused as refusal:
-            return _trace(request, Finish.FAILED, error=str(refusal))
+            return reply_to(request, Finish.FAILED, error=str(refusal))
         return _completed(request, job, output, watch, pool.n_layers, time.perf_counter() - started)
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None]:
@@ -311,18 +312,6 @@ def _sampling_params(sampling: Sampling, stop: tuple[str, ...], n_logprobs: int 
     )
 
 
-def _trace(request: Request, finish: Finish, **fields: Any) -> Trace:
-    return Trace(
-        ordinal=request.ordinal,
-        parent=request.parent,
-        purpose=request.purpose,
-        model=request.model,
-        depth=request.depth,
-        finish=finish,
-        **fields,
-    )
-
-
 def _completed(request: Request, job: _Job, output: Any, watch: Watch | None, n_layers: int, seconds: float) -> Trace:
     last = output.outputs[0]
     text, ids = last.text, tuple(last.token_ids)
@@ -333,7 +322,7 @@ def _completed(request: Request, job: _Job, output: Any, watch: Watch | None, n_
     n_prompt, n_cached = len(job.prompt_ids), output.num_cached_tokens or 0
     # A request that is cancelled before its first token is charged its whole prompt: an upper bound.
     usage = Usage(n_prompt, n_cached, len(ids), (n_prompt - n_cached + len(ids)) * n_layers, seconds)
-    return _trace(
+    return reply_to(
         request,
         finish,
         text=text,
