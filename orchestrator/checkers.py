@@ -155,7 +155,7 @@ class Checkers:
             try:
                 await worker.ask(question)
                 yield worker
-            except BaseException:
+            except BaseException:  # a cancellation too: its reply would reach the next caller
                 worker.kill()
                 raise
             finally:

@@ -340,7 +340,7 @@ async def _opened(options: Vllm, models: Mapping[str, Model]) -> AsyncIterator[V
     try:
         for name, model in models.items():
             engines[name] = await _started(options, name, model, len(models) - len(engines))
-    except BaseException:
+    except BaseException:  # a cancellation too: engines that did start must not stay behind
         await VllmEngine(engines).close()
         raise
     engine = VllmEngine(engines)

@@ -415,7 +415,7 @@ async def held(tmp_path: Path, model: Path, seconds: int) -> tuple[asyncio.subpr
     try:
         await until(lambda: (tmp_path / "ready").exists() or holder.returncode is not None, 300)
         return holder, descendants(holder.pid)
-    except BaseException:
+    except BaseException:  # a failed assertion or time limit too: no engine may outlive its test
         holder.kill()
         raise
 
