@@ -14,6 +14,7 @@ from orchestrator import registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.folds import parse_metric
 from orchestrator.core.plan import Plan
+from orchestrator.core.schedule import parse_schedule
 from orchestrator.core.types import Capability, PluginSpec
 from orchestrator.fleet import Fleet
 
@@ -34,6 +35,7 @@ _RANGES: Mapping[str, tuple[Any, str]] = {
     "sampling.min_p": (lambda x: 0 <= x < 1, "at least 0 and below 1; 0 drops nothing"),
     "sampling.repetition_penalty": (lambda x: 0 < x < math.inf, "above 0; 1 changes nothing"),
     "sampling.max_new_tokens": (lambda x: x >= 1, "at least 1"),
+    "sampling.depth": (lambda x: x >= 0, "at least 1, or 0 for the depth that the model ships with"),
     "sampling.stop": (all, "made of texts that are not empty"),
     "sampling.template": (lambda x: "{prompt}" in x, "a text that contains {prompt}, or every problem would get the same prompt"),
     "budget.traces": (lambda x: x >= 0, "at least 0; 0 is no limit"),
@@ -114,8 +116,18 @@ def _check_ranges(plan: Plan, fleet: Fleet) -> None:
         _require(bool(model.path.strip()), f"models.{name}.path", model.path, "'smollm2', a local folder or a hub name")
         context = model.max_context_tokens
         _require(context >= 0, f"models.{name}.max_context_tokens", context, "at least 0; 0 is as the model ships")
+        _require(model.max_depth >= 0, f"models.{name}.max_depth", model.max_depth, "at least 1, or 0 for what the model ships with")
+        if model.layers:
+            _check_schedule(f"models.{name}.layers", model.layers)
     names = [spec.name for spec in plan.verifiers]
     _require(len(set(names)) == len(names), "verifiers", names, "different ones: a trace tells its verdicts apart by these names")
+
+
+def _check_schedule(key: str, text: str) -> None:
+    try:
+        parse_schedule(text)
+    except PlanError as error:
+        raise PlanFault(key, str(error)) from error
 
 
 def _require(holds: bool, key: str, value: object, need: str) -> None:

@@ -62,6 +62,7 @@ HELP: Mapping[str, str] = {
     "sampling.min_p": "drop tokens less likely than this share of the likeliest one's probability",
     "sampling.repetition_penalty": "above 1, tokens that have appeared become less likely",
     "sampling.max_new_tokens": "the longest a trace may get",
+    "sampling.depth": "latent depth: how often the think block of a looped model runs; 0: as the model ships",
     "sampling.stop": "texts that end a trace",
     "sampling.system": "system message put before every problem; empty: none",
     "sampling.template": "what a plain prompt is put into, where {prompt} stands",

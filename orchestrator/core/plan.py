@@ -17,11 +17,17 @@ SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model by name: `path` is an embedded name ("smollm2"), a local folder or a hub name."""
+    """A model by name: `path` is an embedded name ("smollm2"), a local folder or a hub name.
+
+    `layers` is a schedule (`core.schedule`) that runs instead of the model's own; `max_depth` is the largest depth that a request may
+    ask for, and what memory is set aside for.
+    """
 
     path: str
     revision: str = ""
     max_context_tokens: int = 0  # 0: as the model ships
+    layers: str = ""  # "": as the model ships
+    max_depth: int = 0  # 0: as the model ships, else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,12 +213,14 @@ class Session:
             raise StrategyError(f"request {ordinal} asks for model {model!r}; the plan has {', '.join(self._plan.models)}")
         if request.max_new_tokens is not None and request.max_new_tokens < 1:
             raise StrategyError(f"request {ordinal} asks for {request.max_new_tokens} new tokens; at least one is needed")
+        if request.depth is not None and request.depth < 1:
+            raise StrategyError(f"request {ordinal} asks for depth {request.depth}; at least 1 is needed")
         sampling = request.sampling or self._plan.sampling
         return changed(
             request,
             prompt=request.prompt or self._prompt,
             model=model or self._plan.default_model,
-            depth=depth,
+            depth=depth or sampling.depth or None,
             sampling=sampling,
             max_new_tokens=sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens,
             stop=request.stop or sampling.stop,

@@ -99,6 +99,7 @@ class Sampling:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     max_new_tokens: int = 512
+    depth: int = 0  # how often the think block of a looped model runs; 0: as the model ships
     stop: tuple[str, ...] = ()
     system: str = ""  # system message put before the prompt of every problem; "" adds none
     template: str = "{prompt}"  # wraps a plain prompt, e.g. "{prompt}\nPut the final answer in \\boxed{}."
