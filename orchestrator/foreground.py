@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -97,6 +98,7 @@ class Signals:
         self._on_first = on_first
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._waker = -1
         self._before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def install(self) -> None:
@@ -104,6 +106,8 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._handle)
+            if self._waker >= 0:
+                signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
     def __enter__(self) -> Signals:
         """Handle them."""
@@ -121,11 +125,32 @@ class Signals:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.ensure_future(work())
         if self.number:
             self._task.cancel()
-        try:
-            await self._task
-        except asyncio.CancelledError:
-            if not self.number:
-                raise
+        with self._waking(self._loop):
+            try:
+                await self._task
+            except asyncio.CancelledError:
+                if not self.number:
+                    raise
+
+    @contextlib.contextmanager
+    def _waking(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Let every signal wake the loop: Python handles one that comes just before the loop waits only when the wait is over."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        reader, writer = socket.socketpair()
+        with reader, writer:
+            reader.setblocking(False)
+            writer.setblocking(False)
+            loop.add_reader(reader, reader.recv, 4096)
+            self._waker = writer.fileno()
+            self.install()
+            try:
+                yield
+            finally:
+                self._waker = -1
+                signal.set_wakeup_fd(-1)
+                loop.remove_reader(reader)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number:

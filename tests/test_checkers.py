@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.checkers import Checkers, DomainRef, Match, Undecided
@@ -262,15 +263,16 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 def _children() -> set[int]:
     """Return the checker processes of this process; other tests may have an engine running."""
-    tasks = Path(f"/proc/{os.getpid()}/task")
-    pids = {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
-    return {pid for pid in pids if not _is_other(pid)}
+    return {child.pid for child in psutil.Process().children() if not _is_other(child)}
 
 
-def _is_other(pid: int) -> bool:
-    """Whether a process is known to be something else: a child between fork and exec still has its parent's command line."""
-    command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    return bool(command) and b"checker_child" not in command and command != Path("/proc/self/cmdline").read_bytes()
+def _is_other(child: psutil.Process) -> bool:
+    """Whether a process is gone or known to be something else: between fork and exec it still has its parent's command line."""
+    try:
+        command = child.cmdline()
+    except psutil.NoSuchProcess:
+        return True
+    return bool(command) and "checker_child" not in " ".join(command) and command != psutil.Process().cmdline()
 
 
 def _runs(pid: int) -> bool:

@@ -1,11 +1,14 @@
 """The command line as a user meets it: what it accepts, what it prints, how it ends; bad input gets a clear error and nothing is lost."""
 
+import asyncio
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +17,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from orchestrator import registry
 from orchestrator.cli import leadline
 from orchestrator.core.steps import Steps, next_trace, submit
 from orchestrator.core.types import Problem, Request
+from orchestrator.foreground import Signals
 from orchestrator.plankeys import keys
 
 FAKE = ("--fleet.engine", "fake", "--domain", "number")
@@ -291,6 +296,24 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130
+
+
+def test_a_signal_that_another_thread_takes_wakes_the_loop() -> None:
+    """The system may give it to any thread, and Python handles it in the main one, which waits for something to happen.
+
+    Without a way to wake it, the signal was handled when the wait was over: here after a minute.
+    """
+    signals = Signals(Console(file=io.StringIO()), lambda: None)
+
+    async def work() -> None:
+        threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+        await asyncio.sleep(60)
+
+    began = time.monotonic()
+    with signals:
+        asyncio.run(signals.guard(work))
+    assert signals.number == signal.SIGTERM
+    assert time.monotonic() - began < 30
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator import registry
@@ -289,8 +290,7 @@ def alive(pid: int) -> bool:
 
 def family(pid: int) -> list[int]:
     """Return the descendants of a process."""
-    children = [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
-    return children + [p for child in children for p in family(child)]
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def line(process: subprocess.Popen[str]) -> list[int]:

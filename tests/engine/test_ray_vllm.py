@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator import registry
@@ -57,11 +58,7 @@ async def completed(fleet: RayFleet, job: str, disturb: Callable[[], None] | Non
 
 def engine_core(pid: int) -> int:
     """Return the process of vLLM's engine below a replica."""
-    below = [pid]
-    for parent in below:
-        for task in Path(f"/proc/{parent}/task").iterdir():
-            below += map(int, (task / "children").read_text().split())
-    [core] = [p for p in below if Path(f"/proc/{p}/comm").read_text().startswith("VLLM::Engine")]
+    [core] = [p.pid for p in psutil.Process(pid).children(recursive=True) if p.name().startswith("VLLM::Engine")]
     return core
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -377,8 +378,7 @@ async def test_a_base_model_takes_plain_text_and_a_dead_engine_says_so(tiny_engi
 
 
 def descendants(pid: int) -> list[int]:
-    found = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
-    return found + [deeper for child in found for deeper in descendants(child)]
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def lives(pid: int) -> bool:
