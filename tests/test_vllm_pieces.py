@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from orchestrator.backends import vllm_guard, vllm_host
-from orchestrator.backends.vllm_engine import Vllm, fitting_tokens
+from orchestrator.backends.vllm_engine import Vllm
+from orchestrator.backends.vllm_prompts import fitting_tokens
 from orchestrator.backends.vllm_watch import Watch, by_top_k, confidence, series_class
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
