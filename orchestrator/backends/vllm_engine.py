@@ -28,7 +28,7 @@ from orchestrator.core.plan import Model
 from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Capability, Finish, Request, Sampling, Trace
 from orchestrator.embedded import resolve_model
-from orchestrator.latent.check import DEPTH_ARGUMENT, Latent, require_depth
+from orchestrator.latent.check import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
 
 _KEPT_SETTINGS = 1024  # of sampling
 
@@ -241,7 +241,7 @@ class _Pool:
         salt = ""
         if self._latent is not None and self._latent.max_depth > 1:
             params.extra_args = {DEPTH_ARGUMENT: request.depth}
-            salt = f"depth {request.depth}"  # the layers after the think block see something else at every depth
+            salt = cache_salt(request.depth or 1)
         return _Job(prompt_ids, suffix_ids, params, salt)
 
     async def submit(self, request_id: str, job: _Job) -> Any:

@@ -69,6 +69,11 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
     return Latent(_architecture(config, where), schedule, depth, max_depth, damped)
 
 
+def cache_salt(depth: int) -> str:
+    """Return what keeps requests of one depth apart in the prefix cache: after the think block their layers see something else."""
+    return f"depth {depth}"
+
+
 def require_depth(depth: int, latent: Latent | None, what: str) -> None:
     """Raise PlanError unless a model serves this depth. `what` says who asks."""
     largest = 1 if latent is None else latent.max_depth

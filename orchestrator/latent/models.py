@@ -31,7 +31,7 @@ def scheduled(stock: Any) -> Any:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
             latent = vllm_config.model_config.hf_config.latent
             _require_sound(vllm_config)
-            self.latent_depth = int(latent["depth"])
+            self.latent_depth = int(latent["depth"])  # of requests that name none
             self._stack = Stack(
                 self.model.layers,
                 parse_schedule(latent["layers"]),
@@ -39,8 +39,17 @@ def scheduled(stock: Any) -> Any:
                 vllm_config.compilation_config.static_forward_context,
                 damped if latent["damped"] else None,
             )
-            if int(latent["max_depth"]) > 1:
+            self._depths_differ = int(latent["max_depth"]) > 1
+            if self._depths_differ:
                 runner.install_v1()
+
+        def get_model_state_cls(self) -> Any:
+            """Return what V2's runner prepares this model's inputs with (V1's does not ask)."""
+            if self._depths_differ:
+                return runner.model_state_v2()
+            from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+            return DefaultModelState
 
         def forward(
             self,
