@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from orchestrator import registry
+from orchestrator import modelcheck, registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.folds import parse_metric
 from orchestrator.core.plan import Plan
@@ -57,6 +58,7 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     plugins = [("strategy", plan.strategy, strategy), ("selector", plan.selector, _loaded("selectors", plan.selector, "selector"))]
     plugins += [("verifiers", spec, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     able = backend.capabilities()
+    _check_depths(plan, fleet.engine.name, able)
     for key, spec, plugin in plugins:
         _check_needs(key, spec, plugin, fleet.engine.name, able, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
@@ -67,6 +69,24 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     if isinstance(pool, str) and pool and pool not in plan.models:
         there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
         raise PlanFault("strategy.model", f"strategy {plan.strategy.name!r} asks for model {pool!r}{there}")
+
+
+def _check_depths(plan: Plan, engine: str, able: Collection[Capability]) -> None:
+    offered = Capability.DEPTH in able
+    for name, model in plan.models.items():
+        with _fault(f"models.{name}"):
+            modelcheck.check_model(name, model) if offered else modelcheck.require_stock(model, engine)
+    with _fault("sampling.depth"):
+        modelcheck.check_depth(plan) if offered else modelcheck.require_no_depth(plan.sampling.depth, engine)
+
+
+@contextmanager
+def _fault(key: str) -> Iterator[None]:
+    """Say of a PlanError which key of the plan it is about."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanFault(key, str(error)) from error
 
 
 def _loaded(group: str, spec: PluginSpec, key: str) -> Any:
