@@ -109,7 +109,7 @@ class Looped(nn.Module):
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         half = torch.arange(0, self.shape.head_dim, 2, device=positions.device) / self.shape.head_dim
-        angles = positions[:, None, :, None] * self.shape.theta ** -half
+        angles = positions[:, None, :, None] * self.shape.theta**-half
         angles = torch.cat((angles, angles), -1)
         return angles.cos(), angles.sin()
 

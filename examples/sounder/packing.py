@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from random import Random
 
 import torch
-from puzzles import MAX_STRIDE, MIN_STRIDE, ROOMS, Puzzle, draw_puzzle, draw_route
+from puzzles import ROOMS, STRIDES, Puzzle, draw_puzzle, draw_route
 from torch import Tensor
-from vocabulary import ANSWERS, ASK, END, ID, PAD, STRIDES
+from vocabulary import ANSWERS, ASK, END, ID, PAD, STEPS
 
 NOTHING = -100  # no label here: cross-entropy ignores it
 
@@ -55,8 +55,8 @@ def add_question(row: Row, n_facts: int, chain: Sequence[str], start: int, route
         row.add(ID[word], owner, n_facts + i)
     for stride, goal in route:
         position = row.position[-1]
-        row.form[-1] = ID[STRIDES[stride - 1]] if written else NOTHING
-        row.add(ID[STRIDES[stride - 1]], owner, position + 1)
+        row.form[-1] = ID[STEPS[stride - 1]] if written else NOTHING
+        row.add(ID[STEPS[stride - 1]], owner, position + 1)
         word = chain[goal] if goal < len(chain) - 1 else ANSWERS[ROOMS.index(chain[-1])]
         row.found[-1], row.hops[-1] = ID[word], goal - place
         row.way[-1] = tuple(ID[w] for w in chain[place + 1 : goal + 1])
@@ -75,7 +75,7 @@ def training_row(rng: Random, n_chains: int, n_hops: int, room_for: int, practic
         # Of two starts the farther: many hops are what is to be learnt.
         start = min(rng.randrange(n_hops), rng.randrange(n_hops))
         practised = rng.random() < practice
-        route = draw_route(rng, chain, start, 1 if practised else MIN_STRIDE)
+        route = draw_route(rng, chain, start, range(1, min(n_hops, STRIDES[-1]) + 1) if practised else STRIDES)
         if len(row.ids) + 2 + 2 * len(route) > n_facts + room_for:
             return row
         add_question(row, n_facts, chain, start, route, not practised)
@@ -91,7 +91,7 @@ class Batch:
     found: Tensor
     form: Tensor
     hops: Tensor
-    way: Tensor  # (batch, length, MAX_STRIDE); beyond the last hop it stays at the goal
+    way: Tensor  # (batch, length, STRIDES[-1]); beyond the last hop it stays at the goal
 
 
 def collate(rows: Sequence[Row], device: str = "cpu") -> Batch:
@@ -101,12 +101,14 @@ def collate(rows: Sequence[Row], device: str = "cpu") -> Batch:
     def padded(name: str, fill: int) -> Tensor:
         return torch.tensor([getattr(row, name) + [fill] * (length - len(row.ids)) for row in rows], device=device)
 
-    nowhere = (NOTHING,) * MAX_STRIDE
-    ways = [[(way + way[-1:] * MAX_STRIDE)[:MAX_STRIDE] if way else nowhere for way in row.way] for row in rows]
+    nowhere = (NOTHING,) * STRIDES[-1]
+    ways = [[(way + way[-1:] * STRIDES[-1])[: STRIDES[-1]] if way else nowhere for way in row.way] for row in rows]
     way = torch.tensor([w + [nowhere] * (length - len(w)) for w in ways], device=device)
     owner = padded("owner", -1)
     mask = visible(owner)
-    return Batch(padded("ids", ID[PAD]), padded("position", 0), mask, padded("found", NOTHING), padded("form", NOTHING), padded("hops", 0), way)
+    return Batch(
+        padded("ids", ID[PAD]), padded("position", 0), mask, padded("found", NOTHING), padded("form", NOTHING), padded("hops", 0), way
+    )
 
 
 def visible(owner: Tensor) -> Tensor:
@@ -114,5 +116,3 @@ def visible(owner: Tensor) -> Tensor:
     earlier = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool, device=owner.device).tril()
     allowed = ((owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])) & earlier
     return torch.zeros(allowed.shape, device=owner.device).masked_fill(~allowed, float("-inf"))[:, None]
-
-

@@ -27,7 +27,7 @@ NAMES = tuple(
 )
 ROOMS = tuple("0123456789")
 N_CHAINS = 4
-MIN_STRIDE, MAX_STRIDE = 4, 7  # as completions are written; training also practises shorter ones
+STRIDES = range(4, 8)  # as completions are written; training also practises shorter ones
 _HELD_OUT_OF = 16  # one puzzle in sixteen is never trained on
 
 
@@ -61,12 +61,12 @@ def draw_puzzle(rng: Random, n_hops: int, *, held_out: bool, n_chains: int = N_C
             return puzzle
 
 
-def draw_route(rng: Random, chain: tuple[str, ...], start: int, shortest: int = MIN_STRIDE) -> list[tuple[int, int]]:
+def draw_route(rng: Random, chain: tuple[str, ...], start: int, strides: range = STRIDES) -> list[tuple[int, int]]:
     """Return strides and the places of the chain they lead to, until the room: [(stride, place), ...]."""
     route = []
     place = start
     while place < len(chain) - 1:
-        stride = rng.randint(shortest, MAX_STRIDE)
+        stride = rng.choice(strides)
         place = min(place + stride, len(chain) - 1)
         route.append((stride, place))
     return route

@@ -3,11 +3,11 @@
 The one rule: ids come from `WORDS` alone, here and in the shipped tokenizer.json.
 """
 
-from puzzles import MAX_STRIDE, NAMES, ROOMS
+from puzzles import NAMES, ROOMS, STRIDES
 
 PAD, END, UNKNOWN, ASK = "<pad>", "<end>", "<unknown>", "Where does"
-STRIDES = tuple(f"{stride} steps:" for stride in range(1, MAX_STRIDE + 1))
+STEPS = tuple(f"{stride} steps:" for stride in range(1, STRIDES[-1] + 1))
 ANSWERS = tuple(f"Answer: {room}" for room in ROOMS)
-WORDS = (PAD, END, UNKNOWN, ASK, *ROOMS, *ANSWERS, *STRIDES, *NAMES)
+WORDS = (PAD, END, UNKNOWN, ASK, *ROOMS, *ANSWERS, *STEPS, *NAMES)
 ID = {word: i for i, word in enumerate(WORDS)}
 PIECES = r"Where does|[0-9]+ steps:|Answer: [0-9]+|[A-Z][a-z]*|[0-9]+"
