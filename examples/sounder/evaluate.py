@@ -40,9 +40,10 @@ def load(folder: Path) -> tuple[Looped, Tokenizer]:
 
 @torch.inference_mode()
 def sample(model: Looped, prompts: Tensor, n: int, depth: int, temperature: float, seed: int) -> list[list[list[int]]]:
-    """Return `n` completions of each of `prompts` (batch, length) as token ids: all prompts of one length, the question its last two tokens.
+    """Return `n` completions of each of `prompts` (batch, length) as token ids.
 
-    The samples of a prompt are packed: they share its facts and see nothing of each other. Temperature 0 takes the likeliest token.
+    All prompts are of one length, and the question is their last two tokens. The samples of a prompt are packed: they share its
+    facts and see nothing of each other. Temperature 0 takes the likeliest token.
     """
     generator = torch.Generator().manual_seed(seed)
     n_prompts, length = prompts.shape

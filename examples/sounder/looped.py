@@ -7,8 +7,8 @@ its layers in the order head, think x r, tail: nothing else between the loops, o
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Norm(nn.Module):
         self.epsilon = shape.epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight, self.epsilon)
+        return functional.rms_norm(x, x.shape[-1:], self.weight, self.epsilon)
 
 
 class Attention(nn.Module):
@@ -46,7 +46,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         q, k, v = (p(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(_rotated(q, rotation), _rotated(k, rotation), v, attn_mask=mask)
+        y = functional.scaled_dot_product_attention(_rotated(q, rotation), _rotated(k, rotation), v, attn_mask=mask)
         return self.o_proj(y.transpose(1, 2).flatten(-2))
 
 
@@ -58,7 +58,7 @@ class Gated(nn.Module):
         self.down_proj = nn.Linear(shape.inner, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):

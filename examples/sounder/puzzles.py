@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-NAMES = tuple(
-    "Abe Ada Amy Ann Ben Bea Bob Cal Dan Deb Don Dot Ed Eli Eva Fay Gil Gus Guy Hal Hugo Ian Ida Ira Ivy Jan Jay Jed Jim Joe Jon Joy Kay Ken "
-    "Kim Kit Lea Lee Len Leo Lia Liz Lou Lyn Mae Max May Meg Mia Ned Nia Nan Pam Pat Ray Rex Rob Ron Roy Sam Sid Sue Tia Tim".split()
-)
+_NAMES = """
+Abe Ada Amy Ann Ben Bea Bob Cal Dan Deb Don Dot Ed Eli Eva Fay Gil Gus Guy Hal Hugo Ian Ida Ira Ivy Jan Jay Jed Jim Joe Jon Joy
+Kay Ken Kim Kit Lea Lee Len Leo Lia Liz Lou Lyn Mae Max May Meg Mia Ned Nia Nan Pam Pat Ray Rex Rob Ron Roy Sam Sid Sue Tia Tim
+"""
+NAMES = tuple(_NAMES.split())
 ROOMS = tuple("0123456789")
 N_CHAINS = 4
 STRIDES = range(4, 8)  # as completions are written; training also practises shorter ones

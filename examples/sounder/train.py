@@ -19,10 +19,10 @@ from pathlib import Path
 from random import Random
 
 import torch
-import torch.nn.functional as F
 from looped import Looped, Shape
 from packing import NOTHING, Batch, collate, training_row
 from torch import Tensor, nn
+from torch.nn import functional
 from vocabulary import WORDS
 
 MASTERED = 0.85  # share right, of what the depth allows, at which chains grow
@@ -73,20 +73,22 @@ class Trainee(nn.Module):
         states = self.looped.states(batch.ids, batch.positions, batch.mask, depth)
         asked, formal = batch.found != NOTHING, batch.form != NOTHING
         logits, wanted = self.looped.logits(states[-1][asked]), batch.found[asked]
-        loss = F.cross_entropy(logits, wanted) + FORM * F.cross_entropy(self.looped.logits(states[-1][formal]), batch.form[formal])
+        loss = functional.cross_entropy(logits, wanted) + FORM * functional.cross_entropy(
+            self.looped.logits(states[-1][formal]), batch.form[formal]
+        )
         loss = loss + stage.look_back * self._look_back_loss(batch, states[0]) + stage.trace * self._trace_loss(batch, states[1:-1], asked)
         return loss, (logits.argmax(-1) == wanted).float()
 
     def _look_back_loss(self, batch: Batch, state: Tensor) -> Tensor:
         # A question's first word follows the facts, but not in its own row: not asked for.
         own = (batch.positions[:, 1:] - batch.positions[:, :-1]) == 1
-        return F.cross_entropy(self.back(state[:, 1:][own]), batch.ids[:, :-1][own])
+        return functional.cross_entropy(self.back(state[:, 1:][own]), batch.ids[:, :-1][own])
 
     def _trace_loss(self, batch: Batch, loops: list[Tensor], asked: Tensor) -> Tensor:
         way = batch.way[asked]
-        heard = torch.stack([self.trace(F.rms_norm(state[asked], state.shape[-1:])) for state in loops], 1)
+        heard = torch.stack([self.trace(functional.rms_norm(state[asked], state.shape[-1:])) for state in loops], 1)
         wanted = torch.stack([way[:, min(t, way.shape[1] - 1)] for t in range(len(loops))], 1)
-        return F.cross_entropy(heard.flatten(0, 1), wanted.flatten())
+        return functional.cross_entropy(heard.flatten(0, 1), wanted.flatten())
 
 
 def _start_looking_back(looped: Looped) -> None:
