@@ -15,9 +15,10 @@ from looped import Shape
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import Split
 from train import DEEPEST
-from vocabulary import END, ID, PAD, PIECES, UNKNOWN, WORDS
+from vocabulary import END, ID, PAD, PIECES, UNKNOWN, VERBS, WORDS
 
 MAX_TOKENS = 256  # rotary positions have no end of their own; the longest puzzle has 128 tokens
 MAX_DEPTH = 16
@@ -54,6 +55,7 @@ def configuration(shape: Shape) -> dict[str, object]:
 def tokenizer() -> Tokenizer:
     """Return the tokenizer: it keeps the words that matter and drops the rest; decoding puts spaces between them."""
     made = Tokenizer(WordLevel(ID, unk_token=UNKNOWN))
+    made.normalizer = Replace(Regex(VERBS), ": ")
     made.pre_tokenizer = Split(Regex(PIECES), "removed", invert=True)
     made.add_special_tokens([PAD, END, UNKNOWN])
     return made

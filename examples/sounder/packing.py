@@ -41,7 +41,7 @@ class Row:
 def facts_row(puzzle: Puzzle) -> Row:
     """Return the facts as a row that awaits questions."""
     row = Row()
-    for i, word in enumerate(word for fact in puzzle.facts for word in fact):
+    for i, word in enumerate(word for who, goal in puzzle.facts for word in (f"{who}:", goal)):
         row.add(ID[word], 0, i)
     return row
 
