@@ -96,13 +96,14 @@ def _start_looking_back(looped: Looped) -> None:
     """Let head 0 of layer 0 begin by looking at the previous token: learning that from nothing takes hundreds of steps.
 
     Every embedding gets a constant in dimension 0. Query and key read it alone, a rotation by one position apart, in the fastest
-    frequencies: their product is the largest one token back. "Gus:" begins as "Gus" and a vector that all such words share.
+    frequencies: their product is the largest one token back. "Gus:" begins as "Gus" but for dimension 1.
     """
     embedding, attention = looped.model.embed_tokens.weight, looped.model.layers[0].self_attn
     nn.init.normal_(embedding, std=0.5)
     names, subjects = (slice(ID[words[0]], ID[words[-1]] + 1) for words in (NAMES, SUBJECTS))
-    embedding[subjects] = embedding[names] + nn.init.normal_(embedding.new_empty(embedding.shape[1]), std=0.5)
-    embedding[:, 0] = 2.0
+    embedding[subjects] = embedding[names]
+    embedding[:, :2] = 2.0
+    embedding[subjects, 1] = -2.0
     half, n_fast, gain = looped.shape.head_dim // 2, 5, 2.0
     angles = looped.shape.theta ** (-torch.arange(n_fast) / half)
     for projection, turn in ((attention.q_proj, 0.0), (attention.k_proj, 1.0)):
