@@ -21,13 +21,16 @@ FOLDER = Path(resolve_model("sounder"))
 @pytest.fixture(scope="module")
 def sounder() -> Iterator[SimpleNamespace]:
     """The modules of examples/sounder, which are scripts and import each other by name."""
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the model is so small that threads wait for each other, on a busy machine for minutes
     sys.path.insert(0, str(EXAMPLES / "sounder"))
     try:
         names = ("puzzles", "vocabulary", "looped", "packing", "evaluate", "export", "train")
         yield SimpleNamespace(**{name: import_module(name) for name in names})
     finally:
         sys.path.remove(str(EXAMPLES / "sounder"))
+        torch.set_num_threads(n_threads)
 
 
 def problems() -> list[dict[str, str]]:

@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/sounder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--constant", type=float, default=0.6, help="share of the steps before the learning rate falls")
     parser.add_argument("--threads", type=int, default=1)
