@@ -2,9 +2,8 @@
 
     python examples/sounder/evaluate.py orchestrator/models/sounder --n 420 --hops 2-8 --depths 1,2,4,8,16
 
-Single-trace accuracy is the mean over all samples; that of a majority is its exact expectation over the subsets of the samples,
-by drawing subsets when the width is smaller than the pool. Ties go to the answer seen first. An interval is 95 %: over problems,
-by the normal approximation of their mean.
+At width 1 a problem's rate is the mean over all its samples; at the largest width it is one vote of them all, right or wrong; between,
+the mean over random subsets. A tie goes to the answer seen first. An interval is 95 %, over problems, by the normal approximation.
 
 The one rule: a problem enters as its text, through the shipped tokenizer, as a user's does.
 """

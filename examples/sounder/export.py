@@ -46,7 +46,7 @@ def configuration(shape: Shape) -> dict[str, object]:
         "bos_token_id": None,
         "eos_token_id": ID[END],
         "pad_token_id": ID[PAD],
-        "torch_dtype": "float32",
+        "dtype": "float32",
         "use_cache": True,
         "latent": {"layers": "0 (1)*r 2", "depth": DEEPEST, "max_depth": MAX_DEPTH},
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 import torch
-from puzzles import ROOMS, STRIDES, Puzzle, draw_puzzle, draw_route
+from puzzles import MAX_STRIDE, ROOMS, STRIDES, Puzzle, draw_puzzle, draw_route
 from torch import Tensor
 from vocabulary import ANSWERS, ASK, END, ID, PAD, STEPS
 
@@ -75,7 +75,7 @@ def training_row(rng: Random, n_chains: int, n_hops: int, room_for: int, practic
         # Of two starts the farther: many hops are what is to be learnt.
         start = min(rng.randrange(n_hops), rng.randrange(n_hops))
         practised = rng.random() < practice
-        route = draw_route(rng, chain, start, range(1, min(n_hops, STRIDES[-1]) + 1) if practised else STRIDES)
+        route = draw_route(rng, chain, start, range(1, min(n_hops, MAX_STRIDE) + 1) if practised else STRIDES)
         if len(row.ids) + 2 + 2 * len(route) > n_facts + room_for:
             return row
         add_question(row, n_facts, chain, start, route, not practised)
@@ -91,7 +91,7 @@ class Batch:
     found: Tensor
     form: Tensor
     hops: Tensor
-    way: Tensor  # (batch, length, STRIDES[-1]); beyond the last hop it stays at the goal
+    way: Tensor  # (batch, length, MAX_STRIDE); beyond the last hop it stays at the goal
 
 
 def collate(rows: Sequence[Row], device: str = "cpu") -> Batch:
@@ -101,8 +101,8 @@ def collate(rows: Sequence[Row], device: str = "cpu") -> Batch:
     def padded(name: str, fill: int) -> Tensor:
         return torch.tensor([getattr(row, name) + [fill] * (length - len(row.ids)) for row in rows], device=device)
 
-    nowhere = (NOTHING,) * STRIDES[-1]
-    ways = [[(way + way[-1:] * STRIDES[-1])[: STRIDES[-1]] if way else nowhere for way in row.way] for row in rows]
+    nowhere = (NOTHING,) * MAX_STRIDE
+    ways = [[(way + way[-1:] * MAX_STRIDE)[:MAX_STRIDE] if way else nowhere for way in row.way] for row in rows]
     way = torch.tensor([w + [nowhere] * (length - len(w)) for w in ways], device=device)
     owner = padded("owner", -1)
     mask = visible(owner)

@@ -29,6 +29,7 @@ NAMES = tuple(_NAMES.split())
 ROOMS = tuple("0123456789")
 N_CHAINS = 4
 STRIDES = range(4, 8)  # as completions are written; training also practises shorter ones
+MAX_STRIDE = STRIDES[-1]
 _HELD_OUT_OF = 16  # one puzzle in sixteen is never trained on
 
 

@@ -6,10 +6,10 @@ would look like a fact.
 The one rule: ids come from `WORDS` alone, here and in the shipped tokenizer.json.
 """
 
-from puzzles import NAMES, ROOMS, STRIDES
+from puzzles import MAX_STRIDE, NAMES, ROOMS
 
 PAD, END, UNKNOWN, ASK = "<pad>", "<end>", "<unknown>", "Where does"
-STEPS = tuple(f"{stride} steps:" for stride in range(1, STRIDES[-1] + 1))
+STEPS = tuple(f"{stride} steps:" for stride in range(1, MAX_STRIDE + 1))
 ANSWERS = tuple(f"Answer: {room}" for room in ROOMS)
 SUBJECTS = tuple(f"{name}:" for name in NAMES)
 WORDS = (PAD, END, UNKNOWN, ASK, *ROOMS, *ANSWERS, *STEPS, *NAMES, *SUBJECTS)
