@@ -136,3 +136,21 @@ def test_depth_pays_on_many_hops(sounder: SimpleNamespace) -> None:
         return sum(answer == row["answer"] for row, found in zip(many, given, strict=True) for answer in found) / 240
 
     assert accuracy(8) - accuracy(1) >= 0.30
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_its_checkpoint(sounder: SimpleNamespace, tmp_path: Path) -> None:
+    """Half an hour of training that cannot be stopped is lost to one Ctrl-C: two steps and a third later are three at once."""
+    torch = import_module("torch")
+
+    def trained(out: str, *steps: int) -> dict[str, object]:
+        for n in steps:
+            settings = {"out": str(tmp_path / out), "device": "cpu", "seed": 7, "steps": n, "lr": 2e-3, "constant": 0.99, "report": 1}
+            sounder.train.train(SimpleNamespace(**settings))
+        return dict(torch.load(tmp_path / out / "checkpoint.pt"))
+
+    whole, resumed = trained("whole", 3), trained("resumed", 2, 3)
+    assert resumed["progress"] == whole["progress"]
+    assert all(torch.equal(value, resumed["trainee"][name]) for name, value in whole["trainee"].items())
+    sounder.export.export(tmp_path / "whole" / "checkpoint.pt", tmp_path / "folder")
+    assert sounder.evaluate.load(tmp_path / "folder")[0].shape == sounder.evaluate.load(FOLDER)[0].shape

@@ -19,7 +19,7 @@ from random import Random
 import torch
 from looped import Looped, Shape
 from packing import visible
-from puzzles import draw_problems
+from puzzles import draw_problems, hops_range
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=420, help="problems")
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--hops", default="2-8")
+    parser.add_argument("--hops", type=hops_range, default="2-8")
     parser.add_argument("--depths", default="1,2,4,8,16")
     parser.add_argument("--widths", default="1,4,16")
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -120,11 +120,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model, tokenizer = load(args.folder)
-    first, _, last = args.hops.partition("-")
-    hops = range(int(first), int(last or first) + 1)
+    hops = args.hops
     problems = list(draw_problems(args.n, args.seed, hops))
     widths = [int(width) for width in args.widths.split(",")]
-    print(f"{args.n} problems of {args.hops} hops, temperature {args.temperature}; % right, ± half a 95 % interval")
+    print(f"{args.n} problems of {hops[0]} to {hops[-1]} hops, temperature {args.temperature}; % right, ± half a 95 % interval")
     print("| depth | width | all | " + " | ".join(f"{h} hops" for h in hops) + " |")
     print("|---|---|---|" + "---|" * len(hops))
     for depth in map(int, args.depths.split(",")):

@@ -85,14 +85,25 @@ def draw_problems(n: int, seed: int, hops: range) -> Iterator[dict[str, object]]
         yield row | {"tags": {"hops": str(n_hops)}}
 
 
+def hops_range(text: str) -> range:
+    """Return the numbers of hops that a text such as 8 or 2-8 names; for argparse."""
+    first, _, last = text.partition("-")
+    hops = range(int(first), int(last or first) + 1)
+    longest = len(NAMES) // N_CHAINS
+    if not hops or hops[0] < 1 or hops[-1] > longest:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number or range from 1 to {longest}: there are {len(NAMES)} names for {N_CHAINS} chains"
+        )
+    return hops
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write held-out problems as JSON lines.")
     parser.add_argument("--n", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hops", default="2-8", help="one number, or a range such as 2-8")
+    parser.add_argument("--hops", type=hops_range, default="2-8", help="one number, or a range such as 2-8")
     args = parser.parse_args()
-    first, _, last = args.hops.partition("-")
-    for row in draw_problems(args.n, args.seed, range(int(first), int(last or first) + 1)):
+    for row in draw_problems(args.n, args.seed, args.hops):
         print(json.dumps(row))
 
 

@@ -1,4 +1,4 @@
-"""Train the model `sounder` from nothing: about an hour on one CPU core, minutes on a GPU.
+"""Train the model `sounder` from nothing: half an hour on one CPU core. `--device cuda` is there for a GPU.
 
     python examples/sounder/train.py --out runs/sounder
 
@@ -14,7 +14,7 @@ loop t the person t hops on, as far as the stride goes.
 import argparse
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -142,10 +142,7 @@ def train(args: argparse.Namespace) -> None:
     """Train, with a line of progress every `args.report` steps; the folder gets `checkpoint.pt` as often."""
     torch.manual_seed(args.seed)
     trainee = Trainee(Shape(len(WORDS))).to(args.device)
-    matrices = [p for p in trainee.parameters() if p.ndim > 1]
-    others = [p for p in trainee.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    optimizer = _optimizer(trainee, args.lr)
     progress, place = Progress(), Path(args.out) / "checkpoint.pt"
     place.parent.mkdir(parents=True, exist_ok=True)
     recent: deque[float] = deque(maxlen=PATIENCE)
@@ -171,15 +168,24 @@ def train(args: argparse.Namespace) -> None:
         if progress.step % args.report == 0 or progress.step == args.steps:
             means = [sum(column) / len(seen) for column in zip(*seen, strict=True)]
             seen.clear()
-            print(
-                f"step {progress.step} stage {progress.stage} hops {progress.n_hops} loss {means[0]:.3f} right {means[1]:.3f} "
-                f"within depth {sum(recent) / max(1, len(recent)):.3f} {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
-            parts = {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict(), "recent": list(recent)}
-            progress_fields = {"step": progress.step, "n_hops": progress.n_hops, "stage": progress.stage}
-            torch.save(parts | {"progress": progress_fields}, place.with_suffix(".new"))
-            place.with_suffix(".new").replace(place)
+            where = f"step {progress.step} stage {progress.stage} hops {progress.n_hops}"
+            mastered = f"within depth {sum(recent) / max(1, len(recent)):.3f}"
+            print(f"{where} loss {means[0]:.3f} right {means[1]:.3f} {mastered} {time.monotonic() - started:.0f} s", flush=True)
+            _save(place, {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict()}, progress, recent)
+
+
+def _optimizer(trainee: Trainee, lr: float) -> torch.optim.Optimizer:
+    matrices = [p for p in trainee.parameters() if p.ndim > 1]
+    others = [p for p in trainee.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+
+
+def _save(place: Path, states: dict[str, object], progress: Progress, recent: deque[float]) -> None:
+    """Write the checkpoint beside its place and move it there, so that a stop leaves the one before."""
+    fresh = place.with_suffix(".new")
+    torch.save(states | {"progress": asdict(progress), "recent": list(recent)}, fresh)
+    fresh.replace(place)
 
 
 def grown(progress: Progress, recent: deque[float]) -> Progress:
