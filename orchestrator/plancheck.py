@@ -133,7 +133,7 @@ def _check_ranges(plan: Plan, fleet: Fleet) -> None:
         _require(holds(getattr(owners[section], name)), key, getattr(owners[section], name), need)
     _require(bool(plan.models), "models", {}, "at least one model")
     for name, model in plan.models.items():
-        _require(bool(model.path.strip()), f"models.{name}.path", model.path, "'smollm2', a local folder or a hub name")
+        _require(bool(model.path.strip()), f"models.{name}.path", model.path, "'smollm2', 'sounder', a local folder or a hub name")
         context = model.max_context_tokens
         _require(context >= 0, f"models.{name}.max_context_tokens", context, "at least 0; 0 is as the model ships")
         _require(model.max_depth >= 0, f"models.{name}.max_depth", model.max_depth, "at least 1, or 0 for what the model ships with")

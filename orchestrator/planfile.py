@@ -263,7 +263,7 @@ def _section(cls: type, table: object, prefix: str, origin: _Origin, known: Coll
 def _model(table: object, key: str, origin: _Origin) -> Model:
     table = {"path": table} if isinstance(table, str) else table
     if isinstance(table, dict) and "path" not in table:
-        raise PlanError(f"{origin.place(key)}[{key}] has no path; write path = 'smollm2', a local folder or a hub name")
+        raise PlanError(f"{origin.place(key)}[{key}] has no path; write path = 'smollm2', 'sounder', a local folder or a hub name")
     model = _section(Model, table, key, origin)
     assert isinstance(model, Model)
     return model

@@ -50,7 +50,7 @@ HELP: Mapping[str, str] = {
     "problems": "file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; in a plan file, relative to that file",
     "out": "directory of the job, relative to the current one; the same again resumes it",
     "format": "what is written beside results.jsonl: 'openai-batch', nothing ('jsonl'), or as the problems came ('auto')",
-    "model": "the model: 'smollm2' (embedded), a local folder, or a hub name",
+    "model": "the model: 'smollm2' or 'sounder' (embedded), a local folder, or a hub name",
     "domain": "how answers are read and compared, for problems that do not say: math, number, choice, text, json",
     "seed": "all randomness derives from it, the problem's id and the trace's ordinal",
     "strategy": "how a problem is explored: consistency, adaptive, short-m@k, ... (`leadline plugins` lists all)",

@@ -197,7 +197,7 @@ def test_a_package_without_a_model_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_unknown_embedded_model_is_refused() -> None:
-    with pytest.raises(PlanError, match="no embedded model 'llama'"):
+    with pytest.raises(PlanError, match="no embedded model 'llama'; there are 'smollm2' and 'sounder'"):
         embedded_model("llama")
 
 

@@ -17,7 +17,7 @@ SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model by name: `path` is an embedded name ("smollm2"), a local folder or a hub name.
+    """A model by name: `path` is an embedded name ("smollm2", "sounder"), a local folder or a hub name.
 
     `layers` is a schedule (`core.schedule`) that runs instead of the model's own; `max_depth` is the largest depth that a request may
     ask for, and what memory is set aside for. `damped`: of a think block that was never trained to be repeated, each of r iterations goes
