@@ -16,6 +16,7 @@ from orchestrator.core.folds import parse_metric
 from orchestrator.core.plan import Plan
 from orchestrator.core.schedule import parse_schedule
 from orchestrator.core.types import Capability, PluginSpec
+from orchestrator.depths import asked_depths, largest_depth
 from orchestrator.fleet import Fleet
 
 
@@ -67,6 +68,7 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     if isinstance(pool, str) and pool and pool not in plan.models:
         there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
         raise PlanFault("strategy.model", f"strategy {plan.strategy.name!r} asks for model {pool!r}{there}")
+    _check_depths(plan, strategy, fleet.engine.name, able)
 
 
 def _loaded(group: str, spec: PluginSpec, key: str) -> Any:
@@ -94,6 +96,20 @@ def _check_needs(key: str, spec: PluginSpec, plugin: object, engine: str, able: 
         others = [name for name in _able_engines(needed) if name != engine]
         remedy = f"use an engine that offers it ({', '.join(others)})" if others else f"use another {key.removesuffix('s')}"
         raise PlanFault(key, f"{what} needs {' and '.join(map(repr, map(str, lacking)))}, which engine {engine!r} does not offer; {remedy}")
+
+
+def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability]) -> None:
+    for key, pool, depth in asked_depths(plan, strategy):
+        if Capability.DEPTH not in able:
+            others = ", ".join(name for name in _able_engines({Capability.DEPTH}) if name != engine)
+            remedy = f"; use an engine that offers it ({others})" if others else ""
+            raise PlanFault(key, f"{key}: engine {engine!r} does not offer latent depth{remedy}, or leave {key} out")
+        _require(depth >= 1, key, depth, "at least 1")
+        largest = largest_depth(plan.models[pool])
+        if depth > largest:
+            own = f"model {plan.models[pool].path!r} is set up for depths up to {largest}"
+            remedy = f"set models.{pool}.max_depth = {depth}, if its layers have a block that repeats"
+            raise PlanFault(key, f"{key} = {depth}: {own}; {remedy}, or ask for less")
 
 
 def _able_engines(needed: Collection[Capability]) -> Iterator[str]:
