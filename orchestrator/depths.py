@@ -1,7 +1,7 @@
 """Which latent depths a plan asks for, and whether its models and its engine can serve them. Plan time only; starts nothing.
 
-The one rule: what is asked for is compared with what was said before (`max_depth` of the plan, or of the model folder's config.json), so that
-a depth too large is refused before any engine starts. Whether a model has a block that can repeat is the engine's to say.
+The one rule: what is asked for is compared with what was said before (`max_depth` of the plan, or of the model folder's config.json), so
+that a depth too large is refused before any engine starts. Whether a model has a block that can repeat is the engine's to say.
 """
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ def test_a_wrong_flag_says_that_it_is_the_command_line(load: Load, flags: dict[s
 def test_what_an_engine_lacks_is_said_with_the_engines_that_have_it() -> None:
     """The Python API builds plans without a file and must be told the same."""
     check_plan(Plan(selector=PluginSpec("weighted")), FAKE)
-    with pytest.raises(PlanError, match="needs 'depth', which engine .openai. does not offer"):
+    with pytest.raises(PlanError, match="needs 'depth', which engine 'openai' does not offer"):
         check_plan(Plan(strategy=PluginSpec("test-deep")), Fleet(engine=PluginSpec("openai")))
     with pytest.raises(PlanError, match="different ones"):
         check_plan(Plan(verifiers=(PluginSpec("a"), PluginSpec("a"))), FAKE)
