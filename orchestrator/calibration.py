@@ -103,3 +103,17 @@ def split(trace: Trace) -> tuple[float, float]:
     total = computed + usage.output_tokens
     layers = usage.layer_tokens / total if usage.layer_tokens and total else 1.0
     return computed * layers, usage.output_tokens * layers
+
+
+def first_look(levels: Sequence[Level], deep: Level) -> Level | None:
+    """Return the shallower depth that saves most as `deepen`'s first wave before `deep`, or None when none saves.
+
+    All problems pay k shallow traces; where those agree, one trace of the deep level confirms in place of the k that would have to agree
+    there: agreement x (k - 1) x deep price - k x shallow price, in layer-tokens a problem. Agreeing traces must be right at least as often
+    as one deep trace.
+    """
+    k = deep.n_agreed
+    able = [e for e in levels if e.depth < deep.depth and e.agreed_accuracy is not None and e.agreed_accuracy >= deep.accuracy]
+    saved = {e.depth: e.agreement * (k - 1) * deep.layer_tokens - k * e.layer_tokens for e in able}
+    best = max(able, key=lambda e: saved[e.depth], default=None)
+    return best if best is not None and saved[best.depth] > 0 else None

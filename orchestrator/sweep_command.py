@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator import registry
-from orchestrator.calibration import Right
+from orchestrator.calibration import Right, first_look
 from orchestrator.commands import Shown, engine_log, give_notice, limited, perform, print_json, say, stdout, who
 from orchestrator.commission import Commission, commission, record, require_same_file
 from orchestrator.core.errors import PlanError
@@ -146,7 +146,7 @@ def _write(todo: _Sweep, found: Surface) -> list[str]:
     write_atomically(directory / "surface.json", msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     write_atomically(directory / "best.toml", best_plan(todo.plan, todo.fleet, found, todo.asked.problems, directory).encode())
     names = ["surface.json", "best.toml"]
-    if len(found.depths) > 1:
+    if found.settings[found.cheapest].depth:
         write_atomically(directory / "deepen.toml", deepen_plan(todo.plan, todo.fleet, found, todo.asked.problems, directory).encode())
         names.append("deepen.toml")
     try:
@@ -165,26 +165,30 @@ def best_plan(plan: Plan, fleet: Fleet, found: Surface, problems: str, directory
 
 
 def deepen_plan(plan: Plan, fleet: Fleet, found: Surface, problems: str, directory: Path) -> str:
-    """Return a plan file for `deepen` over the depths worth a first look, votes weighted as measured.
+    """Return a plan file for `deepen` that ends at the chosen depth, after a first look if one saves, calibrated as measured.
 
-    A depth shallower than the chosen one is worth it if, where its first wave agrees, the answer is right at least as often as the lower
-    end of the best setting's interval says.
+    It may take as many traces as the chosen setting does, and its first look beside them. Its confidence allows stopping early to cost
+    about one of the problems swept.
     """
-    chosen, best = found.settings[found.cheapest], found.settings[found.best].accuracy
-    floor = best.value if best.low is None else best.low
-    shallow = [e for e in found.levels if e.depth < chosen.depth and e.agreed_accuracy is not None and e.agreed_accuracy >= floor]
-    depths = [*(e.depth for e in shallow), chosen.depth]
-    weights = [round(e.weight, 4) for e in found.levels if e.depth in depths]
-    options = {key: value for key, value in plan.strategy.options.items() if key == "model"}
+    chosen = found.settings[found.cheapest]
+    deep = next(e for e in found.levels if e.depth == chosen.depth)
+    shallow = first_look(found.levels, deep)
+    used = [deep] if shallow is None else [shallow, deep]
+    options: dict[str, object] = {key: value for key, value in plan.strategy.options.items() if key == "model" and value}
+    options |= {
+        "depths": [e.depth for e in used],
+        "n": chosen.width + (len(used) - 1) * deep.n_agreed,
+        "confidence": round(min(0.999, max(0.95, 1.0 - 1.0 / found.n_problems)), 4),
+        "accuracies": [round(e.accuracy, 4) for e in used],
+        "alternatives": round(deep.n_alternatives, 3),
+    }
     made = replace(
         plan,
-        strategy=PluginSpec("deepen", {"depths": depths, "n": max(2 * chosen.width, 8), **options}),
-        selector=PluginSpec("depth-weighted", {"depths": depths, "weights": weights}),
+        strategy=PluginSpec("deepen", options),
+        selector=PluginSpec("depth-weighted", {"depths": [e.depth for e in used], "weights": [round(e.weight, 4) for e in used]}),
         sampling=replace(plan.sampling, depth=0),
     )
-    left_out = [f"{e.depth}" for e in found.levels if e.depth < chosen.depth and e not in shallow]
-    lines = [f"Shallow first, deeper where the vote is undecided. A vote's weight is its log-odds; n = {found.n_problems} problems."]
-    if left_out:
-        lines.append(f"Left out: depth {', '.join(left_out)}, whose agreeing traces were right less often than {floor:.1%}.")
-    text = plan_toml(made, fleet, problems=problems, out=str((directory / "deepen").resolve()))
-    return "".join(f"# {line}\n" for line in lines) + text
+    look = "no shallower first look saves layer-tokens" if shallow is None else f"a first look at depth {shallow.depth}"
+    note = f"# Up to {options['n']} traces, ending at depth {deep.depth}, as many as the vote needs; {look}.\n"
+    weights = f"# A vote weighs its log-odds, measured on {found.n_problems} problems.\n"
+    return note + weights + plan_toml(made, fleet, problems=problems, out=str((directory / "deepen").resolve()))

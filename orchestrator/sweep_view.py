@@ -55,13 +55,13 @@ def _legend(surface: Surface) -> Text:
 
 def _front(surface: Surface) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("depth", "width", "accuracy, % (95%)", "below best", surface.unit, "engine-s"):
+    for heading in ("depth", "width", "accuracy", "below best, points", surface.unit, "engine-s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for setting in sorted((s for s in surface.settings if s.on_front), key=lambda s: s.layer_tokens):
         table.add_row(
             _depth(setting.depth),
             str(setting.width),
-            f"{100 * setting.accuracy.value:.1f} ({_range(setting.accuracy)})",
+            f"{setting.accuracy.value:.1%}",
             f"{100 * setting.below_best.value:.1f} ({_range(setting.below_best)})",
             f"{setting.layer_tokens:,.0f}",
             f"{setting.seconds:.3g}",
