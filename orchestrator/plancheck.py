@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from orchestrator import registry
+from orchestrator import modelcheck, registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.folds import parse_metric
 from orchestrator.core.plan import Plan
 from orchestrator.core.schedule import parse_schedule
 from orchestrator.core.types import Capability, PluginSpec
-from orchestrator.depths import asked_depths, largest_depth
 from orchestrator.fleet import Fleet
 
 
@@ -58,6 +58,7 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     plugins = [("strategy", plan.strategy, strategy), ("selector", plan.selector, _loaded("selectors", plan.selector, "selector"))]
     plugins += [("verifiers", spec, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     able = backend.capabilities()
+    _check_depths(plan, strategy, fleet.engine.name, able)
     for key, spec, plugin in plugins:
         _check_needs(key, spec, plugin, fleet.engine.name, able, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
@@ -68,7 +69,25 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     if isinstance(pool, str) and pool and pool not in plan.models:
         there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
         raise PlanFault("strategy.model", f"strategy {plan.strategy.name!r} asks for model {pool!r}{there}")
-    _check_depths(plan, strategy, fleet.engine.name, able)
+
+
+def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability]) -> None:
+    offered = Capability.DEPTH in able
+    for name, model in plan.models.items():
+        with _fault(f"models.{name}"):
+            modelcheck.check_model(name, model) if offered else modelcheck.require_stock(model, engine)
+    for key, pool, depth in modelcheck.asked_depths(plan, strategy):
+        with _fault(key):
+            modelcheck.check_depth(key, pool, depth, plan.models[pool]) if offered else modelcheck.require_no_depth(key, depth, engine)
+
+
+@contextmanager
+def _fault(key: str) -> Iterator[None]:
+    """Say of a PlanError which key of the plan it is about."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanFault(key, str(error)) from error
 
 
 def _loaded(group: str, spec: PluginSpec, key: str) -> Any:
@@ -96,20 +115,6 @@ def _check_needs(key: str, spec: PluginSpec, plugin: object, engine: str, able: 
         others = [name for name in _able_engines(needed) if name != engine]
         remedy = f"use an engine that offers it ({', '.join(others)})" if others else f"use another {key.removesuffix('s')}"
         raise PlanFault(key, f"{what} needs {' and '.join(map(repr, map(str, lacking)))}, which engine {engine!r} does not offer; {remedy}")
-
-
-def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability]) -> None:
-    for key, pool, depth in asked_depths(plan, strategy):
-        if Capability.DEPTH not in able:
-            others = ", ".join(name for name in _able_engines({Capability.DEPTH}) if name != engine)
-            remedy = f"; use an engine that offers it ({others})" if others else ""
-            raise PlanFault(key, f"{key}: engine {engine!r} does not offer latent depth{remedy}, or leave {key} out")
-        _require(depth >= 1, key, depth, "at least 1")
-        largest = largest_depth(plan.models[pool])
-        if depth > largest:
-            own = f"model {plan.models[pool].path!r} is set up for depths up to {largest}"
-            remedy = f"set models.{pool}.max_depth = {depth}, if its layers have a block that repeats"
-            raise PlanFault(key, f"{key} = {depth}: {own}; {remedy}, or ask for less")
 
 
 def _able_engines(needed: Collection[Capability]) -> Iterator[str]:

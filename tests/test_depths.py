@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 import orchestrator
@@ -12,7 +9,6 @@ from orchestrator.backends.fake import Fake, problem_number, problem_steps
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.types import Finish, PluginSpec, Problem, Request, Sampling, Usage
-from orchestrator.depths import largest_depth
 from orchestrator.fleet import Fleet
 
 FLEET = Fleet(engine=PluginSpec("fake", {"steps": 4, "weights": [1, 0, 0]}))
@@ -22,18 +18,8 @@ def shallow_plan(depth: int) -> Plan:
     return Plan({"main": Model("any", max_depth=8)}, PluginSpec("consistency", {"n": 4}), sampling=Sampling(depth=depth), domain="number")
 
 
-@pytest.mark.parametrize(
-    ("latent", "largest"), [(None, 1), ({}, 1), ({"depth": 4}, 4), ({"depth": 4, "max_depth": 16}, 16), ("no table", 1)]
-)
-def test_the_largest_depth_is_the_models_own_unless_the_plan_says(tmp_path: Path, latent: object, largest: int) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({} if latent is None else {"latent": latent}))
-    assert largest_depth(Model(str(tmp_path))) == largest
-    assert largest_depth(Model(str(tmp_path), max_depth=3)) == 3
-    assert largest_depth(Model("no-such-folder")) == 1
-
-
 def test_a_depth_beyond_the_model_is_refused_before_anything_starts() -> None:
-    with pytest.raises(PlanError, match=r"sampling.depth = 9: model 'any' is set up for depths up to 8; set models.main.max_depth = 9"):
+    with pytest.raises(PlanError, match=r"sampling.depth asks for latent depth 9; the model serves 1 to 8 \(raise models.main.max_depth\)"):
         orchestrator.run(["What is 1?"], shallow_plan(9), FLEET)
 
 

@@ -199,9 +199,14 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
         ('[[verifiers]]\nname = "nobody"', ["no verifier 'nobody'"]),
         ('[fleet.engine]\nname = "rya"', ["no engine 'rya' (did you mean 'ray'?)"]),
         ('strategy = "test-deep"\n[fleet.engine]\nname = "openai"', ["strategy 'test-deep' needs 'depth'", "engine 'openai'", "(fake"]),
-        ("[sampling]\ndepth = 2", ["sampling.depth = 2", "depths up to 1", "set models.main.max_depth = 2"]),
-        ('[sampling]\ndepth = 2\n[fleet.engine]\nname = "openai"', ["engine 'openai' does not offer latent depth", "(fake"]),
-        ('[strategy]\nname = "consistency"\ndepth = 4', ["strategy.depth = 4", "set models.main.max_depth = 4"]),
+        (
+            'model = "any"\n[sampling]\ndepth = 2\n[fleet.engine]\nname = "openai"',
+            ["engine 'openai' runs models as they ship", "sampling.depth = 2"],
+        ),
+        (
+            '[strategy]\nname = "consistency"\ndepth = 4\n[models.main]\npath = "any"\nmax_depth = 3',
+            ["strategy.depth asks", "serves 1 to 3"],
+        ),
         ("sampling = 3", ["sampling = 3", "write [sampling]"]),
         ("[sampling]\ntemperature = true", ["sampling.temperature = True", "a number"]),
         ('seed = "3"', ["seed = '3'", "a whole number"]),

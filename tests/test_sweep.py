@@ -316,12 +316,12 @@ def test_other_selectors_are_swept_by_drawing(plain: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--depths", "1,16"], ["sampling.depth = 16", "set up for depths up to 8", "set models.main.max_depth = 16"]),
+        (["--depths", "1,16"], ["sampling.depth asks for latent depth 16", "serves 1 to 8", "raise models.main.max_depth"]),
         (["--depths", "0"], ["--depths '0'", "whole numbers from 1"]),
         (["--widths", "0..8"], ["--widths '0..8'", "whole numbers from 1"]),
         (
             ["--depths", "2", "--fleet.engine", "openai"],
-            ["engine 'openai' does not offer latent depth", "use an engine that offers it (fake"],
+            ["engine 'openai' runs models as they ship", "use an engine that offers 'depth'"],
         ),
         (["--budget.traces", "8"], ["budget.traces would cut it short", "--budget.traces 0"]),
         (["--problems", "bare.jsonl"], ["bare.jsonl has no reference answers", "`answer`"]),

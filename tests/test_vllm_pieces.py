@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from orchestrator.backends import vllm_guard, vllm_host
-from orchestrator.backends.vllm_engine import Vllm, fitting_tokens
+from orchestrator.backends.vllm_engine import Vllm
+from orchestrator.backends.vllm_prompts import fitting_tokens
 from orchestrator.backends.vllm_watch import Watch, by_top_k, confidence, series_class
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
@@ -79,9 +80,9 @@ def test_importing_the_engine_loads_neither_vllm_nor_torch() -> None:
     assert shown == "set()\n"
 
 
-def test_the_engine_offers_everything_but_depth() -> None:
-    """A plan that asks for depth must be refused before a minute is spent on starting engines."""
-    assert Vllm().capabilities() == frozenset(Capability) - {Capability.DEPTH}
+def test_the_engine_offers_everything() -> None:
+    """A plan that asks for what is not here is refused before a minute is spent on starting engines; this engine lacks nothing."""
+    assert Vllm().capabilities() == frozenset(Capability)
 
 
 def test_a_text_rule_ends_the_trace_at_its_token() -> None:

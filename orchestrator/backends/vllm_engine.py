@@ -14,21 +14,23 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from orchestrator.backends import vllm_host
+from orchestrator.backends import vllm_host, vllm_latent
+from orchestrator.backends.vllm_prompts import Prompts, Refused, fitting_tokens
+from orchestrator.backends.vllm_reply import completed
 from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.folds import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.replies import reply_to
-from orchestrator.core.types import Capability, Finish, Message, Prompt, Request, Sampling, Trace, Usage
+from orchestrator.core.types import Capability, Finish, Request, Sampling, Trace
 from orchestrator.embedded import resolve_model
+from orchestrator.latent.check import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
 
-_KEPT_PROMPTS = 1024  # prompts kept as token ids: the n traces of a problem start close together
-_FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "abort": Finish.CANCELLED}
+_KEPT_SETTINGS = 1024  # of sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Vllm:
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what the engine can do."""
-        return frozenset(Capability) - {Capability.DEPTH}
+        return frozenset(Capability)
 
     def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[VllmEngine]:
         """Return a context that starts one engine per pool and shuts all of them down.
@@ -63,9 +65,9 @@ class Vllm:
 class VllmEngine:
     """Serves requests with one AsyncLLM per pool. Made by `Vllm.open`; used from one event loop."""
 
-    def __init__(self, engines: Mapping[str, Any]) -> None:
-        """Serve with these started AsyncLLM engines, by pool name; the first is the default pool."""
-        self._pools = {name: _Pool(name, llm) for name, llm in engines.items()}
+    def __init__(self, engines: Mapping[str, _Started]) -> None:
+        """Serve with these engines, by pool name; the first is the default pool."""
+        self._pools = {name: _Pool(name, started) for name, started in engines.items()}
         self._flights: WeakValueDictionary[tuple[object, ...], _Flight] = WeakValueDictionary()
         self._numbers = itertools.count()
         self._aborts: set[asyncio.Task[None]] = set()
@@ -117,22 +119,23 @@ class VllmEngine:
         if not name:
             return next(iter(pools.values()))
         if name not in pools:
-            raise _Refused(f"there is no model pool {name!r}; there are: {', '.join(pools)}")
+            raise Refused(f"there is no model pool {name!r}; there are: {', '.join(pools)}")
         return pools[name]
 
     async def _generate(self, request: Request, flight: _Flight) -> Trace:
         started = time.perf_counter()
         try:
             pool = self._pool(request.model)
+            request = pool.at_depth(request)
             job = pool.job(request)
             if flight.aborted:
                 return reply_to(request, Finish.CANCELLED, suffix_ids=job.suffix_ids)
             flight.id = f"{request.problem_id}/{request.ordinal}/{next(self._numbers)}"
             flight.pool = pool
             output, watch = await self._followed(request, flight, pool, job)
-        except _Refused as refusal:
+        except Refused as refusal:
             return reply_to(request, Finish.FAILED, error=str(refusal))
-        return _completed(request, job, output, watch, pool.n_layers, time.perf_counter() - started)
+        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, pool.n_layers_run(request), time.perf_counter() - started)
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None]:
         """Return vLLM's last output for the request, and what watched it."""
@@ -145,7 +148,7 @@ class VllmEngine:
         except asyncio.CancelledError:
             self._abort_soon(flight)
             raise
-        except (_Refused, FleetError):
+        except (Refused, FleetError):
             raise
         except Exception as error:  # vLLM hands every consumer whatever ended its engine
             if pool.llm.errored:
@@ -161,10 +164,6 @@ class VllmEngine:
         task = asyncio.get_running_loop().create_task(flight.pool.abort(flight.id))
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
-
-
-class _Refused(Exception):
-    """This request cannot be served; the text is for the user."""
 
 
 class _Flight:
@@ -183,51 +182,77 @@ class _Job:
     prompt_ids: list[int]
     suffix_ids: tuple[int, ...]
     params: Any
+    salt: str  # requests of different salts share no prefix in the cache; "": vLLM is given none
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A started AsyncLLM, and how its model runs; `latent` None: as vLLM has it."""
+
+    llm: Any
+    latent: Latent | None
 
 
 class _Pool:
     """One started AsyncLLM, with what turns requests into its input."""
 
-    def __init__(self, name: str, llm: Any) -> None:
+    def __init__(self, name: str, started: _Started) -> None:
         from vllm.exceptions import VLLMClientError
         from vllm.logprobs import FlatLogprobs
 
-        self.llm = llm
+        self.llm = llm = started.llm
         self.context_tokens: int = llm.model_config.max_model_len
-        self.n_layers: int = llm.model_config.get_total_num_hidden_layers()
+        self._latent = started.latent
+        self._n_layers: int = llm.model_config.get_total_num_hidden_layers()
         self._name = name
-        self._tokenizer = llm.get_tokenizer()
         self._refusals: tuple[type[Exception], ...] = (PlanError, ValueError, TypeError, VLLMClientError)
         self._flat_logprobs: type = FlatLogprobs
-        self._prompt_ids = functools.lru_cache(_KEPT_PROMPTS)(self._render)
-        self._suffix_ids = functools.lru_cache(_KEPT_PROMPTS)(self._encode_suffix)
-        self._template = functools.lru_cache(_KEPT_PROMPTS)(_sampling_params)
+        self._prompts = Prompts(llm.get_tokenizer(), name)
+        self._template = functools.lru_cache(_KEPT_SETTINGS)(_sampling_params)
+
+    def at_depth(self, request: Request) -> Request:
+        """Return the request with the depth that it will run at, None for a model without a schedule. Refused beyond what is served."""
+        if request.depth is None:
+            return request if self._latent is None else replace(request, depth=self._latent.depth)
+        try:
+            require_depth(request.depth, self._latent, "the request")
+        except PlanError as error:
+            raise Refused(str(error)) from error
+        return request
+
+    def n_layers_run(self, request: Request) -> int:
+        """Return how many decoder layers each of the request's tokens passes."""
+        return self._n_layers if self._latent is None else self._latent.schedule.n_layers_run(request.depth or 1)
 
     def job(self, request: Request) -> _Job:
-        """Return what vLLM is to be given; _Refused when the request cannot be served."""
-        if request.depth is not None:
-            raise _Refused(f"latent depth {request.depth} was asked for; this engine runs models at the depth they ship with")
+        """Return what vLLM is to be given, for a request with its depth; Refused when it cannot be served."""
         try:
-            suffix_ids = self._suffix_ids(request.suffix) if request.suffix else ()
-            prompt_ids = [*self._prompt_ids(request.prompt), *request.prefix_ids, *suffix_ids]
+            suffix_ids = self._prompts.suffix_ids(request.suffix)
+            prompt_ids = [*self._prompts.ids(request.prompt), *request.prefix_ids, *suffix_ids]
             sampling = request.sampling or Sampling()
             n_logprobs = logprobs_needed(request.metrics, request.rules)
             template = self._template(sampling, request.stop or sampling.stop, n_logprobs, bool(request.rules))
         except self._refusals as error:
-            raise _Refused(str(error)) from error
+            raise Refused(str(error)) from error
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         params = copy.copy(template)
         params.seed = request.seed
         params.max_tokens = fitting_tokens(len(prompt_ids), wanted, self.context_tokens, self._name)
-        return _Job(prompt_ids, suffix_ids, params)
+        salt = ""
+        if self._latent is not None and self._latent.max_depth > 1:
+            params.extra_args = {DEPTH_ARGUMENT: request.depth}
+            salt = cache_salt(request.depth or 1)
+        return _Job(prompt_ids, suffix_ids, params, salt)
 
     async def submit(self, request_id: str, job: _Job) -> Any:
-        """Hand the job to vLLM and return the queue of its outputs; _Refused when vLLM's validation objects."""
-        rendered = {"type": "token", "prompt_token_ids": job.prompt_ids}  # a raw prompt would cross a thread pool
+        """Hand the job to vLLM and return the queue of its outputs; Refused when vLLM's validation objects."""
+        rendered: dict[str, Any] = {"type": "token", "prompt_token_ids": job.prompt_ids}  # a raw prompt would cross a thread pool
+        if job.salt:
+            rendered["cache_salt"] = job.salt
         try:
             return await self.llm.add_request(request_id, rendered, job.params)
         except self._refusals as error:
-            raise _Refused(f"vLLM refused the request: {error}") from error
+            raise Refused(f"vLLM refused the request: {error}") from error
 
     def watch(self, request: Request, queue: Any) -> Watch | None:
         """Return what follows the request's tokens; None when nothing has to."""
@@ -255,36 +280,6 @@ class _Pool:
             handler.cancel()
             await asyncio.wait([handler])
         await asyncio.to_thread(self.llm.shutdown)
-        # They refer to us: without this, the engine would live on until some collection, perhaps at exit, where its end fails noisily.
-        del self._prompt_ids, self._suffix_ids
-
-    def _render(self, prompt: Prompt) -> tuple[int, ...]:
-        if getattr(self._tokenizer, "chat_template", None):
-            messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-            chat = [{"role": m.role, "content": m.content} for m in messages]
-            text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            return tuple(self._tokenizer.encode(text, add_special_tokens=False))  # the template has written them
-        if isinstance(prompt, str):
-            return tuple(self._tokenizer.encode(prompt))
-        raise _Refused(
-            f"the model of pool {self._name!r} has no chat template: it takes plain prompts, not messages. Put the instruction "
-            "into sampling.template instead of sampling.system, or choose an instruction-tuned model"
-        )
-
-    def _encode_suffix(self, suffix: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(suffix, add_special_tokens=False))
-
-
-def fitting_tokens(n_prompt: int, wanted: int, context_tokens: int, pool: str) -> int:
-    """Return how many new tokens there is room for, at most `wanted`; refuses a prompt that leaves none."""
-    if wanted < 1:
-        raise _Refused(f"max_new_tokens is {wanted}; it must be at least 1")
-    if n_prompt >= context_tokens:
-        raise _Refused(
-            f"the prompt has {n_prompt} tokens and the context of model pool {pool!r} holds {context_tokens}, answer included: "
-            "shorten the prompt, raise max_context_tokens if the model allows it, or choose another model"
-        )
-    return min(wanted, context_tokens - n_prompt)
 
 
 def _identity(request: Request) -> tuple[object, ...]:
@@ -312,31 +307,9 @@ def _sampling_params(sampling: Sampling, stop: tuple[str, ...], n_logprobs: int 
     )
 
 
-def _completed(request: Request, job: _Job, output: Any, watch: Watch | None, n_layers: int, seconds: float) -> Trace:
-    last = output.outputs[0]
-    text, ids = last.text, tuple(last.token_ids)
-    finish = _FINISHES.get(last.finish_reason, Finish.FAILED)
-    if watch is not None and watch.text is not None:
-        text, ids = watch.text, watch.ids
-        finish = Finish.RULE if watch.fired else finish
-    n_prompt, n_cached = len(job.prompt_ids), output.num_cached_tokens or 0
-    # A request that is cancelled before its first token is charged its whole prompt: an upper bound.
-    usage = Usage(n_prompt, n_cached, len(ids), (n_prompt - n_cached + len(ids)) * n_layers, seconds)
-    return reply_to(
-        request,
-        finish,
-        text=text,
-        token_ids=ids,
-        usage=usage,
-        metrics={} if watch is None else watch.metrics(request.metrics, output, len(ids)),
-        suffix_ids=job.suffix_ids,
-        error="" if finish is not Finish.FAILED else f"vLLM ended the request with {last.finish_reason!r}",
-    )
-
-
 @asynccontextmanager
 async def _opened(options: Vllm, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
-    engines: dict[str, Any] = {}
+    engines: dict[str, _Started] = {}
     try:
         for name, model in models.items():
             engines[name] = await _started(options, name, model, len(models) - len(engines))
@@ -351,20 +324,20 @@ async def _opened(options: Vllm, models: Mapping[str, Model]) -> AsyncIterator[V
         await engine.close()
 
 
-async def _started(options: Vllm, name: str, model: Model, n_pools_left: int) -> Any:
+async def _started(options: Vllm, name: str, model: Model, n_pools_left: int) -> _Started:
     # On its own: something in vLLM keeps the frames in which it was imported for ever, and with them what those hold.
     await asyncio.to_thread(_import_vllm)
     starting = asyncio.create_task(asyncio.to_thread(_start, options, name, model, n_pools_left))
     try:
-        llm = await asyncio.shield(starting)
+        started = await asyncio.shield(starting)
     except asyncio.CancelledError:
         # A thread cannot be cancelled: wait for what it starts, or its processes would stay behind.
         await asyncio.wait([starting])
         if starting.exception() is None:
-            starting.result().shutdown()
+            starting.result().llm.shutdown()
         raise
-    await llm.get_supported_tasks()  # vLLM keeps the answer: no request will wait for it from an engine that has died
-    return llm
+    await started.llm.get_supported_tasks()  # vLLM keeps the answer: no request will wait for it from an engine that has died
+    return started
 
 
 def _import_vllm() -> None:
@@ -372,8 +345,8 @@ def _import_vllm() -> None:
         import vllm.v1.engine.async_llm  # noqa: F401
 
 
-def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> Any:
-    """Return a started AsyncLLM; blocks for a minute or so. PlanError, FleetError."""
+def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> _Started:
+    """Return a started engine; blocks for a minute or so. PlanError, FleetError."""
     path = resolve_model(model.path)
     with vllm_host.environment(options.threads):
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -383,6 +356,7 @@ def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> Any:
         arguments = vllm_host.engine_arguments(options, model, path)
         if current_platform.is_cpu():
             arguments |= vllm_host.cpu_arguments(options, vllm_host.free_bytes() // n_pools_left)
+        latent = vllm_latent.prepared(options, name, model, path, arguments)
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()
         except (ValueError, OSError) as error:
@@ -403,4 +377,4 @@ def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> Any:
             f"set max_context_tokens = {fitted_tokens} or less for the pool, or give more memory (kv_cache_gib, "
             "gpu_memory_utilization)"
         )
-    return llm
+    return _Started(llm, latent)

@@ -20,7 +20,8 @@ class Model:
     """A model by name: `path` is an embedded name ("smollm2"), a local folder or a hub name.
 
     `layers` is a schedule (`core.schedule`) that runs instead of the model's own; `max_depth` is the largest depth that a request may
-    ask for, and what memory is set aside for.
+    ask for, and what memory is set aside for. `damped`: of a think block that was never trained to be repeated, each of r iterations goes
+    1/r of the way (arXiv 2605.23872).
     """
 
     path: str
@@ -28,6 +29,7 @@ class Model:
     max_context_tokens: int = 0  # 0: as the model ships
     layers: str = ""  # "": as the model ships
     max_depth: int = 0  # 0: as the model ships, else 1
+    damped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ async def check_engine(
 
 def _check_reply(request: Request, trace: Trace) -> None:
     who = f"the reply to ({request.problem_id}, {request.ordinal})"
-    asked = (request.ordinal, request.parent, request.purpose, request.model, request.depth)
+    depth = trace.depth if request.depth is None else request.depth  # a looped model says which depth is its own
+    asked = (request.ordinal, request.parent, request.purpose, request.model, depth)
     got = (trace.ordinal, trace.parent, trace.purpose, trace.model, trace.depth)
     require(got == asked, "pairing", f"{who} says (ordinal, parent, purpose, model, depth) = {got}, asked was {asked}; copy them over")
     require(trace.finish is not Finish.FAILED, "serves", f"{who} failed: {trace.error}")

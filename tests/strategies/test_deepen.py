@@ -163,10 +163,10 @@ def majority_accuracy(n: int, accuracy: float) -> float:
 def test_calibrated_it_is_as_accurate_as_the_best_fixed_setting_for_half_its_layer_tokens(bias: float) -> None:
     """Also where shallow traces share a mistake nine times in ten: then calibration knows that their votes are worse than chance.
 
-    At depth 1, an eighth of the problems is within reach: accuracy .9 / 8 + 7 / 8 * (1 - bias) / 4, .331 or .134. It is .9 at the depth that
-    is needed. The best fixed setting is depth 8, width 8: .9997 right, for 8 traces of 10 layers = 80. At confidence .99 two agreeing deep
-    traces are enough (P = .996), so 300 problems should lose about one: to lose more than 6 of a Poisson with mean 1.2 has P < 2e-3, and the
-    draws are seeded, so the test cannot flicker. Price: a little over two deep traces, 24 of 80, and four shallow ones, 12, for a first look.
+    At depth 1, an eighth of the problems is within reach: accuracy .9 / 8 + 7 / 8 * (1 - bias) / 4, .331 or .134. At the depth that is
+    needed it is .9. The best fixed setting is depth 8, width 8: .9997 right, for 8 traces of 10 layers = 80. At confidence .99 two agreeing
+    deep traces are enough (P = .996), so 300 problems should lose about one: to lose more than 6 of a Poisson with mean 1.2 has P < 2e-3,
+    and the draws are seeded, so the test cannot flicker. Price: a little over two deep traces, 24 of 80; for a first look, 12 more.
     """
     best = majority_accuracy(8, 0.9)
     right, spent = outcome(Deepen((8,), confidence=0.99, accuracies=(0.9,), alternatives=3.0), 300, 0.9, bias)

@@ -1,0 +1,60 @@
+"""What a vLLM engine is started with when its model has a layer schedule. Decides and reads config.json; starts nothing.
+
+What may be asked of which model is `orchestrator.latent.check`'s; here it meets the engine's options and this machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Model
+from orchestrator.latent.check import Latent, latent_of, require_room
+
+if TYPE_CHECKING:
+    from orchestrator.backends.vllm_engine import Vllm
+
+_ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
+
+
+def prepared(options: Vllm, name: str, model: Model, path: str, arguments: dict[str, Any]) -> Latent | None:
+    """Return how the model runs and put into the engine's `arguments` what that takes; None, and nothing, for a model as it ships.
+
+    PlanError when the model or this engine cannot do what is asked.
+    """
+    config = _config(path, model.revision)
+    latent = latent_of(config, model, name)
+    if latent is None:
+        return None
+    if options.enforce_eager is False:
+        raise PlanError(
+            f"models.{name} has a layer schedule, which runs eagerly: leave enforce_eager out. Its loops depend on each request's depth, "
+            "and a compiled graph is made once"
+        )
+    if (Path(path) / "adapter_config.json").is_file():
+        raise PlanError(f"models.{name}: {path} is a LoRA adapter, which a loop would apply several times: merge it into its model first")
+    context = model.max_context_tokens or int(config.get("max_position_embeddings", 0))
+    cache_bytes = arguments.get("kv_cache_memory_bytes")
+    element_bytes = _ELEMENT_BYTES.get(arguments["dtype"], _ELEMENT_BYTES.get(str(config.get("dtype", config.get("torch_dtype"))), 2))
+    if cache_bytes is not None:
+        require_room(latent, config, context, element_bytes, cache_bytes * options.tensor_parallel, name)
+    arguments |= {"enforce_eager": True, "hf_overrides": latent.overrides()}
+    return latent
+
+
+def _config(path: str, revision: str) -> Mapping[str, Any]:
+    """Return a model's config.json: a folder's, or that of a model of the hub, which its client finds in its cache or downloads."""
+    file = Path(path) / "config.json"
+    if file.is_file():
+        config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return config
+    from transformers import PretrainedConfig
+
+    try:
+        found: Mapping[str, Any] = PretrainedConfig.get_config_dict(path, revision=revision or None)[0]
+    except (OSError, ValueError) as error:
+        raise PlanError(f"the configuration of model {path!r} cannot be read: {error}") from error
+    return found

@@ -1,0 +1,53 @@
+"""Prompts and suffixes as token ids, and how many tokens may follow them. Imports no vllm: a tokenizer is all it takes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from orchestrator.core.types import Message, Prompt
+
+_KEPT_PROMPTS = 1024  # as token ids: the n traces of a problem start close together
+
+
+class Refused(Exception):
+    """This request cannot be served; the text is for the user."""
+
+
+class Prompts:
+    """What one pool's tokenizer makes of prompts, through its chat template where it has one. Prompts it cannot take: Refused."""
+
+    def __init__(self, tokenizer: Any, pool: str) -> None:
+        """Use this tokenizer; `pool` is named in refusals."""
+        self._tokenizer = tokenizer
+        self._name = pool
+        self.ids = functools.lru_cache(_KEPT_PROMPTS)(self._render)
+        self.suffix_ids = functools.lru_cache(_KEPT_PROMPTS)(self._encode_suffix)
+
+    def _render(self, prompt: Prompt) -> tuple[int, ...]:
+        if getattr(self._tokenizer, "chat_template", None):
+            messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+            chat = [{"role": m.role, "content": m.content} for m in messages]
+            text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False))  # the template has written them
+        if isinstance(prompt, str):
+            return tuple(self._tokenizer.encode(prompt))
+        raise Refused(
+            f"the model of pool {self._name!r} has no chat template: it takes plain prompts, not messages. Put the instruction "
+            "into sampling.template instead of sampling.system, or choose an instruction-tuned model"
+        )
+
+    def _encode_suffix(self, suffix: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(suffix, add_special_tokens=False))
+
+
+def fitting_tokens(n_prompt: int, wanted: int, context_tokens: int, pool: str) -> int:
+    """Return how many new tokens there is room for, at most `wanted`; refuses a prompt that leaves none."""
+    if wanted < 1:
+        raise Refused(f"max_new_tokens is {wanted}; it must be at least 1")
+    if n_prompt >= context_tokens:
+        raise Refused(
+            f"the prompt has {n_prompt} tokens and the context of model pool {pool!r} holds {context_tokens}, answer included: "
+            "shorten the prompt, raise max_context_tokens if the model allows it, or choose another model"
+        )
+    return min(wanted, context_tokens - n_prompt)

@@ -1,0 +1,43 @@
+"""vLLM's last output for a request, as a trace with what it cost. Imports no vllm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.backends.vllm_watch import Watch
+from orchestrator.core.replies import reply_to
+from orchestrator.core.types import Finish, Request, Trace, Usage
+
+_FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "abort": Finish.CANCELLED}
+
+
+def completed(
+    request: Request,
+    prompt_ids: Sequence[int],
+    suffix_ids: tuple[int, ...],
+    output: Any,
+    watch: Watch | None,
+    n_layers: int,
+    seconds: float,
+) -> Trace:
+    """Return the trace of vLLM's last output for a request whose every token passed `n_layers` decoder layers."""
+    last = output.outputs[0]
+    text, ids = last.text, tuple(last.token_ids)
+    finish = _FINISHES.get(last.finish_reason, Finish.FAILED)
+    if watch is not None and watch.text is not None:
+        text, ids = watch.text, watch.ids
+        finish = Finish.RULE if watch.fired else finish
+    n_prompt, n_cached = len(prompt_ids), output.num_cached_tokens or 0
+    # A request that is cancelled before its first token is charged its whole prompt: an upper bound.
+    usage = Usage(n_prompt, n_cached, len(ids), (n_prompt - n_cached + len(ids)) * n_layers, seconds)
+    return reply_to(
+        request,
+        finish,
+        text=text,
+        token_ids=ids,
+        usage=usage,
+        metrics={} if watch is None else watch.metrics(request.metrics, output, len(ids)),
+        suffix_ids=suffix_ids,
+        error="" if finish is not Finish.FAILED else f"vLLM ended the request with {last.finish_reason!r}",
+    )

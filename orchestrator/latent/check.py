@@ -1,0 +1,141 @@
+"""What a model's configuration and a plan's model ask of the layer stack, or why they cannot have it. Pure: reads no file, needs no vllm.
+
+Everything that is refused is refused here, before an engine starts, with what would mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.schedule import Schedule, parse_schedule, require_layers
+from orchestrator.latent.families import FAMILIES
+
+KEY = "latent"  # of config.json
+DEPTH_ARGUMENT = "latent_depth"  # of SamplingParams.extra_args: the depth of one request
+_BLOCK_TOKENS = 128  # vLLM's block of a KV cache on a CPU, the largest in use: caches are made of whole blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """How a model is to run: `depth` for requests that name none, `max_depth` what memory is set aside for."""
+
+    architecture: str  # ours, as vLLM knows it
+    schedule: Schedule
+    depth: int = 1
+    max_depth: int = 1
+    damped: bool = False
+
+    @property
+    def n_visits(self) -> int:
+        """How many KV caches of a layer's size a token has."""
+        return self.schedule.n_layers_run(self.max_depth)
+
+    def overrides(self) -> dict[str, Any]:
+        """Return what vLLM is to change in the model's configuration (its `hf_overrides`)."""
+        table = {"layers": str(self.schedule), "depth": self.depth, "max_depth": self.max_depth, "damped": self.damped}
+        return {"architectures": [self.architecture], KEY: table}
+
+
+def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | None:
+    """Return how the plan's model `name` is to run; None when it runs as vLLM has it. PlanError naming what is wrong.
+
+    `model.layers` runs instead of a schedule in the configuration, which then counts for nothing: its depths were that schedule's.
+    """
+    where = f"models.{name}"
+    own = {} if model.layers else _own(config)
+    if not own and not model.layers:
+        _require(
+            model.max_depth <= 1 and not model.damped,
+            f"{where}: max_depth = {model.max_depth}, damped = {str(model.damped).lower()}, but the model has no think block; "
+            'name its layers, as in layers = "0-9 (10-19)*r 20-29"',
+        )
+        return None
+    schedule = parse_schedule(model.layers or str(own.get("layers", "")))
+    require_layers(schedule, int(config.get("num_hidden_layers", 0)))
+    depth = int(own.get("depth", 1))
+    max_depth = model.max_depth or int(own.get("max_depth", depth))
+    damped = model.damped or bool(own.get("damped", False))
+    _require(1 <= depth <= max_depth, f"{where}: max_depth = {max_depth}; it must be at least the model's own depth, {depth}")
+    if not schedule.think:
+        _require(
+            max_depth == 1 and not damped,
+            f"{where}: the schedule '{schedule}' has no block to repeat, so max_depth and damped mean nothing; "
+            "write one, as in 0-9 (10-19)*r 20-29",
+        )
+    return Latent(_architecture(config, where), schedule, depth, max_depth, damped)
+
+
+def cache_salt(depth: int) -> str:
+    """Return what keeps requests of one depth apart in the prefix cache: after the think block their layers see something else."""
+    return f"depth {depth}"
+
+
+def require_depth(depth: int, latent: Latent | None, what: str) -> None:
+    """Raise PlanError unless a model serves this depth. `what` says who asks."""
+    largest = 1 if latent is None else latent.max_depth
+    if 1 <= depth <= largest:
+        return
+    if latent is None or not latent.schedule.think:
+        raise PlanError(f"{what} asks for latent depth {depth}; this model has no think block, so 1 is all it has (models.NAME.layers)")
+    raise PlanError(f"{what} asks for latent depth {depth}; the model serves 1 to {largest} (raise models.NAME.max_depth)")
+
+
+def require_room(latent: Latent, config: Mapping[str, Any], context_tokens: int, element_bytes: int, cache_bytes: int, name: str) -> None:
+    """Raise PlanError when a KV cache of `cache_bytes` cannot hold one request of the whole context at the largest depth."""
+    needed = kv_bytes(latent, config, context_tokens, element_bytes)
+    if needed <= cache_bytes:
+        return
+    deep = f" at depth {latent.max_depth}" if latent.schedule.think else ""
+    smaller = " or max_depth" if latent.max_depth > 1 else ""
+    raise PlanError(
+        f"models.{name}: one request of {context_tokens} tokens{deep} needs {needed / 2**30:.2f} GiB of KV cache ({latent.n_visits} layers "
+        f"run, each with its own), and {cache_bytes / 2**30:.2f} GiB are set aside: set a smaller max_context_tokens{smaller}, or a "
+        "larger kv_cache_gib"
+    )
+
+
+def kv_bytes(latent: Latent, config: Mapping[str, Any], context_tokens: int, element_bytes: int) -> int:
+    """Return the KV cache of one request of `context_tokens` at the largest depth, all tensor-parallel shares together."""
+    n_heads = int(config["num_attention_heads"])
+    head_size = int(config.get("head_dim") or config["hidden_size"] // n_heads)
+    n_kv_heads = int(config.get("num_key_value_heads") or n_heads)
+    n_tokens = -(-context_tokens // _BLOCK_TOKENS) * _BLOCK_TOKENS
+    return latent.n_visits * n_tokens * 2 * n_kv_heads * head_size * element_bytes
+
+
+def _own(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    own = config.get(KEY) or {}
+    known = {"layers": str, "depth": int, "max_depth": int, "damped": bool}
+    _require(isinstance(own, Mapping), f"config.json: {KEY!r} must be an object with {', '.join(known)}")
+    for key, value in own.items():
+        _require(key in known, f"config.json: {KEY}.{key} is unknown; known are {', '.join(known)}")
+        _require(type(value) is known[key], f"config.json: {KEY}.{key} = {value!r} must be of type {known[key].__name__}")
+    _require(not own or bool(own.get("layers")), f"config.json: {KEY!r} names no layers")
+    return own
+
+
+def _architecture(config: Mapping[str, Any], where: str) -> str:
+    """Return our architecture for a configuration's; PlanError when the model is none that can be scheduled."""
+    architectures = config.get("architectures") or ["none"]
+    covered = FAMILIES.get(str(architectures[0]))
+    if covered is None:
+        raise PlanError(
+            f"{where}: layer schedules cover {', '.join(sorted(FAMILIES))}, not {architectures[0]}: drop layers and max_depth, or take "
+            "a model of these"
+        )
+    if config.get("quantization_config") or config.get("compression_config"):
+        raise PlanError(f"{where}: the model is quantised, and a loop adds up its errors: use the unquantised weights")
+    if config.get("dual_chunk_attention_config"):
+        raise PlanError(
+            f"{where}: dual chunk attention keeps state per layer, which repeated visits would share: drop layers and max_depth"
+        )
+    return covered
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise PlanError(message)

@@ -1,0 +1,24 @@
+"""The model families that can run under a layer schedule: a table, and nothing that needs vllm.
+
+A row is enough for a family of vLLM whose model is `embed -> layer(positions, hidden, residual)* -> norm` with its one Attention at
+`layer.self_attn.attn`; `models` makes the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_MODULE = "orchestrator.latent.models"
+
+# architecture in config.json -> architecture that `plugin` registers with vLLM
+FAMILIES: Mapping[str, str] = {
+    "LlamaForCausalLM": "LeadlineLlamaForCausalLM",
+    "MistralForCausalLM": "LeadlineMistralForCausalLM",
+    "Qwen2ForCausalLM": "LeadlineQwen2ForCausalLM",
+    "Qwen3ForCausalLM": "LeadlineQwen3ForCausalLM",
+}
+
+
+def targets() -> dict[str, str]:
+    """Return where each architecture that we add to vLLM is found, as "module:Class"."""
+    return {name: f"{_MODULE}:{name}" for name in FAMILIES.values()}

@@ -1,0 +1,86 @@
+"""The vLLM models that `plugin` registers: vLLM's own, run under a layer schedule. Imported by vLLM in its worker processes only.
+
+The schedule comes in the configuration, `config.latent` (`check.Latent.overrides`). Weights and their names are the stock model's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.model_executor.models.llama import LlamaForCausalLM
+from vllm.model_executor.models.mistral import MistralForCausalLM
+from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
+from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
+
+from orchestrator.core.schedule import parse_schedule
+from orchestrator.latent import runner
+from orchestrator.latent.rows import Rows
+from orchestrator.latent.stack import Stack
+from orchestrator.latent.state import damped
+
+
+def scheduled(stock: Any) -> Any:
+    """Return the subclass of a vLLM causal model that runs `config.latent`'s schedule instead of its layers in order."""
+
+    class Scheduled(stock):  # type: ignore[misc]  # vllm is untyped to us
+        supports_lora = False  # a LoRA would be applied at every visit; nobody has said that this is what it was trained for
+        supports_pp = False  # a loop would have to go back to an earlier stage
+
+        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+            latent = vllm_config.model_config.hf_config.latent
+            _require_sound(vllm_config)
+            self.latent_depth = int(latent["depth"])  # of requests that name none
+            self._stack = Stack(
+                self.model.layers,
+                parse_schedule(latent["layers"]),
+                int(latent["max_depth"]),
+                vllm_config.compilation_config.static_forward_context,
+                damped if latent["damped"] else None,
+            )
+            self._depths_differ = int(latent["max_depth"]) > 1
+            if self._depths_differ:
+                runner.install_v1()
+
+        def get_model_state_cls(self) -> Any:
+            """Return what V2's runner prepares this model's inputs with (V1's does not ask)."""
+            if self._depths_differ:
+                return runner.model_state_v2()
+            from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+            return DefaultModelState
+
+        def forward(
+            self,
+            input_ids: torch.Tensor | None,
+            positions: torch.Tensor,
+            intermediate_tensors: Any = None,
+            inputs_embeds: torch.Tensor | None = None,
+            rows: Rows | None = None,
+        ) -> torch.Tensor:
+            hidden = self.model.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
+            state = self._stack(hidden, positions, rows)
+            if state.residual is None:
+                return self.model.norm(state.hidden)
+            normed, _ = self.model.norm(state.hidden, state.residual)
+            return normed
+
+    Scheduled.__name__ = Scheduled.__qualname__ = f"Leadline{stock.__name__}"
+    return Scheduled
+
+
+def _require_sound(vllm_config: Any) -> None:
+    """Refuse what is not sound, for users of the plugin without our engine; ours has refused it before (`check`)."""
+    if not vllm_config.model_config.enforce_eager:
+        raise ValueError("a model with a layer schedule runs eagerly: set enforce_eager=True")
+    if vllm_config.quant_config is not None:
+        raise ValueError("a model with a layer schedule must not be quantised")
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise ValueError("a model with a layer schedule cannot be spread over pipeline stages: use tensor parallelism")
+
+
+LeadlineLlamaForCausalLM = scheduled(LlamaForCausalLM)
+LeadlineMistralForCausalLM = scheduled(MistralForCausalLM)
+LeadlineQwen2ForCausalLM = scheduled(Qwen2ForCausalLM)
+LeadlineQwen3ForCausalLM = scheduled(Qwen3ForCausalLM)

@@ -1,0 +1,19 @@
+"""What vLLM calls in each of its processes, through the entry point `leadline-latent` of the group `vllm.general_plugins`.
+
+It runs more than once per process and in every vLLM of this environment, ours or not: so it imports nothing of weight, adds
+architectures of our own names, and changes no other.
+"""
+
+from __future__ import annotations
+
+from orchestrator.latent.families import targets
+
+
+def register() -> None:
+    """Tell vLLM where our architectures are; it imports them when a model asks for one."""
+    from vllm import ModelRegistry  # vllm is loaded already: it called us
+
+    known = set(ModelRegistry.get_supported_archs())
+    for architecture, target in targets().items():
+        if architecture not in known:
+            ModelRegistry.register_model(architecture, target)

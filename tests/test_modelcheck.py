@@ -1,0 +1,65 @@
+"""Depths and schedules of a plan against models that lie here: refused when the plan is read, not after an engine has started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.core.plan import Model, Plan
+from orchestrator.core.types import PluginSpec, Sampling
+from orchestrator.fleet import Fleet
+from orchestrator.plancheck import PlanFault, check_plan
+
+THINK = "0 (1-2)*r 3"
+VLLM = Fleet(engine=PluginSpec("vllm"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the configuration of a Llama of four layers."""
+    config = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def check(folder: Path | str, depth: int = 0, engine: Fleet = VLLM, **fields: Any) -> None:
+    check_plan(Plan({"main": Model(str(folder), **fields)}, sampling=Sampling(depth=depth)), engine)
+
+
+def test_what_the_model_has_passes(folder: Path) -> None:
+    """A schedule of its layers, and depths up to the largest."""
+    check(folder)
+    check(folder, depth=1)
+    check(folder, layers=THINK, max_depth=4, depth=4)
+
+
+@pytest.mark.parametrize(
+    ("key", "fields", "said"),
+    [
+        ("models.main", {"layers": "0-4"}, "the model has 4 layers"),
+        ("models.main", {"max_depth": 2}, "no think block"),
+        ("sampling.depth", {"depth": 2}, "no think block"),
+        ("sampling.depth", {"depth": 5, "layers": THINK, "max_depth": 4}, "serves 1 to 4"),
+    ],
+)
+def test_what_it_lacks_is_refused_at_its_key(folder: Path, key: str, fields: dict[str, Any], said: str) -> None:
+    """The loader points at the line of a plan file by this key."""
+    with pytest.raises(PlanFault, match=said) as caught:
+        check(folder, **fields)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize("fields", [{"layers": THINK}, {"max_depth": 2}, {"damped": True}, {"depth": 2}])
+def test_an_engine_that_cannot_is_named(folder: Path, fields: dict[str, Any]) -> None:
+    """An option without effect would be believed: a remote server runs what it runs."""
+    remote = Fleet(engine=PluginSpec("openai", {"base_url": "http://127.0.0.1:1/v1"}))
+    with pytest.raises(PlanFault, match="'openai' runs models as they ship"):
+        check(folder, engine=remote, **fields)
+
+
+def test_a_model_elsewhere_is_left_to_its_engine() -> None:
+    """Of a hub name nothing is known here, and nothing is fetched to find out."""
+    check("some/model", layers="0-99 (100-120)*r", max_depth=9, depth=9)
