@@ -78,6 +78,11 @@ class KeptEngine:
         finally:
             self.runner.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine is up."""
+        return self._opened is not None and self._opened.done()
+
     def capabilities(self) -> frozenset[Capability]:
         """Return the plugin's."""
         return self._backend.capabilities()
@@ -114,7 +119,8 @@ def run_in_foreground(job: Job, plan: Plan, fleet: Fleet, view: View, console: C
     With `kept` it runs on that engine and leaves it open.
     """
     watch = Watch()
-    watch.enter(f"starting engine {fleet.engine.name!r}", _start_hint(plan, fleet))
+    if kept is None or not kept.is_open:
+        watch.enter(f"starting engine {fleet.engine.name!r}", _start_hint(plan, fleet))
     began = time.monotonic()
     signals = Signals(console, lambda: watch.enter("stopping", "what arrived is kept; Ctrl-C again ends it at once"))
 

@@ -151,7 +151,7 @@ def _write(todo: _Sweep, found: Surface) -> list[str]:
         names.append("deepen.toml")
     try:
         from orchestrator.plot import surface_picture
-    except ImportError:
+    except ModuleNotFoundError:
         return [*names, "and with matplotlib (pip install 'leadline[plot]') the same command draws surface.png"]
     write_atomically(directory / "surface.png", surface_picture(found))
     return [*names, "surface.png"]

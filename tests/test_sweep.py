@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.backends.fake import problem_number
+from orchestrator import registry
+from orchestrator.backends.fake import Fake, FakeEngine, problem_number
 from orchestrator.calibration import Level, agreed_at_k, alternatives, first_look, vote_weight
 from orchestrator.cli import leadline
-from orchestrator.core.errors import LeadlineError, PlanError
-from orchestrator.core.types import Usage
+from orchestrator.core.errors import FleetError, LeadlineError, PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.types import Capability, Usage
 from orchestrator.evaluate import Estimate
 from orchestrator.plot import surface_picture
 from orchestrator.sweep import Setting, Surface, by_drawing, by_majority, cheapest, pareto, parse_counts, resampled_means, surface
@@ -367,6 +370,27 @@ def test_a_killed_sweep_goes_on_where_it_was(plain: Run, tmp_path: Path) -> None
     assert first.with_name("results.jsonl").read_bytes() == done_before
     one, other = (json.loads(Path(f"{name}/surface.json").read_text()) for name in "ab")
     assert one == other
+
+
+@registry.engine("test-never-up")
+@dataclass(frozen=True)
+class NeverUp:
+    """Cannot start."""
+
+    def capabilities(self) -> frozenset[Capability]:
+        return Fake().capabilities()
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
+        raise FleetError("no engine today")
+        yield FakeEngine(Fake())
+
+
+def test_an_engine_that_does_not_start_ends_the_sweep_with_its_reason(plain: Run) -> None:
+    """The engine is opened in a task of its own: its error must come out, and nothing may hang."""
+    failed = plain("sweep", "plan.toml", "--depths", "1,2", "--out", "s", "--fleet.engine", "test-never-up")
+    assert failed.exit_code == 1
+    assert "no engine today" in failed.stderr
 
 
 def test_a_sweep_opens_one_engine_for_all_depths(plain: Run) -> None:
