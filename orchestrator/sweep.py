@@ -52,9 +52,9 @@ class Setting:
 
     @property
     def as_good_as_best(self) -> bool:
-        """Whether the interval of its difference to the best setting holds 0, or the difference is less than one of the problems."""
+        """Whether the interval of its difference to the best setting holds 0, or the difference is less than half a problem."""
         difference = self.below_best
-        return (difference.value if difference.low is None else difference.low) <= 0.0 or difference.value * difference.n < 1.0
+        return (difference.value if difference.low is None else difference.low) <= 0.0 or difference.value * difference.n < 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +182,8 @@ def _best(settings: Sequence[Setting]) -> int:
 def cheapest(settings: Sequence[Setting]) -> int:
     """Return which setting takes the fewest layer-tokens among those as good as the best; of equal ones the more accurate, then the first.
 
-    As good: the 95% interval of (best - this), both resampled over the same problems, holds 0; or the difference is less than one of the
-    problems swept, which no run over them could show. Expectations over a pool are sharp, so without the second even 0.01 points count.
+    As good: the 95% interval of (best - this), both resampled over the same problems, holds 0; or the difference is less than half of one of
+    the problems swept. Expectations over a pool are sharp: without the second even 0.01 points would count.
     """
     able = [i for i, setting in enumerate(settings) if setting.as_good_as_best]
     return min(able, key=lambda i: (settings[i].layer_tokens, -settings[i].accuracy.value, i))

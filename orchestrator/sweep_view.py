@@ -101,7 +101,7 @@ def best_lines(surface: Surface) -> Iterator[str]:
     share = 1.0 - chosen.layer_tokens / best.layer_tokens
     yield f"Cheapest within one interval of it: {_said(chosen, surface.unit)}: {share:.0%} fewer {surface.unit}."
     chance = chosen.below_best.low is not None and chosen.below_best.low <= 0.0
-    why = "which may be chance" if chance else "which is less than one problem"
+    why = "which may be chance" if chance else "which is less than half a problem"
     yield f"It is {_points(chosen.below_best)} below the best over the same {surface.n_problems:,} problems, {why}."
 
 

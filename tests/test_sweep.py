@@ -102,11 +102,11 @@ def test_the_cheapest_is_the_one_of_fewest_tokens_whose_difference_may_be_none()
     assert cheapest([best, surely_worse]) == 0
 
 
-def test_less_than_one_problem_is_no_difference() -> None:
-    """Of 100 problems: 0.9 points is less than one of them, however sharp; 1.1 points is not. A constant difference has no interval."""
+def test_less_than_half_a_problem_is_no_difference() -> None:
+    """Of 100 problems: 0.4 points is less than half of one, however sharp; 0.6 points is not. A constant difference has no interval."""
     best = setting(0.9, 100, 0.0, None)
-    assert cheapest([best, setting(0.891, 10, 0.009, 0.008)]) == 1
-    assert cheapest([best, setting(0.889, 10, 0.011, 0.010)]) == 0
+    assert cheapest([best, setting(0.896, 10, 0.004, 0.003)]) == 1
+    assert cheapest([best, setting(0.894, 10, 0.006, 0.005)]) == 0
     assert cheapest([best, setting(0.8, 10, 0.1, None)]) == 0
 
 
