@@ -154,6 +154,33 @@ def solve(ctx: click.Context, question: str, plan: str | None, show_traces: bool
     ctx.exit(commands.solve(text, plan, overrides(ctx), show_traces, shown))
 
 
+@leadline.command(cls=PlanCommand, short_help="Measure accuracy over depth and width.", epilog=EXIT_CODES, options_metavar="[FLAGS]")
+@click.argument("plan", required=False, type=click.Path(), metavar="[PLAN.toml]")
+@click.option("--depths", default="", metavar="D,D,...", help="Latent depths, as 1,2,6 or 1..8 (doubling).  [default: the plan's own]")
+@click.option("--widths", default="1..16", metavar="K,K,...", show_default=True, help="Traces per problem, as 1,4,16 or 1..64 (doubling).")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take only the first N rows of the problem file.")
+@_display
+@click.pass_context
+def sweep(
+    ctx: click.Context, plan: str | None, depths: str, widths: str, limit: int | None, every_seconds: float, quiet: bool, as_json: bool
+) -> None:
+    """Measure accuracy over depth and width with its cost, and name the cheapest setting as good as the best.
+
+    Samples every problem once per depth, at the largest width, and evaluates smaller widths from the same traces. Writes surface.json,
+    best.toml (a plan for `leadline run`) and surface.png to the directory --out, by default that of the plan's job with "-sweep" added.
+    The same command again goes on where it was.
+
+    \b
+    Examples:
+      leadline sweep plan.toml --depths 1,2,4,8 --widths 1..64
+      leadline sweep plan.toml --depths 1..8 --widths 1,4,16 --limit 100 --out runs/surface
+    """
+    from orchestrator import commands, sweep_command
+
+    shown = commands.Shown(every_seconds, quiet, as_json, bool(ctx.meta.get(_DEBUG)))
+    ctx.exit(sweep_command.sweep(plan, overrides(ctx), depths, widths, limit or 0, shown))
+
+
 @leadline.command(name="eval", short_help="Evaluate a job, and other selectors on it.")
 @click.argument("directory", type=click.Path(), metavar="DIR")
 @click.option("--problems", type=click.Path(), metavar="FILE", help="Where the reference answers are, if not in the file that was run.")

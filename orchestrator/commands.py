@@ -28,7 +28,7 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.types import PluginSpec, Problem, Result, Status
 from orchestrator.display import LiveView, PlainView, Screen, SilentView, View, one_line
 from orchestrator.fleet import Fleet
-from orchestrator.foreground import Outcome, diverted, run_in_foreground
+from orchestrator.foreground import KeptEngine, Outcome, diverted, run_in_foreground
 from orchestrator.jobs import Job, open_job
 from orchestrator.journal import Journal
 from orchestrator.planfile import load_plan
@@ -76,9 +76,9 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
     from orchestrator.summary import correctness, summarise, write_batch_output
 
     file = limited(read_problems(asked.problems, default_domain=plan.domain, domains=plan.domains), asked.limit)
-    _give_notice(file, shown)
-    again = f"{_program()} resume {shlex.quote(str(directory))}"
-    with _kept(again), open_job(directory, plan, file.problems, file.invalid, file.order) as job:
+    give_notice(file, shown)
+    again = f"{program()} resume {shlex.quote(str(directory))}"
+    with keeping(again), open_job(directory, plan, file.problems, file.invalid, file.order) as job:
         record(job, plan, fleet, asked)
         n_left = len(job.remaining())
         outcome = _execute(job, plan, fleet, _title(directory, file, n_left, plan, fleet), shown)
@@ -97,16 +97,16 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
             interrupted=not done,
         )
     if shown.as_json:
-        _print_json(summary)
+        print_json(summary)
     if not done:
         n_done = len(file.problems) - summary.n_open
-        _say(f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done, and what else arrived is kept in {directory}")
-        _say(f"to go on: {again}")
+        say(f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done, and what else arrived is kept in {directory}")
+        say(f"to go on: {again}")
         return outcome.exit_code
     if not shown.as_json and not shown.quiet:
         if sys.stdout.isatty():
-            _stdout().print()
-        _stdout().print(summary_table(summary))
+            stdout().print()
+        stdout().print(summary_table(summary))
     return 1 if summary.all_failed else 0
 
 
@@ -135,17 +135,17 @@ def solve(question: str, plan_file: str | None, flags: Mapping[str, str], show_t
         kept = "out" in flags
         directory = Path(flags["out"]) if kept else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
         job = stack.enter_context(open_job(directory, plan, [Problem("question", question, plan.domain)]))
-        title = f"{one_line(question)} · {_who(plan, fleet)}"
+        title = f"{one_line(question)} · {who(plan, fleet)}"
         outcome = _execute(job, plan, fleet, title, shown)
         results, traces = job.results(), sorted(pool(job.journal, "question"), key=lambda t: t.ordinal)
     if not results:
-        _say(f"\nstopped; {f'what arrived is kept in {directory}: the same command goes on' if kept else 'nothing is kept without --out'}")
+        say(f"\nstopped; {f'what arrived is kept in {directory}: the same command goes on' if kept else 'nothing is kept without --out'}")
         return outcome.exit_code
     [result] = results
     if shown.as_json:
-        _print_json({"question": question, "result": result, "traces": traces if show_traces else None, "seconds": outcome.seconds})
+        print_json({"question": question, "result": result, "traces": traces if show_traces else None, "seconds": outcome.seconds})
     else:
-        console = _stdout()
+        console = stdout()
         if show_traces:
             print_traces(console, traces)
             console.rule(style="dim")
@@ -179,9 +179,9 @@ def evaluate(directory: str, problems: str | None, selectors: Sequence[str], ks:
     notes = [f"{r.selector}: {r.n_failed:,} problems could not be voted on, e.g.: {one_line(r.error)}" for r in found if r.n_failed]
     notes += _cautions(results, pools, references, source)
     if as_json:
-        _print_json({"directory": directory, "selectors": found, "curve": points, "notes": notes})
+        print_json({"directory": directory, "selectors": found, "curve": points, "notes": notes})
         return 0
-    console = _stdout()
+    console = stdout()
     console.print(Text(f"{path}: {len(results):,} results, {sum(map(len, pools.values())):,} traces", style="bold"))
     console.print(rankings_table(found))
     if points:
@@ -238,10 +238,10 @@ def plugins(name: str | None) -> int:
     from orchestrator import plugin_view
 
     if name is not None:
-        _stdout().print(plugin_view.details(name))
+        stdout().print(plugin_view.details(name))
         return 0
     table, sound = plugin_view.overview()
-    _stdout().print(table)
+    stdout().print(table)
     return 0 if sound else 1
 
 
@@ -249,7 +249,7 @@ def doctor(deep: bool) -> int:
     """Check the installation."""
     from orchestrator import doctor as checks
 
-    console = _stdout()
+    console = stdout()
     n_broken = 0
     for finding in checks.findings(deep):
         console.print(checks.drawn(finding))
@@ -262,12 +262,23 @@ def _execute(job: Job, plan: Plan, fleet: Fleet, title: str, shown: Shown) -> Ou
     """Run what remains of a job, showing it."""
     if not job.remaining():
         return Outcome(0.0, 0.0, 0, None, 0.0)
-    log = job.directory / ENGINE_LOG
-    keeping = contextlib.nullcontext(sys.stderr) if shown.debug else diverted(log)
+    with engine_log(job.directory, shown) as stream:
+        return perform(job, plan, fleet, title, shown, stream)
+
+
+def perform(job: Job, plan: Plan, fleet: Fleet, title: str, shown: Shown, stream: TextIO, kept: KeptEngine | None = None) -> Outcome:
+    """Run what remains of a job, showing it on `stream`; on the kept engine if there is one."""
+    console = Screen(file=stream, stderr=True)
+    return run_in_foreground(job, plan, fleet, _view(console, stream, title, shown), console, kept)
+
+
+@contextlib.contextmanager
+def engine_log(directory: Path, shown: Shown) -> Iterator[TextIO]:
+    """Keep what engines write in a file of this directory; yield the error stream as it was. A FleetError leaves with the file's name."""
+    log = directory / ENGINE_LOG
     try:
-        with keeping as stream:
-            console = Screen(file=stream, stderr=True)
-            return run_in_foreground(job, plan, fleet, _view(console, stream, title, shown), console)
+        with contextlib.nullcontext(sys.stderr) if shown.debug else diverted(log) as stream:
+            yield stream
     except FleetError as error:
         said = f"\nwhat the engine wrote is in {log}" if log.exists() else ""
         raise FleetError(f"{error}{said}") from error
@@ -283,7 +294,7 @@ def _view(console: Console, stream: TextIO, title: str, shown: Shown) -> View:
     return PlainView(console, title, shown.every_seconds)
 
 
-def _program() -> str:
+def program() -> str:
     """Return how this program is called: by its name alone where the shell finds it so."""
     called = sys.argv[0]
     found = shutil.which("leadline")
@@ -292,7 +303,8 @@ def _program() -> str:
 
 
 @contextlib.contextmanager
-def _kept(again: str) -> Iterator[None]:
+def keeping(again: str) -> Iterator[None]:
+    """Let a FleetError of the block say how to go on."""
     try:
         yield
     except FleetError as error:
@@ -302,36 +314,41 @@ def _kept(again: str) -> Iterator[None]:
 def _title(directory: Path, file: ProblemFile, n_left: int, plan: Plan, fleet: Fleet) -> str:
     n = len(file.problems)
     before = f", {n - n_left:,} of them done before" if n_left < n else ""
-    return f"{directory} · {n:,} problems{before} · {_who(plan, fleet)}"
+    return f"{directory} · {n:,} problems{before} · {who(plan, fleet)}"
 
 
-def _who(plan: Plan, fleet: Fleet) -> str:
+def who(plan: Plan, fleet: Fleet) -> str:
+    """Return what runs, in words."""
     options = "".join(f" {key}={value}" for key, value in plan.strategy.options.items())
     return f"{plan.strategy.name}{options} · {', '.join(m.path for m in plan.models.values())} on {fleet.engine.name}"
 
 
-def _give_notice(file: ProblemFile, shown: Shown) -> None:
+def give_notice(file: ProblemFile, shown: Shown) -> None:
+    """Say what is odd about a problem file."""
     if shown.quiet:
         return
     for warning in file.warnings:
-        _say(f"note: {warning}")
+        say(f"note: {warning}")
     if file.invalid:
         n = len(file.invalid)
-        _say(f"{n:,} of {len(file.order):,} rows {'is no problem' if n == 1 else 'are no problems'}; the others run:")
+        say(f"{n:,} of {len(file.order):,} rows {'is no problem' if n == 1 else 'are no problems'}; the others run:")
         for result in file.invalid[:_N_NAMED]:
-            _say(f"  {result.error}")
+            say(f"  {result.error}")
         if n > _N_NAMED:
-            _say(f"  and {n - _N_NAMED:,} more; all are in the results")
+            say(f"  and {n - _N_NAMED:,} more; all are in the results")
 
 
-def _stdout() -> Console:
+def stdout() -> Console:
+    """Return a console for results."""
     return Screen(file=sys.stdout, highlight=False)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Write a line to the error stream."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Print a value as JSON on the standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,9 +22,12 @@ from typing import TextIO
 
 from rich.console import Console
 
+from orchestrator import registry
 from orchestrator.api import run_job
 from orchestrator.core.errors import FleetError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Model, Plan
+from orchestrator.core.protocols import Backend, Engine
+from orchestrator.core.types import Capability
 from orchestrator.display import Ticker, View, Watch
 from orchestrator.driver import Progress
 from orchestrator.fleet import Fleet
@@ -50,10 +53,74 @@ class Outcome:
         return 128 + self.signal_number if self.signal_number else 0
 
 
-def run_in_foreground(job: Job, plan: Plan, fleet: Fleet, view: View, console: Console) -> Outcome:
-    """Run what remains of a job and return how it went. FleetError or JournalError as they come; a signal is an outcome, not an error."""
+class KeptEngine:
+    """`with KeptEngine(fleet) as kept:` keeps one engine for several jobs, one after another on `kept.runner`'s loop. A Backend for them.
+
+    It is opened for the first job that needs it and closed at the end of the block. All jobs must have the same models.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        """Load the plugin; nothing is started."""
+        self.runner = asyncio.Runner()
+        self._backend: Backend = registry.load("engines", fleet.engine)
+        self._opened: asyncio.Future[Engine] | None = None
+        self._holder: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> KeptEngine:
+        """Make the loop."""
+        self.runner.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the engine, if one was started, and close the loop."""
+        try:
+            self.runner.run(self._close())
+        finally:
+            self.runner.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine is up."""
+        return self._opened is not None and self._opened.done()
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return the plugin's."""
+        return self._backend.capabilities()
+
+    @contextlib.asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[Engine]:
+        """Yield the engine, which outlives this context."""
+        if self._opened is None:
+            self._opened = asyncio.get_running_loop().create_future()
+            self._holder = asyncio.create_task(self._hold(models, self._opened))
+        yield await asyncio.shield(self._opened)
+
+    async def _hold(self, models: Mapping[str, Model], opened: asyncio.Future[Engine]) -> None:
+        """Open and close in one task, as context managers of engines may want it."""
+        try:
+            async with self._backend.open(models) as engine:
+                opened.set_result(engine)
+                await asyncio.Event().wait()  # until it is cancelled
+        except Exception as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
+
+    async def _close(self) -> None:
+        if self._holder is not None:
+            self._holder.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._holder
+
+
+def run_in_foreground(job: Job, plan: Plan, fleet: Fleet, view: View, console: Console, kept: KeptEngine | None = None) -> Outcome:
+    """Run what remains of a job and return how it went. FleetError or JournalError as they come; a signal is an outcome, not an error.
+
+    With `kept` it runs on that engine and leaves it open.
+    """
     watch = Watch()
-    watch.enter(f"starting engine {fleet.engine.name!r}", _start_hint(plan, fleet))
+    if kept is None or not kept.is_open:
+        watch.enter(f"starting engine {fleet.engine.name!r}", _start_hint(plan, fleet))
     began = time.monotonic()
     signals = Signals(console, lambda: watch.enter("stopping", "what arrived is kept; Ctrl-C again ends it at once"))
 
@@ -62,15 +129,16 @@ def run_in_foreground(job: Job, plan: Plan, fleet: Fleet, view: View, console: C
         watch.started(progress)
 
     async def consume() -> None:
-        async with contextlib.aclosing(run_job(job, plan, fleet, started)) as results:
+        async with contextlib.aclosing(run_job(job, plan, fleet, started, kept)) as results:
             async for _ in results:
                 pass
-            watch.enter("stopping the engine")
+            if kept is None:
+                watch.enter("stopping the engine")
 
     ticker = Ticker(view, watch)
     with ticker, signals:
         try:
-            asyncio.run(signals.guard(consume))
+            (asyncio.run if kept is None else kept.runner.run)(signals.guard(consume))
         except FleetError:
             if not signals.number:  # a terminal sends Ctrl-C to the engine's processes too: that they end is no failure
                 raise

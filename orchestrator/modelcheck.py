@@ -7,7 +7,7 @@ starts anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,31 @@ def check_model(name: str, model: Model) -> None:
         latent_of(config, model, name)
 
 
-def check_depth(plan: Plan) -> None:
-    """Raise PlanError when the default model is known here and does not serve `sampling.depth`."""
-    name = plan.default_model
-    config = known_config(plan.models[name].path)
-    if plan.sampling.depth and config is not None:
-        require_depth(plan.sampling.depth, latent_of(config, plan.models[name], name), "sampling.depth")
+def asked_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
+    """Yield each depth a plan asks for: its key, the pool it is asked of, and the depth.
+
+    Of a strategy these are, by convention, its options `depth` and `depths`, asked of the pool that its option `model` names.
+    """
+    if plan.sampling.depth:
+        yield "sampling.depth", plan.default_model, plan.sampling.depth
+    named = getattr(strategy, "model", "")
+    pool = named if isinstance(named, str) and named in plan.models else plan.default_model
+    depth, depths = getattr(strategy, "depth", None), getattr(strategy, "depths", ())
+    if isinstance(depth, int):
+        yield "strategy.depth", pool, depth
+    if isinstance(depths, tuple):
+        yield from (("strategy.depths", pool, one) for one in depths if isinstance(one, int))
+
+
+def check_depth(key: str, pool: str, depth: int, model: Model) -> None:
+    """Raise PlanError when a model known here, or a plan's `max_depth` for one that is not, does not reach a depth."""
+    config = known_config(model.path)
+    if config is not None:
+        require_depth(depth, latent_of(config, model, pool), key)
+    elif depth < 1 or (model.max_depth and depth > model.max_depth):
+        raise PlanError(
+            f"{key} asks for latent depth {depth}; the model serves 1 to {model.max_depth or 'its own'} (raise models.{pool}.max_depth)"
+        )
 
 
 def require_stock(model: Model, engine: str) -> None:
@@ -40,10 +59,9 @@ def require_stock(model: Model, engine: str) -> None:
             raise PlanError(f"{key} = {getattr(model, key)!r}: {_as_they_ship(engine)}")
 
 
-def require_no_depth(depth: int, engine: str) -> None:
-    """Raise PlanError when a depth is asked of an engine that cannot do that."""
-    if depth > 1:
-        raise PlanError(f"sampling.depth = {depth}: {_as_they_ship(engine)}")
+def require_no_depth(key: str, depth: int, engine: str) -> None:
+    """Raise PlanError: a depth is asked of an engine that cannot do that."""
+    raise PlanError(f"{key} = {depth}: {_as_they_ship(engine)}")
 
 
 def _as_they_ship(engine: str) -> str:

@@ -59,7 +59,7 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     plugins = [("strategy", plan.strategy, strategy), ("selector", plan.selector, _loaded("selectors", plan.selector, "selector"))]
     plugins += [("verifiers", spec, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     able = backend.capabilities()
-    _check_depths(plan, fleet.engine.name, able)
+    _check_depths(plan, strategy, fleet.engine.name, able)
     for key, spec, plugin in plugins:
         _check_needs(key, spec, plugin, fleet.engine.name, able, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
@@ -72,13 +72,14 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
         raise PlanFault("strategy.model", f"strategy {plan.strategy.name!r} asks for model {pool!r}{there}")
 
 
-def _check_depths(plan: Plan, engine: str, able: Collection[Capability]) -> None:
+def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability]) -> None:
     offered = Capability.DEPTH in able
     for name, model in plan.models.items():
         with _fault(f"models.{name}"):
             modelcheck.check_model(name, model) if offered else modelcheck.require_stock(model, engine)
-    with _fault("sampling.depth"):
-        modelcheck.check_depth(plan) if offered else modelcheck.require_no_depth(plan.sampling.depth, engine)
+    for key, pool, depth in modelcheck.asked_depths(plan, strategy):
+        with _fault(key):
+            modelcheck.check_depth(key, pool, depth, plan.models[pool]) if offered else modelcheck.require_no_depth(key, depth, engine)
 
 
 @contextmanager

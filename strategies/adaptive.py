@@ -25,6 +25,7 @@ from typing import Literal
 
 from orchestrator.core.steps import Steps, next_trace, submit
 from orchestrator.core.types import Capability, Problem, Request, Trace
+from orchestrator.core.votes import beta_confidence
 
 _UNKNOWN = 1.3  # the released code's "unknown" category: concentration 0.3, plus the 1 it adds to every category
 _PANEL = 64  # Gauss-Legendre nodes per panel: unanimous Bayes factors agree with the closed form to 1e-9 (tested)
@@ -97,13 +98,6 @@ def _counts(answers: dict[int, str | None]) -> list[int]:
 def _top_two(answers: dict[int, str | None]) -> tuple[int, int]:
     first, second, *_ = *_counts(answers), 0, 0
     return first, second
-
-
-def beta_confidence(n_first: int, n_second: int) -> float:
-    """Return P[X > 1/2] for X ~ Beta(n_first + 1, n_second + 1): how sure it is that the leader leads. Exact for whole counts."""
-    # The regularised incomplete beta function at 1/2 with whole parameters is a binomial tail.
-    n = n_first + n_second + 1
-    return sum(math.comb(n, k) for k in range(n_first + 1)) / (1 << n)
 
 
 def agreeing_window(answers: dict[int, str | None], window: int) -> bool:

@@ -29,7 +29,7 @@ FAKE = Fleet(engine=PluginSpec("fake"))
 @registry.strategy("test-deep")
 @dataclasses.dataclass(frozen=True)
 class Deep:
-    """Needs what the fake engine has not."""
+    """Needs what a remote server has not."""
 
     needs = frozenset({Capability.DEPTH, Capability.CANCEL})
 
@@ -200,7 +200,15 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
         ("[domains.prices]\nx = 1", ["no domain 'prices'"]),
         ('[[verifiers]]\nname = "nobody"', ["no verifier 'nobody'"]),
         ('[fleet.engine]\nname = "rya"', ["no engine 'rya' (did you mean 'ray'?)"]),
-        ('strategy = "test-deep"', ["strategy 'test-deep' needs 'depth'", "engine 'fake'"]),
+        ('strategy = "test-deep"\n[fleet.engine]\nname = "openai"', ["strategy 'test-deep' needs 'depth'", "engine 'openai'", "(fake"]),
+        (
+            'model = "any"\n[sampling]\ndepth = 2\n[fleet.engine]\nname = "openai"',
+            ["engine 'openai' runs models as they ship", "sampling.depth = 2"],
+        ),
+        (
+            '[strategy]\nname = "consistency"\ndepth = 4\n[models.main]\npath = "any"\nmax_depth = 3',
+            ["strategy.depth asks", "serves 1 to 3"],
+        ),
         ("sampling = 3", ["sampling = 3", "write [sampling]"]),
         ("[sampling]\ntemperature = true", ["sampling.temperature = True", "a number"]),
         ('seed = "3"', ["seed = '3'", "a whole number"]),
@@ -270,8 +278,8 @@ def test_a_wrong_flag_says_that_it_is_the_command_line(load: Load, flags: dict[s
 def test_what_an_engine_lacks_is_said_with_the_engines_that_have_it() -> None:
     """The Python API builds plans without a file and must be told the same."""
     check_plan(Plan(selector=PluginSpec("weighted")), FAKE)
-    with pytest.raises(PlanError, match="needs 'depth', which engine 'fake' does not offer"):
-        check_plan(Plan(strategy=PluginSpec("test-deep")), FAKE)
+    with pytest.raises(PlanError, match="needs 'depth', which engine 'openai' does not offer"):
+        check_plan(Plan(strategy=PluginSpec("test-deep")), Fleet(engine=PluginSpec("openai")))
     with pytest.raises(PlanError, match="different ones"):
         check_plan(Plan(verifiers=(PluginSpec("a"), PluginSpec("a"))), FAKE)
 

@@ -34,6 +34,9 @@ class Fake:
     belongs to the problem. It is `n_tokens` long, plus up to `spread_tokens`, and takes `seconds_per_token` each. `failure_rate` of the
     traces fail, `hang_rate` never end by themselves. After `crash_after` requests (0: never) the engine dies as a real one may: with a
     FleetError, or, if `crash_hard`, with its whole process.
+
+    Its model is one layer that runs as often as the depth says, so depth multiplies seconds and layer-tokens. A problem takes 1 to `steps`
+    steps, as its id decides (0: none does); a trace of less depth than that is a guess: all answers weigh the same.
     """
 
     answers: tuple[str, ...] = ("{hash}", "0", "1")
@@ -45,14 +48,17 @@ class Fake:
     hang_rate: float = 0.0
     crash_after: int = 0
     crash_hard: bool = False
+    steps: int = 0
 
     def __post_init__(self) -> None:
         if not self.answers or (self.weights and len(self.weights) != len(self.answers)):
             raise ValueError(f"weights has {len(self.weights)} values for {len(self.answers)} answers; give one each, or none")
+        if self.steps < 0:
+            raise ValueError(f"steps = {self.steps}: at least 0 is needed")
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return all but latent depth."""
-        return frozenset(Capability) - {Capability.DEPTH}
+        """Return all there are."""
+        return frozenset(Capability)
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
@@ -67,7 +73,8 @@ class FakeEngine:
 
     def __init__(self, options: Fake) -> None:
         self._options = options
-        self._bounds = list(itertools.accumulate(options.weights or [1.0] * len(options.answers)))
+        self._guesses = list(itertools.accumulate([1.0] * len(options.answers)))
+        self._bounds = list(itertools.accumulate(options.weights)) or self._guesses
         self._aborts: dict[tuple[str, int], asyncio.Event] = {}
         self._n_requests = 0
 
@@ -104,7 +111,7 @@ class FakeEngine:
 
     async def _spend(self, request: Request, n_tokens: int, hangs: bool) -> int:
         """Wait as long as the tokens take and return how many were done when it ended or was aborted."""
-        per_token = self._options.seconds_per_token
+        per_token = self._options.seconds_per_token * (request.depth or 1)
         identity = (request.problem_id, request.ordinal)
         event = self._aborts[identity] = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -121,7 +128,9 @@ class FakeEngine:
     def _stream(self, request: Request, draws: Iterator[float], root_seed: int) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
         options = self._options
         n_total = max(1, options.n_tokens + int(next(draws) * (options.spread_tokens + 1)))
-        answer = bisect.bisect(self._bounds, next(draws) * self._bounds[-1], hi=len(self._bounds) - 1)
+        guessed = bool(options.steps) and (request.depth or 1) < problem_steps(request.problem_id, options.steps)
+        bounds = self._guesses if guessed else self._bounds
+        answer = bisect.bisect(bounds, next(draws) * bounds[-1], hi=len(bounds) - 1)
         first = len(request.prefix_ids)
         # Token 0 carries the seed, the last one the answer; what stands between says nothing.
         ids = [root_seed if i == 0 else -1 - answer if i == n_total - 1 else i for i in range(first, max(first + 1, n_total))]
@@ -151,12 +160,13 @@ class FakeEngine:
     ) -> Trace:
         suffix_ids = (0,) * len(request.suffix.split())
         prompt_tokens = n_words(request.prompt) + len(request.prefix_ids) + len(suffix_ids)
+        depth = request.depth or 1
         return reply_to(
             request,
             finish,
             text=self._text(request, ids),
             token_ids=ids,
-            usage=Usage(prompt_tokens, 0, len(ids), prompt_tokens + len(ids), len(ids) * self._options.seconds_per_token),
+            usage=Usage(prompt_tokens, 0, len(ids), (prompt_tokens + len(ids)) * depth, len(ids) * self._options.seconds_per_token * depth),
             metrics=metrics or {},
             suffix_ids=suffix_ids,
             error=error,
@@ -180,6 +190,12 @@ def _statement(problem_id: str, answer: str) -> str:
 def problem_number(problem_id: str) -> str:
     """Return the number that `{hash}` stands for in this problem's answers."""
     return str(int.from_bytes(blake2b(problem_id.encode(), digest_size=4).digest(), "big") % 1000)
+
+
+@lru_cache(maxsize=65_536)
+def problem_steps(problem_id: str, most: int) -> int:
+    """Return how many steps a problem takes, from 1 to `most`, each as likely over ids."""
+    return 1 + int.from_bytes(blake2b(f"steps {problem_id}".encode(), digest_size=4).digest(), "big") % most
 
 
 @lru_cache(maxsize=1024)

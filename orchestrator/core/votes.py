@@ -5,6 +5,7 @@ The tie rule, everywhere: larger weight, then larger count, then the lower lowes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.core.types import Cluster, Finish, Purpose, Trace
@@ -57,3 +58,13 @@ def rank(clusters: Iterable[Cluster]) -> list[Cluster]:
 def tied(clusters: Sequence[Cluster]) -> bool:
     """Tell whether the leader's weight is also the runner-up's."""
     return len(clusters) > 1 and clusters[0].weight == clusters[1].weight
+
+
+def beta_confidence(n_first: int, n_second: int) -> float:
+    """Return P[X > 1/2] for X ~ Beta(n_first + 1, n_second + 1): how sure it is that the leader leads. Exact for whole counts.
+
+    Adaptive-Consistency's rule (Aggarwal et al., arXiv 2305.11860), for votes of one kind.
+    """
+    # The regularised incomplete beta function at 1/2 with whole parameters is a binomial tail.
+    n = n_first + n_second + 1
+    return sum(math.comb(n, k) for k in range(n_first + 1)) / (1 << n)

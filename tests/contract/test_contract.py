@@ -33,12 +33,17 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("adaptive", {"wave": 1, "growth": 3.0, "n": 1}),
     ("consistency", {"n": 1}),
     ("consistency", {"n": 3, "depth": 4}),
+    ("deepen", {"depths": [3], "n": 1}),
+    ("deepen", {"depths": [1, 2, 4, 8], "n": 24, "wave": 3, "confidence": 0.9, "confirm": 2}),
+    ("deepen", {"depths": [1, 4], "confirm": 0, "wave": 5}),
+    ("deepen", {"depths": [2, 8], "accuracies": [0.4, 0.8], "alternatives": 3.0, "confidence": 0.98}),
     ("short-m@k", {"m": 1, "k": 1}),
     ("short-m@k", {"m": 8, "k": 8}),
 ]
 SELECTORS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in ours("selectors")),
     *((name, {"by": by}) for name in ("best", "best-weighted", "filtered", "weighted") for by in ("verdict:v", "mean_logprob")),
+    ("depth-weighted", {"depths": [0, 4], "weights": [0.5, 2.0]}),
     ("filtered", {"keep": 1.0}),
     ("filtered", {"keep": 0.9, "by": "lowest_confidence@512"}),
 ]

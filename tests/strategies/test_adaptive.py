@@ -14,8 +14,9 @@ from scipy.stats import beta
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.session import Abort, Session, Start
 from orchestrator.core.types import Finish, Request
+from orchestrator.core.votes import beta_confidence
 from orchestrator.testing import PROBLEM, explore, trace
-from strategies.adaptive import Adaptive, agreeing_window, bayes_factor, beta_confidence
+from strategies.adaptive import Adaptive, agreeing_window, bayes_factor
 
 
 def n_taken(strategy: Adaptive, answers: str) -> int:
