@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,18 +18,11 @@ from transformers import DynamicCache
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.types import Message, Prompt
+from orchestrator.depth.marks import Completion
 
 # Families whose forward is embed, layers, norm, head, and whose layers know their place by `self_attn.layer_idx` alone. Each is compared
 # with its stock model in the tests. The layers' kinds of attention come from the configuration, by place.
 FAMILIES = ("llama", "mistral", "olmo2", "qwen2", "qwen3")
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A reply. `finished`: it ended by itself or at a stop text, not at the limit of tokens."""
-
-    text: str
-    finished: bool
 
 
 class Decoder:
@@ -180,7 +172,9 @@ class Decoder:
     def _visits(self, order: Sequence[int]) -> list[Any]:
         """Return a shallow copy of the layer for each visit, with a KV slot of its own."""
         if not order or not 0 <= min(order) <= max(order) < self.n_layers:
-            raise PlanError(f"the order of layers {list(order)} does not fit; the model has {self.n_layers} layers, 0 to {self.n_layers - 1}")
+            raise PlanError(
+                f"the order of layers {list(order)} does not fit; the model has {self.n_layers} layers, 0 to {self.n_layers - 1}"
+            )
         return [_visit(self._layers[index], slot) for slot, index in enumerate(order)]
 
     @contextlib.contextmanager
@@ -229,7 +223,9 @@ class _Batch:
         width = max(map(len, rest))
         window = getattr(config, "sliding_window", None)
         if window and len(self._shared) + width > window:
-            raise PlanError(f"prompts of {len(self._shared) + width} tokens go beyond this model's sliding window of {window}; shorten them")
+            raise PlanError(
+                f"prompts of {len(self._shared) + width} tokens go beyond this model's sliding window of {window}; shorten them"
+            )
         n = len(self._shared)
         self._pending = torch.tensor([[0] * (width - len(row)) + row for row in rest], device=device)
         self._mask = torch.tensor([[1] * n + [0] * (width - len(row)) + [1] * len(row) for row in rest], device=device)

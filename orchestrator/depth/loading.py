@@ -29,9 +29,11 @@ def load_decoder(name: str, revision: str = "") -> Decoder:
     path = resolve_model(name)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from orchestrator.depth.decoder import FAMILIES, Decoder
 
+    disable_progress_bar()
     source = {"revision": revision} if revision else {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -3,10 +3,11 @@
 A node is an order of layers, the root the model's own. A child skips k layers or runs a block of k layers r more times, k and r from 1
 to 4. What an order is worth is asked of a function; here nothing is run.
 
-What the paper leaves open, and what is done here: *c* is not published, so it is an option (`exploration`); its default is small, since
-a reward here is a mean over problems and good orders differ by a few hundredths, not by 0 and 1 as for one input. Nor is it said when a node gets another child; since there are hundreds of them and UCB would want
-each tried once, a node of v visits has at most about √v (progressive widening, Coulom 2007), and with the published probability of 0.1
-it gets one more, at random. An order that two ways lead to is one node.
+What the paper leaves open, and what is done here. *c* is not published, so it is an option (`exploration`); its default is small, since
+a reward here is a mean over problems and good orders differ by a few hundredths, not by 0 and 1 as for one input. Nor is it said when a
+node gets another child: there are hundreds, and UCB would want each tried once. Here a node of v visits has about √v (progressive
+widening, Coulom 2007), and with the published probability of 0.1 it gets one more, at random. "Repeat r times" is read as r more times,
+since once is no action. An order that two ways lead to is one node.
 """
 
 from __future__ import annotations
