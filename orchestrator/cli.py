@@ -203,17 +203,112 @@ def evaluate(ctx: click.Context, directory: str, problems: str | None, selectors
     """
     from orchestrator import commands
 
-    ctx.exit(commands.evaluate(directory, problems, selectors, _widths(ks), as_json))
+    ctx.exit(commands.evaluate(directory, problems, selectors, _whole_numbers("--ks", ks), as_json))
 
 
-def _widths(text: str) -> list[int]:
+def _whole_numbers(option: str, text: str) -> list[int]:
     try:
-        widths = sorted({int(part) for part in text.split(",") if part.strip()})
+        numbers = sorted({int(part) for part in text.split(",") if part.strip()})
     except ValueError:
-        widths = [0]
-    if any(k < 1 for k in widths):
-        raise click.UsageError(f"--ks {text!r}: give whole numbers from 1, separated by commas, e.g. --ks 1,4,16")
-    return widths
+        numbers = [0]
+    if any(k < 1 for k in numbers):
+        raise click.UsageError(f"{option} {text!r}: give whole numbers from 1, separated by commas, e.g. {option} 1,4,16")
+    return numbers
+
+
+@leadline.group(short_help="Choose the layers that a model runs.", epilog=EXIT_CODES)
+def depth() -> None:
+    """Choose the layers that a model runs, and in which order. Measured in plain PyTorch, without an engine."""
+
+
+@depth.command(name="probe", short_help="Propose a think block.", epilog=EXIT_CODES)
+@click.argument("model")
+@click.option("--text", type=click.Path(), metavar="FILE", help="Measure on this text instead of the built-in one.")
+@click.option("--depths", default="1,2,3", metavar="R,R,...", show_default=True, help="Measure what looping does at these depths.")
+@click.option("--out", type=click.Path(), metavar="DIR", help="Where probe.json and probe.png go.  [default: runs/probe-MODEL]")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@_debug
+@click.pass_context
+def depth_probe(ctx: click.Context, model: str, text: str | None, depths: str, out: str | None, as_json: bool) -> None:
+    """Measure how far each layer of MODEL turns the residual stream, and propose the block to loop.
+
+    Prints the angular distance of each layer, a schedule `encode (think)*r decode` from the knees of that curve, and what looping the
+    block does to the likelihood of the text, plain and damped. MODEL is smollm2, a folder or a hub name.
+
+    \b
+    Examples:
+      leadline depth probe smollm2
+      leadline depth probe ./my-model --text sample.txt --depths 1,2,4
+    """
+    from orchestrator.depth import command
+
+    ctx.exit(command.probe(model, text, _whole_numbers("--depths", depths), out, as_json))
+
+
+@depth.command(
+    cls=PlanCommand,
+    name="search",
+    accepts=lambda key: key in ("problems", "out", "domain", "seed") or key.startswith(("sampling.", "domains.")),
+    without=("sampling.depth", "sampling.top_p", "sampling.top_k", "sampling.min_p", "sampling.repetition_penalty"),
+    short_help="Search an order of layers for a task.",
+    epilog=EXIT_CODES,
+    options_metavar="[FLAGS]",
+)
+@click.argument("model")
+@click.option("--plan", type=click.Path(), metavar="PLAN.toml", help="Take problems, domain, template and limits from this plan.")
+@click.option(
+    "--reward", type=click.Choice(["auto", "accuracy", "agreement"]), default="auto", show_default=True,
+    help="What leads: accuracy needs reference answers; agreement is with the model's own vote. auto: accuracy where it can be had.",
+)  # fmt: skip
+@click.option(
+    "--holdout", type=click.FloatRange(0, 1, max_open=True), default=0.5, metavar="SHARE", show_default=True,
+    help="Share of the problems kept from the search, to judge its winner on. 0: judge on the same ones, which is called an oracle.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use only the first N problems.")
+@click.option("--simulations", type=click.IntRange(min=1), default=200, metavar="N", show_default=True, help="Orders to try.")
+@click.option(
+    "--length-penalty",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    metavar="λ",
+    show_default=True,
+    help="How much the search favours short orders.",
+)
+@click.option(
+    "--exploration",
+    type=click.FloatRange(min=0),
+    default=0.1,
+    metavar="c",
+    show_default=True,
+    help="How much it favours what it has tried little; not published.",
+)
+@click.option("--max-layers", type=click.IntRange(min=1), metavar="N", help="Longest order to try.  [default: twice the model's]")
+@click.option(
+    "--votes", type=click.IntRange(min=1), default=8, metavar="N", show_default=True, help="For agreement: replies drawn for each problem."
+)
+@_display
+@click.pass_context
+def depth_search(
+    ctx: click.Context, model: str, plan: str | None, reward: str, holdout: float, limit: int | None, simulations: int,
+    length_penalty: float, exploration: float, max_layers: int | None, votes: int, every_seconds: float, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Search an order of MODEL's layers for a task: layers skipped, blocks repeated (CoLa's tree search).
+
+    One order for all problems. Led by accuracy where the problems have reference answers, else by agreement with the model's own vote;
+    the winner is judged on problems that were kept from the search. Prints the Pareto set of reward against layers run and writes
+    schedule.toml, a plan that `leadline run` takes. Ctrl-C keeps what was found; the same command goes on.
+
+    \b
+    Examples:
+      leadline depth search smollm2 --plan examples/arithmetic.toml --sampling.max_new_tokens 40
+      leadline depth search smollm2 --problems dev.jsonl --domain number --simulations 50 --length-penalty 0.5
+    """
+    from orchestrator.depth import command
+
+    asked = command.Asked(
+        reward, holdout, votes, limit or 0, simulations, length_penalty, exploration, max_layers or 0, every_seconds, quiet, as_json
+    )
+    ctx.exit(command.search(model, plan, overrides(ctx), asked))
 
 
 @leadline.command(short_help="List what a plan can choose from.")

@@ -54,7 +54,7 @@ def check_depth(key: str, pool: str, depth: int, model: Model) -> None:
 def require_stock(model: Model, engine: str) -> None:
     """Raise PlanError when a model is to run otherwise than it ships, on an engine that cannot do that."""
     stock = Model("")
-    for key in ("layers", "max_depth", "damped"):
+    for key in ("layers", "max_depth", "damped", "residual", "exit"):
         if getattr(model, key) != getattr(stock, key):
             raise PlanError(f"{key} = {getattr(model, key)!r}: {_as_they_ship(engine)}")
 
