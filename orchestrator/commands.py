@@ -11,7 +11,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +160,7 @@ def evaluate(directory: str, problems: str | None, selectors: Sequence[str], ks:
 
     path, fleet = Path(directory), Fleet()
     asked = recorded(path)
-    specs = [_selector_spec(text) for text in selectors]
+    specs = [registry.spec_of(text, "--selector") for text in selectors]
     journal = Journal(path / "journal.db")
     try:
         plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
@@ -212,21 +211,6 @@ def _cautions(results: Sequence[Result], pools: Mapping[str, object], references
             f"{n_short:,} problems were not sampled in full. Stopping early depends on the answers, so pass@k and maj@k of such pools are "
             "biased; take them from a job with the strategy 'consistency'."
         )
-
-
-def _selector_spec(text: str) -> PluginSpec:
-    """Return a selector as it was typed: a name, then KEY=VALUE."""
-    name, *pairs = shlex.split(text) or [""]
-    options: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise PlanError(f"--selector {text!r}: after the name come options as KEY=VALUE, not {pair!r}")
-        try:
-            options[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            options[key] = value
-    return PluginSpec(name, options)
 
 
 def _spelled(spec: PluginSpec) -> str:
