@@ -119,7 +119,7 @@ def build(cls: type, options: Mapping[str, object], what: str) -> Any:
     plain = dict(options)
     loaded = {name: _part(group, plain.pop(name, None), cls, name) for name, group in parts(cls).items()}
     try:
-        plugin = msgspec.convert(plain, cls, strict=False)
+        plugin: Any = msgspec.convert(plain, cls, strict=False)
         return dataclasses.replace(plugin, **loaded) if loaded else plugin
     except (msgspec.ValidationError, ValueError, TypeError, NameError) as error:  # NameError: an annotation that does not resolve
         raise PluginError(f"{what}: {error}{_expected(cls, str(error))}") from error

@@ -4,9 +4,10 @@ Tu et al., arXiv 2510.08483 (ACL Findings 2026): prefixes of 25 reasoning words,
 goes on with at most K2 traces, K3 random ones when all clusters are single, majority vote of those that finished.
 
 What the paper leaves open, and what we do: the reasoning words (`core.judging.REASONING_WORDS`); which of a cluster's traces finish (the
-first to arrive); a newcomer like none when there are K clusters (`when_full`); K3 (as K2); equal clusters (the one founded first). We differ
-in that the largest cluster's traces go on as soon as no prefix still out can make another one the largest, and what can no longer matter is
-stopped then, which changes no vote and saves tokens; and a prefix may also end at `prefix_tokens`, for models that use few such words.
+first to arrive); a newcomer like none when there are K clusters (`when_full`); K3 (as K2); equal clusters (the one founded first). We
+differ in that the largest cluster's traces go on as soon as no prefix still out can make another one the largest, and what can no longer
+matter is stopped then, which changes no vote and saves tokens; and a prefix may also end at `prefix_tokens`, for models that use few such
+words.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from orchestrator.core.clustering import WhenFull, home, leader, mean_similarity
+from orchestrator.core.clustering import home, leader, mean_similarity
 from orchestrator.core.judging import REASONING_WORDS, Prefix, scored
 from orchestrator.core.steps import Command, Reply, Steps, drop, next_trace, submit
 from orchestrator.core.types import Capability, Finish, Problem, Purpose, Request, Trace, WordLimit
@@ -45,7 +46,7 @@ class DeepPrune:
     n_compared: int = 10  # K1: members of a cluster that a newcomer is compared with, at most
     n_finished: int = 20  # K2: traces of the largest cluster that finish, at most
     n_single: int = 20  # K3: traces that finish when no two prefixes are alike
-    when_full: WhenFull = "join"  # a newcomer unlike K clusters joins the nearest, or leaves without a vote
+    when_full: Literal["join", "leave"] = "join"  # a newcomer unlike K clusters joins the nearest, or leaves without a vote
     model: str = ""
     depth: int | None = None
 

@@ -108,7 +108,7 @@ def test_what_came_before_the_watch_is_not_lost() -> None:
     assert engine.queue.outputs == []
     last = engine.step(" ;", [-3.0])
     assert engine.watch.fired
-    assert engine.watch.metrics(("mean_logprob",), last, 2) == {"mean_logprob": -2.0}
+    assert engine.watch.metrics(("mean_logprob",), last, 2, str) == {"mean_logprob": -2.0}
 
 
 @pytest.mark.parametrize(("finish", "fired"), [("length", True), ("stop", False), ("abort", False)])
@@ -162,7 +162,7 @@ def test_metrics_stop_where_the_trace_was_cut() -> None:
     last = engine.step(";", [-2.0])
     engine.step("b", [-30.0])
     assert engine.state.logprobs_processor.tokenizer is None  # alternatives are not decoded
-    assert engine.watch.metrics(("mean_logprob",), last, len(engine.watch.ids)) == {"mean_logprob": -1.5}
+    assert engine.watch.metrics(("mean_logprob",), last, len(engine.watch.ids), str) == {"mean_logprob": -1.5}
 
 
 @pytest.mark.parametrize(("n_prompt", "wanted", "fits"), [(10, 5, 5), (10, 500, 90), (99, 5, 1)])

@@ -132,7 +132,7 @@ class VllmEngine:
             output, watch = await self._followed(request, flight, pool, job)
         except _Refused as refusal:
             return reply_to(request, Finish.FAILED, error=str(refusal))
-        return _completed(request, job, output, watch, pool.n_layers, time.perf_counter() - started)
+        return _completed(request, job, output, watch, pool, time.perf_counter() - started)
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None]:
         """Return vLLM's last output for the request, and what watched it."""
@@ -235,6 +235,10 @@ class _Pool:
             return None
         return Watch(request, queue, self._flat_logprobs, self.llm.output_processor.request_states.get(queue.request_id))
 
+    def token_text(self, token_id: int) -> str:
+        """Return a token's own text."""
+        return str(self._tokenizer.decode([token_id]))
+
     async def abort(self, request_id: str) -> None:
         """Stop a request in the engine; harmless when it has ended or the engine is dead."""
         if not self.llm.errored:
@@ -312,7 +316,7 @@ def _sampling_params(sampling: Sampling, stop: tuple[str, ...], n_logprobs: int 
     )
 
 
-def _completed(request: Request, job: _Job, output: Any, watch: Watch | None, n_layers: int, seconds: float) -> Trace:
+def _completed(request: Request, job: _Job, output: Any, watch: Watch | None, pool: _Pool, seconds: float) -> Trace:
     last = output.outputs[0]
     text, ids = last.text, tuple(last.token_ids)
     finish = _FINISHES.get(last.finish_reason, Finish.FAILED)
@@ -321,14 +325,14 @@ def _completed(request: Request, job: _Job, output: Any, watch: Watch | None, n_
         finish = Finish.RULE if watch.fired else finish
     n_prompt, n_cached = len(job.prompt_ids), output.num_cached_tokens or 0
     # A request that is cancelled before its first token is charged its whole prompt: an upper bound.
-    usage = Usage(n_prompt, n_cached, len(ids), (n_prompt - n_cached + len(ids)) * n_layers, seconds)
+    usage = Usage(n_prompt, n_cached, len(ids), (n_prompt - n_cached + len(ids)) * pool.n_layers, seconds)
     return reply_to(
         request,
         finish,
         text=text,
         token_ids=ids,
         usage=usage,
-        metrics={} if watch is None else watch.metrics(request.metrics, output, len(ids)),
+        metrics={} if watch is None else watch.metrics(request.metrics, output, len(ids), pool.token_text),
         suffix_ids=job.suffix_ids,
         error="" if finish is not Finish.FAILED else f"vLLM ended the request with {last.finish_reason!r}",
     )

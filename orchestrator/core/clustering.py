@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
-
-WhenFull: TypeAlias = Literal["join", "leave"]
+from typing import Literal
 
 
 def mean_similarity(scores: Sequence[float | None]) -> float:
@@ -18,7 +16,7 @@ def mean_similarity(scores: Sequence[float | None]) -> float:
     return math.fsum(known) / len(known) if known else 0.0
 
 
-def home(similarities: Sequence[float], tau: float, max_clusters: int, when_full: WhenFull) -> int | None:
+def home(similarities: Sequence[float], tau: float, max_clusters: int, when_full: Literal["join", "leave"]) -> int | None:
     """Return the cluster that a newcomer goes to, or `len(similarities)` for one of its own; None when it stays outside.
 
     DeepPrune's online greedy rule: the most similar cluster (the oldest among equals) if that is above `tau`, else a new one while there

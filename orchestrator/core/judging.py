@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # DeepPrune (arXiv 2510.08483) names "wait", "thus" and "since" and gives no list: ours holds words with which a text turns or concludes.
 REASONING_WORDS = (
-    *("wait", "thus", "since", "therefore", "hence", "because", "so", "but", "however", "alternatively", "actually", "hmm"),
-    *("maybe", "perhaps", "instead", "now", "then", "first", "next", "finally", "suppose", "assume", "recall", "check", "verify"),
+    *("wait", "thus", "since", "therefore", "hence", "because", "so", "but"),
+    *("however", "alternatively", "actually", "hmm", "maybe", "perhaps", "instead", "then"),
 )
 
 

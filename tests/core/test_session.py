@@ -395,7 +395,7 @@ def _continues_the_unborn(problem: Problem, rng: random.Random) -> Steps:
         (_raises_later, "RuntimeError: later"),
         (_returns_nothing, "not a generator; write `yield from`"),
         (_returns_a_list, "not a generator"),
-        (_yields_nonsense, "yields Submit, Next or Cancel"),
+        (_yields_nonsense, "yields Submit, Next, Cancel or Drop"),
         (_forgets_from, "write `yield from`, not `yield`"),
         (_submits_text, "Submit takes Requests, not 'What\\?'"),
         (_waits_for_nothing, "waits for a trace while none is running"),

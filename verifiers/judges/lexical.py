@@ -1,7 +1,7 @@
 """The judge that counts words: TF-IDF similarity of two prefixes, without a model and without training.
 
-A weak judge by design: DeepPrune (arXiv 2510.08483) finds sentence embeddings little better than chance, and wording is no better. Its score
-is a similarity put on a scale by `centre` and `slope`, not a calibrated probability; `leadline judge train` fits one that is.
+A weak judge by design: DeepPrune (arXiv 2510.08483) finds sentence embeddings little better than chance, and wording is no better. Its
+score is a similarity put on a scale by `centre` and `slope`, not a calibrated probability; `leadline judge train` fits one that is.
 """
 
 from __future__ import annotations

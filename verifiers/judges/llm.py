@@ -7,6 +7,7 @@ instruct model and no training the paper measures an AUROC of 0.66. One request 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,17 +59,15 @@ class Llm:
         ordinals = yield from submit([self._request(problem, a, b) for a, b in pairs])
         scores: list[float | None] = []
         for ordinal in ordinals if len(ordinals) == len(pairs) else (-1,):  # too few: the budget ended, and so does waiting
-            scores.append(self._read((yield from next_trace((ordinal,)))))
+            scores.append(self._read((yield from next_trace((ordinal,)))))  # noqa: PERF401 - a comprehension cannot yield
         return scores
 
     def _request(self, problem: Problem, a: Prefix, b: Prefix) -> Request:
-        values = {"{problem}": question(problem), "{first}": a.text[-self.max_chars :], "{second}": b.text[-self.max_chars :]}
-        values |= {"{same}": self.same, "{different}": self.different}
-        prompt = self.template
-        for name in ("{same}", "{different}", "{problem}", "{first}", "{second}"):
-            prompt = prompt.replace(name, values[name])
+        values = {"problem": question(problem), "first": a.text[-self.max_chars :], "second": b.text[-self.max_chars :]}
+        values |= {"same": self.same, "different": self.different}
         return Request(
-            prompt=prompt,
+            # In one pass: a solution may itself hold "{second}", and other braces stay as they are.
+            prompt=re.sub(r"\{(problem|first|second|same|different)\}", lambda found: values[found[1]], self.template),
             model=self.model,
             max_new_tokens=1,
             sampling=Sampling(temperature=0.0),

@@ -22,7 +22,9 @@ class Probe:
 
     def __post_init__(self) -> None:
         if not self.suffix.strip() or self.max_new_tokens < 1:
-            raise ValueError(f"suffix = {self.suffix!r}, max_new_tokens = {self.max_new_tokens}: a text, and at least one token, are needed")
+            raise ValueError(
+                f"suffix = {self.suffix!r}, max_new_tokens = {self.max_new_tokens}: a text, and at least one token, are needed"
+            )
 
     @property
     def needs(self) -> frozenset[Capability]:
@@ -32,9 +34,7 @@ class Probe:
     @property
     def probe(self) -> Request:
         """What each prefix is continued with before it is compared: the likeliest answer, not a drawn one."""
-        return Request(
-            suffix=self.suffix, max_new_tokens=self.max_new_tokens, sampling=Sampling(temperature=0.0), purpose=Purpose.PROBE
-        )
+        return Request(suffix=self.suffix, max_new_tokens=self.max_new_tokens, sampling=Sampling(temperature=0.0), purpose=Purpose.PROBE)
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
         """Return one score per pair; the probes were asked before."""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TypeAlias
 
 Weights: TypeAlias = Mapping[str, float]
@@ -33,7 +34,7 @@ class Read:
 def read(text: str) -> Read:
     """Return what a text holds. Linear in its length."""
     terms = [m.group().lower() for m in _TERM.finditer(text)]
-    pairs = [f"{a} {b}" for a, b in zip(terms, terms[1:], strict=False)]
+    pairs = [f"{a} {b}" for a, b in pairwise(terms)]
     numbers = tuple(m.group().replace(",", "") for m in _NUMBER.finditer(text))
     equations = {m[1].strip("\\([$*"): m[2].lstrip("$") for m in _EQUATION.finditer(text)}
     return Read(Counter(terms + pairs), numbers, equations, len(terms))
@@ -49,9 +50,10 @@ def weighted(counts: Mapping[str, int], idf: Callable[[str], float]) -> dict[str
 def dot(a: Weights, b: Weights) -> float:
     """Return the scalar product, in [0, 1] for unit vectors without negative weights."""
     small, large = sorted((a, b), key=len)
-    return min(1.0, math.fsum(sorted(w * large[term] for term, w in small.items() if term in large)))
+    return min(1.0, math.fsum(w * large[term] for term, w in small.items() if term in large))  # fsum: exact, whatever the order
 
 
+@lru_cache(maxsize=65_536)
 def tfidf_cosine(a: str, b: str, question: str) -> float:
     """Return the cosine of two texts' TF-IDF vectors, the inverse document frequencies taken over the two and the question.
 
