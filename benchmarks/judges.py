@@ -14,7 +14,8 @@ import asyncio
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def main() -> None:
         for n_tokens in PROBED_AT:
             probed = recorded_probes(path, n_tokens)
             judge = registry.load("judges", PluginSpec("probe"))
-            show(f"probe at {n_tokens}", quality(judged(judge, probed), probed))
+            scores = judged(judge, probed)
+            show(f"probe at {n_tokens}", quality(scores, probed))
+            print(f"  {'':14s} its own cut: {rates(scores, probed)}")
 
 
 def measured(name: str, pools: Pools) -> Quality:
@@ -57,6 +60,15 @@ def measured(name: str, pools: Pools) -> Quality:
     if name == "lexical":
         return quality(judged(registry.load("judges", PluginSpec(name)), pools), pools)
     return quality(cross_fitted("trained", pools, scored_by=name), pools)
+
+
+def rates(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> str:
+    """Return what a judge of yes and no gets wrong: a pair that agrees taken for different, and one that differs told as such."""
+    same = [a.final == b.final for _, pool in pools.values() for a, b in combinations(pool, 2)]
+    said = [score == 1.0 for key in pools for score in scores[key]]
+    false_negatives = sum(s and not t for s, t in zip(same, said, strict=True)) / sum(same)
+    true_negatives = sum(not s and not t for s, t in zip(same, said, strict=True)) / (len(same) - sum(same))
+    return f"FNR {false_negatives:.3f}, TNR {true_negatives:.3f}"
 
 
 def show(name: str, found: Quality) -> None:

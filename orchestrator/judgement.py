@@ -10,17 +10,22 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator import registry
+from orchestrator.commission import recorded
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.judging import Labelled, Prefix, answered, opening
+from orchestrator.core.outcome import pruned
 from orchestrator.core.protocols import Judge
 from orchestrator.core.types import Finish, PluginSpec, Problem, Purpose, Trace
 from orchestrator.evaluate import CONFIDENCE, Estimate, mean_estimate
+from orchestrator.journal import Arrived, Journal
+from orchestrator.problems import read_problems
 
 Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[Labelled]]]
 _N_RESAMPLES = 2000
@@ -46,7 +51,6 @@ class Quality:
     """A judge on `n_pairs` pairs, `n_same` of which agree.
 
     `auroc` is over all pairs; `within` is the mean over problems with both kinds, None without any.
-
     `tnr` is the share of the pairs that differ which the judge tells when it takes a fifth of those that agree for different; `tau` is
     the score at which that happens. A pair of which it can tell nothing counts as the worst score.
     """
@@ -78,21 +82,47 @@ def labelled(traces: Iterable[Trace], cut: Cut) -> list[Labelled]:
     return found
 
 
+def journal_pools(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[Labelled]]]:
+    """Return the labelled prefixes of a job directory, or of its journal.db, by job and problem; PlanError when there is no job.
+
+    Pools of several jobs stay apart, because answers are classed within a job; a problem's id says what belongs to one problem.
+    """
+    directory = path.parent if path.name == "journal.db" else path
+    asked = recorded(directory)
+    prompts: dict[str, Problem] = {}
+    if asked is not None and Path(asked.problems).is_file():
+        prompts = {p.id: p for p in read_problems(asked.problems).problems}
+    journal = Journal(directory / "journal.db")
+    try:
+        found = {}
+        for result in journal.results():
+            traces = [e.trace for e in journal.events(result.problem_id) if isinstance(e, Arrived)]
+            pool = labelled(pruned(traces, result.dropped), cut)
+            if len(pool) > 1:
+                found[f"{directory.resolve()}: {result.problem_id}"] = (
+                    prompts.get(result.problem_id, Problem(result.problem_id, "")), pool
+                )  # fmt: skip
+    finally:
+        journal.close()
+    return found
+
+
 def cross_fitted(name: str, pools: Pools, n_folds: int = 5, scored_by: str = "") -> dict[str, list[float | None]]:
     """Return each problem's scores, pairs in the order of `combinations`, by judges fitted on the other folds of problems.
 
     `scored_by` names another judge that reads the same model file ("": the one that is fitted).
     """
-    ids = sorted(pools)
+    ids = sorted({problem.id for problem, _ in pools.values()})
     scores: dict[str, list[float | None]] = {}
     for fold in range(n_folds):
-        held_out = ids[fold::n_folds]
-        text = fitted(name, {id: pools[id] for id in ids if id not in held_out})
+        apart = set(ids[fold::n_folds])
+        held_out = {key: pool for key, pool in pools.items() if pool[0].id in apart}
+        text = fitted(name, {key: pool for key, pool in pools.items() if pool[0].id not in apart})
         with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             judge = registry.load("judges", PluginSpec(scored_by or name, {"file": file.name}))
-            scores |= judged(judge, {id: pools[id] for id in held_out})
+            scores |= judged(judge, held_out)
     return scores
 
 
@@ -119,16 +149,17 @@ def judged(judge: Judge, pools: Pools) -> dict[str, list[float | None]]:
 
 def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quality:
     """Return how well scores tell pairs that agree from pairs that differ. PlanError unless there are both."""
-    ids = [id for id in pools if len(pools[id][1]) > 1]
-    same = {id: np.asarray([a.final == b.final for a, b in combinations(pools[id][1], 2)]) for id in ids}
-    values = {id: np.asarray([-1.0 if s is None else s for s in scores[id]]) for id in ids}
+    keys = [key for key, (_, pool) in pools.items() if len(pool) > 1]
+    ids = sorted({pools[key][0].id for key in keys})
+    same = {key: np.asarray([a.final == b.final for a, b in combinations(pools[key][1], 2)]) for key in keys}
+    values = {key: np.asarray([-1.0 if s is None else s for s in scores[key]]) for key in keys}
     n_pairs, n_same = sum(map(len, same.values())), int(sum(s.sum() for s in same.values()))
     if n_same in (0, n_pairs):
         raise PlanError(f"{n_pairs} pairs, {n_same} of which agree: both kinds are needed to measure a judge")
     levels = np.unique(np.concatenate(list(values.values())))
     counts = np.zeros((len(ids), 2, len(levels)))  # of each problem, [differ, agree], by score
-    for row, id in enumerate(ids):
-        np.add.at(counts[row], (same[id].astype(int), np.searchsorted(levels, values[id])), 1)
+    for key in keys:
+        np.add.at(counts[ids.index(pools[key][0].id)], (same[key].astype(int), np.searchsorted(levels, values[key])), 1)
     mixed = [row for row in counts if row.sum(axis=1).all()]
     draws = np.random.default_rng(0).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=_N_RESAMPLES)
     pooled = [counts.sum(axis=0), *(np.tensordot(w, counts, 1) for w in draws)]

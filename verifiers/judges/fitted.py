@@ -49,7 +49,8 @@ class Model:
 
 def encoded(model: Model) -> str:
     """Return a model as the text of its file, to six digits: two platforms then read the same numbers."""
-    return json.dumps({"format": FORMAT, "features": FEATURES, **_rounded(asdict(model))}, ensure_ascii=False) + "\n"
+    values = {name: _rounded(value) for name, value in asdict(model).items()}
+    return json.dumps({"format": FORMAT, "features": FEATURES, **values}, ensure_ascii=False) + "\n"
 
 
 def _rounded(value: object) -> object:

@@ -45,7 +45,7 @@ class Trained:
 
     @staticmethod
     def fit(pools: Mapping[str, tuple[Problem, Sequence[Labelled]]]) -> str:
-        """Return the text of a model file fitted on these problems' finished traces, by problem id.
+        """Return the text of a model file fitted on these pools of finished traces; pools of one problem have its id.
 
         ValueError when there are no pairs of both kinds, or too few problems that have them: each fold needs both.
         """
@@ -99,11 +99,12 @@ def _blank(texts: Sequence[str]) -> Model:
 def _pairs(pools: Mapping[str, tuple[Problem, Sequence[Labelled]]], model: Model) -> tuple[Floats, Any, Any]:
     """Return every pair's features, whether it agrees, and the number of its problem: shapes (n, n_features), (n,), (n,)."""
     rows, same, groups = [], [], []
-    for number, (problem, pool) in enumerate(pools.values()):
+    numbers: dict[str, int] = {}
+    for problem, pool in pools.values():
         for a, b in combinations(pool, 2):
             rows.append(features(a.prefix.text, b.prefix.text, question(problem), model))
             same.append(int(a.final == b.final))
-            groups.append(number)
+            groups.append(numbers.setdefault(problem.id, len(numbers)))
     return np.asarray(rows).reshape(len(rows), len(FEATURES)), np.asarray(same, dtype=int), np.asarray(groups, dtype=int)
 
 
