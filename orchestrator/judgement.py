@@ -91,7 +91,7 @@ def journal_pools(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[Labelle
     asked = recorded(directory)
     prompts: dict[str, Problem] = {}
     if asked is not None and Path(asked.problems).is_file():
-        prompts = {p.id: p for p in read_problems(asked.problems).problems}
+        prompts = {p.id: p for p in read_problems(asked.problems, default_domain="math").problems}  # only the prompts are wanted
     journal = Journal(directory / "journal.db")
     try:
         found = {}

@@ -27,7 +27,7 @@ from orchestrator.foreground import Signals
 from orchestrator.plankeys import keys
 
 FAKE = ("--fleet.engine", "fake", "--domain", "number")
-COMMANDS = ("run", "resume", "solve", "eval", "plugins", "doctor")
+COMMANDS = ("run", "resume", "solve", "eval", "judge", "plugins", "doctor")
 Run = Callable[..., Result]
 
 

@@ -155,6 +155,14 @@ def test_too_few_alternatives_give_no_confidence() -> None:
     assert (series.sampled, series.confidences) == ([-5.0], {20: []})
 
 
+def test_the_likely_first_tokens_are_kept_for_the_first_place_only() -> None:
+    """The sampled one is among them by rank, not because it was sampled."""
+    series = series_class(Flat)({2})
+    series.append_fast([7, 8, 9], [-5.0, -1.0, -2.0], (), ())
+    series.append_fast([1, 2, 3], [-5.0, -1.0, -2.0], (), ())
+    assert series.first == [(8, -1.0), (9, -2.0)]
+
+
 def test_metrics_stop_where_the_trace_was_cut() -> None:
     """Tokens that ran on before the abort arrived belong to nobody."""
     engine = Engine(Request(rules=(Delimiter(";"),), metrics=("mean_logprob",)))

@@ -171,7 +171,7 @@ class Reply:
             named = [list((top or {}).items()) for top in logprobs.top_logprobs or ()]
         tops = [[logprob for _, logprob in top] for top in named]
         if not self._logprobs and named:
-            self._first = named[0]
+            self._first = sorted(named[0], key=lambda token: -token[1])[: self._top_k]
         self._logprobs += sampled
         if not self._top_k:
             return []
