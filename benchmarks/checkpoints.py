@@ -15,10 +15,10 @@ import random
 import statistics
 from dataclasses import dataclass
 
-from live import Run, engine, job
+from live import MODELS, Opened, Run, engine, job
 
 import orchestrator
-from orchestrator.core.plan import Model, Plan
+from orchestrator.core.plan import Plan
 from orchestrator.core.steps import Steps, next_trace, submit
 from orchestrator.core.types import Capability, Finish, PluginSpec, Problem, Request, Sampling
 
@@ -57,12 +57,16 @@ def main() -> None:
     for name, default in (("n", 16), ("tokens", 256), ("step", 64), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    asyncio.run(measure(options.n, options.tokens, options.step, options.rounds))
+    asyncio.run(_run(options.n, options.tokens, options.step, options.rounds))
 
 
-async def measure(n: int, tokens: int, step: int, n_rounds: int) -> None:
+async def _run(n: int, tokens: int, step: int, n_rounds: int) -> None:
+    async with engine(n) as opened:
+        await measure(opened, n, tokens, step, n_rounds)
+
+
+async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int) -> None:
     """Measure both and print a line a round."""
-    models = {"main": Model("smollm2", max_context_tokens=1024)}
     problems = [Problem(place, PROMPT.replace("{place}", place), "text") for place in PLACES]
     each = max(1, n // len(problems))
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens)
@@ -70,22 +74,17 @@ async def measure(n: int, tokens: int, step: int, n_rounds: int) -> None:
         "whole": PluginSpec("consistency", {"n": each}),
         "stepped": PluginSpec("stepped", {"n": each, "tokens": tokens, "step": step}),
     }
-    async with engine({"kv_cache_gib": 2.0, "max_num_seqs": n}, models) as opened:
-        pool = opened.engine._pools["main"]
-        print(f"blocks of {pool.llm.vllm_config.cache_config.block_size} tokens", flush=True)
-        await job(Plan(models, specs["whole"], sampling=Sampling(max_new_tokens=4)), problems, opened, n)
-        ratios = []
-        for number in range(n_rounds):
-            rates = {}
-            for name, spec in specs.items():
-                run = await job(Plan(models, spec, sampling=sampling, seed=number), problems, opened, n)
-                rates[name] = run.output_tokens / run.seconds
-                print(
-                    f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {rates[name]:6.1f} tokens/s  {brought(run)}",
-                    flush=True,
-                )
-            ratios.append(rates["stepped"] / rates["whole"])
-        print(f"stepped over whole: {statistics.median(ratios):.3f} (median of {n_rounds}; {min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"blocks of {opened.engine._pools['main'].llm.vllm_config.cache_config.block_size} tokens", flush=True)
+    await job(Plan(MODELS, specs["whole"], sampling=Sampling(max_new_tokens=4)), problems, opened, n)
+    ratios = []
+    for number in range(n_rounds):
+        rates = {}
+        for name, spec in specs.items():
+            run = await job(Plan(MODELS, spec, sampling=sampling, seed=number), problems, opened, n)
+            rates[name] = run.output_tokens / run.seconds
+            print(f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {rates[name]:6.1f} tokens/s  {brought(run)}", flush=True)
+        ratios.append(rates["stepped"] / rates["whole"])
+    print(f"stepped over whole: {statistics.median(ratios):.3f} (median of {n_rounds}; {min(ratios):.3f} to {max(ratios):.3f})", flush=True)
 
 
 def brought(run: Run) -> str:

@@ -69,12 +69,15 @@ class Opened:
             processor.process_outputs = counting
 
 
+MODELS = {"main": Model("smollm2", max_context_tokens=1024)}
+
+
 @contextlib.asynccontextmanager
-async def engine(options: Mapping[str, object], models: Mapping[str, Model]) -> AsyncIterator[Opened]:
-    """Yield an open vLLM engine as a backend."""
-    backend = registry.load("engines", PluginSpec("vllm", options))
+async def engine(n_at_once: int) -> AsyncIterator[Opened]:
+    """Yield an open vLLM engine with the embedded model as a backend."""
+    backend = registry.load("engines", PluginSpec("vllm", {"kv_cache_gib": 2.0, "max_num_seqs": n_at_once}))
     began = time.perf_counter()
-    async with backend.open(models) as opened:
+    async with backend.open(MODELS) as opened:
         print(f"the engine is up after {time.perf_counter() - began:.0f} s", flush=True)
         yield Opened(opened, backend)
 

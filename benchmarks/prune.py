@@ -16,21 +16,23 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from live import Opened, Run, engine, job
+from live import MODELS, Opened, Run, engine, job
 
 from orchestrator import registry
-from orchestrator.core.plan import Model, Plan
+from orchestrator.core.plan import Plan
 from orchestrator.core.types import Finish, PluginSpec, Problem, Sampling
 from orchestrator.evaluate import accuracy
 
 WINDOW_TOKENS = 16  # DeepConf's 2048 is for traces of tens of thousands of tokens; these have a hundred
 MAJORITY = PluginSpec("majority")
+TEMPLATE = "{prompt} Think step by step, then say: The answer is"
 
 
 def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
     """Return the strategies to compare, each with the selector that it is published with."""
     by_confidence = PluginSpec("weighted", {"by": f"lowest_confidence@{WINDOW_TOKENS}"})
-    prune = {"n": n, "prefix_tokens": 32, "n_words": 0}
+    few = max(3, n // 4)  # the paper lets 20 of 512 finish
+    prune = {"n": n, "prefix_tokens": 32, "n_words": 0, "n_finished": few, "n_single": few}
     conf = {"n": n, "n_init": max(2, n // 4), "window_tokens": WINDOW_TOKENS, "wave": n}
     found = {
         "consistency": (PluginSpec("consistency", {"n": n}), MAJORITY),
@@ -52,25 +54,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     rows = [json.loads(line) for line in Path(__file__).parents[1].joinpath("examples/arithmetic.jsonl").read_text().splitlines()]
-    asyncio.run(measure(rows[: options.problems], options.n, options.rounds))
+    asyncio.run(_run(rows[: options.problems], options.n, options.rounds))
 
 
-async def measure(rows: Sequence[dict[str, str]], n: int, n_rounds: int) -> None:
+async def _run(rows: Sequence[dict[str, str]], n: int, n_rounds: int) -> None:
+    async with engine(2 * n) as opened:
+        await measure(opened, rows, n, n_rounds)
+
+
+async def measure(opened: Opened, rows: Sequence[dict[str, str]], n: int, n_rounds: int) -> None:
     """Measure every strategy and print one line each a round."""
-    models = {"main": Model("smollm2", max_context_tokens=512)}
-    sampling = Sampling(temperature=0.7, top_p=1.0, max_new_tokens=160, template="{prompt} Think step by step, then say: The answer is")
+    sampling = Sampling(temperature=0.7, top_p=1.0, max_new_tokens=128, template=TEMPLATE)
     problems = [Problem(row["id"], row["prompt"], "number") for row in rows]
-    async with engine({"kv_cache_gib": 2.0, "max_num_seqs": 2 * n}, models) as opened:
-        opened.count_late_tokens()
-        warm = Plan(models, PluginSpec("consistency", {"n": 2}), MAJORITY, Sampling(max_new_tokens=8, template=sampling.template))
-        await job(warm, problems, opened, 2 * n)
-        for number in range(n_rounds):
-            whole: Run | None = None
-            for name, (strategy, selector) in settings(n).items():
-                opened.late.clear()
-                run = await job(Plan(models, strategy, selector, sampling, seed=number), problems, opened, 2 * n)
-                whole = whole or run
-                show(name, run, whole, opened, {row["id"]: row["answer"] for row in rows})
+    references = {row["id"]: row["answer"] for row in rows}
+    opened.count_late_tokens()
+    warm = Plan(MODELS, PluginSpec("consistency", {"n": 2}), MAJORITY, Sampling(max_new_tokens=8, template=TEMPLATE))
+    await job(warm, problems, opened, 2 * n)
+    for number in range(n_rounds):
+        whole: Run | None = None
+        for name, (strategy, selector) in settings(n).items():
+            opened.late.clear()
+            run = await job(Plan(MODELS, strategy, selector, sampling, seed=number), problems, opened, 2 * n)
+            whole = whole or run
+            show(name, run, whole, opened, references)
 
 
 def show(name: str, run: Run, whole: Run, opened: Opened, references: dict[str, str]) -> None:
