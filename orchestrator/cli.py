@@ -191,7 +191,12 @@ def _widths(text: str) -> list[int]:
 
 @leadline.group(short_help="Fit judges of unfinished traces.")
 def judge() -> None:
-    """Fit judges, which tell from their beginnings which traces will come to the same answer (strategy `deepprune`)."""
+    """Fit judges, which tell from their beginnings which traces will come to the same answer (strategy `deepprune`).
+
+    \b
+    Examples:
+      leadline judge train runs/arithmetic -o judge.json
+    """
 
 
 @judge.command(name="train", short_help="Fit a judge on earlier jobs.", epilog=EXIT_CODES)
