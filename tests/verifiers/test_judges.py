@@ -136,7 +136,7 @@ def test_a_model_file_is_plain_json_of_numbers_and_words(tmp_path: Path) -> None
     [score] = answered(Trained(str(path)), PROBLEM, [(Prefix(0, "x = 1 and"), Prefix(1, "x = 1 and"))])
     assert score is not None
     [similarity] = answered(Embedding(str(path)), PROBLEM, [(Prefix(0, "we try x = 1"), Prefix(1, "we try x = 1"))])
-    assert similarity == pytest.approx(1 / (1 + math.exp(-4)))
+    assert similarity == pytest.approx(1 / (1 + math.exp(-3)))
     document = json.loads(text)
     damaged = [
         ("{", "not JSON"),
