@@ -142,7 +142,10 @@ def _part(group: str, given: object, cls: type, name: str) -> Any:
 
 def spec_of(text: str, what: str) -> PluginSpec:
     """Return a plugin as it is typed in one line: a name, then options as KEY=VALUE. PluginError naming `what` otherwise."""
-    name, *pairs = shlex.split(text) or [""]
+    try:
+        name, *pairs = shlex.split(text) or [""]
+    except ValueError as error:
+        raise PluginError(f"{what} {text!r}: {error}") from error
     options: dict[str, object] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.steps import Steps, drop, next_trace, sample, submit
-from orchestrator.core.types import Capability, ConfidenceFloor, Finish, Problem, Request, Trace
+from orchestrator.core.types import Capability, ConfidenceFloor, Finish, PluginSpec, Problem, Request, Trace
 from orchestrator.core.votes import tally
 
 _WHOLE = (Finish.STOP, Finish.LENGTH)
@@ -24,7 +24,7 @@ _WHOLE = (Finish.STOP, Finish.LENGTH)
 
 @dataclass(frozen=True, slots=True)
 class DeepConf:
-    """Samples `n_init` traces in full, then up to `n` in all under a floor of confidence. Vote with: selector `weighted`, by `by`'s name.
+    """Samples `n_init` traces in full, then up to `n` in all under a floor of confidence. Its vote is the selector `weighted` by `by`.
 
     `keep` is the paper's eta: 0.1 is DeepConf-low (the floor is the 90th percentile), 0.9 is DeepConf-high (the 10th).
     """
@@ -54,6 +54,11 @@ class DeepConf:
     def by(self) -> str:
         """The metric that decides who votes, and with what weight."""
         return f"lowest_confidence@{self.window_tokens}"
+
+    @property
+    def selector(self) -> PluginSpec:
+        """The vote it is published with."""
+        return PluginSpec("weighted", {"by": self.by})
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.core.outcome import conclude, pruned
 from orchestrator.core.plan import Plan
 from orchestrator.core.session import Session, Start
-from orchestrator.core.types import ConfidenceFloor, Finish, Purpose, Request, Trace
+from orchestrator.core.types import ConfidenceFloor, Finish, PluginSpec, Purpose, Request, Trace
 from orchestrator.core.votes import voters
 from orchestrator.testing import PROBLEM, explore, trace
 from strategies.deepconf import DeepConf, percentile
@@ -65,6 +65,7 @@ def test_votes_are_weighted_and_not_overwritten_by_a_plain_one() -> None:
     session = explore(DeepConf(n=3, n_init=3, keep=0.9, window_tokens=4), world("AAB", [2.1, 2.1, 5.0]))
     result = conclude(PROBLEM, list(session.traces.values()), Weighted(BY), dropped=session.dropped)
     assert result.answer is not None
+    assert DeepConf(window_tokens=4).selector == PluginSpec("weighted", {"by": BY})
     assert (result.answer.text, [c.weight for c in result.clusters]) == ("B", [5.0, 4.2])
 
 

@@ -168,7 +168,12 @@ def test_a_strategy_is_given_its_judge_by_name_and_options() -> None:
         loaded = registry.load("strategies", PluginSpec("deepprune", {"judge": spelled}))
         assert loaded.judge == Lexical(centre=0.3)
     assert registry.load("strategies", PluginSpec("deepprune")).judge == Probe()
-    for wrong, message in (("lexicle", "did you mean 'lexical'"), ("lexical top=1", "no option 'top'"), ("lexical x", "KEY=VALUE")):
+    for wrong, message in (
+        ("lexicle", "did you mean 'lexical'"),
+        ("lexical top=1", "no option 'top'"),
+        ("lexical x", "KEY=VALUE"),
+        ('lexical "', "quotation"),
+    ):
         with pytest.raises(PluginError, match=message):
             registry.load("strategies", PluginSpec("deepprune", {"judge": wrong}))
 
