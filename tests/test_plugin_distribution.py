@@ -40,7 +40,8 @@ def test_its_plugins_are_listed_and_built_with_options(installed: Path) -> None:
     code = """
 from orchestrator import registry
 from orchestrator.core.types import PluginSpec
-for group, name in dict(strategies="first-two", selectors="shortest", domains="colour", verifiers="brevity", engines="echo", judges="length").items():
+made = dict(strategies="first-two", selectors="shortest", domains="colour", verifiers="brevity", engines="echo", judges="length")
+for group, name in made.items():
     assert name in registry.names(group), (group, name)
     assert registry.distribution(group, name) == "leadline-example-plugin 0.3.0"
     registry.load(group, PluginSpec(name))
