@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.api import Solution, arun, run, solve, traces
     from orchestrator.core.errors import FleetError, JobBusyError, JournalError, LeadlineError, PlanError, PluginError, StrategyError
     from orchestrator.core.plan import Budget, Model, Plan, fingerprint
-    from orchestrator.core.steps import cancel, next_trace, sample, submit
+    from orchestrator.core.steps import cancel, drop, next_trace, sample, submit
     from orchestrator.core.types import (
         Answer,
         Capability,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from orchestrator.fleet import Fleet
-    from orchestrator.registry import domain, engine, selector, strategy, verifier
+    from orchestrator.registry import domain, engine, judge, selector, strategy, verifier
 
 __all__ = [
     "Answer",
@@ -64,8 +64,10 @@ __all__ = [
     "arun",
     "cancel",
     "domain",
+    "drop",
     "engine",
     "fingerprint",
+    "judge",
     "next_trace",
     "run",
     "sample",
@@ -89,7 +91,7 @@ _HOMES = {
         "StrategyError",
     ),
     "orchestrator.core.plan": ("Budget", "Model", "Plan", "fingerprint"),
-    "orchestrator.core.steps": ("cancel", "next_trace", "sample", "submit"),
+    "orchestrator.core.steps": ("cancel", "drop", "next_trace", "sample", "submit"),
     "orchestrator.core.types": (
         "Answer",
         "Capability",
@@ -108,7 +110,7 @@ _HOMES = {
         "Verdict",
     ),
     "orchestrator.fleet": ("Fleet",),
-    "orchestrator.registry": ("domain", "engine", "selector", "strategy", "verifier"),
+    "orchestrator.registry": ("domain", "engine", "judge", "selector", "strategy", "verifier"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -311,12 +311,50 @@ def depth_search(
     ctx.exit(command.search(model, plan, overrides(ctx), asked))
 
 
+@leadline.group(short_help="Fit judges of unfinished traces.")
+def judge() -> None:
+    """Fit judges, which tell from their beginnings which traces will come to the same answer (strategy `deepprune`).
+
+    \b
+    Examples:
+      leadline judge train runs/arithmetic -o judge.json
+    """
+
+
+@judge.command(name="train", short_help="Fit a judge on earlier jobs.", epilog=EXIT_CODES)
+@click.argument("jobs", nargs=-1, required=True, type=click.Path(), metavar="JOB...")
+@click.option("--out", "-o", required=True, type=click.Path(), metavar="FILE", help="Where the fitted judge goes, as JSON.")
+@click.option("--judge", "name", default="trained", show_default=True, metavar="NAME", help="Which judge to fit.")
+@click.option("--words", type=click.IntRange(min=0), default=25, show_default=True, help="A prefix ends at so many reasoning words; 0: no.")
+@click.option("--tokens", type=click.IntRange(min=0), default=0, show_default=True, help="A prefix ends at so many tokens, too; 0: no.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@_debug
+@click.pass_context
+def train(ctx: click.Context, jobs: tuple[str, ...], out: str, name: str, words: int, tokens: int, as_json: bool) -> None:
+    """Fit a judge on the finished traces of earlier jobs, and say how good it is.
+
+    A JOB is a job's directory or its journal.db. Each pair of traces of a problem is an example; prefixes end as the strategy's would.
+    The numbers are of problems that the judge was not fitted on (five folds): AUROC, and the share of differing pairs it tells when it
+    takes a fifth of the agreeing ones for different, with 95% intervals over problems. The file is then fitted on all problems.
+
+    \b
+    Examples:
+      leadline judge train runs/arithmetic -o judge.json --words 0 --tokens 32
+      leadline judge train runs/a runs/b -o judge.json
+    """
+    from orchestrator import commands
+
+    if not words and not tokens:
+        raise click.UsageError("--words 0 without --tokens: a prefix must end somewhere; set one of them")
+    ctx.exit(commands.judge_train(jobs, out, name, words, tokens, as_json))
+
+
 @leadline.command(short_help="List what a plan can choose from.")
 @click.argument("name", required=False)
 @_debug
 @click.pass_context
 def plugins(ctx: click.Context, name: str | None) -> None:
-    """List what can be chosen in a plan: strategies, selectors, verifiers, domains, engines. With a NAME: its options.
+    """List what can be chosen in a plan: strategies, selectors, verifiers, domains, engines, judges. With a NAME: its options.
 
     \b
     Examples:

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from orchestrator.core.types import PluginSpec, Problem, Result, Status
 from orchestrator.display import LiveView, PlainView, Screen, SilentView, View, one_line
 from orchestrator.fleet import Fleet
 from orchestrator.foreground import KeptEngine, Outcome, diverted, run_in_foreground
-from orchestrator.jobs import Job, open_job
+from orchestrator.jobs import Job, open_job, write_atomically
 from orchestrator.journal import Journal
 from orchestrator.planfile import load_plan
 from orchestrator.problems import ProblemFile, read_problems
@@ -161,7 +160,7 @@ def evaluate(directory: str, problems: str | None, selectors: Sequence[str], ks:
 
     path, fleet = Path(directory), Fleet()
     asked = recorded(path)
-    specs = [_selector_spec(text) for text in selectors]
+    specs = [registry.spec_of(text, "--selector") for text in selectors]
     journal = Journal(path / "journal.db")
     try:
         plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
@@ -214,23 +213,32 @@ def _cautions(results: Sequence[Result], pools: Mapping[str, object], references
         )
 
 
-def _selector_spec(text: str) -> PluginSpec:
-    """Return a selector as it was typed: a name, then KEY=VALUE."""
-    name, *pairs = shlex.split(text) or [""]
-    options: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise PlanError(f"--selector {text!r}: after the name come options as KEY=VALUE, not {pair!r}")
-        try:
-            options[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            options[key] = value
-    return PluginSpec(name, options)
-
-
 def _spelled(spec: PluginSpec) -> str:
     return " ".join([spec.name, *(f"{key}={value}" for key, value in spec.options.items())])
+
+
+def judge_train(sources: Sequence[str], out: str, name: str, n_words: int, n_tokens: int, as_json: bool) -> int:
+    """Fit a judge on the traces of earlier jobs, say how good it is on problems it was not fitted on, and write its file."""
+    from orchestrator import judgement
+    from orchestrator.core.judging import REASONING_WORDS
+    from orchestrator.report_view import judges_table
+
+    cut = judgement.Cut(n_words, REASONING_WORDS, n_tokens)
+    pools = {key: pool for source in sources for key, pool in judgement.journal_pools(Path(source), cut).items()}
+    text = judgement.fitted(name, pools)
+    found = {f"{name} (problems held out)": judgement.quality(judgement.cross_fitted(name, pools), pools)}
+    lexical = registry.load("judges", PluginSpec("lexical"))
+    found["lexical, for comparison"] = judgement.quality(judgement.judged(lexical, pools), pools)
+    write_atomically(Path(out), text.encode())
+    if as_json:
+        _print_json({"file": out, "judges": found})
+        return 0
+    n_problems = len({problem.id for problem, _ in pools.values()})
+    console = _stdout()
+    console.print(Text(f"{out}: fitted on {sum(len(p) for _, p in pools.values()):,} traces of {n_problems:,} problems", style="bold"))
+    console.print(judges_table(found))
+    console.print(Text(f'in a plan: strategy = "deepprune", judge = "{name} file={out}"', style="dim"))
+    return 0
 
 
 def plugins(name: str | None) -> int:

@@ -180,6 +180,7 @@ class Driver:
                 error=session.error,
                 seconds=self._elapsed(opened),
                 fingerprint=self._fingerprint,
+                dropped=session.dropped,
             )
         finally:
             self._watchdog.end()

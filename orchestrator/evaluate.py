@@ -326,6 +326,7 @@ def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Re
         stopped_by=result.stopped_by,
         seconds=result.seconds,
         fingerprint=result.fingerprint,
+        dropped=result.dropped,
     )
 
 

@@ -66,10 +66,16 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
         _loaded("domains", spec, f"domains.{name}")
     if plan.domain not in plan.domains:
         _loaded("domains", PluginSpec(plan.domain), "domain")
-    pool = getattr(strategy, "model", "")  # by convention, the option that names a model pool
+    _check_pool("strategy", f"strategy {plan.strategy.name!r}", strategy, plan)
+    for name, group in registry.parts(type(strategy)).items():
+        _check_pool(f"strategy.{name}", f"the {registry.singular(group)} of strategy {plan.strategy.name!r}", getattr(strategy, name), plan)
+
+
+def _check_pool(key: str, what: str, plugin: object, plan: Plan) -> None:
+    pool = getattr(plugin, "model", "")  # by convention, the option that names a model pool
     if isinstance(pool, str) and pool and pool not in plan.models:
         there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
-        raise PlanFault("strategy.model", f"strategy {plan.strategy.name!r} asks for model {pool!r}{there}")
+        raise PlanFault(f"{key}.model", f"{what} asks for model {pool!r}{there}")
 
 
 def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability]) -> None:

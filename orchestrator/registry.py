@@ -10,6 +10,8 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import shlex
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ import msgspec
 from orchestrator.core.errors import PluginError
 from orchestrator.core.types import Capability, PluginSpec
 
-GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines")
+GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines", "judges")
 _decorated: dict[str, dict[str, type]] = {group: {} for group in GROUPS}
 C = TypeVar("C", bound=type)
 
@@ -60,6 +62,11 @@ def domain(name: str) -> Callable[[C], C]:
 def engine(name: str) -> Callable[[C], C]:
     """Return a decorator that registers an engine class that is not packaged."""
     return _register("engines", name)
+
+
+def judge(name: str) -> Callable[[C], C]:
+    """Return a decorator that registers a judge class that is not packaged."""
+    return _register("judges", name)
 
 
 def names(group: str) -> list[str]:
@@ -109,10 +116,46 @@ def build(cls: type, options: Mapping[str, object], what: str) -> Any:
     for key in options:
         if key not in fields:
             raise PluginError(f"{what} has no option {key!r}{near(key, fields)}; it has: {', '.join(sorted(fields)) or 'none'}")
+    plain = dict(options)
+    loaded = {name: _part(group, plain.pop(name, None), cls, name) for name, group in parts(cls).items()}
     try:
-        return msgspec.convert(dict(options), cls, strict=False)
+        plugin: Any = msgspec.convert(plain, cls, strict=False)
+        return dataclasses.replace(plugin, **loaded) if loaded else plugin
     except (msgspec.ValidationError, ValueError, TypeError, NameError) as error:  # NameError: an annotation that does not resolve
         raise PluginError(f"{what}: {error}{_expected(cls, str(error))}") from error
+
+
+def parts(cls: object) -> Mapping[str, str]:
+    """Return the options of a plugin class that are plugins themselves, with their groups."""
+    return getattr(cls, "parts", {})
+
+
+def _part(group: str, given: object, cls: type, name: str) -> Any:
+    if given is None:
+        given = next(f.default for f in dataclasses.fields(cls) if f.name == name)
+    if isinstance(given, str):
+        given = spec_of(given, name)
+    if isinstance(given, Mapping):
+        given = PluginSpec(str(given.get("name", "")), {k: v for k, v in given.items() if k != "name"})
+    return load(group, given) if isinstance(given, PluginSpec) else given
+
+
+def spec_of(text: str, what: str) -> PluginSpec:
+    """Return a plugin as it is typed in one line: a name, then options as KEY=VALUE. PluginError naming `what` otherwise."""
+    try:
+        name, *pairs = shlex.split(text) or [""]
+    except ValueError as error:
+        raise PluginError(f"{what} {text!r}: {error}") from error
+    options: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise PluginError(f"{what} {text!r}: after the name come options as KEY=VALUE, not {pair!r}")
+        try:
+            options[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[key] = value
+    return PluginSpec(name, options)
 
 
 def _expected(cls: type, error: str) -> str:
@@ -144,7 +187,8 @@ def _options(cls: type) -> Iterator[OptionInfo]:
             default = repr(field.default_factory())
         else:
             default = "(required)"
-        yield OptionInfo(field.name, _type_name(field.type), default)
+        part = parts(cls).get(field.name)
+        yield OptionInfo(field.name, singular(part) if part else _type_name(field.type), default)
 
 
 def _type_name(annotation: object) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 from orchestrator.core.types import Cluster, Purpose, Result, Status, Trace, Usage
 from orchestrator.display import duration, one_line
 from orchestrator.evaluate import Estimate, Point, Report, Savings
+from orchestrator.judgement import Quality
 from orchestrator.summary import Fault, Ranking, Summary
 
 _ACCOUNTS = {
@@ -205,6 +206,24 @@ def points_table(points: Sequence[Point]) -> Table:
         passed, major = point.pass_at_k, point.maj_at_k
         table.add_row(str(point.k), f"{passed.value:.1%}", _range(passed), f"{major.value:.1%}", _range(major), f"{passed.n:,}")
     return table
+
+
+def judges_table(found: Mapping[str, Quality]) -> Table:
+    """Return how well judges tell pairs of traces that agree from pairs that differ, with their 95% intervals."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("judge", "pairs", "agree", "AUROC", "within a problem", "TNR at 20% FNR", "tau there"):
+        table.add_column(heading, justify="left" if heading == "judge" else "right")
+    for name, quality in found.items():
+        figures = (_figure(e) for e in (quality.auroc, quality.within, quality.tnr))
+        table.add_row(name, f"{quality.n_pairs:,}", f"{quality.n_same / quality.n_pairs:.0%}", *figures, f"{quality.tau:.2f}")
+    return table
+
+
+def _figure(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    interval = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f}{interval}"
 
 
 def _range(estimate: Estimate) -> str:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from orchestrator.checkers import Checkers
+from orchestrator.core.outcome import pruned
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Selector
 from orchestrator.core.types import Purpose, Result, Status, Trace
@@ -153,8 +154,10 @@ def chosen_text(journal: Journal, result: Result) -> str:
 
 
 def pool(journal: Journal, problem_id: str) -> list[Trace]:
-    """Return one problem's traces in order of arrival, without their token ids."""
-    return [replace(e.trace, token_ids=()) for e in journal.events(problem_id) if isinstance(e, Arrived)]
+    """Return one problem's traces in order of arrival, without their token ids; those that its result dropped as `core.outcome` has it."""
+    traces = [replace(e.trace, token_ids=()) for e in journal.events(problem_id) if isinstance(e, Arrived)]
+    result = journal.result(problem_id)
+    return list(pruned(traces, result.dropped)) if result else traces
 
 
 def rankings(

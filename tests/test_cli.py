@@ -27,7 +27,7 @@ from orchestrator.foreground import Signals
 from orchestrator.plankeys import keys
 
 FAKE = ("--fleet.engine", "fake", "--domain", "number")
-COMMANDS = ("run", "resume", "solve", "sweep", "eval", "plugins", "doctor")
+COMMANDS = ("run", "resume", "solve", "sweep", "eval", "judge", "plugins", "doctor")
 Run = Callable[..., Result]
 
 
@@ -514,7 +514,7 @@ registry.strategy("test-endless")(Endless)
     ("strategy", "n_failed", "said", "code"),
     [
         ("test-raises", 2, "RuntimeError: I cannot do this one", 0),
-        ("test-nonsense", 4, "a strategy yields Submit, Next or Cancel, not 'more'", 1),
+        ("test-nonsense", 4, "a strategy yields Submit, Next, Cancel or Drop, not 'more'", 1),
         ("test-endless", 4, "Overrun", 1),
     ],
 )

@@ -304,8 +304,9 @@ async def test_metrics_of_text_completions_take_the_best_of_what_is_sent() -> No
         logprobs = {"tokens": ["a"], "token_logprobs": [-9.0], "top_logprobs": [top]}
         await call.stream(text_piece("a", finish="stop", logprobs=logprobs), {"choices": [], "usage": USAGE}, "[DONE]")
 
-    trace, server = await one(script, request(metrics=("mean_logprob", "mean_confidence")), chat=False)
-    assert trace.metrics == {"mean_logprob": -9.0, "mean_confidence": 2.0}
+    asked = ("mean_logprob", "mean_confidence", "first_token_logprob@7", "first_token_logprob@sampled")
+    trace, server = await one(script, request(metrics=asked), chat=False)
+    assert trace.metrics == {"mean_logprob": -9.0, "mean_confidence": 2.0, "first_token_logprob@7": -2.0}
     assert server.calls[-1].body["logprobs"] == 20
 
 

@@ -40,7 +40,8 @@ def test_its_plugins_are_listed_and_built_with_options(installed: Path) -> None:
     code = """
 from orchestrator import registry
 from orchestrator.core.types import PluginSpec
-for group, name in dict(strategies="first-two", selectors="shortest", domains="colour", verifiers="brevity", engines="echo").items():
+made = dict(strategies="first-two", selectors="shortest", domains="colour", verifiers="brevity", engines="echo", judges="length")
+for group, name in made.items():
     assert name in registry.names(group), (group, name)
     assert registry.distribution(group, name) == "leadline-example-plugin 0.3.0"
     registry.load(group, PluginSpec(name))
@@ -54,10 +55,10 @@ def test_its_plugins_keep_the_contract(installed: Path) -> None:
     """The checks are public and run in anybody's process, without pytest."""
     code = """
 import asyncio, sys
-from orchestrator.testing import check_domain, check_engine, check_selector, check_strategy, check_verifier
+from orchestrator.testing import check_domain, check_engine, check_judge, check_selector, check_strategy, check_verifier
 from orchestrator.core.plan import Model
-from leadline_example.plugins import Brevity, Colour, Echo, FirstTwo, Shortest
-check_strategy(FirstTwo()); check_strategy(FirstTwo(n=1)); check_selector(Shortest())
+from leadline_example.plugins import Brevity, Colour, Echo, FirstTwo, Length, Shortest
+check_strategy(FirstTwo()); check_strategy(FirstTwo(n=1)); check_selector(Shortest()); check_judge(Length())
 check_domain(Colour(), stated=[("My colour: Red.", "red")], equal=[("Red", "red")], different=[("red", "blue")])
 async def engine():
     await check_verifier(Brevity(), name="brevity")

@@ -144,4 +144,4 @@ def test_what_a_plugin_states_is_read_and_nothing_is_assumed() -> None:
 @pytest.mark.parametrize("group", registry.GROUPS)
 def test_the_word_for_one_of_a_group(group: str) -> None:
     """Messages are for people."""
-    assert registry.singular(group) in {"strategy", "selector", "verifier", "domain", "engine"}
+    assert registry.singular(group) in {"strategy", "selector", "verifier", "domain", "engine", "judge"}

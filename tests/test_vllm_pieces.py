@@ -109,7 +109,7 @@ def test_what_came_before_the_watch_is_not_lost() -> None:
     assert engine.queue.outputs == []
     last = engine.step(" ;", [-3.0])
     assert engine.watch.fired
-    assert engine.watch.metrics(("mean_logprob",), last, 2) == {"mean_logprob": -2.0}
+    assert engine.watch.metrics(("mean_logprob",), last, 2, str) == {"mean_logprob": -2.0}
 
 
 @pytest.mark.parametrize(("finish", "fired"), [("length", True), ("stop", False), ("abort", False)])
@@ -156,6 +156,14 @@ def test_too_few_alternatives_give_no_confidence() -> None:
     assert (series.sampled, series.confidences) == ([-5.0], {20: []})
 
 
+def test_the_likely_first_tokens_are_kept_for_the_first_place_only() -> None:
+    """The sampled one is among them by rank, not because it was sampled."""
+    series = series_class(Flat)({2})
+    series.append_fast([7, 8, 9], [-5.0, -1.0, -2.0], (), ())
+    series.append_fast([1, 2, 3], [-5.0, -1.0, -2.0], (), ())
+    assert series.first == [(8, -1.0), (9, -2.0)]
+
+
 def test_metrics_stop_where_the_trace_was_cut() -> None:
     """Tokens that ran on before the abort arrived belong to nobody."""
     engine = Engine(Request(rules=(Delimiter(";"),), metrics=("mean_logprob",)))
@@ -163,7 +171,7 @@ def test_metrics_stop_where_the_trace_was_cut() -> None:
     last = engine.step(";", [-2.0])
     engine.step("b", [-30.0])
     assert engine.state.logprobs_processor.tokenizer is None  # alternatives are not decoded
-    assert engine.watch.metrics(("mean_logprob",), last, len(engine.watch.ids)) == {"mean_logprob": -1.5}
+    assert engine.watch.metrics(("mean_logprob",), last, len(engine.watch.ids), str) == {"mean_logprob": -1.5}
 
 
 @pytest.mark.parametrize(("n_prompt", "wanted", "fits"), [(10, 5, 5), (10, 500, 90), (99, 5, 1)])

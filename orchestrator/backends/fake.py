@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
+import math
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -149,7 +150,10 @@ class FakeEngine:
             if fold.update(self._text(request, (token,)), confidences[i : i + 1]):
                 ids, confidences, finish = ids[: i + 1], confidences[: i + 1], Finish.RULE
                 break
-        return tuple(ids), finish, folds.metric_values(request.metrics, [-c / 10 for c in confidences], confidences)
+        words = folds.first_words(request.metrics)
+        chances = list(itertools.islice(uniforms(request.seed + 1), len(words)))
+        first = [(word, math.log(chance / (1 + sum(chances)))) for word, chance in zip(words, chances, strict=True) if chance]
+        return tuple(ids), finish, folds.metric_values(request.metrics, [-c / 10 for c in confidences], confidences, first)
 
     def _text(self, request: Request, ids: Sequence[int]) -> str:
         words = "".join([_WORDS[i % 3] for i in ids if i >= 0])

@@ -26,6 +26,7 @@ class MalformedReply(Exception):
 @dataclass(frozen=True, slots=True)
 class _Alternative:
     logprob: float
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Reply:
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._confidences: list[float] = []
+        self._first: list[tuple[str, float]] = []  # the likeliest tokens in the first place
         self._usage: _Usage | None = None
         self._n_choices = 0
 
@@ -141,7 +143,7 @@ class Reply:
             text="".join(self._texts),
             token_ids=tuple(self._ids),
             usage=usage,
-            metrics={} if failed else metric_values(request.metrics, self._logprobs, self._confidences),
+            metrics={} if failed else metric_values(request.metrics, self._logprobs, self._confidences, self._first),
             suffix_ids=self.suffix_ids,
             error=self.error,
             note=note,
@@ -163,10 +165,13 @@ class Reply:
             return []
         if logprobs.content is not None:
             sampled = [token.logprob for token in logprobs.content]
-            tops = [[a.logprob for a in token.top_logprobs or ()] for token in logprobs.content]
+            named = [[(a.token, a.logprob) for a in token.top_logprobs or ()] for token in logprobs.content]
         else:
             sampled = list(logprobs.token_logprobs or ())
-            tops = [list((top or {}).values()) for top in logprobs.top_logprobs or ()]
+            named = [list((top or {}).items()) for top in logprobs.top_logprobs or ()]
+        tops = [[logprob for _, logprob in top] for top in named]
+        if not self._logprobs and named:
+            self._first = sorted(named[0], key=lambda token: -token[1])[: self._top_k]
         self._logprobs += sampled
         if not self._top_k:
             return []

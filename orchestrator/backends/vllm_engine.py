@@ -138,7 +138,7 @@ class VllmEngine:
             return reply_to(request, Finish.FAILED, error=str(refusal))
         seconds = time.perf_counter() - started
         n_layers = pool.n_layers_run(request, counts)
-        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measured(counts))
+        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measured(counts), pool.token_text)
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None, Counts | None]:
         """Return vLLM's last output for the request, what watched it, and its iterations where a rule decides about them."""
@@ -275,6 +275,10 @@ class _Pool:
         if not Watch.wanted(request):
             return None
         return Watch(request, queue, self._flat_logprobs, self.llm.output_processor.request_states.get(queue.request_id))
+
+    def token_text(self, token_id: int) -> str:
+        """Return a token's own text."""
+        return str(self._tokenizer.decode([token_id]))
 
     async def abort(self, request_id: str) -> None:
         """Stop a request in the engine; harmless when it has ended or the engine is dead."""

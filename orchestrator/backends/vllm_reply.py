@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.backends.vllm_watch import Watch
@@ -22,10 +22,11 @@ def completed(
     n_layers: float,
     seconds: float,
     measures: Mapping[str, float],
+    token_text: Callable[[int], str],
 ) -> Trace:
     """Return the trace of vLLM's last output for a request whose tokens passed `n_layers` decoder layers, each or on average.
 
-    `measures` are metrics that the engine adds unasked.
+    `measures` are metrics that the engine adds unasked; `token_text` is the text of a token id.
     """
     last = output.outputs[0]
     text, ids = last.text, tuple(last.token_ids)
@@ -42,7 +43,7 @@ def completed(
         text=text,
         token_ids=ids,
         usage=usage,
-        metrics={**measures, **({} if watch is None else watch.metrics(request.metrics, output, len(ids)))},
+        metrics={**measures, **({} if watch is None else watch.metrics(request.metrics, output, len(ids), token_text))},
         suffix_ids=suffix_ids,
         error="" if finish is not Finish.FAILED else f"vLLM ended the request with {last.finish_reason!r}",
     )

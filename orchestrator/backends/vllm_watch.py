@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from orchestrator.core.folds import TOP_K, RuleFold, logprobs_needed, metric_values
+from orchestrator.core.folds import TOP_K, RuleFold, first_words, logprobs_needed, metric_values
 from orchestrator.core.types import ConfidenceFloor, Request, StopRule
 
 
@@ -63,12 +63,13 @@ class Watch:
             self.text, self.ids = detokenizer.output_text, tuple(detokenizer.output_token_ids)
             self._queue.put(output)
 
-    def metrics(self, names: Sequence[str], output: Any, n_tokens: int) -> dict[str, float]:
-        """Return the metrics over the first `n_tokens` tokens; `output` is the request's last."""
+    def metrics(self, names: Sequence[str], output: Any, n_tokens: int, decode: Callable[[int], str]) -> dict[str, float]:
+        """Return the metrics over the first `n_tokens` tokens; `output` is the request's last, `decode` gives a token's text."""
         if not names:
             return {}
         series = self._series if self._series is not None else _adopted(self._empty(), output.outputs[0].logprobs)
-        return metric_values(names, series.sampled[:n_tokens], series.confidences[TOP_K][:n_tokens])
+        first = [(decode(id), logprob) for id, logprob in series.first] if first_words(names) else []
+        return metric_values(names, series.sampled[:n_tokens], series.confidences[TOP_K][:n_tokens], first)
 
     def _fires(self, text: str, n_tokens: int) -> bool:
         new_text, self._seen_chars = text[self._seen_chars :], len(text)
@@ -94,17 +95,23 @@ def series_class(flat_logprobs: type) -> type:
     """Return the container that takes the place of vLLM's `FlatLogprobs` (or of a class with its `append_fast`)."""
 
     class Series(flat_logprobs):  # type: ignore[misc]  # vLLM tells its container by class
-        """Keeps two floats per token where vLLM keeps 21 of each of four kinds: `sampled` and, by top_k, `confidences`."""
+        """Keeps two floats per token where vLLM keeps 21 of each of four kinds: `sampled` and, by top_k, `confidences`.
+
+        `first` are the likeliest tokens in the first place, as (token id, log-probability).
+        """
 
         def __init__(self, top_ks: Collection[int]) -> None:
             super().__init__()
             self.sampled: list[float] = []
             self.confidences: dict[int, list[float]] = {top_k: [] for top_k in top_ks}
+            self.first: list[tuple[int, float]] = []
 
         def append_fast(self, token_ids: Any, logprobs: list[float], ranks: Any, decoded_tokens: Any) -> None:
             # The sampled token comes first, also when it is among the likeliest, which follow by rank.
-            self.sampled.append(logprobs[0])
             ranked = logprobs[1:]
+            if not self.sampled:
+                self.first = list(zip(map(int, token_ids[1:]), ranked, strict=True))
+            self.sampled.append(logprobs[0])
             for top_k, values in self.confidences.items():
                 if len(ranked) >= top_k:
                     values.append(confidence(ranked, top_k))

@@ -7,12 +7,15 @@ Metrics are named scalars; only they travel. Names, with an optional window in t
   Token confidence is minus the mean log-probability of the 20 likeliest tokens; a group is a window of `w` tokens, stride 1, or the
   whole trace when it is shorter. Tail: mean over the last `w` tokens. Lowest: minimum over groups. Bottom 10: mean of the lowest tenth
   of the groups, at least one. High is confident.
+- `first_token_logprob@WORD`: natural log of the probability that the trace begins with WORD: the sum over those of the 20 likeliest first
+  tokens whose text is WORD but for spaces around it. Absent when none of them is: then each of them is likelier than WORD.
 
 A trace without tokens has no metrics: the names are absent, never 0.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -24,16 +27,25 @@ DEFAULT_WINDOW = 2048  # DeepConf, section 3.1
 TOP_K = 20  # the released DeepConf code asks for 20 log-probabilities
 _WINDOWED = ("tail_confidence", "lowest_confidence", "bottom10_confidence")
 _PLAIN = ("mean_logprob", "mean_confidence")
+_FIRST = "first_token_logprob"
 
 
 def parse_metric(name: str) -> tuple[str, int]:
-    """Return (kind, window_tokens) of a metric's name; PlanError naming the known ones if there is no such metric."""
+    """Return (kind, window_tokens) of a metric's name, 0 without a window; PlanError naming the known ones if there is no such metric."""
     kind, at, window = name.partition("@")
     if kind in _PLAIN and not at:
         return kind, 0
     if kind in _WINDOWED and (not at or (window.isdecimal() and int(window) > 0)):
         return kind, int(window or DEFAULT_WINDOW)
-    raise PlanError(f"metric {name!r} is not known; there are {', '.join(_PLAIN)}, and with an optional @window {', '.join(_WINDOWED)}")
+    if kind == _FIRST and window.strip():
+        return kind, 0
+    known = f"{', '.join(_PLAIN)}, {_FIRST}@WORD, and with an optional @window {', '.join(_WINDOWED)}"
+    raise PlanError(f"metric {name!r} is not known; there are {known}")
+
+
+def first_words(metrics: Sequence[str]) -> list[str]:
+    """Return the words that `first_token_logprob` metrics ask about, in order."""
+    return [word.strip() for kind, _, word in (name.partition("@") for name in metrics) if kind == _FIRST]
 
 
 def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | None:
@@ -45,11 +57,25 @@ def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | 
     return top_k or (0 if kinds else None)
 
 
-def metric_values(names: Sequence[str], sampled_logprobs: Sequence[float], confidences: Sequence[float]) -> dict[str, float]:
-    """Return the metrics of a trace from its per-token log-probabilities and confidences, each of shape (n_tokens,)."""
+def metric_values(
+    names: Sequence[str],
+    sampled_logprobs: Sequence[float],
+    confidences: Sequence[float],
+    first_tokens: Sequence[tuple[str, float]] = (),
+) -> dict[str, float]:
+    """Return the metrics of a trace from its per-token log-probabilities and confidences, each of shape (n_tokens,).
+
+    `first_tokens` are text and log-probability of the likeliest tokens in the first place.
+    """
     values: dict[str, float] = {}
     for name in names:
         kind, window = parse_metric(name)
+        if kind == _FIRST:
+            [word] = first_words([name])
+            probability = math.fsum(math.exp(logprob) for text, logprob in first_tokens if text.strip() == word)
+            if probability > 0:
+                values[name] = min(0.0, math.log(probability))
+            continue
         series = sampled_logprobs if kind == "mean_logprob" else confidences
         if series:
             values[name] = _value(kind, window, series)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from orchestrator.core.protocols import Selector
 from orchestrator.core.session import described
-from orchestrator.core.types import Cluster, Finish, Problem, Purpose, Result, Status, Trace, Usage
+from orchestrator.core.types import Answer, Cluster, Finish, Problem, Purpose, Result, Status, Trace, Usage, changed
 from orchestrator.core.votes import tied
 
 
@@ -20,8 +21,10 @@ def conclude(
     error: str = "",
     seconds: float = 0.0,
     fingerprint: str = "",
+    dropped: Mapping[int, int | None] = MappingProxyType({}),
 ) -> Result:
     """Return the problem's result. A selector that raises, or every trace failing, makes it FAILED with the reason."""
+    traces = pruned(traces, dropped)
     clusters: list[Cluster] = []
     try:
         ranked: list[object] = list(selector(traces))
@@ -45,6 +48,7 @@ def conclude(
         n_traces=len(traces),
         n_failed=n_failed,
         n_cancelled=sum(t.finish is Finish.CANCELLED for t in traces),
+        dropped=dict(dropped),
         tied=tied(clusters),
         stopped_by=stopped_by,
         n_full=n_full,
@@ -54,6 +58,29 @@ def conclude(
         error=error,
         tags=problem.tags,
     )
+
+
+def pruned(traces: Sequence[Trace], dropped: Mapping[int, int | None]) -> Sequence[Trace]:
+    """Return the pool in which dropped traces count as cancelled: without an answer, or with their heir's.
+
+    A journal keeps traces as they came; whoever votes on a pool, now or later, votes on this. A failed trace stays failed.
+    """
+    if not dropped:
+        return traces
+    stated = {t.ordinal: t.answer for t in traces if t.finish is not Finish.FAILED}
+    following = {t.parent: t.ordinal for t in traces if t.parent is not None and t.purpose is Purpose.SOLVE and stated.get(t.ordinal)}
+
+    def left_by(ordinal: int | None) -> Answer | None:
+        while ordinal in following:
+            ordinal = following[ordinal]
+        return None if ordinal is None else stated.get(ordinal)
+
+    return [
+        changed(t, finish=Finish.CANCELLED, answer=left_by(dropped[t.ordinal]))
+        if t.ordinal in dropped and t.finish is not Finish.FAILED
+        else t
+        for t in traces
+    ]
 
 
 def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:

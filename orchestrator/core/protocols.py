@@ -3,7 +3,7 @@
 A plugin is a frozen dataclass whose fields are its options. It may also state, as plain attributes or properties:
 `needs: frozenset[Capability]` (what the engine must be able to do; checked at plan time), `metrics: tuple[str, ...]` (named scalars that
 each trace must carry; see `core.folds`), `verifiers: tuple[str, ...]` (those whose verdicts it reads), `n_full: int` (how many traces it
-takes without early stopping).
+takes without early stopping), `parts: Mapping[str, str]` (options that are plugins themselves, with their groups).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Protocol
 
+from orchestrator.core.judging import Pair, Scores
 from orchestrator.core.plan import Model
 from orchestrator.core.steps import Steps
 from orchestrator.core.types import Capability, Cluster, Problem, Request, Trace, Verdict
@@ -39,6 +40,20 @@ class Verifier(Protocol):
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         """Return one verdict per trace, in order."""
+        ...
+
+
+class Judge(Protocol):
+    """Tells whether unfinished traces of one problem will come to the same answer.
+
+    It may state `probe: Request`, which each prefix that states no answer is then continued with before it is compared.
+    """
+
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
+        """Return P(same answer) of each pair, in order: a float in [0, 1], or None where it cannot tell.
+
+        A generator that may submit requests (`purpose=JUDGE`) and wait for them. A pair's score depends on nothing but that pair.
+        """
         ...
 
 

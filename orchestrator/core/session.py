@@ -15,9 +15,10 @@ from typing import TypeAlias
 from orchestrator.core.errors import StrategyError
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
-from orchestrator.core.steps import Cancel, Next, Reply, Steps, Submit
-from orchestrator.core.types import Finish, Message, Problem, Prompt, Request, Trace, changed
+from orchestrator.core.steps import Cancel, Drop, Next, Reply, Steps, Submit
+from orchestrator.core.types import Finish, Message, Problem, Prompt, Purpose, Request, Trace, changed
 
+_VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
 MAX_COMMANDS = 10_000  # between two waits, deliveries not counted; a strategy that gives more without waiting will not end
 
 
@@ -51,6 +52,7 @@ class Session:
         "_steps",
         "_suffixes",
         "_waiting",
+        "dropped",
         "error",
         "metrics",
         "output_tokens",
@@ -61,11 +63,12 @@ class Session:
     )
 
     def __init__(self, problem: Problem, strategy: Strategy, plan: Plan, metrics: tuple[str, ...] = ()) -> None:
-        """Prepare the exploration; nothing of the strategy runs yet. `metrics` are asked of every trace."""
+        """Prepare the exploration; nothing of the strategy runs yet. `metrics` are asked of every trace that may vote."""
         self.problem = problem
         self.metrics = metrics
         self.traces: dict[int, Trace] = {}  # by ordinal, in order of arrival
         self.running: dict[int, Request] = {}
+        self.dropped: dict[int, int | None] = {}  # ordinal -> heir: those without a vote of their own (`core.outcome.pruned`)
         self.output_tokens = 0  # of all traces that arrived
         self.stopped_by = ""
         self.error = ""
@@ -163,13 +166,16 @@ class Session:
         self.error = f"the strategy gave {MAX_COMMANDS} commands without waiting for a trace: it would never end"
         return effects + self._end()
 
-    def _obey(self, command: Submit | Cancel, effects: list[Effect]) -> Reply:
+    def _obey(self, command: Submit | Cancel | Drop, effects: list[Effect]) -> Reply:
         if isinstance(command, Submit):
             return self._submit(command.requests, effects)
         if isinstance(command, Cancel):
             effects += self._abort(command.ordinals)
             return None
-        raise StrategyError(f"a strategy yields Submit, Next or Cancel, not {command!r}; write `yield from`, not `yield`")
+        if isinstance(command, Drop):
+            effects += self._drop(command)
+            return None
+        raise StrategyError(f"a strategy yields Submit, Next, Cancel or Drop, not {command!r}; write `yield from`, not `yield`")
 
     def _submit(self, requests: Sequence[Request], effects: list[Effect]) -> tuple[int, ...]:
         limit = self._plan.budget.traces
@@ -222,13 +228,22 @@ class Session:
             model=model or self._plan.default_model,
             depth=depth or sampling.depth or None,
             sampling=sampling,
-            max_new_tokens=sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens,
+            max_new_tokens=self._left(request, sampling.max_new_tokens) if request.max_new_tokens is None else request.max_new_tokens,
             stop=request.stop or sampling.stop,
-            metrics=tuple(dict.fromkeys((*request.metrics, *self.metrics))),
+            metrics=tuple(dict.fromkeys((*request.metrics, *(self.metrics if request.purpose in _VOTING else ())))),
             problem_id=self.problem.id,
             prefix_ids=ids,
             prefix_text=text,
         )
+
+    def _left(self, request: Request, limit: int) -> int:
+        """Return the tokens that an attempt's limit leaves to a request: a continuation has what its ancestors did not use, or one."""
+        used = 0
+        ordinal = request.parent
+        while ordinal is not None:
+            used += len(self.traces[ordinal].token_ids)
+            ordinal = self.traces[ordinal].parent
+        return max(1, limit - used)
 
     def _inherited(self, trace: Trace) -> tuple[tuple[int, ...], str]:
         ids: tuple[int, ...] = ()
@@ -257,6 +272,15 @@ class Session:
             among = "" if command.among is None else f" among {sorted(command.among)}"
             self.error = f"StrategyError: it waits for a trace{among} while none is running"
         return self._end()
+
+    def _drop(self, command: Drop) -> list[Effect]:
+        unknown = [o for o in (*command.ordinals, *(() if command.heir is None else (command.heir,))) if not 0 <= o < self._next_ordinal]
+        if unknown:
+            raise StrategyError(f"it drops, or leaves a vote to, request {min(unknown)}, which was never submitted")
+        if command.heir in command.ordinals:
+            raise StrategyError(f"request {command.heir} is dropped and is its own heir")
+        self.dropped.update(dict.fromkeys(sorted(command.ordinals), command.heir))
+        return self._abort(command.ordinals)
 
     def _abort(self, ordinals: frozenset[int]) -> list[Effect]:
         fresh = [o for o in self.running if o in ordinals and o not in self._cancelled]

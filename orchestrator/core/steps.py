@@ -1,4 +1,4 @@
-"""The strategy algebra: three commands, one event, four helpers to write them with.
+"""The strategy algebra: four commands, one event, five helpers to write them with.
 
 A strategy is a generator that yields commands and is sent replies. It must be deterministic in (problem, rng, traces received):
 no clock, no I/O, no randomness but the rng it was given. That is what makes a journal replay it exactly.
@@ -39,7 +39,18 @@ class Cancel:
     ordinals: frozenset[int]
 
 
-Command: TypeAlias = Submit | Next | Cancel
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Take the vote from these, and stop those that still run; what they spent is charged to pruning. The reply is None.
+
+    With an `heir` they vote all the same, each for whatever the heir, or what continues it, comes to state.
+    """
+
+    ordinals: frozenset[int]
+    heir: int | None = None
+
+
+Command: TypeAlias = Submit | Next | Cancel | Drop
 Reply: TypeAlias = tuple[int, ...] | Trace | None
 Steps: TypeAlias = Generator[Command, Reply, None]
 
@@ -60,6 +71,11 @@ def next_trace(among: Collection[int] | None = None) -> Generator[Command, Reply
 def cancel(ordinals: Iterable[int]) -> Generator[Command, Reply, None]:
     """Stop those of these that still run; returns at once."""
     yield Cancel(frozenset(ordinals))
+
+
+def drop(ordinals: Iterable[int], heir: int | None = None) -> Generator[Command, Reply, None]:
+    """Take the vote from these, or give it to `heir`, and stop those that still run; returns at once."""
+    yield Drop(frozenset(ordinals), heir)
 
 
 def sample(n: int, request: Request | None = None) -> Generator[Command, Reply, list[Trace]]:

@@ -29,7 +29,7 @@ class Finish(StrEnum):
 class Purpose(StrEnum):
     """What a request is for: the account its tokens are charged to.
 
-    `PRUNED` is never requested: it is the account of `SOLVE` traces that were cancelled.
+    `PRUNED` is never requested: it is the account of `SOLVE` traces that were cancelled or dropped.
     """
 
     SOLVE = "solve"
@@ -265,6 +265,7 @@ class Result:
     n_traces: int = 0
     n_failed: int = 0
     n_cancelled: int = 0
+    dropped: Mapping[int, int | None] = field(default_factory=dict)  # ordinal -> heir: see `core.steps.Drop`
     tied: bool = False
     stopped_by: str = ""  # "" when the strategy ended by itself, else which budget ended it
     n_full: int | None = None

@@ -11,6 +11,7 @@ and `check_engine` are coroutines.
 
 from orchestrator.testing.domains import check_domain
 from orchestrator.testing.engines import check_engine
+from orchestrator.testing.judges import check_judge
 from orchestrator.testing.pools import PROBLEM, pool, trace
 from orchestrator.testing.selectors import check_selector
 from orchestrator.testing.simulation import explore
@@ -21,6 +22,7 @@ __all__ = [
     "PROBLEM",
     "check_domain",
     "check_engine",
+    "check_judge",
     "check_selector",
     "check_strategy",
     "check_verifier",

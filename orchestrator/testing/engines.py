@@ -226,3 +226,9 @@ async def _check_metrics(bench: _Bench) -> None:
     require(metrics["mean_logprob"] <= 0, "metrics", f"mean_logprob is {metrics['mean_logprob']}; natural logarithms of probabilities")
     ordered = metrics["lowest_confidence@4"] <= metrics["bottom10_confidence@4"] <= max(map(abs, metrics.values())) + 1e-6
     require(ordered, "metrics", f"{metrics}: the lowest group is above the mean of the lowest tenth")
+    first = replace(bench.request(111), sampling=_GREEDY, max_new_tokens=1)
+    word = (await bench.get(first)).text.strip()
+    if word:  # else it begins with a space or half a character, which no metric can name
+        name = f"first_token_logprob@{word}"
+        likely = (await bench.get(replace(first, ordinal=112, metrics=(name,)))).metrics.get(name, 1.0)
+        require(likely <= 0, "metrics", f"{word!r} is the likeliest first token, and {name} is missing or above 0")

@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
@@ -31,8 +32,13 @@ def check_value(plugin: object) -> None:
         f"{cls.__qualname__} is none; write @dataclass(frozen=True, slots=True), its fields its options",
     )
     options = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # checked above
+    parts = {name: options.pop(name) for name in getattr(cls, "parts", {})}
+    for part in parts.values():
+        require(not isinstance(part, str), "parts", f"{part!r} is a name yet: load the plugin by `registry.load`, or give it the plugin")
+        check_value(part)
     try:
-        rebuilt = msgspec.convert(msgspec.json.decode(msgspec.json.encode(options)), cls)
+        rebuilt: Any = msgspec.convert(msgspec.json.decode(msgspec.json.encode(options)), cls)
+        rebuilt = dataclasses.replace(rebuilt, **parts) if parts else rebuilt
     except Exception as error:
         raise AssertionError(f"options round trip: {error}; let every field be a value that JSON and TOML can hold") from error
     require(rebuilt == plugin, "options round trip", f"{plugin!r} comes back as {rebuilt!r}; let fields hold what was given, unchanged")

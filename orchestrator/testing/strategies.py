@@ -101,6 +101,8 @@ def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed
     for salt in (0, 1, 2):
         again = play(_session(_copy(strategy), plan), _salted(recording.events, salt))
         _check_same(recording, again, where)
+        dropped = (recording.session.dropped, again.session.dropped)
+        require(dropped[0] == dropped[1], "deterministic", f"{where} it dropped {dropped[0]}, and {dropped[1]} the second time; {PURE}")
 
 
 def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: str) -> None:

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import pytest
 
 from orchestrator.backends.fake import Fake, FakeEngine
+from orchestrator.core.judging import Pair
 from orchestrator.core.steps import Steps, cancel, next_trace, sample, submit
-from orchestrator.core.types import Answer, Cluster, Delimiter, Finish, Problem, Request, Trace, Verdict
+from orchestrator.core.types import Answer, Cluster, Delimiter, Finish, Problem, Purpose, Request, Trace, Verdict
 from orchestrator.core.votes import rank, tally, voters
-from orchestrator.testing import check_domain, check_engine, check_selector, check_strategy, check_verifier
+from orchestrator.testing import check_domain, check_engine, check_judge, check_selector, check_strategy, check_verifier
 
 # --- strategies -------------------------------------------------------------------------------------------------------
 
@@ -271,6 +272,84 @@ def test_a_broken_selector_is_caught_by_its_rule(selector: Any, rule: str) -> No
     """A check that cannot fail is worth nothing."""
     with pytest.raises(AssertionError, match=rf"^{rule}: "):
         check_selector(selector)
+
+
+# --- judges -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Likes:
+    """A sound judge, to break: the share of words that two texts have in common."""
+
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Any:
+        yield from ()
+        return [self.one(a.text, b.text) for a, b in pairs]
+
+    def one(self, a: str, b: str) -> Any:
+        left, right = set(a.split()), set(b.split())
+        return len(left & right) / len(left | right) if left or right else None
+
+
+@dataclass(frozen=True)
+class LooksAtTheFirst(Likes):
+    def one(self, a: str, b: str) -> Any:
+        return len(a) / (len(a) + len(b) + 1)
+
+
+@dataclass(frozen=True)
+class GivesPercent(Likes):
+    def one(self, a: str, b: str) -> Any:
+        return 50.0
+
+
+@dataclass(frozen=True)
+class RanksThePairs(Likes):
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Any:
+        yield from ()
+        return [i / len(pairs) for i in range(len(pairs))]
+
+
+@dataclass(frozen=True)
+class ForgetsOne(Likes):
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Any:
+        yield from ()
+        return [0.5 for _ in pairs[1:]]
+
+
+@dataclass(frozen=True)
+class AsksAsIfItSolved(Likes):
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Any:
+        for ordinal in (yield from submit([Request()] * len(pairs))):
+            yield from next_trace((ordinal,))
+        return [0.5 for _ in pairs]
+
+
+@dataclass(frozen=True)
+class HidesItsNeeds(Likes):
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Any:
+        yield from submit([Request(purpose=Purpose.JUDGE, metrics=("mean_logprob",)) for _ in pairs])
+        return [0.5 for _ in pairs]
+
+
+def test_a_sound_judge_passes() -> None:
+    check_judge(Likes())
+
+
+@pytest.mark.parametrize(
+    ("judge", "rule"),
+    [
+        (LooksAtTheFirst(), "symmetric"),
+        (GivesPercent(), "scores"),
+        (RanksThePairs(), "a pair alone"),
+        (ForgetsOne(), "one score per pair"),
+        (AsksAsIfItSolved(), "purpose"),
+        (HidesItsNeeds(), "needs"),
+    ],
+)
+def test_a_broken_judge_is_caught_by_its_rule(judge: Any, rule: str) -> None:
+    """A check that cannot fail is worth nothing."""
+    with pytest.raises(AssertionError, match=rf"^{rule}: "):
+        check_judge(judge)
 
 
 # --- domains ----------------------------------------------------------------------------------------------------------

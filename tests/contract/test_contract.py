@@ -11,9 +11,10 @@ import pytest
 
 from orchestrator import registry
 from orchestrator.backends.fake import Fake
+from orchestrator.core.judging import Labelled, Prefix
 from orchestrator.core.plan import Model
-from orchestrator.core.types import PluginSpec
-from orchestrator.testing import check_domain, check_engine, check_selector, check_strategy, check_verifier
+from orchestrator.core.types import PluginSpec, Problem
+from orchestrator.testing import check_domain, check_engine, check_judge, check_selector, check_strategy, check_verifier
 
 
 def ours(group: str) -> list[str]:
@@ -37,6 +38,13 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("deepen", {"depths": [1, 2, 4, 8], "n": 24, "wave": 3, "confidence": 0.9, "confirm": 2}),
     ("deepen", {"depths": [1, 4], "confirm": 0, "wave": 5}),
     ("deepen", {"depths": [2, 8], "accuracies": [0.4, 0.8], "alternatives": 3.0, "confidence": 0.98}),
+    ("deepconf", {"n": 6, "n_init": 3, "keep": 0.9, "wave": 1, "window_tokens": 4}),
+    ("deepconf", {"n": 20, "n_init": 1, "wave": 30, "depth": 2}),
+    ("deepprune", {"judge": "lexical", "n": 6, "prefix_tokens": 8, "n_words": 0, "depth": 2}),
+    ("deepprune", {"judge": "llm", "n": 6, "tau": 0.3, "n_finished": 2, "n_compared": 1}),
+    ("deepprune", {"keep": "every", "n": 6}),
+    ("deepprune", {"keep": "every", "judge": "lexical slope=3", "max_clusters": 2, "when_full": "leave"}),
+    ("deepprune", {"judge": {"name": "lexical", "centre": 0.99}, "max_clusters": 1, "n_single": 1, "n": 5}),
     ("short-m@k", {"m": 1, "k": 1}),
     ("short-m@k", {"m": 8, "k": 8}),
 ]
@@ -98,6 +106,26 @@ def test_domain_keeps_the_contract(name: str) -> None:
 async def test_verifier_keeps_the_contract(name: str) -> None:
     """One verdict per trace, in order, in [0, 1]: see `orchestrator.testing.verifiers`."""
     await check_verifier(plugin("verifiers", name, {}), name=name)
+
+
+@pytest.fixture(scope="module")
+def judge_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model file fitted on made-up traces, where what is said last tells the answer."""
+    pools = {}
+    for i in range(30):
+        finals = ["7", "8", "7"]
+        pool = [Labelled(Prefix(o, f"We add {i} and find {final} = {final}. Since"), final) for o, final in enumerate(finals)]
+        pools[str(i)] = (Problem(str(i), f"What is {i}?"), pool)
+    path = tmp_path_factory.mktemp("judge") / "judge.json"
+    path.write_text(registry.plugin_class("judges", "trained").fit(pools))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ours("judges"))
+def test_judge_keeps_the_contract(name: str, judge_file: str) -> None:
+    """One score per pair, of that pair alone, symmetric unless a model is asked: see `orchestrator.testing.judges`."""
+    options: dict[str, object] = {"file": judge_file} if "file" in {o.name for o in registry.options("judges", name)} else {}
+    check_judge(plugin("judges", name, options))
 
 
 @pytest.mark.parametrize("options", [{}, {"spread_tokens": 100, "answers": ("1", "2"), "weights": (3.0, 1.0)}])

@@ -59,6 +59,33 @@ def test_a_worked_example() -> None:
     assert metric_values(names, (), (4.0, 2.0, 6.0, 8.0)) == dict(zip(names, (7.0, 3.0, 3.0, 5.0), strict=True))
 
 
+def test_a_word_that_a_trace_may_begin_with_has_the_probability_of_all_its_spellings() -> None:
+    """Yes and Yes of .3 and .1 are .4; case counts; a word that is not among the likely ones has no value, rather than 0."""
+    first = [(" Yes", math.log(0.3)), ("yes", math.log(0.2)), ("Yes", math.log(0.1))]
+    names = ("first_token_logprob@Yes", "first_token_logprob@No", "mean_logprob")
+    values = metric_values(names, [-1.0], [2.0], first)
+    assert values == {"first_token_logprob@Yes": pytest.approx(math.log(0.4)), "mean_logprob": -1.0}
+    assert logprobs_needed(names[:1], ()) == 20
+    assert parse_metric("first_token_logprob@Yes") == ("first_token_logprob", 0)
+
+
+@pytest.mark.parametrize("name", ["first_token_logprob", "first_token_logprob@", "first_token_logprob@ "])
+def test_a_first_token_without_a_word_is_no_metric(name: str) -> None:
+    with pytest.raises(PlanError, match="first_token_logprob@WORD"):
+        parse_metric(name)
+
+
+def test_deepconfs_metrics_on_a_series_worked_by_hand() -> None:
+    """Twelve tokens, window 3: ten group means, of which bottom 10 % is the one lowest; twenty-two tokens: the two lowest."""
+    series = [9.0, 6.0, 3.0, 6.0, 9.0, 9.0, 9.0, 6.0, 6.0, 6.0, 9.0, 12.0]  # groups 6 5 6 8 9 8 7 6 7 9
+    names = ("lowest_confidence@3", "bottom10_confidence@3", "tail_confidence@3", "mean_confidence")
+    assert metric_values(names, (), series) == dict(zip(names, (5.0, 5.0, 9.0, 7.5), strict=True))
+    longer = [12.0] * 10 + series  # then groups 12 x 8, 11, 9, and the ten: the lowest two of twenty are 5 and 6
+    assert metric_values(names[:2], (), longer) == {"lowest_confidence@3": 5.0, "bottom10_confidence@3": 5.5}
+    short = [4.0, 8.0]  # fewer tokens than a window: one group, the whole
+    assert set(metric_values(names, (), short).values()) == {6.0}
+
+
 def test_without_tokens_there_are_no_metrics() -> None:
     """Absent, never 0: a selector must be able to tell."""
     assert metric_values(("mean_logprob", "lowest_confidence"), (), ()) == {}

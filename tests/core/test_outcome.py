@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.outcome import conclude, mean_tokens, usage_by_account
+from orchestrator.core.outcome import conclude, mean_tokens, pruned, usage_by_account
 from orchestrator.core.types import Cluster, Finish, Problem, Purpose, Status, Trace
 from orchestrator.core.votes import tally, voters
 from orchestrator.testing import PROBLEM, pool, trace
@@ -101,3 +101,21 @@ def test_an_unknown_price_is_none_not_zero() -> None:
     """Savings against an unknown cost are unknown."""
     assert conclude(Problem("p", "?"), pool("A"), majority).full_tokens is None
     assert conclude(Problem("p", "?"), pool("! !"), majority, n_full=4).full_tokens is None
+
+
+def test_dropped_traces_are_charged_to_pruning_and_vote_for_their_heir_or_not_at_all() -> None:
+    """0 (A) is dropped; 1 and 2 leave their votes to 3, which was continued by 4 and so states what 4 does."""
+    traces = [*pool("A A - -"), replace(trace(4, "B"), parent=3)]
+    result = conclude(PROBLEM, traces, majority, dropped={0: None, 1: 3, 2: 3})
+    assert [(c.answer.key, c.ordinals) for c in result.clusters] == [("B", (1, 2, 4))]
+    assert result.usage[Purpose.PRUNED].output_tokens == 30
+    assert (result.n_cancelled, result.dropped) == (3, {0: None, 1: 3, 2: 3})
+
+
+def test_pruning_a_pool_again_changes_nothing() -> None:
+    """A journal's pool is pruned when it is read and when it is voted on; traces that failed keep their finish."""
+    traces = [*pool("A ! B"), replace(trace(3, "C"), parent=2)]
+    once = pruned(traces, {0: 2, 1: None})
+    assert pruned(once, {0: 2, 1: None}) == once
+    assert [t.finish for t in once] == [Finish.CANCELLED, Finish.FAILED, Finish.STOP, Finish.STOP]
+    assert pruned(traces, {}) is traces

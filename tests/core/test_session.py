@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orchestrator.core import session as session_module
 from orchestrator.core.plan import Budget, Model, Plan, derive_seed
 from orchestrator.core.session import Abort, Session, Start, described, prepared_prompt
-from orchestrator.core.steps import Steps, cancel, next_trace, sample, submit
+from orchestrator.core.steps import Steps, cancel, drop, next_trace, sample, submit
 from orchestrator.core.types import Finish, Message, Problem, Purpose, Request, Sampling, Trace
 from orchestrator.testing import PROBLEM, trace
 from orchestrator.testing.simulation import play, record
@@ -295,6 +295,64 @@ def test_a_continuation_inherits_all_its_ancestors_tokens_suffixes_included() ->
     assert (sibling.prefix_ids, sibling.prefix_text, sibling.depth) == ((1, 2), "one", 5)
 
 
+def test_an_attempt_has_one_limit_however_often_it_is_continued() -> None:
+    """The plan's limit is 10: after 4 and 5 tokens, 6 and 1 are left; one token even where none is, because a request needs one."""
+
+    def explore(problem: Problem, rng: random.Random) -> Steps:
+        yield from sample(1, Request(max_new_tokens=4))
+        yield from sample(1, Request(parent=0))
+        yield from sample(1, Request(parent=1))
+        yield from submit([Request(parent=2), Request(parent=2, max_new_tokens=7)])
+
+    it = session(explore, Plan(sampling=Sampling(max_new_tokens=10)))
+    limits = [e.request.max_new_tokens for e in it.start() if isinstance(e, Start)]
+    for made in (trace(0, tokens=4), trace(1, tokens=5, parent=0), trace(2, tokens=1, parent=1)):
+        limits += [e.request.max_new_tokens for e in it.receive(made) if isinstance(e, Start)]
+    assert limits == [4, 6, 1, 1, 7]
+
+
+def test_a_plans_metrics_are_asked_of_those_that_may_vote() -> None:
+    """A probe's or a judge's own are enough for it."""
+    requests = [Request(purpose=p, metrics=("own",)) for p in (Purpose.SOLVE, Purpose.AGGREGATE, Purpose.PROBE, Purpose.JUDGE)]
+    it = session(lambda p, rng: submit(requests), metrics=("plan",))
+    assert [e.request.metrics for e in it.start() if isinstance(e, Start)] == [("own", "plan")] * 2 + [("own",)] * 2
+
+
+def test_dropping_stops_what_runs_and_is_remembered() -> None:
+    """Arrived or running: no vote of their own; an heir is named once and is somebody else."""
+
+    def explore(problem: Problem, rng: random.Random) -> Steps:
+        ordinals = yield from submit([Request()] * 4)
+        yield from next_trace()
+        yield from drop(ordinals[:2])
+        yield from drop([ordinals[2]], heir=ordinals[3])
+        yield from next_trace([3])
+
+    it = session(explore)
+    it.start()
+    effects = it.receive(trace(0, "A"))
+    assert [e.request.ordinal for e in effects if isinstance(e, Abort)] == [1, 2]
+    assert it.dropped == {0: None, 1: None, 2: 3}
+
+
+def _drops(ordinals: list[int], heir: int | None = None) -> Explore:
+    def explore(problem: Problem, rng: random.Random) -> Steps:
+        yield from submit([Request()] * 2)
+        yield from drop(ordinals, heir)
+
+    return explore
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(_drops([7]), "request 7, which was never submitted"), (_drops([0], 9), "request 9"), (_drops([0, 1], 1), "its own heir")],
+)
+def test_a_drop_that_makes_no_sense_fails_its_problem(function: Explore, message: str) -> None:
+    it = session(function)
+    it.start()
+    assert message in it.error
+
+
 @pytest.mark.parametrize(
     ("prompt", "system", "template", "expected"),
     [
@@ -395,7 +453,7 @@ def _continues_the_unborn(problem: Problem, rng: random.Random) -> Steps:
         (_raises_later, "RuntimeError: later"),
         (_returns_nothing, "not a generator; write `yield from`"),
         (_returns_a_list, "not a generator"),
-        (_yields_nonsense, "yields Submit, Next or Cancel"),
+        (_yields_nonsense, "yields Submit, Next, Cancel or Drop"),
         (_forgets_from, "write `yield from`, not `yield`"),
         (_submits_text, "Submit takes Requests, not 'What\\?'"),
         (_waits_for_nothing, "waits for a trace while none is running"),

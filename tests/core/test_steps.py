@@ -1,4 +1,4 @@
-"""The four helpers: what each yields, and what it makes of the reply."""
+"""The five helpers: what each yields, and what it makes of the reply."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.steps import Cancel, Command, Next, Reply, Submit, cancel, next_trace, sample, submit
+from orchestrator.core.steps import Cancel, Command, Drop, Next, Reply, Submit, cancel, drop, next_trace, sample, submit
 from orchestrator.core.types import Request
 from orchestrator.testing import trace
 
@@ -36,6 +36,12 @@ def test_next_trace_waits_for_any_or_for_some() -> None:
 def test_cancel_returns_at_once() -> None:
     """Cancelled traces still arrive: there is nothing to wait for."""
     assert list(cancel([3, 3, 4])) == [Cancel(frozenset({3, 4}))]
+
+
+def test_drop_returns_at_once() -> None:
+    """Like cancel; without an heir nobody votes for them."""
+    assert list(drop([3, 4])) == [Drop(frozenset({3, 4}), None)]
+    assert list(drop([3], heir=1)) == [Drop(frozenset({3}), 1)]
 
 
 def test_sample_returns_traces_by_ordinal() -> None:

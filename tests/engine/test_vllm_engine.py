@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import sys
@@ -239,6 +240,19 @@ async def test_metrics_equal_an_independent_computation(vllm_engine: VllmEngine,
     assert trace.token_ids == story.ids[:32]
     plain = await vllm_engine.generate(asked(max_new_tokens=4))
     assert plain.metrics == {}
+
+
+async def test_the_probability_of_a_first_word_is_that_of_its_spellings(vllm_engine: VllmEngine) -> None:
+    """From vLLM's own twenty likeliest first tokens, decoded here; a word that is not among them has no value."""
+    ids = template_ids(vllm_engine, ("user", STORY))
+    [likely] = (await raw(vllm_engine, ids, max_tokens=1, logprobs=20)).logprobs
+    tokenizer = llm_of(vllm_engine).get_tokenizer()
+    spelled = {id: tokenizer.decode([id]).strip() for id in likely}
+    word = next(text for text in spelled.values() if text)
+    expected = math.log(sum(math.exp(likely[id].logprob) for id, text in spelled.items() if text == word))
+    names = (f"first_token_logprob@{word}", "first_token_logprob@Zyzzyva")
+    metrics = (await vllm_engine.generate(asked(max_new_tokens=1, metrics=names))).metrics
+    assert metrics == {names[0]: pytest.approx(expected, abs=2e-3)}
 
 
 async def test_a_stop_string_is_left_out_of_the_text(vllm_engine: VllmEngine, story: Story) -> None:

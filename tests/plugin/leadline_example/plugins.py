@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from orchestrator import Capability, Cluster, Finish, Model, Problem, Request, Trace, Usage, Verdict, next_trace, submit
+from orchestrator.core.judging import Pair, Scores
 from orchestrator.core.steps import Steps
 from orchestrator.core.votes import rank, tally, voters
 
@@ -138,3 +139,14 @@ class EchoEngine:
 
 
 __all__ = ["Brevity", "Colour", "Echo", "FirstTwo", "Shortest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Prefixes of like length are alike."""
+
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
+        """Return the shorter's share of the longer."""
+        yield from ()
+        lengths = [sorted((len(a.text), len(b.text))) for a, b in pairs]
+        return [short / long if long else 1.0 for short, long in lengths]

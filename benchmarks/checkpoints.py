@@ -1,0 +1,101 @@
+"""What it costs to continue at checkpoints of 64 tokens, against uninterrupted generation: throughput on one vLLM, in one run.
+
+    python benchmarks/checkpoints.py [--n 16] [--tokens 256] [--step 64] [--rounds 3]
+
+Rounds go whole, stepped, whole, ...; a ratio is taken within its round. Both generate the same number of traces of the same length (the
+prompt asks for a long text, and what ends early is counted as it is). Prints, for the stepped ones, how many tokens each continuation
+brought along and how many of them the prefix cache did not hold, which is what a checkpoint costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+from dataclasses import dataclass
+
+from live import MODELS, Opened, Run, engine, job
+
+import orchestrator
+from orchestrator.core.plan import Plan
+from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.types import Capability, Finish, PluginSpec, Problem, Request, Sampling
+
+PROMPT = "Write a very long and detailed story about a ship that sails to {place}. Do not stop early."
+PLACES = ("Norway", "Peru", "Java", "Crete")
+
+
+@orchestrator.strategy("stepped")
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """Samples `n` traces of `tokens` tokens, each in steps of `step`."""
+
+    n: int = 16
+    tokens: int = 256
+    step: int = 64
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do."""
+        return frozenset({Capability.CONTINUE})
+
+    def explore(self, problem: orchestrator.Problem, rng: random.Random) -> Steps:
+        """Continue every trace as soon as its step is there."""
+        done = dict.fromkeys((yield from submit([Request(max_new_tokens=self.step)] * self.n)), 0)
+        while done:
+            trace = yield from next_trace(done.keys())
+            n_tokens = done.pop(trace.ordinal) + trace.usage.output_tokens
+            if trace.finish is Finish.LENGTH and n_tokens < self.tokens:
+                request = Request(parent=trace.ordinal, max_new_tokens=min(self.step, self.tokens - n_tokens))
+                done |= dict.fromkeys((yield from submit([request])), n_tokens)
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("n", 16), ("tokens", 256), ("step", 64), ("rounds", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    asyncio.run(_run(options.n, options.tokens, options.step, options.rounds))
+
+
+async def _run(n: int, tokens: int, step: int, n_rounds: int) -> None:
+    async with engine(n) as opened:
+        await measure(opened, n, tokens, step, n_rounds)
+
+
+async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int) -> None:
+    """Measure both and print a line a round."""
+    problems = [Problem(place, PROMPT.replace("{place}", place), "text") for place in PLACES]
+    each = max(1, n // len(problems))
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens)
+    specs = {
+        "whole": PluginSpec("consistency", {"n": each}),
+        "stepped": PluginSpec("stepped", {"n": each, "tokens": tokens, "step": step}),
+    }
+    print(f"blocks of {opened.engine._pools['main'].llm.vllm_config.cache_config.block_size} tokens", flush=True)
+    await job(Plan(MODELS, specs["whole"], sampling=Sampling(max_new_tokens=4)), problems, opened, n)
+    ratios = []
+    for number in range(n_rounds):
+        rates = {}
+        for name, spec in specs.items():
+            run = await job(Plan(MODELS, spec, sampling=sampling, seed=number), problems, opened, n)
+            rates[name] = run.output_tokens / run.seconds
+            print(f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {rates[name]:6.1f} tokens/s  {brought(run)}", flush=True)
+        ratios.append(rates["stepped"] / rates["whole"])
+    print(f"stepped over whole: {statistics.median(ratios):.3f} (median of {n_rounds}; {min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+
+
+def brought(run: Run) -> str:
+    """Return what continuations brought along, and what of it had to be computed again."""
+    usages = [t.usage for pool in run.pools.values() for t in pool if t.parent is not None]
+    if not usages:
+        return ""
+    prompt = statistics.mean(u.prompt_tokens for u in usages)
+    fresh = statistics.mean(u.prompt_tokens - u.cached_tokens for u in usages)
+    return f"{len(usages)} continuations: {prompt:.0f} tokens brought along each, {fresh:.1f} of them computed again"
+
+
+if __name__ == "__main__":
+    main()

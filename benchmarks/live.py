@@ -1,0 +1,93 @@
+"""What the live benchmarks share: one vLLM engine kept open over several jobs, a job run on it, and a count of tokens after aborts."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import api, registry
+from orchestrator.core.plan import Model, Plan
+from orchestrator.core.types import Finish, PluginSpec, Problem, Result, Trace
+from orchestrator.fleet import Fleet
+from orchestrator.jobs import open_job
+from orchestrator.journal import Arrived
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One job: results, all traces by problem, and its wall-clock seconds, engine start excluded."""
+
+    results: Sequence[Result]
+    pools: Mapping[str, Sequence[Trace]]
+    seconds: float
+
+    @property
+    def output_tokens(self) -> int:
+        """Every token that was generated, for whatever purpose."""
+        return sum(u.output_tokens for r in self.results for u in r.usage.values())
+
+    def of(self, *finishes: Finish) -> list[Trace]:
+        """Return the traces that ended so."""
+        return [t for pool in self.pools.values() for t in pool if t.finish in finishes]
+
+
+class Opened:
+    """A backend whose engine is open already."""
+
+    def __init__(self, engine: Any, backend: Any) -> None:
+        self.engine = engine
+        self._backend = backend
+        self.late: Counter[str] = Counter()  # tokens that the engine made for a request after it was told to stop it
+
+    def capabilities(self) -> Any:
+        """Return the inner backend's."""
+        return self._backend.capabilities()
+
+    @contextlib.asynccontextmanager
+    async def open(self, models: Any) -> AsyncIterator[Any]:
+        """Yield the engine; it stays open."""
+        yield self.engine
+
+    def count_late_tokens(self) -> None:
+        """Count, from now on, the tokens that arrive for requests that vLLM's front end no longer knows: it forgets them at the abort."""
+        for pool in self.engine._pools.values():
+            processor = pool.llm.output_processor
+            inner = processor.process_outputs
+
+            def counting(outputs: Any, *rest: Any, _inner: Any = inner, _processor: Any = processor, **named: Any) -> Any:
+                for output in outputs:
+                    if output.request_id not in _processor.request_states:
+                        self.late[output.request_id] += len(output.new_token_ids)
+                return _inner(outputs, *rest, **named)
+
+            processor.process_outputs = counting
+
+
+MODELS = {"main": Model("smollm2", max_context_tokens=1024)}
+
+
+@contextlib.asynccontextmanager
+async def engine(n_at_once: int) -> AsyncIterator[Opened]:
+    """Yield an open vLLM engine with the embedded model as a backend."""
+    backend = registry.load("engines", PluginSpec("vllm", {"kv_cache_gib": 2.0, "max_num_seqs": n_at_once}))
+    began = time.perf_counter()
+    async with backend.open(MODELS) as opened:
+        print(f"the engine is up after {time.perf_counter() - began:.0f} s", flush=True)
+        yield Opened(opened, backend)
+
+
+async def job(plan: Plan, problems: Sequence[Problem], backend: Opened, window: int) -> Run:
+    """Return a whole job, journal and votes included."""
+    fleet = Fleet(engine=PluginSpec("vllm"), window=window)
+    with tempfile.TemporaryDirectory() as out, open_job(Path(out), plan, list(problems)) as opened:
+        began = time.perf_counter()
+        results = [result async for result in api.run_job(opened, plan, fleet, backend=backend)]  # type: ignore[arg-type]
+        seconds = time.perf_counter() - began
+        pools = {p.id: [e.trace for e in opened.journal.events(p.id) if isinstance(e, Arrived)] for p in problems}
+    return Run(results, pools, seconds)

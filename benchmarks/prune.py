@@ -1,0 +1,104 @@
+"""What pruning saves on a real engine: each strategy against self-consistency at the same n, on one vLLM, in one run.
+
+    python benchmarks/prune.py [--problems 6] [--n 16] [--rounds 1]
+
+Embedded model, word problems of examples/arithmetic.jsonl, every problem's traces in flight together. Prints tokens and seconds (engine
+start excluded), what was saved against `consistency` in the same round, accuracy with Wilson's 95 % interval, and the tokens that vLLM made
+for a request after it had been told to stop it: at most the one of the step that was running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from live import MODELS, Opened, Run, engine, job
+
+from orchestrator import registry
+from orchestrator.core.plan import Plan
+from orchestrator.core.types import Finish, PluginSpec, Problem, Sampling
+from orchestrator.evaluate import accuracy
+
+WINDOW_TOKENS = 16  # DeepConf's 2048 is for traces of tens of thousands of tokens; these have a hundred
+MAJORITY = PluginSpec("majority")
+TEMPLATE = "{prompt} Think step by step, then say: The answer is"
+
+
+def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
+    """Return the strategies to compare, each with the selector that it is published with."""
+    by_confidence = PluginSpec("weighted", {"by": f"lowest_confidence@{WINDOW_TOKENS}"})
+    few = max(3, n // 4)  # the paper lets 20 of 512 finish
+    prune = {"n": n, "prefix_tokens": 32, "n_words": 0, "n_finished": few, "n_single": few}
+    conf = {"n": n, "n_init": max(2, n // 4), "window_tokens": WINDOW_TOKENS, "wave": n}
+    found = {
+        "consistency": (PluginSpec("consistency", {"n": n}), MAJORITY),
+        "deepprune": (PluginSpec("deepprune", prune | {"judge": "probe"}), MAJORITY),
+        "deepprune every": (PluginSpec("deepprune", prune | {"judge": "probe", "keep": "every"}), MAJORITY),
+        "deepconf low": (PluginSpec("deepconf", conf | {"keep": 0.1}), by_confidence),
+        "deepconf high": (PluginSpec("deepconf", conf | {"keep": 0.9}), by_confidence),
+    }
+    if "sounding" in registry.names("strategies"):
+        found["sounding"] = (PluginSpec("sounding"), MAJORITY)
+    return found
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=6)
+    parser.add_argument("--n", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in Path(__file__).parents[1].joinpath("examples/arithmetic.jsonl").read_text().splitlines()]
+    asyncio.run(_run(rows[: options.problems], options.n, options.rounds))
+
+
+async def _run(rows: Sequence[dict[str, str]], n: int, n_rounds: int) -> None:
+    async with engine(2 * n) as opened:
+        await measure(opened, rows, n, n_rounds)
+
+
+async def measure(opened: Opened, rows: Sequence[dict[str, str]], n: int, n_rounds: int) -> None:
+    """Measure every strategy and print one line each a round."""
+    sampling = Sampling(temperature=0.7, top_p=1.0, max_new_tokens=128, template=TEMPLATE)
+    problems = [Problem(row["id"], row["prompt"], "number") for row in rows]
+    references = {row["id"]: row["answer"] for row in rows}
+    opened.count_late_tokens()
+    warm = Plan(MODELS, PluginSpec("consistency", {"n": 2}), MAJORITY, Sampling(max_new_tokens=8, template=TEMPLATE))
+    await job(warm, problems, opened, 2 * n)
+    for number in range(n_rounds):
+        whole: Run | None = None
+        for name, (strategy, selector) in settings(n).items():
+            opened.late.clear()
+            run = await job(Plan(MODELS, strategy, selector, sampling, seed=number), problems, opened, 2 * n)
+            whole = whole or run
+            show(name, run, whole, opened, references)
+
+
+def show(name: str, run: Run, whole: Run, opened: Opened, references: dict[str, str]) -> None:
+    """Print one strategy's line."""
+    domain = registry.load("domains", PluginSpec("number"))
+    right = {
+        r.problem_id: r.answer is not None and domain.canonical(r.answer.text) == domain.canonical(references[r.problem_id])
+        for r in run.results
+    }
+    found = accuracy(right)
+    assert found is not None
+    stopped = run.of(Finish.CANCELLED, Finish.RULE)
+    late = max(opened.late.values(), default=0)
+    mean = statistics.mean(t.usage.output_tokens for t in stopped) if stopped else 0
+    print(
+        f"{name:16s} {run.output_tokens:6,} tokens ({1 - run.output_tokens / whole.output_tokens:+6.1%} saved)  "
+        f"{run.seconds:6.1f} s ({1 - run.seconds / whole.seconds:+6.1%} saved)  "
+        f"accuracy {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] of {found.n}  "
+        f"{len(stopped)} stopped at {mean:.0f} tokens, then at most {late} more",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The judge that asks a language model whether two unfinished solutions will agree, and reads the probabilities of its two verdict words.
+
+DeepPrune (arXiv 2510.08483) trains one for this and has released it; its exact prompt is not published, so `template` is an option. With an
+instruct model and no training the paper measures an AUROC of 0.66. One request a pair, of one token.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.core.judging import Pair, Prefix, Scores
+from orchestrator.core.steps import next_trace, submit
+from orchestrator.core.types import Capability, Problem, Purpose, Request, Sampling, Trace
+from verifiers.judges.lexical import question
+
+_TEMPLATE = """Below are the beginnings of two solutions to one problem. Will both come to the same final answer?
+
+Problem:
+{problem}
+
+Beginning of solution 1:
+{first}
+
+Beginning of solution 2:
+{second}
+
+Reply with one word, {same} or {different}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Llm:
+    """A model's verdict in one token: p(same) / (p(same) + p(different)), read from its log-probabilities."""
+
+    model: str = ""  # a model pool of the plan; "" is the plan's first
+    same: str = "Yes"  # first token of the verdict that the answers agree
+    different: str = "No"
+    template: str = _TEMPLATE  # with {problem}, {first}, {second}, {same} and {different}
+    max_chars: int = 6000  # of each prefix, from its end
+
+    def __post_init__(self) -> None:
+        missing = [name for name in ("{first}", "{second}") if name not in self.template]
+        if missing:
+            raise ValueError(f"template lacks {' and '.join(missing)}: the judge would not see what it compares")
+        if not self.same.strip() or not self.different.strip() or self.same.strip() == self.different.strip():
+            raise ValueError(f"same = {self.same!r}, different = {self.different!r}: two different words are needed")
+        if self.max_chars < 1:
+            raise ValueError(f"max_chars = {self.max_chars}: at least 1 is needed")
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do."""
+        return frozenset({Capability.LOGPROBS})
+
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
+        """Ask about every pair at once and return what was said, in order; None where neither word was among the likely ones."""
+        ordinals = yield from submit([self._request(problem, a, b) for a, b in pairs])
+        scores: list[float | None] = []
+        for ordinal in ordinals if len(ordinals) == len(pairs) else (-1,):  # too few: the budget ended, and so does waiting
+            scores.append(self._read((yield from next_trace((ordinal,)))))  # noqa: PERF401 - a comprehension cannot yield
+        return scores
+
+    def _request(self, problem: Problem, a: Prefix, b: Prefix) -> Request:
+        values = {"problem": question(problem), "first": a.text[-self.max_chars :], "second": b.text[-self.max_chars :]}
+        values |= {"same": self.same, "different": self.different}
+        return Request(
+            # In one pass: a solution may itself hold "{second}", and other braces stay as they are.
+            prompt=re.sub(r"\{(problem|first|second|same|different)\}", lambda found: values[found[1]], self.template),
+            model=self.model,
+            max_new_tokens=1,
+            sampling=Sampling(temperature=0.0),
+            metrics=(f"first_token_logprob@{self.same}", f"first_token_logprob@{self.different}"),
+            purpose=Purpose.JUDGE,
+            subjects=(a.ordinal, b.ordinal),
+        )
+
+    def _read(self, trace: Trace) -> float | None:
+        same, different = (trace.metrics.get(f"first_token_logprob@{word}") for word in (self.same, self.different))
+        if same is None or different is None:  # the absent one is less likely than each of the twenty that were reported
+            return None if same is different else float(same is not None)
+        return 1 / (1 + math.exp(min(700.0, different - same)))
