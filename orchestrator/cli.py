@@ -189,6 +189,46 @@ def _widths(text: str) -> list[int]:
     return widths
 
 
+@leadline.command(short_help="Compare strategies on recorded traces, without a model.", epilog=EXIT_CODES)
+@click.argument("sources", nargs=-1, required=True, type=click.Path(), metavar="SOURCE...")
+@click.option("--strategy", "strategies", multiple=True, required=True, metavar="SPEC", help="May be given several times.")
+@click.option(
+    "--selector", "selectors", multiple=True, metavar="SPEC", help="How to vote; several are compared.  [default: the strategy's own]"
+)
+@click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="How often to draw anew.")
+@click.option(
+    "--draw", type=click.Choice(["shuffled", "recorded", "resampled"]), default="shuffled", show_default=True,
+    help="Traces without replacement, in the order of recording, or with replacement.",
+)  # fmt: skip
+@click.option("--domain", default="", metavar="NAME", help="Compare answers by this domain.  [default: equal texts; math for full texts]")
+@click.option("--problems", default="", type=click.Path(), metavar="FILE", help="Where a job's reference answers are, if not where it ran.")
+@click.option("--probe-tokens", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="What a probe is charged.")
+@click.option("--max-tokens", type=click.IntRange(min=0), default=0, metavar="N", help="Budget of a question.  [default: none]")
+@click.option("--processes", "n_processes", type=click.IntRange(min=0), default=0, metavar="N", help="[default: one per core]")
+@click.option(
+    "--plot", default="", type=click.Path(), metavar="FILE", help="Draw accuracy against tokens into this file (.png, .svg, .pdf)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@_debug
+@click.pass_context
+def replay(ctx: click.Context, /, **asked: Any) -> None:
+    """Replay strategies on recorded traces: accuracy against tokens, with 95% intervals over questions, and the critical path.
+
+    A SOURCE is a job directory or a file of recorded traces (docs/replay.md). A strategy is a name, then options; values with commas are
+    taken in turn.
+
+    \b
+    Examples:
+      leadline replay runs/arithmetic --strategy "consistency n=1,2,4,8" --strategy "adaptive n=8"
+      leadline replay 4B.json.gz 8B.json.gz --strategy "sounding risk=0.05,0.1,0.2" --plot frontier.svg
+      leadline replay pool.json --strategy "consistency n=8" --selector majority --selector "best by=verdict:prm"
+    """
+    from orchestrator.replay_command import Asked
+    from orchestrator.replay_command import replay as run_replay
+
+    ctx.exit(run_replay(Asked(**asked)))
+
+
 @leadline.command(short_help="List what a plan can choose from.")
 @click.argument("name", required=False)
 @_debug

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from orchestrator import registry
 from orchestrator.commission import PLAN_FILE, Commission, commission, record, recorded, require_same_file, require_unchanged
 from orchestrator.core.errors import FleetError, JournalError, PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.core.types import PluginSpec, Problem, Result, Status
+from orchestrator.core.types import Problem, Result, Status
 from orchestrator.display import LiveView, PlainView, Screen, SilentView, View, one_line
 from orchestrator.fleet import Fleet
 from orchestrator.foreground import Outcome, diverted, run_in_foreground
@@ -34,6 +33,7 @@ from orchestrator.journal import Journal
 from orchestrator.planfile import load_plan
 from orchestrator.problems import ProblemFile, read_problems
 from orchestrator.rows import Format
+from orchestrator.spelling import one_spec, spelled
 
 ENGINE_LOG = "engine.log"
 _N_NAMED = 3  # invalid rows that are named at the start
@@ -161,7 +161,7 @@ def evaluate(directory: str, problems: str | None, selectors: Sequence[str], ks:
 
     path, fleet = Path(directory), Fleet()
     asked = recorded(path)
-    specs = [_selector_spec(text) for text in selectors]
+    specs = [one_spec("--selector", text) for text in selectors]
     journal = Journal(path / "journal.db")
     try:
         plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
@@ -173,7 +173,7 @@ def evaluate(directory: str, problems: str | None, selectors: Sequence[str], ks:
     if not source:
         raise PlanError(f"{path} was begun from Python and names no problem file; give the one with the reference answers: --problems FILE")
     references = {id: text for id, text in read_references(source).items() if id in domains}
-    chosen = {_spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
+    chosen = {spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
     found = rankings(results, pools, chosen, lambda again: correctness(again, references, domains, plan, fleet))
     points = curve(pools, references, domains, ks, plan, fleet) if references else []
     notes = [f"{r.selector}: {r.n_failed:,} problems could not be voted on, e.g.: {one_line(r.error)}" for r in found if r.n_failed]
@@ -212,25 +212,6 @@ def _cautions(results: Sequence[Result], pools: Mapping[str, object], references
             f"{n_short:,} problems were not sampled in full. Stopping early depends on the answers, so pass@k and maj@k of such pools are "
             "biased; take them from a job with the strategy 'consistency'."
         )
-
-
-def _selector_spec(text: str) -> PluginSpec:
-    """Return a selector as it was typed: a name, then KEY=VALUE."""
-    name, *pairs = shlex.split(text) or [""]
-    options: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise PlanError(f"--selector {text!r}: after the name come options as KEY=VALUE, not {pair!r}")
-        try:
-            options[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            options[key] = value
-    return PluginSpec(name, options)
-
-
-def _spelled(spec: PluginSpec) -> str:
-    return " ".join([spec.name, *(f"{key}={value}" for key, value in spec.options.items())])
 
 
 def plugins(name: str | None) -> int:

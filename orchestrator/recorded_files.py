@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -59,10 +60,8 @@ def read_recording(path: str | Path, domain: str = "", problems: str = "") -> Re
         raise ReplayError(f"{path}: {type(error).__name__}: {error}; a recording is {_KINDS}") from error
     if not raws:
         raise ReplayError(f"{path}: it holds no questions")
-    if is_text or domain:
-        found = asyncio.run(_dressed(raws, domain or "math"))
-    else:
-        found = [_as_recorded(raw) for raw in raws]
+    dress = is_text or domain
+    found = asyncio.run(_dressed(raws, domain or "math")) if dress else [_as_recorded(raw) for raw in raws]
     return Recording(path.name.split(".json")[0], tuple(found), notes)
 
 
@@ -135,7 +134,7 @@ def _as_recorded(raw: _Raw) -> RecordedProblem:
 
 async def _dressed(raws: Iterable[_Raw], domain: str) -> list[RecordedProblem]:
     """Return the problems with answers in the classes that a live job would give them."""
-    async with Checkers() as checkers:
+    async with aclosing(Checkers()) as checkers:
         dresser = Dresser(Plan(domain=domain), checkers)
         return [await _dressed_problem(raw, domain, dresser) for raw in raws]
 
@@ -194,19 +193,23 @@ def _read_job(path: Path, problems: str) -> Recording:
 async def _right_of_job(pools: Mapping[str, Sequence[Trace]], references: Mapping[str, str], plan: Plan) -> dict[str, frozenset[str]]:
     if not references:
         return {}
-    async with Checkers() as checkers:
+    async with aclosing(Checkers()) as checkers:
         dresser = Dresser(plan, checkers)
         return await right_keys(pools, references, dict.fromkeys(pools, plan.domain), dresser.same)
 
 
 def _chains(pool: Sequence[Trace]) -> tuple[list[RecordedTrace], int]:
-    """Return the attempts in a pool that ended by themselves, by ordinal, each with its continuations put together; and how many did not."""
+    """Return the attempts in a pool that ended by themselves, by ordinal, with their continuations; and how many did not."""
     by_ordinal = {t.ordinal: t for t in pool}
     solving = [t for t in sorted(pool, key=lambda t: t.ordinal) if t.purpose is Purpose.SOLVE]
     continued = {t.parent for t in solving}
     probes = {t.parent: t.answer for t in pool if t.purpose is Purpose.PROBE and t.finish not in (Finish.FAILED, Finish.CANCELLED)}
     leaves = [t for t in solving if t.ordinal not in continued]
-    whole = [t for t in leaves if t.finish is not Finish.CANCELLED and (t.finish is not Finish.LENGTH or t.answer is not None or t.parent is None)]
+    whole = [
+        t
+        for t in leaves
+        if t.finish is not Finish.CANCELLED and (t.finish is not Finish.LENGTH or t.answer is not None or t.parent is None)
+    ]
     return [_joined(_links(t, by_ordinal), probes) for t in whole], len(leaves) - len(whole)
 
 

@@ -41,7 +41,7 @@ class RecordedTrace:
         """
         if n_tokens in self.probes:
             return self.probes[n_tokens]
-        if n_tokens >= self.n_tokens or (self.probes and n_tokens > next(reversed(self.probes))):
+        if n_tokens >= self.n_tokens or (self.probes and n_tokens > next(reversed(self.probes.keys()))):
             return self.answer
         raise KeyError(n_tokens)
 

@@ -172,6 +172,12 @@ def verdicts(plugin: object) -> tuple[str, ...]:
     return tuple(getattr(plugin, "verifiers", ()))
 
 
+def own_selector(spec: PluginSpec) -> PluginSpec:
+    """Return the selector that a strategy states as its own (attribute `selector`), else the majority. PluginError as `load`."""
+    own = getattr(load("strategies", spec), "selector", None)
+    return own if isinstance(own, PluginSpec) else PluginSpec("majority")
+
+
 def near(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the nearest known word, or ""."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""Recorded traces in place of an engine: any strategy, unchanged, on a simulated clock that counts tokens; no model, no event loop.
+"""Recorded traces in place of an engine: any strategy, unchanged, on a simulated clock that counts tokens. No model, no event loop.
 
 A running trace makes one token a tick, all of them in step, so the order of arrival, what a cancelled trace had cost by then, and the length
 of the critical path come out as on an engine that serves every request at once. Nothing here knows a right answer.

@@ -1,12 +1,12 @@
-"""Parallel-Probe: all attempts at once, probed in step; deviants are dropped, and a stable majority ends it (github.com/zhengkid/Parallel-Probe).
+"""Parallel-Probe: attempts run and are probed in step; deviants are dropped, a stable majority ends it (code: zhengkid/Parallel-Probe).
 
 As in the code released with AutoTTS (class Parallel_Probe), round by round: every running attempt makes one interval and is probed, and the
 majority of the latest answers leads; on a tie the answer of the earliest attempt. From the 2nd round after `warm_up` on, a running attempt
 that has differed from the leader `patience` times in a row is dropped, and no longer votes. It ends when the leader has stayed the same
 `stable` times in a row, or when nothing runs. The defaults are those of its published table.
 
-Where we differ: a probe without an answer is no vote (there it is the answer "ERR"). At the end each attempt that still runs is asked for its
-answer once more, by a probe with the purpose AGGREGATE, so that a selector can vote over all of them; there the last probes are counted.
+Where we differ: a probe without an answer is no vote (there it is the answer "ERR"). At the end each attempt that still runs is asked for
+its answer once more, by a probe with the purpose AGGREGATE, so that a selector can vote over all; there the last probes are counted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class ParallelProbe:
         first = yield from submit([Request(max_new_tokens=self.interval)] * self.n)
         alive = [_Attempt(ordinal) for ordinal in first]
         yield from self._round(alive)
-        leader, n_stable, n_rounds = None, 0, 0
+        leader: str | None = None
+        n_stable, n_rounds = 0, 0
         while alive and n_stable < self.stable and any(a.runs for a in alive):
             running = [a for a in alive if a.runs]
             granted = yield from submit([Request(parent=a.ordinal, max_new_tokens=self.interval) for a in running])

@@ -4,8 +4,8 @@ Four ideas, each measured on recorded reasoning traces (benchmarks/README.md):
 
 - Shorter is righter: a finished attempt votes with (shortest / its length) ** `slope`, here and in the selector `discounted`. That is a
   property of models, not a law; `leadline replay` shows which slope fits, and 0 turns it off.
-- The vote is decided when P[the runner-up overtakes the leader], from the Beta posterior of Adaptive-Consistency (arXiv 2305.11860) over the
-  two weighted counts, times (leader's share) ** `share_power`, is below the risk. The risk allowed grows with what was spent, by
+- The vote is decided when P[the runner-up overtakes the leader], from the Beta posterior of Adaptive-Consistency (arXiv 2305.11860) over
+  the two weighted counts, times (leader's share) ** `share_power`, is below the risk. The risk allowed grows with what was spent, by
   `risk_growth`, so that a hopeless question ends too.
 - An attempt whose probes have contradicted the leader `patience` times in a row, and that is longer than the shortest voter, is dropped:
   it is likely wrong, and long. A probe is a short continuation with a forced suffix, made beside the attempt's own continuation.
@@ -17,6 +17,7 @@ and width 1 besides, it is Adaptive-Consistency.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from typing import ClassVar
 
 from orchestrator.core.discount import chain_tokens, shares, upset_probability, weights
 from orchestrator.core.steps import Steps, cancel, next_trace, submit
-from orchestrator.core.types import Capability, Cluster, Finish, Problem, Purpose, Request, Trace
+from orchestrator.core.types import Capability, Cluster, Finish, PluginSpec, Problem, Purpose, Request, Trace
 from orchestrator.core.votes import tally, voters
 
 _FREE_ATTEMPTS = 10.0  # the risk allowed is the risk stated when this many attempts of mean length have been paid for
@@ -35,12 +36,12 @@ _OVERDRAFT = 1.15  # of the budget in tokens: where the attempts still running a
 class Sounding:
     """Runs up to `n` attempts, `width` at once, in stretches of `interval` tokens. `risk` is the one knob: smaller costs more."""
 
-    risk: float = 0.1
+    risk: float = 0.15
     n: int = 64
     width: int = 3
     interval: int = 500
     slope: float = 0.5
-    share_power: float = 0.5
+    share_power: float = 0.25
     risk_growth: float = 0.5
     at_least: int = 2
     patience: int = 24
@@ -73,6 +74,11 @@ class Sounding:
     def n_full(self) -> int:
         """How many traces full sampling takes."""
         return self.n
+
+    @property
+    def selector(self) -> PluginSpec:
+        """The vote that its decisions are about."""
+        return PluginSpec("discounted", {"slope": self.slope})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run, look, drop and vote until the vote is decided or the means are spent; returning cancels what still runs."""
@@ -199,7 +205,7 @@ class _State:
         if len(self.keys) < rule.at_least:
             return False
         paid = self.spent / max(1.0, self._mean())
-        return self.upset < rule.risk * (paid / _FREE_ATTEMPTS) ** rule.risk_growth
+        return self.upset < rule.risk * math.pow(paid / _FREE_ATTEMPTS, rule.risk_growth)
 
     def _mean(self) -> float:
         return sum(self.ended) / len(self.ended) if self.ended else 0.0
