@@ -82,7 +82,7 @@ def _decoded(path: Path) -> Any:
 
 def _parsed(content: Any) -> tuple[Sequence[_Raw], tuple[str, ...], bool]:
     """Return the problems, what is to be said of them, and whether their answers are yet to be read from texts."""
-    if isinstance(content, Mapping) and "all_answers" not in content:
+    if isinstance(content, Mapping) and "problem_num" not in content:
         return [_text_problem(record) for record in content["records"]], (), True
     rows: Sequence[Any] = [content] if isinstance(content, Mapping) else content
     if rows and "each_branch" in rows[0]:

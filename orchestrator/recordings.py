@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from orchestrator.core.errors import PlanError
 from orchestrator.core.types import Answer, Finish, Problem, Verdict
 
+_N_RESAMPLED = 1_000  # draws with replacement do not run out; more than any strategy takes of one problem
 Draw: TypeAlias = Literal["shuffled", "recorded", "resampled"]
 
 
@@ -27,7 +28,7 @@ class RecordedTrace:
 
     n_tokens: int
     answer: Answer | None = None
-    probes: Mapping[int, Answer | None] = field(default_factory=dict)
+    probes: dict[int, Answer | None] = field(default_factory=dict)
     text: str | None = None
     finish: Finish = Finish.STOP
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class RecordedTrace:
         """
         if n_tokens in self.probes:
             return self.probes[n_tokens]
-        if n_tokens >= self.n_tokens or (self.probes and n_tokens > next(reversed(self.probes.keys()))):
+        if n_tokens >= self.n_tokens or (self.probes and n_tokens > next(reversed(self.probes))):
             return self.answer
         raise KeyError(n_tokens)
 
@@ -65,7 +66,7 @@ class Recording:
 
 
 def drawn(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
-    """Return the order in which a pool's traces are drawn, shape (n_traces,).
+    """Return the order in which a pool's traces are drawn, shape (n_traces,), or (1000,) when resampled.
 
     `shuffled`: without replacement, by Python's own shuffle of this seed (as the recordings with probes were published). `resampled`: with
     replacement. `recorded`: as they lie.
@@ -75,5 +76,5 @@ def drawn(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
     if draw == "shuffled":
         rng.shuffle(order)
     elif draw == "resampled":
-        order = rng.choices(order, k=n_traces)
+        order = rng.choices(order, k=_N_RESAMPLED) if order else []
     return order

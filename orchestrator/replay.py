@@ -1,7 +1,7 @@
 """Recorded traces in place of an engine: any strategy, unchanged, on a simulated clock that counts tokens. No model, no event loop.
 
-A running trace makes one token a tick, all of them in step, so the order of arrival, what a cancelled trace had cost by then, and the length
-of the critical path come out as on an engine that serves every request at once. Nothing here knows a right answer.
+A running trace makes one token a tick, all of them in step, so the order of arrival, what a cancelled trace had cost by then, and the
+length of the critical path come out as on an engine that serves every request at once. Nothing here knows a right answer.
 """
 
 from __future__ import annotations
@@ -37,8 +37,12 @@ _NO_TEXT = _Unrecorded()
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Where a request lies on its recorded trace: that trace's index, and the tokens before it and at its end."""
+    """Where a request lies on its recorded trace: that trace's index, and the tokens before it and at its end.
 
+    `root` is the ordinal of the request that began the attempt; a trace drawn twice, by resampling, makes two attempts.
+    """
+
+    root: int
     index: int
     first: int
     last: int
@@ -69,7 +73,7 @@ class Tape:
         finish = taken.finish if end == taken.n_tokens else Finish.LENGTH
         if request.rules:
             end, finish = self._ruled(request, taken, stretch.first, end, finish)
-        self.stretches[request.ordinal] = Stretch(stretch.index, stretch.first, end)
+        self.stretches[request.ordinal] = Stretch(stretch.root, stretch.index, stretch.first, end)
         return self._trace(request, taken, stretch.first, end, finish)
 
     def cut(self, request: Request, n_tokens: int) -> Trace:
@@ -78,7 +82,7 @@ class Tape:
         if known is None:  # a probe
             return _made(request, Finish.CANCELLED, min(n_tokens, self._probe_tokens), _NO_TEXT)
         end = min(known.first + n_tokens, known.last)
-        self.stretches[request.ordinal] = Stretch(known.index, known.first, end)
+        self.stretches[request.ordinal] = Stretch(known.root, known.index, known.first, end)
         return self._trace(request, self.recorded.traces[known.index], known.first, end, Finish.CANCELLED)
 
     def _trace(self, request: Request, taken: RecordedTrace, first: int, end: int, finish: Finish) -> Trace:
@@ -104,13 +108,13 @@ class Tape:
             if self._n_drawn == len(self._order):
                 raise self._missing(f"{len(self._order)} traces and was asked for one more; lower the strategy's n")
             self._n_drawn += 1
-            return Stretch(self._order[self._n_drawn - 1], 0, 0)
+            return Stretch(request.ordinal, self._order[self._n_drawn - 1], 0, 0)
         parent = self.stretches.get(request.parent)
         if parent is None:
             raise self._missing("nothing that follows a probe")
         if parent.last >= self.recorded.traces[parent.index].n_tokens:
             raise self._missing(f"nothing beyond the {parent.last} tokens of a trace that ended by itself")
-        return Stretch(parent.index, parent.last, parent.last)
+        return Stretch(parent.root, parent.index, parent.last, parent.last)
 
     def _probe(self, request: Request) -> Trace:
         stretch = None if request.parent is None else self.stretches.get(request.parent)

@@ -17,10 +17,11 @@ from statistics import fmean
 from orchestrator import registry
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Selector
+from orchestrator.core.session import described
 from orchestrator.core.types import PluginSpec, Purpose, Request, Trace
 from orchestrator.evaluate import Estimate, mean_estimate
 from orchestrator.recordings import Draw, RecordedProblem, Recording, ReplayError, drawn
-from orchestrator.replay import UNLIMITED, Explored, Tape, explore
+from orchestrator.replay import UNLIMITED, Explored, Stretch, Tape, explore
 
 MAJORITY = PluginSpec("majority")
 
@@ -167,18 +168,19 @@ def _played(recording: Recording, task: _Task, conditions: Conditions) -> list[t
 def _outcome(tape: Tape, explored: Explored, selector: Selector, full: Sequence[int] | None) -> Outcome:
     recorded, traces = tape.recorded, explored.session.traces
     right = _is_right(recorded, selector, list(traces.values()))
-    reached: dict[int, int] = {}  # index of an attempt -> tokens it has made; an attempt drawn twice is counted as one
+    ends: dict[int, Stretch] = {}  # by attempt, its last stretch
     for stretch in tape.stretches.values():
-        reached[stretch.index] = max(reached.get(stretch.index, 0), stretch.last)
-    pruned = [i for i, n in reached.items() if n < recorded.traces[i].n_tokens]
-    held = any((a := recorded.traces[i].answer) is not None and a.key in (recorded.right or ()) for i in pruned)
+        if stretch.root not in ends or stretch.last > ends[stretch.root].last:
+            ends[stretch.root] = stretch
+    pruned = [end for end in ends.values() if end.last < recorded.traces[end.index].n_tokens]
+    held = any((a := recorded.traces[end.index].answer) is not None and a.key in (recorded.right or ()) for end in pruned)
     return Outcome(
         right=right,
         tokens=explored.session.output_tokens,
-        pruned_tokens=sum(reached[i] for i in pruned),
+        pruned_tokens=sum(end.last for end in pruned),
         probe_tokens=sum(t.usage.output_tokens for t in traces.values() if t.purpose is not Purpose.SOLVE),
         depth_tokens=explored.depth_tokens,
-        n_attempts=len(reached),
+        n_attempts=len(ends),
         pruning_error=held and not right,
         full_tokens=None if full is None else sum(recorded.traces[i].n_tokens for i in full),
         full_right=None if full is None else _is_right(recorded, selector, _whole(recorded, full)),
@@ -191,7 +193,10 @@ def _whole(recorded: RecordedProblem, indices: Sequence[int]) -> list[Trace]:
 
 
 def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trace]) -> bool:
-    clusters = selector(pool)
+    try:
+        clusters = selector(pool)
+    except Exception as error:  # a plugin may raise anything; mostly the recording lacks what it ranks by
+        raise ReplayError(f"problem {recorded.problem.id}: the selector failed: {described(error)}") from error
     return bool(clusters) and clusters[0].answer.key in (recorded.right or ())
 
 
