@@ -135,7 +135,7 @@ def test_a_job_replayed_gives_what_it_gave(tmp_path: Path) -> None:
 
 
 def test_a_job_of_checkpoints_is_put_together_again(tmp_path: Path) -> None:
-    """Stretches of 16 tokens with probes beside them: each attempt is whole again, with its probes at multiples of 16."""
+    """Stretches of 16 tokens, probes beside them: each attempt is whole again, its probes at multiples of 16."""
     spec = PluginSpec("sounding", {"n": 4, "width": 2, "interval": 16, "patience": 99, "risk": 0.001})
     problems = job(tmp_path, spec)
     recording = read_recording(tmp_path / "job", problems=str(problems))
@@ -162,7 +162,18 @@ def test_what_a_job_cut_short_is_left_out_and_said(tmp_path: Path) -> None:
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     """Two values of n make two rows, and each strategy brings its own selector."""
     path = str(written(tmp_path / "p.jsonl", POOL))
-    arguments = ["replay", path, "--strategy", "consistency n=1,3", "--strategy", "sounding n=3 patience=0", "--seeds", "4", "--processes", "1"]
+    arguments = [
+        "replay",
+        path,
+        "--strategy",
+        "consistency n=1,3",
+        "--strategy",
+        "sounding n=3 patience=0",
+        "--seeds",
+        "4",
+        "--processes",
+        "1",
+    ]
     shown = CliRunner().invoke(leadline, arguments)
     assert shown.exit_code == 0, shown.output
     assert "consistency n=1" in shown.output
