@@ -112,7 +112,7 @@ async def test_fake_engine_keeps_the_contract(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ours("engines"))
 def test_engine_states_what_it_can_do_before_it_starts(name: str) -> None:
     """Capabilities are compared at plan time, on a machine that may lack the engine's package: loading must be cheap and start nothing."""
-    needed: dict[str, object] = {"base_url": "http://127.0.0.1:1/v1"} if name == "openai" else {}
+    needed: dict[str, object] = {"base_url": "http://127.0.0.1:1/v1"} if name == "openai" else {"source": "recording.json"}
     options = {o.name for o in registry.options("engines", name)}
     backend = plugin("engines", name, {k: v for k, v in needed.items() if k in options})
     assert isinstance(backend.capabilities(), frozenset)
