@@ -107,10 +107,8 @@ class RecordedEngine:
 def _plain(request: Request, trace: Trace, recorded: RecordedProblem, index: int) -> Trace:
     """Return the trace undressed, as engines give it: its answer only in its text, in a box if the text was not recorded."""
     n_tokens = trace.usage.output_tokens
-    if recorded.traces[index].text is None or request.suffix:
-        text = _stated(trace.answer)
-    else:
-        text = trace.text
+    has_text = recorded.traces[index].text is not None and not request.suffix
+    text = trace.text if has_text else _stated(trace.answer)
     n_prompt = 1 + len(request.prefix_ids) + len(request.suffix.split())
     return replace(
         trace,
