@@ -106,6 +106,8 @@ def solve(
     plan = replace(plan, strategy=spec if n is None else PluginSpec(spec.name, {**spec.options, "n": n}))
     if selector is not None:
         plan = replace(plan, selector=PluginSpec(selector) if isinstance(selector, str) else selector)
+    elif strategy is not None:
+        plan = replace(plan, selector=registry.own_selector(plan.strategy))
     sampling = plan.sampling
     if temperature is not None:
         sampling = replace(sampling, temperature=temperature)

@@ -24,15 +24,16 @@ from orchestrator import registry
 from orchestrator.commission import PLAN_FILE, Commission, commission, record, recorded, require_same_file, require_unchanged
 from orchestrator.core.errors import FleetError, JournalError, PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.core.types import PluginSpec, Problem, Result, Status
+from orchestrator.core.types import Problem, Result, Status
 from orchestrator.display import LiveView, PlainView, Screen, SilentView, View, one_line
 from orchestrator.fleet import Fleet
 from orchestrator.foreground import KeptEngine, Outcome, diverted, run_in_foreground
-from orchestrator.jobs import Job, open_job, write_atomically
+from orchestrator.jobs import Job, open_job
 from orchestrator.journal import Journal
 from orchestrator.planfile import load_plan
 from orchestrator.problems import ProblemFile, read_problems
 from orchestrator.rows import Format
+from orchestrator.spelling import one_spec, spelled
 
 ENGINE_LOG = "engine.log"
 _N_NAMED = 3  # invalid rows that are named at the start
@@ -160,7 +161,7 @@ def evaluate(directory: str, problems: str | None, selectors: Sequence[str], ks:
 
     path, fleet = Path(directory), Fleet()
     asked = recorded(path)
-    specs = [registry.spec_of(text, "--selector") for text in selectors]
+    specs = [one_spec("--selector", text) for text in selectors]
     journal = Journal(path / "journal.db")
     try:
         plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
@@ -172,7 +173,7 @@ def evaluate(directory: str, problems: str | None, selectors: Sequence[str], ks:
     if not source:
         raise PlanError(f"{path} was begun from Python and names no problem file; give the one with the reference answers: --problems FILE")
     references = {id: text for id, text in read_references(source).items() if id in domains}
-    chosen = {_spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
+    chosen = {spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
     found = rankings(results, pools, chosen, lambda again: correctness(again, references, domains, plan, fleet))
     points = curve(pools, references, domains, ks, plan, fleet) if references else []
     notes = [f"{r.selector}: {r.n_failed:,} problems could not be voted on, e.g.: {one_line(r.error)}" for r in found if r.n_failed]
@@ -211,34 +212,6 @@ def _cautions(results: Sequence[Result], pools: Mapping[str, object], references
             f"{n_short:,} problems were not sampled in full. Stopping early depends on the answers, so pass@k and maj@k of such pools are "
             "biased; take them from a job with the strategy 'consistency'."
         )
-
-
-def _spelled(spec: PluginSpec) -> str:
-    return " ".join([spec.name, *(f"{key}={value}" for key, value in spec.options.items())])
-
-
-def judge_train(sources: Sequence[str], out: str, name: str, n_words: int, n_tokens: int, as_json: bool) -> int:
-    """Fit a judge on the traces of earlier jobs, say how good it is on problems it was not fitted on, and write its file."""
-    from orchestrator import judgement
-    from orchestrator.core.judging import REASONING_WORDS
-    from orchestrator.report_view import judges_table
-
-    cut = judgement.Cut(n_words, REASONING_WORDS, n_tokens)
-    pools = {key: pool for source in sources for key, pool in judgement.journal_pools(Path(source), cut).items()}
-    text = judgement.fitted(name, pools)
-    found = {f"{name} (problems held out)": judgement.quality(judgement.cross_fitted(name, pools), pools)}
-    lexical = registry.load("judges", PluginSpec("lexical"))
-    found["lexical, for comparison"] = judgement.quality(judgement.judged(lexical, pools), pools)
-    write_atomically(Path(out), text.encode())
-    if as_json:
-        _print_json({"file": out, "judges": found})
-        return 0
-    n_problems = len({problem.id for problem, _ in pools.values()})
-    console = _stdout()
-    console.print(Text(f"{out}: fitted on {sum(len(p) for _, p in pools.values()):,} traces of {n_problems:,} problems", style="bold"))
-    console.print(judges_table(found))
-    console.print(Text(f'in a plan: strategy = "deepprune", judge = "{name} file={out}"', style="dim"))
-    return 0
 
 
 def plugins(name: str | None) -> int:

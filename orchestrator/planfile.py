@@ -9,6 +9,7 @@ Short forms, in files and flags alike: `model = "x"` for `[models.main] path = "
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -21,7 +22,7 @@ from typing import Any, TypeAlias, get_type_hints
 import msgspec
 
 from orchestrator import registry
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.types import PluginSpec
 from orchestrator.fleet import Fleet
@@ -96,6 +97,9 @@ def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet]:
         if key in tree:
             values[key] = _converted(tree.pop(key), type, key, origin)
     _refuse_unknown(tree, TOP, "", origin)
+    if "strategy" in values and "selector" not in values:
+        with contextlib.suppress(PluginError):  # `check_plan` says it, and where it was written
+            values["selector"] = registry.own_selector(values["strategy"])
     return Plan(**values), fleet
 
 

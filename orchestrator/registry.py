@@ -10,8 +10,6 @@ import dataclasses
 import difflib
 import functools
 import importlib
-import shlex
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -20,6 +18,7 @@ import msgspec
 
 from orchestrator.core.errors import PluginError
 from orchestrator.core.types import Capability, PluginSpec
+from orchestrator.spelling import one_spec
 
 GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines", "judges")
 _decorated: dict[str, dict[str, type]] = {group: {} for group in GROUPS}
@@ -134,28 +133,10 @@ def _part(group: str, given: object, cls: type, name: str) -> Any:
     if given is None:
         given = next(f.default for f in dataclasses.fields(cls) if f.name == name)
     if isinstance(given, str):
-        given = spec_of(given, name)
+        given = one_spec(name, given)
     if isinstance(given, Mapping):
         given = PluginSpec(str(given.get("name", "")), {k: v for k, v in given.items() if k != "name"})
     return load(group, given) if isinstance(given, PluginSpec) else given
-
-
-def spec_of(text: str, what: str) -> PluginSpec:
-    """Return a plugin as it is typed in one line: a name, then options as KEY=VALUE. PluginError naming `what` otherwise."""
-    try:
-        name, *pairs = shlex.split(text) or [""]
-    except ValueError as error:
-        raise PluginError(f"{what} {text!r}: {error}") from error
-    options: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise PluginError(f"{what} {text!r}: after the name come options as KEY=VALUE, not {pair!r}")
-        try:
-            options[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            options[key] = value
-    return PluginSpec(name, options)
 
 
 def _expected(cls: type, error: str) -> str:
@@ -214,6 +195,12 @@ def metrics(plugin: object) -> tuple[str, ...]:
 def verdicts(plugin: object) -> tuple[str, ...]:
     """Return the names of the verifiers whose verdicts a plugin states it reads."""
     return tuple(getattr(plugin, "verifiers", ()))
+
+
+def own_selector(spec: PluginSpec) -> PluginSpec:
+    """Return the selector that a strategy states as its own (attribute `selector`), else the majority. PluginError as `load`."""
+    own = getattr(load("strategies", spec), "selector", None)
+    return own if isinstance(own, PluginSpec) else PluginSpec("majority")
 
 
 def near(word: str, known: Iterable[str]) -> str:

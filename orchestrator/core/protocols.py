@@ -3,7 +3,8 @@
 A plugin is a frozen dataclass whose fields are its options. It may also state, as plain attributes or properties:
 `needs: frozenset[Capability]` (what the engine must be able to do; checked at plan time), `metrics: tuple[str, ...]` (named scalars that
 each trace must carry; see `core.folds`), `verifiers: tuple[str, ...]` (those whose verdicts it reads), `n_full: int` (how many traces it
-takes without early stopping), `parts: Mapping[str, str]` (options that are plugins themselves, with their groups).
+takes without early stopping), `parts: Mapping[str, str]` (options that are plugins themselves, with their groups), `selector: PluginSpec`
+(a strategy's: the vote its decisions are about, where the user names none).
 """
 
 from __future__ import annotations

@@ -195,15 +195,17 @@ class Session:
         given: Request | None = None
         template: Request | None = None
         for ordinal, request in enumerate(requests, first):
+            seed = derive_seed(self._plan.seed, self.problem.id, ordinal)
             if request is not given or template is None:  # mostly the same one n times
-                given, template = request, self._complete(request, ordinal)
+                given, template = request, self._complete(request, ordinal, seed)
+                completed.append(template)
+            else:
+                completed.append(changed(template, ordinal=ordinal, seed=seed))
             if request.suffix:
                 self._suffixes[ordinal] = request.suffix
-            seed = derive_seed(self._plan.seed, self.problem.id, ordinal)
-            completed.append(changed(template, ordinal=ordinal, seed=seed))
         return completed
 
-    def _complete(self, request: Request, ordinal: int) -> Request:
+    def _complete(self, request: Request, ordinal: int, seed: int) -> Request:
         if not isinstance(request, Request):
             raise StrategyError(f"Submit takes Requests, not {request!r}")
         model, depth = request.model, request.depth
@@ -224,6 +226,8 @@ class Session:
         sampling = request.sampling or self._plan.sampling
         return changed(
             request,
+            ordinal=ordinal,
+            seed=seed,
             prompt=request.prompt or self._prompt,
             model=model or self._plan.default_model,
             depth=depth or sampling.depth or None,
@@ -246,14 +250,19 @@ class Session:
         return max(1, limit - used)
 
     def _inherited(self, trace: Trace) -> tuple[tuple[int, ...], str]:
-        ids: tuple[int, ...] = ()
+        """Return the token ids and the text of a trace and all that it continues."""
+        chain = [trace]
+        while trace.parent is not None:
+            trace = self.traces[trace.parent]
+            chain.append(trace)
+        ids: list[int] = []
         text = ""
-        link: Trace | None = trace
-        while link is not None:
-            ids = (*link.suffix_ids, *link.token_ids, *ids)
-            text = self._suffixes.get(link.ordinal, "") + link.text + text
-            link = None if link.parent is None else self.traces[link.parent]
-        return ids, text
+        for link in reversed(chain):
+            if link.token_ids or link.suffix_ids:
+                ids += link.suffix_ids
+                ids += link.token_ids
+            text += (self._suffixes.get(link.ordinal, "") if self._suffixes else "") + link.text
+        return tuple(ids), text
 
     def _take(self, wanted: Next) -> Trace | None:
         for index, trace in enumerate(self._inbox):

@@ -131,9 +131,7 @@ def exits(folder: Path) -> dict[str, Any]:
         "huginn": ("state<0.06", "kl<5e-3 after 2"),
         "llama": ("state<0.35 after 2", "kl<0.5"),
     }
-    return {
-        f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 5)) for kind, pair in rules.items() for rule in pair
-    }
+    return {f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 5)) for kind, pair in rules.items() for rule in pair}
 
 
 def masked(folder: Path) -> dict[str, Any]:

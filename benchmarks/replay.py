@@ -1,0 +1,174 @@
+"""Published figures of voting and probing rules, and the frontier of `sounding`, on recorded traces through the project's own strategies.
+
+    python benchmarks/replay.py table [TRACES] [--seeds 100] [--probe-seeds 100]
+    python benchmarks/replay.py ldv [TRACES]
+    python benchmarks/replay.py frontier [TRACES]
+    python benchmarks/replay.py pools [TRACES] [--seeds 3]
+    python benchmarks/replay.py scores [TRACES]
+
+TRACES holds `qwen3-aime24` (recordings with probes of AIME 2024 from the AutoTTS release), `answer-pools` (from the Best-of-infinity code)
+and `qwen2.5-1.5b` (full texts with scores); none of it is part of this repository. Default: $LEADLINE_TRACES, else ../shared/traces.
+`table` holds itself to 1.0 accuracy point and 3 % of the tokens published, `ldv` to 0.3 points and 1 %; both say what is outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.core.types import PluginSpec
+from orchestrator.evaluate import Estimate
+from orchestrator.recorded_files import read_recording
+from orchestrator.recordings import Recording
+from orchestrator.replay_runs import Conditions, Row, Setting, difference, play_all
+
+MODELS = ("0.6B", "1.7B", "4B", "8B")
+DISCOUNTED = PluginSpec("discounted")
+
+
+def adaptive(n: int, **options: object) -> Setting:
+    """Return a sequential rule of at most n samples."""
+    return Setting(PluginSpec("adaptive", {"n": n, "wave": 1, "growth": 1.0, **options}))
+
+
+SC = Setting(PluginSpec("consistency", {"n": 64}))
+ASC_40 = adaptive(40)
+# Accuracy in % and thousand tokens a question, by model; the AutoTTS repository's table.
+PUBLISHED: dict[str, tuple[Setting, tuple[tuple[float, float], ...]]] = {
+    "SC@64": (SC, ((21.4, 1008.6), (72.5, 1025.8), (80.0, 886.8), (80.4, 910.8))),
+    "adaptive consistency": (adaptive(64), ((21.4, 805.5), (72.3, 482.6), (80.1, 175.7), (80.4, 226.0))),
+    "ESC": (adaptive(64, rule="window", window=8, wave=8), ((21.4, 986.7), (72.5, 909.2), (80.0, 528.9), (80.4, 459.4))),
+    "Parallel-Probe": (Setting(PluginSpec("parallel-probe")), ((21.8, 773.8), (68.1, 748.5), (79.7, 688.9), (81.5, 730.8))),
+}
+# (risk, budget in thousand tokens) -> the same, as measured by whoever devised the rule.
+LDV: dict[tuple[float, int], tuple[tuple[float, float], ...]] = {
+    (0.15, 300): ((21.0, 203), (68.1, 123), (82.3, 73), (83.5, 70)),
+    (0.10, 400): ((21.8, 303), (69.7, 180), (82.9, 103), (84.1, 98)),
+}
+RISKS = (0.3, 0.15, 0.06)
+POOL_RULES = {
+    "fixed 1": Setting(PluginSpec("consistency", {"n": 1})),
+    "fixed 10": Setting(PluginSpec("consistency", {"n": 10})),
+    "fixed 100": Setting(PluginSpec("consistency", {"n": 100})),
+    "beta .95 (AC), max 40": adaptive(40),
+    "window 5 (ESC), max 40": adaptive(40, rule="window", window=5, wave=5),
+    **{f"bayes {factor}, max 100": adaptive(100, rule="bayes", bayes_factor=float(factor)) for factor in (10, 30, 100)},
+}
+
+
+def ldv(risk: float, kilotokens: int) -> Setting:
+    """Return `sounding` set to LDV."""
+    fixed = {"risk": risk, "tokens": 1000 * kilotokens, "risk_growth": 0.0, "share_power": 0.5, "n": 128}
+    return Setting(PluginSpec("sounding", fixed), DISCOUNTED)
+
+
+def compare(name: str, rows: Sequence[Row], published: Sequence[tuple[float, float]], points: float, share: float) -> None:
+    """Print measured beside published, by model, with a mark where they differ by more than is allowed."""
+    for row, (accuracy, kilotokens) in zip(rows, published, strict=True):
+        found, spent = 100 * row.accuracy.value, row.tokens.value / 1000
+        off_points, off_share = found - accuracy, spent / kilotokens - 1
+        mark = "" if abs(off_points) <= points and abs(off_share) <= share else "   <- outside"
+        print(
+            f"  {name:22s} {row.source:5s} {found:5.1f} / {spent:7.1f}   published {accuracy:5.1f} / {kilotokens:7.1f}"
+            f"   {off_points:+.1f} points, {off_share:+.1%} tokens   path {row.depth_tokens / 1000:6.1f}{mark}",
+            flush=True,
+        )
+
+
+def table(recordings: Sequence[Recording], n_seeds: int, n_probe_seeds: int) -> None:
+    """Print the published table from our own strategies."""
+    for name, (setting, published) in PUBLISHED.items():
+        conditions = Conditions(n_probe_seeds if name == "Parallel-Probe" else n_seeds)
+        rows = play_all(recordings, [setting], conditions)[: len(recordings)]
+        compare(name, rows, published, 1.0, 0.03)
+    rows = play_all(recordings[2:3], [ASC_40], Conditions(n_seeds))
+    compare("the same, at most 40", rows, (PUBLISHED["adaptive consistency"][1][2],), 1.0, 0.03)
+
+
+def reproduce(recordings: Sequence[Recording], n_seeds: int) -> None:
+    """Print LDV's points beside those measured before."""
+    for (risk, kilotokens), published in LDV.items():
+        rows = play_all(recordings, [ldv(risk, kilotokens)], Conditions(n_seeds))[: len(recordings)]
+        compare(f"theta {1 - risk:.2f}, B {kilotokens}k", rows, published, 0.3, 0.01)
+
+
+def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -> None:
+    """Print the frontier, pooled over the models, each point beside SC@64 on the same draws: intervals over questions."""
+    conditions = Conditions(n_seeds, probe_tokens=probe_tokens)
+    base = play_all(recordings, [SC], conditions)[-1]
+    print(f"  SC@64        {interval(base.accuracy)}   {base.tokens.value / 1000:7.1f}   path {base.depth_tokens / 1000:6.1f}")
+    for risk in RISKS:
+        rows = play_all(recordings, [Setting(PluginSpec("sounding", {"risk": risk, "n": 128}), DISCOUNTED)], conditions)
+        pooled = rows[-1]
+        gain = difference(pooled, base)
+        by_model = ", ".join(f"{100 * r.accuracy.value:.1f}/{r.tokens.value / 1000:.0f}" for r in rows[:-1])
+        print(
+            f"  risk {risk:<5}   {interval(pooled.accuracy)}   {pooled.tokens.value / 1000:7.1f}   path {pooled.depth_tokens / 1000:6.1f}"
+            f"   tokens {pooled.tokens.value / base.tokens.value - 1:+.1%}   accuracy {interval(gain, '+')}"
+            f"   pruning errors {pooled.pruning_errors:.1%}   by model {by_model}",
+            flush=True,
+        )
+
+
+def interval(estimate: Estimate, sign: str = "") -> str:
+    """Return an estimate in points with its interval."""
+    if estimate.low is None or estimate.high is None:
+        return f"{100 * estimate.value:{sign}.1f} [none]"
+    return f"{100 * estimate.value:{sign}.1f} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
+
+
+def pools(folder: Path, pattern: str, n_seeds: int) -> None:
+    """Print accuracy and mean number of samples of the adaptive-count rules on answer pools, by resampling with replacement."""
+    for path in sorted(folder.glob(f"{pattern}.jsonl.gz")):
+        recording = read_recording(path)
+        print(f"\n{recording.name}: {len(recording.problems)} questions, {n_seeds} resamplings")
+        for name, setting in POOL_RULES.items():
+            [row] = play_all([recording], [setting], Conditions(n_seeds, draw="resampled"))
+            print(f"  {name:24s} accuracy {interval(row.accuracy)}   traces {row.n_attempts:6.2f}", flush=True)
+
+
+def scores(folder: Path, n_seeds: int) -> None:
+    """Print best-of-n by process reward, weighted vote and majority on full-text pools."""
+    votes = [PluginSpec("majority"), PluginSpec("best", {"by": "verdict:prm"}), PluginSpec("weighted", {"by": "verdict:prm"})]
+    for path in sorted(folder.glob("*bestofn*.json.gz")):
+        recording = read_recording(path)
+        print(f"\n{recording.name}: {len(recording.problems)} questions, {n_seeds} draws")
+        for n in (1, 2, 4, 8):
+            rows = play_all([recording], [Setting(PluginSpec("consistency", {"n": n}), vote) for vote in votes], Conditions(n_seeds), 1)
+            print(f"  n = {n}   " + "   ".join(f"{r.setting.selector.name} {interval(r.accuracy)}" for r in rows), flush=True)
+
+
+def main() -> None:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("table", "ldv", "frontier", "pools", "scores"))
+    parser.add_argument("traces", type=Path, nargs="?", default=os.environ.get("LEADLINE_TRACES", "../shared/traces"))
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--probe-seeds", type=int, default=100, help="of Parallel-Probe, whose 64 probed attempts take longest")
+    parser.add_argument(
+        "--probe-tokens", type=int, default=0, help="what a probe is charged in `frontier`; the published tables charge none"
+    )
+    parser.add_argument("--only", default="*gpt-oss-20b*", help="glob of the pools to measure (default: %(default)s)")
+    options = parser.parse_args()
+    began = time.monotonic()
+    if options.what == "pools":
+        pools(options.traces / "answer-pools", options.only, options.seeds)
+    elif options.what == "scores":
+        scores(options.traces / "qwen2.5-1.5b", options.seeds)
+    else:
+        recordings = [read_recording(options.traces / "qwen3-aime24" / f"{model}.json.gz") for model in MODELS]
+        print(f"{options.what}: {options.seeds} draws; accuracy % / thousand tokens a question; path: thousand tokens in sequence")
+        if options.what == "table":
+            table(recordings, options.seeds, options.probe_seeds)
+        elif options.what == "ldv":
+            reproduce(recordings, options.seeds)
+        else:
+            frontier(recordings, options.seeds, options.probe_tokens)
+    print(f"took {time.monotonic() - began:.0f} s of wall-clock")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Sounding: attempts run a few at a time, are looked at while they run, and stop when the vote is decided at a stated risk.
+
+Four ideas, each measured on recorded reasoning traces (benchmarks/README.md):
+
+- Shorter is righter: a finished attempt votes with (shortest / its length) ** `slope`, here and in the selector `discounted`. That is a
+  property of models, not a law; `leadline replay` shows which slope fits, and 0 turns it off.
+- The vote is decided when P[the runner-up overtakes the leader], from the Beta posterior of Adaptive-Consistency (arXiv 2305.11860) over
+  the two weighted counts, times (leader's share) ** `share_power`, is below the risk. The risk allowed grows with what was spent, by
+  `risk_growth`, so that a hopeless question ends too.
+- An attempt whose probes have contradicted the leader `patience` times in a row, and that is longer than the shortest voter, is dropped:
+  it is likely wrong, and long. A probe is a short continuation with a forced suffix, made beside the attempt's own continuation.
+- An attempt that has reached `longest_tokens` when another has an answer is dropped for the same reason.
+
+With `risk_growth = 0` and a budget in `tokens` this is the rule called LDV there; with slope, share_power and patience 0, no longest_tokens
+and width 1 besides, it is Adaptive-Consistency.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from orchestrator.core.discount import chain_tokens, shares, upset_probability, weights
+from orchestrator.core.steps import Steps, cancel, next_trace, submit
+from orchestrator.core.types import Capability, Cluster, Finish, PluginSpec, Problem, Purpose, Request, Trace
+from orchestrator.core.votes import tally, voters
+
+_FREE_ATTEMPTS = 10.0  # the risk allowed is the risk stated when this many attempts of mean length have been paid for
+_OVERDRAFT = 1.15  # of the budget in tokens: where the attempts still running are stopped, once one has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Sounding:
+    """Runs up to `n` attempts, `width` at once, in stretches of `interval` tokens. `risk` is the one knob: smaller costs more."""
+
+    risk: float = 0.15
+    n: int = 64
+    width: int = 3
+    interval: int = 500
+    slope: float = 0.5
+    share_power: float = 0.25
+    risk_growth: float = 0.5
+    at_least: int = 2
+    patience: int = 24
+    longest_tokens: int = 24_000
+    tokens: int = 0
+    suffix: str = "\n\nThe final answer is"
+    probe_tokens: int = 16
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})
+
+    def __post_init__(self) -> None:
+        checks = {
+            "0 < risk < 1": 0 < self.risk < 1,
+            "n >= 1": self.n >= 1,
+            "width >= 1": self.width >= 1,
+            "interval >= 1": self.interval >= 1,
+            "slope >= 0": self.slope >= 0,
+            "share_power >= 0": self.share_power >= 0,
+            "risk_growth >= 0": self.risk_growth >= 0,
+            "at_least >= 1": self.at_least >= 1,
+            "patience >= 0": self.patience >= 0,
+            "longest_tokens >= 0": self.longest_tokens >= 0,
+            "tokens >= 0": self.tokens >= 0,
+            "probe_tokens >= 1": self.probe_tokens >= 1,
+        }
+        for need, held in checks.items():
+            if not held:
+                raise ValueError(f"{need} is needed; got {getattr(self, next(w for w in need.split() if w.isidentifier()))!r}")
+
+    @property
+    def n_full(self) -> int:
+        """How many traces full sampling takes."""
+        return self.n
+
+    @property
+    def selector(self) -> PluginSpec:
+        """The vote that its decisions are about."""
+        return PluginSpec("discounted", {"slope": self.slope})
+
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        """Run, look, drop and vote until the vote is decided or the means are spent; returning cancels what still runs."""
+        state = _State(self)
+        while True:
+            opened = state.n_to_open()
+            if opened:
+                first = Request(max_new_tokens=self._stretch(0))
+                granted = yield from submit([first] * opened)
+                state.open(granted, opened)
+            if not state.running:
+                return
+            trace = yield from next_trace()
+            state.spent += trace.usage.output_tokens
+            if trace.purpose is Purpose.PROBE:
+                dropped = state.heed(trace)
+                if dropped is not None:
+                    yield from cancel((dropped,))
+            else:
+                yield from self._go_on(state, trace)
+            if state.decided():
+                return
+
+    def _go_on(self, state: _State, trace: Trace) -> Steps:
+        """Take a stretch that ended: a vote if its attempt has, else its continuation with a probe beside it, unless it is too long."""
+        attempt = state.running.pop(trace.ordinal, None)
+        if attempt is None:  # it was dropped
+            return
+        attempt.tokens += trace.usage.output_tokens
+        if trace.finish is not Finish.LENGTH or trace.usage.output_tokens < attempt.asked:
+            state.end(attempt, trace)
+        elif not (self.longest_tokens and attempt.tokens >= self.longest_tokens and state.leader):
+            attempt.asked = self._stretch(attempt.tokens)
+            requests = [Request(parent=trace.ordinal, max_new_tokens=attempt.asked)]
+            if self.patience and state.leader:
+                probe = Request(parent=trace.ordinal, suffix=self.suffix, max_new_tokens=self.probe_tokens, purpose=Purpose.PROBE)
+                requests.append(probe)
+            granted = yield from submit(requests)
+            state.go_on(attempt, granted)
+
+    def _stretch(self, n_done: int) -> int:
+        """Return how many tokens an attempt runs before it is looked at again: to the cap at most, where it may be dropped."""
+        if self.longest_tokens > n_done:
+            return min(self.interval, self.longest_tokens - n_done)
+        return self.interval
+
+
+@dataclass(slots=True)
+class _Attempt:
+    asked: int  # tokens of the stretch that runs
+    ordinal: int  # of that stretch
+    tokens: int = 0
+    n_contrary: int = 0  # probes in a row that contradicted the leader
+
+
+@dataclass(slots=True)
+class _State:
+    rule: Sounding
+    running: dict[int, _Attempt] = field(default_factory=dict)  # by the ordinal of the stretch that runs
+    probes: dict[int, _Attempt] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)  # of the voters, in order of arrival
+    lengths: list[int] = field(default_factory=list)  # of the voters
+    ended: list[int] = field(default_factory=list)  # lengths of all attempts that ended, voters or not
+    spent: int = 0
+    n_opened: int = 0
+    leader: str = ""
+    upset: float = 1.0  # how likely the leader loses, scaled by its share
+    exhausted: bool = False
+
+    def n_to_open(self) -> int:
+        """Return how many attempts to open: as many as the width and, if one is set, the budget in tokens hold."""
+        rule = self.rule
+        room = 0 if self.exhausted else min(rule.width - len(self.running), rule.n - self.n_opened)
+        if not rule.tokens or room <= 0:
+            return max(0, room)
+        mean = self._mean()
+        due = self.spent + sum(max(0.0, mean - attempt.tokens) for attempt in self.running.values())
+        n = 0
+        while n < room and due + mean * (n + 1) <= rule.tokens:
+            n += 1
+        return n
+
+    def open(self, granted: Sequence[int], n_asked: int) -> None:
+        self.n_opened += len(granted)
+        self.exhausted = len(granted) < n_asked
+        for ordinal in granted:
+            self.running[ordinal] = _Attempt(self.rule._stretch(0), ordinal)
+
+    def go_on(self, attempt: _Attempt, granted: Sequence[int]) -> None:
+        """Note a continuation and its probe; a budget may have refused either."""
+        if granted:
+            attempt.ordinal = granted[0]
+            self.running[attempt.ordinal] = attempt
+        if len(granted) > 1:
+            self.probes[granted[1]] = attempt
+
+    def heed(self, probe: Trace) -> int | None:
+        """Take a probe's answer; return the stretch to cancel if its attempt is to be dropped."""
+        attempt = self.probes.pop(probe.ordinal)
+        if probe.finish in (Finish.FAILED, Finish.CANCELLED) or self.running.get(attempt.ordinal) is not attempt:
+            return None
+        agrees = probe.answer is not None and probe.answer.key == self.leader
+        attempt.n_contrary = 0 if agrees else attempt.n_contrary + 1
+        if attempt.n_contrary < self.rule.patience or attempt.tokens <= min(self.lengths):
+            return None
+        del self.running[attempt.ordinal]
+        return attempt.ordinal
+
+    def end(self, attempt: _Attempt, trace: Trace) -> None:
+        """Count an attempt that ended, and vote again."""
+        if trace.finish is not Finish.FAILED:
+            self.ended.append(attempt.tokens)
+        if trace.answer is None or trace.finish is Finish.FAILED:
+            return
+        self.keys.append(trace.answer.key)
+        self.lengths.append(attempt.tokens)
+        self.leader, first, second, total = shares(self.keys, weights(self.lengths, self.rule.slope))
+        self.upset = upset_probability(first, second) * (first / total) ** self.rule.share_power
+
+    def decided(self) -> bool:
+        rule = self.rule
+        if rule.tokens and self.ended and self.spent > _OVERDRAFT * rule.tokens:
+            return True
+        if len(self.keys) < rule.at_least:
+            return False
+        paid = self.spent / max(1.0, self._mean())
+        return self.upset < rule.risk * math.pow(paid / _FREE_ATTEMPTS, rule.risk_growth)
+
+    def _mean(self) -> float:
+        return sum(self.ended) / len(self.ended) if self.ended else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Discounted:
+    """Plurality in which an attempt counts (shortest voter / its length) ** `slope`; lengths are tokens, continuations added up."""
+
+    slope: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.slope < 0:
+            raise ValueError(f"slope = {self.slope}: 0 (every vote counts alike) or more is needed")
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return clusters by summed weight."""
+        by_ordinal = {t.ordinal: t for t in traces}
+        pool = voters(traces)
+        weight = dict(zip([t.ordinal for t in pool], weights([chain_tokens(by_ordinal, t.ordinal) for t in pool], self.slope), strict=True))
+        return tally(pool, lambda trace: weight[trace.ordinal])
