@@ -138,7 +138,7 @@ class VllmEngine:
             return reply_to(request, Finish.FAILED, error=str(refusal))
         seconds = time.perf_counter() - started
         n_layers = pool.n_layers_run(request, counts)
-        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measured(counts), pool.token_text)
+        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measured(counts), pool.prompts.token_text)
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None, Counts | None]:
         """Return vLLM's last output for the request, what watched it, and its iterations where a rule decides about them."""
@@ -211,7 +211,7 @@ class _Pool:
         self._name = name
         self._refusals: tuple[type[Exception], ...] = (PlanError, ValueError, TypeError, VLLMClientError)
         self._flat_logprobs: type = FlatLogprobs
-        self._prompts = Prompts(llm.get_tokenizer(), name)
+        self.prompts = Prompts(llm.get_tokenizer(), name)
         self._template = functools.lru_cache(_KEPT_SETTINGS)(_sampling_params)
 
     def at_depth(self, request: Request) -> Request:
@@ -243,8 +243,8 @@ class _Pool:
     def job(self, request: Request) -> _Job:
         """Return what vLLM is to be given, for a request with its depth; Refused when it cannot be served."""
         try:
-            suffix_ids = self._prompts.suffix_ids(request.suffix)
-            prompt_ids = [*self._prompts.ids(request.prompt), *request.prefix_ids, *suffix_ids]
+            suffix_ids = self.prompts.suffix_ids(request.suffix)
+            prompt_ids = [*self.prompts.ids(request.prompt), *request.prefix_ids, *suffix_ids]
             sampling = request.sampling or Sampling()
             n_logprobs = logprobs_needed(request.metrics, request.rules)
             template = self._template(sampling, request.stop or sampling.stop, n_logprobs, bool(request.rules))
@@ -275,10 +275,6 @@ class _Pool:
         if not Watch.wanted(request):
             return None
         return Watch(request, queue, self._flat_logprobs, self.llm.output_processor.request_states.get(queue.request_id))
-
-    def token_text(self, token_id: int) -> str:
-        """Return a token's own text."""
-        return str(self._tokenizer.decode([token_id]))
 
     async def abort(self, request_id: str) -> None:
         """Stop a request in the engine; harmless when it has ended or the engine is dead."""

@@ -1,4 +1,4 @@
-"""Prompts and suffixes as token ids, and how many tokens may follow them. Imports no vllm: a tokenizer is all it takes."""
+"""Prompts and suffixes as token ids, single tokens as text, and how many tokens may follow them. Imports no vllm: a tokenizer is all it takes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class Prompts:
         self._name = pool
         self.ids = functools.lru_cache(_KEPT_PROMPTS)(self._render)
         self.suffix_ids = functools.lru_cache(_KEPT_PROMPTS)(self._encode_suffix)
+
+    def token_text(self, token_id: int) -> str:
+        """Return a token's own text."""
+        return str(self._tokenizer.decode([token_id]))
 
     def _render(self, prompt: Prompt) -> tuple[int, ...]:
         if getattr(self._tokenizer, "chat_template", None):
