@@ -153,7 +153,13 @@ class Checkers:
         async with self._places:
             worker = await self._next_worker()
             try:
-                await worker.ask(question)
+                try:
+                    await worker.ask(question)
+                except _Gone:
+                    self._alive.discard(worker)
+                    await worker.end()
+                    worker = await self._fresh_worker()
+                    await worker.ask(question)
                 yield worker
             except BaseException:  # a cancellation too: its reply would reach the next caller
                 worker.kill()
@@ -174,6 +180,9 @@ class Checkers:
                 return worker
             self._alive.discard(worker)
             await worker.end()
+        return await self._fresh_worker()
+
+    async def _fresh_worker(self) -> _Worker:
         worker = await _Worker.start(self._memory_bytes)
         self._alive.add(worker)
         return worker
@@ -212,6 +221,10 @@ class _Lost(Exception):
         self.again = again
 
 
+class _Gone(Exception):
+    """An idle process died, unseen until it was asked again: nothing that it was asked has been begun."""
+
+
 class _Worker:
     """One process. Every failure of it is a `_Lost`, after which it is dead."""
 
@@ -220,6 +233,7 @@ class _Worker:
         self._memory_bytes = memory_bytes
         self._decoder: msgspec.msgpack.Decoder[child.Reply] = msgspec.msgpack.Decoder(child.Reply)
         self._killed = False
+        self._has_served = False
         self._errors = b""
         self._draining = asyncio.create_task(self._drain())
 
@@ -252,16 +266,19 @@ class _Worker:
         return not self._killed and self._process.returncode is None
 
     async def ask(self, question: child.Question) -> None:
-        """Hand over a question and wait until its domain is loaded. PluginError when that fails."""
+        """Hand over a question and wait until its domain is loaded. PluginError when that fails; _Gone when it has died."""
         name = f"domain {question.domain!r}"
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(child.framed(question))
             reply = await self.reply(_START_SECONDS)
         except (_Lost, ConnectionError) as error:
+            if self._has_served:
+                raise _Gone from error
             raise PluginError(f"{name} does not load in a checker process: {error}") from error
         if isinstance(reply, child.Unloadable):
             raise PluginError(f"{name} does not load in a checker process: {reply.error}")
+        self._has_served = True
 
     async def reply(self, limit_seconds: float) -> child.Reply:
         """The next message."""

@@ -204,6 +204,14 @@ async def test_a_process_that_dies_while_idle_is_replaced(checkers: Checkers) ->
     assert await checkers.match(ODD, "a", ["a"]) == Match(0)
 
 
+async def test_a_process_killed_just_before_it_is_asked_costs_nothing(checkers: Checkers) -> None:
+    """The system may kill an idle one for its memory at any time, and its death is seen only a moment later."""
+    await checkers.match(ODD, "a", ["b"])
+    (pid,) = _children()
+    os.kill(pid, signal.SIGKILL)
+    assert await checkers.match(ODD, "a", ["a"]) == Match(0)
+
+
 async def test_what_a_killed_domain_had_started_is_killed_too(checkers: Checkers, tmp_path: Path) -> None:
     note = tmp_path / "pids"
     await checkers.match(ODD, "a", [f"spawn {note}"])
@@ -270,6 +278,8 @@ def _is_other(child: psutil.Process) -> bool:
     """Whether a process is gone or known to be something else: between fork and exec it still has its parent's command line."""
     try:
         command = child.cmdline()
+    except psutil.ZombieProcess:  # not yet buried by its pool
+        return False
     except psutil.NoSuchProcess:
         return True
     return bool(command) and "checker_child" not in " ".join(command) and command != psutil.Process().cmdline()

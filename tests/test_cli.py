@@ -271,7 +271,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         textwrap.dedent("""
             import asyncio, sys
             from orchestrator import foreground
-            async def stuck(job, plan, fleet, progress):
+            async def stuck(*args):
                 try:
                     await asyncio.sleep(600)
                 finally:

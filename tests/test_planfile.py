@@ -200,7 +200,7 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
         ("[domains.prices]\nx = 1", ["no domain 'prices'"]),
         ('[[verifiers]]\nname = "nobody"', ["no verifier 'nobody'"]),
         ('[fleet.engine]\nname = "rya"', ["no engine 'rya' (did you mean 'ray'?)"]),
-        ('strategy = "test-deep"\n[fleet.engine]\nname = "openai"', ["strategy 'test-deep' needs 'depth'", "engine 'openai'", "(fake"]),
+        ('strategy = "test-deep"\n[fleet.engine]\nname = "openai"', ["strategy 'test-deep' needs 'depth'", "engine 'openai'", "fake"]),
         (
             'model = "any"\n[sampling]\ndepth = 2\n[fleet.engine]\nname = "openai"',
             ["engine 'openai' runs models as they ship", "sampling.depth = 2"],

@@ -138,7 +138,8 @@ class VllmEngine:
             return reply_to(request, Finish.FAILED, error=str(refusal))
         seconds = time.perf_counter() - started
         n_layers = pool.n_layers_run(request, counts)
-        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measured(counts), pool.prompts.token_text)
+        measures, text_of = measured(counts), pool.prompts.token_text
+        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measures, text_of)
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None, Counts | None]:
         """Return vLLM's last output for the request, what watched it, and its iterations where a rule decides about them."""

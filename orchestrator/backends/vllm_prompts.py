@@ -1,4 +1,4 @@
-"""Prompts and suffixes as token ids, single tokens as text, and how many tokens may follow them. Imports no vllm: a tokenizer is all it takes."""
+"""Prompts and suffixes as token ids, and how many tokens may follow them. Imports no vllm: a tokenizer is all it takes."""
 
 from __future__ import annotations
 
