@@ -7,12 +7,13 @@ nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from orchestrator import modelcheck, registry
 from orchestrator.core.errors import PlanError, PluginError
+from orchestrator.core.exits import parse_exit
 from orchestrator.core.folds import parse_metric
 from orchestrator.core.plan import Plan
 from orchestrator.core.schedule import parse_schedule
@@ -137,15 +138,18 @@ def _check_ranges(plan: Plan, fleet: Fleet) -> None:
         context = model.max_context_tokens
         _require(context >= 0, f"models.{name}.max_context_tokens", context, "at least 0; 0 is as the model ships")
         _require(model.max_depth >= 0, f"models.{name}.max_depth", model.max_depth, "at least 1, or 0 for what the model ships with")
+        _require(0 <= model.residual < 1, f"models.{name}.residual", model.residual, "at least 0 (the plain loop) and below 1")
         if model.layers:
-            _check_schedule(f"models.{name}.layers", model.layers)
+            _check_text(f"models.{name}.layers", parse_schedule, model.layers)
+        if model.exit:
+            _check_text(f"models.{name}.exit", parse_exit, model.exit)
     names = [spec.name for spec in plan.verifiers]
     _require(len(set(names)) == len(names), "verifiers", names, "different ones: a trace tells its verdicts apart by these names")
 
 
-def _check_schedule(key: str, text: str) -> None:
+def _check_text(key: str, parse: Callable[[str], object], text: str) -> None:
     try:
-        parse_schedule(text)
+        parse(text)
     except PlanError as error:
         raise PlanFault(key, str(error)) from error
 

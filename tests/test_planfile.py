@@ -184,6 +184,8 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
         ("[fleet]\nwindows = 1", ["'fleet.windows' (did you mean 'window'?)", "engine"]),
         ('[models.main]\npath = "x"\nrevison = "y"', ["'models.main.revison' (did you mean 'revision'?)"]),
         ('[models.main]\nrevision = "y"', ["[models.main] has no path", "smollm2"]),
+        ('[models.main]\npath = "x"\nexit = "state>1"', ["exit rule 'state>1'", "state<0.03"]),
+        ('[models.main]\npath = "x"\nresidual = 1', ["models.main.residual = 1", "below 1"]),
         ('model = "x"\n[models.main]\npath = "y"', ["not both"]),
         ("[models]", ["models = {}", "at least one model"]),
         ("[strategy]\nn = 3", ["[strategy] must name its plugin", "name = "]),

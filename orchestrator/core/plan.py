@@ -21,7 +21,8 @@ class Model:
 
     `layers` is a schedule (`core.schedule`) that runs instead of the model's own; `max_depth` is the largest depth that a request may
     ask for, and what memory is set aside for. `damped`: of a think block that was never trained to be repeated, each of r iterations goes
-    1/r of the way (arXiv 2605.23872).
+    1/r of the way (arXiv 2605.23872). `residual`: each iteration keeps this share of the state before it (arXiv 2506.08552). `exit` is a
+    rule (`core.exits`) by which a token stops iterating before its request's depth.
     """
 
     path: str
@@ -30,6 +31,8 @@ class Model:
     layers: str = ""  # "": as the model ships
     max_depth: int = 0  # 0: as the model ships, else 1
     damped: bool = False
+    residual: float = 0.0  # in [0, 1); 0: the plain loop
+    exit: str = ""  # "": every token takes its request's depth
 
 
 @dataclass(frozen=True, slots=True)
