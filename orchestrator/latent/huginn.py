@@ -1,7 +1,7 @@
 """Huginn's parts for vLLM (arXiv 2502.05171, section 3): sandwich blocks, the injection of the embedded input, the first latent state.
 
 The blocks of prelude, core and coda are one list of layers under vLLM's Llama, in that order, so that a schedule can name them. How often
-the core runs is `loops`'s. Shape and names are those of tomg-group-umd/huginn-0125; its test-time noise is not offered.
+the core runs is `recurrence`'s. Shape and names are those of tomg-group-umd/huginn-0125; its test-time noise is not offered.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vllm.model_executor.layers.rotary_embedding import get_rope
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 
 from orchestrator.latent.first_state import truncated_normal
+from orchestrator.latent.state import State
 
 _BLOCK = re.compile(r"transformer\.(prelude|core_block|coda)\.(\d+)\.")
 _PARTS = {"attn.Wqkv.": "self_attn.qkv_proj.", "attn.proj.": "self_attn.o_proj.", "attn.qk_bias": "self_attn.qk_bias"}
@@ -85,17 +86,6 @@ class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts a
         """Return sqrt(h) times the embedding, `(n, width)`: what the prelude reads."""
         return self.model.embed_input_ids(input_ids) * math.sqrt(self.config.hidden_size)
 
-    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor, seed: int) -> torch.Tensor:
-        """Return s_0 `(n, width)`: sigma^2 = 2/(5h), cut at three sigma, times sqrt(h), drawn by seed and position alone."""
-        width = self.config.hidden_size
-        sigma = math.sqrt(2 / (5 * width))
-        return (truncated_normal(positions, width, seed) * (sigma * math.sqrt(width))).to(embedded.dtype)
-
-    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Return A[s; e] `(n, width)`: what the core's first block reads."""
-        mixed, _ = self.model.adapter(torch.cat((state, embedded), dim=-1))
-        return mixed
-
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load the checkpoint by its own names; return the names of the parameters that got a value."""
         loaded: set[str] = super().load_weights(self._renamed(weights))
@@ -111,6 +101,37 @@ class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts a
             if block is not None:
                 name = f"model.layers.{first[block[1]] + int(block[2])}." + _replaced(name[block.end() :], _PARTS)
             yield _replaced(name, _OUTER), tensor
+
+
+class HuginnCore:
+    """Every iteration reads A[s; e], from a random s_0; the norm before the coda is the one after it (arXiv 2502.05171, section 3)."""
+
+    def __init__(self, model: RavenForCausalLM, state_seed: int) -> None:
+        """Take the adapter and the norm from the model."""
+        self._adapter, self._norm, self._seed = model.model.adapter, model.model.norm, state_seed
+
+    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return s_0: sigma^2 = 2/(5h), cut at three sigma, times sqrt(h), drawn by seed and position alone."""
+        width = embedded.shape[-1]
+        scale = math.sqrt(2 / (5 * width)) * math.sqrt(width)
+        return (truncated_normal(positions, width, self._seed) * scale).to(embedded.dtype)
+
+    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Return A[s; e]."""
+        mixed, _ = self._adapter(torch.cat((state, embedded), dim=-1))
+        return mixed
+
+    def close(self, after: State) -> torch.Tensor:
+        """Return the state as the core leaves it."""
+        return after.whole()
+
+    def release(self, state: torch.Tensor) -> torch.Tensor:
+        """Return the normed state."""
+        return self._norm(state)
+
+    def finish(self, after: State) -> torch.Tensor:
+        """Return the normed output of the coda."""
+        return self._norm(after.whole())
 
 
 def _load_own_heads(parameter: torch.Tensor, weight: torch.Tensor) -> None:

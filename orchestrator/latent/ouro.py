@@ -1,17 +1,20 @@
 """Ouro's parts for vLLM (arXiv 2510.25741): a Llama-shaped layer with a second norm after each of its two parts.
 
-Shape and names are those of the ByteDance/Ouro-* checkpoints; vLLM itself dropped the model in 0.26. That the whole stack runs r times and
-that the final norm closes every loop is `loops`'s. The checkpoint's learned exit gate is not used: `core.exits` has the rules offered here.
+Shape and names are those of the ByteDance/Ouro-* checkpoints; vLLM itself dropped the model in 0.26. How often the stack runs is
+`recurrence`'s. The checkpoint's learned exit gate is not used: `core.exits` has the rules offered here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.models.llama import LlamaDecoderLayer, LlamaForCausalLM
+
+from orchestrator.latent.state import State
 
 
 class OuroDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts as Any
@@ -49,3 +52,31 @@ class OuroForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts as
         """Load the checkpoint without its exit gate; return the names of the parameters that got a value."""
         loaded: set[str] = super().load_weights((name, tensor) for name, tensor in weights if ".early_exit_gate." not in name)
         return loaded
+
+
+class OuroCore:
+    """The state starts as the embedding, and the final norm closes every iteration (arXiv 2510.25741, section 3.1)."""
+
+    def __init__(self, model: Any) -> None:
+        """Take the norm from the model."""
+        self._norm = model.model.norm
+
+    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the embedding."""
+        return embedded
+
+    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Return a copy of the state: the embedding comes in once, at the start."""
+        return state.clone()
+
+    def close(self, after: State) -> torch.Tensor:
+        """Return the normed state."""
+        return self._norm(after.whole())
+
+    def release(self, state: torch.Tensor) -> torch.Tensor:
+        """Return the state: no layer follows."""
+        return state
+
+    def finish(self, after: State) -> torch.Tensor:
+        """Return the state: the last iteration has normed it."""
+        return after.whole()
