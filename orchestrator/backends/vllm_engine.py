@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 from orchestrator.backends import vllm_host, vllm_latent
 from orchestrator.backends.vllm_prompts import Prompts, Refused, fitting_tokens
-from orchestrator.backends.vllm_reply import completed
+from orchestrator.backends.vllm_reply import completed, measured
 from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.folds import logprobs_needed
@@ -29,6 +29,7 @@ from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Capability, Finish, Request, Sampling, Trace
 from orchestrator.embedded import resolve_model
 from orchestrator.latent.check import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
+from orchestrator.latent.counts import Counts
 
 _KEPT_SETTINGS = 1024  # of sampling
 
@@ -132,19 +133,22 @@ class VllmEngine:
                 return reply_to(request, Finish.CANCELLED, suffix_ids=job.suffix_ids)
             flight.id = f"{request.problem_id}/{request.ordinal}/{next(self._numbers)}"
             flight.pool = pool
-            output, watch = await self._followed(request, flight, pool, job)
+            output, watch, counts = await self._followed(request, flight, pool, job)
         except Refused as refusal:
             return reply_to(request, Finish.FAILED, error=str(refusal))
-        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, pool.n_layers_run(request), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        n_layers = pool.n_layers_run(request, counts)
+        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measured(counts))
 
-    async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None]:
-        """Return vLLM's last output for the request, and what watched it."""
+    async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None, Counts | None]:
+        """Return vLLM's last output for the request, what watched it, and its iterations where a rule decides about them."""
         try:
             queue = await pool.submit(flight.id, job)
             watch = pool.watch(request, queue)
             if flight.aborted:  # perhaps before vLLM knew it, and then nothing was aborted there
                 self._abort_soon(flight)
             output = await queue.get()
+            counts = await pool.take_counts(queue.request_id)
         except asyncio.CancelledError:
             self._abort_soon(flight)
             raise
@@ -156,7 +160,7 @@ class VllmEngine:
             raise
         if watch is not None and watch.fired and not output.finished:
             self._abort_soon(flight)
-        return output, watch
+        return output, watch, counts
 
     def _abort_soon(self, flight: _Flight) -> None:
         # A task of its own: aborting sends a message, and the caller may be cancelled again. The set keeps the task alive.
@@ -220,9 +224,21 @@ class _Pool:
             raise Refused(str(error)) from error
         return request
 
-    def n_layers_run(self, request: Request) -> int:
-        """Return how many decoder layers each of the request's tokens passes."""
-        return self._n_layers if self._latent is None else self._latent.schedule.n_layers_run(request.depth or 1)
+    def n_layers_run(self, request: Request, counts: Counts | None) -> float:
+        """Return how many decoder layers each of the request's tokens passed, the mean of them where an exit rule let them differ."""
+        if self._latent is None:
+            return self._n_layers
+        schedule = self._latent.schedule
+        if counts is None:
+            return schedule.n_layers_run(request.depth or 1)
+        return schedule.n_layers_run(0) + len(schedule.think) * counts.mean_of_all
+
+    async def take_counts(self, request_id: str) -> Counts | None:
+        """Return the iterations that vLLM's request took, once; None when no exit rule decides about them, or nothing has run."""
+        if self._latent is None or not self._latent.exit:
+            return None
+        fields = (await self.llm.collective_rpc("take_depth_counts", args=(request_id,)))[0]  # every rank has decided alike
+        return None if fields is None else Counts(*fields)
 
     def job(self, request: Request) -> _Job:
         """Return what vLLM is to be given, for a request with its depth; Refused when it cannot be served."""

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.errors import PlanError
+from orchestrator.core.exits import parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.latent.check import Latent, latent_of, require_room
+from orchestrator.latent.native import usual_names
 
 if TYPE_CHECKING:
     from orchestrator.backends.vllm_engine import Vllm
@@ -25,7 +27,7 @@ def prepared(options: Vllm, name: str, model: Model, path: str, arguments: dict[
 
     PlanError when the model or this engine cannot do what is asked.
     """
-    config = _config(path, model.revision)
+    config = usual_names(_config(path, model.revision))
     latent = latent_of(config, model, name)
     if latent is None:
         return None
@@ -36,12 +38,19 @@ def prepared(options: Vllm, name: str, model: Model, path: str, arguments: dict[
         )
     if (Path(path) / "adapter_config.json").is_file():
         raise PlanError(f"models.{name}: {path} is a LoRA adapter, which a loop would apply several times: merge it into its model first")
+    if latent.exit and parse_exit(latent.exit).measure == "kl" and options.tensor_parallel > 1:
+        raise PlanError(
+            f"models.{name}: exit = {latent.exit!r} compares predictions, and each GPU has a part of them: take state<... or "
+            "tensor_parallel = 1"
+        )
     context = model.max_context_tokens or int(config.get("max_position_embeddings", 0))
     cache_bytes = arguments.get("kv_cache_memory_bytes")
     element_bytes = _ELEMENT_BYTES.get(arguments["dtype"], _ELEMENT_BYTES.get(str(config.get("dtype", config.get("torch_dtype"))), 2))
     if cache_bytes is not None:
         require_room(latent, config, context, element_bytes, cache_bytes * options.tensor_parallel, name)
     arguments |= {"enforce_eager": True, "hf_overrides": latent.overrides()}
+    if latent.exit:
+        arguments["worker_extension_cls"] = "orchestrator.latent.worker.DepthCounts"
     return latent
 
 

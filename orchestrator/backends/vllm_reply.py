@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Finish, Request, Trace, Usage
+from orchestrator.latent.counts import Counts
 
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "abort": Finish.CANCELLED}
 
@@ -18,10 +19,14 @@ def completed(
     suffix_ids: tuple[int, ...],
     output: Any,
     watch: Watch | None,
-    n_layers: int,
+    n_layers: float,
     seconds: float,
+    measures: Mapping[str, float],
 ) -> Trace:
-    """Return the trace of vLLM's last output for a request whose every token passed `n_layers` decoder layers."""
+    """Return the trace of vLLM's last output for a request whose tokens passed `n_layers` decoder layers, each or on average.
+
+    `measures` are metrics that the engine adds unasked.
+    """
     last = output.outputs[0]
     text, ids = last.text, tuple(last.token_ids)
     finish = _FINISHES.get(last.finish_reason, Finish.FAILED)
@@ -30,14 +35,19 @@ def completed(
         finish = Finish.RULE if watch.fired else finish
     n_prompt, n_cached = len(prompt_ids), output.num_cached_tokens or 0
     # A request that is cancelled before its first token is charged its whole prompt: an upper bound.
-    usage = Usage(n_prompt, n_cached, len(ids), (n_prompt - n_cached + len(ids)) * n_layers, seconds)
+    usage = Usage(n_prompt, n_cached, len(ids), round((n_prompt - n_cached + len(ids)) * n_layers), seconds)
     return reply_to(
         request,
         finish,
         text=text,
         token_ids=ids,
         usage=usage,
-        metrics={} if watch is None else watch.metrics(request.metrics, output, len(ids)),
+        metrics={**measures, **({} if watch is None else watch.metrics(request.metrics, output, len(ids)))},
         suffix_ids=suffix_ids,
         error="" if finish is not Finish.FAILED else f"vLLM ended the request with {last.finish_reason!r}",
     )
+
+
+def measured(counts: Counts | None) -> dict[str, float]:
+    """Return the metric `mean_depth` of a request whose tokens an exit rule let stop early; {} when none did, or it has no token."""
+    return {} if counts is None or not counts.tokens else {"mean_depth": counts.mean_depth}

@@ -13,6 +13,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.schedule import Schedule, parse_schedule, require_layers
 from orchestrator.latent.families import FAMILIES
+from orchestrator.latent.native import own_loop
 
 KEY = "latent"  # of config.json
 DEPTH_ARGUMENT = "latent_depth"  # of SamplingParams.extra_args: the depth of one request
@@ -28,6 +29,8 @@ class Latent:
     depth: int = 1
     max_depth: int = 1
     damped: bool = False
+    residual: float = 0.0  # the share of its state that an iteration keeps
+    exit: str = ""  # a rule of `core.exits`
 
     @property
     def n_visits(self) -> int:
@@ -37,7 +40,7 @@ class Latent:
     def overrides(self) -> dict[str, Any]:
         """Return what vLLM is to change in the model's configuration (its `hf_overrides`)."""
         table = {"layers": str(self.schedule), "depth": self.depth, "max_depth": self.max_depth, "damped": self.damped}
-        return {"architectures": [self.architecture], KEY: table}
+        return {"architectures": [self.architecture], KEY: {**table, "residual": self.residual, "exit": self.exit}}
 
 
 def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | None:
@@ -46,11 +49,14 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
     `model.layers` runs instead of a schedule in the configuration, which then counts for nothing: its depths were that schedule's.
     """
     where = f"models.{name}"
-    own = {} if model.layers else _own(config)
+    looped = own_loop(config)
+    _require(not (looped and model.layers), f"{where}: the model loops by itself, over layers of its own: drop layers; max_depth may stay")
+    own = {} if model.layers else {**looped, **_own(config)}
     if not own and not model.layers:
+        asked = {"max_depth": model.max_depth, **_of_the_loop(model)}
         _require(
-            model.max_depth <= 1 and not model.damped,
-            f"{where}: max_depth = {model.max_depth}, damped = {str(model.damped).lower()}, but the model has no think block; "
+            model.max_depth <= 1 and len(asked) == 1,
+            f"{where}: {', '.join(f'{key} = {value!r}' for key, value in asked.items())}, but the model has no think block; "
             'name its layers, as in layers = "0-9 (10-19)*r 20-29"',
         )
         return None
@@ -58,15 +64,20 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
     require_layers(schedule, int(config.get("num_hidden_layers", 0)))
     depth = int(own.get("depth", 1))
     max_depth = model.max_depth or int(own.get("max_depth", depth))
+    depth = min(depth, max_depth) if looped else depth  # of the published ones one may want less memory than theirs takes
     damped = model.damped or bool(own.get("damped", False))
+    _require(not (damped and model.residual), f"{where}: damped and residual both say how far an iteration goes: drop one of the two")
     _require(1 <= depth <= max_depth, f"{where}: max_depth = {max_depth}; it must be at least the model's own depth, {depth}")
     if not schedule.think:
         _require(
-            max_depth == 1 and not damped,
-            f"{where}: the schedule '{schedule}' has no block to repeat, so max_depth and damped mean nothing; "
+            max_depth == 1 and not damped and not _of_the_loop(model),
+            f"{where}: the schedule '{schedule}' has no block to repeat, so max_depth, damped, residual and exit mean nothing; "
             "write one, as in 0-9 (10-19)*r 20-29",
         )
-    return Latent(_architecture(config, where), schedule, depth, max_depth, damped)
+    _require(
+        not model.exit or max_depth > 1, f"{where}: exit = {model.exit!r}, but max_depth = 1 leaves nothing to exit from: raise max_depth"
+    )
+    return Latent(_architecture(config, where), schedule, depth, max_depth, damped, model.residual, model.exit)
 
 
 def cache_salt(depth: int) -> str:
@@ -107,6 +118,11 @@ def kv_bytes(latent: Latent, config: Mapping[str, Any], context_tokens: int, ele
     return latent.n_visits * n_tokens * 2 * n_kv_heads * head_size * element_bytes
 
 
+def _of_the_loop(model: Model) -> dict[str, object]:
+    """Return what a plan's model says of a loop and means something, by its key."""
+    return {key: value for key in ("damped", "residual", "exit") if (value := getattr(model, key))}
+
+
 def _own(config: Mapping[str, Any]) -> Mapping[str, Any]:
     own = config.get(KEY) or {}
     known = {"layers": str, "depth": int, "max_depth": int, "damped": bool}
@@ -139,3 +155,8 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise PlanError(message)
+
+
+def cache_salt(depth: int) -> str:
+    """Return what keeps requests of one depth apart in the prefix cache: after the think block their layers see something else."""
+    return f"depth {depth}"

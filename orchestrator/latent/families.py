@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _MODULE = "orchestrator.latent.models"
+_LOOPS = "orchestrator.latent.loops"
+
+# of checkpoints that loop by themselves (`native`); vLLM has no model of theirs
+LOOPED: Mapping[str, str] = {
+    "OuroForCausalLM": "LeadlineOuroForCausalLM",
+    "RavenForCausalLM": "LeadlineRavenForCausalLM",
+}
 
 # architecture in config.json -> architecture that `plugin` registers with vLLM
 FAMILIES: Mapping[str, str] = {
@@ -16,9 +23,10 @@ FAMILIES: Mapping[str, str] = {
     "MistralForCausalLM": "LeadlineMistralForCausalLM",
     "Qwen2ForCausalLM": "LeadlineQwen2ForCausalLM",
     "Qwen3ForCausalLM": "LeadlineQwen3ForCausalLM",
+    **LOOPED,
 }
 
 
 def targets() -> dict[str, str]:
     """Return where each architecture that we add to vLLM is found, as "module:Class"."""
-    return {name: f"{_MODULE}:{name}" for name in FAMILIES.values()}
+    return {name: f"{_LOOPS if name in LOOPED.values() else _MODULE}:{name}" for name in FAMILIES.values()}

@@ -24,6 +24,7 @@ from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, 
 from orchestrator.latent.first_state import truncated_normal
 from orchestrator.latent.state import State
 
+_STATE_SEED = 0  # one for all requests, or they could share no prefix; what a request draws besides is its own seed's
 _BLOCK = re.compile(r"transformer\.(prelude|core_block|coda)\.(\d+)\.")
 _PARTS = {"attn.Wqkv.": "self_attn.qkv_proj.", "attn.proj.": "self_attn.o_proj.", "attn.qk_bias": "self_attn.qk_bias"}
 _PARTS |= {"mlp.fc.": "mlp.gate_up_proj.", "mlp.proj.": "mlp.down_proj."}
@@ -106,15 +107,15 @@ class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts a
 class HuginnCore:
     """Every iteration reads A[s; e], from a random s_0; the norm before the coda is the one after it (arXiv 2502.05171, section 3)."""
 
-    def __init__(self, model: RavenForCausalLM, state_seed: int) -> None:
+    def __init__(self, model: RavenForCausalLM) -> None:
         """Take the adapter and the norm from the model."""
-        self._adapter, self._norm, self._seed = model.model.adapter, model.model.norm, state_seed
+        self._adapter, self._norm = model.model.adapter, model.model.norm
 
     def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return s_0: sigma^2 = 2/(5h), cut at three sigma, times sqrt(h), drawn by seed and position alone."""
+        """Return s_0: sigma^2 = 2/(5h), cut at three sigma, times sqrt(h), drawn by position alone."""
         width = embedded.shape[-1]
         scale = math.sqrt(2 / (5 * width)) * math.sqrt(width)
-        return (truncated_normal(positions, width, self._seed) * scale).to(embedded.dtype)
+        return (truncated_normal(positions, width, _STATE_SEED) * scale).to(embedded.dtype)
 
     def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         """Return A[s; e]."""

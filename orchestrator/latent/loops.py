@@ -10,19 +10,17 @@ from typing import Any
 
 import torch
 
-from orchestrator.core.exits import parse_exit
 from orchestrator.core.schedule import parse_schedule
 from orchestrator.latent import runner
 from orchestrator.latent.huginn import HuginnCore, RavenForCausalLM
+from orchestrator.latent.models import require_sound
 from orchestrator.latent.ouro import OuroCore, OuroForCausalLM
-from orchestrator.latent.recurrence import Core, Recurrence
+from orchestrator.latent.recurrence import Core, recurrence_of
 from orchestrator.latent.rows import Rows
-from orchestrator.latent.state import damped
-from orchestrator.latent.visits import visits_of
 
 
-def recurrent(stock: Any, core_of: Callable[[Any, Any], Core]) -> Any:
-    """Return the subclass of a causal model whose think block is the core that `core_of(model, config.latent)` makes of it."""
+def recurrent(stock: Any, core_of: Callable[[Any], Core]) -> Any:
+    """Return the subclass of a causal model whose think block is the core that `core_of(model)` makes of it."""
 
     class Recurrent(stock):  # type: ignore[misc]  # vllm is untyped to us
         supports_lora = False
@@ -30,12 +28,12 @@ def recurrent(stock: Any, core_of: Callable[[Any, Any], Core]) -> Any:
 
         def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
-            latent = vllm_config.model_config.hf_config.latent
-            self.latent_depth = int(latent["depth"])
-            context = vllm_config.compilation_config.static_forward_context
-            visits = visits_of(self.model.layers, parse_schedule(latent["layers"]), int(latent["max_depth"]), context)
-            rule = parse_exit(latent["exit"]) if latent.get("exit") else None
-            self.recurrence = Recurrence(visits, core_of(self, latent), damped if latent["damped"] else None, rule, self.compute_logits)
+            require_sound(vllm_config)
+            latent = self.config.latent
+            layout = self.model.layers, parse_schedule(latent["layers"]), int(latent["max_depth"])
+            self.latent_depth = int(latent["depth"])  # of requests that name none
+            self.recurrence = recurrence_of(self, *layout, vllm_config.compilation_config.static_forward_context, core_of(self))
+            self.ledger = self.recurrence.ledger
             runner.install_v1()
 
         def forward(
@@ -53,5 +51,5 @@ def recurrent(stock: Any, core_of: Callable[[Any, Any], Core]) -> Any:
     return Recurrent
 
 
-LeadlineOuroForCausalLM = recurrent(OuroForCausalLM, lambda model, latent: OuroCore(model))
-LeadlineRavenForCausalLM = recurrent(RavenForCausalLM, lambda model, latent: HuginnCore(model, int(latent.get("state_seed", 0))))
+LeadlineOuroForCausalLM = recurrent(OuroForCausalLM, OuroCore)
+LeadlineRavenForCausalLM = recurrent(RavenForCausalLM, HuginnCore)

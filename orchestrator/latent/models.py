@@ -15,9 +15,10 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from orchestrator.core.schedule import parse_schedule
 from orchestrator.latent import runner
+from orchestrator.latent.recurrence import PlainCore, Recurrence, recurrence_of
 from orchestrator.latent.rows import Rows
 from orchestrator.latent.stack import Stack
-from orchestrator.latent.state import damped
+from orchestrator.latent.state import update_of
 
 
 def scheduled(stock: Any) -> Any:
@@ -30,15 +31,16 @@ def scheduled(stock: Any) -> Any:
         def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
             latent = vllm_config.model_config.hf_config.latent
-            _require_sound(vllm_config)
+            require_sound(vllm_config)
             self.latent_depth = int(latent["depth"])  # of requests that name none
-            self._stack = Stack(
-                self.model.layers,
-                parse_schedule(latent["layers"]),
-                int(latent["max_depth"]),
-                vllm_config.compilation_config.static_forward_context,
-                damped if latent["damped"] else None,
-            )
+            self._recurrence: Recurrence | None = None
+            layout = self.model.layers, parse_schedule(latent["layers"]), int(latent["max_depth"])
+            context = vllm_config.compilation_config.static_forward_context
+            if latent.get("exit"):
+                self._recurrence = recurrence_of(self, *layout, context, PlainCore(self.model.norm))
+                self.ledger = self._recurrence.ledger
+            else:
+                self._stack = Stack(*layout, context, update_of(latent))
             self._depths_differ = int(latent["max_depth"]) > 1
             if self._depths_differ:
                 runner.install_v1()
@@ -60,6 +62,8 @@ def scheduled(stock: Any) -> Any:
             rows: Rows | None = None,
         ) -> torch.Tensor:
             hidden = self.model.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
+            if self._recurrence is not None:
+                return self._recurrence(hidden, positions, rows)
             state = self._stack(hidden, positions, rows)
             if state.residual is None:
                 return self.model.norm(state.hidden)
@@ -70,7 +74,7 @@ def scheduled(stock: Any) -> Any:
     return Scheduled
 
 
-def _require_sound(vllm_config: Any) -> None:
+def require_sound(vllm_config: Any) -> None:
     """Refuse what is not sound, for users of the plugin without our engine; ours has refused it before (`check`)."""
     if not vllm_config.model_config.enforce_eager:
         raise ValueError("a model with a layer schedule runs eagerly: set enforce_eager=True")

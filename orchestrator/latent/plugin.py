@@ -10,10 +10,13 @@ from orchestrator.latent.families import targets
 
 
 def register() -> None:
-    """Tell vLLM where our architectures are; it imports them when a model asks for one."""
+    """Tell vLLM where our architectures are; it imports them when a model asks for one. And transformers, what their configurations are."""
     from vllm import ModelRegistry  # vllm is loaded already: it called us
+
+    from orchestrator.latent.loop_configs import register_configs  # so is transformers
 
     known = set(ModelRegistry.get_supported_archs())
     for architecture, target in targets().items():
         if architecture not in known:
             ModelRegistry.register_model(architecture, target)
+    register_configs()

@@ -8,21 +8,19 @@ stopped are put aside. Iterations that nobody computes cost a write into their K
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from orchestrator.core.exits import ExitRule
+from orchestrator.core.exits import ExitRule, parse_exit
+from orchestrator.core.schedule import Schedule
 from orchestrator.latent.attention import Reduced, can_reduce
+from orchestrator.latent.counts import Ledger
 from orchestrator.latent.rows import Rows
 from orchestrator.latent.settling import Settling, Shown
-from orchestrator.latent.state import State, Update
-from orchestrator.latent.visits import Visit, Visits
-
-_KEPT_COUNTS = 100_000  # requests whose depths nobody has asked for: those that failed or were aborted
+from orchestrator.latent.state import State, Update, update_of
+from orchestrator.latent.visits import Visit, Visits, visits_of
 
 
 class Core(Protocol):
@@ -49,8 +47,36 @@ class Core(Protocol):
         ...
 
 
+class PlainCore:
+    """The core of an ordinary decoder: an iteration is its layers, and the state flows from one to the next."""
+
+    def __init__(self, norm: Any) -> None:
+        """Take the final norm."""
+        self._norm = norm
+
+    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return what the layers before the block made."""
+        return embedded
+
+    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Return a copy of the state."""
+        return state.clone()
+
+    def close(self, after: State) -> torch.Tensor:
+        """Return the sum of the state's halves."""
+        return after.whole()
+
+    def release(self, state: torch.Tensor) -> torch.Tensor:
+        """Return a copy of the state."""
+        return state.clone()
+
+    def finish(self, after: State) -> torch.Tensor:
+        """Return the normed state."""
+        return self._norm(after.whole())
+
+
 class Recurrence:
-    """Runs all layers of one model. `counts` holds what each request has used since it was last asked for (`take_counts`)."""
+    """Runs all layers of one model. `ledger` has what each request has used, where a rule decides about it."""
 
     def __init__(self, visits: Visits, core: Core, update: Update | None, rule: ExitRule | None, head: Any) -> None:
         """`head` makes logits of what `core.finish` returns; only a rule on predictions calls it."""
@@ -58,7 +84,7 @@ class Recurrence:
         thinking = [visit for iteration in visits.iterations for visit in iteration]
         self._skips = can_reduce([*thinking, *visits.tail])
         self._shown: Shown | None = None
-        self._counts: OrderedDict[str, Counts] = OrderedDict()
+        self.ledger = Ledger()
         if rule is not None:
             for iteration in visits.iterations:
                 for layer, visit in enumerate(iteration):
@@ -74,10 +100,6 @@ class Recurrence:
         else:
             state = self._thought(state, embedded, positions, rows)
         return self._finished(state, positions)
-
-    def take_counts(self, request: str) -> Counts | None:
-        """Return what a request has used and forget it; None when nothing was noted."""
-        return self._counts.pop(request, None)
 
     def _thought(self, state: torch.Tensor, embedded: torch.Tensor, positions: torch.Tensor, rows: Rows) -> torch.Tensor:
         settling = Settling(self._rule, rows, positions)
@@ -187,27 +209,16 @@ class Recurrence:
         for i, request in enumerate(rows.ids):
             start, end = rows.starts[i], rows.starts[i + 1]
             first = min(end, max(start, start + rows.prompts[i] - 1 - places[start]))  # the first that predicts a token of its own
-            self._counts.setdefault(request, Counts()).add(iterations[start:first], iterations[first:end])
-            self._counts.move_to_end(request)
-        while len(self._counts) > _KEPT_COUNTS:
-            self._counts.popitem(last=False)
+            self.ledger.note(request, iterations[start:first], iterations[first:end])
 
 
-@dataclass(slots=True)
-class Counts:
-    """Tokens that a request has run and iterations they took: of its prompt's, and of those that predicted one of its own."""
-
-    prompt_tokens: int = 0
-    prompt_iterations: int = 0
-    tokens: int = 0
-    iterations: int = 0
-
-    def add(self, prompt: Sequence[int], own: Sequence[int]) -> None:
-        """Count one step's tokens by their iterations."""
-        self.prompt_tokens += len(prompt)
-        self.prompt_iterations += sum(prompt)
-        self.tokens += len(own)
-        self.iterations += sum(own)
+def recurrence_of(
+    model: Any, layers: Sequence[Any], schedule: Schedule, max_depth: int, context: MutableMapping[str, Any], core: Core
+) -> Recurrence:
+    """Return the stack of a vLLM causal model whose `config.latent` says the rest. Enters KV caches in vLLM's forward `context`."""
+    latent = model.config.latent
+    rule = parse_exit(latent["exit"]) if latent.get("exit") else None
+    return Recurrence(visits_of(layers, schedule, max_depth, context), core, update_of(latent), rule, model.compute_logits)
 
 
 def through(visits: Sequence[Visit], positions: torch.Tensor, state: State) -> State:

@@ -10,10 +10,13 @@ import torch
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The requests of one step, in the order of the batch: request i has the tokens `starts[i]` to `starts[i + 1]` and runs to
-    `depths[i]`. Shapes (n,) and (n + 1,)."""
+    `depths[i]`. Shapes (n,) and (n + 1,). Its id and its prompt's length in tokens are for exit rules; () where there is none.
+    """
 
     depths: tuple[int, ...]
     starts: tuple[int, ...]
+    ids: tuple[str, ...] = ()
+    prompts: tuple[int, ...] = ()
 
     @property
     def deepest(self) -> int:

@@ -44,35 +44,40 @@ def _rows_v1(runner: Any, default: int) -> Rows:
     batch = runner.input_batch
     ids = batch.req_ids[: batch.num_reqs]
     depths = tuple(wanted_depth(runner.requests[name].sampling_params, default) for name in ids)
-    return Rows(depths, tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist()))
+    prompts = tuple(runner.requests[name].num_prompt_tokens for name in ids)
+    return Rows(depths, tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist()), tuple(ids), prompts)
 
 
 def model_state_v2() -> Any:
-    """Return the class of V2's model state that hands `rows` to the model. Depths are kept by request from its arrival to its end."""
+    """Return the class of V2's model state that hands `rows` to the model. What they need is kept by request from its arrival to its end."""
     from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
     class LatentModelState(DefaultModelState):  # type: ignore[misc]  # vllm is untyped to us
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self.depths: dict[str, int] = {}
+            self.prompts: dict[str, int] = {}  # lengths in tokens
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             super().add_request(req_index, new_req_data)
             self.depths[new_req_data.req_id] = wanted_depth(new_req_data.sampling_params, self.model.latent_depth)
+            self.prompts[new_req_data.req_id] = len(new_req_data.prompt_token_ids or ())
 
         def remove_request(self, req_id: str) -> None:
             super().remove_request(req_id)
             self.depths.pop(req_id, None)
+            self.prompts.pop(req_id, None)
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
-            return {**super().prepare_inputs(input_batch, req_states), "rows": rows_v2(self.depths, input_batch)}
+            return {**super().prepare_inputs(input_batch, req_states), "rows": rows_v2(self.depths, self.prompts, input_batch)}
 
     return LatentModelState
 
 
-def rows_v2(depths: Mapping[str, int], batch: Any) -> Rows | None:
+def rows_v2(depths: Mapping[str, int], prompts: Mapping[str, int], batch: Any) -> Rows | None:
     """Return the rows of a V2 batch; None for a dummy one, whose requests nobody has added."""
     ids = batch.req_ids[: batch.num_reqs]
     if not all(name in depths for name in ids):
         return None
-    return Rows(tuple(depths[name] for name in ids), tuple(batch.query_start_loc_np[: batch.num_reqs + 1].tolist()))
+    starts = tuple(batch.query_start_loc_np[: batch.num_reqs + 1].tolist())
+    return Rows(tuple(depths[name] for name in ids), starts, tuple(ids), tuple(prompts[name] for name in ids))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
+
+from orchestrator.latent.refine import residual
 
 
 class State:
@@ -58,3 +61,11 @@ def damped(before: torch.Tensor, after: torch.Tensor, share: float | torch.Tenso
     """
     weight = share if isinstance(share, torch.Tensor) else torch.tensor(share, dtype=after.dtype, device=after.device)
     return torch.lerp(before, after, weight.to(after.dtype))
+
+
+def update_of(latent: Mapping[str, Any]) -> Update | None:
+    """Return how `config.latent` wants the state to change in an iteration; None when it is what the layers make of it."""
+    keep = float(latent.get("residual", 0.0))
+    if keep:
+        return lambda before, after, share: residual(before, after, keep)
+    return damped if latent["damped"] else None

@@ -49,12 +49,11 @@ class Ouro:
         q, k, v = (_linear(inner, self.weights[f"{name}.self_attn.{part}_proj.weight"]) for part in "qkv")
         heads, kv_heads = int(self.config["num_attention_heads"]), int(self.config["num_key_value_heads"])
         mixed = _attention(_heads(q, heads), _heads(k, kv_heads), _heads(v, kv_heads), self.rotate, others)
-        x = x + self._norm(_linear(mixed, self.weights[f"{name}.self_attn.o_proj.weight"]), f"{name}.input_layernorm_2")
+        x = x + self._inner_norm(_linear(mixed, self.weights[f"{name}.self_attn.o_proj.weight"]), f"{name}.input_layernorm_2")
         inner = self._norm(x, f"{name}.post_attention_layernorm")
         gate, up = (_linear(inner, self.weights[f"{name}.mlp.{part}_proj.weight"]) for part in ("gate", "up"))
-        return x + self._norm(
-            _linear(F.silu(gate) * up, self.weights[f"{name}.mlp.down_proj.weight"]), f"{name}.post_attention_layernorm_2"
-        )
+        grown = _linear(F.silu(gate) * up, self.weights[f"{name}.mlp.down_proj.weight"])
+        return x + self._inner_norm(grown, f"{name}.post_attention_layernorm_2")
 
     def close(self, x: Tensor) -> Tensor:
         """Return the state an iteration ends with."""
@@ -64,8 +63,44 @@ class Ouro:
         """Return the next token's logits `(n, vocabulary)` of final states."""
         return _linear(state, self.weights["lm_head.weight"])
 
+    def _inner_norm(self, x: Tensor, name: str) -> Tensor:
+        return self._norm(x, name)
+
     def _norm(self, x: Tensor, name: str) -> Tensor:
         return _rms_norm(x, self.weights[f"{name}.weight"], float(self.config["rms_norm_eps"]))
+
+
+class Llama(Ouro):
+    """An ordinary decoder whose layers `think` run as often as the depth says, between `head` and `tail` (ETD, arXiv 2510.07358)."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Weights, head: Sequence[int], think: Sequence[int], tail: Sequence[int]) -> None:
+        super().__init__(config, weights)
+        self.head, self.think, self.tail = head, think, tail
+        self.n_core = len(think)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the embedding after the layers of the head."""
+        x = super().embed(ids)
+        for index in self.head:
+            x = super().layer(index, x, _own)
+        return x
+
+    def layer(self, index: int, x: Tensor, others: Callable[[KeysValues], KeysValues]) -> Tensor:
+        """Return x after one layer of the think block."""
+        return super().layer(self.think[index], x, others)
+
+    def close(self, x: Tensor) -> Tensor:
+        """Return the state an iteration ends with."""
+        return x
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Return the next token's logits of the states, after the layers of the tail."""
+        for index in self.tail:
+            state = super().layer(index, state, _own)
+        return super().logits(self._norm(state, "model.norm"))
+
+    def _inner_norm(self, x: Tensor, name: str) -> Tensor:
+        return x
 
 
 class Huginn:

@@ -67,6 +67,18 @@ def ouro_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
     return weights
 
 
+def llama_config(**changes: Any) -> dict[str, Any]:
+    """Return the config.json of a tiny Llama."""
+    own = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 4}
+    config = {**ouro_config(), **own, **changes}
+    return {key: value for key, value in config.items() if key not in ("total_ut_steps", "early_exit_threshold")}
+
+
+def llama_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
+    """Return random weights by the names of the checkpoint."""
+    return {name: tensor for name, tensor in ouro_weights(config, seed).items() if "_2." not in name and "early_exit" not in name}
+
+
 def huginn_config(**changes: Any) -> dict[str, Any]:
     """Return the config.json of a tiny Huginn."""
     width, heads, layers = 64, 2, (1, 2, 1)

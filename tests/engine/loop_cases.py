@@ -1,0 +1,179 @@
+"""Runs tiny random Ouros, Huginns and Llamas through vLLM and prints, as JSON, what they generated beside what the references do.
+
+A program of its own (`python loop_cases.py FOLDER`), for the reasons that `latent_cases` gives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ |= {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+sys.path.insert(0, str(Path(__file__).parents[1] / "latent"))
+
+import loop_references as references
+import tiny_loops as tiny
+import torch
+
+from orchestrator.core.exits import parse_exit
+from orchestrator.core.plan import Model
+from orchestrator.latent import recurrence
+from orchestrator.latent.check import DEPTH_ARGUMENT, cache_salt, latent_of
+from orchestrator.latent.counts import Counts
+from orchestrator.latent.native import usual_names
+
+N_TOKENS = 16
+PROMPTS = [[5, 17, 33, 60, 8], [44, 2, 9], [7] * 11]
+THINK = "0 (1-2)*r 3"
+KINDS = {
+    "ouro": (tiny.ouro_config(), tiny.ouro_weights, references.Ouro),
+    "huginn": (tiny.huginn_config(), tiny.huginn_weights, references.Huginn),
+    "llama": (tiny.llama_config(), tiny.llama_weights, lambda c, w: references.Llama(c, w, [0], [1, 2], [3])),
+}
+
+
+class Tiny:
+    """One model: its folder, how the plan wants it, and its reference."""
+
+    def __init__(self, folder: Path, kind: str, **wishes: Any) -> None:
+        config, weights, reference = KINDS[kind]
+        self.path = tiny.write_folder(folder / kind, config, weights(config))
+        self.reference = reference(config, weights(config))
+        self.model = Model("tiny", layers=THINK if kind == "llama" else "", **wishes)
+        latent = latent_of(usual_names(config), self.model, "main")
+        assert latent is not None
+        self.latent = latent
+
+    def opened(self, **options: Any) -> Any:
+        """Return vLLM's offline engine, started as ours starts it."""
+        from vllm import LLM
+
+        arguments = {"max_model_len": 192, "kv_cache_memory_bytes": 64 << 20, "block_size": 32, "dtype": "float32", "max_num_seqs": 9}
+        if self.model.exit:
+            arguments["worker_extension_cls"] = "orchestrator.latent.worker.DepthCounts"
+        return LLM(
+            str(self.path), skip_tokenizer_init=True, enforce_eager=True, disable_log_stats=True, hf_overrides=self.latent.overrides(),
+            **{**arguments, **options},
+        )  # fmt: skip
+
+    def expected(self, prompt: Sequence[int], n_new: int, depth: int) -> tuple[list[int], list[int]]:
+        """Return the reference's continuation and the iterations of every token that it fed."""
+        if not self.model.exit:
+            return references.generate(self.reference, prompt, n_new, depth, self.model.residual), [depth] * (len(prompt) + n_new - 1)
+        rule = parse_exit(self.model.exit)
+        generate = references.generate_until_sure if rule.measure == "kl" else references.generate_until_settled
+        return generate(self.reference, prompt, n_new, rule.below, rule.least, depth)
+
+
+def ran(
+    model: Tiny, depths: Sequence[int], prompts: Sequence[list[int]] = PROMPTS, n_new: int = N_TOKENS, **options: Any
+) -> dict[str, Any]:
+    """Return what vLLM and the reference make of every prompt at every depth, all in one batch, and the iterations that both counted."""
+    from vllm import SamplingParams
+
+    llm = model.opened(**options)
+    jobs = [(prompt, depth) for prompt in prompts for depth in depths]
+    inputs = [{"prompt_token_ids": prompt, "cache_salt": cache_salt(depth)} for prompt, depth in jobs]
+    outputs = llm.generate(
+        inputs,
+        [
+            SamplingParams(temperature=0, max_tokens=n_new, detokenize=False, ignore_eos=True, extra_args={DEPTH_ARGUMENT: d})
+            for _, d in jobs
+        ],
+        use_tqdm=False,
+    )
+    wanted = [model.expected(prompt, n_new, depth) for prompt, depth in jobs]
+    found = {
+        "got": [list(output.outputs[0].token_ids) for output in outputs],
+        "want": [ids for ids, _ in wanted],
+        "cached": [output.num_cached_tokens for output in outputs],
+    }
+    if model.model.exit:
+        found["counted"] = [counted(llm, output.request_id) for output in outputs]
+        found["taken"] = [[sum(taken[: len(p) - 1]), sum(taken[len(p) - 1 :])] for (p, _), (_, taken) in zip(jobs, wanted, strict=True)]
+        found["depths"] = sorted({depth for (prompt, _), (_, taken) in zip(jobs, wanted, strict=True) for depth in taken[len(prompt) :]})
+    return found
+
+
+def counted(llm: Any, request: str) -> list[int] | None:
+    """Return the iterations of a request's prompt and of its own tokens; in the worker its name has a tail of vLLM's."""
+    ledger = llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model().ledger
+    names = [name for name in ledger._counts if name.rsplit("-", 1)[0] == request or name == request]
+    fields = llm.collective_rpc("take_depth_counts", args=(names[0],))[0] if names else None
+    if fields is None:
+        return None
+    counts = Counts(*fields)
+    return [counts.prompt_iterations, counts.iterations]
+
+
+def fixed(folder: Path) -> dict[str, Any]:
+    return {kind: ran(Tiny(folder, kind, max_depth=4), (1, 2, 4)) for kind in KINDS}
+
+
+def residual(folder: Path) -> dict[str, Any]:
+    return {kind: ran(Tiny(folder, kind, max_depth=4, residual=0.3), (1, 2, 4)) for kind in KINDS}
+
+
+def exits(folder: Path) -> dict[str, Any]:
+    rules = {
+        "ouro": ("state<0.33 after 2", "kl<0.3"),
+        "huginn": ("state<0.06", "kl<5e-3 after 2"),
+        "llama": ("state<0.35 after 2", "kl<0.5"),
+    }
+    return {
+        f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 11, 5)) for kind, pair in rules.items() for rule in pair
+    }
+
+
+def masked(folder: Path) -> dict[str, Any]:
+    """The way of attention backends whose metadata we do not rewrite."""
+    can, recurrence.can_reduce = recurrence.can_reduce, lambda visits: False
+    found = {rule: ran(Tiny(folder, "huginn", max_depth=12, exit=rule), (12, 11, 5)) for rule in ("", "state<0.06", "kl<5e-3 after 2")}
+    recurrence.can_reduce = can
+    return found
+
+
+def chunked(folder: Path) -> dict[str, Any]:
+    """Prompts of up to 40 tokens, 16 tokens of all requests a step."""
+    prompts = [[*range(3 + n, 43)] for n in (0, 9, 25)]
+    options = {"enable_chunked_prefill": True, "max_num_batched_tokens": 16}
+    return ran(Tiny(folder, "huginn", max_depth=12, exit="state<0.06"), (12, 5), prompts, **options)
+
+
+def preempted(folder: Path) -> dict[str, Any]:
+    """Seven blocks of 32 tokens for nine requests that want two each: some are pushed out and computed anew."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    pushed_out = []
+    stock = Scheduler._preempt_request
+    Scheduler._preempt_request = lambda self, request, *a, **k: (pushed_out.append(request.request_id), stock(self, request, *a, **k))[1]
+    prompts = [[*range(3 + n, 23 + n)] for n in (0, 9, 25)]
+    options = {"max_model_len": 96, "num_gpu_blocks_override": 8}
+    found = ran(Tiny(folder, "huginn", max_depth=12, exit="state<0.06"), (12, 11, 5), prompts, 40, **options)
+    Scheduler._preempt_request = stock
+    return {**found, "n_preempted": len(pushed_out)}
+
+
+def prefix_hits(folder: Path) -> dict[str, Any]:
+    """Prompts that begin with the same 64 tokens: the later ones find two blocks of them in the cache."""
+    shared = [3 + i * 7 % 90 for i in range(64)]
+    prompts = [[*shared, n] for n in (5, 40, 71)]
+    return ran(Tiny(folder, "huginn", max_depth=12, exit="state<0.06"), (12,), prompts, max_num_seqs=1, enable_prefix_caching=True)
+
+
+CASES = (fixed, residual, exits, masked, chunked, preempted, prefix_hits)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.stdout.write(json.dumps({case.__name__: case(Path(sys.argv[1])) for case in CASES}) + "\n")
