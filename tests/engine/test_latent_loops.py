@@ -53,7 +53,7 @@ def test_the_residual_step_equals_the_reference(found: dict[str, Any], kind: str
 @pytest.mark.parametrize("kind", ["ouro", "huginn", "llama"])
 @pytest.mark.parametrize("measure", ["state", "kl"])
 def test_exits_equal_the_reference_token_for_token(found: dict[str, Any], kind: str, measure: str) -> None:
-    """Tokens leave at depths of their own, in one batch whose requests have largest depths of their own; the worker counts what they took."""
+    """Tokens leave at depths of their own, under largest depths that differ in one batch; the worker counts what each took."""
     (case,) = (case for name, case in found["exits"].items() if name.startswith(f"{kind} {measure}"))
     assert_equal(case)
     assert len([depth for depth in case["depths"] if depth < 5]) > 1, "exits must differ, or this shows nothing"
