@@ -155,8 +155,3 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise PlanError(message)
-
-
-def cache_salt(depth: int) -> str:
-    """Return what keeps requests of one depth apart in the prefix cache: after the think block their layers see something else."""
-    return f"depth {depth}"

@@ -36,6 +36,10 @@ def recurrent(stock: Any, core_of: Callable[[Any], Core]) -> Any:
             self.ledger = self.recurrence.ledger
             runner.install_v1()
 
+        def get_model_state_cls(self) -> Any:
+            """Return what V2's runner prepares this model's inputs with (V1's does not ask)."""
+            return runner.model_state_v2()
+
         def forward(
             self,
             input_ids: torch.Tensor | None,

@@ -49,7 +49,7 @@ def _rows_v1(runner: Any, default: int) -> Rows:
 
 
 def model_state_v2() -> Any:
-    """Return the class of V2's model state that hands `rows` to the model. What they need is kept by request from its arrival to its end."""
+    """Return the class of V2's model state that hands `rows` to the model. What they need is kept by request, as long as it lives."""
     from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
     class LatentModelState(DefaultModelState):  # type: ignore[misc]  # vllm is untyped to us

@@ -227,7 +227,7 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
     """V2's hook in the place of V1's: its model state is told of requests and asked for rows, from a batch with V2's fields."""
     v1 = runner._rows_v1
     state = object.__new__(runner.model_state_v2())
-    state.depths, state.rope_state, state.prompt_embeds_state = {}, None, None
+    state.depths, state.prompts, state.rope_state, state.prompt_embeds_state = {}, {}, None, None
 
     def through_v2(engine_runner: Any, default: int) -> Any:
         state.model = engine_runner.get_model()
@@ -236,7 +236,9 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
             state.remove_request(name)
         ids = engine_runner.input_batch.req_ids
         for i, name in enumerate(ids[:n]):
-            state.add_request(i, SimpleNamespace(req_id=name, sampling_params=held[name].sampling_params))
+            state.add_request(
+                i, SimpleNamespace(req_id=name, sampling_params=held[name].sampling_params, prompt_token_ids=held[name].prompt_token_ids)
+            )
         batch = SimpleNamespace(req_ids=ids, num_reqs=n, query_start_loc_np=engine_runner.query_start_loc.np[: n + 1])
         return state.prepare_inputs(batch, None)["rows"]
 
@@ -245,7 +247,7 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
         found = pair(generate, llama, THINK, MIXED)
     runner._rows_v1 = v1
     dummy = SimpleNamespace(req_ids=["dummy"], num_reqs=1, query_start_loc_np=torch.tensor([0, 1]).numpy())
-    return {**found, "dummy_rows": runner.rows_v2(state.depths, dummy)}
+    return {**found, "dummy_rows": runner.rows_v2(state.depths, state.prompts, dummy)}
 
 
 CASES = (
