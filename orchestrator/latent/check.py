@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.errors import PlanError
+from orchestrator.core.exits import parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.core.schedule import Schedule, parse_schedule, require_layers
 from orchestrator.latent.families import FAMILIES
@@ -17,6 +18,7 @@ from orchestrator.latent.native import own_loop
 
 KEY = "latent"  # of config.json
 DEPTH_ARGUMENT = "latent_depth"  # of SamplingParams.extra_args: the depth of one request
+_LOOP = ("damped", "residual", "exit")  # keys of a model beside its depths that say something of its loop
 _BLOCK_TOKENS = 128  # vLLM's block of a KV cache on a CPU, the largest in use: caches are made of whole blocks
 
 
@@ -51,7 +53,7 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
     where = f"models.{name}"
     looped = own_loop(config)
     _require(not (looped and model.layers), f"{where}: the model loops by itself, over layers of its own: drop layers; max_depth may stay")
-    own = {} if model.layers else {**looped, **_own(config)}
+    own = {} if model.layers else _own(config, looped)
     if not own and not model.layers:
         asked = {"max_depth": model.max_depth, **_of_the_loop(model)}
         _require(
@@ -65,19 +67,16 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
     depth = int(own.get("depth", 1))
     max_depth = model.max_depth or int(own.get("max_depth", depth))
     depth = min(depth, max_depth) if looped else depth  # of the published ones one may want less memory than theirs takes
-    damped = model.damped or bool(own.get("damped", False))
-    _require(not (damped and model.residual), f"{where}: damped and residual both say how far an iteration goes: drop one of the two")
     _require(1 <= depth <= max_depth, f"{where}: max_depth = {max_depth}; it must be at least the model's own depth, {depth}")
+    loop = {**{key: own[key] for key in _LOOP if own.get(key)}, **_of_the_loop(model)}
     if not schedule.think:
         _require(
-            max_depth == 1 and not damped and not _of_the_loop(model),
+            max_depth == 1 and not loop,
             f"{where}: the schedule '{schedule}' has no block to repeat, so max_depth, damped, residual and exit mean nothing; "
             "write one, as in 0-9 (10-19)*r 20-29",
         )
-    _require(
-        not model.exit or max_depth > 1, f"{where}: exit = {model.exit!r}, but max_depth = 1 leaves nothing to exit from: raise max_depth"
-    )
-    return Latent(_architecture(config, where), schedule, depth, max_depth, damped, model.residual, model.exit)
+    _require_loop(loop, max_depth, where)
+    return Latent(_architecture(config, where), schedule, depth, max_depth, **loop)
 
 
 def cache_salt(depth: int) -> str:
@@ -118,20 +117,30 @@ def kv_bytes(latent: Latent, config: Mapping[str, Any], context_tokens: int, ele
     return latent.n_visits * n_tokens * 2 * n_kv_heads * head_size * element_bytes
 
 
-def _of_the_loop(model: Model) -> dict[str, object]:
+def _of_the_loop(model: Model) -> dict[str, Any]:
     """Return what a plan's model says of a loop and means something, by its key."""
-    return {key: value for key in ("damped", "residual", "exit") if (value := getattr(model, key))}
+    return {key: value for key in _LOOP if (value := getattr(model, key))}
 
 
-def _own(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _require_loop(loop: Mapping[str, Any], max_depth: int, where: str) -> None:
+    _require(len({"damped", "residual"} & set(loop)) < 2, f"{where}: damped and residual both say how far an iteration goes: drop one")
+    _require(0 <= loop.get("residual", 0.0) < 1, f"{where}: residual = {loop.get('residual')}; it must be at least 0 and below 1")
+    if loop.get("exit"):
+        parse_exit(loop["exit"])
+        _require(max_depth > 1, f"{where}: exit = {loop['exit']!r}, but max_depth = 1 leaves nothing to exit from: raise max_depth")
+
+
+def _own(config: Mapping[str, Any], looped: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what config.json says under its key, over what a checkpoint that loops by itself says elsewhere."""
     own = config.get(KEY) or {}
-    known = {"layers": str, "depth": int, "max_depth": int, "damped": bool}
+    known = {"layers": str, "depth": int, "max_depth": int, "damped": bool, "residual": float, "exit": str}
     _require(isinstance(own, Mapping), f"config.json: {KEY!r} must be an object with {', '.join(known)}")
     for key, value in own.items():
         _require(key in known, f"config.json: {KEY}.{key} is unknown; known are {', '.join(known)}")
         _require(type(value) is known[key], f"config.json: {KEY}.{key} = {value!r} must be of type {known[key].__name__}")
-    _require(not own or bool(own.get("layers")), f"config.json: {KEY!r} names no layers")
-    return own
+    _require(not (looped and "layers" in own), f"config.json: {KEY}.layers, but the model loops by itself, over layers of its own")
+    _require(not own or bool(looped or own.get("layers")), f"config.json: {KEY!r} names no layers")
+    return {**looped, **own}
 
 
 def _architecture(config: Mapping[str, Any], where: str) -> str:

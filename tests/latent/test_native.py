@@ -44,7 +44,9 @@ def test_a_smaller_largest_depth_is_the_default_too() -> None:
     ("config", "wishes", "reason"),
     [
         (ouro_config(), {"layers": "0 1"}, "loops by itself"),
-        (ouro_config(), {"damped": True, "residual": 0.5}, "drop one of the two"),
+        (ouro_config(), {"damped": True, "residual": 0.5}, "drop one"),
+        (ouro_config(latent={"exit": "state"}), {}, "cannot be read"),
+        (ouro_config(latent={"residual": 1.5}), {}, "below 1"),
         (ouro_config(), {"max_depth": 1, "exit": "state<1"}, "nothing to exit from"),
         (llama_config(), {"exit": "state<1"}, "no think block"),
         (llama_config(), {"residual": 0.5}, "no think block"),
