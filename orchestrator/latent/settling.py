@@ -26,12 +26,15 @@ class Settling:
         self._rule, self._rows = rule, rows
         self._depths = rows.token_depths(n, positions.device)
         self._decoding = self._decoding_requests(positions) if rule is not None and rule.measure == "kl" else ()
+        self._done = 0  # iterations
         self._said: torch.Tensor | None = None  # log-probabilities (n_decoding, vocabulary) of the step before
         self.runs = torch.ones(n, dtype=torch.bool, device=positions.device)
         self.taken = torch.zeros(n, dtype=torch.long, device=positions.device)
 
     def members(self) -> tuple[int, ...]:
-        """Return the requests with a token that takes the next iteration."""
+        """Return the requests with a token that takes the next iteration. Only a rule makes this wait for the device."""
+        if self._rule is None:
+            return tuple(i for i, depth in enumerate(self._rows.depths) if depth > self._done)
         running = self.runs.tolist()
         starts = self._rows.starts
         return tuple(i for i in range(len(self._rows.depths)) if any(running[starts[i] : starts[i + 1]]))
@@ -40,17 +43,17 @@ class Settling:
         """Return the states `(n_tokens, width)` after an iteration: `after` where a token ran, and note who goes on."""
         state = torch.where(self.runs.unsqueeze(1), after, before)
         self.taken += self.runs
-        done = int(self.taken.max())
-        going = self.runs & (self._depths > done)
+        self._done += 1
+        going = self.runs & (self._depths > self._done)
         if self._rule is not None and bool(going.any()):
-            going = going & ~self._settled(self._rule, done, before, state, predict)
+            going = going & ~self._settled(self._rule, before, state, predict)
         self.runs = going
         return state
 
-    def _settled(self, rule: ExitRule, done: int, before: torch.Tensor, state: torch.Tensor, predict: Predict) -> torch.Tensor:
+    def _settled(self, rule: ExitRule, before: torch.Tensor, state: torch.Tensor, predict: Predict) -> torch.Tensor:
         """Return which tokens the rule ends, among those that ran; (n_tokens,)."""
         if rule.measure == "state":
-            if done < rule.least:
+            if self._done < rule.least:
                 return torch.zeros_like(self.runs)
             change = (state.float() - before.float()).norm(dim=-1) / state.float().norm(dim=-1)
             return change < rule.below
@@ -58,7 +61,7 @@ class Settling:
         if self._decoding:
             places = self._rows.tokens(self._decoding, state.device)
             divergence = self._divergence(predict(state, self._decoding))
-            settled[places] = (divergence < rule.below) & (done >= rule.least)
+            settled[places] = (divergence < rule.below) & (self._done >= rule.least)
         return settled
 
     def _divergence(self, logits: torch.Tensor) -> torch.Tensor:

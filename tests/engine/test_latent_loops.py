@@ -5,6 +5,7 @@ One program runs all cases (`loop_cases`), because its engines are cheap there; 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.backends.vllm_engine import Vllm
+from orchestrator.core.plan import Model
+from orchestrator.core.types import Finish, Request, Sampling
+
+LATENT = str(Path(__file__).parents[1] / "latent")
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
@@ -88,3 +94,32 @@ def test_exits_by_state_share_prefixes(found: dict[str, Any]) -> None:
     assert case["counted"][0] == case["taken"][0]
     assert [own for _, own in case["counted"]] == [own for _, own in case["taken"]]
     assert case["counted"][1][0] < case["taken"][1][0]
+
+
+async def test_mean_depth_is_reported_and_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the whole engine, its process of its own included: what the worker counted reaches the trace, its metric and its price."""
+    monkeypatch.syspath_prepend(LATENT)
+    import loop_references as references
+    import tiny_loops as tiny
+
+    config, n_new = tiny.huginn_config(), 10
+    folder = tiny.write_folder(tmp_path / "huginn", config, tiny.huginn_weights(config))
+    reference = references.Huginn(config, tiny.huginn_weights(config))
+    model = Model(str(folder), max_depth=12, exit="state<0.06")
+    requests = [
+        Request(prompt, problem_id="p", ordinal=i, seed=i, sampling=Sampling(temperature=0, max_new_tokens=n_new), depth=depth)
+        for i, (prompt, depth) in enumerate([("How deep?", None), ("How deep?", 3), ("By the mark, twain.", 12)])
+    ]
+    async with Vllm(kv_cache_gib=0.1, max_num_seqs=8, threads=1).open({"main": model}) as engine:
+        traces = await asyncio.gather(*(engine.generate(request) for request in requests))
+    for request, trace in zip(requests, traces, strict=True):
+        prompt = [1 + ord(character) - 32 for character in str(request.prompt)]
+        depth = request.depth or 4  # the checkpoint's own
+        ids, taken = references.generate_until_settled(reference, prompt, n_new, 0.06, 1, depth)
+        assert (trace.finish, list(trace.token_ids), trace.depth) == (Finish.LENGTH, ids, depth)
+        own = taken[len(prompt) - 1 :]
+        assert trace.metrics == {"mean_depth": pytest.approx(sum(own) / len(own))}
+        n_tokens = len(prompt) - trace.usage.cached_tokens + n_new
+        mean = sum(taken) / len(taken)
+        assert trace.usage.layer_tokens == round(n_tokens * (2 + 2 * mean)), "prelude and coda once, the core of two as often as needed"
+    assert traces[2].metrics["mean_depth"] < 12
