@@ -33,7 +33,7 @@ from orchestrator.latent.check import DEPTH_ARGUMENT, cache_salt, latent_of
 from orchestrator.latent.counts import Counts
 from orchestrator.latent.native import usual_names
 
-N_TOKENS = 16
+N_TOKENS = 12
 PROMPTS = [[5, 17, 33, 60, 8], [44, 2, 9], [7] * 11]
 THINK = "0 (1-2)*r 3"
 KINDS = {
@@ -132,14 +132,14 @@ def exits(folder: Path) -> dict[str, Any]:
         "llama": ("state<0.35 after 2", "kl<0.5"),
     }
     return {
-        f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 11, 5)) for kind, pair in rules.items() for rule in pair
+        f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 5)) for kind, pair in rules.items() for rule in pair
     }
 
 
 def masked(folder: Path) -> dict[str, Any]:
     """The way of attention backends whose metadata we do not rewrite."""
     can, recurrence.can_reduce = recurrence.can_reduce, lambda visits: False
-    found = {rule: ran(Tiny(folder, "huginn", max_depth=12, exit=rule), (12, 11, 5)) for rule in ("state<0.06", "kl<5e-3 after 2")}
+    found = {rule: ran(Tiny(folder, "huginn", max_depth=12, exit=rule), (12, 5)) for rule in ("state<0.06", "kl<5e-3 after 2")}
     recurrence.can_reduce = can
     return found
 
