@@ -118,7 +118,7 @@ def counted(llm: Any, request: str) -> list[int] | None:
 
 
 def fixed(folder: Path) -> dict[str, Any]:
-    return {kind: ran(Tiny(folder, kind, max_depth=4), (1, 2, 4)) for kind in KINDS}
+    return {kind: ran(Tiny(folder, kind, max_depth=4), (1, 2, 4)) for kind in ("ouro", "huginn")}
 
 
 def residual(folder: Path) -> dict[str, Any]:
@@ -131,15 +131,13 @@ def exits(folder: Path) -> dict[str, Any]:
         "huginn": ("state<0.06", "kl<5e-3 after 2"),
         "llama": ("state<0.35 after 2", "kl<0.5"),
     }
-    return {
-        f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 5)) for kind, pair in rules.items() for rule in pair
-    }
+    return {f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 5)) for kind, pair in rules.items() for rule in pair}
 
 
 def masked(folder: Path) -> dict[str, Any]:
     """The way of attention backends whose metadata we do not rewrite."""
     can, recurrence.can_reduce = recurrence.can_reduce, lambda visits: False
-    found = {rule: ran(Tiny(folder, "huginn", max_depth=12, exit=rule), (12, 5)) for rule in ("state<0.06", "kl<5e-3 after 2")}
+    found = ran(Tiny(folder, "huginn", max_depth=12, exit="kl<5e-3 after 2"), (12, 5))
     recurrence.can_reduce = can
     return found
 
