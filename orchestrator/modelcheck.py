@@ -15,6 +15,7 @@ from orchestrator import embedded
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.latent.check import latent_of, require_depth
+from orchestrator.latent.native import usual_names
 
 
 def check_model(name: str, model: Model) -> None:
@@ -35,7 +36,7 @@ def check_depth(plan: Plan) -> None:
 def require_stock(model: Model, engine: str) -> None:
     """Raise PlanError when a model is to run otherwise than it ships, on an engine that cannot do that."""
     stock = Model("")
-    for key in ("layers", "max_depth", "damped"):
+    for key in ("layers", "max_depth", "damped", "residual", "exit"):
         if getattr(model, key) != getattr(stock, key):
             raise PlanError(f"{key} = {getattr(model, key)!r}: {_as_they_ship(engine)}")
 
@@ -57,4 +58,4 @@ def known_config(path: str) -> Mapping[str, Any] | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if there else None
     except (PlanError, OSError, ValueError):  # a hub name, or no model: what opens it says so in its own words
         return None
-    return config if isinstance(config, dict) else None
+    return usual_names(config) if isinstance(config, dict) else None
