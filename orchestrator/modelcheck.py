@@ -15,6 +15,7 @@ from orchestrator import embedded
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.latent.check import latent_of, require_depth
+from orchestrator.latent.native import usual_names
 
 
 def check_model(name: str, model: Model) -> None:
@@ -75,4 +76,4 @@ def known_config(path: str) -> Mapping[str, Any] | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if there else None
     except (PlanError, OSError, ValueError):  # a hub name, or no model: what opens it says so in its own words
         return None
-    return config if isinstance(config, dict) else None
+    return usual_names(config) if isinstance(config, dict) else None

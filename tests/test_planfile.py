@@ -185,6 +185,8 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
         ('[models.main]\npath = "x"\nrevison = "y"', ["'models.main.revison' (did you mean 'revision'?)"]),
         ('[models.main]\nrevision = "y"', ["[models.main] has no path", "smollm2"]),
         ('[models.main]\npath = "x"\nexit = "state>1"', ["exit rule 'state>1'", "state<0.03"]),
+        ('[models.main]\npath = "x"\nexit = "state<1"', ["exit = 'state<1'", "'fake' runs models as they ship"]),
+        ('[models.main]\npath = "x"\nresidual = 0.5', ["residual = 0.5", "'fake' runs models as they ship"]),
         ('[models.main]\npath = "x"\nresidual = 1', ["models.main.residual = 1", "below 1"]),
         ('model = "x"\n[models.main]\npath = "y"', ["not both"]),
         ("[models]", ["models = {}", "at least one model"]),

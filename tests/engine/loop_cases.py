@@ -118,7 +118,7 @@ def counted(llm: Any, request: str) -> list[int] | None:
 
 
 def fixed(folder: Path) -> dict[str, Any]:
-    return {kind: ran(Tiny(folder, kind, max_depth=4), (1, 2, 4)) for kind in KINDS}
+    return {kind: ran(Tiny(folder, kind, max_depth=4), (1, 2, 4)) for kind in ("ouro", "huginn")}
 
 
 def residual(folder: Path) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def exits(folder: Path) -> dict[str, Any]:
 def masked(folder: Path) -> dict[str, Any]:
     """The way of attention backends whose metadata we do not rewrite."""
     can, recurrence.can_reduce = recurrence.can_reduce, lambda visits: False
-    found = {rule: ran(Tiny(folder, "huginn", max_depth=12, exit=rule), (12, 5)) for rule in ("state<0.06", "kl<5e-3 after 2")}
+    found = ran(Tiny(folder, "huginn", max_depth=12, exit="kl<5e-3 after 2"), (12, 5))
     recurrence.can_reduce = can
     return found
 
