@@ -70,14 +70,9 @@ def _as_they_ship(engine: str) -> str:
 
 def known_config(path: str) -> Mapping[str, Any] | None:
     """Return the config.json of a model that lies here; None for one that does not, or whose file is none."""
-    shipped = Path(embedded.__file__).with_name("models") / path  # a model in the package, by its name
-    folder = shipped if shipped.is_dir() else Path(path).expanduser()
-    if path == embedded.NAME:
-        folder, whole = embedded.embedded_folder()
-        if not whole:
-            return None
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a hub name, or a folder that `resolve_model` will refuse in its own words
+        folder, there = embedded.embedded_folder() if path == embedded.NAME else (Path(embedded.resolve_model(path)), True)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if there else None
+    except (PlanError, OSError, ValueError):  # a hub name, or no model: what opens it says so in its own words
         return None
     return config if isinstance(config, dict) else None

@@ -182,8 +182,8 @@ def _best(settings: Sequence[Setting]) -> int:
 def cheapest(settings: Sequence[Setting]) -> int:
     """Return which setting takes the fewest layer-tokens among those as good as the best; of equal ones the more accurate, then the first.
 
-    As good: the 95% interval of (best - this), both resampled over the same problems, holds 0; or the difference is less than half of one of
-    the problems swept. Expectations over a pool are sharp: without the second even 0.01 points would count.
+    As good: the 95% interval of (best - this), both resampled over the same problems, holds 0; or the difference is less than half a
+    problem. Expectations over a pool are sharp: without the second even 0.01 points would count.
     """
     able = [i for i, setting in enumerate(settings) if setting.as_good_as_best]
     return min(able, key=lambda i: (settings[i].layer_tokens, -settings[i].accuracy.value, i))

@@ -483,7 +483,7 @@ class TestFleet:
 
     async def test_two_pools_serve_their_own_models(self) -> None:
         """Names, options and numbers of replicas are per pool; an unknown model or depth is a failed trace with the reason."""
-        models = {"small": Model("none"), "big": Model("none")}
+        models = {"small": Model("none"), "big": Model("another")}
         pools = {"small": {"replicas": 2, "options": {"mark": "s:"}, "depths": [1, 2]}, "big": {"options": {"mark": "b:"}}}
         async with fleet(models=models, pools=pools) as engine:
             assert [(s.pool, s.index) for s in engine.stats()] == [("small", 0), ("small", 1), ("big", 2)]
@@ -497,6 +497,15 @@ class TestFleet:
         assert (unknown.finish, unknown.error) == (Finish.FAILED, "no replica serves the model 'huge'; there are: small, big")
         assert (too_deep.finish, too_deep.depth) == (Finish.FAILED, 4)
         assert "depth 4; they serve: 1, 2" in too_deep.error
+
+    async def test_a_depth_leads_to_the_pool_of_the_same_model_that_has_it(self) -> None:
+        """Fixed depths, a pool for each; the trace bears the name that was asked for, as the session knows no other."""
+        models = {"main": Model("none"), "deep": Model("none", max_depth=8)}
+        pools = {"main": {"options": {"mark": "m:"}, "depths": [1]}, "deep": {"options": {"mark": "d:"}, "depths": [8]}}
+        async with fleet(models=models, pools=pools) as engine:
+            base = requests(1, "main")[0]
+            shallow, deep = await engine.generate(replace(base, depth=1)), await engine.generate(replace(base, depth=8))
+        assert [(t.text[:2], t.model, t.depth) for t in (shallow, deep)] == [("m:", "main", 1), ("d:", "main", 8)]
 
     async def test_aborted_requests_come_back_cancelled_wherever_they_are(self) -> None:
         """Not yet sent: without tokens; running: with those so far. Aborting what is unknown or finished does nothing."""

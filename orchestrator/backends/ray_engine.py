@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from orchestrator.backends import ray_cluster
+from orchestrator.backends.ray_pools import Care, PoolSpec, ReplicaStats, State, at_its_depth
 from orchestrator.backends.ray_replica import Completions, pack, unpack_collected
 from orchestrator.core.errors import FleetError
-from orchestrator.core.plan import Model
 from orchestrator.core.replies import reply_to
 from orchestrator.core.routing import ReplicaView, route
 from orchestrator.core.types import Finish, Request, Trace
@@ -29,52 +28,6 @@ FIRST_BACKOFF_SECONDS = 0.5  # before the first restart; doubled for each furthe
 LAST_BACKOFF_SECONDS = 30.0
 STOP_SECONDS = 15.0  # for an engine to close by itself before its process is killed
 MAX_REMEMBERED = 65_536  # problems whose last replica is remembered: some 10 MB
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSpec:
-    """A pool as it is to be started."""
-
-    name: str
-    model: Model
-    n_replicas: int
-    origin: str  # of the inner engine's backend, "module:Class"
-    options: Mapping[str, object]
-    resources: Mapping[str, float]
-    depths: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Care:
-    """How replicas are looked after; the fields are those of `ray_fleet.Ray`."""
-
-    max_restarts: int
-    heartbeat_seconds: float
-    start_seconds: float
-    linger_seconds: float
-    runtime_env: Mapping[str, object]
-
-
-class State(StrEnum):
-    """Where a replica stands."""
-
-    STARTING = "starting"
-    UP = "up"
-    RESTARTING = "restarting"
-    LOST = "lost"  # given up
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaStats:
-    """What a display shows of one replica. `reason`: why it was last restarted or given up."""
-
-    pool: str
-    index: int
-    state: State
-    pid: int
-    restarts: int
-    n_running: int
-    reason: str
 
 
 @dataclass(slots=True, eq=False)
@@ -183,10 +136,11 @@ class RayFleet:
         identity = request.problem_id, request.ordinal
         if identity in self._held:
             raise ValueError(f"problem {request.problem_id!r}, ordinal {request.ordinal} is in flight already")
-        held = self._held[identity] = _Held(request, self._loop.create_future())
+        sent = at_its_depth(request, [pool.spec for pool in self._pools.values()])
+        held = self._held[identity] = _Held(sent, self._loop.create_future())
         try:
             self._place(held)
-            return await held.trace
+            return replace(await held.trace, model=request.model)
         finally:
             del self._held[identity]
             self._retract(held)

@@ -13,7 +13,8 @@ from typing import Any
 
 from orchestrator import registry
 from orchestrator.backends import ray_cluster
-from orchestrator.backends.ray_engine import Care, PoolSpec, RayFleet
+from orchestrator.backends.ray_engine import RayFleet
+from orchestrator.backends.ray_pools import Care, PoolSpec
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.types import Capability, PluginSpec

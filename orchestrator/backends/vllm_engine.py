@@ -325,9 +325,10 @@ async def _opened(options: Vllm, models: Mapping[str, Model]) -> AsyncIterator[V
 
 
 async def _started(options: Vllm, name: str, model: Model, n_pools_left: int) -> _Started:
+    path = await asyncio.to_thread(resolve_model, model.path)  # before vLLM is imported, which takes a while
     # On its own: something in vLLM keeps the frames in which it was imported for ever, and with them what those hold.
     await asyncio.to_thread(_import_vllm)
-    starting = asyncio.create_task(asyncio.to_thread(_start, options, name, model, n_pools_left))
+    starting = asyncio.create_task(asyncio.to_thread(_start, options, name, model, path, n_pools_left))
     try:
         started = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -345,9 +346,8 @@ def _import_vllm() -> None:
         import vllm.v1.engine.async_llm  # noqa: F401
 
 
-def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> _Started:
+def _start(options: Vllm, name: str, model: Model, path: str, n_pools_left: int) -> _Started:
     """Return a started engine; blocks for a minute or so. PlanError, FleetError."""
-    path = resolve_model(model.path)
     with vllm_host.environment(options.threads):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform

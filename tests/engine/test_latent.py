@@ -43,7 +43,7 @@ def test_depth_one_is_the_stock_model(cases: dict[str, Any]) -> None:
     assert case["got"] == case["want"] == case["reference"]
 
 
-@pytest.mark.parametrize("layers", ["0 (1-2)*2 3", "0 (1-2)*3 3", "0 2 1 1 3", "3 0", "1 1 1"])
+@pytest.mark.parametrize("layers", ["0 (1-2)*2 3", "0 2 1 1 3", "3 0"])
 def test_a_fixed_schedule_equals_recomputation(cases: dict[str, Any], layers: str) -> None:
     """Loops, CoLa's skips and repeats, and a schedule without the first layer: each visit reads its own KV cache."""
     case = cases["fixed_schedules"][layers]
@@ -78,11 +78,9 @@ def test_the_prefix_cache_serves_one_depth_only(cases: dict[str, Any]) -> None:
     assert case["got"] == case["want"]
 
 
-@pytest.mark.parametrize("layers", ["0 (1-2)*r 3", "(0-3)*r"])
-def test_masking_equals_skipping(cases: dict[str, Any], layers: str) -> None:
+def test_masking_equals_recomputation(cases: dict[str, Any]) -> None:
     """Where metadata cannot be rewritten all rows are computed, and each keeps the state of its own depth."""
-    case = cases["masked"][layers]
-    assert case["got"] == case["want"]
+    assert cases["masked"]["got"] == cases["masked"]["want"]
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
