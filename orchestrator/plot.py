@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from orchestrator.sweep import Setting, Surface
 from orchestrator.sweep_view import short
@@ -137,6 +137,8 @@ def _scale(axes: Axes, costs: Sequence[float], title: str) -> None:
     axes.grid(alpha=0.3)
     if min(costs) > 0:
         axes.set_xscale("log")
+        steps = (1.0, 2.0, 5.0) if max(costs) < 100 * min(costs) else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=steps))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"{title} (log scale)")

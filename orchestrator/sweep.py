@@ -131,6 +131,7 @@ def surface(pools: Mapping[int, Pools], right: Mapping[int, Right], widths: Sequ
 
 
 def _settings(points: Sequence[tuple[int, int]], values: _Table, drawing: _Table, prices: _Table) -> tuple[Setting, ...]:
+    values = values.round(12)  # equal expectations, of widths 1 and 2 say, differ in their last digits
     means = values.mean(axis=0)
     order = sorted(range(len(points)), key=lambda i: (-means[i], prices[i, 0], i))
     resampled = resampled_means(values)
@@ -147,8 +148,8 @@ def _settings(points: Sequence[tuple[int, int]], values: _Table, drawing: _Table
         )
         for i, (depth, width) in enumerate(points)
     ]
-    by_tokens = pareto([(s.layer_tokens, s.accuracy.value) for s in made])
-    by_seconds = pareto([(s.seconds, s.accuracy.value) for s in made])
+    by_tokens = pareto([(s.layer_tokens, round(s.accuracy.value, 12)) for s in made])
+    by_seconds = pareto([(s.seconds, round(s.accuracy.value, 12)) for s in made])
     return tuple(replace(s, on_front=a, on_seconds_front=b) for s, a, b in zip(made, by_tokens, by_seconds, strict=True))
 
 
@@ -182,8 +183,8 @@ def _best(settings: Sequence[Setting]) -> int:
 def cheapest(settings: Sequence[Setting]) -> int:
     """Return which setting takes the fewest layer-tokens among those as good as the best; of equal ones the more accurate, then the first.
 
-    As good: the 95% interval of (best - this), both resampled over the same problems, holds 0; or the difference is below half of one of
-    the problems swept. Expectations over a pool are sharp: without the second even 0.01 points would count.
+    As good: the 95% interval of (best - this), both resampled over the same problems, holds 0; or the difference is less than half a
+    problem. Expectations over a pool are sharp: without the second even 0.01 points would count.
     """
     able = [i for i, setting in enumerate(settings) if setting.as_good_as_best]
     return min(able, key=lambda i: (settings[i].layer_tokens, -settings[i].accuracy.value, i))

@@ -191,6 +191,13 @@ def test_problems_without_enough_attempts_are_left_out_and_counted() -> None:
         surface({1: {"q": short_pool}}, {1: {"q": RIGHT}}, [4], "majority", by_majority)
 
 
+def test_two_votes_are_on_no_front_beside_one_that_is_as_good() -> None:
+    """A majority of two is the first drawn: exactly as accurate as one, though sums of floats may differ in the last digit."""
+    pools = {f"p{i}": pool(" ".join("A" * (i % 7 + 1) + "B" * 5 + "C" * 3)) for i in range(30)}
+    found = surface({1: pools}, {1: dict.fromkeys(pools, RIGHT)}, [1, 2, 4], "majority", by_majority)
+    assert [s.on_front for s in found.settings][:2] == [True, False]
+
+
 def made_surface(depths: Sequence[int] = (1, 4), n_problems: int = 12) -> Surface:
     words = {1: ["A B C B", "A A B C"], 4: ["A A A B", "A A A A"], 0: ["A B", "A A"]}
     pools = {d: {f"p{i}": pool(words[d][i % 2]) for i in range(n_problems)} for d in depths}
