@@ -1,4 +1,4 @@
-"""Sums and differences of two small numbers as a problem file, drawn by a seed: `python benchmarks/sums.py 48 > sums.jsonl`."""
+"""Sums of two small numbers as a problem file, drawn by a seed: `python benchmarks/sums.py 48 > sums.jsonl`."""
 
 import json
 import random
@@ -7,5 +7,4 @@ import sys
 rng = random.Random(0)
 for i in range(int(sys.argv[1])):
     a, b = rng.randint(11, 60), rng.randint(3, 30)
-    sign = rng.choice("+-") if a > b else "+"
-    print(json.dumps({"id": f"s{i}", "prompt": f"What is {a} {sign} {b}?", "answer": str(a + b if sign == "+" else a - b)}))
+    print(json.dumps({"id": f"s{i}", "prompt": f"What is {a} + {b}?", "answer": str(a + b)}))
