@@ -7,6 +7,7 @@ between think. How distances are measured is `orchestrator.depth.probe`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from orchestrator.core.schedule import Schedule
 
@@ -38,13 +39,12 @@ def kneedle(values: Sequence[float], sensitivity: float = SENSITIVITY) -> int | 
 def proposed(distances: Sequence[float]) -> Schedule | None:
     """Return encode, think × r, decode for `distances[l]` between the residual streams before and after layer l; None without knees.
 
-    The curve falls from the front, is low in the middle and may rise towards the end, so each knee is sought between its end and the
-    lowest point: the paper says neither how far it looks nor what it does where the two meet. Three layers at least are needed, one
-    for each part.
+    The curve falls from the front, is low in the middle and may rise towards the end, which the paper does not say how to treat: here the
+    front's knee is that of the lowest value so far, counted from the front, and the back's likewise from the back. None too when the two
+    leave no layer between them.
     """
-    lowest = min(range(len(distances)), key=distances.__getitem__, default=0)
-    n_encode = kneedle(distances[: lowest + 1])
-    n_decode = kneedle(distances[lowest:][::-1])
+    n_encode = kneedle(list(accumulate(distances, min)))
+    n_decode = kneedle(list(accumulate(reversed(distances), min)))
     if n_encode is None or n_decode is None:
         return None
     layers = tuple(range(len(distances)))

@@ -1,0 +1,10 @@
+"""Sums of two small numbers as a problem file, drawn by a seed: `python benchmarks/sums.py 48 > sums.jsonl`."""
+
+import json
+import random
+import sys
+
+rng = random.Random(0)
+for i in range(int(sys.argv[1])):
+    a, b = rng.randint(11, 60), rng.randint(3, 30)
+    print(json.dumps({"id": f"s{i}", "prompt": f"What is {a} + {b}?", "answer": str(a + b)}))
