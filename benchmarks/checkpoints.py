@@ -84,10 +84,8 @@ async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int)
         for name, spec in specs.items():
             run = await job(Plan(MODELS, spec, sampling=sampling, seed=number), problems, opened, n)
             rates[name], work[name] = run.output_tokens / run.seconds, run.output_tokens / run.cpu_seconds
-            print(
-                f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {rates[name]:6.1f} tokens/s {work[name]:6.1f} tokens/CPU s  {brought(run)}",
-                flush=True,
-            )
+            speed = f"{rates[name]:6.1f} tokens/s {work[name]:6.1f} tokens/CPU s"
+            print(f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {speed}  {brought(run)}", flush=True)
         ratios.append(rates["stepped"] / rates["whole"])
         efforts.append(work["stepped"] / work["whole"])
     for what, values in (("a second", ratios), ("a CPU second", efforts)):

@@ -2,9 +2,9 @@
 
     python benchmarks/prune.py [--problems 6] [--n 16] [--rounds 1]
 
-Embedded model, word problems of examples/arithmetic.jsonl, every problem's traces in flight together. Prints tokens, seconds and CPU seconds
-(engine start excluded), what was saved against `consistency` in the same round, accuracy with Wilson's 95 % interval, and the tokens that vLLM made
-for a request after it had been told to stop it: at most the one of the step that was running.
+Embedded model, word problems of examples/arithmetic.jsonl, every problem's traces in flight together. Prints tokens, seconds and CPU
+seconds (engine start excluded), what was saved of each against `consistency` in the same round, accuracy with Wilson's 95 % interval, and
+the tokens that vLLM made for a request after it had been told to stop it: at most the one of the step that was running.
 """
 
 from __future__ import annotations
