@@ -50,6 +50,7 @@ class Opened:
         self.engine = engine
         self._backend = backend
         self.late: Counter[str] = Counter()  # tokens that the engine made for a request after it was told to stop it
+        self.n_made = 0  # all tokens that it made
 
     def capabilities(self) -> Any:
         """Return the inner backend's."""
@@ -68,6 +69,7 @@ class Opened:
 
             def counting(outputs: Any, *rest: Any, _inner: Any = inner, _processor: Any = processor, **named: Any) -> Any:
                 for output in outputs:
+                    self.n_made += len(output.new_token_ids)
                     if output.request_id not in _processor.request_states:
                         self.late[output.request_id] += len(output.new_token_ids)
                 return _inner(outputs, *rest, **named)
