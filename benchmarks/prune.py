@@ -74,6 +74,7 @@ async def measure(opened: Opened, rows: Sequence[dict[str, str]], n: int, n_roun
         whole: Run | None = None
         for name, (strategy, selector) in settings(n).items():
             opened.late.clear()
+            opened.n_made = 0
             run = await job(Plan(MODELS, strategy, selector, sampling, seed=number), problems, opened, 2 * n)
             whole = whole or run
             show(name, run, whole, opened, references)
@@ -96,7 +97,7 @@ def show(name: str, run: Run, whole: Run, opened: Opened, references: dict[str, 
         f"{run.seconds:6.1f} s ({1 - run.seconds / whole.seconds:+6.1%} saved)  "
         f"{run.cpu_seconds:6.1f} CPU s ({1 - run.cpu_seconds / whole.cpu_seconds:+6.1%} saved)  "
         f"accuracy {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] of {found.n}  "
-        f"{len(stopped)} stopped at {mean:.0f} tokens, then at most {late} more",
+        f"{len(stopped)} stopped at {mean:.0f} tokens, then at most {late} more (vLLM made {opened.n_made:,} in all)",
         flush=True,
     )
 
