@@ -76,15 +76,21 @@ async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int)
     }
     print(f"blocks of {opened.engine._pools['main'].llm.vllm_config.cache_config.block_size} tokens", flush=True)
     await job(Plan(MODELS, specs["whole"], sampling=Sampling(max_new_tokens=4)), problems, opened, n)
-    ratios = []
+    ratios: list[float] = []
+    efforts: list[float] = []  # the same of CPU time, which others on the machine disturb less
     for number in range(n_rounds):
-        rates = {}
+        rates: dict[str, float] = {}
+        work: dict[str, float] = {}
         for name, spec in specs.items():
             run = await job(Plan(MODELS, spec, sampling=sampling, seed=number), problems, opened, n)
-            rates[name] = run.output_tokens / run.seconds
-            print(f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {rates[name]:6.1f} tokens/s  {brought(run)}", flush=True)
+            rates[name], work[name] = run.output_tokens / run.seconds, run.output_tokens / run.cpu_seconds
+            speed = f"{rates[name]:6.1f} tokens/s {work[name]:6.1f} tokens/CPU s"
+            print(f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {speed}  {brought(run)}", flush=True)
         ratios.append(rates["stepped"] / rates["whole"])
-    print(f"stepped over whole: {statistics.median(ratios):.3f} (median of {n_rounds}; {min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+        efforts.append(work["stepped"] / work["whole"])
+    for what, values in (("a second", ratios), ("a CPU second", efforts)):
+        spread = f"{min(values):.3f} to {max(values):.3f}"
+        print(f"stepped over whole, tokens {what}: {statistics.median(values):.3f} (median of {n_rounds}; {spread})", flush=True)
 
 
 def brought(run: Run) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from orchestrator import api, registry
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.types import Finish, PluginSpec, Problem, Result, Trace
@@ -21,11 +23,15 @@ from orchestrator.journal import Arrived
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One job: results, all traces by problem, and its wall-clock seconds, engine start excluded."""
+    """One job: results, all traces by problem, and its seconds, engine start excluded.
+
+    `cpu_seconds` are those of this process and the engine's: on a machine that others use too they say more than the clock does.
+    """
 
     results: Sequence[Result]
     pools: Mapping[str, Sequence[Trace]]
     seconds: float
+    cpu_seconds: float
 
     @property
     def output_tokens(self) -> int:
@@ -44,6 +50,7 @@ class Opened:
         self.engine = engine
         self._backend = backend
         self.late: Counter[str] = Counter()  # tokens that the engine made for a request after it was told to stop it
+        self.n_made = 0  # all tokens that it made
 
     def capabilities(self) -> Any:
         """Return the inner backend's."""
@@ -62,6 +69,7 @@ class Opened:
 
             def counting(outputs: Any, *rest: Any, _inner: Any = inner, _processor: Any = processor, **named: Any) -> Any:
                 for output in outputs:
+                    self.n_made += len(output.new_token_ids)
                     if output.request_id not in _processor.request_states:
                         self.late[output.request_id] += len(output.new_token_ids)
                 return _inner(outputs, *rest, **named)
@@ -86,8 +94,14 @@ async def job(plan: Plan, problems: Sequence[Problem], backend: Opened, window: 
     """Return a whole job, journal and votes included."""
     fleet = Fleet(engine=PluginSpec("vllm"), window=window)
     with tempfile.TemporaryDirectory() as out, open_job(Path(out), plan, list(problems)) as opened:
-        began = time.perf_counter()
+        began, cpu_before = time.perf_counter(), _cpu_seconds()
         results = [result async for result in api.run_job(opened, plan, fleet, backend=backend)]  # type: ignore[arg-type]
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu_before
         pools = {p.id: [e.trace for e in opened.journal.events(p.id) if isinstance(e, Arrived)] for p in problems}
-    return Run(results, pools, seconds)
+    return Run(results, pools, seconds, cpu)
+
+
+def _cpu_seconds() -> float:
+    me = psutil.Process()
+    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
+    return sum(t.user + t.system for t in times)

@@ -2,9 +2,9 @@
 
     python benchmarks/prune.py [--problems 6] [--n 16] [--rounds 1]
 
-Embedded model, word problems of examples/arithmetic.jsonl, every problem's traces in flight together. Prints tokens and seconds (engine
-start excluded), what was saved against `consistency` in the same round, accuracy with Wilson's 95 % interval, and the tokens that vLLM made
-for a request after it had been told to stop it: at most the one of the step that was running.
+Embedded model, word problems of examples/arithmetic.jsonl, every problem's traces in flight together. Prints tokens, seconds and CPU
+seconds (engine start excluded), what was saved of each against `consistency` in the same round, accuracy with Wilson's 95 % interval, and
+the tokens that vLLM made for a request after it had been told to stop it: at most the one of the step that was running.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ async def measure(opened: Opened, rows: Sequence[dict[str, str]], n: int, n_roun
         whole: Run | None = None
         for name, (strategy, selector) in settings(n).items():
             opened.late.clear()
+            opened.n_made = 0
             run = await job(Plan(MODELS, strategy, selector, sampling, seed=number), problems, opened, 2 * n)
             whole = whole or run
             show(name, run, whole, opened, references)
@@ -94,8 +95,9 @@ def show(name: str, run: Run, whole: Run, opened: Opened, references: dict[str, 
     print(
         f"{name:16s} {run.output_tokens:6,} tokens ({1 - run.output_tokens / whole.output_tokens:+6.1%} saved)  "
         f"{run.seconds:6.1f} s ({1 - run.seconds / whole.seconds:+6.1%} saved)  "
+        f"{run.cpu_seconds:6.1f} CPU s ({1 - run.cpu_seconds / whole.cpu_seconds:+6.1%} saved)  "
         f"accuracy {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] of {found.n}  "
-        f"{len(stopped)} stopped at {mean:.0f} tokens, then at most {late} more",
+        f"{len(stopped)} stopped at {mean:.0f} tokens, then at most {late} more (vLLM made {opened.n_made:,} in all)",
         flush=True,
     )
 

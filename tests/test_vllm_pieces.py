@@ -204,6 +204,11 @@ def test_the_cpu_engine_never_chunks_a_prompt_and_is_eager_unless_told() -> None
     assert vllm_host.engine_arguments(Vllm(), Model("m"), "/m").keys().isdisjoint({"enable_chunked_prefill"})
 
 
+def test_a_continuation_on_a_cpu_computes_at_most_one_small_block_again() -> None:
+    """The kernel takes multiples of 32 only; vLLM's own 128 would leave most of a short prefix to be computed again at every checkpoint."""
+    assert vllm_host.cpu_arguments(Vllm(), 8 * GIB)["block_size"] == 32
+
+
 def test_options_reach_the_engine() -> None:
     """Each option changes the argument it is named after; what is left at 0 is left to vLLM."""
     options = Vllm(kv_cache_gib=2, max_num_seqs=7, tensor_parallel=2, enforce_eager=True, prefix_caching=False, seed=5)

@@ -93,6 +93,9 @@ def cpu_arguments(options: Vllm, free_bytes: int) -> dict[str, Any]:
         "enforce_eager": options.enforce_eager is not False,
         "dtype": cpu_dtype(cpu_features()) if options.dtype == "auto" else options.dtype,
         "kv_cache_memory_bytes": cpu_kv_bytes(options.kv_cache_gib, free_bytes),
+        # Only whole blocks are reused. vLLM's own choice on a CPU is 128 (platforms/cpu.py), of which a continuation at a checkpoint of 64
+        # tokens finds half its prefix missing; 32 is the least its attention kernel takes (attention/backends/cpu_attn.py).
+        "block_size": 32,
         # Every request here has a seed, and after each chunk of a seeded prompt vLLM 0.32 rewinds its generator, which torch's
         # CPU generators cannot: the engine dies with "CPU Generator does not use offset" (gpu_model_runner.py:3502).
         "enable_chunked_prefill": False,

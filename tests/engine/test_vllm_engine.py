@@ -299,7 +299,7 @@ async def test_what_cannot_be_served_is_a_failed_trace(vllm_engine: VllmEngine, 
 
 
 async def test_cached_prefixes_are_counted_and_not_charged(vllm_engine: VllmEngine) -> None:
-    """vLLM caches blocks of 128 tokens on a CPU, 16 on a GPU: of 300 tokens at least 256 are found again."""
+    """Whole blocks are cached, of 32 tokens on a CPU (our choice), of 16 on a GPU: of 300 tokens at least 256 are found again."""
     prompt = "In the beginning. " * 80
     n_layers = 30
     first = await vllm_engine.generate(asked(prompt, max_new_tokens=4))
