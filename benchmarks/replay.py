@@ -48,7 +48,7 @@ LDV: dict[tuple[float, int], tuple[tuple[float, float], ...]] = {
     (0.15, 300): ((21.0, 203), (68.1, 123), (82.3, 73), (83.5, 70)),
     (0.10, 400): ((21.8, 303), (69.7, 180), (82.9, 103), (84.1, 98)),
 }
-RISKS = (0.3, 0.15, 0.06)
+RISKS = (0.3, 0.24, 0.15, 0.06)
 POOL_RULES = {
     "fixed 1": Setting(PluginSpec("consistency", {"n": 1})),
     "fixed 10": Setting(PluginSpec("consistency", {"n": 10})),

@@ -349,3 +349,11 @@ def test_a_plan_written_as_toml_loads_back_to_the_same(tmp_path_factory: pytest.
 def test_a_change_of_plan_is_named_by_its_dotted_key() -> None:
     old, new = Plan(), Plan(sampling=Sampling(temperature=0.9), strategy=PluginSpec("consistency", {"n": 4}))
     assert differences(plan_document(old, FAKE), plan_document(new, FAKE)) == ["sampling.temperature: 0.7 -> 0.9", "strategy.n: None -> 4"]
+
+
+def test_a_strategy_brings_its_own_selector_unless_the_plan_names_one() -> None:
+    """`sounding` stops on discounted votes: counting heads afterwards could give another answer than the one it found decided."""
+    own = load_plan(None, {"strategy": "sounding", "strategy.slope": "0.25"}).plan
+    assert (own.selector.name, own.selector.options) == ("discounted", {"slope": 0.25})
+    assert load_plan(None, {"strategy": "sounding", "selector": "majority"}).plan.selector.name == "majority"
+    assert load_plan(None, {"strategy": "consistency"}).plan.selector.name == "majority"
