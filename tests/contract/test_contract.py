@@ -40,6 +40,7 @@ SELECTORS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in ours("selectors")),
     *((name, {"by": by}) for name in ("best", "best-weighted", "filtered", "weighted") for by in ("verdict:v", "mean_logprob")),
     ("filtered", {"keep": 1.0}),
+    ("pessimistic", {"by": "verdict:v", "alpha": 2.0}),
     ("filtered", {"keep": 0.9, "by": "lowest_confidence@512"}),
 ]
 EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {

@@ -1,0 +1,137 @@
+"""Self-verification: Sample, Scrutinize and Scale (Zhao et al., arXiv 2502.01839), Algorithm 1 with the preliminary scoring of B.2.
+
+Sample candidates; ask a verifier k times whether each is correct; where the best are within the tie band and disagree, compare them in
+pairs. A verdict takes three turns of one conversation (B.3): rewrite the candidate as theorem, lemmas and proofs; scan every step for
+errors; conclude. The prompts are ours, in the gist of the paper's.
+
+Where we differ: the preliminary verdicts count among the k of a candidate that stays, where the paper draws k new ones; candidates of one
+answer at the cut are taken by the lower ordinal, not at random; a comparison is asked in both orders in turn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from orchestrator.core.judging import VERDICT_FORM, WINNER_FORM, opinion, question, turn
+from orchestrator.core.scrutiny import MAX_TIED, TIE_BAND, candidates, tied
+from orchestrator.core.steps import Command, Reply, Steps, next_trace, sample, submit
+from orchestrator.core.together import together
+from orchestrator.core.types import Capability, Finish, Problem, Prompt, Purpose, Request, Trace
+
+REWRITE = (
+    "Below are a question and a proposed solution. Rewrite the solution as a theorem that states its final answer, the lemmas it rests on, "
+    "and a proof of each. Keep every step and every number of the solution, also where you think that it is wrong; leave nothing out.\n\n"
+    "Question:\n{question}\n\nProposed solution:\n{solution}"
+)
+SCAN = (
+    "Now go through your rewritten solution step by step. For each step say what it claims, check that claim by itself, and say whether it "
+    "holds. Look for wrong arithmetic, unproven assumptions, misread conditions and cases left out."
+)
+CONCLUDE = f"Given what you found, is the final answer of the proposed solution the correct answer to the question? {VERDICT_FORM}"
+COMPARE = (
+    "Below are a question and two proposed solutions whose final answers differ, so that at most one of them is right. Find each place "
+    "where they part ways. At each, work out which of the two is right there. Then name the solution whose final answer is correct.\n\n"
+    f"Question:\n{{question}}\n\nSolution 1:\n{{first}}\n\nSolution 2:\n{{second}}\n\n{WINNER_FORM}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scrutinize:
+    """Samples `n` traces, judges each `verdicts` times, and compares the best `comparisons` times a pair where they are tied.
+
+    The paper's sizes are n 200, verdicts 50, comparisons 100, preliminary 10, per_answer 15; the defaults are a tenth of its cost and less.
+    `preliminary` 0 judges every candidate in full. `verifier` and `verifier_depth` name the model pool and the latent depth that judge
+    (as for the candidates when not set).
+    """
+
+    n: int = 16
+    verdicts: int = 8
+    comparisons: int = 8
+    preliminary: int = 2
+    floor: float = 0.2
+    per_answer: int = 15
+    band: float = TIE_BAND
+    model: str = ""
+    depth: int | None = None
+    verifier: str = ""
+    verifier_depth: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            "n": (self.n >= 1, "at least 1"),
+            "verdicts": (self.verdicts >= 1, "at least 1"),
+            "comparisons": (self.comparisons >= 0, "at least 0; 0 leaves ties to the mean verdict"),
+            "preliminary": (0 <= 2 * self.preliminary <= self.verdicts, "at least 0 and at most half of `verdicts`"),
+            "floor": (0 <= self.floor <= 1, "a share, 0 to 1"),
+            "per_answer": (self.per_answer >= 1, "at least 1"),
+            "band": (0 <= self.band <= 1, "a share, 0 to 1"),
+        }
+        for name, (held, need) in checks.items():
+            if not held:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: it must be {need}")
+
+    @property
+    def n_full(self) -> int:
+        """How many traces full sampling takes."""
+        return self.n
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do: latent depth, if one is asked for."""
+        return frozenset() if self.depth is None and self.verifier_depth is None else frozenset({Capability.DEPTH})
+
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        """Sample, judge (a little, then in full), compare."""
+        traces = yield from sample(self.n, Request(model=self.model, depth=self.depth))
+        stated = [t for t in traces if t.answer is not None and t.finish is not Finish.FAILED]
+        asked = self.preliminary or self.verdicts
+        verdicts = yield from self._judge(problem.prompt, stated, asked)
+        if self.preliminary:
+            stated = self._promising(stated, verdicts)
+            verdicts += yield from self._judge(problem.prompt, stated, self.verdicts - asked)
+        by_ordinal = {t.ordinal: t for t in stated}
+        contest = [by_ordinal[c.ordinal] for c in tied(candidates([*stated, *verdicts]), self.band, MAX_TIED)]
+        yield from self._compare(problem.prompt, contest)
+
+    def _judge(self, prompt: Prompt, subjects: Sequence[Trace], n: int) -> Generator[Command, Reply, list[Trace]]:
+        """Return `n` verdicts on each, all conversations side by side; one that failed half-way gives none."""
+        given = yield from together(self._verdict(prompt, subject) for subject in subjects for _ in range(n))
+        return [trace for trace in given if trace is not None]
+
+    def _verdict(self, prompt: Prompt, subject: Trace) -> Generator[Command, Reply, Trace | None]:
+        talk: Prompt = REWRITE.format(question=question(prompt), solution=subject.text)
+        for asked in (SCAN, CONCLUDE):
+            said = yield from self._ask(talk, Purpose.VERIFY, ())
+            if said.finish in (Finish.FAILED, Finish.CANCELLED):
+                return None
+            talk = turn(talk, said.text, asked)
+        return (yield from self._ask(talk, Purpose.VERIFY, (subject.ordinal,)))
+
+    def _ask(self, talk: Prompt, purpose: Purpose, subjects: tuple[int, ...]) -> Generator[Command, Reply, Trace]:
+        model, depth = self.verifier or self.model, self.depth if self.verifier_depth is None else self.verifier_depth
+        ordinals = yield from submit([Request(talk, model=model, depth=depth, purpose=purpose, subjects=subjects)])
+        return (yield from next_trace(ordinals))
+
+    def _promising(self, subjects: Sequence[Trace], verdicts: Sequence[Trace]) -> list[Trace]:
+        """Return who is judged in full: a mean of at least `floor`, and of each answer the `per_answer` best; the best one if none is left."""
+        given = {t.ordinal: [o for v in verdicts if v.subjects == (t.ordinal,) and (o := opinion(v)) is not None] for t in subjects}
+        means = {ordinal: sum(scores) / len(scores) for ordinal, scores in given.items() if scores}
+        ranked = sorted((t for t in subjects if t.ordinal in means), key=lambda t: (-means[t.ordinal], t.ordinal))
+        kept: list[Trace] = []
+        for trace in ranked:
+            n_kept = sum(k.answer is not None and trace.answer is not None and k.answer.key == trace.answer.key for k in kept)
+            if means[trace.ordinal] >= self.floor and n_kept < self.per_answer:
+                kept.append(trace)
+        return kept or ranked[:1]
+
+    def _compare(self, prompt: Prompt, contest: Sequence[Trace]) -> Generator[Command, Reply, None]:
+        asked = []
+        for one, other in combinations(contest, 2):
+            for i in range(self.comparisons):
+                first, second = (one, other) if i % 2 == 0 else (other, one)
+                text = COMPARE.format(question=question(prompt), first=first.text, second=second.text)
+                asked.append(self._ask(text, Purpose.JUDGE, (first.ordinal, second.ordinal)))
+        yield from together(asked)

@@ -1,0 +1,46 @@
+"""Search strategies through the public seam, on the fake engine: what a verifier is shown, and whole jobs with judges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orchestrator
+from orchestrator import registry
+from orchestrator.core.plan import Plan
+from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.types import PluginSpec, Problem, Request, Trace, Verdict
+from orchestrator.fleet import Fleet
+
+QUESTIONS = [Problem(f"p{i}", f"Question {i}?", "number") for i in range(3)]
+
+
+@registry.verifier("n-words")
+@dataclass(frozen=True, slots=True)
+class NWords:
+    """Scores a text by its number of words: 20 and more are 1."""
+
+    async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
+        return [Verdict("n-words", min(1.0, len(t.text.split()) / 20)) for t in traces]
+
+
+@registry.strategy("two-steps")
+@dataclass(frozen=True, slots=True)
+class TwoSteps:
+    """Takes four tokens, then four more."""
+
+    def explore(self, problem: Problem, rng: object) -> Steps:
+        parent = None
+        for _ in range(2):
+            [parent] = yield from submit([Request(parent=parent, max_new_tokens=4)])
+            yield from next_trace([parent])
+
+
+def test_a_verifier_sees_a_continuation_from_its_beginning(tmp_path: Path) -> None:
+    """The last step alone says nothing about a solution: four words score .2, the eight of both steps .4; the trace keeps its own four."""
+    plan = Plan(strategy=PluginSpec("two-steps"), verifiers=(PluginSpec("n-words"),))
+    orchestrator.run(QUESTIONS[:1], plan, Fleet(engine=PluginSpec("fake", {"n_tokens": 100})), out=tmp_path)
+    first, second = orchestrator.traces(tmp_path, "p0")
+    assert [t.verdicts[0].score for t in (first, second)] == [0.2, 0.4]
+    assert len(second.text.split()) == 4
