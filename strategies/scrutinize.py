@@ -11,15 +11,17 @@ answer at the cut are taken by the lower ordinal, not at random; a comparison is
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
-from orchestrator.core.judging import VERDICT_FORM, WINNER_FORM, opinion, question, turn
-from orchestrator.core.scrutiny import MAX_TIED, TIE_BAND, candidates, tied
+from orchestrator.core.judging import VERDICT_FORM, WINNER_FORM, matches, opinions, question, turn
+from orchestrator.core.scrutiny import TIE_BAND, candidates, matchups_won, tied
 from orchestrator.core.steps import Command, Reply, Steps, next_trace, sample, submit
 from orchestrator.core.together import together
-from orchestrator.core.types import Capability, Finish, Problem, Prompt, Purpose, Request, Trace
+from orchestrator.core.types import Capability, Cluster, Finish, Problem, Prompt, Purpose, Request, Trace
+from orchestrator.core.votes import rank, tally, voters
 
 REWRITE = (
     "Below are a question and a proposed solution. Rewrite the solution as a theorem that states its final answer, the lemmas it rests on, "
@@ -86,14 +88,14 @@ class Scrutinize:
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample, judge (a little, then in full), compare."""
         traces = yield from sample(self.n, Request(model=self.model, depth=self.depth))
-        stated = [t for t in traces if t.answer is not None and t.finish is not Finish.FAILED]
+        stated = voters(traces)
         asked = self.preliminary or self.verdicts
         verdicts = yield from self._judge(problem.prompt, stated, asked)
         if self.preliminary:
             stated = self._promising(stated, verdicts)
             verdicts += yield from self._judge(problem.prompt, stated, self.verdicts - asked)
-        by_ordinal = {t.ordinal: t for t in stated}
-        contest = [by_ordinal[c.ordinal] for c in tied(candidates([*stated, *verdicts]), self.band, MAX_TIED)]
+        by_ordinal = {t.ordinal: t for t in traces}
+        contest = [by_ordinal[c.ordinal] for c in tied(candidates([*traces, *verdicts]), self.band)]
         yield from self._compare(problem.prompt, contest)
 
     def _judge(self, prompt: Prompt, subjects: Sequence[Trace], n: int) -> Generator[Command, Reply, list[Trace]]:
@@ -116,14 +118,15 @@ class Scrutinize:
         return (yield from next_trace(ordinals))
 
     def _promising(self, subjects: Sequence[Trace], verdicts: Sequence[Trace]) -> list[Trace]:
-        """Return who is judged in full: a mean of at least `floor`, and of each answer the `per_answer` best; the best one if none is left."""
-        given = {t.ordinal: [o for v in verdicts if v.subjects == (t.ordinal,) and (o := opinion(v)) is not None] for t in subjects}
-        means = {ordinal: sum(scores) / len(scores) for ordinal, scores in given.items() if scores}
+        """Return who is judged in full: with a mean of at least `floor`, of each answer the `per_answer` best; if nobody, the best one."""
+        means = {ordinal: sum(given) / len(given) for ordinal, given in opinions(verdicts).items()}
         ranked = sorted((t for t in subjects if t.ordinal in means), key=lambda t: (-means[t.ordinal], t.ordinal))
+        n_kept: Counter[str] = Counter()
         kept: list[Trace] = []
         for trace in ranked:
-            n_kept = sum(k.answer is not None and trace.answer is not None and k.answer.key == trace.answer.key for k in kept)
-            if means[trace.ordinal] >= self.floor and n_kept < self.per_answer:
+            assert trace.answer is not None
+            if means[trace.ordinal] >= self.floor and n_kept[trace.answer.key] < self.per_answer:
+                n_kept[trace.answer.key] += 1
                 kept.append(trace)
         return kept or ranked[:1]
 
@@ -135,3 +138,30 @@ class Scrutinize:
                 text = COMPARE.format(question=question(prompt), first=first.text, second=second.text)
                 asked.append(self._ask(text, Purpose.JUDGE, (first.ordinal, second.ordinal)))
         yield from together(asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Scrutinized:
+    """Sample, Scrutinize and Scale (arXiv 2502.01839): the answer of the best judged candidate; in the tie band, of the contest's winner.
+
+    A cluster weighs the mean verdict of its best candidate; a contestant that was compared weighs 1 plus the matchups it won. Answers
+    without a verdict weigh 0. It reads the pool's judges: `scrutinize` makes such pools, and any strategy with judges may.
+    """
+
+    band: float = TIE_BAND
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.band <= 1:
+            raise ValueError(f"band = {self.band}: a share, 0 to 1")
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return clusters by verdict and contest."""
+        ranked = candidates(traces)
+        weights: dict[str, float] = {}
+        for candidate in ranked:
+            weights.setdefault(candidate.key, candidate.mean)
+        won = matchups_won(matches(traces))
+        for contestant in tied(ranked, self.band):
+            if contestant.ordinal in won:
+                weights[contestant.key] = 1.0 + won[contestant.ordinal]
+        return rank(replace(c, weight=weights.get(c.answer.key, 0.0)) for c in tally(voters(traces)))

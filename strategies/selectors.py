@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.core.judging import matches, opinions
-from orchestrator.core.scrutiny import TIE_BAND, candidates, matchups_won, tied
+from orchestrator.core.judging import opinions
 from orchestrator.core.types import Cluster, Trace
 from orchestrator.core.votes import rank, tally, voters
 
@@ -168,33 +167,6 @@ class Pessimistic:
         scores = [[s for o in c.ordinals for s in on.get(o, ())] for c in clusters]
         width = self.alpha * math.log(max(1, sum(map(len, scores))))
         return rank(replace(c, weight=_bound(given, width)) for c, given in zip(clusters, scores, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class Scrutinized:
-    """Sample, Scrutinize and Scale (arXiv 2502.01839): the answer of the best judged candidate; in the tie band, of the contest's winner.
-
-    A cluster weighs the mean verdict of its best candidate; a contestant that was compared weighs 1 plus the matchups it won. Answers
-    without a verdict weigh 0. It reads the pool's judges: `scrutinize` makes such pools, and any strategy with judges may.
-    """
-
-    band: float = TIE_BAND
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.band <= 1:
-            raise ValueError(f"band = {self.band}: a share, 0 to 1")
-
-    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
-        """Return clusters by verdict and contest."""
-        ranked = candidates(traces)
-        weights: dict[str, float] = {}
-        for candidate in ranked:
-            weights.setdefault(candidate.key, candidate.mean)
-        won = matchups_won(matches(traces))
-        for contestant in tied(ranked, self.band):
-            if contestant.ordinal in won:
-                weights[contestant.key] = 1.0 + won[contestant.ordinal]
-        return rank(replace(c, weight=weights.get(c.answer.key, 0.0)) for c in tally(voters(traces)))
 
 
 def _bound(given: Sequence[float], width: float) -> float:

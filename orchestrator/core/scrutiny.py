@@ -6,11 +6,12 @@ finished pool. Both therefore come to the same view, also when a pool is read ag
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.judging import Match, opinions
-from orchestrator.core.types import Trace
+from orchestrator.core.types import Purpose, Trace
 from orchestrator.core.votes import voters
 
 TIE_BAND = 0.05  # Algorithm 1, line 9
@@ -31,16 +32,17 @@ class Candidate:
 def candidates(traces: Sequence[Trace]) -> list[Candidate]:
     """Return the judged candidates of a pool, best first: by mean, then number of verdicts, then the lower ordinal.
 
-    One that was judged at most half as often as the most often judged was dropped after preliminary scoring: it is left out, because a
-    few lucky verdicts would otherwise beat many.
+    One about whom judges were asked at most half as often as about the most asked was dropped after preliminary scoring: it is left out,
+    because a few lucky verdicts would otherwise beat many.
     """
     on = opinions(traces)
-    most = max((len(v) for v in on.values()), default=0)
-    found = [
-        Candidate(t.ordinal, t.answer.key, sum(on[t.ordinal]) / len(on[t.ordinal]), len(on[t.ordinal]))
-        for t in voters(traces)
-        if t.answer is not None and 2 * len(on.get(t.ordinal, ())) > most
-    ]
+    n_asked = Counter(t.subjects[0] for t in traces if t.purpose is Purpose.VERIFY and len(t.subjects) == 1)
+    most = max(n_asked.values(), default=0)
+    found = []
+    for trace in voters(traces):
+        given = on.get(trace.ordinal)
+        if given and trace.answer is not None and 2 * n_asked[trace.ordinal] > most:
+            found.append(Candidate(trace.ordinal, trace.answer.key, sum(given) / len(given), len(given)))
     return sorted(found, key=lambda c: (-c.mean, -c.n_verdicts, c.ordinal))
 
 

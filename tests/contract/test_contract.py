@@ -25,14 +25,19 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
     return registry.load(group, PluginSpec(name, options))
 
 
+# Strategies whose default takes hundreds of traces are checked at a size that still goes through all their phases.
+SMALL: dict[str, dict[str, object]] = {
+    "scrutinize": {"n": 4, "verdicts": 4, "preliminary": 1, "comparisons": 2, "per_answer": 2},
+}
 STRATEGIES: list[tuple[str, dict[str, object]]] = [
-    *((name, {}) for name in ours("strategies")),
+    *((name, SMALL.get(name, {})) for name in ours("strategies")),
     ("adaptive", {"rule": "window"}),
     ("adaptive", {"rule": "bayes", "n": 16}),
     ("adaptive", {"wave": 1, "growth": 1}),
     ("adaptive", {"wave": 1, "growth": 3.0, "n": 1}),
     ("consistency", {"n": 1}),
     ("consistency", {"n": 3, "depth": 4}),
+    ("scrutinize", {"n": 2, "verdicts": 1, "preliminary": 0, "comparisons": 1, "verifier_depth": 4}),
     ("short-m@k", {"m": 1, "k": 1}),
     ("short-m@k", {"m": 8, "k": 8}),
 ]
