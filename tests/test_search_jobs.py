@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orchestrator
 from orchestrator import registry
+from orchestrator.backends.fake import problem_number
 from orchestrator.core.plan import Plan
 from orchestrator.core.steps import Steps, next_trace, submit
 from orchestrator.core.types import PluginSpec, Problem, Request, Trace, Verdict
@@ -23,6 +24,15 @@ class NWords:
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         return [Verdict("n-words", min(1.0, len(t.text.split()) / 20)) for t in traces]
+
+
+@registry.verifier("knows")
+@dataclass(frozen=True, slots=True)
+class Knows:
+    """Scores what states the right answer, the fake engine's `{hash}`, with .9 and everything else with .1."""
+
+    async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
+        return [Verdict("knows", 0.9 if t.text.endswith(f" {problem_number(problem.id)}.") else 0.1) for t in traces]
 
 
 @registry.strategy("two-steps")
@@ -44,3 +54,21 @@ def test_a_verifier_sees_a_continuation_from_its_beginning(tmp_path: Path) -> No
     first, second = orchestrator.traces(tmp_path, "p0")
     assert [t.verdicts[0].score for t in (first, second)] == [0.2, 0.4]
     assert len(second.text.split()) == 4
+
+
+def test_best_of_n_is_consistency_with_a_verifier_and_a_selector() -> None:
+    """The right answer comes once in ten; of 40 traces, majority is wrong and the best by verdict right, plain or weighted by .9 to .1.
+
+    P(no right one among 40) = .9^40 = .015 for each problem; the seed is fixed, and the two that follow it are exact.
+    """
+    fleet = Fleet(engine=PluginSpec("fake", {"weights": (1.0, 9.0, 0.0)}))
+    answers = {}
+    for selector in ("majority", "best"):
+        by = {"by": "verdict:knows"} if selector == "best" else {}
+        plan = Plan(
+            strategy=PluginSpec("consistency", {"n": 40}), verifiers=(PluginSpec("knows"),), selector=PluginSpec(selector, by), seed=1
+        )
+        results = orchestrator.run(QUESTIONS, plan, fleet)
+        answers[selector] = [r.answer.text if r.answer else None for r in results]
+    assert answers["best"] == [problem_number(p.id) for p in QUESTIONS]
+    assert answers["majority"] == ["0"] * 3

@@ -99,7 +99,7 @@ def matches(traces: Iterable[Trace]) -> list[Match]:
     for trace in sorted(traces, key=lambda t: t.ordinal):
         judged = trace.purpose is Purpose.JUDGE and len(trace.subjects) == 2 and trace.finish not in (Finish.FAILED, Finish.CANCELLED)
         if judged and (share := winner(trace.text)) is not None:
-            found.append(Match(*trace.subjects, share))
+            found.append(Match(trace.subjects[0], trace.subjects[1], share))
     return found
 
 

@@ -27,6 +27,9 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
 
 # Strategies whose default takes hundreds of traces are checked at a size that still goes through all their phases.
 SMALL: dict[str, dict[str, object]] = {
+    "beam": {"verifier": "v", "steps": 5},
+    "dvts": {"verifier": "v", "width": 2, "steps": 5},
+    "particles": {"verifier": "v", "n": 4, "steps": 5},
     "scrutinize": {"n": 4, "verdicts": 4, "preliminary": 1, "comparisons": 2, "per_answer": 2},
 }
 STRATEGIES: list[tuple[str, dict[str, object]]] = [
@@ -37,6 +40,9 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("adaptive", {"wave": 1, "growth": 3.0, "n": 1}),
     ("consistency", {"n": 1}),
     ("consistency", {"n": 3, "depth": 4}),
+    ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
+    ("dvts", {"verifier": "v", "n": 4, "width": 1, "steps": 2, "aggregate": "min"}),
+    ("particles", {"verifier": "v", "n": 1, "steps": 2}),
     ("scrutinize", {"n": 2, "verdicts": 1, "preliminary": 0, "comparisons": 1, "verifier_depth": 4}),
     ("short-m@k", {"m": 1, "k": 1}),
     ("short-m@k", {"m": 8, "k": 8}),
