@@ -63,10 +63,10 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
         _loaded("domains", spec, f"domains.{name}")
     if plan.domain not in plan.domains:
         _loaded("domains", PluginSpec(plan.domain), "domain")
-    pool = getattr(strategy, "model", "")  # by convention, the option that names a model pool
-    if isinstance(pool, str) and pool and pool not in plan.models:
-        there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
-        raise PlanFault("strategy.model", f"strategy {plan.strategy.name!r} asks for model {pool!r}{there}")
+    for pool in (getattr(strategy, "model", ""), *getattr(strategy, "pools", ())):  # `model` is by convention the option that names one
+        if isinstance(pool, str) and pool and pool not in plan.models:
+            there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
+            raise PlanFault("strategy.model", f"strategy {plan.strategy.name!r} asks for model {pool!r}{there}")
 
 
 def _loaded(group: str, spec: PluginSpec, key: str) -> Any:

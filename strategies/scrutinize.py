@@ -16,7 +16,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from orchestrator.core.judging import VERDICT_FORM, WINNER_FORM, matches, opinions, question, turn
+from orchestrator.core.judging import VERDICT_FORM, WINNER_FORM, matches, opinions
+from orchestrator.core.prompts import question, shown, turn
 from orchestrator.core.scrutiny import TIE_BAND, candidates, matchups_won, tied
 from orchestrator.core.steps import Command, Reply, Steps, next_trace, sample, submit
 from orchestrator.core.together import together
@@ -45,7 +46,7 @@ class Scrutinize:
     """Samples `n` traces, judges each `verdicts` times, and compares the best `comparisons` times a pair where they are tied.
 
     The paper's sizes are n 200, verdicts 50, comparisons 100, preliminary 10, per_answer 15; the defaults are a tenth of its cost and less.
-    `preliminary` 0 judges every candidate in full. `verifier` and `verifier_depth` name the model pool and the latent depth that judge
+    `preliminary` 0 judges every candidate in full. `judge` and `judge_depth` name the model pool and the latent depth that judge
     (as for the candidates when not set).
     """
 
@@ -58,8 +59,8 @@ class Scrutinize:
     band: float = TIE_BAND
     model: str = ""
     depth: int | None = None
-    verifier: str = ""
-    verifier_depth: int | None = None
+    judge: str = ""
+    judge_depth: int | None = None
 
     def __post_init__(self) -> None:
         checks = {
@@ -81,9 +82,14 @@ class Scrutinize:
         return self.n
 
     @property
+    def pools(self) -> tuple[str, ...]:
+        """The model pools it names besides `model`."""
+        return (self.judge,)
+
+    @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None and self.verifier_depth is None else frozenset({Capability.DEPTH})
+        return frozenset() if self.depth is None and self.judge_depth is None else frozenset({Capability.DEPTH})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample, judge (a little, then in full), compare."""
@@ -104,16 +110,16 @@ class Scrutinize:
         return [trace for trace in given if trace is not None]
 
     def _verdict(self, prompt: Prompt, subject: Trace) -> Generator[Command, Reply, Trace | None]:
-        talk: Prompt = REWRITE.format(question=question(prompt), solution=subject.text)
+        talk: Prompt = REWRITE.format(question=question(prompt), solution=shown(subject))
         for asked in (SCAN, CONCLUDE):
             said = yield from self._ask(talk, Purpose.VERIFY, ())
             if said.finish in (Finish.FAILED, Finish.CANCELLED):
                 return None
-            talk = turn(talk, said.text, asked)
+            talk = turn(talk, shown(said), asked)
         return (yield from self._ask(talk, Purpose.VERIFY, (subject.ordinal,)))
 
     def _ask(self, talk: Prompt, purpose: Purpose, subjects: tuple[int, ...]) -> Generator[Command, Reply, Trace]:
-        model, depth = self.verifier or self.model, self.depth if self.verifier_depth is None else self.verifier_depth
+        model, depth = self.judge or self.model, self.depth if self.judge_depth is None else self.judge_depth
         ordinals = yield from submit([Request(talk, model=model, depth=depth, purpose=purpose, subjects=subjects)])
         return (yield from next_trace(ordinals))
 
@@ -135,7 +141,7 @@ class Scrutinize:
         for one, other in combinations(contest, 2):
             for i in range(self.comparisons):
                 first, second = (one, other) if i % 2 == 0 else (other, one)
-                text = COMPARE.format(question=question(prompt), first=first.text, second=second.text)
+                text = COMPARE.format(question=question(prompt), first=shown(first), second=shown(second))
                 asked.append(self._ask(text, Purpose.JUDGE, (first.ordinal, second.ordinal)))
         yield from together(asked)
 

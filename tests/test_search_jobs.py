@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import orchestrator
 from orchestrator import registry
 from orchestrator.backends.fake import problem_number
-from orchestrator.core.plan import Plan
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Model, Plan
 from orchestrator.core.steps import Steps, next_trace, submit
 from orchestrator.core.types import PluginSpec, Problem, Request, Trace, Verdict
 from orchestrator.fleet import Fleet
@@ -57,9 +60,9 @@ def test_a_verifier_sees_a_continuation_from_its_beginning(tmp_path: Path) -> No
 
 
 def test_best_of_n_is_consistency_with_a_verifier_and_a_selector() -> None:
-    """The right answer comes once in ten; of 40 traces, majority is wrong and the best by verdict right, plain or weighted by .9 to .1.
+    """The right answer comes once in ten: of 40 traces the majority is wrong, and the best by verdict right if it came at all.
 
-    P(no right one among 40) = .9^40 = .015 for each problem; the seed is fixed, and the two that follow it are exact.
+    P(no right one among 40) = .9^40 = .015 for each problem; the seed is fixed.
     """
     fleet = Fleet(engine=PluginSpec("fake", {"weights": (1.0, 9.0, 0.0)}))
     answers = {}
@@ -72,3 +75,10 @@ def test_best_of_n_is_consistency_with_a_verifier_and_a_selector() -> None:
         answers[selector] = [r.answer.text if r.answer else None for r in results]
     assert answers["best"] == [problem_number(p.id) for p in QUESTIONS]
     assert answers["majority"] == ["0"] * 3
+
+
+def test_a_pool_named_by_any_option_must_be_in_the_plan() -> None:
+    """A judge that does not exist is refused before an engine starts, with the near match."""
+    plan = Plan(models={"main": Model("smollm2"), "judge": Model("smollm2")}, strategy=PluginSpec("scrutinize", {"judge": "jugde"}))
+    with pytest.raises(PlanError, match=r"'jugde' \(did you mean 'judge'\?\)"):
+        orchestrator.run(QUESTIONS, plan, Fleet(engine=PluginSpec("fake")))

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.core.extraction import reply
-from orchestrator.core.types import Finish, Message, Prompt, Purpose, Trace
+from orchestrator.core.types import Finish, Purpose, Trace
 
 VERDICT_FORM = 'End with a line of its own: "Verdict: correct" or "Verdict: incorrect".'
 SCORE_FORM = 'End with a line of its own: "Score: n/10", n from 1 (certainly wrong) to 10 (certainly right).'
@@ -101,21 +101,6 @@ def matches(traces: Iterable[Trace]) -> list[Match]:
         if judged and (share := winner(trace.text)) is not None:
             found.append(Match(trace.subjects[0], trace.subjects[1], share))
     return found
-
-
-def question(prompt: Prompt) -> str:
-    """Return a problem's prompt as one text, as a judge is shown it: the messages of a chat by role, one paragraph each."""
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return prompt[0].content
-    return "\n\n".join(f"[{m.role}] {m.content}" for m in prompt)
-
-
-def turn(prompt: Prompt, said: str, asked: str) -> tuple[Message, ...]:
-    """Return a conversation one turn on: the prompt, what the model said to it, and what it is asked next."""
-    before = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return (*before, Message("assistant", said), Message("user", asked))
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -27,6 +27,7 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
 
 # Strategies whose default takes hundreds of traces are checked at a size that still goes through all their phases.
 SMALL: dict[str, dict[str, object]] = {
+    "ab-mcts": {"verifier": "v"},
     "beam": {"verifier": "v", "steps": 5},
     "dvts": {"verifier": "v", "width": 2, "steps": 5},
     "particles": {"verifier": "v", "n": 4, "steps": 5},
@@ -40,10 +41,11 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("adaptive", {"wave": 1, "growth": 3.0, "n": 1}),
     ("consistency", {"n": 1}),
     ("consistency", {"n": 3, "depth": 4}),
+    ("ab-mcts", {"verifier": "v", "n": 5, "parallel": 8, "posterior": "beta", "depth": 2}),
     ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
     ("dvts", {"verifier": "v", "n": 4, "width": 1, "steps": 2, "aggregate": "min"}),
     ("particles", {"verifier": "v", "n": 1, "steps": 2}),
-    ("scrutinize", {"n": 2, "verdicts": 1, "preliminary": 0, "comparisons": 1, "verifier_depth": 4}),
+    ("scrutinize", {"n": 2, "verdicts": 1, "preliminary": 0, "comparisons": 1, "judge_depth": 4}),
     ("short-m@k", {"m": 1, "k": 1}),
     ("short-m@k", {"m": 8, "k": 8}),
 ]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.judging import Match, matches, opinions, question, rating, turn, verdict, winner
+from orchestrator.core.judging import Match, matches, opinions, rating, verdict, winner
 from orchestrator.core.replies import sound
-from orchestrator.core.types import Finish, Message, Purpose, Request, Trace
+from orchestrator.core.types import Finish, Purpose, Request, Trace
 
 
 def judge(ordinal: int, text: str, *subjects: int, finish: Finish = Finish.STOP) -> Trace:
@@ -98,12 +98,3 @@ def test_a_reply_carries_the_subjects_of_its_request() -> None:
     request = Request(ordinal=3, subjects=(0, 2), purpose=Purpose.JUDGE)
     assert sound(request, Trace(3, "Winner: 1", purpose=Purpose.JUDGE)).subjects == (0, 2)
     assert sound(request, "rubbish").subjects == (0, 2)
-
-
-def test_a_conversation_grows_by_turns() -> None:
-    """What the model said goes in between, as its own message; a judge is shown a chat as one text."""
-    first = turn("Q?", "A.", "Sure?")
-    assert [m.role for m in first] == ["user", "assistant", "user"]
-    assert turn(first, "Yes.", "Really?")[3:] == (Message("assistant", "Yes."), Message("user", "Really?"))
-    assert question((Message("user", "Q?"),)) == question("Q?") == "Q?"
-    assert question((Message("system", "S"), Message("user", "Q?"))) == "[system] S\n\n[user] Q?"

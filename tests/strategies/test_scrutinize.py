@@ -140,7 +140,7 @@ def test_the_verifier_may_be_another_model_and_another_depth() -> None:
     """Options of the judges leave the candidates alone; without them judges are as the candidates."""
     plan = Plan(models={"main": Model("a"), "judge": Model("b")})
     world = World({"R": 0.5, "W": 0.5})
-    explore(Scrutinize(n=2, verdicts=1, preliminary=0, depth=2, verifier="judge", verifier_depth=8), world, plan)
+    explore(Scrutinize(n=2, verdicts=1, preliminary=0, depth=2, judge="judge", judge_depth=8), world, plan)
     assert {(r.purpose, r.model, r.depth) for r in world.requests} == {(Purpose.SOLVE, "main", 2), (Purpose.VERIFY, "judge", 8)}
     explore(Scrutinize(n=1, verdicts=1, preliminary=0, depth=2), world := World({"R": 1.0}), plan)
     assert {(r.model, r.depth) for r in world.requests} == {("main", 2)}
