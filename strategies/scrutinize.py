@@ -16,12 +16,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from orchestrator.core.judging import VERDICT_FORM, WINNER_FORM, matches, opinions
 from orchestrator.core.prompts import question, shown, turn
 from orchestrator.core.scrutiny import TIE_BAND, candidates, matchups_won, tied
 from orchestrator.core.steps import Command, Reply, Steps, next_trace, sample, submit
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Cluster, Finish, Problem, Prompt, Purpose, Request, Trace
+from orchestrator.core.verdicts import VERDICT_FORM, WINNER_FORM, matches, opinions
 from orchestrator.core.votes import rank, tally, voters
 
 REWRITE = (

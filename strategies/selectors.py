@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.core.judging import opinions
+from orchestrator.core.generations import latest
 from orchestrator.core.types import Cluster, Trace
+from orchestrator.core.verdicts import opinions
 from orchestrator.core.votes import rank, tally, voters
 
 
@@ -24,6 +25,15 @@ class Majority:
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by count."""
         return tally(voters(traces))
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """Plurality vote among the last generation: the last revisions, the last population, the last model asked (`core.generations`)."""
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return the clusters of the last generation that states an answer, by count."""
+        return tally(latest(traces))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +152,7 @@ class Pessimistic:
     is the best mean, a large alpha is the majority vote. A cluster's weight is that bound plus alpha ln(T): not negative, same order, and
     0 for an answer without a verdict.
 
-    `by` "judges" reads the pool's judges (`core.judging`), "verdict:NAME" a verifier's verdicts on each trace.
+    `by` "judges" reads the pool's judges (`core.verdicts`), "verdict:NAME" a verifier's verdicts on each trace.
     """
 
     by: str = "judges"

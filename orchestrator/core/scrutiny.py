@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.judging import Match, opinions
 from orchestrator.core.types import Purpose, Trace
+from orchestrator.core.verdicts import Match, opinions
 from orchestrator.core.votes import voters
 
 TIE_BAND = 0.05  # Algorithm 1, line 9

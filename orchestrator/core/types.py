@@ -142,7 +142,7 @@ class Request:
 
     A strategy fills what it wants; the Session sets `problem_id`, `ordinal`, `seed`, `prefix_ids`, `prefix_text` and whatever is
     left at its default from the plan. A continuation (`parent`) goes on after the parent's tokens, with `suffix` put between.
-    `subjects` are the ordinals of the traces that this one is to judge; see `core.judging` for how its verdict is read.
+    `subjects` are the ordinals of the traces that it is to judge (see `core.verdicts`) or to go beyond (see `core.generations`).
     """
 
     prompt: Prompt = ""
@@ -227,7 +227,7 @@ class Trace:
     suffix_ids: tuple[int, ...] = ()
     error: str = ""
     note: str = ""  # what dressing could not decide in its limits; never empty silently
-    subjects: tuple[int, ...] = ()  # ordinals of the traces that this one judges (`core.judging`)
+    subjects: tuple[int, ...] = ()  # ordinals of the traces that it judges (`core.verdicts`) or goes beyond (`core.generations`)
 
     @property
     def account(self) -> Purpose:

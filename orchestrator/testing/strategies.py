@@ -27,7 +27,7 @@ _BUDGETS = (
     *(Budget(tokens=n) for n in (1, 25, 100)),
     Budget(traces=5, tokens=30),
 )
-_JUDGED = {  # what judges say, in the forms of `core.judging`
+_JUDGED = {  # what judges say, in the forms of `core.verdicts`
     Purpose.VERIFY: ("Verdict: correct", "Verdict: correct", "Verdict: incorrect", "Score: 7/10", "I am not sure."),
     Purpose.JUDGE: ("Winner: 1", "Winner: 2", "Winner: tie", "I am not sure."),
 }

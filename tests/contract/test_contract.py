@@ -29,8 +29,11 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
 SMALL: dict[str, dict[str, object]] = {
     "ab-mcts": {"verifier": "v"},
     "beam": {"verifier": "v", "steps": 5},
+    "cascade": {"models": ["main", ""], "n": 3},
     "dvts": {"verifier": "v", "width": 2, "steps": 5},
     "particles": {"verifier": "v", "n": 4, "steps": 5},
+    "revise": {"chains": 2, "revisions": 2},
+    "rsa": {"n": 4, "k": 2, "steps": 3},
     "scrutinize": {"n": 4, "verdicts": 4, "preliminary": 1, "comparisons": 2, "per_answer": 2},
 }
 STRATEGIES: list[tuple[str, dict[str, object]]] = [
@@ -45,6 +48,8 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
     ("dvts", {"verifier": "v", "n": 4, "width": 1, "steps": 2, "aggregate": "min"}),
     ("particles", {"verifier": "v", "n": 1, "steps": 2}),
+    ("revise", {"chains": 1, "revisions": 0, "memory": 1, "depth": 2}),
+    ("rsa", {"n": 1, "k": 1, "steps": 3}),
     ("scrutinize", {"n": 2, "verdicts": 1, "preliminary": 0, "comparisons": 1, "judge_depth": 4}),
     ("short-m@k", {"m": 1, "k": 1}),
     ("short-m@k", {"m": 8, "k": 8}),

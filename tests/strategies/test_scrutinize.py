@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.judging import Match
 from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.scrutiny import Candidate, matchups_won, tied
 from orchestrator.core.session import Session
 from orchestrator.core.types import Finish, Message, Purpose, Request, Trace
+from orchestrator.core.verdicts import Match
 from orchestrator.testing import PROBLEM, explore, trace
 from strategies.scrutinize import Scrutinize, Scrutinized
 from strategies.selectors import Majority

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.judging import Match, matches, opinions, rating, verdict, winner
 from orchestrator.core.replies import sound
 from orchestrator.core.types import Finish, Purpose, Request, Trace
+from orchestrator.core.verdicts import Match, matches, opinions, rating, verdict, winner
 
 
 def judge(ordinal: int, text: str, *subjects: int, finish: Finish = Finish.STOP) -> Trace:
