@@ -47,6 +47,7 @@ class Vllm:
     threads: int = 0  # OpenMP threads of a worker on a CPU; 0: one fewer than the CPUs this process may use
     prefix_caching: bool = True
     seed: int = 0  # of the engine; a request's own seed decides its tokens
+    processed_logprobs: bool = False  # log-probabilities after temperature, top_k and the like, as drawn from; else the model's own
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what the engine can do."""

@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, object]] = {
     "beam": {"verifier": "v", "steps": 5},
     "cascade": {"models": ["main", ""], "n": 3},
     "dvts": {"verifier": "v", "width": 2, "steps": 5},
+    "ensemble": {"models": ["", "main"], "weights": [1.0, 3.0]},
     "particles": {"verifier": "v", "n": 4, "steps": 5},
     "revise": {"chains": 2, "revisions": 2},
     "rsa": {"n": 4, "k": 2, "steps": 3},
