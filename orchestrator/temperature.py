@@ -69,11 +69,21 @@ def choose_temperature(
     Costs `n_samples` traces of at most 1024 tokens at each temperature: of the first `n_samples` problems one each, of fewer as many of
     each as fit. The rest of the sampling is as in the plan, with nothing cut off from the tail (top_p 1, no top_k, no min_p).
     """
+    _require_processed(fleet)
     chosen = list(problems)[:n_samples]
     if not chosen:
         raise PlanError("a temperature is chosen on problems: give at least one")
     entropies = tuple(_entropy(chosen, _at(plan, t, n_samples // len(chosen)), fleet) for t in temperatures)
     return Choice(round(turning_point(temperatures, entropies) + offset, 6), tuple(temperatures), entropies)
+
+
+def _require_processed(fleet: Fleet) -> None:
+    """Refuse a vLLM engine that would report the model's own log-probabilities: their mean is a cross-entropy, and its turn another."""
+    name, options = fleet.engine.name, fleet.engine.options
+    if name == "ray" and options.get("backend", "vllm") == "vllm":
+        name, options = "vllm", options.get("options") or {}  # type: ignore[assignment]  # of an option's value only the plugin knows the type
+    if name == "vllm" and not options.get("processed_logprobs"):
+        raise PlanError("TURN measures entropies at the temperature sampled at: set the vLLM engine's option processed_logprobs = true")
 
 
 def _at(plan: Plan, temperature: float, n: int) -> Plan:

@@ -99,3 +99,10 @@ def test_nothing_to_measure_is_an_error() -> None:
         choose_temperature([], Plan(), Fleet(engine=PluginSpec("entropic")))
     with pytest.raises(PlanError, match=r"no trace at temperature 0\.1"):
         choose_temperature(QUESTIONS, Plan(), Fleet(engine=PluginSpec("entropic", {"silent": True})))
+
+
+@pytest.mark.parametrize("engine", [PluginSpec("vllm"), PluginSpec("ray"), PluginSpec("ray", {"options": {"threads": 1}})])
+def test_an_engine_that_reports_raw_log_probabilities_is_refused(engine: PluginSpec) -> None:
+    """Before it starts: the curve would be a cross-entropy, and its turning point another, silently."""
+    with pytest.raises(PlanError, match="processed_logprobs = true"):
+        choose_temperature(QUESTIONS, Plan(), Fleet(engine=engine))
