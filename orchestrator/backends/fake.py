@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
+from orchestrator.backends.fake_judge import JUDGING, judged
 from orchestrator.core import folds
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.plan import Model
@@ -33,7 +34,8 @@ class Fake:
     A trace states one of `answers`, drawn by `weights` (equal when empty); `{hash}` in an answer stands for a number from 0 to 999 that
     belongs to the problem. It is `n_tokens` long, plus up to `spread_tokens`, and takes `seconds_per_token` each. `failure_rate` of the
     traces fail, `hang_rate` never end by themselves. After `crash_after` requests (0: never) the engine dies as a real one may: with a
-    FleetError, or, if `crash_hard`, with its whole process.
+    FleetError, or, if `crash_hard`, with its whole process. A judge (`purpose` VERIFY or JUDGE) holds the first of `answers` to be right
+    and says the opposite of the truth with `judge_error`.
     """
 
     answers: tuple[str, ...] = ("{hash}", "0", "1")
@@ -45,6 +47,7 @@ class Fake:
     hang_rate: float = 0.0
     crash_after: int = 0
     crash_hard: bool = False
+    judge_error: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.answers or (self.weights and len(self.weights) != len(self.answers)):
@@ -144,7 +147,12 @@ class FakeEngine:
 
     def _text(self, request: Request, ids: Sequence[int]) -> str:
         words = "".join([_WORDS[i % 3] for i in ids if i >= 0])
-        return words + _statement(request.problem_id, self._options.answers[-1 - ids[-1]]) if ids and ids[-1] < 0 else words
+        return words + self._ending(request, -1 - ids[-1]) if ids and ids[-1] < 0 else words
+
+    def _ending(self, request: Request, answer: int) -> str:
+        if request.purpose in JUDGING:
+            return judged(request, _statement(request.problem_id, self._options.answers[0]), self._options.judge_error)
+        return _statement(request.problem_id, self._options.answers[answer])
 
     def _trace(
         self, request: Request, ids: tuple[int, ...], finish: Finish, *, error: str = "", metrics: Mapping[str, float] | None = None
