@@ -85,12 +85,13 @@ class FakeEngine:
             return self._trace(request, (), Finish.FAILED, error="the fake engine fails this trace on purpose")
         hangs = next(draws) < options.hang_rate
         ids, finish, metrics = self._stream(request, draws, root_seed)
+        ids, finish, stop = self._stopped(request, ids, finish) if request.stop else (ids, finish, "")
         if not hangs and not options.seconds_per_token:
-            return self._trace(request, ids, finish, metrics=metrics)
+            return self._trace(request, ids, finish, metrics=metrics, stop=stop)
         n_done = await self._spend(request, len(ids), hangs)
         if n_done < len(ids) or hangs:
             return self._trace(request, ids[:n_done], Finish.CANCELLED)
-        return self._trace(request, ids, finish, metrics=metrics)
+        return self._trace(request, ids, finish, metrics=metrics, stop=stop)
 
     def abort(self, request: Request) -> None:
         """Stop a request; its trace comes back cut where it was."""
@@ -145,6 +146,14 @@ class FakeEngine:
                 break
         return tuple(ids), finish, folds.metric_values(request.metrics, [-c / 10 for c in confidences], confidences)
 
+    def _stopped(self, request: Request, ids: tuple[int, ...], finish: Finish) -> tuple[tuple[int, ...], Finish, str]:
+        """Return what comes before the first stop string, which is left out with the whole token that completes it."""
+        for n in range(1, len(ids) + 1):
+            found = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
+            if found:
+                return ids[: n - 1], Finish.STOP, found[0]
+        return ids, finish, ""
+
     def _text(self, request: Request, ids: Sequence[int]) -> str:
         words = "".join([_WORDS[i % 3] for i in ids if i >= 0])
         return words + self._ending(request, -1 - ids[-1]) if ids and ids[-1] < 0 else words
@@ -155,7 +164,14 @@ class FakeEngine:
         return _statement(request.problem_id, self._options.answers[answer])
 
     def _trace(
-        self, request: Request, ids: tuple[int, ...], finish: Finish, *, error: str = "", metrics: Mapping[str, float] | None = None
+        self,
+        request: Request,
+        ids: tuple[int, ...],
+        finish: Finish,
+        *,
+        error: str = "",
+        metrics: Mapping[str, float] | None = None,
+        stop: str = "",
     ) -> Trace:
         suffix_ids = (0,) * len(request.suffix.split())
         prompt_tokens = n_words(request.prompt) + len(request.prefix_ids) + len(suffix_ids)
@@ -168,6 +184,7 @@ class FakeEngine:
             metrics=metrics or {},
             suffix_ids=suffix_ids,
             error=error,
+            stop=stop,
         )
 
 

@@ -23,8 +23,8 @@ from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.folds import logprobs_needed
 from orchestrator.core.plan import Model
-from orchestrator.core.replies import reply_to
-from orchestrator.core.types import Capability, Finish, Message, Prompt, Request, Sampling, Trace, Usage
+from orchestrator.core.replies import reply_to, without_stop
+from orchestrator.core.types import Capability, Finish, Message, Prompt, Request, Sampling, Trace, Usage, changed
 from orchestrator.embedded import resolve_model
 
 _KEPT_PROMPTS = 1024  # prompts kept as token ids: the n traces of a problem start close together
@@ -133,7 +133,8 @@ class VllmEngine:
             output, watch = await self._followed(request, flight, pool, job)
         except _Refused as refusal:
             return reply_to(request, Finish.FAILED, error=str(refusal))
-        return _completed(request, job, output, watch, pool.n_layers, time.perf_counter() - started)
+        trace = _completed(request, job, output, watch, pool.n_layers, time.perf_counter() - started)
+        return pool.stopped(trace, output.outputs[0].stop_reason)
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None]:
         """Return vLLM's last output for the request, and what watched it."""
@@ -229,6 +230,12 @@ class _Pool:
             return await self.llm.add_request(request_id, rendered, job.params)
         except self._refusals as error:
             raise _Refused(f"vLLM refused the request: {error}") from error
+
+    def stopped(self, trace: Trace, reason: object) -> Trace:
+        """Return the trace without the tokens of the stop string that ended it; vLLM leaves that out of the text alone."""
+        if not isinstance(reason, str) or trace.finish is not Finish.STOP:  # None at the end of the sequence, a number for a stop token
+            return trace
+        return changed(trace, stop=reason, token_ids=without_stop(trace.token_ids, reason, lambda ids: self._tokenizer.decode(list(ids))))
 
     def watch(self, request: Request, queue: Any) -> Watch | None:
         """Return what follows the request's tokens; None when nothing has to."""

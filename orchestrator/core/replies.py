@@ -7,6 +7,7 @@ journal that cannot be read again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +54,14 @@ def reply_to(request: Request, finish: Finish, **fields: Any) -> Trace:
         subjects=request.subjects,
         **fields,
     )
+
+
+def without_stop(ids: tuple[int, ...], stop: str, decode: Callable[[tuple[int, ...]], str]) -> tuple[int, ...]:
+    """Return token ids without the last ones, as few as together decode to a text with the stop string; all of them if none do."""
+    for n in range(1, len(ids) + 1):
+        if stop in decode(ids[-n:]):
+            return ids[:-n]
+    return ids
 
 
 def _failed(request: Request, error: str, usage: Usage | None = None) -> Trace:

@@ -66,6 +66,8 @@ def _worlds(seed: int) -> dict[str, World]:
             if request.purpose in _JUDGED:
                 return replace(made, text=rng.choice(_JUDGED[request.purpose]))
             # The hash of an answer's text changes with the salt, and with it the order in which a set of answers is iterated.
+            if request.stop and finish is Finish.STOP and rng.random() < 0.5:
+                made = replace(made, stop=request.stop[0])
             answer = Answer(SaltedText(word, 0), SaltedText(word, 0)) if word else None
             return replace(made, answer=answer, verdicts=tuple(Verdict(n, score) for n, score in verdicts.items()))
 

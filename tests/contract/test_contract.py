@@ -29,6 +29,7 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
 SMALL: dict[str, dict[str, object]] = {
     "ab-mcts": {"verifier": "v"},
     "beam": {"verifier": "v", "steps": 5},
+    "budget-forcing": {"n": 2, "ignore": 2},
     "cascade": {"models": ["main", ""], "n": 3},
     "dvts": {"verifier": "v", "width": 2, "steps": 5},
     "ensemble": {"models": ["", "main"], "weights": [1.0, 3.0]},
