@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.plan import Budget, Plan
-from orchestrator.core.session import Abort, Session
+from orchestrator.core.session import MAX_COMMANDS, Abort, Session
 from orchestrator.core.steps import Command, Reply, Steps, cancel, next_trace, sample, submit
 from orchestrator.core.together import together
 from orchestrator.core.types import Problem, Request
@@ -111,3 +111,21 @@ def test_no_branches_return_nothing() -> None:
     kept: list[Any] = []
     explore(Branches(list, kept), lambda r: "A")
     assert kept == []
+
+
+def test_there_may_be_more_branches_than_a_session_allows_commands() -> None:
+    """Two hundred candidates judged fifty times each are ten thousand conversations, all begun before the first wait."""
+    session = Session(PROBLEM, Branches(lambda: [chain(1) for _ in range(MAX_COMMANDS + 500)], []), Plan())
+    assert len(session.start()) == MAX_COMMANDS + 500
+    assert (session.error, session.exploring) == ("", True)
+
+
+def test_branches_that_begin_with_many_requests_get_their_own_share_of_a_grant() -> None:
+    """Five of 3 + 3: the first has its three, the second two of three."""
+
+    def wave() -> Branch:
+        return (yield from submit([Request()] * 3))
+
+    kept: list[Any] = []
+    explore(Branches(lambda: [wave(), wave()], kept), lambda r: "A", Plan(budget=Budget(traces=5)))
+    assert kept == [(0, 1, 2), (3, 4)]
