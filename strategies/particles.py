@@ -37,11 +37,6 @@ class Particles:
             raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")
 
     @property
-    def n_full(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n
-
-    @property
     def verifiers(self) -> tuple[str, ...]:
         """The verifier whose verdicts it reads."""
         return (self.verifier,)

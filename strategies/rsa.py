@@ -45,11 +45,6 @@ class Rsa:
             raise ValueError(f"steps = {self.steps}: at least 1, which is plain sampling")
 
     @property
-    def n_full(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n
-
-    @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
         return frozenset() if self.depth is None else frozenset({Capability.DEPTH})

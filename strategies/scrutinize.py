@@ -77,11 +77,6 @@ class Scrutinize:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: it must be {need}")
 
     @property
-    def n_full(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n
-
-    @property
     def pools(self) -> tuple[str, ...]:
         """The model pools it names besides `model`."""
         return (self.judge,)

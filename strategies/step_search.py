@@ -37,11 +37,6 @@ class Beam:
         _check(self.n, self.width, self.steps, self.delimiter)
 
     @property
-    def n_full(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n
-
-    @property
     def verifiers(self) -> tuple[str, ...]:
         """The verifier whose verdicts it reads."""
         return (self.verifier,)
@@ -80,11 +75,6 @@ class Dvts:
 
     def __post_init__(self) -> None:
         _check(self.n, self.width, self.steps, self.delimiter)
-
-    @property
-    def n_full(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n
 
     @property
     def verifiers(self) -> tuple[str, ...]:

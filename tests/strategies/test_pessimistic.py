@@ -83,19 +83,19 @@ def test_it_finds_what_is_right_though_rare_as_often_as_the_closed_form_says() -
     """Truth R at .25, one wrong answer W at .75; a judge errs with .2 each way; n = 8, M = 4, alpha = .1.
 
     Given k right candidates, the sums of verdicts are Binomial(4k, .8) and Binomial(4(8 - k), .2): summing over k and both sums gives the
-    exact accuracy. 1500 simulated pools must lie within 4.9 standard deviations of it (P(false alarm) < 1e-6), and majority far below.
+    exact accuracy. 800 simulated pools must lie within 4.9 standard deviations of it (P(false alarm) < 1e-6), and majority far below.
     """
     n, m, alpha, p, err = 8, 4, 0.1, 0.25, 0.2
     exact = sum(_binomial(n, k, p) * _right_given(k, n, m, alpha, err) for k in range(n + 1))
     rng = random.Random(7)
     hits = majority = 0
-    for _ in range(1500):
+    for _ in range(800):
         words = ["R" if rng.random() < p else "W" for _ in range(n)]
         traces = judged(" ".join(words), [[int((w == "R") != (rng.random() < err)) for _ in range(m)] for w in words])
         hits += Pessimistic(alpha=alpha)(traces)[0].answer.key == "R"
         majority += Majority()(traces)[0].answer.key == "R"
-    assert hits / 1500 == pytest.approx(exact, abs=4.9 * math.sqrt(exact * (1 - exact) / 1500))
-    assert (exact > 0.85, majority / 1500 < 0.2) == (True, True)
+    assert hits / 800 == pytest.approx(exact, abs=4.9 * math.sqrt(exact * (1 - exact) / 800))
+    assert (exact > 0.85, majority / 800 < 0.2) == (True, True)
 
 
 def _binomial(n: int, k: int, p: float) -> float:
