@@ -75,7 +75,7 @@ class Dresser:
         self.n_undecided += bool(note)
         trace = changed(trace, answer=answer, note=_joined(trace.note, note))
         wanted = request.verifiers or tuple(self._verifiers)
-        return await self._verified(problem, trace, wanted) if wanted else trace
+        return await self._verified(problem, trace, text, wanted) if wanted else trace
 
     async def same(self, domain: str, a: str, b: str) -> bool:
         """Tell whether two answers are equivalent in a domain: how `evaluate` compares with references."""
@@ -121,12 +121,13 @@ class Dresser:
             key = classes.keys[canonical] = known[match.index].key
             return Answer(stated, key), note
 
-    async def _verified(self, problem: Problem, trace: Trace, names: Sequence[str]) -> Trace:
+    async def _verified(self, problem: Problem, trace: Trace, text: str, names: Sequence[str]) -> Trace:
         verdicts: list[Verdict] = []
+        whole = trace if text == trace.text else changed(trace, text=text)  # of a continuation a verifier sees all, not the last step
         note = trace.note
         for name in names:
             try:
-                verdicts.append(_one_verdict(await self._verifiers[name].score(problem, [trace])))
+                verdicts.append(_one_verdict(await self._verifiers[name].score(problem, [whole])))
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace goes on without its verdict and says why
                 note = _joined(note, f"verifier {name}: {described(error)}")
         return changed(trace, verdicts=tuple(verdicts), note=note)

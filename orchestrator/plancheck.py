@@ -72,10 +72,10 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
 
 
 def _check_pool(key: str, what: str, plugin: object, plan: Plan) -> None:
-    pool = getattr(plugin, "model", "")  # by convention, the option that names a model pool
-    if isinstance(pool, str) and pool and pool not in plan.models:
-        there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
-        raise PlanFault(f"{key}.model", f"{what} asks for model {pool!r}{there}")
+    for pool in (getattr(plugin, "model", ""), *getattr(plugin, "pools", ())):  # `model` is by convention the option that names one
+        if isinstance(pool, str) and pool and pool not in plan.models:
+            there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
+            raise PlanFault(f"{key}.model", f"{what} asks for model {pool!r}{there}")
 
 
 def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability]) -> None:

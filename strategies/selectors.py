@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from orchestrator.core.generations import latest
 from orchestrator.core.types import Cluster, Trace
+from orchestrator.core.verdicts import opinions
 from orchestrator.core.votes import rank, tally, voters
 
 
@@ -23,6 +25,15 @@ class Majority:
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by count."""
         return tally(voters(traces))
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """Plurality vote among the last generation: the last revisions, the last population, the last model asked (`core.generations`)."""
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return the clusters of the last generation that states an answer, by count."""
+        return tally(latest(traces))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,47 @@ class Filtered:
         threshold *= 1 - 1e-12  # of 101 scores 0 to 100 the 56th percentile comes out as 56.00000000000001: keep the trace at it
         kept = [t for t in pool if scores[t.ordinal] >= threshold]
         return tally(kept, lambda trace: scores[trace.ordinal])
+
+
+@dataclass(frozen=True, slots=True)
+class Pessimistic:
+    """Pessimistic verification (Heimdall: Shi and Jin, arXiv 2504.10337): the answer with the highest lower bound of its verdicts.
+
+    Largest r(a) - alpha ln(T) / (n_a + 1): r(a) the mean and n_a the number of verdicts on traces that state a, T the number of all. In the
+    paper T is N M and n_a is N_a M; counting verdicts says the same, and still holds where candidates were judged unequally often. alpha 0
+    is the best mean, a large alpha is the majority vote. A cluster's weight is that bound plus alpha ln(T): not negative, same order, and
+    0 for an answer without a verdict.
+
+    `by` "judges" reads the pool's judges (`core.verdicts`), "verdict:NAME" a verifier's verdicts on each trace.
+    """
+
+    by: str = "judges"
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < math.inf:
+            raise ValueError(f"alpha = {self.alpha}: at least 0 and finite")
+        if self.by != "judges" and not self.by.startswith("verdict:"):
+            raise ValueError(f"by = {self.by!r}: 'judges' or 'verdict:NAME'")
+
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The verifier whose verdicts it reads, if it does."""
+        return _verifier(self.by)
+
+    def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
+        """Return clusters by their bound."""
+        pool = voters(traces)
+        on = opinions(traces) if self.by == "judges" else {t.ordinal: [score(t, self.by)] for t in pool}
+        clusters = tally(pool)
+        scores = [[s for o in c.ordinals for s in on.get(o, ())] for c in clusters]
+        width = self.alpha * math.log(max(1, sum(map(len, scores))))
+        return rank(replace(c, weight=_bound(given, width)) for c, given in zip(clusters, scores, strict=True))
+
+
+def _bound(given: Sequence[float], width: float) -> float:
+    n = len(given)
+    return sum(given) / n + width * n / (n + 1) if given else 0.0  # -width/(n + 1) and width added: r - ... + alpha ln(T)
 
 
 def score(trace: Trace, by: str) -> float:

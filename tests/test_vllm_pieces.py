@@ -211,7 +211,9 @@ def test_a_continuation_on_a_cpu_computes_at_most_one_small_block_again() -> Non
 
 def test_options_reach_the_engine() -> None:
     """Each option changes the argument it is named after; what is left at 0 is left to vLLM."""
-    options = Vllm(kv_cache_gib=2, max_num_seqs=7, tensor_parallel=2, enforce_eager=True, prefix_caching=False, seed=5)
+    options = Vllm(
+        kv_cache_gib=2, max_num_seqs=7, tensor_parallel=2, enforce_eager=True, prefix_caching=False, seed=5, processed_logprobs=True
+    )
     arguments = vllm_host.engine_arguments(options, Model("m", "main", 512), "/m")
     expected = {
         "model": "/m",
@@ -223,10 +225,12 @@ def test_options_reach_the_engine() -> None:
         "enforce_eager": True,
         "enable_prefix_caching": False,
         "seed": 5,
+        "logprobs_mode": "processed_logprobs",
     }
     assert expected.items() <= arguments.items()
     plain = vllm_host.engine_arguments(Vllm(), Model("m"), "/m")
     assert {"kv_cache_memory_bytes", "max_num_seqs"}.isdisjoint(plain)
+    assert plain["logprobs_mode"] == "raw_logprobs"
 
 
 @pytest.mark.parametrize(

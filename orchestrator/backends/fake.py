@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
+from orchestrator.backends.fake_judge import JUDGING, judged
 from orchestrator.core import folds
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.plan import Model
@@ -34,7 +35,8 @@ class Fake:
     A trace states one of `answers`, drawn by `weights` (equal when empty); `{hash}` in an answer stands for a number from 0 to 999 that
     belongs to the problem. It is `n_tokens` long, plus up to `spread_tokens`, and takes `seconds_per_token` each. `failure_rate` of the
     traces fail, `hang_rate` never end by themselves. After `crash_after` requests (0: never) the engine dies as a real one may: with a
-    FleetError, or, if `crash_hard`, with its whole process.
+    FleetError, or, if `crash_hard`, with its whole process. A judge (`purpose` VERIFY or JUDGE) holds the first of `answers` to be right
+    and says the opposite of the truth with `judge_error`.
 
     Its model is one layer that runs as often as the depth says, so depth multiplies seconds and layer-tokens. A problem takes 1 to `steps`
     steps, as its id decides (0: none does); a trace of less depth than that is a guess: all answers weigh the same.
@@ -49,6 +51,7 @@ class Fake:
     hang_rate: float = 0.0
     crash_after: int = 0
     crash_hard: bool = False
+    judge_error: float = 0.0
     steps: int = 0
 
     def __post_init__(self) -> None:
@@ -90,12 +93,13 @@ class FakeEngine:
             return self._trace(request, (), Finish.FAILED, error="the fake engine fails this trace on purpose")
         hangs = next(draws) < options.hang_rate
         ids, finish, metrics = self._stream(request, draws, root_seed)
+        ids, finish, stop = self._stopped(request, ids, finish) if request.stop else (ids, finish, "")
         if not hangs and not options.seconds_per_token:
-            return self._trace(request, ids, finish, metrics=metrics)
+            return self._trace(request, ids, finish, metrics=metrics, stop=stop)
         n_done = await self._spend(request, len(ids), hangs)
         if n_done < len(ids) or hangs:
             return self._trace(request, ids[:n_done], Finish.CANCELLED)
-        return self._trace(request, ids, finish, metrics=metrics)
+        return self._trace(request, ids, finish, metrics=metrics, stop=stop)
 
     def abort(self, request: Request) -> None:
         """Stop a request; its trace comes back cut where it was."""
@@ -155,12 +159,32 @@ class FakeEngine:
         first = [(word, math.log(chance / (1 + sum(chances)))) for word, chance in zip(words, chances, strict=True) if chance]
         return tuple(ids), finish, folds.metric_values(request.metrics, [-c / 10 for c in confidences], confidences, first)
 
+    def _stopped(self, request: Request, ids: tuple[int, ...], finish: Finish) -> tuple[tuple[int, ...], Finish, str]:
+        """Return what comes before the first stop string, which is left out with the whole token that completes it."""
+        for n in range(1, len(ids) + 1):
+            found = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
+            if found:
+                return ids[: n - 1], Finish.STOP, found[0]
+        return ids, finish, ""
+
     def _text(self, request: Request, ids: Sequence[int]) -> str:
         words = "".join([_WORDS[i % 3] for i in ids if i >= 0])
-        return words + _statement(request.problem_id, self._options.answers[-1 - ids[-1]]) if ids and ids[-1] < 0 else words
+        return words + self._ending(request, -1 - ids[-1]) if ids and ids[-1] < 0 else words
+
+    def _ending(self, request: Request, answer: int) -> str:
+        if request.purpose in JUDGING:
+            return judged(request, _statement(request.problem_id, self._options.answers[0]), self._options.judge_error)
+        return _statement(request.problem_id, self._options.answers[answer])
 
     def _trace(
-        self, request: Request, ids: tuple[int, ...], finish: Finish, *, error: str = "", metrics: Mapping[str, float] | None = None
+        self,
+        request: Request,
+        ids: tuple[int, ...],
+        finish: Finish,
+        *,
+        error: str = "",
+        metrics: Mapping[str, float] | None = None,
+        stop: str = "",
     ) -> Trace:
         suffix_ids = (0,) * len(request.suffix.split())
         prompt_tokens = n_words(request.prompt) + len(request.prefix_ids) + len(suffix_ids)
@@ -174,6 +198,7 @@ class FakeEngine:
             metrics=metrics or {},
             suffix_ids=suffix_ids,
             error=error,
+            stop=stop,
         )
 
 

@@ -50,6 +50,7 @@ class Vllm:
     threads: int = 0  # OpenMP threads of a worker on a CPU; 0: one fewer than the CPUs this process may use
     prefix_caching: bool = True
     seed: int = 0  # of the engine; a request's own seed decides its tokens
+    processed_logprobs: bool = False  # log-probabilities after temperature, top_k and the like, as drawn from; else the model's own
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what the engine can do."""
@@ -138,7 +139,7 @@ class VllmEngine:
             return reply_to(request, Finish.FAILED, error=str(refusal))
         seconds = time.perf_counter() - started
         n_layers = pool.n_layers_run(request, counts)
-        measures, text_of = measured(counts), pool.prompts.token_text
+        measures, text_of = measured(counts), pool.prompts.text_of
         return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measures, text_of)
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None, Counts | None]:

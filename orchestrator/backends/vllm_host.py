@@ -73,6 +73,7 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
         "enforce_eager": bool(options.enforce_eager),
         "enable_prefix_caching": options.prefix_caching,
         "seed": options.seed,
+        "logprobs_mode": "processed_logprobs" if options.processed_logprobs else "raw_logprobs",
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.core.types import Message, Prompt
@@ -24,9 +25,9 @@ class Prompts:
         self.ids = functools.lru_cache(_KEPT_PROMPTS)(self._render)
         self.suffix_ids = functools.lru_cache(_KEPT_PROMPTS)(self._encode_suffix)
 
-    def token_text(self, token_id: int) -> str:
-        """Return a token's own text."""
-        return str(self._tokenizer.decode([token_id]))
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of these tokens."""
+        return str(self._tokenizer.decode(list(ids)))
 
     def _render(self, prompt: Prompt) -> tuple[int, ...]:
         if getattr(self._tokenizer, "chat_template", None):

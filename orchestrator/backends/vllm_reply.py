@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.backends.vllm_watch import Watch
-from orchestrator.core.replies import reply_to
+from orchestrator.core.replies import reply_to, without_stop
 from orchestrator.core.types import Finish, Request, Trace, Usage
 from orchestrator.latent.counts import Counts
 
@@ -22,11 +22,11 @@ def completed(
     n_layers: float,
     seconds: float,
     measures: Mapping[str, float],
-    token_text: Callable[[int], str],
+    text_of: Callable[[Sequence[int]], str],
 ) -> Trace:
     """Return the trace of vLLM's last output for a request whose tokens passed `n_layers` decoder layers, each or on average.
 
-    `measures` are metrics that the engine adds unasked; `token_text` is the text of a token id.
+    `measures` are metrics that the engine adds unasked; `text_of` is the text of tokens.
     """
     last = output.outputs[0]
     text, ids = last.text, tuple(last.token_ids)
@@ -37,13 +37,19 @@ def completed(
     n_prompt, n_cached = len(prompt_ids), output.num_cached_tokens or 0
     # A request that is cancelled before its first token is charged its whole prompt: an upper bound.
     usage = Usage(n_prompt, n_cached, len(ids), round((n_prompt - n_cached + len(ids)) * n_layers), seconds)
+    # vLLM leaves the stop string that ended it out of the text alone. None at the end of the sequence, a number for a stop token.
+    stop = last.stop_reason if isinstance(last.stop_reason, str) and finish is Finish.STOP else ""
     return reply_to(
         request,
         finish,
         text=text,
-        token_ids=ids,
+        stop=stop,
+        token_ids=without_stop(ids, stop, text_of) if stop else ids,
         usage=usage,
-        metrics={**measures, **({} if watch is None else watch.metrics(request.metrics, output, len(ids), token_text))},
+        metrics={
+            **measures,
+            **({} if watch is None else watch.metrics(request.metrics, output, len(ids), lambda token: text_of((token,)))),
+        },
         suffix_ids=suffix_ids,
         error="" if finish is not Finish.FAILED else f"vLLM ended the request with {last.finish_reason!r}",
     )

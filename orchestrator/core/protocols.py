@@ -24,7 +24,7 @@ class Strategy(Protocol):
     """Explores one problem. Deterministic in (problem, rng, traces)."""
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Return the generator that explores `problem`."""
+        """Return the generator that explores `problem`, whose prompt is in the plan's template and has its system message."""
         ...
 
 

@@ -7,10 +7,11 @@ journal that cannot be read again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.core.types import Finish, Request, Trace, Usage
+from orchestrator.core.types import Finish, Request, Trace, Usage, changed
 
 _MAX_TOKEN_ID = 2**31 - 1  # the journal keeps token ids as int32
 
@@ -27,6 +28,8 @@ def sound(request: Request, reply: object) -> Trace:
         return _failed(request, f"the engine returned numbers that are not finite: {odd}", reply.usage)
     if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
         return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
+    if reply.subjects != request.subjects:
+        reply = changed(reply, subjects=request.subjects)  # what it judges is the strategy's to say, not the engine's
     text, error = _encodable(reply.text), _encodable(reply.error)
     return reply if (text, error) == (reply.text, reply.error) else replace(reply, text=text, error=error)
 
@@ -48,8 +51,17 @@ def reply_to(request: Request, finish: Finish, **fields: Any) -> Trace:
         purpose=request.purpose,
         model=request.model,
         depth=request.depth,
+        subjects=request.subjects,
         **fields,
     )
+
+
+def without_stop(ids: tuple[int, ...], stop: str, decode: Callable[[tuple[int, ...]], str]) -> tuple[int, ...]:
+    """Return token ids without the last ones, as few as together decode to a text with the stop string; all of them if none do."""
+    for n in range(1, len(ids) + 1):
+        if stop in decode(ids[-n:]):
+            return ids[:-n]
+    return ids
 
 
 def _failed(request: Request, error: str, usage: Usage | None = None) -> Trace:

@@ -83,7 +83,7 @@ class Session:
         rng = random.Random(derive_seed(plan.seed, problem.id, "strategy"))
         self._steps: Steps | None = None
         try:
-            steps = strategy.explore(problem, rng)
+            steps = strategy.explore(changed(problem, prompt=self._prompt), rng)  # the question as it is asked
             if not isinstance(steps, Generator):
                 raise StrategyError(f"explore returned {steps!r}, not a generator; write `yield from` in it")
             self._steps = steps

@@ -58,6 +58,7 @@ class Capability(StrEnum):
     LOGPROBS = "logprobs"  # metrics derived from log-probabilities
     RULES = "rules"  # stop rules are enforced beside the tokens
     DEPTH = "depth"  # latent depth per request
+    STOPS = "stops"  # says which stop string ended a trace, and leaves that out of its tokens, so that it can be gone on from
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class Request:
 
     A strategy fills what it wants; the Session sets `problem_id`, `ordinal`, `seed`, `prefix_ids`, `prefix_text` and whatever is
     left at its default from the plan. A continuation (`parent`) goes on after the parent's tokens, with `suffix` put between.
+    `subjects` are the ordinals of the traces that it is to judge (see `core.verdicts`) or to go beyond (see `core.generations`).
     """
 
     prompt: Prompt = ""
@@ -226,6 +228,8 @@ class Trace:
     suffix_ids: tuple[int, ...] = ()
     error: str = ""
     note: str = ""  # what dressing could not decide in its limits; never empty silently
+    subjects: tuple[int, ...] = ()  # ordinals of the traces that it judges (`core.verdicts`) or goes beyond (`core.generations`)
+    stop: str = ""  # the stop string that ended it, where the engine tells (Capability.STOPS); in neither its text nor its tokens
 
     @property
     def account(self) -> Purpose:

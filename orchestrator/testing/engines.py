@@ -87,6 +87,8 @@ async def check_engine(
         await _check_rules(bench, Capability.LOGPROBS in capabilities)
     if Capability.LOGPROBS in capabilities:
         await _check_metrics(bench)
+    if Capability.STOPS in capabilities:
+        await _check_stops(bench)
 
 
 def _check_reply(request: Request, trace: Trace) -> None:
@@ -98,6 +100,7 @@ def _check_reply(request: Request, trace: Trace) -> None:
     require(trace.finish is not Finish.FAILED, "serves", f"{who} failed: {trace.error}")
     usage = trace.usage
     counted = not trace.token_ids or usage.output_tokens == len(trace.token_ids)
+    counted = counted or (bool(trace.stop) and usage.output_tokens > len(trace.token_ids))  # a stop string is generated, and left out
     require(counted, "usage", f"{who} counts {usage.output_tokens} tokens and holds {len(trace.token_ids)}")
     require(usage.prompt_tokens > 0, "usage", f"{who} counts no token of the prompt; count the whole of it, inherited tokens too")
     require(0 <= usage.cached_tokens <= usage.prompt_tokens, "usage", f"{who} has {usage.cached_tokens} of {usage.prompt_tokens} cached")
@@ -232,3 +235,19 @@ async def _check_metrics(bench: _Bench) -> None:
         name = f"first_token_logprob@{word}"
         likely = (await bench.get(replace(first, ordinal=112, metrics=(name,)))).metrics.get(name, 1.0)
         require(likely <= 0, "metrics", f"{word!r} is the likeliest first token, and {name} is missing or above 0")
+
+
+async def _check_stops(bench: _Bench) -> None:
+    """Stop at a piece from the middle of a greedy reply: what is left is its beginning, in text and in token ids."""
+    request = replace(bench.request(120), sampling=_GREEDY)
+    whole = await bench.get(request)
+    mark = whole.text[len(whole.text) // 2 :][:4]
+    require(bool(mark), "stops", "the reply has no text; give a prompt with longer replies")
+    cut = await bench.get(replace(request, ordinal=121, stop=("\x00 never", mark)))
+    told = (cut.finish, cut.stop)
+    require(told == (Finish.STOP, mark), "stops", f"{cut.text!r} says (finish, stop) = {told}; it was to stop at {mark!r} and to say so")
+    begins = whole.text.startswith(cut.text) and mark not in cut.text
+    require(begins, "stops", f"{cut.text!r} is not what comes before {mark!r} in {whole.text!r}")
+    ids = whole.token_ids[: len(cut.token_ids)] == cut.token_ids and len(cut.token_ids) < len(whole.token_ids)
+    require(ids, "stops", f"token ids {cut.token_ids} of {whole.token_ids} do not leave the stop string out")
+    require(not whole.stop, "stops", f"a reply that no stop string ended says that {whole.stop!r} did")

@@ -99,7 +99,15 @@ def arrival(session: Session, ordinal: int, answer_of: Callable[[Request], Reply
     request = session.running[ordinal]
     reply = answer_of(request)
     arrived = reply if isinstance(reply, Trace) else trace(ordinal, reply)
-    arrived = replace(arrived, ordinal=ordinal, parent=request.parent, purpose=request.purpose, model=request.model, depth=request.depth)
+    arrived = replace(
+        arrived,
+        ordinal=ordinal,
+        parent=request.parent,
+        purpose=request.purpose,
+        model=request.model,
+        depth=request.depth,
+        subjects=request.subjects,
+    )
     if session.is_cancelled(ordinal):
         arrived = replace(arrived, finish=Finish.CANCELLED, answer=None, verdicts=(), error="")
     return arrived

@@ -27,6 +27,10 @@ _BUDGETS = (
     *(Budget(tokens=n) for n in (1, 25, 100)),
     Budget(traces=5, tokens=30),
 )
+_JUDGED = {  # what judges say, in the forms of `core.verdicts`
+    Purpose.VERIFY: ("Verdict: correct", "Verdict: correct", "Verdict: incorrect", "Score: 7/10", "I am not sure."),
+    Purpose.JUDGE: ("Winner: 1", "Winner: 2", "Winner: tie", "I am not sure."),
+}
 _N_LIMIT = 2_000  # traces after which an exploration is stopped: without a budget as a user would, with one because it hangs
 _N_STOPS = 48  # points of one exploration at which it is stopped
 
@@ -59,7 +63,11 @@ def _worlds(seed: int) -> dict[str, World]:
             made = trace(request.ordinal, None, finish=finish, tokens=_n_tokens(request, finish, rng), metrics=metrics)
             if finish is Finish.FAILED:
                 return made
+            if request.purpose in _JUDGED:
+                return replace(made, text=rng.choice(_JUDGED[request.purpose]))
             # The hash of an answer's text changes with the salt, and with it the order in which a set of answers is iterated.
+            if request.stop and finish is Finish.STOP and rng.random() < 0.5:
+                made = replace(made, stop=request.stop[0])
             answer = Answer(SaltedText(word, 0), SaltedText(word, 0)) if word else None
             return replace(made, answer=answer, verdicts=tuple(Verdict(n, score) for n, score in verdicts.items()))
 

@@ -26,9 +26,23 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
     return registry.load(group, PluginSpec(name, options))
 
 
-FEWER: dict[str, dict[str, object]] = {"parallel-probe": {"n": 8}}  # its 64 attempts take seconds in every world
+# Strategies whose default takes hundreds of traces are checked at a size that still goes through all their phases.
+SMALL: dict[str, dict[str, object]] = {
+    "ab-mcts": {"verifier": "v"},
+    "beam": {"verifier": "v", "steps": 5},
+    "budget-forcing": {"n": 2, "ignore": 2},
+    "cascade": {"models": ["main", ""], "n": 3},
+    "dvts": {"verifier": "v", "width": 2, "steps": 5},
+    "ensemble": {"models": ["", "main"], "weights": [1.0, 3.0]},
+    "parallel-probe": {"n": 8},  # its 64 attempts take seconds in every world
+    "particles": {"verifier": "v", "n": 4, "steps": 5},
+    "speculative-thinking": {"large": "main", "n": 2, "tokens": 200},
+    "revise": {"chains": 2, "revisions": 2},
+    "rsa": {"n": 4, "k": 2, "steps": 3},
+    "scrutinize": {"n": 4, "verdicts": 4, "preliminary": 1, "comparisons": 2, "per_answer": 2},
+}
 STRATEGIES: list[tuple[str, dict[str, object]]] = [
-    *((name, FEWER.get(name, {})) for name in ours("strategies")),
+    *((name, SMALL.get(name, {})) for name in ours("strategies")),
     ("adaptive", {"rule": "window"}),
     ("adaptive", {"rule": "bayes", "n": 16}),
     ("adaptive", {"wave": 1, "growth": 1}),
@@ -49,6 +63,14 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("deepprune", {"keep": "every", "n": 6}),
     ("deepprune", {"keep": "every", "judge": "lexical slope=3", "max_clusters": 2, "when_full": "leave"}),
     ("deepprune", {"judge": {"name": "lexical", "centre": 0.99}, "max_clusters": 1, "n_single": 1, "n": 5}),
+    ("ab-mcts", {"verifier": "v", "n": 5, "parallel": 8, "posterior": "beta", "depth": 2}),
+    ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
+    ("dvts", {"verifier": "v", "n": 4, "width": 1, "steps": 2, "aggregate": "min"}),
+    ("particles", {"verifier": "v", "n": 1, "steps": 2}),
+    ("revise", {"chains": 1, "revisions": 0, "memory": 1, "depth": 2}),
+    ("rsa", {"n": 1, "k": 1, "steps": 3}),
+    ("speculative-thinking", {"large": "main", "n": 2, "tokens": 60, "always": 100}),
+    ("scrutinize", {"n": 2, "verdicts": 1, "preliminary": 0, "comparisons": 1, "judge_depth": 4}),
     ("short-m@k", {"m": 1, "k": 1}),
     ("short-m@k", {"m": 8, "k": 8}),
 ]
@@ -57,6 +79,7 @@ SELECTORS: list[tuple[str, dict[str, object]]] = [
     *((name, {"by": by}) for name in ("best", "best-weighted", "filtered", "weighted") for by in ("verdict:v", "mean_logprob")),
     ("depth-weighted", {"depths": [0, 4], "weights": [0.5, 2.0]}),
     ("filtered", {"keep": 1.0}),
+    ("pessimistic", {"by": "verdict:v", "alpha": 2.0}),
     ("filtered", {"keep": 0.9, "by": "lowest_confidence@512"}),
 ]
 EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.replies import sound
+from orchestrator.core.replies import sound, without_stop
 from orchestrator.core.types import Finish, Purpose, Request, Usage
 from orchestrator.testing import trace
 
@@ -51,3 +51,20 @@ def test_what_was_spent_on_it_is_still_charged() -> None:
 def test_half_an_emoji_is_replaced() -> None:
     """Servers cut replies within a surrogate pair; UTF-8, and with it the journal, cannot hold half of one."""
     assert sound(REQUEST, replace(GOOD, text="half \ud83d")).text == "half ?"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "kept"),
+    [
+        (["I", " think", "</think>"], "</think>", 2),  # the tag is one token
+        (["I", " think", "</", "think", ">"], "</think>", 2),  # or three
+        (["I", " think", ".</th", "ink>\n"], "</think>", 2),  # what shares a token with the tag goes with it
+        (["Wait", " Wait", " Wait"], "Wait", 2),  # no more than the last occurrence
+        (["I", " think"], "</think>", 2),  # the engine errs: nothing is thrown away
+        ([], "</think>", 0),
+    ],
+)
+def test_the_tokens_of_a_stop_string_are_left_out(pieces: list[str], stop: str, kept: int) -> None:
+    """As few tokens as hold the whole of it: a continuation by token ids must begin before the stop string."""
+    ids = tuple(range(len(pieces)))
+    assert without_stop(ids, stop, lambda part: "".join(pieces[i] for i in part)) == ids[:kept]

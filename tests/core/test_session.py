@@ -515,3 +515,17 @@ def test_an_error_is_described_in_one_line_with_its_place() -> None:
         raise ValueError("a\n\n  b")
     assert described(raised.value).startswith("ValueError: a b (test_session.py:")
     assert described(ValueError("x")) == "ValueError: x"
+
+
+def test_a_strategy_sees_the_question_as_it_is_asked() -> None:
+    """What it builds from the prompt must keep the plan's template and system message, or revised answers would be stated otherwise."""
+    seen: list[Problem] = []
+
+    def explore(problem: Problem, rng: random.Random) -> Steps:
+        seen.append(problem)
+        yield from sample(1)
+
+    it = session(explore, Plan(sampling=Sampling(system="Be brief.", template="{prompt} Box it.")))
+    [effect] = it.start()
+    assert seen[0].prompt == effect.request.prompt == (Message("system", "Be brief."), Message("user", "What is 17 + 25? Box it."))
+    assert it.problem is PROBLEM

@@ -1,0 +1,74 @@
+"""Budget forcing (s1; Muennighoff et al., arXiv 2501.19393): thinking is made longer, or cut short, at its end tag.
+
+A trace thinks until it closes its thinking. As often as `ignore` says, the end tag is dropped and "Wait" put in its place, so that it
+thinks on within what is left of its tokens. When it has closed its thinking for good, or its tokens are used up, the tag is put there (and
+"Final Answer:", if it was cut), and it answers. As in the released code (github.com/simplescaling/s1) there is one budget for all thinking.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from orchestrator.core.steps import Command, Reply, Steps, next_trace, submit
+from orchestrator.core.together import together
+from orchestrator.core.types import Capability, Finish, Problem, Request, Trace, changed
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetForcing:
+    """Thinks `n` traces of at most `thinking` tokens, ignores their end of thinking `ignore` times; each has `answer` tokens to answer.
+
+    `end` is the model's tag, `wait` what takes its place, `closing` what is said when thinking was cut. A model that ends its text without
+    the tag has answered.
+    """
+
+    n: int = 8
+    ignore: int = 1
+    thinking: int = 8192
+    answer: int = 1024
+    end: str = "</think>"
+    wait: str = "Wait"
+    closing: str = "\n\nFinal Answer:"
+    model: str = ""
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("ignore", 0), ("thinking", 1), ("answer", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
+        if not self.end or not self.wait:
+            raise ValueError(f"end = {self.end!r}, wait = {self.wait!r}: the tag that ends thinking, and what takes its place")
+
+    @property
+    def n_full(self) -> int:
+        """How many traces full sampling takes."""
+        return self.n
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """Continuation, stop strings that are told, and latent depth if one is asked for."""
+        deep = frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return deep | {Capability.CONTINUE, Capability.STOPS}
+
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        """Think and answer all traces side by side."""
+        yield from together(self._think() for _ in range(self.n))
+
+    def _think(self) -> Generator[Command, Reply, None]:
+        n_left = self.thinking
+        trace = yield from self._ask(Request(stop=(self.end,), max_new_tokens=n_left))
+        for _ in range(self.ignore):
+            n_left -= trace.usage.output_tokens
+            if trace.stop != self.end or n_left < 1:
+                break
+            trace = yield from self._ask(Request(parent=trace.ordinal, suffix=self.wait, stop=(self.end,), max_new_tokens=n_left))
+        closed, cut = trace.stop == self.end, trace.finish is Finish.LENGTH
+        if closed or cut:
+            suffix = self.end if closed else self.end + self.closing
+            yield from self._ask(Request(parent=trace.ordinal, suffix=suffix, max_new_tokens=self.answer))
+
+    def _ask(self, request: Request) -> Generator[Command, Reply, Trace]:
+        ordinals = yield from submit([changed(request, model=self.model, depth=self.depth)])
+        return (yield from next_trace(ordinals))
