@@ -26,10 +26,10 @@ class ParallelProbe:
     """Runs `n` attempts in stretches of `interval` tokens."""
 
     n: int = 64
-    stable: int = 40
-    patience: int = 7
-    warm_up: int = 15
-    interval: int = 500
+    stable: int = 40  # times in a row that the leader must stay the same
+    patience: int = 7  # contrary probes in a row that drop an attempt
+    warm_up: int = 15  # rounds before any is dropped
+    interval: int = 500  # tokens of a round
     suffix: str = "\n\nThe final answer is"
     probe_tokens: int = 16
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})

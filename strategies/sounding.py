@@ -36,19 +36,19 @@ _OVERDRAFT = 1.15  # of the budget in tokens: where the attempts still running a
 class Sounding:
     """Runs up to `n` attempts, `width` at once, in stretches of `interval` tokens. `risk` is the one knob: smaller costs more."""
 
-    risk: float = 0.15
-    n: int = 64
-    width: int = 3
-    interval: int = 500
-    slope: float = 0.5
-    share_power: float = 0.25
-    risk_growth: float = 0.5
-    at_least: int = 2
-    patience: int = 24
-    longest_tokens: int = 24_000
-    tokens: int = 0
-    suffix: str = "\n\nThe final answer is"
-    probe_tokens: int = 16
+    risk: float = 0.15  # of an upset that is allowed once ten attempts are paid for
+    n: int = 64  # attempts at most
+    width: int = 3  # attempts that run at once
+    interval: int = 500  # tokens between two looks
+    slope: float = 0.5  # how much shorter attempts weigh more; 0: all alike
+    share_power: float = 0.25  # how much sooner a leader of small share is taken
+    risk_growth: float = 0.5  # how the risk allowed grows with what was paid; 0: not
+    at_least: int = 2  # voters before it may stop
+    patience: int = 24  # contrary probes in a row that drop an attempt; 0: no probes
+    longest_tokens: int = 24_000  # an attempt of this length is dropped if another has an answer; 0: never
+    tokens: int = 0  # budget of a question, opened only as far as it pays; 0: none
+    suffix: str = "\n\nThe final answer is"  # of a probe
+    probe_tokens: int = 16  # of a probe at most
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})
 
     def __post_init__(self) -> None:
