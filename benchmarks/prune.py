@@ -34,16 +34,16 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
     few = max(3, n // 4)  # the paper lets 20 of 512 finish
     prune = {"n": n, "prefix_tokens": 32, "n_words": 0, "n_finished": few, "n_single": few}
     conf = {"n": n, "n_init": max(2, n // 4), "window_tokens": WINDOW_TOKENS, "wave": n}
-    found = {
+    return {
         "consistency": (PluginSpec("consistency", {"n": n}), MAJORITY),
         "deepprune": (PluginSpec("deepprune", prune | {"judge": "probe"}), MAJORITY),
+        "deepprune lexical": (PluginSpec("deepprune", prune | {"judge": "lexical"}), MAJORITY),
         "deepprune every": (PluginSpec("deepprune", prune | {"judge": "probe", "keep": "every"}), MAJORITY),
         "deepconf low": (PluginSpec("deepconf", conf | {"keep": 0.1}), by_confidence),
         "deepconf high": (PluginSpec("deepconf", conf | {"keep": 0.9}), by_confidence),
+        # Looks every 32 tokens instead of 500, and without probes: those are for attempts of many thousand tokens.
+        "sounding": (PluginSpec("sounding", {"n": n, "width": n // 2, "interval": 32, "patience": 0}), PluginSpec("discounted")),
     }
-    if "sounding" in registry.names("strategies"):
-        found["sounding"] = (PluginSpec("sounding"), MAJORITY)
-    return found
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def show(name: str, run: Run, whole: Run, opened: Opened, references: dict[str, 
     late = max(opened.late.values(), default=0)
     mean = statistics.mean(t.usage.output_tokens for t in stopped) if stopped else 0
     print(
-        f"{name:16s} {run.output_tokens:6,} tokens ({1 - run.output_tokens / whole.output_tokens:+6.1%} saved)  "
+        f"{name:17s} {run.output_tokens:6,} tokens ({1 - run.output_tokens / whole.output_tokens:+6.1%} saved)  "
         f"{run.seconds:6.1f} s ({1 - run.seconds / whole.seconds:+6.1%} saved)  "
         f"{run.cpu_seconds:6.1f} CPU s ({1 - run.cpu_seconds / whole.cpu_seconds:+6.1%} saved)  "
         f"accuracy {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] of {found.n}  "
