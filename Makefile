@@ -4,9 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PLAN   ?= examples/sounder.toml
-DEPTHS ?= 1,2,3,4,8
-WIDTHS ?= 1..16
+PLAN   ?=
 
 # An NVIDIA GPU that answers selects the CUDA build of vLLM, everything else the CPU build. Override: make run EXTRA=cpu
 EXTRA ?= $(if $(findstring GPU,$(shell nvidia-smi -L 2>/dev/null)),cuda,cpu)
@@ -46,8 +44,8 @@ $(INSTALLED): $(LOCKED)
 	$(PIP) --no-build-isolation -e .
 	@touch $@
 
-run: env ## run the main job, a sweep of the shipped model over depth and width, with a real engine; say where the results lie
-	$(BIN)/leadline sweep $(PLAN) --depths $(DEPTHS) --widths $(WIDTHS)
+run: env ## run the main job (a sweep of the shipped model over depth and width) or PLAN=FILE with a real engine; say where results lie
+	$(BIN)/leadline $(if $(PLAN),run $(PLAN),sweep examples/sounder.toml --depths 1,2,3,4,8 --widths 1..16)
 
 test: env ## run the whole test suite, real engine included
 	$(BIN)/python -m pytest

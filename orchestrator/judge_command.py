@@ -31,5 +31,5 @@ def train(sources: Sequence[str], out: str, name: str, n_words: int, n_tokens: i
     console = stdout()
     console.print(Text(f"{out}: fitted on {sum(len(p) for _, p in pools.values()):,} traces of {n_problems:,} problems", style="bold"))
     console.print(judges_table(found))
-    console.print(Text(f'in a plan: strategy = "deepprune", judge = "{name} file={out}"', style="dim"))
+    console.print(Text(f'in a plan, below [strategy]: judge = "{name} file={out}", with name = "deepprune"', style="dim"))
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator import embedded
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Model, Plan
+from orchestrator.core.plan import Model, Plan, same_weights
 from orchestrator.latent.check import latent_of, require_depth
 from orchestrator.latent.native import usual_names
 
@@ -28,12 +28,20 @@ def check_model(name: str, model: Model) -> None:
 def asked_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
     """Yield each depth a plan asks for: its key, the pool it is asked of, and the depth.
 
-    Of a strategy these are, by convention, its options `depth` and `depths`, asked of the pool that its option `model` names.
+    `sampling.depth` is asked of every pool that the strategy names. Of a strategy's own they are, by convention, its options `depth` and
+    `depths`, asked of the pool that its option `model` names, and `judge_depth`, asked of the one that `judge` names.
     """
+
+    def named(name: object) -> str:
+        return name if isinstance(name, str) and name in plan.models else plan.default_model
+
+    pool = named(getattr(strategy, "model", ""))
     if plan.sampling.depth:
-        yield "sampling.depth", plan.default_model, plan.sampling.depth
-    named = getattr(strategy, "model", "")
-    pool = named if isinstance(named, str) and named in plan.models else plan.default_model
+        for each in dict.fromkeys((pool, *map(named, getattr(strategy, "pools", ())))):
+            yield "sampling.depth", each, plan.sampling.depth
+    judge_depth = getattr(strategy, "judge_depth", None)
+    if isinstance(judge_depth, int):
+        yield "strategy.judge_depth", named(getattr(strategy, "judge", "")), judge_depth
     depth, depths = getattr(strategy, "depth", None), getattr(strategy, "depths", ())
     if isinstance(depth, int):
         yield "strategy.depth", pool, depth
@@ -41,7 +49,18 @@ def asked_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]
         yield from (("strategy.depths", pool, one) for one in depths if isinstance(one, int))
 
 
-def check_depth(key: str, pool: str, depth: int, model: Model) -> None:
+def check_depth(key: str, pool: str, depth: int, models: Mapping[str, Model]) -> None:
+    """Raise PlanError when a pool does not reach a depth, nor another pool of the same weights, to which a fleet would send it."""
+    others = [name for name in models if name != pool and same_weights(models[name], models[pool])]
+    try:
+        _check_depth(key, pool, depth, models[pool])
+    except PlanError:
+        if not others:
+            raise
+        check_depth(key, others[0], depth, {name: models[name] for name in others})
+
+
+def _check_depth(key: str, pool: str, depth: int, model: Model) -> None:
     """Raise PlanError when a model known here, or a plan's `max_depth` for one that is not, does not reach a depth."""
     config = known_config(model.path)
     if config is not None:

@@ -59,7 +59,8 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     plugins = [("strategy", plan.strategy, strategy), ("selector", plan.selector, _loaded("selectors", plan.selector, "selector"))]
     plugins += [("verifiers", spec, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     able = backend.capabilities()
-    _check_depths(plan, strategy, fleet.engine.name, able)
+    if getattr(backend, "loads_models", True):
+        _check_depths(plan, strategy, fleet.engine.name, able)
     for key, spec, plugin in plugins:
         _check_needs(key, spec, plugin, fleet.engine.name, able, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
@@ -85,7 +86,7 @@ def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Ca
             modelcheck.check_model(name, model) if offered else modelcheck.require_stock(model, engine)
     for key, pool, depth in modelcheck.asked_depths(plan, strategy):
         with _fault(key):
-            modelcheck.check_depth(key, pool, depth, plan.models[pool]) if offered else modelcheck.require_no_depth(key, depth, engine)
+            modelcheck.check_depth(key, pool, depth, plan.models) if offered else modelcheck.require_no_depth(key, depth, engine)
 
 
 @contextmanager

@@ -82,6 +82,8 @@ def source(cls: type) -> str:
 def _usage(group: str, name: str, option: registry.OptionInfo | None) -> str:
     value = "VALUE" if option is None or option.default == "(required)" else option.default.strip("'") or '""'
     head = {"strategies": "strategy", "selectors": "selector", "engines": "fleet.engine"}.get(group)
+    if group == "judges":
+        return f'in a plan: [strategy] name = "deepprune", judge = "{name}" (each on a line of its own)'
     if head is None:
         return f"in a plan: [domains.{name}]" if group == "domains" else f'in a plan: verifiers = ["{name}"]'
     return f"as flags: --{head} {name}{f' --{head}.{option.name} {value}' if option else ''}"

@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
@@ -28,6 +29,8 @@ class Replay:
 
     A trace takes `seconds_per_token`.
     """
+
+    loads_models: ClassVar[bool] = False  # the plan's models are names to it, and it is not asked what they can do
 
     source: str
     probe_tokens: int = 0

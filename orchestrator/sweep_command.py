@@ -77,7 +77,7 @@ def _prepared(loaded: LoadedPlan, flags: Mapping[str, str], depths: str, widths:
             "there is nothing to sweep: name a plan with a `problems` key, or give --problems FILE (see `leadline sweep --help`)"
         )
     plan = loaded.plan
-    at = parse_counts(depths, "--depths") if depths else (plan.sampling.depth,)
+    at = parse_counts(depths, "--depths") if depths else (_own_depth(plan),)
     across = parse_counts(widths, "--widths")
     for name in ("traces", "tokens", "seconds"):
         if getattr(plan.budget, name):
@@ -99,6 +99,14 @@ def _prepared(loaded: LoadedPlan, flags: Mapping[str, str], depths: str, widths:
     for depth in plans:
         require_same_file(_place(directory, depth), asked)
     return _Sweep(directory, plans, loaded.fleet, across, file, asked, references)
+
+
+def _own_depth(plan: Plan) -> int:
+    """Return the depth that a plan's strategy or its sampling asks for, 0 for none; PlanError when the strategy goes through several."""
+    strategy = registry.load("strategies", plan.strategy)
+    if hasattr(strategy, "depths"):
+        raise PlanError(f"strategy {plan.strategy.name!r} goes through several depths: say which ones to sweep, as in --depths 1,2,4,8")
+    return getattr(strategy, "depth", None) or plan.sampling.depth
 
 
 def fixed_plan(plan: Plan, depth: int, width: int) -> Plan:

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from typing import ClassVar
 
 from orchestrator.backends.fake_judge import JUDGING, judged
 from orchestrator.core import folds
@@ -41,6 +42,8 @@ class Fake:
     Its model is one layer that runs as often as the depth says, so depth multiplies seconds and layer-tokens. A problem takes 1 to `steps`
     steps, as its id decides (0: none does); a trace of less depth than that is a guess: all answers weigh the same.
     """
+
+    loads_models: ClassVar[bool] = False  # the plan's models are names to it, and it is not asked what they can do
 
     answers: tuple[str, ...] = ("{hash}", "0", "1")
     weights: tuple[float, ...] = ()

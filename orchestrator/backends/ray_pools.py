@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from orchestrator.core.plan import Model
+from orchestrator.core.plan import Model, same_weights
 from orchestrator.core.types import Request
 
 
@@ -67,10 +67,6 @@ def at_its_depth(request: Request, pools: Sequence[PoolSpec]) -> Request:
     named = next((pool for pool in pools if request.model in ("", pool.name)), None)
     if named is None or request.depth is None or named.depths is None or request.depth in named.depths:
         return request
-    same = (pool for pool in pools if _weights(pool.model) == _weights(named.model))
+    same = (pool for pool in pools if same_weights(pool.model, named.model))
     able = next((pool for pool in same if pool.depths is None or request.depth in pool.depths), None)
     return request if able is None else replace(request, model=able.name)
-
-
-def _weights(model: Model) -> Model:
-    return replace(model, max_depth=0, max_context_tokens=0)

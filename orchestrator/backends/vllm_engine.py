@@ -150,6 +150,8 @@ class VllmEngine:
             if flight.aborted:  # perhaps before vLLM knew it, and then nothing was aborted there
                 self._abort_soon(flight)
             output = await queue.get()
+            if watch is not None and watch.fired and not output.finished:
+                self._abort_soon(flight)
             counts = await pool.take_counts(queue.request_id)
         except asyncio.CancelledError:
             self._abort_soon(flight)
@@ -160,8 +162,6 @@ class VllmEngine:
             if pool.llm.errored:
                 raise pool.death() from error
             raise
-        if watch is not None and watch.fired and not output.finished:
-            self._abort_soon(flight)
         return output, watch, counts
 
     def _abort_soon(self, flight: _Flight) -> None:
@@ -239,8 +239,7 @@ class _Pool:
         """Return the iterations that vLLM's request took, once; None when no exit rule decides about them, or nothing has run."""
         if self._latent is None or not self._latent.exit:
             return None
-        fields = (await self.llm.collective_rpc("take_depth_counts", args=(request_id,)))[0]  # every rank has decided alike
-        return None if fields is None else Counts(*fields)
+        return await vllm_latent.taken_counts(self.llm, request_id)
 
     def job(self, request: Request) -> _Job:
         """Return what vLLM is to be given, for a request with its depth; Refused when it cannot be served."""
@@ -361,7 +360,10 @@ async def _started(options: Vllm, name: str, model: Model, n_pools_left: int) ->
 
 def _import_vllm() -> None:
     with vllm_host.environment(threads=0):
-        import vllm.v1.engine.async_llm  # noqa: F401
+        try:
+            import vllm.v1.engine.async_llm  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise PlanError(f"vLLM is not installed ({error}): pip install 'leadline[cpu]' or, with a GPU, 'leadline[cuda]'") from error
 
 
 def _start(options: Vllm, name: str, model: Model, path: str, n_pools_left: int) -> _Started:

@@ -5,6 +5,7 @@ What may be asked of which model is `orchestrator.latent.check`'s; here it meets
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.exits import parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.latent.check import Latent, latent_of, require_room
+from orchestrator.latent.counts import Counts
 from orchestrator.latent.native import usual_names
 
 if TYPE_CHECKING:
@@ -67,3 +69,19 @@ def _config(path: str, revision: str) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise PlanError(f"the configuration of model {path!r} cannot be read: {error}") from error
     return found
+
+
+async def taken_counts(llm: Any, request_id: str) -> Counts | None:
+    """Return the iterations that vLLM's request took, once; None when nothing of it has run. ConnectionError when the engine has died.
+
+    vLLM never answers such a call of a dead engine, so its life is looked at while we wait.
+    """
+    asked = asyncio.ensure_future(llm.collective_rpc("take_depth_counts", args=(request_id,)))
+    try:
+        while not (await asyncio.wait([asked], timeout=1.0))[0]:
+            if llm.errored:
+                raise ConnectionError("the engine died while it was asked for a request's iterations")
+    finally:
+        asked.cancel()
+    fields = asked.result()[0]  # every rank has decided alike
+    return None if fields is None else Counts(*fields)

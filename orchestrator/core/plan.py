@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from orchestrator.core.types import PluginSpec, Sampling
 
@@ -33,6 +33,11 @@ class Model:
     damped: bool = False
     residual: float = 0.0  # in [0, 1); 0: the plain loop
     exit: str = ""  # "": every token takes its request's depth
+
+
+def same_weights(a: Model, b: Model) -> bool:
+    """Tell whether two models differ at most in how much memory is set aside for them."""
+    return replace(a, max_depth=0, max_context_tokens=0) == replace(b, max_depth=0, max_context_tokens=0)
 
 
 @dataclass(frozen=True, slots=True)

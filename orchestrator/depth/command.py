@@ -14,9 +14,11 @@ from pathlib import Path
 import msgspec
 from rich.console import Console, RenderableType
 
+from orchestrator import registry
 from orchestrator.core.errors import JournalError, PlanError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Model, Plan
 from orchestrator.core.schedule import Schedule
+from orchestrator.core.types import PluginSpec
 from orchestrator.depth import views
 from orchestrator.depth.loading import load_decoder, shipped_order
 from orchestrator.depth.marks import Scored
@@ -135,9 +137,15 @@ class _Progress:
 
 
 def _bare(plan: Plan) -> Plan:
-    """Return the plan with its model as it ships and at no depth of its own: what an order of layers replaces."""
-    models = {name: replace(m, layers="", max_depth=0) if name == plan.default_model else m for name, m in plan.models.items()}
-    return replace(plan, models=models, sampling=replace(plan.sampling, depth=0))
+    """Return the plan with its model as it ships and nothing in it that asks for a depth: what an order of layers replaces."""
+    shipped = Model("")
+    plain = {key: getattr(shipped, key) for key in ("layers", "max_depth", "damped", "residual", "exit")}
+    models = {name: replace(m, **plain) if name == plan.default_model else m for name, m in plan.models.items()}
+    options = {key: value for key, value in plan.strategy.options.items() if key not in ("depth", "depths", "judge_depth")}
+    strategy = PluginSpec(plan.strategy.name, options)
+    if hasattr(registry.load("strategies", plan.strategy), "depths"):  # one that goes through several depths has nothing to go through
+        strategy = PluginSpec("consistency", {key: options[key] for key in ("n", "model") if key in options})
+    return replace(plan, models=models, strategy=strategy, sampling=replace(plan.sampling, depth=0))
 
 
 def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, found: Found) -> None:

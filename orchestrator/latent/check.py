@@ -19,7 +19,7 @@ from orchestrator.latent.native import own_loop
 KEY = "latent"  # of config.json
 DEPTH_ARGUMENT = "latent_depth"  # of SamplingParams.extra_args: the depth of one request
 _LOOP = ("damped", "residual", "exit")  # keys of a model beside its depths that say something of its loop
-_BLOCK_TOKENS = 128  # vLLM's block of a KV cache on a CPU, the largest in use: caches are made of whole blocks
+_BLOCK_TOKENS = 32  # a block of our KV caches on a CPU (`vllm_host`), the largest in use: caches are made of whole blocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-_CLASSES = {"llama": "Llama", "mistral": "Mistral", "olmo2": "Olmo2", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+_CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 
 def tiny_model(family: str = "llama", n_layers: int = N_LAYERS, seed: int = 0, **more: Any) -> Any:
