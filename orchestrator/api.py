@@ -14,6 +14,7 @@ from typing import TypeVar
 from orchestrator import registry
 from orchestrator.checkers import Checkers
 from orchestrator.core.errors import PlanError
+from orchestrator.core.outcome import pruned
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import Backend
 from orchestrator.core.types import Message, PluginSpec, Problem, Result, Trace
@@ -106,7 +107,7 @@ def solve(
     plan = replace(plan, strategy=spec if n is None else PluginSpec(spec.name, {**spec.options, "n": n}))
     if selector is not None:
         plan = replace(plan, selector=PluginSpec(selector) if isinstance(selector, str) else selector)
-    elif strategy is not None:
+    elif strategy is not None and plan.selector == Plan().selector:  # else the plan given names a vote of its own
         plan = replace(plan, selector=registry.own_selector(plan.strategy))
     sampling = plan.sampling
     if temperature is not None:
@@ -122,13 +123,15 @@ def solve(
 
 
 def traces(directory: str | Path, problem_id: str) -> list[Trace]:
-    """Return one problem's traces from a job directory, by ordinal: a finished pool, to look at or to vote on again."""
+    """Return one problem's traces from a job directory, by ordinal: to look at, or to vote on again without those that were dropped."""
     journal = Journal(Path(directory) / "journal.db")
     try:
         found = [e.trace for e in journal.events(problem_id) if isinstance(e, Arrived)]
+        result = journal.result(problem_id)
     finally:
         journal.close()
-    return sorted(found, key=lambda t: t.ordinal)
+    pool = found if result is None else pruned(found, result.dropped)
+    return sorted(pool, key=lambda t: t.ordinal)
 
 
 async def run_job(

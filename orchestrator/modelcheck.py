@@ -49,20 +49,22 @@ def asked_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]
         yield from (("strategy.depths", pool, one) for one in depths if isinstance(one, int))
 
 
-def check_depth(key: str, pool: str, depth: int, models: Mapping[str, Model]) -> None:
-    """Raise PlanError when a pool does not reach a depth, nor another pool of the same weights, to which a fleet would send it."""
+def check_depth(key: str, pool: str, depth: int, models: Mapping[str, Model], look: bool = True) -> None:
+    """Raise PlanError when a pool does not reach a depth, nor another pool of the same weights, to which a fleet would send it.
+
+    `look` False: models are names to the engine, and only what the plan says of them counts.
+    """
     others = [name for name in models if name != pool and same_weights(models[name], models[pool])]
     try:
-        _check_depth(key, pool, depth, models[pool])
+        _check_depth(key, pool, depth, models[pool], known_config(models[pool].path) if look else None)
     except PlanError:
         if not others:
             raise
-        check_depth(key, others[0], depth, {name: models[name] for name in others})
+        check_depth(key, others[0], depth, {name: models[name] for name in others}, look)
 
 
-def _check_depth(key: str, pool: str, depth: int, model: Model) -> None:
+def _check_depth(key: str, pool: str, depth: int, model: Model, config: Mapping[str, Any] | None) -> None:
     """Raise PlanError when a model known here, or a plan's `max_depth` for one that is not, does not reach a depth."""
-    config = known_config(model.path)
     if config is not None:
         require_depth(depth, latent_of(config, model, pool), key)
     elif depth < 1 or (model.max_depth and depth > model.max_depth):

@@ -59,8 +59,7 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     plugins = [("strategy", plan.strategy, strategy), ("selector", plan.selector, _loaded("selectors", plan.selector, "selector"))]
     plugins += [("verifiers", spec, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     able = backend.capabilities()
-    if getattr(backend, "loads_models", True):
-        _check_depths(plan, strategy, fleet.engine.name, able)
+    _check_depths(plan, strategy, fleet.engine.name, able, look=getattr(backend, "loads_models", True))
     for key, spec, plugin in plugins:
         _check_needs(key, spec, plugin, fleet.engine.name, able, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
@@ -79,14 +78,17 @@ def _check_pool(key: str, what: str, plugin: object, plan: Plan) -> None:
             raise PlanFault(f"{key}.model", f"{what} asks for model {pool!r}{there}")
 
 
-def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability]) -> None:
+def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability], look: bool) -> None:
     offered = Capability.DEPTH in able
     for name, model in plan.models.items():
         with _fault(f"models.{name}"):
-            modelcheck.check_model(name, model) if offered else modelcheck.require_stock(model, engine)
+            if not offered:
+                modelcheck.require_stock(model, engine)
+            elif look:
+                modelcheck.check_model(name, model)
     for key, pool, depth in modelcheck.asked_depths(plan, strategy):
         with _fault(key):
-            modelcheck.check_depth(key, pool, depth, plan.models) if offered else modelcheck.require_no_depth(key, depth, engine)
+            modelcheck.check_depth(key, pool, depth, plan.models, look) if offered else modelcheck.require_no_depth(key, depth, engine)
 
 
 @contextmanager

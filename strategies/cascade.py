@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.steps import Steps, sample
-from orchestrator.core.types import Capability, Problem, Request, Trace
+from orchestrator.core.types import Capability, PluginSpec, Problem, Request, Trace
 from orchestrator.core.votes import voters
 
 
@@ -20,7 +20,7 @@ from orchestrator.core.votes import voters
 class Cascade:
     """Asks `models` in turn, `n` times each, and stops at the first whose leading answer has at least the share `agreement` of its traces.
 
-    Traces that state no answer count against it. Only the last model asked is to be heard: use it with the selector `final`.
+    Traces that state no answer count against it. Only the last model asked is heard, by the selector `final`.
     """
 
     models: tuple[str, ...]
@@ -48,6 +48,11 @@ class Cascade:
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
         return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+
+    @property
+    def selector(self) -> PluginSpec:
+        """The vote of the last model asked."""
+        return PluginSpec("final")
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Go up the models until one agrees with itself."""

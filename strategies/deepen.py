@@ -15,7 +15,7 @@ At each of `depths` in turn, the votes of that depth alone decide:
 Calibrated: a trace states the right answer with probability a, its depth's accuracy, and each of m = `alternatives` wrong ones with
 (1 - a) / m. Then an answer with c votes has odds proportional to (a m / (1 - a))^c, and each unseen one to 1. `leadline sweep` measures
 both. The price of a trace is the median layer-tokens of those seen at its depth; of a depth not yet tried, that of this one times the ratio
-of the depths, which no schedule exceeds. Vote with the selector `depth-weighted`, so that shallow traces do not outvote deeper ones.
+of the depths, which no schedule exceeds. The vote is the selector `depth-weighted`, so that shallow traces do not outvote deeper ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from orchestrator.core.steps import Command, Reply, Steps, cancel, next_trace, submit
-from orchestrator.core.types import Capability, Problem, Request, Trace
+from orchestrator.core.types import Capability, PluginSpec, Problem, Request, Trace
 from orchestrator.core.votes import beta_confidence
 
 _Seen = dict[int, list[Trace]]  # by depth, in order of arrival
@@ -67,6 +67,12 @@ class Deepen:
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do."""
         return frozenset({Capability.DEPTH})
+
+    @property
+    def selector(self) -> PluginSpec:
+        """The vote in which shallow traces do not outvote deeper ones: by the log-odds of its accuracies, where it has them."""
+        weights = [max(0.0, math.log(a * self.alternatives / (1 - a))) for a in self.accuracies]
+        return PluginSpec("depth-weighted", {"depths": list(self.depths), "weights": weights} if weights else {})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Move by the rule until the vote is decided at the last depth, or confirmed by it, or `n` traces are in."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.prompts import instead, question, shown
 from orchestrator.core.steps import Steps, next_trace, sample, submit
-from orchestrator.core.types import Capability, Finish, Problem, Prompt, Purpose, Request, Trace
+from orchestrator.core.types import Capability, Finish, PluginSpec, Problem, Prompt, Purpose, Request, Trace
 
 AGGREGATE = (
     "{question}\n\nBelow are {n} candidate solutions to this problem. Some may be wrong, in part or as a whole. Take what is right and "
@@ -29,7 +29,7 @@ REFINE = (
 class Rsa:
     """Keeps a population of `n` over `steps` generations, each new candidate made of `k` of the generation before.
 
-    The answer is that of the last generation: use it with the selector `final`.
+    The answer is that of the last generation, by the selector `final`.
     """
 
     n: int = 16
@@ -48,6 +48,11 @@ class Rsa:
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
         return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+
+    @property
+    def selector(self) -> PluginSpec:
+        """The last generation's vote."""
+        return PluginSpec("final")
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample, then aggregate generation by generation; what failed is in no subset."""

@@ -20,7 +20,7 @@ from orchestrator.core.prompts import question, shown, turn
 from orchestrator.core.scrutiny import TIE_BAND, candidates, matchups_won, tied
 from orchestrator.core.steps import Command, Reply, Steps, next_trace, sample, submit
 from orchestrator.core.together import together
-from orchestrator.core.types import Capability, Cluster, Finish, Problem, Prompt, Purpose, Request, Trace
+from orchestrator.core.types import Capability, Cluster, Finish, PluginSpec, Problem, Prompt, Purpose, Request, Trace
 from orchestrator.core.verdicts import VERDICT_FORM, WINNER_FORM, matches, opinions
 from orchestrator.core.votes import rank, tally, voters
 
@@ -85,6 +85,11 @@ class Scrutinize:
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
         return frozenset() if self.depth is None and self.judge_depth is None else frozenset({Capability.DEPTH})
+
+    @property
+    def selector(self) -> PluginSpec:
+        """The vote that reads its judges."""
+        return PluginSpec("scrutinized", {"band": self.band})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample, judge (a little, then in full), compare."""

@@ -63,3 +63,35 @@ def test_an_engine_that_cannot_is_named(folder: Path, fields: dict[str, Any]) ->
 def test_a_model_elsewhere_is_left_to_its_engine() -> None:
     """Of a hub name nothing is known here, and nothing is fetched to find out."""
     check("some/model", layers="0-99 (100-120)*r", max_depth=9, depth=9)
+
+
+def pools(folder: Path) -> dict[str, Model]:
+    """The same weights twice, with memory for one depth and for eight."""
+    return {name: Model(str(folder), layers=THINK, max_depth=depth) for name, depth in (("shallow", 1), ("deep", 8))}
+
+
+def test_a_depth_that_another_pool_of_the_same_model_serves_passes(folder: Path) -> None:
+    """A fleet sends it there: a pool per depth is how memory is saved."""
+    deepen = PluginSpec("deepen", {"depths": [1, 8]})
+    check_plan(Plan(pools(folder), deepen, sampling=Sampling(depth=8)), VLLM)
+    with pytest.raises(PlanFault, match="asks for latent depth 9"):
+        check_plan(Plan(pools(folder), PluginSpec("deepen", {"depths": [1, 9]})), VLLM)
+    with pytest.raises(PlanFault, match="serves 1 to 1"):
+        check_plan(Plan({**pools(folder), "deep": Model(str(folder), layers="0 (1)*r 2-3", max_depth=8)}, deepen), VLLM)
+
+
+def test_depths_are_asked_of_the_pools_that_a_strategy_names(folder: Path) -> None:
+    """Not of the plan's first model when that is not the one in use; of a judge's too."""
+    models = {"main": Model(str(folder)), "loop": Model(str(folder), layers=THINK, max_depth=4)}
+    check_plan(Plan(models, PluginSpec("consistency", {"model": "loop"}), sampling=Sampling(depth=4)), VLLM)
+    check_plan(Plan(models, PluginSpec("scrutinize", {"judge": "loop", "judge_depth": 4})), VLLM)
+    with pytest.raises(PlanFault, match="no think block") as caught:
+        check_plan(Plan(models, PluginSpec("scrutinize", {"model": "loop"}), sampling=Sampling(depth=4)), VLLM)
+    assert caught.value.key == "sampling.depth"
+    with pytest.raises(PlanFault, match=r"strategy\.judge_depth asks"):
+        check_plan(Plan(models, PluginSpec("scrutinize", {"judge": "loop", "judge_depth": 5})), VLLM)
+
+
+def test_the_fake_engine_has_any_depth_whatever_lies_here(folder: Path) -> None:
+    """It loads no model; else a dry run would depend on what is in the cache."""
+    check(folder, depth=7, engine=Fleet(engine=PluginSpec("fake")))
