@@ -256,13 +256,15 @@ async def test_the_probability_of_a_first_word_is_that_of_its_spellings(vllm_eng
 
 
 async def test_a_stop_string_is_left_out_of_the_text(vllm_engine: VllmEngine, story: Story) -> None:
-    """As vLLM does: the text ends before the string, the ids are as generated."""
+    """Text and ids both end before the string, so that a continuation does not begin with it; its tokens are paid for all the same."""
     for rules in ((), (WordLimit(("zzzz",), 1),)):
         trace = await vllm_engine.generate(asked(max_new_tokens=48, stop=(",",), rules=rules))
         assert trace.finish is Finish.STOP
         assert trace.text == "".join(story.pieces).partition(",")[0]
         assert trace.token_ids == story.ids[: len(trace.token_ids)]
-        assert "," in "".join(story.pieces[: len(trace.token_ids)])
+        assert "".join(story.pieces[: len(trace.token_ids)]) == trace.text
+        assert trace.stop == ","
+        assert trace.usage.output_tokens > len(trace.token_ids)
 
 
 async def test_a_prompt_longer_than_the_context_fails_with_both_lengths(vllm_engine: VllmEngine) -> None:
