@@ -9,7 +9,7 @@ Four ideas, each measured on recorded reasoning traces (benchmarks/README.md):
   `risk_growth`, so that a hopeless question ends too.
 - An attempt whose probes have contradicted the leader `patience` times in a row, and that is longer than the shortest voter, is dropped:
   it is likely wrong, and long. A probe is a short continuation with a forced suffix, made beside the attempt's own continuation.
-- An attempt that has reached `longest_tokens` when another has an answer is dropped for the same reason.
+- An attempt that has reached `longest_tokens` when another has an answer is dropped for the same reason. What is dropped has no vote.
 
 With `risk_growth = 0` and a budget in `tokens` this is the rule called LDV there; with slope, share_power and patience 0, no longest_tokens
 and width 1 besides, it is Adaptive-Consistency.
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from orchestrator.core.discount import chain_tokens, shares, upset_probability, weights
-from orchestrator.core.steps import Steps, cancel, next_trace, submit
+from orchestrator.core.steps import Steps, drop, next_trace, submit
 from orchestrator.core.types import Capability, Cluster, Finish, PluginSpec, Problem, Purpose, Request, Trace
 from orchestrator.core.votes import tally, voters
 
@@ -96,7 +96,7 @@ class Sounding:
             if trace.purpose is Purpose.PROBE:
                 dropped = state.heed(trace)
                 if dropped is not None:
-                    yield from cancel((dropped,))
+                    yield from drop(dropped.stretches)
             else:
                 yield from self._go_on(state, trace)
             if state.decided():
@@ -110,7 +110,9 @@ class Sounding:
         attempt.tokens += trace.usage.output_tokens
         if trace.finish is not Finish.LENGTH or trace.usage.output_tokens < attempt.asked:
             state.end(attempt, trace)
-        elif not (self.longest_tokens and attempt.tokens >= self.longest_tokens and state.leader):
+        elif self.longest_tokens and attempt.tokens >= self.longest_tokens and state.leader:
+            yield from drop(attempt.stretches)
+        else:
             attempt.asked = self._stretch(attempt.tokens)
             requests = [Request(parent=trace.ordinal, max_new_tokens=attempt.asked)]
             if self.patience and state.leader:
@@ -129,9 +131,14 @@ class Sounding:
 @dataclass(slots=True)
 class _Attempt:
     asked: int  # tokens of the stretch that runs
-    ordinal: int  # of that stretch
+    stretches: list[int]  # their ordinals, the latest last
     tokens: int = 0
     n_contrary: int = 0  # probes in a row that contradicted the leader
+
+    @property
+    def ordinal(self) -> int:
+        """That of its latest stretch."""
+        return self.stretches[-1]
 
 
 @dataclass(slots=True)
@@ -165,18 +172,18 @@ class _State:
         self.n_opened += len(granted)
         self.exhausted = len(granted) < n_asked
         for ordinal in granted:
-            self.running[ordinal] = _Attempt(self.rule._stretch(0), ordinal)
+            self.running[ordinal] = _Attempt(self.rule._stretch(0), [ordinal])
 
     def go_on(self, attempt: _Attempt, granted: Sequence[int]) -> None:
         """Note a continuation and its probe; a budget may have refused either."""
         if granted:
-            attempt.ordinal = granted[0]
+            attempt.stretches.append(granted[0])
             self.running[attempt.ordinal] = attempt
         if len(granted) > 1:
             self.probes[granted[1]] = attempt
 
-    def heed(self, probe: Trace) -> int | None:
-        """Take a probe's answer; return the stretch to cancel if its attempt is to be dropped."""
+    def heed(self, probe: Trace) -> _Attempt | None:
+        """Take a probe's answer; return its attempt if that is to be dropped."""
         attempt = self.probes.pop(probe.ordinal)
         if probe.finish in (Finish.FAILED, Finish.CANCELLED) or self.running.get(attempt.ordinal) is not attempt:
             return None
@@ -185,7 +192,7 @@ class _State:
         if attempt.n_contrary < self.rule.patience or attempt.tokens <= min(self.lengths):
             return None
         del self.running[attempt.ordinal]
-        return attempt.ordinal
+        return attempt
 
     def end(self, attempt: _Attempt, trace: Trace) -> None:
         """Count an attempt that ended, and vote again."""
