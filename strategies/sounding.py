@@ -9,7 +9,9 @@ Four ideas, each measured on recorded reasoning traces (benchmarks/README.md):
   `risk_growth`, so that a hopeless question ends too.
 - An attempt whose probes have contradicted the leader `patience` times in a row, and that is longer than the shortest voter, is dropped:
   it is likely wrong, and long. A probe is a short continuation with a forced suffix, made beside the attempt's own continuation.
-- An attempt that has reached `longest_tokens` when another has an answer is dropped for the same reason. What is dropped has no vote.
+- An attempt that has reached `longest_tokens` when another has an answer is dropped for the same reason.
+
+What is dropped has no vote, nor has what still runs when the vote is decided.
 
 With `risk_growth = 0` and a budget in `tokens` this is the rule called LDV there; with slope, share_power and patience 0, no longest_tokens
 and width 1 besides, it is Adaptive-Consistency.
@@ -81,7 +83,7 @@ class Sounding:
         return PluginSpec("discounted", {"slope": self.slope})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Run, look, drop and vote until the vote is decided or the means are spent; returning cancels what still runs."""
+        """Run, look, drop and vote until the vote is decided or the means are spent; what then still runs is dropped."""
         state = _State(self)
         while True:
             opened = state.n_to_open()
@@ -100,6 +102,8 @@ class Sounding:
             else:
                 yield from self._go_on(state, trace)
             if state.decided():
+                if state.leader:
+                    yield from drop(o for attempt in state.running.values() for o in attempt.stretches)
                 return
 
     def _go_on(self, state: _State, trace: Trace) -> Steps:
