@@ -18,7 +18,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from orchestrator.core.outcome import conclude
+from orchestrator.core.outcome import conclude, unended
 from orchestrator.core.protocols import Selector
 from orchestrator.core.types import Finish, Problem, Purpose, Result, Status, Trace, Usage
 from orchestrator.rows import detect_format, iter_rows
@@ -47,8 +47,8 @@ class Estimate:
 class Savings:
     """Shares of full sampling that were not spent; negative when more was spent than full sampling takes.
 
-    In traces a cancelled one counts in full; in output tokens it counts what it had used, and probes and judgements count too. Both are
-    ratios of totals over the problems whose full cost is known.
+    In traces an attempt counts once, however many stretches and probes it took, and a cancelled one in full; in output tokens it counts
+    what it had used, and probes and judgements count too. Both are ratios of totals over the problems whose full cost is known.
     """
 
     traces: Estimate
@@ -150,13 +150,15 @@ def accuracy(correctness: Mapping[str, bool]) -> Estimate | None:
 
 
 def attempts(pool: Iterable[Trace]) -> list[Trace]:
-    """Return the independent attempts in a pool, by ordinal: those that solve and were neither cancelled nor continued.
+    """Return the independent attempts in a pool, each as its last trace, by ordinal: neither cancelled nor cut on the way.
 
-    A failed attempt is one, without an answer. A pool that was stopped early is not a fair sample: its size depends on its answers.
+    A failed attempt is one, without an answer; one that was asked for its last answer ends with that. A pool that was stopped early is
+    not a fair sample: its size depends on its answers.
     """
-    solving = [t for t in pool if t.purpose is Purpose.SOLVE]
-    continued = {t.parent for t in solving}
-    return sorted((t for t in solving if t.finish is not Finish.CANCELLED and t.ordinal not in continued), key=lambda t: t.ordinal)
+    pool = list(pool)
+    unfinished = unended(pool)
+    solving = [t for t in pool if t.purpose is Purpose.SOLVE or (t.purpose is Purpose.AGGREGATE and t.parent is not None)]
+    return sorted((t for t in solving if t.finish is not Finish.CANCELLED and t.ordinal not in unfinished), key=lambda t: t.ordinal)
 
 
 def pass_at_k(n: int, n_right: int, k: int) -> float:
@@ -277,7 +279,7 @@ def savings(results: Iterable[Result]) -> Savings | None:
     tokens: list[tuple[float, float]] = []
     for result in results:
         if result.n_full and result.full_tokens:
-            traces.append((result.n_traces, result.n_full))
+            traces.append((result.n_traces if result.n_attempts is None else result.n_attempts, result.n_full))
             tokens.append((sum(u.output_tokens for u in result.usage.values()), result.full_tokens))
     return Savings(_saved(traces), _saved(tokens)) if traces else None
 

@@ -167,6 +167,7 @@ def result_row(result: Result) -> dict[str, object]:
         ],
         "tied": result.tied,
         "n_traces": result.n_traces,
+        "n_attempts": result.n_attempts,
         "n_failed": result.n_failed,
         "n_cancelled": result.n_cancelled,
         "n_full": result.n_full,

@@ -7,6 +7,9 @@ that has differed from the leader `patience` times in a row is dropped, and no l
 
 Where we differ: a probe without an answer is no vote (there it is the answer "ERR"). At the end each attempt that still runs is asked for
 its answer once more, by a probe with the purpose AGGREGATE, so that a selector can vote over all; there the last probes are counted.
+
+A budget that ends it leaves nothing for those last probes: then only attempts that have stated an answer by themselves vote, and without
+any it abstains, whatever its probes said. A round takes two traces of every running attempt.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from orchestrator.core.steps import Command, Reply, Steps, next_trace, submit
+from orchestrator.core.steps import Command, Reply, Steps, drop, next_trace, submit
 from orchestrator.core.types import Capability, Finish, Problem, Purpose, Request, Trace
 
 
@@ -49,20 +52,20 @@ class ParallelProbe:
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Go round by round until the leader is stable or nothing runs, then ask what still runs for its answer."""
         first = yield from submit([Request(max_new_tokens=self.interval)] * self.n)
-        alive = [_Attempt(ordinal) for ordinal in first]
+        alive = [_Attempt([ordinal]) for ordinal in first]
         yield from self._round(alive)
         leader: str | None = None
         n_stable, n_rounds = 0, 0
         while alive and n_stable < self.stable and any(a.runs for a in alive):
             running = [a for a in alive if a.runs]
             granted = yield from submit([Request(parent=a.ordinal, max_new_tokens=self.interval) for a in running])
-            if len(granted) < len(running):  # the budget in traces ends: what is known now is asked for as far as it goes
+            if len(granted) < len(running):  # the budget in traces is used up: nobody can be asked any more
                 return
             for attempt, ordinal in zip(running, granted, strict=True):
-                attempt.ordinal = ordinal
+                attempt.stretches.append(ordinal)
             yield from self._round(alive)
             if n_rounds >= self.warm_up and len(alive) > 1:
-                alive = self._kept(alive, _majority(alive))
+                alive = yield from self._kept(alive, _majority(alive))
             n_rounds += 1
             before, leader = leader, _majority(alive)
             n_stable = n_stable + 1 if leader is not None and leader == before else 0
@@ -88,19 +91,30 @@ class ParallelProbe:
             traces.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield
         return traces
 
-    def _kept(self, alive: Sequence[_Attempt], leader: str | None) -> list[_Attempt]:
+    def _kept(self, alive: Sequence[_Attempt], leader: str | None) -> Generator[Command, Reply, list[_Attempt]]:
+        """Drop the running attempts that have differed from the leader too often; return the others."""
+        kept = []
         for attempt in alive:
             if attempt.runs:
                 attempt.n_contrary = 0 if attempt.key == leader else attempt.n_contrary + 1
-        return [a for a in alive if not a.runs or a.n_contrary < self.patience]
+            if attempt.runs and attempt.n_contrary >= self.patience:
+                yield from drop(attempt.stretches)
+            else:
+                kept.append(attempt)
+        return kept
 
 
 @dataclass(slots=True)
 class _Attempt:
-    ordinal: int  # of its latest stretch
+    stretches: list[int]  # their ordinals, the latest last
     runs: bool = True
     key: str | None = None  # its latest answer
     n_contrary: int = 0
+
+    @property
+    def ordinal(self) -> int:
+        """That of its latest stretch."""
+        return self.stretches[-1]
 
     def take(self, trace: Trace, interval: int) -> None:
         """Note a stretch that ended."""

@@ -11,6 +11,8 @@ Four ideas, each measured on recorded reasoning traces (benchmarks/README.md):
   it is likely wrong, and long. A probe is a short continuation with a forced suffix, made beside the attempt's own continuation.
 - An attempt that has reached `longest_tokens` when another has an answer is dropped for the same reason.
 
+What is dropped has no vote, nor has what still runs when the vote is decided.
+
 With `risk_growth = 0` and a budget in `tokens` this is the rule called LDV there; with slope, share_power and patience 0, no longest_tokens
 and width 1 besides, it is Adaptive-Consistency.
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from orchestrator.core.discount import chain_tokens, shares, upset_probability, weights
-from orchestrator.core.steps import Steps, cancel, next_trace, submit
+from orchestrator.core.steps import Steps, drop, next_trace, submit
 from orchestrator.core.types import Capability, Cluster, Finish, PluginSpec, Problem, Purpose, Request, Trace
 from orchestrator.core.votes import tally, voters
 
@@ -81,7 +83,7 @@ class Sounding:
         return PluginSpec("discounted", {"slope": self.slope})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Run, look, drop and vote until the vote is decided or the means are spent; returning cancels what still runs."""
+        """Run, look, drop and vote until the vote is decided or the means are spent; what then still runs is dropped."""
         state = _State(self)
         while True:
             opened = state.n_to_open()
@@ -96,10 +98,12 @@ class Sounding:
             if trace.purpose is Purpose.PROBE:
                 dropped = state.heed(trace)
                 if dropped is not None:
-                    yield from cancel((dropped,))
+                    yield from drop(dropped.stretches)
             else:
                 yield from self._go_on(state, trace)
             if state.decided():
+                if state.leader:
+                    yield from drop(o for attempt in state.running.values() for o in attempt.stretches)
                 return
 
     def _go_on(self, state: _State, trace: Trace) -> Steps:
@@ -110,7 +114,9 @@ class Sounding:
         attempt.tokens += trace.usage.output_tokens
         if trace.finish is not Finish.LENGTH or trace.usage.output_tokens < attempt.asked:
             state.end(attempt, trace)
-        elif not (self.longest_tokens and attempt.tokens >= self.longest_tokens and state.leader):
+        elif self.longest_tokens and attempt.tokens >= self.longest_tokens and state.leader:
+            yield from drop(attempt.stretches)
+        else:
             attempt.asked = self._stretch(attempt.tokens)
             requests = [Request(parent=trace.ordinal, max_new_tokens=attempt.asked)]
             if self.patience and state.leader:
@@ -129,9 +135,14 @@ class Sounding:
 @dataclass(slots=True)
 class _Attempt:
     asked: int  # tokens of the stretch that runs
-    ordinal: int  # of that stretch
+    stretches: list[int]  # their ordinals, the latest last
     tokens: int = 0
     n_contrary: int = 0  # probes in a row that contradicted the leader
+
+    @property
+    def ordinal(self) -> int:
+        """That of its latest stretch."""
+        return self.stretches[-1]
 
 
 @dataclass(slots=True)
@@ -165,18 +176,18 @@ class _State:
         self.n_opened += len(granted)
         self.exhausted = len(granted) < n_asked
         for ordinal in granted:
-            self.running[ordinal] = _Attempt(self.rule._stretch(0), ordinal)
+            self.running[ordinal] = _Attempt(self.rule._stretch(0), [ordinal])
 
     def go_on(self, attempt: _Attempt, granted: Sequence[int]) -> None:
         """Note a continuation and its probe; a budget may have refused either."""
         if granted:
-            attempt.ordinal = granted[0]
+            attempt.stretches.append(granted[0])
             self.running[attempt.ordinal] = attempt
         if len(granted) > 1:
             self.probes[granted[1]] = attempt
 
-    def heed(self, probe: Trace) -> int | None:
-        """Take a probe's answer; return the stretch to cancel if its attempt is to be dropped."""
+    def heed(self, probe: Trace) -> _Attempt | None:
+        """Take a probe's answer; return its attempt if that is to be dropped."""
         attempt = self.probes.pop(probe.ordinal)
         if probe.finish in (Finish.FAILED, Finish.CANCELLED) or self.running.get(attempt.ordinal) is not attempt:
             return None
@@ -185,7 +196,7 @@ class _State:
         if attempt.n_contrary < self.rule.patience or attempt.tokens <= min(self.lengths):
             return None
         del self.running[attempt.ordinal]
-        return attempt.ordinal
+        return attempt
 
     def end(self, attempt: _Attempt, trace: Trace) -> None:
         """Count an attempt that ended, and vote again."""

@@ -161,6 +161,20 @@ def test_attempts_are_what_was_tried_independently_and_in_full() -> None:
     assert [t.ordinal for t in evaluate.attempts(pool)] == [0, 2, 4]
 
 
+def test_attempts_cut_on_the_way_were_not_tried_in_full() -> None:
+    """0 ended by a rule, 1 was looked at and let go, 3 was asked for its answer: 4 is that attempt. 5 is merged from others: none."""
+    pool = [
+        trace(0, "1", finish=Finish.RULE),
+        trace(1, None, finish=Finish.LENGTH),
+        trace(2, "1", parent=1, purpose=Purpose.PROBE),
+        trace(3, None, finish=Finish.LENGTH),
+        trace(4, "2", parent=3, purpose=Purpose.AGGREGATE),
+        trace(5, "2", purpose=Purpose.AGGREGATE),
+        trace(6, None, finish=Finish.LENGTH),
+    ]
+    assert [t.ordinal for t in evaluate.attempts(pool)] == [4, 6]
+
+
 async def test_a_scaling_curve_uses_the_problems_with_enough_attempts() -> None:
     pools = {
         "p": [trace(0, "1/2"), trace(1, "2/4"), trace(2, "3"), trace(3)],
@@ -210,6 +224,9 @@ def test_savings_are_ratios_of_totals_and_probes_count() -> None:
     assert found.tokens.value == pytest.approx(1 - 210 / 320)
     assert (found.traces.low, found.traces.high) == (0, 0.75)  # both problems may be resampled to the one or the other
     assert savings([answered("c")]) is None
+    chains = savings([answered("a", n_traces=62, n_attempts=6, n_full=8, full_tokens=80.0)])
+    assert chains is not None
+    assert chains.traces.value == 0.25, "stretches and probes are no attempts"
     overspent = savings([answered("a", n_traces=3, n_full=2, full_tokens=20.0, usage={"solve": Usage(0, 0, 30)})])
     assert overspent is not None
     assert overspent.tokens == Estimate(-0.5, None, None, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from orchestrator.core.protocols import Selector
@@ -46,6 +46,7 @@ def conclude(
         clusters=tuple(clusters),
         usage=usage_by_account(traces),
         n_traces=len(traces),
+        n_attempts=sum(t.purpose is Purpose.SOLVE and t.parent is None for t in traces),
         n_failed=n_failed,
         n_cancelled=sum(t.finish is Finish.CANCELLED for t in traces),
         dropped=dict(dropped),
@@ -101,17 +102,29 @@ def _total(usages: Sequence[Usage]) -> Usage:
     )
 
 
+def unended(traces: Iterable[Trace]) -> frozenset[int]:
+    """Return the ordinals of traces with which no attempt ended: those gone on from, and those cut at a checkpoint.
+
+    Such a cut is one by a stop rule, or one by length at which the attempt was probed. A last answer (AGGREGATE) goes on from its parent.
+    """
+    traces = list(traces)
+    continued = {t.parent for t in traces if t.purpose in (Purpose.SOLVE, Purpose.AGGREGATE)}
+    probed = {t.parent for t in traces if t.purpose is Purpose.PROBE}
+    cut = (t.ordinal for t in traces if t.finish is Finish.RULE or (t.finish is Finish.LENGTH and t.ordinal in probed))
+    return frozenset(cut) | {o for o in continued if o is not None}
+
+
 def mean_tokens(traces: Sequence[Trace]) -> float | None:
-    """Return the mean output tokens of whole attempts (chains of continuations) that were not cancelled; None without any.
+    """Return the mean output tokens of whole attempts (chains of continuations): neither cancelled nor cut on the way; None without any.
 
     It prices full sampling. Attempts cancelled at a stop are mostly the longer ones, so the price, and with it any saving, is
     understated rather than overstated.
     """
     by_ordinal = {t.ordinal: t for t in traces}
-    continued = {t.parent for t in traces if t.parent is not None and t.purpose is Purpose.SOLVE}
+    unfinished = unended(traces)
     lengths = []
     for trace in traces:
-        ended = trace.finish not in (Finish.CANCELLED, Finish.FAILED) and trace.ordinal not in continued
+        ended = trace.finish not in (Finish.CANCELLED, Finish.FAILED) and trace.ordinal not in unfinished
         if trace.purpose is Purpose.SOLVE and ended:
             link: Trace | None = trace
             total = 0

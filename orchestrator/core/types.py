@@ -257,7 +257,8 @@ class Cluster:
 class Result:
     """One line of results.jsonl: the outcome of one problem.
 
-    `tied` tells that the leader won by the tie rule alone (equal weight). `n_full` and `full_tokens` state what the plan's full
+    `n_traces` counts everything started, `n_attempts` the solving traces among it that continue no other (None: not counted, as by older
+    versions). `tied` tells that the leader won by the tie rule alone (equal weight). `n_full` and `full_tokens` state what the plan's full
     sampling would have cost, in traces and in output tokens at this problem's own mean length; None where that is unknown.
     """
 
@@ -267,6 +268,7 @@ class Result:
     clusters: tuple[Cluster, ...] = ()
     usage: Mapping[str, Usage] = field(default_factory=dict)
     n_traces: int = 0
+    n_attempts: int | None = None
     n_failed: int = 0
     n_cancelled: int = 0
     dropped: Mapping[int, int | None] = field(default_factory=dict)  # ordinal -> heir: see `core.steps.Drop`

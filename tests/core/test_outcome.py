@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.outcome import conclude, mean_tokens, pruned, usage_by_account
+from orchestrator.core.outcome import conclude, mean_tokens, pruned, unended, usage_by_account
 from orchestrator.core.types import Cluster, Finish, Problem, Purpose, Status, Trace
 from orchestrator.core.votes import tally, voters
 from orchestrator.testing import PROBLEM, pool, trace
@@ -95,6 +95,36 @@ def test_the_mean_is_over_whole_attempts() -> None:
     assert mean_tokens(traces) == (10 + 20) / 2
     assert mean_tokens(traces[4:]) is None
     assert mean_tokens([]) is None
+
+
+def cut_on_the_way() -> list[Trace]:
+    """Attempts stopped on the way: by a rule, probed when cut by length, asked for a last answer; and two that ended, probed or not."""
+    return [
+        trace(0, "A", tokens=3, finish=Finish.RULE),
+        trace(1, None, tokens=4, finish=Finish.LENGTH),
+        trace(2, "A", tokens=1, parent=1, purpose=Purpose.PROBE),
+        trace(3, None, tokens=5, finish=Finish.LENGTH),
+        trace(4, "B", tokens=1, parent=3, purpose=Purpose.AGGREGATE),
+        trace(5, "A", tokens=20),
+        trace(6, "A", tokens=1, parent=5, purpose=Purpose.PROBE),
+        trace(7, None, tokens=40, finish=Finish.LENGTH),
+    ]
+
+
+def test_an_attempt_cut_on_the_way_prices_nothing() -> None:
+    """Its tokens are those up to a checkpoint; a trace at its limit, which nothing went on from, is whole."""
+    traces = cut_on_the_way()
+    assert unended(traces) == {0, 1, 3}
+    assert mean_tokens(traces) == (20 + 40) / 2
+    assert mean_tokens(traces[:5]) is None
+    assert conclude(PROBLEM, traces, majority, n_full=2, dropped={7: None}).full_tokens == 40.0, "a dropped one neither"
+
+
+def test_attempts_are_counted_by_their_beginnings() -> None:
+    """Five attempts began; stretches, probes and last answers are none of their own."""
+    stretches = [trace(8, None, parent=7, finish=Finish.LENGTH), trace(9, "A", parent=8)]
+    result = conclude(PROBLEM, [*cut_on_the_way(), *stretches], majority, n_full=5)
+    assert (result.n_traces, result.n_attempts) == (10, 5)
 
 
 def test_an_unknown_price_is_none_not_zero() -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.discount import chain_tokens, shares, upset_probability, weights
+from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Plan
-from orchestrator.core.session import Session, Start
+from orchestrator.core.session import Abort, Session, Start
 from orchestrator.core.types import Answer, Finish, Problem, Purpose
 from orchestrator.recordings import RecordedProblem, RecordedTrace
 from orchestrator.replay import UNLIMITED, Explored, Tape, explore
@@ -95,6 +96,48 @@ def test_a_long_attempt_is_dropped_only_when_another_has_an_answer() -> None:
     problem = recorded((1700, "A", ""), (9000, "B", ""))
     _, explored = play(Sounding(n=2, width=2, patience=0, longest_tokens=1000, risk=0.001), problem)
     assert explored.session.output_tokens == 1700 + 2000
+
+
+def test_an_attempt_dropped_for_its_length_does_not_vote() -> None:
+    """It states B in both its stretches and is dropped at its next look, at 10 tokens, since A has been answered: no vote, and pruned."""
+    it = Session(Problem("p", "?"), Sounding(n=2, width=2, patience=0, interval=5, longest_tokens=10, risk=0.001), Plan())
+    it.start()
+    it.receive(trace(0, "A", tokens=3))
+    it.receive(trace(1, "B", tokens=5, finish=Finish.LENGTH))
+    it.receive(trace(2, "B", tokens=5, finish=Finish.LENGTH, parent=1))
+    assert (it.done, it.dropped) == (True, {1: None, 2: None})
+    result = conclude(it.problem, list(it.traces.values()), Discounted(), dropped=it.dropped)
+    assert [c.answer.key for c in result.clusters] == ["A"]
+    assert {account: usage.output_tokens for account, usage in result.usage.items()} == {"solve": 3, "pruned": 10}
+
+
+def test_an_attempt_dropped_for_its_probes_does_not_vote() -> None:
+    """Its probe contradicts A, so the stretch that runs is stopped; it arrives with B stated, as did the one before."""
+    it = Session(Problem("p", "?"), Sounding(n=2, width=2, patience=1, interval=5, risk=0.001), Plan())
+    it.start()
+    it.receive(trace(0, "A", tokens=3))
+    it.receive(trace(1, "B", tokens=5, finish=Finish.LENGTH))
+    effects = it.receive(trace(3, "B", tokens=1, purpose=Purpose.PROBE, parent=1))
+    assert effects == [Abort(it.running[2])]
+    it.receive(trace(2, "B", tokens=4, finish=Finish.CANCELLED, parent=1))
+    assert it.dropped == {1: None, 2: None}
+    result = conclude(it.problem, list(it.traces.values()), Discounted(), dropped=it.dropped)
+    assert [c.answer.key for c in result.clusters] == ["A"]
+    assert result.usage[Purpose.PRUNED].output_tokens == 9
+
+
+def test_what_still_runs_when_the_vote_is_decided_does_not_vote() -> None:
+    """Two A of two voters decide it; the third attempt has stated B in its first stretch and is stopped in its second."""
+    it = Session(Problem("p", "?"), Sounding(n=3, width=3, patience=0, interval=5, at_least=2, risk=0.9), Plan())
+    it.start()
+    it.receive(trace(2, "B", tokens=5, finish=Finish.LENGTH))
+    it.receive(trace(0, "A", tokens=5))
+    effects = it.receive(trace(1, "A", tokens=5))
+    assert effects == [Abort(it.running[3])]
+    assert it.dropped == {2: None, 3: None}
+    it.receive(trace(3, None, tokens=2, finish=Finish.CANCELLED, parent=2))
+    result = conclude(it.problem, list(it.traces.values()), Discounted(), dropped=it.dropped)
+    assert [c.answer.key for c in result.clusters] == ["A"]
 
 
 def test_unanimity_stops_it_at_the_risk() -> None:
