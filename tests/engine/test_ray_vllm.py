@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,9 +58,16 @@ async def completed(fleet: RayFleet, job: str, disturb: Callable[[], None] | Non
 
 
 def engine_core(pid: int) -> int:
-    """Return the process of vLLM's engine below a replica."""
-    [core] = [p.pid for p in psutil.Process(pid).children(recursive=True) if p.name().startswith("VLLM::Engine")]
-    return core
+    """Return the process of vLLM's engine below a replica, by parents alone: `children` compares start times, which a set clock moves."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = [p for p in psutil.process_iter(["ppid", "name"]) if (p.info["name"] or "").startswith("VLLM::Engine")]
+        cores = [p.pid for p in found if pid in (p.info["ppid"], *(ancestor.pid for ancestor in p.parents()))]
+        if cores:
+            [core] = cores
+            return core
+        assert time.monotonic() < deadline, f"no engine below {pid}; there are {[(p.pid, p.info) for p in found]}"
+        time.sleep(0.2)
 
 
 def gone(pid: int) -> bool:
