@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,8 +22,10 @@ from orchestrator.commission import recorded
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.judging import Labelled, Prefix, answered, opening
 from orchestrator.core.outcome import pruned
+from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Judge
-from orchestrator.core.types import Finish, PluginSpec, Problem, Purpose, Trace
+from orchestrator.core.session import prepared_prompt
+from orchestrator.core.types import Finish, PluginSpec, Problem, Purpose, Trace, changed
 from orchestrator.evaluate import CONFIDENCE, Estimate, mean_estimate
 from orchestrator.journal import Arrived, Journal
 from orchestrator.problems import read_problems
@@ -94,6 +97,8 @@ def journal_pools(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[Labelle
         prompts = {p.id: p for p in read_problems(asked.problems, default_domain="math").problems}  # only the prompts are wanted
     journal = Journal(directory / "journal.db")
     try:
+        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
+        prompts = {id: changed(problem, prompt=prepared_prompt(problem, plan)) for id, problem in prompts.items()}  # as live judges see it
         found = {}
         for result in journal.results():
             traces = [e.trace for e in journal.events(result.problem_id) if isinstance(e, Arrived)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from orchestrator.journal import Arrived, Journal
 from orchestrator.recordings import RecordedProblem, RecordedTrace, Recording, ReplayError
 
 NO_ANSWER = ("", "ERR", "None")  # how the recordings with probes and the answer pools write that none was found
+_LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
 _KINDS = (
     "a job directory; a list of questions with `each_branch` (probes); `records` with `traces` of `text` and `tokens` (full texts); "
     "or one JSON object a line with `all_answers` as [answer, tokens] pairs (an answer pool)"
@@ -175,18 +176,21 @@ def _read_job(path: Path, problems: str) -> Recording:
     try:
         plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
         pools = {id: [e.trace for e in journal.events(id) if isinstance(e, Arrived)] for id in journal.digests()}
+        dropped = {result.problem_id: result.dropped for result in journal.results()}
     finally:
         journal.close()
+    if not pools:
+        raise ReplayError(f"{path}: its journal holds no problems; run the job first, or name another recording")
     asked = recorded_commission(path)
     source = problems or (asked.problems if asked else "")
     references = read_references(source) if source and Path(source).is_file() else {}
     right = asyncio.run(_right_of_job(pools, references, plan))
     found, n_cut = [], 0
     for problem_id, pool in pools.items():
-        whole, cut = _chains(pool)
+        whole, cut = _chains(pool, dropped.get(problem_id, {}))
         n_cut += cut
         found.append(RecordedProblem(Problem(problem_id, "", plan.domain), tuple(whole), right.get(problem_id)))
-    notes = (f"{n_cut} attempts that were cut short are left out; they are mostly the longer ones",) if n_cut else ()
+    notes = (f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()
     return Recording(path.name, tuple(found), notes)
 
 
@@ -198,19 +202,24 @@ async def _right_of_job(pools: Mapping[str, Sequence[Trace]], references: Mappin
         return await right_keys(pools, references, dict.fromkeys(pools, plan.domain), dresser.same)
 
 
-def _chains(pool: Sequence[Trace]) -> tuple[list[RecordedTrace], int]:
-    """Return the attempts in a pool that ended by themselves, by ordinal, with their continuations; and how many did not."""
+def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[RecordedTrace], int]:
+    """Return the attempts in a pool that ended by themselves, by ordinal, with their continuations; and how many did not.
+
+    Nor is an attempt what was dropped, or what was shown others: a fresh draw would not give it.
+    """
     by_ordinal = {t.ordinal: t for t in pool}
     solving = [t for t in sorted(pool, key=lambda t: t.ordinal) if t.purpose is Purpose.SOLVE]
     continued = {t.parent for t in solving}
     probes = {t.parent: t.answer for t in pool if t.purpose is Purpose.PROBE and t.finish not in (Finish.FAILED, Finish.CANCELLED)}
-    leaves = [t for t in solving if t.ordinal not in continued]
-    whole = [
-        t
-        for t in leaves
-        if t.finish is not Finish.CANCELLED and (t.finish is not Finish.LENGTH or t.answer is not None or t.parent is None)
-    ]
-    return [_joined(_links(t, by_ordinal), probes) for t in whole], len(leaves) - len(whole)
+    chains = [_links(t, by_ordinal) for t in solving if t.ordinal not in continued]
+    whole = [links for links in chains if _ended(links[-1]) and not any(t.subjects or t.ordinal in dropped for t in links)]
+    return [_joined(links, probes) for links in whole], len(chains) - len(whole)
+
+
+def _ended(leaf: Trace) -> bool:
+    if leaf.finish is Finish.LENGTH:  # a job's own limit ends whole attempts, a checkpoint does not
+        return leaf.answer is not None or leaf.parent is None
+    return leaf.finish not in (Finish.CANCELLED, Finish.RULE)
 
 
 def _links(leaf: Trace, by_ordinal: Mapping[int, Trace]) -> list[Trace]:

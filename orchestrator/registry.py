@@ -115,11 +115,13 @@ def build(cls: type, options: Mapping[str, object], what: str) -> Any:
     for key in options:
         if key not in fields:
             raise PluginError(f"{what} has no option {key!r}{near(key, fields)}; it has: {', '.join(sorted(fields)) or 'none'}")
-    plain = dict(options)
-    loaded = {name: _part(group, plain.pop(name, None), cls, name) for name, group in parts(cls).items()}
+    groups = parts(cls)
+    plain = {key: value for key, value in options.items() if key not in groups or value is not None}
+    given = {name: _part(group, plain[name], name) for name, group in groups.items() if name in plain}
     try:
-        plugin: Any = msgspec.convert(plain, cls, strict=False)
-        return dataclasses.replace(plugin, **loaded) if loaded else plugin
+        plugin: Any = msgspec.convert({**plain, **given}, cls, strict=False)
+        defaults = {name: _part(group, getattr(plugin, name), name) for name, group in groups.items() if name not in given}
+        return dataclasses.replace(plugin, **defaults) if defaults else plugin
     except (msgspec.ValidationError, ValueError, TypeError, NameError) as error:  # NameError: an annotation that does not resolve
         raise PluginError(f"{what}: {error}{_expected(cls, str(error))}") from error
 
@@ -129,9 +131,7 @@ def parts(cls: object) -> Mapping[str, str]:
     return getattr(cls, "parts", {})
 
 
-def _part(group: str, given: object, cls: type, name: str) -> Any:
-    if given is None:
-        given = next(f.default for f in dataclasses.fields(cls) if f.name == name)
+def _part(group: str, given: object, name: str) -> Any:
     if isinstance(given, str):
         given = one_spec(name, given)
     if isinstance(given, Mapping):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from orchestrator.core.folds import RuleFold
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Strategy
-from orchestrator.core.session import Effect, Session, Start
+from orchestrator.core.session import Effect, Session, Start, prepared_prompt
 from orchestrator.core.types import Answer, ConfidenceFloor, Finish, Purpose, Request, Sampling, Trace, Usage
 from orchestrator.recordings import RecordedProblem, RecordedTrace, ReplayError
 
@@ -51,11 +51,12 @@ class Stretch:
 class Tape:
     """One problem's recorded traces, drawn in a given order: each request that starts afresh gets the next one."""
 
-    __slots__ = ("_n_drawn", "_order", "_probe_tokens", "recorded", "stretches")
+    __slots__ = ("_n_drawn", "_order", "_probe_tokens", "prompt", "recorded", "stretches")
 
     def __init__(self, recorded: RecordedProblem, order: Sequence[int], probe_tokens: int = 0) -> None:
         """Begin at the front of `order`. A probe costs `probe_tokens`: recordings do not say what theirs did."""
         self.recorded = recorded
+        self.prompt = recorded.problem.prompt  # how the problem is asked; whoever asks it in a plan's words says so here
         self.stretches: dict[int, Stretch] = {}  # by ordinal
         self._order = order
         self._n_drawn = 0
@@ -73,6 +74,8 @@ class Tape:
         finish = taken.finish if end == taken.n_tokens else Finish.LENGTH
         if request.rules:
             end, finish = self._ruled(request, taken, stretch.first, end, finish)
+        if end < taken.n_tokens and (request.metrics or request.verifiers):
+            raise self._missing("no verdicts or metrics of unfinished traces")
         self.stretches[request.ordinal] = Stretch(stretch.root, stretch.index, stretch.first, end)
         return self._trace(request, taken, stretch.first, end, finish)
 
@@ -131,6 +134,10 @@ class Tape:
     def _require_recorded(self, request: Request) -> None:
         if request.purpose is not Purpose.SOLVE:
             raise self._missing(f"attempts only, nothing for the purpose {request.purpose.value!r}")
+        if request.subjects:
+            raise self._missing("no attempt that goes beyond others")
+        if request.prompt not in ("", self.prompt):
+            raise self._missing("no attempt at another prompt than the problem's own")
         if request.suffix:
             raise self._missing(f"no attempt that goes on after the forced text {request.suffix!r}")
         if request.depth is not None:
@@ -195,6 +202,7 @@ def explore(tape: Tape, strategy: Strategy, plan: Plan) -> Explored:
     Arrivals at the same tick come in the order of submission; a stopped trace arrives at the tick at which it was stopped.
     """
     session = Session(tape.recorded.problem, strategy, plan)
+    tape.prompt = prepared_prompt(tape.recorded.problem, plan)
     clock = _Clock(tape)
     clock.perform(session.start())
     while session.running:

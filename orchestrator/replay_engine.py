@@ -17,7 +17,7 @@ from typing import ClassVar
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.replies import reply_to
-from orchestrator.core.types import Answer, Capability, Finish, Request, Trace
+from orchestrator.core.types import Answer, Capability, Finish, Prompt, Request, Trace
 from orchestrator.recorded_files import read_recording
 from orchestrator.recordings import RecordedProblem, Recording, ReplayError
 from orchestrator.replay import Stretch, Tape
@@ -80,11 +80,15 @@ class RecordedEngine:
     def _tape(self, recorded: RecordedProblem, request: Request) -> tuple[Tape, int]:
         if request.parent is None:
             index = random.Random(request.seed).randrange(len(recorded.traces))
-            return Tape(recorded, [index], self._options.probe_tokens), index
+            tape = Tape(recorded, [index], self._options.probe_tokens)
+            if _n_turns(request.prompt) == _n_turns(recorded.problem.prompt):
+                tape.prompt = request.prompt  # in the words of a plan that an engine does not see
+            return tape, index
         index = request.prefix_ids[0] if request.prefix_ids else -1  # every token of a recorded trace carries its index
         if not set(request.prefix_ids) <= {index} or not 0 <= index < len(recorded.traces):
             raise ReplayError(f"problem {request.problem_id}: the recording holds nothing that follows trace {request.parent}")
         tape = Tape(recorded, [], self._options.probe_tokens)
+        tape.prompt = request.prompt  # its parent was let through
         tape.stretches[request.parent] = Stretch(request.parent, index, 0, len(request.prefix_ids))
         return tape, index
 
@@ -125,6 +129,11 @@ def _plain(request: Request, trace: Trace, recorded: RecordedProblem, index: int
         ),
         suffix_ids=(-1,) * len(request.suffix.split()),
     )
+
+
+def _n_turns(prompt: Prompt) -> int:
+    """Return how often someone speaks in a prompt, system messages aside: a revision's conversation has more turns than its problem."""
+    return 1 if isinstance(prompt, str) else sum(m.role != "system" for m in prompt)
 
 
 def _stated(answer: Answer | None) -> str:

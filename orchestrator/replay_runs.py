@@ -15,6 +15,7 @@ from itertools import product
 from statistics import fmean
 
 from orchestrator import registry
+from orchestrator.core.outcome import pruned
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Selector
 from orchestrator.core.session import described
@@ -167,17 +168,17 @@ def _played(recording: Recording, task: _Task, conditions: Conditions) -> list[t
 
 def _outcome(tape: Tape, explored: Explored, selector: Selector, full: Sequence[int] | None) -> Outcome:
     recorded, traces = tape.recorded, explored.session.traces
-    right = _is_right(recorded, selector, list(traces.values()))
+    right = _is_right(recorded, selector, pruned(list(traces.values()), explored.session.dropped))  # the pool that a live job votes on
     ends: dict[int, Stretch] = {}  # by attempt, its last stretch
     for stretch in tape.stretches.values():
         if stretch.root not in ends or stretch.last > ends[stretch.root].last:
             ends[stretch.root] = stretch
-    pruned = [end for end in ends.values() if end.last < recorded.traces[end.index].n_tokens]
-    held = any((a := recorded.traces[end.index].answer) is not None and a.key in (recorded.right or ()) for end in pruned)
+    unfinished = [end for end in ends.values() if end.last < recorded.traces[end.index].n_tokens]
+    held = any((a := recorded.traces[end.index].answer) is not None and a.key in (recorded.right or ()) for end in unfinished)
     return Outcome(
         right=right,
         tokens=explored.session.output_tokens,
-        pruned_tokens=sum(end.last for end in pruned),
+        pruned_tokens=sum(end.last for end in unfinished),
         probe_tokens=sum(t.usage.output_tokens for t in traces.values() if t.purpose is not Purpose.SOLVE),
         depth_tokens=explored.depth_tokens,
         n_attempts=len(ends),

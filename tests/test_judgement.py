@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from orchestrator.cli import leadline
 from orchestrator.core.errors import PlanError
 from orchestrator.core.judging import Labelled, Prefix, opening
-from orchestrator.core.types import Finish, Problem, Purpose
-from orchestrator.judgement import Cut, labelled, quality
+from orchestrator.core.types import Finish, Message, Problem, Purpose
+from orchestrator.judgement import Cut, journal_pools, labelled, quality
 from orchestrator.testing import trace
 
 
@@ -91,6 +91,21 @@ def test_a_judge_is_fitted_on_a_job_and_serves_the_next(tmp_path: Path, monkeypa
     again = run(leadline, ["eval", "second", "--problems", "p.jsonl", "--json"])
     assert again.exit_code == 0, again.output
     assert [s["n_other"] for s in json.loads(again.output)["selectors"]] == [0]  # a journal voted on again drops what was dropped
+
+
+def test_a_judge_is_fitted_on_the_question_as_it_will_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live judge gets the prompt in the plan's template, with its system message; so do those that learn from a journal."""
+    monkeypatch.chdir(tmp_path)
+    Path("p.jsonl").write_text('{"id": "q", "prompt": "What is 1?"}\n')
+    asked = ["--sampling.system", "Be brief.", "--sampling.template", "Solve: {prompt}"]
+    fake = ["--problems", "p.jsonl", "--fleet.engine", "fake", "--fleet.engine.n_tokens", "40", "--out", "job", "-q"]
+    done = CliRunner().invoke(leadline, ["run", *fake, *asked, "--strategy.n", "4"])
+    assert done.exit_code == 0, done.output
+    [(problem, _)] = journal_pools(Path("job"), Cut(0, (), 8)).values()
+    assert problem.prompt == (Message("system", "Be brief."), Message("user", "Solve: What is 1?"))
+    Path("p.jsonl").unlink()
+    [(unknown, _)] = journal_pools(Path("job"), Cut(0, (), 8)).values()
+    assert unknown.prompt == ""
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from orchestrator import api
 from orchestrator.cli import leadline
 from orchestrator.core.plan import Plan
-from orchestrator.core.types import Answer, Finish, PluginSpec, Problem
+from orchestrator.core.types import Answer, Finish, PluginSpec, Problem, Result, Status, Trace
 from orchestrator.fleet import Fleet
+from orchestrator.journal import Arrived, Concluded, Journal, Opened
 from orchestrator.recorded_files import read_recording
 from orchestrator.recordings import ReplayError
 from orchestrator.replay import UNLIMITED, Tape, explore
@@ -24,6 +25,7 @@ from strategies.consistency import Consistency
 from strategies.selectors import Majority
 
 TRACES = Path(os.environ.get("LEADLINE_TRACES", Path(__file__).parents[2] / "shared" / "traces"))
+LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
 PROBED = [{"question": "?", "gold_answer": "4", "probe_freq": 500, "each_branch": [[["3", "ERR"], 1300, "4"], [["4"], 480, "4"]]}]
 POOL = [{"problem_num": 7, "gold_answer": "4", "all_answers": [["4", 10], ["", 20], ["5", 30]]}]
 TEXTS = {
@@ -156,7 +158,48 @@ def test_what_a_job_cut_short_is_left_out_and_said(tmp_path: Path) -> None:
     if n_kept == 24:  # the fake engine was through with all of them before any could be cancelled
         assert recording.notes == ()
     else:
-        assert recording.notes == (f"{24 - n_kept} attempts that were cut short are left out; they are mostly the longer ones",)
+        assert recording.notes == (f"{24 - n_kept} attempts {LEFT_OUT}",)
+
+
+def test_pruned_prefixes_and_revisions_are_no_attempts(tmp_path: Path) -> None:
+    """Whole: 0, 1-2 and the cut 8, which hit the job's own limit. Not: a stop by rule, a dropped prefix or chain, a revision."""
+    answer = Answer("4", "4")
+    pool = [
+        Trace(0, text="whole", answer=answer),
+        Trace(1, text="in ", finish=Finish.RULE),
+        Trace(2, text="two", parent=1, answer=answer),
+        Trace(3, text="prefix", finish=Finish.RULE),
+        Trace(4, text="prefix", finish=Finish.LENGTH),
+        Trace(5, text="pre", finish=Finish.LENGTH),
+        Trace(6, text="fix", parent=5),
+        Trace(7, text="revised", subjects=(0,), answer=answer),
+        Trace(8, text="limit", finish=Finish.LENGTH),
+        Trace(9, text="revised, too", subjects=(7,), finish=Finish.LENGTH),
+        Trace(10, text=" and on", parent=9, answer=answer),
+    ]
+    journal = Journal(tmp_path / "journal.db")
+    journal.append(
+        [Opened("p", ""), *[Arrived("p", t, 0.0) for t in pool], Concluded(Result("p", Status.ANSWERED, dropped={4: 0, 5: None}))]
+    )
+    journal.close()
+    recording = read_recording(tmp_path)
+    assert [t.text for t in recording.problems[0].traces] == ["whole", "in two", "limit"]
+    assert recording.notes == (f"5 attempts {LEFT_OUT}",)
+
+
+def test_a_job_of_deepprune_holds_what_finished(tmp_path: Path) -> None:
+    """Every attempt of the fake engine runs beyond 8 tokens, so whatever is shorter is a pruned prefix."""
+    job(tmp_path, PluginSpec("deepprune", {"n": 6, "judge": "lexical", "n_words": 0, "prefix_tokens": 8, "keep": "every"}))
+    traces = [t for p in read_recording(tmp_path / "job").problems for t in p.traces]
+    assert traces
+    assert all(t.n_tokens > 8 for t in traces)
+
+
+def test_a_job_without_problems_is_no_recording(tmp_path: Path) -> None:
+    """It was stopped before any was opened; a mean over nothing is no figure."""
+    Journal(tmp_path / "journal.db").close()
+    with pytest.raises(ReplayError, match="its journal holds no problems"):
+        read_recording(tmp_path)
 
 
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:

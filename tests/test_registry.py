@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -120,6 +120,34 @@ def test_options_are_shown_with_types_and_defaults() -> None:
         ("c", "tuple[str, ...]", "()"),
         ("d", "Literal['x', 'y']", "'x'"),
     ]
+
+
+def test_a_part_without_a_default_is_given_like_any_other() -> None:
+    """By name, by name with options, or as a plugin that is built already; left out, it is missing by its name."""
+
+    @registry.strategy("mine")
+    @dataclass(frozen=True)
+    class Mine:
+        judge: Any
+        n: int = 1
+        parts: ClassVar[Mapping[str, str]] = {"judge": "judges"}
+
+    lexical = registry.load("judges", PluginSpec("lexical", {"centre": 0.3}))
+    for given in ("lexical centre=0.3", {"name": "lexical", "centre": 0.3}, PluginSpec("lexical", {"centre": 0.3}), lexical):
+        built = registry.load("strategies", PluginSpec("mine", {"judge": given, "n": "2"}))
+        assert (built.judge, built.n) == (lexical, 2)
+    with pytest.raises(PluginError, match="missing required field `judge`"):
+        registry.load("strategies", PluginSpec("mine"))
+
+
+def test_a_part_that_a_factory_makes_is_loaded() -> None:
+    @registry.strategy("mine")
+    @dataclass(frozen=True)
+    class Mine:
+        judge: Any = field(default_factory=lambda: PluginSpec("lexical"))
+        parts: ClassVar[Mapping[str, str]] = {"judge": "judges"}
+
+    assert registry.load("strategies", PluginSpec("mine")).judge == registry.load("judges", PluginSpec("lexical"))
 
 
 def test_an_annotation_that_does_not_resolve_is_the_plugins_error() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -162,6 +162,8 @@ def asked(request: Request, *, after: int | None = None) -> Does:
         (asked(Request(verifiers=("prm",))), "holds no prm"),
         (asked(Request(metrics=("mean_logprob",))), "holds no mean_logprob"),
         (asked(Request(purpose=Purpose.JUDGE)), "attempts only"),
+        (asked(Request(subjects=(0,)), after=500), "no attempt that goes beyond others"),
+        (asked(Request("Another question")), "no attempt at another prompt than the problem's own"),
         (asked(Request(rules=(WordLimit(("wait",), 3),))), "no texts, which a stop rule reads"),
         (asked(Request(rules=(ConfidenceFloor(1.0),))), "no log-probabilities"),
     ],
@@ -282,3 +284,61 @@ def test_verdicts_reach_the_selector() -> None:
     settings = [setting("consistency", n=3), Setting(PluginSpec("consistency", {"n": 3}), PluginSpec("best", {"by": "verdict:prm"}))]
     majority, best = play_all([Recording("r", (pool,))], settings, Conditions(2), 1)
     assert (majority.accuracy.value, best.accuracy.value) == (0.0, 1.0)
+
+
+SCORED = recorded(*[RecordedTrace(10, A, text="a;b;", metrics={"mean_logprob": -1.0}, verdicts=(Verdict("prm", 0.5),)) for _ in range(16)])
+
+
+@pytest.mark.parametrize("asking", [Request(verifiers=("prm",)), Request(metrics=("mean_logprob",))])
+def test_unfinished_traces_have_no_recorded_scores(asking: Request) -> None:
+    """Whole traces have theirs; of a part nothing was recorded, and none given would read as a step that cannot be scored."""
+
+    def steps(request: Request) -> Steps:
+        yield from submit([request])
+        trace = yield from next_trace()
+        assert trace.verdicts == (Verdict("prm", 0.5),)
+
+    assert play(Does(lambda: steps(asking)), SCORED)[1].session.error == ""
+    for part in (replace(asking, max_new_tokens=5), replace(asking, rules=(Delimiter(";", 1),))):
+        with pytest.raises(ReplayError, match="no verdicts or metrics of unfinished traces"):
+            play(asked(part), SCORED)
+
+
+@pytest.mark.parametrize("name", ["beam", "dvts", "particles"])
+def test_a_search_over_steps_is_refused_rather_than_left_without_stems(name: str) -> None:
+    with pytest.raises(ReplayError, match="no verdicts or metrics of unfinished traces"):
+        play(loaded(name, verifier="prm", delimiter=";"), SCORED)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (loaded("revise", chains=2), "no attempt that goes beyond others"),
+        (loaded("ab-mcts", verifier="prm", n=16), "no attempt at another prompt than the problem's own"),
+    ],
+)
+def test_a_revision_is_no_fresh_attempt(strategy: Strategy, message: str) -> None:
+    """Its prompt shows an earlier attempt, and nobody recorded what then followed."""
+    with pytest.raises(ReplayError, match=message):
+        play(strategy, SCORED)
+
+
+def test_the_problems_own_prompt_is_the_plans() -> None:
+    """A strategy may give the prompt that it was given, which is in the plan's template."""
+
+    @dataclass(frozen=True)
+    class Repeats:
+        def explore(self, problem: Problem, rng: random.Random) -> Steps:
+            yield from submit([Request(problem.prompt)])
+            yield from next_trace()
+
+    plan = replace(PLAN, sampling=replace(UNLIMITED, template="Solve: {prompt}", system="Be brief."))
+    assert play(Repeats(), plan=plan)[1].session.error == ""
+
+
+def test_a_replay_votes_as_a_live_job_does() -> None:
+    """Of three prefixes alike one finishes and votes for all: A has 3 votes, B the 2 of attempts like none. Unpruned it were 1 to 2."""
+    pool = recorded(*[RecordedTrace(100, A, {10: A})] * 3, *[RecordedTrace(100, B, {10: None})] * 2)
+    pruning = setting("deepprune", n=5, keep="every", judge="probe", n_words=0, prefix_tokens=10)
+    [row] = play_all([Recording("r", (pool,))], [pruning], Conditions(draw="recorded"), 1)
+    assert (row.accuracy.value, row.pruned_tokens) == (1.0, 20)

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator import api
 from orchestrator.core.plan import Model, Plan
-from orchestrator.core.types import Capability, Finish, PluginSpec, Problem, Purpose, Request, Sampling
+from orchestrator.core.types import Capability, Finish, Message, PluginSpec, Problem, Purpose, Request, Sampling
 from orchestrator.fleet import Fleet
 from orchestrator.replay_engine import Replay
 from orchestrator.testing import check_engine
@@ -64,6 +64,19 @@ async def test_what_is_not_recorded_fails_the_trace_and_says_so(tmp_path: Path) 
         assert "forced text 'Wait'" in forced.error
         after_probe = await engine.generate(request(ordinal=1, parent=0, prefix_ids=(*(0,) * 10, -1)))
         assert "nothing that follows trace 0" in after_probe.error
+
+
+async def test_what_shows_an_earlier_attempt_fails_and_says_so(tmp_path: Path) -> None:
+    """A revision's conversation has turns that the problem has not; the plan's own template and system message are its own prompt."""
+    talk = (Message("user", "?"), Message("assistant", "4"), Message("user", "Review."))
+    async with Replay(probed(tmp_path / "p.json")).open(MODELS) as engine:
+        for prompt in ("Solve: ?", (Message("system", "Be brief."), Message("user", "Solve: ?"))):
+            assert (await engine.generate(request(prompt=prompt))).finish is Finish.LENGTH
+        revised = await engine.generate(request(prompt=talk))
+        assert revised.finish is Finish.FAILED
+        assert "no attempt at another prompt than the problem's own" in revised.error
+        beyond = await engine.generate(request(ordinal=1, subjects=(0,)))
+        assert "no attempt that goes beyond others" in beyond.error
 
 
 @pytest.mark.parametrize("strategy", [PluginSpec("sounding", {"n": 4, "interval": 10, "patience": 2}), PluginSpec("consistency", {"n": 4})])

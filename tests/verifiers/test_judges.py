@@ -18,7 +18,7 @@ from orchestrator import registry
 from orchestrator.core.errors import PluginError
 from orchestrator.core.judging import Labelled, Prefix, answered
 from orchestrator.core.session import Session
-from orchestrator.core.types import Capability, PluginSpec, Problem, Purpose, Request, Trace
+from orchestrator.core.types import Capability, Message, PluginSpec, Problem, Purpose, Request, Trace
 from orchestrator.judgement import Cut, cross_fitted, judged, quality
 from orchestrator.plancheck import PlanFault, check_plan
 from orchestrator.testing import PROBLEM, explore, trace
@@ -60,6 +60,14 @@ def test_lexical_similarity_is_scikit_learns_tf_idf_over_the_three_texts(a: str,
         return
     rows = TfidfVectorizer(analyzer=terms, sublinear_tf=True).fit_transform([a, b, question]).toarray()
     assert tfidf_cosine(a, b, question) == pytest.approx(float(rows[0] @ rows[1]), abs=1e-9)
+
+
+def test_a_system_message_is_no_part_of_the_question() -> None:
+    """It says how to answer: terms and numbers in it would be taken for given by every problem of a plan."""
+    pair = [(Prefix(0, "So x = 12, and"), Prefix(1, "Let x = 7 and so"))]
+    plain = Problem("p", "What is x?")
+    chat = Problem("p", (Message("system", "Think step by step: so, let x = 12."), Message("user", "What is x?")))
+    assert answered(Lexical(), chat, pair) == answered(Lexical(), plain, pair)
 
 
 def test_a_probe_judge_compares_the_classes_of_answers() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.judging import Pair, Scores
+from orchestrator.core.prompts import question
 from orchestrator.core.types import Problem
 from verifiers.judges.texts import tfidf_cosine
 
@@ -29,11 +30,6 @@ class Lexical:
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
         """Return one score per pair; asks nothing."""
         yield from ()
-        asked = question(problem)
+        asked = question(problem.prompt)
         cosines = [tfidf_cosine(a.text, b.text, asked) for a, b in pairs]
         return [1 / (1 + math.exp(-self.slope * (cosine - self.centre))) for cosine in cosines]
-
-
-def question(problem: Problem) -> str:
-    """Return a problem's prompt as one text."""
-    return problem.prompt if isinstance(problem.prompt, str) else "\n".join(m.content for m in problem.prompt)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.judging import Pair, Prefix, Scores
+from orchestrator.core.prompts import question
 from orchestrator.core.steps import next_trace, submit
 from orchestrator.core.types import Capability, Problem, Purpose, Request, Sampling, Trace
-from verifiers.judges.lexical import question
 
 _TEMPLATE = """Below are the beginnings of two solutions to one problem. Will both come to the same final answer?
 
@@ -63,7 +63,7 @@ class Llm:
         return scores
 
     def _request(self, problem: Problem, a: Prefix, b: Prefix) -> Request:
-        values = {"problem": question(problem), "first": a.text[-self.max_chars :], "second": b.text[-self.max_chars :]}
+        values = {"problem": question(problem.prompt), "first": a.text[-self.max_chars :], "second": b.text[-self.max_chars :]}
         values |= {"same": self.same, "different": self.different}
         return Request(
             # In one pass: a solution may itself hold "{second}", and other braces stay as they are.

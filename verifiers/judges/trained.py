@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from orchestrator.core.judging import Labelled, Pair, Scores
+from orchestrator.core.prompts import question
 from orchestrator.core.types import Problem
 from verifiers.judges.fitted import FEATURES, Floats, Model, encoded, features, load, vector
-from verifiers.judges.lexical import question
 from verifiers.judges.texts import read
 
 _MAX_TERMS = 3000  # of the vocabulary: the most frequent ones
@@ -40,7 +40,7 @@ class Trained:
         """Return one score per pair; asks nothing."""
         yield from ()
         model = load(self.file)
-        rows = [features(a.text, b.text, question(problem), model) for a, b in pairs]
+        rows = [features(a.text, b.text, question(problem.prompt), model) for a, b in pairs]
         return list(model.probability(np.asarray(rows).reshape(len(rows), len(FEATURES))))
 
     @staticmethod
@@ -102,7 +102,7 @@ def _pairs(pools: Mapping[str, tuple[Problem, Sequence[Labelled]]], model: Model
     numbers: dict[str, int] = {}
     for problem, pool in pools.values():
         for a, b in combinations(pool, 2):
-            rows.append(features(a.prefix.text, b.prefix.text, question(problem), model))
+            rows.append(features(a.prefix.text, b.prefix.text, question(problem.prompt), model))
             same.append(int(a.final == b.final))
             groups.append(numbers.setdefault(problem.id, len(numbers)))
     return np.asarray(rows).reshape(len(rows), len(FEATURES)), np.asarray(same, dtype=int), np.asarray(groups, dtype=int)
