@@ -249,6 +249,7 @@ asyncio.run(main())
     await _until(lambda: not _runs(pid))
 
 
+@pytest.mark.slow
 async def test_math_compares_in_the_process_and_survives_a_tower_of_powers() -> None:
     async with contextlib.aclosing(Checkers(n_workers=1, limit_seconds=5.0)) as pool:
         assert await pool.match(MATH, r"2\sqrt{3}", ["5", r"\sqrt{12}"]) == Match(1)

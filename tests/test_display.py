@@ -128,6 +128,7 @@ def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
+@pytest.mark.slow
 def test_the_live_view_costs_little_whatever_the_rate_of_traces() -> None:
     """At 4 Hz, while another thread counts as fast as it can, drawing takes under a tenth of a core (measured: about 0.02)."""
     watch = running()

@@ -234,6 +234,7 @@ def test_a_strategy_whose_code_changed_is_refused_on_resume(tmp_path: Path, monk
         orchestrator.run(questions(1), plan, fake(), out=tmp_path)
 
 
+@pytest.mark.slow
 def test_stopping_at_any_event_and_going_on_gives_the_pool_of_an_uninterrupted_run(tmp_path: Path) -> None:
     """Property over 25 interruption points: no trace twice, none lost, and with a fixed n the very same results."""
     plan = Plan(strategy=spec("consistency", n=4))

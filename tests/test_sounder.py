@@ -119,6 +119,7 @@ def test_it_is_a_stock_llama_with_its_layers_in_the_order_of_the_schedule(sounde
     assert torch.allclose(ours, theirs, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_depth_pays_on_many_hops(sounder: SimpleNamespace) -> None:
     """At least 30 points from depth 1 to 8 on problems of five hops and more, four samples each.
 

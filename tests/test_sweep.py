@@ -355,6 +355,7 @@ def test_without_matplotlib_the_sweep_says_how_to_get_pictures(plain: Run) -> No
     assert not Path("s/surface.png").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(plain: Run, tmp_path: Path) -> None:
     """Kill -9 in the second depth, then the same command: the first depth's journal is untouched, and the numbers are those of one go.
 

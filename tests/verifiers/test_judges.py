@@ -116,6 +116,7 @@ def test_an_llm_judge_is_asked_by_requests_charged_to_judging() -> None:
     assert DeepPrune(judge=Llm()).needs > {Capability.LOGPROBS}
 
 
+@pytest.mark.slow
 def test_a_fitted_judge_tells_on_problems_it_has_not_seen() -> None:
     """Prefixes that name their answer in 9 of 10 cases: AUROC far above chance; texts without meaning: none."""
     telling, blind = pools(24, 0.9), pools(24, 0.0)
