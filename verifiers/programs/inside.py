@@ -59,6 +59,7 @@ def restrict_files(libc: Any, readable: Iterable[str], folder: str) -> None:
     attributes = struct.pack("=QQQ", rights, _TCP, _SCOPES)[: 8 if abi < 4 else 16 if abi < 6 else 24]
     rules = _checked(libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0), "a Landlock ruleset")
     allowed = {path: _READ_FILE | _READ_DIR for path in readable if os.path.exists(path)}
+    allowed["/dev/null"] = _OF_A_FILE
     allowed[folder] = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE | _MAKE_REG | _REMOVE_FILE
     for path, wanted in allowed.items():
         at = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -103,6 +104,8 @@ def _become(program: str, test: str, token: str) -> None:
     _give_exit()
     exec(compile(program, "program.py", "exec"), module.__dict__)
     if test:
+        sys.modules["__main__"] = module  # a test may stand below `if __name__ == "__main__":`, a program's own main part is left out
+        module.__name__ = "__main__"
         exec(compile(test, "test.py", "exec"), module.__dict__)
         sys.stdout.flush()
         os.write(1, token.encode())

@@ -36,7 +36,7 @@ _MIB, _KIB = 1 << 20, 1 << 10
 # Where shared libraries, time zones and the system's encodings lie. Nothing here is anybody's secret.
 _SYSTEM_PATHS = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"),
-    *("/usr/share/zoneinfo", "/etc/localtime", "/dev/null", "/dev/urandom"),
+    *("/usr/share/zoneinfo", "/etc/localtime", "/dev/urandom"),
 )
 
 
@@ -88,10 +88,15 @@ async def run(program: str, stdin: bytes = b"", *, test: str = "", limits: Limit
                 await watched.end()
 
 
+def supported() -> bool:
+    """Tell whether programs can be run here at all, protected or not."""
+    return sys.platform == "linux"
+
+
 @functools.cache
 def lacking() -> str:
     """Return what this machine lacks to run untrusted programs, as found by running one that tries to get out; "" when all is there."""
-    if sys.platform != "linux":
+    if not supported():
         return f"untrusted programs are run on Linux only, and this is {platform.system()}"
     if platform.machine() not in machines():
         return f"untrusted programs are run on {' and '.join(machines())} only, and this is {platform.machine()}"
@@ -146,7 +151,7 @@ class _Watched:
         """Feed it, and return what it came to."""
         self._tasks.append(asyncio.create_task(self._feed(given)))
         errors = asyncio.create_task(self._last_words())
-        self._tasks.append(errors)  # type: ignore[arg-type]  # a list of tasks of any result is invariant
+        self._tasks.append(errors)
         await self._started(errors)
         self._tasks.append(asyncio.create_task(self._watch_folder()))
         try:
@@ -247,11 +252,11 @@ def _environment(folder: str) -> dict[str, str]:
 
 def _job(program: str, test: str, token: str, folder: str, limits: Limits, protected: bool) -> bytes:
     job = {
-        **{"program": program, "test": test, "token": token, "folder": folder, "parent": os.getpid(), "protected": protected},
-        **{"seconds": limits.seconds, "memory_mib": limits.memory_mib, "files_mib": limits.files_mib},
+        "program": program, "test": test, "token": token, "folder": folder, "parent": os.getpid(), "protected": protected,
+        "seconds": limits.seconds, "memory_mib": limits.memory_mib, "files_mib": limits.files_mib,
         "readable": [*_SYSTEM_PATHS, *_interpreter_paths()],
         "filter": seccomp_filter(platform.machine()).hex() if protected else "",
-    }
+    }  # fmt: skip
     text = json.dumps(job).encode()
     return len(text).to_bytes(4, "big") + text
 
@@ -261,7 +266,8 @@ def _interpreter_paths() -> tuple[str, ...]:
     """The standard library, and the folder of the interpreter's shared libraries; without the packages installed beside it."""
     names = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     library = [sysconfig.get_path(name, vars={**names, "installed_base": sys.base_prefix}) for name in ("stdlib", "platstdlib")]
-    return tuple(dict.fromkeys(os.path.realpath(path) for path in (*library, str(sysconfig.get_config_var("LIBDIR") or "/lib"))))
+    shared = (sysconfig.get_config_var("LIBDIR"), os.path.join(sys.base_prefix, "lib"))
+    return tuple(dict.fromkeys(os.path.realpath(path) for path in (*library, *shared) if path))
 
 
 @contextlib.contextmanager

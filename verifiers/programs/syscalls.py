@@ -15,24 +15,24 @@ from collections.abc import Iterator, Mapping
 
 # name: number on x86_64 and on aarch64 (-1: not there)
 _ALLOWED: Mapping[str, tuple[int, int]] = {
-    **{"read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68)},
-    **{"close": (3, 57), "close_range": (436, 436), "fstat": (5, 80), "lseek": (8, 62), "dup": (32, 23), "dup2": (33, -1)},
-    **{"dup3": (292, 24), "getdents64": (217, 61), "ftruncate": (77, 46), "stat": (4, -1), "lstat": (6, -1)},
-    **{"newfstatat": (262, 79), "statx": (332, 291), "access": (21, -1), "faccessat": (269, 48), "faccessat2": (439, 439)},
-    **{"readlink": (89, -1), "readlinkat": (267, 78), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50)},
-    **{"statfs": (137, 43), "fstatfs": (138, 44), "umask": (95, 166), "unlink": (87, -1), "unlinkat": (263, 35)},
-    **{"rename": (82, -1), "renameat": (264, 38), "renameat2": (316, 276)},
-    **{"mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233), "brk": (12, 214)},
-    **{"rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136)},
-    **{"rt_sigtimedwait": (128, 137), "sigaltstack": (131, 132), "restart_syscall": (219, 128), "pause": (34, -1), "alarm": (37, -1)},
-    **{"setitimer": (38, 103), "getitimer": (36, 102), "futex": (202, 98), "set_robust_list": (273, 99), "rseq": (334, 293)},
-    **{"sched_yield": (24, 124), "sched_getaffinity": (204, 123), "clock_gettime": (228, 113), "clock_getres": (229, 114)},
-    **{"clock_nanosleep": (230, 115), "nanosleep": (35, 101), "gettimeofday": (96, 169), "time": (201, -1), "times": (100, 153)},
-    **{"getrusage": (98, 165), "poll": (7, -1), "ppoll": (271, 73), "select": (23, -1), "pselect6": (270, 72)},
-    **{"getrandom": (318, 278), "uname": (63, 160), "sysinfo": (99, 179), "getpid": (39, 172), "gettid": (186, 178)},
-    **{"getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177)},
-    **{"getgroups": (115, 158), "getpgrp": (111, -1), "getpgid": (121, 155), "exit": (60, 93), "exit_group": (231, 94)},
-}
+    "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68),
+    "close": (3, 57), "close_range": (436, 436), "fstat": (5, 80), "lseek": (8, 62), "dup": (32, 23), "dup2": (33, -1),
+    "dup3": (292, 24), "getdents64": (217, 61), "ftruncate": (77, 46), "stat": (4, -1), "lstat": (6, -1),
+    "newfstatat": (262, 79), "statx": (332, 291), "access": (21, -1), "faccessat": (269, 48), "faccessat2": (439, 439),
+    "readlink": (89, -1), "readlinkat": (267, 78), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50),
+    "statfs": (137, 43), "fstatfs": (138, 44), "umask": (95, 166), "unlink": (87, -1), "unlinkat": (263, 35),
+    "rename": (82, -1), "renameat": (264, 38), "renameat2": (316, 276),
+    "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233), "brk": (12, 214),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
+    "rt_sigtimedwait": (128, 137), "sigaltstack": (131, 132), "restart_syscall": (219, 128), "pause": (34, -1), "alarm": (37, -1),
+    "setitimer": (38, 103), "getitimer": (36, 102), "futex": (202, 98), "set_robust_list": (273, 99), "rseq": (334, 293),
+    "sched_yield": (24, 124), "sched_getaffinity": (204, 123), "clock_gettime": (228, 113), "clock_getres": (229, 114),
+    "clock_nanosleep": (230, 115), "nanosleep": (35, 101), "gettimeofday": (96, 169), "time": (201, -1), "times": (100, 153),
+    "getrusage": (98, 165), "poll": (7, -1), "ppoll": (271, 73), "select": (23, -1), "pselect6": (270, 72),
+    "getrandom": (318, 278), "uname": (63, 160), "sysinfo": (99, 179), "getpid": (39, 172), "gettid": (186, 178),
+    "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177),
+    "getgroups": (115, 158), "getpgrp": (111, -1), "getpgid": (121, 155), "exit": (60, 93), "exit_group": (231, 94),
+}  # fmt: skip
 _OPENING: Mapping[str, tuple[int, int, int]] = {"open": (2, -1, 1), "openat": (257, 56, 2)}  # and which argument is the flags
 # Calls that do many things, and which of them may be done: the second argument says.
 _COMMANDS: Mapping[str, tuple[int, int, tuple[int, ...]]] = {
@@ -63,11 +63,11 @@ def seccomp_filter(machine: str) -> bytes:
     for numbers in _ALLOWED.values():
         if numbers[column] >= 0:
             code += [_instruction(_EQUAL, numbers[column], 0, 1), _instruction(_RETURN, _ALLOW)]
-    for *numbers, argument in _OPENING.values():
-        if numbers[column] >= 0:
-            code += _guarded(numbers[column], argument, list(_sound_opening()))
-    for *numbers, commands in _COMMANDS.values():
-        code += _guarded(numbers[column], 1, list(_known(commands)))
+    for call in _OPENING.values():
+        if call[column] >= 0:
+            code += _guarded(call[column], call[2], list(_sound_opening()))
+    for on_x86_64, on_aarch64, commands in _COMMANDS.values():
+        code += _guarded((on_x86_64, on_aarch64)[column], 1, list(_known(commands)))
     return b"".join([*code, _instruction(_RETURN, _REFUSE)])
 
 
