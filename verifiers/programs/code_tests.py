@@ -53,8 +53,8 @@ Test = Statements | Exchange
 class CodeTests:
     """Score: the share of the problem's tests that the trace's Python program passes; `steps` has 1 or 0 for each.
 
-    The program is the last fenced code block. A trace without one passes no test: score 0. Each test runs in a process of its own that can
-    neither write outside an empty folder, nor reach the network, nor start a process or a thread, nor outlive its limits.
+    The program is the last fenced code block. A trace without one passes no test: score 0. Each test runs in a process of its own that
+    cannot write a file (or none but in a folder of its own), reach the network, start a process or a thread, or outlive its limits.
     """
 
     field: str = "tests"  # the field of the problem's row that holds the tests
@@ -63,7 +63,7 @@ class CodeTests:
     wall_seconds: float = 30.0  # and the time it may take in all
     memory_mib: int = 1024  # address space, the interpreter's some 20 MiB included
     output_kib: int = 1024  # what it may print
-    files_mib: int = 16  # what it may write in its folder
+    files_mib: int = 0  # the files it may write in its folder; 0: none
     unprotected: bool = False  # true: where the kernel has no Landlock or seccomp, run programs with the limits alone and your rights
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class CodeTests:
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         """Return the share of tests passed by each trace's program. ValueError when the problem has no tests or they have another form."""
-        tests = tests_of(problem, self.field)
+        tests = read_tests(problem, self.field)
         return await together([self._verdict(trace, tests) for trace in traces])
 
     async def _verdict(self, trace: Trace, tests: Sequence[Test]) -> Verdict:
@@ -103,7 +103,7 @@ class CodeTests:
         return outcome.fault or _difference(outcome, test.expected)
 
 
-def tests_of(problem: Problem, field: str) -> list[Test]:
+def read_tests(problem: Problem, field: str) -> list[Test]:
     """Return the tests that a problem's row carries, at least one. ValueError naming problem, field and the forms there are."""
     where = f"problem {problem.id!r}, field {field!r}"
     given = json.loads(problem.tags).get(field)

@@ -70,6 +70,8 @@ class Function:
                 reply = await self._reply(_taken(self._key()), question)
             except BrokenPipeError:  # the process died while it was idle, so nothing was asked of it yet
                 reply = await self._reply(None, question)
+            except RuntimeError as error:
+                raise RuntimeError(f"{self.function}: {error}") from error
         if "error" in reply:
             raise RuntimeError(f"{self.function}: {reply['error']}")
         return Verdict(_NAME, reply["score"])
@@ -78,7 +80,7 @@ class Function:
         """Ask a process, a new one where none is given; it is kept if it answers."""
         loop = asyncio.get_running_loop()
         key = self._key()
-        process: _Worker = worker or await loop.run_in_executor(None, self._started)
+        process = worker if worker is not None else await loop.run_in_executor(None, self._started)
         try:
             reply: dict[str, Any] = await loop.run_in_executor(None, process.reply, question, self.seconds)
         except BaseException:  # a cancellation too: its reply would reach the next caller

@@ -43,14 +43,14 @@ def main() -> None:
     if job["protected"]:
         libc = ctypes.CDLL(None, use_errno=True)
         _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-        restrict_files(libc, job["readable"], job["folder"])
+        restrict_files(libc, job["readable"], job["folder"], writable=job["files_mib"] > 0)
         restrict_calls(libc, bytes.fromhex(job["filter"]))
     os.write(1, READY)
     _become(job["program"], job["test"], job["token"])
 
 
-def restrict_files(libc: Any, readable: Iterable[str], folder: str) -> None:
-    """Allow reading below some paths, and plain files in `folder`, for ever. OSError when the kernel offers no Landlock.
+def restrict_files(libc: Any, readable: Iterable[str], folder: str, *, writable: bool) -> None:
+    """Allow reading below some paths and, if `writable`, plain files in `folder`, for ever. OSError when the kernel offers no Landlock.
 
     In the folder: no folders, links, pipes or devices, so that it stays flat and its size can be counted.
     """
@@ -60,7 +60,7 @@ def restrict_files(libc: Any, readable: Iterable[str], folder: str) -> None:
     rules = _checked(libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0), "a Landlock ruleset")
     allowed = {path: _READ_FILE | _READ_DIR for path in readable if os.path.exists(path)}
     allowed["/dev/null"] = _OF_A_FILE
-    allowed[folder] = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE | _MAKE_REG | _REMOVE_FILE
+    allowed[folder] = _READ_FILE | _READ_DIR | (_WRITE_FILE | _TRUNCATE | _MAKE_REG | _REMOVE_FILE if writable else 0)
     for path, wanted in allowed.items():
         at = os.open(path, os.O_PATH | os.O_CLOEXEC)
         given = wanted & rights & (-1 if os.path.isdir(path) else _OF_A_FILE)

@@ -1,8 +1,9 @@
 """Runs a Python program that nobody trusts, and says what it printed and how it ended. Linux only.
 
 The one rule: whatever the program does, `run` comes back within its limits, nothing of it is alive afterwards, and it has written nothing
-but plain files in a folder of its own, which is then removed. What it may do is decided in the program's own process (`inside.py`) before
-the program begins; time, output and the folder's size are watched from here. Cancelling `run` kills the program.
+but, where that is allowed, plain files in a folder of its own, which is then removed. What it may do is decided in the program's own
+process (`inside.py`) before the program begins; time, output and the folder's size are watched from here. Cancelling `run` kills the
+program.
 """
 
 from __future__ import annotations
@@ -42,13 +43,17 @@ _SYSTEM_PATHS = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a program may use: CPU seconds, wall-clock seconds, address space, what it prints, and the files in its folder together."""
+    """What a program may use: CPU seconds, wall-clock seconds, address space, what it prints, and the files in its folder together.
+
+    `files_mib` 0: it can write no file at all, which is strict. Else the kernel bounds each file, and their sum is looked at 20 times a
+    second: a fast disk may take some hundred MiB before the program is killed.
+    """
 
     seconds: int = 10
     wall_seconds: float = 30.0
     memory_mib: int = 1024
     output_kib: int = 1024
-    files_mib: int = 16
+    files_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ def lacking() -> str:
     if platform.machine() not in machines():
         return f"untrusted programs are run on {' and '.join(machines())} only, and this is {platform.machine()}"
     with _own_folder() as folder, tempfile.NamedTemporaryFile() as outside:
-        job = _job(_PROBE, "", "", folder, Limits(), True) + outside.name.encode()
+        job = _job(_PROBE, "", "", folder, Limits(files_mib=1), True) + outside.name.encode()
         try:
             done = subprocess.run(
                 _command(), input=job, capture_output=True, env=_environment(folder), cwd=folder, timeout=_START_SECONDS, check=False
