@@ -20,28 +20,26 @@ LACKING = registry.plugin_class("verifiers", "code-tests").lacking()  # type: ig
 needs_sandbox = pytest.mark.skipif(bool(LACKING), reason=LACKING or "the sandbox works")
 WRONG, RIGHT = "\n```python\ndef double(x): return x * x\n```\n", "\n```python\ndef double(x): return x + x\n```\n"
 ROW = {"id": "double", "prompt": "Write double(x).", "tests": "assert double(2) == 4\nassert double(3) == 6"}
-ENGINE = PluginSpec("fake", {"answers": (WRONG, RIGHT), "weights": (9.0, 1.0)})
+ENGINE = PluginSpec("fake", {"answers": (WRONG, RIGHT), "weights": (4.0, 1.0)})
 
 
 @needs_sandbox
 def test_the_program_that_passes_is_chosen_though_it_is_rare() -> None:
-    """One in ten is right, and the wrong ones pass a half of the tests: the majority is wrong, the best by its verdict right.
+    """One in five is right, and the wrong ones pass a half of the tests: the vote would be for them, the best by its verdict is right.
 
-    P(no right one among 40) = .9^40 = .015; the seed is fixed.
+    P(no right one among 12) = .8^12 = .07; the seed is fixed.
     """
-    answers, weights = {}, {}
-    for selector, options in (("majority", {}), ("best", {"by": "verdict:code-tests"})):
-        plan = Plan(
-            strategy=PluginSpec("consistency", {"n": 40}),
-            selector=PluginSpec(selector, options),
-            domain="code",
-            verifiers=(PluginSpec("code-tests"),),
-        )
-        [result] = orchestrator.run([ROW], plan, Fleet(engine=ENGINE))
-        answers[selector] = result.answer.text if result.answer else None
-        weights[selector] = [cluster.weight for cluster in result.clusters]
-    assert answers == {"majority": "def double(x): return x * x", "best": "def double(x): return x + x"}
-    assert weights["best"] == [1.0, 0.5]
+    plan = Plan(
+        strategy=PluginSpec("consistency", {"n": 12}),
+        selector=PluginSpec("best", {"by": "verdict:code-tests"}),
+        domain="code",
+        verifiers=(PluginSpec("code-tests"),),
+    )
+    [result] = orchestrator.run([ROW], plan, Fleet(engine=ENGINE))
+    best, other = result.clusters
+    assert (best.answer.text, best.weight) == ("def double(x): return x + x", 1.0)
+    assert (other.answer.text, other.weight) == ("def double(x): return x * x", 0.5)
+    assert 0 < best.count < other.count
 
 
 @needs_sandbox

@@ -14,8 +14,6 @@ from verifiers.programs import sandbox
 from verifiers.programs.sandbox import Limits
 
 pytestmark = pytest.mark.skipif(bool(sandbox.lacking()), reason=sandbox.lacking() or "the sandbox works")
-SHORT = Limits(seconds=1, wall_seconds=1.0, memory_mib=256, output_kib=64, files_mib=4)
-"""Limits that a test can wait for."""
 
 
 ATTEMPTS = """

@@ -21,8 +21,6 @@ from verifiers.programs.places import n_places
 from verifiers.programs.sandbox import Limits
 
 pytestmark = pytest.mark.skipif(bool(sandbox.lacking()), reason=sandbox.lacking() or "the sandbox works")
-SHORT = Limits(seconds=1, wall_seconds=0.5, memory_mib=256, output_kib=64, files_mib=4)
-"""Limits that a test can wait for."""
 
 
 async def test_a_program_that_sleeps_for_ever_is_ended(watched: Any) -> None:
@@ -38,10 +36,8 @@ os.close(1), os.close(2), os.close(0)
 while True:
     time.sleep(1000)
 """
-    began = time.monotonic()
-    outcome, seen = await watched(program, limits=SHORT)
+    outcome, seen = await watched(program, limits=Limits(wall_seconds=0.5))
     assert outcome.fault == "took more than 0.5 s"
-    assert time.monotonic() - began < 10  # half a second, and the start on a busy machine
     assert seen.pids
     assert seen.alive == []
 

@@ -60,7 +60,7 @@ class CodeTests:
     field: str = "tests"  # the field of the problem's row that holds the tests
     fences: tuple[str, ...] = PYTHON  # the languages of the blocks that count, as they stand behind the opening fence
     seconds: int = 10  # CPU time of one test
-    wall_seconds: float = 30.0  # and the time it may take in all
+    wall_seconds: float = 60.0  # and the time it may take in all
     memory_mib: int = 1024  # address space, the interpreter's some 20 MiB included
     output_kib: int = 1024  # what it may print
     files_mib: int = 0  # the files it may write in its folder; 0: none

@@ -50,7 +50,7 @@ class Limits:
     """
 
     seconds: int = 10
-    wall_seconds: float = 30.0
+    wall_seconds: float = 60.0
     memory_mib: int = 1024
     output_kib: int = 1024
     files_mib: int = 0
