@@ -142,6 +142,23 @@ async def test_cancelling_kills_the_program(watching: Any) -> None:
     assert seen.alive == []
 
 
+async def test_a_stray_process_of_an_unprotected_program_holds_nobody_up(tmp_path: Path) -> None:
+    """Without the protection a program can leave one behind, which keeps the pipes open; the job goes on all the same."""
+    left = tmp_path / "pid"
+    program = f"""
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    open({str(left)!r}, "w").write(str(os.getpid()))
+    time.sleep(1000)
+"""
+    async with asyncio.timeout(60):
+        outcome = await sandbox.run(program, limits=Limits(wall_seconds=2, files_mib=1), protected=False)
+    os.kill(int(left.read_text()), signal.SIGKILL)
+    await asyncio.sleep(0.1)  # for the loop to hear that the pipes are closed, or it complains when it is closed itself
+    assert outcome.fault == "took more than 2 s"
+
+
 async def test_as_many_run_at_once_as_there_are_cores(watching: Any) -> None:
     """A thousand traces that arrive at once must not start a thousand interpreters."""
     async with watching() as seen:

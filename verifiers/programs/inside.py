@@ -9,6 +9,7 @@ else (`syscalls.py`). There is no other process to look after: none can be made.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -92,6 +93,8 @@ def _limit(job: Mapping[str, Any]) -> None:
         most = resource.getrlimit(what)[1]
         hard = hard if most == resource.RLIM_INFINITY else min(hard, most)
         resource.setrlimit(what, (min(soft, hard), hard))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where the machine's memory runs out, this goes first, not the job
     most = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES if most == resource.RLIM_INFINITY else min(_STACK_BYTES, most), most))
 

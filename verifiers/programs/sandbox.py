@@ -31,6 +31,7 @@ from verifiers.programs.syscalls import machines, seccomp_filter
 
 _START_SECONDS = 120.0  # an interpreter starts in some hundredths of a second; on a busy machine it may take many times that
 _WATCH_SECONDS = 0.05  # how often the folder is looked at
+_SETTLE_SECONDS = 5.0  # a killed process is gone in milliseconds
 _MAX_FILES = 1000
 _ERROR_BYTES = 2000
 _MIB, _KIB = 1 << 20, 1 << 10
@@ -163,19 +164,22 @@ class _Watched:
             async with asyncio.timeout(self._limits.wall_seconds):
                 output = await self._printed()
                 await self._process.wait()
+                words = await errors
         except TimeoutError:
             return Outcome(b"", f"took more than {self._limits.wall_seconds:g} s")
         if self._fault:
             return Outcome(output, self._fault)
-        return Outcome(output, self._how_it_ended(await errors))
+        return Outcome(output, self._how_it_ended(words))
 
     async def end(self) -> None:
-        """Kill it and wait until it is gone. Safe to repeat, and whatever has happened."""
+        """Kill it and wait until it is gone, but not for a stray process of an unprotected one that keeps its pipes open."""
         self._kill()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self._process.wait()
 
     def _kill(self) -> None:
         if self._process.returncode is None:
