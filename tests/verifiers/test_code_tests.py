@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from orchestrator import registry
 from orchestrator.core.errors import PluginError
 from orchestrator.core.types import Finish, PluginSpec, Problem, Trace, Verdict
-from verifiers.programs import sandbox
 from verifiers.programs.blocks import last_program
 from verifiers.programs.code_tests import CodeTests, Exchange, read_tests
 
-needs_sandbox = pytest.mark.skipif(bool(sandbox.lacking()), reason=sandbox.lacking() or "the sandbox works")
+needs_sandbox = pytest.mark.usefixtures("sandboxing")
 
 
 def problem(tests: object, **more: object) -> Problem:

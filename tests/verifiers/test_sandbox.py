@@ -13,7 +13,7 @@ import pytest
 from verifiers.programs import sandbox
 from verifiers.programs.sandbox import Limits
 
-pytestmark = pytest.mark.skipif(bool(sandbox.lacking()), reason=sandbox.lacking() or "the sandbox works")
+pytestmark = pytest.mark.usefixtures("sandboxing")
 
 
 ATTEMPTS = """

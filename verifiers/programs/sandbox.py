@@ -137,7 +137,7 @@ for what, attempt in attempts.items():
         attempt()
     except PermissionError:
         continue
-    print("here a sandboxed program could", what)
+    print("here a sandboxed program could", what, flush=True)
     os._exit(1)
 print("sound")
 """
