@@ -42,7 +42,7 @@ class Seen:
             with contextlib.suppress(psutil.Error, OSError):
                 self.n_threads = max(self.n_threads, process.num_threads())
                 self.resident_bytes = max(self.resident_bytes, process.memory_info().rss)
-                if (folder := process.cwd()).startswith("/tmp/leadline-"):
+                if "leadline-" in (folder := process.cwd()):
                     self.folder_bytes = max(self.folder_bytes, sum(_sizes(folder)))
 
     @property

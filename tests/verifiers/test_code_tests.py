@@ -150,7 +150,7 @@ async def test_other_forms_of_tests_are_refused(tests: object, said: str) -> Non
 def test_a_list_may_come_as_text() -> None:
     """A cell of a CSV file, and a column of LiveCodeBench, hold JSON."""
     text = json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}])
-    assert read_tests(problem(text), "tests") == [Exchange("1", "2")]
+    assert read_tests(problem(text), "tests") == (Exchange("1", "2"),)
 
 
 @pytest.mark.parametrize("options", [{"seconds": 0}, {"wall_seconds": 0}, {"memory_mib": 8}, {"files_mib": -1}, {"output_kib": 0}])

@@ -177,10 +177,10 @@ def script(body: str) -> str:
 
 
 @pytest.mark.slow
-def test_it_does_not_outlive_a_job_that_is_killed() -> None:
+def test_it_does_not_outlive_a_job_that_is_killed(tmp_path: Path) -> None:
     """kill -9 of the job, which then can end nothing itself."""
     body = "asyncio.run(sandbox.run('import time\\ntime.sleep(1000)', limits=sandbox.Limits(wall_seconds=1000)))"
-    with subprocess.Popen([sys.executable, "-c", script(body)]) as job:
+    with subprocess.Popen([sys.executable, "-c", script(body)], env={**os.environ, "TMPDIR": str(tmp_path)}) as job:
         inside: list[psutil.Process] = []
         deadline = time.monotonic() + 60
         while not inside and time.monotonic() < deadline:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ class CodeTests:
         return outcome.fault or _difference(outcome, test.expected)
 
 
-def read_tests(problem: Problem, field: str) -> list[Test]:
+@functools.lru_cache(maxsize=8)  # tests may be megabytes, and the traces of a problem come together
+def read_tests(problem: Problem, field: str) -> tuple[Test, ...]:
     """Return the tests that a problem's row carries, at least one. ValueError naming problem, field and the forms there are."""
     where = f"problem {problem.id!r}, field {field!r}"
     given = json.loads(problem.tags).get(field)
@@ -121,7 +123,7 @@ def read_tests(problem: Problem, field: str) -> list[Test]:
         raise ValueError(f"{where} {what}; tests are a text of asserts, a list of such, or a list of inputs and outputs")
     if not tests:
         raise ValueError(f"{where} holds no test; write at least one assert, or one input with its output")
-    return tests
+    return tuple(tests)
 
 
 def _exchange(item: object, where: str) -> Exchange:
