@@ -71,6 +71,11 @@ raise MemoryError
     assert seen.resident_bytes < 300 << 20
 
 
+async def test_the_least_memory_is_enough_to_start() -> None:
+    """64 MiB are what the verifier allows at least."""
+    assert await sandbox.run("print(1)", limits=Limits(memory_mib=64)) == sandbox.Outcome(b"1\n", "")
+
+
 @pytest.mark.slow
 async def test_endless_recursion_ends_the_program_only(watched: Any) -> None:
     """In Python and in C code, with the limit of recursion lifted."""
@@ -142,6 +147,7 @@ async def test_cancelling_kills_the_program(watching: Any) -> None:
     assert seen.alive == []
 
 
+@pytest.mark.slow
 async def test_a_stray_process_of_an_unprotected_program_holds_nobody_up(tmp_path: Path) -> None:
     """Without the protection a program can leave one behind, which keeps the pipes open; the job goes on all the same."""
     left = tmp_path / "pid"

@@ -159,7 +159,8 @@ class _Watched:
         errors = asyncio.create_task(self._last_words())
         self._tasks.append(errors)
         await self._started(errors)
-        self._tasks.append(asyncio.create_task(self._watch_folder()))
+        if self._limits.files_mib:
+            self._tasks.append(asyncio.create_task(self._watch_folder()))
         try:
             async with asyncio.timeout(self._limits.wall_seconds):
                 output = await self._printed()
