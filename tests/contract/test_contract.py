@@ -13,7 +13,7 @@ from orchestrator import registry
 from orchestrator.backends.fake import Fake
 from orchestrator.core.judging import Labelled, Prefix
 from orchestrator.core.plan import Model
-from orchestrator.core.types import PluginSpec, Problem
+from orchestrator.core.types import PluginSpec, Problem, Trace
 from orchestrator.testing import check_domain, check_engine, check_judge, check_selector, check_strategy, check_verifier
 
 
@@ -82,11 +82,21 @@ SELECTORS: list[tuple[str, dict[str, object]]] = [
     ("pessimistic", {"by": "verdict:v", "alpha": 2.0}),
     ("filtered", {"keep": 0.9, "by": "lowest_confidence@512"}),
 ]
+# What a verifier needs beyond its defaults: options, fields of the problem's row, and texts that it can judge.
+VERIFIERS: dict[str, tuple[dict[str, object], str, list[str]]] = {
+    "code-tests": ({}, '{"tests": ["assert f(1) == 2"]}', ["```python\ndef f(x): return x + 1\n```", "```python\nf = abs\n```"]),
+    "function": ({"function": "operator:ne"}, "{}", []),
+}
 EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "choice": {
         "stated": [("So the answer is (B).", "B"), (r"Thus \boxed{C}", "C")],
         "equal": [("(b)", "B"), ("B.", "B"), ("B) 15", "B")],
         "different": [("A", "B")],
+    },
+    "code": {
+        "stated": [("```python\nprint(1)\n```\nIt prints 1.", "print(1)"), ("```\nx = 1\n```", "x = 1")],
+        "equal": [("a = 1\n", "a = 1"), ("a  \n\tb", "a\n\tb")],
+        "different": [("a = 1", "a = 2"), ("if a:\n  b", "if a:\n    b")],
     },
     "json": {
         "equal": [('{"a": 1, "b": [2]}', '{"b":[2],"a":1}')],
@@ -132,7 +142,12 @@ def test_domain_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize("name", ours("verifiers"))
 async def test_verifier_keeps_the_contract(name: str) -> None:
     """One verdict per trace, in order, in [0, 1]: see `orchestrator.testing.verifiers`."""
-    await check_verifier(plugin("verifiers", name, {}), name=name)
+    options, tags, texts = VERIFIERS.get(name, ({}, "{}", []))
+    lacking = getattr(registry.plugin_class("verifiers", name), "lacking", str)()
+    if lacking:
+        pytest.skip(lacking)
+    traces = [Trace(400 + i, text) for i, text in enumerate(texts)]
+    await check_verifier(plugin("verifiers", name, options), name=name, problem=Problem("check", "What is it?", tags=tags), traces=traces)
 
 
 @pytest.fixture(scope="module")
