@@ -88,6 +88,7 @@ def test_a_pool_named_by_any_option_must_be_in_the_plan() -> None:
 
 JOBS: dict[str, tuple[dict[str, object], dict[str, object]]] = {  # strategy -> its options, the selector's name and options
     "ab-mcts": ({"verifier": "knows", "n": 5, "parallel": 2}, {"name": "best", "by": "verdict:knows"}),
+    "ab-mcts-m": ({"verifier": "knows", "n": 5, "parallel": 2, "models": ["main", "large"]}, {"name": "best", "by": "verdict:knows"}),
     "beam": ({"verifier": "knows", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}, {"name": "best", "by": "verdict:knows"}),
     "cascade": ({"models": ["main", "large"], "n": 2, "agreement": 1.0}, {"name": "final"}),
     "dvts": ({"verifier": "knows", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}, {"name": "best-weighted", "by": "verdict:knows"}),

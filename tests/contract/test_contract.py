@@ -29,6 +29,7 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
 # Strategies whose default takes hundreds of traces are checked at a size that still goes through all their phases.
 SMALL: dict[str, dict[str, object]] = {
     "ab-mcts": {"verifier": "v"},
+    "ab-mcts-m": {"verifier": "v", "n": 6},
     "beam": {"verifier": "v", "steps": 5},
     "budget-forcing": {"n": 2, "ignore": 2},
     "cascade": {"models": ["main", ""], "n": 3},
@@ -64,6 +65,8 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("deepprune", {"keep": "every", "judge": "lexical slope=3", "max_clusters": 2, "when_full": "leave"}),
     ("deepprune", {"judge": {"name": "lexical", "centre": 0.99}, "max_clusters": 1, "n_single": 1, "n": 5}),
     ("ab-mcts", {"verifier": "v", "n": 5, "parallel": 8, "posterior": "beta", "depth": 2}),
+    ("ab-mcts", {"verifier": "v", "n": 7, "models": ["", "main"], "choose": "ucb"}),
+    ("ab-mcts-m", {"verifier": "v", "n": 5, "parallel": 8, "models": ["", "main"], "prune_size": 1, "depth": 2}),
     ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
     ("dvts", {"verifier": "v", "n": 4, "width": 1, "steps": 2, "aggregate": "min"}),
     ("particles", {"verifier": "v", "n": 1, "steps": 2}),
