@@ -93,6 +93,10 @@ JOBS: dict[str, tuple[dict[str, object], dict[str, object]]] = {  # strategy -> 
     "cascade": ({"models": ["main", "large"], "n": 2, "agreement": 1.0}, {"name": "final"}),
     "dvts": ({"verifier": "knows", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}, {"name": "best-weighted", "by": "verdict:knows"}),
     "ensemble": ({"models": ["main", "large"], "n": 4}, {"name": "majority"}),
+    "mind-evolution": (
+        {"verifier": "knows", "islands": 2, "conversations": 2, "turns": 2, "generations": 2},
+        {"name": "best", "by": "verdict:knows"},
+    ),
     "mits": ({"n": 2, "beam": 2, "steps": 3, "delimiter": " wait"}, {"name": "pmi"}),
     "particles": ({"verifier": "knows", "n": 3, "steps": 3, "delimiter": " wait"}, {"name": "best", "by": "verdict:knows"}),
     "revise": ({"chains": 2, "revisions": 2}, {"name": "final"}),

@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, object]] = {
     "cascade": {"models": ["main", ""], "n": 3},
     "dvts": {"verifier": "v", "width": 2, "steps": 5},
     "ensemble": {"models": ["", "main"], "weights": [1.0, 3.0]},
+    "mind-evolution": {"verifier": "v", "islands": 2, "conversations": 2, "turns": 2, "generations": 3, "reset_every": 2},
     "mits": {"n": 2, "beam": 2, "steps": 3},
     "parallel-probe": {"n": 8},  # its 64 attempts take seconds in every world
     "particles": {"verifier": "v", "n": 4, "steps": 5},
@@ -70,6 +71,10 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("ab-mcts-m", {"verifier": "v", "n": 5, "parallel": 8, "models": ["", "main"], "prune_size": 1, "depth": 2}),
     ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
     ("dvts", {"verifier": "v", "n": 4, "width": 1, "steps": 2, "aggregate": "min"}),
+    (
+        "mind-evolution",
+        {"verifier": "v", "islands": 1, "reset_islands": 1, "conversations": 1, "generations": 2, "solved": 0.4, "depth": 2},
+    ),
     ("mits", {"n": 1, "beam": 0, "steps": 2, "gain": 0.0, "depth": 2}),
     ("particles", {"verifier": "v", "n": 1, "steps": 2}),
     ("revise", {"chains": 1, "revisions": 0, "memory": 1, "depth": 2}),
