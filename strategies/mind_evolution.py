@@ -17,7 +17,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.prompts import instead, question, shown
-from orchestrator.core.steps import Command, Reply, Steps, next_trace, submit
+from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Finish, Problem, Prompt, Purpose, Request, Trace
 
@@ -192,5 +192,5 @@ def _asked(form: str, prompt: Prompt, solutions: Sequence[Solution], critique: s
 
 
 def _one(request: Request) -> Generator[Command, Reply, Trace | None]:
-    trace = yield from next_trace((yield from submit([request])))
+    trace = yield from ask(request)
     return None if trace.finish in (Finish.FAILED, Finish.CANCELLED) else trace

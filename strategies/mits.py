@@ -23,7 +23,8 @@ import numpy as np
 
 from orchestrator.core.folds import PREFIX
 from orchestrator.core.prompts import instead
-from orchestrator.core.steps import Command, Reply, Steps, next_trace, submit
+from orchestrator.core.steps import Command, Reply, Steps, ask
+from orchestrator.core.stepwise import check_steps, step_needs
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Cluster, Delimiter, Finish, PluginSpec, Problem, Prompt, Purpose, Request, Trace, changed
 from orchestrator.core.votes import rank, tally, voters
@@ -62,19 +63,17 @@ class Mits:
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("beam", 0), ("steps", 1), ("step_tokens", 1)):
+        for name, least in (("n", 1), ("beam", 0), ("step_tokens", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
         if not 0 <= self.gain < math.inf:
             raise ValueError(f"gain = {self.gain}: at least 0 and finite")
-        if not self.delimiter:
-            raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")
+        check_steps(self.steps, self.delimiter)
 
     @property
     def needs(self) -> frozenset[Capability]:
         """Continuation, stop rules, log-probabilities of what is drawn and of what is read, and latent depth if one is asked for."""
-        deep = frozenset() if self.depth is None else frozenset({Capability.DEPTH})
-        return deep | {Capability.CONTINUE, Capability.RULES, Capability.LOGPROBS, Capability.SCORE}
+        return step_needs(self.depth) | {Capability.LOGPROBS, Capability.SCORE}
 
     @property
     def selector(self) -> PluginSpec:
@@ -107,10 +106,10 @@ class Mits:
         """Take one step, read the whole without the question, and return the longer path; None when either failed."""
         asked = Request(model=self.model, depth=self.depth, parent=path.ordinal, max_new_tokens=self.step_tokens)
         rules = () if last else (Delimiter(self.delimiter),)
-        trace = yield from _one(changed(asked, rules=rules, metrics=("mean_logprob", "mean_entropy")))
+        trace = yield from ask(changed(asked, rules=rules, metrics=("mean_logprob", "mean_entropy")))
         if trace.finish in (Finish.FAILED, Finish.CANCELLED) or "mean_logprob" not in trace.metrics:
             return None
-        read = yield from _one(
+        read = yield from ask(
             changed(asked, prompt=blank, parent=trace.ordinal, max_new_tokens=1, metrics=(PREFIX,), purpose=Purpose.VERIFY)
         )
         if PREFIX not in read.metrics:
@@ -182,8 +181,3 @@ def _steps(by_ordinal: Mapping[int, Trace], last: int) -> list[Trace]:
         steps.append(by_ordinal[ordinal])
         ordinal = steps[-1].parent
     return steps
-
-
-def _one(request: Request) -> Generator[Command, Reply, Trace]:
-    ordinals = yield from submit([request])
-    return (yield from next_trace(ordinals))

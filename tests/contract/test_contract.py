@@ -33,7 +33,9 @@ SMALL: dict[str, dict[str, object]] = {
     "beam": {"verifier": "v", "steps": 5},
     "budget-forcing": {"n": 2, "ignore": 2},
     "cascade": {"models": ["main", ""], "n": 3},
+    "concise-hint": {"n": 2, "interval": 8, "thinking": 100},
     "dvts": {"verifier": "v", "width": 2, "steps": 5},
+    "early-answer": {"n": 2, "warm_up": 2, "thinking": 100},
     "ensemble": {"models": ["", "main"], "weights": [1.0, 3.0]},
     "mind-evolution": {"verifier": "v", "islands": 2, "conversations": 2, "turns": 2, "generations": 3, "reset_every": 2},
     "mits": {"n": 2, "beam": 2, "steps": 3},
@@ -70,6 +72,8 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("ab-mcts", {"verifier": "v", "n": 7, "models": ["", "main"], "choose": "ucb"}),
     ("ab-mcts-m", {"verifier": "v", "n": 5, "parallel": 8, "models": ["", "main"], "prune_size": 1, "depth": 2}),
     ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
+    ("concise-hint", {"n": 1, "interval": 1, "growth": 2.0, "thinking": 40, "depth": 2}),
+    ("early-answer", {"n": 1, "warm_up": 0, "timescale": 1.0, "variance": 9.0, "thinking": 100, "depth": 2}),
     ("dvts", {"verifier": "v", "n": 4, "width": 1, "steps": 2, "aggregate": "min"}),
     (
         "mind-evolution",
