@@ -26,8 +26,12 @@ from orchestrator.core.types import Capability, Problem, Request, Trace
 
 MEAN, SPREAD = 0.5, 0.2  # mu ~ N(0.5, 0.2); these and the next two are the released code's priors, as standard deviations
 SCALE_ALPHA, SCALE_Y = 0.2, 0.3  # sigma_alpha ~ HalfNormal(0.2), sigma_y ~ HalfNormal(0.3)
-# In units of the prior's scale, in steps of 7 %. It must end above 0: scores that repeat exactly have an infinite density at sigma_y = 0.
-_GRID = np.geomspace(1 / 200, 4, 96)
+# In units of the prior's scale, in steps of 11 %. It must end above 0: scores that repeat exactly have an infinite density at sigma_y = 0.
+_GRID = np.geomspace(1 / 200, 4, 64)
+_ALPHA, _Y = (axis.ravel() for axis in np.meshgrid(SCALE_ALPHA * _GRID, SCALE_Y * _GRID, indexing="ij"))  # each cell's sigmas
+_LOG_Y = np.log(_Y)
+# Half-normal priors; on a logarithmic grid a cell is as wide as its sigma.
+_LOG_PRIOR = np.log(_ALPHA) + _LOG_Y - _ALPHA**2 / (2 * SCALE_ALPHA**2) - _Y**2 / (2 * SCALE_Y**2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,6 @@ class Posterior:
 
     n: Sequence[int]  # scores per group
     means: Sequence[float]  # of each group
-    sigma_alpha: Any  # (n_cells,)
-    sigma_y: Any  # (n_cells,)
     cumulated: Any  # (n_cells,): the cells' probabilities, summed up
     mu_mean: Any  # (n_cells,): mu given the sigmas is normal
     mu_sigma: Any  # (n_cells,)
@@ -151,7 +153,7 @@ class Posterior:
 
     def _draw(self, rng: random.Random, n: int, mean: float) -> float:
         cell = min(int(np.searchsorted(self.cumulated, rng.random(), side="right")), len(self.cumulated) - 1)
-        sigma_alpha, sigma_y = float(self.sigma_alpha[cell]), float(self.sigma_y[cell])
+        sigma_alpha, sigma_y = float(_ALPHA[cell]), float(_Y[cell])
         mu = rng.gauss(float(self.mu_mean[cell]), float(self.mu_sigma[cell]))
         precision = 1 / sigma_alpha**2 + n / sigma_y**2
         alpha = rng.gauss((mu / sigma_alpha**2 + n * mean / sigma_y**2) / precision, precision**-0.5)
@@ -163,14 +165,11 @@ def posterior(groups: Sequence[Sequence[float]]) -> Posterior:
     n = np.array([len(g) for g in groups], dtype=float)
     means = np.array([math.fsum(g) / len(g) for g in groups])
     within = math.fsum((y - m) ** 2 for g, m in zip(groups, means, strict=True) for y in g)
-    s_alpha, s_y = (a.ravel() for a in np.meshgrid(SCALE_ALPHA * _GRID, SCALE_Y * _GRID, indexing="ij"))
     # The mean of group c is N(mu, v_c); the scores about their means tell of sigma_y alone; mu is integrated out.
-    v = s_alpha[:, None] ** 2 + s_y[:, None] ** 2 / n
+    v = _ALPHA[:, None] ** 2 + _Y[:, None] ** 2 / n
     precision = SPREAD**-2 + (1 / v).sum(axis=1)
     mu_mean = (MEAN / SPREAD**2 + (means / v).sum(axis=1)) / precision
     squares = MEAN**2 / SPREAD**2 + (means**2 / v).sum(axis=1) - precision * mu_mean**2
-    log = -(n.sum() - len(n)) * np.log(s_y) - within / (2 * s_y**2) - 0.5 * (np.log(v).sum(axis=1) + np.log(precision) + squares)
-    # Half-normal priors; on a logarithmic grid a cell is as wide as its sigma.
-    log += np.log(s_alpha) + np.log(s_y) - s_alpha**2 / (2 * SCALE_ALPHA**2) - s_y**2 / (2 * SCALE_Y**2)
+    log = _LOG_PRIOR - (n.sum() - len(n)) * _LOG_Y - within / (2 * _Y**2) - 0.5 * (np.log(v).sum(axis=1) + np.log(precision) + squares)
     cumulated = np.cumsum(np.exp(log - log.max()))
-    return Posterior([len(g) for g in groups], means.tolist(), s_alpha, s_y, cumulated / cumulated[-1], mu_mean, precision**-0.5)
+    return Posterior([len(g) for g in groups], means.tolist(), cumulated / cumulated[-1], mu_mean, precision**-0.5)

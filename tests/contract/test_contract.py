@@ -29,7 +29,7 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
 # Strategies whose default takes hundreds of traces are checked at a size that still goes through all their phases.
 SMALL: dict[str, dict[str, object]] = {
     "ab-mcts": {"verifier": "v"},
-    "ab-mcts-m": {"verifier": "v", "n": 6},
+    "ab-mcts-m": {"verifier": "v", "n": 4},
     "beam": {"verifier": "v", "steps": 5},
     "budget-forcing": {"n": 2, "ignore": 2},
     "cascade": {"models": ["main", ""], "n": 3},
@@ -70,7 +70,7 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("deepprune", {"judge": {"name": "lexical", "centre": 0.99}, "max_clusters": 1, "n_single": 1, "n": 5}),
     ("ab-mcts", {"verifier": "v", "n": 5, "parallel": 8, "posterior": "beta", "depth": 2}),
     ("ab-mcts", {"verifier": "v", "n": 7, "models": ["", "main"], "choose": "ucb"}),
-    ("ab-mcts-m", {"verifier": "v", "n": 5, "parallel": 8, "models": ["", "main"], "prune_size": 1, "depth": 2}),
+    ("ab-mcts-m", {"verifier": "v", "n": 3, "parallel": 8, "models": ["", "main"], "prune_size": 1, "depth": 2}),
     ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
     ("concise-hint", {"n": 1, "interval": 1, "growth": 2.0, "thinking": 40, "depth": 2}),
     ("early-answer", {"n": 1, "warm_up": 0, "timescale": 1.0, "variance": 9.0, "thinking": 100, "depth": 2}),
