@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.backends import vllm_guard, vllm_host
 from orchestrator.backends.vllm_engine import Vllm
-from orchestrator.backends.vllm_prompts import fitting_tokens
+from orchestrator.backends.vllm_forced import inherited_logprobs, parameters
+from orchestrator.backends.vllm_prompts import Refused, fitting_tokens
 from orchestrator.backends.vllm_watch import Watch, by_top_k, confidence, series_class
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
@@ -30,6 +31,9 @@ class Flat:
         self.end_indices: list[int] = []
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.start_indices)
 
     def append_fast(self, token_ids: list[int], logprobs: list[float], ranks: Any, decoded_tokens: Any) -> None:
         self.start_indices.append(len(self.logprobs))
@@ -120,6 +124,28 @@ def test_a_rule_wins_over_the_length_limit_and_loses_to_the_end(finish: str, fir
     assert engine.watch.fired is fired
     assert engine.queue.outputs == [last]
     assert engine.watch.text == ";"
+
+
+def test_the_prompt_s_log_probabilities_are_asked_for_only_where_they_are_wanted() -> None:
+    """They cost the prefix cache; and the parameters are one object for many requests, so a copy is changed."""
+    template = SimpleNamespace(prompt_logprobs=None, skip_reading_prefix_cache=False)
+    assert parameters(template, Request(metrics=("mean_logprob",))).prompt_logprobs is None
+    asked = parameters(template, Request(metrics=("prefix_logprob",)))
+    assert (asked.prompt_logprobs, asked.skip_reading_prefix_cache) == (0, True)
+    assert (template.prompt_logprobs, template.skip_reading_prefix_cache) == (None, False)
+    with pytest.raises(Refused, match="stop rules"):
+        parameters(template, Request(metrics=("prefix_logprob",), rules=(Delimiter("x"),)))
+
+
+def test_the_inherited_tokens_stand_between_the_prompt_and_the_suffix() -> None:
+    """Two tokens of prompt (the first without a number, as vLLM gives it), three inherited, one of suffix."""
+    flat = Flat()
+    flat.append_fast([], [], (), ())
+    for i in range(1, 6):
+        flat.append_fast([i, 0], [-float(i), -0.1], (), ())
+    request = Request(prefix_ids=(2, 3, 4))
+    assert inherited_logprobs(request, flat, 1) == [-2.0, -3.0, -4.0]
+    assert inherited_logprobs(request, None, 1) == inherited_logprobs(Request(), flat, 1) == ()
 
 
 def test_the_death_of_the_engine_is_passed_on() -> None:

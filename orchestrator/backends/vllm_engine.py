@@ -8,7 +8,6 @@ never with this module. It places no requests and restarts no engine: that is `r
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import itertools
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from orchestrator.backends import vllm_host, vllm_latent
+from orchestrator.backends import vllm_forced, vllm_host, vllm_latent
 from orchestrator.backends.vllm_prompts import Prompts, Refused, fitting_tokens
 from orchestrator.backends.vllm_reply import completed, measured
 from orchestrator.backends.vllm_watch import Watch
@@ -252,7 +251,7 @@ class _Pool:
         except self._refusals as error:
             raise Refused(str(error)) from error
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        params = copy.copy(template)
+        params = vllm_forced.parameters(template, request)
         params.seed = request.seed
         params.max_tokens = fitting_tokens(len(prompt_ids), wanted, self.context_tokens, self._name)
         salt = ""

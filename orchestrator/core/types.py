@@ -58,6 +58,7 @@ class Capability(StrEnum):
     LOGPROBS = "logprobs"  # metrics derived from log-probabilities
     RULES = "rules"  # stop rules are enforced beside the tokens
     DEPTH = "depth"  # latent depth per request
+    SCORE = "score"  # the metric `prefix_logprob`: how likely inherited tokens are after any prompt
     STOPS = "stops"  # says which stop string ended a trace, and leaves that out of its tokens, so that it can be gone on from
 
 
