@@ -41,11 +41,8 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
         "deepprune every": (PluginSpec("deepprune", prune | {"judge": "probe", "keep": "every"}), MAJORITY),
         "deepconf low": (PluginSpec("deepconf", conf | {"keep": 0.1}), by_confidence),
         "deepconf high": (PluginSpec("deepconf", conf | {"keep": 0.9}), by_confidence),
-        # Looks every 32 tokens instead of 500, and without probes: those are for attempts of many thousand tokens.
-        "sounding": (
-            PluginSpec("sounding", {"n": n, "width": n // 2, "interval": 32, "patience": 0, "longest_tokens": 128}),
-            PluginSpec("discounted"),
-        ),
+        # Without probes and length cap: those are for attempts of many thousand tokens.
+        "sounding": (PluginSpec("sounding", {"n": n, "width": n // 4, "patience": 0, "longest_tokens": 0}), PluginSpec("discounted")),
     }
 
 
