@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.backends import vllm_guard, vllm_host
 from orchestrator.backends.vllm_engine import Vllm
 from orchestrator.backends.vllm_forced import inherited_logprobs, parameters
-from orchestrator.backends.vllm_prompts import Refused, fitting_tokens
+from orchestrator.backends.vllm_prompts import Refused, checkpoint_tokens, fitting_tokens
 from orchestrator.backends.vllm_watch import Watch, by_top_k, confidence, series_class
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
@@ -210,6 +212,18 @@ def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths() -> None:
     """The error names pool, lengths and remedy."""
     with pytest.raises(Exception, match=r"100 tokens .*'main' holds 100.*max_context_tokens"):
         fitting_tokens(100, 5, 100, "main")
+
+
+@given(n_prompt=st.integers(1, 5000), wanted=st.integers(1, 3000), block=st.sampled_from([0, 16, 32, 128]))
+def test_a_checkpoint_lies_where_only_the_token_drawn_last_is_computed_again(n_prompt: int, wanted: int, block: int) -> None:
+    """All before that token fills whole blocks, which the cache keeps; never late, never before the half, exact without a cache."""
+    n = checkpoint_tokens(n_prompt, wanted, block)
+    assert wanted / 2 < n <= wanted
+    if block == 0:
+        assert n == wanted
+    elif n < wanted or wanted >= 2 * block:
+        assert (n_prompt + n - 1) % block == 0
+    assert checkpoint_tokens(n_prompt + n, 2 * (block or 1), block) == 2 * (block or 1) or n == wanted, "then every second block is one"
 
 
 def test_the_kv_cache_takes_no_more_than_there_is() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from orchestrator.core.protocols import Engine
+from orchestrator.core.replies import sound
 from orchestrator.core.types import Capability, ConfidenceFloor, Delimiter, Finish, Prompt, Request, Sampling, Trace
 from orchestrator.testing.rules import require
 
@@ -127,6 +128,9 @@ async def _check_limit(bench: _Bench) -> None:
     trace = await bench.get(replace(bench.request(40), max_new_tokens=3))
     full = trace.finish is not Finish.LENGTH or trace.usage.output_tokens == 3
     require(full, "max_new_tokens", f"a trace of {trace.usage.output_tokens} tokens says that it was cut at 3")
+    looked = sound(request := replace(bench.request(41), max_new_tokens=4, checkpoint=4), await bench.get(request))
+    ended = looked.finish is Finish.STOP or (looked.finish is Finish.RULE and 2 < looked.usage.output_tokens <= 4)
+    require(ended, "checkpoint", f"a checkpoint at 4 tokens gave {looked.finish.value} after {looked.usage.output_tokens}")
     require(trace.usage.output_tokens > 0, "usage", "a trace that ended has no token; count the output")
 
 

@@ -53,6 +53,7 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("adaptive", {"wave": 1, "growth": 1}),
     ("adaptive", {"wave": 1, "growth": 3.0, "n": 1}),
     ("consistency", {"n": 1}),
+    ("dynasor", {"n": 3, "stable": 2, "interval": 4}),
     ("parallel-probe", {"n": 5, "interval": 4, "stable": 4, "warm_up": 1, "patience": 2}),
     ("sounding", {"n": 12, "interval": 4, "patience": 2, "longest_tokens": 30}),
     ("sounding", {"n": 6, "interval": 2, "patience": 1, "tokens": 60, "risk_growth": 0.0}),
