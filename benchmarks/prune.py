@@ -3,7 +3,7 @@
     python benchmarks/prune.py [--problems 6] [--n 16] [--rounds 1]
 
 SmolLM2-135M on word problems of examples/arithmetic.jsonl, whose attempts are long enough to be pruned but seldom agree, and then the
-shipped looped model at depth 3 on puzzles of examples/sounder.jsonl (five times as many), whose attempts are short but whose votes decide.
+shipped looped model at depth 3 on puzzles of examples/sounder.jsonl (all 119), whose attempts are short but whose votes decide.
 Every problem's traces are in flight together. Prints tokens, seconds and CPU seconds (engine start excluded), what was saved of each
 against `consistency` in the same round, accuracy with Wilson's 95 % interval, and the tokens that vLLM made for a request after it had
 been told to stop it: at most the one of the step that was running.
@@ -49,9 +49,10 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
     }
 
 
-def sounding(n: int, risk: float) -> tuple[PluginSpec, PluginSpec]:
+def sounding(n: int, risk: float, slope: float = 0.5) -> tuple[PluginSpec, PluginSpec]:
     """Return it at a risk, without probes and length cap: those are for attempts of many thousand tokens."""
-    return PluginSpec("sounding", {"n": n, "width": n // 4, "risk": risk, "patience": 0, "longest_tokens": 0}), PluginSpec("discounted")
+    options = {"n": n, "width": n // 2, "risk": risk, "slope": slope, "patience": 0, "longest_tokens": 0}
+    return PluginSpec("sounding", options), PluginSpec("discounted", {"slope": slope})
 
 
 def main() -> None:
@@ -69,8 +70,9 @@ async def _run(n_problems: int, n: int, n_rounds: int) -> None:
     async with engine(2 * n, long.models) as opened:
         await measure(opened, long, settings(n), n, n_rounds)
     looped = {"main": Model("sounder", max_context_tokens=256)}
-    short = Case(looped, Sampling(temperature=1.0, top_p=1.0, max_new_tokens=16, depth=3), rows("sounder")[: 5 * n_problems])
+    short = Case(looped, Sampling(temperature=1.0, top_p=1.0, max_new_tokens=16, depth=3), rows("sounder"))
     votes = {name: spec for name, spec in settings(n).items() if name.startswith(("consistency", "sounding"))}
+    votes["sounding flat"] = sounding(n, 0.15, slope=0.0)  # a puzzle's right answers are no shorter than its wrong ones
     async with engine(2 * n, short.models) as opened:
         await measure(opened, short, votes, n, n_rounds)
 
