@@ -14,12 +14,12 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from orchestrator.backends import vllm_host, vllm_latent
-from orchestrator.backends.vllm_prompts import Prompts, Refused, fitting_tokens
+from orchestrator.backends import vllm_host, vllm_latent, vllm_pooling
+from orchestrator.backends.vllm_prompts import Job, Prompts, Refused, fitting_tokens
 from orchestrator.backends.vllm_reply import completed, measured
 from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.errors import FleetError, PlanError
@@ -50,6 +50,7 @@ class Vllm:
     threads: int = 0  # OpenMP threads of a worker on a CPU; 0: one fewer than the CPUs this process may use
     prefix_caching: bool = True
     seed: int = 0  # of the engine; a request's own seed decides its tokens
+    pool_kv_cache_gib: Mapping[str, float] = field(default_factory=dict)  # of single pools, by name, instead of `kv_cache_gib`
     processed_logprobs: bool = False  # log-probabilities after temperature, top_k and the like, as drawn from; else the model's own
 
     def capabilities(self) -> frozenset[Capability]:
@@ -138,11 +139,13 @@ class VllmEngine:
         except Refused as refusal:
             return reply_to(request, Finish.FAILED, error=str(refusal))
         seconds = time.perf_counter() - started
+        if pool.task:
+            return vllm_pooling.valued(request, pool.task, job, output, pool.prompts.token_id, pool.n_layers_run(request, None), seconds)
         n_layers = pool.n_layers_run(request, counts)
         measures, text_of = measured(counts), pool.prompts.text_of
         return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measures, text_of)
 
-    async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None, Counts | None]:
+    async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: Job) -> tuple[Any, Watch | None, Counts | None]:
         """Return vLLM's last output for the request, what watched it, and its iterations where a rule decides about them."""
         try:
             queue = await pool.submit(flight.id, job)
@@ -184,35 +187,31 @@ class _Flight:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    prompt_ids: list[int]
-    suffix_ids: tuple[int, ...]
-    params: Any
-    salt: str  # requests of different salts share no prefix in the cache; "": vLLM is given none
-
-
-@dataclass(frozen=True, slots=True)
 class _Started:
     """A started AsyncLLM, and how its model runs; `latent` None: as vLLM has it."""
 
     llm: Any
     latent: Latent | None
+    task: str = ""  # of `core.plan.TASKS`; "": it writes text
 
 
 class _Pool:
     """One started AsyncLLM, with what turns requests into its input."""
 
     def __init__(self, name: str, started: _Started) -> None:
+        from vllm import PoolingParams
         from vllm.exceptions import VLLMClientError
         from vllm.logprobs import FlatLogprobs
 
         self.llm = llm = started.llm
+        self.task = started.task
         self.context_tokens: int = llm.model_config.max_model_len
         self._latent = started.latent
         self._n_layers: int = llm.model_config.get_total_num_hidden_layers()
         self._name = name
         self._refusals: tuple[type[Exception], ...] = (PlanError, ValueError, TypeError, VLLMClientError)
         self._flat_logprobs: type = FlatLogprobs
+        self._pooling_params: type = PoolingParams
         self.prompts = Prompts(llm.get_tokenizer(), name)
         self._template = functools.lru_cache(_KEPT_SETTINGS)(_sampling_params)
 
@@ -241,9 +240,11 @@ class _Pool:
             return None
         return await vllm_latent.taken_counts(self.llm, request_id)
 
-    def job(self, request: Request) -> _Job:
+    def job(self, request: Request) -> Job:
         """Return what vLLM is to be given, for a request with its depth; Refused when it cannot be served."""
         try:
+            if self.task:
+                return vllm_pooling.job(request, self.task, self.prompts, self.context_tokens, self._pooling_params)
             suffix_ids = self.prompts.suffix_ids(request.suffix)
             prompt_ids = [*self.prompts.ids(request.prompt), *request.prefix_ids, *suffix_ids]
             sampling = request.sampling or Sampling()
@@ -259,9 +260,9 @@ class _Pool:
         if self._latent is not None and self._latent.max_depth > 1:
             params.extra_args = {DEPTH_ARGUMENT: request.depth}
             salt = cache_salt(request.depth or 1)
-        return _Job(prompt_ids, suffix_ids, params, salt)
+        return Job(prompt_ids, suffix_ids, params, salt)
 
-    async def submit(self, request_id: str, job: _Job) -> Any:
+    async def submit(self, request_id: str, job: Job) -> Any:
         """Hand the job to vLLM and return the queue of its outputs; Refused when vLLM's validation objects."""
         rendered: dict[str, Any] = {"type": "token", "prompt_token_ids": job.prompt_ids}  # a raw prompt would cross a thread pool
         if job.salt:
@@ -326,10 +327,11 @@ def _sampling_params(sampling: Sampling, stop: tuple[str, ...], n_logprobs: int 
 
 @asynccontextmanager
 async def _opened(options: Vllm, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
+    vllm_host.require_pools(options, models)
     engines: dict[str, _Started] = {}
     try:
         for name, model in models.items():
-            engines[name] = await _started(options, name, model, len(models) - len(engines))
+            engines[name] = await _started(vllm_host.of_pool(options, name), name, model, len(models) - len(engines))
     except BaseException:  # a cancellation too: engines that did start must not stay behind
         await VllmEngine(engines).close()
         raise
@@ -354,7 +356,9 @@ async def _started(options: Vllm, name: str, model: Model, n_pools_left: int) ->
         if starting.exception() is None:
             starting.result().llm.shutdown()
         raise
-    await started.llm.get_supported_tasks()  # vLLM keeps the answer: no request will wait for it from an engine that has died
+    tasks = await started.llm.get_supported_tasks()  # vLLM keeps the answer: no request will wait for it from an engine that has died
+    with vllm_host.or_ended(started.llm):
+        vllm_pooling.require_task(name, model, tasks)
     return started
 
 
@@ -376,7 +380,7 @@ def _start(options: Vllm, name: str, model: Model, path: str, n_pools_left: int)
         arguments = vllm_host.engine_arguments(options, model, path)
         if current_platform.is_cpu():
             arguments |= vllm_host.cpu_arguments(options, vllm_host.free_bytes() // n_pools_left)
-        latent = vllm_latent.prepared(options, name, model, path, arguments)
+        latent = None if model.task else vllm_latent.prepared(options, name, model, path, arguments)
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()
         except (ValueError, OSError) as error:
@@ -389,12 +393,6 @@ def _start(options: Vllm, name: str, model: Model, path: str, n_pools_left: int)
                 f"the vLLM engine of model pool {name!r} ({model.path}) did not start: {error} "
                 "The reason is in the log above (LEADLINE_VLLM_LOG=INFO shows more)"
             ) from error
-    fitted_tokens = llm.model_config.max_model_len
-    if fitted_tokens < wanted_tokens:
-        llm.shutdown()
-        raise FleetError(
-            f"the KV cache of model pool {name!r} holds {fitted_tokens} tokens, and the model's context is {wanted_tokens}: "
-            f"set max_context_tokens = {fitted_tokens} or less for the pool, or give more memory (kv_cache_gib, "
-            "gpu_memory_utilization)"
-        )
-    return _Started(llm, latent)
+    with vllm_host.or_ended(llm):
+        vllm_host.require_context(name, llm.model_config.max_model_len, wanted_tokens)
+    return _Started(llm, latent, model.task)

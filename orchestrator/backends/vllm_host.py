@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.vllm_guard import OPENER
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.plan import Model
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
     }
     if options.kv_cache_gib:
         arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * GIB)
+    if model.task:
+        arguments |= {"runner": "pooling", "enable_prefix_caching": None}  # not every pooling model can have a prefix cache
     if options.max_num_seqs:
         arguments["max_num_seqs"] = options.max_num_seqs
     return arguments
@@ -101,6 +104,38 @@ def cpu_arguments(options: Vllm, free_bytes: int) -> dict[str, Any]:
         # CPU generators cannot: the engine dies with "CPU Generator does not use offset" (gpu_model_runner.py:3502).
         "enable_chunked_prefill": False,
     }
+
+
+def require_context(pool: str, fitted_tokens: int, wanted_tokens: int) -> None:
+    """Raise FleetError when the KV cache that a pool has got does not hold the model's context."""
+    if fitted_tokens < wanted_tokens:
+        raise FleetError(
+            f"the KV cache of model pool {pool!r} holds {fitted_tokens} tokens, and the model's context is {wanted_tokens}: "
+            f"set max_context_tokens = {fitted_tokens} or less for the pool, or give more memory (kv_cache_gib, "
+            "gpu_memory_utilization)"
+        )
+
+
+@contextmanager
+def or_ended(llm: Any) -> Iterator[None]:
+    """End a started engine when the block raises."""
+    try:
+        yield
+    except BaseException:
+        llm.shutdown()
+        raise
+
+
+def of_pool(options: Vllm, pool: str) -> Vllm:
+    """Return the options with which one pool's engine starts."""
+    return replace(options, kv_cache_gib=options.pool_kv_cache_gib.get(pool, options.kv_cache_gib))
+
+
+def require_pools(options: Vllm, pools: Collection[str]) -> None:
+    """Raise PlanError when an option names a pool that is not there."""
+    for name in options.pool_kv_cache_gib:
+        if name not in pools:
+            raise PlanError(f"pool_kv_cache_gib names {name!r}, which is no model of the plan; those are: {', '.join(pools)}")
 
 
 @contextmanager
