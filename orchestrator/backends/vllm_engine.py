@@ -217,7 +217,7 @@ class _Pool:
 
     def at_depth(self, request: Request) -> Request:
         """Return the request with the depth that it will run at, None for a model without a schedule. Refused beyond what is served."""
-        if request.depth is None:
+        if self.task or request.depth is None:
             return request if self._latent is None else replace(request, depth=self._latent.depth)
         try:
             require_depth(request.depth, self._latent, "the request")

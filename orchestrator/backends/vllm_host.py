@@ -82,6 +82,8 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
         arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * GIB)
     if model.task:
         arguments |= {"runner": "pooling", "enable_prefix_caching": None}  # not every pooling model can have a prefix cache
+    if model.task == "token_classify":  # else Qwen2.5-Math-PRM's shape gives the values at its own tag's number only
+        arguments["pooler_config"] = {"tok_pooling_type": "ALL"}
     if options.max_num_seqs:
         arguments["max_num_seqs"] = options.max_num_seqs
     return arguments
