@@ -44,8 +44,8 @@ async def served(engine: Engine, request: Request) -> Trace:
 
 
 @dataclass(slots=True, eq=False)
-class _Question:
-    """One verifier's generator over one trace, as a strategy."""
+class Question:
+    """One verifier's generator over one trace, as a strategy: what a Session explores."""
 
     verifier: AskingVerifier
     trace: Trace
@@ -53,6 +53,7 @@ class _Question:
     reason: str = ""
 
     def explore(self, problem: Problem, rng: object) -> Steps:
+        """Ask; afterwards there is a verdict, or a reason why there is none."""
         try:
             self.verdict = yield from self.verifier.ask(problem, self.trace)
         except NoVerdict as refusal:
@@ -81,7 +82,7 @@ class Asker:
 
     async def asked(self, name: str, verifier: AskingVerifier, problem: Problem, trace: Trace) -> Asked:
         """Return what the verifier of this name makes of a trace. FleetError when the engine is dead; one question a trace at a time."""
-        question = _Question(verifier, trace)
+        question = Question(verifier, trace)
         seed = derive_seed(self._plan.seed, problem.id, trace.ordinal, name)
         session = Session(problem, question, changed(self._plan, seed=seed))
         inquiry = self._open[problem.id, trace.ordinal] = _Inquiry(session)
@@ -97,6 +98,11 @@ class Asker:
         if question.verdict is None or reason:
             return Asked(None, usage, reason or "it returned no verdict")
         return Asked(replace(question.verdict, usage=usage), Usage())
+
+    @property
+    def n_open(self) -> int:
+        """How many traces are being asked about."""
+        return len(self._open)
 
     def abort(self, problem_id: str, ordinal: int) -> None:
         """Stop asking about a trace: it comes to no verdict, and its requests are stopped. Ignored when nothing is asked about it."""

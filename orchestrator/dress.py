@@ -88,6 +88,11 @@ class Dresser:
             wanted = tuple(name for name in wanted if not _asks(self._verifiers.get(name)))  # nobody would read what it costs to ask
         return await self._verified(problem, trace, text, wanted) if wanted else trace
 
+    @property
+    def n_asking(self) -> int:
+        """About how many traces models are being asked."""
+        return 0 if self._asker is None else self._asker.n_open
+
     def abort(self, request: Request) -> None:
         """Stop asking models about the trace of a request; it is dressed without those verdicts."""
         if self._asker is not None:

@@ -261,7 +261,8 @@ class Driver:
         self._n_submitted += 1
 
     def _start_waiting(self) -> None:
-        while self._waiting and len(self._running) < self._fleet.window:
+        # No more than a window of traces wait for verdicts either: their tokens count in budgets that more of them would overshoot.
+        while self._waiting and max(len(self._running), self._dresser.n_asking) < self._fleet.window:
             _, _, opened, request = heapq.heappop(self._waiting)
             if opened.session.is_cancelled(request.ordinal):
                 self._post(self._arrival(opened, reply_to(request, Finish.CANCELLED)))

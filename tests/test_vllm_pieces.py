@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends import vllm_guard, vllm_host
+from orchestrator.backends import vllm_guard, vllm_host, vllm_pooling
 from orchestrator.backends.vllm_engine import Vllm
-from orchestrator.backends.vllm_prompts import fitting_tokens
+from orchestrator.backends.vllm_prompts import Refused, fitting_tokens
 from orchestrator.backends.vllm_watch import Watch, by_top_k, confidence, series_class
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
@@ -207,6 +207,30 @@ def test_the_cpu_engine_never_chunks_a_prompt_and_is_eager_unless_told() -> None
 def test_a_continuation_on_a_cpu_computes_at_most_one_small_block_again() -> None:
     """The kernel takes multiples of 32 only; vLLM's own 128 would leave most of a short prefix to be computed again at every checkpoint."""
     assert vllm_host.cpu_arguments(Vllm(), 8 * GIB)["block_size"] == 32
+
+
+def test_a_pool_may_have_a_cache_of_its_own_size() -> None:
+    """A reward model of one pass needs little of what a policy needs; a name that is no pool is a mistake."""
+    options = Vllm(kv_cache_gib=8, pool_kv_cache_gib={"rm": 0.5})
+    assert [vllm_host.of_pool(options, name).kv_cache_gib for name in ("main", "rm")] == [8, 0.5]
+    with pytest.raises(PlanError, match="names 'rm', which is no model of the plan; those are: main"):
+        vllm_host.require_pools(options, ["main"])
+
+
+def test_a_pool_with_a_task_runs_in_the_pooling_runner() -> None:
+    """Whether its model can have a prefix cache is vLLM's to say; values of all tokens come back, whatever its own step tag."""
+    arguments = vllm_host.engine_arguments(Vllm(), Model("m", task="token_classify"), "/m")
+    assert (arguments["runner"], arguments["enable_prefix_caching"]) == ("pooling", None)
+    assert arguments["pooler_config"] == {"tok_pooling_type": "ALL"}
+    assert "pooler_config" not in vllm_host.engine_arguments(Vllm(), Model("m", task="embed"), "/m")
+    assert "runner" not in vllm_host.engine_arguments(Vllm(), Model("m"), "/m")
+
+
+def test_labels_are_one_number() -> None:
+    """Of two labels the second minus the first, whose sigmoid is the softmax; three have no such reading."""
+    assert [vllm_pooling.raw(logits) for logits in ([2.5], [1.0, 2.5])] == [2.5, 1.5]
+    with pytest.raises(Refused, match="3 labels"):
+        vllm_pooling.raw([1.0, 2.0, 3.0])
 
 
 def test_options_reach_the_engine() -> None:

@@ -1,6 +1,6 @@
 """The verifier that asks a language model whether a solution is right, and reads the probabilities of its two verdict words.
 
-One request of one token: P(yes) / (P(yes) + P(no)), as the direct verifier of generative verifiers (Zhang et al., arXiv 2408.15240) is read.
+One request of one token: P(yes) / (P(yes) + P(no)), as generative verifiers (Zhang et al., arXiv 2408.15240) are read that do not reason.
 They train theirs; any instruct model can be asked. The judge does not reason; `process-evaluator` has it reason first.
 """
 

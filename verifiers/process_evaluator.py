@@ -80,12 +80,13 @@ class ProcessEvaluator:
         """Think about each prompt, then continue each with the question for one word and return P(yes) of each."""
         thinking = [Request(prompt=p, model=self.model, max_new_tokens=self.max_new_tokens) for p in prompts]
         thoughts = all_of((yield from replies(thinking, trace)))
-        read = all_of((yield from replies([self._decision(t) for t in thoughts], trace)))
+        read = all_of((yield from replies([self._decision(p, t) for p, t in zip(prompts, thoughts, strict=True)], trace)))
         return _complete([preference(t.metrics, self.yes, self.no) for t in read], f"begins with neither {self.yes!r} nor {self.no!r}")
 
-    def _decision(self, thought: Trace) -> Request:
+    def _decision(self, prompt: str, thought: Trace) -> Request:
         closed = "\n</think>" if "<think>" in thought.text and "</think>" not in thought.text else ""  # its limit came first
         return Request(
+            prompt=prompt,
             parent=thought.ordinal,
             suffix=f"{closed}\n\nSo, is it correct ({self.yes} or {self.no})? Answer:",
             max_new_tokens=1,

@@ -1,7 +1,8 @@
 """The verifier that asks a process reward model: a value at the end of each step of a solution, in one request.
 
 As Qwen2.5-Math-PRM is read (arXiv 2501.07301 and its model card): the steps joined by the tag `<extra_0>`, which also ends the last, and
-at each tag the softmax of the labels wrong and right. Steps, tag and system message are options, for models of another tag. Good on unfinished solutions: beam, dvts and particles look at them after every step, and then the newest step's score is `last`.
+at each tag the softmax of the labels wrong and right. Steps, tag and system message are options, for models of another tag. It scores
+unfinished solutions too: beam, dvts and particles have it look at them after every step, and `last` is the score of the newest one.
 """
 
 from __future__ import annotations

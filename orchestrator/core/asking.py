@@ -58,8 +58,11 @@ def conversation(problem: Problem, said: str, system: str = "") -> tuple[Message
 
 
 def steps_of(text: str, delimiter: str) -> list[str]:
-    """Return the steps of a solution, blank ones left out."""
-    return [step.strip() for step in text.split(delimiter) if step.strip()]
+    """Return the steps of a solution, blank ones left out; NoVerdict when no other is there."""
+    steps = [step.strip() for step in text.split(delimiter) if step.strip()]
+    if not steps:
+        raise NoVerdict(f"the solution has no step; {delimiter!r} ends one")
+    return steps
 
 
 def two_words(yes: str, no: str) -> tuple[str, str]:

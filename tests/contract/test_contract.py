@@ -129,10 +129,19 @@ def test_domain_keeps_the_contract(name: str) -> None:
     check_domain(plugin("domains", name, {}), **EXAMPLES[name])
 
 
-@pytest.mark.parametrize("name", ours("verifiers"))
-async def test_verifier_keeps_the_contract(name: str) -> None:
-    """One verdict per trace, in order, in [0, 1]: see `orchestrator.testing.verifiers`."""
-    await check_verifier(plugin("verifiers", name, {}), name=name)
+NEEDED: dict[str, dict[str, object]] = {"reward": {"model": "rm"}, "process-reward": {"model": "prm"}}  # options without a default
+VERIFIERS: list[tuple[str, dict[str, object]]] = [
+    *((name, NEEDED.get(name, {})) for name in ours("verifiers")),
+    ("generative-reward", {"k": 3, "meta": "rm", "kept": 1, "model": "judge"}),
+    ("process-evaluator", {"stated": True, "aggregate": "min"}),
+    ("process-reward", {"model": "prm", "aggregate": "product", "delimiter": " "}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), VERIFIERS)
+async def test_verifier_keeps_the_contract(name: str, options: dict[str, object]) -> None:
+    """One verdict per trace, in order, in [0, 1], or none with a reason: see `orchestrator.testing.verifiers` and `asking`."""
+    await check_verifier(plugin("verifiers", name, options), name=name)
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +160,9 @@ def judge_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("name", ours("judges"))
 def test_judge_keeps_the_contract(name: str, judge_file: str) -> None:
     """One score per pair, of that pair alone, symmetric unless a model is asked: see `orchestrator.testing.judges`."""
-    options: dict[str, object] = {"file": judge_file} if "file" in {o.name for o in registry.options("judges", name)} else {}
-    check_judge(plugin("judges", name, options))
+    required = {o.name for o in registry.options("judges", name) if o.default == "(required)"}
+    given: dict[str, object] = {"file": judge_file, "model": "embedder"}
+    check_judge(plugin("judges", name, {key: given[key] for key in required}))
 
 
 @pytest.mark.parametrize("options", [{}, {"spread_tokens": 100, "answers": ("1", "2"), "weights": (3.0, 1.0)}])
