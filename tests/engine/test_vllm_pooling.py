@@ -25,7 +25,7 @@ from orchestrator.jobs import open_job
 from orchestrator.journal import Arrived
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package
-import tiny_rewards as tiny  # noqa: E402 - after the path
+import tiny_rewards as tiny
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
@@ -125,7 +125,7 @@ class Kept:
 
 
 async def test_a_job_chooses_by_the_reward_of_another_pool(pools: Pools, tmp_path: Path) -> None:
-    """A policy pool and two reward pools in one engine: each attempt's scores are those of plain PyTorch on its text, and spent on verify."""
+    """A policy pool and two reward pools in one engine: scores are those of plain PyTorch on each text, and are charged to verifying."""
     verifiers = (PluginSpec("reward", {"model": "rm"}), PluginSpec("process-reward", {"model": "prm", "delimiter": " ", "system": ""}))
     plan = Plan(
         models=pools.models,
