@@ -109,8 +109,7 @@ class VllmEngine:
     async def close(self) -> None:
         """End every engine and its processes; what is still pending raises FleetError."""
         pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            await pool.close()
+        await asyncio.gather(*(pool.close() for pool in pools.values()))
 
     def _living_pools(self) -> dict[str, _Pool]:
         if not self._pools:
