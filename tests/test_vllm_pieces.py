@@ -209,12 +209,16 @@ def test_a_continuation_on_a_cpu_computes_at_most_one_small_block_again() -> Non
     assert vllm_host.cpu_arguments(Vllm(), 8 * GIB)["block_size"] == 32
 
 
-def test_a_pool_may_have_a_cache_of_its_own_size() -> None:
-    """A reward model of one pass needs little of what a policy needs; a name that is no pool is a mistake."""
-    options = Vllm(kv_cache_gib=8, pool_kv_cache_gib={"rm": 0.5})
-    assert [vllm_host.of_pool(options, name).kv_cache_gib for name in ("main", "rm")] == [8, 0.5]
-    with pytest.raises(PlanError, match="names 'rm', which is no model of the plan; those are: main"):
-        vllm_host.require_pools(options, ["main"])
+def test_a_pool_may_have_options_of_its_own() -> None:
+    """A reward model of one pass needs little of what a policy needs; they share a GPU's memory; mistakes are found before a start."""
+    options = Vllm(kv_cache_gib=8, pools={"rm": {"kv_cache_gib": 0.5, "gpu_memory_utilization": 0.2}})
+    started = vllm_host.by_pool(options, ["main", "rm"])
+    assert {name: (o.kv_cache_gib, o.gpu_memory_utilization) for name, o in started.items()} == {"main": (8, 0.45), "rm": (0.5, 0.2)}
+    assert vllm_host.by_pool(Vllm(), ["main"]) == {"main": Vllm()}
+    with pytest.raises(PlanError, match=r"pools names 'rm', which is no model of the plan; those are: main"):
+        vllm_host.by_pool(options, ["main"])
+    with pytest.raises(PlanError, match=r"pools\.rm has no option 'kv_cache' \(did you mean 'kv_cache_gib'\?\)"):
+        Vllm(pools={"rm": {"kv_cache": 1}})
 
 
 def test_a_pool_with_a_task_runs_in_the_pooling_runner() -> None:

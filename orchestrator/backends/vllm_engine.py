@@ -43,15 +43,18 @@ class Vllm:
 
     dtype: str = "auto"  # on a GPU as the model ships; on a CPU the faster one (`vllm_host.cpu_dtype`)
     kv_cache_gib: float = 0.0  # 0: what gpu_memory_utilization leaves; on a CPU a quarter of what is free, at most 4
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float = 0.9  # of all pools together: each gets an equal share, unless `pools` gives it one
     tensor_parallel: int = 1
     max_num_seqs: int = 0  # sequences in one batch; 0: vLLM's choice for the device
     enforce_eager: bool | None = None  # None: compiled on a GPU, eager on a CPU (see `vllm_host.cpu_arguments`)
     threads: int = 0  # OpenMP threads of a worker on a CPU; 0: one fewer than the CPUs this process may use
     prefix_caching: bool = True
     seed: int = 0  # of the engine; a request's own seed decides its tokens
-    pool_kv_cache_gib: Mapping[str, float] = field(default_factory=dict)  # of single pools, by name, instead of `kv_cache_gib`
+    pools: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # other options for single pools, by name
     processed_logprobs: bool = False  # log-probabilities after temperature, top_k and the like, as drawn from; else the model's own
+
+    def __post_init__(self) -> None:
+        vllm_host.by_pool(self, self.pools)  # that options of single pools are known, and of the right types
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what the engine can do."""
@@ -326,11 +329,11 @@ def _sampling_params(sampling: Sampling, stop: tuple[str, ...], n_logprobs: int 
 
 @asynccontextmanager
 async def _opened(options: Vllm, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
-    vllm_host.require_pools(options, models)
+    own = vllm_host.by_pool(options, models)
     engines: dict[str, _Started] = {}
     try:
         for name, model in models.items():
-            engines[name] = await _started(vllm_host.of_pool(options, name), name, model, len(models) - len(engines))
+            engines[name] = await _started(own[name], name, model, len(models) - len(engines))
     except BaseException:  # a cancellation too: engines that did start must not stay behind
         await VllmEngine(engines).close()
         raise

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import registry
 from orchestrator.backends.vllm_guard import OPENER
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.plan import Model
@@ -128,16 +129,17 @@ def or_ended(llm: Any) -> Iterator[None]:
         raise
 
 
-def of_pool(options: Vllm, pool: str) -> Vllm:
-    """Return the options with which one pool's engine starts."""
-    return replace(options, kv_cache_gib=options.pool_kv_cache_gib.get(pool, options.kv_cache_gib))
-
-
-def require_pools(options: Vllm, pools: Collection[str]) -> None:
-    """Raise PlanError when an option names a pool that is not there."""
-    for name in options.pool_kv_cache_gib:
+def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
+    """Return the options with which each pool's engine starts. PlanError when `options.pools` names what there is not."""
+    for name in options.pools:
         if name not in pools:
-            raise PlanError(f"pool_kv_cache_gib names {name!r}, which is no model of the plan; those are: {', '.join(pools)}")
+            raise PlanError(
+                f"pools names {name!r}{registry.near(name, pools)}, which is no model of the plan; those are: {', '.join(pools)}"
+            )
+    shared = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "pools"}
+    shared["gpu_memory_utilization"] = options.gpu_memory_utilization / max(1, len(pools))  # each engine's counts for itself
+    cls = type(options)
+    return {name: registry.build(cls, {**shared, **options.pools.get(name, {})}, f"engine 'vllm', pools.{name}") for name in pools}
 
 
 @contextmanager

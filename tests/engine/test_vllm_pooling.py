@@ -61,7 +61,7 @@ async def pools(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pools
         "prm": Model(str(prm), task="token_classify"),
         "embedder": Model(str(embedder), task="embed"),
     }
-    options = Vllm(kv_cache_gib=0.25, pool_kv_cache_gib={"rm": 0.1, "prm": 0.1, "embedder": 0.1}, max_num_seqs=16, threads=1)
+    options = Vllm(kv_cache_gib=0.25, pools={"rm": {"kv_cache_gib": 0.1}, "prm": {"kv_cache_gib": 0.1}}, max_num_seqs=16, threads=1)
     async with options.open(models) as engine:
         yield Pools(engine, models, logit, shares, embedding)
 
