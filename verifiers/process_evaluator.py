@@ -43,7 +43,7 @@ class ProcessEvaluator:
     """The mean of a process score (each step judged, joined by `aggregate`) and an outcome score (the whole judged)."""
 
     model: str = ""  # a model pool of the plan that writes; "" is the first
-    aggregate: Aggregate = "mean"
+    aggregate: Aggregate = "mean"  # of the steps: "mean", "min", "last" or "product"
     delimiter: str = "\n\n"  # what ends a step
     max_new_tokens: int = 2048  # of the thoughts about one step, or about the whole
     yes: str = "Yes"  # first token of the verdict that it is correct

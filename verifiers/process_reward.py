@@ -21,7 +21,7 @@ class ProcessReward:
     """A process reward model's P(right) of each step, and of the solution by `aggregate`."""
 
     model: str  # a model pool of the plan, of task "token_classify"
-    aggregate: Aggregate = "min"
+    aggregate: Aggregate = "min"  # of the steps: "min", "last", "mean" or "product"
     delimiter: str = "\n\n"  # what ends a step
     tag: str = "<extra_0>"  # the token after each step at which the model gives its value
     system: str = "Please reason step by step, and put your final answer within \\boxed{}."
