@@ -8,7 +8,6 @@ never with this module. It places no requests and restarts no engine: that is `r
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import itertools
 import time
@@ -18,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from orchestrator.backends import vllm_host, vllm_latent, vllm_pooling
-from orchestrator.backends.vllm_prompts import Job, Prompts, Refused, fitting_tokens
+from orchestrator.backends import vllm_forced, vllm_host, vllm_latent, vllm_pooling
+from orchestrator.backends.vllm_prompts import Job, Prompts, Refused, checkpoint_tokens, fitting_tokens
 from orchestrator.backends.vllm_reply import completed, measured
 from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.errors import FleetError, PlanError
@@ -141,11 +140,12 @@ class VllmEngine:
         except Refused as refusal:
             return reply_to(request, Finish.FAILED, error=str(refusal))
         seconds = time.perf_counter() - started
-        if pool.task:
-            return vllm_pooling.valued(request, pool.task, job, output, pool.prompts.token_id, pool.n_layers_run(request, None), seconds)
         n_layers = pool.n_layers_run(request, counts)
+        if pool.task:
+            return vllm_pooling.valued(request, pool.task, job, output, pool.prompts.token_id, n_layers, seconds)
         measures, text_of = measured(counts), pool.prompts.text_of
-        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measures, text_of)
+        trace = completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measures, text_of)
+        return replace(trace, finish=Finish.RULE) if job.ends_by_rule and trace.finish is Finish.LENGTH else trace
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: Job) -> tuple[Any, Watch | None, Counts | None]:
         """Return vLLM's last output for the request, what watched it, and its iterations where a rule decides about them."""
@@ -209,11 +209,12 @@ class _Pool:
         self.task = started.task
         self.context_tokens: int = llm.model_config.max_model_len
         self._latent = started.latent
+        cache = llm.vllm_config.cache_config
+        self._block_tokens: int = cache.block_size if cache.enable_prefix_caching else 0
         self._n_layers: int = llm.model_config.get_total_num_hidden_layers()
         self._name = name
         self._refusals: tuple[type[Exception], ...] = (PlanError, ValueError, TypeError, VLLMClientError)
-        self._flat_logprobs: type = FlatLogprobs
-        self._pooling_params: type = PoolingParams
+        self._flat_logprobs, self._pooling_params = FlatLogprobs, PoolingParams
         self.prompts = Prompts(llm.get_tokenizer(), name)
         self._template = functools.lru_cache(_KEPT_SETTINGS)(_sampling_params)
 
@@ -255,20 +256,22 @@ class _Pool:
         except self._refusals as error:
             raise Refused(str(error)) from error
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        params = copy.copy(template)
+        params = vllm_forced.parameters(template, request)
         params.seed = request.seed
-        params.max_tokens = fitting_tokens(len(prompt_ids), wanted, self.context_tokens, self._name)
+        params.max_tokens = fitting = fitting_tokens(len(prompt_ids), wanted, self.context_tokens, self._name)
+        ends_by_rule = request.checkpoint is not None and fitting >= request.checkpoint
+        if ends_by_rule:
+            params.max_tokens = checkpoint_tokens(len(prompt_ids), fitting, self._block_tokens)
         salt = ""
         if self._latent is not None and self._latent.max_depth > 1:
             params.extra_args = {DEPTH_ARGUMENT: request.depth}
             salt = cache_salt(request.depth or 1)
-        return Job(prompt_ids, suffix_ids, params, salt)
+        return Job(prompt_ids, suffix_ids, params, salt, ends_by_rule)
 
     async def submit(self, request_id: str, job: Job) -> Any:
         """Hand the job to vLLM and return the queue of its outputs; Refused when vLLM's validation objects."""
-        rendered: dict[str, Any] = {"type": "token", "prompt_token_ids": job.prompt_ids}  # a raw prompt would cross a thread pool
-        if job.salt:
-            rendered["cache_salt"] = job.salt
+        salt = {"cache_salt": job.salt} if job.salt else {}
+        rendered: Any = {"type": "token", "prompt_token_ids": job.prompt_ids, **salt}  # a raw prompt would cross a thread pool
         try:
             return await self.llm.add_request(request_id, rendered, job.params)
         except self._refusals as error:
@@ -287,10 +290,7 @@ class _Pool:
 
     def death(self) -> FleetError:
         """Return the error that says that this pool's engine is dead."""
-        return FleetError(
-            f"the vLLM engine of model pool {self._name!r} died; the reason is in the log above (LEADLINE_VLLM_LOG=INFO shows "
-            "more). A process that was killed for its memory leaves none: then set a lower kv_cache_gib or max_num_seqs"
-        )
+        return vllm_host.death(self._name)
 
     async def close(self) -> None:
         """End the engine and its processes. vLLM's own shutdown would leave pending consumers waiting for ever."""
@@ -392,8 +392,8 @@ def _start(options: Vllm, name: str, model: Model, path: str, n_pools_left: int)
             llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         except Exception as error:  # whatever its processes said on their way down
             raise FleetError(
-                f"the vLLM engine of model pool {name!r} ({model.path}) did not start: {error} "
-                "The reason is in the log above (LEADLINE_VLLM_LOG=INFO shows more)"
+                f"the vLLM engine of model pool {name!r} ({model.path}) did not start: {error} The reason is in the log above "
+                "(LEADLINE_VLLM_LOG=INFO shows more)"
             ) from error
     with vllm_host.or_ended(llm):
         vllm_host.require_context(name, llm.model_config.max_model_len, wanted_tokens)

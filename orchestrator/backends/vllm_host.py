@@ -119,6 +119,14 @@ def require_context(pool: str, fitted_tokens: int, wanted_tokens: int) -> None:
         )
 
 
+def death(pool: str) -> FleetError:
+    """Return the error that says that a pool's engine is dead."""
+    return FleetError(
+        f"the vLLM engine of model pool {pool!r} died; the reason is in the log above (LEADLINE_VLLM_LOG=INFO shows "
+        "more). A process that was killed for its memory leaves none: then set a lower kv_cache_gib or max_num_seqs"
+    )
+
+
 @contextmanager
 def or_ended(llm: Any) -> Iterator[None]:
     """End a started engine when the block raises."""

@@ -5,7 +5,8 @@ A plugin is a frozen dataclass whose fields are its options. It may also state, 
 each trace must carry; see `core.folds`), `verifiers: tuple[str, ...]` (those whose verdicts it reads), `n_full: int` (how many traces it
 takes without early stopping), `pools: tuple[str, ...]` (model pools that it names in options other than `model`), `tasks: Mapping[str,
 tuple[str, ...]]` (of pools that are to value texts, the `core.plan.TASKS` that will do), `parts: Mapping[str, str]` (options that are
-plugins themselves, with their groups), `selector: PluginSpec` (a strategy's: the vote its decisions are about, where the user names none).
+plugins themselves, with their groups), `selector: PluginSpec` (a strategy's: the vote its decisions are about, where the user names none);
+and, as a static method, `lacking() -> str`: what the machine lacks for it, "" for nothing, which `leadline doctor` shows.
 """
 
 from __future__ import annotations
