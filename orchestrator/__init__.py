@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.api import Solution, arun, run, solve, traces
-    from orchestrator.core.errors import FleetError, JobBusyError, JournalError, LeadlineError, PlanError, PluginError, StrategyError
+    from orchestrator.core.errors import (
+        FleetError,
+        JobBusyError,
+        JournalError,
+        LeadlineError,
+        NoVerdict,
+        PlanError,
+        PluginError,
+        StrategyError,
+    )
     from orchestrator.core.plan import Budget, Model, Plan, fingerprint
     from orchestrator.core.steps import cancel, drop, next_trace, sample, submit
     from orchestrator.core.types import (
@@ -46,6 +55,7 @@ __all__ = [
     "LeadlineError",
     "Message",
     "Model",
+    "NoVerdict",
     "Plan",
     "PlanError",
     "PluginError",
@@ -86,6 +96,7 @@ _HOMES = {
         "JobBusyError",
         "JournalError",
         "LeadlineError",
+        "NoVerdict",
         "PlanError",
         "PluginError",
         "StrategyError",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator import registry
+from orchestrator.asking import Asker
 from orchestrator.checkers import Checkers
 from orchestrator.core.errors import PlanError
 from orchestrator.core.outcome import pruned
@@ -155,7 +156,8 @@ async def run_job(
             contextlib.aclosing(Checkers(n_workers=fleet.checkers, limit_seconds=fleet.checker_seconds))
         )
         engine = await stack.enter_async_context(backend.open(plan.models))
-        driver = Driver(plan, fleet, explorer, engine, Dresser(plan, checkers), job.journal)
+        dresser = Dresser(plan, checkers, Asker(plan, engine, fleet.window))
+        driver = Driver(plan, fleet, explorer, engine, dresser, job.journal)
         driver.progress.n_problems = len(job.problems)
         driver.progress.n_resumed = driver.progress.n_done = len(job.problems) - len(remaining)
         progress(driver.progress)

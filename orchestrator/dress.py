@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from orchestrator import registry
+from orchestrator.asking import Asked, Asker
 from orchestrator.checkers import Checkers, DomainRef, Match
+from orchestrator.core.errors import FleetError
 from orchestrator.core.plan import Plan
-from orchestrator.core.protocols import Domain, Verifier
+from orchestrator.core.protocols import AskingVerifier, Domain, Verifier
 from orchestrator.core.session import described
-from orchestrator.core.types import Answer, Finish, PluginSpec, Problem, Purpose, Request, Trace, Verdict, changed
+from orchestrator.core.types import Answer, Finish, PluginSpec, Problem, Purpose, Request, Trace, Usage, Verdict, changed
 
 _REMEMBERED = 65_536  # canonical forms per domain: some 10 MB of short answers
 
@@ -46,16 +49,22 @@ class _Loaded:
 class Dresser:
     """Dresses the traces of a plan's problems."""
 
-    def __init__(self, plan: Plan, checkers: Checkers) -> None:
-        """Load the plan's domains and verifiers as they are needed."""
+    def __init__(self, plan: Plan, checkers: Checkers, asker: Asker | None = None) -> None:
+        """Load the plan's domains as they are needed. Without an `asker` verifiers that ask models give no verdict, and say so."""
         self._plan = plan
         self._checkers = checkers
         self._domains: dict[str, _Loaded] = {}
-        self._verifiers: dict[str, Verifier] = {spec.name: registry.load("verifiers", spec) for spec in plan.verifiers}
+        self._asker = asker
+        self._verifiers: dict[str, Verifier | AskingVerifier] = {s.name: registry.load("verifiers", s) for s in plan.verifiers}
         self.n_undecided = 0  # answers whose comparison ran into its limit
 
-    async def dress(self, problem: Problem, request: Request, trace: Trace, classes: Classes) -> Trace:
-        """Return the trace with answer and verdicts. Traces that failed, or that are no attempt at the problem, only get their text."""
+    async def dress(
+        self, problem: Problem, request: Request, trace: Trace, classes: Classes, cancelled: Callable[[], bool] = lambda: False
+    ) -> Trace:
+        """Return the trace with answer and verdicts. Traces that failed, or that are no attempt at the problem, only get their text.
+
+        `cancelled` tells whether its strategy has given it up meanwhile: then no model is asked about it any more.
+        """
         if trace.finish is Finish.FAILED or request.purpose not in (Purpose.SOLVE, Purpose.PROBE, Purpose.AGGREGATE):
             return trace
         loaded = self._domain(problem.domain)
@@ -75,7 +84,19 @@ class Dresser:
         self.n_undecided += bool(note)
         trace = changed(trace, answer=answer, note=_joined(trace.note, note))
         wanted = request.verifiers or tuple(self._verifiers)
+        if wanted and (trace.finish is Finish.CANCELLED or cancelled() or (request.purpose is Purpose.PROBE and not request.verifiers)):
+            wanted = tuple(name for name in wanted if not _asks(self._verifiers.get(name)))  # nobody would read what it costs to ask
         return await self._verified(problem, trace, text, wanted) if wanted else trace
+
+    @property
+    def n_asking(self) -> int:
+        """About how many traces models are being asked."""
+        return 0 if self._asker is None else self._asker.n_open
+
+    def abort(self, request: Request) -> None:
+        """Stop asking models about the trace of a request; it is dressed without those verdicts."""
+        if self._asker is not None:
+            self._asker.abort(request.problem_id, request.ordinal)
 
     async def same(self, domain: str, a: str, b: str) -> bool:
         """Tell whether two answers are equivalent in a domain: how `evaluate` compares with references."""
@@ -123,14 +144,37 @@ class Dresser:
 
     async def _verified(self, problem: Problem, trace: Trace, text: str, names: Sequence[str]) -> Trace:
         verdicts: list[Verdict] = []
+        unjudged = trace.unjudged
         whole = trace if text == trace.text else changed(trace, text=text)  # of a continuation a verifier sees all, not the last step
         note = trace.note
         for name in names:
             try:
-                verdicts.append(_one_verdict(await self._verifiers[name].score(problem, [whole])))
+                asked = await self._judged(name, problem, whole)
+                unjudged += asked.usage
+                note = _joined(note, f"verifier {name}: {asked.note}" if asked.note else "")
+                if asked.verdict is not None:
+                    verdicts.append(asked.verdict)
+            except FleetError:  # a dead engine gives no verdict on anything: the run ends, and this trace is generated again
+                raise
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace goes on without its verdict and says why
                 note = _joined(note, f"verifier {name}: {described(error)}")
-        return changed(trace, verdicts=tuple(verdicts), note=note)
+        return changed(trace, verdicts=tuple(verdicts), note=note, unjudged=unjudged)
+
+    async def _judged(self, name: str, problem: Problem, trace: Trace) -> Asked:
+        verifier: Any = self._verifiers[name]
+        if not _asks(verifier):
+            return Asked(_one_verdict(await verifier.score(problem, [trace])), Usage())
+        if self._asker is None:
+            return Asked(None, Usage(), "it asks a model; there is no engine here")
+        asked = await self._asker.asked(name, verifier, problem, trace)
+        try:
+            return asked if asked.verdict is None else replace(asked, verdict=_one_verdict([asked.verdict]))
+        except ValueError as error:
+            return Asked(None, asked.verdict.usage if asked.verdict else asked.usage, str(error))
+
+
+def _asks(verifier: object) -> bool:
+    return hasattr(verifier, "ask")
 
 
 def _joined(note: str, more: str) -> str:

@@ -22,11 +22,12 @@ from typing import cast
 
 import msgspec
 
-from orchestrator.core.errors import FleetError, JournalError, LeadlineError
+from orchestrator.asking import served
+from orchestrator.core.errors import JournalError, LeadlineError
 from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
-from orchestrator.core.replies import reply_to, sound
+from orchestrator.core.replies import reply_to
 from orchestrator.core.session import Effect, Session, Start, described
 from orchestrator.core.types import Finish, Problem, Purpose, Request, Result, Trace
 from orchestrator.dress import Classes, Dresser
@@ -151,6 +152,8 @@ class Driver:
                 self._enqueue(opened, effect.request)
             elif (effect.request.problem_id, effect.request.ordinal) in self._running:
                 self._engine.abort(effect.request)
+            else:
+                self._dresser.abort(effect.request)
         if opened.session.done:
             self._conclude(opened)
 
@@ -258,7 +261,8 @@ class Driver:
         self._n_submitted += 1
 
     def _start_waiting(self) -> None:
-        while self._waiting and len(self._running) < self._fleet.window:
+        # No more than a window of traces wait for verdicts either: their tokens count in budgets that more of them would overshoot.
+        while self._waiting and max(len(self._running), self._dresser.n_asking) < self._fleet.window:
             _, _, opened, request = heapq.heappop(self._waiting)
             if opened.session.is_cancelled(request.ordinal):
                 self._post(self._arrival(opened, reply_to(request, Finish.CANCELLED)))
@@ -283,16 +287,12 @@ class Driver:
     async def _generated(self, opened: _Open, request: Request) -> Trace:
         if opened.session.is_cancelled(request.ordinal):  # aborted before its first step, when no engine could know it
             return reply_to(request, Finish.CANCELLED)
-        try:
-            return sound(request, await self._engine.generate(request))
-        except FleetError:
-            raise
-        except Exception as error:  # noqa: BLE001 - an engine plugin may raise anything; the trace fails, the job goes on
-            return reply_to(request, Finish.FAILED, error=described(error))
+        return await served(self._engine, request)
 
     async def _dressed(self, opened: _Open, request: Request, trace: Trace) -> Trace:
+        cancelled = functools.partial(opened.session.is_cancelled, request.ordinal)
         try:
-            return await self._dresser.dress(opened.session.problem, request, trace, opened.classes)
+            return await self._dresser.dress(opened.session.problem, request, trace, opened.classes, cancelled)
         except LeadlineError:
             raise
         except Exception as error:  # noqa: BLE001 - a domain plugin may raise anything; the trace abstains and says why
@@ -305,7 +305,7 @@ class Driver:
             progress.open_share += share - opened.share
             opened.share = share
         progress.finishes[trace.finish] += 1
-        progress.output_tokens += trace.usage.output_tokens
+        progress.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
         if trace.account is Purpose.PRUNED:
             progress.pruned_tokens += trace.usage.output_tokens
         if trace.error:

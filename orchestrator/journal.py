@@ -132,8 +132,9 @@ class Journal:
         trace = event.trace
         try:
             # JSON has no nan: it would be written as null, and the journal could not be read again.
-            if not all(map(isfinite, (*trace.metrics.values(), *(v.score for v in trace.verdicts)))):
-                raise ValueError("a metric or a score is not finite")
+            numbers = (*trace.metrics.values(), *trace.values, *(n for v in trace.verdicts for n in (v.score, *v.steps)))
+            if not all(map(isfinite, numbers)):
+                raise ValueError("a metric, a value or a score is not finite")
             return _encode(changed(trace, token_ids=())), array("i", trace.token_ids).tobytes()
         except (ValueError, TypeError, OverflowError) as error:  # a UnicodeEncodeError is a ValueError
             raise JournalError(

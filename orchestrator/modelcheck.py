@@ -17,6 +17,8 @@ from orchestrator.core.plan import Model, Plan, same_weights
 from orchestrator.latent.check import latent_of, require_depth
 from orchestrator.latent.native import usual_names
 
+SHAPE = ("layers", "max_depth", "damped", "residual", "exit")  # the fields of a Model that change which of its layers run, and how
+
 
 def check_model(name: str, model: Model) -> None:
     """Raise PlanError when a plan's model is known here and cannot run as its entry asks."""
@@ -76,7 +78,7 @@ def _check_depth(key: str, pool: str, depth: int, model: Model, config: Mapping[
 def require_stock(model: Model, engine: str) -> None:
     """Raise PlanError when a model is to run otherwise than it ships, on an engine that cannot do that."""
     stock = Model("")
-    for key in ("layers", "max_depth", "damped", "residual", "exit"):
+    for key in SHAPE:
         if getattr(model, key) != getattr(stock, key):
             raise PlanError(f"{key} = {getattr(model, key)!r}: {_as_they_ship(engine)}")
 

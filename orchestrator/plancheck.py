@@ -15,7 +15,7 @@ from orchestrator import modelcheck, registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.exits import parse_exit
 from orchestrator.core.folds import PREFIX, parse_metric
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import TASKS, Model, Plan
 from orchestrator.core.schedule import parse_schedule
 from orchestrator.core.types import Capability, PluginSpec
 from orchestrator.fleet import Fleet
@@ -66,16 +66,43 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
         _loaded("domains", spec, f"domains.{name}")
     if plan.domain not in plan.domains:
         _loaded("domains", PluginSpec(plan.domain), "domain")
+    _check_tasks(plan, fleet.engine.name, able)
     _check_pool("strategy", f"strategy {plan.strategy.name!r}", strategy, plan)
+    for key, spec, plugin in plugins:
+        if key == "verifiers":
+            _check_pool(f"verifiers.{spec.name}", f"verifier {spec.name!r}", plugin, plan)
     for name, group in registry.parts(type(strategy)).items():
         _check_pool(f"strategy.{name}", f"the {registry.singular(group)} of strategy {plan.strategy.name!r}", getattr(strategy, name), plan)
 
 
+def _check_tasks(plan: Plan, engine: str, able: Collection[Capability]) -> None:
+    for name, model in plan.models.items():
+        if not model.task:
+            continue
+        key = f"models.{name}.task"
+        _require(model.task in TASKS, key, model.task, f"one of {', '.join(TASKS)}, or left out for a model that writes text")
+        _require(name != plan.default_model, key, model.task, "left out for the first pool, which answers the problems")
+        shaped = [field for field in modelcheck.SHAPE if getattr(model, field) != getattr(Model(""), field)]
+        _require(not shaped, key, model.task, f"left out where the model runs other layers than its own ({', '.join(shaped)})")
+        _require(Capability.POOL in able, key, model.task, f"left out: engine {engine!r} has no such pools (ray and vllm have)")
+
+
 def _check_pool(key: str, what: str, plugin: object, plan: Plan) -> None:
+    tasks: Mapping[str, Collection[str]] = getattr(plugin, "tasks", {})
     for pool in (getattr(plugin, "model", ""), *getattr(plugin, "pools", ())):  # `model` is by convention the option that names one
         if isinstance(pool, str) and pool and pool not in plan.models:
             there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
             raise PlanFault(f"{key}.model", f"{what} asks for model {pool!r}{there}")
+        if isinstance(pool, str) and (pool or pool in tasks):
+            _check_task(
+                f"models.{pool or plan.default_model}.task", what, plan.models[pool or plan.default_model].task, tasks.get(pool, ("",))
+            )
+
+
+def _check_task(key: str, what: str, task: str, wanted: Collection[str]) -> None:
+    if task not in wanted:
+        remedy = "name a pool without one" if "" in wanted else f"set it to {' or '.join(map(repr, wanted))} and give it such a model"
+        raise PlanFault(key, f"{key} = {task!r}: {what} wants {'text' if '' in wanted else 'values'} of this pool; {remedy}")
 
 
 def _check_depths(plan: Plan, strategy: object, engine: str, able: Collection[Capability], look: bool) -> None:

@@ -85,7 +85,8 @@ def _usage(group: str, name: str, option: registry.OptionInfo | None) -> str:
     if group == "judges":
         return f'in a plan: [strategy] name = "deepprune", judge = "{name}" (each on a line of its own)'
     if head is None:
-        return f"in a plan: [domains.{name}]" if group == "domains" else f'in a plan: verifiers = ["{name}"]'
+        own = f'{{ name = "{name}", {option.name} = ... }}' if option and option.default == "(required)" else f'"{name}"'
+        return f"in a plan: [domains.{name}]" if group == "domains" else f"in a plan: verifiers = [{own}]"
     return f"as flags: --{head} {name}{f' --{head}.{option.name} {value}' if option else ''}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import uuid
 from dataclasses import replace
@@ -34,7 +35,9 @@ traces = st.builds(
     usage=usages,
     answer=answers,
     metrics=st.dictionaries(texts, numbers, max_size=3),
-    verdicts=st.lists(st.builds(Verdict, texts, scores, st.lists(scores, max_size=3).map(tuple), texts), max_size=2).map(tuple),
+    verdicts=st.lists(st.builds(Verdict, texts, scores, st.lists(scores, max_size=3).map(tuple), texts, usages), max_size=2).map(tuple),
+    values=st.lists(numbers, max_size=3).map(tuple),
+    unjudged=usages,
     suffix_ids=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
     error=texts,
     note=texts,
@@ -142,6 +145,8 @@ def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
         trace(0, "A", metrics={"mean_confidence": float("nan")}),
         trace(0, "A", metrics={"mean_confidence": float("inf")}),
         trace(0, "A", verdicts={"v": float("nan")}),
+        replace(trace(0), verdicts=(Verdict("v", 0.5, (float("nan"),)),)),
+        replace(trace(0), values=(float("inf"),)),
         replace(trace(0), text="half \ud83d"),
         replace(trace(0), token_ids=(2**31,)),
     ],
@@ -151,6 +156,20 @@ def test_what_could_not_be_read_again_is_not_written(journal: Journal, odd: Trac
     with pytest.raises(JournalError, match=r"trace 0 of problem p cannot be written: .*; mend the engine or verifier"):
         journal.append([Arrived("p", trace(1), 0.0), Arrived("p", odd, 0.0)])
     assert list(journal.events("p")) == []
+
+
+def test_a_journal_of_before_verifiers_asked_models_is_still_read(tmp_path: Path) -> None:
+    """Rows without the fields that came later are the same traces: nothing was spent on verdicts, and no values were given."""
+    known = trace(0, "A", verdicts={"v": 0.5})
+    journal = Journal(tmp_path / "journal.db")
+    journal.append([Arrived("p", known, 0.0)])
+    journal.close()
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        (body,) = db.execute("SELECT body FROM events").fetchone()
+        row = json.loads(body)
+        del row["values"], row["unjudged"], row["verdicts"][0]["usage"]
+        db.execute("UPDATE events SET body = ?", (json.dumps(row).encode(),))
+    assert list(Journal(tmp_path / "journal.db").events("p")) == [Arrived("p", known, 0.0)]
 
 
 def test_it_uses_the_write_ahead_log(journal: Journal) -> None:

@@ -29,7 +29,7 @@ from orchestrator.backends.ray_engine import RayFleet, State
 from orchestrator.backends.ray_replica import Replica, pack, unpack_collected
 from orchestrator.core.errors import FleetError, PlanError, PluginError
 from orchestrator.core.plan import Model
-from orchestrator.core.types import Capability, Finish, PluginSpec, Request, Trace
+from orchestrator.core.types import Capability, Finish, PluginSpec, Purpose, Request, Trace
 
 pytest.importorskip("ray")
 
@@ -394,6 +394,16 @@ class TestFleet:
             assert len({trace.text.rsplit("/")[-1] for trace in traces}) == 2  # both worked
             assert [s.n_running for s in engine.stats()] == [0, 0]
         assert_paired(wanted, traces)
+
+    async def test_a_pool_with_a_task_has_replicas_of_its_own_and_brings_values_back(self) -> None:
+        """A policy and its reward model are two pools; what a verifier asks carries no ordinal of a strategy's."""
+        models = {"main": Model("none"), "rm": Model("none", task="token_classify")}
+        asked = Request(prompt="One.#Two.#", model="rm", problem_id="p", ordinal=-2, seed=1, read_at="#", purpose=Purpose.VERIFY)
+        async with fleet("fake", models) as engine:
+            written, valued = await asyncio.gather(engine.generate(replace(asked, model="main", ordinal=0)), engine.generate(asked))
+            assert [s.pool for s in engine.stats()] == ["main", "rm"]
+        assert (bool(written.text), written.values) == (True, ())
+        assert (valued.ordinal, valued.text, len(valued.values)) == (-2, "", 2)
 
     async def test_a_replica_killed_in_mid_run_loses_nothing(self) -> None:
         """What it held is started again, with the same seed; nothing arrives twice or for another."""

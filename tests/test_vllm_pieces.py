@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.backends import vllm_guard, vllm_host
+from orchestrator.backends import vllm_guard, vllm_host, vllm_pooling
 from orchestrator.backends.vllm_engine import Vllm
 from orchestrator.backends.vllm_forced import inherited_logprobs, parameters
 from orchestrator.backends.vllm_prompts import Refused, checkpoint_tokens, fitting_tokens
@@ -247,6 +247,34 @@ def test_the_cpu_engine_never_chunks_a_prompt_and_is_eager_unless_told() -> None
 def test_a_continuation_on_a_cpu_computes_at_most_one_small_block_again() -> None:
     """The kernel takes multiples of 32 only; vLLM's own 128 would leave most of a short prefix to be computed again at every checkpoint."""
     assert vllm_host.cpu_arguments(Vllm(), 8 * GIB)["block_size"] == 32
+
+
+def test_a_pool_may_have_options_of_its_own() -> None:
+    """A reward model of one pass needs little of what a policy needs; they share a GPU's memory; mistakes are found before a start."""
+    options = Vllm(kv_cache_gib=8, pools={"rm": {"kv_cache_gib": 0.5, "gpu_memory_utilization": 0.2}})
+    started = vllm_host.by_pool(options, ["main", "rm"])
+    assert {name: (o.kv_cache_gib, o.gpu_memory_utilization) for name, o in started.items()} == {"main": (8, 0.45), "rm": (0.5, 0.2)}
+    assert vllm_host.by_pool(Vllm(), ["main"]) == {"main": Vllm()}
+    with pytest.raises(PlanError, match=r"pools names 'rm', which is no model of the plan; those are: main"):
+        vllm_host.by_pool(options, ["main"])
+    with pytest.raises(PlanError, match=r"pools\.rm has no option 'kv_cache' \(did you mean 'kv_cache_gib'\?\)"):
+        Vllm(pools={"rm": {"kv_cache": 1}})
+
+
+def test_a_pool_with_a_task_runs_in_the_pooling_runner() -> None:
+    """Whether its model can have a prefix cache is vLLM's to say; values of all tokens come back, whatever its own step tag."""
+    arguments = vllm_host.engine_arguments(Vllm(), Model("m", task="token_classify"), "/m")
+    assert (arguments["runner"], arguments["enable_prefix_caching"]) == ("pooling", None)
+    assert arguments["pooler_config"] == {"tok_pooling_type": "ALL"}
+    assert "pooler_config" not in vllm_host.engine_arguments(Vllm(), Model("m", task="embed"), "/m")
+    assert "runner" not in vllm_host.engine_arguments(Vllm(), Model("m"), "/m")
+
+
+def test_labels_are_one_number() -> None:
+    """Of two labels the second minus the first, whose sigmoid is the softmax; three have no such reading."""
+    assert [vllm_pooling.raw(logits) for logits in ([2.5], [1.0, 2.5])] == [2.5, 1.5]
+    with pytest.raises(Refused, match="3 labels"):
+        vllm_pooling.raw([1.0, 2.0, 3.0])
 
 
 def test_options_reach_the_engine() -> None:

@@ -16,14 +16,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import ClassVar
 
-from orchestrator.backends.fake_judge import JUDGING, judged
+from orchestrator.backends.fake_judge import JUDGING, judged, leaning
+from orchestrator.backends.fake_pools import valued
 from orchestrator.core import folds
 from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.replies import reply_to
-from orchestrator.core.types import Capability, Finish, Prompt, Request, Trace, Usage
+from orchestrator.core.types import Capability, Finish, Prompt, Purpose, Request, Trace, Usage
 
 _MASK = 2**64 - 1
 _WORDS = (" so", " so", " wait")
@@ -36,8 +38,8 @@ class Fake:
     A trace states one of `answers`, drawn by `weights` (equal when empty); `{hash}` in an answer stands for a number from 0 to 999 that
     belongs to the problem. It is `n_tokens` long, plus up to `spread_tokens`, and takes `seconds_per_token` each. `failure_rate` of the
     traces fail, `hang_rate` never end by themselves. After `crash_after` requests (0: never) the engine dies as a real one may: with a
-    FleetError, or, if `crash_hard`, with its whole process. A judge (`purpose` VERIFY or JUDGE) holds the first of `answers` to be right
-    and says the opposite of the truth with `judge_error`.
+    FleetError, or, if `crash_hard`, with its whole process. A judge (`purpose` VERIFY or JUDGE, or a pool with a task) holds the first of
+    `answers` to be right and says the opposite of the truth with `judge_error`.
 
     Its model is one layer that runs as often as the depth says, so depth multiplies seconds and layer-tokens. A problem takes 1 to `steps`
     steps, as its id decides (0: none does); a trace of less depth than that is a guess: all answers weigh the same.
@@ -72,14 +74,15 @@ class Fake:
         """Yield the engine; nothing to start or stop."""
         if not models:
             raise PlanError("the plan has no model")
-        yield FakeEngine(self)
+        yield FakeEngine(self, {name: model.task for name, model in models.items()})
 
 
 class FakeEngine:
     """Serves requests by `Fake`'s options."""
 
-    def __init__(self, options: Fake) -> None:
+    def __init__(self, options: Fake, tasks: Mapping[str, str] = MappingProxyType({})) -> None:
         self._options = options
+        self._tasks = tasks  # of model pools
         self._guesses = list(itertools.accumulate([1.0] * len(options.answers)))
         self._bounds = list(itertools.accumulate(options.weights)) or self._guesses
         self._aborts: dict[tuple[str, int], asyncio.Event] = {}
@@ -95,6 +98,8 @@ class FakeEngine:
         if next(draws) < options.failure_rate:
             return self._trace(request, (), Finish.FAILED, error="the fake engine fails this trace on purpose")
         hangs = next(draws) < options.hang_rate
+        if (task := self._tasks.get(request.model, "")) and not hangs:
+            return valued(request, task, self._right(request), options.judge_error)
         ids, finish, metrics = self._stream(request, draws, root_seed)
         ids, finish, stop = self._stopped(request, ids, finish) if request.stop else (ids, finish, "")
         if not hangs and not options.seconds_per_token:
@@ -163,6 +168,8 @@ class FakeEngine:
         sampled, entropies = [-c / 10 for c in confidences], [1 - c / 10 for c in confidences]
         words = folds.first_words(request.metrics)
         chances = list(itertools.islice(uniforms(request.seed + 1), len(words)))
+        if request.purpose is Purpose.VERIFY and request.subjects:  # the first word is the judge's yes
+            chances = leaning(request, self._right(request), self._options.judge_error, chances)
         likely = [(word, math.log(chance / (1 + sum(chances)))) for word, chance in zip(words, chances, strict=True) if chance]
         metrics = folds.metric_values(request.metrics, sampled, confidences, likely, entropies)
         return tuple(ids), finish, metrics | folds.prefix_value(request.metrics, [-c / 10 for c in inherited])
@@ -181,8 +188,11 @@ class FakeEngine:
 
     def _ending(self, request: Request, answer: int) -> str:
         if request.purpose in JUDGING:
-            return judged(request, _statement(request.problem_id, self._options.answers[0]), self._options.judge_error)
+            return judged(request, self._right(request), self._options.judge_error)
         return _statement(request.problem_id, self._options.answers[answer])
+
+    def _right(self, request: Request) -> str:
+        return _statement(request.problem_id, self._options.answers[0])
 
     def _trace(
         self,

@@ -7,9 +7,11 @@ when the prompt shows the statement of it. It knows one mark of the prompts: of 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from orchestrator.core.prompts import question
 from orchestrator.core.types import Purpose, Request
+from orchestrator.core.verdicts import SCORE_FORM
 
 JUDGING = (Purpose.VERIFY, Purpose.JUDGE)
 
@@ -25,7 +27,16 @@ def judged(request: Request, right: str, error: float) -> str:
     truthful = rng.random() >= error
     before, _, after = question(request.prompt).rpartition("Solution 2:")
     if request.purpose is Purpose.VERIFY:
+        if SCORE_FORM in after:
+            return f" Score: {rng.randint(8, 10) if (right in after) == truthful else rng.randint(1, 3)}/10"
         return f" Verdict: {'correct' if (right in after) == truthful else 'incorrect'}"
     if (right in before) == (right in after):
         return f" Winner: {rng.choice('12')}"
     return f" Winner: {1 if (right in before) == truthful else 2}"
+
+
+def leaning(request: Request, right: str, error: float, chances: Sequence[float]) -> list[float]:
+    """Return the chances of a verdict's words in its first place, the first word being the one for "right": the larger for what holds."""
+    truthful = random.Random(request.seed).random() >= error
+    ranked = sorted(chances, reverse=True)
+    return ranked if (right in question(request.prompt)) == truthful else ranked[::-1]

@@ -13,12 +13,12 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from orchestrator.backends import vllm_forced, vllm_host, vllm_latent
-from orchestrator.backends.vllm_prompts import Prompts, Refused, checkpoint_tokens, fitting_tokens
+from orchestrator.backends import vllm_forced, vllm_host, vllm_latent, vllm_pooling
+from orchestrator.backends.vllm_prompts import Job, Prompts, Refused, checkpoint_tokens, fitting_tokens
 from orchestrator.backends.vllm_reply import completed, measured
 from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.errors import FleetError, PlanError
@@ -42,14 +42,18 @@ class Vllm:
 
     dtype: str = "auto"  # on a GPU as the model ships; on a CPU the faster one (`vllm_host.cpu_dtype`)
     kv_cache_gib: float = 0.0  # 0: what gpu_memory_utilization leaves; on a CPU a quarter of what is free, at most 4
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float = 0.9  # of all pools together: each gets an equal share, unless `pools` gives it one
     tensor_parallel: int = 1
     max_num_seqs: int = 0  # sequences in one batch; 0: vLLM's choice for the device
     enforce_eager: bool | None = None  # None: compiled on a GPU, eager on a CPU (see `vllm_host.cpu_arguments`)
     threads: int = 0  # OpenMP threads of a worker on a CPU; 0: one fewer than the CPUs this process may use
     prefix_caching: bool = True
     seed: int = 0  # of the engine; a request's own seed decides its tokens
+    pools: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # other options for single pools, by name
     processed_logprobs: bool = False  # log-probabilities after temperature, top_k and the like, as drawn from; else the model's own
+
+    def __post_init__(self) -> None:
+        vllm_host.by_pool(self, self.pools)  # that options of single pools are known, and of the right types
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what the engine can do."""
@@ -107,8 +111,7 @@ class VllmEngine:
     async def close(self) -> None:
         """End every engine and its processes; what is still pending raises FleetError."""
         pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            await pool.close()
+        await asyncio.gather(*(pool.close() for pool in pools.values()))
 
     def _living_pools(self) -> dict[str, _Pool]:
         if not self._pools:
@@ -138,11 +141,13 @@ class VllmEngine:
             return reply_to(request, Finish.FAILED, error=str(refusal))
         seconds = time.perf_counter() - started
         n_layers = pool.n_layers_run(request, counts)
+        if pool.task:
+            return vllm_pooling.valued(request, pool.task, job, output, pool.prompts.token_id, n_layers, seconds)
         measures, text_of = measured(counts), pool.prompts.text_of
         trace = completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measures, text_of)
         return replace(trace, finish=Finish.RULE) if job.ends_by_rule and trace.finish is Finish.LENGTH else trace
 
-    async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None, Counts | None]:
+    async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: Job) -> tuple[Any, Watch | None, Counts | None]:
         """Return vLLM's last output for the request, what watched it, and its iterations where a rule decides about them."""
         try:
             queue = await pool.submit(flight.id, job)
@@ -184,30 +189,24 @@ class _Flight:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    prompt_ids: list[int]
-    suffix_ids: tuple[int, ...]
-    params: Any
-    salt: str  # requests of different salts share no prefix in the cache; "": vLLM is given none
-    ends_by_rule: bool  # at its limit, which is its checkpoint
-
-
-@dataclass(frozen=True, slots=True)
 class _Started:
     """A started AsyncLLM, and how its model runs; `latent` None: as vLLM has it."""
 
     llm: Any
     latent: Latent | None
+    task: str = ""  # of `core.plan.TASKS`; "": it writes text
 
 
 class _Pool:
     """One started AsyncLLM, with what turns requests into its input."""
 
     def __init__(self, name: str, started: _Started) -> None:
+        from vllm import PoolingParams
         from vllm.exceptions import VLLMClientError
         from vllm.logprobs import FlatLogprobs
 
         self.llm = llm = started.llm
+        self.task = started.task
         self.context_tokens: int = llm.model_config.max_model_len
         self._latent = started.latent
         cache = llm.vllm_config.cache_config
@@ -215,13 +214,13 @@ class _Pool:
         self._n_layers: int = llm.model_config.get_total_num_hidden_layers()
         self._name = name
         self._refusals: tuple[type[Exception], ...] = (PlanError, ValueError, TypeError, VLLMClientError)
-        self._flat_logprobs: type = FlatLogprobs
+        self._flat_logprobs, self._pooling_params = FlatLogprobs, PoolingParams
         self.prompts = Prompts(llm.get_tokenizer(), name)
         self._template = functools.lru_cache(_KEPT_SETTINGS)(_sampling_params)
 
     def at_depth(self, request: Request) -> Request:
         """Return the request with the depth that it will run at, None for a model without a schedule. Refused beyond what is served."""
-        if request.depth is None:
+        if self.task or request.depth is None:
             return request if self._latent is None else replace(request, depth=self._latent.depth)
         try:
             require_depth(request.depth, self._latent, "the request")
@@ -244,9 +243,11 @@ class _Pool:
             return None
         return await vllm_latent.taken_counts(self.llm, request_id)
 
-    def job(self, request: Request) -> _Job:
+    def job(self, request: Request) -> Job:
         """Return what vLLM is to be given, for a request with its depth; Refused when it cannot be served."""
         try:
+            if self.task:
+                return vllm_pooling.job(request, self.task, self.prompts, self.context_tokens, self._pooling_params)
             suffix_ids = self.prompts.suffix_ids(request.suffix)
             prompt_ids = [*self.prompts.ids(request.prompt), *request.prefix_ids, *suffix_ids]
             sampling = request.sampling or Sampling()
@@ -265,13 +266,12 @@ class _Pool:
         if self._latent is not None and self._latent.max_depth > 1:
             params.extra_args = {DEPTH_ARGUMENT: request.depth}
             salt = cache_salt(request.depth or 1)
-        return _Job(prompt_ids, suffix_ids, params, salt, ends_by_rule)
+        return Job(prompt_ids, suffix_ids, params, salt, ends_by_rule)
 
-    async def submit(self, request_id: str, job: _Job) -> Any:
+    async def submit(self, request_id: str, job: Job) -> Any:
         """Hand the job to vLLM and return the queue of its outputs; Refused when vLLM's validation objects."""
-        rendered: dict[str, Any] = {"type": "token", "prompt_token_ids": job.prompt_ids}  # a raw prompt would cross a thread pool
-        if job.salt:
-            rendered["cache_salt"] = job.salt
+        salt = {"cache_salt": job.salt} if job.salt else {}
+        rendered: Any = {"type": "token", "prompt_token_ids": job.prompt_ids, **salt}  # a raw prompt would cross a thread pool
         try:
             return await self.llm.add_request(request_id, rendered, job.params)
         except self._refusals as error:
@@ -290,10 +290,7 @@ class _Pool:
 
     def death(self) -> FleetError:
         """Return the error that says that this pool's engine is dead."""
-        return FleetError(
-            f"the vLLM engine of model pool {self._name!r} died; the reason is in the log above (LEADLINE_VLLM_LOG=INFO shows "
-            "more). A process that was killed for its memory leaves none: then set a lower kv_cache_gib or max_num_seqs"
-        )
+        return vllm_host.death(self._name)
 
     async def close(self) -> None:
         """End the engine and its processes. vLLM's own shutdown would leave pending consumers waiting for ever."""
@@ -332,10 +329,11 @@ def _sampling_params(sampling: Sampling, stop: tuple[str, ...], n_logprobs: int 
 
 @asynccontextmanager
 async def _opened(options: Vllm, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
+    own = vllm_host.by_pool(options, models)
     engines: dict[str, _Started] = {}
     try:
         for name, model in models.items():
-            engines[name] = await _started(options, name, model, len(models) - len(engines))
+            engines[name] = await _started(own[name], name, model, len(models) - len(engines))
     except BaseException:  # a cancellation too: engines that did start must not stay behind
         await VllmEngine(engines).close()
         raise
@@ -360,7 +358,9 @@ async def _started(options: Vllm, name: str, model: Model, n_pools_left: int) ->
         if starting.exception() is None:
             starting.result().llm.shutdown()
         raise
-    await started.llm.get_supported_tasks()  # vLLM keeps the answer: no request will wait for it from an engine that has died
+    tasks = await started.llm.get_supported_tasks()  # vLLM keeps the answer: no request will wait for it from an engine that has died
+    with vllm_host.or_ended(started.llm):
+        vllm_pooling.require_task(name, model, tasks)
     return started
 
 
@@ -382,7 +382,7 @@ def _start(options: Vllm, name: str, model: Model, path: str, n_pools_left: int)
         arguments = vllm_host.engine_arguments(options, model, path)
         if current_platform.is_cpu():
             arguments |= vllm_host.cpu_arguments(options, vllm_host.free_bytes() // n_pools_left)
-        latent = vllm_latent.prepared(options, name, model, path, arguments)
+        latent = None if model.task else vllm_latent.prepared(options, name, model, path, arguments)
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()
         except (ValueError, OSError) as error:
@@ -392,15 +392,9 @@ def _start(options: Vllm, name: str, model: Model, path: str, n_pools_left: int)
             llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         except Exception as error:  # whatever its processes said on their way down
             raise FleetError(
-                f"the vLLM engine of model pool {name!r} ({model.path}) did not start: {error} "
-                "The reason is in the log above (LEADLINE_VLLM_LOG=INFO shows more)"
+                f"the vLLM engine of model pool {name!r} ({model.path}) did not start: {error} The reason is in the log above "
+                "(LEADLINE_VLLM_LOG=INFO shows more)"
             ) from error
-    fitted_tokens = llm.model_config.max_model_len
-    if fitted_tokens < wanted_tokens:
-        llm.shutdown()
-        raise FleetError(
-            f"the KV cache of model pool {name!r} holds {fitted_tokens} tokens, and the model's context is {wanted_tokens}: "
-            f"set max_context_tokens = {fitted_tokens} or less for the pool, or give more memory (kv_cache_gib, "
-            "gpu_memory_utilization)"
-        )
-    return _Started(llm, latent)
+    with vllm_host.or_ended(llm):
+        vllm_host.require_context(name, llm.model_config.max_model_len, wanted_tokens)
+    return _Started(llm, latent, model.task)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import registry
 from orchestrator.backends.vllm_guard import OPENER
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import FleetError, PlanError
 from orchestrator.core.plan import Model
 
 if TYPE_CHECKING:
@@ -79,6 +81,10 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
     }
     if options.kv_cache_gib:
         arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * GIB)
+    if model.task:
+        arguments |= {"runner": "pooling", "enable_prefix_caching": None}  # not every pooling model can have a prefix cache
+    if model.task == "token_classify":  # else Qwen2.5-Math-PRM's shape gives the values at its own tag's number only
+        arguments["pooler_config"] = {"tok_pooling_type": "ALL"}
     if options.max_num_seqs:
         arguments["max_num_seqs"] = options.max_num_seqs
     return arguments
@@ -101,6 +107,47 @@ def cpu_arguments(options: Vllm, free_bytes: int) -> dict[str, Any]:
         # CPU generators cannot: the engine dies with "CPU Generator does not use offset" (gpu_model_runner.py:3502).
         "enable_chunked_prefill": False,
     }
+
+
+def require_context(pool: str, fitted_tokens: int, wanted_tokens: int) -> None:
+    """Raise FleetError when the KV cache that a pool has got does not hold the model's context."""
+    if fitted_tokens < wanted_tokens:
+        raise FleetError(
+            f"the KV cache of model pool {pool!r} holds {fitted_tokens} tokens, and the model's context is {wanted_tokens}: "
+            f"set max_context_tokens = {fitted_tokens} or less for the pool, or give more memory (kv_cache_gib, "
+            "gpu_memory_utilization)"
+        )
+
+
+def death(pool: str) -> FleetError:
+    """Return the error that says that a pool's engine is dead."""
+    return FleetError(
+        f"the vLLM engine of model pool {pool!r} died; the reason is in the log above (LEADLINE_VLLM_LOG=INFO shows "
+        "more). A process that was killed for its memory leaves none: then set a lower kv_cache_gib or max_num_seqs"
+    )
+
+
+@contextmanager
+def or_ended(llm: Any) -> Iterator[None]:
+    """End a started engine when the block raises."""
+    try:
+        yield
+    except BaseException:
+        llm.shutdown()
+        raise
+
+
+def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
+    """Return the options with which each pool's engine starts. PlanError when `options.pools` names what there is not."""
+    for name in options.pools:
+        if name not in pools:
+            raise PlanError(
+                f"pools names {name!r}{registry.near(name, pools)}, which is no model of the plan; those are: {', '.join(pools)}"
+            )
+    shared = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "pools"}
+    shared["gpu_memory_utilization"] = options.gpu_memory_utilization / max(1, len(pools))  # each engine's counts for itself
+    cls = type(options)
+    return {name: registry.build(cls, {**shared, **options.pools.get(name, {})}, f"engine 'vllm', pools.{name}") for name in pools}
 
 
 @contextmanager

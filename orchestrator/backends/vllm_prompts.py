@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.types import Message, Prompt
 
 _KEPT_PROMPTS = 1024  # as token ids: the n traces of a problem start close together
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What vLLM is given for a request. `params` are its parameters for generating, or for a pooling task."""
+
+    prompt_ids: list[int]
+    suffix_ids: tuple[int, ...]
+    params: Any
+    salt: str  # requests of different salts share no prefix in the cache; "": vLLM is given none
+    ends_by_rule: bool = False  # at its limit, which is its checkpoint
 
 
 class Refused(Exception):
@@ -24,16 +36,31 @@ class Prompts:
         self._name = pool
         self.ids = functools.lru_cache(_KEPT_PROMPTS)(self._render)
         self.suffix_ids = functools.lru_cache(_KEPT_PROMPTS)(self._encode_suffix)
+        self.token_id = functools.lru_cache(_KEPT_PROMPTS)(self._token_id)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of these tokens."""
         return str(self._tokenizer.decode(list(ids)))
 
+    def valued_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids of what is to be valued: a conversation in the chat template, as it stands; a text as it is."""
+        if isinstance(prompt, str):
+            return tuple(self._tokenizer.encode(prompt))
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise Refused(f"the model of pool {self._name!r} has no chat template: it values plain texts, not conversations")
+        text = self._tokenizer.apply_chat_template(_chat(prompt), tokenize=False, add_generation_prompt=False)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _token_id(self, text: str) -> int:
+        ids = self._encode_suffix(text)
+        if len(ids) != 1:
+            raise Refused(f"{text!r} is {len(ids)} tokens to the model of pool {self._name!r}; values are read at a single one")
+        return ids[0]
+
     def _render(self, prompt: Prompt) -> tuple[int, ...]:
         if getattr(self._tokenizer, "chat_template", None):
             messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-            chat = [{"role": m.role, "content": m.content} for m in messages]
-            text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(_chat(messages), tokenize=False, add_generation_prompt=True)
             return tuple(self._tokenizer.encode(text, add_special_tokens=False))  # the template has written them
         if isinstance(prompt, str):
             return tuple(self._tokenizer.encode(prompt))
@@ -44,6 +71,10 @@ class Prompts:
 
     def _encode_suffix(self, suffix: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(suffix, add_special_tokens=False))
+
+
+def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in messages]
 
 
 def fitting_tokens(n_prompt: int, wanted: int, context_tokens: int, pool: str) -> int:

@@ -4,6 +4,7 @@ LeadlineError
 ├── PlanError        the plan, a plugin's options, a model or an input file as a whole is wrong: raised before any engine starts
 │   └── PluginError  a plugin is unknown, declared twice, or does not load
 ├── StrategyError    a strategy broke the protocol (one problem fails, the job goes on)
+├── NoVerdict        a verifier cannot judge one trace (the trace goes on without its verdict, with a note)
 ├── FleetError       the engines cannot be started or cannot recover (the job ends; the journal keeps what is done)
 └── JournalError     the journal cannot be written or does not belong to this plan (the job ends)
     └── JobBusyError another process works on this job directory
@@ -24,6 +25,10 @@ class PluginError(PlanError):
 
 class StrategyError(LeadlineError):
     """A strategy broke the protocol of `core.steps`."""
+
+
+class NoVerdict(LeadlineError):
+    """A verifier cannot judge this trace. Its text becomes the trace's note."""
 
 
 class FleetError(LeadlineError):

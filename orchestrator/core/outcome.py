@@ -10,6 +10,8 @@ from orchestrator.core.session import described
 from orchestrator.core.types import Answer, Cluster, Finish, Problem, Purpose, Result, Status, Trace, Usage, changed
 from orchestrator.core.votes import tied
 
+_NOTHING = Usage()
+
 
 def conclude(
     problem: Problem,
@@ -85,10 +87,12 @@ def pruned(traces: Sequence[Trace], dropped: Mapping[int, int | None]) -> Sequen
 
 
 def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
-    """Return what was spent, by the account each trace is charged to."""
+    """Return what was spent, by the account each trace is charged to; what models spent on verifying it is charged to `verify`."""
     groups: dict[str, list[Usage]] = {}
     for trace in traces:
         groups.setdefault(trace.account, []).append(trace.usage)
+        if (verifying := trace.verifying) != _NOTHING:
+            groups.setdefault(Purpose.VERIFY, []).append(verifying)
     return {account: _total(usages) for account, usages in groups.items()}
 
 
@@ -117,8 +121,8 @@ def unended(traces: Iterable[Trace]) -> frozenset[int]:
 def mean_tokens(traces: Sequence[Trace]) -> float | None:
     """Return the mean output tokens of whole attempts (chains of continuations): neither cancelled nor cut on the way; None without any.
 
-    It prices full sampling. Attempts cancelled at a stop are mostly the longer ones, so the price, and with it any saving, is
-    understated rather than overstated.
+    It prices full sampling, and counts in what models spent on verifying them, because full sampling would be verified alike. Attempts
+    cancelled at a stop are mostly the longer ones, so the price, and with it any saving, is understated rather than overstated.
     """
     by_ordinal = {t.ordinal: t for t in traces}
     unfinished = unended(traces)
@@ -129,7 +133,7 @@ def mean_tokens(traces: Sequence[Trace]) -> float | None:
             link: Trace | None = trace
             total = 0
             while link is not None:
-                total += link.usage.output_tokens
+                total += link.usage.output_tokens + link.verifying.output_tokens
                 link = None if link.parent is None else by_ordinal.get(link.parent)
             lengths.append(total)
     return sum(lengths) / len(lengths) if lengths else None

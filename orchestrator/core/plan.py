@@ -12,6 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 
 from orchestrator.core.types import PluginSpec, Sampling
 
+# What a pool may be for, if not for writing text, by vLLM's names of its pooling tasks, and what a trace's `values` then are. Numbers are
+# raw: of a head with one label its logit, of one with two the second's logit minus the first's (whose sigmoid is the softmax of the two).
+TASKS: Mapping[str, str] = {
+    "classify": "one number for the whole text (sequence classifiers, most reward models)",
+    "token_classify": "one number at each token asked for, or at the last one (process reward models; those of Qwen2.5-Math-RM's kind)",
+    "embed": "the text's embedding, of length one (sentence-embedding models)",
+}
 SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
 
 
@@ -22,7 +29,7 @@ class Model:
     `layers` is a schedule (`core.schedule`) that runs instead of the model's own; `max_depth` is the largest depth that a request may
     ask for, and what memory is set aside for. `damped`: of a think block that was never trained to be repeated, each of r iterations goes
     1/r of the way (arXiv 2605.23872). `residual`: each iteration keeps this share of the state before it (arXiv 2506.08552). `exit` is a
-    rule (`core.exits`) by which a token stops iterating before its request's depth.
+    rule (`core.exits`) by which a token stops iterating before its request's depth. `task`: one of `TASKS`, for a model that values texts.
     """
 
     path: str
@@ -33,6 +40,7 @@ class Model:
     damped: bool = False
     residual: float = 0.0  # in [0, 1); 0: the plain loop
     exit: str = ""  # "": every token takes its request's depth
+    task: str = ""  # "": it writes text
 
 
 def same_weights(a: Model, b: Model) -> bool:
@@ -81,7 +89,11 @@ def fingerprint(plan: Plan) -> str:
 
 def document(plan: Plan) -> dict[str, object]:
     """Return a plan as nested mappings: what its fingerprint is taken from and `differences` compares."""
-    return {**asdict(plan), "default_model": plan.default_model}  # the order of `models` decides, and a mapping hides it
+    models = {name: asdict(model) for name, model in plan.models.items()}
+    for model in models.values():
+        if not model["task"]:
+            del model["task"]  # jobs begun before there were tasks go on
+    return {**asdict(plan), "models": models, "default_model": plan.default_model}  # the order of `models` decides; a mapping hides it
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> list[str]:

@@ -6,6 +6,9 @@ builds from that here keeps both, so that a revised answer is stated as the plan
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from orchestrator.core.extraction import reply
 from orchestrator.core.types import Message, Prompt, Trace
 
@@ -21,6 +24,11 @@ def question(prompt: Prompt) -> str:
 def shown(trace: Trace) -> str:
     """Return a trace's own text as it is shown to a model: what follows the last closed `</think>`."""
     return reply(trace.text, finished=True).text.strip()
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """Return a template with `{name}` replaced by the value of that name; other braces stay, also those within values."""
+    return re.sub(r"\{(" + "|".join(map(re.escape, values)) + r")\}", lambda found: values[found[1]], template)
 
 
 def turn(prompt: Prompt, said: str, asked: str) -> tuple[Message, ...]:

@@ -3,9 +3,10 @@
 A plugin is a frozen dataclass whose fields are its options. It may also state, as plain attributes or properties:
 `needs: frozenset[Capability]` (what the engine must be able to do; checked at plan time), `metrics: tuple[str, ...]` (named scalars that
 each trace must carry; see `core.folds`), `verifiers: tuple[str, ...]` (those whose verdicts it reads), `n_full: int` (how many traces it
-takes without early stopping), `parts: Mapping[str, str]` (options that are plugins themselves, with their groups), `selector: PluginSpec`
-(a strategy's: the vote its decisions are about, where the user names none); and, as a static method, `lacking() -> str`: what the machine
-lacks for it, "" for nothing, which `leadline doctor` shows.
+takes without early stopping), `pools: tuple[str, ...]` (model pools that it names in options other than `model`), `tasks: Mapping[str,
+tuple[str, ...]]` (of pools that are to value texts, the `core.plan.TASKS` that will do), `parts: Mapping[str, str]` (options that are
+plugins themselves, with their groups), `selector: PluginSpec` (a strategy's: the vote its decisions are about, where the user names none);
+and, as a static method, `lacking() -> str`: what the machine lacks for it, "" for nothing, which `leadline doctor` shows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Protocol
 
+from orchestrator.core.asking import Asking
 from orchestrator.core.judging import Pair, Scores
 from orchestrator.core.plan import Model
 from orchestrator.core.steps import Steps
@@ -42,6 +44,18 @@ class Verifier(Protocol):
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         """Return one verdict per trace, in order."""
+        ...
+
+
+class AskingVerifier(Protocol):
+    """Scores a trace by asking models: the second form of a verifier, of the same group."""
+
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        """Return the verdict on one trace, whose text is the whole of what it continues and its own.
+
+        A generator that submits requests (`purpose=VERIFY`) and waits for them, as a strategy does. NoVerdict where it comes to none, as
+        when a request failed. Its verdict must not depend on the order in which replies arrive.
+        """
         ...
 
 

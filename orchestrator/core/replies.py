@@ -26,6 +26,8 @@ def sound(request: Request, reply: object) -> Trace:
         numbers = {**reply.metrics, "usage.seconds": reply.usage.seconds}
         odd = {name: value for name, value in numbers.items() if not math.isfinite(value)}
         return _failed(request, f"the engine returned numbers that are not finite: {odd}", reply.usage)
+    if not all(map(math.isfinite, reply.values)):
+        return _failed(request, "the engine returned values that are not finite", reply.usage)
     if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
         return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
     if reply.subjects != request.subjects:

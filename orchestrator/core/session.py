@@ -69,7 +69,7 @@ class Session:
         self.traces: dict[int, Trace] = {}  # by ordinal, in order of arrival
         self.running: dict[int, Request] = {}
         self.dropped: dict[int, int | None] = {}  # ordinal -> heir: those without a vote of their own (`core.outcome.pruned`)
-        self.output_tokens = 0  # of all traces that arrived
+        self.output_tokens = 0  # of all traces that arrived, and of models that verified them
         self.stopped_by = ""
         self.error = ""
         self._plan = plan
@@ -109,7 +109,7 @@ class Session:
         del self.running[trace.ordinal]
         self._cancelled.discard(trace.ordinal)
         self.traces[trace.ordinal] = trace
-        self.output_tokens += trace.usage.output_tokens
+        self.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
         if self._steps is None:
             return []
         self._inbox.append(trace)

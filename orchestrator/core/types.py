@@ -60,6 +60,7 @@ class Capability(StrEnum):
     DEPTH = "depth"  # latent depth per request
     SCORE = "score"  # the metric `prefix_logprob`: how likely inherited tokens are after any prompt
     STOPS = "stops"  # says which stop string ended a trace, and leaves that out of its tokens, so that it can be gone on from
+    POOL = "pool"  # model pools with a task (`core.plan.TASKS`), which give values instead of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,8 @@ class Request:
     One with a `checkpoint` ends by rule (`Finish.RULE`) after about so many of its own tokens, however many its attempt has left: an engine
     may end it earlier, by less than half, where going on is cheaper.
     `subjects` are the ordinals of the traces that it is to judge (see `core.verdicts`) or to go beyond (see `core.generations`).
+
+    To a pool with a task (`core.plan.TASKS`) a request is a text or a conversation to be valued, and of the rest only `read_at` counts.
     """
 
     prompt: Prompt = ""
@@ -168,6 +171,7 @@ class Request:
     seed: int = 0
     prefix_ids: tuple[int, ...] = ()  # token ids of all ancestors, their suffixes included
     prefix_text: str = ""  # the same as text
+    read_at: str = ""  # of a "token_classify" pool: the token at each of which a value is read; "": the last token
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +180,6 @@ class Answer:
 
     text: str
     key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A verifier's judgement of one trace. `score` in [0, 1], higher is better; `steps` has shape (n_steps,) or is empty."""
-
-    verifier: str
-    score: float
-    steps: tuple[float, ...] = ()
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +201,20 @@ class Usage:
             self.layer_tokens + other.layer_tokens,
             self.seconds + other.seconds,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's judgement of one trace. `score` in [0, 1], higher is better; `steps` has shape (n_steps,) or is empty.
+
+    `usage` is what models spent on coming to it (`core.asking`); nothing where none was asked.
+    """
+
+    verifier: str
+    score: float
+    steps: tuple[float, ...] = ()
+    note: str = ""
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +242,13 @@ class Trace:
     note: str = ""  # what dressing could not decide in its limits; never empty silently
     subjects: tuple[int, ...] = ()  # ordinals of the traces that it judges (`core.verdicts`) or goes beyond (`core.generations`)
     stop: str = ""  # the stop string that ended it, where the engine tells (Capability.STOPS); in neither its text nor its tokens
+    values: tuple[float, ...] = ()  # what a pool with a task gave instead of text: see `core.plan.TASKS`
+    unjudged: Usage = Usage()  # what verifiers spent on it without coming to a verdict
+
+    @property
+    def verifying(self) -> Usage:
+        """What its verifiers spent, with or without a verdict: on the account `verify`, in none of its own numbers."""
+        return sum((v.usage for v in self.verdicts), self.unjudged)
 
     @property
     def account(self) -> Purpose:

@@ -7,6 +7,7 @@ import itertools
 import pickle
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.core.judging import Pair, Prefix
@@ -98,4 +99,5 @@ def _reply(ordinal: int, request: Request, spoiled: bool) -> Trace:
     rng = random.Random(repr((request.prompt, request.suffix)))
     if spoiled:
         return trace(ordinal, None, finish=rng.choice((Finish.FAILED, Finish.STOP, Finish.CANCELLED)), purpose=request.purpose)
-    return trace(ordinal, None, metrics={name: -5 * rng.random() for name in request.metrics}, purpose=request.purpose)
+    made = trace(ordinal, None, metrics={name: -5 * rng.random() for name in request.metrics}, purpose=request.purpose)
+    return replace(made, values=tuple(rng.uniform(-1, 1) for _ in range(4)))  # an embedding, to who asks for one

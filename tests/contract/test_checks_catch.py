@@ -13,9 +13,12 @@ from typing import Any, ClassVar
 import pytest
 
 from orchestrator.backends.fake import Fake, FakeEngine
+from orchestrator.core.asking import Asking, all_of, replies
+from orchestrator.core.errors import NoVerdict
 from orchestrator.core.judging import Pair
 from orchestrator.core.steps import Steps, cancel, next_trace, sample, submit
-from orchestrator.core.types import Answer, Cluster, Delimiter, Finish, Problem, Purpose, Request, Trace, Verdict
+from orchestrator.core.types import Answer, Capability, Cluster, Delimiter, Finish, Problem, Purpose, Request, Trace, Verdict
+from orchestrator.core.verdicts import rating
 from orchestrator.core.votes import rank, tally, voters
 from orchestrator.testing import check_domain, check_engine, check_judge, check_selector, check_strategy, check_verifier
 
@@ -523,6 +526,118 @@ async def test_a_broken_verifier_is_caught_by_its_rule(verifier: Any, rule: str)
 async def test_a_sound_verifier_passes() -> None:
     """Else the broken ones above, made from it, would prove nothing."""
     await check_verifier(Length(), name="length")
+
+
+@dataclass(frozen=True)
+class Asks:
+    """A sound verifier that asks, to break: the mean of two stated scores."""
+
+    needs: ClassVar[frozenset[Capability]] = frozenset()
+
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        read = [rating(t.text) for t in all_of((yield from replies([Request(prompt=trace.text)] * 2, trace)))]
+        scores = [score for score in read if score is not None]
+        if not scores:
+            raise NoVerdict("nothing was stated")
+        return Verdict("asks", self.joined(scores))
+
+    def joined(self, scores: Sequence[float]) -> float:
+        return sum(scores) / len(scores)
+
+
+@dataclass(frozen=True)
+class Sums(Asks):
+    def joined(self, scores: Sequence[float]) -> float:
+        return sum(scores) + 1
+
+
+@dataclass(frozen=True)
+class Assumes(Asks):
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        try:
+            return (yield from Asks.ask(self, problem, trace))
+        except NoVerdict:
+            return Verdict("asks", 0.5)
+
+
+@dataclass(frozen=True)
+class FirstCome(Asks):
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        yield from submit([Request(purpose=Purpose.VERIFY, subjects=(trace.ordinal,))] * 3)
+        arrived = []
+        for _ in range(3):
+            arrived.append((yield from next_trace()))  # noqa: PERF401 - a comprehension cannot yield
+        score = rating(all_of(arrived)[0].text)
+        if score is None:
+            raise NoVerdict("nothing was stated")
+        return Verdict("asks", score)
+
+
+@dataclass(frozen=True)
+class Solves(Asks):
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        yield from submit([Request(prompt="Well?")])
+        yield from next_trace()
+        return Verdict("asks", 0.5)
+
+
+@dataclass(frozen=True)
+class ReadsMore(Asks):
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        yield from replies([Request(metrics=("mean_logprob",))], trace)
+        return (yield from Asks.ask(self, problem, trace))
+
+
+@dataclass(frozen=True)
+class LeavesOne(Asks):
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        yield from submit([Request(purpose=Purpose.VERIFY, subjects=(trace.ordinal,))])
+        return (yield from Asks.ask(self, problem, trace))
+
+
+@dataclass(frozen=True)
+class ForgetsThePrompt(Asks):
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})
+
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        [first] = all_of((yield from replies([Request(prompt="Think.")], trace)))
+        yield from replies([Request(parent=first.ordinal)], trace)
+        return (yield from Asks.ask(self, problem, trace))
+
+
+@dataclass(frozen=True)
+class RaisesKeyError(Asks):
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        [reply] = yield from replies([Request()], trace)
+        return Verdict("asks", {"Score: 9/10": 0.9}[reply.text])
+
+
+@dataclass(frozen=True)
+class Mute(Asks):
+    def ask(self, problem: Problem, trace: Trace) -> Asking:
+        yield from replies([Request()], trace)
+        raise NoVerdict("never")
+
+
+@pytest.mark.parametrize(
+    ("verifier", "rule"),
+    [
+        (Sums(), r"scores in \[0, 1\]"),
+        (Assumes(), "no verdict without a reply"),
+        (FirstCome(), "order of arrival"),
+        (Solves(), "purpose"),
+        (ReadsMore(), "needs"),
+        (LeavesOne(), "waits for what it asked"),
+        (ForgetsThePrompt(), "continuation"),
+        (RaisesKeyError(), "raises nothing but NoVerdict"),
+        (Mute(), "verdicts"),
+    ],
+)
+async def test_a_broken_asking_verifier_is_caught_by_its_rule(verifier: Any, rule: str) -> None:
+    """As above; the sound one, from which they are made, passes."""
+    await check_verifier(Asks(), name="asks")
+    with pytest.raises(AssertionError, match=rf"^{rule}: "):
+        await check_verifier(verifier, name="asks")
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ SELECTORS: list[tuple[str, dict[str, object]]] = [
 VERIFIERS: dict[str, tuple[dict[str, object], str, list[str]]] = {
     "code-tests": ({}, '{"tests": ["assert f(1) == 2"]}', ["```python\ndef f(x): return x + 1\n```", "```python\nf = abs\n```"]),
     "function": ({"function": "operator:ne"}, "{}", []),
+    "process-reward": ({"model": "prm"}, "{}", []),
+    "reward": ({"model": "rm"}, "{}", []),
 }
 EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "choice": {
@@ -156,13 +158,26 @@ def test_domain_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", ours("verifiers"))
 async def test_verifier_keeps_the_contract(name: str) -> None:
-    """One verdict per trace, in order, in [0, 1]: see `orchestrator.testing.verifiers`."""
+    """One verdict per trace, in order, in [0, 1], or none with a reason: see `orchestrator.testing.verifiers` and `asking`."""
     options, tags, texts = VERIFIERS.get(name, ({}, "{}", []))
     lacking = getattr(registry.plugin_class("verifiers", name), "lacking", str)()
     if lacking:
         pytest.skip(lacking)
     traces = [Trace(400 + i, text) for i, text in enumerate(texts)]
     await check_verifier(plugin("verifiers", name, options), name=name, problem=Problem("check", "What is it?", tags=tags), traces=traces)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("generative-reward", {"k": 3, "meta": "rm", "kept": 1, "model": "judge"}),
+        ("process-evaluator", {"stated": True, "aggregate": "min"}),
+        ("process-reward", {"model": "prm", "aggregate": "product", "delimiter": " "}),
+    ],
+)
+async def test_verifier_keeps_the_contract_with_other_options(name: str, options: dict[str, object]) -> None:
+    """One with several natures is checked in each."""
+    await check_verifier(plugin("verifiers", name, options), name=name)
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +196,9 @@ def judge_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("name", ours("judges"))
 def test_judge_keeps_the_contract(name: str, judge_file: str) -> None:
     """One score per pair, of that pair alone, symmetric unless a model is asked: see `orchestrator.testing.judges`."""
-    options: dict[str, object] = {"file": judge_file} if "file" in {o.name for o in registry.options("judges", name)} else {}
-    check_judge(plugin("judges", name, options))
+    required = {o.name for o in registry.options("judges", name) if o.default == "(required)"}
+    given: dict[str, object] = {"file": judge_file, "model": "embedder"}
+    check_judge(plugin("judges", name, {key: given[key] for key in required}))
 
 
 @pytest.mark.parametrize("options", [{}, {"spread_tokens": 100, "answers": ("1", "2"), "weights": (3.0, 1.0)}])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.plan import Budget, Model, Plan, derive_seed, differences, fingerprint
+from orchestrator.core.plan import Budget, Model, Plan, derive_seed, differences, document, fingerprint
 from orchestrator.core.types import PluginSpec
 
 PLAN = Plan()
@@ -70,6 +70,12 @@ def test_the_first_pool_is_the_default_so_its_place_counts() -> None:
     one, other = replace(PLAN, models={"a": a, "b": b}), replace(PLAN, models={"b": b, "a": a})
     assert one.default_model != other.default_model
     assert fingerprint(one) != fingerprint(other)
+
+
+def test_a_pool_without_a_task_has_the_fingerprint_it_had_before_there_were_tasks() -> None:
+    """Else every job begun before would be refused."""
+    assert "task" not in str(document(PLAN))
+    assert fingerprint(PLAN) == "acef7bf566aa52f8"
 
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:

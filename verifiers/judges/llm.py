@@ -6,15 +6,14 @@ instruct model and no training the paper measures an AUROC of 0.66. One request 
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.core.asking import preference, require_two_words, two_words
 from orchestrator.core.judging import Pair, Prefix, Scores
-from orchestrator.core.prompts import question
+from orchestrator.core.prompts import filled, question
 from orchestrator.core.steps import next_trace, submit
-from orchestrator.core.types import Capability, Problem, Purpose, Request, Sampling, Trace
+from orchestrator.core.types import Capability, Problem, Purpose, Request, Sampling
 
 _TEMPLATE = """Below are the beginnings of two solutions to one problem. Will both come to the same final answer?
 
@@ -44,8 +43,7 @@ class Llm:
         missing = [name for name in ("{first}", "{second}") if name not in self.template]
         if missing:
             raise ValueError(f"template lacks {' and '.join(missing)}: the judge would not see what it compares")
-        if not self.same.strip() or not self.different.strip() or self.same.strip() == self.different.strip():
-            raise ValueError(f"same = {self.same!r}, different = {self.different!r}: two different words are needed")
+        require_two_words(same=self.same, different=self.different)
         if self.max_chars < 1:
             raise ValueError(f"max_chars = {self.max_chars}: at least 1 is needed")
 
@@ -59,25 +57,19 @@ class Llm:
         ordinals = yield from submit([self._request(problem, a, b) for a, b in pairs])
         scores: list[float | None] = []
         for ordinal in ordinals if len(ordinals) == len(pairs) else (-1,):  # too few: the budget ended, and so does waiting
-            scores.append(self._read((yield from next_trace((ordinal,)))))  # noqa: PERF401 - a comprehension cannot yield
+            reply = yield from next_trace((ordinal,))
+            scores.append(preference(reply.metrics, self.same, self.different))
         return scores
 
     def _request(self, problem: Problem, a: Prefix, b: Prefix) -> Request:
         values = {"problem": question(problem.prompt), "first": a.text[-self.max_chars :], "second": b.text[-self.max_chars :]}
         values |= {"same": self.same, "different": self.different}
         return Request(
-            # In one pass: a solution may itself hold "{second}", and other braces stay as they are.
-            prompt=re.sub(r"\{(problem|first|second|same|different)\}", lambda found: values[found[1]], self.template),
+            prompt=filled(self.template, values),
             model=self.model,
             max_new_tokens=1,
             sampling=Sampling(temperature=0.0),
-            metrics=(f"first_token_logprob@{self.same}", f"first_token_logprob@{self.different}"),
+            metrics=two_words(self.same, self.different),
             purpose=Purpose.JUDGE,
             subjects=(a.ordinal, b.ordinal),
         )
-
-    def _read(self, trace: Trace) -> float | None:
-        same, different = (trace.metrics.get(f"first_token_logprob@{word}") for word in (self.same, self.different))
-        if same is None or different is None:  # the absent one is less likely than each of the twenty that were reported
-            return None if same is different else float(same is not None)
-        return 1 / (1 + math.exp(min(700.0, different - same)))
