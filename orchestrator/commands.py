@@ -300,8 +300,7 @@ def _title(directory: Path, file: ProblemFile, n_left: int, plan: Plan, fleet: F
 
 def who(plan: Plan, fleet: Fleet) -> str:
     """Return what runs, in words."""
-    options = "".join(f" {key}={value}" for key, value in plan.strategy.options.items())
-    return f"{plan.strategy.name}{options} · {', '.join(m.path for m in plan.models.values())} on {fleet.engine.name}"
+    return f"{spelled(plan.strategy)} · {', '.join(m.path for m in plan.models.values())} on {fleet.engine.name}"
 
 
 def give_notice(file: ProblemFile, shown: Shown) -> None:

@@ -4,7 +4,8 @@ Keys and types are checked here, with the place they were written; ranges and pl
 field, value and remedy. It reads the plan's file and nothing else: problems are `orchestrator.problems`'s.
 
 Short forms, in files and flags alike: `model = "x"` for `[models.main] path = "x"`; `strategy = "x"`, and likewise `selector`,
-`fleet.engine`, `domains.NAME` and each of `verifiers`, for a table with `name = "x"`; in `[domains.NAME]` the name may be left out.
+`fleet.engine`, `domains.NAME` and each of `verifiers`, for a table with `name = "x"`; in `[domains.NAME]` the name may be left out. Parts
+(`strategy.inner`, ...) are read by `orchestrator.registry`; a flag may set one whole or one option of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from orchestrator.core.types import PluginSpec
 from orchestrator.fleet import Fleet
 from orchestrator.plancheck import PlanFault, check_plan
 from orchestrator.plankeys import SECTIONS, TOP, Files, OutputFormat, near_key
+from orchestrator.spelling import one_spec
 
 Table: TypeAlias = dict[str, Any]
 _SPECS = ("strategy", "selector", "fleet.engine")
@@ -225,7 +227,7 @@ def _value(key: str, text: str, plugin: object) -> object:
 
 def _takes_text(key: str, plugin: object) -> bool:
     section, _, name = key.rpartition(".")
-    if isinstance(plugin, str):
+    if isinstance(plugin, str) and _group(section) in registry.GROUPS:  # of a part only the parts of its owner know the group
         try:
             return any(option.name == name and option.type == "str" for option in registry.options(_group(section), plugin))
         except PlanError:  # an unknown plugin: check_plan says so better than a flag can
@@ -250,6 +252,9 @@ def _set(tree: Table, key: str, value: object) -> None:
     table = tree
     for part in parents:
         inner = table.setdefault(part, {})
+        if isinstance(inner, str) and key.startswith(("strategy.", "selector.")):  # a part in its short form
+            own = one_spec(key, inner)
+            inner = table[part] = {"name": own.name, **own.options}
         if not isinstance(inner, dict):
             raise PlanError(f"on the command line: there is no key {key!r}; {part!r} is not a table")
         table = inner
