@@ -20,7 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator import registry
+from orchestrator import auto, registry
 from orchestrator.commission import PLAN_FILE, Commission, commission, record, recorded, require_same_file, require_unchanged
 from orchestrator.core.errors import FleetError, JournalError, PlanError
 from orchestrator.core.plan import Plan
@@ -77,6 +77,7 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
 
     file = limited(read_problems(asked.problems, default_domain=plan.domain, domains=plan.domains), asked.limit)
     give_notice(file, shown)
+    _say_choice(plan, shown)
     again = f"{program()} resume {shlex.quote(str(directory))}"
     with keeping(again), open_job(directory, plan, file.problems, file.invalid, file.order) as job:
         record(job, plan, fleet, asked)
@@ -95,6 +96,7 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
             n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
             batch_output=write_batch_output(job, plan) if wants_batch and done else None,
             interrupted=not done,
+            chosen=auto.said(plan) or "",
         )
     if shown.as_json:
         print_json(summary)
@@ -131,6 +133,7 @@ def solve(question: str, plan_file: str | None, flags: Mapping[str, str], show_t
         raise PlanError("the question is empty")
     loaded = load_plan(plan_file, flags)
     plan, fleet = loaded.plan, loaded.fleet
+    _say_choice(plan, shown)
     with contextlib.ExitStack() as stack:
         kept = "out" in flags
         directory = Path(flags["out"]) if kept else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
@@ -300,7 +303,15 @@ def _title(directory: Path, file: ProblemFile, n_left: int, plan: Plan, fleet: F
 
 def who(plan: Plan, fleet: Fleet) -> str:
     """Return what runs, in words."""
-    return f"{spelled(plan.strategy)} · {', '.join(m.path for m in plan.models.values())} on {fleet.engine.name}"
+    strategy = f"auto: {spelled(auto.inner(plan))}" if plan.strategy.name == auto.NAME else spelled(plan.strategy)
+    return f"{strategy} · {', '.join(m.path for m in plan.models.values())} on {fleet.engine.name}"
+
+
+def _say_choice(plan: Plan, shown: Shown) -> None:
+    """Say what `auto` chose."""
+    choice = auto.said(plan)
+    if choice and not shown.quiet:
+        say(f"auto chose {choice}")
 
 
 def give_notice(file: ProblemFile, shown: Shown) -> None:

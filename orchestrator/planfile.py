@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
-from orchestrator import registry
+from orchestrator import auto, registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.types import PluginSpec
@@ -48,6 +48,7 @@ class LoadedPlan:
     problems: Path | None
     out: Path | None
     format: OutputFormat
+    vote: PluginSpec | None = None  # the selector, where it was named
 
 
 def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
@@ -62,7 +63,7 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
     _apply(tree, flags)
     origin = _Origin(source, flags)
     files = _section(Files, {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree}, "", origin, TOP)
-    plan, fleet = _plan(tree, origin)
+    plan, fleet, vote = _plan(tree, origin)
     try:
         check_plan(plan, fleet)
     except PlanFault as error:
@@ -70,10 +71,11 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
     problems = _located(files.problems, None if "problems" in flags or path is None else Path(path).parent)
     named = path or problems
     out = Path(files.out) if files.out else None if named is None else Path("runs") / Path(named).stem
-    return LoadedPlan(plan, fleet, problems, out, files.format)
+    return LoadedPlan(plan, fleet, problems, out, files.format, vote)
 
 
-def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet]:
+def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet, PluginSpec | None]:
+    """Return the plan, its fleet, and the selector if one was named."""
     sections = {name: tree.pop(name, {}) for name in SECTIONS}
     fleet_table = _a_table(sections["fleet"], "fleet", origin)
     engine = fleet_table.pop("engine", None)
@@ -99,10 +101,15 @@ def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet]:
         if key in tree:
             values[key] = _converted(tree.pop(key), type, key, origin)
     _refuse_unknown(tree, TOP, "", origin)
+    named: PluginSpec | None = values.get("selector")
     if "strategy" in values and "selector" not in values:
         with contextlib.suppress(PluginError):  # `check_plan` says it, and where it was written
             values["selector"] = registry.own_selector(values["strategy"])
-    return Plan(**values), fleet
+    plan = Plan(**values)
+    if plan.strategy.name == auto.NAME:
+        with contextlib.suppress(PluginError):
+            plan = auto.resolved(plan, fleet, named)
+    return plan, fleet, named
 
 
 @dataclass(frozen=True, slots=True)
