@@ -18,7 +18,7 @@ from orchestrator.latent.check import latent_of
 from orchestrator.spelling import one_spec, spelled
 
 NAME = "auto"
-N_DEFAULT = 16  # attempts where no budget says how many: where accuracy over n flattens in our replays (benchmarks/README.md)
+N_DEFAULT = 16  # attempts where no budget says how many: 10 are 0.3 to 4.5 points below 100 in replays (benchmarks/README.md)
 N_SECONDS = 8  # attempts side by side under a budget of seconds alone: short-m@k's default k
 N_ADAPTIVE = 40  # Adaptive-Consistency's published limit
 N_SOUNDING = 64  # the width at which `sounding` was measured
@@ -171,7 +171,7 @@ def _ruled(found: Situation, n: int) -> tuple[PluginSpec, PluginSpec, str]:
         return spec, registry.own_selector(spec), reason
     if n < LEAST_TO_STOP:
         return PluginSpec("consistency", {"n": n}), vote, "too few to gain by stopping early"
-    reason = f"they stop when the vote is decided, at the accuracy of all of them in our replays{scored}"
+    reason = f"sampling stops when the vote is decided, about a point below 100 attempts in replays{scored}"
     return PluginSpec("adaptive", {"n": min(n, N_ADAPTIVE)}), vote, reason
 
 

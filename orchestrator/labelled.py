@@ -93,7 +93,8 @@ def _read(directory: Path) -> _Job:
 
 def _models(jobs: Sequence[_Job]) -> dict[str, str]:
     """Rename the traces' models where jobs name theirs alike, and return the path of each model that was asked, by name."""
-    used = [sorted({t.model for traces in job.pools.values() for t in attempts(traces)}) for job in jobs]
+    asked = [{t.model for traces in job.pools.values() for t in attempts(traces)} for job in jobs]
+    used = [[name for name in job.plan.models if name in names] for job, names in zip(jobs, asked, strict=True)]
     twice = {name for name, n in Counter(name for names in used for name in names).items() if n > 1}
     paths: dict[str, str] = {}
     for job, names in zip(jobs, used, strict=True):
@@ -101,7 +102,7 @@ def _models(jobs: Sequence[_Job]) -> dict[str, str]:
             label = name if name not in twice else job.name if len(names) == 1 else f"{job.name}/{name}"
             if label in paths:
                 raise PlanError(f"two of the jobs are called {label!r}: rename the directory of one")
-            paths[label] = job.plan.models[name].path if name in job.plan.models else name
+            paths[label] = job.plan.models[name].path
             for traces in job.pools.values():
                 traces[:] = [replace(t, model=label) if t.model == name else t for t in traces]
     return paths
@@ -117,7 +118,7 @@ async def _merged(
 ) -> tuple[Pools, Mapping[str, frozenset[str]]]:
     """Return one pool per problem, its answers in common classes and its ordinals made to differ, and the keys of right answers."""
     pools: Pools = {}
-    for id in dict.fromkeys(id for job in jobs for id in job.pools if id in domains):
+    for id in (id for id in domains if any(id in job.pools for job in jobs)):  # in the order of the file: folds are made by it
         classes: dict[str, str] = {}  # key -> text of its first answer
         for job in jobs:
             keys = {t.answer.key: t.answer.text for t in job.pools.get(id, ()) if t.answer is not None}

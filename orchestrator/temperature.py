@@ -27,6 +27,7 @@ from orchestrator.fleet import Fleet
 GRID = tuple(round(0.1 * i, 1) for i in range(1, 15))  # 0.1 to 1.4, as released: steps of 0.1, below 1.5
 N_SAMPLES = 32  # in all, at each temperature
 MAX_NEW_TOKENS = 1024
+_ROUNDING = 1e-9  # of a curve that does not bend, second differences are not quite 0
 FOR_VOTING = 0.0  # what is added to the turning point: for a majority vote, and
 FOR_BEST = 0.1  # for best-of-n, which gains from more diversity
 
@@ -55,7 +56,7 @@ def turning_point(temperatures: Sequence[float], entropies: Sequence[float]) -> 
     if not (np.isfinite(h) & (h > 0)).all():
         raise ValueError(f"entropies {h.tolist()}: each must be positive and finite")
     curvature = np.gradient(np.gradient(np.log(h), t), t)
-    convex = np.flatnonzero(curvature[1:-1] > 0)
+    convex = np.flatnonzero(curvature[1:-1] > _ROUNDING)
     return float(t[1 + convex[0]] if convex.size else t[-2])
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +41,8 @@ class Fit:
 def weights(jobs: Sequence[str], problems: str, as_json: bool) -> int:
     """Fit an ensemble's weights on finished jobs, and print them."""
     found = labelled([Path(job) for job in jobs], problems)
-    fit = _fit(found)
+    with _silenced():
+        fit = _fit(found)
     if as_json:
         print_json(fit)
         return 0
@@ -52,6 +56,20 @@ def weights(jobs: Sequence[str], problems: str, as_json: bool) -> int:
     plan = f'strategy = {{name = "ensemble", models = {toml_value(list(fit.models))}, weights = {toml_value(rounded)}}}'
     console.print(Text(f"in a plan: {plan}", style="dim"), soft_wrap=True)
     return 0
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what the solver's native code prints (HiGHS has left a debugging line in) out of the standard output, which may be JSON."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _fit(found: Labelled) -> Fit:
