@@ -32,23 +32,30 @@ def asked_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]
     options `depth` and `depths`, asked of the pool that its option `model` names, and `judge_depth`, asked of the one that `judge` names. A
     part that names no pool is asked of those of what it is a part of.
     """
+
+    def named(name: object) -> str:
+        return name if isinstance(name, str) and name in plan.models else plan.default_model
+
     every = list(registry.composed(strategy, "strategy"))
-    pools: dict[str, tuple[str, ...]] = {}
+    runs_on: dict[str, tuple[str, ...]] = {}
+    beside: list[str] = []
     for key, part in every:
-        own = getattr(part, "model", "")
-        given = (own,) if own in plan.models else tuple(p for p in getattr(part, "pools", ()) if p in plan.models)
-        pools[key] = given or pools.get(key.rpartition(".")[0], (plan.default_model,))
+        others = [named(name) for name in getattr(part, "pools", ())]
+        model = getattr(part, "model", None)
+        own = (named(model),) if model else tuple(others) if model is None else ()
+        runs_on[key] = own or runs_on.get(key.rpartition(".")[0], (plan.default_model,))
+        beside += others
     if plan.sampling.depth:
-        for pool in dict.fromkeys(pool for found in pools.values() for pool in found):
+        for pool in dict.fromkeys([*(pool for found in runs_on.values() for pool in found), *beside]):
             yield "sampling.depth", pool, plan.sampling.depth
     for key, part in every:
-        yield from _own_depths(key, part, pools[key], plan)
+        yield from _own_depths(key, part, runs_on[key], named(getattr(part, "judge", "")))
 
 
-def _own_depths(key: str, part: object, pools: tuple[str, ...], plan: Plan) -> Iterator[tuple[str, str, int]]:
-    judge_depth, judge = getattr(part, "judge_depth", None), getattr(part, "judge", "")
+def _own_depths(key: str, part: object, pools: tuple[str, ...], judge: str) -> Iterator[tuple[str, str, int]]:
+    judge_depth = getattr(part, "judge_depth", None)
     if isinstance(judge_depth, int):
-        yield f"{key}.judge_depth", judge if isinstance(judge, str) and judge in plan.models else plan.default_model, judge_depth
+        yield f"{key}.judge_depth", judge, judge_depth
     depth, depths = getattr(part, "depth", None), getattr(part, "depths", ())
     for pool in pools:
         if isinstance(depth, int):
