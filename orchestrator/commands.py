@@ -30,7 +30,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.foreground import KeptEngine, Outcome, diverted, run_in_foreground
 from orchestrator.jobs import Job, open_job
 from orchestrator.journal import Journal
-from orchestrator.planfile import load_plan
+from orchestrator.planfile import LoadedPlan, load_plan
 from orchestrator.problems import ProblemFile, read_problems
 from orchestrator.rows import Format
 from orchestrator.spelling import one_spec, spelled
@@ -56,7 +56,20 @@ def run(plan_file: str | None, flags: Mapping[str, str], limit: int, shown: Show
         raise PlanError("there is nothing to run: name a plan with a `problems` key, or give --problems FILE (see `leadline run --help`)")
     asked = commission(loaded.problems, limit, loaded.format)
     require_same_file(loaded.out, asked)
-    return _run(loaded.out, loaded.plan, loaded.fleet, asked, shown)
+    return _run(loaded.out, _as_begun(loaded, loaded.out), loaded.fleet, asked, shown)
+
+
+def _as_begun(loaded: LoadedPlan, directory: Path) -> Plan:
+    """Return the plan with the choice that a job was begun with, where `auto` chose now and nothing else differs."""
+    record = directory / PLAN_FILE
+    if not loaded.chosen or not record.is_file():
+        return loaded.plan
+    with contextlib.suppress(PlanError):  # a record that does not load any more: the job refuses the new choice, saying what differs
+        begun = load_plan(record).plan
+        same = replace(loaded.plan, strategy=begun.strategy, selector=loaded.vote or begun.selector)
+        if begun.strategy.name == auto.NAME and same == begun:
+            return begun
+    return loaded.plan
 
 
 def resume(directory: str, flags: Mapping[str, str], shown: Shown) -> int:

@@ -49,6 +49,7 @@ class LoadedPlan:
     out: Path | None
     format: OutputFormat
     vote: PluginSpec | None = None  # the selector, where it was named
+    chosen: bool = False  # whether what `auto` stands for was chosen just now
 
 
 def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
@@ -63,7 +64,10 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
     _apply(tree, flags)
     origin = _Origin(source, flags)
     files = _section(Files, {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree}, "", origin, TOP)
-    plan, fleet, vote = _plan(tree, origin)
+    written, fleet, vote = _plan(tree, origin)
+    plan = written
+    with contextlib.suppress(PluginError):  # an engine or a verifier that does not load: `check_plan` says it
+        plan = auto.resolved(written, fleet, vote)
     try:
         check_plan(plan, fleet)
     except PlanFault as error:
@@ -71,7 +75,7 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
     problems = _located(files.problems, None if "problems" in flags or path is None else Path(path).parent)
     named = path or problems
     out = Path(files.out) if files.out else None if named is None else Path("runs") / Path(named).stem
-    return LoadedPlan(plan, fleet, problems, out, files.format, vote)
+    return LoadedPlan(plan, fleet, problems, out, files.format, vote, plan is not written)
 
 
 def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet, PluginSpec | None]:
@@ -105,11 +109,7 @@ def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet, PluginSpec | None]
     if "strategy" in values and "selector" not in values:
         with contextlib.suppress(PluginError):  # `check_plan` says it, and where it was written
             values["selector"] = registry.own_selector(values["strategy"])
-    plan = Plan(**values)
-    if plan.strategy.name == auto.NAME:
-        with contextlib.suppress(PluginError):
-            plan = auto.resolved(plan, fleet, named)
-    return plan, fleet, named
+    return Plan(**values), fleet, named
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,19 @@ def test_a_job_resumes_with_the_recorded_choice(cli: Run) -> None:
     assert "auto chose adaptive n=9, vote by majority: budget.traces = 9;" in again.stderr
 
 
+def test_the_same_command_goes_on_with_the_choice_it_began_with(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the rules, or their words, have changed since; another budget is another plan, and refused as ever."""
+    assert cli("run", "plan.toml", "--limit", "3", "-q").exit_code == 0
+    monkeypatch.setattr(auto, "N_DEFAULT", 5)
+    again = cli("run", "plan.toml", "--limit", "3")
+    assert again.exit_code == 0, again.output
+    assert "auto chose adaptive n=16" in again.stderr
+    refused = cli("run", "plan.toml", "--limit", "3", "--budget.traces", "4")
+    assert refused.exit_code == 2
+    assert "budget.traces: 0 -> 4" in refused.stderr
+    assert "auto chose consistency n=5" in cli("run", "plan.toml", "--limit", "1", "--out", "fresh").stderr
+
+
 def test_a_run_says_what_was_chosen_and_why(cli: Run) -> None:
     """On the way, in the closing table, and as JSON; and the title names the strategy itself."""
     ran = cli("run", "plan.toml", "--limit", "2")
