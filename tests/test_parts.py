@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -12,13 +15,14 @@ import pytest
 from orchestrator import registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan, document, fingerprint
-from orchestrator.core.types import Capability, PluginSpec
+from orchestrator.core.types import Capability, PluginSpec, Problem, Trace, Verdict
 from orchestrator.fleet import Fleet
 from orchestrator.modelcheck import asked_depths
 from orchestrator.plancheck import check_plan
 from orchestrator.planfile import LoadedPlan, load_plan
 from orchestrator.plantoml import plan_toml
 from orchestrator.spelling import one_spec, several_specs, spelled
+from orchestrator.testing import explore
 
 FAKE = Fleet(engine=PluginSpec("fake"))
 NESTED = {"inner": {"name": "refine", "inner": {"name": "consistency", "n": 3}, "select": {"name": "best", "by": "mean_confidence"}}}
@@ -161,3 +165,44 @@ def test_options_that_are_no_parts_stay_as_they_were() -> None:
     """A list of specs is written out; any other value is left alone, whatever it is."""
     spec = PluginSpec("staged", {"stages": [PluginSpec("rsa", {"n": 2}), "consistency"], "agreement": 1})
     assert json.loads(json.dumps(spec.options)) == {"stages": [{"name": "rsa", "n": 2}, "consistency"], "agreement": 1}
+
+
+@registry.verifier("reward")
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What the page names."""
+
+    async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
+        return [Verdict("reward", 0.5) for _ in traces]
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "composing.md").read_text()
+
+
+def test_the_plan_and_the_flags_of_the_page_load(tmp_path: Path) -> None:
+    """docs/composing.md: the table, and every command of it over the table."""
+    [table] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    models = '[models.small]\npath = "a"\n[models.large]\npath = "b"'
+    text = f'verifiers = ["reward"]\n{table}\n{models}'
+    assert load(tmp_path, text).plan.strategy.options["inner"] == {"name": "consistency", "n": 8}
+    commands = re.findall(r"^leadline run plan.toml (.*)$", PAGE, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command)
+        flags = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
+        assert load(tmp_path, text, flags).plan.strategy.name == "refine"
+
+
+def test_the_strategy_of_the_page_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/composing.md: as it stands, with the imports that it leaves out."""
+    monkeypatch.setattr(registry, "_decorated", {group: dict(names) for group, names in registry._decorated.items()})
+    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    imports = (
+        "from collections.abc import Mapping\nfrom dataclasses import dataclass\nfrom typing import Any, ClassVar\n"
+        "import orchestrator\nfrom orchestrator.core.inside import Setting, inside\n"
+    )
+    exec(compile(imports + code, "composing.md", "exec", dont_inherit=True), {"__name__": __name__})  # registers the strategy
+    twice = registry.load("strategies", PluginSpec("twice", {"inner": "adaptive n=3 wave=2"}))
+    session = explore(twice, lambda request: "A")
+    assert not session.error
+    assert [t.subjects for t in session.traces.values()] == [(), (), (), (0, 1, 2), (0, 1, 2), (0, 1, 2)]
