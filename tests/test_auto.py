@@ -71,7 +71,7 @@ class Pooled:
         (Situation(budget=Budget(tokens=10**6)), "adaptive n=40", "majority", "1953 attempts"),
         (Situation(budget=Budget(tokens=10**6, traces=9)), "adaptive n=9", "majority", "budget.traces = 9"),
         (Situation(budget=Budget(seconds=30)), "consistency n=8", "majority", "all start at once"),
-        (Situation(budget=Budget(seconds=30), max_new_tokens=8192, able=ALL), "short-m@k m=3 k=8", "majority", "8 side by side"),
+        (Situation(budget=Budget(seconds=30), max_new_tokens=8192, able=ALL), "short-m@k m=5 k=8", "majority", "the first 5 of 8"),
         (Situation(budget=Budget(traces=4), verifiers=("prm",)), "consistency n=4", "best-weighted by=verdict:prm", "the scores of 'prm'"),
         (Situation(verifiers=("prm",)), "adaptive n=16", "best-weighted by=verdict:prm", "the scores of 'prm' weigh the votes"),
         (Situation(max_new_tokens=8192, able=ALL), "sounding n=16", "discounted slope=0.5", "a fifth of the tokens"),
@@ -198,30 +198,32 @@ def row(strategy: str, right: list[float], tokens: float) -> Row:
     return Row("p", setting, mean_estimate(right), costs, 0.0, 1.0, 0.0, 0.0, 0.0, None, None, units)
 
 
-def test_a_pilot_picks_the_most_accurate_and_of_equals_the_cheapest() -> None:
-    """Four problems: .5, .75, .75 + .1/4 are all but one within half a problem (1/8) of the best."""
-    one, many, most = (
-        row("consistency n=1", [1, 1, 0, 0], 10),
-        row("consistency n=4", [1, 1, 1, 0], 40),
-        row("adaptive", [1, 1, 1, 0.1], 90),
-    )
-    assert pilot.picked([one, many, most]) is many
-    assert pilot.picked([one, row("adaptive", [1, 1, 0.4, 0], 20)]) is one
-    choice = pilot.measured([one, many, most], 100)
-    assert (spelled(choice.strategy), choice.selector) == ("consistency n=4", auto.MAJORITY)
-    assert "measured on 4 problems: 75.0% (" in choice.why
-    assert "each ended by budget.tokens = 100" in choice.why
-    assert "+25.0 (" in choice.why
+def test_a_pilot_keeps_the_rules_choice_unless_another_is_certainly_better() -> None:
+    """Ten problems. Better by .1 on one of them: no interval above 0. By .3 to .5 on each: certain, and the most accurate is taken."""
+    rule, same = row("adaptive n=16", [0.5] * 10, 90), row("consistency n=1", [0.6, *[0.5] * 9], 10)
+    more, most = row("consistency n=4", [0.8, 0.9] * 5, 40), row("consistency n=8", [0.9, 1.0] * 5, 80)
+    assert pilot.picked([rule, same]) is rule
+    assert pilot.picked([rule, same, more]) is more
+    assert pilot.picked([rule, more, most]) is most
+    kept, better = pilot.measured([rule, same], 0), pilot.measured([rule, same, more], 100)
+    assert (spelled(kept.strategy), spelled(better.strategy), better.selector) == ("adaptive n=16", "consistency n=4", auto.MAJORITY)
+    assert "none of 1 other settings is certainly better than the rules' choice" in kept.why
+    assert "measured on 10 problems: 85.0% (" in better.why
+    assert "+35.0 (" in better.why
+    assert "points against the rules' adaptive n=16, each ended by budget.tokens = 100" in better.why
 
 
-def test_candidates_are_the_widths_that_fit_and_the_votes_the_plan_allows() -> None:
-    """Doubling up to n; early stopping and short ones where there are enough; a named vote is the only one."""
+def test_candidates_are_the_rules_choice_the_widths_that_fit_and_the_votes_the_plan_allows() -> None:
+    """Doubling up to n; short ones where there are enough; a named vote is the only one; never what cannot be replayed."""
     found = [spelled(c.strategy) for c in pilot.candidates(Situation(), 10)]
-    assert found == [*(f"consistency n={n}" for n in (1, 2, 4, 8, 10)), "adaptive n=10", "short-m@k m=3 k=10"]
+    assert found == ["adaptive n=10", *(f"consistency n={n}" for n in (1, 2, 4, 8, 10)), "short-m@k m=5 k=8"]
     assert [spelled(v) for v in pilot.votes(Situation(verifiers=("a", "b")))] == [
         "majority", "best-weighted by=verdict:a", "best-weighted by=verdict:b",
     ]  # fmt: skip
     assert pilot.votes(Situation(verifiers=("a",), vote=PluginSpec("final"))) == [PluginSpec("final")]
+    several = Situation(models=("s", "l"), verifiers=("v",), max_new_tokens=9000, able=ALL)
+    assert pilot.default(several, 4) == Setting(PluginSpec("consistency", {"n": 4}), PluginSpec("best-weighted", {"by": "verdict:v"}))
+    assert pilot.default(Situation(max_new_tokens=9000, able=ALL), 20) == Setting(PluginSpec("adaptive", {"n": 20}))
 
 
 def test_a_pilot_samples_compares_and_writes_a_plan_that_runs(cli: Run) -> None:
