@@ -37,9 +37,8 @@ def main() -> None:
         rows = play_all([read_recording(source)], pilot.candidates(Situation(), asked.n), Conditions(asked.seeds), n_processes=1)
         print(f"\n{Path(source).name}: {rows[0].accuracy.n} problems, at most {asked.n} attempts; accuracy % / thousand tokens")
         for row in rows:
-            print(
-                f"  {spelled(row.setting.strategy):22} {said([row])}  [{100 * (row.accuracy.low or 0):.1f}, {100 * (row.accuracy.high or 0):.1f}]"
-            )
+            low, high = (100 * (bound or 0.0) for bound in (row.accuracy.low, row.accuracy.high))
+            print(f"  {spelled(row.setting.strategy):22} {said([row])}  [{low:.1f}, {high:.1f}]")
         for size in (int(k) for k in asked.pilot.split(",")):
             if 2 * size <= rows[0].accuracy.n:
                 show(rows, size, asked.draws)

@@ -29,8 +29,9 @@ def choose(ctx: click.Context, plan: str | None, pilot: int | None, every_second
 
     The choice goes by the budget of a problem (budget.tokens, .traces, .seconds), the longest attempt (sampling.max_new_tokens), the
     plan's verifiers and models, and what the engine can do. With --pilot the first K problems are sampled in full and the settings that
-    fresh attempts allow are compared on them: another takes the rules' place where it is certainly better. pilot.json and chosen.toml (a plan for `leadline run`) go to the directory
-    --out, by default that of the plan's job with "-choose" added. The same command again goes on where it was.
+    fresh attempts allow are compared on them: another takes the rules' place where it is certainly better. pilot.json and chosen.toml (a
+    plan for `leadline run`) go to the directory --out, by default that of the plan's job with "-choose" added. The same command again
+    goes on where it was.
 
     \b
     Examples:

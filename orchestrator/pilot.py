@@ -22,7 +22,7 @@ N_SEEDS = 40  # orders in which a candidate meets the traces
 
 
 def candidates(found: Situation, n: int) -> list[Setting]:
-    """Return the settings of at most `n` attempts that a pilot compares: what the rules take (`default`) first, then one attempt, then more.
+    """Return the settings of at most `n` attempts that a pilot compares: what the rules take (`default`) first, then by width.
 
     Each comes with the votes that the plan allows.
     """
