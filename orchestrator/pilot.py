@@ -52,7 +52,7 @@ def votes(found: Situation) -> list[PluginSpec]:
 def picked(rows: Sequence[Row]) -> Row:
     """Return the first row, or the most accurate of those that are certainly better (their paired 95% interval lies above 0).
 
-    The best of several on few problems looks better than it is: taking it lost 0.5 to 1.3 points to the rules' choice on recorded pools.
+    The best of several on few problems looks better than it is: taking it lost 0.5 to 1.4 points to the rules' choice on recorded pools.
     """
     better = [row for row in rows[1:] if (difference(row, rows[0]).low or 0.0) > 0.0]
     return max(better, key=lambda row: (row.accuracy.value, -row.tokens.value), default=rows[0])
