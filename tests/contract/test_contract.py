@@ -97,9 +97,11 @@ COMPOSED: list[tuple[str, dict[str, object]]] = [
     ("refine", {"inner": "consistency n=2 depth=2", "select": "best by=verdict:v", "shown": 2}),
     ("refine", {"inner": {"name": "refine", "inner": "adaptive n=4 wave=2", "rounds": 1}, "rounds": 1, "select": "weighted"}),
     ("refine", {"inner": "deepprune judge=lexical n=4 prefix_tokens=8 n_words=0", "rounds": 1}),
-    ("refine", {"inner": "sounding n=4 interval=4 patience=2 longest_tokens=30", "rounds": 1, "select": "discounted"}),
+    ("refine", {"inner": "deepconf n=6 n_init=3 wave=1 window_tokens=4", "rounds": 1, "select": "discounted"}),
     ("refine", {"inner": {"name": "cascade", "models": ["main", ""], "inner": "short-m@k m=1 k=2"}, "rounds": 1}),
     ("cascade", {"models": ["", "main"], "inner": {"name": "staged", "stages": ["consistency n=2", "rsa n=2 k=1 steps=2"]}}),
+    ("refine", {"inner": "mits n=2 beam=2 steps=2", "rounds": 1, "select": "pmi"}),
+    ("staged", {"stages": ["early-answer n=2 warm_up=2 thinking=100", "mind-evolution verifier=v islands=2 turns=1 generations=2"]}),
     ("staged", {"stages": ["beam verifier=v n=2 width=1 steps=2", {"name": "refine", "inner": "consistency n=2", "rounds": 1}]}),
     (
         "compute-optimal",
