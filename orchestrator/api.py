@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator import registry
+from orchestrator import auto, registry
 from orchestrator.asking import Asker
 from orchestrator.checkers import Checkers
 from orchestrator.core.errors import PlanError
@@ -55,6 +55,7 @@ async def arun(
     once. Without it the journal lies in a temporary directory. PlanError before anything starts when the plan cannot be carried out.
     """
     plan, fleet = plan or Plan(), fleet or Fleet()
+    plan = auto.resolved(plan, fleet, None if plan.selector == Plan().selector else plan.selector)
     questions = as_problems(problems, plan)
     check_plan(plan, fleet)
     with contextlib.ExitStack() as stack:

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from orchestrator.cli_choose import choose, temperature, weights
 from orchestrator.cli_frame import CONTEXT, EXIT_CODES, Leadline, debug, display, wants_debug, whole_numbers
 from orchestrator.cli_study import depth, judge, replay, sweep
 from orchestrator.flags import PlanCommand, overrides
@@ -162,7 +163,7 @@ def doctor(ctx: click.Context, deep: bool) -> None:
     ctx.exit(commands.doctor(deep))
 
 
-for _command in (sweep, depth, judge, replay):
+for _command in (sweep, depth, judge, replay, choose, temperature, weights):
     leadline.add_command(_command)
 
 

@@ -20,7 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator import registry
+from orchestrator import auto, registry
 from orchestrator.commission import PLAN_FILE, Commission, commission, record, recorded, require_same_file, require_unchanged
 from orchestrator.core.errors import FleetError, JournalError, PlanError
 from orchestrator.core.plan import Plan
@@ -30,7 +30,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.foreground import KeptEngine, Outcome, diverted, run_in_foreground
 from orchestrator.jobs import Job, open_job
 from orchestrator.journal import Journal
-from orchestrator.planfile import load_plan
+from orchestrator.planfile import LoadedPlan, load_plan
 from orchestrator.problems import ProblemFile, read_problems
 from orchestrator.rows import Format
 from orchestrator.spelling import one_spec, spelled
@@ -56,7 +56,20 @@ def run(plan_file: str | None, flags: Mapping[str, str], limit: int, shown: Show
         raise PlanError("there is nothing to run: name a plan with a `problems` key, or give --problems FILE (see `leadline run --help`)")
     asked = commission(loaded.problems, limit, loaded.format)
     require_same_file(loaded.out, asked)
-    return _run(loaded.out, loaded.plan, loaded.fleet, asked, shown)
+    return _run(loaded.out, _as_begun(loaded, loaded.out), loaded.fleet, asked, shown)
+
+
+def _as_begun(loaded: LoadedPlan, directory: Path) -> Plan:
+    """Return the plan with the choice that a job was begun with, where `auto` chose now and nothing else differs."""
+    record = directory / PLAN_FILE
+    if not loaded.chosen or not record.is_file():
+        return loaded.plan
+    with contextlib.suppress(PlanError):  # a record that does not load any more: the job refuses the new choice, saying what differs
+        begun = load_plan(record).plan
+        same = replace(loaded.plan, strategy=begun.strategy, selector=loaded.vote or begun.selector)
+        if begun.strategy.name == auto.NAME and same == begun:
+            return begun
+    return loaded.plan
 
 
 def resume(directory: str, flags: Mapping[str, str], shown: Shown) -> int:
@@ -77,6 +90,7 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
 
     file = limited(read_problems(asked.problems, default_domain=plan.domain, domains=plan.domains), asked.limit)
     give_notice(file, shown)
+    _say_choice(plan, shown)
     again = f"{program()} resume {shlex.quote(str(directory))}"
     with keeping(again), open_job(directory, plan, file.problems, file.invalid, file.order) as job:
         record(job, plan, fleet, asked)
@@ -95,6 +109,7 @@ def _run(directory: Path, plan: Plan, fleet: Fleet, asked: Commission, shown: Sh
             n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
             batch_output=write_batch_output(job, plan) if wants_batch and done else None,
             interrupted=not done,
+            chosen=auto.said(plan) or "",
         )
     if shown.as_json:
         print_json(summary)
@@ -131,6 +146,7 @@ def solve(question: str, plan_file: str | None, flags: Mapping[str, str], show_t
         raise PlanError("the question is empty")
     loaded = load_plan(plan_file, flags)
     plan, fleet = loaded.plan, loaded.fleet
+    _say_choice(plan, shown)
     with contextlib.ExitStack() as stack:
         kept = "out" in flags
         directory = Path(flags["out"]) if kept else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
@@ -300,8 +316,15 @@ def _title(directory: Path, file: ProblemFile, n_left: int, plan: Plan, fleet: F
 
 def who(plan: Plan, fleet: Fleet) -> str:
     """Return what runs, in words."""
-    options = "".join(f" {key}={value}" for key, value in plan.strategy.options.items())
-    return f"{plan.strategy.name}{options} · {', '.join(m.path for m in plan.models.values())} on {fleet.engine.name}"
+    strategy = f"auto: {spelled(auto.inner(plan))}" if plan.strategy.name == auto.NAME else spelled(plan.strategy)
+    return f"{strategy} · {', '.join(m.path for m in plan.models.values())} on {fleet.engine.name}"
+
+
+def _say_choice(plan: Plan, shown: Shown) -> None:
+    """Say what `auto` chose."""
+    choice = auto.said(plan)
+    if choice and not shown.quiet:
+        say(f"auto chose {choice}")
 
 
 def give_notice(file: ProblemFile, shown: Shown) -> None:

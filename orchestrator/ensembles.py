@@ -29,6 +29,11 @@ class Shares:
     right: tuple[float, ...]
     wrong: tuple[tuple[float, ...], ...] = ()
 
+    def won(self, weights: Sequence[float]) -> bool:
+        """Tell whether the vote of many draws with these weights is right: the right answer's share exceeds every wrong one's, and 0."""
+        first, *rivals = (float(np.dot(weights, row)) for row in (self.right, *self.wrong))
+        return first > max(rivals, default=0.0) + _LEAST / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -74,6 +79,19 @@ def ensemble_weights(questions: Sequence[Shares]) -> Weights:
     _, variables = _solved(leads, n_models, len(questions), most)
     weights = np.clip(variables[:n_models], 0.0, 1.0)
     return Weights(tuple(float(w) for w in weights / weights.sum()), most, float(variables[-1]))
+
+
+def alone(place: int, n_models: int) -> tuple[float, ...]:
+    """Return the weights that ask one model only."""
+    return tuple(float(i == place) for i in range(n_models))
+
+
+def cross_fitted(questions: Sequence[Shares], n_folds: int = 5) -> list[bool]:
+    """Return whether each question is won by weights fitted on the other folds (i is in fold i mod `n_folds`); [] for fewer questions."""
+    if len(questions) < n_folds:
+        return []
+    fits = [ensemble_weights([q for i, q in enumerate(questions) if i % n_folds != fold]).weights for fold in range(n_folds)]
+    return [question.won(fits[i % n_folds]) for i, question in enumerate(questions)]
 
 
 def _solved(leads: Sequence[tuple[int, np.ndarray]], n_models: int, n_questions: int, most: int | None) -> tuple[int, np.ndarray]:

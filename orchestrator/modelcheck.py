@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import embedded
+from orchestrator import embedded, registry
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model, Plan, same_weights
 from orchestrator.latent.check import latent_of, require_depth
@@ -30,25 +30,40 @@ def check_model(name: str, model: Model) -> None:
 def asked_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
     """Yield each depth a plan asks for: its key, the pool it is asked of, and the depth.
 
-    `sampling.depth` is asked of every pool that the strategy names. Of a strategy's own they are, by convention, its options `depth` and
-    `depths`, asked of the pool that its option `model` names, and `judge_depth`, asked of the one that `judge` names.
+    `sampling.depth` is asked of every pool that the strategy or a part of it names. Of a strategy's own they are, by convention, its
+    options `depth` and `depths`, asked of the pool that its option `model` names, and `judge_depth`, asked of the one that `judge` names. A
+    part that names no pool is asked of those of what it is a part of.
     """
 
     def named(name: object) -> str:
         return name if isinstance(name, str) and name in plan.models else plan.default_model
 
-    pool = named(getattr(strategy, "model", ""))
+    every = list(registry.composed(strategy, "strategy"))
+    runs_on: dict[str, tuple[str, ...]] = {}
+    beside: list[str] = []
+    for key, part in every:
+        others = [named(name) for name in getattr(part, "pools", ())]
+        model = getattr(part, "model", None)
+        own = (named(model),) if model else tuple(others) if model is None else ()
+        runs_on[key] = own or runs_on.get(key.rpartition(".")[0], (plan.default_model,))
+        beside += others
     if plan.sampling.depth:
-        for each in dict.fromkeys((pool, *map(named, getattr(strategy, "pools", ())))):
-            yield "sampling.depth", each, plan.sampling.depth
-    judge_depth = getattr(strategy, "judge_depth", None)
+        for pool in dict.fromkeys([*(pool for found in runs_on.values() for pool in found), *beside]):
+            yield "sampling.depth", pool, plan.sampling.depth
+    for key, part in every:
+        yield from _own_depths(key, part, runs_on[key], named(getattr(part, "judge", "")))
+
+
+def _own_depths(key: str, part: object, pools: tuple[str, ...], judge: str) -> Iterator[tuple[str, str, int]]:
+    judge_depth = getattr(part, "judge_depth", None)
     if isinstance(judge_depth, int):
-        yield "strategy.judge_depth", named(getattr(strategy, "judge", "")), judge_depth
-    depth, depths = getattr(strategy, "depth", None), getattr(strategy, "depths", ())
-    if isinstance(depth, int):
-        yield "strategy.depth", pool, depth
-    if isinstance(depths, tuple):
-        yield from (("strategy.depths", pool, one) for one in depths if isinstance(one, int))
+        yield f"{key}.judge_depth", judge, judge_depth
+    depth, depths = getattr(part, "depth", None), getattr(part, "depths", ())
+    for pool in pools:
+        if isinstance(depth, int):
+            yield f"{key}.depth", pool, depth
+        if isinstance(depths, tuple):
+            yield from ((f"{key}.depths", pool, one) for one in depths if isinstance(one, int))
 
 
 def check_depth(key: str, pool: str, depth: int, models: Mapping[str, Model], look: bool = True) -> None:

@@ -56,23 +56,26 @@ def check_plan(plan: Plan, fleet: Fleet) -> None:
     _check_ranges(plan, fleet)
     backend = _loaded("engines", fleet.engine, "fleet.engine")
     strategy = _loaded("strategies", plan.strategy, "strategy")
-    plugins = [("strategy", plan.strategy, strategy), ("selector", plan.selector, _loaded("selectors", plan.selector, "selector"))]
-    plugins += [("verifiers", spec, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
+    plugins = [("strategy", plan.strategy.name, strategy)]
+    plugins += [("selector", plan.selector.name, _loaded("selectors", plan.selector, "selector"))]
+    plugins += [("verifiers", spec.name, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     able = backend.capabilities()
     _check_depths(plan, strategy, fleet.engine.name, able, look=getattr(backend, "loads_models", True))
-    for key, spec, plugin in plugins:
-        _check_needs(key, spec, plugin, fleet.engine.name, able, [v.name for v in plan.verifiers])
+    for key, name, plugin in plugins:
+        for path, part in reversed(list(registry.composed(plugin, key))):  # innermost first: who states a need is who is named
+            what = f"{key.removesuffix('s')} {name!r}" if part is plugin else path
+            _check_needs(key, what, part, fleet.engine.name, able, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
         _loaded("domains", spec, f"domains.{name}")
     if plan.domain not in plan.domains:
         _loaded("domains", PluginSpec(plan.domain), "domain")
     _check_tasks(plan, fleet.engine.name, able)
-    _check_pool("strategy", f"strategy {plan.strategy.name!r}", strategy, plan)
-    for key, spec, plugin in plugins:
+    for key, name, plugin in plugins:
         if key == "verifiers":
-            _check_pool(f"verifiers.{spec.name}", f"verifier {spec.name!r}", plugin, plan)
-    for name, group in registry.parts(type(strategy)).items():
-        _check_pool(f"strategy.{name}", f"the {registry.singular(group)} of strategy {plan.strategy.name!r}", getattr(strategy, name), plan)
+            _check_pool(f"verifiers.{name}", f"verifier {name!r}", plugin, plan)
+    for key, part in registry.composed(strategy, "strategy"):
+        what = f"strategy {plan.strategy.name!r}" if part is strategy else f"{key} of strategy {plan.strategy.name!r}"
+        _check_pool(key, what, part, plan)
 
 
 def _check_tasks(plan: Plan, engine: str, able: Collection[Capability]) -> None:
@@ -134,8 +137,7 @@ def _loaded(group: str, spec: PluginSpec, key: str) -> Any:
         raise PlanFault(key, str(error)) from error
 
 
-def _check_needs(key: str, spec: PluginSpec, plugin: object, engine: str, able: Collection[Capability], verifiers: Collection[str]) -> None:
-    what = f"{key.removesuffix('s')} {spec.name!r}"
+def _check_needs(key: str, what: str, plugin: object, engine: str, able: Collection[Capability], verifiers: Collection[str]) -> None:
     wanted = registry.metrics(plugin)
     for name in wanted:
         try:

@@ -4,7 +4,8 @@ Keys and types are checked here, with the place they were written; ranges and pl
 field, value and remedy. It reads the plan's file and nothing else: problems are `orchestrator.problems`'s.
 
 Short forms, in files and flags alike: `model = "x"` for `[models.main] path = "x"`; `strategy = "x"`, and likewise `selector`,
-`fleet.engine`, `domains.NAME` and each of `verifiers`, for a table with `name = "x"`; in `[domains.NAME]` the name may be left out.
+`fleet.engine`, `domains.NAME` and each of `verifiers`, for a table with `name = "x"`; in `[domains.NAME]` the name may be left out. Parts
+(`strategy.inner`, ...) are read by `orchestrator.registry`; a flag may set one whole or one option of it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
-from orchestrator import registry
+from orchestrator import auto, registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.types import PluginSpec
 from orchestrator.fleet import Fleet
 from orchestrator.plancheck import PlanFault, check_plan
 from orchestrator.plankeys import SECTIONS, TOP, Files, OutputFormat, near_key
+from orchestrator.spelling import one_spec
 
 Table: TypeAlias = dict[str, Any]
 _SPECS = ("strategy", "selector", "fleet.engine")
@@ -46,6 +48,8 @@ class LoadedPlan:
     problems: Path | None
     out: Path | None
     format: OutputFormat
+    vote: PluginSpec | None = None  # the selector, where it was named
+    chosen: bool = False  # whether what `auto` stands for was chosen just now
 
 
 def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
@@ -60,7 +64,10 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
     _apply(tree, flags)
     origin = _Origin(source, flags)
     files = _section(Files, {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree}, "", origin, TOP)
-    plan, fleet = _plan(tree, origin)
+    written, fleet, vote = _plan(tree, origin)
+    plan = written
+    with contextlib.suppress(PluginError):  # an engine or a verifier that does not load: `check_plan` says it
+        plan = auto.resolved(written, fleet, vote)
     try:
         check_plan(plan, fleet)
     except PlanFault as error:
@@ -68,10 +75,11 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
     problems = _located(files.problems, None if "problems" in flags or path is None else Path(path).parent)
     named = path or problems
     out = Path(files.out) if files.out else None if named is None else Path("runs") / Path(named).stem
-    return LoadedPlan(plan, fleet, problems, out, files.format)
+    return LoadedPlan(plan, fleet, problems, out, files.format, vote, plan is not written)
 
 
-def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet]:
+def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet, PluginSpec | None]:
+    """Return the plan, its fleet, and the selector if one was named."""
     sections = {name: tree.pop(name, {}) for name in SECTIONS}
     fleet_table = _a_table(sections["fleet"], "fleet", origin)
     engine = fleet_table.pop("engine", None)
@@ -97,10 +105,11 @@ def _plan(tree: Table, origin: _Origin) -> tuple[Plan, Fleet]:
         if key in tree:
             values[key] = _converted(tree.pop(key), type, key, origin)
     _refuse_unknown(tree, TOP, "", origin)
+    named: PluginSpec | None = values.get("selector")
     if "strategy" in values and "selector" not in values:
         with contextlib.suppress(PluginError):  # `check_plan` says it, and where it was written
             values["selector"] = registry.own_selector(values["strategy"])
-    return Plan(**values), fleet
+    return Plan(**values), fleet, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +234,7 @@ def _value(key: str, text: str, plugin: object) -> object:
 
 def _takes_text(key: str, plugin: object) -> bool:
     section, _, name = key.rpartition(".")
-    if isinstance(plugin, str):
+    if isinstance(plugin, str) and _group(section) in registry.GROUPS:  # of a part only the parts of its owner know the group
         try:
             return any(option.name == name and option.type == "str" for option in registry.options(_group(section), plugin))
         except PlanError:  # an unknown plugin: check_plan says so better than a flag can
@@ -250,6 +259,9 @@ def _set(tree: Table, key: str, value: object) -> None:
     table = tree
     for part in parents:
         inner = table.setdefault(part, {})
+        if isinstance(inner, str) and key.startswith(("strategy.", "selector.")):  # a part in its short form
+            own = one_spec(key, inner)
+            inner = table[part] = {"name": own.name, **own.options}
         if not isinstance(inner, dict):
             raise PlanError(f"on the command line: there is no key {key!r}; {part!r} is not a table")
         table = inner

@@ -87,7 +87,15 @@ def _usage(group: str, name: str, option: registry.OptionInfo | None) -> str:
     if head is None:
         own = f'{{ name = "{name}", {option.name} = ... }}' if option and option.default == "(required)" else f'"{name}"'
         return f"in a plan: [domains.{name}]" if group == "domains" else f"in a plan: verifiers = [{own}]"
-    return f"as flags: --{head} {name}{f' --{head}.{option.name} {value}' if option else ''}"
+    return f"as flags: --{head} {name}{f' --{head}.{option.name} {value}' if option else ''}{_part_usage(group, name, head)}"
+
+
+def _part_usage(group: str, name: str, head: str) -> str:
+    """Return how a plugin's first part is swapped; "" without parts."""
+    part = next(iter(registry.parts(registry.plugin_class(group, name))), "")
+    is_list = any(o.name == part and o.type.startswith("list of ") for o in registry.options(group, name))
+    value = """'["NAME OPTION=VALUE", ...]'""" if is_list else '"NAME OPTION=VALUE"'
+    return f" --{head}.{part} {value}" if part else ""
 
 
 def _demands(cls: type) -> str:

@@ -92,9 +92,18 @@ def plugin_class(group: str, name: str) -> type:
     return cls  # type: ignore[no-any-return]  # _require_dataclass has checked that it is a class
 
 
-def load(group: str, spec: PluginSpec) -> Any:
-    """Return a plugin built with its options. PluginError naming field, value and remedy when an option is unknown or wrong."""
-    return build(plugin_class(group, spec.name), spec.options, f"{singular(group)} {spec.name!r}")
+def load(group: str, spec: PluginSpec, at: str = "") -> Any:
+    """Return a plugin built with its options and parts. PluginError naming field, value and remedy when an option is unknown or wrong.
+
+    `at` is the dotted path of a part, such as "strategy.inner.select": an error about a part begins with it.
+    """
+    if not at:
+        return build(plugin_class(group, spec.name), spec.options, f"{singular(group)} {spec.name!r}", singular(group))
+    try:
+        cls = plugin_class(group, spec.name)
+    except PluginError as error:
+        raise PluginError(f"{at}: {error}") from error
+    return build(cls, spec.options, f"{at}: {singular(group)} {spec.name!r}", at)
 
 
 def load_origin(origin: str, options: Mapping[str, object]) -> Any:
@@ -109,34 +118,96 @@ def decorated_origin(group: str, name: str) -> str:
     return f"{cls.__module__}:{cls.__qualname__}" if cls else ""
 
 
-def build(cls: type, options: Mapping[str, object], what: str) -> Any:
-    """Return `cls(**options)`, converted and checked against its fields; PluginError otherwise."""
+def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> Any:
+    """Return `cls(**options)`, converted and checked against its fields; PluginError otherwise. Paths of its parts begin with `at`."""
     fields = {f.name for f in dataclasses.fields(cls) if f.init}
     for key in options:
         if key not in fields:
             raise PluginError(f"{what} has no option {key!r}{near(key, fields)}; it has: {', '.join(sorted(fields)) or 'none'}")
     groups = parts(cls)
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
     plain = {key: value for key, value in options.items() if key not in groups or value is not None}
-    given = {name: _part(group, plain[name], name) for name, group in groups.items() if name in plain}
+    given = {
+        name: _part(group, plain[name], f"{at}.{name}" if at else name, defaults[name]) for name, group in groups.items() if name in plain
+    }
     try:
         plugin: Any = msgspec.convert({**plain, **given}, cls, strict=False)
-        defaults = {name: _part(group, getattr(plugin, name), name) for name, group in groups.items() if name not in given}
-        return dataclasses.replace(plugin, **defaults) if defaults else plugin
+        own = {name: _part(group, getattr(plugin, name), name) for name, group in groups.items() if name not in given}
+        return dataclasses.replace(plugin, **own) if own else plugin
+    except PluginError:
+        raise
     except (msgspec.ValidationError, ValueError, TypeError, NameError) as error:  # NameError: an annotation that does not resolve
         raise PluginError(f"{what}: {error}{_expected(cls, str(error))}") from error
 
 
 def parts(cls: object) -> Mapping[str, str]:
-    """Return the options of a plugin class that are plugins themselves, with their groups."""
+    """Return the options of a plugin class that are plugins themselves, or lists of plugins, with their groups."""
     return getattr(cls, "parts", {})
 
 
-def _part(group: str, given: object, name: str) -> Any:
+def _part(group: str, given: object, at: str, default: object = None) -> Any:
+    """Return a part loaded from how a plan writes it: a text, a table (of the default plugin if it names none), a list; "" is no plugin."""
+    if given == "":
+        return None
+    if isinstance(given, list | tuple):
+        return tuple(_part(group, one, f"{at}[{place}]") for place, one in enumerate(given))
     if isinstance(given, str):
-        given = one_spec(name, given)
+        given = one_spec(at, given)
     if isinstance(given, Mapping):
-        given = PluginSpec(str(given.get("name", "")), {k: v for k, v in given.items() if k != "name"})
-    return load(group, given) if isinstance(given, PluginSpec) else given
+        given = _named_part(given, at, default)
+    return load(group, given, at) if isinstance(given, PluginSpec) else given
+
+
+def _named_part(table: Mapping[str, Any], at: str, default: object) -> PluginSpec:
+    rest = {key: value for key, value in table.items() if key != "name"}
+    name = table.get("name")
+    if name is None and isinstance(default, str) and default:
+        own = one_spec(at, default)
+        return PluginSpec(own.name, {**own.options, **rest})
+    if not isinstance(name, str) or not name:
+        raise PluginError(f"{at} must name its plugin: write {at.rpartition('.')[2]} = {{name = '...', ...}}")
+    return PluginSpec(name, rest)
+
+
+def composed(plugin: object, at: str) -> Iterator[tuple[str, object]]:
+    """Yield a plugin and all its parts, theirs included, each with its dotted path; the plugin's own path is `at`."""
+    yield at, plugin
+    for name in parts(type(plugin)):
+        held = getattr(plugin, name)
+        if isinstance(held, tuple):
+            for place, part in enumerate(held):
+                yield from composed(part, f"{at}.{name}[{place}]")
+        elif held is not None:
+            yield from composed(held, f"{at}.{name}")
+
+
+def spec_of(group: str, plugin: object) -> PluginSpec:
+    """Return the spec from which a plugin of a group loads again: its name, and the options that differ from their defaults.
+
+    PluginError when the plugin's class is not registered.
+    """
+    cls, options = type(plugin), {}
+    where = f"{cls.__module__}:{cls.__qualname__}"
+    packaged = (name for name, points in _entry_points(group).items() if any(point.value == where for point in points))
+    name = next((name for name, known in _decorated[group].items() if known is cls), None) or next(packaged, None)
+    if name is None:
+        raise PluginError(f"{where} is no registered {singular(group)}; give a plan its plugins by name")
+    for field in (f for f in dataclasses.fields(plugin) if f.init):  # type: ignore[arg-type]  # every plugin is a dataclass
+        value = getattr(plugin, field.name)
+        if field.name in parts(cls):
+            options[field.name] = _part_table(parts(cls)[field.name], value)
+        elif value != field.default and (field.default_factory is dataclasses.MISSING or value != field.default_factory()):
+            options[field.name] = value
+    return PluginSpec(name, options)
+
+
+def _part_table(group: str, value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return [_part_table(group, one) for one in value]
+    spec = spec_of(group, value)
+    return {"name": spec.name, **spec.options}
 
 
 def _expected(cls: type, error: str) -> str:
@@ -169,7 +240,11 @@ def _options(cls: type) -> Iterator[OptionInfo]:
         else:
             default = "(required)"
         part = parts(cls).get(field.name)
-        yield OptionInfo(field.name, singular(part) if part else _type_name(field.type), default)
+        yield OptionInfo(field.name, _part_type(part, field) if part else _type_name(field.type), default)
+
+
+def _part_type(group: str, field: dataclasses.Field[Any]) -> str:
+    return f"list of {group}" if "tuple" in str(field.type) else singular(group)
 
 
 def _type_name(annotation: object) -> str:
@@ -183,24 +258,34 @@ def distribution(group: str, name: str) -> str:
 
 
 def needs(plugin: object) -> frozenset[Capability]:
-    """Return the engine capabilities a plugin states it needs."""
-    return frozenset(getattr(plugin, "needs", ()))
+    """Return the engine capabilities that a plugin and its parts state they need."""
+    return frozenset(capability for _, part in composed(plugin, "") for capability in getattr(part, "needs", ()))
 
 
 def metrics(plugin: object) -> tuple[str, ...]:
-    """Return the metrics a plugin states each trace must carry."""
-    return tuple(getattr(plugin, "metrics", ()))
+    """Return the metrics that a plugin and its parts state each trace must carry."""
+    return tuple(dict.fromkeys(name for _, part in composed(plugin, "") for name in getattr(part, "metrics", ())))
 
 
 def verdicts(plugin: object) -> tuple[str, ...]:
-    """Return the names of the verifiers whose verdicts a plugin states it reads."""
-    return tuple(getattr(plugin, "verifiers", ()))
+    """Return the names of the verifiers whose verdicts a plugin and its parts state they read."""
+    return tuple(dict.fromkeys(name for _, part in composed(plugin, "") for name in getattr(part, "verifiers", ())))
 
 
 def own_selector(spec: PluginSpec) -> PluginSpec:
-    """Return the selector that a strategy states as its own (attribute `selector`), else the majority. PluginError as `load`."""
+    """Return the selector that a strategy states as its own (attribute `selector`), else the majority. PluginError as `load`.
+
+    A strategy may name one of its parts, a selector, among the options of its own: it is written out.
+    """
     own = getattr(load("strategies", spec), "selector", None)
-    return own if isinstance(own, PluginSpec) else PluginSpec("majority")
+    if not isinstance(own, PluginSpec):
+        return PluginSpec("majority")
+    groups = parts(plugin_class("selectors", own.name))
+    return PluginSpec(own.name, {k: _part_table(groups[k], v) if _is_plugin(v) and k in groups else v for k, v in own.options.items()})
+
+
+def _is_plugin(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, PluginSpec | type)
 
 
 def near(word: str, known: Iterable[str]) -> str:

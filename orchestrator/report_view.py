@@ -41,6 +41,8 @@ def summary_table(summary: Summary) -> RenderableType:
     if report.savings is not None:
         table.add_row("saved", f"{report.savings.tokens.value:z.0%}", _saved(report.savings))
     _add_doubts(table, report, summary)
+    if summary.chosen:
+        table.add_row("auto", "", Text(f"chose {summary.chosen}"))
     lines: list[RenderableType] = [table]
     lines += [_faults("failed", summary.failed, report.n_by_status[Status.FAILED])] if summary.failed else []
     lines += [_faults("invalid", summary.invalid, report.n_by_status[Status.INVALID])] if summary.invalid else []

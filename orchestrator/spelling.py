@@ -1,14 +1,18 @@
 """Plugins as they are typed on a command line: a name, then options as KEY=VALUE, separated by spaces.
 
-Values are TOML where they parse as such, else texts: `n=8`, `rule=window`, `by="verdict:prm"`. Where several are meant, a value may be a
-list with commas, each taken in turn: `n=1,2,4`. Validating options is the registry's.
+Values are TOML where they parse as such, else texts: `n=8`, `rule=window`, `by="verdict:prm"`; a list may do without quotes:
+`models=[small,large]`. Where several are meant, a value may be a list with commas, each taken in turn: `n=1,2,4`. A part with options of
+its own is quoted: `inner='consistency n=4'`. Validating options is the registry's.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import re
 import shlex
 import tomllib
+from collections.abc import Mapping
 
 from orchestrator.core.errors import PluginError
 from orchestrator.core.types import PluginSpec
@@ -24,13 +28,26 @@ def several_specs(flag: str, text: str) -> list[PluginSpec]:
     """Return the plugins that a text names: one for each combination of the listed values, the last option varying fastest."""
     name, pairs = _split(flag, text)
     keys = [key for key, _ in pairs]
-    choices = [_values(value) for _, value in pairs]
+    choices = [_values(flag, value) for _, value in pairs]
     return [PluginSpec(name, dict(zip(keys, chosen, strict=True))) for chosen in itertools.product(*choices)]
 
 
 def spelled(spec: PluginSpec) -> str:
-    """Return a plugin as it is typed."""
-    return " ".join([spec.name, *(f"{key}={value}" for key, value in spec.options.items())])
+    """Return a plugin as it is typed; a part with options is quoted: refine inner='consistency n=8'."""
+    return " ".join([spec.name, *(f"{key}={_typed(value)}" for key, value in spec.options.items())])
+
+
+def _typed(value: object) -> str:
+    text = _text(value)
+    return shlex.quote(text) if not text or set(text) & set(" \"'\n") else text
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return spelled(PluginSpec(value["name"], {k: v for k, v in value.items() if k != "name"}))
+    if isinstance(value, list | tuple):
+        return json.dumps([_text(one) if isinstance(one, Mapping) else one for one in value])
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _split(flag: str, text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -47,13 +64,19 @@ def _split(flag: str, text: str) -> tuple[str, list[tuple[str, str]]]:
     return name, options
 
 
-def _values(text: str) -> list[object]:
+def _values(flag: str, text: str) -> list[object]:
     value = _value(text)
-    return [_value(part) for part in text.split(",") if part] if isinstance(value, str) and "," in value else [value]
+    if not isinstance(value, str) or "," not in value:
+        return [value]
+    if re.match(r"\S+ +\S+=", value):  # a part with options, of which some are listed
+        return [{"name": spec.name, **spec.options} for spec in several_specs(flag, value)]
+    return [_value(part) for part in text.split(",") if part]
 
 
 def _value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        if re.fullmatch(r"\[[^\[\]\"']*\]", text):  # a list whose quotes the shell, or this file's splitting, has taken
+            return [_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
         return text

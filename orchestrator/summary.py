@@ -56,6 +56,7 @@ class Summary:
     failed: tuple[Fault, ...]  # the first few
     invalid: tuple[Fault, ...]
     interrupted: bool
+    chosen: str = ""  # what the strategy `auto` stands for, and why
 
     @property
     def all_failed(self) -> bool:
@@ -105,6 +106,7 @@ def summarise(
     n_new_tokens: int,
     batch_output: Path | None,
     interrupted: bool,
+    chosen: str = "",
 ) -> Summary:
     """Return the summary of an open job after a run of `seconds`, `start_seconds` of them before its engine was up."""
     serving = seconds - start_seconds
@@ -124,6 +126,7 @@ def summarise(
         failed=_faults(results, Status.FAILED),
         invalid=_faults(results, Status.INVALID),
         interrupted=interrupted,
+        chosen=chosen,
     )
 
 

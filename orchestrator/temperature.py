@@ -21,21 +21,26 @@ import numpy as np
 from orchestrator import api
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Plan
-from orchestrator.core.types import PluginSpec, Problem
+from orchestrator.core.types import PluginSpec, Problem, Trace
 from orchestrator.fleet import Fleet
 
 GRID = tuple(round(0.1 * i, 1) for i in range(1, 15))  # 0.1 to 1.4, as released: steps of 0.1, below 1.5
 N_SAMPLES = 32  # in all, at each temperature
 MAX_NEW_TOKENS = 1024
+_ROUNDING = 1e-9  # of a curve that does not bend, second differences are not quite 0
 FOR_VOTING = 0.0  # what is added to the turning point: for a majority vote, and
 FOR_BEST = 0.1  # for best-of-n, which gains from more diversity
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The temperature chosen, and the curve it was read from: mean token entropies in nats, shape (n_temperatures,)."""
+    """The temperature chosen, and the curve it was read from: mean token entropies in nats, shape (n_temperatures,).
+
+    `turn` is the turning point, to which the offset of what the samples are for is added.
+    """
 
     temperature: float
+    turn: float
     temperatures: tuple[float, ...]
     entropies: tuple[float, ...]
 
@@ -51,7 +56,7 @@ def turning_point(temperatures: Sequence[float], entropies: Sequence[float]) -> 
     if not (np.isfinite(h) & (h > 0)).all():
         raise ValueError(f"entropies {h.tolist()}: each must be positive and finite")
     curvature = np.gradient(np.gradient(np.log(h), t), t)
-    convex = np.flatnonzero(curvature[1:-1] > 0)
+    convex = np.flatnonzero(curvature[1:-1] > _ROUNDING)
     return float(t[1 + convex[0]] if convex.size else t[-2])
 
 
@@ -69,15 +74,21 @@ def choose_temperature(
     Costs `n_samples` traces of at most 1024 tokens at each temperature: of the first `n_samples` problems one each, of fewer as many of
     each as fit. The rest of the sampling is as in the plan, with nothing cut off from the tail (top_p 1, no top_k, no min_p).
     """
-    _require_processed(fleet)
+    require_processed(fleet)
     chosen = list(problems)[:n_samples]
     if not chosen:
         raise PlanError("a temperature is chosen on problems: give at least one")
-    entropies = tuple(_entropy(chosen, _at(plan, t, n_samples // len(chosen)), fleet) for t in temperatures)
-    return Choice(round(turning_point(temperatures, entropies) + offset, 6), tuple(temperatures), entropies)
+    entropies = tuple(_entropy(chosen, plan_at(plan, t, n_samples // len(chosen)), fleet) for t in temperatures)
+    return chosen_from(temperatures, entropies, offset)
 
 
-def _require_processed(fleet: Fleet) -> None:
+def chosen_from(temperatures: Sequence[float], entropies: Sequence[float], offset: float) -> Choice:
+    """Return the choice that a measured curve leads to. ValueError as `turning_point`."""
+    turn = turning_point(temperatures, entropies)
+    return Choice(round(turn + offset, 6), turn, tuple(temperatures), tuple(entropies))
+
+
+def require_processed(fleet: Fleet) -> None:
     """Refuse a vLLM engine that would report the model's own log-probabilities: their mean is a cross-entropy, and its turn another."""
     name, options = fleet.engine.name, fleet.engine.options
     if name == "ray" and options.get("backend", "vllm") == "vllm":
@@ -86,7 +97,7 @@ def _require_processed(fleet: Fleet) -> None:
         raise PlanError("TURN measures entropies at the temperature sampled at: set the vLLM engine's option processed_logprobs = true")
 
 
-def _at(plan: Plan, temperature: float, n: int) -> Plan:
+def plan_at(plan: Plan, temperature: float, n: int) -> Plan:
     """Return the plan that samples `n` traces of each problem at a temperature and has each carry its mean log-probability."""
     sampling = replace(plan.sampling, temperature=temperature, top_p=1.0, top_k=0, min_p=0.0, max_new_tokens=MAX_NEW_TOKENS)
     return replace(
@@ -100,11 +111,14 @@ def _at(plan: Plan, temperature: float, n: int) -> Plan:
 
 
 def _entropy(problems: Sequence[Problem], plan: Plan, fleet: Fleet) -> float:
-    """Return the mean over traces of the mean over tokens; a trace without tokens says nothing. PlanError when none has any."""
     with tempfile.TemporaryDirectory(prefix="leadline-") as directory:
         api.run(problems, plan, fleet, out=Path(directory))
-        pools = [api.traces(directory, problem.id) for problem in problems]
+        return mean_entropy([api.traces(directory, problem.id) for problem in problems], plan.sampling.temperature)
+
+
+def mean_entropy(pools: Sequence[Sequence[Trace]], temperature: float) -> float:
+    """Return the mean over traces of the mean over tokens; a trace without tokens says nothing. PlanError when none has any."""
     given = [-t.metrics["mean_logprob"] for pool in pools for t in pool if "mean_logprob" in t.metrics]
     if not given:
-        raise PlanError(f"no trace at temperature {plan.sampling.temperature} has log-probabilities: every one failed or was empty")
+        raise PlanError(f"no trace at temperature {temperature} has log-probabilities: every one failed or was empty")
     return sum(given) / len(given)

@@ -1,19 +1,20 @@
 """Model cascade by agreement (Yue et al., arXiv 2310.03094): small models first, a larger one where their answers disagree.
 
 The share of the leading answer among a model's own samples decides whether its vote stands; no verifier and no training is needed. The
-paper has two models and draws one answer of the larger; here there may be more, each sampled `n` times.
+paper has two models and draws one answer of the larger; here there may be more, each sampled `n` times, or asked by another strategy.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from orchestrator.core.steps import Steps, sample
+from orchestrator.core.inside import Setting, inside
+from orchestrator.core.steps import Command, Reply, Steps, sample
 from orchestrator.core.types import Capability, PluginSpec, Problem, Request, Trace
-from orchestrator.core.votes import voters
+from orchestrator.core.votes import agreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,13 @@ class Cascade:
     Traces that state no answer count against it. Only the last model asked is heard, by the selector `final`.
     """
 
+    parts: ClassVar[Mapping[str, str]] = {"inner": "strategies"}
+
     models: tuple[str, ...]
     n: int = 8
     agreement: float = 0.75
     depth: int | None = None
+    inner: Any = None  # how each model is asked, instead of `n` times: "adaptive n=16"; what names a model of its own keeps it
 
     def __post_init__(self) -> None:
         if not self.models or self.n < 1:
@@ -35,9 +39,9 @@ class Cascade:
             raise ValueError(f"agreement = {self.agreement}: a share, 0 < agreement <= 1")
 
     @property
-    def n_full(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n * len(self.models)
+    def n_full(self) -> int | None:
+        """How many traces full sampling takes, where `inner` says so."""
+        return (self.n if self.inner is None else getattr(self.inner, "n_full", None) or 0) * len(self.models) or None
 
     @property
     def pools(self) -> tuple[str, ...]:
@@ -58,13 +62,15 @@ class Cascade:
         """Go up the models until one agrees with itself."""
         before: tuple[int, ...] = ()
         for model in self.models:
-            traces = yield from sample(self.n, Request(model=model, depth=self.depth, subjects=before))
+            traces = yield from self._asked(model, before, problem, rng)
             if agreement(traces) >= self.agreement:
                 return
-            before = tuple(t.ordinal for t in traces)
+            before = tuple(t.ordinal for t in traces) or before
 
-
-def agreement(traces: Sequence[Trace]) -> float:
-    """Return the share of these traces that state the leading answer; 0 without any."""
-    counts = Counter(t.answer.key for t in voters(traces) if t.answer is not None)
-    return max(counts.values(), default=0) / len(traces) if traces else 0.0
+    def _asked(
+        self, model: str, before: tuple[int, ...], problem: Problem, rng: random.Random
+    ) -> Generator[Command, Reply, Sequence[Trace]]:
+        """Return a model's attempts."""
+        if self.inner is None:
+            return (yield from sample(self.n, Request(model=model, depth=self.depth, subjects=before)))
+        return (yield from inside(self.inner, problem, rng, Setting(model=model, depth=self.depth, subjects=before))).attempts

@@ -7,8 +7,9 @@ exp(mean_logprob)) or "verdict:NAME", the score of that verifier. A voter withou
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,11 +30,23 @@ class Majority:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """Plurality vote among the last generation: the last revisions, the last population, the last model asked (`core.generations`)."""
+    """Votes among the last generation alone: the last revisions, the last population, the last model asked (`core.generations`).
+
+    How it votes is another selector's: by plurality unless `vote` names one.
+    """
+
+    parts: ClassVar[Mapping[str, str]] = {"vote": "selectors"}
+
+    vote: Any = None  # "best by=verdict:prm"; without one: plurality
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
-        """Return the clusters of the last generation that states an answer, by count."""
-        return tally(latest(traces))
+        """Return the clusters of the last generation that states an answer."""
+        last = latest(traces)
+        if self.vote is None:
+            return tally(last)
+        silent = {t.ordinal for t in voters(traces)} - {t.ordinal for t in last}
+        ranked: list[Cluster] = self.vote([t for t in traces if t.ordinal not in silent])
+        return ranked
 
 
 @dataclass(frozen=True, slots=True)

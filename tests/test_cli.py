@@ -27,7 +27,7 @@ from orchestrator.foreground import Signals
 from orchestrator.plankeys import keys
 
 FAKE = ("--fleet.engine", "fake", "--domain", "number")
-COMMANDS = ("run", "resume", "solve", "sweep", "eval", "judge", "plugins", "doctor")
+COMMANDS = ("run", "resume", "solve", "sweep", "eval", "judge", "choose", "temperature", "weights", "plugins", "doctor")
 Run = Callable[..., Result]
 
 

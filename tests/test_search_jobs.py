@@ -91,6 +91,10 @@ JOBS: dict[str, tuple[dict[str, object], dict[str, object]]] = {  # strategy -> 
     "ab-mcts-m": ({"verifier": "knows", "n": 5, "parallel": 2, "models": ["main", "large"]}, {"name": "best", "by": "verdict:knows"}),
     "beam": ({"verifier": "knows", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}, {"name": "best", "by": "verdict:knows"}),
     "cascade": ({"models": ["main", "large"], "n": 2, "agreement": 1.0}, {"name": "final"}),
+    "compute-optimal": (
+        {"first": 3, "verifier": "knows", "medium": "consistency n=2", "hard": "refine inner='consistency n=2' rounds=1"},
+        {"name": "best-weighted", "by": "verdict:knows"},
+    ),
     "concise-hint": ({"n": 2, "interval": 3, "growth": 0.0, "end": " wait"}, {"name": "majority"}),
     "dvts": ({"verifier": "knows", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}, {"name": "best-weighted", "by": "verdict:knows"}),
     "early-answer": ({"n": 2, "warm_up": 0, "delimiter": " so", "variance": 1.0, "end": "</think>"}, {"name": "majority"}),
@@ -101,9 +105,14 @@ JOBS: dict[str, tuple[dict[str, object], dict[str, object]]] = {  # strategy -> 
     ),
     "mits": ({"n": 2, "beam": 2, "steps": 3, "delimiter": " wait"}, {"name": "pmi"}),
     "particles": ({"verifier": "knows", "n": 3, "steps": 3, "delimiter": " wait"}, {"name": "best", "by": "verdict:knows"}),
+    "refine": (
+        {"inner": {"name": "cascade", "models": ["main", "large"], "inner": "adaptive n=4 wave=2", "agreement": 1.0}, "rounds": 1},
+        {"name": "final", "vote": "majority"},
+    ),
     "revise": ({"chains": 2, "revisions": 2}, {"name": "final"}),
     "rsa": ({"n": 3, "k": 2, "steps": 3}, {"name": "final"}),
     "scrutinize": ({"n": 3, "verdicts": 2, "preliminary": 1, "comparisons": 2}, {"name": "scrutinized"}),
+    "staged": ({"stages": ["consistency n=2", "scrutinize n=2 verdicts=1 preliminary=0"], "agreement": 1.0}, {"name": "scrutinized"}),
     "speculative-thinking": ({"large": "large", "n": 2, "tokens": 40, "delimiter": " wait"}, {"name": "majority"}),
 }
 

@@ -34,6 +34,7 @@ def test_ends_of_the_grid_are_never_chosen() -> None:
     """Convex everywhere: the first interior point. Concave everywhere: the last interior point."""
     assert turning_point(GRID, [math.exp(t * t) for t in GRID]) == 0.2
     assert turning_point(GRID, [math.exp(-t * t) for t in GRID]) == 1.3
+    assert turning_point(GRID, [0.7] * len(GRID)) == 1.3, "a flat curve is convex nowhere, whatever rounding says"
 
 
 def test_five_points_by_hand() -> None:

@@ -76,10 +76,26 @@ Prompt: TypeAlias = str | tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class PluginSpec:
-    """A plugin by name, with its options as the user gave them (validated when it is loaded)."""
+    """A plugin by name, with its options as the user gave them (validated when it is loaded).
+
+    An option that is a PluginSpec itself, a part, is kept as a plan file writes it: as a table with its `name`.
+    """
 
     name: str
     options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Write out parts."""
+        if any(isinstance(value, PluginSpec | list | tuple) for value in self.options.values()):
+            object.__setattr__(self, "options", {key: _written_out(value) for key, value in self.options.items()})
+
+
+def _written_out(value: object) -> object:
+    if isinstance(value, PluginSpec):
+        return {"name": value.name, **value.options}
+    if isinstance(value, list | tuple) and any(isinstance(one, PluginSpec) for one in value):
+        return [_written_out(one) for one in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True)

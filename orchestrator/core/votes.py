@@ -60,6 +60,11 @@ def tied(clusters: Sequence[Cluster]) -> bool:
     return len(clusters) > 1 and clusters[0].weight == clusters[1].weight
 
 
+def agreement(traces: Sequence[Trace]) -> float:
+    """Return the share of these traces that state the leading answer; 0 without any. Traces that state none count against it."""
+    return max((cluster.count for cluster in tally(voters(traces))), default=0) / len(traces) if traces else 0.0
+
+
 def beta_confidence(n_first: int, n_second: int) -> float:
     """Return P[X > 1/2] for X ~ Beta(n_first + 1, n_second + 1): how sure it is that the leader leads. Exact for whole counts.
 

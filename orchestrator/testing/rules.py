@@ -33,7 +33,7 @@ def check_value(plugin: object) -> None:
     )
     options = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # checked above
     parts = {name: options.pop(name) for name in getattr(cls, "parts", {})}
-    for part in parts.values():
+    for part in [one for held in parts.values() for one in (held if isinstance(held, tuple) else (held,)) if one is not None]:
         require(not isinstance(part, str), "parts", f"{part!r} is a name yet: load the plugin by `registry.load`, or give it the plugin")
         check_value(part)
     try:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
+from orchestrator import registry
 from orchestrator.core.folds import PREFIX, parse_metric
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Strategy
@@ -44,22 +45,22 @@ def check_strategy(strategy: Strategy, *, plan: Plan | None = None, seeds: Itera
     plan = plan or Plan()
     with no_global_randomness():
         for seed in seeds:
-            for name, world in _worlds(seed).items():
+            for name, world in _worlds(seed, registry.verdicts(strategy)).items():
                 for budget in _BUDGETS:
                     _check_budget(strategy, replace(plan, budget=budget), world, f"with traces {name}, {budget}, seed {seed}", seed)
                 _check_stops(strategy, plan, world, f"with traces {name}, seed {seed}", seed)
             _check_sharing(strategy, plan, seed)
 
 
-def _worlds(seed: int) -> dict[str, World]:
-    """The ways in which traces come out, each a function of the request alone."""
+def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
+    """The ways in which traces come out, each a function of the request alone; `verifiers` score every trace, as the plan's do."""
 
     def world(words: Sequence[str], finishes: Sequence[Finish] = (Finish.STOP,)) -> World:
         def reply(request: Request) -> Trace:
             rng = random.Random(request.seed + seed)
             word, finish = rng.choice(words), rng.choice(finishes)
             metrics = {name: _metric(name, rng) for name in request.metrics}
-            verdicts = {name: rng.random() for name in request.verifiers}
+            verdicts = {name: rng.random() for name in dict.fromkeys((*request.verifiers, *verifiers))}
             made = trace(request.ordinal, None, finish=finish, tokens=_n_tokens(request, finish, rng), metrics=metrics)
             if finish is Finish.FAILED:
                 return made
@@ -86,6 +87,8 @@ def _worlds(seed: int) -> dict[str, World]:
 
 
 def _n_tokens(request: Request, finish: Finish, rng: random.Random) -> int:
+    if finish is Finish.RULE and request.checkpoint:
+        return request.checkpoint
     n = 0 if finish is Finish.FAILED else rng.randint(1, 20)
     return n if request.max_new_tokens is None else min(n, request.max_new_tokens)
 
@@ -95,7 +98,7 @@ def _metric(name: str, rng: random.Random) -> float:
 
 
 def _session(strategy: Strategy, plan: Plan) -> Session:
-    return Session(PROBLEM, strategy, plan)
+    return Session(PROBLEM, strategy, plan, registry.metrics(strategy))
 
 
 def _copy(strategy: Strategy) -> Strategy:
@@ -127,7 +130,8 @@ def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: 
     if n_full is not None and session.stopped_by != INTERRUPT:
         n_attempts = sum(r.parent is None and r.purpose is Purpose.SOLVE for r in requests)
         require(n_attempts <= n_full, "n_full", f"{where} it started {n_attempts} attempts and says n_full = {n_full}; correct one")
-    _check_needs(frozenset(getattr(strategy, "needs", ())), requests)
+    implied = {Capability.LOGPROBS} if registry.metrics(strategy) else set()  # as at plan time
+    _check_needs(registry.needs(strategy) | implied, requests)
 
 
 def _check_needs(needs: frozenset[Capability], requests: Sequence[Request]) -> None:
@@ -180,7 +184,7 @@ def _check_stops(strategy: Strategy, plan: Plan, world: World, where: str, seed:
 
 def _check_sharing(strategy: Strategy, plan: Plan, seed: int) -> None:
     """Explore two problems in turns with one strategy object: each must go as it does alone."""
-    world = _worlds(seed)["of two answers"]
+    world = _worlds(seed, registry.verdicts(strategy))["of two answers"]
     alone = [record(_session(_copy(strategy), plan), world, random.Random(seed + i), _N_LIMIT) for i in range(2)]
     sessions = [_session(strategy, plan) for _ in alone]
     for session in sessions:

@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, object]] = {
     "beam": {"verifier": "v", "steps": 5},
     "budget-forcing": {"n": 2, "ignore": 2},
     "cascade": {"models": ["main", ""], "n": 3},
+    "compute-optimal": {"first": 3, "medium": "revise chains=2 revisions=1", "hard": "consistency n=4"},
     "concise-hint": {"n": 2, "interval": 8, "thinking": 100},
     "dvts": {"verifier": "v", "width": 2, "steps": 5},
     "early-answer": {"n": 2, "warm_up": 2, "thinking": 100},
@@ -41,7 +42,9 @@ SMALL: dict[str, dict[str, object]] = {
     "mits": {"n": 2, "beam": 2, "steps": 3},
     "parallel-probe": {"n": 8},  # its 64 attempts take seconds in every world
     "particles": {"verifier": "v", "n": 4, "steps": 5},
+    "refine": {"inner": "consistency n=3", "rounds": 1},
     "speculative-thinking": {"large": "main", "n": 2, "tokens": 200},
+    "staged": {"stages": ["consistency n=2", "revise chains=2 revisions=1"]},
     "revise": {"chains": 2, "revisions": 2},
     "rsa": {"n": 4, "k": 2, "steps": 3},
     "scrutinize": {"n": 4, "verdicts": 4, "preliminary": 1, "comparisons": 2, "per_answer": 2},
@@ -89,11 +92,29 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("short-m@k", {"m": 1, "k": 1}),
     ("short-m@k", {"m": 8, "k": 8}),
 ]
+# One inside another, twice over: what is inside may itself leave traces running, drop them, continue them, or be several at once.
+COMPOSED: list[tuple[str, dict[str, object]]] = [
+    ("refine", {"inner": "consistency n=2 depth=2", "select": "best by=verdict:v", "shown": 2}),
+    ("refine", {"inner": {"name": "refine", "inner": "adaptive n=4 wave=2", "rounds": 1}, "rounds": 1, "select": "weighted"}),
+    ("refine", {"inner": "deepprune judge=lexical n=4 prefix_tokens=8 n_words=0", "rounds": 1}),
+    ("refine", {"inner": "deepconf n=6 n_init=3 wave=1 window_tokens=4", "rounds": 1, "select": "discounted"}),
+    ("refine", {"inner": {"name": "cascade", "models": ["main", ""], "inner": "short-m@k m=1 k=2"}, "rounds": 1}),
+    ("cascade", {"models": ["", "main"], "inner": {"name": "staged", "stages": ["consistency n=2", "rsa n=2 k=1 steps=2"]}}),
+    ("refine", {"inner": "mits n=2 beam=2 steps=2", "rounds": 1, "select": "pmi"}),
+    ("staged", {"stages": ["early-answer n=2 warm_up=2 thinking=100", "mind-evolution verifier=v islands=2 turns=1 generations=2"]}),
+    ("staged", {"stages": ["beam verifier=v n=2 width=1 steps=2", {"name": "refine", "inner": "consistency n=2", "rounds": 1}]}),
+    (
+        "compute-optimal",
+        {"first": 2, "verifier": "v", "easy": "", "medium": "scrutinize n=2 verdicts=1 preliminary=0", "hard": "dvts verifier=v steps=2"},
+    ),
+]
 SELECTORS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in ours("selectors")),
     *((name, {"by": by}) for name in ("best", "best-weighted", "filtered", "weighted") for by in ("verdict:v", "mean_logprob")),
     ("depth-weighted", {"depths": [0, 4], "weights": [0.5, 2.0]}),
     ("filtered", {"keep": 1.0}),
+    ("final", {"vote": "best by=verdict:v"}),
+    ("final", {"vote": {"name": "final", "vote": "pessimistic"}}),
     ("pessimistic", {"by": "verdict:v", "alpha": 2.0}),
     ("filtered", {"keep": 0.9, "by": "lowest_confidence@512"}),
 ]
@@ -141,6 +162,12 @@ EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {
 def test_strategy_keeps_the_contract(name: str, options: dict[str, object]) -> None:
     """Any order, any budget, any failure, any stop, replay: see `orchestrator.testing.strategies`."""
     check_strategy(plugin("strategies", name, options))
+
+
+@pytest.mark.parametrize(("name", "options"), COMPOSED)
+def test_a_composition_keeps_the_contract(name: str, options: dict[str, object]) -> None:
+    """What holds of each strategy holds of one inside another, to any depth."""
+    check_strategy(plugin("strategies", name, options), seeds=[0])
 
 
 @pytest.mark.parametrize(("name", "options"), SELECTORS)

@@ -17,8 +17,9 @@ from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import Selector, Strategy
 from orchestrator.core.session import Session
 from orchestrator.core.types import Finish, Message, Purpose, Request, Sampling, Trace
+from orchestrator.core.votes import agreement
 from orchestrator.testing import PROBLEM, explore, pool, trace
-from strategies.cascade import Cascade, agreement
+from strategies.cascade import Cascade
 from strategies.revise import Revise
 from strategies.rsa import Rsa
 from strategies.selectors import Final, Majority

@@ -192,7 +192,7 @@ def test_a_judge_that_asks_a_pool_that_is_not_there_is_refused() -> None:
     from orchestrator.fleet import Fleet
 
     plan = Plan(strategy=PluginSpec("deepprune", {"judge": "llm model=judge"}))
-    with pytest.raises(PlanFault, match="the judge of strategy 'deepprune' asks for model 'judge'"):
+    with pytest.raises(PlanFault, match=r"strategy\.judge of strategy 'deepprune' asks for model 'judge'"):
         check_plan(plan, Fleet(engine=PluginSpec("fake")))
 
 
