@@ -16,7 +16,7 @@ from orchestrator.core.folds import PREFIX, parse_metric
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.session import Abort, Session, Start
-from orchestrator.core.types import Answer, Capability, Finish, Purpose, Request, Trace, Verdict
+from orchestrator.core.types import Answer, Capability, Finish, Purpose, Request, Sampling, Trace, Verdict
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
 from orchestrator.testing.simulation import INTERRUPT, PURE, Event, Recording, Step, arrival, play, record, step
@@ -33,6 +33,7 @@ _JUDGED = {  # what judges say, in the forms of `core.verdicts`
     Purpose.JUDGE: ("Winner: 1", "Winner: 2", "Winner: tie", "I am not sure."),
 }
 _N_LIMIT = 2_000  # traces after which an exploration is stopped: without a budget as a user would, with one because it hangs
+_N_TOKENS = 60  # of an attempt at most: some stretches of those that are looked at every few tokens
 _N_STOPS = 48  # points of one exploration at which it is stopped
 
 
@@ -42,7 +43,7 @@ def check_strategy(strategy: Strategy, *, plan: Plan | None = None, seeds: Itera
     `plan` is needed when the strategy asks for models by name; its budget is varied. Each seed is another order of arrival.
     """
     check_value(strategy)
-    plan = plan or Plan()
+    plan = plan or Plan(sampling=Sampling(max_new_tokens=_N_TOKENS))
     with no_global_randomness():
         for seed in seeds:
             for name, world in _worlds(seed, registry.verdicts(strategy)).items():
@@ -59,6 +60,8 @@ def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
         def reply(request: Request) -> Trace:
             rng = random.Random(request.seed + seed)
             word, finish = rng.choice(words), rng.choice(finishes)
+            if finish is Finish.RULE and not (request.rules or request.checkpoint):
+                finish = Finish.STOP  # nothing there that could fire
             metrics = {name: _metric(name, rng) for name in request.metrics}
             verdicts = {name: rng.random() for name in dict.fromkeys((*request.verifiers, *verifiers))}
             made = trace(request.ordinal, None, finish=finish, tokens=_n_tokens(request, finish, rng), metrics=metrics)
