@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ import pytest
 from orchestrator import registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan, document, fingerprint
-from orchestrator.core.types import Capability, PluginSpec, Problem, Trace, Verdict
+from orchestrator.core.types import Capability, PluginSpec
 from orchestrator.fleet import Fleet
 from orchestrator.modelcheck import asked_depths
 from orchestrator.plancheck import check_plan
@@ -167,23 +166,14 @@ def test_options_that_are_no_parts_stay_as_they_were() -> None:
     assert json.loads(json.dumps(spec.options)) == {"stages": [{"name": "rsa", "n": 2}, "consistency"], "agreement": 1}
 
 
-@registry.verifier("reward")
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """What the page names."""
-
-    async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
-        return [Verdict("reward", 0.5) for _ in traces]
-
-
 PAGE = (Path(__file__).parents[1] / "docs" / "composing.md").read_text()
 
 
 def test_the_plan_and_the_flags_of_the_page_load(tmp_path: Path) -> None:
     """docs/composing.md: the table, and every command of it over the table."""
     [table] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    models = '[models.small]\npath = "a"\n[models.large]\npath = "b"'
-    text = f'verifiers = ["reward"]\n{table}\n{models}'
+    models = '[models.small]\npath = "a"\n[models.large]\npath = "b"\n[models.rm]\npath = "c"\ntask = "classify"'
+    text = f'verifiers = [{{name = "reward", model = "rm"}}]\n{table}\n{models}'
     assert load(tmp_path, text).plan.strategy.options["inner"] == {"name": "consistency", "n": 8}
     commands = re.findall(r"^leadline run plan.toml (.*)$", PAGE, re.MULTILINE)
     assert len(commands) == 3
