@@ -271,7 +271,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 def _children() -> set[int]:
-    """Return the checker processes of this process; other tests may have an engine running."""
+    """Return the checker processes of this process; other tests may have an engine running, or a user's function waiting."""
     return {child.pid for child in psutil.Process().children() if not _is_other(child)}
 
 

@@ -341,11 +341,11 @@ def test_a_full_disk_stops_the_job_with_a_remedy_and_keeps_what_was_written(tmp_
 
 def test_a_seconds_budget_goes_on_where_it_was(tmp_path: Path) -> None:
     """The clock of a problem counts over interruptions: what an earlier run spent is not given back."""
-    plan = Plan(strategy=spec("endless"), budget=Budget(seconds=1.0))
+    plan = Plan(strategy=spec("endless"), budget=Budget(seconds=2.0))
     with pytest.raises(FleetError):
         orchestrator.run(questions(1), plan, fake(seconds_per_token=0.01, crash_after=8), out=tmp_path)  # 8 x 0.08 s
     began = time.perf_counter()
     [result] = orchestrator.run(questions(1), plan, fake(seconds_per_token=0.01), out=tmp_path)
     assert result.stopped_by == "seconds"
-    assert time.perf_counter() - began < 0.9
-    assert result.seconds >= 1.0
+    assert time.perf_counter() - began < 1.9
+    assert result.seconds >= 2.0
