@@ -43,7 +43,6 @@ MODELS = {
     "large": Model("smollm2", max_context_tokens=1024, layers="0-9 (10-12)*r 13-29", max_depth=2),
 }
 ENGINE = {"kv_cache_gib": 0.5, "max_num_seqs": 64, "enforce_eager": True}
-SAMPLING = Sampling(temperature=0.8, max_new_tokens=12)
 
 
 @registry.domain("word-count")
@@ -76,12 +75,16 @@ class Vowels:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """How small a strategy runs here, and the selector that it is used with. `least` is how many words an answer takes."""
+    """How small a strategy runs here, and the selector that it is used with. `least` is how many words an answer takes.
+
+    A case must still run when each other one has its first trace: of two pools the large one is the quicker, so it gets more `tokens`.
+    """
 
     options: Mapping[str, object]
     selector: PluginSpec = PluginSpec("majority")
     verified: bool = False
     least: int = 1
+    tokens: int = 12
     budget: Budget = Budget()
 
 
@@ -95,7 +98,7 @@ CASES: dict[str, Case] = {
     "cascade": Case({"models": ["main", "large"], "n": 3, "agreement": 1.0}, PluginSpec("final")),
     "consistency": Case({"n": 6}, PluginSpec("weighted", {"by": "mean_confidence"})),
     "deepconf": Case({"n": 7, "n_init": 4, "window_tokens": 6, "wave": 2}, PluginSpec("weighted", {"by": "lowest_confidence@6"})),
-    "deepen": Case({"depths": [1, 2], "n": 8, "wave": 3, "model": "large"}, PluginSpec("depth-weighted")),
+    "deepen": Case({"depths": [1, 2], "n": 8, "wave": 3, "confidence": 0.99, "model": "large"}, PluginSpec("depth-weighted"), tokens=40),
     "deepprune": Case({"n": 4, "n_words": 2, "words": ["the", "a", "is", "of"], "prefix_tokens": 6, "tau": 0.3}, least=8),
     "dvts": Case({**_STEPS, "n": 4, "width": 2}, PluginSpec("best-weighted", _BY_VOWELS), verified=True, least=9),
     "ensemble": Case({"models": ["main", "large"], "n": 6}, PluginSpec("filtered", {"by": "mean_confidence", "keep": 0.5})),
@@ -125,7 +128,7 @@ def plan_of(name: str) -> Plan:
         models=MODELS,
         strategy=PluginSpec(name, case.options),
         selector=case.selector,
-        sampling=SAMPLING,
+        sampling=Sampling(temperature=0.8, max_new_tokens=case.tokens),
         verifiers=(PluginSpec("vowels"),) if case.verified else (),
         budget=case.budget,
         domains={"word-count": PluginSpec("word-count", {"least": case.least})},
