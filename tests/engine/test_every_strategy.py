@@ -1,7 +1,8 @@
 """Every strategy on a real engine: a small job each through Ray and vLLM, killed in the middle with kill -9, gone on with, same pool.
 
 All jobs run at once on one fleet, so that this costs two engine starts and not two for each strategy. This file is also the program that
-runs them: `python test_every_strategy.py DIRECTORY` starts or goes on with all jobs below DIRECTORY. A new strategy needs a row in `CASES`.
+runs them: `python test_every_strategy.py DIRECTORY WINDOW` starts or goes on with all jobs below DIRECTORY. A new strategy needs a row in
+`CASES`.
 """
 
 from __future__ import annotations
@@ -255,12 +256,17 @@ def kill_tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return psutil.wait_procs(tree, timeout=30)[1]
 
 
-def packaged() -> list[str]:
-    """Return the strategies that this distribution declares."""
-    return [name for name in registry.names("strategies") if registry.distribution("strategies", name).startswith("leadline ")]
+def packaged(group: str) -> list[str]:
+    """Return what this distribution declares of a group."""
+    return [name for name in registry.names(group) if registry.distribution(group, name).startswith("leadline ")]
 
 
-@pytest.mark.parametrize("name", packaged())
+def test_every_selector_votes_on_the_pool_of_some_case() -> None:
+    """So each has ranked what a real engine makes."""
+    assert set(packaged("selectors")) <= {case.selector.name for case in CASES.values()}
+
+
+@pytest.mark.parametrize("name", packaged("strategies"))
 def test_a_killed_job_goes_on_to_its_end_with_the_same_pool(ended: Ended, name: str) -> None:
     """What was journalled stays as it was and is not generated again; the pool gives the stored result when it is read and voted once more.
 
