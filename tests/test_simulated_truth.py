@@ -382,7 +382,7 @@ ROWS: dict[str, Row] = {
         voted(DepthWeighted(), 9, 0.35, deep), partial(weighed, 9, 0.35, 1.0, 0.0), partial(vote, 9, 0.35), SELECTED
     ),
     "short-m@k": Row(short_m, lambda: sum(binomial(8, k, 0.3) * first_of(k, 8 - k, 3) for k in range(9)), partial(vote, 7, 0.3)),
-    "adaptive": Row(adaptive, partial(stopped_walk, 21, 0.6, 0.8), partial(vote, 21, 0.6), n_runs=1_500),
+    "adaptive": Row(adaptive, partial(stopped_walk, 21, 0.6, 0.8), partial(vote, 21, 0.6), n_runs=800),
     "sounding": Row(sounding, partial(simulated, sounded), partial(vote, 15, 0.4), simulated=True),
     "deepconf": Row(deepconf, partial(simulated, deepconf_straight), partial(vote, 11, 0.4), simulated=True),
     "deepprune": Row(deepprune, partial(simulated, deepprune_straight), partial(simulated, vote_of_eight), simulated=True),
