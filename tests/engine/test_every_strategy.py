@@ -163,8 +163,9 @@ def rows(job: Path) -> list[tuple[Any, ...]]:
             return []
 
 
-def ordinals(job: Path) -> set[int]:
-    return {row[2] for row in rows(job) if row[2] is not None}
+def ordinals(job: Path) -> list[int]:
+    """Return the ordinals of a journal's traces in order of arrival."""
+    return [row[2] for row in rows(job) if row[2] is not None]
 
 
 # --- the program ---------------------------------------------------------------------------------------------------------
@@ -194,10 +195,13 @@ class Recorded:
 
 
 async def run_all(directory: Path, window: int) -> None:
-    """Start or go on with the jobs of all cases, side by side, each with `window` requests in flight."""
+    """Start or go on with the jobs of all cases, side by side, each with `window` requests in flight.
+
+    At the end the first trace of each job that an earlier run journalled is generated once more, and written beside the jobs.
+    """
     fleet = Fleet(engine=PluginSpec("ray", {"options": ENGINE}), window=window)
     backend = registry.load("engines", fleet.engine)
-    before = {name: ordinals(directory / name) for name in CASES}
+    before = {name: ordinals(directory / name)[:1] for name in CASES}
 
     async def job(name: str, opened_backend: Recorded) -> None:
         plan = plan_of(name)
@@ -281,7 +285,7 @@ def test_a_killed_job_goes_on_to_its_end_with_the_same_pool(ended: Ended, name: 
     assert after[: len(before)] == before
     assert session.done
     assert not session.error
-    assert [row[2] for row in after if row[2] is not None] == list(session.traces)
+    assert ordinals(job) == list(session.traces)
     assert sorted(session.traces) == [request.ordinal for request in requests]
 
     generated = {run: Counter((ended.directory / f"generated-{run}").read_text().splitlines()) for run in (2, 8)}
@@ -313,12 +317,12 @@ def test_nothing_of_the_killed_run_lives_on(ended: Ended) -> None:
 def test_the_restarted_engine_makes_the_same_traces(ended: Ended) -> None:
     """So the pool is that of a run that nobody killed: seeds belong to requests, not to processes.
 
-    In float32 on a CPU all were equal whatever ran beside them; nine in ten allow for rounding that a batch decides. Two traces of 12
-    tokens at temperature 0.8 are equal by chance less than once in a hundred.
+    In float32 on a CPU all of 80 were equal; nine in ten allow for rounding that a batch decides. Of pairs of traces with different seeds,
+    cut to 12 tokens, 19 of 3,081 were equal.
     """
     again = json.loads((ended.directory / "again.json").read_text())
     kept = {(row[1], row[2]): list(array("i", row[5])) for killed in ended.killed.values() for row in killed if row[2] is not None}
-    assert len(again) == len(kept) >= len(CASES)
+    assert len(again) == len(CASES)
     equal = [kept[problem, ordinal] == tokens for problem, ordinal, tokens in again]
     assert sum(equal) >= 0.9 * len(equal)
 
