@@ -29,10 +29,9 @@ PLACES = ("Norway", "Peru", "Java", "Crete")
 @orchestrator.strategy("stepped")
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """Samples `n` traces of `tokens` tokens, each in steps of `step`."""
+    """Samples `n` traces, each in steps of `step` tokens up to the plan's limit."""
 
     n: int = 16
-    tokens: int = 256
     step: int = 64
 
     @property
@@ -42,13 +41,12 @@ class Stepped:
 
     def explore(self, problem: orchestrator.Problem, rng: random.Random) -> Steps:
         """Continue every trace as soon as its step is there."""
-        done = dict.fromkeys((yield from submit([Request(max_new_tokens=self.step)] * self.n)), 0)
-        while done:
-            trace = yield from next_trace(done.keys())
-            n_tokens = done.pop(trace.ordinal) + trace.usage.output_tokens
-            if trace.finish is Finish.LENGTH and n_tokens < self.tokens:
-                request = Request(parent=trace.ordinal, max_new_tokens=min(self.step, self.tokens - n_tokens))
-                done |= dict.fromkeys((yield from submit([request])), n_tokens)
+        running = set((yield from submit([Request(checkpoint=self.step)] * self.n)))
+        while running:
+            trace = yield from next_trace(running)
+            running.discard(trace.ordinal)
+            if trace.finish is Finish.RULE:
+                running.update((yield from submit([Request(parent=trace.ordinal, checkpoint=self.step)])))
 
 
 def main() -> None:
@@ -72,7 +70,7 @@ async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens)
     specs = {
         "whole": PluginSpec("consistency", {"n": each}),
-        "stepped": PluginSpec("stepped", {"n": each, "tokens": tokens, "step": step}),
+        "stepped": PluginSpec("stepped", {"n": each, "step": step}),
     }
     print(f"blocks of {opened.engine._pools['main'].llm.vllm_config.cache_config.block_size} tokens", flush=True)
     await job(Plan(MODELS, specs["whole"], sampling=Sampling(max_new_tokens=4)), problems, opened, n)

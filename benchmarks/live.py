@@ -81,11 +81,11 @@ MODELS = {"main": Model("smollm2", max_context_tokens=1024)}
 
 
 @contextlib.asynccontextmanager
-async def engine(n_at_once: int) -> AsyncIterator[Opened]:
-    """Yield an open vLLM engine with the embedded model as a backend."""
+async def engine(n_at_once: int, models: Mapping[str, Model] = MODELS) -> AsyncIterator[Opened]:
+    """Yield an open vLLM engine with these models, by default the embedded one, as a backend."""
     backend = registry.load("engines", PluginSpec("vllm", {"kv_cache_gib": 2.0, "max_num_seqs": n_at_once}))
     began = time.perf_counter()
-    async with backend.open(MODELS) as opened:
+    async with backend.open(models) as opened:
         print(f"the engine is up after {time.perf_counter() - began:.0f} s", flush=True)
         yield Opened(opened, backend)
 

@@ -1,10 +1,12 @@
-"""What pruning saves on a real engine: each strategy against self-consistency at the same n, on one vLLM, in one run.
+"""What pruning saves on a live vLLM: every strategy over the same problems at the same n, in one run.
 
     python benchmarks/prune.py [--problems 6] [--n 16] [--rounds 1]
 
-Embedded model, word problems of examples/arithmetic.jsonl, every problem's traces in flight together. Prints tokens, seconds and CPU
-seconds (engine start excluded), what was saved of each against `consistency` in the same round, accuracy with Wilson's 95 % interval, and
-the tokens that vLLM made for a request after it had been told to stop it: at most the one of the step that was running.
+SmolLM2-135M on word problems of examples/arithmetic.jsonl, whose attempts are long enough to be pruned but seldom agree, and then the
+shipped looped model at depth 3 on puzzles of examples/sounder.jsonl (five times as many), whose attempts are short but whose votes decide.
+Every problem's traces are in flight together. Prints tokens, seconds and CPU seconds (engine start excluded), what was saved of each
+against `consistency` in the same round, accuracy with Wilson's 95 % interval, and the tokens that vLLM made for a request after it had
+been told to stop it: at most the one of the step that was running.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import argparse
 import asyncio
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from live import MODELS, Opened, Run, engine, job
 
 from orchestrator import registry
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Model, Plan
 from orchestrator.core.types import Finish, PluginSpec, Problem, Sampling
 from orchestrator.evaluate import accuracy
 
@@ -41,12 +44,14 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
         "deepprune every": (PluginSpec("deepprune", prune | {"judge": "probe", "keep": "every"}), MAJORITY),
         "deepconf low": (PluginSpec("deepconf", conf | {"keep": 0.1}), by_confidence),
         "deepconf high": (PluginSpec("deepconf", conf | {"keep": 0.9}), by_confidence),
-        # Looks every 32 tokens instead of 500, and without probes: those are for attempts of many thousand tokens.
-        "sounding": (
-            PluginSpec("sounding", {"n": n, "width": n // 2, "interval": 32, "patience": 0, "longest_tokens": 128}),
-            PluginSpec("discounted"),
-        ),
+        "sounding": sounding(n, 0.15),
+        "sounding .3": sounding(n, 0.3),
     }
+
+
+def sounding(n: int, risk: float) -> tuple[PluginSpec, PluginSpec]:
+    """Return it at a risk, without probes and length cap: those are for attempts of many thousand tokens."""
+    return PluginSpec("sounding", {"n": n, "width": n // 4, "risk": risk, "patience": 0, "longest_tokens": 0}), PluginSpec("discounted")
 
 
 def main() -> None:
@@ -56,29 +61,49 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    rows = [json.loads(line) for line in Path(__file__).parents[1].joinpath("examples/arithmetic.jsonl").read_text().splitlines()]
-    asyncio.run(_run(rows[: options.problems], options.n, options.rounds))
+    asyncio.run(_run(options.problems, options.n, options.rounds))
 
 
-async def _run(rows: Sequence[dict[str, str]], n: int, n_rounds: int) -> None:
-    async with engine(2 * n) as opened:
-        await measure(opened, rows, n, n_rounds)
+async def _run(n_problems: int, n: int, n_rounds: int) -> None:
+    long = Case(MODELS, Sampling(temperature=0.7, top_p=1.0, max_new_tokens=128, template=TEMPLATE), rows("arithmetic")[:n_problems])
+    async with engine(2 * n, long.models) as opened:
+        await measure(opened, long, settings(n), n, n_rounds)
+    looped = {"main": Model("sounder", max_context_tokens=256)}
+    short = Case(looped, Sampling(temperature=1.0, top_p=1.0, max_new_tokens=16, depth=3), rows("sounder")[: 5 * n_problems])
+    votes = {name: spec for name, spec in settings(n).items() if name.startswith(("consistency", "sounding"))}
+    async with engine(2 * n, short.models) as opened:
+        await measure(opened, short, votes, n, n_rounds)
 
 
-async def measure(opened: Opened, rows: Sequence[dict[str, str]], n: int, n_rounds: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model, how it is sampled, and what it is asked."""
+
+    models: Mapping[str, Model]
+    sampling: Sampling
+    rows: Sequence[dict[str, str]]
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Return the problems of an example."""
+    return [json.loads(line) for line in Path(__file__).parents[1].joinpath(f"examples/{name}.jsonl").read_text().splitlines()]
+
+
+async def measure(opened: Opened, case: Case, strategies: Mapping[str, tuple[PluginSpec, PluginSpec]], n: int, n_rounds: int) -> None:
     """Measure every strategy and print one line each a round."""
-    sampling = Sampling(temperature=0.7, top_p=1.0, max_new_tokens=128, template=TEMPLATE)
-    problems = [Problem(row["id"], row["prompt"], "number") for row in rows]
-    references = {row["id"]: row["answer"] for row in rows}
+    print(f"{case.models['main'].path}: {len(case.rows)} problems, n = {n}")
+    problems = [Problem(row["id"], row["prompt"], "number") for row in case.rows]
+    references = {row["id"]: row["answer"] for row in case.rows}
     opened.count_late_tokens()
-    warm = Plan(MODELS, PluginSpec("consistency", {"n": 2}), MAJORITY, Sampling(max_new_tokens=8, template=TEMPLATE))
-    await job(warm, problems, opened, 2 * n)
+    await job(
+        Plan(case.models, PluginSpec("consistency", {"n": 2}), MAJORITY, replace(case.sampling, max_new_tokens=8)), problems, opened, 2 * n
+    )
     for number in range(n_rounds):
         whole: Run | None = None
-        for name, (strategy, selector) in settings(n).items():
+        for name, (strategy, selector) in strategies.items():
             opened.late.clear()
             opened.n_made = 0
-            run = await job(Plan(MODELS, strategy, selector, sampling, seed=number), problems, opened, 2 * n)
+            run = await job(Plan(case.models, strategy, selector, case.sampling, seed=number), problems, opened, 2 * n)
             whole = whole or run
             show(name, run, whole, opened, references)
 

@@ -71,6 +71,7 @@ def findings(deep: bool = False) -> Iterator[Finding]:
     yield model()
     yield cache()
     yield from plugins()
+    yield from readiness()
     if deep:
         yield engine()
 
@@ -224,6 +225,21 @@ def plugins() -> Iterator[Finding]:
             except PluginError as error:
                 yield Finding("plugins", State.BROKEN, str(error), f"mend or uninstall {registry.distribution(group, name)}")
     yield Finding("plugins", State.GOOD, f"{n} found; `leadline plugins` lists them")
+
+
+def readiness() -> Iterator[Finding]:
+    """Ask the plugins that need something of the machine (a static method `lacking`) whether it is there."""
+    for group in registry.GROUPS:
+        for name in registry.names(group):
+            try:
+                ask = getattr(registry.plugin_class(group, name), "lacking", None)
+            except PluginError:  # `plugins` has said so
+                continue
+            if ask is None:
+                continue
+            lacking = ask()
+            said = f"{name}: {lacking or 'finds here what it needs'}"
+            yield Finding(registry.singular(group), State.NOTE if lacking else State.GOOD, said)
 
 
 def engine() -> Finding:

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator import modelcheck, registry
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.exits import parse_exit
-from orchestrator.core.folds import parse_metric
+from orchestrator.core.folds import PREFIX, parse_metric
 from orchestrator.core.plan import Plan
 from orchestrator.core.schedule import parse_schedule
 from orchestrator.core.types import Capability, PluginSpec
@@ -120,6 +120,7 @@ def _check_needs(key: str, spec: PluginSpec, plugin: object, engine: str, able: 
             there = f"{registry.near(name, verifiers)}; the plan's verifiers are: {', '.join(verifiers) or 'none'}"
             raise PlanFault(key, f"{what} reads the verdicts of {name!r}{there}")
     needed = registry.needs(plugin) | ({Capability.LOGPROBS} if wanted else frozenset())
+    needed |= {Capability.SCORE} if PREFIX in wanted else frozenset()
     lacking = sorted(needed - set(able))
     if lacking:
         others = [name for name in _able_engines(needed) if name != engine]

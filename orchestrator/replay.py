@@ -71,7 +71,7 @@ class Tape:
         taken = self.recorded.traces[stretch.index]
         limit = request.max_new_tokens
         end = taken.n_tokens if limit is None else min(taken.n_tokens, stretch.first + limit)
-        finish = taken.finish if end == taken.n_tokens else Finish.LENGTH
+        finish = taken.finish if end == taken.n_tokens else Finish.RULE if request.checkpoint else Finish.LENGTH
         if request.rules:
             end, finish = self._ruled(request, taken, stretch.first, end, finish)
         if end < taken.n_tokens and (request.metrics or request.verifiers):

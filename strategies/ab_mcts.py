@@ -3,7 +3,7 @@
 The tree's nodes are attempts, scored by a verifier; the root is the question. At each node the search either generates a new child
 ("wider") or goes on to one of its children ("deeper"), by a draw from the posteriors of what either has brought so far: GEN against CONT,
 then child against child. A child of an attempt is a revision of it. With several models, GEN draws the model too, from the posterior of
-all its scores.
+all its scores, or takes it by UCB1.
 
 Posteriors and updates are those of the released code (variant A with node aggregation, shared GEN and CONT arms). Where we differ: up to
 `parallel` generations are in flight at a time and the tree is updated as each arrives, where the released code works in batches; the
@@ -15,18 +15,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from orchestrator.core.prompts import shown, turn
-from orchestrator.core.steps import Steps, next_trace, submit
-from orchestrator.core.types import Capability, Finish, Problem, Prompt, Request, Trace
+from orchestrator.core.branching import Growth, Node, Ucb1, check_tree
+from orchestrator.core.steps import Steps
+from orchestrator.core.types import Capability, Problem, Request, Trace
 
 T = TypeVar("T")
-REVISE = (
-    "A checker gave this attempt a score of {score:.2f}, from 0 (wrong) to 1 (right). Go through it, find what is wrong or missing, and "
-    "give a better solution, complete and in the form that was asked for. Keep what is right."
-)
 
 
 class Posterior(Protocol):
@@ -78,24 +74,20 @@ class Beta:
         return rng.betavariate(self.a, self.b)
 
 
-@dataclass(slots=True, eq=False)
-class Node:
-    """An attempt in the tree, or the question at its root, with the beliefs about what lies below it."""
+@dataclass(slots=True)
+class Arms:
+    """What is believed of one node: of new children, of going on to a child, and, by its parent, of itself and all below."""
 
-    gen: Posterior  # of new children
-    cont: Posterior  # of going on to a child
-    own: Posterior  # of this node and all below it, to its parent
-    attempt: Trace | None = None
-    score: float = 0.0
-    parent: Node | None = None
-    children: list[Node] = field(default_factory=list)
+    gen: Posterior
+    cont: Posterior
+    own: Posterior
 
 
 @dataclass(frozen=True, slots=True)
 class AbMcts:
     """Generates `n` attempts in a tree. `verifier` names the plan's verifier that scores them, `models` the pools (none: the plan's first).
 
-    `posterior` says how beliefs about an arm are held: `gaussian` or `beta`.
+    `posterior` says how beliefs about an arm are held, `choose` how a new attempt's model is chosen among several.
     """
 
     verifier: str
@@ -103,11 +95,11 @@ class AbMcts:
     posterior: Literal["gaussian", "beta"] = "gaussian"
     parallel: int = 4
     models: tuple[str, ...] = ()
+    choose: Literal["thompson", "ucb"] = "thompson"
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.parallel < 1:
-            raise ValueError(f"n = {self.n}, parallel = {self.parallel}: both must be at least 1")
+        check_tree(self.n, self.parallel)
 
     @property
     def n_full(self) -> int:
@@ -130,59 +122,58 @@ class AbMcts:
         return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Keep `parallel` attempts in flight until `n` were started; each that arrives with a score joins the tree."""
-        root = self._node()
-        beliefs: dict[str, Posterior] = {model: self._prior() for model in self.models or ("",)}
-        flying: dict[int, tuple[Node, str]] = {}
-        for n_started in range(self.n + self.parallel):
-            if n_started < self.n:
-                node, model = descend(root, rng), thompson(list(beliefs.items()), rng)
-                for ordinal in (yield from submit([self._request(problem.prompt, node, model)])):
-                    flying[ordinal] = node, model
-            if n_started < self.parallel - 1 or not flying:
-                continue
-            trace = yield from next_trace(flying)
-            node, model = flying.pop(trace.ordinal)
-            given = [v.score for v in trace.verdicts if v.verifier == self.verifier]
-            if given and trace.finish not in (Finish.FAILED, Finish.CANCELLED):
-                beliefs[model] = beliefs[model].updated(given[-1])
-                learn(node, self._node(trace, given[-1], node))
+        """Walk the tree for each new attempt; learn from each that arrives."""
+        prior: Posterior = Gaussian() if self.posterior == "gaussian" else Beta()
+        root = Node(Arms(prior, prior, prior))
+        names = self.models or ("",)
+        models: Ucb1 | Thompson = Ucb1(names) if self.choose == "ucb" else Thompson(names, prior)
 
-    def _request(self, prompt: Prompt, node: Node, model: str) -> Request:
-        asked = Request(model=model, depth=self.depth, verifiers=(self.verifier,))
-        if node.attempt is None:
-            return asked
-        revision = turn(prompt, shown(node.attempt), REVISE.format(score=node.score))
-        return Request(revision, model=model, depth=self.depth, verifiers=(self.verifier,))
+        def place() -> tuple[Node[Arms], str]:
+            return descend(root, rng), models.choose(rng)
 
-    def _prior(self) -> Posterior:
-        return Gaussian() if self.posterior == "gaussian" else Beta()
+        def join(node: Node[Arms], model: str, trace: Trace, score: float) -> None:
+            models.learn(model, score)
+            learn(node, Node(Arms(prior, prior, prior), trace, score, node))
 
-    def _node(self, attempt: Trace | None = None, score: float = 0.0, parent: Node | None = None) -> Node:
-        prior = self._prior()
-        return Node(prior, prior, prior, attempt, score, parent)
+        yield from Growth(Request(depth=self.depth), self.verifier, self.n, self.parallel, place, join)(problem.prompt)
 
 
-def descend(root: Node, rng: random.Random) -> Node:
+class Thompson:
+    """Chooses among models by a draw from what is believed of each."""
+
+    def __init__(self, models: Sequence[str], prior: Posterior) -> None:
+        """Begin with the same belief about each."""
+        self._beliefs = dict.fromkeys(models, prior)
+
+    def choose(self, rng: random.Random) -> str:
+        """Return the model with the largest draw."""
+        return thompson(list(self._beliefs.items()), rng)
+
+    def learn(self, model: str, score: float) -> None:
+        """Take the score of an attempt of this model."""
+        self._beliefs[model] = self._beliefs[model].updated(score)
+
+
+def descend(root: Node[Arms], rng: random.Random) -> Node[Arms]:
     """Return the node that gets a new child: from the root on, GEN or CONT is drawn, then a child; a leaf always generates."""
     node = root
     while node.children:
-        if thompson([(True, node.gen), (False, node.cont)], rng):
+        if thompson([(True, node.arms.gen), (False, node.arms.cont)], rng):
             break
-        node = thompson([(child, child.own) for child in node.children], rng)
+        node = thompson([(child, child.arms.own) for child in node.children], rng)
     return node
 
 
-def learn(parent: Node, child: Node) -> None:
+def learn(parent: Node[Arms], child: Node[Arms]) -> None:
     """Add a scored child: its parent's GEN and its own arm learn its score, and so do the own arm and the CONT above of every ancestor."""
     score = child.score
     parent.children.append(child)
-    parent.gen = parent.gen.updated(score)
-    child.own = child.own.updated(score)
+    parent.arms.gen = parent.arms.gen.updated(score)
+    child.arms.own = child.arms.own.updated(score)
     node = parent
     while node.parent is not None:
-        node.own = node.own.updated(score)
-        node.parent.cont = node.parent.cont.updated(score)
+        node.arms.own = node.arms.own.updated(score)
+        node.parent.arms.cont = node.parent.arms.cont.updated(score)
         node = node.parent
 
 

@@ -11,9 +11,10 @@ import random
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from orchestrator.core.steps import Command, Reply, Steps, next_trace, submit
+from orchestrator.core.steps import Command, Reply, Steps
+from orchestrator.core.thinking import Mind
 from orchestrator.core.together import together
-from orchestrator.core.types import Capability, Finish, Problem, Request, Trace, changed
+from orchestrator.core.types import Capability, Problem, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +55,15 @@ class BudgetForcing:
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Think and answer all traces side by side."""
-        yield from together(self._think() for _ in range(self.n))
+        mind = Mind(Request(model=self.model, depth=self.depth), self.end, self.closing, self.answer)
+        yield from together(self._think(mind) for _ in range(self.n))
 
-    def _think(self) -> Generator[Command, Reply, None]:
+    def _think(self, mind: Mind) -> Generator[Command, Reply, None]:
         n_left = self.thinking
-        trace = yield from self._ask(Request(stop=(self.end,), max_new_tokens=n_left))
+        trace = yield from mind.think(Request(max_new_tokens=n_left))
         for _ in range(self.ignore):
             n_left -= trace.usage.output_tokens
             if trace.stop != self.end or n_left < 1:
                 break
-            trace = yield from self._ask(Request(parent=trace.ordinal, suffix=self.wait, stop=(self.end,), max_new_tokens=n_left))
-        closed, cut = trace.stop == self.end, trace.finish is Finish.LENGTH
-        if closed or cut:
-            suffix = self.end if closed else self.end + self.closing
-            yield from self._ask(Request(parent=trace.ordinal, suffix=suffix, max_new_tokens=self.answer))
-
-    def _ask(self, request: Request) -> Generator[Command, Reply, Trace]:
-        ordinals = yield from submit([changed(request, model=self.model, depth=self.depth)])
-        return (yield from next_trace(ordinals))
+            trace = yield from mind.think(Request(parent=trace.ordinal, suffix=self.wait, max_new_tokens=n_left))
+        yield from mind.conclude(trace)

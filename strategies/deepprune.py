@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from orchestrator.core.clustering import home, leader, mean_similarity
 from orchestrator.core.judging import REASONING_WORDS, Prefix, scored
 from orchestrator.core.steps import Command, Reply, Steps, drop, next_trace, submit
-from orchestrator.core.types import Capability, Finish, Problem, Purpose, Request, Trace, WordLimit
+from orchestrator.core.types import Capability, Finish, Problem, Purpose, Request, WordLimit
 
 _GONE = (Finish.FAILED, Finish.CANCELLED)
 
@@ -76,7 +76,7 @@ class DeepPrune:
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Read, cluster and finish; each prefix is placed when it arrives (when its probe does, for a judge that probes)."""
         rules = (WordLimit(self.words, self.n_words),) if self.n_words else ()
-        request = Request(model=self.model, depth=self.depth, rules=rules, max_new_tokens=self.prefix_tokens or None)
+        request = Request(model=self.model, depth=self.depth, rules=rules, checkpoint=self.prefix_tokens or None)
         attempts = yield from submit([request] * self.n)
         state = _State(attempts, set(attempts))
         finish = self._finish_largest if self.keep == "largest" else self._finish_every
@@ -99,7 +99,7 @@ class DeepPrune:
         if trace.finish in _GONE:
             return None
         prefix = Prefix(trace.ordinal, trace.text, trace.answer.key if trace.answer else None)
-        if self._unfinished(trace):
+        if trace.finish is Finish.RULE:
             state.unfinished.add(trace.ordinal)
             probe: Request | None = getattr(self.judge, "probe", None)
             if probe is not None and prefix.key is None:
@@ -107,10 +107,6 @@ class DeepPrune:
                 state.probed.update(dict.fromkeys(asked, prefix))  # none when the budget ended: then waiting ends the exploration
                 return None
         return prefix
-
-    def _unfinished(self, trace: Trace) -> bool:
-        cut = trace.finish is Finish.LENGTH and 0 < self.prefix_tokens <= trace.usage.output_tokens
-        return trace.finish is Finish.RULE or cut
 
     def _place(self, state: _State, prefix: Prefix, problem: Problem, rng: random.Random) -> Steps:
         """Put a prefix into its cluster, or into one of its own, or leave it out."""

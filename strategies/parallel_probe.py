@@ -51,14 +51,14 @@ class ParallelProbe:
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Go round by round until the leader is stable or nothing runs, then ask what still runs for its answer."""
-        first = yield from submit([Request(max_new_tokens=self.interval)] * self.n)
+        first = yield from submit([Request(checkpoint=self.interval)] * self.n)
         alive = [_Attempt([ordinal]) for ordinal in first]
         yield from self._round(alive)
         leader: str | None = None
         n_stable, n_rounds = 0, 0
         while alive and n_stable < self.stable and any(a.runs for a in alive):
             running = [a for a in alive if a.runs]
-            granted = yield from submit([Request(parent=a.ordinal, max_new_tokens=self.interval) for a in running])
+            granted = yield from submit([Request(parent=a.ordinal, checkpoint=self.interval) for a in running])
             if len(granted) < len(running):  # the budget in traces is used up: nobody can be asked any more
                 return
             for attempt, ordinal in zip(running, granted, strict=True):
@@ -75,7 +75,7 @@ class ParallelProbe:
         """Wait for the stretches that run, and probe those that did not end with them."""
         for attempt in alive:
             if attempt.runs:
-                attempt.take((yield from next_trace((attempt.ordinal,))), self.interval)
+                attempt.take((yield from next_trace((attempt.ordinal,))))
         running = [a for a in alive if a.runs]
         probes = yield from self._asked(running, Purpose.PROBE)
         for attempt, probe in zip(running, probes, strict=False):
@@ -116,9 +116,9 @@ class _Attempt:
         """That of its latest stretch."""
         return self.stretches[-1]
 
-    def take(self, trace: Trace, interval: int) -> None:
+    def take(self, trace: Trace) -> None:
         """Note a stretch that ended."""
-        self.runs = trace.finish is Finish.LENGTH and trace.usage.output_tokens >= interval
+        self.runs = trace.finish is Finish.RULE
         if not self.runs and (trace.answer is not None or trace.finish is not Finish.LENGTH):
             self.key = trace.answer.key if trace.answer else None
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.steps import Steps
-from orchestrator.core.stepwise import Grower, Stem
+from orchestrator.core.stepwise import Grower, Stem, check_steps, step_needs
 from orchestrator.core.types import Capability, Problem, Request
 
 _CLIP = 1e-7  # as in the library: a score of 0 or 1 has no finite logit
@@ -31,10 +31,9 @@ class Particles:
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.steps < 1:
-            raise ValueError(f"n = {self.n}, steps = {self.steps}: both must be at least 1")
-        if not self.delimiter:
-            raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")
+        if self.n < 1:
+            raise ValueError(f"n = {self.n}: at least 1")
+        check_steps(self.steps, self.delimiter)
 
     @property
     def verifiers(self) -> tuple[str, ...]:
@@ -44,8 +43,7 @@ class Particles:
     @property
     def needs(self) -> frozenset[Capability]:
         """Continuation, stop rules, and latent depth if one is asked for."""
-        deep = frozenset() if self.depth is None else frozenset({Capability.DEPTH})
-        return deep | {Capability.CONTINUE, Capability.RULES}
+        return step_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow those that are not finished, weigh all, resample."""

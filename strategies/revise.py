@@ -11,7 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from orchestrator.core.prompts import shown, turn
-from orchestrator.core.steps import Command, Reply, Steps, next_trace, submit
+from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Finish, Problem, Prompt, Request, Trace
 
@@ -61,6 +61,6 @@ class Revise:
                 talk = turn(talk, shown(attempt), REVISE)
             subjects = tuple(t.ordinal for t in attempts[-1:])
             asked = Request(talk if attempts else "", model=self.model, depth=self.depth, subjects=subjects)
-            attempts.append((yield from next_trace((yield from submit([asked])))))
+            attempts.append((yield from ask(asked)))
             if attempts[-1].finish in (Finish.FAILED, Finish.CANCELLED):
                 return

@@ -88,7 +88,7 @@ class Sounding:
         while True:
             opened = state.n_to_open()
             if opened:
-                first = Request(max_new_tokens=self._stretch(0))
+                first = Request(checkpoint=self._stretch(0))
                 granted = yield from submit([first] * opened)
                 state.open(granted, opened)
             if not state.running:
@@ -112,29 +112,30 @@ class Sounding:
         if attempt is None:  # it was dropped
             return
         attempt.tokens += trace.usage.output_tokens
-        if trace.finish is not Finish.LENGTH or trace.usage.output_tokens < attempt.asked:
+        if trace.finish is not Finish.RULE:
             state.end(attempt, trace)
         elif self.longest_tokens and attempt.tokens >= self.longest_tokens and state.leader:
             yield from drop(attempt.stretches)
         else:
-            attempt.asked = self._stretch(attempt.tokens)
-            requests = [Request(parent=trace.ordinal, max_new_tokens=attempt.asked)]
+            requests = [Request(parent=trace.ordinal, checkpoint=self._stretch(attempt.tokens))]
             if self.patience and state.leader:
                 probe = Request(parent=trace.ordinal, suffix=self.suffix, max_new_tokens=self.probe_tokens, purpose=Purpose.PROBE)
                 requests.append(probe)
             granted = yield from submit(requests)
             state.go_on(attempt, granted)
 
-    def _stretch(self, n_done: int) -> int:
-        """Return how many tokens an attempt runs before it is looked at again: to the cap at most, where it may be dropped."""
-        if self.longest_tokens > n_done:
-            return min(self.interval, self.longest_tokens - n_done)
-        return self.interval
+    def _stretch(self, n_done: int) -> int | None:
+        """Return after how many tokens an attempt is looked at again; None when no look could change anything.
+
+        There are looks for probes, for the budget in tokens, and from the cap on, where it may be dropped.
+        """
+        if self.patience or self.tokens or n_done >= self.longest_tokens > 0:
+            return min(self.interval, self.longest_tokens - n_done) if self.longest_tokens > n_done else self.interval
+        return self.longest_tokens - n_done or None
 
 
 @dataclass(slots=True)
 class _Attempt:
-    asked: int  # tokens of the stretch that runs
     stretches: list[int]  # their ordinals, the latest last
     tokens: int = 0
     n_contrary: int = 0  # probes in a row that contradicted the leader
@@ -176,7 +177,7 @@ class _State:
         self.n_opened += len(granted)
         self.exhausted = len(granted) < n_asked
         for ordinal in granted:
-            self.running[ordinal] = _Attempt(self.rule._stretch(0), [ordinal])
+            self.running[ordinal] = _Attempt([ordinal])
 
     def go_on(self, attempt: _Attempt, granted: Sequence[int]) -> None:
         """Note a continuation and its probe; a budget may have refused either."""

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
 
-from orchestrator.core.steps import Command, Reply, Steps, next_trace, submit
+from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Delimiter, Finish, Problem, Purpose, Request, Trace, changed
 
@@ -170,5 +170,4 @@ class _Pen:
     def ask(self, request: Request) -> Generator[Command, Reply, Trace]:
         """Return a continuation of the trace as it stands, within the tokens that are left."""
         n_tokens = min(request.max_new_tokens or self.n_left, self.n_left)
-        ordinals = yield from submit([changed(request, parent=self.at, max_new_tokens=n_tokens)])
-        return (yield from next_trace(ordinals))
+        return (yield from ask(changed(request, parent=self.at, max_new_tokens=n_tokens)))

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from orchestrator.core.steps import Command, Reply, Steps
-from orchestrator.core.stepwise import Aggregate, Grower, Stem, best, spread
+from orchestrator.core.stepwise import Aggregate, Grower, Stem, best, check_steps, spread, step_needs
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Problem, Request
 
@@ -34,7 +34,8 @@ class Beam:
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.n, self.width, self.steps, self.delimiter)
+        _check_width(self.n, self.width)
+        check_steps(self.steps, self.delimiter)
 
     @property
     def verifiers(self) -> tuple[str, ...]:
@@ -44,7 +45,7 @@ class Beam:
     @property
     def needs(self) -> frozenset[Capability]:
         """Continuation, stop rules, and latent depth if one is asked for."""
-        return _needs(self.depth)
+        return step_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow, keep the best, duplicate; what is complete leaves the beam."""
@@ -74,7 +75,8 @@ class Dvts:
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.n, self.width, self.steps, self.delimiter)
+        _check_width(self.n, self.width)
+        check_steps(self.steps, self.delimiter)
 
     @property
     def verifiers(self) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ class Dvts:
     @property
     def needs(self) -> frozenset[Capability]:
         """Continuation, stop rules, and latent depth if one is asked for."""
-        return _needs(self.depth)
+        return step_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow all trees side by side."""
@@ -100,15 +102,6 @@ class Dvts:
             stem = leading[0]
 
 
-def _needs(depth: int | None) -> frozenset[Capability]:
-    deep = frozenset() if depth is None else frozenset({Capability.DEPTH})
-    return deep | {Capability.CONTINUE, Capability.RULES}
-
-
-def _check(n: int, width: int, steps: int, delimiter: str) -> None:
+def _check_width(n: int, width: int) -> None:
     if width < 1 or n < width or n % width:
         raise ValueError(f"n = {n}, width = {width}: n must be a multiple of width, and both at least 1")
-    if steps < 1:
-        raise ValueError(f"steps = {steps}: at least 1")
-    if not delimiter:
-        raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")

@@ -103,6 +103,16 @@ def test_a_plugin_that_does_not_load_is_named_and_fails_the_check(tmp_path: Path
     assert whole.exit_code == 1
 
 
+def test_it_says_whether_untrusted_programs_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan with `code-tests` is refused where they cannot; a job without it is not concerned, so it is a note."""
+    from orchestrator import registry
+
+    found = {finding.said.partition(":")[0]: finding for finding in doctor.readiness()}
+    assert found["code-tests"].what == "verifier"
+    monkeypatch.setattr(registry.plugin_class("verifiers", "code-tests"), "lacking", staticmethod(lambda: "no Landlock"))
+    assert Finding("verifier", State.NOTE, "code-tests: no Landlock") in list(doctor.readiness())
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_the_deep_check_answers_with_the_real_engine() -> None:

@@ -88,10 +88,18 @@ def test_a_pool_named_by_any_option_must_be_in_the_plan() -> None:
 
 JOBS: dict[str, tuple[dict[str, object], dict[str, object]]] = {  # strategy -> its options, the selector's name and options
     "ab-mcts": ({"verifier": "knows", "n": 5, "parallel": 2}, {"name": "best", "by": "verdict:knows"}),
+    "ab-mcts-m": ({"verifier": "knows", "n": 5, "parallel": 2, "models": ["main", "large"]}, {"name": "best", "by": "verdict:knows"}),
     "beam": ({"verifier": "knows", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}, {"name": "best", "by": "verdict:knows"}),
     "cascade": ({"models": ["main", "large"], "n": 2, "agreement": 1.0}, {"name": "final"}),
+    "concise-hint": ({"n": 2, "interval": 3, "growth": 0.0, "end": " wait"}, {"name": "majority"}),
     "dvts": ({"verifier": "knows", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}, {"name": "best-weighted", "by": "verdict:knows"}),
+    "early-answer": ({"n": 2, "warm_up": 0, "delimiter": " so", "variance": 1.0, "end": "</think>"}, {"name": "majority"}),
     "ensemble": ({"models": ["main", "large"], "n": 4}, {"name": "majority"}),
+    "mind-evolution": (
+        {"verifier": "knows", "islands": 2, "conversations": 2, "turns": 2, "generations": 2},
+        {"name": "best", "by": "verdict:knows"},
+    ),
+    "mits": ({"n": 2, "beam": 2, "steps": 3, "delimiter": " wait"}, {"name": "pmi"}),
     "particles": ({"verifier": "knows", "n": 3, "steps": 3, "delimiter": " wait"}, {"name": "best", "by": "verdict:knows"}),
     "revise": ({"chains": 2, "revisions": 2}, {"name": "final"}),
     "rsa": ({"n": 3, "k": 2, "steps": 3}, {"name": "final"}),

@@ -10,10 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.backends import vllm_guard, vllm_host
 from orchestrator.backends.vllm_engine import Vllm
-from orchestrator.backends.vllm_prompts import fitting_tokens
+from orchestrator.backends.vllm_forced import inherited_logprobs, parameters
+from orchestrator.backends.vllm_prompts import Refused, checkpoint_tokens, fitting_tokens
 from orchestrator.backends.vllm_watch import Watch, by_top_k, confidence, series_class
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
@@ -30,6 +33,9 @@ class Flat:
         self.end_indices: list[int] = []
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.start_indices)
 
     def append_fast(self, token_ids: list[int], logprobs: list[float], ranks: Any, decoded_tokens: Any) -> None:
         self.start_indices.append(len(self.logprobs))
@@ -122,6 +128,28 @@ def test_a_rule_wins_over_the_length_limit_and_loses_to_the_end(finish: str, fir
     assert engine.watch.text == ";"
 
 
+def test_the_prompt_s_log_probabilities_are_asked_for_only_where_they_are_wanted() -> None:
+    """They cost the prefix cache; and the parameters are one object for many requests, so a copy is changed."""
+    template = SimpleNamespace(prompt_logprobs=None, skip_reading_prefix_cache=False)
+    assert parameters(template, Request(metrics=("mean_logprob",))).prompt_logprobs is None
+    asked = parameters(template, Request(metrics=("prefix_logprob",)))
+    assert (asked.prompt_logprobs, asked.skip_reading_prefix_cache) == (0, True)
+    assert (template.prompt_logprobs, template.skip_reading_prefix_cache) == (None, False)
+    with pytest.raises(Refused, match="stop rules"):
+        parameters(template, Request(metrics=("prefix_logprob",), rules=(Delimiter("x"),)))
+
+
+def test_the_inherited_tokens_stand_between_the_prompt_and_the_suffix() -> None:
+    """Two tokens of prompt (the first without a number, as vLLM gives it), three inherited, one of suffix."""
+    flat = Flat()
+    flat.append_fast([], [], (), ())
+    for i in range(1, 6):
+        flat.append_fast([i, 0], [-float(i), -0.1], (), ())
+    request = Request(prefix_ids=(2, 3, 4))
+    assert inherited_logprobs(request, flat, 1) == [-2.0, -3.0, -4.0]
+    assert inherited_logprobs(request, None, 1) == inherited_logprobs(Request(), flat, 1) == ()
+
+
 def test_the_death_of_the_engine_is_passed_on() -> None:
     """Or the consumer would wait for ever."""
     engine = Engine(Request(rules=(Delimiter(";"),)))
@@ -184,6 +212,18 @@ def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths() -> None:
     """The error names pool, lengths and remedy."""
     with pytest.raises(Exception, match=r"100 tokens .*'main' holds 100.*max_context_tokens"):
         fitting_tokens(100, 5, 100, "main")
+
+
+@given(n_prompt=st.integers(1, 5000), wanted=st.integers(1, 3000), block=st.sampled_from([0, 16, 32, 128]))
+def test_a_checkpoint_lies_where_only_the_token_drawn_last_is_computed_again(n_prompt: int, wanted: int, block: int) -> None:
+    """All before that token fills whole blocks, which the cache keeps; never late, never before the half, exact without a cache."""
+    n = checkpoint_tokens(n_prompt, wanted, block)
+    assert wanted / 2 < n <= wanted
+    if block == 0:
+        assert n == wanted
+    elif n < wanted or wanted >= 2 * block:
+        assert (n_prompt + n - 1) % block == 0
+    assert checkpoint_tokens(n_prompt + n, 2 * (block or 1), block) == 2 * (block or 1) or n == wanted, "then every second block is one"
 
 
 def test_the_kv_cache_takes_no_more_than_there_is() -> None:

@@ -147,20 +147,25 @@ class FakeEngine:
         if limit is not None and len(ids) > limit:
             ids, finish = ids[:limit], Finish.LENGTH
         if request.rules or request.metrics:
-            return self._folded(request, ids, finish)
+            return self._folded(request, ids, finish, root_seed)
         return tuple(ids), finish, {}
 
-    def _folded(self, request: Request, ids: list[int], finish: Finish) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
-        confidences = [5.0 + 5.0 * u for u in itertools.islice(uniforms(request.seed), len(ids))]
+    def _folded(self, request: Request, ids: list[int], finish: Finish, root_seed: int) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
+        # A token's confidence is decided by the prompt, the trace, and its place: the same whether it is generated or inherited.
+        first = len(request.prefix_ids)
+        every = [5.0 + 5.0 * u for u in itertools.islice(uniforms(root_seed ^ _prompt_seed(request.prompt)), first + len(ids))]
+        inherited, confidences = every[:first], every[first:]
         fold = folds.RuleFold(request.rules)
         for i, token in enumerate(ids):
             if fold.update(self._text(request, (token,)), confidences[i : i + 1]):
                 ids, confidences, finish = ids[: i + 1], confidences[: i + 1], Finish.RULE
                 break
+        sampled, entropies = [-c / 10 for c in confidences], [1 - c / 10 for c in confidences]
         words = folds.first_words(request.metrics)
         chances = list(itertools.islice(uniforms(request.seed + 1), len(words)))
-        first = [(word, math.log(chance / (1 + sum(chances)))) for word, chance in zip(words, chances, strict=True) if chance]
-        return tuple(ids), finish, folds.metric_values(request.metrics, [-c / 10 for c in confidences], confidences, first)
+        likely = [(word, math.log(chance / (1 + sum(chances)))) for word, chance in zip(words, chances, strict=True) if chance]
+        metrics = folds.metric_values(request.metrics, sampled, confidences, likely, entropies)
+        return tuple(ids), finish, metrics | folds.prefix_value(request.metrics, [-c / 10 for c in inherited])
 
     def _stopped(self, request: Request, ids: tuple[int, ...], finish: Finish) -> tuple[tuple[int, ...], Finish, str]:
         """Return what comes before the first stop string, which is left out with the whole token that completes it."""
@@ -228,6 +233,11 @@ def problem_number(problem_id: str) -> str:
 def problem_steps(problem_id: str, most: int) -> int:
     """Return how many steps a problem takes, from 1 to `most`, each as likely over ids."""
     return 1 + int.from_bytes(blake2b(f"steps {problem_id}".encode(), digest_size=4).digest(), "big") % most
+
+
+@lru_cache(maxsize=1024)
+def _prompt_seed(prompt: Prompt) -> int:
+    return int.from_bytes(blake2b(repr(prompt).encode("utf-8", "backslashreplace"), digest_size=8).digest(), "big")
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.core.folds import RuleFold, logprobs_needed, metric_values
+from orchestrator.core.folds import RuleFold, entropy, logprobs_needed, metric_values
 from orchestrator.core.replies import reply_to
 from orchestrator.core.types import Finish, Request, Trace, Usage
 
@@ -92,6 +92,7 @@ class Reply:
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._confidences: list[float] = []
+        self._entropies: list[float] = []
         self._first: list[tuple[str, float]] = []  # the likeliest tokens in the first place
         self._usage: _Usage | None = None
         self._n_choices = 0
@@ -143,7 +144,7 @@ class Reply:
             text="".join(self._texts),
             token_ids=tuple(self._ids),
             usage=usage,
-            metrics={} if failed else metric_values(request.metrics, self._logprobs, self._confidences, self._first),
+            metrics={} if failed else metric_values(request.metrics, self._logprobs, self._confidences, self._first, self._entropies),
             suffix_ids=self.suffix_ids,
             error=self.error,
             note=note,
@@ -179,6 +180,7 @@ class Reply:
             raise MalformedReply(f"the server sent top log-probabilities for {len(tops)} of {len(sampled)} tokens")
         confidences = [_confidence(top, self._top_k) for top in tops]
         self._confidences += confidences
+        self._entropies += map(entropy, tops)
         return confidences
 
     def _end(self, reason: str) -> None:

@@ -8,7 +8,6 @@ never with this module. It places no requests and restarts no engine: that is `r
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import itertools
 import time
@@ -18,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from orchestrator.backends import vllm_host, vllm_latent
-from orchestrator.backends.vllm_prompts import Prompts, Refused, fitting_tokens
+from orchestrator.backends import vllm_forced, vllm_host, vllm_latent
+from orchestrator.backends.vllm_prompts import Prompts, Refused, checkpoint_tokens, fitting_tokens
 from orchestrator.backends.vllm_reply import completed, measured
 from orchestrator.backends.vllm_watch import Watch
 from orchestrator.core.errors import FleetError, PlanError
@@ -140,7 +139,8 @@ class VllmEngine:
         seconds = time.perf_counter() - started
         n_layers = pool.n_layers_run(request, counts)
         measures, text_of = measured(counts), pool.prompts.text_of
-        return completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measures, text_of)
+        trace = completed(request, job.prompt_ids, job.suffix_ids, output, watch, n_layers, seconds, measures, text_of)
+        return replace(trace, finish=Finish.RULE) if job.ends_by_rule and trace.finish is Finish.LENGTH else trace
 
     async def _followed(self, request: Request, flight: _Flight, pool: _Pool, job: _Job) -> tuple[Any, Watch | None, Counts | None]:
         """Return vLLM's last output for the request, what watched it, and its iterations where a rule decides about them."""
@@ -189,6 +189,7 @@ class _Job:
     suffix_ids: tuple[int, ...]
     params: Any
     salt: str  # requests of different salts share no prefix in the cache; "": vLLM is given none
+    ends_by_rule: bool  # at its limit, which is its checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,8 @@ class _Pool:
         self.llm = llm = started.llm
         self.context_tokens: int = llm.model_config.max_model_len
         self._latent = started.latent
+        cache = llm.vllm_config.cache_config
+        self._block_tokens: int = cache.block_size if cache.enable_prefix_caching else 0
         self._n_layers: int = llm.model_config.get_total_num_hidden_layers()
         self._name = name
         self._refusals: tuple[type[Exception], ...] = (PlanError, ValueError, TypeError, VLLMClientError)
@@ -252,14 +255,17 @@ class _Pool:
         except self._refusals as error:
             raise Refused(str(error)) from error
         wanted = sampling.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        params = copy.copy(template)
+        params = vllm_forced.parameters(template, request)
         params.seed = request.seed
-        params.max_tokens = fitting_tokens(len(prompt_ids), wanted, self.context_tokens, self._name)
+        params.max_tokens = fitting = fitting_tokens(len(prompt_ids), wanted, self.context_tokens, self._name)
+        ends_by_rule = request.checkpoint is not None and fitting >= request.checkpoint
+        if ends_by_rule:
+            params.max_tokens = checkpoint_tokens(len(prompt_ids), fitting, self._block_tokens)
         salt = ""
         if self._latent is not None and self._latent.max_depth > 1:
             params.extra_args = {DEPTH_ARGUMENT: request.depth}
             salt = cache_salt(request.depth or 1)
-        return _Job(prompt_ids, suffix_ids, params, salt)
+        return _Job(prompt_ids, suffix_ids, params, salt, ends_by_rule)
 
     async def submit(self, request_id: str, job: _Job) -> Any:
         """Hand the job to vLLM and return the queue of its outputs; Refused when vLLM's validation objects."""

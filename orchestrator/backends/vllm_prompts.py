@@ -56,3 +56,13 @@ def fitting_tokens(n_prompt: int, wanted: int, context_tokens: int, pool: str) -
             "shorten the prompt, raise max_context_tokens if the model allows it, or choose another model"
         )
     return min(wanted, context_tokens - n_prompt)
+
+
+def checkpoint_tokens(n_prompt: int, wanted: int, block_tokens: int) -> int:
+    """Return after how many new tokens, at most `wanted` and more than half of it, a trace is cheapest to go on from.
+
+    The cache keeps whole blocks, and it lacks the token that was drawn last: where all before that one fill their blocks, nothing else is
+    computed again. `wanted` itself where there is no such place, or no cache (`block_tokens` 0).
+    """
+    early = (n_prompt + wanted - 1) % block_tokens if block_tokens else 0
+    return wanted - early if 2 * early < wanted else wanted

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.backends.vllm_forced import inherited_logprobs
 from orchestrator.backends.vllm_watch import Watch
+from orchestrator.core.folds import prefix_value
 from orchestrator.core.replies import reply_to, without_stop
 from orchestrator.core.types import Finish, Request, Trace, Usage
 from orchestrator.latent.counts import Counts
@@ -48,6 +50,7 @@ def completed(
         usage=usage,
         metrics={
             **measures,
+            **prefix_value(request.metrics, inherited_logprobs(request, output.prompt_logprobs, len(suffix_ids))),
             **({} if watch is None else watch.metrics(request.metrics, output, len(ids), lambda token: text_of((token,)))),
         },
         suffix_ids=suffix_ids,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from orchestrator.core.folds import TOP_K, RuleFold, first_words, logprobs_needed, metric_values
+from orchestrator.core.folds import TOP_K, RuleFold, entropy, first_words, logprobs_needed, metric_values
 from orchestrator.core.types import ConfidenceFloor, Request, StopRule
 
 
@@ -47,7 +47,7 @@ class Watch:
     @staticmethod
     def wanted(request: Request) -> bool:
         """Tell whether the request's tokens have to be followed at all."""
-        return bool(request.metrics or request.rules)
+        return bool(request.rules) or logprobs_needed(request.metrics, ()) is not None
 
     def put(self, output: Any) -> None:
         """Take what vLLM has for the consumer: an output with what one step added, or the exception that ended the engine."""
@@ -69,7 +69,7 @@ class Watch:
             return {}
         series = self._series if self._series is not None else _adopted(self._empty(), output.outputs[0].logprobs)
         first = [(decode(id), logprob) for id, logprob in series.first] if first_words(names) else []
-        return metric_values(names, series.sampled[:n_tokens], series.confidences[TOP_K][:n_tokens], first)
+        return metric_values(names, series.sampled[:n_tokens], series.confidences[TOP_K][:n_tokens], first, series.entropies[:n_tokens])
 
     def _fires(self, text: str, n_tokens: int) -> bool:
         new_text, self._seen_chars = text[self._seen_chars :], len(text)
@@ -95,7 +95,7 @@ def series_class(flat_logprobs: type) -> type:
     """Return the container that takes the place of vLLM's `FlatLogprobs` (or of a class with its `append_fast`)."""
 
     class Series(flat_logprobs):  # type: ignore[misc]  # vLLM tells its container by class
-        """Keeps two floats per token where vLLM keeps 21 of each of four kinds: `sampled` and, by top_k, `confidences`.
+        """Keeps three floats per token where vLLM keeps 21 of each of four kinds: `sampled`, `entropies` and, by top_k, `confidences`.
 
         `first` are the likeliest tokens in the first place, as (token id, log-probability).
         """
@@ -104,6 +104,7 @@ def series_class(flat_logprobs: type) -> type:
             super().__init__()
             self.sampled: list[float] = []
             self.confidences: dict[int, list[float]] = {top_k: [] for top_k in top_ks}
+            self.entropies: list[float] = []
             self.first: list[tuple[int, float]] = []
 
         def append_fast(self, token_ids: Any, logprobs: list[float], ranks: Any, decoded_tokens: Any) -> None:
@@ -112,6 +113,8 @@ def series_class(flat_logprobs: type) -> type:
             if not self.sampled:
                 self.first = list(zip(map(int, token_ids[1:]), ranked, strict=True))
             self.sampled.append(logprobs[0])
+            if len(ranked) >= TOP_K:
+                self.entropies.append(entropy(ranked))
             for top_k, values in self.confidences.items():
                 if len(ranked) >= top_k:
                     values.append(confidence(ranked, top_k))

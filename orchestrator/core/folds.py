@@ -3,14 +3,18 @@
 Metrics are named scalars; only they travel. Names, with an optional window in tokens after `@` (default 2048) where one applies:
 
 - `mean_logprob`: mean natural log-probability of the generated tokens.
+- `mean_entropy`: mean entropy, in nats, of the distributions from which they were drawn, in which the 20 likeliest tokens stand for
+  themselves and all others together count as one more: a lower bound of the whole distribution's.
 - `mean_confidence`, `tail_confidence[@w]`, `lowest_confidence[@w]`, `bottom10_confidence[@w]`: DeepConf (arXiv 2508.15260, section 3).
   Token confidence is minus the mean log-probability of the 20 likeliest tokens; a group is a window of `w` tokens, stride 1, or the
   whole trace when it is shorter. Tail: mean over the last `w` tokens. Lowest: minimum over groups. Bottom 10: mean of the lowest tenth
   of the groups, at least one. High is confident.
 - `first_token_logprob@WORD`: natural log of the probability that the trace begins with WORD: the sum over those of the 20 likeliest first
   tokens whose text is WORD but for spaces around it. Absent when none of them is: then each of them is likelier than WORD.
+- `prefix_logprob`: the sum of the natural log-probabilities of the tokens that the request inherits from its ancestors, after its own
+  prompt, which may be another than theirs. It is computed by reading them (Capability.SCORE), not when they are generated.
 
-A trace without tokens has no metrics: the names are absent, never 0.
+A trace without tokens has no metrics: the names are absent, never 0. Nor has one that inherits no tokens a `prefix_logprob`.
 """
 
 from __future__ import annotations
@@ -26,20 +30,21 @@ from orchestrator.core.types import ConfidenceFloor, Delimiter, StopRule, WordLi
 DEFAULT_WINDOW = 2048  # DeepConf, section 3.1
 TOP_K = 20  # the released DeepConf code asks for 20 log-probabilities
 _WINDOWED = ("tail_confidence", "lowest_confidence", "bottom10_confidence")
-_PLAIN = ("mean_logprob", "mean_confidence")
+_PLAIN = ("mean_logprob", "mean_confidence", "mean_entropy")
 _FIRST = "first_token_logprob"
+PREFIX = "prefix_logprob"
 
 
 def parse_metric(name: str) -> tuple[str, int]:
     """Return (kind, window_tokens) of a metric's name, 0 without a window; PlanError naming the known ones if there is no such metric."""
     kind, at, window = name.partition("@")
-    if kind in _PLAIN and not at:
+    if kind in (*_PLAIN, PREFIX) and not at:
         return kind, 0
     if kind in _WINDOWED and (not at or (window.isdecimal() and int(window) > 0)):
         return kind, int(window or DEFAULT_WINDOW)
     if kind == _FIRST and window.strip():
         return kind, 0
-    known = f"{', '.join(_PLAIN)}, {_FIRST}@WORD, and with an optional @window {', '.join(_WINDOWED)}"
+    known = f"{', '.join(_PLAIN)}, {PREFIX}, {_FIRST}@WORD, and with an optional @window {', '.join(_WINDOWED)}"
     raise PlanError(f"metric {name!r} is not known; there are {known}")
 
 
@@ -51,7 +56,7 @@ def first_words(metrics: Sequence[str]) -> list[str]:
 def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | None:
     """Return how many top log-probabilities per token the folds need: None for none at all, 0 for the sampled token's alone."""
     top_k = max((r.top_k for r in rules if isinstance(r, ConfidenceFloor)), default=0)
-    kinds = {parse_metric(name)[0] for name in metrics}
+    kinds = {parse_metric(name)[0] for name in metrics} - {PREFIX}
     if kinds - {"mean_logprob"}:
         top_k = max(top_k, TOP_K)
     return top_k or (0 if kinds else None)
@@ -62,10 +67,11 @@ def metric_values(
     sampled_logprobs: Sequence[float],
     confidences: Sequence[float],
     first_tokens: Sequence[tuple[str, float]] = (),
+    entropies: Sequence[float] = (),
 ) -> dict[str, float]:
-    """Return the metrics of a trace from its per-token log-probabilities and confidences, each of shape (n_tokens,).
+    """Return the metrics of a trace from its per-token log-probabilities, confidences and entropies, each of shape (n_tokens,).
 
-    `first_tokens` are text and log-probability of the likeliest tokens in the first place.
+    `first_tokens` are text and log-probability of the likeliest tokens in the first place. `prefix_logprob` is left to `prefix_value`.
     """
     values: dict[str, float] = {}
     for name in names:
@@ -76,10 +82,22 @@ def metric_values(
             if probability > 0:
                 values[name] = min(0.0, math.log(probability))
             continue
-        series = sampled_logprobs if kind == "mean_logprob" else confidences
+        series = {"mean_logprob": sampled_logprobs, "mean_entropy": entropies, PREFIX: ()}.get(kind, confidences)
         if series:
             values[name] = _value(kind, window, series)
     return values
+
+
+def prefix_value(names: Sequence[str], prefix_logprobs: Sequence[float]) -> dict[str, float]:
+    """Return `prefix_logprob`, if it is asked for, from the log-probabilities of the inherited tokens, of shape (n_inherited,)."""
+    return {PREFIX: math.fsum(prefix_logprobs)} if PREFIX in names and prefix_logprobs else {}
+
+
+def entropy(ranked_logprobs: Sequence[float]) -> float:
+    """Return the entropy in nats of a token's distribution from its 20 largest log-probabilities: see `mean_entropy`."""
+    probabilities = [math.exp(logprob) for logprob in ranked_logprobs[:TOP_K]]
+    rest = max(0.0, 1.0 - math.fsum(probabilities))
+    return -math.fsum(p * math.log(p) for p in (*probabilities, rest) if p > 0)
 
 
 def _value(kind: str, window: int, series: Sequence[float]) -> float:

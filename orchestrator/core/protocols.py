@@ -4,7 +4,8 @@ A plugin is a frozen dataclass whose fields are its options. It may also state, 
 `needs: frozenset[Capability]` (what the engine must be able to do; checked at plan time), `metrics: tuple[str, ...]` (named scalars that
 each trace must carry; see `core.folds`), `verifiers: tuple[str, ...]` (those whose verdicts it reads), `n_full: int` (how many traces it
 takes without early stopping), `parts: Mapping[str, str]` (options that are plugins themselves, with their groups), `selector: PluginSpec`
-(a strategy's: the vote its decisions are about, where the user names none).
+(a strategy's: the vote its decisions are about, where the user names none); and, as a static method, `lacking() -> str`: what the machine
+lacks for it, "" for nothing, which `leadline doctor` shows.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ def sound(request: Request, reply: object) -> Trace:
         return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
     if reply.subjects != request.subjects:
         reply = changed(reply, subjects=request.subjects)  # what it judges is the strategy's to say, not the engine's
+    if request.checkpoint and reply.finish is Finish.LENGTH and reply.usage.output_tokens >= request.checkpoint:
+        reply = changed(reply, finish=Finish.RULE)  # the engine was given the checkpoint as its limit
     text, error = _encodable(reply.text), _encodable(reply.error)
     return reply if (text, error) == (reply.text, reply.error) else replace(reply, text=text, error=error)
 

@@ -223,7 +223,11 @@ class Session:
             raise StrategyError(f"request {ordinal} asks for {request.max_new_tokens} new tokens; at least one is needed")
         if request.depth is not None and request.depth < 1:
             raise StrategyError(f"request {ordinal} asks for depth {request.depth}; at least 1 is needed")
+        if request.checkpoint is not None and request.checkpoint < 1:
+            raise StrategyError(f"request {ordinal} has its checkpoint after {request.checkpoint} tokens; at least one is needed")
         sampling = request.sampling or self._plan.sampling
+        limit = self._left(request, sampling.max_new_tokens) if request.max_new_tokens is None else request.max_new_tokens
+        ends = request.checkpoint is None or request.checkpoint >= limit  # at its limit, if by nothing else
         return changed(
             request,
             ordinal=ordinal,
@@ -232,7 +236,8 @@ class Session:
             model=model or self._plan.default_model,
             depth=depth or sampling.depth or None,
             sampling=sampling,
-            max_new_tokens=self._left(request, sampling.max_new_tokens) if request.max_new_tokens is None else request.max_new_tokens,
+            max_new_tokens=limit if ends else request.checkpoint,
+            checkpoint=None if ends else request.checkpoint,
             stop=request.stop or sampling.stop,
             metrics=tuple(dict.fromkeys((*request.metrics, *(self.metrics if request.purpose in _VOTING else ())))),
             problem_id=self.problem.id,

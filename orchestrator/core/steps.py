@@ -1,4 +1,4 @@
-"""The strategy algebra: four commands, one event, five helpers to write them with.
+"""The strategy algebra: four commands, one event, six helpers to write them with.
 
 A strategy is a generator that yields commands and is sent replies. It must be deterministic in (problem, rng, traces received):
 no clock, no I/O, no randomness but the rng it was given. That is what makes a journal replay it exactly.
@@ -76,6 +76,11 @@ def cancel(ordinals: Iterable[int]) -> Generator[Command, Reply, None]:
 def drop(ordinals: Iterable[int], heir: int | None = None) -> Generator[Command, Reply, None]:
     """Take the vote from these, or give it to `heir`, and stop those that still run; returns at once."""
     yield Drop(frozenset(ordinals), heir)
+
+
+def ask(request: Request) -> Generator[Command, Reply, Trace]:
+    """Start one request, wait for it, and return its trace."""
+    return (yield from next_trace((yield from submit([request]))))
 
 
 def sample(n: int, request: Request | None = None) -> Generator[Command, Reply, list[Trace]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from orchestrator.core.steps import Command, Reply, next_trace, submit
-from orchestrator.core.types import Delimiter, Finish, Request, Trace, changed
+from orchestrator.core.types import Capability, Delimiter, Finish, Request, Trace, changed
 
 Aggregate: TypeAlias = Literal["last", "min", "product", "mean"]
 AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
@@ -65,6 +65,20 @@ class Grower:
 
 def _done(trace: Trace) -> bool:
     return trace.finish is not Finish.RULE or trace.answer is not None
+
+
+def step_needs(depth: int | None) -> frozenset[Capability]:
+    """Return what growing by steps takes of an engine: continuation, stop rules, and latent depth if one is asked for."""
+    deep = frozenset() if depth is None else frozenset({Capability.DEPTH})
+    return deep | {Capability.CONTINUE, Capability.RULES}
+
+
+def check_steps(steps: int, delimiter: str) -> None:
+    """Raise ValueError unless there is a step to take and a text that ends it."""
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: at least 1")
+    if not delimiter:
+        raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")
 
 
 def best(stems: Sequence[Stem], n: int, aggregate: Aggregate) -> list[Stem]:

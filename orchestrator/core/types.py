@@ -20,8 +20,8 @@ class Finish(StrEnum):
     """Why a trace ended."""
 
     STOP = "stop"  # end-of-sequence token or one of the request's stop strings
-    LENGTH = "length"  # max_new_tokens or the context's end: a checkpoint if the strategy wanted one, else a truncation
-    RULE = "rule"  # a declarative stop rule fired in the engine process
+    LENGTH = "length"  # max_new_tokens or the context's end
+    RULE = "rule"  # its checkpoint, or a declarative stop rule that fired in the engine process
     CANCELLED = "cancelled"  # by the strategy, a budget, or the user
     FAILED = "failed"  # the engine could not serve it; `Trace.error` says why
 
@@ -58,6 +58,7 @@ class Capability(StrEnum):
     LOGPROBS = "logprobs"  # metrics derived from log-probabilities
     RULES = "rules"  # stop rules are enforced beside the tokens
     DEPTH = "depth"  # latent depth per request
+    SCORE = "score"  # the metric `prefix_logprob`: how likely inherited tokens are after any prompt
     STOPS = "stops"  # says which stop string ended a trace, and leaves that out of its tokens, so that it can be gone on from
 
 
@@ -143,6 +144,8 @@ class Request:
 
     A strategy fills what it wants; the Session sets `problem_id`, `ordinal`, `seed`, `prefix_ids`, `prefix_text` and whatever is
     left at its default from the plan. A continuation (`parent`) goes on after the parent's tokens, with `suffix` put between.
+    One with a `checkpoint` ends by rule (`Finish.RULE`) after about so many of its own tokens, however many its attempt has left: an engine
+    may end it earlier, by less than half, where going on is cheaper.
     `subjects` are the ordinals of the traces that it is to judge (see `core.verdicts`) or to go beyond (see `core.generations`).
     """
 
@@ -152,6 +155,7 @@ class Request:
     model: str = ""
     depth: int | None = None
     max_new_tokens: int | None = None
+    checkpoint: int | None = None
     sampling: Sampling | None = None
     stop: tuple[str, ...] = ()
     rules: tuple[StopRule, ...] = ()

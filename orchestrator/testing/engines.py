@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from orchestrator.core.protocols import Engine
+from orchestrator.core.replies import sound
 from orchestrator.core.types import Capability, ConfidenceFloor, Delimiter, Finish, Prompt, Request, Sampling, Trace
 from orchestrator.testing.rules import require
 
@@ -87,6 +88,8 @@ async def check_engine(
         await _check_rules(bench, Capability.LOGPROBS in capabilities)
     if Capability.LOGPROBS in capabilities:
         await _check_metrics(bench)
+    if Capability.SCORE in capabilities:
+        await _check_score(bench)
     if Capability.STOPS in capabilities:
         await _check_stops(bench)
 
@@ -125,6 +128,9 @@ async def _check_limit(bench: _Bench) -> None:
     trace = await bench.get(replace(bench.request(40), max_new_tokens=3))
     full = trace.finish is not Finish.LENGTH or trace.usage.output_tokens == 3
     require(full, "max_new_tokens", f"a trace of {trace.usage.output_tokens} tokens says that it was cut at 3")
+    looked = sound(request := replace(bench.request(41), max_new_tokens=4, checkpoint=4), await bench.get(request))
+    ended = looked.finish is Finish.STOP or (looked.finish is Finish.RULE and 2 < looked.usage.output_tokens <= 4)
+    require(ended, "checkpoint", f"a checkpoint at 4 tokens gave {looked.finish.value} after {looked.usage.output_tokens}")
     require(trace.usage.output_tokens > 0, "usage", "a trace that ended has no token; count the output")
 
 
@@ -222,7 +228,7 @@ async def _check_rules(bench: _Bench, has_logprobs: bool) -> None:
 
 
 async def _check_metrics(bench: _Bench) -> None:
-    names = ("mean_logprob", "mean_confidence", "tail_confidence@4", "lowest_confidence@4", "bottom10_confidence@4")
+    names = ("mean_logprob", "mean_confidence", "mean_entropy", "tail_confidence@4", "lowest_confidence@4", "bottom10_confidence@4")
     metrics = (await bench.get(replace(bench.request(110), metrics=names))).metrics
     require(set(metrics) == set(names), "metrics", f"asked for {names}, got {tuple(metrics)}")
     require(all(map(math.isfinite, metrics.values())), "metrics", f"{metrics} are not finite; clip log-probabilities of -inf")
@@ -235,6 +241,29 @@ async def _check_metrics(bench: _Bench) -> None:
         name = f"first_token_logprob@{word}"
         likely = (await bench.get(replace(first, ordinal=112, metrics=(name,)))).metrics.get(name, 1.0)
         require(likely <= 0, "metrics", f"{word!r} is the likeliest first token, and {name} is missing or above 0")
+
+
+async def _check_score(bench: _Bench) -> None:
+    """Read back tokens that were drawn: after the same prompt they are as likely as when they were drawn, after another they are not."""
+    name = "prefix_logprob"
+    drawn = await bench.get(replace(bench.request(130), metrics=("mean_logprob",)))
+    expected = drawn.metrics["mean_logprob"] * len(drawn.token_ids)
+    reading = replace(
+        bench.request(131), parent=130, prefix_ids=drawn.token_ids, prefix_text=drawn.text, max_new_tokens=1, metrics=(name, "mean_logprob")
+    )
+    metrics = (await bench.get(reading)).metrics
+    require(set(metrics) == {name, "mean_logprob"}, "score", f"asked for {name} and mean_logprob, got {tuple(metrics)}")
+    near = abs(metrics[name] - expected) <= 0.01 * len(drawn.token_ids)
+    remedy = f"the sum over the inherited tokens, and only those; is it of the same model, before temperature, as {expected}?"
+    require(near, "score", f"{name} is {metrics[name]}; {remedy}")
+    other = (await bench.get(replace(reading, ordinal=132, prompt="Name a fruit."))).metrics[name]
+    require(abs(other - expected) > 1e-6, "score", f"{name} is {other} after another prompt, too; it is to be read after the request's own")
+    suffixed = (await bench.get(replace(reading, ordinal=133, suffix=" The final answer is"))).metrics[name]
+    require(
+        abs(suffixed - expected) <= 0.01 * len(drawn.token_ids), "score", f"{name} is {suffixed} with a suffix, which it must not count"
+    )
+    bare = (await bench.get(replace(bench.request(134), metrics=(name,)))).metrics
+    require(name not in bare, "score", f"{name} is {bare.get(name)} where nothing is inherited; leave it out")
 
 
 async def _check_stops(bench: _Bench) -> None:

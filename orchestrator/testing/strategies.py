@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from orchestrator.core.folds import parse_metric
+from orchestrator.core.folds import PREFIX, parse_metric
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.session import Abort, Session, Start
@@ -135,6 +135,7 @@ def _check_needs(needs: frozenset[Capability], requests: Sequence[Request]) -> N
         Capability.CONTINUE: any(r.parent is not None for r in requests),
         Capability.RULES: any(r.rules for r in requests),
         Capability.LOGPROBS: any(r.metrics for r in requests),
+        Capability.SCORE: any(PREFIX in r.metrics for r in requests),
         Capability.DEPTH: any(r.depth is not None for r in requests),
     }
     missing = sorted(c for c, used in uses.items() if used and c not in needs)

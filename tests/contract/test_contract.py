@@ -13,7 +13,7 @@ from orchestrator import registry
 from orchestrator.backends.fake import Fake
 from orchestrator.core.judging import Labelled, Prefix
 from orchestrator.core.plan import Model
-from orchestrator.core.types import PluginSpec, Problem
+from orchestrator.core.types import PluginSpec, Problem, Trace
 from orchestrator.testing import check_domain, check_engine, check_judge, check_selector, check_strategy, check_verifier
 
 
@@ -29,11 +29,16 @@ def plugin(group: str, name: str, options: dict[str, object]) -> Any:
 # Strategies whose default takes hundreds of traces are checked at a size that still goes through all their phases.
 SMALL: dict[str, dict[str, object]] = {
     "ab-mcts": {"verifier": "v"},
+    "ab-mcts-m": {"verifier": "v", "n": 4},
     "beam": {"verifier": "v", "steps": 5},
     "budget-forcing": {"n": 2, "ignore": 2},
     "cascade": {"models": ["main", ""], "n": 3},
+    "concise-hint": {"n": 2, "interval": 8, "thinking": 100},
     "dvts": {"verifier": "v", "width": 2, "steps": 5},
+    "early-answer": {"n": 2, "warm_up": 2, "thinking": 100},
     "ensemble": {"models": ["", "main"], "weights": [1.0, 3.0]},
+    "mind-evolution": {"verifier": "v", "islands": 2, "conversations": 2, "turns": 2, "generations": 3, "reset_every": 2},
+    "mits": {"n": 2, "beam": 2, "steps": 3},
     "parallel-probe": {"n": 8},  # its 64 attempts take seconds in every world
     "particles": {"verifier": "v", "n": 4, "steps": 5},
     "speculative-thinking": {"large": "main", "n": 2, "tokens": 200},
@@ -48,6 +53,7 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("adaptive", {"wave": 1, "growth": 1}),
     ("adaptive", {"wave": 1, "growth": 3.0, "n": 1}),
     ("consistency", {"n": 1}),
+    ("dynasor", {"n": 3, "stable": 2, "interval": 4}),
     ("parallel-probe", {"n": 5, "interval": 4, "stable": 4, "warm_up": 1, "patience": 2}),
     ("sounding", {"n": 12, "interval": 4, "patience": 2, "longest_tokens": 30}),
     ("sounding", {"n": 6, "interval": 2, "patience": 1, "tokens": 60, "risk_growth": 0.0}),
@@ -64,8 +70,17 @@ STRATEGIES: list[tuple[str, dict[str, object]]] = [
     ("deepprune", {"keep": "every", "judge": "lexical slope=3", "max_clusters": 2, "when_full": "leave"}),
     ("deepprune", {"judge": {"name": "lexical", "centre": 0.99}, "max_clusters": 1, "n_single": 1, "n": 5}),
     ("ab-mcts", {"verifier": "v", "n": 5, "parallel": 8, "posterior": "beta", "depth": 2}),
+    ("ab-mcts", {"verifier": "v", "n": 7, "models": ["", "main"], "choose": "ucb"}),
+    ("ab-mcts-m", {"verifier": "v", "n": 3, "parallel": 8, "models": ["", "main"], "prune_size": 1, "depth": 2}),
     ("beam", {"verifier": "v", "n": 6, "width": 2, "steps": 3, "aggregate": "product", "depth": 2}),
+    ("concise-hint", {"n": 1, "interval": 1, "growth": 2.0, "thinking": 40, "depth": 2}),
+    ("early-answer", {"n": 1, "warm_up": 0, "timescale": 1.0, "variance": 9.0, "thinking": 100, "depth": 2}),
     ("dvts", {"verifier": "v", "n": 4, "width": 1, "steps": 2, "aggregate": "min"}),
+    (
+        "mind-evolution",
+        {"verifier": "v", "islands": 1, "reset_islands": 1, "conversations": 1, "generations": 2, "solved": 0.4, "depth": 2},
+    ),
+    ("mits", {"n": 1, "beam": 0, "steps": 2, "gain": 0.0, "depth": 2}),
     ("particles", {"verifier": "v", "n": 1, "steps": 2}),
     ("revise", {"chains": 1, "revisions": 0, "memory": 1, "depth": 2}),
     ("rsa", {"n": 1, "k": 1, "steps": 3}),
@@ -82,11 +97,21 @@ SELECTORS: list[tuple[str, dict[str, object]]] = [
     ("pessimistic", {"by": "verdict:v", "alpha": 2.0}),
     ("filtered", {"keep": 0.9, "by": "lowest_confidence@512"}),
 ]
+# What a verifier needs beyond its defaults: options, fields of the problem's row, and texts that it can judge.
+VERIFIERS: dict[str, tuple[dict[str, object], str, list[str]]] = {
+    "code-tests": ({}, '{"tests": ["assert f(1) == 2"]}', ["```python\ndef f(x): return x + 1\n```", "```python\nf = abs\n```"]),
+    "function": ({"function": "operator:ne"}, "{}", []),
+}
 EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "choice": {
         "stated": [("So the answer is (B).", "B"), (r"Thus \boxed{C}", "C")],
         "equal": [("(b)", "B"), ("B.", "B"), ("B) 15", "B")],
         "different": [("A", "B")],
+    },
+    "code": {
+        "stated": [("```python\nprint(1)\n```\nIt prints 1.", "print(1)"), ("```\nx = 1\n```", "x = 1")],
+        "equal": [("a = 1\n", "a = 1"), ("a  \n\tb", "a\n\tb")],
+        "different": [("a = 1", "a = 2"), ("if a:\n  b", "if a:\n    b")],
     },
     "json": {
         "equal": [('{"a": 1, "b": [2]}', '{"b":[2],"a":1}')],
@@ -132,7 +157,12 @@ def test_domain_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize("name", ours("verifiers"))
 async def test_verifier_keeps_the_contract(name: str) -> None:
     """One verdict per trace, in order, in [0, 1]: see `orchestrator.testing.verifiers`."""
-    await check_verifier(plugin("verifiers", name, {}), name=name)
+    options, tags, texts = VERIFIERS.get(name, ({}, "{}", []))
+    lacking = getattr(registry.plugin_class("verifiers", name), "lacking", str)()
+    if lacking:
+        pytest.skip(lacking)
+    traces = [Trace(400 + i, text) for i, text in enumerate(texts)]
+    await check_verifier(plugin("verifiers", name, options), name=name, problem=Problem("check", "What is it?", tags=tags), traces=traces)
 
 
 @pytest.fixture(scope="module")

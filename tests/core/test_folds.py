@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.folds import RuleFold, group_means, logprobs_needed, metric_values, parse_metric
+from orchestrator.core.folds import RuleFold, entropy, group_means, logprobs_needed, metric_values, parse_metric, prefix_value
 from orchestrator.core.types import ConfidenceFloor, Delimiter, StopRule, WordLimit
 
 confidences = st.lists(st.floats(0, 30, allow_nan=False), min_size=1, max_size=60)
@@ -84,6 +84,22 @@ def test_deepconfs_metrics_on_a_series_worked_by_hand() -> None:
     assert metric_values(names[:2], (), longer) == {"lowest_confidence@3": 5.0, "bottom10_confidence@3": 5.5}
     short = [4.0, 8.0]  # fewer tokens than a window: one group, the whole
     assert set(metric_values(names, (), short).values()) == {6.0}
+
+
+def test_entropy_counts_the_unseen_tokens_as_one() -> None:
+    """A half, a quarter, and a quarter unseen: (1/2) ln 2 + 2 (1/4) ln 4; a sure token has none; 20 of 100 equal ones give a bound."""
+    assert entropy([math.log(0.5), math.log(0.25)]) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(4))
+    assert entropy([0.0, -math.inf]) == 0.0
+    assert entropy([math.log(0.01)] * 20) == pytest.approx(0.2 * math.log(100) - 0.8 * math.log(0.8))
+    assert metric_values(["mean_entropy"], [-1.0], [2.0], (), [0.5, 1.0]) == {"mean_entropy": 0.75}
+
+
+def test_what_is_inherited_has_a_sum_and_nothing_has_none() -> None:
+    """It is no metric of the drawn tokens, needs none of their log-probabilities, and is never 0 for want of tokens."""
+    assert prefix_value(["prefix_logprob"], [-1.0, -0.5]) == {"prefix_logprob": -1.5}
+    assert prefix_value(["prefix_logprob"], []) == prefix_value(["mean_logprob"], [-1.0]) == {}
+    assert metric_values(["prefix_logprob"], [-1.0], [2.0]) == {}
+    assert logprobs_needed(["prefix_logprob"], ()) is None
 
 
 def test_without_tokens_there_are_no_metrics() -> None:

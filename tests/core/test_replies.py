@@ -23,6 +23,15 @@ def test_a_sound_reply_is_passed_on_as_it_is() -> None:
     assert sound(REQUEST, emoji) is emoji
 
 
+def test_a_request_that_ran_to_its_checkpoint_ended_by_rule() -> None:
+    """An engine is given the checkpoint as its limit. A trace cut before it met the context's end, which is an end."""
+    request = replace(REQUEST, max_new_tokens=5, checkpoint=5)
+    finishes = [
+        sound(request, trace(3, tokens=n, finish=finish)).finish for n, finish in ((5, Finish.LENGTH), (4, Finish.LENGTH), (5, Finish.STOP))
+    ]
+    assert finishes == [Finish.RULE, Finish.LENGTH, Finish.STOP]
+
+
 @pytest.mark.parametrize(
     ("reply", "message"),
     [

@@ -311,6 +311,19 @@ def test_an_attempt_has_one_limit_however_often_it_is_continued() -> None:
     assert limits == [4, 6, 1, 1, 7]
 
 
+def test_a_checkpoint_ends_a_stretch_and_the_attempts_limit_the_attempt() -> None:
+    """Limit 10, a checkpoint every 6: 6, then the 4 that are left, which are the end and no checkpoint. 5 of 5 is a limit, too."""
+
+    def explore(problem: Problem, rng: random.Random) -> Steps:
+        yield from sample(1, Request(checkpoint=6))
+        yield from submit([Request(parent=0, checkpoint=6), Request(checkpoint=5, max_new_tokens=5), Request(checkpoint=99)])
+
+    it = session(explore, Plan(sampling=Sampling(max_new_tokens=10)))
+    started = [e.request for e in it.start() if isinstance(e, Start)]
+    started += [e.request for e in it.receive(trace(0, tokens=6, finish=Finish.RULE)) if isinstance(e, Start)]
+    assert [(r.max_new_tokens, r.checkpoint) for r in started] == [(6, 6), (4, None), (5, None), (10, None)]
+
+
 def test_a_plans_metrics_are_asked_of_those_that_may_vote() -> None:
     """A probe's or a judge's own are enough for it."""
     requests = [Request(purpose=p, metrics=("own",)) for p in (Purpose.SOLVE, Purpose.AGGREGATE, Purpose.PROBE, Purpose.JUDGE)]

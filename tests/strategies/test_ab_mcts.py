@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from orchestrator.core.branching import Node
 from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.session import Session
 from orchestrator.core.types import Answer, Finish, Message, Request, Trace, Verdict
 from orchestrator.testing import PROBLEM, explore, trace
-from strategies.ab_mcts import AbMcts, Beta, Gaussian, Node, Posterior, descend, learn, thompson
+from strategies.ab_mcts import AbMcts, Arms, Beta, Gaussian, Posterior, descend, learn, thompson
 from strategies.selectors import Best, Majority
 
 rewards = st.lists(st.floats(0, 1), min_size=1, max_size=20)
@@ -78,8 +79,8 @@ def test_draws_follow_the_posterior(posterior: Posterior, law: object) -> None:
 # --- the tree ----------------------------------------------------------------------------------------------------------
 
 
-def node(score: float = 0.0, parent: Node | None = None, ordinal: int = 0) -> Node:
-    return Node(Beta(), Beta(), Beta(), trace(ordinal, "A"), score, parent)
+def node(score: float = 0.0, parent: Node[Arms] | None = None, ordinal: int = 0) -> Node[Arms]:
+    return Node(Arms(Beta(), Beta(), Beta()), trace(ordinal, "A"), score, parent)
 
 
 def test_who_learns_from_a_new_attempt() -> None:
@@ -90,20 +91,20 @@ def test_who_learns_from_a_new_attempt() -> None:
     b = node(0.25, a)
     learn(a, b)
     learn(b, node(0.75, b))
-    assert (root.gen, root.cont) == (after(Beta(), [0.5]), after(Beta(), [0.25, 0.75]))
-    assert (a.gen, a.cont, a.own) == (after(Beta(), [0.25]), after(Beta(), [0.75]), after(Beta(), [0.5, 0.25, 0.75]))
-    assert (b.gen, b.cont, b.own) == (after(Beta(), [0.75]), Beta(), after(Beta(), [0.25, 0.75]))
-    assert b.children[0].own == after(Beta(), [0.75])
+    assert (root.arms.gen, root.arms.cont) == (after(Beta(), [0.5]), after(Beta(), [0.25, 0.75]))
+    assert (a.arms.gen, a.arms.cont, a.arms.own) == (after(Beta(), [0.25]), after(Beta(), [0.75]), after(Beta(), [0.5, 0.25, 0.75]))
+    assert (b.arms.gen, b.arms.cont, b.arms.own) == (after(Beta(), [0.75]), Beta(), after(Beta(), [0.25, 0.75]))
+    assert b.children[0].arms.own == after(Beta(), [0.75])
 
 
 def test_the_walk_goes_where_the_beliefs_are_sure() -> None:
     """GEN sure to be better: a child of the root; CONT sure: down to the child with the better arm, where a leaf generates."""
     sure, hopeless = Beta(1e6, 1.0), Beta(1.0, 1e6)
     root, good, bad = node(), node(), node()
-    root.children, good.own, bad.own = [bad, good], sure, hopeless
-    root.gen, root.cont = sure, hopeless
+    root.children, good.arms.own, bad.arms.own = [bad, good], sure, hopeless
+    root.arms.gen, root.arms.cont = sure, hopeless
     assert descend(root, random.Random(0)) is root
-    root.gen, root.cont = hopeless, sure
+    root.arms.gen, root.arms.cont = hopeless, sure
     assert descend(root, random.Random(0)) is good
 
 

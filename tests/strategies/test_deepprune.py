@@ -166,7 +166,7 @@ def test_a_prefix_may_end_at_a_number_of_tokens() -> None:
     def reply(request: Request) -> Trace:
         limits.append(request.max_new_tokens)
         if request.parent is None:
-            return replace(trace(request.ordinal, None, tokens=32, finish=Finish.LENGTH), text="A")
+            return replace(trace(request.ordinal, None, tokens=32, finish=Finish.RULE), text="A")
         return trace(request.ordinal, "A")
 
     explore(DeepPrune(n=2, judge=Knows(), prefix_tokens=32, n_words=0), reply)

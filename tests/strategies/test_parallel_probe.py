@@ -58,7 +58,7 @@ def test_an_answer_stated_by_a_dropped_attempt_is_no_vote() -> None:
     def world(request: Request) -> Trace:
         word = "B" if root(request) == 2 else "A"
         probe = request.purpose is not Purpose.SOLVE
-        return trace(request.ordinal, word, tokens=1 if probe else 5, finish=Finish.STOP if probe else Finish.LENGTH)
+        return trace(request.ordinal, word, tokens=1 if probe else 5, finish=Finish.STOP if probe else Finish.RULE)
 
     def root(request: Request) -> int:
         return request.ordinal if request.parent is None else root(requests[request.parent])

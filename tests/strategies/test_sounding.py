@@ -103,8 +103,8 @@ def test_an_attempt_dropped_for_its_length_does_not_vote() -> None:
     it = Session(Problem("p", "?"), Sounding(n=2, width=2, patience=0, interval=5, longest_tokens=10, risk=0.001), Plan())
     it.start()
     it.receive(trace(0, "A", tokens=3))
-    it.receive(trace(1, "B", tokens=5, finish=Finish.LENGTH))
-    it.receive(trace(2, "B", tokens=5, finish=Finish.LENGTH, parent=1))
+    it.receive(trace(1, "B", tokens=5, finish=Finish.RULE))
+    it.receive(trace(2, "B", tokens=5, finish=Finish.RULE, parent=1))
     assert (it.done, it.dropped) == (True, {1: None, 2: None})
     result = conclude(it.problem, list(it.traces.values()), Discounted(), dropped=it.dropped)
     assert [c.answer.key for c in result.clusters] == ["A"]
@@ -116,7 +116,7 @@ def test_an_attempt_dropped_for_its_probes_does_not_vote() -> None:
     it = Session(Problem("p", "?"), Sounding(n=2, width=2, patience=1, interval=5, risk=0.001), Plan())
     it.start()
     it.receive(trace(0, "A", tokens=3))
-    it.receive(trace(1, "B", tokens=5, finish=Finish.LENGTH))
+    it.receive(trace(1, "B", tokens=5, finish=Finish.RULE))
     effects = it.receive(trace(3, "B", tokens=1, purpose=Purpose.PROBE, parent=1))
     assert effects == [Abort(it.running[2])]
     it.receive(trace(2, "B", tokens=4, finish=Finish.CANCELLED, parent=1))
@@ -126,11 +126,24 @@ def test_an_attempt_dropped_for_its_probes_does_not_vote() -> None:
     assert result.usage[Purpose.PRUNED].output_tokens == 9
 
 
+def test_nobody_is_interrupted_for_a_look_that_could_change_nothing() -> None:
+    """Without probes and budget only the length cap calls for one; with either, every interval does."""
+
+    def checkpoint(**options: int) -> int | None:
+        return next(e.request for e in Session(Problem("p", "?"), Sounding(**options), PLAN).start() if isinstance(e, Start)).checkpoint  # type: ignore[arg-type]
+
+    assert checkpoint(patience=0, longest_tokens=0) is None
+    assert checkpoint(patience=0, longest_tokens=2000) == 2000
+    assert checkpoint(patience=0, longest_tokens=2000, tokens=9000) == 500
+    assert checkpoint(longest_tokens=0) == 500
+    assert checkpoint(longest_tokens=300) == 300
+
+
 def test_what_still_runs_when_the_vote_is_decided_does_not_vote() -> None:
     """Two A of two voters decide it; the third attempt has stated B in its first stretch and is stopped in its second."""
     it = Session(Problem("p", "?"), Sounding(n=3, width=3, patience=0, interval=5, at_least=2, risk=0.9), Plan())
     it.start()
-    it.receive(trace(2, "B", tokens=5, finish=Finish.LENGTH))
+    it.receive(trace(2, "B", tokens=5, finish=Finish.RULE))
     it.receive(trace(0, "A", tokens=5))
     effects = it.receive(trace(1, "A", tokens=5))
     assert effects == [Abort(it.running[3])]
@@ -160,7 +173,7 @@ def test_a_failed_probe_says_nothing() -> None:
     it = Session(Problem("p", "?"), Sounding(n=2, width=2, patience=1, interval=5, risk=0.001), Plan())
     it.start()
     it.receive(trace(0, "A", tokens=3))
-    started = [e.request for e in it.receive(trace(1, None, tokens=5, finish=Finish.LENGTH)) if isinstance(e, Start)]
+    started = [e.request for e in it.receive(trace(1, None, tokens=5, finish=Finish.RULE)) if isinstance(e, Start)]
     assert [r.purpose for r in started] == [Purpose.SOLVE, Purpose.PROBE]
     assert it.receive(trace(started[1].ordinal, finish=Finish.FAILED, purpose=Purpose.PROBE, parent=1)) == []
     assert set(it.running) == {started[0].ordinal}
@@ -176,7 +189,7 @@ def test_shorter_attempts_weigh_more() -> None:
 
 def test_an_attempt_is_as_long_as_all_its_stretches() -> None:
     """500 tokens, then 400 more that state B, against 900 in one stretch that state A: equal weights."""
-    traces = [trace(0, None, tokens=500, finish=Finish.LENGTH), trace(1, "B", tokens=400, parent=0), trace(2, "A", tokens=900)]
+    traces = [trace(0, None, tokens=500, finish=Finish.RULE), trace(1, "B", tokens=400, parent=0), trace(2, "A", tokens=900)]
     assert chain_tokens({t.ordinal: t for t in traces}, 1) == 900
     assert [c.weight for c in Discounted()(traces)] == [1.0, 1.0]
 
