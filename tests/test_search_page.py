@@ -66,6 +66,11 @@ def plain(request: Request) -> Trace:
     return STEPPING if request.rules else replace(trace(0, "A"), verdicts=(Verdict("v", 0.5),))
 
 
+def read(request: Request) -> Trace:
+    """As `plain`, with the log-probabilities that are asked for."""
+    return replace(plain(request), metrics=dict.fromkeys(request.metrics, -1.0))
+
+
 def split(request: Request) -> Trace:
     """Attempts disagree."""
     return trace(0, "AB"[request.ordinal % 2])
@@ -85,6 +90,13 @@ def thinking(finish: Finish, stop: str) -> Callable[[Request], Trace]:
         return ended if request.stop else trace(0, "A")
 
     return world
+
+
+def musing(request: Request) -> Trace:
+    """A paragraph or a stretch of thinking takes what it may, one token at the most, and does not end; then it answers."""
+    if request.purpose is Purpose.PROBE or not request.stop:
+        return trace(0, "A", tokens=1)
+    return Trace(0, "Hm.", (1,), Finish.RULE if request.rules else Finish.LENGTH, usage=Usage(output_tokens=1))
 
 
 def lines(said: str) -> Callable[[Request], Trace]:
@@ -122,6 +134,12 @@ COSTS: list[tuple[str, Cost]] = [
     ("budget-forcing", Cost({"n": 3, "ignore": 2}, CLOSED, 3 * (2 + 2))),
     ("budget-forcing", Cost({"n": 3, "ignore": 2}, CUT, 3 * 2)),
     ("budget-forcing", Cost({"n": 3, "ignore": 2}, ENDED, 3 * 1)),
+    ("ab-mcts-m", Cost({"verifier": "v", "n": 7, "parallel": 3}, plain, 7)),
+    # Fresh at their first turn; a critic before each other one.
+    ("mind-evolution", Cost({"verifier": "v", "islands": 2, "conversations": 3, "turns": 4, "generations": 1}, plain, 24 + 2 * 3 * 3)),
+    ("mits", Cost({"n": 3, "beam": 2, "steps": 3}, read, 2 * (3 + 3 * 2 * (3 - 1)))),
+    ("early-answer", Cost({"n": 2, "thinking": 5}, musing, 2 * (2 * 4 + 1 + 1))),  # the last paragraph, cut, is not probed
+    ("concise-hint", Cost({"n": 2, "interval": 1, "growth": 0.0, "thinking": 4}, musing, 2 * (4 + 1))),
     # Three lines of ten tokens: each a chunk and a probe, but for the last, with which the tokens end.
     ("speculative-thinking", Cost({"large": "large", "n": 1, "tokens": 30}, lines("So."), 3 * 2 - 1)),
     # Lines of a chunk and a piece of the large model each: five pieces of ten tokens, a probe after each of the three chunks but the last.

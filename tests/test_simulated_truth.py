@@ -25,7 +25,7 @@ from orchestrator.backends.fake import problem_number
 from orchestrator.core.judging import Pair, Scores
 from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Model, Plan
-from orchestrator.core.protocols import Selector
+from orchestrator.core.protocols import Selector, Strategy
 from orchestrator.core.session import Session
 from orchestrator.core.types import ConfidenceFloor, Finish, PluginSpec, Problem, Purpose, Request, Trace, Verdict
 from orchestrator.fleet import Fleet
@@ -34,6 +34,7 @@ from strategies.adaptive import Adaptive
 from strategies.deepconf import DeepConf
 from strategies.deepprune import DeepPrune
 from strategies.depth_weighted import DepthWeighted
+from strategies.dynasor import Dynasor
 from strategies.ensemble import Ensemble
 from strategies.parallel_probe import ParallelProbe
 from strategies.selectors import BestWeighted, Filtered, Majority, Weighted
@@ -163,10 +164,13 @@ def first_of(n_right: int, n_wrong: int, m: int, ahead: int = 0) -> float:
     return q * right + (1 - q) * wrong
 
 
-def adaptive(seed: int) -> str | None:
+ONE_BY_ONE = Adaptive(n=21, confidence=0.8, wave=1, growth=1)
+
+
+def adaptive(strategy: Strategy, seed: int) -> str | None:
     """One at a time, until the leader leads with probability .8."""
     drawn = attempts(seed, 21, 0.6)
-    return answered(explore(Adaptive(n=21, confidence=0.8, wave=1, growth=1), lambda r: "R" if drawn[r.ordinal][0] else "W"), Majority())
+    return answered(explore(strategy, lambda r: "R" if drawn[r.ordinal][0] else "W"), Majority())
 
 
 @cache
@@ -296,15 +300,13 @@ PROBED = ParallelProbe(n=5, interval=10, stable=2, warm_up=0, patience=2, probe_
 N_STRETCHES = 6
 
 
-def late_thought(rng: random.Random) -> int:
-    """Draw from which stretch on an attempt says R instead of W: it takes a while to see the mistake."""
-    return min(N_STRETCHES + 1, 1 + sum(rng.random() < 0.6 for _ in range(N_STRETCHES)))
+def late_thought(rng: random.Random, wait: float = 0.6) -> int:
+    """Draw from which stretch on an attempt says R instead of W: it takes a while to see the mistake. 1 plus a binomial number."""
+    return 1 + sum(rng.random() < wait for _ in range(N_STRETCHES))
 
 
-def parallel_probe(seed: int) -> str | None:
-    """Five attempts of six stretches, probed after each, until the leader stays or they end."""
-    rng = random.Random(seed)
-    turns = [late_thought(rng) for _ in range(5)]
+def probed(strategy: Strategy, turns: Sequence[int]) -> str | None:
+    """Play attempts of six stretches, each of which says R from its turn on, in probes and at its end."""
     at: dict[int, tuple[int, int]] = {}  # a stretch's attempt and its number
 
     def world(request: Request) -> Trace:
@@ -313,9 +315,21 @@ def parallel_probe(seed: int) -> str | None:
         at[request.ordinal] = attempt, n if asked else n + 1
         says = "R" if at[request.ordinal][1] >= turns[attempt] else "W"
         ended = asked or at[request.ordinal][1] == N_STRETCHES
-        return trace(0, says if ended else None, tokens=1 if asked else 10, finish=Finish.STOP if ended else Finish.LENGTH)
+        return trace(0, says if ended else None, tokens=1 if asked else 10, finish=Finish.STOP if ended else Finish.RULE)
 
-    return answered(explore(PROBED, world), Majority())
+    return answered(explore(strategy, world), Majority())
+
+
+def parallel_probe(seed: int) -> str | None:
+    """Five attempts, probed after each stretch, until the leader stays or they end."""
+    rng = random.Random(seed)
+    return probed(PROBED, [late_thought(rng) for _ in range(5)])
+
+
+def dynasor(seed: int) -> str | None:
+    """Five attempts, each ended by two probes in a row that agree: right where the second stretch says R already."""
+    rng = random.Random(seed)
+    return probed(Dynasor(n=5, stable=2, interval=10), [late_thought(rng, 0.3) for _ in range(5)])
 
 
 def parallel_probe_straight(rng: random.Random) -> bool:
@@ -382,27 +396,34 @@ ROWS: dict[str, Row] = {
         voted(DepthWeighted(), 9, 0.35, deep), partial(weighed, 9, 0.35, 1.0, 0.0), partial(vote, 9, 0.35), SELECTED
     ),
     "short-m@k": Row(short_m, lambda: sum(binomial(8, k, 0.3) * first_of(k, 8 - k, 3) for k in range(9)), partial(vote, 7, 0.3)),
-    "adaptive": Row(adaptive, partial(stopped_walk, 21, 0.6, 0.8), partial(vote, 21, 0.6), n_runs=800),
+    "adaptive": Row(partial(adaptive, ONE_BY_ONE), partial(stopped_walk, 21, 0.6, 0.8), partial(vote, 21, 0.6), n_runs=800),
     "sounding": Row(sounding, partial(simulated, sounded), partial(vote, 15, 0.4), simulated=True),
     "deepconf": Row(deepconf, partial(simulated, deepconf_straight), partial(vote, 11, 0.4), simulated=True),
     "deepprune": Row(deepprune, partial(simulated, deepprune_straight), partial(simulated, vote_of_eight), simulated=True),
     "parallel-probe": Row(parallel_probe, partial(simulated, parallel_probe_straight), partial(simulated, ended_votes), simulated=True),
+    "dynasor": Row(dynasor, lambda: vote(5, binomial(6, 0, 0.3) + binomial(6, 1, 0.3)), lambda: vote(5, 1 - 0.3**6)),
     "ensemble": Row(ensemble, partial(vote, 21, 0.575), lambda: (vote(21, 0.8) + vote(21, 0.35)) / 2),
 }
 # Methods of which a test beside their other tests shows the same.
 ELSEWHERE: dict[str, str] = {
     "ab-mcts": "strategies/test_ab_mcts.py::test_it_is_as_right_as_the_search_written_down_straight_and_no_majority_vote",
+    "ab-mcts-m": "strategies/test_ab_mcts_m.py::test_it_is_as_right_as_the_search_written_down_straight_and_no_majority_vote",
     "beam": "strategies/test_step_search.py::test_beam_with_a_perfect_verifier_is_right_as_often_as_its_markov_chain_says",
     "best": "strategies/test_step_search.py::test_best_of_n_needs_no_strategy_of_its_own",
     "budget-forcing": "strategies/test_budget_forcing.py::test_more_thinking_mends_as_often_as_its_closed_form_says",
     "cascade": "strategies/test_generations.py::test_a_cascade_is_right_as_often_as_its_closed_form_says",
+    "concise-hint": "strategies/test_concise_hint.py::test_where_hints_shorten_thinking_it_is_as_right_as_computed_by_hand",
     "deepen": "strategies/test_deepen.py::test_calibrated_it_is_as_accurate_as_the_best_fixed_setting_for_half_its_layer_tokens",
     "dvts": "strategies/test_step_search.py::test_dvts_with_a_perfect_verifier_is_right_as_often_as_its_closed_form_says",
+    "early-answer": "strategies/test_early_answer.py::test_it_answers_as_rightly_and_as_soon_as_computed_by_hand",
     "final": "strategies/test_generations.py::test_a_chain_is_right_as_often_as_its_two_state_chain_says",
+    "mind-evolution": "strategies/test_mind_evolution.py::test_it_is_as_right_as_its_closed_form_and_no_majority_vote",
+    "mits": "strategies/test_mits.py::test_it_is_as_right_as_its_closed_form_and_no_majority_vote",
     "particles": (
         "strategies/test_step_search.py::test_a_particle_filter_with_an_erring_verifier_is_as_right_as_the_algorithm_written_down_straight"
     ),
     "pessimistic": "strategies/test_pessimistic.py::test_it_finds_what_is_right_though_rare_as_often_as_the_closed_form_says",
+    "pmi": "strategies/test_mits.py::test_it_is_as_right_as_its_closed_form_and_no_majority_vote",
     "revise": "strategies/test_generations.py::test_a_chain_is_right_as_often_as_its_two_state_chain_says",
     "rsa": "strategies/test_generations.py::test_the_last_population_is_right_as_often_as_its_markov_chain_says",
     "scrutinize": "strategies/test_scrutinize.py::test_accuracy_with_erring_judges_is_that_of_the_algorithm_written_down_straight",

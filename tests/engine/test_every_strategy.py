@@ -93,16 +93,28 @@ _BY_VOWELS = {"by": "verdict:vowels"}
 _STEPS = {"verifier": "vowels", "steps": 4, "delimiter": " t"}  # a step ends with every word that begins so
 CASES: dict[str, Case] = {  # by strategy; what follows a comma tells two cases of one apart
     "ab-mcts": Case({"verifier": "vowels", "n": 6, "parallel": 2}, PluginSpec("best", _BY_VOWELS), verified=True),
+    "ab-mcts-m": Case(
+        {"verifier": "vowels", "n": 6, "parallel": 2, "models": ["main", "large"]}, PluginSpec("best", _BY_VOWELS), verified=True
+    ),
     "adaptive": Case({"n": 6, "wave": 2, "growth": 1.0}),
     "beam": Case({**_STEPS, "n": 4, "width": 2}, PluginSpec("best", _BY_VOWELS), verified=True, least=9),
     "budget-forcing": Case({"n": 3, "end": ",", "thinking": 12, "answer": 6}),
     "cascade": Case({"models": ["main", "large"], "n": 3, "agreement": 1.0}, PluginSpec("final")),
+    "concise-hint": Case({"n": 2, "interval": 4, "growth": 0.1, "thinking": 14, "answer": 5, "end": "."}),
     "consistency": Case({"n": 6}, PluginSpec("weighted", {"by": "mean_confidence"})),
     "deepconf": Case({"n": 7, "n_init": 4, "window_tokens": 6, "wave": 2}, PluginSpec("weighted", {"by": "lowest_confidence@6"})),
     "deepen": Case({"depths": [1, 2], "n": 8, "wave": 3, "confidence": 0.99, "model": "large"}, PluginSpec("depth-weighted"), tokens=40),
     "deepprune": Case({"n": 4, "n_words": 2, "words": ["the", "a", "is", "of"], "prefix_tokens": 6, "tau": 0.3}, least=8),
     "dvts": Case({**_STEPS, "n": 4, "width": 2}, PluginSpec("best-weighted", _BY_VOWELS), verified=True, least=9),
+    "dynasor": Case({"n": 3, "stable": 2, "interval": 4, "probe_tokens": 3}),
+    "early-answer": Case({"n": 3, "warm_up": 0, "variance": 9.0, "thinking": 14, "answer": 5, "delimiter": " t", "end": "."}),
     "ensemble": Case({"models": ["main", "large"], "n": 6}, PluginSpec("filtered", {"by": "mean_confidence", "keep": 0.5})),
+    "mind-evolution": Case(
+        {"verifier": "vowels", "islands": 2, "conversations": 1, "turns": 2, "generations": 2, "parents": 2},
+        PluginSpec("best", _BY_VOWELS),
+        verified=True,
+    ),
+    "mits": Case({"n": 2, "beam": 1, "steps": 3, "step_tokens": 8, "delimiter": " t"}, PluginSpec("pmi"), least=9),
     "parallel-probe": Case({"n": 3, "interval": 4, "stable": 2, "warm_up": 1, "patience": 1, "probe_tokens": 2}),
     "particles": Case({**_STEPS, "n": 3}, PluginSpec("pessimistic", _BY_VOWELS), verified=True, least=9),
     "revise": Case({"chains": 2, "revisions": 2}, PluginSpec("final")),
