@@ -104,7 +104,7 @@ def test_models_are_drawn_by_weight() -> None:
     assert {t.model for t in explore(Ensemble(("a", "b"), (0.0, 1.0)), lambda r: "A", Plan(models=POOLS)).traces.values()} == {"b"}
 
 
-def test_the_mixture_answers_what_neither_model_does() -> None:
+def test_the_vote_of_a_mixture_is_right_as_often_as_its_binomial_says() -> None:
     """Each trace is right with .4 w + .9 (1 - w) on one question, with .5 w .5: the vote of 9 is right as the binomial of the mixture says.
 
     w = .5: p = .65, P(at least 5 of 9) = .8283. 300 runs: standard deviation .0218; five of those, P(false alarm) < 1e-6.

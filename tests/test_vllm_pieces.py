@@ -337,3 +337,23 @@ def test_the_guard_does_nothing_outside_an_engine_process(monkeypatch: pytest.Mo
     before = threading.active_count()
     vllm_guard.install()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("device", "world_size", "bind", "executor"),
+    [
+        ("cpu", 1, "nobind", "uni"),
+        ("cpu", 2, "nobind", "mp"),
+        ("cuda", 1, "nobind", "mp"),
+        ("cpu", 1, "0-7", "mp"),
+    ],
+)
+def test_a_single_worker_on_a_cpu_needs_no_process(
+    device: str, world_size: int, bind: str, executor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where somebody binds its threads, or there are several, vLLM's way stays: it sets their environment."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", bind)
+    parallel = SimpleNamespace(world_size=world_size, distributed_executor_backend="mp")
+    config = SimpleNamespace(parallel_config=parallel, device_config=SimpleNamespace(device_type=device))
+    assert vllm_host.without_worker_process(config) is config
+    assert parallel.distributed_executor_backend == executor

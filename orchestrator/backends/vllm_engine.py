@@ -384,7 +384,7 @@ def _start(options: Vllm, name: str, model: Model, path: str, n_pools_left: int)
             arguments |= vllm_host.cpu_arguments(options, vllm_host.free_bytes() // n_pools_left)
         latent = None if model.task else vllm_latent.prepared(options, name, model, path, arguments)
         try:
-            config = AsyncEngineArgs(**arguments).create_engine_config()
+            config = vllm_host.without_worker_process(AsyncEngineArgs(**arguments).create_engine_config())
         except (ValueError, OSError) as error:
             raise PlanError(f"model {model.path!r} of pool {name!r} cannot be used: {error}") from error
         wanted_tokens = config.model_config.max_model_len

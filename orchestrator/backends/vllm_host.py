@@ -148,6 +148,17 @@ def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
     shared["gpu_memory_utilization"] = options.gpu_memory_utilization / max(1, len(pools))  # each engine's counts for itself
     cls = type(options)
     return {name: registry.build(cls, {**shared, **options.pools.get(name, {})}, f"engine 'vllm', pools.{name}") for name in pools}
+def without_worker_process(config: Any) -> Any:
+    """Return vLLM's configuration, changed: a single worker on a CPU runs in the engine's process, if OpenMP is left unbound.
+
+    vLLM 0.32 gives it a process of its own, to set OpenMP's variables for it (platforms/cpu.py:336); here they are set before the engine's
+    process is made (`environment`). SmolLM2-135M on two shared cores: 18 s of CPU time to start instead of 26, and 87 tokens per second of
+    CPU time instead of 74 (32 in flight); the same tokens.
+    """
+    single = config.parallel_config.world_size == 1 and config.device_config.device_type == "cpu"
+    if single and os.environ.get("VLLM_CPU_OMP_THREADS_BIND") == "nobind":
+        config.parallel_config.distributed_executor_backend = "uni"
+    return config
 
 
 @contextmanager
