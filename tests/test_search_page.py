@@ -140,6 +140,11 @@ COSTS: list[tuple[str, Cost]] = [
     ("mits", Cost({"n": 3, "beam": 2, "steps": 3}, read, 2 * (3 + 3 * 2 * (3 - 1)))),
     ("early-answer", Cost({"n": 2, "thinking": 5}, musing, 2 * (2 * 4 + 1 + 1))),  # the last paragraph, cut, is not probed
     ("concise-hint", Cost({"n": 2, "interval": 1, "growth": 0.0, "thinking": 4}, musing, 2 * (4 + 1))),
+    ("refine", Cost({"inner": "consistency n=3", "rounds": 2}, plain, (2 + 1) * 3)),
+    ("staged", Cost({"stages": ["consistency n=4", "revise chains=2 revisions=1"]}, split, 4 + 4)),
+    ("staged", Cost({"stages": ["consistency n=4", "revise chains=2 revisions=1"]}, plain, 4)),
+    ("compute-optimal", Cost({}, split, 4 + 16)),
+    ("compute-optimal", Cost({}, plain, 4 + 4)),
     # Three lines of ten tokens: each a chunk and a probe, but for the last, with which the tokens end.
     ("speculative-thinking", Cost({"large": "large", "n": 1, "tokens": 30}, lines("So."), 3 * 2 - 1)),
     # Lines of a chunk and a piece of the large model each: five pieces of ten tokens, a probe after each of the three chunks but the last.

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 from scipy.special import betainc
+from strategies.auto import Auto
+from strategies.staged import Staged
 
 import orchestrator
 from orchestrator import registry
@@ -31,6 +33,7 @@ from orchestrator.core.types import ConfidenceFloor, Finish, PluginSpec, Problem
 from orchestrator.fleet import Fleet
 from orchestrator.testing import PROBLEM, explore, pool, trace
 from strategies.adaptive import Adaptive
+from strategies.consistency import Consistency
 from strategies.deepconf import DeepConf
 from strategies.deepprune import DeepPrune
 from strategies.depth_weighted import DepthWeighted
@@ -370,6 +373,20 @@ def ensemble(seed: int) -> str | None:
     return answered(explore(Ensemble(("a", "b"), n=21), world, plan), Majority())
 
 
+def staged(seed: int) -> str | None:
+    """Three attempts of a model right with .5; where they are not of one mind, four of one that is right with .95 vote with them."""
+
+    def world(request: Request) -> str:
+        return "R" if random.Random(f"{seed} {request.ordinal}").random() < {"a": 0.5, "b": 0.95}[request.model] else "W"
+
+    stages = (Consistency(3, "a"), Consistency(4, "b"))
+    return answered(explore(Staged(stages, agreement=1.0), world, Plan(models={"a": Model("a"), "b": Model("b")})), Majority())
+
+
+def tail(n: int, least: int, p: float) -> float:
+    return sum(binomial(n, k, p) for k in range(least, n + 1))
+
+
 def ended_votes(rng: random.Random) -> bool:
     """The majority of five attempts that all run to their end."""
     return sum(late_thought(rng) <= N_STRETCHES for _ in range(5)) > 2
@@ -397,11 +414,13 @@ ROWS: dict[str, Row] = {
     ),
     "short-m@k": Row(short_m, lambda: sum(binomial(8, k, 0.3) * first_of(k, 8 - k, 3) for k in range(9)), partial(vote, 7, 0.3)),
     "adaptive": Row(partial(adaptive, ONE_BY_ONE), partial(stopped_walk, 21, 0.6, 0.8), partial(vote, 21, 0.6), n_runs=800),
+    "auto": Row(partial(adaptive, Auto(ONE_BY_ONE)), partial(stopped_walk, 21, 0.6, 0.8), partial(vote, 21, 0.6), n_runs=800),
     "sounding": Row(sounding, partial(simulated, sounded), partial(vote, 15, 0.4), simulated=True),
     "deepconf": Row(deepconf, partial(simulated, deepconf_straight), partial(vote, 11, 0.4), simulated=True),
     "deepprune": Row(deepprune, partial(simulated, deepprune_straight), partial(simulated, vote_of_eight), simulated=True),
     "parallel-probe": Row(parallel_probe, partial(simulated, parallel_probe_straight), partial(simulated, ended_votes), simulated=True),
     "dynasor": Row(dynasor, lambda: vote(5, binomial(6, 0, 0.3) + binomial(6, 1, 0.3)), lambda: vote(5, 1 - 0.3**6)),
+    "staged": Row(staged, lambda: 0.125 + 0.375 * (tail(4, 3, 0.95) + tail(4, 2, 0.95)), partial(vote, 7, 0.5)),
     "ensemble": Row(ensemble, partial(vote, 21, 0.575), lambda: (vote(21, 0.8) + vote(21, 0.35)) / 2),
 }
 # Methods of which a test beside their other tests shows the same.
@@ -412,6 +431,7 @@ ELSEWHERE: dict[str, str] = {
     "best": "strategies/test_step_search.py::test_best_of_n_needs_no_strategy_of_its_own",
     "budget-forcing": "strategies/test_budget_forcing.py::test_more_thinking_mends_as_often_as_its_closed_form_says",
     "cascade": "strategies/test_generations.py::test_a_cascade_is_right_as_often_as_its_closed_form_says",
+    "compute-optimal": "strategies/test_composition.py::test_with_a_verifier_the_hard_arm_finds_what_the_vote_does_not",
     "concise-hint": "strategies/test_concise_hint.py::test_where_hints_shorten_thinking_it_is_as_right_as_computed_by_hand",
     "deepen": "strategies/test_deepen.py::test_calibrated_it_is_as_accurate_as_the_best_fixed_setting_for_half_its_layer_tokens",
     "dvts": "strategies/test_step_search.py::test_dvts_with_a_perfect_verifier_is_right_as_often_as_its_closed_form_says",
@@ -424,6 +444,7 @@ ELSEWHERE: dict[str, str] = {
     ),
     "pessimistic": "strategies/test_pessimistic.py::test_it_finds_what_is_right_though_rare_as_often_as_the_closed_form_says",
     "pmi": "strategies/test_mits.py::test_it_is_as_right_as_its_closed_form_and_no_majority_vote",
+    "refine": "strategies/test_composition.py::test_refined_best_of_n_follows_its_selector_and_not_the_vote",
     "revise": "strategies/test_generations.py::test_a_chain_is_right_as_often_as_its_two_state_chain_says",
     "rsa": "strategies/test_generations.py::test_the_last_population_is_right_as_often_as_its_markov_chain_says",
     "scrutinize": "strategies/test_scrutinize.py::test_accuracy_with_erring_judges_is_that_of_the_algorithm_written_down_straight",

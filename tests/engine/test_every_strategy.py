@@ -97,9 +97,13 @@ CASES: dict[str, Case] = {  # by strategy; what follows a comma tells two cases 
         {"verifier": "vowels", "n": 6, "parallel": 2, "models": ["main", "large"]}, PluginSpec("best", _BY_VOWELS), verified=True
     ),
     "adaptive": Case({"n": 6, "wave": 2, "growth": 1.0}),
+    "auto": Case({"chosen": "adaptive n=6 wave=2 growth=1"}),
     "beam": Case({**_STEPS, "n": 4, "width": 2}, PluginSpec("best", _BY_VOWELS), verified=True, least=9),
     "budget-forcing": Case({"n": 3, "end": ",", "thinking": 12, "answer": 6}),
     "cascade": Case({"models": ["main", "large"], "n": 3, "agreement": 1.0}, PluginSpec("final")),
+    "compute-optimal": Case(
+        {"first": 3, "verifier": "vowels", "medium": "revise chains=2 revisions=1"}, PluginSpec("best-weighted", _BY_VOWELS), verified=True
+    ),
     "concise-hint": Case({"n": 2, "interval": 4, "growth": 0.1, "thinking": 14, "answer": 5, "end": "."}),
     "consistency": Case({"n": 6}, PluginSpec("weighted", {"by": "mean_confidence"})),
     "deepconf": Case({"n": 7, "n_init": 4, "window_tokens": 6, "wave": 2}, PluginSpec("weighted", {"by": "lowest_confidence@6"})),
@@ -117,6 +121,7 @@ CASES: dict[str, Case] = {  # by strategy; what follows a comma tells two cases 
     "mits": Case({"n": 2, "beam": 1, "steps": 3, "step_tokens": 8, "delimiter": " t"}, PluginSpec("pmi"), least=9),
     "parallel-probe": Case({"n": 3, "interval": 4, "stable": 2, "warm_up": 1, "patience": 1, "probe_tokens": 2}),
     "particles": Case({**_STEPS, "n": 3}, PluginSpec("pessimistic", _BY_VOWELS), verified=True, least=9),
+    "refine": Case({"inner": "consistency n=3", "rounds": 1}, PluginSpec("final")),
     "revise": Case({"chains": 2, "revisions": 2}, PluginSpec("final")),
     "rsa": Case({"n": 3, "k": 2, "steps": 3}, PluginSpec("final")),
     "scrutinize": Case({"n": 2, "verdicts": 2, "preliminary": 1, "comparisons": 2, "judge": "large"}, PluginSpec("scrutinized")),
@@ -126,6 +131,7 @@ CASES: dict[str, Case] = {  # by strategy; what follows a comma tells two cases 
         PluginSpec("discounted"),
         budget=Budget(tokens=70),
     ),
+    "staged": Case({"stages": ["consistency n=4", "revise chains=2 revisions=1"], "agreement": 1.0}),
     "speculative-thinking": Case({"large": "large", "n": 2, "tokens": 24, "chunk": 8, "delimiter": ","}),
     "speculative-thinking, always": Case({"large": "large", "n": 1, "tokens": 24, "chunk": 8, "always": 4, "delimiter": ","}),
 }
