@@ -153,7 +153,7 @@ class AbMcts:
         if node.attempt is None:
             return asked
         revision = turn(prompt, shown(node.attempt), REVISE.format(score=node.score))
-        return Request(revision, model=model, depth=self.depth, verifiers=(self.verifier,))
+        return Request(revision, model=model, depth=self.depth, verifiers=(self.verifier,), subjects=(node.attempt.ordinal,))
 
     def _prior(self) -> Posterior:
         return Gaussian() if self.posterior == "gaussian" else Beta()
