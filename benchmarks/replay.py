@@ -56,9 +56,9 @@ LDV: dict[tuple[float, int], tuple[tuple[float, float], ...]] = {
     (0.10, 600): ((22.3, 409), (70.7, 216), (83.4, 122), (85.0, 117)),
     (0.05, 1200): ((23.3, 816), (71.3, 367), (84.2, 209), (86.0, 203)),
 }
-RISKS = (0.3, 0.22, 0.15, 0.06)
+RISKS = (0.3, 0.23, 0.15, 0.06)
 VERSUS_RISKS = (0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025)
-WIDTHS = tuple((risk, width, spare) for risk in (0.22, 0.06) for width, spare in ((8, 0), (8, 1), (8, 8), (16, 16)))
+WIDTHS = tuple((risk, width, spare) for risk in (0.23, 0.06) for width, spare in ((8, 0), (8, 1), (8, 8), (16, 16)))
 LDV_TOKENS = 15_000  # what an attempt took on average where LDV's budgets were set: elsewhere they are scaled by the mean length
 POOL_RULES = {
     "fixed 1": Setting(PluginSpec("consistency", {"n": 1})),
