@@ -43,7 +43,7 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
         "deepconf high": (PluginSpec("deepconf", conf | {"keep": 0.9}), by_confidence),
         # Looks every 32 tokens instead of 500, and without probes: those are for attempts of many thousand tokens.
         "sounding": (
-            PluginSpec("sounding", {"n": n, "width": n // 2, "interval": 32, "patience": 0, "longest_tokens": 128}),
+            PluginSpec("sounding", {"n": n, "width": n // 2, "spare": n // 2, "interval": 32, "patience": 0, "longest_tokens": 128}),
             PluginSpec("discounted"),
         ),
     }
