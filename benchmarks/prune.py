@@ -51,7 +51,7 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
 
 def sounding(n: int, risk: float, slope: float = 0.5) -> tuple[PluginSpec, PluginSpec]:
     """Return it at a risk, without probes and length cap: those are for attempts of many thousand tokens."""
-    options = {"n": n, "width": n // 2, "risk": risk, "slope": slope, "patience": 0, "longest_tokens": 0}
+    options = {"n": n, "risk": risk, "slope": slope, "patience": 0, "longest_tokens": 0}
     return PluginSpec("sounding", options), PluginSpec("discounted", {"slope": slope})
 
 

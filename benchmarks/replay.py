@@ -3,6 +3,9 @@
     python benchmarks/replay.py table [TRACES] [--seeds 100] [--probe-seeds 100]
     python benchmarks/replay.py ldv [TRACES]
     python benchmarks/replay.py frontier [TRACES]
+    python benchmarks/replay.py widths [TRACES]
+    python benchmarks/replay.py versus [TRACES]  (LDV's points, on the recordings with probes)
+    python benchmarks/replay.py unseen [TRACES] [--seeds 10]  (the same on the answer pools, on which nothing was tuned)
     python benchmarks/replay.py pools [TRACES] [--seeds 3]
     python benchmarks/replay.py scores [TRACES]
 
@@ -14,13 +17,16 @@ and `qwen2.5-1.5b` (full texts with scores); none of it is part of this reposito
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from orchestrator.core.types import PluginSpec
-from orchestrator.evaluate import Estimate
+from orchestrator.evaluate import Estimate, mean_estimate
 from orchestrator.recorded_files import read_recording
 from orchestrator.recordings import Recording
 from orchestrator.replay_runs import Conditions, Row, Setting, difference, play_all
@@ -47,8 +53,13 @@ PUBLISHED: dict[str, tuple[Setting, tuple[tuple[float, float], ...]]] = {
 LDV: dict[tuple[float, int], tuple[tuple[float, float], ...]] = {
     (0.15, 300): ((21.0, 203), (68.1, 123), (82.3, 73), (83.5, 70)),
     (0.10, 400): ((21.8, 303), (69.7, 180), (82.9, 103), (84.1, 98)),
+    (0.10, 600): ((22.3, 409), (70.7, 216), (83.4, 122), (85.0, 117)),
+    (0.05, 1200): ((23.3, 816), (71.3, 367), (84.2, 209), (86.0, 203)),
 }
-RISKS = (0.3, 0.24, 0.15, 0.06)
+RISKS = (0.3, 0.23, 0.15, 0.06)
+VERSUS_RISKS = (0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025)
+WIDTHS = tuple((risk, width, spare) for risk in (0.23, 0.06) for width, spare in ((8, 0), (8, 1), (8, 8), (16, 16)))
+LDV_TOKENS = 15_000  # what an attempt took on average where LDV's budgets were set: elsewhere they are scaled by the mean length
 POOL_RULES = {
     "fixed 1": Setting(PluginSpec("consistency", {"n": 1})),
     "fixed 10": Setting(PluginSpec("consistency", {"n": 10})),
@@ -59,10 +70,15 @@ POOL_RULES = {
 }
 
 
-def ldv(risk: float, kilotokens: int) -> Setting:
+def ldv(risk: float, kilotokens: float, **options: object) -> Setting:
     """Return `sounding` set to LDV."""
-    fixed = {"risk": risk, "tokens": 1000 * kilotokens, "risk_growth": 0.0, "share_power": 0.5, "n": 128}
-    return Setting(PluginSpec("sounding", fixed), DISCOUNTED)
+    fixed = {"tokens": round(1000 * kilotokens), "risk_growth": 0.0, "share_power": 0.5, "width": 3, "spare": 3, "n": 128, **options}
+    return Setting(PluginSpec("sounding", {"risk": risk, **fixed}), DISCOUNTED)
+
+
+def sounding(risk: float, **options: object) -> Setting:
+    """Return `sounding` as it ships, with as many attempts as the recordings allow."""
+    return Setting(PluginSpec("sounding", {"risk": risk, "n": 128, **options}), DISCOUNTED)
 
 
 def compare(name: str, rows: Sequence[Row], published: Sequence[tuple[float, float]], points: float, share: float) -> None:
@@ -101,7 +117,7 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
     base = play_all(recordings, [SC], conditions)[-1]
     print(f"  SC@64        {interval(base.accuracy)}   {base.tokens.value / 1000:7.1f}   path {base.depth_tokens / 1000:6.1f}")
     for risk in RISKS:
-        rows = play_all(recordings, [Setting(PluginSpec("sounding", {"risk": risk, "n": 128}), DISCOUNTED)], conditions)
+        rows = play_all(recordings, [sounding(risk)], conditions)
         pooled = rows[-1]
         gain = difference(pooled, base)
         by_model = ", ".join(f"{100 * r.accuracy.value:.1f}/{r.tokens.value / 1000:.0f}" for r in rows[:-1])
@@ -111,6 +127,71 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
             f"   pruning errors {pooled.pruning_errors:.1%}   by model {by_model}",
             flush=True,
         )
+
+
+def widths(recordings: Sequence[Recording], n_seeds: int) -> None:
+    """Print what running more attempts at once costs in tokens, and saves on the critical path."""
+    for risk, width, spare in WIDTHS:
+        row = play_all(recordings, [sounding(risk, width=width, spare=spare)], Conditions(n_seeds))[-1]
+        spent = f"{row.tokens.value / 1000:7.1f}   path {row.depth_tokens / 1000:6.1f}"
+        print(f"  risk {risk:<5} width {width:2d} spare {spare:2d}   {interval(row.accuracy)}   {spent}", flush=True)
+
+
+def versus(groups: Mapping[str, Sequence[Recording]], n_seeds: int) -> None:
+    """Print, per group of recordings of the same questions, how much more accurate `sounding` is than each of LDV's points.
+
+    A point that its frontier does not reach on a recording is left out there.
+    """
+    for name, recordings in groups.items():
+        found = [against(recording, n_seeds) for recording in recordings]
+        for (risk, kilotokens), reached in zip(LDV, zip(*found, strict=True), strict=True):
+            there = [one for one in reached if one is not None]
+            if there:
+                gain = mean_estimate([fmean(gains[unit] for gains, _ in there) for unit in there[0][0]])
+                point = f"theta {1 - risk:.2f}, B {kilotokens:4d}k"
+                path = fmean(ratio for _, ratio in there)
+                print(f"  {name:9s} {point}   {interval(gain, '+')}   path x{path:.2f}   recordings {len(there)}", flush=True)
+
+
+def against(recording: Recording, n_seeds: int) -> list[tuple[dict[str, float], float] | None]:
+    """Return for each of LDV's points the gain by question at equal tokens, and our path over LDV's; None where it is not reached.
+
+    At equal tokens: the frontier is interpolated, linearly in the logarithm of the tokens. Without recorded probes both go without.
+    """
+    first = recording.problems[0].traces[0]
+    n = min(128, *(len(p.traces) for p in recording.problems))
+    blind: dict[str, object] = {"patience": 0, "interval": 24_000}  # nothing to look at before the cap
+    alike = {"n": n, **({} if first.probes else blind)}
+    scale = 1.0 if first.probes else fmean(t.n_tokens for p in recording.problems for t in p.traces) / LDV_TOKENS
+    rules = [ldv(risk, kilotokens * scale, **alike) for risk, kilotokens in LDV] + [sounding(risk, **alike) for risk in VERSUS_RISKS]
+    rows = play_all([recording], rules, Conditions(n_seeds))
+    ours = sorted(rows[len(LDV) :], key=lambda row: row.tokens.value)
+    found: list[tuple[dict[str, float], float] | None] = []
+    for theirs in rows[: len(LDV)]:
+        there = at_tokens(ours, theirs.tokens.value)
+        if there is not None:
+            gains = {unit: right - theirs.units[unit][0] for unit, right in there[0].items()}
+            there = gains, there[1] / theirs.depth_tokens
+        found.append(there)
+    return found
+
+
+def at_tokens(rows: Sequence[Row], tokens: float) -> tuple[dict[str, float], float] | None:
+    """Return accuracy by question, and path, of a frontier (sorted by tokens) at so many tokens; None where it does not reach."""
+    for low, high in pairwise(rows):
+        if low.tokens.value <= tokens <= high.tokens.value:
+            share = math.log(tokens / low.tokens.value) / math.log(high.tokens.value / low.tokens.value)
+            right = {unit: (1 - share) * low.units[unit][0] + share * high.units[unit][0] for unit in low.units}
+            return right, (1 - share) * low.depth_tokens + share * high.depth_tokens
+    return None
+
+
+def by_set(folder: Path) -> dict[str, list[Recording]]:
+    """Return the answer pools by question set."""
+    found: dict[str, list[Recording]] = {}
+    for path in sorted(folder.glob("*.jsonl.gz")):
+        found.setdefault(path.name.split("_")[0], []).append(read_recording(path))
+    return found
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
@@ -144,7 +225,7 @@ def scores(folder: Path, n_seeds: int) -> None:
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("table", "ldv", "frontier", "pools", "scores"))
+    parser.add_argument("what", choices=("table", "ldv", "frontier", "widths", "versus", "unseen", "pools", "scores"))
     parser.add_argument("traces", type=Path, nargs="?", default=os.environ.get("LEADLINE_TRACES", "../shared/traces"))
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--probe-seeds", type=int, default=100, help="of Parallel-Probe, whose 64 probed attempts take longest")
@@ -158,6 +239,8 @@ def main() -> None:
         pools(options.traces / "answer-pools", options.only, options.seeds)
     elif options.what == "scores":
         scores(options.traces / "qwen2.5-1.5b", options.seeds)
+    elif options.what == "unseen":
+        versus(by_set(options.traces / "answer-pools"), options.seeds)
     else:
         recordings = [read_recording(options.traces / "qwen3-aime24" / f"{model}.json.gz") for model in MODELS]
         print(f"{options.what}: {options.seeds} draws; accuracy % / thousand tokens a question; path: thousand tokens in sequence")
@@ -165,6 +248,10 @@ def main() -> None:
             table(recordings, options.seeds, options.probe_seeds)
         elif options.what == "ldv":
             reproduce(recordings, options.seeds)
+        elif options.what == "widths":
+            widths(recordings, options.seeds)
+        elif options.what == "versus":
+            versus({"pooled": recordings}, options.seeds)
         else:
             frontier(recordings, options.seeds, options.probe_tokens)
     print(f"took {time.monotonic() - began:.0f} s of wall-clock")

@@ -23,8 +23,9 @@ from rich.text import Text
 from orchestrator import auto, registry
 from orchestrator.commission import PLAN_FILE, Commission, commission, record, recorded, require_same_file, require_unchanged
 from orchestrator.core.errors import FleetError, JournalError, PlanError
+from orchestrator.core.outcome import n_sampled
 from orchestrator.core.plan import Plan
-from orchestrator.core.types import Problem, Result, Status
+from orchestrator.core.types import Problem, Result, Status, Trace
 from orchestrator.display import LiveView, PlainView, Screen, SilentView, View, one_line
 from orchestrator.fleet import Fleet
 from orchestrator.foreground import KeptEngine, Outcome, diverted, run_in_foreground
@@ -219,10 +220,10 @@ def _evaluated(journal: Journal, plan: Plan, asked: Commission | None) -> tuple[
     return [known[id] for id in file.order if id in known], domains
 
 
-def _cautions(results: Sequence[Result], pools: Mapping[str, object], references: Mapping[str, str], source: str) -> Iterator[str]:
+def _cautions(results: Sequence[Result], pools: Mapping[str, Sequence[Trace]], references: Mapping[str, str], source: str) -> Iterator[str]:
     if not references:
         yield f"{source} has no reference answers (`answer`) for these problems, so nothing can be said about accuracy."
-    n_short = sum(r.n_full is not None and r.n_traces - r.n_cancelled < r.n_full for r in results if r.problem_id in pools)
+    n_short = sum(r.n_full is not None and n_sampled(pools[r.problem_id]) < r.n_full for r in results if r.problem_id in pools)
     if n_short and references:
         yield (
             f"{n_short:,} problems were not sampled in full. Stopping early depends on the answers, so pass@k and maj@k of such pools are "

@@ -28,7 +28,7 @@ from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
 from orchestrator.core.replies import reply_to
-from orchestrator.core.session import Effect, Session, Start, described
+from orchestrator.core.session import VOTING, Effect, Session, Start, described
 from orchestrator.core.types import Finish, Problem, Purpose, Request, Result, Trace
 from orchestrator.dress import Classes, Dresser
 from orchestrator.fleet import Fleet
@@ -63,6 +63,7 @@ class _Open:
     classes: Classes
     began: float  # monotonic, moved back by what earlier runs spent
     stop_timer: asyncio.TimerHandle | None = None
+    n_attempts: int = 0  # that arrived and are not gone on with
     share: float = 0.0  # of its full sampling that has arrived
 
 
@@ -248,7 +249,9 @@ class Driver:
             if event.trace.answer is not None:
                 opened.classes.restore(event.trace.answer)
             self._guarded(opened, functools.partial(session.receive, event.trace))
+        self._note_attempts(opened, sum(t.purpose in VOTING and t.parent is None for t in session.traces.values()))
         for request in session.lost():
+            self._note_continued(opened, request)
             self._post(
                 self._arrival(
                     opened, reply_to(request, Finish.CANCELLED, note="cancelled; its tokens were lost with the process that ran it")
@@ -257,6 +260,7 @@ class Driver:
         return [Start(request) for request in session.owed()]
 
     def _enqueue(self, opened: _Open, request: Request) -> None:
+        self._note_continued(opened, request)
         heapq.heappush(self._waiting, (opened.order, self._n_submitted, opened, request))
         self._n_submitted += 1
 
@@ -300,16 +304,25 @@ class Driver:
 
     def _count(self, opened: _Open, trace: Trace) -> None:
         progress = self.progress
-        if self._n_full:
-            share = min(1.0, (len(opened.session.traces) + 1) / self._n_full)
-            progress.open_share += share - opened.share
-            opened.share = share
+        if trace.purpose in VOTING:
+            self._note_attempts(opened, 1)
         progress.finishes[trace.finish] += 1
         progress.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
         if trace.account is Purpose.PRUNED:
             progress.pruned_tokens += trace.usage.output_tokens
         if trace.error:
             progress.last_error = trace.error
+
+    def _note_continued(self, opened: _Open, request: Request) -> None:
+        if request.parent is not None and request.purpose in VOTING:
+            self._note_attempts(opened, -1)
+
+    def _note_attempts(self, opened: _Open, n: int) -> None:
+        opened.n_attempts += n
+        if self._n_full:
+            share = min(1.0, max(0, opened.n_attempts) / self._n_full)
+            self.progress.open_share += share - opened.share
+            opened.share = share
 
     def _arrival(self, opened: _Open, trace: Trace) -> Arrived:
         return Arrived(opened.session.problem.id, trace, self._elapsed(opened))

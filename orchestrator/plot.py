@@ -1,4 +1,4 @@
-"""The surface as a picture: a heat map, and accuracy against layer-tokens and seconds. The only importer of matplotlib.
+"""The surface as a picture: a heat map, and accuracy against layer-tokens and seconds.
 
 Draws into a figure of its own, without pyplot, so nothing global is touched and no display is needed. Colours run from dark to bright with
 depth (viridis, which colour-blind eyes can order), and depths differ in their marks as well.

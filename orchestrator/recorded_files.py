@@ -19,11 +19,14 @@ import msgspec
 
 from orchestrator.checkers import Checkers
 from orchestrator.commission import recorded as recorded_commission
+from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.types import Answer, Finish, Problem, Purpose, Request, Trace, Verdict
 from orchestrator.dress import Classes, Dresser
+from orchestrator.driver import digest
 from orchestrator.evaluate import read_references, right_keys
 from orchestrator.journal import Arrived, Journal
+from orchestrator.problems import read_problems
 from orchestrator.recordings import RecordedProblem, RecordedTrace, Recording, ReplayError
 
 NO_ANSWER = ("", "ERR", "None")  # how the recordings with probes and the answer pools write that none was found
@@ -175,31 +178,55 @@ def _read_job(path: Path, problems: str) -> Recording:
     journal = Journal(path / "journal.db")
     try:
         plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        pools = {id: [e.trace for e in journal.events(id) if isinstance(e, Arrived)] for id in journal.digests()}
+        digests = journal.digests()
+        pools = {id: [e.trace for e in journal.events(id) if isinstance(e, Arrived)] for id in digests}
         dropped = {result.problem_id: result.dropped for result in journal.results()}
     finally:
         journal.close()
     if not pools:
         raise ReplayError(f"{path}: its journal holds no problems; run the job first, or name another recording")
     asked = recorded_commission(path)
-    source = problems or (asked.problems if asked else "")
+    own = asked.problems if asked else ""
+    source = problems or own
     references = read_references(source) if source and Path(source).is_file() else {}
-    right = asyncio.run(_right_of_job(pools, references, plan))
+    asks, note = _questions([source, own], digests, plan)
+    right = asyncio.run(_right_of_job(pools, references, {id: asks[id].domain for id in pools}, plan))
     found, n_cut = [], 0
     for problem_id, pool in pools.items():
         whole, cut = _chains(pool, dropped.get(problem_id, {}))
         n_cut += cut
-        found.append(RecordedProblem(Problem(problem_id, "", plan.domain), tuple(whole), right.get(problem_id)))
-    notes = (f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()
+        found.append(RecordedProblem(asks[problem_id], tuple(whole), right.get(problem_id)))
+    notes = (*((f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()), *note)
     return Recording(path.name, tuple(found), notes)
 
 
-async def _right_of_job(pools: Mapping[str, Sequence[Trace]], references: Mapping[str, str], plan: Plan) -> dict[str, frozenset[str]]:
+def _questions(sources: Sequence[str], digests: Mapping[str, str], plan: Plan) -> tuple[dict[str, Problem], tuple[str, ...]]:
+    """Return a job's problems as the first of these files with questions has them, without a prompt where it does not; and a note of those.
+
+    A journal keeps no prompts, only what tells whether a file's are the same.
+    """
+    unasked = {id: Problem(id, "", plan.domain) for id in digests}
+    for source in dict.fromkeys(source for source in sources if source and Path(source).is_file()):
+        try:
+            rows = read_problems(source, default_domain=plan.domain, domains=plan.domains).problems
+        except PlanError:  # references alone: ids and answers
+            continue
+        known = {row.id: row for row in rows if row.id in digests}
+        same = {id: row for id, row in known.items() if digest(row) == digests[id]}
+        n_other = len(known) - len(same)
+        note = f"{source} asks {n_other} problems in other words than the job; they are replayed without their question"
+        return unasked | same, (note,) if n_other else ()
+    return unasked, ()
+
+
+async def _right_of_job(
+    pools: Mapping[str, Sequence[Trace]], references: Mapping[str, str], domains: Mapping[str, str], plan: Plan
+) -> dict[str, frozenset[str]]:
     if not references:
         return {}
     async with aclosing(Checkers()) as checkers:
         dresser = Dresser(plan, checkers)
-        return await right_keys(pools, references, dict.fromkeys(pools, plan.domain), dresser.same)
+        return await right_keys(pools, references, domains, dresser.same)
 
 
 def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[RecordedTrace], int]:

@@ -127,7 +127,11 @@ class Tape:
         try:
             answer = taken.probed(stretch.last)
         except KeyError:
-            known = f"they were made at {_some(taken.probes)} tokens" if taken.probes else "none was made"
+            known = (
+                f"they were made at {_some(taken.probes)} tokens"
+                if taken.probes
+                else "none was made; replay a rule that does not probe (`sounding` with patience=0)"
+            )
             raise self._missing(f"no probe after {stretch.last} tokens: {known}") from None
         return _made(request, Finish.STOP, self._probe_tokens, _NO_TEXT, answer)
 

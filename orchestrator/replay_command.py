@@ -15,8 +15,9 @@ from orchestrator.core.plan import Budget
 from orchestrator.display import Screen
 from orchestrator.recorded_files import read_recording
 from orchestrator.recordings import Draw
+from orchestrator.replay_plot import draw_plot
 from orchestrator.replay_runs import Conditions, Row, Setting, play_all
-from orchestrator.replay_view import draw_plot, replay_tables
+from orchestrator.replay_view import replay_tables
 from orchestrator.spelling import several_specs, spelled
 
 

@@ -1,20 +1,21 @@
 """Sounding: attempts run a few at a time, are looked at while they run, and stop when the vote is decided at a stated risk.
 
-Four ideas, each measured on recorded reasoning traces (benchmarks/README.md):
+Each idea was measured on recorded reasoning traces (benchmarks/README.md):
 
-- Shorter is righter: a finished attempt votes with (shortest / its length) ** `slope`, here and in the selector `discounted`. That is a
-  property of models, not a law; `leadline replay` shows which slope fits, and 0 turns it off.
+- Shorter is righter: a finished attempt votes with (shortest / its length) ** `slope`, here and in the selector `discounted`. That is no
+  law; `leadline replay` shows which slope fits, and 0 turns it off.
 - The vote is decided when P[the runner-up overtakes the leader], from the Beta posterior of Adaptive-Consistency (arXiv 2305.11860) over
   the two weighted counts, times (leader's share) ** `share_power`, is below the risk. The risk allowed grows with what was spent, by
   `risk_growth`, so that a hopeless question ends too.
-- An attempt whose probes have contradicted the leader `patience` times in a row, and that is longer than the shortest voter, is dropped:
-  it is likely wrong, and long. A probe is a short continuation with a forced suffix, made beside the attempt's own continuation.
-- An attempt that has reached `longest_tokens` when another has an answer is dropped for the same reason.
+- No more attempts run than could still be needed, and `spare` beside them: as many as would decide the vote if all of them agreed with
+  the leader. So an easy question runs few at a time, a hard one `width`.
+- An attempt longer than the shortest voter is dropped when its probes have contradicted the leader `patience` times in a row, or when it
+  has reached `longest_tokens`: it is likely wrong, and long. A probe is a short continuation with a forced suffix, made beside the
+  attempt's own continuation.
 
 What is dropped has no vote, nor has what still runs when the vote is decided.
-
-With `risk_growth = 0` and a budget in `tokens` this is the rule called LDV there; with slope, share_power and patience 0, no longest_tokens
-and width 1 besides, it is Adaptive-Consistency.
+With `risk_growth = 0`, `spare = width` and a budget in `tokens` this is the rule called LDV there; with slope, share_power and patience 0,
+no longest_tokens and width 1 besides, it is Adaptive-Consistency.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from orchestrator.core.votes import tally, voters
 
 _FREE_ATTEMPTS = 10.0  # the risk allowed is the risk stated when this many attempts of mean length have been paid for
 _OVERDRAFT = 1.15  # of the budget in tokens: where the attempts still running are stopped, once one has ended
+_LEAST = dict.fromkeys(("n", "width", "interval", "at_least", "probe_tokens"), 1) | dict.fromkeys(
+    ("spare", "slope", "share_power", "risk_growth", "patience", "longest_tokens", "tokens"), 0
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,37 +44,26 @@ class Sounding:
 
     risk: float = 0.15  # of an upset that is allowed once ten attempts are paid for
     n: int = 64  # attempts at most
-    width: int = 3  # attempts that run at once
+    width: int = 8  # attempts that run at once, at most
+    spare: int = 1  # attempts that run beyond those the decision could need; more are faster and cost more
     interval: int = 500  # tokens between two looks
     slope: float = 0.5  # how much shorter attempts weigh more; 0: all alike
     share_power: float = 0.25  # how much sooner a leader of small share is taken
     risk_growth: float = 0.5  # how the risk allowed grows with what was paid; 0: not
     at_least: int = 2  # voters before it may stop
     patience: int = 24  # contrary probes in a row that drop an attempt; 0: no probes
-    longest_tokens: int = 24_000  # an attempt of this length is dropped if another has an answer; 0: never
+    longest_tokens: int = 24_000  # an attempt of this length is dropped if a shorter one has an answer; 0: never
     tokens: int = 0  # budget of a question, opened only as far as it pays; 0: none
     suffix: str = "\n\nThe final answer is"  # of a probe
     probe_tokens: int = 16  # of a probe at most
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})
 
     def __post_init__(self) -> None:
-        checks = {
-            "0 < risk < 1": 0 < self.risk < 1,
-            "n >= 1": self.n >= 1,
-            "width >= 1": self.width >= 1,
-            "interval >= 1": self.interval >= 1,
-            "slope >= 0": self.slope >= 0,
-            "share_power >= 0": self.share_power >= 0,
-            "risk_growth >= 0": self.risk_growth >= 0,
-            "at_least >= 1": self.at_least >= 1,
-            "patience >= 0": self.patience >= 0,
-            "longest_tokens >= 0": self.longest_tokens >= 0,
-            "tokens >= 0": self.tokens >= 0,
-            "probe_tokens >= 1": self.probe_tokens >= 1,
-        }
-        for need, held in checks.items():
-            if not held:
-                raise ValueError(f"{need} is needed; got {getattr(self, next(w for w in need.split() if w.isidentifier()))!r}")
+        if not 0 < self.risk < 1:
+            raise ValueError(f"0 < risk < 1 is needed; got {self.risk!r}")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} >= {least} is needed; got {getattr(self, name)!r}")
 
     @property
     def n_full(self) -> int:
@@ -88,8 +81,7 @@ class Sounding:
         while True:
             opened = state.n_to_open()
             if opened:
-                first = Request(checkpoint=self._stretch(0))
-                granted = yield from submit([first] * opened)
+                granted = yield from submit([Request(checkpoint=self._stretch(0))] * opened)
                 state.open(granted, opened)
             if not state.running:
                 return
@@ -114,7 +106,7 @@ class Sounding:
         attempt.tokens += trace.usage.output_tokens
         if trace.finish is not Finish.RULE:
             state.end(attempt, trace)
-        elif self.longest_tokens and attempt.tokens >= self.longest_tokens and state.leader:
+        elif 0 < self.longest_tokens <= attempt.tokens and state.is_long(attempt):
             yield from drop(attempt.stretches)
         else:
             requests = [Request(parent=trace.ordinal, checkpoint=self._stretch(attempt.tokens))]
@@ -157,21 +149,21 @@ class _State:
     spent: int = 0
     n_opened: int = 0
     leader: str = ""
-    upset: float = 1.0  # how likely the leader loses, scaled by its share
+    weight: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # the leader's, the runner-up's, all of it
+    n_needed: int = 0  # how many more attempts could decide the vote; 0: not reckoned yet
     exhausted: bool = False
 
     def n_to_open(self) -> int:
         """Return how many attempts to open: as many as the width and, if one is set, the budget in tokens hold."""
         rule = self.rule
-        room = 0 if self.exhausted else min(rule.width - len(self.running), rule.n - self.n_opened)
-        if not rule.tokens or room <= 0:
-            return max(0, room)
+        self.n_needed = self.n_needed or self._needed()
+        at_once = min(rule.width, self.n_needed + rule.spare)
+        room = 0 if self.exhausted else max(0, min(at_once - len(self.running), rule.n - self.n_opened))
+        if not rule.tokens:
+            return room
         mean = self._mean()
         due = self.spent + sum(max(0.0, mean - attempt.tokens) for attempt in self.running.values())
-        n = 0
-        while n < room and due + mean * (n + 1) <= rule.tokens:
-            n += 1
-        return n
+        return sum(due + mean * (n + 1) <= rule.tokens for n in range(room))
 
     def open(self, granted: Sequence[int], n_asked: int) -> None:
         self.n_opened += len(granted)
@@ -194,10 +186,9 @@ class _State:
             return None
         agrees = probe.answer is not None and probe.answer.key == self.leader
         attempt.n_contrary = 0 if agrees else attempt.n_contrary + 1
-        if attempt.n_contrary < self.rule.patience or attempt.tokens <= min(self.lengths):
+        if attempt.n_contrary < self.rule.patience or not self.is_long(attempt):
             return None
-        del self.running[attempt.ordinal]
-        return attempt
+        return self.running.pop(attempt.ordinal)
 
     def end(self, attempt: _Attempt, trace: Trace) -> None:
         """Count an attempt that ended, and vote again."""
@@ -207,17 +198,28 @@ class _State:
             return
         self.keys.append(trace.answer.key)
         self.lengths.append(attempt.tokens)
-        self.leader, first, second, total = shares(self.keys, weights(self.lengths, self.rule.slope))
-        self.upset = upset_probability(first, second) * (first / total) ** self.rule.share_power
+        self.leader, *self.weight = shares(self.keys, weights(self.lengths, self.rule.slope))
+        self.n_needed = self._needed()
+
+    def is_long(self, attempt: _Attempt) -> bool:
+        """Tell whether it is longer than a voter; one that is not may yet be the best of all."""
+        return bool(self.lengths) and attempt.tokens > min(self.lengths)
 
     def decided(self) -> bool:
-        rule = self.rule
-        if rule.tokens and self.ended and self.spent > _OVERDRAFT * rule.tokens:
-            return True
-        if len(self.keys) < rule.at_least:
-            return False
-        paid = self.spent / max(1.0, self._mean())
-        return self.upset < rule.risk * math.pow(paid / _FREE_ATTEMPTS, rule.risk_growth)
+        overdrawn = self.rule.tokens and self.ended and self.spent > _OVERDRAFT * self.rule.tokens
+        return bool(overdrawn) or (len(self.keys) >= self.rule.at_least and self._is_sure(0))
+
+    def _needed(self) -> int:
+        """Return how many more attempts, all for the leader and as short as the shortest, would decide it; `width` at most."""
+        lacking = max(1, self.rule.at_least - len(self.keys))
+        return next((n for n in range(lacking, self.rule.width) if self._is_sure(n)), self.rule.width)
+
+    def _is_sure(self, n_more: int) -> bool:
+        """Tell whether the vote is decided at the risk, if so many more attempts agreed with the leader."""
+        rule, (first, second, total) = self.rule, self.weight
+        upset = upset_probability(first + n_more, second) * math.pow((first + n_more) / (total + n_more), rule.share_power)
+        paid = self.spent / max(1.0, self._mean()) + n_more
+        return upset < rule.risk * math.pow(paid / _FREE_ATTEMPTS, rule.risk_growth)
 
     def _mean(self) -> float:
         return sum(self.ended) / len(self.ended) if self.ended else 0.0

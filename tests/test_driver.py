@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -290,6 +291,40 @@ def test_progress_counts_what_happened(tmp_path: Path) -> None:
     assert sum(progress.finishes.values()) == sum(r.n_traces for r in results)
     # unanimous: four of sixteen traces are taken, so three quarters of the plan's tokens are saved
     assert progress.saved_tokens == pytest.approx(40 * 12 * 8)
+
+
+@orchestrator.engine("observed")
+@dataclass(frozen=True, slots=True)
+class Observed:
+    def capabilities(self) -> frozenset[Capability]:
+        return Fake().capabilities()
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[ObservedEngine]:
+        yield ObservedEngine(Fake(n_tokens=60))
+
+
+class ObservedEngine(FakeEngine):
+    progress: ClassVar[list[Progress]] = []
+    shares: ClassVar[list[float]] = []
+
+    async def generate(self, request: Request) -> Trace:
+        self.shares.append(self.progress[0].open_share)
+        return await super().generate(request)
+
+
+def test_progress_counts_attempts_not_stretches(tmp_path: Path) -> None:
+    """Four attempts of four stretches: while a quarter of an attempt is made, the share is that of the attempts before it."""
+    plan = Plan(strategy=spec("sounding", n=4, width=1, interval=16, patience=0, longest_tokens=0, risk=1e-9))
+
+    async def work() -> list[Result]:
+        with open_job(tmp_path, plan, questions(1)) as job:
+            return [r async for r in api.run_job(job, plan, Fleet(engine=PluginSpec("observed")), ObservedEngine.progress.append)]
+
+    [result] = asyncio.run(work())
+    assert (result.n_attempts, result.n_traces) == (4, 16)
+    assert ObservedEngine.shares == [0.0] * 4 + [0.25] * 4 + [0.5] * 4 + [0.75] * 4
+    assert ObservedEngine.progress[0].open_share == 0
 
 
 @orchestrator.engine("counting")

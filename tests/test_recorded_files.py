@@ -150,6 +150,27 @@ def test_a_job_of_checkpoints_is_put_together_again(tmp_path: Path) -> None:
     assert all(t.text is not None and t.text.endswith(".") for t in traces)
 
 
+def test_eval_says_that_a_pool_of_checkpoints_stopped_early(tmp_path: Path) -> None:
+    """Two attempts of eight, in stretches of 16 tokens, are more than eight traces: it is attempts that were not sampled in full."""
+    problems = job(tmp_path, PluginSpec("sounding", {"n": 8, "width": 2, "interval": 4, "patience": 0, "risk": 0.99}))
+    shown = CliRunner().invoke(leadline, ["eval", str(tmp_path / "job"), "--problems", str(problems)])
+    assert shown.exit_code == 0, shown.output
+    assert "6 problems were not sampled in full" in " ".join(shown.stdout.split())
+
+
+def test_a_replayed_job_asks_what_the_job_asked(tmp_path: Path) -> None:
+    """The question is in the problem file: a judge or strategy that reads it sees what it saw. A changed file is said, not believed."""
+    problems = job(tmp_path, PluginSpec("consistency", {"n": 2}))
+    recording = read_recording(tmp_path / "job", problems=str(problems))
+    assert {p.problem.id: p.problem.prompt for p in recording.problems} == {f"p{i}": f"What is {i}?" for i in range(6)}
+    problems.write_text(problems.read_text().replace("What is 3?", "What is three?"))
+    changed = read_recording(tmp_path / "job", problems=str(problems))
+    assert [p.problem.prompt for p in changed.problems if p.problem.id == "p3"] == [""]
+    assert changed.notes == (f"{problems} asks 1 problems in other words than the job; they are replayed without their question",)
+    unknown = read_recording(tmp_path / "job")
+    assert {p.problem.prompt for p in unknown.problems} == {""}
+
+
 def test_what_a_job_cut_short_is_left_out_and_said(tmp_path: Path) -> None:
     """short-1@4: the attempts it cancelled hold no end; a replay on what is left must say so."""
     problems = job(tmp_path, PluginSpec("short-m@k", {"m": 1, "k": 4}))

@@ -18,8 +18,6 @@ from pathlib import Path
 
 import pytest
 from scipy.special import betainc
-from strategies.auto import Auto
-from strategies.staged import Staged
 
 import orchestrator
 from orchestrator import registry
@@ -33,6 +31,7 @@ from orchestrator.core.types import ConfidenceFloor, Finish, PluginSpec, Problem
 from orchestrator.fleet import Fleet
 from orchestrator.testing import PROBLEM, explore, pool, trace
 from strategies.adaptive import Adaptive
+from strategies.auto import Auto
 from strategies.consistency import Consistency
 from strategies.deepconf import DeepConf
 from strategies.deepprune import DeepPrune
@@ -43,6 +42,7 @@ from strategies.parallel_probe import ParallelProbe
 from strategies.selectors import BestWeighted, Filtered, Majority, Weighted
 from strategies.short_m import ShortM
 from strategies.sounding import Discounted, Sounding
+from strategies.staged import Staged
 
 MARKED_RIGHT, MARKED_WRONG = 0.8, 0.2
 N_SIMULATED = 8_000  # runs of an independent simulation, where there is no closed form

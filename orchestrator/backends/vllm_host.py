@@ -148,6 +148,8 @@ def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
     shared["gpu_memory_utilization"] = options.gpu_memory_utilization / max(1, len(pools))  # each engine's counts for itself
     cls = type(options)
     return {name: registry.build(cls, {**shared, **options.pools.get(name, {})}, f"engine 'vllm', pools.{name}") for name in pools}
+
+
 def without_worker_process(config: Any) -> Any:
     """Return vLLM's configuration, changed: a single worker on a CPU runs in the engine's process, if OpenMP is left unbound.
 

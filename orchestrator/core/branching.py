@@ -74,7 +74,8 @@ class Growth(Generic[A]):
         asked = changed(self.request, model=model, verifiers=(self.verifier,))
         if node.attempt is None:
             return asked
-        return changed(asked, prompt=turn(prompt, shown(node.attempt), REVISE.format(score=node.score)))
+        revision = turn(prompt, shown(node.attempt), REVISE.format(score=node.score))
+        return changed(asked, prompt=revision, subjects=(node.attempt.ordinal,))
 
 
 class Ucb1:

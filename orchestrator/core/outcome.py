@@ -118,6 +118,13 @@ def unended(traces: Iterable[Trace]) -> frozenset[int]:
     return frozenset(cut) | {o for o in continued if o is not None}
 
 
+def n_sampled(traces: Sequence[Trace]) -> int:
+    """Return how many attempts came to their end, failed ones included: a chain of continuations is one."""
+    unfinished = unended(traces)
+    ends = [t for t in traces if t.purpose in (Purpose.SOLVE, Purpose.AGGREGATE) and t.ordinal not in unfinished]
+    return sum(t.finish is not Finish.CANCELLED for t in ends)
+
+
 def mean_tokens(traces: Sequence[Trace]) -> float | None:
     """Return the mean output tokens of whole attempts (chains of continuations): neither cancelled nor cut on the way; None without any.
 

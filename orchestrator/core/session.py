@@ -18,7 +18,7 @@ from orchestrator.core.protocols import Strategy
 from orchestrator.core.steps import Cancel, Drop, Next, Reply, Steps, Submit
 from orchestrator.core.types import Finish, Message, Problem, Prompt, Purpose, Request, Trace, changed
 
-_VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
+VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
 MAX_COMMANDS = 10_000  # between two waits, deliveries not counted; a strategy that gives more without waiting will not end
 
 
@@ -239,7 +239,7 @@ class Session:
             max_new_tokens=limit if ends else request.checkpoint,
             checkpoint=None if ends else request.checkpoint,
             stop=request.stop or sampling.stop,
-            metrics=tuple(dict.fromkeys((*request.metrics, *(self.metrics if request.purpose in _VOTING else ())))),
+            metrics=tuple(dict.fromkeys((*request.metrics, *(self.metrics if request.purpose in VOTING else ())))),
             problem_id=self.problem.id,
             prefix_ids=ids,
             prefix_text=text,

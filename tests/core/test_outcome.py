@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.outcome import conclude, mean_tokens, pruned, unended, usage_by_account
+from orchestrator.core.outcome import conclude, mean_tokens, n_sampled, pruned, unended, usage_by_account
 from orchestrator.core.types import Cluster, Finish, Problem, Purpose, Status, Trace
 from orchestrator.core.votes import tally, voters
 from orchestrator.testing import PROBLEM, pool, trace
@@ -149,3 +149,19 @@ def test_pruning_a_pool_again_changes_nothing() -> None:
     assert pruned(once, {0: 2, 1: None}) == once
     assert [t.finish for t in once] == [Finish.CANCELLED, Finish.FAILED, Finish.STOP, Finish.STOP]
     assert pruned(traces, {}) is traces
+
+
+def test_a_sampled_attempt_is_a_chain_that_ended() -> None:
+    """Stretches and probes are not attempts; one that was cancelled did not end, one that failed or was given a last answer did."""
+    traces = [
+        trace(0, None, finish=Finish.LENGTH),
+        trace(1, None, finish=Finish.LENGTH, parent=0),
+        trace(2, "A", parent=1),
+        trace(3, "B", parent=1, purpose=Purpose.PROBE),
+        trace(4, None, finish=Finish.CANCELLED),
+        trace(5, None, finish=Finish.FAILED),
+        trace(6, None),
+        trace(7, "C", parent=6, purpose=Purpose.AGGREGATE),
+    ]
+    assert n_sampled(traces) == 3
+    assert n_sampled([]) == 0

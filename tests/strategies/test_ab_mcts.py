@@ -161,6 +161,7 @@ def test_a_revision_shows_the_attempt_and_its_score() -> None:
     assert isinstance(revision.prompt, tuple)
     assert revision.prompt[:2] == (Message("user", str(PROBLEM.prompt)), Message("assistant", "It is A."))
     assert "0.25" in revision.prompt[2].content or "0.90" in revision.prompt[2].content
+    assert all(len(r.subjects) == (depth_of(r) > 0) for r in requests), "a revision names what it revises: it is no fresh attempt"
 
 
 def test_of_several_models_the_better_one_is_asked_more() -> None:

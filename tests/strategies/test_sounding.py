@@ -98,6 +98,33 @@ def test_a_long_attempt_is_dropped_only_when_another_has_an_answer() -> None:
     assert explored.session.output_tokens == 1700 + 2000
 
 
+def test_a_long_attempt_is_kept_until_a_shorter_one_has_an_answer() -> None:
+    """The first voter took 3000 tokens: where all attempts are longer than the cap, being longer than the cap says nothing."""
+    problem = recorded((3000, "A", ""), (2900, "B", ""), (9000, "C", ""))
+    _, explored = play(Sounding(n=3, width=1, patience=0, longest_tokens=1000, risk=0.001), problem)
+    assert explored.session.output_tokens == 3000 + 2900 + 3000, "the third is dropped at its first look beyond 2900"
+
+
+def test_no_more_run_than_the_decision_could_need() -> None:
+    """Unanimity of three decides at risk 0.1 (1/16 < 0.1, above): three run, then, with one A, two, though the width allows eight.
+
+    B against A brings more: A's lead of one must become so large that I(1/2) falls below 0.1.
+    """
+    it = Session(Problem("p", "?"), Sounding(risk=0.1, n=64, width=8, spare=0, risk_growth=0.0, share_power=0.0, patience=0), Plan())
+    assert len(it.start()) == 3
+    assert it.receive(trace(0, "A", tokens=100)) == []
+    # A 1, B 1: after k more for A, P[X < 1/2] for X ~ Beta(k + 2, 2) is (k + 4) / 2^(k + 3): 1/4, .156, .109 (7/64), then 8/128 = .0625
+    effects = it.receive(trace(1, "B", tokens=100))
+    assert len(it.running) == 1 + len(effects) == 4
+
+
+@pytest.mark.parametrize(("spare", "n_running"), [(0, 3), (2, 5), (8, 8)])
+def test_spare_attempts_run_beside_those_needed(spare: int, n_running: int) -> None:
+    """As above: three could be needed; `width` bounds the rest."""
+    it = Session(Problem("p", "?"), Sounding(risk=0.1, n=64, width=8, spare=spare, risk_growth=0.0), Plan())
+    assert len(it.start()) == n_running
+
+
 def test_an_attempt_dropped_for_its_length_does_not_vote() -> None:
     """It states B in both its stretches and is dropped at its next look, at 10 tokens, since A has been answered: no vote, and pruned."""
     it = Session(Problem("p", "?"), Sounding(n=2, width=2, patience=0, interval=5, longest_tokens=10, risk=0.001), Plan())
