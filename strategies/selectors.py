@@ -1,7 +1,8 @@
 """Selectors: pure functions from a pool of traces to ranked clusters of answers. Ties everywhere by `core.votes`.
 
 A score is named by `by`: a metric ("mean_confidence", "tail_confidence@1024", ...; log-probabilities count as probabilities,
-exp(mean_logprob)) or "verdict:NAME", the score of that verifier. A voter without the score asked for is an error, never a default.
+exp(mean_logprob)) or "verdict:NAME", the score of that verifier. A voter without the score asked for never gets a default: without a metric
+it is an error, without a verdict it is left out (`scored`).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Weighted:
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by summed score."""
-        return tally(voters(traces), lambda trace: score(trace, self.by))
+        return tally(scored(traces, self.by), lambda trace: score(trace, self.by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Best:
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by their best trace's score, which is their weight."""
-        return rank(replace(c, weight=max(scores)) for c, scores in _scored(voters(traces), self.by))
+        return rank(replace(c, weight=max(scores)) for c, scores in _scored(scored(traces, self.by), self.by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class BestWeighted:
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by summed score."""
-        pool = voters(traces)
+        pool = scored(traces, self.by)
         by_ordinal = {t.ordinal: t for t in pool}
         clusters = []
         for cluster, scores in _scored(pool, self.by):
@@ -146,7 +147,7 @@ class Filtered:
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return the clusters of the traces kept, by summed score."""
-        pool = voters(traces)
+        pool = scored(traces, self.by)
         if not pool:
             return []
         scores = {t.ordinal: score(t, self.by) for t in pool}
@@ -185,7 +186,7 @@ class Pessimistic:
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by their bound."""
         pool = voters(traces)
-        on = opinions(traces) if self.by == "judges" else {t.ordinal: [score(t, self.by)] for t in pool}
+        on = opinions(traces) if self.by == "judges" else {t.ordinal: [score(t, self.by)] for t in scored(traces, self.by)}
         clusters = tally(pool)
         scores = [[s for o in c.ordinals for s in on.get(o, ())] for c in clusters]
         width = self.alpha * math.log(max(1, sum(map(len, scores))))
@@ -195,6 +196,19 @@ class Pessimistic:
 def _bound(given: Sequence[float], width: float) -> float:
     n = len(given)
     return sum(given) / n + width * n / (n + 1) if given else 0.0  # -width/(n + 1) and width added: r - ... + alpha ln(T)
+
+
+def scored(traces: Sequence[Trace], by: str) -> list[Trace]:
+    """Return the voters that can be ranked by a score: all of them by a metric, by a verdict those that have one, unless none has.
+
+    A judge may fail at one attempt (a note on its trace says why), and then the others are compared. What nobody has is an error, which
+    `score` raises.
+    """
+    pool = voters(traces)
+    if not by.startswith("verdict:"):
+        return pool
+    name = by.removeprefix("verdict:")
+    return [t for t in pool if any(v.verifier == name for v in t.verdicts)] or pool
 
 
 def score(trace: Trace, by: str) -> float:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -108,6 +108,7 @@ async def test_match_names_the_first_equivalent_representative(checkers: Checker
         ("exit", "raised SystemExit: 5"),
     ],
 )
+@pytest.mark.slow
 async def test_a_pair_that_fails_is_named_and_the_pairs_after_it_are_still_compared(checkers: Checkers, bad: str, reason: str) -> None:
     """An undecided pair must never be silent, and must not hide the class that the answer belongs to."""
     match = await checkers.match(ODD, "good", ["other", bad, "another", "good"])
@@ -125,6 +126,7 @@ async def test_a_pair_that_eats_memory_is_named_long_before_the_machine_suffers(
         assert match == Match(1, (Undecided(0, "needed more than 512 MiB of memory"),))
 
 
+@pytest.mark.slow
 async def test_a_pair_that_reached_its_limit_is_not_tried_again(checkers: Checkers) -> None:
     """Sixty-four traces with one hanging answer would otherwise cost sixty-four limits."""
     await checkers.match(ODD, "good", ["hang"])
@@ -132,6 +134,7 @@ async def test_a_pair_that_reached_its_limit_is_not_tried_again(checkers: Checke
         assert await checkers.match(ODD, "good", ["hang"]) == Match(None, (Undecided(0, "took more than 1 s"),))
 
 
+@pytest.mark.slow
 async def test_an_answer_that_hangs_with_two_others_is_not_tried_with_the_rest(checkers: Checkers) -> None:
     """One unreadable answer costs two limits, not one for each class; and the others are not blamed for it."""
     good = ["a", "b", "c", "d", "good"]
@@ -151,6 +154,7 @@ async def test_printing_and_reading_standard_input_do_not_disturb_the_messages(c
     assert await checkers.match(ODD, "good", ["print", "good"]) == Match(1)
 
 
+@pytest.mark.slow
 async def test_examine_reads_in_the_process_and_names_what_fails(checkers: Checkers) -> None:
     examined = await checkers.examine(DomainRef(PluginSpec("odd", {"letter": "="}), ODD.origin), "blue", True)
     assert (examined.answer, examined.canonical, examined.note) == ("blue", "=blue", "")
@@ -212,6 +216,7 @@ async def test_a_process_killed_just_before_it_is_asked_costs_nothing(checkers: 
     assert await checkers.match(ODD, "a", ["a"]) == Match(0)
 
 
+@pytest.mark.slow
 async def test_what_a_killed_domain_had_started_is_killed_too(checkers: Checkers, tmp_path: Path) -> None:
     note = tmp_path / "pids"
     await checkers.match(ODD, "a", [f"spawn {note}"])
@@ -270,9 +275,20 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.fixture(autouse=True)
+def _others() -> Iterator[None]:
+    """Note the processes that other tests have left: an engine that still runs, a user's function that waits, one not yet buried."""
+    _before.update(child.pid for child in psutil.Process().children())
+    yield
+    _before.clear()
+
+
+_before: set[int] = set()
+
+
 def _children() -> set[int]:
-    """Return the checker processes of this process; other tests may have an engine running, or a user's function waiting."""
-    return {child.pid for child in psutil.Process().children() if not _is_other(child)}
+    """Return the checker processes that this test has started."""
+    return {child.pid for child in psutil.Process().children() if child.pid not in _before and not _is_other(child)}
 
 
 def _is_other(child: psutil.Process) -> bool:

@@ -247,6 +247,7 @@ SLOW = ("--fleet.engine.seconds_per_token", "0.05", "--fleet.window", "4", "--st
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(cli: Run, tmp_path: Path, number: int, code: int) -> None:
     """What arrived is kept, the directory is free again, and the command that is named does go on."""
     write_problems(tmp_path / "p.jsonl", 10)
@@ -449,6 +450,7 @@ def test_a_folder_that_is_no_model_is_refused(cli: Run, tmp_path: Path) -> None:
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_second_process_is_turned_away(cli: Run, tmp_path: Path) -> None:
     """Two writers would pair traces with the wrong state."""
     write_problems(tmp_path / "p.jsonl", 20)
@@ -460,6 +462,7 @@ def test_a_second_process_is_turned_away(cli: Run, tmp_path: Path) -> None:
     assert (done.exit_code, "another process works on it" in done.stderr) == (1, True), done.output
 
 
+@pytest.mark.slow
 def test_a_port_that_is_not_there_is_said_and_the_job_can_go_on(cli: Run, tmp_path: Path) -> None:
     """The address is in the message, and the command to go on with."""
     write_problems(tmp_path / "p.jsonl", 1)

@@ -82,6 +82,7 @@ def test_a_torch_that_crashes_is_a_finding_and_no_crash(monkeypatch: pytest.Monk
     assert "does not import" in found.said
 
 
+@pytest.mark.slow
 def test_a_plugin_that_does_not_load_is_named_and_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The distribution to mend is in the message; a job that does not use it would never tell."""
     from orchestrator import registry

@@ -315,7 +315,7 @@ class ObservedEngine(FakeEngine):
 
 def test_progress_counts_attempts_not_stretches(tmp_path: Path) -> None:
     """Four attempts of four stretches: while a quarter of an attempt is made, the share is that of the attempts before it."""
-    plan = Plan(strategy=spec("sounding", n=4, width=1, interval=16, patience=0, longest_tokens=0, risk=1e-9))
+    plan = Plan(strategy=spec("sounding", n=4, width=1, spare=0, interval=16, patience=0, tokens=10**6, risk=1e-9))
 
     async def work() -> list[Result]:
         with open_job(tmp_path, plan, questions(1)) as job:
@@ -374,6 +374,7 @@ def test_a_full_disk_stops_the_job_with_a_remedy_and_keeps_what_was_written(tmp_
     assert len(orchestrator.run(questions(300), plan, fake(), out=tmp_path)) == 300
 
 
+@pytest.mark.slow
 def test_a_seconds_budget_goes_on_where_it_was(tmp_path: Path) -> None:
     """The clock of a problem counts over interruptions: what an earlier run spent is not given back."""
     plan = Plan(strategy=spec("endless"), budget=Budget(seconds=2.0))

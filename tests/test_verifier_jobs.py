@@ -338,10 +338,8 @@ def test_a_judge_of_embeddings_compares_prefixes_in_a_job(tmp_path: Path) -> Non
     assert embedded
     assert all(len(t.values) == 32 and t.subjects for t in embedded)
     wrong = Plan(models=MODELS, strategy=PluginSpec("deepprune", {"judge": {**judge, "model": "rm"}}))
-    with pytest.raises(
-        PlanError,
-        match=r"models\.rm\.task = 'classify': strategy\.judge of strategy 'deepprune' wants values of this pool; set it to 'embed'",
-    ):
+    said = r"models\.rm\.task = 'classify': strategy\.judge of strategy 'deepprune' wants values of this pool; set it to 'embed'"
+    with pytest.raises(PlanError, match=said):
         orchestrator.run(problems(1), wrong, fake())
 
 

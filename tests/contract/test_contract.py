@@ -158,10 +158,11 @@ EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {
 }
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "options"), STRATEGIES)
-def test_strategy_keeps_the_contract(name: str, options: dict[str, object]) -> None:
+def test_strategy_keeps_the_contract(name: str, options: dict[str, object], seed: int) -> None:
     """Any order, any budget, any failure, any stop, replay: see `orchestrator.testing.strategies`."""
-    check_strategy(plugin("strategies", name, options))
+    check_strategy(plugin("strategies", name, options), seeds=[seed])
 
 
 @pytest.mark.parametrize(("name", "options"), COMPOSED)

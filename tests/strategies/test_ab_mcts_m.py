@@ -186,6 +186,7 @@ def by_hand(n: int, rng: random.Random) -> bool:
     return any(right for right, _, _ in tree[1:])
 
 
+@pytest.mark.slow
 def test_it_is_as_right_as_the_search_written_down_straight_and_no_majority_vote() -> None:
     """n = 6, one at a time; the best score is a right attempt's if there is one. 150 runs against 300 by hand.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.core.protocols import Selector
 from orchestrator.core.types import Cluster, Finish, Trace, Verdict
 from orchestrator.testing import pool, trace
-from strategies.selectors import Best, BestWeighted, Filtered, Majority, Weighted, score
+from strategies.selectors import Best, BestWeighted, Filtered, Majority, Pessimistic, Weighted, score
 
 
 def shape(clusters: list[Cluster]) -> list[tuple[str, float, tuple[int, ...]]]:
@@ -40,7 +41,6 @@ def test_best_takes_the_highest_single_score() -> None:
 
 def test_best_weighted_sums_and_shows_the_best_traces_wording() -> None:
     """Li et al.: sum of rewards per class, A 2 + 5 against B 6; the wording is that of the member with 5."""
-    from dataclasses import replace
 
     from orchestrator.core.types import Answer
 
@@ -62,7 +62,6 @@ def test_filtered_keeps_the_top_share_then_votes_by_confidence() -> None:
 
 
 def _with(trace: Trace, name: str, value: float) -> Trace:
-    from dataclasses import replace
 
     return replace(trace, metrics={name: value})
 
@@ -115,6 +114,17 @@ def test_a_voter_without_its_score_is_an_error(selector: Selector) -> None:
         selector([trace(0, "A", metrics={"mean_confidence": 1.0}), trace(1, "B")])
 
 
+@pytest.mark.parametrize("cls", [Weighted, Best, BestWeighted, Filtered, Pessimistic])
+def test_a_voter_whose_judge_failed_is_left_out_unless_all_did(cls: type) -> None:
+    """One hung judge of sixteen must not cost the problem, nor decide it: B leads although C's attempt was never judged."""
+    judged = [replace(trace(i, key), verdicts=(Verdict("v", score),)) for i, (key, score) in enumerate((("A", 0.2), ("B", 0.9)))]
+    unjudged = [trace(2, "C"), trace(3, "C")]
+    selector = cls(by="verdict:v")
+    assert selector([*judged, *unjudged])[0].answer.key == "B"
+    with pytest.raises(ValueError, match="trace 2 carries no 'verdict:v'"):
+        selector(unjudged)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 @pytest.mark.parametrize("selector", [Weighted(), Best(), BestWeighted(), Filtered("mean_confidence")])
 def test_a_score_that_cannot_be_ranked_is_an_error(selector: Selector, value: float) -> None:
@@ -131,7 +141,6 @@ def test_who_does_not_vote_needs_no_score() -> None:
 
 def test_the_last_verdict_of_a_verifier_counts() -> None:
     """A trace verified twice carries both; the later one was given with more to go on."""
-    from dataclasses import replace
 
     assert score(replace(trace(0), verdicts=(Verdict("v", 0.1), Verdict("v", 0.7))), "verdict:v") == 0.7
 
