@@ -159,7 +159,7 @@ class Filtered:
 
 @dataclass(frozen=True, slots=True)
 class Pessimistic:
-    """Pessimistic verification (Heimdall: Shi and Jin, arXiv 2504.10337): the answer with the highest lower bound of its verdicts.
+    """Pessimistic verification (Shi and Jin, Heimdall, arXiv 2504.10337): the answer with the highest lower bound of its verdicts.
 
     Largest r(a) - alpha ln(T) / (n_a + 1): r(a) the mean and n_a the number of verdicts on traces that state a, T the number of all. In the
     paper T is N M and n_a is N_a M; counting verdicts says the same, and still holds where candidates were judged unequally often. alpha 0

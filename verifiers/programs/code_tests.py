@@ -52,7 +52,7 @@ Test = Statements | Exchange
 
 @dataclass(frozen=True, slots=True)
 class CodeTests:
-    """Score: the share of the problem's tests that the trace's Python program passes; `steps` has 1 or 0 for each.
+    """The share of the problem's tests that the trace's Python program passes; `steps` has 1 or 0 for each.
 
     The program is the last fenced code block. A trace without one passes no test: score 0. Each test runs in a process of its own that
     cannot write a file (or none but in a folder of its own), reach the network, start a process or a thread, or outlive its limits.

@@ -38,7 +38,7 @@ _idle: dict[_Key, list[_Worker]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """Score: what your function says, `score(problem, trace) -> float in [0, 1] or bool`; called in a process that can be killed.
+    """What your function says, `score(problem, trace) -> float in [0, 1] or bool`; called in a process that can be killed.
 
     `trace.answer` is the stated answer (`.text`) or None, `trace.text` the whole reply, `problem.tags` the row's other fields as JSON text.
     A function that raises, hangs or returns something else gives no score: the trace's note says why.
