@@ -1,7 +1,8 @@
 """Kill -9 of the whole process tree of a real job (Ray, vLLM, SmolLM2) at two points, then the same command.
 
 What `tests/test_kill.py` shows at 200 points on the fake engine must hold with real processes: nothing journalled is generated again,
-lost, or paired with another problem, and no process stays behind. `test_every_strategy.py` kills a third time, in the middle of every strategy.
+lost, or paired with another problem, and no process stays behind. `test_every_strategy.py` kills once more, in the middle of every
+strategy.
 """
 
 from __future__ import annotations
