@@ -94,7 +94,10 @@ def require_processed(fleet: Fleet) -> None:
     if name == "ray" and options.get("backend", "vllm") == "vllm":
         name, options = "vllm", options.get("options") or {}  # type: ignore[assignment]  # of an option's value only the plugin knows the type
     if name == "vllm" and not options.get("processed_logprobs"):
-        raise PlanError("TURN measures entropies at the temperature sampled at: set the vLLM engine's option processed_logprobs = true")
+        raise PlanError(
+            "TURN measures entropies at the temperature sampled at: set the vLLM engine's option processed_logprobs = true "
+            '(behind Ray: engine = {name = "ray", options = {processed_logprobs = true}})'
+        )
 
 
 def plan_at(plan: Plan, temperature: float, n: int) -> Plan:
