@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from orchestrator.core.branching import Growth, Node, Ucb1, check_tree
-from orchestrator.core.steps import Steps
+from orchestrator.core.steps import Steps, depth_needs
 from orchestrator.core.types import Capability, Problem, Request, Trace
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class AbMcts:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Walk the tree for each new attempt; learn from each that arrives."""

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from orchestrator.core.branching import Growth, Node, Ucb1, check_tree
-from orchestrator.core.steps import Steps
+from orchestrator.core.steps import Steps, depth_needs
 from orchestrator.core.types import Capability, Problem, Request, Trace
 
 MEAN, SPREAD = 0.5, 0.2  # mu ~ N(0.5, 0.2); these and the next two are the released code's priors, as standard deviations
@@ -74,7 +74,7 @@ class AbMctsM:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Walk the tree for each new attempt; scores are kept with their nodes, and beliefs made of them when they are needed."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.steps import Steps, depth_needs, next_trace, submit
 from orchestrator.core.types import Capability, Problem, Request, Trace
 from orchestrator.core.votes import beta_confidence
 
@@ -66,7 +66,7 @@ class Adaptive:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample waves until the rule holds or `n` traces are in; returning cancels what still runs."""

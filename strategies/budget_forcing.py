@@ -12,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from orchestrator.core.steps import Command, Reply, Steps
-from orchestrator.core.thinking import Mind
+from orchestrator.core.thinking import Mind, thinking_needs
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Problem, Request
 
@@ -50,8 +50,7 @@ class BudgetForcing:
     @property
     def needs(self) -> frozenset[Capability]:
         """Continuation, stop strings that are told, and latent depth if one is asked for."""
-        deep = frozenset() if self.depth is None else frozenset({Capability.DEPTH})
-        return deep | {Capability.CONTINUE, Capability.STOPS}
+        return thinking_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Think and answer all traces side by side."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from orchestrator.core.inside import Setting, inside
-from orchestrator.core.steps import Command, Reply, Steps, sample
+from orchestrator.core.steps import Command, Reply, Steps, depth_needs, sample
 from orchestrator.core.types import Capability, PluginSpec, Problem, Request, Trace
 from orchestrator.core.votes import agreement
 
@@ -51,7 +51,7 @@ class Cascade:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     @property
     def selector(self) -> PluginSpec:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from orchestrator.core.inside import inside
-from orchestrator.core.steps import Steps, sample
+from orchestrator.core.steps import Steps, depth_needs, sample
 from orchestrator.core.types import Capability, PluginSpec, Problem, Request, Trace
 from orchestrator.core.votes import agreement, voters
 
@@ -28,8 +28,9 @@ Bin: TypeAlias = Literal["easy", "medium", "hard"]
 class ComputeOptimal:
     """Takes `first` traces, estimates from them how often the model is right, and goes on with the arm of that bin.
 
-    The estimate is the mean score of `verifier` over them (a trace without an answer or a score counts 0), or without a verifier the share
-    of the leading answer. At `easy_from` and above the question is easy, at `hard_to` and below hard. An arm "" stops there.
+    The estimate is the mean score of `verifier` over them (a trace without an answer counts 0, one that could not be scored does not
+    count), or without a verifier the share of the leading answer. At `easy_from` and above the question is easy, at `hard_to` and below
+    hard. An arm "" stops there.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"easy": "strategies", "medium": "strategies", "hard": "strategies"}
@@ -64,7 +65,7 @@ class ComputeOptimal:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     @property
     def selector(self) -> PluginSpec:
@@ -85,5 +86,9 @@ class ComputeOptimal:
 
 
 def _mean_score(traces: Sequence[Trace], verifier: str) -> float:
-    scores = [v.score for t in voters(traces) for v in t.verdicts if v.verifier == verifier]
-    return sum(scores) / len(traces) if traces else 0.0
+    answered = voters(traces)
+    scores = [v.score for t in answered for v in t.verdicts if v.verifier == verifier]
+    if answered and not scores:
+        raise ValueError(f"none of the first traces carries a verdict of {verifier!r}, by which difficulty is estimated")
+    n = len(traces) - len(answered) + len(scores)
+    return sum(scores) / n if n else 0.0

@@ -1,7 +1,7 @@
 """Concise hints (ConciseHint; Tang et al., arXiv 2506.18810): while a trace thinks it is told again and again to be concise.
 
-The hint is put into its thinking after `interval` tokens, and then at distances that grow with its length: interval + growth x length. So a
-long chain, which a hard problem needs, is interrupted less and less.
+The hint is put into its thinking after about `interval` tokens, and then at distances that grow with its length: interval + growth x
+length. So a long chain, which a hard problem needs, is interrupted less and less.
 
 Where we differ: the paper puts a hint back inside the last stretch, nearer its beginning while that is short; here it comes at its end,
 because a continuation goes on after what was written. Its hint stands in the chat marks of the model; ours is plain text.
@@ -15,7 +15,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from orchestrator.core.steps import Command, Reply, Steps
-from orchestrator.core.thinking import Mind
+from orchestrator.core.thinking import Mind, thinking_needs
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Finish, Problem, Request
 
@@ -55,8 +55,7 @@ class ConciseHint:
     @property
     def needs(self) -> frozenset[Capability]:
         """Continuation, stop strings that are told, and latent depth if one is asked for."""
-        deep = frozenset() if self.depth is None else frozenset({Capability.DEPTH})
-        return deep | {Capability.CONTINUE, Capability.STOPS}
+        return thinking_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Think and answer all traces side by side."""
@@ -66,11 +65,10 @@ class ConciseHint:
     def _think(self, mind: Mind) -> Generator[Command, Reply, None]:
         at, n_done = None, 0
         while True:
-            n_tokens = min(self.interval + int(self.growth * n_done), self.thinking - n_done)
+            interval = self.interval + int(self.growth * n_done)
             hint = self.hint if at is not None else ""
-            thought = yield from mind.think(Request(parent=at, suffix=hint, max_new_tokens=n_tokens))
-            n_done += max(1, thought.usage.output_tokens)
-            if thought.finish is not Finish.LENGTH or n_done >= self.thinking:
+            thought = yield from mind.think(Request(parent=at, suffix=hint, checkpoint=interval, max_new_tokens=self.thinking - n_done))
+            if thought.finish is not Finish.RULE:
                 break
-            at = thought.ordinal
+            at, n_done = thought.ordinal, n_done + thought.usage.output_tokens
         yield from mind.conclude(thought)

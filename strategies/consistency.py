@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from orchestrator.core.steps import Steps, sample
+from orchestrator.core.steps import Steps, depth_needs, sample
 from orchestrator.core.types import Capability, Problem, Request
 
 
@@ -29,7 +29,7 @@ class Consistency:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Start all `n` at once and wait for them."""

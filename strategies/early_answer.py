@@ -16,7 +16,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from orchestrator.core.steps import Command, Reply, Steps, ask
-from orchestrator.core.thinking import Mind
+from orchestrator.core.thinking import Mind, thinking_needs
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Delimiter, Finish, Problem, Purpose, Request
 
@@ -59,8 +59,7 @@ class EarlyAnswer:
     @property
     def needs(self) -> frozenset[Capability]:
         """Continuation, stop rules, stop strings that are told, log-probabilities, and latent depth if one is asked for."""
-        deep = frozenset() if self.depth is None else frozenset({Capability.DEPTH})
-        return deep | {Capability.CONTINUE, Capability.RULES, Capability.STOPS, Capability.LOGPROBS}
+        return thinking_needs(self.depth) | {Capability.RULES, Capability.LOGPROBS}
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Think and answer all traces side by side."""

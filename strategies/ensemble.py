@@ -9,7 +9,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.steps import Steps, depth_needs, next_trace, submit
 from orchestrator.core.types import Capability, Problem, Request
 
 
@@ -42,7 +42,7 @@ class Ensemble:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Draw all models, start all traces, wait for them."""

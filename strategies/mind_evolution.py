@@ -17,7 +17,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.prompts import instead, question, shown
-from orchestrator.core.steps import Command, Reply, Steps, ask
+from orchestrator.core.steps import Command, Reply, Steps, ask, depth_needs
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Finish, Problem, Prompt, Purpose, Request, Trace
 
@@ -87,7 +87,7 @@ class MindEvolution:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Evolve; a conversation that stands when another has solved the problem takes no further turn."""

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from orchestrator.core.prompts import shown, turn
-from orchestrator.core.steps import Command, Reply, Steps, ask
+from orchestrator.core.steps import Command, Reply, Steps, ask, depth_needs
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Finish, Problem, Prompt, Request, Trace
 
@@ -47,7 +47,7 @@ class Revise:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run all chains; one whose attempt fails ends there."""

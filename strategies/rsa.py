@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.prompts import instead, question, shown
-from orchestrator.core.steps import Steps, next_trace, sample, submit
+from orchestrator.core.steps import Steps, depth_needs, next_trace, sample, submit
 from orchestrator.core.types import Capability, Finish, PluginSpec, Problem, Prompt, Purpose, Request, Trace
 
 AGGREGATE = (
@@ -47,7 +47,7 @@ class Rsa:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     @property
     def selector(self) -> PluginSpec:

@@ -18,7 +18,7 @@ from itertools import combinations
 
 from orchestrator.core.prompts import question, shown, turn
 from orchestrator.core.scrutiny import TIE_BAND, candidates, matchups_won, tied
-from orchestrator.core.steps import Command, Reply, Steps, next_trace, sample, submit
+from orchestrator.core.steps import Command, Reply, Steps, depth_needs, next_trace, sample, submit
 from orchestrator.core.together import together
 from orchestrator.core.types import Capability, Cluster, Finish, PluginSpec, Problem, Prompt, Purpose, Request, Trace
 from orchestrator.core.verdicts import VERDICT_FORM, WINNER_FORM, matches, opinions
@@ -84,7 +84,7 @@ class Scrutinize:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None and self.judge_depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth, self.judge_depth)
 
     @property
     def selector(self) -> PluginSpec:

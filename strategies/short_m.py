@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.steps import Steps, depth_needs, next_trace, submit
 from orchestrator.core.types import Capability, Finish, Problem, Request, Trace
 
 
@@ -33,7 +33,7 @@ class ShortM:
     @property
     def needs(self) -> frozenset[Capability]:
         """What the engine must be able to do: latent depth, if one is asked for."""
-        return frozenset() if self.depth is None else frozenset({Capability.DEPTH})
+        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Wait for `m` finished traces, or for all `k`; returning cancels what still runs."""

@@ -96,7 +96,7 @@ def musing(request: Request) -> Trace:
     """A paragraph or a stretch of thinking takes what it may, one token at the most, and does not end; then it answers."""
     if request.purpose is Purpose.PROBE or not request.stop:
         return trace(0, "A", tokens=1)
-    return Trace(0, "Hm.", (1,), Finish.RULE if request.rules else Finish.LENGTH, usage=Usage(output_tokens=1))
+    return Trace(0, "Hm.", (1,), Finish.RULE if request.rules or request.checkpoint else Finish.LENGTH, usage=Usage(output_tokens=1))
 
 
 def lines(said: str) -> Callable[[Request], Trace]:

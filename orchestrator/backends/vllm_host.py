@@ -132,7 +132,7 @@ def or_ended(llm: Any) -> Iterator[None]:
     """End a started engine when the block raises."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # a cancellation too: its processes must not stay behind
         llm.shutdown()
         raise
 

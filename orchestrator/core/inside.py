@@ -15,11 +15,10 @@ from orchestrator.core.errors import StrategyError
 from orchestrator.core.outcome import pruned
 from orchestrator.core.prompts import shown
 from orchestrator.core.protocols import Selector, Strategy
+from orchestrator.core.session import VOTING
 from orchestrator.core.steps import Command, Drop, Reply, Steps, Submit
 from orchestrator.core.together import together
-from orchestrator.core.types import Cluster, Finish, Problem, Prompt, Purpose, Request, Trace, changed
-
-_ATTEMPTS = (Purpose.SOLVE, Purpose.AGGREGATE)
+from orchestrator.core.types import Cluster, Finish, Problem, Prompt, Request, Trace, changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Setting:
     def __call__(self, request: Request) -> Request:
         """Return the request, rewritten. A continuation stays with its parent's model and depth."""
         fresh = request.parent is None
-        beyond = self.subjects if request.purpose in _ATTEMPTS and not request.subjects else request.subjects
+        beyond = self.subjects if request.purpose in VOTING and not request.subjects else request.subjects
         return changed(
             request,
             prompt=request.prompt or self.prompt,
@@ -64,7 +63,7 @@ class Explored:
     def attempts(self) -> list[Trace]:
         """The attempts of the pool that came to their end: neither continued nor cut off by who explored."""
         continued = {t.parent for t in self.traces}
-        return [t for t in self.pool if t.purpose in _ATTEMPTS and t.ordinal not in continued and t.finish is not Finish.CANCELLED]
+        return [t for t in self.pool if t.purpose in VOTING and t.ordinal not in continued and t.finish is not Finish.CANCELLED]
 
 
 def inside(strategy: Strategy, problem: Problem, rng: random.Random, setting: Setting | None = None) -> Generator[Command, Reply, Explored]:

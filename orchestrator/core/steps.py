@@ -15,7 +15,7 @@ from collections.abc import Collection, Generator, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from orchestrator.core.types import Request, Trace
+from orchestrator.core.types import Capability, Request, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +90,8 @@ def sample(n: int, request: Request | None = None) -> Generator[Command, Reply, 
     for ordinal in ordinals:
         traces.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield
     return traces
+
+
+def depth_needs(*depths: int | None) -> frozenset[Capability]:
+    """Return what requests at these depths take of an engine: latent depth, if one is asked for."""
+    return frozenset() if all(depth is None for depth in depths) else frozenset({Capability.DEPTH})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from orchestrator.core.steps import Command, Reply, next_trace, submit
+from orchestrator.core.steps import Command, Reply, depth_needs, next_trace, submit
 from orchestrator.core.types import Capability, Delimiter, Finish, Request, Trace, changed
 
 Aggregate: TypeAlias = Literal["last", "min", "product", "mean"]
@@ -69,8 +69,7 @@ def _done(trace: Trace) -> bool:
 
 def step_needs(depth: int | None) -> frozenset[Capability]:
     """Return what growing by steps takes of an engine: continuation, stop rules, and latent depth if one is asked for."""
-    deep = frozenset() if depth is None else frozenset({Capability.DEPTH})
-    return deep | {Capability.CONTINUE, Capability.RULES}
+    return depth_needs(depth) | {Capability.CONTINUE, Capability.RULES}
 
 
 def check_steps(steps: int, delimiter: str) -> None:

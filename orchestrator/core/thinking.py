@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from orchestrator.core.steps import Command, Reply, ask
-from orchestrator.core.types import Finish, Request, Trace, changed
+from orchestrator.core.steps import Command, Reply, ask, depth_needs
+from orchestrator.core.types import Capability, Finish, Request, Trace, changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +35,8 @@ class Mind:
         if closed or cut:
             suffix = self.end if closed else self.end + self.closing
             yield from ask(changed(self.request, parent=thought.ordinal, suffix=suffix, max_new_tokens=self.answer))
+
+
+def thinking_needs(depth: int | None) -> frozenset[Capability]:
+    """Return what leading a trace's thinking takes of an engine: continuation, stop strings that are told, latent depth if asked for."""
+    return depth_needs(depth) | {Capability.CONTINUE, Capability.STOPS}

@@ -197,6 +197,17 @@ def test_bins_by_the_verifiers_mean_do_not_ask_whether_traces_agree(scores: tupl
 ARMS: Mapping[str, object] = {"easy": "", "medium": "consistency n=2", "hard": "consistency n=6"}
 
 
+def test_a_verifier_that_failed_makes_no_question_hard() -> None:
+    """One of four could not be scored: the mean is that of the three; an abstention counts 0; without any verdict there is no estimate."""
+    judged = [trace(i, "A", verdicts={"v": score}) for i, score in enumerate((0.9, 0.8, 0.7))]
+    strategy = made("compute-optimal", verifier="v")
+    assert strategy.bin([*judged, trace(3, "B")]) == "easy"
+    assert strategy.bin([*judged, trace(3)]) == "medium"
+    assert strategy.bin([trace(0), trace(1)]) == "hard"
+    with pytest.raises(ValueError, match="none of the first traces carries a verdict of 'v'"):
+        strategy.bin([trace(0, "A"), trace(1)])
+
+
 def test_each_bin_gets_its_arm_as_often_as_the_binomial_says() -> None:
     """Right with .5, every wrong answer another: of four, 3 or 4 right .3125, 2 right .375, else hard: 4 + 2 x .375 + 6 x .3125 = 6.625.
 

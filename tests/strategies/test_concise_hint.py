@@ -14,7 +14,7 @@ from strategies.selectors import Majority
 END, HINT = "</think>", " (make answer concise!) "
 
 
-def piece(n_tokens: int, finish: Finish = Finish.LENGTH, stop: str = "") -> Trace:
+def piece(n_tokens: int, finish: Finish = Finish.RULE, stop: str = "") -> Trace:
     return Trace(0, "...", (1,), finish, stop=stop, usage=Usage(output_tokens=n_tokens))
 
 
@@ -26,7 +26,8 @@ def asked(strategy: ConciseHint, last: Trace | None = None, n_before: int = 99) 
         requests.append(request)
         if not request.stop:
             return Trace(0, "42", (1,), answer=Answer("42", "42"))
-        return piece(request.max_new_tokens or 0) if last is None or len(requests) <= n_before else last
+        whole = piece(request.max_new_tokens or 0, Finish.RULE if request.checkpoint else Finish.LENGTH)
+        return whole if last is None or len(requests) <= n_before else last
 
     assert explore(strategy, world).error == ""
     return requests
@@ -46,10 +47,15 @@ def test_hints_come_at_growing_distances() -> None:
 
 @pytest.mark.parametrize(
     ("last", "suffix"),
-    [(piece(9, Finish.STOP, END), END), (piece(9, Finish.STOP), None), (piece(0, Finish.FAILED), None)],
+    [
+        (piece(9, Finish.STOP, END), END),
+        (piece(9, Finish.STOP), None),
+        (piece(0, Finish.FAILED), None),
+        (piece(9, Finish.LENGTH), END + "\n\nFinal Answer:"),
+    ],
 )
 def test_thinking_that_ends_by_itself_gets_no_hint(last: Trace, suffix: str | None) -> None:
-    """At its tag it answers; a text that ended has answered, and nothing follows a failure."""
+    """At its tag it answers; a text that ended has answered, nothing follows a failure, and where the context is full it must answer."""
     requests = asked(ConciseHint(n=1), last, n_before=1)
     assert [r.suffix for r in requests[2:]] == ([] if suffix is None else [suffix])
 
@@ -76,7 +82,7 @@ def test_where_hints_shorten_thinking_it_is_as_right_as_computed_by_hand() -> No
                 state["done"] = 1.0
                 return piece(round(state["left"]), Finish.STOP, END)
             state["left"] -= n_tokens
-            return piece(n_tokens)
+            return piece(n_tokens, Finish.RULE if request.checkpoint else Finish.LENGTH)
 
         pool = list(explore(ConciseHint(n=1, interval=100, growth=0.0, thinking=300), world).traces.values())
         n_right += Majority()(pool)[0].answer.key == "R"
