@@ -28,8 +28,9 @@ from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
 from orchestrator.core.replies import reply_to
-from orchestrator.core.session import VOTING, Effect, Session, Start, described
+from orchestrator.core.session import Effect, Session, Start, described
 from orchestrator.core.types import Finish, Problem, Purpose, Request, Result, Trace
+from orchestrator.core.votes import VOTING
 from orchestrator.dress import Classes, Dresser
 from orchestrator.fleet import Fleet
 from orchestrator.journal import Arrived, Concluded, Event, Journal, Opened, Stopped

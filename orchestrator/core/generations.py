@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.core.types import Purpose, Trace
-from orchestrator.core.votes import voters
+from orchestrator.core.types import Trace
+from orchestrator.core.votes import VOTING, voters
 
 
 def generations(traces: Sequence[Trace]) -> dict[int, int]:
     """Return the generation of each attempt, by ordinal. Subjects always precede, so one pass by ordinal is enough."""
     found: dict[int, int] = {}
     for trace in sorted(traces, key=lambda t: t.ordinal):
-        if trace.purpose in (Purpose.SOLVE, Purpose.AGGREGATE):
+        if trace.purpose in VOTING:
             found[trace.ordinal] = max((found.get(s, 0) + 1 for s in trace.subjects), default=0)
     return found
 

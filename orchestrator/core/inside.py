@@ -15,10 +15,10 @@ from orchestrator.core.errors import StrategyError
 from orchestrator.core.outcome import pruned
 from orchestrator.core.prompts import shown
 from orchestrator.core.protocols import Selector, Strategy
-from orchestrator.core.session import VOTING
 from orchestrator.core.steps import Command, Drop, Reply, Steps, Submit
 from orchestrator.core.together import together
 from orchestrator.core.types import Cluster, Finish, Problem, Prompt, Request, Trace, changed
+from orchestrator.core.votes import VOTING
 
 
 @dataclass(frozen=True, slots=True)

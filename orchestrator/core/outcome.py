@@ -8,7 +8,7 @@ from types import MappingProxyType
 from orchestrator.core.protocols import Selector
 from orchestrator.core.session import described
 from orchestrator.core.types import Answer, Cluster, Finish, Problem, Purpose, Result, Status, Trace, Usage, changed
-from orchestrator.core.votes import tied
+from orchestrator.core.votes import VOTING, tied
 
 _NOTHING = Usage()
 
@@ -112,7 +112,7 @@ def unended(traces: Iterable[Trace]) -> frozenset[int]:
     Such a cut is one by a stop rule, or one by length at which the attempt was probed. A last answer (AGGREGATE) goes on from its parent.
     """
     traces = list(traces)
-    continued = {t.parent for t in traces if t.purpose in (Purpose.SOLVE, Purpose.AGGREGATE)}
+    continued = {t.parent for t in traces if t.purpose in VOTING}
     probed = {t.parent for t in traces if t.purpose is Purpose.PROBE}
     cut = (t.ordinal for t in traces if t.finish is Finish.RULE or (t.finish is Finish.LENGTH and t.ordinal in probed))
     return frozenset(cut) | {o for o in continued if o is not None}
@@ -121,7 +121,7 @@ def unended(traces: Iterable[Trace]) -> frozenset[int]:
 def n_sampled(traces: Sequence[Trace]) -> int:
     """Return how many attempts came to their end, failed ones included: a chain of continuations is one."""
     unfinished = unended(traces)
-    ends = [t for t in traces if t.purpose in (Purpose.SOLVE, Purpose.AGGREGATE) and t.ordinal not in unfinished]
+    ends = [t for t in traces if t.purpose in VOTING and t.ordinal not in unfinished]
     return sum(t.finish is not Finish.CANCELLED for t in ends)
 
 

@@ -16,9 +16,9 @@ from orchestrator.core.errors import StrategyError
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.steps import Cancel, Drop, Next, Reply, Steps, Submit
-from orchestrator.core.types import Finish, Message, Problem, Prompt, Purpose, Request, Trace, changed
+from orchestrator.core.types import Finish, Message, Problem, Prompt, Request, Trace, changed
+from orchestrator.core.votes import VOTING
 
-VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
 MAX_COMMANDS = 10_000  # between two waits, deliveries not counted; a strategy that gives more without waiting will not end
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.core.types import Cluster, Finish, Purpose, Trace
 
+VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)  # what attempts at the problem are for; nothing else votes
 _CUT = (Finish.FAILED, Finish.CANCELLED)
 
 
@@ -20,7 +21,7 @@ def voters(traces: Iterable[Trace]) -> list[Trace]:
     A trace that was continued does not vote beside its continuation: its answer is the continuation's. A continuation that failed,
     or was cancelled before it stated one, takes nothing from it.
     """
-    solving = [t for t in traces if t.purpose in (Purpose.SOLVE, Purpose.AGGREGATE)]
+    solving = [t for t in traces if t.purpose in VOTING]
     continued = {t.parent for t in solving if t.parent is not None and (t.answer is not None or t.finish not in _CUT)}
     chosen = (t for t in solving if t.answer is not None and t.finish is not Finish.FAILED and t.ordinal not in continued)
     return sorted(chosen, key=lambda t: t.ordinal)

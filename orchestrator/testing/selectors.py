@@ -13,7 +13,7 @@ from orchestrator import registry
 from orchestrator.core.folds import parse_metric
 from orchestrator.core.protocols import Selector
 from orchestrator.core.types import Answer, Cluster, Finish, Purpose, Trace, Verdict
-from orchestrator.core.votes import rank
+from orchestrator.core.votes import VOTING, rank
 from orchestrator.testing.pools import pool, trace
 from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
 
@@ -85,8 +85,7 @@ def _check_clusters(clusters: object, traces: Sequence[Trace], shown: str) -> No
     well_made = isinstance(clusters, list) and all(isinstance(c, Cluster) and c.ordinals for c in clusters)
     if not (isinstance(clusters, list) and well_made):
         raise AssertionError(f"clusters: {shown} it returned {clusters!r}; return a list of Clusters, none of them empty")
-    attempts = (Purpose.SOLVE, Purpose.AGGREGATE)
-    votes = {t.ordinal: t.answer for t in traces if t.answer and t.finish is not Finish.FAILED and t.purpose in attempts}
+    votes = {t.ordinal: t.answer for t in traces if t.answer and t.finish is not Finish.FAILED and t.purpose in VOTING}
     counted = [o for c in clusters for o in c.ordinals]
     strangers = sorted(set(counted) - votes.keys())
     require(not strangers, "counts votes only", f"{shown} traces {strangers} voted; take `core.votes.voters(traces)`")
