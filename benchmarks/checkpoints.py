@@ -1,10 +1,12 @@
-"""What it costs to continue at checkpoints of 64 tokens, against uninterrupted generation: throughput on one vLLM, in one run.
+"""What it costs to continue at checkpoints of 64 tokens, against uninterrupted generation:
+throughput on one vLLM, in one run.
 
     python benchmarks/checkpoints.py [--n 16] [--tokens 256] [--step 64] [--rounds 3]
 
-Rounds go whole, stepped, whole, ...; a ratio is taken within its round. Both generate the same number of traces of the same length (the
-prompt asks for a long text, and what ends early is counted as it is). Prints, for the stepped ones, how many tokens each continuation
-brought along and how many of them the prefix cache did not hold, which is what a checkpoint costs.
+Rounds go whole, stepped, whole, ...; a ratio is taken within its round. Both generate the same
+number of traces of the same length (the prompt asks for a long text, and what ends early is counted
+as it is). Prints, for the stepped ones, how many tokens each continuation brought along and how
+many of them the prefix cache did not hold, which is what a checkpoint costs.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from live import MODELS, Opened, Run, engine, job
 import orchestrator
 from orchestrator.core.plan import Plan
 from orchestrator.core.steps import Steps, next_trace, submit
-from orchestrator.core.types import Capability, Finish, PluginSpec, Problem, Request, Sampling
+from orchestrator.core.values import Capability, Finish, PluginSpec, Problem, Request, Sampling
 
-PROMPT = "Write a very long and detailed story about a ship that sails to {place}. Do not stop early."
+PROMPT = (
+    "Write a very long and detailed story about a ship that sails to {place}. Do not stop early."
+)
 PLACES = ("Norway", "Peru", "Java", "Crete")
 
 
@@ -46,12 +50,16 @@ class Stepped:
             trace = yield from next_trace(running)
             running.discard(trace.ordinal)
             if trace.finish is Finish.RULE:
-                running.update((yield from submit([Request(parent=trace.ordinal, checkpoint=self.step)])))
+                running.update(
+                    (yield from submit([Request(parent=trace.ordinal, checkpoint=self.step)]))
+                )
 
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("n", 16), ("tokens", 256), ("step", 64), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
@@ -72,8 +80,13 @@ async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int)
         "whole": PluginSpec("consistency", {"n": each}),
         "stepped": PluginSpec("stepped", {"n": each, "step": step}),
     }
-    print(f"blocks of {opened.engine._pools['main'].llm.vllm_config.cache_config.block_size} tokens", flush=True)
-    await job(Plan(MODELS, specs["whole"], sampling=Sampling(max_new_tokens=4)), problems, opened, n)
+    print(
+        f"blocks of {opened.engine._pools['main'].llm.vllm_config.cache_config.block_size} tokens",
+        flush=True,
+    )
+    await job(
+        Plan(MODELS, specs["whole"], sampling=Sampling(max_new_tokens=4)), problems, opened, n
+    )
     ratios: list[float] = []
     efforts: list[float] = []  # the same of CPU time, which others on the machine disturb less
     for number in range(n_rounds):
@@ -81,14 +94,23 @@ async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int)
         work: dict[str, float] = {}
         for name, spec in specs.items():
             run = await job(Plan(MODELS, spec, sampling=sampling, seed=number), problems, opened, n)
-            rates[name], work[name] = run.output_tokens / run.seconds, run.output_tokens / run.cpu_seconds
+            rates[name], work[name] = (
+                run.output_tokens / run.seconds,
+                run.output_tokens / run.cpu_seconds,
+            )
             speed = f"{rates[name]:6.1f} tokens/s {work[name]:6.1f} tokens/CPU s"
-            print(f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {speed}  {brought(run)}", flush=True)
+            print(
+                f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {speed}  {brought(run)}",
+                flush=True,
+            )
         ratios.append(rates["stepped"] / rates["whole"])
         efforts.append(work["stepped"] / work["whole"])
     for what, values in (("a second", ratios), ("a CPU second", efforts)):
         spread = f"{min(values):.3f} to {max(values):.3f}"
-        print(f"stepped over whole, tokens {what}: {statistics.median(values):.3f} (median of {n_rounds}; {spread})", flush=True)
+        print(
+            f"stepped over whole, tokens {what}: {statistics.median(values):.3f} (median of {n_rounds}; {spread})",
+            flush=True,
+        )
 
 
 def brought(run: Run) -> str:

@@ -1,9 +1,11 @@
-"""How good choosing is: the rule of `auto` and the pick of a pilot, on recorded pools of answers, judged on problems left out of the pilot.
+"""How good choosing is: the rule of `auto` and the pick of a pilot, on recorded pools of answers,
+judged on problems left out of the pilot.
 
     python benchmarks/choose.py POOL... --pilot 10,20,40 --draws 60
 
-Every candidate of a pilot is replayed once on all problems of a pool. A pilot is then a random part of them: what it picks is scored on the
-others. Beside it stand the rules' choice without a pilot, what taking the most accurate candidate would have come to, and one attempt.
+Every candidate of a pilot is replayed once on all problems of a pool. A pilot is then a random part
+of them: what it picks is scored on the others. Beside it stand the rules' choice without a pilot,
+what taking the most accurate candidate would have come to, and one attempt.
 """
 
 from __future__ import annotations
@@ -16,26 +18,37 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from orchestrator import pilot
-from orchestrator.auto import Situation
-from orchestrator.evaluate import mean_estimate
-from orchestrator.recorded_files import read_recording
-from orchestrator.replay_runs import Conditions, Row, play_all
-from orchestrator.spelling import spelled
+from orchestrator.plan.auto import Situation
+from orchestrator.plan.spec_syntax import spelled
+from orchestrator.studies import pilot
+from orchestrator.studies.evaluate import mean_estimate
+from orchestrator.studies.replay.experiment import Conditions, Row, play_all
+from orchestrator.studies.replay.files import read_recording
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pools", nargs="+")
     parser.add_argument("-n", type=int, default=16, help="attempts of a problem at most")
     parser.add_argument("--pilot", default="10,20,40", help="how many problems pilots have")
     parser.add_argument("--draws", type=int, default=60, help="pilots of each size")
-    parser.add_argument("--seeds", type=int, default=12, help="orders in which a candidate meets the attempts")
+    parser.add_argument(
+        "--seeds", type=int, default=12, help="orders in which a candidate meets the attempts"
+    )
     asked = parser.parse_args()
     for source in asked.pools:
-        rows = play_all([read_recording(source)], pilot.candidates(Situation(), asked.n), Conditions(asked.seeds), n_processes=1)
-        print(f"\n{Path(source).name}: {rows[0].accuracy.n} problems, at most {asked.n} attempts; accuracy % / thousand tokens")
+        rows = play_all(
+            [read_recording(source)],
+            pilot.candidates(Situation(), asked.n),
+            Conditions(asked.seeds),
+            n_processes=1,
+        )
+        print(
+            f"\n{Path(source).name}: {rows[0].accuracy.n} problems, at most {asked.n} attempts; accuracy % / thousand tokens"
+        )
         for row in rows:
             low, high = (100 * (bound or 0.0) for bound in (row.accuracy.low, row.accuracy.high))
             print(f"  {spelled(row.setting.strategy):22} {said([row])}  [{low:.1f}, {high:.1f}]")
@@ -56,10 +69,20 @@ def show(rows: Sequence[Row], size: int, n_draws: int) -> None:
         place = tried.index(pilot.picked(tried))
         picks[spelled(rows[place].setting.strategy)] += 1
         kept.append(rest[place])
-        greedy.append(rest[max(range(len(rows)), key=lambda i: (tried[i].accuracy.value, -tried[i].tokens.value))])
+        greedy.append(
+            rest[
+                max(
+                    range(len(rows)),
+                    key=lambda i: (tried[i].accuracy.value, -tried[i].tokens.value),
+                )
+            ]
+        )
         ruled.append(rest[0])
     common = ", ".join(f"{name} {100 * k / n_draws:.0f} %" for name, k in picks.most_common(3))
-    print(f"  pilot of {size:3}: {said(kept)} · rule {said(ruled)} · most accurate {said(greedy)} · picks {common}", flush=True)
+    print(
+        f"  pilot of {size:3}: {said(kept)} · rule {said(ruled)} · most accurate {said(greedy)} · picks {common}",
+        flush=True,
+    )
 
 
 def part(row: Row, ids: Sequence[str]) -> Row:

@@ -1,11 +1,14 @@
-"""What latent depth costs: depths alone and mixed in one vLLM engine, the hooks at depth 1, and the memory of the KV cache.
+"""What latent depth costs: depths alone and mixed in one vLLM engine, the hooks at depth 1, and the
+memory of the KV cache.
 
-    python benchmarks/depth.py --case mixed|hooks|memory [--rounds 3] [--requests 16] [--tokens 16] [--clock cpu]
+    python benchmarks/depth.py --case mixed|hooks|memory [--rounds 3] [--requests 16] [--tokens
+      16] [--clock cpu]
 
-SmolLM2 with ten of its thirty layers as the think block. The engines of a case are open at the same time, in this process, and take turns,
-so a ratio is taken within a round. Prompts are random tokens, so that nothing is cached; every reply has the same length. Seconds are CPU
-seconds of the process, whose one worker thread does all the work: on a machine with other work they say more than the clock on the wall
-(`--clock wall`).
+SmolLM2 with ten of its thirty layers as the think block. The engines of a case are open at the same
+time, in this process, and take turns, so a ratio is taken within a round. Prompts are random
+tokens, so that nothing is cached; every reply has the same length. Seconds are CPU seconds of the
+process, whose one worker thread does all the work: on a machine with other work they say more than
+the clock on the wall (`--clock wall`).
 """
 
 from __future__ import annotations
@@ -21,13 +24,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+os.environ |= {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from orchestrator.core.plan import Model
-from orchestrator.embedded import resolve_model
-from orchestrator.latent.check import DEPTH_ARGUMENT, Latent, latent_of
+from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, latent_of
+from orchestrator.plan.models import resolve_model
 
 DEPTHS = (1, 2, 4, 8)
 THINK = "0-9 (10-19)*r 20-29"
@@ -39,59 +46,104 @@ _numbers = itertools.count()
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--case", choices=["mixed", "hooks", "memory"], required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=16, help="in flight at once (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=16, help="of each reply (default: %(default)s)")
+    parser.add_argument(
+        "--requests", type=int, default=16, help="in flight at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=16, help="of each reply (default: %(default)s)"
+    )
     parser.add_argument("--clock", choices=list(CLOCKS), default="cpu")
     options = parser.parse_args()
     global clock
     clock = CLOCKS[options.clock]
-    {"mixed": mixed, "hooks": hooks, "memory": memory}[options.case](options.rounds, options.requests, options.tokens)
+    {"mixed": mixed, "hooks": hooks, "memory": memory}[options.case](
+        options.rounds, options.requests, options.tokens
+    )
 
 
 def mixed(n_rounds: int, n: int, n_tokens: int) -> None:
-    """One engine per depth, all requests at that depth, against one engine with a quarter of the requests at each."""
-    alone = {depth: opened(Model("smollm2", layers=f"0-9 (10-19)*{depth} 20-29")) for depth in DEPTHS}
+    """One engine per depth, all requests at that depth, against one engine with a quarter of the
+    requests at each.
+    """
+    alone = {
+        depth: opened(Model("smollm2", layers=f"0-9 (10-19)*{depth} 20-29")) for depth in DEPTHS
+    }
     together = opened(Model("smollm2", layers=THINK, max_depth=max(DEPTHS)))
     each = [DEPTHS[i % len(DEPTHS)] for i in range(n)]
     rates: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
     found, of_mean = [], []
-    for _ in rounds(n_rounds, [*(lambda e=e: seconds(e, [None] * n, 2) for e in alone.values()), lambda: seconds(together, each, 2)]):
+    for _ in rounds(
+        n_rounds,
+        [
+            *(lambda e=e: seconds(e, [None] * n, 2) for e in alone.values()),
+            lambda: seconds(together, each, 2),
+        ],
+    ):
         for depth, engine in alone.items():
             rates[depth].append(n * n_tokens / seconds(engine, [None] * n, n_tokens))
         found.append(n * n_tokens / seconds(together, each, n_tokens))
-        # Were each request served at its own engine's rate, the tokens would take the sum of tokens / rate: the cost-weighted mean.
+        # Were each request served at its own engine's rate, the tokens would take the sum of tokens
+        # / rate: the cost-weighted mean.
         of_mean.append(found[-1] * statistics.mean(1 / rates[depth][-1] for depth in each))
     for depth in DEPTHS:
-        print(f"depth {depth} alone: {shown(rates[depth], '.1f')} tokens/s, {latent(THINK, depth).n_visits} layers run")
-    print(f"depths {', '.join(map(str, DEPTHS))} mixed, {n // len(DEPTHS)} requests each: {shown(found, '.1f')} tokens/s")
+        print(
+            f"depth {depth} alone: {shown(rates[depth], '.1f')} tokens/s, {latent(THINK, depth).n_visits} layers run"
+        )
+    print(
+        f"depths {', '.join(map(str, DEPTHS))} mixed, {n // len(DEPTHS)} requests each: {shown(found, '.1f')} tokens/s"
+    )
     print(f"mixed over the cost-weighted mean of the engines alone: {shown(of_mean, '.3f')}")
 
 
 def hooks(n_rounds: int, n: int, n_tokens: int) -> None:
-    """The stock model against our class without depths, and with depths, at depth 1; and one depth for all rows against a fixed one."""
-    engines = {"stock": opened(None), "schedule": opened(Model("smollm2", layers="0-29")), "depths": opened(deep())}
+    """The stock model against our class without depths, and with depths, at depth 1; and one depth
+    for all rows against a fixed one.
+    """
+    engines = {
+        "stock": opened(None),
+        "schedule": opened(Model("smollm2", layers="0-29")),
+        "depths": opened(deep()),
+    }
     ratios: dict[str, list[float]] = {name: [] for name in engines}
     warm = [lambda e=e: seconds(e, [None] * n, 2) for e in engines.values()]
     for _ in rounds(n_rounds, warm):
-        took = {name: seconds(engine, [1 if name == "depths" else None] * n, n_tokens) for name, engine in engines.items()}
+        took = {
+            name: seconds(engine, [1 if name == "depths" else None] * n, n_tokens)
+            for name, engine in engines.items()
+        }
         for name, value in took.items():
             ratios[name].append(took["stock"] / value)
     print(f"schedule 0-29, no depths, over the stock model: {shown(ratios['schedule'], '.3f')}")
-    print(f"depths up to {max(DEPTHS)}, all requests at 1, over the stock model: {shown(ratios['depths'], '.3f')}")
+    print(
+        f"depths up to {max(DEPTHS)}, all requests at 1, over the stock model: {shown(ratios['depths'], '.3f')}"
+    )
 
 
 def memory(n_rounds: int, n: int, n_tokens: int) -> None:
-    """The KV cache of a token, as vLLM lays it out, in one engine for all depths and in one engine per depth. Nothing is timed."""
+    """The KV cache of a token, as vLLM lays it out, in one engine for all depths and in one engine
+    per depth. Nothing is timed.
+    """
     one = bytes_per_token(opened(deep()))
-    each = {depth: bytes_per_token(opened(Model("smollm2", layers=f"0-9 (10-19)*{depth} 20-29"))) for depth in DEPTHS}
-    print(f"KV cache of a token, engine up to depth {max(DEPTHS)}: {one} bytes, whatever its request's depth")
+    each = {
+        depth: bytes_per_token(opened(Model("smollm2", layers=f"0-9 (10-19)*{depth} 20-29")))
+        for depth in DEPTHS
+    }
+    print(
+        f"KV cache of a token, engine up to depth {max(DEPTHS)}: {one} bytes, whatever its request's depth"
+    )
     for depth, size in each.items():
         print(f"KV cache of a token, engine at depth {depth}: {size} bytes")
-    print(f"as many requests at each of the depths: one engine takes {one * len(DEPTHS) / sum(each.values()):.2f} times the cache of four")
-    weights = sum(file.stat().st_size for file in Path(resolve_model("smollm2")).glob("*.safetensors"))
+    print(
+        f"as many requests at each of the depths: one engine takes {one * len(DEPTHS) / sum(each.values()):.2f} times the cache of four"
+    )
+    weights = sum(
+        file.stat().st_size for file in Path(resolve_model("smollm2")).glob("*.safetensors")
+    )
     print(f"and holds the weights once ({weights / 2**20:.0f} MiB) instead of {len(DEPTHS)} times")
 
 
@@ -109,7 +161,9 @@ def latent(layers: str, max_depth: int = 1) -> Latent:
 
 def configured(model: Model) -> Latent | None:
     """Return what the project makes of a plan's model."""
-    config = json.loads((Path(resolve_model("smollm2")) / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(
+        (Path(resolve_model("smollm2")) / "config.json").read_text(encoding="utf-8")
+    )
     return latent_of(config, model, "main")
 
 
@@ -133,13 +187,23 @@ def opened(model: Model | None) -> Any:
 
 
 def seconds(engine: Any, depths: Sequence[int | None], n_tokens: int) -> float:
-    """Return how long these requests take by the chosen clock, prompts of 32 random tokens included."""
+    """Return how long these requests take by the chosen clock, prompts of 32 random tokens
+    included.
+    """
     from vllm import SamplingParams
 
     rng = random.Random(next(_numbers))
-    prompts = [{"prompt_token_ids": [rng.randrange(1000, 40000) for _ in range(N_PROMPT)]} for _ in depths]
+    prompts = [
+        {"prompt_token_ids": [rng.randrange(1000, 40000) for _ in range(N_PROMPT)]} for _ in depths
+    ]
     params = [
-        SamplingParams(temperature=0, max_tokens=n_tokens, ignore_eos=True, detokenize=False, extra_args={DEPTH_ARGUMENT: d} if d else None)
+        SamplingParams(
+            temperature=0,
+            max_tokens=n_tokens,
+            ignore_eos=True,
+            detokenize=False,
+            extra_args={DEPTH_ARGUMENT: d} if d else None,
+        )
         for d in depths
     ]
     began = clock()
@@ -155,7 +219,9 @@ def rounds(n: int, warm: Sequence[Callable[[], object]]) -> range:
 
 
 def bytes_per_token(engine: Any) -> int:
-    """Return the KV cache of one token over all layers, from the blocks that vLLM made of the memory it was given."""
+    """Return the KV cache of one token over all layers, from the blocks that vLLM made of the
+    memory it was given.
+    """
     config = engine.llm_engine.vllm_config.cache_config
     return round((400 << 20) / config.num_gpu_blocks / config.block_size)
 

@@ -1,4 +1,6 @@
-"""What the live benchmarks share: one vLLM engine kept open over several jobs, a job run on it, and a count of tokens after aborts."""
+"""What the live benchmarks share: one vLLM engine kept open over several jobs, a job run on it, and
+a count of tokens after aborts.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,21 @@ from typing import Any
 
 import psutil
 
-from orchestrator import api, registry
 from orchestrator.core.plan import Model, Plan
-from orchestrator.core.types import Finish, PluginSpec, Problem, Result, Trace
-from orchestrator.fleet import Fleet
-from orchestrator.jobs import open_job
-from orchestrator.journal import Arrived
+from orchestrator.core.values import Finish, PluginSpec, Problem, Result, Trace
+from orchestrator.jobs.job import open_job
+from orchestrator.jobs.journal import Arrived
+from orchestrator.plan import registry
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime import api
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One job: results, all traces by problem, and its seconds, engine start excluded.
 
-    `cpu_seconds` are those of this process and the engine's: on a machine that others use too they say more than the clock does.
+    `cpu_seconds` are those of this process and the engine's: on a machine that others use too they
+    say more than the clock does.
     """
 
     results: Sequence[Result]
@@ -49,7 +53,8 @@ class Opened:
     def __init__(self, engine: Any, backend: Any) -> None:
         self.engine = engine
         self._backend = backend
-        self.late: Counter[str] = Counter()  # tokens that the engine made for a request after it was told to stop it
+        # tokens that the engine made for a request after it was told to stop it
+        self.late: Counter[str] = Counter()
         self.n_made = 0  # all tokens that it made
 
     def capabilities(self) -> Any:
@@ -62,12 +67,20 @@ class Opened:
         yield self.engine
 
     def count_late_tokens(self) -> None:
-        """Count, from now on, the tokens that arrive for requests that vLLM's front end no longer knows: it forgets them at the abort."""
+        """Count, from now on, the tokens that arrive for requests that vLLM's front end no longer
+        knows: it forgets them at the abort.
+        """
         for pool in self.engine._pools.values():
             processor = pool.llm.output_processor
             inner = processor.process_outputs
 
-            def counting(outputs: Any, *rest: Any, _inner: Any = inner, _processor: Any = processor, **named: Any) -> Any:
+            def counting(
+                outputs: Any,
+                *rest: Any,
+                _inner: Any = inner,
+                _processor: Any = processor,
+                **named: Any,
+            ) -> Any:
                 for output in outputs:
                     self.n_made += len(output.new_token_ids)
                     if output.request_id not in _processor.request_states:
@@ -83,7 +96,9 @@ MODELS = {"main": Model("smollm2", max_context_tokens=1024)}
 @contextlib.asynccontextmanager
 async def engine(n_at_once: int, models: Mapping[str, Model] = MODELS) -> AsyncIterator[Opened]:
     """Yield an open vLLM engine with these models, by default the embedded one, as a backend."""
-    backend = registry.load("engines", PluginSpec("vllm", {"kv_cache_gib": 2.0, "max_num_seqs": n_at_once}))
+    backend = registry.load(
+        "engines", PluginSpec("vllm", {"kv_cache_gib": 2.0, "max_num_seqs": n_at_once})
+    )
     began = time.perf_counter()
     async with backend.open(models) as opened:
         print(f"the engine is up after {time.perf_counter() - began:.0f} s", flush=True)
@@ -92,12 +107,15 @@ async def engine(n_at_once: int, models: Mapping[str, Model] = MODELS) -> AsyncI
 
 async def job(plan: Plan, problems: Sequence[Problem], backend: Opened, window: int) -> Run:
     """Return a whole job, journal and votes included."""
-    fleet = Fleet(engine=PluginSpec("vllm"), window=window)
+    execution = Execution(engine=PluginSpec("vllm"), window=window)
     with tempfile.TemporaryDirectory() as out, open_job(Path(out), plan, list(problems)) as opened:
         began, cpu_before = time.perf_counter(), _cpu_seconds()
-        results = [result async for result in api.run_job(opened, plan, fleet, backend=backend)]  # type: ignore[arg-type]
+        results = [result async for result in api.run_job(opened, plan, execution, backend=backend)]  # type: ignore[arg-type]
         seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu_before
-        pools = {p.id: [e.trace for e in opened.journal.events(p.id) if isinstance(e, Arrived)] for p in problems}
+        pools = {
+            p.id: [e.trace for e in opened.journal.events(p.id) if isinstance(e, Arrived)]
+            for p in problems
+        }
     return Run(results, pools, seconds, cpu)
 
 

@@ -1,4 +1,5 @@
-"""What orchestration costs: a whole job over raw vLLM on the same requests, in one run, with the stages between.
+"""What orchestration costs: a whole job over raw vLLM on the same requests, in one run, with the
+stages between.
 
     python benchmarks/overhead.py [--case smollm2|tiny|both] [--rounds 5]
 
@@ -9,9 +10,10 @@ Stages, each on the same requests (prompts, seeds, lengths, requests in flight):
     fleet    the same engine in a Ray actor, driven from this process
     job      everything: sessions, Ray, answers extracted and classed, journal on disk, votes
 
-Rounds go raw, engine, fleet, job, raw, ...; a ratio is taken within its round. Two engines stay loaded (this process's and the actor's)
-and only one works at a time. Case `smollm2`: the embedded model, 64 in flight. Case `tiny`: a random-weights Llama of about a million
-parameters, 256 in flight: the hard case, where a token costs next to nothing.
+Rounds go raw, engine, fleet, job, raw, ...; a ratio is taken within its round. Two engines stay
+loaded (this process's and the actor's) and only one works at a time. Case `smollm2`: the embedded
+model, 64 in flight. Case `tiny`: a random-weights Llama of about a million parameters, 256 in
+flight: the hard case, where a token costs next to nothing.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import api, registry
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.session import Session, Start
-from orchestrator.core.types import PluginSpec, Problem, Request, Sampling
-from orchestrator.fleet import Fleet
-from orchestrator.jobs import open_job
+from orchestrator.core.values import PluginSpec, Problem, Request, Sampling
+from orchestrator.jobs.job import open_job
+from orchestrator.plan import registry
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime import api
 
 CASES = {
     "smollm2": {"window": 64, "problems": 16, "n": 8, "tokens": 32, "aim": 0.97},
@@ -43,10 +46,16 @@ STAGES = ("raw", "engine", "fleet", "job")
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--case", choices=[*CASES, "both"], default="both")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--stages", default=",".join(STAGES), help="those to measure, raw and job among them (default: %(default)s)")
+    parser.add_argument(
+        "--stages",
+        default=",".join(STAGES),
+        help="those to measure, raw and job among them (default: %(default)s)",
+    )
     options = parser.parse_args()
     stages = [stage for stage in STAGES if stage in options.stages.split(",")]
     for case in CASES if options.case == "both" else [options.case]:
@@ -55,27 +64,45 @@ def main() -> None:
             asyncio.run(measure(case, path, stages, options.rounds, Path(directory)))
 
 
-async def measure(case: str, path: str, chosen: Sequence[str], n_rounds: int, directory: Path) -> None:
+async def measure(
+    case: str, path: str, chosen: Sequence[str], n_rounds: int, directory: Path
+) -> None:
     """Measure one case and print it."""
     size = CASES[case]
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=int(size["tokens"]))
-    plan = Plan(models={"main": Model(path)}, strategy=PluginSpec("consistency", {"n": size["n"]}), sampling=sampling)
+    plan = Plan(
+        models={"main": Model(path)},
+        strategy=PluginSpec("consistency", {"n": size["n"]}),
+        sampling=sampling,
+    )
     engine_options: dict[str, object] = {"kv_cache_gib": 2.0, "max_num_seqs": size["window"]}
     problems = [
-        Problem(f"p{i}", f"A crate holds {i + 2} jars of {i % 7 + 3} plums. How many plums?", "number") for i in range(size["problems"])
+        Problem(
+            f"p{i}", f"A crate holds {i + 2} jars of {i % 7 + 3} plums. How many plums?", "number"
+        )
+        for i in range(size["problems"])
     ]
     explorer = api.load_explorer(plan)
-    requests = [e.request for p in problems for e in Session(p, explorer.strategy, plan).start() if isinstance(e, Start)]
+    requests = [
+        e.request
+        for p in problems
+        for e in Session(p, explorer.strategy, plan).start()
+        if isinstance(e, Start)
+    ]
     rates: dict[str, list[float]] = {stage: [] for stage in chosen}
     async with contextlib.AsyncExitStack() as stack:
-        local = await stack.enter_async_context(registry.load("engines", PluginSpec("vllm", engine_options)).open(plan.models))
+        local = await stack.enter_async_context(
+            registry.load("engines", PluginSpec("vllm", engine_options)).open(plan.models)
+        )
         remote_backend = Shared(PluginSpec("ray", {"options": engine_options}))
         remote = await stack.enter_async_context(remote_backend.open(plan.models))
         stages: dict[str, Callable[[], Awaitable[float]]] = {
             "raw": lambda: in_window(requests, int(size["window"]), raw(local)),
             "engine": lambda: in_window(requests, int(size["window"]), completing(local)),
-            "fleet": lambda: in_window(requests, int(size["window"]), completing(remote)),
-            "job": lambda: whole_job(plan, problems, remote_backend, int(size["window"]), directory),
+            "execution": lambda: in_window(requests, int(size["window"]), completing(remote)),
+            "job": lambda: whole_job(
+                plan, problems, remote_backend, int(size["window"]), directory
+            ),
         }
         for stage in chosen:
             await stages[stage]()  # warm-up, and the prefix cache filled alike
@@ -88,8 +115,12 @@ async def measure(case: str, path: str, chosen: Sequence[str], n_rounds: int, di
 
 def show(case: str, size: dict[str, Any], rates: dict[str, list[float]], n_requests: int) -> None:
     """Print one case's table."""
-    print(f"\n{case}: {n_requests} requests of {size['tokens']} tokens at most, {size['window']} in flight, {os.cpu_count()} cores")
-    print(f"  {'stage':8s} {'tokens/s':>9s} {'of raw':>8s} {'range':>15s} {'of the stage before':>20s}")
+    print(
+        f"\n{case}: {n_requests} requests of {size['tokens']} tokens at most, {size['window']} in flight, {os.cpu_count()} cores"
+    )
+    print(
+        f"  {'stage':8s} {'tokens/s':>9s} {'of raw':>8s} {'range':>15s} {'of the stage before':>20s}"
+    )
     before = "raw"
     for stage in rates:
         ratios = [a / b for a, b in zip(rates[stage], rates["raw"], strict=True)]
@@ -99,10 +130,15 @@ def show(case: str, size: dict[str, Any], rates: dict[str, list[float]], n_reque
         print(f"  {stage:8s} {rate:9.1f} {ratio:8.3f} {spread:>15s} {step:20.3f}")
         before = stage
     reached = statistics.median(a / b for a, b in zip(rates["job"], rates["raw"], strict=True))
-    print(f"  orchestrated over raw: {reached:.3f} (median of {len(rates['job'])} rounds; aim {size['aim']:.2f})", flush=True)
+    print(
+        f"  orchestrated over raw: {reached:.3f} (median of {len(rates['job'])} rounds; aim {size['aim']:.2f})",
+        flush=True,
+    )
 
 
-async def in_window(requests: Sequence[Request], window: int, complete: Callable[[Request], Awaitable[int]]) -> float:
+async def in_window(
+    requests: Sequence[Request], window: int, complete: Callable[[Request], Awaitable[int]]
+) -> float:
     """Return tokens a second over all requests, `window` of them in flight."""
     waiting = iter(requests)
 
@@ -115,7 +151,9 @@ async def in_window(requests: Sequence[Request], window: int, complete: Callable
 
 
 def raw(engine: Any) -> Callable[[Request], Awaitable[int]]:
-    """Return what completes a request on the AsyncLLM inside an engine, with token ids and parameters made beforehand."""
+    """Return what completes a request on the AsyncLLM inside an engine, with token ids and
+    parameters made beforehand.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -137,7 +175,9 @@ def raw(engine: Any) -> Callable[[Request], Awaitable[int]]:
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        async for output in pool.llm.generate({"prompt_token_ids": prompts[request.prompt]}, params, f"raw{n_done}"):
+        async for output in pool.llm.generate(
+            {"prompt_token_ids": prompts[request.prompt]}, params, f"raw{n_done}"
+        ):
             last = output
         return len(last.outputs[0].token_ids)
 
@@ -156,7 +196,9 @@ def completing(engine: Any) -> Callable[[Request], Awaitable[int]]:
 
 
 class Shared:
-    """A backend whose engine stays open between jobs, so that a job's time is its work and not an engine's start."""
+    """A backend whose engine stays open between jobs, so that a job's time is its work and not an
+    engine's start.
+    """
 
     def __init__(self, spec: PluginSpec) -> None:
         self._backend = registry.load("engines", spec)
@@ -176,26 +218,40 @@ class Shared:
             yield self._engine
 
 
-async def whole_job(plan: Plan, problems: list[Problem], backend: Shared, window: int, directory: Path) -> float:
+async def whole_job(
+    plan: Plan, problems: list[Problem], backend: Shared, window: int, directory: Path
+) -> float:
     """Return tokens a second of a job, journal and votes included."""
-    fleet = Fleet(engine=PluginSpec("ray"), window=window)
-    with tempfile.TemporaryDirectory(dir=directory) as out, open_job(Path(out), plan, problems) as job:
+    execution = Execution(engine=PluginSpec("ray"), window=window)
+    with (
+        tempfile.TemporaryDirectory(dir=directory) as out,
+        open_job(Path(out), plan, problems) as job,
+    ):
         began = time.perf_counter()
         n_tokens = 0
-        async for result in api.run_job(job, plan, fleet, backend=backend):
+        async for result in api.run_job(job, plan, execution, backend=backend):
             n_tokens += sum(u.output_tokens for u in result.usage.values())
         return n_tokens / (time.perf_counter() - began)
 
 
 def tiny_llama(directory: Path) -> str:
-    """Return the folder of a Llama of about a million random parameters, with a small tokenizer of its own."""
+    """Return the folder of a Llama of about a million random parameters, with a small tokenizer of
+    its own.
+    """
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
     set_seed(0)
     words = ByteLevelBPETokenizer()
-    words.train_from_iterator([Path(__file__).read_text()], vocab_size=1024, min_frequency=2, special_tokens=["<s>", "</s>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, bos_token="<s>", eos_token="</s>")
+    words.train_from_iterator(
+        [Path(__file__).read_text()],
+        vocab_size=1024,
+        min_frequency=2,
+        special_tokens=["<s>", "</s>"],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words._tokenizer, bos_token="<s>", eos_token="</s>"
+    )
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,

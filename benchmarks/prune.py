@@ -1,12 +1,15 @@
-"""What pruning saves on a live vLLM: every strategy over the same problems at the same n, in one run.
+"""What pruning saves on a live vLLM: every strategy over the same problems at the same n, in one
+run.
 
     python benchmarks/prune.py [--problems 6] [--n 16] [--rounds 1]
 
-SmolLM2-135M on word problems of examples/arithmetic.jsonl, whose attempts are long enough to be pruned but seldom agree, and then the
-shipped looped model at depth 3 on puzzles of examples/sounder.jsonl (all 119), whose attempts are short but whose votes decide.
-Every problem's traces are in flight together. Prints tokens, seconds and CPU seconds (engine start excluded), what was saved of each
-against `consistency` in the same round, accuracy with Wilson's 95 % interval, and the tokens that vLLM made for a request after it had
-been told to stop it: at most the one of the step that was running.
+SmolLM2-135M on word problems of examples/arithmetic.jsonl, whose attempts are long enough to be
+pruned but seldom agree, and then the shipped looped model at depth 3 on puzzles of
+examples/sounder.jsonl (all 119), whose attempts are short but whose votes decide. Every problem's
+traces are in flight together. Prints tokens, seconds and CPU seconds (engine start excluded), what
+was saved of each against `consistency` in the same round, accuracy with Wilson's 95 % interval, and
+the tokens that vLLM made for a request after it had been told to stop it: at most the one of the
+step that was running.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ from pathlib import Path
 
 from live import MODELS, Opened, Run, engine, job
 
-from orchestrator import registry
 from orchestrator.core.plan import Model, Plan
-from orchestrator.core.types import Finish, PluginSpec, Problem, Sampling
-from orchestrator.evaluate import accuracy
+from orchestrator.core.values import Finish, PluginSpec, Problem, Sampling
+from orchestrator.plan import registry
+from orchestrator.studies.evaluate import accuracy
 
-WINDOW_TOKENS = 16  # DeepConf's 2048 is for traces of tens of thousands of tokens; these have a hundred
+WINDOW_TOKENS = (
+    16  # DeepConf's 2048 is for traces of tens of thousands of tokens; these have a hundred
+)
 MAJORITY = PluginSpec("majority")
 TEMPLATE = "{prompt} Think step by step, then say: The answer is"
 
@@ -41,7 +46,10 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
         "consistency": (PluginSpec("consistency", {"n": n}), MAJORITY),
         "deepprune": (PluginSpec("deepprune", prune | {"judge": "probe"}), MAJORITY),
         "deepprune lexical": (PluginSpec("deepprune", prune | {"judge": "lexical"}), MAJORITY),
-        "deepprune every": (PluginSpec("deepprune", prune | {"judge": "probe", "keep": "every"}), MAJORITY),
+        "deepprune every": (
+            PluginSpec("deepprune", prune | {"judge": "probe", "keep": "every"}),
+            MAJORITY,
+        ),
         "deepconf low": (PluginSpec("deepconf", conf | {"keep": 0.1}), by_confidence),
         "deepconf high": (PluginSpec("deepconf", conf | {"keep": 0.9}), by_confidence),
         "sounding": sounding(n, 0.15),
@@ -50,14 +58,18 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
 
 
 def sounding(n: int, risk: float, slope: float = 0.5) -> tuple[PluginSpec, PluginSpec]:
-    """Return it at a risk, without probes and length cap: those are for attempts of many thousand tokens."""
+    """Return it at a risk, without probes and length cap: those are for attempts of many thousand
+    tokens.
+    """
     options = {"n": n, "risk": risk, "slope": slope, "patience": 0, "longest_tokens": 0}
     return PluginSpec("sounding", options), PluginSpec("discounted", {"slope": slope})
 
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--problems", type=int, default=6)
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=1)
@@ -66,13 +78,24 @@ def main() -> None:
 
 
 async def _run(n_problems: int, n: int, n_rounds: int) -> None:
-    long = Case(MODELS, Sampling(temperature=0.7, top_p=1.0, max_new_tokens=128, template=TEMPLATE), rows("arithmetic")[:n_problems])
+    long = Case(
+        MODELS,
+        Sampling(temperature=0.7, top_p=1.0, max_new_tokens=128, template=TEMPLATE),
+        rows("arithmetic")[:n_problems],
+    )
     async with engine(2 * n, long.models) as opened:
         await measure(opened, long, settings(n), n, n_rounds)
     looped = {"main": Model("sounder", max_context_tokens=256)}
-    short = Case(looped, Sampling(temperature=1.0, top_p=1.0, max_new_tokens=16, depth=3), rows("sounder"))
-    votes = {name: spec for name, spec in settings(n).items() if name.startswith(("consistency", "sounding"))}
-    votes["sounding flat"] = sounding(n, 0.15, slope=0.0)  # a puzzle's right answers are no shorter than its wrong ones
+    short = Case(
+        looped, Sampling(temperature=1.0, top_p=1.0, max_new_tokens=16, depth=3), rows("sounder")
+    )
+    votes = {
+        name: spec
+        for name, spec in settings(n).items()
+        if name.startswith(("consistency", "sounding"))
+    }
+    # a puzzle's right answers are no shorter than its wrong ones
+    votes["sounding flat"] = sounding(n, 0.15, slope=0.0)
     async with engine(2 * n, short.models) as opened:
         await measure(opened, short, votes, n, n_rounds)
 
@@ -88,24 +111,50 @@ class Case:
 
 def rows(name: str) -> list[dict[str, str]]:
     """Return the problems of an example."""
-    return [json.loads(line) for line in Path(__file__).parents[1].joinpath(f"examples/{name}.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in Path(__file__)
+        .parents[1]
+        .joinpath(f"examples/{name}.jsonl")
+        .read_text()
+        .splitlines()
+    ]
 
 
-async def measure(opened: Opened, case: Case, strategies: Mapping[str, tuple[PluginSpec, PluginSpec]], n: int, n_rounds: int) -> None:
+async def measure(
+    opened: Opened,
+    case: Case,
+    strategies: Mapping[str, tuple[PluginSpec, PluginSpec]],
+    n: int,
+    n_rounds: int,
+) -> None:
     """Measure every strategy and print one line each a round."""
     print(f"{case.models['main'].path}: {len(case.rows)} problems, n = {n}")
     problems = [Problem(row["id"], row["prompt"], "number") for row in case.rows]
     references = {row["id"]: row["answer"] for row in case.rows}
     opened.count_late_tokens()
     await job(
-        Plan(case.models, PluginSpec("consistency", {"n": 2}), MAJORITY, replace(case.sampling, max_new_tokens=8)), problems, opened, 2 * n
+        Plan(
+            case.models,
+            PluginSpec("consistency", {"n": 2}),
+            MAJORITY,
+            replace(case.sampling, max_new_tokens=8),
+        ),
+        problems,
+        opened,
+        2 * n,
     )
     for number in range(n_rounds):
         whole: Run | None = None
         for name, (strategy, selector) in strategies.items():
             opened.late.clear()
             opened.n_made = 0
-            run = await job(Plan(case.models, strategy, selector, case.sampling, seed=number), problems, opened, 2 * n)
+            run = await job(
+                Plan(case.models, strategy, selector, case.sampling, seed=number),
+                problems,
+                opened,
+                2 * n,
+            )
             whole = whole or run
             show(name, run, whole, opened, references)
 
@@ -114,7 +163,8 @@ def show(name: str, run: Run, whole: Run, opened: Opened, references: dict[str, 
     """Print one strategy's line."""
     domain = registry.load("domains", PluginSpec("number"))
     right = {
-        r.problem_id: r.answer is not None and domain.canonical(r.answer.text) == domain.canonical(references[r.problem_id])
+        r.problem_id: r.answer is not None
+        and domain.canonical(r.answer.text) == domain.canonical(references[r.problem_id])
         for r in run.results
     }
     found = accuracy(right)

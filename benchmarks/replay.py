@@ -1,17 +1,21 @@
-"""Published figures of voting and probing rules, and the frontier of `sounding`, on recorded traces through the project's own strategies.
+"""Published figures of voting and probing rules, and the frontier of `sounding`, on recorded traces
+through the project's own strategies.
 
     python benchmarks/replay.py table [TRACES] [--seeds 100] [--probe-seeds 100]
     python benchmarks/replay.py ldv [TRACES]
     python benchmarks/replay.py frontier [TRACES]
     python benchmarks/replay.py widths [TRACES]
     python benchmarks/replay.py versus [TRACES]  (LDV's points, on the recordings with probes)
-    python benchmarks/replay.py unseen [TRACES] [--seeds 10]  (the same on the answer pools, on which nothing was tuned)
+    python benchmarks/replay.py unseen [TRACES] [--seeds 10]  (the same on the answer pools, on
+      which nothing was tuned)
     python benchmarks/replay.py pools [TRACES] [--seeds 3]
     python benchmarks/replay.py scores [TRACES]
 
-TRACES holds `qwen3-aime24` (recordings with probes of AIME 2024 from the AutoTTS release), `answer-pools` (from the Best-of-infinity code)
-and `qwen2.5-1.5b` (full texts with scores); none of it is part of this repository. Default: $LEADLINE_TRACES, else ../shared/traces.
-`table` holds itself to 1.0 accuracy point and 3 % of the tokens published, `ldv` to 0.3 points and 1 %; both say what is outside.
+TRACES holds `qwen3-aime24` (recordings with probes of AIME 2024 from the AutoTTS release),
+`answer-pools` (from the Best-of-infinity code) and `qwen2.5-1.5b` (full texts with scores); none of
+it is part of this repository. Default: $LEADLINE_TRACES, else ../shared/traces. `table` holds
+itself to 1.0 accuracy point and 3 % of the tokens published, `ldv` to 0.3 points and 1 %; both say
+what is outside.
 """
 
 from __future__ import annotations
@@ -25,11 +29,11 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from orchestrator.core.types import PluginSpec
-from orchestrator.evaluate import Estimate, mean_estimate
-from orchestrator.recorded_files import read_recording
-from orchestrator.recordings import Recording
-from orchestrator.replay_runs import Conditions, Row, Setting, difference, play_all
+from orchestrator.core.values import PluginSpec
+from orchestrator.studies.evaluate import Estimate, mean_estimate
+from orchestrator.studies.replay.experiment import Conditions, Row, Setting, difference, play_all
+from orchestrator.studies.replay.files import read_recording
+from orchestrator.studies.replay.recording import Recording
 
 MODELS = ("0.6B", "1.7B", "4B", "8B")
 DISCOUNTED = PluginSpec("discounted")
@@ -45,9 +49,18 @@ ASC_40 = adaptive(40)
 # Accuracy in % and thousand tokens a question, by model; the AutoTTS repository's table.
 PUBLISHED: dict[str, tuple[Setting, tuple[tuple[float, float], ...]]] = {
     "SC@64": (SC, ((21.4, 1008.6), (72.5, 1025.8), (80.0, 886.8), (80.4, 910.8))),
-    "adaptive consistency": (adaptive(64), ((21.4, 805.5), (72.3, 482.6), (80.1, 175.7), (80.4, 226.0))),
-    "ESC": (adaptive(64, rule="window", window=8, wave=8), ((21.4, 986.7), (72.5, 909.2), (80.0, 528.9), (80.4, 459.4))),
-    "Parallel-Probe": (Setting(PluginSpec("parallel-probe")), ((21.8, 773.8), (68.1, 748.5), (79.7, 688.9), (81.5, 730.8))),
+    "adaptive consistency": (
+        adaptive(64),
+        ((21.4, 805.5), (72.3, 482.6), (80.1, 175.7), (80.4, 226.0)),
+    ),
+    "ESC": (
+        adaptive(64, rule="window", window=8, wave=8),
+        ((21.4, 986.7), (72.5, 909.2), (80.0, 528.9), (80.4, 459.4)),
+    ),
+    "Parallel-Probe": (
+        Setting(PluginSpec("parallel-probe")),
+        ((21.8, 773.8), (68.1, 748.5), (79.7, 688.9), (81.5, 730.8)),
+    ),
 }
 # (risk, budget in thousand tokens) -> the same, as measured by whoever devised the rule.
 LDV: dict[tuple[float, int], tuple[tuple[float, float], ...]] = {
@@ -58,21 +71,38 @@ LDV: dict[tuple[float, int], tuple[tuple[float, float], ...]] = {
 }
 RISKS = (0.3, 0.23, 0.15, 0.06)
 VERSUS_RISKS = (0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025)
-WIDTHS = tuple((risk, width, spare) for risk in (0.23, 0.06) for width, spare in ((8, 0), (8, 1), (8, 8), (16, 16)))
-LDV_TOKENS = 15_000  # what an attempt took on average where LDV's budgets were set: elsewhere they are scaled by the mean length
+WIDTHS = tuple(
+    (risk, width, spare)
+    for risk in (0.23, 0.06)
+    for width, spare in ((8, 0), (8, 1), (8, 8), (16, 16))
+)
+# what an attempt took on average where LDV's budgets were set: elsewhere they are scaled by the
+# mean length
+LDV_TOKENS = 15_000
 POOL_RULES = {
     "fixed 1": Setting(PluginSpec("consistency", {"n": 1})),
     "fixed 10": Setting(PluginSpec("consistency", {"n": 10})),
     "fixed 100": Setting(PluginSpec("consistency", {"n": 100})),
     "beta .95 (AC), max 40": adaptive(40),
     "window 5 (ESC), max 40": adaptive(40, rule="window", window=5, wave=5),
-    **{f"bayes {factor}, max 100": adaptive(100, rule="bayes", bayes_factor=float(factor)) for factor in (10, 30, 100)},
+    **{
+        f"bayes {factor}, max 100": adaptive(100, rule="bayes", bayes_factor=float(factor))
+        for factor in (10, 30, 100)
+    },
 }
 
 
 def ldv(risk: float, kilotokens: float, **options: object) -> Setting:
     """Return `sounding` set to LDV."""
-    fixed = {"tokens": round(1000 * kilotokens), "risk_growth": 0.0, "share_power": 0.5, "width": 3, "spare": 3, "n": 128, **options}
+    fixed = {
+        "tokens": round(1000 * kilotokens),
+        "risk_growth": 0.0,
+        "share_power": 0.5,
+        "width": 3,
+        "spare": 3,
+        "n": 128,
+        **options,
+    }
     return Setting(PluginSpec("sounding", {"risk": risk, **fixed}), DISCOUNTED)
 
 
@@ -81,8 +111,16 @@ def sounding(risk: float, **options: object) -> Setting:
     return Setting(PluginSpec("sounding", {"risk": risk, "n": 128, **options}), DISCOUNTED)
 
 
-def compare(name: str, rows: Sequence[Row], published: Sequence[tuple[float, float]], points: float, share: float) -> None:
-    """Print measured beside published, by model, with a mark where they differ by more than is allowed."""
+def compare(
+    name: str,
+    rows: Sequence[Row],
+    published: Sequence[tuple[float, float]],
+    points: float,
+    share: float,
+) -> None:
+    """Print measured beside published, by model, with a mark where they differ by more than is
+    allowed.
+    """
     for row, (accuracy, kilotokens) in zip(rows, published, strict=True):
         found, spent = 100 * row.accuracy.value, row.tokens.value / 1000
         off_points, off_share = found - accuracy, spent / kilotokens - 1
@@ -112,15 +150,21 @@ def reproduce(recordings: Sequence[Recording], n_seeds: int) -> None:
 
 
 def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -> None:
-    """Print the frontier, pooled over the models, each point beside SC@64 on the same draws: intervals over questions."""
+    """Print the frontier, pooled over the models, each point beside SC@64 on the same draws:
+    intervals over questions.
+    """
     conditions = Conditions(n_seeds, probe_tokens=probe_tokens)
     base = play_all(recordings, [SC], conditions)[-1]
-    print(f"  SC@64        {interval(base.accuracy)}   {base.tokens.value / 1000:7.1f}   path {base.depth_tokens / 1000:6.1f}")
+    print(
+        f"  SC@64        {interval(base.accuracy)}   {base.tokens.value / 1000:7.1f}   path {base.depth_tokens / 1000:6.1f}"
+    )
     for risk in RISKS:
         rows = play_all(recordings, [sounding(risk)], conditions)
         pooled = rows[-1]
         gain = difference(pooled, base)
-        by_model = ", ".join(f"{100 * r.accuracy.value:.1f}/{r.tokens.value / 1000:.0f}" for r in rows[:-1])
+        by_model = ", ".join(
+            f"{100 * r.accuracy.value:.1f}/{r.tokens.value / 1000:.0f}" for r in rows[:-1]
+        )
         print(
             f"  risk {risk:<5}   {interval(pooled.accuracy)}   {pooled.tokens.value / 1000:7.1f}   path {pooled.depth_tokens / 1000:6.1f}"
             f"   tokens {pooled.tokens.value / base.tokens.value - 1:+.1%}   accuracy {interval(gain, '+')}"
@@ -132,13 +176,19 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
 def widths(recordings: Sequence[Recording], n_seeds: int) -> None:
     """Print what running more attempts at once costs in tokens, and saves on the critical path."""
     for risk, width, spare in WIDTHS:
-        row = play_all(recordings, [sounding(risk, width=width, spare=spare)], Conditions(n_seeds))[-1]
+        row = play_all(recordings, [sounding(risk, width=width, spare=spare)], Conditions(n_seeds))[
+            -1
+        ]
         spent = f"{row.tokens.value / 1000:7.1f}   path {row.depth_tokens / 1000:6.1f}"
-        print(f"  risk {risk:<5} width {width:2d} spare {spare:2d}   {interval(row.accuracy)}   {spent}", flush=True)
+        print(
+            f"  risk {risk:<5} width {width:2d} spare {spare:2d}   {interval(row.accuracy)}   {spent}",
+            flush=True,
+        )
 
 
 def versus(groups: Mapping[str, Sequence[Recording]], n_seeds: int) -> None:
-    """Print, per group of recordings of the same questions, how much more accurate `sounding` is than each of LDV's points.
+    """Print, per group of recordings of the same questions, how much more accurate `sounding` is
+    than each of LDV's points.
 
     A point that its frontier does not reach on a recording is left out there.
     """
@@ -147,23 +197,37 @@ def versus(groups: Mapping[str, Sequence[Recording]], n_seeds: int) -> None:
         for (risk, kilotokens), reached in zip(LDV, zip(*found, strict=True), strict=True):
             there = [one for one in reached if one is not None]
             if there:
-                gain = mean_estimate([fmean(gains[unit] for gains, _ in there) for unit in there[0][0]])
+                gain = mean_estimate(
+                    [fmean(gains[unit] for gains, _ in there) for unit in there[0][0]]
+                )
                 point = f"theta {1 - risk:.2f}, B {kilotokens:4d}k"
                 path = fmean(ratio for _, ratio in there)
-                print(f"  {name:9s} {point}   {interval(gain, '+')}   path x{path:.2f}   recordings {len(there)}", flush=True)
+                print(
+                    f"  {name:9s} {point}   {interval(gain, '+')}   path x{path:.2f}   recordings {len(there)}",
+                    flush=True,
+                )
 
 
 def against(recording: Recording, n_seeds: int) -> list[tuple[dict[str, float], float] | None]:
-    """Return for each of LDV's points the gain by question at equal tokens, and our path over LDV's; None where it is not reached.
+    """Return for each of LDV's points the gain by question at equal tokens, and our path over
+    LDV's; None where it is not reached.
 
-    At equal tokens: the frontier is interpolated, linearly in the logarithm of the tokens. Without recorded probes both go without.
+    At equal tokens: the frontier is interpolated, linearly in the logarithm of the tokens. Without
+    recorded probes both go without.
     """
     first = recording.problems[0].traces[0]
     n = min(128, *(len(p.traces) for p in recording.problems))
-    blind: dict[str, object] = {"patience": 0, "interval": 24_000}  # nothing to look at before the cap
+    # nothing to look at before the cap
+    blind: dict[str, object] = {"patience": 0, "interval": 24_000}
     alike = {"n": n, **({} if first.probes else blind)}
-    scale = 1.0 if first.probes else fmean(t.n_tokens for p in recording.problems for t in p.traces) / LDV_TOKENS
-    rules = [ldv(risk, kilotokens * scale, **alike) for risk, kilotokens in LDV] + [sounding(risk, **alike) for risk in VERSUS_RISKS]
+    scale = (
+        1.0
+        if first.probes
+        else fmean(t.n_tokens for p in recording.problems for t in p.traces) / LDV_TOKENS
+    )
+    rules = [ldv(risk, kilotokens * scale, **alike) for risk, kilotokens in LDV] + [
+        sounding(risk, **alike) for risk in VERSUS_RISKS
+    ]
     rows = play_all([recording], rules, Conditions(n_seeds))
     ours = sorted(rows[len(LDV) :], key=lambda row: row.tokens.value)
     found: list[tuple[dict[str, float], float] | None] = []
@@ -177,11 +241,18 @@ def against(recording: Recording, n_seeds: int) -> list[tuple[dict[str, float], 
 
 
 def at_tokens(rows: Sequence[Row], tokens: float) -> tuple[dict[str, float], float] | None:
-    """Return accuracy by question, and path, of a frontier (sorted by tokens) at so many tokens; None where it does not reach."""
+    """Return accuracy by question, and path, of a frontier (sorted by tokens) at so many tokens;
+    None where it does not reach.
+    """
     for low, high in pairwise(rows):
         if low.tokens.value <= tokens <= high.tokens.value:
-            share = math.log(tokens / low.tokens.value) / math.log(high.tokens.value / low.tokens.value)
-            right = {unit: (1 - share) * low.units[unit][0] + share * high.units[unit][0] for unit in low.units}
+            share = math.log(tokens / low.tokens.value) / math.log(
+                high.tokens.value / low.tokens.value
+            )
+            right = {
+                unit: (1 - share) * low.units[unit][0] + share * high.units[unit][0]
+                for unit in low.units
+            }
             return right, (1 - share) * low.depth_tokens + share * high.depth_tokens
     return None
 
@@ -202,37 +273,77 @@ def interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def pools(folder: Path, pattern: str, n_seeds: int) -> None:
-    """Print accuracy and mean number of samples of the adaptive-count rules on answer pools, by resampling with replacement."""
+    """Print accuracy and mean number of samples of the adaptive-count rules on answer pools, by
+    resampling with replacement.
+    """
     for path in sorted(folder.glob(f"{pattern}.jsonl.gz")):
         recording = read_recording(path)
         print(f"\n{recording.name}: {len(recording.problems)} questions, {n_seeds} resamplings")
         for name, setting in POOL_RULES.items():
             [row] = play_all([recording], [setting], Conditions(n_seeds, draw="resampled"))
-            print(f"  {name:24s} accuracy {interval(row.accuracy)}   traces {row.n_attempts:6.2f}", flush=True)
+            print(
+                f"  {name:24s} accuracy {interval(row.accuracy)}   traces {row.n_attempts:6.2f}",
+                flush=True,
+            )
 
 
 def scores(folder: Path, n_seeds: int) -> None:
     """Print best-of-n by process reward, weighted vote and majority on full-text pools."""
-    votes = [PluginSpec("majority"), PluginSpec("best", {"by": "verdict:prm"}), PluginSpec("weighted", {"by": "verdict:prm"})]
+    votes = [
+        PluginSpec("majority"),
+        PluginSpec("best", {"by": "verdict:prm"}),
+        PluginSpec("weighted", {"by": "verdict:prm"}),
+    ]
     for path in sorted(folder.glob("*bestofn*.json.gz")):
         recording = read_recording(path)
         print(f"\n{recording.name}: {len(recording.problems)} questions, {n_seeds} draws")
         for n in (1, 2, 4, 8):
-            rows = play_all([recording], [Setting(PluginSpec("consistency", {"n": n}), vote) for vote in votes], Conditions(n_seeds), 1)
-            print(f"  n = {n}   " + "   ".join(f"{r.setting.selector.name} {interval(r.accuracy)}" for r in rows), flush=True)
+            rows = play_all(
+                [recording],
+                [Setting(PluginSpec("consistency", {"n": n}), vote) for vote in votes],
+                Conditions(n_seeds),
+                1,
+            )
+            print(
+                f"  n = {n}   "
+                + "   ".join(f"{r.setting.selector.name} {interval(r.accuracy)}" for r in rows),
+                flush=True,
+            )
 
 
 def main() -> None:
     """Run one benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("table", "ldv", "frontier", "widths", "versus", "unseen", "pools", "scores"))
-    parser.add_argument("traces", type=Path, nargs="?", default=os.environ.get("LEADLINE_TRACES", "../shared/traces"))
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--probe-seeds", type=int, default=100, help="of Parallel-Probe, whose 64 probed attempts take longest")
-    parser.add_argument(
-        "--probe-tokens", type=int, default=0, help="what a probe is charged in `frontier`; the published tables charge none"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="*gpt-oss-20b*", help="glob of the pools to measure (default: %(default)s)")
+    parser.add_argument(
+        "what",
+        choices=("table", "ldv", "frontier", "widths", "versus", "unseen", "pools", "scores"),
+    )
+    parser.add_argument(
+        "traces",
+        type=Path,
+        nargs="?",
+        default=os.environ.get("LEADLINE_TRACES", "../shared/traces"),
+    )
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument(
+        "--probe-seeds",
+        type=int,
+        default=100,
+        help="of Parallel-Probe, whose 64 probed attempts take longest",
+    )
+    parser.add_argument(
+        "--probe-tokens",
+        type=int,
+        default=0,
+        help="what a probe is charged in `frontier`; the published tables charge none",
+    )
+    parser.add_argument(
+        "--only",
+        default="*gpt-oss-20b*",
+        help="glob of the pools to measure (default: %(default)s)",
+    )
     options = parser.parse_args()
     began = time.monotonic()
     if options.what == "pools":
@@ -242,8 +353,12 @@ def main() -> None:
     elif options.what == "unseen":
         versus(by_set(options.traces / "answer-pools"), options.seeds)
     else:
-        recordings = [read_recording(options.traces / "qwen3-aime24" / f"{model}.json.gz") for model in MODELS]
-        print(f"{options.what}: {options.seeds} draws; accuracy % / thousand tokens a question; path: thousand tokens in sequence")
+        recordings = [
+            read_recording(options.traces / "qwen3-aime24" / f"{model}.json.gz") for model in MODELS
+        ]
+        print(
+            f"{options.what}: {options.seeds} draws; accuracy % / thousand tokens a question; path: thousand tokens in sequence"
+        )
         if options.what == "table":
             table(recordings, options.seeds, options.probe_seeds)
         elif options.what == "ldv":

@@ -1,9 +1,10 @@
-"""How many traces a second the shell carries when the engine costs nothing: fake engine, dressing and journal included.
+"""How many traces a second the shell carries when the engine costs nothing: fake engine, dressing
+and journal included.
 
     python benchmarks/shell.py [--problems 10000] [--traces 10] [--rounds 3]
 
-Every problem is open from the start, so each trace passes a heap of that many sessions. Prints traces a second, where the time goes, and
-the memory that an open problem takes.
+Every problem is open from the start, so each trace passes a heap of that many sessions. Prints
+traces a second, where the time goes, and the memory that an open problem takes.
 """
 
 from __future__ import annotations
@@ -19,45 +20,61 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestrator import api
 from orchestrator.core.plan import Plan
 from orchestrator.core.session import Session
-from orchestrator.core.types import PluginSpec, Problem
-from orchestrator.fleet import Fleet
-from orchestrator.jobs import open_job
+from orchestrator.core.values import PluginSpec, Problem
+from orchestrator.jobs.job import open_job
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime import api
 
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--problems", type=int, default=10_000)
     parser.add_argument("--traces", type=int, default=10)
-    parser.add_argument("--window", type=int, default=256, help="requests in flight at once (default: %(default)s)")
+    parser.add_argument(
+        "--window", type=int, default=256, help="requests in flight at once (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--profile", action="store_true", help="run once under cProfile and print the dearest functions")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="run once under cProfile and print the dearest functions",
+    )
     options = parser.parse_args()
     plan = Plan(strategy=PluginSpec("consistency", {"n": options.traces}))
-    fleet = Fleet(engine=PluginSpec("fake"), window=options.window, open_problems=options.problems)
+    execution = Execution(
+        engine=PluginSpec("fake"), window=options.window, open_problems=options.problems
+    )
     problems = [Problem(f"p{i:06d}", f"What is {i} + {i}?") for i in range(options.problems)]
-    print(f"{options.problems} problems open at once, {options.traces} traces each, {options.window} in flight, {os.cpu_count()} cores")
-    print(f"memory: {bytes_per_open_problem(problems, plan, options.traces):.0f} bytes per open problem that holds no finished trace")
+    print(
+        f"{options.problems} problems open at once, {options.traces} traces each, {options.window} in flight, {os.cpu_count()} cores"
+    )
+    print(
+        f"memory: {bytes_per_open_problem(problems, plan, options.traces):.0f} bytes per open problem that holds no finished trace"
+    )
     if options.profile:
         profile = cProfile.Profile()
-        profile.runcall(one_round, problems, plan, fleet)
+        profile.runcall(one_round, problems, plan, execution)
         pstats.Stats(profile).sort_stats("tottime").print_stats(30)
         return
     n_traces = options.problems * options.traces
-    rates = [n_traces / one_round(problems, plan, fleet) for _ in range(options.rounds)]
-    print(f"traces a second: median {statistics.median(rates):.0f}, {min(rates):.0f} to {max(rates):.0f} over {len(rates)} rounds")
+    rates = [n_traces / one_round(problems, plan, execution) for _ in range(options.rounds)]
+    print(
+        f"traces a second: median {statistics.median(rates):.0f}, {min(rates):.0f} to {max(rates):.0f} over {len(rates)} rounds"
+    )
 
 
-def one_round(problems: list[Problem], plan: Plan, fleet: Fleet) -> float:
+def one_round(problems: list[Problem], plan: Plan, execution: Execution) -> float:
     """Return the seconds one job takes, from its first request to its last result."""
 
     async def work(directory: Path) -> float:
         with open_job(directory, plan, problems) as job:
             began = time.perf_counter()
-            n_results = sum([1 async for _ in api.run_job(job, plan, fleet)])
+            n_results = sum([1 async for _ in api.run_job(job, plan, execution)])
             seconds = time.perf_counter() - began
             assert n_results == len(problems)
             assert job.journal.n_traces() == len(problems) * plan.strategy.options["n"]

@@ -1,4 +1,6 @@
-"""Sums of two small numbers as a problem file, drawn by a seed: `python benchmarks/sums.py 48 > sums.jsonl`."""
+"""Sums of two small numbers as a problem file, drawn by a seed: `python benchmarks/sums.py 48 >
+sums.jsonl`.
+"""
 
 import json
 import random

@@ -1,4 +1,5 @@
-"""Leadline: parallel test-time scaling for language models. Public names only; importing this loads no engine and no checker.
+"""Leadline: parallel test-time scaling for language models. Public names only; importing this loads
+no engine and no checker.
 
 >>> import orchestrator
 >>> orchestrator.solve("What is 17 + 25?", n=8).answer      # doctest: +SKIP
@@ -9,9 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.api import Solution, arun, run, solve, traces
     from orchestrator.core.errors import (
-        FleetError,
+        EngineError,
         JobBusyError,
         JournalError,
         LeadlineError,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.core.plan import Budget, Model, Plan, fingerprint
     from orchestrator.core.steps import cancel, drop, next_trace, sample, submit
-    from orchestrator.core.types import (
+    from orchestrator.core.values import (
         Answer,
         Capability,
         Cluster,
@@ -39,17 +39,18 @@ if TYPE_CHECKING:
         Usage,
         Verdict,
     )
-    from orchestrator.fleet import Fleet
-    from orchestrator.registry import domain, engine, judge, selector, strategy, verifier
+    from orchestrator.plan.execution import Execution
+    from orchestrator.plan.registry import domain, engine, selector, similarity, strategy, verifier
+    from orchestrator.runtime.api import Solution, arun, run, solve, traces
 
 __all__ = [
     "Answer",
     "Budget",
     "Capability",
     "Cluster",
+    "EngineError",
+    "Execution",
     "Finish",
-    "Fleet",
-    "FleetError",
     "JobBusyError",
     "JournalError",
     "LeadlineError",
@@ -77,11 +78,11 @@ __all__ = [
     "drop",
     "engine",
     "fingerprint",
-    "judge",
     "next_trace",
     "run",
     "sample",
     "selector",
+    "similarity",
     "solve",
     "strategy",
     "submit",
@@ -90,9 +91,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "orchestrator.api": ("Solution", "arun", "run", "solve", "traces"),
     "orchestrator.core.errors": (
-        "FleetError",
+        "EngineError",
         "JobBusyError",
         "JournalError",
         "LeadlineError",
@@ -103,7 +103,7 @@ _HOMES = {
     ),
     "orchestrator.core.plan": ("Budget", "Model", "Plan", "fingerprint"),
     "orchestrator.core.steps": ("cancel", "drop", "next_trace", "sample", "submit"),
-    "orchestrator.core.types": (
+    "orchestrator.core.values": (
         "Answer",
         "Capability",
         "Cluster",
@@ -120,14 +120,24 @@ _HOMES = {
         "Usage",
         "Verdict",
     ),
-    "orchestrator.fleet": ("Fleet",),
-    "orchestrator.registry": ("domain", "engine", "judge", "selector", "strategy", "verifier"),
+    "orchestrator.plan.execution": ("Execution",),
+    "orchestrator.plan.registry": (
+        "domain",
+        "engine",
+        "selector",
+        "similarity",
+        "strategy",
+        "verifier",
+    ),
+    "orchestrator.runtime.api": ("Solution", "arun", "run", "solve", "traces"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is first asked for, so that importing the package costs next to nothing."""
+    """Import what is asked for when it is first asked for, so that importing the package costs next
+    to nothing.
+    """
     if name not in _HOME_OF:
         raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)

@@ -1,21 +1,44 @@
-"""Importing the package is light: no engine, no checker, little time; and every public name is there."""
+"""Importing the package is light: no engine, no checker, little time; and every public name is
+there.
+"""
 
 import subprocess
 import sys
 
 import orchestrator
 
-HEAVY = ("ray", "vllm", "torch", "transformers", "sympy", "math_verify", "numpy", "scipy", "sklearn", "openai", "rich", "click")
+HEAVY = (
+    "ray",
+    "vllm",
+    "torch",
+    "transformers",
+    "sympy",
+    "math_verify",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "openai",
+    "rich",
+    "click",
+)
 
 
 def test_import_loads_nothing_heavy_and_takes_under_a_fifth_of_a_second() -> None:
-    """The aim is 0.2 s; the best of five, for a busy machine. Using the API loads no engine either."""
+    """The aim is 0.2 s; the best of five, for a busy machine.
+
+    Using the API loads no engine either.
+    """
     code = (
         "import sys, time; a = time.perf_counter(); import orchestrator; seconds = time.perf_counter() - a;"
         "orchestrator.solve, orchestrator.Plan();"
         f"loaded = [name for name in {HEAVY!r} if name in sys.modules]; print(seconds, *loaded)"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() for _ in range(5)]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(5)
+    ]
     assert min(float(run[0]) for run in runs) < 0.2
     assert [run[1:] for run in runs] == [[]] * 5
 

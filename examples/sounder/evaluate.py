@@ -1,9 +1,12 @@
-"""Accuracy of a folder by depth, width and hops, on problems that training never saw, in plain torch.
+"""Accuracy of a folder by depth, width and hops, on problems that training never saw, in plain
+torch.
 
-    python examples/sounder/evaluate.py orchestrator/models/sounder --n 420 --hops 2-8 --depths 1,2,4,8,16
+    python examples/sounder/evaluate.py orchestrator/models/sounder --n 420 --hops 2-8 --depths
+      1,2,4,8,16
 
-At width 1 a problem's rate is the mean over all its samples; at the largest width it is one vote of them all, right or wrong; between,
-the mean over random subsets. A tie goes to the answer seen first. An interval is 95 %, over problems, by the normal approximation.
+At width 1 a problem's rate is the mean over all its samples; at the largest width it is one vote of
+them all, right or wrong; between, the mean over random subsets. A tie goes to the answer seen
+first. An interval is 95 %, over problems, by the normal approximation.
 
 The one rule: a problem enters as its text, through the shipped tokenizer, as a user's does.
 """
@@ -38,11 +41,14 @@ def load(folder: Path) -> tuple[Looped, Tokenizer]:
 
 
 @torch.inference_mode()
-def sample(model: Looped, prompts: Tensor, n: int, depth: int, temperature: float, seed: int) -> list[list[list[int]]]:
+def sample(
+    model: Looped, prompts: Tensor, n: int, depth: int, temperature: float, seed: int
+) -> list[list[list[int]]]:
     """Return `n` completions of each of `prompts` (batch, length) as token ids.
 
-    All prompts are of one length, and the question is their last two tokens. The samples of a prompt are packed: they share its
-    facts and see nothing of each other. Temperature 0 takes the likeliest token.
+    All prompts are of one length, and the question is their last two tokens. The samples of a
+    prompt are packed: they share its facts and see nothing of each other. Temperature 0 takes the
+    likeliest token.
     """
     generator = torch.Generator().manual_seed(seed)
     n_prompts, length = prompts.shape
@@ -56,7 +62,9 @@ def sample(model: Looped, prompts: Tensor, n: int, depth: int, temperature: floa
         owner = torch.cat((torch.zeros_like(facts), owners.expand(-1, -1, n_own).flatten(1)), 1)
         own = torch.arange(length - 2, length - 2 + n_own).repeat(n)
         positions = torch.cat((torch.arange(length - 2), own)).expand(n_prompts, -1)
-        last = model.states(ids, positions, visible(owner), depth)[-1][:, length - 2 :].unflatten(1, (n, n_own))[:, :, -1]
+        last = model.states(ids, positions, visible(owner), depth)[-1][:, length - 2 :].unflatten(
+            1, (n, n_own)
+        )[:, :, -1]
         logits = model.logits(last)
         if temperature > 0:
             chances = (logits / temperature).softmax(-1).flatten(0, 1)
@@ -70,7 +78,14 @@ def sample(model: Looped, prompts: Tensor, n: int, depth: int, temperature: floa
     return written[:, :, 2:].tolist()
 
 
-def answers(model: Looped, tokenizer: Tokenizer, prompts: Sequence[str], n: int, depth: int, temperature: float) -> list[list[str]]:
+def answers(
+    model: Looped,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    n: int,
+    depth: int,
+    temperature: float,
+) -> list[list[str]]:
     """Return the answers stated by `n` completions of each prompt, "" where one states none."""
     encoded = [tokenizer.encode(prompt).ids for prompt in prompts]
     found: list[list[str]] = [[] for _ in prompts]
@@ -80,7 +95,9 @@ def answers(model: Looped, tokenizer: Tokenizer, prompts: Sequence[str], n: int,
     for group in by_length.values():
         for start in range(0, len(group), 32):
             part = group[start : start + 32]
-            completions = sample(model, torch.tensor([encoded[i] for i in part]), n, depth, temperature, seed=start)
+            completions = sample(
+                model, torch.tensor([encoded[i] for i in part]), n, depth, temperature, seed=start
+            )
             for i, tokens in zip(part, completions, strict=True):
                 texts = [tokenizer.decode(t) for t in tokens]
                 found[i] = [match[1] if (match := _ANSWER.search(text)) else "" for text in texts]
@@ -91,7 +108,11 @@ def majority_rate(given: Sequence[str], right: str, width: int, rng: Random) -> 
     """Return how often a vote of `width` of these answers is right; "" does not vote."""
     if width == 1:
         return sum(answer == right for answer in given) / len(given)
-    subsets = [list(given)] if width == len(given) else [rng.sample(given, width) for _ in range(N_SUBSETS)]
+    subsets = (
+        [list(given)]
+        if width == len(given)
+        else [rng.sample(given, width) for _ in range(N_SUBSETS)]
+    )
     return sum(_vote(subset) == right for subset in subsets) / len(subsets)
 
 
@@ -123,16 +144,31 @@ def main() -> None:
     hops = args.hops
     problems = list(draw_problems(args.n, args.seed, hops))
     widths = [int(width) for width in args.widths.split(",")]
-    print(f"{args.n} problems of {hops[0]} to {hops[-1]} hops, temperature {args.temperature}; % right, ± half a 95 % interval")
+    print(
+        f"{args.n} problems of {hops[0]} to {hops[-1]} hops, temperature {args.temperature}; % right, ± half a 95 % interval"
+    )
     print("| depth | width | all | " + " | ".join(f"{h} hops" for h in hops) + " |")
     print("|---|---|---|" + "---|" * len(hops))
     for depth in map(int, args.depths.split(",")):
-        given = answers(model, tokenizer, [str(p["prompt"]) for p in problems], max(widths), depth, args.temperature)
+        given = answers(
+            model,
+            tokenizer,
+            [str(p["prompt"]) for p in problems],
+            max(widths),
+            depth,
+            args.temperature,
+        )
         for width in widths:
             rng = Random(0)
-            rates = [majority_rate(g, str(p["answer"]), width, rng) for g, p in zip(given, problems, strict=True)]
+            rates = [
+                majority_rate(g, str(p["answer"]), width, rng)
+                for g, p in zip(given, problems, strict=True)
+            ]
             parts = [rates, *(rates[i :: len(hops)] for i in range(len(hops)))]
-            cells = [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in map(mean_with_interval, parts)]
+            cells = [
+                f"{100 * mean:.1f} ± {100 * half:.1f}"
+                for mean, half in map(mean_with_interval, parts)
+            ]
             print(f"| {depth} | {width} | " + " | ".join(cells) + " |", flush=True)
 
 

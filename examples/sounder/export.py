@@ -2,8 +2,8 @@
 
     python examples/sounder/export.py runs/sounder/checkpoint.pt orchestrator/models/sounder
 
-The one rule: the folder is a plain `LlamaForCausalLM`; that it loops is said by the key `latent` of config.json alone.
-Needs `safetensors` and `tokenizers` beside torch.
+The one rule: the folder is a plain `LlamaForCausalLM`; that it loops is said by the key `latent` of
+config.json alone. Needs `safetensors` and `tokenizers` beside torch.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def configuration(shape: Shape) -> dict[str, object]:
 
 
 def tokenizer() -> Tokenizer:
-    """Return the tokenizer: it keeps the words that matter and drops the rest; decoding puts spaces between them."""
+    """Return the tokenizer: it keeps the words that matter and drops the rest; decoding puts spaces
+    between them.
+    """
     made = Tokenizer(WordLevel(ID, unk_token=UNKNOWN))
     made.normalizer = Replace(Regex(VERBS), ": ")
     made.pre_tokenizer = Split(Regex(PIECES), "removed", invert=True)
@@ -64,7 +66,11 @@ def tokenizer() -> Tokenizer:
 def export(checkpoint: Path, folder: Path) -> None:
     """Write the folder; what lies there under the same names is replaced."""
     trainee = torch.load(checkpoint, map_location="cpu")["trainee"]
-    weights = {name.removeprefix("looped."): value.contiguous() for name, value in trainee.items() if name.startswith("looped.")}
+    weights = {
+        name.removeprefix("looped."): value.contiguous()
+        for name, value in trainee.items()
+        if name.startswith("looped.")
+    }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer().save(str(folder / "tokenizer.json"))
@@ -77,7 +83,11 @@ def export(checkpoint: Path, folder: Path) -> None:
         "model_max_length": MAX_TOKENS,
         "clean_up_tokenization_spaces": False,
     }
-    parts = {"config.json": configuration(Shape(len(WORDS))), "generation_config.json": ends, "tokenizer_config.json": settings}
+    parts = {
+        "config.json": configuration(Shape(len(WORDS))),
+        "generation_config.json": ends,
+        "tokenizer_config.json": settings,
+    }
     for name, content in parts.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

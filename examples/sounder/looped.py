@@ -1,7 +1,8 @@
 """A Llama-shaped decoder whose middle layers run again and again, in plain torch.
 
-The one rule: the state dict has the names and shapes of `LlamaForCausalLM`, and a forward pass at depth r is that model with
-its layers in the order head, think x r, tail: nothing else between the loops, one final norm, then the head.
+The one rule: the state dict has the names and shapes of `LlamaForCausalLM`, and a forward pass at
+depth r is that model with its layers in the order head, think x r, tail: nothing else between the
+loops, one final norm, then the head.
 """
 
 from dataclasses import dataclass
@@ -45,8 +46,13 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(inner, shape.width, bias=False)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        q, k, v = (p(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        y = functional.scaled_dot_product_attention(_rotated(q, rotation), _rotated(k, rotation), v, attn_mask=mask)
+        q, k, v = (
+            p(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = functional.scaled_dot_product_attention(
+            _rotated(q, rotation), _rotated(k, rotation), v, attn_mask=mask
+        )
         return self.o_proj(y.transpose(1, 2).flatten(-2))
 
 
@@ -92,9 +98,11 @@ class Looped(nn.Module):
         self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
 
     def states(self, ids: Tensor, positions: Tensor, mask: Tensor, depth: int) -> list[Tensor]:
-        """Return the states after the head layer, after every loop, and after the tail: depth + 2 of (batch, length, width).
+        """Return the states after the head layer, after every loop, and after the tail: depth + 2
+        of (batch, length, width).
 
-        `mask` (batch, 1, length, length) is added to the attention's logits: 0 where a token may look, -inf elsewhere.
+        `mask` (batch, 1, length, length) is added to the attention's logits: 0 where a token may
+        look, -inf elsewhere.
         """
         rotation = self._rotation(positions)
         head, think, tail = self.model.layers
@@ -108,7 +116,9 @@ class Looped(nn.Module):
         return self.lm_head(self.model.norm(state))
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        half = torch.arange(0, self.shape.head_dim, 2, device=positions.device) / self.shape.head_dim
+        half = (
+            torch.arange(0, self.shape.head_dim, 2, device=positions.device) / self.shape.head_dim
+        )
         angles = positions[:, None, :, None] * self.shape.theta**-half
         angles = torch.cat((angles, angles), -1)
         return angles.cos(), angles.sin()

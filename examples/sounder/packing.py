@@ -1,7 +1,7 @@
 """Many questions about one puzzle in one sequence, as tensors.
 
-The one rule: a question sees the facts and its own tokens, at the positions it would have alone, so packing changes no result;
-it makes one reading of the facts serve all of them.
+The one rule: a question sees the facts and its own tokens, at the positions it would have alone, so
+packing changes no result; it makes one reading of the facts serve all of them.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,19 @@ NOTHING = -100  # no label here: cross-entropy ignores it
 
 @dataclass(slots=True)
 class Row:
-    """One sequence. `owner` is 0 for facts, k for the k-th question; the other lists run beside `ids`."""
+    """One sequence. `owner` is 0 for facts, k for the k-th question; the other lists run beside
+    `ids`.
+    """
 
     ids: list[int] = field(default_factory=list)
     owner: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
-    found: list[int] = field(default_factory=list)  # label where a stride was read: the person or the answer
+    # label where a stride was read: the person or the answer
+    found: list[int] = field(default_factory=list)
     form: list[int] = field(default_factory=list)  # label elsewhere: which stride, or the end
     hops: list[int] = field(default_factory=list)  # of `found`: how many
-    way: list[tuple[int, ...]] = field(default_factory=list)  # of `found`: what is passed on the way, one a hop
+    # of `found`: what is passed on the way, one a hop
+    way: list[tuple[int, ...]] = field(default_factory=list)
 
     def add(self, token: int, owner: int, position: int) -> None:
         self.ids.append(token)
@@ -46,8 +50,18 @@ def facts_row(puzzle: Puzzle) -> Row:
     return row
 
 
-def add_question(row: Row, n_facts: int, chain: Sequence[str], start: int, route: list[tuple[int, int]], written: bool) -> None:
-    """Append a question and its completion. Strides get labels only if `written` as completions write them."""
+def add_question(
+    row: Row,
+    n_facts: int,
+    chain: Sequence[str],
+    start: int,
+    route: list[tuple[int, int]],
+    written: bool,
+) -> None:
+    """Append a question and its completion.
+
+    Strides get labels only if `written` as completions write them.
+    """
     owner = row.owner[-1] + 1
     words = [ASK, chain[start]]
     place = start
@@ -66,7 +80,9 @@ def add_question(row: Row, n_facts: int, chain: Sequence[str], start: int, route
 
 
 def training_row(rng: Random, n_chains: int, n_hops: int, room_for: int, practice: float) -> Row:
-    """Return facts and as many questions as fit `room_for` tokens; a share `practice` of them has strides from 1."""
+    """Return facts and as many questions as fit `room_for` tokens; a share `practice` of them has
+    strides from 1.
+    """
     puzzle = draw_puzzle(rng, n_hops, held_out=False, n_chains=n_chains)
     row = facts_row(puzzle)
     n_facts = len(row.ids)
@@ -75,7 +91,9 @@ def training_row(rng: Random, n_chains: int, n_hops: int, room_for: int, practic
         # Of two starts the farther: many hops are what is to be learnt.
         start = min(rng.randrange(n_hops), rng.randrange(n_hops))
         practised = rng.random() < practice
-        route = draw_route(rng, chain, start, range(1, min(n_hops, MAX_STRIDE) + 1) if practised else STRIDES)
+        route = draw_route(
+            rng, chain, start, range(1, min(n_hops, MAX_STRIDE) + 1) if practised else STRIDES
+        )
         if len(row.ids) + 2 + 2 * len(route) > n_facts + room_for:
             return row
         add_question(row, n_facts, chain, start, route, not practised)
@@ -99,20 +117,37 @@ def collate(rows: Sequence[Row], device: str = "cpu") -> Batch:
     length = max(len(row.ids) for row in rows)
 
     def padded(name: str, fill: int) -> Tensor:
-        return torch.tensor([getattr(row, name) + [fill] * (length - len(row.ids)) for row in rows], device=device)
+        return torch.tensor(
+            [getattr(row, name) + [fill] * (length - len(row.ids)) for row in rows], device=device
+        )
 
     nowhere = (NOTHING,) * MAX_STRIDE
-    ways = [[(way + way[-1:] * MAX_STRIDE)[:MAX_STRIDE] if way else nowhere for way in row.way] for row in rows]
+    ways = [
+        [(way + way[-1:] * MAX_STRIDE)[:MAX_STRIDE] if way else nowhere for way in row.way]
+        for row in rows
+    ]
     way = torch.tensor([w + [nowhere] * (length - len(w)) for w in ways], device=device)
     owner = padded("owner", -1)
     mask = visible(owner)
     return Batch(
-        padded("ids", ID[PAD]), padded("position", 0), mask, padded("found", NOTHING), padded("form", NOTHING), padded("hops", 0), way
+        padded("ids", ID[PAD]),
+        padded("position", 0),
+        mask,
+        padded("found", NOTHING),
+        padded("form", NOTHING),
+        padded("hops", 0),
+        way,
     )
 
 
 def visible(owner: Tensor) -> Tensor:
-    """Return the additive mask (batch, 1, length, length) of who may look at whom: earlier facts and earlier tokens of one's own."""
-    earlier = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool, device=owner.device).tril()
+    """Return the additive mask (batch, 1, length, length) of who may look at whom: earlier facts
+    and earlier tokens of one's own.
+    """
+    earlier = torch.ones(
+        owner.shape[1], owner.shape[1], dtype=torch.bool, device=owner.device
+    ).tril()
     allowed = ((owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])) & earlier
-    return torch.zeros(allowed.shape, device=owner.device).masked_fill(~allowed, float("-inf"))[:, None]
+    return torch.zeros(allowed.shape, device=owner.device).masked_fill(~allowed, float("-inf"))[
+        :, None
+    ]

@@ -3,11 +3,12 @@
     Gus follows Kim. Tia goes to room 4. Kim follows Tia. ... Where does Gus end up?
     2 steps: Tia 3 steps: Answer: 4
 
-A completion writes strides, drawn at random, and the person that many steps on; a stride that reaches the room ends it.
-So what must be found without writing is bounded by the stride, not by the hops: that much depth is needed, and different
-strides are different routes to one answer.
+A completion writes strides, drawn at random, and the person that many steps on; a stride that
+reaches the room ends it. So what must be found without writing is bounded by the stride, not by the
+hops: that much depth is needed, and different strides are different routes to one answer.
 
-The one rule: a puzzle belongs to training or to the held-out part by a hash of its facts, so no seed can mix them.
+The one rule: a puzzle belongs to training or to the held-out part by a hash of its facts, so no
+seed can mix them.
 
     python examples/sounder/puzzles.py --n 120 --seed 1 --hops 2-8 > problems.jsonl
 
@@ -35,14 +36,19 @@ _HELD_OUT_OF = 16  # one puzzle in sixteen is never trained on
 
 @dataclass(frozen=True, slots=True)
 class Puzzle:
-    """Facts in the order they are told, (person, next person or room); the same as `chains`, from the far end to the room."""
+    """Facts in the order they are told, (person, next person or room); the same as `chains`, from
+    the far end to the room.
+    """
 
     facts: tuple[tuple[str, str], ...]
     chains: tuple[tuple[str, ...], ...]
 
     def text(self, person: str) -> str:
         """Return the problem that asks for one person's room."""
-        told = " ".join(f"{who} goes to room {goal}." if goal in ROOMS else f"{who} follows {goal}." for who, goal in self.facts)
+        told = " ".join(
+            f"{who} goes to room {goal}." if goal in ROOMS else f"{who} follows {goal}."
+            for who, goal in self.facts
+        )
         return f"{told} Where does {person} end up?"
 
     def is_held_out(self) -> bool:
@@ -51,7 +57,9 @@ class Puzzle:
 
 
 def draw_puzzle(rng: Random, n_hops: int, *, held_out: bool, n_chains: int = N_CHAINS) -> Puzzle:
-    """Return a puzzle of `n_chains` chains of `n_hops` people each, with different rooms, of the part asked for."""
+    """Return a puzzle of `n_chains` chains of `n_hops` people each, with different rooms, of the
+    part asked for.
+    """
     while True:
         people = rng.sample(NAMES, n_chains * n_hops)
         rooms = rng.sample(ROOMS, n_chains)
@@ -63,8 +71,12 @@ def draw_puzzle(rng: Random, n_hops: int, *, held_out: bool, n_chains: int = N_C
             return puzzle
 
 
-def draw_route(rng: Random, chain: tuple[str, ...], start: int, strides: range = STRIDES) -> list[tuple[int, int]]:
-    """Return strides and the places of the chain they lead to, until the room: [(stride, place), ...]."""
+def draw_route(
+    rng: Random, chain: tuple[str, ...], start: int, strides: range = STRIDES
+) -> list[tuple[int, int]]:
+    """Return strides and the places of the chain they lead to, until the room: [(stride, place),
+    ...].
+    """
     route = []
     place = start
     while place < len(chain) - 1:
@@ -75,13 +87,20 @@ def draw_route(rng: Random, chain: tuple[str, ...], start: int, strides: range =
 
 
 def draw_problems(n: int, seed: int, hops: range) -> Iterator[dict[str, object]]:
-    """Yield `n` held-out rows of a problem file, hops in turn; chains are 8 people long, or as long as the hops ask."""
+    """Yield `n` held-out rows of a problem file, hops in turn; chains are 8 people long, or as long
+    as the hops ask.
+    """
     rng = Random(f"sounder problems {seed}")
     for i in range(n):
         n_hops = hops[i % len(hops)]
         puzzle = draw_puzzle(rng, max(8, n_hops), held_out=True)
         chain = rng.choice(puzzle.chains)
-        row = {"id": f"hops{n_hops}-{i}", "prompt": puzzle.text(chain[-1 - n_hops]), "answer": chain[-1], "domain": "number"}
+        row = {
+            "id": f"hops{n_hops}-{i}",
+            "prompt": puzzle.text(chain[-1 - n_hops]),
+            "answer": chain[-1],
+            "domain": "number",
+        }
         yield row | {"tags": {"hops": str(n_hops)}}
 
 
@@ -101,7 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write held-out problems as JSON lines.")
     parser.add_argument("--n", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hops", type=hops_range, default="2-8", help="one number, or a range such as 2-8")
+    parser.add_argument(
+        "--hops", type=hops_range, default="2-8", help="one number, or a range such as 2-8"
+    )
     args = parser.parse_args()
     for row in draw_problems(args.n, args.seed, args.hops):
         print(json.dumps(row))

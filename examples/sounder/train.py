@@ -1,14 +1,15 @@
-"""Train the model `sounder` from nothing: half an hour on one CPU core. `--device cuda` is there for a GPU.
+"""Train the model `sounder` from nothing: half an hour on one CPU core. `--device cuda` is there
+for a GPU.
 
     python examples/sounder/train.py --out runs/sounder
 
-It can be stopped and started again: it goes on from `checkpoint.pt` in its folder, with the same batches as without a stop.
-Stage 1 lengthens three chains from three people to six, as soon as what the depth allows is learnt; stage 2 has four
-chains of up to eight, and every depth from 1 to 8.
+It can be stopped and started again: it goes on from `checkpoint.pt` in its folder, with the same
+batches as without a stop. Stage 1 lengthens three chains from three people to six, as soon as what
+the depth allows is learnt; stage 2 has four chains of up to eight, and every depth from 1 to 8.
 
 The one rule: every batch is drawn from (seed, step), so nothing but the step has to be remembered.
-Two heads help the training and are not part of the model: one reads the previous word after the head layer, one reads after
-loop t the person t hops on, as far as the stride goes.
+Two heads help the training and are not part of the model: one reads the previous word after the
+head layer, one reads after loop t the person t hops on, as far as the stride goes.
 """
 
 import argparse
@@ -43,7 +44,8 @@ class Stage:
 
 STAGE_1 = Stage(n_rows=64, n_chains=3, room_for=64, look_back=0.5, trace=1.0, practice=0.5)
 STAGE_2 = Stage(n_rows=32, n_chains=4, room_for=96, look_back=0.1, trace=0.3, practice=0.25)
-# Chains of one person teach to look for rooms only, a plateau that chains of two did not leave in 300 steps.
+# Chains of one person teach to look for rooms only, a plateau that chains of two did not leave in
+# 300 steps.
 SHORTEST, STAGE_1_LONGEST, LONGEST, DEEPEST = 3, 6, 8, 8
 FORM = 0.2  # weight of the loss on strides and ends, which are easy
 
@@ -77,7 +79,11 @@ class Trainee(nn.Module):
         loss = functional.cross_entropy(logits, wanted) + FORM * functional.cross_entropy(
             self.looped.logits(states[-1][formal]), batch.form[formal]
         )
-        loss = loss + stage.look_back * self._look_back_loss(batch, states[0]) + stage.trace * self._trace_loss(batch, states[1:-1], asked)
+        loss = (
+            loss
+            + stage.look_back * self._look_back_loss(batch, states[0])
+            + stage.trace * self._trace_loss(batch, states[1:-1], asked)
+        )
         return loss, (logits.argmax(-1) == wanted).float()
 
     def _look_back_loss(self, batch: Batch, state: Tensor) -> Tensor:
@@ -87,16 +93,20 @@ class Trainee(nn.Module):
 
     def _trace_loss(self, batch: Batch, loops: list[Tensor], asked: Tensor) -> Tensor:
         way = batch.way[asked]
-        heard = torch.stack([self.trace(functional.rms_norm(state[asked], state.shape[-1:])) for state in loops], 1)
+        heard = torch.stack(
+            [self.trace(functional.rms_norm(state[asked], state.shape[-1:])) for state in loops], 1
+        )
         wanted = torch.stack([way[:, min(t, way.shape[1] - 1)] for t in range(len(loops))], 1)
         return functional.cross_entropy(heard.flatten(0, 1), wanted.flatten())
 
 
 def _start_looking_back(looped: Looped) -> None:
-    """Let head 0 of layer 0 begin by looking at the previous token: learning that from nothing takes hundreds of steps.
+    """Let head 0 of layer 0 begin by looking at the previous token: learning that from nothing
+    takes hundreds of steps.
 
-    Every embedding gets a constant in dimension 0. Query and key read it alone, a rotation by one position apart, in the fastest
-    frequencies: their product is the largest one token back. "Gus:" begins as "Gus" but for dimension 1.
+    Every embedding gets a constant in dimension 0. Query and key read it alone, a rotation by one
+    position apart, in the fastest frequencies: their product is the largest one token back. "Gus:"
+    begins as "Gus" but for dimension 1.
     """
     embedding, attention = looped.model.embed_tokens.weight, looped.model.layers[0].self_attn
     nn.init.normal_(embedding, std=0.5)
@@ -128,18 +138,25 @@ def draw_batch(seed: int, progress: Progress, device: str) -> tuple[Batch, int, 
         depth = rng.randint(max(1, n_hops // 2), n_hops + 1)
     else:
         n_hops, depth = rng.randint(max(4, n_hops - 2), n_hops), rng.randint(1, DEEPEST)
-    rows = [training_row(rng, stage.n_chains, n_hops, stage.room_for, stage.practice) for _ in range(stage.n_rows)]
+    rows = [
+        training_row(rng, stage.n_chains, n_hops, stage.room_for, stage.practice)
+        for _ in range(stage.n_rows)
+    ]
     return collate(rows, device), depth, stage
 
 
 def lr_factor(step: int, n_steps: int, constant: float) -> float:
-    """Return the learning rate as a share of the highest: up, constant for a share of the steps, then down in a line to 0.02."""
+    """Return the learning rate as a share of the highest: up, constant for a share of the steps,
+    then down in a line to 0.02.
+    """
     down = max(0.0, (step - constant * n_steps) / ((1 - constant) * n_steps))
     return min(1.0, (step + 1) / WARM_UP) * (1 - 0.98 * min(1.0, down))
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train, with a line of progress every `args.report` steps; the folder gets `checkpoint.pt` as often."""
+    """Train, with a line of progress every `args.report` steps; the folder gets `checkpoint.pt` as
+    often.
+    """
     torch.manual_seed(args.seed)
     trainee = Trainee(Shape(len(WORDS))).to(args.device)
     optimizer = _optimizer(trainee, args.lr)
@@ -170,8 +187,16 @@ def train(args: argparse.Namespace) -> None:
             seen.clear()
             where = f"step {progress.step} stage {progress.stage} hops {progress.n_hops}"
             mastered = f"within depth {sum(recent) / max(1, len(recent)):.3f}"
-            print(f"{where} loss {means[0]:.3f} right {means[1]:.3f} {mastered} {time.monotonic() - started:.0f} s", flush=True)
-            _save(place, {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict()}, progress, recent)
+            print(
+                f"{where} loss {means[0]:.3f} right {means[1]:.3f} {mastered} {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
+            _save(
+                place,
+                {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict()},
+                progress,
+                recent,
+            )
 
 
 def _optimizer(trainee: Trainee, lr: float) -> torch.optim.Optimizer:
@@ -182,14 +207,19 @@ def _optimizer(trainee: Trainee, lr: float) -> torch.optim.Optimizer:
 
 
 def _save(place: Path, states: dict[str, object], progress: Progress, recent: deque[float]) -> None:
-    """Write the checkpoint beside its place and move it there, so that a stop leaves the one before."""
+    """Write the checkpoint beside its place and move it there, so that a stop leaves the one
+    before.
+    """
     fresh = place.with_suffix(".new")
     torch.save(states | {"progress": asdict(progress), "recent": list(recent)}, fresh)
     fresh.replace(place)
 
 
 def grown(progress: Progress, recent: deque[float]) -> Progress:
-    """Return the curriculum after a step: longer chains, or the next stage, once `recent` says so. Clears `recent` then."""
+    """Return the curriculum after a step: longer chains, or the next stage, once `recent` says so.
+
+    Clears `recent` then.
+    """
     if len(recent) < PATIENCE or sum(recent) / len(recent) < MASTERED or progress.n_hops == LONGEST:
         return progress
     recent.clear()
@@ -205,7 +235,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--constant", type=float, default=0.6, help="share of the steps before the learning rate falls")
+    parser.add_argument(
+        "--constant",
+        type=float,
+        default=0.6,
+        help="share of the steps before the learning rate falls",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=int, default=50)
     args = parser.parse_args()

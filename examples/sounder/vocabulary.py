@@ -1,7 +1,8 @@
-"""Words as tokens. The tokenizer drops what carries nothing ("follows", "goes to room"), so a fact is two tokens.
+"""Words as tokens. The tokenizer drops what carries nothing ("follows", "goes to room"), so a fact
+is two tokens.
 
-Whoever a fact is about is another token than whom it leads to ("Gus:", "Gus"), or the end of one fact and the beginning of the next
-would look like a fact.
+Whoever a fact is about is another token than whom it leads to ("Gus:", "Gus"), or the end of one
+fact and the beginning of the next would look like a fact.
 
 The one rule: ids come from `WORDS` alone, here and in the shipped tokenizer.json.
 """

@@ -1,18 +1,21 @@
 """The error tree. A bad trace is data, a bad problem is a row; only what is drawn here is raised.
 
-LeadlineError
-├── PlanError        the plan, a plugin's options, a model or an input file as a whole is wrong: raised before any engine starts
-│   └── PluginError  a plugin is unknown, declared twice, or does not load
-├── StrategyError    a strategy broke the protocol (one problem fails, the job goes on)
-├── NoVerdict        a verifier cannot judge one trace (the trace goes on without its verdict, with a note)
-├── FleetError       the engines cannot be started or cannot recover (the job ends; the journal keeps what is done)
-└── JournalError     the journal cannot be written or does not belong to this plan (the job ends)
+LeadlineError ├── PlanError        the plan, a plugin's options, a model or an input file as a whole
+is wrong: raised before any engine starts │   └── PluginError  a plugin is unknown, declared twice,
+or does not load ├── StrategyError    a strategy broke the protocol (one problem fails, the job goes
+on) ├── NoVerdict        a verifier cannot judge one trace (the trace goes on without its verdict,
+with a note) ├── EngineError       the engines cannot be started or cannot recover (the job ends;
+the journal keeps what is done) └── JournalError     the journal cannot be written or does not
+belong to this plan (the job ends)
     └── JobBusyError another process works on this job directory
 """
 
 
 class LeadlineError(Exception):
-    """Root of all errors raised on purpose. `str()` of it is meant for the user: field, value, remedy."""
+    """Root of all errors raised on purpose.
+
+    `str()` of it is meant for the user: field, value, remedy.
+    """
 
 
 class PlanError(LeadlineError):
@@ -31,7 +34,7 @@ class NoVerdict(LeadlineError):
     """A verifier cannot judge this trace. Its text becomes the trace's note."""
 
 
-class FleetError(LeadlineError):
+class EngineError(LeadlineError):
     """The engines cannot serve and cannot recover."""
 
 
@@ -41,3 +44,16 @@ class JournalError(LeadlineError):
 
 class JobBusyError(JournalError):
     """Another process holds this job directory."""
+
+
+def described(error: BaseException) -> str:
+    """Return an error as one line, with the innermost frame it came from."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = (
+        f" ({frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno})"
+        if frame
+        else ""
+    )
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -1,4 +1,5 @@
-"""What decides answers: the Plan. What decides only speed is `orchestrator.fleet.Fleet`, never here.
+"""What decides answers: the Plan. What decides only speed is
+`orchestrator.plan.execution.Execution`, never here.
 
 `fingerprint` guards resuming: two plans with the same fingerprint ask for the same work.
 """
@@ -10,10 +11,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from orchestrator.core.types import PluginSpec, Sampling
+from orchestrator.core.values import PluginSpec, Sampling
 
-# What a pool may be for, if not for writing text, by vLLM's names of its pooling tasks, and what a trace's `values` then are. Numbers are
-# raw: of a head with one label its logit, of one with two the second's logit minus the first's (whose sigmoid is the softmax of the two).
+# What a pool may be for, if not for writing text, by vLLM's names of its pooling tasks, and what a
+# trace's `values` then are. Numbers are raw: of a head with one label its logit, of one with two
+# the second's logit minus the first's (whose sigmoid is the softmax of the two).
 TASKS: Mapping[str, str] = {
     "classify": "one number for the whole text (sequence classifiers, most reward models)",
     "token_classify": "one number at each token asked for, or at the last one (process reward models; those of Qwen2.5-Math-RM's kind)",
@@ -24,12 +26,15 @@ SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model by name: `path` is an embedded name ("smollm2", "sounder"), a local folder or a hub name.
+    """A model by name: `path` is an embedded name ("smollm2", "sounder"), a local folder or a hub
+    name.
 
-    `layers` is a schedule (`core.schedule`) that runs instead of the model's own; `max_depth` is the largest depth that a request may
-    ask for, and what memory is set aside for. `damped`: of a think block that was never trained to be repeated, each of r iterations goes
-    1/r of the way (arXiv 2605.23872). `residual`: each iteration keeps this share of the state before it (arXiv 2506.08552). `exit` is a
-    rule (`core.exits`) by which a token stops iterating before its request's depth. `task`: one of `TASKS`, for a model that values texts.
+    `layers` is a schedule (`core.schedule`) that runs instead of the model's own; `max_depth` is
+    the largest depth that a request may ask for, and what memory is set aside for. `damped`: of a
+    think block that was never trained to be repeated, each of r iterations goes 1/r of the way
+    (arXiv 2605.23872). `residual`: each iteration keeps this share of the state before it (arXiv
+    2506.08552). `exit` is a rule (`core.exits`) by which a token stops iterating before its
+    request's depth. `task`: one of `TASKS`, for a model that values texts.
     """
 
     path: str
@@ -45,15 +50,18 @@ class Model:
 
 def same_weights(a: Model, b: Model) -> bool:
     """Tell whether two models differ at most in how much memory is set aside for them."""
-    return replace(a, max_depth=0, max_context_tokens=0) == replace(b, max_depth=0, max_context_tokens=0)
+    return replace(a, max_depth=0, max_context_tokens=0) == replace(
+        b, max_depth=0, max_context_tokens=0
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits per problem; 0 means none. Reaching one ends exploration, cancels what runs, and the pool so far is voted on.
+    """Limits per problem; 0 means none. Reaching one ends exploration, cancels what runs, and the
+    pool so far is voted on.
 
-    `tokens` counts output tokens of all traces that have arrived; those in flight when it is reached are cancelled and charged too.
-    `seconds` runs from the problem's first request.
+    `tokens` counts output tokens of all traces that have arrived; those in flight when it is
+    reached are cancelled and charged too. `seconds` runs from the problem's first request.
     """
 
     traces: int = 0
@@ -63,7 +71,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that decides answers. `models` maps pool names to models; the first is the default pool."""
+    """Everything that decides answers.
+
+    `models` maps pool names to models; the first is the default pool.
+    """
 
     models: Mapping[str, Model] = field(default_factory=lambda: {"main": Model("smollm2")})
     strategy: PluginSpec = PluginSpec("consistency")
@@ -71,7 +82,8 @@ class Plan:
     sampling: Sampling = Sampling()
     budget: Budget = Budget()
     verifiers: tuple[PluginSpec, ...] = ()
-    domains: Mapping[str, PluginSpec] = field(default_factory=dict)  # options for domains, by the name rows use
+    # options for domains, by the name rows use
+    domains: Mapping[str, PluginSpec] = field(default_factory=dict)
     domain: str = "math"  # of rows that name none
     seed: int = 0
 
@@ -88,16 +100,24 @@ def fingerprint(plan: Plan) -> str:
 
 
 def document(plan: Plan) -> dict[str, object]:
-    """Return a plan as nested mappings: what its fingerprint is taken from and `differences` compares."""
+    """Return a plan as nested mappings: what its fingerprint is taken from and `differences`
+    compares.
+    """
     models = {name: asdict(model) for name, model in plan.models.items()}
     for model in models.values():
         if not model["task"]:
             del model["task"]  # jobs begun before there were tasks go on
-    return {**asdict(plan), "models": models, "default_model": plan.default_model}  # the order of `models` decides; a mapping hides it
+    # the order of `models` decides; a mapping hides it
+    return {**asdict(plan), "models": models, "default_model": plan.default_model}
 
 
-def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> list[str]:
-    """Return one line per key in which two plans (as nested mappings) differ, e.g. `sampling.temperature: 0.7 -> 0.9`."""
+def differences(
+    old: Mapping[str, object], new: Mapping[str, object], prefix: str = ""
+) -> list[str]:
+    """Return one line per key in which two plans (as nested mappings) differ, e.g.
+
+    `sampling.temperature: 0.7 -> 0.9`.
+    """
     lines: list[str] = []
     for key in sorted({*old, *new}):
         a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
@@ -111,4 +131,9 @@ def differences(old: Mapping[str, object], new: Mapping[str, object], prefix: st
 def derive_seed(run_seed: int, *parts: str | int) -> int:
     """Return a seed in [0, 2**53) for these parts: fits JSON numbers, vLLM and NumPy alike."""
     text = repr((run_seed, *parts))  # unambiguous for texts and whole numbers
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "big") >> 11
+    return (
+        int.from_bytes(
+            hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "big"
+        )
+        >> 11
+    )

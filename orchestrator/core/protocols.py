@@ -1,33 +1,40 @@
 """The ports: what a plugin or a backend offers. Structural types; nobody inherits from them.
 
-A plugin is a frozen dataclass whose fields are its options. It may also state, as plain attributes or properties:
-`needs: frozenset[Capability]` (what the engine must be able to do; checked at plan time), `metrics: tuple[str, ...]` (named scalars that
-each trace must carry; see `core.folds`), `verifiers: tuple[str, ...]` (those whose verdicts it reads), `n_full: int` (how many traces it
-takes without early stopping), `pools: tuple[str, ...]` (model pools that it names in options other than `model`), `tasks: Mapping[str,
-tuple[str, ...]]` (of pools that are to value texts, the `core.plan.TASKS` that will do), `parts: Mapping[str, str]` (options that are
-plugins themselves, with their groups), `selector: PluginSpec` (a strategy's: the vote its decisions are about, where the user names none);
-and, as a static method, `lacking() -> str`: what the machine lacks for it, "" for nothing, which `leadline doctor` shows.
+A plugin is a frozen dataclass whose fields are its options. It may also state, as plain attributes
+or properties: `needs: frozenset[Capability]` (what the engine must be able to do; checked at plan
+time), `metrics: tuple[str, ...]` (named scalars that each trace must carry; see `core.folds`),
+`verifiers: tuple[str, ...]` (those whose verdicts it reads), `n_full: int` (how many traces it
+takes without early stopping), `pools: tuple[str, ...]` (model pools that it names in options other
+than `model`), `tasks: Mapping[str, tuple[str, ...]]` (of pools that are to value texts, the
+`core.plan.TASKS` that will do), `parts: Mapping[str, str]` (options that are plugins themselves,
+with their groups), `selector: PluginSpec` (a strategy's: the vote its decisions are about, where
+the user names none); and, as a static method, `lacking() -> str`: what the machine lacks for it, ""
+for nothing, which `leadline doctor` shows.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
-from orchestrator.core.asking import Asking
-from orchestrator.core.judging import Pair, Scores
 from orchestrator.core.plan import Model
-from orchestrator.core.steps import Steps
-from orchestrator.core.types import Capability, Cluster, Problem, Request, Trace, Verdict
+from orchestrator.core.steps import Command, Reply, Steps
+from orchestrator.core.values import Capability, Cluster, Prefix, Problem, Request, Trace, Verdict
+
+VerdictSteps: TypeAlias = Generator[Command, Reply, Verdict]
+Pair: TypeAlias = tuple[Prefix, Prefix]
+Scores: TypeAlias = Generator[Command, Reply, list[float | None]]
 
 
 class Strategy(Protocol):
     """Explores one problem. Deterministic in (problem, rng, traces)."""
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Return the generator that explores `problem`, whose prompt is in the plan's template and has its system message."""
+        """Return the generator that explores `problem`, whose prompt is in the plan's template and
+        has its system message.
+        """
         ...
 
 
@@ -47,28 +54,33 @@ class Verifier(Protocol):
         ...
 
 
-class AskingVerifier(Protocol):
+class ModelVerifier(Protocol):
     """Scores a trace by asking models: the second form of a verifier, of the same group."""
 
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
-        """Return the verdict on one trace, whose text is the whole of what it continues and its own.
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
+        """Return the verdict on one trace, whose text is the whole of what it continues and its
+        own.
 
-        A generator that submits requests (`purpose=VERIFY`) and waits for them, as a strategy does. NoVerdict where it comes to none, as
-        when a request failed. Its verdict must not depend on the order in which replies arrive.
+        A generator that submits requests (`purpose=VERIFY`) and waits for them, as a strategy does.
+        NoVerdict where it comes to none, as when a request failed. Its verdict must not depend on
+        the order in which replies arrive.
         """
         ...
 
 
-class Judge(Protocol):
+class Similarity(Protocol):
     """Tells whether unfinished traces of one problem will come to the same answer.
 
-    It may state `probe: Request`, which each prefix that states no answer is then continued with before it is compared.
+    It may state `probe: Request`, which each prefix that states no answer is then continued with
+    before it is compared.
     """
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
-        """Return P(same answer) of each pair, in order: a float in [0, 1], or None where it cannot tell.
+        """Return P(same answer) of each pair, in order: a float in [0, 1], or None where it cannot
+        tell.
 
-        A generator that may submit requests (`purpose=JUDGE`) and wait for them. A pair's score depends on nothing but that pair.
+        A generator that may submit requests (`purpose=COMPARE`) and wait for them. A pair's score
+        depends on nothing but that pair.
         """
         ...
 
@@ -76,18 +88,29 @@ class Judge(Protocol):
 class Domain(Protocol):
     """How answers of one kind are read and compared."""
 
-    in_process: ClassVar[bool]  # True: extract and canonical take linear time and may run in the caller's process
+    # True: extract and canonical take linear time and may run in the caller's process
+    in_process: ClassVar[bool]
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the stated answer, or None to abstain. With `finished` False (truncated, cancelled) only an explicit statement counts."""
+        """Return the stated answer, or None to abstain.
+
+        With `finished` False (truncated, cancelled) only an explicit statement counts.
+        """
         ...
 
     def canonical(self, answer: str) -> str:
-        """Return a normal form. One that starts with "=" is complete: two complete forms are equivalent exactly when identical."""
+        """Return a normal form.
+
+        One that starts with "=" is complete: two complete forms are equivalent exactly when
+        identical.
+        """
         ...
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Tell whether two answers are the same. May be slow or hang: called only in a killable process."""
+        """Tell whether two answers are the same.
+
+        May be slow or hang: called only in a killable process.
+        """
         ...
 
 
@@ -95,18 +118,21 @@ class Engine(Protocol):
     """Completes requests. A Fleet is itself an Engine."""
 
     async def generate(self, request: Request) -> Trace:
-        """Return the undressed trace. A request that cannot be served comes back FAILED; an engine that cannot serve raises FleetError.
+        """Return the undressed trace. A request that cannot be served comes back FAILED; an engine
+        that cannot serve raises EngineError.
 
         Cancelling the awaiting task aborts the generation.
         """
         ...
 
     def abort(self, request: Request) -> None:
-        """Stop a running request: its pending `generate` returns a CANCELLED trace with the tokens so far. Unknown ones are ignored."""
+        """Stop a running request: its pending `generate` returns a CANCELLED trace with the tokens
+        so far. Unknown ones are ignored.
+        """
         ...
 
 
-class Backend(Protocol):
+class EngineFactory(Protocol):
     """An engine plugin: a frozen dataclass of options from which engines are opened."""
 
     def capabilities(self) -> frozenset[Capability]:
@@ -114,5 +140,8 @@ class Backend(Protocol):
         ...
 
     def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
-        """Return a context that starts the engine for these model pools and stops it. FleetError when it cannot start."""
+        """Return a context that starts the engine for these model pools and stops it.
+
+        EngineError when it cannot start.
+        """
         ...

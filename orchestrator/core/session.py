@@ -1,8 +1,10 @@
-"""One problem's exploration: runs a strategy's generator, turns its commands into effects, keeps its budget, and replays.
+"""One problem's exploration: runs a strategy's generator, turns its commands into effects, keeps
+its budget, and replays.
 
-Pure: no I/O, no clock, no randomness but what derives from the plan's seed. The driver performs the effects, journals every
-arriving trace and stop, and then tells the Session; feeding the journalled events to a fresh Session in order rebuilds it exactly.
-It does not vote: `core.outcome` does, over `traces`.
+Pure: no I/O, no clock, no randomness but what derives from the plan's seed. The driver performs the
+effects, journals every arriving trace and stop, and then tells the Session; feeding the journalled
+events to a fresh Session in order rebuilds it exactly. It does not vote: `core.outcome` does, over
+`traces`.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from orchestrator.core.errors import StrategyError
+from orchestrator.core.errors import StrategyError, described
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.steps import Cancel, Drop, Next, Reply, Steps, Submit
-from orchestrator.core.types import Finish, Message, Problem, Prompt, Request, Trace, changed
+from orchestrator.core.values import Finish, Message, Problem, Prompt, Request, Trace, changed
 from orchestrator.core.votes import VOTING
 
-MAX_COMMANDS = 10_000  # between two waits, deliveries not counted; a strategy that gives more without waiting will not end
+# between two waits, deliveries not counted; a strategy that gives more without waiting will not end
+MAX_COMMANDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,10 @@ Effect: TypeAlias = Start | Abort
 
 
 class Session:
-    """Drives one strategy over one problem. Call `start` once, then `receive` for every trace of a started request, or `stop`."""
+    """Drives one strategy over one problem.
+
+    Call `start` once, then `receive` for every trace of a started request, or `stop`.
+    """
 
     __slots__ = (
         "_cancelled",
@@ -62,13 +68,19 @@ class Session:
         "traces",
     )
 
-    def __init__(self, problem: Problem, strategy: Strategy, plan: Plan, metrics: tuple[str, ...] = ()) -> None:
-        """Prepare the exploration; nothing of the strategy runs yet. `metrics` are asked of every trace that may vote."""
+    def __init__(
+        self, problem: Problem, strategy: Strategy, plan: Plan, metrics: tuple[str, ...] = ()
+    ) -> None:
+        """Prepare the exploration; nothing of the strategy runs yet.
+
+        `metrics` are asked of every trace that may vote.
+        """
         self.problem = problem
         self.metrics = metrics
         self.traces: dict[int, Trace] = {}  # by ordinal, in order of arrival
         self.running: dict[int, Request] = {}
-        self.dropped: dict[int, int | None] = {}  # ordinal -> heir: those without a vote of their own (`core.outcome.pruned`)
+        # ordinal -> heir: those without a vote of their own (`core.outcome.pruned`)
+        self.dropped: dict[int, int | None] = {}
         self.output_tokens = 0  # of all traces that arrived, and of models that verified them
         self.stopped_by = ""
         self.error = ""
@@ -83,9 +95,12 @@ class Session:
         rng = random.Random(derive_seed(plan.seed, problem.id, "strategy"))
         self._steps: Steps | None = None
         try:
-            steps = strategy.explore(changed(problem, prompt=self._prompt), rng)  # the question as it is asked
+            # the question as it is asked
+            steps = strategy.explore(changed(problem, prompt=self._prompt), rng)
             if not isinstance(steps, Generator):
-                raise StrategyError(f"explore returned {steps!r}, not a generator; write `yield from` in it")
+                raise StrategyError(
+                    f"explore returned {steps!r}, not a generator; write `yield from` in it"
+                )
             self._steps = steps
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
             self.error = described(error)
@@ -105,7 +120,10 @@ class Session:
         return self._advance(None)
 
     def receive(self, trace: Trace) -> list[Effect]:
-        """Take one arrived trace and return the effects that follow. KeyError if its request is not running."""
+        """Take one arrived trace and return the effects that follow.
+
+        KeyError if its request is not running.
+        """
         del self.running[trace.ordinal]
         self._cancelled.discard(trace.ordinal)
         self.traces[trace.ordinal] = trace
@@ -123,22 +141,30 @@ class Session:
         return [] if delivered is None else self._advance(delivered)
 
     def stop(self, reason: str) -> list[Effect]:
-        """End exploration for a reason other than the strategy's own ("tokens", "seconds", "interrupt"); no effect once ended."""
+        """End exploration for a reason other than the strategy's own ("tokens", "seconds",
+        "interrupt"); no effect once ended.
+        """
         if self._steps is None:
             return []
         self.stopped_by = reason
         return self._end()
 
     def owed(self) -> list[Request]:
-        """Return the requests that were started, neither arrived nor cancelled: what a resumed job starts again."""
+        """Return the requests that were started, neither arrived nor cancelled: what a resumed job
+        starts again.
+        """
         return [r for o, r in self.running.items() if o not in self._cancelled]
 
     def lost(self) -> list[Request]:
-        """Return the requests that were cancelled and never arrived: a resumed job records them as cancelled, tokens unknown."""
+        """Return the requests that were cancelled and never arrived: a resumed job records them as
+        cancelled, tokens unknown.
+        """
         return [r for o, r in self.running.items() if o in self._cancelled]
 
     def is_cancelled(self, ordinal: int) -> bool:
-        """Tell whether a running request was cancelled: one that has not been started yet need not be."""
+        """Tell whether a running request was cancelled: one that has not been started yet need not
+        be.
+        """
         return ordinal in self._cancelled
 
     def _advance(self, reply: Reply) -> list[Effect]:
@@ -175,7 +201,9 @@ class Session:
         if isinstance(command, Drop):
             effects += self._drop(command)
             return None
-        raise StrategyError(f"a strategy yields Submit, Next, Cancel or Drop, not {command!r}; write `yield from`, not `yield`")
+        raise StrategyError(
+            f"a strategy yields Submit, Next, Cancel or Drop, not {command!r}; write `yield from`, not `yield`"
+        )
 
     def _submit(self, requests: Sequence[Request], effects: list[Effect]) -> tuple[int, ...]:
         limit = self._plan.budget.traces
@@ -214,20 +242,35 @@ class Session:
         if request.parent is not None:
             parent = self.traces.get(request.parent)
             if parent is None or parent.finish is Finish.FAILED:
-                raise StrategyError(f"request {ordinal} continues trace {request.parent}, which has not arrived or has failed")
+                raise StrategyError(
+                    f"request {ordinal} continues trace {request.parent}, which has not arrived or has failed"
+                )
             model, depth = model or parent.model, depth if depth is not None else parent.depth
             ids, text = self._inherited(parent)
         if model and model not in self._plan.models:
-            raise StrategyError(f"request {ordinal} asks for model {model!r}; the plan has {', '.join(self._plan.models)}")
+            raise StrategyError(
+                f"request {ordinal} asks for model {model!r}; the plan has {', '.join(self._plan.models)}"
+            )
         if request.max_new_tokens is not None and request.max_new_tokens < 1:
-            raise StrategyError(f"request {ordinal} asks for {request.max_new_tokens} new tokens; at least one is needed")
+            raise StrategyError(
+                f"request {ordinal} asks for {request.max_new_tokens} new tokens; at least one is needed"
+            )
         if request.depth is not None and request.depth < 1:
-            raise StrategyError(f"request {ordinal} asks for depth {request.depth}; at least 1 is needed")
+            raise StrategyError(
+                f"request {ordinal} asks for depth {request.depth}; at least 1 is needed"
+            )
         if request.checkpoint is not None and request.checkpoint < 1:
-            raise StrategyError(f"request {ordinal} has its checkpoint after {request.checkpoint} tokens; at least one is needed")
+            raise StrategyError(
+                f"request {ordinal} has its checkpoint after {request.checkpoint} tokens; at least one is needed"
+            )
         sampling = request.sampling or self._plan.sampling
-        limit = self._left(request, sampling.max_new_tokens) if request.max_new_tokens is None else request.max_new_tokens
-        ends = request.checkpoint is None or request.checkpoint >= limit  # at its limit, if by nothing else
+        limit = (
+            self._left(request, sampling.max_new_tokens)
+            if request.max_new_tokens is None
+            else request.max_new_tokens
+        )
+        # at its limit, if by nothing else
+        ends = request.checkpoint is None or request.checkpoint >= limit
         return changed(
             request,
             ordinal=ordinal,
@@ -239,14 +282,20 @@ class Session:
             max_new_tokens=limit if ends else request.checkpoint,
             checkpoint=None if ends else request.checkpoint,
             stop=request.stop or sampling.stop,
-            metrics=tuple(dict.fromkeys((*request.metrics, *(self.metrics if request.purpose in VOTING else ())))),
+            metrics=tuple(
+                dict.fromkeys(
+                    (*request.metrics, *(self.metrics if request.purpose in VOTING else ()))
+                )
+            ),
             problem_id=self.problem.id,
             prefix_ids=ids,
             prefix_text=text,
         )
 
     def _left(self, request: Request, limit: int) -> int:
-        """Return the tokens that an attempt's limit leaves to a request: a continuation has what its ancestors did not use, or one."""
+        """Return the tokens that an attempt's limit leaves to a request: a continuation has what
+        its ancestors did not use, or one.
+        """
         used = 0
         ordinal = request.parent
         while ordinal is not None:
@@ -288,9 +337,15 @@ class Session:
         return self._end()
 
     def _drop(self, command: Drop) -> list[Effect]:
-        unknown = [o for o in (*command.ordinals, *(() if command.heir is None else (command.heir,))) if not 0 <= o < self._next_ordinal]
+        unknown = [
+            o
+            for o in (*command.ordinals, *(() if command.heir is None else (command.heir,)))
+            if not 0 <= o < self._next_ordinal
+        ]
         if unknown:
-            raise StrategyError(f"it drops, or leaves a vote to, request {min(unknown)}, which was never submitted")
+            raise StrategyError(
+                f"it drops, or leaves a vote to, request {min(unknown)}, which was never submitted"
+            )
         if command.heir in command.ordinals:
             raise StrategyError(f"request {command.heir} is dropped and is its own heir")
         self.dropped.update(dict.fromkeys(sorted(command.ordinals), command.heir))
@@ -315,21 +370,18 @@ class Session:
 
 
 def prepared_prompt(problem: Problem, plan: Plan) -> Prompt:
-    """Return the problem's prompt in the plan's template, with its system message unless the problem brings its own."""
+    """Return the problem's prompt in the plan's template, with its system message unless the
+    problem brings its own.
+    """
     sampling = plan.sampling
     prompt = problem.prompt
     if isinstance(prompt, str):
         prompt = sampling.template.replace("{prompt}", prompt)
-        return (Message("system", sampling.system), Message("user", prompt)) if sampling.system else prompt
+        return (
+            (Message("system", sampling.system), Message("user", prompt))
+            if sampling.system
+            else prompt
+        )
     if sampling.system and all(m.role != "system" for m in prompt):
         return (Message("system", sampling.system), *prompt)
     return prompt
-
-
-def described(error: BaseException) -> str:
-    """Return an error as one line, with the innermost frame it came from."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    where = f" ({frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno})" if frame else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -1,7 +1,8 @@
 """The strategy algebra: four commands, one event, six helpers to write them with.
 
-A strategy is a generator that yields commands and is sent replies. It must be deterministic in (problem, rng, traces received):
-no clock, no I/O, no randomness but the rng it was given. That is what makes a journal replay it exactly.
+A strategy is a generator that yields commands and is sent replies. It must be deterministic in
+(problem, rng, traces received): no clock, no I/O, no randomness but the rng it was given. That is
+what makes a journal replay it exactly.
 
     def explore(self, problem, rng):
         ordinals = yield from submit([Request()] * 4)
@@ -15,35 +16,45 @@ from collections.abc import Collection, Generator, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from orchestrator.core.types import Capability, Request, Trace
+from orchestrator.core.values import Capability, Request, Trace
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Start these. The reply is the tuple of their ordinals, shorter than asked when the trace budget does not hold them all."""
+    """Start these. The reply is the tuple of their ordinals, shorter than asked when the trace
+    budget does not hold them all.
+    """
 
     requests: tuple[Request, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """Wait for one trace not yet delivered, of `among` or, when None, of any. The reply is that Trace."""
+    """Wait for one trace not yet delivered, of `among` or, when None, of any.
+
+    The reply is that Trace.
+    """
 
     among: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop those of these that still run. They still arrive, as CANCELLED traces. The reply is None."""
+    """Stop those of these that still run.
+
+    They still arrive, as CANCELLED traces. The reply is None.
+    """
 
     ordinals: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Take the vote from these, and stop those that still run; what they spent is charged to pruning. The reply is None.
+    """Take the vote from these, and stop those that still run; what they spent is charged to
+    pruning. The reply is None.
 
-    With an `heir` they vote all the same, each for whatever the heir, or what continues it, comes to state.
+    With an `heir` they vote all the same, each for whatever the heir, or what continues it, comes
+    to state.
     """
 
     ordinals: frozenset[int]
@@ -63,7 +74,8 @@ def submit(requests: Iterable[Request]) -> Generator[Command, Reply, tuple[int, 
 def next_trace(among: Collection[int] | None = None) -> Generator[Command, Reply, Trace]:
     """Return the earliest finished trace not yet delivered, of `among` or of any; waits for it.
 
-    Waiting for what neither runs nor was ever started is a `StrategyError`, unless a budget refused it: then exploration ends.
+    Waiting for what neither runs nor was ever started is a `StrategyError`, unless a budget refused
+    it: then exploration ends.
     """
     return cast(Trace, (yield Next(None if among is None else frozenset(among))))
 
@@ -74,7 +86,9 @@ def cancel(ordinals: Iterable[int]) -> Generator[Command, Reply, None]:
 
 
 def drop(ordinals: Iterable[int], heir: int | None = None) -> Generator[Command, Reply, None]:
-    """Take the vote from these, or give it to `heir`, and stop those that still run; returns at once."""
+    """Take the vote from these, or give it to `heir`, and stop those that still run; returns at
+    once.
+    """
     yield Drop(frozenset(ordinals), heir)
 
 

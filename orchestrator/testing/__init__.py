@@ -1,7 +1,8 @@
-"""The contract of plugins, as checks that a plugin's own tests can call, and the traces to write such tests with.
+"""The contract of plugins, as checks that a plugin's own tests can call, and the traces to write
+such tests with.
 
-A broken rule raises AssertionError with a message that names the rule and says what to do. No test framework is needed; `check_verifier`
-and `check_engine` are coroutines.
+A broken rule raises AssertionError with a message that names the rule and says what to do. No test
+framework is needed; `check_verifier` and `check_engine` are coroutines.
 
     from orchestrator.testing import check_strategy
 
@@ -11,9 +12,9 @@ and `check_engine` are coroutines.
 
 from orchestrator.testing.domains import check_domain
 from orchestrator.testing.engines import check_engine
-from orchestrator.testing.judges import check_judge
 from orchestrator.testing.pools import PROBLEM, pool, trace
 from orchestrator.testing.selectors import check_selector
+from orchestrator.testing.similarity import check_similarity
 from orchestrator.testing.simulation import explore
 from orchestrator.testing.strategies import check_strategy
 from orchestrator.testing.verifiers import check_verifier
@@ -22,8 +23,8 @@ __all__ = [
     "PROBLEM",
     "check_domain",
     "check_engine",
-    "check_judge",
     "check_selector",
+    "check_similarity",
     "check_strategy",
     "check_verifier",
     "explore",

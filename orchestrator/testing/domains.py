@@ -1,6 +1,8 @@
-"""The contract of domains: reads answers or abstains, never raises, and its normal form agrees with its equivalence.
+"""The contract of domains: reads answers or abstains, never raises, and its normal form agrees with
+its equivalence.
 
-`equivalent` may be slow or hang by contract, and is called in killable processes: here it is asked about the examples given, no others.
+`equivalent` may be slow or hang by contract, and is called in killable processes: here it is asked
+about the examples given, no others.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ _REPEATED = (
     "\\frac{1}{", "\\text{", "<think>", "</think>", "####", "#### 1\n", "answer ", "The answer is ", "the answer is 1 ", "Answer: A\n",
     "final answer\n", "1/", "1 2 ", "a b ", '{"a": ', "* ", "not ",
 )  # fmt: skip
-_SIZES = (16, 20, 24, 28, 32, *(2**k for k in range(6, 15)))  # small steps at first: exponential time shows before it hangs
-_CPU_SECONDS = 0.5  # for 16,384 characters, where linear code takes some hundredths and quadratic code some seconds
+# small steps at first: exponential time shows before it hangs
+_SIZES = (16, 20, 24, 28, 32, *(2**k for k in range(6, 15)))
+# for 16,384 characters, where linear code takes some hundredths and quadratic code some seconds
+_CPU_SECONDS = 0.5
 
 
 def check_domain(
@@ -44,19 +48,30 @@ def check_domain(
 ) -> None:
     """Check the contract of a domain.
 
-    `stated` are texts with the answer that each states explicitly; `equal` and `different` are pairs of answers.
+    `stated` are texts with the answer that each states explicitly; `equal` and `different` are
+    pairs of answers.
     """
     check_value(domain)
-    require(isinstance(domain.in_process, bool), "in_process", "say with a ClassVar[bool] whether it may run in the caller's process")
+    require(
+        isinstance(domain.in_process, bool),
+        "in_process",
+        "say with a ClassVar[bool] whether it may run in the caller's process",
+    )
     with no_global_randomness():
         _check_extraction(domain, stated)
-        answers = dict.fromkeys([*(answer for _, answer in stated), *(a for pair in (*equal, *different) for a in pair)])
+        answers = dict.fromkeys(
+            [*(answer for _, answer in stated), *(a for pair in (*equal, *different) for a in pair)]
+        )
         _check_canonical(domain, [*answers, *_RUBBISH])
         _check_equivalence(domain, list(answers))
         for a, b in equal:
             require(domain.equivalent(a, b), "equal examples", f"{a!r} and {b!r} are told apart")
         for a, b in different:
-            require(not domain.equivalent(a, b), "different examples", f"{a!r} and {b!r} are called equivalent")
+            require(
+                not domain.equivalent(a, b),
+                "different examples",
+                f"{a!r} and {b!r} are called equivalent",
+            )
         if domain.in_process:
             _check_time(domain)
 
@@ -65,13 +80,19 @@ def _extracted(domain: Domain, text: str, finished: bool) -> str | None:
     try:
         found: object = domain.extract(text, finished)
     except Exception as error:
-        raise AssertionError(f"extract raises nothing: {error!r} for {text!r:.100}; return None to abstain") from error
+        raise AssertionError(
+            f"extract raises nothing: {error!r} for {text!r:.100}; return None to abstain"
+        ) from error
     if found is None:
         return None
     if not isinstance(found, str) or not found:
-        raise AssertionError(f"extract: {found!r} from {text!r:.100}; return the answer as text, or None, never an empty text")
+        raise AssertionError(
+            f"extract: {found!r} from {text!r:.100}; return the answer as text, or None, never an empty text"
+        )
     require(
-        _canonical(domain, found) != "", "extract", f"{found!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing"
+        _canonical(domain, found) != "",
+        "extract",
+        f"{found!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing",
     )
     return found
 
@@ -82,12 +103,20 @@ def _check_extraction(domain: Domain, stated: Iterable[tuple[str, str]]) -> None
             _extracted(domain, text, finished)
     for text in _UNFINISHED:
         found = _extracted(domain, text, False)
-        require(found is None, "a truncated text abstains", f"{found!r} was read from {text!r}; unless stated explicitly, it is a guess")
+        require(
+            found is None,
+            "a truncated text abstains",
+            f"{found!r} was read from {text!r}; unless stated explicitly, it is a guess",
+        )
     for text, answer in stated:
         for finished in (True, False):
             found = _extracted(domain, text, finished)
             read = found is not None and (found == answer or domain.equivalent(found, answer))
-            require(read, "stated answers are read", f"{found!r} instead of {answer!r} from {text!r}, finished = {finished}")
+            require(
+                read,
+                "stated answers are read",
+                f"{found!r} instead of {answer!r} from {text!r}, finished = {finished}",
+            )
 
 
 def _canonical(domain: Domain, answer: str) -> str:
@@ -105,7 +134,11 @@ def _canonical(domain: Domain, answer: str) -> str:
 def _check_canonical(domain: Domain, answers: Iterable[str]) -> None:
     for answer in answers:
         form = _canonical(domain, answer)
-        require(form == _canonical(domain, answer), "canonical is deterministic", f"two forms of {answer!r:.100}")
+        require(
+            form == _canonical(domain, answer),
+            "canonical is deterministic",
+            f"two forms of {answer!r:.100}",
+        )
         again = {_canonical(domain, form), _canonical(domain, form.removeprefix("="))}
         remedy = f"the form {form!r:.100} of {answer!r:.100} has the form {sorted(again)!r:.200}; a form is its own form, without its = too"
         require(form in again, "canonical is idempotent", remedy)
@@ -113,12 +146,24 @@ def _check_canonical(domain: Domain, answers: Iterable[str]) -> None:
 
 def _check_equivalence(domain: Domain, answers: Sequence[str]) -> None:
     for answer in answers:
-        require(domain.equivalent(answer, answer), "equivalent is reflexive", f"{answer!r} does not equal itself")
+        require(
+            domain.equivalent(answer, answer),
+            "equivalent is reflexive",
+            f"{answer!r} does not equal itself",
+        )
     for a, b in combinations(answers, 2):
         same = domain.equivalent(a, b)
-        require(same == domain.equivalent(b, a), "equivalent is symmetric", f"{a!r} and {b!r} one way, not the other")
+        require(
+            same == domain.equivalent(b, a),
+            "equivalent is symmetric",
+            f"{a!r} and {b!r} one way, not the other",
+        )
         x, y = _canonical(domain, a), _canonical(domain, b)
-        require(same or x != y, "equal forms are equivalent", f"{a!r} and {b!r} share the form {x!r} and are told apart")
+        require(
+            same or x != y,
+            "equal forms are equivalent",
+            f"{a!r} and {b!r} share the form {x!r} and are told apart",
+        )
         complete = x.startswith("=") and y.startswith("=")
         remedy = f"{a!r} and {b!r} are equivalent, and have the complete forms {x!r} and {y!r}; begin a form with = only if it decides"
         require(not (same and complete) or x == y, "complete forms decide", remedy)

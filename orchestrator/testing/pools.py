@@ -1,4 +1,5 @@
-"""Traces and pools of traces, made by hand: what the tests of strategies and selectors are written with.
+"""Traces and pools of traces, made by hand: what the tests of strategies and selectors are written
+with.
 
 Everything is a function of its arguments. Nothing here decides or checks anything.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.core.types import Answer, Finish, Problem, Purpose, Trace, Usage, Verdict
+from orchestrator.core.values import Answer, Finish, Problem, Purpose, Trace, Usage, Verdict
 
 PROBLEM = Problem("check", "What is 17 + 25?")
 
@@ -24,9 +25,11 @@ def trace(
     parent: int | None = None,
     model: str = "main",
 ) -> Trace:
-    """Return a trace that states `answer` (None abstains), whose text and key are the same, after `tokens` tokens.
+    """Return a trace that states `answer` (None abstains), whose text and key are the same, after
+    `tokens` tokens.
 
-    `verdicts` maps a verifier's name to the score it gave. A FAILED trace says so in `error` and states nothing.
+    `verdicts` maps a verifier's name to the score it gave. A FAILED trace says so in `error` and
+    states nothing.
     """
     failed = finish is Finish.FAILED
     return Trace(
@@ -52,9 +55,11 @@ def pool(
     verdicts: Mapping[str, Sequence[float]] | None = None,
     tokens: Sequence[int] = (),
 ) -> list[Trace]:
-    """Return one trace per word, ordinals from 0: an answer, `-` for a trace that abstains, `!` for one that failed.
+    """Return one trace per word, ordinals from 0: an answer, `-` for a trace that abstains, `!` for
+    one that failed.
 
-    `metrics`, `verdicts` and `tokens` give one value per trace: `pool("A B -", metrics={"mean_confidence": (3, 5, 1)})`.
+    `metrics`, `verdicts` and `tokens` give one value per trace: `pool("A B -",
+    metrics={"mean_confidence": (3, 5, 1)})`.
     """
     made = []
     for i, word in enumerate(words.split()):

@@ -1,4 +1,5 @@
-"""What every plugin must be, whatever its kind: a frozen dataclass of plain options, a value that can travel, and no user of global state.
+"""What every plugin must be, whatever its kind: a frozen dataclass of plain options, a value that
+can travel, and no user of global state.
 
 A rule that does not hold raises AssertionError: "RULE: what happened; what to do".
 """
@@ -23,7 +24,9 @@ def require(held: bool, rule: str, remedy: str) -> None:
 
 
 def check_value(plugin: object) -> None:
-    """Check that a plugin is a frozen dataclass, travels by pickle, and is rebuilt from its options."""
+    """Check that a plugin is a frozen dataclass, travels by pickle, and is rebuilt from its
+    options.
+    """
     cls = type(plugin)
     params = getattr(cls, "__dataclass_params__", None)
     require(
@@ -33,25 +36,48 @@ def check_value(plugin: object) -> None:
     )
     options = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # checked above
     parts = {name: options.pop(name) for name in getattr(cls, "parts", {})}
-    for part in [one for held in parts.values() for one in (held if isinstance(held, tuple) else (held,)) if one is not None]:
-        require(not isinstance(part, str), "parts", f"{part!r} is a name yet: load the plugin by `registry.load`, or give it the plugin")
+    for part in [
+        one
+        for held in parts.values()
+        for one in (held if isinstance(held, tuple) else (held,))
+        if one is not None
+    ]:
+        require(
+            not isinstance(part, str),
+            "parts",
+            f"{part!r} is a name yet: load the plugin by `registry.load`, or give it the plugin",
+        )
         check_value(part)
     try:
         rebuilt: Any = msgspec.convert(msgspec.json.decode(msgspec.json.encode(options)), cls)
         rebuilt = dataclasses.replace(rebuilt, **parts) if parts else rebuilt
     except Exception as error:
-        raise AssertionError(f"options round trip: {error}; let every field be a value that JSON and TOML can hold") from error
-    require(rebuilt == plugin, "options round trip", f"{plugin!r} comes back as {rebuilt!r}; let fields hold what was given, unchanged")
+        raise AssertionError(
+            f"options round trip: {error}; let every field be a value that JSON and TOML can hold"
+        ) from error
+    require(
+        rebuilt == plugin,
+        "options round trip",
+        f"{plugin!r} comes back as {rebuilt!r}; let fields hold what was given, unchanged",
+    )
     try:
         travelled = pickle.loads(pickle.dumps(plugin))
     except Exception as error:
-        raise AssertionError(f"picklable: {error}; define the class at module level and keep handles and lambdas out of it") from error
-    require(travelled == plugin, "picklable", f"{plugin!r} comes back as {travelled!r}; compare by value (dataclass eq)")
+        raise AssertionError(
+            f"picklable: {error}; define the class at module level and keep handles and lambdas out of it"
+        ) from error
+    require(
+        travelled == plugin,
+        "picklable",
+        f"{plugin!r} comes back as {travelled!r}; compare by value (dataclass eq)",
+    )
 
 
 @contextmanager
 def no_global_randomness() -> Iterator[None]:
-    """Check that what runs inside draws nothing from the global generators of `random` and NumPy, and leave those as they were."""
+    """Check that what runs inside draws nothing from the global generators of `random` and NumPy,
+    and leave those as they were.
+    """
     numpy = sys.modules.get("numpy")
     state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
     random.seed(20_250_101)
@@ -64,7 +90,11 @@ def no_global_randomness() -> Iterator[None]:
         yield
         remedy = "global randomness was drawn or seeded; draw from the `rng` you are given"
         require(random.getstate() == expected, "no global random", remedy)
-        require(not numpy or repr(numpy.random.get_state()) == numpy_expected, "no global random", f"NumPy: {remedy}")
+        require(
+            not numpy or repr(numpy.random.get_state()) == numpy_expected,
+            "no global random",
+            f"NumPy: {remedy}",
+        )
     finally:
         random.setstate(state)
         if numpy:
@@ -72,9 +102,11 @@ def no_global_randomness() -> Iterator[None]:
 
 
 class SaltedText(str):
-    """Text whose hash depends on a salt: a set of these is iterated in another order under another salt.
+    """Text whose hash depends on a salt: a set of these is iterated in another order under another
+    salt.
 
-    It stands in for PYTHONHASHSEED, which is fixed when a process starts. All texts that meet in one dict must have one salt.
+    It stands in for PYTHONHASHSEED, which is fixed when a process starts. All texts that meet in
+    one dict must have one salt.
     """
 
     __slots__ = ("salt",)

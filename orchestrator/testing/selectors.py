@@ -1,4 +1,6 @@
-"""The contract of selectors: a pure function over a pool, in any order, that ranks by its weights and counts only votes."""
+"""The contract of selectors: a pure function over a pool, in any order, that ranks by its weights
+and counts only votes.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,34 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator import registry
-from orchestrator.core.folds import parse_metric
+from orchestrator.core.metrics import parse_metric
 from orchestrator.core.protocols import Selector
-from orchestrator.core.types import Answer, Cluster, Finish, Purpose, Trace, Verdict
+from orchestrator.core.values import Answer, Cluster, Finish, Purpose, Trace, Verdict
 from orchestrator.core.votes import VOTING, rank
+from orchestrator.plan import registry
 from orchestrator.testing.pools import pool, trace
 from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
 
-_POOLS = ("A", "A A A", "A B", "A A B", "B A A B", "A B C D E", "A - B ! A", "! A", "- - A", "A B A C B A C A B B A A")
+_POOLS = (
+    "A",
+    "A A A",
+    "A B",
+    "A A B",
+    "B A A B",
+    "A B C D E",
+    "A - B ! A",
+    "! A",
+    "- - A",
+    "A B A C B A C A B B A A",
+)
 _PURE = "a selector is a pure function of the traces, whatever their order"
 
 
 def check_selector(selector: Selector, *, verdicts: Sequence[str] = ()) -> None:
-    """Check the contract of a selector. Every trace carries the metrics it states, and a verdict of each verifier named."""
+    """Check the contract of a selector.
+
+    Every trace carries the metrics it states, and a verdict of each verifier named.
+    """
     check_value(selector)
     with no_global_randomness():
         for seed, traces in enumerate(_pools()):
@@ -30,27 +46,45 @@ def check_selector(selector: Selector, *, verdicts: Sequence[str] = ()) -> None:
             _check_pool(selector, scored, seed)
         for words in ("", "-", "- - -", "!", "! ! -"):
             scored = [_scored(t, registry.metrics(selector), verdicts, 0) for t in pool(words)]
-            require(_ranked(selector, scored, f"over {words!r}") == [], "empty pool", f"no trace of {words!r} states an answer; return []")
+            require(
+                _ranked(selector, scored, f"over {words!r}") == [],
+                "empty pool",
+                f"no trace of {words!r} states an answer; return []",
+            )
 
 
 def _pools() -> Iterator[list[Trace]]:
     yield from map(pool, _POOLS)
-    yield [*pool("A B B"), *(trace(i, "C", purpose=purpose) for i, purpose in enumerate(_NO_ATTEMPT, 3))]
-    yield [*pool("A B B"), trace(3, "A", finish=Finish.CANCELLED), trace(4, "A", finish=Finish.LENGTH)]
-    yield [*pool("A B"), replace(trace(2, "C"), finish=Finish.FAILED, error="failed after it had stated an answer")]
+    yield [
+        *pool("A B B"),
+        *(trace(i, "C", purpose=purpose) for i, purpose in enumerate(_NO_ATTEMPT, 3)),
+    ]
+    yield [
+        *pool("A B B"),
+        trace(3, "A", finish=Finish.CANCELLED),
+        trace(4, "A", finish=Finish.LENGTH),
+    ]
+    yield [
+        *pool("A B"),
+        replace(trace(2, "C"), finish=Finish.FAILED, error="failed after it had stated an answer"),
+    ]
     for seed in range(20):
         rng = random.Random(seed)
         yield pool(" ".join(rng.choice("ABCD-!") for _ in range(rng.randint(1, 24))))
 
 
-_NO_ATTEMPT = (Purpose.PROBE, Purpose.VERIFY, Purpose.JUDGE, Purpose.PROBE)
+_NO_ATTEMPT = (Purpose.PROBE, Purpose.VERIFY, Purpose.COMPARE, Purpose.PROBE)
 
 
 def _scored(trace: Trace, metrics: Sequence[str], verdicts: Sequence[str], seed: int) -> Trace:
     rng = random.Random(f"{seed} {trace.ordinal}")
     # Few different values, so that ties occur.
     values = {name: _metric(name, rng.randint(1, 4)) for name in metrics}
-    return replace(trace, metrics=values, verdicts=tuple(Verdict(name, rng.randint(0, 4) / 4) for name in verdicts))
+    return replace(
+        trace,
+        metrics=values,
+        verdicts=tuple(Verdict(name, rng.randint(0, 4) / 4) for name in verdicts),
+    )
 
 
 def _metric(name: str, level: int) -> float:
@@ -63,45 +97,96 @@ def _check_pool(selector: Selector, traces: Sequence[Trace], seed: int) -> None:
     clusters = _ranked(selector, traces, shown)
     require(list(traces) == before, "pure", f"{shown} it changed the traces; build new values")
     _check_clusters(clusters, traces, shown)
-    require(selector(traces) == clusters, "deterministic", f"{shown} it ranks differently the second time; {_PURE}")
+    require(
+        selector(traces) == clusters,
+        "deterministic",
+        f"{shown} it ranks differently the second time; {_PURE}",
+    )
     for salt in range(4):
         shuffled = [_salted(t, salt) for t in traces]
         random.Random(f"{seed} {salt}").shuffle(shuffled)
         require(
-            selector(shuffled) == clusters, "any order", f"{shown} the ranking depends on the traces' order or on that of a set; {_PURE}"
+            selector(shuffled) == clusters,
+            "any order",
+            f"{shown} the ranking depends on the traces' order or on that of a set; {_PURE}",
         )
     travelled = pickle.loads(pickle.dumps(selector))
-    require(travelled(traces) == clusters, "picklable", f"{shown} a pickled copy ranks differently; keep all state in fields")
+    require(
+        travelled(traces) == clusters,
+        "picklable",
+        f"{shown} a pickled copy ranks differently; keep all state in fields",
+    )
 
 
 def _ranked(selector: Selector, traces: Sequence[Trace], shown: str) -> list[Cluster]:
     try:
         return selector(traces)
     except Exception as error:
-        raise AssertionError(f"raises nothing: {error!r} {shown}; a pool without votes ranks nothing, []") from error
+        raise AssertionError(
+            f"raises nothing: {error!r} {shown}; a pool without votes ranks nothing, []"
+        ) from error
 
 
 def _check_clusters(clusters: object, traces: Sequence[Trace], shown: str) -> None:
-    well_made = isinstance(clusters, list) and all(isinstance(c, Cluster) and c.ordinals for c in clusters)
+    well_made = isinstance(clusters, list) and all(
+        isinstance(c, Cluster) and c.ordinals for c in clusters
+    )
     if not (isinstance(clusters, list) and well_made):
-        raise AssertionError(f"clusters: {shown} it returned {clusters!r}; return a list of Clusters, none of them empty")
-    votes = {t.ordinal: t.answer for t in traces if t.answer and t.finish is not Finish.FAILED and t.purpose in VOTING}
+        raise AssertionError(
+            f"clusters: {shown} it returned {clusters!r}; return a list of Clusters, none of them empty"
+        )
+    votes = {
+        t.ordinal: t.answer
+        for t in traces
+        if t.answer and t.finish is not Finish.FAILED and t.purpose in VOTING
+    }
     counted = [o for c in clusters for o in c.ordinals]
     strangers = sorted(set(counted) - votes.keys())
-    require(not strangers, "counts votes only", f"{shown} traces {strangers} voted; take `core.votes.voters(traces)`")
-    require(len(counted) == len(set(counted)), "one trace, one cluster", f"{shown} a trace is in two clusters: {clusters}")
+    require(
+        not strangers,
+        "counts votes only",
+        f"{shown} traces {strangers} voted; take `core.votes.voters(traces)`",
+    )
+    require(
+        len(counted) == len(set(counted)),
+        "one trace, one cluster",
+        f"{shown} a trace is in two clusters: {clusters}",
+    )
     for cluster in clusters:
-        require(list(cluster.ordinals) == sorted(cluster.ordinals), "ordinals ascend", f"{shown} they do not in {cluster}; sort them")
+        require(
+            list(cluster.ordinals) == sorted(cluster.ordinals),
+            "ordinals ascend",
+            f"{shown} they do not in {cluster}; sort them",
+        )
         keys = {votes[o].key for o in cluster.ordinals} | {cluster.answer.key}
-        require(len(keys) == 1, "one cluster, one answer", f"{shown} {cluster} holds the answers {sorted(keys)}; group by Answer.key")
+        require(
+            len(keys) == 1,
+            "one cluster, one answer",
+            f"{shown} {cluster} holds the answers {sorted(keys)}; group by Answer.key",
+        )
         sound = math.isfinite(cluster.weight) and cluster.weight >= 0
-        require(sound, "weights", f"{shown} a weight is {cluster.weight!r}; make it finite and not negative")
-    require(len({c.answer.key for c in clusters}) == len(clusters), "one answer, one cluster", f"{shown} an answer has two clusters")
+        require(
+            sound,
+            "weights",
+            f"{shown} a weight is {cluster.weight!r}; make it finite and not negative",
+        )
+    require(
+        len({c.answer.key for c in clusters}) == len(clusters),
+        "one answer, one cluster",
+        f"{shown} an answer has two clusters",
+    )
     rule = "weight, then count, then the lower lowest ordinal"
-    require(clusters == rank(clusters), "ranked by the tie rule", f"{shown} {clusters} is not in order of {rule}; use `core.votes.rank`")
+    require(
+        clusters == rank(clusters),
+        "ranked by the tie rule",
+        f"{shown} {clusters} is not in order of {rule}; use `core.votes.rank`",
+    )
 
 
 def _salted(trace: Trace, salt: int) -> Trace:
     if trace.answer is None:
         return trace
-    return replace(trace, answer=Answer(SaltedText(trace.answer.text, salt), SaltedText(trace.answer.key, salt)))
+    return replace(
+        trace,
+        answer=Answer(SaltedText(trace.answer.text, salt), SaltedText(trace.answer.key, salt)),
+    )

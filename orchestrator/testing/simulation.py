@@ -1,6 +1,8 @@
-"""Explores a problem without an engine or a loop: scripted traces arrive at a Session in a seeded order.
+"""Explores a problem without an engine or a loop: scripted traces arrive at a Session in a seeded
+order.
 
-Everything is a function of its arguments, so a simulation can be recorded and played again, event by event.
+Everything is a function of its arguments, so a simulation can be recorded and played again, event
+by event.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TypeAlias
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.session import Effect, Session
-from orchestrator.core.types import Finish, Problem, Request, Trace
+from orchestrator.core.values import Finish, Problem, Request, Trace
 from orchestrator.testing.pools import PROBLEM, trace
 
 Reply: TypeAlias = Trace | str | None
@@ -25,7 +27,9 @@ PURE = "a strategy is a pure function of (problem, rng, traces): no state betwee
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An event, the effects that the session returned, and what then ran (ordinal, whether cancelled)."""
+    """An event, the effects that the session returned, and what then ran (ordinal, whether
+    cancelled).
+    """
 
     event: Event
     effects: tuple[Effect, ...]
@@ -56,19 +60,29 @@ def explore(
 ) -> Session:
     """Return the session of a whole exploration, in which `answer_of` says how each request ends.
 
-    It may return an answer's text, None to abstain, or a trace (whose ordinal and parent are put right). Traces arrive in the order of
-    submission, or, given a seed, in a shuffled one; what the strategy cancels arrives CANCELLED, without an answer.
-    AssertionError when the exploration does not end within 20,000 traces.
+    It may return an answer's text, None to abstain, or a trace (whose ordinal and parent are put
+    right). Traces arrive in the order of submission, or, given a seed, in a shuffled one; what the
+    strategy cancels arrives CANCELLED, without an answer. AssertionError when the exploration does
+    not end within 20,000 traces.
     """
     session = Session(problem, strategy, plan or Plan())
     record(session, answer_of, random.Random(seed) if seed is not None else None)
     if session.stopped_by == INTERRUPT:
-        raise AssertionError(f"it ends: after {MAX_TRACES} traces the strategy still asks for more; give the plan a budget")
+        raise AssertionError(
+            f"it ends: after {MAX_TRACES} traces the strategy still asks for more; give the plan a budget"
+        )
     return session
 
 
-def record(session: Session, answer_of: Callable[[Request], Reply], rng: random.Random | None, n_max: int = MAX_TRACES) -> Recording:
-    """Run a fresh session to its end and return all that happened; one that still explores after `n_max` traces is stopped."""
+def record(
+    session: Session,
+    answer_of: Callable[[Request], Reply],
+    rng: random.Random | None,
+    n_max: int = MAX_TRACES,
+) -> Recording:
+    """Run a fresh session to its end and return all that happened; one that still explores after
+    `n_max` traces is stopped.
+    """
     first = tuple(session.start())
     steps: list[Step] = []
     while session.running:
@@ -89,7 +103,9 @@ def play(session: Session, events: Iterable[Event]) -> Recording:
 def step(session: Session, event: Event) -> Step:
     """Give one event to a session."""
     if not isinstance(event, str) and event.ordinal not in session.running:
-        raise AssertionError(f"deterministic: trace {event.ordinal} arrived before and was not started this time; {PURE}")
+        raise AssertionError(
+            f"deterministic: trace {event.ordinal} arrived before and was not started this time; {PURE}"
+        )
     effects = session.stop(event) if isinstance(event, str) else session.receive(event)
     return Step(event, tuple(effects), tuple((o, session.is_cancelled(o)) for o in session.running))
 

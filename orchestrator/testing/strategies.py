@@ -1,6 +1,8 @@
-"""The contract of strategies: ends, keeps its budget, cleans up, and is a pure function of (problem, rng, traces).
+"""The contract of strategies: ends, keeps its budget, cleans up, and is a pure function of
+(problem, rng, traces).
 
-It does not detect a read of the clock, of a file or of the environment unless that changes what the strategy does between two runs.
+It does not detect a read of the clock, of a file or of the environment unless that changes what the
+strategy does between two runs.
 """
 
 from __future__ import annotations
@@ -11,15 +13,34 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from orchestrator import registry
-from orchestrator.core.folds import PREFIX, parse_metric
+from orchestrator.core.metrics import PREFIX, parse_metric
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.session import Abort, Session, Start
-from orchestrator.core.types import Answer, Capability, Finish, Purpose, Request, Sampling, Trace, Verdict
+from orchestrator.core.values import (
+    Answer,
+    Capability,
+    Finish,
+    Purpose,
+    Request,
+    Sampling,
+    Trace,
+    Verdict,
+)
+from orchestrator.plan import registry
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
-from orchestrator.testing.simulation import INTERRUPT, PURE, Event, Recording, Step, arrival, play, record, step
+from orchestrator.testing.simulation import (
+    INTERRUPT,
+    PURE,
+    Event,
+    Recording,
+    Step,
+    arrival,
+    play,
+    record,
+    step,
+)
 
 World = Callable[[Request], Trace]
 _BUDGETS = (
@@ -29,18 +50,30 @@ _BUDGETS = (
     Budget(traces=5, tokens=30),
 )
 _JUDGED = {  # what judges say, in the forms of `core.verdicts`
-    Purpose.VERIFY: ("Verdict: correct", "Verdict: correct", "Verdict: incorrect", "Score: 7/10", "I am not sure."),
-    Purpose.JUDGE: ("Winner: 1", "Winner: 2", "Winner: tie", "I am not sure."),
+    Purpose.VERIFY: (
+        "Verdict: correct",
+        "Verdict: correct",
+        "Verdict: incorrect",
+        "Score: 7/10",
+        "I am not sure.",
+    ),
+    Purpose.COMPARE: ("Winner: 1", "Winner: 2", "Winner: tie", "I am not sure."),
 }
-_N_LIMIT = 2_000  # traces after which an exploration is stopped: without a budget as a user would, with one because it hangs
+# traces after which an exploration is stopped: without a budget as a user would, with one because
+# it hangs
+_N_LIMIT = 2_000
 _N_TOKENS = 60  # of an attempt at most: some stretches of those that are looked at every few tokens
 _N_STOPS = 48  # points of one exploration at which it is stopped
 
 
-def check_strategy(strategy: Strategy, *, plan: Plan | None = None, seeds: Iterable[int] = range(2)) -> None:
-    """Check the contract of a strategy: any order of arrival, any budget, any failure, any stop, replay, and determinism.
+def check_strategy(
+    strategy: Strategy, *, plan: Plan | None = None, seeds: Iterable[int] = range(2)
+) -> None:
+    """Check the contract of a strategy: any order of arrival, any budget, any failure, any stop,
+    replay, and determinism.
 
-    `plan` is needed when the strategy asks for models by name; its budget is varied. Each seed is another order of arrival.
+    `plan` is needed when the strategy asks for models by name; its budget is varied. Each seed is
+    another order of arrival.
     """
     check_value(strategy)
     plan = plan or Plan(sampling=Sampling(max_new_tokens=_N_TOKENS))
@@ -48,13 +81,21 @@ def check_strategy(strategy: Strategy, *, plan: Plan | None = None, seeds: Itera
         for seed in seeds:
             for name, world in _worlds(seed, registry.verdicts(strategy)).items():
                 for budget in _BUDGETS:
-                    _check_budget(strategy, replace(plan, budget=budget), world, f"with traces {name}, {budget}, seed {seed}", seed)
+                    _check_budget(
+                        strategy,
+                        replace(plan, budget=budget),
+                        world,
+                        f"with traces {name}, {budget}, seed {seed}",
+                        seed,
+                    )
                 _check_stops(strategy, plan, world, f"with traces {name}, seed {seed}", seed)
             _check_sharing(strategy, plan, seed)
 
 
 def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
-    """The ways in which traces come out, each a function of the request alone; `verifiers` score every trace, as the plan's do."""
+    """The ways in which traces come out, each a function of the request alone; `verifiers` score
+    every trace, as the plan's do.
+    """
 
     def world(words: Sequence[str], finishes: Sequence[Finish] = (Finish.STOP,)) -> World:
         def reply(request: Request) -> Trace:
@@ -63,29 +104,46 @@ def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
             if finish is Finish.RULE and not (request.rules or request.checkpoint):
                 finish = Finish.STOP  # nothing there that could fire
             metrics = {name: _metric(name, rng) for name in request.metrics}
-            verdicts = {name: rng.random() for name in dict.fromkeys((*request.verifiers, *verifiers))}
-            made = trace(request.ordinal, None, finish=finish, tokens=_n_tokens(request, finish, rng), metrics=metrics)
+            verdicts = {
+                name: rng.random() for name in dict.fromkeys((*request.verifiers, *verifiers))
+            }
+            made = trace(
+                request.ordinal,
+                None,
+                finish=finish,
+                tokens=_n_tokens(request, finish, rng),
+                metrics=metrics,
+            )
             if finish is Finish.FAILED:
                 return made
             if request.purpose in _JUDGED:
                 return replace(made, text=rng.choice(_JUDGED[request.purpose]))
-            # The hash of an answer's text changes with the salt, and with it the order in which a set of answers is iterated.
+            # The hash of an answer's text changes with the salt, and with it the order in which a
+            # set of answers is iterated.
             if request.stop and finish is Finish.STOP and rng.random() < 0.5:
                 made = replace(made, stop=request.stop[0])
             answer = Answer(SaltedText(word, 0), SaltedText(word, 0)) if word else None
-            return replace(made, answer=answer, verdicts=tuple(Verdict(n, score) for n, score in verdicts.items()))
+            return replace(
+                made,
+                answer=answer,
+                verdicts=tuple(Verdict(n, score) for n, score in verdicts.items()),
+            )
 
         return reply
 
     return {
         "that agree": world(["A"]),
         "of two answers": world(["A", "A", "B"]),
-        "of many answers": world([*"ABCDEFGH", ""], [*[Finish.STOP] * 6, Finish.LENGTH, Finish.FAILED]),
+        "of many answers": world(
+            [*"ABCDEFGH", ""], [*[Finish.STOP] * 6, Finish.LENGTH, Finish.FAILED]
+        ),
         "that abstain": world([""]),
         "cut at their limit": world(["A", ""], [Finish.LENGTH]),
         "ended by a rule": world(["A", ""], [Finish.RULE]),
         "that all fail": world([""], [Finish.FAILED]),
-        "cancelled from outside": world(["A", ""], [Finish.CANCELLED, Finish.CANCELLED, Finish.STOP]),
+        "cancelled from outside": world(
+            ["A", ""], [Finish.CANCELLED, Finish.CANCELLED, Finish.STOP]
+        ),
     }
 
 
@@ -116,23 +174,45 @@ def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed
         again = play(_session(_copy(strategy), plan), _salted(recording.events, salt))
         _check_same(recording, again, where)
         dropped = (recording.session.dropped, again.session.dropped)
-        require(dropped[0] == dropped[1], "deterministic", f"{where} it dropped {dropped[0]}, and {dropped[1]} the second time; {PURE}")
+        require(
+            dropped[0] == dropped[1],
+            "deterministic",
+            f"{where} it dropped {dropped[0]}, and {dropped[1]} the second time; {PURE}",
+        )
 
 
 def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: str) -> None:
     session, budget = recording.session, plan.budget
-    require(not session.error, "raises nothing", f"{where} it raised or broke the protocol: {session.error}")
+    require(
+        not session.error,
+        "raises nothing",
+        f"{where} it raised or broke the protocol: {session.error}",
+    )
     if budget.traces or budget.tokens:
         hung = session.stopped_by == INTERRUPT
-        require(not hung, "ends", f"{where} it still asked for traces after {_N_LIMIT}; failed traces spend no tokens: bound retries")
-    effects = [e for effects in (recording.first, *(s.effects for s in recording.steps)) for e in effects]
+        require(
+            not hung,
+            "ends",
+            f"{where} it still asked for traces after {_N_LIMIT}; failed traces spend no tokens: bound retries",
+        )
+    effects = [
+        e for effects in (recording.first, *(s.effects for s in recording.steps)) for e in effects
+    ]
     requests = [e.request for e in effects if isinstance(e, Start)]
     if budget.traces:
-        require(len(requests) <= budget.traces, "keeps its budget", f"{where} it started {len(requests)} traces")
-    n_full = getattr(strategy, "n_full", None)
-    if n_full is not None and session.stopped_by != INTERRUPT:
+        require(
+            len(requests) <= budget.traces,
+            "keeps its budget",
+            f"{where} it started {len(requests)} traces",
+        )
+    n_planned = getattr(strategy, "n_planned", None)
+    if n_planned is not None and session.stopped_by != INTERRUPT:
         n_attempts = sum(r.parent is None and r.purpose is Purpose.SOLVE for r in requests)
-        require(n_attempts <= n_full, "n_full", f"{where} it started {n_attempts} attempts and says n_full = {n_full}; correct one")
+        require(
+            n_attempts <= n_planned,
+            "n_planned",
+            f"{where} it started {n_attempts} attempts and says n_full = {n_planned}; correct one",
+        )
     implied = {Capability.LOGPROBS} if registry.metrics(strategy) else set()  # as at plan time
     _check_needs(registry.needs(strategy) | implied, requests)
 
@@ -146,11 +226,20 @@ def _check_needs(needs: frozenset[Capability], requests: Sequence[Request]) -> N
         Capability.DEPTH: any(r.depth is not None for r in requests),
     }
     missing = sorted(c for c, used in uses.items() if used and c not in needs)
-    require(not missing, "needs", f"its requests use {', '.join(missing)}; list that in `needs`, so that an engine without it is refused")
+    require(
+        not missing,
+        "needs",
+        f"its requests use {', '.join(missing)}; list that in `needs`, so that an engine without it is refused",
+    )
 
 
 def _salted(events: Iterable[Event], salt: int) -> list[Event]:
-    return [e if isinstance(e, str) or e.answer is None else replace(e, answer=_salted_answer(e.answer, salt)) for e in events]
+    return [
+        e
+        if isinstance(e, str) or e.answer is None
+        else replace(e, answer=_salted_answer(e.answer, salt))
+        for e in events
+    ]
 
 
 def _salted_answer(answer: Answer, salt: int) -> Answer:
@@ -158,19 +247,29 @@ def _salted_answer(answer: Answer, salt: int) -> Answer:
 
 
 def _check_same(one: Recording, other: Recording, where: str) -> None:
-    require(one.first == other.first, "deterministic", f"{where} it began differently the second time; {PURE}")
+    require(
+        one.first == other.first,
+        "deterministic",
+        f"{where} it began differently the second time; {PURE}",
+    )
     _check_same_steps(one.steps, other.steps, where)
 
 
 def _check_same_steps(one: Sequence[Step], other: Sequence[Step], where: str) -> None:
     for i, (a, b) in enumerate(zip_longest(one, other)):
         same = a is not None and b is not None and (a.effects, a.running) == (b.effects, b.running)
-        require(same, "deterministic", f"{where} it did otherwise after the same {i + 1} events; {PURE}")
+        require(
+            same, "deterministic", f"{where} it did otherwise after the same {i + 1} events; {PURE}"
+        )
 
 
 def _check_stops(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> None:
     """Stop one exploration at many points: nothing may raise, start, or be left running un-aborted."""
-    events = [e for e in record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT).events if e != INTERRUPT]
+    events = [
+        e
+        for e in record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT).events
+        if e != INTERRUPT
+    ]
     for n in sorted({i * len(events) // _N_STOPS for i in range(_N_STOPS + 1)}):
         session = _session(strategy, plan)
         play(session, events[:n])
@@ -178,17 +277,32 @@ def _check_stops(strategy: Strategy, plan: Plan, world: World, where: str, seed:
         aborted = {o for o in before if session.is_cancelled(o)}
         effects = session.stop("seconds")
         aborted |= {e.request.ordinal for e in effects if isinstance(e, Abort)}
-        require(not session.error, "stops anywhere", f"{where}, stopped after {n} traces, it raised: {session.error}")
-        require(aborted == set(session.running) == before, "stops anywhere", f"{where}, stopped after {n} traces, it left some running")
+        require(
+            not session.error,
+            "stops anywhere",
+            f"{where}, stopped after {n} traces, it raised: {session.error}",
+        )
+        require(
+            aborted == set(session.running) == before,
+            "stops anywhere",
+            f"{where}, stopped after {n} traces, it left some running",
+        )
         for ordinal in sorted(session.running):
             late = step(session, arrival(session, ordinal, world))
-            require(not late.effects, "stops anywhere", f"{where}, stopped after {n} traces, it went on: {late.effects}")
+            require(
+                not late.effects,
+                "stops anywhere",
+                f"{where}, stopped after {n} traces, it went on: {late.effects}",
+            )
 
 
 def _check_sharing(strategy: Strategy, plan: Plan, seed: int) -> None:
     """Explore two problems in turns with one strategy object: each must go as it does alone."""
     world = _worlds(seed, registry.verdicts(strategy))["of two answers"]
-    alone = [record(_session(_copy(strategy), plan), world, random.Random(seed + i), _N_LIMIT) for i in range(2)]
+    alone = [
+        record(_session(_copy(strategy), plan), world, random.Random(seed + i), _N_LIMIT)
+        for i in range(2)
+    ]
     sessions = [_session(strategy, plan) for _ in alone]
     for session in sessions:
         session.start()

@@ -1,4 +1,6 @@
-"""The checks can fail: each broken plugin here breaks one rule, and is caught by that rule, by name."""
+"""The checks can fail: each broken plugin here breaks one rule, and is caught by that rule, by
+name.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,36 @@ from typing import Any, ClassVar
 
 import pytest
 
-from orchestrator.backends.fake import Fake, FakeEngine
-from orchestrator.core.asking import Asking, all_of, replies
 from orchestrator.core.errors import NoVerdict
-from orchestrator.core.judging import Pair
+from orchestrator.core.protocols import Pair, VerdictSteps
 from orchestrator.core.steps import Steps, cancel, next_trace, sample, submit
-from orchestrator.core.types import Answer, Capability, Cluster, Delimiter, Finish, Problem, Purpose, Request, Trace, Verdict
-from orchestrator.core.verdicts import rating
+from orchestrator.core.values import (
+    Answer,
+    Capability,
+    Cluster,
+    Delimiter,
+    Finish,
+    Problem,
+    Purpose,
+    Request,
+    Trace,
+    Verdict,
+)
 from orchestrator.core.votes import rank, tally, voters
-from orchestrator.testing import check_domain, check_engine, check_judge, check_selector, check_strategy, check_verifier
+from orchestrator.engines.fake.engine import Fake, FakeEngine
+from orchestrator.kit.model_verifier import ask_all, completed_only
+from orchestrator.kit.verdicts import rating
+from orchestrator.testing import (
+    check_domain,
+    check_engine,
+    check_selector,
+    check_similarity,
+    check_strategy,
+    check_verifier,
+)
 
-# --- strategies -------------------------------------------------------------------------------------------------------
+# --- strategies
+# -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -129,10 +150,10 @@ class HidesWhatItNeeds:
 
 @dataclass(frozen=True)
 class CountsWrongly:
-    n_full: int = 4
+    n_planned: int = 4
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        yield from sample(self.n_full + 1)
+        yield from sample(self.n_planned + 1)
 
 
 @dataclass(frozen=True)
@@ -167,7 +188,7 @@ class SharesBetweenProblems:
         (WaitsForNothing(), "raises nothing"),
         (RefusesToStop(), "raises nothing|stops anywhere"),
         (HidesWhatItNeeds(), "needs"),
-        (CountsWrongly(), "n_full"),
+        (CountsWrongly(), "n_planned"),
         (SharesBetweenProblems(), "deterministic"),
     ],
 )
@@ -187,7 +208,8 @@ def test_checking_leaves_the_global_generator_as_it_was() -> None:
     assert random.random() == expected
 
 
-# --- selectors --------------------------------------------------------------------------------------------------------
+# --- selectors
+# --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -239,7 +261,11 @@ class Descends:
 class OneClusterForAll:
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         chosen = voters(traces)
-        return [Cluster(chosen[0].answer or Answer("", ""), tuple(t.ordinal for t in chosen), 1.0)] if chosen else []
+        return (
+            [Cluster(chosen[0].answer or Answer("", ""), tuple(t.ordinal for t in chosen), 1.0)]
+            if chosen
+            else []
+        )
 
 
 @dataclass(frozen=True)
@@ -277,7 +303,8 @@ def test_a_broken_selector_is_caught_by_its_rule(selector: Any, rule: str) -> No
         check_selector(selector)
 
 
-# --- judges -----------------------------------------------------------------------------------------------------------
+# --- judges
+# -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -330,12 +357,14 @@ class AsksAsIfItSolved(Likes):
 @dataclass(frozen=True)
 class HidesItsNeeds(Likes):
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Any:
-        yield from submit([Request(purpose=Purpose.JUDGE, metrics=("mean_logprob",)) for _ in pairs])
+        yield from submit(
+            [Request(purpose=Purpose.COMPARE, metrics=("mean_logprob",)) for _ in pairs]
+        )
         return [0.5 for _ in pairs]
 
 
 def test_a_sound_judge_passes() -> None:
-    check_judge(Likes())
+    check_similarity(Likes())
 
 
 @pytest.mark.parametrize(
@@ -352,10 +381,11 @@ def test_a_sound_judge_passes() -> None:
 def test_a_broken_judge_is_caught_by_its_rule(judge: Any, rule: str) -> None:
     """A check that cannot fail is worth nothing."""
     with pytest.raises(AssertionError, match=rf"^{rule}: "):
-        check_judge(judge)
+        check_similarity(judge)
 
 
-# --- domains ----------------------------------------------------------------------------------------------------------
+# --- domains
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -449,15 +479,24 @@ class Quadratic(Words):
 def test_a_broken_domain_is_caught_by_its_rule(domain: Any, rule: str) -> None:
     """A check that cannot fail is worth nothing."""
     with pytest.raises(AssertionError, match=rf"^{rule}: "):
-        check_domain(domain, stated=[("The answer is yes.", "yes"), ("The answer is no.", "no")], equal=[("Yes", "yes")])
+        check_domain(
+            domain,
+            stated=[("The answer is yes.", "yes"), ("The answer is no.", "no")],
+            equal=[("Yes", "yes")],
+        )
 
 
 def test_a_sound_domain_passes() -> None:
     """Else the broken ones above, made from it, would prove nothing."""
-    check_domain(Words(), stated=[("The answer is yes.", "yes"), ("The answer is no.", "no")], equal=[("Yes", "yes")])
+    check_domain(
+        Words(),
+        stated=[("The answer is yes.", "yes"), ("The answer is no.", "no")],
+        equal=[("Yes", "yes")],
+    )
 
 
-# --- verifiers --------------------------------------------------------------------------------------------------------
+# --- verifiers
+# --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -534,8 +573,11 @@ class Asks:
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
 
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
-        read = [rating(t.text) for t in all_of((yield from replies([Request(prompt=trace.text)] * 2, trace)))]
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
+        read = [
+            rating(t.text)
+            for t in completed_only((yield from ask_all([Request(prompt=trace.text)] * 2, trace)))
+        ]
         scores = [score for score in read if score is not None]
         if not scores:
             raise NoVerdict("nothing was stated")
@@ -553,7 +595,7 @@ class Sums(Asks):
 
 @dataclass(frozen=True)
 class Assumes(Asks):
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
         try:
             return (yield from Asks.ask(self, problem, trace))
         except NoVerdict:
@@ -562,12 +604,12 @@ class Assumes(Asks):
 
 @dataclass(frozen=True)
 class FirstCome(Asks):
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
         yield from submit([Request(purpose=Purpose.VERIFY, subjects=(trace.ordinal,))] * 3)
         arrived = []
         for _ in range(3):
             arrived.append((yield from next_trace()))  # noqa: PERF401 - a comprehension cannot yield
-        score = rating(all_of(arrived)[0].text)
+        score = rating(completed_only(arrived)[0].text)
         if score is None:
             raise NoVerdict("nothing was stated")
         return Verdict("asks", score)
@@ -575,7 +617,7 @@ class FirstCome(Asks):
 
 @dataclass(frozen=True)
 class Solves(Asks):
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
         yield from submit([Request(prompt="Well?")])
         yield from next_trace()
         return Verdict("asks", 0.5)
@@ -583,14 +625,14 @@ class Solves(Asks):
 
 @dataclass(frozen=True)
 class ReadsMore(Asks):
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
-        yield from replies([Request(metrics=("mean_logprob",))], trace)
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
+        yield from ask_all([Request(metrics=("mean_logprob",))], trace)
         return (yield from Asks.ask(self, problem, trace))
 
 
 @dataclass(frozen=True)
 class LeavesOne(Asks):
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
         yield from submit([Request(purpose=Purpose.VERIFY, subjects=(trace.ordinal,))])
         return (yield from Asks.ask(self, problem, trace))
 
@@ -599,23 +641,23 @@ class LeavesOne(Asks):
 class ForgetsThePrompt(Asks):
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})
 
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
-        [first] = all_of((yield from replies([Request(prompt="Think.")], trace)))
-        yield from replies([Request(parent=first.ordinal)], trace)
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
+        [first] = completed_only((yield from ask_all([Request(prompt="Think.")], trace)))
+        yield from ask_all([Request(parent=first.ordinal)], trace)
         return (yield from Asks.ask(self, problem, trace))
 
 
 @dataclass(frozen=True)
 class RaisesKeyError(Asks):
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
-        [reply] = yield from replies([Request()], trace)
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
+        [reply] = yield from ask_all([Request()], trace)
         return Verdict("asks", {"Score: 9/10": 0.9}[reply.text])
 
 
 @dataclass(frozen=True)
 class Mute(Asks):
-    def ask(self, problem: Problem, trace: Trace) -> Asking:
-        yield from replies([Request()], trace)
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
+        yield from ask_all([Request()], trace)
         raise NoVerdict("never")
 
 
@@ -640,7 +682,8 @@ async def test_a_broken_asking_verifier_is_caught_by_its_rule(verifier: Any, rul
         await check_verifier(verifier, name="asks")
 
 
-# --- engines ----------------------------------------------------------------------------------------------------------
+# --- engines
+# ----------------------------------------------------------------------------------------------------------
 
 FAKE = Fake(n_tokens=400, seconds_per_token=0.0005)
 
@@ -682,7 +725,9 @@ class DrawsAnew(FakeEngine):
     draws = itertools.count()
 
     async def generate(self, request: Request) -> Trace:
-        return await super().generate(replace(request, seed=request.seed + 1_000_000 * next(self.draws)))
+        return await super().generate(
+            replace(request, seed=request.seed + 1_000_000 * next(self.draws))
+        )
 
 
 class ForgetsTheParent(FakeEngine):
@@ -723,6 +768,11 @@ class Hangs(FakeEngine):
     ],
 )
 async def test_a_broken_engine_is_caught_by_its_rule(engine: type[FakeEngine], rule: str) -> None:
-    """A check that cannot fail is worth nothing. A whole reply takes 0.2 s, so half a second without one is a hang."""
+    """A check that cannot fail is worth nothing.
+
+    A whole reply takes 0.2 s, so half a second without one is a hang.
+    """
     with pytest.raises(AssertionError, match=rf"^{rule}: "):
-        await check_engine(engine(FAKE), FAKE.capabilities(), wait_seconds=2 if engine is not Hangs else 0.2)
+        await check_engine(
+            engine(FAKE), FAKE.capabilities(), wait_seconds=2 if engine is not Hangs else 0.2
+        )

@@ -1,4 +1,6 @@
-"""Plans: the fingerprint changes with everything that decides answers and with nothing else; differences are named."""
+"""Plans: the fingerprint changes with everything that decides answers and with nothing else;
+differences are named.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.plan import Budget, Model, Plan, derive_seed, differences, document, fingerprint
-from orchestrator.core.types import PluginSpec
+from orchestrator.core.plan import (
+    Budget,
+    Model,
+    Plan,
+    derive_seed,
+    differences,
+    document,
+    fingerprint,
+)
+from orchestrator.core.values import PluginSpec
 
 PLAN = Plan()
 
@@ -46,18 +56,25 @@ def variants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 VARIANTS = dict(variants(replace(PLAN, models={"main": Model("m")}), "plan"))
 VARIANTS.pop("plan.models")
-VARIANTS |= {f"model{name}": replace(PLAN, models={"main": m}) for name, m in variants(Model("smollm2"), "")}
+VARIANTS |= {
+    f"model{name}": replace(PLAN, models={"main": m}) for name, m in variants(Model("smollm2"), "")
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_field_of_a_plan_changes_its_fingerprint(name: str) -> None:
-    """A field that is left out would let a job resume with answers of another plan. New fields are covered by themselves."""
+    """A field that is left out would let a job resume with answers of another plan.
+
+    New fields are covered by themselves.
+    """
     base = replace(PLAN, models={"main": Model("m")}) if name.startswith("plan") else PLAN
     assert fingerprint(VARIANTS[name]) != fingerprint(base)
 
 
 def test_the_pool_name_and_the_order_of_options_are_seen_as_they_should_be() -> None:
-    """A pool's name is what requests ask for; the order in which options were written means nothing."""
+    """A pool's name is what requests ask for; the order in which options were written means
+    nothing.
+    """
     assert fingerprint(replace(PLAN, models={"other": Model("smollm2")})) != fingerprint(PLAN)
     one = replace(PLAN, strategy=PluginSpec("s", {"a": 1, "b": (1, 2)}))
     other = replace(PLAN, strategy=PluginSpec("s", {"b": [1, 2], "a": 1}))
@@ -82,13 +99,22 @@ def test_the_fingerprint_is_the_same_in_every_process() -> None:
     """It is compared after a restart: it may depend neither on the hash seed nor on the process."""
     code = "from orchestrator.core.plan import Plan, fingerprint, derive_seed; print(fingerprint(Plan()), derive_seed(1, 'p', 2))"
     env = {**os.environ, "PYTHONHASHSEED": "123"}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    ).stdout.split()
     assert out == [fingerprint(Plan()), str(derive_seed(1, "p", 2))]
 
 
 def test_differences_name_the_leaf_and_both_values() -> None:
     """A refused resume must say what changed, not that something did."""
-    old, new = asdict(PLAN), asdict(replace(PLAN, seed=3, budget=Budget(traces=5), strategy=PluginSpec("consistency", {"n": 4})))
+    old, new = (
+        asdict(PLAN),
+        asdict(
+            replace(
+                PLAN, seed=3, budget=Budget(traces=5), strategy=PluginSpec("consistency", {"n": 4})
+            )
+        ),
+    )
     assert differences(old, new) == [
         "budget.traces: 0 -> 5",
         "seed: 0 -> 3",
@@ -97,8 +123,13 @@ def test_differences_name_the_leaf_and_both_values() -> None:
     assert differences(old, old) == []
 
 
-@given(st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)), st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)))
-def test_differences_are_empty_exactly_for_equal_mappings(old: dict[str, int], new: dict[str, int]) -> None:
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)),
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)),
+)
+def test_differences_are_empty_exactly_for_equal_mappings(
+    old: dict[str, int], new: dict[str, int]
+) -> None:
     """One line per key that differs, a key that is absent included."""
     assert len(differences(old, new)) == sum(old.get(k) != new.get(k) for k in "abc")
 
@@ -111,8 +142,13 @@ def test_a_seed_fits_where_seeds_go(run: int, parts: list[int | str]) -> None:
 
 
 def test_seeds_of_different_traces_differ() -> None:
-    """Problem and ordinal both count, and are kept apart: ("1", 23) is not ("12", 3). P(any collision of 10^4 in 2^53) < 6e-9."""
-    seeds = {derive_seed(0, str(problem), ordinal) for problem in range(100) for ordinal in range(100)}
+    """Problem and ordinal both count, and are kept apart: ("1", 23) is not ("12", 3).
+
+    P(any collision of 10^4 in 2^53) < 6e-9.
+    """
+    seeds = {
+        derive_seed(0, str(problem), ordinal) for problem in range(100) for ordinal in range(100)
+    }
     assert len(seeds) == 10_000
     assert derive_seed(0, "1", 23) != derive_seed(0, "12", 3)
     assert derive_seed(0, "p", 1) != derive_seed(1, "p", 1)

@@ -1,4 +1,6 @@
-"""Sessions: identity, budgets, cancellation, replay, and what becomes of a strategy that breaks the protocol."""
+"""Sessions: identity, budgets, cancellation, replay, and what becomes of a strategy that breaks the
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core import session as session_module
+from orchestrator.core.errors import described
 from orchestrator.core.plan import Budget, Model, Plan, derive_seed
-from orchestrator.core.session import Abort, Session, Start, described, prepared_prompt
+from orchestrator.core.session import Abort, Session, Start, prepared_prompt
 from orchestrator.core.steps import Steps, cancel, drop, next_trace, sample, submit
-from orchestrator.core.types import Finish, Message, Problem, Purpose, Request, Sampling, Trace
+from orchestrator.core.values import Finish, Message, Problem, Purpose, Request, Sampling, Trace
 from orchestrator.testing import PROBLEM, trace
 from orchestrator.testing.simulation import play, record
 
@@ -33,7 +36,12 @@ class Written:
         return self.function(problem, rng)
 
 
-def session(function: Explore, plan: Plan | None = None, problem: Problem = PROBLEM, metrics: tuple[str, ...] = ()) -> Session:
+def session(
+    function: Explore,
+    plan: Plan | None = None,
+    problem: Problem = PROBLEM,
+    metrics: tuple[str, ...] = (),
+) -> Session:
     return Session(problem, Written(function), plan or Plan(), metrics)
 
 
@@ -41,12 +49,15 @@ def budget(traces: int = 0, tokens: int = 0) -> Plan:
     return Plan(budget=Budget(traces=traces, tokens=tokens))
 
 
-# --- properties over random strategies and scripts --------------------------------------------------------------------
+# --- properties over random strategies and scripts
+# --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Rambling:
-    """Does as its rng says, and checks every reply: submits, continues, cancels, waits for any or for some."""
+    """Does as its rng says, and checks every reply: submits, continues, cancels, waits for any or
+    for some.
+    """
 
     n_moves: int = 12
 
@@ -67,7 +78,9 @@ class Rambling:
             elif move == 1:
                 yield from cancel(rng.sample(sorted(running), rng.randint(0, len(running))))
             else:
-                among = None if move == 2 else rng.sample(sorted(running), rng.randint(1, len(running)))
+                among = (
+                    None if move == 2 else rng.sample(sorted(running), rng.randint(1, len(running)))
+                )
                 trace = yield from next_trace(among)
                 assert trace.ordinal in running
                 assert among is None or trace.ordinal in among
@@ -79,7 +92,9 @@ def scripted(seed: int) -> Callable[[Request], Trace]:
     def reply(request: Request) -> Trace:
         rng = random.Random(request.seed + seed)
         finish = rng.choice(list(Finish))
-        return trace(request.ordinal, rng.choice([None, "A", "B"]), finish=finish, tokens=rng.randint(0, 9))
+        return trace(
+            request.ordinal, rng.choice([None, "A", "B"]), finish=finish, tokens=rng.randint(0, 9)
+        )
 
     return reply
 
@@ -93,16 +108,23 @@ seeds = st.integers(0, 10_000)
 @settings(max_examples=150, deadline=None)
 @given(plans, seeds)
 def test_every_exploration_is_sound(plan: Plan, seed: int) -> None:
-    """Ordinals are dense, identity and seeds are as documented, each request starts once, ends, and is aborted at most once."""
+    """Ordinals are dense, identity and seeds are as documented, each request starts once, ends, and
+    is aborted at most once.
+    """
     recording = record(Session(PROBLEM, Rambling(), plan), scripted(seed), random.Random(seed))
     ended = recording.session
     assert ended.done
     assert ended.error == ""
-    effects = [e for effects in (recording.first, *(s.effects for s in recording.steps)) for e in effects]
+    effects = [
+        e for effects in (recording.first, *(s.effects for s in recording.steps)) for e in effects
+    ]
     started = [e.request for e in effects if isinstance(e, Start)]
     aborted = [e.request.ordinal for e in effects if isinstance(e, Abort)]
     assert [r.ordinal for r in started] == list(range(len(started)))
-    assert all(r.problem_id == PROBLEM.id and r.seed == derive_seed(plan.seed, PROBLEM.id, r.ordinal) for r in started)
+    assert all(
+        r.problem_id == PROBLEM.id and r.seed == derive_seed(plan.seed, PROBLEM.id, r.ordinal)
+        for r in started
+    )
     assert len({r.seed for r in started}) == len(started)
     assert sorted(ended.traces) == list(range(len(started)))
     assert len(aborted) == len(set(aborted))
@@ -127,7 +149,9 @@ def test_once_the_token_budget_is_reached_nothing_starts_any_more(plan: Plan, se
 @settings(max_examples=60, deadline=None)
 @given(plans, seeds, st.integers(0, 30))
 def test_replaying_any_prefix_rebuilds_the_session(plan: Plan, seed: int, n: int) -> None:
-    """What a resumed job rests on: after the same events, the same runs, is owed, is lost, and the same follows."""
+    """What a resumed job rests on: after the same events, the same runs, is owed, is lost, and the
+    same follows.
+    """
     recording = record(Session(PROBLEM, Rambling(), plan), scripted(seed), random.Random(seed))
     n = min(n, len(recording.steps))
     again = play(Session(PROBLEM, Rambling(), plan), recording.events[:n])
@@ -141,7 +165,9 @@ def test_replaying_any_prefix_rebuilds_the_session(plan: Plan, seed: int, n: int
 @settings(max_examples=60, deadline=None)
 @given(plans, seeds, st.integers(0, 30))
 def test_what_runs_is_either_owed_or_lost(plan: Plan, seed: int, n: int) -> None:
-    """A resumed job starts the owed again and records the lost as cancelled: together they are all, and never both."""
+    """A resumed job starts the owed again and records the lost as cancelled: together they are all,
+    and never both.
+    """
     recording = record(Session(PROBLEM, Rambling(), plan), scripted(seed), random.Random(seed))
     rebuilt = play(Session(PROBLEM, Rambling(), plan), recording.events[:n]).session
     owed, lost = rebuilt.owed(), rebuilt.lost()
@@ -150,7 +176,8 @@ def test_what_runs_is_either_owed_or_lost(plan: Plan, seed: int, n: int) -> None
     assert not any(rebuilt.is_cancelled(r.ordinal) for r in owed)
 
 
-# --- commands, one at a time ------------------------------------------------------------------------------------------
+# --- commands, one at a time
+# ------------------------------------------------------------------------------------------
 
 
 def test_next_delivers_by_arrival_and_waits_only_for_those_asked() -> None:
@@ -171,7 +198,9 @@ def test_next_delivers_by_arrival_and_waits_only_for_those_asked() -> None:
 
 
 def test_a_cancelled_trace_still_arrives_as_data_and_is_charged() -> None:
-    """Cancel returns at once; the trace is delivered like any other, so its tokens are never lost from sight."""
+    """Cancel returns at once; the trace is delivered like any other, so its tokens are never lost
+    from sight.
+    """
     seen: list[Trace] = []
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
@@ -183,11 +212,15 @@ def test_a_cancelled_trace_still_arrives_as_data_and_is_charged() -> None:
 
     it = session(explore)
     effects = it.start()
-    assert [e.request.ordinal for e in effects if isinstance(e, Abort)] == [0, 1], "a second Cancel aborts nothing again"
+    assert [e.request.ordinal for e in effects if isinstance(e, Abort)] == [0, 1], (
+        "a second Cancel aborts nothing again"
+    )
     assert ([r.ordinal for r in it.lost()], it.owed()) == ([0, 1], [])
     it.receive(trace(1, finish=Finish.CANCELLED, tokens=3))
     it.receive(trace(0, "A", tokens=4))
-    assert [t.account for t in seen] == [Purpose.PRUNED, Purpose.SOLVE], "one ended by itself before its abort arrived"
+    assert [t.account for t in seen] == [Purpose.PRUNED, Purpose.SOLVE], (
+        "one ended by itself before its abort arrived"
+    )
     assert it.output_tokens == 7
 
 
@@ -264,21 +297,47 @@ def test_a_trace_that_does_not_run_is_refused() -> None:
 
 def test_a_request_is_filled_from_the_plan_where_the_strategy_left_it_open() -> None:
     """What a strategy sets stays; everything else is the plan's."""
-    plan = Plan(models={"main": Model("m"), "big": Model("b")}, sampling=Sampling(max_new_tokens=77, stop=("END",), system="Be brief."))
-    mine = Request(prompt="Other?", model="big", depth=3, max_new_tokens=5, stop=("X",), sampling=Sampling(temperature=0.1), metrics=("a",))
+    plan = Plan(
+        models={"main": Model("m"), "big": Model("b")},
+        sampling=Sampling(max_new_tokens=77, stop=("END",), system="Be brief."),
+    )
+    mine = Request(
+        prompt="Other?",
+        model="big",
+        depth=3,
+        max_new_tokens=5,
+        stop=("X",),
+        sampling=Sampling(temperature=0.1),
+        metrics=("a",),
+    )
 
     it = session(lambda p, rng: submit([Request(), mine]), plan, metrics=("b", "a"))
     first, second = (e.request for e in it.start() if isinstance(e, Start))
     assert first.prompt == (Message("system", "Be brief."), Message("user", PROBLEM.prompt))
-    assert (first.model, first.depth, first.max_new_tokens, first.stop, first.sampling) == ("main", None, 77, ("END",), plan.sampling)
+    assert (first.model, first.depth, first.max_new_tokens, first.stop, first.sampling) == (
+        "main",
+        None,
+        77,
+        ("END",),
+        plan.sampling,
+    )
     assert first.metrics == ("b", "a")
-    assert (second.prompt, second.model, second.depth, second.max_new_tokens, second.stop) == ("Other?", "big", 3, 5, ("X",))
+    assert (second.prompt, second.model, second.depth, second.max_new_tokens, second.stop) == (
+        "Other?",
+        "big",
+        3,
+        5,
+        ("X",),
+    )
     assert second.sampling == mine.sampling
     assert second.metrics == ("a", "b"), "asked for twice, reported once"
 
 
 def test_a_continuation_inherits_all_its_ancestors_tokens_suffixes_included() -> None:
-    """By token ids, in order: root, then each suffix before its own tokens. Model and depth are the parent's."""
+    """By token ids, in order: root, then each suffix before its own tokens.
+
+    Model and depth are the parent's.
+    """
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         yield from sample(1, Request(model="big", depth=2))
@@ -288,7 +347,11 @@ def test_a_continuation_inherits_all_its_ancestors_tokens_suffixes_included() ->
     it = session(explore, Plan(models={"main": Model("m"), "big": Model("b")}))
     it.start()
     it.receive(replace(trace(0), text="one", token_ids=(1, 2), model="big", depth=2))
-    effects = it.receive(replace(trace(1), text=" two", token_ids=(5,), suffix_ids=(3, 4), parent=0, model="big", depth=2))
+    effects = it.receive(
+        replace(
+            trace(1), text=" two", token_ids=(5,), suffix_ids=(3, 4), parent=0, model="big", depth=2
+        )
+    )
     grandchild, sibling = (e.request for e in effects if isinstance(e, Start))
     assert (grandchild.prefix_ids, grandchild.prefix_text) == ((1, 2, 3, 4, 5), "one wait two")
     assert (grandchild.model, grandchild.depth) == ("big", 2)
@@ -296,7 +359,9 @@ def test_a_continuation_inherits_all_its_ancestors_tokens_suffixes_included() ->
 
 
 def test_an_attempt_has_one_limit_however_often_it_is_continued() -> None:
-    """The plan's limit is 10: after 4 and 5 tokens, 6 and 1 are left; one token even where none is, because a request needs one."""
+    """The plan's limit is 10: after 4 and 5 tokens, 6 and 1 are left; one token even where none is,
+    because a request needs one.
+    """
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         yield from sample(1, Request(max_new_tokens=4))
@@ -312,23 +377,45 @@ def test_an_attempt_has_one_limit_however_often_it_is_continued() -> None:
 
 
 def test_a_checkpoint_ends_a_stretch_and_the_attempts_limit_the_attempt() -> None:
-    """Limit 10, a checkpoint every 6: 6, then the 4 that are left, which are the end and no checkpoint. 5 of 5 is a limit, too."""
+    """Limit 10, a checkpoint every 6: 6, then the 4 that are left, which are the end and no
+    checkpoint. 5 of 5 is a limit, too.
+    """
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         yield from sample(1, Request(checkpoint=6))
-        yield from submit([Request(parent=0, checkpoint=6), Request(checkpoint=5, max_new_tokens=5), Request(checkpoint=99)])
+        yield from submit(
+            [
+                Request(parent=0, checkpoint=6),
+                Request(checkpoint=5, max_new_tokens=5),
+                Request(checkpoint=99),
+            ]
+        )
 
     it = session(explore, Plan(sampling=Sampling(max_new_tokens=10)))
     started = [e.request for e in it.start() if isinstance(e, Start)]
-    started += [e.request for e in it.receive(trace(0, tokens=6, finish=Finish.RULE)) if isinstance(e, Start)]
-    assert [(r.max_new_tokens, r.checkpoint) for r in started] == [(6, 6), (4, None), (5, None), (10, None)]
+    started += [
+        e.request
+        for e in it.receive(trace(0, tokens=6, finish=Finish.RULE))
+        if isinstance(e, Start)
+    ]
+    assert [(r.max_new_tokens, r.checkpoint) for r in started] == [
+        (6, 6),
+        (4, None),
+        (5, None),
+        (10, None),
+    ]
 
 
 def test_a_plans_metrics_are_asked_of_those_that_may_vote() -> None:
     """A probe's or a judge's own are enough for it."""
-    requests = [Request(purpose=p, metrics=("own",)) for p in (Purpose.SOLVE, Purpose.AGGREGATE, Purpose.PROBE, Purpose.JUDGE)]
+    requests = [
+        Request(purpose=p, metrics=("own",))
+        for p in (Purpose.SOLVE, Purpose.AGGREGATE, Purpose.PROBE, Purpose.COMPARE)
+    ]
     it = session(lambda p, rng: submit(requests), metrics=("plan",))
-    assert [e.request.metrics for e in it.start() if isinstance(e, Start)] == [("own", "plan")] * 2 + [("own",)] * 2
+    assert [e.request.metrics for e in it.start() if isinstance(e, Start)] == [
+        ("own", "plan")
+    ] * 2 + [("own",)] * 2
 
 
 def test_dropping_stops_what_runs_and_is_remembered() -> None:
@@ -358,7 +445,11 @@ def _drops(ordinals: list[int], heir: int | None = None) -> Explore:
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(_drops([7]), "request 7, which was never submitted"), (_drops([0], 9), "request 9"), (_drops([0, 1], 1), "its own heir")],
+    [
+        (_drops([7]), "request 7, which was never submitted"),
+        (_drops([0], 9), "request 9"),
+        (_drops([0, 1], 1), "its own heir"),
+    ],
 )
 def test_a_drop_that_makes_no_sense_fails_its_problem(function: Explore, message: str) -> None:
     it = session(function)
@@ -372,12 +463,24 @@ def test_a_drop_that_makes_no_sense_fails_its_problem(function: Explore, message
         ("Q {x}", "", "{prompt}!", "Q {x}!"),
         ("Q", "S", "{prompt}", (Message("system", "S"), Message("user", "Q"))),
         ((Message("user", "Q"),), "S", "{prompt}!", (Message("system", "S"), Message("user", "Q"))),
-        ((Message("system", "own"), Message("user", "Q")), "S", "{prompt}", (Message("system", "own"), Message("user", "Q"))),
+        (
+            (Message("system", "own"), Message("user", "Q")),
+            "S",
+            "{prompt}",
+            (Message("system", "own"), Message("user", "Q")),
+        ),
     ],
 )
-def test_the_template_wraps_plain_prompts_only(prompt: Any, system: str, template: str, expected: Any) -> None:
+def test_the_template_wraps_plain_prompts_only(
+    prompt: Any, system: str, template: str, expected: Any
+) -> None:
     """Braces in a question are its own; a chat that brings its system message keeps it."""
-    assert prepared_prompt(Problem("p", prompt), Plan(sampling=Sampling(system=system, template=template))) == expected
+    assert (
+        prepared_prompt(
+            Problem("p", prompt), Plan(sampling=Sampling(system=system, template=template))
+        )
+        == expected
+    )
 
 
 def test_rng_depends_on_run_and_problem_alone() -> None:
@@ -395,7 +498,9 @@ def test_rng_depends_on_run_and_problem_alone() -> None:
 
 
 def test_many_deliveries_in_a_row_are_no_endless_loop() -> None:
-    """Ten thousand traces may arrive while a strategy waits for the first: taking them gives no command too many."""
+    """Ten thousand traces may arrive while a strategy waits for the first: taking them gives no
+    command too many.
+    """
     n = session_module.MAX_COMMANDS + 50
     it = session(lambda p, rng: sample(n))
     it.start()
@@ -405,7 +510,8 @@ def test_many_deliveries_in_a_row_are_no_endless_loop() -> None:
     assert it.error == ""
 
 
-# --- strategies that break the protocol -------------------------------------------------------------------------------
+# --- strategies that break the protocol
+# -------------------------------------------------------------------------------
 
 
 def _raises(problem: Problem, rng: random.Random) -> Steps:
@@ -476,15 +582,21 @@ def _continues_the_unborn(problem: Problem, rng: random.Random) -> Steps:
         (_continues_the_unborn, "continues trace 0, which has not arrived"),
     ],
 )
-def test_a_broken_strategy_fails_its_problem_and_leaves_nothing_running(function: Explore, message: str) -> None:
-    """A plugin may do anything: its problem gets one line that says what, whatever runs is aborted, and the session still ends."""
+def test_a_broken_strategy_fails_its_problem_and_leaves_nothing_running(
+    function: Explore, message: str
+) -> None:
+    """A plugin may do anything: its problem gets one line that says what, whatever runs is aborted,
+    and the session still ends.
+    """
     it = session(function)
     effects = it.start()
     assert re.search(message, it.error), it.error
     assert "\n" not in it.error
     assert not it.exploring
     started = [e.request.ordinal for e in effects if isinstance(e, Start)]
-    assert [e.request.ordinal for e in effects if isinstance(e, Abort)] == started == list(it.running)
+    assert (
+        [e.request.ordinal for e in effects if isinstance(e, Abort)] == started == list(it.running)
+    )
     for ordinal in started:
         assert it.receive(trace(ordinal, finish=Finish.CANCELLED)) == []
     assert it.done
@@ -531,7 +643,9 @@ def test_an_error_is_described_in_one_line_with_its_place() -> None:
 
 
 def test_a_strategy_sees_the_question_as_it_is_asked() -> None:
-    """What it builds from the prompt must keep the plan's template and system message, or revised answers would be stated otherwise."""
+    """What it builds from the prompt must keep the plan's template and system message, or revised
+    answers would be stated otherwise.
+    """
     seen: list[Problem] = []
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
@@ -540,5 +654,9 @@ def test_a_strategy_sees_the_question_as_it_is_asked() -> None:
 
     it = session(explore, Plan(sampling=Sampling(system="Be brief.", template="{prompt} Box it.")))
     [effect] = it.start()
-    assert seen[0].prompt == effect.request.prompt == (Message("system", "Be brief."), Message("user", "What is 17 + 25? Box it."))
+    assert (
+        seen[0].prompt
+        == effect.request.prompt
+        == (Message("system", "Be brief."), Message("user", "What is 17 + 25? Box it."))
+    )
     assert it.problem is PROBLEM

@@ -7,8 +7,20 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.steps import Cancel, Command, Drop, Next, Reply, Submit, cancel, drop, next_trace, sample, submit
-from orchestrator.core.types import Request
+from orchestrator.core.steps import (
+    Cancel,
+    Command,
+    Drop,
+    Next,
+    Reply,
+    Submit,
+    cancel,
+    drop,
+    next_trace,
+    sample,
+    submit,
+)
+from orchestrator.core.values import Request
 from orchestrator.testing import trace
 
 
@@ -20,7 +32,9 @@ def returned(steps: Generator[Command, Reply, Any], reply: Reply) -> Any:
 
 
 def test_submit_yields_one_command_and_returns_what_was_granted() -> None:
-    """The grant may be shorter than the request: a strategy goes by the reply, never by what it asked."""
+    """The grant may be shorter than the request: a strategy goes by the reply, never by what it
+    asked.
+    """
     steps = submit(Request(model=m) for m in "ab")
     assert next(steps) == Submit((Request(model="a"), Request(model="b")))
     assert returned(steps, (7,)) == (7,)

@@ -1,7 +1,9 @@
-"""Runs tiny random models through vLLM under layer schedules and prints, as JSON, what they generated beside what the reference does.
+"""Runs tiny random models through vLLM under layer schedules and prints, as JSON, what they
+generated beside what the reference does.
 
-A program of its own (`python latent_cases.py FOLDER`): a dozen engines in one process start in a second or two each, where an engine
-in a process of its own takes half a minute; and vLLM inside a process leaves much behind in it.
+A program of its own (`python latent_cases.py FOLDER`): a dozen engines in one process start in a
+second or two each, where an engine in a process of its own takes half a minute; and vLLM inside a
+process leaves much behind in it.
 """
 
 from __future__ import annotations
@@ -26,16 +28,17 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }
-sys.path.insert(0, str(Path(__file__).parents[1] / "latent"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "engines" / "vllm" / "latent"))
 
 import reference
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from orchestrator.core.layers import parse_schedule
 from orchestrator.core.plan import Model
-from orchestrator.core.schedule import parse_schedule
-from orchestrator.latent import runner, stack
-from orchestrator.latent.check import DEPTH_ARGUMENT, cache_salt, latent_of
+from orchestrator.engines.vllm.latent import loop as stack
+from orchestrator.engines.vllm.latent import runner
+from orchestrator.plan.looped import DEPTH_ARGUMENT, cache_salt, latent_of
 
 N_TOKENS = 12
 SHAPE = {
@@ -58,7 +61,10 @@ MIXED = [1, 2, 3, None, 3, 2, 1, 2, 3]  # None: the default, 1 unless the case s
 
 
 def made(folder: Path, family: str) -> Any:
-    """Return a random model of a family, saved under `folder`. Wide weights, so that layers matter and ties do not occur."""
+    """Return a random model of a family, saved under `folder`.
+
+    Wide weights, so that layers matter and ties do not occur.
+    """
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **SHAPE, **EXTRA.get(family, {}))
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -73,10 +79,14 @@ Generate = Callable[..., list[Any]]
 
 
 @contextmanager
-def opened(folder: Path, family: str = "llama", model: Model | None = None, **options: Any) -> Iterator[Generate]:
-    """Yield what generates with a model under the plan's wishes, the stock one without: prompts with depth and salt as our engine's.
+def opened(
+    folder: Path, family: str = "llama", model: Model | None = None, **options: Any
+) -> Iterator[Generate]:
+    """Yield what generates with a model under the plan's wishes, the stock one without: prompts
+    with depth and salt as our engine's.
 
-    The engine ends with the context: the end of one that is collected later would take the groups of the next one with it.
+    The engine ends with the context: the end of one that is collected later would take the groups
+    of the next one with it.
     """
     from vllm import LLM, SamplingParams
 
@@ -86,16 +96,33 @@ def opened(folder: Path, family: str = "llama", model: Model | None = None, **op
         latent = latent_of(json.loads((path / "config.json").read_text()), model, "main")
         assert latent is not None
         overrides = latent.overrides()
-    arguments = {"max_model_len": 192, "kv_cache_memory_bytes": 64 << 20, "block_size": 32, "dtype": "float32", "enforce_eager": True}
+    arguments = {
+        "max_model_len": 192,
+        "kv_cache_memory_bytes": 64 << 20,
+        "block_size": 32,
+        "dtype": "float32",
+        "enforce_eager": True,
+    }
     arguments |= {"skip_tokenizer_init": True, "disable_log_stats": True, **options}
     held = [LLM(str(path), hf_overrides=overrides, **arguments)]
 
     def generate(
-        depths: Sequence[int | None], prompts: Sequence[list[int]] = PROMPTS, lengths: Sequence[int] = (N_TOKENS,) * 9
+        depths: Sequence[int | None],
+        prompts: Sequence[list[int]] = PROMPTS,
+        lengths: Sequence[int] = (N_TOKENS,) * 9,
     ) -> list[Any]:
-        inputs = [{"prompt_token_ids": p} | ({"cache_salt": cache_salt(d)} if d else {}) for p, d in zip(prompts, depths, strict=False)]
+        inputs = [
+            {"prompt_token_ids": p} | ({"cache_salt": cache_salt(d)} if d else {})
+            for p, d in zip(prompts, depths, strict=False)
+        ]
         params = [
-            SamplingParams(temperature=0, max_tokens=n, detokenize=False, ignore_eos=True, extra_args={DEPTH_ARGUMENT: d} if d else None)
+            SamplingParams(
+                temperature=0,
+                max_tokens=n,
+                detokenize=False,
+                ignore_eos=True,
+                extra_args={DEPTH_ARGUMENT: d} if d else None,
+            )
             for n, d in zip(lengths, depths, strict=False)
         ]
         return list(held[0].generate(inputs, params, use_tqdm=False))
@@ -109,19 +136,36 @@ def ids(outputs: Sequence[Any]) -> list[list[int]]:
     return [list(o.outputs[0].token_ids) for o in outputs]
 
 
-def expected(model: Any, layers: str, depths: Sequence[int | None], default: int = 1, **options: Any) -> list[list[int]]:
+def expected(
+    model: Any, layers: str, depths: Sequence[int | None], default: int = 1, **options: Any
+) -> list[list[int]]:
     prompts, lengths = options.get("prompts", PROMPTS), options.get("lengths", (N_TOKENS,) * 9)
-    return [_reference(model, tuple(p), n, layers, d or default) for p, n, d in zip(prompts, lengths, depths, strict=False)]
+    return [
+        _reference(model, tuple(p), n, layers, d or default)
+        for p, n, d in zip(prompts, lengths, depths, strict=False)
+    ]
 
 
 @functools.cache
-def _reference(model: Any, prompt: tuple[int, ...], n_tokens: int, layers: str, depth: int) -> list[int]:
+def _reference(
+    model: Any, prompt: tuple[int, ...], n_tokens: int, layers: str, depth: int
+) -> list[int]:
     s = parse_schedule(layers)
     return reference.greedy(model, prompt, n_tokens, s.head, s.think, s.tail, depth)
 
 
-def pair(generate: Generate, model: Any, layers: str, depths: Sequence[int | None], default: int = 1, **options: Any) -> dict[str, Any]:
-    return {"got": ids(generate(depths, **options)), "want": expected(model, layers, depths, default, **options)}
+def pair(
+    generate: Generate,
+    model: Any,
+    layers: str,
+    depths: Sequence[int | None],
+    default: int = 1,
+    **options: Any,
+) -> dict[str, Any]:
+    return {
+        "got": ids(generate(depths, **options)),
+        "want": expected(model, layers, depths, default, **options),
+    }
 
 
 def depth_one(folder: Path, llama: Any) -> dict[str, Any]:
@@ -141,7 +185,9 @@ def fixed_schedules(folder: Path, llama: Any) -> dict[str, Any]:
 
 
 def whole_stack(folder: Path, llama: Any) -> dict[str, Any]:
-    """No head and no tail: a row that stops has no residual of its own yet, and the norm follows the loop."""
+    """No head and no tail: a row that stops has no residual of its own yet, and the norm follows
+    the loop.
+    """
     with opened(folder, model=Model("tiny", layers="(0-3)*r", max_depth=3)) as generate:
         return pair(generate, llama, "(0-3)*r", MIXED)
 
@@ -160,13 +206,23 @@ def staggered(folder: Path, llama: Any) -> dict[str, Any]:
 
 
 def preempted(folder: Path, llama: Any) -> dict[str, Any]:
-    """Eight blocks of 32 tokens: nine prompts nearly fill them, so that growing ones push others out, to be computed anew."""
+    """Eight blocks of 32 tokens: nine prompts nearly fill them, so that growing ones push others
+    out, to be computed anew.
+    """
     from vllm.v1.core.sched.scheduler import Scheduler
 
     pushed_out = []
     stock: Callable[..., Any] = Scheduler._preempt_request
-    Scheduler._preempt_request = lambda self, request, *a, **k: (pushed_out.append(request.request_id), stock(self, request, *a, **k))[1]
-    with opened(folder, model=Model("tiny", layers=THINK, max_depth=3), max_model_len=96, num_gpu_blocks_override=8) as generate:
+    Scheduler._preempt_request = lambda self, request, *a, **k: (
+        pushed_out.append(request.request_id),
+        stock(self, request, *a, **k),
+    )[1]
+    with opened(
+        folder,
+        model=Model("tiny", layers=THINK, max_depth=3),
+        max_model_len=96,
+        num_gpu_blocks_override=8,
+    ) as generate:
         found = pair(generate, llama, THINK, MIXED, lengths=[30] * 9)
     Scheduler._preempt_request = stock
     return {**found, "n_preempted": len(pushed_out)}
@@ -175,14 +231,19 @@ def preempted(folder: Path, llama: Any) -> dict[str, Any]:
 def prefix_hits(folder: Path, llama: Any) -> dict[str, Any]:
     """One prompt of 80 tokens, four times one after another: at depth 2 twice, then at 3 twice."""
     prompt = [random.Random(7).randrange(3, 128) for _ in range(80)]
-    with opened(folder, model=Model("tiny", layers=THINK, max_depth=3), enable_prefix_caching=True) as generate:
+    with opened(
+        folder, model=Model("tiny", layers=THINK, max_depth=3), enable_prefix_caching=True
+    ) as generate:
         outputs = [generate([d], [prompt])[0] for d in (2, 2, 3, 3)]
     want = expected(llama, THINK, [2, 2, 3, 3], prompts=[prompt] * 4)
     return {"got": ids(outputs), "want": want, "cached": [o.num_cached_tokens for o in outputs]}
 
 
 def chunked(folder: Path, llama: Any) -> dict[str, Any]:
-    """Prompts of up to 39 tokens, prefilled 16 tokens of all requests a step. Possible here because these requests have no seeds."""
+    """Prompts of up to 39 tokens, prefilled 16 tokens of all requests a step.
+
+    Possible here because these requests have no seeds.
+    """
     options = {"enable_chunked_prefill": True, "max_num_batched_tokens": 16, "max_num_seqs": 9}
     with opened(folder, model=Model("tiny", layers=THINK, max_depth=3), **options) as generate:
         return pair(generate, llama, THINK, MIXED)
@@ -198,16 +259,25 @@ def masked(folder: Path, llama: Any) -> dict[str, Any]:
 
 
 def damped(folder: Path, llama: Any) -> dict[str, Any]:
-    want = [reference.greedy_damped(llama, p, N_TOKENS, [0], [1, 2], [3], d or 1) for p, d in zip(PROMPTS, MIXED, strict=True)]
+    want = [
+        reference.greedy_damped(llama, p, N_TOKENS, [0], [1, 2], [3], d or 1)
+        for p, d in zip(PROMPTS, MIXED, strict=True)
+    ]
     with opened(folder, model=Model("tiny", layers=THINK, max_depth=3, damped=True)) as generate:
-        return {"got": ids(generate(MIXED)), "want": want, "undamped": expected(llama, THINK, MIXED)}
+        return {
+            "got": ids(generate(MIXED)),
+            "want": want,
+            "undamped": expected(llama, THINK, MIXED),
+        }
 
 
 def own_depth(folder: Path, llama: Any) -> dict[str, Any]:
     """A folder that brings its schedule: the default is its depth."""
     path = folder / "llama" / "config.json"
     config = path.read_text()
-    path.write_text(json.dumps({**json.loads(config), "latent": {"layers": THINK, "depth": 2, "max_depth": 4}}))
+    path.write_text(
+        json.dumps({**json.loads(config), "latent": {"layers": THINK, "depth": 2, "max_depth": 4}})
+    )
     with opened(folder, model=Model("tiny")) as generate:
         found = pair(generate, llama, THINK, MIXED, default=2)
     path.write_text(config)
@@ -224,7 +294,9 @@ def families(folder: Path, llama: Any) -> dict[str, Any]:
 
 
 def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
-    """V2's hook in the place of V1's: its model state is told of requests and asked for rows, from a batch with V2's fields."""
+    """V2's hook in the place of V1's: its model state is told of requests and asked for rows, from
+    a batch with V2's fields.
+    """
     v1 = runner._rows_v1
     state = object.__new__(runner.model_state_v2())
     state.depths, state.prompts, state.rope_state, state.prompt_embeds_state = {}, {}, None, None
@@ -237,16 +309,25 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
         ids = engine_runner.input_batch.req_ids
         for i, name in enumerate(ids[:n]):
             state.add_request(
-                i, SimpleNamespace(req_id=name, sampling_params=held[name].sampling_params, prompt_token_ids=held[name].prompt_token_ids)
+                i,
+                SimpleNamespace(
+                    req_id=name,
+                    sampling_params=held[name].sampling_params,
+                    prompt_token_ids=held[name].prompt_token_ids,
+                ),
             )
-        batch = SimpleNamespace(req_ids=ids, num_reqs=n, query_start_loc_np=engine_runner.query_start_loc.np[: n + 1])
+        batch = SimpleNamespace(
+            req_ids=ids, num_reqs=n, query_start_loc_np=engine_runner.query_start_loc.np[: n + 1]
+        )
         return state.prepare_inputs(batch, None)["rows"]
 
     runner._rows_v1 = through_v2
     with opened(folder, model=Model("tiny", layers=THINK, max_depth=3)) as generate:
         found = pair(generate, llama, THINK, MIXED)
     runner._rows_v1 = v1
-    dummy = SimpleNamespace(req_ids=["dummy"], num_reqs=1, query_start_loc_np=torch.tensor([0, 1]).numpy())
+    dummy = SimpleNamespace(
+        req_ids=["dummy"], num_reqs=1, query_start_loc_np=torch.tensor([0, 1]).numpy()
+    )
     return {**found, "dummy_rows": runner.rows_v2(state.depths, state.prompts, dummy)}
 
 

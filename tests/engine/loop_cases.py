@@ -1,4 +1,5 @@
-"""Runs tiny random Ouros, Huginns and Llamas through vLLM and prints, as JSON, what they generated beside what the references do.
+"""Runs tiny random Ouros, Huginns and Llamas through vLLM and prints, as JSON, what they generated
+beside what the references do.
 
 A program of its own (`python loop_cases.py FOLDER`), for the reasons that `latent_cases` gives.
 """
@@ -20,18 +21,17 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }
-sys.path.insert(0, str(Path(__file__).parents[1] / "latent"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "engines" / "vllm" / "latent"))
 
 import loop_references as references
 import tiny_loops as tiny
 import torch
 
-from orchestrator.core.exits import parse_exit
+from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
-from orchestrator.latent import recurrence
-from orchestrator.latent.check import DEPTH_ARGUMENT, cache_salt, latent_of
-from orchestrator.latent.counts import Counts
-from orchestrator.latent.native import usual_names
+from orchestrator.engines.vllm.depth import Counts
+from orchestrator.engines.vllm.latent import loop as recurrence
+from orchestrator.plan.looped import DEPTH_ARGUMENT, cache_salt, latent_of, usual_names
 
 N_TOKENS = 12
 PROMPTS = [[5, 17, 33, 60, 8], [44, 2, 9], [7] * 11]
@@ -39,7 +39,11 @@ THINK = "0 (1-2)*r 3"
 KINDS = {
     "ouro": (tiny.ouro_config(), tiny.ouro_weights, references.Ouro),
     "huginn": (tiny.huginn_config(), tiny.huginn_weights, references.Huginn),
-    "llama": (tiny.llama_config(), tiny.llama_weights, lambda c, w: references.Llama(c, w, [0], [1, 2], [3])),
+    "llama": (
+        tiny.llama_config(),
+        tiny.llama_weights,
+        lambda c, w: references.Llama(c, w, [0], [1, 2], [3]),
+    ),
 }
 
 
@@ -59,36 +63,66 @@ class Tiny:
         """Return vLLM's offline engine, started as ours starts it."""
         from vllm import LLM
 
-        arguments = {"max_model_len": 192, "kv_cache_memory_bytes": 64 << 20, "block_size": 32, "dtype": "float32", "max_num_seqs": 9}
+        arguments = {
+            "max_model_len": 192,
+            "kv_cache_memory_bytes": 64 << 20,
+            "block_size": 32,
+            "dtype": "float32",
+            "max_num_seqs": 9,
+        }
         if self.model.exit:
-            arguments["worker_extension_cls"] = "orchestrator.latent.worker.DepthCounts"
+            arguments["worker_extension_cls"] = (
+                "orchestrator.engines.vllm.latent.runner.DepthCounts"
+            )
         return LLM(
             str(self.path), skip_tokenizer_init=True, enforce_eager=True, disable_log_stats=True, hf_overrides=self.latent.overrides(),
             **{**arguments, **options},
         )  # fmt: skip
 
-    def expected(self, prompt: Sequence[int], n_new: int, depth: int) -> tuple[list[int], list[int]]:
+    def expected(
+        self, prompt: Sequence[int], n_new: int, depth: int
+    ) -> tuple[list[int], list[int]]:
         """Return the reference's continuation and the iterations of every token that it fed."""
         if not self.model.exit:
-            return references.generate(self.reference, prompt, n_new, depth, self.model.residual), [depth] * (len(prompt) + n_new - 1)
+            return references.generate(self.reference, prompt, n_new, depth, self.model.residual), [
+                depth
+            ] * (len(prompt) + n_new - 1)
         rule = parse_exit(self.model.exit)
-        generate = references.generate_until_sure if rule.measure == "kl" else references.generate_until_settled
+        generate = (
+            references.generate_until_sure
+            if rule.measure == "kl"
+            else references.generate_until_settled
+        )
         return generate(self.reference, prompt, n_new, rule.below, rule.least, depth)
 
 
 def ran(
-    model: Tiny, depths: Sequence[int], prompts: Sequence[list[int]] = PROMPTS, n_new: int = N_TOKENS, **options: Any
+    model: Tiny,
+    depths: Sequence[int],
+    prompts: Sequence[list[int]] = PROMPTS,
+    n_new: int = N_TOKENS,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Return what vLLM and the reference make of every prompt at every depth, all in one batch, and the iterations that both counted."""
+    """Return what vLLM and the reference make of every prompt at every depth, all in one batch, and
+    the iterations that both counted.
+    """
     from vllm import SamplingParams
 
     llm = model.opened(**options)
     jobs = [(prompt, depth) for prompt in prompts for depth in depths]
-    inputs = [{"prompt_token_ids": prompt, "cache_salt": cache_salt(depth)} for prompt, depth in jobs]
+    inputs = [
+        {"prompt_token_ids": prompt, "cache_salt": cache_salt(depth)} for prompt, depth in jobs
+    ]
     outputs = llm.generate(
         inputs,
         [
-            SamplingParams(temperature=0, max_tokens=n_new, detokenize=False, ignore_eos=True, extra_args={DEPTH_ARGUMENT: d})
+            SamplingParams(
+                temperature=0,
+                max_tokens=n_new,
+                detokenize=False,
+                ignore_eos=True,
+                extra_args={DEPTH_ARGUMENT: d},
+            )
             for _, d in jobs
         ],
         use_tqdm=False,
@@ -101,15 +135,28 @@ def ran(
     }
     if model.model.exit:
         found["counted"] = [counted(llm, output.request_id) for output in outputs]
-        found["taken"] = [[sum(taken[: len(p) - 1]), sum(taken[len(p) - 1 :])] for (p, _), (_, taken) in zip(jobs, wanted, strict=True)]
-        found["depths"] = sorted({depth for (prompt, _), (_, taken) in zip(jobs, wanted, strict=True) for depth in taken[len(prompt) :]})
+        found["taken"] = [
+            [sum(taken[: len(p) - 1]), sum(taken[len(p) - 1 :])]
+            for (p, _), (_, taken) in zip(jobs, wanted, strict=True)
+        ]
+        found["depths"] = sorted(
+            {
+                depth
+                for (prompt, _), (_, taken) in zip(jobs, wanted, strict=True)
+                for depth in taken[len(prompt) :]
+            }
+        )
     return found
 
 
 def counted(llm: Any, request: str) -> list[int] | None:
-    """Return the iterations of a request's prompt and of its own tokens; in the worker its name has a tail of vLLM's."""
+    """Return the iterations of a request's prompt and of its own tokens; in the worker its name has
+    a tail of vLLM's.
+    """
     ledger = llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model().ledger
-    names = [name for name in ledger._counts if name.rsplit("-", 1)[0] == request or name == request]
+    names = [
+        name for name in ledger._counts if name.rsplit("-", 1)[0] == request or name == request
+    ]
     fields = llm.collective_rpc("take_depth_counts", args=(names[0],))[0] if names else None
     if fields is None:
         return None
@@ -122,7 +169,10 @@ def fixed(folder: Path) -> dict[str, Any]:
 
 
 def residual(folder: Path) -> dict[str, Any]:
-    return {kind: ran(Tiny(folder, kind, max_depth=4, residual=0.3), (1, 2, 4)) for kind in ("huginn", "llama")}
+    return {
+        kind: ran(Tiny(folder, kind, max_depth=4, residual=0.3), (1, 2, 4))
+        for kind in ("huginn", "llama")
+    }
 
 
 def exits(folder: Path) -> dict[str, Any]:
@@ -131,7 +181,11 @@ def exits(folder: Path) -> dict[str, Any]:
         "huginn": ("state<0.06", "kl<5e-3 after 2"),
         "llama": ("state<0.35 after 2", "kl<0.5"),
     }
-    return {f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 5)) for kind, pair in rules.items() for rule in pair}
+    return {
+        f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 5))
+        for kind, pair in rules.items()
+        for rule in pair
+    }
 
 
 def masked(folder: Path) -> dict[str, Any]:
@@ -150,24 +204,39 @@ def chunked(folder: Path) -> dict[str, Any]:
 
 
 def preempted(folder: Path) -> dict[str, Any]:
-    """Seven blocks of 32 tokens for nine requests that want two each: some are pushed out and computed anew."""
+    """Seven blocks of 32 tokens for nine requests that want two each: some are pushed out and
+    computed anew.
+    """
     from vllm.v1.core.sched.scheduler import Scheduler
 
     pushed_out = []
     stock = Scheduler._preempt_request
-    Scheduler._preempt_request = lambda self, request, *a, **k: (pushed_out.append(request.request_id), stock(self, request, *a, **k))[1]
+    Scheduler._preempt_request = lambda self, request, *a, **k: (
+        pushed_out.append(request.request_id),
+        stock(self, request, *a, **k),
+    )[1]
     prompts = [[*range(3 + n, 23 + n)] for n in (0, 9, 25)]
     options = {"max_model_len": 96, "num_gpu_blocks_override": 8}
-    found = ran(Tiny(folder, "huginn", max_depth=12, exit="state<0.06"), (12, 11, 5), prompts, 40, **options)
+    found = ran(
+        Tiny(folder, "huginn", max_depth=12, exit="state<0.06"), (12, 11, 5), prompts, 40, **options
+    )
     Scheduler._preempt_request = stock
     return {**found, "n_preempted": len(pushed_out)}
 
 
 def prefix_hits(folder: Path) -> dict[str, Any]:
-    """Prompts that begin with the same 64 tokens: the later ones find two blocks of them in the cache."""
+    """Prompts that begin with the same 64 tokens: the later ones find two blocks of them in the
+    cache.
+    """
     shared = [3 + i * 7 % 90 for i in range(64)]
     prompts = [[*shared, n] for n in (5, 40, 71)]
-    return ran(Tiny(folder, "huginn", max_depth=12, exit="state<0.06"), (12,), prompts, max_num_seqs=1, enable_prefix_caching=True)
+    return ran(
+        Tiny(folder, "huginn", max_depth=12, exit="state<0.06"),
+        (12,),
+        prompts,
+        max_num_seqs=1,
+        enable_prefix_caching=True,
+    )
 
 
 CASES = (fixed, residual, exits, masked, chunked, preempted, prefix_hits)

@@ -1,8 +1,9 @@
-"""Every strategy on a real engine: a small job each through Ray and vLLM, killed in the middle with kill -9, gone on with, same pool.
+"""Every strategy on a real engine: a small job each through Ray and vLLM, killed in the middle with
+kill -9, gone on with, same pool.
 
-All jobs run at once on one fleet, so that this costs two engine starts and not two for each strategy. This file is also the program that
-runs them: `python test_every_strategy.py DIRECTORY WINDOW` starts or goes on with all jobs below DIRECTORY. A new strategy needs a row in
-`CASES`.
+All jobs run at once on one fleet, so that this costs two engine starts and not two for each
+strategy. This file is also the program that runs them: `python test_every_strategy.py DIRECTORY
+WINDOW` starts or goes on with all jobs below DIRECTORY. A new strategy needs a row in `CASES`.
 """
 
 from __future__ import annotations
@@ -26,19 +27,30 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from orchestrator import api, registry
-from orchestrator.core.outcome import conclude
 from orchestrator.core.plan import Budget, Model, Plan, fingerprint
 from orchestrator.core.session import Session, Start
-from orchestrator.core.types import PluginSpec, Problem, Request, Result, Sampling, Status, Trace, Verdict
-from orchestrator.fleet import Fleet
-from orchestrator.jobs import open_job
-from orchestrator.journal import Journal, Stopped
-from orchestrator.plancheck import check_plan
+from orchestrator.core.values import (
+    PluginSpec,
+    Problem,
+    Request,
+    Result,
+    Sampling,
+    Status,
+    Trace,
+    Verdict,
+)
+from orchestrator.core.votes import conclude
+from orchestrator.jobs.job import open_job
+from orchestrator.jobs.journal import Journal, Stopped
+from orchestrator.plan import registry
+from orchestrator.plan.check import check_plan
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime import api
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
-# The second pool is the same model with a think block, so that it shares the tokenizer and serves latent depths.
+# The second pool is the same model with a think block, so that it shares the tokenizer and serves
+# latent depths.
 MODELS = {
     "main": Model("smollm2", max_context_tokens=1024),
     "large": Model("smollm2", max_context_tokens=1024, layers="0-9 (10-12)*r 13-29", max_depth=2),
@@ -49,7 +61,9 @@ ENGINE = {"kv_cache_gib": 0.5, "max_num_seqs": 64, "enforce_eager": True}
 @registry.domain("word-count")
 @dataclass(frozen=True, slots=True)
 class WordCount:
-    """What a text of at least `least` words "answers" is their number modulo 3: any model states it, and attempts agree and disagree."""
+    """What a text of at least `least` words "answers" is their number modulo 3: any model states
+    it, and attempts agree and disagree.
+    """
 
     least: int = 1
     in_process: ClassVar[bool] = True
@@ -71,14 +85,19 @@ class Vowels:
     """Scores a text by its share of vowels."""
 
     async def score(self, problem: Problem, traces: Any) -> list[Verdict]:
-        return [Verdict("vowels", sum(c in "aeiou" for c in t.text) / max(1, len(t.text))) for t in traces]
+        return [
+            Verdict("vowels", sum(c in "aeiou" for c in t.text) / max(1, len(t.text)))
+            for t in traces
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """How small a strategy runs here, and the selector that it is used with. `least` is how many words an answer takes.
+    """How small a strategy runs here, and the selector that it is used with. `least` is how many
+    words an answer takes.
 
-    A case must still run when each other one has its first trace: of two pools the large one is the quicker, so it gets more `tokens`.
+    A case must still run when each other one has its first trace: of two pools the large one is the
+    quicker, so it gets more `tokens`.
     """
 
     options: Mapping[str, object]
@@ -90,56 +109,123 @@ class Case:
 
 
 _BY_VOWELS = {"by": "verdict:vowels"}
-_STEPS = {"verifier": "vowels", "steps": 4, "delimiter": " t"}  # a step ends with every word that begins so
+# a step ends with every word that begins so
+_STEPS = {"verifier": "vowels", "steps": 4, "delimiter": " t"}
 CASES: dict[str, Case] = {  # by strategy; what follows a comma tells two cases of one apart
-    "ab-mcts": Case({"verifier": "vowels", "n": 6, "parallel": 2}, PluginSpec("best", _BY_VOWELS), verified=True),
+    "ab-mcts": Case(
+        {"verifier": "vowels", "n": 6, "parallel": 2}, PluginSpec("best", _BY_VOWELS), verified=True
+    ),
     "ab-mcts-m": Case(
-        {"verifier": "vowels", "n": 6, "parallel": 2, "models": ["main", "large"]}, PluginSpec("best", _BY_VOWELS), verified=True
-    ),
-    "adaptive": Case({"n": 6, "wave": 2, "growth": 1.0}),
-    "auto": Case({"chosen": "adaptive n=6 wave=2 growth=1"}),
-    "beam": Case({**_STEPS, "n": 4, "width": 2}, PluginSpec("best", _BY_VOWELS), verified=True, least=9),
-    "budget-forcing": Case({"n": 3, "end": ",", "thinking": 12, "answer": 6}),
-    "cascade": Case({"models": ["main", "large"], "n": 3, "agreement": 1.0}, PluginSpec("final")),
-    "compute-optimal": Case(
-        {"first": 3, "verifier": "vowels", "medium": "revise chains=2 revisions=1"}, PluginSpec("best-weighted", _BY_VOWELS), verified=True
-    ),
-    "concise-hint": Case({"n": 2, "interval": 4, "growth": 0.1, "thinking": 14, "answer": 5, "end": "."}),
-    "consistency": Case({"n": 6}, PluginSpec("weighted", {"by": "mean_confidence"})),
-    "deepconf": Case({"n": 7, "n_init": 4, "window_tokens": 6, "wave": 2}, PluginSpec("weighted", {"by": "lowest_confidence@6"})),
-    "deepen": Case({"depths": [1, 2], "n": 8, "wave": 3, "confidence": 0.99, "model": "large"}, PluginSpec("depth-weighted"), tokens=40),
-    "deepprune": Case({"n": 4, "n_words": 2, "words": ["the", "a", "is", "of"], "prefix_tokens": 6, "tau": 0.3}, least=8),
-    "dvts": Case({**_STEPS, "n": 4, "width": 2}, PluginSpec("best-weighted", _BY_VOWELS), verified=True, least=9),
-    "dynasor": Case({"n": 3, "stable": 2, "interval": 4, "probe_tokens": 3}),
-    "early-answer": Case({"n": 3, "warm_up": 0, "variance": 9.0, "thinking": 14, "answer": 5, "delimiter": " t", "end": "."}),
-    "ensemble": Case({"models": ["main", "large"], "n": 6}, PluginSpec("filtered", {"by": "mean_confidence", "keep": 0.5})),
-    "mind-evolution": Case(
-        {"verifier": "vowels", "islands": 2, "conversations": 1, "turns": 2, "generations": 2, "parents": 2},
+        {"verifier": "vowels", "n": 6, "parallel": 2, "models": ["main", "large"]},
         PluginSpec("best", _BY_VOWELS),
         verified=True,
     ),
-    "mits": Case({"n": 2, "beam": 1, "steps": 3, "step_tokens": 8, "delimiter": " t"}, PluginSpec("pmi"), least=9),
-    "parallel-probe": Case({"n": 3, "interval": 4, "stable": 2, "warm_up": 1, "patience": 1, "probe_tokens": 2}),
-    "particles": Case({**_STEPS, "n": 3}, PluginSpec("pessimistic", _BY_VOWELS), verified=True, least=9),
+    "adaptive": Case({"n": 6, "wave": 2, "growth": 1.0}),
+    "auto": Case({"chosen": "adaptive n=6 wave=2 growth=1"}),
+    "beam": Case(
+        {**_STEPS, "n": 4, "width": 2}, PluginSpec("best", _BY_VOWELS), verified=True, least=9
+    ),
+    "budget-forcing": Case({"n": 3, "end": ",", "thinking": 12, "answer": 6}),
+    "cascade": Case({"models": ["main", "large"], "n": 3, "agreement": 1.0}, PluginSpec("final")),
+    "compute-optimal": Case(
+        {"first": 3, "verifier": "vowels", "medium": "revise chains=2 revisions=1"},
+        PluginSpec("best-weighted", _BY_VOWELS),
+        verified=True,
+    ),
+    "concise-hint": Case(
+        {"n": 2, "interval": 4, "growth": 0.1, "thinking": 14, "answer": 5, "end": "."}
+    ),
+    "consistency": Case({"n": 6}, PluginSpec("weighted", {"by": "mean_confidence"})),
+    "deepconf": Case(
+        {"n": 7, "n_init": 4, "window_tokens": 6, "wave": 2},
+        PluginSpec("weighted", {"by": "lowest_confidence@6"}),
+    ),
+    "deepen": Case(
+        {"depths": [1, 2], "n": 8, "wave": 3, "confidence": 0.99, "model": "large"},
+        PluginSpec("depth-weighted"),
+        tokens=40,
+    ),
+    "deepprune": Case(
+        {"n": 4, "n_words": 2, "words": ["the", "a", "is", "of"], "prefix_tokens": 6, "tau": 0.3},
+        least=8,
+    ),
+    "dvts": Case(
+        {**_STEPS, "n": 4, "width": 2},
+        PluginSpec("best-weighted", _BY_VOWELS),
+        verified=True,
+        least=9,
+    ),
+    "dynasor": Case({"n": 3, "stable": 2, "interval": 4, "probe_tokens": 3}),
+    "early-answer": Case(
+        {
+            "n": 3,
+            "warm_up": 0,
+            "variance": 9.0,
+            "thinking": 14,
+            "answer": 5,
+            "delimiter": " t",
+            "end": ".",
+        }
+    ),
+    "ensemble": Case(
+        {"models": ["main", "large"], "n": 6},
+        PluginSpec("filtered", {"by": "mean_confidence", "keep": 0.5}),
+    ),
+    "mind-evolution": Case(
+        {
+            "verifier": "vowels",
+            "islands": 2,
+            "conversations": 1,
+            "turns": 2,
+            "generations": 2,
+            "parents": 2,
+        },
+        PluginSpec("best", _BY_VOWELS),
+        verified=True,
+    ),
+    "mits": Case(
+        {"n": 2, "beam": 1, "steps": 3, "step_tokens": 8, "delimiter": " t"},
+        PluginSpec("pmi"),
+        least=9,
+    ),
+    "parallel-probe": Case(
+        {"n": 3, "interval": 4, "stable": 2, "warm_up": 1, "patience": 1, "probe_tokens": 2}
+    ),
+    "particles": Case(
+        {**_STEPS, "n": 3}, PluginSpec("pessimistic", _BY_VOWELS), verified=True, least=9
+    ),
     "refine": Case({"inner": "consistency n=3", "rounds": 1}, PluginSpec("final")),
     "revise": Case({"chains": 2, "revisions": 2}, PluginSpec("final")),
     "rsa": Case({"n": 3, "k": 2, "steps": 3}, PluginSpec("final")),
-    "scrutinize": Case({"n": 2, "verdicts": 2, "preliminary": 1, "comparisons": 2, "judge": "large"}, PluginSpec("scrutinized")),
+    "scrutinize": Case(
+        {"n": 2, "verdicts": 2, "preliminary": 1, "comparisons": 2, "judge": "large"},
+        PluginSpec("scrutinized"),
+    ),
     "short-m@k": Case({"m": 3, "k": 6}, PluginSpec("best")),
     "sounding": Case(
         {"n": 4, "width": 2, "interval": 4, "patience": 1, "probe_tokens": 2, "risk": 0.01},
         PluginSpec("discounted"),
         budget=Budget(tokens=70),
     ),
-    "staged": Case({"stages": ["consistency n=4", "revise chains=2 revisions=1"], "agreement": 1.0}),
-    "speculative-thinking": Case({"large": "large", "n": 2, "tokens": 24, "chunk": 8, "delimiter": ","}),
-    "speculative-thinking, always": Case({"large": "large", "n": 1, "tokens": 24, "chunk": 8, "always": 4, "delimiter": ","}),
+    "staged": Case(
+        {"stages": ["consistency n=4", "revise chains=2 revisions=1"], "agreement": 1.0}
+    ),
+    "speculative-thinking": Case(
+        {"large": "large", "n": 2, "tokens": 24, "chunk": 8, "delimiter": ","}
+    ),
+    "speculative-thinking, always": Case(
+        {"large": "large", "n": 1, "tokens": 24, "chunk": 8, "always": 4, "delimiter": ","}
+    ),
 }
 
 
 def problem_of(name: str) -> Problem:
-    """Return the question of a job; its id differs from that of every other, because all jobs share an engine."""
-    return Problem(f"q-{name}", "How do plants make food from sunlight? Answer in two sentences.", "word-count")
+    """Return the question of a job; its id differs from that of every other, because all jobs share
+    an engine.
+    """
+    return Problem(
+        f"q-{name}", "How do plants make food from sunlight? Answer in two sentences.", "word-count"
+    )
 
 
 def plan_of(name: str) -> Plan:
@@ -157,26 +243,36 @@ def plan_of(name: str) -> Plan:
 
 
 def rebuilt(directory: Path, name: str) -> tuple[Session, list[Request], Result | None]:
-    """Return a fresh session that was told all that a job's journal holds, the requests that it started, and the job's result."""
+    """Return a fresh session that was told all that a job's journal holds, the requests that it
+    started, and the job's result.
+    """
     plan, problem = plan_of(name), problem_of(name)
     explorer = api.load_explorer(plan)
     session = Session(problem, explorer.strategy, plan, explorer.metrics)
     journal = Journal(directory / name / "journal.db")
     effects = session.start()
     for event in journal.events(problem.id):
-        effects += session.stop(event.reason) if isinstance(event, Stopped) else session.receive(event.trace)
+        effects += (
+            session.stop(event.reason)
+            if isinstance(event, Stopped)
+            else session.receive(event.trace)
+        )
     result = journal.result(problem.id)
     journal.close()
     return session, [effect.request for effect in effects if isinstance(effect, Start)], result
 
 
 def rows(job: Path) -> list[tuple[Any, ...]]:
-    """Return what a job's journal holds of traces and stops, as it is written; [] before it is there."""
+    """Return what a job's journal holds of traces and stops, as it is written; [] before it is
+    there.
+    """
     if not (job / "journal.db").exists():
         return []
     with closing(sqlite3.connect(f"file:{job / 'journal.db'}?mode=ro", uri=True)) as db:
         try:
-            return db.execute("SELECT seq, problem, ordinal, elapsed, body, tokens FROM events ORDER BY seq").fetchall()
+            return db.execute(
+                "SELECT seq, problem, ordinal, elapsed, body, tokens FROM events ORDER BY seq"
+            ).fetchall()
         except sqlite3.OperationalError:  # its tables are being made
             return []
 
@@ -186,7 +282,8 @@ def ordinals(job: Path) -> list[int]:
     return [row[2] for row in rows(job) if row[2] is not None]
 
 
-# --- the program ---------------------------------------------------------------------------------------------------------
+# --- the program
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Recorded:
@@ -213,31 +310,47 @@ class Recorded:
 
 
 async def run_all(directory: Path, window: int) -> None:
-    """Start or go on with the jobs of all cases, side by side, each with `window` requests in flight.
+    """Start or go on with the jobs of all cases, side by side, each with `window` requests in
+    flight.
 
-    At the end the first trace of each job that an earlier run journalled is generated once more, and written beside the jobs.
+    At the end the first trace of each job that an earlier run journalled is generated once more,
+    and written beside the jobs.
     """
-    fleet = Fleet(engine=PluginSpec("ray", {"options": ENGINE}), window=window)
-    backend = registry.load("engines", fleet.engine)
+    execution = Execution(engine=PluginSpec("ray", {"options": ENGINE}), window=window)
+    backend = registry.load("engines", execution.engine)
     before = {name: ordinals(directory / name)[:1] for name in CASES}
 
     async def job(name: str, opened_backend: Recorded) -> None:
         plan = plan_of(name)
-        check_plan(plan, fleet)
+        check_plan(plan, execution)
         with open_job(directory / name, plan, [problem_of(name)]) as opened:
-            async for _ in api.run_job(opened, plan, fleet, backend=opened_backend):
+            async for _ in api.run_job(opened, plan, execution, backend=opened_backend):
                 pass
 
     async with backend.open(MODELS) as engine:
         recorded = Recorded(backend, engine, directory / f"generated-{window}")
         await asyncio.gather(*(job(name, recorded) for name in CASES))
-        asked = [request for name in CASES for request in rebuilt(directory, name)[1] if request.ordinal in before[name]]
-        again = await asyncio.gather(*(engine.generate(replace(request, problem_id=f"again-{request.problem_id}")) for request in asked))
-    rows = [(request.problem_id, request.ordinal, trace.token_ids) for request, trace in zip(asked, again, strict=True)]
+        asked = [
+            request
+            for name in CASES
+            for request in rebuilt(directory, name)[1]
+            if request.ordinal in before[name]
+        ]
+        again = await asyncio.gather(
+            *(
+                engine.generate(replace(request, problem_id=f"again-{request.problem_id}"))
+                for request in asked
+            )
+        )
+    rows = [
+        (request.problem_id, request.ordinal, trace.token_ids)
+        for request, trace in zip(asked, again, strict=True)
+    ]
     (directory / "again.json").write_text(json.dumps(rows))
 
 
-# --- the test ------------------------------------------------------------------------------------------------------------
+# --- the test
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +364,9 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """Start all jobs, kill every process as soon as each job has journalled a trace, start them again, and wait for their end."""
+    """Start all jobs, kill every process as soon as each job has journalled a trace, start them
+    again, and wait for their end.
+    """
     directory = tmp_path_factory.mktemp("jobs")
     command = [sys.executable, __file__, str(directory)]
     with (directory / "log").open("ab") as log:
@@ -259,7 +374,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         deadline = time.monotonic() + 300
         while not all(ordinals(directory / name) for name in CASES):
             assert process.poll() is None, (directory / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, f"no trace of {[name for name in CASES if not ordinals(directory / name)]}"
+            assert time.monotonic() < deadline, (
+                f"no trace of {[name for name in CASES if not ordinals(directory / name)]}"
+            )
             time.sleep(0.1)
         left = kill_tree(process)
         killed = {name: rows(directory / name) for name in CASES}
@@ -281,7 +398,11 @@ def kill_tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def packaged(group: str) -> list[str]:
     """Return what this distribution declares of a group."""
-    return [name for name in registry.names(group) if registry.distribution(group, name).startswith("leadline ")]
+    return [
+        name
+        for name in registry.names(group)
+        if registry.distribution(group, name).startswith("leadline ")
+    ]
 
 
 def test_every_strategy_and_selector_has_a_case() -> None:
@@ -292,7 +413,8 @@ def test_every_strategy_and_selector_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_job_goes_on_to_its_end_with_the_same_pool(ended: Ended, name: str) -> None:
-    """What was journalled stays as it was and is not generated again; the pool gives the stored result when it is read and voted once more.
+    """What was journalled stays as it was and is not generated again; the pool gives the stored
+    result when it is read and voted once more.
 
     The kill came in the middle: after a trace of every job and before any job's end.
     """
@@ -306,7 +428,10 @@ def test_a_killed_job_goes_on_to_its_end_with_the_same_pool(ended: Ended, name: 
     assert ordinals(job) == list(session.traces)
     assert sorted(session.traces) == [request.ordinal for request in requests]
 
-    generated = {run: Counter((ended.directory / f"generated-{run}").read_text().splitlines()) for run in (2, 8)}
+    generated = {
+        run: Counter((ended.directory / f"generated-{run}").read_text().splitlines())
+        for run in (2, 8)
+    }
     assert all(generated[8][f"{problem.id} {row[2]}"] == 0 for row in before)
     assert all(generated[run][f"{problem.id} {o}"] <= 1 for run in (2, 8) for o in session.traces)
 
@@ -318,7 +443,7 @@ def test_a_killed_job_goes_on_to_its_end_with_the_same_pool(ended: Ended, name: 
         problem,
         list(session.traces.values()),
         explorer.selector,
-        n_full=getattr(explorer.strategy, "n_full", None),
+        n_planned=getattr(explorer.strategy, "n_planned", None),
         stopped_by=session.stopped_by,
         seconds=result.seconds,
         fingerprint=fingerprint(plan_of(name)),
@@ -335,11 +460,16 @@ def test_nothing_of_the_killed_run_lives_on(ended: Ended) -> None:
 def test_the_restarted_engine_makes_the_same_traces(ended: Ended) -> None:
     """So the pool is that of a run that nobody killed: seeds belong to requests, not to processes.
 
-    In float32 on a CPU all of 80 were equal; nine in ten allow for rounding that a batch decides. Of pairs of traces with different seeds,
-    cut to 12 tokens, 19 of 3,081 were equal.
+    In float32 on a CPU all of 80 were equal; nine in ten allow for rounding that a batch decides.
+    Of pairs of traces with different seeds, cut to 12 tokens, 19 of 3,081 were equal.
     """
     again = json.loads((ended.directory / "again.json").read_text())
-    kept = {(row[1], row[2]): list(array("i", row[5])) for killed in ended.killed.values() for row in killed if row[2] is not None}
+    kept = {
+        (row[1], row[2]): list(array("i", row[5]))
+        for killed in ended.killed.values()
+        for row in killed
+        if row[2] is not None
+    }
     assert len(again) == len(CASES)
     equal = [kept[problem, ordinal] == tokens for problem, ordinal, tokens in again]
     assert sum(equal) >= 0.9 * len(equal)

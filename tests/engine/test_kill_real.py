@@ -1,8 +1,9 @@
-"""Kill -9 of the whole process tree of a real job (Ray, vLLM, SmolLM2) at two points, then the same command.
+"""Kill -9 of the whole process tree of a real job (Ray, vLLM, SmolLM2) at two points, then the same
+command.
 
-What `tests/test_kill.py` shows at 200 points on the fake engine must hold with real processes: nothing journalled is generated again,
-lost, or paired with another problem, and no process stays behind. `test_every_strategy.py` kills once more, in the middle of every
-strategy.
+What `tests/test_kill.py` shows at 200 points on the fake engine must hold with real processes:
+nothing journalled is generated again, lost, or paired with another problem, and no process stays
+behind. `test_every_strategy.py` kills once more, in the middle of every strategy.
 """
 
 from __future__ import annotations
@@ -20,13 +21,33 @@ import psutil
 import pytest
 
 N_TRACES = 4
-WORDS = ("apple", "river", "stone", "cloud", "tiger", "piano", "lemon", "candle", "window", "garden", "rocket", "button")
+WORDS = (
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "tiger",
+    "piano",
+    "lemon",
+    "candle",
+    "window",
+    "garden",
+    "rocket",
+    "button",
+)
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def write_job(folder: Path) -> Path:
-    rows = [{"id": f"w-{word}", "prompt": f"Write two sentences about the word {word}.", "domain": "text"} for word in WORDS]
+    rows = [
+        {
+            "id": f"w-{word}",
+            "prompt": f"Write two sentences about the word {word}.",
+            "domain": "text",
+        }
+        for word in WORDS
+    ]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "plan.toml").write_text(
         f"""
@@ -45,7 +66,12 @@ def journalled(out: Path) -> dict[tuple[str, int], bytes]:
         return {}
     with sqlite3.connect(f"file:{out / 'journal.db'}?mode=ro", uri=True) as db:
         try:
-            return {(p, o): body for p, o, body in db.execute("SELECT problem, ordinal, body FROM events WHERE ordinal IS NOT NULL")}
+            return {
+                (p, o): body
+                for p, o, body in db.execute(
+                    "SELECT problem, ordinal, body FROM events WHERE ordinal IS NOT NULL"
+                )
+            }
         except sqlite3.OperationalError:
             return {}
 
@@ -89,10 +115,19 @@ def test_kills_lose_nothing_and_the_job_ends(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"w-{word}" for word in WORDS]
     assert all(row["n_traces"] == N_TRACES and row["n_failed"] == 0 for row in rows)
-    # A text about its own word, far more often than about any other: completions are paired with their prompts.
-    own = sum(word in json.loads(body)["text"].lower() for (problem, _), body in after.items() for word in WORDS if problem == f"w-{word}")
+    # A text about its own word, far more often than about any other: completions are paired with
+    # their prompts.
+    own = sum(
+        word in json.loads(body)["text"].lower()
+        for (problem, _), body in after.items()
+        for word in WORDS
+        if problem == f"w-{word}"
+    )
     foreign = sum(
-        word in json.loads(body)["text"].lower() for (problem, _), body in after.items() for word in WORDS if problem != f"w-{word}"
+        word in json.loads(body)["text"].lower()
+        for (problem, _), body in after.items()
+        for word in WORDS
+        if problem != f"w-{word}"
     )
     assert own >= 0.7 * len(after)
     assert foreign <= 0.1 * len(after) * (len(WORDS) - 1)

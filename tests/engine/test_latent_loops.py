@@ -1,6 +1,8 @@
-"""Looped models in a real vLLM against references that recompute everything: fixed depths, the residual step, exits of both kinds.
+"""Looped models in a real vLLM against references that recompute everything: fixed depths, the
+residual step, exits of both kinds.
 
-One program runs all cases (`loop_cases`), because its engines are cheap there; here each rule is asserted of what it printed.
+One program runs all cases (`loop_cases`), because its engines are cheap there; here each rule is
+asserted of what it printed.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends.vllm_engine import Vllm
 from orchestrator.core.plan import Model
-from orchestrator.core.types import Finish, Request, Sampling
+from orchestrator.core.values import Finish, Request, Sampling
+from orchestrator.engines.vllm.engine import Vllm
 
-LATENT = str(Path(__file__).parents[1] / "latent")
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]  # a minute and a half where nothing else runs
+LATENT = str(Path(__file__).parents[1] / "engines" / "vllm" / "latent")
+# a minute and a half where nothing else runs
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what all cases printed."""
     program = Path(__file__).with_name("loop_cases.py")
     ended = subprocess.run(
-        [sys.executable, str(program), str(tmp_path_factory.mktemp("loops"))], capture_output=True, text=True, timeout=1100
+        [sys.executable, str(program), str(tmp_path_factory.mktemp("loops"))],
+        capture_output=True,
+        text=True,
+        timeout=1100,
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     return dict(json.loads(ended.stdout.splitlines()[-1]))
@@ -42,26 +48,40 @@ def assert_equal(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["ouro", "huginn"])
 def test_depths_mixed_in_one_batch_equal_the_reference(found: dict[str, Any], kind: str) -> None:
-    """Depths 1, 2 and 4 of three prompts at once: every iteration has a KV slot of its own, every state starts where it should."""
+    """Depths 1, 2 and 4 of three prompts at once: every iteration has a KV slot of its own, every
+    state starts where it should.
+    """
     case = found["fixed"][kind]
     assert_equal(case)
-    assert case["got"][0] != case["got"][1] != case["got"][2], "a model that does not feel its depth shows nothing"
+    assert case["got"][0] != case["got"][1] != case["got"][2], (
+        "a model that does not feel its depth shows nothing"
+    )
 
 
 @pytest.mark.parametrize("kind", ["huginn", "llama"])
 def test_the_residual_step_equals_the_reference(found: dict[str, Any], kind: str) -> None:
-    """h_t = 0.3 h_{t-1} + 0.7 f(h_{t-1}) inside the loop, through the plain stack and through the recurrence."""
+    """h_t = 0.3 h_{t-1} + 0.7 f(h_{t-1}) inside the loop, through the plain stack and through the
+    recurrence.
+    """
     assert_equal(found["residual"][kind])
     assert found["residual"]["huginn"]["got"] != found["fixed"]["huginn"]["got"]
 
 
 @pytest.mark.parametrize("kind", ["ouro", "huginn", "llama"])
 @pytest.mark.parametrize("measure", ["state", "kl"])
-def test_exits_equal_the_reference_token_for_token(found: dict[str, Any], kind: str, measure: str) -> None:
-    """Tokens leave at depths of their own, under largest depths that differ in one batch; the worker counts what each took."""
-    (case,) = (case for name, case in found["exits"].items() if name.startswith(f"{kind} {measure}"))
+def test_exits_equal_the_reference_token_for_token(
+    found: dict[str, Any], kind: str, measure: str
+) -> None:
+    """Tokens leave at depths of their own, under largest depths that differ in one batch; the
+    worker counts what each took.
+    """
+    (case,) = (
+        case for name, case in found["exits"].items() if name.startswith(f"{kind} {measure}")
+    )
     assert_equal(case)
-    assert len([depth for depth in case["depths"] if depth < 12]) > 1, "exits must differ, or this shows nothing"
+    assert len([depth for depth in case["depths"] if depth < 12]) > 1, (
+        "exits must differ, or this shows nothing"
+    )
 
 
 def test_where_rows_cannot_be_left_out_the_result_is_the_same(found: dict[str, Any]) -> None:
@@ -75,7 +95,8 @@ def test_exits_by_state_do_not_feel_how_a_prompt_is_cut(found: dict[str, Any]) -
 
 
 def test_exits_by_state_survive_preemption(found: dict[str, Any]) -> None:
-    """A request that is pushed out computes its generated tokens anew, many at once, and leaves where it left before.
+    """A request that is pushed out computes its generated tokens anew, many at once, and leaves
+    where it left before.
 
     What it counts is more than the reference: the tokens that ran twice were paid for twice.
     """
@@ -85,7 +106,9 @@ def test_exits_by_state_survive_preemption(found: dict[str, Any]) -> None:
 
 
 def test_exits_by_state_share_prefixes(found: dict[str, Any]) -> None:
-    """A cached block holds what its tokens would compute again, exits included; its tokens are counted where they ran."""
+    """A cached block holds what its tokens would compute again, exits included; its tokens are
+    counted where they ran.
+    """
     case = found["prefix_hits"]
     assert case["got"] == case["want"]
     assert case["cached"] == [0, 64, 64]
@@ -94,8 +117,12 @@ def test_exits_by_state_share_prefixes(found: dict[str, Any]) -> None:
     assert case["counted"][1][0] < case["taken"][1][0]
 
 
-async def test_mean_depth_is_reported_and_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the whole engine, its process of its own included: what the worker counted reaches the trace, its metric and its price."""
+async def test_mean_depth_is_reported_and_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the whole engine, its process of its own included: what the worker counted reaches
+    the trace, its metric and its price.
+    """
     monkeypatch.syspath_prepend(LATENT)
     import loop_references as references
     import tiny_loops as tiny
@@ -105,8 +132,17 @@ async def test_mean_depth_is_reported_and_charged(tmp_path: Path, monkeypatch: p
     reference = references.Huginn(config, tiny.huginn_weights(config))
     model = Model(str(folder), max_depth=12, exit="state<0.06")
     requests = [
-        Request(prompt, problem_id="p", ordinal=i, seed=i, sampling=Sampling(temperature=0, max_new_tokens=n_new), depth=depth)
-        for i, (prompt, depth) in enumerate([("How deep?", None), ("How deep?", 3), ("By the mark, twain.", 12)])
+        Request(
+            prompt,
+            problem_id="p",
+            ordinal=i,
+            seed=i,
+            sampling=Sampling(temperature=0, max_new_tokens=n_new),
+            depth=depth,
+        )
+        for i, (prompt, depth) in enumerate(
+            [("How deep?", None), ("How deep?", 3), ("By the mark, twain.", 12)]
+        )
     ]
     async with Vllm(kv_cache_gib=0.1, max_num_seqs=8, threads=1).open({"main": model}) as engine:
         traces = await asyncio.gather(*(engine.generate(request) for request in requests))
@@ -119,5 +155,7 @@ async def test_mean_depth_is_reported_and_charged(tmp_path: Path, monkeypatch: p
         assert trace.metrics == {"mean_depth": pytest.approx(sum(own) / len(own))}
         n_tokens = len(prompt) - trace.usage.cached_tokens + n_new
         mean = sum(taken) / len(taken)
-        assert trace.usage.layer_tokens == round(n_tokens * (2 + 2 * mean)), "prelude and coda once, the core of two as often as needed"
+        assert trace.usage.layer_tokens == round(n_tokens * (2 + 2 * mean)), (
+            "prelude and coda once, the core of two as often as needed"
+        )
     assert traces[2].metrics["mean_depth"] < 12

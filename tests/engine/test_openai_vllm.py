@@ -1,4 +1,7 @@
-"""The `openai` engine against a real vLLM server with the embedded model. One server start serves the whole module."""
+"""The `openai` engine against a real vLLM server with the embedded model.
+
+One server start serves the whole module.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.openai_http import OpenAI
-from orchestrator.core.errors import FleetError
+from orchestrator.core.errors import EngineError
 from orchestrator.core.plan import Model
-from orchestrator.core.types import ConfidenceFloor, Delimiter, Finish, Request, Sampling
-from orchestrator.embedded import embedded_model
+from orchestrator.core.values import ConfidenceFloor, Delimiter, Finish, Request, Sampling
+from orchestrator.engines.openai.engine import OpenAI
+from orchestrator.plan.models import embedded_model
 
 pytest.importorskip("vllm", reason="needs the extra `cpu` or `cuda`")
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -42,7 +45,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = f"--host 127.0.0.1 --port {port} --served-model-name smollm2 --max-model-len 512 --max-num-seqs 8"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(embedded_model())]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(embedded_model()),
+    ]
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -83,7 +92,8 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(timeout=20)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)  # its engine process too, whatever became of the parent
+        # its engine process too, whatever became of the parent
+        os.killpg(server.pid, signal.SIGKILL)
     server.wait()
 
 
@@ -98,7 +108,9 @@ def _metric(root: str, name: str) -> float:
 def _await_idle(root: str) -> None:
     deadline = time.monotonic() + IDLE_SECONDS
     while _metric(root, "num_requests_running"):
-        assert time.monotonic() < deadline, f"the server still runs requests {IDLE_SECONDS:.0f} s after the abort"
+        assert time.monotonic() < deadline, (
+            f"the server still runs requests {IDLE_SECONDS:.0f} s after the abort"
+        )
         time.sleep(0.1)
 
 
@@ -106,20 +118,31 @@ def _options(root: str, *, chat: bool = True) -> OpenAI:
     return OpenAI(base_url=f"{root}/v1", chat=chat, server="vllm", api_key_env="LEADLINE_NO_KEY")
 
 
-def _request(ordinal: int = 0, prompt: str = "What is the capital of France?", **fields: object) -> Request:
-    request = Request(prompt=prompt, model="main", problem_id="p", ordinal=ordinal, seed=17, max_new_tokens=24)
+def _request(
+    ordinal: int = 0, prompt: str = "What is the capital of France?", **fields: object
+) -> Request:
+    request = Request(
+        prompt=prompt, model="main", problem_id="p", ordinal=ordinal, seed=17, max_new_tokens=24
+    )
     return replace(request, **fields)  # type: ignore[arg-type]  # fields are Request's own
 
 
 async def test_the_capital_of_france_with_metrics_and_exact_counts(root: str) -> None:
     """Counts, ids and log-probabilities of a real server agree with one another."""
     async with _options(root).open(MODELS) as engine:
-        trace = await engine.generate(_request(sampling=GREEDY, metrics=("mean_logprob", "mean_confidence")))
+        trace = await engine.generate(
+            _request(sampling=GREEDY, metrics=("mean_logprob", "mean_confidence"))
+        )
     assert (trace.finish, trace.error, trace.note) == (Finish.STOP, "", "")
     assert "Paris" in trace.text
     assert trace.usage.output_tokens == len(trace.token_ids) > 0
     assert trace.usage.prompt_tokens > 0
-    assert trace.metrics["mean_logprob"] < 0 < -trace.metrics["mean_logprob"] < trace.metrics["mean_confidence"]
+    assert (
+        trace.metrics["mean_logprob"]
+        < 0
+        < -trace.metrics["mean_logprob"]
+        < trace.metrics["mean_confidence"]
+    )
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -128,7 +151,8 @@ async def test_the_seed_decides_what_is_drawn(root: str, chat: bool) -> None:
     async with _options(root, chat=chat).open(MODELS) as engine:
         sampling = Sampling(temperature=1.5, top_p=1.0)
         first, again, other = [
-            await engine.generate(_request(prompt="Tell me a story.", seed=seed, sampling=sampling)) for seed in (5, 5, 6)
+            await engine.generate(_request(prompt="Tell me a story.", seed=seed, sampling=sampling))
+            for seed in (5, 5, 6)
         ]
     assert first.token_ids == again.token_ids
     assert first.text == again.text != other.text
@@ -136,16 +160,32 @@ async def test_the_seed_decides_what_is_drawn(root: str, chat: bool) -> None:
 
 @pytest.mark.parametrize("chat", [True, False])
 async def test_a_continued_trace_equals_an_uninterrupted_one(root: str, chat: bool) -> None:
-    """The prefix goes back as ids behind the same prompt: greedily, cutting at a checkpoint changes nothing."""
+    """The prefix goes back as ids behind the same prompt: greedily, cutting at a checkpoint changes
+    nothing.
+    """
     async with _options(root, chat=chat).open(MODELS) as engine:
         asked = _request(prompt="Count from one to twenty in words.", sampling=GREEDY)
         whole = await engine.generate(asked)
         head = await engine.generate(replace(asked, max_new_tokens=10))
         tail = await engine.generate(
-            replace(asked, ordinal=1, parent=0, max_new_tokens=14, prefix_ids=head.token_ids, prefix_text=head.text)
+            replace(
+                asked,
+                ordinal=1,
+                parent=0,
+                max_new_tokens=14,
+                prefix_ids=head.token_ids,
+                prefix_text=head.text,
+            )
         )
         probe = await engine.generate(
-            replace(asked, ordinal=2, parent=0, suffix=" The answer is", prefix_ids=head.token_ids, max_new_tokens=2)
+            replace(
+                asked,
+                ordinal=2,
+                parent=0,
+                suffix=" The answer is",
+                prefix_ids=head.token_ids,
+                max_new_tokens=2,
+            )
         )
     assert head.finish is Finish.LENGTH
     assert len(head.token_ids) == 10
@@ -156,11 +196,15 @@ async def test_a_continued_trace_equals_an_uninterrupted_one(root: str, chat: bo
 
 
 async def test_stop_rules_end_the_trace(root: str) -> None:
-    """A floor above any confidence fires when its window of 4 tokens is full; the stream may bring more at once."""
+    """A floor above any confidence fires when its window of 4 tokens is full; the stream may bring
+    more at once.
+    """
     async with _options(root).open(MODELS) as engine:
         asked = _request(prompt="List ten animals.", sampling=GREEDY, max_new_tokens=300)
         lines = await engine.generate(replace(asked, rules=(Delimiter("\n", 2),)))
-        floor = await engine.generate(replace(asked, rules=(ConfidenceFloor(1e9, window_tokens=4),)))
+        floor = await engine.generate(
+            replace(asked, rules=(ConfidenceFloor(1e9, window_tokens=4),))
+        )
     assert (lines.finish, floor.finish) == (Finish.RULE, Finish.RULE)
     assert lines.text.count("\n") >= 2
     assert 4 <= floor.usage.output_tokens < 100
@@ -169,7 +213,8 @@ async def test_stop_rules_end_the_trace(root: str) -> None:
 async def test_an_abort_is_seen_by_the_server(root: str) -> None:
     """By its own counter it stops generating, and what had come is returned with an exact count.
 
-    Unaborted it would make about 450 tokens; after the abort only those of the steps until it notices: 50 is ample.
+    Unaborted it would make about 450 tokens; after the abort only those of the steps until it
+    notices: 50 is ample.
     """
     before = _metric(root, "generation_tokens_total")
     async with _options(root).open(MODELS) as engine:
@@ -188,7 +233,10 @@ async def test_an_abort_is_seen_by_the_server(root: str) -> None:
 
 
 async def test_concurrent_requests_come_back_to_their_own_prompts(root: str) -> None:
-    """More than the server runs at once, so some queue. Each prompt is one word longer, so its token count names it."""
+    """More than the server runs at once, so some queue.
+
+    Each prompt is one word longer, so its token count names it.
+    """
     async with _options(root).open(MODELS) as engine:
         asked = [_request(i, "Hello" + " again" * i, max_new_tokens=4) for i in range(12)]
         traces = await asyncio.gather(*map(engine.generate, asked))
@@ -197,7 +245,9 @@ async def test_concurrent_requests_come_back_to_their_own_prompts(root: str) -> 
     assert [t.usage.prompt_tokens for t in traces] == [first + i for i in range(12)]
 
 
-async def test_a_prompt_beyond_the_context_is_a_failed_trace_in_the_servers_words(root: str) -> None:
+async def test_a_prompt_beyond_the_context_is_a_failed_trace_in_the_servers_words(
+    root: str,
+) -> None:
     """One row too long must not end the job."""
     async with _options(root).open(MODELS) as engine:
         trace = await engine.generate(_request(prompt="word " * 600))
@@ -208,6 +258,8 @@ async def test_a_prompt_beyond_the_context_is_a_failed_trace_in_the_servers_word
 
 async def test_a_model_under_another_name_is_refused_with_the_served_ones(root: str) -> None:
     """The served name is what counts, not the folder."""
-    with pytest.raises(FleetError, match="does not serve HuggingFaceTB/SmolLM2; it serves: smollm2"):
+    with pytest.raises(
+        EngineError, match="does not serve HuggingFaceTB/SmolLM2; it serves: smollm2"
+    ):
         async with _options(root).open({"main": Model("HuggingFaceTB/SmolLM2")}):
             pass

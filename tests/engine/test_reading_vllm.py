@@ -1,4 +1,6 @@
-"""Tokens read back by a real vLLM are as likely as plain transformers says; and the strategies that read, probe and hint, run on it."""
+"""Tokens read back by a real vLLM are as likely as plain transformers says; and the strategies that
+read, probe and hint, run on it.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +10,41 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends.vllm_engine import VllmEngine
-from orchestrator.core.folds import entropy
+from orchestrator.core.metrics import entropy
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.session import Abort, Effect, Session
-from orchestrator.core.types import Capability, Delimiter, Finish, Problem, Purpose, Request, Sampling, Trace
-from orchestrator.embedded import resolve_model
+from orchestrator.core.values import (
+    Capability,
+    Delimiter,
+    Finish,
+    Problem,
+    Purpose,
+    Request,
+    Sampling,
+    Trace,
+)
+from orchestrator.engines.vllm.engine import VllmEngine
+from orchestrator.plan.models import resolve_model
 from orchestrator.testing import check_engine
-from strategies.concise_hint import ConciseHint
-from strategies.early_answer import EarlyAnswer
-from strategies.mits import Mits, pmis
+from strategies.search.mits import Mits, pmis
+from strategies.thinking.concise_hint import ConciseHint
+from strategies.thinking.early_answer import EarlyAnswer
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(400),
+]
 
 QUESTION, BLANK = "A train travels 120 km in 2 hours. How fast is it?", " "
 DRAWN = Sampling(temperature=0.9, top_p=1.0, max_new_tokens=24)
 
 
 def reference(prompt: str, ids: tuple[int, ...]) -> tuple[list[float], list[float]]:
-    """Return each token's log-probability after the prompt, and the entropy of its distribution, in float32 by transformers alone."""
+    """Return each token's log-probability after the prompt, and the entropy of its distribution, in
+    float32 by transformers alone.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,42 +52,79 @@ def reference(prompt: str, ids: tuple[int, ...]) -> tuple[list[float], list[floa
     tokenizer = AutoTokenizer.from_pretrained(path)
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     chat = [{"role": "user", "content": prompt}]
-    before = list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False))
+    before = list(
+        tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    )
     with torch.inference_mode():
         logits = model(torch.tensor([[*before, *ids]])).logits[0, len(before) - 1 : -1]
     logprobs = torch.log_softmax(logits.double(), -1)
     top = logprobs.topk(20).values
-    return [float(row[i]) for row, i in zip(logprobs, ids, strict=True)], [entropy(row.tolist()) for row in top]
+    return [float(row[i]) for row, i in zip(logprobs, ids, strict=True)], [
+        entropy(row.tolist()) for row in top
+    ]
 
 
-async def test_drawn_and_read_tokens_have_the_reference_s_log_probabilities(vllm_engine: VllmEngine) -> None:
-    """24 tokens drawn after the question in two parts, and read after the question, after a blank one, and with a suffix behind them."""
-    asked = Request(QUESTION, problem_id="p", ordinal=0, seed=5, sampling=DRAWN, metrics=("mean_logprob", "mean_entropy"))
+async def test_drawn_and_read_tokens_have_the_reference_s_log_probabilities(
+    vllm_engine: VllmEngine,
+) -> None:
+    """24 tokens drawn after the question in two parts, and read after the question, after a blank
+    one, and with a suffix behind them.
+    """
+    asked = Request(
+        QUESTION,
+        problem_id="p",
+        ordinal=0,
+        seed=5,
+        sampling=DRAWN,
+        metrics=("mean_logprob", "mean_entropy"),
+    )
     first = await vllm_engine.generate(replace(asked, max_new_tokens=10))
-    second = await vllm_engine.generate(replace(asked, ordinal=1, parent=0, prefix_ids=first.token_ids, max_new_tokens=14))
+    second = await vllm_engine.generate(
+        replace(asked, ordinal=1, parent=0, prefix_ids=first.token_ids, max_new_tokens=14)
+    )
     ids = (*first.token_ids, *second.token_ids)
     after_question, entropies = reference(QUESTION, ids)
     n = len(first.token_ids)
     assert first.metrics["mean_logprob"] * n == pytest.approx(sum(after_question[:n]), abs=1e-2)
-    assert second.metrics["mean_logprob"] * len(second.token_ids) == pytest.approx(sum(after_question[n:]), abs=1e-2)
+    assert second.metrics["mean_logprob"] * len(second.token_ids) == pytest.approx(
+        sum(after_question[n:]), abs=1e-2
+    )
     assert first.metrics["mean_entropy"] == pytest.approx(sum(entropies[:n]) / n, abs=1e-3)
 
-    reading = replace(asked, ordinal=2, parent=1, prefix_ids=ids, max_new_tokens=1, metrics=("prefix_logprob",))
+    reading = replace(
+        asked, ordinal=2, parent=1, prefix_ids=ids, max_new_tokens=1, metrics=("prefix_logprob",)
+    )
     again = await vllm_engine.generate(reading)
     assert again.metrics == {"prefix_logprob": pytest.approx(sum(after_question), abs=1e-2)}
-    assert again.usage.cached_tokens == 0, "what the prefix cache holds has no log-probabilities left"
+    assert again.usage.cached_tokens == 0, (
+        "what the prefix cache holds has no log-probabilities left"
+    )
     blank = await vllm_engine.generate(replace(reading, ordinal=3, prompt=BLANK))
     without, _ = reference(BLANK, ids)
     assert blank.metrics["prefix_logprob"] == pytest.approx(sum(without), abs=1e-2)
-    suffixed = await vllm_engine.generate(replace(reading, ordinal=4, prompt=BLANK, suffix=" So the answer is"))
+    suffixed = await vllm_engine.generate(
+        replace(reading, ordinal=4, prompt=BLANK, suffix=" So the answer is")
+    )
     assert suffixed.metrics["prefix_logprob"] == pytest.approx(sum(without), abs=1e-2)
     assert sum(after_question) > sum(without), "the question makes its solution likelier"
 
 
 async def test_stop_rules_beside_it_are_refused(vllm_engine: VllmEngine) -> None:
-    """With rules vLLM hands its outputs over piece by piece, and the prompt's log-probabilities with the first."""
+    """With rules vLLM hands its outputs over piece by piece, and the prompt's log-probabilities
+    with the first.
+    """
     refused = await vllm_engine.generate(
-        Request(QUESTION, problem_id="p", ordinal=9, sampling=DRAWN, prefix_ids=(1,), rules=(Delimiter("x"),), metrics=("prefix_logprob",))
+        Request(
+            QUESTION,
+            problem_id="p",
+            ordinal=9,
+            sampling=DRAWN,
+            prefix_ids=(1,),
+            rules=(Delimiter("x"),),
+            metrics=("prefix_logprob",),
+        )
     )
     assert refused.finish is Finish.FAILED
     assert "stop rules" in refused.error
@@ -82,8 +136,12 @@ async def test_the_engine_keeps_the_contract(vllm_engine: VllmEngine) -> None:
 
 
 async def explored(engine: VllmEngine, strategy: Strategy) -> list[Trace]:
-    """Return the pool of one exploration on the engine: what the driver does, without dressing and journal."""
-    session = Session(Problem("p", QUESTION), strategy, Plan(sampling=replace(DRAWN, max_new_tokens=64)))
+    """Return the pool of one exploration on the engine: what the driver does, without dressing and
+    journal.
+    """
+    session = Session(
+        Problem("p", QUESTION), strategy, Plan(sampling=replace(DRAWN, max_new_tokens=64))
+    )
     tasks: dict[asyncio.Task[Trace], None] = {}
 
     def perform(effects: list[Effect]) -> None:
@@ -103,7 +161,9 @@ async def explored(engine: VllmEngine, strategy: Strategy) -> list[Trace]:
 
 
 async def test_mits_scores_its_solutions_as_the_reference_does(vllm_engine: VllmEngine) -> None:
-    """Every step has a PMI; that of a whole solution is what transformers makes of its tokens after the question and after a blank."""
+    """Every step has a PMI; that of a whole solution is what transformers makes of its tokens after
+    the question and after a blank.
+    """
     pool = await explored(vllm_engine, Mits(n=2, beam=2, steps=3, step_tokens=16, delimiter="."))
     steps = {t.ordinal: t for t in pool if t.purpose is Purpose.SOLVE}
     found = pmis(pool)
@@ -113,15 +173,24 @@ async def test_mits_scores_its_solutions_as_the_reference_does(vllm_engine: Vllm
         chain.insert(0, steps[chain[0].parent])
     ids = tuple(i for step in chain for i in step.token_ids)
     (after_question, _), (without, _) = reference(QUESTION, ids), reference(BLANK, ids)
-    assert found[max(steps)] == pytest.approx((sum(after_question) - sum(without)) / len(chain), abs=1e-2)
+    assert found[max(steps)] == pytest.approx(
+        (sum(after_question) - sum(without)) / len(chain), abs=1e-2
+    )
 
 
 async def test_thinking_is_probed_hinted_at_and_closed(vllm_engine: VllmEngine) -> None:
-    """This model does not think in tags; what is asked of the engine is the same. Two probes settle any threshold this high."""
-    pool = await explored(vllm_engine, EarlyAnswer(n=2, warm_up=0, variance=1e9, thinking=60, answer=8, delimiter="."))
+    """This model does not think in tags; what is asked of the engine is the same.
+
+    Two probes settle any threshold this high.
+    """
+    pool = await explored(
+        vllm_engine, EarlyAnswer(n=2, warm_up=0, variance=1e9, thinking=60, answer=8, delimiter=".")
+    )
     probes = [t for t in pool if t.purpose is Purpose.PROBE]
     assert probes
     assert all(t.usage.output_tokens == 1 and t.metrics["mean_entropy"] >= 0 for t in probes)
-    hinted = await explored(vllm_engine, ConciseHint(n=2, interval=8, growth=0.5, thinking=30, answer=8))
+    hinted = await explored(
+        vllm_engine, ConciseHint(n=2, interval=8, growth=0.5, thinking=30, answer=8)
+    )
     assert [len(t.token_ids) for t in hinted if t.parent is None] == [8, 8]
     assert all(t.suffix_ids for t in hinted if t.parent is not None)

@@ -1,4 +1,6 @@
-"""The vLLM engine against a real vLLM: what it returns is compared with raw vLLM calls and with itself, never with stored text."""
+"""The vLLM engine against a real vLLM: what it returns is compared with raw vLLM calls and with
+itself, never with stored text.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,27 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from orchestrator.backends.vllm_engine import Vllm, VllmEngine
-from orchestrator.core.errors import FleetError
-from orchestrator.core.folds import RuleFold, group_means
+from orchestrator.core.errors import EngineError
+from orchestrator.core.metrics import RuleFold, group_means
 from orchestrator.core.plan import Model
-from orchestrator.core.types import ConfidenceFloor, Delimiter, Finish, Message, Request, Sampling, Trace, WordLimit
-from orchestrator.embedded import resolve_model
+from orchestrator.core.values import (
+    ConfidenceFloor,
+    Delimiter,
+    Finish,
+    Message,
+    Request,
+    Sampling,
+    Trace,
+    WordLimit,
+)
+from orchestrator.engines.vllm.engine import Vllm, VllmEngine
+from orchestrator.plan.models import resolve_model
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(400),
+]
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
 DRAWN = Sampling(temperature=1.2, top_p=1.0, max_new_tokens=16)
@@ -33,7 +48,16 @@ STORY = "Write a long story about a ship, a storm and a lighthouse."
 
 
 def asked(prompt: str = STORY, **fields: Any) -> Request:
-    return Request(**{"prompt": prompt, "problem_id": "p", "ordinal": 0, "seed": 1, "sampling": GREEDY, **fields})
+    return Request(
+        **{
+            "prompt": prompt,
+            "problem_id": "p",
+            "ordinal": 0,
+            "seed": 1,
+            "sampling": GREEDY,
+            **fields,
+        }
+    )
 
 
 def llm_of(engine: VllmEngine) -> Any:
@@ -42,16 +66,24 @@ def llm_of(engine: VllmEngine) -> Any:
 
 def template_ids(engine: VllmEngine, *messages: tuple[str, str]) -> list[int]:
     chat = [{"role": role, "content": content} for role, content in messages]
-    ids = llm_of(engine).get_tokenizer().apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+    ids = (
+        llm_of(engine)
+        .get_tokenizer()
+        .apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+    )
     return list(ids)
 
 
 async def raw(engine: VllmEngine, ids: list[int], **fields: Any) -> Any:
-    """Return vLLM's own completion of these ids, its public interface used as its documentation shows."""
+    """Return vLLM's own completion of these ids, its public interface used as its documentation
+    shows.
+    """
     from vllm import SamplingParams
 
     params = SamplingParams(**{"temperature": 0.0, "max_tokens": 24, **fields})
-    async for output in llm_of(engine).generate({"prompt_token_ids": ids}, params, f"raw-{time.monotonic_ns()}"):
+    async for output in llm_of(engine).generate(
+        {"prompt_token_ids": ids}, params, f"raw-{time.monotonic_ns()}"
+    ):
         last = output
     return last.outputs[0]
 
@@ -64,11 +96,16 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def n_generated(engine: VllmEngine) -> int:
-    return sum(state.detokenizer.num_output_tokens() for state in llm_of(engine).output_processor.request_states.values())
+    return sum(
+        state.detokenizer.num_output_tokens()
+        for state in llm_of(engine).output_processor.request_states.values()
+    )
 
 
 async def assert_idle(engine: VllmEngine) -> None:
-    """Nothing runs, neither in this process nor in the engine's: draining it takes no longer than a step or two."""
+    """Nothing runs, neither in this process nor in the engine's: draining it takes no longer than a
+    step or two.
+    """
     await until(lambda: engine.n_running() == 0)
     await asyncio.wait_for(llm_of(engine).pause_generation(mode="wait", clear_cache=False), 20)
     await llm_of(engine).resume_generation()
@@ -83,15 +120,24 @@ async def test_a_prompt_goes_through_the_chat_template(vllm_engine: VllmEngine) 
     assert (trace.text, trace.token_ids) == (expected.text, tuple(expected.token_ids))
     messages = (Message("system", "Be brief."), Message("user", "What is 2 + 2?"))
     chat = await vllm_engine.generate(replace(asked(), prompt=messages))
-    assert chat.usage.prompt_tokens == len(template_ids(vllm_engine, ("system", "Be brief."), ("user", "What is 2 + 2?")))
+    assert chat.usage.prompt_tokens == len(
+        template_ids(vllm_engine, ("system", "Be brief."), ("user", "What is 2 + 2?"))
+    )
 
 
-async def test_the_same_seed_gives_the_same_trace_and_others_differ(vllm_engine: VllmEngine) -> None:
-    """Alone in the engine, so the batch is the same. Six drawn traces of 16 tokens at temperature 1.2 never coincide by chance."""
+async def test_the_same_seed_gives_the_same_trace_and_others_differ(
+    vllm_engine: VllmEngine,
+) -> None:
+    """Alone in the engine, so the batch is the same.
+
+    Six drawn traces of 16 tokens at temperature 1.2 never coincide by chance.
+    """
     request = asked(sampling=DRAWN, seed=7)
     first, again = await vllm_engine.generate(request), await vllm_engine.generate(request)
     assert first.token_ids == again.token_ids
-    traces = await asyncio.gather(*(vllm_engine.generate(replace(request, ordinal=i, seed=100 + i)) for i in range(6)))
+    traces = await asyncio.gather(
+        *(vllm_engine.generate(replace(request, ordinal=i, seed=100 + i)) for i in range(6))
+    )
     assert len({t.token_ids for t in traces}) == 6
 
 
@@ -99,7 +145,11 @@ async def test_a_continuation_goes_on_by_token_ids(vllm_engine: VllmEngine) -> N
     """Greedy 8 + 8 tokens are greedy 16: nothing is re-tokenised and no template is put between."""
     whole = await vllm_engine.generate(asked(max_new_tokens=16))
     half = await vllm_engine.generate(asked(max_new_tokens=8))
-    rest = await vllm_engine.generate(asked(max_new_tokens=8, parent=0, ordinal=1, prefix_ids=half.token_ids, prefix_text=half.text))
+    rest = await vllm_engine.generate(
+        asked(
+            max_new_tokens=8, parent=0, ordinal=1, prefix_ids=half.token_ids, prefix_text=half.text
+        )
+    )
     assert half.finish is Finish.LENGTH
     assert half.token_ids + rest.token_ids == whole.token_ids
     assert half.text + rest.text == whole.text
@@ -107,17 +157,23 @@ async def test_a_continuation_goes_on_by_token_ids(vllm_engine: VllmEngine) -> N
 
 
 async def test_a_suffix_is_forced_between(vllm_engine: VllmEngine) -> None:
-    """The suffix is tokenised by itself, without special tokens, and reported so that continuations inherit it."""
+    """The suffix is tokenised by itself, without special tokens, and reported so that continuations
+    inherit it.
+    """
     suffix = "\nThe final answer is"
     start = await vllm_engine.generate(asked(max_new_tokens=8))
-    probe = await vllm_engine.generate(asked(max_new_tokens=8, parent=0, prefix_ids=start.token_ids, suffix=suffix))
+    probe = await vllm_engine.generate(
+        asked(max_new_tokens=8, parent=0, prefix_ids=start.token_ids, suffix=suffix)
+    )
     expected_suffix = llm_of(vllm_engine).get_tokenizer().encode(suffix, add_special_tokens=False)
     assert probe.suffix_ids == tuple(expected_suffix)
     ids = [*template_ids(vllm_engine, ("user", STORY)), *start.token_ids, *expected_suffix]
     assert probe.token_ids == tuple((await raw(vllm_engine, ids, max_tokens=8)).token_ids)
 
 
-async def test_an_abort_returns_what_was_generated_and_frees_the_engine(vllm_engine: VllmEngine) -> None:
+async def test_an_abort_returns_what_was_generated_and_frees_the_engine(
+    vllm_engine: VllmEngine,
+) -> None:
     """The pending generate ends with the tokens so far, and no step is computed for it any more."""
     request = asked(max_new_tokens=900, sampling=replace(DRAWN, temperature=1.0))
     pending = asyncio.create_task(vllm_engine.generate(request))
@@ -133,7 +189,9 @@ async def test_an_abort_returns_what_was_generated_and_frees_the_engine(vllm_eng
 
 
 @pytest.mark.parametrize("n_steps", [0, 1, 2, 5])
-async def test_an_abort_works_before_and_right_after_submission(vllm_engine: VllmEngine, n_steps: int) -> None:
+async def test_an_abort_works_before_and_right_after_submission(
+    vllm_engine: VllmEngine, n_steps: int
+) -> None:
     """However many turns of the loop lie between, the abort is not lost."""
     request = asked(max_new_tokens=900)
     pending = asyncio.create_task(vllm_engine.generate(request))
@@ -147,9 +205,13 @@ async def test_an_abort_works_before_and_right_after_submission(vllm_engine: Vll
 
 
 @pytest.mark.parametrize("n_tokens", [0, 3])
-async def test_cancelling_the_task_aborts_in_the_engine(vllm_engine: VllmEngine, n_tokens: int) -> None:
+async def test_cancelling_the_task_aborts_in_the_engine(
+    vllm_engine: VllmEngine, n_tokens: int
+) -> None:
     """Cancellation propagates, and the engine stops computing for a consumer that is gone."""
-    pending = asyncio.create_task(vllm_engine.generate(asked(max_new_tokens=900, rules=(WordLimit(("zzzz",), 1),))))
+    pending = asyncio.create_task(
+        vllm_engine.generate(asked(max_new_tokens=900, rules=(WordLimit(("zzzz",), 1),)))
+    )
     await until(lambda: vllm_engine.n_running() == 1 and n_generated(vllm_engine) >= n_tokens)
     pending.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -158,7 +220,9 @@ async def test_cancelling_the_task_aborts_in_the_engine(vllm_engine: VllmEngine,
 
 
 async def test_a_dropped_coroutine_leaves_nothing(vllm_engine: VllmEngine) -> None:
-    """A task cancelled before its first step never enters its body, so no clean-up of the body's runs."""
+    """A task cancelled before its first step never enters its body, so no clean-up of the body's
+    runs.
+    """
     pending = asyncio.create_task(vllm_engine.generate(asked(ordinal=77)))
     pending.cancel()
     await asyncio.wait([pending])
@@ -171,12 +235,16 @@ async def test_a_dropped_coroutine_leaves_nothing(vllm_engine: VllmEngine) -> No
 def cut_by(rule: Any, pieces: list[str], confidences: list[float]) -> int:
     """Return after how many tokens the rule fires, the tokens being fed one by one."""
     fold = RuleFold((rule,))
-    return next(i + 1 for i, piece in enumerate(pieces) if fold.update(piece, confidences[i : i + 1]))
+    return next(
+        i + 1 for i, piece in enumerate(pieces) if fold.update(piece, confidences[i : i + 1])
+    )
 
 
 @dataclass(frozen=True)
 class Story:
-    """The greedy story, 96 tokens long, from vLLM's ordinary output: per token its id, text, log-probability and confidence."""
+    """The greedy story, 96 tokens long, from vLLM's ordinary output: per token its id, text,
+    log-probability and confidence.
+    """
 
     ids: tuple[int, ...]
     pieces: list[str]
@@ -186,7 +254,9 @@ class Story:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def story(vllm_engine: VllmEngine) -> Story:
-    output = await raw(vllm_engine, template_ids(vllm_engine, ("user", STORY)), max_tokens=96, logprobs=20)
+    output = await raw(
+        vllm_engine, template_ids(vllm_engine, ("user", STORY)), max_tokens=96, logprobs=20
+    )
     tokenizer = llm_of(vllm_engine).get_tokenizer()
     sampled = [entry[i].logprob for i, entry in zip(output.token_ids, output.logprobs, strict=True)]
     tops = [[lp.logprob for lp in entry.values() if lp.rank <= 20] for entry in output.logprobs]
@@ -196,9 +266,13 @@ async def story(vllm_engine: VllmEngine) -> Story:
     return Story(tuple(output.token_ids), pieces, sampled, [-sum(top) / 20 for top in tops])
 
 
-@pytest.mark.parametrize("rule", [Delimiter(".", 2), Delimiter(",", 1), WordLimit(("the", "ship"), 3)])
+@pytest.mark.parametrize(
+    "rule", [Delimiter(".", 2), Delimiter(",", 1), WordLimit(("the", "ship"), 3)]
+)
 @pytest.mark.parametrize("stop", [(), ("a string that does not come",)])
-async def test_a_text_rule_cuts_exactly_at_its_token(vllm_engine: VllmEngine, story: Story, rule: Any, stop: tuple[str, ...]) -> None:
+async def test_a_text_rule_cuts_exactly_at_its_token(
+    vllm_engine: VllmEngine, story: Story, rule: Any, stop: tuple[str, ...]
+) -> None:
     """Ids and text end at the token that fired, also where stop strings make vLLM hold text back."""
     n_tokens = cut_by(rule, story.pieces, story.confidences)
     assert n_tokens < 96
@@ -210,53 +284,89 @@ async def test_a_text_rule_cuts_exactly_at_its_token(vllm_engine: VllmEngine, st
     await assert_idle(vllm_engine)
 
 
-async def test_a_confidence_floor_fires_at_the_first_low_window(vllm_engine: VllmEngine, story: Story) -> None:
-    """The floor lies between the lowest and the second lowest running minimum of the window means, so one token is right."""
+async def test_a_confidence_floor_fires_at_the_first_low_window(
+    vllm_engine: VllmEngine, story: Story
+) -> None:
+    """The floor lies between the lowest and the second lowest running minimum of the window means,
+    so one token is right.
+    """
     means = group_means(story.confidences[:48], 4)
     lowest = means.index(min(means))
     floor = (means[lowest] + min(means[:lowest], default=means[lowest] + 1.0)) / 2
     rule = ConfidenceFloor(floor, window_tokens=4)
-    trace = await vllm_engine.generate(asked(max_new_tokens=48, rules=(rule,), metrics=("lowest_confidence@4", "mean_logprob")))
+    trace = await vllm_engine.generate(
+        asked(max_new_tokens=48, rules=(rule,), metrics=("lowest_confidence@4", "mean_logprob"))
+    )
     assert (trace.finish, len(trace.token_ids)) == (Finish.RULE, lowest + 4)
     assert trace.metrics["lowest_confidence@4"] == pytest.approx(means[lowest], abs=2e-3)
 
 
-async def test_a_rule_on_few_alternatives_and_a_metric_on_twenty_do_not_mix(vllm_engine: VllmEngine, story: Story) -> None:
+async def test_a_rule_on_few_alternatives_and_a_metric_on_twenty_do_not_mix(
+    vllm_engine: VllmEngine, story: Story
+) -> None:
     """The rule's top_k is its own; the metric's stays 20."""
     rule = ConfidenceFloor(0.0, window_tokens=2, top_k=2)  # confidence is never below 0
-    trace = await vllm_engine.generate(asked(max_new_tokens=12, rules=(rule,), metrics=("mean_confidence",)))
+    trace = await vllm_engine.generate(
+        asked(max_new_tokens=12, rules=(rule,), metrics=("mean_confidence",))
+    )
     assert trace.finish is Finish.LENGTH
-    assert trace.metrics["mean_confidence"] == pytest.approx(sum(story.confidences[:12]) / 12, abs=2e-3)
+    assert trace.metrics["mean_confidence"] == pytest.approx(
+        sum(story.confidences[:12]) / 12, abs=2e-3
+    )
 
 
-async def test_metrics_equal_an_independent_computation(vllm_engine: VllmEngine, story: Story) -> None:
-    """From vLLM's ordinary log-probabilities: exactly 20 alternatives, the sampled token counted only if it is one of them."""
+async def test_metrics_equal_an_independent_computation(
+    vllm_engine: VllmEngine, story: Story
+) -> None:
+    """From vLLM's ordinary log-probabilities: exactly 20 alternatives, the sampled token counted
+    only if it is one of them.
+    """
     sampled, confidences = story.sampled[:32], story.confidences[:32]
-    names = ("mean_logprob", "mean_confidence", "tail_confidence@8", "lowest_confidence@8", "bottom10_confidence@8")
+    names = (
+        "mean_logprob",
+        "mean_confidence",
+        "tail_confidence@8",
+        "lowest_confidence@8",
+        "bottom10_confidence@8",
+    )
     trace = await vllm_engine.generate(asked(max_new_tokens=32, metrics=names))
     groups = sorted(group_means(confidences, 8))
-    expected = (sum(sampled) / 32, sum(confidences) / 32, sum(confidences[-8:]) / 8, groups[0], sum(groups[:2]) / 2)
+    expected = (
+        sum(sampled) / 32,
+        sum(confidences) / 32,
+        sum(confidences[-8:]) / 8,
+        groups[0],
+        sum(groups[:2]) / 2,
+    )
     assert tuple(trace.metrics.values()) == pytest.approx(expected, abs=2e-3)
     assert trace.token_ids == story.ids[:32]
     plain = await vllm_engine.generate(asked(max_new_tokens=4))
     assert plain.metrics == {}
 
 
-async def test_the_probability_of_a_first_word_is_that_of_its_spellings(vllm_engine: VllmEngine) -> None:
-    """From vLLM's own twenty likeliest first tokens, decoded here; a word that is not among them has no value."""
+async def test_the_probability_of_a_first_word_is_that_of_its_spellings(
+    vllm_engine: VllmEngine,
+) -> None:
+    """From vLLM's own twenty likeliest first tokens, decoded here; a word that is not among them
+    has no value.
+    """
     ids = template_ids(vllm_engine, ("user", STORY))
     [likely] = (await raw(vllm_engine, ids, max_tokens=1, logprobs=20)).logprobs
     tokenizer = llm_of(vllm_engine).get_tokenizer()
     spelled = {id: tokenizer.decode([id]).strip() for id in likely}
     word = next(text for text in spelled.values() if text)
-    expected = math.log(sum(math.exp(likely[id].logprob) for id, text in spelled.items() if text == word))
+    expected = math.log(
+        sum(math.exp(likely[id].logprob) for id, text in spelled.items() if text == word)
+    )
     names = (f"first_token_logprob@{word}", "first_token_logprob@Zyzzyva")
     metrics = (await vllm_engine.generate(asked(max_new_tokens=1, metrics=names))).metrics
     assert metrics == {names[0]: pytest.approx(expected, abs=2e-3)}
 
 
 async def test_a_stop_string_is_left_out_of_the_text(vllm_engine: VllmEngine, story: Story) -> None:
-    """Text and ids both end before the string, so that a continuation does not begin with it; its tokens are paid for all the same."""
+    """Text and ids both end before the string, so that a continuation does not begin with it; its
+    tokens are paid for all the same.
+    """
     for rules in ((), (WordLimit(("zzzz",), 1),)):
         trace = await vllm_engine.generate(asked(max_new_tokens=48, stop=(",",), rules=rules))
         assert trace.finish is Finish.STOP
@@ -267,7 +377,9 @@ async def test_a_stop_string_is_left_out_of_the_text(vllm_engine: VllmEngine, st
         assert trace.usage.output_tokens > len(trace.token_ids)
 
 
-async def test_a_prompt_longer_than_the_context_fails_with_both_lengths(vllm_engine: VllmEngine) -> None:
+async def test_a_prompt_longer_than_the_context_fails_with_both_lengths(
+    vllm_engine: VllmEngine,
+) -> None:
     """And one that leaves a little room gets that little."""
     context = vllm_engine.context_tokens()
     trace = await vllm_engine.generate(asked("word " * 2000))
@@ -291,7 +403,9 @@ async def test_a_prompt_longer_than_the_context_fails_with_both_lengths(vllm_eng
         ({"rules": (ConfidenceFloor(1.0, 4, top_k=5000),)}, "5000"),
     ],
 )
-async def test_what_cannot_be_served_is_a_failed_trace(vllm_engine: VllmEngine, fields: dict[str, Any], named: str) -> None:
+async def test_what_cannot_be_served_is_a_failed_trace(
+    vllm_engine: VllmEngine, fields: dict[str, Any], named: str
+) -> None:
     """It names what is wrong, and the engine goes on."""
     trace = await vllm_engine.generate(asked(**fields))
     assert trace.finish is Finish.FAILED
@@ -301,7 +415,9 @@ async def test_what_cannot_be_served_is_a_failed_trace(vllm_engine: VllmEngine, 
 
 
 async def test_cached_prefixes_are_counted_and_not_charged(vllm_engine: VllmEngine) -> None:
-    """Whole blocks are cached, of 32 tokens on a CPU (our choice), of 16 on a GPU: of 300 tokens at least 256 are found again."""
+    """Whole blocks are cached, of 32 tokens on a CPU (our choice), of 16 on a GPU: of 300 tokens at
+    least 256 are found again.
+    """
     prompt = "In the beginning. " * 80
     n_layers = 30
     first = await vllm_engine.generate(asked(prompt, max_new_tokens=4))
@@ -309,18 +425,28 @@ async def test_cached_prefixes_are_counted_and_not_charged(vllm_engine: VllmEngi
     assert first.usage.prompt_tokens > 300
     assert second.usage.cached_tokens >= 256
     for usage in (first.usage, second.usage):
-        assert usage.layer_tokens == (usage.prompt_tokens - usage.cached_tokens + usage.output_tokens) * n_layers
+        assert (
+            usage.layer_tokens
+            == (usage.prompt_tokens - usage.cached_tokens + usage.output_tokens) * n_layers
+        )
         assert usage.seconds > 0
 
 
-async def test_concurrent_requests_are_paired_with_their_own_prompts(vllm_engine: VllmEngine) -> None:
-    """64 at once; each must have its own prompt's length, and of 16 asked again alone 14 must start with the same 4 greedy tokens.
+async def test_concurrent_requests_are_paired_with_their_own_prompts(
+    vllm_engine: VllmEngine,
+) -> None:
+    """64 at once; each must have its own prompt's length, and of 16 asked again alone 14 must start
+    with the same 4 greedy tokens.
 
     Not all 16: vLLM is not bit-exact across batches, so a near-tie may flip.
     """
     words = ["apple", "river", "stone", "cloud", "tiger", "violin", "pepper", "castle"]
-    prompts = [f"Say the word {word} {n} times." + " Please." * n for word in words for n in range(1, 9)]
-    requests = [asked(prompt, ordinal=i, seed=i, max_new_tokens=4) for i, prompt in enumerate(prompts)]
+    prompts = [
+        f"Say the word {word} {n} times." + " Please." * n for word in words for n in range(1, 9)
+    ]
+    requests = [
+        asked(prompt, ordinal=i, seed=i, max_new_tokens=4) for i, prompt in enumerate(prompts)
+    ]
     together = await asyncio.gather(*map(vllm_engine.generate, requests))
     assert [t.ordinal for t in together] == list(range(64))
     for prompt, trace in zip(prompts, together, strict=True):
@@ -332,7 +458,9 @@ async def test_concurrent_requests_are_paired_with_their_own_prompts(vllm_engine
 
 async def test_nothing_is_kept_of_finished_requests(vllm_engine: VllmEngine) -> None:
     """Neither here nor in vLLM's output processor."""
-    await asyncio.gather(*(vllm_engine.generate(asked(ordinal=i, max_new_tokens=2)) for i in range(8)))
+    await asyncio.gather(
+        *(vllm_engine.generate(asked(ordinal=i, max_new_tokens=2)) for i in range(8))
+    )
     gc.collect()
     processor = llm_of(vllm_engine).output_processor
     assert (len(vllm_engine._flights), len(vllm_engine._aborts)) == (0, 0)
@@ -341,7 +469,9 @@ async def test_nothing_is_kept_of_finished_requests(vllm_engine: VllmEngine) -> 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a random Llama of about a million parameters with the embedded model's tokenizer, and no chat template."""
+    """Return a random Llama of about a million parameters with the embedded model's tokenizer, and
+    no chat template.
+    """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -371,8 +501,13 @@ async def tiny_engine(tiny_model: Path) -> AsyncIterator[VllmEngine]:
         yield engine
 
 
-async def test_a_base_model_takes_plain_text_and_a_dead_engine_says_so(tiny_engine: VllmEngine) -> None:
-    """Without a template text is completed as it is, and messages fail. A killed engine process ends every pending request."""
+async def test_a_base_model_takes_plain_text_and_a_dead_engine_says_so(
+    tiny_engine: VllmEngine,
+) -> None:
+    """Without a template text is completed as it is, and messages fail.
+
+    A killed engine process ends every pending request.
+    """
     pool = tiny_engine._pools["tiny"]
     trace = await tiny_engine.generate(asked("Once upon a time", model="tiny", max_new_tokens=4))
     assert trace.usage.prompt_tokens == len(pool.llm.get_tokenizer().encode("Once upon a time"))
@@ -384,12 +519,14 @@ async def test_a_base_model_takes_plain_text_and_a_dead_engine_says_so(tiny_engi
     pending = [asyncio.create_task(tiny_engine.generate(request)) for request in endless]
     await until(lambda: tiny_engine.n_running() > 0)
     os.kill(pool.llm.engine_core.resources.engine_manager.processes[0].pid, signal.SIGKILL)
-    outcomes: list[Trace | BaseException] = await asyncio.wait_for(asyncio.gather(*pending, return_exceptions=True), 60)
-    assert any(isinstance(outcome, FleetError) for outcome in outcomes)
-    assert all(isinstance(outcome, Trace | FleetError) for outcome in outcomes)
-    with pytest.raises(FleetError, match="tiny"):
+    outcomes: list[Trace | BaseException] = await asyncio.wait_for(
+        asyncio.gather(*pending, return_exceptions=True), 60
+    )
+    assert any(isinstance(outcome, EngineError) for outcome in outcomes)
+    assert all(isinstance(outcome, Trace | EngineError) for outcome in outcomes)
+    with pytest.raises(EngineError, match="tiny"):
         await tiny_engine.health()
-    with pytest.raises(FleetError, match="tiny"):
+    with pytest.raises(EngineError, match="tiny"):
         await tiny_engine.generate(asked())
 
 
@@ -406,9 +543,9 @@ def lives(pid: int) -> bool:
 
 HOLDER = """
 import asyncio, pathlib, sys
-from orchestrator.backends.vllm_engine import Vllm
+from orchestrator.engines.vllm.engine import Vllm
 from orchestrator.core.plan import Model
-from orchestrator.core.types import Request
+from orchestrator.core.values import Request
 
 async def main(model, ready, seconds):
     options = Vllm(kv_cache_gib=0.25, max_num_seqs=8, threads=1)
@@ -422,8 +559,13 @@ if __name__ == "__main__":
 """
 
 
-async def held(tmp_path: Path, model: Path, seconds: int) -> tuple[asyncio.subprocess.Process, list[int]]:
-    """Return a process that holds an engine for so long, and the engine's processes. What they say goes to `tmp_path / "said"`."""
+async def held(
+    tmp_path: Path, model: Path, seconds: int
+) -> tuple[asyncio.subprocess.Process, list[int]]:
+    """Return a process that holds an engine for so long, and the engine's processes.
+
+    What they say goes to `tmp_path / "said"`.
+    """
     (tmp_path / "holder.py").write_text(HOLDER)
     command = [sys.executable, tmp_path / "holder.py", model, tmp_path / "ready", str(seconds)]
     with (tmp_path / "said").open("wb") as said:
@@ -446,7 +588,9 @@ async def test_engine_processes_die_with_a_killed_parent(tiny_model: Path, tmp_p
 
 
 async def test_an_engine_comes_and_goes_quietly(tiny_model: Path, tmp_path: Path) -> None:
-    """Nothing is printed from import to exit, and no process is left: a live display shares this terminal."""
+    """Nothing is printed from import to exit, and no process is left: a live display shares this
+    terminal.
+    """
     holder, children = await held(tmp_path, tiny_model, seconds=1)
     assert await asyncio.wait_for(holder.wait(), 60) == 0
     assert (tmp_path / "said").read_text() == ""

@@ -1,6 +1,8 @@
-"""Pools with a task on a real vLLM: their values against plain PyTorch, and a job whose policy and reward models are pools of one engine.
+"""Pools with a task on a real vLLM: their values against plain PyTorch, and a job whose policy and
+reward models are pools of one engine.
 
-The checkpoints are tiny and of random weights, in the shapes of real ones: what is compared is arithmetic, not judgement.
+The checkpoints are tiny and of random weights, in the shapes of real ones: what is compared is
+arithmetic, not judgement.
 """
 
 from __future__ import annotations
@@ -16,21 +18,38 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from orchestrator.api import run_job
-from orchestrator.backends.vllm_engine import Vllm, VllmEngine
-from orchestrator.core.asking import sigmoid
 from orchestrator.core.plan import Model, Plan
-from orchestrator.core.types import Capability, Finish, Message, PluginSpec, Problem, Purpose, Request, Sampling, Trace
-from orchestrator.fleet import Fleet
-from orchestrator.jobs import open_job
-from orchestrator.journal import Arrived
+from orchestrator.core.values import (
+    Capability,
+    Finish,
+    Message,
+    PluginSpec,
+    Problem,
+    Purpose,
+    Request,
+    Sampling,
+    Trace,
+)
+from orchestrator.engines.vllm.engine import Vllm, VllmEngine
+from orchestrator.jobs.job import open_job
+from orchestrator.jobs.journal import Arrived
+from orchestrator.kit.model_verifier import sigmoid
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime.api import run_job
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package
 import tiny_rewards as tiny
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(400),
+]
 
-CHAT = (Message("user", "What is 2 + 2?"), Message("assistant", f"Two and two.{tiny.TAG}It is 4.{tiny.TAG}"))
+CHAT = (
+    Message("user", "What is 2 + 2?"),
+    Message("assistant", f"Two and two.{tiny.TAG}It is 4.{tiny.TAG}"),
+)
 PLAIN = (CHAT[0], Message("assistant", "It is 4."))
 
 
@@ -45,7 +64,16 @@ class Pools:
     embedding: Callable[[list[int]], list[float]]
 
     async def values(self, model: str, prompt: Any, **fields: Any) -> Trace:
-        return await self.engine.generate(Request(prompt=prompt, model=model, problem_id="p", ordinal=-2, purpose=Purpose.VERIFY, **fields))
+        return await self.engine.generate(
+            Request(
+                prompt=prompt,
+                model=model,
+                problem_id="p",
+                ordinal=-2,
+                purpose=Purpose.VERIFY,
+                **fields,
+            )
+        )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -61,7 +89,12 @@ async def pools(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pools
         "prm": Model(str(prm), task="token_classify"),
         "embedder": Model(str(embedder), task="embed"),
     }
-    options = Vllm(kv_cache_gib=0.25, pools={"rm": {"kv_cache_gib": 0.1}, "prm": {"kv_cache_gib": 0.1}}, max_num_seqs=16, threads=1)
+    options = Vllm(
+        kv_cache_gib=0.25,
+        pools={"rm": {"kv_cache_gib": 0.1}, "prm": {"kv_cache_gib": 0.1}},
+        max_num_seqs=16,
+        threads=1,
+    )
     async with options.open(models) as engine:
         yield Pools(engine, models, logit, shares, embedding)
 
@@ -72,19 +105,32 @@ def ids_of(chat: tuple[Message, ...]) -> list[int]:
 
 
 async def test_a_sequence_classifier_gives_its_raw_logit(pools: Pools) -> None:
-    """Without vLLM's sigmoid, through the chat template without a generation prompt; the prompt is all that is spent."""
+    """Without vLLM's sigmoid, through the chat template without a generation prompt; the prompt is
+    all that is spent.
+    """
     trace = await pools.values("rm", PLAIN)
     assert trace.values == pytest.approx((pools.logit(ids_of(PLAIN)),), abs=1e-3)
-    assert (trace.text, trace.finish, trace.usage.prompt_tokens, trace.usage.output_tokens) == ("", Finish.STOP, len(ids_of(PLAIN)), 0)
+    assert (trace.text, trace.finish, trace.usage.prompt_tokens, trace.usage.output_tokens) == (
+        "",
+        Finish.STOP,
+        len(ids_of(PLAIN)),
+        0,
+    )
     assert trace.usage.layer_tokens == 2 * len(ids_of(PLAIN))
 
 
-async def test_a_process_reward_model_gives_a_value_at_each_tag_or_at_the_last_token(pools: Pools) -> None:
-    """The difference of its two logits, whose sigmoid is the softmax; the tag is the request's, not one that vLLM assumes."""
+async def test_a_process_reward_model_gives_a_value_at_each_tag_or_at_the_last_token(
+    pools: Pools,
+) -> None:
+    """The difference of its two logits, whose sigmoid is the softmax; the tag is the request's, not
+    one that vLLM assumes.
+    """
     ids, shares = ids_of(CHAT), pools.shares(ids_of(CHAT))
     tag = tiny.tokenizer().convert_tokens_to_ids(tiny.TAG)
     at_tags = await pools.values("prm", CHAT, read_at=tiny.TAG)
-    assert [sigmoid(v) for v in at_tags.values] == pytest.approx([p for p, i in zip(shares, ids, strict=True) if i == tag], abs=1e-3)
+    assert [sigmoid(v) for v in at_tags.values] == pytest.approx(
+        [p for p, i in zip(shares, ids, strict=True) if i == tag], abs=1e-3
+    )
     assert len(at_tags.values) == 2
     last = await pools.values("prm", CHAT)
     assert [sigmoid(v) for v in last.values] == pytest.approx([shares[-1]], abs=1e-3)
@@ -98,7 +144,9 @@ async def test_an_embedding_is_that_of_the_plain_text(pools: Pools) -> None:
 
 
 async def test_what_a_pool_cannot_value_fails_and_says_why(pools: Pools) -> None:
-    """Before anything runs: an unknown tag, a text beyond the context, a continuation, values at tokens of a whole-text pool."""
+    """Before anything runs: an unknown tag, a text beyond the context, a continuation, values at
+    tokens of a whole-text pool.
+    """
     cases = {
         "'ab' is 2 tokens": ("prm", CHAT, {"read_at": "ab"}),
         "has no values at single tokens": ("rm", CHAT, {"read_at": tiny.TAG}),
@@ -111,10 +159,16 @@ async def test_what_a_pool_cannot_value_fails_and_says_why(pools: Pools) -> None
         assert said in trace.error
 
 
-async def test_what_is_aborted_or_cancelled_ends_and_leaves_the_pool_as_it_was(pools: Pools) -> None:
-    """An abort gives a CANCELLED trace (or comes too late); a cancelled task ends; afterwards nothing runs, and values are the same."""
+async def test_what_is_aborted_or_cancelled_ends_and_leaves_the_pool_as_it_was(
+    pools: Pools,
+) -> None:
+    """An abort gives a CANCELLED trace (or comes too late); a cancelled task ends; afterwards
+    nothing runs, and values are the same.
+    """
     before = (await pools.values("rm", PLAIN)).values
-    requests = [Request(prompt="x" * 1000, model="rm", problem_id="p", ordinal=-10 - i) for i in range(12)]
+    requests = [
+        Request(prompt="x" * 1000, model="rm", problem_id="p", ordinal=-10 - i) for i in range(12)
+    ]
     tasks = [asyncio.create_task(pools.engine.generate(r)) for r in requests]
     await asyncio.sleep(0)
     for request in requests[4:8]:
@@ -123,8 +177,12 @@ async def test_what_is_aborted_or_cancelled_ends_and_leaves_the_pool_as_it_was(p
         task.cancel()
     ended = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(t, Trace) and t.finish is Finish.STOP for t in ended[:4])
-    assert all(isinstance(t, Trace) and t.finish in (Finish.STOP, Finish.CANCELLED) for t in ended[4:8])
-    assert any(isinstance(t, Trace) and t.finish is Finish.CANCELLED and not t.values for t in ended[4:8])
+    assert all(
+        isinstance(t, Trace) and t.finish in (Finish.STOP, Finish.CANCELLED) for t in ended[4:8]
+    )
+    assert any(
+        isinstance(t, Trace) and t.finish is Finish.CANCELLED and not t.values for t in ended[4:8]
+    )
     assert all(isinstance(t, asyncio.CancelledError) for t in ended[8:])
     assert (await pools.values("rm", PLAIN)).values == before
     assert pools.engine.n_running() == 0
@@ -145,8 +203,13 @@ class Kept:
 
 
 async def test_a_job_chooses_by_the_reward_of_another_pool(pools: Pools, tmp_path: Path) -> None:
-    """A policy pool and two reward pools in one engine: scores are those of plain PyTorch on each text, and are charged to verifying."""
-    verifiers = (PluginSpec("reward", {"model": "rm"}), PluginSpec("process-reward", {"model": "prm", "delimiter": " ", "system": ""}))
+    """A policy pool and two reward pools in one engine: scores are those of plain PyTorch on each
+    text, and are charged to verifying.
+    """
+    verifiers = (
+        PluginSpec("reward", {"model": "rm"}),
+        PluginSpec("process-reward", {"model": "prm", "delimiter": " ", "system": ""}),
+    )
     plan = Plan(
         models=pools.models,
         strategy=PluginSpec("consistency", {"n": 6}),
@@ -156,7 +219,7 @@ async def test_a_job_chooses_by_the_reward_of_another_pool(pools: Pools, tmp_pat
     )
     problem = Problem("p", "What is 2 + 2?", "text")
     with open_job(tmp_path, plan, [problem]) as job:
-        [result] = [r async for r in run_job(job, plan, Fleet(), backend=Kept(pools.engine))]
+        [result] = [r async for r in run_job(job, plan, Execution(), backend=Kept(pools.engine))]
         traces = [e.trace for e in job.journal.events("p") if isinstance(e, Arrived)]
     assert not result.error
     assert result.usage["verify"].prompt_tokens > 0
@@ -167,6 +230,8 @@ async def test_a_job_chooses_by_the_reward_of_another_pool(pools: Pools, tmp_pat
     for trace in spoken:
         assert [v.verifier for v in trace.verdicts] == ["reward", "process-reward"], trace.note
         said = trace.text.strip()
-        assert trace.verdicts[0].score == pytest.approx(sigmoid(pools.logit(ids_of((CHAT[0], Message("assistant", said))))), abs=1e-3)
+        assert trace.verdicts[0].score == pytest.approx(
+            sigmoid(pools.logit(ids_of((CHAT[0], Message("assistant", said))))), abs=1e-3
+        )
         steps = [step.strip() for step in said.split(" ") if step.strip()]
         assert len(trace.verdicts[1].steps) == len(steps)

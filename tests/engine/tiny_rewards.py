@@ -1,4 +1,6 @@
-"""Tiny checkpoints with random weights, in the shapes that reward and embedding models have, and what plain PyTorch makes of them."""
+"""Tiny checkpoints with random weights, in the shapes that reward and embedding models have, and
+what plain PyTorch makes of them.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,17 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2Model
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
+    Qwen2Model,
+)
 
 TAG = "<extra_0>"
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", TAG]
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -31,15 +37,29 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _config(**fields: Any) -> Qwen2Config:
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     ids = {"eos_token_id": 256, "bos_token_id": None, "pad_token_id": 256}
     return Qwen2Config(
-        vocab_size=272, max_position_embeddings=1024, initializer_range=0.2, tie_word_embeddings=False, **sizes, **ids, **fields
+        vocab_size=272,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+        **sizes,
+        **ids,
+        **fields,
     )
 
 
 class ProcessReward(nn.Module):
-    """The shape of Qwen2ForProcessRewardModel: a decoder, and two labels at each token by a head of two layers."""
+    """The shape of Qwen2ForProcessRewardModel: a decoder, and two labels at each token by a head of
+    two layers.
+    """
 
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__()
@@ -54,7 +74,11 @@ def _saved(model: Any, config: Qwen2Config, architecture: str, folder: Path) -> 
     folder.mkdir()
     config.architectures = [architecture]
     config.save_pretrained(folder)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     tokenizer().save_pretrained(folder)
     return folder
 
@@ -67,7 +91,9 @@ def policy(folder: Path) -> Path:
 
 
 def outcome(folder: Path) -> tuple[Path, Callable[[list[int]], float]]:
-    """Write a sequence classifier of one label, as Skywork's reward models are; return it with its logit of token ids."""
+    """Write a sequence classifier of one label, as Skywork's reward models are; return it with its
+    logit of token ids.
+    """
     torch.manual_seed(1)
     config = _config(num_labels=1)
     model = Qwen2ForSequenceClassification(config).eval()
@@ -94,7 +120,9 @@ def process(folder: Path) -> tuple[Path, Callable[[list[int]], list[float]]]:
 
 
 def embedder(folder: Path) -> tuple[Path, Callable[[list[int]], list[float]]]:
-    """Write an embedding model of the last token, as Qwen3-Embedding is; return it with its embedding of token ids."""
+    """Write an embedding model of the last token, as Qwen3-Embedding is; return it with its
+    embedding of token ids.
+    """
     torch.manual_seed(3)
     config = _config()
     model = Qwen2ForCausalLM(config).eval()

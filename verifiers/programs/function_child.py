@@ -1,7 +1,8 @@
 """The process in which the user's own function judges traces. Started and killed by `function.py`.
 
-Asked by pickled (Problem, Trace) with a length before it, answers in JSON likewise; both pipes are taken away from the function, so that a
-`print` cannot break a frame. The one rule: it never outlives its parent and never exceeds its memory. Time limits are the parent's.
+Asked by pickled (Problem, Trace) with a length before it, answers in JSON likewise; both pipes are
+taken away from the function, so that a `print` cannot break a frame. The one rule: it never
+outlives its parent and never exceeds its memory. Time limits are the parent's.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def _judged(judge: Callable[..., object], body: bytes) -> dict[str, object]:
         given: Any = judge(*pickle.loads(body))
         score = float(given)
         if isinstance(given, str) or not 0.0 <= score <= 1.0:
-            raise ValueError(f"it returned {given!r:.80}; a number from 0 to 1, True or False is due")
+            raise ValueError(
+                f"it returned {given!r:.80}; a number from 0 to 1, True or False is due"
+            )
     except BaseException as error:  # noqa: BLE001  # as above; reported, and a MemoryError ends the process
         return {"error": _said(error)}
     return {"score": score}
@@ -89,7 +92,9 @@ def _send(outgoing: BinaryIO, reply: dict[str, object]) -> None:
 
 
 def _taken_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes under new numbers; standard input is then empty, and standard output goes where errors go."""
+    """The two pipes under new numbers; standard input is then empty, and standard output goes where
+    errors go.
+    """
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -1,4 +1,6 @@
-"""How many checking processes may run at once: as many as there are cores, over all verifiers of this package in one event loop."""
+"""How many checking processes may run at once: as many as there are cores, over all verifiers of
+this package in one event loop.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def places() -> asyncio.Semaphore:
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results, in order. When one raises, or the caller is cancelled, the others are cancelled and waited for."""
+    """Return the results, in order.
+
+    When one raises, or the caller is cancelled, the others are cancelled and waited for.
+    """
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return list(await asyncio.gather(*tasks))

@@ -1,9 +1,10 @@
 """Runs a Python program that nobody trusts, and says what it printed and how it ended. Linux only.
 
-The one rule: whatever the program does, `run` comes back within its limits, nothing of it is alive afterwards, and it has written nothing
-but, where that is allowed, plain files in a folder of its own, which is then removed. What it may do is decided in the program's own
-process (`inside.py`) before the program begins; time, output and the folder's size are watched from here. Cancelling `run` kills the
-program.
+The one rule: whatever the program does, `run` comes back within its limits, nothing of it is alive
+afterwards, and it has written nothing but, where that is allowed, plain files in a folder of its
+own, which is then removed. What it may do is decided in the program's own process (`sandbox_child.py`)
+before the program begins; time, output and the folder's size are watched from here. Cancelling
+`run` kills the program.
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifiers.programs.inside import READY
 from verifiers.programs.places import places
+from verifiers.programs.sandbox_child import READY
 from verifiers.programs.syscalls import machines, seccomp_filter
 
-_START_SECONDS = 120.0  # an interpreter starts in some hundredths of a second; on a busy machine it may take many times that
+# an interpreter starts in some hundredths of a second; on a busy machine it may take many times
+# that
+_START_SECONDS = 120.0
 _WATCH_SECONDS = 0.05  # how often the folder is looked at
 _SETTLE_SECONDS = 5.0  # a killed process is gone in milliseconds
 _MAX_FILES = 1000
 _ERROR_BYTES = 2000
 _MIB, _KIB = 1 << 20, 1 << 10
-# Where shared libraries, time zones and the system's encodings lie. Nothing here is anybody's secret.
+# Where shared libraries, time zones and the system's encodings lie. Nothing here is anybody's
+# secret.
 _SYSTEM_PATHS = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"),
     *("/usr/share/zoneinfo", "/etc/localtime", "/dev/urandom"),
@@ -44,10 +48,12 @@ _SYSTEM_PATHS = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a program may use: CPU seconds, wall-clock seconds, address space, what it prints, and the files in its folder together.
+    """What a program may use: CPU seconds, wall-clock seconds, address space, what it prints, and
+    the files in its folder together.
 
-    `files_mib` 0: it can write no file at all, which is strict. Else the kernel bounds each file, and their sum is looked at 20 times a
-    second: a fast disk may take some hundred MiB before the program is killed.
+    `files_mib` 0: it can write no file at all, which is strict. Else the kernel bounds each file,
+    and their sum is looked at 20 times a second: a fast disk may take some hundred MiB before the
+    program is killed.
     """
 
     seconds: int = 10
@@ -59,7 +65,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program printed, and why it did not end well: "" when it ended by itself with status 0, and with a test came through it."""
+    """What a program printed, and why it did not end well: "" when it ended by itself with status
+    0, and with a test came through it.
+    """
 
     output: bytes
     fault: str
@@ -69,8 +77,16 @@ class Unready(RuntimeError):
     """The sandbox could not be put up, so the program was not started."""
 
 
-async def run(program: str, stdin: bytes = b"", *, test: str = "", limits: Limits | None = None, protected: bool = True) -> Outcome:
-    """Return the outcome of a program, and of a test that runs in its names after it. Unready when the sandbox cannot be had.
+async def run(
+    program: str,
+    stdin: bytes = b"",
+    *,
+    test: str = "",
+    limits: Limits | None = None,
+    protected: bool = True,
+) -> Outcome:
+    """Return the outcome of a program, and of a test that runs in its names after it. Unready when
+    the sandbox cannot be had.
 
     Waits for a place: as many run at once as there are cores.
     """
@@ -89,7 +105,12 @@ async def run(program: str, stdin: bytes = b"", *, test: str = "", limits: Limit
             )
             watched = _Watched(process, folder, limits)
             try:
-                return _untokened(await watched.outcome(_job(program, test, token, folder, limits, protected) + stdin), token)
+                return _untokened(
+                    await watched.outcome(
+                        _job(program, test, token, folder, limits, protected) + stdin
+                    ),
+                    token,
+                )
             finally:
                 await watched.end()
 
@@ -101,7 +122,9 @@ def supported() -> bool:
 
 @functools.cache
 def lacking() -> str:
-    """Return what this machine lacks to run untrusted programs, as found by running one that tries to get out; "" when all is there."""
+    """Return what this machine lacks to run untrusted programs, as found by running one that tries
+    to get out; "" when all is there.
+    """
     if not supported():
         return f"untrusted programs are run on Linux only, and this is {platform.system()}"
     if platform.machine() not in machines():
@@ -110,13 +133,23 @@ def lacking() -> str:
         job = _job(_PROBE, "", "", folder, Limits(files_mib=1), True) + outside.name.encode()
         try:
             done = subprocess.run(
-                _command(), input=job, capture_output=True, env=_environment(folder), cwd=folder, timeout=_START_SECONDS, check=False
+                _command(),
+                input=job,
+                capture_output=True,
+                env=_environment(folder),
+                cwd=folder,
+                timeout=_START_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return f"a program of a few lines did not end within {_START_SECONDS:g} s"
     if done.stdout == READY + b"sound\n":
         return ""
-    said = _last_line(done.stderr) or _last_line(done.stdout[1:]) or f"it ended with status {done.returncode}"
+    said = (
+        _last_line(done.stderr)
+        or _last_line(done.stdout[1:])
+        or f"it ended with status {done.returncode}"
+    )
     return f"{said} (Landlock needs Linux 5.13 with it enabled; in a container, its policy must allow Landlock and seccomp)"
 
 
@@ -173,7 +206,9 @@ class _Watched:
         return Outcome(output, self._how_it_ended(words))
 
     async def end(self) -> None:
-        """Kill it and wait until it is gone, but not for a stray process of an unprotected one that keeps its pipes open."""
+        """Kill it and wait until it is gone, but not for a stray process of an unprotected one that
+        keeps its pipes open.
+        """
         self._kill()
         for task in self._tasks:
             task.cancel()
@@ -199,7 +234,8 @@ class _Watched:
 
     async def _feed(self, given: bytes) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(ConnectionError):  # it ended, or closed its standard input, without reading it all
+        # it ended, or closed its standard input, without reading it all
+        with contextlib.suppress(ConnectionError):
             self._process.stdin.write(given)
             await self._process.stdin.drain()
             self._process.stdin.close()
@@ -230,7 +266,9 @@ class _Watched:
                 for n, entry in enumerate(entries, 1):
                     n_bytes += entry.stat(follow_symlinks=False).st_size
                     if n > _MAX_FILES or n_bytes > self._limits.files_mib * _MIB:
-                        self._stop(f"wrote more than {self._limits.files_mib} MiB or {_MAX_FILES} files")
+                        self._stop(
+                            f"wrote more than {self._limits.files_mib} MiB or {_MAX_FILES} files"
+                        )
                         return
 
     def _stop(self, fault: str) -> None:
@@ -252,15 +290,30 @@ class _Watched:
 
 def _command() -> list[str]:
     """No environment's packages, no user's, no working folder on its path, no byte code written."""
-    return [sys.executable, "-s", "-S", "-P", "-B", str(Path(__file__).with_name("inside.py"))]
+    return [
+        sys.executable,
+        "-s",
+        "-S",
+        "-P",
+        "-B",
+        str(Path(__file__).with_name("sandbox_child.py")),
+    ]
 
 
 def _environment(folder: str) -> dict[str, str]:
     """Nothing of ours; a fixed hash seed, so that a program's output does not depend on chance."""
-    return {"LC_ALL": "C.UTF-8", "HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8"}
+    return {
+        "LC_ALL": "C.UTF-8",
+        "HOME": folder,
+        "TMPDIR": folder,
+        "PYTHONHASHSEED": "0",
+        "PYTHONIOENCODING": "utf-8",
+    }
 
 
-def _job(program: str, test: str, token: str, folder: str, limits: Limits, protected: bool) -> bytes:
+def _job(
+    program: str, test: str, token: str, folder: str, limits: Limits, protected: bool
+) -> bytes:
     job = {
         "program": program, "test": test, "token": token, "folder": folder, "parent": os.getpid(), "protected": protected,
         "seconds": limits.seconds, "memory_mib": limits.memory_mib, "files_mib": limits.files_mib,
@@ -273,9 +326,14 @@ def _job(program: str, test: str, token: str, folder: str, limits: Limits, prote
 
 @functools.cache
 def _interpreter_paths() -> tuple[str, ...]:
-    """The standard library, and the folder of the interpreter's shared libraries; without the packages installed beside it."""
+    """The standard library, and the folder of the interpreter's shared libraries; without the
+    packages installed beside it.
+    """
     names = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
-    library = [sysconfig.get_path(name, vars={**names, "installed_base": sys.base_prefix}) for name in ("stdlib", "platstdlib")]
+    library = [
+        sysconfig.get_path(name, vars={**names, "installed_base": sys.base_prefix})
+        for name in ("stdlib", "platstdlib")
+    ]
     shared = (sysconfig.get_config_var("LIBDIR"), os.path.join(sys.base_prefix, "lib"))
     return tuple(dict.fromkeys(os.path.realpath(path) for path in (*library, *shared) if path))
 
@@ -294,7 +352,9 @@ def _untokened(outcome: Outcome, token: str) -> Outcome:
     if outcome.fault or not token:
         return outcome
     output = outcome.output.removesuffix(token.encode())
-    return Outcome(output, "" if len(output) < len(outcome.output) else "ended before its test was through")
+    return Outcome(
+        output, "" if len(output) < len(outcome.output) else "ended before its test was through"
+    )
 
 
 def _last_line(text: bytes) -> str:

@@ -1,11 +1,14 @@
-"""The system calls that a sandboxed program may make, as a seccomp filter. Pure: names and numbers to the bytes of a BPF program.
+"""The system calls that a sandboxed program may make, as a seccomp filter. Pure: names and numbers
+to the bytes of a BPF program.
 
-The one rule: what is not listed here is refused (EPERM), so a call that a newer kernel adds is refused too. Nothing listed makes a
-process or a thread, opens a socket, signals another process, changes an attribute of a file, or loosens a limit. Which files may be opened
-is Landlock's business (`inside.py`), but for two things that Landlock does not see before its ABI 3 and one that hides files from a count:
-opening a file only to truncate it, and files without a name.
+The one rule: what is not listed here is refused (EPERM), so a call that a newer kernel adds is
+refused too. Nothing listed makes a process or a thread, opens a socket, signals another process,
+changes an attribute of a file, or loosens a limit. Which files may be opened is Landlock's business
+(`sandbox_child.py`), but for two things that Landlock does not see before its ABI 3 and one that hides
+files from a count: opening a file only to truncate it, and files without a name.
 
-Numbers: x86_64 from asm/unistd_64.h, aarch64 from asm-generic/unistd.h (Linux 6.1). Filter format: linux/filter.h, linux/seccomp.h.
+Numbers: x86_64 from asm/unistd_64.h, aarch64 from asm-generic/unistd.h (Linux 6.1). Filter format:
+linux/filter.h, linux/seccomp.h.
 """
 
 from __future__ import annotations
@@ -33,18 +36,26 @@ _ALLOWED: Mapping[str, tuple[int, int]] = {
     "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177),
     "getgroups": (115, 158), "getpgrp": (111, -1), "getpgid": (121, 155), "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
-_OPENING: Mapping[str, tuple[int, int, int]] = {"open": (2, -1, 1), "openat": (257, 56, 2)}  # and which argument is the flags
+# and which argument is the flags
+_OPENING: Mapping[str, tuple[int, int, int]] = {"open": (2, -1, 1), "openat": (257, 56, 2)}
 # Calls that do many things, and which of them may be done: the second argument says.
 _COMMANDS: Mapping[str, tuple[int, int, tuple[int, ...]]] = {
-    # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. F_SETOWN with F_SETSIG would have the kernel kill another process.
+    # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. F_SETOWN with F_SETSIG would
+    # have the kernel kill another process.
     "fcntl": (72, 25, (0, 1, 2, 3, 4, 1030)),
-    "ioctl": (16, 29, (0x5450, 0x5451)),  # FIONCLEX, FIOCLEX: how Python sets whether a file is inherited
+    "ioctl": (
+        16,
+        29,
+        (0x5450, 0x5451),
+    ),  # FIONCLEX, FIOCLEX: how Python sets whether a file is inherited
 }
 
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, and AUDIT_ARCH_* of linux/audit.h
+# column above, and AUDIT_ARCH_* of linux/audit.h
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32 = 0x40000000  # the bit of the x32 numbers, which the x86_64 architecture also accepts
 _O_TMPFILE, _O_TRUNC, _O_ACCMODE = 0x400000, 0x200, 3  # asm-generic/fcntl.h
-_NR, _ARCH, _ARGS = 0, 4, 16  # offsets in struct seccomp_data; each argument has 8 bytes, the low half first
+# offsets in struct seccomp_data; each argument has 8 bytes, the low half first
+_NR, _ARCH, _ARGS = (0, 4, 16)
 _LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # refused: EPERM is 1
 
@@ -55,9 +66,17 @@ def machines() -> list[str]:
 
 
 def seccomp_filter(machine: str) -> bytes:
-    """Return the filter as an array of struct sock_filter. KeyError for a machine that is not among `machines()`."""
+    """Return the filter as an array of struct sock_filter.
+
+    KeyError for a machine that is not among `machines()`.
+    """
     column, arch = _ARCHITECTURES[machine]
-    code = [_instruction(_LOAD, _ARCH), _instruction(_EQUAL, arch, 1), _instruction(_RETURN, _KILL), _instruction(_LOAD, _NR)]
+    code = [
+        _instruction(_LOAD, _ARCH),
+        _instruction(_EQUAL, arch, 1),
+        _instruction(_RETURN, _KILL),
+        _instruction(_LOAD, _NR),
+    ]
     if machine == "x86_64":
         code += [_instruction(_AT_LEAST, _X32, 0, 1), _instruction(_RETURN, _KILL)]
     for numbers in _ALLOWED.values():
@@ -72,7 +91,9 @@ def seccomp_filter(machine: str) -> bytes:
 
 
 def _guarded(number: int, argument: int, decision: list[bytes]) -> list[bytes]:
-    """Return the code that, for this call, loads the low half of an argument and decides; other calls pass by."""
+    """Return the code that, for this call, loads the low half of an argument and decides; other
+    calls pass by.
+    """
     body = [_instruction(_LOAD, _ARGS + 8 * argument), *decision]
     return [_instruction(_EQUAL, number, 0, len(body)), *body]
 

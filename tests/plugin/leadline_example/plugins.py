@@ -9,8 +9,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from orchestrator import Capability, Cluster, Finish, Model, Problem, Request, Trace, Usage, Verdict, next_trace, submit
-from orchestrator.core.judging import Pair, Scores
+from orchestrator import (
+    Capability,
+    Cluster,
+    Finish,
+    Model,
+    Problem,
+    Request,
+    Trace,
+    Usage,
+    Verdict,
+    next_trace,
+    submit,
+)
+from orchestrator.core.protocols import Pair, Scores
 from orchestrator.core.steps import Steps
 from orchestrator.core.votes import rank, tally, voters
 
@@ -22,7 +34,7 @@ class FirstTwo:
     n: int = 6
 
     @property
-    def n_full(self) -> int:
+    def n_planned(self) -> int:
         """How many traces full sampling takes."""
         return self.n
 
@@ -46,7 +58,9 @@ class Shortest:
         """Return clusters, the one with the shortest trace first."""
         chosen = voters(traces)
         tokens = {t.ordinal: max(1, t.usage.output_tokens) for t in chosen}
-        return rank(replace(c, weight=1 / min(tokens[o] for o in c.ordinals)) for c in tally(chosen))
+        return rank(
+            replace(c, weight=1 / min(tokens[o] for o in c.ordinals)) for c in tally(chosen)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,11 @@ class Colour:
 
     def extract(self, text: str, finished: bool) -> str | None:
         """The word after the last "colour: "."""
-        word = text.lower().rpartition("colour: ")[2][:20].split(" ")[0].strip(".\n") if "colour: " in text.lower() else ""
+        word = (
+            text.lower().rpartition("colour: ")[2][:20].split(" ")[0].strip(".\n")
+            if "colour: " in text.lower()
+            else ""
+        )
         return word if word in self.colours else None
 
     def canonical(self, answer: str) -> str:
@@ -114,12 +132,19 @@ class EchoEngine:
         try:
             async with asyncio.timeout(limit * self._pace):
                 await event.wait()
-            n, finish = min(limit, int((asyncio.get_running_loop().time() - began) / self._pace)), Finish.CANCELLED
+            n, finish = (
+                min(limit, int((asyncio.get_running_loop().time() - began) / self._pace)),
+                Finish.CANCELLED,
+            )
         except TimeoutError:
             pass
         finally:
             del self._aborts[request.problem_id, request.ordinal]
-        words = ["colour:", random.Random(request.seed).choice(("red", "green", "blue")), *map(str, range(400))][:n]
+        words = [
+            "colour:",
+            random.Random(request.seed).choice(("red", "green", "blue")),
+            *map(str, range(400)),
+        ][:n]
         return Trace(
             request.ordinal,
             " ".join(words),

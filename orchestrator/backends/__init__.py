@@ -1,1 +1,0 @@
-"""Engines: what completes requests. One module each; none is imported before a plan asks for it by name."""

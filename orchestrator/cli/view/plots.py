@@ -1,0 +1,333 @@
+"""Pictures: a sweep's surface, replays, the angular distances of a probe. Every number comes in.
+
+Each is a figure of its own, without pyplot: nothing global is touched and no display is needed.
+Colours run from dark to bright with depth (viridis, which colour-blind eyes can order), and marks
+differ as well. This module needs matplotlib; who draws imports it late.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from orchestrator.cli.view.sweep import short
+from orchestrator.core.errors import PlanError
+from orchestrator.core.layers import Schedule
+from orchestrator.plan.spec_syntax import spelled
+from orchestrator.studies.replay.experiment import MAJORITY, Row
+from orchestrator.studies.sweep import Setting, Surface
+
+_COLOURS = colormaps["viridis"]
+_MARKS = "osD^vPX*"
+_DPI = 150
+_RED = "#c1272d"  # a red, which viridis has not
+
+
+def surface_picture(surface: Surface) -> bytes:
+    """Return the picture as PNG."""
+    n_rows, n_columns = len(surface.depths), len(surface.widths)
+    height = 1.6 + 0.62 * n_rows
+    figure = Figure(
+        figsize=(max(10.5, 3.0 + 1.15 * n_columns), height + 5.2), dpi=_DPI, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    above, below = cast("Sequence[SubFigure]", figure.subfigures(2, 1, height_ratios=[height, 5.2]))
+    _heat_map(above.subplots(), surface)
+    left, right = below.subplots(1, 2, sharey=True)
+    _curves(
+        left, surface, lambda s: s.layer_tokens, lambda s: s.on_front, f"{surface.unit} a problem"
+    )
+    _curves(
+        right,
+        surface,
+        lambda s: s.seconds,
+        lambda s: s.on_seconds_front,
+        "engine-seconds a problem",
+    )
+    left.set_ylabel("accuracy")
+    handles, labels = left.get_legend_handles_labels()
+    below.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False
+    )
+    what = (
+        f"{surface.selector} of k traces at latent depth d"
+        if surface.depths != (0,)
+        else f"{surface.selector} of k traces"
+    )
+    figure.suptitle(
+        f"Accuracy by depth and width: {what}, {surface.n_problems:,} problems, 95% intervals",
+        fontsize=12,
+    )
+    target = io.BytesIO()
+    figure.savefig(target, format="png")
+    return target.getvalue()
+
+
+def _heat_map(axes: Axes, surface: Surface) -> None:
+    rows = [[surface.at(depth, width) for width in surface.widths] for depth in surface.depths]
+    image = axes.imshow(
+        [[s.accuracy.value for s in row] for row in rows],
+        cmap=_COLOURS,
+        aspect="auto",
+        origin="lower",
+    )
+    low, high = image.get_clim()
+    for y, row in enumerate(rows):
+        for x, setting in enumerate(row):
+            bright = high > low and (setting.accuracy.value - low) / (high - low) > 0.55
+            weight = "bold" if setting.on_front else "normal"
+            axes.text(
+                x,
+                y,
+                _label(setting),
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                color="black" if bright else "white",
+                weight=weight,
+            )
+    chosen = surface.settings[surface.cheapest]
+    x, y = surface.widths.index(chosen.width), surface.depths.index(chosen.depth)
+    axes.add_patch(
+        Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, fill=False, edgecolor=_RED, linewidth=2.5)
+    )
+    axes.set_xticks(range(len(surface.widths)), [str(width) for width in surface.widths])
+    axes.set_yticks(range(len(surface.depths)), [str(depth or "own") for depth in surface.depths])
+    axes.set_xlabel("width k (traces a problem)")
+    axes.set_ylabel("latent depth d")
+    axes.set_title(
+        f"bold: on the Pareto front ({surface.unit}) · red frame: the cheapest as good as the best",
+        fontsize=9.5,
+    )
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.01, label="accuracy")
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _label(setting: Setting) -> str:
+    value, low, high = setting.accuracy.value, setting.accuracy.low, setting.accuracy.high
+    if low is None or high is None:
+        return f"{value:.1%}"
+    digits = 1 if high - low < 0.02 else 0
+    return f"{value:.1%}\n{100 * low:.{digits}f} to {100 * high:.{digits}f}"
+
+
+def _curves(
+    axes: Axes,
+    surface: Surface,
+    cost: Callable[[Setting], float],
+    on_front: Callable[[Setting], bool],
+    title: str,
+) -> None:
+    n = len(surface.depths)
+    for i, depth in enumerate(surface.depths):
+        line = [surface.at(depth, width) for width in surface.widths]
+        colour = _COLOURS(0.92 * i / (n - 1) if n > 1 else 0.3)
+        axes.plot(
+            [cost(s) for s in line],
+            [s.accuracy.value for s in line],
+            color=colour,
+            marker=_MARKS[i % len(_MARKS)],
+            markersize=5.5,
+            markeredgecolor="black",
+            markeredgewidth=0.4,
+            label=f"depth {depth}" if depth else "depth as it ships",
+        )
+        lows, highs = zip(*(_ends(s) for s in line), strict=True)
+        axes.fill_between(
+            [cost(s) for s in line], lows, highs, color=colour, alpha=0.15, linewidth=0
+        )
+    front = sorted((s for s in surface.settings if on_front(s)), key=cost)
+    axes.plot(
+        [cost(s) for s in front],
+        [s.accuracy.value for s in front],
+        color=_RED,
+        linestyle="--",
+        linewidth=1.2,
+        marker="o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgewidth=1.4,
+        label="Pareto front",
+        zorder=5,
+    )
+    _mark_cheapest(axes, surface, cost)
+    _scale(axes, [cost(s) for s in surface.settings], title)
+
+
+def _ends(setting: Setting) -> tuple[float, float]:
+    low, high, value = setting.accuracy.low, setting.accuracy.high, setting.accuracy.value
+    return value if low is None else low, value if high is None else high
+
+
+def _mark_cheapest(axes: Axes, surface: Surface, cost: Callable[[Setting], float]) -> None:
+    chosen = surface.settings[surface.cheapest]
+    axes.plot(
+        [cost(chosen)],
+        [chosen.accuracy.value],
+        linestyle="none",
+        marker="D",
+        markersize=16,
+        markerfacecolor="none",
+        markeredgecolor=_RED,
+        markeredgewidth=2.2,
+        label=f"cheapest as good as the best: depth {chosen.depth or 'as it ships'}, width {chosen.width}",
+        zorder=6,
+    )
+
+
+def _scale(axes: Axes, costs: Sequence[float], title: str) -> None:
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(alpha=0.3)
+    if min(costs) > 0:
+        axes.set_xscale("log")
+        steps = (1.0, 2.0, 5.0) if max(costs) < 100 * min(costs) else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=steps))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(f"{title} (log scale)")
+    else:
+        axes.set_xlabel(f"{title} (not measured by this engine)" if not max(costs) else title)
+
+
+def draw_plot(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Write accuracy against tokens with intervals, one line per strategy.
+
+    PlanError if it cannot.
+    """
+    figure = Figure(figsize=(9, 5.5), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    for i, (name, line) in enumerate(lines(rows).items()):
+        _draw_line(axes, name, line, _MARKS[i % len(_MARKS)])
+    axes.set(
+        xscale="log",
+        xlabel="output tokens a question (log scale)",
+        ylabel="accuracy (bars: 95% over questions)",
+        title=title,
+    )
+    tokens = [row.tokens.value for row in rows]
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1.0, 2.0, 5.0) if max(tokens) < 100 * min(tokens) else (1.0,))
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:  # ValueError: an ending that it does not know
+        raise PlanError(f"--plot {path}: {error}") from error
+
+
+def lines(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    """Return the rows of each line of the plot, by what tells them apart, in order of tokens; lines
+    by their name.
+
+    Rows of one strategy and selector make a line along the option that has the most different
+    numbers among them; where other options differ, too, there is a line for each of their choices.
+    """
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        selector = row.setting.selector
+        name = row.setting.strategy.name
+        kinds.setdefault(
+            name if selector == MAJORITY else f"{name} → {spelled(selector)}", []
+        ).append(row)
+    found: dict[str, dict[str, Row]] = {}
+    for kind, alike in kinds.items():
+        options = [row.setting.strategy.options for row in alike]
+        along = _along(options)
+        differ = [
+            key
+            for key in dict.fromkeys(k for o in options for k in o)
+            if key != along and len({str(o.get(key)) for o in options}) > 1
+        ]
+        for row in sorted(alike, key=lambda row: row.tokens.value):
+            chosen = row.setting.strategy.options
+            others = " ".join(f"{key}={chosen[key]}" for key in differ if key in chosen)
+            name = " ".join(filter(None, (kind, others))) + (f", by {along}" if along else "")
+            found.setdefault(name, {})[str(chosen[along]) if along else ""] = row
+    return found
+
+
+def _along(options: Sequence[Mapping[str, object]]) -> str:
+    """Return the option that all have as a number, with the most different ones; "" when none
+    differs. The first of equals.
+    """
+    numbers = [
+        key for key in options[0] if all(isinstance(o.get(key), int | float) for o in options)
+    ]
+    n_different = {key: len({str(o[key]) for o in options}) for key in numbers}
+    best = max(n_different, key=lambda key: n_different[key], default="")
+    return best if best and n_different[best] > 1 else ""
+
+
+def _draw_line(axes: Axes, name: str, line: Mapping[str, Row], mark: str) -> None:
+    values = [row.accuracy.value for row in line.values()]
+    below = [
+        0.0 if row.accuracy.low is None else row.accuracy.value - row.accuracy.low
+        for row in line.values()
+    ]
+    above = [
+        0.0 if row.accuracy.high is None else row.accuracy.high - row.accuracy.value
+        for row in line.values()
+    ]
+    tokens = [row.tokens.value for row in line.values()]
+    [drawn] = axes.plot(tokens, values, marker=mark, label=name)
+    axes.errorbar(
+        tokens,
+        values,
+        yerr=[below, above],
+        fmt="none",
+        ecolor=drawn.get_color(),
+        alpha=0.35,
+        capsize=3,
+    )
+    for what, x, y in zip(line, tokens, values, strict=True):
+        axes.annotate(
+            what,
+            (x, y),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=8,
+            color=drawn.get_color(),
+        )
+
+
+def draw_distances(
+    path: Path, distances: Sequence[float], schedule: Schedule | None, title: str
+) -> None:
+    """Write the picture, a PNG: one point a layer, the proposed think block shaded.
+
+    OSError when it cannot be written.
+    """
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(
+        range(len(distances)), distances, marker="o", markersize=3.5, linewidth=1.2, color="#1f4e79"
+    )
+    if schedule is not None:
+        first, last = schedule.think[0], schedule.think[-1]
+        axes.axvspan(
+            first - 0.5,
+            last + 0.5,
+            color="#f2c14e",
+            alpha=0.35,
+            label=f"think block {first}-{last}",
+        )
+        axes.legend(frameon=False)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("angular distance, arccos(cos) / π")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)

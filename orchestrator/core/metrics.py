@@ -1,0 +1,257 @@
+"""Metrics and stop rules as incremental folds over tokens, run beside the tokens in the engine
+process. Pure.
+
+Metrics are named scalars; only they travel. Names, with an optional window in tokens after `@`
+(default 2048) where one applies:
+
+- `mean_logprob`: mean natural log-probability of the generated tokens.
+- `mean_entropy`: mean entropy, in nats, of the distributions from which they were drawn, in which
+  the 20 likeliest tokens stand for
+  themselves and all others together count as one more: a lower bound of the whole distribution's.
+- `mean_confidence`, `tail_confidence[@w]`, `lowest_confidence[@w]`, `bottom10_confidence[@w]`:
+  DeepConf (arXiv 2508.15260, section 3).
+  Token confidence is minus the mean log-probability of the 20 likeliest tokens; a group is a
+    window of `w` tokens, stride 1, or the
+  whole trace when it is shorter. Tail: mean over the last `w` tokens. Lowest: minimum over
+    groups. Bottom 10: mean of the lowest tenth
+  of the groups, at least one. High is confident.
+- `first_token_logprob@WORD`: natural log of the probability that the trace begins with WORD: the
+  sum over those of the 20 likeliest first
+  tokens whose text is WORD but for spaces around it. Absent when none of them is: then each of
+    them is likelier than WORD.
+- `prefix_logprob`: the sum of the natural log-probabilities of the tokens that the request
+  inherits from its ancestors, after its own
+  prompt, which may be another than theirs. It is computed by reading them (Capability.SCORE), not
+    when they are generated.
+
+A trace without tokens has no metrics: the names are absent, never 0. Nor has one that inherits no
+tokens a `prefix_logprob`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Sequence
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.values import ConfidenceFloor, Delimiter, StopRule, WordLimit
+
+DEFAULT_WINDOW = 2048  # DeepConf, section 3.1
+TOP_K = 20  # the released DeepConf code asks for 20 log-probabilities
+_WINDOWED = ("tail_confidence", "lowest_confidence", "bottom10_confidence")
+_PLAIN = ("mean_logprob", "mean_confidence", "mean_entropy")
+_FIRST = "first_token_logprob"
+PREFIX = "prefix_logprob"
+
+
+def parse_metric(name: str) -> tuple[str, int]:
+    """Return (kind, window_tokens) of a metric's name, 0 without a window; PlanError naming the
+    known ones if there is no such metric.
+    """
+    kind, at, window = name.partition("@")
+    if kind in (*_PLAIN, PREFIX) and not at:
+        return kind, 0
+    if kind in _WINDOWED and (not at or (window.isdecimal() and int(window) > 0)):
+        return kind, int(window or DEFAULT_WINDOW)
+    if kind == _FIRST and window.strip():
+        return kind, 0
+    known = f"{', '.join(_PLAIN)}, {PREFIX}, {_FIRST}@WORD, and with an optional @window {', '.join(_WINDOWED)}"
+    raise PlanError(f"metric {name!r} is not known; there are {known}")
+
+
+def first_words(metrics: Sequence[str]) -> list[str]:
+    """Return the words that `first_token_logprob` metrics ask about, in order."""
+    return [
+        word.strip()
+        for kind, _, word in (name.partition("@") for name in metrics)
+        if kind == _FIRST
+    ]
+
+
+def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | None:
+    """Return how many top log-probabilities per token the folds need: None for none at all, 0 for
+    the sampled token's alone.
+    """
+    top_k = max((r.top_k for r in rules if isinstance(r, ConfidenceFloor)), default=0)
+    kinds = {parse_metric(name)[0] for name in metrics} - {PREFIX}
+    if kinds - {"mean_logprob"}:
+        top_k = max(top_k, TOP_K)
+    return top_k or (0 if kinds else None)
+
+
+def metric_values(
+    names: Sequence[str],
+    sampled_logprobs: Sequence[float],
+    confidences: Sequence[float],
+    first_tokens: Sequence[tuple[str, float]] = (),
+    entropies: Sequence[float] = (),
+) -> dict[str, float]:
+    """Return the metrics of a trace from its per-token log-probabilities, confidences and
+    entropies, each of shape (n_tokens,).
+
+    `first_tokens` are text and log-probability of the likeliest tokens in the first place.
+    `prefix_logprob` is left to `prefix_value`.
+    """
+    values: dict[str, float] = {}
+    for name in names:
+        kind, window = parse_metric(name)
+        if kind == _FIRST:
+            [word] = first_words([name])
+            probability = math.fsum(
+                math.exp(logprob) for text, logprob in first_tokens if text.strip() == word
+            )
+            if probability > 0:
+                values[name] = min(0.0, math.log(probability))
+            continue
+        series = {"mean_logprob": sampled_logprobs, "mean_entropy": entropies, PREFIX: ()}.get(
+            kind, confidences
+        )
+        if series:
+            values[name] = _value(kind, window, series)
+    return values
+
+
+def prefix_value(names: Sequence[str], prefix_logprobs: Sequence[float]) -> dict[str, float]:
+    """Return `prefix_logprob`, if it is asked for, from the log-probabilities of the inherited
+    tokens, of shape (n_inherited,).
+    """
+    return {PREFIX: math.fsum(prefix_logprobs)} if PREFIX in names and prefix_logprobs else {}
+
+
+def entropy(ranked_logprobs: Sequence[float]) -> float:
+    """Return the entropy in nats of a token's distribution from its 20 largest log-probabilities:
+    see `mean_entropy`.
+    """
+    probabilities = [math.exp(logprob) for logprob in ranked_logprobs[:TOP_K]]
+    rest = max(0.0, 1.0 - math.fsum(probabilities))
+    return -math.fsum(p * math.log(p) for p in (*probabilities, rest) if p > 0)
+
+
+def _value(kind: str, window: int, series: Sequence[float]) -> float:
+    if kind in _PLAIN:
+        return sum(series) / len(series)
+    if kind == "tail_confidence":
+        tail = series[-window:]
+        return sum(tail) / len(tail)
+    groups = sorted(group_means(series, window))
+    n_lowest = 1 if kind == "lowest_confidence" else max(1, len(groups) // 10)
+    return sum(groups[:n_lowest]) / n_lowest
+
+
+def group_means(series: Sequence[float], window: int) -> list[float]:
+    """Return the mean of each window of `window` values, stride 1; the mean of all when there are
+    fewer.
+    """
+    if len(series) <= window:
+        return [sum(series) / len(series)]
+    total = sum(series[:window])
+    means = [total / window]
+    for old, new in zip(series, series[window:], strict=False):
+        total += new - old
+        means.append(total / window)
+    return means
+
+
+class RuleFold:
+    """Follows one trace and tells which stop rule fires.
+
+    Feed it each step's text and its confidences, one per token.
+    """
+
+    def __init__(self, rules: Sequence[StopRule]) -> None:
+        """Start at an empty trace.
+
+        ValueError for a rule that could never fire, or would fire at once.
+        """
+        self._tests = [_TESTS[type(rule)](rule) for rule in rules]
+
+    def update(self, text: str, confidences: Sequence[float]) -> bool:
+        """Take what one step added; True when any rule fires (from then on always True is not
+        promised: stop the trace).
+        """
+        fired = [test.update(text, confidences) for test in self._tests]
+        return any(fired)
+
+
+class _Words:
+    def __init__(self, rule: StopRule) -> None:
+        assert isinstance(rule, WordLimit)
+        if not rule.words or not all(rule.words) or rule.count < 1:
+            raise ValueError(
+                f"{rule}: give at least one word, none of them empty, and a count of at least 1"
+            )
+        self._longest = max(map(len, rule.words))
+        self._pattern = re.compile(
+            r"\b(?:" + "|".join(map(re.escape, rule.words)) + r")\b", re.IGNORECASE
+        )
+        self._left = rule.count
+        self._tail = ""
+        self._used = 0  # characters of the tail that a counted match has used
+
+    def update(self, text: str, confidences: Sequence[float]) -> bool:
+        # A match at the very end may still grow into a longer word, so it counts when something
+        # else follows it. What no match has used is kept as long as a match may begin in it
+        # ("let's" comes as "let", "'", "s"), with one character before, for \b.
+        whole = self._tail + text
+        used = self._used
+        for match in self._pattern.finditer(whole, used):
+            if match.end() < len(whole) or not _is_word(whole[-1]):
+                self._left -= 1
+                used = match.end()
+        start = max(0, used - 1, len(whole) - self._longest - 1)
+        self._tail, self._used = whole[start:], max(used - start, min(start, 1))
+        return self._left <= 0
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+class _Floor:
+    def __init__(self, rule: StopRule) -> None:
+        assert isinstance(rule, ConfidenceFloor)
+        if rule.window_tokens < 1 or rule.top_k < 1:
+            raise ValueError(f"{rule}: window_tokens and top_k must be at least 1")
+        self._rule = rule
+        self._window: deque[float] = deque()
+        self._total = 0.0
+
+    def update(self, text: str, confidences: Sequence[float]) -> bool:
+        for confidence in confidences:
+            self._window.append(confidence)
+            self._total += confidence
+            if len(self._window) > self._rule.window_tokens:
+                self._total -= self._window.popleft()
+            if (
+                len(self._window) == self._rule.window_tokens
+                and self._total / len(self._window) < self._rule.floor
+            ):
+                return True
+        return False
+
+
+class _Delimited:
+    def __init__(self, rule: StopRule) -> None:
+        assert isinstance(rule, Delimiter)
+        if not rule.text or rule.count < 1:
+            raise ValueError(f"{rule}: give a text that is not empty and a count of at least 1")
+        self._rule = rule
+        self._seen = 0
+        self._tail = ""
+
+    def update(self, text: str, confidences: Sequence[float]) -> bool:
+        whole = self._tail + text
+        parts = whole.split(self._rule.text)
+        self._seen += len(parts) - 1
+        keep = len(self._rule.text) - 1
+        self._tail = parts[-1][-keep:] if keep else ""
+        return self._seen >= self._rule.count
+
+
+_TESTS: dict[type, type[_Words] | type[_Floor] | type[_Delimited]] = {
+    WordLimit: _Words,
+    ConfidenceFloor: _Floor,
+    Delimiter: _Delimited,
+}

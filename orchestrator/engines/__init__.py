@@ -1,0 +1,5 @@
+"""Engines: what completes requests, one folder each. None is imported before a plan asks for it by
+name.
+
+An engine imports its own libraries; `reply` turns what any of them returns into a checked trace.
+"""

@@ -1,0 +1,318 @@
+"""A deterministic engine without a model: for tests, dry runs, documentation and benchmarks of
+everything around the engine.
+
+What it returns is a function of the request alone (its seed), never of time or order, so runs on it
+can be compared bit for bit. It is no language model and no stand-in for one: accuracy on it means
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+import math
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import ClassVar
+
+from orchestrator.core import metrics as folds
+from orchestrator.core.errors import EngineError, PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.values import Capability, Finish, Prompt, Purpose, Request, Trace, Usage
+from orchestrator.engines.fake.values import valued
+from orchestrator.engines.fake.verdicts import JUDGING, judged, leaning
+from orchestrator.engines.reply import trace_for
+
+_MASK = 2**64 - 1
+_WORDS = (" so", " so", " wait")
+
+
+@dataclass(frozen=True, slots=True)
+class Fake:
+    """Options of the fake engine.
+
+    A trace states one of `answers`, drawn by `weights` (equal when empty); `{hash}` in an answer
+    stands for a number from 0 to 999 that belongs to the problem. It is `n_tokens` long, plus up to
+    `spread_tokens`, and takes `seconds_per_token` each. `failure_rate` of the traces fail,
+    `hang_rate` never end by themselves. After `crash_after` requests (0: never) the engine dies as
+    a real one may: with a EngineError, or, if `crash_hard`, with its whole process. A judge
+    (`purpose` VERIFY or JUDGE, or a pool with a task) holds the first of `answers` to be right and
+    says the opposite of the truth with `judge_error`.
+
+    Its model is one layer that runs as often as the depth says, so depth multiplies seconds and
+    layer-tokens. A problem takes 1 to `steps` steps, as its id decides (0: none does); a trace of
+    less depth than that is a guess: all answers weigh the same.
+    """
+
+    loads_models: ClassVar[bool] = (
+        False  # the plan's models are names to it, and it is not asked what they can do
+    )
+
+    answers: tuple[str, ...] = ("{hash}", "0", "1")
+    weights: tuple[float, ...] = ()
+    n_tokens: int = 8
+    spread_tokens: int = 0
+    seconds_per_token: float = 0.0
+    failure_rate: float = 0.0
+    hang_rate: float = 0.0
+    crash_after: int = 0
+    crash_hard: bool = False
+    judge_error: float = 0.0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.answers or (self.weights and len(self.weights) != len(self.answers)):
+            raise ValueError(
+                f"weights has {len(self.weights)} values for {len(self.answers)} answers; give one each, or none"
+            )
+        if self.steps < 0:
+            raise ValueError(f"steps = {self.steps}: at least 0 is needed")
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return all there are."""
+        return frozenset(Capability)
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
+        """Yield the engine; nothing to start or stop."""
+        if not models:
+            raise PlanError("the plan has no model")
+        yield FakeEngine(self, {name: model.task for name, model in models.items()})
+
+
+class FakeEngine:
+    """Serves requests by `Fake`'s options."""
+
+    def __init__(self, options: Fake, tasks: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._options = options
+        self._tasks = tasks  # of model pools
+        self._guesses = list(itertools.accumulate([1.0] * len(options.answers)))
+        self._bounds = list(itertools.accumulate(options.weights)) or self._guesses
+        self._aborts: dict[tuple[str, int], asyncio.Event] = {}
+        self._n_requests = 0
+
+    async def generate(self, request: Request) -> Trace:
+        """Return the trace that this request's seed decides."""
+        self._count()
+        options = self._options
+        # A continuation finds its root's seed in the first token it inherits, so that stopping at
+        # checkpoints changes nothing.
+        root_seed = request.prefix_ids[0] if request.prefix_ids else request.seed % 2**31
+        draws = uniforms(root_seed)
+        if next(draws) < options.failure_rate:
+            return self._trace(
+                request, (), Finish.FAILED, error="the fake engine fails this trace on purpose"
+            )
+        hangs = next(draws) < options.hang_rate
+        if (task := self._tasks.get(request.model, "")) and not hangs:
+            return valued(request, task, self._right(request), options.judge_error)
+        ids, finish, metrics = self._stream(request, draws, root_seed)
+        ids, finish, stop = (
+            self._stopped(request, ids, finish) if request.stop else (ids, finish, "")
+        )
+        if not hangs and not options.seconds_per_token:
+            return self._trace(request, ids, finish, metrics=metrics, stop=stop)
+        n_done = await self._spend(request, len(ids), hangs)
+        if n_done < len(ids) or hangs:
+            return self._trace(request, ids[:n_done], Finish.CANCELLED)
+        return self._trace(request, ids, finish, metrics=metrics, stop=stop)
+
+    def abort(self, request: Request) -> None:
+        """Stop a request; its trace comes back cut where it was."""
+        event = self._aborts.get((request.problem_id, request.ordinal))
+        if event is not None:
+            event.set()
+
+    def _count(self) -> None:
+        self._n_requests += 1
+        if self._options.crash_after and self._n_requests > self._options.crash_after:
+            if self._options.crash_hard:
+                os._exit(70)
+            raise EngineError(
+                f"the fake engine dies on purpose after {self._options.crash_after} requests"
+            )
+
+    async def _spend(self, request: Request, n_tokens: int, hangs: bool) -> int:
+        """Wait as long as the tokens take and return how many were done when it ended or was
+        aborted.
+        """
+        per_token = self._options.seconds_per_token * (request.depth or 1)
+        identity = (request.problem_id, request.ordinal)
+        event = self._aborts[identity] = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(None if hangs else n_tokens * per_token):
+                await event.wait()
+        except TimeoutError:
+            return n_tokens
+        finally:
+            del self._aborts[identity]
+        return min(n_tokens, int((loop.time() - began) / per_token)) if per_token else 0
+
+    def _stream(
+        self, request: Request, draws: Iterator[float], root_seed: int
+    ) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
+        options = self._options
+        n_total = max(1, options.n_tokens + int(next(draws) * (options.spread_tokens + 1)))
+        guessed = bool(options.steps) and (request.depth or 1) < problem_steps(
+            request.problem_id, options.steps
+        )
+        bounds = self._guesses if guessed else self._bounds
+        answer = bisect.bisect(bounds, next(draws) * bounds[-1], hi=len(bounds) - 1)
+        first = len(request.prefix_ids)
+        # Token 0 carries the seed, the last one the answer; what stands between says nothing.
+        ids = [
+            root_seed if i == 0 else -1 - answer if i == n_total - 1 else i
+            for i in range(first, max(first + 1, n_total))
+        ]
+        finish = Finish.STOP
+        limit = request.max_new_tokens
+        if limit is not None and len(ids) > limit:
+            ids, finish = ids[:limit], Finish.LENGTH
+        if request.rules or request.metrics:
+            return self._folded(request, ids, finish, root_seed)
+        return tuple(ids), finish, {}
+
+    def _folded(
+        self, request: Request, ids: list[int], finish: Finish, root_seed: int
+    ) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
+        # A token's confidence is decided by the prompt, the trace, and its place: the same whether
+        # it is generated or inherited.
+        first = len(request.prefix_ids)
+        every = [
+            5.0 + 5.0 * u
+            for u in itertools.islice(
+                uniforms(root_seed ^ _prompt_seed(request.prompt)), first + len(ids)
+            )
+        ]
+        inherited, confidences = every[:first], every[first:]
+        fold = folds.RuleFold(request.rules)
+        for i, token in enumerate(ids):
+            if fold.update(self._text(request, (token,)), confidences[i : i + 1]):
+                ids, confidences, finish = ids[: i + 1], confidences[: i + 1], Finish.RULE
+                break
+        sampled, entropies = [-c / 10 for c in confidences], [1 - c / 10 for c in confidences]
+        words = folds.first_words(request.metrics)
+        chances = list(itertools.islice(uniforms(request.seed + 1), len(words)))
+        # the first word is the judge's yes
+        if request.purpose is Purpose.VERIFY and request.subjects:
+            chances = leaning(request, self._right(request), self._options.judge_error, chances)
+        likely = [
+            (word, math.log(chance / (1 + sum(chances))))
+            for word, chance in zip(words, chances, strict=True)
+            if chance
+        ]
+        metrics = folds.metric_values(request.metrics, sampled, confidences, likely, entropies)
+        return (
+            tuple(ids),
+            finish,
+            metrics | folds.prefix_value(request.metrics, [-c / 10 for c in inherited]),
+        )
+
+    def _stopped(
+        self, request: Request, ids: tuple[int, ...], finish: Finish
+    ) -> tuple[tuple[int, ...], Finish, str]:
+        """Return what comes before the first stop string, which is left out with the whole token
+        that completes it.
+        """
+        for n in range(1, len(ids) + 1):
+            found = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
+            if found:
+                return ids[: n - 1], Finish.STOP, found[0]
+        return ids, finish, ""
+
+    def _text(self, request: Request, ids: Sequence[int]) -> str:
+        words = "".join([_WORDS[i % 3] for i in ids if i >= 0])
+        return words + self._ending(request, -1 - ids[-1]) if ids and ids[-1] < 0 else words
+
+    def _ending(self, request: Request, answer: int) -> str:
+        if request.purpose in JUDGING:
+            return judged(request, self._right(request), self._options.judge_error)
+        return _statement(request.problem_id, self._options.answers[answer])
+
+    def _right(self, request: Request) -> str:
+        return _statement(request.problem_id, self._options.answers[0])
+
+    def _trace(
+        self,
+        request: Request,
+        ids: tuple[int, ...],
+        finish: Finish,
+        *,
+        error: str = "",
+        metrics: Mapping[str, float] | None = None,
+        stop: str = "",
+    ) -> Trace:
+        suffix_ids = (0,) * len(request.suffix.split())
+        prompt_tokens = n_words(request.prompt) + len(request.prefix_ids) + len(suffix_ids)
+        depth = request.depth or 1
+        return trace_for(
+            request,
+            finish,
+            text=self._text(request, ids),
+            token_ids=ids,
+            usage=Usage(
+                prompt_tokens,
+                0,
+                len(ids),
+                (prompt_tokens + len(ids)) * depth,
+                len(ids) * self._options.seconds_per_token * depth,
+            ),
+            metrics=metrics or {},
+            suffix_ids=suffix_ids,
+            error=error,
+            stop=stop,
+        )
+
+
+def uniforms(seed: int) -> Iterator[float]:
+    """Yield numbers in [0, 1): splitmix64 (Steele et al., 2014).
+
+    Python's own generator costs more to seed than a whole trace here.
+    """
+    while True:
+        seed = (seed + 0x9E3779B97F4A7C15) & _MASK
+        z = ((seed ^ seed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & _MASK
+        yield (z ^ z >> 31) / 2**64
+
+
+@lru_cache(maxsize=65_536)
+def _statement(problem_id: str, answer: str) -> str:
+    return f" The answer is {answer.replace('{hash}', problem_number(problem_id))}."
+
+
+def problem_number(problem_id: str) -> str:
+    """Return the number that `{hash}` stands for in this problem's answers."""
+    return str(int.from_bytes(blake2b(problem_id.encode(), digest_size=4).digest(), "big") % 1000)
+
+
+@lru_cache(maxsize=65_536)
+def problem_steps(problem_id: str, most: int) -> int:
+    """Return how many steps a problem takes, from 1 to `most`, each as likely over ids."""
+    return (
+        1
+        + int.from_bytes(blake2b(f"steps {problem_id}".encode(), digest_size=4).digest(), "big")
+        % most
+    )
+
+
+@lru_cache(maxsize=1024)
+def _prompt_seed(prompt: Prompt) -> int:
+    return int.from_bytes(
+        blake2b(repr(prompt).encode("utf-8", "backslashreplace"), digest_size=8).digest(), "big"
+    )
+
+
+@lru_cache(maxsize=1024)
+def n_words(prompt: Prompt) -> int:
+    """Return how many words a prompt has: what this engine calls its tokens."""
+    text = prompt if isinstance(prompt, str) else " ".join(m.content for m in prompt)
+    return len(text.split())

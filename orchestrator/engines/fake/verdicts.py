@@ -1,0 +1,48 @@
+"""What the fake engine's judges say: the truth, which they read off the text they are shown, or
+with a stated error rate its opposite.
+
+A pure function of the request, like all that engine returns. The right answer is the first of the
+engine's answers; a candidate is right when the prompt shows the statement of it. It knows one mark
+of the prompts: of two solutions the second follows "Solution 2:".
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from orchestrator.core.values import Purpose, Request
+from orchestrator.kit.prompts import question
+from orchestrator.kit.verdicts import SCORE_FORM
+
+JUDGING = (Purpose.VERIFY, Purpose.COMPARE)
+
+
+def judged(request: Request, right: str, error: float) -> str:
+    """Return what a judge says; `right` is how a right solution states its answer, `error` the
+    share of its verdicts that are wrong.
+
+    A turn without subjects comes to no verdict. Between two solutions that are both right or both
+    wrong a coin decides.
+    """
+    if not request.subjects:
+        return " I went through it."
+    rng = random.Random(request.seed)
+    truthful = rng.random() >= error
+    before, _, after = question(request.prompt).rpartition("Solution 2:")
+    if request.purpose is Purpose.VERIFY:
+        if SCORE_FORM in after:
+            return f" Score: {rng.randint(8, 10) if (right in after) == truthful else rng.randint(1, 3)}/10"
+        return f" Verdict: {'correct' if (right in after) == truthful else 'incorrect'}"
+    if (right in before) == (right in after):
+        return f" Winner: {rng.choice('12')}"
+    return f" Winner: {1 if (right in before) == truthful else 2}"
+
+
+def leaning(request: Request, right: str, error: float, chances: Sequence[float]) -> list[float]:
+    """Return the chances of a verdict's words in its first place, the first word being the one for
+    "right": the larger for what holds.
+    """
+    truthful = random.Random(request.seed).random() >= error
+    ranked = sorted(chances, reverse=True)
+    return ranked if (right in question(request.prompt)) == truthful else ranked[::-1]

@@ -1,0 +1,361 @@
+"""Any OpenAI-compatible server as an Engine, through the official client; it streams, so an abort
+keeps what came.
+
+One rule: a request's trouble is a FAILED trace, the server's trouble a EngineError. A lost
+connection is the request's trouble while the server still answers /models, and the server's when it
+does not: a server that dies fails no trace.
+
+What a remote server leaves open: `Usage.layer_tokens` is 0 (its layers are unknown) and
+`Usage.seconds` includes its queue; tokens made after the last piece that reached us are not
+counted; latent depth is not offered. Not covered: starting servers, and reading what they stream
+(`openai_wire`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from json import JSONDecodeError
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.core.errors import EngineError, PlanError
+from orchestrator.core.metrics import logprobs_needed
+from orchestrator.core.plan import Model
+from orchestrator.core.protocols import Engine
+from orchestrator.core.values import Capability, Finish, Message, Request, Sampling, Trace
+from orchestrator.engines.openai.wire import MalformedReply, Reply, model_names, token_ids
+
+if TYPE_CHECKING:
+    import openai
+
+_CONNECT_SECONDS = 10.0  # a server that does not even accept in this time is not there
+_PROBE_SECONDS = 30.0  # for /models, which loaded servers answer late
+_DEFAULTS = Sampling()
+_SAID_CHARS = (
+    500  # of a server's error message: enough for a sentence, too little for an error page
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI:
+    """Options of the `openai` engine. A plan's `path` of a model is the name under which the server
+    serves it.
+
+    `api_key_env` names the environment variable that holds the key; a server without keys needs
+    none. `timeout_seconds` bounds the wait for the next byte, not a whole completion; `max_retries`
+    counts the client's own, with back-off (after a lost connection, 408, 409, 429, 5xx). `chat`
+    False sends plain prompts to /completions: for base models. `server` tells what may be sent
+    beyond the common ground:
+
+    - "any": nothing, except `top_k`, `min_p` and `repetition_penalty` where the plan sets them.
+    - "openai": the length limit is called `max_completion_tokens`; OpenAI's newer models insist
+      on it, local servers
+      ignore it and would not stop.
+    - "vllm": every sampling parameter is sent, so that the server's own defaults do not mix in;
+      token ids come back, so
+      cancelled traces have exact counts and traces can be continued (through /tokenize and
+        /completions).
+    """
+
+    base_url: str = "http://127.0.0.1:8000/v1"
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_seconds: float = 600.0
+    max_retries: int = 2
+    chat: bool = True
+    server: Literal["any", "openai", "vllm"] = "any"
+
+    def __post_init__(self) -> None:
+        """ValueError naming field, value and remedy."""
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url must start with http:// or https://, not {self.base_url!r}")
+        if not self.timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be above 0, not {self.timeout_seconds}")
+        if self.max_retries < 0:
+            raise ValueError(f"max_retries must be 0 or more, not {self.max_retries}")
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return what is offered.
+
+        SEED is best effort: vLLM honours it, OpenAI promises no more than to try, some servers
+        ignore it. CANCEL closes the stream: vLLM stops generating, others when they notice. RULES
+        are enforced here on the stream, which is then closed; a rule on confidence fails the trace
+        where the server sends too few log-probabilities (OpenAI's own limit is 20 in chat, 5
+        otherwise).
+        """
+        common = {Capability.SEED, Capability.CANCEL, Capability.LOGPROBS, Capability.RULES}
+        return frozenset(common | {Capability.CONTINUE} if self.server == "vllm" else common)
+
+    def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
+        """Return a context with an engine on a server that serves these models.
+
+        EngineError or PlanError otherwise.
+        """
+        return _opened(self, models)
+
+
+@asynccontextmanager
+async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator[Engine]:
+    try:
+        import openai
+    except ImportError as error:
+        raise PlanError(
+            'the engine "openai" needs the official client: pip install "leadline[http]"'
+        ) from error
+    for name, model in models.items():
+        if model.revision or model.max_context_tokens:
+            raise PlanError(
+                f"models.{name}: revision and max_context_tokens are the remote server's to decide; remove them"
+            )
+    client = openai.AsyncOpenAI(
+        base_url=options.base_url,
+        api_key=os.environ.get(options.api_key_env) or "none",
+        max_retries=options.max_retries,
+        # No limit on waiting for a free connection: the fleet's window is the limit on requests in
+        # flight.
+        timeout=openai.Timeout(options.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
+    )
+    async with client:
+        engine = HttpEngine(client, options, models)
+        await engine.check()
+        yield engine
+
+
+class HttpEngine:
+    """One server. Safe to share between tasks of one event loop."""
+
+    def __init__(
+        self, client: openai.AsyncOpenAI, options: OpenAI, models: Mapping[str, Model]
+    ) -> None:
+        """Take an open client; nothing is sent yet."""
+        self._client = client
+        self._options = options
+        self._models = models
+        self._running: dict[tuple[str, int], asyncio.Timeout] = {}
+
+    async def check(self) -> None:
+        """Return when the server serves every model of the plan.
+
+        EngineError naming the remedy otherwise.
+        """
+        import openai
+
+        url = self._options.base_url
+        try:
+            served = await self._served()
+            if self._options.server == "vllm":
+                for model in self._models.values():
+                    if model.path in served:
+                        await self._tokenize(model.path, {"prompt": "a"})
+        except openai.APIConnectionError as error:
+            raise EngineError(
+                f"no server answers at {url} ({_cause(error)}); start one there (`vllm serve MODEL --port PORT`) or set base_url"
+            ) from error
+        except openai.APIStatusError as error:
+            raise EngineError(
+                f"{self._refusal(error)}; check base_url (most end in /v1), server and api_key_env"
+            ) from error
+        except (MalformedReply, JSONDecodeError) as error:
+            raise EngineError(
+                f"{url} is no OpenAI-compatible API: {error}; check base_url (most end in /v1) and server"
+            ) from error
+        missing = sorted({model.path for model in self._models.values()} - set(served))
+        if missing:
+            raise EngineError(
+                f"{url} does not serve {', '.join(missing)}; it serves: {', '.join(served) or 'nothing'}"
+            )
+
+    async def generate(self, request: Request) -> Trace:
+        """Return the trace of one request.
+
+        EngineError when the server is gone or refuses us altogether.
+        """
+        started = time.perf_counter()
+        key = (request.problem_id, request.ordinal)
+        reply = Reply(request)
+        try:
+            async with asyncio.timeout(None) as stop:  # no clock: `abort` makes it expire
+                self._running[key] = stop
+                await self._fill(reply, request)
+        except TimeoutError:
+            if not stop.expired():
+                raise
+            reply.finish, reply.error = Finish.CANCELLED, ""
+        finally:
+            self._running.pop(key, None)
+        return reply.trace(time.perf_counter() - started)
+
+    def abort(self, request: Request) -> None:
+        """Close the request's stream: its `generate` returns what has arrived."""
+        stop = self._running.pop((request.problem_id, request.ordinal), None)
+        if stop is not None:
+            stop.reschedule(asyncio.get_running_loop().time())
+
+    async def _fill(self, reply: Reply, request: Request) -> None:
+        import openai
+
+        try:
+            await self._stream(reply, request)
+        except (
+            openai.AuthenticationError,
+            openai.PermissionDeniedError,
+            openai.NotFoundError,
+        ) as error:
+            raise EngineError(self._refusal(error)) from error
+        except openai.APIStatusError as error:
+            reply.fail(_said(error))
+        except openai.APIConnectionError as error:
+            await self._require_server(error)
+            reply.fail(f"the connection was lost: {_cause(error)}")
+        except openai.APIError as error:  # an error the server sent inside the stream
+            reply.fail(
+                f"the server stopped in the middle of the stream: {error.message[:_SAID_CHARS]}"
+            )
+        except (JSONDecodeError, UnicodeDecodeError) as error:
+            reply.fail(f"the server sent invalid JSON: {error}")
+        except MalformedReply as error:
+            reply.fail(str(error))
+
+    async def _stream(self, reply: Reply, request: Request) -> None:
+        import openai
+
+        reason = self._unservable(request)
+        if reason:
+            reply.fail(reason)
+            return
+        path, body = await self._call(reply, request)
+        # Below the client's typed methods: its models of chunks validate nothing, so the reading is
+        # ours anyway.
+        stream = await self._client.post(
+            path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
+        )
+        async with stream:
+            async for chunk in stream:
+                if reply.take(chunk):
+                    return
+            reply.close(stream.response.headers.get("content-type", ""))
+
+    def _unservable(self, request: Request) -> str:
+        if request.model not in self._models:
+            return f"there is no model pool {request.model!r}; there are: {', '.join(self._models)}"
+        if request.depth is not None:
+            return "a remote server offers no latent depth"
+        if _continues(request) and self._options.server != "vllm":
+            return 'continuing a trace needs token ids, which only vLLM servers take: set server = "vllm"'
+        if not self._options.chat and not isinstance(request.prompt, str):
+            return "with chat = false the prompt must be text, not messages: set chat = true or drop the system message"
+        return ""
+
+    async def _call(self, reply: Reply, request: Request) -> tuple[str, dict[str, object]]:
+        body = _common(request, self._models[request.model].path, self._options.server)
+        top_k = logprobs_needed(request.metrics, request.rules)
+        if self._options.chat and not _continues(request):
+            chat = {"messages": _messages(request)}
+            return "/chat/completions", body | chat | (
+                {} if top_k is None else {"logprobs": True, "top_logprobs": top_k}
+            )
+        text: dict[str, object] = {"prompt": request.prompt}
+        if _continues(request):
+            text = {"prompt": await self._prefix(reply, request)}
+        if top_k is not None:
+            text["logprobs"] = top_k
+            if self._options.server == "vllm":
+                # Top log-probabilities are keyed by the token's text here, and several tokens can
+                # share one.
+                text["return_tokens_as_token_ids"] = True
+        return "/completions", body | text
+
+    async def _prefix(self, reply: Reply, request: Request) -> list[int]:
+        model = self._models[request.model].path
+        prompt = (
+            {"messages": _messages(request)} if self._options.chat else {"prompt": request.prompt}
+        )
+        ids = await self._tokenize(model, prompt)
+        if request.suffix:
+            reply.suffix_ids = await self._tokenize(
+                model, {"prompt": request.suffix, "add_special_tokens": False}
+            )
+        return [*ids, *request.prefix_ids, *reply.suffix_ids]
+
+    async def _tokenize(self, model: str, what: Mapping[str, object]) -> tuple[int, ...]:
+        root = self._options.base_url.rstrip("/").removesuffix("/v1")
+        return token_ids(
+            await self._client.post(
+                f"{root}/tokenize", body={"model": model, **what}, cast_to=object
+            )
+        )
+
+    async def _served(self) -> tuple[str, ...]:
+        timeout = min(_PROBE_SECONDS, self._options.timeout_seconds)
+        return model_names(
+            await self._client.with_options(timeout=timeout).get("/models", cast_to=object)
+        )
+
+    async def _require_server(self, lost: openai.APIConnectionError) -> None:
+        import openai
+
+        try:
+            await self._served()
+        except openai.APIConnectionError as error:
+            raise EngineError(
+                f"the server at {self._options.base_url} is gone ({_cause(lost)}; then {_cause(error)}); start it again and resume"
+            ) from lost
+        except (openai.APIStatusError, MalformedReply, JSONDecodeError):
+            return  # it answers, so it is there
+
+    def _refusal(self, error: openai.APIStatusError) -> str:
+        key = self._options.api_key_env
+        hint = ""
+        if error.status_code in (401, 403):
+            hint = f"; the key is read from ${key}, which is {'set' if os.environ.get(key) else 'not set'}"
+        return f"{self._options.base_url} refuses: {_said(error)}{hint}"
+
+
+def _continues(request: Request) -> bool:
+    return request.parent is not None or bool(request.suffix)
+
+
+def _messages(request: Request) -> list[dict[str, str]]:
+    prompt = request.prompt
+    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def _common(request: Request, model: str, server: str) -> dict[str, object]:
+    sampling = request.sampling or Sampling()
+    limit = "max_completion_tokens" if server == "openai" else "max_tokens"
+    body: dict[str, object] = {
+        "model": model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "seed": request.seed,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        limit: request.max_new_tokens or sampling.max_new_tokens,
+    }
+    stop = request.stop or sampling.stop
+    if stop:
+        body["stop"] = list(stop)
+    for field in ("top_k", "min_p", "repetition_penalty"):
+        value = getattr(sampling, field)
+        if server == "vllm" or value != getattr(_DEFAULTS, field):
+            body[field] = value
+    if server == "vllm":
+        body["return_token_ids"] = True
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    return body
+
+
+def _said(error: openai.APIStatusError) -> str:
+    body: Any = error.body
+    message = body.get("message") if isinstance(body, dict) else None
+    return f"HTTP {error.status_code}: {str(message or error.response.text.strip())[:_SAID_CHARS]}"
+
+
+def _cause(error: BaseException) -> str:
+    # The client says "Connection error."; what happened is in the error it came from.
+    cause = error.__cause__
+    return f"{type(cause).__name__}: {cause}" if cause is not None else str(error)

@@ -1,0 +1,212 @@
+"""What runs in a replica's process: one engine behind a few calls, each of which carries many
+requests or many traces.
+
+The rule: never one message per request or token. Requests come in batches, and `collect` is a long
+poll that brings back whatever has finished, or an empty batch as a sign of life. Every request
+travels under a ticket, a number its fleet never uses twice, so that a late completion cannot be
+taken for that of a request sent again. This file does not know Ray: `ray_fleet` makes an actor of
+`Replica`.
+
+Batches are pickled by plain `pickle`, not by Ray's slower cloudpickle; within a batch, requests
+that share a prompt carry it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+from orchestrator.core.errors import EngineError, LeadlineError
+from orchestrator.core.plan import Model
+from orchestrator.core.protocols import Engine
+from orchestrator.core.values import Finish, Request, Trace
+from orchestrator.engines.reply import trace_for
+from orchestrator.plan import registry
+
+Orders: TypeAlias = list[tuple[int, Request]]  # (ticket, request)
+Completions: TypeAlias = list[tuple[int, Trace]]  # (ticket, trace), in order of completion
+Collected: TypeAlias = tuple[Completions, str]  # and why the engine has died, or ""
+
+# traces in one reply: 256 traces of 32,000 token ids are some 25 MB, which Ray's object store still
+# takes lightly
+MAX_BATCH = 256
+
+
+def pack(value: Orders | Collected) -> bytes:
+    """Return a batch as bytes."""
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpack_collected(data: bytes) -> Collected:
+    """Return what `Replica.collect` packed."""
+    return pickle.loads(data)  # type: ignore[no-any-return]  # pickle is untyped; both ends are ours
+
+
+class Replica:
+    """Holds one engine for one model pool. All methods run on one event loop."""
+
+    def __init__(
+        self,
+        origin: str,
+        options: Mapping[str, object],
+        models: Mapping[str, Model],
+        linger_seconds: float,
+    ) -> None:
+        """Remember what to open: the backend class at `origin` ("module:Class") with its options.
+
+        Starts nothing.
+        """
+        self._origin = origin
+        self._options = options
+        self._models = models
+        self._linger_seconds = linger_seconds
+        self._engine: Engine | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._news = asyncio.Event()  # set while there is something to collect
+        self._orders: dict[int, Request] = {}
+        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}  # the latest of each identity
+        self._aborted: set[int] = set()
+        self._done: Completions = []
+        self._failure = ""
+
+    async def place(self) -> tuple[int, str]:
+        """Return process id and host name: answers as soon as Ray has found a place, before any
+        engine is started.
+        """
+        return os.getpid(), socket.gethostname()
+
+    async def start(self) -> str:
+        """Open the engine and return "", or the reason why it does not open. Called once."""
+        _undo_thread_limit()
+        opened: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._life = asyncio.create_task(self._live(opened))
+        return await opened
+
+    async def submit(self, batch: bytes) -> None:
+        """Start what `pack` packed; the traces come out of `collect`."""
+        orders: Orders = pickle.loads(batch)
+        for ticket, request in orders:
+            identity = request.problem_id, request.ordinal
+            self._orders[ticket] = request
+            self._tasks[identity] = asyncio.create_task(
+                self._complete(ticket, request, self._tasks.get(identity))
+            )
+
+    async def abort(self, tickets: list[int]) -> None:
+        """Stop these requests: their traces come out of `collect`, cut where they were.
+
+        Unknown tickets are ignored.
+        """
+        for ticket in tickets:
+            if ticket in self._orders:
+                self._aborted.add(ticket)
+                if self._engine is not None:
+                    self._engine.abort(self._orders[ticket])
+
+    async def collect(self, max_wait_seconds: float) -> bytes:
+        """Return a packed `Collected`: at once if something has finished or failed, else after the
+        wait, empty. One call at a time.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max_wait_seconds):
+                await self._news.wait()
+        if self._done and self._orders and not self._failure:
+            await asyncio.sleep(self._linger_seconds)
+        batch, self._done = self._done[:MAX_BATCH], self._done[MAX_BATCH:]
+        if not self._done and not self._failure:
+            self._news.clear()
+        return pack((batch, self._failure))
+
+    async def stop(self) -> None:
+        """Close the engine; what still runs is dropped."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._stopping.set()
+        if self._life is not None:
+            await asyncio.wait({self._life})
+
+    async def _live(self, opened: asyncio.Future[str]) -> None:
+        """Hold the engine's context, opened and closed in one task as task groups and time limits
+        inside it require.
+        """
+        try:
+            backend = registry.load_origin(self._origin, self._options)
+            async with backend.open(self._models) as self._engine:
+                opened.set_result("")
+                await self._stopping.wait()
+        except Exception as error:  # noqa: BLE001  # whatever an engine raises travels to the fleet as its reason
+            reason = _text(error) + _where_more()
+            if opened.done():
+                self._fail(reason)
+            else:
+                opened.set_result(reason)
+
+    async def _complete(
+        self, ticket: int, request: Request, namesake: asyncio.Task[None] | None
+    ) -> None:
+        """Run one request, after an earlier, cancelled one of the same identity: the engine knows
+        no tickets to tell them apart by.
+        """
+        assert self._engine is not None
+        if namesake is not None:
+            await asyncio.wait({namesake})
+        try:
+            # an abort may overtake the first step of this task: the engine would not know the
+            # request
+            if ticket in self._aborted:
+                trace = trace_for(request, Finish.CANCELLED)
+            else:
+                trace = await self._engine.generate(request)
+        except EngineError as error:
+            self._fail(_text(error) + _where_more())
+            return
+        except Exception as error:  # noqa: BLE001  # an engine that breaks its contract on one request must not strand the others
+            trace = trace_for(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
+        del self._orders[ticket]
+        self._aborted.discard(ticket)
+        identity = request.problem_id, request.ordinal
+        if self._tasks[identity] is asyncio.current_task():
+            del self._tasks[identity]
+        self._done.append((ticket, trace))
+        self._news.set()
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self._news.set()
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, LeadlineError) else f"{type(error).__name__}: {error}"
+
+
+def _where_more() -> str:
+    """Return where this process and its children write what they have to say, when that is a file
+    as under Ray; else "".
+    """
+    try:
+        log = os.readlink("/proc/self/fd/2")
+    except OSError:  # not Linux
+        return ""
+    return f" [log: {log} on {socket.gethostname()}]" if os.path.isfile(log) else ""
+
+
+def _undo_thread_limit() -> None:
+    """Unset OMP_NUM_THREADS where Ray has set it: to 1 for an actor that reserves no CPU, which
+    slows an engine on the CPU.
+
+    Ray sets it inside the running process (ray 2.60, `_private/utils.py`,
+    `set_omp_num_threads_if_unset`), so a value that a person or a runtime environment gave is told
+    apart by standing in the environment the process was started with.
+    """
+    environ = Path("/proc/self/environ")
+    if environ.exists() and not any(
+        entry.startswith(b"OMP_NUM_THREADS=") for entry in environ.read_bytes().split(b"\0")
+    ):
+        os.environ.pop("OMP_NUM_THREADS", None)

@@ -1,0 +1,100 @@
+"""What an engine's reply must be before anything is made of it, and how one is made. Pure.
+
+The one rule: a reply that breaks it becomes a FAILED trace that says why, so that a bad reply costs
+one trace: never the job, and never a journal that cannot be read again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.core.values import Finish, Request, Trace, Usage, changed
+
+_MAX_TOKEN_ID = 2**31 - 1  # the journal keeps token ids as int32
+
+
+def validated(request: Request, reply: object) -> Trace:
+    """Return the reply to a request, with `?` for lone surrogates (half an emoji, which UTF-8
+    cannot carry), or a FAILED trace.
+    """
+    if not isinstance(reply, Trace):
+        return _failed(request, f"the engine returned {reply!r:.200}, not a Trace")
+    if reply.ordinal != request.ordinal:
+        return _failed(
+            request,
+            f"the engine returned trace {reply.ordinal} for request {request.ordinal}: it mixes up requests",
+        )
+    if not (math.isfinite(reply.usage.seconds) and all(map(math.isfinite, reply.metrics.values()))):
+        numbers = {**reply.metrics, "usage.seconds": reply.usage.seconds}
+        odd = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+        return _failed(
+            request, f"the engine returned numbers that are not finite: {odd}", reply.usage
+        )
+    if not all(map(math.isfinite, reply.values)):
+        return _failed(request, "the engine returned values that are not finite", reply.usage)
+    if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
+        return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
+    if reply.subjects != request.subjects:
+        # what it judges is the strategy's to say, not the engine's
+        reply = changed(reply, subjects=request.subjects)
+    if (
+        request.checkpoint
+        and reply.finish is Finish.LENGTH
+        and reply.usage.output_tokens >= request.checkpoint
+    ):
+        # the engine was given the checkpoint as its limit
+        reply = changed(reply, finish=Finish.RULE)
+    text, error = _encodable(reply.text), _encodable(reply.error)
+    return (
+        reply
+        if (text, error) == (reply.text, reply.error)
+        else replace(reply, text=text, error=error)
+    )
+
+
+def _within(ids: tuple[int, ...]) -> bool:
+    return not ids or (min(ids) >= -_MAX_TOKEN_ID - 1 and max(ids) <= _MAX_TOKEN_ID)
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def trace_for(request: Request, finish: Finish, **fields: Any) -> Trace:
+    """Return a trace of this request: what it inherits from it, and the other fields of a Trace as
+    given.
+    """
+    return Trace(
+        ordinal=request.ordinal,
+        finish=finish,
+        parent=request.parent,
+        purpose=request.purpose,
+        model=request.model,
+        depth=request.depth,
+        subjects=request.subjects,
+        **fields,
+    )
+
+
+def without_stop(
+    ids: tuple[int, ...], stop: str, decode: Callable[[tuple[int, ...]], str]
+) -> tuple[int, ...]:
+    """Return token ids without the last ones, as few as together decode to a text with the stop
+    string; all of them if none do.
+    """
+    for n in range(1, len(ids) + 1):
+        if stop in decode(ids[-n:]):
+            return ids[:-n]
+    return ids
+
+
+def _failed(request: Request, error: str, usage: Usage | None = None) -> Trace:
+    spent = (
+        replace(usage, seconds=usage.seconds if math.isfinite(usage.seconds) else 0.0)
+        if usage
+        else Usage()
+    )
+    return trace_for(request, Finish.FAILED, usage=spent, error=error)

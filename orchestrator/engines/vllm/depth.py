@@ -1,0 +1,158 @@
+"""What a vLLM engine is started with when its model has a layer schedule. Decides and reads
+config.json; starts nothing.
+
+What may be asked of which model is `orchestrator.plan.looped`'s; here it meets the engine's options
+and this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.layers import parse_exit
+from orchestrator.core.plan import Model
+from orchestrator.plan.looped import Latent, latent_of, require_room, usual_names
+
+if TYPE_CHECKING:
+    from orchestrator.engines.vllm.engine import Vllm
+
+_ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
+
+
+def prepared(
+    options: Vllm, name: str, model: Model, path: str, arguments: dict[str, Any]
+) -> Latent | None:
+    """Return how the model runs and put into the engine's `arguments` what that takes; None, and
+    nothing, for a model as it ships.
+
+    PlanError when the model or this engine cannot do what is asked.
+    """
+    config = usual_names(_config(path, model.revision))
+    latent = latent_of(config, model, name)
+    if latent is None:
+        return None
+    if options.enforce_eager is False:
+        raise PlanError(
+            f"models.{name} has a layer schedule, which runs eagerly: leave enforce_eager out. Its loops depend on each request's depth, "
+            "and a compiled graph is made once"
+        )
+    if (Path(path) / "adapter_config.json").is_file():
+        raise PlanError(
+            f"models.{name}: {path} is a LoRA adapter, which a loop would apply several times: merge it into its model first"
+        )
+    if latent.exit and parse_exit(latent.exit).measure == "kl" and options.tensor_parallel > 1:
+        raise PlanError(
+            f"models.{name}: exit = {latent.exit!r} compares predictions, and each GPU has a part of them: take state<... or "
+            "tensor_parallel = 1"
+        )
+    context = model.max_context_tokens or int(config.get("max_position_embeddings", 0))
+    cache_bytes = arguments.get("kv_cache_memory_bytes")
+    element_bytes = _ELEMENT_BYTES.get(
+        arguments["dtype"],
+        _ELEMENT_BYTES.get(str(config.get("dtype", config.get("torch_dtype"))), 2),
+    )
+    if cache_bytes is not None:
+        require_room(
+            latent, config, context, element_bytes, cache_bytes * options.tensor_parallel, name
+        )
+    arguments |= {"enforce_eager": True, "hf_overrides": latent.overrides()}
+    if latent.exit:
+        arguments["worker_extension_cls"] = "orchestrator.engines.vllm.latent.runner.DepthCounts"
+    return latent
+
+
+def _config(path: str, revision: str) -> Mapping[str, Any]:
+    """Return a model's config.json: a folder's, or that of a model of the hub, which its client
+    finds in its cache or downloads.
+    """
+    file = Path(path) / "config.json"
+    if file.is_file():
+        config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return config
+    from transformers import PretrainedConfig
+
+    try:
+        found: Mapping[str, Any] = PretrainedConfig.get_config_dict(
+            path, revision=revision or None
+        )[0]
+    except (OSError, ValueError) as error:
+        raise PlanError(f"the configuration of model {path!r} cannot be read: {error}") from error
+    return found
+
+
+async def taken_counts(llm: Any, request_id: str) -> Counts | None:
+    """Return the iterations that vLLM's request took, once; None when nothing of it has run.
+    ConnectionError when the engine has died.
+
+    vLLM never answers such a call of a dead engine, so its life is looked at while we wait.
+    """
+    asked = asyncio.ensure_future(llm.collective_rpc("take_depth_counts", args=(request_id,)))
+    try:
+        while not (await asyncio.wait([asked], timeout=1.0))[0]:
+            if llm.errored:
+                raise ConnectionError(
+                    "the engine died while it was asked for a request's iterations"
+                )
+    finally:
+        asked.cancel()
+    fields = asked.result()[0]  # every rank has decided alike
+    return None if fields is None else Counts(*fields)
+
+
+_KEPT = (
+    100_000  # requests that nobody asks for: failed ones, and those whose consumer was cancelled
+)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Tokens run and iterations they took: those of the prompt, and those that predicted one of the
+    request's own tokens.
+    """
+
+    prompt_tokens: int = 0
+    prompt_iterations: int = 0
+    tokens: int = 0
+    iterations: int = 0
+
+    def add(self, prompt: Sequence[int], own: Sequence[int]) -> None:
+        """Count one step's tokens by the iterations of each."""
+        self.prompt_tokens += len(prompt)
+        self.prompt_iterations += sum(prompt)
+        self.tokens += len(own)
+        self.iterations += sum(own)
+
+    @property
+    def mean_depth(self) -> float:
+        """Iterations per generated token: what a trace reports."""
+        return self.iterations / self.tokens
+
+    @property
+    def mean_of_all(self) -> float:
+        """Iterations per token, the prompt's included: what a trace is charged."""
+        return (self.prompt_iterations + self.iterations) / (self.prompt_tokens + self.tokens)
+
+
+class Ledger:
+    """Counts by request, until they are taken."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[str, Counts] = OrderedDict()
+
+    def note(self, request: str, prompt: Sequence[int], own: Sequence[int]) -> None:
+        """Count one step of a request."""
+        self._counts.setdefault(request, Counts()).add(prompt, own)
+        self._counts.move_to_end(request)
+        if len(self._counts) > _KEPT:
+            self._counts.popitem(last=False)
+
+    def take(self, request: str) -> Counts | None:
+        """Return what a request has used and forget it; None when nothing was noted."""
+        return self._counts.pop(request, None)

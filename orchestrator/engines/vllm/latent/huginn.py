@@ -1,0 +1,233 @@
+"""Huginn's parts for vLLM (arXiv 2502.05171, section 3): sandwich blocks, the injection of the
+embedded input, the first latent state.
+
+The blocks of prelude, core and coda are one list of layers under vLLM's Llama, in that order, so
+that a schedule can name them. How often the core runs is `recurrence`'s. Shape and names are those
+of tomg-group-umd/huginn-0125; its test-time noise is not offered.
+
+The random latent state that a recurrent-depth model starts from, drawn without a generator: by the
+seed and a token's place alone.
+
+So a token's state is the same whatever else is in the batch, however the prompt is cut into chunks,
+and after a preemption; prompts that two requests share have equal states, and prefix caching stays
+right. Huginn (arXiv 2502.05171, section 3) draws it anew at every step and reports that the model
+forgets it; it does not say what the draw may depend on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.linear import ReplicatedLinear
+from vllm.model_executor.layers.quantization import QuantizationConfig
+from vllm.model_executor.layers.rotary_embedding import get_rope
+from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
+
+from orchestrator.engines.vllm.latent.state import State
+
+# one for all requests, or they could share no prefix; what a request draws besides is its own
+# seed's
+_STATE_SEED = 0
+_BLOCK = re.compile(r"transformer\.(prelude|core_block|coda)\.(\d+)\.")
+_PARTS = {
+    "attn.Wqkv.": "self_attn.qkv_proj.",
+    "attn.proj.": "self_attn.o_proj.",
+    "attn.qk_bias": "self_attn.qk_bias",
+}
+_PARTS |= {"mlp.fc.": "mlp.gate_up_proj.", "mlp.proj.": "mlp.down_proj."}
+_OUTER = {
+    "transformer.wte.": "model.embed_tokens.",
+    "transformer.ln_f.": "model.norm.",
+    "transformer.adapter.": "model.adapter.",
+}
+
+
+class RavenAttention(LlamaAttention):  # type: ignore[misc]  # vllm counts as Any
+    """Attention whose queries and keys get a learned bias before the rotation, which pairs
+    neighbouring channels.
+    """
+
+    def __init__(self, config: PretrainedConfig, *arguments: object, **named: object) -> None:
+        """Add the bias `(2, 1, heads, head size)`, cut by heads under tensor parallelism."""
+        super().__init__(config, *arguments, **named)
+        self.qk_bias = nn.Parameter(
+            torch.zeros(2, 1, self.num_heads, self.head_dim), requires_grad=False
+        )
+        self.qk_bias.weight_loader = _load_own_heads
+
+    def _init_rotary_emb(
+        self, config: PretrainedConfig, quant_config: QuantizationConfig | None
+    ) -> None:
+        self.rotary_emb = get_rope(
+            self.head_dim,
+            max_position=self.max_position_embeddings,
+            rope_parameters=config.rope_parameters,
+            is_neox_style=False,
+        )
+
+    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return what the block adds to its input, `(n, width)`."""
+        qkv, _ = self.qkv_proj(hidden_states)
+        q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
+        bias = self.qk_bias.flatten(1)
+        q, k = self.rotary_emb(positions, q + bias[0], k + bias[1])
+        output, _ = self.o_proj(self.attn(q, k, v))
+        return output
+
+
+class RavenDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts as Any
+    """y = n2(x + Attn(n1 x)), then n4(y + MLP(n3 y)): every sum is normed, so nothing is left over
+    for the next layer.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
+        """Build Llama's layer with Huginn's attention and its two further norms."""
+        super().__init__(vllm_config, prefix, attn_layer_type=RavenAttention)
+        config = vllm_config.model_config.hf_config
+        self.norm_1, self.norm_3 = self.input_layernorm, self.post_attention_layernorm
+        del self.input_layernorm, self.post_attention_layernorm
+        self.norm_2 = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm_4 = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, None]:
+        """Return the block's output `(n, width)`, and None where Llama has its second half."""
+        x = hidden_states if residual is None else hidden_states + residual
+        y = self.norm_2(x + self.self_attn(positions=positions, hidden_states=self.norm_1(x)))
+        return self.norm_4(y + self.mlp(self.norm_3(y))), None
+
+
+class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts as Any
+    """All blocks of a Huginn in one list under vLLM's Llama, with the parts that only the loop
+    uses.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        """Build Llama with Huginn's layers and the adapter; the head is the embedding unless the
+        checkpoint says otherwise.
+        """
+        super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=RavenDecoderLayer)
+        width = self.config.hidden_size
+        self.model.adapter = ReplicatedLinear(
+            2 * width, width, bias=bool(self.config.bias), prefix="model.adapter"
+        )
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return sqrt(h) times the embedding, `(n, width)`: what the prelude reads."""
+        return self.model.embed_input_ids(input_ids) * math.sqrt(self.config.hidden_size)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load the checkpoint by its own names; return the names of the parameters that got a
+        value.
+        """
+        loaded: set[str] = super().load_weights(self._renamed(weights))
+        return loaded
+
+    def _renamed(
+        self, weights: Iterable[tuple[str, torch.Tensor]]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        n_prelude, n_core = self.config.n_layers_in_prelude, self.config.n_layers_in_recurrent_block
+        first = {"prelude": 0, "core_block": n_prelude, "coda": n_prelude + n_core}
+        for name, tensor in weights:
+            if name == "freqs_cis" or (
+                name == "lm_head.weight" and self.config.tie_word_embeddings
+            ):
+                continue  # the rotation is computed, and a tied head is the embedding
+            block = _BLOCK.match(name)
+            if block is not None:
+                name = f"model.layers.{first[block[1]] + int(block[2])}." + _replaced(
+                    name[block.end() :], _PARTS
+                )
+            yield _replaced(name, _OUTER), tensor
+
+
+class HuginnCore:
+    """Every iteration reads A[s; e], from a random s_0; the norm before the coda is the one after
+    it (arXiv 2502.05171, section 3).
+    """
+
+    def __init__(self, model: RavenForCausalLM) -> None:
+        """Take the adapter and the norm from the model."""
+        self._adapter, self._norm = model.model.adapter, model.model.norm
+
+    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return s_0: sigma^2 = 2/(5h), cut at three sigma, times sqrt(h), drawn by position alone."""
+        width = embedded.shape[-1]
+        scale = math.sqrt(2 / (5 * width)) * math.sqrt(width)
+        return (truncated_normal(positions, width, _STATE_SEED) * scale).to(embedded.dtype)
+
+    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Return A[s; e]."""
+        mixed, _ = self._adapter(torch.cat((state, embedded), dim=-1))
+        return mixed
+
+    def close(self, after: State) -> torch.Tensor:
+        """Return the state as the core leaves it."""
+        return after.whole()
+
+    def release(self, state: torch.Tensor) -> torch.Tensor:
+        """Return the normed state."""
+        return self._norm(state)
+
+    def finish(self, after: State) -> torch.Tensor:
+        """Return the normed output of the coda."""
+        return self._norm(after.whole())
+
+
+def _load_own_heads(parameter: torch.Tensor, weight: torch.Tensor) -> None:
+    """Fill a bias `(2, 1, heads, size)` with this rank's heads."""
+    n_heads = weight.shape[2] // get_tensor_model_parallel_world_size()
+    parameter.data.copy_(weight.narrow(2, get_tensor_model_parallel_rank() * n_heads, n_heads))
+
+
+def _replaced(name: str, table: dict[str, str]) -> str:
+    """Return the name with the first beginning that the table knows exchanged."""
+    for old, new in table.items():
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
+
+
+_COLUMN_BITS = 20  # columns of one token; places take the bits above
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # SplitMix64's increment, as a signed word
+_FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
+_CUT = 3.0  # standard deviations
+
+
+def truncated_normal(positions: torch.Tensor, width: int, seed: int) -> torch.Tensor:
+    """Return `(n, width)` float32 draws of a unit normal within three sigma, for tokens at these
+    positions `(n,)` of their sequences.
+
+    Entry (p, c) is number p * 2**20 + c of the stream that SplitMix64 begins at the seed (Steele,
+    Lea and Flood 2014), through the inverse of the distribution function. The same on every device
+    up to the rounding of its inverse error function.
+    """
+    columns = torch.arange(1, width + 1, dtype=torch.int64, device=positions.device)
+    numbers = (positions.to(torch.int64) << _COLUMN_BITS)[:, None] + columns
+    start = _mix(torch.tensor(seed % (1 << 63), dtype=torch.int64, device=positions.device))
+    words = _mix(start + numbers * _GOLDEN)
+    uniform = (_shifted(words, 40).to(torch.float64) + 0.5) / (1 << 24)
+    # the inverse error function has uniform arguments in (-reach, reach)
+    reach = math.erf(_CUT / math.sqrt(2))
+    return (math.sqrt(2) * torch.special.erfinv((2 * uniform - 1) * reach)).to(torch.float32)
+
+
+def _mix(words: torch.Tensor) -> torch.Tensor:
+    """Return SplitMix64's output of each word; int64 arithmetic wraps, which is what it wants."""
+    for shift, factor in zip((30, 27), _FACTORS, strict=True):
+        words = (words ^ _shifted(words, shift)) * factor
+    return words ^ _shifted(words, 31)
+
+
+def _shifted(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return the words shifted right, zeros coming in: torch's own shift keeps the sign."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)

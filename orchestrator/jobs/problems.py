@@ -1,0 +1,301 @@
+"""From a file of rows to Problems: prompts and messages, domains, tags; and from a Result back to a
+line of an OpenAI batch.
+
+A row that is no problem becomes a Result of status INVALID that names file and line, and the rest
+goes on; a file without any problem is a PlanError. Reference answers are dropped here:
+`orchestrator.studies.evaluate` reads them, by the same ids. Formats, encodings and ids are
+`orchestrator.jobs.rows`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.values import Message, Problem, Prompt, Result, Status, Usage
+from orchestrator.jobs.rows import Format, Row, detect_format, iter_rows, no_question, row_from
+from orchestrator.plan import registry
+
+_ROLES = ("system", "user", "assistant")
+_OWN_FIELDS = ("prompt", "messages", "domain", "answer")
+
+# What a row of an OpenAI batch may not ask for, since its output would then not be what was asked
+# for; and the values that ask for nothing.
+_REFUSED: Mapping[str, tuple[object, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "stream": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "echo": (False,),
+    "suffix": ("",),
+}
+_REMEDY = {
+    "n": "the plan's strategy decides how many traces are taken; remove it",
+    "best_of": "the plan's strategy decides how many traces are taken; remove it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemFile:
+    """What a file holds. `order` has the id of every row, of invalid ones too, in the order of the
+    file.
+    """
+
+    problems: tuple[Problem, ...]
+    invalid: tuple[Result, ...]
+    warnings: tuple[str, ...]
+    order: tuple[str, ...]
+    format: Format
+
+
+class _Invalid(Exception):
+    """Why a row is no problem. Never leaves this file."""
+
+
+def read_problems(
+    path: str | Path, *, default_domain: str, domains: Collection[str] = ()
+) -> ProblemFile:
+    """Return the problems of a JSONL, CSV, Parquet or OpenAI batch file. PlanError when it is not
+    one or has no valid row.
+
+    `default_domain` is for rows that name none; `domains` are names that rows may use beside the
+    installed domains (a plan's own). Rows of an OpenAI batch cannot set the model or how tokens are
+    drawn: the plan does, and one warning says so.
+    """
+    path = Path(path)
+    kind = detect_format(path)
+    known = frozenset({*registry.names("domains"), *domains, default_domain})
+    problems: list[Problem] = []
+    invalid: list[Result] = []
+    order: list[str] = []
+    n_derived = 0
+    ignored: Counter[str] = Counter()
+    for row in iter_rows(path, kind):
+        order.append(row.id)
+        try:
+            problems.append(_problem(row, default_domain, known))
+        except _Invalid as fault:
+            error = f"{path.name}:{row.line}: {fault}"
+            invalid.append(Result(row.id, Status.INVALID, error=error, tags=_tags(row)))
+            continue
+        n_derived += row.derived
+        ignored.update(list(row.fields["body"]) if kind is Format.OPENAI_BATCH else ())
+    if not problems:
+        raise PlanError(_nothing(path, invalid))
+    warnings = tuple(_warnings(path, n_derived, ignored))
+    return ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind)
+
+
+def problem_from_row(
+    fields: Mapping[str, Any], default_domain: str, domains: Collection[str] = ()
+) -> Problem:
+    """Return the problem of one row given as a mapping, read as a row of a file would be.
+
+    PlanError when it is none.
+    """
+    row = row_from(fields)
+    try:
+        return _problem(row, default_domain, {*registry.names("domains"), *domains, default_domain})
+    except _Invalid as fault:
+        raise PlanError(f"problem {row.id or dict(fields)!r}: {fault}") from fault
+
+
+def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str]:
+    if n_derived:
+        yield f"{path.name}: {n_derived} rows have no id; theirs are derived from their questions, and change when a question is changed"
+    if ignored:
+        names = ", ".join(sorted(ignored))
+        yield f"{path.name}: {names} in up to {max(ignored.values())} rows are not honoured; the plan's model and sampling decide"
+
+
+def _nothing(path: Path, invalid: list[Result]) -> str:
+    if not invalid:
+        return f"{path} holds no rows; write one problem a line"
+    shown = "".join(f"\n  {result.error}" for result in invalid[:3])
+    more = f"\n  and {len(invalid) - 3} more" if len(invalid) > 3 else ""
+    return f"{path}: none of its {len(invalid)} rows is a problem:{shown}{more}"
+
+
+def _problem(row: Row, default_domain: str, known: Collection[str]) -> Problem:
+    if row.error:
+        raise _Invalid(row.error)
+    body = row.fields.get("body")
+    if isinstance(body, dict):
+        _check_body(body)
+    domain = row.fields.get("domain", default_domain)
+    if not isinstance(domain, str) or domain not in known:
+        hint = registry.near(str(domain), known)
+        raise _Invalid(
+            f"there is no domain {domain!r}{hint}; there are: {', '.join(sorted(known))}"
+        )
+    return Problem(row.id, _prompt(row.fields), domain, _tags(row))
+
+
+def _check_body(body: Mapping[str, Any]) -> None:
+    for name, harmless in _REFUSED.items():
+        if name in body and body[name] not in harmless:
+            raise _Invalid(
+                f"its body sets {name!r}; {_REMEDY.get(name, 'Leadline does not support it; remove it')}"
+            )
+
+
+def _prompt(fields: Mapping[str, Any]) -> Prompt:
+    prompt, messages = fields.get("prompt"), fields.get("messages")
+    if prompt is None and messages is None:
+        raise _Invalid(no_question(fields))
+    if prompt is not None and messages is not None:
+        raise _Invalid("it has both 'prompt' and 'messages'; keep one")
+    if prompt is None:
+        return _messages(messages)
+    if not isinstance(prompt, str):
+        raise _Invalid(f"its prompt is {_kind(prompt)}; it must be a text")
+    if not prompt.strip():
+        raise _Invalid("its prompt is empty")
+    return prompt
+
+
+def _messages(value: object) -> tuple[Message, ...]:
+    if isinstance(value, str):  # a CSV cell holds JSON
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _Invalid(f"its messages are not JSON: {error}") from error
+    if not isinstance(value, list) or not value:
+        raise _Invalid(
+            f"its messages are {_kind(value)}; they must be a list of at least one message"
+        )
+    messages = tuple(_message(item, f"message {i}") for i, item in enumerate(value, start=1))
+    if not any(message.content.strip() for message in messages):
+        raise _Invalid("all its messages are empty")
+    return messages
+
+
+def _message(item: object, where: str) -> Message:
+    if not isinstance(item, dict):
+        raise _Invalid(
+            f"{where} is {_kind(item)}; a message is an object with 'role' and 'content'"
+        )
+    # OpenAI's newer word for the same thing
+    role = "system" if item.get("role") == "developer" else item.get("role")
+    if role not in _ROLES:
+        raise _Invalid(
+            f"{where} has the role {role!r}{registry.near(str(role), _ROLES)}; there are: {', '.join(_ROLES)}"
+        )
+    extra = next(
+        (
+            name
+            for name, value in item.items()
+            if name not in ("role", "content") and value not in (None, [], "")
+        ),
+        None,
+    )
+    if extra is not None:
+        raise _Invalid(f"{where} has {extra!r}, which is not supported; remove it")
+    content = item.get("content")
+    if isinstance(content, list):
+        content = "".join(_part(part, where) for part in content)
+    if not isinstance(content, str):
+        raise _Invalid(
+            f"{where} has {'no content' if content is None else f'{_kind(content)} as content'}; it must be a text"
+        )
+    return Message(role, content)
+
+
+def _part(part: object, where: str) -> str:
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    what = part.get("type") if isinstance(part, dict) else _kind(part)
+    raise _Invalid(f"{where} has a part that is not text ({what}); Leadline reads text only")
+
+
+def _tags(row: Row) -> str:
+    rest = {name: value for name, value in row.fields.items() if name not in _OWN_FIELDS}
+    if not rest.get("body", True):
+        del rest["body"]
+    try:
+        return msgspec.json.encode(rest).decode()
+    except (TypeError, ValueError) as error:  # a Parquet value that JSON has no form for
+        raise _Invalid(f"a field beside its question cannot be kept as JSON: {error}") from error
+
+
+_NAMES: Mapping[type, str] = {
+    type(None): "nothing",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _kind(value: object) -> str:
+    return _NAMES.get(type(value), type(value).__name__) if value != [] else "an empty list"
+
+
+JSON: TypeAlias = dict[str, object]
+
+
+def openai_batch_line(result: Result, text: str, model: str) -> JSON:
+    """Return a result as one line of an OpenAI batch's output; `text` is the whole text of the
+    chosen trace ("" without one).
+
+    A problem that was invalid or failed has an `error` and no `response`. Beside OpenAI's fields
+    the body has `leadline`: the answer, its share of the votes (traces that agree, of those that
+    stated an answer; None without votes), and the status. Ids are derived, so that the same result
+    is the same line; `created` is 0, since a result records durations and no date.
+    """
+    digest = hashlib.blake2b(
+        f"{result.fingerprint}:{result.problem_id}".encode(), digest_size=12
+    ).hexdigest()
+    line: JSON = {
+        "id": f"batch_req_{digest}",
+        "custom_id": result.problem_id,
+        "response": None,
+        "error": None,
+    }
+    if result.status in (Status.INVALID, Status.FAILED):
+        return {**line, "error": {"code": result.status.value, "message": result.error}}
+    spent = sum(result.usage.values(), Usage())
+    votes = sum(cluster.count for cluster in result.clusters)
+    body = {
+        "id": f"chatcmpl-{digest}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": spent.prompt_tokens,
+            "completion_tokens": spent.output_tokens,
+            "total_tokens": spent.prompt_tokens + spent.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": spent.cached_tokens},
+        },
+        "leadline": {
+            "answer": None if result.answer is None else result.answer.text,
+            "share": result.clusters[0].count / votes if votes else None,
+            "status": result.status.value,
+        },
+    }
+    return {**line, "response": {"status_code": 200, "request_id": f"req_{digest}", "body": body}}

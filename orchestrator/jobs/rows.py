@@ -1,0 +1,336 @@
+"""From a file of rows to (line, id, fields), one row at a time: JSONL, CSV, Parquet and OpenAI
+batch JSONL.
+
+Responsible for formats, encodings and ids, and for nothing else: `orchestrator.jobs.problems` makes
+Problems of rows and `orchestrator.studies.evaluate` reads reference answers from them, so both
+agree on which row is which. A bad row is a Row with an `error`; a bad file is a PlanError. It does
+not look at prompts, except to derive the id of a row that has none.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from orchestrator.core.errors import PlanError
+
+_HEAD_BYTES = 8192
+_BOM = b"\xef\xbb\xbf"
+# of a CSV field, in characters: the csv module's own default (131,072) is less than a long context
+_FIELD_LIMIT = 2**31 - 1
+
+
+class Format(StrEnum):
+    """How a file of problems is written."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+    OPENAI_BATCH = "openai-batch"
+
+
+_SUFFIXES = {
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".json": Format.JSONL,
+    ".csv": Format.CSV,
+    ".parquet": Format.PARQUET,
+    ".pq": Format.PARQUET,
+}
+_MISNOMERS = frozenset(
+    {"question", "problem", "query", "input", "instruction", "text", "prompts", "message"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row. `line` is where it starts, from 1 (in Parquet: the number of the row). `error`, when
+    not empty, says why it is none.
+
+    `id` is the row's own, or derived (`derived`), or `file:line` when it has no usable one. In
+    `fields` an absent value is absent, never None, and an OpenAI batch row is spread out:
+    `messages` or `prompt` beside its top-level fields, the rest of its body under `body`.
+    """
+
+    line: int
+    id: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    derived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    line: int
+    fields: Mapping[str, Any]
+    error: str = ""
+
+
+def detect_format(path: Path) -> Format:
+    """Return how a file is written, by suffix and content. PlanError when it is missing, a
+    directory, empty, binary or neither.
+
+    A JSONL file whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
+    """
+    head = _head(path)
+    if head.startswith(b"PAR1"):
+        return Format.PARQUET
+    suffix = _SUFFIXES.get(path.suffix.lower())
+    if suffix is Format.PARQUET:
+        raise PlanError(
+            f"{path} is named {path.suffix} but is not a Parquet file (it does not begin with PAR1)"
+        )
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise PlanError(f"{path} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
+    if b"\0" in head:
+        raise PlanError(f"{path} is a binary file; problems are read from JSONL, CSV or Parquet")
+    text = head.removeprefix(_BOM).lstrip()
+    if suffix is None and not text.startswith(b"{"):
+        raise PlanError(
+            f"{path}: its name does not tell its format; let it end in .jsonl, .csv or .parquet"
+        )
+    if suffix is Format.CSV:
+        return Format.CSV
+    first = next((r.fields for r in _jsonl(path) if not r.error), {})
+    return Format.OPENAI_BATCH if {"custom_id", "body"} <= first.keys() else Format.JSONL
+
+
+def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
+    """Yield the rows of a file in order, blank lines skipped.
+
+    A row without an id gets one derived from its prompt or messages alone: the same after
+    reordering, and after answers or tags are added. An id that an earlier row has is an error of
+    the later row. PlanError when the file as a whole is no such file.
+    """
+    owners: dict[str, int] = {}  # id -> the line that has it
+    reserved = re.compile(rf"{re.escape(path.name)}:\d+")
+    for record in _READERS[kind](path):
+        fields = {name: value for name, value in record.fields.items() if value is not None}
+        error = record.error
+        if kind is Format.OPENAI_BATCH and not error:
+            fields, error = _spread(fields)
+        given = fields.pop("id", None)
+        id, fault = ("", "") if record.error else _identified(given, fields)
+        # A row that is wrong in another way still owns its id: results, OpenAI batch lines above
+        # all, are joined by it.
+        if id and owners.setdefault(id, record.line) != record.line:
+            whose = "without an id of its own, its question" if given is None else f"its id {id!r}"
+            fault = f"{whose} is that of line {owners[id]} already; give each row an id of its own"
+        elif reserved.fullmatch(id):
+            fault = f"its id {id!r} is kept for rows without a usable id; choose another"
+        if fault or not id:
+            id = f"{path.name}:{record.line}"
+        yield Row(record.line, id, fields, error or fault, derived=given is None)
+
+
+def row_from(fields: Mapping[str, Any]) -> Row:
+    """Return a row that comes from no file: its line is 0, and its id "" where it has no usable
+    one.
+    """
+    rest = {name: value for name, value in fields.items() if value is not None}
+    given = rest.pop("id", None)
+    id, fault = _identified(given, rest)
+    return Row(0, id, rest, fault, derived=given is None)
+
+
+def _identified(given: object, fields: Mapping[str, Any]) -> tuple[str, str]:
+    return _derived_id(fields) if given is None else _own_id(given)
+
+
+def _own_id(given: object) -> tuple[str, str]:
+    if isinstance(given, str) and given.strip():
+        return given, ""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given), ""
+    return (
+        "",
+        f"its id is {_shortened(repr(given))}; an id is a text that is not empty, or a whole number",
+    )
+
+
+def _derived_id(fields: Mapping[str, Any]) -> tuple[str, str]:
+    question = [fields.get("prompt"), fields.get("messages")]
+    if question == [None, None]:
+        return "", no_question(fields)
+    try:
+        text = msgspec.json.encode(question, order="deterministic")
+    except (TypeError, ValueError) as error:  # a Parquet value that JSON has no form for
+        return "", f"no id can be derived from its prompt: {error}"
+    return "q-" + hashlib.blake2b(text, digest_size=8).hexdigest(), ""
+
+
+def no_question(fields: Mapping[str, Any]) -> str:
+    """Return the error of a row without a question, naming the field that was probably meant."""
+    meant = next((name for name in fields if name.lower() in _MISNOMERS), None)
+    hint = f"; rename {meant!r} to 'prompt'" if meant else ""
+    return f"it has neither 'prompt' nor 'messages'{hint}"
+
+
+def _spread(fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    rest = {
+        name: value
+        for name, value in fields.items()
+        if name not in ("custom_id", "method", "url", "body")
+    }
+    if "custom_id" in fields:
+        rest["id"] = fields["custom_id"]
+    method, url, body = fields.get("method", "POST"), fields.get("url"), fields.get("body")
+    if method != "POST":
+        return rest, f"its method is {method!r}; Leadline answers POST"
+    question = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}.get(str(url))
+    if question is None:
+        return (
+            rest,
+            f"its url is {url!r}; Leadline answers /v1/chat/completions and /v1/completions",
+        )
+    if not isinstance(body, dict):
+        return rest, "its body is missing or not an object"
+    body = {name: value for name, value in body.items() if value is not None}
+    if question not in body:
+        return rest, f"its body has no {question!r}"
+    return {**rest, question: body.pop(question), "body": body}, ""
+
+
+def _jsonl(path: Path) -> Iterator[_Record]:
+    for line, text in _lines(path):
+        if not text.strip():
+            continue
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            hint = (
+                "; JSON has no NaN or Infinity: write null"
+                if re.search(r"\b(NaN|Infinity)\b", text)
+                else ""
+            )
+            yield _Record(line, {}, f"{error}{hint}")
+            continue
+        if isinstance(value, dict):
+            yield _Record(line, value)
+        else:
+            yield _Record(line, {}, f"a row is an object, {{...}}, not {_shortened(text)}")
+
+
+def _csv(path: Path) -> Iterator[_Record]:
+    limit = csv.field_size_limit(_FIELD_LIMIT)
+    try:
+        # strict: a quote in the wrong place is an error of its row, not a guess
+        reader = csv.reader((text for _, text in _lines(path)), strict=True)
+        header: list[str] | None = None
+        while True:
+            start = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                if header is None:
+                    raise PlanError(f"{path}:{start}: the header is not CSV: {error}") from error
+                yield _Record(
+                    start,
+                    {},
+                    f"{error}; put fields with quotes in quotes and double the inner ones",
+                )
+                continue
+            if cells is None:
+                return
+            if not any(cells):
+                continue
+            if header is None:
+                header = _header(path, cells)
+            elif len(cells) != len(header):
+                yield _Record(
+                    start,
+                    {},
+                    f"it has {len(cells)} fields and the header {len(header)}; put fields with commas in quotes",
+                )
+            else:
+                yield _Record(
+                    start, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+                )
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PlanError(f"{path}: the header has {twice[0]!r} twice; rename one of the columns")
+    if not {"id", "prompt", "messages"} & set(names):
+        raise PlanError(
+            f"{path}: the first line must be a header with 'prompt' or 'messages'; it has {_shortened(', '.join(names))}"
+        )
+    return names
+
+
+def _parquet(path: Path) -> Iterator[_Record]:
+    try:
+        import pyarrow  # an extra; and a second to import
+        from pyarrow import parquet
+    except ImportError as error:
+        raise PlanError(
+            f"{path}: reading Parquet needs pyarrow: pip install 'leadline[parquet]'"
+        ) from error
+    line = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=4096):
+                for fields in batch.to_pylist():
+                    line += 1
+                    yield _Record(line, fields)
+    except pyarrow.ArrowException as error:
+        raise PlanError(f"{path} cannot be read as Parquet (after row {line}): {error}") from error
+
+
+_READERS = {
+    Format.JSONL: _jsonl,
+    Format.OPENAI_BATCH: _jsonl,
+    Format.CSV: _csv,
+    Format.PARQUET: _parquet,
+}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text): split at line feeds only, since JSON and CSV may hold every other
+    kind of line end.
+    """
+    with path.open("rb") as file:
+        for line, raw in enumerate(_without_bom(file), start=1):
+            try:
+                yield line, raw.decode()
+            except UnicodeDecodeError as error:
+                raise PlanError(
+                    f"{path}:{line}: byte {error.start + 1} is not UTF-8; convert the file, e.g. iconv -f CP1252 -t UTF-8 {path.name}"
+                ) from error
+
+
+def _without_bom(lines: Iterable[bytes]) -> Iterator[bytes]:
+    for index, raw in enumerate(lines):
+        yield raw.removeprefix(_BOM) if index == 0 else raw
+
+
+def _head(path: Path) -> bytes:
+    if path.is_dir():
+        raise PlanError(f"{path} is a directory; name the file of problems in it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except FileNotFoundError as error:
+        raise PlanError(f"there is no file {path}") from error
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read: {error.strerror}") from error
+    if not head.removeprefix(_BOM):
+        raise PlanError(f"{path} is empty; write one problem a line")
+    return head
+
+
+def _shortened(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,273 @@
+r"""Where a reply states its answer: boxes, "the answer is", `####`, and what may be read where it
+states none.
+
+The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a
+fixed number of statements), so this may run in the caller's process on output of any length. It
+finds *where* an answer is stated; whether what stands there is an answer, and of what kind, is the
+domain's business.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+MAX_ANSWER_CHARS = 2000  # a longer "answer" is a reply that looped or never ended
+_MAX_STATEMENTS = 64  # the latest ones; a reply with more repeats itself
+_WINDOW = 1200  # characters looked at after "the answer is"
+
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!boxed|fbox)|\\[{}]|[{}]")
+_BETWEEN_BOXES = re.compile(
+    r"[\s$]{0,8}(?:,|,?\s?\b(?:and|or)\b|\\text\{\s?(?:and|or)\s?\})[\s$]{0,8}(?:[A-Za-z]\s?=\s?)?"
+)
+_FILLER = (
+    r"(?:actually|indeed|therefore|then|thus|simply|just|now|still|exactly|approximately|about|clearly"
+    r"|equal to|given by)"
+)
+_MARK = re.compile(
+    r"\b(?:final[ \t]{1,3})?(?P<noun>answer|result|option|choice)\b"
+    r"(?:[ \t]{1,3}(?:to|for|of)\b(?:[ \t]{1,3}[^\s.:;=]{1,24}){1,10}?)?"
+    r"(?:[ \t]{0,3}[*_]{1,3})?[ \t]{0,3}"
+    rf"(?:,?[ \t]{{1,2}}{_FILLER},?[ \t]{{0,2}})?"
+    r"(?P<verb>is\b|was\b|(?:will|should|must|would) be\b|equals\b|isn['’]t\b|can(?:not|['’]t) be\b|[:=])"
+    r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?:?[ \t]{0,3}(?:[*_]{1,3})?"
+    rf"(?:[ \t]{{0,3}}{_FILLER}\b,?)?",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"^[#*_ \t]{0,8}(?:the )?final answer[*_: \t]{0,6}$", re.IGNORECASE | re.MULTILINE
+)
+_HASHES = re.compile(r"^####[ \t]{1,3}(?=\S)", re.MULTILINE)
+_DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
+_DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
+_ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The part of a text in which answers count, and whether it came to its end."""
+
+    text: str
+    finished: bool
+
+
+class Mark(Enum):
+    r"""How a statement is marked."""
+
+    BOX = "box"  # \\boxed{…}, \\fbox{…}
+    HASHES = "hashes"  # #### …
+    WORDS = "words"  # the answer is …
+    LABEL = "label"  # Answer: …, or a heading "Final answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One place where an answer is stated.
+
+    `texts` has what stands there: of a box its content, and of boxes joined by a comma, "and" or
+    "or" one text each; else the rest of the line. A box and a `####` line hold nothing but the
+    answer; after words more may follow it.
+    `denied`: "is not".
+    """
+
+    mark: Mark
+    texts: tuple[str, ...]
+    start: int
+    end: int
+    denied: bool = False
+
+
+def reply(text: str, finished: bool) -> Reply:
+    """What follows the last `</think>`, or all of the text where nothing follows it.
+
+    Open reasoning is unfinished.
+    """
+    _, tag, tail = text.rpartition("</think>")
+    if tag and tail.strip():
+        text = tail
+    open_at = text.rfind("<think>")
+    return Reply(text, finished and (open_at < 0 or text.find("</think>", open_at) >= 0))
+
+
+def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
+    """The explicit statements, in order; empty and unclosed boxes included, with an empty text.
+
+    At most the last 64.
+    """
+    found = _phrases(text, nouns)
+    if r"\boxed" in text or r"\fbox" in text:
+        found += _boxes(text)
+    if "####" in text:
+        found += _hashes(text)
+    found.sort(key=lambda statement: statement.start)
+    return found[-_MAX_STATEMENTS:]
+
+
+def stated(found: list[Statement], read: Callable[[Statement], str | None]) -> str | None:
+    """The latest answer that `read` sees in a statement, unless that or a later statement denies
+    it.
+    """
+    denied: set[str] = set()
+    for statement in reversed(found):
+        value = read(statement)
+        if value is None:
+            continue
+        if statement.denied:
+            denied.add(value)
+        elif value not in denied:
+            return value
+    return None
+
+
+def is_silent(found: list[Statement]) -> bool:
+    """Whether no answer is stated, so that a fall-back may read the last line of a reply.
+
+    An attempt that failed (an empty box, "is not 5", "is between 5 and 6") is not silence. A label
+    alone is: what follows `Answer:` is often a solution or a sentence.
+    """
+    return all(statement.mark is Mark.LABEL and not statement.denied for statement in found)
+
+
+def last_line(text: str) -> str:
+    r"""The last non-empty line, without a list mark.
+
+    A closing display formula (`$$…$$`, `\[…\]`) is one line.
+    """
+    text = text.rstrip()
+    for left, right in ((r"\[", r"\]"), ("$$", "$$")):
+        bare = text.rstrip(".")
+        if bare.endswith(right):
+            start = bare.rfind(left, 0, len(bare) - len(right))
+            if start >= 0:
+                return bare[start:].replace("\n", " ")
+    return _ITEM.sub("", text[text.rfind("\n") + 1 :].strip(), count=1)
+
+
+def first_sentence(text: str) -> str:
+    """The text up to the first full stop, question or exclamation mark that ends a sentence, or the
+    end of its line.
+    """
+    line = text.split("\n", 1)[0]
+    for match in re.finditer(r"[.!?](?:[*_\"'”)]{0,3})(?=\s|$)|[.!?](?=[A-Z][a-z])", line):
+        word = re.search(r"(\w{1,12})$", line[max(0, match.start() - 12) : match.start()])
+        if (
+            match[0] == "."
+            and word
+            and (
+                word[1] in _ABBREVIATIONS
+                or (len(word[1]) == 1 and word[1].isupper() and match.end() < len(line))
+            )
+        ):
+            continue
+        return line[: match.start()]
+    return line
+
+
+_ABBREVIATIONS = (
+    "Mr",
+    "Mrs",
+    "Ms",
+    "Dr",
+    "St",
+    "Mt",
+    "Jr",
+    "Sr",
+    "Prof",
+    "vs",
+    "etc",
+    "approx",
+    "No",
+)
+
+
+def _boxes(text: str) -> list[Statement]:
+    """Outermost boxes in order; those joined by a comma or a conjunction are one.
+
+    An unclosed one has an empty text.
+    """
+    # an opening brace: None, or the start and content start of a box
+    stack: list[tuple[int, int] | None] = []
+    spans: list[tuple[int, int, str]] = []
+    for match in _BRACES.finditer(text):
+        token = match[0]
+        if token == "}":
+            opened = stack.pop() if stack else None
+            if opened is not None:
+                while spans and spans[-1][0] > opened[0]:
+                    spans.pop()
+                spans.append((opened[0], match.end(), text[opened[1] : match.start()].strip()))
+        elif token == "{":
+            stack.append(None)
+        elif token.endswith("{") and len(token) > 2:
+            stack.append((match.start(), match.end()))
+    spans += [(opened[0], opened[1], "") for opened in stack if opened is not None]
+    spans.sort()
+    return _joined(text, spans)
+
+
+def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
+    found: list[Statement] = []
+    for start, end, content in spans:
+        content = content if len(content) <= MAX_ANSWER_CHARS else ""
+        before = text[max(found[-1].end, start - 40) : start] if found else ""
+        if (
+            found
+            and start - found[-1].end <= 40
+            and _BETWEEN_BOXES.fullmatch(before)
+            and len(found[-1].texts) < 16
+        ):
+            last = found.pop()
+            found.append(Statement(Mark.BOX, (*last.texts, content), last.start, end, last.denied))
+        else:
+            denied = _DENIED_BEFORE.search(text, max(0, start - 12), start) is not None
+            found.append(Statement(Mark.BOX, (content,), start, end, denied))
+    return found[-_MAX_STATEMENTS:]
+
+
+def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
+    folded = text.casefold()
+    # a plain search costs a tenth of the patterns
+    if "final" not in folded and all(noun not in folded for noun in nouns):
+        return []
+    marks = [
+        match
+        for match in _MARK.finditer(text)
+        if match["noun"].lower() in nouns or match[0][:5].lower() == "final"
+    ]
+    found = []
+    for match in marks[-_MAX_STATEMENTS:]:
+        content = _after(text, match.end())
+        negated = _DENIED.match(content)
+        denied = negated is not None or match["verb"][:3].lower() in ("isn", "can")
+        content = content[negated.end() :].strip() if negated else content
+        mark = Mark.LABEL if match["verb"] in ":=" else Mark.WORDS
+        found.append(Statement(mark, (content,), match.start(), match.end(), denied))
+    headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "final answer" in folded else []
+    return found + [
+        Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
+        for mark in headings
+    ]
+
+
+def _hashes(text: str) -> list[Statement]:
+    found = []
+    for match in list(_HASHES.finditer(text))[-_MAX_STATEMENTS:]:
+        content = text[match.end() : match.end() + _WINDOW].split("\n", 1)[0]
+        found.append(
+            Statement(Mark.HASHES, (content.strip(),), match.start(), match.end() + len(content))
+        )
+    return found
+
+
+def _after(text: str, start: int) -> str:
+    """What a label refers to: the rest of its line, a display formula, or the next line unless that
+    opens a list.
+    """
+    window = text[start : start + _WINDOW]
+    content = window.lstrip()
+    for left, right in (("$$", "$$"), (r"\[", r"\]")):
+        if content.startswith(left) and (end := content.find(right, len(left))) >= 0:
+            return content[: end + len(right)].replace("\n", " ")
+    crossed = "\n" in window[: len(window) - len(content)]
+    content = content.split("\n", 1)[0].strip()
+    return "" if crossed and _ITEM.match(content) else content

@@ -1,0 +1,286 @@
+r"""Numbers as models write them, read exactly.
+
+Turns `1,000`, `.5`, `\frac12`, `50\%`, `3 \times 10^{4}`, `2\frac{1}{2}` or `\$18.50 per hour` into
+a `Fraction`. The one rule: exact or nothing, and bounded. Text is never evaluated, and what would
+be larger than `_MAX_BITS` is not read, so `10^10^10` costs nothing. It does not do algebra: `2+3`
+and `\sqrt{4}` are for `verifiers.answers.math`.
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+MAX_CHARS = 1000
+_MAX_BITS = 4096
+_MAX_EXPONENT = 400  # 10**400 has 1329 bits: within _MAX_BITS, and beyond every float
+
+_SYMBOLS = str.maketrans(
+    {
+        "−": "-",
+        "–": "-",
+        "‐": "-",
+        "‑": "-",
+        "×": r"\times ",
+        "·": r"\cdot ",
+        "⋅": r"\cdot ",
+        "÷": "/",
+        "⁄": "/",
+        "π": r"\pi ",
+        "∞": r"\infty ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "∪": r"\cup ",
+        "º": "°",
+        "½": r"\frac{1}{2}",
+        "⅓": r"\frac{1}{3}",
+        "⅔": r"\frac{2}{3}",
+        "¼": r"\frac{1}{4}",
+        "¾": r"\frac{3}{4}",
+        "\u00a0": " ",
+        "\u2009": " ",
+        "\u202f": " ",
+    }
+)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_COMMANDS = r"[dtc]?frac|sqrt|pi|text\w*|left|right|math\w+|infty|cdot|times|boxed|circ|theta|begin|end|cup|in|le|ge"
+_TIDY = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (rf"\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", "\\\\"),  # a backslash escaped twice, as in JSON
+        (
+            r"(?<=\d)(?:\{,\}|\\,|,\\!|,?\{\\,\}|~)(?=\d{3}(?!\d))",
+            "",
+        ),  # thousands: 1{,}000, 1\,000, 1,\!000
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:left|right)(?:\.|(?![A-Za-z]))", ""),
+        (r"\\[bB]igg?[lrm]?(?![A-Za-z])", ""),
+        (r"\\(?:displaystyle|textstyle|limits|!)", ""),
+        (r"(?<!\\)\\(?:[,;: >]|q?quad(?![A-Za-z]))|~", " "),
+        (
+            r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\s*\{",
+            r"\\text{",
+        ),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
+        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+        (r"√\s*(\d+)", r"\\sqrt{\1}"),
+        (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", "°"),
+        (r"\\(?=[%$#])", ""),
+        (r"\\leq(?![A-Za-z])", r"\\le"),
+        (r"\\geq(?![A-Za-z])", r"\\ge"),
+        (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+        (r"\\lbrace(?![A-Za-z])", r"\\{"),
+        (r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"\s+", " "),
+    )
+)
+
+_DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+)"
+_SIGNED = rf"[+-]?\s*{_DECIMAL}"
+_EXPONENT = r"(?:\{\s*([+-]?\s*\d{1,9})\s*\}|\(\s*([+-]?\s*\d{1,9})\s*\)|([+-]?\d{1,9}))"
+_PLAIN = re.compile(_DECIMAL)
+_SCIENTIFIC = re.compile(rf"({_DECIMAL})[eE]([+-]?\d{{1,9}})")
+_POWER = re.compile(rf"(\d{{1,9}})\s*(?:\^|\*\*)\s*{_EXPONENT}")
+_TIMES_TEN = re.compile(rf"({_DECIMAL})\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*{_EXPONENT}")
+_RATIO = re.compile(rf"({_SIGNED})\s*/\s*({_SIGNED})")
+_FRAC = re.compile(rf"\\frac\s*\{{\s*({_SIGNED})\s*\}}\s*\{{\s*({_SIGNED})\s*\}}")
+_MIXED = re.compile(
+    r"(\d{1,9})(?:\s*\\frac\s*\{\s*(\d{1,9})\s*\}\s*\{\s*(\d{1,9})\s*\}|\s+(\d{1,9})\s*/\s*(\d{1,9}))"
+)
+
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(r"\s*\b(" + "|".join(_SCALES) + r")$")
+# Short units only from this list: any other short run of letters after a number may be a product of
+# variables (3xy).
+_UNITS = (
+    "mm|cm|dm|km|kg|mg|ml|kl|lbs?|oz|ft|yd|mi|mph|kph|kmp?h|hrs?|mins?|secs?|yrs?|[kmg]?hz|usd|eur|gbp|days?|hours?|years?"
+    "|inch|inches|foot|feet|miles?|cents?|units?|sq|cubic|square|per|pts|am|pm"
+)
+# Longer words are units unless they change the number.
+_NOT_UNITS = (
+    "times|plus|minus|over|more|less|modulo|dozen|hundred|thousand|million|billion|trillion|percent|half|halves|thirds?"
+    "|quarters?|infinity|sqrt|base|through"
+)
+_WORD = rf"(?!(?:{_NOT_UNITS})(?![a-z]))(?:(?:{_UNITS})(?![a-z])|[a-z]{{4,30}})"
+_PLAIN_UNIT = re.compile(
+    rf"(?<=[\d.}}\s%])\s?{_WORD}(?:[ /-]{_WORD}|/[hs]){{0,4}}(?:\s?\^\s?(?:\d|\{{\d\}}))?$",
+    re.IGNORECASE,
+)
+_TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\d|\{\s*-?\d\s*\}))?$")
+_NAME = r"(?:[A-Za-z]{1,2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
+_ASSIGNED = re.compile(rf"{_NAME}(?:_\w|_\{{\w{{1,9}}\}})?'?(?:\([A-Za-z\d]\))?\s*=(?!=)|=")
+_PAIRS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**", "**"),
+    ("`", "`"),
+    ("{", "}"),
+)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+
+
+def tidy(text: str) -> str:
+    r"""The same LaTeX in one spelling: `\frac{1}{2}` for `\dfrac12`, no `\left`, commands for
+    Unicode signs.
+    """
+    text = _SUPERSCRIPT.sub(
+        lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text.translate(_SYMBOLS)
+    )
+    for pattern, new in _TIDY:
+        text = pattern.sub(new, text)
+    return text.strip()
+
+
+def unwrap(text: str) -> str:
+    r"""The text without closing marks and what encloses all of it: `$…$`, `\(…\)`, `\boxed{…}`,
+    `**…**`, `{…}`.
+    """
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().rstrip(".,;:").strip()
+        for left, right in _PAIRS:
+            inner = text[len(left) : -len(right)]
+            if (
+                len(text) > len(left) + len(right)
+                and text.startswith(left)
+                and text.endswith(right)
+                and _whole(inner)
+            ):
+                text = inner
+        box = _BOX.match(text)
+        if box and text.endswith("}") and _whole(text[box.end() : -1]):
+            text = text[box.end() : -1]
+    return text
+
+
+def without_name(text: str) -> str:
+    """The right side of `x = …`; the text itself where the left side is not one name."""
+    match = _ASSIGNED.match(text)
+    while match and match.end() < len(text):
+        text = text[match.end() :].strip()
+        match = _ASSIGNED.match(text)
+    return text
+
+
+def rational(text: str) -> Fraction | None:
+    """The exact value of one written number, or None: not a number, not finite, or too large to
+    hold.
+
+    `text` is tidy. A percentage is a hundredth: `50%` is 1/2 and not 50.
+    """
+    text = text.strip()
+    if not text or len(text) > MAX_CHARS:
+        return None
+    if text[0] in "+-":
+        value = _unsigned(text[1:].strip())
+        return -value if value is not None and text[0] == "-" else value
+    return _unsigned(text)
+
+
+@lru_cache(maxsize=8192)  # a problem's attempts state the same few answers over and over
+def quantity(text: str) -> Fraction | None:
+    r"""The exact value of a number that may carry a name, currency, degrees, a scale word or a
+    unit: `x = \$5` is 5.
+
+    Units are dropped, never converted: `5 cm` and `5 m` are both 5. Returns None for everything
+    that is not one number.
+    """
+    if len(text) > MAX_CHARS:
+        return None
+    text = unwrap(without_name(unwrap(tidy(text))))
+    text = re.sub(r"^([+-]?)\s*(?:US)?[$€£¥]\s*(?=[\d.+-])", r"\1", text)
+    text = re.sub(r"\s*(?:percentage points?|percent)$", "%", text, flags=re.IGNORECASE)
+    text = re.sub(r"\s*\\text\s*\{\s*(?:percent|%)\s*\}$", "%", text)
+    text = re.sub(r"\s*[$€£¥]$", "", text)
+    value = rational(text)
+    return value if value is not None else _measured(text)
+
+
+def written(value: Fraction) -> str:
+    """The key of a value: `n` or `n/d` in lowest terms."""
+    return str(value)
+
+
+def _measured(text: str) -> Fraction | None:
+    text = re.sub(
+        r"\s*(?:°\s*[CF]?|\bdegrees?(?: (?:celsius|fahrenheit))?)$", "", text, flags=re.IGNORECASE
+    )
+    bare = _PLAIN_UNIT.sub("", _TEXT_UNIT.sub(_unit_or_words, text)).strip()
+    scale = _SCALE.search(bare)
+    value = rational(bare[: scale.start()] if scale else bare)
+    return value * 10 ** _SCALES[scale[1]] if value is not None and scale else value
+
+
+def _unit_or_words(match: re.Match[str]) -> str:
+    """Nothing for a unit; the bare words where they change the number, so that `_measured` can
+    judge them.
+    """
+    words = match[1].casefold().split()
+    return (
+        " " + " ".join(words)
+        if any(re.fullmatch(_NOT_UNITS, word) or word[:1].isdigit() for word in words)
+        else ""
+    )
+
+
+def _unsigned(text: str) -> Fraction | None:
+    if text.endswith("%"):
+        value = _unsigned(text[:-1].strip())
+        return None if value is None else value / 100
+    if _PLAIN.fullmatch(text):
+        return _decimal(text)
+    if match := _SCIENTIFIC.fullmatch(text):
+        return _times_power(_decimal(match[1]), 10, int(match[2]))
+    if match := _TIMES_TEN.fullmatch(text):
+        return _times_power(_decimal(match[1]), 10, _exponent(match.groups()[1:]))
+    if match := _POWER.fullmatch(text):
+        return _times_power(Fraction(1), int(match[1]), _exponent(match.groups()[1:]))
+    if match := _RATIO.fullmatch(text) or _FRAC.fullmatch(text):
+        top, bottom = _decimal(match[1]), _decimal(match[2])
+        return top / bottom if bottom else None
+    if match := _MIXED.fullmatch(text):
+        whole, over, under = (int(group) for group in match.groups() if group is not None)
+        return whole + Fraction(over, under) if over < under else None
+    return None
+
+
+def _decimal(text: str) -> Fraction:
+    text = text.replace(",", "").replace(" ", "")
+    sign = -1 if text.startswith("-") else 1
+    whole, _, part = text.lstrip("+-").partition(".")
+    return Fraction(sign * int((whole + part) or "0"), 10 ** len(part))
+
+
+def _exponent(groups: tuple[str | None, ...]) -> int:
+    return int(next(group for group in groups if group is not None).replace(" ", ""))
+
+
+def _times_power(value: Fraction, base: int, exponent: int) -> Fraction | None:
+    if (
+        abs(exponent) > _MAX_EXPONENT
+        or abs(exponent) * base.bit_length() > _MAX_BITS
+        or (base == 0 and exponent <= 0)
+    ):
+        return None
+    return value * Fraction(base) ** exponent
+
+
+def _whole(inner: str) -> bool:
+    r"""Whether the delimiters around `inner` are one pair: not the outer ends of `$a$ and $b$` or
+    `{a}{b}`.
+    """
+    if "$" in inner or "**" in inner or "`" in inner or r"\)" in inner or r"\]" in inner:
+        return False
+    depth = 0
+    for match in re.finditer(r"\\.|[{}]", inner):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth < 0:
+            return False
+    return depth == 0

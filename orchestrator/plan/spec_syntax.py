@@ -1,0 +1,97 @@
+"""Plugins as they are typed on a command line: a name, then options as KEY=VALUE, separated by
+spaces.
+
+Values are TOML where they parse as such, else texts: `n=8`, `rule=window`, `by="verdict:prm"`; a
+list may do without quotes: `models=[small,large]`. Where several are meant, a value may be a list
+with commas, each taken in turn: `n=1,2,4`. A part with options of its own is quoted:
+`inner='consistency n=4'`. Validating options is the registry's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+
+from orchestrator.core.errors import PluginError
+from orchestrator.core.values import PluginSpec
+
+
+def one_spec(flag: str, text: str) -> PluginSpec:
+    """Return the plugin that a text names.
+
+    PluginError naming the flag when what follows the name is no KEY=VALUE.
+    """
+    name, pairs = _split(flag, text)
+    return PluginSpec(name, {key: _value(value) for key, value in pairs})
+
+
+def several_specs(flag: str, text: str) -> list[PluginSpec]:
+    """Return the plugins that a text names: one for each combination of the listed values, the last
+    option varying fastest.
+    """
+    name, pairs = _split(flag, text)
+    keys = [key for key, _ in pairs]
+    choices = [_values(flag, value) for _, value in pairs]
+    return [
+        PluginSpec(name, dict(zip(keys, chosen, strict=True)))
+        for chosen in itertools.product(*choices)
+    ]
+
+
+def spelled(spec: PluginSpec) -> str:
+    """Return a plugin as it is typed; a part with options is quoted: refine inner='consistency
+    n=8'.
+    """
+    return " ".join([spec.name, *(f"{key}={_typed(value)}" for key, value in spec.options.items())])
+
+
+def _typed(value: object) -> str:
+    text = _text(value)
+    return shlex.quote(text) if not text or set(text) & set(" \"'\n") else text
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return spelled(PluginSpec(value["name"], {k: v for k, v in value.items() if k != "name"}))
+    if isinstance(value, list | tuple):
+        return json.dumps([_text(one) if isinstance(one, Mapping) else one for one in value])
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _split(flag: str, text: str) -> tuple[str, list[tuple[str, str]]]:
+    try:
+        name, *pairs = shlex.split(text) or [""]
+    except ValueError as error:
+        raise PluginError(f"{flag} {text!r}: {error}") from error
+    options = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise PluginError(
+                f"{flag} {text!r}: after the name come options as KEY=VALUE, not {pair!r}"
+            )
+        options.append((key, value))
+    return name, options
+
+
+def _values(flag: str, text: str) -> list[object]:
+    value = _value(text)
+    if not isinstance(value, str) or "," not in value:
+        return [value]
+    if re.match(r"\S+ +\S+=", value):  # a part with options, of which some are listed
+        return [{"name": spec.name, **spec.options} for spec in several_specs(flag, value)]
+    return [_value(part) for part in text.split(",") if part]
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        # a list whose quotes the shell, or this file's splitting, has taken
+        if re.fullmatch(r"\[[^\[\]\"']*\]", text):
+            return [_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
+        return text

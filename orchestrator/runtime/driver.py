@@ -1,0 +1,402 @@
+"""The asyncio shell around Sessions: effects -> engine -> dress -> journal -> session, with a
+bounded window.
+
+One loop journals arriving events in groups, then tells their sessions, then performs what follows.
+An event reaches a session only when it is durable. Requests of earlier problems go first. This file
+decides nothing about answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import heapq
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from orchestrator.core.errors import JournalError, LeadlineError, described
+from orchestrator.core.plan import Plan, fingerprint
+from orchestrator.core.protocols import Engine, Selector, Strategy
+from orchestrator.core.session import Effect, Session, Start
+from orchestrator.core.values import Finish, Problem, Purpose, Request, Result, Trace
+from orchestrator.core.votes import VOTING, conclude
+from orchestrator.engines.reply import trace_for
+from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime.annotate import Annotator, Classes
+from orchestrator.runtime.verify import served
+from orchestrator.runtime.watchdog import Overrun, Watchdog
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts of a run, for whoever displays it.
+
+    Changed by the driver alone; traces replayed from the journal are not counted anew.
+    """
+
+    n_problems: int = 0
+    n_done: int = 0
+    n_resumed: int = 0  # problems that had their result when the run began
+    n_open: int = 0
+    open_share: float = (
+        0.0  # of the open problems, what share of their full sampling has arrived, summed
+    )
+    n_running: int = 0
+    n_waiting: int = 0
+    finishes: Counter[Finish] = field(default_factory=Counter)
+    output_tokens: int = 0
+    pruned_tokens: int = 0
+    saved_tokens: float = 0.0  # against the plan's full sampling, over problems that are done
+    last_error: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A problem being explored."""
+
+    order: int
+    session: Session
+    classes: Classes
+    began: float  # monotonic, moved back by what earlier runs spent
+    stop_timer: asyncio.TimerHandle | None = None
+    n_attempts: int = 0  # that arrived and are not gone on with
+    share: float = 0.0  # of its full sampling that has arrived
+
+
+@dataclass(frozen=True, slots=True)
+class Explorer:
+    """What explores and concludes: the loaded plugins of a plan, and what the engine must report
+    for them.
+    """
+
+    strategy: Strategy
+    selector: Selector
+    metrics: tuple[str, ...] = ()
+
+
+class Driver:
+    """Runs problems through an engine. One `run` per Driver."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        execution: Execution,
+        explorer: Explorer,
+        engine: Engine,
+        dresser: Annotator,
+        journal: Journal,
+    ) -> None:
+        self.progress = Progress()
+        self._plan = plan
+        self._execution = execution
+        self._explorer = explorer
+        self._engine = engine
+        self._dresser = dresser
+        self._journal = journal
+        self._fingerprint = fingerprint(plan)
+        self._open: dict[str, _Open] = {}
+        # a heap: earlier problems first, then order of submission
+        self._waiting: list[tuple[int, int, _Open, Request]] = []
+        self._n_submitted = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[tuple[str, int]] = set()
+        self._events: list[Event] = []
+        self._concluded: list[Result] = []
+        self._wake = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._watchdog = Watchdog(execution.strategy_seconds)
+        self._known = journal.digests()
+        self._n_full: int | None = getattr(explorer.strategy, "n_planned", None)
+
+    async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
+        """Yield the result of each problem as it is concluded and durable.
+
+        EngineError or JournalError ends the run; nothing journalled is lost. `problems` must not
+        hold one that has its result already; its order is the order of priority.
+        """
+        source = enumerate(problems)
+        writer = ThreadPoolExecutor(1, thread_name_prefix="leadline-journal")
+        loop = asyncio.get_running_loop()
+        try:
+            with self._watchdog, _calm_collector():
+                more = self._fill(source)
+                while more or self._open or self._events:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    if self._failure is not None:
+                        raise self._failure
+                    batch, self._events = self._events, []
+                    if batch:
+                        await loop.run_in_executor(writer, self._journal.append, batch)
+                    self._deliver(batch)
+                    more = self._fill(source)
+                    done, self._concluded = self._concluded, []
+                    for result in done:
+                        yield result
+        finally:
+            await self._stop_tasks()
+            writer.shutdown()
+            if not isinstance(sys.exception(), JournalError):
+                self._journal.append(self._events)  # what arrived meanwhile is paid for: keep it
+                self._events = []
+
+    def _deliver(self, batch: Sequence[Event]) -> None:
+        """Tell sessions of durable events, and perform what follows."""
+        for event in batch:
+            if isinstance(event, Arrived):
+                opened = self._open[event.problem_id]
+                self._count(opened, event.trace)
+                self._perform(
+                    opened,
+                    self._guarded(opened, functools.partial(opened.session.receive, event.trace)),
+                )
+            elif isinstance(event, Stopped):
+                stopped = self._open.get(event.problem_id)
+                # else it ended by itself in the meantime
+                if stopped is not None and stopped.session.exploring:
+                    self._perform(stopped, stopped.session.stop(event.reason))
+            elif isinstance(event, Concluded):
+                self._close(event.result)
+
+    def _perform(self, opened: _Open, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Start):
+                self._enqueue(opened, effect.request)
+            elif (effect.request.problem_id, effect.request.ordinal) in self._running:
+                self._engine.abort(effect.request)
+            else:
+                self._dresser.abort(effect.request)
+        if opened.session.done:
+            self._conclude(opened)
+
+    def _guarded(self, opened: _Open, step: Callable[[], list[Effect]]) -> list[Effect]:
+        """Run a step of a session, which runs plugin code, under the watchdog."""
+        self._watchdog.begin()
+        try:
+            return step()
+        except Overrun:  # it came between the plugin's last instruction and here
+            opened.session.error = "Overrun: the strategy computed for too long"
+            return opened.session.stop("")
+        finally:
+            self._watchdog.end()
+
+    def _conclude(self, opened: _Open) -> None:
+        session = opened.session
+        if opened.stop_timer is not None:
+            opened.stop_timer.cancel()
+        self._watchdog.begin()
+        try:
+            result = conclude(
+                session.problem,
+                list(session.traces.values()),
+                self._explorer.selector,
+                n_planned=self._n_full,
+                stopped_by=session.stopped_by,
+                error=session.error,
+                seconds=self._elapsed(opened),
+                fingerprint=self._fingerprint,
+                dropped=session.dropped,
+            )
+        finally:
+            self._watchdog.end()
+        self._post(Concluded(result))
+
+    def _close(self, result: Result) -> None:
+        self.progress.open_share -= self._open.pop(result.problem_id).share
+        self._concluded.append(result)
+        progress = self.progress
+        progress.n_done += 1
+        if result.error:
+            progress.last_error = f"{result.problem_id}: {result.error}"
+        if result.full_tokens is not None:
+            progress.saved_tokens += result.full_tokens - sum(
+                u.output_tokens for u in result.usage.values()
+            )
+
+    def _fill(self, source: Iterator[tuple[int, Problem]]) -> bool:
+        """Start waiting requests while the window holds them, and open problems while it is not
+        full. False when none is left to open.
+        """
+        more = True
+        limit = self._execution.open_problems or self._execution.window
+        self._start_waiting()
+        while more and len(self._open) < limit and (self._execution.open_problems or self._idle()):
+            item = next(source, None)
+            more = item is not None
+            if item is not None:
+                self._open_problem(*item)
+                self._start_waiting()
+        progress = self.progress
+        progress.n_open, progress.n_running, progress.n_waiting = (
+            len(self._open),
+            len(self._running),
+            len(self._waiting),
+        )
+        return more
+
+    def _idle(self) -> bool:
+        return len(self._running) < self._execution.window and not self._waiting
+
+    def _open_problem(self, order: int, problem: Problem) -> None:
+        loop = asyncio.get_running_loop()
+        session = Session(problem, self._explorer.strategy, self._plan, self._explorer.metrics)
+        opened = self._open[problem.id] = _Open(order, session, Classes(), time.monotonic())
+        if problem.id in self._known:
+            effects = self._replay(opened)
+        else:
+            self._post(Opened(problem.id, digest(problem)))
+            effects = self._guarded(opened, session.start)
+        if self._plan.budget.seconds and session.exploring:
+            left = max(0.0, self._plan.budget.seconds - self._elapsed(opened))
+            opened.stop_timer = loop.call_later(left, self._expire, opened)
+        self._perform(opened, effects)
+
+    def _replay(self, opened: _Open) -> list[Effect]:
+        """Rebuild a session from its journalled events; return what it still owes."""
+        session = opened.session
+        self._guarded(opened, session.start)
+        for event in self._journal.events(session.problem.id):
+            opened.began = min(opened.began, time.monotonic() - event.elapsed)
+            if isinstance(event, Stopped):
+                session.stop(event.reason)
+                continue
+            if event.trace.ordinal not in session.running:
+                raise JournalError(
+                    f"problem {session.problem.id}: the journal holds trace {event.trace.ordinal}, which the strategy did not start this "
+                    "time; it is not deterministic, or its code has changed. Go on with the old code, or choose another job directory"
+                )
+            if event.trace.answer is not None:
+                opened.classes.restore(event.trace.answer)
+            self._guarded(opened, functools.partial(session.receive, event.trace))
+        self._note_attempts(
+            opened, sum(t.purpose in VOTING and t.parent is None for t in session.traces.values())
+        )
+        for request in session.lost():
+            self._note_continued(opened, request)
+            self._post(
+                self._arrival(
+                    opened,
+                    trace_for(
+                        request,
+                        Finish.CANCELLED,
+                        note="cancelled; its tokens were lost with the process that ran it",
+                    ),
+                )
+            )
+        return [Start(request) for request in session.owed()]
+
+    def _enqueue(self, opened: _Open, request: Request) -> None:
+        self._note_continued(opened, request)
+        heapq.heappush(self._waiting, (opened.order, self._n_submitted, opened, request))
+        self._n_submitted += 1
+
+    def _start_waiting(self) -> None:
+        # No more than a window of traces wait for verdicts either: their tokens count in budgets
+        # that more of them would overshoot.
+        while (
+            self._waiting
+            and max(len(self._running), self._dresser.n_asking) < self._execution.window
+        ):
+            _, _, opened, request = heapq.heappop(self._waiting)
+            if opened.session.is_cancelled(request.ordinal):
+                self._post(self._arrival(opened, trace_for(request, Finish.CANCELLED)))
+                continue
+            self._running.add((request.problem_id, request.ordinal))
+            task = asyncio.create_task(self._serve(opened, request))
+            self._tasks.add(task)
+
+    async def _serve(self, opened: _Open, request: Request) -> None:
+        """Generate, dress and post one request's trace.
+
+        An error that ends the run is kept for the loop to raise.
+        """
+        try:
+            trace = await self._generated(opened, request)
+            self._running.discard((request.problem_id, request.ordinal))
+            self._start_waiting()  # the slot is free while this trace is dressed
+            self._post(self._arrival(opened, await self._dressed(opened, request, trace)))
+        except Exception as error:  # noqa: BLE001 - the loop raises it
+            self._failure = self._failure or error
+            self._wake.set()
+        finally:
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _generated(self, opened: _Open, request: Request) -> Trace:
+        # aborted before its first step, when no engine could know it
+        if opened.session.is_cancelled(request.ordinal):
+            return trace_for(request, Finish.CANCELLED)
+        return await served(self._engine, request)
+
+    async def _dressed(self, opened: _Open, request: Request, trace: Trace) -> Trace:
+        cancelled = functools.partial(opened.session.is_cancelled, request.ordinal)
+        try:
+            return await self._dresser.dress(
+                opened.session.problem, request, trace, opened.classes, cancelled
+            )
+        except LeadlineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a domain plugin may raise anything; the trace abstains and says why
+            return replace(trace, answer=None, note=described(error))
+
+    def _count(self, opened: _Open, trace: Trace) -> None:
+        progress = self.progress
+        if trace.purpose in VOTING:
+            self._note_attempts(opened, 1)
+        progress.finishes[trace.finish] += 1
+        progress.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
+        if trace.account is Purpose.PRUNED:
+            progress.pruned_tokens += trace.usage.output_tokens
+        if trace.error:
+            progress.last_error = trace.error
+
+    def _note_continued(self, opened: _Open, request: Request) -> None:
+        if request.parent is not None and request.purpose in VOTING:
+            self._note_attempts(opened, -1)
+
+    def _note_attempts(self, opened: _Open, n: int) -> None:
+        opened.n_attempts += n
+        if self._n_full:
+            share = min(1.0, max(0, opened.n_attempts) / self._n_full)
+            self.progress.open_share += share - opened.share
+            opened.share = share
+
+    def _arrival(self, opened: _Open, trace: Trace) -> Arrived:
+        return Arrived(opened.session.problem.id, trace, self._elapsed(opened))
+
+    def _post(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()
+
+    def _expire(self, opened: _Open) -> None:
+        if opened.session.exploring:
+            self._post(Stopped(opened.session.problem.id, "seconds", self._elapsed(opened)))
+
+    def _elapsed(self, opened: _Open) -> float:
+        return time.monotonic() - opened.began
+
+    async def _stop_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _calm_collector() -> Iterator[None]:
+    """Collect cyclic garbage a good deal less often: a run holds many small values without cycles,
+    which each collection walks in vain.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

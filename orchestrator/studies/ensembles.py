@@ -1,0 +1,345 @@
+"""Weights of several models in one vote, from questions with known answers: Best-of-infinity (arXiv
+2509.21091, section 4).
+
+Each draw of an ensemble asks model i with probability w_i. With many draws it answers a question
+right exactly when the right answer's mixed frequency exceeds every wrong one's, which is linear in
+w: the weights that answer most questions right are a mixed-integer linear program (scipy's HiGHS,
+as released). Among those, the ones with the largest margin are chosen.
+
+Where we differ: the largest margin is one more program, where the released code searches by
+bisection; the big M is 2, the least that does, where theirs is 10,000. This file needs frequencies,
+never models; the strategy `ensemble` draws with the weights.
+
+Finished jobs as labelled questions: how often each model gave the right answer and every wrong one.
+Reads journals and references.
+
+Several jobs on the same problems count as one pool. A model is then named by its pool, or where two
+jobs name theirs alike, by its job's directory; answers of different jobs are brought into common
+classes, so that what two models say in two ways counts as one answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Plan
+from orchestrator.core.values import Answer, Trace
+from orchestrator.core.votes import voters
+from orchestrator.jobs.journal import Journal
+from orchestrator.jobs.problems import read_problems
+from orchestrator.jobs.source import recorded
+from orchestrator.plan.execution import Execution
+from orchestrator.studies.evaluate import Same, attempts, read_references, right_keys
+from orchestrator.studies.summary import judge, pool
+
+_BIG = 2.0  # a difference of frequencies is at least -1 and a margin at most 1
+# a margin below which a question does not count as answered: above HiGHS' feasibility tolerance of
+# 1e-7
+_LEAST = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How often each model gave each answer to one question: of the right one shape (n_models,), of
+    the wrong ones (n_wrong, n_models).
+    """
+
+    right: tuple[float, ...]
+    wrong: tuple[tuple[float, ...], ...] = ()
+
+    def won(self, weights: Sequence[float]) -> bool:
+        """Tell whether the vote of many draws with these weights is right: the right answer's share
+        exceeds every wrong one's, and 0.
+        """
+        first, *rivals = (float(np.dot(weights, row)) for row in (self.right, *self.wrong))
+        return first > max(rivals, default=0.0) + _LEAST / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The ensemble: weights that add up to 1, how many questions it answers right in the limit, and
+    by which margin at the least.
+    """
+
+    weights: tuple[float, ...]
+    n_right: int
+    margin: float
+
+
+def shares(
+    traces: Sequence[Trace], models: Sequence[str], is_right: Callable[[Answer], bool]
+) -> Shares:
+    """Return one question's shares from a pool in which each model was sampled; ValueError when one
+    has no trace.
+
+    A model's shares are of all its traces that may vote or state nothing, so they add up to less
+    than 1 where it abstains.
+    """
+    n = [sum(t.model == m for t in traces) for m in models]
+    if 0 in n:
+        raise ValueError(
+            f"model {models[n.index(0)]!r} has no trace in this pool; its models are {sorted({t.model for t in traces})}"
+        )
+    given: dict[str, list[float]] = {}
+    right = [0.0] * len(models)
+    for trace in voters(traces):
+        if trace.answer is None or trace.model not in models:
+            continue
+        row = (
+            right
+            if is_right(trace.answer)
+            else given.setdefault(trace.answer.key, [0.0] * len(models))
+        )
+        place = models.index(trace.model)
+        row[place] += 1 / n[place]
+    return Shares(tuple(right), tuple(map(tuple, given.values())))
+
+
+def ensemble_weights(questions: Sequence[Shares]) -> Weights:
+    """Return the weights that answer most of these questions right, with the largest margin among
+    those.
+
+    ValueError without a question, or when they do not all tell of the same number of models. Ties
+    are HiGHS' to break.
+    """
+    n_models = len(questions[0].right) if questions else 0
+    if not n_models or any(len(row) != n_models for q in questions for row in (q.right, *q.wrong)):
+        raise ValueError(
+            "give at least one question, and for each as many frequencies per answer as there are models"
+        )
+    # One row per rival; where no wrong answer was given the rival is silence, so that the right
+    # answer must have been given at all.
+    leads = [
+        (j, np.subtract(q.right, rival))
+        for j, q in enumerate(questions)
+        for rival in (q.wrong or ((0.0,) * n_models,))
+    ]
+    most, _ = _solved(leads, n_models, len(questions), None)
+    if not most:
+        return Weights((1 / n_models,) * n_models, 0, 0.0)
+    _, variables = _solved(leads, n_models, len(questions), most)
+    weights = np.clip(variables[:n_models], 0.0, 1.0)
+    return Weights(tuple(float(w) for w in weights / weights.sum()), most, float(variables[-1]))
+
+
+def alone(place: int, n_models: int) -> tuple[float, ...]:
+    """Return the weights that ask one model only."""
+    return tuple(float(i == place) for i in range(n_models))
+
+
+def cross_fitted(questions: Sequence[Shares], n_folds: int = 5) -> list[bool]:
+    """Return whether each question is won by weights fitted on the other folds (i is in fold i mod
+    `n_folds`); [] for fewer questions.
+    """
+    if len(questions) < n_folds:
+        return []
+    fits = [
+        ensemble_weights([q for i, q in enumerate(questions) if i % n_folds != fold]).weights
+        for fold in range(n_folds)
+    ]
+    return [question.won(fits[i % n_folds]) for i, question in enumerate(questions)]
+
+
+def _solved(
+    leads: Sequence[tuple[int, np.ndarray]], n_models: int, n_questions: int, most: int | None
+) -> tuple[int, np.ndarray]:
+    """Return how many questions are right, and the variables: weights, one 0/1 per question,
+    margin.
+
+    Without `most` their number is maximised at the least margin; with it, the margin while that
+    many are right.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    n = n_models + n_questions + 1
+    rows = np.zeros((len(leads), n))
+    for row, (j, lead) in zip(rows, leads, strict=True):
+        # w . lead - M y - margin >= -M
+        row[:n_models], row[n_models + j], row[-1] = (lead, -_BIG, -1.0)
+    total, count = np.zeros(n), np.zeros(n)
+    total[:n_models] = 1.0
+    count[n_models:-1] = 1.0
+    constraints = [LinearConstraint(rows, lb=-_BIG), LinearConstraint(total, lb=1.0, ub=1.0)]
+    upper = np.ones(n)
+    if most is None:
+        upper[-1] = _LEAST
+        objective = -count
+    else:
+        constraints.append(LinearConstraint(count, lb=most))
+        objective = np.zeros(n)
+        objective[-1] = -1.0
+    lower = np.zeros(n)
+    lower[-1] = _LEAST
+    integral = count
+    solution = milp(
+        objective, constraints=constraints, bounds=Bounds(lower, upper), integrality=integral
+    )
+    if solution.x is None:
+        # all questions given up is always one
+        raise RuntimeError(f"the program has no solution: {solution.message}")
+    return round(float(count @ solution.x)), solution.x
+
+
+Pools = dict[str, list[Trace]]  # by problem id
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What jobs say of models: `questions` by problem id, each with an attempt of every model;
+    `n_left_out` with references lack one.
+    """
+
+    models: tuple[str, ...]
+    paths: tuple[str, ...]
+    n_traces: tuple[int, ...]
+    questions: Mapping[str, Shares]
+    n_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    name: str
+    plan: Plan
+    pools: Pools
+    problems: str
+
+
+def labelled(directories: Sequence[Path], problems: str = "") -> Labelled:
+    """Return the labelled questions of finished jobs; `problems` names the file of the references,
+    by default the jobs' own.
+
+    PlanError where there is no job, no reference, fewer than two models, or no question that every
+    model was asked.
+    """
+    jobs = [_read(directory) for directory in directories]
+    source = problems or next((job.problems for job in jobs if job.problems), "")
+    if not source:
+        raise PlanError(
+            "these jobs were begun from Python and name no problem file; give the one with the reference answers: --problems FILE"
+        )
+    references = read_references(source)
+    if not references:
+        raise PlanError(
+            f"{source} has no reference answers (`answer`), without which no weights can be found"
+        )
+    paths = _models(jobs)
+    if len(paths) < 2:
+        raise PlanError(
+            f"only one model was asked, {next(iter(paths), 'none')!r}: name a job in which several were, or one job for each"
+        )
+    pools, right = judge(
+        jobs[0].plan,
+        Execution(),
+        lambda same: _merged(jobs, references, _domains(jobs[0].plan, source), same),
+    )
+    models = tuple(paths)
+    known = {id: attempts(pool) for id, pool in pools.items() if id in references}
+    asked = {id: pool for id, pool in known.items() if {t.model for t in pool} >= set(models)}
+    if not asked:
+        raise PlanError(
+            f"no question with a reference in {source} was asked of all of {', '.join(models)}"
+        )
+    counts = Counter(t.model for pool in asked.values() for t in pool)
+    questions = {id: _question(pool, models, right[id]) for id, pool in asked.items()}
+    return Labelled(
+        models,
+        tuple(paths.values()),
+        tuple(counts[m] for m in models),
+        questions,
+        len(known) - len(asked),
+    )
+
+
+def _question(pool: Sequence[Trace], models: Sequence[str], right: frozenset[str]) -> Shares:
+    return shares(pool, models, lambda answer: answer.key in right)
+
+
+def _read(directory: Path) -> _Job:
+    asked = recorded(directory)
+    journal = Journal(directory / "journal.db")
+    try:
+        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
+        pools = {id: pool(journal, id) for id in journal.concluded()}
+    finally:
+        journal.close()
+    if not pools:
+        raise PlanError(
+            f"{directory}: no problem of it is done; finish it first: leadline resume {directory}"
+        )
+    return _Job(directory.resolve().name, plan, pools, asked.problems if asked else "")
+
+
+def _models(jobs: Sequence[_Job]) -> dict[str, str]:
+    """Rename the traces' models where jobs name theirs alike, and return the path of each model
+    that was asked, by name.
+    """
+    asked = [{t.model for traces in job.pools.values() for t in attempts(traces)} for job in jobs]
+    used = [
+        [name for name in job.plan.models if name in names]
+        for job, names in zip(jobs, asked, strict=True)
+    ]
+    twice = {name for name, n in Counter(name for names in used for name in names).items() if n > 1}
+    paths: dict[str, str] = {}
+    for job, names in zip(jobs, used, strict=True):
+        for name in names:
+            label = (
+                name if name not in twice else job.name if len(names) == 1 else f"{job.name}/{name}"
+            )
+            if label in paths:
+                raise PlanError(
+                    f"two of the jobs are called {label!r}: rename the directory of one"
+                )
+            paths[label] = job.plan.models[name].path
+            for traces in job.pools.values():
+                traces[:] = [replace(t, model=label) if t.model == name else t for t in traces]
+    return paths
+
+
+def _domains(plan: Plan, source: str) -> dict[str, str]:
+    file = read_problems(source, default_domain=plan.domain, domains=plan.domains)
+    return {problem.id: problem.domain for problem in file.problems}
+
+
+async def _merged(
+    jobs: Sequence[_Job], references: Mapping[str, str], domains: Mapping[str, str], same: Same
+) -> tuple[Pools, Mapping[str, frozenset[str]]]:
+    """Return one pool per problem, its answers in common classes and its ordinals made to differ,
+    and the keys of right answers.
+    """
+    pools: Pools = {}
+    # in the order of the file: folds are made by it
+    for id in (id for id in domains if any(id in job.pools for job in jobs)):
+        classes: dict[str, str] = {}  # key -> text of its first answer
+        for job in jobs:
+            keys = {
+                t.answer.key: t.answer.text for t in job.pools.get(id, ()) if t.answer is not None
+            }
+            common = {
+                key: await _class_of(key, text, classes, domains[id], same)
+                for key, text in keys.items()
+            }
+            first = 1 + max((t.ordinal for t in pools.get(id, ())), default=-1)
+            pools.setdefault(id, []).extend(_moved(t, first, common) for t in job.pools.get(id, ()))
+    return pools, await right_keys(pools, references, domains, same)
+
+
+async def _class_of(key: str, text: str, classes: dict[str, str], domain: str, same: Same) -> str:
+    if key not in classes:
+        for known, other in classes.items():
+            if await same(domain, text, other):
+                return known
+        classes[key] = text
+    return key
+
+
+def _moved(trace: Trace, first: int, common: Mapping[str, str]) -> Trace:
+    answer = trace.answer and Answer(trace.answer.text, common[trace.answer.key])
+    parent = None if trace.parent is None else trace.parent + first
+    return replace(trace, ordinal=trace.ordinal + first, parent=parent, answer=answer)

@@ -1,0 +1,220 @@
+"""What an order of layers is worth on a set of problems: the share of right answers, or of answers
+that agree with a vote.
+
+One rule: every number says which targets it was marked against and on how many problems. Two kinds
+of target: reference answers ("accuracy"), and, without them, the majority of several replies drawn
+from the model as it ships ("agreement"). Agreement was chosen over the confidence of tokens because
+a mutilated model that repeats itself is very confident, and because a vote is more often right than
+the single reply it is compared with, so that an order can come out better than the model's own. It
+cannot tell a better answer from a wrong one that the vote shares: the number is agreement, never
+accuracy.
+
+Answers are read and compared as in a job, by `orchestrator.runtime.annotate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Plan
+from orchestrator.core.values import Answer, Finish, Problem, Request, Trace
+from orchestrator.core.votes import tally
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime.annotate import Annotator, Classes
+from orchestrator.runtime.answer_workers import AnswerWorkers
+from orchestrator.studies.evaluate import accuracy
+from orchestrator.studies.layers.mcts import Order
+
+FIRST = 8  # problems on which an order is tried before the rest
+
+
+class Reward(StrEnum):
+    """What the search is led by."""
+
+    ACCURACY = "accuracy"
+    AGREEMENT = "agreement"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A reply. `finished`: it ended by itself or at a stop text, not at the limit of tokens."""
+
+    text: str
+    finished: bool
+
+
+Complete: TypeAlias = Callable[[Order, Sequence[Problem]], Sequence[Completion]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Marks of one order on the first problems or on all: `right[i]` is the i-th problem's.
+
+    `whole`: it was tried on all.
+    """
+
+    order: Order
+    right: tuple[bool, ...]
+    whole: bool
+
+    @property
+    def reward(self) -> float:
+        """The share of problems that it got right."""
+        return sum(self.right) / len(self.right)
+
+
+class Marker:
+    """Reads answers and compares them with targets.
+
+    Close it: comparing may have started processes.
+    """
+
+    def __init__(self, plan: Plan, execution: Execution) -> None:
+        """Load nothing yet: domains load when they are first needed."""
+        self._runner = asyncio.Runner()
+        self._checkers = AnswerWorkers(
+            n_workers=execution.checkers, limit_seconds=execution.checker_seconds
+        )
+        self._dresser = Annotator(replace(plan, verifiers=()), self._checkers)
+        self._classes: dict[str, Classes] = {}
+
+    def __enter__(self) -> Marker:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes."""
+        self._runner.run(self._checkers.aclose())
+        self._runner.close()
+
+    def answers(
+        self, problems: Sequence[Problem], replies: Sequence[Completion]
+    ) -> list[Answer | None]:
+        """Return what each reply states, in its class within its problem."""
+        return self._runner.run(self._answers(problems, replies))
+
+    def right(
+        self, problems: Sequence[Problem], replies: Sequence[Completion], targets: Mapping[str, str]
+    ) -> list[bool]:
+        """Return whether each reply states what its problem's target does."""
+        return self._runner.run(self._right(problems, replies, targets))
+
+    async def _answers(
+        self, problems: Sequence[Problem], replies: Sequence[Completion]
+    ) -> list[Answer | None]:
+        found: list[Answer | None] = []
+        for problem, reply in zip(problems, replies, strict=True):
+            trace = Trace(
+                0, text=reply.text, finish=Finish.STOP if reply.finished else Finish.LENGTH
+            )
+            classes = self._classes.setdefault(problem.id, Classes())
+            found.append(
+                (
+                    await self._dresser.dress(
+                        problem, Request(problem_id=problem.id, ordinal=0), trace, classes
+                    )
+                ).answer
+            )
+        return found
+
+    async def _right(
+        self, problems: Sequence[Problem], replies: Sequence[Completion], targets: Mapping[str, str]
+    ) -> list[bool]:
+        answers = await self._answers(problems, replies)
+        pairs = zip(problems, answers, strict=True)
+        return [
+            a is not None and await self._dresser.same(p.domain, a.text, targets[p.id])
+            for p, a in pairs
+        ]
+
+
+def split(
+    problems: Sequence[Problem], share: float, seed: int
+) -> tuple[list[Problem], list[Problem]]:
+    """Return the problems to calibrate on and those held out, drawn at random by the seed; each
+    keeps the file's order.
+
+    PlanError when a part that should have problems would have none.
+    """
+    n_held = round(len(problems) * share)
+    if n_held == len(problems) or (share > 0 and n_held == 0):
+        raise PlanError(
+            f"{len(problems)} problems cannot be split with --holdout {share:g}: each part needs one at least"
+        )
+    held = set(random.Random(seed).sample(range(len(problems)), n_held))
+    return [p for i, p in enumerate(problems) if i not in held], [
+        p for i, p in enumerate(problems) if i in held
+    ]
+
+
+def voted(problems: Sequence[Problem], rounds: Sequence[Sequence[Answer | None]]) -> dict[str, str]:
+    """Return the majority answer of each problem over rounds of answers, shape (n_rounds,
+    n_problems); left out where none was stated.
+    """
+    found: dict[str, str] = {}
+    for problem, column in zip(problems, zip(*rounds, strict=True), strict=True):
+        clusters = tally(Trace(ordinal, answer=answer) for ordinal, answer in enumerate(column))
+        if clusters:
+            found[problem.id] = clusters[0].answer.text
+    return found
+
+
+class Scorer:
+    """Scores orders on problems with targets, few problems first; remembers what it has scored."""
+
+    def __init__(
+        self,
+        complete: Complete,
+        marker: Marker,
+        problems: Sequence[Problem],
+        targets: Mapping[str, str],
+        known: Collection[Scored] = (),
+    ) -> None:
+        """`known` are marks of an earlier run over the same problems and targets."""
+        self._complete = complete
+        self._marker = marker
+        self._problems = problems
+        self._targets = targets
+        self._known = {scored.order: scored for scored in known}
+        self._floor = 0.0
+
+    def whole(self, order: Order) -> Scored:
+        """Return an order's marks on all problems, and demand as much of those after it: the
+        model's own order comes first.
+        """
+        scored = self._known.get(order)
+        if scored is None or not scored.whole:
+            scored = Scored(order, self._marks(order, self._problems), whole=True)
+        self._known[order] = scored
+        self._floor = scored.reward
+        return scored
+
+    def score(self, order: Order) -> Scored:
+        """Return an order's marks: on the first 8 problems, and on the rest only if it may still
+        match the model's own order.
+
+        It may not when the upper end of the 95% interval of its share lies below the own order's.
+        """
+        if order in self._known:
+            return self._known[order]
+        first = self._marks(order, self._problems[:FIRST])
+        estimate = accuracy({str(i): right for i, right in enumerate(first)})
+        assert estimate is not None
+        assert estimate.high is not None
+        lost = estimate.high < self._floor
+        rest = () if lost else self._marks(order, self._problems[FIRST:])
+        self._known[order] = Scored(
+            order, (*first, *rest), whole=not lost or len(self._problems) <= FIRST
+        )
+        return self._known[order]
+
+    def _marks(self, order: Order, problems: Sequence[Problem]) -> tuple[bool, ...]:
+        if not problems:
+            return ()
+        return tuple(self._marker.right(problems, self._complete(order, problems), self._targets))

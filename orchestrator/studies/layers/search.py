@@ -1,0 +1,367 @@
+"""One search for a task's order of layers: problems split, targets chosen, orders tried and kept,
+the winner judged on other problems.
+
+One rule: the problems that led a search never pass for a test of it. The winner and the model's own
+order are compared on problems held out; where none are, and reference answers led, the number is
+called an oracle. Values in, values out: `orchestrator.cli.study.layers` prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from orchestrator.core.errors import JournalError, PlanError
+from orchestrator.core.layers import Schedule, parse_schedule
+from orchestrator.core.plan import Plan, derive_seed
+from orchestrator.core.session import prepared_prompt
+from orchestrator.core.values import Problem, Prompt
+from orchestrator.plan.execution import Execution
+from orchestrator.studies.evaluate import Estimate, accuracy
+from orchestrator.studies.layers.mcts import Knobs, Order, Visit, explore, front
+from orchestrator.studies.layers.scoring import (
+    Complete,
+    Completion,
+    Marker,
+    Reward,
+    Scored,
+    Scorer,
+    split,
+    voted,
+)
+
+
+class Runner(Protocol):
+    """What a search needs of a model: `orchestrator.studies.layers.decoder.Decoder` has it."""
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers the model has."""
+        ...
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return a prompt as token ids."""
+        ...
+
+    def greedy(
+        self,
+        prompts: Sequence[Sequence[int]],
+        order: Sequence[int],
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> list[Completion]:
+        """Return one reply each, without chance."""
+        ...
+
+    def drawn(
+        self,
+        prompts: Sequence[Sequence[int]],
+        order: Sequence[int],
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        *,
+        temperature: float,
+        seed: int,
+    ) -> list[Completion]:
+        """Return one reply each, drawn."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked: `problems` of `file`, the reference answers among them, and how they are used.
+
+    `n_votes` serve agreement only.
+    """
+
+    plan: Plan
+    execution: Execution
+    file: str
+    problems: tuple[Problem, ...]
+    references: Mapping[str, str]
+    reward: Reward
+    holdout: float
+    n_votes: int
+    knobs: Knobs
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The winner against the model's own order.
+
+    `kind`: "accuracy", "oracle" or "agreement". The two differ on `n_gained` + `n_lost`.
+    """
+
+    kind: str
+    own: Estimate
+    winner: Estimate
+    n_gained: int  # problems that only the winner gets right
+    n_lost: int  # problems that only the own order gets right
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The end of a search. `front` is the Pareto set over orders tried on all problems;
+    `comparison` is None when it was interrupted.
+    """
+
+    reward: Reward
+    n_problems: int  # that led the search
+    n_unvoted: int  # left out, since no drawn reply stated an answer
+    n_orders: int
+    n_whole: int  # orders tried on all problems
+    own: Scored
+    winner: Scored
+    front: tuple[Scored, ...]
+    comparison: Comparison | None
+    interrupted: bool
+
+
+def chosen_reward(
+    wanted: str, problems: Sequence[Problem], references: Mapping[str, str]
+) -> tuple[Reward, tuple[Problem, ...]]:
+    """Return what the search is led by, and the problems that can be used for it.
+
+    "auto": accuracy where there are references, then without the problems that have none; else
+    agreement. PlanError when accuracy is wanted and no problem has a reference.
+    """
+    with_reference = tuple(p for p in problems if p.id in references)
+    if wanted == Reward.AGREEMENT or (wanted == "auto" and not with_reference):
+        return Reward.AGREEMENT, tuple(problems)
+    if not with_reference:
+        raise PlanError(
+            "no problem has a reference answer (`answer`), so there is no accuracy to search by; use --reward agreement"
+        )
+    return Reward.ACCURACY, with_reference
+
+
+def search(
+    runner: Runner,
+    own: Order,
+    task: Task,
+    record: Path,
+    said: Callable[[int, Scored, Scored], None],
+) -> Found:
+    """Return the outcome; each order is kept in `record` as soon as it is scored, and one kept
+    there is not run again.
+
+    `said` hears of every order: how many there were, its marks, the best marks so far. Ctrl-C ends
+    the search with what there is, once the model's own order has been scored. PlanError when there
+    is nothing to reward or the record is another search's.
+    """
+    calibration, held_out = split(task.problems, task.holdout, task.plan.seed)
+    complete = completer(runner, task)
+    with Marker(task.plan, task.execution) as marker, Record(record, task, calibration) as kept:
+        targets = _targets(task, runner, own, marker, calibration)
+        used = [p for p in calibration if p.id in targets]
+        scorer = Scorer(complete, marker, used, targets, kept.known)
+        best = root = scorer.whole(own)
+        kept.add(root)
+        tried = [root]
+        interrupted = False
+
+        def reward(order: Order) -> float:
+            nonlocal best
+            scored = root if order == own else scorer.score(order)
+            if scored is not root:
+                kept.add(scored)
+                tried.append(scored)
+            best = max((best, scored), key=_merit)
+            said(len(tried), scored, best)
+            return scored.reward
+
+        try:
+            for _ in explore(
+                own, task.knobs, reward, random.Random(derive_seed(task.plan.seed, "depth search"))
+            ):
+                pass
+            comparison = _comparison(
+                task, runner, own, marker, complete, best, held_out or used, targets
+            )
+        except KeyboardInterrupt:
+            interrupted, comparison = True, None
+    whole = [scored for scored in tried if scored.whole]
+    by_order = {scored.order: scored for scored in whole}
+    best_front = tuple(by_order[v.order] for v in front([Visit(s.order, s.reward) for s in whole]))
+    n_unvoted = len(calibration) - len(used)
+    return Found(
+        task.reward,
+        len(used),
+        n_unvoted,
+        len(tried),
+        len(whole),
+        root,
+        best,
+        best_front,
+        comparison,
+        interrupted,
+    )
+
+
+def completer(runner: Runner, task: Task) -> Complete:
+    """Return what runs problems under an order: prompts and limits as the plan says, greedily."""
+    ids = {p.id: runner.prompt_ids(prepared_prompt(p, task.plan)) for p in task.problems}
+    sampling = task.plan.sampling
+    return lambda order, problems: runner.greedy(
+        [ids[p.id] for p in problems], order, sampling.max_new_tokens, sampling.stop
+    )
+
+
+def _merit(scored: Scored) -> tuple[float, float]:
+    """What makes a winner: tried on all problems, most rewarded, then shortest; `max` keeps the
+    first of equals.
+
+    Of orders without any reward the first, the model's own, stays: short ones would win by their
+    length alone.
+    """
+    reward = scored.reward if scored.whole else 0.0
+    return reward, -len(scored.order) if reward else -math.inf
+
+
+def _targets(
+    task: Task, runner: Runner, own: Order, marker: Marker, problems: Sequence[Problem]
+) -> dict[str, str]:
+    if task.reward is Reward.ACCURACY:
+        return {p.id: task.references[p.id] for p in problems}
+    sampling = task.plan.sampling
+    if sampling.temperature <= 0:
+        raise PlanError(
+            "a vote needs replies that differ: set sampling.temperature above 0, or give reference answers"
+        )
+    prompts = [runner.prompt_ids(prepared_prompt(p, task.plan)) for p in problems]
+    rounds = []
+    for i in range(task.n_votes):
+        seed = derive_seed(task.plan.seed, "vote", i)
+        replies = runner.drawn(
+            prompts, own, sampling.max_new_tokens, sampling.stop, temperature=sampling.temperature, seed=seed
+        )  # fmt: skip
+        rounds.append(marker.answers(problems, replies))
+    targets = voted(problems, rounds)
+    if not targets:
+        raise PlanError(
+            f"{task.file}: without reference answers a search is led by the model's own vote, and none of {task.n_votes} replies to "
+            f"{len(problems)} problems stated an answer; give references, or a template or domain under which it answers"
+        )
+    return targets
+
+
+def _comparison(
+    task: Task,
+    runner: Runner,
+    own: Order,
+    marker: Marker,
+    complete: Complete,
+    winner: Scored,
+    problems: Sequence[Problem],
+    targets: Mapping[str, str],
+) -> Comparison:
+    """Return both orders on these problems: against references where there are any, else against
+    votes.
+    """
+    judged = [p for p in problems if p.id in task.references]
+    if judged:
+        kind = "oracle" if task.reward is Reward.ACCURACY and not task.holdout else "accuracy"
+        against: Mapping[str, str] = task.references
+    else:
+        kind = "agreement"
+        against = targets if not task.holdout else _targets(task, runner, own, marker, problems)
+        judged = [p for p in problems if p.id in against]
+    marks = [
+        marker.right(judged, complete(order, judged), against) for order in (own, winner.order)
+    ]
+    a, b = (accuracy({p.id: right for p, right in zip(judged, row, strict=True)}) for row in marks)
+    assert a is not None
+    assert b is not None
+    pairs = list(zip(*marks, strict=True))
+    return Comparison(kind, a, b, pairs.count((False, True)), pairs.count((True, False)))
+
+
+class Record:
+    """Orders with their marks, one a line, appended as they come.
+
+    The first line says of what search.
+    """
+
+    def __init__(self, path: Path, task: Task, problems: Sequence[Problem]) -> None:
+        """Read what is there. PlanError when it belongs to another search; a last line that was cut
+        off is dropped.
+        """
+        self._path = path
+        self._head = msgspec.json.encode({"search": _identity(task, problems)})
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if whole and whole[0].strip() != self._head:
+            raise PlanError(
+                f"{path} holds another search (other problems, model, reward, seed or sampling); choose another --out"
+            )
+        self.known = [_scored(msgspec.json.decode(line)) for line in whole[1:]]
+        self._kept = {scored.order for scored in self.known}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab")
+            self._file.truncate(sum(map(len, whole)))
+            if not whole:
+                self._file.write(self._head + b"\n")
+        except OSError as error:
+            raise JournalError(
+                f"{path}: {error.strerror}; free some space or choose another --out"
+            ) from error
+
+    def __enter__(self) -> Record:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def add(self, scored: Scored) -> None:
+        """Keep an order's marks, once."""
+        if scored.order in self._kept:
+            return
+        self._kept.add(scored.order)
+        row = {
+            "layers": str(Schedule(scored.order)),
+            "right": [int(right) for right in scored.right],
+            "whole": scored.whole,
+        }
+        try:
+            self._file.write(msgspec.json.encode(row) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise JournalError(
+                f"{self._path}: {error.strerror}; free some space or choose another --out"
+            ) from error
+
+
+def _scored(row: Mapping[str, object]) -> Scored:
+    right = row["right"]
+    assert isinstance(right, list)
+    return Scored(
+        parse_schedule(str(row["layers"])).order(), tuple(map(bool, right)), bool(row["whole"])
+    )
+
+
+def _identity(task: Task, problems: Sequence[Problem]) -> str:
+    """Return a digest of what marks depend on: model, prompts, targets, sampling.
+
+    Not of the knobs: other knobs may use the same marks.
+    """
+    prompts = [
+        (p.id, prepared_prompt(p, task.plan), p.domain, task.references.get(p.id)) for p in problems
+    ]
+    what = [
+        asdict(task.plan.models[task.plan.default_model]),
+        asdict(task.plan.sampling),
+        task.plan.seed,
+        task.reward,
+        task.n_votes,
+    ]
+    return hashlib.blake2b(msgspec.json.encode([what, prompts]), digest_size=12).hexdigest()

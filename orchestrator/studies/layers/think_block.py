@@ -1,0 +1,176 @@
+"""How far each layer of a model turns the residual stream, where a think block could lie, and what
+looping it does. Values only.
+
+Angular distances as in ETD (arXiv 2510.07358): d_l = arccos(cos(x_l, x_{l+1})) / pi between the
+residual streams before and after layer l, averaged over the tokens of a text. Whether looping a
+frozen model's block helps is not promised by anybody: it is measured here, by the likelihood of the
+same text, for plain loops and for damped ones.
+
+Where a curve of angular distances goes flat, from the front and from the back, and the schedule
+that follows. Pure.
+
+The rule is ETD's (Koishekenov et al., arXiv 2510.07358): layers before the front's knee encode,
+layers after the back's knee decode, those between think. How distances are measured is
+`orchestrator.studies.layers.think_block`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.layers import Schedule
+from orchestrator.studies.evaluate import Estimate, mean_estimate
+
+if TYPE_CHECKING:
+    from orchestrator.studies.layers.decoder import Decoder
+
+# how much the model reads at once; the tokens of a window count alike, the first ones without
+# context
+WINDOW_TOKENS = 128
+_FEWEST_WINDOWS = 2  # below, nothing can be said about how certain a number is
+
+
+@dataclass(frozen=True, slots=True)
+class Looped:
+    """What a depth does to the likelihood of the text.
+
+    `nll` is nats a token; `change` is against depth 1, paired by window.
+    """
+
+    depth: int
+    damped: bool
+    n_layers_run: int
+    nll: Estimate
+    change: Estimate | None  # None at depth 1
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """`distances[l]` is layer l's; `schedule` is None when the curve has no knees.
+
+    `loops` is empty without a schedule.
+    """
+
+    model: str
+    n_tokens: int
+    distances: tuple[float, ...]
+    schedule: Schedule | None
+    loops: tuple[Looped, ...]
+
+
+def built_in_text() -> str:
+    """Return the calibration text that comes along: about 1,400 words of plain English prose,
+    dialogue and sums, written for this.
+    """
+    return (
+        resources.files("orchestrator.studies.layers")
+        .joinpath("calibration.txt")
+        .read_text(encoding="utf-8")
+    )
+
+
+def probe(decoder: Decoder, name: str, text: str, depths: Sequence[int]) -> Probe:
+    """Return the curve over a text, the schedule that it proposes, and what that schedule does at
+    each of these depths.
+    """
+    windows = _windows(decoder.text_ids(text))
+    distances = mean_distances(decoder, windows)
+    schedule = proposed(distances)
+    loops = loop_effects(decoder, windows, schedule, depths) if schedule is not None else ()
+    return Probe(name, sum(map(len, windows)), distances, schedule, loops)
+
+
+def mean_distances(decoder: Decoder, windows: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """Return the mean angular distance of each layer over all tokens, shape (n_layers,)."""
+    from orchestrator.studies.layers.decoder import angular_distances
+
+    by_window = [angular_distances(decoder.streams(window)) for window in windows]
+    return tuple(sum(column) / len(column) for column in zip(*by_window, strict=True))
+
+
+def loop_effects(
+    decoder: Decoder, windows: Sequence[Sequence[int]], schedule: Schedule, depths: Sequence[int]
+) -> tuple[Looped, ...]:
+    """Return the likelihoods under a schedule, depth 1 first, then each other depth as a plain and
+    as a damped loop.
+    """
+    once = _nlls(decoder.token_logprobs(windows, schedule.order(1)))
+    found = [Looped(1, False, schedule.n_layers_run(1), mean_estimate(once), None)]
+    for depth in sorted({*depths} - {1}):
+        plain = _nlls(decoder.token_logprobs(windows, schedule.order(depth)))
+        damped = _nlls(
+            decoder.damped_logprobs(windows, schedule.head, schedule.think, schedule.tail, depth)
+        )
+        for is_damped, nlls in ((False, plain), (True, damped)):
+            change = mean_estimate([b - a for a, b in zip(once, nlls, strict=True)])
+            found.append(
+                Looped(depth, is_damped, schedule.n_layers_run(depth), mean_estimate(nlls), change)
+            )
+    return tuple(found)
+
+
+def _windows(ids: Sequence[int]) -> list[Sequence[int]]:
+    windows = [
+        ids[i : i + WINDOW_TOKENS] for i in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
+    ]
+    if len(windows) < _FEWEST_WINDOWS:
+        raise PlanError(
+            f"the text has {len(ids)} tokens; at least {_FEWEST_WINDOWS * WINDOW_TOKENS} are needed"
+        )
+    return windows
+
+
+def _nlls(logprobs: Sequence[Sequence[float]]) -> list[float]:
+    return [-sum(row) / len(row) for row in logprobs]
+
+
+SENSITIVITY = (
+    1.0  # S of the Kneedle paper, which calls 1 the best for curves known as a whole (section IV)
+)
+
+
+def kneedle(values: Sequence[float], sensitivity: float = SENSITIVITY) -> int | None:
+    """Return the index at which a falling, convex curve goes flat; None when it has no knee.
+
+    Kneedle (Satopaa, Albrecht, Irwin and Raghavan 2011, section III) over equal steps: both axes
+    are scaled to [0, 1] and the curve is turned over; the knee is the first local maximum of (curve
+    - x) after which that difference falls below the maximum less `sensitivity` mean steps, before
+    it reaches another local maximum. We leave out the paper's first step, smoothing by a spline:
+    each value here is a mean over many tokens.
+    """
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if len(values) < 3 or high == low:
+        return None
+    n = len(values) - 1
+    differences = [(high - value) / (high - low) - i / n for i, value in enumerate(values)]
+    knee: int | None = None
+    for i in range(1, len(values)):
+        if knee is not None and differences[i] < differences[knee] - sensitivity / n:
+            return knee
+        if i < n and differences[i - 1] < differences[i] >= differences[i + 1]:
+            knee = i
+    return None
+
+
+def proposed(distances: Sequence[float]) -> Schedule | None:
+    """Return encode, think × r, decode for `distances[l]` between the residual streams before and
+    after layer l; None without knees.
+
+    The curve falls from the front, is low in the middle and may rise towards the end, which the
+    paper does not say how to treat: here the front's knee is that of the lowest value so far,
+    counted from the front, and the back's likewise from the back. None too when the two leave no
+    layer between them.
+    """
+    n_encode = kneedle(list(accumulate(distances, min)))
+    n_decode = kneedle(list(accumulate(reversed(distances), min)))
+    if n_encode is None or n_decode is None:
+        return None
+    layers = tuple(range(len(distances)))
+    end = len(layers) - n_decode
+    think = layers[n_encode:end]
+    return Schedule(layers[:n_encode], think, layers[end:]) if think else None

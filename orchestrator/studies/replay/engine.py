@@ -1,0 +1,160 @@
+"""The engine `replay`: a whole job (journal, dressing, display, resume) on recorded traces, without
+a model.
+
+For comparing strategies use `leadline replay`, which is faster and keeps a simulated clock; this is
+the same recording behind the port that every engine has. What a request gets is a function of the
+request alone: it draws a trace by its seed, with replacement, and a continuation finds its trace in
+the token ids it inherits, so that a resumed job goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.values import Answer, Capability, Finish, Prompt, Request, Trace
+from orchestrator.engines.reply import trace_for
+from orchestrator.studies.replay.files import read_recording
+from orchestrator.studies.replay.recording import RecordedProblem, Recording, ReplayError
+from orchestrator.studies.replay.simulator import Stretch, Tape
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Options of the replay engine: `source` is a recording (see docs/replay.md); problems are
+    matched by their ids.
+
+    A trace takes `seconds_per_token`.
+    """
+
+    loads_models: ClassVar[bool] = (
+        False  # the plan's models are names to it, and it is not asked what they can do
+    )
+
+    source: str
+    probe_tokens: int = 0
+    seconds_per_token: float = 0.0
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return what recorded traces can do; stop rules need texts, and are refused rather than
+        promised.
+        """
+        return frozenset({Capability.SEED, Capability.CANCEL, Capability.CONTINUE})
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RecordedEngine]:
+        """Yield the engine; PlanError when the source is no recording, or the plan has several
+        models.
+        """
+        if len(models) != 1:
+            raise PlanError(
+                f"a recording is of one model; the plan has {', '.join(models) or 'none'}"
+            )
+        recording = await asyncio.to_thread(read_recording, self.source)
+        yield RecordedEngine(self, recording)
+
+
+class RecordedEngine:
+    """Serves requests from one recording."""
+
+    def __init__(self, options: Replay, recording: Recording) -> None:
+        self._options = options
+        self._name = recording.name
+        self._problems = {p.problem.id: p for p in recording.problems}
+        self._aborts: dict[tuple[str, int], asyncio.Event] = {}
+
+    async def generate(self, request: Request) -> Trace:
+        """Return the recorded trace that this request's seed draws, or its continuation; FAILED,
+        saying why, when it is not recorded.
+        """
+        recorded = self._problems.get(request.problem_id)
+        try:
+            if recorded is None or not recorded.traces:
+                raise ReplayError(
+                    f"the recording {self._name} holds no traces of problem {request.problem_id!r}"
+                )
+            tape, index = self._tape(recorded, request)
+            trace = tape.play(request)
+        except ReplayError as error:
+            return trace_for(request, Finish.FAILED, error=str(error))
+        n_done = await self._spend(request, trace.usage.output_tokens)
+        return _plain(
+            request, trace if n_done is None else tape.cut(request, n_done), recorded, index
+        )
+
+    def abort(self, request: Request) -> None:
+        """Stop a request; its trace comes back cut where it was."""
+        event = self._aborts.get((request.problem_id, request.ordinal))
+        if event is not None:
+            event.set()
+
+    def _tape(self, recorded: RecordedProblem, request: Request) -> tuple[Tape, int]:
+        if request.parent is None:
+            index = random.Random(request.seed).randrange(len(recorded.traces))
+            tape = Tape(recorded, [index], self._options.probe_tokens)
+            if _n_turns(request.prompt) == _n_turns(recorded.problem.prompt):
+                tape.prompt = request.prompt  # in the words of a plan that an engine does not see
+            return tape, index
+        # every token of a recorded trace carries its index
+        index = request.prefix_ids[0] if request.prefix_ids else -1
+        if not set(request.prefix_ids) <= {index} or not 0 <= index < len(recorded.traces):
+            raise ReplayError(
+                f"problem {request.problem_id}: the recording holds nothing that follows trace {request.parent}"
+            )
+        tape = Tape(recorded, [], self._options.probe_tokens)
+        tape.prompt = request.prompt  # its parent was let through
+        tape.stretches[request.parent] = Stretch(request.parent, index, 0, len(request.prefix_ids))
+        return tape, index
+
+    async def _spend(self, request: Request, n_tokens: int) -> int | None:
+        """Wait as long as the tokens take; return how many were done when it was aborted, or None."""
+        per_token = self._options.seconds_per_token
+        if not per_token or not n_tokens:
+            return None
+        identity = (request.problem_id, request.ordinal)
+        event = self._aborts[identity] = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(n_tokens * per_token):
+                await event.wait()
+        except TimeoutError:
+            return None
+        finally:
+            del self._aborts[identity]
+        return min(n_tokens, int((loop.time() - began) / per_token))
+
+
+def _plain(request: Request, trace: Trace, recorded: RecordedProblem, index: int) -> Trace:
+    """Return the trace undressed, as engines give it: its answer only in its text, in a box if the
+    text was not recorded.
+    """
+    n_tokens = trace.usage.output_tokens
+    has_text = recorded.traces[index].text is not None and not request.suffix
+    text = trace.text if has_text else _stated(trace.answer)
+    n_prompt = 1 + len(request.prefix_ids) + len(request.suffix.split())
+    return replace(
+        trace,
+        text=text,
+        token_ids=(index,) * n_tokens,
+        answer=None,
+        usage=replace(trace.usage, prompt_tokens=n_prompt, layer_tokens=n_prompt + n_tokens),
+        suffix_ids=(-1,) * len(request.suffix.split()),
+    )
+
+
+def _n_turns(prompt: Prompt) -> int:
+    """Return how often someone speaks in a prompt, system messages aside: a revision's conversation
+    has more turns than its problem.
+    """
+    return 1 if isinstance(prompt, str) else sum(m.role != "system" for m in prompt)
+
+
+def _stated(answer: Answer | None) -> str:
+    return "" if answer is None else f"\\boxed{{{answer.text}}}"

@@ -1,0 +1,289 @@
+"""Many replays: strategies over recordings and seeds, in several processes, and what they come to
+with intervals.
+
+The unit of every interval is the question: seeds only shuffle the same traces, so a value is first
+averaged over seeds. A question that was asked of several models (the same ids in every source) is
+one unit with all its models. Numbers only; printing is `replay_view`'s.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import product
+from statistics import fmean
+
+from orchestrator.core.errors import described
+from orchestrator.core.plan import Budget, Plan
+from orchestrator.core.protocols import Selector
+from orchestrator.core.values import PluginSpec, Purpose, Request, Trace
+from orchestrator.core.votes import pruned
+from orchestrator.plan import registry
+from orchestrator.studies.evaluate import Estimate, mean_estimate
+from orchestrator.studies.replay.recording import (
+    Draw,
+    RecordedProblem,
+    Recording,
+    ReplayError,
+    drawn,
+)
+from orchestrator.studies.replay.simulator import UNLIMITED, Explored, Stretch, Tape, explore
+
+MAJORITY = PluginSpec("majority")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A strategy, and how the pool it leaves is voted on."""
+
+    strategy: PluginSpec
+    selector: PluginSpec = MAJORITY
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How the recordings are played.
+
+    A probe costs `probe_tokens`; recordings do not say what theirs did, so 0 is what they support.
+    """
+
+    n_seeds: int = 100
+    draw: Draw = "shuffled"
+    probe_tokens: int = 0
+    budget: Budget = Budget()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One exploration. `full_tokens` and `full_right` are what all `n_planned` attempts of the same
+    draw would have cost and voted.
+
+    `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those held a
+    right answer while the vote was wrong.
+    `depth_tokens`: the critical path, in tokens one after another.
+    """
+
+    right: bool
+    tokens: int
+    pruned_tokens: int
+    probe_tokens: int
+    depth_tokens: int
+    n_attempts: int
+    pruning_error: bool
+    full_tokens: int | None
+    full_right: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A setting on one recording, or on all of them (`source` "all").
+
+    `units` are per-question means of (right, tokens), shape (n, 2).
+    """
+
+    source: str
+    setting: Setting
+    accuracy: Estimate
+    tokens: Estimate
+    depth_tokens: float
+    n_attempts: float
+    pruned_tokens: float
+    probe_tokens: float
+    pruning_errors: float
+    full_tokens: float | None
+    full_accuracy: float | None
+    units: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    source: int  # index of a recording
+    setting: Setting
+    seeds: range
+
+
+def play_all(
+    recordings: Sequence[Recording],
+    settings: Sequence[Setting],
+    conditions: Conditions,
+    n_processes: int = 0,
+) -> list[Row]:
+    """Return one row per recording and setting, then, of several recordings, one per setting for
+    all of them.
+
+    ReplayError when a recording has no references, or does not hold what a strategy asks for.
+    `n_processes` 0: one per core.
+    """
+    for recording in recordings:
+        lacking = [p.problem.id for p in recording.problems if p.right is None]
+        if lacking:
+            raise ReplayError(
+                f"{recording.name}: {len(lacking)} problems have no reference answer, {lacking[0]!r} first; name their file"
+            )
+    cases = list(product(range(len(recordings)), range(len(settings))))
+    tasks = [_Task(i, settings[j], seeds) for i, j in cases for seeds in _chunks(conditions)]
+    found: dict[tuple[int, int], dict[str, list[Outcome]]] = {case: {} for case in cases}
+    played = _mapped(recordings, tasks, conditions, n_processes or os.cpu_count() or 1)
+    for case in (case for case in cases for _ in _chunks(conditions)):
+        for problem_id, outcome in next(played):
+            found[case].setdefault(problem_id, []).append(outcome)
+    rows = [_row(recordings[i].name, settings[j], found[i, j]) for i, j in cases]
+    if len(recordings) > 1:
+        merged = [
+            _merged({r.name: found[i, j] for i, r in enumerate(recordings)})
+            for j in range(len(settings))
+        ]
+        rows += [_row("all", setting, pool) for setting, pool in zip(settings, merged, strict=True)]
+    return rows
+
+
+def difference(row: Row, other: Row) -> Estimate:
+    """Return how much more accurate `row` is than `other`, paired by question.
+
+    KeyError when they are not of the same questions.
+    """
+    return mean_estimate([row.units[unit][0] - right for unit, (right, _) in other.units.items()])
+
+
+def _chunks(conditions: Conditions) -> list[range]:
+    n = 1 if conditions.draw == "recorded" else conditions.n_seeds  # the recorded order is one
+    size = max(1, n // 4)
+    return [range(first, min(n, first + size)) for first in range(0, n, size)]
+
+
+_worker: dict[str, object] = {}  # what a worker process plays: set once, when it starts
+
+
+def _mapped(
+    recordings: Sequence[Recording], tasks: Sequence[_Task], conditions: Conditions, n: int
+) -> Iterator[list[tuple[str, Outcome]]]:
+    if n == 1 or len(tasks) == 1:
+        for task in tasks:
+            yield _played(recordings[task.source], task, conditions)
+        return
+    with ProcessPoolExecutor(
+        min(n, len(tasks)), initializer=_begin, initargs=(recordings, conditions)
+    ) as pool:
+        yield from pool.map(_play_in_worker, tasks)
+
+
+def _begin(recordings: Sequence[Recording], conditions: Conditions) -> None:
+    _worker["recordings"], _worker["conditions"] = recordings, conditions
+    gc.freeze()  # what was read stays; a collection would walk over all of it
+
+
+def _play_in_worker(task: _Task) -> list[tuple[str, Outcome]]:
+    recordings, conditions = _worker["recordings"], _worker["conditions"]
+    assert isinstance(recordings, Sequence)
+    assert isinstance(conditions, Conditions)
+    return _played(recordings[task.source], task, conditions)
+
+
+def _played(recording: Recording, task: _Task, conditions: Conditions) -> list[tuple[str, Outcome]]:
+    """Return an outcome per problem and seed."""
+    strategy = registry.load("strategies", task.setting.strategy)
+    selector = registry.load("selectors", task.setting.selector)
+    n_planned: int | None = getattr(strategy, "n_planned", None)
+    found = []
+    for seed in task.seeds:
+        plan = Plan(
+            strategy=task.setting.strategy, sampling=UNLIMITED, budget=conditions.budget, seed=seed
+        )
+        for recorded in recording.problems:
+            order = drawn(len(recorded.traces), conditions.draw, seed)
+            tape = Tape(recorded, order, conditions.probe_tokens)
+            explored = explore(tape, strategy, plan)
+            if explored.session.error:
+                raise ReplayError(
+                    f"{recording.name}, problem {recorded.problem.id}: {explored.session.error}"
+                )
+            full = None if n_planned is None or n_planned > len(order) else order[:n_planned]
+            found.append((recorded.problem.id, _outcome(tape, explored, selector, full)))
+    return found
+
+
+def _outcome(
+    tape: Tape, explored: Explored, selector: Selector, full: Sequence[int] | None
+) -> Outcome:
+    recorded, traces = tape.recorded, explored.session.traces
+    # the pool that a live job votes on
+    right = _is_right(recorded, selector, pruned(list(traces.values()), explored.session.dropped))
+    ends: dict[int, Stretch] = {}  # by attempt, its last stretch
+    for stretch in tape.stretches.values():
+        if stretch.root not in ends or stretch.last > ends[stretch.root].last:
+            ends[stretch.root] = stretch
+    unfinished = [end for end in ends.values() if end.last < recorded.traces[end.index].n_tokens]
+    held = any(
+        (a := recorded.traces[end.index].answer) is not None and a.key in (recorded.right or ())
+        for end in unfinished
+    )
+    return Outcome(
+        right=right,
+        tokens=explored.session.output_tokens,
+        pruned_tokens=sum(end.last for end in unfinished),
+        probe_tokens=sum(
+            t.usage.output_tokens for t in traces.values() if t.purpose is not Purpose.SOLVE
+        ),
+        depth_tokens=explored.depth_tokens,
+        n_attempts=len(ends),
+        pruning_error=held and not right,
+        full_tokens=None if full is None else sum(recorded.traces[i].n_tokens for i in full),
+        full_right=None if full is None else _is_right(recorded, selector, _whole(recorded, full)),
+    )
+
+
+def _whole(recorded: RecordedProblem, indices: Sequence[int]) -> list[Trace]:
+    tape = Tape(recorded, indices)
+    return [tape.play(Request(ordinal=i)) for i in range(len(indices))]
+
+
+def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trace]) -> bool:
+    try:
+        clusters = selector(pool)
+    # a plugin may raise anything; mostly the recording lacks what it ranks by
+    except Exception as error:
+        raise ReplayError(
+            f"problem {recorded.problem.id}: the selector failed: {described(error)}"
+        ) from error
+    return bool(clusters) and clusters[0].answer.key in (recorded.right or ())
+
+
+def _merged(pools: dict[str, dict[str, list[Outcome]]]) -> dict[str, list[Outcome]]:
+    """Return several sources' outcomes by question: one unit where all of them were asked the same
+    ones.
+    """
+    ids = [set(pool) for pool in pools.values()]
+    same = all(found == ids[0] for found in ids)
+    merged: dict[str, list[Outcome]] = {}
+    for name, pool in pools.items():
+        for problem_id, outcomes in pool.items():
+            merged.setdefault(problem_id if same else f"{name}/{problem_id}", []).extend(outcomes)
+    return merged
+
+
+def _row(source: str, setting: Setting, pool: dict[str, list[Outcome]]) -> Row:
+    def mean(value: Callable[[Outcome], float]) -> float:
+        return fmean(fmean(map(value, outcomes)) for outcomes in pool.values())
+
+    units = {
+        id: (fmean(o.right for o in outcomes), fmean(o.tokens for o in outcomes))
+        for id, outcomes in pool.items()
+    }
+    has_full = all(o.full_tokens is not None for outcomes in pool.values() for o in outcomes)
+    return Row(
+        source,
+        setting,
+        accuracy=mean_estimate([right for right, _ in units.values()]),
+        tokens=mean_estimate([tokens for _, tokens in units.values()]),
+        depth_tokens=mean(lambda o: o.depth_tokens),
+        n_attempts=mean(lambda o: o.n_attempts),
+        pruned_tokens=mean(lambda o: o.pruned_tokens),
+        probe_tokens=mean(lambda o: o.probe_tokens),
+        pruning_errors=mean(lambda o: o.pruning_error),
+        full_tokens=mean(lambda o: o.full_tokens or 0) if has_full else None,
+        full_accuracy=mean(lambda o: bool(o.full_right)) if has_full else None,
+        units=units,
+    )

@@ -1,0 +1,91 @@
+"""Recorded attempts as values: what a replay plays from. Reading them from files is
+`orchestrator.studies.replay.files`'.
+
+The one rule: a recording says what it holds and nothing else; asking for more is a `ReplayError`
+that names it. References are kept beside the problem as the keys of right answers, so that no
+strategy can see them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.values import Answer, Finish, Problem, Verdict
+
+_N_RESAMPLED = (
+    1_000  # draws with replacement do not run out; more than any strategy takes of one problem
+)
+Draw: TypeAlias = Literal["shuffled", "recorded", "resampled"]
+
+
+class ReplayError(PlanError):
+    """The recording does not hold what was asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTrace:
+    """One whole attempt. `probes` maps tokens generated so far to the answer that a probe gave
+    there; `text` None was not recorded.
+    """
+
+    n_tokens: int
+    answer: Answer | None = None
+    probes: dict[int, Answer | None] = field(default_factory=dict)
+    text: str | None = None
+    finish: Finish = Finish.STOP
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
+    error: str = ""
+
+    def probed(self, n_tokens: int) -> Answer | None:
+        """Return what a probe answered after so many tokens; KeyError when none was made there.
+
+        Past its last probe a trace writes down what it has found: its own answer is what a probe
+        would read.
+        """
+        if n_tokens in self.probes:
+            return self.probes[n_tokens]
+        if n_tokens >= self.n_tokens or (self.probes and n_tokens > next(reversed(self.probes))):
+            return self.answer
+        raise KeyError(n_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedProblem:
+    """A problem and its attempts, in the order of recording; `right` holds the keys of right
+    answers, None without a reference.
+    """
+
+    problem: Problem
+    traces: tuple[RecordedTrace, ...]
+    right: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A pool of problems, and what must be said of it to a reader of figures."""
+
+    name: str
+    problems: tuple[RecordedProblem, ...]
+    notes: tuple[str, ...] = ()
+
+
+def drawn(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
+    """Return the order in which a pool's traces are drawn, shape (n_traces,), or (1000,) when
+    resampled.
+
+    `shuffled`: without replacement, by Python's own shuffle of this seed (as the recordings with
+      probes were published). `resampled`: with
+    replacement. `recorded`: as they lie.
+    """
+    rng = random.Random(seed)
+    order = list(range(n_traces))
+    if draw == "shuffled":
+        rng.shuffle(order)
+    elif draw == "resampled":
+        order = rng.choices(order, k=_N_RESAMPLED) if order else []
+    return order

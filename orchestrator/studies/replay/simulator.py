@@ -1,0 +1,319 @@
+"""Recorded traces in place of an engine: any strategy, unchanged, on a simulated clock that counts
+tokens. No model, no event loop.
+
+A running trace makes one token a tick, all of them in step, so the order of arrival, what a
+cancelled trace had cost by then, and the length of the critical path come out as on an engine that
+serves every request at once. Nothing here knows a right answer.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.core.metrics import RuleFold
+from orchestrator.core.plan import Plan
+from orchestrator.core.protocols import Strategy
+from orchestrator.core.session import Effect, Session, Start, prepared_prompt
+from orchestrator.core.values import (
+    Answer,
+    ConfidenceFloor,
+    Finish,
+    Purpose,
+    Request,
+    Sampling,
+    Trace,
+    Usage,
+)
+from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace, ReplayError
+
+# a recorded trace ends where it ended, unless a strategy asks for a checkpoint
+UNLIMITED = Sampling(max_new_tokens=2**31)
+
+
+class _Unrecorded(str):
+    """The text of a trace whose text was not recorded: reading it is an error, carrying it about is
+    not.
+    """
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> None:
+        raise ReplayError(
+            "the recording holds answers, not texts: a strategy, judge or selector that reads texts cannot be replayed on it"
+        )
+
+    __len__ = __iter__ = __getitem__ = __contains__ = __format__ = _refuse  # type: ignore[assignment]  # it never returns
+    find = count = split = splitlines = strip = lower = encode = startswith = endswith = _refuse  # type: ignore[assignment]
+
+
+_NO_TEXT = _Unrecorded()
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Where a request lies on its recorded trace: that trace's index, and the tokens before it and
+    at its end.
+
+    `root` is the ordinal of the request that began the attempt; a trace drawn twice, by resampling,
+    makes two attempts.
+    """
+
+    root: int
+    index: int
+    first: int
+    last: int
+
+
+class Tape:
+    """One problem's recorded traces, drawn in a given order: each request that starts afresh gets
+    the next one.
+    """
+
+    __slots__ = ("_n_drawn", "_order", "_probe_tokens", "prompt", "recorded", "stretches")
+
+    def __init__(
+        self, recorded: RecordedProblem, order: Sequence[int], probe_tokens: int = 0
+    ) -> None:
+        """Begin at the front of `order`.
+
+        A probe costs `probe_tokens`: recordings do not say what theirs did.
+        """
+        self.recorded = recorded
+        # how the problem is asked; whoever asks it in a plan's words says so here
+        self.prompt = recorded.problem.prompt
+        self.stretches: dict[int, Stretch] = {}  # by ordinal
+        self._order = order
+        self._n_drawn = 0
+        self._probe_tokens = probe_tokens
+
+    def play(self, request: Request) -> Trace:
+        """Return the trace with which a request ends if nothing stops it.
+
+        ReplayError when the recording does not hold it.
+        """
+        if request.purpose is Purpose.PROBE or (
+            request.purpose is Purpose.AGGREGATE and request.parent is not None
+        ):
+            return self._probe(request)
+        self._require_recorded(request)
+        stretch = self._begun(request)
+        taken = self.recorded.traces[stretch.index]
+        limit = request.max_new_tokens
+        end = taken.n_tokens if limit is None else min(taken.n_tokens, stretch.first + limit)
+        finish = (
+            taken.finish
+            if end == taken.n_tokens
+            else Finish.RULE
+            if request.checkpoint
+            else Finish.LENGTH
+        )
+        if request.rules:
+            end, finish = self._ruled(request, taken, stretch.first, end, finish)
+        if end < taken.n_tokens and (request.metrics or request.verifiers):
+            raise self._missing("no verdicts or metrics of unfinished traces")
+        self.stretches[request.ordinal] = Stretch(stretch.root, stretch.index, stretch.first, end)
+        return self._trace(request, taken, stretch.first, end, finish)
+
+    def cut(self, request: Request, n_tokens: int) -> Trace:
+        """Return the trace of a request that was stopped after so many tokens."""
+        known = self.stretches.get(request.ordinal)
+        if known is None:  # a probe
+            return _made(request, Finish.CANCELLED, min(n_tokens, self._probe_tokens), _NO_TEXT)
+        end = min(known.first + n_tokens, known.last)
+        self.stretches[request.ordinal] = Stretch(known.root, known.index, known.first, end)
+        return self._trace(
+            request, self.recorded.traces[known.index], known.first, end, Finish.CANCELLED
+        )
+
+    def _trace(
+        self, request: Request, taken: RecordedTrace, first: int, end: int, finish: Finish
+    ) -> Trace:
+        text = _NO_TEXT if taken.text is None else _part(taken, first, end)
+        if end < taken.n_tokens or finish is Finish.CANCELLED:
+            return _made(request, finish, end - first, text)
+        return Trace(
+            ordinal=request.ordinal,
+            text=text,
+            finish=finish,
+            parent=request.parent,
+            purpose=request.purpose,
+            model=request.model,
+            usage=Usage(output_tokens=end - first),
+            answer=taken.answer,
+            metrics=taken.metrics,
+            verdicts=taken.verdicts,
+            error=taken.error,
+        )
+
+    def _begun(self, request: Request) -> Stretch:
+        if request.parent is None:
+            if self._n_drawn == len(self._order):
+                raise self._missing(
+                    f"{len(self._order)} traces and was asked for one more; lower the strategy's n"
+                )
+            self._n_drawn += 1
+            return Stretch(request.ordinal, self._order[self._n_drawn - 1], 0, 0)
+        parent = self.stretches.get(request.parent)
+        if parent is None:
+            raise self._missing("nothing that follows a probe")
+        if parent.last >= self.recorded.traces[parent.index].n_tokens:
+            raise self._missing(
+                f"nothing beyond the {parent.last} tokens of a trace that ended by itself"
+            )
+        return Stretch(parent.root, parent.index, parent.last, parent.last)
+
+    def _probe(self, request: Request) -> Trace:
+        stretch = None if request.parent is None else self.stretches.get(request.parent)
+        if stretch is None:
+            raise self._missing("no probe but of a running trace")
+        taken = self.recorded.traces[stretch.index]
+        try:
+            answer = taken.probed(stretch.last)
+        except KeyError:
+            known = (
+                f"they were made at {_some(taken.probes)} tokens"
+                if taken.probes
+                else "none was made; replay a rule that does not probe (`sounding` with patience=0)"
+            )
+            raise self._missing(f"no probe after {stretch.last} tokens: {known}") from None
+        return _made(request, Finish.STOP, self._probe_tokens, _NO_TEXT, answer)
+
+    def _require_recorded(self, request: Request) -> None:
+        if request.purpose is not Purpose.SOLVE:
+            raise self._missing(f"attempts only, nothing for the purpose {request.purpose.value!r}")
+        if request.subjects:
+            raise self._missing("no attempt that goes beyond others")
+        if request.prompt not in ("", self.prompt):
+            raise self._missing("no attempt at another prompt than the problem's own")
+        if request.suffix:
+            raise self._missing(f"no attempt that goes on after the forced text {request.suffix!r}")
+        if request.depth is not None:
+            raise self._missing(
+                f"one depth, that of its model; the strategy asks for depth {request.depth}"
+            )
+        if request.metrics or request.verifiers:
+            some = self.recorded.traces[0] if self.recorded.traces else RecordedTrace(0)
+            lacking = {*request.metrics} - some.metrics.keys() | {*request.verifiers} - {
+                v.verifier for v in some.verdicts
+            }
+            if lacking:
+                raise self._missing(f"no {', '.join(sorted(lacking))}")
+
+    def _ruled(
+        self, request: Request, taken: RecordedTrace, first: int, end: int, finish: Finish
+    ) -> tuple[int, Finish]:
+        if any(isinstance(rule, ConfidenceFloor) for rule in request.rules):
+            raise self._missing("no log-probabilities, which a confidence floor needs")
+        if taken.text is None:
+            raise self._missing("no texts, which a stop rule reads")
+        fold = RuleFold(request.rules)
+        for n in range(first, end):
+            if fold.update(_part(taken, n, n + 1), ()):
+                return n + 1, Finish.RULE
+        return end, finish
+
+    def _missing(self, what: str) -> ReplayError:
+        return ReplayError(f"problem {self.recorded.problem.id}: the recording holds {what}")
+
+
+def _made(
+    request: Request, finish: Finish, n_tokens: int, text: str, answer: Answer | None = None
+) -> Trace:
+    return Trace(
+        ordinal=request.ordinal,
+        text=text,
+        finish=finish,
+        parent=request.parent,
+        purpose=request.purpose,
+        model=request.model,
+        usage=Usage(output_tokens=n_tokens),
+        answer=answer,
+    )
+
+
+def _part(taken: RecordedTrace, first: int, end: int) -> str:
+    """Return the text of these tokens.
+
+    Token borders are not recorded: every token is taken to be of the same length.
+    """
+    text = taken.text or ""
+    n = max(1, taken.n_tokens)
+    return text[len(text) * first // n : len(text) * end // n]
+
+
+def _some(probes: Iterable[int]) -> str:
+    first, *rest = probes
+    return f"{first}, {rest[0]}, ..." if rest else str(first)
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """A finished exploration and its critical path: how many tokens in sequence it took."""
+
+    session: Session
+    depth_tokens: int
+
+
+def explore(tape: Tape, strategy: Strategy, plan: Plan) -> Explored:
+    """Return the exploration of a tape's problem by a strategy. Pure; ReplayError when the
+    recording does not hold what is asked.
+
+    Arrivals at the same tick come in the order of submission; a stopped trace arrives at the tick
+    at which it was stopped.
+    """
+    session = Session(tape.recorded.problem, strategy, plan)
+    tape.prompt = prepared_prompt(tape.recorded.problem, plan)
+    clock = _Clock(tape)
+    clock.perform(session.start())
+    while session.running:
+        clock.perform(session.receive(clock.next_arrival()))
+        if not session.exploring:
+            break
+    ended = clock.now
+    while session.running:
+        session.receive(clock.next_arrival())
+    return Explored(session, ended)
+
+
+class _Clock:
+    """Simulated time in tokens: what runs, when it arrives, what it had made when it was stopped."""
+
+    __slots__ = ("_began", "_heap", "_n_pushed", "_traces", "_valid", "now", "tape")
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.now = 0
+        self._heap: list[tuple[int, int, int]] = []
+        self._traces: dict[int, Trace] = {}
+        self._began: dict[int, int] = {}
+        # ordinal -> its entry of the heap; earlier entries are void
+        self._valid: dict[int, int] = {}
+        self._n_pushed = 0
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            request = effect.request
+            ordinal = request.ordinal
+            if isinstance(effect, Start):
+                trace = self.tape.play(request)
+                self._began[ordinal] = self.now
+                self._push(ordinal, trace, self.now + trace.usage.output_tokens)
+            elif ordinal in self._valid:
+                self._push(
+                    ordinal, self.tape.cut(request, self.now - self._began[ordinal]), self.now
+                )
+
+    def next_arrival(self) -> Trace:
+        while True:
+            self.now, entry, ordinal = heapq.heappop(self._heap)
+            if self._valid.get(ordinal) == entry:
+                del self._valid[ordinal], self._began[ordinal]
+                return self._traces.pop(ordinal)
+
+    def _push(self, ordinal: int, trace: Trace, at: int) -> None:
+        self._n_pushed += 1
+        self._traces[ordinal] = trace
+        self._valid[ordinal] = self._n_pushed
+        heapq.heappush(self._heap, (at, self._n_pushed, ordinal))

@@ -1,0 +1,162 @@
+"""The temperature at which to sample, from the turning point of a model's entropy: TURN (Du, Yang
+and Welleck, arXiv 2502.05234).
+
+As the temperature rises, the log of the mean token entropy first grows ever more slowly and then
+takes off: there the model begins to say nothing in particular. That point is a good temperature for
+many samples, and finding it needs no answers. Follows the released code (github.com/StigLidu/TURN):
+grid, second difference, first interior point where it is positive.
+
+Where we differ: the released code takes the entropy of the 1000 likeliest tokens at each place; we
+take minus the log-probability of the token drawn, whose mean is that entropy (without bias, with
+more noise), so that no more than one number per token is asked of the engine. Both need
+log-probabilities at the temperature sampled at: `execution.engine` "vllm" with `processed_logprobs
+= true`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Budget, Plan
+from orchestrator.core.values import PluginSpec, Problem, Trace
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime import api
+
+# 0.1 to 1.4, as released: steps of 0.1, below 1.5
+GRID = tuple(round(0.1 * i, 1) for i in range(1, 15))
+N_SAMPLES = 32  # in all, at each temperature
+MAX_NEW_TOKENS = 1024
+_ROUNDING = 1e-9  # of a curve that does not bend, second differences are not quite 0
+FOR_VOTING = 0.0  # what is added to the turning point: for a majority vote, and
+FOR_BEST = 0.1  # for best-of-n, which gains from more diversity
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The temperature chosen, and the curve it was read from: mean token entropies in nats, shape
+    (n_temperatures,).
+
+    `turn` is the turning point, to which the offset of what the samples are for is added.
+    """
+
+    temperature: float
+    turn: float
+    temperatures: tuple[float, ...]
+    entropies: tuple[float, ...]
+
+
+def turning_point(temperatures: Sequence[float], entropies: Sequence[float]) -> float:
+    """Return the first interior temperature at which the log entropy is convex; the last interior
+    one if it is nowhere.
+
+    Temperatures ascend, entropies are positive, and there are at least three of each: ValueError
+    otherwise.
+    """
+    t, h = np.asarray(temperatures, dtype=float), np.asarray(entropies, dtype=float)
+    if t.shape != h.shape or t.size < 3 or not (np.diff(t) > 0).all():
+        raise ValueError(
+            f"{t.size} temperatures and {h.size} entropies: give as many, at least three, temperatures ascending"
+        )
+    if not (np.isfinite(h) & (h > 0)).all():
+        raise ValueError(f"entropies {h.tolist()}: each must be positive and finite")
+    curvature = np.gradient(np.gradient(np.log(h), t), t)
+    convex = np.flatnonzero(curvature[1:-1] > _ROUNDING)
+    return float(t[1 + convex[0]] if convex.size else t[-2])
+
+
+def choose_temperature(
+    problems: Sequence[Problem],
+    plan: Plan,
+    execution: Execution,
+    *,
+    temperatures: Sequence[float] = GRID,
+    n_samples: int = N_SAMPLES,
+    offset: float = FOR_VOTING,
+) -> Choice:
+    """Return TURN's temperature for the plan's model on problems like these; their answers are not
+    needed.
+
+    Costs `n_samples` traces of at most 1024 tokens at each temperature: of the first `n_samples`
+    problems one each, of fewer as many of each as fit. The rest of the sampling is as in the plan,
+    with nothing cut off from the tail (top_p 1, no top_k, no min_p).
+    """
+    require_processed(execution)
+    chosen = list(problems)[:n_samples]
+    if not chosen:
+        raise PlanError("a temperature is chosen on problems: give at least one")
+    entropies = tuple(
+        _entropy(chosen, plan_at(plan, t, n_samples // len(chosen)), execution)
+        for t in temperatures
+    )
+    return chosen_from(temperatures, entropies, offset)
+
+
+def chosen_from(temperatures: Sequence[float], entropies: Sequence[float], offset: float) -> Choice:
+    """Return the choice that a measured curve leads to. ValueError as `turning_point`."""
+    turn = turning_point(temperatures, entropies)
+    return Choice(round(turn + offset, 6), turn, tuple(temperatures), tuple(entropies))
+
+
+def require_processed(execution: Execution) -> None:
+    """Refuse a vLLM engine that would report the model's own log-probabilities: their mean is a
+    cross-entropy, and its turn another.
+    """
+    name, options = execution.engine.name, execution.engine.options
+    if name == "ray" and options.get("backend", "vllm") == "vllm":
+        name, options = "vllm", options.get("options") or {}  # type: ignore[assignment]  # of an option's value only the plugin knows the type
+    if name == "vllm" and not options.get("processed_logprobs"):
+        raise PlanError(
+            "TURN measures entropies at the temperature sampled at: set the vLLM engine's option processed_logprobs = true "
+            '(behind Ray: engine = {name = "ray", options = {processed_logprobs = true}})'
+        )
+
+
+def plan_at(plan: Plan, temperature: float, n: int) -> Plan:
+    """Return the plan that samples `n` traces of each problem at a temperature and has each carry
+    its mean log-probability.
+    """
+    sampling = replace(
+        plan.sampling,
+        temperature=temperature,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+    return replace(
+        plan,
+        sampling=sampling,
+        strategy=PluginSpec("consistency", {"n": n}),
+        selector=PluginSpec("weighted", {"by": "mean_logprob"}),
+        verifiers=(),
+        budget=Budget(),
+    )
+
+
+def _entropy(problems: Sequence[Problem], plan: Plan, execution: Execution) -> float:
+    with tempfile.TemporaryDirectory(prefix="leadline-") as directory:
+        api.run(problems, plan, execution, out=Path(directory))
+        return mean_entropy(
+            [api.traces(directory, problem.id) for problem in problems], plan.sampling.temperature
+        )
+
+
+def mean_entropy(pools: Sequence[Sequence[Trace]], temperature: float) -> float:
+    """Return the mean over traces of the mean over tokens; a trace without tokens says nothing.
+
+    PlanError when none has any.
+    """
+    given = [
+        -t.metrics["mean_logprob"] for pool in pools for t in pool if "mean_logprob" in t.metrics
+    ]
+    if not given:
+        raise PlanError(
+            f"no trace at temperature {temperature} has log-probabilities: every one failed or was empty"
+        )
+    return sum(given) / len(given)

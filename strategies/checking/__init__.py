@@ -1,0 +1,1 @@
+"""Strategies that let a model check candidates before the vote."""

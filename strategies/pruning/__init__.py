@@ -1,0 +1,1 @@
+"""Strategies that look at attempts while they run, and drop some."""

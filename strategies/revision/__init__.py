@@ -1,0 +1,1 @@
+"""Strategies whose attempts build on earlier ones."""

@@ -1,0 +1,1 @@
+"""Strategies that search over steps or attempts."""

@@ -1,0 +1,1 @@
+"""Selectors: pure functions from a pool of traces to ranked clusters of answers."""

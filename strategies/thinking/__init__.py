@@ -1,0 +1,1 @@
+"""Strategies that lengthen, shorten or take over an attempt's thinking."""

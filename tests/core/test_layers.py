@@ -1,0 +1,117 @@
+"""Layer schedules: the text form, what it refuses, and what a schedule says of a depth.
+
+Exit rules as text: what is read, what is written back, what is refused.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.layers import ExitRule, Schedule, parse_exit, parse_schedule, require_layers
+
+layers = st.lists(st.integers(0, 40), max_size=12).map(tuple)
+
+
+def test_a_think_block_runs_as_often_as_the_depth_says() -> None:
+    schedule = parse_schedule("0-1 (2-3)*r 4")
+    assert schedule == Schedule((0, 1), (2, 3), (4,))
+    assert schedule.order(3) == (0, 1, 2, 3, 2, 3, 2, 3, 4)
+    assert schedule.n_layers_run(3) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("0-3", (0, 1, 2, 3)),
+        ("0, 2,2 , 3", (0, 2, 2, 3)),
+        ("0 (1 2)*2 3", (0, 1, 2, 1, 2, 3)),
+        ("3 - 4", (3, 4)),
+        ("(0-1) * r", (0, 1)),
+    ],
+)
+def test_skips_loops_and_fixed_blocks_are_written_out(text: str, order: tuple[int, ...]) -> None:
+    assert parse_schedule(text).order(1) == order
+
+
+@given(head=layers, think=layers, tail=layers)
+def test_a_schedule_reads_back_from_its_text(
+    head: tuple[int, ...], think: tuple[int, ...], tail: tuple[int, ...]
+) -> None:
+    """Plans and result files carry the text."""
+    if not think:
+        head, tail = head + tail, ()
+    if head or think:
+        schedule = Schedule(head, think, tail)
+        assert parse_schedule(str(schedule)) == schedule
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "names no layer"),
+        ("0-3 x", "cannot read 'x'"),
+        ("5-3", "runs backwards"),
+        ("(0)*r (1)*r", "one block with [*]r"),
+        ("(0)*0", "1 to 256 times"),
+        ("0-99999", "longer than any model"),
+        ("()*r", "no layer"),
+    ],
+)
+def test_what_is_no_schedule_is_refused_with_the_reason(text: str, part: str) -> None:
+    with pytest.raises(PlanError, match=part):
+        parse_schedule(text)
+
+
+def test_a_layer_that_is_not_there_is_named() -> None:
+    with pytest.raises(PlanError, match="names layer 30; the model has 30 layers, 0 to 29"):
+        require_layers(parse_schedule("0-30"), 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("state<0.03", ExitRule("state", 0.03)),
+        ("kl<5e-4", ExitRule("kl", 5e-4)),
+        (" state < .5  after 4 ", ExitRule("state", 0.5, 4)),
+        ("kl<1 after 2", ExitRule("kl", 1.0, 2)),
+    ],
+)
+def test_a_rule_is_read(text: str, rule: ExitRule) -> None:
+    """Spaces are free; without `after` the first iteration may be the last."""
+    assert parse_exit(text) == rule
+
+
+@given(
+    st.builds(
+        ExitRule,
+        st.sampled_from(["state", "kl"]),
+        st.sampled_from([1e-6, 5e-4, 0.03, 1.0, 12.5]),
+        st.integers(1, 64),
+    )
+)
+def test_what_is_written_is_read_back(rule: ExitRule) -> None:
+    """Plans are written out, so text and rule say the same."""
+    assert parse_exit(str(rule)) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "cannot be read"),
+        ("state", "cannot be read"),
+        ("entropy<0.1", "cannot be read"),
+        ("state>0.1", "cannot be read"),
+        ("state<0.1 after", "cannot be read"),
+        ("state<1e", "'1e' is no number"),
+        ("state<0", "must be above 0"),
+        ("state<-0.1", "must be above 0"),
+        ("state<0.1 after 0", "at least 1 iteration"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(text: str, reason: str) -> None:
+    """Before an engine starts, with what is wrong."""
+    with pytest.raises(PlanError, match=reason):
+        parse_exit(text)

@@ -1,0 +1,834 @@
+"""The `openai` engine against a real HTTP server on a real socket, whose replies each test scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from orchestrator.core.errors import EngineError, PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.protocols import Engine
+from orchestrator.core.values import (
+    Capability,
+    ConfidenceFloor,
+    Delimiter,
+    Finish,
+    Message,
+    Request,
+    Sampling,
+    Trace,
+    WordLimit,
+)
+from orchestrator.engines.openai.engine import OpenAI
+
+MODELS = {"main": Model("tiny")}
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 3,
+    "total_tokens": 10,
+    "prompt_tokens_details": {"cached_tokens": 4},
+}
+
+
+@dataclass
+class Call:
+    """One HTTP request as the server saw it, and the means to answer it."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def plain(
+        self, text: str, status: int = 200, kind: str = "application/json", extra: str = ""
+    ) -> None:
+        data = text.encode()
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(data)}\r\n{extra}\r\n"
+        self.writer.write(head.encode() + data)
+        await self.writer.drain()
+
+    async def begin(self, kind: str = "text/event-stream") -> None:
+        self.writer.write(
+            f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+        )
+        await self.writer.drain()
+
+    async def event(self, data: object) -> None:
+        text = data if isinstance(data, str) else json.dumps(data)
+        raw = f"data: {text}\n\n".encode()
+        self.writer.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
+        await self.writer.drain()
+
+    async def end(self) -> None:
+        self.writer.write(b"0\r\n\r\n")
+        await self.writer.drain()
+
+    async def stream(self, *events: object) -> None:
+        await self.begin()
+        for event in events:
+            await self.event(event)
+        await self.end()
+
+    async def cut(self) -> None:
+        self.writer.close()
+
+    async def disconnect(self) -> None:
+        await self.reader.read()
+
+
+Script = Callable[[Call], Awaitable[None]]
+
+
+@dataclass
+class Server:
+    """Serves /models itself and hands everything else to the script."""
+
+    script: Script
+    models: str = json.dumps(
+        {"object": "list", "data": [{"id": "tiny", "object": "model"}, {"id": "other"}]}
+    )
+    models_status: int = 200
+    calls: list[Call] = field(default_factory=list)
+    port: int = 0
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def die(self) -> None:
+        """Close the port and every connection."""
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            while not writer.is_closing():
+                await self._answer(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has closed the connection
+        except asyncio.CancelledError:
+            pass  # `die`; asyncio.streams would print a cancelled connection task
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {
+            k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines if line)
+        }
+        raw = await reader.readexactly(int(headers.get("content-length", 0)))
+        call = Call(first.split()[1], headers, json.loads(raw) if raw else None, reader, writer)
+        self.calls.append(call)
+        if call.path == "/v1/models":
+            kind = "application/json" if self.models.startswith(("{", "[")) else "text/html"
+            await call.plain(self.models, self.models_status, kind)
+        else:
+            await self.script(call)
+
+
+@asynccontextmanager
+async def serving(script: Script, **settings: Any) -> AsyncIterator[Server]:
+    server = Server(script, **settings)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.die()
+
+
+@asynccontextmanager
+async def engine_for(script: Script, **options: Any) -> AsyncIterator[tuple[Engine, Server]]:
+    async with (
+        serving(script) as server,
+        replace(OpenAI(base_url=server.url, max_retries=0), **options).open(MODELS) as engine,
+    ):
+        yield engine, server
+
+
+def piece(text: str, *, finish: str | None = None, **choice: Any) -> dict[str, Any]:
+    return {
+        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish, **choice}],
+        "usage": None,
+    }
+
+
+def text_piece(text: str, *, finish: str | None = None, **choice: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "text": text, "finish_reason": finish, **choice}]}
+
+
+def scored(logprob: float, top: list[float]) -> dict[str, Any]:
+    alternatives = [{"token": str(i), "logprob": lp} for i, lp in enumerate(top)]
+    return {"content": [{"token": "x", "logprob": logprob, "top_logprobs": alternatives}]}
+
+
+def request(ordinal: int = 0, prompt: Any = "2+2?", **fields: Any) -> Request:
+    return Request(prompt=prompt, model="main", problem_id="p", ordinal=ordinal, seed=17, **fields)
+
+
+async def answered(call: Call) -> None:
+    await call.stream(
+        {
+            "choices": [
+                {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+            ]
+        },
+        piece("4"),
+        piece("2", finish="stop"),
+        {"choices": [], "usage": USAGE},
+        "[DONE]",
+    )
+
+
+async def one(script: Script, asked: Request | None = None, **options: Any) -> tuple[Trace, Server]:
+    async with engine_for(script, **options) as (engine, server):
+        return await engine.generate(asked or request()), server
+
+
+async def test_a_completion_comes_back_with_its_text_finish_and_usage() -> None:
+    """The server's own count is what is charged; the layers of a remote model are unknown."""
+    trace, _ = await one(answered, request(ordinal=5))
+    assert (trace.ordinal, trace.text, trace.finish, trace.error, trace.note) == (
+        5,
+        "42",
+        Finish.STOP,
+        "",
+        "",
+    )
+    usage = trace.usage
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.output_tokens, usage.layer_tokens) == (
+        7,
+        4,
+        3,
+        0,
+    )
+    assert usage.seconds > 0
+
+
+async def test_what_is_sent_is_the_plain_api() -> None:
+    """OpenAI's own API refuses unknown fields, so nothing of vLLM's goes out unless plan or
+    `server` ask for it.
+    """
+    sampling = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=64, stop=("END",))
+    _, server = await one(answered, request(sampling=sampling, max_new_tokens=9))
+    assert server.calls[-1].path == "/v1/chat/completions"
+    assert server.calls[-1].body == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "2+2?"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "seed": 17,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 9,
+        "stop": ["END"],
+    }
+
+
+async def test_sampling_beyond_the_api_is_sent_where_the_plan_sets_it() -> None:
+    """A plan's `min_p` must not be dropped silently."""
+    _, server = await one(answered, request(sampling=Sampling(top_k=5, min_p=0.1)))
+    body = server.calls[-1].body
+    assert (body["top_k"], body["min_p"]) == (5, 0.1)
+    assert "repetition_penalty" not in body
+
+
+async def test_openai_itself_gets_its_own_name_of_the_length_limit() -> None:
+    """Its newer models refuse `max_tokens`; local servers ignore `max_completion_tokens` and would
+    never stop.
+    """
+    _, server = await one(answered, server="openai")
+    assert server.calls[-1].body["max_completion_tokens"] == 512
+    assert "max_tokens" not in server.calls[-1].body
+
+
+async def test_messages_are_sent_as_they_are() -> None:
+    """Roles and order carry meaning."""
+    prompt = (Message("system", "Be brief."), Message("user", "Hi"))
+    _, server = await one(answered, request(prompt=prompt))
+    assert server.calls[-1].body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+    ]
+
+
+async def test_the_key_comes_from_the_named_variable_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan is recorded and shown, so a key never stands in it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    monkeypatch.setenv("MY_KEY", "s3cret")
+    _, server = await one(answered, api_key_env="MY_KEY")
+    assert {call.headers["authorization"] for call in server.calls} == {"Bearer s3cret"}
+
+
+async def test_a_missing_key_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local servers need none."""
+    monkeypatch.delenv("MY_KEY", raising=False)
+    trace, server = await one(answered, api_key_env="MY_KEY")
+    assert trace.finish is Finish.STOP
+    assert server.calls[-1].headers["authorization"] == "Bearer none"
+
+
+async def test_text_completions_take_plain_prompts_and_refuse_messages() -> None:
+    """A base model has no roles; joining them silently would be another prompt."""
+
+    async def script(call: Call) -> None:
+        await call.stream(
+            text_piece("4", finish="length"), {"choices": [], "usage": USAGE}, "[DONE]"
+        )
+
+    async with engine_for(script, chat=False) as (engine, server):
+        trace = await engine.generate(request())
+        refused = await engine.generate(request(prompt=(Message("user", "Hi"),)))
+    assert (trace.text, trace.finish) == ("4", Finish.LENGTH)
+    assert (server.calls[-1].path, server.calls[-1].body["prompt"]) == ("/v1/completions", "2+2?")
+    assert refused.finish is Finish.FAILED
+    assert "chat = true" in refused.error
+
+
+async def test_thoughts_that_the_server_sends_apart_are_part_of_the_text() -> None:
+    """Else a trace cut inside its thoughts would read as empty, and stop rules would be silently
+    inactive.
+    """
+
+    async def script(call: Call) -> None:
+        deltas = [{"reasoning_content": "hm "}, {"reasoning": "wait"}, {"content": "4"}]
+        chunks = [{"choices": [{"delta": delta}]} for delta in deltas]
+        await call.stream(
+            *chunks, piece("!", finish="stop"), {"choices": [], "usage": USAGE}, "[DONE]"
+        )
+
+    trace, _ = await one(script)
+    assert trace.text == "<think>hm wait</think>4!"
+
+
+async def test_metrics_are_folded_from_the_stream() -> None:
+    """Mean log-probability: (-0.5 - 1.5) / 2 = -1.
+
+    Confidence: minus the mean of a token's 20 best: 2 and 4.
+    """
+
+    async def script(call: Call) -> None:
+        await call.stream(
+            piece("a", logprobs=scored(-0.5, [-2.0] * 20)),
+            piece("b", finish="stop", logprobs=scored(-1.5, [-4.0] * 20)),
+            {"choices": [], "usage": USAGE},
+            "[DONE]",
+        )
+
+    trace, server = await one(script, request(metrics=("mean_logprob", "mean_confidence")))
+    assert trace.metrics == {"mean_logprob": -1.0, "mean_confidence": 3.0}
+    assert (server.calls[-1].body["logprobs"], server.calls[-1].body["top_logprobs"]) == (True, 20)
+
+
+async def test_metrics_of_text_completions_take_the_best_of_what_is_sent() -> None:
+    """This endpoint adds the sampled token to the top ones: of 21 the 20 likeliest count, here 20
+    times -2.
+    """
+
+    async def script(call: Call) -> None:
+        top = {str(i): -2.0 for i in range(20)} | {"sampled": -9.0}
+        logprobs = {"tokens": ["a"], "token_logprobs": [-9.0], "top_logprobs": [top]}
+        await call.stream(
+            text_piece("a", finish="stop", logprobs=logprobs),
+            {"choices": [], "usage": USAGE},
+            "[DONE]",
+        )
+
+    asked = (
+        "mean_logprob",
+        "mean_confidence",
+        "first_token_logprob@7",
+        "first_token_logprob@sampled",
+    )
+    trace, server = await one(script, request(metrics=asked), chat=False)
+    assert trace.metrics == {
+        "mean_logprob": -9.0,
+        "mean_confidence": 2.0,
+        "first_token_logprob@7": -2.0,
+    }
+    assert server.calls[-1].body["logprobs"] == 20
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "reason"),
+    [
+        (None, "no log-probabilities"),
+        (scored(-0.5, [-2.0] * 5), "5 of the 20 top log-probabilities"),
+    ],
+)
+async def test_log_probabilities_that_do_not_come_fail_the_trace(
+    logprobs: object, reason: str
+) -> None:
+    """A metric left out or on another scale would silently change a vote."""
+
+    async def script(call: Call) -> None:
+        await call.stream(piece("a", finish="stop", logprobs=logprobs), "[DONE]")
+
+    trace, _ = await one(script, request(metrics=("mean_confidence",)))
+    assert (trace.finish, trace.metrics) == (Finish.FAILED, {})
+    assert reason in trace.error
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (WordLimit(("wait",), 2), "so wait, then wait, "),
+        (Delimiter("\n\n"), "so wait, then wait, or\n\n"),
+        (ConfidenceFloor(floor=2.0, window_tokens=2, top_k=3), "so wait, then "),
+    ],
+)
+async def test_a_stop_rule_ends_the_trace_and_closes_the_stream(rule: Any, text: str) -> None:
+    """RULES is declared, so they are enforced: here on the stream, and the server is told by the
+    closed connection.
+
+    Confidences per piece are 3, 2, 1: the mean of a window of 2 falls below 2 at the third piece.
+    """
+    closed = asyncio.Event()
+
+    async def script(call: Call) -> None:
+        await call.begin()
+        for index, said in enumerate(("so ", "wait, ", "then ", "wait, ", "or\n\n")):
+            await call.event(piece(said, logprobs=scored(-0.5, [index - 3.0] * 3)))
+        await call.disconnect()
+        closed.set()
+
+    async with engine_for(script) as (engine, _):
+        trace = await engine.generate(request(rules=(rule,)))
+        await closed.wait()
+    assert (trace.finish, trace.text) == (Finish.RULE, text)
+
+
+async def test_an_aborted_request_returns_what_has_arrived_and_the_server_sees_it_go() -> None:
+    """Cancelled tokens are charged, and the server must not go on generating."""
+    sent, closed = asyncio.Event(), asyncio.Event()
+
+    async def script(call: Call) -> None:
+        if call.body["messages"][0]["content"] != "long":
+            await answered(call)
+            return
+        await call.begin()
+        for _ in range(3):
+            await call.event(piece("na ", logprobs=scored(-1.0, [])))
+        sent.set()
+        await call.disconnect()
+        closed.set()
+
+    async with engine_for(script) as (engine, _):
+        asked = request(ordinal=1, prompt="long", metrics=("mean_logprob",))
+        pending = asyncio.create_task(engine.generate(asked))
+        await sent.wait()
+        # its round trip outlasts the arrival of what was sent before it
+        await engine.generate(request(ordinal=2))
+        engine.abort(asked)
+        engine.abort(asked)  # a second one is ignored
+        trace = await pending
+        await closed.wait()
+    assert (trace.ordinal, trace.finish, trace.text) == (1, Finish.CANCELLED, "na na na ")
+    assert (trace.usage.output_tokens, trace.metrics) == (3, {"mean_logprob": -1.0})
+    assert "no count" in trace.note
+
+
+async def test_counts_the_server_did_not_send_are_called_what_they_are() -> None:
+    """Pieces may hold several tokens: their number is a lower bound, and the note says so."""
+
+    async def script(call: Call) -> None:
+        await call.stream(piece("one two "), piece("three", finish="stop"), "[DONE]")
+
+    trace, _ = await one(script)
+    assert (trace.finish, trace.usage.output_tokens, trace.usage.prompt_tokens) == (
+        Finish.STOP,
+        2,
+        0,
+    )
+    assert "lower bound" in trace.note
+
+
+async def test_an_abort_before_the_first_byte_is_a_cancelled_trace() -> None:
+    """A server that queues a request must not hold up the end of a problem."""
+    arrived = asyncio.Event()
+
+    async def script(call: Call) -> None:
+        arrived.set()
+        await call.disconnect()
+
+    async with engine_for(script) as (engine, _):
+        pending = asyncio.create_task(engine.generate(request()))
+        await arrived.wait()
+        engine.abort(request())
+        trace = await pending
+    assert (trace.finish, trace.text, trace.usage.output_tokens) == (Finish.CANCELLED, "", 0)
+
+
+async def test_aborting_an_unknown_request_does_nothing() -> None:
+    """The race between a completion and its abort is normal."""
+    async with engine_for(answered) as (engine, _):
+        engine.abort(request())
+        assert (await engine.generate(request())).finish is Finish.STOP
+        engine.abort(request())
+
+
+async def test_cancelling_the_task_closes_the_stream_and_is_not_swallowed() -> None:
+    """Cancellation is not an error, and the server must be told."""
+    arrived, closed = asyncio.Event(), asyncio.Event()
+
+    async def script(call: Call) -> None:
+        await call.begin()
+        arrived.set()
+        await call.disconnect()
+        closed.set()
+
+    async with engine_for(script) as (engine, _):
+        pending = asyncio.create_task(engine.generate(request()))
+        await arrived.wait()
+        pending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pending
+        await closed.wait()
+
+
+async def test_fifty_concurrent_requests_are_never_mixed_up() -> None:
+    """Completions paired with the wrong prompt are the worst silent bug: every text holds its own
+    prompt and seed.
+    """
+    rng = random.Random(0)
+
+    async def script(call: Call) -> None:
+        said = f"{call.body['messages'][0]['content']}/{call.body['seed']}"
+        await call.begin()
+        for character in said:
+            await call.event(piece(character))
+            for _ in range(rng.randrange(4)):
+                await asyncio.sleep(0)
+        await call.event(piece("", finish="stop"))
+        await call.event("[DONE]")
+        await call.end()
+
+    async with engine_for(script) as (engine, _):
+        traces = await asyncio.gather(
+            *(
+                engine.generate(
+                    Request(
+                        prompt=f"q{i}",
+                        model="main",
+                        problem_id=f"p{i % 10}",
+                        ordinal=i // 10,
+                        seed=1000 + i,
+                    )
+                )
+                for i in range(50)
+            )
+        )
+    assert [t.text for t in traces] == [f"q{i}/{1000 + i}" for i in range(50)]
+    assert [t.ordinal for t in traces] == [i // 10 for i in range(50)]
+
+
+async def test_a_busy_server_is_tried_again() -> None:
+    """429 is the normal state of a shared service."""
+    n_calls = 0
+
+    async def script(call: Call) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 1:
+            await call.plain(
+                '{"error": {"message": "slow down"}}', 429, extra="retry-after-ms: 1\r\n"
+            )
+        else:
+            await answered(call)
+
+    trace, _ = await one(script, max_retries=1)
+    assert (trace.finish, trace.text, n_calls) == (Finish.STOP, "42", 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "reply", "reason"),
+    [
+        (500, '{"error": {"message": "kaput"}}', "HTTP 500: kaput"),
+        (429, '{"error": {"message": "quota"}}', "HTTP 429: quota"),
+        (503, "<html>bad gateway</html>", "HTTP 503: <html>bad gateway"),
+        (
+            400,
+            '{"error": {"message": "maximum context length is 16 tokens"}}',
+            "maximum context length is 16 tokens",
+        ),
+    ],
+)
+async def test_a_request_that_the_server_declines_is_a_failed_trace(
+    status: int, reply: str, reason: str
+) -> None:
+    """One bad row must not end the job, and the server's own words say what is wrong with it."""
+
+    async def script(call: Call) -> None:
+        await call.plain(reply, status)
+
+    trace, _ = await one(script)
+    assert trace.finish is Finish.FAILED
+    assert reason in trace.error
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_server_that_refuses_us_ends_the_job(status: int) -> None:
+    """Every further request would be refused too."""
+
+    async def script(call: Call) -> None:
+        await call.plain('{"error": {"message": "not for you"}}', status)
+
+    with pytest.raises(EngineError, match=rf"HTTP {status}: not for you"):
+        await one(script)
+
+
+async def _html(call: Call) -> None:
+    await call.plain("<html>Welcome to the hotel's network</html>", kind="text/html")
+
+
+async def _empty(call: Call) -> None:
+    await call.plain("")
+
+
+async def _no_choices(call: Call) -> None:
+    await call.stream({"id": "x"}, {"choices": []}, "[DONE]")
+
+
+async def _not_json(call: Call) -> None:
+    await call.stream(piece("4"), "{oops")
+
+
+async def _wrong_shape(call: Call) -> None:
+    await call.stream({"choices": "none"})
+
+
+async def _error_event(call: Call) -> None:
+    await call.stream(piece("4"), {"error": {"message": "out of memory", "code": 500}})
+
+
+async def _cut(call: Call) -> None:
+    await call.begin()
+    await call.event(piece("4"))
+    await call.cut()
+
+
+async def _ended_early(call: Call) -> None:
+    await call.stream(piece("4"))
+
+
+async def _filtered(call: Call) -> None:
+    await call.stream(piece("4", finish="content_filter"), "[DONE]")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "text"),
+    [
+        (_html, "no choices (content type text/html)", ""),
+        (_empty, "no choices", ""),
+        (_no_choices, "no choices", ""),
+        (_not_json, "invalid JSON", "4"),
+        (_wrong_shape, "malformed reply", ""),
+        (_error_event, "out of memory", "4"),
+        (_cut, "the connection was lost", "4"),
+        (_ended_early, "cut", "4"),
+        (_filtered, "content_filter", "4"),
+    ],
+)
+async def test_a_malformed_reply_is_a_failed_trace_that_keeps_what_came(
+    script: Script, reason: str, text: str
+) -> None:
+    """What a broken server sends is data: named, charged, and never taken for an answer."""
+    trace, _ = await one(script)
+    assert (trace.finish, trace.text) == (Finish.FAILED, text)
+    assert reason in trace.error
+
+
+async def test_a_silent_server_is_a_failed_trace_after_the_time_limit() -> None:
+    """It must never hang; the server still answers, so the job goes on."""
+
+    async def script(call: Call) -> None:
+        await call.disconnect()
+
+    trace, _ = await one(script, timeout_seconds=0.05)
+    assert trace.finish is Finish.FAILED
+    assert "ReadTimeout" in trace.error
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_server_that_dies_ends_the_job_with_the_reason(streaming: bool) -> None:
+    """Its traces did not fail: a resumed job must generate them again, so they must not come back
+    as FAILED rows.
+    """
+    arrived = asyncio.Event()
+
+    async def script(call: Call) -> None:
+        if streaming:
+            await call.begin()
+            await call.event(piece("4"))
+        arrived.set()
+        await call.disconnect()
+
+    async with engine_for(script) as (engine, server):
+        pending = asyncio.create_task(engine.generate(request()))
+        await arrived.wait()
+        await server.die()
+        with pytest.raises(EngineError, match=rf"127.0.0.1:{server.port}/v1 is gone .*resume"):
+            await pending
+
+
+async def test_a_port_where_nobody_listens_is_an_error_before_anything_starts() -> None:
+    """A clear error naming where and what to do."""
+    async with serving(answered) as server:
+        url = server.url
+    with pytest.raises(EngineError, match=rf"no server answers at {url} .*vllm serve MODEL"):
+        async with OpenAI(base_url=url, max_retries=0).open(MODELS):
+            pass
+
+
+async def test_a_model_that_is_not_served_names_those_that_are() -> None:
+    """The served name often differs from the hub path."""
+    async with serving(answered) as server:
+        with pytest.raises(EngineError, match="does not serve absent; it serves: tiny, other"):
+            async with OpenAI(base_url=server.url).open(
+                {"main": Model("tiny"), "judge": Model("absent")}
+            ):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("models", "status", "reason"),
+    [
+        ("<html>hello</html>", 200, "no OpenAI-compatible API"),
+        ('{"data": 3}', 200, "no OpenAI-compatible API"),
+        ('{"data": [', 200, "no OpenAI-compatible API"),
+        ('{"detail": "Not Found"}', 404, "HTTP 404.*most end in /v1"),
+        (
+            '{"error": {"message": "no key"}}',
+            401,
+            r"HTTP 401: no key; the key is read from \$MY_KEY, which is not set",
+        ),
+    ],
+)
+async def test_what_is_no_such_server_is_an_error_before_anything_starts(
+    models: str, status: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong base_url or key is found at once, not by a thousand failed traces."""
+    monkeypatch.delenv("MY_KEY", raising=False)
+    async with serving(answered, models=models, models_status=status) as server:
+        with pytest.raises(EngineError, match=reason):
+            async with OpenAI(base_url=server.url, api_key_env="MY_KEY", max_retries=0).open(
+                MODELS
+            ):
+                pass
+
+
+async def test_a_continuation_goes_by_token_ids_on_vllm() -> None:
+    """Prompt, what was generated, suffix: as ids, never as text that is tokenised again."""
+
+    async def script(call: Call) -> None:
+        if call.path == "/tokenize":
+            await call.plain(json.dumps({"tokens": [1, 2] if "messages" in call.body else [9]}))
+        else:
+            choice = text_piece("yes", finish="stop", token_ids=[30, 31])
+            await call.stream(choice, {"choices": [], "usage": USAGE}, "[DONE]")
+
+    asked = request(parent=0, prefix_ids=(5, 6), prefix_text="ab", suffix="so")
+    trace, server = await one(script, asked, server="vllm")
+    assert (server.calls[-1].path, server.calls[-1].body["prompt"]) == (
+        "/v1/completions",
+        [1, 2, 5, 6, 9],
+    )
+    assert (server.calls[-1].body["return_token_ids"], server.calls[-1].body["top_k"]) == (True, 0)
+    assert server.calls[-2].body == {"model": "tiny", "prompt": "so", "add_special_tokens": False}
+    assert (trace.text, trace.token_ids, trace.suffix_ids, trace.parent) == (
+        "yes",
+        (30, 31),
+        (9,),
+        0,
+    )
+
+
+async def test_a_server_said_to_be_vllm_must_tokenise() -> None:
+    """CONTINUE is declared on the user's word at plan time, so it is checked before the first
+    request.
+    """
+
+    async def script(call: Call) -> None:
+        await call.plain('{"error": {"message": "no such path"}}', 404)
+
+    with pytest.raises(EngineError, match=r"HTTP 404: no such path.*server"):
+        await one(script, server="vllm")
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (request(parent=0, prefix_ids=(1,)), 'server = "vllm"'),
+        (request(suffix="so"), 'server = "vllm"'),
+        (request(depth=4), "latent depth"),
+        (Request(prompt="x", model="absent"), "'absent'"),
+    ],
+)
+async def test_what_cannot_be_served_is_a_failed_trace_and_is_not_sent(
+    asked: Request, reason: str
+) -> None:
+    """Capabilities are checked at plan time; what slips through must not be answered with something
+    else.
+    """
+    trace, server = await one(answered, asked)
+    assert trace.finish is Finish.FAILED
+    assert reason in trace.error
+    assert [call.path for call in server.calls] == ["/v1/models"]
+
+
+def test_capabilities_are_those_that_hold() -> None:
+    """Continuation needs token ids; latent depth is nobody's remote API."""
+    common = {Capability.SEED, Capability.CANCEL, Capability.LOGPROBS, Capability.RULES}
+    assert OpenAI().capabilities() == common
+    assert OpenAI(server="vllm").capabilities() == common | {Capability.CONTINUE}
+
+
+@pytest.mark.parametrize(
+    "options", [{"base_url": "localhost:8000"}, {"timeout_seconds": 0}, {"max_retries": -1}]
+)
+def test_a_wrong_option_is_named(options: dict[str, Any]) -> None:
+    """Validated when the plan is read."""
+    with pytest.raises(ValueError, match=next(iter(options))):
+        OpenAI(**options)
+
+
+async def test_a_revision_that_nobody_can_honour_is_refused() -> None:
+    """A field of the plan that would be ignored is a silent change of the experiment."""
+    with pytest.raises(PlanError, match=r"models\.main: revision"):
+        async with OpenAI().open({"main": Model("tiny", revision="abc")}):
+            pass
+
+
+async def test_a_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install leadline` alone does not bring it."""
+    original = builtins.__import__
+
+    def without_openai(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "openai":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_openai)
+    with pytest.raises(PlanError, match=r"leadline\[http\]"):
+        async with OpenAI().open(MODELS):
+            pass

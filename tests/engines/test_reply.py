@@ -1,0 +1,97 @@
+"""Replies: what an engine plugin gets wrong costs one trace."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.core.values import Finish, Purpose, Request, Usage
+from orchestrator.engines.reply import validated, without_stop
+from orchestrator.testing import trace
+
+REQUEST = Request(ordinal=3, parent=1, model="m", purpose=Purpose.PROBE)
+GOOD = trace(3, metrics={"mean_logprob": -0.5})
+
+
+def test_a_sound_reply_is_passed_on_as_it_is() -> None:
+    """Not even copied: this is on the way of every trace."""
+    assert validated(REQUEST, GOOD) is GOOD
+    emoji = replace(GOOD, text="naïve 🙂")
+    assert validated(REQUEST, emoji) is emoji
+
+
+def test_a_request_that_ran_to_its_checkpoint_ended_by_rule() -> None:
+    """An engine is given the checkpoint as its limit.
+
+    A trace cut before it met the context's end, which is an end.
+    """
+    request = replace(REQUEST, max_new_tokens=5, checkpoint=5)
+    finishes = [
+        validated(request, trace(3, tokens=n, finish=finish)).finish
+        for n, finish in ((5, Finish.LENGTH), (4, Finish.LENGTH), (5, Finish.STOP))
+    ]
+    assert finishes == [Finish.RULE, Finish.LENGTH, Finish.STOP]
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (None, "returned None, not a Trace"),
+        ({"text": "x"}, "not a Trace"),
+        (trace(4, "A"), "trace 4 for request 3: it mixes up requests"),
+        (replace(GOOD, metrics={"m": math.nan}), "not finite: {'m': nan}"),
+        (replace(GOOD, metrics={"m": -math.inf}), "not finite"),
+        (replace(GOOD, usage=Usage(1, 0, 5, 6, math.inf)), "usage.seconds"),
+        (replace(GOOD, token_ids=(1, 2**31)), "beyond 32 bits"),
+    ],
+)
+def test_an_unsound_reply_is_a_failed_trace_of_its_request(reply: Any, message: str) -> None:
+    """It says why, stays paired with its request, and can be journalled."""
+    failed = validated(REQUEST, reply)
+    assert (failed.finish, failed.ordinal, failed.parent, failed.purpose, failed.model) == (
+        Finish.FAILED,
+        3,
+        1,
+        Purpose.PROBE,
+        "m",
+    )
+    assert message in failed.error
+    assert math.isfinite(failed.usage.seconds)
+
+
+def test_what_was_spent_on_it_is_still_charged() -> None:
+    """Every token counts, also those of a trace that is thrown away."""
+    assert validated(REQUEST, replace(GOOD, metrics={"m": math.nan})).usage == GOOD.usage
+
+
+def test_half_an_emoji_is_replaced() -> None:
+    """Servers cut replies within a surrogate pair; UTF-8, and with it the journal, cannot hold half
+    of one.
+    """
+    assert validated(REQUEST, replace(GOOD, text="half \ud83d")).text == "half ?"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "kept"),
+    [
+        (["I", " think", "</think>"], "</think>", 2),  # the tag is one token
+        (["I", " think", "</", "think", ">"], "</think>", 2),  # or three
+        (
+            ["I", " think", ".</th", "ink>\n"],
+            "</think>",
+            2,
+        ),  # what shares a token with the tag goes with it
+        (["Wait", " Wait", " Wait"], "Wait", 2),  # no more than the last occurrence
+        (["I", " think"], "</think>", 2),  # the engine errs: nothing is thrown away
+        ([], "</think>", 0),
+    ],
+)
+def test_the_tokens_of_a_stop_string_are_left_out(pieces: list[str], stop: str, kept: int) -> None:
+    """As few tokens as hold the whole of it: a continuation by token ids must begin before the stop
+    string.
+    """
+    ids = tuple(range(len(pieces)))
+    assert without_stop(ids, stop, lambda part: "".join(pieces[i] for i in part)) == ids[:kept]

@@ -1,0 +1,434 @@
+"""Ouro- and Huginn-shaped models in plain PyTorch, written from the papers' equations: the
+yardstick of the engine tests.
+
+One rule: everything is recomputed from the token ids, without a cache, in float32, one sequence at
+a time. A token that has taken its own number of iterations keeps its state, and what the others see
+of it is the keys and values of its last iteration: the authors' lookup of the "latest" cache entry
+(Huginn, arXiv 2502.05171, section 6.1). With equal depths that rule never acts. Not covered:
+dropout, padding, sliding windows, other rotary scalings. Nothing here imports the plugin it judges.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+Weights = Mapping[str, Tensor]
+KeysValues = tuple[Tensor, Tensor]
+
+
+class Ouro:
+    """The whole stack, looped; the final norm closes every loop (arXiv 2510.25741, section 3.1).
+
+    `weights` has the checkpoint's names.
+    """
+
+    def __init__(self, config: Mapping[str, Any], weights: Weights) -> None:
+        self.config, self.weights = config, weights
+        self.n_core = int(config["num_hidden_layers"])
+        self.rotate = _rotation(
+            int(config["head_dim"]), float(config["rope_theta"]), interleaved=False
+        )
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return what every iteration may read besides the state: here nothing does, the state
+        starts from it.
+        """
+        return self.weights["model.embed_tokens.weight"][ids]
+
+    def first_state(self, embedded: Tensor) -> Tensor:
+        """Return s_0."""
+        return embedded
+
+    def inject(self, state: Tensor, embedded: Tensor) -> Tensor:
+        """Return what the first layer of an iteration reads."""
+        return state
+
+    def layer(self, index: int, x: Tensor, others: Callable[[KeysValues], KeysValues]) -> Tensor:
+        """Return x after one layer: a norm before and one after each of its two parts, the second
+        inside the residual branch.
+        """
+        name = f"model.layers.{index}"
+        inner = self._norm(x, f"{name}.input_layernorm")
+        q, k, v = (
+            _linear(inner, self.weights[f"{name}.self_attn.{part}_proj.weight"]) for part in "qkv"
+        )
+        heads, kv_heads = (
+            int(self.config["num_attention_heads"]),
+            int(self.config["num_key_value_heads"]),
+        )
+        mixed = _attention(
+            _heads(q, heads), _heads(k, kv_heads), _heads(v, kv_heads), self.rotate, others
+        )
+        x = x + self._inner_norm(
+            _linear(mixed, self.weights[f"{name}.self_attn.o_proj.weight"]),
+            f"{name}.input_layernorm_2",
+        )
+        inner = self._norm(x, f"{name}.post_attention_layernorm")
+        gate, up = (
+            _linear(inner, self.weights[f"{name}.mlp.{part}_proj.weight"])
+            for part in ("gate", "up")
+        )
+        grown = _linear(F.silu(gate) * up, self.weights[f"{name}.mlp.down_proj.weight"])
+        return x + self._inner_norm(grown, f"{name}.post_attention_layernorm_2")
+
+    def close(self, x: Tensor) -> Tensor:
+        """Return the state an iteration ends with."""
+        return self._norm(x, "model.norm")
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Return the next token's logits `(n, vocabulary)` of final states."""
+        return _linear(state, self.weights["lm_head.weight"])
+
+    def _inner_norm(self, x: Tensor, name: str) -> Tensor:
+        return self._norm(x, name)
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        return _rms_norm(x, self.weights[f"{name}.weight"], float(self.config["rms_norm_eps"]))
+
+
+class Llama(Ouro):
+    """An ordinary decoder whose layers `think` run as often as the depth says, between `head` and
+    `tail` (ETD, arXiv 2510.07358).
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        weights: Weights,
+        head: Sequence[int],
+        think: Sequence[int],
+        tail: Sequence[int],
+    ) -> None:
+        super().__init__(config, weights)
+        self.head, self.think, self.tail = head, think, tail
+        self.n_core = len(think)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the embedding after the layers of the head."""
+        x = super().embed(ids)
+        for index in self.head:
+            x = super().layer(index, x, _own)
+        return x
+
+    def layer(self, index: int, x: Tensor, others: Callable[[KeysValues], KeysValues]) -> Tensor:
+        """Return x after one layer of the think block."""
+        return super().layer(self.think[index], x, others)
+
+    def close(self, x: Tensor) -> Tensor:
+        """Return the state an iteration ends with."""
+        return x
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Return the next token's logits of the states, after the layers of the tail."""
+        for index in self.tail:
+            state = super().layer(index, state, _own)
+        return super().logits(self._norm(state, "model.norm"))
+
+    def _inner_norm(self, x: Tensor, name: str) -> Tensor:
+        return x
+
+
+class Huginn:
+    """Prelude, core x r with the injection A[s; e], coda (arXiv 2502.05171, section 3).
+
+    `weights` has the checkpoint's names.
+    """
+
+    def __init__(self, config: Mapping[str, Any], weights: Weights, state_seed: int = 0) -> None:
+        self.config, self.weights, self.state_seed = config, weights, state_seed
+        self.n_core = int(config["n_layers_in_recurrent_block"])
+        self.width = int(config["n_embd"])
+        self.rotate = _rotation(
+            self.width // int(config["num_attention_heads"]),
+            float(config["rope_base"]),
+            interleaved=True,
+        )
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return e: the prelude over sqrt(h) times the embedding."""
+        x = self.weights["transformer.wte.weight"][ids] * math.sqrt(self.width)
+        for index in range(int(self.config["n_layers_in_prelude"])):
+            x = self._block(f"transformer.prelude.{index}", x, _own)
+        return x
+
+    def first_state(self, embedded: Tensor) -> Tensor:
+        """Return s_0: normal with sigma^2 = 2/(5h), cut at three sigma, times sqrt(h); drawn from
+        the seed and each token's place alone.
+        """
+        sigma = math.sqrt(2 / (5 * self.width))
+        rows = [
+            _truncated_normals(self.state_seed, place, self.width) for place in range(len(embedded))
+        ]
+        return torch.tensor(rows, dtype=torch.float64).mul(sigma * math.sqrt(self.width)).float()
+
+    def inject(self, state: Tensor, embedded: Tensor) -> Tensor:
+        """Return A[s; e]."""
+        return _linear(
+            torch.cat((state, embedded), dim=-1), self.weights["transformer.adapter.weight"]
+        )
+
+    def layer(self, index: int, x: Tensor, others: Callable[[KeysValues], KeysValues]) -> Tensor:
+        """Return x after one block of the core."""
+        return self._block(f"transformer.core_block.{index}", x, others)
+
+    def close(self, x: Tensor) -> Tensor:
+        """Return the state an iteration ends with."""
+        return x
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Return the next token's logits `(n, vocabulary)`: norm, coda, the same norm, the tied
+        head.
+        """
+        x = self._norm(state, "transformer.ln_f")
+        for index in range(int(self.config["n_layers_in_coda"])):
+            x = self._block(f"transformer.coda.{index}", x, _own)
+        return _linear(self._norm(x, "transformer.ln_f"), self.weights["transformer.wte.weight"])
+
+    def _block(self, name: str, x: Tensor, others: Callable[[KeysValues], KeysValues]) -> Tensor:
+        """Return n4(y + MLP(n3 y)) with y = n2(x + Attn(n1 x))."""
+        heads = int(self.config["num_attention_heads"])
+        q, k, v = _linear(
+            self._norm(x, f"{name}.norm_1"), self.weights[f"{name}.attn.Wqkv.weight"]
+        ).chunk(3, dim=-1)
+        # each (1, heads, head size), added before the rotation
+        bias_q, bias_k = self.weights[f"{name}.attn.qk_bias"].unbind(0)
+        mixed = _attention(
+            _heads(q, heads) + bias_q,
+            _heads(k, heads) + bias_k,
+            _heads(v, heads),
+            self.rotate,
+            others,
+        )
+        y = self._norm(
+            x + _linear(mixed, self.weights[f"{name}.attn.proj.weight"]), f"{name}.norm_2"
+        )
+        gate, up = _linear(
+            self._norm(y, f"{name}.norm_3"), self.weights[f"{name}.mlp.fc.weight"]
+        ).chunk(2, dim=-1)
+        return self._norm(
+            y + _linear(F.silu(gate) * up, self.weights[f"{name}.mlp.proj.weight"]),
+            f"{name}.norm_4",
+        )
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        return _rms_norm(x, self.weights[f"{name}.weight"], float(self.config["norm_eps"]))
+
+
+Model = Ouro | Huginn
+# (iteration just done, states before, states after) -> who takes another, (n,) bool
+GoesOn = Callable[[int, Tensor, Tensor], Tensor]
+
+
+def iterate(
+    model: Model, ids: Sequence[int], goes_on: GoesOn, keep: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return every token's final state `(n, width)` and how many iterations it took `(n,)`.
+
+    `keep` is the residual refinement's alpha: h_t = alpha h_{t-1} + (1 - alpha) f(h_{t-1}) (arXiv
+    2506.08552, section 3.1).
+    """
+    embedded = model.embed(torch.tensor(ids))
+    state = model.first_state(embedded)
+    runs = torch.ones(len(ids), dtype=torch.bool)
+    taken = torch.zeros(len(ids), dtype=torch.long)
+    held: list[KeysValues | None] = [None] * model.n_core
+    while bool(runs.any()):
+        x = model.inject(state, embedded)
+        for index in range(model.n_core):
+            x = model.layer(index, x, _latest(held, index, runs))
+        after = keep * state + (1 - keep) * model.close(x)
+        after = torch.where(runs[:, None], after, state)
+        taken += runs
+        runs = runs & goes_on(int(taken.max()), state, after)
+        state = after
+    return state, taken
+
+
+def at_depths(depths: Sequence[int]) -> GoesOn:
+    """Return the rule of tokens that take these numbers of iterations."""
+    return lambda done, before, after: torch.tensor(depths) > done
+
+
+def until_settled(threshold: float, least: int, most: int) -> GoesOn:
+    """Return the rule that a token stops when ||s_i - s_{i-1}|| / ||s_i|| < threshold, after at
+    least `least` iterations, at `most`.
+    """
+
+    def rule(done: int, before: Tensor, after: Tensor) -> Tensor:
+        change = (after - before).norm(dim=-1) / after.norm(dim=-1)
+        return (
+            (torch.full_like(change, done) < least) | (change >= threshold)
+            if done < most
+            else torch.zeros_like(change, dtype=torch.bool)
+        )
+
+    return rule
+
+
+def generate(
+    model: Model, prompt: Sequence[int], n_new: int, depth: int, keep: float = 0.0
+) -> list[int]:
+    """Return the greedy continuation at one depth."""
+    ids = list(prompt)
+    for _ in range(n_new):
+        state, _ = iterate(model, ids, at_depths([depth] * len(ids)), keep)
+        ids.append(int(model.logits(state)[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+def generate_until_settled(
+    model: Model, prompt: Sequence[int], n_new: int, threshold: float, least: int, most: int
+) -> tuple[list[int], list[int]]:
+    """Return the greedy continuation in which every token, of the prompt too, stops by its state;
+    and the iterations of all tokens fed.
+    """
+    ids = list(prompt)
+    taken = torch.zeros(0)
+    for _ in range(n_new):
+        state, taken = iterate(model, ids, until_settled(threshold, least, most))
+        ids.append(int(model.logits(state)[-1].argmax()))
+    return ids[len(prompt) :], [int(t) for t in taken]
+
+
+def generate_until_sure(
+    model: Model, prompt: Sequence[int], n_new: int, threshold: float, least: int, most: int
+) -> tuple[list[int], list[int]]:
+    """Return the greedy continuation by Huginn's zero-shot exit, and the iterations of all tokens
+    fed.
+
+    A generated token stops at the first step i >= least with KL(p_{i-1} || p_i) < threshold, p_i
+    being the next token's distribution from s_i and p_0 uniform (section 6.1 and the authors'
+    evaluation code); tokens of the prompt take `most`.
+    """
+    ids, depths = list(prompt), [most] * len(prompt)
+    for _ in range(n_new):
+        if len(ids) > len(prompt):
+            depths.append(_sure_depth(model, ids, depths, threshold, least, most))
+        state, _ = iterate(model, ids, at_depths(depths))
+        ids.append(int(model.logits(state)[-1].argmax()))
+    return ids[len(prompt) :], depths
+
+
+def kl(p_logits: Tensor, q_logits: Tensor) -> float:
+    """Return KL(p || q) of two rows of logits."""
+    p, q = torch.log_softmax(p_logits.double(), -1), torch.log_softmax(q_logits.double(), -1)
+    return float((p.exp() * (p - q)).sum())
+
+
+def truncated_normal(seed: int, place: int, column: int) -> float:
+    """Return one draw of a unit normal within three sigma: number `place * 2**20 + column` of the
+    stream SplitMix64 begins at this seed.
+    """
+    word = _mix(_mix(seed) + ((place << 20) + column + 1) * 0x9E3779B97F4A7C15)
+    uniform = ((word >> 40) + 0.5) / 2**24
+    tail = NormalDist().cdf(-3)
+    return NormalDist().inv_cdf(tail + uniform * (1 - 2 * tail))
+
+
+@functools.cache
+def _truncated_normals(seed: int, place: int, width: int) -> tuple[float, ...]:
+    return tuple(truncated_normal(seed, place, column) for column in range(width))
+
+
+def _mix(word: int) -> int:
+    """Return SplitMix64's output function of a 64-bit word (Steele, Lea, Flood: Fast splittable
+    pseudorandom number generators, 2014).
+    """
+    word &= 2**64 - 1
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+    return word ^ (word >> 31)
+
+
+def _sure_depth(
+    model: Model, ids: list[int], depths: list[int], threshold: float, least: int, most: int
+) -> int:
+    before = torch.zeros(int(model.config["vocab_size"]))
+    for depth in range(1, most + 1):
+        state, _ = iterate(model, ids, at_depths([*depths, depth]))
+        after = model.logits(state)[-1]
+        if depth >= least and kl(before, after) < threshold:
+            return depth
+        before = after
+    return most
+
+
+def _latest(
+    held: list[KeysValues | None], index: int, runs: Tensor
+) -> Callable[[KeysValues], KeysValues]:
+    """Return the lookup by which tokens that no longer run show their last keys and values; notes
+    those of the ones that do.
+    """
+
+    def lookup(new: KeysValues) -> KeysValues:
+        old = held[index]
+        now = (
+            new
+            if old is None
+            else tuple(
+                torch.where(runs[:, None, None], n, o) for n, o in zip(new, old, strict=True)
+            )
+        )
+        held[index] = now
+        return now
+
+    return lookup
+
+
+def _own(new: KeysValues) -> KeysValues:
+    return new
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotate: Callable[[Tensor], Tensor],
+    others: Callable[[KeysValues], KeysValues],
+) -> Tensor:
+    """Return causal attention `(n, heads * size)` of `(n, heads, size)`; groups of query heads
+    share a head of keys.
+    """
+    q = rotate(q)
+    k, v = others((rotate(k), v))
+    k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    scores = torch.einsum("ihd,jhd->hij", q, k) / math.sqrt(q.shape[-1])
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    return torch.einsum(
+        "hij,jhd->ihd", scores.masked_fill(later, -math.inf).softmax(-1), v
+    ).flatten(1)
+
+
+def _rotation(size: int, base: float, *, interleaved: bool) -> Callable[[Tensor], Tensor]:
+    """Return the rotary embedding of `(n, heads, size)` at places 0..n-1; pairs are neighbours, or
+    half the head apart.
+    """
+    frequencies = base ** (-torch.arange(0, size, 2) / size)
+
+    def rotate(x: Tensor) -> Tensor:
+        angle = (torch.arange(x.shape[0])[:, None] * frequencies)[:, None, :]
+        a, b = (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+        turned = (a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin())
+        return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+
+    return rotate
+
+
+def _heads(x: Tensor, n_heads: int) -> Tensor:
+    return x.unflatten(-1, (n_heads, -1))
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    return x @ weight.T
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight

@@ -1,0 +1,175 @@
+"""What a model's configuration and a plan ask of the layer stack, and what is refused, before
+anything starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.layers import parse_schedule
+from orchestrator.core.plan import Model
+from orchestrator.plan.looped import (
+    Latent,
+    cache_salt,
+    kv_bytes,
+    latent_of,
+    require_depth,
+    require_room,
+)
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 30,
+    "hidden_size": 576,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
+OWN = {"layers": "0-9 (10-19)*r 20-29", "depth": 4, "max_depth": 8}
+THINK = "0-9 (10-19)*r 20-29"
+
+
+def asked(model: Model | None = None, **config: Any) -> Latent | None:
+    return latent_of({**LLAMA, **config}, model or Model("m"), "main")
+
+
+def found(model: Model | None = None, **config: Any) -> Latent:
+    latent = asked(model, **config)
+    assert latent is not None
+    return latent
+
+
+def test_a_model_without_a_schedule_is_vllms_own() -> None:
+    """Nobody asked for anything: the stock class must run, whatever the family."""
+    assert asked() is None
+    assert asked(Model("m", max_depth=1)) is None
+    assert asked(architectures=["OlmoeForCausalLM"], quantization_config={"bits": 4}) is None
+
+
+def test_the_folders_schedule_counts_and_the_plan_may_raise_the_depth() -> None:
+    """`latent` in config.json is the model as it ships; max_depth is a matter of memory, so a plan
+    may set it.
+    """
+    latent = found(latent=OWN)
+    assert (str(latent.schedule), latent.depth, latent.max_depth, latent.damped) == (
+        THINK,
+        4,
+        8,
+        False,
+    )
+    assert found(Model("m", max_depth=16), latent=OWN).max_depth == 16
+    assert found(latent={"layers": THINK, "depth": 3}).max_depth == 3
+    assert found(latent={**OWN, "damped": True}).damped
+
+
+def test_the_plans_schedule_replaces_the_folders_and_its_depths() -> None:
+    """The folder's depths were those of its schedule; of another nothing is known, so it starts at
+    1.
+    """
+    latent = found(Model("m", layers="0-4 (5-9)*r 10-29", max_depth=2), latent=OWN)
+    assert (str(latent.schedule), latent.depth, latent.max_depth) == ("0-4 (5-9)*r 10-29", 1, 2)
+
+
+def test_overrides_say_it_again() -> None:
+    """What vLLM is given must mean the same when the worker reads it."""
+    latent = found(Model("m", layers=THINK, max_depth=4, damped=True))
+    over = latent.overrides()
+    assert over["architectures"] == ["LeadlineLlamaForCausalLM"]
+    assert parse_schedule(over["latent"]["layers"]) == latent.schedule
+    assert latent_of({**LLAMA, "latent": over["latent"]}, Model("m"), "main") == latent
+
+
+def test_visits_and_layers_run() -> None:
+    """10 + 4 x 10 + 10 KV caches of a layer's size, and a token at depth 2 passes 40 layers."""
+    latent = found(Model("m", layers=THINK, max_depth=4))
+    assert latent.n_visits == 60
+    assert latent.schedule.n_layers_run(2) == 40
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "said"),
+    [
+        (Model("m", layers="0-30"), {}, "names layer 30; the model has 30 layers, 0 to 29"),
+        (Model("m", layers="0-9 (10-"), {}, "cannot read"),
+        (Model("m", max_depth=4), {}, "no think block"),
+        (Model("m", damped=True), {}, "no think block"),
+        (Model("m", layers="0-29", max_depth=4), {}, "no block to repeat"),
+        (Model("m", layers="0-29", damped=True), {}, "no block to repeat"),
+        (Model("m", max_depth=2), {"latent": OWN}, "at least the model's own depth, 4"),
+        (Model("m"), {"latent": {**OWN, "depth": 0}}, "at least the model's own depth, 0"),
+        (Model("m"), {"latent": {**OWN, "depth": 9}}, "max_depth = 8"),
+        (Model("m"), {"latent": {"depth": 9}}, "names no layers"),
+        (Model("m"), {"latent": {**OWN, "deep": 1}}, "latent.deep is unknown"),
+        (Model("m"), {"latent": {**OWN, "depth": "4"}}, "must be of type int"),
+        (Model("m"), {"latent": "0-29"}, "must be an object"),
+        (
+            Model("m", layers=THINK),
+            {"architectures": ["OlmoeForCausalLM"]},
+            "cover LlamaForCausalLM, .*not OlmoeForCausalLM: drop",
+        ),
+        (Model("m", layers=THINK), {"architectures": None}, "not none"),
+        (
+            Model("m", layers=THINK),
+            {"quantization_config": {"quant_method": "awq"}},
+            "quantised.*unquantised weights",
+        ),
+        (
+            Model("m", layers=THINK),
+            {"dual_chunk_attention_config": {"chunk_size": 8}},
+            "dual chunk",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_remedy(
+    model: Model, config: dict[str, Any], said: str
+) -> None:
+    """Each of these would otherwise start an engine for a minute and then fail, or silently run
+    something else.
+    """
+    with pytest.raises(PlanError, match=said):
+        asked(model, **config)
+
+
+@pytest.mark.parametrize("depth", [0, -1, 9])
+def test_depths_beyond_what_is_served_are_refused(depth: int) -> None:
+    with pytest.raises(
+        PlanError, match=rf"asks for latent depth {depth}; the model serves 1 to 8 \(raise"
+    ):
+        require_depth(depth, found(latent=OWN), "sampling.depth")
+
+
+def test_a_model_without_loops_has_depth_one() -> None:
+    """Depth 1 is any model as it is; more needs a think block, and the message says where to write
+    one.
+    """
+    for latent in (None, found(Model("m", layers="0-9 11-29"))):
+        require_depth(1, latent, "the request")
+        with pytest.raises(PlanError, match="no think block"):
+            require_depth(2, latent, "the request")
+
+
+def test_room_for_one_request_at_the_largest_depth() -> None:
+    """60 visits x 1024 tokens x 2 (keys, values) x 3 heads x 64 x 4 bytes = 94,371,840; a byte less
+    is refused, naming both ways out.
+    """
+    latent = found(Model("m", layers=THINK, max_depth=4))
+    needed = 60 * 1024 * 2 * 3 * 64 * 4
+    assert kv_bytes(latent, LLAMA, 1000, 4) == needed  # whole blocks of 128 tokens
+    require_room(latent, LLAMA, 1000, 4, needed, "main")
+    with pytest.raises(
+        PlanError,
+        match=r"0\.09 GiB of KV cache \(60 layers run.*smaller max_context_tokens or max_depth, or a larger kv",
+    ):
+        require_room(latent, LLAMA, 1000, 4, needed - 1, "main")
+    shallow = replace(latent, max_depth=1)
+    require_room(shallow, LLAMA, 1000, 4, needed // 2, "main")
+
+
+def test_salts_differ_with_the_depth() -> None:
+    """Blocks of one depth must never serve another: the layers behind the think block saw other
+    states.
+    """
+    assert len({cache_salt(depth) for depth in range(1, 65)}) == 64

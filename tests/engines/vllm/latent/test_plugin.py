@@ -1,0 +1,56 @@
+"""What vLLM loads through its entry point: light, harmless to other models, and fit to be called
+again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from orchestrator.engines.vllm.latent.plugin import register
+from orchestrator.plan.looped import FAMILIES, targets
+
+
+def test_vllm_finds_the_plugin() -> None:
+    """vLLM loads every entry point of this group in each of its processes."""
+    found = [
+        point
+        for point in entry_points(group="vllm.general_plugins")
+        if point.name == "leadline-latent"
+    ]
+    assert [point.load() for point in found] == [register]
+
+
+def test_registering_twice_adds_each_of_ours_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM calls it more than once in a process; it warns when a name is registered again, and no
+    name of its own may be touched.
+    """
+    added: list[tuple[str, str]] = []
+    registry = SimpleNamespace(
+        get_supported_archs=lambda: [*FAMILIES, *(name for name, _ in added)],
+        register_model=lambda name, target: added.append((name, target)),
+    )
+    vllm = ModuleType("vllm")
+    vllm.ModelRegistry = registry  # type: ignore[attr-defined]  # what the plugin uses of it
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    register()
+    register()
+    assert dict(added) == targets()
+    assert len(added) == len(FAMILIES)
+    assert not set(targets()) & set(FAMILIES)
+
+
+def test_neither_the_plugin_nor_the_check_imports_anything_of_weight() -> None:
+    """One is loaded in every vLLM process of this environment, the other by every command that
+    reads a plan.
+    """
+    heavy = "{'vllm', 'torch', 'transformers', 'ray'}"
+    code = f"import sys, orchestrator.engines.vllm.latent.plugin, orchestrator.plan.looped, orchestrator.plan.models; print({heavy} & set(sys.modules))"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown == "set()\n"

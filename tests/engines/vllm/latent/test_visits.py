@@ -1,0 +1,117 @@
+"""Visits of layers: which KV caches a schedule has, on modules that look like vLLM's as far as
+visits look. And rows, and states.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from orchestrator.core.layers import parse_schedule
+from orchestrator.engines.vllm.latent.batch import Rows
+from orchestrator.engines.vllm.latent.state import State, damped
+from orchestrator.engines.vllm.latent.visits import Visits, visits_of
+
+
+class _Attention(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.layer_name = name
+
+
+class _Layer(nn.Module):
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.self_attn = nn.Module()
+        self.self_attn.attn = _Attention(f"model.layers.{index}.self_attn.attn")
+        self.mlp = nn.Linear(2, 2)
+
+
+def laid_out(text: str, max_depth: int = 1) -> tuple[Visits, dict[str, Any], list[Any]]:
+    layers = [_Layer(i) for i in range(4)]
+    context: dict[str, Any] = {
+        layer.self_attn.attn.layer_name: layer.self_attn.attn for layer in layers
+    }  # type: ignore[union-attr]
+    return visits_of(layers, parse_schedule(text), max_depth, context), context, layers
+
+
+@pytest.mark.parametrize(
+    ("text", "max_depth", "n_caches"),
+    [
+        ("0-3", 1, 4),
+        ("0 (1-2)*r 3", 1, 4),
+        ("0 (1-2)*r 3", 3, 8),
+        ("0 2 1 1 3", 1, 5),
+        ("3 0", 1, 2),
+        ("(0-3)*r", 2, 8),
+        ("0 (1 1)*r 0", 2, 6),
+    ],
+)
+def test_every_visit_has_a_cache_of_its_own(text: str, max_depth: int, n_caches: int) -> None:
+    """One name per visit, each in vLLM's context under the Attention that the visit calls; a layer
+    that never runs leaves it.
+    """
+    visits, context, _ = laid_out(text, max_depth)
+    every = [*visits.head, *(v for iteration in visits.iterations for v in iteration), *visits.tail]
+    assert len(every) == len(context) == n_caches
+    assert all(
+        context[visit.name] is visit.attention is visit.layer.self_attn.attn for visit in every
+    )
+
+
+def test_visits_share_weights_and_leave_the_layers_alone() -> None:
+    """A twin that copied weights would double the model; one that shared its children would rename
+    the layer's own cache.
+    """
+    visits, _, layers = laid_out("0 (1-2)*r 3", 3)
+    first, second = visits.iterations[0][0], visits.iterations[1][0]
+    assert first.layer is layers[1]
+    assert second.layer is not layers[1]
+    assert second.layer.mlp is layers[1].mlp
+    assert (first.name, second.name) == (
+        "model.layers.1.self_attn.attn",
+        "model.layers.1.self_attn.attn.visit2",
+    )
+
+
+def test_layers_run_in_the_order_of_the_schedule() -> None:
+    """The order of a schedule at a depth is head, iterations as far as the depth, tail."""
+    visits, _, layers = laid_out("0 (2 1)*r 3", 2)
+    every = [*visits.head, *visits.iterations[0], *visits.iterations[1], *visits.tail]
+    weights = [layer.mlp for layer in layers]
+    assert [weights.index(visit.layer.mlp) for visit in every] == [0, 2, 1, 2, 1, 3]
+
+
+def test_rows_that_go_on() -> None:
+    """Three requests of 2, 3 and 1 tokens at depths 1, 3, 2."""
+    rows = Rows((1, 3, 2), (0, 2, 5, 6))
+    assert [rows.going_on(i) for i in (1, 2, 3)] == [None, (1, 2), (1,)]
+    assert rows.tokens((1, 2), torch.device("cpu")).tolist() == [2, 3, 4, 5]
+    assert rows.token_depths(8, torch.device("cpu")).tolist() == [1, 1, 3, 3, 3, 2, 1, 1]
+    assert rows.deepest == 3
+
+
+def test_merging_changes_the_given_rows_only() -> None:
+    """With a residual or without, and when only the rows that went on have one."""
+    old = State(torch.zeros(3, 2), torch.ones(3, 2))
+    part = State(torch.full((1, 2), 5.0), torch.full((1, 2), 7.0))
+    places = torch.tensor([1])
+    assert old.merged(places, part).whole().tolist() == [[1, 1], [12, 12], [1, 1]]
+    assert State(torch.zeros(3, 2)).merged(places, part).whole().tolist() == [
+        [0, 0],
+        [12, 12],
+        [0, 0],
+    ]
+    assert old.whole().tolist() == [[1, 1]] * 3
+
+
+def test_damping_goes_a_share_of_the_way_and_all_of_it_at_depth_one() -> None:
+    """x + (g(x) - x) / r; exactly g(x) at r = 1, though (y - x) + x is not y in floating point."""
+    x, y = torch.tensor([[0.1, 1e8]]), torch.tensor([[0.3, 1.0]])
+    assert damped(x, y, 1.0).equal(y)
+    assert damped(x, y, torch.tensor([[1.0]])).equal(y)
+    half = damped(torch.zeros(2, 1), torch.full((2, 1), 8.0), torch.tensor([[0.5], [0.25]]))
+    assert half.tolist() == [[4.0], [2.0]]

@@ -1,0 +1,235 @@
+"""The journal: what goes in comes out, in order, whole transactions or none, and every failure says
+what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.core.errors import JournalError
+from orchestrator.core.values import (
+    Answer,
+    Cluster,
+    Finish,
+    Purpose,
+    Result,
+    Status,
+    Trace,
+    Usage,
+    Verdict,
+)
+from orchestrator.jobs.journal import Arrived, Concluded, Journal, Opened, Stopped
+from orchestrator.testing import trace
+
+scores = st.floats(0, 1)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+answers = st.none() | st.builds(Answer, texts, texts)
+usages = st.builds(Usage, *[st.integers(0, 2**40)] * 4, st.floats(0, 1e9))
+traces = st.builds(
+    Trace,
+    ordinal=st.integers(0, 2**31),
+    text=texts,
+    token_ids=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=8).map(tuple),
+    finish=st.sampled_from(Finish),
+    parent=st.none() | st.integers(0, 99),
+    purpose=st.sampled_from(Purpose),
+    model=texts,
+    depth=st.none() | st.integers(1, 64),
+    usage=usages,
+    answer=answers,
+    metrics=st.dictionaries(texts, numbers, max_size=3),
+    verdicts=st.lists(
+        st.builds(Verdict, texts, scores, st.lists(scores, max_size=3).map(tuple), texts, usages),
+        max_size=2,
+    ).map(tuple),
+    values=st.lists(numbers, max_size=3).map(tuple),
+    unjudged=usages,
+    suffix_ids=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
+    error=texts,
+    note=texts,
+)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal.db")
+
+
+def result(problem_id: str) -> Result:
+    cluster = Cluster(Answer("1/2", "=1/2"), (0, 2), 2.0)
+    return Result(
+        problem_id,
+        Status.ANSWERED,
+        cluster.answer,
+        (cluster,),
+        {"solve": Usage(1, 0, 5, 6, 0.5)},
+        3,
+        n_planned=8,
+        full_tokens=40.0,
+    )
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(traces, max_size=5, unique_by=lambda t: t.ordinal), st.data())
+def test_events_come_back_equal_and_in_order(
+    journal: Journal, arrived: list[Trace], data: st.DataObject
+) -> None:
+    """Replay rests on it: every field of a trace, and the place of a stop among them."""
+    # hypothesis runs many examples on one file, and may draw one id twice
+    problem = uuid.uuid4().hex
+    events: list[Arrived | Stopped] = [Arrived(problem, t, i / 3) for i, t in enumerate(arrived)]
+    events.insert(data.draw(st.integers(0, len(events))), Stopped(problem, "seconds", 9.5))
+    cut = data.draw(st.integers(0, len(events)))
+    journal.append(events[:cut])
+    journal.append(events[cut:])
+    assert list(journal.events(problem)) == events
+
+
+def test_everything_survives_a_reopening(tmp_path: Path) -> None:
+    """Digests, meta, results, counts: what a resumed job reads."""
+    first = Journal(tmp_path / "j.db")
+    first.set_meta("plan", "{}")
+    first.set_meta("plan", '{"seed": 1}')
+    first.append(
+        [
+            Opened("p", "d1"),
+            Arrived("p", trace(0, "A"), 0.1),
+            Concluded(result("p")),
+            Opened("q", "d2"),
+            Stopped("q", "seconds", 1.0),
+        ]
+    )
+    first.close()
+    again = Journal(tmp_path / "j.db")
+    assert (again.meta("plan"), again.meta("other")) == ('{"seed": 1}', None)
+    assert again.digests() == {"p": "d1", "q": "d2"}
+    assert again.concluded() == {"p"}
+    assert list(again.results()) == [again.result("p")] == [result("p")]
+    assert again.result("q") is None
+    assert again.n_traces() == 1
+
+
+def test_problems_do_not_mix(journal: Journal) -> None:
+    """Same ordinals, other problem."""
+    journal.append([Arrived("a", trace(0, "A"), 0.0), Arrived("b", trace(0, "B"), 0.0)])
+    assert [e.trace.answer for e in journal.events("b") if isinstance(e, Arrived)] == [
+        Answer("B", "B")
+    ]
+    assert list(journal.events("c")) == []
+
+
+def test_a_trace_is_written_once(journal: Journal) -> None:
+    """A second trace of one ordinal means that something is paired wrongly; the whole group is
+    refused, and nothing of it stays.
+    """
+    journal.append([Arrived("p", trace(0, "A"), 0.0)])
+    with pytest.raises(JournalError, match=r"UNIQUE"):
+        journal.append([Arrived("p", trace(1, "A"), 0.0), Arrived("p", trace(0, "B"), 0.0)])
+    assert journal.n_traces() == 1
+    journal.append(
+        [
+            Arrived("p", trace(1, "A"), 0.0),
+            Stopped("p", "seconds", 1.0),
+            Stopped("p", "seconds", 1.0),
+        ]
+    )
+    assert journal.n_traces() == 2
+
+
+def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
+    """A reader beside the writer, or after a kill, sees whole groups."""
+    journal = Journal(tmp_path / "j.db")
+    journal.append([Arrived("p", trace(0, "A"), 0.0)])
+    other = Journal(tmp_path / "j.db")
+    assert other.n_traces() == 1
+    journal._db.execute("BEGIN IMMEDIATE")
+    journal._db.execute(
+        "INSERT INTO events (problem, ordinal, elapsed, body) VALUES ('p', 1, 0, '{}')"
+    )
+    assert other.n_traces() == 1
+
+
+def test_a_full_disk_says_so_and_keeps_what_is_there(journal: Journal) -> None:
+    """Bounded pages stand in for a full disk: the same error from SQLite."""
+    journal.append([Arrived("p", trace(0, "A"), 0.0)])
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JournalError, match="free some space, then run the same command again"):
+        journal.append([Arrived("p", trace(1, "A" * 100_000), 0.0)])
+    assert journal.n_traces() == 1
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 10])
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Never overwritten: it may be somebody's."""
+    path = tmp_path / "journal.db"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="it is not a journal; choose another job directory"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Path and remedy."""
+    with pytest.raises(
+        JournalError, match=r"missing/journal.db: .*check that the directory exists"
+    ):
+        Journal(tmp_path / "missing" / "journal.db")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        trace(0, "A", metrics={"mean_confidence": float("nan")}),
+        trace(0, "A", metrics={"mean_confidence": float("inf")}),
+        trace(0, "A", verdicts={"v": float("nan")}),
+        replace(trace(0), verdicts=(Verdict("v", 0.5, (float("nan"),)),)),
+        replace(trace(0), values=(float("inf"),)),
+        replace(trace(0), text="half \ud83d"),
+        replace(trace(0), token_ids=(2**31,)),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(journal: Journal, odd: Trace) -> None:
+    """JSON has no nan, UTF-8 no lone surrogate: a row with one would make a job unresumable.
+
+    `core.replies` keeps them away.
+    """
+    with pytest.raises(
+        JournalError,
+        match=r"trace 0 of problem p cannot be written: .*; mend the engine or verifier",
+    ):
+        journal.append([Arrived("p", trace(1), 0.0), Arrived("p", odd, 0.0)])
+    assert list(journal.events("p")) == []
+
+
+def test_a_journal_of_before_verifiers_asked_models_is_still_read(tmp_path: Path) -> None:
+    """Rows without the fields that came later are the same traces: nothing was spent on verdicts,
+    and no values were given.
+    """
+    known = trace(0, "A", verdicts={"v": 0.5})
+    journal = Journal(tmp_path / "journal.db")
+    journal.append([Arrived("p", known, 0.0)])
+    journal.close()
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        (body,) = db.execute("SELECT body FROM events").fetchone()
+        row = json.loads(body)
+        del row["values"], row["unjudged"], row["verdicts"][0]["usage"]
+        db.execute("UPDATE events SET body = ?", (json.dumps(row).encode(),))
+    assert list(Journal(tmp_path / "journal.db").events("p")) == [Arrived("p", known, 0.0)]
+
+
+def test_it_uses_the_write_ahead_log(journal: Journal) -> None:
+    """Safe against a killed process; readers are not blocked."""
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert isinstance(journal._db, sqlite3.Connection)

@@ -1,0 +1,124 @@
+"""Depths and schedules of a plan against models that lie here: refused when the plan is read, not
+after an engine has started.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.core.plan import Model, Plan
+from orchestrator.core.values import PluginSpec, Sampling
+from orchestrator.plan.check import PlanFault, check_plan
+from orchestrator.plan.execution import Execution
+
+THINK = "0 (1-2)*r 3"
+VLLM = Execution(engine=PluginSpec("vllm"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the configuration of a Llama of four layers."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": 4,
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def check(folder: Path | str, depth: int = 0, engine: Execution = VLLM, **fields: Any) -> None:
+    check_plan(Plan({"main": Model(str(folder), **fields)}, sampling=Sampling(depth=depth)), engine)
+
+
+def test_what_the_model_has_passes(folder: Path) -> None:
+    """A schedule of its layers, and depths up to the largest."""
+    check(folder)
+    check(folder, depth=1)
+    check(folder, layers=THINK, max_depth=4, depth=4)
+
+
+@pytest.mark.parametrize(
+    ("key", "fields", "said"),
+    [
+        ("models.main", {"layers": "0-4"}, "the model has 4 layers"),
+        ("models.main", {"max_depth": 2}, "no think block"),
+        ("sampling.depth", {"depth": 2}, "no think block"),
+        ("sampling.depth", {"depth": 5, "layers": THINK, "max_depth": 4}, "serves 1 to 4"),
+    ],
+)
+def test_what_it_lacks_is_refused_at_its_key(
+    folder: Path, key: str, fields: dict[str, Any], said: str
+) -> None:
+    """The loader points at the line of a plan file by this key."""
+    with pytest.raises(PlanFault, match=said) as caught:
+        check(folder, **fields)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    "fields", [{"layers": THINK}, {"max_depth": 2}, {"damped": True}, {"depth": 2}]
+)
+def test_an_engine_that_cannot_is_named(folder: Path, fields: dict[str, Any]) -> None:
+    """An option without effect would be believed: a remote server runs what it runs."""
+    remote = Execution(engine=PluginSpec("openai", {"base_url": "http://127.0.0.1:1/v1"}))
+    with pytest.raises(PlanFault, match="'openai' runs models as they ship"):
+        check(folder, engine=remote, **fields)
+
+
+def test_a_model_elsewhere_is_left_to_its_engine() -> None:
+    """Of a hub name nothing is known here, and nothing is fetched to find out."""
+    check("some/model", layers="0-99 (100-120)*r", max_depth=9, depth=9)
+
+
+def pools(folder: Path) -> dict[str, Model]:
+    """The same weights twice, with memory for one depth and for eight."""
+    return {
+        name: Model(str(folder), layers=THINK, max_depth=depth)
+        for name, depth in (("shallow", 1), ("deep", 8))
+    }
+
+
+def test_a_depth_that_another_pool_of_the_same_model_serves_passes(folder: Path) -> None:
+    """A fleet sends it there: a pool per depth is how memory is saved."""
+    deepen = PluginSpec("deepen", {"depths": [1, 8]})
+    check_plan(Plan(pools(folder), deepen, sampling=Sampling(depth=8)), VLLM)
+    with pytest.raises(PlanFault, match="asks for latent depth 9"):
+        check_plan(Plan(pools(folder), PluginSpec("deepen", {"depths": [1, 9]})), VLLM)
+    with pytest.raises(PlanFault, match="serves 1 to 1"):
+        check_plan(
+            Plan(
+                {**pools(folder), "deep": Model(str(folder), layers="0 (1)*r 2-3", max_depth=8)},
+                deepen,
+            ),
+            VLLM,
+        )
+
+
+def test_depths_are_asked_of_the_pools_that_a_strategy_names(folder: Path) -> None:
+    """Not of the plan's first model when that is not the one in use; of a judge's too."""
+    models = {"main": Model(str(folder)), "loop": Model(str(folder), layers=THINK, max_depth=4)}
+    check_plan(
+        Plan(models, PluginSpec("consistency", {"model": "loop"}), sampling=Sampling(depth=4)), VLLM
+    )
+    check_plan(Plan(models, PluginSpec("scrutinize", {"judge": "loop", "judge_depth": 4})), VLLM)
+    with pytest.raises(PlanFault, match="no think block") as caught:
+        check_plan(
+            Plan(models, PluginSpec("scrutinize", {"model": "loop"}), sampling=Sampling(depth=4)),
+            VLLM,
+        )
+    assert caught.value.key == "sampling.depth"
+    with pytest.raises(PlanFault, match=r"strategy\.judge_depth asks"):
+        check_plan(
+            Plan(models, PluginSpec("scrutinize", {"judge": "loop", "judge_depth": 5})), VLLM
+        )
+
+
+def test_the_fake_engine_has_any_depth_whatever_lies_here(folder: Path) -> None:
+    """It loads no model; else a dry run would depend on what is in the cache."""
+    check(folder, depth=7, engine=Execution(engine=PluginSpec("fake")))

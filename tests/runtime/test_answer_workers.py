@@ -1,0 +1,353 @@
+"""Real processes: a domain that hangs, eats memory, crashes or prints costs one answer its
+comparison, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.core.errors import PluginError
+from orchestrator.core.values import PluginSpec
+from orchestrator.runtime.answer_workers import AnswerWorkers, DomainRef, Match, Undecided
+
+DOMAINS = '''
+import dataclasses, os, subprocess, sys, time
+from typing import ClassVar
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Odd:
+    """Does what the answer says."""
+    letter: str = "x"
+    in_process: ClassVar[bool] = False
+
+    def extract(self, text, finished):
+        self._obey(text)
+        return None if text == "abstain" else text if text != "number" else 5
+
+    def canonical(self, answer):
+        return self.letter + answer
+
+    def equivalent(self, a, b):
+        self._obey(b)
+        return a == b
+
+    def _obey(self, text):
+        if text == "hang":
+            while True:
+                pass
+        elif text == "hang in C":
+            sum(range(10**15))
+        elif text == "eat":
+            hoard = []
+            while True:
+                hoard.append(bytearray(1 << 28))
+        elif text == "crash":
+            os._exit(3)
+        elif text == "segfault":
+            os.kill(os.getpid(), 11)
+        elif text == "print":
+            print("noise", flush=True)
+            os.write(1, b"more noise")
+            sys.stdin.read()
+        elif text == "raise":
+            raise ValueError("no such thing")
+        elif text == "exit":
+            sys.exit(5)
+        elif text.startswith("spawn "):
+            pid = subprocess.Popen(["sleep", "60"]).pid
+            open(text[6:], "w").write(f"{os.getpid()} {pid}")
+            time.sleep(60)
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    in_process: ClassVar[bool] = False
+    def __post_init__(self):
+        raise RuntimeError("cannot be built")
+'''
+ODD = DomainRef(PluginSpec("odd"), "odd_domains:Odd")
+MATH = DomainRef(PluginSpec("math"), "verifiers.answers.math:Math")
+
+
+@pytest.fixture(autouse=True)
+def odd_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of a user's, importable here by `sys.path` only: the processes must see it too."""
+    (tmp_path / "odd_domains.py").write_text(DOMAINS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+async def checkers() -> AsyncIterator[AnswerWorkers]:
+    pool = AnswerWorkers(n_workers=2, limit_seconds=1.0, memory_bytes=1 << 30)
+    yield pool
+    await pool.aclose()
+
+
+async def test_match_names_the_first_equivalent_representative(checkers: AnswerWorkers) -> None:
+    assert await checkers.match(ODD, "b", ["a", "b", "b"]) == Match(1)
+    assert await checkers.match(ODD, "c", ["a", "b"]) == Match(None)
+    assert await checkers.match(ODD, "c", []) == Match(None)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("hang", "took more than 1 s"),
+        ("hang in C", "took more than 1 s"),
+        ("crash", "the checker process exited with status 3"),
+        ("segfault", "the checker process was killed by SIGSEGV"),
+        ("raise", "raised ValueError: no such thing"),
+        ("exit", "raised SystemExit: 5"),
+    ],
+)
+@pytest.mark.slow
+async def test_a_pair_that_fails_is_named_and_the_pairs_after_it_are_still_compared(
+    checkers: AnswerWorkers, bad: str, reason: str
+) -> None:
+    """An undecided pair must never be silent, and must not hide the class that the answer belongs
+    to.
+    """
+    match = await checkers.match(ODD, "good", ["other", bad, "another", "good"])
+    assert match.index == 3
+    (undecided,) = match.undecided
+    assert undecided.index == 1
+    assert undecided.reason.startswith(reason)
+    assert match.note.startswith(f"not compared with answer 1: {reason}")
+    assert await checkers.match(ODD, "a", ["b", "a"]) == Match(1)
+
+
+async def test_a_pair_that_eats_memory_is_named_long_before_the_machine_suffers() -> None:
+    async with contextlib.aclosing(
+        AnswerWorkers(n_workers=1, limit_seconds=60, memory_bytes=1 << 29)
+    ) as pool:
+        match = await pool.match(ODD, "good", ["eat", "good"])
+        assert match == Match(1, (Undecided(0, "needed more than 512 MiB of memory"),))
+
+
+@pytest.mark.slow
+async def test_a_pair_that_reached_its_limit_is_not_tried_again(checkers: AnswerWorkers) -> None:
+    """Sixty-four traces with one hanging answer would otherwise cost sixty-four limits."""
+    await checkers.match(ODD, "good", ["hang"])
+    async with asyncio.timeout(0.5):
+        assert await checkers.match(ODD, "good", ["hang"]) == Match(
+            None, (Undecided(0, "took more than 1 s"),)
+        )
+
+
+@pytest.mark.slow
+async def test_an_answer_that_hangs_with_two_others_is_not_tried_with_the_rest(
+    checkers: AnswerWorkers,
+) -> None:
+    """One unreadable answer costs two limits, not one for each class; and the others are not blamed
+    for it.
+    """
+    good = ["a", "b", "c", "d", "good"]
+    assert (await checkers.match(ODD, "good", ["hang"])).undecided
+    assert (await checkers.match(ODD, "a", ["hang"])).undecided
+    match = await checkers.match(ODD, "b", ["hang", *good])
+    assert match == Match(
+        2, (Undecided(0, "one of the two answers has reached a limit 2 times before"),)
+    )
+    assert await checkers.match(ODD, "good", good) == Match(4)
+
+
+async def test_text_that_utf_8_cannot_carry_does_not_break_the_pool(
+    checkers: AnswerWorkers,
+) -> None:
+    assert (await checkers.match(ODD, "a\ud800", ["b\ud800", "a\ud800"])).index == 1
+    assert (await checkers.examine(ODD, "a\ud800", True)).answer == "a?"
+
+
+async def test_printing_and_reading_standard_input_do_not_disturb_the_messages(
+    checkers: AnswerWorkers,
+) -> None:
+    assert await checkers.match(ODD, "good", ["print", "good"]) == Match(1)
+
+
+@pytest.mark.slow
+async def test_examine_reads_in_the_process_and_names_what_fails(checkers: AnswerWorkers) -> None:
+    examined = await checkers.examine(
+        DomainRef(PluginSpec("odd", {"letter": "="}), ODD.origin), "blue", True
+    )
+    assert (examined.answer, examined.canonical, examined.note) == ("blue", "=blue", "")
+    assert (await checkers.examine(ODD, "abstain", True)).answer is None
+    assert (await checkers.examine(ODD, "hang", True)).note == "took more than 1 s"
+    assert (await checkers.examine(ODD, "raise", True)).note == "raised ValueError: no such thing"
+    assert "text is due, not int" in (await checkers.examine(ODD, "number", True)).note
+
+
+async def test_a_domain_that_does_not_load_is_a_plugin_error(checkers: AnswerWorkers) -> None:
+    for origin in ("odd_domains:Broken", "odd_domains:Missing", "no_such_module:X", "__main__:X"):
+        with pytest.raises(PluginError, match="odd"):
+            await checkers.match(DomainRef(PluginSpec("odd"), origin), "a", ["b"])
+    with pytest.raises(PluginError, match="letter"):
+        await checkers.match(DomainRef(PluginSpec("odd", {"lettre": "x"}), ODD.origin), "a", ["b"])
+    assert await checkers.match(ODD, "a", ["a"]) == Match(0)
+
+
+async def test_two_hundred_calls_at_once_all_get_their_own_reply(checkers: AnswerWorkers) -> None:
+    calls = [
+        checkers.match(ODD, f"{n}", [f"{n - 1}", f"{n}"] if n % 2 else [f"{n}"]) for n in range(200)
+    ]
+    matches = await asyncio.gather(*calls)
+    assert [match.index for match in matches] == [n % 2 for n in range(200)]
+
+
+async def test_a_cancelled_call_leaves_no_reply_for_the_next(checkers: AnswerWorkers) -> None:
+    """The next caller would get the answer to somebody else's question."""
+    call = asyncio.create_task(checkers.match(ODD, "a", ["hang"]))
+    await _until(lambda: len(_children()) == 1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await checkers.match(ODD, "a", ["b", "a"]) == Match(1)
+
+
+async def test_no_process_before_the_first_call_and_none_after_aclose() -> None:
+    pool = AnswerWorkers(n_workers=2)
+    assert _children() == set()
+    await pool.match(ODD, "a", ["b"])
+    assert len(_children()) == 1
+    await pool.aclose()
+    assert _children() == set()
+    with pytest.raises(RuntimeError):
+        await pool.match(ODD, "a", ["c"])
+
+
+async def test_a_process_that_dies_while_idle_is_replaced(checkers: AnswerWorkers) -> None:
+    await checkers.match(ODD, "a", ["b"])
+    (pid,) = _children()
+    os.kill(pid, signal.SIGKILL)
+    await _until(lambda: pid not in _children())
+    assert await checkers.match(ODD, "a", ["a"]) == Match(0)
+
+
+async def test_a_process_killed_just_before_it_is_asked_costs_nothing(
+    checkers: AnswerWorkers,
+) -> None:
+    """The system may kill an idle one for its memory at any time, and its death is seen only a
+    moment later.
+    """
+    await checkers.match(ODD, "a", ["b"])
+    (pid,) = _children()
+    os.kill(pid, signal.SIGKILL)
+    assert await checkers.match(ODD, "a", ["a"]) == Match(0)
+
+
+@pytest.mark.slow
+async def test_what_a_killed_domain_had_started_is_killed_too(
+    checkers: AnswerWorkers, tmp_path: Path
+) -> None:
+    note = tmp_path / "pids"
+    await checkers.match(ODD, "a", [f"spawn {note}"])
+    pids = [int(pid) for pid in note.read_text().split()]
+    await _until(lambda: not any(map(_runs, pids)))
+
+
+@pytest.mark.parametrize("busy_with", ["hang", "hang in C", "print"])
+async def test_kill_9_of_the_parent_leaves_no_process(tmp_path: Path, busy_with: str) -> None:
+    """Neither an idle process nor one in a computation without end may outlive a run that was
+    killed.
+    """
+    script = f"""
+import asyncio, os, sys
+from pathlib import Path
+sys.path.insert(0, {str(tmp_path)!r})
+from orchestrator.runtime.answer_workers import AnswerWorkers, DomainRef, PluginSpec
+async def main():
+    pool = AnswerWorkers(n_workers=1, limit_seconds=60)
+    await pool.match(DomainRef(PluginSpec("odd"), "odd_domains:Odd"), "a", ["b"])
+    (pid,) = Path(f"/proc/self/task/{{os.getpid()}}/children").read_text().split()
+    call = asyncio.create_task(pool.match(DomainRef(PluginSpec("odd"), "odd_domains:Odd"), "a", [{busy_with!r}]))
+    await asyncio.sleep(0.2)
+    print(pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    parent = subprocess.Popen(  # noqa: ASYNC220  # nothing else runs in this loop
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    await _until(lambda: not _runs(pid))
+
+
+@pytest.mark.slow
+async def test_math_compares_in_the_process_and_survives_a_tower_of_powers() -> None:
+    async with contextlib.aclosing(AnswerWorkers(n_workers=1, limit_seconds=5.0)) as pool:
+        assert await pool.match(MATH, r"2\sqrt{3}", ["5", r"\sqrt{12}"]) == Match(1)
+        match = await pool.match(MATH, r"\sqrt{12}", ["10^{10^{10}}+1", r"2\sqrt{3}"])
+        assert match.index == 1
+
+
+def test_limits_under_which_nothing_could_work_are_refused() -> None:
+    for wrong in ({"n_workers": 0}, {"limit_seconds": 0.0}, {"memory_bytes": 1 << 20}):
+        with pytest.raises(ValueError, match="AnswerWorkers needs"):
+            AnswerWorkers(**wrong)  # type: ignore[arg-type]  # one wrong value at a time
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process does; there is nothing to await. Fails after ten seconds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # another process sets no Event here
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _others() -> Iterator[None]:
+    """Note the processes that other tests have left: an engine that still runs, a user's function
+    that waits, one not yet buried.
+    """
+    _before.update(child.pid for child in psutil.Process().children())
+    yield
+    _before.clear()
+
+
+_before: set[int] = set()
+
+
+def _children() -> set[int]:
+    """Return the checker processes that this test has started."""
+    return {
+        child.pid
+        for child in psutil.Process().children()
+        if child.pid not in _before and not _is_other(child)
+    }
+
+
+def _is_other(child: psutil.Process) -> bool:
+    """Whether a process is gone or known to be something else: between fork and exec it still has
+    its parent's command line.
+    """
+    try:
+        command = child.cmdline()
+    except psutil.ZombieProcess:  # not yet buried by its pool
+        return False
+    except psutil.NoSuchProcess:
+        return True
+    return (
+        bool(command)
+        and "worker_child" not in " ".join(command)
+        and command != psutil.Process().cmdline()
+    )
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

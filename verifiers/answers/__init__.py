@@ -1,0 +1,1 @@
+"""Domains: how answers of one kind are read and compared, a module each."""

@@ -1,0 +1,120 @@
+"""Answers that are one letter of a multiple-choice question.
+
+The one rule: a letter counts only where it can be nothing else: "A man went home" does not choose
+A. The text of an option is never matched against the question: only letters are read.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from orchestrator.kit.answers.find import (
+    Mark,
+    Statement,
+    is_silent,
+    last_line,
+    reply,
+    stated,
+    statements,
+)
+
+_NOUNS = ("answer", "option", "choice")
+_DECORATION = re.compile(
+    r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb|boxed|fbox|left|right|rm|bf)\b\s?|\\[,;! (\[)\]]|[$*_`\"'“”‘’{}]"
+)
+_LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
+_BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|\("
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One letter out of `letters`."""
+
+    letters: str = "ABCDEFGHIJ"
+
+    in_process: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse letters that cannot be told apart."""
+        if not self.letters.isalpha() or len(set(self.letters.upper())) != len(self.letters):
+            raise ValueError(
+                f"letters must be different letters such as 'ABCD', not {self.letters!r}"
+            )
+
+    def extract(self, text: str, finished: bool) -> str | None:
+        """The letter stated last; if a finished reply states none, that of its last line: `B`, `B)
+        Paris`, "so (B)".
+        """
+        part = reply(text, finished)
+        found = statements(part.text, _NOUNS)
+        if value := stated(found, self._read):
+            return value
+        if not part.finished or not is_silent(found):
+            return None
+        return self._from_last_line(last_line(part.text))
+
+    def canonical(self, answer: str) -> str:
+        """`=` and the capital letter.
+
+        What is not a choice equals only itself, whatever its case and spacing.
+        """
+        letter = self._letter(answer.strip().removeprefix("="))
+        return (
+            f"={letter}" if letter else "=" + " ".join(answer.casefold().replace("=", " ").split())
+        )
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Whether the letters are the same. Fast."""
+        return self.canonical(a) == self.canonical(b)
+
+    def _read(self, statement: Statement) -> str | None:
+        read = self._from_words if statement.mark in (Mark.WORDS, Mark.LABEL) else self._letter
+        letters = {read(text) for text in statement.texts}
+        return letters.pop() if len(letters) == 1 else None
+
+    def _letter(self, text: str) -> str | None:
+        """The letter of a text that is nothing but a choice: `B`, `(b)`, `B.`, `(B) 15`, `B:
+        Paris`, `option B`.
+        """
+        text = _LABEL.sub("", _bare(text))
+        match = re.match(rf"\(?([{self._both}])(?:\)|[.:](?=\s|$)|$)|\[([{self._both}])\]", text)
+        return self._upper(match) if match else None
+
+    def _from_words(self, text: str) -> str | None:
+        """The letter at the front of a phrase, unless more follow ("A or B") or it begins a word or
+        a sentence.
+        """
+        text = _LABEL.sub("", _bare(text))
+        decorated = rf"\(([{self._both}])\)|\[([{self._both}])\]|([{self._both}])\)"
+        upper = (
+            rf"([{self.letters.upper()}])(?=[.:,;]?\s*$|[.:](?=\s|[A-Z])|[,;]\s|\s+(?i:{_BECAUSE}))"
+        )
+        alone = rf"([{self._both}])(?=[.!]?$)"
+        match = re.match(rf"(?:{decorated}|{upper}|{alone})", text)
+        if not match:
+            return None
+        more = re.match(
+            rf"\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:and |or )?\(?[{self.letters.upper()}]\b(?!')",
+            text[match.end() :],
+        )
+        return None if more else self._upper(match)
+
+    def _from_last_line(self, line: str) -> str | None:
+        bare = _bare(line)
+        if letter := self._letter(bare):
+            return letter
+        named = rf"\(([{self.letters.upper()}])\)|\b(?i:option|choice)\s{{1,3}}\(?([{self.letters.upper()}])\b(?!')"
+        letters = {self._upper(match) for match in re.finditer(named, bare)}
+        return letters.pop() if len(letters) == 1 else None
+
+    @property
+    def _both(self) -> str:
+        return self.letters.upper() + self.letters.lower()
+
+    @staticmethod
+    def _upper(match: re.Match[str]) -> str:
+        return next(group for group in match.groups() if group).upper()
+
+
+def _bare(text: str) -> str:
+    return _DECORATION.sub("", text[:2000]).strip()

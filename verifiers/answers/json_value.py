@@ -1,0 +1,180 @@
+"""Answers that are one JSON value, compared as values: key order, spacing and the spelling of
+numbers do not count.
+
+The one rule: what RFC 8259 leaves open is no answer. An object that gives one name two different
+values has no value, NaN and Infinity are not JSON, and what does not parse equals only itself. No
+schema is checked here.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NoReturn
+
+from orchestrator.kit.answers.find import Mark, Statement, is_silent, reply, statements
+
+_FENCE = re.compile(r"^[ \t]{0,8}```[`]{0,3}[ \t]{0,3}([\w-]{0,20})[^\n`]{0,80}$", re.MULTILINE)
+_MAX_BLOCKS = 16
+_OPEN = re.compile(r"\[(?=\s{0,40}[\]\[{\"\-\dtfn])|\{(?=\s{0,40}[}\"])")
+_NUMERAL = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d{1,18}))?")
+
+
+class _Number(str):
+    """A number in normal form: significant digits and a power of ten."""
+
+    __slots__ = ()
+
+
+class _Conflict(ValueError):
+    """One name with two values in an object."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonValue:
+    """One JSON value."""
+
+    in_process: ClassVar[bool] = True
+
+    def extract(self, text: str, finished: bool) -> str | None:
+        """The text of the value stated last: a closed fence that holds JSON, a box, or what follows
+        "the answer is".
+
+        A finished reply without them: its last object or array, or the whole reply if that is one
+        value.
+        """
+        part = reply(text, finished)
+        found = statements(part.text)
+        values = [*_fenced(part.text), *_stated(part.text, found)]
+        if values:
+            return max(values)[1]
+        if not part.finished or not is_silent(found):
+            return None
+        whole = part.text.strip()
+        return whole if _normal(whole) is not None else _last_container(part.text)
+
+    def canonical(self, answer: str) -> str:
+        """`=` and the value, names sorted, numbers normal (1.0 is 1); `=!` and the text for what is
+        not JSON.
+        """
+        plain = answer.strip()
+        normal = _normal(plain.removeprefix("="))
+        return (
+            "=" + normal
+            if normal is not None
+            else "=!" + " ".join(plain.removeprefix("=!").split())
+        )
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Whether the values are the same. Fast."""
+        return self.canonical(a) == self.canonical(b)
+
+
+def _fenced(text: str) -> Iterator[tuple[int, str]]:
+    fences = list(_FENCE.finditer(text))
+    for opened, closed in list(zip(fences[::2], fences[1::2], strict=False))[-_MAX_BLOCKS:]:
+        content = text[opened.end() : closed.start()].strip()
+        if (content[:1] in ("{", "[") or opened[1].lower() == "json") and _normal(
+            content
+        ) is not None:
+            yield opened.start(), content
+
+
+def _stated(text: str, found: list[Statement]) -> Iterator[tuple[int, str]]:
+    for statement in found:
+        if statement.mark in (Mark.BOX, Mark.HASHES):
+            if (
+                len(statement.texts) == 1
+                and not statement.denied
+                and _normal(statement.texts[0]) is not None
+            ):
+                yield statement.start, statement.texts[0]
+            continue
+        mark = re.match(r"[\s*_`:]{0,16}", text[statement.end : statement.end + 16])
+        start = statement.end + len(mark[0] if mark else "")
+        value, _ = _value_at(text, start)
+        if value is not None and not statement.denied:
+            yield statement.start, value
+
+
+def _last_container(text: str) -> str | None:
+    """The last object or array; None also where failed attempts cost more than four readings of the
+    text.
+    """
+    value, at, budget = None, 0, 4 * len(text) + 10_000
+    while (opened := _OPEN.search(text, at)) and budget > 0:
+        found, cost = _value_at(text, opened.start())
+        value = value if found is None else found
+        at = opened.start() + (1 if found is None else len(found))
+        budget -= cost if found is None else 0
+    return value if budget > 0 else None
+
+
+def _value_at(text: str, start: int) -> tuple[str | None, int]:
+    """The text of the value that begins at `start`, or None, and about how many characters were
+    looked at.
+    """
+    try:
+        _, end = _DECODER.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        # making the error counts the lines before it, at C speed
+        return (None, 1 + error.pos - start + error.pos // 64)
+    except (_Conflict, RecursionError):
+        return None, len(text)
+    return text[start:end], end - start
+
+
+def _normal(text: str) -> str | None:
+    try:
+        return _dump(_DECODER.decode(text))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _dump(value: object) -> str:
+    if isinstance(value, _Number):
+        return str(value)
+    if isinstance(value, dict):
+        return (
+            "{"
+            + ",".join(f"{json.dumps(name)}:{_dump(value[name])}" for name in sorted(value))
+            + "}"
+        )
+    if isinstance(value, list):
+        return "[" + ",".join(map(_dump, value)) + "]"
+    return json.dumps(value)
+
+
+def _number(text: str) -> _Number:
+    match = _NUMERAL.fullmatch(text)
+    if match is None:  # an exponent of 19 digits: equal only to itself
+        return _Number(text.lower())
+    sign, whole, part, exponent = match.groups(default="")
+    digits = (whole + part).lstrip("0")
+    kept = digits.rstrip("0")
+    power = int(exponent or "0") - len(part) + len(digits) - len(kept)
+    if not kept:
+        return _Number("0")
+    return _Number(f"{sign}{kept}" + (f"e{power}" if power else ""))
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found and _dump(found[name]) != _dump(value):
+            raise _Conflict(f"{name!r} has two values")
+        found[name] = value
+    return found
+
+
+def _refuse(name: str) -> NoReturn:
+    raise _Conflict(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_float=_number,
+    parse_int=_number,
+    parse_constant=_refuse,
+    strict=False,
+)

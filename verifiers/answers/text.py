@@ -1,0 +1,117 @@
+"""Answers in words, compared by their normal form.
+
+The one rule: two answers are one when they differ only in case, spacing, Unicode form, quotes,
+emphasis, or punctuation at the ends of words. Articles, word order, synonyms and spelling count.
+Meaning is a judge's business.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import ClassVar
+
+from orchestrator.kit.answers.find import (
+    MAX_ANSWER_CHARS,
+    Mark,
+    Statement,
+    first_sentence,
+    reply,
+    stated,
+    statements,
+)
+
+_MAX_TERSE_CHARS = 100  # a reply of one line this short is taken to be the answer itself
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|fbox)\s?\{([^{}]*)\}")
+_QUOTES = str.maketrans(
+    {
+        "‘": "'",
+        "’": "'",
+        "“": '"',
+        "”": '"',
+        "«": '"',
+        "»": '"',
+        "–": "-",
+        "—": "-",
+        "−": "-",
+        "‐": "-",
+    }
+)
+_AROUND_WORDS = re.compile(
+    r"(?:^|(?<=\s))[\"'`*_(\[{=.,;:!?]+(?=\w)|(?<=\w)[\"'`*_)\]}.,;:!?]+(?=\s|$)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words."""
+
+    in_process: ClassVar[bool] = True
+
+    def extract(self, text: str, finished: bool) -> str | None:
+        """The last box; else the words after the last "the answer is" (one sentence) or on a
+        closing `####` line.
+
+        A finished reply without them: the reply itself, if it is one line of at most 100
+        characters. Boxes come first because after "the answer is" any words would do.
+        """
+        part = reply(text, finished)
+        found = statements(part.text)
+        boxes = [statement for statement in found if statement.mark is Mark.BOX]
+        if value := stated(boxes, _read):
+            return value
+        others = [s for s in found if s.mark in (Mark.WORDS, Mark.LABEL) or _closes(s, part.text)]
+        if value := stated(others, _read):
+            return value
+        terse = part.text.strip()
+        if (
+            part.finished
+            and not boxes
+            and not others
+            and "\n" not in terse
+            and 0 < len(terse) <= _MAX_TERSE_CHARS
+        ):
+            return _clean(terse) or None
+        return None
+
+    def canonical(self, answer: str) -> str:
+        """`=` and the text in NFKC, casefolded, single-spaced, without punctuation at the ends of
+        words. Complete.
+        """
+        plain = answer.strip().lstrip("= ")
+        before = None
+        while plain != before and len(plain) <= MAX_ANSWER_CHARS:
+            before = plain
+            plain = unicodedata.normalize(
+                "NFKC", unicodedata.normalize("NFKC", plain).casefold()
+            ).translate(_QUOTES)
+            plain = (
+                _AROUND_WORDS.sub("", " ".join(_TEXT_COMMAND.sub(r"\1", plain).split()))
+                .strip()
+                .lstrip("=")
+                .strip()
+            )
+        return "=" + plain
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Whether the normal forms are the same. Fast."""
+        return self.canonical(a) == self.canonical(b)
+
+
+def _closes(statement: Statement, text: str) -> bool:
+    """Whether it is a `####` line at the end: elsewhere such lines are headings."""
+    return statement.mark is Mark.HASHES and not text[statement.end :].strip()
+
+
+def _read(statement: Statement) -> str | None:
+    if statement.mark in (Mark.WORDS, Mark.LABEL):
+        return _clean(first_sentence(statement.texts[0])) or None
+    return ", ".join(dict.fromkeys(text for text in map(_clean, statement.texts) if text)) or None
+
+
+def _clean(text: str) -> str:
+    """The text without emphasis, formula delimiters and a closing full stop."""
+    text = _TEXT_COMMAND.sub(r"\1", text).strip().strip("*_`").strip()
+    if len(text) > 2 and text.startswith("$") and text.endswith("$"):
+        text = text.strip("$").strip()
+    text = text.removesuffix(".") if not re.search(r"\b[A-Z]\.$", text) else text
+    return text.strip().strip('*_`"“”').strip()

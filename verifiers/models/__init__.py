@@ -1,0 +1,1 @@
+"""Verifiers that ask models for a score, a module each."""

@@ -1,0 +1,74 @@
+"""The verifier that asks a process reward model: a value at the end of each step of a solution, in
+one request.
+
+As Qwen2.5-Math-PRM is read (arXiv 2501.07301 and its model card): the steps joined by the tag
+`<extra_0>`, which also ends the last, and at each tag the softmax of the labels wrong and right.
+Steps, tag and system message are options, for models of another tag. It scores unfinished solutions
+too: beam, dvts and particles have it look at them after every step, and `last` is the score of the
+newest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.core.errors import NoVerdict
+from orchestrator.core.protocols import VerdictSteps
+from orchestrator.core.values import Capability, Problem, Request, Trace, Verdict
+from orchestrator.kit.model_verifier import (
+    ask_all,
+    completed_only,
+    conversation,
+    sigmoid,
+    solution,
+    steps_of,
+)
+from orchestrator.kit.partial_solutions import AGGREGATES, Aggregate
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReward:
+    """A process reward model's P(right) of each step, and of the solution by `aggregate`."""
+
+    model: str  # a model pool of the plan, of task "token_classify"
+    aggregate: Aggregate = "min"  # of the steps: "min", "last", "mean" or "product"
+    delimiter: str = "\n\n"  # what ends a step
+    tag: str = "<extra_0>"  # the token after each step at which the model gives its value
+    system: str = "Please reason step by step, and put your final answer within \\boxed{}."
+
+    def __post_init__(self) -> None:
+        if not self.delimiter or not self.tag:
+            raise ValueError(
+                f"delimiter = {self.delimiter!r}, tag = {self.tag!r}: neither can be empty"
+            )
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do."""
+        return frozenset({Capability.POOL})
+
+    @property
+    def tasks(self) -> Mapping[str, tuple[str, ...]]:
+        """What the pool must be for."""
+        return {self.model: ("token_classify",)}
+
+    def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
+        """Return the verdict with one score a step; NoVerdict where the text brings tags of its
+        own.
+        """
+        text = solution(trace)
+        if self.tag in text:
+            raise NoVerdict(f"the solution itself holds the step tag {self.tag!r}")
+        steps = steps_of(text, self.delimiter)
+        tagged = "".join(step + self.tag for step in steps)
+        request = Request(
+            prompt=conversation(problem, tagged, self.system), model=self.model, read_at=self.tag
+        )
+        [reply] = completed_only((yield from ask_all([request], trace)))
+        if len(reply.values) != len(steps):
+            raise NoVerdict(
+                f"the model gave {len(reply.values)} values for {len(steps)} steps; is {self.tag!r} its step tag?"
+            )
+        scores = tuple(map(sigmoid, reply.values))
+        return Verdict("process-reward", AGGREGATES[self.aggregate](scores), scores)

@@ -1,0 +1,193 @@
+"""Model files of fitted similarities: JSON of numbers and words, so that loading one runs nothing; and
+the features computed with it.
+
+Whatever is wrong with a file is a ValueError that says what; nothing else is read from disk here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from verifiers.similarity.texts import Read, dot, overlap, read, tfidf_cosine, weighted
+
+FORMAT = "leadline-judge-1"
+FEATURES = (
+    *(
+        "tfidf",
+        "embedding",
+        "pair_tfidf",
+        "numbers",
+        "new_numbers",
+        "last_number",
+        "last_in_other",
+        "equations",
+        "conflicts",
+    ),
+    *("length_ratio", "n_new_numbers"),
+)
+Floats = npt.NDArray[np.float64]
+
+
+# compared by identity, so that what is computed with it can be remembered
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A fitted judge. `idf` and `axes` map terms to their weight and to their coordinates, each of
+    shape (n_axes,).
+
+    P(same) = 1 / (1 + exp(-(slope z + offset))), z = intercept + coefficients . (features - means)
+    / scales.
+    """
+
+    idf: Mapping[str, float]
+    axes: Mapping[str, Sequence[float]]
+    means: Sequence[float]
+    scales: Sequence[float]
+    coefficients: Sequence[float]
+    intercept: float
+    slope: float
+    offset: float
+
+    def probability(self, features: Floats) -> list[float]:
+        """Return P(same) for features of shape (n_pairs, n_features)."""
+        z = self.intercept + (features - np.asarray(self.means)) / np.asarray(
+            self.scales
+        ) @ np.asarray(self.coefficients)
+        return [
+            float(p) for p in 1 / (1 + np.exp(-np.clip(self.slope * z + self.offset, -700, 700)))
+        ]
+
+
+def encoded(model: Model) -> str:
+    """Return a model as the text of its file, to six digits: two platforms then read the same
+    numbers.
+    """
+    values = {name: _rounded(value) for name, value in asdict(model).items()}
+    return json.dumps({"format": FORMAT, "features": FEATURES, **values}, ensure_ascii=False) + "\n"
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+@lru_cache(maxsize=8)
+def load(file: str) -> Model:
+    """Return the model of a file, read once a process; ValueError when there is none or it is no
+    such model.
+    """
+    try:
+        document = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"file {file!r}: {error.strerror}; fit one with `leadline judge train JOB... -o FILE`"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"file {file!r} is not JSON: {error}; it must come from `leadline judge train`"
+        ) from error
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT
+        or tuple(document.get("features", ())) != FEATURES
+    ):
+        raise ValueError(
+            f"file {file!r} is not a similarity that this version reads ({FORMAT}); fit it anew with `leadline judge train`"
+        )
+    try:
+        return _checked(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"file {file!r} is damaged: {error}; fit it anew with `leadline judge train`"
+        ) from error
+
+
+def _checked(document: Mapping[str, object]) -> Model:
+    means, scales, coefficients = (
+        _numbers(document[name]) for name in ("means", "scales", "coefficients")
+    )
+    intercept, slope, offset = _numbers(
+        [document[name] for name in ("intercept", "slope", "offset")]
+    )
+    if {len(means), len(scales), len(coefficients)} != {len(FEATURES)} or not all(
+        scale > 0 for scale in scales
+    ):
+        raise ValueError(f"it needs {len(FEATURES)} means, coefficients and positive scales")
+    idf, axes = document["idf"], document["axes"]
+    if not isinstance(idf, dict) or not isinstance(axes, dict):
+        raise TypeError("its terms are no tables")
+    model = Model(
+        dict(zip(idf, _numbers(list(idf.values())), strict=True)),
+        {term: _numbers(values) for term, values in axes.items()},
+        *(means, scales, coefficients, intercept, slope, offset),
+    )
+    if len({len(values) for values in model.axes.values()}) > 1:
+        raise ValueError("its axes differ in length")
+    return model
+
+
+def _numbers(values: object) -> list[float]:
+    if not isinstance(values, list) or not all(
+        isinstance(v, int | float) and math.isfinite(v) for v in values
+    ):
+        raise ValueError(f"{values!r:.80} are not finite numbers")
+    return [float(v) for v in values]
+
+
+@lru_cache(maxsize=4096)
+def vector(text: str, model: Model) -> dict[str, float]:
+    """Return a text's TF-IDF vector of unit length over the model's terms; what the model does not
+    know is left out.
+    """
+    counts = {term: n for term, n in read(text).counts.items() if term in model.idf}
+    return weighted(counts, model.idf.__getitem__)
+
+
+@lru_cache(maxsize=4096)
+def embedded(text: str, model: Model) -> Floats:
+    """Return a text's place in the latent space, of unit length, shape (n_axes,); zeros for a text
+    without known terms.
+    """
+    weights = vector(text, model)
+    known = sorted(term for term in weights if term in model.axes)
+    n_axes = len(next(iter(model.axes.values()), ()))
+    axes = np.asarray([model.axes[term] for term in known]).reshape(len(known), n_axes)
+    place: Floats = np.asarray([weights[term] for term in known]) @ axes
+    length = float(np.linalg.norm(place))
+    return place / length if length else place
+
+
+def features(a: str, b: str, question: str, model: Model) -> list[float]:
+    """Return what is known of a pair, in the order of `FEATURES`; symmetric in the two texts."""
+    one, two = read(a), read(b)
+    given = set(read(question).numbers)
+    new_one, new_two = ([n for n in r.numbers if n not in given] for r in (one, two))
+    shared = one.equations.keys() & two.equations.keys()
+    agree = sum(one.equations[left] == two.equations[left] for left in shared)
+    return [
+        dot(vector(a, model), vector(b, model)),
+        float(np.clip(embedded(a, model) @ embedded(b, model), -1, 1)),
+        tfidf_cosine(a, b, question),
+        overlap(one.numbers, two.numbers),
+        overlap(new_one, new_two),
+        float(one.numbers[-1:] == two.numbers[-1:]),
+        (_last_in(one, two) + _last_in(two, one)) / 2,
+        agree / len(shared) if shared else 0.5,
+        float(len(shared) - agree),
+        abs(math.log((one.n_terms + 1) / (two.n_terms + 1))),
+        math.log1p(min(len(set(new_one)), len(set(new_two)))),
+    ]
+
+
+def _last_in(one: Read, two: Read) -> float:
+    return float(bool(one.numbers) and one.numbers[-1] in two.numbers)
