@@ -133,10 +133,8 @@ class CodeTests:
             return Verdict(_NAME, 0.0, (0.0,) * len(tests), "it states no program")
         faults = await _gather(self._fault(program, test) for test in tests)
         steps = tuple(float(not fault) for fault in faults)
-        failed = (
-            f"test {n} of {len(tests)}: {fault}" for n, fault in enumerate(faults, 1) if fault
-        )
-        return Verdict(_NAME, sum(steps) / len(steps), steps, next(failed, ""))
+        notes = (f"test {n} of {len(tests)}: {fault}" for n, fault in enumerate(faults, 1) if fault)
+        return Verdict(_NAME, sum(steps) / len(steps), steps, next(notes, ""))
 
     async def _fault(self, program: str, test: Test) -> str:
         """Return what is wrong with the program by this test, "" when nothing is."""

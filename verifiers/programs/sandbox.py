@@ -207,18 +207,17 @@ class _RunningProgram:
             return ProgramOutcome(output, fault)
 
     async def end(self) -> None:
-        """Kill it and wait until it is gone.
-
-        Not for long: a process that an unprotected program left behind may hold the pipes open.
-        """
+        """Kill it and wait until it is gone."""
         self._kill()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await asyncio.gather(_drain(self._stdout), _drain(self._stderr))
                 await self._process.wait()
+        except TimeoutError:  # a process that an unprotected program left behind holds the pipes
+            self._process._transport.close()  # type: ignore[attr-defined]  # asyncio has no other way
 
     def _kill(self) -> None:
         if self._process.returncode is None:
