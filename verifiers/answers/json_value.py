@@ -1,9 +1,8 @@
-"""Answers that are one JSON value, compared as values: key order, spacing and the spelling of
-numbers do not count.
+"""Answers that are one JSON value: the order of keys, spacing and how numbers are written are moot.
 
 The one rule: what RFC 8259 leaves open is no answer. An object that gives one name two different
-values has no value, NaN and Infinity are not JSON, and what does not parse equals only itself. No
-schema is checked here.
+values has no value, NaN and Infinity are not JSON, and what does not parse equals only itself. What
+it does not cover: no schema is checked.
 """
 
 import json
@@ -32,15 +31,15 @@ class _Conflict(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class JsonValue:
-    """One JSON value."""
+    """One JSON value, compared as a value."""
 
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The text of the value stated last: a closed fence that holds JSON, a box, or what follows
-        "the answer is".
+        """Return the text of the value stated last.
 
-        A finished reply without them: its last object or array, or the whole reply if that is one
+        That is a closed fence that holds JSON, a box, or what follows "the answer is". Of a
+        finished reply without them, its last object or array, or the whole reply if that is one
         value.
         """
         part = reply(text, finished)
@@ -54,8 +53,9 @@ class JsonValue:
         return whole if _normal(whole) is not None else _last_container(part.text)
 
     def canonical(self, answer: str) -> str:
-        """`=` and the value, names sorted, numbers normal (1.0 is 1); `=!` and the text for what is
-        not JSON.
+        """Return `=` and the value, with names sorted and numbers in normal form (1.0 is 1).
+
+        For what is not JSON, `=!` and the text.
         """
         plain = answer.strip()
         normal = _normal(plain.removeprefix("="))
@@ -66,7 +66,7 @@ class JsonValue:
         )
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Whether the values are the same. Fast."""
+        """Tell whether the values are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
 
@@ -98,8 +98,9 @@ def _stated(text: str, found: list[Statement]) -> Iterator[tuple[int, str]]:
 
 
 def _last_container(text: str) -> str | None:
-    """The last object or array; None also where failed attempts cost more than four readings of the
-    text.
+    """Return the last object or array.
+
+    None also where failed attempts cost more than four readings of the text.
     """
     value, at, budget = None, 0, 4 * len(text) + 10_000
     while (opened := _OPEN.search(text, at)) and budget > 0:
@@ -111,8 +112,9 @@ def _last_container(text: str) -> str | None:
 
 
 def _value_at(text: str, start: int) -> tuple[str | None, int]:
-    """The text of the value that begins at `start`, or None, and about how many characters were
-    looked at.
+    """Return the text of the value that begins at `start`, or None, and what looking for it cost.
+
+    The cost is about the number of characters that were looked at.
     """
     try:
         _, end = _DECODER.raw_decode(text, start)
