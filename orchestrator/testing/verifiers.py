@@ -58,6 +58,10 @@ async def check_verifier(
     if hasattr(verifier, "ask"):
         check_asking(plain, name, problem, [*usual, cancelled, *unusual])
         return
+    if hasattr(verifier, "check"):
+        bounded = getattr(plain, "seconds", 0) > 0 and getattr(plain, "memory_mib", 0) >= 256
+        remedy = "declare `seconds` above 0 and `memory_mib` of at least 256"
+        require(bounded, "limits", f"its process would not be bounded; {remedy}")
     with no_global_randomness():
         for batch in ([], usual[:1], usual, unusual, [*usual, cancelled, *unusual]):
             await _checked(plain, name, problem, batch)
