@@ -46,7 +46,7 @@ class JobBusyError(JournalError):
     """Another process holds this job directory."""
 
 
-def described(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Return an error as one line, with the innermost frame it came from."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:

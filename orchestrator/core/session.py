@@ -14,7 +14,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from orchestrator.core.errors import StrategyError, described
+from orchestrator.core.errors import StrategyError, describe
 from orchestrator.core.lineage import lineage
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
@@ -104,7 +104,7 @@ class Session:
                 )
             self._steps = steps
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
-            self.error = described(error)
+            self.error = describe(error)
 
     @property
     def exploring(self) -> bool:
@@ -188,7 +188,7 @@ class Session:
             except StopIteration:
                 return effects + self._end()
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
-                self.error = described(error)
+                self.error = describe(error)
                 return effects + self._end()
         self.error = f"the strategy gave {MAX_COMMANDS} commands without waiting for a trace: it would never end"
         return effects + self._end()
@@ -348,7 +348,7 @@ class Session:
             if steps is not None:
                 steps.close()
         except Exception as error:  # noqa: BLE001 - a generator may refuse to close
-            self.error = self.error or described(error)
+            self.error = self.error or describe(error)
         return self._abort(frozenset(self.running))
 
 

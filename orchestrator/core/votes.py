@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from orchestrator.core.errors import described
+from orchestrator.core.errors import describe
 from orchestrator.core.lineage import lineage, output_tokens
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import (
@@ -147,7 +147,7 @@ def conclude(
         if len(clusters) < len(ranked):
             raise TypeError(f"a selector returns Clusters, not {ranked!r:.200}")
     except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
-        error = error or described(failure)
+        error = error or describe(failure)
     n_failed = sum(t.finish is Finish.FAILED for t in traces)
     if traces and n_failed == len(traces):
         error = error or f"every trace failed; the last one: {traces[-1].error}"
@@ -227,7 +227,7 @@ def _total(usages: Sequence[Usage]) -> Usage:
     )
 
 
-def unended(traces: Iterable[Trace]) -> frozenset[int]:
+def intermediate(traces: Iterable[Trace]) -> frozenset[int]:
     """Return the ordinals of traces with which no attempt ended: those gone on from, and those cut
     at a checkpoint.
 
@@ -249,7 +249,7 @@ def n_sampled(traces: Sequence[Trace]) -> int:
     """Return how many attempts came to their end, failed ones included: a chain of continuations is
     one.
     """
-    unfinished = unended(traces)
+    unfinished = intermediate(traces)
     ends = [t for t in traces if t.purpose in VOTING and t.ordinal not in unfinished]
     return sum(t.finish is not Finish.CANCELLED for t in ends)
 
@@ -263,7 +263,7 @@ def mean_tokens(traces: Sequence[Trace]) -> float | None:
     the price, and with it any saving, is understated rather than overstated.
     """
     by_ordinal = {t.ordinal: t for t in traces}
-    unfinished = unended(traces)
+    unfinished = intermediate(traces)
     ends = (
         t
         for t in traces

@@ -29,7 +29,7 @@ from orchestrator.core.protocols import Selector, Strategy
 from orchestrator.core.steps import Cancel, Command, Drop, Next, Reply, Steps, Submit
 from orchestrator.core.values import Cluster, Finish, Problem, Prompt, Request, Trace, changed
 from orchestrator.core.votes import VOTING, pruned
-from orchestrator.kit.prompts import shown
+from orchestrator.kit.prompts import visible_text
 
 T = TypeVar("T")
 
@@ -265,10 +265,10 @@ def _spokesman(cluster: Cluster, by_ordinal: Mapping[int, Trace], select: Select
     return by_ordinal[max(cluster.ordinals, key=lambda ordinal: (weight(ordinal), -ordinal))]
 
 
-def told(traces: list[Trace]) -> str:
+def numbered_solutions(traces: list[Trace]) -> str:
     """Return solutions as a model is shown them: one as it is, several numbered."""
     if len(traces) == 1:
-        return shown(traces[0])
+        return visible_text(traces[0])
     return "\n\n".join(
-        f"Solution {place}:\n{shown(trace)}" for place, trace in enumerate(traces, 1)
+        f"Solution {place}:\n{visible_text(trace)}" for place, trace in enumerate(traces, 1)
     )

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 from orchestrator.core.errors import NoVerdict
 from orchestrator.core.steps import Command, Reply, next_trace, submit
 from orchestrator.core.values import Finish, Message, Problem, Purpose, Request, Trace, changed
-from orchestrator.kit.prompts import shown
+from orchestrator.kit.prompts import visible_text
 
 _LOST = (Finish.FAILED, Finish.CANCELLED)
 
@@ -53,7 +53,7 @@ def solution(trace: Trace) -> str:
     """Return what a trace says as a solution: what follows its reasoning, or all of it; NoVerdict
     when it says nothing.
     """
-    text = shown(trace) or trace.text.strip()
+    text = visible_text(trace) or trace.text.strip()
     if not text:
         raise NoVerdict("the trace has no text")
     return text
@@ -72,7 +72,7 @@ def conversation(problem: Problem, said: str, system: str = "") -> tuple[Message
     return (*before, *asked, Message("assistant", said))
 
 
-def steps_of(text: str, delimiter: str) -> list[str]:
+def solution_steps(text: str, delimiter: str) -> list[str]:
     """Return the steps of a solution, blank ones left out; NoVerdict when no other is there."""
     steps = [step.strip() for step in text.split(delimiter) if step.strip()]
     if not steps:
@@ -80,7 +80,7 @@ def steps_of(text: str, delimiter: str) -> list[str]:
     return steps
 
 
-def two_words(yes: str, no: str) -> tuple[str, str]:
+def word_metrics(yes: str, no: str) -> tuple[str, str]:
     """Return the metrics from which `preference` reads whether a reply begins with `yes` or with
     `no`.
     """
@@ -105,7 +105,7 @@ def preference(metrics: Mapping[str, float], yes: str, no: str) -> float | None:
     Where one of them was not, it is less likely than each of the twenty that were reported, and
     counts as 0.
     """
-    first, second = (metrics.get(name) for name in two_words(yes, no))
+    first, second = (metrics.get(name) for name in word_metrics(yes, no))
     if first is None or second is None:
         return None if first is second else float(first is not None)
     return sigmoid(first - second)

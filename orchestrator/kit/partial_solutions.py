@@ -26,7 +26,7 @@ AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stem:
+class PartialSolution:
     """A solution so far; without an ordinal it is the bare question.
 
     `scores`, of shape (n_steps,), are in [0, 1].
@@ -42,7 +42,7 @@ class Stem:
 
 
 @dataclass(frozen=True, slots=True)
-class Grower:
+class StepSampler:
     """How a step is taken: the request that takes it (model, depth), where it ends, and who scores
     it.
     """
@@ -52,8 +52,8 @@ class Grower:
     delimiter: str = "\n\n"
 
     def __call__(
-        self, stems: Sequence[Stem], last: bool = False
-    ) -> Generator[Command, Reply, list[Stem]]:
+        self, stems: Sequence[PartialSolution], last: bool = False
+    ) -> Generator[Command, Reply, list[PartialSolution]]:
         """Return each stem one step on, in order, all steps taken side by side; with `last` they
         run to their end.
 
@@ -69,7 +69,9 @@ class Grower:
             trace = yield from next_trace((ordinal,))
             given = [v.score for v in trace.verdicts if v.verifier == self.verifier]
             if given and trace.finish not in (Finish.FAILED, Finish.CANCELLED):
-                grown.append(Stem(trace.ordinal, (*stem.scores, given[-1]), _done(trace)))
+                grown.append(
+                    PartialSolution(trace.ordinal, (*stem.scores, given[-1]), _done(trace))
+                )
         if len(ordinals) < len(stems):
             yield from next_trace(())
         return grown
@@ -94,12 +96,12 @@ def check_steps(steps: int, delimiter: str) -> None:
         raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")
 
 
-def best(stems: Sequence[Stem], n: int, aggregate: Aggregate) -> list[Stem]:
+def best(stems: Sequence[PartialSolution], n: int, aggregate: Aggregate) -> list[PartialSolution]:
     """Return the `n` best stems, best first; of equal ones the lower ordinal."""
     return sorted(stems, key=lambda s: (-s.score(aggregate), s.ordinal or 0))[:n]
 
 
-def spread(stems: Sequence[Stem], n: int) -> list[Stem]:
+def spread(stems: Sequence[PartialSolution], n: int) -> list[PartialSolution]:
     """Return `n` stems, each of the given ones as often as every other (the first ones once more
     where `n` does not divide).
     """

@@ -23,7 +23,7 @@ REASONING_WORDS = (
 )
 
 
-def scored(similarity: Similarity, problem: Problem, pairs: Sequence[Pair]) -> Scores:
+def pair_scores(similarity: Similarity, problem: Problem, pairs: Sequence[Pair]) -> Scores:
     """Return P(same answer) of each pair, None where the similarity cannot tell; StrategyError when it
     gives anything else.
     """
@@ -41,9 +41,11 @@ def scored(similarity: Similarity, problem: Problem, pairs: Sequence[Pair]) -> S
     return scores
 
 
-def answered(similarity: Similarity, problem: Problem, pairs: Sequence[Pair]) -> list[float | None]:
+def scores_without_engine(
+    similarity: Similarity, problem: Problem, pairs: Sequence[Pair]
+) -> list[float | None]:
     """Return what `scored` returns, of a similarity that asks nothing; StrategyError when it asks."""
-    asking = scored(similarity, problem, pairs)
+    asking = pair_scores(similarity, problem, pairs)
     try:
         next(asking)
     except StopIteration as end:
@@ -61,7 +63,7 @@ def opening(text: str, words: Sequence[str], count: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledPrefix:
     """A prefix of a trace that has finished, with the class of the answer it came to: what similarities
     are fitted and measured on.
     """

@@ -27,12 +27,12 @@ def question(prompt: Prompt) -> str:
     )
 
 
-def shown(trace: Trace) -> str:
+def visible_text(trace: Trace) -> str:
     """Return a trace's own text as it is shown to a model: what follows the last closed `</think>`."""
     return reply(trace.text, finished=True).text.strip()
 
 
-def filled(template: str, values: Mapping[str, str]) -> str:
+def fill(template: str, values: Mapping[str, str]) -> str:
     """Return a template with `{name}` replaced by the value of that name; other braces stay, also
     those within values.
     """
@@ -41,7 +41,7 @@ def filled(template: str, values: Mapping[str, str]) -> str:
     )
 
 
-def turn(prompt: Prompt, said: str, asked: str) -> tuple[Message, ...]:
+def next_turn(prompt: Prompt, said: str, asked: str) -> tuple[Message, ...]:
     """Return a conversation one turn on: the prompt, what the model said to it, and what it is
     asked next.
     """
@@ -49,7 +49,7 @@ def turn(prompt: Prompt, said: str, asked: str) -> tuple[Message, ...]:
     return (*before, Message("assistant", said), Message("user", asked))
 
 
-def instead(prompt: Prompt, text: str) -> Prompt:
+def with_question(prompt: Prompt, text: str) -> Prompt:
     """Return a prompt with the last user message replaced by `text`; its system message and what
     came before stay.
     """

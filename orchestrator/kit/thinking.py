@@ -15,7 +15,7 @@ from orchestrator.core.values import Capability, Finish, Request, Trace, changed
 
 
 @dataclass(frozen=True, slots=True)
-class Mind:
+class ThinkingModel:
     """Whose thinking it is: the request that asks for it (model, depth), and the tag that ends it.
 
     `closing` is said after the tag where thinking was cut; the answer may take `answer` tokens.

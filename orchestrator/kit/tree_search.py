@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from orchestrator.core.steps import Command, Reply, next_trace, submit
 from orchestrator.core.values import Finish, Prompt, Request, Trace, changed
-from orchestrator.kit.prompts import shown, turn
+from orchestrator.kit.prompts import next_turn, visible_text
 
 A = TypeVar("A")
 REVISE = (
@@ -45,7 +45,7 @@ class Node(Generic[A]):
 
 
 @dataclass(frozen=True, slots=True)
-class Growth(Generic[A]):
+class TreeSearch(Generic[A]):
     """How a tree grows: `n` attempts like `request`, up to `parallel` in flight; `verifier`'s score
     is what is learned.
 
@@ -82,7 +82,7 @@ class Growth(Generic[A]):
         asked = changed(self.request, model=model, verifiers=(self.verifier,))
         if node.attempt is None:
             return asked
-        revision = turn(prompt, shown(node.attempt), REVISE.format(score=node.score))
+        revision = next_turn(prompt, visible_text(node.attempt), REVISE.format(score=node.score))
         return changed(asked, prompt=revision, subjects=(node.attempt.ordinal,))
 
 

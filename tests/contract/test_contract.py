@@ -13,7 +13,7 @@ import pytest
 from orchestrator.core.plan import Model
 from orchestrator.core.values import PluginSpec, Prefix, Problem, Trace
 from orchestrator.engines.fake.engine import Fake
-from orchestrator.kit.prefixes import Labelled
+from orchestrator.kit.prefixes import LabelledPrefix
 from orchestrator.plan import registry
 from orchestrator.testing import (
     check_domain,
@@ -341,7 +341,7 @@ def judge_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     for i in range(30):
         finals = ["7", "8", "7"]
         pool = [
-            Labelled(Prefix(o, f"We add {i} and find {final} = {final}. Since"), final)
+            LabelledPrefix(Prefix(o, f"We add {i} and find {final} = {final}. Since"), final)
             for o, final in enumerate(finals)
         ]
         pools[str(i)] = (Problem(str(i), f"What is {i}?"), pool)

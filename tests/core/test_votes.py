@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from orchestrator.core.values import Answer, Cluster, Finish, Problem, Purpose, Status, Trace
 from orchestrator.core.votes import (
     conclude,
+    intermediate,
     mean_tokens,
     n_sampled,
     pruned,
     rank,
     tally,
     tied,
-    unended,
     usage_by_account,
     voters,
 )
@@ -264,7 +264,7 @@ def test_an_attempt_cut_on_the_way_prices_nothing() -> None:
     whole.
     """
     traces = cut_on_the_way()
-    assert unended(traces) == {0, 1, 3}
+    assert intermediate(traces) == {0, 1, 3}
     assert mean_tokens(traces) == (20 + 40) / 2
     assert mean_tokens(traces[:5]) is None
     assert (

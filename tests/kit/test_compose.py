@@ -21,9 +21,9 @@ from orchestrator.kit.compose import (
     Exploration,
     Overrides,
     gather,
+    numbered_solutions,
     representatives,
     run_inner,
-    told,
 )
 from orchestrator.testing import PROBLEM, explore, pool, trace
 from strategies.selectors.pools import Best, Majority
@@ -317,9 +317,10 @@ def test_a_spokesman_that_goes_on_from_another_trace_is_shown_whole() -> None:
     steps = (replace(trace(0), text="One. "), replace(trace(1, "A", parent=0), text="So A."))
     [whole] = representatives(Exploration(steps), Majority(), 1)
     assert whole.text == "One. So A."
-    assert told([whole]) == "One. So A."
+    assert numbered_solutions([whole]) == "One. So A."
     assert (
-        told([whole, trace(2, "B")]) == "Solution 1:\nOne. So A.\n\nSolution 2:\nThe answer is B."
+        numbered_solutions([whole, trace(2, "B")])
+        == "Solution 1:\nOne. So A.\n\nSolution 2:\nThe answer is B."
     )
 
 

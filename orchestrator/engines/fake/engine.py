@@ -25,8 +25,8 @@ from orchestrator.core import metrics as folds
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Finish, Prompt, Purpose, Request, Trace, Usage
-from orchestrator.engines.fake.values import valued
-from orchestrator.engines.fake.verdicts import JUDGING, judged, leaning
+from orchestrator.engines.fake.values import pool_values
+from orchestrator.engines.fake.verdicts import JUDGING, verdict_text, word_chances
 from orchestrator.engines.reply import trace_for
 
 _MASK = 2**64 - 1
@@ -111,7 +111,7 @@ class FakeEngine:
             )
         hangs = next(draws) < options.hang_rate
         if (task := self._tasks.get(request.model, "")) and not hangs:
-            return valued(request, task, self._right(request), options.judge_error)
+            return pool_values(request, task, self._right(request), options.judge_error)
         ids, finish, metrics = self._stream(request, draws, root_seed)
         ids, finish, stop = (
             self._stopped(request, ids, finish) if request.stop else (ids, finish, "")
@@ -203,7 +203,9 @@ class FakeEngine:
         chances = list(itertools.islice(uniforms(request.seed + 1), len(words)))
         # the first word is the judge's yes
         if request.purpose is Purpose.VERIFY and request.subjects:
-            chances = leaning(request, self._right(request), self._options.judge_error, chances)
+            chances = word_chances(
+                request, self._right(request), self._options.judge_error, chances
+            )
         likely = [
             (word, math.log(chance / (1 + sum(chances))))
             for word, chance in zip(words, chances, strict=True)
@@ -234,7 +236,7 @@ class FakeEngine:
 
     def _ending(self, request: Request, answer: int) -> str:
         if request.purpose in JUDGING:
-            return judged(request, self._right(request), self._options.judge_error)
+            return verdict_text(request, self._right(request), self._options.judge_error)
         return _statement(request.problem_id, self._options.answers[answer])
 
     def _right(self, request: Request) -> str:

@@ -22,7 +22,7 @@ _STATES = " The answer is "  # how a trace of the fake engine states its answer
 _WIDTH = 32  # of an embedding
 
 
-def valued(request: Request, task: str, right: str, error: float) -> Trace:
+def pool_values(request: Request, task: str, right: str, error: float) -> Trace:
     """Return the values of a request's text; `right` is how a right solution states its answer,
     `error` the share that is turned round.
     """

@@ -18,7 +18,7 @@ from orchestrator.kit.verdicts import SCORE_FORM
 JUDGING = (Purpose.VERIFY, Purpose.COMPARE)
 
 
-def judged(request: Request, right: str, error: float) -> str:
+def verdict_text(request: Request, right: str, error: float) -> str:
     """Return what a judge says; `right` is how a right solution states its answer, `error` the
     share of its verdicts that are wrong.
 
@@ -39,7 +39,9 @@ def judged(request: Request, right: str, error: float) -> str:
     return f" Winner: {1 if (right in before) == truthful else 2}"
 
 
-def leaning(request: Request, right: str, error: float, chances: Sequence[float]) -> list[float]:
+def word_chances(
+    request: Request, right: str, error: float, chances: Sequence[float]
+) -> list[float]:
     """Return the chances of a verdict's words in its first place, the first word being the one for
     "right": the larger for what holds.
     """

@@ -103,7 +103,7 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statemen
     return found[-_MAX_STATEMENTS:]
 
 
-def stated(found: list[Statement], read: Callable[[Statement], str | None]) -> str | None:
+def latest_answer(found: list[Statement], read: Callable[[Statement], str | None]) -> str | None:
     """The latest answer that `read` sees in a statement, unless that or a later statement denies
     it.
     """

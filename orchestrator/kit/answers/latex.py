@@ -37,7 +37,7 @@ _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√]|
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
-def leading(words: str) -> str | None:
+def leading_expression(words: str) -> str | None:
     """The expression or list of expressions that opens a phrase, if the rest of the sentence leaves
     it as it is.
     """
@@ -59,7 +59,7 @@ def leading(words: str) -> str | None:
     return found if _unchanged(rest) else None
 
 
-def concluding(line: str) -> list[str]:
+def closing_values(line: str) -> list[str]:
     """The values that a closing line states: one value, or several between which it does not
     decide. [] for a question.
 
@@ -72,18 +72,18 @@ def concluding(line: str) -> list[str]:
     bold = [
         value
         for match in _BOLD.finditer(line)
-        if _HAS_VALUE.search(match[1]) and (value := leading(match[1]))
+        if _HAS_VALUE.search(match[1]) and (value := leading_expression(match[1]))
     ]
     if bold:
         return bold
     last = [match.end() for match in _IS.finditer(line)][-1:]
-    if last and (value := leading(line[last[0] :])) and _HAS_VALUE.search(value):
+    if last and (value := leading_expression(line[last[0] :])) and _HAS_VALUE.search(value):
         return [value]
     found = [formula.rpartition("=")[2].strip() for formula in _all_formulas(line)]
     if found:
         return [formula for formula in found if _HAS_VALUE.search(formula)]
     if "=" in line:
-        value = leading(line.rpartition("=")[2])
+        value = leading_expression(line.rpartition("=")[2])
         return [value] if value else []
     return [match[0] for match in _NUMBER.finditer(line)]
 

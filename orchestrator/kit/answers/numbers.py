@@ -203,7 +203,7 @@ def quantity(text: str) -> Fraction | None:
     return value if value is not None else _measured(text)
 
 
-def written(value: Fraction) -> str:
+def fraction_key(value: Fraction) -> str:
     """The key of a value: `n` or `n/d` in lowest terms."""
     return str(value)
 
