@@ -10,7 +10,7 @@ events to a fresh Session in order rebuilds it exactly. It does not vote: `core.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ from orchestrator.core.errors import StrategyError, describe
 from orchestrator.core.lineage import lineage
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
-from orchestrator.core.steps import Cancel, Drop, Next, Reply, Steps, Submit
+from orchestrator.core.steps import Cancel, Drop, Next, Reply, Routine, Submit
 from orchestrator.core.values import Finish, Message, Problem, Prompt, Request, Trace, changed
 from orchestrator.core.votes import VOTING
 
@@ -56,7 +56,7 @@ class Session:
         "_plan",
         "_prompt",
         "_refused",
-        "_steps",
+        "_routine",
         "_suffixes",
         "_waiting",
         "dropped",
@@ -94,27 +94,23 @@ class Session:
         self._next_ordinal = 0
         self._refused = False
         rng = random.Random(derive_seed(plan.seed, problem.id, "strategy"))
-        self._steps: Steps | None = None
+        self._routine: Routine[None] | None = None
         try:
-            # the question as it is asked
+            # the strategy sees the prompt as the model gets it
             steps = strategy.explore(changed(problem, prompt=self._prompt), rng)
-            if not isinstance(steps, Generator):
-                raise StrategyError(
-                    f"explore returned {steps!r}, not a generator; write `yield from` in it"
-                )
-            self._steps = steps
+            self._routine = Routine(steps, f"explore of {type(strategy).__name__}")
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
             self.error = describe(error)
 
     @property
     def exploring(self) -> bool:
         """Whether the strategy still decides."""
-        return self._steps is not None
+        return self._routine is not None
 
     @property
     def done(self) -> bool:
         """Whether exploration has ended and everything started has arrived."""
-        return self._steps is None and not self.running
+        return self._routine is None and not self.running
 
     def start(self) -> list[Effect]:
         """Return the first effects."""
@@ -129,7 +125,7 @@ class Session:
         self._cancelled.discard(trace.ordinal)
         self.traces[trace.ordinal] = trace
         self.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
-        if self._steps is None:
+        if self._routine is None:
             return []
         self._inbox.append(trace)
         limit = self._plan.budget.tokens
@@ -145,7 +141,7 @@ class Session:
         """End exploration for a reason other than the strategy's own ("tokens", "seconds",
         "interrupt"); no effect once ended.
         """
-        if self._steps is None:
+        if self._routine is None:
             return []
         self.stopped_by = reason
         return self._end()
@@ -171,40 +167,34 @@ class Session:
     def _advance(self, reply: Reply) -> list[Effect]:
         effects: list[Effect] = []
         self._waiting = None
-        if self._steps is None:
+        if self._routine is None:
             return effects
         n_commands = 0
-        while n_commands < MAX_COMMANDS:
-            try:
-                command = self._steps.send(reply)
+        try:
+            while (command := self._routine.send(reply)) is not None:
                 if isinstance(command, Next):
-                    trace = self._take(command)
-                    if trace is None:
+                    reply = self._take(command)
+                    if reply is None:
                         return effects + self._wait(command)
-                    reply = trace
-                else:
-                    n_commands += 1
-                    reply = self._obey(command, effects)
-            except StopIteration:
-                return effects + self._end()
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
-                self.error = describe(error)
-                return effects + self._end()
-        self.error = f"the strategy gave {MAX_COMMANDS} commands without waiting for a trace: it would never end"
+                    continue
+                n_commands += 1
+                if n_commands > MAX_COMMANDS:
+                    raise StrategyError(
+                        f"it yielded {MAX_COMMANDS} commands without waiting for a trace: "
+                        "it would never end"
+                    )
+                reply = self._obey(command, effects)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
+            self.error = describe(error)
         return effects + self._end()
 
     def _obey(self, command: Submit | Cancel | Drop, effects: list[Effect]) -> Reply:
         if isinstance(command, Submit):
             return self._submit(command.requests, effects)
-        if isinstance(command, Cancel):
-            effects += self._abort(command.ordinals)
-            return None
         if isinstance(command, Drop):
-            effects += self._drop(command)
-            return None
-        raise StrategyError(
-            f"a strategy yields Submit, Next, Cancel or Drop, not {command!r}; write `yield from`, not `yield`"
-        )
+            self._drop(command)
+        effects += self._abort(command.ordinals)
+        return None
 
     def _submit(self, requests: Sequence[Request], effects: list[Effect]) -> tuple[int, ...]:
         limit = self._plan.budget.traces
@@ -319,7 +309,7 @@ class Session:
             self.error = f"StrategyError: it waits for a trace{among} while none is running"
         return self._end()
 
-    def _drop(self, command: Drop) -> list[Effect]:
+    def _drop(self, command: Drop) -> None:
         unknown = [
             o
             for o in (*command.ordinals, *(() if command.heir is None else (command.heir,)))
@@ -332,7 +322,6 @@ class Session:
         if command.heir in command.ordinals:
             raise StrategyError(f"request {command.heir} is dropped and is its own heir")
         self.dropped.update(dict.fromkeys(sorted(command.ordinals), command.heir))
-        return self._abort(command.ordinals)
 
     def _abort(self, ordinals: frozenset[int]) -> list[Effect]:
         fresh = [o for o in self.running if o in ordinals and o not in self._cancelled]
@@ -340,13 +329,13 @@ class Session:
         return [Abort(self.running[o]) for o in fresh]
 
     def _end(self) -> list[Effect]:
-        steps, self._steps, self._waiting = self._steps, None, None
+        routine, self._routine, self._waiting = self._routine, None, None
         self._inbox.clear()
         if self._refused and not self.stopped_by:
             self.stopped_by = "traces"
         try:
-            if steps is not None:
-                steps.close()
+            if routine is not None:
+                routine.close()
         except Exception as error:  # noqa: BLE001 - a generator may refuse to close
             self.error = self.error or describe(error)
         return self._abort(frozenset(self.running))

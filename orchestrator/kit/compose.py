@@ -23,10 +23,20 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
-from orchestrator.core.errors import StrategyError
 from orchestrator.core.lineage import lineage, whole_text
 from orchestrator.core.protocols import Selector, Strategy
-from orchestrator.core.steps import Cancel, Command, Drop, Next, Reply, Steps, Submit
+from orchestrator.core.steps import (
+    Cancel,
+    Command,
+    Drop,
+    Next,
+    Reply,
+    Routine,
+    Steps,
+    Submit,
+    next_trace,
+    submit,
+)
 from orchestrator.core.values import Cluster, Finish, Problem, Prompt, Request, Trace, changed
 from orchestrator.core.votes import VOTING, pruned
 from orchestrator.kit.prompts import visible_text
@@ -36,10 +46,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _Branch(Generic[T]):
-    steps: Generator[Command, Reply, T]
-    open: set[int] = field(default_factory=set)  # started and not yet delivered
+    routine: Routine[T]
+    open: set[int] = field(default_factory=set)  # started and not delivered yet
     awaits: frozenset[int] | None = None  # None once it has returned
-    result: T | None = None
 
 
 def gather(branches: Iterable[Generator[Command, Reply, T]]) -> Generator[Command, Reply, list[T]]:
@@ -50,7 +59,7 @@ def gather(branches: Iterable[Generator[Command, Reply, T]]) -> Generator[Comman
     at first and then one by one as traces arrive, so the whole is as deterministic as they are.
     What they submit at first is one command, so that there may be any number of them.
     """
-    every = [_Branch(steps) for steps in branches]
+    every = [_Branch(Routine(steps, "a branch")) for steps in branches]
     owner: dict[int, _Branch[T]] = {}
     # by all branches; kept up to date, because thousands of branches may wait
     awaited: set[int] = set()
@@ -60,16 +69,16 @@ def gather(branches: Iterable[Generator[Command, Reply, T]]) -> Generator[Comman
         while any(b.awaits is not None for b in every):
             # Nothing to wait for: a budget refused it, or a branch errs. The Session knows which,
             # and ends the exploration.
-            trace = cast("Trace", (yield Next(frozenset(awaited))))
+            trace = yield from next_trace(awaited)
             branch = owner[trace.ordinal]
             awaited -= branch.awaits or frozenset()
             branch.open.discard(trace.ordinal)
-            yield from _advance(branch, trace, owner)
+            yield from _obey(branch, branch.routine.send(trace), owner)
             awaited |= branch.awaits or frozenset()
     finally:
         for branch in every:
-            branch.steps.close()
-    return [cast("T", b.result) for b in every]
+            branch.routine.close()
+    return [b.routine.result for b in every]
 
 
 def _begin(
@@ -78,44 +87,27 @@ def _begin(
     """Advance every branch to where it first waits; the requests with which they begin go out as
     one.
     """
-    asked: list[tuple[_Branch[T], Submit]] = []
+    first: list[tuple[_Branch[T], Submit]] = []
     for branch in every:
-        command = _sent(branch, None)
+        command = branch.routine.send(None)
         if isinstance(command, Submit):
-            asked.append((branch, command))
+            first.append((branch, command))
         else:
-            yield from _obeyed(branch, command, owner)
-    if asked:
-        granted = cast(
-            "tuple[int, ...]",
-            (yield Submit(tuple(r for _, command in asked for r in command.requests))),
-        )
-        for branch, command in asked:
+            yield from _obey(branch, command, owner)
+    if first:
+        granted = yield from submit(r for _, command in first for r in command.requests)
+        for branch, command in first:
             n = len(command.requests)
             _own(branch, granted[:n], owner)
-            yield from _advance(branch, granted[:n], owner)
+            yield from _obey(branch, branch.routine.send(granted[:n]), owner)
             granted = granted[n:]
 
 
-def _advance(
-    branch: _Branch[T], reply: Reply, owner: dict[int, _Branch[T]]
-) -> Generator[Command, Reply, None]:
-    """Send one reply to a branch and obey it until it waits for a trace, or returns."""
-    yield from _obeyed(branch, _sent(branch, reply), owner)
-
-
-def _sent(branch: _Branch[T], reply: Reply) -> Command | None:
-    """Return a branch's next command; None when it has returned."""
-    try:
-        return branch.steps.send(reply)
-    except StopIteration as ended:
-        branch.awaits, branch.result = None, ended.value
-        return None
-
-
-def _obeyed(
+def _obey(
     branch: _Branch[T], command: Command | None, owner: dict[int, _Branch[T]]
 ) -> Generator[Command, Reply, None]:
+    """Pass on what a branch wants, until it waits for a trace or has returned."""
+    branch.awaits = None
     while command is not None:
         if isinstance(command, Next):
             branch.awaits = frozenset(
@@ -125,7 +117,7 @@ def _obeyed(
         reply = yield command
         if isinstance(command, Submit):
             _own(branch, cast("tuple[int, ...]", reply), owner)
-        command = _sent(branch, reply)
+        command = branch.routine.send(reply)
     if branch.open:
         yield Cancel(frozenset(branch.open))
 
@@ -205,18 +197,15 @@ def run_inner(
         changed(problem, prompt=setting.prompt or problem.prompt),
         random.Random(rng.getrandbits(64)),
     )
-    if not isinstance(steps, Generator):
-        raise StrategyError(
-            f"explore of {type(strategy).__name__} returned {steps!r}, not a generator; write `yield from` in it"
-        )
+    routine = Routine(steps, f"explore of {type(strategy).__name__}")
     traces: dict[int, Trace] = {}
     dropped: dict[int, int | None] = {}
-    yield from gather([_watched(steps, setting, traces, dropped)])
+    yield from gather([_recorded(routine, setting, traces, dropped)])
     return Exploration(tuple(traces[o] for o in sorted(traces)), dropped)
 
 
-def _watched(
-    steps: Steps,
+def _recorded(
+    routine: Routine[None],
     rewrite: Callable[[Request], Request],
     traces: dict[int, Trace],
     dropped: dict[int, int | None],
@@ -226,22 +215,18 @@ def _watched(
     """
     reply: Reply = None
     try:
-        while True:
-            try:
-                command = steps.send(reply)
-            except StopIteration:
-                return
+        while (command := routine.send(reply)) is not None:
             if isinstance(command, Submit):
                 # mostly one request n times
-                made = {id(request): rewrite(request) for request in command.requests}
-                command = Submit(tuple(made[id(request)] for request in command.requests))
+                rewritten = {id(request): rewrite(request) for request in command.requests}
+                command = Submit(tuple(rewritten[id(request)] for request in command.requests))
             elif isinstance(command, Drop):
                 dropped.update(dict.fromkeys(sorted(command.ordinals), command.heir))
             reply = yield command
             if isinstance(reply, Trace):
                 traces[reply.ordinal] = reply
     finally:
-        steps.close()
+        routine.close()
 
 
 def representatives(explored: Exploration, select: Selector, n: int) -> list[Trace]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.errors import StrategyError
 from orchestrator.core.protocols import Pair, Scores, Similarity
+from orchestrator.core.steps import Routine
 from orchestrator.core.values import Prefix, Problem
 
 # DeepPrune (arXiv 2510.08483) names "wait", "thus" and "since" and gives no list: ours holds words
@@ -45,12 +46,10 @@ def scores_without_engine(
     similarity: Similarity, problem: Problem, pairs: Sequence[Pair]
 ) -> list[float | None]:
     """Return what `scored` returns, of a similarity that asks nothing; StrategyError when it asks."""
-    asking = pair_scores(similarity, problem, pairs)
-    try:
-        next(asking)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]  # StopIteration does not carry the generator's type
-    raise StrategyError(f"{type(similarity).__name__} asks the engine; there is none here")
+    routine = Routine(pair_scores(similarity, problem, pairs), "score")
+    if routine.send(None) is not None:
+        raise StrategyError(f"{type(similarity).__name__} asks the engine; there is none here")
+    return routine.result
 
 
 def opening(text: str, words: Sequence[str], count: int) -> str:
