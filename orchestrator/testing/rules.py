@@ -10,11 +10,16 @@ import dataclasses
 import pickle
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+
+from orchestrator.core.metrics import PREFIX
+from orchestrator.core.plan import Model
+from orchestrator.core.values import Answer, Capability, Request, Trace
 
 
 def require(held: bool, rule: str, remedy: str) -> None:
@@ -73,6 +78,33 @@ def check_value(plugin: object) -> None:
     )
 
 
+def check_needs(
+    needs: Collection[Capability], requests: Sequence[Request], tasks: Collection[str] = ()
+) -> None:
+    """Check that a plugin lists in `needs` what its requests take; `tasks` are pools with a task."""
+    uses = {
+        Capability.CONTINUE: any(r.parent is not None for r in requests),
+        Capability.RULES: any(r.rules for r in requests),
+        Capability.LOGPROBS: any(r.metrics for r in requests),
+        Capability.SCORE: any(PREFIX in r.metrics for r in requests),
+        Capability.DEPTH: any(r.depth is not None for r in requests),
+        Capability.POOL: any(r.model in tasks for r in requests),
+    }
+    missing = sorted(c for c, used in uses.items() if used and c not in needs)
+    require(
+        not missing,
+        "needs",
+        f"its requests use {', '.join(missing)}; list that in `needs`, "
+        "so that an engine without it is refused",
+    )
+
+
+def model_pools(plugin: object) -> dict[str, Model]:
+    """Return the pools of a plan in which a plugin's requests find the models that they name."""
+    names = ("main", getattr(plugin, "model", ""), *getattr(plugin, "pools", ()))
+    return {name: Model("any") for name in names if name}
+
+
 @contextmanager
 def no_global_randomness() -> Iterator[None]:
     """Check that what runs inside draws nothing from the global generators of `random` and NumPy,
@@ -125,3 +157,11 @@ class SaltedText(str):
     def __eq__(self, other: object) -> bool:
         """Compare as text."""
         return isinstance(other, str) and str.__eq__(self, other)
+
+
+def salted(trace: Trace, salt: int) -> Trace:
+    """Return a trace whose answer has another hash, and another place in a set of answers."""
+    if trace.answer is None:
+        return trace
+    answer = Answer(SaltedText(trace.answer.text, salt), SaltedText(trace.answer.key, salt))
+    return replace(trace, answer=answer)

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from orchestrator.core.metrics import parse_metric
 from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Answer, Cluster, Finish, Purpose, Trace, Verdict
+from orchestrator.core.values import Cluster, Finish, Purpose, Trace, Verdict
 from orchestrator.core.votes import VOTING, rank
 from orchestrator.plan import registry
 from orchestrator.testing.pools import pool, trace
-from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
+from orchestrator.testing.rules import check_value, no_global_randomness, require, salted
 
 _POOLS = (
     "A",
@@ -103,7 +103,7 @@ def _check_pool(selector: Selector, traces: Sequence[Trace], seed: int) -> None:
         f"{shown} it ranks differently the second time; {_PURE}",
     )
     for salt in range(4):
-        shuffled = [_salted(t, salt) for t in traces]
+        shuffled = [salted(t, salt) for t in traces]
         random.Random(f"{seed} {salt}").shuffle(shuffled)
         require(
             selector(shuffled) == clusters,
@@ -180,13 +180,4 @@ def _check_clusters(clusters: object, traces: Sequence[Trace], shown: str) -> No
         clusters == rank(clusters),
         "ranked by the tie rule",
         f"{shown} {clusters} is not in order of {rule}; use `core.votes.rank`",
-    )
-
-
-def _salted(trace: Trace, salt: int) -> Trace:
-    if trace.answer is None:
-        return trace
-    return replace(
-        trace,
-        answer=Answer(SaltedText(trace.answer.text, salt), SaltedText(trace.answer.key, salt)),
     )

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Strategy
-from orchestrator.core.session import Effect, Session
+from orchestrator.core.session import Effect, Session, Start
 from orchestrator.core.values import Finish, Problem, Request, Trace
 from orchestrator.testing.pools import PROBLEM, trace
 
@@ -48,6 +48,16 @@ class Recording:
     def events(self) -> list[Event]:
         """What happened to it, in order."""
         return [step.event for step in self.steps]
+
+    @property
+    def effects(self) -> list[Effect]:
+        """What the session wanted, in order."""
+        return [*self.first, *(effect for step in self.steps for effect in step.effects)]
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests that were started, by ordinal."""
+        return [effect.request for effect in self.effects if isinstance(effect, Start)]
 
 
 def explore(

@@ -21,14 +21,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from orchestrator.core.plan import Model, Plan
+from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import ModelVerifier, Verifier
-from orchestrator.core.session import Abort, Session, Start
+from orchestrator.core.session import Abort, Session
 from orchestrator.core.values import Capability, Finish, Problem, Purpose, Request, Trace, Verdict
 from orchestrator.kit.prompts import question
 from orchestrator.runtime.verify import Question
 from orchestrator.testing.pools import PROBLEM, trace
-from orchestrator.testing.rules import check_value, no_global_randomness, require
+from orchestrator.testing.rules import (
+    check_needs,
+    check_value,
+    model_pools,
+    no_global_randomness,
+    require,
+)
 from orchestrator.testing.simulation import record
 
 _UNUSUAL = ("", " \n", "\\boxed{", "🙂" * 50, "\x00", "no answer here", "word " * 2000)
@@ -178,29 +184,21 @@ def _asked(
     where: str,
 ) -> Verdict | None:
     """Return the verdict; None where the verifier comes to none."""
-    models = {
-        pool: Model("any")
-        for pool in ("main", getattr(verifier, "model", ""), *getattr(verifier, "pools", ()))
-        if pool
-    }
     before = copy.deepcopy(judged)
     asked = Question(verifier, judged)
-    session = Session(problem, asked, Plan(models=models, seed=judged.ordinal))
+    session = Session(problem, asked, Plan(models=model_pools(verifier), seed=judged.ordinal))
     recording = record(
         session, _replies(*world), None if order is None else random.Random(order), 1000
     )
     require(not session.error, "raises nothing but NoVerdict", f"{where}: {session.error}")
     require(not session.stopped_by, "ends", f"{where} it still asks after a thousand replies")
     require(judged == before, "pure", "it changed the trace; build new values")
-    effects = [
-        e for effects in (recording.first, *(s.effects for s in recording.steps)) for e in effects
-    ]
     require(
-        not any(isinstance(e, Abort) for e in effects),
+        not any(isinstance(e, Abort) for e in recording.effects),
         "waits for what it asked",
         f"{where} it returned while requests ran",
     )
-    _check_requests(verifier, [e.request for e in effects if isinstance(e, Start)], judged)
+    _check_requests(verifier, recording.requests, judged)
     if asked.verdict is None:
         require(
             bool(asked.reason),
@@ -214,7 +212,6 @@ def _asked(
 
 def _check_requests(verifier: ModelVerifier, requests: Sequence[Request], judged: Trace) -> None:
     needs: frozenset[Capability] = frozenset(getattr(verifier, "needs", ()))
-    tasks = getattr(verifier, "tasks", {})
     for request in requests:
         named = (request.purpose, request.subjects) == (Purpose.VERIFY, (judged.ordinal,))
         require(
@@ -225,13 +222,7 @@ def _check_requests(verifier: ModelVerifier, requests: Sequence[Request], judged
         parent = None if request.parent is None else requests[request.parent]
         remedy = "a continuation asks another prompt than what it continues; give it the same"
         require(parent is None or parent.prompt == request.prompt, "continuation", remedy)
-    uses = {
-        Capability.LOGPROBS: any(r.metrics for r in requests),
-        Capability.CONTINUE: any(r.parent is not None for r in requests),
-        Capability.POOL: any(r.model in tasks for r in requests),
-    }
-    missing = sorted(c for c, used in uses.items() if used and c not in needs)
-    require(not missing, "needs", f"its requests take {', '.join(missing)}; list it in `needs`")
+    check_needs(needs, requests, getattr(verifier, "tasks", ()))
 
 
 def _replies(finishes: Sequence[Finish], texts: Sequence[str]) -> Callable[[Request], Trace]:

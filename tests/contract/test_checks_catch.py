@@ -103,6 +103,24 @@ class TrustsItsGrant:
 
 
 @dataclass(frozen=True)
+class TrustsALaterGrant:
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        yield from sample(5)
+        ordinals = yield from submit([Request()] * 3)
+        yield from next_trace((ordinals[2],))
+
+
+@dataclass(frozen=True)
+class FailsWhereItIsStopped:
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        yield from sample(2)
+        try:
+            yield from sample(1)
+        except GeneratorExit:
+            raise RuntimeError("stopped in its second round") from None
+
+
+@dataclass(frozen=True)
 class TrustsAnswers:
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         for trace in (yield from sample(3)):
@@ -182,6 +200,8 @@ class SharesBetweenProblems:
         (ReadsTheClock(), "deterministic"),
         (ReadsASetInItsOrder(), "deterministic"),
         (TrustsItsGrant(), "raises nothing"),
+        (TrustsALaterGrant(), "raises nothing"),
+        (FailsWhereItIsStopped(), "raises nothing|stops anywhere"),
         (TrustsAnswers(), "raises nothing"),
         (ContinuesWhatFailed(), "raises nothing"),
         (RetriesForEver(), "ends"),
