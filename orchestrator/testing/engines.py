@@ -26,7 +26,7 @@ from orchestrator.core.values import (
     Trace,
 )
 from orchestrator.engines.reply import validated
-from orchestrator.testing.rules import require
+from orchestrator.testing.rules import require, with_or_without_loop
 
 T = TypeVar("T")
 _N_TOKENS = 12  # a length that any engine serves quickly
@@ -74,6 +74,7 @@ class _Bench:
             ) from error
 
 
+@with_or_without_loop
 async def check_engine(
     engine: Engine,
     capabilities: Collection[Capability],

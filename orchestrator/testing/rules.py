@@ -1,25 +1,37 @@
-"""What every plugin must be, whatever its kind: a frozen dataclass of plain options, a value that
-can travel, and no user of global state.
+"""The rules that hold for every kind of plugin, and what the checks of the kinds share.
 
-A rule that does not hold raises AssertionError: "RULE: what happened; what to do".
+A plugin is a frozen dataclass of plain options that can be pickled, and it uses no global state. A
+rule that does not hold raises AssertionError: "RULE: what happened; what to do".
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import functools
 import pickle
 import random
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec
 
 import msgspec
 
 from orchestrator.core.metrics import PREFIX
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Answer, Capability, Request, Trace
+
+P = ParamSpec("P")
 
 
 def require(held: bool, rule: str, remedy: str) -> None:
@@ -28,16 +40,44 @@ def require(held: bool, rule: str, remedy: str) -> None:
         raise AssertionError(f"{rule}: {remedy}")
 
 
-def check_value(plugin: object) -> None:
-    """Check that a plugin is a frozen dataclass, travels by pickle, and is rebuilt from its
-    options.
+class _Completed:
+    """What a check that has already run returns: to await it does nothing."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        """Complete at once."""
+        yield from ()
+
+
+def with_or_without_loop(
+    check: Callable[P, Coroutine[Any, Any, None]],
+) -> Callable[P, Awaitable[None]]:
+    """Return a check that runs at once where no event loop runs, and is to be awaited elsewhere.
+
+    A test that is not a coroutine would else call a check that never runs, and pass.
     """
+
+    @functools.wraps(check)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Awaitable[None]:
+        run = check(*args, **kwargs)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(run)
+            return _Completed()
+        return run
+
+    return call
+
+
+def check_value(plugin: object) -> None:
+    """Check that a plugin is a frozen dataclass, can be pickled, and is rebuilt from its options."""
     cls = type(plugin)
     params = getattr(cls, "__dataclass_params__", None)
     require(
         params is not None and params.frozen and dataclasses.is_dataclass(plugin),
         "frozen dataclass",
-        f"{cls.__qualname__} is none; write @dataclass(frozen=True, slots=True), its fields its options",
+        f"{cls.__qualname__} is none; write @dataclass(frozen=True, slots=True), "
+        "with its options as fields",
     )
     options = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # checked above
     parts = {name: options.pop(name) for name in getattr(cls, "parts", {})}
@@ -50,7 +90,7 @@ def check_value(plugin: object) -> None:
         require(
             not isinstance(part, str),
             "parts",
-            f"{part!r} is a name yet: load the plugin by `registry.load`, or give it the plugin",
+            f"{part!r} is only a name: load the plugin by `registry.load`, or pass the plugin",
         )
         check_value(part)
     try:
@@ -58,30 +98,30 @@ def check_value(plugin: object) -> None:
         rebuilt = dataclasses.replace(rebuilt, **parts) if parts else rebuilt
     except Exception as error:
         raise AssertionError(
-            f"options round trip: {error}; let every field be a value that JSON and TOML can hold"
+            f"options round trip: {error}; every field must be a value that JSON and TOML can hold"
         ) from error
     require(
         rebuilt == plugin,
         "options round trip",
-        f"{plugin!r} comes back as {rebuilt!r}; let fields hold what was given, unchanged",
+        f"{plugin!r} comes back as {rebuilt!r}; keep the given values in the fields, unchanged",
     )
     try:
-        travelled = pickle.loads(pickle.dumps(plugin))
+        copied = pickle.loads(pickle.dumps(plugin))
     except Exception as error:
         raise AssertionError(
-            f"picklable: {error}; define the class at module level and keep handles and lambdas out of it"
+            f"picklable: {error}; define the class at module level, without handles and lambdas"
         ) from error
     require(
-        travelled == plugin,
+        copied == plugin,
         "picklable",
-        f"{plugin!r} comes back as {travelled!r}; compare by value (dataclass eq)",
+        f"{plugin!r} comes back as {copied!r}; compare by value (dataclass eq)",
     )
 
 
 def check_needs(
     needs: Collection[Capability], requests: Sequence[Request], tasks: Collection[str] = ()
 ) -> None:
-    """Check that a plugin lists in `needs` what its requests take; `tasks` are pools with a task."""
+    """Check that a plugin lists in `needs` what its requests use; `tasks` names pools with a task."""
     uses = {
         Capability.CONTINUE: any(r.parent is not None for r in requests),
         Capability.RULES: any(r.rules for r in requests),
@@ -107,8 +147,9 @@ def model_pools(plugin: object) -> dict[str, Model]:
 
 @contextmanager
 def no_global_randomness() -> Iterator[None]:
-    """Check that what runs inside draws nothing from the global generators of `random` and NumPy,
-    and leave those as they were.
+    """Check that the block draws nothing from the global generators of `random` and NumPy.
+
+    They are left as they were.
     """
     numpy = sys.modules.get("numpy")
     state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
@@ -134,11 +175,10 @@ def no_global_randomness() -> Iterator[None]:
 
 
 class SaltedText(str):
-    """Text whose hash depends on a salt: a set of these is iterated in another order under another
-    salt.
+    """Text whose hash depends on a salt: another salt, another order in a set of such texts.
 
     It stands in for PYTHONHASHSEED, which is fixed when a process starts. All texts that meet in
-    one dict must have one salt.
+    one dict must have the same salt.
     """
 
     __slots__ = ("salt",)
@@ -146,9 +186,9 @@ class SaltedText(str):
 
     def __new__(cls, text: str, salt: int) -> SaltedText:
         """Return the text, salted."""
-        made = super().__new__(cls, text)
-        made.salt = salt
-        return made
+        salted = super().__new__(cls, text)
+        salted.salt = salt
+        return salted
 
     def __hash__(self) -> int:
         """Return a hash that the salt changes."""

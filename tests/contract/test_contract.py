@@ -371,7 +371,7 @@ async def test_fake_engine_keeps_the_contract(options: dict[str, Any]) -> None:
     """
     backend = Fake(n_tokens=400, seconds_per_token=0.0005, **options)
     async with backend.open({"main": Model("fake")}) as engine:
-        await check_engine(engine, backend.capabilities(), wait_seconds=20)
+        await check_engine(engine, backend.capabilities(), wait_seconds=60)
 
 
 @pytest.mark.parametrize("name", ours("engines"))
