@@ -1,10 +1,9 @@
-"""One problem's exploration: runs a strategy's generator, turns its commands into effects, keeps
-its budget, and replays.
+"""One problem's exploration: runs a strategy, keeps its budget, and replays.
 
-Pure: no I/O, no clock, no randomness but what derives from the plan's seed. The driver performs the
-effects, journals every arriving trace and stop, and then tells the Session; feeding the journalled
-events to a fresh Session in order rebuilds it exactly. It does not vote: `core.outcome` does, over
-`traces`.
+It turns the strategy's commands into effects. Pure: no I/O, no clock, no randomness but what
+derives from the plan's seed. The driver performs the effects, journals every trace that arrives and
+every stop, and then passes them to the Session. Feeding the journalled events to a fresh Session in
+their order rebuilds it exactly. It does not vote: `core.votes` does, over `traces`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from orchestrator.core.steps import Cancel, Drop, Next, Reply, Routine, Submit
 from orchestrator.core.values import Finish, Message, Problem, Prompt, Request, Trace, changed
 from orchestrator.core.votes import VOTING
 
-# between two waits, deliveries not counted; a strategy that gives more without waiting will not end
+# between two waits, deliveries not counted; a strategy that yields more will not end
 MAX_COMMANDS = 10_000
 
 
@@ -74,13 +73,13 @@ class Session:
     ) -> None:
         """Prepare the exploration; nothing of the strategy runs yet.
 
-        `metrics` are asked of every trace that may vote.
+        Every trace that may vote is to carry `metrics`.
         """
         self.problem = problem
         self.metrics = metrics
         self.traces: dict[int, Trace] = {}  # by ordinal, in order of arrival
         self.running: dict[int, Request] = {}
-        # ordinal -> heir: those without a vote of their own (`core.outcome.pruned`)
+        # ordinal to heir, of traces without a vote of their own (`core.votes.pruned`)
         self.dropped: dict[int, int | None] = {}
         self.output_tokens = 0  # of all traces that arrived, and of models that verified them
         self.stopped_by = ""
@@ -109,7 +108,7 @@ class Session:
 
     @property
     def done(self) -> bool:
-        """Whether exploration has ended and everything started has arrived."""
+        """Whether exploration has ended and every started request has arrived."""
         return self._routine is None and not self.running
 
     def start(self) -> list[Effect]:
@@ -117,7 +116,7 @@ class Session:
         return self._advance(None)
 
     def receive(self, trace: Trace) -> list[Effect]:
-        """Take one arrived trace and return the effects that follow.
+        """Take a trace that arrived and return the effects that follow.
 
         KeyError if its request is not running.
         """
@@ -133,13 +132,14 @@ class Session:
             return self.stop("tokens")
         wanted = self._waiting
         if wanted is None or (wanted.among is not None and trace.ordinal not in wanted.among):
-            return []  # nothing that arrived before is wanted either
+            return []  # nothing in the inbox is wanted, or it would not be waiting
         delivered = self._take(wanted)
         return [] if delivered is None else self._advance(delivered)
 
     def stop(self, reason: str) -> list[Effect]:
-        """End exploration for a reason other than the strategy's own ("tokens", "seconds",
-        "interrupt"); no effect once ended.
+        """End exploration from outside, for a reason such as "tokens", "seconds" or "interrupt".
+
+        Returns no effects when it has ended already.
         """
         if self._routine is None:
             return []
@@ -147,21 +147,18 @@ class Session:
         return self._end()
 
     def owed(self) -> list[Request]:
-        """Return the requests that were started, neither arrived nor cancelled: what a resumed job
-        starts again.
-        """
+        """Return the requests that run and were not cancelled: a resumed job starts them again."""
         return [r for o, r in self.running.items() if o not in self._cancelled]
 
     def lost(self) -> list[Request]:
-        """Return the requests that were cancelled and never arrived: a resumed job records them as
-        cancelled, tokens unknown.
+        """Return the requests that were cancelled and did not arrive.
+
+        A resumed job records them as cancelled, with their tokens unknown.
         """
         return [r for o, r in self.running.items() if o in self._cancelled]
 
     def is_cancelled(self, ordinal: int) -> bool:
-        """Tell whether a running request was cancelled: one that has not been started yet need not
-        be.
-        """
+        """Tell whether a running request was cancelled: one that waits need not be started."""
         return ordinal in self._cancelled
 
     def _advance(self, reply: Reply) -> list[Effect]:
@@ -211,15 +208,14 @@ class Session:
 
     def _completed(self, requests: Sequence[Request], first: int) -> list[Request]:
         completed: list[Request] = []
-        given: Request | None = None
-        template: Request | None = None
+        previous: Request | None = None
         for ordinal, request in enumerate(requests, first):
             seed = derive_seed(self._plan.seed, self.problem.id, ordinal)
-            if request is not given or template is None:  # mostly the same one n times
-                given, template = request, self._complete(request, ordinal, seed)
-                completed.append(template)
+            if request is previous:  # mostly one request n times
+                completed.append(changed(completed[-1], ordinal=ordinal, seed=seed))
             else:
-                completed.append(changed(template, ordinal=ordinal, seed=seed))
+                completed.append(self._complete(request, ordinal, seed))
+            previous = request
             if request.suffix:
                 self._suffixes[ordinal] = request.suffix
         return completed
@@ -233,32 +229,24 @@ class Session:
             parent = self.traces.get(request.parent)
             if parent is None or parent.finish is Finish.FAILED:
                 raise StrategyError(
-                    f"request {ordinal} continues trace {request.parent}, which has not arrived or has failed"
+                    f"request {ordinal} continues trace {request.parent}, "
+                    "which has not arrived or has failed"
                 )
             model, depth = model or parent.model, depth if depth is not None else parent.depth
             links = lineage(parent, self.traces)
         if model and model not in self._plan.models:
-            raise StrategyError(
-                f"request {ordinal} asks for model {model!r}; the plan has {', '.join(self._plan.models)}"
-            )
-        if request.max_new_tokens is not None and request.max_new_tokens < 1:
-            raise StrategyError(
-                f"request {ordinal} asks for {request.max_new_tokens} new tokens; at least one is needed"
-            )
-        if request.depth is not None and request.depth < 1:
-            raise StrategyError(
-                f"request {ordinal} asks for depth {request.depth}; at least 1 is needed"
-            )
-        if request.checkpoint is not None and request.checkpoint < 1:
-            raise StrategyError(
-                f"request {ordinal} has its checkpoint after {request.checkpoint} tokens; at least one is needed"
-            )
+            known = ", ".join(self._plan.models)
+            raise StrategyError(f"request {ordinal} asks for model {model!r}; the plan has {known}")
+        for name in ("max_new_tokens", "depth", "checkpoint"):
+            value = getattr(request, name)
+            if value is not None and value < 1:
+                raise StrategyError(f"request {ordinal} has {name} = {value}; give at least 1")
         sampling = request.sampling or self._plan.sampling
         limit = request.max_new_tokens
         if limit is None:  # a continuation has what its attempt has left, at least one token
             limit = max(1, sampling.max_new_tokens - sum(len(t.token_ids) for t in links))
-        # at its limit, if by nothing else
-        ends = request.checkpoint is None or request.checkpoint >= limit
+        at_limit = request.checkpoint is None or request.checkpoint >= limit
+        metrics = self.metrics if request.purpose in VOTING else ()
         ids, text = self._inherited(links)
         return changed(
             request,
@@ -268,21 +256,17 @@ class Session:
             model=model or self._plan.default_model,
             depth=depth or sampling.depth or None,
             sampling=sampling,
-            max_new_tokens=limit if ends else request.checkpoint,
-            checkpoint=None if ends else request.checkpoint,
+            max_new_tokens=limit if at_limit else request.checkpoint,
+            checkpoint=None if at_limit else request.checkpoint,
             stop=request.stop or sampling.stop,
-            metrics=tuple(
-                dict.fromkeys(
-                    (*request.metrics, *(self.metrics if request.purpose in VOTING else ()))
-                )
-            ),
+            metrics=tuple(dict.fromkeys((*request.metrics, *metrics))),
             problem_id=self.problem.id,
             prefix_ids=ids,
             prefix_text=text,
         )
 
     def _inherited(self, links: Sequence[Trace]) -> tuple[tuple[int, ...], str]:
-        """Return the token ids and the text of a lineage, with the suffixes that were forced."""
+        """Return the token ids and the text of a lineage, with its forced suffixes."""
         ids: list[int] = []
         text = ""
         for link in links:
@@ -342,8 +326,9 @@ class Session:
 
 
 def prepared_prompt(problem: Problem, plan: Plan) -> Prompt:
-    """Return the problem's prompt in the plan's template, with its system message unless the
-    problem brings its own.
+    """Return the problem's prompt in the plan's template, with the plan's system message.
+
+    A problem that has a system message keeps its own.
     """
     sampling = plan.sampling
     prompt = problem.prompt

@@ -78,7 +78,7 @@ class Routine(Generic[T]):
     result: T  # what the generator returned; not there before
 
     def __init__(self, steps: Generator[Command, Reply, T], name: str) -> None:
-        """Prepare to run `steps`; StrategyError, by the `name` of its function, for anything else."""
+        """Prepare to run `steps`; StrategyError, with its function's `name`, otherwise."""
         if not isinstance(steps, Generator):
             raise StrategyError(
                 f"{name} returned {steps!r}, not a generator; write `yield from` in it"

@@ -1,8 +1,10 @@
 r"""The mathematical expression that prose states: `5 apples, because 2 + 3 = 5` states `5`.
 
+    leading_expression("5 apples, because 2 + 3 = 5")   # "5"
+
 The one rule: when what follows could change the value ("5 times the price", "between 5 and 6", "5
-hours and 30 minutes"), nothing is read. It looks at a sentence or a line of bounded length; it does
-not know what the expression is worth (`core.numerals`, `verifiers`).
+hours and 30 minutes"), nothing is read. It looks at a sentence or a line of bounded length. What
+the expression is worth is not its business (`kit.answers.numbers`, `verifiers`).
 """
 
 import re
@@ -38,8 +40,9 @@ _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
 def leading_expression(words: str) -> str | None:
-    """The expression or list of expressions that opens a phrase, if the rest of the sentence leaves
-    it as it is.
+    """Return the expression, or list of expressions, that opens a phrase.
+
+    None where the rest of the sentence could change it.
     """
     words = words.strip().lstrip("*_: ").strip()
     # most answers; what follows takes five times as long to say the same
@@ -60,11 +63,11 @@ def leading_expression(words: str) -> str | None:
 
 
 def closing_values(line: str) -> list[str]:
-    """The values that a closing line states: one value, or several between which it does not
-    decide. [] for a question.
+    """Return the values that a closing line states; [] for a question.
 
-    The first of these that is there: what it sets in bold; what follows its last "is", "are" or
-    "equals"; its formulas; what follows its last `=`; its numbers.
+    One value, or several between which it does not decide. The first of these that is there: what
+    it sets in bold; what follows its last "is", "are" or "equals"; its formulas; what follows its
+    last `=`; its numbers.
     """
     line = line.strip()
     if len(line) > MAX_ANSWER_CHARS or line.endswith(("?", ":")):
