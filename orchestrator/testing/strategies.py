@@ -1,8 +1,7 @@
-"""The contract of strategies: ends, keeps its budget, cleans up, and is a pure function of
-(problem, rng, traces).
+"""The contract of strategies: they end, keep their budget, clean up, and are pure.
 
-It does not detect a read of the clock, of a file or of the environment unless that changes what the
-strategy does between two runs.
+Pure: a function of (problem, rng, traces). Not detected: a read of the clock, of a file or of the
+environment that does not change what the strategy does between two runs.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from orchestrator.testing.simulation import (
 )
 
 World = Callable[[Request], Trace]
-_JUDGED = {  # what judges say, in the forms of `core.verdicts`
+_JUDGED = {  # what judges reply, in the forms of `kit.verdicts`
     Purpose.VERIFY: (
         "Verdict: correct",
         "Verdict: correct",
@@ -62,18 +61,18 @@ _JUDGED = {  # what judges say, in the forms of `core.verdicts`
 # traces after which an exploration is stopped: without a budget as a user would, with one because
 # it hangs
 _N_LIMIT = 2_000
-_N_TOKENS = 60  # of an attempt at most: some stretches of those that are looked at every few tokens
+_N_TOKENS = 60  # of an attempt at most: several stretches where there are checkpoints
 _N_STOPS = 16  # points of one exploration at which it is stopped
 
 
 def check_strategy(
     strategy: Strategy, *, plan: Plan | None = None, seeds: Iterable[int] = range(2)
 ) -> None:
-    """Check the contract of a strategy: any order of arrival, any budget, any failure, any stop,
-    replay, and determinism.
+    """Check the contract of a strategy: any order of arrival, any failure, any stop, and replay.
 
-    `plan` is needed when the strategy asks for models by name; its budget is varied. Each seed is
-    another order of arrival.
+    Each world of traces is explored without a budget, and with those budgets at which something
+    else happens. `plan` is needed when the strategy asks for models by name; its budget is varied.
+    Each seed is another order of arrival.
     """
     check_value(strategy)
     plan = plan or Plan(sampling=Sampling(max_new_tokens=_N_TOKENS))
@@ -91,8 +90,9 @@ def check_strategy(
 
 
 def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
-    """The ways in which traces come out, each a function of the request alone; `verifiers` score
-    every trace, as the plan's do.
+    """The ways in which traces come out, each a function of the request alone.
+
+    `verifiers` score every trace, as the plan's do.
     """
 
     def world(words: Sequence[str], finishes: Sequence[Finish] = (Finish.STOP,)) -> World:
@@ -177,7 +177,7 @@ def _boundaries(whole: Recording) -> list[Budget]:
 
 
 def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> Recording:
-    """Explore once, check the conduct, and that the same events do the same again; return it."""
+    """Explore, check the conduct, and that the same events do the same again."""
     recording = record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT)
     _check_conduct(strategy, recording, plan, where)
     for salt in (1, 2) if plan.budget == Budget() else (0,):
@@ -200,11 +200,11 @@ def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: 
         f"{where} it raised or broke the protocol: {session.error}",
     )
     if budget.traces or budget.tokens:
-        hung = session.stopped_by == INTERRUPT
         require(
-            not hung,
+            session.stopped_by != INTERRUPT,
             "ends",
-            f"{where} it still asked for traces after {_N_LIMIT}; failed traces spend no tokens: bound retries",
+            f"{where} it still asked for traces after {_N_LIMIT}; "
+            "failed traces spend no tokens: bound retries",
         )
     requests = recording.requests
     if budget.traces:
@@ -219,7 +219,8 @@ def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: 
         require(
             n_attempts <= n_planned,
             "n_planned",
-            f"{where} it started {n_attempts} attempts and says n_planned = {n_planned}; correct one",
+            f"{where} it started {n_attempts} attempts and has n_planned = {n_planned}; "
+            "correct one of them",
         )
     implied = {Capability.LOGPROBS} if registry.metrics(strategy) else set()  # as at plan time
     check_needs(registry.needs(strategy) | implied, requests)
@@ -240,9 +241,10 @@ def _check_same(one: Recording, other: Recording, where: str) -> None:
 
 def _check_same_steps(one: Sequence[Step], other: Sequence[Step], where: str) -> None:
     for i, (a, b) in enumerate(zip_longest(one, other)):
-        same = a is not None and b is not None and (a.effects, a.running) == (b.effects, b.running)
         require(
-            same, "deterministic", f"{where} it did otherwise after the same {i + 1} events; {PURE}"
+            a is not None and b is not None and (a.effects, a.running) == (b.effects, b.running),
+            "deterministic",
+            f"{where} it did otherwise after the same {i + 1} events; {PURE}",
         )
 
 
@@ -280,7 +282,7 @@ def _check_stops(
 
 
 def _check_sharing(strategy: Strategy, plan: Plan, seed: int) -> None:
-    """Explore two problems in turns with one strategy object: each must go as it does alone."""
+    """Explore two problems in turns with one strategy: each must go as it does alone."""
     world = _worlds(seed, registry.verdicts(strategy))["of two answers"]
     alone = [
         record(_session(_copy(strategy), plan), world, random.Random(seed + i), _N_LIMIT)
