@@ -123,7 +123,7 @@ class Session:
         del self.running[trace.ordinal]
         self._cancelled.discard(trace.ordinal)
         self.traces[trace.ordinal] = trace
-        self.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
+        self.output_tokens += trace.usage.output_tokens + trace.verification_usage.output_tokens
         if self._routine is None:
             return []
         self._inbox.append(trace)

@@ -301,7 +301,7 @@ class Trace:
     unjudged: Usage = Usage()  # what verifiers spent on it without coming to a verdict
 
     @property
-    def verifying(self) -> Usage:
+    def verification_usage(self) -> Usage:
         """What its verifiers spent, with or without a verdict: charged to `verify`."""
         return sum((v.usage for v in self.verdicts), self.unjudged)
 

@@ -208,7 +208,7 @@ def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
     groups: dict[str, list[Usage]] = {}
     for trace in traces:
         groups.setdefault(trace.account, []).append(trace.usage)
-        if (verifying := trace.verifying) != _NOTHING:
+        if (verifying := trace.verification_usage) != _NOTHING:
             groups.setdefault(Purpose.VERIFY, []).append(verifying)
     return {account: _total(usages) for account, usages in groups.items()}
 
@@ -265,6 +265,6 @@ def mean_tokens(traces: Sequence[Trace]) -> float | None:
     lengths = []
     for end in ends:
         links = lineage(end, by_ordinal)
-        verifying = sum(t.verifying.output_tokens for t in links)
+        verifying = sum(t.verification_usage.output_tokens for t in links)
         lengths.append(output_tokens(links) + verifying)
     return sum(lengths) / len(lengths) if lengths else None

@@ -351,7 +351,7 @@ class Driver:
         if trace.purpose in VOTING:
             self._note_attempts(opened, 1)
         progress.finishes[trace.finish] += 1
-        progress.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
+        progress.output_tokens += trace.usage.output_tokens + trace.verification_usage.output_tokens
         if trace.account is Purpose.PRUNED:
             progress.pruned_tokens += trace.usage.output_tokens
         if trace.error:

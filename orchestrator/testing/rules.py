@@ -70,7 +70,7 @@ def with_or_without_loop(
 
 
 def check_value(plugin: object) -> None:
-    """Check that a plugin is a frozen dataclass, can be pickled, and is rebuilt from its options."""
+    """Check that a plugin is a frozen dataclass that can be pickled and made from its options."""
     cls = type(plugin)
     params = getattr(cls, "__dataclass_params__", None)
     require(
@@ -121,7 +121,10 @@ def check_value(plugin: object) -> None:
 def check_needs(
     needs: Collection[Capability], requests: Sequence[Request], tasks: Collection[str] = ()
 ) -> None:
-    """Check that a plugin lists in `needs` what its requests use; `tasks` names pools with a task."""
+    """Check that a plugin lists in `needs` what its requests use.
+
+    `tasks` are the pools that have a task.
+    """
     uses = {
         Capability.CONTINUE: any(r.parent is not None for r in requests),
         Capability.RULES: any(r.rules for r in requests),

@@ -94,7 +94,7 @@ def test_a_weight_that_cannot_be_summed_is_an_error(bad: float) -> None:
 
 @pytest.mark.parametrize("purpose", [Purpose.PROBE, Purpose.VERIFY, Purpose.COMPARE])
 def test_only_attempts_vote(purpose: Purpose) -> None:
-    """A probe repeats its parent's answer, a judgement is about another's: neither is an attempt."""
+    """A probe repeats its parent's answer, a verdict is about another's: neither is an attempt."""
     assert voters([trace(0, "A", purpose=purpose)]) == []
 
 
@@ -229,7 +229,7 @@ def test_tokens_are_charged_to_purposes() -> None:
 
 
 def test_the_mean_is_over_whole_attempts() -> None:
-    """A chain of continuations is one attempt; cancelled, failed and probing traces price nothing."""
+    """A chain of continuations is one attempt; cancelled or failed traces and probes are none."""
     traces = [
         trace(0, None, tokens=4, finish=Finish.LENGTH),
         trace(1, "A", tokens=6, parent=0),

@@ -186,7 +186,7 @@ class FirstOfThree:
 
 @dataclass(frozen=True)
 class Talker:
-    """An attempt, a probe of it, its continuation, and a revision that names its subject and model."""
+    """An attempt, a probe, a continuation, and a revision that names its subject and model."""
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         [first] = yield from submit([Request(max_new_tokens=4)])
@@ -262,7 +262,7 @@ def test_what_an_inner_exploration_left_running_is_cancelled_and_never_delivered
 
 
 def test_each_inner_exploration_draws_a_stream_of_its_own() -> None:
-    """Two of one strategy must not draw the same numbers, and the same seed must give both again."""
+    """Two of one strategy must not draw the same numbers; the same seed must give both again."""
     drawn: list[float] = []
 
     @dataclass(frozen=True)
