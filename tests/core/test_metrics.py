@@ -203,7 +203,6 @@ def test_only_what_is_needed_is_asked_of_the_engine() -> None:
 
 
 # --- stop rules
-# -------------------------------------------------------------------------------------------------------
 
 
 def fires_at(rule: StopRule, chunks: Sequence[str]) -> int | None:

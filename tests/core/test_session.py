@@ -50,7 +50,6 @@ def budget(traces: int = 0, tokens: int = 0) -> Plan:
 
 
 # --- properties over random strategies and scripts
-# --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,6 @@ def test_what_runs_is_either_owed_or_lost(plan: Plan, seed: int, n: int) -> None
 
 
 # --- commands, one at a time
-# ------------------------------------------------------------------------------------------
 
 
 def test_next_delivers_by_arrival_and_waits_only_for_those_asked() -> None:
@@ -511,7 +509,6 @@ def test_many_deliveries_in_a_row_are_no_endless_loop() -> None:
 
 
 # --- strategies that break the protocol
-# -------------------------------------------------------------------------------
 
 
 def _raises(problem: Problem, rng: random.Random) -> Steps:
