@@ -341,6 +341,19 @@ def test_an_inner_strategy_that_is_no_generator_is_named() -> None:
     )
 
 
+def test_a_branch_that_yields_no_command_fails_the_exploration() -> None:
+    """It was once taken for a branch that had returned, and what it would have done was lost."""
+
+    def bare() -> Generator[Any, Reply, None]:
+        yield None
+
+    def body(problem: Problem, rng: random.Random) -> Steps:
+        yield from gather([chain(1), bare()])
+
+    session = explore(Outer(body), lambda request: "A")
+    assert "a strategy yields Submit, Next, Cancel or Drop, not None" in session.error
+
+
 @pytest.mark.parametrize("traces_budget", [1, 2, 4])
 def test_a_budget_that_ends_inside_ends_the_whole_exploration(traces_budget: int) -> None:
     """The outer strategy never hears of an inner one that did not end by itself."""
