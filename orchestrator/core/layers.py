@@ -26,6 +26,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from orchestrator.core.errors import PlanError
 
@@ -126,15 +127,10 @@ def _require(holds: bool, text: str, reason: str) -> None:
 
 
 def _ranges(indices: tuple[int, ...]) -> str:
-    parts: list[str] = []
-    start = 0
-    for i in range(1, len(indices) + 1):
-        if i == len(indices) or indices[i] != indices[i - 1] + 1:
-            parts.append(
-                str(indices[start]) if i - start == 1 else f"{indices[start]}-{indices[i - 1]}"
-            )
-            start = i
-    return " ".join(parts)
+    """Return indices as text, with a range for each run of consecutive ones."""
+    runs = groupby(enumerate(indices), key=lambda item: item[1] - item[0])
+    ends = [(run[0][1], run[-1][1]) for run in (list(group) for _, group in runs)]
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,6 @@ class Strategy(Protocol):
 
         Its prompt is in the plan's template and has the plan's system message.
         """
-        ...
 
 
 class Selector(Protocol):
@@ -59,7 +58,6 @@ class Selector(Protocol):
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters, best first; [] when no trace gives an answer."""
-        ...
 
 
 class Verifier(Protocol):
@@ -67,7 +65,6 @@ class Verifier(Protocol):
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         """Return one verdict per trace, in order."""
-        ...
 
 
 class ModelVerifier(Protocol):
@@ -80,7 +77,6 @@ class ModelVerifier(Protocol):
         It raises NoVerdict where it comes to none, as when a request failed. Its verdict must not
         depend on the order in which replies arrive.
         """
-        ...
 
 
 class Similarity(Protocol):
@@ -96,7 +92,6 @@ class Similarity(Protocol):
         A generator that may submit requests (`purpose=COMPARE`) and wait for them. The score of a
         pair depends on nothing but that pair.
         """
-        ...
 
 
 class Domain(Protocol):
@@ -110,7 +105,6 @@ class Domain(Protocol):
 
         With `finished` False (truncated, cancelled) only an explicit statement counts.
         """
-        ...
 
     def canonical(self, answer: str) -> str:
         """Return a normal form.
@@ -118,14 +112,12 @@ class Domain(Protocol):
         One that starts with "=" is complete: two complete forms are equivalent exactly when they
         are identical.
         """
-        ...
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether two answers are the same.
 
         It may be slow or hang: it is called only in a process that can be killed.
         """
-        ...
 
 
 class Engine(Protocol):
@@ -137,14 +129,12 @@ class Engine(Protocol):
         A request that cannot be served comes back FAILED; an engine that cannot serve raises
         EngineError. Cancelling the task that awaits it aborts the generation.
         """
-        ...
 
     def abort(self, request: Request) -> None:
         """Stop a running request; unknown ones are ignored.
 
         Its pending `generate` returns a CANCELLED trace with the tokens so far.
         """
-        ...
 
 
 class EngineFactory(Protocol):
@@ -152,11 +142,9 @@ class EngineFactory(Protocol):
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what its engines can do. Cheap: called before anything starts."""
-        ...
 
     def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
         """Return a context that starts the engine for these model pools and stops it.
 
         EngineError when it cannot start.
         """
-        ...

@@ -155,26 +155,20 @@ def no_global_randomness() -> Iterator[None]:
     They are left as they were.
     """
     numpy = sys.modules.get("numpy")
-    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    before = random.getstate(), numpy and numpy.random.get_state()
     random.seed(20_250_101)
-    expected = random.getstate()
-    numpy_expected = None
     if numpy:
         numpy.random.seed(20_250_101)
-        numpy_expected = repr(numpy.random.get_state())
+    expected = random.getstate(), numpy and repr(numpy.random.get_state())
     try:
         yield
-        remedy = "global randomness was drawn or seeded; draw from the `rng` you are given"
-        require(random.getstate() == expected, "no global random", remedy)
-        require(
-            not numpy or repr(numpy.random.get_state()) == numpy_expected,
-            "no global random",
-            f"NumPy: {remedy}",
-        )
+        after = random.getstate(), numpy and repr(numpy.random.get_state())
+        remedy = "a global generator was drawn from or seeded; draw from the `rng` you are given"
+        require(after == expected, "no global random", remedy)
     finally:
-        random.setstate(state)
+        random.setstate(before[0])
         if numpy:
-            numpy.random.set_state(numpy_state)
+            numpy.random.set_state(before[1])
 
 
 class SaltedText(str):

@@ -89,7 +89,7 @@ def test_a_routine_sends_replies_and_keeps_what_was_returned() -> None:
 
 
 def test_a_routine_refuses_what_is_no_generator_and_no_command() -> None:
-    """`yield` for `yield from`, or a function that forgot both, is named and not taken for an end."""
+    """`yield` for `yield from`, or a function without both, is named and not taken for an end."""
 
     def bare() -> Generator[Any, Reply, None]:
         yield None
