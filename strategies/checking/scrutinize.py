@@ -40,7 +40,7 @@ from orchestrator.core.values import (
 )
 from orchestrator.core.votes import rank, tally, voters
 from orchestrator.kit.compose import gather
-from orchestrator.kit.prompts import question, shown, turn
+from orchestrator.kit.prompts import next_turn, question, visible_text
 from orchestrator.kit.verdicts import VERDICT_FORM, WINNER_FORM, Match, matches, opinions
 
 REWRITE = (
@@ -142,12 +142,12 @@ class Scrutinize:
         return [trace for trace in given if trace is not None]
 
     def _verdict(self, prompt: Prompt, subject: Trace) -> Generator[Command, Reply, Trace | None]:
-        talk: Prompt = REWRITE.format(question=question(prompt), solution=shown(subject))
+        talk: Prompt = REWRITE.format(question=question(prompt), solution=visible_text(subject))
         for asked in (SCAN, CONCLUDE):
             said = yield from self._ask(talk, Purpose.VERIFY, ())
             if said.finish in (Finish.FAILED, Finish.CANCELLED):
                 return None
-            talk = turn(talk, shown(said), asked)
+            talk = next_turn(talk, visible_text(said), asked)
         return (yield from self._ask(talk, Purpose.VERIFY, (subject.ordinal,)))
 
     def _ask(
@@ -186,7 +186,9 @@ class Scrutinize:
             for i in range(self.comparisons):
                 first, second = (one, other) if i % 2 == 0 else (other, one)
                 text = COMPARE.format(
-                    question=question(prompt), first=shown(first), second=shown(second)
+                    question=question(prompt),
+                    first=visible_text(first),
+                    second=visible_text(second),
                 )
                 asked.append(self._ask(text, Purpose.COMPARE, (first.ordinal, second.ordinal)))
         yield from gather(asked)

@@ -37,7 +37,7 @@ from orchestrator.core.values import (
     Request,
     WordLimit,
 )
-from orchestrator.kit.prefixes import REASONING_WORDS, scored
+from orchestrator.kit.prefixes import REASONING_WORDS, pair_scores
 
 _GONE = (Finish.FAILED, Finish.CANCELLED)
 
@@ -159,7 +159,7 @@ class DeepPrune:
             rng.sample(cluster, min(self.n_compared, len(cluster))) for cluster in state.clusters
         ]
         pairs = [(prefix, member) for panel in panels for member in panel]
-        scores = iter((yield from scored(self.similarity, problem, pairs)))
+        scores = iter((yield from pair_scores(self.similarity, problem, pairs)))
         similarities = [mean_similarity([next(scores) for _ in panel]) for panel in panels]
         place = home(similarities, self.tau, self.max_clusters, self.when_full)
         if place is None:

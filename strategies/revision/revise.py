@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from orchestrator.core.steps import Command, Reply, Steps, ask, depth_needs
 from orchestrator.core.values import Capability, Finish, Problem, Prompt, Request, Trace
 from orchestrator.kit.compose import gather
-from orchestrator.kit.prompts import shown, turn
+from orchestrator.kit.prompts import next_turn, visible_text
 
 REVISE = (
     "Review your solution: go through it step by step and look for mistakes. Then solve the problem again, complete and in the form that "
@@ -61,7 +61,7 @@ class Revise:
         for _ in range(self.revisions + 1):
             talk = prompt
             for attempt in attempts[-self.memory :]:
-                talk = turn(talk, shown(attempt), REVISE)
+                talk = next_turn(talk, visible_text(attempt), REVISE)
             subjects = tuple(t.ordinal for t in attempts[-1:])
             asked = Request(
                 talk if attempts else "", model=self.model, depth=self.depth, subjects=subjects

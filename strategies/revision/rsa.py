@@ -23,7 +23,7 @@ from orchestrator.core.values import (
     Request,
     Trace,
 )
-from orchestrator.kit.prompts import instead, question, shown
+from orchestrator.kit.prompts import question, visible_text, with_question
 
 AGGREGATE = (
     "{question}\n\nBelow are {n} candidate solutions to this problem. Some may be wrong, in part or as a whole. Take what is right and "
@@ -83,13 +83,13 @@ class Rsa:
 
     def _aggregate(self, prompt: Prompt, subset: Sequence[Trace]) -> Request:
         candidates = "\n\n".join(
-            f"Candidate {i}:\n{shown(trace)}" for i, trace in enumerate(subset, 1)
+            f"Candidate {i}:\n{visible_text(trace)}" for i, trace in enumerate(subset, 1)
         )
         form = REFINE if len(subset) == 1 else AGGREGATE
         text = form.format(question=question(prompt), n=len(subset), candidates=candidates)
         subjects = tuple(sorted(t.ordinal for t in subset))
         return Request(
-            instead(prompt, text),
+            with_question(prompt, text),
             model=self.model,
             depth=self.depth,
             purpose=Purpose.AGGREGATE,

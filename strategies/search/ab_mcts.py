@@ -22,7 +22,7 @@ from typing import Literal, Protocol, TypeVar
 
 from orchestrator.core.steps import Steps, depth_needs
 from orchestrator.core.values import Capability, Problem, Request, Trace
-from orchestrator.kit.tree_search import Growth, Node, Ucb1, check_tree
+from orchestrator.kit.tree_search import Node, TreeSearch, Ucb1, check_tree
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class AbMcts:
             models.learn(model, score)
             learn(node, Node(Arms(prior, prior, prior), trace, score, node))
 
-        yield from Growth(
+        yield from TreeSearch(
             Request(depth=self.depth), self.verifier, self.n, self.parallel, place, join
         )(problem.prompt)
 

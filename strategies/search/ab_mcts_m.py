@@ -25,7 +25,7 @@ import numpy as np
 
 from orchestrator.core.steps import Steps, depth_needs
 from orchestrator.core.values import Capability, Problem, Request, Trace
-from orchestrator.kit.tree_search import Growth, Node, Ucb1, check_tree
+from orchestrator.kit.tree_search import Node, TreeSearch, Ucb1, check_tree
 
 # mu ~ N(0.5, 0.2); these and the next two are the released code's priors, as standard deviations
 MEAN, SPREAD = (0.5, 0.2)
@@ -103,7 +103,7 @@ class AbMctsM:
             models.learn(model, score)
             node.children.append(Node(None, trace, score, node))
 
-        yield from Growth(
+        yield from TreeSearch(
             Request(depth=self.depth), self.verifier, self.n, self.parallel, place, join
         )(problem.prompt)
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from orchestrator.core.steps import Command, Reply, Steps, ask, depth_needs
 from orchestrator.core.values import Capability, Finish, Problem, Prompt, Purpose, Request, Trace
 from orchestrator.kit.compose import gather
-from orchestrator.kit.prompts import instead, question, shown
+from orchestrator.kit.prompts import question, visible_text, with_question
 
 CRITIC = (
     "{question}\n\nBelow are candidate solutions to this problem, with what a checker says of each.\n\n{candidates}\n\nYou are the critic. "
@@ -186,7 +186,7 @@ class MindEvolution:
                 if critique is None or solved:
                     break
                 request = Request(
-                    _asked(AUTHOR, prompt, seen, critique=shown(critique)),
+                    _asked(AUTHOR, prompt, seen, critique=visible_text(critique)),
                     model=self.model,
                     depth=self.depth,
                     verifiers=(self.verifier,),
@@ -239,10 +239,10 @@ def _mean(island: Sequence[Solution]) -> float:
 def _asked(form: str, prompt: Prompt, solutions: Sequence[Solution], critique: str = "") -> Prompt:
     said = (f"Score {s.score:.2f} of 1." + (f" {s.note}" if s.note else "") for s in solutions)
     candidates = "\n\n".join(
-        f"Candidate {i}:\n{shown(s.attempt)}\nChecker: {verdict}"
+        f"Candidate {i}:\n{visible_text(s.attempt)}\nChecker: {verdict}"
         for i, (s, verdict) in enumerate(zip(solutions, said, strict=True), 1)
     )
-    return instead(
+    return with_question(
         prompt, form.format(question=question(prompt), candidates=candidates, critique=critique)
     )
 

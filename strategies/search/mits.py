@@ -44,7 +44,7 @@ from orchestrator.core.values import (
 from orchestrator.core.votes import rank, tally, voters
 from orchestrator.kit.compose import gather
 from orchestrator.kit.partial_solutions import check_steps, step_needs
-from orchestrator.kit.prompts import instead
+from orchestrator.kit.prompts import with_question
 
 WARM_UP = 10  # steps before entropy has a say (section on dynamic sampling)
 MOST = 2.0  # continuations more or fewer
@@ -102,7 +102,7 @@ class Mits:
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow level by level; what is complete leaves the beam."""
-        blank = instead(problem.prompt, _BLANK)
+        blank = with_question(problem.prompt, _BLANK)
         entropies: list[float] = []
         paths = [Path()]
         for step in range(self.steps):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.steps import Steps
 from orchestrator.core.values import Capability, Problem, Request
-from orchestrator.kit.partial_solutions import Grower, Stem, check_steps, step_needs
+from orchestrator.kit.partial_solutions import PartialSolution, StepSampler, check_steps, step_needs
 
 _CLIP = 1e-7  # as in the library: a score of 0 or 1 has no finite logit
 
@@ -52,8 +52,10 @@ class Particles:
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow those that are not finished, weigh all, resample."""
-        grow = Grower(Request(model=self.model, depth=self.depth), self.verifier, self.delimiter)
-        particles = [Stem()] * self.n
+        grow = StepSampler(
+            Request(model=self.model, depth=self.depth), self.verifier, self.delimiter
+        )
+        particles = [PartialSolution()] * self.n
         for step in range(self.steps):
             grown = yield from grow(
                 [p for p in particles if not p.done], last=step == self.steps - 1

@@ -18,8 +18,8 @@ from orchestrator.core.values import Capability, Problem, Request
 from orchestrator.kit.compose import gather
 from orchestrator.kit.partial_solutions import (
     Aggregate,
-    Grower,
-    Stem,
+    PartialSolution,
+    StepSampler,
     best,
     check_steps,
     spread,
@@ -61,8 +61,10 @@ class Beam:
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow, keep the best, duplicate; what is complete leaves the beam."""
-        grow = Grower(Request(model=self.model, depth=self.depth), self.verifier, self.delimiter)
-        stems = [Stem()]
+        grow = StepSampler(
+            Request(model=self.model, depth=self.depth), self.verifier, self.delimiter
+        )
+        stems = [PartialSolution()]
         for step in range(self.steps):
             grown = yield from grow(spread(stems, self.n), last=step == self.steps - 1)
             stems = best([s for s in grown if not s.done], self.n // self.width, self.aggregate)
@@ -104,11 +106,13 @@ class Dvts:
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow all trees side by side."""
-        grow = Grower(Request(model=self.model, depth=self.depth), self.verifier, self.delimiter)
+        grow = StepSampler(
+            Request(model=self.model, depth=self.depth), self.verifier, self.delimiter
+        )
         yield from gather(self._tree(grow) for _ in range(self.n // self.width))
 
-    def _tree(self, grow: Grower) -> Generator[Command, Reply, None]:
-        stem = Stem()
+    def _tree(self, grow: StepSampler) -> Generator[Command, Reply, None]:
+        stem = PartialSolution()
         for step in range(self.steps):
             leading = best(
                 (yield from grow([stem] * self.width, last=step == self.steps - 1)),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from orchestrator.core.steps import Command, Reply, Steps
 from orchestrator.core.values import Capability, Problem, Request
 from orchestrator.kit.compose import gather
-from orchestrator.kit.thinking import Mind, thinking_needs
+from orchestrator.kit.thinking import ThinkingModel, thinking_needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class BudgetForcing:
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Think and answer all traces side by side."""
-        mind = Mind(
+        mind = ThinkingModel(
             Request(model=self.model, depth=self.depth), self.end, self.closing, self.answer
         )
         yield from gather(self._think(mind) for _ in range(self.n))
 
-    def _think(self, mind: Mind) -> Generator[Command, Reply, None]:
+    def _think(self, mind: ThinkingModel) -> Generator[Command, Reply, None]:
         n_left = self.thinking
         trace = yield from mind.think(Request(max_new_tokens=n_left))
         for _ in range(self.ignore):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.values import Capability, Delimiter, Finish, Problem, Purpose, Request
 from orchestrator.kit.compose import gather
-from orchestrator.kit.thinking import Mind, thinking_needs
+from orchestrator.kit.thinking import ThinkingModel, thinking_needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,12 @@ class EarlyAnswer:
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Think and answer all traces side by side."""
-        mind = Mind(
+        mind = ThinkingModel(
             Request(model=self.model, depth=self.depth), self.end, self.closing, self.answer
         )
         yield from gather(self._think(mind) for _ in range(self.n))
 
-    def _think(self, mind: Mind) -> Generator[Command, Reply, None]:
+    def _think(self, mind: ThinkingModel) -> Generator[Command, Reply, None]:
         settling = Settling(self.timescale)
         at, n_left, settled = None, self.thinking, False
         while True:

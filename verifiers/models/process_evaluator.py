@@ -25,11 +25,11 @@ from orchestrator.kit.model_verifier import (
     preference,
     require_two_words,
     solution,
-    steps_of,
-    two_words,
+    solution_steps,
+    word_metrics,
 )
 from orchestrator.kit.partial_solutions import AGGREGATES, Aggregate
-from orchestrator.kit.prompts import filled, question
+from orchestrator.kit.prompts import fill, question
 from orchestrator.kit.verdicts import VERDICT_FORM, verdict
 
 _STEP = """Below are a problem and the first steps of a solution. \
@@ -100,13 +100,13 @@ class ProcessEvaluator:
         NoVerdict where one of the judgements cannot be read.
         """
         text = solution(trace)
-        steps = steps_of(text, self.delimiter)
+        steps = solution_steps(text, self.delimiter)
         problem_text = question(problem.prompt)
         prompts = [
-            filled(_STEP, {"problem": problem_text, "solution": "\n\n".join(steps[:n])})
+            fill(_STEP, {"problem": problem_text, "solution": "\n\n".join(steps[:n])})
             for n in range(1, len(steps) + 1)
         ]
-        prompts.append(filled(_WHOLE, {"problem": problem_text, "solution": text}))
+        prompts.append(fill(_WHOLE, {"problem": problem_text, "solution": text}))
         judge = self._stated if self.stated else self._probable
         *process, outcome = yield from judge(prompts, trace)
         score = (AGGREGATES[self.aggregate](process) + outcome) / 2
@@ -148,7 +148,7 @@ class ProcessEvaluator:
             suffix=f"{closed}\n\nSo, is it correct ({self.yes} or {self.no})? Answer:",
             max_new_tokens=1,
             sampling=Sampling(temperature=0.0),
-            metrics=two_words(self.yes, self.no),
+            metrics=word_metrics(self.yes, self.no),
         )
 
 
