@@ -176,21 +176,18 @@ class Driver:
 
     def _guarded(self, opened: _Open, step: Callable[[], list[Effect]]) -> list[Effect]:
         """Run a step of a session, which runs plugin code, under the watchdog."""
-        self._watchdog.begin()
         try:
-            return step()
+            with self._watchdog.bounded():
+                return step()
         except Overrun:  # raised between the plugin's last instruction and here
             opened.session.error = "Overrun: the strategy computed for too long"
             return opened.session.stop("")
-        finally:
-            self._watchdog.end()
 
     def _conclude(self, opened: _Open) -> None:
         session = opened.session
         if opened.stop_timer is not None:
             opened.stop_timer.cancel()
-        self._watchdog.begin()
-        try:
+        with self._watchdog.bounded():
             result = conclude(
                 session.problem,
                 list(session.traces.values()),
@@ -202,8 +199,6 @@ class Driver:
                 fingerprint=self._fingerprint,
                 dropped=session.dropped,
             )
-        finally:
-            self._watchdog.end()
         self._post(Concluded(result))
 
     def _close(self, result: Result) -> None:

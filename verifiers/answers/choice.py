@@ -10,15 +10,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from orchestrator.kit.answers.find import (
-    Mark,
-    Statement,
-    is_silent,
-    last_line,
-    latest_answer,
-    reply,
-    statements,
-)
+from orchestrator.kit.answers.find import Mark, Statement, find_answer
 
 _NOUNS = ("answer", "option", "choice")
 _DECORATION = re.compile(
@@ -50,13 +42,7 @@ class Choice:
 
         If a finished reply states none, that of its last line: `B`, `B) Paris`, "so (B)".
         """
-        part = reply(text, finished)
-        found = statements(part.text, _NOUNS)
-        if value := latest_answer(found, self._read):
-            return value
-        if not part.finished or not is_silent(found):
-            return None
-        return self._from_last_line(last_line(part.text))
+        return find_answer(text, finished, self._read, self._from_last_line, _NOUNS)
 
     def canonical(self, answer: str) -> str:
         """Return `=` and the capital letter.

@@ -16,12 +16,8 @@ from orchestrator.kit.answers.find import (
     MAX_ANSWER_CHARS,
     Mark,
     Statement,
+    find_answer,
     first_sentence,
-    is_silent,
-    last_line,
-    latest_answer,
-    reply,
-    statements,
 )
 from orchestrator.kit.answers.latex import closing_values, leading_expression
 from orchestrator.kit.answers.numbers import fraction_key, quantity, tidy, unwrap, without_name
@@ -58,14 +54,7 @@ class Math:
 
         If a finished reply states none, the one value that its last line states.
         """
-        part = reply(text, finished)
-        found = statements(part.text)
-        if value := latest_answer(found, _read):
-            return value
-        if not part.finished or not is_silent(found):
-            return None
-        values = {self.canonical(value): value for value in closing_values(last_line(part.text))}
-        return next(iter(values.values())) if len(values) == 1 else None
+        return find_answer(text, finished, _read, self._read_last_line)
 
     def canonical(self, answer: str) -> str:
         r"""Return `=n/d` for a number and `=words` for words: complete.
@@ -109,6 +98,10 @@ class Math:
             parse("$1+x$", parsing_timeout=None),
             timeout_seconds=None,
         )
+
+    def _read_last_line(self, line: str) -> str | None:
+        values = {self.canonical(value): value for value in closing_values(line)}
+        return next(iter(values.values())) if len(values) == 1 else None
 
 
 def _read(statement: Statement) -> str | None:

@@ -11,15 +11,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from orchestrator.kit.answers.find import (
-    Mark,
-    Statement,
-    is_silent,
-    last_line,
-    latest_answer,
-    reply,
-    statements,
-)
+from orchestrator.kit.answers.find import Mark, Statement, find_answer
 from orchestrator.kit.answers.latex import closing_values, leading_expression
 from orchestrator.kit.answers.numbers import fraction_key, quantity
 
@@ -45,14 +37,7 @@ class Number:
 
         If a finished reply states none, the one number that its last line states.
         """
-        part = reply(text, finished)
-        found = statements(part.text)
-        if value := latest_answer(found, _read):
-            return value
-        if not part.finished or not is_silent(found):
-            return None
-        values = {quantity(value): value for value in closing_values(last_line(part.text))}
-        return next(iter(values.values())) if len(values) == 1 and None not in values else None
+        return find_answer(text, finished, _read, _read_last_line)
 
     def canonical(self, answer: str) -> str:
         """Return `=n/d`, or `n/d` under a tolerance.
@@ -79,4 +64,10 @@ def _read(statement: Statement) -> str | None:
         for text in statement.texts
     }
     values = {quantity(text): text for text in texts}
+    return next(iter(values.values())) if len(values) == 1 and None not in values else None
+
+
+def _read_last_line(line: str) -> str | None:
+    """Return the one number that a line states, or None."""
+    values = {quantity(text): text for text in closing_values(line)}
     return next(iter(values.values())) if len(values) == 1 and None not in values else None
