@@ -38,9 +38,9 @@ class Choice:
             )
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the letter stated last.
+        """Return the letter given last.
 
-        If a finished reply states none, that of its last line: `B`, `B) Paris`, "so (B)".
+        If a finished reply gives none, that of its last line: `B`, `B) Paris`, "so (B)".
         """
         return find_answer(text, finished, self._read, self._from_last_line, _NOUNS)
 

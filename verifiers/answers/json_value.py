@@ -36,18 +36,18 @@ class JsonValue:
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the text of the value stated last.
+        """Return the text of the value given last.
 
         That is a closed fence that holds JSON, a box, or what follows "the answer is". Of a
         finished reply without them, its last object or array, or the whole reply if that is one
         value.
         """
         part = reply(text, finished)
-        found = statements(part.text)
-        values = [*_fenced(part.text), *_stated(part.text, found)]
+        places = statements(part.text)
+        values = [*_fenced(part.text), *_marked(part.text, places)]
         if values:
             return max(values)[1]
-        if not part.finished or not is_silent(found):
+        if not part.finished or not is_silent(places):
             return None
         whole = part.text.strip()
         return whole if _normal(whole) is not None else _last_container(part.text)
@@ -80,8 +80,8 @@ def _fenced(text: str) -> Iterator[tuple[int, str]]:
             yield opened.start(), content
 
 
-def _stated(text: str, found: list[Statement]) -> Iterator[tuple[int, str]]:
-    for statement in found:
+def _marked(text: str, places: list[Statement]) -> Iterator[tuple[int, str]]:
+    for statement in places:
         if statement.mark in (Mark.BOX, Mark.HASHES):
             if (
                 len(statement.texts) == 1
@@ -104,10 +104,10 @@ def _last_container(text: str) -> str | None:
     """
     value, at, budget = None, 0, 4 * len(text) + 10_000
     while (opened := _OPEN.search(text, at)) and budget > 0:
-        found, cost = _value_at(text, opened.start())
-        value = value if found is None else found
-        at = opened.start() + (1 if found is None else len(found))
-        budget -= cost if found is None else 0
+        container, cost = _value_at(text, opened.start())
+        value = value if container is None else container
+        at = opened.start() + (1 if container is None else len(container))
+        budget -= cost if container is None else 0
     return value if budget > 0 else None
 
 
@@ -161,12 +161,12 @@ def _number(text: str) -> _Number:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    members: dict[str, object] = {}
     for name, value in pairs:
-        if name in found and _dump(found[name]) != _dump(value):
+        if name in members and _dump(members[name]) != _dump(value):
             raise _Conflict(f"{name!r} has two values")
-        found[name] = value
-    return found
+        members[name] = value
+    return members
 
 
 def _refuse(name: str) -> NoReturn:

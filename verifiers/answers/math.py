@@ -50,9 +50,9 @@ class Math:
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the expression stated last.
+        """Return the expression given last.
 
-        If a finished reply states none, the one value that its last line states.
+        If a finished reply gives none, the one value of its last line.
         """
         return find_answer(text, finished, _read, self._read_last_line)
 
@@ -178,5 +178,5 @@ def _parsed(canonical: str) -> list[Any]:
         except ValueError:
             return [canonical]
         return [Rational(value.numerator, value.denominator)]
-    found = parse(f"${canonical}$", [LatexExtractionConfig()], parsing_timeout=None)
-    return list(found) or [canonical]
+    forms = parse(f"${canonical}$", [LatexExtractionConfig()], parsing_timeout=None)
+    return list(forms) or [canonical]

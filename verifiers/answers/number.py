@@ -33,9 +33,9 @@ class Number:
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the number stated last.
+        """Return the number given last.
 
-        If a finished reply states none, the one number that its last line states.
+        If a finished reply gives none, the one number of its last line.
         """
         return find_answer(text, finished, _read, _read_last_line)
 
@@ -68,6 +68,6 @@ def _read(statement: Statement) -> str | None:
 
 
 def _read_last_line(line: str) -> str | None:
-    """Return the one number that a line states, or None."""
+    """Return the one number of a line, or None."""
     values = {quantity(text): text for text in closing_values(line)}
     return next(iter(values.values())) if len(values) == 1 and None not in values else None

@@ -42,11 +42,11 @@ class Text:
         characters. Boxes come first because after "the answer is" any words would do.
         """
         part = reply(text, finished)
-        found = statements(part.text)
-        boxes = [statement for statement in found if statement.mark is Mark.BOX]
+        places = statements(part.text)
+        boxes = [statement for statement in places if statement.mark is Mark.BOX]
         if value := latest_answer(boxes, _read):
             return value
-        others = [s for s in found if s.mark in (Mark.WORDS, Mark.LABEL) or _closes(s, part.text)]
+        others = [s for s in places if s.mark in (Mark.WORDS, Mark.LABEL) or _closes(s, part.text)]
         if value := latest_answer(others, _read):
             return value
         terse = part.text.strip()
