@@ -174,7 +174,7 @@ class HttpEngine:
         EngineError when the server is gone or refuses us altogether.
         """
         started = time.perf_counter()
-        key = request.identity
+        key = (request.problem_id, request.ordinal)
         reply = Reply(request)
         try:
             async with asyncio.timeout(None) as stop:  # no clock: `abort` makes it expire
@@ -190,7 +190,7 @@ class HttpEngine:
 
     def abort(self, request: Request) -> None:
         """Close the request's stream: its `generate` returns what has arrived."""
-        stop = self._running.pop(request.identity, None)
+        stop = self._running.pop((request.problem_id, request.ordinal), None)
         if stop is not None:
             stop.reschedule(asyncio.get_running_loop().time())
 
