@@ -178,8 +178,8 @@ def _verdict(
 ) -> Verdict | None:
     """Return the verdict on a trace, checked; None where the verifier comes to none."""
     before = copy.deepcopy(subject)
-    asked = Question(verifier, subject)
-    session = Session(problem, asked, Plan(models=model_pools(verifier), seed=subject.ordinal))
+    inquiry = Question(verifier, subject)
+    session = Session(problem, inquiry, Plan(models=model_pools(verifier), seed=subject.ordinal))
     rng = None if order is None else random.Random(order)
     recording = record(session, _replies(*world), rng, 1000)
     require(not session.error, "raises nothing but NoVerdict", f"{where}: {session.error}")
@@ -191,15 +191,15 @@ def _verdict(
         f"{where} it returned while requests ran",
     )
     _check_requests(verifier, recording.requests, subject)
-    if asked.verdict is None:
+    if inquiry.verdict is None:
         require(
-            bool(asked.reason),
+            bool(inquiry.reason),
             "says why",
             f"{where}: it returned no Verdict, or raised NoVerdict without a text",
         )
         return None
-    _check_verdict(asked.verdict, name)
-    return asked.verdict
+    _check_verdict(inquiry.verdict, name)
+    return inquiry.verdict
 
 
 def _check_requests(verifier: ModelVerifier, requests: Sequence[Request], subject: Trace) -> None:
