@@ -17,7 +17,7 @@ from orchestrator.core.values import Answer, Request
 from orchestrator.studies.ensembles import Shares, ensemble_weights, shares
 from orchestrator.testing import explore, trace
 from strategies.sampling.ensemble import Ensemble
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 
 def test_two_models_that_need_each_other_by_hand() -> None:

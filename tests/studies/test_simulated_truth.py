@@ -45,15 +45,19 @@ from strategies.composition.auto import Auto
 from strategies.composition.staged import Staged
 from strategies.pruning.deepconf import DeepConf
 from strategies.pruning.deepprune import DeepPrune
+from strategies.pruning.discounted import Discounted
 from strategies.pruning.dynasor import Dynasor
 from strategies.pruning.parallel_probe import ParallelProbe
-from strategies.pruning.sounding import Discounted, Sounding
+from strategies.pruning.sounding import Sounding
 from strategies.sampling.adaptive import Adaptive
 from strategies.sampling.consistency import Consistency
 from strategies.sampling.ensemble import Ensemble
 from strategies.sampling.short_m import ShortM
+from strategies.selectors.best import BestWeighted
 from strategies.selectors.depth_weighted import DepthWeighted
-from strategies.selectors.pools import BestWeighted, Filtered, Majority, Weighted
+from strategies.selectors.filtered import Filtered
+from strategies.selectors.majority import Majority
+from strategies.selectors.weighted import Weighted
 
 MARKED_RIGHT, MARKED_WRONG = 0.8, 0.2
 N_SIMULATED = 8_000  # runs of an independent simulation, where there is no closed form

@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import pytest
 
@@ -19,8 +18,9 @@ from orchestrator.core.values import Finish, Message, Purpose, Request, Trace
 from orchestrator.core.votes import conclude
 from orchestrator.kit.verdicts import Match
 from orchestrator.testing import PROBLEM, explore, trace
-from strategies.checking.scrutinize import Candidate, Scrutinize, Scrutinized, matchups_won, tied
-from strategies.selectors.pools import Majority
+from strategies.checking.contest import Candidate, matchups_won, tied
+from strategies.checking.scrutinize import Scrutinize, Scrutinized
+from strategies.selectors.majority import Majority
 
 
 class World:
@@ -308,24 +308,6 @@ def test_a_budget_in_the_middle_leaves_a_pool_that_can_be_ranked() -> None:
         result = conclude(PROBLEM, list(session.traces.values()), Scrutinized())
         assert result.error == session.error == ""
         assert result.answer is not None
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"n": 0},
-        {"verdicts": 0},
-        {"preliminary": 5},
-        {"floor": 1.5},
-        {"per_answer": 0},
-        {"band": -0.1},
-    ],
-)
-def test_an_option_out_of_range_is_named(options: dict[str, Any]) -> None:
-    """At load, with its value."""
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} = {value!r}"):
-        Scrutinize(**options)
 
 
 def test_a_dropped_candidate_does_not_lead_by_a_few_lucky_verdicts() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.errors import PluginError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.protocols import Selector, Strategy
 from orchestrator.core.session import Session
@@ -303,21 +302,3 @@ def test_the_dearest_way_is_the_full_one() -> None:
     """4 + 16 by default; unknown where an arm does not say."""
     assert made("compute-optimal").n_planned == 20
     assert made("compute-optimal", hard="rsa").n_planned is None
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "said"),
-    [
-        ("refine", {"rounds": -1}, "rounds = -1"),
-        ("refine", {"shown": 0}, "shown = 0"),
-        ("staged", {"stages": []}, r"stages = \[\]"),
-        ("staged", {"stages": ["consistency", ""]}, "none empty"),
-        ("staged", {"agreement": 0}, "agreement = 0"),
-        ("compute-optimal", {"first": 0}, "first = 0"),
-        ("compute-optimal", {"easy_from": 0.2}, "hard_to = 0.25, easy_from = 0.2"),
-    ],
-)
-def test_an_option_out_of_range_is_named(name: str, options: dict[str, object], said: str) -> None:
-    """At load, with its value."""
-    with pytest.raises(PluginError, match=said):
-        made(name, **options)

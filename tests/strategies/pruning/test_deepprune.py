@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -240,21 +239,6 @@ def test_a_budget_may_end_it_between_a_prefix_and_its_continuation() -> None:
     )
     assert session.stopped_by == "traces"
     assert not session.error
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n": 0}, "n = 0"),
-        ({"n_words": 0}, "a prefix must end somewhere"),
-        ({"words": ("",)}, "none of them empty"),
-        ({"tau": 1.0}, "0 <= tau < 1"),
-        ({"max_clusters": 0}, "max_clusters = 0"),
-    ],
-)
-def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DeepPrune(**options)  # type: ignore[arg-type]
 
 
 def test_a_judge_that_is_still_a_name_is_said_to_be_one() -> None:

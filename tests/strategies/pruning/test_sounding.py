@@ -15,14 +15,9 @@ from orchestrator.core.votes import conclude
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
 from orchestrator.studies.replay.simulator import UNLIMITED, Explored, Tape, explore
 from orchestrator.testing import pool, trace
-from strategies.pruning.sounding import (
-    Discounted,
-    Sounding,
-    chain_tokens,
-    shares,
-    upset_probability,
-    weights,
-)
+from strategies.pruning.discounted import Discounted, chain_tokens, length_weights
+from strategies.pruning.sounding import Sounding, vote_weights
+from strategies.pruning.upset import upset_probability
 from strategies.sampling.adaptive import Adaptive, beta_confidence
 
 PLAN = Plan(sampling=UNLIMITED)
@@ -333,9 +328,9 @@ def test_an_upset_either_way_is_certain(first: float, second: float) -> None:
 
 def test_formulas_at_their_edges() -> None:
     """No votes; a tie goes to the key seen first; lengths of nothing."""
-    assert shares([], []) == ("", 0.0, 0.0, 0.0)
-    assert shares(["B", "A"], [1.0, 1.0]) == ("B", 1.0, 1.0, 2.0)
-    assert weights([], 0.5) == []
-    assert weights([400, 100], 0.5) == [0.5, 1.0]
+    assert vote_weights([], []) == ("", 0.0, 0.0, 0.0)
+    assert vote_weights(["B", "A"], [1.0, 1.0]) == ("B", 1.0, 1.0, 2.0)
+    assert length_weights([], 0.5) == []
+    assert length_weights([400, 100], 0.5) == [0.5, 1.0]
     with pytest.raises(ValueError, match="not negative"):
         upset_probability(-1.0, 2.0)

@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,8 @@ from orchestrator.testing import PROBLEM, explore, pool, trace
 from strategies.revision.revise import Revise
 from strategies.revision.rsa import Rsa
 from strategies.sampling.cascade import Cascade
-from strategies.selectors.pools import Final, Majority, generations, latest
+from strategies.selectors.final import Final, generations, last_generation
+from strategies.selectors.majority import Majority
 
 TWO = {"small": Model("a"), "large": Model("b")}
 
@@ -86,7 +86,7 @@ def test_generations_count_the_longest_chain_of_subjects() -> None:
         replace(trace(5, purpose=Purpose.VERIFY), subjects=(3,)),
     ]
     assert generations(traces) == {0: 0, 1: 0, 2: 1, 3: 2, 4: 0}
-    assert [t.ordinal for t in latest(traces)] == [3]
+    assert [t.ordinal for t in last_generation(traces)] == [3]
     assert [c.answer.key for c in Final()(traces)] == ["C"]
 
 
@@ -297,23 +297,3 @@ def test_a_budget_ends_it_after_the_granted(strategy: Strategy) -> None:
     )
     assert (len(session.traces), session.stopped_by, session.error) == (7, "traces", "")
     assert led(session, Final()) is not None
-
-
-@pytest.mark.parametrize(
-    ("make", "options", "named"),
-    [
-        (Revise, {"chains": 0}, "chains = 0"),
-        (Revise, {"revisions": -1}, "revisions = -1"),
-        (Revise, {"memory": 0}, "memory = 0"),
-        (Rsa, {"k": 0}, "k = 0"),
-        (Rsa, {"n": 3}, "n = 3"),
-        (Rsa, {"steps": 0}, "steps = 0"),
-        (Cascade, {"models": ()}, "models"),
-        (Cascade, {"models": ("a",), "n": 0}, "n = 0"),
-        (Cascade, {"models": ("a",), "agreement": 0.0}, "agreement = 0.0"),
-    ],
-)
-def test_an_option_out_of_range_is_named(make: Any, options: dict[str, Any], named: str) -> None:
-    """At load, with its value."""
-    with pytest.raises(ValueError, match=named):
-        make(**options)

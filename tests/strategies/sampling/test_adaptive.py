@@ -219,25 +219,6 @@ def test_a_budget_inside_a_wave_ends_it_after_the_granted() -> None:
     assert (len(it.traces), it.stopped_by) == (6, "traces")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"n": 0},
-        {"confidence": 1.0},
-        {"confidence": 0.5},
-        {"window": 1},
-        {"bayes_factor": 0.0},
-        {"wave": 0},
-        {"growth": 0.9},
-    ],
-)
-def test_an_option_out_of_range_is_named(options: dict[str, Any]) -> None:
-    """At load, with its value."""
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=rf"{name}.*is needed; got {value!r}"):
-        Adaptive(**options)
-
-
 def test_requests_carry_model_and_depth() -> None:
     """Options of width must not lose those of depth."""
 

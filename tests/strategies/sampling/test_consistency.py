@@ -42,9 +42,3 @@ def test_nothing_is_cancelled() -> None:
         t.finish is Finish.STOP
         for t in explore(Consistency(4), lambda r: None, seed=3).traces.values()
     )
-
-
-def test_zero_traces_are_refused() -> None:
-    """At load, naming the value."""
-    with pytest.raises(ValueError, match="n = 0"):
-        Consistency(0)

@@ -30,7 +30,7 @@ from orchestrator.engines.fake.engine import Fake
 from orchestrator.plan.execution import Execution
 from orchestrator.testing import PROBLEM, explore
 from strategies.search.mits import Mits, Pmi, pmis, variation
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 READ = "prefix_logprob"
 

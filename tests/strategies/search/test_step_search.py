@@ -21,7 +21,8 @@ from orchestrator.kit.partial_solutions import Stem, best, spread
 from orchestrator.testing import PROBLEM, explore, pool, trace
 from strategies.search.particles import Particles, weights
 from strategies.search.step_search import Beam, Dvts
-from strategies.selectors.pools import Best, BestWeighted, Majority
+from strategies.selectors.best import Best, BestWeighted
+from strategies.selectors.majority import Majority
 
 PICK = Best("verdict:v")
 
@@ -320,20 +321,3 @@ def test_a_budget_within_a_step_ends_it_after_the_granted(strategy: Strategy) ->
     """All that was granted is waited for, and the result names the budget."""
     session = explore(strategy, Chain(9, 0.9, perfect, 0), Plan(budget=Budget(traces=10)))
     assert (len(session.traces), session.stopped_by, session.error) == (10, "traces", "")
-
-
-@pytest.mark.parametrize("make", [Beam, Dvts])
-@pytest.mark.parametrize("options", [{"n": 6}, {"width": 0}, {"steps": 0}, {"delimiter": ""}])
-def test_step_search_names_an_option_out_of_range(make: Any, options: dict[str, Any]) -> None:
-    """At load, with its value."""
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} = {value!r}"):
-        make("v", **options)
-
-
-@pytest.mark.parametrize("options", [{"n": 0}, {"steps": 0}, {"delimiter": ""}])
-def test_particles_name_an_option_out_of_range(options: dict[str, Any]) -> None:
-    """At load, with its value."""
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} = {value!r}"):
-        Particles("v", **options)

@@ -13,15 +13,12 @@ from hypothesis import strategies as st
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Cluster, Finish, Trace, Verdict
 from orchestrator.testing import pool, trace
-from strategies.selectors.pools import (
-    Best,
-    BestWeighted,
-    Filtered,
-    Majority,
-    Pessimistic,
-    Weighted,
-    score,
-)
+from strategies.selectors.best import Best, BestWeighted
+from strategies.selectors.filtered import Filtered
+from strategies.selectors.majority import Majority
+from strategies.selectors.pessimistic import Pessimistic
+from strategies.selectors.scores import score
+from strategies.selectors.weighted import Weighted
 
 
 def shape(clusters: list[Cluster]) -> list[tuple[str, float, tuple[int, ...]]]:
@@ -203,10 +200,3 @@ def test_the_last_verdict_of_a_verifier_counts() -> None:
         score(replace(trace(0), verdicts=(Verdict("v", 0.1), Verdict("v", 0.7))), "verdict:v")
         == 0.7
     )
-
-
-@pytest.mark.parametrize("keep", [0.0, -0.1, 1.1, math.nan])
-def test_a_share_out_of_range_is_refused(keep: float) -> None:
-    """At load, naming the value."""
-    with pytest.raises(ValueError, match="keep"):
-        Filtered(keep=keep)
