@@ -6,12 +6,13 @@ in five; `slope` is how much that counts. When to stop is the strategy `sounding
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
+from orchestrator.core.lineage import lineage, output_tokens
 from orchestrator.core.values import Cluster, Trace
 from orchestrator.core.votes import tally, voters
 
@@ -39,19 +40,10 @@ class Discounted:
         """Return clusters by summed weight."""
         by_ordinal = {t.ordinal: t for t in traces}
         pool = voters(traces)
-        lengths = [chain_tokens(by_ordinal, t.ordinal) for t in pool]
+        lengths = [output_tokens(lineage(t, by_ordinal)) for t in pool]
         ordinals = [t.ordinal for t in pool]
         weight_of = dict(zip(ordinals, length_weights(lengths, self.slope), strict=True))
         return tally(pool, lambda trace: weight_of[trace.ordinal])
-
-
-def chain_tokens(traces: Mapping[int, Trace], ordinal: int) -> int:
-    """Return the output tokens of an attempt: a trace and all that it continues."""
-    total, link = 0, traces.get(ordinal)
-    while link is not None:
-        total += link.usage.output_tokens
-        link = None if link.parent is None else traces.get(link.parent)
-    return total
 
 
 def length_weights(lengths: Sequence[int], slope: float) -> list[float]:

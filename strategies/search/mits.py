@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
 
+from orchestrator.core.lineage import lineage
 from orchestrator.core.metrics import PREFIX
 from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.values import (
@@ -218,22 +219,11 @@ def pmis(traces: Sequence[Trace]) -> dict[int, float]:
     by_ordinal = {t.ordinal: t for t in traces}
     pmi: dict[int, float] = {}
     for reading in sorted(traces, key=lambda t: t.ordinal):
-        parent = reading.parent
-        if reading.purpose is Purpose.VERIFY and parent is not None and PREFIX in reading.metrics:
-            steps = _steps(by_ordinal, parent)
-            if steps and all("mean_logprob" in step.metrics for step in steps):
-                drawn = math.fsum(map(drawn_logprob, steps))
-                pmi[parent] = (drawn - reading.metrics[PREFIX]) / len(steps)
+        if reading.purpose is not Purpose.VERIFY or PREFIX not in reading.metrics:
+            continue
+        *steps, _ = lineage(reading, by_ordinal)
+        whole = bool(steps) and steps[0].parent is None
+        if whole and all("mean_logprob" in step.metrics for step in steps):
+            drawn = math.fsum(map(drawn_logprob, steps))
+            pmi[steps[-1].ordinal] = (drawn - reading.metrics[PREFIX]) / len(steps)
     return pmi
-
-
-def _steps(by_ordinal: Mapping[int, Trace], last: int) -> list[Trace]:
-    """Return the steps that end with this one, backwards; [] when the pool lacks one of them."""
-    steps: list[Trace] = []
-    ordinal: int | None = last
-    while ordinal is not None:
-        if ordinal not in by_ordinal:
-            return []
-        steps.append(by_ordinal[ordinal])
-        ordinal = steps[-1].parent
-    return steps

@@ -13,7 +13,7 @@ from orchestrator.core.values import Cluster, Trace
 from orchestrator.core.votes import rank, tally, voters
 from orchestrator.kit.options import LARGEST
 from orchestrator.kit.verdicts import opinions
-from strategies.selectors.scores import rankable, score, verifier_of
+from strategies.selectors.by_score import rankable, score, verifier_of
 
 
 @dataclass(frozen=True, slots=True)

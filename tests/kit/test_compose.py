@@ -26,7 +26,7 @@ from orchestrator.kit.compose import (
     told,
 )
 from orchestrator.testing import PROBLEM, explore, pool, trace
-from strategies.selectors.best import Best
+from strategies.selectors.by_score import Best
 from strategies.selectors.majority import Majority
 
 Branch = Generator[Command, Reply, Any]

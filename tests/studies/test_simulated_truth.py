@@ -53,11 +53,9 @@ from strategies.sampling.adaptive import Adaptive
 from strategies.sampling.consistency import Consistency
 from strategies.sampling.ensemble import Ensemble
 from strategies.sampling.short_m import ShortM
-from strategies.selectors.best import BestWeighted
+from strategies.selectors.by_score import BestWeighted, Filtered, Weighted
 from strategies.selectors.depth_weighted import DepthWeighted
-from strategies.selectors.filtered import Filtered
 from strategies.selectors.majority import Majority
-from strategies.selectors.weighted import Weighted
 
 MARKED_RIGHT, MARKED_WRONG = 0.8, 0.2
 N_SIMULATED = 8_000  # runs of an independent simulation, where there is no closed form
@@ -498,7 +496,7 @@ def staged(seed: int) -> str | None:
             else "W"
         )
 
-    stages = (Consistency(3, "a"), Consistency(4, "b"))
+    stages = (Consistency(3, model="a"), Consistency(4, model="b"))
     return answered(
         explore(
             Staged(stages, agreement=1.0), world, Plan(models={"a": Model("a"), "b": Model("b")})

@@ -17,7 +17,7 @@ from orchestrator.core.values import ConfidenceFloor, Finish, PluginSpec, Purpos
 from orchestrator.core.votes import conclude, pruned, voters
 from orchestrator.testing import PROBLEM, explore, trace
 from strategies.pruning.deepconf import DeepConf, percentile
-from strategies.selectors.weighted import Weighted
+from strategies.selectors.by_score import Weighted
 
 BY = "lowest_confidence@4"
 

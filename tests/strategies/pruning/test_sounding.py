@@ -15,7 +15,7 @@ from orchestrator.core.votes import conclude
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
 from orchestrator.studies.replay.simulator import UNLIMITED, Explored, Tape, explore
 from orchestrator.testing import pool, trace
-from strategies.pruning.discounted import Discounted, chain_tokens, length_weights
+from strategies.pruning.discounted import Discounted, length_weights
 from strategies.pruning.sounding import Sounding, vote_weights
 from strategies.pruning.upset import upset_probability
 from strategies.sampling.adaptive import Adaptive, beta_confidence
@@ -305,7 +305,6 @@ def test_an_attempt_is_as_long_as_all_its_stretches() -> None:
         trace(1, "B", tokens=400, parent=0),
         trace(2, "A", tokens=900),
     ]
-    assert chain_tokens({t.ordinal: t for t in traces}, 1) == 900
     assert [c.weight for c in Discounted()(traces)] == [1.0, 1.0]
 
 

@@ -31,7 +31,7 @@ from strategies.search.ab_mcts import (
     learn,
     thompson,
 )
-from strategies.selectors.best import Best
+from strategies.selectors.by_score import Best
 from strategies.selectors.majority import Majority
 
 rewards = st.lists(st.floats(0, 1), min_size=1, max_size=20)

@@ -18,7 +18,7 @@ from orchestrator.core.votes import conclude
 from orchestrator.kit.tree_search import Ucb1
 from orchestrator.testing import PROBLEM, explore
 from strategies.search.ab_mcts_m import AbMctsM, MixedChoice, posterior
-from strategies.selectors.best import Best
+from strategies.selectors.by_score import Best
 from strategies.selectors.majority import Majority
 
 GROUPS = [[0.2, 0.35, 0.3], [0.8], [0.55, 0.6]]

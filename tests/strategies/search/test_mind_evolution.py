@@ -15,7 +15,7 @@ from orchestrator.core.values import Answer, Purpose, Request, Trace, Verdict
 from orchestrator.core.votes import conclude
 from orchestrator.testing import PROBLEM, explore
 from strategies.search.mind_evolution import MindEvolution, Solution, different
-from strategies.selectors.best import Best
+from strategies.selectors.by_score import Best
 from strategies.selectors.majority import Majority
 
 

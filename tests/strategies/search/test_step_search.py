@@ -21,7 +21,7 @@ from orchestrator.kit.partial_solutions import Stem, best, spread
 from orchestrator.testing import PROBLEM, explore, pool, trace
 from strategies.search.particles import Particles, weights
 from strategies.search.step_search import Beam, Dvts
-from strategies.selectors.best import Best, BestWeighted
+from strategies.selectors.by_score import Best, BestWeighted
 from strategies.selectors.majority import Majority
 
 PICK = Best("verdict:v")

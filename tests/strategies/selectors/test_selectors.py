@@ -13,12 +13,9 @@ from hypothesis import strategies as st
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Cluster, Finish, Trace, Verdict
 from orchestrator.testing import pool, trace
-from strategies.selectors.best import Best, BestWeighted
-from strategies.selectors.filtered import Filtered
+from strategies.selectors.by_score import Best, BestWeighted, Filtered, Weighted, score
 from strategies.selectors.majority import Majority
 from strategies.selectors.pessimistic import Pessimistic
-from strategies.selectors.scores import score
-from strategies.selectors.weighted import Weighted
 
 
 def shape(clusters: list[Cluster]) -> list[tuple[str, float, tuple[int, ...]]]:
