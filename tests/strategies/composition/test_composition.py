@@ -89,7 +89,6 @@ def revised(
 
 
 # --- refine
-# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_round_is_shown_the_leading_solution_in_a_conversation_and_names_it() -> None:
@@ -176,7 +175,6 @@ def test_two_levels_of_refinement_are_a_chain_of_four() -> None:
 
 
 # --- staged and cascades
-# -----------------------------------------------------------------------------------------------
 
 
 def test_the_second_stage_runs_where_the_first_does_not_agree() -> None:
@@ -219,7 +217,6 @@ def test_a_cascade_asks_each_model_by_any_strategy() -> None:
 
 
 # --- the choice by difficulty
-# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

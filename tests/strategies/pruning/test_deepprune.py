@@ -251,7 +251,7 @@ def test_a_judge_that_is_still_a_name_is_said_to_be_one() -> None:
 
 
 def test_comparisons_are_capped_at_k1_a_cluster() -> None:
-    """20 traces of two answers, K1 = 3: each newcomer is compared with at most 3 of each cluster."""
+    """20 traces of two answers, K1 = 3: a newcomer is compared with at most 3 of each cluster."""
     asked: list[int] = []
 
     @dataclass(frozen=True, slots=True)

@@ -72,7 +72,6 @@ def binomial(n: int, k: int, p: float) -> float:
 
 
 # --- who is heard
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_generations_count_the_longest_chain_of_subjects() -> None:
@@ -102,7 +101,6 @@ def test_a_last_generation_without_an_answer_leaves_the_one_before_it() -> None:
 
 
 # --- revise
-# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_revision_sees_the_last_attempts_of_its_chain() -> None:
@@ -154,7 +152,6 @@ def test_a_chain_is_right_as_often_as_its_two_state_chain_says() -> None:
 
 
 # --- rsa
-# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_each_new_candidate_is_made_of_k_different_ones_of_the_generation_before() -> None:
@@ -239,7 +236,6 @@ def test_failed_candidates_are_in_no_subset() -> None:
 
 
 # --- cascade
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_agreement_is_the_leading_share_of_all_traces() -> None:
@@ -284,7 +280,6 @@ def test_a_cascade_is_right_as_often_as_its_closed_form_says() -> None:
 
 
 # --- budgets and options
-# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`deepen`: where it stops, which way it moves, and what that saves, against the rule as it is stated."""
+"""`deepen`: where it stops, which way it moves, and what that saves, against its stated rule."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def majority_accuracy(n: int, accuracy: float) -> float:
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.9])
-def test_calibrated_it_is_as_accurate_as_the_best_fixed_setting_for_half_its_layer_tokens(
+def test_calibrated_it_is_as_accurate_as_the_best_fixed_depth_for_half_the_cost(
     bias: float,
 ) -> None:
     """Also where shallow traces share a mistake nine times in ten: then calibration knows that

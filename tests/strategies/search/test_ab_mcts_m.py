@@ -87,7 +87,6 @@ def test_many_equal_scores_are_believed() -> None:
 
 
 # --- where it goes
-# -----------------------------------------------------------------------------------------------------
 
 
 def shares(strategy: AbMctsM, scores: list[list[float]], n: int = 120) -> dict[int | None, float]:
@@ -126,7 +125,6 @@ def test_a_child_whose_scores_no_longer_differ_is_pruned() -> None:
 
 
 # --- models
-# ------------------------------------------------------------------------------------------------------------
 
 
 def test_ucb1_by_hand() -> None:
@@ -180,7 +178,6 @@ def test_of_several_models_the_better_one_is_asked_more(choose: str) -> None:
 
 
 # --- simulated truth
-# ---------------------------------------------------------------------------------------------------
 
 # that an attempt is right: a fresh one, a revision of a wrong one, of a right one
 CHANCE = {None: 0.05, False: 0.35, True: 1.0}
@@ -233,7 +230,7 @@ def by_hand(n: int, rng: random.Random) -> bool:
 
 
 @pytest.mark.slow
-def test_it_is_as_right_as_the_search_written_down_straight_and_no_majority_vote() -> None:
+def test_it_is_as_right_as_the_plain_search_and_no_majority_vote() -> None:
     """n = 6, one at a time; the best score is a right attempt's if there is one. 150 runs against
     300 by hand.
 

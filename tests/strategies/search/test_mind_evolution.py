@@ -37,7 +37,6 @@ def ordinals(island: list[Solution]) -> list[int]:
 
 
 # --- the operators
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_parents_are_drawn_by_boltzmann_weights_and_none_with_one_in_six() -> None:
@@ -93,7 +92,6 @@ def test_the_worst_islands_begin_anew_from_the_best_of_all() -> None:
 
 
 # --- the conversation
-# --------------------------------------------------------------------------------------------------
 
 
 def test_a_conversation_is_critic_and_author_in_turns() -> None:
@@ -149,7 +147,6 @@ def test_it_ends_when_a_solution_is_solved() -> None:
 
 
 # --- simulated truth
-# ---------------------------------------------------------------------------------------------------
 
 
 def test_it_is_as_right_as_its_closed_form_and_no_majority_vote() -> None:

@@ -84,7 +84,6 @@ def accuracy(
 
 
 # --- which stems go on
-# -------------------------------------------------------------------------------------------------
 
 
 def scored(scores: dict[int, float], n_steps: int) -> Callable[[Request], Trace]:
@@ -95,9 +94,12 @@ def scored(scores: dict[int, float], n_steps: int) -> Callable[[Request], Trace]
     def world(request: Request) -> Trace:
         last = not request.rules
         return Trace(
-            0, "s\n\n", finish=Finish.STOP if last else Finish.RULE, verdicts=(Verdict("v", scores.get(request.ordinal, 0.5)),),
+            0,
+            "s\n\n",
+            finish=Finish.STOP if last else Finish.RULE,
+            verdicts=(Verdict("v", scores.get(request.ordinal, 0.5)),),
             answer=Answer("A", "A") if last else None,
-        )  # fmt: skip
+        )
 
     return world
 
@@ -208,7 +210,6 @@ def test_finished_particles_are_not_grown_again() -> None:
 
 
 # --- accuracy
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_dvts_with_a_perfect_verifier_is_right_as_often_as_its_closed_form_says() -> None:
@@ -269,9 +270,7 @@ def brute_particles(n: int, n_steps: int, good: float, rng: random.Random) -> bo
     return max(particles, key=lambda p: p[1])[0]
 
 
-def test_a_particle_filter_with_an_erring_verifier_is_as_right_as_the_algorithm_written_down_straight() -> (
-    None
-):
+def test_particles_with_an_erring_verifier_are_as_right_as_the_plain_algorithm() -> None:
     """n = 6, L = 4, g = .5, scores overlap on [.3, .7]. 250 runs against 6,000: standard deviation
     of the difference below .0323;
 
@@ -311,7 +310,6 @@ def test_best_of_n_needs_no_strategy_of_its_own() -> None:
 
 
 # --- budgets and options
-# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

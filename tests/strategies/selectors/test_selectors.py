@@ -107,7 +107,7 @@ def test_a_trace_at_the_percentile_is_kept(percent: int) -> None:
     st.lists(st.integers(0, 50), min_size=1, max_size=40), st.sampled_from([0.1, 0.25, 0.5, 0.9])
 )
 def test_filtered_is_deepconfs_percentile_rule(values: list[int], keep: float) -> None:
-    """conf >= percentile(conf, 100 - eta), linear interpolation; at least one trace always stays."""
+    """conf >= percentile(conf, 100 - eta), linear interpolation; at least one trace stays."""
     traces = [
         trace(i, "A", metrics={"bottom10_confidence": float(v)}) for i, v in enumerate(values)
     ]
@@ -129,7 +129,7 @@ def test_only_voters_set_the_percentile() -> None:
 
 
 def test_a_verdict_ranks_by_its_name() -> None:
-    """`verdict:prm` reads that verifier's score and no other's, and asks the engine for no metric."""
+    """`verdict:prm` reads that verifier's score alone, and asks the engine for no metric."""
     traces = pool("A B", verdicts={"prm": (0.2, 0.9), "other": (1.0, 0.0)})
     assert Weighted("verdict:prm")(traces)[0].answer.key == "B"
     assert Weighted("verdict:prm").metrics == ()

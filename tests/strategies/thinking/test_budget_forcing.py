@@ -1,4 +1,4 @@
-"""Budget forcing: where thinking ends, what takes the place of its end, and how much may be spent."""
+"""Budget forcing: where thinking ends, what replaces its end, and how much may be spent."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def shape(requests: list[Request]) -> list[tuple[str, int | None, int | None, st
 
 
 def test_a_statement_drops_the_probe_and_the_small_model_goes_on() -> None:
-    """The second chunk continues the first one, not the probe, whose tokens are charged to probing."""
+    """The second chunk continues the first one, not the probe, which is charged to probing."""
     session, requests = written({}, 2)
     assert shape(requests) == [("main", None, None, ""), ("main", 0, 20, ""), ("main", 0, None, "")]
     assert [t.purpose for t in session.traces.values()] == [
