@@ -28,7 +28,7 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps, drop, next_trace, submit
 from orchestrator.core.values import Finish, Problem, Purpose, Request, Trace
-from strategies.pruning.probing import ProbeOptions
+from strategies.pruning.probing import ProbeOptions, StretchedAttempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +110,9 @@ class ParallelProbe(ProbeOptions):
 
 
 @dataclass(slots=True)
-class _ProbedAttempt:
-    stretches: list[int]  # their ordinals, the latest last
+class _ProbedAttempt(StretchedAttempt):
     runs: bool = True
     key: str | None = None  # its latest answer
-    n_contrary: int = 0
-
-    @property
-    def ordinal(self) -> int:
-        """That of its latest stretch."""
-        return self.stretches[-1]
 
     def take(self, trace: Trace) -> None:
         """Record a stretch that ended."""

@@ -37,3 +37,16 @@ class ProbeOptions:
             max_new_tokens=self.probe_tokens,
             purpose=purpose,
         )
+
+
+@dataclass(slots=True)
+class StretchedAttempt:
+    """An attempt that runs in stretches, each from one probe to the next."""
+
+    stretches: list[int]  # their ordinals, the latest last
+    n_contrary: int = 0  # probes in a row that contradicted the leader
+
+    @property
+    def ordinal(self) -> int:
+        """That of its latest stretch."""
+        return self.stretches[-1]

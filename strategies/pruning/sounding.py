@@ -35,7 +35,7 @@ from msgspec import Meta
 from orchestrator.core.steps import Steps, drop, next_trace, submit
 from orchestrator.core.values import Finish, PluginSpec, Problem, Purpose, Request, Trace
 from strategies.pruning.discounted import Slope, length_weights
-from strategies.pruning.probing import ProbeOptions
+from strategies.pruning.probing import ProbeOptions, StretchedAttempt
 from strategies.pruning.upset import upset_probability
 
 # the risk allowed is `risk` itself when this many attempts of mean length have been paid for
@@ -175,15 +175,8 @@ class Sounding(ProbeOptions):
 
 
 @dataclass(slots=True)
-class _RunningAttempt:
-    stretches: list[int]  # their ordinals, the latest last
+class _RunningAttempt(StretchedAttempt):
     tokens: int = 0
-    n_contrary: int = 0  # probes in a row that contradicted the leader
-
-    @property
-    def ordinal(self) -> int:
-        """That of its latest stretch."""
-        return self.stretches[-1]
 
 
 @dataclass(slots=True)

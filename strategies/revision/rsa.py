@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -49,6 +49,8 @@ class Rsa(ModelOptions):
     generation, by the selector `final`.
     """
 
+    selector: ClassVar[PluginSpec] = PluginSpec("final")  # the vote of the last generation
+
     n: Annotated[int, Meta(ge=1, description="Number of candidates in each generation.")] = 16
     k: Annotated[
         int,
@@ -61,11 +63,6 @@ class Rsa(ModelOptions):
     def __post_init__(self) -> None:
         if self.k > self.n:
             raise ValueError(f"k = {self.k}, n = {self.n}: k must not exceed n")
-
-    @property
-    def selector(self) -> PluginSpec:
-        """The last generation's vote."""
-        return PluginSpec("final")
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample, then aggregate generation by generation; what failed is in no subset."""

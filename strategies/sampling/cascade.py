@@ -1,7 +1,7 @@
 """Model cascade by agreement (Yue et al., arXiv 2310.03094): small models first.
 
-The share of the leading answer among a model's own attempts decides whether its vote stands, or the
-next model is asked; no verifier and no training is needed. Where we differ: the paper has two
+The share of the leading answer among a model's own attempts decides whether its vote stands or the
+next model tries; no verifier and no training is needed. Where we differ: the paper has two
 models and draws one answer of the larger; here there may be more, each sampled `n` times or
 explored by another strategy.
 """
@@ -24,18 +24,19 @@ from orchestrator.kit.options import LatentDepth
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """Asks small models first, and larger ones where their answers disagree.
+    """Samples small models first, and larger ones where their answers disagree.
 
     It stops at the first of `models` whose leading answer has at least the share `agreement` of its
-    attempts; attempts without an answer count against it. Only the last model that was asked votes,
+    attempts; attempts without an answer count against it. Only the attempts of the last model vote,
     by the selector `final`.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"inner": "strategies"}
+    selector: ClassVar[PluginSpec] = PluginSpec("final")  # the vote of the last model
 
     models: Annotated[
         tuple[str, ...],
-        Meta(min_length=1, description="Model pools of the plan, in the order they are asked."),
+        Meta(min_length=1, description="Model pools of the plan, from small to large."),
     ]
     n: Annotated[
         int, Meta(ge=1, description="Number of attempts of each model, unless `inner` is set.")
@@ -73,13 +74,8 @@ class Cascade:
         """What the engine must be able to do: latent depth, if one is set."""
         return depth_needs(self.depth)
 
-    @property
-    def selector(self) -> PluginSpec:
-        """The vote of the last model that was asked."""
-        return PluginSpec("final")
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Ask one model after another until one agrees with itself."""
+        """Sample one model after another until one agrees with itself."""
         earlier: tuple[int, ...] = ()
         for model in self.models:
             attempts = yield from self._attempts(model, earlier, problem, rng)

@@ -38,11 +38,9 @@ class Posterior(Protocol):
 
     def updated(self, reward: float) -> Posterior:
         """Return the belief after one more reward in [0, 1]."""
-        ...
 
     def draw(self, rng: random.Random) -> float:
         """Return a draw of its mean reward."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ class AbMctsOptions:
         return self.models or ("",)
 
     def grow(self, prompt: Prompt, place: Place[A], join: Join[A]) -> Steps:
-        """Grow a tree in which new attempts go where `place` says, and join it by `join`."""
+        """Grow a tree: `place` chooses where a new attempt goes, `join` adds it when scored."""
         request = Request(depth=self.depth)
         yield from Growth(request, self.verifier, self.n, self.parallel, place, join)(prompt)
 
@@ -164,7 +162,8 @@ class AbMctsOptions:
 class AbMcts(AbMctsOptions):
     """Searches a tree of attempts and revisions; needs a verifier.
 
-    At each node it draws whether to try anew or to revise, from what either has brought so far.
+    At each node it decides by a draw from its beliefs whether to sample a new attempt or to revise
+    one.
     """
 
     posterior: Annotated[

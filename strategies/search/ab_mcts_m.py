@@ -48,7 +48,7 @@ _LOG_PRIOR = np.log(_ALPHA) + _LOG_Y - _ALPHA**2 / (2 * SCALE_ALPHA**2) - _Y**2 
 class AbMctsM(AbMctsOptions):
     """Searches as `ab-mcts` does, by one mixed model of all scores below a node.
 
-    It compares children by all that was found below them, where `ab-mcts` has a belief for each
+    It compares children by all scores below them, where `ab-mcts` has a separate belief for each
     arm. With "thompson" the models, too, are compared by the mixed model, a group for each.
     """
 
@@ -70,7 +70,7 @@ class AbMctsM(AbMctsOptions):
     ] = 0.75
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Walk the tree for each new attempt; beliefs are made of the nodes' scores when needed."""
+        """Walk the tree for each new attempt; beliefs follow from the nodes' scores when needed."""
         root: Node[None] = Node(None)
         models = Ucb1(self.names) if self.choose == "ucb" else MixedChoice(self.names)
 
@@ -103,7 +103,7 @@ class AbMctsM(AbMctsOptions):
         *children, new = posterior(scores).draws(rng, n_new=1)
         if new >= max(children):
             return None
-        living = [i for i, given in enumerate(scores) if not self._pruned(given)]
+        living = [i for i, below in enumerate(scores) if not self._pruned(below)]
         return max(living, key=lambda i: children[i], default=None)
 
     def _pruned(self, scores: Sequence[float]) -> bool:

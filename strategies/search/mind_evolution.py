@@ -1,8 +1,8 @@
 """Mind Evolution: a genetic search over whole solutions (Lee et al., arXiv 2501.09891).
 
 A programmatic evaluator guides it. Islands of solutions evolve independently. In each generation
-every island holds conversations: a few of its solutions, drawn by their scores, are shown with what
-the evaluator says of them; a critic (the model) analyses them, an author (the model) writes a
+every island holds conversations: a few of its solutions, drawn by their scores, are shown with the
+evaluator's notes on them; a critic (the model) analyses them, an author (the model) writes a
 better one, which is evaluated and criticised in turn. The best emigrate to the next island; now and
 then the worst islands are reset to the best solutions of all. It ends when a problem is solved. The
 prompts are ours, in the gist of the paper's.
@@ -183,10 +183,10 @@ class MindEvolution(ModelOptions):
 
         Of islands with equal means the later one is reset.
         """
-        everybody: Island = []
+        everything: Island = []
         for island in islands:
-            everybody = _united(everybody, island)
-        founders = different(_best(everybody, self.candidates), self.survivors)
+            everything = _united(everything, island)
+        founders = different(_best(everything, self.candidates), self.survivors)
         worst = sorted(range(len(islands)), key=lambda i: (_mean(islands[i]), -i))[
             : self.reset_islands
         ]

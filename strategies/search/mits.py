@@ -22,7 +22,7 @@ import math
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
@@ -70,6 +70,8 @@ class StepPath:
 class Mits(StepOptions):
     """Searches over steps by pointwise mutual information, without a verifier."""
 
+    selector: ClassVar[PluginSpec] = PluginSpec("pmi")  # the paper's final choice
+
     n: Annotated[
         int,
         Meta(ge=1, description="Number of continuations of a step whose entropy is ordinary."),
@@ -96,11 +98,6 @@ class Mits(StepOptions):
     def needs(self) -> frozenset[Capability]:
         """Log-probabilities of what is drawn and of what is read, besides what all steps need."""
         return step_needs(self.depth) | {Capability.LOGPROBS, Capability.SCORE}
-
-    @property
-    def selector(self) -> PluginSpec:
-        """The paper's final choice."""
-        return PluginSpec("pmi")
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow level by level; what is complete leaves the beam."""

@@ -135,12 +135,12 @@ def score(trace: Trace, by: str) -> float:
     ValueError naming the trace when it carries none, or one that is negative or not finite.
     """
     if by.startswith(_VERDICT):
-        found = [v.score for v in trace.verdicts if v.verifier in verifier_of(by)]
+        scores = [v.score for v in trace.verdicts if v.verifier in verifier_of(by)]
     else:
-        found = [trace.metrics[by]] if by in trace.metrics else []
-    if not found:
+        scores = [trace.metrics[by]] if by in trace.metrics else []
+    if not scores:
         raise ValueError(f"trace {trace.ordinal} carries no {by!r}, by which the selector ranks")
-    value = math.exp(found[-1]) if by.endswith("_logprob") else found[-1]
+    value = math.exp(scores[-1]) if by.endswith("_logprob") else scores[-1]
     if not 0.0 <= value < math.inf:  # false for nan too
         raise ValueError(
             f"trace {trace.ordinal} carries {by} = {value!r}; a score to rank by must be finite "

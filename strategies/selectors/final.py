@@ -23,7 +23,7 @@ class Final:
     """Votes among the last generation only; for revision and aggregation.
 
     The last generation holds the last revisions, the last population, or the attempts of the last
-    model that was asked.
+    model of a cascade.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"vote": "selectors"}

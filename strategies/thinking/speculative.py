@@ -183,7 +183,7 @@ class _JointAttempt:
                 yield from self._write(self._large(always)) if always else self._help()
 
     def _help(self) -> Generator[Command, Reply, None]:
-        """Probe the small model's next sentence, and let the large one write as the table says."""
+        """Probe the small model's next sentence, and let the large one write by the table."""
         probe = yield from self._continue(
             Request(model=self.small, max_new_tokens=self.takeover.sentence, purpose=Purpose.PROBE)
         )

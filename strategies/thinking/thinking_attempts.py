@@ -53,6 +53,6 @@ class ThinkingAttempts(ModelOptions):
         return thinking_needs(self.depth)
 
     def side_by_side(self, think: Callable[[Mind], Generator[Command, Reply, None]]) -> Steps:
-        """Run all attempts at once, each as `think` says."""
+        """Run all attempts at once, each by `think`."""
         model = Mind(self.request, self.end, self.closing, self.answer)
         yield from gather(think(model) for _ in range(self.n))
