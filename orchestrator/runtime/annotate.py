@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.core.errors import EngineError, described
+from orchestrator.core.errors import EngineError, describe
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Domain, ModelVerifier, Verifier
 from orchestrator.core.values import (
@@ -212,7 +212,7 @@ class Annotator:
             except EngineError:
                 raise
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace goes on without its verdict and says why
-                note = _joined(note, f"verifier {name}: {described(error)}")
+                note = _joined(note, f"verifier {name}: {describe(error)}")
         return changed(trace, verdicts=tuple(verdicts), note=note, unjudged=unjudged)
 
     async def _judged(self, name: str, problem: Problem, trace: Trace) -> Asked:

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from orchestrator.core.errors import JournalError, LeadlineError, described
+from orchestrator.core.errors import JournalError, LeadlineError, describe
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
 from orchestrator.core.session import Effect, Session, Start
@@ -344,14 +344,14 @@ class Driver:
         except LeadlineError:
             raise
         except Exception as error:  # noqa: BLE001 - a domain plugin may raise anything; the trace abstains and says why
-            return replace(trace, answer=None, note=described(error))
+            return replace(trace, answer=None, note=describe(error))
 
     def _count(self, opened: _Open, trace: Trace) -> None:
         progress = self.progress
         if trace.purpose in VOTING:
             self._note_attempts(opened, 1)
         progress.finishes[trace.finish] += 1
-        progress.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
+        progress.output_tokens += trace.usage.output_tokens + trace.verification_usage.output_tokens
         if trace.account is Purpose.PRUNED:
             progress.pruned_tokens += trace.usage.output_tokens
         if trace.error:

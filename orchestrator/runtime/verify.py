@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from orchestrator.core.errors import EngineError, NoVerdict, described
+from orchestrator.core.errors import EngineError, NoVerdict, describe
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Engine, ModelVerifier
 from orchestrator.core.session import Effect, Session, Start
@@ -57,7 +57,7 @@ async def served(engine: Engine, request: Request) -> Trace:
     except EngineError:
         raise
     except Exception as error:  # noqa: BLE001 - an engine plugin may raise anything; the trace fails, the job goes on
-        return trace_for(request, Finish.FAILED, error=described(error))
+        return trace_for(request, Finish.FAILED, error=describe(error))
 
 
 @dataclass(slots=True, eq=False)

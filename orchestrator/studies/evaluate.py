@@ -22,7 +22,7 @@ import numpy as np
 
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Finish, Problem, Purpose, Result, Status, Trace, Usage
-from orchestrator.core.votes import conclude, unended
+from orchestrator.core.votes import conclude, intermediate
 from orchestrator.jobs.rows import detect_format, iter_rows
 
 CONFIDENCE = 0.95
@@ -190,7 +190,7 @@ def attempts(pool: Iterable[Trace]) -> list[Trace]:
     that. A pool that was stopped early is not a fair sample: its size depends on its answers.
     """
     pool = list(pool)
-    unfinished = unended(pool)
+    unfinished = intermediate(pool)
     solving = [
         t
         for t in pool

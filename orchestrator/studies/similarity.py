@@ -28,11 +28,11 @@ from orchestrator.core.votes import pruned
 from orchestrator.jobs.journal import Arrived, Journal
 from orchestrator.jobs.problems import read_problems
 from orchestrator.jobs.source import recorded
-from orchestrator.kit.prefixes import Labelled, answered, opening
+from orchestrator.kit.prefixes import LabelledPrefix, opening, scores_without_engine
 from orchestrator.plan import registry
 from orchestrator.studies.evaluate import CONFIDENCE, Estimate, mean_estimate
 
-Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[Labelled]]]
+Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 _N_RESAMPLES = 2000
 FALSE_NEGATIVE_RATE = 0.2  # DeepPrune's operating point
 
@@ -73,7 +73,7 @@ class Quality:
     tau: float
 
 
-def labelled(traces: Iterable[Trace], cut: Cut) -> list[Labelled]:
+def labelled(traces: Iterable[Trace], cut: Cut) -> list[LabelledPrefix]:
     """Return the prefixes of a pool's attempts that ended by themselves with an answer, and that go
     on beyond the prefix.
     """
@@ -95,11 +95,11 @@ def labelled(traces: Iterable[Trace], cut: Cut) -> list[Labelled]:
             link = None if link.parent is None else by_ordinal.get(link.parent)
         prefix = cut.prefix(text, n_tokens)
         if len(prefix) < len(text):
-            found.append(Labelled(Prefix(ordinal, prefix), last.answer.key))
+            found.append(LabelledPrefix(Prefix(ordinal, prefix), last.answer.key))
     return found
 
 
-def journal_pools(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[Labelled]]]:
+def journal_pools(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[LabelledPrefix]]]:
     """Return the labelled prefixes of a job directory, or of its journal.db, by job and problem;
     PlanError when there is no job.
 
@@ -183,7 +183,9 @@ def learners() -> list[str]:
 def scores_of_pairs(similarity: Similarity, pools: Pools) -> dict[str, list[float | None]]:
     """Return a similarity's scores of each problem's pairs, in the order of `combinations`."""
     return {
-        id: answered(similarity, problem, [(a.prefix, b.prefix) for a, b in combinations(pool, 2)])
+        id: scores_without_engine(
+            similarity, problem, [(a.prefix, b.prefix) for a, b in combinations(pool, 2)]
+        )
         for id, (problem, pool) in pools.items()
     }
 

@@ -36,7 +36,7 @@ from orchestrator.core.values import (
 from orchestrator.core.votes import rank, tally, voters
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import LatentDepth, ModelOptions
-from orchestrator.kit.prompts import question, shown, turn
+from orchestrator.kit.prompts import next_turn, question, visible_text
 from orchestrator.kit.verdicts import VERDICT_FORM, WINNER_FORM, matches, opinions
 from strategies.checking.contest import TIE_BAND, candidates, matchups_won, tied
 
@@ -165,12 +165,12 @@ class Scrutinize(ModelOptions):
         return [trace for trace in verdicts if trace is not None]
 
     def _verdict(self, prompt: Prompt, subject: Trace) -> Generator[Command, Reply, Trace | None]:
-        talk: Prompt = REWRITE.format(question=question(prompt), solution=shown(subject))
+        talk: Prompt = REWRITE.format(question=question(prompt), solution=visible_text(subject))
         for message in (SCAN, CONCLUDE):
             reply = yield from self._judge(talk, Purpose.VERIFY, ())
             if reply.finish in (Finish.FAILED, Finish.CANCELLED):
                 return None
-            talk = turn(talk, shown(reply), message)
+            talk = next_turn(talk, visible_text(reply), message)
         return (yield from self._judge(talk, Purpose.VERIFY, (subject.ordinal,)))
 
     def _judge(
@@ -207,7 +207,9 @@ class Scrutinize(ModelOptions):
             for i in range(self.comparisons):
                 first, second = (one, other) if i % 2 == 0 else (other, one)
                 text = COMPARE.format(
-                    question=question(prompt), first=shown(first), second=shown(second)
+                    question=question(prompt),
+                    first=visible_text(first),
+                    second=visible_text(second),
                 )
                 subjects = (first.ordinal, second.ordinal)
                 replies.append(self._judge(text, Purpose.COMPARE, subjects))

@@ -17,8 +17,14 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Steps
 from orchestrator.core.values import PluginSpec, Problem
-from orchestrator.kit.compose import Exploration, Overrides, representatives, run_inner, told
-from orchestrator.kit.prompts import turn
+from orchestrator.kit.compose import (
+    Exploration,
+    Overrides,
+    numbered_solutions,
+    representatives,
+    run_inner,
+)
+from orchestrator.kit.prompts import next_turn
 
 IMPROVE = (
     "Check what is above step by step and look for mistakes. Then solve the problem again, "
@@ -75,5 +81,6 @@ class Refine:
         if not leading:
             return None
         return Overrides(
-            turn(problem.prompt, told(leading), IMPROVE), subjects=tuple(t.ordinal for t in leading)
+            next_turn(problem.prompt, numbered_solutions(leading), IMPROVE),
+            subjects=tuple(t.ordinal for t in leading),
         )

@@ -33,7 +33,7 @@ from orchestrator.core.values import (
     changed,
 )
 from orchestrator.kit.options import ModelOptions
-from orchestrator.kit.prefixes import REASONING_WORDS, scored
+from orchestrator.kit.prefixes import REASONING_WORDS, pair_scores
 from strategies.pruning.clustering import cluster_for, largest, mean_similarity
 
 
@@ -178,7 +178,7 @@ class DeepPrune(ModelOptions):
             rng.sample(cluster, min(self.n_compared, len(cluster))) for cluster in state.clusters
         ]
         pairs = [(prefix, member) for panel in panels for member in panel]
-        scores = iter((yield from scored(self.similarity, problem, pairs)))
+        scores = iter((yield from pair_scores(self.similarity, problem, pairs)))
         similarities = [mean_similarity([next(scores) for _ in panel]) for panel in panels]
         place = cluster_for(similarities, self.tau, self.max_clusters, self.when_full)
         if place is None:

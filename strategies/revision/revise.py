@@ -19,7 +19,7 @@ from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.values import Finish, Problem, Prompt, Trace, changed
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import ModelOptions
-from orchestrator.kit.prompts import shown, turn
+from orchestrator.kit.prompts import next_turn, visible_text
 
 REVISE = (
     "Review your solution: go through it step by step and look for mistakes. Then solve the "
@@ -58,7 +58,7 @@ class Revise(ModelOptions):
         for _ in range(self.revisions + 1):
             request, conversation = self.request, prompt
             for attempt in attempts[-self.memory :]:
-                conversation = turn(conversation, shown(attempt), REVISE)
+                conversation = next_turn(conversation, visible_text(attempt), REVISE)
                 request = changed(request, prompt=conversation, subjects=(attempt.ordinal,))
             attempts.append((yield from ask(request)))
             if attempts[-1].finish in (Finish.FAILED, Finish.CANCELLED):

@@ -26,7 +26,7 @@ from orchestrator.core.values import (
     changed,
 )
 from orchestrator.kit.options import ModelOptions
-from orchestrator.kit.prompts import instead, question, shown
+from orchestrator.kit.prompts import question, visible_text, with_question
 
 AGGREGATE = (
     "{question}\n\nBelow are {n} candidate solutions to this problem. Some may be wrong, in part "
@@ -81,14 +81,14 @@ class Rsa(ModelOptions):
 
     def _aggregation(self, prompt: Prompt, subset: Sequence[Trace]) -> Request:
         candidates = "\n\n".join(
-            f"Candidate {i}:\n{shown(trace)}" for i, trace in enumerate(subset, 1)
+            f"Candidate {i}:\n{visible_text(trace)}" for i, trace in enumerate(subset, 1)
         )
         form = REFINE if len(subset) == 1 else AGGREGATE
         text = form.format(question=question(prompt), n=len(subset), candidates=candidates)
         subjects = tuple(sorted(t.ordinal for t in subset))
         return changed(
             self.request,
-            prompt=instead(prompt, text),
+            prompt=with_question(prompt, text),
             purpose=Purpose.AGGREGATE,
             subjects=subjects,
         )

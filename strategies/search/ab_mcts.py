@@ -25,7 +25,7 @@ from msgspec import Meta
 from orchestrator.core.steps import Steps, depth_needs
 from orchestrator.core.values import Capability, Problem, Prompt, Request, Trace
 from orchestrator.kit.options import LatentDepth, VerifierName
-from orchestrator.kit.tree_search import Growth, Node, Ucb1
+from orchestrator.kit.tree_search import Node, TreeSearch, Ucb1
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -155,7 +155,7 @@ class AbMctsOptions:
     def grow(self, prompt: Prompt, place: Place[A], join: Join[A]) -> Steps:
         """Grow a tree: `place` chooses where a new attempt goes, `join` adds it when scored."""
         request = Request(depth=self.depth)
-        yield from Growth(request, self.verifier, self.n, self.parallel, place, join)(prompt)
+        yield from TreeSearch(request, self.verifier, self.n, self.parallel, place, join)(prompt)
 
 
 @dataclass(frozen=True, slots=True)

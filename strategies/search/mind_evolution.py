@@ -26,7 +26,7 @@ from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.values import Finish, Problem, Prompt, Purpose, Trace, changed
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import LARGEST, ModelOptions
-from orchestrator.kit.prompts import instead, question, shown
+from orchestrator.kit.prompts import question, visible_text, with_question
 
 CRITIC = (
     "{question}\n\nBelow are candidate solutions to this problem, with what a checker says of each."
@@ -212,7 +212,7 @@ class MindEvolution(ModelOptions):
                     break
                 request = changed(
                     request,
-                    prompt=_prompt(AUTHOR, prompt, subjects, critique=shown(critique)),
+                    prompt=_prompt(AUTHOR, prompt, subjects, critique=visible_text(critique)),
                     purpose=Purpose.AGGREGATE,
                     subjects=tuple(sorted(s.attempt.ordinal for s in subjects)),
                 )
@@ -255,10 +255,10 @@ def _mean(island: Sequence[Solution]) -> float:
 
 def _prompt(form: str, prompt: Prompt, solutions: Sequence[Solution], critique: str = "") -> Prompt:
     candidates = "\n\n".join(
-        f"Candidate {i}:\n{shown(s.attempt)}\nChecker: Score {s.score:.2f} of 1."
+        f"Candidate {i}:\n{visible_text(s.attempt)}\nChecker: Score {s.score:.2f} of 1."
         + (f" {s.note}" if s.note else "")
         for i, s in enumerate(solutions, 1)
     )
-    return instead(
+    return with_question(
         prompt, form.format(question=question(prompt), candidates=candidates, critique=critique)
     )

@@ -46,7 +46,7 @@ from orchestrator.core.votes import rank, tally, voters
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import LARGEST
 from orchestrator.kit.partial_solutions import step_needs
-from orchestrator.kit.prompts import instead
+from orchestrator.kit.prompts import with_question
 from strategies.search.step_options import StepOptions
 
 WARM_UP = 10  # steps before entropy counts (section on dynamic sampling)
@@ -101,7 +101,7 @@ class Mits(StepOptions):
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow level by level; what is complete leaves the beam."""
-        blank = instead(problem.prompt, _BLANK)
+        blank = with_question(problem.prompt, _BLANK)
         entropies: list[float] = []
         paths = [StepPath()]
         for step in range(self.steps):

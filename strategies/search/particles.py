@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Steps
 from orchestrator.core.values import Problem
-from orchestrator.kit.partial_solutions import Stem
+from orchestrator.kit.partial_solutions import PartialSolution
 from strategies.search.step_options import ScoredStepOptions
 
 _CLIP = 1e-7  # as in the library: a score of 0 or 1 has no finite logit
@@ -33,7 +33,7 @@ class Particles(ScoredStepOptions):
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow those that are not finished, weigh all, resample."""
-        take_step, particles = self.sampler, [Stem()] * self.n
+        take_step, particles = self.sampler, [PartialSolution()] * self.n
         for step in range(self.steps):
             unfinished = [p for p in particles if not p.done]
             grown = yield from take_step(unfinished, last=step == self.steps - 1)

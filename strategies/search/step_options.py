@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from orchestrator.core.values import Capability
 from orchestrator.kit.options import ModelOptions, VerifierName
-from orchestrator.kit.partial_solutions import Grower, step_needs
+from orchestrator.kit.partial_solutions import StepSampler, step_needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,6 @@ class ScoredStepOptions(StepOptions):
         return (self.verifier,)
 
     @property
-    def sampler(self) -> Grower:
+    def sampler(self) -> StepSampler:
         """How a step is taken and scored."""
-        return Grower(self.request, self.verifier, self.delimiter)
+        return StepSampler(self.request, self.verifier, self.delimiter)

@@ -18,7 +18,7 @@ from msgspec import Meta
 from orchestrator.core.steps import Command, Reply, Steps
 from orchestrator.core.values import Problem
 from orchestrator.kit.compose import gather
-from orchestrator.kit.partial_solutions import Aggregate, Stem, best, spread
+from orchestrator.kit.partial_solutions import Aggregate, PartialSolution, best, spread
 from strategies.search.step_options import ScoredStepOptions
 
 
@@ -54,7 +54,7 @@ class Beam(_StepSearch):
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow, keep the best, duplicate; what is complete leaves the beam."""
-        take_step, beam = self.sampler, [Stem()]
+        take_step, beam = self.sampler, [PartialSolution()]
         for step in range(self.steps):
             grown = yield from take_step(spread(beam, self.n), last=step == self.steps - 1)
             beam = best([s for s in grown if not s.done], self.n // self.width, self.aggregate)
@@ -76,7 +76,7 @@ class Dvts(_StepSearch):
         yield from gather(self._tree() for _ in range(self.n // self.width))
 
     def _tree(self) -> Generator[Command, Reply, None]:
-        take_step, leading = self.sampler, Stem()
+        take_step, leading = self.sampler, PartialSolution()
         for step in range(self.steps):
             grown = yield from take_step([leading] * self.width, last=step == self.steps - 1)
             if not grown:

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps
 from orchestrator.core.values import Problem, Request
-from orchestrator.kit.thinking import Mind
+from orchestrator.kit.thinking import ThinkingModel
 from strategies.thinking.thinking_attempts import ThinkingAttempts
 
 
@@ -40,7 +40,7 @@ class BudgetForcing(ThinkingAttempts):
         """Think and answer in all attempts, side by side."""
         yield from self.side_by_side(self._think)
 
-    def _think(self, model: Mind) -> Generator[Command, Reply, None]:
+    def _think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
         n_left = self.thinking
         trace = yield from model.think(Request(max_new_tokens=n_left))
         for _ in range(self.ignore):

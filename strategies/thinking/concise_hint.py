@@ -21,7 +21,7 @@ from msgspec import Meta
 from orchestrator.core.steps import Command, Reply, Steps
 from orchestrator.core.values import Finish, Problem, Request
 from orchestrator.kit.options import LARGEST
-from orchestrator.kit.thinking import Mind
+from orchestrator.kit.thinking import ThinkingModel
 from strategies.thinking.thinking_attempts import ThinkingAttempts
 
 
@@ -52,7 +52,7 @@ class ConciseHint(ThinkingAttempts):
         """Think and answer in all attempts, side by side."""
         yield from self.side_by_side(self._think)
 
-    def _think(self, model: Mind) -> Generator[Command, Reply, None]:
+    def _think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
         parent, n_tokens = None, 0
         while True:
             trace = yield from model.think(

@@ -22,7 +22,7 @@ from msgspec import Meta
 from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.values import Capability, Delimiter, Finish, Problem, Purpose, Request
 from orchestrator.kit.options import LARGEST
-from orchestrator.kit.thinking import Mind, thinking_needs
+from orchestrator.kit.thinking import ThinkingModel, thinking_needs
 from strategies.thinking.thinking_attempts import ThinkingAttempts
 
 
@@ -65,7 +65,7 @@ class EarlyAnswer(ThinkingAttempts):
         """Think and answer in all attempts, side by side."""
         yield from self.side_by_side(self._think)
 
-    def _think(self, model: Mind) -> Generator[Command, Reply, None]:
+    def _think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
         entropies = MovingVariance(self.timescale)
         parent, n_left, settled = None, self.thinking, False
         while not settled:

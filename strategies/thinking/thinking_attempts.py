@@ -15,7 +15,7 @@ from orchestrator.core.steps import Command, Reply, Steps
 from orchestrator.core.values import Capability
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import ModelOptions
-from orchestrator.kit.thinking import Mind, thinking_needs
+from orchestrator.kit.thinking import ThinkingModel, thinking_needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,9 @@ class ThinkingAttempts(ModelOptions):
         """Continuation, stop strings that are reported, and latent depth if one is set."""
         return thinking_needs(self.depth)
 
-    def side_by_side(self, think: Callable[[Mind], Generator[Command, Reply, None]]) -> Steps:
+    def side_by_side(
+        self, think: Callable[[ThinkingModel], Generator[Command, Reply, None]]
+    ) -> Steps:
         """Run all attempts at once, each by `think`."""
-        model = Mind(self.request, self.end, self.closing, self.answer)
+        model = ThinkingModel(self.request, self.end, self.closing, self.answer)
         yield from gather(think(model) for _ in range(self.n))

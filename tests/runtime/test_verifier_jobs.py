@@ -183,7 +183,7 @@ def test_what_verifying_costs_is_on_its_account_and_in_no_saving(tmp_path: Path)
     for kept in orchestrator.traces(tmp_path, "v0"):
         assert kept.usage.output_tokens == 8
         assert kept.verdicts[0].usage.output_tokens == 32
-        assert kept.verifying == kept.verdicts[0].usage
+        assert kept.verification_usage == kept.verdicts[0].usage
 
 
 def test_a_token_budget_counts_verdicts() -> None:

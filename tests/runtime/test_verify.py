@@ -15,7 +15,7 @@ from orchestrator.core.errors import NoVerdict
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.session import Session
 from orchestrator.core.values import Finish, Message, Problem, Request, Trace, Verdict
-from orchestrator.kit.model_verifier import conversation, preference, sigmoid, steps_of
+from orchestrator.kit.model_verifier import conversation, preference, sigmoid, solution_steps
 from orchestrator.runtime.verify import Question
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.simulation import record
@@ -272,4 +272,4 @@ def test_what_verifiers_share() -> None:
         "system", "Be long."
     )
     with pytest.raises(NoVerdict, match="no step"):
-        steps_of("..", ".")
+        solution_steps("..", ".")

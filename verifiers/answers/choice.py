@@ -13,8 +13,8 @@ from orchestrator.kit.answers.find import (
     Statement,
     is_silent,
     last_line,
+    latest_answer,
     reply,
-    stated,
     statements,
 )
 
@@ -47,7 +47,7 @@ class Choice:
         """
         part = reply(text, finished)
         found = statements(part.text, _NOUNS)
-        if value := stated(found, self._read):
+        if value := latest_answer(found, self._read):
             return value
         if not part.finished or not is_silent(found):
             return None

@@ -20,12 +20,12 @@ from orchestrator.kit.answers.find import (
     first_sentence,
     is_silent,
     last_line,
+    latest_answer,
     reply,
-    stated,
     statements,
 )
-from orchestrator.kit.answers.latex import concluding, leading
-from orchestrator.kit.answers.numbers import quantity, tidy, unwrap, without_name, written
+from orchestrator.kit.answers.latex import closing_values, leading_expression
+from orchestrator.kit.answers.numbers import fraction_key, quantity, tidy, unwrap, without_name
 
 _NAME = re.compile(
     r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}|(?i:yes|no|true|false|none|undefined|infinitely many)"
@@ -70,11 +70,11 @@ class Math:
         """
         part = reply(text, finished)
         found = statements(part.text)
-        if value := stated(found, _read):
+        if value := latest_answer(found, _read):
             return value
         if not part.finished or not is_silent(found):
             return None
-        values = {self.canonical(value): value for value in concluding(last_line(part.text))}
+        values = {self.canonical(value): value for value in closing_values(last_line(part.text))}
         return next(iter(values.values())) if len(values) == 1 else None
 
     def canonical(self, answer: str) -> str:
@@ -127,13 +127,15 @@ class Math:
 def _read(statement: Statement) -> str | None:
     if statement.mark in (Mark.WORDS, Mark.LABEL):
         words = statement.texts[0]
-        if value := leading(words):
+        if value := leading_expression(words):
             return value
         name = first_sentence(words).strip(" *_`\"'")
         return name if _NAME.fullmatch(name) else None
     if statement.mark is Mark.HASHES:
         text = statement.texts[0]
-        return text if quantity(text) is not None or unwrap(text) == leading(text) else None
+        return (
+            text if quantity(text) is not None or unwrap(text) == leading_expression(text) else None
+        )
     texts = [text for text in map(unwrap, statement.texts) if _normal(text)]
     return ", ".join(dict.fromkeys(texts)) or None
 
@@ -143,7 +145,7 @@ def _normal(answer: str) -> str:
     named = answer.startswith("=")
     value = quantity(answer)
     if value is not None:
-        return "=" + written(value)
+        return "=" + fraction_key(value)
     text = unwrap(tidy(answer))
     if "," not in text or text.count("=") < 2:  # "x=3, y=4" keeps its names
         text = unwrap(without_name(text))

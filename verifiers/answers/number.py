@@ -15,12 +15,12 @@ from orchestrator.kit.answers.find import (
     Statement,
     is_silent,
     last_line,
+    latest_answer,
     reply,
-    stated,
     statements,
 )
-from orchestrator.kit.answers.latex import concluding, leading
-from orchestrator.kit.answers.numbers import quantity, written
+from orchestrator.kit.answers.latex import closing_values, leading_expression
+from orchestrator.kit.answers.numbers import fraction_key, quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class Number:
         """
         part = reply(text, finished)
         found = statements(part.text)
-        if value := stated(found, _read):
+        if value := latest_answer(found, _read):
             return value
         if not part.finished or not is_silent(found):
             return None
-        values = {quantity(value): value for value in concluding(last_line(part.text))}
+        values = {quantity(value): value for value in closing_values(last_line(part.text))}
         return next(iter(values.values())) if len(values) == 1 and None not in values else None
 
     def canonical(self, answer: str) -> str:
@@ -54,7 +54,7 @@ class Number:
         value = quantity(answer)
         if value is None:
             return "=" + " ".join(answer.casefold().replace("=", " ").split())
-        return written(value) if self.relative_tolerance else "=" + written(value)
+        return fraction_key(value) if self.relative_tolerance else "=" + fraction_key(value)
 
     def equivalent(self, a: str, b: str) -> bool:
         """Whether the values are equal, within the tolerance. Fast."""
@@ -67,7 +67,7 @@ class Number:
 def _read(statement: Statement) -> str | None:
     """The number of a statement. Several boxes in one statement must agree."""
     texts = {
-        leading(text) or "" if statement.mark in (Mark.WORDS, Mark.LABEL) else text
+        leading_expression(text) or "" if statement.mark in (Mark.WORDS, Mark.LABEL) else text
         for text in statement.texts
     }
     values = {quantity(text): text for text in texts}

@@ -15,8 +15,8 @@ from orchestrator.kit.answers.find import (
     Mark,
     Statement,
     first_sentence,
+    latest_answer,
     reply,
-    stated,
     statements,
 )
 
@@ -57,10 +57,10 @@ class Text:
         part = reply(text, finished)
         found = statements(part.text)
         boxes = [statement for statement in found if statement.mark is Mark.BOX]
-        if value := stated(boxes, _read):
+        if value := latest_answer(boxes, _read):
             return value
         others = [s for s in found if s.mark in (Mark.WORDS, Mark.LABEL) or _closes(s, part.text)]
-        if value := stated(others, _read):
+        if value := latest_answer(others, _read):
             return value
         terse = part.text.strip()
         if (

@@ -27,7 +27,7 @@ from orchestrator.core.values import (
     Verdict,
 )
 from orchestrator.kit.model_verifier import ask_all, solution, usable
-from orchestrator.kit.prompts import filled, question
+from orchestrator.kit.prompts import fill, question
 from orchestrator.kit.verdicts import SCORE_FORM, rating
 
 _TEMPLATE = """You are to grade a solution to a problem.
@@ -94,7 +94,7 @@ class GenerativeReward:
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
         """Return the mean of the scores that could be read; NoVerdict where none could."""
         values = {"problem": question(problem.prompt), "solution": solution(trace)}
-        prompt = filled(self.template, values) + SCORE_FORM
+        prompt = fill(self.template, values) + SCORE_FORM
         sampling = Sampling(temperature=self.temperature, top_p=1.0)
         request = Request(
             prompt=prompt, model=self.model, max_new_tokens=self.max_new_tokens, sampling=sampling

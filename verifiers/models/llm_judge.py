@@ -19,9 +19,9 @@ from orchestrator.kit.model_verifier import (
     preference,
     require_two_words,
     solution,
-    two_words,
+    word_metrics,
 )
-from orchestrator.kit.prompts import filled, question
+from orchestrator.kit.prompts import fill, question
 
 _TEMPLATE = """Below are a problem and a solution to it, which may be unfinished. Is the solution correct so far?
 
@@ -62,11 +62,11 @@ class LlmJudge:
             "no": self.no,
         }
         request = Request(
-            prompt=filled(self.template, values),
+            prompt=fill(self.template, values),
             model=self.model,
             max_new_tokens=1,
             sampling=Sampling(temperature=0.0),
-            metrics=two_words(self.yes, self.no),
+            metrics=word_metrics(self.yes, self.no),
         )
         [reply] = completed_only((yield from ask_all([request], trace)))
         share = preference(reply.metrics, self.yes, self.no)

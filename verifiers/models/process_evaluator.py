@@ -22,11 +22,11 @@ from orchestrator.kit.model_verifier import (
     preference,
     require_two_words,
     solution,
-    steps_of,
-    two_words,
+    solution_steps,
+    word_metrics,
 )
 from orchestrator.kit.partial_solutions import AGGREGATES, Aggregate
-from orchestrator.kit.prompts import filled, question
+from orchestrator.kit.prompts import fill, question
 from orchestrator.kit.verdicts import VERDICT_FORM, verdict
 
 _STEP = """Below are a problem and the first steps of a solution. Is the last of these steps correct, given those before it?
@@ -82,13 +82,13 @@ class ProcessEvaluator:
         of them cannot be had.
         """
         text = solution(trace)
-        steps = steps_of(text, self.delimiter)
+        steps = solution_steps(text, self.delimiter)
         asked = question(problem.prompt)
         shown = [
-            filled(_STEP, {"problem": asked, "solution": "\n\n".join(steps[: i + 1])})
+            fill(_STEP, {"problem": asked, "solution": "\n\n".join(steps[: i + 1])})
             for i in range(len(steps))
         ]
-        prompts = [*shown, filled(_WHOLE, {"problem": asked, "solution": text})]
+        prompts = [*shown, fill(_WHOLE, {"problem": asked, "solution": text})]
         *process, outcome = yield from (
             self._stated(prompts, trace) if self.stated else self._likely(prompts, trace)
         )
@@ -140,7 +140,7 @@ class ProcessEvaluator:
             suffix=f"{closed}\n\nSo, is it correct ({self.yes} or {self.no})? Answer:",
             max_new_tokens=1,
             sampling=Sampling(temperature=0.0),
-            metrics=two_words(self.yes, self.no),
+            metrics=word_metrics(self.yes, self.no),
         )
 
 

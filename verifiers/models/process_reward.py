@@ -22,7 +22,7 @@ from orchestrator.kit.model_verifier import (
     conversation,
     sigmoid,
     solution,
-    steps_of,
+    solution_steps,
 )
 from orchestrator.kit.partial_solutions import AGGREGATES, Aggregate
 
@@ -60,7 +60,7 @@ class ProcessReward:
         text = solution(trace)
         if self.tag in text:
             raise NoVerdict(f"the solution itself holds the step tag {self.tag!r}")
-        steps = steps_of(text, self.delimiter)
+        steps = solution_steps(text, self.delimiter)
         tagged = "".join(step + self.tag for step in steps)
         request = Request(
             prompt=conversation(problem, tagged, self.system), model=self.model, read_at=self.tag

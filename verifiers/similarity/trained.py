@@ -19,7 +19,7 @@ import numpy as np
 
 from orchestrator.core.protocols import Pair, Scores
 from orchestrator.core.values import Problem
-from orchestrator.kit.prefixes import Labelled
+from orchestrator.kit.prefixes import LabelledPrefix
 from orchestrator.kit.prompts import question
 from verifiers.similarity.fitted import FEATURES, Floats, Model, encoded, features, load, vector
 from verifiers.similarity.texts import read
@@ -47,7 +47,7 @@ class Trained:
         return list(model.probability(np.asarray(rows).reshape(len(rows), len(FEATURES))))
 
     @staticmethod
-    def fit(pools: Mapping[str, tuple[Problem, Sequence[Labelled]]]) -> str:
+    def fit(pools: Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]) -> str:
         """Return the text of a model file fitted on these pools of finished traces; pools of one
         problem have its id.
 
@@ -110,7 +110,7 @@ def _blank(texts: Sequence[str]) -> Model:
 
 
 def _pairs(
-    pools: Mapping[str, tuple[Problem, Sequence[Labelled]]], model: Model
+    pools: Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]], model: Model
 ) -> tuple[Floats, Any, Any]:
     """Return every pair's features, whether it agrees, and the number of its problem: shapes (n,
     n_features), (n,), (n,).

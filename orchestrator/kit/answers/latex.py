@@ -1,8 +1,10 @@
 r"""The mathematical expression that prose states: `5 apples, because 2 + 3 = 5` states `5`.
 
+    leading_expression("5 apples, because 2 + 3 = 5")   # "5"
+
 The one rule: when what follows could change the value ("5 times the price", "between 5 and 6", "5
-hours and 30 minutes"), nothing is read. It looks at a sentence or a line of bounded length; it does
-not know what the expression is worth (`core.numerals`, `verifiers`).
+hours and 30 minutes"), nothing is read. It looks at a sentence or a line of bounded length. What
+the expression is worth is not its business (`kit.answers.numbers`, `verifiers`).
 """
 
 import re
@@ -37,9 +39,10 @@ _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√]|
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
-def leading(words: str) -> str | None:
-    """The expression or list of expressions that opens a phrase, if the rest of the sentence leaves
-    it as it is.
+def leading_expression(words: str) -> str | None:
+    """Return the expression, or list of expressions, that opens a phrase.
+
+    None where the rest of the sentence could change it.
     """
     words = words.strip().lstrip("*_: ").strip()
     # most answers; what follows takes five times as long to say the same
@@ -59,12 +62,12 @@ def leading(words: str) -> str | None:
     return found if _unchanged(rest) else None
 
 
-def concluding(line: str) -> list[str]:
-    """The values that a closing line states: one value, or several between which it does not
-    decide. [] for a question.
+def closing_values(line: str) -> list[str]:
+    """Return the values that a closing line states; [] for a question.
 
-    The first of these that is there: what it sets in bold; what follows its last "is", "are" or
-    "equals"; its formulas; what follows its last `=`; its numbers.
+    One value, or several between which it does not decide. The first of these that is there: what
+    it sets in bold; what follows its last "is", "are" or "equals"; its formulas; what follows its
+    last `=`; its numbers.
     """
     line = line.strip()
     if len(line) > MAX_ANSWER_CHARS or line.endswith(("?", ":")):
@@ -72,18 +75,18 @@ def concluding(line: str) -> list[str]:
     bold = [
         value
         for match in _BOLD.finditer(line)
-        if _HAS_VALUE.search(match[1]) and (value := leading(match[1]))
+        if _HAS_VALUE.search(match[1]) and (value := leading_expression(match[1]))
     ]
     if bold:
         return bold
     last = [match.end() for match in _IS.finditer(line)][-1:]
-    if last and (value := leading(line[last[0] :])) and _HAS_VALUE.search(value):
+    if last and (value := leading_expression(line[last[0] :])) and _HAS_VALUE.search(value):
         return [value]
     found = [formula.rpartition("=")[2].strip() for formula in _all_formulas(line)]
     if found:
         return [formula for formula in found if _HAS_VALUE.search(formula)]
     if "=" in line:
-        value = leading(line.rpartition("=")[2])
+        value = leading_expression(line.rpartition("=")[2])
         return [value] if value else []
     return [match[0] for match in _NUMBER.finditer(line)]
 

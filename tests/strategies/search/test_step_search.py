@@ -17,7 +17,7 @@ from orchestrator.core.protocols import Selector, Strategy
 from orchestrator.core.session import Session
 from orchestrator.core.values import Answer, Finish, Request, Trace, Verdict
 from orchestrator.core.votes import conclude
-from orchestrator.kit.partial_solutions import Stem, best, spread
+from orchestrator.kit.partial_solutions import PartialSolution, best, spread
 from orchestrator.testing import PROBLEM, explore, pool, trace
 from strategies.search.particles import Particles, weights
 from strategies.search.step_search import Beam, Dvts
@@ -175,13 +175,17 @@ def test_a_step_without_a_verdict_or_failed_is_not_continued() -> None:
 )
 def test_scores_are_aggregated_as_named(aggregate: Any, first: int) -> None:
     """By hand: last .94 .95 .8; min .3 .1 .7; product .268 .095 .56; mean .7975 .525 .75."""
-    stems = [Stem(0, (1.0, 0.3, 0.95, 0.94)), Stem(1, (0.1, 0.95)), Stem(2, (0.7, 0.8))]
+    stems = [
+        PartialSolution(0, (1.0, 0.3, 0.95, 0.94)),
+        PartialSolution(1, (0.1, 0.95)),
+        PartialSolution(2, (0.7, 0.8)),
+    ]
     assert best(stems, 1, aggregate)[0].ordinal == first
 
 
 def test_stems_are_spread_evenly() -> None:
     """The first ones once more where the number does not divide."""
-    a, b = Stem(0), Stem(1)
+    a, b = PartialSolution(0), PartialSolution(1)
     assert spread([a, b], 5) == [a, b, a, b, a]
 
 
