@@ -22,7 +22,7 @@ from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import ReplayError
 from orchestrator.studies.replay.simulator import UNLIMITED, Tape, explore
 from strategies.sampling.consistency import Consistency
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 TRACES = Path(os.environ.get("LEADLINE_TRACES", Path(__file__).parents[4] / "shared" / "traces"))
 LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
@@ -350,7 +350,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
         (["--strategy", "consistency n=4"], "holds 3 traces and was asked for one more"),
         (["--strategy", "consistency 4"], "after the name come options as KEY=VALUE, not '4'"),
         (["--strategy", "consistensy"], "did you mean 'consistency'"),
-        (["--strategy", "consistency n=x"], "n is int"),
+        (["--strategy", "consistency n=x"], "n = 'x': it must be a whole number"),
         (["--strategy", "consistency n=2", "--selector", "best"], "carries no 'mean_confidence'"),
         (["--strategy", "consistency n=2", "--domain", "maths"], "did you mean 'math'"),
     ],
