@@ -147,7 +147,7 @@ class FakeEngine:
 
     def abort(self, request: Request) -> None:
         """Stop a request; its trace comes back cut where it was."""
-        event = self._aborts.get((request.problem_id, request.ordinal))
+        event = self._aborts.get(request.identity)
         if event is not None:
             event.set()
 
@@ -163,7 +163,7 @@ class FakeEngine:
     async def _spend(self, request: Request, n_tokens: int, hangs: bool) -> int:
         """Wait as long as the tokens take, and return how many were done at its end or abort."""
         per_token = self._options.seconds_per_token * (request.depth or 1)
-        identity = (request.problem_id, request.ordinal)
+        identity = request.identity
         event = self._aborts[identity] = asyncio.Event()
         loop = asyncio.get_running_loop()
         began = loop.time()

@@ -1,7 +1,6 @@
 r"""Where a reply gives its answer: boxes, "the answer is", `####`, or its last line.
 
-    part = reply(text, finished)
-    answer = latest_answer(statements(part.text), read)
+    answer = find_answer(text, finished, read, read_last_line)
 
 The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a
 fixed number of statements), so that it may run in the caller's process on replies of any length. It
@@ -80,6 +79,21 @@ class Statement:
     start: int
     end: int
     denied: bool = False
+
+
+def find_answer(
+    text: str,
+    finished: bool,
+    read: Callable[[Statement], str | None],
+    read_last_line: Callable[[str], str | None],
+    nouns: tuple[str, ...] = ("answer",),
+) -> str | None:
+    """Return the answer given last; where a finished reply gives none, that of its last line."""
+    part = reply(text, finished)
+    found = statements(part.text, nouns)
+    if value := latest_answer(found, read):
+        return value
+    return read_last_line(last_line(part.text)) if part.finished and is_silent(found) else None
 
 
 def reply(text: str, finished: bool) -> Reply:
