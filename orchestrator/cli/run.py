@@ -26,18 +26,19 @@ from orchestrator.core.errors import EngineError, JournalError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.core.votes import n_sampled
+from orchestrator.jobs.finished import read_finished
 from orchestrator.jobs.job import Job, open_job
-from orchestrator.jobs.journal import Journal
+from orchestrator.jobs.openai_batch import write_batch_output
 from orchestrator.jobs.problems import ProblemFile, read_problems
 from orchestrator.jobs.rows import Format
 from orchestrator.jobs.source import (
     PLAN_FILE,
     JobSource,
-    commission,
-    record,
-    recorded,
+    job_source,
+    read_source,
     require_same_file,
     require_unchanged,
+    write_source,
 )
 from orchestrator.plan import auto, registry
 from orchestrator.plan.execution import Execution
@@ -73,7 +74,7 @@ def run(plan_file: str | None, flags: Mapping[str, str], limit: int, shown: Disp
         raise PlanError(
             "there is nothing to run: name a plan with a `problems` key, or give --problems FILE (see `leadline run --help`)"
         )
-    asked = commission(loaded.problems, limit, loaded.format)
+    asked = job_source(loaded.problems, limit, loaded.format)
     require_same_file(loaded.out, asked)
     return _run(loaded.out, _as_begun(loaded, loaded.out), loaded.execution, asked, shown)
 
@@ -97,7 +98,7 @@ def _as_begun(loaded: LoadedPlan, directory: Path) -> Plan:
 def resume(directory: str, flags: Mapping[str, str], shown: DisplayOptions) -> int:
     """Go on with a job from its directory."""
     path = Path(directory)
-    asked = recorded(path)
+    asked = read_source(path)
     if asked is None:
         raise PlanError(
             f"{path} was begun from Python, or stopped before anything ran: run the same script or command again to go on"
@@ -112,16 +113,16 @@ def _run(
 ) -> int:
     from orchestrator.cli.view.tables import summary_table
     from orchestrator.studies.evaluate import read_references
-    from orchestrator.studies.summary import correctness, summarise, write_batch_output
+    from orchestrator.studies.summary import correctness, summarise
 
-    file = limited(
-        read_problems(asked.problems, default_domain=plan.domain, domains=plan.domains), asked.limit
+    file = read_problems(
+        asked.problems, default_domain=plan.domain, domains=plan.domains, limit=asked.limit
     )
     give_notice(file, shown)
     _say_choice(plan, shown)
     again = f"{program()} resume {shlex.quote(str(directory))}"
     with keeping(again), open_job(directory, plan, file.problems, file.invalid, file.order) as job:
-        record(job, plan, execution, asked)
+        write_source(job, plan, execution, asked)
         n_left = len(job.remaining())
         outcome = _execute(
             job, plan, execution, _title(directory, file, n_left, plan, execution), shown
@@ -161,28 +162,6 @@ def _run(
     return 1 if summary.all_failed else 0
 
 
-def limited(file: ProblemFile, limit: int) -> ProblemFile:
-    """Return the first `limit` rows of a file (0: all).
-
-    PlanError when none of them is a problem.
-    """
-    if not limit:
-        return file
-    order = file.order[:limit]
-    kept = set(order)
-    problems = tuple(p for p in file.problems if p.id in kept)
-    if not problems:
-        raise PlanError(
-            f"none of the first {limit} rows is a problem; the first: {file.invalid[0].error}"
-        )
-    return replace(
-        file,
-        problems=problems,
-        invalid=tuple(r for r in file.invalid if r.problem_id in kept),
-        order=order,
-    )
-
-
 def solve(
     question: str,
     plan_file: str | None,
@@ -192,7 +171,6 @@ def solve(
 ) -> int:
     """Answer one question."""
     from orchestrator.cli.view.tables import print_traces, solution_table
-    from orchestrator.studies.summary import pool
 
     if not question.strip():
         raise PlanError("the question is empty")
@@ -213,7 +191,7 @@ def solve(
         outcome = _execute(job, plan, execution, title, shown)
         results, traces = (
             job.results(),
-            sorted(pool(job.journal, "question"), key=lambda t: t.ordinal),
+            sorted(job.journal.pool("question"), key=lambda t: t.ordinal),
         )
     if not results:
         say(
@@ -245,27 +223,16 @@ def evaluate(
     """Evaluate a job's journal."""
     from orchestrator.cli.view.tables import points_table, rankings_table
     from orchestrator.studies.evaluate import read_references
-    from orchestrator.studies.summary import correctness, curve, pool, rankings
+    from orchestrator.studies.summary import correctness, curve, rankings
 
     path, execution = Path(directory), Execution()
-    asked = recorded(path)
     specs = [one_spec("--selector", text) for text in selectors]
-    journal = Journal(path / "journal.db")
-    try:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        results, domains = _evaluated(journal, plan, asked)
-        pools = {
-            r.problem_id: pool(journal, r.problem_id)
-            for r in results
-            if r.status is not Status.INVALID
-        }
-    finally:
-        journal.close()
-    source = problems or (asked.problems if asked else "")
-    if not source:
-        raise PlanError(
-            f"{path} was begun from Python and names no problem file; give the one with the reference answers: --problems FILE"
-        )
+    job = read_finished(path)
+    plan, results, domains = job.plan, job.results_in_order(), job.domains()
+    pools = {
+        r.problem_id: job.pools[r.problem_id] for r in results if r.status is not Status.INVALID
+    }
+    source = job.reference_file(problems or "")
     references = {id: text for id, text in read_references(source).items() if id in domains}
     chosen = {spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
     found = rankings(
@@ -297,22 +264,6 @@ def evaluate(
     for note in notes:
         console.print(Text(note, style="yellow"))
     return 0
-
-
-def _evaluated(
-    journal: Journal, plan: Plan, asked: JobSource | None
-) -> tuple[list[Result], dict[str, str]]:
-    """Return the results to evaluate, invalid rows included, and the domain of each problem."""
-    results = {r.problem_id: r for r in journal.results()}
-    domains = dict.fromkeys(results, plan.domain)
-    if asked is None or not Path(asked.problems).is_file():
-        return list(results.values()), domains
-    file = limited(
-        read_problems(asked.problems, default_domain=plan.domain, domains=plan.domains), asked.limit
-    )
-    domains |= {p.id: p.domain for p in file.problems if p.id in results}
-    known = results | {r.problem_id: r for r in file.invalid}
-    return [known[id] for id in file.order if id in known], domains
 
 
 def _cautions(
@@ -399,6 +350,7 @@ def engine_log(directory: Path, shown: DisplayOptions) -> Iterator[TextIO]:
     """
     log = directory / ENGINE_LOG
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         with contextlib.nullcontext(sys.stderr) if shown.debug else diverted(log) as stream:
             yield stream
     except EngineError as error:

@@ -25,19 +25,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Trace
 from orchestrator.core.votes import voters
-from orchestrator.jobs.journal import Journal
+from orchestrator.jobs.finished import FinishedJob, read_finished
 from orchestrator.jobs.problems import read_problems
-from orchestrator.jobs.source import recorded
 from orchestrator.plan.execution import Execution
 from orchestrator.studies.evaluate import Same, attempts, read_references, right_keys
-from orchestrator.studies.summary import judge, pool
+from orchestrator.studies.summary import compare_answers
 
 _BIG = 2.0  # a difference of frequencies is at least -1 and a margin at most 1
 # a margin below which a question does not count as answered: above HiGHS' feasibility tolerance of
@@ -203,14 +201,6 @@ class Labelled:
     n_left_out: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    name: str
-    plan: Plan
-    pools: Pools
-    problems: str
-
-
 def labelled(directories: Sequence[Path], problems: str = "") -> Labelled:
     """Return the labelled questions of finished jobs; `problems` names the file of the references,
     by default the jobs' own.
@@ -218,12 +208,8 @@ def labelled(directories: Sequence[Path], problems: str = "") -> Labelled:
     PlanError where there is no job, no reference, fewer than two models, or no question that every
     model was asked.
     """
-    jobs = [_read(directory) for directory in directories]
-    source = problems or next((job.problems for job in jobs if job.problems), "")
-    if not source:
-        raise PlanError(
-            "these jobs were begun from Python and name no problem file; give the one with the reference answers: --problems FILE"
-        )
+    jobs = [_finished(directory) for directory in directories]
+    source = next((job for job in jobs if job.source), jobs[0]).reference_file(problems)
     references = read_references(source)
     if not references:
         raise PlanError(
@@ -234,7 +220,7 @@ def labelled(directories: Sequence[Path], problems: str = "") -> Labelled:
         raise PlanError(
             f"only one model was asked, {next(iter(paths), 'none')!r}: name a job in which several were, or one job for each"
         )
-    pools, right = judge(
+    pools, right = compare_answers(
         jobs[0].plan,
         Execution(),
         lambda same: _merged(jobs, references, _domains(jobs[0].plan, source), same),
@@ -261,22 +247,16 @@ def _question(pool: Sequence[Trace], models: Sequence[str], right: frozenset[str
     return shares(pool, models, lambda answer: answer.key in right)
 
 
-def _read(directory: Path) -> _Job:
-    asked = recorded(directory)
-    journal = Journal(directory / "journal.db")
-    try:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        pools = {id: pool(journal, id) for id in journal.concluded()}
-    finally:
-        journal.close()
-    if not pools:
+def _finished(directory: Path) -> FinishedJob:
+    job = read_finished(directory)
+    if not job.results:
         raise PlanError(
-            f"{directory}: no problem of it is done; finish it first: leadline resume {directory}"
+            f"{directory}: no problem of it is finished; finish it first: leadline resume {directory}"
         )
-    return _Job(directory.resolve().name, plan, pools, asked.problems if asked else "")
+    return replace(job, pools={id: job.pools[id] for id in job.results})
 
 
-def _models(jobs: Sequence[_Job]) -> dict[str, str]:
+def _models(jobs: Sequence[FinishedJob]) -> dict[str, str]:
     """Rename the traces' models where jobs name theirs alike, and return the path of each model
     that was asked, by name.
     """
@@ -290,7 +270,11 @@ def _models(jobs: Sequence[_Job]) -> dict[str, str]:
     for job, names in zip(jobs, used, strict=True):
         for name in names:
             label = (
-                name if name not in twice else job.name if len(names) == 1 else f"{job.name}/{name}"
+                name
+                if name not in twice
+                else job.directory.resolve().name
+                if len(names) == 1
+                else f"{job.directory.resolve().name}/{name}"
             )
             if label in paths:
                 raise PlanError(
@@ -308,7 +292,10 @@ def _domains(plan: Plan, source: str) -> dict[str, str]:
 
 
 async def _merged(
-    jobs: Sequence[_Job], references: Mapping[str, str], domains: Mapping[str, str], same: Same
+    jobs: Sequence[FinishedJob],
+    references: Mapping[str, str],
+    domains: Mapping[str, str],
+    same: Same,
 ) -> tuple[Pools, Mapping[str, frozenset[str]]]:
     """Return one pool per problem, its answers in common classes and its ordinals made to differ,
     and the keys of right answers.

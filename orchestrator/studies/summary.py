@@ -14,15 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Purpose, Result, Status, Trace
-from orchestrator.core.votes import pruned
-from orchestrator.jobs.job import Job, write_atomically
-from orchestrator.jobs.journal import Arrived, Journal
-from orchestrator.jobs.problems import openai_batch_line
+from orchestrator.core.values import Result, Status, Trace
+from orchestrator.jobs.job import Job
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
@@ -93,7 +88,7 @@ class Ranking:
     error: str
 
 
-def judge(plan: Plan, execution: Execution, work: Callable[[Same], Awaitable[T]]) -> T:
+def compare_answers(plan: Plan, execution: Execution, work: Callable[[Same], Awaitable[T]]) -> T:
     """Return what `work`, given a way to compare answers, returns; the comparing processes end with
     it.
     """
@@ -117,7 +112,7 @@ def correctness(
     """Return whether each problem with a reference was answered rightly; {} without references."""
     if not any(r.problem_id in references for r in results):
         return {}
-    return judge(plan, execution, lambda same: score(results, references, domains, same))
+    return compare_answers(plan, execution, lambda same: score(results, references, domains, same))
 
 
 def summarise(
@@ -160,48 +155,6 @@ def _faults(results: Iterable[Result], status: Status) -> tuple[Fault, ...]:
     return tuple(Fault(r.problem_id, r.error) for r in results if r.status is status)[:N_SHOWN]
 
 
-def write_batch_output(job: Job, plan: Plan) -> Path:
-    """Write the results as the output of an OpenAI batch, in place in one step; return where.
-
-    JournalError when the disk refuses.
-    """
-    path = job.directory / "batch_output.jsonl"
-    model = plan.models[plan.default_model].path
-    lines = (openai_batch_line(r, chosen_text(job.journal, r), model) for r in job.results())
-    write_atomically(path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    return path
-
-
-def chosen_text(journal: Journal, result: Result) -> str:
-    """Return the whole text of the lowest trace that holds the winning answer, or of the first
-    attempt when nobody stated one.
-    """
-    by_ordinal = {t.ordinal: t for t in pool(journal, result.problem_id)}
-    attempts = [
-        o
-        for o in sorted(by_ordinal)
-        if by_ordinal[o].purpose is Purpose.SOLVE and by_ordinal[o].text
-    ]
-    chosen = result.clusters[0].ordinals if result.clusters else attempts
-    link = by_ordinal.get(chosen[0]) if chosen else None
-    text = ""
-    while link is not None:
-        text = link.text + text
-        link = None if link.parent is None else by_ordinal.get(link.parent)
-    return text
-
-
-def pool(journal: Journal, problem_id: str) -> list[Trace]:
-    """Return one problem's traces in order of arrival, without their token ids; those that its
-    result dropped as `core.outcome` has it.
-    """
-    traces = [
-        replace(e.trace, token_ids=()) for e in journal.events(problem_id) if isinstance(e, Arrived)
-    ]
-    result = journal.result(problem_id)
-    return list(pruned(traces, result.dropped)) if result else traces
-
-
 def rankings(
     results: Sequence[Result],
     pools: Mapping[str, Sequence[Trace]],
@@ -238,6 +191,8 @@ def curve(
     execution: Execution,
 ) -> list[Point]:
     """Return pass@k and maj@k; for `ks` empty, at the powers of two that the pools hold."""
-    right = judge(plan, execution, lambda same: right_keys(pools, references, domains, same))
+    right = compare_answers(
+        plan, execution, lambda same: right_keys(pools, references, domains, same)
+    )
     largest = max((len(attempts(pool)) for pool in pools.values()), default=0)
     return scaling(pools, right, ks or [2**i for i in range(largest.bit_length())])

@@ -18,7 +18,6 @@ from orchestrator.cli.run import (
     DisplayOptions,
     engine_log,
     give_notice,
-    limited,
     perform,
     print_json,
     read_plan,
@@ -30,9 +29,10 @@ from orchestrator.cli.view.replay import replay_tables
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.values import PluginSpec
-from orchestrator.jobs.job import open_job, write_atomically
+from orchestrator.jobs.files import write_atomically
+from orchestrator.jobs.job import open_job
 from orchestrator.jobs.problems import ProblemFile, read_problems
-from orchestrator.jobs.source import JobSource, commission, record, require_same_file
+from orchestrator.jobs.source import JobSource, job_source, require_same_file, write_source
 from orchestrator.plan import auto
 from orchestrator.plan.auto import Choice, Situation
 from orchestrator.plan.check import check_plan
@@ -111,8 +111,8 @@ def _prepared(
         budget=Budget(),
     )
     check_plan(plan, loaded.execution)
-    file = limited(
-        read_problems(loaded.problems, default_domain=plan.domain, domains=plan.domains), n_problems
+    file = read_problems(
+        loaded.problems, default_domain=plan.domain, domains=plan.domains, limit=n_problems
     )
     references = read_references(loaded.problems)
     known = tuple(problem for problem in file.problems if problem.id in references)
@@ -121,7 +121,7 @@ def _prepared(
             f"none of the first {n_problems} rows of {loaded.problems} has a reference answer (`answer`) to measure against"
         )
     directory = loaded.out if "out" in flags else loaded.out.with_name(f"{loaded.out.name}-choose")
-    asked = commission(loaded.problems, n_problems, loaded.format)
+    asked = job_source(loaded.problems, n_problems, loaded.format)
     require_same_file(directory, asked)
     kept = {problem.id for problem in known}
     return _Pilot(
@@ -166,7 +166,7 @@ def _measure(todo: _Pilot, found: Situation, loaded: LoadedPlan, shown: DisplayO
 
 def _sample(todo: _Pilot, loaded: LoadedPlan, shown: DisplayOptions) -> int:
     with open_job(todo.directory, todo.plan, todo.file.problems, (), todo.file.order) as job:
-        record(job, todo.plan, loaded.execution, todo.asked)
+        write_source(job, todo.plan, loaded.execution, todo.asked)
         if not job.remaining():
             return 0
         title = f"{todo.directory} · pilot of {len(todo.file.problems):,} problems · {who(todo.plan, loaded.execution)}"

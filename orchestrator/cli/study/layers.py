@@ -23,7 +23,7 @@ from orchestrator.core.errors import JournalError, PlanError
 from orchestrator.core.layers import Schedule
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import PluginSpec
-from orchestrator.jobs.job import write_atomically
+from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan import registry
 from orchestrator.plan.document import plan_toml

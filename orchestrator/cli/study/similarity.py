@@ -10,7 +10,7 @@ from rich.text import Text
 from orchestrator.cli.run import print_json, stdout
 from orchestrator.cli.view.tables import judges_table
 from orchestrator.core.values import PluginSpec
-from orchestrator.jobs.job import write_atomically
+from orchestrator.jobs.files import write_atomically
 from orchestrator.kit.prefixes import REASONING_WORDS
 from orchestrator.plan import registry
 from orchestrator.studies import similarity as judgement

@@ -19,7 +19,6 @@ from orchestrator.cli.run import (
     DisplayOptions,
     engine_log,
     give_notice,
-    limited,
     perform,
     print_json,
     read_plan,
@@ -31,16 +30,17 @@ from orchestrator.cli.view.sweep import best_lines, surface_table
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import PluginSpec, Trace
-from orchestrator.jobs.job import open_job, write_atomically
+from orchestrator.jobs.files import write_atomically
+from orchestrator.jobs.job import open_job
 from orchestrator.jobs.problems import ProblemFile, read_problems
-from orchestrator.jobs.source import JobSource, commission, record, require_same_file
+from orchestrator.jobs.source import JobSource, job_source, require_same_file, write_source
 from orchestrator.plan import registry
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.document import plan_toml
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.studies.evaluate import Same, read_references, right_keys
-from orchestrator.studies.summary import judge, pool
+from orchestrator.studies.summary import compare_answers
 from orchestrator.studies.sweep import (
     Chances,
     Right,
@@ -117,8 +117,8 @@ def _prepared(
     plans = {depth: fixed_plan(plan, depth, max(across)) for depth in at}
     for one in plans.values():
         check_plan(one, loaded.execution)
-    file = limited(
-        read_problems(loaded.problems, default_domain=plan.domain, domains=plan.domains), limit
+    file = read_problems(
+        loaded.problems, default_domain=plan.domain, domains=plan.domains, limit=limit
     )
     ids = {problem.id for problem in file.problems}
     references = {id: text for id, text in read_references(loaded.problems).items() if id in ids}
@@ -131,7 +131,7 @@ def _prepared(
         raise PlanError(
             f"{directory} is the directory of a job; choose another for the sweep with --out"
         )
-    asked = commission(loaded.problems, limit, loaded.format)
+    asked = job_source(loaded.problems, limit, loaded.format)
     for depth in plans:
         require_same_file(_place(directory, depth), asked)
     return _Sweep(directory, plans, loaded.execution, across, file, asked, references)
@@ -177,13 +177,13 @@ def _sampled(todo: _Sweep, shown: DisplayOptions) -> tuple[dict[int, dict[str, l
             with open_job(
                 _place(todo.directory, depth), plan, file.problems, file.invalid, file.order
             ) as job:
-                record(job, plan, todo.execution, todo.asked)
+                write_source(job, plan, todo.execution, todo.asked)
                 if job.remaining():
                     title = f"{job.directory} · {number} of {len(todo.plans)} · depth {depth or 'as it ships'} · {who(plan, todo.execution)}"
                     outcome = perform(job, plan, todo.execution, title, shown, stream, kept)
                     if outcome.exit_code:
                         return pools, outcome.exit_code
-                pools[depth] = {id: pool(job.journal, id) for id in todo.references}
+                pools[depth] = {id: job.journal.pool(id) for id in todo.references}
     return pools, 0
 
 
@@ -199,7 +199,9 @@ def _surface(todo: _Sweep, pools: Mapping[int, Mapping[str, Sequence[Trace]]]) -
     chances: Chances = (
         by_majority if spec.name == "majority" else by_drawing(registry.load("selectors", spec))
     )
-    return surface(pools, judge(todo.plan, todo.execution, judged), todo.widths, spec.name, chances)
+    return surface(
+        pools, compare_answers(todo.plan, todo.execution, judged), todo.widths, spec.name, chances
+    )
 
 
 def _write(todo: _Sweep, found: Surface) -> list[str]:

@@ -20,7 +20,6 @@ from orchestrator.cli.run import (
     DisplayOptions,
     engine_log,
     give_notice,
-    limited,
     perform,
     print_json,
     read_plan,
@@ -30,12 +29,12 @@ from orchestrator.cli.run import (
 )
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.jobs.job import open_job, write_atomically
+from orchestrator.jobs.files import write_atomically
+from orchestrator.jobs.job import open_job
 from orchestrator.jobs.problems import ProblemFile, read_problems
-from orchestrator.jobs.source import JobSource, commission, record, require_same_file
+from orchestrator.jobs.source import JobSource, job_source, require_same_file, write_source
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.summary import pool
 from orchestrator.studies.temperature import (
     FOR_BEST,
     FOR_VOTING,
@@ -120,11 +119,11 @@ def _prepared(
             "there is nothing to sample: name a plan with a `problems` key, or give --problems FILE"
         )
     require_processed(loaded.execution)
-    file = limited(
-        read_problems(
-            loaded.problems, default_domain=loaded.plan.domain, domains=loaded.plan.domains
-        ),
-        n_samples,
+    file = read_problems(
+        loaded.problems,
+        default_domain=loaded.plan.domain,
+        domains=loaded.plan.domains,
+        limit=n_samples,
     )
     plans = {t: plan_at(loaded.plan, t, max(1, n_samples // len(file.problems))) for t in grid}
     for plan in plans.values():
@@ -134,7 +133,7 @@ def _prepared(
     )
     if (directory / "journal.db").exists():
         raise PlanError(f"{directory} is the directory of a job; choose another with --out")
-    asked = commission(loaded.problems, n_samples, loaded.format)
+    asked = job_source(loaded.problems, n_samples, loaded.format)
     for t in plans:
         require_same_file(_place(directory, t), asked)
     return _Curve(directory, plans, loaded.execution, file, asked)
@@ -156,14 +155,14 @@ def _measured(todo: _Curve, shown: DisplayOptions) -> tuple[tuple[float, ...], i
             with open_job(
                 _place(todo.directory, t), plan, file.problems, file.invalid, file.order
             ) as job:
-                record(job, plan, todo.execution, todo.asked)
+                write_source(job, plan, todo.execution, todo.asked)
                 if job.remaining():
                     title = f"{job.directory} · {number} of {len(todo.plans)} · temperature {t:g} · {who(plan, todo.execution)}"
                     outcome = perform(job, plan, todo.execution, title, shown, stream, kept)
                     if outcome.exit_code:
                         return tuple(entropies), outcome.exit_code
                 entropies.append(
-                    mean_entropy([pool(job.journal, problem.id) for problem in file.problems], t)
+                    mean_entropy([job.journal.pool(problem.id) for problem in file.problems], t)
                 )
     return tuple(entropies), 0
 
