@@ -34,7 +34,8 @@ from orchestrator.core.votes import voters
 from orchestrator.jobs.finished import FinishedJob, read_finished
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.evaluate import Same, attempts, read_references, right_keys
+from orchestrator.studies.evaluate import Same, read_references, right_keys
+from orchestrator.studies.scaling import attempts
 from orchestrator.studies.summary import compare_answers
 
 _BIG = 2.0  # a difference of frequencies is at least -1 and a margin at most 1

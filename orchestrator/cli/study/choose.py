@@ -39,8 +39,8 @@ from orchestrator.plan.check import check_plan
 from orchestrator.plan.document import plan_toml
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies import pilot
 from orchestrator.studies.evaluate import read_references
+from orchestrator.studies.replay import pilot
 from orchestrator.studies.replay.experiment import Conditions, Row, play_all
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import Recording

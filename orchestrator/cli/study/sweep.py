@@ -8,8 +8,8 @@ deepen.toml. The same command again goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -29,7 +29,7 @@ from orchestrator.cli.run import (
 from orchestrator.cli.view.sweep import best_lines, surface_table
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import PluginSpec, Trace
+from orchestrator.core.values import Trace
 from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.job import open_job
 from orchestrator.jobs.problems import ProblemFile, read_problems
@@ -41,13 +41,13 @@ from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.studies.evaluate import Same, read_references, right_keys
 from orchestrator.studies.summary import compare_answers
-from orchestrator.studies.sweep import (
+from orchestrator.studies.sweep.levels import Right
+from orchestrator.studies.sweep.plans import best_plan, deepen_plan, fixed_plan, own_depth
+from orchestrator.studies.sweep.surface import (
     Chances,
-    Right,
     Surface,
     by_drawing,
     by_majority,
-    first_look,
     parse_counts,
     surface,
 )
@@ -107,7 +107,7 @@ def _prepared(
             "there is nothing to sweep: name a plan with a `problems` key, or give --problems FILE (see `leadline sweep --help`)"
         )
     plan = loaded.plan
-    at = parse_counts(depths, "--depths") if depths else (_own_depth(plan),)
+    at = parse_counts(depths, "--depths") if depths else (own_depth(plan),)
     across = parse_counts(widths, "--widths")
     for name in ("traces", "tokens", "seconds"):
         if getattr(plan.budget, name):
@@ -135,30 +135,6 @@ def _prepared(
     for depth in plans:
         require_same_file(_place(directory, depth), asked)
     return _Sweep(directory, plans, loaded.execution, across, file, asked, references)
-
-
-def _own_depth(plan: Plan) -> int:
-    """Return the depth that a plan's strategy or its sampling asks for, 0 for none; PlanError when
-    the strategy goes through several.
-    """
-    strategy = registry.load("strategies", plan.strategy)
-    if hasattr(strategy, "depths"):
-        raise PlanError(
-            f"strategy {plan.strategy.name!r} goes through several depths: say which ones to sweep, as in --depths 1,2,4,8"
-        )
-    return getattr(strategy, "depth", None) or plan.sampling.depth
-
-
-def fixed_plan(plan: Plan, depth: int, width: int) -> Plan:
-    """Return the plan that takes `width` traces at `depth` (0: as the model ships) of every
-    problem; all else stays.
-    """
-    pool = {"model": plan.strategy.options["model"]} if plan.strategy.options.get("model") else {}
-    return replace(
-        plan,
-        strategy=PluginSpec("consistency", {"n": width, **pool}),
-        sampling=replace(plan.sampling, depth=depth),
-    )
 
 
 def _place(directory: Path, depth: int) -> Path:
@@ -215,13 +191,13 @@ def _write(todo: _Sweep, found: Surface) -> list[str]:
     )
     write_atomically(
         directory / "best.toml",
-        best_plan(todo.plan, todo.execution, found, todo.asked.problems, directory).encode(),
+        _plan_file(best_plan(todo.plan, found), best_lines(found), todo, "best"),
     )
     names = ["surface.json", "best.toml"]
     if found.settings[found.cheapest].depth:
         write_atomically(
             directory / "deepen.toml",
-            deepen_plan(todo.plan, todo.execution, found, todo.asked.problems, directory).encode(),
+            _plan_file(*deepen_plan(todo.plan, found), todo, "deepen"),
         )
         names.append("deepen.toml")
     try:
@@ -235,63 +211,8 @@ def _write(todo: _Sweep, found: Surface) -> list[str]:
     return [*names, "surface.png"]
 
 
-def best_plan(
-    plan: Plan, execution: Execution, found: Surface, problems: str, directory: Path
-) -> str:
-    """Return a plan file for the cheapest setting that is as good as the best, with its numbers on
-    top.
-    """
-    chosen = found.settings[found.cheapest]
-    text = plan_toml(
-        fixed_plan(plan, chosen.depth, chosen.width),
-        execution,
-        problems=problems,
-        out=str((directory / "best").resolve()),
-    )
-    return "".join(f"# {line}\n" for line in best_lines(found)) + text
-
-
-def deepen_plan(
-    plan: Plan, execution: Execution, found: Surface, problems: str, directory: Path
-) -> str:
-    """Return a plan file for `deepen` that ends at the chosen depth, after a first look if one
-    saves, calibrated as measured.
-
-    It may take as many traces as the chosen setting does, and its first look beside them. Its
-    confidence allows stopping early to cost about one of the problems swept.
-    """
-    chosen = found.settings[found.cheapest]
-    deep = next(e for e in found.levels if e.depth == chosen.depth)
-    shallow = first_look(found.levels, deep)
-    used = [deep] if shallow is None else [shallow, deep]
-    options: dict[str, object] = {
-        key: value for key, value in plan.strategy.options.items() if key == "model" and value
-    }
-    options |= {
-        "depths": [e.depth for e in used],
-        "n": chosen.width + (len(used) - 1) * deep.n_agreed,
-        "confidence": round(min(0.999, max(0.95, 1.0 - 1.0 / found.n_problems)), 4),
-        "accuracies": [round(e.accuracy, 4) for e in used],
-        "alternatives": round(deep.n_alternatives, 3),
-    }
-    made = replace(
-        plan,
-        strategy=PluginSpec("deepen", options),
-        selector=PluginSpec(
-            "depth-weighted",
-            {"depths": [e.depth for e in used], "weights": [round(e.weight, 4) for e in used]},
-        ),
-        sampling=replace(plan.sampling, depth=0),
-    )
-    look = (
-        "no shallower first look saves layer-tokens"
-        if shallow is None
-        else f"a first look at depth {shallow.depth}"
-    )
-    note = f"# Up to {options['n']} traces, ending at depth {deep.depth}, as many as the vote needs; {look}.\n"
-    weights = f"# A vote weighs its log-odds, measured on {found.n_problems} problems.\n"
-    return (
-        note
-        + weights
-        + plan_toml(made, execution, problems=problems, out=str((directory / "deepen").resolve()))
-    )
+def _plan_file(plan: Plan, remarks: Iterable[str], todo: _Sweep, name: str) -> bytes:
+    """Return a plan file for the problems swept, its remarks on top."""
+    out = str((todo.directory / name).resolve())
+    text = plan_toml(plan, todo.execution, problems=todo.asked.problems, out=out)
+    return ("".join(f"# {line}\n" for line in remarks) + text).encode()

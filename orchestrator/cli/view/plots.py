@@ -24,7 +24,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import Schedule
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.replay.experiment import MAJORITY, Row
-from orchestrator.studies.sweep import Setting, Surface
+from orchestrator.studies.sweep.surface import Setting, Surface
 
 _COLOURS = colormaps["viridis"]
 _MARKS = "osD^vPX*"

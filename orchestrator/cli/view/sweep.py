@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.sweep import Level, Setting, Surface
+from orchestrator.studies.sweep.levels import Level
+from orchestrator.studies.sweep.surface import Setting, Surface
 
 BEST, CHEAPEST, FRONT = "▲", "◆", "•"
 

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from orchestrator.cli.view.live import duration, one_line
 from orchestrator.core.values import Cluster, Purpose, Result, Status, Trace, Usage
-from orchestrator.studies.evaluate import Estimate, Point, Report, Savings
+from orchestrator.studies.evaluate import Estimate, Report, Savings
+from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
 from orchestrator.studies.summary import Fault, Ranking, Summary
 
