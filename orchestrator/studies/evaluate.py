@@ -151,10 +151,15 @@ async def right_keys(
 
 
 def accuracy(correctness: Mapping[str, bool]) -> Estimate | None:
-    """Return the share of problems answered rightly with Wilson's interval; None without problems."""
-    from scipy import stats  # a second to import, and only evaluation needs it
+    """Return the share of problems answered correctly; see `share_estimate`."""
+    return share_estimate(list(correctness.values()))
 
-    n, n_right = len(correctness), sum(correctness.values())
+
+def share_estimate(right: Sequence[bool]) -> Estimate | None:
+    """Return the share that is right, with Wilson's interval; None of nothing."""
+    from scipy import stats  # takes a second to import, and only evaluation needs it
+
+    n, n_right = len(right), sum(right)
     if not n:
         return None
     interval = stats.binomtest(n_right, n).proportion_ci(CONFIDENCE, method="wilson")

@@ -8,7 +8,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -17,41 +16,15 @@ from rich.text import Text
 
 from orchestrator.cli.run import print_json, stdout
 from orchestrator.plan.document import toml_value
-from orchestrator.studies.ensembles import (
-    Labelled,
-    Weights,
-    alone,
-    cross_fitted,
-    ensemble_weights,
-    labelled,
-)
-from orchestrator.studies.evaluate import Estimate, accuracy
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """The weights in the order of the models; accuracies are those of the vote in the limit of many
-    draws, each with its interval.
-
-    `held_out` is None where there are fewer than five questions; `alone` is each model's own vote.
-    """
-
-    models: tuple[str, ...]
-    paths: tuple[str, ...]
-    n_traces: tuple[int, ...]
-    weights: tuple[float, ...]
-    margin: float
-    fitted: Estimate | None
-    held_out: Estimate | None
-    alone: tuple[Estimate | None, ...]
-    n_left_out: int
+from orchestrator.studies.ensembles import EnsembleFit, fit_ensemble, read_questions
+from orchestrator.studies.evaluate import Estimate
 
 
 def weights(jobs: Sequence[str], problems: str, as_json: bool) -> int:
     """Fit an ensemble's weights on finished jobs, and print them."""
-    found = labelled([Path(job) for job in jobs], problems)
+    questions = read_questions([Path(job) for job in jobs], problems)
     with _silenced():
-        fit = _fit(found)
+        fit = fit_ensemble(questions)
     if as_json:
         print_json(fit)
         return 0
@@ -95,32 +68,7 @@ def _silenced() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _fit(found: Labelled) -> Fit:
-    questions = list(found.questions.values())
-    fit: Weights = ensemble_weights(questions)
-    held_out = cross_fitted(questions)
-    right = [q.won(fit.weights) for q in questions]
-    return Fit(
-        models=found.models,
-        paths=found.paths,
-        n_traces=found.n_traces,
-        weights=tuple(round(weight, 6) for weight in fit.weights),
-        margin=fit.margin,
-        fitted=_share(right),
-        held_out=_share(held_out),
-        alone=tuple(
-            _share([q.won(alone(i, len(found.models))) for q in questions])
-            for i in range(len(found.models))
-        ),
-        n_left_out=found.n_left_out,
-    )
-
-
-def _share(right: Sequence[bool]) -> Estimate | None:
-    return accuracy({str(i): one for i, one in enumerate(right)})
-
-
-def _table(fit: Fit) -> Table:
+def _table(fit: EnsembleFit) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for heading in ("model", "path", "traces", "alone", "95% interval", "weight"):
         table.add_column(
