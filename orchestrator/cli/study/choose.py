@@ -41,7 +41,7 @@ from orchestrator.plan.file import LoadedPlan
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.replay import pilot
-from orchestrator.studies.replay.experiment import Conditions, Row, play_all
+from orchestrator.studies.replay.experiment import Conditions, ReplayRow, play_all
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import Recording
 
@@ -182,7 +182,7 @@ def _recording(todo: _Pilot) -> Recording:
     )
 
 
-def _write(todo: _Pilot, loaded: LoadedPlan, rows: list[Row], choice: Choice) -> list[str]:
+def _write(todo: _Pilot, loaded: LoadedPlan, rows: list[ReplayRow], choice: Choice) -> list[str]:
     settings = [
         {
             "strategy": r.setting.strategy,

@@ -15,7 +15,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget
 from orchestrator.plan import registry
 from orchestrator.plan.spec_syntax import several_specs, spelled
-from orchestrator.studies.replay.experiment import Conditions, Row, Setting, play_all
+from orchestrator.studies.replay.experiment import Conditions, ReplayRow, ReplaySetting, play_all
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import Draw
 
@@ -80,7 +80,7 @@ def replay(asked: Asked) -> int:
     return 0
 
 
-def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[Setting]:
+def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[ReplaySetting]:
     """Return every strategy with every selector, all of them checked; without selectors each
     strategy with its own.
     """
@@ -91,7 +91,7 @@ def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[Setti
     settings = []
     for spec in specs:
         own = registry.own_selector(spec)  # loads the strategy, and so checks its options
-        settings += [Setting(spec, vote) for vote in votes or [own]]
+        settings += [ReplaySetting(spec, vote) for vote in votes or [own]]
     if not settings:
         raise PlanError(
             "nothing to replay: give at least one --strategy, e.g. --strategy 'consistency n=16'"
@@ -109,7 +109,7 @@ def _title(source: str, recordings: Sequence[object], asked: Asked) -> str:
     return f"{name} · {order} · {'probes free' if not asked.probe_tokens else f'{asked.probe_tokens} tokens a probe'}"
 
 
-def _document(row: Row) -> dict[str, object]:
+def _document(row: ReplayRow) -> dict[str, object]:
     plain = msgspec.to_builtins(replace(row, units={}))
     assert isinstance(plain, dict)
     plain.pop("units")

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.replay.experiment import MAJORITY, Row, Setting
+from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow, ReplaySetting
 
 
-def replay_tables(rows: Sequence[Row], title: str) -> RenderableType:
+def replay_tables(rows: Sequence[ReplayRow], title: str) -> RenderableType:
     """Return the rows of one source, then, if anything was left unfinished or probed, what became
     of it.
 
@@ -34,13 +34,13 @@ def replay_tables(rows: Sequence[Row], title: str) -> RenderableType:
             _interval(row.accuracy),
             f"{row.tokens.value:,.0f}",
             "" if saved is None else f"{saved:z.1%}",
-            f"{row.depth_tokens:,.0f}",
+            f"{row.path_tokens:,.0f}",
         )
     touched = [row for row in rows if row.pruned_tokens or row.probe_tokens]
     return Group(table, _accounts(touched)) if touched else table
 
 
-def _accounts(rows: Sequence[Row]) -> Table:
+def _accounts(rows: Sequence[ReplayRow]) -> Table:
     table = _table(
         "Tokens of attempts that did not end, and of probes; errors: one of those was right, the vote wrong",
         ("attempts", "pruned", "probed", "full vote", "errors"),
@@ -65,7 +65,7 @@ def _table(title: str, headings: Sequence[str]) -> Table:
     return table
 
 
-def named(setting: Setting) -> Text:
+def named(setting: ReplaySetting) -> Text:
     """Return a setting as it is typed; the selector where it is not the majority."""
     name = Text(spelled(setting.strategy))
     if setting.selector != MAJORITY:
