@@ -13,7 +13,14 @@ from orchestrator.core.values import PluginSpec
 from orchestrator.jobs.files import write_atomically
 from orchestrator.kit.prefixes import REASONING_WORDS
 from orchestrator.plan import registry
-from orchestrator.studies import similarity as judgement
+from orchestrator.studies.similarity import (
+    Cut,
+    cross_fitted,
+    fit,
+    job_prefixes,
+    quality,
+    scores_of_pairs,
+)
 
 
 def train(
@@ -22,20 +29,14 @@ def train(
     """Fit a similarity on the traces of earlier jobs, say how good it is on problems it was not fitted
     on, and write its file.
     """
-    cut = judgement.Cut(n_words, REASONING_WORDS, n_tokens)
+    cut = Cut(n_words, REASONING_WORDS, n_tokens)
     pools = {
-        key: pool
-        for source in sources
-        for key, pool in judgement.journal_pools(Path(source), cut).items()
+        key: pool for source in sources for key, pool in job_prefixes(Path(source), cut).items()
     }
-    text = judgement.fitted(name, pools)
-    found = {
-        f"{name} (problems held out)": judgement.quality(judgement.cross_fitted(name, pools), pools)
-    }
+    text = fit(name, pools)
+    found = {f"{name} (problems held out)": quality(cross_fitted(name, pools), pools)}
     lexical = registry.load("similarity", PluginSpec("lexical"))
-    found["lexical, for comparison"] = judgement.quality(
-        judgement.scores_of_pairs(lexical, pools), pools
-    )
+    found["lexical, for comparison"] = quality(scores_of_pairs(lexical, pools), pools)
     write_atomically(Path(out), text.encode())
     if as_json:
         print_json({"file": out, "similarities": found})
