@@ -30,11 +30,11 @@ from orchestrator.plan.document import plan_toml
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.layers.loading import load_decoder, shipped_order
-from orchestrator.studies.layers.mcts import Knobs
-from orchestrator.studies.layers.scoring import Scored
-from orchestrator.studies.layers.search import Found, Task, chosen_reward
+from orchestrator.studies.layers.mcts import SearchOptions
+from orchestrator.studies.layers.scoring import OrderScore
+from orchestrator.studies.layers.search import SearchResult, SearchTask, chosen_reward
 from orchestrator.studies.layers.search import search as searched
-from orchestrator.studies.layers.think_block import Probe, built_in_text
+from orchestrator.studies.layers.think_block import LayerProbe, built_in_text
 from orchestrator.studies.layers.think_block import probe as probed
 
 INTERRUPTED = 130
@@ -125,8 +125,10 @@ def search(model: str, plan_file: str | None, flags: Mapping[str, str], asked: A
         raise PlanError(
             f"--max-layers {bound} is less than the {len(own)} layers that the model runs itself"
         )
-    knobs = Knobs(bound, asked.n_simulations, asked.length_penalty, exploration=asked.exploration)
-    task = Task(
+    knobs = SearchOptions(
+        bound, asked.n_simulations, asked.length_penalty, exploration=asked.exploration
+    )
+    task = SearchTask(
         plan,
         loaded.execution,
         str(loaded.problems),
@@ -160,7 +162,7 @@ class _Progress:
         self._said = 0.0
         self._live = sys.stderr.isatty()
 
-    def __call__(self, n_orders: int, scored: Scored, best: Scored) -> None:
+    def __call__(self, n_orders: int, scored: OrderScore, best: OrderScore) -> None:
         """Hear of one more order."""
         now = time.monotonic()
         last = n_orders > self._asked.n_simulations
@@ -203,7 +205,7 @@ def _bare(plan: Plan) -> Plan:
     return replace(plan, models=models, strategy=strategy, sampling=replace(plan.sampling, depth=0))
 
 
-def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, found: Found) -> None:
+def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, found: SearchResult) -> None:
     """Write the winner as a plan that `leadline run` takes."""
     layers = str(Schedule(found.winner.order))
     pool = plan.default_model
@@ -227,7 +229,7 @@ def _left_out(n_rows: int, n_valid: int, n_taken: int, n_usable: int) -> list[st
     return remarks
 
 
-def _probe_document(found: Probe, text_file: str | None) -> dict[str, object]:
+def _probe_document(found: LayerProbe, text_file: str | None) -> dict[str, object]:
     schedule = None if found.schedule is None else str(found.schedule)
     return {
         "model": found.model,
@@ -239,8 +241,8 @@ def _probe_document(found: Probe, text_file: str | None) -> dict[str, object]:
     }
 
 
-def _search_document(found: Found, model: str, task: Task) -> dict[str, object]:
-    def row(scored: Scored) -> dict[str, object]:
+def _search_document(found: SearchResult, model: str, task: SearchTask) -> dict[str, object]:
+    def row(scored: OrderScore) -> dict[str, object]:
         return {
             "layers": str(Schedule(scored.order)),
             "n_layers_run": len(scored.order),
@@ -252,7 +254,7 @@ def _search_document(found: Found, model: str, task: Task) -> dict[str, object]:
         "model": model,
         "problems": task.file,
         "reward": found.reward,
-        "knobs": task.knobs,
+        "knobs": task.options,
         "n_problems": found.n_problems,
         "n_orders": found.n_orders,
         "n_whole": found.n_whole,

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from orchestrator.core.layers import Schedule
 from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.layers.scoring import Reward, Scored
-from orchestrator.studies.layers.search import Comparison, Found, Task
-from orchestrator.studies.layers.think_block import Looped, Probe
+from orchestrator.studies.layers.scoring import OrderScore, SearchReward
+from orchestrator.studies.layers.search import Comparison, SearchResult, SearchTask
+from orchestrator.studies.layers.think_block import LayerProbe, LoopEffect
 
 _KINDS = {
     "accuracy": "accuracy against reference answers",
@@ -22,7 +22,7 @@ _KINDS = {
 }
 
 
-def probe_view(found: Probe, folder: Path) -> RenderableType:
+def probe_view(found: LayerProbe, folder: Path) -> RenderableType:
     """Return the table of layers, the proposal, and what looping does."""
     table = Table(
         box=SIMPLE_HEAD,
@@ -56,7 +56,7 @@ def probe_view(found: Probe, folder: Path) -> RenderableType:
     return Group(*lines)
 
 
-def search_view(found: Found, folder: Path, task: Task) -> RenderableType:
+def search_view(found: SearchResult, folder: Path, task: SearchTask) -> RenderableType:
     """Return the Pareto set and the comparison of the winner with the model's own order."""
     title = f"{found.reward} against layers run, {found.n_problems} problems that led the search"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
@@ -86,11 +86,11 @@ def search_view(found: Found, folder: Path, task: Task) -> RenderableType:
     return Group(table, *remarks, *again, where)
 
 
-def search_remarks(found: Found) -> list[str]:
+def search_remarks(found: SearchResult) -> list[str]:
     """Return what has to be said of a search in any form, in lines without markup."""
     led = {
-        Reward.ACCURACY: "led by accuracy against reference answers",
-        Reward.AGREEMENT: "led without references, by agreement with the majority of replies drawn from the model as it ships",
+        SearchReward.ACCURACY: "led by accuracy against reference answers",
+        SearchReward.AGREEMENT: "led without references, by agreement with the majority of replies drawn from the model as it ships",
     }
     lines = [
         f"{led[found.reward]}, {found.n_problems} problems; {found.n_orders} orders tried, {found.n_whole} of them on all problems"
@@ -103,7 +103,7 @@ def search_remarks(found: Found) -> list[str]:
     return lines
 
 
-def _compared(comparison: Comparison | None, found: Found) -> list[str]:
+def _compared(comparison: Comparison | None, found: SearchResult) -> list[str]:
     if comparison is None:
         return ["not compared on problems held out: the search was interrupted"]
     where = (
@@ -127,7 +127,7 @@ def estimate_text(estimate: Estimate) -> str:
     return f"{estimate.value:.1%} ({interval}n = {estimate.n})"
 
 
-def _share(scored: Scored) -> str:
+def _share(scored: OrderScore) -> str:
     return f"{scored.reward:.1%} ({sum(scored.right)}/{len(scored.right)})"
 
 
@@ -137,7 +137,7 @@ def _part(schedule: Schedule | None, layer: int) -> str:
     return "think" if layer in schedule.think else "encode" if layer in schedule.head else "decode"
 
 
-def _loops(loops: tuple[Looped, ...]) -> RenderableType:
+def _loops(loops: tuple[LoopEffect, ...]) -> RenderableType:
     table = Table(
         box=SIMPLE_HEAD,
         title="what looping the think block does to the likelihood of the text",
