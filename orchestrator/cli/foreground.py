@@ -120,9 +120,7 @@ def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], in
 
         def run_one(job: Job, plan: Plan, title: str) -> int:
             name = f"{title} · {run_name(plan, execution)}"
-            return run_in_foreground(
-                job, plan, execution, name, display, stream, shared
-            ).exit_code
+            return run_in_foreground(job, plan, execution, name, display, stream, shared).exit_code
 
         pools, exit_code = series.run(run_one)
     if exit_code:
@@ -201,8 +199,7 @@ class Signals:
                 signal.signal(number, handler)
 
     async def guard(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run `work` to its end, or until a signal cancels it and it has cleaned up.
-        """
+        """Run `work` to its end, or until a signal cancels it and it has cleaned up."""
         self._loop, self._task = asyncio.get_running_loop(), asyncio.ensure_future(work())
         if self.number:
             self._task.cancel()

@@ -32,7 +32,8 @@ def problems_and_directory(loaded: LoadedPlan, verb: str) -> tuple[Path, Path]:
     """Return a plan's problem file and job directory; PlanError when it names no problem file."""
     if loaded.problems is None or loaded.out is None:
         raise PlanError(
-            f"there is nothing to {verb}: name a plan with a `problems` key, or give --problems FILE"
+            f"there is nothing to {verb}: name a plan with a `problems` key, or give "
+            "--problems FILE"
         )
     return loaded.problems, loaded.out
 

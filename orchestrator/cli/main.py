@@ -17,7 +17,7 @@ import click
 from orchestrator.cli.options import EXIT_CODES, wants_debug
 from orchestrator.core.errors import LeadlineError, PlanError
 
-# By the section of the help text: each command, where it is defined below this package, its line of help.
+# The help text, section by section: each command with its place below this package, and its line.
 _COMMANDS = {
     "Run": {
         "run": ("run.run", "Run a file of problems, or continue a run."),
@@ -29,9 +29,15 @@ _COMMANDS = {
         "sweep": ("study.sweep.sweep", "Measure accuracy over latent depth and width."),
         "choose": ("study.choose.choose", "Choose the strategy that suits a plan's budget."),
         "temperature": ("study.temperature.temperature", "Choose the sampling temperature."),
-        "replay": ("study.replay.replay", "Compare strategies on recorded traces, without a model."),
+        "replay": (
+            "study.replay.replay",
+            "Compare strategies on recorded traces.",
+        ),
         "depth": ("study.layers.depth", "Choose the layers that a model runs."),
-        "weights": ("study.weights.weights", "Weight several models in one vote, from finished jobs."),
+        "weights": (
+            "study.weights.weights",
+            "Weight several models in one vote.",
+        ),
         "similarity": ("study.similarity.similarity", "Fit a similarity of unfinished traces."),
     },
     "Installation": {

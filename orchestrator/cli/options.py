@@ -1,4 +1,4 @@
-"""What the command line accepts: the options that commands share, and every key of a plan as a flag.
+"""What the command line accepts: options that commands share, and each key of a plan as a flag.
 
 The one rule: the text of a flag is passed on as it was typed. The plan's loader checks keys, types
 and values, so files and flags accept the same. The loader is imported only when a flag or a help
@@ -26,7 +26,8 @@ _DEBUG = "orchestrator.debug"
 _OVERRIDES = "orchestrator.overrides"
 _PLUGIN_FLAGS = "orchestrator.plugin_flags"
 # Options of plugins, models and domains: plugins declare them, so they cannot be listed here.
-_PLUGIN_OPTIONS = r"--((strategy|selector|verifiers|execution\.engine|domains\.[^.=]+|models\.[^.=]+)\.[^=]+|domains\.[^.=]+|models\.[^.=]+)"
+_TABLES = r"(domains|models)\.[^.=]+"
+_PLUGIN_OPTIONS = rf"--((strategy|selector|verifiers|execution\.engine|{_TABLES})\.[^=]+|{_TABLES})"
 _SECTIONS = {
     "": "What to run",
     "sampling": "How tokens are sampled",
@@ -127,7 +128,13 @@ class KeyFlag(click.Option):
     """
 
     def __init__(
-        self, key: str, *, type: str = "str", default: str = "", help: str = "", hidden: bool = False
+        self,
+        key: str,
+        *,
+        type: str = "str",
+        default: str = "",
+        help: str = "",
+        hidden: bool = False,
     ) -> None:
         """Declare `--KEY`."""
         self.key = key
@@ -175,7 +182,8 @@ class PlanCommand(click.Command):
         **settings: Any,
     ) -> None:
         """Declare the command; its flags are made when they are needed."""
-        super().__init__(*args, epilog=EXIT_CODES, options_metavar="[FLAGS]", **settings)
+        settings = {"epilog": EXIT_CODES, "options_metavar": "[FLAGS]", **settings}
+        super().__init__(*args, **settings)
         self._accepts: Callable[[str], bool] = lambda key: accepts(key) and key not in without
         self._flags: list[KeyFlag] | None = None
 
@@ -216,9 +224,8 @@ class PlanCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
-                is_key = isinstance(param, KeyFlag)
-                section = param.key.rpartition(".")[0] if is_key else "command"
-                sections[section].append(record)
+                key = param.key if isinstance(param, KeyFlag) else "command."
+                sections[key.rpartition(".")[0]].append(record)
         for section, records in sections.items():
             if records:
                 with formatter.section(_SECTIONS[section]):

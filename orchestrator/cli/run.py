@@ -103,7 +103,8 @@ def resume(directory: str, flags: Mapping[str, str], display: DisplayOptions) ->
     source = read_source(path)
     if source is None:
         raise PlanError(
-            f"{path} was begun from Python, or stopped before anything ran: run the same script or command again to continue"
+            f"{path} was begun from Python, or stopped before anything ran: run the same "
+            "script or command again to continue"
         )
     loaded = read_plan(path / PLAN_FILE, flags)
     require_unchanged(path, source, loaded.plan)
@@ -218,7 +219,8 @@ def _run_job(
     if outcome.signal_number:
         n_done = len(file.problems) - summary.n_open
         message(
-            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done; other finished traces are kept in {directory}"
+            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done; other "
+            f"finished traces are kept in {directory}"
         )
         message(f"to continue: {resume_command}")
         return outcome.exit_code
@@ -283,7 +285,8 @@ def _naming_remedy(resume_command: str) -> Iterator[None]:
         yield
     except EngineError as error:
         raise EngineError(
-            f"{error}\nfinished traces are kept; when the cause is fixed, continue with: {resume_command}"
+            f"{error}\nfinished traces are kept; when the cause is fixed, continue with: "
+            f"{resume_command}"
         ) from error
 
 

@@ -8,7 +8,6 @@ no engine.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import msgspec
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
 from orchestrator.core.plan import Plan, differences, document, fingerprint
 from orchestrator.core.values import Problem, Result
+from orchestrator.jobs.files import indented_json, write_atomically
 from orchestrator.jobs.journal import Journal, digest
 
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
@@ -144,7 +144,7 @@ def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
         written = {"fingerprint": mine, "versions": versions(), "plan": current}
         write_atomically(
             directory / "plan.json",
-            msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n",
+            indented_json(written),
         )
         journal.set_meta("plan", msgspec.json.encode(current).decode())
         journal.set_meta("versions", msgspec.json.encode(versions()).decode())
@@ -223,21 +223,3 @@ def result_row(result: Result) -> dict[str, object]:
         "tags": msgspec.Raw(result.tags.encode()),
         "fingerprint": result.fingerprint,
     }
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step; JournalError naming it when the disk refuses, the old
-    content then stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise JournalError(
-            f"{path}: {error.strerror}; free some space or make it writable, then run the same command again"
-        ) from error

@@ -1,8 +1,7 @@
-"""The journal: every dressed trace, stop and result of a job, in order of arrival, in one SQLite
-file.
+"""The journal: every annotated trace, stop and result of a job, in one SQLite file.
 
-Append-only, one writer, many events per transaction (group commit). An event is told to nobody
-before it is here, so a process killed at any moment costs at most the traces that were in flight.
+Events lie in order of arrival. Append-only, one writer, many events per transaction (group
+commit). Nobody hears of an event before it is here, so a process killed at any moment costs at most the traces that were in flight.
 WAL with synchronous=NORMAL: safe against killed processes; a power cut may take back the last
 transactions, never more, and never corrupts. This file does not know what a strategy is.
 """
@@ -22,6 +21,7 @@ import msgspec
 
 from orchestrator.core.errors import JournalError
 from orchestrator.core.values import Problem, Result, Trace, changed
+from orchestrator.core.votes import pruned
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -52,7 +52,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A dressed trace arrived."""
+    """An annotated trace arrived."""
 
     problem_id: str
     trace: Trace
@@ -90,7 +90,7 @@ def _decode_result(body: bytes) -> Result:
 class Journal:
     """An open journal file.
 
-    Any thread may call, one at a time. Every sqlite3 error comes out as a JournalError with its
+    Any thread may call, one at a time. An sqlite3 error becomes a JournalError that names its
     remedy.
     """
 
@@ -104,6 +104,14 @@ class Journal:
             self._db.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def __enter__(self) -> Journal:
+        """Return the journal, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._db.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -168,7 +176,7 @@ class Journal:
         except (ValueError, TypeError, OverflowError) as error:
             raise JournalError(
                 f"{self.path}: trace {trace.ordinal} of problem {event.problem_id} cannot be written: {error}; "
-                "mend the engine or verifier that made it"
+                "fix the engine or verifier that produced it"
             ) from error
 
     def digests(self) -> dict[str, str]:
@@ -204,6 +212,16 @@ class Journal:
                     changed(_decode_trace(body), token_ids=tuple(array("i", tokens))),
                     elapsed,
                 )
+
+    def traces(self, problem_id: str) -> Sequence[Trace]:
+        """Return one problem's traces in order of arrival, those that its result dropped as such."""
+        traces = [e.trace for e in self.events(problem_id) if isinstance(e, Arrived)]
+        result = self.result(problem_id)
+        return traces if result is None else pruned(traces, result.dropped)
+
+    def pool(self, problem_id: str) -> list[Trace]:
+        """Return `traces` without their token ids, which a vote does not read."""
+        return [changed(trace, token_ids=()) for trace in self.traces(problem_id)]
 
     def n_traces(self) -> int:
         """Return how many traces it holds."""

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.core.errors import PlanError
+from orchestrator.jobs.openai_batch import is_batch_row, problem_fields
 
 _HEAD_BYTES = 8192
 _BOM = b"\xef\xbb\xbf"
@@ -100,7 +101,7 @@ def detect_format(path: Path) -> Format:
     if suffix is Format.CSV:
         return Format.CSV
     first = next((r.fields for r in _jsonl(path) if not r.error), {})
-    return Format.OPENAI_BATCH if {"custom_id", "body"} <= first.keys() else Format.JSONL
+    return Format.OPENAI_BATCH if is_batch_row(first) else Format.JSONL
 
 
 def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
@@ -116,7 +117,7 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
         fields = {name: value for name, value in record.fields.items() if value is not None}
         error = record.error
         if kind is Format.OPENAI_BATCH and not error:
-            fields, error = _spread(fields)
+            fields, error = problem_fields(fields)
         given = fields.pop("id", None)
         id, fault = ("", "") if record.error else _identified(given, fields)
         # A row that is wrong in another way still owns its id: results, OpenAI batch lines above
@@ -172,31 +173,6 @@ def no_question(fields: Mapping[str, Any]) -> str:
     meant = next((name for name in fields if name.lower() in _MISNOMERS), None)
     hint = f"; rename {meant!r} to 'prompt'" if meant else ""
     return f"it has neither 'prompt' nor 'messages'{hint}"
-
-
-def _spread(fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    rest = {
-        name: value
-        for name, value in fields.items()
-        if name not in ("custom_id", "method", "url", "body")
-    }
-    if "custom_id" in fields:
-        rest["id"] = fields["custom_id"]
-    method, url, body = fields.get("method", "POST"), fields.get("url"), fields.get("body")
-    if method != "POST":
-        return rest, f"its method is {method!r}; Leadline answers POST"
-    question = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}.get(str(url))
-    if question is None:
-        return (
-            rest,
-            f"its url is {url!r}; Leadline answers /v1/chat/completions and /v1/completions",
-        )
-    if not isinstance(body, dict):
-        return rest, "its body is missing or not an object"
-    body = {name: value for name, value in body.items() if value is not None}
-    if question not in body:
-        return rest, f"its body has no {question!r}"
-    return {**rest, question: body.pop(question), "body": body}, ""
 
 
 def _jsonl(path: Path) -> Iterator[_Record]:

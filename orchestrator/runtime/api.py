@@ -17,9 +17,8 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Message, PluginSpec, Problem, Result, Trace
-from orchestrator.core.votes import pruned
 from orchestrator.jobs.job import Job, open_job
-from orchestrator.jobs.journal import Arrived, Journal
+from orchestrator.jobs.journal import Journal
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
@@ -157,14 +156,8 @@ def traces(directory: str | Path, problem_id: str) -> list[Trace]:
     """Return one problem's traces from a job directory, by ordinal: to look at, or to vote on again
     without those that were dropped.
     """
-    journal = Journal(Path(directory) / "journal.db")
-    try:
-        found = [e.trace for e in journal.events(problem_id) if isinstance(e, Arrived)]
-        result = journal.result(problem_id)
-    finally:
-        journal.close()
-    pool = found if result is None else pruned(found, result.dropped)
-    return sorted(pool, key=lambda t: t.ordinal)
+    with Journal(Path(directory) / "journal.db") as journal:
+        return sorted(journal.traces(problem_id), key=lambda t: t.ordinal)
 
 
 async def run_job(

@@ -15,19 +15,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.core.errors import PlanError, PluginError
-from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Similarity
 from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Finish, PluginSpec, Prefix, Problem, Purpose, Trace, changed
-from orchestrator.core.votes import pruned
-from orchestrator.jobs.journal import Arrived, Journal
-from orchestrator.jobs.problems import read_problems
-from orchestrator.jobs.source import recorded
+from orchestrator.jobs.finished import read_finished
 from orchestrator.kit.prefixes import Labelled, answered, opening
 from orchestrator.plan import registry
 from orchestrator.studies.evaluate import CONFIDENCE, Estimate, mean_estimate
@@ -106,30 +101,17 @@ def journal_pools(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[Labelle
     Pools of several jobs stay apart, because answers are classed within a job; a problem's id says
     what belongs to one problem.
     """
-    directory = path.parent if path.name == "journal.db" else path
-    asked = recorded(directory)
-    prompts: dict[str, Problem] = {}
-    if asked is not None and Path(asked.problems).is_file():
-        # only the prompts are wanted
-        prompts = {p.id: p for p in read_problems(asked.problems, default_domain="math").problems}
-    journal = Journal(directory / "journal.db")
-    try:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        prompts = {
-            id: changed(problem, prompt=prepared_prompt(problem, plan))
-            for id, problem in prompts.items()
-        }  # as live similarities see it
-        found = {}
-        for result in journal.results():
-            traces = [e.trace for e in journal.events(result.problem_id) if isinstance(e, Arrived)]
-            pool = labelled(pruned(traces, result.dropped), cut)
-            if len(pool) > 1:
-                found[f"{directory.resolve()}: {result.problem_id}"] = (
-                    prompts.get(result.problem_id, Problem(result.problem_id, "")), pool
-                )  # fmt: skip
-    finally:
-        journal.close()
-    return found
+    job = read_finished(path)
+    problems, _ = job.problems()
+    pools = {}
+    for id in job.results:
+        pool = labelled(job.pools[id], cut)
+        if len(pool) > 1:
+            problem = problems[id]
+            if problem.prompt:  # as live similarities see it
+                problem = changed(problem, prompt=prepared_prompt(problem, job.plan))
+            pools[f"{job.directory.resolve()}: {id}"] = (problem, pool)
+    return pools
 
 
 def cross_fitted(

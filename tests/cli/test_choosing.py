@@ -23,7 +23,7 @@ from orchestrator.engines.fake.engine import problem_number
 from orchestrator.engines.reply import trace_for
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.ensembles import Shares, cross_fitted, labelled
+from orchestrator.studies.ensembles import Shares, cross_fitted, read_questions
 
 Run = Callable[..., Result]
 opened: list[int] = []  # one entry per engine that was started
@@ -241,16 +241,16 @@ def test_jobs_of_one_model_each_are_one_pool_with_common_classes(cli: Run, tmp_p
         orchestrator.run(
             problems, plan, Execution(engine=PluginSpec(engine)), out=tmp_path / f"job-{name}"
         )
-    found = labelled([tmp_path / "job-a", tmp_path / "job-fake"], "p.jsonl")
+    found = read_questions([tmp_path / "job-a", tmp_path / "job-fake"], "p.jsonl")
     assert (found.models, found.paths, found.n_traces) == (
         ("job-a", "job-fake"),
         ("a", "fake"),
         (40, 40),
     )
-    assert found.questions["q0"].right[0] == 1.0, (
+    assert found.shares["q0"].right[0] == 1.0, (
         "job-a is always right on even questions, and says so as 727.0"
     )
-    assert len(found.questions["q0"].wrong) <= 4
+    assert len(found.shares["q0"].wrong) <= 4
     assert found.n_left_out == 0
     assert "job-fake" in cli("weights", "job-a", "job-fake", "--problems", "p.jsonl").stdout
 
@@ -271,7 +271,7 @@ def test_held_out_questions_are_judged_by_other_folds() -> None:
         (["runs/none"], "there is no job in runs/none"),
         (
             ["one"],
-            "only one model was asked, 'first': name a job in which several were, or one job for each",
+            "only one model was sampled, 'first': name a job in which several were, or one job for each",
         ),
         (
             ["runs/both", "--problems", "bare.jsonl"],
@@ -279,7 +279,7 @@ def test_held_out_questions_are_judged_by_other_folds() -> None:
         ),
         (
             ["runs/both", "--problems", "other.jsonl"],
-            "no question with a reference in other.jsonl was asked of all of first, second",
+            "no question with a reference in other.jsonl was attempted by all of first, second",
         ),
         (["one", "copy/one"], "two of the jobs are called 'one': rename the directory of one"),
     ],

@@ -289,7 +289,7 @@ def test_eval_takes_references_from_another_file(cli: Run, tmp_path: Path) -> No
     """Answers are often kept apart from questions."""
     write_problems(tmp_path / "p.jsonl", 5, answers=False)
     cli("run", "--problems", "p.jsonl", *FAKE)
-    assert "nothing can be said about accuracy" in " ".join(cli("eval", "runs/p").stdout.split())
+    assert "their accuracy is unknown" in " ".join(cli("eval", "runs/p").stdout.split())
     (tmp_path / "a.csv").write_text(
         "id,prompt,answer\n" + "".join(f"q{i},x,{answer_of(f'q{i}')}\n" for i in range(5))
     )
@@ -344,17 +344,17 @@ SLOW = (
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.slow
-def test_a_signal_stops_cleanly_and_says_how_to_go_on(
+def test_a_signal_stops_cleanly_and_says_how_to_continue(
     cli: Run, tmp_path: Path, number: int, code: int
 ) -> None:
-    """What arrived is kept, the directory is free again, and the command that is named does go on."""
+    """What arrived is kept, the directory is free again, and the command that is named does continue."""
     write_problems(tmp_path / "p.jsonl", 10)
     process = spawn(tmp_path, "run", "--problems", "p.jsonl", *FAKE, *SLOW)
     wait_for_traces(tmp_path / "runs/p", process)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "to go on: leadline resume runs/p" in stderr
+    assert "to continue: leadline resume runs/p" in stderr
     assert "Traceback" not in stderr
     kept = (tmp_path / "runs/p/journal.db").stat().st_size
     resumed = cli("resume", "runs/p", "--execution.engine.seconds_per_token", "0", "--json")
@@ -479,7 +479,7 @@ def test_bad_rows_are_named_and_the_rest_runs(cli: Run, tmp_path: Path) -> None:
     )
     done = cli("run", "--problems", "p.jsonl", *FAKE)
     assert done.exit_code == 0, done.output
-    assert "2 of 6 rows are no problems" in done.stderr
+    assert "2 of 6 rows are invalid" in done.stderr
     assert "p.jsonl:4:" in done.stderr
     assert "p.jsonl:5:" in done.stderr
     assert "1 rows have no id" in done.stderr
@@ -607,7 +607,7 @@ def test_a_port_that_is_not_there_is_said_and_the_job_can_go_on(cli: Run, tmp_pa
     )
     assert done.exit_code == 1
     assert url in done.stderr
-    assert "go on with: leadline resume runs/p" in done.stderr
+    assert "continue with: leadline resume runs/p" in done.stderr
     assert "Traceback" not in done.stderr
 
 

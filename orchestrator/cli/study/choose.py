@@ -32,9 +32,9 @@ from orchestrator.plan.auto import Choice, Situation
 from orchestrator.plan.document import plan_toml
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies import pilot
 from orchestrator.studies.evaluate import read_references
-from orchestrator.studies.replay.experiment import Conditions, Row, play_all
+from orchestrator.studies.replay import pilot
+from orchestrator.studies.replay.experiment import Conditions, ReplayRow, play_all
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.series import Member, Series, series
 
@@ -113,7 +113,8 @@ def _pilot(
     n = min(auto.affordable(situation)[0], pilot.N_MAX)
     if n == 1:
         raise PlanError(
-            "the budget holds one attempt a problem, which leaves nothing to choose; raise budget.tokens or budget.traces"
+            "the budget holds one attempt a problem, which leaves nothing to choose; raise "
+            "budget.tokens or budget.traces"
         )
     plan = replace(
         loaded.plan,
@@ -126,7 +127,8 @@ def _pilot(
     usable = tuple(problem for problem in file.problems if problem.id in references)
     if not usable:
         raise PlanError(
-            f"none of the first {n_problems} rows of {problems} has a reference answer (`answer`) to measure against"
+            f"none of the first {n_problems} rows of {problems} has a reference answer "
+            "(`answer`) to measure against"
         )
     ids = {problem.id for problem in usable}
     order = tuple(id for id in file.order if id in ids)
@@ -157,7 +159,8 @@ def _measure(study: _Pilot, display: DisplayOptions) -> int:
         return _report(choice, display)
     if budget.seconds:
         message(
-            "note: a pilot compares tokens; budget.seconds limits the last column, tokens generated in sequence"
+            "note: a pilot compares tokens; budget.seconds limits the last column, tokens "
+            "generated in sequence"
         )
     title = f"{directory} · {study.n} attempts each, {pilot.N_SEEDS} draws"
     results_console().print(replay_tables(rows, title))
@@ -167,7 +170,7 @@ def _measure(study: _Pilot, display: DisplayOptions) -> int:
     )
 
 
-def _write(study: _Pilot, rows: list[Row], choice: Choice) -> None:
+def _write(study: _Pilot, rows: list[ReplayRow], choice: Choice) -> None:
     settings = [
         {
             "strategy": row.setting.strategy,
@@ -178,9 +181,7 @@ def _write(study: _Pilot, rows: list[Row], choice: Choice) -> None:
         for row in rows
     ]
     directory, loaded = study.jobs.directory, study.loaded
-    write_json(
-        directory / "pilot.json", {"chosen": _choice_document(choice), "settings": settings}
-    )
+    write_json(directory / "pilot.json", {"chosen": _choice_document(choice), "settings": settings})
     text = plan_toml(
         auto.chosen(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice),
         loaded.execution,

@@ -20,7 +20,7 @@ from orchestrator.plan.execution import Execution
 from orchestrator.plan.spec_syntax import one_spec, spelled
 from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.summary import correctness, curve, rankings
-from orchestrator.studies.sweep import parse_counts
+from orchestrator.studies.sweep.surface import parse_counts
 
 
 @click.command(name="eval")
@@ -90,7 +90,9 @@ def evaluate(
         return 0
     console = results_console()
     n_traces = sum(map(len, pools.values()))
-    console.print(Text(f"{job.directory}: {len(results):,} results, {n_traces:,} traces", style="bold"))
+    console.print(
+        Text(f"{job.directory}: {len(results):,} results, {n_traces:,} traces", style="bold")
+    )
     console.print(rankings_table(ranked))
     if points:
         console.print(points_table(points))
@@ -106,7 +108,10 @@ def _cautions(
     answers: str,
 ) -> Iterator[str]:
     if not references:
-        yield f"{answers} has no reference answers (`answer`) for these problems, so their accuracy is unknown."
+        yield (
+            f"{answers} has no reference answers (`answer`) for these problems, so their accuracy "
+            "is unknown."
+        )
     n_short = sum(
         r.n_planned is not None and n_sampled(pools[r.problem_id]) < r.n_planned
         for r in results
@@ -114,6 +119,7 @@ def _cautions(
     )
     if n_short and references:
         yield (
-            f"{n_short:,} problems were not sampled in full. Stopping early depends on the answers, so pass@k and maj@k of such pools are "
+            f"{n_short:,} problems were not sampled in full. Stopping early depends on the "
+            "answers, so pass@k and maj@k of such pools are "
             "biased; take them from a job with the strategy 'consistency'."
         )

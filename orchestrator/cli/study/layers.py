@@ -44,7 +44,7 @@ from orchestrator.studies.layers.loading import load_decoder, shipped_order
 from orchestrator.studies.layers.mcts import Knobs
 from orchestrator.studies.layers.scoring import Scored
 from orchestrator.studies.layers.search import Found, Task, chosen_reward
-from orchestrator.studies.sweep import parse_counts
+from orchestrator.studies.sweep.surface import parse_counts
 
 INTERRUPTED = 130
 _LENGTH_FACTOR = 2  # an order may have twice the model's layers, unless --max-layers is given
@@ -82,9 +82,7 @@ def depth() -> None:
 )
 @json_option
 @debug_option
-def probe(
-    model: str, text_file: Path | None, depths: str, out: Path | None, as_json: bool
-) -> int:
+def probe(model: str, text_file: Path | None, depths: str, out: Path | None, as_json: bool) -> int:
     """Measure how far each layer of MODEL turns the residual stream, and propose the block to loop.
 
     Prints the angular distance of each layer, a schedule `encode (think)*r decode` from the knees
@@ -150,7 +148,10 @@ def probe(
     type=click.Choice(["auto", "accuracy", "agreement"]),
     default="auto",
     show_default=True,
-    help="What guides the search: accuracy needs reference answers; agreement is with the model's own vote. auto: accuracy where there are reference answers.",
+    help=(
+        "What guides the search: accuracy needs reference answers; agreement is with the model's "
+        "own vote. auto: accuracy where there are reference answers."
+    ),
 )
 @click.option(
     "--holdout",
@@ -158,7 +159,10 @@ def probe(
     default=0.5,
     metavar="SHARE",
     show_default=True,
-    help="Share of the problems kept out of the search, to evaluate its winner on. 0: evaluate on the same ones, which is called an oracle.",
+    help=(
+        "Share of the problems kept out of the search, to evaluate its winner on. 0: evaluate on "
+        "the same ones, which is called an oracle."
+    ),
 )
 @limit_option
 @click.option(
@@ -306,7 +310,8 @@ class _Progress:
         self._printed_at = now
         line = (
             f"{n_orders - 1} of {self._n_simulations} simulations, {duration(now - self._began)}; "
-            f"best {share(best.reward)} with {len(best.order)} of {self._n_layers} layers; last {share(scored.reward)} with {len(scored.order)}"
+            f"best {share(best.reward)} with {len(best.order)} of {self._n_layers} layers; "
+            f"last {share(scored.reward)} with {len(scored.order)}"
         )
         end = "\n" if is_last or not self._is_live else ""
         sys.stderr.write(f"{chr(13)}\x1b[K{line}{end}" if self._is_live else f"{line}{end}")
@@ -337,9 +342,7 @@ def _plan_as_shipped(plan: Plan) -> Plan:
 
 def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, outcome: Found) -> None:
     """Write the winner as a plan that `leadline run` takes."""
-    winner = replace(
-        plan.models[plan.default_model], layers=str(Schedule(outcome.winner.order))
-    )
+    winner = replace(plan.models[plan.default_model], layers=str(Schedule(outcome.winner.order)))
     chosen = replace(plan, models={**plan.models, plan.default_model: winner})
     assert loaded.problems is not None
     head = "".join(f"# {line}\n" for line in views.search_remarks(outcome))

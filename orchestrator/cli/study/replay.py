@@ -16,7 +16,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget
 from orchestrator.plan import registry
 from orchestrator.plan.spec_syntax import several_specs, spelled
-from orchestrator.studies.replay.experiment import Conditions, Row, Setting, play_all
+from orchestrator.studies.replay.experiment import Conditions, ReplayRow, ReplaySetting, play_all
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import Draw
 
@@ -116,8 +116,8 @@ def replay(
     """Replay strategies on recorded traces: accuracy against tokens, with 95% intervals over
     questions, and the critical path.
 
-    A SOURCE is a job directory or a file of recorded traces (docs/replay.md). A SPEC is a name, then
-    options; each of several values, separated by commas, is replayed.
+    A SOURCE is a job directory or a file of recorded traces (docs/replay.md). A SPEC is a name,
+    then options; each of several values, separated by commas, is replayed.
 
     \b
     Examples:
@@ -134,7 +134,7 @@ def replay(
             message(f"note: {recording.name}: {note}")
     conditions = Conditions(n_seeds, draw, probe_tokens, Budget(tokens=max_tokens))
     rows = play_all(recordings, settings, conditions, n_processes)
-    by_source: dict[str, list[Row]] = {}
+    by_source: dict[str, list[ReplayRow]] = {}
     for row in rows:
         by_source.setdefault(row.source, []).append(row)
     titles = {source: _title(source, len(recordings), conditions) for source in by_source}
@@ -149,7 +149,7 @@ def replay(
     return 0
 
 
-def _plot(rows: Sequence[Row], path: Path, title: str) -> None:
+def _plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
     try:
         from orchestrator.cli.view.plots import draw_plot
     except ImportError as error:
@@ -159,7 +159,7 @@ def _plot(rows: Sequence[Row], path: Path, title: str) -> None:
     draw_plot(rows, path, title)
 
 
-def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[Setting]:
+def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[ReplaySetting]:
     """Return every strategy with every selector, all of them checked; without selectors each
     strategy with its own.
     """
@@ -170,7 +170,7 @@ def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[Setti
     for text in strategies:
         for spec in several_specs("--strategy", text):
             own = registry.own_selector(spec)  # loads the strategy, and so checks its options
-            settings += [Setting(spec, vote) for vote in votes or [own]]
+            settings += [ReplaySetting(spec, vote) for vote in votes or [own]]
     return settings
 
 
@@ -181,11 +181,13 @@ def _title(source: str, n_sources: int, conditions: Conditions) -> str:
         if conditions.draw == "recorded"
         else f"{conditions.n_seeds:,} draws, {conditions.draw}"
     )
-    probes = f"{conditions.probe_tokens} tokens a probe" if conditions.probe_tokens else "probes free"
+    probes = (
+        f"{conditions.probe_tokens} tokens a probe" if conditions.probe_tokens else "probes free"
+    )
     return f"{name} · {order} · {probes}"
 
 
-def _document(row: Row) -> dict[str, object]:
+def _document(row: ReplayRow) -> dict[str, object]:
     document: dict[str, object] = msgspec.to_builtins(replace(row, units={}))
     del document["units"]
     setting = row.setting

@@ -93,9 +93,7 @@ def train(
             "--words 0 without --tokens: a prefix must end somewhere; set one of them"
         )
     cut = Cut(n_words, REASONING_WORDS, n_tokens)
-    pools = {
-        key: pool for job in jobs for key, pool in journal_pools(Path(job), cut).items()
-    }
+    pools = {key: pool for job in jobs for key, pool in journal_pools(Path(job), cut).items()}
     document = fitted(name, pools)
     lexical = registry.load("similarity", PluginSpec("lexical"))
     qualities = {

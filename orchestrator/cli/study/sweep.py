@@ -8,9 +8,8 @@ deepen.toml. The same command again continues an interrupted sweep.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import click
 
@@ -33,22 +32,20 @@ from orchestrator.cli.view.numbers import depth_name
 from orchestrator.cli.view.sweep import best_lines, surface_table
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import PluginSpec
 from orchestrator.jobs.files import write_atomically
 from orchestrator.plan import registry
 from orchestrator.plan.document import plan_toml
-from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.studies.evaluate import Same, read_references, right_keys
 from orchestrator.studies.series import Member, Pools, Series, series
 from orchestrator.studies.summary import compare_answers
-from orchestrator.studies.sweep import (
+from orchestrator.studies.sweep.levels import Right
+from orchestrator.studies.sweep.plans import best_plan, deepen_plan, fixed_plan, own_depth
+from orchestrator.studies.sweep.surface import (
     Chances,
-    Right,
     Surface,
     by_drawing,
     by_majority,
-    first_look,
     parse_counts,
     surface,
 )
@@ -130,12 +127,13 @@ def _prepared(
     """Return what to measure; PlanError before anything starts."""
     problems, _ = problems_and_directory(loaded, "sweep")
     plan = loaded.plan
-    all_depths = parse_counts(depths, "--depths") if depths else (_own_depth(plan),)
+    all_depths = parse_counts(depths, "--depths") if depths else (own_depth(plan),)
     all_widths = parse_counts(widths, "--widths")
     for name in ("traces", "tokens", "seconds"):
         if getattr(plan.budget, name):
             raise PlanError(
-                f"a sweep samples every problem in full, and budget.{name} would cut it short; leave it out, or give --budget.{name} 0"
+                f"a sweep samples every problem in full, and budget.{name} would cut it "
+                f"short; leave it out, or give --budget.{name} 0"
             )
     members = [
         Member(
@@ -151,38 +149,10 @@ def _prepared(
     references = {id: text for id, text in read_references(problems).items() if id in ids}
     if not references:
         raise PlanError(
-            f"{problems} has no reference answers (`answer`), without which there is no accuracy to sweep"
+            f"{problems} has no reference answers (`answer`), without which there is no "
+            "accuracy to sweep"
         )
     return _Sweep(jobs, all_depths, all_widths, references)
-
-
-def _own_depth(plan: Plan) -> int:
-    """Return the depth that a plan's strategy or its sampling requests, 0 for none; PlanError when
-    the strategy uses several.
-    """
-    strategy = registry.load("strategies", plan.strategy)
-    if hasattr(strategy, "depths"):
-        raise PlanError(
-            f"strategy {plan.strategy.name!r} uses several depths: name those to sweep, as in --depths 1,2,4,8"
-        )
-    return getattr(strategy, "depth", None) or plan.sampling.depth
-
-
-def fixed_plan(plan: Plan, depth: int, width: int) -> Plan:
-    """Return the plan that takes `width` attempts at `depth` (0: as the model ships) of every
-    problem; all else stays.
-    """
-    return replace(
-        plan,
-        strategy=PluginSpec("consistency", {"n": width, **_model_option(plan)}),
-        sampling=replace(plan.sampling, depth=depth),
-    )
-
-
-def _model_option(plan: Plan) -> dict[str, object]:
-    """Return the strategy's option `model`, where it is set."""
-    model = plan.strategy.options.get("model")
-    return {"model": model} if model else {}
 
 
 def _surface(study: _Sweep, pools: Sequence[Pools]) -> Surface:
@@ -212,15 +182,13 @@ def _write(jobs: Series, plan: Plan, measured: Surface) -> list[str]:
     """Write numbers, plans and pictures; return their names, and how to get pictures where there
     are none.
     """
-    directory, problems = jobs.directory, jobs.source.problems
+    directory = jobs.directory
     write_json(directory / "surface.json", measured)
-    plans = {"best.toml": best_plan}
+    _write_plan(jobs, "best", best_plan(plan, measured), best_lines(measured))
+    names = ["surface.json", "best.toml"]
     if measured.settings[measured.cheapest].depth:
-        plans["deepen.toml"] = deepen_plan
-    for name, document in plans.items():
-        text = document(plan, jobs.execution, measured, problems, directory)
-        write_atomically(directory / name, text.encode())
-    names = ["surface.json", *plans]
+        _write_plan(jobs, "deepen", *deepen_plan(plan, measured))
+        names.append("deepen.toml")
     try:
         from orchestrator.cli.view.plots import surface_picture
     except ModuleNotFoundError:
@@ -232,61 +200,9 @@ def _write(jobs: Series, plan: Plan, measured: Surface) -> list[str]:
     return [*names, "surface.png"]
 
 
-def best_plan(
-    plan: Plan, execution: Execution, measured: Surface, problems: str, directory: Path
-) -> str:
-    """Return a plan file for the cheapest setting that is as good as the best, with its numbers on
-    top.
-    """
-    chosen = measured.settings[measured.cheapest]
-    text = plan_toml(
-        fixed_plan(plan, chosen.depth, chosen.width),
-        execution,
-        problems=problems,
-        out=str((directory / "best").resolve()),
-    )
-    return "".join(f"# {line}\n" for line in best_lines(measured)) + text
-
-
-def deepen_plan(
-    plan: Plan, execution: Execution, measured: Surface, problems: str, directory: Path
-) -> str:
-    """Return a plan file for `deepen` that ends at the chosen depth, after a first look if one
-    saves, calibrated as measured.
-
-    It may take as many traces as the chosen setting does, and its first look beside them. Its
-    confidence allows stopping early to cost about one of the problems swept.
-    """
-    chosen = measured.settings[measured.cheapest]
-    deep = next(level for level in measured.levels if level.depth == chosen.depth)
-    shallow = first_look(measured.levels, deep)
-    used = [deep] if shallow is None else [shallow, deep]
-    options: dict[str, object] = {
-        **_model_option(plan),
-        "depths": [level.depth for level in used],
-        "n": chosen.width + (len(used) - 1) * deep.n_agreed,
-        "confidence": round(min(0.999, max(0.95, 1.0 - 1.0 / measured.n_problems)), 4),
-        "accuracies": [round(level.accuracy, 4) for level in used],
-        "alternatives": round(deep.n_alternatives, 3),
-    }
-    deepen = replace(
-        plan,
-        strategy=PluginSpec("deepen", options),
-        selector=PluginSpec(
-            "depth-weighted",
-            {"depths": [level.depth for level in used], "weights": [round(level.weight, 4) for level in used]},
-        ),
-        sampling=replace(plan.sampling, depth=0),
-    )
-    look = (
-        "no shallower first look saves layer-tokens"
-        if shallow is None
-        else f"a first look at depth {shallow.depth}"
-    )
-    note = f"# Up to {options['n']} traces, ending at depth {deep.depth}, as many as the vote needs; {look}.\n"
-    weights = f"# A vote weighs its log-odds, measured on {measured.n_problems} problems.\n"
-    return (
-        note
-        + weights
-        + plan_toml(deepen, execution, problems=problems, out=str((directory / "deepen").resolve()))
-    )
+def _write_plan(jobs: Series, name: str, plan: Plan, remarks: Iterable[str]) -> None:
+    """Write a plan file for the problems of the sweep, with remarks at its top."""
+    out = str((jobs.directory / name).resolve())
+    text = plan_toml(plan, jobs.execution, problems=jobs.source.problems, out=out)
+    head = "".join(f"# {line}\n" for line in remarks)
+    write_atomically(jobs.directory / f"{name}.toml", f"{head}{text}".encode())

@@ -123,7 +123,8 @@ def _grid(text: str) -> tuple[float, ...]:
     if not text:
         return GRID
     error = PlanError(
-        f"--temperatures {text!r}: give at least three numbers above 0, ascending, as in 0.4,0.6,0.8,1.0"
+        f"--temperatures {text!r}: give at least three numbers above 0, ascending, as in "
+        "0.4,0.6,0.8,1.0"
     )
     try:
         grid = tuple(float(part) for part in text.split(","))

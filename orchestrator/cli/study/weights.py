@@ -1,12 +1,11 @@
-"""`leadline weights`: the weights of an ensemble from the pools of finished jobs, model by model."""
+"""`leadline weights`: the weights of an ensemble, from the pools of finished jobs."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -18,33 +17,7 @@ from orchestrator.cli.options import EXIT_CODES, debug_option, json_option
 from orchestrator.cli.view.numbers import count, estimate_text, interval, share
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.plan.document import toml_value
-from orchestrator.studies.ensembles import (
-    Labelled,
-    alone,
-    cross_fitted,
-    ensemble_weights,
-    labelled,
-)
-from orchestrator.studies.evaluate import Estimate, accuracy
-
-
-@dataclass(frozen=True, slots=True)
-class EnsembleFit:
-    """The weights in the order of the models; accuracies are those of the vote in the limit of many
-    draws, each with its interval.
-
-    `held_out` is None where there are fewer than five questions; `alone` is each model's own vote.
-    """
-
-    models: tuple[str, ...]
-    paths: tuple[str, ...]
-    n_traces: tuple[int, ...]
-    weights: tuple[float, ...]
-    margin: float
-    fitted: Estimate | None
-    held_out: Estimate | None
-    alone: tuple[Estimate | None, ...]
-    n_left_out: int
+from orchestrator.studies.ensembles import EnsembleFit, fit_ensemble, read_questions
 
 
 @click.command(epilog=EXIT_CODES)
@@ -72,22 +45,26 @@ def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
       leadline weights runs/ensemble
       leadline weights runs/small runs/large --problems problems.jsonl
     """
-    pools = labelled([Path(job) for job in jobs], problems)
+    questions = read_questions([Path(job) for job in jobs], problems)
     with _silenced():
-        fit = _fit(pools)
+        fit = fit_ensemble(questions)
     if as_json:
         print_json(fit)
         return 0
     console = results_console()
     console.print(_table(fit))
     held_out = f"; held out {estimate_text(fit.held_out)}" if fit.held_out else ""
-    vote = f"weighted vote, in the limit: {estimate_text(fit.fitted)} on the questions of the fit{held_out}"
+    vote = (
+        f"weighted vote, in the limit: {estimate_text(fit.fitted)} on the questions of the "
+        f"fit{held_out}"
+    )
     console.print(Text(vote, style="bold"), soft_wrap=True)
     if fit.n_left_out:
         left_out = f"{fit.n_left_out:,} questions are left out: some model has no attempt at them"
         console.print(Text(left_out, style="yellow"), soft_wrap=True)
     rounded = [round(weight, 4) for weight in fit.weights]
-    plan = f'strategy = {{name = "ensemble", models = {toml_value(list(fit.models))}, weights = {toml_value(rounded)}}}'
+    options = f"models = {toml_value(list(fit.models))}, weights = {toml_value(rounded)}"
+    plan = f'strategy = {{name = "ensemble", {options}}}'
     console.print(Text(f"in a plan: {plan}", style="dim"), soft_wrap=True)
     return 0
 
@@ -106,28 +83,6 @@ def _silenced() -> Iterator[None]:
         os.dup2(stdout, 1)
         os.close(stdout)
         os.close(devnull)
-
-
-def _fit(pools: Labelled) -> EnsembleFit:
-    questions = list(pools.questions.values())
-    fit = ensemble_weights(questions)
-    n_models = len(pools.models)
-    own_votes = [[q.won(alone(i, n_models)) for q in questions] for i in range(n_models)]
-    return EnsembleFit(
-        models=pools.models,
-        paths=pools.paths,
-        n_traces=pools.n_traces,
-        weights=tuple(round(weight, 6) for weight in fit.weights),
-        margin=fit.margin,
-        fitted=_accuracy([q.won(fit.weights) for q in questions]),
-        held_out=_accuracy(cross_fitted(questions)),
-        alone=tuple(map(_accuracy, own_votes)),
-        n_left_out=pools.n_left_out,
-    )
-
-
-def _accuracy(right: Sequence[bool]) -> Estimate | None:
-    return accuracy({str(i): is_right for i, is_right in enumerate(right)})
 
 
 def _table(fit: EnsembleFit) -> Table:

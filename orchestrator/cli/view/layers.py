@@ -17,12 +17,20 @@ from orchestrator.studies.layers.think_block import Looped, Probe
 
 _KINDS = {
     "accuracy": "accuracy against reference answers",
-    "oracle": "ORACLE: accuracy on the very problems whose answers guided the search, so no accuracy to expect elsewhere",
-    "agreement": "agreement with the model's own vote: not accuracy, since there are no reference answers",
+    "oracle": (
+        "ORACLE: accuracy on the very problems whose answers guided the search, so no accuracy "
+        "to expect elsewhere"
+    ),
+    "agreement": (
+        "agreement with the model's own vote: not accuracy, since there are no reference answers"
+    ),
 }
 _GUIDES = {
     Reward.ACCURACY: "led by accuracy against reference answers",
-    Reward.AGREEMENT: "led without references, by agreement with the majority of replies sampled from the model as it ships",
+    Reward.AGREEMENT: (
+        "led without references, by agreement with the majority of replies sampled from the "
+        "model as it ships"
+    ),
 }
 _BAR_WIDTH = 24
 
@@ -40,7 +48,8 @@ def probe_view(probe: Probe, folder: Path) -> RenderableType:
         table.add_row(str(layer), f"{distance:.4f}", _part(probe.schedule, layer), bar)
     proposal: list[RenderableType] = [
         Text(
-            "no schedule is proposed: the curve does not go flat both from the front and from the back",
+            "no schedule is proposed: the curve does not go flat both from the front and "
+            "from the back",
             style="yellow",
         )
     ]
@@ -54,7 +63,9 @@ def search_view(search: Found, folder: Path) -> RenderableType:
     table = numbers_table(
         ("layers run", str(search.reward)),
         texts_after=("order",),
-        title=f"{search.reward} against layers run, {search.n_problems} problems that led the search",
+        title=(
+            f"{search.reward} against layers run, {search.n_problems} problems that led the search"
+        ),
     )
     own = search.own
     for scored in search.front if own in search.front else (*search.front, own):
@@ -65,15 +76,17 @@ def search_view(search: Found, folder: Path) -> RenderableType:
     remarks = [Text(line) for line in search_remarks(search)]
     if search.interrupted:
         remarks.append(Text("interrupted: the same command continues", style="yellow"))
-    files = f"schedule: {folder / 'schedule.toml'} (leadline run takes it); every order tried: {folder / 'orders.jsonl'}"
+    files = (
+        f"schedule: {folder / 'schedule.toml'} (leadline run takes it); every order tried: "
+        f"{folder / 'orders.jsonl'}"
+    )
     return Group(table, *remarks, Text(files, style="dim"))
 
 
 def search_remarks(search: Found) -> list[str]:
     """Return what a reader of the result must know, in lines without markup."""
-    lines = [
-        f"{_GUIDES[search.reward]}, {search.n_problems} problems; {search.n_orders} orders tried, {search.n_whole} of them on all problems"
-    ]
+    orders = f"{search.n_orders} orders tried, {search.n_whole} of them on all problems"
+    lines = [f"{_GUIDES[search.reward]}, {search.n_problems} problems; {orders}"]
     if search.n_unvoted:
         lines.append(f"{search.n_unvoted} problems were left out: no sampled reply had an answer")
     if search.winner.order == search.own.order:
@@ -86,11 +99,13 @@ def _comparison_lines(comparison: Comparison | None, search: Found) -> list[str]
         return ["not compared on held-out problems: the search was interrupted"]
     is_oracle = comparison.kind == "oracle"
     where = "on the same problems" if is_oracle else f"on {comparison.own.n} problems"
+    only_winner = f"right only with the order found: {comparison.n_gained}"
+    only_own = f"right only with the model's own: {comparison.n_lost}"
     return [
         f"{where}, {_KINDS[comparison.kind]}:",
         f"  the model's own order, {len(search.own.order)} layers: {estimate_text(comparison.own)}",
         f"  the order found, {len(search.winner.order)} layers: {estimate_text(comparison.winner)}",
-        f"  right only with the order found: {comparison.n_gained}; right only with the model's own: {comparison.n_lost}",
+        f"  {only_winner}; {only_own}",
     ]
 
 
@@ -106,7 +121,13 @@ def _part(schedule: Schedule | None, layer: int) -> str:
 
 def _loops(loops: tuple[Looped, ...]) -> RenderableType:
     table = numbers_table(
-        ("r", "loop", "layers run", "nats a token", "change against r = 1 (95% interval over windows)"),
+        (
+            "r",
+            "loop",
+            "layers run",
+            "nats a token",
+            "change against r = 1 (95% interval over windows)",
+        ),
         title="what looping the think block does to the likelihood of the text",
     )
     for loop in loops:

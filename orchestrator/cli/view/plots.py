@@ -25,8 +25,8 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import Schedule
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.replay.experiment import MAJORITY, Row
-from orchestrator.studies.sweep import Setting, Surface
+from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow
+from orchestrator.studies.sweep.surface import Setting, Surface
 
 _COLOURS = colormaps["viridis"]
 _MARKS = "osD^vPX*"
@@ -180,7 +180,9 @@ def _mark_cheapest(axes: Axes, surface: Surface, cost: Callable[[Setting], float
         markerfacecolor="none",
         markeredgecolor=_RED,
         markeredgewidth=2.2,
-        label=f"cheapest as good as the best: depth {depth_name(chosen.depth)}, width {chosen.width}",
+        label=(
+            f"cheapest as good as the best: depth {depth_name(chosen.depth)}, width {chosen.width}"
+        ),
         zorder=6,
     )
 
@@ -207,7 +209,7 @@ def _scale(axes: Axes, costs: Sequence[float], title: str) -> None:
         axes.set_xlabel(f"{title} (not measured by this engine)" if not max(costs) else title)
 
 
-def draw_plot(rows: Sequence[Row], path: Path, title: str) -> None:
+def draw_plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
     """Write accuracy against tokens with intervals, one line per strategy.
 
     PlanError if it cannot.
@@ -226,21 +228,21 @@ def draw_plot(rows: Sequence[Row], path: Path, title: str) -> None:
         raise PlanError(f"--plot {path}: {error}") from error
 
 
-def lines(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+def lines(rows: Sequence[ReplayRow]) -> dict[str, dict[str, ReplayRow]]:
     """Return the rows of each line of the plot, by what tells them apart, in order of tokens; lines
     by their name.
 
     Rows of one strategy and selector make a line along the option that has the most different
     numbers among them; where other options differ, too, there is a line for each of their choices.
     """
-    kinds: dict[str, list[Row]] = {}
+    kinds: dict[str, list[ReplayRow]] = {}
     for row in rows:
         selector = row.setting.selector
         name = row.setting.strategy.name
         kinds.setdefault(
             name if selector == MAJORITY else f"{name} → {spelled(selector)}", []
         ).append(row)
-    found: dict[str, dict[str, Row]] = {}
+    found: dict[str, dict[str, ReplayRow]] = {}
     for kind, alike in kinds.items():
         options = [row.setting.strategy.options for row in alike]
         along = _along(options)
@@ -269,7 +271,7 @@ def _along(options: Sequence[Mapping[str, object]]) -> str:
     return best if best and n_different[best] > 1 else ""
 
 
-def _draw_line(axes: Axes, name: str, line: Mapping[str, Row], mark: str) -> None:
+def _draw_line(axes: Axes, name: str, line: Mapping[str, ReplayRow], mark: str) -> None:
     values = [row.accuracy.value for row in line.values()]
     lows, highs = zip(*(_ends(row.accuracy) for row in line.values()), strict=True)
     below = [value - low for value, low in zip(values, lows, strict=True)]

@@ -11,10 +11,10 @@ from rich.text import Text
 from orchestrator.cli.view.numbers import count, interval, share
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies.replay.experiment import MAJORITY, Row, Setting
+from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow, ReplaySetting
 
 
-def replay_tables(rows: Sequence[Row], title: str) -> RenderableType:
+def replay_tables(rows: Sequence[ReplayRow], title: str) -> RenderableType:
     """Return the rows of one source; if any attempts were cut or probed, a second table of those.
 
     Tokens are per question; `path` is the longest chain of tokens generated in sequence. `saved` is
@@ -34,17 +34,20 @@ def replay_tables(rows: Sequence[Row], title: str) -> RenderableType:
             interval(row.accuracy),
             count(row.tokens.value),
             saved,
-            count(row.depth_tokens),
+            count(row.path_tokens),
         )
     cut = [row for row in rows if row.pruned_tokens or row.probe_tokens]
     return Group(table, _cut_table(cut)) if cut else table
 
 
-def _cut_table(rows: Sequence[Row]) -> Table:
+def _cut_table(rows: Sequence[ReplayRow]) -> Table:
     table = numbers_table(
         ("strategy", "attempts", "pruned", "probed", "full vote", "errors"),
         n_texts=1,
-        title="Tokens of attempts that did not end, and of probes; errors: one of those was right, the vote wrong",
+        title=(
+            "Tokens of attempts that did not end, and of probes; errors: one of those was right, "
+            "the vote wrong"
+        ),
     )
     for row in rows:
         table.add_row(
@@ -58,7 +61,7 @@ def _cut_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def setting_name(setting: Setting) -> Text:
+def setting_name(setting: ReplaySetting) -> Text:
     """Return a setting as it is typed; its selector where that is not the majority."""
     name = Text(spelled(setting.strategy))
     if setting.selector != MAJORITY:

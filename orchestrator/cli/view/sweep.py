@@ -23,17 +23,23 @@ from orchestrator.cli.view.numbers import (
 )
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.sweep import Setting, Surface
+from orchestrator.studies.sweep.surface import Setting, Surface
 
 BEST, CHEAPEST, FRONT = "▲", "◆", "•"
 
 
 def surface_table(surface: Surface) -> RenderableType:
     """Return the surface, its Pareto front, and what was measured at each depth."""
-    heading = f"{surface.selector} over {count(surface.n_problems)} problems: accuracy, 95% interval, {surface.unit} a problem"
+    heading = (
+        f"{surface.selector} over {count(surface.n_problems)} problems: accuracy, 95% interval, "
+        f"{surface.unit} a problem"
+    )
     parts: list[RenderableType] = [Text(heading, style="bold"), _grid(surface), _legend(surface)]
     if surface.n_left_out:
-        left_out = f"{count(surface.n_left_out)} more problems lack attempts at some depth and are left out"
+        left_out = (
+            f"{count(surface.n_left_out)} more problems lack attempts at some depth and are left "
+            "out"
+        )
         parts.append(Text(left_out, style="yellow"))
     return Group(
         *parts,
@@ -127,14 +133,23 @@ def best_lines(surface: Surface) -> Iterator[str]:
     best, cheapest = surface.settings[surface.best], surface.settings[surface.cheapest]
     yield f"Best: {_described(best, surface.unit)}."
     if best is cheapest:
-        yield "Nothing cheaper is as good: the interval of its difference to every cheaper setting is above 0."
+        yield (
+            "Nothing cheaper is as good: the interval of its difference to every cheaper setting "
+            "is above 0."
+        )
         return
     saved = percent(1.0 - cheapest.layer_tokens / best.layer_tokens)
-    yield f"Cheapest within one interval of it: {_described(cheapest, surface.unit)}: {saved} fewer {surface.unit}."
+    yield (
+        f"Cheapest within one interval of it: {_described(cheapest, surface.unit)}: {saved} fewer "
+        f"{surface.unit}."
+    )
     below = points(cheapest.below_best)
     may_be_chance = below.low is not None and below.low <= 0.0
     why = "which may be chance" if may_be_chance else "which is less than half a problem"
-    yield f"It is {below.value:.1f} points (95%: {_bounds(below)}) below the best over the same {count(surface.n_problems)} problems, {why}."
+    yield (
+        f"It is {below.value:.1f} points (95%: {_bounds(below)}) below the best over the same "
+        f"{count(surface.n_problems)} problems, {why}."
+    )
 
 
 def _described(setting: Setting, unit: str) -> str:

@@ -24,9 +24,10 @@ from orchestrator.cli.view.numbers import (
     share,
 )
 from orchestrator.core.values import Cluster, Purpose, Result, Status, Trace, Usage
-from orchestrator.studies.evaluate import Estimate, Point, Report, Savings
+from orchestrator.studies.evaluate import Estimate, Report, Savings
+from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
-from orchestrator.studies.summary import Fault, Ranking, Summary
+from orchestrator.studies.summary import Ranking, Summary
 
 _ACCOUNTS = {
     Purpose.SOLVE: "attempts that voted or could have",
@@ -76,7 +77,10 @@ def summary_table(summary: Summary) -> RenderableType:
     report = summary.report
     n_problems = count(report.n_results + summary.n_open)
     n_finished = report.n_traces - report.n_cancelled - report.n_failed
-    finishes = f"{count(n_finished)} finished · {count(report.n_cancelled)} cancelled · {count(report.n_failed)} failed"
+    finishes = (
+        f"{count(n_finished)} finished · {count(report.n_cancelled)} cancelled · "
+        f"{count(report.n_failed)} failed"
+    )
     facts = _facts()
     facts.add_row("problems", n_problems, _by_status(report, summary))
     if report.accuracy is not None:
@@ -158,7 +162,8 @@ def _saved(savings: Savings) -> str:
         return f"every problem was sampled in full; n = {count(tokens.n)} problems"
     bounds = interval(tokens, "z.0%", missing="")
     return (
-        f"of the tokens{f' ({bounds})' if bounds else ''} and {percent(traces.value)} of the traces that the whole plan takes: an estimate, each trace not taken "
+        f"of the tokens{f' ({bounds})' if bounds else ''} and {percent(traces.value)} of the "
+        "traces that the whole plan takes: an estimate, each trace not taken "
         f"priced at its problem's mean of those not cut; n = {count(tokens.n)} problems"
     )
 
@@ -168,7 +173,8 @@ def _add_doubts(table: Table, report: Report, summary: Summary) -> None:
         table.add_row(
             "ties",
             count(report.n_tied),
-            "problems whose first two answers have the same weight: the larger count decided, then the earlier trace",
+            "problems whose first two answers have the same weight: the larger count "
+            "decided, then the earlier trace",
         )
     for reason, n in report.n_stopped_by.items():
         table.add_row("budget", count(n), f"problems ended by budget.{reason}")
@@ -234,7 +240,10 @@ def print_traces(console: Console, traces: Sequence[Trace]) -> None:
     """Print every trace's text under a rule with its facts."""
     for trace in traces:
         answer = f"answer {trace.answer.text}" if trace.answer else "no answer"
-        facts = f"trace {trace.ordinal} · {trace.finish} · {trace.usage.output_tokens} tokens · {answer}"
+        facts = (
+            f"trace {trace.ordinal} · {trace.finish} · {trace.usage.output_tokens} tokens · "
+            f"{answer}"
+        )
         console.rule(Text(facts), align="left", style="dim")
         console.print(Text(trace.text.strip() or trace.error or "(no text)"))
 

@@ -19,12 +19,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Finish, Problem, Purpose, Request, Trace, Verdict
-from orchestrator.jobs.journal import Arrived, Journal, digest
-from orchestrator.jobs.problems import read_problems
-from orchestrator.jobs.source import recorded as recorded_commission
+from orchestrator.jobs.finished import read_finished
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.studies.evaluate import read_references, right_keys
@@ -224,57 +221,24 @@ async def _right(
 def _read_job(path: Path, problems: str) -> Recording:
     if not (path / "journal.db").is_file():
         raise ReplayError(f"{path}: no journal.db in it; a recording is {_KINDS}")
-    journal = Journal(path / "journal.db")
-    try:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        digests = journal.digests()
-        pools = {
-            id: [e.trace for e in journal.events(id) if isinstance(e, Arrived)] for id in digests
-        }
-        dropped = {result.problem_id: result.dropped for result in journal.results()}
-    finally:
-        journal.close()
-    if not pools:
+    job = read_finished(path)
+    if not job.pools:
         raise ReplayError(
             f"{path}: its journal holds no problems; run the job first, or name another recording"
         )
-    asked = recorded_commission(path)
-    own = asked.problems if asked else ""
-    source = problems or own
+    rows, note = job.problems(problems)
+    source = problems or (job.source.problems if job.source else "")
     references = read_references(source) if source and Path(source).is_file() else {}
-    asks, note = _questions([source, own], digests, plan)
-    right = asyncio.run(
-        _right_of_job(pools, references, {id: asks[id].domain for id in pools}, plan)
-    )
-    found, n_cut = [], 0
-    for problem_id, pool in pools.items():
-        whole, cut = _chains(pool, dropped.get(problem_id, {}))
+    domains = {id: rows[id].domain for id in job.pools}
+    right = asyncio.run(_right_of_job(job.pools, references, domains, job.plan))
+    recorded, n_cut = [], 0
+    for problem_id, pool in job.pools.items():
+        result = job.results.get(problem_id)
+        whole, cut = _chains(pool, result.dropped if result else ())
         n_cut += cut
-        found.append(RecordedProblem(asks[problem_id], tuple(whole), right.get(problem_id)))
+        recorded.append(RecordedProblem(rows[problem_id], tuple(whole), right.get(problem_id)))
     notes = (*((f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()), *note)
-    return Recording(path.name, tuple(found), notes)
-
-
-def _questions(
-    sources: Sequence[str], digests: Mapping[str, str], plan: Plan
-) -> tuple[dict[str, Problem], tuple[str, ...]]:
-    """Return a job's problems as the first of these files with questions has them, without a prompt
-    where it does not; and a note of those.
-
-    A journal keeps no prompts, only what tells whether a file's are the same.
-    """
-    unasked = {id: Problem(id, "", plan.domain) for id in digests}
-    for source in dict.fromkeys(source for source in sources if source and Path(source).is_file()):
-        try:
-            rows = read_problems(source, default_domain=plan.domain, domains=plan.domains).problems
-        except PlanError:  # references alone: ids and answers
-            continue
-        known = {row.id: row for row in rows if row.id in digests}
-        same = {id: row for id, row in known.items() if digest(row) == digests[id]}
-        n_other = len(known) - len(same)
-        note = f"{source} asks {n_other} problems in other words than the job; they are replayed without their question"
-        return unasked | same, (note,) if n_other else ()
-    return unasked, ()
+    return Recording(path.name, tuple(recorded), notes)
 
 
 async def _right_of_job(

@@ -74,7 +74,7 @@ class Recording:
     notes: tuple[str, ...] = ()
 
 
-def drawn(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
+def draw_order(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
     """Return the order in which a pool's traces are drawn, shape (n_traces,), or (1000,) when
     resampled.
 

@@ -25,6 +25,7 @@ from orchestrator.core.values import (
     Sampling,
     Trace,
     Usage,
+    changed,
 )
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace, ReplayError
 
@@ -98,56 +99,50 @@ class Tape:
         ):
             return self._probe(request)
         self._require_recorded(request)
-        stretch = self._begun(request)
-        taken = self.recorded.traces[stretch.index]
+        stretch = self._next_stretch(request)
+        recorded = self.recorded.traces[stretch.index]
         limit = request.max_new_tokens
-        end = taken.n_tokens if limit is None else min(taken.n_tokens, stretch.first + limit)
+        end = recorded.n_tokens if limit is None else min(recorded.n_tokens, stretch.first + limit)
         finish = (
-            taken.finish
-            if end == taken.n_tokens
+            recorded.finish
+            if end == recorded.n_tokens
             else Finish.RULE
             if request.checkpoint
             else Finish.LENGTH
         )
         if request.rules:
-            end, finish = self._ruled(request, taken, stretch.first, end, finish)
-        if end < taken.n_tokens and (request.metrics or request.verifiers):
+            end, finish = self._end_by_rule(request, recorded, stretch.first, end, finish)
+        if end < recorded.n_tokens and (request.metrics or request.verifiers):
             raise self._missing("no verdicts or metrics of unfinished traces")
-        self.stretches[request.ordinal] = Stretch(stretch.root, stretch.index, stretch.first, end)
-        return self._trace(request, taken, stretch.first, end, finish)
+        self.stretches[request.ordinal] = changed(stretch, last=end)
+        return self._trace(request, recorded, stretch.first, end, finish)
 
     def cut(self, request: Request, n_tokens: int) -> Trace:
         """Return the trace of a request that was stopped after so many tokens."""
-        known = self.stretches.get(request.ordinal)
-        if known is None:  # a probe
-            return _made(request, Finish.CANCELLED, min(n_tokens, self._probe_tokens), _NO_TEXT)
-        end = min(known.first + n_tokens, known.last)
-        self.stretches[request.ordinal] = Stretch(known.root, known.index, known.first, end)
-        return self._trace(
-            request, self.recorded.traces[known.index], known.first, end, Finish.CANCELLED
-        )
+        stretch = self.stretches.get(request.ordinal)
+        if stretch is None:  # a probe
+            return _finished(request, Finish.CANCELLED, min(n_tokens, self._probe_tokens), _NO_TEXT)
+        end = min(stretch.first + n_tokens, stretch.last)
+        self.stretches[request.ordinal] = changed(stretch, last=end)
+        recorded = self.recorded.traces[stretch.index]
+        return self._trace(request, recorded, stretch.first, end, Finish.CANCELLED)
 
     def _trace(
-        self, request: Request, taken: RecordedTrace, first: int, end: int, finish: Finish
+        self, request: Request, recorded: RecordedTrace, first: int, end: int, finish: Finish
     ) -> Trace:
-        text = _NO_TEXT if taken.text is None else _part(taken, first, end)
-        if end < taken.n_tokens or finish is Finish.CANCELLED:
-            return _made(request, finish, end - first, text)
-        return Trace(
-            ordinal=request.ordinal,
-            text=text,
-            finish=finish,
-            parent=request.parent,
-            purpose=request.purpose,
-            model=request.model,
-            usage=Usage(output_tokens=end - first),
-            answer=taken.answer,
-            metrics=taken.metrics,
-            verdicts=taken.verdicts,
-            error=taken.error,
+        text = _NO_TEXT if recorded.text is None else _part(recorded, first, end)
+        trace = _finished(request, finish, end - first, text)
+        if end < recorded.n_tokens or finish is Finish.CANCELLED:
+            return trace
+        return changed(
+            trace,
+            answer=recorded.answer,
+            metrics=recorded.metrics,
+            verdicts=recorded.verdicts,
+            error=recorded.error,
         )
 
-    def _begun(self, request: Request) -> Stretch:
+    def _next_stretch(self, request: Request) -> Stretch:
         if request.parent is None:
             if self._n_drawn == len(self._order):
                 raise self._missing(
@@ -168,17 +163,17 @@ class Tape:
         stretch = None if request.parent is None else self.stretches.get(request.parent)
         if stretch is None:
             raise self._missing("no probe but of a running trace")
-        taken = self.recorded.traces[stretch.index]
+        recorded = self.recorded.traces[stretch.index]
         try:
-            answer = taken.probed(stretch.last)
+            answer = recorded.probed(stretch.last)
         except KeyError:
-            known = (
-                f"they were made at {_some(taken.probes)} tokens"
-                if taken.probes
+            probes = (
+                f"they were made at {_abbreviated(recorded.probes)} tokens"
+                if recorded.probes
                 else "none was made; replay a rule that does not probe (`sounding` with patience=0)"
             )
-            raise self._missing(f"no probe after {stretch.last} tokens: {known}") from None
-        return _made(request, Finish.STOP, self._probe_tokens, _NO_TEXT, answer)
+            raise self._missing(f"no probe after {stretch.last} tokens: {probes}") from None
+        return _finished(request, Finish.STOP, self._probe_tokens, _NO_TEXT, answer)
 
     def _require_recorded(self, request: Request) -> None:
         if request.purpose is not Purpose.SOLVE:
@@ -201,16 +196,16 @@ class Tape:
             if lacking:
                 raise self._missing(f"no {', '.join(sorted(lacking))}")
 
-    def _ruled(
-        self, request: Request, taken: RecordedTrace, first: int, end: int, finish: Finish
+    def _end_by_rule(
+        self, request: Request, recorded: RecordedTrace, first: int, end: int, finish: Finish
     ) -> tuple[int, Finish]:
         if any(isinstance(rule, ConfidenceFloor) for rule in request.rules):
             raise self._missing("no log-probabilities, which a confidence floor needs")
-        if taken.text is None:
+        if recorded.text is None:
             raise self._missing("no texts, which a stop rule reads")
         fold = RuleFold(request.rules)
         for n in range(first, end):
-            if fold.update(_part(taken, n, n + 1), ()):
+            if fold.update(_part(recorded, n, n + 1), ()):
                 return n + 1, Finish.RULE
         return end, finish
 
@@ -218,7 +213,7 @@ class Tape:
         return ReplayError(f"problem {self.recorded.problem.id}: the recording holds {what}")
 
 
-def _made(
+def _finished(
     request: Request, finish: Finish, n_tokens: int, text: str, answer: Answer | None = None
 ) -> Trace:
     return Trace(
@@ -233,30 +228,30 @@ def _made(
     )
 
 
-def _part(taken: RecordedTrace, first: int, end: int) -> str:
+def _part(recorded: RecordedTrace, first: int, end: int) -> str:
     """Return the text of these tokens.
 
-    Token borders are not recorded: every token is taken to be of the same length.
+    Token borders are not recorded: all tokens are taken to be equally long.
     """
-    text = taken.text or ""
-    n = max(1, taken.n_tokens)
+    text = recorded.text or ""
+    n = max(1, recorded.n_tokens)
     return text[len(text) * first // n : len(text) * end // n]
 
 
-def _some(probes: Iterable[int]) -> str:
+def _abbreviated(probes: Iterable[int]) -> str:
     first, *rest = probes
     return f"{first}, {rest[0]}, ..." if rest else str(first)
 
 
 @dataclass(frozen=True, slots=True)
-class Explored:
+class SimulatedRun:
     """A finished exploration and its critical path: how many tokens in sequence it took."""
 
     session: Session
-    depth_tokens: int
+    path_tokens: int
 
 
-def explore(tape: Tape, strategy: Strategy, plan: Plan) -> Explored:
+def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
     """Return the exploration of a tape's problem by a strategy. Pure; ReplayError when the
     recording does not hold what is asked.
 
@@ -274,7 +269,7 @@ def explore(tape: Tape, strategy: Strategy, plan: Plan) -> Explored:
     ended = clock.now
     while session.running:
         session.receive(clock.next_arrival())
-    return Explored(session, ended)
+    return SimulatedRun(session, ended)
 
 
 class _Clock:

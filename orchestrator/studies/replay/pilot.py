@@ -25,13 +25,13 @@ from orchestrator.plan.auto import (
 )
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.replay.experiment import Row, Setting, difference
+from orchestrator.studies.replay.experiment import ReplayRow, ReplaySetting, difference
 
 N_MAX = 32  # attempts of a problem that a pilot samples at most
 N_SEEDS = 40  # orders in which a candidate meets the traces
 
 
-def candidates(found: Situation, n: int) -> list[Setting]:
+def candidates(found: Situation, n: int) -> list[ReplaySetting]:
     """Return the settings of at most `n` attempts that a pilot compares: what the rules take
     (`default`) first, then by width.
 
@@ -48,13 +48,15 @@ def candidates(found: Situation, n: int) -> list[Setting]:
         first,
         *(
             s
-            for s in (Setting(strategy, vote) for strategy in strategies for vote in votes(found))
+            for s in (
+                ReplaySetting(strategy, vote) for strategy in strategies for vote in votes(found)
+            )
             if s != first
         ),
     ]
 
 
-def default(found: Situation, n: int) -> Setting:
+def default(found: Situation, n: int) -> ReplaySetting:
     """Return what the rules take for `n` fresh attempts of one model."""
     choice = choose(
         replace(
@@ -64,7 +66,7 @@ def default(found: Situation, n: int) -> Setting:
             able=frozenset(),
         )
     )
-    return Setting(choice.strategy, choice.selector)
+    return ReplaySetting(choice.strategy, choice.selector)
 
 
 def votes(found: Situation) -> list[PluginSpec]:
@@ -79,7 +81,7 @@ def votes(found: Situation) -> list[PluginSpec]:
     ]
 
 
-def picked(rows: Sequence[Row]) -> Row:
+def picked(rows: Sequence[ReplayRow]) -> ReplayRow:
     """Return the first row, or the most accurate of those that are certainly better (their paired
     95% interval lies above 0).
 
@@ -90,7 +92,7 @@ def picked(rows: Sequence[Row]) -> Row:
     return max(better, key=lambda row: (row.accuracy.value, -row.tokens.value), default=rows[0])
 
 
-def measured(rows: Sequence[Row], budget_tokens: int) -> Choice:
+def measured(rows: Sequence[ReplayRow], budget_tokens: int) -> Choice:
     """Return the picked setting as a choice, its reason the measurement with its interval, and how
     it compares with the rules' choice.
     """
