@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -176,16 +175,19 @@ class Signals:
         self._on_first = on_first
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._waker = -1
+        self._is_main = threading.current_thread() is threading.main_thread()
         self._former = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def install(self) -> None:
         """Handle the signals from now on."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self._handle)
-            if self._waker >= 0:
-                signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        if not self._is_main:
+            return
+        for number in _SIGNALS:
+            if self._loop is not None:
+                # Only so that the signal wakes the loop: Python runs its handlers between
+                # bytecodes, and a loop that waits has none.
+                self._loop.add_signal_handler(number, lambda: None)
+            signal.signal(number, self._handle)
 
     def __enter__(self) -> Signals:
         """Handle them."""
@@ -194,43 +196,30 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         """Restore the former handlers."""
-        if threading.current_thread() is threading.main_thread():
+        if self._is_main:
             for number, handler in self._former.items():
                 signal.signal(number, handler)
 
     async def guard(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run `work` to its end, or until a signal cancels it and it has cleaned up."""
         self._loop, self._task = asyncio.get_running_loop(), asyncio.ensure_future(work())
+        self.install()
         if self.number:
             self._task.cancel()
-        with self._waking(self._loop):
-            try:
-                await self._task
-            except asyncio.CancelledError:
-                if not self.number:
-                    raise
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            if not self.number:
+                raise
+        finally:
+            self._leave_loop()
 
-    @contextlib.contextmanager
-    def _waking(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Let every signal wake the loop: Python would handle one that comes just before the loop
-        waits only after the wait.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        reader, writer = socket.socketpair()
-        with reader, writer:
-            reader.setblocking(False)
-            writer.setblocking(False)
-            loop.add_reader(reader, reader.recv, 4096)
-            self._waker = writer.fileno()
-            self.install()
-            try:
-                yield
-            finally:
-                self._waker = -1
-                signal.set_wakeup_fd(-1)
-                loop.remove_reader(reader)
+    def _leave_loop(self) -> None:
+        loop, self._loop = self._loop, None
+        if self._is_main and loop is not None:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number:

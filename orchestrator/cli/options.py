@@ -223,7 +223,7 @@ class PlanCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {section: [] for section in _SECTIONS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and record[1]:  # an argument without a help text has none
                 key = param.key if isinstance(param, KeyFlag) else "command."
                 sections[key.rpartition(".")[0]].append(record)
         for section, records in sections.items():
