@@ -47,7 +47,7 @@ def numbers_table(
     """
     table = Table(
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
         title=Text(title, style="bold") if title else None,
         title_justify="left",
     )
