@@ -55,6 +55,11 @@ def depth() -> None:
     """Choose the layers that a model runs, and their order.
 
     Measured in plain PyTorch, without an engine.
+
+    \b
+    Examples:
+      leadline depth probe smollm2
+      leadline depth search smollm2 --plan examples/arithmetic.toml
     """
 
 

@@ -1,4 +1,4 @@
-"""The view of a running job: what it says, how seldom, and what it costs."""
+"""The view of a running job: what it shows, how rarely it writes, and what it costs."""
 
 import io
 import threading
@@ -101,7 +101,7 @@ def test_the_picture_fits_its_terminal(width: int) -> None:
     assert "33% saved against full sampling" in text
 
 
-def test_a_starting_engine_says_what_it_does_and_for_how_long() -> None:
+def test_a_starting_engine_shows_what_it_does_and_for_how_long() -> None:
     """Loading a model takes a minute: without a word it would look hung."""
     state = RunState()
     state.enter("starting engine 'ray'", "loading smollm2 takes about a minute")
@@ -145,7 +145,7 @@ def test_a_terminal_that_went_away_does_not_end_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0.04, "0.0 s"),
         (9.94, "9.9 s"),
@@ -155,9 +155,9 @@ def test_a_terminal_that_went_away_does_not_end_the_job() -> None:
         (11520, "3 h 12 min"),
     ],
 )
-def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
+def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
     """Round first, then choose the unit: else 59.6 s would be "60 s"."""
-    assert duration(seconds) == said
+    assert duration(seconds) == text
 
 
 @pytest.mark.slow
@@ -205,7 +205,6 @@ def test_counts_are_one_line() -> None:
     """What plain lines are compared by."""
     state = running()
     assert state.progress is not None
-    assert (
-        plain_counts(state.progress)
-        == "120/300 problems; traces: 64 running, 720 finished, 30 cancelled, 2 failed; 8,000 tokens"
+    assert plain_counts(state.progress) == (
+        "120/300 problems; traces: 64 running, 720 finished, 30 cancelled, 2 failed; 8,000 tokens"
     )
