@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from orchestrator.core.lineage import lineage, whole_text
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Purpose, Result, Status, Trace, Usage
 from orchestrator.jobs.files import write_atomically
@@ -107,12 +108,9 @@ def chosen_text(pool: Sequence[Trace], result: Result) -> str:
     by_ordinal = {t.ordinal: t for t in pool}
     attempts = sorted(t.ordinal for t in pool if t.purpose is Purpose.SOLVE and t.text)
     chosen = result.clusters[0].ordinals if result.clusters else attempts
-    link = by_ordinal.get(chosen[0]) if chosen else None
-    text = ""
-    while link is not None:
-        text = link.text + text
-        link = None if link.parent is None else by_ordinal.get(link.parent)
-    return text
+    if not chosen or chosen[0] not in by_ordinal:
+        return ""
+    return whole_text(lineage(by_ordinal[chosen[0]], by_ordinal))
 
 
 def output_line(result: Result, text: str, model: str) -> JSON:

@@ -28,6 +28,7 @@ from orchestrator.jobs.rows import detect_format, iter_rows
 CONFIDENCE = 0.95
 N_RESAMPLES = 9999  # scipy's own default for the bootstrap
 Table: TypeAlias = npt.NDArray[np.float64]
+Counts: TypeAlias = npt.NDArray[np.int64]
 
 # (domain, answer, reference) -> whether they are equivalent
 Same: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
@@ -232,6 +233,23 @@ def bootstrap(
         rng=np.random.default_rng(0),
     ).confidence_interval
     return interval.low, interval.high
+
+
+def resample_counts(n: int, n_resamples: int) -> Counts:
+    """Return how often each of n problems occurs in each resample, from a fixed seed.
+
+    The shape is (n_resamples, n). For what `bootstrap` cannot serve: a statistic that some
+    resamples do not have.
+    """
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=n_resamples)
+
+
+def resampled_estimate(value: float, resamples: Sequence[float], n: int) -> Estimate:
+    """Return a value over n problems with the 95% percentile interval of its resamples."""
+    if n < 2 or not resamples:
+        return Estimate(value, None, None, n)
+    low, high = np.quantile(resamples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value, float(low), float(high), n)
 
 
 def savings(results: Iterable[Result]) -> Savings | None:

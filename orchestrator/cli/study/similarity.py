@@ -17,8 +17,8 @@ from orchestrator.plan import registry
 from orchestrator.studies.similarity import (
     Cut,
     cross_fitted,
-    fitted,
-    journal_pools,
+    fit,
+    job_prefixes,
     quality,
     scores_of_pairs,
 )
@@ -93,8 +93,8 @@ def train(
             "--words 0 without --tokens: a prefix must end somewhere; set one of them"
         )
     cut = Cut(n_words, REASONING_WORDS, n_tokens)
-    pools = {key: pool for job in jobs for key, pool in journal_pools(Path(job), cut).items()}
-    document = fitted(name, pools)
+    pools = {key: pool for job in jobs for key, pool in job_prefixes(Path(job), cut).items()}
+    document = fit(name, pools)
     lexical = registry.load("similarity", PluginSpec("lexical"))
     qualities = {
         f"{name} (problems held out)": quality(cross_fitted(name, pools), pools),
@@ -107,8 +107,8 @@ def train(
     n_traces = sum(len(prefixes) for _, prefixes in pools.values())
     n_problems = len({problem.id for problem, _ in pools.values()})
     console = results_console()
-    fit = f"{out}: fitted on {n_traces:,} traces of {n_problems:,} problems"
-    console.print(Text(fit, style="bold"))
+    summary = f"{out}: fitted on {n_traces:,} traces of {n_problems:,} problems"
+    console.print(Text(summary, style="bold"))
     console.print(similarities_table(qualities))
     usage = f'similarity = "{name} file={out}", with name = "deepprune"'
     console.print(Text(f"in a plan, below [strategy]: {usage}", style="dim"))

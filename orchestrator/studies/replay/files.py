@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from orchestrator.core.lineage import lineage, whole_text
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Finish, Problem, Purpose, Request, Trace, Verdict
 from orchestrator.jobs.finished import read_finished
@@ -268,7 +269,7 @@ def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[Recor
         for t in pool
         if t.purpose is Purpose.PROBE and t.finish not in (Finish.FAILED, Finish.CANCELLED)
     }
-    chains = [_links(t, by_ordinal) for t in solving if t.ordinal not in continued]
+    chains = [lineage(t, by_ordinal) for t in solving if t.ordinal not in continued]
     whole = [
         links
         for links in chains
@@ -283,15 +284,6 @@ def _ended(leaf: Trace) -> bool:
     return leaf.finish not in (Finish.CANCELLED, Finish.RULE)
 
 
-def _links(leaf: Trace, by_ordinal: Mapping[int, Trace]) -> list[Trace]:
-    links: list[Trace] = []
-    link: Trace | None = leaf
-    while link is not None:
-        links.insert(0, link)
-        link = None if link.parent is None else by_ordinal[link.parent]
-    return links
-
-
 def _joined(links: Sequence[Trace], probes: Mapping[int | None, Answer | None]) -> RecordedTrace:
     leaf, n_tokens = links[-1], 0
     seen: dict[int, Answer | None] = {}
@@ -299,7 +291,7 @@ def _joined(links: Sequence[Trace], probes: Mapping[int | None, Answer | None]) 
         n_tokens += link.usage.output_tokens
         if link.ordinal in probes:
             seen[n_tokens] = probes[link.ordinal]
-    text = "".join(link.text for link in links)
+    text = whole_text(links)
     return RecordedTrace(
         n_tokens, leaf.answer, seen, text, leaf.finish, leaf.metrics, leaf.verdicts, leaf.error
     )

@@ -131,16 +131,9 @@ class Tape:
         self, request: Request, recorded: RecordedTrace, first: int, end: int, finish: Finish
     ) -> Trace:
         text = _NO_TEXT if recorded.text is None else _part(recorded, first, end)
-        trace = _finished(request, finish, end - first, text)
-        if end < recorded.n_tokens or finish is Finish.CANCELLED:
-            return trace
-        return changed(
-            trace,
-            answer=recorded.answer,
-            metrics=recorded.metrics,
-            verdicts=recorded.verdicts,
-            error=recorded.error,
-        )
+        ended = end == recorded.n_tokens and finish is not Finish.CANCELLED
+        answer, source = (recorded.answer, recorded) if ended else (None, _UNFINISHED)
+        return _finished(request, finish, end - first, text, answer, source)
 
     def _next_stretch(self, request: Request) -> Stretch:
         if request.parent is None:
@@ -213,8 +206,16 @@ class Tape:
         return ReplayError(f"problem {self.recorded.problem.id}: the recording holds {what}")
 
 
+_UNFINISHED = RecordedTrace(0)  # of which nothing but text and tokens is known
+
+
 def _finished(
-    request: Request, finish: Finish, n_tokens: int, text: str, answer: Answer | None = None
+    request: Request,
+    finish: Finish,
+    n_tokens: int,
+    text: str,
+    answer: Answer | None = None,
+    source: RecordedTrace = _UNFINISHED,
 ) -> Trace:
     return Trace(
         ordinal=request.ordinal,
@@ -225,6 +226,9 @@ def _finished(
         model=request.model,
         usage=Usage(output_tokens=n_tokens),
         answer=answer,
+        metrics=source.metrics,
+        verdicts=source.verdicts,
+        error=source.error,
     )
 
 

@@ -282,11 +282,11 @@ def test_the_trained_judge_on_recorded_traces_is_better_than_chance() -> None:
     benchmark = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = benchmark
     spec.loader.exec_module(benchmark)
-    from orchestrator.studies.similarity import labelled
+    from orchestrator.studies.similarity import labelled_prefixes
 
     recorded = asyncio.run(benchmark.recorded_texts(folder))
     found = {
-        id: (problem, labelled(traces, Cut(0, (), 256)))
+        id: (problem, labelled_prefixes(traces, Cut(0, (), 256)))
         for id, (problem, traces) in recorded.items()
     }
     auroc = quality(cross_fitted("trained", found), found).auroc
