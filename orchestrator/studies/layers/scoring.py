@@ -81,7 +81,7 @@ class Marker:
         self._checkers = AnswerWorkers(
             n_workers=execution.checkers, limit_seconds=execution.checker_seconds
         )
-        self._dresser = Annotator(replace(plan, verifiers=()), self._checkers)
+        self._annotator = Annotator(replace(plan, verifiers=()), self._checkers)
         self._classes: dict[str, Classes] = {}
 
     def __enter__(self) -> Marker:
@@ -116,7 +116,7 @@ class Marker:
             classes = self._classes.setdefault(problem.id, Classes())
             found.append(
                 (
-                    await self._dresser.dress(
+                    await self._annotator.annotate(
                         problem, Request(problem_id=problem.id, ordinal=0), trace, classes
                     )
                 ).answer
@@ -129,7 +129,7 @@ class Marker:
         answers = await self._answers(problems, replies)
         pairs = zip(problems, answers, strict=True)
         return [
-            a is not None and await self._dresser.same(p.domain, a.text, targets[p.id])
+            a is not None and await self._annotator.same(p.domain, a.text, targets[p.id])
             for p, a in pairs
         ]
 

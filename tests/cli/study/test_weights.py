@@ -158,7 +158,10 @@ def test_held_out_questions_are_judged_by_other_folds() -> None:
         (["runs/none"], "there is no job in runs/none"),
         (
             ["one"],
-            "only one model was sampled, 'first': name a job in which several were, or one job",
+            (
+                "only one model was sampled, 'first': "
+                "name a job in which several were, or one job for each"
+            ),
         ),
         (
             ["runs/both", "--problems", "bare.jsonl"],
