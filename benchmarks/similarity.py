@@ -131,7 +131,7 @@ async def recorded_texts(folder: Path) -> dict[str, tuple[Problem, list[Trace]]]
     found: dict[str, tuple[Problem, list[Trace]]] = {}
     checkers = AnswerWorkers()
     try:
-        dresser = Annotator(plan, checkers)
+        annotator = Annotator(plan, checkers)
         classes: dict[str, Classes] = {}
         for name in ("gsm8k-bestofn", "math500-bestofn-seed0", "math500-bestofn-seed1"):
             for record in _json(folder / f"{name}.json.gz")["records"]:
@@ -147,7 +147,7 @@ async def recorded_texts(folder: Path) -> dict[str, tuple[Problem, list[Trace]]]
                         usage=Usage(output_tokens=raw["tokens"]),
                     )
                     traces.append(
-                        await dresser.dress(
+                        await annotator.annotate(
                             problem, request, trace, classes.setdefault(id, Classes())
                         )
                     )

@@ -68,6 +68,29 @@ class ModelVerifier(Protocol):
         ...
 
 
+class IsolatedVerifier(Protocol):
+    """Scores a trace by code that may hang, crash or eat memory: the third form of a verifier.
+
+    It is built and called in a process that can be killed, and that outlives the call. It may have
+    `warm_up()`, called once in each process before the first trace, and `revision: str`, the state
+    of its own code: when that changes, new processes are started.
+    """
+
+    @property
+    def seconds(self) -> float:
+        """How long one call may take."""
+        ...
+
+    @property
+    def memory_mib(self) -> int:
+        """The address space of its process, imports included; at least 256."""
+        ...
+
+    def check(self, problem: Problem, trace: Trace) -> Verdict:
+        """Return the verdict on one trace. What it raises becomes the trace's note."""
+        ...
+
+
 class Similarity(Protocol):
     """Tells whether unfinished traces of one problem will come to the same answer.
 

@@ -219,6 +219,11 @@ class Request:
     # of a "token_classify" pool: the token at each of which a value is read; "": the last token
     read_at: str = ""
 
+    @property
+    def identity(self) -> tuple[str, int]:
+        """What names this request in every process that sees it: its problem and its ordinal."""
+        return self.problem_id, self.ordinal
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

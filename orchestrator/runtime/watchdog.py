@@ -1,9 +1,8 @@
-"""Interrupts plugin code that computes for too long on the loop's thread: a strategy or selector
-that never comes back.
+"""Interrupts a strategy or selector that computes for too long on the event loop's thread.
 
-A thread looks once in a while; when one watched call has lasted longer than the limit it raises
-`Overrun` inside it. Code that blocks in C without ever returning to the interpreter cannot be
-interrupted so; then the job hangs, and only a debugger tells why.
+A thread looks once in a while; when a bounded call has lasted longer than the limit, it raises
+`Overrun` inside the call. What it does not cover: code that blocks in C and never returns to the
+interpreter cannot be interrupted. The job then hangs, and only a debugger tells why.
 """
 
 from __future__ import annotations
@@ -15,15 +14,13 @@ from types import TracebackType
 
 
 class Overrun(Exception):
-    """Raised inside plugin code that computes for too long.
-
-    An Exception, so that it fails the one problem it belongs to.
-    """
+    """Raised inside plugin code that computes for too long: it fails the problem at hand alone."""
 
 
 class Watchdog:
-    """`with watchdog:` starts the thread; `with watchdog.watching():` (not reentrant, on one
-    thread) bounds a call.
+    """`with watchdog:` starts the thread; a call between `begin` and `end` is bounded.
+
+    Not reentrant, and for calls on the thread that entered the block.
     """
 
     def __init__(self, limit_seconds: float) -> None:
@@ -62,7 +59,7 @@ class Watchdog:
         while not self._closed.wait(min(1.0, self._limit / 4)):
             since = self._since
             if since is not None and time.monotonic() - since > self._limit:
-                # a plugin that swallows it is told again, a limit later
+                # a plugin that swallows it gets another one, a limit later
                 self._since = time.monotonic()
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(target), ctypes.py_object(Overrun)

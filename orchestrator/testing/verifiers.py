@@ -22,11 +22,11 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from orchestrator.core.plan import Model, Plan
-from orchestrator.core.protocols import ModelVerifier, Verifier
+from orchestrator.core.protocols import IsolatedVerifier, ModelVerifier, Verifier
 from orchestrator.core.session import Abort, Session, Start
 from orchestrator.core.values import Capability, Finish, Problem, Purpose, Request, Trace, Verdict
 from orchestrator.kit.prompts import question
-from orchestrator.runtime.verify import Question
+from orchestrator.runtime.verify import VerifierStrategy
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import check_value, no_global_randomness, require
 from orchestrator.testing.simulation import record
@@ -35,7 +35,7 @@ _UNUSUAL = ("", " \n", "\\boxed{", "🙂" * 50, "\x00", "no answer here", "word 
 
 
 async def check_verifier(
-    verifier: Verifier | ModelVerifier,
+    verifier: Verifier | ModelVerifier | IsolatedVerifier,
     *,
     name: str = "",
     problem: Problem = PROBLEM,
@@ -69,7 +69,10 @@ async def _checked(
 ) -> list[Verdict]:
     before = copy.deepcopy(list(batch))
     try:
-        verdicts = await verifier.score(problem, batch)
+        if hasattr(verifier, "check"):
+            verdicts = [verifier.check(problem, one) for one in batch]
+        else:
+            verdicts = await verifier.score(problem, batch)
     except Exception as error:
         raise AssertionError(
             f"raises nothing: {error!r} for {len(batch)} traces; a trace that cannot be judged gets a low score"
@@ -184,7 +187,7 @@ def _asked(
         if pool
     }
     before = copy.deepcopy(judged)
-    asked = Question(verifier, judged)
+    asked = VerifierStrategy(verifier, judged)
     session = Session(problem, asked, Plan(models=models, seed=judged.ordinal))
     recording = record(
         session, _replies(*world), None if order is None else random.Random(order), 1000

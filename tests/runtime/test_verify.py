@@ -16,7 +16,7 @@ from orchestrator.core.plan import Model, Plan
 from orchestrator.core.session import Session
 from orchestrator.core.values import Finish, Message, Problem, Request, Trace, Verdict
 from orchestrator.kit.model_verifier import conversation, preference, sigmoid, steps_of
-from orchestrator.runtime.verify import Question
+from orchestrator.runtime.verify import VerifierStrategy
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.simulation import record
 from verifiers.models.generative_reward import GenerativeReward
@@ -38,7 +38,7 @@ def asked(
         requests.append(request)
         return reply(request)
 
-    question = Question(verifier, Trace(3, text))
+    question = VerifierStrategy(verifier, Trace(3, text))
     session = Session(PROBLEM, question, Plan(models=POOLS))
     record(session, noted, None)
     assert not session.error

@@ -116,7 +116,7 @@ class Grader:
             classes = self._classes.setdefault(problem.id, Classes())
             answers.append(
                 (
-                    await self._annotator.dress(
+                    await self._annotator.annotate(
                         problem, Request(problem_id=problem.id, ordinal=0), trace, classes
                     )
                 ).answer

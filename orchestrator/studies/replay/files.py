@@ -181,7 +181,9 @@ async def _dressed_problem(raw: _Raw, domain: str, dresser: Annotator) -> Record
     async def read(text: str, finish: Finish) -> Answer | None:
         if text not in known:
             known[text] = (
-                await dresser.dress(problem, Request(), Trace(0, text=text, finish=finish), classes)
+                await dresser.annotate(
+                    problem, Request(), Trace(0, text=text, finish=finish), classes
+                )
             ).answer
         return known[text]
 
