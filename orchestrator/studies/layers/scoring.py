@@ -103,7 +103,12 @@ class Grader:
         self, problems: Sequence[Problem], replies: Sequence[Completion], targets: Mapping[str, str]
     ) -> list[bool]:
         """Return whether each reply's answer equals its problem's target."""
-        return self._runner.run(self._right(problems, replies, targets))
+        answers = self.answers(problems, replies)
+        return [
+            a is not None
+            and self._runner.run(self._annotator.same(p.domain, a.text, targets[p.id]))
+            for p, a in zip(problems, answers, strict=True)
+        ]
 
     async def _answers(
         self, problems: Sequence[Problem], replies: Sequence[Completion]
@@ -122,16 +127,6 @@ class Grader:
                 ).answer
             )
         return answers
-
-    async def _right(
-        self, problems: Sequence[Problem], replies: Sequence[Completion], targets: Mapping[str, str]
-    ) -> list[bool]:
-        answers = await self._answers(problems, replies)
-        pairs = zip(problems, answers, strict=True)
-        return [
-            a is not None and await self._annotator.same(p.domain, a.text, targets[p.id])
-            for p, a in pairs
-        ]
 
 
 def split(
