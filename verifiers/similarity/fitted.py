@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from orchestrator.kit.model_verifier import sigmoid
 from verifiers.similarity.texts import TextContent, content, dot, overlap, tfidf_cosine, weighted
@@ -34,6 +37,7 @@ FEATURES = (
     "n_new_numbers",
 )
 Floats = npt.NDArray[np.float64]
+_ONE_EACH = Meta(min_length=len(FEATURES), max_length=len(FEATURES))  # number per feature
 
 
 # compared by identity, so that what is computed with it can be remembered
@@ -48,9 +52,9 @@ class FittedModel:
 
     idf: Mapping[str, float]
     axes: Mapping[str, Sequence[float]]
-    means: Sequence[float]
-    scales: Sequence[float]
-    coefficients: Sequence[float]
+    means: Annotated[Sequence[float], _ONE_EACH]
+    scales: Annotated[Sequence[Annotated[float, Meta(gt=0)]], _ONE_EACH]
+    coefficients: Annotated[Sequence[float], _ONE_EACH]
     intercept: float
     slope: float
     offset: float
@@ -79,62 +83,32 @@ def _rounded(value: object) -> object:
 @lru_cache(maxsize=8)
 def load(file: str) -> FittedModel:
     """Return the model of a file, read once a process; ValueError when there is none in it."""
+    command = "`leadline similarity train`"
     try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        document = msgspec.json.decode(Path(file).read_bytes())
     except OSError as error:
         raise ValueError(
             f"file {file!r}: {error.strerror}; fit one with `leadline similarity train JOB... -o FILE`"
         ) from error
-    except ValueError as error:
+    except msgspec.DecodeError as error:
         raise ValueError(
-            f"file {file!r} is not JSON: {error}; it must come from `leadline similarity train`"
+            f"file {file!r} is not JSON: {error}; it must come from {command}"
         ) from error
-    if (
-        not isinstance(document, dict)
-        or document.get("format") != FORMAT
-        or tuple(document.get("features", ())) != FEATURES
-    ):
+    kind = (document.get("format"), document.get("features")) if isinstance(document, dict) else ()
+    if kind != (FORMAT, list(FEATURES)):
         raise ValueError(
-            f"file {file!r} is not a similarity that this version reads ({FORMAT}); fit it again with `leadline similarity train`"
+            f"file {file!r} is not a similarity that this version reads ({FORMAT}); "
+            f"fit it again with {command}"
         )
     try:
-        return _checked(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        model = msgspec.convert(document, FittedModel)
+        if len({len(values) for values in model.axes.values()}) > 1:
+            raise ValueError("its axes differ in length")
+    except (msgspec.ValidationError, ValueError) as error:
         raise ValueError(
-            f"file {file!r} is damaged: {error}; fit it again with `leadline similarity train`"
+            f"file {file!r} is damaged: {error}; fit it again with {command}"
         ) from error
-
-
-def _checked(document: Mapping[str, object]) -> FittedModel:
-    means, scales, coefficients = (
-        _numbers(document[name]) for name in ("means", "scales", "coefficients")
-    )
-    intercept, slope, offset = _numbers(
-        [document[name] for name in ("intercept", "slope", "offset")]
-    )
-    if {len(means), len(scales), len(coefficients)} != {len(FEATURES)} or not all(
-        scale > 0 for scale in scales
-    ):
-        raise ValueError(f"it needs {len(FEATURES)} means, coefficients and positive scales")
-    idf, axes = document["idf"], document["axes"]
-    if not isinstance(idf, dict) or not isinstance(axes, dict):
-        raise TypeError("its terms are not tables")
-    model = FittedModel(
-        dict(zip(idf, _numbers(list(idf.values())), strict=True)),
-        {term: _numbers(values) for term, values in axes.items()},
-        *(means, scales, coefficients, intercept, slope, offset),
-    )
-    if len({len(values) for values in model.axes.values()}) > 1:
-        raise ValueError("its axes differ in length")
     return model
-
-
-def _numbers(values: object) -> list[float]:
-    if not isinstance(values, list) or not all(
-        isinstance(v, int | float) and math.isfinite(v) for v in values
-    ):
-        raise ValueError(f"{values!r:.80} are not finite numbers")
-    return [float(v) for v in values]
 
 
 @lru_cache(maxsize=4096)
