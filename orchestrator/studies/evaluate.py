@@ -298,7 +298,7 @@ def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Re
 def report(
     results: Sequence[Result], correctness: Mapping[str, bool], wall_seconds: float
 ) -> Report:
-    """Return the numbers of a finished job; `correctness` is `score`'s, empty without references."""
+    """Return the numbers of a finished job; `correctness` is that of `score`, {} without references."""
     usage: dict[str, Usage] = {}
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one

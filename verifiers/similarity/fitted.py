@@ -88,7 +88,8 @@ def load(file: str) -> FittedModel:
         document = msgspec.json.decode(Path(file).read_bytes())
     except OSError as error:
         raise ValueError(
-            f"file {file!r}: {error.strerror}; fit one with `leadline similarity train JOB... -o FILE`"
+            f"file {file!r}: {error.strerror}; fit one with `leadline similarity train JOB... "
+            "-o FILE`"
         ) from error
     except msgspec.DecodeError as error:
         raise ValueError(

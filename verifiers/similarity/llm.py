@@ -66,7 +66,8 @@ class Llm:
         missing = [name for name in ("{first}", "{second}") if name not in self.template]
         if missing:
             raise ValueError(
-                f"template lacks {' and '.join(missing)}: the similarity would not see what it compares"
+                f"template lacks {' and '.join(missing)}: the similarity would not see what it "
+                "compares"
             )
         require_two_words(same=self.same, different=self.different)
 

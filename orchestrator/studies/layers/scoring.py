@@ -139,7 +139,8 @@ def split(
     n_held = round(len(problems) * share)
     if n_held == len(problems) or (share > 0 and n_held == 0):
         raise PlanError(
-            f"{len(problems)} problems cannot be split with --holdout {share:g}: each part needs one at least"
+            f"{len(problems)} problems cannot be split with --holdout {share:g}: "
+            "each part needs one at least"
         )
     held = set(random.Random(seed).sample(range(len(problems)), n_held))
     return [p for i, p in enumerate(problems) if i not in held], [

@@ -139,7 +139,8 @@ def chosen_reward(
         return SearchReward.AGREEMENT, tuple(problems)
     if not with_reference:
         raise PlanError(
-            "no problem has a reference answer (`answer`), so there is no accuracy to search by; use --reward agreement"
+            "no problem has a reference answer (`answer`), "
+            "so there is no accuracy to search by; use --reward agreement"
         )
     return SearchReward.ACCURACY, with_reference
 
@@ -236,7 +237,8 @@ def _targets(
     sampling = task.plan.sampling
     if sampling.temperature <= 0:
         raise PlanError(
-            "a vote needs replies that differ: set sampling.temperature above 0, or give reference answers"
+            "a vote needs replies that differ: set sampling.temperature above 0, "
+            "or give reference answers"
         )
     prompts = [runner.prompt_ids(prepared_prompt(p, task.plan)) for p in problems]
     rounds = []
@@ -249,8 +251,10 @@ def _targets(
     targets = voted(problems, rounds)
     if not targets:
         raise PlanError(
-            f"{task.file}: without reference answers a search is led by the model's own vote, and none of {task.n_votes} replies to "
-            f"{len(problems)} problems stated an answer; give references, or a template or domain under which it answers"
+            f"{task.file}: without reference answers a search is led by the model's own vote, "
+            f"and none of {task.n_votes} replies to "
+            f"{len(problems)} problems stated an answer; give references, "
+            "or a template or domain under which it answers"
         )
     return targets
 
@@ -300,7 +304,8 @@ class SearchLog:
         whole = [line for line in lines if line.endswith(b"\n")]
         if whole and whole[0].strip() != self._head:
             raise PlanError(
-                f"{path} holds another search (other problems, model, reward, seed or sampling); choose another --out"
+                f"{path} holds another search (other problems, model, reward, "
+                "seed or sampling); choose another --out"
             )
         self.known = [_scored(msgspec.json.decode(line)) for line in whole[1:]]
         self._kept = {scored.order for scored in self.known}

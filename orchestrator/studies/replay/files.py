@@ -39,7 +39,8 @@ from orchestrator.studies.summary import compare_answers
 NO_ANSWER = ("", "ERR", "None")
 _LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
 _KINDS = (
-    "a job directory; a list of questions with `each_branch` (probes); `records` with `traces` of `text` and `tokens` (full texts); "
+    "a job directory; a list of questions with `each_branch` (probes); "
+    "`records` with `traces` of `text` and `tokens` (full texts); "
     "or one JSON object a line with `all_answers` as [answer, tokens] pairs (an answer pool)"
 )
 
@@ -89,7 +90,8 @@ def _decoded(path: Path) -> Any:
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError) as error:
         raise ReplayError(
-            f"{path}: {getattr(error, 'strerror', None) or error}; name an existing file or job directory"
+            f"{path}: {getattr(error, 'strerror', None) or error}; "
+            "name an existing file or job directory"
         ) from error
     try:
         return msgspec.json.decode(data)

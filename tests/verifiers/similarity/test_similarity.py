@@ -54,7 +54,8 @@ def pools(n: int, told: float, seed: int = 0) -> dict[str, tuple[Problem, list[L
     for i in range(n):
         finals = [rng.choice("123") for _ in range(6)]
         texts = [
-            f"We try step {i}, which gives x = {f if rng.random() < told else rng.choice('123')} and"
+            f"We try step {i}, which gives x = "
+            f"{f if rng.random() < told else rng.choice('123')} and"
             for f in finals
         ]
         pool = [
