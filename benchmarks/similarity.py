@@ -33,7 +33,7 @@ from orchestrator.studies.similarity import (
     Pools,
     Quality,
     cross_fitted,
-    labelled,
+    labelled_prefixes,
     quality,
     scores_of_pairs,
 )
@@ -61,7 +61,9 @@ def main() -> None:
     pools = asyncio.run(recorded_texts(folder / "qwen2.5-1.5b"))
     for n_tokens in CUTS:
         cut = Cut(25, REASONING_WORDS, n_tokens)
-        prefixes = {id: (problem, labelled(traces, cut)) for id, (problem, traces) in pools.items()}
+        prefixes = {
+            id: (problem, labelled_prefixes(traces, cut)) for id, (problem, traces) in pools.items()
+        }
         print(
             f"\nprefixes of {n_tokens} tokens (or 25 reasoning words): {sum(len(p) > 1 for _, p in prefixes.values())} problems"
         )
