@@ -23,7 +23,6 @@ Exit codes:
   2    the command, the plan or an input file is invalid; nothing was started
   130  stopped by Ctrl-C (143: by SIGTERM); finished traces are kept"""
 _DEBUG = "orchestrator.debug"
-_OVERRIDES = "orchestrator.overrides"
 _PLUGIN_FLAGS = "orchestrator.plugin_flags"
 # Options of plugins, models and domains: plugins declare them, so they cannot be listed here.
 _TABLES = r"(domains|models)\.[^.=]+"
@@ -145,9 +144,7 @@ class KeyFlag(click.Option):
             help=f"{help}{'; may be repeated' if is_list else ''}{shown_default}",
             metavar=_METAVARS.get(key) or _METAVARS.get(type, "TEXT"),
             multiple=is_list,
-            expose_value=False,
             hidden=hidden,
-            callback=_remember_key,
         )
 
     def text(self, value: str | Sequence[str]) -> str:
@@ -161,11 +158,6 @@ class KeyFlag(click.Option):
 
 def _unquoted(default: str) -> str:
     return default[1:-1] if len(default) > 1 and default[0] == default[-1] == '"' else default
-
-
-def _remember_key(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value not in (None, ()) and isinstance(param, KeyFlag):
-        ctx.meta.setdefault(_OVERRIDES, {})[param.key] = param.text(value)
 
 
 class PlanCommand(click.Command):
@@ -215,7 +207,14 @@ class PlanCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command with the keys that flags set, as they were typed."""
-        ctx.params["flags"] = dict(ctx.meta.get(_OVERRIDES, {}))
+        values = {
+            param: ctx.params.pop(param.name)
+            for param in self.get_params(ctx)
+            if isinstance(param, KeyFlag) and param.name is not None
+        }
+        ctx.params["flags"] = {
+            flag.key: flag.text(value) for flag, value in values.items() if value not in (None, ())
+        }
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -32,12 +32,12 @@ from orchestrator.studies.ensembles import EnsembleFit, fit_ensemble, read_quest
 @json_option
 @debug_option
 def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
-    """Find the weights with which several models together answer the most questions right in one
+    """Find the weights with which several models together solve the most problems in one
     vote (strategy `ensemble`; Best-of-infinity's program).
 
     A JOB is the directory of a finished job with reference answers: one job in which several models
     answered, or one job for each model on the same problems. Prints how often each model alone and
-    the weighted vote are right in the limit of many draws, also on questions held out from the fit
+    the weighted vote are right in the limit of many draws, also on problems held out from the fit
     (five folds).
 
     \b
@@ -55,12 +55,12 @@ def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
     console.print(_table(fit))
     held_out = f"; held out {estimate_text(fit.held_out)}" if fit.held_out else ""
     vote = (
-        f"weighted vote, in the limit: {estimate_text(fit.fitted)} on the questions of the "
+        f"weighted vote, in the limit: {estimate_text(fit.fitted)} on the problems of the "
         f"fit{held_out}"
     )
     console.print(Text(vote, style="bold"), soft_wrap=True)
     if fit.n_left_out:
-        left_out = f"{fit.n_left_out:,} questions are left out: some model has no attempt at them"
+        left_out = f"{fit.n_left_out:,} problems are left out: some model has no attempt at them"
         console.print(Text(left_out, style="yellow"), soft_wrap=True)
     rounded = [round(weight, 4) for weight in fit.weights]
     options = f"models = {toml_value(list(fit.models))}, weights = {toml_value(rounded)}"

@@ -218,8 +218,8 @@ def draw_plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
     axes = figure.subplots()
     for i, (name, line) in enumerate(lines(rows).items()):
         _draw_line(axes, name, line, _MARKS[i % len(_MARKS)])
-    axes.set(ylabel="accuracy (bars: 95% over questions)", title=title)
-    _log_scale(axes, [row.tokens.value for row in rows], "output tokens a question")
+    axes.set(ylabel="accuracy (bars: 95% over problems)", title=title)
+    _log_scale(axes, [row.tokens.value for row in rows], "output tokens a problem")
     _accuracy_scale(axes)
     axes.legend(frameon=False)
     try:
