@@ -61,9 +61,9 @@ def surface_picture(surface: Surface) -> bytes:
         handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False
     )
     what = (
-        f"{surface.selector} of k traces at latent depth d"
+        f"{surface.selector} of k attempts at latent depth d"
         if surface.depths != (0,)
-        else f"{surface.selector} of k traces"
+        else f"{surface.selector} of k attempts"
     )
     figure.suptitle(
         f"Accuracy by depth and width: {what}, {surface.n_problems:,} problems, 95% intervals",
@@ -104,7 +104,7 @@ def _heat_map(axes: Axes, surface: Surface) -> None:
     )
     axes.set_xticks(range(len(surface.widths)), [str(width) for width in surface.widths])
     axes.set_yticks(range(len(surface.depths)), [str(depth or "own") for depth in surface.depths])
-    axes.set_xlabel("width k (traces a problem)")
+    axes.set_xlabel("width k (attempts a problem)")
     axes.set_ylabel("latent depth d")
     axes.set_title(
         f"bold: on the Pareto front ({surface.unit}) · red frame: the cheapest as good as the best",
