@@ -48,15 +48,19 @@ class KeyFlag(click.Option):
         type: str = "str",
         default: str = "",
         help: str = "",
+        limits: Sequence[str] = (),
         hidden: bool = False,
     ) -> None:
         """Make `--KEY`; one of a list's type may be given several times."""
         self.key = key
         self._is_list = type.startswith("tuple")
-        shown = "" if default in ("", '""', "[]") else f"  [default: {_unquoted(default)}]"
+        repeatable = " May be given several times." if self._is_list else ""
+        notes = "; ".join(
+            [*([] if default in ("", '""', "[]") else [f"default: {_unquoted(default)}"]), *limits]
+        )
         super().__init__(
             [f"--{key}", "key_" + re.sub(r"\W", lambda found: f"_{ord(found[0])}_", key)],
-            help=f"{help}{'; may be given several times' if self._is_list else ''}{shown}",
+            help=f"{help}{repeatable}{f'  [{notes}]' if notes else ''}",
             metavar=_METAVARS.get(key) or _METAVARS.get(type, "TEXT"),
             multiple=self._is_list,
             expose_value=False,
@@ -109,7 +113,14 @@ class PlanCommand(click.Command):
 
             infos = [info for info in keys() if self._accepts(info.name)]
             self._flags = [
-                KeyFlag(i.name, type=i.type, default=i.default, help=i.help) for i in infos
+                KeyFlag(
+                    i.name,
+                    type=i.type,
+                    default=i.default,
+                    help=i.description,
+                    limits=[i.range] if i.range else [],
+                )
+                for i in infos
             ]
         return [*super().get_params(ctx), *self._flags, *ctx.meta.get(_DYNAMIC, ())]
 

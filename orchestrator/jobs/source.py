@@ -18,7 +18,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.jobs.job import Job, write_atomically
 from orchestrator.jobs.journal import Journal
-from orchestrator.plan.document import plan_toml
+from orchestrator.plan.file import plan_toml
 from orchestrator.plan.execution import Execution
 
 _META = "commission"

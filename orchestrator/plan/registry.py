@@ -8,11 +8,10 @@ are declared like everybody's, in pyproject.toml.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ import msgspec
 from orchestrator.core.errors import PluginError
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan.keys import FieldInfo, field_infos
+from orchestrator.plan.keys import near as near
 from orchestrator.plan.spec_syntax import one_spec
 
 GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines", "similarity")
@@ -356,12 +356,6 @@ def own_selector(spec: PluginSpec) -> PluginSpec:
 
 def _is_plugin(value: object) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, PluginSpec | type)
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the nearest known word, or ""."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def singular(group: str) -> str:

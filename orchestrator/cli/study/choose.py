@@ -36,7 +36,7 @@ from orchestrator.jobs.source import JobSource, commission, record, require_same
 from orchestrator.plan import auto
 from orchestrator.plan.auto import Choice, Situation
 from orchestrator.plan.check import check_plan
-from orchestrator.plan.document import plan_toml
+from orchestrator.plan.file import plan_toml
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies import pilot

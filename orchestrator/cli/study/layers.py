@@ -26,7 +26,7 @@ from orchestrator.core.values import PluginSpec
 from orchestrator.jobs.job import write_atomically
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan import registry
-from orchestrator.plan.document import plan_toml
+from orchestrator.plan.file import plan_toml
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.layers.loading import load_decoder, shipped_order

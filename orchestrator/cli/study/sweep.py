@@ -36,7 +36,7 @@ from orchestrator.jobs.problems import ProblemFile, read_problems
 from orchestrator.jobs.source import JobSource, commission, record, require_same_file
 from orchestrator.plan import registry
 from orchestrator.plan.check import check_plan
-from orchestrator.plan.document import plan_toml
+from orchestrator.plan.file import plan_toml
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.studies.evaluate import Same, read_references, right_keys

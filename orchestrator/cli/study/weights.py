@@ -5,6 +5,7 @@ ensemble and how right it is.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.run import print_json, stdout
-from orchestrator.plan.document import toml_value
 from orchestrator.studies.ensembles import (
     Labelled,
     Weights,
@@ -74,7 +74,7 @@ def weights(jobs: Sequence[str], problems: str, as_json: bool) -> int:
             soft_wrap=True,
         )
     rounded = [round(weight, 4) for weight in fit.weights]
-    plan = f'strategy = {{name = "ensemble", models = {toml_value(list(fit.models))}, weights = {toml_value(rounded)}}}'
+    plan = f'strategy = {{name = "ensemble", models = {json.dumps(list(fit.models))}, weights = {json.dumps(rounded)}}}'
     console.print(Text(f"in a plan: {plan}", style="dim"), soft_wrap=True)
     return 0
 
