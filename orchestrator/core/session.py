@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from orchestrator.core.errors import StrategyError, described
+from orchestrator.core.lineage import lineage
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.steps import Cancel, Drop, Next, Reply, Steps, Submit
@@ -237,8 +238,7 @@ class Session:
         if not isinstance(request, Request):
             raise StrategyError(f"Submit takes Requests, not {request!r}")
         model, depth = request.model, request.depth
-        ids: tuple[int, ...] = ()
-        text = ""
+        links: list[Trace] = []
         if request.parent is not None:
             parent = self.traces.get(request.parent)
             if parent is None or parent.finish is Finish.FAILED:
@@ -246,7 +246,7 @@ class Session:
                     f"request {ordinal} continues trace {request.parent}, which has not arrived or has failed"
                 )
             model, depth = model or parent.model, depth if depth is not None else parent.depth
-            ids, text = self._inherited(parent)
+            links = lineage(parent, self.traces)
         if model and model not in self._plan.models:
             raise StrategyError(
                 f"request {ordinal} asks for model {model!r}; the plan has {', '.join(self._plan.models)}"
@@ -264,13 +264,12 @@ class Session:
                 f"request {ordinal} has its checkpoint after {request.checkpoint} tokens; at least one is needed"
             )
         sampling = request.sampling or self._plan.sampling
-        limit = (
-            self._left(request, sampling.max_new_tokens)
-            if request.max_new_tokens is None
-            else request.max_new_tokens
-        )
+        limit = request.max_new_tokens
+        if limit is None:  # a continuation has what its attempt has left, at least one token
+            limit = max(1, sampling.max_new_tokens - sum(len(t.token_ids) for t in links))
         # at its limit, if by nothing else
         ends = request.checkpoint is None or request.checkpoint >= limit
+        ids, text = self._inherited(links)
         return changed(
             request,
             ordinal=ordinal,
@@ -292,30 +291,14 @@ class Session:
             prefix_text=text,
         )
 
-    def _left(self, request: Request, limit: int) -> int:
-        """Return the tokens that an attempt's limit leaves to a request: a continuation has what
-        its ancestors did not use, or one.
-        """
-        used = 0
-        ordinal = request.parent
-        while ordinal is not None:
-            used += len(self.traces[ordinal].token_ids)
-            ordinal = self.traces[ordinal].parent
-        return max(1, limit - used)
-
-    def _inherited(self, trace: Trace) -> tuple[tuple[int, ...], str]:
-        """Return the token ids and the text of a trace and all that it continues."""
-        chain = [trace]
-        while trace.parent is not None:
-            trace = self.traces[trace.parent]
-            chain.append(trace)
+    def _inherited(self, links: Sequence[Trace]) -> tuple[tuple[int, ...], str]:
+        """Return the token ids and the text of a lineage, with the suffixes that were forced."""
         ids: list[int] = []
         text = ""
-        for link in reversed(chain):
-            if link.token_ids or link.suffix_ids:
-                ids += link.suffix_ids
-                ids += link.token_ids
-            text += (self._suffixes.get(link.ordinal, "") if self._suffixes else "") + link.text
+        for link in links:
+            ids += link.suffix_ids
+            ids += link.token_ids
+            text += self._suffixes.get(link.ordinal, "") + link.text
         return tuple(ids), text
 
     def _take(self, wanted: Next) -> Trace | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from orchestrator.core.errors import described
+from orchestrator.core.lineage import lineage, output_tokens
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import (
     Answer,
@@ -263,17 +264,14 @@ def mean_tokens(traces: Sequence[Trace]) -> float | None:
     """
     by_ordinal = {t.ordinal: t for t in traces}
     unfinished = unended(traces)
+    ends = (
+        t
+        for t in traces
+        if t.purpose is Purpose.SOLVE and t.finish not in _CUT and t.ordinal not in unfinished
+    )
     lengths = []
-    for trace in traces:
-        ended = (
-            trace.finish not in (Finish.CANCELLED, Finish.FAILED)
-            and trace.ordinal not in unfinished
-        )
-        if trace.purpose is Purpose.SOLVE and ended:
-            link: Trace | None = trace
-            total = 0
-            while link is not None:
-                total += link.usage.output_tokens + link.verifying.output_tokens
-                link = None if link.parent is None else by_ordinal.get(link.parent)
-            lengths.append(total)
+    for end in ends:
+        links = lineage(end, by_ordinal)
+        verifying = sum(t.verifying.output_tokens for t in links)
+        lengths.append(output_tokens(links) + verifying)
     return sum(lengths) / len(lengths) if lengths else None

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
 from orchestrator.core.errors import StrategyError
+from orchestrator.core.lineage import lineage, whole_text
 from orchestrator.core.protocols import Selector, Strategy
 from orchestrator.core.steps import Cancel, Command, Drop, Next, Reply, Steps, Submit
 from orchestrator.core.values import Cluster, Finish, Problem, Prompt, Request, Trace, changed
@@ -253,9 +254,8 @@ def representatives(explored: Exploration, select: Selector, n: int) -> list[Tra
     """
     pool = explored.pool
     by_ordinal = {t.ordinal: t for t in pool}
-    return [
-        _whole(_spokesman(cluster, by_ordinal, select), by_ordinal) for cluster in select(pool)[:n]
-    ]
+    chosen = [_spokesman(cluster, by_ordinal, select) for cluster in select(pool)[:n]]
+    return [changed(t, text=whole_text(lineage(t, by_ordinal))) for t in chosen]
 
 
 def _spokesman(cluster: Cluster, by_ordinal: Mapping[int, Trace], select: Selector) -> Trace:
@@ -263,13 +263,6 @@ def _spokesman(cluster: Cluster, by_ordinal: Mapping[int, Trace], select: Select
         return sum(alone.weight for alone in select([by_ordinal[ordinal]]))
 
     return by_ordinal[max(cluster.ordinals, key=lambda ordinal: (weight(ordinal), -ordinal))]
-
-
-def _whole(trace: Trace, by_ordinal: Mapping[int, Trace]) -> Trace:
-    text, parent = trace.text, trace.parent
-    while parent is not None and parent in by_ordinal:
-        text, parent = by_ordinal[parent].text + text, by_ordinal[parent].parent
-    return changed(trace, text=text)
 
 
 def told(traces: list[Trace]) -> str:

@@ -350,7 +350,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
         (["--strategy", "consistency n=4"], "holds 3 traces and was asked for one more"),
         (["--strategy", "consistency 4"], "after the name come options as KEY=VALUE, not '4'"),
         (["--strategy", "consistensy"], "did you mean 'consistency'"),
-        (["--strategy", "consistency n=x"], "n is int"),
+        (["--strategy", "consistency n=x"], "a whole number"),
         (["--strategy", "consistency n=2", "--selector", "best"], "carries no 'mean_confidence'"),
         (["--strategy", "consistency n=2", "--domain", "maths"], "did you mean 'math'"),
     ],
