@@ -205,20 +205,22 @@ def evaluate(
 
 @leadline.command(short_help="List what a plan can choose from.")
 @click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the list with all options as JSON.")
 @debug
 @click.pass_context
-def plugins(ctx: click.Context, name: str | None) -> None:
-    """List what can be chosen in a plan: strategies, selectors, verifiers, domains, engines,
-    similarities. With a NAME: its options.
+def plugins(ctx: click.Context, name: str | None, as_json: bool) -> None:
+    """List the strategies, selectors, verifiers, domains, engines and similarities that a plan can
+    name. With a NAME: what it does, and its options with type, default, range and meaning.
 
     \b
     Examples:
       leadline plugins
       leadline plugins adaptive
+      leadline plugins --json
     """
     from orchestrator.cli import run as commands
 
-    ctx.exit(commands.plugins(name))
+    ctx.exit(commands.plugins(name, as_json))
 
 
 @leadline.command(short_help="Check this installation.")

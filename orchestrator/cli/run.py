@@ -335,16 +335,18 @@ def _cautions(
         )
 
 
-def plugins(name: str | None) -> int:
+def plugins(name: str | None, as_json: bool) -> int:
     """List plugins, or show one."""
     from orchestrator.cli.view import plugins as plugin_view
 
-    if name is not None:
+    plugins = plugin_view.summaries(name)
+    if as_json:
+        print_json(plugins)
+    elif name is None:
+        stdout().print(plugin_view.overview(plugins))
+    else:
         stdout().print(plugin_view.details(name))
-        return 0
-    table, sound = plugin_view.overview()
-    stdout().print(table)
-    return 0 if sound else 1
+    return 1 if any(plugin.error for plugin in plugins) else 0
 
 
 def doctor(deep: bool) -> int:

@@ -304,6 +304,12 @@ def test_plugins_are_listed_and_shown(cli: Run) -> None:
     shown = cli("plugins", "adaptive").stdout
     assert "growth" in shown
     assert "1.5" in shown
+    assert "papers: arXiv 2203.11171" in cli("plugins", "consistency").stdout
+    listed = json.loads(cli("plugins", "--json").stdout)
+    assert {p["purpose"] for p in listed if p["group"] == "strategies"} >= {"sampling", "search"}
+    [adaptive] = json.loads(cli("plugins", "adaptive", "--json").stdout)
+    assert adaptive == next(p for p in listed if p["name"] == "adaptive")
+    assert {"name", "type", "default", "range", "description"} <= adaptive["options"][0].keys()
     wrong = cli("plugins", "adaptve")
     assert wrong.exit_code == 2
     assert "did you mean 'adaptive'" in wrong.stderr
