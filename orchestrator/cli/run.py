@@ -356,7 +356,7 @@ def doctor(deep: bool) -> int:
     console = stdout()
     n_broken = 0
     for finding in checks.findings(deep):
-        console.print(checks.drawn(finding))
+        console.print(checks.finding_lines(finding))
         n_broken += finding.state is checks.State.BROKEN
     console.print(
         Text(
