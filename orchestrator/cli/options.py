@@ -132,16 +132,19 @@ class KeyFlag(click.Option):
         *,
         type: str = "str",
         default: str = "",
+        range: str = "",
         help: str = "",
         hidden: bool = False,
     ) -> None:
         """Declare `--KEY`."""
         self.key = key
         is_list = type.startswith("tuple")
-        shown_default = "" if default in ("", '""', "[]") else f"  [default: {_unquoted(default)}]"
+        defaults = [] if default in ("", '""', "[]") else [f"default: {_unquoted(default)}"]
+        notes = "; ".join([*defaults, *filter(None, [range])])
+        repeatable = " May be repeated." if is_list else ""
         super().__init__(
             [f"--{key}", "key_" + re.sub(r"\W", lambda match: f"_{ord(match[0])}_", key)],
-            help=f"{help}{'; may be repeated' if is_list else ''}{shown_default}",
+            help=f"{help}{repeatable}{f'  [{notes}]' if notes else ''}",
             metavar=_METAVARS.get(key) or _METAVARS.get(type, "TEXT"),
             multiple=is_list,
             hidden=hidden,
@@ -185,7 +188,13 @@ class PlanCommand(click.Command):
             from orchestrator.plan.keys import keys
 
             self._flags = [
-                KeyFlag(key.name, type=key.type, default=key.default, help=key.help)
+                KeyFlag(
+                    key.name,
+                    type=key.type,
+                    default=key.default,
+                    range=key.range,
+                    help=key.description,
+                )
                 for key in keys()
                 if self._accepts(key.name)
             ]

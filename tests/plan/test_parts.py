@@ -17,11 +17,9 @@ from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan, document, fingerprint
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
-from orchestrator.plan.check import check_plan
-from orchestrator.plan.document import plan_toml
+from orchestrator.plan.check import check_plan, requested_depths
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.file import LoadedPlan, load_plan
-from orchestrator.plan.models import asked_depths
+from orchestrator.plan.file import LoadedPlan, load_plan, plan_toml
 from orchestrator.plan.spec_syntax import one_spec, several_specs, spelled
 from orchestrator.testing import explore
 
@@ -240,8 +238,8 @@ def test_depths_of_a_part_are_asked_of_the_pools_it_runs_on() -> None:
         "strategies", PluginSpec("cascade", {"models": ["main", "large"], "inner": inner})
     )
     plan = Plan(models={"main": Model("a"), "large": Model("b")})
-    asked = sorted(asked_depths(plan, strategy))
-    assert asked == sorted(
+    depths = sorted(requested_depths(plan, strategy))
+    assert depths == sorted(
         ("strategy.inner.depths", pool, depth) for pool in ("main", "large") for depth in (2, 4)
     )
 

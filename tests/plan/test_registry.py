@@ -166,7 +166,7 @@ def test_an_annotation_gives_range_and_meaning() -> None:
     for options, message in (
         ({"a": 0}, r"'mine': a = 0: it must be a whole number, at least 1\. Attempts per problem"),
         ({"b": 2.0}, r"b = 2.0: it must be a number or left out, above 0 and at most 1\. A share"),
-        ({"c": ["x", ""]}, r"c = \['x', ''\]: it must be a list, each item a text, each not empty"),
+        ({"c": ["x", ""]}, r"c = \['x', ''\]: it must be a list of texts, e.g.*, each not empty"),
         ({"d": "x"}, r"d = 'x': it must be a whole number$"),
     ):
         with pytest.raises(PluginError, match=message):

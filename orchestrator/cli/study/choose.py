@@ -29,8 +29,7 @@ from orchestrator.core.values import PluginSpec
 from orchestrator.jobs.files import write_atomically
 from orchestrator.plan import auto
 from orchestrator.plan.auto import Choice, Situation
-from orchestrator.plan.document import plan_toml
-from orchestrator.plan.file import LoadedPlan
+from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.replay import pilot

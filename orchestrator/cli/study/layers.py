@@ -35,8 +35,7 @@ from orchestrator.core.values import PluginSpec
 from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan import registry
-from orchestrator.plan.document import plan_toml
-from orchestrator.plan.file import LoadedPlan
+from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.layers import search as tree_search
 from orchestrator.studies.layers import think_block

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from orchestrator.cli.console import print_json, results_console
 from orchestrator.cli.options import EXIT_CODES, debug_option, json_option
 from orchestrator.cli.view.numbers import count, estimate_text, interval, share
 from orchestrator.cli.view.tables import numbers_table
-from orchestrator.plan.document import toml_value
 from orchestrator.studies.ensembles import EnsembleFit, fit_ensemble, read_questions
 
 
@@ -63,7 +63,7 @@ def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
         left_out = f"{fit.n_left_out:,} problems are left out: some model has no attempt at them"
         console.print(Text(left_out, style="yellow"), soft_wrap=True)
     rounded = [round(weight, 4) for weight in fit.weights]
-    options = f"models = {toml_value(list(fit.models))}, weights = {toml_value(rounded)}"
+    options = f"models = {json.dumps(fit.models)}, weights = {json.dumps(rounded)}"
     plan = f'strategy = {{name = "ensemble", {options}}}'
     console.print(Text(f"in a plan: {plan}", style="dim"), soft_wrap=True)
     return 0
