@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.console import print_json, redirected, results_console
 from orchestrator.cli.options import EXIT_CODES, debug_option, json_option
 from orchestrator.cli.view.numbers import count, estimate_text, interval, share
 from orchestrator.cli.view.tables import numbers_table
@@ -46,7 +43,8 @@ def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
       leadline weights runs/small runs/large --problems problems.jsonl
     """
     questions = read_questions([Path(job) for job in jobs], problems)
-    with _silenced():
+    # HiGHS has left a debugging line in its native code; the standard output may be JSON
+    with redirected((1,), os.open(os.devnull, os.O_WRONLY)):
         fit = fit_ensemble(questions)
     if as_json:
         print_json(fit)
@@ -67,22 +65,6 @@ def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
     plan = f'strategy = {{name = "ensemble", {options}}}'
     console.print(Text(f"in a plan: {plan}", style="dim"), soft_wrap=True)
     return 0
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep what the solver's native code prints (HiGHS has left a debugging line in) out of the
-    standard output, which may be JSON.
-    """
-    sys.stdout.flush()
-    stdout, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 1)
-    try:
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(devnull)
 
 
 def _table(fit: EnsembleFit) -> Table:
