@@ -1,9 +1,10 @@
 """The journal: every annotated trace, stop and result of a job, in one SQLite file.
 
-Events lie in order of arrival. Append-only, one writer, many events per transaction (group
-commit). Nobody hears of an event before it is here, so a process killed at any moment costs at most the traces that were in flight.
-WAL with synchronous=NORMAL: safe against killed processes; a power cut may take back the last
-transactions, never more, and never corrupts. This file does not know what a strategy is.
+Events lie in order of arrival. Append-only, one writer, many events per transaction (group commit).
+The one rule: an event is delivered to nobody before it is here, so a process killed at any moment
+costs at most the traces that were in flight. WAL with synchronous=NORMAL: safe against killed
+processes; a power cut may take back the last transactions, never more, and never corrupts. Which
+strategy ran does not matter here.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ Event: TypeAlias = Opened | Arrived | Stopped | Concluded
 
 
 def _decode_result(body: bytes) -> Result:
-    """Return a stored result; one of version 0.1 has `n_full` for `n_planned`."""
+    """Return a stored result; in version 0.1 `n_planned` was `n_full`."""
     if b'"n_full":' in body:
         row = msgspec.json.decode(body)
         if "n_full" in row:
@@ -150,7 +151,8 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT INTO problems VALUES (?, ?)", opened)
             self._db.executemany(
-                "INSERT INTO events (problem, ordinal, elapsed, body, tokens) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO events (problem, ordinal, elapsed, body, tokens) "
+                "VALUES (?, ?, ?, ?, ?)",
                 traces,
             )
             self._db.executemany("INSERT INTO results VALUES (?, ?)", results)
@@ -175,7 +177,8 @@ class Journal:
         # a UnicodeEncodeError is a ValueError
         except (ValueError, TypeError, OverflowError) as error:
             raise JournalError(
-                f"{self.path}: trace {trace.ordinal} of problem {event.problem_id} cannot be written: {error}; "
+                f"{self.path}: trace {trace.ordinal} of problem {event.problem_id} cannot be "
+                f"written: {error}; "
                 "fix the engine or verifier that produced it"
             ) from error
 
@@ -214,13 +217,16 @@ class Journal:
                 )
 
     def traces(self, problem_id: str) -> Sequence[Trace]:
-        """Return one problem's traces in order of arrival, those that its result dropped as such."""
+        """Return one problem's traces in order of arrival, as its vote sees them.
+
+        Those that its result dropped count as cancelled.
+        """
         traces = [e.trace for e in self.events(problem_id) if isinstance(e, Arrived)]
         result = self.result(problem_id)
         return traces if result is None else pruned(traces, result.dropped)
 
     def pool(self, problem_id: str) -> list[Trace]:
-        """Return `traces` without their token ids, which a vote does not read."""
+        """Return `traces` without their token ids, which no vote reads."""
         return [changed(trace, token_ids=()) for trace in self.traces(problem_id)]
 
     def n_traces(self) -> int:
@@ -228,12 +234,14 @@ class Journal:
         return int(self._query("SELECT COUNT(ordinal) FROM events").fetchone()[0])
 
     def notes(self) -> tuple[int, str]:
-        """Return how many traces carry a note on what could not be decided, and the first such
-        note; (0, "") without any.
+        """Return how many traces have a note on what could not be decided, and the first note.
+
+        It is (0, "") without any.
         """
         # CAST: SQLite would take a BLOB for its own binary JSON. Cancelled traces carry notes of
         # another kind.
-        noted = "FROM events WHERE ordinal IS NOT NULL AND json_extract(CAST(body AS TEXT), '$.note') != ''"
+        noted = "FROM events WHERE ordinal IS NOT NULL"
+        noted += " AND json_extract(CAST(body AS TEXT), '$.note') != ''"
         noted += " AND json_extract(CAST(body AS TEXT), '$.finish') != 'cancelled'"
         n = int(self._query(f"SELECT COUNT(*) {noted}").fetchone()[0])
         first = (
@@ -253,7 +261,8 @@ class Journal:
 
     def _failed(self, error: sqlite3.Error) -> JournalError:
         remedy = {
-            "SQLITE_FULL": "free some space, then run the same command again: everything journalled so far is kept",
+            "SQLITE_FULL": "free some space, then run the same command again; "
+            "everything journalled so far is kept",
             "SQLITE_NOTADB": "it is not a journal; choose another job directory",
             "SQLITE_CORRUPT": "the file is damaged; restore it or choose another job directory",
             "SQLITE_READONLY": "make it writable or choose another job directory",
@@ -262,12 +271,13 @@ class Journal:
         name = getattr(error, "sqlite_errorname", "")
         base = "_".join(name.split("_")[:2])
         return JournalError(
-            f"{self.path}: {error} ({name or type(error).__name__}); {remedy.get(base, 'see the message')}"
+            f"{self.path}: {error} ({name or type(error).__name__}); "
+            f"{remedy.get(base, 'see the message')}"
         )
 
 
 def digest(problem: Problem) -> str:
-    """Return what fixes a problem's text: equal digests, same question."""
+    """Return the digest of a problem's prompt and domain."""
     return blake2b(
         msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16
     ).hexdigest()

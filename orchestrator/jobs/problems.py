@@ -105,10 +105,16 @@ def problem_from_row(
 
 def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str]:
     if n_derived:
-        yield f"{path.name}: {n_derived} rows have no id; theirs are derived from their questions, and change when a question is changed"
+        yield (
+            f"{path.name}: {n_derived} rows have no id; theirs are derived from their prompts, "
+            "and change when a prompt changes"
+        )
     if ignored:
         names = ", ".join(sorted(ignored))
-        yield f"{path.name}: {names} in up to {max(ignored.values())} rows are not honoured; the plan's model and sampling decide"
+        yield (
+            f"{path.name}: {names} in up to {max(ignored.values())} rows are not honoured; "
+            "the plan's model and sampling decide"
+        )
 
 
 def _nothing(path: Path, invalid: list[Result]) -> str:
@@ -174,7 +180,8 @@ def _message(item: object, where: str) -> Message:
     role = "system" if item.get("role") == "developer" else item.get("role")
     if role not in _ROLES:
         raise _Invalid(
-            f"{where} has the role {role!r}{registry.near(str(role), _ROLES)}; there are: {', '.join(_ROLES)}"
+            f"{where} has the role {role!r}{registry.near(str(role), _ROLES)}; there are: "
+            f"{', '.join(_ROLES)}"
         )
     extra = next(
         (
@@ -191,7 +198,9 @@ def _message(item: object, where: str) -> Message:
         content = "".join(_part(part, where) for part in content)
     if not isinstance(content, str):
         raise _Invalid(
-            f"{where} has {'no content' if content is None else f'{_kind(content)} as content'}; it must be a text"
+            f"{where} has "
+            f"{'no content' if content is None else f'{_kind(content)} as content'}; "
+            "it must be a text"
         )
     return Message(role, content)
 

@@ -1,10 +1,9 @@
-"""From a file of rows to (line, id, fields), one row at a time: JSONL, CSV, Parquet and OpenAI
-batch JSONL.
+"""From a file to its rows, one at a time: JSONL, CSV, Parquet and OpenAI batch JSONL.
 
 Responsible for formats, encodings and ids, and for nothing else: `orchestrator.jobs.problems` makes
 Problems of rows and `orchestrator.studies.evaluate` reads reference answers from them, so both
-agree on which row is which. A bad row is a Row with an `error`; a bad file is a PlanError. It does
-not look at prompts, except to derive the id of a row that has none.
+agree on which row is which. An invalid row is a Row with an `error`; an unreadable file is a
+PlanError. Prompts are not looked at, except to derive the id of a row that has none.
 """
 
 from __future__ import annotations
@@ -53,10 +52,9 @@ _MISNOMERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. `line` is where it starts, from 1 (in Parquet: the number of the row). `error`, when
-    not empty, says why it is none.
+    """One row; `error`, when not empty, says why it is invalid.
 
-    `id` is the row's own, or derived (`derived`), or `file:line` when it has no usable one. In
+    `line` is where it starts, from 1 (in Parquet: the number of the row). `id` is the row's own, or derived (`derived`), or `file:line` when it has no usable one. In
     `fields` an absent value is absent, never None, and an OpenAI batch row is spread out:
     `messages` or `prompt` beside its top-level fields, the rest of its body under `body`.
     """
@@ -76,10 +74,9 @@ class _Record:
 
 
 def detect_format(path: Path) -> Format:
-    """Return how a file is written, by suffix and content. PlanError when it is missing, a
-    directory, empty, binary or neither.
+    """Return the format of a file, by suffix and content.
 
-    A JSONL file whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
+    PlanError when it is missing, a directory, empty, binary or in no such format. A JSONL file whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
     """
     head = _head(path)
     if head.startswith(b"PAR1"):
@@ -96,7 +93,7 @@ def detect_format(path: Path) -> Format:
     text = head.removeprefix(_BOM).lstrip()
     if suffix is None and not text.startswith(b"{"):
         raise PlanError(
-            f"{path}: its name does not tell its format; let it end in .jsonl, .csv or .parquet"
+            f"{path}: its name does not show its format; let it end in .jsonl, .csv or .parquet"
         )
     if suffix is Format.CSV:
         return Format.CSV
@@ -133,9 +130,7 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
 
 
 def row_from(fields: Mapping[str, Any]) -> Row:
-    """Return a row that comes from no file: its line is 0, and its id "" where it has no usable
-    one.
-    """
+    """Return a row that comes from no file: its line is 0, and its id "" if it has no usable one."""
     rest = {name: value for name, value in fields.items() if value is not None}
     given = rest.pop("id", None)
     id, fault = _identified(given, rest)
@@ -153,7 +148,8 @@ def _own_id(given: object) -> tuple[str, str]:
         return str(given), ""
     return (
         "",
-        f"its id is {_shortened(repr(given))}; an id is a text that is not empty, or a whole number",
+        f"its id is {_shortened(repr(given))}; an id is a text that is not empty, "
+        "or a whole number",
     )
 
 
@@ -224,7 +220,8 @@ def _csv(path: Path) -> Iterator[_Record]:
                 yield _Record(
                     start,
                     {},
-                    f"it has {len(cells)} fields and the header {len(header)}; put fields with commas in quotes",
+                    f"it has {len(cells)} fields and the header {len(header)}; "
+                    "put fields with commas in quotes",
                 )
             else:
                 yield _Record(
@@ -241,7 +238,8 @@ def _header(path: Path, cells: list[str]) -> list[str]:
         raise PlanError(f"{path}: the header has {twice[0]!r} twice; rename one of the columns")
     if not {"id", "prompt", "messages"} & set(names):
         raise PlanError(
-            f"{path}: the first line must be a header with 'prompt' or 'messages'; it has {_shortened(', '.join(names))}"
+            f"{path}: the first line must be a header with 'prompt' or 'messages'; "
+            f"it has {_shortened(', '.join(names))}"
         )
     return names
 
@@ -274,8 +272,9 @@ _READERS = {
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, text): split at line feeds only, since JSON and CSV may hold every other
-    kind of line end.
+    """Yield (line number, text), split at line feeds only.
+
+    JSON and CSV may hold every other kind of line end.
     """
     with path.open("rb") as file:
         for line, raw in enumerate(_without_bom(file), start=1):
@@ -283,7 +282,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield line, raw.decode()
             except UnicodeDecodeError as error:
                 raise PlanError(
-                    f"{path}:{line}: byte {error.start + 1} is not UTF-8; convert the file, e.g. iconv -f CP1252 -t UTF-8 {path.name}"
+                    f"{path}:{line}: byte {error.start + 1} is not UTF-8; convert the file, "
+                    f"e.g. iconv -f CP1252 -t UTF-8 {path.name}"
                 ) from error
 
 

@@ -124,7 +124,8 @@ def shares(
     n = [sum(t.model == m for t in traces) for m in models]
     if 0 in n:
         raise ValueError(
-            f"model {models[n.index(0)]!r} has no trace in this pool; its models are {sorted({t.model for t in traces})}"
+            f"model {models[n.index(0)]!r} has no trace in this pool; "
+            f"its models are {sorted({t.model for t in traces})}"
         )
     wrong: dict[str, list[float]] = {}
     right = [0.0] * len(models)
@@ -150,7 +151,8 @@ def ensemble_weights(questions: Sequence[Shares]) -> Weights:
     n_models = len(questions[0].right) if questions else 0
     if not n_models or any(len(row) != n_models for q in questions for row in (q.right, *q.wrong)):
         raise ValueError(
-            "give at least one question, and for each as many frequencies per answer as there are models"
+            "give at least one question, and for each as many frequencies per answer as there "
+            "are models"
         )
     # One row per rival; where no wrong answer was given the rival is silence, so that the right
     # answer must have been given at all.
@@ -292,7 +294,8 @@ def _finished(directory: Path) -> FinishedJob:
     job = read_finished(directory)
     if not job.results:
         raise PlanError(
-            f"{directory}: no problem of it is finished; finish it first: leadline resume {directory}"
+            f"{directory}: no problem of it is finished; finish it first: "
+            f"leadline resume {directory}"
         )
     return replace(job, pools={id: job.pools[id] for id in job.results})
 

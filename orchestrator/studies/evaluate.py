@@ -1,15 +1,15 @@
-"""Evaluation of finished results and pools against reference answers: the only reader of
-references.
+"""Evaluation of finished results and pools: the only reader of reference answers, and the one place
+for intervals.
 
-Every number comes with its n, and with a 95% interval where one can be had. Whether an answer
-equals a reference is decided elsewhere (`same`, in killable processes) and passed in; here
-everything else is a pure function of results, pools and those decisions. Numbers only: printing is
-the command line's.
+Every number comes with its n, and with a 95% interval where the data can give one. Whether an
+answer equals a reference is decided elsewhere (`same`, in killable processes) and passed in;
+everything else is a pure function of results, pools and those decisions. Nothing is printed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from orchestrator.core.votes import conclude
 from orchestrator.jobs.rows import detect_format, iter_rows
 
 CONFIDENCE = 0.95
-N_RESAMPLES = 9999  # scipy's own default for the bootstrap
+_N_RESAMPLES = 9999  # scipy's own default for the bootstrap
 Table: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.int64]
 
@@ -36,8 +36,9 @@ Same: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over `n` problems with its 95% interval; `low` and `high` are None where the data
-    cannot give one.
+    """A mean over `n` problems with its 95% interval.
+
+    `low` and `high` are None where the data cannot give one.
     """
 
     value: float
@@ -52,7 +53,7 @@ class Savings:
     takes.
 
     In traces an attempt counts once, however many stretches and probes it took, and a cancelled one
-    in full; in output tokens it counts what it had used, and probes and judgements count too. Both
+    in full; in output tokens it counts what it had used, and probes and comparisons count too. Both
     are ratios of totals over the problems whose full cost is known.
     """
 
@@ -83,11 +84,10 @@ class Report:
 
 
 def read_references(path: str | Path) -> Mapping[str, str]:
-    """Return the reference answers of a problem file, or of a file of `id` and `answer`, by the ids
-    that `read_problems` gives.
+    """Return the reference answers of a problem file, or of one of `id` and `answer`, by id.
 
-    Rows without an answer, and bad rows, are left out. An answer that is not a text is taken as
-    JSON: 42, 0.5, true, [1, 2].
+    The ids are those of `read_problems`. Rows without an answer, and invalid rows, are left out. An
+    answer that is not a text is taken as JSON: 42, 0.5, true, [1, 2].
     """
     path = Path(path)
     references = {}
@@ -105,7 +105,7 @@ def read_references(path: str | Path) -> Mapping[str, str]:
 async def score(
     results: Iterable[Result], references: Mapping[str, str], domains: Mapping[str, str], same: Same
 ) -> dict[str, bool]:
-    """Return whether each problem was answered rightly, by id, in the order of the results.
+    """Return whether each problem was answered correctly, by id, in the order of the results.
 
     Abstentions and failures are wrong; invalid rows and problems without a reference are left out.
     `domains` maps problem ids to the names of their domains.
@@ -129,26 +129,22 @@ async def right_keys(
     domains: Mapping[str, str],
     same: Same,
 ) -> dict[str, frozenset[str]]:
-    """Return, for each pool with a reference, the keys of the answers that equal it: one comparison
-    a distinct answer.
+    """Return the keys of the right answers in each pool that has a reference.
+
+    Each distinct answer is compared once.
     """
-    asked = []
-    for problem_id in pools.keys() & references.keys():
+
+    async def keys(problem_id: str) -> frozenset[str]:
         texts: dict[str, str] = {}
         for trace in sorted(pools[problem_id], key=lambda t: t.ordinal):
             if trace.answer is not None:
                 texts.setdefault(trace.answer.key, trace.answer.text)
-        asked += [(problem_id, key, text) for key, text in texts.items()]
-    verdicts = await asyncio.gather(
-        *(same(domains[id], text, references[id]) for id, _, text in asked)
-    )
-    right: dict[str, set[str]] = {
-        problem_id: set() for problem_id in pools if problem_id in references
-    }
-    for (problem_id, key, _), verdict in zip(asked, verdicts, strict=True):
-        if verdict:
-            right[problem_id].add(key)
-    return {problem_id: frozenset(keys) for problem_id, keys in right.items()}
+        domain, reference = domains[problem_id], references[problem_id]
+        equal = await asyncio.gather(*(same(domain, text, reference) for text in texts.values()))
+        return frozenset(itertools.compress(texts, equal))
+
+    known = [problem_id for problem_id in pools if problem_id in references]
+    return dict(zip(known, await asyncio.gather(*map(keys, known)), strict=True))
 
 
 def accuracy(correctness: Mapping[str, bool]) -> Estimate | None:
@@ -204,11 +200,7 @@ def ratio_estimate(
     return Estimate(value, float(low), float(high), len(pairs))
 
 
-def bootstrap(
-    samples: tuple[Table, ...],
-    statistic: Callable[..., object],
-    n_resamples: int = N_RESAMPLES,
-) -> tuple[Table, Table]:
+def bootstrap(samples: tuple[Table, ...], statistic: Callable[..., object]) -> tuple[Table, Table]:
     """Return the ends of the 95% percentile bootstrap interval over the samples' last axis.
 
     `statistic` takes the samples and an `axis`. The seed is fixed, and the same resample of indices
@@ -223,7 +215,7 @@ def bootstrap(
     interval = stats.bootstrap(
         samples,
         statistic,
-        n_resamples=n_resamples,
+        n_resamples=_N_RESAMPLES,
         batch=max(1, 2_000_000 // samples[0].size),  # 16 MB at a time
         paired=True,
         vectorized=True,
@@ -253,10 +245,9 @@ def resampled_estimate(value: float, resamples: Sequence[float], n: int) -> Esti
 
 
 def savings(results: Iterable[Result]) -> Savings | None:
-    """Return what was saved against full sampling of the same plan; None when no result knows its
-    full cost.
+    """Return what was saved against full sampling; None when no result knows its full cost.
 
-    Intervals: percentile bootstrap over problems, spent and full resampled together, from a fixed
+    Full sampling is of the same plan. Intervals: percentile bootstrap over problems, spent and full resampled together, from a fixed
     seed.
     """
     traces: list[tuple[float, float]] = []
@@ -280,10 +271,9 @@ def savings(results: Iterable[Result]) -> Savings | None:
 def reselect(
     results: Iterable[Result], pools: Mapping[str, Sequence[Trace]], selector: Selector
 ) -> list[Result]:
-    """Return the results that `selector` gives on the same finished pools, what was spent
-    unchanged. Invalid rows stay as they are.
+    """Return the results that `selector` gives on the same finished pools, at unchanged cost.
 
-    The pool decides alone: a problem that failed in its strategy or in another selector is answered
+    Invalid rows stay as they are. The pool decides alone: a problem that failed in its strategy or in another selector is answered
     if its pool holds an answer. KeyError when a result's pool is missing.
     """
     return [
@@ -308,7 +298,7 @@ def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Re
 def report(
     results: Sequence[Result], correctness: Mapping[str, bool], wall_seconds: float
 ) -> Report:
-    """Return the numbers of a finished job; `correctness` is `score`'s, empty without references."""
+    """Return the numbers of a finished job; `correctness` is that of `score`, {} without references."""
     usage: dict[str, Usage] = {}
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one

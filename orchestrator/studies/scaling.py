@@ -70,7 +70,8 @@ def pass_at_k(n: int, n_right: int, k: int) -> float:
     """
     if not (1 <= k <= n and 0 <= n_right <= n):
         raise ValueError(
-            f"pass@{k} of {n} attempts, {n_right} right: 1 <= k <= n and 0 <= n_right <= n are needed"
+            f"pass@{k} of {n} attempts, {n_right} right: "
+            "1 <= k <= n and 0 <= n_right <= n are needed"
         )
     return 1.0 - math.comb(n - n_right, k) / math.comb(n, k)
 
@@ -88,7 +89,8 @@ def majority_at_k(
     """
     if not all(1 <= k <= n for k in ks) or sum(counts.values()) > n:
         raise ValueError(
-            f"maj@k of {n} attempts, {sum(counts.values())} with answers, for k = {list(ks)}: 1 <= k <= n is needed"
+            f"maj@k of {n} attempts, {sum(counts.values())} with answers, for k = {list(ks)}: "
+            "1 <= k <= n is needed"
         )
     if n > _EXACT_LIMIT:
         return [float(_drawn(counts, n, right, k).mean()) for k in ks]

@@ -284,9 +284,7 @@ def runner(engine: Any, n_requests: int) -> VerifierRunner:
 async def outcomes(engine: Any, n_requests: int, n_traces: int) -> list[VerifierOutcome]:
     verifiers = runner(engine, n_requests)
     traces = [trace(i, "1") for i in range(n_traces)]
-    return list(
-        await asyncio.gather(*(verifiers.run("two-in-a-row", PROBLEM, t) for t in traces))
-    )
+    return list(await asyncio.gather(*(verifiers.run("two-in-a-row", PROBLEM, t) for t in traces)))
 
 
 class Counting:

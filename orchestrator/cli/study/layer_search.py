@@ -35,9 +35,9 @@ from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.layers import search as tree_search
 from orchestrator.studies.layers.loading import load_decoder, shipped_order
-from orchestrator.studies.layers.mcts import Knobs
-from orchestrator.studies.layers.scoring import Reward, Scored
-from orchestrator.studies.layers.search import Found, Task, chosen_reward
+from orchestrator.studies.layers.mcts import SearchOptions
+from orchestrator.studies.layers.scoring import OrderScore, SearchReward
+from orchestrator.studies.layers.search import SearchResult, SearchTask, chosen_reward
 
 INTERRUPTED = 130
 _LENGTH_FACTOR = 2  # an order may have twice the model's layers, unless --max-layers is given
@@ -174,7 +174,7 @@ def search(
         raise PlanError(
             f"--max-layers {bound} is less than the {len(own)} layers that the model runs itself"
         )
-    task = Task(
+    task = SearchTask(
         plan,
         loaded.execution,
         str(loaded.problems),
@@ -183,7 +183,7 @@ def search(
         guide,
         holdout,
         n_votes,
-        Knobs(bound, n_simulations, length_penalty, exploration=exploration),
+        SearchOptions(bound, n_simulations, length_penalty, exploration=exploration),
     )
     folder = Path(flags["out"]) if "out" in flags else _default_folder(loaded.problems)
     progress = _Progress(n_simulations, len(own), display)
@@ -200,7 +200,7 @@ def search(
 
 def _usable_problems(
     path: Path, plan: Plan, limit: int, reward: str, references: Mapping[str, str]
-) -> tuple[Reward, tuple[Problem, ...]]:
+) -> tuple[SearchReward, tuple[Problem, ...]]:
     """Return what guides the search and the problems that serve it, after a note on the others."""
     file = read_problems(path, default_domain=plan.domain, domains=plan.domains)
     problems = file.problems[: limit or None]
@@ -235,7 +235,7 @@ class _Progress:
         self._printed_at = 0.0
         self._is_live = sys.stderr.isatty()
 
-    def __call__(self, n_orders: int, scored: Scored, best: Scored) -> None:
+    def __call__(self, n_orders: int, scored: OrderScore, best: OrderScore) -> None:
         """Count one more order."""
         now = time.monotonic()
         is_last = n_orders > self._n_simulations
@@ -275,7 +275,7 @@ def _plan_as_shipped(plan: Plan) -> Plan:
     return replace(plan, models=models, strategy=strategy, sampling=replace(plan.sampling, depth=0))
 
 
-def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, outcome: Found) -> None:
+def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, outcome: SearchResult) -> None:
     """Write the winner as a plan that `leadline run` takes."""
     winner = replace(plan.models[plan.default_model], layers=str(Schedule(outcome.winner.order)))
     chosen = replace(plan, models={**plan.models, plan.default_model: winner})
@@ -287,8 +287,8 @@ def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, outcome: Found
     write_atomically(folder / "schedule.toml", f"{head}\n{text}".encode())
 
 
-def _search_document(outcome: Found, model: str, task: Task) -> dict[str, object]:
-    def row(scored: Scored) -> dict[str, object]:
+def _search_document(outcome: SearchResult, model: str, task: SearchTask) -> dict[str, object]:
+    def row(scored: OrderScore) -> dict[str, object]:
         return {
             "layers": str(Schedule(scored.order)),
             "n_layers_run": len(scored.order),
@@ -300,7 +300,7 @@ def _search_document(outcome: Found, model: str, task: Task) -> dict[str, object
         "model": model,
         "problems": task.file,
         "reward": outcome.reward,
-        "knobs": task.knobs,
+        "knobs": task.options,
         "n_problems": outcome.n_problems,
         "n_orders": outcome.n_orders,
         "n_whole": outcome.n_whole,

@@ -100,7 +100,7 @@ def probe(model: str, text_file: Path | None, depths: str, out: Path | None, as_
     return 0
 
 
-def _probe_document(measured: think_block.Probe, text_file: Path | None) -> dict[str, object]:
+def _probe_document(measured: think_block.LayerProbe, text_file: Path | None) -> dict[str, object]:
     return {
         "model": measured.model,
         "text": str(text_file or "built in"),

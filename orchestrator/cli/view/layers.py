@@ -11,9 +11,9 @@ from orchestrator.cli.view.numbers import count, estimate_text, interval, share
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.core.layers import Schedule
 from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.layers.scoring import Reward, Scored
-from orchestrator.studies.layers.search import Comparison, Found
-from orchestrator.studies.layers.think_block import Looped, Probe
+from orchestrator.studies.layers.scoring import OrderScore, SearchReward
+from orchestrator.studies.layers.search import Comparison, SearchResult
+from orchestrator.studies.layers.think_block import LayerProbe, LoopEffect
 
 _KINDS = {
     "accuracy": "accuracy against reference answers",
@@ -26,8 +26,8 @@ _KINDS = {
     ),
 }
 _GUIDES = {
-    Reward.ACCURACY: "led by accuracy against reference answers",
-    Reward.AGREEMENT: (
+    SearchReward.ACCURACY: "led by accuracy against reference answers",
+    SearchReward.AGREEMENT: (
         "led without references, by agreement with the majority of replies sampled from the "
         "model as it ships"
     ),
@@ -35,7 +35,7 @@ _GUIDES = {
 _BAR_WIDTH = 24
 
 
-def probe_view(probe: Probe, folder: Path) -> RenderableType:
+def probe_view(probe: LayerProbe, folder: Path) -> RenderableType:
     """Return the table of layers, the proposal, and what looping does."""
     table = numbers_table(
         ("layer", "distance"),
@@ -58,7 +58,7 @@ def probe_view(probe: Probe, folder: Path) -> RenderableType:
     return Group(table, *proposal, Text(f"written to {folder}", style="dim"))
 
 
-def search_view(search: Found, folder: Path) -> RenderableType:
+def search_view(search: SearchResult, folder: Path) -> RenderableType:
     """Return the Pareto set and the comparison of the winner with the model's own order."""
     table = numbers_table(
         ("layers run", str(search.reward)),
@@ -83,7 +83,7 @@ def search_view(search: Found, folder: Path) -> RenderableType:
     return Group(table, *remarks, Text(files, style="dim"))
 
 
-def search_remarks(search: Found) -> list[str]:
+def search_remarks(search: SearchResult) -> list[str]:
     """Return what a reader of the result must know, in lines without markup."""
     orders = f"{search.n_orders} orders tried, {search.n_whole} of them on all problems"
     lines = [f"{_GUIDES[search.reward]}, {search.n_problems} problems; {orders}"]
@@ -94,7 +94,7 @@ def search_remarks(search: Found) -> list[str]:
     return lines + _comparison_lines(search.comparison, search)
 
 
-def _comparison_lines(comparison: Comparison | None, search: Found) -> list[str]:
+def _comparison_lines(comparison: Comparison | None, search: SearchResult) -> list[str]:
     if comparison is None:
         return ["not compared on held-out problems: the search was interrupted"]
     is_oracle = comparison.kind == "oracle"
@@ -109,7 +109,7 @@ def _comparison_lines(comparison: Comparison | None, search: Found) -> list[str]
     ]
 
 
-def _share(scored: Scored) -> str:
+def _share(scored: OrderScore) -> str:
     return f"{share(scored.reward)} ({sum(scored.right)}/{len(scored.right)})"
 
 
@@ -119,7 +119,7 @@ def _part(schedule: Schedule | None, layer: int) -> str:
     return "think" if layer in schedule.think else "encode" if layer in schedule.head else "decode"
 
 
-def _loops(loops: tuple[Looped, ...]) -> RenderableType:
+def _loops(loops: tuple[LoopEffect, ...]) -> RenderableType:
     table = numbers_table(
         (
             "r",

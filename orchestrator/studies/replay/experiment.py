@@ -1,9 +1,8 @@
-"""Many replays: strategies over recordings and seeds, in several processes, and what they come to
-with intervals.
+"""Many replays: strategies over recordings and seeds, in several processes, with intervals.
 
-The unit of every interval is the question: seeds only shuffle the same traces, so a value is first
-averaged over seeds. A question that was asked of several models (the same ids in every source) is
-one unit with all its models. Numbers only; printing is `replay_view`'s.
+The one rule: the unit of every interval is the question. Seeds only shuffle the same traces, so a
+value is first averaged over seeds. A question that several models answered (the same ids in every
+source) is one unit with all its models. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -58,10 +57,10 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class ReplayOutcome:
-    """One exploration. `full_tokens` and `full_right` are what all `n_planned` attempts of the same
-    draw would have cost and voted.
+    """One exploration.
 
-    `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those held a
+    `full_tokens` and `full_right` are the cost and the vote of all `n_planned` attempts of the same
+    draw. `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those held a
     right answer while the vote was wrong.
     `path_tokens`: the critical path, in tokens one after another.
     """
@@ -111,8 +110,7 @@ def play_all(
     conditions: Conditions,
     n_processes: int = 0,
 ) -> list[ReplayRow]:
-    """Return one row per recording and setting, then, of several recordings, one per setting for
-    all of them.
+    """Return one row per recording and setting; of several recordings, also one per setting for all.
 
     ReplayError when a recording has no references, or does not hold what a strategy asks for.
     `n_processes` 0: one per core.
@@ -121,7 +119,8 @@ def play_all(
         lacking = [p.problem.id for p in recording.problems if p.right is None]
         if lacking:
             raise ReplayError(
-                f"{recording.name}: {len(lacking)} problems have no reference answer, {lacking[0]!r} first; name their file"
+                f"{recording.name}: {len(lacking)} problems have no reference answer, "
+                f"{lacking[0]!r} first; name their file"
             )
     cases = list(product(range(len(recordings)), range(len(settings))))
     tasks = [_Task(i, settings[j], seeds) for i, j in cases for seeds in _chunks(conditions)]
@@ -254,9 +253,7 @@ def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trac
 
 
 def _merged(pools: dict[str, dict[str, list[ReplayOutcome]]]) -> dict[str, list[ReplayOutcome]]:
-    """Return several sources' outcomes by question: one unit where all of them were asked the same
-    ones.
-    """
+    """Return several sources' outcomes by question, merged where all have the same questions."""
     ids = [set(pool) for pool in pools.values()]
     same = all(found == ids[0] for found in ids)
     merged: dict[str, list[ReplayOutcome]] = {}

@@ -1,9 +1,8 @@
-"""Recorded traces in place of an engine: any strategy, unchanged, on a simulated clock that counts
-tokens. No model, no event loop.
+"""Recorded traces in place of an engine: any strategy, unchanged, on a clock that counts tokens.
 
-A running trace makes one token a tick, all of them in step, so the order of arrival, what a
-cancelled trace had cost by then, and the length of the critical path come out as on an engine that
-serves every request at once. Nothing here knows a right answer.
+The one rule: every running trace generates one token a tick, so the order of arrival, the cost of a
+cancelled trace and the length of the critical path come out as on an engine that serves every
+request at once. There is no model and no event loop, and nothing here knows a right answer.
 """
 
 from __future__ import annotations
@@ -34,15 +33,14 @@ UNLIMITED = Sampling(max_new_tokens=2**31)
 
 
 class _Unrecorded(str):
-    """The text of a trace whose text was not recorded: reading it is an error, carrying it about is
-    not.
-    """
+    """The text of a trace whose text was not recorded: only reading it is an error."""
 
     __slots__ = ()
 
     def _refuse(self, *_: object, **__: object) -> None:
         raise ReplayError(
-            "the recording holds answers, not texts: a strategy, judge or selector that reads texts cannot be replayed on it"
+            "the recording holds answers, not texts: "
+            "a strategy, similarity or selector that reads texts cannot be replayed on it"
         )
 
     __len__ = __iter__ = __getitem__ = __contains__ = __format__ = _refuse  # type: ignore[assignment]  # it never returns
@@ -54,11 +52,11 @@ _NO_TEXT = _Unrecorded()
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Where a request lies on its recorded trace: that trace's index, and the tokens before it and
-    at its end.
+    """Where a request lies on its recorded trace.
 
-    `root` is the ordinal of the request that began the attempt; a trace drawn twice, by resampling,
-    makes two attempts.
+    `index` is that trace's, `first` and `last` are the tokens before it and at its end. `root` is
+    the ordinal of the request that started the attempt; a trace drawn twice, by resampling, makes
+    two attempts.
     """
 
     root: int
@@ -68,9 +66,7 @@ class Stretch:
 
 
 class Tape:
-    """One problem's recorded traces, drawn in a given order: each request that starts afresh gets
-    the next one.
-    """
+    """One problem's recorded traces in a given order; each fresh request gets the next one."""
 
     __slots__ = ("_n_drawn", "_order", "_probe_tokens", "prompt", "recorded", "stretches")
 
@@ -82,7 +78,7 @@ class Tape:
         A probe costs `probe_tokens`: recordings do not say what theirs did.
         """
         self.recorded = recorded
-        # how the problem is asked; whoever asks it in a plan's words says so here
+        # the problem's prompt; a caller that has a plan sets it to the plan's wording
         self.prompt = recorded.problem.prompt
         self.stretches: dict[int, Stretch] = {}  # by ordinal
         self._order = order
@@ -256,10 +252,9 @@ class SimulatedRun:
 
 
 def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
-    """Return the exploration of a tape's problem by a strategy. Pure; ReplayError when the
-    recording does not hold what is asked.
+    """Return the exploration of a tape's problem by a strategy.
 
-    Arrivals at the same tick come in the order of submission; a stopped trace arrives at the tick
+    ReplayError when the recording does not hold what it requests. Arrivals at the same tick come in the order of submission; a stopped trace arrives at the tick
     at which it was stopped.
     """
     session = Session(tape.recorded.problem, strategy, plan)
@@ -277,7 +272,7 @@ def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
 
 
 class _Clock:
-    """Simulated time in tokens: what runs, when it arrives, what it had made when it was stopped."""
+    """Simulated time in tokens: which requests run, and when and with what they arrive."""
 
     __slots__ = ("_began", "_heap", "_n_pushed", "_traces", "_valid", "now", "tape")
 

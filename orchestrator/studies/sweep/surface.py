@@ -96,7 +96,8 @@ def parse_counts(text: str, flag: str) -> tuple[int, ...]:
     start and ends at its end.
     """
     fault = PlanError(
-        f"{flag} {text!r}: give whole numbers from 1, as a list (1,4,16) or as a range that doubles (1..64)"
+        f"{flag} {text!r}: give whole numbers from 1, "
+        "as a list (1,4,16) or as a range that doubles (1..64)"
     )
     found: set[int] = set()
     for part in text.split(","):
@@ -134,7 +135,8 @@ def surface(
     ids = [id for id in known if all(len(tried[d][id]) >= max(widths) for d in depths)]
     if not ids:
         raise LeadlineError(
-            f"none of {len(known)} problems with a reference answer has {max(widths)} attempts at every depth"
+            f"none of {len(known)} problems with a reference answer has {max(widths)} attempts "
+            "at every depth"
         )
     # (n_problems, n_settings, 2): values and their errors; layer-tokens and seconds
     found = np.array(
