@@ -143,7 +143,7 @@ def _run(
             n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
             batch_output=write_batch_output(job, plan) if wants_batch and done else None,
             interrupted=not done,
-            chosen=auto.said(plan) or "",
+            chosen=auto.description(plan) or "",
         )
     if shown.as_json:
         print_json(summary)
@@ -452,7 +452,7 @@ def _title(
 def who(plan: Plan, execution: Execution) -> str:
     """Return what runs, in words."""
     strategy = (
-        f"auto: {spelled(auto.inner(plan))}"
+        f"auto: {spelled(auto.chosen_strategy(plan))}"
         if plan.strategy.name == auto.NAME
         else spelled(plan.strategy)
     )
@@ -463,7 +463,7 @@ def who(plan: Plan, execution: Execution) -> str:
 
 def _say_choice(plan: Plan, shown: DisplayOptions) -> None:
     """Say what `auto` chose."""
-    choice = auto.said(plan)
+    choice = auto.description(plan)
     if choice and not shown.quiet:
         say(f"auto chose {choice}")
 

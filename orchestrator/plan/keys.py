@@ -127,7 +127,7 @@ KEYS: Mapping[str, Meta] = {
     ),
     "sampling.template": Meta(
         pattern=r"\{prompt\}",
-        extra={"range": "containing {prompt}"},
+        extra_json_schema={"range": "containing {prompt}"},
         description="The text that a plain prompt is put into, in place of {prompt}.",
     ),
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
@@ -151,7 +151,9 @@ KEYS: Mapping[str, Meta] = {
         gt=0,
         description="The longest that a strategy may compute between two traces, in seconds.",
     ),
-    "models.NAME.path": Meta(pattern=r"\S", extra={"range": "not empty"}, description=_MODEL),
+    "models.NAME.path": Meta(
+        pattern=r"\S", extra_json_schema={"range": "not empty"}, description=_MODEL
+    ),
     "models.NAME.revision": Meta(
         description="The revision of a model on the hub; an empty text is the newest."
     ),
@@ -322,20 +324,19 @@ def _field_info(field: dataclasses.Field[Any], hint: Any) -> FieldInfo:
         default = repr(field.default_factory())
     else:
         default = "(required)"
-    description = next((meta.description for meta in _metas(hint) if meta.description), "")
+    try:
+        schema = msgspec.json.schema(hint)
+    except (TypeError, NameError):  # a type that no text stands for
+        schema = {}
+    schemas = (schema, *schema.get("anyOf", ()))
     return FieldInfo(
-        field.name, type_text(hint), default, range_text(hint), description, kind_text(hint)
+        field.name,
+        type_text(hint),
+        default,
+        " and ".join(_limits(schema)),
+        next((s["description"] for s in schemas if "description" in s), ""),
+        _kind(schema) or f"of type {type_text(hint)}",
     )
-
-
-def _metas(hint: Any) -> Iterator[Meta]:
-    """Yield what annotates a type, outermost first; alternatives of a union included."""
-    if get_origin(hint) is Annotated:
-        yield from (meta for meta in hint.__metadata__ if isinstance(meta, Meta))
-        yield from _metas(hint.__origin__)
-    elif get_origin(hint) in (Union, types.UnionType):
-        for alternative in get_args(hint):
-            yield from _metas(alternative)
 
 
 def type_text(hint: Any) -> str:
@@ -353,52 +354,50 @@ def type_text(hint: Any) -> str:
     return f"{name}[{', '.join(map(type_text, args))}]" if args else name
 
 
-_KINDS: Mapping[str, str] = {
-    "str": "a text in quotes",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "None": "left out",
-    "tuple[str, ...]": 'a list of texts, e.g. ["a", "b"]',
-    "tuple[int, ...]": "a list of whole numbers, e.g. [1, 2]",
-    "tuple[float, ...]": "a list of numbers, e.g. [0.5, 1]",
+# by the names of JSON schema
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+_KINDS = {
+    "string": "a text in quotes",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "left out",
+    "array": "a list",
+    "object": "a table",
+}
+_LISTS = {
+    "string": 'a list of texts, e.g. ["a", "b"]',
+    "integer": "a list of whole numbers, e.g. [1, 2]",
+    "number": "a list of numbers, e.g. [0.5, 1]",
 }
 
 
-def kind_text(hint: Any) -> str:
+def _kind(schema: Mapping[str, Any]) -> str:
     """Return a type in words, as a plan file writes its values."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return kind_text(args[0])
-    if origin in (Union, types.UnionType):
-        return " or ".join(map(kind_text, args))
-    if origin is Literal:
-        return " or ".join(map(repr, args))
-    return _KINDS.get(type_text(hint), f"of type {type_text(hint)}")
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(map(repr, schema["enum"]))
+    item = (schema.get("items") or {}).get("type", "")
+    return _LISTS.get(item) or _KINDS.get(schema.get("type", ""), "")
 
 
-def range_text(hint: Any) -> str:
-    """Return the values that a type's annotations allow: "at least 0 and below 1"; "" for all."""
-    limits = [limit for meta in _metas(hint) for limit in _limits(meta)]
-    items = "".join(map(range_text, _items(hint)))
-    return " and ".join([*limits, *([f"each {items}"] if items else [])])
-
-
-def _items(hint: Any) -> Iterator[Any]:
-    """Yield the type of a list's items, if it is a list."""
-    while get_origin(hint) is Annotated:
-        hint = hint.__origin__
-    if get_origin(hint) in (tuple, list):
-        yield get_args(hint)[0]
-
-
-def _limits(meta: Meta) -> Iterator[str]:
-    bounds = ((meta.ge, "at least"), (meta.gt, "above"), (meta.le, "at most"), (meta.lt, "below"))
-    yield from (f"{word} {bound:g}" for bound, word in bounds if bound is not None)
-    if meta.min_length is not None:
-        yield "not empty" if meta.min_length == 1 else f"of at least {meta.min_length} items"
-    if meta.pattern is not None:
-        yield (meta.extra or {}).get("range") or f"matching {meta.pattern}"
+def _limits(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the limits on a value: "at least 0", "below 1"."""
+    yield from (f"{word} {schema[bound]:g}" for bound, word in _BOUNDS.items() if bound in schema)
+    if schema.get("minLength") or schema.get("minItems"):
+        yield "not empty"
+    if "pattern" in schema:
+        yield schema.get("range") or f"matching {schema['pattern']}"
+    for alternative in schema.get("anyOf", ()):
+        yield from _limits(alternative)
+    if schema.get("items"):
+        yield from (f"each {limit}" for limit in _limits(schema["items"]))
 
 
 if __name__ == "__main__":

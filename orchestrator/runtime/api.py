@@ -58,7 +58,7 @@ async def arun(
     PlanError before anything starts when the plan cannot be carried out.
     """
     plan, execution = plan or Plan(), execution or Execution()
-    plan = auto.resolved(
+    plan = auto.resolve(
         plan, execution, None if plan.selector == Plan().selector else plan.selector
     )
     questions = as_problems(problems, plan)

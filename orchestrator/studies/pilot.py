@@ -61,7 +61,7 @@ def default(found: Situation, n: int) -> Setting:
             found,
             budget=Budget(traces=n, seconds=found.budget.seconds),
             models=found.models[:1],
-            able=frozenset(),
+            capabilities=frozenset(),
         )
     )
     return Setting(choice.strategy, choice.selector)

@@ -83,11 +83,11 @@ class Pooled:
         (Situation(budget=Budget(tokens=10**6)), "adaptive n=40", "majority", "1953 attempts"),
         (Situation(budget=Budget(tokens=10**6, traces=9)), "adaptive n=9", "majority", "budget.traces = 9"),
         (Situation(budget=Budget(seconds=30)), "consistency n=8", "majority", "all start at once"),
-        (Situation(budget=Budget(seconds=30), max_new_tokens=8192, able=ALL), "short-m@k m=5 k=8", "majority", "the first 5 of 8"),
+        (Situation(budget=Budget(seconds=30), max_new_tokens=8192, capabilities=ALL), "short-m@k m=5 k=8", "majority", "the first 5 of 8"),
         (Situation(budget=Budget(traces=4), verifiers=("prm",)), "consistency n=4", "best-weighted by=verdict:prm", "the scores of 'prm'"),
         (Situation(verifiers=("prm",)), "adaptive n=16", "best-weighted by=verdict:prm", "the scores of 'prm' weigh the votes"),
-        (Situation(max_new_tokens=8192, able=ALL), "sounding n=16", "discounted slope=0.5", "a fifth of the tokens"),
-        (Situation(max_new_tokens=8192, able=ALL, vote=PluginSpec("weighted")), "adaptive n=16", "weighted", "stops when the vote"),
+        (Situation(max_new_tokens=8192, capabilities=ALL), "sounding n=16", "discounted slope=0.5", "a fifth of the tokens"),
+        (Situation(max_new_tokens=8192, capabilities=ALL, vote=PluginSpec("weighted")), "adaptive n=16", "weighted", "stops when the vote"),
         (Situation(max_new_tokens=8192), "adaptive n=16", "majority", "stops when the vote is decided"),
         (Situation(models=("s", "l")), """cascade models='["s", "l"]' inner='adaptive n=8'""", "final", "2 models"),
         (Situation(models=("s", "l"), budget=Budget(traces=9)), """cascade models='["s", "l"]' n=4""", "final", "in the plan's order"),
@@ -95,7 +95,7 @@ class Pooled:
         (Situation(models=("s", "l"), budget=Budget(seconds=9)), "consistency n=8", "majority", "all of 's' start at once"),
         (Situation(models=("s", "l"), verifiers=("v",)), """cascade models='["s", "l"]' inner='adaptive n=8'""",
          "final vote='best-weighted by=verdict:v'", "2 models"),
-        (Situation(own_depth=8, able=ALL), "adaptive n=16", "majority", "depth stays at 8"),
+        (Situation(own_depth=8, capabilities=ALL), "adaptive n=16", "majority", "depth stays at 8"),
     ],
 )  # fmt: skip
 def test_the_choice_by_situation(found: Situation, strategy: str, selector: str, said: str) -> None:
@@ -125,7 +125,7 @@ def test_a_situation_is_read_off_the_plan() -> None:
         Budget(tokens=9),
         8,
     )
-    assert Capability.CONTINUE in found.able
+    assert Capability.CONTINUE in found.capabilities
 
 
 # --- where the choice is made and kept
@@ -309,11 +309,11 @@ def test_candidates_are_the_rules_choice_the_widths_that_fit_and_the_votes_the_p
     assert pilot.votes(Situation(verifiers=("a",), vote=PluginSpec("final"))) == [
         PluginSpec("final")
     ]
-    several = Situation(models=("s", "l"), verifiers=("v",), max_new_tokens=9000, able=ALL)
+    several = Situation(models=("s", "l"), verifiers=("v",), max_new_tokens=9000, capabilities=ALL)
     assert pilot.default(several, 4) == Setting(
         PluginSpec("consistency", {"n": 4}), PluginSpec("best-weighted", {"by": "verdict:v"})
     )
-    assert pilot.default(Situation(max_new_tokens=9000, able=ALL), 20) == Setting(
+    assert pilot.default(Situation(max_new_tokens=9000, capabilities=ALL), 20) == Setting(
         PluginSpec("adaptive", {"n": 20})
     )
 

@@ -197,7 +197,7 @@ def _write(todo: _Pilot, loaded: LoadedPlan, rows: list[Row], choice: Choice) ->
         todo.directory / "pilot.json",
         msgspec.json.format(msgspec.json.encode(numbers), indent=2) + b"\n",
     )
-    plan = auto.chosen(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice)
+    plan = auto.with_choice(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice)
     text = plan_toml(
         plan,
         loaded.execution,
