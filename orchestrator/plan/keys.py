@@ -54,7 +54,7 @@ class TopLevel:
     verifiers: tuple[str, ...] = ()
 
 
-POOL = "models.NAME"
+POOL = "models.NAME"  # the section of any one model
 SECTIONS: Mapping[str, type] = {
     "": TopLevel,
     "sampling": Sampling,
@@ -62,14 +62,13 @@ SECTIONS: Mapping[str, type] = {
     "execution": Execution,
     POOL: Model,
 }
-# tables at the top of a plan file
-TABLES = ("models", "domains", "sampling", "budget", "execution")
+TABLES = ("models", "domains", "sampling", "budget", "execution")  # at the top of a plan file
 
 _MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
 KEYS: Mapping[str, Meta] = {
     "problems": Meta(
-        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL. "
-        "In a plan file the path is relative to that file."
+        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; in a plan "
+        "file relative to that file."
     ),
     "out": Meta(
         description="The job's directory, relative to the current one. Naming it again resumes it."
@@ -188,9 +187,8 @@ KEYS: Mapping[str, Meta] = {
 class FieldInfo:
     """A field of a dataclass, described for help texts and errors.
 
-    `type` is Python source. `default` is Python source for an option, TOML for a key of the plan,
-    and "(required)" where there is none. `range` ("at least 1") and `description` are "" where the
-    annotation gives none.
+    `type` is Python source; so is the `default` of an option, while that of a key is TOML, and
+    "(required)" means none. `range` ("at least 1") and `description` may be "".
     """
 
     name: str
@@ -224,16 +222,17 @@ def markdown_table() -> str:
 def converted(section: str, table: Mapping[str, Any], prefix: str | None = None) -> dict[str, Any]:
     """Return the values of a section, each as its field's type.
 
-    `prefix` is what the section is called in this plan, where that is not its name in `SECTIONS`.
-    PlanFault for an unknown key, a wrong type and a value out of range.
+    `prefix` names the section in this plan, where that is not its name in `SECTIONS`. PlanFault for
+    an unknown key, a wrong type and a value out of range.
     """
     prefix = section if prefix is None else prefix
     hints = _hints(section)
     refuse_unknown(table, hints, prefix)
     values = {}
     for name, value in table.items():
-        try:
-            values[name] = msgspec.convert(value, hints[name])
+        try:  # a float of NumPy is a float
+            plain = float(value) if isinstance(value, float) else value
+            values[name] = msgspec.convert(plain, hints[name])
         except msgspec.ValidationError as error:
             raise _out_of_range(section, prefix, name, value) from error
         if isinstance(value, float) and not math.isfinite(value):
@@ -242,7 +241,7 @@ def converted(section: str, table: Mapping[str, Any], prefix: str | None = None)
 
 
 def takes_text(section: str, name: str) -> bool:
-    """Tell whether a key of a section takes a text."""
+    """Tell whether a key takes a text."""
     return section in SECTIONS and type_text(_hints(section).get(name)) == "str"
 
 
@@ -250,11 +249,9 @@ def refuse_unknown(table: Iterable[str], known: Collection[str], prefix: str) ->
     """Raise PlanFault for the first key that is not known, with the near match."""
     for key in table:
         if key not in known:
-            name = _dotted(prefix, key)
-            hint = near(key, known) or _near_elsewhere(key)
-            raise PlanFault(
-                name, f"there is no key {name!r}{hint}; there are: {', '.join(sorted(known))}"
-            )
+            name, hint = _dotted(prefix, key), near(key, known) or _near_elsewhere(key)
+            there = ", ".join(sorted(known))
+            raise PlanFault(name, f"there is no key {name!r}{hint}; there are: {there}")
 
 
 def _out_of_range(section: str, prefix: str, name: str, value: object) -> PlanFault:
@@ -263,7 +260,7 @@ def _out_of_range(section: str, prefix: str, name: str, value: object) -> PlanFa
 
 
 def _near_elsewhere(key: str) -> str:
-    """Return where at another level of the plan such a key belongs, or ""."""
+    """Return where at another level of the plan such a key belongs, as `near` does."""
     homes = {info.name.rpartition(".")[2]: info.name for info in keys()}
     matches = difflib.get_close_matches(key, homes, n=1, cutoff=0.8)
     return f" (did you mean {homes[matches[0]]!r}?)" if matches else ""
