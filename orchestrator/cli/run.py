@@ -269,7 +269,7 @@ def _summary(
         n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
         batch_output=write_batch_output(job, plan) if wants_batch and is_done else None,
         interrupted=not is_done,
-        chosen=auto.said(plan) or "",
+        chosen=auto.description(plan) or "",
     )
 
 
@@ -297,6 +297,6 @@ def _naming_remedy(resume_command: str) -> Iterator[None]:
 
 def _report_choice(plan: Plan, display: DisplayOptions) -> None:
     """Print what `auto` chose."""
-    choice = auto.said(plan)
+    choice = auto.description(plan)
     if choice and not display.quiet:
         message(f"auto chose {choice}")

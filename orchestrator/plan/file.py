@@ -91,7 +91,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     complete = plan
     # an engine or a verifier that does not load is `check_plan`'s to report
     with contextlib.suppress(PluginError):
-        complete = auto.resolved(plan, execution, vote)
+        complete = auto.resolve(plan, execution, vote)
     check_plan(complete, execution)
     problems = Path(files["problems"]) if files.get("problems") else None
     if problems and path and "problems" not in flags:

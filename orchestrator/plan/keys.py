@@ -54,7 +54,7 @@ class TopLevel:
     verifiers: tuple[str, ...] = ()
 
 
-POOL = "models.NAME"
+POOL = "models.NAME"  # the section of any one model
 SECTIONS: Mapping[str, type] = {
     "": TopLevel,
     "sampling": Sampling,
@@ -62,14 +62,13 @@ SECTIONS: Mapping[str, type] = {
     "execution": Execution,
     POOL: Model,
 }
-# tables at the top of a plan file
-TABLES = ("models", "domains", "sampling", "budget", "execution")
+TABLES = ("models", "domains", "sampling", "budget", "execution")  # at the top of a plan file
 
 _MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
 KEYS: Mapping[str, Meta] = {
     "problems": Meta(
-        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL. "
-        "In a plan file the path is relative to that file."
+        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; in a plan "
+        "file relative to that file."
     ),
     "out": Meta(
         description="The job's directory, relative to the current one. Naming it again resumes it."
@@ -127,7 +126,7 @@ KEYS: Mapping[str, Meta] = {
     ),
     "sampling.template": Meta(
         pattern=r"\{prompt\}",
-        extra={"range": "containing {prompt}"},
+        extra_json_schema={"range": "containing {prompt}"},
         description="The text that a plain prompt is put into, in place of {prompt}.",
     ),
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
@@ -151,7 +150,9 @@ KEYS: Mapping[str, Meta] = {
         gt=0,
         description="The longest that a strategy may compute between two traces, in seconds.",
     ),
-    "models.NAME.path": Meta(pattern=r"\S", extra={"range": "not empty"}, description=_MODEL),
+    "models.NAME.path": Meta(
+        pattern=r"\S", extra_json_schema={"range": "not empty"}, description=_MODEL
+    ),
     "models.NAME.revision": Meta(
         description="The revision of a model on the hub; an empty text is the newest."
     ),
@@ -186,9 +187,8 @@ KEYS: Mapping[str, Meta] = {
 class FieldInfo:
     """A field of a dataclass, described for help texts and errors.
 
-    `type` is Python source. `default` is Python source for an option, TOML for a key of the plan,
-    and "(required)" where there is none. `range` ("at least 1") and `description` are "" where the
-    annotation gives none.
+    `type` is Python source; so is the `default` of an option, while that of a key is TOML, and
+    "(required)" means none. `range` ("at least 1") and `description` may be "".
     """
 
     name: str
@@ -222,16 +222,17 @@ def markdown_table() -> str:
 def converted(section: str, table: Mapping[str, Any], prefix: str | None = None) -> dict[str, Any]:
     """Return the values of a section, each as its field's type.
 
-    `prefix` is what the section is called in this plan, where that is not its name in `SECTIONS`.
-    PlanFault for an unknown key, a wrong type and a value out of range.
+    `prefix` names the section in this plan, where that is not its name in `SECTIONS`. PlanFault for
+    an unknown key, a wrong type and a value out of range.
     """
     prefix = section if prefix is None else prefix
     hints = _hints(section)
     refuse_unknown(table, hints, prefix)
     values = {}
     for name, value in table.items():
-        try:
-            values[name] = msgspec.convert(value, hints[name])
+        try:  # a float of NumPy is a float
+            plain = float(value) if isinstance(value, float) else value
+            values[name] = msgspec.convert(plain, hints[name])
         except msgspec.ValidationError as error:
             raise _out_of_range(section, prefix, name, value) from error
         if isinstance(value, float) and not math.isfinite(value):
@@ -240,7 +241,7 @@ def converted(section: str, table: Mapping[str, Any], prefix: str | None = None)
 
 
 def takes_text(section: str, name: str) -> bool:
-    """Tell whether a key of a section takes a text."""
+    """Tell whether a key takes a text."""
     return section in SECTIONS and type_text(_hints(section).get(name)) == "str"
 
 
@@ -248,11 +249,9 @@ def refuse_unknown(table: Iterable[str], known: Collection[str], prefix: str) ->
     """Raise PlanFault for the first key that is not known, with the near match."""
     for key in table:
         if key not in known:
-            name = _dotted(prefix, key)
-            hint = near(key, known) or _near_elsewhere(key)
-            raise PlanFault(
-                name, f"there is no key {name!r}{hint}; there are: {', '.join(sorted(known))}"
-            )
+            name, hint = _dotted(prefix, key), near(key, known) or _near_elsewhere(key)
+            there = ", ".join(sorted(known))
+            raise PlanFault(name, f"there is no key {name!r}{hint}; there are: {there}")
 
 
 def _out_of_range(section: str, prefix: str, name: str, value: object) -> PlanFault:
@@ -261,7 +260,7 @@ def _out_of_range(section: str, prefix: str, name: str, value: object) -> PlanFa
 
 
 def _near_elsewhere(key: str) -> str:
-    """Return where at another level of the plan such a key belongs, or ""."""
+    """Return where at another level of the plan such a key belongs, as `near` does."""
     homes = {info.name.rpartition(".")[2]: info.name for info in keys()}
     matches = difflib.get_close_matches(key, homes, n=1, cutoff=0.8)
     return f" (did you mean {homes[matches[0]]!r}?)" if matches else ""
@@ -322,20 +321,19 @@ def _field_info(field: dataclasses.Field[Any], hint: Any) -> FieldInfo:
         default = repr(field.default_factory())
     else:
         default = "(required)"
-    description = next((meta.description for meta in _metas(hint) if meta.description), "")
+    try:
+        schema = msgspec.json.schema(hint)
+    except (TypeError, NameError):  # a type that no text stands for
+        schema = {}
+    schemas = (schema, *schema.get("anyOf", ()))
     return FieldInfo(
-        field.name, type_text(hint), default, range_text(hint), description, kind_text(hint)
+        field.name,
+        type_text(hint),
+        default,
+        " and ".join(_limits(schema)),
+        next((s["description"] for s in schemas if "description" in s), ""),
+        _kind(schema) or f"of type {type_text(hint)}",
     )
-
-
-def _metas(hint: Any) -> Iterator[Meta]:
-    """Yield what annotates a type, outermost first; alternatives of a union included."""
-    if get_origin(hint) is Annotated:
-        yield from (meta for meta in hint.__metadata__ if isinstance(meta, Meta))
-        yield from _metas(hint.__origin__)
-    elif get_origin(hint) in (Union, types.UnionType):
-        for alternative in get_args(hint):
-            yield from _metas(alternative)
 
 
 def type_text(hint: Any) -> str:
@@ -353,52 +351,50 @@ def type_text(hint: Any) -> str:
     return f"{name}[{', '.join(map(type_text, args))}]" if args else name
 
 
-_KINDS: Mapping[str, str] = {
-    "str": "a text in quotes",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "None": "left out",
-    "tuple[str, ...]": 'a list of texts, e.g. ["a", "b"]',
-    "tuple[int, ...]": "a list of whole numbers, e.g. [1, 2]",
-    "tuple[float, ...]": "a list of numbers, e.g. [0.5, 1]",
+# by the names of JSON schema
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+_KINDS = {
+    "string": "a text in quotes",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "left out",
+    "array": "a list",
+    "object": "a table",
+}
+_LISTS = {
+    "string": 'a list of texts, e.g. ["a", "b"]',
+    "integer": "a list of whole numbers, e.g. [1, 2]",
+    "number": "a list of numbers, e.g. [0.5, 1]",
 }
 
 
-def kind_text(hint: Any) -> str:
+def _kind(schema: Mapping[str, Any]) -> str:
     """Return a type in words, as a plan file writes its values."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return kind_text(args[0])
-    if origin in (Union, types.UnionType):
-        return " or ".join(map(kind_text, args))
-    if origin is Literal:
-        return " or ".join(map(repr, args))
-    return _KINDS.get(type_text(hint), f"of type {type_text(hint)}")
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(map(repr, schema["enum"]))
+    item = (schema.get("items") or {}).get("type", "")
+    return _LISTS.get(item) or _KINDS.get(schema.get("type", ""), "")
 
 
-def range_text(hint: Any) -> str:
-    """Return the values that a type's annotations allow: "at least 0 and below 1"; "" for all."""
-    limits = [limit for meta in _metas(hint) for limit in _limits(meta)]
-    items = "".join(map(range_text, _items(hint)))
-    return " and ".join([*limits, *([f"each {items}"] if items else [])])
-
-
-def _items(hint: Any) -> Iterator[Any]:
-    """Yield the type of a list's items, if it is a list."""
-    while get_origin(hint) is Annotated:
-        hint = hint.__origin__
-    if get_origin(hint) in (tuple, list):
-        yield get_args(hint)[0]
-
-
-def _limits(meta: Meta) -> Iterator[str]:
-    bounds = ((meta.ge, "at least"), (meta.gt, "above"), (meta.le, "at most"), (meta.lt, "below"))
-    yield from (f"{word} {bound:g}" for bound, word in bounds if bound is not None)
-    if meta.min_length is not None:
-        yield "not empty" if meta.min_length == 1 else f"of at least {meta.min_length} items"
-    if meta.pattern is not None:
-        yield (meta.extra or {}).get("range") or f"matching {meta.pattern}"
+def _limits(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the limits on a value: "at least 0", "below 1"."""
+    yield from (f"{word} {schema[bound]:g}" for bound, word in _BOUNDS.items() if bound in schema)
+    if schema.get("minLength") or schema.get("minItems"):
+        yield "not empty"
+    if "pattern" in schema:
+        yield schema.get("range") or f"matching {schema['pattern']}"
+    for alternative in schema.get("anyOf", ()):
+        yield from _limits(alternative)
+    if schema.get("items"):
+        yield from (f"each {limit}" for limit in _limits(schema["items"]))
 
 
 if __name__ == "__main__":

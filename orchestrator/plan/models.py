@@ -92,20 +92,19 @@ def known_config(path: str) -> Mapping[str, Any] | None:
     return usual_names(config) if isinstance(config, dict) else None
 
 
-def embedded_model(name: str = NAME, *, verify: bool = False) -> Path:
+def embedded_model(name: str = NAME) -> Path:
     """Return the Hugging Face folder of an embedded model.
 
     `smollm2` is converted on the first call (under a minute) and found on later ones. The sizes of
-    its files are checked on every call, their hashes with `verify`; a damaged folder is made again.
-    Safe to call from several processes at once. PlanError if the package or what the conversion
-    needs is missing.
+    its files are checked on every call, and a damaged folder is made again. Safe to call from
+    several processes at once. PlanError if the package or what the conversion needs is missing.
     """
     if name == SHIPPED:
         return _shipped_folder()
     if name != NAME:
         raise PlanError(f"there is no embedded model {name!r}; there are {NAME!r} and {SHIPPED!r}")
     folder, _ = embedded_folder()
-    keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh), verify=verify)
+    keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh))
     return folder
 
 
@@ -124,23 +123,23 @@ def _shipped_folder() -> Path:
 def embedded_folder() -> tuple[Path, bool]:
     """Return where `smollm2` is kept, and whether it is whole by the sizes of its files."""
     folder = _models_home() / f"{NAME}-{_short_digest()}"
-    return folder, _is_whole(folder, hashes=False)
+    return folder, _is_whole(folder)
 
 
-def keep_folder(folder: Path, make: Callable[[Path], None], *, verify: bool = False) -> None:
+def keep_folder(folder: Path, make: Callable[[Path], None]) -> None:
     """Make sure that `folder` is whole: as it was, or as `make` filled it.
 
     `make` receives the path of a folder to create. What it raises passes through and leaves nothing
     behind. It runs in one process at a time; the others wait and find the folder. PlanError if the
     place cannot be written.
     """
-    if _is_whole(folder, hashes=verify):
+    if _is_whole(folder):
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock", timeout=_CONVERSION_SECONDS):
             # another process may have made it while we waited
-            if not _is_whole(folder, hashes=verify):
+            if not _is_whole(folder):
                 _replace(folder, make)
     except Timeout as error:
         waited = f"{_CONVERSION_SECONDS:.0f} s"
@@ -266,9 +265,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    """Record the size and sha256 of every file; written last, for without it nothing is whole."""
+    """Record the size of every file; written last, for a folder without it is not whole."""
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
         if path.is_file()
     }
@@ -276,16 +275,12 @@ def _write_manifest(folder: Path) -> None:
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_whole(folder: Path, *, hashes: bool) -> bool:
-    """Tell whether every file of the manifest is there with its size (and its hash)."""
+def _is_whole(folder: Path) -> bool:
+    """Tell whether every file of the manifest is there with its size."""
     try:
         files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        sizes_agree = all(
+        return all(
             (folder / name).stat().st_size == entry["bytes"] for name, entry in files.items()
-        )
-        return sizes_agree and (
-            not hashes
-            or all(_sha256(folder / name) == entry["sha256"] for name, entry in files.items())
         )
     except (
         FileNotFoundError,

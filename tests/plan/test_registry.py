@@ -46,7 +46,10 @@ def test_built_ins_are_found_like_everybodys() -> None:
 def test_listing_names_loads_no_plugin() -> None:
     """`leadline plugins` must work, and be quick, with a broken or heavy plugin installed."""
     heavy = ("strategies", "verifiers", "scipy", "ray", "vllm", "torch")
-    code = f"import sys; from orchestrator.plan import registry as r; [r.names(g) for g in r.GROUPS]; print(sys.modules.keys() & {heavy})"
+    code = (
+        "import sys; from orchestrator.plan import registry as r; [r.names(g) for g in r.GROUPS]; "
+        f"print(sys.modules.keys() & {heavy})"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -59,7 +62,8 @@ def test_an_unknown_name_gets_the_near_match_and_the_list() -> None:
     """Most are typing errors."""
     with pytest.raises(
         PluginError,
-        match=r"there is no strategy 'consistancy' \(did you mean 'consistency'\?\); there are: ab-mcts, ",
+        match=r"there is no strategy 'consistancy' \(did you mean 'consistency'\?\); "
+        "there are: ab-mcts, ",
     ):
         registry.load("strategies", PluginSpec("consistancy"))
     assert issubclass(PluginError, PlanError), "found before any engine starts"

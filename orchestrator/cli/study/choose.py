@@ -182,7 +182,7 @@ def _write(study: _Pilot, rows: list[ReplayRow], choice: Choice) -> None:
     directory, loaded = study.jobs.directory, study.loaded
     write_json(directory / "pilot.json", {"chosen": _choice_document(choice), "settings": settings})
     text = plan_toml(
-        auto.chosen(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice),
+        auto.with_choice(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice),
         loaded.execution,
         problems=study.jobs.source.problems,
         out=str((directory / "chosen").resolve()),
