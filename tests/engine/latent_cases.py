@@ -36,8 +36,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from orchestrator.core.layers import parse_schedule
 from orchestrator.core.plan import Model
-from orchestrator.engines.vllm.latent import loop as stack
-from orchestrator.engines.vllm.latent import runner
+from orchestrator.engines.vllm.latent import loop, runner
 from orchestrator.plan.looped import DEPTH_ARGUMENT, cache_salt, latent_of
 
 N_TOKENS = 12
@@ -251,10 +250,10 @@ def chunked(folder: Path, llama: Any) -> dict[str, Any]:
 
 def masked(folder: Path, llama: Any) -> dict[str, Any]:
     """The way of attention backends whose metadata we do not rewrite."""
-    can, stack.can_reduce = stack.can_reduce, lambda visits: False
+    can, loop.can_reduce = loop.can_reduce, lambda visits: False
     with opened(folder, model=Model("tiny", layers="(1 2)*r 3", max_depth=3)) as generate:
         found = pair(generate, llama, "(1 2)*r 3", MIXED)
-    stack.can_reduce = can
+    loop.can_reduce = can
     return found
 
 
@@ -297,7 +296,7 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
     """V2's hook in the place of V1's: its model state is told of requests and asked for rows, from
     a batch with V2's fields.
     """
-    v1 = runner._rows_v1
+    v1 = runner._batch_v1
     state = object.__new__(runner.model_state_v2())
     state.depths, state.prompts, state.rope_state, state.prompt_embeds_state = {}, {}, None, None
 
@@ -319,16 +318,16 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
         batch = SimpleNamespace(
             req_ids=ids, num_reqs=n, query_start_loc_np=engine_runner.query_start_loc.np[: n + 1]
         )
-        return state.prepare_inputs(batch, None)["rows"]
+        return state.prepare_inputs(batch, None)["batch"]
 
-    runner._rows_v1 = through_v2
+    runner._batch_v1 = through_v2
     with opened(folder, model=Model("tiny", layers=THINK, max_depth=3)) as generate:
         found = pair(generate, llama, THINK, MIXED)
-    runner._rows_v1 = v1
+    runner._batch_v1 = v1
     dummy = SimpleNamespace(
         req_ids=["dummy"], num_reqs=1, query_start_loc_np=torch.tensor([0, 1]).numpy()
     )
-    return {**found, "dummy_rows": runner.rows_v2(state.depths, state.prompts, dummy)}
+    return {**found, "dummy_batch": runner.batch_v2(state.depths, state.prompts, dummy)}
 
 
 CASES = (

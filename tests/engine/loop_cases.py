@@ -29,8 +29,8 @@ import torch
 
 from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
-from orchestrator.engines.vllm.depth import Counts
-from orchestrator.engines.vllm.latent import loop as recurrence
+from orchestrator.engines.vllm.depth import IterationCounts
+from orchestrator.engines.vllm.latent import loop
 from orchestrator.plan.looped import DEPTH_ARGUMENT, cache_salt, latent_of, usual_names
 
 N_TOKENS = 12
@@ -153,14 +153,14 @@ def counted(llm: Any, request: str) -> list[int] | None:
     """Return the iterations of a request's prompt and of its own tokens; in the worker its name has
     a tail of vLLM's.
     """
-    ledger = llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model().ledger
+    ledger = llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model().loop.ledger
     names = [
         name for name in ledger._counts if name.rsplit("-", 1)[0] == request or name == request
     ]
     fields = llm.collective_rpc("take_depth_counts", args=(names[0],))[0] if names else None
     if fields is None:
         return None
-    counts = Counts(*fields)
+    counts = IterationCounts(*fields)
     return [counts.prompt_iterations, counts.iterations]
 
 
@@ -190,9 +190,9 @@ def exits(folder: Path) -> dict[str, Any]:
 
 def masked(folder: Path) -> dict[str, Any]:
     """The way of attention backends whose metadata we do not rewrite."""
-    can, recurrence.can_reduce = recurrence.can_reduce, lambda visits: False
+    can, loop.can_reduce = loop.can_reduce, lambda visits: False
     found = ran(Tiny(folder, "huginn", max_depth=12, exit="kl<5e-3 after 2"), (12, 5))
-    recurrence.can_reduce = can
+    loop.can_reduce = can
     return found
 
 

@@ -111,9 +111,9 @@ def test_damping_does_something(cases: dict[str, Any]) -> None:
     assert same == [True, False, False, True, False, False, True, False, False]
 
 
-def test_a_dummy_run_has_no_rows(cases: dict[str, Any]) -> None:
+def test_a_dummy_run_has_no_batch(cases: dict[str, Any]) -> None:
     """Warm-up must reach the largest depth, or the first deep request meets what was never tried."""
-    assert cases["runner_v2"]["dummy_rows"] is None
+    assert cases["runner_v2"]["dummy_batch"] is None
 
 
 def test_the_engine_serves_depths_and_charges_their_layers() -> None:

@@ -87,7 +87,7 @@ def _config(path: str, revision: str) -> Mapping[str, Any]:
     return found
 
 
-async def taken_counts(llm: Any, request_id: str) -> Counts | None:
+async def taken_counts(llm: Any, request_id: str) -> IterationCounts | None:
     """Return the iterations that vLLM's request took, once; None when nothing of it has run.
     ConnectionError when the engine has died.
 
@@ -103,7 +103,7 @@ async def taken_counts(llm: Any, request_id: str) -> Counts | None:
     finally:
         asked.cancel()
     fields = asked.result()[0]  # every rank has decided alike
-    return None if fields is None else Counts(*fields)
+    return None if fields is None else IterationCounts(*fields)
 
 
 _KEPT = (
@@ -112,7 +112,7 @@ _KEPT = (
 
 
 @dataclass(slots=True)
-class Counts:
+class IterationCounts:
     """Tokens run and iterations they took: those of the prompt, and those that predicted one of the
     request's own tokens.
     """
@@ -140,19 +140,19 @@ class Counts:
         return (self.prompt_iterations + self.iterations) / (self.prompt_tokens + self.tokens)
 
 
-class Ledger:
-    """Counts by request, until they are taken."""
+class IterationLedger:
+    """IterationCounts by request, until they are taken."""
 
     def __init__(self) -> None:
-        self._counts: OrderedDict[str, Counts] = OrderedDict()
+        self._counts: OrderedDict[str, IterationCounts] = OrderedDict()
 
-    def note(self, request: str, prompt: Sequence[int], own: Sequence[int]) -> None:
+    def add(self, request: str, prompt: Sequence[int], own: Sequence[int]) -> None:
         """Count one step of a request."""
-        self._counts.setdefault(request, Counts()).add(prompt, own)
+        self._counts.setdefault(request, IterationCounts()).add(prompt, own)
         self._counts.move_to_end(request)
         if len(self._counts) > _KEPT:
             self._counts.popitem(last=False)
 
-    def take(self, request: str) -> Counts | None:
+    def take(self, request: str) -> IterationCounts | None:
         """Return what a request has used and forget it; None when nothing was noted."""
         return self._counts.pop(request, None)

@@ -28,7 +28,7 @@ from orchestrator.engines.vllm import depth as vllm_latent
 from orchestrator.engines.vllm import host as vllm_host
 from orchestrator.engines.vllm import pooling as vllm_pooling
 from orchestrator.engines.vllm import reply as vllm_forced
-from orchestrator.engines.vllm.depth import Counts
+from orchestrator.engines.vllm.depth import IterationCounts
 from orchestrator.engines.vllm.prompts import (
     Job,
     Prompts,
@@ -194,7 +194,7 @@ class VllmEngine:
 
     async def _followed(
         self, request: Request, flight: _Flight, pool: _Pool, job: Job
-    ) -> tuple[Any, Watch | None, Counts | None]:
+    ) -> tuple[Any, Watch | None, IterationCounts | None]:
         """Return vLLM's last output for the request, what watched it, and its iterations where a
         rule decides about them.
         """
@@ -288,7 +288,7 @@ class _Pool:
             raise Refused(str(error)) from error
         return request
 
-    def n_layers_run(self, request: Request, counts: Counts | None) -> float:
+    def n_layers_run(self, request: Request, counts: IterationCounts | None) -> float:
         """Return how many decoder layers each of the request's tokens passed, the mean of them
         where an exit rule let them differ.
         """
@@ -299,7 +299,7 @@ class _Pool:
             return schedule.n_layers_run(request.depth or 1)
         return schedule.n_layers_run(0) + len(schedule.think) * counts.mean_of_all
 
-    async def take_counts(self, request_id: str) -> Counts | None:
+    async def take_counts(self, request_id: str) -> IterationCounts | None:
         """Return the iterations that vLLM's request took, once; None when no exit rule decides
         about them, or nothing has run.
         """

@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.core.metrics import PREFIX, prefix_value
 from orchestrator.core.values import Finish, Request, Trace, Usage
 from orchestrator.engines.reply import trace_for, without_stop
-from orchestrator.engines.vllm.depth import Counts
+from orchestrator.engines.vllm.depth import IterationCounts
 from orchestrator.engines.vllm.prompts import Refused
 from orchestrator.engines.vllm.watch import Watch
 
@@ -82,7 +82,7 @@ def completed(
     )
 
 
-def measured(counts: Counts | None) -> dict[str, float]:
+def measured(counts: IterationCounts | None) -> dict[str, float]:
     """Return the metric `mean_depth` of a request whose tokens an exit rule let stop early; {} when
     none did, or it has no token.
     """

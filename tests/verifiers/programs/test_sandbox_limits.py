@@ -238,7 +238,8 @@ def test_it_does_not_outlive_a_job_that_is_killed(tmp_path: Path) -> None:
             inside = [
                 p
                 for p in children
-                if any("sandbox_child.py" in part for part in p.cmdline()) and p.cpu_times().user > 0
+                if any("sandbox_child.py" in part for part in p.cmdline())
+                and p.cpu_times().user > 0
             ]
             time.sleep(0.02)
         time.sleep(0.2)  # past its own start, which would end by itself
