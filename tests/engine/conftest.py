@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from orchestrator.core.plan import Model
-from orchestrator.engines.vllm.engine import Vllm, VllmEngine
+from orchestrator.engines.vllm.engine import VllmEngine
+from orchestrator.engines.vllm.options import Vllm
 
 CONTEXT_TOKENS = 1024
 

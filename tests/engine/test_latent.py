@@ -20,7 +20,7 @@ import pytest
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Finish, Request, Sampling
-from orchestrator.engines.vllm.engine import Vllm
+from orchestrator.engines.vllm.options import Vllm
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 

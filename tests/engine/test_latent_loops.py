@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Finish, Request, Sampling
-from orchestrator.engines.vllm.engine import Vllm
+from orchestrator.engines.vllm.options import Vllm
 
 LATENT = str(Path(__file__).parents[1] / "engines" / "vllm" / "latent")
 # a minute and a half where nothing else runs

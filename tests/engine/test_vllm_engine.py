@@ -33,7 +33,8 @@ from orchestrator.core.values import (
     Trace,
     WordLimit,
 )
-from orchestrator.engines.vllm.engine import Vllm, VllmEngine
+from orchestrator.engines.vllm.engine import VllmEngine
+from orchestrator.engines.vllm.options import Vllm
 from orchestrator.plan.models import resolve_model
 
 pytestmark = [
@@ -543,7 +544,7 @@ def lives(pid: int) -> bool:
 
 HOLDER = """
 import asyncio, pathlib, sys
-from orchestrator.engines.vllm.engine import Vllm
+from orchestrator.engines.vllm.options import Vllm
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Request
 

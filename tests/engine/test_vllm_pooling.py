@@ -30,7 +30,8 @@ from orchestrator.core.values import (
     Sampling,
     Trace,
 )
-from orchestrator.engines.vllm.engine import Vllm, VllmEngine
+from orchestrator.engines.vllm.engine import VllmEngine
+from orchestrator.engines.vllm.options import Vllm
 from orchestrator.jobs.job import open_job
 from orchestrator.jobs.journal import Arrived
 from orchestrator.kit.model_verifier import sigmoid

@@ -81,7 +81,7 @@ class RavenAttention(LlamaAttention):  # type: ignore[misc]  # vllm counts as An
 
 
 class RavenDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts as Any
-    """y = n2(x + Attn(n1 x)), then n4(y + MLP(n3 y)): every sum is normed, so no residual is left."""
+    """y = n2(x + Attn(n1 x)), then n4(y + MLP(n3 y)): sums are normed, so no residual is left."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         """Build Llama's layer with Huginn's attention and its two further norms."""

@@ -19,7 +19,7 @@ from orchestrator.engines.vllm.latent.state import HiddenState
 
 
 class OuroDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts as Any
-    """h <- h + n2(Attn(n1 h)), then h <- h + n4(MLP(n3 h)), the sum in two parts as in vLLM's Llama."""
+    """h <- h + n2(Attn(n1 h)), then h <- h + n4(MLP(n3 h)), in two parts as vLLM's Llama."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         """Add the two norms that Llama has not."""

@@ -24,7 +24,7 @@ def requested_depth(params: Any, default: int) -> int:
 
 
 def install_v1() -> None:
-    """Make V1's runner hand `batch` to models that have a `latent_depth`; harmless when repeated."""
+    """Make V1's runner hand `batch` to models with a `latent_depth`; harmless when repeated."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     stock = GPUModelRunner._init_model_kwargs
@@ -109,7 +109,7 @@ class DepthCounts:
     model_runner: Any
 
     def take_depth_counts(self, request: str) -> tuple[int, int, int, int] | None:
-        """Return, once, the fields of a request's `depth.IterationCounts`; None if nothing of it ran.
+        """Return, once, a request's `depth.IterationCounts` as a tuple; None if nothing of it ran.
 
         A step is counted before its output leaves the worker, so whoever holds a request's last
         output finds all of its steps here.
