@@ -17,7 +17,8 @@ import pytest
 from orchestrator.core.errors import EngineError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Finish, PluginSpec, Request, Sampling, Trace
-from orchestrator.engines.ray.fleet import RayFleet, ReplicaState
+from orchestrator.engines.ray.fleet import RayFleet
+from orchestrator.engines.ray.pools import ReplicaState
 from orchestrator.plan import registry
 
 pytest.importorskip("ray", reason="needs the extra `cpu` or `cuda`")
