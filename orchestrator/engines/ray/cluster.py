@@ -161,11 +161,16 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str, logs: list[Path]) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address:
+    if address:
+        with _as_engine_error(
+            f"Ray at {address!r} cannot be joined",
+            "; is the address right (host:port, or auto), and does the cluster run the same "
+            "versions of Ray and Python?",
+        ):
             _require_listener(ray, address)
             ray.init(address=address, **quiet)
-            return
+        return
+    with _as_engine_error("Ray cannot be started here"):
         context = ray.init(
             "local",
             num_cpus=os.cpu_count(),
@@ -173,15 +178,17 @@ def _connect(ray: Any, address: str, logs: list[Path]) -> None:
             object_store_memory=STORE_BYTES,
             **quiet,
         )
-    # ray.init raises errors of any type; SystemExit where the head never answers
-    except (Exception, SystemExit) as error:
-        what = f"Ray at {address!r} cannot be joined" if address else "Ray cannot be started here"
-        remedy = "; is the address right (host:port, or auto), and does the cluster run the same "
-        remedy = f"{remedy}versions of Ray and Python?" if address else ""
-        raise EngineError(
-            f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON]}{remedy}"
-        ) from error
     logs.append(Path(context.address_info["session_dir"]))
+
+
+@contextmanager
+def _as_engine_error(failure: str, remedy: str = "") -> Iterator[None]:
+    # ray.init raises errors of any type; SystemExit where the head never answers
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())[:MAX_REASON]
+        raise EngineError(f"{failure}: {type(error).__name__}: {reason}{remedy}") from error
 
 
 def _require_listener(ray: Any, address: str) -> None:

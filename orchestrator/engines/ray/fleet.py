@@ -32,7 +32,7 @@ MAX_REMEMBERED = 65_536  # problems whose last replica is remembered: some 10 MB
 
 
 @dataclass(slots=True, eq=False)
-class _InFlight:
+class _Pending:
     """A request whose trace has not come yet."""
 
     request: Request
@@ -61,13 +61,13 @@ class _Replica:
     up: asyncio.Future[None]  # done when it has come up for the first time, or failed to
     actor: Any = None
     state: ReplicaState = ReplicaState.STARTING
-    where: str = ""
+    location: str = ""
     pid: int = 0
     restarts: int = 0
     n_in_a_row: int = 0
     reason: str = ""
-    held: dict[int, _InFlight] = field(default_factory=dict)  # by ticket, sent or about to be
-    # the part of `held` that is yet to be sent
+    pending: dict[int, _Pending] = field(default_factory=dict)  # by ticket, sent or about to be
+    # the part of `pending` that is yet to be sent
     outbox: dict[int, Request] = field(default_factory=dict)
     aborts: list[int] = field(default_factory=list)
     flush: asyncio.TimerHandle | None = None
@@ -80,7 +80,7 @@ class _Replica:
 class _PoolState:
     spec: PoolSpec
     replicas: list[_Replica] = field(default_factory=list)
-    waiting: list[_InFlight] = field(default_factory=list)  # while none of its replicas is up
+    waiting: list[_Pending] = field(default_factory=list)  # while none of its replicas is up
     failure: str = ""
 
 
@@ -104,10 +104,10 @@ class RayFleet:
                 replica = _Replica(len(self._replicas), pool, self._loop.create_future())
                 self._replicas.append(replica)
                 pool.replicas.append(replica)
-        self._held: dict[Identity, _InFlight] = {}
+        self._pending: dict[Identity, _Pending] = {}
         # (pool, problem) -> replica, least recent first
         self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._lives: list[asyncio.Task[None]] = []
+        self._supervisors: list[asyncio.Task[None]] = []
         self._n_tickets = 0
 
     async def start(self) -> None:
@@ -115,9 +115,11 @@ class RayFleet:
 
         EngineError with the first reason when one does not come up.
         """
-        self._lives = [self._loop.create_task(self._live(replica)) for replica in self._replicas]
-        for life, replica in zip(self._lives, self._replicas, strict=True):
-            life.add_done_callback(partial(self._life_ended, replica))
+        self._supervisors = [
+            self._loop.create_task(self._supervise(replica)) for replica in self._replicas
+        ]
+        for supervisor, replica in zip(self._supervisors, self._replicas, strict=True):
+            supervisor.add_done_callback(partial(self._supervisor_ended, replica))
         await asyncio.gather(*(replica.up for replica in self._replicas))
 
     async def close(self) -> None:
@@ -125,14 +127,14 @@ class RayFleet:
 
         Their processes have ended on return, or are about to.
         """
-        for life in self._lives:
-            life.cancel()
-        if self._lives:
-            await asyncio.wait(self._lives)
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        if self._supervisors:
+            await asyncio.wait(self._supervisors)
         for pool in self._pools.values():
             pool.failure = "the fleet was closed"
-        for held in self._held.values():
-            held.fail("the fleet was closed")
+        for pending in self._pending.values():
+            pending.fail("the fleet was closed")
         actors = [replica.actor for replica in self._replicas if replica.actor is not None]
         graceful = [
             r.actor for r in self._replicas if r.actor is not None and r.state is ReplicaState.UP
@@ -141,7 +143,7 @@ class RayFleet:
             await cluster.all_of([actor.stop.remote() for actor in graceful], STOP_SECONDS)
         finally:
             for replica in self._replicas:
-                self._dismiss(replica)
+                self._clear(replica)
             for actor in actors:
                 cluster.kill(actor)
 
@@ -152,79 +154,79 @@ class RayFleet:
         flight already.
         """
         identity = request.problem_id, request.ordinal
-        if identity in self._held:
+        if identity in self._pending:
             raise ValueError(
                 f"problem {request.problem_id!r}, ordinal {request.ordinal} is in flight already"
             )
         sent = at_its_depth(request, [pool.spec for pool in self._pools.values()])
-        held = self._held[identity] = _InFlight(sent, self._loop.create_future())
+        pending = self._pending[identity] = _Pending(sent, self._loop.create_future())
         try:
-            self._place(held)
-            return replace(await held.trace, model=request.model)
+            self._place(pending)
+            return replace(await pending.trace, model=request.model)
         finally:
-            del self._held[identity]
-            self._retract(held)
+            del self._pending[identity]
+            self._forget(pending)
 
     def abort(self, request: Request) -> None:
         """Stop a request: its `generate` returns a CANCELLED trace with the tokens so far.
 
         It has none when it had not been sent.
         """
-        held = self._held.get((request.problem_id, request.ordinal))
-        if held is None or held.aborted:
+        pending = self._pending.get((request.problem_id, request.ordinal))
+        if pending is None or pending.aborted:
             return
-        held.aborted = True
-        if not self._recall(held):
-            held.settle(trace_for(held.request, Finish.CANCELLED))
+        pending.aborted = True
+        if not self._recall(pending):
+            pending.settle(trace_for(pending.request, Finish.CANCELLED))
 
     def stats(self) -> tuple[ReplicaStats, ...]:
         """Return where each replica stands, in order of pools."""
         return tuple(
             ReplicaStats(
-                r.pool.spec.name, r.index, r.state, r.pid, r.restarts, len(r.held), r.reason
+                r.pool.spec.name, r.index, r.state, r.pid, r.restarts, len(r.pending), r.reason
             )
             for r in self._replicas
         )
 
     # Requests
 
-    def _place(self, held: _InFlight) -> None:
+    def _place(self, pending: _Pending) -> None:
         """Give a request to a replica, let it wait for one, or end it when none can serve it."""
-        request = held.request
+        request = pending.request
         pool = self._pool(request)
         if pool is None:
-            held.refuse(
+            pending.refuse(
                 f"no replica serves the model {request.model!r}; there are: "
                 f"{', '.join(self._pools)}"
             )
         elif not pool.spec.serves(request.depth):
             depths = ", ".join(map(str, pool.spec.depths or ())) or "the model's own only"
-            held.refuse(
+            pending.refuse(
                 f"no replica of {pool.spec.name!r} serves the latent depth {request.depth}; "
                 f"they serve: {depths}"
             )
         elif pool.failure:
-            held.fail(pool.failure)
+            pending.fail(pool.failure)
         else:
-            self._send(held, pool)
+            self._send(pending, pool)
 
     def _pool(self, request: Request) -> _PoolState | None:
         """Return the pool a request is for; the first one when it names none."""
         return self._pools.get(request.model) if request.model else next(iter(self._pools.values()))
 
-    def _send(self, held: _InFlight, pool: _PoolState) -> None:
-        key = pool.spec.name, held.request.problem_id
-        up = {r.index: len(r.held) for r in pool.replicas if r.state is ReplicaState.UP}
+    def _send(self, pending: _Pending, pool: _PoolState) -> None:
+        key = pool.spec.name, pending.request.problem_id
+        up = {r.index: len(r.pending) for r in pool.replicas if r.state is ReplicaState.UP}
         index = route(up, self._last.get(key))
         if index is None:
-            pool.waiting.append(held)
+            pool.waiting.append(pending)
             return
         self._remember(key, index)
-        replica = held.replica = self._replicas[index]
+        replica = pending.replica = self._replicas[index]
         self._n_tickets += 1
-        held.ticket = self._n_tickets
-        replica.held[held.ticket] = held
-        replica.outbox[held.ticket] = held.request
+        pending.ticket = self._n_tickets
+        replica.pending[pending.ticket] = pending
+        replica.outbox[pending.ticket] = pending.request
         self._flush_soon(replica)
 
     def _remember(self, key: tuple[str, str], index: int) -> None:
@@ -233,29 +235,29 @@ class RayFleet:
         if len(self._last) > MAX_REMEMBERED:
             self._last.popitem(last=False)
 
-    def _recall(self, held: _InFlight) -> bool:
+    def _recall(self, pending: _Pending) -> bool:
         """Stop a request wherever it is and tell whether a replica still owes its trace."""
-        replica = held.replica
+        replica = pending.replica
         if replica is None:
-            pool = self._pool(held.request)
-            if pool is not None and held in pool.waiting:
-                pool.waiting.remove(held)
+            pool = self._pool(pending.request)
+            if pool is not None and pending in pool.waiting:
+                pool.waiting.remove(pending)
             return False
-        if replica.outbox.pop(held.ticket, None) is not None:
-            replica.held.pop(held.ticket, None)
+        if replica.outbox.pop(pending.ticket, None) is not None:
+            replica.pending.pop(pending.ticket, None)
             return False
-        if held.ticket not in replica.held:
+        if pending.ticket not in replica.pending:
             return False
-        replica.aborts.append(held.ticket)
+        replica.aborts.append(pending.ticket)
         self._flush_soon(replica)
         return True
 
-    def _retract(self, held: _InFlight) -> None:
+    def _forget(self, pending: _Pending) -> None:
         """Forget a request whose caller has gone before its trace came."""
-        if held.replica is None or held.ticket in held.replica.held:
-            self._recall(held)
-            if held.replica is not None:
-                held.replica.held.pop(held.ticket, None)
+        if pending.replica is None or pending.ticket in pending.replica.pending:
+            self._recall(pending)
+            if pending.replica is not None:
+                pending.replica.pending.pop(pending.ticket, None)
 
     def _flush_soon(self, replica: _Replica) -> None:
         if replica.flush is None:
@@ -277,7 +279,7 @@ class RayFleet:
 
     # Replicas
 
-    async def _live(self, replica: _Replica) -> None:
+    async def _supervise(self, replica: _Replica) -> None:
         """Keep one replica up until it is given up."""
         while True:
             try:
@@ -288,7 +290,7 @@ class RayFleet:
             if not replica.up.done() or replica.n_in_a_row >= self._supervision.max_restarts:
                 self._give_up(replica, reason)
                 return
-            self._bury(replica, ReplicaState.RESTARTING, reason)
+            self._take_down(replica, ReplicaState.RESTARTING, reason)
             await asyncio.sleep(
                 min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**replica.n_in_a_row)
             )
@@ -310,7 +312,7 @@ class RayFleet:
                     arguments, spec.resources, supervision.runtime_env
                 )
                 replica.pid, host = await cluster.result(replica.actor.place.remote())
-                replica.where, step = f"process {replica.pid} on {host}", "its engine is not up"
+                replica.location, step = f"process {replica.pid} on {host}", "its engine is not up"
                 reason = await cluster.result(replica.actor.start.remote())
         except TimeoutError:
             raise _ReplicaLost(
@@ -324,8 +326,8 @@ class RayFleet:
         if not replica.up.done():
             replica.up.set_result(None)
         waiting, replica.pool.waiting = replica.pool.waiting, []
-        for held in waiting:
-            self._place(held)
+        for pending in waiting:
+            self._place(pending)
 
     async def _collect(self, replica: _Replica) -> None:
         """Take traces from a replica until it is lost; _ReplicaLost says how."""
@@ -336,10 +338,10 @@ class RayFleet:
                     data = await cluster.result(replica.actor.collect.remote(limit / 3))
             except TimeoutError:
                 raise _ReplicaLost(
-                    f"{replica} ({replica.where}) gave no sign for {limit:g} s"
+                    f"{replica} ({replica.location}) gave no sign for {limit:g} s"
                 ) from None
             except cluster.ReplicaDied as died:
-                raise _ReplicaLost(f"{replica} ({replica.where}) died: {died}") from died
+                raise _ReplicaLost(f"{replica} ({replica.location}) died: {died}") from died
             completions, failure = unpack_collected(data)
             self._deliver(replica, completions)
             if failure:
@@ -347,18 +349,18 @@ class RayFleet:
 
     def _deliver(self, replica: _Replica, completions: Completions) -> None:
         for ticket, trace in completions:
-            held = replica.held.pop(ticket, None)
-            if held is None:  # its caller has gone
+            pending = replica.pending.pop(ticket, None)
+            if pending is None:  # its caller has gone
                 continue
-            if trace.ordinal != held.request.ordinal:
-                held.refuse(
-                    f"{replica} returned ordinal {trace.ordinal} for {held.request.ordinal}: its "
-                    "engine mixes up requests"
+            if trace.ordinal != pending.request.ordinal:
+                pending.refuse(
+                    f"{replica} returned ordinal {trace.ordinal} for {pending.request.ordinal}: "
+                    "its engine mixes up requests"
                 )
                 continue
             if trace.finish not in (Finish.FAILED, Finish.CANCELLED):
                 replica.n_in_a_row = 0
-            held.settle(trace)
+            pending.settle(trace)
 
     def _give_up(self, replica: _Replica, reason: str) -> None:
         """Take a replica out of service for good; with a pool's last one the pool fails."""
@@ -369,34 +371,36 @@ class RayFleet:
             pool.failure = (
                 f"no replica of the model pool {pool.spec.name!r} can be kept up; {reason}"
             )
-        self._bury(replica, ReplicaState.LOST, reason)
+        self._take_down(replica, ReplicaState.LOST, reason)
         waiting, pool.waiting = (pool.waiting, []) if pool.failure else ([], pool.waiting)
-        for held in waiting:
-            held.fail(pool.failure)
+        for pending in waiting:
+            pending.fail(pool.failure)
 
-    def _bury(self, replica: _Replica, state: ReplicaState, reason: str) -> None:
-        """Take a replica out of service and start what it held elsewhere."""
+    def _take_down(self, replica: _Replica, state: ReplicaState, reason: str) -> None:
+        """Take a replica out of service and start what it pending elsewhere."""
         replica.state, replica.reason = state, reason
         if replica.actor is not None:
             cluster.kill(replica.actor)
-        for held in self._dismiss(replica):
-            held.replica = None
-            held.n_lost += 1
-            if held.aborted:
-                held.settle(trace_for(held.request, Finish.CANCELLED, note="lost with its replica"))
-            elif held.n_lost > self._supervision.max_restarts and not replica.pool.failure:
-                held.refuse(
-                    f"{held.n_lost} replicas were lost while they ran it; the last one: {reason}"
+        for pending in self._clear(replica):
+            pending.replica = None
+            pending.n_lost += 1
+            if pending.aborted:
+                pending.settle(
+                    trace_for(pending.request, Finish.CANCELLED, note="lost with its replica")
+                )
+            elif pending.n_lost > self._supervision.max_restarts and not replica.pool.failure:
+                pending.refuse(
+                    f"{pending.n_lost} replicas were lost while they ran it; the last one: {reason}"
                 )
             else:
-                self._place(held)
+                self._place(pending)
 
-    def _dismiss(self, replica: _Replica) -> list[_InFlight]:
-        """Return what a replica held, in order of sending, and leave it with nothing."""
+    def _clear(self, replica: _Replica) -> list[_Pending]:
+        """Return what a replica pending, in order of sending, and leave it with nothing."""
         if replica.flush is not None:
             replica.flush.cancel()
-        orphans = list(replica.held.values())
-        replica.held, replica.outbox, replica.aborts, replica.flush, replica.actor = (
+        orphans = list(replica.pending.values())
+        replica.pending, replica.outbox, replica.aborts, replica.flush, replica.actor = (
             {},
             {},
             [],
@@ -405,9 +409,9 @@ class RayFleet:
         )
         return orphans
 
-    def _life_ended(self, replica: _Replica, life: asyncio.Task[None]) -> None:
+    def _supervisor_ended(self, replica: _Replica, supervisor: asyncio.Task[None]) -> None:
         """Give a replica up whose task ended by an error of ours, so that nobody waits for it."""
-        error = None if life.cancelled() else life.exception()
+        error = None if supervisor.cancelled() else supervisor.exception()
         if error is not None:
             self._give_up(replica, f"{replica}: {type(error).__name__}: {error}")
         if not replica.up.done():

@@ -63,13 +63,13 @@ class Replica:
         self._models = models
         self._linger_seconds = linger_seconds
         self._engine: Engine | None = None
-        self._life: asyncio.Task[None] | None = None
+        self._holder: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
-        self._news = asyncio.Event()  # set while there is something to collect
-        self._orders: dict[int, Request] = {}
+        self._has_results = asyncio.Event()  # set while there is something to collect
+        self._requests: dict[int, Request] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}  # the latest of each identity
         self._aborted: set[int] = set()
-        self._done: Completions = []
+        self._completions: Completions = []
         self._failure = ""
 
     async def place(self) -> tuple[int, str]:
@@ -80,7 +80,7 @@ class Replica:
         """Open the engine and return "", or the reason why it does not open. Called once."""
         _undo_thread_limit()
         opened: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._life = asyncio.create_task(self._live(opened))
+        self._holder = asyncio.create_task(self._hold_engine(opened))
         return await opened
 
     async def submit(self, batch: bytes) -> None:
@@ -88,7 +88,7 @@ class Replica:
         orders: Orders = pickle.loads(batch)
         for ticket, request in orders:
             identity = request.problem_id, request.ordinal
-            self._orders[ticket] = request
+            self._requests[ticket] = request
             self._tasks[identity] = asyncio.create_task(
                 self._complete(ticket, request, self._tasks.get(identity))
             )
@@ -99,21 +99,21 @@ class Replica:
         Unknown tickets are ignored.
         """
         for ticket in tickets:
-            if ticket in self._orders:
+            if ticket in self._requests:
                 self._aborted.add(ticket)
                 if self._engine is not None:
-                    self._engine.abort(self._orders[ticket])
+                    self._engine.abort(self._requests[ticket])
 
     async def collect(self, max_wait_seconds: float) -> bytes:
         """Return a packed `Collected`, or an empty one after the wait. One call at a time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max_wait_seconds):
-                await self._news.wait()
-        if self._done and self._orders and not self._failure:
+                await self._has_results.wait()
+        if self._completions and self._requests and not self._failure:
             await asyncio.sleep(self._linger_seconds)
-        batch, self._done = self._done[:MAX_BATCH], self._done[MAX_BATCH:]
-        if not self._done and not self._failure:
-            self._news.clear()
+        batch, self._completions = self._completions[:MAX_BATCH], self._completions[MAX_BATCH:]
+        if not self._completions and not self._failure:
+            self._has_results.clear()
         return pack((batch, self._failure))
 
     async def stop(self) -> None:
@@ -121,10 +121,10 @@ class Replica:
         for task in self._tasks.values():
             task.cancel()
         self._stopping.set()
-        if self._life is not None:
-            await asyncio.wait({self._life})
+        if self._holder is not None:
+            await asyncio.wait({self._holder})
 
-    async def _live(self, opened: asyncio.Future[str]) -> None:
+    async def _hold_engine(self, opened: asyncio.Future[str]) -> None:
         """Hold the engine's context, in one task as task groups and time limits in it require."""
         try:
             factory = registry.load_origin(self._origin, self._options)
@@ -160,17 +160,17 @@ class Replica:
             return
         except Exception as error:  # noqa: BLE001  # one request must not strand the others
             trace = trace_for(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
-        del self._orders[ticket]
+        del self._requests[ticket]
         self._aborted.discard(ticket)
         identity = request.problem_id, request.ordinal
         if self._tasks[identity] is asyncio.current_task():
             del self._tasks[identity]
-        self._done.append((ticket, trace))
-        self._news.set()
+        self._completions.append((ticket, trace))
+        self._has_results.set()
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
-        self._news.set()
+        self._has_results.set()
 
 
 def _text(error: Exception) -> str:

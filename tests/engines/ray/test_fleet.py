@@ -514,7 +514,7 @@ class TestFleet:
         assert (valued.ordinal, valued.text, len(valued.values)) == (-2, "", 2)
 
     async def test_a_replica_killed_in_mid_run_loses_nothing(self) -> None:
-        """What it held is started again with the same seed; nothing arrives twice or for another."""
+        """What it held is started again with the same seed; nothing arrives twice or mixed up."""
         wanted = requests(500)
         async with fleet(replicas=2, options={"seconds": 0.1}) as engine:
             victim = pids(engine)[0]
