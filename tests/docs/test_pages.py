@@ -108,7 +108,7 @@ def test_the_code_of_the_readme_runs(
 
 @pytest.mark.usefixtures("engine_is_fake")
 def test_the_plugins_of_the_guide_run(module: types.ModuleType) -> None:
-    """docs/plugins.md: the strategy, the verifier, the similarity and the test of the contract, as
+    """docs/plugins.md: the strategy, the verifier and the test of the contract, as
     they stand.
     """
     for code in blocks(ROOT / "docs" / "plugins.md", "python"):
