@@ -185,7 +185,7 @@ def test_a_plan_loads(
         if text in block:
             before, after = above, below
     Path("plan.toml").write_text(f"{before}{block}\n{after}")
-    assert load_plan("plan.toml", {"execution.engine": "fake"}).plan
+    assert load_plan("plan.toml", {"execution.engine": "fake"}).execution.engine.name == "fake"
 
 
 # --- command lines
