@@ -50,7 +50,7 @@ class Status(StrEnum):
     """How a problem ended."""
 
     ANSWERED = "answered"
-    ABSTAINED = "abstained"  # it ran to its end and no trace stated an answer
+    ABSTAINED = "abstained"  # it ran to its end and no trace gave an answer
     FAILED = "failed"  # the strategy or every trace failed; `Result.error` says why
     INVALID = "invalid"  # the input row was not a problem; `Result.error` names file and line
 
@@ -262,7 +262,7 @@ class Verdict:
     """A verifier's score of one trace, in [0, 1], higher is better.
 
     `steps`, of shape (n_steps,), are the scores of the trace's steps, or empty. `usage` is what
-    models spent on it, nothing where none was asked.
+    models spent on it, nothing where it asked none.
     """
 
     verifier: str

@@ -142,7 +142,7 @@ def conclude(
         clusters = [c for c in ranked if isinstance(c, Cluster)]
         if len(clusters) < len(ranked):
             raise TypeError(f"a selector returns Clusters, not {ranked!r:.200}")
-    except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
+    except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
         error = error or describe(failure)
     n_failed = sum(t.finish is Finish.FAILED for t in traces)
     if traces and n_failed == len(traces):
@@ -241,11 +241,19 @@ def intermediate(traces: Iterable[Trace]) -> frozenset[int]:
     return frozenset(cut) | {o for o in continued if o is not None}
 
 
+def attempt_ends(traces: Sequence[Trace]) -> list[Trace]:
+    """Return the last trace of each attempt that came to its end, failed ones included."""
+    unfinished = intermediate(traces)
+    return [
+        t
+        for t in traces
+        if t.purpose in VOTING and t.finish is not Finish.CANCELLED and t.ordinal not in unfinished
+    ]
+
+
 def n_sampled(traces: Sequence[Trace]) -> int:
     """Return how many attempts came to their end, failed ones included."""
-    unfinished = intermediate(traces)
-    ends = [t for t in traces if t.purpose in VOTING and t.ordinal not in unfinished]
-    return sum(t.finish is not Finish.CANCELLED for t in ends)
+    return len(attempt_ends(traces))
 
 
 def mean_tokens(traces: Sequence[Trace]) -> float | None:
@@ -256,15 +264,10 @@ def mean_tokens(traces: Sequence[Trace]) -> float | None:
     understated rather than overstated.
     """
     by_ordinal = {t.ordinal: t for t in traces}
-    unfinished = intermediate(traces)
-    ends = (
-        t
-        for t in traces
-        if t.purpose is Purpose.SOLVE and t.finish not in _CUT and t.ordinal not in unfinished
-    )
     lengths = []
-    for end in ends:
-        links = lineage(end, by_ordinal)
-        verifying = sum(t.verification_usage.output_tokens for t in links)
-        lengths.append(output_tokens(links) + verifying)
+    for end in attempt_ends(traces):
+        if end.purpose is Purpose.SOLVE and end.finish is not Finish.FAILED:
+            links = lineage(end, by_ordinal)
+            verifying = sum(t.verification_usage.output_tokens for t in links)
+            lengths.append(output_tokens(links) + verifying)
     return sum(lengths) / len(lengths) if lengths else None

@@ -27,9 +27,8 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Message, PluginSpec, Problem, Result, Trace
-from orchestrator.core.votes import pruned
 from orchestrator.jobs.job import Job, open_job
-from orchestrator.jobs.journal import Arrived, Journal
+from orchestrator.jobs.journal import Journal
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
@@ -70,7 +69,7 @@ async def arun(
     """
     plan, execution = plan or Plan(), execution or Execution()
     selector = None if plan.selector == Plan().selector else plan.selector
-    plan = auto.resolved(plan, execution, selector)
+    plan = auto.resolve(plan, execution, selector)
     checked = as_problems(problems, plan)
     check_plan(plan, execution)
     with _directory(out) as directory, open_job(directory, plan, checked) as job:
@@ -155,12 +154,8 @@ def traces(directory: str | Path, problem_id: str) -> list[Trace]:
 
     Traces that were dropped are left out once the problem has its result.
     """
-    with contextlib.closing(Journal(Path(directory) / "journal.db")) as journal:
-        pool = [e.trace for e in journal.events(problem_id) if isinstance(e, Arrived)]
-        result = journal.result(problem_id)
-    if result is not None:
-        pool = list(pruned(pool, result.dropped))
-    return sorted(pool, key=lambda t: t.ordinal)
+    with Journal(Path(directory) / "journal.db") as journal:
+        return sorted(journal.traces(problem_id), key=lambda t: t.ordinal)
 
 
 async def run_job(

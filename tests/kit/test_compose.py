@@ -26,7 +26,8 @@ from orchestrator.kit.compose import (
     run_inner,
 )
 from orchestrator.testing import PROBLEM, explore, pool, trace
-from strategies.selectors.pools import Best, Majority
+from strategies.selectors.by_score import Best
+from strategies.selectors.majority import Majority
 
 Branch = Generator[Command, Reply, Any]
 

@@ -246,9 +246,9 @@ class FakeEngine:
         The token that completes the stop string is left out as a whole.
         """
         for n in range(1, len(ids) + 1):
-            found = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
-            if found:
-                return ids[: n - 1], Finish.STOP, found[0]
+            hits = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
+            if hits:
+                return ids[: n - 1], Finish.STOP, hits[0]
         return ids, finish, ""
 
     def _text(self, request: Request, ids: Sequence[int]) -> str:
