@@ -81,7 +81,10 @@ def test_a_module_in_the_wrong_layer_fails_the_import_contract(
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
-    program = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command as run; run()"
+    program = (
+        "import sys; sys.path.insert(0, '.'); "
+        "from importlinter.cli import lint_imports_command as run; run()"
+    )
     return subprocess.run(
         [sys.executable, "-P", "-c", program, "--no-cache"],
         cwd=folder,
