@@ -1,5 +1,5 @@
-"""The source, needs, defaults and cost in calls that docs/search.md gives for each strategy, compared
-with the code.
+"""The source, needs, defaults and cost in calls that docs/search.md gives for each strategy,
+compared with the code.
 """
 
 from __future__ import annotations
