@@ -103,7 +103,7 @@ def opinions(traces: Iterable[Trace]) -> dict[int, list[float]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class Comparison:
     """One comparison: `share` is 1.0 when `first` won, 0.0 when `second` did, 0.5 for a tie."""
 
     first: int
@@ -111,11 +111,11 @@ class Match:
     share: float
 
 
-def matches(traces: Iterable[Trace]) -> list[Match]:
+def matches(traces: Iterable[Trace]) -> list[Comparison]:
     """Return the comparisons in a pool, by the judges' ordinals; unreadable ones are left out."""
     replies = _replies(traces, Purpose.COMPARE, n_subjects=2)
     return [
-        Match(trace.subjects[0], trace.subjects[1], share)
+        Comparison(trace.subjects[0], trace.subjects[1], share)
         for trace in replies
         if (share := winner(trace.text)) is not None
     ]
