@@ -69,7 +69,7 @@ class StepSampler:
         for stem, ordinal in zip(stems, ordinals, strict=False):
             trace = yield from next_trace((ordinal,))
             scores = [v.score for v in trace.verdicts if v.verifier == self.verifier]
-            if scores and trace.finish not in (Finish.FAILED, Finish.CANCELLED):
+            if scores and not trace.lost:
                 grown.append(
                     PartialSolution(trace.ordinal, (*stem.scores, scores[-1]), _done(trace))
                 )

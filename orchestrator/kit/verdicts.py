@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.core.values import Finish, Purpose, Trace
+from orchestrator.core.values import Purpose, Trace
 from orchestrator.kit.answers.find import reply
 
 VERDICT_FORM = 'End with a line of its own: "Verdict: correct" or "Verdict: incorrect".'
@@ -124,11 +124,7 @@ def matches(traces: Iterable[Trace]) -> list[Comparison]:
 def _replies(traces: Iterable[Trace], purpose: Purpose, n_subjects: int) -> list[Trace]:
     """Return the judges' replies about so many traces, by ordinal, without those that were lost."""
     replies = (
-        t
-        for t in traces
-        if t.purpose is purpose
-        and len(t.subjects) == n_subjects
-        and t.finish not in (Finish.FAILED, Finish.CANCELLED)
+        t for t in traces if t.purpose is purpose and len(t.subjects) == n_subjects and not t.lost
     )
     return sorted(replies, key=lambda t: t.ordinal)
 
