@@ -19,10 +19,8 @@ from collections.abc import Generator, Mapping, Sequence
 
 from orchestrator.core.errors import NoVerdict
 from orchestrator.core.steps import Command, Reply, next_trace, submit
-from orchestrator.core.values import Finish, Message, Problem, Purpose, Request, Trace, changed
+from orchestrator.core.values import Message, Problem, Purpose, Request, Trace, changed
 from orchestrator.kit.prompts import visible_text
-
-_LOST = (Finish.FAILED, Finish.CANCELLED)
 
 
 def ask_all(requests: Sequence[Request], trace: Trace) -> Generator[Command, Reply, list[Trace]]:
@@ -41,7 +39,7 @@ def ask_all(requests: Sequence[Request], trace: Trace) -> Generator[Command, Rep
 
 def completed_only(replies: Sequence[Trace]) -> list[Trace]:
     """Return the replies; NoVerdict, with the first reason, when one failed or was cancelled."""
-    lost = next((t for t in replies if t.finish in _LOST), None)
+    lost = next((t for t in replies if t.lost), None)
     if lost is not None:
         raise NoVerdict(f"a request {lost.finish}{f': {lost.error}' if lost.error else ''}")
     return list(replies)
@@ -52,7 +50,7 @@ def usable(replies: Sequence[Trace]) -> list[Trace]:
 
     NoVerdict, with the first reason, when there is none.
     """
-    return [t for t in replies if t.finish not in _LOST] or completed_only(replies)
+    return [t for t in replies if not t.lost] or completed_only(replies)
 
 
 def solution(trace: Trace) -> str:

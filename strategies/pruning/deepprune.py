@@ -157,7 +157,7 @@ class DeepPrune(ModelOptions):
             prefix = state.probed.pop(trace.ordinal)
             return replace(prefix, key=trace.answer.key if trace.answer else None)
         state.unread.discard(trace.ordinal)
-        if trace.finish in (Finish.FAILED, Finish.CANCELLED):
+        if trace.lost:
             return None
         prefix = Prefix(trace.ordinal, trace.text, trace.answer.key if trace.answer else None)
         if trace.finish is Finish.RULE:

@@ -16,7 +16,6 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Steps, next_trace, sample, submit
 from orchestrator.core.values import (
-    Finish,
     PluginSpec,
     Problem,
     Prompt,
@@ -68,7 +67,7 @@ class Rsa(ModelOptions):
         """Sample, then aggregate generation by generation; what failed is in no subset."""
         population = yield from sample(self.n, self.request)
         for _ in range(self.steps - 1):
-            living = [t for t in population if t.finish not in (Finish.FAILED, Finish.CANCELLED)]
+            living = [t for t in population if not t.lost]
             if not living:
                 return
             subsets = [rng.sample(living, min(self.k, len(living))) for _ in range(self.n)]

@@ -358,7 +358,7 @@ class RayFleet:
                     "its engine mixes up requests"
                 )
                 continue
-            if trace.finish not in (Finish.FAILED, Finish.CANCELLED):
+            if not trace.lost:
                 replica.n_in_a_row = 0
             pending.settle(trace)
 

@@ -240,7 +240,7 @@ def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[Recor
     probes = {
         t.parent: t.answer
         for t in pool
-        if t.purpose is Purpose.PROBE and t.finish not in (Finish.FAILED, Finish.CANCELLED)
+        if t.purpose is Purpose.PROBE and not t.lost
     }
     chains = [lineage(t, by_ordinal) for t in solving if t.ordinal not in continued]
     whole = [

@@ -16,7 +16,7 @@ from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.session import Session
 from orchestrator.core.values import Finish, Message, Purpose, Request, Trace
 from orchestrator.core.votes import conclude
-from orchestrator.kit.verdicts import Match
+from orchestrator.kit.verdicts import Comparison
 from orchestrator.testing import PROBLEM, explore, trace
 from strategies.checking.contest import Candidate, matchups_won, tied
 from strategies.checking.scrutinize import Scrutinize, Scrutinized
@@ -106,12 +106,12 @@ def test_who_is_compared(means: tuple[float, ...], keys: str, compared: list[int
 def test_a_matchup_is_won_by_most_of_its_comparisons_whichever_was_shown_first() -> None:
     """1 beats 2 in 2 of 3, in both orders; 1 against 3 is even, half a point each; 3 beats 2."""
     seen = [
-        Match(1, 2, 1.0),
-        Match(2, 1, 0.0),
-        Match(1, 2, 0.0),
-        Match(1, 3, 1.0),
-        Match(3, 1, 1.0),
-        Match(2, 3, 0.0),
+        Comparison(1, 2, 1.0),
+        Comparison(2, 1, 0.0),
+        Comparison(1, 2, 0.0),
+        Comparison(1, 3, 1.0),
+        Comparison(3, 1, 1.0),
+        Comparison(2, 3, 0.0),
     ]
     assert matchups_won(seen) == {1: 1.5, 2: 0.0, 3: 1.5}
 
