@@ -87,13 +87,6 @@ def step_needs(depth: int | None) -> frozenset[Capability]:
     return depth_needs(depth) | {Capability.CONTINUE, Capability.RULES}
 
 
-def check_steps(steps: int, delimiter: str) -> None:
-    """Raise ValueError unless there is a step to take and a text that ends it."""
-    if steps < 1:
-        raise ValueError(f"steps = {steps}: at least 1")
-    if not delimiter:
-        raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")
-
 
 def best(stems: Sequence[PartialSolution], n: int, aggregate: Aggregate) -> list[PartialSolution]:
     """Return the `n` best solutions, best first; of equal ones the lower ordinal."""

@@ -116,9 +116,3 @@ class Ucb1:
     def learn(self, model: str, score: float) -> None:
         """Take the score of an attempt of this model."""
         self._gain[model] += score
-
-
-def check_tree(n: int, parallel: int) -> None:
-    """Raise ValueError unless both are at least 1."""
-    if n < 1 or parallel < 1:
-        raise ValueError(f"n = {n}, parallel = {parallel}: both must be at least 1")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Steps, depth_needs, next_trace, submit
+from orchestrator.core.steps import Steps, ask_each, depth_needs
 from orchestrator.core.values import Capability, Problem, Request
 from orchestrator.kit.options import LARGEST, LatentDepth
 
@@ -60,6 +60,4 @@ class Ensemble:
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Draw all models, start all attempts, wait for them."""
         models = rng.choices(self.models, self.weights or None, k=self.n)
-        requests = [Request(model=model, depth=self.depth) for model in models]
-        for ordinal in (yield from submit(requests)):
-            yield from next_trace((ordinal,))
+        yield from ask_each([Request(model=model, depth=self.depth) for model in models])

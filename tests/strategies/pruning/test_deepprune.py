@@ -241,13 +241,13 @@ def test_a_budget_may_end_it_between_a_prefix_and_its_continuation() -> None:
     assert not session.error
 
 
-def test_a_judge_that_is_still_a_name_is_said_to_be_one() -> None:
+def test_a_similarity_that_is_only_a_name_is_an_error() -> None:
     """Built by hand, without the registry."""
     session = explore(
         DeepPrune(n=2),
         lambda request: replace(trace(request.ordinal, None, finish=Finish.RULE), text="A"),
     )
-    assert "still a name" in session.error
+    assert "only a name" in session.error
 
 
 def test_comparisons_are_capped_at_k1_a_cluster() -> None:
