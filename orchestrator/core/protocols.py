@@ -18,7 +18,9 @@ attributes, class variables or properties:
   the user names none.
 - `loads_models: bool`: an engine's: False where the plan's models are mere names to it, so that
   nobody looks into their files.
-- `warm_up() -> None`: a domain's: called once in each process that compares answers.
+- `warm_up() -> None`: a domain's or an isolated verifier's: called once in each worker process.
+- `revision: str`: an isolated verifier's: the state of code that it reads from elsewhere; when that
+  changes, its worker processes are replaced.
 - `lacking() -> str`: a static method: what this machine lacks for it, "" for nothing; shown by
   `leadline doctor`.
 
@@ -77,6 +79,25 @@ class ModelVerifier(Protocol):
         It raises NoVerdict where it comes to none, as when a request failed. Its verdict must not
         depend on the order in which replies arrive.
         """
+
+
+class IsolatedVerifier(Protocol):
+    """Scores a trace by code that may hang, crash or eat memory: the third form of a verifier.
+
+    It is built and called in a worker process, which is killed when a call reaches a limit and kept
+    for the next trace otherwise.
+    """
+
+    @property
+    def seconds(self) -> float:
+        """How long one call may take."""
+
+    @property
+    def memory_mib(self) -> int:
+        """The address space of its process, imports included; at least 256."""
+
+    def check(self, problem: Problem, trace: Trace) -> Verdict:
+        """Return the verdict on one trace. What it raises becomes the trace's note."""
 
 
 class Similarity(Protocol):

@@ -98,7 +98,7 @@ class Session:
             # the strategy sees the prompt as the model gets it
             steps = strategy.explore(changed(problem, prompt=self._prompt), rng)
             self._routine = Routine(steps, f"explore of {type(strategy).__name__}")
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
             self.error = describe(error)
 
     @property
@@ -181,7 +181,7 @@ class Session:
                         "it would never end"
                     )
                 reply = self._obey(command, effects)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
             self.error = describe(error)
         return effects + self._end()
 

@@ -50,7 +50,7 @@ class Status(StrEnum):
     """How a problem ended."""
 
     ANSWERED = "answered"
-    ABSTAINED = "abstained"  # it ran to its end and no trace stated an answer
+    ABSTAINED = "abstained"  # it ran to its end and no trace gave an answer
     FAILED = "failed"  # the strategy or every trace failed; `Result.error` says why
     INVALID = "invalid"  # the input row was not a problem; `Result.error` names file and line
 
@@ -215,6 +215,11 @@ class Request:
     # for a "token_classify" pool: the token at each of which a value is read; "": the last token
     read_at: str = ""
 
+    @property
+    def identity(self) -> tuple[str, int]:
+        """What names this request in every process that sees it: its problem and its ordinal."""
+        return self.problem_id, self.ordinal
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -257,7 +262,7 @@ class Verdict:
     """A verifier's score of one trace, in [0, 1], higher is better.
 
     `steps`, of shape (n_steps,), are the scores of the trace's steps, or empty. `usage` is what
-    models spent on it, nothing where none was asked.
+    models spent on it, nothing where it asked none.
     """
 
     verifier: str

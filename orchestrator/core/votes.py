@@ -142,7 +142,7 @@ def conclude(
         clusters = [c for c in ranked if isinstance(c, Cluster)]
         if len(clusters) < len(ranked):
             raise TypeError(f"a selector returns Clusters, not {ranked!r:.200}")
-    except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
+    except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
         error = error or describe(failure)
     n_failed = sum(t.finish is Finish.FAILED for t in traces)
     if traces and n_failed == len(traces):

@@ -79,24 +79,24 @@ def check_domain(
 
 def _extracted(domain: Domain, text: str, finished: bool) -> str | None:
     try:
-        found: object = domain.extract(text, finished)
+        extracted: object = domain.extract(text, finished)
     except Exception as error:
         raise AssertionError(
             f"extract raises nothing: {error!r} for {text!r:.100}; return None to abstain"
         ) from error
-    if found is None:
+    if extracted is None:
         return None
-    if not isinstance(found, str) or not found:
+    if not isinstance(extracted, str) or not extracted:
         raise AssertionError(
-            f"extract: {found!r} from {text!r:.100}; "
+            f"extract: {extracted!r} from {text!r:.100}; "
             "return the answer as text, or None, never an empty text"
         )
     require(
-        _canonical(domain, found) != "",
+        _canonical(domain, extracted) != "",
         "extract",
-        f"{found!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing",
+        f"{extracted!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing",
     )
-    return found
+    return extracted
 
 
 def _check_extraction(domain: Domain, stated: Iterable[tuple[str, str]]) -> None:
@@ -104,19 +104,20 @@ def _check_extraction(domain: Domain, stated: Iterable[tuple[str, str]]) -> None
         for finished in (True, False):
             _extracted(domain, text, finished)
     for text in _UNFINISHED:
-        found = _extracted(domain, text, False)
+        extracted = _extracted(domain, text, False)
         require(
-            found is None,
+            extracted is None,
             "a truncated text abstains",
-            f"{found!r} was read from {text!r}; unless stated explicitly, it is a guess",
+            f"{extracted!r} was read from {text!r}; unless stated explicitly, it is a guess",
         )
     for text, answer in stated:
         for finished in (True, False):
-            found = _extracted(domain, text, finished)
+            extracted = _extracted(domain, text, finished)
             require(
-                found is not None and (found == answer or domain.equivalent(found, answer)),
+                extracted is not None
+                and (extracted == answer or domain.equivalent(extracted, answer)),
                 "stated answers are read",
-                f"{found!r} instead of {answer!r} from {text!r}, finished = {finished}",
+                f"{extracted!r} instead of {answer!r} from {text!r}, finished = {finished}",
             )
 
 

@@ -27,7 +27,7 @@ from typing import Any, ParamSpec
 
 import msgspec
 
-from orchestrator.core.metrics import PREFIX
+from orchestrator.core.metrics import PREFIX, parse_metric
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Answer, Capability, Request, Trace
 
@@ -140,6 +140,11 @@ def check_needs(
         f"its requests use {', '.join(missing)}; list that in `needs`, "
         "so that an engine without it is refused",
     )
+
+
+def metric_value(name: str, share: float) -> float:
+    """Return a value that a metric may have, the further from 0 the larger `share` in [0, 1] is."""
+    return -share if parse_metric(name)[0].endswith("_logprob") else 20 * share
 
 
 def model_pools(plugin: object) -> dict[str, Model]:

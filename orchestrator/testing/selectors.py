@@ -13,13 +13,18 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.core.metrics import parse_metric
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Cluster, Finish, Purpose, Trace, Verdict
 from orchestrator.core.votes import VOTING, rank
 from orchestrator.plan import registry
 from orchestrator.testing.pools import pool, trace
-from orchestrator.testing.rules import check_value, no_global_randomness, require, salted
+from orchestrator.testing.rules import (
+    check_value,
+    metric_value,
+    no_global_randomness,
+    require,
+    salted,
+)
 
 _POOLS = (
     "A",
@@ -68,7 +73,7 @@ def _pools() -> Iterator[list[Trace]]:
     ]
     yield [
         *pool("A B"),
-        replace(trace(2, "C"), finish=Finish.FAILED, error="failed after it had stated an answer"),
+        replace(trace(2, "C"), finish=Finish.FAILED, error="failed after it had given an answer"),
     ]
     for seed in range(20):
         rng = random.Random(seed)
@@ -81,16 +86,12 @@ _NO_ATTEMPT = (Purpose.PROBE, Purpose.VERIFY, Purpose.COMPARE, Purpose.PROBE)
 def _scored(trace: Trace, metrics: Sequence[str], verdicts: Sequence[str], seed: int) -> Trace:
     rng = random.Random(f"{seed} {trace.ordinal}")
     # Few different values, so that ties occur.
-    values = {name: _metric(name, rng.randint(1, 4)) for name in metrics}
+    values = {name: metric_value(name, rng.randint(1, 4) / 8) for name in metrics}
     return replace(
         trace,
         metrics=values,
         verdicts=tuple(Verdict(name, rng.randint(0, 4) / 4) for name in verdicts),
     )
-
-
-def _metric(name: str, level: int) -> float:
-    return -level / 8 if parse_metric(name)[0].endswith("_logprob") else 2.5 * level
 
 
 def _check_pool(selector: Selector, traces: Sequence[Trace], seed: int) -> None:

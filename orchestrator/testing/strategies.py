@@ -12,25 +12,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from orchestrator.core.metrics import parse_metric
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.session import Abort, Session
 from orchestrator.core.values import (
-    Answer,
     Capability,
     Finish,
     Purpose,
     Request,
     Sampling,
     Trace,
-    Verdict,
 )
 from orchestrator.plan import registry
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import (
     check_needs,
     check_value,
+    metric_value,
     no_global_randomness,
     require,
     salted,
@@ -48,7 +46,7 @@ from orchestrator.testing.simulation import (
 )
 
 World = Callable[[Request], Trace]
-_JUDGED = {  # what judges reply, in the forms of `kit.verdicts`
+_JUDGE_REPLIES = {  # what judges reply, in the forms of `kit.verdicts`
     Purpose.VERIFY: (
         "Verdict: correct",
         "Verdict: correct",
@@ -101,29 +99,24 @@ def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
             word, finish = rng.choice(words), rng.choice(finishes)
             if finish is Finish.RULE and not (request.rules or request.checkpoint):
                 finish = Finish.STOP  # nothing there that could fire
-            metrics = {name: _metric(name, rng) for name in request.metrics}
-            verdicts = {
-                name: rng.random() for name in dict.fromkeys((*request.verifiers, *verifiers))
-            }
-            made = trace(
+            is_verdict = request.purpose in _JUDGE_REPLIES
+            names = dict.fromkeys((*request.verifiers, *verifiers))
+            scored = () if is_verdict or finish is Finish.FAILED else names
+            raw = trace(
                 request.ordinal,
-                None,
+                None if is_verdict else word or None,
                 finish=finish,
                 tokens=_n_tokens(request, finish, rng),
-                metrics=metrics,
+                metrics={name: metric_value(name, rng.random()) for name in request.metrics},
+                verdicts={name: rng.random() for name in scored},
             )
             if finish is Finish.FAILED:
-                return made
-            if request.purpose in _JUDGED:
-                return replace(made, text=rng.choice(_JUDGED[request.purpose]))
+                return raw
+            if is_verdict:
+                return replace(raw, text=rng.choice(_JUDGE_REPLIES[request.purpose]))
             if request.stop and finish is Finish.STOP and rng.random() < 0.5:
-                made = replace(made, stop=request.stop[0])
-            answered = replace(
-                made,
-                answer=Answer(word, word) if word else None,
-                verdicts=tuple(Verdict(n, score) for n, score in verdicts.items()),
-            )
-            return salted(answered, 0)
+                raw = replace(raw, stop=request.stop[0])
+            return salted(raw, 0)
 
         return reply
 
@@ -148,10 +141,6 @@ def _n_tokens(request: Request, finish: Finish, rng: random.Random) -> int:
         return request.checkpoint
     n = 0 if finish is Finish.FAILED else rng.randint(1, 20)
     return n if request.max_new_tokens is None else min(n, request.max_new_tokens)
-
-
-def _metric(name: str, rng: random.Random) -> float:
-    return -rng.random() if parse_metric(name)[0].endswith("_logprob") else 20 * rng.random()
 
 
 def _session(strategy: Strategy, plan: Plan) -> Session:

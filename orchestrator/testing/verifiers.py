@@ -18,11 +18,11 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from orchestrator.core.plan import Plan
-from orchestrator.core.protocols import ModelVerifier, Verifier
+from orchestrator.core.protocols import IsolatedVerifier, ModelVerifier, Verifier
 from orchestrator.core.session import Abort, Session
 from orchestrator.core.values import Finish, Problem, Purpose, Request, Trace, Verdict
 from orchestrator.kit.prompts import question
-from orchestrator.runtime.verify import Question
+from orchestrator.runtime.verify import VerifierStrategy
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import (
     check_needs,
@@ -57,7 +57,7 @@ _WORLDS: Mapping[str, _World] = {
 
 @with_or_without_loop
 async def check_verifier(
-    verifier: Verifier | ModelVerifier,
+    verifier: Verifier | ModelVerifier | IsolatedVerifier,
     *,
     name: str = "",
     problem: Problem = PROBLEM,
@@ -81,6 +81,10 @@ async def check_verifier(
         if hasattr(verifier, "ask"):
             _check_model_verifier(plugin, name, problem, every)
             return
+        if hasattr(verifier, "check"):
+            bounded = getattr(plugin, "seconds", 0) > 0 and getattr(plugin, "memory_mib", 0) >= 256
+            remedy = "declare `seconds` above 0 and `memory_mib` of at least 256"
+            require(bounded, "limits", f"its process would not be bounded; {remedy}")
         for batch in ([], usual[:1], usual, unusual, every):
             await _verdicts(plugin, name, problem, batch)
         await _check_order(plugin, name, problem, usual)
@@ -92,7 +96,10 @@ async def _verdicts(
     """Return the verdicts on a batch, checked."""
     before = copy.deepcopy(list(batch))
     try:
-        verdicts = await verifier.score(problem, batch)
+        if hasattr(verifier, "check"):
+            verdicts = [verifier.check(problem, one) for one in batch]
+        else:
+            verdicts = await verifier.score(problem, batch)
     except Exception as error:
         raise AssertionError(
             f"raises nothing: {error!r} for {len(batch)} traces; "
@@ -178,8 +185,8 @@ def _verdict(
 ) -> Verdict | None:
     """Return the verdict on a trace, checked; None where the verifier comes to none."""
     before = copy.deepcopy(subject)
-    asked = Question(verifier, subject)
-    session = Session(problem, asked, Plan(models=model_pools(verifier), seed=subject.ordinal))
+    strategy = VerifierStrategy(verifier, subject)
+    session = Session(problem, strategy, Plan(models=model_pools(verifier), seed=subject.ordinal))
     rng = None if order is None else random.Random(order)
     recording = record(session, _replies(*world), rng, 1000)
     require(not session.error, "raises nothing but NoVerdict", f"{where}: {session.error}")
@@ -191,15 +198,15 @@ def _verdict(
         f"{where} it returned while requests ran",
     )
     _check_requests(verifier, recording.requests, subject)
-    if asked.verdict is None:
+    if strategy.verdict is None:
         require(
-            bool(asked.reason),
+            bool(strategy.reason),
             "says why",
             f"{where}: it returned no Verdict, or raised NoVerdict without a text",
         )
         return None
-    _check_verdict(asked.verdict, name)
-    return asked.verdict
+    _check_verdict(strategy.verdict, name)
+    return strategy.verdict
 
 
 def _check_requests(verifier: ModelVerifier, requests: Sequence[Request], subject: Trace) -> None:

@@ -17,7 +17,7 @@ from orchestrator.cli.main import leadline
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Finish, Message, Prefix, Problem, Purpose
 from orchestrator.kit.prefixes import LabelledPrefix, opening
-from orchestrator.studies.similarity import Cut, journal_pools, labelled, quality
+from orchestrator.studies.similarity import Cut, job_prefixes, labelled_prefixes, quality
 from orchestrator.testing import trace
 
 
@@ -43,11 +43,11 @@ def test_only_attempts_that_ended_with_an_answer_beyond_their_prefix_are_example
         replace(trace(5, "B"), text="so"),
         replace(trace(6, "B"), text=long),
     ]
-    assert labelled(pool, Cut(1, ("so",))) == [
+    assert labelled_prefixes(pool, Cut(1, ("so",))) == [
         LabelledPrefix(Prefix(1, "so"), "A"),
         LabelledPrefix(Prefix(6, "so"), "B"),
     ]
-    assert [len(e.prefix.text) for e in labelled(pool, Cut(0, (), 5))] == [
+    assert [len(e.prefix.text) for e in labelled_prefixes(pool, Cut(0, (), 5))] == [
         len(f"{long} here") * 5 // 20,
         1,
         len(long) * 5 // 10,
@@ -182,10 +182,10 @@ def test_a_judge_is_fitted_on_the_question_as_it_will_see_it(
     ]
     done = CliRunner().invoke(leadline, ["run", *fake, *asked, "--strategy.n", "4"])
     assert done.exit_code == 0, done.output
-    [(problem, _)] = journal_pools(Path("job"), Cut(0, (), 8)).values()
+    [(problem, _)] = job_prefixes(Path("job"), Cut(0, (), 8)).values()
     assert problem.prompt == (Message("system", "Be brief."), Message("user", "Solve: What is 1?"))
     Path("p.jsonl").unlink()
-    [(unknown, _)] = journal_pools(Path("job"), Cut(0, (), 8)).values()
+    [(unknown, _)] = job_prefixes(Path("job"), Cut(0, (), 8)).values()
     assert unknown.prompt == ""
 
 
@@ -196,7 +196,7 @@ def test_a_judge_is_fitted_on_the_question_as_it_will_see_it(
         (["first", "-o", "x.json", "--words", "0"], "a prefix must end somewhere"),
         (
             ["first", "-o", "x.json", "--similarity", "lexical"],
-            "not one that learns; there are: trained",
+            "cannot be trained; those that can: trained",
         ),
         (["first", "-o", "x.json"], "cannot be fitted"),
     ],

@@ -147,7 +147,7 @@ class FakeEngine:
 
     def abort(self, request: Request) -> None:
         """Stop a request; its trace comes back cut where it was."""
-        event = self._aborts.get((request.problem_id, request.ordinal))
+        event = self._aborts.get(request.identity)
         if event is not None:
             event.set()
 
@@ -163,7 +163,7 @@ class FakeEngine:
     async def _spend(self, request: Request, n_tokens: int, hangs: bool) -> int:
         """Wait as long as the tokens take, and return how many were done at its end or abort."""
         per_token = self._options.seconds_per_token * (request.depth or 1)
-        identity = (request.problem_id, request.ordinal)
+        identity = request.identity
         event = self._aborts[identity] = asyncio.Event()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -246,9 +246,9 @@ class FakeEngine:
         The token that completes the stop string is left out as a whole.
         """
         for n in range(1, len(ids) + 1):
-            found = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
-            if found:
-                return ids[: n - 1], Finish.STOP, found[0]
+            hits = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
+            if hits:
+                return ids[: n - 1], Finish.STOP, hits[0]
         return ids, finish, ""
 
     def _text(self, request: Request, ids: Sequence[int]) -> str:

@@ -1,7 +1,6 @@
 r"""Where a reply gives its answer: boxes, "the answer is", `####`, or its last line.
 
-    part = reply(text, finished)
-    answer = latest_answer(statements(part.text), read)
+    answer = find_answer(text, finished, read, read_last_line)
 
 The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a
 fixed number of statements), so that it may run in the caller's process on replies of any length. It
@@ -82,6 +81,21 @@ class Statement:
     denied: bool = False
 
 
+def find_answer(
+    text: str,
+    finished: bool,
+    read: Callable[[Statement], str | None],
+    read_last_line: Callable[[str], str | None],
+    nouns: tuple[str, ...] = ("answer",),
+) -> str | None:
+    """Return the answer given last; where a finished reply gives none, that of its last line."""
+    part = reply(text, finished)
+    found = statements(part.text, nouns)
+    if value := latest_answer(found, read):
+        return value
+    return read_last_line(last_line(part.text)) if part.finished and is_silent(found) else None
+
+
 def reply(text: str, finished: bool) -> Reply:
     """Return what follows the last `</think>`, or all of the text where nothing follows it.
 
@@ -99,19 +113,21 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statemen
 
     Empty and unclosed boxes are among them, with an empty text.
     """
-    found = _phrases(text, nouns)
+    candidates = _phrases(text, nouns)
     if r"\boxed" in text or r"\fbox" in text:
-        found += _boxes(text)
+        candidates += _boxes(text)
     if "####" in text:
-        found += _hashes(text)
-    found.sort(key=lambda statement: statement.start)
-    return found[-_MAX_STATEMENTS:]
+        candidates += _hashes(text)
+    candidates.sort(key=lambda statement: statement.start)
+    return candidates[-_MAX_STATEMENTS:]
 
 
-def latest_answer(found: list[Statement], read: Callable[[Statement], str | None]) -> str | None:
+def latest_answer(
+    candidates: list[Statement], read: Callable[[Statement], str | None]
+) -> str | None:
     """Return the latest answer that `read` sees in a statement and that is not denied later."""
     denied: set[str] = set()
-    for statement in reversed(found):
+    for statement in reversed(candidates):
         value = read(statement)
         if value is None:
             continue
@@ -122,13 +138,13 @@ def latest_answer(found: list[Statement], read: Callable[[Statement], str | None
     return None
 
 
-def is_silent(found: list[Statement]) -> bool:
+def is_silent(candidates: list[Statement]) -> bool:
     """Tell whether no answer is stated, so that a fallback may read the reply's last line.
 
     A failed attempt (an empty box, "is not 5", "is between 5 and 6") is not silence. A label alone
     is: what follows `Answer:` is often a solution or a sentence.
     """
-    return all(statement.mark is Mark.LABEL and not statement.denied for statement in found)
+    return all(statement.mark is Mark.LABEL and not statement.denied for statement in candidates)
 
 
 def last_line(text: str) -> str:
@@ -185,22 +201,24 @@ def _boxes(text: str) -> list[Statement]:
 
 
 def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
-    found: list[Statement] = []
+    candidates: list[Statement] = []
     for start, end, content in spans:
         content = content if len(content) <= MAX_ANSWER_CHARS else ""
-        before = text[max(found[-1].end, start - 40) : start] if found else ""
+        before = text[max(candidates[-1].end, start - 40) : start] if candidates else ""
         if (
-            found
-            and start - found[-1].end <= 40
+            candidates
+            and start - candidates[-1].end <= 40
             and _BETWEEN_BOXES.fullmatch(before)
-            and len(found[-1].texts) < 16
+            and len(candidates[-1].texts) < 16
         ):
-            last = found.pop()
-            found.append(Statement(Mark.BOX, (*last.texts, content), last.start, end, last.denied))
+            last = candidates.pop()
+            candidates.append(
+                Statement(Mark.BOX, (*last.texts, content), last.start, end, last.denied)
+            )
         else:
             denied = _DENIED_BEFORE.search(text, max(0, start - 12), start) is not None
-            found.append(Statement(Mark.BOX, (content,), start, end, denied))
-    return found[-_MAX_STATEMENTS:]
+            candidates.append(Statement(Mark.BOX, (content,), start, end, denied))
+    return candidates[-_MAX_STATEMENTS:]
 
 
 def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
@@ -213,29 +231,29 @@ def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
         for match in _MARK.finditer(text)
         if match["noun"].lower() in nouns or match[0][:5].lower() == "final"
     ]
-    found = []
+    candidates = []
     for match in marks[-_MAX_STATEMENTS:]:
         content = _after(text, match.end())
         negated = _DENIED.match(content)
         denied = negated is not None or match["verb"][:3].lower() in ("isn", "can")
         content = content[negated.end() :].strip() if negated else content
         mark = Mark.LABEL if match["verb"] in ":=" else Mark.WORDS
-        found.append(Statement(mark, (content,), match.start(), match.end(), denied))
+        candidates.append(Statement(mark, (content,), match.start(), match.end(), denied))
     headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "final answer" in folded else []
-    return found + [
+    return candidates + [
         Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
         for mark in headings
     ]
 
 
 def _hashes(text: str) -> list[Statement]:
-    found = []
+    candidates = []
     for match in list(_HASHES.finditer(text))[-_MAX_STATEMENTS:]:
         content = text[match.end() : match.end() + _WINDOW].split("\n", 1)[0]
-        found.append(
+        candidates.append(
             Statement(Mark.HASHES, (content.strip(),), match.start(), match.end() + len(content))
         )
-    return found
+    return candidates
 
 
 def _after(text: str, start: int) -> str:

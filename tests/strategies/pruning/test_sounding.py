@@ -13,7 +13,7 @@ from orchestrator.core.session import Abort, Session, Start
 from orchestrator.core.values import Answer, Finish, Problem, Purpose
 from orchestrator.core.votes import conclude
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
-from orchestrator.studies.replay.simulator import UNLIMITED, Explored, Tape, explore
+from orchestrator.studies.replay.simulator import UNLIMITED, SimulatedRun, Tape, explore
 from orchestrator.testing import pool, trace
 from strategies.pruning.discounted import Discounted, length_weights
 from strategies.pruning.sounding import Sounding, vote_weights
@@ -38,7 +38,7 @@ def recorded(*rows: tuple[int, str, str]) -> RecordedProblem:
     return RecordedProblem(Problem("p", "?"), tuple(traces), frozenset({"A"}))
 
 
-def play(strategy: object, problem: RecordedProblem) -> tuple[Tape, Explored]:
+def play(strategy: object, problem: RecordedProblem) -> tuple[Tape, SimulatedRun]:
     tape = Tape(problem, range(len(problem.traces)))
     explored = explore(tape, strategy, PLAN)  # type: ignore[arg-type]  # a strategy
     assert explored.session.error == ""
@@ -71,7 +71,7 @@ def test_without_slope_drops_and_width_it_is_adaptive_consistency(interval: int)
         )
         (_, one), (_, other) = play(bare, problem), play(published, problem)
         assert one.session.output_tokens == other.session.output_tokens
-        assert one.depth_tokens == other.depth_tokens
+        assert one.path_tokens == other.path_tokens
         answers = [
             [t.answer.key for t in e.session.traces.values() if t.answer] for e in (one, other)
         ]

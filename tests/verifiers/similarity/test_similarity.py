@@ -36,7 +36,7 @@ from verifiers.similarity.embedding import Embedding
 from verifiers.similarity.lexical import Lexical
 from verifiers.similarity.llm import Llm
 from verifiers.similarity.probe import Probe
-from verifiers.similarity.texts import read, tfidf_cosine
+from verifiers.similarity.texts import content, tfidf_cosine
 from verifiers.similarity.trained import Trained
 
 words = st.lists(
@@ -54,7 +54,8 @@ def pools(n: int, told: float, seed: int = 0) -> dict[str, tuple[Problem, list[L
     for i in range(n):
         finals = [rng.choice("123") for _ in range(6)]
         texts = [
-            f"We try step {i}, which gives x = {f if rng.random() < told else rng.choice('123')} and"
+            f"We try step {i}, which gives x = "
+            f"{f if rng.random() < told else rng.choice('123')} and"
             for f in finals
         ]
         pool = [
@@ -74,7 +75,7 @@ def test_lexical_similarity_is_scikit_learns_tf_idf_over_the_three_texts(
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     def terms(text: str) -> list[str]:
-        return [term for term, count in read(text).counts.items() for _ in range(count)]
+        return [term for term, count in content(text).counts.items() for _ in range(count)]
 
     if not any(map(terms, (a, b, question))):
         assert tfidf_cosine(a, b, question) == 0.0
@@ -211,9 +212,9 @@ def test_a_model_file_is_plain_json_of_numbers_and_words(tmp_path: Path) -> None
         (json.dumps(document | {"idf": {"a": "b"}}), "damaged"),
         (json.dumps(document | {"axes": {"a": [1.0], "b": [1.0, 2.0]}}), "damaged"),
     ]
-    for number, (content, message) in enumerate(damaged):
+    for number, (broken, message) in enumerate(damaged):
         bad = tmp_path / f"bad{number}.json"
-        bad.write_text(content)
+        bad.write_text(broken)
         with pytest.raises(PluginError, match=message):
             registry.load("similarity", PluginSpec("trained", {"file": str(bad)}))
     with pytest.raises(PluginError, match="fit one with"):
@@ -286,11 +287,11 @@ def test_the_trained_judge_on_recorded_traces_is_better_than_chance() -> None:
     benchmark = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = benchmark
     spec.loader.exec_module(benchmark)
-    from orchestrator.studies.similarity import labelled
+    from orchestrator.studies.similarity import labelled_prefixes
 
     recorded = asyncio.run(benchmark.recorded_texts(folder))
     found = {
-        id: (problem, labelled(traces, Cut(0, (), 256)))
+        id: (problem, labelled_prefixes(traces, Cut(0, (), 256)))
         for id, (problem, traces) in recorded.items()
     }
     auroc = quality(cross_fitted("trained", found), found).auroc
