@@ -172,7 +172,7 @@ def deep(words: str, marks: Sequence[bool]) -> list[Trace]:
     return [replace(t, depth=8 if mark else 1) for t, mark in zip(pool(words), marks, strict=True)]
 
 
-# --- strategies: who is asked, who goes on, when it ends
+# --- strategies: what is requested, what continues, when it ends
 
 
 def short_m(seed: int) -> str | None:
@@ -407,14 +407,14 @@ def probed(strategy: Strategy, turns: Sequence[int]) -> str | None:
 
     def world(request: Request) -> Trace:
         attempt, n = (request.ordinal, 0) if request.parent is None else at[request.parent]
-        asked = request.purpose is not Purpose.SOLVE
-        at[request.ordinal] = attempt, n if asked else n + 1
+        is_probe = request.purpose is not Purpose.SOLVE
+        at[request.ordinal] = attempt, n if is_probe else n + 1
         says = "R" if at[request.ordinal][1] >= turns[attempt] else "W"
-        ended = asked or at[request.ordinal][1] == N_STRETCHES
+        ended = is_probe or at[request.ordinal][1] == N_STRETCHES
         return trace(
             0,
             says if ended else None,
-            tokens=1 if asked else 10,
+            tokens=1 if is_probe else 10,
             finish=Finish.STOP if ended else Finish.RULE,
         )
 
@@ -466,7 +466,7 @@ def leading(says: dict[int, bool]) -> bool:
 
 def ensemble(seed: int) -> str | None:
     """Model a knows the even questions (.8) and not the odd ones (.35), b the other way round;
-    either is asked half of the time.
+    either is drawn half of the time.
     """
     know = {"a": 0.8, "b": 0.35} if seed % 2 == 0 else {"a": 0.35, "b": 0.8}
 
@@ -606,7 +606,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {  # file: test: methods
         "test_with_a_verifier_the_hard_arm_finds_what_the_vote_does_not": "compute-optimal",
         "test_refined_best_of_n_follows_its_selector_and_not_the_vote": "refine",
     },
-    "strategies/revision/test_generations.py": {
+    "strategies/revision/test_revision.py": {
         "test_a_cascade_is_right_as_often_as_its_closed_form_says": "cascade",
         "test_a_chain_is_right_as_often_as_its_two_state_chain_says": "final revise",
         "test_the_last_population_is_right_as_often_as_its_markov_chain_says": "rsa",

@@ -116,11 +116,11 @@ def test_a_matchup_is_won_by_most_of_its_comparisons_whichever_was_shown_first()
     assert matchups_won(seen) == {1: 1.5, 2: 0.0, 3: 1.5}
 
 
-# --- what is asked
+# --- the requests
 
 
 def test_a_verdict_is_one_conversation_of_rewrite_scan_and_conclusion() -> None:
-    """B.3: three turns; the second and third repeat all that was said; only the conclusion has a
+    """B.3: three turns; the second and third repeat the conversation; only the conclusion has a
     subject.
     """
     world = World({"R": 1.0})
@@ -151,12 +151,12 @@ def test_full_sizes_cost_what_the_page_says() -> None:
 
 
 def test_of_each_answer_the_best_go_on_up_to_their_limit() -> None:
-    """per_answer 2: eight right candidates, all with perfect preliminary verdicts, two are judged
+    """per_answer 2: eight right candidates, all with perfect preliminary verdicts, two are verified
     in full: those of lowest ordinal.
     """
     session = explore(Scrutinize(n=8, verdicts=4, preliminary=2, per_answer=2), World({"R": 1.0}))
-    asked = Counter(t.subjects[0] for t in session.traces.values() if t.subjects)
-    assert asked == {0: 4, 1: 4, **dict.fromkeys(range(2, 8), 2)}
+    n_requests = Counter(t.subjects[0] for t in session.traces.values() if t.subjects)
+    assert n_requests == {0: 4, 1: 4, **dict.fromkeys(range(2, 8), 2)}
 
 
 def test_a_tie_of_answers_is_compared_in_both_orders_and_the_winner_leads() -> None:
@@ -307,7 +307,7 @@ def test_a_budget_in_the_middle_leaves_a_pool_that_can_be_ranked() -> None:
 
 
 def test_a_dropped_candidate_does_not_lead_by_a_few_lucky_verdicts() -> None:
-    """Two of two against seven of eight: it was judged at most half as often, so it is not ranked
+    """Two of two against seven of eight: it has at most half as many verdicts, so it is not ranked
     by its mean.
     """
     pool = [trace(0, "A"), trace(1, "B")]

@@ -92,7 +92,7 @@ def revised(
 
 
 def test_a_round_is_shown_the_leading_solution_in_a_conversation_and_names_it() -> None:
-    """The question, what was said, what is asked next; round after round on the question itself,
+    """The question, the reply, the next message; round after round on the question itself,
     never on a conversation about one.
     """
     seen: list[Request] = []
@@ -102,8 +102,8 @@ def test_a_round_is_shown_the_leading_solution_in_a_conversation_and_names_it() 
         return "ABBCCC"[request.ordinal] if request.ordinal < 6 else "D"
 
     explore(made("refine", inner="consistency n=3"), answer_of)
-    [ask, said, improve] = seen[3].prompt
-    assert (ask, said) == (
+    [ask, reply, improve] = seen[3].prompt
+    assert (ask, reply) == (
         Message("user", PROBLEM.prompt),
         Message("assistant", "The answer is B."),
     )
@@ -205,7 +205,7 @@ def test_stages_share_their_vote_and_take_the_last_ones_selector() -> None:
 
 def test_a_cascade_asks_each_model_by_any_strategy() -> None:
     """Four unanimous traces of the small model stop adaptive sampling, and their agreement the
-    cascade; else the large one is heard.
+    cascade; else the large one votes.
     """
     strategy = made("cascade", models=["small", "large"], inner="adaptive n=8 wave=4")
     agreed = explore(strategy, lambda r: "A", POOLS)
@@ -256,10 +256,10 @@ def test_a_verifier_that_failed_makes_no_question_hard() -> None:
     """One of four could not be scored: the mean is that of the three; an abstention counts 0;
     without any verdict there is no estimate.
     """
-    judged = [trace(i, "A", verdicts={"v": score}) for i, score in enumerate((0.9, 0.8, 0.7))]
+    verified = [trace(i, "A", verdicts={"v": score}) for i, score in enumerate((0.9, 0.8, 0.7))]
     strategy = made("compute-optimal", verifier="v")
-    assert strategy.bin([*judged, trace(3, "B")]) == "easy"
-    assert strategy.bin([*judged, trace(3)]) == "medium"
+    assert strategy.bin([*verified, trace(3, "B")]) == "easy"
+    assert strategy.bin([*verified, trace(3)]) == "medium"
     assert strategy.bin([trace(0), trace(1)]) == "hard"
     with pytest.raises(ValueError, match="none of the first traces carries a verdict of 'v'"):
         strategy.bin([trace(0, "A"), trace(1)])

@@ -1,4 +1,4 @@
-"""DeepPrune as a strategy: who is read, who goes on, who votes. Traces in, effects out."""
+"""DeepPrune as a strategy: what is read, what continues, what votes. Traces in, effects out."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_prefixes_are_probed_before_they_are_compared() -> None:
 
 
 def test_a_prefix_may_end_at_a_number_of_tokens() -> None:
-    """A trace cut at `prefix_tokens` goes on with what the plan's limit leaves; one cut at the
+    """A trace cut at `prefix_tokens` continues with what the plan's limit leaves; one cut at the
     plan's own limit is whole.
     """
     limits = []
@@ -252,18 +252,18 @@ def test_a_similarity_that_is_only_a_name_is_an_error() -> None:
 
 def test_comparisons_are_capped_at_k1_a_cluster() -> None:
     """20 traces of two answers, K1 = 3: a newcomer is compared with at most 3 of each cluster."""
-    asked: list[int] = []
+    n_compared: list[int] = []
 
     @dataclass(frozen=True, slots=True)
     class Counts:
         def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
             yield from ()
-            asked.append(max(Counter(b.text for _, b in pairs).values()))
+            n_compared.append(max(Counter(b.text for _, b in pairs).values()))
             return [float(a.text == b.text) for a, b in pairs]
 
     finals = "".join(random.Random(0).choices("AB", k=20))
     explore(DeepPrune(n=20, similarity=Counts(), n_compared=3), world(finals))
-    assert max(asked) == 3
+    assert max(n_compared) == 3
 
 
 def test_answers_are_not_read_into_dropped_traces_that_failed() -> None:

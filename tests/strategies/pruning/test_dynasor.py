@@ -58,7 +58,7 @@ def concluded(session: object) -> Result:
         ),  # three in a row: it ends there, and the stretch beside the third probe is given up
         ("BAAA", -1, ("A", 4, 1)),  # another answer before them
         ("AABAAA", -1, ("A", 6, 1)),  # and in between
-        ("AA-AAA", -1, ("A", 6, 1)),  # a probe without an answer begins the count anew
+        ("AA-AAA", -1, ("A", 6, 1)),  # a probe without an answer restarts the count
         ("AAAAA", 1, ("A", 5, 1)),  # so does a word of doubt in the second
         ("ABABABABA", -1, ("Z", 9, 0)),  # never settled: its own end counts
     ],

@@ -104,7 +104,7 @@ def test_an_answer_stated_by_a_dropped_attempt_is_no_vote() -> None:
 
 
 def test_a_budget_in_traces_leaves_no_vote_to_what_still_runs() -> None:
-    """Three attempts and their probes are six traces; then nothing can be asked, and nobody has
+    """Three attempts and their probes are six traces; then nothing can be probed, and none has
     stated an answer.
     """
     row = (9000, "A", "A" * 17)

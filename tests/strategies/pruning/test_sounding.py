@@ -120,7 +120,7 @@ def test_an_attempt_no_longer_than_the_shortest_voter_is_kept() -> None:
 
 
 def test_a_long_attempt_is_dropped_only_when_another_has_an_answer() -> None:
-    """Both pass the cap of 1000 together and go on; when the first ends at 1700, the second is
+    """Both pass the cap of 1000 together and continue; when the first ends at 1700, the second is
     dropped at its next look, at 2000.
     """
     problem = recorded((1700, "A", ""), (9000, "B", ""))

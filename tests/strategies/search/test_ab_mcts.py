@@ -1,5 +1,5 @@
 """AB-MCTS-A: posterior updates by the published formulas, who learns what, where the tree branches,
-and which model is asked.
+and which model attempts.
 """
 
 from __future__ import annotations
@@ -226,16 +226,16 @@ def test_of_several_models_the_better_one_is_asked_more() -> None:
     60 attempts, ten seeds.
     """
     plan = Plan(models={"weak": Model("a"), "strong": Model("b")})
-    asked: Counter[str] = Counter()
+    n_attempts: Counter[str] = Counter()
     for seed in range(10):
         session = explore(
             AbMcts("v", n=60, models=("weak", "strong")),
             lambda r: scored("A", 0.9 if r.model == "strong" else 0.1),
             Plan(models=plan.models, seed=seed),
         )
-        asked.update(t.model for t in session.traces.values())
-    assert asked["strong"] > 0.8 * 600
-    assert asked["weak"] >= 10, "each is tried"
+        n_attempts.update(t.model for t in session.traces.values())
+    assert n_attempts["strong"] > 0.8 * 600
+    assert n_attempts["weak"] >= 10, "each is tried"
 
 
 def test_attempts_in_flight_are_bounded_and_all_are_taken() -> None:

@@ -1,5 +1,5 @@
 """AB-MCTS-M: the posterior against brute-force integration, where the walk goes, what is pruned,
-and which model is asked.
+and which model attempts.
 """
 
 from __future__ import annotations
@@ -137,20 +137,20 @@ def test_ucb1_by_hand() -> None:
     ucb.learn("a", 0.5)
     ucb.learn("b", 0.9)
     assert ucb.choose(rng) == "b"
-    assert ucb.choose(rng) == "a", "what flies counts as asked for, with nothing gained yet"
+    assert ucb.choose(rng) == "a", "what runs counts as an attempt, with nothing gained yet"
 
 
 def test_a_model_without_scores_is_a_new_group() -> None:
-    """One model known to be bad: the other, unknown, is asked more often than not, though not
+    """One model known to be bad: the other, unknown, is chosen more often than not, though not
     always.
     """
-    asked = Counter()  # type: ignore[var-annotated]  # of names
+    n_attempts = Counter()  # type: ignore[var-annotated]  # of names
     for seed in range(200):
         models = MixedChoice(["bad", "unknown"])
         for _ in range(3):
             models.learn("bad", 0.1)
-        asked[models.choose(random.Random(seed))] += 1
-    assert 0.6 < asked["unknown"] / 200 < 0.95
+        n_attempts[models.choose(random.Random(seed))] += 1
+    assert 0.6 < n_attempts["unknown"] / 200 < 0.95
 
 
 def scored(answer: str, score: float) -> Trace:
@@ -165,16 +165,16 @@ def test_of_several_models_the_better_one_is_asked_more(choose: str) -> None:
 
     By UCB1 the weak one gets n with .1 + 2.72 / sqrt(n) = 1.36, some five.
     """
-    asked: Counter[str] = Counter()
+    n_attempts: Counter[str] = Counter()
     for seed in range(3):
         plan = Plan(models={"weak": Model("a"), "strong": Model("b")}, seed=seed)
         strategy = AbMctsM("v", n=40, models=("weak", "strong"), choose=choose)  # type: ignore[arg-type]  # a literal
         session = explore(
             strategy, lambda r: scored("A", 0.9 if r.model == "strong" else 0.1), plan
         )
-        asked.update(t.model for t in session.traces.values())
-    assert asked["strong"] > 0.7 * 120
-    assert asked["weak"] >= 3
+        n_attempts.update(t.model for t in session.traces.values())
+    assert n_attempts["strong"] > 0.7 * 120
+    assert n_attempts["weak"] >= 3
 
 
 # --- simulated truth

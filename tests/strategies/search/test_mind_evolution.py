@@ -1,4 +1,4 @@
-"""Mind Evolution: who is a parent, who migrates, which islands begin anew, what is asked, and how
+"""Mind Evolution: who is a parent, who migrates, which islands are reset, the prompts, and how
 right it is.
 """
 
@@ -60,7 +60,7 @@ def test_parents_are_drawn_by_boltzmann_weights_and_none_with_one_in_six() -> No
 
 
 def test_the_best_emigrate_to_the_next_island() -> None:
-    """Two each, in a ring; copies, so that nobody leaves, and nobody arrives twice."""
+    """Two each, in a ring; copies, so that none leaves, and none arrives twice."""
     islands = [
         [solution(0, 0.1), solution(1, 0.9), solution(2, 0.5)],
         [solution(3, 0.2)],
@@ -121,9 +121,9 @@ def test_a_conversation_is_critic_and_author_in_turns() -> None:
         (Purpose.AGGREGATE, (2,), ("v",)),
     ]
     critic, author = str(requests[1].prompt), str(requests[2].prompt)
-    for said in (str(PROBLEM.prompt), "It is A.", "Score 0.25 of 1. the sum is off"):
-        assert said in critic
-        assert said in author
+    for text in (str(PROBLEM.prompt), "It is A.", "Score 0.25 of 1. the sum is off"):
+        assert text in critic
+        assert text in author
     assert "Mind the units." in author
 
 
@@ -140,7 +140,7 @@ def test_it_ends_when_a_solution_is_solved() -> None:
     """
     session = explore(MindEvolution("v"), lambda r: scored("A", 1.0 if r.ordinal == 2 else 0.5))
     assert len(session.traces) <= 20 + 2, (
-        "20 first attempts were in flight, and the first two had gone on to their critics"
+        "20 first attempts were in flight, and the first two had come to their critics"
     )
     strict = explore(MindEvolution("v", solved=0.5), lambda r: scored("A", 0.5))
     assert len(strict.traces) == 20

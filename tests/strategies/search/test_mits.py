@@ -246,16 +246,16 @@ def test_it_is_as_right_as_its_closed_form_and_no_majority_vote() -> None:
     for seed in range(400):
 
         def world(request: Request, seed: int = seed) -> Trace:
-            said = request.prefix_text.split()
+            steps = request.prefix_text.split()
             if READ in request.metrics:
-                return read(sum(math.log(WITHOUT[s]) for s in said))
+                return read(sum(math.log(WITHOUT[s]) for s in steps))
             kind = (
                 "good"
                 if random.Random(f"{seed} {request.ordinal}").random() < WITH["good"]
                 else "dull"
             )
-            last = len(said) == 1
-            answer = ("R" if [*said, kind] == ["good", "good"] else "W") if last else ""
+            last = len(steps) == 1
+            answer = ("R" if [*steps, kind] == ["good", "good"] else "W") if last else ""
             return drawn(
                 math.log(WITH[kind]),
                 finish=Finish.STOP if last else Finish.RULE,

@@ -1,4 +1,4 @@
-"""Beam search, DVTS, particle filtering and best-of-n: what goes on, what does not, and accuracy
+"""Beam search, DVTS, particle filtering and best-of-n: what continues, what does not, and accuracy
 against closed forms and brute force.
 """
 
@@ -83,7 +83,7 @@ def accuracy(
     ) / n_runs
 
 
-# --- which stems go on
+# --- which solutions continue
 
 
 def scored(scores: dict[int, float], n_steps: int) -> Callable[[Request], Trace]:
@@ -122,7 +122,7 @@ def test_beam_search_continues_the_best_quarter_four_times_each() -> None:
 
 
 def test_dvts_keeps_the_best_of_each_tree_apart() -> None:
-    """n = 4, width 2: trees {0, 1} and {2, 3}; the best of the second tree goes on though both of
+    """n = 4, width 2: trees {0, 1} and {2, 3}; the best of the second tree continues though both of
     the first are better.
     """
     session = explore(Dvts("v", n=4, width=2, steps=2), scored({0: 0.9, 1: 0.8, 2: 0.1, 3: 0.2}, 2))
@@ -197,7 +197,7 @@ def test_odds_are_the_softmax_of_logits() -> None:
 
 def test_finished_particles_are_not_grown_again() -> None:
     """One ends at its first step with a score of nearly 1: in the end every particle is that one,
-    and no step is asked for any more.
+    and no further step is requested.
     """
 
     def world(request: Request) -> Trace:

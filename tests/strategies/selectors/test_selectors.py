@@ -157,17 +157,17 @@ def test_a_voter_without_its_score_is_an_error(selector: Selector) -> None:
 @pytest.mark.parametrize("cls", [Weighted, Best, BestWeighted, Filtered, Pessimistic])
 def test_a_voter_whose_judge_failed_is_left_out_unless_all_did(cls: type) -> None:
     """One hung judge of sixteen must not cost the problem, nor decide it: B leads although C's
-    attempt was never judged.
+    attempt was never verified.
     """
-    judged = [
+    verified = [
         replace(trace(i, key), verdicts=(Verdict("v", score),))
         for i, (key, score) in enumerate((("A", 0.2), ("B", 0.9)))
     ]
-    unjudged = [trace(2, "C"), trace(3, "C")]
+    unverified = [trace(2, "C"), trace(3, "C")]
     selector = cls(by="verdict:v")
-    assert selector([*judged, *unjudged])[0].answer.key == "B"
+    assert selector([*verified, *unverified])[0].answer.key == "B"
     with pytest.raises(ValueError, match="trace 2 carries no 'verdict:v'"):
-        selector(unjudged)
+        selector(unverified)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
@@ -191,7 +191,7 @@ def test_who_does_not_vote_needs_no_score() -> None:
 
 
 def test_the_last_verdict_of_a_verifier_counts() -> None:
-    """A trace verified twice carries both; the later one was given with more to go on."""
+    """A trace verified twice carries both; the later one knew more."""
 
     assert (
         score(replace(trace(0), verdicts=(Verdict("v", 0.1), Verdict("v", 0.7))), "verdict:v")

@@ -34,10 +34,10 @@ def piece(
     )
 
 
-def asked(
+def requests_of(
     strategy: BudgetForcing, pieces: list[Trace]
 ) -> list[tuple[int | None, str, int | None, bool]]:
-    """What is asked for when the pieces come out like this: parent, suffix, tokens, whether it
+    """The requests when the pieces come out like this: parent, suffix, tokens, whether it
     stops at the tag.
     """
     requests: list[Request] = []
@@ -56,7 +56,7 @@ def test_the_end_of_thinking_is_ignored_as_often_as_asked_then_it_answers() -> N
     to answer.
     """
     done = [piece(30, stop=END), piece(20, stop=END), piece(5, stop=END), piece(3, answer="A")]
-    assert asked(BudgetForcing(n=1, ignore=2, thinking=100, answer=10), done) == [
+    assert requests_of(BudgetForcing(n=1, ignore=2, thinking=100, answer=10), done) == [
         (None, "", 100, True),
         (0, "Wait", 70, True),
         (1, "Wait", 50, True),
@@ -67,14 +67,14 @@ def test_the_end_of_thinking_is_ignored_as_often_as_asked_then_it_answers() -> N
 def test_thinking_that_uses_up_its_tokens_is_closed_and_told_to_answer() -> None:
     """At the first piece, and after "Wait"."""
     cut = piece(100, finish=Finish.LENGTH)
-    assert asked(BudgetForcing(n=1, thinking=100, answer=10), [cut, piece(3)])[1] == (
+    assert requests_of(BudgetForcing(n=1, thinking=100, answer=10), [cut, piece(3)])[1] == (
         0,
         END + "\n\nFinal Answer:",
         10,
         False,
     )
     rest = [piece(60, stop=END), piece(40, finish=Finish.LENGTH), piece(3)]
-    assert asked(BudgetForcing(n=1, thinking=100, answer=10), rest)[1:] == [
+    assert requests_of(BudgetForcing(n=1, thinking=100, answer=10), rest)[1:] == [
         (0, "Wait", 40, True),
         (1, END + "\n\nFinal Answer:", 10, False),
     ]
@@ -82,7 +82,7 @@ def test_thinking_that_uses_up_its_tokens_is_closed_and_told_to_answer() -> None
 
 def test_without_a_token_left_nothing_is_ignored() -> None:
     """It closed its thinking with its very last token: it answers."""
-    assert asked(BudgetForcing(n=1, thinking=100), [piece(100, stop=END), piece(3)])[1] == (
+    assert requests_of(BudgetForcing(n=1, thinking=100), [piece(100, stop=END), piece(3)])[1] == (
         0,
         END,
         1024,
@@ -92,8 +92,8 @@ def test_without_a_token_left_nothing_is_ignored() -> None:
 
 def test_a_text_that_ended_without_the_tag_has_answered() -> None:
     """Nothing is put after the end of the sequence; a failed piece is not continued either."""
-    assert len(asked(BudgetForcing(n=1), [piece(30, answer="A")])) == 1
-    assert len(asked(BudgetForcing(n=1), [trace(0, finish=Finish.FAILED)])) == 1
+    assert len(requests_of(BudgetForcing(n=1), [piece(30, answer="A")])) == 1
+    assert len(requests_of(BudgetForcing(n=1), [trace(0, finish=Finish.FAILED)])) == 1
 
 
 def test_more_thinking_mends_as_often_as_its_closed_form_says() -> None:

@@ -20,8 +20,10 @@ def piece(n_tokens: int, finish: Finish = Finish.RULE, stop: str = "") -> Trace:
     return Trace(0, "...", (1,), finish, stop=stop, usage=Usage(output_tokens=n_tokens))
 
 
-def asked(strategy: ConciseHint, last: Trace | None = None, n_before: int = 99) -> list[Request]:
-    """What is asked for when the first pieces are as long as they may be, and then `last` comes."""
+def requests_of(
+    strategy: ConciseHint, last: Trace | None = None, n_before: int = 99
+) -> list[Request]:
+    """The requests when the first pieces are as long as they may be, and then `last` comes."""
     requests: list[Request] = []
 
     def world(request: Request) -> Trace:
@@ -41,7 +43,7 @@ def test_hints_come_at_growing_distances() -> None:
     """alpha 128, beta .2: after 128 tokens; then 128 + 25 = 153 more, at 281; then 128 + 56 = 184,
     at 465; the last 35 are what is left.
     """
-    requests = asked(ConciseHint(n=1, thinking=500, answer=7))
+    requests = requests_of(ConciseHint(n=1, thinking=500, answer=7))
     assert [(r.parent, r.suffix, r.max_new_tokens) for r in requests] == [
         (None, "", 128),
         (0, HINT, 153),
@@ -64,7 +66,7 @@ def test_thinking_that_ends_by_itself_gets_no_hint(last: Trace, suffix: str | No
     """At its tag it answers; a text that ended has answered, nothing follows a failure, and where
     the context is full it must answer.
     """
-    requests = asked(ConciseHint(n=1), last, n_before=1)
+    requests = requests_of(ConciseHint(n=1), last, n_before=1)
     assert [r.suffix for r in requests[2:]] == ([] if suffix is None else [suffix])
 
 

@@ -158,9 +158,9 @@ def test_too_much_reflection_is_told_to_check() -> None:
     125 tokens more.
     """
     _, requests = written({("main", 20): "Wait.", ("large", 20): "Hold on."}, 16)
-    told = [r for r in requests if r.suffix]
-    assert [(r.model, r.suffix, r.max_new_tokens) for r in told] == [("large", CHECK, 125)]
-    assert requests.index(told[0]) == 15 * 3
+    prompted = [r for r in requests if r.suffix]
+    assert [(r.model, r.suffix, r.max_new_tokens) for r in prompted] == [("large", CHECK, 125)]
+    assert requests.index(prompted[0]) == 15 * 3
 
 
 def test_a_small_model_that_does_not_reason_is_helped_after_every_blank_line() -> None:

@@ -1,5 +1,6 @@
-"""Revision, recursive self-aggregation and cascades: who builds on whom, who is heard in the end,
-and accuracy against exact chains.
+"""Revision, recursive self-aggregation and cascades: what builds on what, and which votes count.
+
+Their accuracy is compared with exact chains.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def binomial(n: int, k: int, p: float) -> float:
     return math.comb(n, k) * p**k * (1 - p) ** (n - k)
 
 
-# --- who is heard
+# --- which attempts vote
 
 
 def test_generations_count_the_longest_chain_of_subjects() -> None:
@@ -156,7 +157,7 @@ def test_a_chain_is_right_as_often_as_its_two_state_chain_says() -> None:
 
 def test_each_new_candidate_is_made_of_k_different_ones_of_the_generation_before() -> None:
     """n = 5, k = 3, three generations: subsets without replacement, of the last generation only,
-    drawn anew for each.
+    drawn again for each.
     """
     session = explore(Rsa(n=5, k=3, steps=3), lambda r: "A")
     assert len(session.traces) == 15
