@@ -66,8 +66,9 @@ def concluded(session: object) -> Result:
 def test_an_attempt_ends_where_three_probes_in_a_row_agree_without_doubt(
     probes: str, doubt_at: int, expected: tuple[object, ...]
 ) -> None:
-    """The released rule with its middle setting, (3, 64); the attempt's own answer after ten
-    stretches is Z.
+    """The released rule with its middle setting, (3, 64).
+
+    The attempt's own answer after ten stretches is Z.
     """
     did = one_attempt(probes, "Z", 10, doubt_at)
     assert (did["answer"], did["probes"], did["dropped"]) == expected

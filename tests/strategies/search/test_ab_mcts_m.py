@@ -1,5 +1,6 @@
-"""AB-MCTS-M: the posterior against brute-force integration, where the walk goes, what is pruned,
-and which model attempts.
+"""AB-MCTS-M: the posterior against brute-force integration, and the search.
+
+Where the walk goes, what is pruned, and which model attempts.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def test_draws_agree_with_brute_force_integration() -> None:
 
 
 def test_without_scores_it_is_the_prior() -> None:
-    """A new score has mean .5 and variance .2^2 + .2^2 + .3^2 = .17: mu's, and E[sigma^2] of both
-    half-normals. 20,000 draws, 5 sigma.
+    """A new score has mean .5 and variance .2^2 + .2^2 + .3^2 = .17.
+
+    Mu's, and E[sigma^2] of both half-normals. 20,000 draws, 5 sigma.
     """
     rng = random.Random(1)
     draws = np.array(posterior([]).draws(rng, n_new=20_000))
@@ -79,8 +81,9 @@ def test_without_scores_it_is_the_prior() -> None:
 
 
 def test_many_equal_scores_are_believed() -> None:
-    """Forty scores of .9 in one group and forty of .1 in another: where density is infinite at
-    sigma_y = 0 the draws are those scores.
+    """Forty scores of .9 in one group and forty of .1 in another.
+
+    Where density is infinite at sigma_y = 0 the draws are those scores.
     """
     draws = posterior([[0.9] * 40, [0.1] * 40]).draws(random.Random(2), n_new=0)
     assert draws == pytest.approx([0.9, 0.1], abs=0.02)
@@ -98,8 +101,9 @@ def shares(strategy: AbMctsM, scores: list[list[float]], n: int = 120) -> dict[i
 
 
 def test_a_child_is_taken_as_often_as_its_draw_is_the_largest() -> None:
-    """The same three draws, the largest counted by hand: of 120 the standard deviation is at most
-    .046; five of those.
+    """The same three draws, the largest counted by hand.
+
+    Of 120 the standard deviation is at most .046; five of those.
     """
     model, rng = posterior(GROUPS), random.Random(5)
     expected = Counter(int(np.argmax(model.draws(rng, n_new=1))) for _ in range(2_000))
@@ -128,8 +132,9 @@ def test_a_child_whose_scores_no_longer_differ_is_pruned() -> None:
 
 
 def test_ucb1_by_hand() -> None:
-    """After a = .5 and b = .9: bounds .5 + 1.18 and .9 + 1.18, so b; its second counts 0 yet: .5 +
-    1.48 against .45 + 1.05, so a.
+    """After a = .5 and b = .9: bounds .5 + 1.18 and .9 + 1.18, so b.
+
+    Its second counts 0 yet: .5 + 1.48 against .45 + 1.05, so a.
     """
     rng = random.Random(0)
     ucb = Ucb1(["a", "b"])
@@ -141,8 +146,9 @@ def test_ucb1_by_hand() -> None:
 
 
 def test_a_model_without_scores_is_a_new_group() -> None:
-    """One model known to be bad: the other, unknown, is chosen more often than not, though not
-    always.
+    """One model known to be bad.
+
+    The other, unknown, is chosen more often than not, though not always.
     """
     n_attempts = Counter()  # type: ignore[var-annotated]  # of names
     for seed in range(200):
@@ -231,8 +237,9 @@ def by_hand(n: int, rng: random.Random) -> bool:
 
 @pytest.mark.slow
 def test_it_is_as_right_as_the_plain_search_and_no_majority_vote() -> None:
-    """n = 6, one at a time; the best score is a right attempt's if there is one. 150 runs against
-    300 by hand.
+    """n = 6, one at a time; the best score is a right attempt's if there is one.
+
+    150 runs against 300 by hand.
 
     The standard deviation of the difference is below .5 sqrt(1/150 + 1/300) = .05; five of those,
     P(false alarm) < 1e-6. Fresh attempts alone give 1 - .95^6 = .26, revisions alone 1 - .95 x

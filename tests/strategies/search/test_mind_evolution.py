@@ -1,6 +1,4 @@
-"""Mind Evolution: who is a parent, who migrates, which islands are reset, the prompts, and how
-right it is.
-"""
+"""Mind Evolution: parents, migration, resets, prompts, and how right it is."""
 
 from __future__ import annotations
 
@@ -40,8 +38,9 @@ def ordinals(island: list[Solution]) -> list[int]:
 
 
 def test_parents_are_drawn_by_boltzmann_weights_and_none_with_one_in_six() -> None:
-    """0 to 5 parents, each number with 1/6. The first of two is the better with 1 / (1 + exp(-.2 /
-    .1)) = .8808.
+    """0 to 5 parents, each number with 1/6.
+
+    The first of two is the better with 1 / (1 + exp(-.2 / .1)) = .8808.
 
     6,000 draws: standard deviations .0048 and, of the 5,000 with parents, .0046; five of those,
     P(false alarm) < 1e-6.
@@ -135,8 +134,9 @@ def test_it_takes_as_many_solutions_as_published_and_no_more() -> None:
 
 
 def test_it_ends_when_a_solution_is_solved() -> None:
-    """The third attempt of the first generation is: conversations that stand take no further turn,
-    and no generation follows.
+    """The third attempt of the first generation is.
+
+    Conversations that stand take no further turn, and no generation follows.
     """
     session = explore(MindEvolution("v"), lambda r: scored("A", 1.0 if r.ordinal == 2 else 0.5))
     assert len(session.traces) <= 20 + 2, (
@@ -150,8 +150,9 @@ def test_it_ends_when_a_solution_is_solved() -> None:
 
 
 def test_it_is_as_right_as_its_closed_form_and_no_majority_vote() -> None:
-    """One island, one conversation of two turns, two generations, at most one parent. Fresh
-    attempts are right with .1, others with .3.
+    """One island, one conversation of two turns, two generations, at most one parent.
+
+    Fresh attempts are right with .1, others with .3.
 
     Wrong in the first generation: .9 x .7 = .63. In the second with a parent or without, each with
     1/2: .7 x .7 or .9 x .7, so .56. Right with 1 - .63 x .56 = .6472. 400 problems: standard

@@ -1,5 +1,6 @@
-"""Pessimistic verification: its formula by hand, its two limits, and what it is for: a right answer
-that few traces state.
+"""Pessimistic verification: its formula by hand, its two limits, and what it is for.
+
+It is for a right answer that few traces state.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def test_without_a_penalty_it_is_the_best_mean(rows: list[tuple[str, list[int]]]
 
 @given(verdict_rows)
 def test_with_a_large_penalty_it_is_the_majority_vote(rows: list[tuple[str, list[int]]]) -> None:
-    """Second limit, alpha to infinity, M verdicts on each candidate: the largest N_a wins whatever
-    the verdicts; they break its ties.
+    """Second limit, alpha to infinity, M verdicts on each candidate.
+
+    The largest N_a wins whatever the verdicts; they break its ties.
     """
     traces = verified(" ".join(a for a, _ in rows), [v for _, v in rows])
     ranked = Pessimistic(alpha=1e6)(traces)
@@ -87,8 +89,9 @@ def test_a_verifier_on_the_request_serves_as_well() -> None:
 
 
 def test_what_nobody_judged_ranks_below_and_a_pool_without_verdicts_is_a_tie() -> None:
-    """A budget may end before the judging: then weights are equal, the count decides, and the
-    result says that it was a tie.
+    """A budget may end before the judging.
+
+    Then weights are equal, the count decides, and the result says that it was a tie.
     """
     assert weights(Pessimistic()(verified("A A B", [[], [], [0]]))) == {"B": 0.0, "A": 0.0}
     assert [(c.answer.key, c.weight) for c in Pessimistic()(pool("B A A"))] == [
@@ -110,8 +113,9 @@ def test_cancelled_and_unreadable_judges_do_not_count() -> None:
 
 
 def test_it_finds_what_is_right_though_rare_as_often_as_the_closed_form_says() -> None:
-    """Truth R at .25, one wrong answer W at .75; a judge errs with .2 each way; n = 8, M = 4, alpha
-    = .1.
+    """Truth R at .25, one wrong answer W at .75; a judge errs with .2 each way.
+
+    N = 8, M = 4, alpha = .1.
 
     Given k right candidates, the sums of verdicts are Binomial(4k, .8) and Binomial(4(8 - k), .2):
     summing over k and both sums gives the exact accuracy. 800 simulated pools must lie within 4.9
@@ -138,8 +142,9 @@ def _binomial(n: int, k: int, p: float) -> float:
 
 
 def _right_given(k: int, n: int, m: int, alpha: float, err: float) -> float:
-    """P[R leads], given k right candidates; a tie in weight goes to the larger count (at equal
-    counts R and W tie with the same sums).
+    """P[R leads], given k right candidates.
+
+    A tie in weight goes to the larger count (at equal counts R and W tie with the same sums).
     """
     if k in (0, n):
         return float(k == n)

@@ -37,8 +37,9 @@ def piece(
 def requests_of(
     strategy: BudgetForcing, pieces: list[Trace]
 ) -> list[tuple[int | None, str, int | None, bool]]:
-    """The requests when the pieces come out like this: parent, suffix, tokens, whether it
-    stops at the tag.
+    """The requests when the pieces come out like this.
+
+    Parent, suffix, tokens, whether it stops at the tag.
     """
     requests: list[Request] = []
 
@@ -52,8 +53,9 @@ def requests_of(
 
 
 def test_the_end_of_thinking_is_ignored_as_often_as_asked_then_it_answers() -> None:
-    """100 tokens in all: 30, then 70 are left after "Wait", 20 used, then 50; then the tag, and 10
-    to answer.
+    """100 tokens in all: 30, then 70 are left after "Wait", 20 used, then 50.
+
+    Then the tag, and 10 to answer.
     """
     done = [piece(30, stop=END), piece(20, stop=END), piece(5, stop=END), piece(3, answer="A")]
     assert requests_of(BudgetForcing(n=1, ignore=2, thinking=100, answer=10), done) == [
@@ -97,8 +99,9 @@ def test_a_text_that_ended_without_the_tag_has_answered() -> None:
 
 
 def test_more_thinking_mends_as_often_as_its_closed_form_says() -> None:
-    """Thinking is right with .4 when it first closes; each "Wait" mends a wrong one with .5: 1 - .6
-    x .5^2 = .85 after two.
+    """Thinking is right with .4 when it first closes.
+
+    Each "Wait" mends a wrong one with .5: 1 - .6 x .5^2 = .85 after two.
 
     300 runs: standard deviation .0206; five of those, P(false alarm) < 1e-6. Without forcing it
     would be .4.
@@ -127,8 +130,10 @@ def test_more_thinking_mends_as_often_as_its_closed_form_says() -> None:
 
 
 def test_on_the_fake_engine_a_tag_is_cut_and_thinking_goes_on_without_it(tmp_path: Path) -> None:
-    """ " wait" ends thinking there: its token is in no trace, the continuation follows the tokens
-    before it, and an answer comes out.
+    """ " wait" ends thinking there.
+
+    Its token is in no trace, the continuation follows the tokens before it, and an answer comes
+    out.
     """
     plan = Plan(
         strategy=PluginSpec("budget-forcing", {"n": 2, "ignore": 1, "end": " wait", "wait": " Hm"})
