@@ -104,7 +104,7 @@ class Arms:
 
 @dataclass(frozen=True, slots=True)
 class AbMctsOptions(ModelPoolsOptions):
-    """How a tree grows, and how each new attempt's model is chosen: what both forms share."""
+    """How a tree grows, and how each new attempt's model is chosen, in both forms of AB-MCTS."""
 
     verifier: VerifierName
     n: Annotated[int, Meta(ge=1, description="Number of attempts in the tree.")] = 16
