@@ -18,7 +18,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 
 from orchestrator.core.errors import NoVerdict
-from orchestrator.core.steps import Command, Reply, next_trace, submit
+from orchestrator.core.steps import Command, Reply, ask_each
 from orchestrator.core.values import Message, Problem, Purpose, Request, Trace, changed
 from orchestrator.kit.prompts import visible_text
 
@@ -28,13 +28,12 @@ def ask_all(requests: Sequence[Request], trace: Trace) -> Generator[Command, Rep
 
     Failed ones are among them.
     """
-    ordinals = yield from submit(
-        [changed(r, purpose=Purpose.VERIFY, subjects=(trace.ordinal,)) for r in requests]
+    subjects = (trace.ordinal,)
+    return (
+        yield from ask_each(
+            [changed(r, purpose=Purpose.VERIFY, subjects=subjects) for r in requests]
+        )
     )
-    replies = []
-    for ordinal in ordinals:
-        replies.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield
-    return replies
 
 
 def completed_only(replies: Sequence[Trace]) -> list[Trace]:

@@ -32,19 +32,18 @@ from orchestrator.core.values import (
     WordLimit,
     changed,
 )
-from orchestrator.kit.options import ModelOptions
+from orchestrator.kit.options import AttemptOptions
 from orchestrator.kit.prefixes import REASONING_WORDS, pair_scores
 from strategies.pruning.clustering import cluster_for, largest, mean_similarity
 
 
 @dataclass(frozen=True, slots=True)
-class DeepPrune(ModelOptions):
+class DeepPrune(AttemptOptions):
     """Stops attempts whose prefixes are alike, by a similarity."""
 
     parts: ClassVar[Mapping[str, str]] = {"similarity": "similarity"}
     former_options: ClassVar[Mapping[str, str]] = {"judge": "similarity"}
 
-    n: Annotated[int, Meta(ge=1, description="Number of attempts; the paper has 512.")] = 16
     similarity: Annotated[
         Any,
         Meta(
@@ -118,11 +117,6 @@ class DeepPrune(ModelOptions):
             )
         if self.n_words and not self.words:
             raise ValueError(f"words = {self.words!r}: give at least one word, or n_words = 0")
-
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
 
     @property
     def needs(self) -> frozenset[Capability]:

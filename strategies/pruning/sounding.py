@@ -48,8 +48,7 @@ _OVERDRAFT = 1.15
 class Sounding(ProbeOptions):
     """Runs few attempts, probes them, and stops at a given risk.
 
-    For reasoning models: the fewest tokens for the accuracy of a vote. `risk` is the one knob; a
-    smaller one costs more.
+    For reasoning models, whose attempts are long. `risk` is the one knob; a smaller one costs more.
     """
 
     risk: Annotated[

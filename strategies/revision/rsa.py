@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Steps, next_trace, sample, submit
+from orchestrator.core.steps import Steps, ask_each, sample
 from orchestrator.core.values import (
     PluginSpec,
     Problem,
@@ -71,12 +71,9 @@ class Rsa(ModelOptions):
             if not living:
                 return
             subsets = [rng.sample(living, min(self.k, len(living))) for _ in range(self.n)]
-            ordinals = yield from submit(
+            population = yield from ask_each(
                 [self._aggregation(problem.prompt, subset) for subset in subsets]
             )
-            population = []
-            for ordinal in ordinals:
-                population.append((yield from next_trace((ordinal,))))
 
     def _aggregation(self, prompt: Prompt, subset: Sequence[Trace]) -> Request:
         candidates = "\n\n".join(
