@@ -54,9 +54,10 @@ _MISNOMERS = frozenset(
 class Row:
     """One row; `error`, when not empty, says why it is invalid.
 
-    `line` is where it starts, from 1 (in Parquet: the number of the row). `id` is the row's own, or derived (`derived`), or `file:line` when it has no usable one. In
-    `fields` an absent value is absent, never None, and an OpenAI batch row is spread out:
-    `messages` or `prompt` beside its top-level fields, the rest of its body under `body`.
+    `line` is where it starts, from 1 (in Parquet: the number of the row). `id` is the row's own, or
+    derived (`derived`), or `file:line` when it has no usable one. In `fields` an absent value is
+    absent, never None, and an OpenAI batch row is spread out: `messages` or `prompt` beside its
+    top-level fields, the rest of its body under `body`.
     """
 
     line: int
@@ -76,7 +77,8 @@ class _Record:
 def detect_format(path: Path) -> Format:
     """Return the format of a file, by suffix and content.
 
-    PlanError when it is missing, a directory, empty, binary or in no such format. A JSONL file whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
+    PlanError when it is missing, a directory, empty, binary or in no such format. A JSONL file
+    whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
     """
     head = _head(path)
     if head.startswith(b"PAR1"):
@@ -130,7 +132,7 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
 
 
 def row_from(fields: Mapping[str, Any]) -> Row:
-    """Return a row that comes from no file: its line is 0, and its id "" if it has no usable one."""
+    """Return a row that comes from no file: its line is 0, its id "" if it has no usable one."""
     rest = {name: value for name, value in fields.items() if value is not None}
     given = rest.pop("id", None)
     id, fault = _identified(given, rest)
@@ -146,11 +148,8 @@ def _own_id(given: object) -> tuple[str, str]:
         return given, ""
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given), ""
-    return (
-        "",
-        f"its id is {_shortened(repr(given))}; an id is a text that is not empty, "
-        "or a whole number",
-    )
+    shown = _shortened(repr(given))
+    return "", f"its id is {shown}; an id is a text that is not empty, or a whole number"
 
 
 def _derived_id(fields: Mapping[str, Any]) -> tuple[str, str]:

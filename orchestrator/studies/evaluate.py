@@ -247,8 +247,8 @@ def resampled_estimate(value: float, resamples: Sequence[float], n: int) -> Esti
 def savings(results: Iterable[Result]) -> Savings | None:
     """Return what was saved against full sampling; None when no result knows its full cost.
 
-    Full sampling is of the same plan. Intervals: percentile bootstrap over problems, spent and full resampled together, from a fixed
-    seed.
+    Full sampling is of the same plan. Intervals: percentile bootstrap over problems, spent and full
+    resampled together, from a fixed seed.
     """
     traces: list[tuple[float, float]] = []
     tokens: list[tuple[float, float]] = []
@@ -273,8 +273,9 @@ def reselect(
 ) -> list[Result]:
     """Return the results that `selector` gives on the same finished pools, at unchanged cost.
 
-    Invalid rows stay as they are. The pool decides alone: a problem that failed in its strategy or in another selector is answered
-    if its pool holds an answer. KeyError when a result's pool is missing.
+    Invalid rows stay as they are. The pool decides alone: a problem that failed in its strategy or
+    in another selector is answered if its pool holds an answer. KeyError when a result's pool is
+    missing.
     """
     return [
         r if r.status is Status.INVALID else _reselected(r, pools[r.problem_id], selector)
@@ -298,7 +299,7 @@ def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Re
 def report(
     results: Sequence[Result], correctness: Mapping[str, bool], wall_seconds: float
 ) -> Report:
-    """Return the numbers of a finished job; `correctness` is that of `score`, {} without references."""
+    """Return the numbers of a finished job; `correctness` is `score`'s, or {}."""
     usage: dict[str, Usage] = {}
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one

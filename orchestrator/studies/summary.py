@@ -102,7 +102,7 @@ def correctness(
     plan: Plan,
     execution: Execution,
 ) -> dict[str, bool]:
-    """Return whether each problem with a reference was answered correctly, {} without references."""
+    """Return whether each problem with a reference was answered correctly."""
     if not any(r.problem_id in references for r in results):
         return {}
     return compare_answers(plan, execution, lambda same: score(results, references, domains, same))

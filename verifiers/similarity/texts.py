@@ -64,8 +64,8 @@ def tfidf_cosine(a: str, b: str, question: str) -> float:
     the question.
 
     It is what scikit-learn's TfidfVectorizer gives for the three texts, sublinear and smoothed
-    (compared in the tests), in a quarter of the time and without its import: a strategy waits for it.
-    What the question says too counts least, what one text alone says most.
+    (compared in the tests), in a quarter of the time and without its import: strategies wait for
+    it. What the question says too counts least, what one text alone says most.
     """
     documents = [content(text).counts for text in (a, b, question)]
     idf = [math.log(4 / (1 + df)) + 1 for df in range(4)]

@@ -24,7 +24,7 @@ from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Problem, Prompt
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.evaluate import Estimate, accuracy
+from orchestrator.studies.evaluate import Estimate, share_estimate
 from orchestrator.studies.layers.mcts import Order, SearchOptions, Trial, explore, front
 from orchestrator.studies.layers.scoring import (
     Complete,
@@ -43,7 +43,7 @@ class Runner(Protocol):
 
     @property
     def n_layers(self) -> int:
-        """How many layers the model has."""
+        """Return how many layers the model has."""
         ...
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ class Runner(Protocol):
         max_new_tokens: int,
         stop: Sequence[str] = (),
     ) -> list[Completion]:
-        """Return one reply each, without chance."""
+        """Return one reply per prompt, without sampling."""
         ...
 
     def drawn(
@@ -70,7 +70,7 @@ class Runner(Protocol):
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """Return one reply each, drawn."""
+        """Return one sampled reply per prompt."""
         ...
 
 
@@ -96,7 +96,7 @@ class SearchTask:
 class Comparison:
     """The winner against the model's own order.
 
-    `kind`: "accuracy", "oracle" or "agreement". The two differ on `n_gained` + `n_lost`.
+    `kind` is "accuracy", "oracle" or "agreement". The two differ on `n_gained` + `n_lost`.
     """
 
     kind: str
@@ -222,8 +222,8 @@ def completer(runner: Runner, task: SearchTask) -> Complete:
 def _merit(scored: OrderScore) -> tuple[float, float]:
     """Return what makes a winner: tried on all problems, highest reward, then shortest.
 
-    `max` keeps the first of equals. Of orders without any reward the first, the model's own, stays: short ones would win by their
-    length alone.
+    `max` keeps the first of equals. Of orders without any reward the first, the model's own, stays:
+    short ones would win by their length alone.
     """
     reward = scored.reward if scored.whole else 0.0
     return reward, -len(scored.order) if reward else -math.inf
@@ -245,8 +245,13 @@ def _targets(
     for i in range(task.n_votes):
         seed = derive_seed(task.plan.seed, "vote", i)
         replies = runner.drawn(
-            prompts, own, sampling.max_new_tokens, sampling.stop, temperature=sampling.temperature, seed=seed
-        )  # fmt: skip
+            prompts,
+            own,
+            sampling.max_new_tokens,
+            sampling.stop,
+            temperature=sampling.temperature,
+            seed=seed,
+        )
         rounds.append(grader.answers(problems, replies))
     targets = voted(problems, rounds)
     if not targets:
@@ -281,7 +286,7 @@ def _comparison(
     grades = [
         grader.right(graded, complete(order, graded), against) for order in (own, winner.order)
     ]
-    a, b = (accuracy({p.id: right for p, right in zip(graded, row, strict=True)}) for row in grades)
+    a, b = (share_estimate(row) for row in grades)
     assert a is not None
     assert b is not None
     pairs = list(zip(*grades, strict=True))
@@ -295,9 +300,7 @@ class SearchLog:
     """
 
     def __init__(self, path: Path, task: SearchTask, problems: Sequence[Problem]) -> None:
-        """Read what is there. PlanError when it belongs to another search; a last line that was cut
-        off is dropped.
-        """
+        """Read the log, dropping a cut-off last line; PlanError when it is of another search."""
         self._path = path
         self._head = msgspec.json.encode({"search": _identity(task, problems)})
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -329,7 +332,7 @@ class SearchLog:
         self._file.close()
 
     def add(self, scored: OrderScore) -> None:
-        """Keep an order's grades, once."""
+        """Append an order's score, unless it is logged already."""
         if scored.order in self._kept:
             return
         self._kept.add(scored.order)

@@ -60,9 +60,9 @@ class ReplayOutcome:
     """One exploration.
 
     `full_tokens` and `full_right` are the cost and the vote of all `n_planned` attempts of the same
-    draw. `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those held a
-    right answer while the vote was wrong.
-    `path_tokens`: the critical path, in tokens one after another.
+    draw. `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those
+    held a right answer while the vote was wrong. `path_tokens`: the critical path, in tokens one
+    after another.
     """
 
     right: bool
@@ -110,7 +110,7 @@ def play_all(
     conditions: Conditions,
     n_processes: int = 0,
 ) -> list[ReplayRow]:
-    """Return one row per recording and setting; of several recordings, also one per setting for all.
+    """Return a row per recording and setting; for several recordings, also a row per setting.
 
     ReplayError when a recording has no references, or does not hold what a strategy asks for.
     `n_processes` 0: one per core.

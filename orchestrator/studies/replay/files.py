@@ -35,9 +35,11 @@ from orchestrator.studies.replay.recording import (
 )
 from orchestrator.studies.summary import compare_answers
 
-# how the recordings with probes and the answer pools write that none was found
-NO_ANSWER = ("", "ERR", "None")
-_LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
+NO_ANSWER = ("", "ERR", "None")  # as recordings with probes and answer pools write it
+_LEFT_OUT = (
+    "that were cut short, dropped or built on others are left out; "
+    "the cut ones are mostly the longer ones"
+)
 _KINDS = (
     "a job directory; a list of questions with `each_branch` (probes); "
     "`records` with `traces` of `text` and `tokens` (full texts); "

@@ -254,8 +254,8 @@ class SimulatedRun:
 def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
     """Return the exploration of a tape's problem by a strategy.
 
-    ReplayError when the recording does not hold what it requests. Arrivals at the same tick come in the order of submission; a stopped trace arrives at the tick
-    at which it was stopped.
+    ReplayError when the recording does not hold what it requests. Arrivals at the same tick come in
+    the order of submission; a stopped trace arrives at the tick at which it was stopped.
     """
     session = Session(tape.recorded.problem, strategy, plan)
     tape.prompt = prepared_prompt(tape.recorded.problem, plan)
