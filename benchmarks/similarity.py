@@ -24,7 +24,7 @@ from typing import Any
 
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Finish, PluginSpec, Prefix, Problem, Request, Trace, Usage
-from orchestrator.kit.prefixes import REASONING_WORDS, Labelled
+from orchestrator.kit.prefixes import REASONING_WORDS, LabelledPrefix
 from orchestrator.plan import registry
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
@@ -160,13 +160,13 @@ def recorded_probes(path: Path, n_tokens: int) -> Pools:
     """Return the branches that were still thinking after `n_tokens` tokens, with their probe's
     answer and their final one.
     """
-    pools: dict[str, tuple[Problem, Sequence[Labelled]]] = {}
+    pools: dict[str, tuple[Problem, Sequence[LabelledPrefix]]] = {}
     with gzip.open(path, "rt") as file:
         questions = json.load(file)
     for i, question in enumerate(questions):
         place = n_tokens // int(question["probe_freq"]) - 1
         pool = [
-            Labelled(Prefix(o, "", str(probes[place])), str(final))
+            LabelledPrefix(Prefix(o, "", str(probes[place])), str(final))
             for o, (probes, _, final) in enumerate(question["each_branch"])
             if len(probes) > place
         ]

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from looped import Looped, Shape
+from looped import LoopedModel, Shape
 from packing import visible
 from puzzles import draw_problems, hops_range
 from safetensors.torch import load_file
@@ -32,16 +32,16 @@ N_SUBSETS = 64
 _ANSWER = re.compile(r"Answer: (\d+)$")
 
 
-def load(folder: Path) -> tuple[Looped, Tokenizer]:
+def load(folder: Path) -> tuple[LoopedModel, Tokenizer]:
     """Return model and tokenizer of a folder."""
-    model = Looped(Shape(len(WORDS)))
+    model = LoopedModel(Shape(len(WORDS)))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 @torch.inference_mode()
 def sample(
-    model: Looped, prompts: Tensor, n: int, depth: int, temperature: float, seed: int
+    model: LoopedModel, prompts: Tensor, n: int, depth: int, temperature: float, seed: int
 ) -> list[list[list[int]]]:
     """Return `n` completions of each of `prompts` (batch, length) as token ids.
 
@@ -78,7 +78,7 @@ def sample(
 
 
 def answers(
-    model: Looped,
+    model: LoopedModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     n: int,

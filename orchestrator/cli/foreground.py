@@ -23,7 +23,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from orchestrator.cli.console import Screen, message
+from orchestrator.cli.console import Screen, diverted, message
 from orchestrator.cli.inputs import report_rows, run_name
 from orchestrator.cli.options import DisplayOptions
 from orchestrator.cli.view.live import LiveView, PlainView, RunState, Ticker, View
@@ -79,7 +79,6 @@ def run_in_foreground(
     state = RunState()
     if shared is None or not shared.is_open:
         state.enter(f"starting engine {execution.engine.name!r}", _start_hint(plan, execution))
-    began = time.monotonic()
     signals = Signals(
         console,
         lambda: state.enter("stopping", "finished traces are kept; Ctrl-C again ends it at once"),
@@ -104,9 +103,9 @@ def run_in_foreground(
             if not signals.number:
                 raise
         state.enter("running")
-    ended = time.monotonic()
-    started_at = state.running_since if state.progress else ended
-    return Outcome(ended - began, started_at - began, signals.number, state.progress)
+    seconds = time.monotonic() - state.began
+    start_seconds = state.start_seconds if state.progress else seconds
+    return Outcome(seconds, start_seconds, signals.number, state.progress)
 
 
 def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], int]:
@@ -232,43 +231,3 @@ class Signals:
         self._on_first()
         if self._loop is not None and self._task is not None:
             self._loop.call_soon_threadsafe(self._task.cancel)
-
-
-@contextlib.contextmanager
-def diverted(log: Path) -> Iterator[TextIO]:
-    """Write the output of this process and its children to a file; yield the error stream as it
-    was.
-
-    An empty log is removed at the end. Where the error stream is not a real one (under a test
-    runner) nothing is diverted.
-    """
-    if not _is_real(sys.stderr, 2):
-        yield sys.stderr
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    streams = (1, 2) if _is_real(sys.stdout, 1) else (2,)
-    kept = {fd: os.dup(fd) for fd in streams}
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for fd in streams:
-        os.dup2(target, fd)
-    os.close(target)
-    with os.fdopen(os.dup(kept[2]), "w", encoding=sys.stderr.encoding, errors="replace") as own:
-        try:
-            yield own
-        finally:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            for fd, copy in kept.items():
-                os.dup2(copy, fd)
-                os.close(copy)
-            if log.stat().st_size == 0:
-                log.unlink()
-
-
-def _is_real(stream: TextIO | None, fd: int) -> bool:
-    try:
-        return stream is not None and stream.fileno() == fd
-    except (OSError, ValueError):
-        return False

@@ -72,7 +72,7 @@ def report_rows(file: ProblemFile, display: DisplayOptions) -> None:
 def run_name(plan: Plan, execution: Execution) -> str:
     """Return what runs, as in: adaptive n=16 · smollm2 on ray."""
     strategy = (
-        f"auto: {spelled(auto.inner(plan))}"
+        f"auto: {spelled(auto.chosen_strategy(plan))}"
         if plan.strategy.name == auto.NAME
         else spelled(plan.strategy)
     )

@@ -6,29 +6,33 @@ import click
 from rich.text import Text
 
 from orchestrator.cli import doctor as checks
-from orchestrator.cli.console import results_console
+from orchestrator.cli.console import print_json, results_console
 from orchestrator.cli.options import debug_option
 from orchestrator.cli.view import plugins as view
 
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the list with all options as JSON.")
 @debug_option
-def plugins(name: str | None) -> int:
-    """List what a plan can choose from: strategies, selectors, verifiers, domains, engines,
-    similarities. With a NAME: its options.
+def plugins(name: str | None, as_json: bool) -> int:
+    """List the strategies, selectors, verifiers, domains, engines and similarities that a plan can
+    name. With a NAME: what it does, and its options with type, default, range and meaning.
 
     \b
     Examples:
       leadline plugins
       leadline plugins adaptive
+      leadline plugins --json
     """
-    if name is not None:
+    summaries = view.summaries(name)
+    if as_json:
+        print_json(summaries)
+    elif name is None:
+        results_console().print(view.overview(summaries))
+    else:
         results_console().print(view.details(name))
-        return 0
-    table, sound = view.overview()
-    results_console().print(table)
-    return 0 if sound else 1
+    return 1 if any(plugin.error for plugin in summaries) else 0
 
 
 @click.command()
@@ -51,7 +55,7 @@ def doctor(deep: bool) -> int:
     console = results_console()
     n_broken = 0
     for finding in checks.findings(deep):
-        console.print(checks.drawn(finding))
+        console.print(checks.finding_lines(finding))
         n_broken += finding.state is checks.State.BROKEN
     summary = f"{n_broken} broken" if n_broken else "nothing is broken"
     console.print(Text(f"\n{summary}", style="bold red" if n_broken else "bold green"))

@@ -23,7 +23,6 @@ Exit codes:
   2    the command, the plan or an input file is invalid; nothing was started
   130  stopped by Ctrl-C (143: by SIGTERM); finished traces are kept"""
 _DEBUG = "orchestrator.debug"
-_OVERRIDES = "orchestrator.overrides"
 _PLUGIN_FLAGS = "orchestrator.plugin_flags"
 # Options of plugins, models and domains: plugins declare them, so they cannot be listed here.
 _TABLES = r"(domains|models)\.[^.=]+"
@@ -133,21 +132,22 @@ class KeyFlag(click.Option):
         *,
         type: str = "str",
         default: str = "",
+        range: str = "",
         help: str = "",
         hidden: bool = False,
     ) -> None:
         """Declare `--KEY`."""
         self.key = key
         is_list = type.startswith("tuple")
-        shown_default = "" if default in ("", '""', "[]") else f"  [default: {_unquoted(default)}]"
+        defaults = [] if default in ("", '""', "[]") else [f"default: {_unquoted(default)}"]
+        notes = "; ".join([*defaults, *filter(None, [range])])
+        repeatable = " May be repeated." if is_list else ""
         super().__init__(
             [f"--{key}", "key_" + re.sub(r"\W", lambda match: f"_{ord(match[0])}_", key)],
-            help=f"{help}{'; may be repeated' if is_list else ''}{shown_default}",
+            help=f"{help}{repeatable}{f'  [{notes}]' if notes else ''}",
             metavar=_METAVARS.get(key) or _METAVARS.get(type, "TEXT"),
             multiple=is_list,
-            expose_value=False,
             hidden=hidden,
-            callback=_remember_key,
         )
 
     def text(self, value: str | Sequence[str]) -> str:
@@ -161,11 +161,6 @@ class KeyFlag(click.Option):
 
 def _unquoted(default: str) -> str:
     return default[1:-1] if len(default) > 1 and default[0] == default[-1] == '"' else default
-
-
-def _remember_key(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value not in (None, ()) and isinstance(param, KeyFlag):
-        ctx.meta.setdefault(_OVERRIDES, {})[param.key] = param.text(value)
 
 
 class PlanCommand(click.Command):
@@ -193,7 +188,13 @@ class PlanCommand(click.Command):
             from orchestrator.plan.keys import keys
 
             self._flags = [
-                KeyFlag(key.name, type=key.type, default=key.default, help=key.help)
+                KeyFlag(
+                    key.name,
+                    type=key.type,
+                    default=key.default,
+                    range=key.range,
+                    help=key.description,
+                )
                 for key in keys()
                 if self._accepts(key.name)
             ]
@@ -215,7 +216,14 @@ class PlanCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command with the keys that flags set, as they were typed."""
-        ctx.params["flags"] = dict(ctx.meta.get(_OVERRIDES, {}))
+        values = {
+            param: ctx.params.pop(param.name)
+            for param in self.get_params(ctx)
+            if isinstance(param, KeyFlag) and param.name is not None
+        }
+        ctx.params["flags"] = {
+            flag.key: flag.text(value) for flag, value in values.items() if value not in (None, ())
+        }
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

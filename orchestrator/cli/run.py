@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from orchestrator.cli.view.numbers import one_line
 from orchestrator.cli.view.tables import print_traces, solution_table, summary_table
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Problem, Status
+from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.openai_batch import write_batch_output
 from orchestrator.jobs.problems import ProblemFile
@@ -160,22 +160,27 @@ def solve(
         message(f"\nstopped; {kept if 'out' in flags else 'nothing is kept without --out'}")
         return outcome.exit_code
     [result] = results
-    if display.as_json:
-        print_json(
-            {
-                "question": text,
-                "result": result,
-                "traces": traces if show_traces else None,
-                "seconds": outcome.seconds,
-            }
-        )
-    else:
-        console = results_console()
-        if show_traces:
-            print_traces(console, traces)
-            console.rule(style="dim")
-        console.print(solution_table(result, outcome.seconds or result.seconds))
+    _print_solution(text, result, traces if show_traces else None, outcome.seconds, display)
     return 1 if result.status is Status.FAILED else 0
+
+
+def _print_solution(
+    question: str,
+    result: Result,
+    traces: Sequence[Trace] | None,
+    seconds: float,
+    display: DisplayOptions,
+) -> None:
+    """Print the answer and its vote; the traces too, unless they are None."""
+    if display.as_json:
+        document = {"question": question, "result": result, "traces": traces, "seconds": seconds}
+        print_json(document)
+        return
+    console = results_console()
+    if traces is not None:
+        print_traces(console, traces)
+        console.rule(style="dim")
+    console.print(solution_table(result, seconds or result.seconds))
 
 
 def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
@@ -264,7 +269,7 @@ def _summary(
         n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
         batch_output=write_batch_output(job, plan) if wants_batch and is_done else None,
         interrupted=not is_done,
-        chosen=auto.said(plan) or "",
+        chosen=auto.description(plan) or "",
     )
 
 
@@ -292,6 +297,6 @@ def _naming_remedy(resume_command: str) -> Iterator[None]:
 
 def _report_choice(plan: Plan, display: DisplayOptions) -> None:
     """Print what `auto` chose."""
-    choice = auto.said(plan)
+    choice = auto.description(plan)
     if choice and not display.quiet:
         message(f"auto chose {choice}")

@@ -1,284 +1,98 @@
 """Whether a plan can be carried out: ranges, plugins and their options, and what the engine must be
 able to do.
 
-Everything that builds a plan, from a file or in Python, passes through `check_plan` before an
-engine starts. It loads plugins and starts nothing.
+The one rule: everything that builds a plan, from a file or in Python, passes through `check_plan`
+before an engine starts. It loads plugins and starts nothing. A model that does not lie on this
+machine is not known here: its engine refuses the same things when it opens.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.core.errors import PlanError, PluginError
+from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import parse_exit, parse_schedule
 from orchestrator.core.metrics import PREFIX, parse_metric
-from orchestrator.core.plan import TASKS, Model, Plan
+from orchestrator.core.plan import TASKS, Model, Plan, same_weights
 from orchestrator.core.values import Capability, PluginSpec
-from orchestrator.plan import models as modelcheck
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
+from orchestrator.plan.keys import POOL, PlanFault, converted
+from orchestrator.plan.looped import latent_of, require_depth
+from orchestrator.plan.models import known_config
+
+# the fields of a Model that change which of its layers run, and how
+_LAYER_FIELDS = ("layers", "max_depth", "damped", "residual", "exit")
 
 
-class PlanFault(PlanError):
-    """One key of the plan is wrong.
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """What the check knows of an engine. Models are only names to one that does not load them."""
 
-    `key` says which, so that a loader can say where it was written.
-    """
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = key
+    name: str
+    capabilities: frozenset[Capability]
+    loads_models: bool
 
 
-# key -> (whether a value is in range, what is, for the message). NaN fails every one of them.
-_RANGES: Mapping[str, tuple[Any, str]] = {
-    "sampling.temperature": (lambda x: 0 <= x < math.inf, "at least 0; 0.6 to 1.0 is usual"),
-    "sampling.top_p": (lambda x: 0 < x <= 1, "above 0 and at most 1; 1 samples from all tokens"),
-    "sampling.top_k": (lambda x: x >= 0, "at least 0; 0 is no limit"),
-    "sampling.min_p": (lambda x: 0 <= x < 1, "at least 0 and below 1; 0 drops nothing"),
-    "sampling.repetition_penalty": (lambda x: 0 < x < math.inf, "above 0; 1 changes nothing"),
-    "sampling.max_new_tokens": (lambda x: x >= 1, "at least 1"),
-    "sampling.depth": (
-        lambda x: x >= 0,
-        "at least 1, or 0 for the depth that the model ships with",
-    ),
-    "sampling.stop": (all, "made of texts that are not empty"),
-    "sampling.template": (
-        lambda x: "{prompt}" in x,
-        "a text that contains {prompt}, or every problem would get the same prompt",
-    ),
-    "budget.traces": (lambda x: x >= 0, "at least 0; 0 is no limit"),
-    "budget.tokens": (lambda x: x >= 0, "at least 0; 0 is no limit"),
-    "budget.seconds": (lambda x: 0 <= x < math.inf, "at least 0; 0 is no limit"),
-    "execution.window": (lambda x: x >= 1, "at least 1"),
-    "execution.open_problems": (
-        lambda x: x >= 0,
-        "at least 0; 0 is as many as keep the window full",
-    ),
-    "execution.checkers": (lambda x: x >= 1, "at least 1"),
-    "execution.checker_seconds": (lambda x: 0 < x < math.inf, "above 0"),
-    "execution.strategy_seconds": (lambda x: 0 < x < math.inf, "above 0"),
-}
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A plugin of the plan, or a part of one: its key, and its name in messages."""
+
+    key: str
+    label: str
+    plugin: object
 
 
 def check_plan(plan: Plan, execution: Execution) -> None:
-    """Raise PlanFault when a value is out of range, a plugin or its options are wrong, or the
-    engine lacks what a plugin needs.
+    """Raise PlanFault when the plan cannot be carried out.
+
+    A value is out of range, a plugin or its options are wrong, or the engine lacks what a plugin
+    needs.
     """
-    _check_ranges(plan, execution)
-    backend = _loaded("engines", execution.engine, "execution.engine")
-    strategy = _loaded("strategies", plan.strategy, "strategy")
-    plugins = [("strategy", plan.strategy.name, strategy)]
-    plugins += [("selector", plan.selector.name, _loaded("selectors", plan.selector, "selector"))]
-    plugins += [
-        ("verifiers", spec.name, _loaded("verifiers", spec, "verifiers")) for spec in plan.verifiers
-    ]
-    able = backend.capabilities()
-    _check_depths(
-        plan, strategy, execution.engine.name, able, look=getattr(backend, "loads_models", True)
+    _check_values(plan, execution)
+    backend = _load("engines", execution.engine, "execution.engine")
+    engine = _Engine(
+        execution.engine.name, backend.capabilities(), getattr(backend, "loads_models", True)
     )
-    for key, name, plugin in plugins:
-        # innermost first: who states a need is who is named
+    strategy = _load("strategies", plan.strategy, "strategy")
+    selector = _load("selectors", plan.selector, "selector")
+    verifiers = [(spec.name, _load("verifiers", spec, "verifiers")) for spec in plan.verifiers]
+    _check_depths(plan, strategy, engine)
+    for key, name, plugin in (
+        ("strategy", plan.strategy.name, strategy),
+        ("selector", plan.selector.name, selector),
+        *(("verifiers", name, verifier) for name, verifier in verifiers),
+    ):
+        # innermost first: the error names the part that states the need
         for path, part in reversed(list(registry.composed(plugin, key))):
-            what = f"{key.removesuffix('s')} {name!r}" if part is plugin else path
-            _check_needs(
-                key, what, part, execution.engine.name, able, [v.name for v in plan.verifiers]
-            )
+            label = f"{key.removesuffix('s')} {name!r}" if part is plugin else path
+            _check_needs(_Part(key, label, part), engine, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
-        _loaded("domains", spec, f"domains.{name}")
+        _load("domains", spec, f"domains.{name}")
     if plan.domain not in plan.domains:
-        _loaded("domains", PluginSpec(plan.domain), "domain")
-    _check_tasks(plan, execution.engine.name, able)
-    for key, name, plugin in plugins:
-        if key == "verifiers":
-            _check_pool(f"verifiers.{name}", f"verifier {name!r}", plugin, plan)
+        _load("domains", PluginSpec(plan.domain), "domain")
+    _check_tasks(plan, engine)
+    for name, verifier in verifiers:
+        _check_pools(_Part(f"verifiers.{name}", f"verifier {name!r}", verifier), plan)
     for key, part in registry.composed(strategy, "strategy"):
-        what = (
-            f"strategy {plan.strategy.name!r}"
-            if part is strategy
-            else f"{key} of strategy {plan.strategy.name!r}"
-        )
-        _check_pool(key, what, part, plan)
+        label = f"strategy {plan.strategy.name!r}"
+        _check_pools(_Part(key, label if part is strategy else f"{key} of {label}", part), plan)
 
 
-def _check_tasks(plan: Plan, engine: str, able: Collection[Capability]) -> None:
-    for name, model in plan.models.items():
-        if not model.task:
-            continue
-        key = f"models.{name}.task"
-        _require(
-            model.task in TASKS,
-            key,
-            model.task,
-            f"one of {', '.join(TASKS)}, or left out for a model that writes text",
-        )
-        _require(
-            name != plan.default_model,
-            key,
-            model.task,
-            "left out for the first pool, which answers the problems",
-        )
-        shaped = [
-            field
-            for field in modelcheck.SHAPE
-            if getattr(model, field) != getattr(Model(""), field)
-        ]
-        _require(
-            not shaped,
-            key,
-            model.task,
-            f"left out where the model runs other layers than its own ({', '.join(shaped)})",
-        )
-        _require(
-            Capability.POOL in able,
-            key,
-            model.task,
-            f"left out: engine {engine!r} has no such pools (ray and vllm have)",
-        )
-
-
-def _check_pool(key: str, what: str, plugin: object, plan: Plan) -> None:
-    tasks: Mapping[str, Collection[str]] = getattr(plugin, "tasks", {})
-    # `model` is by convention the option that names one
-    for pool in (getattr(plugin, "model", ""), *getattr(plugin, "pools", ())):
-        if isinstance(pool, str) and pool and pool not in plan.models:
-            there = f"{registry.near(pool, plan.models)}; the plan's models are: {', '.join(plan.models)}"
-            raise PlanFault(f"{key}.model", f"{what} asks for model {pool!r}{there}")
-        if isinstance(pool, str) and (pool or pool in tasks):
-            _check_task(
-                f"models.{pool or plan.default_model}.task",
-                what,
-                plan.models[pool or plan.default_model].task,
-                tasks.get(pool, ("",)),
-            )
-
-
-def _check_task(key: str, what: str, task: str, wanted: Collection[str]) -> None:
-    if task not in wanted:
-        remedy = (
-            "name a pool without one"
-            if "" in wanted
-            else f"set it to {' or '.join(map(repr, wanted))} and give it such a model"
-        )
-        raise PlanFault(
-            key,
-            f"{key} = {task!r}: {what} wants {'text' if '' in wanted else 'values'} of this pool; {remedy}",
-        )
-
-
-def _check_depths(
-    plan: Plan, strategy: object, engine: str, able: Collection[Capability], look: bool
-) -> None:
-    offered = Capability.DEPTH in able
-    for name, model in plan.models.items():
-        with _fault(f"models.{name}"):
-            if not offered:
-                modelcheck.require_stock(model, engine)
-            elif look:
-                modelcheck.check_model(name, model)
-    for key, pool, depth in modelcheck.asked_depths(plan, strategy):
-        with _fault(key):
-            modelcheck.check_depth(
-                key, pool, depth, plan.models, look
-            ) if offered else modelcheck.require_no_depth(key, depth, engine)
-
-
-@contextmanager
-def _fault(key: str) -> Iterator[None]:
-    """Say of a PlanError which key of the plan it is about."""
-    try:
-        yield
-    except PlanError as error:
-        raise PlanFault(key, str(error)) from error
-
-
-def _loaded(group: str, spec: PluginSpec, key: str) -> Any:
-    try:
-        return registry.load(group, spec)
-    except PluginError as error:
-        raise PlanFault(key, str(error)) from error
-
-
-def _check_needs(
-    key: str,
-    what: str,
-    plugin: object,
-    engine: str,
-    able: Collection[Capability],
-    verifiers: Collection[str],
-) -> None:
-    wanted = registry.metrics(plugin)
-    for name in wanted:
-        try:
-            parse_metric(name)
-        except PlanError as error:
-            raise PlanFault(key, f"{what}: {error}") from error
-    for name in registry.verdicts(plugin):
-        if name not in verifiers:
-            there = f"{registry.near(name, verifiers)}; the plan's verifiers are: {', '.join(verifiers) or 'none'}"
-            raise PlanFault(key, f"{what} reads the verdicts of {name!r}{there}")
-    needed = registry.needs(plugin) | ({Capability.LOGPROBS} if wanted else frozenset())
-    needed |= {Capability.SCORE} if PREFIX in wanted else frozenset()
-    lacking = sorted(needed - set(able))
-    if lacking:
-        others = [name for name in _able_engines(needed) if name != engine]
-        remedy = (
-            f"use an engine that offers it ({', '.join(others)})"
-            if others
-            else f"use another {key.removesuffix('s')}"
-        )
-        raise PlanFault(
-            key,
-            f"{what} needs {' and '.join(map(repr, map(str, lacking)))}, which engine {engine!r} does not offer; {remedy}",
-        )
-
-
-def _able_engines(needed: Collection[Capability]) -> Iterator[str]:
-    for name in registry.names("engines"):
-        try:
-            backend = registry.load("engines", PluginSpec(name))
-        # not installed, or it has options without defaults: then it is no suggestion
-        except PlanError:
-            continue
-        if set(needed) <= backend.capabilities():
-            yield name
-
-
-def _check_ranges(plan: Plan, execution: Execution) -> None:
-    owners = {"sampling": plan.sampling, "budget": plan.budget, "execution": execution}
-    for key, (holds, need) in _RANGES.items():
-        section, _, name = key.partition(".")
-        _require(holds(getattr(owners[section], name)), key, getattr(owners[section], name), need)
+def _check_values(plan: Plan, execution: Execution) -> None:
+    for section, values in (
+        ("sampling", plan.sampling),
+        ("budget", plan.budget),
+        ("execution", execution),
+    ):
+        _check_section(section, values, section)
     _require(bool(plan.models), "models", {}, "at least one model")
     for name, model in plan.models.items():
-        _require(
-            bool(model.path.strip()),
-            f"models.{name}.path",
-            model.path,
-            "'smollm2', 'sounder', a local folder or a hub name",
-        )
-        context = model.max_context_tokens
-        _require(
-            context >= 0,
-            f"models.{name}.max_context_tokens",
-            context,
-            "at least 0; 0 is as the model ships",
-        )
-        _require(
-            model.max_depth >= 0,
-            f"models.{name}.max_depth",
-            model.max_depth,
-            "at least 1, or 0 for what the model ships with",
-        )
-        _require(
-            0 <= model.residual < 1,
-            f"models.{name}.residual",
-            model.residual,
-            "at least 0 (the plain loop) and below 1",
-        )
+        _check_section(POOL, model, f"models.{name}")
         if model.layers:
             _check_text(f"models.{name}.layers", parse_schedule, model.layers)
         if model.exit:
@@ -288,17 +102,236 @@ def _check_ranges(plan: Plan, execution: Execution) -> None:
         len(set(names)) == len(names),
         "verifiers",
         names,
-        "different ones: a trace tells its verdicts apart by these names",
+        "different ones: their names tell the verdicts of a trace apart",
     )
 
 
+def _check_section(section: str, values: Any, prefix: str) -> None:
+    fields = (f.name for f in dataclasses.fields(values) if f.name != "engine")
+    converted(section, {name: getattr(values, name) for name in fields}, prefix)
+
+
 def _check_text(key: str, parse: Callable[[str], object], text: str) -> None:
-    try:
+    with _fault(key):
         parse(text)
-    except PlanError as error:
-        raise PlanFault(key, str(error)) from error
 
 
-def _require(holds: bool, key: str, value: object, need: str) -> None:
+def _require(holds: bool, key: str, value: object, expected: str) -> None:
     if not holds:
-        raise PlanFault(key, f"{key} = {value!r}: it must be {need}")
+        raise PlanFault(key, f"{key} = {value!r}: it must be {expected}")
+
+
+@contextmanager
+def _fault(key: str, label: str = "") -> Iterator[None]:
+    """Let a PlanError say which key of the plan it is about, and begin with a label."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanFault(key, f"{label}{error}") from error
+
+
+def _load(group: str, spec: PluginSpec, key: str) -> Any:
+    with _fault(key):
+        return registry.load(group, spec)
+
+
+def _check_needs(part: _Part, engine: _Engine, verifiers: Collection[str]) -> None:
+    metrics = registry.metrics(part.plugin)
+    for name in metrics:
+        with _fault(part.key, f"{part.label}: "):
+            parse_metric(name)
+    for name in registry.verdicts(part.plugin):
+        if name not in verifiers:
+            raise PlanFault(
+                part.key,
+                f"{part.label} reads the verdicts of {name!r}{registry.near(name, verifiers)}; "
+                f"the plan's verifiers are: {', '.join(verifiers) or 'none'}",
+            )
+    needs = registry.needs(part.plugin) | ({Capability.LOGPROBS} if metrics else frozenset())
+    needs |= {Capability.SCORE} if PREFIX in metrics else frozenset()
+    lacking = sorted(needs - engine.capabilities)
+    if lacking:
+        others = [name for name in _engines_with(needs) if name != engine.name]
+        remedy = (
+            f"use an engine that offers it ({', '.join(others)})"
+            if others
+            else f"use another {part.key.removesuffix('s')}"
+        )
+        raise PlanFault(
+            part.key,
+            f"{part.label} needs {' and '.join(map(repr, map(str, lacking)))}, which engine "
+            f"{engine.name!r} does not offer; {remedy}",
+        )
+
+
+def _engines_with(needs: Collection[Capability]) -> Iterator[str]:
+    for name in registry.names("engines"):
+        try:
+            backend = registry.load("engines", PluginSpec(name))
+        # not installed, or it has options without defaults: then it is no suggestion
+        except PlanError:
+            continue
+        if set(needs) <= backend.capabilities():
+            yield name
+
+
+def _check_tasks(plan: Plan, engine: _Engine) -> None:
+    for name, model in plan.models.items():
+        if not model.task:
+            continue
+        changed = [f for f in _LAYER_FIELDS if getattr(model, f) != getattr(Model(""), f)]
+        for holds, expected in (
+            (
+                model.task in TASKS,
+                f"one of {', '.join(TASKS)}, or left out for a model that writes text",
+            ),
+            (
+                name != plan.default_model,
+                "left out for the first pool, which answers the problems",
+            ),
+            (
+                not changed,
+                f"left out where the model runs other layers than its own ({', '.join(changed)})",
+            ),
+            (
+                Capability.POOL in engine.capabilities,
+                f"left out: engine {engine.name!r} has no such pools (ray and vllm have)",
+            ),
+        ):
+            _require(holds, f"models.{name}.task", model.task, expected)
+
+
+def _check_pools(part: _Part, plan: Plan) -> None:
+    """Raise PlanFault unless the pools that a plugin names are there and do what it wants of them.
+
+    By convention its option `model` names one.
+    """
+    tasks: Mapping[str, Collection[str]] = getattr(part.plugin, "tasks", {})
+    for pool in (getattr(part.plugin, "model", ""), *getattr(part.plugin, "pools", ())):
+        if not isinstance(pool, str):
+            continue
+        if pool and pool not in plan.models:
+            raise PlanFault(
+                f"{part.key}.model",
+                f"{part.label} asks for model {pool!r}{registry.near(pool, plan.models)}; "
+                f"the plan's models are: {', '.join(plan.models)}",
+            )
+        if pool or pool in tasks:
+            name = pool or plan.default_model
+            _check_task(part.label, name, plan.models[name].task, tasks.get(pool, ("",)))
+
+
+def _check_task(label: str, pool: str, task: str, accepted: Collection[str]) -> None:
+    if task in accepted:
+        return
+    if "" in accepted:
+        want, remedy = "text", "name a pool without a task"
+    else:
+        want = "values"
+        remedy = f"set it to {' or '.join(map(repr, accepted))} and give it such a model"
+    key = f"models.{pool}.task"
+    raise PlanFault(key, f"{key} = {task!r}: {label} wants {want} of this pool; {remedy}")
+
+
+def _check_depths(plan: Plan, strategy: object, engine: _Engine) -> None:
+    offers_depth = Capability.DEPTH in engine.capabilities
+    for name, model in plan.models.items():
+        with _fault(f"models.{name}"):
+            if not offers_depth:
+                _require_own_layers(model, engine.name)
+            elif engine.loads_models and (config := known_config(model.path)) is not None:
+                latent_of(config, model, name)
+    for key, pool, depth in requested_depths(plan, strategy):
+        with _fault(key):
+            if not offers_depth:
+                raise PlanError(f"{key} = {depth}: {_own_layers_only(engine.name)}")
+            _check_depth(key, pool, depth, plan.models, engine.loads_models)
+
+
+def _require_own_layers(model: Model, engine: str) -> None:
+    for name in _LAYER_FIELDS:
+        if getattr(model, name) != getattr(Model(""), name):
+            raise PlanError(f"{name} = {getattr(model, name)!r}: {_own_layers_only(engine)}")
+
+
+def _own_layers_only(engine: str) -> str:
+    return (
+        f"the engine {engine!r} runs models as they ship; leave it out, or use an engine that "
+        "offers 'depth' (vllm, ray)"
+    )
+
+
+def requested_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
+    """Yield each depth that a plan requests: its key, its pool, and the depth.
+
+    `sampling.depth` is requested of every pool that the strategy or a part of it names. By
+    convention a strategy's own depths are its options `depth` and `depths`, requested of the pool
+    that its option `model` names, and `judge_depth`, requested of the one that `judge` names. A
+    part that names no pool runs on those of the plugin that it is a part of.
+    """
+
+    def known(name: object) -> str:
+        return name if isinstance(name, str) and name in plan.models else plan.default_model
+
+    parts = list(registry.composed(strategy, "strategy"))
+    runs_on: dict[str, tuple[str, ...]] = {}
+    pools: dict[str, None] = {}
+    for key, part in parts:
+        others = tuple(known(name) for name in getattr(part, "pools", ()))
+        model = getattr(part, "model", None)
+        own = (known(model),) if model else others if model is None else ()
+        runs_on[key] = own or runs_on.get(key.rpartition(".")[0], (plan.default_model,))
+        pools |= dict.fromkeys((*runs_on[key], *others))
+    if plan.sampling.depth:
+        yield from (("sampling.depth", pool, plan.sampling.depth) for pool in pools)
+    for key, part in parts:
+        yield from _own_depths(key, part, runs_on[key], known(getattr(part, "judge", "")))
+
+
+def _own_depths(
+    key: str, part: object, pools: Collection[str], judge: str
+) -> Iterator[tuple[str, str, int]]:
+    judge_depth = getattr(part, "judge_depth", None)
+    if isinstance(judge_depth, int):
+        yield f"{key}.judge_depth", judge, judge_depth
+    depth, depths = getattr(part, "depth", None), getattr(part, "depths", ())
+    for pool in pools:
+        if isinstance(depth, int):
+            yield f"{key}.depth", pool, depth
+        if isinstance(depths, tuple):
+            yield from ((f"{key}.depths", pool, one) for one in depths if isinstance(one, int))
+
+
+def _check_depth(
+    key: str, pool: str, depth: int, models: Mapping[str, Model], loads_models: bool
+) -> None:
+    """Raise PlanError unless a pool reaches a depth, or another pool of the same weights does.
+
+    To that one a fleet sends the request.
+    """
+    model = models[pool]
+    equals = (name for name in models if same_weights(models[name], model) and name != pool)
+    errors = []
+    for name in (pool, *equals):
+        try:
+            _require_pool_depth(key, name, depth, models[name], loads_models)
+        except PlanError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[-1]
+
+
+def _require_pool_depth(key: str, pool: str, depth: int, model: Model, loads_models: bool) -> None:
+    """Raise PlanError when a model known here does not reach a depth.
+
+    Of one that is not known only the plan's `max_depth` counts.
+    """
+    config = known_config(model.path) if loads_models else None
+    if config is not None:
+        require_depth(depth, latent_of(config, model, pool), key)
+    elif depth < 1 or (model.max_depth and depth > model.max_depth):
+        raise PlanError(
+            f"{key} asks for latent depth {depth}; the model serves 1 to "
+            f"{model.max_depth or 'its own'} (raise models.{pool}.max_depth)"
+        )

@@ -1,4 +1,8 @@
-"""What decides speed and never answers: the Fleet. It is not part of the plan's fingerprint."""
+"""What decides speed and never answers: the table [execution] of a plan file.
+
+The one rule: nothing here is part of the plan's fingerprint. Ranges and help are in
+`orchestrator.plan.keys`.
+"""
 
 from __future__ import annotations
 

@@ -1,115 +1,194 @@
-"""What a plan can set: the fixed keys of a plan file, and how any field describes itself.
+"""What a plan can set: its fixed keys in one table, and how any field describes itself.
 
-The one rule: type and default come from the dataclass, range and meaning from msgspec's `Meta`, so
-the loader, its errors, the flags and the documentation cannot disagree. Options of plugins are
-fields like any other; `orchestrator.plan.registry.options` lists them.
+The one rule: types and defaults come from the dataclasses, ranges and meanings from msgspec's
+`Meta`. The loader, its errors, the flags and the documentation are all made from these, so they
+cannot disagree. Options of plugins are fields like any other: `orchestrator.plan.registry.options`
+lists them. `python -m orchestrator.plan.keys` prints the table for the documentation.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
+import json
+import math
+import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+import msgspec
 from msgspec import Meta
 
-from orchestrator.core.plan import Budget, Plan
-from orchestrator.core.values import Sampling
-from orchestrator.plan.document import toml_value
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Budget, Model, Plan
+from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan.execution import Execution
 
 OutputFormat: TypeAlias = Literal["auto", "jsonl", "openai-batch"]
+_PLAN = Plan()
+
+
+class PlanFault(PlanError):
+    """One key of the plan, `key`, is wrong: a loader can say where it was written."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """The keys of a plan file that are neither plan nor fleet: where the job reads and writes."""
+class TopLevel:
+    """The keys at the top of a plan file that have one value; plugins and the model by name."""
 
     problems: str = ""
     out: str = ""
     format: OutputFormat = "auto"
+    model: str = _PLAN.models[_PLAN.default_model].path
+    domain: str = _PLAN.domain
+    seed: int = _PLAN.seed
+    strategy: str = _PLAN.strategy.name
+    selector: str = _PLAN.selector.name
+    verifiers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
-    """One fixed key, for flags and help. `type` is a Python annotation; `default` is TOML."""
-
-    name: str
-    type: str
-    default: str
-    help: str
-
-
-SECTIONS: Mapping[str, type] = {"sampling": Sampling, "budget": Budget, "execution": Execution}
-TOP = (
-    *("problems", "out", "format", "model", "models", "domain", "domains", "seed"),
-    *("strategy", "selector", "verifiers", "sampling", "budget", "execution"),
-)
-
-HELP: Mapping[str, str] = {
-    "problems": "file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; in a plan file, relative to that file",
-    "out": "directory of the job, relative to the current one; the same again resumes it",
-    "format": "what is written beside results.jsonl: 'openai-batch', nothing ('jsonl'), or as the problems came ('auto')",
-    "model": "the model: 'smollm2' or 'sounder' (embedded), a local folder, or a hub name",
-    "domain": "how answers are read and compared, for problems that do not say: math, number, choice, text, json",
-    "seed": "all randomness derives from it, the problem's id and the trace's ordinal",
-    "strategy": "how a problem is explored: consistency, adaptive, short-m@k, ... (`leadline plugins` lists all)",
-    "selector": "how the pool is voted on: majority, weighted, best, ... (`leadline plugins` lists all)",
-    "verifiers": "what scores each trace, by name",
-    "sampling.temperature": "0 takes the likeliest token, and so the same trace every time; 1 samples as the model predicts",
-    "sampling.top_p": "sample among the likeliest tokens that hold this share of the probability",
-    "sampling.top_k": "sample among this many likeliest tokens; 0: no limit",
-    "sampling.min_p": "drop tokens less likely than this share of the likeliest one's probability",
-    "sampling.repetition_penalty": "above 1, tokens that have appeared become less likely",
-    "sampling.max_new_tokens": "the longest a trace may get",
-    "sampling.depth": "latent depth: how often the think block of a looped model runs; 0: as the model ships",
-    "sampling.stop": "texts that end a trace",
-    "sampling.system": "system message put before every problem; empty: none",
-    "sampling.template": "what a plain prompt is put into, where {prompt} stands",
-    "budget.traces": "most traces a problem may take; 0: no limit",
-    "budget.tokens": "most output tokens a problem may take; 0: no limit",
-    "budget.seconds": "longest a problem may take, from its first request; 0: no limit",
-    "execution.engine": "what runs the model: ray (vLLM on one or many machines), vllm, openai (any such server), fake (a dry run)",
-    "execution.window": "requests in flight at once",
-    "execution.open_problems": "problems explored at once; 0: as many as keep the window full",
-    "execution.checkers": "processes that compare answers",
-    "execution.checker_seconds": "longest one comparison may take",
-    "execution.strategy_seconds": "longest a strategy may compute between two traces before its problem fails",
+POOL = "models.NAME"  # the section of any one model
+SECTIONS: Mapping[str, type] = {
+    "": TopLevel,
+    "sampling": Sampling,
+    "budget": Budget,
+    "execution": Execution,
+    POOL: Model,
 }
+TABLES = ("models", "domains", "sampling", "budget", "execution")  # at the top of a plan file
 
-
-def keys() -> list[KeyInfo]:
-    """Return every fixed key with its type, default and help, in the order of the file."""
-    plan, execution = Plan(), Execution()
-    found: list[KeyInfo] = []
-
-    def add(name: str, type: str, default: object) -> None:
-        found.append(KeyInfo(name, type, toml_value(default), HELP[name]))
-
-    for field in dataclasses.fields(Files):
-        add(field.name, "str", field.default)
-    add("model", "str", plan.models[plan.default_model].path)
-    add("domain", "str", plan.domain)
-    add("seed", "int", plan.seed)
-    add("strategy", "str", plan.strategy.name)
-    add("selector", "str", plan.selector.name)
-    add("verifiers", "tuple[str, ...]", [])
-    add("execution.engine", "str", execution.engine.name)
-    for section, cls in SECTIONS.items():
-        for field in dataclasses.fields(cls):
-            if field.name != "engine":  # above, by its name
-                add(f"{section}.{field.name}", str(field.type), field.default)
-    return found
+_MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
+KEYS: Mapping[str, Meta] = {
+    "problems": Meta(
+        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; in a plan "
+        "file relative to that file."
+    ),
+    "out": Meta(
+        description="The job's directory, relative to the current one. Naming it again resumes it."
+    ),
+    "format": Meta(
+        description="What is written beside results.jsonl: an OpenAI batch output "
+        "('openai-batch'), nothing ('jsonl'), or whichever suits the problem file ('auto')."
+    ),
+    "model": Meta(description=_MODEL),
+    "domain": Meta(
+        description="How answers are read and compared, where a problem does not say: math, ..."
+        " (`leadline plugins` lists all)."
+    ),
+    "seed": Meta(
+        description="All randomness derives from it, the problem's id and the trace's ordinal."
+    ),
+    "strategy": Meta(
+        description="How a problem is explored: adaptive, ... (`leadline plugins` lists all)."
+    ),
+    "selector": Meta(
+        description="How the pool is voted on: majority, best, ... (`leadline plugins` lists all)."
+    ),
+    "verifiers": Meta(description="The verifiers that score each trace, by name."),
+    "sampling.temperature": Meta(
+        ge=0,
+        description="0 takes the most likely token, so every trace is the same; 0.6 to 1 is usual.",
+    ),
+    "sampling.top_p": Meta(
+        gt=0,
+        le=1,
+        description="Sample among the most likely tokens that hold this share; 1: among all.",
+    ),
+    "sampling.top_k": Meta(
+        ge=0, description="Sample among this many most likely tokens; 0 is no limit."
+    ),
+    "sampling.min_p": Meta(
+        ge=0,
+        lt=1,
+        description="Drop tokens less likely than this share of the most likely one; 0 drops none.",
+    ),
+    "sampling.repetition_penalty": Meta(
+        gt=0,
+        description="Above 1, tokens that have appeared become less likely; 1 changes nothing.",
+    ),
+    "sampling.max_new_tokens": Meta(ge=1, description="The most tokens that one trace may have."),
+    "sampling.depth": Meta(
+        ge=0,
+        description="Latent depth: how often the think block of a looped model runs; 0: its own.",
+    ),
+    "sampling.stop": Meta(
+        extra={"item": Meta(min_length=1)}, description="Texts that end a trace."
+    ),
+    "sampling.system": Meta(
+        description="The system message before every problem; an empty text adds none."
+    ),
+    "sampling.template": Meta(
+        pattern=r"\{prompt\}",
+        extra_json_schema={"range": "containing {prompt}"},
+        description="The text that a plain prompt is put into, in place of {prompt}.",
+    ),
+    "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
+    "budget.tokens": Meta(ge=0, description="The most output tokens of a problem; 0 is no limit."),
+    "budget.seconds": Meta(
+        ge=0, description="The longest time of a problem from its first request; 0 is no limit."
+    ),
+    "execution.engine": Meta(
+        description="What runs the model: ray (vLLM on any number of machines), vllm, openai "
+        "(any such server), fake (a dry run)."
+    ),
+    "execution.window": Meta(ge=1, description="The most requests in flight at once."),
+    "execution.open_problems": Meta(
+        ge=0, description="The most problems explored at once; 0: as many as fill the window."
+    ),
+    "execution.checkers": Meta(ge=1, description="The number of processes that compare answers."),
+    "execution.checker_seconds": Meta(
+        gt=0, description="The longest that one comparison of answers may take, in seconds."
+    ),
+    "execution.strategy_seconds": Meta(
+        gt=0,
+        description="The longest that a strategy may compute between two traces, in seconds.",
+    ),
+    "models.NAME.path": Meta(
+        pattern=r"\S", extra_json_schema={"range": "not empty"}, description=_MODEL
+    ),
+    "models.NAME.revision": Meta(
+        description="The revision of a model on the hub; an empty text is the newest."
+    ),
+    "models.NAME.max_context_tokens": Meta(
+        ge=0, description="The longest context to set memory aside for; 0 is as the model ships."
+    ),
+    "models.NAME.layers": Meta(
+        description="The layer schedule, as in 0-9 (10-19)*r 20-29; an empty text: its own."
+    ),
+    "models.NAME.max_depth": Meta(
+        ge=0,
+        description="The largest latent depth to set memory aside for; 0 is as the model ships.",
+    ),
+    "models.NAME.damped": Meta(
+        description="Whether each of r iterations of an untrained loop goes 1/r of the way."
+    ),
+    "models.NAME.residual": Meta(
+        ge=0,
+        lt=1,
+        description="The share of the state before it that an iteration keeps; 0: the plain loop.",
+    ),
+    "models.NAME.exit": Meta(
+        description="The rule by which a token stops iterating early, as in state<0.03."
+    ),
+    "models.NAME.task": Meta(
+        description="classify, token_classify or embed, of a model that does not write text."
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class FieldInfo:
     """A field of a dataclass, described for help texts and errors.
 
-    `type` and `default` are Python source; `default` is "(required)" where there is none. `range`
-    ("at least 1") and `description` are "" where the annotation gives none.
+    `type` is Python source; so is the `default` of an option, while that of a key is TOML, and
+    "(required)" means none. `range` ("at least 1") and `description` may be "".
     """
 
     name: str
@@ -124,6 +203,102 @@ class FieldInfo:
         """What a value must be, to follow "it must be"."""
         allowed = f"{self.kind}, {self.range}" if self.range else self.kind
         return f"{allowed}. {self.description}".rstrip(". ")
+
+
+def keys() -> list[FieldInfo]:
+    """Return every fixed key but those of a model, in the order of the table."""
+    return [_key_info(name) for name in KEYS if not name.startswith(f"{POOL}.")]
+
+
+def markdown_table() -> str:
+    """Return all fixed keys as a table for the documentation."""
+    lines = ["| key | type | default | range | meaning |", "| --- | --- | --- | --- | --- |"]
+    for info in map(_key_info, KEYS):
+        cells = (f"`{info.name}`", info.kind, f"`{info.default}`", info.range, info.description)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def converted(section: str, table: Mapping[str, Any], prefix: str | None = None) -> dict[str, Any]:
+    """Return the values of a section, each as its field's type.
+
+    `prefix` names the section in this plan, where that is not its name in `SECTIONS`. PlanFault for
+    an unknown key, a wrong type and a value out of range.
+    """
+    prefix = section if prefix is None else prefix
+    hints = _hints(section)
+    refuse_unknown(table, hints, prefix)
+    values = {}
+    for name, value in table.items():
+        try:  # a float of NumPy is a float
+            plain = float(value) if isinstance(value, float) else value
+            values[name] = msgspec.convert(plain, hints[name])
+        except msgspec.ValidationError as error:
+            raise _out_of_range(section, prefix, name, value) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _out_of_range(section, prefix, name, value)
+    return values
+
+
+def takes_text(section: str, name: str) -> bool:
+    """Tell whether a key takes a text."""
+    return section in SECTIONS and type_text(_hints(section).get(name)) == "str"
+
+
+def refuse_unknown(table: Iterable[str], known: Collection[str], prefix: str) -> None:
+    """Raise PlanFault for the first key that is not known, with the near match."""
+    for key in table:
+        if key not in known:
+            name, hint = _dotted(prefix, key), near(key, known) or _near_elsewhere(key)
+            there = ", ".join(sorted(known))
+            raise PlanFault(name, f"there is no key {name!r}{hint}; there are: {there}")
+
+
+def _out_of_range(section: str, prefix: str, name: str, value: object) -> PlanFault:
+    key, expected = _dotted(prefix, name), _key_info(_dotted(section, name)).expected
+    return PlanFault(key, f"{key} = {value!r}: it must be {expected}")
+
+
+def _near_elsewhere(key: str) -> str:
+    """Return where at another level of the plan such a key belongs, as `near` does."""
+    homes = {info.name.rpartition(".")[2]: info.name for info in keys()}
+    matches = difflib.get_close_matches(key, homes, n=1, cutoff=0.8)
+    return f" (did you mean {homes[matches[0]]!r}?)" if matches else ""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the nearest known word, or ""."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _dotted(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+@functools.cache
+def _hints(section: str) -> Mapping[str, Any]:
+    """Return the types of a section's keys, with what the table says of them."""
+    hints = {}
+    for name, hint in get_type_hints(SECTIONS[section]).items():
+        meta = KEYS[_dotted(section, name)]
+        if hint is PluginSpec:
+            hint = str
+        elif item := (meta.extra or {}).get("item"):
+            hint = tuple[Annotated[str, item], ...]
+        hints[name] = Annotated[hint, meta]
+    return hints
+
+
+@functools.cache
+def _key_info(key: str) -> FieldInfo:
+    section, _, name = key.rpartition(".")
+    field = next(f for f in dataclasses.fields(SECTIONS[section]) if f.name == name)
+    info = _field_info(field, _hints(section)[name])
+    if field.default is not dataclasses.MISSING:
+        default = getattr(field.default, "name", field.default)  # of a plugin its name
+        info = dataclasses.replace(info, default=json.dumps(default, ensure_ascii=False))
+    return dataclasses.replace(info, name=key)
 
 
 def field_infos(cls: type) -> list[FieldInfo]:
@@ -146,20 +321,19 @@ def _field_info(field: dataclasses.Field[Any], hint: Any) -> FieldInfo:
         default = repr(field.default_factory())
     else:
         default = "(required)"
-    description = next((meta.description for meta in _metas(hint) if meta.description), "")
+    try:
+        schema = msgspec.json.schema(hint)
+    except (TypeError, NameError):  # a type that no text stands for
+        schema = {}
+    schemas = (schema, *schema.get("anyOf", ()))
     return FieldInfo(
-        field.name, type_text(hint), default, range_text(hint), description, kind_text(hint)
+        field.name,
+        type_text(hint),
+        default,
+        " and ".join(_limits(schema)),
+        next((s["description"] for s in schemas if "description" in s), ""),
+        _kind(schema) or f"of type {type_text(hint)}",
     )
-
-
-def _metas(hint: Any) -> Iterator[Meta]:
-    """Yield what annotates a type, outermost first; alternatives of a union included."""
-    if get_origin(hint) is Annotated:
-        yield from (meta for meta in hint.__metadata__ if isinstance(meta, Meta))
-        yield from _metas(hint.__origin__)
-    elif get_origin(hint) in (Union, types.UnionType):
-        for alternative in get_args(hint):
-            yield from _metas(alternative)
 
 
 def type_text(hint: Any) -> str:
@@ -171,58 +345,57 @@ def type_text(hint: Any) -> str:
         return " | ".join(map(type_text, args))
     if origin is Literal:
         return f"Literal[{', '.join(map(repr, args))}]"
-    if hint in (types.NoneType, None, ...):
+    if hint in (types.NoneType, ...):
         return "..." if hint is ... else "None"
     name = str(getattr(origin or hint, "__name__", hint))
     return f"{name}[{', '.join(map(type_text, args))}]" if args else name
 
 
-_KINDS: Mapping[object, str] = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    types.NoneType: "left out",
+# by the names of JSON schema
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+_KINDS = {
+    "string": "a text in quotes",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "left out",
+    "array": "a list",
+    "object": "a table",
+}
+_LISTS = {
+    "string": 'a list of texts, e.g. ["a", "b"]',
+    "integer": "a list of whole numbers, e.g. [1, 2]",
+    "number": "a list of numbers, e.g. [0.5, 1]",
 }
 
 
-def kind_text(hint: Any) -> str:
+def _kind(schema: Mapping[str, Any]) -> str:
     """Return a type in words, as a plan file writes its values."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return kind_text(args[0])
-    if origin in (Union, types.UnionType):
-        return " or ".join(map(kind_text, args))
-    if origin is Literal:
-        return " or ".join(map(repr, args))
-    if origin in (tuple, list) and kind_text(args[0]) in _KINDS.values():
-        return f"a list, each item {kind_text(args[0])}"
-    return _KINDS.get(hint) or f"of type {type_text(hint)}"
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(map(repr, schema["enum"]))
+    item = (schema.get("items") or {}).get("type", "")
+    return _LISTS.get(item) or _KINDS.get(schema.get("type", ""), "")
 
 
-def range_text(hint: Any) -> str:
-    """Return the values that a type's annotations allow: "at least 0 and below 1"; "" for all."""
-    limits = [limit for meta in _metas(hint) for limit in _limits(meta)]
-    items = next((range_text(item) for item in _items(hint)), "")
-    return " and ".join([*limits, *([f"each {items}"] if items else [])])
+def _limits(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the limits on a value: "at least 0", "below 1"."""
+    yield from (f"{word} {schema[bound]:g}" for bound, word in _BOUNDS.items() if bound in schema)
+    if schema.get("minLength") or schema.get("minItems"):
+        yield "not empty"
+    if "pattern" in schema:
+        yield schema.get("range") or f"matching {schema['pattern']}"
+    for alternative in schema.get("anyOf", ()):
+        yield from _limits(alternative)
+    if schema.get("items"):
+        yield from (f"each {limit}" for limit in _limits(schema["items"]))
 
 
-def _items(hint: Any) -> Iterator[Any]:
-    """Yield the type of a list's items, if it is a list."""
-    while get_origin(hint) is Annotated:
-        hint = hint.__origin__
-    if get_origin(hint) in (tuple, list):
-        yield get_args(hint)[0]
-
-
-def _limits(meta: Meta) -> Iterator[str]:
-    bounds = ((meta.ge, "at least"), (meta.gt, "above"), (meta.le, "at most"), (meta.lt, "below"))
-    yield from (f"{word} {bound:g}" for bound, word in bounds if bound is not None)
-    if meta.multiple_of is not None:
-        yield f"a multiple of {meta.multiple_of:g}"
-    if meta.min_length is not None:
-        yield "not empty" if meta.min_length == 1 else f"of at least {meta.min_length} items"
-    if meta.max_length is not None:
-        yield f"of at most {meta.max_length} items"
-    if meta.pattern is not None:
-        yield (meta.extra or {}).get("range") or f"matching {meta.pattern}"
+if __name__ == "__main__":
+    sys.stdout.write(markdown_table())

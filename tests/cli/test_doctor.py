@@ -1,4 +1,4 @@
-"""`leadline doctor`: what is wrong is named with its remedy, and only what is wrong makes it fail."""
+"""`leadline doctor`: what is wrong is named with its remedy, and nothing else makes it fail."""
 
 import importlib.metadata as metadata
 import sys
@@ -43,15 +43,15 @@ def test_another_distribution_with_our_import_names_is_named(
     a_distribution(tmp_path, "verifiers", "verifiers")
     monkeypatch.syspath_prepend(tmp_path)
     sys.path.append(sys.path.pop(0))  # after ours, so that ours is still the one that is found
-    broken = [finding for finding in doctor.clashes() if finding.state is State.BROKEN]
+    broken = [finding for finding in doctor.import_packages() if finding.state is State.BROKEN]
     assert len(broken) == 1
-    assert "leadline and verifiers" in broken[0].said
+    assert "leadline and verifiers" in broken[0].message
     assert "pip uninstall verifiers" in broken[0].remedy
 
 
 def test_our_names_alone_are_no_clash() -> None:
     """Our own distribution provides them, also when it is installed by reference."""
-    assert states(list(doctor.clashes())) == [State.GOOD]
+    assert states(list(doctor.import_packages())) == [State.GOOD]
 
 
 def test_both_builds_of_vllm_are_broken_and_none_is_a_note(
@@ -87,10 +87,10 @@ def test_a_cache_that_cannot_be_written_is_broken(
 
 def test_a_torch_that_crashes_is_a_finding_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken build may end the process that imports it."""
-    monkeypatch.setattr(doctor, "_ASK_TORCH", "import os; os.abort()")
+    monkeypatch.setattr(doctor, "_TORCH_PROGRAM", "import os; os.abort()")
     found = doctor.torch()
     assert found.state is State.BROKEN
-    assert "does not import" in found.said
+    assert "does not import" in found.message
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_a_plugin_that_does_not_load_is_named_and_fails_the_check(
         monkeypatch.undo()
         registry._entry_points.cache_clear()
     assert len(broken) == 1
-    assert "leadline-broken 1.0" in broken[0].said
+    assert "leadline-broken 1.0" in broken[0].message
     assert listed.exit_code == 1
     assert "does not load" in " ".join(listed.output.split())
     assert whole.exit_code == 1
@@ -129,7 +129,7 @@ def test_it_says_whether_untrusted_programs_can_be_run(monkeypatch: pytest.Monke
     """
     from orchestrator.plan import registry
 
-    found = {finding.said.partition(":")[0]: finding for finding in doctor.readiness()}
+    found = {finding.message.partition(":")[0]: finding for finding in doctor.readiness()}
     assert found["code-tests"].what == "verifier"
     monkeypatch.setattr(
         registry.plugin_class("verifiers", "code-tests"),
@@ -144,4 +144,4 @@ def test_it_says_whether_untrusted_programs_can_be_run(monkeypatch: pytest.Monke
 def test_the_deep_check_answers_with_the_real_engine() -> None:
     """`--engine` is the whole way: Ray, vLLM, the embedded model."""
     found = doctor.engine()
-    assert found.state is State.GOOD, found.said
+    assert found.state is State.GOOD, found.message

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -200,10 +201,10 @@ def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
         "3",
     )
     assert done.exit_code == 0, done.output
-    kept = (tmp_path / "runs/small/plan.toml").read_text()
-    assert "temperature = 0.9" in kept
-    assert 'stop = ["###", "END"]' in kept
-    assert "n = 3" in kept
+    kept = tomllib.loads((tmp_path / "runs/small/plan.toml").read_text())
+    assert kept["sampling"]["temperature"] == 0.9
+    assert kept["sampling"]["stop"] == ["###", "END"]
+    assert kept["strategy"]["n"] == 3
 
 
 def test_limit_takes_the_first_rows_and_a_later_run_the_rest(cli: Run, tmp_path: Path) -> None:
@@ -310,6 +311,12 @@ def test_plugins_are_listed_and_shown(cli: Run) -> None:
     details = cli("plugins", "adaptive").stdout
     assert "growth" in details
     assert "1.5" in details
+    assert "papers: arXiv 2203.11171" in cli("plugins", "consistency").stdout
+    listed = json.loads(cli("plugins", "--json").stdout)
+    assert {p["purpose"] for p in listed if p["group"] == "strategies"} >= {"sampling", "search"}
+    [adaptive] = json.loads(cli("plugins", "adaptive", "--json").stdout)
+    assert adaptive == next(p for p in listed if p["name"] == "adaptive")
+    assert {"name", "type", "default", "range", "description"} <= adaptive["options"][0].keys()
     wrong = cli("plugins", "adaptve")
     assert wrong.exit_code == 2
     assert "did you mean 'adaptive'" in wrong.stderr

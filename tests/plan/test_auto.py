@@ -40,7 +40,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     ]
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("plan.toml").write_text(
-        'problems = "p.jsonl"\ndomain = "number"\nstrategy = "auto"\n[execution.engine]\nname = "fake"\nweights = [4.0, 3.0, 3.0]\n'
+        'problems = "p.jsonl"\ndomain = "number"\nstrategy = "auto"\n'
+        '[execution.engine]\nname = "fake"\n'
+        "weights = [4.0, 3.0, 3.0]\n"
     )
     return lambda *arguments: CliRunner().invoke(leadline, list(arguments))
 
@@ -71,33 +73,101 @@ class Pooled:
 
 
 # --- the rules
-# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("found", "strategy", "selector", "said"),
     [
         (Situation(), "adaptive n=16", "majority", "no budget: up to 16 attempts"),
-        (Situation(budget=Budget(tokens=500)), "consistency n=1", "majority", "no two attempts of 512 tokens fit budget.tokens = 500"),
-        (Situation(budget=Budget(tokens=3000)), "consistency n=5", "majority", "5 attempts of 512 tokens fit budget.tokens = 3,000"),
+        (
+            Situation(budget=Budget(tokens=500)),
+            "consistency n=1",
+            "majority",
+            "no two attempts of 512 tokens fit budget.tokens = 500",
+        ),
+        (
+            Situation(budget=Budget(tokens=3000)),
+            "consistency n=5",
+            "majority",
+            "5 attempts of 512 tokens fit budget.tokens = 3,000",
+        ),
         (Situation(budget=Budget(tokens=10**6)), "adaptive n=40", "majority", "1953 attempts"),
-        (Situation(budget=Budget(tokens=10**6, traces=9)), "adaptive n=9", "majority", "budget.traces = 9"),
+        (
+            Situation(budget=Budget(tokens=10**6, traces=9)),
+            "adaptive n=9",
+            "majority",
+            "budget.traces = 9",
+        ),
         (Situation(budget=Budget(seconds=30)), "consistency n=8", "majority", "all start at once"),
-        (Situation(budget=Budget(seconds=30), max_new_tokens=8192, able=ALL), "short-m@k m=5 k=8", "majority", "the first 5 of 8"),
-        (Situation(budget=Budget(traces=4), verifiers=("prm",)), "consistency n=4", "best-weighted by=verdict:prm", "the scores of 'prm'"),
-        (Situation(verifiers=("prm",)), "adaptive n=16", "best-weighted by=verdict:prm", "the scores of 'prm' weigh the votes"),
-        (Situation(max_new_tokens=8192, able=ALL), "sounding n=16", "discounted slope=0.5", "a fifth of the tokens"),
-        (Situation(max_new_tokens=8192, able=ALL, vote=PluginSpec("weighted")), "adaptive n=16", "weighted", "stops when the vote"),
-        (Situation(max_new_tokens=8192), "adaptive n=16", "majority", "stops when the vote is decided"),
-        (Situation(models=("s", "l")), """cascade models='["s", "l"]' inner='adaptive n=8'""", "final", "2 models"),
-        (Situation(models=("s", "l"), budget=Budget(traces=9)), """cascade models='["s", "l"]' n=4""", "final", "in the plan's order"),
-        (Situation(models=("s", "l"), budget=Budget(traces=7)), "consistency n=7", "majority", "too few"),
-        (Situation(models=("s", "l"), budget=Budget(seconds=9)), "consistency n=8", "majority", "all of 's' start at once"),
-        (Situation(models=("s", "l"), verifiers=("v",)), """cascade models='["s", "l"]' inner='adaptive n=8'""",
-         "final vote='best-weighted by=verdict:v'", "2 models"),
-        (Situation(own_depth=8, able=ALL), "adaptive n=16", "majority", "depth stays at 8"),
+        (
+            Situation(budget=Budget(seconds=30), max_new_tokens=8192, capabilities=ALL),
+            "short-m@k m=5 k=8",
+            "majority",
+            "the first 5 of 8",
+        ),
+        (
+            Situation(budget=Budget(traces=4), verifiers=("prm",)),
+            "consistency n=4",
+            "best-weighted by=verdict:prm",
+            "the scores of 'prm'",
+        ),
+        (
+            Situation(verifiers=("prm",)),
+            "adaptive n=16",
+            "best-weighted by=verdict:prm",
+            "the scores of 'prm' weigh the votes",
+        ),
+        (
+            Situation(max_new_tokens=8192, capabilities=ALL),
+            "sounding n=16",
+            "discounted slope=0.5",
+            "a fifth of the tokens",
+        ),
+        (
+            Situation(max_new_tokens=8192, capabilities=ALL, vote=PluginSpec("weighted")),
+            "adaptive n=16",
+            "weighted",
+            "stops when the vote",
+        ),
+        (
+            Situation(max_new_tokens=8192),
+            "adaptive n=16",
+            "majority",
+            "stops when the vote is decided",
+        ),
+        (
+            Situation(models=("s", "l")),
+            """cascade models='["s", "l"]' inner='adaptive n=8'""",
+            "final",
+            "2 models",
+        ),
+        (
+            Situation(models=("s", "l"), budget=Budget(traces=9)),
+            """cascade models='["s", "l"]' n=4""",
+            "final",
+            "in the plan's order",
+        ),
+        (
+            Situation(models=("s", "l"), budget=Budget(traces=7)),
+            "consistency n=7",
+            "majority",
+            "too few",
+        ),
+        (
+            Situation(models=("s", "l"), budget=Budget(seconds=9)),
+            "consistency n=8",
+            "majority",
+            "all of 's' start at once",
+        ),
+        (
+            Situation(models=("s", "l"), verifiers=("v",)),
+            """cascade models='["s", "l"]' inner='adaptive n=8'""",
+            "final vote='best-weighted by=verdict:v'",
+            "2 models",
+        ),
+        (Situation(own_depth=8, capabilities=ALL), "adaptive n=16", "majority", "depth stays at 8"),
     ],
-)  # fmt: skip
+)
 def test_the_choice_by_situation(found: Situation, strategy: str, selector: str, said: str) -> None:
     """One row per rule of docs/auto.md; what is chosen loads."""
     choice = choose(found)
@@ -125,7 +195,7 @@ def test_a_situation_is_read_off_the_plan() -> None:
         Budget(tokens=9),
         8,
     )
-    assert Capability.CONTINUE in found.able
+    assert Capability.CONTINUE in found.capabilities
 
 
 # --- where the choice is made and kept
@@ -153,7 +223,7 @@ def test_a_loaded_plan_holds_the_choice_the_vote_and_the_reason(tmp_path: Path) 
 
 
 def test_a_job_resumes_with_the_recorded_choice(cli: Run) -> None:
-    """Whatever the rules would say now: the record names the strategy, and nothing is chosen anew."""
+    """Whatever the rules say by now: the record names the strategy, and none is chosen again."""
     assert cli("run", "plan.toml", "--limit", "3", "--budget.traces", "9", "-q").exit_code == 0
     record = Path("runs/plan/plan.toml")
     assert 'name = "adaptive"\nn = 9' in record.read_text()
@@ -187,8 +257,8 @@ def test_a_run_says_what_was_chosen_and_why(cli: Run) -> None:
     """On the way, in the closing table, and as JSON; and the title names the strategy itself."""
     ran = cli("run", "plan.toml", "--limit", "2")
     assert (
-        "auto chose adaptive n=16, vote by majority: no budget: up to 16 attempts; sampling stops when"
-        in ran.stderr
+        "auto chose adaptive n=16, vote by majority: no budget: up to 16 attempts; sampling stops "
+        "when" in ran.stderr
     )
     assert "auto: adaptive n=16" in ran.stderr
     assert "chose adaptive n=16" in " ".join(ran.stdout.split())
@@ -211,7 +281,7 @@ def test_a_run_says_what_was_chosen_and_why(cli: Run) -> None:
 
 
 def test_from_python_the_choice_is_made_and_recorded_too(tmp_path: Path) -> None:
-    """`run` and `solve` resolve as a plan file does; the second run of a job finds the same choice."""
+    """`run` and `solve` resolve as a plan file does; the second run finds the same choice."""
     plan = Plan(strategy=PluginSpec("auto"), budget=Budget(traces=6))
     execution = Execution(engine=PluginSpec("fake"))
     problems = [Problem("a", "What?", "number")]
@@ -239,7 +309,6 @@ def test_an_engine_that_does_not_load_is_said_as_for_any_plan(tmp_path: Path) ->
 
 
 # --- leadline choose
-# -------------------------------------------------------------------------------------------------------
 
 
 def test_choose_says_it_without_an_engine(cli: Run) -> None:
@@ -309,11 +378,11 @@ def test_candidates_are_the_rules_choice_the_widths_that_fit_and_the_votes_the_p
     assert pilot.votes(Situation(verifiers=("a",), vote=PluginSpec("final"))) == [
         PluginSpec("final")
     ]
-    several = Situation(models=("s", "l"), verifiers=("v",), max_new_tokens=9000, able=ALL)
+    several = Situation(models=("s", "l"), verifiers=("v",), max_new_tokens=9000, capabilities=ALL)
     assert pilot.default(several, 4) == ReplaySetting(
         PluginSpec("consistency", {"n": 4}), PluginSpec("best-weighted", {"by": "verdict:v"})
     )
-    assert pilot.default(Situation(max_new_tokens=9000, able=ALL), 20) == ReplaySetting(
+    assert pilot.default(Situation(max_new_tokens=9000, capabilities=ALL), 20) == ReplaySetting(
         PluginSpec("adaptive", {"n": 20})
     )
 

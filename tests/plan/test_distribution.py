@@ -61,8 +61,8 @@ def test_its_plugins_are_listed_and_built_with_options(installed: Path) -> None:
     code = """
 from orchestrator.plan import registry
 from orchestrator.core.values import PluginSpec
-made = dict(strategies="first-two", selectors="shortest", domains="colour", verifiers="brevity", engines="echo", similarity="length")
-for group, name in made.items():
+names = dict(strategies="first-two", selectors="shortest", domains="colour", verifiers="brevity")
+for group, name in dict(names, engines="echo", similarity="length").items():
     assert name in registry.names(group), (group, name)
     assert registry.distribution(group, name) == "leadline-example-plugin 0.3.0"
     registry.load(group, PluginSpec(name))
@@ -79,11 +79,16 @@ def test_its_plugins_keep_the_contract(installed: Path) -> None:
     """The checks are public and run in anybody's process, without pytest."""
     code = """
 import asyncio, sys
-from orchestrator.testing import check_domain, check_engine, check_similarity, check_selector, check_strategy, check_verifier
+from orchestrator.testing import check_domain, check_engine, check_similarity
+from orchestrator.testing import check_selector, check_strategy, check_verifier
 from orchestrator.core.plan import Model
 from leadline_example.plugins import Brevity, Colour, Echo, FirstTwo, Length, Shortest
-check_strategy(FirstTwo()); check_strategy(FirstTwo(n=1)); check_selector(Shortest()); check_similarity(Length())
-check_domain(Colour(), stated=[("My colour: Red.", "red")], equal=[("Red", "red")], different=[("red", "blue")])
+check_strategy(FirstTwo())
+check_strategy(FirstTwo(n=1))
+check_selector(Shortest())
+check_similarity(Length())
+stated = [("My colour: Red.", "red")]
+check_domain(Colour(), stated=stated, equal=[("Red", "red")], different=[("red", "blue")])
 async def engine():
     await check_verifier(Brevity(), name="brevity")
     async with Echo().open({"main": Model("m")}) as it:

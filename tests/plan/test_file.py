@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,9 +21,8 @@ from orchestrator.core.values import Capability, PluginSpec, Problem, Sampling
 from orchestrator.plan import keys as plankeys
 from orchestrator.plan import registry
 from orchestrator.plan.check import check_plan
-from orchestrator.plan.document import plan_document, plan_toml
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.file import LoadedPlan, load_plan
+from orchestrator.plan.file import LoadedPlan, load_plan, plan_document, plan_toml
 from orchestrator.plan.keys import keys as fixed_keys
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -238,7 +238,7 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
         ("[strategy]\nn = 3", ["[strategy] must name its plugin", "name = "]),
         ('strategy = "consistancy"', ["'consistancy' (did you mean 'consistency'?)", "adaptive"]),
         ('[strategy]\nname = "consistency"\nm = 3', ["no option 'm'", "depth"]),
-        ('[strategy]\nname = "consistency"\nn = 0', ["at least one trace"]),
+        ('[strategy]\nname = "consistency"\nn = 0', ["n = 0", "at least 1"]),
         (
             '[strategy]\nname = "consistency"\nmodel = "mian"',
             ["model 'mian' (did you mean 'main'?)"],
@@ -265,7 +265,10 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
             ["engine 'openai' runs models as they ship", "sampling.depth = 2"],
         ),
         (
-            '[strategy]\nname = "consistency"\ndepth = 4\n[models.main]\npath = "any"\nmax_depth = 3',
+            (
+                '[strategy]\nname = "consistency"\ndepth = 4\n'
+                '[models.main]\npath = "any"\nmax_depth = 3'
+            ),
             ["strategy.depth asks", "serves 1 to 3"],
         ),
         ("sampling = 3", ["sampling = 3", "write [sampling]"]),
@@ -278,7 +281,7 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
         ("problems = 3", ["problems = 3", "a text in quotes"]),
         ("[sampling]\ntemperature = -0.1", ["sampling.temperature = -0.1", "at least 0"]),
         ("[sampling]\ntemperature = nan", ["sampling.temperature = nan"]),
-        ("[sampling]\ntop_p = 0", ["sampling.top_p = 0.0", "above 0 and at most 1"]),
+        ("[sampling]\ntop_p = 0", ["sampling.top_p = 0:", "above 0 and at most 1"]),
         ("[sampling]\nmax_new_tokens = 0", ["sampling.max_new_tokens = 0", "at least 1"]),
         ('[sampling]\ntemplate = "{question}"', ["sampling.template", "{prompt}"]),
         ("[budget]\ntokens = -1", ["budget.tokens = -1", "0 is no limit"]),
@@ -354,13 +357,14 @@ def test_what_an_engine_lacks_is_said_with_the_engines_that_have_it() -> None:
 
 
 def test_every_fixed_key_has_help_and_no_help_is_left_over() -> None:
-    """The command line makes a flag of each key; a field added to a dataclass must not be without."""
+    """Each key is a flag too; a field added to a dataclass must not be without help."""
     found = {info.name: info for info in fixed_keys()}
     assert len(found) == len(fixed_keys())
-    assert found.keys() == plankeys.HELP.keys()
+    assert all(info.description.endswith(".") for info in found.values())
     fields = {
         f"{name}.{f.name}"
         for name, cls in plankeys.SECTIONS.items()
+        if name not in ("", plankeys.POOL)
         for f in dataclasses.fields(cls)
     }
     assert fields <= found.keys()
@@ -369,6 +373,18 @@ def test_every_fixed_key_has_help_and_no_help_is_left_over() -> None:
     assert plan_fields - plankeys.SECTIONS.keys() <= found.keys()
     assert found["sampling.stop"].type == "tuple[str, ...]"
     assert found["sampling.temperature"].default == "0.7"
+
+
+def test_a_float_of_numpy_is_a_number() -> None:
+    """A script that sweeps over numpy.linspace builds its plans in Python."""
+    check_plan(Plan(sampling=Sampling(temperature=np.float64(0.5))), FAKE)
+
+
+def test_the_table_for_the_documentation_has_every_key() -> None:
+    """docs are made of it: a row a key, those of a model included."""
+    rows = plankeys.markdown_table().splitlines()
+    assert len(rows) == 2 + len(plankeys.KEYS)
+    assert any(row.startswith("| `models.NAME.residual` | a number | `0.0` | at") for row in rows)
 
 
 def test_defaults_of_keys_are_those_of_an_empty_plan(load: Load) -> None:

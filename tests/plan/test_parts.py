@@ -17,11 +17,9 @@ from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan, document, fingerprint
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
-from orchestrator.plan.check import check_plan
-from orchestrator.plan.document import plan_toml
+from orchestrator.plan.check import check_plan, requested_depths
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.file import LoadedPlan, load_plan
-from orchestrator.plan.models import asked_depths
+from orchestrator.plan.file import LoadedPlan, load_plan, plan_toml
 from orchestrator.plan.spec_syntax import one_spec, several_specs, spelled
 from orchestrator.testing import explore
 
@@ -86,7 +84,7 @@ def test_a_table_without_a_name_sets_options_of_the_default() -> None:
         ),
         (
             {"inner": {"name": "staged", "stages": ["consistency", "adaptive n=0"]}},
-            r"^strategy\.inner\.stages\[1\]: .*n >= 1",
+            r"^strategy\.inner\.stages\[1\]: .*n = 0: it must be a whole number, at least 1",
         ),
         ({"select": {"name": "bst"}}, r"^strategy\.select: there is no selector 'bst'"),
         (
@@ -107,7 +105,8 @@ def test_a_file_with_parts_comes_back_from_its_record_and_keeps_its_fingerprint(
     """plan.toml and the journal's plan load back to the same work; a changed part of a part is
     other work.
     """
-    text = 'strategy = {name = "refine", rounds = 1, inner = {name = "refine", inner = {name = "consistency", n = 3}}}'
+    inner = '{name = "refine", inner = {name = "consistency", n = 3}}'
+    text = f'strategy = {{name = "refine", rounds = 1, inner = {inner}}}'
     loaded = load(tmp_path, text)
     again = tmp_path / "again.toml"
     again.write_text(plan_toml(loaded.plan, loaded.execution))
@@ -179,7 +178,7 @@ def test_listed_options_of_a_part_are_taken_in_turn() -> None:
 
 
 def test_a_loaded_plugin_tells_from_which_spec_it_loads_again() -> None:
-    """Only what differs from the defaults, parts whole; a class that nobody registered is refused."""
+    """Only what differs from the defaults, parts whole; an unregistered class is refused."""
     spec = PluginSpec(
         "cascade", {"models": ("main",), "n": 3, "inner": {"name": "adaptive", "n": 6}}
     )
@@ -240,8 +239,8 @@ def test_depths_of_a_part_are_asked_of_the_pools_it_runs_on() -> None:
         "strategies", PluginSpec("cascade", {"models": ["main", "large"], "inner": inner})
     )
     plan = Plan(models={"main": Model("a"), "large": Model("b")})
-    asked = sorted(asked_depths(plan, strategy))
-    assert asked == sorted(
+    depths = sorted(requested_depths(plan, strategy))
+    assert depths == sorted(
         ("strategy.inner.depths", pool, depth) for pool in ("main", "large") for depth in (2, 4)
     )
 
@@ -263,7 +262,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "composing.md").read_text()
 def test_the_plan_and_the_flags_of_the_page_load(tmp_path: Path) -> None:
     """docs/composing.md: the table, and every command of it over the table."""
     [table] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    models = '[models.small]\npath = "a"\n[models.large]\npath = "b"\n[models.rm]\npath = "c"\ntask = "classify"'
+    models = (
+        '[models.small]\npath = "a"\n[models.large]\npath = "b"\n'
+        '[models.rm]\npath = "c"\ntask = "classify"'
+    )
     text = f'verifiers = [{{name = "reward", model = "rm"}}]\n{table}\n{models}'
     assert load(tmp_path, text).plan.strategy.options["inner"] == {"name": "consistency", "n": 8}
     commands = re.findall(r"^leadline run plan.toml (.*)$", PAGE, re.MULTILINE)
@@ -284,7 +286,8 @@ def test_the_strategy_of_the_page_keeps_the_contract(monkeypatch: pytest.MonkeyP
     )
     [code] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     imports = (
-        "from collections.abc import Mapping\nfrom dataclasses import dataclass\nfrom typing import Any, ClassVar\n"
+        "from collections.abc import Mapping\nfrom dataclasses import dataclass\n"
+        "from typing import Any, ClassVar\n"
         "import orchestrator\nfrom orchestrator.kit.compose import Overrides, run_inner\n"
     )
     # registers the strategy

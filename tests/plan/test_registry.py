@@ -46,7 +46,10 @@ def test_built_ins_are_found_like_everybodys() -> None:
 def test_listing_names_loads_no_plugin() -> None:
     """`leadline plugins` must work, and be quick, with a broken or heavy plugin installed."""
     heavy = ("strategies", "verifiers", "scipy", "ray", "vllm", "torch")
-    code = f"import sys; from orchestrator.plan import registry as r; [r.names(g) for g in r.GROUPS]; print(sys.modules.keys() & {heavy})"
+    code = (
+        "import sys; from orchestrator.plan import registry as r; [r.names(g) for g in r.GROUPS]; "
+        f"print(sys.modules.keys() & {heavy})"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -59,7 +62,8 @@ def test_an_unknown_name_gets_the_near_match_and_the_list() -> None:
     """Most are typing errors."""
     with pytest.raises(
         PluginError,
-        match=r"there is no strategy 'consistancy' \(did you mean 'consistency'\?\); there are: ab-mcts, ",
+        match=r"there is no strategy 'consistancy' \(did you mean 'consistency'\?\); "
+        "there are: ab-mcts, ",
     ):
         registry.load("strategies", PluginSpec("consistancy"))
     assert issubclass(PluginError, PlanError), "found before any engine starts"
@@ -71,7 +75,7 @@ def test_an_unknown_name_gets_the_near_match_and_the_list() -> None:
         ({"m": 8}, r"strategy 'consistency' has no option 'm'.*; it has: depth, model, n"),
         ({"modle": "x"}, r"no option 'modle' \(did you mean 'model'\?\)"),
         ({"n": "many"}, r"strategy 'consistency': n = 'many': it must be a whole number"),
-        ({"n": 0}, r"strategy 'consistency': n = 0: at least one trace"),
+        ({"n": 0}, r"strategy 'consistency': n = 0: it must be a whole number, at least 1"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_remedy(options: dict[str, object], message: str) -> None:
@@ -166,7 +170,7 @@ def test_an_annotation_gives_range_and_meaning() -> None:
     for options, message in (
         ({"a": 0}, r"'mine': a = 0: it must be a whole number, at least 1\. Attempts per problem"),
         ({"b": 2.0}, r"b = 2.0: it must be a number or left out, above 0 and at most 1\. A share"),
-        ({"c": ["x", ""]}, r"c = \['x', ''\]: it must be a list, each item a text, each not empty"),
+        ({"c": ["x", ""]}, r"c = \['x', ''\]: it must be a list of texts, e.g.*, each not empty"),
         ({"d": "x"}, r"d = 'x': it must be a whole number$"),
     ):
         with pytest.raises(PluginError, match=message):

@@ -29,8 +29,7 @@ from orchestrator.core.values import PluginSpec
 from orchestrator.jobs.files import write_atomically
 from orchestrator.plan import auto
 from orchestrator.plan.auto import Choice, Situation
-from orchestrator.plan.document import plan_toml
-from orchestrator.plan.file import LoadedPlan
+from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.replay import pilot
@@ -183,7 +182,7 @@ def _write(study: _Pilot, rows: list[ReplayRow], choice: Choice) -> None:
     directory, loaded = study.jobs.directory, study.loaded
     write_json(directory / "pilot.json", {"chosen": _choice_document(choice), "settings": settings})
     text = plan_toml(
-        auto.chosen(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice),
+        auto.with_choice(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice),
         loaded.execution,
         problems=study.jobs.source.problems,
         out=str((directory / "chosen").resolve()),

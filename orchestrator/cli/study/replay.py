@@ -80,7 +80,7 @@ from orchestrator.studies.replay.recording import Draw
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Most tokens a question may take.  [default: no limit]",
+    help="Most tokens a problem may take.  [default: no limit]",
 )
 @click.option(
     "--processes",
@@ -114,7 +114,7 @@ def replay(
     as_json: bool,
 ) -> int:
     """Replay strategies on recorded traces: accuracy against tokens, with 95% intervals over
-    questions, and the critical path.
+    problems, and the critical path.
 
     A SOURCE is a job directory or a file of recorded traces (docs/replay.md). A SPEC is a name,
     then options; each of several values, separated by commas, is replayed.

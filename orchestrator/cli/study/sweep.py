@@ -34,8 +34,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.jobs.files import write_atomically
 from orchestrator.plan import registry
-from orchestrator.plan.document import plan_toml
-from orchestrator.plan.file import LoadedPlan
+from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.studies.evaluate import Same, read_references, right_keys
 from orchestrator.studies.series import Member, Pools, Series, series
 from orchestrator.studies.summary import compare_answers

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.console import print_json, redirected, results_console
 from orchestrator.cli.options import EXIT_CODES, debug_option, json_option
 from orchestrator.cli.view.numbers import count, estimate_text, interval, share
 from orchestrator.cli.view.tables import numbers_table
-from orchestrator.plan.document import toml_value
 from orchestrator.studies.ensembles import EnsembleFit, fit_ensemble, read_questions
 
 
@@ -32,12 +29,12 @@ from orchestrator.studies.ensembles import EnsembleFit, fit_ensemble, read_quest
 @json_option
 @debug_option
 def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
-    """Find the weights with which several models together answer the most questions right in one
+    """Find the weights with which several models together solve the most problems in one
     vote (strategy `ensemble`; Best-of-infinity's program).
 
     A JOB is the directory of a finished job with reference answers: one job in which several models
     answered, or one job for each model on the same problems. Prints how often each model alone and
-    the weighted vote are right in the limit of many draws, also on questions held out from the fit
+    the weighted vote are right in the limit of many draws, also on problems held out from the fit
     (five folds).
 
     \b
@@ -46,7 +43,8 @@ def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
       leadline weights runs/small runs/large --problems problems.jsonl
     """
     questions = read_questions([Path(job) for job in jobs], problems)
-    with _silenced():
+    # HiGHS has left a debugging line in its native code; the standard output may be JSON
+    with redirected((1,), os.open(os.devnull, os.O_WRONLY)):
         fit = fit_ensemble(questions)
     if as_json:
         print_json(fit)
@@ -55,34 +53,18 @@ def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
     console.print(_table(fit))
     held_out = f"; held out {estimate_text(fit.held_out)}" if fit.held_out else ""
     vote = (
-        f"weighted vote, in the limit: {estimate_text(fit.fitted)} on the questions of the "
+        f"weighted vote, in the limit: {estimate_text(fit.fitted)} on the problems of the "
         f"fit{held_out}"
     )
     console.print(Text(vote, style="bold"), soft_wrap=True)
     if fit.n_left_out:
-        left_out = f"{fit.n_left_out:,} questions are left out: some model has no attempt at them"
+        left_out = f"{fit.n_left_out:,} problems are left out: some model has no attempt at them"
         console.print(Text(left_out, style="yellow"), soft_wrap=True)
     rounded = [round(weight, 4) for weight in fit.weights]
-    options = f"models = {toml_value(list(fit.models))}, weights = {toml_value(rounded)}"
+    options = f"models = {json.dumps(fit.models)}, weights = {json.dumps(rounded)}"
     plan = f'strategy = {{name = "ensemble", {options}}}'
     console.print(Text(f"in a plan: {plan}", style="dim"), soft_wrap=True)
     return 0
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep what the solver's native code prints (HiGHS has left a debugging line in) out of the
-    standard output, which may be JSON.
-    """
-    sys.stdout.flush()
-    stdout, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 1)
-    try:
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(devnull)
 
 
 def _table(fit: EnsembleFit) -> Table:

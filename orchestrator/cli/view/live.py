@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 from rich import progress as rich_progress
 from rich.console import Console, RenderableType
@@ -39,9 +39,15 @@ class RunState:
 
     phase: str = "starting"
     hint: str = ""  # what to expect of this phase
+    began: float = field(default_factory=time.monotonic)
     since: float = field(default_factory=time.monotonic)  # of the phase
     progress: Progress | None = None
     running_since: float = 0.0
+
+    @property
+    def start_seconds(self) -> float:
+        """How long it took until the engine was up."""
+        return self.running_since - self.began
 
     def enter(self, phase: str, hint: str = "") -> None:
         """Begin a phase."""
@@ -95,24 +101,10 @@ class Meter:
         )
 
 
-class View(Protocol):
-    """Shows the state of a run, at its own pace."""
-
-    seconds: float  # between two calls of `show`
-
-    def show(self, state: RunState) -> None:
-        """Show the present state."""
-        ...
-
-    def close(self, state: RunState) -> None:
-        """Show the last state and leave the terminal as it was."""
-        ...
-
-
 class LiveView(rich_progress.Progress):
     """A picture of a few lines that is redrawn in place."""
 
-    seconds = LIVE_SECONDS
+    seconds = LIVE_SECONDS  # between two calls of `show`
 
     def __init__(self, console: Console, title: str) -> None:
         """Draw on this console, under a title."""
@@ -198,7 +190,6 @@ class PlainView:
         self._every = seconds
         self._meter = Meter()
         self._phase = ""
-        self._since = 0.0
         self._last = ""
         self._written_at = time.monotonic()
         self._write(title)
@@ -218,9 +209,9 @@ class PlainView:
     def _write_phase(self, state: RunState, now: float) -> None:
         if state.phase != "running":
             self._write(f"{state.phase}{f' ({state.hint})' if state.hint else ''}")
-        elif self._phase and state.since - self._since > _SLOW_START_SECONDS:
-            self._write(f"the engine is up after {duration(state.since - self._since)}")
-        self._phase, self._since, self._written_at = state.phase, state.since, now
+        elif self._phase and not self._last and state.start_seconds > _SLOW_START_SECONDS:
+            self._write(f"the engine is up after {duration(state.start_seconds)}")
+        self._phase, self._written_at = state.phase, now
 
     def _write_state(self, state: RunState, now: float) -> None:
         self._written_at = now
@@ -241,6 +232,9 @@ class PlainView:
 
     def _write(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
+
+
+View: TypeAlias = LiveView | PlainView
 
 
 class Ticker:

@@ -61,9 +61,9 @@ def surface_picture(surface: Surface) -> bytes:
         handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False
     )
     what = (
-        f"{surface.selector} of k traces at latent depth d"
+        f"{surface.selector} of k attempts at latent depth d"
         if surface.depths != (0,)
-        else f"{surface.selector} of k traces"
+        else f"{surface.selector} of k attempts"
     )
     figure.suptitle(
         f"Accuracy by depth and width: {what}, {surface.n_problems:,} problems, 95% intervals",
@@ -104,7 +104,7 @@ def _heat_map(axes: Axes, surface: Surface) -> None:
     )
     axes.set_xticks(range(len(surface.widths)), [str(width) for width in surface.widths])
     axes.set_yticks(range(len(surface.depths)), [str(depth or "own") for depth in surface.depths])
-    axes.set_xlabel("width k (traces a problem)")
+    axes.set_xlabel("width k (attempts a problem)")
     axes.set_ylabel("latent depth d")
     axes.set_title(
         f"bold: on the Pareto front ({surface.unit}) · red frame: the cheapest as good as the best",
@@ -218,8 +218,8 @@ def draw_plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
     axes = figure.subplots()
     for i, (name, line) in enumerate(lines(rows).items()):
         _draw_line(axes, name, line, _MARKS[i % len(_MARKS)])
-    axes.set(ylabel="accuracy (bars: 95% over questions)", title=title)
-    _log_scale(axes, [row.tokens.value for row in rows], "output tokens a question")
+    axes.set(ylabel="accuracy (bars: 95% over problems)", title=title)
+    _log_scale(axes, [row.tokens.value for row in rows], "output tokens a problem")
     _accuracy_scale(axes)
     axes.legend(frameon=False)
     try:

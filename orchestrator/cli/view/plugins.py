@@ -1,16 +1,18 @@
-"""What `leadline plugins` shows: every plugin by group, or one with its options.
+"""What `leadline plugins` prints: every plugin by its purpose, or one with its options.
 
-It loads classes and builds nothing.
+It loads classes and builds nothing. A plugin that does not load is listed with its error.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,84 +20,131 @@ from orchestrator.core.errors import PluginError
 from orchestrator.plan import registry
 from orchestrator.plan.keys import FieldInfo
 
+_OURS = "leadline "  # begins the name of our own distribution with its version
 
-def overview() -> tuple[RenderableType, bool]:
-    """Return a table of all plugins, and whether all of them load."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("plugin", "what it does", "from"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "plugin")
-    sound = True
-    for group in registry.GROUPS:
-        table.add_row(Text(group, style="bold"), "", "")
-        for name in registry.names(group):
-            try:
-                what = Text(summary_line(registry.plugin_class(group, name)))
-            except PluginError as error:
-                sound, what = False, Text(str(error), style="red")
-            table.add_row(
-                Text(f"  {name}", style="cyan"),
-                what,
-                Text(registry.distribution(group, name), style="dim"),
-            )
-        if not registry.names(group):
-            table.add_row(Text("  none", style="dim"), "", "")
-    return table, sound
+
+@dataclass(frozen=True, slots=True)
+class PluginSummary:
+    """A plugin as it is listed.
+
+    `purpose` is the folder of a strategy or verifier of ours, else "". `papers` are the sources
+    that its documentation names first, as "arXiv NUMBER".
+    """
+
+    group: str
+    purpose: str
+    name: str
+    summary: str
+    distribution: str
+    papers: Sequence[str] = ()
+    options: Sequence[FieldInfo] = ()
+    error: str = ""
+
+
+def summaries(name: str | None = None) -> list[PluginSummary]:
+    """Return all plugins, or those of one name, in the order in which they are listed.
+
+    PluginError when there is none of that name, with the near match.
+    """
+    names = [(group, n) for group in registry.GROUPS for n in registry.names(group)]
+    matches = [_summary(group, n) for group, n in names if name in (None, n)]
+    if not matches and name is not None:
+        raise PluginError(
+            f"there is no plugin {name!r}{registry.near(name, {n for _, n in names})}; "
+            "`leadline plugins` lists all"
+        )
+    order = registry.GROUPS.index
+    return sorted(matches, key=lambda s: (order(s.group), not s.purpose, s.purpose, s.name))
+
+
+def _summary(group: str, name: str) -> PluginSummary:
+    distribution = registry.distribution(group, name)
+    try:
+        cls = registry.plugin_class(group, name)
+    except PluginError as error:
+        return PluginSummary(group, "", name, "", distribution, error=str(error))
+    folders = cls.__module__.split(".")
+    purpose = folders[1] if folders[0] == group and distribution.startswith(_OURS) else ""
+    return PluginSummary(
+        group,
+        purpose,
+        name,
+        summary_line(cls),
+        distribution,
+        papers(cls),
+        registry.options(group, name),
+    )
+
+
+def overview(plugins: Sequence[PluginSummary]) -> RenderableType:
+    """Return plugins as a list, by group and purpose."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    heading = ""
+    for plugin in plugins:
+        title = plugin.group + (f": {plugin.purpose}" if plugin.purpose else "")
+        if title != heading:
+            table.add_row("\n" * bool(heading) + title, style="bold")
+            heading = title
+        text = Text(plugin.error, style="red") if plugin.error else Text(plugin.summary)
+        if not plugin.distribution.startswith(_OURS):
+            text.append(f" ({plugin.distribution})", style="dim")
+        elif plugin.papers:
+            text.append(f" ({plugin.papers[0]})", style="dim")
+        table.add_row(Text(f"  {plugin.name}", style="cyan"), text)
+    return table
 
 
 def details(name: str) -> RenderableType:
     """Return everything about the plugins of this name, in whatever group.
 
-    PluginError when there is none, with the near match.
+    PluginError when there is none, with the near match, and when one does not load.
     """
-    groups = [group for group in registry.GROUPS if name in registry.names(group)]
-    if not groups:
-        known = sorted({n for group in registry.GROUPS for n in registry.names(group)})
-        raise PluginError(
-            f"there is no plugin {name!r}{registry.near(name, known)}; `leadline plugins` lists all"
-        )
-    return Group(*(part for group in groups for part in _one(group, name)))
+    return Group(*(part for plugin in summaries(name) for part in _details(plugin)))
 
 
-def _one(group: str, name: str) -> Iterator[RenderableType]:
-    cls = registry.plugin_class(group, name)
-    yield Text.assemble(
-        (name, "bold cyan"),
-        (f"  {registry.singular(group)} of {registry.distribution(group, name)}", "dim"),
-    )
-    yield Text(f"{_flowing(inspect.cleandoc(cls.__doc__ or 'It says nothing about itself.'))}\n")
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("option", "type", "default", "meaning"):
-        table.add_column(heading, overflow="fold")
-    notes = _comments(cls)
-    options = registry.options(group, name)
-    for option in options:
-        table.add_row(
-            Text(option.name),
-            Text(option.type),
-            Text(option.default),
-            Text(notes.get(option.name, "")),
-        )
-    yield table if options else Text("It has no options.\n")
-    simple = next((o for o in options if o.type in ("int", "float", "str")), None)
-    yield Text(
-        f"{_usage(group, name, simple)}\n{_demands(cls)}source: {source(cls)}\n", style="dim"
-    )
+def _details(plugin: PluginSummary) -> Iterator[RenderableType]:
+    cls = registry.plugin_class(plugin.group, plugin.name)
+    kind = registry.singular(plugin.group)
+    yield Text.assemble((plugin.name, "bold cyan"), (f"  {kind} of {plugin.distribution}", "dim"))
+    yield Text(f"{_reflowed(inspect.cleandoc(cls.__doc__ or '(no description)'))}\n")
+    yield Text("Options:" if plugin.options else "It has no options.")
+    for option in plugin.options:
+        default = "required" if option.default == "(required)" else f"default {option.default}"
+        facts = ", ".join(filter(None, (option.type, default, option.range)))
+        yield Padding(Text.assemble((option.name, "cyan"), (f"  {facts}", "dim")), (0, 0, 0, 2))
+        if option.description:
+            yield Padding(Text(option.description), (0, 0, 0, 6))
+    cited = f"papers: {', '.join(plugin.papers)}\n" if plugin.papers else ""
+    yield Text(f"\n{_usage(plugin)}\n{_needs(cls)}{cited}source: {source(cls)}\n", style="dim")
+
+
+def _needs(cls: type) -> str:
+    """Return what a class needs of its engine without being built: options may change the rest."""
+    needs = getattr(cls, "needs", ())
+    known = isinstance(needs, frozenset | set | tuple) and needs
+    return f"needs of its engine: {', '.join(sorted(needs))}\n" if known else ""
 
 
 def summary_line(cls: type) -> str:
-    """Return the first paragraph's first sentence of a class's docstring."""
-    paragraph = " ".join(
-        inspect.cleandoc(cls.__doc__ or "(no description)").split("\n\n")[0].split()
-    )
-    return re.split(r"(?<=[.!?])\s|:\s", paragraph, maxsplit=1)[0]
+    """Return the first sentence of a class's docstring."""
+    paragraph = inspect.cleandoc(cls.__doc__ or "(no description)").split("\n\n")[0]
+    return re.split(r"(?<=[.!?])\s", " ".join(paragraph.split()), maxsplit=1)[0]
 
 
-def _flowing(text: str) -> str:
+def papers(cls: type) -> list[str]:
+    """Return the papers in a class's docstring and the head of its module's, in order."""
+    module = (sys.modules[cls.__module__].__doc__ or "").split("\n\n")[:2]
+    numbers = re.findall(r"arXiv\s+(\d{4}\.\d{5})", "\n".join([cls.__doc__ or "", *module]))
+    return [f"arXiv {number}" for number in dict.fromkeys(numbers)]
+
+
+def _reflowed(text: str) -> str:
     """Return a docstring whose paragraphs are one line each, lists kept as they are."""
-    paragraphs = text.split("\n\n")
     return "\n\n".join(
         p if re.search(r"^\s*([-*]|\s)", p, re.MULTILINE) else " ".join(p.split())
-        for p in paragraphs
+        for p in text.split("\n\n")
     )
 
 
@@ -107,56 +156,28 @@ def source(cls: type) -> str:
         return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _usage(group: str, name: str, option: FieldInfo | None) -> str:
-    value = (
-        "VALUE"
-        if option is None or option.default == "(required)"
-        else option.default.strip("'") or '""'
-    )
-    head = {"strategies": "strategy", "selectors": "selector", "engines": "execution.engine"}.get(
-        group
-    )
-    if group == "similarity":
-        return f'in a plan: [strategy] name = "deepprune", judge = "{name}" (each on a line of its own)'
-    if head is None:
-        own = (
-            f'{{ name = "{name}", {option.name} = ... }}'
-            if option and option.default == "(required)"
-            else f'"{name}"'
-        )
-        return (
-            f"in a plan: [domains.{name}]"
-            if group == "domains"
-            else f"in a plan: verifiers = [{own}]"
-        )
-    return f"as flags: --{head} {name}{f' --{head}.{option.name} {value}' if option else ''}{_part_usage(group, name, head)}"
-
-
-def _part_usage(group: str, name: str, head: str) -> str:
-    """Return how a plugin's first part is swapped; "" without parts."""
-    part = next(iter(registry.parts(registry.plugin_class(group, name))), "")
-    is_list = any(
-        o.name == part and o.type.startswith("list of ") for o in registry.options(group, name)
-    )
-    value = """'["NAME OPTION=VALUE", ...]'""" if is_list else '"NAME OPTION=VALUE"'
-    return f" --{head}.{part} {value}" if part else ""
-
-
-def _demands(cls: type) -> str:
-    """Return what a class states of itself without being built: options may change the rest."""
-    needs = getattr(cls, "needs", ())
-    return (
-        f"needs: {', '.join(sorted(needs))}\n"
-        if isinstance(needs, frozenset | set | tuple) and needs
-        else ""
-    )
-
-
-def _comments(cls: type) -> dict[str, str]:
-    """Return the comments that stand on the lines of fields."""
-    try:
-        lines = inspect.getsource(cls).splitlines()
-    except (OSError, TypeError):
-        return {}
-    found = (re.match(r"\s+(\w+)\s*:[^#]*#\s*(.+)", line) for line in lines)
-    return {match[1]: match[2] for match in found if match}
+def _usage(plugin: PluginSummary) -> str:
+    """Return how a plan names a plugin and sets its first plain option and its first part."""
+    name = plugin.name
+    if plugin.group == "similarity":
+        return f'in a plan: strategy = {{name = "deepprune", similarity = "{name}"}}'
+    if plugin.group == "domains":
+        return f"in a plan: [domains.{name}]"
+    if plugin.group == "verifiers":
+        required = [f"{o.name} = ..." for o in plugin.options if o.default == "(required)"]
+        table = ", ".join([f'name = "{name}"', *required])
+        entry = f"{{{table}}}" if required else f'"{name}"'
+        return f"in a plan: verifiers = [{entry}]"
+    key = "execution.engine" if plugin.group == "engines" else registry.singular(plugin.group)
+    flags = [f"--{key} {name}"]
+    plain = next((o for o in plugin.options if o.type in ("int", "float", "str")), None)
+    if plain is not None:
+        value = "VALUE" if plain.default == "(required)" else plain.default.strip("'") or '""'
+        flags.append(f"--{key}.{plain.name} {value}")
+    parts = registry.parts(registry.plugin_class(plugin.group, name))
+    part = next((o for o in plugin.options if o.name in parts), None)
+    if part is not None:
+        several = part.type.startswith("list of ")
+        spec = """'["NAME OPTION=VALUE", ...]'""" if several else '"NAME OPTION=VALUE"'
+        flags.append(f"--{key}.{part.name} {spec}")
+    return f"as flags: {' '.join(flags)}"

@@ -17,14 +17,14 @@ from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow, ReplaySe
 def replay_tables(rows: Sequence[ReplayRow], title: str) -> RenderableType:
     """Return the rows of one source; if any attempts were cut or probed, a second table of those.
 
-    Tokens are per question; `path` is the longest chain of tokens generated in sequence. `saved` is
+    Tokens are per problem; `path` is the longest chain of tokens generated in sequence. `saved` is
     against all of a strategy's n attempts of the same draw, and `full vote` is their accuracy under
     the same selector.
     """
     table = numbers_table(
         ("strategy", "accuracy", "95% interval", "tokens", "saved", "path"),
         n_texts=1,
-        title=f"{title} · {count(rows[0].accuracy.n)} questions",
+        title=f"{title} · {count(rows[0].accuracy.n)} problems",
     )
     for row in rows:
         saved = f"{1 - row.tokens.value / row.full_tokens:z.1%}" if row.full_tokens else ""

@@ -109,10 +109,10 @@ def _levels(surface: Surface) -> Table:
             "depth",
             "one answer\nis right",
             "weight\nof a vote",
-            f"{surface.levels[0].n_agreed} traces\nagree",
+            f"{surface.levels[0].n_agreed} attempts\nagree",
             "and are\nright then",
-            f"{surface.unit}\na trace",
-            "engine-s\na trace",
+            f"{surface.unit}\nan attempt",
+            "engine-s\nan attempt",
         )
     )
     for level in surface.levels:

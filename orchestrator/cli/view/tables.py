@@ -194,16 +194,16 @@ def _faults(status: Status, errors: Sequence[str], n: int) -> RenderableType:
     return table
 
 
-# --- one question
+# --- one problem
 
 
 def solution_table(result: Result, seconds: float) -> RenderableType:
-    """Return one question's answer, its votes and its cost."""
+    """Return one problem's answer, its votes and its cost."""
     spent = sum(result.usage.values(), Usage())
     answer = (
         Text(result.answer.text, style="bold green")
         if result.answer
-        else Text(one_line(result.error) or "no answer: no trace has one", style="bold red")
+        else Text(one_line(result.error) or "no answer: no attempt gave one", style="bold red")
     )
     cut = f", {result.n_cancelled} cancelled" if result.n_cancelled else ""
     failed = f", {result.n_failed} failed" if result.n_failed else ""

@@ -154,7 +154,7 @@ class RayFleet:
 
         Two requests of one identity must not be in flight at the same time: ValueError.
         """
-        identity = request.problem_id, request.ordinal
+        identity = request.identity
         if identity in self._held:
             raise ValueError(
                 f"problem {request.problem_id!r}, ordinal {request.ordinal} is in flight already"
@@ -172,7 +172,7 @@ class RayFleet:
         """Stop a request: its `generate` returns a CANCELLED trace with the tokens so far, none
         when it had not been sent.
         """
-        held = self._held.get((request.problem_id, request.ordinal))
+        held = self._held.get(request.identity)
         if held is None or held.aborted:
             return
         held.aborted = True

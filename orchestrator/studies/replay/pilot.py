@@ -63,7 +63,7 @@ def default(situation: Situation, n: int) -> ReplaySetting:
             situation,
             budget=Budget(traces=n, seconds=situation.budget.seconds),
             models=situation.models[:1],
-            able=frozenset(),
+            capabilities=frozenset(),
         )
     )
     return ReplaySetting(choice.strategy, choice.selector)

@@ -22,7 +22,7 @@ from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import ReplayError
 from orchestrator.studies.replay.simulator import UNLIMITED, Tape, explore
 from strategies.sampling.consistency import Consistency
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 TRACES = Path(os.environ.get("LEADLINE_TRACES", Path(__file__).parents[4] / "shared" / "traces"))
 LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
