@@ -23,6 +23,7 @@ from orchestrator.core.layers import Schedule, parse_schedule
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Problem, Prompt
+from orchestrator.jobs.files import write_atomically
 from orchestrator.plan.execution import Execution
 from orchestrator.studies.evaluate import Estimate, share_estimate
 from orchestrator.studies.layers.mcts import Order, SearchOptions, Trial, explore, front
@@ -160,7 +161,8 @@ def search(
     """
     calibration, held_out = split(task.problems, task.holdout, task.plan.seed)
     complete = completer(runner, task)
-    with Grader(task.plan, task.execution) as grader, SearchLog(path, task, calibration) as log:
+    log = SearchLog(path, task, calibration)
+    with Grader(task.plan, task.execution) as grader:
         targets = _targets(task, runner, own, grader, calibration)
         used = [p for p in calibration if p.id in targets]
         scorer = Scorer(complete, grader, used, targets, log.known)
@@ -294,60 +296,41 @@ def _comparison(
 
 
 class SearchLog:
-    """Orders with their grades, one a line, appended as they come.
+    """Orders with their grades, one a line; the first line identifies the search.
 
-    The first line identifies the search.
+    The file is replaced whole with each order, of which there are a few hundred.
     """
 
     def __init__(self, path: Path, task: SearchTask, problems: Sequence[Problem]) -> None:
         """Read the log, dropping a cut-off last line; PlanError when it is of another search."""
-        self._path = path
-        self._head = msgspec.json.encode({"search": _identity(task, problems)})
+        head = msgspec.json.encode({"search": _identity(task, problems)}) + b"\n"
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
-        if whole and whole[0].strip() != self._head:
+        self._lines = [line for line in lines if line.endswith(b"\n")] or [head]
+        self._path = path
+        if self._lines[0] != head:
             raise PlanError(
-                f"{path} holds another search (other problems, model, reward, "
-                "seed or sampling); choose another --out"
+                f"{path} holds another search (other problems, model, reward, seed or sampling); "
+                "choose another --out"
             )
-        self.known = [_scored(msgspec.json.decode(line)) for line in whole[1:]]
-        self._kept = {scored.order for scored in self.known}
+        self.known = [_scored(msgspec.json.decode(line)) for line in self._lines[1:]]
+        self._orders = {scored.order for scored in self.known}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab")
-            self._file.truncate(sum(map(len, whole)))
-            if not whole:
-                self._file.write(self._head + b"\n")
         except OSError as error:
-            raise JournalError(
-                f"{path}: {error.strerror}; free some space or choose another --out"
-            ) from error
-
-    def __enter__(self) -> SearchLog:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the file."""
-        self._file.close()
+            raise JournalError(f"{path}: {error.strerror}; choose another --out") from error
 
     def add(self, scored: OrderScore) -> None:
-        """Append an order's score, unless it is logged already."""
-        if scored.order in self._kept:
+        """Write an order's score, unless it is logged already."""
+        if scored.order in self._orders:
             return
-        self._kept.add(scored.order)
+        self._orders.add(scored.order)
         row = {
             "layers": str(Schedule(scored.order)),
             "right": [int(right) for right in scored.right],
             "whole": scored.whole,
         }
-        try:
-            self._file.write(msgspec.json.encode(row) + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise JournalError(
-                f"{self._path}: {error.strerror}; free some space or choose another --out"
-            ) from error
+        self._lines.append(msgspec.json.encode(row) + b"\n")
+        write_atomically(self._path, b"".join(self._lines))
 
 
 def _scored(row: Mapping[str, object]) -> OrderScore:

@@ -25,7 +25,10 @@ from strategies.sampling.consistency import Consistency
 from strategies.selectors.majority import Majority
 
 TRACES = Path(os.environ.get("LEADLINE_TRACES", Path(__file__).parents[4] / "shared" / "traces"))
-LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
+LEFT_OUT = (
+    "that were cut short, dropped or built on others are left out; "
+    "the cut ones are mostly the longer ones"
+)
 PROBED = [
     {
         "question": "?",
@@ -246,8 +249,8 @@ def test_a_replayed_job_asks_what_the_job_asked(tmp_path: Path) -> None:
     changed = read_recording(tmp_path / "job", problems=str(problems))
     assert [p.problem.prompt for p in changed.problems if p.problem.id == "p3"] == [""]
     assert changed.notes == (
-        f"{problems} words 1 problems otherwise than the job did; "
-        "they are taken without their prompts",
+        f"{problems} words 1 problems otherwise than the job did; they are taken without "
+        "their prompts",
     )
     unknown = read_recording(tmp_path / "job")
     assert {p.problem.prompt for p in unknown.problems} == {""}

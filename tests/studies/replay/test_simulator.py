@@ -76,7 +76,7 @@ class Does:
 
 
 def test_traces_arrive_by_length_and_the_longest_is_the_critical_path() -> None:
-    """1000 + 700 + 400 tokens, all at once: the shortest arrives first and the path is 1000 long."""
+    """1000 + 700 + 400 tokens at once: the shortest arrives first and the path is 1000 long."""
     _, explored = play(loaded("consistency", n=3))
     assert list(explored.session.traces) == [2, 1, 0]
     assert (explored.session.output_tokens, explored.path_tokens) == (2100, 1000)
