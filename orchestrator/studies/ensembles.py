@@ -154,8 +154,8 @@ def ensemble_weights(questions: Sequence[Shares]) -> Weights:
             "give at least one question, and for each as many frequencies per answer as there "
             "are models"
         )
-    # One row per rival; where no wrong answer was given the rival is silence, so that the right
-    # answer must have been given at all.
+    # One row per rival; without a wrong answer the rival is silence, so that the right answer must
+    # have occurred at all.
     leads = [
         (j, np.subtract(q.right, rival))
         for j, q in enumerate(questions)
@@ -217,7 +217,7 @@ def _solved(
         objective, constraints=constraints, bounds=Bounds(lower, upper), integrality=integral
     )
     if solution.x is None:
-        # all questions given up is always one
+        # to answer no question right is always a solution
         raise RuntimeError(f"the program has no solution: {solution.message}")
     return round(float(count @ solution.x)), solution.x
 
@@ -256,7 +256,7 @@ def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQ
     references = read_references(source)
     if not references:
         raise PlanError(
-            f"{source} has no reference answers (`answer`), without which no weights can be found"
+            f"{source} has no reference answers (`answer`), which are needed to fit weights"
         )
     paths = _models(jobs)
     if len(paths) < 2:
@@ -346,7 +346,7 @@ async def _merged(
     keys of right answers.
     """
     pools: Pools = {}
-    # in the order of the file: folds are made by it
+    # in the order of the file, by which questions are assigned to folds
     for id in (id for id in domains if any(id in job.pools for job in jobs)):
         classes: dict[str, str] = {}  # key -> text of its first answer
         for job in jobs:

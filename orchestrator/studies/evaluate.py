@@ -174,7 +174,7 @@ def mean_estimates(values: Table) -> list[Estimate]:
 
     Intervals are the percentile bootstrap's over problems, from a fixed seed; every resample takes
     the same problems of all columns. No interval for fewer than two problems or when all values of
-    a column are equal: resampling cannot tell how certain those are.
+    a column are equal: resampling does not show how certain those are.
     """
     n = len(values)
     lows, highs = bootstrap((values.T,), np.mean)

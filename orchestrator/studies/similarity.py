@@ -208,7 +208,7 @@ def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quali
     )
 
 
-# Both are read off counts by score, which a resample only weighs anew: a hundredth of the time of
+# Both are read off counts by score, which a resample only weighs again: a hundredth of the time of
 # scikit-learn's roc_curve, which sorts the pairs each time. The tests compare them with it.
 
 

@@ -234,7 +234,7 @@ def test_missing_ids_are_warned_of_once_and_a_repeated_question_is_refused(write
     assert len(file.problems) == 2
     assert len(file.warnings) == 1
     assert "2 rows have no id" in file.warnings[0]
-    assert "its question is that of line 1" in file.invalid[0].error
+    assert "its prompt is that of line 1" in file.invalid[0].error
 
 
 def test_bom_crlf_blank_lines_unusual_line_ends_and_long_lines_are_fine(write: Write) -> None:

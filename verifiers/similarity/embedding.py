@@ -1,6 +1,6 @@
 """The similarity that compares meaning as latent semantic analysis does: a cosine.
 
-The space it is taken in is part of a model file of `leadline similarity train` (TF-IDF and a
+Its space is part of a model file of `leadline similarity train` (TF-IDF and a
 truncated singular value decomposition by scikit-learn). As with `lexical`, the score is a cosine on
 a scale, not a calibrated probability.
 """

@@ -139,8 +139,8 @@ def _calibrated(rows: Floats, same: Any, groups: Any) -> dict[str, Any]:
     [classifier] = fitted.calibrated_classifiers_
     [platt] = classifier.calibrators  # P = 1 / (1 + exp(a z + b))
     scaler, regression = (step for _, step in classifier.estimator.steps)
-    # A slope below 0 would turn the similarity round: where nothing can be told on unseen problems,
-    # every pair gets the base rate.
+    # A slope below 0 would invert the similarity: where it is no better than chance on unseen
+    # problems, every pair gets the base rate.
     share = float(same.mean())
     turned = platt.a_ >= 0
     return {

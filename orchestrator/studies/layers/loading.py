@@ -76,5 +76,5 @@ def shipped_order(name: str, n_layers: int) -> tuple[int, ...]:
 def _latent(config: Path) -> Mapping[str, object]:
     if not config.is_file():  # a name of the hub
         return {}
-    found = json.loads(config.read_text(encoding="utf-8")).get("latent")
-    return found if isinstance(found, dict) else {}
+    latent = json.loads(config.read_text(encoding="utf-8")).get("latent")
+    return latent if isinstance(latent, dict) else {}

@@ -153,12 +153,12 @@ def voted(problems: Sequence[Problem], rounds: Sequence[Sequence[Answer | None]]
 
     The rounds have shape (n_rounds, n_problems).
     """
-    found: dict[str, str] = {}
+    majorities: dict[str, str] = {}
     for problem, column in zip(problems, zip(*rounds, strict=True), strict=True):
         clusters = tally(Trace(ordinal, answer=answer) for ordinal, answer in enumerate(column))
         if clusters:
-            found[problem.id] = clusters[0].answer.text
-    return found
+            majorities[problem.id] = clusters[0].answer.text
+    return majorities
 
 
 class Scorer:

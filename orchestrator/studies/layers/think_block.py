@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WINDOW_TOKENS = 128
 # S of the Kneedle paper, which calls 1 the best for curves known as a whole (section IV)
 SENSITIVITY = 1.0
-_FEWEST_WINDOWS = 2  # below, nothing can be said about how certain a number is
+_FEWEST_WINDOWS = 2  # fewer give no interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def loop_effects(
 ) -> tuple[LoopEffect, ...]:
     """Return the likelihoods at depth 1, then at each other depth, looped plainly and damped."""
     once = _nlls(decoder.token_logprobs(windows, schedule.order(1)))
-    found = [LoopEffect(1, False, schedule.n_layers_run(1), mean_estimate(once), None)]
+    effects = [LoopEffect(1, False, schedule.n_layers_run(1), mean_estimate(once), None)]
     for depth in sorted({*depths} - {1}):
         plain = _nlls(decoder.token_logprobs(windows, schedule.order(depth)))
         damped = _nlls(
@@ -102,12 +102,12 @@ def loop_effects(
         )
         for is_damped, nlls in ((False, plain), (True, damped)):
             change = mean_estimate([b - a for a, b in zip(once, nlls, strict=True)])
-            found.append(
+            effects.append(
                 LoopEffect(
                     depth, is_damped, schedule.n_layers_run(depth), mean_estimate(nlls), change
                 )
             )
-    return tuple(found)
+    return tuple(effects)
 
 
 def _windows(ids: Sequence[int]) -> list[Sequence[int]]:

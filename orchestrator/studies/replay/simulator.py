@@ -28,7 +28,7 @@ from orchestrator.core.values import (
 )
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace, ReplayError
 
-# a recorded trace ends where it ended, unless a strategy asks for a checkpoint
+# a recorded trace ends where it ended, unless a strategy requests a checkpoint
 UNLIMITED = Sampling(max_new_tokens=2**31)
 
 
@@ -135,7 +135,7 @@ class Tape:
         if request.parent is None:
             if self._n_drawn == len(self._order):
                 raise self._missing(
-                    f"{len(self._order)} traces and was asked for one more; lower the strategy's n"
+                    f"{len(self._order)} traces, and one more was requested; lower the strategy's n"
                 )
             self._n_drawn += 1
             return Stretch(request.ordinal, self._order[self._n_drawn - 1], 0, 0)
@@ -172,10 +172,12 @@ class Tape:
         if request.prompt not in ("", self.prompt):
             raise self._missing("no attempt at another prompt than the problem's own")
         if request.suffix:
-            raise self._missing(f"no attempt that goes on after the forced text {request.suffix!r}")
+            raise self._missing(
+                f"no attempt that continues after the forced text {request.suffix!r}"
+            )
         if request.depth is not None:
             raise self._missing(
-                f"one depth, that of its model; the strategy asks for depth {request.depth}"
+                f"one depth, that of its model; the strategy requests depth {request.depth}"
             )
         if request.metrics or request.verifiers:
             some = self.recorded.traces[0] if self.recorded.traces else RecordedTrace(0)

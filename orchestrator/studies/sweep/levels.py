@@ -15,7 +15,7 @@ from typing import TypeAlias
 from orchestrator.core.values import Trace
 from orchestrator.studies.scaling import votes
 
-# traces whose agreement is tried: `deepen`'s first wave, and what its confidence of 0.95 asks for
+# traces whose agreement is tried: `deepen`'s first wave, and what its confidence of 0.95 requires
 N_AGREED = 4
 
 Pools: TypeAlias = Mapping[str, Sequence[Trace]]  # by problem id

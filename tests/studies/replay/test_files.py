@@ -249,8 +249,10 @@ def test_a_replayed_job_asks_what_the_job_asked(tmp_path: Path) -> None:
     changed = read_recording(tmp_path / "job", problems=str(problems))
     assert [p.problem.prompt for p in changed.problems if p.problem.id == "p3"] == [""]
     assert changed.notes == (
-        f"{problems} words 1 problems otherwise than the job did; they are taken without "
-        "their prompts",
+        (
+            f"{problems} words 1 problems otherwise than the job did; "
+            "they are taken without their prompts"
+        ),
     )
     unknown = read_recording(tmp_path / "job")
     assert {p.problem.prompt for p in unknown.problems} == {""}
@@ -354,7 +356,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strategy", "consistency n=4"], "holds 3 traces and was asked for one more"),
+        (["--strategy", "consistency n=4"], "holds 3 traces, and one more was requested"),
         (["--strategy", "consistency 4"], "after the name come options as KEY=VALUE, not '4'"),
         (["--strategy", "consistensy"], "did you mean 'consistency'"),
         (["--strategy", "consistency n=x"], "n = 'x': it must be a whole number"),

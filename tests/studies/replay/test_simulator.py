@@ -187,7 +187,7 @@ def asked(request: Request, *, after: int | None = None) -> Does:
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (loaded("consistency", n=4), "holds 3 traces and was asked for one more"),
+        (loaded("consistency", n=4), "holds 3 traces, and one more was requested"),
         (
             asked(Request(parent=0, purpose=Purpose.PROBE), after=300),
             "no probe after 300 tokens: they were made at 500 tokens",
@@ -195,7 +195,7 @@ def asked(request: Request, *, after: int | None = None) -> Does:
         (asked(Request(purpose=Purpose.PROBE)), "no probe but of a running trace"),
         (
             asked(Request(parent=0, suffix="Wait"), after=500),
-            "goes on after the forced text 'Wait'",
+            "continues after the forced text 'Wait'",
         ),
         (asked(Request(parent=0), after=2000), "nothing beyond the 1000 tokens"),
         (asked(Request(depth=4)), "one depth"),
