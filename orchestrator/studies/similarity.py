@@ -193,7 +193,8 @@ def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quali
     whole = counts.sum(axis=0)
     resamples = [
         resample
-        for weights in resample_counts(len(ids), _N_RESAMPLES)
+        for batch in resample_counts(len(ids), _N_RESAMPLES)
+        for weights in batch
         if (resample := np.tensordot(weights, counts, 1)).sum(axis=1).all()
     ]
     within = [_auroc(row) for row in counts if row.sum(axis=1).all()]
