@@ -1,10 +1,10 @@
-"""Weights of several models in one vote, from questions with known answers: Best-of-infinity (arXiv
-2509.21091, section 4).
+"""Weights of several models in one vote, from questions with known answers: Best-of-infinity.
 
-Each draw of an ensemble is of model i with probability w_i. With many draws its vote is right
-exactly when the right answer's mixed frequency exceeds every wrong one's, which is linear in w: the
-weights that answer most questions right are a mixed-integer linear program (scipy's HiGHS, as
-released). Among those, the ones with the largest margin are chosen.
+The method is of arXiv 2509.21091, section 4. Each draw of an ensemble is of model i with
+probability w_i. With many draws its vote is right exactly when the right answer's mixed frequency
+exceeds every wrong one's, which is linear in w: the weights that answer most questions right are a
+mixed-integer linear program (scipy's HiGHS, as released). Among those, the ones with the largest
+margin are chosen.
 
 Where we differ: the largest margin is one more program, where the released code searches by
 bisection; the big M is 2, the least that suffices, where theirs is 10,000.
@@ -143,8 +143,7 @@ def shares(
 
 
 def ensemble_weights(questions: Sequence[Shares]) -> Weights:
-    """Return the weights that answer most of these questions right, and of those the ones with the
-    largest margin.
+    """Return the weights that answer most of these questions right, with the largest margin.
 
     ValueError without a question, or when the number of models differs. HiGHS breaks ties.
     """
@@ -245,8 +244,7 @@ def fit_ensemble(questions: EnsembleQuestions) -> EnsembleFit:
 
 
 def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQuestions:
-    """Return the questions of finished jobs; `problems` is the file of references, by default the
-    jobs' own.
+    """Return the questions of finished jobs, with references from `problems` or the jobs' files.
 
     PlanError where there is no job, no reference, fewer than two models, or no question that every
     model attempted.
@@ -342,8 +340,9 @@ async def _merged(
     domains: Mapping[str, str],
     same: Same,
 ) -> tuple[Pools, Mapping[str, frozenset[str]]]:
-    """Return one pool per problem, in common answer classes and with ordinals that differ, and the
-    keys of right answers.
+    """Return one pool per problem, and the keys of right answers.
+
+    Answers are in common classes, and ordinals differ.
     """
     pools: Pools = {}
     # in the order of the file, by which questions are assigned to folds

@@ -1,5 +1,4 @@
-"""Evaluation of finished results and pools: the only reader of reference answers, and the one place
-for intervals.
+"""Evaluation of finished results and pools; the only reader of references, the place for intervals.
 
 Every number comes with its n, and with a 95% interval where the data can give one. Whether an
 answer equals a reference is decided elsewhere (`same`, in killable processes) and passed in;
@@ -50,8 +49,8 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """Shares of full sampling that were not spent; negative when more was spent than full sampling
-    takes.
+    """Shares of full sampling that were saved; negative when more was spent than it takes.
+
 
     In traces an attempt counts once, however many stretches and probes it took, and a cancelled one
     in full; in output tokens it counts what it had used, and probes and comparisons count too. Both

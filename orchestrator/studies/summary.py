@@ -120,8 +120,9 @@ def summarise(
     interrupted: bool,
     chosen: str = "",
 ) -> Summary:
-    """Return the summary of an open job after a run of `seconds`, `start_seconds` of them before
-    its engine was up.
+    """Return the summary of an open job after a run of `seconds`.
+
+    `start_seconds` of them passed before its engine was up.
     """
     serving = seconds - start_seconds
     results = job.results()

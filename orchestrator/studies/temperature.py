@@ -1,10 +1,10 @@
-"""The sampling temperature at the turning point of a model's entropy: TURN (Du, Yang and Welleck,
-arXiv 2502.05234).
+"""The sampling temperature at the turning point of a model's entropy: TURN.
 
-As the temperature rises, the log of the mean token entropy first grows ever more slowly and then
-takes off: there the model's text becomes arbitrary. That point is a good temperature for
-many samples, and finding it needs no answers. Follows the released code (github.com/StigLidu/TURN):
-grid, second difference, first interior point where it is positive.
+The method is of Du, Yang and Welleck (arXiv 2502.05234). As the temperature rises, the log of the
+mean token entropy first grows ever more slowly and then takes off: there the model's text becomes
+arbitrary. That point is a good temperature for many samples, and finding it needs no answers.
+Follows the released code (github.com/StigLidu/TURN): grid, second difference, first interior point
+where it is positive.
 
 Where we differ: the released code takes the entropy of the 1000 most likely tokens at each place;
 we take minus the log-probability of the token drawn, whose mean is that entropy (without bias, with

@@ -60,8 +60,9 @@ def dot(a: Weights, b: Weights) -> float:
 
 @lru_cache(maxsize=65_536)
 def tfidf_cosine(a: str, b: str, question: str) -> float:
-    """Return the cosine of two texts' TF-IDF vectors, with document frequencies over the two and
-    the question.
+    """Return the cosine of two texts' TF-IDF vectors.
+
+    Document frequencies are over the two texts and the question.
 
     It is what scikit-learn's TfidfVectorizer gives for the three texts, sublinear and smoothed
     (compared in the tests), in a quarter of the time and without its import: strategies wait for

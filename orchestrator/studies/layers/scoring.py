@@ -1,5 +1,6 @@
-"""The score of an order of layers on a set of problems: its share of right answers, or of answers
-that agree with a vote.
+"""The score of an order of layers on a set of problems.
+
+It is the share of right answers, or of answers that agree with a vote.
 
 The one rule: every number says which targets it was graded against, and on how many problems. There
 are two kinds of target: reference answers ("accuracy"), and, without them, the majority of several

@@ -1,5 +1,6 @@
-"""One search for a task's order of layers: it splits problems, chooses targets, tries orders and
-compares the winner on other problems.
+"""One search for a task's order of layers.
+
+It splits problems, chooses targets, tries orders and compares the winner on other problems.
 
 The one rule: the problems that led a search never pass for a test of it. The winner and the model's
 own order are compared on held-out problems; where there are none, and reference answers led, the

@@ -1,5 +1,4 @@
-"""Reads recordings: job directories, recordings with probes, answer pools, and pools of full texts
-with scores.
+"""Reads recordings: job directories, recordings with probes, answer pools, pools of full texts.
 
 The one rule: what a file holds is taken as it is, and a note names what had to be left out. A
 file's kind follows from its content. Answers that were recorded as answers are compared as texts,

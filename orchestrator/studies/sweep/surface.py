@@ -1,5 +1,4 @@
-"""The surface accuracy(depth, width) and its cost, from one pool per depth sampled at the largest
-width.
+"""The surface accuracy(depth, width) and its cost, from one pool per depth at the largest width.
 
 The one rule: a smaller width is evaluated by what a random part of the pool would have answered,
 never by sampling again and never by the first traces alone, so every point is unbiased and all
