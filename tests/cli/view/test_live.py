@@ -131,7 +131,7 @@ def test_plain_lines_are_not_wrapped() -> None:
 
 
 def test_a_terminal_that_went_away_does_not_end_the_job() -> None:
-    """The person closes the window, the job goes on."""
+    """The person closes the window, the job continues."""
 
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
