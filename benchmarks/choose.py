@@ -47,7 +47,8 @@ def main() -> None:
             n_processes=1,
         )
         print(
-            f"\n{Path(source).name}: {rows[0].accuracy.n} problems, at most {asked.n} attempts; accuracy % / thousand tokens"
+            f"\n{Path(source).name}: {rows[0].accuracy.n} problems, at most {asked.n} attempts; "
+            "accuracy % / thousand tokens"
         )
         for row in rows:
             low, high = (100 * (bound or 0.0) for bound in (row.accuracy.low, row.accuracy.high))
@@ -80,7 +81,8 @@ def show(rows: Sequence[ReplayRow], size: int, n_draws: int) -> None:
         ruled.append(rest[0])
     common = ", ".join(f"{name} {100 * k / n_draws:.0f} %" for name, k in picks.most_common(3))
     print(
-        f"  pilot of {size:3}: {said(kept)} · rule {said(ruled)} · most accurate {said(greedy)} · picks {common}",
+        f"  pilot of {size:3}: {said(kept)} · rule {said(ruled)} · most accurate {said(greedy)} · "
+        f"picks {common}",
         flush=True,
     )
 
@@ -94,7 +96,10 @@ def part(row: ReplayRow, ids: Sequence[str]) -> ReplayRow:
 
 def said(rows: Sequence[ReplayRow]) -> str:
     """Return the mean accuracy and tokens of rows."""
-    return f"{100 * fmean(r.accuracy.value for r in rows):5.1f} / {fmean(r.tokens.value for r in rows) / 1000:6.1f}"
+    return (
+        f"{100 * fmean(r.accuracy.value for r in rows):5.1f} / "
+        f"{fmean(r.tokens.value for r in rows) / 1000:6.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -132,8 +132,10 @@ def compare(
         off_points, off_share = found - accuracy, spent / kilotokens - 1
         mark = "" if abs(off_points) <= points and abs(off_share) <= share else "   <- outside"
         print(
-            f"  {name:22s} {row.source:5s} {found:5.1f} / {spent:7.1f}   published {accuracy:5.1f} / {kilotokens:7.1f}"
-            f"   {off_points:+.1f} points, {off_share:+.1%} tokens   path {row.path_tokens / 1000:6.1f}{mark}",
+            f"  {name:22s} {row.source:5s} {found:5.1f} / {spent:7.1f}   published {accuracy:5.1f} "
+            f"/ {kilotokens:7.1f}"
+            f"   {off_points:+.1f} points, {off_share:+.1%} tokens   path "
+            f"{row.path_tokens / 1000:6.1f}{mark}",
             flush=True,
         )
 
@@ -162,7 +164,8 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
     conditions = Conditions(n_seeds, probe_tokens=probe_tokens)
     base = play_all(recordings, [SC], conditions)[-1]
     print(
-        f"  SC@64        {interval(base.accuracy)}   {base.tokens.value / 1000:7.1f}   path {base.path_tokens / 1000:6.1f}"
+        f"  SC@64        {interval(base.accuracy)}   {base.tokens.value / 1000:7.1f}   path "
+        f"{base.path_tokens / 1000:6.1f}"
     )
     for risk in RISKS:
         rows = play_all(recordings, [sounding(risk)], conditions)
@@ -172,8 +175,10 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
             f"{100 * r.accuracy.value:.1f}/{r.tokens.value / 1000:.0f}" for r in rows[:-1]
         )
         print(
-            f"  risk {risk:<5}   {interval(pooled.accuracy)}   {pooled.tokens.value / 1000:7.1f}   path {pooled.path_tokens / 1000:6.1f}"
-            f"   tokens {pooled.tokens.value / base.tokens.value - 1:+.1%}   accuracy {interval(gain, '+')}"
+            f"  risk {risk:<5}   {interval(pooled.accuracy)}   {pooled.tokens.value / 1000:7.1f}   "
+            f"path {pooled.path_tokens / 1000:6.1f}"
+            f"   tokens {pooled.tokens.value / base.tokens.value - 1:+.1%}   accuracy "
+            f"{interval(gain, '+')}"
             f"   pruning errors {pooled.pruning_errors:.1%}   by model {by_model}",
             flush=True,
         )
@@ -187,7 +192,8 @@ def widths(recordings: Sequence[Recording], n_seeds: int) -> None:
         ]
         spent = f"{row.tokens.value / 1000:7.1f}   path {row.path_tokens / 1000:6.1f}"
         print(
-            f"  risk {risk:<5} width {width:2d} spare {spare:2d}   {interval(row.accuracy)}   {spent}",
+            f"  risk {risk:<5} width {width:2d} spare {spare:2d}   {interval(row.accuracy)}   "
+            f"{spent}",
             flush=True,
         )
 
@@ -209,7 +215,8 @@ def versus(groups: Mapping[str, Sequence[Recording]], n_seeds: int) -> None:
                 point = f"theta {1 - risk:.2f}, B {kilotokens:4d}k"
                 path = fmean(ratio for _, ratio in there)
                 print(
-                    f"  {name:9s} {point}   {interval(gain, '+')}   path x{path:.2f}   recordings {len(there)}",
+                    f"  {name:9s} {point}   {interval(gain, '+')}   path x{path:.2f}   recordings "
+                    f"{len(there)}",
                     flush=True,
                 )
 
@@ -275,7 +282,10 @@ def interval(estimate: Estimate, sign: str = "") -> str:
     """Return an estimate in points with its interval."""
     if estimate.low is None or estimate.high is None:
         return f"{100 * estimate.value:{sign}.1f} [none]"
-    return f"{100 * estimate.value:{sign}.1f} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
+    return (
+        f"{100 * estimate.value:{sign}.1f} [{100 * estimate.low:{sign}.1f}, "
+        f"{100 * estimate.high:{sign}.1f}]"
+    )
 
 
 def pools(folder: Path, pattern: str, n_seeds: int) -> None:
@@ -363,7 +373,8 @@ def main() -> None:
             read_recording(options.traces / "qwen3-aime24" / f"{model}.json.gz") for model in MODELS
         ]
         print(
-            f"{options.what}: {options.seeds} draws; accuracy % / thousand tokens a question; path: thousand tokens in sequence"
+            f"{options.what}: {options.seeds} draws; accuracy % / thousand tokens a question; "
+            "path: thousand tokens in sequence"
         )
         if options.what == "table":
             table(recordings, options.seeds, options.probe_seeds)

@@ -44,7 +44,7 @@ class Classes:
 
     keys: dict[str, str] = field(default_factory=dict)  # canonical form -> key
     representatives: list[Answer] = field(default_factory=list)  # the first answer of each class
-    lock: asyncio.Lock | None = None  # made when a comparison first has to wait
+    lock: asyncio.Lock | None = None  # created when a comparison first has to wait
 
     def restore(self, answer: Answer) -> None:
         """Add a class that a journal holds, unless it is known."""

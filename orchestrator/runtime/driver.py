@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from orchestrator.core.errors import JournalError, LeadlineError, described
+from orchestrator.core.errors import JournalError, LeadlineError, describe
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
 from orchestrator.core.session import Effect, Session, Start
@@ -176,21 +176,18 @@ class Driver:
 
     def _guarded(self, opened: _Open, step: Callable[[], list[Effect]]) -> list[Effect]:
         """Run a step of a session, which runs plugin code, under the watchdog."""
-        self._watchdog.begin()
         try:
-            return step()
+            with self._watchdog.bounded():
+                return step()
         except Overrun:  # raised between the plugin's last instruction and here
             opened.session.error = "Overrun: the strategy computed for too long"
             return opened.session.stop("")
-        finally:
-            self._watchdog.end()
 
     def _conclude(self, opened: _Open) -> None:
         session = opened.session
         if opened.stop_timer is not None:
             opened.stop_timer.cancel()
-        self._watchdog.begin()
-        try:
+        with self._watchdog.bounded():
             result = conclude(
                 session.problem,
                 list(session.traces.values()),
@@ -202,8 +199,6 @@ class Driver:
                 fingerprint=self._fingerprint,
                 dropped=session.dropped,
             )
-        finally:
-            self._watchdog.end()
         self._post(Concluded(result))
 
     def _close(self, result: Result) -> None:
@@ -332,14 +327,14 @@ class Driver:
         except LeadlineError:
             raise
         except Exception as error:  # noqa: BLE001 - a domain plugin may raise anything; the trace abstains and says why
-            return replace(trace, answer=None, note=described(error))
+            return replace(trace, answer=None, note=describe(error))
 
     def _count(self, opened: _Open, trace: Trace) -> None:
         progress = self.progress
         if trace.purpose in VOTING:
             self._note_attempts(opened, 1)
         progress.finishes[trace.finish] += 1
-        progress.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
+        progress.output_tokens += trace.usage.output_tokens + trace.verification_usage.output_tokens
         if trace.account is Purpose.PRUNED:
             progress.pruned_tokens += trace.usage.output_tokens
         if trace.error:

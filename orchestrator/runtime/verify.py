@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.core.errors import EngineError, NoVerdict, described
+from orchestrator.core.errors import EngineError, NoVerdict, describe
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Engine, ModelVerifier
 from orchestrator.core.session import Effect, Session, Start
@@ -60,7 +60,7 @@ async def checked_reply(engine: Engine, request: Request) -> Trace:
     except EngineError:
         raise
     except Exception as error:  # noqa: BLE001 - an engine plugin may raise anything; the trace fails, the job goes on
-        return trace_for(request, Finish.FAILED, error=described(error))
+        return trace_for(request, Finish.FAILED, error=describe(error))
 
 
 @dataclass(slots=True, eq=False)
@@ -148,7 +148,7 @@ class VerifierRunner:
         except NoVerdict as refusal:
             return VerifierOutcome(None, usage, str(refusal))
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace goes on without its verdict and says why
-            return VerifierOutcome(None, usage, described(error))
+            return VerifierOutcome(None, usage, describe(error))
         return VerifierOutcome(verdict)
 
     def abort(self, request: Request) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Overrun(Exception):
@@ -18,9 +19,9 @@ class Overrun(Exception):
 
 
 class Watchdog:
-    """`with watchdog:` starts the thread; a call between `begin` and `end` is bounded.
+    """`with watchdog:` starts the thread; a call in `with watchdog.bounded():` is bounded.
 
-    Not reentrant, and for calls on the thread that entered the block.
+    Not reentrant, and for calls on the thread that entered the outer block.
     """
 
     def __init__(self, limit_seconds: float) -> None:
@@ -38,22 +39,18 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the thread."""
         self._closed.set()
 
-    def begin(self) -> None:
-        """Mark the start of a bounded call."""
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Raise Overrun in the block when it takes longer than the limit."""
         self._since = time.monotonic()
-
-    def end(self) -> None:
-        """Mark its end."""
-        self._since = None
+        try:
+            yield
+        finally:
+            self._since = None
 
     def _watch(self, target: int) -> None:
         while not self._closed.wait(min(1.0, self._limit / 4)):

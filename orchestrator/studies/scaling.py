@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.core.values import Finish, Purpose, Trace
-from orchestrator.core.votes import unended
+from orchestrator.core.votes import intermediate
 from orchestrator.studies.evaluate import Estimate, Table, mean_estimate
 
 # attempts up to which maj@k is exact: a second at worst, and far from overflow (C(1030, 515) >
@@ -43,7 +43,7 @@ def attempts(pool: Iterable[Trace]) -> list[Trace]:
     that. A pool that was stopped early is not a fair sample: its size depends on its answers.
     """
     pool = list(pool)
-    unfinished = unended(pool)
+    unfinished = intermediate(pool)
     solving = [
         t
         for t in pool

@@ -22,7 +22,7 @@ from orchestrator.core.protocols import Similarity
 from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Finish, PluginSpec, Prefix, Problem, Purpose, Trace, changed
 from orchestrator.jobs.finished import read_finished
-from orchestrator.kit.prefixes import Labelled, answered, opening
+from orchestrator.kit.prefixes import LabelledPrefix, opening, scores_without_engine
 from orchestrator.plan import registry
 from orchestrator.studies.evaluate import (
     Estimate,
@@ -32,7 +32,7 @@ from orchestrator.studies.evaluate import (
     resampled_estimate,
 )
 
-Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[Labelled]]]
+Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 _N_RESAMPLES = 2000
 FALSE_NEGATIVE_RATE = 0.2  # DeepPrune's operating point
 
@@ -74,7 +74,7 @@ class Quality:
     tau: float
 
 
-def labelled_prefixes(traces: Iterable[Trace], cut: Cut) -> list[Labelled]:
+def labelled_prefixes(traces: Iterable[Trace], cut: Cut) -> list[LabelledPrefix]:
     """Return the prefixes of a pool's attempts that ended by themselves with an answer.
 
     An attempt that is no longer than its prefix is left out.
@@ -91,11 +91,11 @@ def labelled_prefixes(traces: Iterable[Trace], cut: Cut) -> list[Labelled]:
         text = whole_text(links)
         prefix = cut.prefix(text, output_tokens(links))
         if len(prefix) < len(text):
-            examples.append(Labelled(Prefix(ordinal, prefix), last.answer.key))
+            examples.append(LabelledPrefix(Prefix(ordinal, prefix), last.answer.key))
     return examples
 
 
-def job_prefixes(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[Labelled]]]:
+def job_prefixes(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[LabelledPrefix]]]:
     """Return the labelled prefixes of a job directory, or of its journal.db, by job and problem.
 
     PlanError when there is no job. Pools of several jobs stay apart, because answers are classed
@@ -162,7 +162,9 @@ def fit(name: str, pools: Pools) -> str:
 def scores_of_pairs(similarity: Similarity, pools: Pools) -> dict[str, list[float | None]]:
     """Return a similarity's scores of each problem's pairs, in the order of `combinations`."""
     return {
-        id: answered(similarity, problem, [(a.prefix, b.prefix) for a, b in combinations(pool, 2)])
+        id: scores_without_engine(
+            similarity, problem, [(a.prefix, b.prefix) for a, b in combinations(pool, 2)]
+        )
         for id, (problem, pool) in pools.items()
     }
 

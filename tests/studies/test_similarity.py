@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from orchestrator.cli.main import leadline
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Finish, Message, Prefix, Problem, Purpose
-from orchestrator.kit.prefixes import Labelled, opening
+from orchestrator.kit.prefixes import LabelledPrefix, opening
 from orchestrator.studies.similarity import Cut, job_prefixes, labelled_prefixes, quality
 from orchestrator.testing import trace
 
@@ -44,8 +44,8 @@ def test_only_attempts_that_ended_with_an_answer_beyond_their_prefix_are_example
         replace(trace(6, "B"), text=long),
     ]
     assert labelled_prefixes(pool, Cut(1, ("so",))) == [
-        Labelled(Prefix(1, "so"), "A"),
-        Labelled(Prefix(6, "so"), "B"),
+        LabelledPrefix(Prefix(1, "so"), "A"),
+        LabelledPrefix(Prefix(6, "so"), "B"),
     ]
     assert [len(e.prefix.text) for e in labelled_prefixes(pool, Cut(0, (), 5))] == [
         len(f"{long} here") * 5 // 20,
@@ -66,7 +66,7 @@ def test_quality_agrees_with_scikit_learn_and_with_the_definition_of_its_point()
         finals = [rng.choice("AAB") for _ in range(7)]
         pools[str(i)] = (
             Problem(str(i), ""),
-            [Labelled(Prefix(o, ""), f) for o, f in enumerate(finals)],
+            [LabelledPrefix(Prefix(o, ""), f) for o, f in enumerate(finals)],
         )
         scores[str(i)] = [
             round(0.3 * (a == b) + rng.random(), 1) / 2 for a, b in combinations(finals, 2)
@@ -87,7 +87,7 @@ def test_quality_agrees_with_scikit_learn_and_with_the_definition_of_its_point()
 
 
 def test_pairs_of_one_kind_measure_nothing() -> None:
-    pool = [Labelled(Prefix(o, ""), "A") for o in range(3)]
+    pool = [LabelledPrefix(Prefix(o, ""), "A") for o in range(3)]
     with pytest.raises(PlanError, match="both kinds are needed"):
         quality({"p": [0.5] * 3}, {"p": (Problem("p", ""), pool)})
 

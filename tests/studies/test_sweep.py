@@ -49,7 +49,7 @@ from orchestrator.studies.sweep.surface import (
     surface,
 )
 from orchestrator.testing.pools import pool
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 RIGHT = frozenset("A")
 Run = Callable[..., Result]

@@ -6,7 +6,7 @@ layer is in place and after the ready mark; a layer that is missing ends the pro
 
 Layers: resource limits (CPU, memory, size of a file, open files); Landlock, for which files may be
 opened; a seccomp filter, for everything else (`syscalls.py`). There is no other process to look
-after: none can be made.
+after: none can be started.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def restrict_files(libc: Any, readable: Iterable[str], folder: str, *, writable:
     )
     for path, wanted in allowed.items():
         at = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        given = wanted & rights & (-1 if os.path.isdir(path) else _OF_A_FILE)
+        granted = wanted & rights & (-1 if os.path.isdir(path) else _OF_A_FILE)
         _checked(
-            libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", given, at), 0),
+            libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", granted, at), 0),
             f"a Landlock rule for {path}",
         )
         os.close(at)

@@ -18,8 +18,8 @@ from msgspec import Meta
 from orchestrator.core.protocols import Pair, Scores
 from orchestrator.core.steps import next_trace, submit
 from orchestrator.core.values import Capability, Prefix, Problem, Purpose, Request, Sampling
-from orchestrator.kit.model_verifier import preference, require_two_words, two_words
-from orchestrator.kit.prompts import filled, question
+from orchestrator.kit.model_verifier import preference, require_two_words, word_metrics
+from orchestrator.kit.prompts import fill, question
 
 _TEMPLATE = """Below are the beginnings of two solutions to one problem. Will both come to the same final answer?
 
@@ -97,11 +97,11 @@ class Llm:
         }
         values |= {"same": self.same, "different": self.different}
         return Request(
-            prompt=filled(self.template, values),
+            prompt=fill(self.template, values),
             model=self.model,
             max_new_tokens=1,
             sampling=Sampling(temperature=0.0),
-            metrics=two_words(self.same, self.different),
+            metrics=word_metrics(self.same, self.different),
             purpose=Purpose.COMPARE,
             subjects=(a.ordinal, b.ordinal),
         )

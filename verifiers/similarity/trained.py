@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from orchestrator.core.protocols import Pair, Scores
 from orchestrator.core.values import Problem
-from orchestrator.kit.prefixes import Labelled
+from orchestrator.kit.prefixes import LabelledPrefix
 from orchestrator.kit.prompts import question
 from verifiers.similarity.fitted import FEATURES, FittedModel, Floats, encoded, features, load
 from verifiers.similarity.texts import content
@@ -35,7 +35,7 @@ _UNFITTED: Mapping[str, Any] = {
     "slope": 1.0,
     "offset": 0.0,
 }
-Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[Labelled]]]
+Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 
 
 @dataclass(frozen=True, slots=True)

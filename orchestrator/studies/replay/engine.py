@@ -92,7 +92,7 @@ class RecordedEngine:
 
     def abort(self, request: Request) -> None:
         """Stop a request; its trace comes back cut where it was."""
-        event = self._aborts.get((request.problem_id, request.ordinal))
+        event = self._aborts.get(request.identity)
         if event is not None:
             event.set()
 
@@ -120,7 +120,7 @@ class RecordedEngine:
         per_token = self._options.seconds_per_token
         if not per_token or not n_tokens:
             return None
-        identity = (request.problem_id, request.ordinal)
+        identity = request.identity
         event = self._aborts[identity] = asyncio.Event()
         loop = asyncio.get_running_loop()
         began = loop.time()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from statistics import fmean
 
-from orchestrator.core.errors import described
+from orchestrator.core.errors import describe
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import PluginSpec, Purpose, Request, Trace
@@ -247,7 +247,7 @@ def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trac
     # a plugin may raise anything; mostly the recording lacks what it ranks by
     except Exception as error:
         raise ReplayError(
-            f"problem {recorded.problem.id}: the selector failed: {described(error)}"
+            f"problem {recorded.problem.id}: the selector failed: {describe(error)}"
         ) from error
     return bool(clusters) and clusters[0].answer.key in (recorded.right or ())
 

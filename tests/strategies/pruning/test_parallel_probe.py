@@ -12,7 +12,7 @@ from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
 from orchestrator.studies.replay.simulator import UNLIMITED, SimulatedRun, Tape, explore
 from orchestrator.testing import PROBLEM, trace
 from strategies.pruning.parallel_probe import ParallelProbe
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 
 def play(strategy: ParallelProbe, *rows: tuple[int, str, str]) -> tuple[Tape, SimulatedRun, str]:

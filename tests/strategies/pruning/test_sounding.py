@@ -15,14 +15,9 @@ from orchestrator.core.votes import conclude
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
 from orchestrator.studies.replay.simulator import UNLIMITED, SimulatedRun, Tape, explore
 from orchestrator.testing import pool, trace
-from strategies.pruning.sounding import (
-    Discounted,
-    Sounding,
-    chain_tokens,
-    shares,
-    upset_probability,
-    weights,
-)
+from strategies.pruning.discounted import Discounted, length_weights
+from strategies.pruning.sounding import Sounding, vote_weights
+from strategies.pruning.upset import upset_probability
 from strategies.sampling.adaptive import Adaptive, beta_confidence
 
 PLAN = Plan(sampling=UNLIMITED)
@@ -310,7 +305,6 @@ def test_an_attempt_is_as_long_as_all_its_stretches() -> None:
         trace(1, "B", tokens=400, parent=0),
         trace(2, "A", tokens=900),
     ]
-    assert chain_tokens({t.ordinal: t for t in traces}, 1) == 900
     assert [c.weight for c in Discounted()(traces)] == [1.0, 1.0]
 
 
@@ -333,9 +327,9 @@ def test_an_upset_either_way_is_certain(first: float, second: float) -> None:
 
 def test_formulas_at_their_edges() -> None:
     """No votes; a tie goes to the key seen first; lengths of nothing."""
-    assert shares([], []) == ("", 0.0, 0.0, 0.0)
-    assert shares(["B", "A"], [1.0, 1.0]) == ("B", 1.0, 1.0, 2.0)
-    assert weights([], 0.5) == []
-    assert weights([400, 100], 0.5) == [0.5, 1.0]
+    assert vote_weights([], []) == ("", 0.0, 0.0, 0.0)
+    assert vote_weights(["B", "A"], [1.0, 1.0]) == ("B", 1.0, 1.0, 2.0)
+    assert length_weights([], 0.5) == []
+    assert length_weights([400, 100], 0.5) == [0.5, 1.0]
     with pytest.raises(ValueError, match="not negative"):
         upset_probability(-1.0, 2.0)

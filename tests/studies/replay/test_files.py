@@ -22,7 +22,7 @@ from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import ReplayError
 from orchestrator.studies.replay.simulator import UNLIMITED, Tape, explore
 from strategies.sampling.consistency import Consistency
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 TRACES = Path(os.environ.get("LEADLINE_TRACES", Path(__file__).parents[4] / "shared" / "traces"))
 LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
@@ -245,9 +245,10 @@ def test_a_replayed_job_asks_what_the_job_asked(tmp_path: Path) -> None:
     problems.write_text(problems.read_text().replace("What is 3?", "What is three?"))
     changed = read_recording(tmp_path / "job", problems=str(problems))
     assert [p.problem.prompt for p in changed.problems if p.problem.id == "p3"] == [""]
-    assert changed.notes == (
+    [note] = changed.notes
+    assert note == (
         f"{problems} words 1 problems otherwise than the job did; "
-        "they are taken without their prompts",
+        "they are taken without their prompts"
     )
     unknown = read_recording(tmp_path / "job")
     assert {p.problem.prompt for p in unknown.problems} == {""}

@@ -26,7 +26,7 @@ from orchestrator.core.values import (
     Request,
     Trace,
 )
-from orchestrator.kit.prefixes import Labelled, answered
+from orchestrator.kit.prefixes import LabelledPrefix, scores_without_engine
 from orchestrator.plan import registry
 from orchestrator.plan.check import PlanFault, check_plan
 from orchestrator.studies.similarity import Cut, cross_fitted, quality, scores_of_pairs
@@ -42,10 +42,10 @@ from verifiers.similarity.trained import Trained
 words = st.lists(
     st.sampled_from(["ship", "sail", "12", "7.5", "x", "=", "So", "thus"]), max_size=30
 ).map(" ".join)
-Pools = Mapping[str, tuple[Problem, Sequence[Labelled]]]
+Pools = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 
 
-def pools(n: int, told: float, seed: int = 0) -> dict[str, tuple[Problem, list[Labelled]]]:
+def pools(n: int, told: float, seed: int = 0) -> dict[str, tuple[Problem, list[LabelledPrefix]]]:
     """Problems with 6 traces each, answers 1 to 3; a prefix names its answer with probability
     `told`, else a number of no meaning.
     """
@@ -59,7 +59,7 @@ def pools(n: int, told: float, seed: int = 0) -> dict[str, tuple[Problem, list[L
             for f in finals
         ]
         pool = [
-            Labelled(Prefix(o, text), f)
+            LabelledPrefix(Prefix(o, text), f)
             for o, (text, f) in enumerate(zip(texts, finals, strict=True))
         ]
         made[f"p{i}"] = (Problem(f"p{i}", "What is it?"), pool)
@@ -96,13 +96,17 @@ def test_a_system_message_is_no_part_of_the_question() -> None:
         "p",
         (Message("system", "Think step by step: so, let x = 12."), Message("user", "What is x?")),
     )
-    assert answered(Lexical(), chat, pair) == answered(Lexical(), plain, pair)
+    assert scores_without_engine(Lexical(), chat, pair) == scores_without_engine(
+        Lexical(), plain, pair
+    )
 
 
 def test_a_probe_judge_compares_the_classes_of_answers() -> None:
     """And cannot tell where a probe stated none, which is neither 0 nor a half."""
     a, b, c, silent = (Prefix(i, "", key) for i, key in enumerate(("=1/2", "=1/2", "=2", None)))
-    assert answered(Probe(), PROBLEM, [(a, b), (a, c), (a, silent), (silent, silent)]) == [
+    assert scores_without_engine(
+        Probe(), PROBLEM, [(a, b), (a, c), (a, silent), (silent, silent)]
+    ) == [
         1.0,
         0.0,
         None,
@@ -190,11 +194,11 @@ def test_a_model_file_is_plain_json_of_numbers_and_words(tmp_path: Path) -> None
     path = tmp_path / "judge.json"
     text = Trained.fit(pools(20, 0.9))
     path.write_text(text)
-    [score] = answered(
+    [score] = scores_without_engine(
         Trained(str(path)), PROBLEM, [(Prefix(0, "x = 1 and"), Prefix(1, "x = 1 and"))]
     )
     assert score is not None
-    [similarity] = answered(
+    [similarity] = scores_without_engine(
         Embedding(str(path)), PROBLEM, [(Prefix(0, "we try x = 1"), Prefix(1, "we try x = 1"))]
     )
     assert similarity == pytest.approx(1 / (1 + math.exp(-3)))

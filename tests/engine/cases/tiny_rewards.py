@@ -21,7 +21,10 @@ from transformers import (
 
 TAG = "<extra_0>"
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", TAG]
-TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

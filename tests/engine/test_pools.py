@@ -1,22 +1,21 @@
-"""Pools with a task on a real vLLM: their values against plain PyTorch, and a job whose policy and
-reward models are pools of one engine.
+"""An engine of four pools on a real vLLM: a looped policy, and three that value texts.
 
-The checkpoints are tiny and of random weights, in the shapes of real ones: what is compared is
-arithmetic, not judgement.
+Values are compared with plain PyTorch's. The checkpoints are tiny, with random weights, in the
+shapes of real ones: what is compared is arithmetic, not judgement.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import tiny_rewards as tiny
 
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import (
@@ -30,19 +29,17 @@ from orchestrator.core.values import (
     Sampling,
     Trace,
 )
-from orchestrator.engines.vllm.engine import Vllm, VllmEngine
+from orchestrator.engines.vllm.engine import VllmEngine
+from orchestrator.engines.vllm.options import Vllm
 from orchestrator.jobs.job import open_job
 from orchestrator.jobs.journal import Arrived
 from orchestrator.kit.model_verifier import sigmoid
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.api import run_job
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests are no package
-import tiny_rewards as tiny
-
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(400),
 ]
 
@@ -76,32 +73,69 @@ class Pools:
         )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pools(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pools]:
-    """One engine with a policy and three pools that value, each with a cache of its own size."""
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """Write the models of all pools; return them with what PyTorch makes of token ids."""
     folder = tmp_path_factory.mktemp("models")
     rm, logit = tiny.outcome(folder / "rm")
     prm, shares = tiny.process(folder / "prm")
     embedder, embedding = tiny.embedder(folder / "embedder")
     models = {
-        "main": Model(str(tiny.policy(folder / "main"))),
+        "main": Model(str(tiny.policy(folder / "main")), layers="0 (1)*r", max_depth=3),
         "rm": Model(str(rm), task="classify"),
         "prm": Model(str(prm), task="token_classify"),
         "embedder": Model(str(embedder), task="embed"),
     }
+    return models, logit, shares, embedding
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def pools(shared_engine: Any, checkpoints: tuple[Any, ...]) -> Pools:
+    """Return one engine with a policy and three pools that value, with caches of several sizes."""
     options = Vllm(
+        dtype="float32",  # as the reference; some CPUs would run in bfloat16
         kv_cache_gib=0.25,
         pools={"rm": {"kv_cache_gib": 0.1}, "prm": {"kv_cache_gib": 0.1}},
         max_num_seqs=16,
         threads=1,
     )
-    async with options.open(models) as engine:
-        yield Pools(engine, models, logit, shares, embedding)
+    return Pools(await shared_engine.get(options, checkpoints[0]), *checkpoints)
 
 
 def ids_of(chat: tuple[Message, ...]) -> list[int]:
     text = "".join(f"<|{m.role}|>{m.content}<|end|>" for m in chat)
     return list(tiny.tokenizer().encode(text, add_special_tokens=False))
+
+
+async def test_a_looped_policy_serves_depths_and_charges_their_layers(pools: Pools) -> None:
+    """Of two layers the second is looped. The trace says the depth it had, the layers are charged,
+    prefixes stay apart, too deep is refused.
+    """
+    prompt = "Count from one to twenty in words, then backwards, and say which are prime. " * 8
+    greedy = Sampling(temperature=0.0, max_new_tokens=8)
+    request = Request(prompt=prompt, problem_id="p", ordinal=0, seed=1, sampling=greedy)
+    first, again, deep, warm, refused = [
+        await pools.engine.generate(replace(request, ordinal=i, depth=depth))
+        for i, depth in enumerate((None, 1, 3, 3, 4))
+    ]
+    assert [t.depth for t in (first, again, deep, warm)] == [1, 1, 3, 3]
+    assert again.token_ids == first.token_ids
+    assert warm.token_ids == deep.token_ids != first.token_ids
+    # the last token of a prompt is always computed
+    whole_blocks = (first.usage.prompt_tokens - 1) // 32 * 32
+    assert whole_blocks > 500
+    assert [t.usage.cached_tokens for t in (first, again, deep, warm)] == [
+        0,
+        whole_blocks,
+        0,
+        whole_blocks,
+    ]
+    for trace, n_layers in ((first, 2), (again, 2), (deep, 4), (warm, 4)):
+        n_computed = trace.usage.prompt_tokens - trace.usage.cached_tokens
+        n_tokens = n_computed + trace.usage.output_tokens
+        assert trace.usage.layer_tokens == n_tokens * n_layers
+    assert refused.finish is Finish.FAILED
+    assert "serves 1 to 3" in refused.error
 
 
 async def test_a_sequence_classifier_gives_its_raw_logit(pools: Pools) -> None:
@@ -153,10 +187,10 @@ async def test_what_a_pool_cannot_value_fails_and_says_why(pools: Pools) -> None
         "the model values 1 to 1024": ("embedder", "x" * 2000, {}),
         "it continues none": ("rm", PLAIN, {"parent": 0, "prefix_ids": (1,)}),
     }
-    for said, (model, prompt, fields) in cases.items():
+    for message, (model, prompt, fields) in cases.items():
         trace = await pools.values(model, prompt, **fields)
         assert trace.finish is Finish.FAILED
-        assert said in trace.error
+        assert message in trace.error
 
 
 async def test_what_is_aborted_or_cancelled_ends_and_leaves_the_pool_as_it_was(
@@ -189,8 +223,8 @@ async def test_what_is_aborted_or_cancelled_ends_and_leaves_the_pool_as_it_was(
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A backend that hands out an engine which is open already."""
+class OpenEngine:
+    """A factory of an engine that is open already."""
 
     engine: VllmEngine
 
@@ -219,19 +253,21 @@ async def test_a_job_chooses_by_the_reward_of_another_pool(pools: Pools, tmp_pat
     )
     problem = Problem("p", "What is 2 + 2?", "text")
     with open_job(tmp_path, plan, [problem]) as job:
-        [result] = [r async for r in run_job(job, plan, Execution(), factory=Kept(pools.engine))]
+        [result] = [
+            r async for r in run_job(job, plan, Execution(), factory=OpenEngine(pools.engine))
+        ]
         traces = [e.trace for e in job.journal.events("p") if isinstance(e, Arrived)]
     assert not result.error
     assert result.usage["verify"].prompt_tokens > 0
     assert result.usage["verify"].output_tokens == 0
-    spoken = [t for t in traces if t.text.strip()]  # a policy of random weights may end at once
-    assert len(spoken) >= 3
-    assert all("the trace has no text" in t.note for t in traces if t not in spoken)
-    for trace in spoken:
+    texts = [t for t in traces if t.text.strip()]  # a policy of random weights may end at once
+    assert len(texts) >= 3
+    assert all("the trace has no text" in t.note for t in traces if t not in texts)
+    for trace in texts:
         assert [v.verifier for v in trace.verdicts] == ["reward", "process-reward"], trace.note
-        said = trace.text.strip()
+        text = trace.text.strip()
         assert trace.verdicts[0].score == pytest.approx(
-            sigmoid(pools.logit(ids_of((CHAT[0], Message("assistant", said))))), abs=1e-3
+            sigmoid(pools.logit(ids_of((CHAT[0], Message("assistant", text))))), abs=1e-3
         )
-        steps = [step.strip() for step in said.split(" ") if step.strip()]
+        steps = [step.strip() for step in text.split(" ") if step.strip()]
         assert len(trace.verdicts[1].steps) == len(steps)

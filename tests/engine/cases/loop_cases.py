@@ -1,36 +1,22 @@
-"""Runs tiny random Ouros, Huginns and Llamas through vLLM and prints, as JSON, what they generated
-beside what the references do.
+"""Tiny random Ouros, Huginns and Llamas in vLLM: what they generate beside the references.
 
-A program of its own (`python loop_cases.py FOLDER`), for the reasons that `latent_cases` gives.
+Runs in a program of its own (`latent_program`), for the reasons that `schedule_cases` gives.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ |= {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines" / "vllm" / "latent"))
-
 import loop_references as references
 import tiny_loops as tiny
-import torch
+from offline_engine import end, new_engine
 
 from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
-from orchestrator.engines.vllm.depth import Counts
-from orchestrator.engines.vllm.latent import loop as recurrence
+from orchestrator.engines.vllm.depth import IterationCounts
+from orchestrator.engines.vllm.latent import loop
 from orchestrator.plan.looped import DEPTH_ARGUMENT, cache_salt, latent_of, usual_names
 
 N_TOKENS = 12
@@ -47,22 +33,20 @@ KINDS = {
 }
 
 
-class Tiny:
-    """One model: its folder, how the plan wants it, and its reference."""
+class TinyModel:
+    """One model: its folder, how the plan has it, and its reference."""
 
-    def __init__(self, folder: Path, kind: str, **wishes: Any) -> None:
+    def __init__(self, folder: Path, kind: str, **fields: Any) -> None:
         config, weights, reference = KINDS[kind]
         self.path = tiny.write_folder(folder / kind, config, weights(config))
         self.reference = reference(config, weights(config))
-        self.model = Model("tiny", layers=THINK if kind == "llama" else "", **wishes)
+        self.model = Model("tiny", layers=THINK if kind == "llama" else "", **fields)
         latent = latent_of(usual_names(config), self.model, "main")
         assert latent is not None
         self.latent = latent
 
     def opened(self, **options: Any) -> Any:
         """Return vLLM's offline engine, started as ours starts it."""
-        from vllm import LLM
-
         arguments = {
             "max_model_len": 192,
             "kv_cache_memory_bytes": 64 << 20,
@@ -74,10 +58,8 @@ class Tiny:
             arguments["worker_extension_cls"] = (
                 "orchestrator.engines.vllm.latent.runner.DepthCounts"
             )
-        return LLM(
-            str(self.path), skip_tokenizer_init=True, enforce_eager=True, disable_log_stats=True, hf_overrides=self.latent.overrides(),
-            **{**arguments, **options},
-        )  # fmt: skip
+        arguments |= {"skip_tokenizer_init": True, "enforce_eager": True, "disable_log_stats": True}
+        return new_engine(self.path, self.latent.overrides(), **{**arguments, **options})
 
     def expected(
         self, prompt: Sequence[int], n_new: int, depth: int
@@ -97,7 +79,7 @@ class Tiny:
 
 
 def ran(
-    model: Tiny,
+    model: TinyModel,
     depths: Sequence[int],
     prompts: Sequence[list[int]] = PROMPTS,
     n_new: int = N_TOKENS,
@@ -108,12 +90,12 @@ def ran(
     """
     from vllm import SamplingParams
 
-    llm = model.opened(**options)
+    engines = [model.opened(**options)]
     jobs = [(prompt, depth) for prompt in prompts for depth in depths]
     inputs = [
         {"prompt_token_ids": prompt, "cache_salt": cache_salt(depth)} for prompt, depth in jobs
     ]
-    outputs = llm.generate(
+    outputs = engines[0].generate(
         inputs,
         [
             SamplingParams(
@@ -134,7 +116,7 @@ def ran(
         "cached": [output.num_cached_tokens for output in outputs],
     }
     if model.model.exit:
-        found["counted"] = [counted(llm, output.request_id) for output in outputs]
+        found["counted"] = [counted(engines[0], output.request_id) for output in outputs]
         found["taken"] = [
             [sum(taken[: len(p) - 1]), sum(taken[len(p) - 1 :])]
             for (p, _), (_, taken) in zip(jobs, wanted, strict=True)
@@ -146,6 +128,7 @@ def ran(
                 for depth in taken[len(prompt) :]
             }
         )
+    end(engines)
     return found
 
 
@@ -153,24 +136,26 @@ def counted(llm: Any, request: str) -> list[int] | None:
     """Return the iterations of a request's prompt and of its own tokens; in the worker its name has
     a tail of vLLM's.
     """
-    ledger = llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model().ledger
+    ledger = llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model().loop.ledger
     names = [
         name for name in ledger._counts if name.rsplit("-", 1)[0] == request or name == request
     ]
     fields = llm.collective_rpc("take_depth_counts", args=(names[0],))[0] if names else None
     if fields is None:
         return None
-    counts = Counts(*fields)
+    counts = IterationCounts(*fields)
     return [counts.prompt_iterations, counts.iterations]
 
 
 def fixed(folder: Path) -> dict[str, Any]:
-    return {kind: ran(Tiny(folder, kind, max_depth=4), (1, 2, 4)) for kind in ("ouro", "huginn")}
+    return {
+        kind: ran(TinyModel(folder, kind, max_depth=4), (1, 2, 4)) for kind in ("ouro", "huginn")
+    }
 
 
 def residual(folder: Path) -> dict[str, Any]:
     return {
-        kind: ran(Tiny(folder, kind, max_depth=4, residual=0.3), (1, 2, 4))
+        kind: ran(TinyModel(folder, kind, max_depth=4, residual=0.3), (1, 2, 4))
         for kind in ("huginn", "llama")
     }
 
@@ -182,7 +167,7 @@ def exits(folder: Path) -> dict[str, Any]:
         "llama": ("state<0.35 after 2", "kl<0.5"),
     }
     return {
-        f"{kind} {rule}": ran(Tiny(folder, kind, max_depth=12, exit=rule), (12, 5))
+        f"{kind} {rule}": ran(TinyModel(folder, kind, max_depth=12, exit=rule), (12, 5))
         for kind, pair in rules.items()
         for rule in pair
     }
@@ -190,9 +175,9 @@ def exits(folder: Path) -> dict[str, Any]:
 
 def masked(folder: Path) -> dict[str, Any]:
     """The way of attention backends whose metadata we do not rewrite."""
-    can, recurrence.can_reduce = recurrence.can_reduce, lambda visits: False
-    found = ran(Tiny(folder, "huginn", max_depth=12, exit="kl<5e-3 after 2"), (12, 5))
-    recurrence.can_reduce = can
+    can, loop.can_reduce = loop.can_reduce, lambda visits: False
+    found = ran(TinyModel(folder, "huginn", max_depth=12, exit="kl<5e-3 after 2"), (12, 5))
+    loop.can_reduce = can
     return found
 
 
@@ -200,7 +185,9 @@ def chunked(folder: Path) -> dict[str, Any]:
     """Prompts of up to 40 tokens, 16 tokens of all requests a step."""
     prompts = [[*range(3 + n, 43)] for n in (0, 9, 25)]
     options = {"enable_chunked_prefill": True, "max_num_batched_tokens": 16}
-    return ran(Tiny(folder, "huginn", max_depth=12, exit="state<0.06"), (12, 5), prompts, **options)
+    return ran(
+        TinyModel(folder, "huginn", max_depth=12, exit="state<0.06"), (12, 5), prompts, **options
+    )
 
 
 def preempted(folder: Path) -> dict[str, Any]:
@@ -218,7 +205,11 @@ def preempted(folder: Path) -> dict[str, Any]:
     prompts = [[*range(3 + n, 23 + n)] for n in (0, 9, 25)]
     options = {"max_model_len": 96, "num_gpu_blocks_override": 8}
     found = ran(
-        Tiny(folder, "huginn", max_depth=12, exit="state<0.06"), (12, 11, 5), prompts, 40, **options
+        TinyModel(folder, "huginn", max_depth=12, exit="state<0.06"),
+        (12, 11, 5),
+        prompts,
+        40,
+        **options,
     )
     Scheduler._preempt_request = stock
     return {**found, "n_preempted": len(pushed_out)}
@@ -231,7 +222,7 @@ def prefix_hits(folder: Path) -> dict[str, Any]:
     shared = [3 + i * 7 % 90 for i in range(64)]
     prompts = [[*shared, n] for n in (5, 40, 71)]
     return ran(
-        Tiny(folder, "huginn", max_depth=12, exit="state<0.06"),
+        TinyModel(folder, "huginn", max_depth=12, exit="state<0.06"),
         (12,),
         prompts,
         max_num_seqs=1,
@@ -241,6 +232,7 @@ def prefix_hits(folder: Path) -> dict[str, Any]:
 
 CASES = (fixed, residual, exits, masked, chunked, preempted, prefix_hits)
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.stdout.write(json.dumps({case.__name__: case(Path(sys.argv[1])) for case in CASES}) + "\n")
+
+def results(folder: Path) -> dict[str, Any]:
+    """Return what each case generated and should have."""
+    return {case.__name__: case(folder) for case in CASES}

@@ -1,43 +1,29 @@
-"""Runs tiny random models through vLLM under layer schedules and prints, as JSON, what they
-generated beside what the reference does.
+"""Tiny random models under layer schedules in vLLM: what they generate beside the reference.
 
-A program of its own (`python latent_cases.py FOLDER`): a dozen engines in one process start in a
-second or two each, where an engine in a process of its own takes half a minute; and vLLM inside a
-process leaves much behind in it.
+Runs in a program of its own (`latent_program`): in one process dozens of engines start in a
+fraction of a second each, where an engine with processes of its own takes half a minute; and vLLM
+inside a process leaves much behind in it.
 """
 
 from __future__ import annotations
 
 import functools
-import gc
 import json
-import os
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-os.environ |= {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines" / "vllm" / "latent"))
-
 import reference
 import torch
+from offline_engine import end, new_engine
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from orchestrator.core.layers import parse_schedule
 from orchestrator.core.plan import Model
-from orchestrator.engines.vllm.latent import loop as stack
-from orchestrator.engines.vllm.latent import runner
+from orchestrator.engines.vllm.latent import loop, runner
 from orchestrator.plan.looped import DEPTH_ARGUMENT, cache_salt, latent_of
 
 N_TOKENS = 12
@@ -60,7 +46,7 @@ PROMPTS = [[_rng.randrange(3, 128) for _ in range(_rng.randrange(4, 40))] for _ 
 MIXED = [1, 2, 3, None, 3, 2, 1, 2, 3]  # None: the default, 1 unless the case says otherwise
 
 
-def made(folder: Path, family: str) -> Any:
+def random_model(folder: Path, family: str) -> Any:
     """Return a random model of a family, saved under `folder`.
 
     Wide weights, so that layers matter and ties do not occur.
@@ -82,13 +68,11 @@ Generate = Callable[..., list[Any]]
 def opened(
     folder: Path, family: str = "llama", model: Model | None = None, **options: Any
 ) -> Iterator[Generate]:
-    """Yield what generates with a model under the plan's wishes, the stock one without: prompts
-    with depth and salt as our engine's.
+    """Yield what generates with a model as the plan has it, or with the stock one for None.
 
-    The engine ends with the context: the end of one that is collected later would take the groups
-    of the next one with it.
-    """
-    from vllm import LLM, SamplingParams
+    Prompts get depth and salt as our engine's do.
+    The engine ends with the context."""
+    from vllm import SamplingParams
 
     path = folder / family
     overrides: dict[str, Any] = {}
@@ -104,7 +88,7 @@ def opened(
         "enforce_eager": True,
     }
     arguments |= {"skip_tokenizer_init": True, "disable_log_stats": True, **options}
-    held = [LLM(str(path), hf_overrides=overrides, **arguments)]
+    held = [new_engine(path, overrides, **arguments)]
 
     def generate(
         depths: Sequence[int | None],
@@ -128,8 +112,7 @@ def opened(
         return list(held[0].generate(inputs, params, use_tqdm=False))
 
     yield generate
-    held.clear()
-    gc.collect()
+    end(held)
 
 
 def ids(outputs: Sequence[Any]) -> list[list[int]]:
@@ -199,7 +182,7 @@ def mixed(folder: Path, llama: Any) -> dict[str, Any]:
 
 
 def staggered(folder: Path, llama: Any) -> dict[str, Any]:
-    """Four seats for nine requests of 3 to 24 tokens: they come and go while others are under way."""
+    """Four seats for nine requests of 3 to 24 tokens, which come and go while others run."""
     lengths = [3, 24, 7, 15, 4, 20, 9, 12, 5]
     with opened(folder, model=Model("tiny", layers=THINK, max_depth=3), max_num_seqs=4) as generate:
         return pair(generate, llama, THINK, MIXED, lengths=lengths)
@@ -251,10 +234,10 @@ def chunked(folder: Path, llama: Any) -> dict[str, Any]:
 
 def masked(folder: Path, llama: Any) -> dict[str, Any]:
     """The way of attention backends whose metadata we do not rewrite."""
-    can, stack.can_reduce = stack.can_reduce, lambda visits: False
+    can, loop.can_reduce = loop.can_reduce, lambda visits: False
     with opened(folder, model=Model("tiny", layers="(1 2)*r 3", max_depth=3)) as generate:
         found = pair(generate, llama, "(1 2)*r 3", MIXED)
-    stack.can_reduce = can
+    loop.can_reduce = can
     return found
 
 
@@ -287,7 +270,7 @@ def own_depth(folder: Path, llama: Any) -> dict[str, Any]:
 def families(folder: Path, llama: Any) -> dict[str, Any]:
     found = {}
     for family in ("mistral", "qwen2", "qwen3"):
-        model = made(folder, family)
+        model = random_model(folder, family)
         with opened(folder, family, Model("tiny", layers=THINK, max_depth=3)) as generate:
             found[family] = pair(generate, model, THINK, MIXED)
     return found
@@ -297,7 +280,7 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
     """V2's hook in the place of V1's: its model state is told of requests and asked for rows, from
     a batch with V2's fields.
     """
-    v1 = runner._rows_v1
+    v1 = runner._batch_v1
     state = object.__new__(runner.model_state_v2())
     state.depths, state.prompts, state.rope_state, state.prompt_embeds_state = {}, {}, None, None
 
@@ -319,16 +302,16 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
         batch = SimpleNamespace(
             req_ids=ids, num_reqs=n, query_start_loc_np=engine_runner.query_start_loc.np[: n + 1]
         )
-        return state.prepare_inputs(batch, None)["rows"]
+        return state.prepare_inputs(batch, None)["batch"]
 
-    runner._rows_v1 = through_v2
+    runner._batch_v1 = through_v2
     with opened(folder, model=Model("tiny", layers=THINK, max_depth=3)) as generate:
         found = pair(generate, llama, THINK, MIXED)
-    runner._rows_v1 = v1
+    runner._batch_v1 = v1
     dummy = SimpleNamespace(
         req_ids=["dummy"], num_reqs=1, query_start_loc_np=torch.tensor([0, 1]).numpy()
     )
-    return {**found, "dummy_rows": runner.rows_v2(state.depths, state.prompts, dummy)}
+    return {**found, "dummy_batch": runner.batch_v2(state.depths, state.prompts, dummy)}
 
 
 CASES = (
@@ -336,7 +319,8 @@ CASES = (
     *(masked, damped, own_depth, families, runner_v2),
 )
 
-if __name__ == "__main__":
-    home = Path(sys.argv[1])
-    tiny = made(home, "llama")
-    print(json.dumps({case.__name__: case(home, tiny) for case in CASES}))
+
+def results(folder: Path) -> dict[str, Any]:
+    """Return what each case generated and should have."""
+    tiny = random_model(folder, "llama")
+    return {case.__name__: case(folder, tiny) for case in CASES}
