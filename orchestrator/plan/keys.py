@@ -74,13 +74,12 @@ KEYS: Mapping[str, Meta] = {
         description="The job's directory, relative to the current one. Naming it again resumes it."
     ),
     "format": Meta(
-        description="What is written beside results.jsonl: an OpenAI batch output "
-        "('openai-batch'), nothing ('jsonl'), or whichever suits the problem file ('auto')."
+        description="What is written beside results.jsonl: nothing (jsonl), an OpenAI batch's "
+        "output (openai-batch), or the one that the problem file calls for (auto)."
     ),
     "model": Meta(description=_MODEL),
     "domain": Meta(
-        description="How answers are read and compared, where a problem does not say: math, ..."
-        " (`leadline plugins` lists all)."
+        description="How answers are read and compared, for problems that name none (math, number, ...)."
     ),
     "seed": Meta(
         description="All randomness derives from it, the problem's id and the trace's ordinal."

@@ -118,16 +118,15 @@ def plugin_class(group: str, name: str) -> type:
 
 
 def hidden_package(package: str) -> tuple[str, str] | None:
-    """Return why one of our import packages is not the one that Python finds, and the remedy.
+    """Return why Python does not find one of our import packages, and the remedy; else None.
 
-    None for a package that is found beside this one, and for one that is not ours. Other
-    distributions use the name `verifiers` too. Installed from a wheel, ours lies in the same folder
-    as theirs and both work; a checkout installed by reference lies elsewhere, and is hidden.
+    Other distributions use the name `verifiers` too. Installed from a wheel, ours lies in the same
+    folder as theirs and both work; a checkout installed by reference lies elsewhere and is hidden.
     """
-    ours = Path(__file__).parents[2] / package
+    ours = Path(__file__).resolve().parents[2] / package
     spec = PathFinder.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    if not ours.is_dir() or str(ours) in folders:
+    if not ours.is_dir() or ours in {Path(folder).resolve() for folder in folders}:
         return None
     others = sorted({*packages_distributions().get(package, ())} - {"leadline"})
     both = " and ".join(["leadline", *(f"{name} {version(name)}" for name in others)])
@@ -136,11 +135,9 @@ def hidden_package(package: str) -> tuple[str, str] | None:
         f"{both} {'both bring' if others else 'brings'} the import package {package!r}, and Python "
         f"finds {place} instead of {ours}"
     )
-    remedy = (
-        f"install leadline from a wheel (`pip install {ours.parent}`, without -e), or use an "
-        f"environment of its own"
-    )
-    return reason, f"{remedy}, or: pip uninstall {' '.join(others)}" if others else remedy
+    wheel = f"install leadline from a wheel (`pip install {ours.parent}`, without -e)"
+    removal = f", or: pip uninstall {' '.join(others)}" if others else ""
+    return reason, f"{wheel}, or use an environment of its own{removal}"
 
 
 def load(group: str, spec: PluginSpec, at: str = "") -> Any:
