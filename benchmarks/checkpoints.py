@@ -100,7 +100,8 @@ async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int)
             )
             speed = f"{rates[name]:6.1f} tokens/s {work[name]:6.1f} tokens/CPU s"
             print(
-                f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {speed}  {brought(run)}",
+                f"  {name:8s} {run.output_tokens:6,} tokens {run.seconds:6.1f} s {speed}  "
+                f"{brought(run)}",
                 flush=True,
             )
         ratios.append(rates["stepped"] / rates["whole"])
@@ -108,7 +109,8 @@ async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int)
     for what, values in (("a second", ratios), ("a CPU second", efforts)):
         spread = f"{min(values):.3f} to {max(values):.3f}"
         print(
-            f"stepped over whole, tokens {what}: {statistics.median(values):.3f} (median of {n_rounds}; {spread})",
+            f"stepped over whole, tokens {what}: {statistics.median(values):.3f} (median of "
+            f"{n_rounds}; {spread})",
             flush=True,
         )
 
@@ -120,7 +122,10 @@ def brought(run: Run) -> str:
         return ""
     prompt = statistics.mean(u.prompt_tokens for u in usages)
     fresh = statistics.mean(u.prompt_tokens - u.cached_tokens for u in usages)
-    return f"{len(usages)} continuations: {prompt:.0f} tokens brought along each, {fresh:.1f} of them computed again"
+    return (
+        f"{len(usages)} continuations: {prompt:.0f} tokens brought along each, {fresh:.1f} of them "
+        "computed again"
+    )
 
 
 if __name__ == "__main__":

@@ -92,10 +92,12 @@ def mixed(n_rounds: int, n: int, n_tokens: int) -> None:
         of_mean.append(found[-1] * statistics.mean(1 / rates[depth][-1] for depth in each))
     for depth in DEPTHS:
         print(
-            f"depth {depth} alone: {shown(rates[depth], '.1f')} tokens/s, {latent(THINK, depth).n_visits} layers run"
+            f"depth {depth} alone: {shown(rates[depth], '.1f')} tokens/s, "
+            f"{latent(THINK, depth).n_visits} layers run"
         )
     print(
-        f"depths {', '.join(map(str, DEPTHS))} mixed, {n // len(DEPTHS)} requests each: {shown(found, '.1f')} tokens/s"
+        f"depths {', '.join(map(str, DEPTHS))} mixed, {n // len(DEPTHS)} requests each: "
+        f"{shown(found, '.1f')} tokens/s"
     )
     print(f"mixed over the cost-weighted mean of the engines alone: {shown(of_mean, '.3f')}")
 
@@ -120,7 +122,8 @@ def hooks(n_rounds: int, n: int, n_tokens: int) -> None:
             ratios[name].append(took["stock"] / value)
     print(f"schedule 0-29, no depths, over the stock model: {shown(ratios['schedule'], '.3f')}")
     print(
-        f"depths up to {max(DEPTHS)}, all requests at 1, over the stock model: {shown(ratios['depths'], '.3f')}"
+        f"depths up to {max(DEPTHS)}, all requests at 1, over the stock model: "
+        f"{shown(ratios['depths'], '.3f')}"
     )
 
 
@@ -134,12 +137,14 @@ def memory(n_rounds: int, n: int, n_tokens: int) -> None:
         for depth in DEPTHS
     }
     print(
-        f"KV cache of a token, engine up to depth {max(DEPTHS)}: {one} bytes, whatever its request's depth"
+        f"KV cache of a token, engine up to depth {max(DEPTHS)}: {one} bytes, whatever its "
+        "request's depth"
     )
     for depth, size in each.items():
         print(f"KV cache of a token, engine at depth {depth}: {size} bytes")
     print(
-        f"as many requests at each of the depths: one engine takes {one * len(DEPTHS) / sum(each.values()):.2f} times the cache of four"
+        "as many requests at each of the depths: one engine takes "
+        f"{one * len(DEPTHS) / sum(each.values()):.2f} times the cache of four"
     )
     weights = sum(
         file.stat().st_size for file in Path(resolve_model("smollm2")).glob("*.safetensors")
@@ -228,7 +233,10 @@ def bytes_per_token(engine: Any) -> int:
 
 def shown(values: Sequence[float], form: str) -> str:
     """Return median and range."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}}, {len(values)} rounds)"
+    return (
+        f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}}, "
+        f"{len(values)} rounds)"
+    )
 
 
 if __name__ == "__main__":

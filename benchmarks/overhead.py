@@ -116,10 +116,12 @@ async def measure(
 def show(case: str, size: dict[str, Any], rates: dict[str, list[float]], n_requests: int) -> None:
     """Print one case's table."""
     print(
-        f"\n{case}: {n_requests} requests of {size['tokens']} tokens at most, {size['window']} in flight, {os.cpu_count()} cores"
+        f"\n{case}: {n_requests} requests of {size['tokens']} tokens at most, {size['window']} in "
+        f"flight, {os.cpu_count()} cores"
     )
     print(
-        f"  {'stage':8s} {'tokens/s':>9s} {'of raw':>8s} {'range':>15s} {'of the stage before':>20s}"
+        f"  {'stage':8s} {'tokens/s':>9s} {'of raw':>8s} {'range':>15s} "
+        f"{'of the stage before':>20s}"
     )
     before = "raw"
     for stage in rates:
@@ -131,7 +133,8 @@ def show(case: str, size: dict[str, Any], rates: dict[str, list[float]], n_reque
         before = stage
     reached = statistics.median(a / b for a, b in zip(rates["job"], rates["raw"], strict=True))
     print(
-        f"  orchestrated over raw: {reached:.3f} (median of {len(rates['job'])} rounds; aim {size['aim']:.2f})",
+        f"  orchestrated over raw: {reached:.3f} (median of {len(rates['job'])} rounds; aim "
+        f"{size['aim']:.2f})",
         flush=True,
     )
 
@@ -229,7 +232,7 @@ async def whole_job(
     ):
         began = time.perf_counter()
         n_tokens = 0
-        async for result in api.run_job(job, plan, execution, backend=backend):
+        async for result in api.run_job(job, plan, execution, factory=backend):
             n_tokens += sum(u.output_tokens for u in result.usage.values())
         return n_tokens / (time.perf_counter() - began)
 

@@ -173,11 +173,13 @@ def show(name: str, run: Run, whole: Run, opened: Opened, references: dict[str, 
     late = max(opened.late.values(), default=0)
     mean = statistics.mean(t.usage.output_tokens for t in stopped) if stopped else 0
     print(
-        f"{name:17s} {run.output_tokens:6,} tokens ({1 - run.output_tokens / whole.output_tokens:+6.1%} saved)  "
+        f"{name:17s} {run.output_tokens:6,} tokens "
+        f"({1 - run.output_tokens / whole.output_tokens:+6.1%} saved)  "
         f"{run.seconds:6.1f} s ({1 - run.seconds / whole.seconds:+6.1%} saved)  "
         f"{run.cpu_seconds:6.1f} CPU s ({1 - run.cpu_seconds / whole.cpu_seconds:+6.1%} saved)  "
         f"accuracy {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] of {found.n}  "
-        f"{len(stopped)} stopped at {mean:.0f} tokens, then at most {late} more (vLLM made {opened.n_made:,} in all)",
+        f"{len(stopped)} stopped at {mean:.0f} tokens, then at most {late} more (vLLM made "
+        f"{opened.n_made:,} in all)",
         flush=True,
     )
 

@@ -145,9 +145,12 @@ def main() -> None:
             [float((plain - errors)[question == q].mean()) for q in np.unique(question)]
         )
         print(
-            f"{model:5s} {len(last):,} looks, the present answer is the last in {last.mean():.1%}: Brier {errors.mean():.3f}, "
-            f"of the attempt alone {((own - last) ** 2).mean():.3f}, of the others' share {plain.mean():.3f}; "
-            f"gain {gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]; AUROC {roc_auc_score(last, estimate):.3f}"
+            f"{model:5s} {len(last):,} looks, the present answer is the last in {last.mean():.1%}: "
+            f"Brier {errors.mean():.3f}, "
+            f"of the attempt alone {((own - last) ** 2).mean():.3f}, of the others' share "
+            f"{plain.mean():.3f}; "
+            f"gain {gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]; AUROC "
+            f"{roc_auc_score(last, estimate):.3f}"
         )
         bins = np.minimum((estimate * 5).astype(int), 4)
         said = [

@@ -51,10 +51,12 @@ def main() -> None:
     )
     problems = [Problem(f"p{i:06d}", f"What is {i} + {i}?") for i in range(options.problems)]
     print(
-        f"{options.problems} problems open at once, {options.traces} traces each, {options.window} in flight, {os.cpu_count()} cores"
+        f"{options.problems} problems open at once, {options.traces} traces each, {options.window} "
+        f"in flight, {os.cpu_count()} cores"
     )
     print(
-        f"memory: {bytes_per_open_problem(problems, plan, options.traces):.0f} bytes per open problem that holds no finished trace"
+        f"memory: {bytes_per_open_problem(problems, plan, options.traces):.0f} bytes per open "
+        "problem that holds no finished trace"
     )
     if options.profile:
         profile = cProfile.Profile()
@@ -64,7 +66,8 @@ def main() -> None:
     n_traces = options.problems * options.traces
     rates = [n_traces / one_round(problems, plan, execution) for _ in range(options.rounds)]
     print(
-        f"traces a second: median {statistics.median(rates):.0f}, {min(rates):.0f} to {max(rates):.0f} over {len(rates)} rounds"
+        f"traces a second: median {statistics.median(rates):.0f}, {min(rates):.0f} to "
+        f"{max(rates):.0f} over {len(rates)} rounds"
     )
 
 
@@ -85,7 +88,7 @@ def one_round(problems: list[Problem], plan: Plan, execution: Execution) -> floa
 
 
 def bytes_per_open_problem(problems: list[Problem], plan: Plan, n_running: int) -> float:
-    """Return the resident memory that a started session takes, with `n_running` requests in flight."""
+    """Return the resident memory of a started session with `n_running` requests in flight."""
     explorer = api.load_explorer(plan)
     gc.collect()
     before = _resident_bytes()

@@ -24,7 +24,7 @@ from typing import Any
 
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Finish, PluginSpec, Prefix, Problem, Request, Trace, Usage
-from orchestrator.kit.prefixes import REASONING_WORDS, Labelled
+from orchestrator.kit.prefixes import REASONING_WORDS, LabelledPrefix
 from orchestrator.plan import registry
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
@@ -33,7 +33,7 @@ from orchestrator.studies.similarity import (
     Pools,
     Quality,
     cross_fitted,
-    labelled,
+    labelled_prefixes,
     quality,
     scores_of_pairs,
 )
@@ -61,9 +61,12 @@ def main() -> None:
     pools = asyncio.run(recorded_texts(folder / "qwen2.5-1.5b"))
     for n_tokens in CUTS:
         cut = Cut(25, REASONING_WORDS, n_tokens)
-        prefixes = {id: (problem, labelled(traces, cut)) for id, (problem, traces) in pools.items()}
+        prefixes = {
+            id: (problem, labelled_prefixes(traces, cut)) for id, (problem, traces) in pools.items()
+        }
         print(
-            f"\nprefixes of {n_tokens} tokens (or 25 reasoning words): {sum(len(p) > 1 for _, p in prefixes.values())} problems"
+            f"\nprefixes of {n_tokens} tokens (or 25 reasoning words): "
+            f"{sum(len(p) > 1 for _, p in prefixes.values())} problems"
         )
         for name in ("lexical", "embedding", "trained"):
             show(name, measured(name, prefixes))
@@ -73,29 +76,29 @@ def main() -> None:
         )
         for n_tokens in PROBED_AT:
             probed = recorded_probes(path, n_tokens)
-            similarity = registry.load("similarities", PluginSpec("probe"))
+            similarity = registry.load("similarity", PluginSpec("probe"))
             scores = scores_of_pairs(similarity, probed)
             show(f"probe at {n_tokens}", quality(scores, probed))
             print(f"  {'':14s} its own cut: {rates(scores, probed)}")
 
 
 def measured(name: str, pools: Pools) -> Quality:
-    """Return a similarity's quality; one that has a model file is fitted on the other folds of problems."""
+    """Return a similarity's quality; one with a model file is fitted on the other folds."""
     if name == "lexical":
-        return quality(
-            scores_of_pairs(registry.load("similarities", PluginSpec(name)), pools), pools
-        )
+        return quality(scores_of_pairs(registry.load("similarity", PluginSpec(name)), pools), pools)
     return quality(cross_fitted("trained", pools, scored_by=name), pools)
 
 
 def rates(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> str:
-    """Return what a similarity of yes and no gets wrong: a pair that agrees taken for different, and one
-    that differs told as such.
+    """Return the FNR and TNR of a similarity that answers yes or no.
+
+    The first is the share of agreeing pairs taken for different, the second that of differing pairs
+    taken for different.
     """
     same = [a.final == b.final for _, pool in pools.values() for a, b in combinations(pool, 2)]
-    said = [score == 1.0 for key in pools for score in scores[key]]
-    false_negatives = sum(s and not t for s, t in zip(same, said, strict=True)) / sum(same)
-    true_negatives = sum(not s and not t for s, t in zip(same, said, strict=True)) / (
+    equal = [score == 1.0 for key in pools for score in scores[key]]
+    false_negatives = sum(s and not t for s, t in zip(same, equal, strict=True)) / sum(same)
+    true_negatives = sum(not s and not t for s, t in zip(same, equal, strict=True)) / (
         len(same) - sum(same)
     )
     return f"FNR {false_negatives:.3f}, TNR {true_negatives:.3f}"
@@ -115,7 +118,8 @@ def show(name: str, found: Quality) -> None:
 
     print(
         f"  {name:14s} AUROC {interval(found.auroc)}   within a problem {interval(found.within)}   "
-        f"TNR at 20 % FNR {interval(found.tnr)}   {found.n_pairs:,} pairs, {found.n_same / found.n_pairs:.0%} agree",
+        f"TNR at 20 % FNR {interval(found.tnr)}   {found.n_pairs:,} pairs, "
+        f"{found.n_same / found.n_pairs:.0%} agree",
         flush=True,
     )
 
@@ -129,7 +133,7 @@ async def recorded_texts(folder: Path) -> dict[str, tuple[Problem, list[Trace]]]
     found: dict[str, tuple[Problem, list[Trace]]] = {}
     checkers = AnswerWorkers()
     try:
-        dresser = Annotator(plan, checkers)
+        annotator = Annotator(plan, checkers)
         classes: dict[str, Classes] = {}
         for name in ("gsm8k-bestofn", "math500-bestofn-seed0", "math500-bestofn-seed1"):
             for record in _json(folder / f"{name}.json.gz")["records"]:
@@ -145,7 +149,7 @@ async def recorded_texts(folder: Path) -> dict[str, tuple[Problem, list[Trace]]]
                         usage=Usage(output_tokens=raw["tokens"]),
                     )
                     traces.append(
-                        await dresser.dress(
+                        await annotator.annotate(
                             problem, request, trace, classes.setdefault(id, Classes())
                         )
                     )
@@ -158,13 +162,13 @@ def recorded_probes(path: Path, n_tokens: int) -> Pools:
     """Return the branches that were still thinking after `n_tokens` tokens, with their probe's
     answer and their final one.
     """
-    pools: dict[str, tuple[Problem, Sequence[Labelled]]] = {}
+    pools: dict[str, tuple[Problem, Sequence[LabelledPrefix]]] = {}
     with gzip.open(path, "rt") as file:
         questions = json.load(file)
     for i, question in enumerate(questions):
         place = n_tokens // int(question["probe_freq"]) - 1
         pool = [
-            Labelled(Prefix(o, "", str(probes[place])), str(final))
+            LabelledPrefix(Prefix(o, "", str(probes[place])), str(final))
             for o, (probes, _, final) in enumerate(question["each_branch"])
             if len(probes) > place
         ]

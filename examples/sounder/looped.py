@@ -78,7 +78,7 @@ class Layer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Stack(nn.Module):
+class LlamaStack(nn.Module):
     """What a Llama checkpoint calls `model`."""
 
     def __init__(self, shape: Shape) -> None:
@@ -88,13 +88,13 @@ class Stack(nn.Module):
         self.norm = Norm(shape)
 
 
-class Looped(nn.Module):
+class LoopedModel(nn.Module):
     """Layer 0 reads, layer 1 thinks `depth` times, layer 2 speaks."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.model = Stack(shape)
+        self.model = LlamaStack(shape)
         self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
 
     def states(self, ids: Tensor, positions: Tensor, mask: Tensor, depth: int) -> list[Tensor]:

@@ -17,7 +17,7 @@ NOTHING = -100  # no label here: cross-entropy ignores it
 
 
 @dataclass(slots=True)
-class Row:
+class PackedRow:
     """One sequence. `owner` is 0 for facts, k for the k-th question; the other lists run beside
     `ids`.
     """
@@ -42,16 +42,16 @@ class Row:
         self.way.append(())
 
 
-def facts_row(puzzle: Puzzle) -> Row:
+def facts_row(puzzle: Puzzle) -> PackedRow:
     """Return the facts as a row that awaits questions."""
-    row = Row()
+    row = PackedRow()
     for i, word in enumerate(word for who, goal in puzzle.facts for word in (f"{who}:", goal)):
         row.add(ID[word], 0, i)
     return row
 
 
 def add_question(
-    row: Row,
+    row: PackedRow,
     n_facts: int,
     chain: Sequence[str],
     start: int,
@@ -79,7 +79,9 @@ def add_question(
     row.form[-1] = ID[END]
 
 
-def training_row(rng: Random, n_chains: int, n_hops: int, room_for: int, practice: float) -> Row:
+def training_row(
+    rng: Random, n_chains: int, n_hops: int, room_for: int, practice: float
+) -> PackedRow:
     """Return facts and as many questions as fit `room_for` tokens; a share `practice` of them has
     strides from 1.
     """
@@ -112,7 +114,7 @@ class Batch:
     way: Tensor  # (batch, length, MAX_STRIDE); beyond the last hop it stays at the goal
 
 
-def collate(rows: Sequence[Row], device: str = "cpu") -> Batch:
+def collate(rows: Sequence[PackedRow], device: str = "cpu") -> Batch:
     """Return rows as one batch."""
     length = max(len(row.ids) for row in rows)
 

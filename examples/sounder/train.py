@@ -1,13 +1,13 @@
-"""Train the model `sounder` from nothing: half an hour on one CPU core. `--device cuda` is there
-for a GPU.
+"""Train the model `sounder` from scratch: half an hour on one CPU core, or `--device cuda`.
 
     python examples/sounder/train.py --out runs/sounder
 
-It can be stopped and started again: it goes on from `checkpoint.pt` in its folder, with the same
-batches as without a stop. Stage 1 lengthens three chains from three people to six, as soon as what
-the depth allows is learnt; stage 2 has four chains of up to eight, and every depth from 1 to 8.
+It can be stopped and started again: it continues from `checkpoint.pt` in its folder, with the same
+batches as without a stop. Stage 1 lengthens three chains from three people to six, as soon as the
+model has learnt what the depth allows; stage 2 has four chains of up to eight, and every depth from
+1 to 8.
 
-The one rule: every batch is drawn from (seed, step), so nothing but the step has to be remembered.
+The one rule: every batch is drawn from (seed, step), so only the step has to be stored.
 Two heads help the training and are not part of the model: one reads the previous word after the
 head layer, one reads after loop t the person t hops on, as far as the stride goes.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from looped import Looped, Shape
+from looped import LoopedModel, Shape
 from packing import NOTHING, Batch, collate, training_row
 from puzzles import NAMES
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ FORM = 0.2  # weight of the loss on strides and ends, which are easy
 
 
 @dataclass(slots=True)
-class Progress:
+class Curriculum:
     """Where the curriculum stands: chains of `n_hops` people; `step` is the next one."""
 
     step: int = 0
@@ -64,7 +64,7 @@ class Trainee(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.looped = Looped(shape)
+        self.looped = LoopedModel(shape)
         self.back = nn.Linear(shape.width, shape.vocabulary)
         self.trace = nn.Linear(shape.width, shape.vocabulary)
         with torch.no_grad():
@@ -100,8 +100,8 @@ class Trainee(nn.Module):
         return functional.cross_entropy(heard.flatten(0, 1), wanted.flatten())
 
 
-def _start_looking_back(looped: Looped) -> None:
-    """Let head 0 of layer 0 begin by looking at the previous token: learning that from nothing
+def _start_looking_back(looped: LoopedModel) -> None:
+    """Let head 0 of layer 0 begin by looking at the previous token: learning that from scratch
     takes hundreds of steps.
 
     Every embedding gets a constant in dimension 0. Query and key read it alone, a rotation by one
@@ -122,14 +122,14 @@ def _start_looking_back(looped: Looped) -> None:
         projection.weight[half : half + n_fast, 0] = gain * torch.sin(turn * angles)
 
 
-def _start_matching(looped: Looped) -> None:
+def _start_matching(looped: LoopedModel) -> None:
     """Let the think layer begin by looking for what resembles the state, and copying it."""
     attention = looped.model.layers[1].self_attn
     attention.k_proj.weight.copy_(attention.q_proj.weight)
     attention.o_proj.weight.copy_(attention.v_proj.weight.T)
 
 
-def draw_batch(seed: int, progress: Progress, device: str) -> tuple[Batch, int, Stage]:
+def draw_batch(seed: int, progress: Curriculum, device: str) -> tuple[Batch, int, Stage]:
     """Return the batch of a step, its depth, and its stage."""
     rng = Random(f"sounder training {seed} {progress.step}")
     stage = STAGE_1 if progress.stage == 1 else STAGE_2
@@ -160,14 +160,14 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     trainee = Trainee(Shape(len(WORDS))).to(args.device)
     optimizer = _optimizer(trainee, args.lr)
-    progress, place = Progress(), Path(args.out) / "checkpoint.pt"
+    progress, place = Curriculum(), Path(args.out) / "checkpoint.pt"
     place.parent.mkdir(parents=True, exist_ok=True)
     recent: deque[float] = deque(maxlen=PATIENCE)
     if place.exists():
         saved = torch.load(place, map_location=args.device)
         trainee.load_state_dict(saved["trainee"])
         optimizer.load_state_dict(saved["optimizer"])
-        progress, recent = Progress(**saved["progress"]), deque(saved["recent"], PATIENCE)
+        progress, recent = Curriculum(**saved["progress"]), deque(saved["recent"], PATIENCE)
     started, seen = time.monotonic(), []
     while progress.step < args.steps:
         batch, depth, stage = draw_batch(args.seed, progress, args.device)
@@ -187,9 +187,9 @@ def train(args: argparse.Namespace) -> None:
             seen.clear()
             where = f"step {progress.step} stage {progress.stage} hops {progress.n_hops}"
             mastered = f"within depth {sum(recent) / max(1, len(recent)):.3f}"
+            seconds = f"{time.monotonic() - started:.0f} s"
             print(
-                f"{where} loss {means[0]:.3f} right {means[1]:.3f} {mastered} {time.monotonic() - started:.0f} s",
-                flush=True,
+                f"{where} loss {means[0]:.3f} right {means[1]:.3f} {mastered} {seconds}", flush=True
             )
             _save(
                 place,
@@ -206,7 +206,9 @@ def _optimizer(trainee: Trainee, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
 
 
-def _save(place: Path, states: dict[str, object], progress: Progress, recent: deque[float]) -> None:
+def _save(
+    place: Path, states: dict[str, object], progress: Curriculum, recent: deque[float]
+) -> None:
     """Write the checkpoint beside its place and move it there, so that a stop leaves the one
     before.
     """
@@ -215,7 +217,7 @@ def _save(place: Path, states: dict[str, object], progress: Progress, recent: de
     fresh.replace(place)
 
 
-def grown(progress: Progress, recent: deque[float]) -> Progress:
+def grown(progress: Curriculum, recent: deque[float]) -> Curriculum:
     """Return the curriculum after a step: longer chains, or the next stage, once `recent` says so.
 
     Clears `recent` then.

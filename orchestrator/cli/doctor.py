@@ -273,7 +273,7 @@ def readiness() -> Iterator[Finding]:
 
 def engine() -> Finding:
     """Check that the default engine answers a question with the embedded model."""
-    from orchestrator.cli.foreground import diverted
+    from orchestrator.cli.console import diverted
     from orchestrator.runtime.api import solve
 
     log = Path(tempfile.gettempdir()) / f"leadline-doctor-{os.getpid()}.log"

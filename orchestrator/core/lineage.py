@@ -35,5 +35,5 @@ def whole_text(links: Iterable[Trace]) -> str:
 
 
 def output_tokens(links: Iterable[Trace]) -> int:
-    """Return how many tokens a lineage generated; forced suffixes and verifiers' tokens excluded."""
+    """Return how many tokens a lineage generated, without forced suffixes and verifiers' tokens."""
     return sum([trace.usage.output_tokens for trace in links])

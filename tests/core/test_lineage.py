@@ -1,4 +1,4 @@
-"""One walk from a trace to the start of its attempt, for votes, prices, recordings and verifiers."""
+"""One walk from a trace to the start of its attempt: its text, its tokens, its traces."""
 
 from __future__ import annotations
 

@@ -1,31 +1,30 @@
-"""Every strategy on a real engine: a small job each through Ray and vLLM, killed in the middle with
-kill -9, gone on with, same pool.
+"""Every strategy on a real engine: a small job each, killed with kill -9, resumed, the same pool.
 
-All jobs run at once on one fleet, so that this costs two engine starts and not two for each
-strategy. This file is also the program that runs them: `python test_every_strategy.py DIRECTORY
-WINDOW` starts or goes on with all jobs below DIRECTORY. A new strategy needs a row in `CASES`.
+All jobs run at once on one Ray fleet, so that this costs two starts of two engines and not two for
+each strategy. This file is also the program that runs them: `python test_every_strategy.py
+DIRECTORY WINDOW` starts or resumes all jobs below DIRECTORY. A new strategy needs a row in `CASES`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
 import pytest
+
+sys.path.insert(0, str(Path(__file__).with_name("cases")))  # as a program it has no conftest
+from processes import Programs, kill_tree
 
 from orchestrator.core.plan import Budget, Model, Plan, fingerprint
 from orchestrator.core.session import Session, Start
@@ -47,7 +46,7 @@ from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime import api
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 # The second pool is the same model with a think block, so that it shares the tokenizer and serves
 # latent depths.
@@ -55,7 +54,7 @@ MODELS = {
     "main": Model("smollm2", max_context_tokens=1024),
     "large": Model("smollm2", max_context_tokens=1024, layers="0-9 (10-12)*r 13-29", max_depth=2),
 }
-ENGINE = {"kv_cache_gib": 0.5, "max_num_seqs": 64, "enforce_eager": True}
+ENGINE = {"dtype": "float32", "kv_cache_gib": 0.5, "max_num_seqs": 64, "enforce_eager": True}
 
 
 @registry.domain("word-count")
@@ -282,23 +281,22 @@ def ordinals(job: Path) -> list[int]:
     return [row[2] for row in rows(job) if row[2] is not None]
 
 
-# --- the program
-# ---------------------------------------------------------------------------------------------------------
+# The program
 
 
-class Recorded:
-    """An open fleet as a backend, which writes down every request that is generated."""
+class RecordedEngine:
+    """An open engine as a factory, which writes down every request that is generated."""
 
-    def __init__(self, backend: Any, engine: Any, log: Path) -> None:
-        self._backend = backend
+    def __init__(self, factory: Any, engine: Any, log: Path) -> None:
+        self._factory = factory
         self._engine = engine
         self._log = log.open("a", buffering=1)
 
     def capabilities(self) -> Any:
-        return self._backend.capabilities()
+        return self._factory.capabilities()
 
     @asynccontextmanager
-    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[Recorded]:
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RecordedEngine]:
         yield self
 
     async def generate(self, request: Request) -> Trace:
@@ -310,27 +308,26 @@ class Recorded:
 
 
 async def run_all(directory: Path, window: int) -> None:
-    """Start or go on with the jobs of all cases, side by side, each with `window` requests in
-    flight.
+    """Start or resume the jobs of all cases, side by side, each with `window` requests in flight.
 
     At the end the first trace of each job that an earlier run journalled is generated once more,
     and written beside the jobs.
     """
     execution = Execution(engine=PluginSpec("ray", {"options": ENGINE}), window=window)
-    backend = registry.load("engines", execution.engine)
+    factory = registry.load("engines", execution.engine)
     before = {name: ordinals(directory / name)[:1] for name in CASES}
 
-    async def job(name: str, opened_backend: Recorded) -> None:
+    async def job(name: str, recorded: RecordedEngine) -> None:
         plan = plan_of(name)
         check_plan(plan, execution)
         with open_job(directory / name, plan, [problem_of(name)]) as opened:
-            async for _ in api.run_job(opened, plan, execution, backend=opened_backend):
+            async for _ in api.run_job(opened, plan, execution, factory=recorded):
                 pass
 
-    async with backend.open(MODELS) as engine:
-        recorded = Recorded(backend, engine, directory / f"generated-{window}")
+    async with factory.open(MODELS) as engine:
+        recorded = RecordedEngine(factory, engine, directory / f"generated-{window}")
         await asyncio.gather(*(job(name, recorded) for name in CASES))
-        asked = [
+        first = [
             request
             for name in CASES
             for request in rebuilt(directory, name)[1]
@@ -339,18 +336,17 @@ async def run_all(directory: Path, window: int) -> None:
         again = await asyncio.gather(
             *(
                 engine.generate(replace(request, problem_id=f"again-{request.problem_id}"))
-                for request in asked
+                for request in first
             )
         )
     rows = [
         (request.problem_id, request.ordinal, trace.token_ids)
-        for request, trace in zip(asked, again, strict=True)
+        for request, trace in zip(first, again, strict=True)
     ]
     (directory / "again.json").write_text(json.dumps(rows))
 
 
-# --- the test
-# ------------------------------------------------------------------------------------------------------------
+# The tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,38 +358,27 @@ class Ended:
     left: list[psutil.Process]  # what of the killed processes lived on
 
 
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def prepare(programs: Programs, folder: Path) -> Ended:
     """Start all jobs, kill every process as soon as each job has journalled a trace, start them
     again, and wait for their end.
     """
-    directory = tmp_path_factory.mktemp("jobs")
-    command = [sys.executable, __file__, str(directory)]
-    with (directory / "log").open("ab") as log:
-        process = subprocess.Popen([*command, "2"], stdout=log, stderr=log)
-        deadline = time.monotonic() + 300
-        while not all(ordinals(directory / name) for name in CASES):
-            assert process.poll() is None, (directory / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, (
-                f"no trace of {[name for name in CASES if not ordinals(directory / name)]}"
-            )
-            time.sleep(0.1)
-        left = kill_tree(process)
-        killed = {name: rows(directory / name) for name in CASES}
-        done = subprocess.run([*command, "8"], stdout=log, stderr=log, timeout=300, check=False)
-    assert done.returncode == 0, (directory / "log").read_text()[-3000:]
-    return Ended(directory, killed, left)
+    log = folder / "log"
+    process = programs.start(__file__, folder, 2, log=log)
+    while not all(ordinals(folder / name) for name in CASES):
+        missing = [name for name in CASES if not ordinals(folder / name)]
+        assert process.poll() is None, (missing, log.read_text()[-3000:])
+        time.sleep(0.1)
+    tree = kill_tree(process)
+    _, left = psutil.wait_procs(tree, timeout=30)
+    killed = {name: rows(folder / name) for name in CASES}
+    programs.run(__file__, folder, 8, log=log)
+    return Ended(folder, killed, left)
 
 
-def kill_tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Kill a process and all its descendants at once; return those that do not end."""
-    root = psutil.Process(process.pid)
-    tree = [root, *root.children(recursive=True)]
-    for one in tree:
-        with suppress(ProcessLookupError):
-            os.kill(one.pid, signal.SIGKILL)
-    process.wait()
-    return psutil.wait_procs(tree, timeout=30)[1]
+@pytest.fixture
+def ended(prepared: Ended) -> Ended:
+    """Return what the killed and resumed run left behind."""
+    return prepared
 
 
 def packaged(group: str) -> list[str]:

@@ -1,24 +1,20 @@
-"""Kill -9 of the whole process tree of a real job (Ray, vLLM, SmolLM2) at two points, then the same
-command.
+"""Kill -9 of a whole real job (Ray, vLLM, SmolLM2) at two points, then the same command again.
 
-What `tests/test_kill.py` shows at 200 points on the fake engine must hold with real processes:
-nothing journalled is generated again, lost, or paired with another problem, and no process stays
-behind. `test_every_strategy.py` kills once more, in the middle of every strategy.
+What `tests/runtime/test_kill.py` shows at 200 points on the fake engine must hold with real
+processes: nothing journalled is generated again, lost, or paired with another problem, and no
+process stays behind. `test_every_strategy.py` kills once more, in the middle of every strategy.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import Programs, kill_tree
 
 N_TRACES = 4
 WORDS = (
@@ -55,7 +51,11 @@ problems = "problems.jsonl"
 model = "smollm2"
 strategy = {{ name = "consistency", n = {N_TRACES} }}
 sampling = {{ max_new_tokens = 60, temperature = 0.7 }}
-fleet = {{ window = 4, engine = {{ name = "ray", options = {{ kv_cache_gib = 1, enforce_eager = true }} }} }}
+[execution]
+window = 4
+[execution.engine]
+name = "ray"
+options = {{ kv_cache_gib = 1, enforce_eager = true }}
 """
     )
     return folder / "plan.toml"
@@ -76,30 +76,18 @@ def journalled(out: Path) -> dict[tuple[str, int], bytes]:
             return {}
 
 
-def kill_tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Kill a process and all its descendants at once; return them."""
-    root = psutil.Process(process.pid)
-    tree = [root, *root.children(recursive=True)]
-    for one in tree:
-        try:
-            os.kill(one.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
-    return tree
+def prepare(programs: Programs, folder: Path) -> Path:
+    """Return the directory of a job that was killed twice and then ran to its end.
 
-
-def test_kills_lose_nothing_and_the_job_ends(tmp_path: Path) -> None:
-    plan, out = write_job(tmp_path), tmp_path / "out"
-    command = [sys.executable, "-m", "orchestrator", "run", str(plan), "--out", str(out), "--quiet"]
-    log = (tmp_path / "log").open("ab")
+    Nothing that was journalled before a kill, or a restart, has changed after it.
+    """
+    plan, out, log = write_job(folder), folder / "out", folder / "log"
+    command = ("-m", "orchestrator", "run", plan, "--out", out, "--quiet")
     for n_more in (1, 19):  # just begun, and later
         before = journalled(out)
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 400
+        process = programs.start(*command, log=log)
         while len(journalled(out)) < len(before) + n_more:
-            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, "the job made no progress"
+            assert process.poll() is None, log.read_text()[-3000:]
             time.sleep(0.2)
         tree = kill_tree(process)
         after = journalled(out)
@@ -107,27 +95,24 @@ def test_kills_lose_nothing_and_the_job_ends(tmp_path: Path) -> None:
         _, alive = psutil.wait_procs(tree, timeout=30)
         assert not alive, f"left behind: {alive}"
     before = journalled(out)
-    done = subprocess.run(command, stdout=log, stderr=log, timeout=500, check=False)
-    assert done.returncode == 0, (tmp_path / "log").read_text()[-3000:]
+    programs.run(*command, log=log)
     after = journalled(out)
     assert {key: after[key] for key in before} == before
-    assert sorted(after) == sorted((f"w-{word}", o) for word in WORDS for o in range(N_TRACES))
-    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    return out
+
+
+def test_kills_lose_nothing_and_the_job_ends(prepared: Path) -> None:
+    """Every problem has its traces once, and they are about its own word."""
+    traces = journalled(prepared)
+    assert sorted(traces) == sorted((f"w-{word}", o) for word in WORDS for o in range(N_TRACES))
+    rows = [json.loads(line) for line in (prepared / "results.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"w-{word}" for word in WORDS]
     assert all(row["n_traces"] == N_TRACES and row["n_failed"] == 0 for row in rows)
     # A text about its own word, far more often than about any other: completions are paired with
     # their prompts.
-    own = sum(
-        word in json.loads(body)["text"].lower()
-        for (problem, _), body in after.items()
-        for word in WORDS
-        if problem == f"w-{word}"
-    )
-    foreign = sum(
-        word in json.loads(body)["text"].lower()
-        for (problem, _), body in after.items()
-        for word in WORDS
-        if problem != f"w-{word}"
-    )
-    assert own >= 0.7 * len(after)
-    assert foreign <= 0.1 * len(after) * (len(WORDS) - 1)
+    texts = {key: json.loads(body)["text"].lower() for key, body in traces.items()}
+    mentions = [(word, key[0]) for key, text in texts.items() for word in WORDS if word in text]
+    n_own = sum(problem == f"w-{word}" for word, problem in mentions)
+    n_foreign = len(mentions) - n_own
+    assert n_own >= 0.7 * len(traces)
+    assert n_foreign <= 0.1 * len(traces) * (len(WORDS) - 1)

@@ -1,166 +1,207 @@
-"""Layer schedules and depths against a real vLLM: greedy tokens beside those of plain PyTorch that
-keeps no cache (`latent_cases`).
+"""Layer schedules, looped models and their depths in a real vLLM, token for token as a reference.
 
-Random models of four wide layers: a wrong layer, row, block of the cache or depth changes the
-tokens at once. Float32 on both sides; ties do not occur among 128 random logits.
+The references are plain PyTorch and recompute everything, without a cache. The models are random,
+of a few wide layers: a wrong layer, row, block of the cache or depth changes the tokens at once.
+Float32 on both sides; ties do not occur among a hundred random logits. One program runs all cases
+(`cases/latent_program`); here each rule is asserted of what it wrote.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Programs
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
-from orchestrator.core.values import Finish, Request, Sampling
-from orchestrator.engines.vllm.engine import Vllm
+from orchestrator.engines.vllm.options import Vllm
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 
-CASES = Path(__file__).with_name("latent_cases.py")
+PROGRAM = Path(__file__).with_name("cases") / "latent_program.py"
 THINK = "0-9 (10-19)*r 20-29"
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each case generated and should have, from one process."""
-    command = [sys.executable, str(CASES), str(tmp_path_factory.mktemp("models"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def prepare(programs: Programs, folder: Path) -> dict[str, Any]:
+    """Return what each case generated and should have, from one process."""
+    programs.run(PROGRAM, folder, log=folder / "log")
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found
 
 
-def test_depth_one_is_the_stock_model(cases: dict[str, Any]) -> None:
+@pytest.fixture
+def schedules(prepared: dict[str, Any]) -> dict[str, Any]:
+    """Return the cases of ordinary models under schedules."""
+    return dict(prepared["schedules"])
+
+
+@pytest.fixture
+def loops(prepared: dict[str, Any]) -> dict[str, Any]:
+    """Return the cases of loops with a residual step or an exit rule, and of looped models."""
+    return dict(prepared["loops"])
+
+
+def test_depth_one_is_the_stock_model(schedules: dict[str, Any]) -> None:
     """Our class with r = 1, vLLM's own class and the reference give one and the same."""
-    case = cases["depth_one"]
+    case = schedules["depth_one"]
     assert case["got"] == case["want"] == case["reference"]
 
 
 @pytest.mark.parametrize("layers", ["0 (1-2)*2 3", "0 2 1 1 3", "3 0"])
-def test_a_fixed_schedule_equals_recomputation(cases: dict[str, Any], layers: str) -> None:
+def test_a_fixed_schedule_equals_recomputation(schedules: dict[str, Any], layers: str) -> None:
     """Loops, CoLa's skips and repeats, and a schedule without the first layer: each visit reads its
     own KV cache.
     """
-    case = cases["fixed_schedules"][layers]
+    case = schedules["fixed_schedules"][layers]
     assert case["got"] == case["want"]
 
 
-def test_mixed_depths_equal_separate_runs(cases: dict[str, Any]) -> None:
+def test_mixed_depths_equal_separate_runs(schedules: dict[str, Any]) -> None:
     """Nine requests of depths 1, 2, 3 and the default in one batch, token for token what each gets
     alone, and the reference's.
     """
-    case = cases["mixed"]
+    case = schedules["mixed"]
     assert case["got"] == case["separate"] == case["want"]
 
 
 @pytest.mark.parametrize(
     "name", ["whole_stack", "staggered", "chunked", "damped", "own_depth", "runner_v2"]
 )
-def test_mixed_depths_equal_recomputation(cases: dict[str, Any], name: str) -> None:
+def test_mixed_depths_equal_recomputation(schedules: dict[str, Any], name: str) -> None:
     """Without head and tail; with four seats and lengths of 3 to 24; with prompts prefilled in
     pieces of 16 tokens; damped; with the folder's default depth; and with V2's hook in the place
     of V1's.
     """
-    assert cases[name]["got"] == cases[name]["want"]
+    assert schedules[name]["got"] == schedules[name]["want"]
 
 
-def test_preempted_requests_are_computed_anew_at_their_depth(cases: dict[str, Any]) -> None:
+def test_preempted_requests_are_computed_anew_at_their_depth(schedules: dict[str, Any]) -> None:
     """The cache is too small for nine requests, so some are pushed out and come back; what they
     generate stays the same.
     """
-    case = cases["preempted"]
+    case = schedules["preempted"]
     assert case["n_preempted"] > 0
     assert case["got"] == case["want"]
 
 
-def test_the_prefix_cache_serves_one_depth_only(cases: dict[str, Any]) -> None:
+def test_the_prefix_cache_serves_one_depth_only(schedules: dict[str, Any]) -> None:
     """The second request of a depth finds two blocks of 32 of its 80 tokens, the first of another
     depth none.
     """
-    case = cases["prefix_hits"]
+    case = schedules["prefix_hits"]
     assert case["cached"] == [0, 64, 0, 64]
     assert case["got"] == case["want"]
 
 
-def test_masking_equals_recomputation(cases: dict[str, Any]) -> None:
+def test_masking_equals_recomputation(schedules: dict[str, Any]) -> None:
     """Where metadata cannot be rewritten all rows are computed, and each keeps the state of its own
     depth.
     """
-    assert cases["masked"]["got"] == cases["masked"]["want"]
+    assert schedules["masked"]["got"] == schedules["masked"]["want"]
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
-def test_other_families_equal_recomputation(cases: dict[str, Any], family: str) -> None:
+def test_other_families_equal_recomputation(schedules: dict[str, Any], family: str) -> None:
     """A family is a row of a table; this is what shows that the row is right."""
-    case = cases["families"][family]
+    case = schedules["families"][family]
     assert case["got"] == case["want"]
 
 
-def test_damping_does_something(cases: dict[str, Any]) -> None:
+def test_damping_does_something(schedules: dict[str, Any]) -> None:
     """Else the reference could have forgotten it, too. Depth 1 is the model as it is."""
-    case = cases["damped"]
+    case = schedules["damped"]
     same = [a == b for a, b in zip(case["got"], case["undamped"], strict=True)]
     assert same == [True, False, False, True, False, False, True, False, False]
 
 
-def test_a_dummy_run_has_no_rows(cases: dict[str, Any]) -> None:
-    """Warm-up must reach the largest depth, or the first deep request meets what was never tried."""
-    assert cases["runner_v2"]["dummy_rows"] is None
+def test_a_dummy_run_has_no_batch(schedules: dict[str, Any]) -> None:
+    """Warm-up must reach the largest depth, or the first deep request is the first to try it."""
+    assert schedules["runner_v2"]["dummy_batch"] is None
 
 
-def test_the_engine_serves_depths_and_charges_their_layers() -> None:
-    """SmolLM2 with ten layers looped: the trace says the depth it had, the layers are charged,
-    prefixes stay apart, too deep is refused.
+def assert_equal(case: dict[str, Any]) -> None:
+    """Token for token; and where a rule decides, iteration for iteration."""
+    assert case["got"] == case["want"]
+    if "taken" in case:
+        assert case["counted"] == case["taken"]
+
+
+@pytest.mark.parametrize("kind", ["ouro", "huginn"])
+def test_depths_mixed_in_one_batch_equal_the_reference(loops: dict[str, Any], kind: str) -> None:
+    """Depths 1, 2 and 4 of three prompts at once: every iteration has a KV slot of its own, every
+    state starts where it should.
     """
+    case = loops["fixed"][kind]
+    assert_equal(case)
+    assert case["got"][0] != case["got"][1] != case["got"][2], (
+        "a model that does not feel its depth shows nothing"
+    )
 
-    async def served() -> list[Any]:
-        model = Model("smollm2", max_context_tokens=512, layers=THINK, max_depth=3)
-        prompt = (
-            "Count from one to twenty in words, then backwards, and say which numbers are prime. "
-            * 8
-        )
-        greedy = Sampling(temperature=0.0, max_new_tokens=8)
-        async with Vllm(kv_cache_gib=0.5, max_num_seqs=16, threads=1).open(
-            {"main": model}
-        ) as engine:
-            request = Request(prompt=prompt, problem_id="p", ordinal=0, seed=1, sampling=greedy)
-            depths = (None, 1, 3, 3, 4)
-            return [
-                await engine.generate(replace(request, ordinal=i, depth=depth))
-                for i, depth in enumerate(depths)
-            ]
 
-    first, again, deep, warm, refused = asyncio.run(served())
-    assert [t.depth for t in (first, again, deep, warm)] == [1, 1, 3, 3]
-    assert again.token_ids == first.token_ids
-    assert warm.token_ids == deep.token_ids != first.token_ids
-    # the last token of a prompt is always computed
-    whole_blocks = (first.usage.prompt_tokens - 1) // 32 * 32
-    assert [t.usage.cached_tokens for t in (first, again, deep, warm)] == [
-        0,
-        whole_blocks,
-        0,
-        whole_blocks,
-    ]
-    for trace, n_layers in ((first, 30), (again, 30), (deep, 50), (warm, 50)):
-        assert (
-            trace.usage.layer_tokens
-            == (trace.usage.prompt_tokens - trace.usage.cached_tokens + 8) * n_layers
-        )
-    assert refused.finish is Finish.FAILED
-    assert "serves 1 to 3" in refused.error
+@pytest.mark.parametrize("kind", ["huginn", "llama"])
+def test_the_residual_step_equals_the_reference(loops: dict[str, Any], kind: str) -> None:
+    """h_t = 0.3 h_{t-1} + 0.7 f(h_{t-1}) inside the loop, through the plain stack and through the
+    recurrence.
+    """
+    assert_equal(loops["residual"][kind])
+    assert loops["residual"]["huginn"]["got"] != loops["fixed"]["huginn"]["got"]
+
+
+@pytest.mark.parametrize("kind", ["ouro", "huginn", "llama"])
+@pytest.mark.parametrize("measure", ["state", "kl"])
+def test_exits_equal_the_reference_token_for_token(
+    loops: dict[str, Any], kind: str, measure: str
+) -> None:
+    """Tokens leave at depths of their own, under largest depths that differ in one batch; the
+    worker counts what each took.
+    """
+    (case,) = (
+        case for name, case in loops["exits"].items() if name.startswith(f"{kind} {measure}")
+    )
+    assert_equal(case)
+    assert len([depth for depth in case["depths"] if depth < 12]) > 1, (
+        "exits must differ, or this shows nothing"
+    )
+
+
+def test_where_rows_cannot_be_left_out_the_result_is_the_same(loops: dict[str, Any]) -> None:
+    """The way of attention backends whose metadata is not rewritten, as on a GPU."""
+    assert_equal(loops["masked"])
+
+
+def test_exits_by_state_do_not_feel_how_a_prompt_is_cut(loops: dict[str, Any]) -> None:
+    """Chunked prefill."""
+    assert_equal(loops["chunked"])
+
+
+def test_exits_by_state_survive_preemption(loops: dict[str, Any]) -> None:
+    """A request that is pushed out computes its generated tokens anew, many at once, and leaves
+    where it left before.
+
+    What it counts is more than the reference: the tokens that ran twice were paid for twice.
+    """
+    case = loops["preempted"]
+    assert case["n_preempted"] > 0
+    assert case["got"] == case["want"]
+
+
+def test_exits_by_state_share_prefixes(loops: dict[str, Any]) -> None:
+    """A cached block holds what its tokens would compute again, exits included; its tokens are
+    counted where they ran.
+    """
+    case = loops["prefix_hits"]
+    assert case["got"] == case["want"]
+    assert case["cached"] == [0, 64, 64]
+    assert case["counted"][0] == case["taken"][0]
+    assert [own for _, own in case["counted"]] == [own for _, own in case["taken"]]
+    assert case["counted"][1][0] < case["taken"][1][0]
 
 
 @pytest.mark.parametrize(
-    ("fields", "options", "said"),
+    ("fields", "options", "message"),
     [
         ({"layers": "0-40"}, {}, "30 layers"),
         ({"layers": THINK, "max_depth": 4}, {"enforce_eager": False}, "runs eagerly"),
@@ -171,16 +212,12 @@ def test_the_engine_serves_depths_and_charges_their_layers() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_engine_starts(
-    fields: dict[str, Any], options: dict[str, Any], said: str
+async def test_what_cannot_be_is_refused_before_the_engine_starts(
+    fields: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
-    """With the remedy, and without a process of vLLM's: PlanError, where one that fails on its way
-    up is a EngineError.
+    """With the remedy, and without a process of vLLM's: a PlanError, where an engine that fails on
+    its way up is an EngineError.
     """
-
-    async def opening() -> None:
+    with pytest.raises(PlanError, match=message):
         async with Vllm(**options).open({"main": Model("smollm2", **fields)}):
             pass
-
-    with pytest.raises(PlanError, match=said):
-        asyncio.run(opening())

@@ -1,7 +1,4 @@
-"""The `openai` engine against a real vLLM server with the embedded model.
-
-One server start serves the whole module.
-"""
+"""The `openai` engine against a real vLLM server with the embedded model, started once."""
 
 from __future__ import annotations
 
@@ -33,8 +30,6 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 MODELS = {"main": Model("smollm2")}
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
-START_SECONDS = 400.0  # 60 on a quiet 2-core machine
-IDLE_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +39,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = f"--host 127.0.0.1 --port {port} --served-model-name smollm2 --max-model-len 512 --max-num-seqs 8"
+    flags = f"--host 127.0.0.1 --port {port} --served-model-name smollm2"
+    flags += " --max-model-len 512 --max-num-seqs 8 --dtype float32 --enforce-eager"
     command = [
         sys.executable,
         "-m",
@@ -59,7 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     with log.open("w") as out:
         server = subprocess.Popen(
-            [*command, *flags.split(), "--dtype", "float32", "--enforce-eager"],
+            [*command, *flags.split()],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -73,17 +69,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _await_health(root: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            pytest.fail(f"the server ended with {server.returncode}:\n{log.read_text()[-4000:]}")
+    while server.poll() is None:
         try:
-            urllib.request.urlopen(f"{root}/health", timeout=5)
-        except (urllib.error.URLError, TimeoutError):
+            urllib.request.urlopen(f"{root}/health", timeout=30)
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.5)
         else:
             return
-    pytest.fail(f"the server was not ready in {START_SECONDS:.0f} s:\n{log.read_text()[-4000:]}")
+    pytest.fail(f"the server ended with {server.returncode}:\n{log.read_text()[-4000:]}")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -106,11 +99,7 @@ def _metric(root: str, name: str) -> float:
 
 
 def _await_idle(root: str) -> None:
-    deadline = time.monotonic() + IDLE_SECONDS
     while _metric(root, "num_requests_running"):
-        assert time.monotonic() < deadline, (
-            f"the server still runs requests {IDLE_SECONDS:.0f} s after the abort"
-        )
         time.sleep(0.1)
 
 
@@ -164,12 +153,12 @@ async def test_a_continued_trace_equals_an_uninterrupted_one(root: str, chat: bo
     nothing.
     """
     async with _options(root, chat=chat).open(MODELS) as engine:
-        asked = _request(prompt="Count from one to twenty in words.", sampling=GREEDY)
-        whole = await engine.generate(asked)
-        head = await engine.generate(replace(asked, max_new_tokens=10))
+        request = _request(prompt="Count from one to twenty in words.", sampling=GREEDY)
+        whole = await engine.generate(request)
+        head = await engine.generate(replace(request, max_new_tokens=10))
         tail = await engine.generate(
             replace(
-                asked,
+                request,
                 ordinal=1,
                 parent=0,
                 max_new_tokens=14,
@@ -179,7 +168,7 @@ async def test_a_continued_trace_equals_an_uninterrupted_one(root: str, chat: bo
         )
         probe = await engine.generate(
             replace(
-                asked,
+                request,
                 ordinal=2,
                 parent=0,
                 suffix=" The answer is",
@@ -200,10 +189,10 @@ async def test_stop_rules_end_the_trace(root: str) -> None:
     more at once.
     """
     async with _options(root).open(MODELS) as engine:
-        asked = _request(prompt="List ten animals.", sampling=GREEDY, max_new_tokens=300)
-        lines = await engine.generate(replace(asked, rules=(Delimiter("\n", 2),)))
+        request = _request(prompt="List ten animals.", sampling=GREEDY, max_new_tokens=300)
+        lines = await engine.generate(replace(request, rules=(Delimiter("\n", 2),)))
         floor = await engine.generate(
-            replace(asked, rules=(ConfidenceFloor(1e9, window_tokens=4),))
+            replace(request, rules=(ConfidenceFloor(1e9, window_tokens=4),))
         )
     assert (lines.finish, floor.finish) == (Finish.RULE, Finish.RULE)
     assert lines.text.count("\n") >= 2
@@ -218,11 +207,11 @@ async def test_an_abort_is_seen_by_the_server(root: str) -> None:
     """
     before = _metric(root, "generation_tokens_total")
     async with _options(root).open(MODELS) as engine:
-        asked = _request(prompt="Write a long story about the sea.", max_new_tokens=450)
-        pending = asyncio.create_task(engine.generate(asked))
+        request = _request(prompt="Write a long story about the sea.", max_new_tokens=450)
+        pending = asyncio.create_task(engine.generate(request))
         # A short request beside it: when it has come back, the long one has begun.
         short = await engine.generate(_request(ordinal=1, max_new_tokens=8))
-        engine.abort(asked)
+        engine.abort(request)
         trace = await pending
         await asyncio.to_thread(_await_idle, root)
     assert (trace.finish, trace.note) == (Finish.CANCELLED, "")
@@ -238,8 +227,8 @@ async def test_concurrent_requests_come_back_to_their_own_prompts(root: str) -> 
     Each prompt is one word longer, so its token count names it.
     """
     async with _options(root).open(MODELS) as engine:
-        asked = [_request(i, "Hello" + " again" * i, max_new_tokens=4) for i in range(12)]
-        traces = await asyncio.gather(*map(engine.generate, asked))
+        request = [_request(i, "Hello" + " again" * i, max_new_tokens=4) for i in range(12)]
+        traces = await asyncio.gather(*map(engine.generate, request))
     assert [t.ordinal for t in traces] == list(range(12))
     first = traces[0].usage.prompt_tokens
     assert [t.usage.prompt_tokens for t in traces] == [first + i for i in range(12)]

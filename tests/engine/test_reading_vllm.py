@@ -131,7 +131,7 @@ async def test_stop_rules_beside_it_are_refused(vllm_engine: VllmEngine) -> None
 
 
 async def test_the_engine_keeps_the_contract(vllm_engine: VllmEngine) -> None:
-    """All that the fake engine is checked for, on the real one: see `orchestrator.testing.engines`."""
+    """All that the fake engine is checked for (`orchestrator.testing.engines`), on the real one."""
     await check_engine(vllm_engine, frozenset(Capability) - {Capability.DEPTH})
 
 

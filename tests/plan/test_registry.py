@@ -75,7 +75,7 @@ def test_an_unknown_name_gets_the_near_match_and_the_list() -> None:
         ({"m": 8}, r"strategy 'consistency' has no option 'm'.*; it has: depth, model, n"),
         ({"modle": "x"}, r"no option 'modle' \(did you mean 'model'\?\)"),
         ({"n": "many"}, r"strategy 'consistency': n = 'many': it must be a whole number"),
-        ({"n": 0}, r"strategy 'consistency': n = 0: at least one trace"),
+        ({"n": 0}, r"strategy 'consistency': n = 0: it must be a whole number, at least 1"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_remedy(options: dict[str, object], message: str) -> None:

@@ -1,14 +1,14 @@
-"""Any OpenAI-compatible server as an Engine, through the official client; it streams, so an abort
-keeps what came.
+"""Any OpenAI-compatible server as an Engine, through the official client.
 
-One rule: a request's trouble is a FAILED trace, the server's trouble a EngineError. A lost
-connection is the request's trouble while the server still answers /models, and the server's when it
-does not: a server that dies fails no trace.
+Completions are streamed, so that an abort keeps what has arrived. The one rule: a request's failure
+is a FAILED trace, the server's failure an EngineError. A lost connection is the request's failure
+while the server still answers /models, and the server's when it does not: a server that dies fails
+no trace.
 
-What a remote server leaves open: `Usage.layer_tokens` is 0 (its layers are unknown) and
-`Usage.seconds` includes its queue; tokens made after the last piece that reached us are not
-counted; latent depth is not offered. Not covered: starting servers, and reading what they stream
-(`openai_wire`).
+What a remote server does not tell: `Usage.layer_tokens` is 0 (its layers are unknown),
+`Usage.seconds` includes its queue, and tokens generated after the last piece that reached us are
+not counted. Latent depth is not offered. Not covered: starting servers, and reading what they
+stream (`wire`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta
 
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import Capability, Finish, Message, Request, Sampling, Trace
-from orchestrator.engines.openai.wire import MalformedReply, Reply, model_names, token_ids
+from orchestrator.engines.openai.wire import MalformedReply, StreamedReply, model_names, token_ids
 
 if TYPE_CHECKING:
     import openai
@@ -35,56 +37,71 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0  # a server that does not even accept in this time is not there
 _PROBE_SECONDS = 30.0  # for /models, which loaded servers answer late
 _DEFAULTS = Sampling()
-_SAID_CHARS = (
-    500  # of a server's error message: enough for a sentence, too little for an error page
-)
+_MAX_MESSAGE = 500  # characters of a server's error: enough for a sentence, not for a page
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """Options of the `openai` engine. A plan's `path` of a model is the name under which the server
-    serves it.
+    """Sends requests to an OpenAI-compatible server that runs already, here or elsewhere.
 
-    `api_key_env` names the environment variable that holds the key; a server without keys needs
-    none. `timeout_seconds` bounds the wait for the next byte, not a whole completion; `max_retries`
-    counts the client's own, with back-off (after a lost connection, 408, 409, 429, 5xx). `chat`
-    False sends plain prompts to /completions: for base models. `server` tells what may be sent
-    beyond the common ground:
-
-    - "any": nothing, except `top_k`, `min_p` and `repetition_penalty` where the plan sets them.
-    - "openai": the length limit is called `max_completion_tokens`; OpenAI's newer models insist
-      on it, local servers
-      ignore it and would not stop.
-    - "vllm": every sampling parameter is sent, so that the server's own defaults do not mix in;
-      token ids come back, so
-      cancelled traces have exact counts and traces can be continued (through /tokenize and
-        /completions).
+    The `path` of a model in a plan is the name under which the server serves it.
     """
 
-    base_url: str = "http://127.0.0.1:8000/v1"
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout_seconds: float = 600.0
-    max_retries: int = 2
-    chat: bool = True
-    server: Literal["any", "openai", "vllm"] = "any"
-
-    def __post_init__(self) -> None:
-        """ValueError naming field, value and remedy."""
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url must start with http:// or https://, not {self.base_url!r}")
-        if not self.timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds must be above 0, not {self.timeout_seconds}")
-        if self.max_retries < 0:
-            raise ValueError(f"max_retries must be 0 or more, not {self.max_retries}")
+    base_url: Annotated[
+        str,
+        Meta(
+            pattern="^https?://",
+            description="Address of the API, which most servers have at a path that ends in /v1.",
+        ),
+    ] = "http://127.0.0.1:8000/v1"
+    api_key_env: Annotated[
+        str,
+        Meta(
+            description="Name of the environment variable that holds the key; a server without "
+            "keys needs none."
+        ),
+    ] = "OPENAI_API_KEY"
+    timeout_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Seconds to wait for the server's next byte, which is not a limit on a "
+            "whole completion.",
+        ),
+    ] = 600.0
+    max_retries: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="How often a request is sent again, with growing pauses, after a lost "
+            "connection or a reply of 408, 409, 429 or 5xx; 0 is never.",
+        ),
+    ] = 2
+    chat: Annotated[
+        bool,
+        Meta(
+            description="Whether prompts go to /chat/completions; otherwise they go to "
+            "/completions as plain text, for base models."
+        ),
+    ] = True
+    server: Annotated[
+        Literal["any", "openai", "vllm"],
+        Meta(
+            description='What may be sent. "any": top_k, min_p and repetition_penalty only where '
+            'the plan sets them. "openai": the same, with max_completion_tokens as the limit, '
+            'which OpenAI insists on and local servers ignore. "vllm": every sampling parameter, '
+            "so that the server's own defaults do not mix in; and token ids come back, so that "
+            "cancelled traces have exact counts and traces can be continued."
+        ),
+    ] = "any"
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return what is offered.
+        """Return what the engine can do.
 
-        SEED is best effort: vLLM honours it, OpenAI promises no more than to try, some servers
-        ignore it. CANCEL closes the stream: vLLM stops generating, others when they notice. RULES
-        are enforced here on the stream, which is then closed; a rule on confidence fails the trace
-        where the server sends too few log-probabilities (OpenAI's own limit is 20 in chat, 5
-        otherwise).
+        SEED is best effort: vLLM honours it, OpenAI promises to try, some servers ignore it. CANCEL
+        closes the stream: vLLM stops generating, others when they notice. RULES are checked here on
+        the stream, which is then closed; a rule on confidence fails the trace where the server
+        sends too few log-probabilities (OpenAI's own limit is 20 in chat, 5 otherwise).
         """
         common = {Capability.SEED, Capability.CANCEL, Capability.LOGPROBS, Capability.RULES}
         return frozenset(common | {Capability.CONTINUE} if self.server == "vllm" else common)
@@ -108,14 +125,14 @@ async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator
     for name, model in models.items():
         if model.revision or model.max_context_tokens:
             raise PlanError(
-                f"models.{name}: revision and max_context_tokens are the remote server's to decide; remove them"
+                f"models.{name}: revision and max_context_tokens are decided by the remote server; "
+                "remove them"
             )
     client = openai.AsyncOpenAI(
         base_url=options.base_url,
         api_key=os.environ.get(options.api_key_env) or "none",
         max_retries=options.max_retries,
-        # No limit on waiting for a free connection: the fleet's window is the limit on requests in
-        # flight.
+        # No limit on waiting for a free connection: the window limits the requests in flight.
         timeout=openai.Timeout(options.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
     )
     async with client:
@@ -130,7 +147,7 @@ class HttpEngine:
     def __init__(
         self, client: openai.AsyncOpenAI, options: OpenAI, models: Mapping[str, Model]
     ) -> None:
-        """Take an open client; nothing is sent yet."""
+        """Take an open client; sends nothing."""
         self._client = client
         self._options = options
         self._models = models
@@ -152,7 +169,8 @@ class HttpEngine:
                         await self._tokenize(model.path, {"prompt": "a"})
         except openai.APIConnectionError as error:
             raise EngineError(
-                f"no server answers at {url} ({_cause(error)}); start one there (`vllm serve MODEL --port PORT`) or set base_url"
+                f"no server answers at {url} ({_cause(error)}); start one there "
+                "(`vllm serve MODEL --port PORT`) or set base_url"
             ) from error
         except openai.APIStatusError as error:
             raise EngineError(
@@ -160,12 +178,14 @@ class HttpEngine:
             ) from error
         except (MalformedReply, JSONDecodeError) as error:
             raise EngineError(
-                f"{url} is no OpenAI-compatible API: {error}; check base_url (most end in /v1) and server"
+                f"{url} is no OpenAI-compatible API: {error}; check base_url (most end in /v1) and "
+                "server"
             ) from error
         missing = sorted({model.path for model in self._models.values()} - set(served))
         if missing:
             raise EngineError(
-                f"{url} does not serve {', '.join(missing)}; it serves: {', '.join(served) or 'nothing'}"
+                f"{url} does not serve {', '.join(missing)}; it serves: "
+                f"{', '.join(served) or 'nothing'}"
             )
 
     async def generate(self, request: Request) -> Trace:
@@ -175,7 +195,7 @@ class HttpEngine:
         """
         started = time.perf_counter()
         key = (request.problem_id, request.ordinal)
-        reply = Reply(request)
+        reply = StreamedReply(request)
         try:
             async with asyncio.timeout(None) as stop:  # no clock: `abort` makes it expire
                 self._running[key] = stop
@@ -194,7 +214,7 @@ class HttpEngine:
         if stop is not None:
             stop.reschedule(asyncio.get_running_loop().time())
 
-    async def _fill(self, reply: Reply, request: Request) -> None:
+    async def _fill(self, reply: StreamedReply, request: Request) -> None:
         import openai
 
         try:
@@ -206,20 +226,20 @@ class HttpEngine:
         ) as error:
             raise EngineError(self._refusal(error)) from error
         except openai.APIStatusError as error:
-            reply.fail(_said(error))
+            reply.fail(_message(error))
         except openai.APIConnectionError as error:
             await self._require_server(error)
             reply.fail(f"the connection was lost: {_cause(error)}")
         except openai.APIError as error:  # an error the server sent inside the stream
             reply.fail(
-                f"the server stopped in the middle of the stream: {error.message[:_SAID_CHARS]}"
+                f"the server stopped in the middle of the stream: {error.message[:_MAX_MESSAGE]}"
             )
         except (JSONDecodeError, UnicodeDecodeError) as error:
             reply.fail(f"the server sent invalid JSON: {error}")
         except MalformedReply as error:
             reply.fail(str(error))
 
-    async def _stream(self, reply: Reply, request: Request) -> None:
+    async def _stream(self, reply: StreamedReply, request: Request) -> None:
         import openai
 
         reason = self._unservable(request)
@@ -227,8 +247,8 @@ class HttpEngine:
             reply.fail(reason)
             return
         path, body = await self._call(reply, request)
-        # Below the client's typed methods: its models of chunks validate nothing, so the reading is
-        # ours anyway.
+        # Not through the client's typed methods: its models of chunks validate nothing, so the
+        # reading is ours in any case.
         stream = await self._client.post(
             path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
         )
@@ -244,12 +264,18 @@ class HttpEngine:
         if request.depth is not None:
             return "a remote server offers no latent depth"
         if _continues(request) and self._options.server != "vllm":
-            return 'continuing a trace needs token ids, which only vLLM servers take: set server = "vllm"'
+            return (
+                "continuing a trace needs token ids, which only vLLM servers take: set "
+                'server = "vllm"'
+            )
         if not self._options.chat and not isinstance(request.prompt, str):
-            return "with chat = false the prompt must be text, not messages: set chat = true or drop the system message"
+            return (
+                "with chat = false the prompt must be text, not messages: set chat = true or drop "
+                "the system message"
+            )
         return ""
 
-    async def _call(self, reply: Reply, request: Request) -> tuple[str, dict[str, object]]:
+    async def _call(self, reply: StreamedReply, request: Request) -> tuple[str, dict[str, object]]:
         body = _common(request, self._models[request.model].path, self._options.server)
         top_k = logprobs_needed(request.metrics, request.rules)
         if self._options.chat and not _continues(request):
@@ -263,12 +289,12 @@ class HttpEngine:
         if top_k is not None:
             text["logprobs"] = top_k
             if self._options.server == "vllm":
-                # Top log-probabilities are keyed by the token's text here, and several tokens can
-                # share one.
+                # Top log-probabilities are keyed by the token's text here, and several tokens may
+                # have the same.
                 text["return_tokens_as_token_ids"] = True
         return "/completions", body | text
 
-    async def _prefix(self, reply: Reply, request: Request) -> list[int]:
+    async def _prefix(self, reply: StreamedReply, request: Request) -> list[int]:
         model = self._models[request.model].path
         prompt = (
             {"messages": _messages(request)} if self._options.chat else {"prompt": request.prompt}
@@ -280,19 +306,17 @@ class HttpEngine:
             )
         return [*ids, *request.prefix_ids, *reply.suffix_ids]
 
-    async def _tokenize(self, model: str, what: Mapping[str, object]) -> tuple[int, ...]:
+    async def _tokenize(self, model: str, data: Mapping[str, object]) -> tuple[int, ...]:
         root = self._options.base_url.rstrip("/").removesuffix("/v1")
         return token_ids(
             await self._client.post(
-                f"{root}/tokenize", body={"model": model, **what}, cast_to=object
+                f"{root}/tokenize", body={"model": model, **data}, cast_to=object
             )
         )
 
     async def _served(self) -> tuple[str, ...]:
-        timeout = min(_PROBE_SECONDS, self._options.timeout_seconds)
-        return model_names(
-            await self._client.with_options(timeout=timeout).get("/models", cast_to=object)
-        )
+        client = self._client.with_options(timeout=_PROBE_SECONDS)
+        return model_names(await client.get("/models", cast_to=object))
 
     async def _require_server(self, lost: openai.APIConnectionError) -> None:
         import openai
@@ -301,7 +325,8 @@ class HttpEngine:
             await self._served()
         except openai.APIConnectionError as error:
             raise EngineError(
-                f"the server at {self._options.base_url} is gone ({_cause(lost)}; then {_cause(error)}); start it again and resume"
+                f"the server at {self._options.base_url} is gone ({_cause(lost)}; then "
+                f"{_cause(error)}); start it again and resume"
             ) from lost
         except (openai.APIStatusError, MalformedReply, JSONDecodeError):
             return  # it answers, so it is there
@@ -310,8 +335,9 @@ class HttpEngine:
         key = self._options.api_key_env
         hint = ""
         if error.status_code in (401, 403):
-            hint = f"; the key is read from ${key}, which is {'set' if os.environ.get(key) else 'not set'}"
-        return f"{self._options.base_url} refuses: {_said(error)}{hint}"
+            state = "set" if os.environ.get(key) else "not set"
+            hint = f"; the key is read from ${key}, which is {state}"
+        return f"{self._options.base_url} refuses: {_message(error)}{hint}"
 
 
 def _continues(request: Request) -> bool:
@@ -349,13 +375,13 @@ def _common(request: Request, model: str, server: str) -> dict[str, object]:
     return body
 
 
-def _said(error: openai.APIStatusError) -> str:
+def _message(error: openai.APIStatusError) -> str:
     body: Any = error.body
     message = body.get("message") if isinstance(body, dict) else None
-    return f"HTTP {error.status_code}: {str(message or error.response.text.strip())[:_SAID_CHARS]}"
+    return f"HTTP {error.status_code}: {str(message or error.response.text.strip())[:_MAX_MESSAGE]}"
 
 
 def _cause(error: BaseException) -> str:
-    # The client says "Connection error."; what happened is in the error it came from.
+    # The client's own message is "Connection error."; its cause says what happened.
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else str(error)

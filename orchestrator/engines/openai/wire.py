@@ -1,9 +1,8 @@
-"""What an OpenAI-compatible server streams, read into a Trace: validation at the edge, counting,
-folding. Does no I/O.
+"""Reads what an OpenAI-compatible server streams into a Trace: checks, counts, metrics, stop rules.
 
-One rule: nothing is made up. A count the server did not send is stated in `Trace.note`; a
-log-probability that was asked for and does not come fails the trace. Not covered: connections,
-retries and HTTP errors (`openai_http`).
+The one rule: nothing is made up. Where the server sends no count, `Trace.note` says so; a
+log-probability that was requested and does not come fails the trace. Does no I/O. Not covered:
+connections, retries and HTTP errors (`engine`).
 """
 
 from __future__ import annotations
@@ -19,14 +18,12 @@ from orchestrator.engines.reply import trace_for
 
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
 _NO_COUNT = (
-    "usage: the server sent no count; output_tokens is {}, prompt_tokens is unknown and stands as 0"
+    "usage: the server sent no count; output_tokens is {}, prompt_tokens is unknown and given as 0"
 )
 
 
 class MalformedReply(Exception):
-    """A reply that is not what the API promises; never leaves the backend, its text becomes
-    `Trace.error`.
-    """
+    """A reply that is not what the API promises; its text becomes `Trace.error`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +33,14 @@ class _Alternative:
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
+class _ScoredToken:
     logprob: float
     top_logprobs: tuple[_Alternative, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Logprobs:
-    content: tuple[_Token, ...] | None = None  # chat completions
+    content: tuple[_ScoredToken, ...] | None = None  # chat completions
     token_logprobs: tuple[float, ...] | None = None  # text completions, with the next
     top_logprobs: tuple[dict[str, float] | None, ...] | None = None
 
@@ -82,7 +79,7 @@ class _Chunk:
     usage: _Usage | None = None
 
 
-class Reply:
+class StreamedReply:
     """Gathers one request's stream. `finish` is None until it is known how the trace ended."""
 
     def __init__(self, request: Request) -> None:
@@ -99,12 +96,12 @@ class Reply:
         self._logprobs: list[float] = []
         self._confidences: list[float] = []
         self._entropies: list[float] = []
-        self._first: list[tuple[str, float]] = []  # the likeliest tokens in the first place
+        self._first: list[tuple[str, float]] = []  # the most likely tokens in the first place
         self._usage: _Usage | None = None
         self._n_choices = 0
 
     def take(self, data: object) -> bool:
-        """Add one event; True when a stop rule fired: stop reading then.
+        """Add one event and tell whether a stop rule fired, which ends the reading.
 
         MalformedReply if it is no chunk.
         """
@@ -142,11 +139,11 @@ class Reply:
             )
 
     def fail(self, reason: str) -> None:
-        """End it as FAILED; what has arrived stays, and is charged."""
+        """End the trace as FAILED; what has arrived stays, and is charged."""
         self.finish, self.error = Finish.FAILED, reason
 
     def trace(self, seconds: float) -> Trace:
-        """Return the trace as it stands; metrics are left out of a failed one."""
+        """Return the trace so far; a failed one has no metrics."""
         assert self.finish is not None
         request = self._request
         usage, note = self._counted(seconds)
@@ -169,15 +166,15 @@ class Reply:
 
     def _text(self, choice: _Choice) -> str:
         # Servers with a reasoning parser send thoughts apart. They are output like the rest: rules
-        # must see them, and a trace cut inside them must not read as empty. The tags are those that
+        # must see them, and a trace cut inside them must not look empty. The tags are those that
         # most models write themselves.
         delta = choice.delta or _Delta(content=choice.text)
-        thought, said = delta.reasoning or delta.reasoning_content or "", delta.content or ""
+        thought, content = delta.reasoning or delta.reasoning_content or "", delta.content or ""
         if thought and not self._thinking:
             thought, self._thinking = f"<think>{thought}", True
-        if said and self._thinking:
-            said, self._thinking = f"</think>{said}", False
-        return thought + said
+        if content and self._thinking:
+            content, self._thinking = f"</think>{content}", False
+        return thought + content
 
     def _scores(self, logprobs: _Logprobs | None) -> list[float]:
         if logprobs is None or self._top_k is None:
@@ -226,11 +223,12 @@ class Reply:
 
 
 def _confidence(top: list[float], top_k: int) -> float:
-    # Fewer than asked would give a number on another scale, which a floor or a weight cannot be
-    # compared with.
+    # Fewer than top_k would give a number on another scale, which must not be compared with a floor
+    # or used as a weight.
     if len(top) < top_k:
         raise MalformedReply(
-            f"the server sent {len(top)} of the {top_k} top log-probabilities that confidence is defined on"
+            f"the server sent {len(top)} of the {top_k} top log-probabilities that confidence is "
+            "defined on"
         )
     return -sum(sorted(top, reverse=True)[:top_k]) / top_k
 

@@ -1,10 +1,9 @@
-"""All that is said to Ray: connect or start, place an actor, await it, kill it. The only file that
-imports ray, and only when needed.
+"""The calls to Ray: connect to it or start it, place an actor, await it, kill it.
 
-Ray is started and left on a thread of its own that outlives everything started there: the processes
-of a local Ray die with the thread that made them (PR_SET_PDEATHSIG), which is how nothing of it
-survives a killed driver, and `ray.init` blocks for seconds. What this file does not know: pools,
-requests and traces.
+The one rule: no other file imports ray, and this one only when it is needed. Ray is started and
+left on a thread of its own that outlives everything started there. `ray.init` blocks for seconds,
+and the processes of a local Ray die with the thread that made them (PR_SET_PDEATHSIG), which is how
+none of them survives a killed driver. Not covered: pools, requests and traces.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ class ReplicaDied(Exception):
 
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[list[Resources]]:
-    """Yield what each living node has in all: of the cluster at `address` or RAY_ADDRESS, or of a
-    new local Ray.
+    """Yield the total resources of each living node of a cluster.
 
-    A connection that this process has already is used as it is. Only what was started or connected
-    here is shut down. EngineError when there is no such cluster, or it does not accept us.
+    It is the cluster at `address` or RAY_ADDRESS, or a new local Ray. A connection that this
+    process has already is used as it is. Only what was started or connected here is shut down.
+    EngineError when there is no such cluster, or it does not accept us.
     """
     ray = _ray()
     if ray.is_initialized():
@@ -63,48 +62,48 @@ async def connected(address: str) -> AsyncIterator[list[Resources]]:
             await loop.run_in_executor(thread, _connect, ray, address, logs)
             yield _nodes(ray)
         except Exception:
-            logs.clear()  # what went wrong may be told there
+            logs.clear()  # they may say what went wrong
             raise
         finally:
             await asyncio.shield(loop.run_in_executor(thread, _disconnect, ray, logs))
 
 
 def require_room(pools: Sequence[tuple[str, int, Resources]], nodes: Sequence[Resources]) -> None:
-    """Raise EngineError, naming what is asked and what there is, unless all replicas (name, count,
-    resources of each) find a node.
+    """Raise EngineError unless all replicas find a node; `pools` has name, count and resources.
 
-    Fills the nodes in order, largest replicas first. What others on the cluster use is not looked
-    at: it may become free.
+    Fills the nodes in order, largest replicas first. What others on the cluster use is ignored: it
+    may become free.
     """
     free = [dict(node) for node in nodes]
     replicas = [resources for _, count, resources in pools for _ in range(count)]
-    for asked in sorted(replicas, key=lambda r: (r.get("GPU", 0), r.get("CPU", 0)), reverse=True):
+    for needed in sorted(replicas, key=lambda r: (r.get("GPU", 0), r.get("CPU", 0)), reverse=True):
         node = next(
-            (n for n in free if all(n.get(name, 0) >= amount for name, amount in asked.items())),
+            (n for n in free if all(n.get(name, 0) >= amount for name, amount in needed.items())),
             None,
         )
         if node is None:
-            wanted = "; ".join(
-                f"{count} of {name!r} with {shown(resources)} each"
+            requested = "; ".join(
+                f"{count} of {name!r} with {in_words(resources)} each"
                 for name, count, resources in pools
             )
-            there = "; ".join(map(shown, nodes)) or "none"
+            available = "; ".join(map(in_words, nodes)) or "none"
             raise EngineError(
-                f"the cluster has no room for the replicas: asked for {wanted}; its nodes have {there} in all. "
-                "Lower replicas, tensor_parallel, gpus_per_replica or cpus_per_replica, or add nodes"
+                f"the cluster has no room for the replicas: requested are {requested}; its nodes "
+                f"have {available} in all. Lower replicas, tensor_parallel, gpus_per_replica or "
+                "cpus_per_replica, or add nodes"
             )
-        for name, amount in asked.items():
+        for name, amount in needed.items():
             node[name] = node.get(name, 0) - amount
 
 
-def shown(resources: Resources) -> str:
+def in_words(resources: Resources) -> str:
     """Return the processors among resources as text, e.g. `2 CPU and 0 GPU`."""
     return " and ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
 
 
 def free() -> str:
     """Return what the cluster has free at this moment, as text."""
-    return f"the cluster has {shown(_ray().available_resources())} free"
+    return f"the cluster has {in_words(_ray().available_resources())} free"
 
 
 def new_actor(
@@ -115,24 +114,24 @@ def new_actor(
     return cls.options(
         num_cpus=resources["CPU"],
         num_gpus=resources["GPU"],
-        max_restarts=0,  # its fleet restarts it, as only the fleet knows what it held
+        max_restarts=0,  # the fleet restarts it, as only the fleet knows what it held
         scheduling_strategy="SPREAD",
         runtime_env=dict(runtime_env) or None,
     ).remote(*arguments)
 
 
-async def reply(call: Awaitable[Any]) -> Any:
-    """Return the value of a call to a replica; ReplicaDied when it will not come."""
+async def result(call: Awaitable[Any]) -> Any:
+    """Return the result of a call to a replica; ReplicaDied when it will not come."""
     errors = _ray().exceptions
     try:
         return await call
     except errors.RayError as error:
-        raise ReplicaDied(_account(str(error))) from error
+        raise ReplicaDied(_short(str(error))) from error
 
 
 async def all_of(calls: Sequence[Awaitable[Any]], seconds: float) -> None:
-    """Wait until all calls have been answered or cannot be, at most so long."""
-    tasks = [asyncio.ensure_future(reply(call)) for call in calls]
+    """Wait until all calls have a result or cannot have one, at most so many seconds."""
+    tasks = [asyncio.ensure_future(result(call)) for call in calls]
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=seconds)
         for task in late:
@@ -151,21 +150,27 @@ def kill(actor: Any) -> None:
 def _ray() -> Any:
     try:
         import ray
-        import ray.exceptions  # `ray` alone does not promise to load it
+        import ray.exceptions  # `ray` alone need not load it
     except ImportError as error:
         raise EngineError(
-            f"Ray cannot be imported ({error}); install it: pip install 'leadline[cpu]' or 'leadline[cuda]'"
+            f"Ray cannot be imported ({error}); install it: pip install 'leadline[cpu]' or "
+            "'leadline[cuda]'"
         ) from error
     return ray
 
 
 def _connect(ray: Any, address: str, logs: list[Path]) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address:
+    if address:
+        with _as_engine_error(
+            f"Ray at {address!r} cannot be joined",
+            "; is the address right (host:port, or auto), and does the cluster run the same "
+            "versions of Ray and Python?",
+        ):
             _require_listener(ray, address)
             ray.init(address=address, **quiet)
-            return
+        return
+    with _as_engine_error("Ray cannot be started here"):
         context = ray.init(
             "local",
             num_cpus=os.cpu_count(),
@@ -173,23 +178,23 @@ def _connect(ray: Any, address: str, logs: list[Path]) -> None:
             object_store_memory=STORE_BYTES,
             **quiet,
         )
-    # ray.init raises what it likes; SystemExit where the head never answers
-    except (Exception, SystemExit) as error:
-        what = f"Ray at {address!r} cannot be joined" if address else "Ray cannot be started here"
-        remedy = (
-            "; is the address right (host:port, or auto), and does the cluster run the same versions of Ray and Python?"
-            if address
-            else ""
-        )
-        raise EngineError(
-            f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON]}{remedy}"
-        ) from error
     logs.append(Path(context.address_info["session_dir"]))
 
 
+@contextmanager
+def _as_engine_error(failure: str, remedy: str = "") -> Iterator[None]:
+    # ray.init raises errors of any type; SystemExit where the head never answers
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())[:MAX_REASON]
+        raise EngineError(f"{failure}: {type(error).__name__}: {reason}{remedy}") from error
+
+
 def _require_listener(ray: Any, address: str) -> None:
-    """Raise OSError unless something listens at `address`: ray.init takes five minutes to find out,
-    and ends in SystemExit.
+    """Raise OSError unless something listens at `address`.
+
+    ray.init takes five minutes to find out, and ends in SystemExit.
     """
     if address == "auto":
         address = (
@@ -198,10 +203,11 @@ def _require_listener(ray: Any, address: str) -> None:
             or ""
         )
         if not address:
-            return  # ray.init looks further, and says so at once when there is none
+            return  # ray.init looks further, and reports at once that there is none
     if "://" in address:
         raise ValueError(
-            "Ray clients are not supported: run on a node of the cluster and give host:port of its head"
+            "Ray clients are not supported: run on a node of the cluster and give host:port of its "
+            "head"
         )
     host, _, port = address.rpartition(":")
     socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
@@ -219,44 +225,41 @@ def _nodes(ray: Any) -> list[Resources]:
 
 @contextmanager
 def _environment(local: bool) -> Iterator[None]:
-    """Set what Ray reads from the environment only, and put back what was there.
+    """Set what Ray reads from the environment only; afterwards the variables are as before.
 
     A local Ray guards itself with a token, which it would write to ~/.ray/auth_token (ray 2.60,
-    `authentication_token_setup.py`); the home folder may not be ours to write to, so unless the
+    `authentication_token_setup.py`). The home folder may not be ours to write to, so unless the
     user has a token we give it one for this session.
     """
-    # A head waits 30 s for its own port to be published, too short on a machine at work (ray 2.60,
+    # A head waits 30 s for its own port to be published, too short on a busy machine (ray 2.60,
     # `_private/node.py`, `start_gcs_server`).
-    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "180"}
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "180"}
     chosen = any(
         name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     )
     if local and not chosen and not Path("~/.ray/auth_token").expanduser().exists():
-        wanted["RAY_AUTH_TOKEN"] = _token()
-    missing = {name: value for name, value in wanted.items() if name not in os.environ}
-    # Ray sets the mode itself and leaves it set: a second local Ray in this process would ask for a
+        variables["RAY_AUTH_TOKEN"] = _token()
+    missing = {name: value for name, value in variables.items() if name not in os.environ}
+    # Ray sets the mode itself and leaves it set: a second local Ray in this process would need a
     # token that nobody gives it.
-    left = [*missing, *(() if "RAY_AUTH_MODE" in os.environ else ("RAY_AUTH_MODE",))]
+    added = [*missing, *(() if "RAY_AUTH_MODE" in os.environ else ("RAY_AUTH_MODE",))]
     os.environ.update(missing)
     try:
         yield
     finally:
-        for name in left:
+        for name in added:
             os.environ.pop(name, None)
 
 
 @functools.cache
 def _token() -> str:
-    """Return this process's token: one for all its local Rays, because Ray's own library reads it
-    once.
-    """
+    """Return this process's token, one for all its local Rays: Ray's own library reads it once."""
     return secrets.token_hex(32)
 
 
 @contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Send to the log what Ray would print on standard output about dead workers: it has no switch
-    for that.
+    """Send to the log what Ray would print about dead workers, for which it has no switch.
 
     ray 2.60, `_private/worker.py`: `listen_error_messages` prints whatever the raylets report,
     `log_to_driver=False` or not.
@@ -274,8 +277,8 @@ def _quiet(ray: Any) -> Iterator[None]:
         worker.print_to_stdstream = original
 
 
-def _account(text: str) -> str:
-    """Return Ray's account of a death without its stack traces, field lists and advice."""
+def _short(text: str) -> str:
+    """Return Ray's report of a death without its stack traces, field lists and advice."""
     if "error raised in its creation task" in text or "Traceback" in text:
         return text.strip().splitlines()[-1][:MAX_REASON]
     lines = [line for line in text.splitlines() if not line.startswith("\t")]

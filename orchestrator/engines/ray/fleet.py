@@ -1,10 +1,9 @@
-"""A fleet of engines as one engine: requests to replicas, and the care of the replicas: health,
-restart, giving up.
+"""A fleet of engines as one engine: sends requests to replicas, and keeps the replicas alive.
 
-What a replica held when it died is started again, with the same seed, on another one or on its
-successor. A pool of which no replica can be brought back fails every request with the reason:
-nothing hangs. Which replica a request goes to is decided in `core.routing`; options and placement
-are `ray_fleet`'s.
+The one rule: nothing hangs and nothing is lost. What a replica held when it died is started again,
+with the same seed, on another one or on its successor; a pool of which no replica can be brought
+back fails every request with the reason. Which replica a request goes to is decided in `routing`,
+options and placement in `options`.
 """
 
 from __future__ import annotations
@@ -18,16 +17,10 @@ from typing import Any, TypeAlias
 
 from orchestrator.core.errors import EngineError
 from orchestrator.core.values import Finish, Request, Trace
-from orchestrator.engines.ray import cluster as ray_cluster
-from orchestrator.engines.ray.pools import (
-    PoolSpec,
-    ReplicaState,
-    ReplicaStats,
-    Supervision,
-    at_its_depth,
-)
+from orchestrator.engines.ray import cluster
+from orchestrator.engines.ray.pools import PoolSpec, ReplicaState, ReplicaStats, Supervision
 from orchestrator.engines.ray.replica import Completions, pack, unpack_collected
-from orchestrator.engines.ray.routing import ReplicaView, route
+from orchestrator.engines.ray.routing import at_its_depth, route
 from orchestrator.engines.reply import trace_for
 
 Identity: TypeAlias = tuple[str, int]
@@ -39,8 +32,8 @@ MAX_REMEMBERED = 65_536  # problems whose last replica is remembered: some 10 MB
 
 
 @dataclass(slots=True, eq=False)
-class _Held:
-    """A request whose trace is owed."""
+class _Pending:
+    """A request whose trace has not come yet."""
 
     request: Request
     trace: asyncio.Future[Trace]
@@ -52,6 +45,9 @@ class _Held:
     def settle(self, trace: Trace) -> None:
         if not self.trace.done():
             self.trace.set_result(trace)
+
+    def refuse(self, error: str) -> None:
+        self.settle(trace_for(self.request, Finish.FAILED, error=error))
 
     def fail(self, reason: str) -> None:
         if not self.trace.done():
@@ -65,13 +61,13 @@ class _Replica:
     up: asyncio.Future[None]  # done when it has come up for the first time, or failed to
     actor: Any = None
     state: ReplicaState = ReplicaState.STARTING
-    where: str = ""
+    location: str = ""
     pid: int = 0
     restarts: int = 0
     n_in_a_row: int = 0
     reason: str = ""
-    held: dict[int, _Held] = field(default_factory=dict)  # by ticket, sent or about to be
-    # the part of it that is yet to be sent
+    pending: dict[int, _Pending] = field(default_factory=dict)  # by ticket, sent or about to be
+    # the part of `pending` that is yet to be sent
     outbox: dict[int, Request] = field(default_factory=dict)
     aborts: list[int] = field(default_factory=list)
     flush: asyncio.TimerHandle | None = None
@@ -84,11 +80,11 @@ class _Replica:
 class _PoolState:
     spec: PoolSpec
     replicas: list[_Replica] = field(default_factory=list)
-    waiting: list[_Held] = field(default_factory=list)  # while none of its replicas is up
+    waiting: list[_Pending] = field(default_factory=list)  # while none of its replicas is up
     failure: str = ""
 
 
-class _Lost(Exception):
+class _ReplicaLost(Exception):
     """A replica is gone; says why."""
 
 
@@ -98,8 +94,8 @@ class RayFleet:
     Belongs to the event loop it was opened on.
     """
 
-    def __init__(self, specs: Sequence[PoolSpec], care: Supervision) -> None:
-        self._care = care
+    def __init__(self, specs: Sequence[PoolSpec], supervision: Supervision) -> None:
+        self._supervision = supervision
         self._loop = asyncio.get_running_loop()
         self._pools = {spec.name: _PoolState(spec) for spec in specs}
         self._replicas: list[_Replica] = []
@@ -108,137 +104,129 @@ class RayFleet:
                 replica = _Replica(len(self._replicas), pool, self._loop.create_future())
                 self._replicas.append(replica)
                 pool.replicas.append(replica)
-        self._held: dict[Identity, _Held] = {}
+        self._pending: dict[Identity, _Pending] = {}
         # (pool, problem) -> replica, least recent first
         self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._lives: list[asyncio.Task[None]] = []
+        self._supervisors: list[asyncio.Task[None]] = []
         self._n_tickets = 0
 
     async def start(self) -> None:
-        """Bring up all replicas at once; EngineError with the first reason when one does not come
-        up. Called once.
+        """Bring up all replicas at once. Called once.
+
+        EngineError with the first reason when one does not come up.
         """
-        self._lives = [self._loop.create_task(self._live(replica)) for replica in self._replicas]
-        for life, replica in zip(self._lives, self._replicas, strict=True):
-            life.add_done_callback(partial(self._life_ended, replica))
+        self._supervisors = [
+            self._loop.create_task(self._supervise(replica)) for replica in self._replicas
+        ]
+        for supervisor, replica in zip(self._supervisors, self._replicas, strict=True):
+            supervisor.add_done_callback(partial(self._supervisor_ended, replica))
         await asyncio.gather(*(replica.up for replica in self._replicas))
 
     async def close(self) -> None:
         """Stop all replicas; requests still pending fail.
 
-        Their processes are gone, or have been told to go, on return.
+        Their processes have ended on return, or are about to.
         """
-        for life in self._lives:
-            life.cancel()
-        if self._lives:
-            await asyncio.wait(self._lives)
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        if self._supervisors:
+            await asyncio.wait(self._supervisors)
         for pool in self._pools.values():
             pool.failure = "the fleet was closed"
-        for held in self._held.values():
-            held.fail("the fleet was closed")
+        for pending in self._pending.values():
+            pending.fail("the fleet was closed")
         actors = [replica.actor for replica in self._replicas if replica.actor is not None]
         graceful = [
             r.actor for r in self._replicas if r.actor is not None and r.state is ReplicaState.UP
         ]
         try:
-            await ray_cluster.all_of([actor.stop.remote() for actor in graceful], STOP_SECONDS)
+            await cluster.all_of([actor.stop.remote() for actor in graceful], STOP_SECONDS)
         finally:
             for replica in self._replicas:
-                self._dismiss(replica)
+                self._clear(replica)
             for actor in actors:
-                ray_cluster.kill(actor)
+                cluster.kill(actor)
 
     async def generate(self, request: Request) -> Trace:
-        """Return the trace; FAILED when no pool serves the request's model or depth. EngineError
-        when its pool cannot recover.
+        """Return the trace; FAILED when no pool serves the request's model or depth.
 
-        Two requests of one identity must not be in flight at the same time: ValueError.
+        EngineError when its pool cannot recover. ValueError when a request of its identity is in
+        flight already.
         """
-        identity = request.problem_id, request.ordinal
-        if identity in self._held:
+        identity = request.identity
+        if identity in self._pending:
             raise ValueError(
                 f"problem {request.problem_id!r}, ordinal {request.ordinal} is in flight already"
             )
         sent = at_its_depth(request, [pool.spec for pool in self._pools.values()])
-        held = self._held[identity] = _Held(sent, self._loop.create_future())
+        pending = self._pending[identity] = _Pending(sent, self._loop.create_future())
         try:
-            self._place(held)
-            return replace(await held.trace, model=request.model)
+            self._place(pending)
+            return replace(await pending.trace, model=request.model)
         finally:
-            del self._held[identity]
-            self._retract(held)
+            del self._pending[identity]
+            self._forget(pending)
 
     def abort(self, request: Request) -> None:
-        """Stop a request: its `generate` returns a CANCELLED trace with the tokens so far, none
-        when it had not been sent.
+        """Stop a request: its `generate` returns a CANCELLED trace with the tokens so far.
+
+        It has none when it had not been sent.
         """
-        held = self._held.get((request.problem_id, request.ordinal))
-        if held is None or held.aborted:
+        pending = self._pending.get(request.identity)
+        if pending is None or pending.aborted:
             return
-        held.aborted = True
-        if not self._recall(held):
-            held.settle(trace_for(held.request, Finish.CANCELLED))
+        pending.aborted = True
+        if not self._recall(pending):
+            pending.settle(trace_for(pending.request, Finish.CANCELLED))
 
     def stats(self) -> tuple[ReplicaStats, ...]:
         """Return where each replica stands, in order of pools."""
         return tuple(
             ReplicaStats(
-                r.pool.spec.name, r.index, r.state, r.pid, r.restarts, len(r.held), r.reason
+                r.pool.spec.name, r.index, r.state, r.pid, r.restarts, len(r.pending), r.reason
             )
             for r in self._replicas
         )
 
     # Requests
 
-    def _place(self, held: _Held) -> None:
-        """Give a request to a replica, or let it wait for one, or settle it when none can ever
-        serve it.
-        """
-        request = held.request
+    def _place(self, pending: _Pending) -> None:
+        """Give a request to a replica, let it wait for one, or end it when none can serve it."""
+        request = pending.request
         pool = self._pool(request)
         if pool is None:
-            known = ", ".join(self._pools)
-            held.settle(
-                trace_for(
-                    request,
-                    Finish.FAILED,
-                    error=f"no replica serves the model {request.model!r}; there are: {known}",
-                )
+            pending.refuse(
+                f"no replica serves the model {request.model!r}; there are: "
+                f"{', '.join(self._pools)}"
             )
-        elif (
-            request.depth is not None
-            and pool.spec.depths is not None
-            and request.depth not in pool.spec.depths
-        ):
-            depths = ", ".join(map(str, pool.spec.depths)) or "the model's own only"
-            text = f"no replica of {pool.spec.name!r} serves the latent depth {request.depth}; they serve: {depths}"
-            held.settle(trace_for(request, Finish.FAILED, error=text))
+        elif not pool.spec.serves(request.depth):
+            depths = ", ".join(map(str, pool.spec.depths or ())) or "the model's own only"
+            pending.refuse(
+                f"no replica of {pool.spec.name!r} serves the latent depth {request.depth}; "
+                f"they serve: {depths}"
+            )
         elif pool.failure:
-            held.fail(pool.failure)
+            pending.fail(pool.failure)
         else:
-            self._send(held, pool)
+            self._send(pending, pool)
 
     def _pool(self, request: Request) -> _PoolState | None:
         """Return the pool a request is for; the first one when it names none."""
         return self._pools.get(request.model) if request.model else next(iter(self._pools.values()))
 
-    def _send(self, held: _Held, pool: _PoolState) -> None:
-        key = pool.spec.name, held.request.problem_id
-        views = [
-            ReplicaView(r.index, held.request.model, len(r.held), pool.spec.depths)
-            for r in pool.replicas
-            if r.state is ReplicaState.UP
-        ]
-        index = route(held.request, views, self._last.get(key))
+    def _send(self, pending: _Pending, pool: _PoolState) -> None:
+        key = pool.spec.name, pending.request.problem_id
+        up = {r.index: len(r.pending) for r in pool.replicas if r.state is ReplicaState.UP}
+        index = route(up, self._last.get(key))
         if index is None:
-            pool.waiting.append(held)
+            pool.waiting.append(pending)
             return
         self._remember(key, index)
-        replica = held.replica = self._replicas[index]
+        replica = pending.replica = self._replicas[index]
         self._n_tickets += 1
-        held.ticket = self._n_tickets
-        replica.held[held.ticket] = held
-        replica.outbox[held.ticket] = held.request
+        pending.ticket = self._n_tickets
+        replica.pending[pending.ticket] = pending
+        replica.outbox[pending.ticket] = pending.request
         self._flush_soon(replica)
 
     def _remember(self, key: tuple[str, str], index: int) -> None:
@@ -247,43 +235,43 @@ class RayFleet:
         if len(self._last) > MAX_REMEMBERED:
             self._last.popitem(last=False)
 
-    def _recall(self, held: _Held) -> bool:
+    def _recall(self, pending: _Pending) -> bool:
         """Stop a request wherever it is and tell whether a replica still owes its trace."""
-        replica = held.replica
+        replica = pending.replica
         if replica is None:
-            pool = self._pool(held.request)
-            if pool is not None and held in pool.waiting:
-                pool.waiting.remove(held)
+            pool = self._pool(pending.request)
+            if pool is not None and pending in pool.waiting:
+                pool.waiting.remove(pending)
             return False
-        if replica.outbox.pop(held.ticket, None) is not None:
-            replica.held.pop(held.ticket, None)
+        if replica.outbox.pop(pending.ticket, None) is not None:
+            replica.pending.pop(pending.ticket, None)
             return False
-        if held.ticket not in replica.held:
+        if pending.ticket not in replica.pending:
             return False
-        replica.aborts.append(held.ticket)
+        replica.aborts.append(pending.ticket)
         self._flush_soon(replica)
         return True
 
-    def _retract(self, held: _Held) -> None:
-        """Forget a request whose caller has gone before its trace came; nothing for one that has
-        been settled.
-        """
-        if held.replica is None or held.ticket in held.replica.held:
-            self._recall(held)
-            if held.replica is not None:
-                held.replica.held.pop(held.ticket, None)
+    def _forget(self, pending: _Pending) -> None:
+        """Forget a request whose caller has gone before its trace came."""
+        if pending.replica is None or pending.ticket in pending.replica.pending:
+            self._recall(pending)
+            if pending.replica is not None:
+                pending.replica.pending.pop(pending.ticket, None)
 
     def _flush_soon(self, replica: _Replica) -> None:
         if replica.flush is None:
-            replica.flush = self._loop.call_later(self._care.linger_seconds, self._flush, replica)
+            replica.flush = self._loop.call_later(
+                self._supervision.linger_seconds, self._flush, replica
+            )
 
     def _flush(self, replica: _Replica) -> None:
         replica.flush = None
         outbox, replica.outbox = replica.outbox, {}
         aborts, replica.aborts = replica.aborts, []
-        # What comes of these calls is not looked at: a replica that does not get them has died, and
-        # `collect` says so. of requests sent earlier; first, so that one sent again finds its
-        # namesake leaving
+        # What these calls return is not awaited: a replica that does not get them has died, and
+        # `collect` says so. Aborts are of requests sent earlier; they go first, so that a request
+        # sent again finds the one of its identity leaving.
         if aborts:
             replica.actor.abort.remote(aborts)
         if outbox:
@@ -291,18 +279,18 @@ class RayFleet:
 
     # Replicas
 
-    async def _live(self, replica: _Replica) -> None:
+    async def _supervise(self, replica: _Replica) -> None:
         """Keep one replica up until it is given up."""
         while True:
             try:
                 await self._bring_up(replica)
                 await self._collect(replica)
-            except _Lost as lost:
+            except _ReplicaLost as lost:
                 reason = str(lost)
-            if not replica.up.done() or replica.n_in_a_row >= self._care.max_restarts:
+            if not replica.up.done() or replica.n_in_a_row >= self._supervision.max_restarts:
                 self._give_up(replica, reason)
                 return
-            self._bury(replica, ReplicaState.RESTARTING, reason)
+            self._take_down(replica, ReplicaState.RESTARTING, reason)
             await asyncio.sleep(
                 min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**replica.n_in_a_row)
             )
@@ -310,57 +298,69 @@ class RayFleet:
             replica.restarts += 1
 
     async def _bring_up(self, replica: _Replica) -> None:
-        spec, care = replica.pool.spec, self._care
-        arguments = (spec.origin, dict(spec.options), {spec.name: spec.model}, care.linger_seconds)
-        step = f"Ray has found no place for it (it asks for {ray_cluster.shown(spec.resources)})"
+        spec, supervision = replica.pool.spec, self._supervision
+        arguments = (
+            spec.origin,
+            dict(spec.options),
+            {spec.name: spec.model},
+            supervision.linger_seconds,
+        )
+        step = f"Ray has found no place for it (it needs {cluster.in_words(spec.resources)})"
         try:
-            async with asyncio.timeout(care.start_seconds):
-                replica.actor = ray_cluster.new_actor(arguments, spec.resources, care.runtime_env)
-                replica.pid, host = await ray_cluster.reply(replica.actor.place.remote())
-                replica.where, step = f"process {replica.pid} on {host}", "its engine is not up"
-                reason = await ray_cluster.reply(replica.actor.start.remote())
+            async with asyncio.timeout(supervision.start_seconds):
+                replica.actor = cluster.new_actor(
+                    arguments, spec.resources, supervision.runtime_env
+                )
+                replica.pid, host = await cluster.result(replica.actor.place.remote())
+                replica.location, step = f"process {replica.pid} on {host}", "its engine is not up"
+                reason = await cluster.result(replica.actor.start.remote())
         except TimeoutError:
-            raise _Lost(
-                f"{replica}: {step} after {care.start_seconds:g} s; {ray_cluster.free()}"
+            raise _ReplicaLost(
+                f"{replica}: {step} after {supervision.start_seconds:g} s; {cluster.free()}"
             ) from None
-        except ray_cluster.ReplicaDied as died:
-            raise _Lost(f"{replica} did not start: {died}") from died
+        except cluster.ReplicaDied as died:
+            raise _ReplicaLost(f"{replica} did not start: {died}") from died
         if reason:
-            raise _Lost(f"{replica} did not start: {reason}")
+            raise _ReplicaLost(f"{replica} did not start: {reason}")
         replica.state = ReplicaState.UP
         if not replica.up.done():
             replica.up.set_result(None)
         waiting, replica.pool.waiting = replica.pool.waiting, []
-        for held in waiting:
-            self._place(held)
+        for pending in waiting:
+            self._place(pending)
 
     async def _collect(self, replica: _Replica) -> None:
-        """Take traces from a replica until it is lost: _Lost says how."""
-        limit = self._care.heartbeat_seconds
+        """Take traces from a replica until it is lost; _ReplicaLost says how."""
+        limit = self._supervision.heartbeat_seconds
         while True:
             try:
                 async with asyncio.timeout(limit):
-                    data = await ray_cluster.reply(replica.actor.collect.remote(limit / 3))
+                    data = await cluster.result(replica.actor.collect.remote(limit / 3))
             except TimeoutError:
-                raise _Lost(f"{replica} ({replica.where}) gave no sign for {limit:g} s") from None
-            except ray_cluster.ReplicaDied as died:
-                raise _Lost(f"{replica} ({replica.where}) died: {died}") from died
+                raise _ReplicaLost(
+                    f"{replica} ({replica.location}) gave no sign for {limit:g} s"
+                ) from None
+            except cluster.ReplicaDied as died:
+                raise _ReplicaLost(f"{replica} ({replica.location}) died: {died}") from died
             completions, failure = unpack_collected(data)
             self._deliver(replica, completions)
             if failure:
-                raise _Lost(f"the engine of {replica} failed: {failure}")
+                raise _ReplicaLost(f"the engine of {replica} failed: {failure}")
 
     def _deliver(self, replica: _Replica, completions: Completions) -> None:
         for ticket, trace in completions:
-            held = replica.held.pop(ticket, None)
-            if held is None:  # its caller has gone
+            pending = replica.pending.pop(ticket, None)
+            if pending is None:  # its caller has gone
                 continue
-            if trace.ordinal != held.request.ordinal:
-                text = f"{replica} returned ordinal {trace.ordinal} for {held.request.ordinal}: its engine mixes up requests"
-                trace = trace_for(held.request, Finish.FAILED, error=text)
-            elif trace.finish not in (Finish.FAILED, Finish.CANCELLED):
+            if trace.ordinal != pending.request.ordinal:
+                pending.refuse(
+                    f"{replica} returned ordinal {trace.ordinal} for {pending.request.ordinal}: "
+                    "its engine mixes up requests"
+                )
+                continue
+            if trace.finish not in (Finish.FAILED, Finish.CANCELLED):
                 replica.n_in_a_row = 0
-            held.settle(trace)
+            pending.settle(trace)
 
     def _give_up(self, replica: _Replica, reason: str) -> None:
         """Take a replica out of service for good; with a pool's last one the pool fails."""
@@ -371,33 +371,36 @@ class RayFleet:
             pool.failure = (
                 f"no replica of the model pool {pool.spec.name!r} can be kept up; {reason}"
             )
-        self._bury(replica, ReplicaState.LOST, reason)
+        self._take_down(replica, ReplicaState.LOST, reason)
         waiting, pool.waiting = (pool.waiting, []) if pool.failure else ([], pool.waiting)
-        for held in waiting:
-            held.fail(pool.failure)
+        for pending in waiting:
+            pending.fail(pool.failure)
 
-    def _bury(self, replica: _Replica, state: ReplicaState, reason: str) -> None:
-        """Take a replica out of service and start what it held elsewhere."""
+    def _take_down(self, replica: _Replica, state: ReplicaState, reason: str) -> None:
+        """Take a replica out of service and start what it pending elsewhere."""
         replica.state, replica.reason = state, reason
         if replica.actor is not None:
-            ray_cluster.kill(replica.actor)
-        for held in self._dismiss(replica):
-            held.replica = None
-            held.n_lost += 1
-            if held.aborted:
-                held.settle(trace_for(held.request, Finish.CANCELLED, note="lost with its replica"))
-            elif held.n_lost > self._care.max_restarts and not replica.pool.failure:
-                text = f"{held.n_lost} replicas were lost while they ran it; the last one: {reason}"
-                held.settle(trace_for(held.request, Finish.FAILED, error=text))
+            cluster.kill(replica.actor)
+        for pending in self._clear(replica):
+            pending.replica = None
+            pending.n_lost += 1
+            if pending.aborted:
+                pending.settle(
+                    trace_for(pending.request, Finish.CANCELLED, note="lost with its replica")
+                )
+            elif pending.n_lost > self._supervision.max_restarts and not replica.pool.failure:
+                pending.refuse(
+                    f"{pending.n_lost} replicas were lost while they ran it; the last one: {reason}"
+                )
             else:
-                self._place(held)
+                self._place(pending)
 
-    def _dismiss(self, replica: _Replica) -> list[_Held]:
-        """Return what a replica held, in order of sending, and leave it with nothing."""
+    def _clear(self, replica: _Replica) -> list[_Pending]:
+        """Return what a replica pending, in order of sending, and leave it with nothing."""
         if replica.flush is not None:
             replica.flush.cancel()
-        orphans = list(replica.held.values())
-        replica.held, replica.outbox, replica.aborts, replica.flush, replica.actor = (
+        orphans = list(replica.pending.values())
+        replica.pending, replica.outbox, replica.aborts, replica.flush, replica.actor = (
             {},
             {},
             [],
@@ -406,9 +409,9 @@ class RayFleet:
         )
         return orphans
 
-    def _life_ended(self, replica: _Replica, life: asyncio.Task[None]) -> None:
+    def _supervisor_ended(self, replica: _Replica, supervisor: asyncio.Task[None]) -> None:
         """Give a replica up whose task ended by an error of ours, so that nobody waits for it."""
-        error = None if life.cancelled() else life.exception()
+        error = None if supervisor.cancelled() else supervisor.exception()
         if error is not None:
             self._give_up(replica, f"{replica}: {type(error).__name__}: {error}")
         if not replica.up.done():

@@ -1,17 +1,15 @@
-"""What a fleet is made of: its pools as they are to be started, how their replicas are looked
-after, and what a display shows of them.
+"""What a Ray fleet is made of: its pools, how their replicas are supervised, and where each stands.
 
-Which pool a request goes to is decided here, which replica of it in `core.routing`.
+Values only. Which pool and replica a request goes to is decided in `routing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.core.plan import Model, same_weights
-from orchestrator.core.values import Request
+from orchestrator.core.plan import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +19,19 @@ class PoolSpec:
     name: str
     model: Model
     n_replicas: int
-    origin: str  # of the inner engine's backend, "module:Class"
+    origin: str  # of the engine's factory in each replica, "module:Class"
     options: Mapping[str, object]
     resources: Mapping[str, float]
-    depths: tuple[int, ...] | None
+    depths: tuple[int, ...] | None  # None: any that the model allows; (): the model's own only
+
+    def serves(self, depth: int | None) -> bool:
+        """Tell whether the pool serves this latent depth; None is the model's own."""
+        return depth is None or self.depths is None or depth in self.depths
 
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """How replicas are looked after; the fields are those of `ray_fleet.Ray`."""
+    """How replicas are supervised; the fields are those of `options.Ray`."""
 
     max_restarts: int
     heartbeat_seconds: float
@@ -49,7 +51,7 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStats:
-    """What a display shows of one replica. `reason`: why it was last restarted or given up."""
+    """Where one replica stands; `reason` says why it was last restarted or given up."""
 
     pool: str
     index: int
@@ -58,25 +60,3 @@ class ReplicaStats:
     restarts: int
     n_running: int
     reason: str
-
-
-def at_its_depth(request: Request, pools: Sequence[PoolSpec]) -> Request:
-    """Return the request, addressed to a pool that serves its depth: the one it names, else the
-    first of the same model that does.
-
-    The same model is one that differs in what memory is set aside for only. Unchanged when there is
-    none.
-    """
-    named = next((pool for pool in pools if request.model in ("", pool.name)), None)
-    if (
-        named is None
-        or request.depth is None
-        or named.depths is None
-        or request.depth in named.depths
-    ):
-        return request
-    same = (pool for pool in pools if same_weights(pool.model, named.model))
-    able = next(
-        (pool for pool in same if pool.depths is None or request.depth in pool.depths), None
-    )
-    return request if able is None else replace(request, model=able.name)

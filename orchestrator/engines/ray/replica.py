@@ -1,10 +1,9 @@
-"""What runs in a replica's process: one engine behind a few calls, each of which carries many
-requests or many traces.
+"""What runs in a replica's process: one engine, behind calls that carry many requests or traces.
 
-The rule: never one message per request or token. Requests come in batches, and `collect` is a long
-poll that brings back whatever has finished, or an empty batch as a sign of life. Every request
+The one rule: never one message per request or token. Requests come in batches, and `collect` is a
+long poll that brings back whatever has finished, or an empty batch as a sign of life. Every request
 travels under a ticket, a number its fleet never uses twice, so that a late completion cannot be
-taken for that of a request sent again. This file does not know Ray: `ray_fleet` makes an actor of
+taken for that of a request sent again. This file does not know Ray: `cluster` makes an actor of
 `Replica`.
 
 Batches are pickled by plain `pickle`, not by Ray's slower cloudpickle; within a batch, requests
@@ -33,8 +32,8 @@ Orders: TypeAlias = list[tuple[int, Request]]  # (ticket, request)
 Completions: TypeAlias = list[tuple[int, Trace]]  # (ticket, trace), in order of completion
 Collected: TypeAlias = tuple[Completions, str]  # and why the engine has died, or ""
 
-# traces in one reply: 256 traces of 32,000 token ids are some 25 MB, which Ray's object store still
-# takes lightly
+# traces in one reply: 256 traces of 32,000 token ids are some 25 MB, which is little for Ray's
+# object store
 MAX_BATCH = 256
 
 
@@ -58,43 +57,38 @@ class Replica:
         models: Mapping[str, Model],
         linger_seconds: float,
     ) -> None:
-        """Remember what to open: the backend class at `origin` ("module:Class") with its options.
-
-        Starts nothing.
-        """
+        """Take the engine's class at `origin` ("module:Class") and its options; starts nothing."""
         self._origin = origin
         self._options = options
         self._models = models
         self._linger_seconds = linger_seconds
         self._engine: Engine | None = None
-        self._life: asyncio.Task[None] | None = None
+        self._holder: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
-        self._news = asyncio.Event()  # set while there is something to collect
-        self._orders: dict[int, Request] = {}
+        self._has_results = asyncio.Event()  # set while there is something to collect
+        self._requests: dict[int, Request] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}  # the latest of each identity
         self._aborted: set[int] = set()
-        self._done: Completions = []
+        self._completions: Completions = []
         self._failure = ""
 
     async def place(self) -> tuple[int, str]:
-        """Return process id and host name: answers as soon as Ray has found a place, before any
-        engine is started.
-        """
+        """Return process id and host name, as soon as Ray has found a place for the process."""
         return os.getpid(), socket.gethostname()
 
     async def start(self) -> str:
         """Open the engine and return "", or the reason why it does not open. Called once."""
         _undo_thread_limit()
         opened: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._life = asyncio.create_task(self._live(opened))
+        self._holder = asyncio.create_task(self._hold_engine(opened))
         return await opened
 
     async def submit(self, batch: bytes) -> None:
         """Start what `pack` packed; the traces come out of `collect`."""
         orders: Orders = pickle.loads(batch)
         for ticket, request in orders:
-            identity = request.problem_id, request.ordinal
-            self._orders[ticket] = request
+            identity = request.identity
+            self._requests[ticket] = request
             self._tasks[identity] = asyncio.create_task(
                 self._complete(ticket, request, self._tasks.get(identity))
             )
@@ -105,23 +99,21 @@ class Replica:
         Unknown tickets are ignored.
         """
         for ticket in tickets:
-            if ticket in self._orders:
+            if ticket in self._requests:
                 self._aborted.add(ticket)
                 if self._engine is not None:
-                    self._engine.abort(self._orders[ticket])
+                    self._engine.abort(self._requests[ticket])
 
     async def collect(self, max_wait_seconds: float) -> bytes:
-        """Return a packed `Collected`: at once if something has finished or failed, else after the
-        wait, empty. One call at a time.
-        """
+        """Return a packed `Collected`, or an empty one after the wait. One call at a time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max_wait_seconds):
-                await self._news.wait()
-        if self._done and self._orders and not self._failure:
+                await self._has_results.wait()
+        if self._completions and self._requests and not self._failure:
             await asyncio.sleep(self._linger_seconds)
-        batch, self._done = self._done[:MAX_BATCH], self._done[MAX_BATCH:]
-        if not self._done and not self._failure:
-            self._news.clear()
+        batch, self._completions = self._completions[:MAX_BATCH], self._completions[MAX_BATCH:]
+        if not self._completions and not self._failure:
+            self._has_results.clear()
         return pack((batch, self._failure))
 
     async def stop(self) -> None:
@@ -129,34 +121,33 @@ class Replica:
         for task in self._tasks.values():
             task.cancel()
         self._stopping.set()
-        if self._life is not None:
-            await asyncio.wait({self._life})
+        if self._holder is not None:
+            await asyncio.wait({self._holder})
 
-    async def _live(self, opened: asyncio.Future[str]) -> None:
-        """Hold the engine's context, opened and closed in one task as task groups and time limits
-        inside it require.
-        """
+    async def _hold_engine(self, opened: asyncio.Future[str]) -> None:
+        """Hold the engine's context, in one task as task groups and time limits in it require."""
         try:
-            backend = registry.load_origin(self._origin, self._options)
-            async with backend.open(self._models) as self._engine:
+            factory = registry.load_origin(self._origin, self._options)
+            async with factory.open(self._models) as self._engine:
                 opened.set_result("")
                 await self._stopping.wait()
-        except Exception as error:  # noqa: BLE001  # whatever an engine raises travels to the fleet as its reason
-            reason = _text(error) + _where_more()
+        except Exception as error:  # noqa: BLE001  # the fleet gets it as the reason
+            reason = _text(error) + _log_place()
             if opened.done():
                 self._fail(reason)
             else:
                 opened.set_result(reason)
 
     async def _complete(
-        self, ticket: int, request: Request, namesake: asyncio.Task[None] | None
+        self, ticket: int, request: Request, predecessor: asyncio.Task[None] | None
     ) -> None:
-        """Run one request, after an earlier, cancelled one of the same identity: the engine knows
-        no tickets to tell them apart by.
+        """Run one request, after an earlier, cancelled one of the same identity.
+
+        The engine knows no tickets to tell them apart by.
         """
         assert self._engine is not None
-        if namesake is not None:
-            await asyncio.wait({namesake})
+        if predecessor is not None:
+            await asyncio.wait({predecessor})
         try:
             # an abort may overtake the first step of this task: the engine would not know the
             # request
@@ -165,31 +156,29 @@ class Replica:
             else:
                 trace = await self._engine.generate(request)
         except EngineError as error:
-            self._fail(_text(error) + _where_more())
+            self._fail(_text(error) + _log_place())
             return
-        except Exception as error:  # noqa: BLE001  # an engine that breaks its contract on one request must not strand the others
+        except Exception as error:  # noqa: BLE001  # one request must not strand the others
             trace = trace_for(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
-        del self._orders[ticket]
+        del self._requests[ticket]
         self._aborted.discard(ticket)
-        identity = request.problem_id, request.ordinal
+        identity = request.identity
         if self._tasks[identity] is asyncio.current_task():
             del self._tasks[identity]
-        self._done.append((ticket, trace))
-        self._news.set()
+        self._completions.append((ticket, trace))
+        self._has_results.set()
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
-        self._news.set()
+        self._has_results.set()
 
 
 def _text(error: Exception) -> str:
     return str(error) if isinstance(error, LeadlineError) else f"{type(error).__name__}: {error}"
 
 
-def _where_more() -> str:
-    """Return where this process and its children write what they have to say, when that is a file
-    as under Ray; else "".
-    """
+def _log_place() -> str:
+    """Return where this process and its children write their log, as under Ray; "" for no file."""
     try:
         log = os.readlink("/proc/self/fd/2")
     except OSError:  # not Linux
@@ -198,12 +187,11 @@ def _where_more() -> str:
 
 
 def _undo_thread_limit() -> None:
-    """Unset OMP_NUM_THREADS where Ray has set it: to 1 for an actor that reserves no CPU, which
-    slows an engine on the CPU.
+    """Unset OMP_NUM_THREADS where Ray has set it: 1, for an actor that reserves no CPU.
 
-    Ray sets it inside the running process (ray 2.60, `_private/utils.py`,
-    `set_omp_num_threads_if_unset`), so a value that a person or a runtime environment gave is told
-    apart by standing in the environment the process was started with.
+    That slows an engine on the CPU. Ray sets it inside the running process (ray 2.60,
+    `_private/utils.py`, `set_omp_num_threads_if_unset`); a value that a person or a runtime
+    environment gave is in the environment that the process was started with.
     """
     environ = Path("/proc/self/environ")
     if environ.exists() and not any(

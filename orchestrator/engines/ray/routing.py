@@ -1,52 +1,43 @@
-"""Which replica serves a request: model and depth first, then prefix affinity, then load. Pure.
+"""Which pool serves a request, and which replica of it: depth, prefix affinity, load. Pure.
 
-Affinity only breaks near-ties: a problem's requests share a prompt, so the replica that holds its
-prefix is preferred as long as it is at most `SLACK` requests busier than the idlest one that could
-serve.
+Affinity only breaks near-ties. A problem's requests share a prompt, so the replica that holds its
+prefix is preferred as long as it is at most `SLACK` requests busier than the idlest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from orchestrator.core.plan import same_weights
 from orchestrator.core.values import Request
+from orchestrator.engines.ray.pools import PoolSpec
 
 SLACK = 4
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaView:
-    """What routing knows of one replica.
+def at_its_depth(request: Request, pools: Sequence[PoolSpec]) -> Request:
+    """Return the request, addressed to a pool that serves its depth.
 
-    `depths` None: it serves any depth the model allows, () : only the model's own.
+    That is the pool it names, else the first of the same model that does. The same model is one
+    that differs only in the memory set aside. Unchanged when there is none.
     """
-
-    index: int
-    model: str
-    n_running: int
-    depths: tuple[int, ...] | None = ()
-
-
-def serves(replica: ReplicaView, request: Request) -> bool:
-    """Tell whether a replica has the model and the depth a request asks for."""
-    if replica.model != request.model:
-        return False
-    return request.depth is None or replica.depths is None or request.depth in replica.depths
+    named = next((pool for pool in pools if request.model in ("", pool.name)), None)
+    if named is None or named.serves(request.depth):
+        return request
+    same = (pool for pool in pools if same_weights(pool.model, named.model))
+    able = next((pool for pool in same if pool.serves(request.depth)), None)
+    return request if able is None else replace(request, model=able.name)
 
 
-def route(
-    request: Request, replicas: Sequence[ReplicaView], preferred: int | None = None
-) -> int | None:
-    """Return the index of the replica to use, or None when none serves it.
+def route(n_running: Mapping[int, int], preferred: int | None = None) -> int | None:
+    """Return the replica to use, by the number of requests that each replica runs.
 
-    Ties go to the lowest index.
+    None when there is no replica. Ties go to the lowest number.
     """
-    able = [r for r in replicas if serves(r, request)]
-    if not able:
+    if not n_running:
         return None
-    idlest = min(able, key=lambda r: (r.n_running, r.index))
-    for replica in able:
-        if replica.index == preferred and replica.n_running <= idlest.n_running + SLACK:
-            return replica.index
-    return idlest.index
+    idlest = min(n_running, key=lambda index: (n_running[index], index))
+    if preferred is None or preferred not in n_running:
+        return idlest
+    return preferred if n_running[preferred] <= n_running[idlest] + SLACK else idlest

@@ -1,8 +1,8 @@
-"""What a vLLM engine is started with when its model has a layer schedule. Decides and reads
-config.json; starts nothing.
+"""What a layer schedule adds to a vLLM engine: its arguments at the start, and iteration counts.
 
-What may be asked of which model is `orchestrator.plan.looped`'s; here it meets the engine's options
-and this machine.
+Which depths a model can serve is decided in `orchestrator.plan.looped`; here that meets the
+engine's options and this machine. The one rule: it reads config.json and starts nothing. Not
+covered: running the schedule (`latent`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from orchestrator.core.plan import Model
 from orchestrator.plan.looped import Latent, latent_of, require_room, usual_names
 
 if TYPE_CHECKING:
-    from orchestrator.engines.vllm.engine import Vllm
+    from orchestrator.engines.vllm.options import Vllm
 
+# requests whose counts nobody takes: failed ones, and those whose consumer was cancelled
+_MAX_UNTAKEN = 100_000
 _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
-def prepared(
+def prepare(
     options: Vllm, name: str, model: Model, path: str, arguments: dict[str, Any]
 ) -> Latent | None:
-    """Return how the model runs and put into the engine's `arguments` what that takes; None, and
-    nothing, for a model as it ships.
+    """Return how the model runs, and add to the engine's `arguments` what that takes.
 
-    PlanError when the model or this engine cannot do what is asked.
+    None, and nothing is added, for a model as it ships. PlanError when the model or this engine
+    cannot run as the plan has it.
     """
     config = usual_names(_config(path, model.revision))
     latent = latent_of(config, model, name)
@@ -40,17 +42,18 @@ def prepared(
         return None
     if options.enforce_eager is False:
         raise PlanError(
-            f"models.{name} has a layer schedule, which runs eagerly: leave enforce_eager out. Its loops depend on each request's depth, "
-            "and a compiled graph is made once"
+            f"models.{name} has a layer schedule, which runs eagerly: leave enforce_eager out. "
+            "Its loops depend on each request's depth, and a compiled graph is made once"
         )
     if (Path(path) / "adapter_config.json").is_file():
         raise PlanError(
-            f"models.{name}: {path} is a LoRA adapter, which a loop would apply several times: merge it into its model first"
+            f"models.{name}: {path} is a LoRA adapter, which a loop would apply several times: "
+            "merge it into its model first"
         )
     if latent.exit and parse_exit(latent.exit).measure == "kl" and options.tensor_parallel > 1:
         raise PlanError(
-            f"models.{name}: exit = {latent.exit!r} compares predictions, and each GPU has a part of them: take state<... or "
-            "tensor_parallel = 1"
+            f"models.{name}: exit = {latent.exit!r} compares predictions, and each GPU has a part "
+            "of them: take state<... or tensor_parallel = 1"
         )
     context = model.max_context_tokens or int(config.get("max_position_embeddings", 0))
     cache_bytes = arguments.get("kv_cache_memory_bytes")
@@ -69,9 +72,7 @@ def prepared(
 
 
 def _config(path: str, revision: str) -> Mapping[str, Any]:
-    """Return a model's config.json: a folder's, or that of a model of the hub, which its client
-    finds in its cache or downloads.
-    """
+    """Return the config.json of a folder, or of a model of the hub, cached or downloaded."""
     file = Path(path) / "config.json"
     if file.is_file():
         config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -79,42 +80,34 @@ def _config(path: str, revision: str) -> Mapping[str, Any]:
     from transformers import PretrainedConfig
 
     try:
-        found: Mapping[str, Any] = PretrainedConfig.get_config_dict(
-            path, revision=revision or None
-        )[0]
+        config = PretrainedConfig.get_config_dict(path, revision=revision or None)[0]
     except (OSError, ValueError) as error:
         raise PlanError(f"the configuration of model {path!r} cannot be read: {error}") from error
-    return found
+    return config
 
 
-async def taken_counts(llm: Any, request_id: str) -> Counts | None:
-    """Return the iterations that vLLM's request took, once; None when nothing of it has run.
-    ConnectionError when the engine has died.
+async def take_counts(llm: Any, request_id: str) -> IterationCounts | None:
+    """Return, once, the iterations that vLLM's request took; None when nothing of it has run.
 
-    vLLM never answers such a call of a dead engine, so its life is looked at while we wait.
+    ConnectionError when the engine has died: vLLM never answers a call of a dead engine, so its
+    life is looked at while we wait.
     """
-    asked = asyncio.ensure_future(llm.collective_rpc("take_depth_counts", args=(request_id,)))
+    call = asyncio.ensure_future(llm.collective_rpc("take_depth_counts", args=(request_id,)))
     try:
-        while not (await asyncio.wait([asked], timeout=1.0))[0]:
+        while not (await asyncio.wait([call], timeout=1.0))[0]:
             if llm.errored:
-                raise ConnectionError(
-                    "the engine died while it was asked for a request's iterations"
-                )
+                raise ConnectionError("the engine died before it gave a request's iterations")
     finally:
-        asked.cancel()
-    fields = asked.result()[0]  # every rank has decided alike
-    return None if fields is None else Counts(*fields)
-
-
-_KEPT = (
-    100_000  # requests that nobody asks for: failed ones, and those whose consumer was cancelled
-)
+        call.cancel()
+    fields = call.result()[0]  # every rank has decided alike
+    return None if fields is None else IterationCounts(*fields)
 
 
 @dataclass(slots=True)
-class Counts:
-    """Tokens run and iterations they took: those of the prompt, and those that predicted one of the
-    request's own tokens.
+class IterationCounts:
+    """Tokens that a request ran and the iterations they took: its prompt's, and its own.
+
+    The prompt's last token, which predicts the first one generated, counts as the request's own.
     """
 
     prompt_tokens: int = 0
@@ -140,19 +133,19 @@ class Counts:
         return (self.prompt_iterations + self.iterations) / (self.prompt_tokens + self.tokens)
 
 
-class Ledger:
+class IterationLedger:
     """Counts by request, until they are taken."""
 
     def __init__(self) -> None:
-        self._counts: OrderedDict[str, Counts] = OrderedDict()
+        self._counts: OrderedDict[str, IterationCounts] = OrderedDict()
 
-    def note(self, request: str, prompt: Sequence[int], own: Sequence[int]) -> None:
+    def add(self, request: str, prompt: Sequence[int], own: Sequence[int]) -> None:
         """Count one step of a request."""
-        self._counts.setdefault(request, Counts()).add(prompt, own)
+        self._counts.setdefault(request, IterationCounts()).add(prompt, own)
         self._counts.move_to_end(request)
-        if len(self._counts) > _KEPT:
+        if len(self._counts) > _MAX_UNTAKEN:
             self._counts.popitem(last=False)
 
-    def take(self, request: str) -> Counts | None:
-        """Return what a request has used and forget it; None when nothing was noted."""
+    def take(self, request: str) -> IterationCounts | None:
+        """Return a request's counts and forget them; None when nothing was added."""
         return self._counts.pop(request, None)

@@ -15,10 +15,9 @@ import threading
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-OPENER = (
-    "LEADLINE_ENGINE_OPENER"  # the process that opens engines, for the processes that it starts
-)
-_LOOK_SECONDS = 5.0
+# the process that opens engines, for the processes that it starts
+OPENER = "LEADLINE_ENGINE_OPENER"
+_POLL_SECONDS = 5.0
 
 
 def install() -> None:
@@ -31,9 +30,9 @@ def install() -> None:
 
 
 def _end_with(parent: BaseProcess) -> None:
-    # The pipe tells at once; but a process that the opener forked may hold its other end, so the
-    # parent's id is looked at, too.
-    while not wait([parent.sentinel], _LOOK_SECONDS) and os.getppid() == parent.pid:
+    # The pipe reports it at once. But a process that the opener forked may hold its other end, so
+    # the parent's id is checked, too.
+    while not wait([parent.sentinel], _POLL_SECONDS) and os.getppid() == parent.pid:
         pass
     # in the middle of a step there is nobody left to shut down for
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,6 @@
 """What this machine lets a vLLM engine have: memory, number format, environment.
 
-Decides; starts nothing and imports no vllm.
+The one rule: it decides, starts nothing and imports no vllm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orchestrator.engines.vllm.guard import OPENER
 from orchestrator.plan import registry
 
 if TYPE_CHECKING:
-    from orchestrator.engines.vllm.engine import Vllm
+    from orchestrator.engines.vllm.options import Vllm
 
 GIB = 1 << 30
 _DEFAULT_KV_BYTES = 4 * GIB  # SmolLM2-135M in float32: 90,000 tokens
@@ -26,25 +26,24 @@ _LOG_LEVEL = "LEADLINE_VLLM_LOG"
 
 
 def cpu_kv_bytes(gib: float, free_bytes: int) -> int:
-    """Return the size of a KV cache in main memory: `gib`, or for 0 a quarter of what is free, at
-    most 4 GiB.
+    """Return a KV cache's size on a CPU: `gib`, or for 0 a quarter of what is free, at most 4 GiB.
 
     PlanError when `gib` is more than what is free.
     """
     if gib * GIB > free_bytes:
         raise PlanError(
-            f"kv_cache_gib = {gib:g}, but {free_bytes / GIB:.1f} GiB are free here: set less, or 0 to have it chosen"
+            f"kv_cache_gib = {gib:g}, but {free_bytes / GIB:.1f} GiB are free here: set less, or 0 "
+            "to have it chosen"
         )
     return int(gib * GIB) if gib else min(_DEFAULT_KV_BYTES, free_bytes // 4)
 
 
 def cpu_dtype(features: Collection[str]) -> str:
-    """Return the faster of float32 and bfloat16 on a CPU with these features, named as in
-    /proc/cpuinfo.
+    """Return the faster of float32 and bfloat16 on a CPU with these features of /proc/cpuinfo.
 
     Measured with SmolLM2-135M: float32 71 tokens/s and bfloat16 17 with AVX2 alone (32 in flight,
     two cores); 119 and 94 with AVX512_BF16 but no AMX (64 in flight, one thread). AMX multiplies
-    bfloat16 in tiles; that is its reputation, not our measurement.
+    bfloat16 in tiles; that it is faster there is its reputation, not our measurement.
     """
     return "bfloat16" if "amx_bf16" in features else "float32"
 
@@ -65,7 +64,7 @@ def cpu_features() -> frozenset[str]:
 
 
 def free_bytes() -> int:
-    """Return how much memory this process may still take, the limit of its control group included."""
+    """Return how much memory this process may still take, its control group's limit included."""
     meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(meminfo["MemAvailable"].split()[0]) * 1024
     group = Path("/sys/fs/cgroup")
@@ -85,8 +84,8 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
         "model": path,
         "revision": model.revision or None,
         "dtype": options.dtype,
-        "max_model_len": model.max_context_tokens
-        or -1,  # -1: as much of the model's context as fits; `vllm_engine._start` looks at it
+        # -1: as much of the model's context as fits (`require_context`)
+        "max_model_len": model.max_context_tokens or -1,
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "tensor_parallel_size": options.tensor_parallel,
         "enforce_eager": bool(options.enforce_eager),
@@ -110,12 +109,12 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
 
 
 def cpu_arguments(options: Vllm, free_bytes: int) -> dict[str, Any]:
-    """Return what is different on a CPU. PlanError when `kv_cache_gib` asks for more than
-    `free_bytes`.
+    """Return the arguments that differ on a CPU.
 
-    Eager unless told otherwise: compiling SmolLM2-135M took 95 s more at every start (vLLM 0.32
-    does not read back what it has stored) and gave 134 tokens/s instead of 119 (64 in flight, one
-    thread), which pays after a quarter of an hour.
+    PlanError when `kv_cache_gib` is more than `free_bytes`. Eager unless the option says otherwise:
+    compiling SmolLM2-135M took 95 s more at every start (vLLM 0.32 does not read back what it has
+    stored) and gave 134 tokens/s instead of 119 (64 in flight, one thread), which pays after a
+    quarter of an hour.
     """
     return {
         "enforce_eager": options.enforce_eager is not False,
@@ -132,21 +131,22 @@ def cpu_arguments(options: Vllm, free_bytes: int) -> dict[str, Any]:
     }
 
 
-def require_context(pool: str, fitted_tokens: int, wanted_tokens: int) -> None:
-    """Raise EngineError when the KV cache that a pool has got does not hold the model's context."""
-    if fitted_tokens < wanted_tokens:
+def require_context(pool: str, fitted_tokens: int, context_tokens: int) -> None:
+    """Raise EngineError when a pool's KV cache does not hold the model's context."""
+    if fitted_tokens < context_tokens:
         raise EngineError(
-            f"the KV cache of model pool {pool!r} holds {fitted_tokens} tokens, and the model's context is {wanted_tokens}: "
-            f"set max_context_tokens = {fitted_tokens} or less for the pool, or give more memory (kv_cache_gib, "
-            "gpu_memory_utilization)"
+            f"the KV cache of model pool {pool!r} holds {fitted_tokens} tokens, and the model's "
+            f"context is {context_tokens}: set max_context_tokens = {fitted_tokens} or less for "
+            "the pool, or give more memory (kv_cache_gib, gpu_memory_utilization)"
         )
 
 
 def death(pool: str) -> EngineError:
     """Return the error that says that a pool's engine is dead."""
     return EngineError(
-        f"the vLLM engine of model pool {pool!r} died; the reason is in the log above (LEADLINE_VLLM_LOG=INFO shows "
-        "more). A process that was killed for its memory leaves none: then set a lower kv_cache_gib or max_num_seqs"
+        f"the vLLM engine of model pool {pool!r} died; the reason is in the log above "
+        "(LEADLINE_VLLM_LOG=INFO shows more). A process that was killed for its memory leaves "
+        "none: then set a lower kv_cache_gib or max_num_seqs"
     )
 
 
@@ -163,15 +163,16 @@ def or_ended(llm: Any) -> Iterator[None]:
 def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
     """Return the options with which each pool's engine starts.
 
-    PlanError when `options.pools` names what there is not.
+    PlanError when `options.pools` names a pool that is no model of the plan.
     """
     for name in options.pools:
         if name not in pools:
             raise PlanError(
-                f"pools names {name!r}{registry.near(name, pools)}, which is no model of the plan; those are: {', '.join(pools)}"
+                f"pools names {name!r}{registry.near(name, pools)}, which is no model of the plan; "
+                f"those are: {', '.join(pools)}"
             )
     shared = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "pools"}
-    # each engine's counts for itself
+    # vLLM takes each engine's share of the memory for itself
     shared["gpu_memory_utilization"] = options.gpu_memory_utilization / max(1, len(pools))
     cls = type(options)
     return {
@@ -183,13 +184,13 @@ def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
 
 
 def without_worker_process(config: Any) -> Any:
-    """Return vLLM's configuration, changed: a single worker on a CPU runs in the engine's process,
-    if OpenMP is left unbound.
+    """Return `config`, changed so that a single worker on a CPU runs in the engine's process.
 
-    vLLM 0.32 gives it a process of its own, to set OpenMP's variables for it
-    (platforms/cpu.py:336); here they are set before the engine's process is made (`environment`).
-    SmolLM2-135M on two shared cores: 18 s of CPU time to start instead of 26, and 87 tokens per
-    second of CPU time instead of 74 (32 in flight); the same tokens.
+    Unchanged where OpenMP's threads are bound. vLLM 0.32 gives the worker a process of its own, to
+    set OpenMP's variables for it (platforms/cpu.py:336); here they are set before the engine's
+    process is made (`environment`). SmolLM2-135M on two shared cores: 18 s of CPU time to start
+    instead of 26, and 87 tokens per second of CPU time instead of 74 (32 in flight); the same
+    tokens.
     """
     single = config.parallel_config.world_size == 1 and config.device_config.device_type == "cpu"
     if single and os.environ.get("VLLM_CPU_OMP_THREADS_BIND") == "nobind":
@@ -199,14 +200,14 @@ def without_worker_process(config: Any) -> Any:
 
 @contextmanager
 def environment(threads: int) -> Iterator[None]:
-    """Set what vLLM and its processes read while an engine starts; afterwards all is as before,
-    vLLM's own changes included.
+    """Set the variables that vLLM and its processes read while an engine starts.
 
-    `threads` 0 means one CPU fewer than this process may use, which is left to vLLM's scheduler and
-    to us. Variables that the user set are kept, except that `threads` goes before OMP_NUM_THREADS.
+    Afterwards all are as before, those that vLLM itself changed included. `threads` 0 means one CPU
+    fewer than this process may use, which is left to vLLM's scheduler and to us. Variables that the
+    user set are kept, except that `threads` goes before OMP_NUM_THREADS.
     """
     before = dict(os.environ)
-    wanted = {
+    variables = {
         "VLLM_LOGGING_LEVEL": os.environ.get(_LOG_LEVEL, "ERROR"),
         "VLLM_NO_USAGE_STATS": "1",
         # vLLM forks where it can, and this process has threads
@@ -219,8 +220,12 @@ def environment(threads: int) -> Iterator[None]:
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     if _LOG_LEVEL not in os.environ:
-        wanted |= {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all"}
-    for name, value in wanted.items():
+        variables |= {
+            "PYTHONWARNINGS": "ignore",
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+            "TORCH_LOGS": "-all",
+        }
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.environ[OPENER] = str(os.getpid())
     if threads:

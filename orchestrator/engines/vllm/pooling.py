@@ -1,9 +1,8 @@
-"""Requests to pools with a task: what vLLM's pooling runner is given, and its numbers as a trace's
-values. Imports no vllm.
+"""Pools with a task: vLLM's input for its pooling runner, and its numbers as a trace's values.
 
-Raw numbers are asked for, without vLLM's activation, so that `core.plan.TASKS` says the same of
-every engine and a verifier decides what a number means. All tokens' numbers come back for
-"token_classify", and those asked for are picked here.
+The one rule: numbers are raw, without vLLM's activation, so that `core.plan.TASKS` means the same
+with every engine, and a verifier decides what a number means. For "token_classify" the numbers of
+all tokens come back, and those that were requested are picked here. Imports no vllm.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Finish, Request, Trace, Usage
 from orchestrator.engines.reply import trace_for
-from orchestrator.engines.vllm.prompts import Job, Prompts, Refused
+from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 
 
 def require_task(pool: str, model: Model, tasks: Collection[str]) -> None:
-    """Raise PlanError when vLLM does not run a pool's model for what it is to do."""
+    """Raise PlanError when vLLM does not run a pool's model for its task."""
     if (model.task or "generate") not in tasks:
-        said = ", ".join(map(repr, sorted(tasks)))
         raise PlanError(
-            f"models.{pool}.task = {model.task!r}: {model.path} is no model for that; vLLM runs it for {said}"
+            f"models.{pool}.task = {model.task!r}: {model.path} is no model for that; vLLM runs it "
+            f"for {', '.join(map(repr, sorted(tasks)))}"
         )
 
 
-def job(
+def input_for(
     request: Request, task: str, prompts: Prompts, context_tokens: int, params: Callable[..., Any]
-) -> Job:
-    """Return what vLLM is to be given; Refused when it cannot be served.
+) -> EngineInput:
+    """Return vLLM's input for a request; Refused when it cannot be served.
 
     `params` makes vLLM's PoolingParams.
     """
@@ -43,39 +42,33 @@ def job(
     ids = prompts.valued_ids(request.prompt)
     if not ids or len(ids) > context_tokens:
         raise Refused(f"the text has {len(ids)} tokens; the model values 1 to {context_tokens}")
-    return Job(list(ids), (), params(task=task, use_activation=task == "embed"), "")
+    return EngineInput(list(ids), (), params(task=task, use_activation=task == "embed"), "")
 
 
 def valued(
     request: Request,
     task: str,
-    job: Job,
+    data: EngineInput,
     output: Any,
     token_id: Callable[[str], int],
     n_layers: float,
     seconds: float,
 ) -> Trace:
-    """Return the trace of vLLM's output; FAILED where its numbers are not those of one or two
-    labels.
-    """
-    n_prompt, n_cached = len(job.prompt_ids), output.num_cached_tokens or 0
+    """Return the trace of vLLM's output; FAILED unless its numbers are of one or two labels."""
+    n_prompt, n_cached = len(data.prompt_ids), output.num_cached_tokens or 0
     usage = Usage(n_prompt, n_cached, 0, round((n_prompt - n_cached) * n_layers), seconds)
-    data = output.outputs.data
-    if data.numel() == 0:  # what vLLM gives for an aborted request
+    numbers = output.outputs.data
+    if numbers.numel() == 0:  # what vLLM gives for an aborted request
         return trace_for(request, Finish.CANCELLED, usage=usage)
-    rows = data.float().reshape(-1, data.shape[-1]).tolist()
+    rows = numbers.float().reshape(-1, numbers.shape[-1]).tolist()
     try:
         if task == "embed":
             values: Sequence[float] = rows[0]
         elif task == "classify":
             values = [raw(rows[0])]
         else:
-            values = [
-                raw(row)
-                for row in _asked_for(
-                    rows, job.prompt_ids, token_id(request.read_at) if request.read_at else None
-                )
-            ]
+            read_at = token_id(request.read_at) if request.read_at else None
+            values = [raw(row) for row in _read(rows, data.prompt_ids, read_at)]
     except Refused as refusal:
         return trace_for(request, Finish.FAILED, usage=usage, error=str(refusal))
     # Seven digits are what float32 has; the journal keeps every one of them.
@@ -85,8 +78,9 @@ def valued(
 
 
 def raw(logits: Sequence[float]) -> float:
-    """Return one number from the logits of one label, or of two (the second minus the first);
-    Refused for more.
+    """Return one number from the logits of one label, or of two: the second minus the first.
+
+    Refused for more labels.
     """
     if len(logits) > 2:
         raise Refused(
@@ -95,11 +89,11 @@ def raw(logits: Sequence[float]) -> float:
     return logits[-1] - (logits[0] if len(logits) == 2 else 0.0)
 
 
-def _asked_for(
+def _read(
     rows: Sequence[Sequence[float]], ids: Sequence[int], token: int | None
 ) -> list[Sequence[float]]:
     if len(rows) != len(ids):
-        raise Refused(f"vLLM gave values of {len(rows)} tokens for a text of {len(ids)}")
+        raise Refused(f"vLLM returned values of {len(rows)} tokens for a text of {len(ids)}")
     return (
         [rows[-1]]
         if token is None

@@ -1,7 +1,6 @@
-"""Follows one request where vLLM detokenises it: log-probabilities become two numbers per token,
-stop rules fire at their token.
+"""Watches one request's tokens where vLLM detokenises them: confidences are computed, rules fire.
 
-Stands in three places of vLLM 0.32 that it does not call public, and in no other: the output
+It hooks into three places of vLLM 0.32 that are not public, and into no other: the output
 processor's state of a request (`request_states`), that state's queue, and its container of
 log-probabilities. Imports no vllm: it is given its objects.
 """
@@ -24,21 +23,18 @@ from orchestrator.core.metrics import (
 from orchestrator.core.values import ConfidenceFloor, Request, StopRule
 
 
-class Watch:
-    """Follows one request that vLLM has just taken; `wanted` says whether there is anything to
-    follow.
+class TokenWatch:
+    """Watches the tokens of a request that vLLM has just taken (`wanted`: of those that need it).
 
-    vLLM calls `put` once per step: it stands where the request's queue stood and passes on only the
-    last output, or the one at which a rule fired. A rule wins over the length limit and loses to
-    the end of the sequence.
+    vLLM calls `put` once per step. The watch takes the place of the request's queue and passes on
+    only the last output, or the one at which a rule fired. A rule wins over the length limit and
+    loses to the end of the sequence.
     """
 
     def __init__(self, request: Request, queue: Any, flat_logprobs: type, state: Any) -> None:
-        """Take the place of `queue`; `state` is None when vLLM was done with the request before we
-        came.
-        """
+        """Take the place of `queue`; `state` None: vLLM has finished the request already."""
         self.fired = False
-        self.text: str | None = None  # None: nothing was followed, the output has it
+        self.text: str | None = None  # None: no rule was checked, and the output has it
         self.ids: tuple[int, ...] = ()
         self._queue = queue
         self._state = state
@@ -61,13 +57,11 @@ class Watch:
 
     @staticmethod
     def wanted(request: Request) -> bool:
-        """Tell whether the request's tokens have to be followed at all."""
+        """Tell whether the request's tokens have to be watched at all."""
         return bool(request.rules) or logprobs_needed(request.metrics, ()) is not None
 
     def put(self, output: Any) -> None:
-        """Take what vLLM has for the consumer: an output with what one step added, or the exception
-        that ended the engine.
-        """
+        """Take what vLLM has for the consumer: one step's output, or what ended the engine."""
         if self.fired:
             return  # a step that ran before the abort arrived
         if isinstance(output, Exception):
@@ -83,8 +77,9 @@ class Watch:
     def metrics(
         self, names: Sequence[str], output: Any, n_tokens: int, decode: Callable[[int], str]
     ) -> dict[str, float]:
-        """Return the metrics over the first `n_tokens` tokens; `output` is the request's last,
-        `decode` gives a token's text.
+        """Return the metrics of the first `n_tokens` tokens.
+
+        `output` is the request's last one, `decode` gives a token's text.
         """
         if not names:
             return {}
@@ -115,32 +110,29 @@ class Watch:
 
 
 def by_top_k(rules: Sequence[StopRule]) -> Iterator[tuple[int, list[StopRule]]]:
-    """Yield rules that read the same confidences together, with their `top_k`; 0 for those that
-    read text.
-    """
+    """Yield the rules of each `top_k`, which read the same confidences; of 0, those on text."""
     top_ks = [rule.top_k if isinstance(rule, ConfidenceFloor) else 0 for rule in rules]
     for top_k in sorted(set(top_ks)):
         yield top_k, [rule for rule, k in zip(rules, top_ks, strict=True) if k == top_k]
 
 
 def confidence(ranked_logprobs: Sequence[float], top_k: int) -> float:
-    """Return a token's confidence in nats: minus the mean of the `top_k` largest log-probabilities
-    (DeepConf, section 3.1).
+    """Return a token's confidence in nats: minus the mean of its `top_k` largest log-probabilities.
+
+    DeepConf, section 3.1.
     """
     return -math.fsum(ranked_logprobs[:top_k]) / top_k
 
 
 @functools.cache
 def series_class(flat_logprobs: type) -> type:
-    """Return the container that takes the place of vLLM's `FlatLogprobs` (or of a class with its
-    `append_fast`).
-    """
+    """Return the container that replaces vLLM's `FlatLogprobs`, or a class with its methods."""
 
     class Series(flat_logprobs):  # type: ignore[misc]  # vLLM tells its container by class
-        """Keeps three floats per token where vLLM keeps 21 of each of four kinds: `sampled`,
-        `entropies` and, by top_k, `confidences`.
+        """Three floats per token, where vLLM keeps 21 of each of four kinds.
 
-        `first` are the likeliest tokens in the first place, as (token id, log-probability).
+        `sampled` are log-probabilities, `confidences` go by top_k, and `first` are the most likely
+        tokens in the first place, as (token id, log-probability).
         """
 
         def __init__(self, top_ks: Collection[int]) -> None:
@@ -153,8 +145,8 @@ def series_class(flat_logprobs: type) -> type:
         def append_fast(
             self, token_ids: Any, logprobs: list[float], ranks: Any, decoded_tokens: Any
         ) -> None:
-            # The sampled token comes first, also when it is among the likeliest, which follow by
-            # rank.
+            # The sampled token comes first, also when it is among the most likely ones, which
+            # follow by rank.
             ranked = logprobs[1:]
             if not self.sampled:
                 self.first = list(zip(map(int, token_ids[1:]), ranked, strict=True))
@@ -169,7 +161,7 @@ def series_class(flat_logprobs: type) -> type:
 
 
 def _adopted(series: Any, begun: Any) -> Any:
-    """Return `series` with what vLLM's own container already has."""
+    """Return `series` after adding what vLLM's own container already has."""
     for start, end in zip(begun.start_indices, begun.end_indices, strict=True):
         series.append_fast(begun.token_ids[start:end], begun.logprobs[start:end], (), ())
     return series

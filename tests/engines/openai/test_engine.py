@@ -1,4 +1,4 @@
-"""The `openai` engine against a real HTTP server on a real socket, whose replies each test scripts."""
+"""The `openai` engine against an HTTP server on a real socket, whose replies each test scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.errors import EngineError, PlanError
+from orchestrator.core.errors import EngineError, PlanError, PluginError
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import (
@@ -22,12 +22,14 @@ from orchestrator.core.values import (
     Delimiter,
     Finish,
     Message,
+    PluginSpec,
     Request,
     Sampling,
     Trace,
     WordLimit,
 )
 from orchestrator.engines.openai.engine import OpenAI
+from orchestrator.plan import registry
 
 MODELS = {"main": Model("tiny")}
 USAGE = {
@@ -52,13 +54,15 @@ class Call:
         self, text: str, status: int = 200, kind: str = "application/json", extra: str = ""
     ) -> None:
         data = text.encode()
-        head = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(data)}\r\n{extra}\r\n"
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n"
+        head += f"content-length: {len(data)}\r\n{extra}\r\n"
         self.writer.write(head.encode() + data)
         await self.writer.drain()
 
     async def begin(self, kind: str = "text/event-stream") -> None:
         self.writer.write(
-            f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+            f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n".encode()
+            + b"transfer-encoding: chunked\r\n\r\n"
         )
         await self.writer.drain()
 
@@ -513,9 +517,9 @@ async def test_fifty_concurrent_requests_are_never_mixed_up() -> None:
     rng = random.Random(0)
 
     async def script(call: Call) -> None:
-        said = f"{call.body['messages'][0]['content']}/{call.body['seed']}"
+        text = f"{call.body['messages'][0]['content']}/{call.body['seed']}"
         await call.begin()
-        for character in said:
+        for character in text:
             await call.event(piece(character))
             for _ in range(rng.randrange(4)):
                 await asyncio.sleep(0)
@@ -808,8 +812,8 @@ def test_capabilities_are_those_that_hold() -> None:
 )
 def test_a_wrong_option_is_named(options: dict[str, Any]) -> None:
     """Validated when the plan is read."""
-    with pytest.raises(ValueError, match=next(iter(options))):
-        OpenAI(**options)
+    with pytest.raises(PluginError, match=next(iter(options))):
+        registry.load("engines", PluginSpec("openai", options))
 
 
 async def test_a_revision_that_nobody_can_honour_is_refused() -> None:

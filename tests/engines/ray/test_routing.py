@@ -1,58 +1,92 @@
-"""Routing: who can serve, then who holds the prefix, then who is idlest."""
+"""Routing: the pool that serves a depth, then the replica that holds the prefix or is idlest."""
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.core.plan import Model
 from orchestrator.core.values import Request
-from orchestrator.engines.ray.routing import SLACK, ReplicaView, route, serves
+from orchestrator.engines.ray.pools import PoolSpec
+from orchestrator.engines.ray.routing import SLACK, at_its_depth, route
 
-requests = st.builds(Request, model=st.sampled_from("ab"), depth=st.sampled_from([None, 2, 4]))
-replicas = st.lists(
-    st.tuples(st.sampled_from("ab"), st.integers(0, 12), st.sampled_from([None, (), (2,), (2, 4)])),
-    max_size=6,
-).map(lambda rows: [ReplicaView(i, *row) for i, row in enumerate(rows)])
+LOOPED = Model("m", layers="0 (1-2)*r 3", max_depth=2)
 
 
-@given(requests, replicas, st.none() | st.integers(0, 6))
-def test_the_chosen_one_serves_and_is_at_most_slack_busier_than_the_idlest(
-    request: Request, views: list[ReplicaView], preferred: int | None
+def pool(name: str, depths: tuple[int, ...] | None, model: Model = LOOPED) -> PoolSpec:
+    return PoolSpec(name, model, 1, "a:B", {}, {}, depths)
+
+
+POOLS = [
+    *(
+        pool("main", (1, 2)),
+        pool("deep", (8,), Model("m", layers=LOOPED.layers, max_depth=8, max_context_tokens=512)),
+    ),
+    *(pool("other", None, Model("other")), pool("wide", None)),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "depth", "pools", "led_to"),
+    [
+        ("main", None, POOLS, "main"),  # the model's own depth is every pool's
+        ("main", 2, POOLS, "main"),
+        ("main", 8, POOLS, "deep"),  # the same model with more memory set aside
+        ("", 8, POOLS, "deep"),  # "" is the first pool
+        ("", 1, POOLS, ""),
+        ("deep", 2, POOLS, "main"),
+        ("main", 4, POOLS, "wide"),  # whatever its engine is able to
+        (
+            "main",
+            4,
+            POOLS[:3],
+            "main",
+        ),  # another model is no substitute: the fleet refuses it, naming what there is
+        ("other", 8, POOLS, "other"),
+        ("gone", 8, POOLS, "gone"),
+    ],
+)
+def test_a_depth_leads_to_a_pool_of_the_same_model_that_has_it(
+    model: str, depth: int | None, pools: list[PoolSpec], led_to: str
 ) -> None:
-    """Affinity only breaks near-ties, and nothing is routed to a replica that cannot serve it."""
-    able = {v.index: v for v in views if serves(v, request)}
-    chosen = route(request, views, preferred)
-    if not able:
+    """Pools with fixed depths of one model, and requests that name any of them."""
+    request = Request(model=model, depth=depth)
+    assert at_its_depth(request, pools).model == led_to
+
+
+def test_a_pool_without_depths_serves_only_the_models_own() -> None:
+    """`()` is "as the model ships"; None is any depth."""
+    pools = [pool("plain", ()), pool("deep", (8,)), pool("any", None)]
+    served = {depth: [p.name for p in pools if p.serves(depth)] for depth in (None, 8, 9)}
+    assert served == {None: ["plain", "deep", "any"], 8: ["deep", "any"], 9: ["any"]}
+
+
+replicas = st.dictionaries(st.integers(0, 6), st.integers(0, 12))
+
+
+@given(replicas, st.none() | st.integers(0, 6))
+def test_the_chosen_one_is_at_most_slack_busier_than_the_idlest(
+    n_running: dict[int, int], preferred: int | None
+) -> None:
+    """Affinity only breaks near-ties; without a replica there is no choice."""
+    chosen = route(n_running, preferred)
+    if not n_running:
         assert chosen is None
         return
-    assert chosen in able
-    least = min(v.n_running for v in able.values())
-    assert able[chosen].n_running <= least + (SLACK if chosen == preferred else 0)
-    if preferred in able and able[preferred].n_running <= least + SLACK:
+    least = min(n_running.values())
+    assert n_running[chosen] <= least + (SLACK if chosen == preferred else 0)
+    if preferred in n_running and n_running[preferred] <= least + SLACK:
         assert chosen == preferred
 
 
-@given(requests, replicas, st.randoms(use_true_random=False))
+@given(replicas, st.randoms(use_true_random=False))
 def test_the_order_of_the_replicas_changes_nothing(
-    request: Request, views: list[ReplicaView], shuffler
-) -> None:  # type: ignore[no-untyped-def]
-    """Ties go to the lowest index, so routing does not depend on the order of a table."""
-    expected = route(request, views)
-    shuffler.shuffle(views)
-    assert route(request, views) == expected
-
-
-def test_a_replica_without_depths_serves_only_the_models_own() -> None:
-    """`()` is "as the model ships"; None is any depth."""
-    plain, deep, any_depth = (
-        ReplicaView(0, "a", 0),
-        ReplicaView(1, "a", 0, (8,)),
-        ReplicaView(2, "a", 0, None),
-    )
-    asked = {
-        depth: [
-            r.index for r in (plain, deep, any_depth) if serves(r, Request(model="a", depth=depth))
-        ]
-        for depth in (None, 8, 9)
-    }
-    assert asked == {None: [0, 1, 2], 8: [1, 2], 9: [2]}
+    n_running: dict[int, int], shuffler: random.Random
+) -> None:
+    """Ties go to the lowest number, so routing does not depend on the order of a table."""
+    pairs = list(n_running.items())
+    shuffler.shuffle(pairs)
+    assert route(dict(pairs)) == route(n_running)

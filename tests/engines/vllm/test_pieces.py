@@ -18,15 +18,13 @@ from hypothesis import strategies as st
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, ConfidenceFloor, Delimiter, Request, WordLimit
-from orchestrator.engines.vllm import guard as vllm_guard
-from orchestrator.engines.vllm import host as vllm_host
-from orchestrator.engines.vllm import pooling as vllm_pooling
-from orchestrator.engines.vllm.engine import Vllm
+from orchestrator.engines.vllm import guard, host, pooling
+from orchestrator.engines.vllm.options import Vllm
 from orchestrator.engines.vllm.prompts import Refused, checkpoint_tokens, fitting_tokens
-from orchestrator.engines.vllm.reply import inherited_logprobs, parameters
-from orchestrator.engines.vllm.watch import Watch, by_top_k, confidence, series_class
+from orchestrator.engines.vllm.reply import inherited_logprobs, with_prompt_logprobs
+from orchestrator.engines.vllm.watch import TokenWatch, by_top_k, confidence, series_class
 
-GIB = vllm_host.GIB
+GIB = host.GIB
 
 
 class Flat:
@@ -63,7 +61,7 @@ class Queue:
         return self.outputs.pop() if self.outputs else None
 
 
-class Engine:
+class WatchedEngine:
     """Feeds a watch as vLLM's output processor does: detokenise, note log-probabilities, then one
     output per step.
     """
@@ -78,7 +76,7 @@ class Engine:
         self.state = SimpleNamespace(
             detokenizer=self.detokenizer, logprobs_processor=logprobs, queue=self.queue
         )
-        self.watch = Watch(request, self.queue, Flat, self.state)
+        self.watch = TokenWatch(request, self.queue, Flat, self.state)
 
     def step(
         self, text: str, logprobs: list[float] | None = None, finish: str | None = None
@@ -100,7 +98,10 @@ class Engine:
 
 def test_importing_the_engine_loads_neither_vllm_nor_torch() -> None:
     """The light installation must be able to list and validate engines."""
-    code = "import sys, orchestrator.engines.vllm.engine; print({'vllm', 'torch', 'transformers', 'ray'} & set(sys.modules))"
+    code = (
+        "import sys, orchestrator.engines.vllm.engine, orchestrator.engines.vllm.options; "
+        "print({'vllm', 'torch', 'transformers', 'ray'} & set(sys.modules))"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
@@ -118,7 +119,7 @@ def test_a_text_rule_ends_the_trace_at_its_token() -> None:
     """Steps that run before the abort arrives add nothing, and only one output reaches the
     consumer.
     """
-    engine = Engine(Request(rules=(Delimiter(";"),)))
+    engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
     engine.step("one")
     assert engine.queue.outputs == []
     last = engine.step(" ;")
@@ -134,11 +135,11 @@ def test_what_came_before_the_watch_is_not_lost() -> None:
     log-probabilities for the metrics.
     """
     request = Request(rules=(Delimiter(";", 2),), metrics=("mean_logprob",))
-    engine = Engine(Request(rules=(WordLimit(("never",), 1),)))
+    engine = WatchedEngine(Request(rules=(WordLimit(("never",), 1),)))
     engine.state.queue, engine.state.logprobs_processor.logprobs = engine.queue, Flat()
     early = engine.step(" ;", [-1.0])
     assert engine.queue.outputs == [early]
-    engine.watch = Watch(request, engine.queue, Flat, engine.state)
+    engine.watch = TokenWatch(request, engine.queue, Flat, engine.state)
     assert engine.queue.outputs == []
     last = engine.step(" ;", [-3.0])
     assert engine.watch.fired
@@ -150,7 +151,7 @@ def test_a_rule_wins_over_the_length_limit_and_loses_to_the_end(finish: str, fir
     """A step that ends both at its delimiter and at max_new_tokens is a whole step; an ended
     sequence has nothing to go on with.
     """
-    engine = Engine(Request(rules=(Delimiter(";"),)))
+    engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
     last = engine.step(";", finish=finish)
     assert engine.watch.fired is fired
     assert engine.queue.outputs == [last]
@@ -162,12 +163,16 @@ def test_the_prompt_s_log_probabilities_are_asked_for_only_where_they_are_wanted
     changed.
     """
     template = SimpleNamespace(prompt_logprobs=None, skip_reading_prefix_cache=False)
-    assert parameters(template, Request(metrics=("mean_logprob",))).prompt_logprobs is None
-    asked = parameters(template, Request(metrics=("prefix_logprob",)))
-    assert (asked.prompt_logprobs, asked.skip_reading_prefix_cache) == (0, True)
+    assert (
+        with_prompt_logprobs(template, Request(metrics=("mean_logprob",))).prompt_logprobs is None
+    )
+    params = with_prompt_logprobs(template, Request(metrics=("prefix_logprob",)))
+    assert (params.prompt_logprobs, params.skip_reading_prefix_cache) == (0, True)
     assert (template.prompt_logprobs, template.skip_reading_prefix_cache) == (None, False)
     with pytest.raises(Refused, match="stop rules"):
-        parameters(template, Request(metrics=("prefix_logprob",), rules=(Delimiter("x"),)))
+        with_prompt_logprobs(
+            template, Request(metrics=("prefix_logprob",), rules=(Delimiter("x"),))
+        )
 
 
 def test_the_inherited_tokens_stand_between_the_prompt_and_the_suffix() -> None:
@@ -185,7 +190,7 @@ def test_the_inherited_tokens_stand_between_the_prompt_and_the_suffix() -> None:
 
 def test_the_death_of_the_engine_is_passed_on() -> None:
     """Or the consumer would wait for ever."""
-    engine = Engine(Request(rules=(Delimiter(";"),)))
+    engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
     death = RuntimeError("gone")
     engine.state.queue.put(death)
     assert engine.queue.outputs == [death]
@@ -202,7 +207,7 @@ def test_each_floor_reads_its_own_number_of_alternatives() -> None:
         (2, [high]),
     ]
     for rules, expected in (((low,), False), ((high,), True), ((low, high), True)):
-        engine = Engine(Request(rules=rules))
+        engine = WatchedEngine(Request(rules=rules))
         engine.step("a", [-9.0, -1.0, -3.0])
         engine.step("b", [-9.0, -1.0, -3.0])
         assert engine.watch.fired is expected
@@ -235,7 +240,7 @@ def test_the_likely_first_tokens_are_kept_for_the_first_place_only() -> None:
 
 def test_metrics_stop_where_the_trace_was_cut() -> None:
     """Tokens that ran on before the abort arrived belong to nobody."""
-    engine = Engine(Request(rules=(Delimiter(";"),), metrics=("mean_logprob",)))
+    engine = WatchedEngine(Request(rules=(Delimiter(";"),), metrics=("mean_logprob",)))
     engine.step("a", [-1.0])
     last = engine.step(";", [-2.0])
     engine.step("b", [-30.0])
@@ -284,23 +289,23 @@ def test_the_kv_cache_takes_no_more_than_there_is() -> None:
 
     Asked for: as asked, or an error before anything starts.
     """
-    assert vllm_host.cpu_kv_bytes(0, 8 * GIB) == 2 * GIB
-    assert vllm_host.cpu_kv_bytes(0, 64 * GIB) == 4 * GIB
-    assert vllm_host.cpu_kv_bytes(1.5, 8 * GIB) == 3 * GIB // 2
+    assert host.cpu_kv_bytes(0, 8 * GIB) == 2 * GIB
+    assert host.cpu_kv_bytes(0, 64 * GIB) == 4 * GIB
+    assert host.cpu_kv_bytes(1.5, 8 * GIB) == 3 * GIB // 2
     with pytest.raises(PlanError, match=r"kv_cache_gib = 9.*8\.0 GiB"):
-        vllm_host.cpu_kv_bytes(9, 8 * GIB)
+        host.cpu_kv_bytes(9, 8 * GIB)
 
 
 def test_the_cpu_engine_never_chunks_a_prompt_and_is_eager_unless_told() -> None:
     """A chunked prompt with a seed kills a vLLM 0.32 engine on a CPU; compiling takes longer than
     most CPU jobs.
     """
-    arguments = vllm_host.cpu_arguments(Vllm(), 8 * GIB)
+    arguments = host.cpu_arguments(Vllm(), 8 * GIB)
     assert arguments["enable_chunked_prefill"] is False
     assert arguments["enforce_eager"] is True
-    assert vllm_host.cpu_arguments(Vllm(enforce_eager=False), 8 * GIB)["enforce_eager"] is False
+    assert host.cpu_arguments(Vllm(enforce_eager=False), 8 * GIB)["enforce_eager"] is False
     assert (
-        vllm_host.engine_arguments(Vllm(), Model("m"), "/m")
+        host.engine_arguments(Vllm(), Model("m"), "/m")
         .keys()
         .isdisjoint({"enable_chunked_prefill"})
     )
@@ -310,7 +315,7 @@ def test_a_continuation_on_a_cpu_computes_at_most_one_small_block_again() -> Non
     """The kernel takes multiples of 32 only; vLLM's own 128 would leave most of a short prefix to
     be computed again at every checkpoint.
     """
-    assert vllm_host.cpu_arguments(Vllm(), 8 * GIB)["block_size"] == 32
+    assert host.cpu_arguments(Vllm(), 8 * GIB)["block_size"] == 32
 
 
 def test_a_pool_may_have_options_of_its_own() -> None:
@@ -320,16 +325,16 @@ def test_a_pool_may_have_options_of_its_own() -> None:
     options = Vllm(
         kv_cache_gib=8, pools={"rm": {"kv_cache_gib": 0.5, "gpu_memory_utilization": 0.2}}
     )
-    started = vllm_host.by_pool(options, ["main", "rm"])
+    started = host.by_pool(options, ["main", "rm"])
     assert {name: (o.kv_cache_gib, o.gpu_memory_utilization) for name, o in started.items()} == {
         "main": (8, 0.45),
         "rm": (0.5, 0.2),
     }
-    assert vllm_host.by_pool(Vllm(), ["main"]) == {"main": Vllm()}
+    assert host.by_pool(Vllm(), ["main"]) == {"main": Vllm()}
     with pytest.raises(
         PlanError, match=r"pools names 'rm', which is no model of the plan; those are: main"
     ):
-        vllm_host.by_pool(options, ["main"])
+        host.by_pool(options, ["main"])
     with pytest.raises(
         PlanError, match=r"pools\.rm has no option 'kv_cache' \(did you mean 'kv_cache_gib'\?\)"
     ):
@@ -340,20 +345,20 @@ def test_a_pool_with_a_task_runs_in_the_pooling_runner() -> None:
     """Whether its model can have a prefix cache is vLLM's to say; values of all tokens come back,
     whatever its own step tag.
     """
-    arguments = vllm_host.engine_arguments(Vllm(), Model("m", task="token_classify"), "/m")
+    arguments = host.engine_arguments(Vllm(), Model("m", task="token_classify"), "/m")
     assert (arguments["runner"], arguments["enable_prefix_caching"]) == ("pooling", None)
     assert arguments["pooler_config"] == {"tok_pooling_type": "ALL"}
-    assert "pooler_config" not in vllm_host.engine_arguments(Vllm(), Model("m", task="embed"), "/m")
-    assert "runner" not in vllm_host.engine_arguments(Vllm(), Model("m"), "/m")
+    assert "pooler_config" not in host.engine_arguments(Vllm(), Model("m", task="embed"), "/m")
+    assert "runner" not in host.engine_arguments(Vllm(), Model("m"), "/m")
 
 
 def test_labels_are_one_number() -> None:
     """Of two labels the second minus the first, whose sigmoid is the softmax; three have no such
     reading.
     """
-    assert [vllm_pooling.raw(logits) for logits in ([2.5], [1.0, 2.5])] == [2.5, 1.5]
+    assert [pooling.raw(logits) for logits in ([2.5], [1.0, 2.5])] == [2.5, 1.5]
     with pytest.raises(Refused, match="3 labels"):
-        vllm_pooling.raw([1.0, 2.0, 3.0])
+        pooling.raw([1.0, 2.0, 3.0])
 
 
 def test_options_reach_the_engine() -> None:
@@ -367,7 +372,7 @@ def test_options_reach_the_engine() -> None:
         seed=5,
         processed_logprobs=True,
     )
-    arguments = vllm_host.engine_arguments(options, Model("m", "main", 512), "/m")
+    arguments = host.engine_arguments(options, Model("m", "main", 512), "/m")
     expected = {
         "model": "/m",
         "revision": "main",
@@ -381,7 +386,7 @@ def test_options_reach_the_engine() -> None:
         "logprobs_mode": "processed_logprobs",
     }
     assert expected.items() <= arguments.items()
-    plain = vllm_host.engine_arguments(Vllm(), Model("m"), "/m")
+    plain = host.engine_arguments(Vllm(), Model("m"), "/m")
     assert {"kv_cache_memory_bytes", "max_num_seqs"}.isdisjoint(plain)
     assert plain["logprobs_mode"] == "raw_logprobs"
 
@@ -396,7 +401,7 @@ def test_options_reach_the_engine() -> None:
 )
 def test_the_cpu_format_follows_what_was_measured(features: set[str], dtype: str) -> None:
     """See the docstring of `cpu_dtype` for machines and numbers."""
-    assert vllm_host.cpu_dtype(features) == dtype
+    assert host.cpu_dtype(features) == dtype
 
 
 def test_the_environment_is_as_before_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,28 +413,28 @@ def test_the_environment_is_as_before_after_the_start(monkeypatch: pytest.Monkey
     monkeypatch.delenv("LEADLINE_VLLM_LOG", raising=False)
     monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
     before = dict(os.environ)
-    with vllm_host.environment(0):
+    with host.environment(0):
         assert os.environ["OMP_NUM_THREADS"] == "3"
         assert os.environ["VLLM_LOGGING_LEVEL"] == "ERROR"
         os.environ["LD_PRELOAD"] = "something"
     assert dict(os.environ) == before
     monkeypatch.setenv("LEADLINE_VLLM_LOG", "INFO")
-    with vllm_host.environment(1):
+    with host.environment(1):
         assert (os.environ["OMP_NUM_THREADS"], os.environ["VLLM_LOGGING_LEVEL"]) == ("1", "INFO")
 
 
 def test_free_memory_is_known_and_plausible() -> None:
     """Somewhere between 16 MiB and a pebibyte."""
-    assert 1 << 24 < vllm_host.free_bytes() < 1 << 50
+    assert 1 << 24 < host.free_bytes() < 1 << 50
 
 
 def test_the_guard_does_nothing_outside_an_engine_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM loads it in every process where Leadline is installed, also in those that have nothing
     to do with it.
     """
-    monkeypatch.setenv(vllm_guard.OPENER, str(os.getppid()))
+    monkeypatch.setenv(guard.OPENER, str(os.getppid()))
     before = threading.active_count()
-    vllm_guard.install()
+    guard.install()
     assert threading.active_count() == before
 
 
@@ -453,5 +458,5 @@ def test_a_single_worker_on_a_cpu_needs_no_process(
     config = SimpleNamespace(
         parallel_config=parallel, device_config=SimpleNamespace(device_type=device)
     )
-    assert vllm_host.without_worker_process(config) is config
+    assert host.without_worker_process(config) is config
     assert parallel.distributed_executor_backend == executor

@@ -1,6 +1,5 @@
-"""vLLM's guest: models that run under a layer schedule, at a depth that each request may choose.
-docs/depth.md describes it.
+"""Models under a layer schedule, inside vLLM: at a depth that each request may choose.
 
-`check` and `families` are plain Python and may be imported anywhere; the other modules belong to
-vLLM's own processes.
+docs/depth.md describes it. The modules here run in vLLM's own processes. Which schedules and depths
+a model can have is checked before anything starts, in `plan.looped`.
 """

@@ -1,4 +1,7 @@
-"""Configurations of looped checkpoints that transformers does not know: those of Ouro and Huginn, with their own names and defaults."""
+"""Configurations of looped checkpoints that transformers does not know: Ouro's and Huginn's.
+
+With the names and defaults of the published config.json files.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class OuroConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers counts
 
 
 class RavenConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers counts as Any
-    """config.json of tomg-group-umd/huginn-0125: prelude, a core that runs `mean_recurrence` times, coda."""
+    """config.json of tomg-group-umd/huginn-0125: prelude, core `mean_recurrence` times, coda."""
 
     model_type = "huginn_raven"
     attribute_map = {  # noqa: RUF012  # transformers wants a plain dict on the class

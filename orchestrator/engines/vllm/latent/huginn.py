@@ -1,17 +1,14 @@
-"""Huginn's parts for vLLM (arXiv 2502.05171, section 3): sandwich blocks, the injection of the
-embedded input, the first latent state.
+"""Huginn's parts for vLLM (arXiv 2502.05171, section 3): blocks, input injection, first state.
 
 The blocks of prelude, core and coda are one list of layers under vLLM's Llama, in that order, so
-that a schedule can name them. How often the core runs is `recurrence`'s. Shape and names are those
-of tomg-group-umd/huginn-0125; its test-time noise is not offered.
+that a schedule can name them. How often the core runs is the loop's (`loop`). Shapes and names are
+those of tomg-group-umd/huginn-0125; its test-time noise is not offered.
 
-The random latent state that a recurrent-depth model starts from, drawn without a generator: by the
-seed and a token's place alone.
-
-So a token's state is the same whatever else is in the batch, however the prompt is cut into chunks,
-and after a preemption; prompts that two requests share have equal states, and prefix caching stays
-right. Huginn (arXiv 2502.05171, section 3) draws it anew at every step and reports that the model
-forgets it; it does not say what the draw may depend on.
+The random state that the core starts from is drawn without a generator, by the seed and a token's
+place alone. So a token's state is the same whatever else is in the batch, however the prompt is cut
+into chunks, and after a preemption; prompts that two requests share have equal states, and prefix
+caching stays right. Huginn draws it afresh at every step and reports that the model forgets it; the
+paper does not say what the draw may depend on.
 """
 
 from __future__ import annotations
@@ -31,10 +28,9 @@ from vllm.model_executor.layers.quantization import QuantizationConfig
 from vllm.model_executor.layers.rotary_embedding import get_rope
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 
-from orchestrator.engines.vllm.latent.state import State
+from orchestrator.engines.vllm.latent.state import HiddenState
 
-# one for all requests, or they could share no prefix; what a request draws besides is its own
-# seed's
+# one for all requests, or they could share no prefix
 _STATE_SEED = 0
 _BLOCK = re.compile(r"transformer\.(prelude|core_block|coda)\.(\d+)\.")
 _PARTS = {
@@ -51,8 +47,9 @@ _OUTER = {
 
 
 class RavenAttention(LlamaAttention):  # type: ignore[misc]  # vllm counts as Any
-    """Attention whose queries and keys get a learned bias before the rotation, which pairs
-    neighbouring channels.
+    """Attention with a learned bias on queries and keys before the rotation.
+
+    The rotation pairs neighbouring channels.
     """
 
     def __init__(self, config: PretrainedConfig, *arguments: object, **named: object) -> None:
@@ -84,9 +81,7 @@ class RavenAttention(LlamaAttention):  # type: ignore[misc]  # vllm counts as An
 
 
 class RavenDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts as Any
-    """y = n2(x + Attn(n1 x)), then n4(y + MLP(n3 y)): every sum is normed, so nothing is left over
-    for the next layer.
-    """
+    """y = n2(x + Attn(n1 x)), then n4(y + MLP(n3 y)): sums are normed, so no residual is left."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         """Build Llama's layer with Huginn's attention and its two further norms."""
@@ -107,13 +102,12 @@ class RavenDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts
 
 
 class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts as Any
-    """All blocks of a Huginn in one list under vLLM's Llama, with the parts that only the loop
-    uses.
-    """
+    """All blocks of a Huginn in one list under vLLM's Llama, and the adapter that the loop uses."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        """Build Llama with Huginn's layers and the adapter; the head is the embedding unless the
-        checkpoint says otherwise.
+        """Build Llama with Huginn's layers and the adapter.
+
+        The language-model head is the embedding, unless the checkpoint says otherwise.
         """
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=RavenDecoderLayer)
         width = self.config.hidden_size
@@ -126,9 +120,7 @@ class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts a
         return self.model.embed_input_ids(input_ids) * math.sqrt(self.config.hidden_size)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load the checkpoint by its own names; return the names of the parameters that got a
-        value.
-        """
+        """Load the checkpoint by its own names; return the names of the parameters loaded."""
         loaded: set[str] = super().load_weights(self._renamed(weights))
         return loaded
 
@@ -151,34 +143,36 @@ class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts a
 
 
 class HuginnCore:
-    """Every iteration reads A[s; e], from a random s_0; the norm before the coda is the one after
-    it (arXiv 2502.05171, section 3).
+    """Every iteration reads A[s; e], from a random s_0; one norm serves before and after the coda.
+
+    arXiv 2502.05171, section 3.
     """
 
     def __init__(self, model: RavenForCausalLM) -> None:
         """Take the adapter and the norm from the model."""
         self._adapter, self._norm = model.model.adapter, model.model.norm
 
-    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return s_0: sigma^2 = 2/(5h), cut at three sigma, times sqrt(h), drawn by position alone."""
-        width = embedded.shape[-1]
+    def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
+        """Return s_0: sigma^2 = 2/(5h), cut at three sigma, times sqrt(h), drawn by position."""
+        width = embedded.hidden.shape[-1]
         scale = math.sqrt(2 / (5 * width)) * math.sqrt(width)
-        return (truncated_normal(positions, width, _STATE_SEED) * scale).to(embedded.dtype)
+        drawn = truncated_normal(positions, width, _STATE_SEED) * scale
+        return HiddenState(drawn.to(embedded.hidden.dtype))
 
-    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+    def inject(self, state: HiddenState, embedded: HiddenState) -> HiddenState:
         """Return A[s; e]."""
-        mixed, _ = self._adapter(torch.cat((state, embedded), dim=-1))
-        return mixed
+        mixed, _ = self._adapter(torch.cat((state.whole(), embedded.whole()), dim=-1))
+        return HiddenState(mixed)
 
-    def close(self, after: State) -> torch.Tensor:
+    def close(self, after: HiddenState) -> HiddenState:
         """Return the state as the core leaves it."""
-        return after.whole()
+        return after
 
-    def release(self, state: torch.Tensor) -> torch.Tensor:
+    def release(self, state: HiddenState) -> HiddenState:
         """Return the normed state."""
-        return self._norm(state)
+        return HiddenState(self._norm(state.whole()))
 
-    def finish(self, after: State) -> torch.Tensor:
+    def finish(self, after: HiddenState) -> torch.Tensor:
         """Return the normed output of the coda."""
         return self._norm(after.whole())
 
@@ -204,8 +198,7 @@ _CUT = 3.0  # standard deviations
 
 
 def truncated_normal(positions: torch.Tensor, width: int, seed: int) -> torch.Tensor:
-    """Return `(n, width)` float32 draws of a unit normal within three sigma, for tokens at these
-    positions `(n,)` of their sequences.
+    """Return `(n, width)` float32 draws of a unit normal cut at three sigma, by positions `(n,)`.
 
     Entry (p, c) is number p * 2**20 + c of the stream that SplitMix64 begins at the seed (Steele,
     Lea and Flood 2014), through the inverse of the distribution function. The same on every device

@@ -1,404 +1,307 @@
-"""The layer stack of a scheduled model: head, think block as often as each row's depth says, tail.
-Eager; runs in vLLM's workers.
+"""The layer loop of a scheduled model: head, think block as often as each token's depth says, tail.
 
-Two ways to serve rows of different depths, chosen by what the attention backend allows. *Skip*: the
-layers of an iteration are computed for the rows that want it only. *Mask*: for all rows of the
-step, and those that were done keep their state; what the others' further iterations write into the
-KV cache is read by none of their later tokens' states that count.
+A family of models says what surrounds its think block (`LoopCore`); an exit rule may end a token's
+iterations before its depth. A request computes an iteration as long as one of its tokens runs it.
+Where the attention backend can leave requests out (`visits.can_reduce`), an iteration computes
+those that still run and no others. Elsewhere it computes the whole batch, and tokens that have
+stopped keep their state; what such an iteration writes into its own KV slots is read by no token
+that counts.
 
-The stack of a model whose think block is more than layers, or whose tokens may stop before their
-depth. Eager; in vLLM's workers.
+Under an exit rule a token attends to the latest keys and values of every token before it, so an
+iteration that does not compute a token costs a write into its KV slots.
 
-`stack` runs blocks that are nothing but layers, to a depth fixed per request. Here a family says
-what surrounds its block (`Core`), and an exit rule may end a token's iterations. A request computes
-an iteration as long as one of its tokens runs it; where the attention backend cannot leave rows out
-(`attention.can_reduce`), the whole batch computes it as long as any token does, and the values of
-those that have stopped are put aside. Iterations that nobody computes cost a write into their KV
-slots.
+The one rule: the result is that of each request alone. Eager; runs in vLLM's workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from orchestrator.core.layers import ExitRule, Schedule, parse_exit
-from orchestrator.engines.vllm.depth import Ledger
-from orchestrator.engines.vllm.latent.batch import Rows, Settling, Shown
-from orchestrator.engines.vllm.latent.state import State, Update, update_of
-from orchestrator.engines.vllm.latent.visits import Reduced, Visit, Visits, can_reduce, visits_of
+from orchestrator.core.layers import ExitRule, parse_exit, parse_schedule
+from orchestrator.engines.vllm.depth import IterationLedger
+from orchestrator.engines.vllm.latent.batch import ExitTracker, LatentBatch, LatestKeyValues
+from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, update_of
+from orchestrator.engines.vllm.latent.visits import (
+    LayerVisit,
+    LayerVisits,
+    RequestSubset,
+    can_reduce,
+    visits_of,
+)
 
 
-class Stack:
-    """Runs the layers of one model.
+class LoopCore(Protocol):
+    """What a family does around the layers of its think block."""
 
-    `update` None: the state flows through the iterations as through any layers.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[Any],
-        schedule: Schedule,
-        max_depth: int,
-        context: MutableMapping[str, Any],
-        update: Update | None,
-    ) -> None:
-        """Lay out the visits; `context` is vLLM's static forward context, which gets their KV
-        caches.
-        """
-        self._visits = visits_of(layers, schedule, max_depth, context)
-        self._update = update
-        thinking = [visit for visits in self._visits.iterations for visit in visits]
-        self.skips = can_reduce(thinking)
-
-    def __call__(self, hidden: torch.Tensor, positions: torch.Tensor, rows: Rows | None) -> State:
-        """Return the state after the last layer.
-
-        `rows` None: every row at the largest depth, as warm-up runs need.
-        """
-        state = _through(self._visits.head, positions, State(hidden))
-        state = self._thought(state, positions, rows)
-        return _through(self._visits.tail, positions, state)
-
-    def _thought(self, state: State, positions: torch.Tensor, rows: Rows | None) -> State:
-        iterations = self._visits.iterations
-        n = len(iterations) if rows is None else min(rows.deepest, len(iterations))
-        shares = _shares(n, rows, state.hidden)
-        selections: dict[tuple[int, ...], Reduced] = {}
-        for number, visits in enumerate(iterations[:n], 1):
-            members = None if rows is None else rows.going_on(number)
-            if members is None or rows is None:
-                state = self._iterated(visits, positions, state, shares)
-            elif self.skips:
-                if members not in selections:
-                    selections[members] = Reduced(members, rows.tokens(members, positions.device))
-                state = self._iterated_for(selections[members], visits, positions, state, shares)
-            else:
-                going = rows.token_depths(len(positions), positions.device) >= number
-                state = _chosen(
-                    going, self._iterated(visits, positions, state.copy(), shares), state
-                )
-        return state
-
-    def _iterated(
-        self,
-        visits: Sequence[Visit],
-        positions: torch.Tensor,
-        state: State,
-        shares: float | torch.Tensor,
-    ) -> State:
-        """Return the state after one iteration of all rows."""
-        if self._update is None:
-            return _through(visits, positions, state)
-        before = state.whole()
-        after = _through(visits, positions, State(before.clone())).whole()
-        return State(self._update(before, after, shares))
-
-    def _iterated_for(
-        self,
-        going: Reduced,
-        visits: Sequence[Visit],
-        positions: torch.Tensor,
-        state: State,
-        shares: float | torch.Tensor,
-    ) -> State:
-        """Return the state after one iteration of the rows that go on; the others keep theirs."""
-        from vllm.forward_context import get_forward_context, override_forward_context
-
-        share = shares if isinstance(shares, float) else shares[going.tokens]
-        with override_forward_context(going.context(get_forward_context(), visits)):
-            part = self._iterated(visits, positions[going.tokens], state.rows(going.tokens), share)
-        return state.merged(going.tokens, part)
-
-
-def _through(visits: Sequence[Visit], positions: torch.Tensor, state: State) -> State:
-    hidden, residual = state.hidden, state.residual
-    for visit in visits:
-        hidden, residual = visit.layer(positions, hidden, residual)
-    return State(hidden, residual)
-
-
-def _shares(depth: int, rows: Rows | None, hidden: torch.Tensor) -> float | torch.Tensor:
-    """Return 1 / depth: one number where all rows have the same, else per token (n_tokens, 1)."""
-    if rows is None or len(set(rows.depths)) == 1:
-        return 1.0 / max(depth, 1)
-    return 1.0 / rows.token_depths(len(hidden), hidden.device).unsqueeze(1)
-
-
-def _chosen(going: torch.Tensor, new: State, old: State) -> State:
-    going = going.unsqueeze(1)
-    if new.residual is None or old.residual is None:
-        return State(torch.where(going, new.whole(), old.whole()))
-    return State(
-        torch.where(going, new.hidden, old.hidden), torch.where(going, new.residual, old.residual)
-    )
-
-
-class Core(Protocol):
-    """What a family does around the layers of its think block. All tensors (n_tokens, width)."""
-
-    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return the state before the first iteration."""
+    def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
+        """Return the state before the first iteration, from that after the head."""
         ...
 
-    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Return what an iteration's first layer reads: a new tensor, for layers write into it."""
+    def inject(self, state: HiddenState, embedded: HiddenState) -> HiddenState:
+        """Return what an iteration's first layer reads: new tensors, for layers write into them."""
         ...
 
-    def close(self, after: State) -> torch.Tensor:
+    def close(self, after: HiddenState) -> HiddenState:
         """Return the state that an iteration ends with."""
         ...
 
-    def release(self, state: torch.Tensor) -> torch.Tensor:
-        """Return what the layers after the block read: a new tensor."""
+    def release(self, state: HiddenState) -> HiddenState:
+        """Return what the layers after the block read: new tensors."""
         ...
 
-    def finish(self, after: State) -> torch.Tensor:
-        """Return what the head reads, of the state after the last layer."""
+    def finish(self, after: HiddenState) -> torch.Tensor:
+        """Return what the language-model head reads, (n_tokens, hidden_size)."""
         ...
 
 
-class PlainCore:
-    """The core of an ordinary decoder: an iteration is its layers, and the state flows from one to
-    the next.
-    """
+class DecoderCore:
+    """The core of an ordinary decoder: the state flows from one layer to the next."""
 
     def __init__(self, norm: Any) -> None:
         """Take the final norm."""
         self._norm = norm
 
-    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return what the layers before the block made."""
+    def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
+        """Return the state after the layers before the block."""
         return embedded
 
-    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+    def inject(self, state: HiddenState, embedded: HiddenState) -> HiddenState:
         """Return a copy of the state."""
-        return state.clone()
+        return state.copy()
 
-    def close(self, after: State) -> torch.Tensor:
-        """Return the sum of the state's halves."""
-        return after.whole()
+    def close(self, after: HiddenState) -> HiddenState:
+        """Return the state as the layers leave it."""
+        return after
 
-    def release(self, state: torch.Tensor) -> torch.Tensor:
+    def release(self, state: HiddenState) -> HiddenState:
         """Return a copy of the state."""
-        return state.clone()
+        return state.copy()
 
-    def finish(self, after: State) -> torch.Tensor:
+    def finish(self, after: HiddenState) -> torch.Tensor:
         """Return the normed state."""
-        return self._norm(after.whole())
+        if after.residual is None:
+            return self._norm(after.hidden)
+        normed, _ = self._norm(after.hidden, after.residual)
+        return normed
 
 
-class Recurrence:
+class LayerLoop:
     """Runs all layers of one model.
 
-    `ledger` has what each request has used, where a rule decides about it.
+    `ledger` counts each request's iterations, where a rule decides about them.
     """
 
     def __init__(
-        self, visits: Visits, core: Core, update: Update | None, rule: ExitRule | None, head: Any
+        self,
+        visits: LayerVisits,
+        core: LoopCore,
+        update: StateUpdate | None,
+        rule: ExitRule | None,
+        head: Any,
     ) -> None:
-        """`head` makes logits of what `core.finish` returns; only a rule on predictions calls it."""
-        self._visits, self._core, self._update, self._rule, self._head = (
-            visits,
-            core,
-            update,
-            rule,
-            head,
-        )
-        thinking = [visit for iteration in visits.iterations for visit in iteration]
-        self._skips = can_reduce([*thinking, *visits.tail])
-        self._shown: Shown | None = None
-        self.ledger = Ledger()
+        """Run these visits; `update` None: an iteration's state is what the core closes with.
+
+        `head` makes logits of what `core.finish` returns; only a rule on predictions calls it.
+        """
+        self._visits, self._core, self._update = visits, core, update
+        self._rule, self._head = rule, head
+        self._can_reduce = can_reduce([*visits.thinking, *(() if rule is None else visits.tail)])
+        self._latest: LatestKeyValues | None = None
+        self.ledger = IterationLedger()
         if rule is not None:
             for iteration in visits.iterations:
                 for layer, visit in enumerate(iteration):
-                    self._show_through(layer, visit.attention)
+                    self._divert(layer, visit.attention)
 
     def __call__(
-        self, hidden: torch.Tensor, positions: torch.Tensor, rows: Rows | None
+        self, hidden: torch.Tensor, positions: torch.Tensor, batch: LatentBatch | None
     ) -> torch.Tensor:
-        """Return what the head reads.
+        """Return what the language-model head reads.
 
-        `rows` None: every token takes the largest depth, as warm-up runs need.
+        `batch` None: every token takes the largest depth, as warm-up runs need.
         """
-        embedded = through(self._visits.head, positions, State(hidden)).whole()
-        state = self._core.first_state(embedded, positions)
-        if rows is None:
+        embedded = through(self._visits.head, positions, HiddenState(hidden))
+        state = self._added_up(self._core.first_state(embedded, positions))
+        if batch is None:
+            shares = torch.ones(len(positions), 1, device=positions.device)
             for iteration in self._visits.iterations:
-                state = self._iterated(iteration, positions, state, embedded, 1.0)
+                state = self._iterate(iteration, positions, state, embedded, shares)
         else:
-            state = self._thought(state, embedded, positions, rows)
-        return self._finished(state, positions)
+            state = self._think(state, embedded, positions, batch)
+        return self._finish(state, positions)
 
-    def _thought(
-        self, state: torch.Tensor, embedded: torch.Tensor, positions: torch.Tensor, rows: Rows
-    ) -> torch.Tensor:
-        settling = Settling(self._rule, rows, positions)
-        self._shown = Shown(len(self._visits.iterations[0])) if self._rule is not None else None
-        shares = 1.0 / rows.token_depths(len(positions), positions.device).unsqueeze(1)
-        selections: dict[tuple[int, ...], Reduced] = {}
+    def _think(
+        self,
+        state: HiddenState,
+        embedded: HiddenState,
+        positions: torch.Tensor,
+        batch: LatentBatch,
+    ) -> HiddenState:
+        """Return the state after as many iterations as each token takes."""
+        tracker = ExitTracker(self._rule, batch, positions)
+        if self._rule is not None:
+            self._latest = LatestKeyValues(len(self._visits.iterations[0]))
+        shares = 1.0 / batch.token_depths(len(positions), positions.device).unsqueeze(1)
+        subsets: dict[tuple[int, ...], RequestSubset] = {}
 
-        def predict(states: torch.Tensor, requests: tuple[int, ...]) -> torch.Tensor:
-            return self._logits(
-                states, positions, self._selected(selections, requests, rows, positions)
-            )
+        def subset(members: tuple[int, ...]) -> RequestSubset:
+            if members not in subsets:
+                subsets[members] = RequestSubset(members, batch.tokens(members, positions.device))
+            return subsets[members]
+
+        def predict(states: HiddenState, members: tuple[int, ...]) -> torch.Tensor:
+            return self._logits(states, positions, subset(members))
 
         for iteration in self._visits.iterations:
-            members = settling.members()
-            if self._shown is not None:
-                self._shown.runs = settling.runs
+            members = tracker.members()
+            if self._latest is not None:
+                self._latest.running = tracker.running
             if not members:
-                self._fill(iteration, torch.arange(rows.starts[-1], device=positions.device))
+                self._write_latest(
+                    iteration, torch.arange(batch.starts[-1], device=positions.device)
+                )
                 continue
-            selection = None
-            if len(members) < len(rows.depths) and self._skips:
-                selection = self._selected(selections, members, rows, positions)
-            after = self._iterated_for(selection, iteration, positions, state, embedded, shares)
-            state = settling.settle(state, after, predict)
-        self._shown = None
+            if self._can_reduce and len(members) < len(batch.depths):
+                after = self._iterate_for(
+                    subset(members), iteration, positions, state, embedded, shares
+                )
+            else:
+                after = self._iterate(iteration, positions, state, embedded, shares)
+            state = tracker.advance(state, after, predict)
+        self._latest = None
         if self._rule is not None:
-            self._count(rows, positions, settling.taken)
+            self._count(batch, positions, tracker.iterations)
         return state
 
-    def _iterated_for(
+    def _iterate_for(
         self,
-        selection: Reduced | None,
-        iteration: Sequence[Visit],
+        subset: RequestSubset,
+        iteration: Sequence[LayerVisit],
         positions: torch.Tensor,
-        state: torch.Tensor,
-        embedded: torch.Tensor,
+        state: HiddenState,
+        embedded: HiddenState,
         shares: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the states after one iteration; what is not in the selection keeps its own."""
-        if selection is None:
-            return self._iterated(iteration, positions, state, embedded, shares)
-        from vllm.forward_context import get_forward_context, override_forward_context
-
-        tokens = selection.tokens
-        if self._shown is not None:
-            rest = torch.ones(len(positions), dtype=torch.bool, device=positions.device)
-            rest[tokens] = False
-            self._fill(iteration, rest.nonzero().squeeze(1))
-            self._shown.tokens = tokens
-        with override_forward_context(selection.context(get_forward_context(), iteration)):
-            part = self._iterated(
-                iteration, positions[tokens], state[tokens], embedded[tokens], shares[tokens]
+    ) -> HiddenState:
+        """Return the state after one iteration of these requests; all others keep theirs."""
+        tokens = subset.tokens
+        if self._latest is not None:
+            others = torch.ones(len(positions), dtype=torch.bool, device=positions.device)
+            others[tokens] = False
+            self._write_latest(iteration, others.nonzero().squeeze(1))
+            self._latest.tokens = tokens
+        with subset.forward_context(iteration):
+            part = self._iterate(
+                iteration,
+                positions[tokens],
+                state.rows(tokens),
+                embedded.rows(tokens),
+                shares[tokens],
             )
-        if self._shown is not None:
-            self._shown.tokens = None
-        return state.index_copy(0, tokens, part)
+        if self._latest is not None:
+            self._latest.tokens = None
+        return state.merged(tokens, part)
 
-    def _iterated(
+    def _iterate(
         self,
-        iteration: Sequence[Visit],
+        iteration: Sequence[LayerVisit],
         positions: torch.Tensor,
-        state: torch.Tensor,
-        embedded: torch.Tensor,
-        shares: float | torch.Tensor,
-    ) -> torch.Tensor:
-        after = self._core.close(
-            through(iteration, positions, State(self._core.inject(state, embedded)))
-        )
-        return after if self._update is None else self._update(state, after, shares)
+        state: HiddenState,
+        embedded: HiddenState,
+        shares: torch.Tensor,
+    ) -> HiddenState:
+        """Return the state after one iteration of all tokens."""
+        injected = self._core.inject(state, embedded)
+        after = self._added_up(self._core.close(through(iteration, positions, injected)))
+        if self._update is None:
+            return after
+        return HiddenState(self._update(state.hidden, after.hidden, shares))
 
-    def _finished(self, state: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return self._core.finish(
-            through(self._visits.tail, positions, State(self._core.release(state)))
-        )
+    def _added_up(self, state: HiddenState) -> HiddenState:
+        """Return the state as one tensor where an update or a rule compares whole states.
+
+        Elsewhere its two parts stay apart, so that each layer computes what the stock model's does.
+        """
+        if self._update is None and self._rule is None:
+            return state
+        return HiddenState(state.whole())
+
+    def _finish(self, state: HiddenState, positions: torch.Tensor) -> torch.Tensor:
+        return self._core.finish(through(self._visits.tail, positions, self._core.release(state)))
 
     def _logits(
-        self, state: torch.Tensor, positions: torch.Tensor, selection: Reduced
+        self, state: HiddenState, positions: torch.Tensor, subset: RequestSubset
     ) -> torch.Tensor:
-        """Return the logits of the selection, if its iterations ended here; the final pass
-        overwrites what this leaves in the KV cache.
+        """Return the logits of these requests, if their iterations ended here.
+
+        The final pass overwrites what this leaves in the KV cache of the layers after the block.
         """
-        from vllm.forward_context import get_forward_context, override_forward_context
+        if not self._can_reduce:
+            return self._head(self._finish(state, positions)[subset.tokens])
+        with subset.forward_context(self._visits.tail):
+            return self._head(self._finish(state.rows(subset.tokens), positions[subset.tokens]))
 
-        if not self._skips:
-            return self._head(self._finished(state, positions)[selection.tokens])
-        with override_forward_context(selection.context(get_forward_context(), self._visits.tail)):
-            return self._head(self._finished(state[selection.tokens], positions[selection.tokens]))
-
-    def _selected(
-        self,
-        known: dict[tuple[int, ...], Reduced],
-        members: tuple[int, ...],
-        rows: Rows,
-        positions: torch.Tensor,
-    ) -> Reduced:
-        if members not in known:
-            known[members] = Reduced(members, rows.tokens(members, positions.device))
-        return known[members]
-
-    def _fill(self, iteration: Sequence[Visit], tokens: torch.Tensor) -> None:
-        """Write what these tokens show into the KV slots of an iteration that does not compute
-        them.
+    def _write_latest(self, iteration: Sequence[LayerVisit], tokens: torch.Tensor) -> None:
+        """Write the latest keys and values of these tokens into the KV slots of an iteration that
+        does not compute them.
         """
         from vllm.forward_context import get_forward_context
 
-        if self._shown is None:
+        if self._latest is None:
             return
         slots = get_forward_context().slot_mapping
         for layer, visit in enumerate(iteration):
             attention = visit.attention
             key, value = (
                 part.view(len(tokens), attention.num_kv_heads, -1)
-                for part in self._shown.held(layer, tokens)
+                for part in self._latest.of(layer, tokens)
             )
             attention.impl.do_kv_cache_update(
                 attention, key, value, attention.kv_cache, slots[visit.name][tokens]
             )
 
-    def _show_through(self, layer: int, attention: Any) -> None:
-        """Let what `attention` sees pass through `Shown`; its weights and its name stay its own."""
+    def _divert(self, layer: int, attention: Any) -> None:
+        """Let an attention read the latest keys and values; its weights and name stay its own."""
         stock = attention.forward
 
         def forward(
             query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any, **named: Any
         ) -> torch.Tensor:
-            if self._shown is not None:
-                key, value = self._shown.of(layer, key, value)
+            if self._latest is not None:
+                key, value = self._latest.updated(layer, key, value)
             return stock(query, key, value, *others, **named)
 
         attention.forward = forward
 
-    def _count(self, rows: Rows, positions: torch.Tensor, taken: torch.Tensor) -> None:
-        iterations, places = taken.tolist(), positions.tolist()
-        for i, request in enumerate(rows.ids):
-            start, end = rows.starts[i], rows.starts[i + 1]
-            # the first that predicts a token of its own
-            first = min(end, max(start, start + rows.prompts[i] - 1 - places[start]))
-            self.ledger.note(request, iterations[start:first], iterations[first:end])
+    def _count(self, batch: LatentBatch, positions: torch.Tensor, iterations: torch.Tensor) -> None:
+        counts, places = iterations.tolist(), positions.tolist()
+        for i, request in enumerate(batch.ids):
+            start, end = batch.starts[i], batch.starts[i + 1]
+            # the first token that predicts one of the request's own
+            first = min(end, max(start, start + batch.prompts[i] - 1 - places[start]))
+            self.ledger.add(request, counts[start:first], counts[first:end])
 
 
-def recurrence_of(
-    model: Any,
-    layers: Sequence[Any],
-    schedule: Schedule,
-    max_depth: int,
-    context: MutableMapping[str, Any],
-    core: Core,
-) -> Recurrence:
-    """Return the stack of a vLLM causal model whose `config.latent` says the rest.
+def loop_of(
+    model: Any, latent: Mapping[str, Any], context: MutableMapping[str, Any], core: LoopCore
+) -> LayerLoop:
+    """Return the loop of a vLLM causal model that `latent`, its `config.latent`, describes.
 
-    Enters KV caches in vLLM's forward `context`.
+    Enters the visits' KV caches into vLLM's static forward `context`.
     """
-    latent = model.config.latent
+    schedule = parse_schedule(latent["layers"])
+    visits = visits_of(model.model.layers, schedule, int(latent["max_depth"]), context)
     rule = parse_exit(latent["exit"]) if latent.get("exit") else None
-    return Recurrence(
-        visits_of(layers, schedule, max_depth, context),
-        core,
-        update_of(latent),
-        rule,
-        model.compute_logits,
-    )
+    return LayerLoop(visits, core, update_of(latent), rule, model.compute_logits)
 
 
-def through(visits: Sequence[Visit], positions: torch.Tensor, state: State) -> State:
+def through(
+    visits: Sequence[LayerVisit], positions: torch.Tensor, state: HiddenState
+) -> HiddenState:
     """Return the state after these layers."""
     hidden, residual = state.hidden, state.residual
     for visit in visits:
         hidden, residual = visit.layer(positions, hidden, residual)
-    return State(hidden, residual)
+    return HiddenState(hidden, residual)

@@ -1,9 +1,8 @@
-"""Ouro's parts for vLLM (arXiv 2510.25741): a Llama-shaped layer with a second norm after each of
-its two parts.
+"""Ouro's parts for vLLM (arXiv 2510.25741): Llama's layer, with a norm after each of its two parts.
 
 Shape and names are those of the ByteDance/Ouro-* checkpoints; vLLM itself dropped the model in
-0.26. How often the stack runs is `recurrence`'s. The checkpoint's learned exit gate is not used:
-`core.exits` has the rules offered here.
+0.26. How often the stack runs is the loop's (`loop`). The checkpoint's learned exit gate is not
+used: `core.layers` has the rules offered here.
 """
 
 from __future__ import annotations
@@ -16,13 +15,11 @@ from vllm.config import VllmConfig
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.models.llama import LlamaDecoderLayer, LlamaForCausalLM
 
-from orchestrator.engines.vllm.latent.state import State
+from orchestrator.engines.vllm.latent.state import HiddenState
 
 
 class OuroDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts as Any
-    """h <- h + n2(Attn(n1 h)), then h <- h + n4(MLP(n3 h)); the sum is kept in two halves, as
-    vLLM's Llama does.
-    """
+    """h <- h + n2(Attn(n1 h)), then h <- h + n4(MLP(n3 h)), in two parts as vLLM's Llama."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         """Add the two norms that Llama has not."""
@@ -34,7 +31,7 @@ class OuroDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts 
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the two halves whose sum is the layer's output, each `(n, width)`."""
+        """Return the two parts whose sum is the layer's output, each `(n, width)`."""
         if residual is None:
             residual = hidden_states
             hidden_states = self.input_layernorm(hidden_states)
@@ -55,9 +52,7 @@ class OuroForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts as
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=OuroDecoderLayer)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load the checkpoint without its exit gate; return the names of the parameters that got a
-        value.
-        """
+        """Load the checkpoint without its exit gate; return the names of the parameters loaded."""
         loaded: set[str] = super().load_weights(
             (name, tensor) for name, tensor in weights if ".early_exit_gate." not in name
         )
@@ -65,30 +60,31 @@ class OuroForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts as
 
 
 class OuroCore:
-    """The state starts as the embedding, and the final norm closes every iteration (arXiv
-    2510.25741, section 3.1).
+    """The state starts as the embedding, and the final norm closes every iteration.
+
+    arXiv 2510.25741, section 3.1.
     """
 
     def __init__(self, model: Any) -> None:
         """Take the norm from the model."""
         self._norm = model.model.norm
 
-    def first_state(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
         """Return the embedding."""
         return embedded
 
-    def inject(self, state: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+    def inject(self, state: HiddenState, embedded: HiddenState) -> HiddenState:
         """Return a copy of the state: the embedding comes in once, at the start."""
-        return state.clone()
+        return state.copy()
 
-    def close(self, after: State) -> torch.Tensor:
+    def close(self, after: HiddenState) -> HiddenState:
         """Return the normed state."""
-        return self._norm(after.whole())
+        return HiddenState(self._norm(after.whole()))
 
-    def release(self, state: torch.Tensor) -> torch.Tensor:
+    def release(self, state: HiddenState) -> HiddenState:
         """Return the state: no layer follows."""
         return state
 
-    def finish(self, after: State) -> torch.Tensor:
+    def finish(self, after: HiddenState) -> torch.Tensor:
         """Return the state: the last iteration has normed it."""
         return after.whole()

@@ -1,8 +1,8 @@
-"""What vLLM calls in each of its processes, through the entry point `leadline-latent` of the group
-`vllm.general_plugins`.
+"""The vLLM plugin that registers our architectures, the entry point `leadline-latent`.
 
-It runs more than once per process and in every vLLM of this environment, ours or not: so it imports
-nothing of weight, adds architectures of our own names, and changes no other.
+vLLM calls it in each of its processes, more than once, and in every vLLM of this environment, ours
+or not. The one rule: it imports nothing heavy, adds architectures under names of our own, and
+changes no other.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from orchestrator.plan.looped import targets
 
 
 def register() -> None:
-    """Tell vLLM where our architectures are; it imports them when a model asks for one.
+    """Tell vLLM where our architectures are, and transformers what their configurations are.
 
-    And transformers, what their configurations are.
+    vLLM imports an architecture when a model names it.
     """
     from vllm import ModelRegistry  # vllm is loaded already: it called us
 

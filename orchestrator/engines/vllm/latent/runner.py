@@ -1,10 +1,9 @@
-"""How the depths of a step's requests reach the model: a hook for each of vLLM's two model runners.
+"""How the depths of a step's requests reach the model, and how its counts come back.
 
-V1 has no place for it, so its method that makes the model's keyword arguments is wrapped, for
-models of ours only. V2 lets a model name the class that prepares its inputs
-(`get_model_state_cls`). Dummy and warm-up runs get no rows, which means the largest depth.
-
-What vLLM's workers can be asked for beside their own methods (its `worker_extension_cls`).
+There is a hook for each of vLLM's two model runners. V1 has no place for one, so its method that
+makes the model's keyword arguments is wrapped, for models of ours only. V2 lets a model name the
+class that prepares its inputs (`get_model_state_cls`). Dummy and warm-up runs get no batch, which
+means the largest depth. Counts are called for by name, through vLLM's `worker_extension_cls`.
 """
 
 from __future__ import annotations
@@ -14,52 +13,50 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.engines.vllm.latent.batch import Rows
+from orchestrator.engines.vllm.latent.batch import LatentBatch
 from orchestrator.plan.looped import DEPTH_ARGUMENT
 
 
-def wanted_depth(params: Any, default: int) -> int:
+def requested_depth(params: Any, default: int) -> int:
     """Return the depth that a request's sampling parameters ask for."""
     arguments: Mapping[str, Any] = getattr(params, "extra_args", None) or {}
     return int(arguments.get(DEPTH_ARGUMENT, default))
 
 
 def install_v1() -> None:
-    """Make V1's runner hand `rows` to models that have a `latent_depth`; once, however often it is
-    called.
-    """
+    """Make V1's runner hand `batch` to models with a `latent_depth`; harmless when repeated."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     stock = GPUModelRunner._init_model_kwargs
-    if getattr(stock, "hands_rows", False):
+    if getattr(stock, "hands_batch", False):
         return
 
     @functools.wraps(stock)
-    def with_rows(self: Any, num_reqs: int | None = None) -> dict[str, Any]:
+    def with_batch(self: Any, num_reqs: int | None = None) -> dict[str, Any]:
         arguments: dict[str, Any] = stock(self, num_reqs)
         default = getattr(self.get_model(), "latent_depth", None)
         if default is not None and num_reqs != 0:  # 0 is how a dummy run calls it
-            arguments["rows"] = _rows_v1(self, default)
+            arguments["batch"] = _batch_v1(self, default)
         return arguments
 
-    with_rows.hands_rows = True  # type: ignore[attr-defined]  # a mark for the next call
-    GPUModelRunner._init_model_kwargs = with_rows
+    with_batch.hands_batch = True  # type: ignore[attr-defined]  # a mark for the next call
+    GPUModelRunner._init_model_kwargs = with_batch
 
 
-def _rows_v1(runner: Any, default: int) -> Rows:
+def _batch_v1(runner: Any, default: int) -> LatentBatch:
     batch = runner.input_batch
     ids = batch.req_ids[: batch.num_reqs]
-    depths = tuple(wanted_depth(runner.requests[name].sampling_params, default) for name in ids)
+    depths = tuple(requested_depth(runner.requests[name].sampling_params, default) for name in ids)
     prompts = tuple(runner.requests[name].num_prompt_tokens for name in ids)
-    return Rows(
+    return LatentBatch(
         depths, tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist()), tuple(ids), prompts
     )
 
 
 def model_state_v2() -> Any:
-    """Return the class of V2's model state that hands `rows` to the model.
+    """Return the class of V2's model state that hands `batch` to the model.
 
-    What they need is kept by request, as long as it lives.
+    It keeps each request's depth and prompt length as long as the request lives.
     """
     from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
@@ -71,7 +68,7 @@ def model_state_v2() -> Any:
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             super().add_request(req_index, new_req_data)
-            self.depths[new_req_data.req_id] = wanted_depth(
+            self.depths[new_req_data.req_id] = requested_depth(
                 new_req_data.sampling_params, self.model.latent_depth
             )
             self.prompts[new_req_data.req_id] = len(new_req_data.prompt_token_ids or ())
@@ -84,19 +81,21 @@ def model_state_v2() -> Any:
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
             return {
                 **super().prepare_inputs(input_batch, req_states),
-                "rows": rows_v2(self.depths, self.prompts, input_batch),
+                "batch": batch_v2(self.depths, self.prompts, input_batch),
             }
 
     return LatentModelState
 
 
-def rows_v2(depths: Mapping[str, int], prompts: Mapping[str, int], batch: Any) -> Rows | None:
-    """Return the rows of a V2 batch; None for a dummy one, whose requests nobody has added."""
-    ids = batch.req_ids[: batch.num_reqs]
+def batch_v2(
+    depths: Mapping[str, int], prompts: Mapping[str, int], input_batch: Any
+) -> LatentBatch | None:
+    """Return what a V2 batch is to the model; None for a dummy one, with requests nobody added."""
+    ids = input_batch.req_ids[: input_batch.num_reqs]
     if not all(name in depths for name in ids):
         return None
-    starts = tuple(batch.query_start_loc_np[: batch.num_reqs + 1].tolist())
-    return Rows(
+    starts = tuple(input_batch.query_start_loc_np[: input_batch.num_reqs + 1].tolist())
+    return LatentBatch(
         tuple(depths[name] for name in ids),
         starts,
         tuple(ids),
@@ -110,11 +109,10 @@ class DepthCounts:
     model_runner: Any
 
     def take_depth_counts(self, request: str) -> tuple[int, int, int, int] | None:
-        """Return the fields of `counts.Counts` for a request that has ended, once; None when it has
-        run nothing.
+        """Return, once, a request's `depth.IterationCounts` as a tuple; None if nothing of it ran.
 
         A step is counted before its output leaves the worker, so whoever holds a request's last
         output finds all of its steps here.
         """
-        counts = self.model_runner.get_model().ledger.take(request)
+        counts = self.model_runner.get_model().loop.ledger.take(request)
         return None if counts is None else dataclasses.astuple(counts)

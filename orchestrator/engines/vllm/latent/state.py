@@ -1,25 +1,7 @@
-"""The hidden state between two layers, and how an iteration of the think block changes it. Needs
-torch, not vllm.
+"""The hidden state between two decoder layers, and how an iteration of the think block updates it.
 
-Refinement of latent states after training (arXiv 2506.08552, section 3): the residual and the
-contrastive step, on tensors or arrays.
-
-Pure: nothing is kept, nothing is imported; torch tensors and NumPy arrays both serve, states along
-the last axis.
-
-**The sign.** The paper prints the contrastive step as h + eta * grad_h[MSE(h_good, h) -
-  MSE(h_bad, h)]. Over a state of n elements
-the gradient of that bracket is (2/n) (h_bad - h_good), whatever h is: the two squares of h cancel.
-Going *along* it therefore leads from good to bad, against the text, which wants states drawn to the
-good checkpoint's. We descend: h - eta * gradient = h + (2 eta / n) (h_good - h_bad). The bracket is
-linear in h, so every step lowers it by exactly eta * ||gradient||^2, and nothing bounds it: too
-many steps, or too long ones, pass h_good and leave it behind. With d = h_good - h_bad, a step c d
-ends nearer to h_good when c ||d||^2 < 2 (h_good - h) . d, which every h on the near side of h_good
-allows for a small enough c.
-
-The residual step runs inside the think loop of the vLLM plugin. The contrastive one needs the
-states of two checkpoints at every step, which one engine does not hold: it is here for work on
-recorded states.
+The one rule: nothing here is written in place, so whoever holds a state may keep it. Needs torch,
+not vllm. Which tokens take an iteration is decided in `batch`, what runs in one in `loop`.
 """
 
 from __future__ import annotations
@@ -30,12 +12,11 @@ from typing import Any, Protocol
 import torch
 
 
-class State:
-    """What passes from layer to layer: vLLM's layers keep `hidden` and the `residual` that is still
-    to be added to it apart.
+class HiddenState:
+    """What passes from layer to layer, in the two parts that vLLM's layers keep: their sum counts.
 
-    Both (n_tokens, hidden_size); `residual` None before the first layer and after a change of the
-    whole state.
+    Both are (n_tokens, hidden_size); `residual` is None before the first layer and where the two
+    have been added up.
     """
 
     __slots__ = ("hidden", "residual")
@@ -45,79 +26,69 @@ class State:
         self.residual = residual
 
     def whole(self) -> torch.Tensor:
-        """Return the state as one new tensor: layers write into the ones they were given."""
+        """Return the sum as a new tensor, because layers write into the tensors they are given."""
         return self.hidden.clone() if self.residual is None else self.hidden + self.residual
 
-    def copy(self) -> State:
+    def copy(self) -> HiddenState:
         """Return a state whose tensors may be written to."""
-        return State(self.hidden.clone(), None if self.residual is None else self.residual.clone())
+        return self._each(lambda part: part.clone())
 
-    def rows(self, tokens: torch.Tensor) -> State:
-        """Return a copy of the state of the tokens at these places."""
-        return State(self.hidden[tokens], None if self.residual is None else self.residual[tokens])
+    def rows(self, tokens: torch.Tensor) -> HiddenState:
+        """Return a copy of the rows of the tokens at these places."""
+        return self._each(lambda part: part[tokens])
 
-    def merged(self, tokens: torch.Tensor, part: State) -> State:
-        """Return the state with `part` as that of the tokens at these places."""
-        # before a first layer: there is no residual yet to merge into
-        if (self.residual is None) != (part.residual is None):
-            return State(self.whole().index_copy(0, tokens, part.whole()))
-        hidden = self.hidden.index_copy(0, tokens, part.hidden)
-        if self.residual is None or part.residual is None:
-            return State(hidden)
-        return State(hidden, self.residual.index_copy(0, tokens, part.residual))
+    def merged(self, tokens: torch.Tensor, part: HiddenState) -> HiddenState:
+        """Return this state with `part` as the rows of the tokens at these places."""
+        return self._with(part, lambda old, new: old.index_copy(0, tokens, new))
+
+    def replaced(self, tokens: torch.Tensor, new: HiddenState) -> HiddenState:
+        """Return this state with the rows of `new` where the mask `tokens` (n_tokens,) is true."""
+        mask = tokens.unsqueeze(1)
+        return self._with(new, lambda old, new: torch.where(mask, new, old))
+
+    def _each(self, change: Any) -> HiddenState:
+        return HiddenState(
+            change(self.hidden), None if self.residual is None else change(self.residual)
+        )
+
+    def _with(self, other: HiddenState, join: Any) -> HiddenState:
+        if self.residual is None and other.residual is None:
+            return HiddenState(join(self.hidden, other.hidden))
+        if self.residual is None or other.residual is None:  # one has not passed a layer yet
+            return HiddenState(join(self.whole(), other.whole()))
+        return HiddenState(join(self.hidden, other.hidden), join(self.residual, other.residual))
 
 
-class Update(Protocol):
-    """How the state goes into an iteration of the think block and comes out of it. `share` is the
-    part of the way to go, 1 / depth, for all tokens or per token (n_tokens, 1).
-    """
+class StateUpdate(Protocol):
+    """How the state before an iteration and the state its layers propose make the next one."""
 
     def __call__(
-        self, before: torch.Tensor, after: torch.Tensor, share: float | torch.Tensor
+        self, before: torch.Tensor, proposed: torch.Tensor, share: torch.Tensor
     ) -> torch.Tensor:
-        """Return the state after the iteration; neither argument is kept or changed."""
+        """Return the next state; `share` is 1 / depth of each token, (n_tokens, 1)."""
         ...
 
 
-def damped(before: torch.Tensor, after: torch.Tensor, share: float | torch.Tensor) -> torch.Tensor:
-    """Return x + (g(x) - x) / r: r small steps of a frozen model's block g in the place of one
-    (arXiv 2605.23872).
+def damped(before: torch.Tensor, proposed: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Return x + (g(x) - x) / r: one of r small steps of a frozen block g (arXiv 2605.23872).
 
-    Exactly `after` where the depth r is 1, so that depth 1 is the model as it is.
+    Exactly `proposed` where the depth r is 1, so that depth 1 is the model as it ships.
     """
-    weight = (
-        share
-        if isinstance(share, torch.Tensor)
-        else torch.tensor(share, dtype=after.dtype, device=after.device)
-    )
-    return torch.lerp(before, after, weight.to(after.dtype))
-
-
-def update_of(latent: Mapping[str, Any]) -> Update | None:
-    """Return how `config.latent` wants the state to change in an iteration; None when it is what
-    the layers make of it.
-    """
-    keep = float(latent.get("residual", 0.0))
-    if keep:
-        return lambda before, after, share: residual(before, after, keep)
-    return damped if latent["damped"] else None
+    return torch.lerp(before, proposed, share.to(proposed.dtype))
 
 
 def residual(before: Any, proposed: Any, keep: float) -> Any:
-    """Return keep * before + (1 - keep) * proposed: the next state, when one iteration made
-    `proposed` of `before`.
+    """Return keep * before + (1 - keep) * proposed (arXiv 2506.08552, section 3).
 
-    `keep` in [0, 1) is the paper's alpha; 0 is the plain loop, and 1 - 1/K damps a frozen model's
-    loop to K small steps.
+    `keep` in [0, 1) is the paper's alpha: 0 is the plain loop, and 1 - 1/K damps a frozen model's
+    loop to K small steps. Serves torch tensors and NumPy arrays.
     """
     return keep * before + (1 - keep) * proposed
 
 
-def contrastive(state: Any, good: Any, bad: Any, rate: float) -> Any:
-    """Return the state after one step away from what the worse checkpoint thinks and towards what
-    the better one does.
-
-    `rate` above 0 is the paper's eta; all three have shape (..., n). See the module on the sign,
-    and on how far one may go.
-    """
-    return state + (2 * rate / state.shape[-1]) * (good - bad)
+def update_of(latent: Mapping[str, Any]) -> StateUpdate | None:
+    """Return the update that `config.latent` asks for; None for the layers' own output."""
+    keep = float(latent.get("residual", 0.0))
+    if keep:
+        return lambda before, proposed, share: residual(before, proposed, keep)
+    return damped if latent["damped"] else None

@@ -1,22 +1,22 @@
-"""Visits: how one decoder layer runs several times in a pass, each time with a KV cache of its own
-and always with the same weights.
+"""Layer visits: how one decoder layer runs several times in a pass, and for a part of the batch.
 
-vLLM sizes and binds KV caches by the Attention modules in its forward context, by name. So each
-visit of a layer after the first gets shallow copies of the layer and its Attention under a name of
-its own, and an Attention that no visit uses leaves the context.
-
-What the attention of further iterations is told when only some of a batch's requests run them.
+Every visit of a layer has a KV cache of its own and the same weights. vLLM sizes and binds KV
+caches by the Attention modules in its forward context, by name. So each visit of a layer after the
+first gets shallow copies of the layer and its Attention under a name of its own, and an Attention
+that no visit uses leaves the context.
 
 vLLM describes a batch to its attention kernels by metadata per layer: whose tokens lie where, and
-in which blocks of the cache. Rows that have stopped thinking must be in neither. The kernels of the
-CPU are covered; a backend that is not is told apart by `can_reduce`.
+in which blocks of the cache. Requests that have stopped iterating must not be in it
+(`RequestSubset`). Not covered: any attention backend but the CPU's, which `can_reduce` tells.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,8 @@ from orchestrator.core.layers import Schedule
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """A layer to be called once in a pass, and the name under which its Attention finds its KV
-    cache.
-    """
+class LayerVisit:
+    """A layer to be called once in a pass, and its Attention, whose name finds its KV cache."""
 
     layer: Any
     attention: Any
@@ -41,49 +39,51 @@ class Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class Visits:
-    """The visits of a schedule in order: `head`, then `iterations[0]`, `iterations[1]`, ... as far
-    as a request's depth, then `tail`.
-    """
+class LayerVisits:
+    """The visits of a schedule: head, iterations as far as a request's depth, tail."""
 
-    head: tuple[Visit, ...]
-    iterations: tuple[tuple[Visit, ...], ...]
-    tail: tuple[Visit, ...]
+    head: tuple[LayerVisit, ...]
+    iterations: tuple[tuple[LayerVisit, ...], ...]
+    tail: tuple[LayerVisit, ...]
+
+    @property
+    def thinking(self) -> list[LayerVisit]:
+        """The visits of all iterations."""
+        return [visit for iteration in self.iterations for visit in iteration]
 
 
 def visits_of(
     layers: Sequence[Any], schedule: Schedule, max_depth: int, context: MutableMapping[str, Any]
-) -> Visits:
-    """Return the visits of these layers, entering each KV cache in vLLM's forward `context` and
-    removing those that none uses.
-    """
-    makers = [_again(layer, context) for layer in layers]
+) -> LayerVisits:
+    """Return the visits of these layers.
 
-    def visits(indices: Sequence[int]) -> tuple[Visit, ...]:
-        return tuple(next(makers[i]) for i in indices)
+    Enters each KV cache into vLLM's static forward `context` and removes those that none uses.
+    """
+    sources = [_visits_of_layer(layer, context) for layer in layers]
+
+    def visits(indices: Sequence[int]) -> tuple[LayerVisit, ...]:
+        return tuple(next(sources[i]) for i in indices)
 
     head = visits(schedule.head)
     iterations = tuple(visits(schedule.think) for _ in range(max_depth if schedule.think else 0))
     tail = visits(schedule.tail)
     for i in set(range(len(layers))) - set(schedule.order(1)):
         del context[layers[i].self_attn.attn.layer_name]
-    return Visits(head, iterations, tail)
+    return LayerVisits(head, iterations, tail)
 
 
-def _again(layer: Any, context: MutableMapping[str, Any]) -> Iterator[Visit]:
+def _visits_of_layer(layer: Any, context: MutableMapping[str, Any]) -> Iterator[LayerVisit]:
     """Yield the layer itself, then its twins, for ever."""
-    yield Visit(layer, layer.self_attn.attn)
+    yield LayerVisit(layer, layer.self_attn.attn)
     base = layer.self_attn.attn.layer_name
-    n = 1
-    while True:
-        n += 1
+    for n in itertools.count(2):
         twin = _twin(layer)
         twin.self_attn = _twin(layer.self_attn)
         attention = twin.self_attn.attn = _twin(layer.self_attn.attn)
         # vLLM reads the layer's number from the name: it may hold one bare integer
         attention.layer_name = f"{base}.visit{n}"
         context[attention.layer_name] = attention
-        yield Visit(twin, attention)
+        yield LayerVisit(twin, attention)
 
 
 def _twin(module: Any) -> Any:
@@ -93,37 +93,42 @@ def _twin(module: Any) -> Any:
     return twin
 
 
-def can_reduce(visits: Sequence[Visit]) -> bool:
-    """Tell whether these visits' attention backend has metadata that `Reduced` can rewrite."""
+def can_reduce(visits: Sequence[LayerVisit]) -> bool:
+    """Tell whether `RequestSubset` can rewrite the metadata of these visits' attention backend."""
     return all(visit.attention.attn_backend.get_name() == "CPU_ATTN" for visit in visits)
 
 
-class Reduced:
-    """One selection of a step's requests: makes the forward contexts in which only their tokens are
-    computed.
+class RequestSubset:
+    """Some requests of a step: makes the forward contexts in which only their tokens are computed.
 
-    Iterations that the same requests run share it, and with it the metadata, as the layers of one
+    Iterations that the same requests run share one, and with it the metadata, as the layers of an
     iteration do.
     """
 
     def __init__(self, members: tuple[int, ...], tokens: torch.Tensor) -> None:
-        """Select the requests `members` of the batch, whose tokens are at the places `tokens`."""
+        """Take the requests `members` of the batch, whose tokens are at the places `tokens`."""
         self.members = members
         self.tokens = tokens
         self._requests = torch.tensor(members, dtype=torch.long, device=tokens.device)
         self._metadata: dict[tuple[int, int, int], Any] = {}
         self._slots: dict[int, torch.Tensor] = {}
 
-    def context(self, whole: Any, visits: Sequence[Visit]) -> Any:
-        """Return the forward context of an iteration's visits, made from that of the `whole` batch."""
+    @contextmanager
+    def forward_context(self, visits: Sequence[LayerVisit]) -> Iterator[None]:
+        """Set vLLM's forward context, of the whole batch, to these requests for these visits."""
+        from vllm.forward_context import get_forward_context, override_forward_context
+
+        whole = get_forward_context()
         metadata = {
             visit.name: self._reduced(whole.attn_metadata[visit.name], visit.attention)
             for visit in visits
         }
-        slots = {visit.name: self._taken(whole.slot_mapping[visit.name]) for visit in visits}
-        return dataclasses.replace(whole, attn_metadata=metadata, slot_mapping=slots)
+        slots = {visit.name: self._own_slots(whole.slot_mapping[visit.name]) for visit in visits}
+        reduced = dataclasses.replace(whole, attn_metadata=metadata, slot_mapping=slots)
+        with override_forward_context(reduced):
+            yield
 
-    def _taken(self, slots: torch.Tensor) -> torch.Tensor:
+    def _own_slots(self, slots: torch.Tensor) -> torch.Tensor:
         if id(slots) not in self._slots:  # one tensor per cache group, which outlives the step
             self._slots[id(slots)] = slots[self.tokens]
         return self._slots[id(slots)]
@@ -136,8 +141,9 @@ class Reduced:
         return self._metadata[key]
 
     def _reduced_cpu(self, metadata: Any, attention: Any, window: int) -> Any:
-        """Return what `CPUAttentionMetadataBuilder.build` (vllm 0.32,
-        v1/attention/backends/cpu_attn.py) would make for the selection.
+        """Return what `CPUAttentionMetadataBuilder.build` would make for these requests.
+
+        vllm 0.32, v1/attention/backends/cpu_attn.py.
         """
         from vllm import _custom_ops, envs
 
@@ -169,6 +175,6 @@ class Reduced:
             max_seq_len=int(seq_lens.max()),
             seq_lens=seq_lens,
             block_table=metadata.block_table[self._requests],
-            slot_mapping=self._taken(metadata.slot_mapping),
+            slot_mapping=self._own_slots(metadata.slot_mapping),
             scheduler_metadata=schedule,
         )

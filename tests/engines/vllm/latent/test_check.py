@@ -161,7 +161,8 @@ def test_room_for_one_request_at_the_largest_depth() -> None:
     require_room(latent, LLAMA, 1000, 4, needed, "main")
     with pytest.raises(
         PlanError,
-        match=r"0\.09 GiB of KV cache \(60 layers run.*smaller max_context_tokens or max_depth, or a larger kv",
+        match=r"0\.09 GiB of KV cache \(60 layers run.*"
+        r"smaller max_context_tokens or max_depth, or a larger kv",
     ):
         require_room(latent, LLAMA, 1000, 4, needed - 1, "main")
     shallow = replace(latent, max_depth=1)

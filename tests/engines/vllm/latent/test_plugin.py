@@ -49,7 +49,10 @@ def test_neither_the_plugin_nor_the_check_imports_anything_of_weight() -> None:
     reads a plan.
     """
     heavy = "{'vllm', 'torch', 'transformers', 'ray'}"
-    code = f"import sys, orchestrator.engines.vllm.latent.plugin, orchestrator.plan.looped, orchestrator.plan.models; print({heavy} & set(sys.modules))"
+    code = (
+        "import sys, orchestrator.engines.vllm.latent.plugin, orchestrator.plan.looped, "
+        f"orchestrator.plan.models; print({heavy} & set(sys.modules))"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

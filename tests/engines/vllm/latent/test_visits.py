@@ -1,19 +1,14 @@
-"""Visits of layers: which KV caches a schedule has, on modules that look like vLLM's as far as
-visits look. And rows, and states.
-"""
+"""Layer visits: which KV caches a schedule has, on modules with the parts of vLLM's they use."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from orchestrator.core.layers import parse_schedule
-from orchestrator.engines.vllm.latent.batch import Rows
-from orchestrator.engines.vllm.latent.state import State, damped
-from orchestrator.engines.vllm.latent.visits import Visits, visits_of
+from orchestrator.engines.vllm.latent.visits import LayerVisits, visits_of
 
 
 class _Attention(nn.Module):
@@ -30,7 +25,7 @@ class _Layer(nn.Module):
         self.mlp = nn.Linear(2, 2)
 
 
-def laid_out(text: str, max_depth: int = 1) -> tuple[Visits, dict[str, Any], list[Any]]:
+def laid_out(text: str, max_depth: int = 1) -> tuple[LayerVisits, dict[str, Any], list[Any]]:
     layers = [_Layer(i) for i in range(4)]
     context: dict[str, Any] = {
         layer.self_attn.attn.layer_name: layer.self_attn.attn for layer in layers
@@ -83,35 +78,3 @@ def test_layers_run_in_the_order_of_the_schedule() -> None:
     every = [*visits.head, *visits.iterations[0], *visits.iterations[1], *visits.tail]
     weights = [layer.mlp for layer in layers]
     assert [weights.index(visit.layer.mlp) for visit in every] == [0, 2, 1, 2, 1, 3]
-
-
-def test_rows_that_go_on() -> None:
-    """Three requests of 2, 3 and 1 tokens at depths 1, 3, 2."""
-    rows = Rows((1, 3, 2), (0, 2, 5, 6))
-    assert [rows.going_on(i) for i in (1, 2, 3)] == [None, (1, 2), (1,)]
-    assert rows.tokens((1, 2), torch.device("cpu")).tolist() == [2, 3, 4, 5]
-    assert rows.token_depths(8, torch.device("cpu")).tolist() == [1, 1, 3, 3, 3, 2, 1, 1]
-    assert rows.deepest == 3
-
-
-def test_merging_changes_the_given_rows_only() -> None:
-    """With a residual or without, and when only the rows that went on have one."""
-    old = State(torch.zeros(3, 2), torch.ones(3, 2))
-    part = State(torch.full((1, 2), 5.0), torch.full((1, 2), 7.0))
-    places = torch.tensor([1])
-    assert old.merged(places, part).whole().tolist() == [[1, 1], [12, 12], [1, 1]]
-    assert State(torch.zeros(3, 2)).merged(places, part).whole().tolist() == [
-        [0, 0],
-        [12, 12],
-        [0, 0],
-    ]
-    assert old.whole().tolist() == [[1, 1]] * 3
-
-
-def test_damping_goes_a_share_of_the_way_and_all_of_it_at_depth_one() -> None:
-    """x + (g(x) - x) / r; exactly g(x) at r = 1, though (y - x) + x is not y in floating point."""
-    x, y = torch.tensor([[0.1, 1e8]]), torch.tensor([[0.3, 1.0]])
-    assert damped(x, y, 1.0).equal(y)
-    assert damped(x, y, torch.tensor([[1.0]])).equal(y)
-    half = damped(torch.zeros(2, 1), torch.full((2, 1), 8.0), torch.tensor([[0.5], [0.25]]))
-    assert half.tolist() == [[4.0], [2.0]]

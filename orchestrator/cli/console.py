@@ -1,0 +1,108 @@
+"""Where commands write: results to the standard output, messages to the error stream; and where
+the output of engines and native code goes instead.
+
+The one rule: nothing else may print, so that `--json` leaves nothing but JSON on the standard
+output. What a running job shows is `view.live`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+
+from orchestrator.jobs.files import indented_json, write_atomically
+
+
+class Screen(Console):
+    """A console that raises BrokenPipeError when its reader is gone; rich's own would turn the
+    standard output off and exit.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled."""
+        raise  # rich calls this while it handles the error
+
+
+def results_console() -> Console:
+    """Return a console on the standard output."""
+    return Screen(file=sys.stdout, highlight=False)
+
+
+def message(text: str) -> None:
+    """Write a line to the error stream."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on the standard output."""
+    sys.stdout.write(indented_json(value).decode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as a JSON file, in one step. JournalError when the disk refuses."""
+    write_atomically(path, indented_json(value))
+
+
+@contextlib.contextmanager
+def redirected(streams: Sequence[int], target: int) -> Iterator[dict[int, int]]:
+    """Let these file descriptors of the process write to `target`, which is closed; yield copies of
+    what they were.
+    """
+    _flush()
+    copies = {stream: os.dup(stream) for stream in streams}
+    for stream in streams:
+        os.dup2(target, stream)
+    os.close(target)
+    try:
+        yield copies
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            _flush()
+        for stream, copy in copies.items():
+            os.dup2(copy, stream)
+            os.close(copy)
+
+
+@contextlib.contextmanager
+def diverted(log: Path) -> Iterator[TextIO]:
+    """Write the output of this process and its children to a file; yield the error stream as it
+    was.
+
+    An empty log is removed at the end. Where the error stream is not a real one (under a test
+    runner) nothing is diverted.
+    """
+    if not _is_real(sys.stderr, 2):
+        yield sys.stderr
+        return
+    streams = (1, 2) if _is_real(sys.stdout, 1) else (2,)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        with (
+            redirected(streams, target) as copies,
+            os.fdopen(
+                os.dup(copies[2]), "w", encoding=sys.stderr.encoding, errors="replace"
+            ) as stderr,
+        ):
+            yield stderr
+    finally:
+        if log.stat().st_size == 0:
+            log.unlink()
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _is_real(stream: TextIO | None, descriptor: int) -> bool:
+    try:
+        return stream is not None and stream.fileno() == descriptor
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,62 @@
+"""The commands about this installation: `leadline plugins` and `leadline doctor`."""
+
+from __future__ import annotations
+
+import click
+from rich.text import Text
+
+from orchestrator.cli import doctor as checks
+from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.options import debug_option
+from orchestrator.cli.view import plugins as view
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the list with all options as JSON.")
+@debug_option
+def plugins(name: str | None, as_json: bool) -> int:
+    """List the strategies, selectors, verifiers, domains, engines and similarities that a plan can
+    name. With a NAME: what it does, and its options with type, default, range and meaning.
+
+    \b
+    Examples:
+      leadline plugins
+      leadline plugins adaptive
+      leadline plugins --json
+    """
+    summaries = view.summaries(name)
+    if as_json:
+        print_json(summaries)
+    elif name is None:
+        results_console().print(view.overview(summaries))
+    else:
+        results_console().print(view.details(name))
+    return 1 if any(plugin.error for plugin in summaries) else 0
+
+
+@click.command()
+@click.option(
+    "--engine",
+    "deep",
+    is_flag=True,
+    help="Answer one question with the real engine too (a minute or two).",
+)
+@debug_option
+def doctor(deep: bool) -> int:
+    """Check this installation: what is there, what is missing, what clashes, and what to do about
+    it.
+
+    \b
+    Examples:
+      leadline doctor
+      leadline doctor --engine
+    """
+    console = results_console()
+    n_broken = 0
+    for finding in checks.findings(deep):
+        console.print(checks.finding_lines(finding))
+        n_broken += finding.state is checks.State.BROKEN
+    summary = f"{n_broken} broken" if n_broken else "nothing is broken"
+    console.print(Text(f"\n{summary}", style="bold red" if n_broken else "bold green"))
+    return 1 if n_broken else 0

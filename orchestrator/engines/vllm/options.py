@@ -1,0 +1,202 @@
+"""The `vllm` engine's options, and how engines are started from them: one per model pool.
+
+The one rule: vllm and torch are imported when an engine is opened, never with this module, so that
+a light installation can list and check the options. What this machine lets an engine have is
+decided in `host`, what a layer schedule adds in `depth`. Not covered: several replicas of a pool,
+and the restart of an engine that has died, which are the `ray` engine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
+
+from orchestrator.core.errors import EngineError, PlanError
+from orchestrator.core.plan import Model
+from orchestrator.core.values import Capability
+from orchestrator.engines.vllm import depth as vllm_depth
+from orchestrator.engines.vllm import host
+from orchestrator.engines.vllm.engine import StartedEngine, VllmEngine
+from orchestrator.engines.vllm.pooling import require_task
+from orchestrator.plan.models import resolve_model
+
+
+@dataclass(frozen=True, slots=True)
+class Vllm:
+    """Runs models with vLLM in this process, on its GPUs or its CPU: for one machine.
+
+    A script that opens an engine in its own process needs `if __name__ == "__main__":`, because
+    vLLM spawns processes.
+    """
+
+    dtype: Annotated[
+        str,
+        Meta(
+            description='Number format of weights and activations, such as "bfloat16"; "auto" '
+            "takes the model's own on a GPU, and the faster of float32 and bfloat16 on a CPU."
+        ),
+    ] = "auto"
+    kv_cache_gib: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Size of each pool's KV cache in GiB; 0 takes what "
+            "gpu_memory_utilization leaves, or on a CPU a quarter of the free memory, at most 4.",
+        ),
+    ] = 0.0
+    gpu_memory_utilization: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of a GPU's memory for all pools together; each gets an equal part "
+            "of it, unless `pools` sets its own.",
+        ),
+    ] = 0.9
+    tensor_parallel: Annotated[
+        int, Meta(ge=1, description="Number of GPUs over which each model is split.")
+    ] = 1
+    max_num_seqs: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most requests that a pool computes in one step; 0 leaves it to vLLM.",
+        ),
+    ] = 0
+    enforce_eager: Annotated[
+        bool | None,
+        Meta(
+            description="Whether the model runs without compiled graphs; unset, it is compiled on "
+            "a GPU and eager on a CPU, where compiling takes longer than most jobs."
+        ),
+    ] = None
+    threads: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="OpenMP threads of an engine on a CPU; 0 takes one fewer than the CPUs "
+            "this process may use.",
+        ),
+    ] = 0
+    prefix_caching: Annotated[
+        bool,
+        Meta(description="Whether requests that begin alike share their part of the KV cache."),
+    ] = True
+    seed: Annotated[
+        int,
+        Meta(description="Seed of the engine; a request's own seed decides which tokens it draws."),
+    ] = 0
+    pools: Annotated[
+        Mapping[str, Mapping[str, object]],
+        Meta(description="Other values of these options for single model pools, by pool name."),
+    ] = field(default_factory=dict)
+    processed_logprobs: Annotated[
+        bool,
+        Meta(
+            description="Whether log-probabilities are those that tokens are drawn from, after "
+            "temperature, top_k and the like; otherwise they are the model's own."
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        host.by_pool(self, self.pools)  # checks the options of single pools
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Return what the engine can do: everything."""
+        return frozenset(Capability)
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
+        """Yield one engine for all pools, each started in turn, and shut them down afterwards.
+
+        PlanError when a model cannot be used, EngineError when an engine does not start.
+        """
+        options = host.by_pool(self, models)
+        started: dict[str, StartedEngine] = {}
+        try:
+            for name, model in models.items():
+                n_left = len(models) - len(started)
+                started[name] = await _start(options[name], name, model, n_left)
+        except BaseException:  # a cancellation too: engines that did start must not stay behind
+            await VllmEngine(started).close()
+            raise
+        engine = VllmEngine(started)
+        started.clear()
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+async def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> StartedEngine:
+    # before vLLM is imported, which takes a while
+    path = await asyncio.to_thread(resolve_model, model.path)
+    # On its own: something in vLLM keeps the frames in which it was imported for ever, and with
+    # them what those hold.
+    await asyncio.to_thread(_import_vllm)
+    starting = asyncio.create_task(
+        asyncio.to_thread(_start_blocking, options, name, model, path, n_pools_left)
+    )
+    try:
+        started = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # A thread cannot be cancelled: wait for what it starts, or its processes would stay behind.
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            starting.result().llm.shutdown()
+        raise
+    # vLLM keeps the answer: no request will wait for it from an engine that has died
+    tasks = await started.llm.get_supported_tasks()
+    with host.or_ended(started.llm):
+        require_task(name, model, tasks)
+    return started
+
+
+def _import_vllm() -> None:
+    with host.environment(threads=0):
+        try:
+            import vllm.v1.engine.async_llm  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise PlanError(
+                f"vLLM is not installed ({error}): pip install 'leadline[cpu]' or, with a GPU, "
+                "'leadline[cuda]'"
+            ) from error
+
+
+def _start_blocking(
+    options: Vllm, name: str, model: Model, path: str, n_pools_left: int
+) -> StartedEngine:
+    """Return a started engine; blocks for a minute or so. PlanError, EngineError."""
+    with host.environment(options.threads):
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = host.engine_arguments(options, model, path)
+        if current_platform.is_cpu():
+            arguments |= host.cpu_arguments(options, host.free_bytes() // n_pools_left)
+        latent = None if model.task else vllm_depth.prepare(options, name, model, path, arguments)
+        try:
+            config = host.without_worker_process(
+                AsyncEngineArgs(**arguments).create_engine_config()
+            )
+        except (ValueError, OSError) as error:
+            raise PlanError(
+                f"model {model.path!r} of pool {name!r} cannot be used: {error}"
+            ) from error
+        context_tokens = config.model_config.max_model_len
+        try:
+            llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        except Exception as error:  # whatever its processes raise on their way down
+            raise EngineError(
+                f"the vLLM engine of model pool {name!r} ({model.path}) did not start: {error} "
+                "The reason is in the log above (LEADLINE_VLLM_LOG=INFO shows more)"
+            ) from error
+    with host.or_ended(llm):
+        host.require_context(name, llm.model_config.max_model_len, context_tokens)
+    return StartedEngine(llm, latent, model.task)

@@ -1,0 +1,283 @@
+"""The surface accuracy(depth, width) and its cost, from one pool per depth sampled at the largest
+width.
+
+The one rule: a smaller width is evaluated by what a random part of the pool would have answered,
+never by sampling again and never by the first traces alone, so every point is unbiased and all
+points share their problems, which is what makes differences between them sharp. It samples nothing
+and draws no pictures; docs/sweep.md says how to read the numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from orchestrator.core.errors import LeadlineError, PlanError
+from orchestrator.core.plan import derive_seed
+from orchestrator.core.protocols import Selector
+from orchestrator.core.values import Problem, Trace
+from orchestrator.core.votes import conclude
+from orchestrator.studies.evaluate import Estimate, Table, mean_estimates
+from orchestrator.studies.scaling import attempts, majority_at_k, majority_error, votes
+from orchestrator.studies.sweep.levels import Level, Pools, Right, layer_tokens, level
+
+N_DRAWS = 100  # parts of a pool per problem and width, for selectors without a formula
+
+Chances: TypeAlias = Callable[
+    [str, Sequence[Trace], frozenset[str], Sequence[int]], list[tuple[float, float]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One point of the surface: `width` traces at `depth` (0: as the model ships), voted on.
+
+    `accuracy` has its interval over problems; `drawing_error` is the standard error that it has
+    from drawing parts of pools, 0.0 where it is an exact expectation. `below_best` is the best
+    setting's accuracy minus this one's, problems resampled together. `layer_tokens` and `seconds`
+    are what one problem takes. `on_front`: nothing else is as accurate for as few layer-tokens;
+    `on_seconds_front` likewise.
+    """
+
+    depth: int
+    width: int
+    accuracy: Estimate
+    drawing_error: float
+    below_best: Estimate
+    layer_tokens: float
+    seconds: float
+    on_front: bool = False
+    on_seconds_front: bool = False
+
+    @property
+    def as_good_as_best(self) -> bool:
+        """Whether the interval of its difference to the best setting holds 0, or the difference is
+        less than half a problem.
+        """
+        difference = self.below_best
+        return (
+            difference.value if difference.low is None else difference.low
+        ) <= 0.0 or difference.value * difference.n < 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """Every setting, depth by depth and by width within a depth; `best` and `cheapest` are
+    positions in it.
+
+    `unit` is what `layer_tokens` count: "tokens" where the engine does not know its layers.
+    `n_left_out` problems had a reference but not enough attempts at every depth.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    selector: str
+    unit: str
+    n_problems: int
+    n_left_out: int
+    settings: tuple[Setting, ...]
+    levels: tuple[Level, ...]
+    best: int
+    cheapest: int
+
+    def at(self, depth: int, width: int) -> Setting:
+        """Return one setting. ValueError when it is not on the surface."""
+        return self.settings[self.depths.index(depth) * len(self.widths) + self.widths.index(width)]
+
+
+def parse_counts(text: str, flag: str) -> tuple[int, ...]:
+    """Return the whole numbers that `1,4,16` or `1..64` write, ascending: a range doubles from its
+    start and ends at its end.
+    """
+    fault = PlanError(
+        f"{flag} {text!r}: give whole numbers from 1, "
+        "as a list (1,4,16) or as a range that doubles (1..64)"
+    )
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dots, last = (piece.strip() for piece in part.partition(".."))
+        if not first.isdecimal() or (dots and not last.isdecimal()):
+            raise fault
+        low, high = int(first), int(last or first)
+        if not 1 <= low <= high:
+            raise fault
+        while low < high:
+            found.add(low)
+            low *= 2
+        found.add(high)
+    return tuple(sorted(found))
+
+
+def surface(
+    pools: Mapping[int, Pools],
+    right: Mapping[int, Right],
+    widths: Sequence[int],
+    selector: str,
+    chances: Chances,
+) -> Surface:
+    """Return the surface of pools by depth, each as wide as the largest width. LeadlineError
+    without a problem to count.
+
+    `right` are the keys of right answers (`evaluate.right_keys`) by depth; `chances` is
+    `by_majority` or `by_drawing(selector)`.
+    """
+    depths = tuple(pools)
+    known = [
+        id for id in right[depths[0]] if all(id in right[d] and id in pools[d] for d in depths)
+    ]
+    tried = {depth: {id: attempts(pools[depth][id]) for id in known} for depth in depths}
+    ids = [id for id in known if all(len(tried[d][id]) >= max(widths) for d in depths)]
+    if not ids:
+        raise LeadlineError(
+            f"none of {len(known)} problems with a reference answer has {max(widths)} attempts "
+            "at every depth"
+        )
+    # (n_problems, n_settings, 2): values and their errors; layer-tokens and seconds
+    found = np.array(
+        [
+            [pair for d in depths for pair in chances(id, tried[d][id], right[d][id], widths)]
+            for id in ids
+        ]
+    )
+    costs = np.array(
+        [[pair for d in depths for pair in _costs(tried[d][id], widths)] for id in ids]
+    )
+    drawing = np.sqrt((found[:, :, 1] ** 2).sum(axis=0)) / len(ids)
+    settings = _settings(
+        [(d, w) for d in depths for w in widths], found[:, :, 0], drawing, costs.mean(axis=0)
+    )
+    has_layers = any(t.usage.layer_tokens for d in depths for t in tried[d][ids[0]])
+    return Surface(
+        depths=depths,
+        widths=tuple(widths),
+        selector=selector,
+        unit="layer-tokens" if has_layers else "tokens",
+        n_problems=len(ids),
+        n_left_out=len(known) - len(ids),
+        settings=settings,
+        levels=tuple(level(d, {id: tried[d][id] for id in ids}, right[d]) for d in depths),
+        best=_best(settings),
+        cheapest=cheapest(settings),
+    )
+
+
+def _settings(
+    points: Sequence[tuple[int, int]], values: Table, drawing: Table, prices: Table
+) -> tuple[Setting, ...]:
+    # equal expectations, of widths 1 and 2 say, differ in their last digits
+    values = values.round(12)
+    means = values.mean(axis=0)
+    best = min(range(len(points)), key=lambda i: (-means[i], prices[i, 0], i))
+    below = values[:, [best]] - values
+    estimates = mean_estimates(np.hstack([values, below]))
+    accuracies, differences = estimates[: len(points)], estimates[len(points) :]
+    by_tokens = pareto(list(zip(prices[:, 0], means.round(12), strict=True)))
+    by_seconds = pareto(list(zip(prices[:, 1], means.round(12), strict=True)))
+    return tuple(
+        Setting(
+            depth,
+            width,
+            accuracies[i],
+            float(drawing[i]),
+            differences[i],
+            float(prices[i, 0]),
+            float(prices[i, 1]),
+            by_tokens[i],
+            by_seconds[i],
+        )
+        for i, (depth, width) in enumerate(points)
+    )
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Tell of each (cost, accuracy) whether no other costs as little and is as accurate, one of the
+    two strictly better.
+    """
+    return [
+        not any(c <= cost and a >= value and (c, a) != (cost, value) for c, a in points)
+        for cost, value in points
+    ]
+
+
+def _best(settings: Sequence[Setting]) -> int:
+    return min(
+        range(len(settings)),
+        key=lambda i: (-settings[i].accuracy.value, settings[i].layer_tokens, i),
+    )
+
+
+def cheapest(settings: Sequence[Setting]) -> int:
+    """Return which setting takes the fewest layer-tokens among those as good as the best; of equal
+    ones the more accurate, then the first.
+
+    As good: the 95% interval of (best - this), both resampled over the same problems, holds 0; or
+    the difference is less than half a problem. Expectations over a pool are sharp: without the
+    second even 0.01 points would count.
+    """
+    able = [i for i, setting in enumerate(settings) if setting.as_good_as_best]
+    return min(able, key=lambda i: (settings[i].layer_tokens, -settings[i].accuracy.value, i))
+
+
+def by_majority(
+    id: str, pool: Sequence[Trace], right: frozenset[str], widths: Sequence[int]
+) -> list[tuple[float, float]]:
+    """Return by width the chance that the majority of so many attempts is right: exact, with the
+    error 0, in pools up to 512.
+    """
+    counts = votes(pool)
+    values = majority_at_k(counts, len(pool), right, widths)
+    return [
+        (value, majority_error(counts, len(pool), right, k))
+        for k, value in zip(widths, values, strict=True)
+    ]
+
+
+def by_drawing(selector: Selector) -> Chances:
+    """Return what estimates any selector's chance to be right, by width, with its standard error.
+
+    Of each pool it takes every part of that size when there are at most 100 (then the error is 0),
+    else 100 seeded draws.
+    """
+
+    def chances(
+        id: str, pool: Sequence[Trace], right: frozenset[str], widths: Sequence[int]
+    ) -> list[tuple[float, float]]:
+        return [_drawn(id, pool, right, k, selector) for k in widths]
+
+    return chances
+
+
+def _drawn(
+    id: str, pool: Sequence[Trace], right: frozenset[str], k: int, selector: Selector
+) -> tuple[float, float]:
+    problem = Problem(id, "")
+    whole = math.comb(len(pool), k) <= N_DRAWS
+    rng = random.Random(derive_seed(0, id, k))
+    parts = (
+        itertools.combinations(pool, k) if whole else (rng.sample(pool, k) for _ in range(N_DRAWS))
+    )
+    answers = [conclude(problem, part, selector).answer for part in parts]
+    hits = [answer is not None and answer.key in right for answer in answers]
+    share = sum(hits) / len(hits)
+    return share, 0.0 if whole else math.sqrt(share * (1.0 - share) / (len(hits) - 1))
+
+
+def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, float]]:
+    """Return the expected (layer-tokens, seconds) of each width. What is generated grows with the
+    width, and so do seconds.
+
+    Of the prompt, one trace computes the most (in the pool: whichever came first), the others what
+    the prefix cache did not hold: so a width of 1 pays the prompt in full, and the width of the
+    pool pays what the pool did.
+    """
+    prompts, outputs = zip(*map(layer_tokens, pool), strict=True)
+    first = max(prompts)
+    others = (sum(prompts) - first) / (len(pool) - 1) if len(pool) > 1 else 0.0
+    output, seconds = sum(outputs) / len(pool), sum(t.usage.seconds for t in pool) / len(pool)
+    return [(k * output + first + (k - 1) * others, k * seconds) for k in widths]

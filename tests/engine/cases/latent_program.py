@@ -1,0 +1,34 @@
+"""Runs all cases of layer schedules and loops and prints, as JSON, what they gave.
+
+`python latent_program.py FOLDER`; the folder gets the models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ |= {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+sys.path.insert(0, str(Path(__file__).parents[2] / "engines" / "vllm" / "latent"))
+
+import loop_cases
+import schedule_cases
+import torch
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    found = {
+        "schedules": schedule_cases.results(folder / "schedules"),
+        "loops": loop_cases.results(folder / "loops"),
+    }
+    (folder / "results.json").write_text(json.dumps(found))

@@ -1,0 +1,64 @@
+"""Processes that tests start, watch and kill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+
+class Programs:
+    """The processes of one test file, killed with all their descendants if they outlive it."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *command: object, log: Path) -> subprocess.Popen[bytes]:
+        """Start Python with these arguments; its output goes to `log`."""
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, *map(str, command)], stdout=file, stderr=file
+            )
+        self._processes.append(process)
+        return process
+
+    def run(self, *command: object, log: Path) -> None:
+        """Run Python with these arguments; AssertionError with the end of `log` when it fails."""
+        code = self.start(*command, log=log).wait()
+        assert code == 0, log.read_text()[-4000:]
+
+    def kill(self) -> None:
+        """End what still runs."""
+        for process in self._processes:
+            if process.poll() is None:
+                kill_tree(process)
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Kill a process and all its descendants at once; return them."""
+    root = psutil.Process(process.pid)
+    tree = [root, *root.children(recursive=True)]
+    for one in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    return tree
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another process does; the test's own time limit bounds it."""
+    while not condition():  # noqa: ASYNC110  # nothing in this process would set an event
+        await asyncio.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether a process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

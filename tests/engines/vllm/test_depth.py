@@ -1,0 +1,20 @@
+"""The iterations of requests, as the worker counts them."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.engines.vllm.depth import IterationCounts, IterationLedger
+
+
+def test_counts_are_taken_once() -> None:
+    """The mean a trace reports is of its own tokens; the mean it is charged is of all of them."""
+    ledger = IterationLedger()
+    ledger.add("a", [4, 4, 4], [2])
+    ledger.add("b", [], [1])
+    ledger.add("a", [], [3, 4])
+    counts = ledger.take("a")
+    assert counts == IterationCounts(3, 12, 3, 9)
+    assert counts.mean_depth == 3.0
+    assert counts.mean_of_all == pytest.approx(21 / 6)
+    assert ledger.take("a") is None
