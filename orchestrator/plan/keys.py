@@ -79,7 +79,7 @@ KEYS: Mapping[str, Meta] = {
     ),
     "model": Meta(description=_MODEL),
     "domain": Meta(
-        description="How answers are read and compared, for problems that name none (math, number, ...)."
+        description="How answers are read and compared, for problems that name no domain of theirs."
     ),
     "seed": Meta(
         description="All randomness derives from it, the problem's id and the trace's ordinal."
@@ -321,8 +321,8 @@ def _field_info(field: dataclasses.Field[Any], hint: Any) -> FieldInfo:
     else:
         default = "(required)"
     try:
-        schema = msgspec.json.schema(hint)
-    except (TypeError, NameError):  # a type that no text stands for
+        schema = msgspec.json.schema(hint, schema_hook=lambda cls: {"title": str(cls)})
+    except (TypeError, NameError):  # an annotation that does not resolve
         schema = {}
     schemas = (schema, *schema.get("anyOf", ()))
     return FieldInfo(

@@ -128,9 +128,11 @@ def _needs(cls: type) -> str:
 
 
 def summary_line(cls: type) -> str:
-    """Return the first sentence of a class's docstring."""
-    paragraph = inspect.cleandoc(cls.__doc__ or "(no description)").split("\n\n")[0]
-    return re.split(r"(?<=[.!?])\s", " ".join(paragraph.split()), maxsplit=1)[0]
+    """Return the first line of a class's docstring, or its first sentence if that is longer."""
+    first, *more = inspect.cleandoc(cls.__doc__ or "(no description)").split("\n")
+    while more and more[0] and not first.endswith((".", "!", "?")):
+        first += f" {more.pop(0).strip()}"
+    return first
 
 
 def papers(cls: type) -> list[str]:
@@ -170,7 +172,7 @@ def _usage(plugin: PluginSummary) -> str:
         return f"in a plan: verifiers = [{entry}]"
     key = "execution.engine" if plugin.group == "engines" else registry.singular(plugin.group)
     flags = [f"--{key} {name}"]
-    plain = next((o for o in plugin.options if o.type in ("int", "float", "str")), None)
+    plain = next((o for o in plugin.options if o.type in ("int", "float")), None)
     if plain is not None:
         value = "VALUE" if plain.default == "(required)" else plain.default.strip("'") or '""'
         flags.append(f"--{key}.{plain.name} {value}")
