@@ -146,11 +146,7 @@ def _own_id(given: object) -> tuple[str, str]:
         return given, ""
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given), ""
-    return (
-        "",
-        f"its id is {_shortened(repr(given))}; an id is a text that is not empty, "
-        "or a whole number",
-    )
+    return "", f"its id is {_shortened(repr(given))}; an id is a non-empty text or a whole number"
 
 
 def _derived_id(fields: Mapping[str, Any]) -> tuple[str, str]:

@@ -17,8 +17,8 @@ from orchestrator.core.plan import Plan
 from orchestrator.jobs.files import sha256, write_atomically
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.journal import Journal
-from orchestrator.plan.file import plan_toml
 from orchestrator.plan.execution import Execution
+from orchestrator.plan.file import plan_toml
 
 _META = "commission"  # as version 0.1 wrote it
 PLAN_FILE = "plan.toml"

@@ -46,7 +46,7 @@ def run(*arguments: str) -> tuple[str, list[dict[str, object]]]:
 
 def test_it_is_finished_with_the_results_it_would_have_had(begun: Path) -> None:
     """Same fingerprint, seeds and answers: of the problems under way only what is owed is asked."""
-    output, rows = run("--execution.engine.seconds_per_token", "0")
+    _, rows = run("--execution.engine.seconds_per_token", "0")
     expected = [json.loads(line) for line in (JOB / "results.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [row["id"] for row in expected]
     assert {row["fingerprint"] for row in rows} == {row["fingerprint"] for row in expected}

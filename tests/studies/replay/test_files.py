@@ -245,9 +245,10 @@ def test_a_replayed_job_asks_what_the_job_asked(tmp_path: Path) -> None:
     problems.write_text(problems.read_text().replace("What is 3?", "What is three?"))
     changed = read_recording(tmp_path / "job", problems=str(problems))
     assert [p.problem.prompt for p in changed.problems if p.problem.id == "p3"] == [""]
-    assert changed.notes == (
+    [note] = changed.notes
+    assert note == (
         f"{problems} words 1 problems otherwise than the job did; "
-        "they are taken without their prompts",
+        "they are taken without their prompts"
     )
     unknown = read_recording(tmp_path / "job")
     assert {p.problem.prompt for p in unknown.problems} == {""}
