@@ -218,13 +218,13 @@ def markdown_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def converted(section: str, table: Mapping[str, Any], prefix: str | None = None) -> dict[str, Any]:
+def read_section(section: str, table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of a section, each as its field's type.
 
     `prefix` names the section in this plan, where that is not its name in `SECTIONS`. PlanFault for
     an unknown key, a wrong type and a value out of range.
     """
-    prefix = section if prefix is None else prefix
+    prefix = prefix or section
     hints = _hints(section)
     refuse_unknown(table, hints, prefix)
     values = {}

@@ -240,16 +240,16 @@ def _part_spec(table: Mapping[str, Any], at: str, default: object) -> PluginSpec
     return PluginSpec(name, options)
 
 
-def composed(plugin: object, at: str) -> Iterator[tuple[str, object]]:
+def walk_parts(plugin: object, at: str) -> Iterator[tuple[str, object]]:
     """Yield a plugin, whose path is `at`, and all its parts, nested ones too, with their paths."""
     yield at, plugin
     for name in parts(type(plugin)):
         part = getattr(plugin, name)
         if isinstance(part, tuple):
             for place, item in enumerate(part):
-                yield from composed(item, f"{at}.{name}[{place}]")
+                yield from walk_parts(item, f"{at}.{name}[{place}]")
         elif part is not None:
-            yield from composed(part, f"{at}.{name}")
+            yield from walk_parts(part, f"{at}.{name}")
 
 
 def spec_of(group: str, plugin: object) -> PluginSpec:
@@ -327,21 +327,21 @@ def distribution(group: str, name: str) -> str:
 
 def needs(plugin: object) -> frozenset[Capability]:
     """Return the engine capabilities that a plugin and its parts need."""
-    return frozenset(_declared(plugin, "needs"))
+    return frozenset(_attributes(plugin, "needs"))
 
 
 def metrics(plugin: object) -> tuple[str, ...]:
     """Return the metrics that a plugin and its parts need of each trace."""
-    return tuple(dict.fromkeys(_declared(plugin, "metrics")))
+    return tuple(dict.fromkeys(_attributes(plugin, "metrics")))
 
 
 def verdicts(plugin: object) -> tuple[str, ...]:
     """Return the names of the verifiers whose verdicts a plugin and its parts read."""
-    return tuple(dict.fromkeys(_declared(plugin, "verifiers")))
+    return tuple(dict.fromkeys(_attributes(plugin, "verifiers")))
 
 
-def _declared(plugin: object, attribute: str) -> Iterator[Any]:
-    for _, part in composed(plugin, ""):
+def _attributes(plugin: object, attribute: str) -> Iterator[Any]:
+    for _, part in walk_parts(plugin, ""):
         yield from getattr(part, attribute, ())
 
 

@@ -108,7 +108,7 @@ def _details(plugin: PluginSummary) -> Iterator[RenderableType]:
     cls = registry.plugin_class(plugin.group, plugin.name)
     kind = registry.singular(plugin.group)
     yield Text.assemble((plugin.name, "bold cyan"), (f"  {kind} of {plugin.distribution}", "dim"))
-    yield Text(f"{_reflowed(inspect.cleandoc(cls.__doc__ or '(no description)'))}\n")
+    yield Text(f"{_reflow(inspect.cleandoc(cls.__doc__ or '(no description)'))}\n")
     yield Text("Options:" if plugin.options else "It has no options.")
     for option in plugin.options:
         default = "required" if option.default == "(required)" else f"default {option.default}"
@@ -142,7 +142,7 @@ def papers(cls: type) -> list[str]:
     return [f"arXiv {number}" for number in dict.fromkeys(numbers)]
 
 
-def _reflowed(text: str) -> str:
+def _reflow(text: str) -> str:
     """Return a docstring whose paragraphs are one line each, lists kept as they are."""
     return "\n\n".join(
         p if re.search(r"^\s*([-*]|\s)", p, re.MULTILINE) else " ".join(p.split())
