@@ -29,6 +29,7 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.values import PluginSpec, Purpose
 from orchestrator.plan import registry
 from orchestrator.plan.file import load_plan
+from orchestrator.plan.keys import markdown_table
 from orchestrator.testing import PROBLEM, trace
 
 ROOT = Path(__file__).parents[2]
@@ -186,6 +187,11 @@ def test_a_plan_loads(
             before, after = above, below
     Path("plan.toml").write_text(f"{before}{block}\n{after}")
     assert load_plan("plan.toml", {"execution.engine": "fake"}).execution.engine.name == "fake"
+
+
+def test_the_table_of_keys_is_that_of_the_code() -> None:
+    """docs/plans.md. Mend by the output of `python -m orchestrator.plan.keys`."""
+    assert markdown_table().strip() in (ROOT / "docs" / "plans.md").read_text()
 
 
 # --- command lines

@@ -1,5 +1,5 @@
-"""docs/search.md says of each strategy where it is from, what it needs, its defaults and its cost
-in calls; here the code is asked.
+"""The source, needs, defaults and cost in calls that docs/search.md gives for each strategy,
+compared with the code.
 """
 
 from __future__ import annotations
@@ -24,18 +24,16 @@ TEXTS = ("'last'", "'gaussian'", "'beta'")  # values of options that are words
 
 
 def sections() -> dict[str, str]:
-    """Return the text about each strategy that has a heading: "beam and dvts (strategies)" is about
-    both.
-    """
-    found = {}
+    """Return the section of each strategy that has one: "beam and dvts (strategies)" is of both."""
+    by_name: dict[str, str] = {}
     for title, body in SECTIONS.items():
         if "(strateg" in title:
-            found |= {
+            by_name |= {
                 name: body
                 for name in registry.names("strategies")
                 if name in re.split(r"[ ,]+", title.partition("(")[0])
             }
-    return found
+    return by_name
 
 
 def test_the_page_has_sections() -> None:
@@ -44,7 +42,7 @@ def test_the_page_has_sections() -> None:
 
 
 @pytest.mark.parametrize("name", sections())
-def test_a_section_says_all_that_a_reader_needs(name: str) -> None:
+def test_a_section_has_all_that_a_reader_needs(name: str) -> None:
     """Source, needs, defaults, cost, and where we differ, unless the method is ours."""
     headings = " ".join(re.findall(r"\*\*(.+?)\*\*", sections()[name])).lower()
     for word in (
@@ -58,19 +56,21 @@ def test_a_section_says_all_that_a_reader_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sections())
-def test_the_defaults_that_it_states_are_those_of_the_code(name: str) -> None:
+def test_the_defaults_of_the_page_are_those_of_the_code(name: str) -> None:
     """Each "option value" in the sentences on defaults whose first word is an option."""
     text = re.split(r"\*\*Defaults\.\*\*", sections()[name])[1].split("**")[0]
-    stated = re.findall(
+    written = re.findall(
         r"\b([a-z_]+) `?(\d+(?:\.\d+)?(?:e-?\d+)?|[a-z]+)\b`?", re.sub(r"\s+", " ", text)
     )
     options = {o.name: o.default for o in registry.options("strategies", name)}
     numbers = {
-        option: float(value) for option, value in stated if option in options and value[0].isdigit()
+        option: float(value)
+        for option, value in written
+        if option in options and value[0].isdigit()
     }
     texts = {
         option: repr(value)
-        for option, value in stated
+        for option, value in written
         if option in options and repr(value) in TEXTS
     }
     assert numbers | texts
@@ -79,18 +79,17 @@ def test_the_defaults_that_it_states_are_those_of_the_code(name: str) -> None:
 
 
 # --- cost in calls
-# -------------------------------------------------------------------------------------------------------
 
 STEPPING = replace(trace(0, finish=Finish.RULE), verdicts=(Verdict("v", 0.5),))
 
 
 def plain(request: Request) -> Trace:
-    """A step ends at its delimiter, everything else states A, and a verifier gives one half."""
+    """A step ends at its delimiter, everything else answers A, and a verifier gives one half."""
     return STEPPING if request.rules else replace(trace(0, "A"), verdicts=(Verdict("v", 0.5),))
 
 
 def read(request: Request) -> Trace:
-    """As `plain`, with the log-probabilities that are asked for."""
+    """As `plain`, with the log-probabilities that are requested."""
     return replace(plain(request), metrics=dict.fromkeys(request.metrics, -1.0))
 
 
@@ -100,7 +99,7 @@ def split(request: Request) -> Trace:
 
 
 def judged(request: Request) -> Trace:
-    """Attempts disagree, and judges find all of them right and call every comparison for the first."""
+    """Attempts disagree; judges find all of them right and prefer the first in every comparison."""
     text = {Purpose.VERIFY: "Verdict: correct", Purpose.COMPARE: "Winner: 1"}.get(
         request.purpose, ""
     )
@@ -110,7 +109,7 @@ def judged(request: Request) -> Trace:
 
 
 def thinking(finish: Finish, stop: str) -> Callable[[Request], Trace]:
-    """Thinking ends so; what is told to answer answers."""
+    """Thinking ends in this way; a request to answer is answered."""
 
     def world(request: Request) -> Trace:
         ended = Trace(0, "Hm.", (1,), finish, stop=stop, usage=Usage(output_tokens=1))
@@ -134,16 +133,16 @@ def musing(request: Request) -> Trace:
     )
 
 
-def lines(said: str) -> Callable[[Request], Trace]:
-    """Every request but the last writes a line of ten tokens, and a probe or the large model says
-    `said`.
+def lines(reply: str) -> Callable[[Request], Trace]:
+    """Every request but the last writes a line of ten tokens, and a probe or the large model writes
+    `reply`.
     """
 
     def world(request: Request) -> Trace:
         aside = request.purpose is Purpose.PROBE or request.model == "large"
         return Trace(
             0,
-            said if aside else "So.",
+            reply if aside else "So.",
             (1,),
             Finish.LENGTH if aside else Finish.RULE,
             usage=Usage(output_tokens=10),
@@ -240,5 +239,5 @@ def test_it_makes_as_many_calls_as_the_page_says(name: str, cost: Cost) -> None:
 
 
 def test_every_section_has_a_count() -> None:
-    """A strategy whose cost is stated and never counted fails."""
+    """A strategy whose cost is given and never counted fails."""
     assert sections().keys() == {name for name, _ in COSTS}
