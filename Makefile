@@ -47,8 +47,14 @@ $(INSTALLED): $(LOCKED)
 run: env ## run the main job (a sweep of the shipped model over depth and width) or PLAN=FILE with a real engine; say where results lie
 	$(BIN)/leadline $(if $(PLAN),run $(PLAN),sweep examples/sounder.toml --depths 1,2,3,4,8 --widths 1..16)
 
-test: env ## run the whole test suite, real engine included
-	$(BIN)/python -m pytest
+FAST := -n auto -m "not engine and not slow"
+
+test: env ## run the whole test suite, real engine included, with the coverage gate on its fast part
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(FAST)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/python -m pytest -m "engine or slow"
 
 static: env ## format, lint, types and the import contract: no test
 	$(BIN)/ruff format --check .
@@ -56,13 +62,13 @@ static: env ## format, lint, types and the import contract: no test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: static ## the static checks and the fast tests, in under two minutes
-	$(BIN)/python -m pytest -m "not engine and not slow"
+check: static ## the static checks and the fast tests, in about a minute
+	$(BIN)/python -m pytest $(FAST)
 
 format: env ## format the sources and apply the safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what make and the tools made (not the converted model in the user's cache)
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,9 +20,9 @@ from statistics import fmean
 
 from orchestrator.plan.auto import Situation
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies import pilot
 from orchestrator.studies.evaluate import mean_estimate
-from orchestrator.studies.replay.experiment import Conditions, Row, play_all
+from orchestrator.studies.replay import pilot
+from orchestrator.studies.replay.experiment import Conditions, ReplayRow, play_all
 from orchestrator.studies.replay.files import read_recording
 
 
@@ -58,7 +58,7 @@ def main() -> None:
                 show(rows, size, asked.draws)
 
 
-def show(rows: Sequence[Row], size: int, n_draws: int) -> None:
+def show(rows: Sequence[ReplayRow], size: int, n_draws: int) -> None:
     """Draw pilots of a size, and print what their picks come to on the other problems."""
     ids, rng = list(rows[0].units), random.Random(0)
     picks: Counter[str] = Counter()
@@ -87,14 +87,14 @@ def show(rows: Sequence[Row], size: int, n_draws: int) -> None:
     )
 
 
-def part(row: Row, ids: Sequence[str]) -> Row:
+def part(row: ReplayRow, ids: Sequence[str]) -> ReplayRow:
     """Return a row of some of its questions."""
     units = {id: row.units[id] for id in ids}
     right, tokens = (mean_estimate([unit[i] for unit in units.values()]) for i in (0, 1))
     return replace(row, accuracy=right, tokens=tokens, units=units)
 
 
-def said(rows: Sequence[Row]) -> str:
+def said(rows: Sequence[ReplayRow]) -> str:
     """Return the mean accuracy and tokens of rows."""
     return (
         f"{100 * fmean(r.accuracy.value for r in rows):5.1f} / "

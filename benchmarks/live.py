@@ -110,7 +110,7 @@ async def job(plan: Plan, problems: Sequence[Problem], backend: Opened, window: 
     execution = Execution(engine=PluginSpec("vllm"), window=window)
     with tempfile.TemporaryDirectory() as out, open_job(Path(out), plan, list(problems)) as opened:
         began, cpu_before = time.perf_counter(), _cpu_seconds()
-        results = [result async for result in api.run_job(opened, plan, execution, backend=backend)]  # type: ignore[arg-type]
+        results = [result async for result in api.run_job(opened, plan, execution, factory=backend)]  # type: ignore[arg-type]
         seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu_before
         pools = {
             p.id: [e.trace for e in opened.journal.events(p.id) if isinstance(e, Arrived)]

@@ -232,7 +232,7 @@ async def whole_job(
     ):
         began = time.perf_counter()
         n_tokens = 0
-        async for result in api.run_job(job, plan, execution, backend=backend):
+        async for result in api.run_job(job, plan, execution, factory=backend):
             n_tokens += sum(u.output_tokens for u in result.usage.values())
         return n_tokens / (time.perf_counter() - began)
 

@@ -31,7 +31,13 @@ from statistics import fmean
 
 from orchestrator.core.values import PluginSpec
 from orchestrator.studies.evaluate import Estimate, mean_estimate
-from orchestrator.studies.replay.experiment import Conditions, Row, Setting, difference, play_all
+from orchestrator.studies.replay.experiment import (
+    Conditions,
+    ReplayRow,
+    ReplaySetting,
+    difference,
+    play_all,
+)
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import Recording
 
@@ -39,15 +45,15 @@ MODELS = ("0.6B", "1.7B", "4B", "8B")
 DISCOUNTED = PluginSpec("discounted")
 
 
-def adaptive(n: int, **options: object) -> Setting:
+def adaptive(n: int, **options: object) -> ReplaySetting:
     """Return a sequential rule of at most n samples."""
-    return Setting(PluginSpec("adaptive", {"n": n, "wave": 1, "growth": 1.0, **options}))
+    return ReplaySetting(PluginSpec("adaptive", {"n": n, "wave": 1, "growth": 1.0, **options}))
 
 
-SC = Setting(PluginSpec("consistency", {"n": 64}))
+SC = ReplaySetting(PluginSpec("consistency", {"n": 64}))
 ASC_40 = adaptive(40)
 # Accuracy in % and thousand tokens a question, by model; the AutoTTS repository's table.
-PUBLISHED: dict[str, tuple[Setting, tuple[tuple[float, float], ...]]] = {
+PUBLISHED: dict[str, tuple[ReplaySetting, tuple[tuple[float, float], ...]]] = {
     "SC@64": (SC, ((21.4, 1008.6), (72.5, 1025.8), (80.0, 886.8), (80.4, 910.8))),
     "adaptive consistency": (
         adaptive(64),
@@ -58,7 +64,7 @@ PUBLISHED: dict[str, tuple[Setting, tuple[tuple[float, float], ...]]] = {
         ((21.4, 986.7), (72.5, 909.2), (80.0, 528.9), (80.4, 459.4)),
     ),
     "Parallel-Probe": (
-        Setting(PluginSpec("parallel-probe")),
+        ReplaySetting(PluginSpec("parallel-probe")),
         ((21.8, 773.8), (68.1, 748.5), (79.7, 688.9), (81.5, 730.8)),
     ),
 }
@@ -80,9 +86,9 @@ WIDTHS = tuple(
 # mean length
 LDV_TOKENS = 15_000
 POOL_RULES = {
-    "fixed 1": Setting(PluginSpec("consistency", {"n": 1})),
-    "fixed 10": Setting(PluginSpec("consistency", {"n": 10})),
-    "fixed 100": Setting(PluginSpec("consistency", {"n": 100})),
+    "fixed 1": ReplaySetting(PluginSpec("consistency", {"n": 1})),
+    "fixed 10": ReplaySetting(PluginSpec("consistency", {"n": 10})),
+    "fixed 100": ReplaySetting(PluginSpec("consistency", {"n": 100})),
     "beta .95 (AC), max 40": adaptive(40),
     "window 5 (ESC), max 40": adaptive(40, rule="window", window=5, wave=5),
     **{
@@ -92,7 +98,7 @@ POOL_RULES = {
 }
 
 
-def ldv(risk: float, kilotokens: float, **options: object) -> Setting:
+def ldv(risk: float, kilotokens: float, **options: object) -> ReplaySetting:
     """Return `sounding` set to LDV."""
     fixed = {
         "tokens": round(1000 * kilotokens),
@@ -103,17 +109,17 @@ def ldv(risk: float, kilotokens: float, **options: object) -> Setting:
         "n": 128,
         **options,
     }
-    return Setting(PluginSpec("sounding", {"risk": risk, **fixed}), DISCOUNTED)
+    return ReplaySetting(PluginSpec("sounding", {"risk": risk, **fixed}), DISCOUNTED)
 
 
-def sounding(risk: float, **options: object) -> Setting:
+def sounding(risk: float, **options: object) -> ReplaySetting:
     """Return `sounding` as it ships, with as many attempts as the recordings allow."""
-    return Setting(PluginSpec("sounding", {"risk": risk, "n": 128, **options}), DISCOUNTED)
+    return ReplaySetting(PluginSpec("sounding", {"risk": risk, "n": 128, **options}), DISCOUNTED)
 
 
 def compare(
     name: str,
-    rows: Sequence[Row],
+    rows: Sequence[ReplayRow],
     published: Sequence[tuple[float, float]],
     points: float,
     share: float,
@@ -129,7 +135,7 @@ def compare(
             f"  {name:22s} {row.source:5s} {found:5.1f} / {spent:7.1f}   published {accuracy:5.1f} "
             f"/ {kilotokens:7.1f}"
             f"   {off_points:+.1f} points, {off_share:+.1%} tokens   path "
-            f"{row.depth_tokens / 1000:6.1f}{mark}",
+            f"{row.path_tokens / 1000:6.1f}{mark}",
             flush=True,
         )
 
@@ -159,7 +165,7 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
     base = play_all(recordings, [SC], conditions)[-1]
     print(
         f"  SC@64        {interval(base.accuracy)}   {base.tokens.value / 1000:7.1f}   path "
-        f"{base.depth_tokens / 1000:6.1f}"
+        f"{base.path_tokens / 1000:6.1f}"
     )
     for risk in RISKS:
         rows = play_all(recordings, [sounding(risk)], conditions)
@@ -170,7 +176,7 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
         )
         print(
             f"  risk {risk:<5}   {interval(pooled.accuracy)}   {pooled.tokens.value / 1000:7.1f}   "
-            f"path {pooled.depth_tokens / 1000:6.1f}"
+            f"path {pooled.path_tokens / 1000:6.1f}"
             f"   tokens {pooled.tokens.value / base.tokens.value - 1:+.1%}   accuracy "
             f"{interval(gain, '+')}"
             f"   pruning errors {pooled.pruning_errors:.1%}   by model {by_model}",
@@ -184,7 +190,7 @@ def widths(recordings: Sequence[Recording], n_seeds: int) -> None:
         row = play_all(recordings, [sounding(risk, width=width, spare=spare)], Conditions(n_seeds))[
             -1
         ]
-        spent = f"{row.tokens.value / 1000:7.1f}   path {row.depth_tokens / 1000:6.1f}"
+        spent = f"{row.tokens.value / 1000:7.1f}   path {row.path_tokens / 1000:6.1f}"
         print(
             f"  risk {risk:<5} width {width:2d} spare {spare:2d}   {interval(row.accuracy)}   "
             f"{spent}",
@@ -242,12 +248,12 @@ def against(recording: Recording, n_seeds: int) -> list[tuple[dict[str, float], 
         there = at_tokens(ours, theirs.tokens.value)
         if there is not None:
             gains = {unit: right - theirs.units[unit][0] for unit, right in there[0].items()}
-            there = gains, there[1] / theirs.depth_tokens
+            there = gains, there[1] / theirs.path_tokens
         found.append(there)
     return found
 
 
-def at_tokens(rows: Sequence[Row], tokens: float) -> tuple[dict[str, float], float] | None:
+def at_tokens(rows: Sequence[ReplayRow], tokens: float) -> tuple[dict[str, float], float] | None:
     """Return accuracy by question, and path, of a frontier (sorted by tokens) at so many tokens;
     None where it does not reach.
     """
@@ -260,7 +266,7 @@ def at_tokens(rows: Sequence[Row], tokens: float) -> tuple[dict[str, float], flo
                 unit: (1 - share) * low.units[unit][0] + share * high.units[unit][0]
                 for unit in low.units
             }
-            return right, (1 - share) * low.depth_tokens + share * high.depth_tokens
+            return right, (1 - share) * low.path_tokens + share * high.path_tokens
     return None
 
 
@@ -310,7 +316,7 @@ def scores(folder: Path, n_seeds: int) -> None:
         for n in (1, 2, 4, 8):
             rows = play_all(
                 [recording],
-                [Setting(PluginSpec("consistency", {"n": n}), vote) for vote in votes],
+                [ReplaySetting(PluginSpec("consistency", {"n": n}), vote) for vote in votes],
                 Conditions(n_seeds),
                 1,
             )

@@ -24,7 +24,7 @@ from typing import Any
 
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Finish, PluginSpec, Prefix, Problem, Request, Trace, Usage
-from orchestrator.kit.prefixes import REASONING_WORDS, Labelled
+from orchestrator.kit.prefixes import REASONING_WORDS, LabelledPrefix
 from orchestrator.plan import registry
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
@@ -33,7 +33,7 @@ from orchestrator.studies.similarity import (
     Pools,
     Quality,
     cross_fitted,
-    labelled,
+    labelled_prefixes,
     quality,
     scores_of_pairs,
 )
@@ -61,7 +61,9 @@ def main() -> None:
     pools = asyncio.run(recorded_texts(folder / "qwen2.5-1.5b"))
     for n_tokens in CUTS:
         cut = Cut(25, REASONING_WORDS, n_tokens)
-        prefixes = {id: (problem, labelled(traces, cut)) for id, (problem, traces) in pools.items()}
+        prefixes = {
+            id: (problem, labelled_prefixes(traces, cut)) for id, (problem, traces) in pools.items()
+        }
         print(
             f"\nprefixes of {n_tokens} tokens (or 25 reasoning words): "
             f"{sum(len(p) > 1 for _, p in prefixes.values())} problems"
@@ -131,7 +133,7 @@ async def recorded_texts(folder: Path) -> dict[str, tuple[Problem, list[Trace]]]
     found: dict[str, tuple[Problem, list[Trace]]] = {}
     checkers = AnswerWorkers()
     try:
-        dresser = Annotator(plan, checkers)
+        annotator = Annotator(plan, checkers)
         classes: dict[str, Classes] = {}
         for name in ("gsm8k-bestofn", "math500-bestofn-seed0", "math500-bestofn-seed1"):
             for record in _json(folder / f"{name}.json.gz")["records"]:
@@ -147,7 +149,7 @@ async def recorded_texts(folder: Path) -> dict[str, tuple[Problem, list[Trace]]]
                         usage=Usage(output_tokens=raw["tokens"]),
                     )
                     traces.append(
-                        await dresser.dress(
+                        await annotator.annotate(
                             problem, request, trace, classes.setdefault(id, Classes())
                         )
                     )
@@ -160,13 +162,13 @@ def recorded_probes(path: Path, n_tokens: int) -> Pools:
     """Return the branches that were still thinking after `n_tokens` tokens, with their probe's
     answer and their final one.
     """
-    pools: dict[str, tuple[Problem, Sequence[Labelled]]] = {}
+    pools: dict[str, tuple[Problem, Sequence[LabelledPrefix]]] = {}
     with gzip.open(path, "rt") as file:
         questions = json.load(file)
     for i, question in enumerate(questions):
         place = n_tokens // int(question["probe_freq"]) - 1
         pool = [
-            Labelled(Prefix(o, "", str(probes[place])), str(final))
+            LabelledPrefix(Prefix(o, "", str(probes[place])), str(final))
             for o, (probes, _, final) in enumerate(question["each_branch"])
             if len(probes) > place
         ]

@@ -1,8 +1,7 @@
-"""Accuracy of a folder by depth, width and hops, on problems that training never saw, in plain
-torch.
+r"""Accuracy of a model folder by depth, width and hops, on held-out problems, in plain torch.
 
-    python examples/sounder/evaluate.py orchestrator/models/sounder --n 420 --hops 2-8 --depths
-      1,2,4,8,16
+    python examples/sounder/evaluate.py orchestrator/plan/sounder --n 420 --hops 2-8 \
+        --depths 1,2,4,8,16
 
 At width 1 a problem's rate is the mean over all its samples; at the largest width it is one vote of
 them all, right or wrong; between, the mean over random subsets. A tie goes to the answer seen
@@ -48,7 +47,7 @@ def sample(
 
     All prompts are of one length, and the question is their last two tokens. The samples of a
     prompt are packed: they share its facts and see nothing of each other. Temperature 0 takes the
-    likeliest token.
+    most likely token.
     """
     generator = torch.Generator().manual_seed(seed)
     n_prompts, length = prompts.shape
@@ -86,9 +85,9 @@ def answers(
     depth: int,
     temperature: float,
 ) -> list[list[str]]:
-    """Return the answers stated by `n` completions of each prompt, "" where one states none."""
+    """Return the answers in `n` completions of each prompt, "" where one has none."""
     encoded = [tokenizer.encode(prompt).ids for prompt in prompts]
-    found: list[list[str]] = [[] for _ in prompts]
+    answers_by_prompt: list[list[str]] = [[] for _ in prompts]
     by_length: dict[int, list[int]] = {}
     for i, ids in enumerate(encoded):
         by_length.setdefault(len(ids), []).append(i)
@@ -100,24 +99,26 @@ def answers(
             )
             for i, tokens in zip(part, completions, strict=True):
                 texts = [tokenizer.decode(t) for t in tokens]
-                found[i] = [match[1] if (match := _ANSWER.search(text)) else "" for text in texts]
-    return found
+                answers_by_prompt[i] = [
+                    match[1] if (match := _ANSWER.search(text)) else "" for text in texts
+                ]
+    return answers_by_prompt
 
 
-def majority_rate(given: Sequence[str], right: str, width: int, rng: Random) -> float:
+def majority_rate(votes: Sequence[str], right: str, width: int, rng: Random) -> float:
     """Return how often a vote of `width` of these answers is right; "" does not vote."""
     if width == 1:
-        return sum(answer == right for answer in given) / len(given)
+        return sum(answer == right for answer in votes) / len(votes)
     subsets = (
-        [list(given)]
-        if width == len(given)
-        else [rng.sample(given, width) for _ in range(N_SUBSETS)]
+        [list(votes)]
+        if width == len(votes)
+        else [rng.sample(votes, width) for _ in range(N_SUBSETS)]
     )
     return sum(_vote(subset) == right for subset in subsets) / len(subsets)
 
 
-def _vote(given: Sequence[str]) -> str:
-    counts = Counter(answer for answer in given if answer)
+def _vote(votes: Sequence[str]) -> str:
+    counts = Counter(answer for answer in votes if answer)
     return max(counts, key=lambda answer: counts[answer]) if counts else ""
 
 
@@ -145,12 +146,13 @@ def main() -> None:
     problems = list(draw_problems(args.n, args.seed, hops))
     widths = [int(width) for width in args.widths.split(",")]
     print(
-        f"{args.n} problems of {hops[0]} to {hops[-1]} hops, temperature {args.temperature}; % right, ± half a 95 % interval"
+        f"{args.n} problems of {hops[0]} to {hops[-1]} hops, temperature {args.temperature}; "
+        "% right, ± half a 95 % interval"
     )
     print("| depth | width | all | " + " | ".join(f"{h} hops" for h in hops) + " |")
     print("|---|---|---|" + "---|" * len(hops))
     for depth in map(int, args.depths.split(",")):
-        given = answers(
+        by_problem = answers(
             model,
             tokenizer,
             [str(p["prompt"]) for p in problems],
@@ -161,8 +163,8 @@ def main() -> None:
         for width in widths:
             rng = Random(0)
             rates = [
-                majority_rate(g, str(p["answer"]), width, rng)
-                for g, p in zip(given, problems, strict=True)
+                majority_rate(votes, str(problem["answer"]), width, rng)
+                for votes, problem in zip(by_problem, problems, strict=True)
             ]
             parts = [rates, *(rates[i :: len(hops)] for i in range(len(hops)))]
             cells = [

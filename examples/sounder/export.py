@@ -1,9 +1,9 @@
 """Write a trained checkpoint as a Hugging Face folder: weights, configuration, tokenizer.
 
-    python examples/sounder/export.py runs/sounder/checkpoint.pt orchestrator/models/sounder
+    python examples/sounder/export.py runs/sounder/checkpoint.pt orchestrator/plan/sounder
 
-The one rule: the folder is a plain `LlamaForCausalLM`; that it loops is said by the key `latent` of
-config.json alone. Needs `safetensors` and `tokenizers` beside torch.
+The one rule: the folder is a plain `LlamaForCausalLM`; only the key `latent` of config.json
+tells that it loops. Needs `safetensors` and `tokenizers` beside torch.
 """
 
 import argparse
@@ -25,7 +25,7 @@ MAX_DEPTH = 16
 
 
 def configuration(shape: Shape) -> dict[str, object]:
-    """Return what config.json says."""
+    """Return the content of config.json."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -56,15 +56,15 @@ def tokenizer() -> Tokenizer:
     """Return the tokenizer: it keeps the words that matter and drops the rest; decoding puts spaces
     between them.
     """
-    made = Tokenizer(WordLevel(ID, unk_token=UNKNOWN))
-    made.normalizer = Replace(Regex(VERBS), ": ")
-    made.pre_tokenizer = Split(Regex(PIECES), "removed", invert=True)
-    made.add_special_tokens([PAD, END, UNKNOWN])
-    return made
+    result = Tokenizer(WordLevel(ID, unk_token=UNKNOWN))
+    result.normalizer = Replace(Regex(VERBS), ": ")
+    result.pre_tokenizer = Split(Regex(PIECES), "removed", invert=True)
+    result.add_special_tokens([PAD, END, UNKNOWN])
+    return result
 
 
 def export(checkpoint: Path, folder: Path) -> None:
-    """Write the folder; what lies there under the same names is replaced."""
+    """Write the folder; files of the same names are replaced."""
     trainee = torch.load(checkpoint, map_location="cpu")["trainee"]
     weights = {
         name.removeprefix("looped."): value.contiguous()

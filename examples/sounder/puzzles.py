@@ -1,4 +1,4 @@
-"""Puzzles that take several hops: who follows whom, who goes to which room, where somebody ends up.
+"""Puzzles of several hops: who follows whom, who goes to which room, where somebody ends up.
 
     Gus follows Kim. Tia goes to room 4. Kim follows Tia. ... Where does Gus end up?
     2 steps: Tia 3 steps: Answer: 4
@@ -23,20 +23,21 @@ from dataclasses import dataclass
 from random import Random
 
 _NAMES = """
-Abe Ada Amy Ann Ben Bea Bob Cal Dan Deb Don Dot Ed Eli Eva Fay Gil Gus Guy Hal Hugo Ian Ida Ira Ivy Jan Jay Jed Jim Joe Jon Joy
-Kay Ken Kim Kit Lea Lee Len Leo Lia Liz Lou Lyn Mae Max May Meg Mia Ned Nia Nan Pam Pat Ray Rex Rob Ron Roy Sam Sid Sue Tia Tim
+Abe Ada Amy Ann Ben Bea Bob Cal Dan Deb Don Dot Ed Eli Eva Fay Gil Gus Guy Hal Hugo Ian Ida Ira Ivy
+Jan Jay Jed Jim Joe Jon Joy Kay Ken Kim Kit Lea Lee Len Leo Lia Liz Lou Lyn Mae Max May Meg Mia Ned
+Nia Nan Pam Pat Ray Rex Rob Ron Roy Sam Sid Sue Tia Tim
 """
 NAMES = tuple(_NAMES.split())
 ROOMS = tuple("0123456789")
 N_CHAINS = 4
-STRIDES = range(4, 8)  # as completions are written; training also practises shorter ones
+STRIDES = range(4, 8)  # of completions; training also practises shorter ones
 MAX_STRIDE = STRIDES[-1]
 _HELD_OUT_OF = 16  # one puzzle in sixteen is never trained on
 
 
 @dataclass(frozen=True, slots=True)
 class Puzzle:
-    """Facts in the order they are told, (person, next person or room); the same as `chains`, from
+    """Facts in the order of the text, (person, next person or room); `chains` are the same, from
     the far end to the room.
     """
 
@@ -45,11 +46,11 @@ class Puzzle:
 
     def text(self, person: str) -> str:
         """Return the problem that asks for one person's room."""
-        told = " ".join(
+        facts = " ".join(
             f"{who} goes to room {goal}." if goal in ROOMS else f"{who} follows {goal}."
             for who, goal in self.facts
         )
-        return f"{told} Where does {person} end up?"
+        return f"{facts} Where does {person} end up?"
 
     def is_held_out(self) -> bool:
         """Whether these facts, in any order, are kept from training."""
@@ -57,8 +58,8 @@ class Puzzle:
 
 
 def draw_puzzle(rng: Random, n_hops: int, *, held_out: bool, n_chains: int = N_CHAINS) -> Puzzle:
-    """Return a puzzle of `n_chains` chains of `n_hops` people each, with different rooms, of the
-    part asked for.
+    """Return a puzzle of `n_chains` chains of `n_hops` people each, with different rooms, from
+    the held-out part or the other.
     """
     while True:
         people = rng.sample(NAMES, n_chains * n_hops)
@@ -88,7 +89,7 @@ def draw_route(
 
 def draw_problems(n: int, seed: int, hops: range) -> Iterator[dict[str, object]]:
     """Yield `n` held-out rows of a problem file, hops in turn; chains are 8 people long, or as long
-    as the hops ask.
+    as the hops need.
     """
     rng = Random(f"sounder problems {seed}")
     for i in range(n):
@@ -111,7 +112,8 @@ def hops_range(text: str) -> range:
     longest = len(NAMES) // N_CHAINS
     if not hops or hops[0] < 1 or hops[-1] > longest:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no number or range from 1 to {longest}: there are {len(NAMES)} names for {N_CHAINS} chains"
+            f"{text!r} is not a number or range from 1 to {longest}: "
+            f"there are {len(NAMES)} names for {N_CHAINS} chains"
         )
     return hops
 

@@ -1,13 +1,13 @@
-"""Train the model `sounder` from nothing: half an hour on one CPU core. `--device cuda` is there
-for a GPU.
+"""Train the model `sounder` from scratch: half an hour on one CPU core, or `--device cuda`.
 
     python examples/sounder/train.py --out runs/sounder
 
-It can be stopped and started again: it goes on from `checkpoint.pt` in its folder, with the same
-batches as without a stop. Stage 1 lengthens three chains from three people to six, as soon as what
-the depth allows is learnt; stage 2 has four chains of up to eight, and every depth from 1 to 8.
+It can be stopped and started again: it continues from `checkpoint.pt` in its folder, with the same
+batches as without a stop. Stage 1 lengthens three chains from three people to six, as soon as the
+model has learnt what the depth allows; stage 2 has four chains of up to eight, and every depth from
+1 to 8.
 
-The one rule: every batch is drawn from (seed, step), so nothing but the step has to be remembered.
+The one rule: every batch is drawn from (seed, step), so only the step has to be stored.
 Two heads help the training and are not part of the model: one reads the previous word after the
 head layer, one reads after loop t the person t hops on, as far as the stride goes.
 """
@@ -101,7 +101,7 @@ class Trainee(nn.Module):
 
 
 def _start_looking_back(looped: Looped) -> None:
-    """Let head 0 of layer 0 begin by looking at the previous token: learning that from nothing
+    """Let head 0 of layer 0 begin by looking at the previous token: learning that from scratch
     takes hundreds of steps.
 
     Every embedding gets a constant in dimension 0. Query and key read it alone, a rotation by one
@@ -187,9 +187,9 @@ def train(args: argparse.Namespace) -> None:
             seen.clear()
             where = f"step {progress.step} stage {progress.stage} hops {progress.n_hops}"
             mastered = f"within depth {sum(recent) / max(1, len(recent)):.3f}"
+            seconds = f"{time.monotonic() - started:.0f} s"
             print(
-                f"{where} loss {means[0]:.3f} right {means[1]:.3f} {mastered} {time.monotonic() - started:.0f} s",
-                flush=True,
+                f"{where} loss {means[0]:.3f} right {means[1]:.3f} {mastered} {seconds}", flush=True
             )
             _save(
                 place,

@@ -1,8 +1,9 @@
-"""Runs a job in front of a person: signals, the view, and the engine's chatter kept out of both.
+"""Runs a job in front of a person: the view, the signals, and the engine's own output kept out of
+both.
 
-One rule: nothing here can change an answer or lose one. The first Ctrl-C or SIGTERM cancels the run
-as a whole, after which the journal and results.jsonl hold all that arrived; the second ends the
-process at once, and the journal still does.
+The one rule: nothing here can change an answer or lose one. The first Ctrl-C or SIGTERM cancels the
+run as a whole, after which the journal and results.jsonl hold all that arrived; the second ends the
+process at once, and the journal still holds it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,32 +23,35 @@ from typing import TextIO
 
 from rich.console import Console
 
-from orchestrator.cli.view.live import Ticker, View, Watch
-from orchestrator.core.errors import EngineError
-from orchestrator.core.plan import Model, Plan
-from orchestrator.core.protocols import Engine, EngineFactory
-from orchestrator.core.values import Capability
+from orchestrator.cli.console import Screen, message
+from orchestrator.cli.inputs import report_rows, run_name
+from orchestrator.cli.options import DisplayOptions
+from orchestrator.cli.view.live import LiveView, PlainView, RunState, Ticker, View
+from orchestrator.core.errors import EngineError, JournalError
+from orchestrator.core.plan import Plan
 from orchestrator.jobs.job import Job
-from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.api import run_job
 from orchestrator.runtime.driver import Progress
+from orchestrator.runtime.shared_engine import SharedEngine
+from orchestrator.studies.series import Pools, Series
 
+ENGINE_LOG = "engine.log"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"
+_SLOW_ENGINES = ("ray", "vllm")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run went. `signal_number` is 0 unless a signal ended it; `progress` is None when no
+    """How a run ended. `signal_number` is 0 unless a signal ended it; `progress` is None when no
     engine came up, or none was needed.
     """
 
-    seconds: float
-    start_seconds: float  # of them, until the engine was up
-    signal_number: int
-    progress: Progress | None
-    display_seconds: float  # of CPU time that showing it took
+    seconds: float = 0.0
+    start_seconds: float = 0.0  # of them, until the engine was up
+    signal_number: int = 0
+    progress: Progress | None = None
 
     @property
     def exit_code(self) -> int:
@@ -56,124 +59,106 @@ class Outcome:
         return 128 + self.signal_number if self.signal_number else 0
 
 
-class KeptEngine:
-    """`with KeptEngine(execution) as kept:` keeps one engine for several jobs, one after another on
-    `kept.runner`'s loop. A Backend for them.
-
-    It is opened for the first job that needs it and closed at the end of the block. All jobs must
-    have the same models.
-    """
-
-    def __init__(self, execution: Execution) -> None:
-        """Load the plugin; nothing is started."""
-        self.runner = asyncio.Runner()
-        self._backend: EngineFactory = registry.load("engines", execution.engine)
-        self._opened: asyncio.Future[Engine] | None = None
-        self._holder: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> KeptEngine:
-        """Make the loop."""
-        self.runner.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop the engine, if one was started, and close the loop."""
-        try:
-            self.runner.run(self._close())
-        finally:
-            self.runner.close()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the engine is up."""
-        return self._opened is not None and self._opened.done()
-
-    def capabilities(self) -> frozenset[Capability]:
-        """Return the plugin's."""
-        return self._backend.capabilities()
-
-    @contextlib.asynccontextmanager
-    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[Engine]:
-        """Yield the engine, which outlives this context."""
-        if self._opened is None:
-            self._opened = asyncio.get_running_loop().create_future()
-            self._holder = asyncio.create_task(self._hold(models, self._opened))
-        yield await asyncio.shield(self._opened)
-
-    async def _hold(self, models: Mapping[str, Model], opened: asyncio.Future[Engine]) -> None:
-        """Open and close in one task, as context managers of engines may want it."""
-        try:
-            async with self._backend.open(models) as engine:
-                opened.set_result(engine)
-                await asyncio.Event().wait()  # until it is cancelled
-        except Exception as error:
-            if opened.done():
-                raise
-            opened.set_exception(error)
-
-    async def _close(self) -> None:
-        if self._holder is not None:
-            self._holder.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._holder
-
-
 def run_in_foreground(
     job: Job,
     plan: Plan,
     execution: Execution,
-    view: View,
-    console: Console,
-    kept: KeptEngine | None = None,
+    title: str,
+    display: DisplayOptions,
+    stream: TextIO,
+    shared: SharedEngine | None = None,
 ) -> Outcome:
-    """Run what remains of a job and return how it went. EngineError or JournalError as they come; a
-    signal is an outcome, not an error.
+    """Run what remains of a job, showing it on `stream`, and return how it ended. A signal is an
+    outcome; EngineError and JournalError are raised.
 
-    With `kept` it runs on that engine and leaves it open.
+    A `shared` engine is used and left open.
     """
-    watch = Watch()
-    if kept is None or not kept.is_open:
-        watch.enter(f"starting engine {execution.engine.name!r}", _start_hint(plan, execution))
+    if not job.remaining():
+        return Outcome()
+    console = Screen(file=stream, stderr=True, quiet=display.quiet)
+    state = RunState()
+    if shared is None or not shared.is_open:
+        state.enter(f"starting engine {execution.engine.name!r}", _start_hint(plan, execution))
     began = time.monotonic()
     signals = Signals(
         console,
-        lambda: watch.enter("stopping", "what arrived is kept; Ctrl-C again ends it at once"),
+        lambda: state.enter("stopping", "finished traces are kept; Ctrl-C again ends it at once"),
     )
 
     def started(progress: Progress) -> None:
         signals.install()  # again: engines install handlers of their own when they start
-        watch.started(progress)
+        state.start(progress)
 
     async def consume() -> None:
-        async with contextlib.aclosing(run_job(job, plan, execution, started, kept)) as results:
+        async with contextlib.aclosing(run_job(job, plan, execution, started, shared)) as results:
             async for _ in results:
                 pass
-            if kept is None:
-                watch.enter("stopping the engine")
+            if shared is None:
+                state.enter("stopping the engine")
 
-    ticker = Ticker(view, watch)
-    with ticker, signals:
+    with Ticker(_view(console, title, display), state), signals:
         try:
-            (asyncio.run if kept is None else kept.runner.run)(signals.guard(consume))
+            (asyncio.run if shared is None else shared.runner.run)(signals.guard(consume))
         except EngineError:
             # a terminal sends Ctrl-C to the engine's processes too: that they end is no failure
             if not signals.number:
                 raise
-        watch.enter("running")
+        state.enter("running")
     ended = time.monotonic()
-    started_at = watch.running_since if watch.progress else ended
-    return Outcome(
-        ended - began, started_at - began, signals.number, watch.progress, ticker.cpu_seconds
-    )
+    started_at = state.running_since if state.progress else ended
+    return Outcome(ended - began, started_at - began, signals.number, state.progress)
+
+
+def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], int]:
+    """Run the jobs of a study on one engine; return their pools and 0, or those so far and the exit
+    code of the signal that stopped it.
+    """
+    report_rows(series.file, display)
+    execution = series.execution
+    with engine_log(series.directory, display) as stream, SharedEngine(execution) as shared:
+
+        def run_one(job: Job, plan: Plan, title: str) -> int:
+            name = f"{title} · {run_name(plan, execution)}"
+            return run_in_foreground(job, plan, execution, name, display, stream, shared).exit_code
+
+        pools, exit_code = series.run(run_one)
+    if exit_code:
+        message(
+            f"\nstopped; finished traces are kept in {series.directory}; the same command continues"
+        )
+    return pools, exit_code
 
 
 def _start_hint(plan: Plan, execution: Execution) -> str:
-    names = ", ".join(model.path for model in plan.models.values())
-    return (
-        f"loading {names} takes a minute or more"
-        if execution.engine.name in ("ray", "vllm")
-        else ""
-    )
+    if execution.engine.name not in _SLOW_ENGINES:
+        return ""
+    return f"loading {', '.join(m.path for m in plan.models.values())} takes a minute or more"
+
+
+def _view(console: Console, title: str, display: DisplayOptions) -> View:
+    if console.file.isatty() and not (display.quiet or display.debug or console.is_dumb_terminal):
+        return LiveView(console, title)
+    return PlainView(console, title, display.every_seconds)
+
+
+@contextlib.contextmanager
+def engine_log(directory: Path, display: DisplayOptions) -> Iterator[TextIO]:
+    """Keep what engines write in a file of this directory; yield the error stream as it was.
+
+    An EngineError leaves with the file's name.
+    """
+    log = directory / ENGINE_LOG
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.nullcontext(sys.stderr) if display.debug else diverted(log) as stream:
+            yield stream
+    except EngineError as error:
+        where = f"\nthe engine's output is in {log}" if log.exists() else ""
+        raise EngineError(f"{error}{where}") from error
+    except OSError as error:
+        raise JournalError(
+            f"{log}: {error.strerror}; free some space or choose another job directory with --out"
+        ) from error
 
 
 class Signals:
@@ -184,22 +169,25 @@ class Signals:
     """
 
     def __init__(self, console: Console, on_first: Callable[[], None]) -> None:
-        """Nothing is handled before the block is entered."""
+        """Prepare; signals are handled from the start of the block."""
         self.number = 0
         self._console = console
         self._on_first = on_first
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._waker = -1
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._is_main = threading.current_thread() is threading.main_thread()
+        self._former = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def install(self) -> None:
         """Handle the signals from now on."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self._handle)
-            if self._waker >= 0:
-                signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        if not self._is_main:
+            return
+        for number in _SIGNALS:
+            if self._loop is not None:
+                # Only so that the signal wakes the loop: Python runs its handlers between
+                # bytecodes, and a loop that waits has none.
+                self._loop.add_signal_handler(number, lambda: None)
+            signal.signal(number, self._handle)
 
     def __enter__(self) -> Signals:
         """Handle them."""
@@ -207,46 +195,31 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let them be handled as before."""
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self._before.items():
+        """Restore the former handlers."""
+        if self._is_main:
+            for number, handler in self._former.items():
                 signal.signal(number, handler)
 
     async def guard(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run `work` to its end, or until a signal cancels it; then return as soon as it has
-        cleaned up.
-        """
+        """Run `work` to its end, or until a signal cancels it and it has cleaned up."""
         self._loop, self._task = asyncio.get_running_loop(), asyncio.ensure_future(work())
+        self.install()
         if self.number:
             self._task.cancel()
-        with self._waking(self._loop):
-            try:
-                await self._task
-            except asyncio.CancelledError:
-                if not self.number:
-                    raise
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            if not self.number:
+                raise
+        finally:
+            self._leave_loop()
 
-    @contextlib.contextmanager
-    def _waking(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Let every signal wake the loop: Python handles one that comes just before the loop waits
-        only when the wait is over.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        reader, writer = socket.socketpair()
-        with reader, writer:
-            reader.setblocking(False)
-            writer.setblocking(False)
-            loop.add_reader(reader, reader.recv, 4096)
-            self._waker = writer.fileno()
-            self.install()
-            try:
-                yield
-            finally:
-                self._waker = -1
-                signal.set_wakeup_fd(-1)
-                loop.remove_reader(reader)
+    def _leave_loop(self) -> None:
+        loop, self._loop = self._loop, None
+        if self._is_main and loop is not None:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number:
@@ -263,11 +236,11 @@ class Signals:
 
 @contextlib.contextmanager
 def diverted(log: Path) -> Iterator[TextIO]:
-    """Send what this process and its children write to their streams into a file; yield the error
-    stream as it was.
+    """Write the output of this process and its children to a file; yield the error stream as it
+    was.
 
-    An empty log is removed at the end. Where the error stream is no real one (under a test runner)
-    nothing is diverted.
+    An empty log is removed at the end. Where the error stream is not a real one (under a test
+    runner) nothing is diverted.
     """
     if not _is_real(sys.stderr, 2):
         yield sys.stderr

@@ -1,29 +1,101 @@
-"""The command `leadline`: parsing and printing only.
+"""The command `leadline`, put together: a command's module is imported when the command is used.
 
-What it parses is handed to `commands`, which imports the rest.
+Exit codes, for every command: 0 done; 1 the work could not be finished, or no problem came to an
+answer or an abstention (for `doctor`: something is broken); 2 the command, the plan or an input
+file is invalid, and nothing was started; 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
+from importlib import import_module
+from typing import Any
 
 import click
 
-from orchestrator.cli.frame import (
-    CONTEXT,
-    EXIT_CODES,
-    Leadline,
-    debug,
-    display,
-    wants_debug,
-    whole_numbers,
+from orchestrator.cli.options import EXIT_CODES, wants_debug
+from orchestrator.core.errors import LeadlineError, PlanError
+
+# The help text, section by section: each command with its place below this package, and its line.
+_COMMANDS = {
+    "Run": {
+        "run": ("run.run", "Run a file of problems, or continue a run."),
+        "resume": ("run.resume", "Continue an interrupted job."),
+        "solve": ("run.solve", "Answer one question."),
+        "eval": ("study.evaluate.evaluate", "Evaluate a finished job, also with other selectors."),
+    },
+    "Choose settings": {
+        "sweep": ("study.sweep.sweep", "Measure accuracy over latent depth and width."),
+        "choose": ("study.choose.choose", "Choose the strategy that suits a plan's budget."),
+        "temperature": ("study.temperature.temperature", "Choose the sampling temperature."),
+        "replay": (
+            "study.replay.replay",
+            "Compare strategies on recorded traces.",
+        ),
+        "depth": ("study.layers.depth", "Choose the layers that a model runs."),
+        "weights": (
+            "study.weights.weights",
+            "Weight several models in one vote.",
+        ),
+        "similarity": ("study.similarity.similarity", "Fit a similarity of unfinished traces."),
+    },
+    "Installation": {
+        "plugins": ("installation.plugins", "List what a plan can choose from."),
+        "doctor": ("installation.doctor", "Check this installation."),
+    },
+}
+_FORMER_NAMES = {"judge": "similarity"}
+
+
+class Leadline(click.Group):
+    """The group of commands: exits with the code that a command returns.
+
+    An error that is meant for the user becomes one message and an exit code.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in the order of the help text."""
+        return [name for section in _COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command, imported from its module; a former name with a notice."""
+        if name in _FORMER_NAMES:
+            former, name = name, _FORMER_NAMES[name]
+            click.echo(f"note: `leadline {former}` is now called `leadline {name}`", err=True)
+        for section in _COMMANDS.values():
+            if name in section:
+                module, _, attribute = section[name][0].rpartition(".")
+                command = getattr(import_module(f"orchestrator.cli.{module}"), attribute)
+                assert isinstance(command, click.Command), name
+                return command
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands section by section, without importing them."""
+        for title, section in _COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in section.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command and exit."""
+        try:
+            ctx.exit(super().invoke(ctx) or 0)
+        except LeadlineError as error:
+            if wants_debug(ctx):
+                traceback.print_exc()
+            click.echo(f"leadline: {error}", err=True)
+            ctx.exit(2 if isinstance(error, PlanError) else 1)
+        except KeyboardInterrupt:
+            click.echo("leadline: interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(
+    cls=Leadline,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
 )
-from orchestrator.cli.options import PlanCommand, overrides
-from orchestrator.cli.study.choosing import choose, temperature, weights
-from orchestrator.cli.study.comparing import depth, replay, similarity, sweep
-
-
-@click.group(cls=Leadline, context_settings=CONTEXT, epilog=EXIT_CODES)
 @click.version_option(package_name="leadline", prog_name="leadline")
 def leadline() -> None:
     """Ask a language model many times, in parallel, and vote.
@@ -38,214 +110,6 @@ def leadline() -> None:
     A file of problems, one JSON object a line ({"id": ..., "prompt": ..., "answer": ...}):
       leadline run --problems problems.jsonl --strategy adaptive
     """
-
-
-@leadline.command(
-    cls=PlanCommand,
-    short_help="Run a file of problems, or go on with it.",
-    epilog=EXIT_CODES,
-    options_metavar="[FLAGS]",
-)
-@click.argument("plan", required=False, type=click.Path(), metavar="[PLAN.toml]")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Run only the first N rows of the problem file.",
-)
-@display
-@click.pass_context
-def run(
-    ctx: click.Context,
-    plan: str | None,
-    limit: int | None,
-    every_seconds: float,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Run a file of problems; the same command again goes on where it was.
-
-    Every key of a plan is a flag too and wins over the file. Options of the strategy, the selector,
-    the engine, a domain or a model are flags by their dotted names: --strategy.n 16,
-    --execution.engine.replicas 2, --models.main.revision v1. `leadline plugins` lists them.
-
-    \b
-    Examples:
-      leadline run examples/arithmetic.toml
-      leadline run --problems problems.jsonl --strategy adaptive --strategy.n 32
-      leadline run plan.toml --sampling.temperature 0.9 --out runs/hotter --limit 20
-    """
-    from orchestrator.cli import run as commands
-
-    shown = commands.DisplayOptions(every_seconds, quiet, as_json, wants_debug(ctx))
-    ctx.exit(commands.run(plan, overrides(ctx), limit or 0, shown))
-
-
-@leadline.command(
-    cls=PlanCommand,
-    accepts=lambda key: key.startswith("execution."),
-    short_help="Go on with an interrupted job.",
-    epilog=EXIT_CODES,
-    options_metavar="[FLAGS]",
-)
-@click.argument("directory", type=click.Path(), metavar="DIR")
-@display
-@click.pass_context
-def resume(
-    ctx: click.Context, directory: str, every_seconds: float, quiet: bool, as_json: bool
-) -> None:
-    """Go on with a job that was interrupted, from its directory alone.
-
-    The plan is the one it was begun with. What decides only speed may be changed: the flags of
-    `execution`.
-
-    \b
-    Examples:
-      leadline resume runs/arithmetic
-      leadline resume runs/arithmetic --execution.window 128
-    """
-    from orchestrator.cli import run as commands
-
-    shown = commands.DisplayOptions(every_seconds, quiet, as_json, wants_debug(ctx))
-    ctx.exit(commands.resume(directory, overrides(ctx), shown))
-
-
-@leadline.command(
-    cls=PlanCommand,
-    without=("problems", "format"),
-    short_help="Answer one question.",
-    epilog=EXIT_CODES,
-    options_metavar="[FLAGS]",
-)
-@click.argument("question")
-@click.option(
-    "--plan",
-    type=click.Path(),
-    metavar="PLAN.toml",
-    help="Take the plan from this file; its problems are not read.",
-)
-@click.option("--show-traces", is_flag=True, help="Print every trace's text too.")
-@display
-@click.pass_context
-def solve(
-    ctx: click.Context,
-    question: str,
-    plan: str | None,
-    show_traces: bool,
-    every_seconds: float,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Answer one question, and show how the vote went. "-" reads the question from the standard
-    input.
-
-    Nothing is kept unless --out names a directory for the job.
-
-    \b
-    Examples:
-      leadline solve "What is 17 + 25?" --strategy.n 16
-      leadline solve "Which is larger, 9.11 or 9.9?" --strategy adaptive --show-traces
-      leadline solve - --domain text < question.txt
-    """
-    from orchestrator.cli import run as commands
-
-    text = sys.stdin.read() if question == "-" else question
-    shown = commands.DisplayOptions(every_seconds, quiet, as_json, wants_debug(ctx))
-    ctx.exit(commands.solve(text, plan, overrides(ctx), show_traces, shown))
-
-
-@leadline.command(name="eval", short_help="Evaluate a job, and other selectors on it.")
-@click.argument("directory", type=click.Path(), metavar="DIR")
-@click.option(
-    "--problems",
-    type=click.Path(),
-    metavar="FILE",
-    help="Where the reference answers are, if not in the file that was run.",
-)
-@click.option(
-    "--selector",
-    "selectors",
-    multiple=True,
-    metavar="NAME",
-    help="Vote again with this one too; may be given several times.",
-)
-@click.option(
-    "--ks",
-    default="",
-    metavar="K,K,...",
-    help="Widths for pass@k and maj@k.  [default: powers of two]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
-@debug
-@click.pass_context
-def evaluate(
-    ctx: click.Context,
-    directory: str,
-    problems: str | None,
-    selectors: tuple[str, ...],
-    ks: str,
-    as_json: bool,
-) -> None:
-    """Evaluate a job against reference answers, from its journal alone: no engine is started.
-
-    Prints the accuracy with its 95% interval, what other selectors make of the same traces, and
-    pass@k and maj@k. Options of a selector follow its name, separated by spaces.
-
-    \b
-    Examples:
-      leadline eval runs/arithmetic
-      leadline eval runs/arithmetic --selector weighted --selector "filtered by=tail_confidence"
-        --ks 1,4,16
-      leadline eval runs/arithmetic --problems answers.jsonl
-    """
-    from orchestrator.cli import run as commands
-
-    ctx.exit(commands.evaluate(directory, problems, selectors, whole_numbers("--ks", ks), as_json))
-
-
-@leadline.command(short_help="List what a plan can choose from.")
-@click.argument("name", required=False)
-@debug
-@click.pass_context
-def plugins(ctx: click.Context, name: str | None) -> None:
-    """List what can be chosen in a plan: strategies, selectors, verifiers, domains, engines,
-    similarities. With a NAME: its options.
-
-    \b
-    Examples:
-      leadline plugins
-      leadline plugins adaptive
-    """
-    from orchestrator.cli import run as commands
-
-    ctx.exit(commands.plugins(name))
-
-
-@leadline.command(short_help="Check this installation.")
-@click.option(
-    "--engine",
-    "deep",
-    is_flag=True,
-    help="Answer one question with the real engine too (a minute or two).",
-)
-@debug
-@click.pass_context
-def doctor(ctx: click.Context, deep: bool) -> None:
-    """Check this installation: what is there, what is missing, what clashes, and what to do about
-    it.
-
-    \b
-    Examples:
-      leadline doctor
-      leadline doctor --engine
-    """
-    from orchestrator.cli import run as commands
-
-    ctx.exit(commands.doctor(deep))
-
-
-for _command in (sweep, depth, similarity, replay, choose, temperature, weights):
-    leadline.add_command(_command)
 
 
 def main() -> None:

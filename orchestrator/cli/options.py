@@ -1,30 +1,39 @@
-"""Every key of a plan as a flag, for click: the fixed keys by `plankeys.keys`, options of plugins
-and pools by their dotted names.
+"""What the command line accepts: options that commands share, and each key of a plan as a flag.
 
-Flags are handed on as the text that was typed; the plan's loader judges keys, types and values, so
-that files and flags cannot differ in what they accept. Nothing of the loader is imported before a
-flag or a help text is wanted.
+The one rule: the text of a flag is passed on as it was typed. The plan's loader checks keys, types
+and values, so files and flags accept the same. The loader is imported only when a flag or a help
+text is needed.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    the work could not be finished, or no problem got a result of its own
+  2    the command, the plan or an input file is invalid; nothing was started
+  130  stopped by Ctrl-C (143: by SIGTERM); finished traces are kept"""
+_DEBUG = "orchestrator.debug"
 _OVERRIDES = "orchestrator.overrides"
-_DYNAMIC = "orchestrator.dynamic"
-# What is declared by a plugin or named by the user, and so cannot be listed here: options of
-# plugins, of pools, of domains.
-_OPEN_HEADS = r"(strategy|selector|verifiers|execution\.engine|domains\.[^.=]+|models\.[^.=]+)\.[^=]+|domains\.[^.=]+|models\.[^.=]+"
-_TITLES = {
+_PLUGIN_FLAGS = "orchestrator.plugin_flags"
+# Options of plugins, models and domains: plugins declare them, so they cannot be listed here.
+_TABLES = r"(domains|models)\.[^.=]+"
+_PLUGIN_OPTIONS = rf"--((strategy|selector|verifiers|execution\.engine|{_TABLES})\.[^=]+|{_TABLES})"
+_SECTIONS = {
     "": "What to run",
-    "sampling": "How tokens are drawn",
+    "sampling": "How tokens are sampled",
     "budget": "Limits per problem",
-    "execution": "Where and how wide (decides speed, never answers)",
+    "execution": "Where and how fast it runs (never changes answers)",
+    "command": "This command",
 }
 _METAVARS = {
     "int": "INTEGER",
@@ -35,10 +44,87 @@ _METAVARS = {
 }
 
 
-class KeyFlag(click.Option):
-    """A flag that sets a key of the plan.
+@dataclass(frozen=True, slots=True)
+class DisplayOptions:
+    """What a command shows while it works and at its end."""
 
-    Its value goes to `overrides`, not to the command's function.
+    every_seconds: float = 10.0
+    quiet: bool = False
+    as_json: bool = False
+    debug: bool = False
+
+
+# --- options that commands share
+
+plan_argument = click.argument(
+    "plan_file", required=False, type=click.Path(), metavar="[PLAN.toml]"
+)
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    callback=lambda ctx, param, value: value or 0,
+    metavar="N",
+    help="Use only the first N rows of the problem file.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the numbers as JSON on the standard output."
+)
+
+
+def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[_DEBUG] = wants_debug(ctx) or value
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_debug,
+    help="Print tracebacks, and the engine's own output, on the error stream.",
+)
+
+
+def wants_debug(ctx: click.Context) -> bool:
+    """Return whether `--debug` was given."""
+    return bool(ctx.meta.get(_DEBUG))
+
+
+def display_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options on what is shown; the command gets them as one argument, `display`."""
+
+    @click.option(
+        "--every",
+        "every_seconds",
+        type=click.FloatRange(min=0.1),
+        default=10.0,
+        metavar="SECONDS",
+        show_default=True,
+        help="Pause between two lines of progress, where the error stream is not a terminal.",
+    )
+    @click.option(
+        "--quiet",
+        "-q",
+        is_flag=True,
+        help="Print only errors, answers and --json: no progress, no tables.",
+    )
+    @json_option
+    @debug_option
+    @functools.wraps(function)
+    def command(*, every_seconds: float, quiet: bool, as_json: bool, **arguments: Any) -> int:
+        debug = wants_debug(click.get_current_context())
+        display = DisplayOptions(every_seconds, quiet, as_json, debug)
+        return function(display=display, **arguments)
+
+    return command
+
+
+# --- keys of a plan as flags
+
+
+class KeyFlag(click.Option):
+    """A flag that sets a key of the plan; a list's flag may be repeated.
+
+    Its value reaches the command in `flags`, see `PlanCommand`.
     """
 
     def __init__(
@@ -50,24 +136,22 @@ class KeyFlag(click.Option):
         help: str = "",
         hidden: bool = False,
     ) -> None:
-        """Make `--KEY`; one of a list's type may be given several times."""
+        """Declare `--KEY`."""
         self.key = key
-        self._is_list = type.startswith("tuple")
-        shown = "" if default in ("", '""', "[]") else f"  [default: {_unquoted(default)}]"
+        is_list = type.startswith("tuple")
+        shown_default = "" if default in ("", '""', "[]") else f"  [default: {_unquoted(default)}]"
         super().__init__(
-            [f"--{key}", "key_" + re.sub(r"\W", lambda found: f"_{ord(found[0])}_", key)],
-            help=f"{help}{'; may be given several times' if self._is_list else ''}{shown}",
+            [f"--{key}", "key_" + re.sub(r"\W", lambda match: f"_{ord(match[0])}_", key)],
+            help=f"{help}{'; may be repeated' if is_list else ''}{shown_default}",
             metavar=_METAVARS.get(key) or _METAVARS.get(type, "TEXT"),
-            multiple=self._is_list,
+            multiple=is_list,
             expose_value=False,
             hidden=hidden,
-            callback=_remember,
+            callback=_remember_key,
         )
 
     def text(self, value: str | Sequence[str]) -> str:
-        """Return the value as one text: several as a TOML list, one that is a list already as it
-        is.
-        """
+        """Return the value as one text: repeated values as a TOML list, a list as it is."""
         if isinstance(value, str):
             return value
         if len(value) == 1 and value[0].lstrip().startswith("["):
@@ -75,19 +159,19 @@ class KeyFlag(click.Option):
         return json.dumps(list(value), ensure_ascii=False)
 
 
-def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+def _unquoted(default: str) -> str:
+    return default[1:-1] if len(default) > 1 and default[0] == default[-1] == '"' else default
+
+
+def _remember_key(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value not in (None, ()) and isinstance(param, KeyFlag):
         ctx.meta.setdefault(_OVERRIDES, {})[param.key] = param.text(value)
 
 
-def overrides(ctx: click.Context) -> dict[str, str]:
-    """Return the keys that flags set, with their texts."""
-    return dict(ctx.meta.get(_OVERRIDES, {}))
-
-
 class PlanCommand(click.Command):
-    """A command that takes the keys of a plan as flags, all of them or those that `accepts` holds
-    for.
+    """A command that takes the keys of a plan as flags, and gets those that were set as `flags`.
+
+    `accepts` tells which keys it takes; `without` names exceptions.
     """
 
     def __init__(
@@ -97,7 +181,8 @@ class PlanCommand(click.Command):
         without: Collection[str] = (),
         **settings: Any,
     ) -> None:
-        """Make the command; the flags are made when they are wanted."""
+        """Declare the command; its flags are made when they are needed."""
+        settings = {"epilog": EXIT_CODES, "options_metavar": "[FLAGS]", **settings}
         super().__init__(*args, **settings)
         self._accepts: Callable[[str], bool] = lambda key: accepts(key) and key not in without
         self._flags: list[KeyFlag] | None = None
@@ -107,48 +192,41 @@ class PlanCommand(click.Command):
         if self._flags is None:
             from orchestrator.plan.keys import keys
 
-            infos = [info for info in keys() if self._accepts(info.name)]
             self._flags = [
-                KeyFlag(i.name, type=i.type, default=i.default, help=i.help) for i in infos
+                KeyFlag(key.name, type=key.type, default=key.default, help=key.help)
+                for key in keys()
+                if self._accepts(key.name)
             ]
-        return [*super().get_params(ctx), *self._flags, *ctx.meta.get(_DYNAMIC, ())]
+        return [*super().get_params(ctx), *self._flags, *ctx.meta.get(_PLUGIN_FLAGS, ())]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Make a hidden flag for every option of a plugin that is given, then parse."""
-        fixed = {option for param in self.get_params(ctx) for option in param.opts}
-        given = [arg.partition("=")[0] for arg in _before_separator(args) if arg.startswith("--")]
-        fresh = [
-            option
-            for option in dict.fromkeys(given)
-            if option not in fixed and re.fullmatch(f"--({_OPEN_HEADS})", option)
-        ]
-        ctx.meta[_DYNAMIC] = [
-            KeyFlag(option[2:], hidden=True) for option in fresh if self._accepts(option[2:])
+        """Declare a hidden flag for each option of a plugin on the command line, then parse."""
+        known = {option for param in self.get_params(ctx) for option in param.opts}
+        before_separator = args[: args.index("--")] if "--" in args else args
+        options = dict.fromkeys(arg.partition("=")[0] for arg in before_separator)
+        ctx.meta[_PLUGIN_FLAGS] = [
+            KeyFlag(option[2:], hidden=True)
+            for option in options
+            if option not in known
+            and re.fullmatch(_PLUGIN_OPTIONS, option)
+            and self._accepts(option[2:])
         ]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command with the keys that flags set, as they were typed."""
+        ctx.params["flags"] = dict(ctx.meta.get(_OVERRIDES, {}))
+        return super().invoke(ctx)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the flags of keys section by section, then the command's own options."""
-        sections: dict[str, list[tuple[str, str]]] = {}
+        sections: dict[str, list[tuple[str, str]]] = {section: [] for section in _SECTIONS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
-                section = (
-                    _TITLES[param.key.rpartition(".")[0]]
-                    if isinstance(param, KeyFlag)
-                    else "About this command"
-                )
-                sections.setdefault(section, []).append(record)
-        own = sections.pop("About this command", [])
-        ordered = [(title, sections[title]) for title in _TITLES.values() if title in sections]
-        for title, records in [*ordered, ("About this command", own)]:
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def _before_separator(args: Sequence[str]) -> Sequence[str]:
-    return args[: args.index("--")] if "--" in args else args
-
-
-def _unquoted(default: str) -> str:
-    return default[1:-1] if len(default) > 1 and default[0] == default[-1] == '"' else default
+            if record is not None and record[1]:  # an argument without a help text has none
+                key = param.key if isinstance(param, KeyFlag) else "command."
+                sections[key.rpartition(".")[0]].append(record)
+        for section, records in sections.items():
+            if records:
+                with formatter.section(_SECTIONS[section]):
+                    formatter.write_dl(records)

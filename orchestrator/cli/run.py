@@ -1,7 +1,7 @@
-"""What each command of `leadline` does, once its arguments are parsed; each returns its exit code.
+"""The commands that answer problems: `leadline run`, `resume` and `solve`.
 
-Results and tables go to the standard output, everything said on the way to the error stream. Errors
-that are meant for the user leave as LeadlineErrors; `cli` prints them.
+Results and tables go to the standard output, messages to the error stream. A LeadlineError is
+printed by `main`.
 """
 
 from __future__ import annotations
@@ -11,227 +11,166 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
-import msgspec
-from rich.console import Console
-from rich.text import Text
+import click
 
-from orchestrator.cli.foreground import KeptEngine, Outcome, diverted, run_in_foreground
-from orchestrator.cli.view.live import LiveView, PlainView, Screen, SilentView, View, one_line
-from orchestrator.core.errors import EngineError, JournalError, PlanError
+from orchestrator.cli.console import message, print_json, results_console
+from orchestrator.cli.foreground import Outcome, engine_log, run_in_foreground
+from orchestrator.cli.inputs import (
+    first_problems,
+    problems_and_directory,
+    read_plan,
+    report_rows,
+    run_name,
+)
+from orchestrator.cli.options import (
+    DisplayOptions,
+    PlanCommand,
+    display_options,
+    limit_option,
+    plan_argument,
+)
+from orchestrator.cli.view.numbers import one_line
+from orchestrator.cli.view.tables import print_traces, solution_table, summary_table
+from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Problem, Result, Status, Trace
-from orchestrator.core.votes import n_sampled
+from orchestrator.core.values import Problem, Status
 from orchestrator.jobs.job import Job, open_job
-from orchestrator.jobs.journal import Journal
-from orchestrator.jobs.problems import ProblemFile, read_problems
+from orchestrator.jobs.openai_batch import write_batch_output
+from orchestrator.jobs.problems import ProblemFile
 from orchestrator.jobs.rows import Format
 from orchestrator.jobs.source import (
     PLAN_FILE,
     JobSource,
-    commission,
-    record,
-    recorded,
+    job_source,
+    read_source,
     require_same_file,
     require_unchanged,
+    write_source,
 )
-from orchestrator.plan import auto, registry
+from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
-from orchestrator.plan.spec_syntax import one_spec, spelled
-
-ENGINE_LOG = "engine.log"
-_N_NAMED = 3  # invalid rows that are named at the start
+from orchestrator.studies.evaluate import read_references
+from orchestrator.studies.summary import Summary, correctness, summarise
 
 
-@dataclass(frozen=True, slots=True)
-class DisplayOptions:
-    """What a command shows on its way."""
+@click.command(cls=PlanCommand)
+@plan_argument
+@limit_option
+@display_options
+def run(
+    plan_file: str | None, flags: Mapping[str, str], limit: int, display: DisplayOptions
+) -> int:
+    """Run a file of problems. The same command again continues an interrupted run.
 
-    every_seconds: float = 10.0
-    quiet: bool = False
-    as_json: bool = False
-    debug: bool = False
+    Every key of a plan is also a flag, and a flag wins over the file. Options of the strategy, the
+    selector, the engine, a domain or a model are flags by their dotted names: --strategy.n 16,
+    --execution.engine.replicas 2, --models.main.revision v1. `leadline plugins` lists them.
 
-
-def read_plan(path: str | Path | None, flags: Mapping[str, str]) -> LoadedPlan:
-    """Return a loaded plan, after a note for each former name that it uses."""
-    loaded = load_plan(path, flags)
-    for notice in loaded.notices:
-        say(f"note: {notice}")
-    return loaded
-
-
-def run(plan_file: str | None, flags: Mapping[str, str], limit: int, shown: DisplayOptions) -> int:
-    """Run a job, or go on with it."""
-    loaded = read_plan(plan_file, flags)
-    if loaded.problems is None or loaded.out is None:
-        raise PlanError(
-            "there is nothing to run: name a plan with a `problems` key, or give --problems FILE (see `leadline run --help`)"
-        )
-    asked = commission(loaded.problems, limit, loaded.format)
-    require_same_file(loaded.out, asked)
-    return _run(loaded.out, _as_begun(loaded, loaded.out), loaded.execution, asked, shown)
-
-
-def _as_begun(loaded: LoadedPlan, directory: Path) -> Plan:
-    """Return the plan with the choice that a job was begun with, where `auto` chose now and nothing
-    else differs.
+    \b
+    Examples:
+      leadline run examples/arithmetic.toml
+      leadline run --problems problems.jsonl --strategy adaptive --strategy.n 32
+      leadline run plan.toml --sampling.temperature 0.9 --out runs/hotter --limit 20
     """
-    record = directory / PLAN_FILE
-    if not loaded.chosen or not record.is_file():
-        return loaded.plan
-    # a record that does not load any more: the job refuses the new choice, saying what differs
-    with contextlib.suppress(PlanError):
-        begun = load_plan(record).plan
-        same = replace(loaded.plan, strategy=begun.strategy, selector=loaded.vote or begun.selector)
-        if begun.strategy.name == auto.NAME and same == begun:
-            return begun
-    return loaded.plan
+    loaded = read_plan(plan_file, flags)
+    problems, directory = problems_and_directory(loaded, "run")
+    source = job_source(problems, limit, loaded.format)
+    require_same_file(directory, source)
+    plan = _with_recorded_choice(loaded, directory)
+    return _run_job(directory, plan, loaded.execution, source, display)
 
 
-def resume(directory: str, flags: Mapping[str, str], shown: DisplayOptions) -> int:
-    """Go on with a job from its directory."""
+@click.command(cls=PlanCommand, accepts=lambda key: key.startswith("execution."))
+@click.argument("directory", type=click.Path(), metavar="DIR")
+@display_options
+def resume(directory: str, flags: Mapping[str, str], display: DisplayOptions) -> int:
+    """Continue an interrupted job from its directory alone.
+
+    The plan is the one that the job began with. What decides only speed may change: the flags of
+    `execution`.
+
+    \b
+    Examples:
+      leadline resume runs/arithmetic
+      leadline resume runs/arithmetic --execution.window 128
+    """
     path = Path(directory)
-    asked = recorded(path)
-    if asked is None:
+    source = read_source(path)
+    if source is None:
         raise PlanError(
-            f"{path} was begun from Python, or stopped before anything ran: run the same script or command again to go on"
+            f"{path} was begun from Python, or stopped before anything ran: run the same "
+            "script or command again to continue"
         )
     loaded = read_plan(path / PLAN_FILE, flags)
-    require_unchanged(path, asked, loaded.plan)
-    return _run(path, loaded.plan, loaded.execution, asked, shown)
+    require_unchanged(path, source, loaded.plan)
+    return _run_job(path, loaded.plan, loaded.execution, source, display)
 
 
-def _run(
-    directory: Path, plan: Plan, execution: Execution, asked: JobSource, shown: DisplayOptions
-) -> int:
-    from orchestrator.cli.view.tables import summary_table
-    from orchestrator.studies.evaluate import read_references
-    from orchestrator.studies.summary import correctness, summarise, write_batch_output
-
-    file = limited(
-        read_problems(asked.problems, default_domain=plan.domain, domains=plan.domains), asked.limit
-    )
-    give_notice(file, shown)
-    _say_choice(plan, shown)
-    again = f"{program()} resume {shlex.quote(str(directory))}"
-    with keeping(again), open_job(directory, plan, file.problems, file.invalid, file.order) as job:
-        record(job, plan, execution, asked)
-        n_left = len(job.remaining())
-        outcome = _execute(
-            job, plan, execution, _title(directory, file, n_left, plan, execution), shown
-        )
-        done = not outcome.signal_number
-        references = read_references(asked.problems) if done else {}
-        right = correctness(
-            job.results(), references, {p.id: p.domain for p in file.problems}, plan, execution
-        )
-        wants_batch = asked.format == "openai-batch" or (
-            asked.format == "auto" and file.format is Format.OPENAI_BATCH
-        )
-        summary = summarise(
-            job,
-            right,
-            seconds=outcome.seconds,
-            start_seconds=outcome.start_seconds,
-            n_resumed=len(file.problems) - n_left,
-            n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
-            batch_output=write_batch_output(job, plan) if wants_batch and done else None,
-            interrupted=not done,
-            chosen=auto.said(plan) or "",
-        )
-    if shown.as_json:
-        print_json(summary)
-    if not done:
-        n_done = len(file.problems) - summary.n_open
-        say(
-            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done, and what else arrived is kept in {directory}"
-        )
-        say(f"to go on: {again}")
-        return outcome.exit_code
-    if not shown.as_json and not shown.quiet:
-        if sys.stdout.isatty():
-            stdout().print()
-        stdout().print(summary_table(summary))
-    return 1 if summary.all_failed else 0
-
-
-def limited(file: ProblemFile, limit: int) -> ProblemFile:
-    """Return the first `limit` rows of a file (0: all).
-
-    PlanError when none of them is a problem.
-    """
-    if not limit:
-        return file
-    order = file.order[:limit]
-    kept = set(order)
-    problems = tuple(p for p in file.problems if p.id in kept)
-    if not problems:
-        raise PlanError(
-            f"none of the first {limit} rows is a problem; the first: {file.invalid[0].error}"
-        )
-    return replace(
-        file,
-        problems=problems,
-        invalid=tuple(r for r in file.invalid if r.problem_id in kept),
-        order=order,
-    )
-
-
+@click.command(cls=PlanCommand, without=("problems", "format"))
+@click.argument("question")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(),
+    metavar="PLAN.toml",
+    help="Take the plan from this file; its problems are not read.",
+)
+@click.option("--show-traces", is_flag=True, help="Also print the text of every trace.")
+@display_options
 def solve(
     question: str,
     plan_file: str | None,
     flags: Mapping[str, str],
     show_traces: bool,
-    shown: DisplayOptions,
+    display: DisplayOptions,
 ) -> int:
-    """Answer one question."""
-    from orchestrator.cli.view.tables import print_traces, solution_table
-    from orchestrator.studies.summary import pool
+    """Answer one question and show the vote. "-" reads the question from the standard input.
 
-    if not question.strip():
+    Nothing is kept unless --out names a directory for the job.
+
+    \b
+    Examples:
+      leadline solve "What is 17 + 25?" --strategy.n 16
+      leadline solve "Which is larger, 9.11 or 9.9?" --strategy adaptive --show-traces
+      leadline solve - --domain text < question.txt
+    """
+    text = sys.stdin.read() if question == "-" else question
+    if not text.strip():
         raise PlanError("the question is empty")
     loaded = read_plan(plan_file, flags)
     plan, execution = loaded.plan, loaded.execution
-    _say_choice(plan, shown)
+    _report_choice(plan, display)
     with contextlib.ExitStack() as stack:
-        kept = "out" in flags
-        directory = (
-            Path(flags["out"])
-            if kept
-            else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
+        directory = flags.get("out") or stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="leadline-")
         )
-        job = stack.enter_context(
-            open_job(directory, plan, [Problem("question", question, plan.domain)])
-        )
-        title = f"{one_line(question)} · {who(plan, execution)}"
-        outcome = _execute(job, plan, execution, title, shown)
-        results, traces = (
-            job.results(),
-            sorted(pool(job.journal, "question"), key=lambda t: t.ordinal),
-        )
+        problem = Problem("question", text, plan.domain)
+        job = stack.enter_context(open_job(Path(directory), plan, [problem]))
+        title = f"{one_line(text)} · {run_name(plan, execution)}"
+        outcome = _run_remaining(job, plan, execution, title, display)
+        results = job.results()
+        traces = sorted(job.journal.pool(problem.id), key=lambda t: t.ordinal)
     if not results:
-        say(
-            f"\nstopped; {f'what arrived is kept in {directory}: the same command goes on' if kept else 'nothing is kept without --out'}"
-        )
+        kept = f"finished traces are kept in {directory}; the same command continues"
+        message(f"\nstopped; {kept if 'out' in flags else 'nothing is kept without --out'}")
         return outcome.exit_code
     [result] = results
-    if shown.as_json:
+    if display.as_json:
         print_json(
             {
-                "question": question,
+                "question": text,
                 "result": result,
                 "traces": traces if show_traces else None,
                 "seconds": outcome.seconds,
             }
         )
     else:
-        console = stdout()
+        console = results_console()
         if show_traces:
             print_traces(console, traces)
             console.rule(style="dim")
@@ -239,261 +178,120 @@ def solve(
     return 1 if result.status is Status.FAILED else 0
 
 
-def evaluate(
-    directory: str, problems: str | None, selectors: Sequence[str], ks: Sequence[int], as_json: bool
+def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
+    """Return the plan with the choice that its job began with, where `auto` chose just now and
+    nothing else differs.
+    """
+    plan_file = directory / PLAN_FILE
+    if not loaded.chosen or not plan_file.is_file():
+        return loaded.plan
+    # a recorded plan that no longer loads: the job refuses the new choice and names the difference
+    with contextlib.suppress(PlanError):
+        begun = load_plan(plan_file).plan
+        same = replace(loaded.plan, strategy=begun.strategy, selector=loaded.vote or begun.selector)
+        if begun.strategy.name == auto.NAME and same == begun:
+            return begun
+    return loaded.plan
+
+
+def _run_job(
+    directory: Path, plan: Plan, execution: Execution, source: JobSource, display: DisplayOptions
 ) -> int:
-    """Evaluate a job's journal."""
-    from orchestrator.cli.view.tables import points_table, rankings_table
-    from orchestrator.studies.evaluate import read_references
-    from orchestrator.studies.summary import correctness, curve, pool, rankings
-
-    path, execution = Path(directory), Execution()
-    asked = recorded(path)
-    specs = [one_spec("--selector", text) for text in selectors]
-    journal = Journal(path / "journal.db")
-    try:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        results, domains = _evaluated(journal, plan, asked)
-        pools = {
-            r.problem_id: pool(journal, r.problem_id)
-            for r in results
-            if r.status is not Status.INVALID
-        }
-    finally:
-        journal.close()
-    source = problems or (asked.problems if asked else "")
-    if not source:
-        raise PlanError(
-            f"{path} was begun from Python and names no problem file; give the one with the reference answers: --problems FILE"
+    """Run what remains of a job and print its summary."""
+    file = first_problems(source.problems, plan, source.limit)
+    report_rows(file, display)
+    _report_choice(plan, display)
+    resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
+    with (
+        _naming_remedy(resume_command),
+        open_job(directory, plan, file.problems, file.invalid, file.order) as job,
+    ):
+        write_source(job, plan, execution, source)
+        n_resumed = len(file.problems) - len(job.remaining())
+        before = f", {n_resumed:,} of them done before" if n_resumed else ""
+        title = (
+            f"{directory} · {len(file.problems):,} problems{before} · {run_name(plan, execution)}"
         )
-    references = {id: text for id, text in read_references(source).items() if id in domains}
-    chosen = {spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
-    found = rankings(
-        results,
-        pools,
-        chosen,
-        lambda again: correctness(again, references, domains, plan, execution),
-    )
-    points = curve(pools, references, domains, ks, plan, execution) if references else []
-    notes = [
-        f"{r.selector}: {r.n_failed:,} problems could not be voted on, e.g.: {one_line(r.error)}"
-        for r in found
-        if r.n_failed
-    ]
-    notes += _cautions(results, pools, references, source)
-    if as_json:
-        print_json({"directory": directory, "selectors": found, "curve": points, "notes": notes})
-        return 0
-    console = stdout()
-    console.print(
-        Text(
-            f"{path}: {len(results):,} results, {sum(map(len, pools.values())):,} traces",
-            style="bold",
+        outcome = _run_remaining(job, plan, execution, title, display)
+        summary = _summary(job, plan, execution, source, file, outcome, n_resumed)
+    if display.as_json:
+        print_json(summary)
+    if outcome.signal_number:
+        n_done = len(file.problems) - summary.n_open
+        message(
+            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done; other "
+            f"finished traces are kept in {directory}"
         )
-    )
-    console.print(rankings_table(found))
-    if points:
-        console.print(points_table(points))
-    for note in notes:
-        console.print(Text(note, style="yellow"))
-    return 0
+        message(f"to continue: {resume_command}")
+        return outcome.exit_code
+    if not display.as_json and not display.quiet:
+        if sys.stdout.isatty():
+            results_console().print()
+        results_console().print(summary_table(summary))
+    return 1 if summary.all_failed else 0
 
 
-def _evaluated(
-    journal: Journal, plan: Plan, asked: JobSource | None
-) -> tuple[list[Result], dict[str, str]]:
-    """Return the results to evaluate, invalid rows included, and the domain of each problem."""
-    results = {r.problem_id: r for r in journal.results()}
-    domains = dict.fromkeys(results, plan.domain)
-    if asked is None or not Path(asked.problems).is_file():
-        return list(results.values()), domains
-    file = limited(
-        read_problems(asked.problems, default_domain=plan.domain, domains=plan.domains), asked.limit
-    )
-    domains |= {p.id: p.domain for p in file.problems if p.id in results}
-    known = results | {r.problem_id: r for r in file.invalid}
-    return [known[id] for id in file.order if id in known], domains
-
-
-def _cautions(
-    results: Sequence[Result],
-    pools: Mapping[str, Sequence[Trace]],
-    references: Mapping[str, str],
-    source: str,
-) -> Iterator[str]:
-    if not references:
-        yield f"{source} has no reference answers (`answer`) for these problems, so nothing can be said about accuracy."
-    n_short = sum(
-        r.n_planned is not None and n_sampled(pools[r.problem_id]) < r.n_planned
-        for r in results
-        if r.problem_id in pools
-    )
-    if n_short and references:
-        yield (
-            f"{n_short:,} problems were not sampled in full. Stopping early depends on the answers, so pass@k and maj@k of such pools are "
-            "biased; take them from a job with the strategy 'consistency'."
-        )
-
-
-def plugins(name: str | None) -> int:
-    """List plugins, or show one."""
-    from orchestrator.cli.view import plugins as plugin_view
-
-    if name is not None:
-        stdout().print(plugin_view.details(name))
-        return 0
-    table, sound = plugin_view.overview()
-    stdout().print(table)
-    return 0 if sound else 1
-
-
-def doctor(deep: bool) -> int:
-    """Check the installation."""
-    from orchestrator.cli import doctor as checks
-
-    console = stdout()
-    n_broken = 0
-    for finding in checks.findings(deep):
-        console.print(checks.drawn(finding))
-        n_broken += finding.state is checks.State.BROKEN
-    console.print(
-        Text(
-            f"\n{n_broken} broken" if n_broken else "\nnothing is broken",
-            style="bold red" if n_broken else "bold green",
-        )
-    )
-    return 1 if n_broken else 0
-
-
-def _execute(
-    job: Job, plan: Plan, execution: Execution, title: str, shown: DisplayOptions
+def _run_remaining(
+    job: Job, plan: Plan, execution: Execution, title: str, display: DisplayOptions
 ) -> Outcome:
-    """Run what remains of a job, showing it."""
-    if not job.remaining():
-        return Outcome(0.0, 0.0, 0, None, 0.0)
-    with engine_log(job.directory, shown) as stream:
-        return perform(job, plan, execution, title, shown, stream)
+    if not job.remaining():  # no engine, so no log of one
+        return Outcome()
+    with engine_log(job.directory, display) as stream:
+        return run_in_foreground(job, plan, execution, title, display, stream)
 
 
-def perform(
+def _summary(
     job: Job,
     plan: Plan,
     execution: Execution,
-    title: str,
-    shown: DisplayOptions,
-    stream: TextIO,
-    kept: KeptEngine | None = None,
-) -> Outcome:
-    """Run what remains of a job, showing it on `stream`; on the kept engine if there is one."""
-    console = Screen(file=stream, stderr=True)
-    return run_in_foreground(
-        job, plan, execution, _view(console, stream, title, shown), console, kept
+    source: JobSource,
+    file: ProblemFile,
+    outcome: Outcome,
+    n_resumed: int,
+) -> Summary:
+    is_done = not outcome.signal_number
+    references = read_references(source.problems) if is_done else {}
+    domains = {problem.id: problem.domain for problem in file.problems}
+    wants_batch = source.format == "openai-batch" or (
+        source.format == "auto" and file.format is Format.OPENAI_BATCH
+    )
+    return summarise(
+        job,
+        correctness(job.results(), references, domains, plan, execution),
+        seconds=outcome.seconds,
+        start_seconds=outcome.start_seconds,
+        n_resumed=n_resumed,
+        n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
+        batch_output=write_batch_output(job, plan) if wants_batch and is_done else None,
+        interrupted=not is_done,
+        chosen=auto.said(plan) or "",
     )
 
 
-@contextlib.contextmanager
-def engine_log(directory: Path, shown: DisplayOptions) -> Iterator[TextIO]:
-    """Keep what engines write in a file of this directory; yield the error stream as it was.
-
-    A EngineError leaves with the file's name.
-    """
-    log = directory / ENGINE_LOG
-    try:
-        with contextlib.nullcontext(sys.stderr) if shown.debug else diverted(log) as stream:
-            yield stream
-    except EngineError as error:
-        said = f"\nwhat the engine wrote is in {log}" if log.exists() else ""
-        raise EngineError(f"{error}{said}") from error
-    except OSError as error:
-        raise JournalError(
-            f"{log}: {error.strerror}; free some space or choose another job directory with --out"
-        ) from error
-
-
-def _view(console: Console, stream: TextIO, title: str, shown: DisplayOptions) -> View:
-    if shown.quiet:
-        return SilentView()
-    if stream.isatty() and not console.is_dumb_terminal and not shown.debug:
-        return LiveView(console, title)
-    return PlainView(console, title, shown.every_seconds)
-
-
-def program() -> str:
+def _program() -> str:
     """Return how this program is called: by its name alone where the shell finds it so."""
     called = sys.argv[0]
     found = shutil.which("leadline")
-    plain = Path(called).name != "leadline" or (
+    is_plain = Path(called).name != "leadline" or (
         found is not None and Path(found).resolve() == Path(called).resolve()
     )
-    return "leadline" if plain else shlex.quote(called)
+    return "leadline" if is_plain else shlex.quote(called)
 
 
 @contextlib.contextmanager
-def keeping(again: str) -> Iterator[None]:
-    """Let a EngineError of the block say how to go on."""
+def _naming_remedy(resume_command: str) -> Iterator[None]:
+    """Add to an EngineError of the block how to continue."""
     try:
         yield
     except EngineError as error:
         raise EngineError(
-            f"{error}\nwhat arrived is kept; when that is mended, go on with: {again}"
+            f"{error}\nfinished traces are kept; when the cause is fixed, continue with: "
+            f"{resume_command}"
         ) from error
 
 
-def _title(
-    directory: Path, file: ProblemFile, n_left: int, plan: Plan, execution: Execution
-) -> str:
-    n = len(file.problems)
-    before = f", {n - n_left:,} of them done before" if n_left < n else ""
-    return f"{directory} · {n:,} problems{before} · {who(plan, execution)}"
-
-
-def who(plan: Plan, execution: Execution) -> str:
-    """Return what runs, in words."""
-    strategy = (
-        f"auto: {spelled(auto.inner(plan))}"
-        if plan.strategy.name == auto.NAME
-        else spelled(plan.strategy)
-    )
-    return (
-        f"{strategy} · {', '.join(m.path for m in plan.models.values())} on {execution.engine.name}"
-    )
-
-
-def _say_choice(plan: Plan, shown: DisplayOptions) -> None:
-    """Say what `auto` chose."""
+def _report_choice(plan: Plan, display: DisplayOptions) -> None:
+    """Print what `auto` chose."""
     choice = auto.said(plan)
-    if choice and not shown.quiet:
-        say(f"auto chose {choice}")
-
-
-def give_notice(file: ProblemFile, shown: DisplayOptions) -> None:
-    """Say what is odd about a problem file."""
-    if shown.quiet:
-        return
-    for warning in file.warnings:
-        say(f"note: {warning}")
-    if file.invalid:
-        n = len(file.invalid)
-        say(
-            f"{n:,} of {len(file.order):,} rows {'is no problem' if n == 1 else 'are no problems'}; the others run:"
-        )
-        for result in file.invalid[:_N_NAMED]:
-            say(f"  {result.error}")
-        if n > _N_NAMED:
-            say(f"  and {n - _N_NAMED:,} more; all are in the results")
-
-
-def stdout() -> Console:
-    """Return a console for results."""
-    return Screen(file=sys.stdout, highlight=False)
-
-
-def say(text: str) -> None:
-    """Write a line to the error stream."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-
-
-def print_json(value: object) -> None:
-    """Print a value as JSON on the standard output."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    if choice and not display.quiet:
+        message(f"auto chose {choice}")

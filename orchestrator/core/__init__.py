@@ -1,6 +1,6 @@
-"""The values and the exploration of one problem. Pure: standard library only; nothing here reads a
-file, a clock or a model.
+"""The values of a problem and its exploration. Pure: the standard library only.
 
-Belongs here: what every other folder needs to speak of a problem, a trace or a vote. Does not
-belong here: what only authors of plugins need (`orchestrator.kit`), and anything that acts.
+Nothing here reads a file, a clock or a model. What every other folder needs to speak of a problem,
+a trace or a vote belongs here; what only authors of plugins need belongs to `orchestrator.kit`;
+what acts belongs elsewhere.
 """

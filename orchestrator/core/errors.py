@@ -1,20 +1,23 @@
-"""The error tree. A bad trace is data, a bad problem is a row; only what is drawn here is raised.
+"""The error tree. A bad trace is data and a bad problem is a row: neither is an error here.
 
-LeadlineError ├── PlanError        the plan, a plugin's options, a model or an input file as a whole
-is wrong: raised before any engine starts │   └── PluginError  a plugin is unknown, declared twice,
-or does not load ├── StrategyError    a strategy broke the protocol (one problem fails, the job goes
-on) ├── NoVerdict        a verifier cannot judge one trace (the trace goes on without its verdict,
-with a note) ├── EngineError       the engines cannot be started or cannot recover (the job ends;
-the journal keeps what is done) └── JournalError     the journal cannot be written or does not
-belong to this plan (the job ends)
-    └── JobBusyError another process works on this job directory
+LeadlineError
+├── PlanError          the plan, a plugin's options, a model or an input file as a whole is wrong:
+│   │                  raised before any engine starts
+│   └── PluginError    a plugin is unknown, declared twice, or does not load
+├── StrategyError      a strategy broke the protocol (its problem fails, the job continues)
+├── NoVerdict          a verifier cannot score a trace (the trace continues without the verdict,
+│                      with a note)
+├── EngineError        the engine cannot start or cannot recover (the job ends; the journal keeps
+│                      what is done)
+└── JournalError       the journal cannot be written or belongs to another plan (the job ends)
+    └── JobBusyError   another process works on this job directory
 """
 
 
 class LeadlineError(Exception):
     """Root of all errors raised on purpose.
 
-    `str()` of it is meant for the user: field, value, remedy.
+    `str()` of it is meant for the user: it names field, value and remedy.
     """
 
 
@@ -31,7 +34,7 @@ class StrategyError(LeadlineError):
 
 
 class NoVerdict(LeadlineError):
-    """A verifier cannot judge this trace. Its text becomes the trace's note."""
+    """A verifier cannot score this trace. Its text becomes the trace's note."""
 
 
 class EngineError(LeadlineError):
@@ -46,7 +49,7 @@ class JobBusyError(JournalError):
     """Another process holds this job directory."""
 
 
-def described(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Return an error as one line, with the innermost frame it came from."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:

@@ -1,31 +1,25 @@
-"""Metrics and stop rules as incremental folds over tokens, run beside the tokens in the engine
-process. Pure.
+"""Metrics and stop rules as incremental folds over tokens, beside them in the engine process. Pure.
 
-Metrics are named scalars; only they travel. Names, with an optional window in tokens after `@`
-(default 2048) where one applies:
+Metrics are named scalars; only they leave that process. Some names take a window in tokens after
+`@` (2048 without one):
 
 - `mean_logprob`: mean natural log-probability of the generated tokens.
-- `mean_entropy`: mean entropy, in nats, of the distributions from which they were drawn, in which
-  the 20 likeliest tokens stand for
-  themselves and all others together count as one more: a lower bound of the whole distribution's.
+- `mean_entropy`: mean entropy, in nats, of the distributions from which they were drawn. The 20
+  most likely tokens stand for themselves, all others together count as one more: a lower bound.
 - `mean_confidence`, `tail_confidence[@w]`, `lowest_confidence[@w]`, `bottom10_confidence[@w]`:
-  DeepConf (arXiv 2508.15260, section 3).
-  Token confidence is minus the mean log-probability of the 20 likeliest tokens; a group is a
-    window of `w` tokens, stride 1, or the
-  whole trace when it is shorter. Tail: mean over the last `w` tokens. Lowest: minimum over
-    groups. Bottom 10: mean of the lowest tenth
-  of the groups, at least one. High is confident.
+  DeepConf (arXiv 2508.15260, section 3). The confidence of a token is minus the mean
+  log-probability of the 20 most likely tokens; a group is a window of `w` tokens, stride 1, or the
+  whole trace when it is shorter. Tail: mean over the last `w` tokens. Lowest: the lowest group.
+  Bottom 10: mean of the lowest tenth of the groups, at least one. High is confident.
 - `first_token_logprob@WORD`: natural log of the probability that the trace begins with WORD: the
-  sum over those of the 20 likeliest first
-  tokens whose text is WORD but for spaces around it. Absent when none of them is: then each of
-    them is likelier than WORD.
-- `prefix_logprob`: the sum of the natural log-probabilities of the tokens that the request
-  inherits from its ancestors, after its own
-  prompt, which may be another than theirs. It is computed by reading them (Capability.SCORE), not
-    when they are generated.
+  sum over those of the 20 most likely first tokens whose text is WORD but for spaces around it.
+  Absent when none of them is.
+- `prefix_logprob`: the sum of the natural log-probabilities of the tokens that the request inherits
+  from its ancestors, after its own prompt, which may be another than theirs. It is computed by
+  reading them (Capability.SCORE), not when they are generated.
 
-A trace without tokens has no metrics: the names are absent, never 0. Nor has one that inherits no
-tokens a `prefix_logprob`.
+A trace without tokens has no metrics: the names are absent, never 0. A trace that inherits no
+tokens has no `prefix_logprob`.
 """
 
 from __future__ import annotations
@@ -47,8 +41,9 @@ PREFIX = "prefix_logprob"
 
 
 def parse_metric(name: str) -> tuple[str, int]:
-    """Return (kind, window_tokens) of a metric's name, 0 without a window; PlanError naming the
-    known ones if there is no such metric.
+    """Return the kind of a metric and its window in tokens, 0 without one.
+
+    PlanError, with the known names, if there is no such metric.
     """
     kind, at, window = name.partition("@")
     if kind in (*_PLAIN, PREFIX) and not at:
@@ -57,12 +52,13 @@ def parse_metric(name: str) -> tuple[str, int]:
         return kind, int(window or DEFAULT_WINDOW)
     if kind == _FIRST and window.strip():
         return kind, 0
-    known = f"{', '.join(_PLAIN)}, {PREFIX}, {_FIRST}@WORD, and with an optional @window {', '.join(_WINDOWED)}"
-    raise PlanError(f"metric {name!r} is not known; there are {known}")
+    known = f"{', '.join(_PLAIN)}, {PREFIX}, {_FIRST}@WORD"
+    windowed = f"and with an optional @window {', '.join(_WINDOWED)}"
+    raise PlanError(f"metric {name!r} is not known; there are {known}, {windowed}")
 
 
 def first_words(metrics: Sequence[str]) -> list[str]:
-    """Return the words that `first_token_logprob` metrics ask about, in order."""
+    """Return the words of the `first_token_logprob` metrics, in order."""
     return [
         word.strip()
         for kind, _, word in (name.partition("@") for name in metrics)
@@ -71,8 +67,9 @@ def first_words(metrics: Sequence[str]) -> list[str]:
 
 
 def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | None:
-    """Return how many top log-probabilities per token the folds need: None for none at all, 0 for
-    the sampled token's alone.
+    """Return how many top log-probabilities of each token the folds need.
+
+    None for none at all, 0 for that of the sampled token alone.
     """
     top_k = max((r.top_k for r in rules if isinstance(r, ConfidenceFloor)), default=0)
     kinds = {parse_metric(name)[0] for name in metrics} - {PREFIX}
@@ -88,11 +85,10 @@ def metric_values(
     first_tokens: Sequence[tuple[str, float]] = (),
     entropies: Sequence[float] = (),
 ) -> dict[str, float]:
-    """Return the metrics of a trace from its per-token log-probabilities, confidences and
-    entropies, each of shape (n_tokens,).
+    """Return a trace's metrics from its tokens' log-probabilities, confidences and entropies.
 
-    `first_tokens` are text and log-probability of the likeliest tokens in the first place.
-    `prefix_logprob` is left to `prefix_value`.
+    Each of shape (n_tokens,). `first_tokens` are text and log-probability of the most likely first
+    tokens. `prefix_logprob` is left to `prefix_value`.
     """
     values: dict[str, float] = {}
     for name in names:
@@ -114,16 +110,15 @@ def metric_values(
 
 
 def prefix_value(names: Sequence[str], prefix_logprobs: Sequence[float]) -> dict[str, float]:
-    """Return `prefix_logprob`, if it is asked for, from the log-probabilities of the inherited
-    tokens, of shape (n_inherited,).
+    """Return `prefix_logprob`, if `names` has it, from the inherited tokens' log-probabilities.
+
+    They have shape (n_inherited,).
     """
     return {PREFIX: math.fsum(prefix_logprobs)} if PREFIX in names and prefix_logprobs else {}
 
 
 def entropy(ranked_logprobs: Sequence[float]) -> float:
-    """Return the entropy in nats of a token's distribution from its 20 largest log-probabilities:
-    see `mean_entropy`.
-    """
+    """Return a token's entropy, in nats, from its 20 largest log-probabilities."""
     probabilities = [math.exp(logprob) for logprob in ranked_logprobs[:TOP_K]]
     rest = max(0.0, 1.0 - math.fsum(probabilities))
     return -math.fsum(p * math.log(p) for p in (*probabilities, rest) if p > 0)
@@ -141,8 +136,9 @@ def _value(kind: str, window: int, series: Sequence[float]) -> float:
 
 
 def group_means(series: Sequence[float], window: int) -> list[float]:
-    """Return the mean of each window of `window` values, stride 1; the mean of all when there are
-    fewer.
+    """Return the mean of each window of values, stride 1.
+
+    The mean of all of them when there are fewer than `window`.
     """
     if len(series) <= window:
         return [sum(series) / len(series)]
@@ -155,9 +151,9 @@ def group_means(series: Sequence[float], window: int) -> list[float]:
 
 
 class RuleFold:
-    """Follows one trace and tells which stop rule fires.
+    """Follows one trace and says when a stop rule fires.
 
-    Feed it each step's text and its confidences, one per token.
+    Feed it the text of each step and its confidences, one for each token.
     """
 
     def __init__(self, rules: Sequence[StopRule]) -> None:
@@ -168,9 +164,7 @@ class RuleFold:
         self._tests = [_TESTS[type(rule)](rule) for rule in rules]
 
     def update(self, text: str, confidences: Sequence[float]) -> bool:
-        """Take what one step added; True when any rule fires (from then on always True is not
-        promised: stop the trace).
-        """
+        """Take what one step added, and return whether a rule fires: then stop the trace."""
         fired = [test.update(text, confidences) for test in self._tests]
         return any(fired)
 
@@ -188,12 +182,12 @@ class _Words:
         )
         self._left = rule.count
         self._tail = ""
-        self._used = 0  # characters of the tail that a counted match has used
+        self._used = 0  # characters of the tail that belong to a match already counted
 
     def update(self, text: str, confidences: Sequence[float]) -> bool:
-        # A match at the very end may still grow into a longer word, so it counts when something
-        # else follows it. What no match has used is kept as long as a match may begin in it
-        # ("let's" comes as "let", "'", "s"), with one character before, for \b.
+        # A match at the very end may still grow into a longer word, so it counts once something
+        # else follows it. Text that belongs to no match is kept as long as a match may begin in it
+        # ("let's" comes as "let", "'", "s"), with one character before it, for \b.
         whole = self._tail + text
         used = self._used
         for match in self._pattern.finditer(whole, used):

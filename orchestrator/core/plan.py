@@ -1,7 +1,7 @@
-"""What decides answers: the Plan. What decides only speed is
-`orchestrator.plan.execution.Execution`, never here.
+"""What decides answers: the Plan, its fingerprint, and the seeds that derive from it.
 
-`fingerprint` guards resuming: two plans with the same fingerprint ask for the same work.
+What decides only speed is `orchestrator.plan.execution.Execution`, never here. Two plans with the
+same fingerprint ask for the same work; that guards resuming.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 
 from orchestrator.core.values import PluginSpec, Sampling
 
-# What a pool may be for, if not for writing text, by vLLM's names of its pooling tasks, and what a
-# trace's `values` then are. Numbers are raw: of a head with one label its logit, of one with two
-# the second's logit minus the first's (whose sigmoid is the softmax of the two).
+# What a model pool may be for, other than writing text, by vLLM's names of its pooling tasks, and
+# what a trace's `values` then are. Numbers are raw: of a head with one label its logit, of one with
+# two labels the second's logit minus the first's (whose sigmoid is the softmax of the two).
 TASKS: Mapping[str, str] = {
     "classify": "one number for the whole text (sequence classifiers, most reward models)",
-    "token_classify": "one number at each token asked for, or at the last one (process reward models; those of Qwen2.5-Math-RM's kind)",
+    "token_classify": "one number at each token asked for, or at the last one "
+    "(process reward models, and reward models like Qwen2.5-Math-RM)",
     "embed": "the text's embedding, of length one (sentence-embedding models)",
 }
 SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
@@ -26,14 +27,13 @@ SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model by name: `path` is an embedded name ("smollm2", "sounder"), a local folder or a hub
-    name.
+    """A model: `path` is an embedded name ("smollm2", "sounder"), a local folder or a hub name.
 
-    `layers` is a schedule (`core.schedule`) that runs instead of the model's own; `max_depth` is
-    the largest depth that a request may ask for, and what memory is set aside for. `damped`: of a
+    `layers` is a layer schedule (`core.layers`) that runs instead of the model's own. `max_depth`
+    is the largest depth that a request may have, and what memory is set aside for. `damped`: of a
     think block that was never trained to be repeated, each of r iterations goes 1/r of the way
     (arXiv 2605.23872). `residual`: each iteration keeps this share of the state before it (arXiv
-    2506.08552). `exit` is a rule (`core.exits`) by which a token stops iterating before its
+    2506.08552). `exit` is an exit rule (`core.layers`) by which a token stops iterating before its
     request's depth. `task`: one of `TASKS`, for a model that values texts.
     """
 
@@ -57,11 +57,11 @@ def same_weights(a: Model, b: Model) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits per problem; 0 means none. Reaching one ends exploration, cancels what runs, and the
-    pool so far is voted on.
+    """Limits for each problem; 0 means none.
 
-    `tokens` counts output tokens of all traces that have arrived; those in flight when it is
-    reached are cancelled and charged too. `seconds` runs from the problem's first request.
+    When one is reached, exploration ends, what runs is cancelled, and the traces so far are voted
+    on. `tokens` counts the output tokens of all traces that have arrived; those in flight are
+    cancelled then and charged too. `seconds` run from the problem's first request.
     """
 
     traces: int = 0
@@ -73,7 +73,7 @@ class Budget:
 class Plan:
     """Everything that decides answers.
 
-    `models` maps pool names to models; the first is the default pool.
+    `models` maps the names of model pools to models; the first is the default pool.
     """
 
     models: Mapping[str, Model] = field(default_factory=lambda: {"main": Model("smollm2")})
@@ -89,7 +89,7 @@ class Plan:
 
     @property
     def default_model(self) -> str:
-        """The pool a request goes to when it names none."""
+        """The model pool of requests that name none."""
         return next(iter(self.models))
 
 
@@ -100,23 +100,21 @@ def fingerprint(plan: Plan) -> str:
 
 
 def document(plan: Plan) -> dict[str, object]:
-    """Return a plan as nested mappings: what its fingerprint is taken from and `differences`
-    compares.
-    """
+    """Return a plan as nested mappings, from which its fingerprint is taken."""
     models = {name: asdict(model) for name, model in plan.models.items()}
     for model in models.values():
         if not model["task"]:
-            del model["task"]  # jobs begun before there were tasks go on
-    # the order of `models` decides; a mapping hides it
+            del model["task"]  # so that jobs begun before there were tasks continue
+    # the order of `models` decides which pool is the default; a mapping hides it
     return {**asdict(plan), "models": models, "default_model": plan.default_model}
 
 
 def differences(
     old: Mapping[str, object], new: Mapping[str, object], prefix: str = ""
 ) -> list[str]:
-    """Return one line per key in which two plans (as nested mappings) differ, e.g.
+    """Return one line for each key in which two plans, as nested mappings, differ.
 
-    `sampling.temperature: 0.7 -> 0.9`.
+    Such as `sampling.temperature: 0.7 -> 0.9`.
     """
     lines: list[str] = []
     for key in sorted({*old, *new}):
@@ -129,7 +127,7 @@ def differences(
 
 
 def derive_seed(run_seed: int, *parts: str | int) -> int:
-    """Return a seed in [0, 2**53) for these parts: fits JSON numbers, vLLM and NumPy alike."""
+    """Return a seed in [0, 2**53) for these parts: it fits JSON numbers, vLLM and NumPy alike."""
     text = repr((run_seed, *parts))  # unambiguous for texts and whole numbers
     return (
         int.from_bytes(

@@ -1,27 +1,27 @@
-"""One problem's exploration: runs a strategy's generator, turns its commands into effects, keeps
-its budget, and replays.
+"""One problem's exploration: runs a strategy, keeps its budget, and replays.
 
-Pure: no I/O, no clock, no randomness but what derives from the plan's seed. The driver performs the
-effects, journals every arriving trace and stop, and then tells the Session; feeding the journalled
-events to a fresh Session in order rebuilds it exactly. It does not vote: `core.outcome` does, over
-`traces`.
+It turns the strategy's commands into effects. Pure: no I/O, no clock, no randomness but what
+derives from the plan's seed. The driver performs the effects, journals every trace that arrives and
+every stop, and then passes them to the Session. Feeding the journalled events to a fresh Session in
+their order rebuilds it exactly. It does not vote: `core.votes` does, over `traces`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from orchestrator.core.errors import StrategyError, described
+from orchestrator.core.errors import StrategyError, describe
+from orchestrator.core.lineage import lineage
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
-from orchestrator.core.steps import Cancel, Drop, Next, Reply, Steps, Submit
+from orchestrator.core.steps import Cancel, Drop, Next, Reply, Routine, Submit
 from orchestrator.core.values import Finish, Message, Problem, Prompt, Request, Trace, changed
 from orchestrator.core.votes import VOTING
 
-# between two waits, deliveries not counted; a strategy that gives more without waiting will not end
+# between two waits, deliveries not counted; a strategy that yields more will not end
 MAX_COMMANDS = 10_000
 
 
@@ -55,7 +55,7 @@ class Session:
         "_plan",
         "_prompt",
         "_refused",
-        "_steps",
+        "_routine",
         "_suffixes",
         "_waiting",
         "dropped",
@@ -73,13 +73,13 @@ class Session:
     ) -> None:
         """Prepare the exploration; nothing of the strategy runs yet.
 
-        `metrics` are asked of every trace that may vote.
+        Every trace that may vote is to carry `metrics`.
         """
         self.problem = problem
         self.metrics = metrics
         self.traces: dict[int, Trace] = {}  # by ordinal, in order of arrival
         self.running: dict[int, Request] = {}
-        # ordinal -> heir: those without a vote of their own (`core.outcome.pruned`)
+        # ordinal to heir, of traces without a vote of their own (`core.votes.pruned`)
         self.dropped: dict[int, int | None] = {}
         self.output_tokens = 0  # of all traces that arrived, and of models that verified them
         self.stopped_by = ""
@@ -93,42 +93,38 @@ class Session:
         self._next_ordinal = 0
         self._refused = False
         rng = random.Random(derive_seed(plan.seed, problem.id, "strategy"))
-        self._steps: Steps | None = None
+        self._routine: Routine[None] | None = None
         try:
-            # the question as it is asked
+            # the strategy sees the prompt as the model gets it
             steps = strategy.explore(changed(problem, prompt=self._prompt), rng)
-            if not isinstance(steps, Generator):
-                raise StrategyError(
-                    f"explore returned {steps!r}, not a generator; write `yield from` in it"
-                )
-            self._steps = steps
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
-            self.error = described(error)
+            self._routine = Routine(steps, f"explore of {type(strategy).__name__}")
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
+            self.error = describe(error)
 
     @property
     def exploring(self) -> bool:
         """Whether the strategy still decides."""
-        return self._steps is not None
+        return self._routine is not None
 
     @property
     def done(self) -> bool:
-        """Whether exploration has ended and everything started has arrived."""
-        return self._steps is None and not self.running
+        """Whether exploration has ended and every started request has arrived."""
+        return self._routine is None and not self.running
 
     def start(self) -> list[Effect]:
         """Return the first effects."""
         return self._advance(None)
 
     def receive(self, trace: Trace) -> list[Effect]:
-        """Take one arrived trace and return the effects that follow.
+        """Take a trace that arrived and return the effects that follow.
 
         KeyError if its request is not running.
         """
         del self.running[trace.ordinal]
         self._cancelled.discard(trace.ordinal)
         self.traces[trace.ordinal] = trace
-        self.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
-        if self._steps is None:
+        self.output_tokens += trace.usage.output_tokens + trace.verification_usage.output_tokens
+        if self._routine is None:
             return []
         self._inbox.append(trace)
         limit = self._plan.budget.tokens
@@ -136,74 +132,66 @@ class Session:
             return self.stop("tokens")
         wanted = self._waiting
         if wanted is None or (wanted.among is not None and trace.ordinal not in wanted.among):
-            return []  # nothing that arrived before is wanted either
+            return []  # nothing in the inbox is wanted, or it would not be waiting
         delivered = self._take(wanted)
         return [] if delivered is None else self._advance(delivered)
 
     def stop(self, reason: str) -> list[Effect]:
-        """End exploration for a reason other than the strategy's own ("tokens", "seconds",
-        "interrupt"); no effect once ended.
+        """End exploration from outside, for a reason such as "tokens", "seconds" or "interrupt".
+
+        Returns no effects when it has ended already.
         """
-        if self._steps is None:
+        if self._routine is None:
             return []
         self.stopped_by = reason
         return self._end()
 
     def owed(self) -> list[Request]:
-        """Return the requests that were started, neither arrived nor cancelled: what a resumed job
-        starts again.
-        """
+        """Return the requests that run and were not cancelled: a resumed job starts them again."""
         return [r for o, r in self.running.items() if o not in self._cancelled]
 
     def lost(self) -> list[Request]:
-        """Return the requests that were cancelled and never arrived: a resumed job records them as
-        cancelled, tokens unknown.
+        """Return the requests that were cancelled and did not arrive.
+
+        A resumed job records them as cancelled, with their tokens unknown.
         """
         return [r for o, r in self.running.items() if o in self._cancelled]
 
     def is_cancelled(self, ordinal: int) -> bool:
-        """Tell whether a running request was cancelled: one that has not been started yet need not
-        be.
-        """
+        """Tell whether a running request was cancelled: one that waits need not be started."""
         return ordinal in self._cancelled
 
     def _advance(self, reply: Reply) -> list[Effect]:
         effects: list[Effect] = []
         self._waiting = None
-        if self._steps is None:
+        if self._routine is None:
             return effects
         n_commands = 0
-        while n_commands < MAX_COMMANDS:
-            try:
-                command = self._steps.send(reply)
+        try:
+            while (command := self._routine.send(reply)) is not None:
                 if isinstance(command, Next):
-                    trace = self._take(command)
-                    if trace is None:
+                    reply = self._take(command)
+                    if reply is None:
                         return effects + self._wait(command)
-                    reply = trace
-                else:
-                    n_commands += 1
-                    reply = self._obey(command, effects)
-            except StopIteration:
-                return effects + self._end()
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
-                self.error = described(error)
-                return effects + self._end()
-        self.error = f"the strategy gave {MAX_COMMANDS} commands without waiting for a trace: it would never end"
+                    continue
+                n_commands += 1
+                if n_commands > MAX_COMMANDS:
+                    raise StrategyError(
+                        f"it yielded {MAX_COMMANDS} commands without waiting for a trace: "
+                        "it would never end"
+                    )
+                reply = self._obey(command, effects)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
+            self.error = describe(error)
         return effects + self._end()
 
     def _obey(self, command: Submit | Cancel | Drop, effects: list[Effect]) -> Reply:
         if isinstance(command, Submit):
             return self._submit(command.requests, effects)
-        if isinstance(command, Cancel):
-            effects += self._abort(command.ordinals)
-            return None
         if isinstance(command, Drop):
-            effects += self._drop(command)
-            return None
-        raise StrategyError(
-            f"a strategy yields Submit, Next, Cancel or Drop, not {command!r}; write `yield from`, not `yield`"
-        )
+            self._drop(command)
+        effects += self._abort(command.ordinals)
+        return None
 
     def _submit(self, requests: Sequence[Request], effects: list[Effect]) -> tuple[int, ...]:
         limit = self._plan.budget.traces
@@ -220,15 +208,14 @@ class Session:
 
     def _completed(self, requests: Sequence[Request], first: int) -> list[Request]:
         completed: list[Request] = []
-        given: Request | None = None
-        template: Request | None = None
+        previous: Request | None = None
         for ordinal, request in enumerate(requests, first):
             seed = derive_seed(self._plan.seed, self.problem.id, ordinal)
-            if request is not given or template is None:  # mostly the same one n times
-                given, template = request, self._complete(request, ordinal, seed)
-                completed.append(template)
+            if request is previous:  # mostly one request n times
+                completed.append(changed(completed[-1], ordinal=ordinal, seed=seed))
             else:
-                completed.append(changed(template, ordinal=ordinal, seed=seed))
+                completed.append(self._complete(request, ordinal, seed))
+            previous = request
             if request.suffix:
                 self._suffixes[ordinal] = request.suffix
         return completed
@@ -237,40 +224,30 @@ class Session:
         if not isinstance(request, Request):
             raise StrategyError(f"Submit takes Requests, not {request!r}")
         model, depth = request.model, request.depth
-        ids: tuple[int, ...] = ()
-        text = ""
+        links: list[Trace] = []
         if request.parent is not None:
             parent = self.traces.get(request.parent)
             if parent is None or parent.finish is Finish.FAILED:
                 raise StrategyError(
-                    f"request {ordinal} continues trace {request.parent}, which has not arrived or has failed"
+                    f"request {ordinal} continues trace {request.parent}, "
+                    "which has not arrived or has failed"
                 )
             model, depth = model or parent.model, depth if depth is not None else parent.depth
-            ids, text = self._inherited(parent)
+            links = lineage(parent, self.traces)
         if model and model not in self._plan.models:
-            raise StrategyError(
-                f"request {ordinal} asks for model {model!r}; the plan has {', '.join(self._plan.models)}"
-            )
-        if request.max_new_tokens is not None and request.max_new_tokens < 1:
-            raise StrategyError(
-                f"request {ordinal} asks for {request.max_new_tokens} new tokens; at least one is needed"
-            )
-        if request.depth is not None and request.depth < 1:
-            raise StrategyError(
-                f"request {ordinal} asks for depth {request.depth}; at least 1 is needed"
-            )
-        if request.checkpoint is not None and request.checkpoint < 1:
-            raise StrategyError(
-                f"request {ordinal} has its checkpoint after {request.checkpoint} tokens; at least one is needed"
-            )
+            known = ", ".join(self._plan.models)
+            raise StrategyError(f"request {ordinal} asks for model {model!r}; the plan has {known}")
+        for name in ("max_new_tokens", "depth", "checkpoint"):
+            value = getattr(request, name)
+            if value is not None and value < 1:
+                raise StrategyError(f"request {ordinal} has {name} = {value}; give at least 1")
         sampling = request.sampling or self._plan.sampling
-        limit = (
-            self._left(request, sampling.max_new_tokens)
-            if request.max_new_tokens is None
-            else request.max_new_tokens
-        )
-        # at its limit, if by nothing else
-        ends = request.checkpoint is None or request.checkpoint >= limit
+        limit = request.max_new_tokens
+        if limit is None:  # a continuation has what its attempt has left, at least one token
+            limit = max(1, sampling.max_new_tokens - sum(len(t.token_ids) for t in links))
+        at_limit = request.checkpoint is None or request.checkpoint >= limit
+        metrics = self.metrics if request.purpose in VOTING else ()
+        ids, text = self._inherited(links)
         return changed(
             request,
             ordinal=ordinal,
@@ -279,43 +256,23 @@ class Session:
             model=model or self._plan.default_model,
             depth=depth or sampling.depth or None,
             sampling=sampling,
-            max_new_tokens=limit if ends else request.checkpoint,
-            checkpoint=None if ends else request.checkpoint,
+            max_new_tokens=limit if at_limit else request.checkpoint,
+            checkpoint=None if at_limit else request.checkpoint,
             stop=request.stop or sampling.stop,
-            metrics=tuple(
-                dict.fromkeys(
-                    (*request.metrics, *(self.metrics if request.purpose in VOTING else ()))
-                )
-            ),
+            metrics=tuple(dict.fromkeys((*request.metrics, *metrics))),
             problem_id=self.problem.id,
             prefix_ids=ids,
             prefix_text=text,
         )
 
-    def _left(self, request: Request, limit: int) -> int:
-        """Return the tokens that an attempt's limit leaves to a request: a continuation has what
-        its ancestors did not use, or one.
-        """
-        used = 0
-        ordinal = request.parent
-        while ordinal is not None:
-            used += len(self.traces[ordinal].token_ids)
-            ordinal = self.traces[ordinal].parent
-        return max(1, limit - used)
-
-    def _inherited(self, trace: Trace) -> tuple[tuple[int, ...], str]:
-        """Return the token ids and the text of a trace and all that it continues."""
-        chain = [trace]
-        while trace.parent is not None:
-            trace = self.traces[trace.parent]
-            chain.append(trace)
+    def _inherited(self, links: Sequence[Trace]) -> tuple[tuple[int, ...], str]:
+        """Return the token ids and the text of a lineage, with its forced suffixes."""
         ids: list[int] = []
         text = ""
-        for link in reversed(chain):
-            if link.token_ids or link.suffix_ids:
-                ids += link.suffix_ids
-                ids += link.token_ids
-            text += (self._suffixes.get(link.ordinal, "") if self._suffixes else "") + link.text
+        for link in links:
+            ids += link.suffix_ids
+            ids += link.token_ids
+            text += self._suffixes.get(link.ordinal, "") + link.text
         return tuple(ids), text
 
     def _take(self, wanted: Next) -> Trace | None:
@@ -336,7 +293,7 @@ class Session:
             self.error = f"StrategyError: it waits for a trace{among} while none is running"
         return self._end()
 
-    def _drop(self, command: Drop) -> list[Effect]:
+    def _drop(self, command: Drop) -> None:
         unknown = [
             o
             for o in (*command.ordinals, *(() if command.heir is None else (command.heir,)))
@@ -349,7 +306,6 @@ class Session:
         if command.heir in command.ordinals:
             raise StrategyError(f"request {command.heir} is dropped and is its own heir")
         self.dropped.update(dict.fromkeys(sorted(command.ordinals), command.heir))
-        return self._abort(command.ordinals)
 
     def _abort(self, ordinals: frozenset[int]) -> list[Effect]:
         fresh = [o for o in self.running if o in ordinals and o not in self._cancelled]
@@ -357,21 +313,22 @@ class Session:
         return [Abort(self.running[o]) for o in fresh]
 
     def _end(self) -> list[Effect]:
-        steps, self._steps, self._waiting = self._steps, None, None
+        routine, self._routine, self._waiting = self._routine, None, None
         self._inbox.clear()
         if self._refused and not self.stopped_by:
             self.stopped_by = "traces"
         try:
-            if steps is not None:
-                steps.close()
+            if routine is not None:
+                routine.close()
         except Exception as error:  # noqa: BLE001 - a generator may refuse to close
-            self.error = self.error or described(error)
+            self.error = self.error or describe(error)
         return self._abort(frozenset(self.running))
 
 
 def prepared_prompt(problem: Problem, plan: Plan) -> Prompt:
-    """Return the problem's prompt in the plan's template, with its system message unless the
-    problem brings its own.
+    """Return the problem's prompt in the plan's template, with the plan's system message.
+
+    A problem that has a system message keeps its own.
     """
     sampling = plan.sampling
     prompt = problem.prompt

@@ -1,8 +1,8 @@
-"""The strategy algebra: four commands, one event, six helpers to write them with.
+"""The strategy algebra: four commands, one event, helpers to write them with, and their driver.
 
 A strategy is a generator that yields commands and is sent replies. It must be deterministic in
 (problem, rng, traces received): no clock, no I/O, no randomness but the rng it was given. That is
-what makes a journal replay it exactly.
+what makes a journal replay it exactly. What a command does is the Session's business.
 
     def explore(self, problem, rng):
         ordinals = yield from submit([Request()] * 4)
@@ -14,15 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Generic, TypeAlias, TypeVar, cast
 
+from orchestrator.core.errors import StrategyError
 from orchestrator.core.values import Capability, Request, Trace
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Start these. The reply is the tuple of their ordinals, shorter than asked when the trace
-    budget does not hold them all.
+    """Start these requests. The reply is the tuple of their ordinals.
+
+    It is shorter than `requests` when the trace budget has no room for all of them.
     """
 
     requests: tuple[Request, ...]
@@ -30,7 +34,7 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """Wait for one trace not yet delivered, of `among` or, when None, of any.
+    """Wait for one trace that was not delivered yet: one of `among`, or any when it is None.
 
     The reply is that Trace.
     """
@@ -40,9 +44,9 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop those of these that still run.
+    """Stop the requests with these ordinals that still run. The reply is None.
 
-    They still arrive, as CANCELLED traces. The reply is None.
+    Their traces still arrive, as CANCELLED ones.
     """
 
     ordinals: frozenset[int]
@@ -50,45 +54,80 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Take the vote from these, and stop those that still run; what they spent is charged to
-    pruning. The reply is None.
+    """Take the vote of these traces away, and stop those that still run. The reply is None.
 
-    With an `heir` they vote all the same, each for whatever the heir, or what continues it, comes
-    to state.
+    Their tokens are charged to pruning. With an `heir` they still vote, each for the answer that
+    the heir, or its continuation, gives in the end.
     """
 
     ordinals: frozenset[int]
     heir: int | None = None
 
 
+COMMANDS = (Submit, Next, Cancel, Drop)
 Command: TypeAlias = Submit | Next | Cancel | Drop
 Reply: TypeAlias = tuple[int, ...] | Trace | None
 Steps: TypeAlias = Generator[Command, Reply, None]
 
 
+class Routine(Generic[T]):
+    """A generator of commands under way: what everything that runs one drives it with."""
+
+    __slots__ = ("_steps", "result")
+
+    result: T  # what the generator returned; not there before
+
+    def __init__(self, steps: Generator[Command, Reply, T], name: str) -> None:
+        """Prepare to run `steps`; StrategyError, with its function's `name`, otherwise."""
+        if not isinstance(steps, Generator):
+            raise StrategyError(
+                f"{name} returned {steps!r}, not a generator; write `yield from` in it"
+            )
+        self._steps = steps
+
+    def send(self, reply: Reply) -> Command | None:
+        """Return the next command after a reply (first None); None when the generator returned.
+
+        StrategyError when it yields anything but a command. Raises what the generator raises.
+        """
+        try:
+            command = self._steps.send(reply)
+        except StopIteration as end:
+            self.result = end.value
+            return None
+        if not isinstance(command, COMMANDS):
+            raise StrategyError(
+                f"a strategy yields Submit, Next, Cancel or Drop, not {command!r}; "
+                "write `yield from`, not `yield`"
+            )
+        return command
+
+    def close(self) -> None:
+        """End the generator where it is, as its own `close` does."""
+        self._steps.close()
+
+
 def submit(requests: Iterable[Request]) -> Generator[Command, Reply, tuple[int, ...]]:
-    """Start requests and return their ordinals (fewer than asked when the trace budget ends)."""
+    """Start requests and return their ordinals: fewer than requests when the trace budget ends."""
     return cast("tuple[int, ...]", (yield Submit(tuple(requests))))
 
 
 def next_trace(among: Collection[int] | None = None) -> Generator[Command, Reply, Trace]:
-    """Return the earliest finished trace not yet delivered, of `among` or of any; waits for it.
+    """Wait for the first finished trace not delivered yet, of `among` or of any, and return it.
 
-    Waiting for what neither runs nor was ever started is a `StrategyError`, unless a budget refused
-    it: then exploration ends.
+    To wait while none of them runs is a `StrategyError`, unless a budget refused a request: then
+    exploration ends.
     """
     return cast(Trace, (yield Next(None if among is None else frozenset(among))))
 
 
 def cancel(ordinals: Iterable[int]) -> Generator[Command, Reply, None]:
-    """Stop those of these that still run; returns at once."""
+    """Stop the requests with these ordinals that still run; returns at once."""
     yield Cancel(frozenset(ordinals))
 
 
 def drop(ordinals: Iterable[int], heir: int | None = None) -> Generator[Command, Reply, None]:
-    """Take the vote from these, or give it to `heir`, and stop those that still run; returns at
-    once.
-    """
+    """Take the vote of these traces away, or give it to `heir`, and stop them; returns at once."""
     yield Drop(frozenset(ordinals), heir)
 
 
@@ -107,5 +146,5 @@ def sample(n: int, request: Request | None = None) -> Generator[Command, Reply, 
 
 
 def depth_needs(*depths: int | None) -> frozenset[Capability]:
-    """Return what requests at these depths take of an engine: latent depth, if one is asked for."""
+    """Return what requests at these depths need of an engine: DEPTH unless all are None."""
     return frozenset() if all(depth is None for depth in depths) else frozenset({Capability.DEPTH})

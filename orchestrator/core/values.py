@@ -1,9 +1,8 @@
-"""The values that everything else passes around. Pure: standard library only, no behaviour beyond
-derivation.
+"""The values that everything else passes around. Pure: nothing but data and what derives from it.
 
 What crosses a process or a file is one of these, never a handle, a lambda or a loose dict. A
-`Problem` holds no reference answer: a strategy cannot leak what its type lacks
-(`orchestrator.studies.evaluate` is the only reader of references).
+`Problem` holds no reference answer: a strategy cannot leak what its type lacks. (Only
+`orchestrator.studies.evaluate` reads references.)
 """
 
 from __future__ import annotations
@@ -51,16 +50,13 @@ class Status(StrEnum):
     """How a problem ended."""
 
     ANSWERED = "answered"
-    ABSTAINED = "abstained"  # it ran to its end and no trace stated an answer
+    ABSTAINED = "abstained"  # it ran to its end and no trace gave an answer
     FAILED = "failed"  # the strategy or every trace failed; `Result.error` says why
     INVALID = "invalid"  # the input row was not a problem; `Result.error` names file and line
 
 
 class Capability(StrEnum):
-    """What an engine can do beyond completing a prompt.
-
-    A strategy lists what it needs in `needs`.
-    """
+    """What an engine can do beyond completing a prompt. Plugins list what they need in `needs`."""
 
     SEED = "seed"  # a request's seed decides its randomness
     CANCEL = "cancel"  # an aborted request stops generating at once
@@ -69,10 +65,10 @@ class Capability(StrEnum):
     RULES = "rules"  # stop rules are enforced beside the tokens
     DEPTH = "depth"  # latent depth per request
     SCORE = "score"  # the metric `prefix_logprob`: how likely inherited tokens are after any prompt
-    # says which stop string ended a trace, and leaves that out of its tokens, so that it can be
-    # gone on from
+    # reports which stop string ended a trace and leaves it out of the tokens, so that the trace can
+    # be continued
     STOPS = "stops"
-    POOL = "pool"  # model pools with a task (`core.plan.TASKS`), which give values instead of text
+    POOL = "pool"  # model pools with a task (`core.plan.TASKS`), which return values, not text
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +84,17 @@ Prompt: TypeAlias = str | tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class PluginSpec:
-    """A plugin by name, with its options as the user gave them (validated when it is loaded).
+    """A plugin by name, with its options as the user gave them; validated when it is loaded.
 
-    An option that is a PluginSpec itself, a part, is kept as a plan file writes it: as a table with
-    its `name`.
+    An option that is itself a plugin (a part) is kept as plan files write it: a table with its
+    `name`.
     """
 
     name: str
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Write out parts."""
+        """Write parts as tables."""
         if any(isinstance(value, PluginSpec | list | tuple) for value in self.options.values()):
             object.__setattr__(
                 self, "options", {key: _written_out(value) for key, value in self.options.items()}
@@ -115,8 +111,10 @@ def _written_out(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question. `domain` names how its answers are read and compared; `tags` are the row's
-    other fields as JSON text.
+    """One question.
+
+    `domain` names how its answers are read and compared; `tags` holds the row's other fields as
+    JSON.
     """
 
     id: str
@@ -145,8 +143,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class WordLimit:
-    """Stop rule: end the trace when `count` of these whole words (case-insensitive) have appeared
-    in its text.
+    """Stop rule: end the trace when `count` of these words have appeared in its text.
+
+    Whole words, in upper or lower case.
     """
 
     words: tuple[str, ...]
@@ -155,11 +154,10 @@ class WordLimit:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceFloor:
-    """Stop rule: end the trace when the mean confidence of a full window falls below `floor`
-    (DeepConf, arXiv 2508.15260).
+    """Stop rule: end the trace when the mean confidence of a full window falls below `floor`.
 
-    Confidence of a token: minus the mean natural log-probability of its `top_k` likeliest
-    alternatives, in nats.
+    From DeepConf (arXiv 2508.15260). The confidence of a token is minus the mean natural
+    log-probability of its `top_k` most likely alternatives, in nats.
     """
 
     floor: float
@@ -169,9 +167,7 @@ class ConfidenceFloor:
 
 @dataclass(frozen=True, slots=True)
 class Delimiter:
-    """Stop rule: end the trace after the `count`-th occurrence of `text` in its own (not the
-    inherited) text.
-    """
+    """Stop rule: end the trace after the `count`-th `text` in its own, not the inherited, text."""
 
     text: str
     count: int = 1
@@ -182,19 +178,19 @@ StopRule: TypeAlias = WordLimit | ConfidenceFloor | Delimiter
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion: the unit of seed, journal and cancellation. Its identity is (`problem_id`,
-    `ordinal`).
+    """One completion: the unit of seed, journal and cancellation. Known by `problem_id`, `ordinal`.
 
-    A strategy fills what it wants; the Session sets `problem_id`, `ordinal`, `seed`, `prefix_ids`,
-    `prefix_text` and whatever is left at its default from the plan. A continuation (`parent`) goes
-    on after the parent's tokens, with `suffix` put between. One with a `checkpoint` ends by rule
-    (`Finish.RULE`) after about so many of its own tokens, however many its attempt has left: an
-    engine may end it earlier, by less than half, where going on is cheaper. `subjects` are the
-    ordinals of the traces that it is to judge (see `core.verdicts`) or to go beyond (see
-    `core.generations`).
+    A strategy fills in what it wants. The Session sets `problem_id`, `ordinal`, `seed`,
+    `prefix_ids` and `prefix_text`, and takes whatever is left at its default from the plan.
 
-    To a pool with a task (`core.plan.TASKS`) a request is a text or a conversation to be valued,
-    and of the rest only `read_at` counts.
+    A continuation (`parent`) continues after the parent's tokens, with `suffix` forced between
+    them. A request with a `checkpoint` ends by rule (`Finish.RULE`) after about that many of its
+    own tokens, however many its attempt has left; an engine may end it up to half earlier where it
+    can be continued more cheaply from there. `subjects` are the ordinals of the traces that it is
+    to verify or compare (`kit.verdicts`), or that it was shown to improve on them.
+
+    To a model pool with a task (`core.plan.TASKS`) a request is a text or a conversation to be
+    valued; of the other fields only `read_at` counts.
     """
 
     prompt: Prompt = ""
@@ -216,14 +212,20 @@ class Request:
     seed: int = 0
     prefix_ids: tuple[int, ...] = ()  # token ids of all ancestors, their suffixes included
     prefix_text: str = ""  # the same as text
-    # of a "token_classify" pool: the token at each of which a value is read; "": the last token
+    # for a "token_classify" pool: the token at each of which a value is read; "": the last token
     read_at: str = ""
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        """What names this request in every process that sees it: its problem and its ordinal."""
+        return self.problem_id, self.ordinal
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A stated answer. Equal keys mean the same equivalence class within a problem; chosen once, at
-    dressing.
+    """An answer as an attempt gives it, with the key of its class within the problem.
+
+    Equal keys mean the same class. Both are set once, when the trace is annotated.
     """
 
     text: str
@@ -232,8 +234,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was spent. `layer_tokens` is tokens x decoder layers run, prompt included: the unit in
-    which depths compare.
+    """What was spent.
+
+    `layer_tokens` is tokens times decoder layers run, prompt included: the unit in which depths
+    compare. `seconds` are an engine's, so they add up over traces that ran in parallel.
     """
 
     prompt_tokens: int = 0
@@ -243,9 +247,7 @@ class Usage:
     seconds: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        """Return the sum, field by field (`seconds` are engine-seconds: they add up over parallel
-        traces).
-        """
+        """Return the sum, field by field."""
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.cached_tokens + other.cached_tokens,
@@ -257,10 +259,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's judgement of one trace. `score` in [0, 1], higher is better; `steps` has shape
-    (n_steps,) or is empty.
+    """A verifier's score of one trace, in [0, 1], higher is better.
 
-    `usage` is what models spent on coming to it (`core.asking`); nothing where none was asked.
+    `steps`, of shape (n_steps,), are the scores of the trace's steps, or empty. `usage` is what
+    models spent on it, nothing where it asked none.
     """
 
     verifier: str
@@ -272,11 +274,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One finished completion, dressed with its answer: the only event a strategy sees.
+    """One finished completion, annotated with its answer: the only event that a strategy sees.
 
     `text` and `token_ids` are this request's own, without what it inherited from its parent;
-    `answer` is read from the whole. `suffix_ids` are the tokens of the request's forced suffix,
-    which a continuation of this trace inherits.
+    `answer` is read from the whole (`core.lineage`). `suffix_ids` are the tokens of the request's
+    forced suffix, which a continuation of this trace inherits.
     """
 
     ordinal: int
@@ -293,26 +295,24 @@ class Trace:
     verdicts: tuple[Verdict, ...] = ()
     suffix_ids: tuple[int, ...] = ()
     error: str = ""
-    note: str = ""  # what dressing could not decide in its limits; never empty silently
-    # ordinals of the traces that it judges (`core.verdicts`) or goes beyond (`core.generations`)
+    note: str = ""  # what annotation could not decide within its limits
+    # the ordinals of the traces that its request was about: see Request
     subjects: tuple[int, ...] = ()
-    # the stop string that ended it, where the engine tells (Capability.STOPS); in neither its text
-    # nor its tokens
+    # the stop string that ended it, where the engine reports it (Capability.STOPS); it is neither
+    # in the text nor in the tokens
     stop: str = ""
-    # what a pool with a task gave instead of text: see `core.plan.TASKS`
+    # what a pool with a task returned instead of text: see `core.plan.TASKS`
     values: tuple[float, ...] = ()
     unjudged: Usage = Usage()  # what verifiers spent on it without coming to a verdict
 
     @property
-    def verifying(self) -> Usage:
-        """What its verifiers spent, with or without a verdict: on the account `verify`, in none of
-        its own numbers.
-        """
+    def verification_usage(self) -> Usage:
+        """What its verifiers spent, with or without a verdict: charged to `verify`."""
         return sum((v.usage for v in self.verdicts), self.unjudged)
 
     @property
     def account(self) -> Purpose:
-        """The account its tokens are charged to."""
+        """The account that its tokens are charged to."""
         if self.purpose is Purpose.SOLVE and self.finish is Finish.CANCELLED:
             return Purpose.PRUNED
         return self.purpose
@@ -320,9 +320,9 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """An unfinished trace as a judge sees it.
+    """An unfinished trace as a similarity sees it.
 
-    `key` is the class of the answer it states or, when probed, would state; None if none.
+    `key` is the class of the answer that it gives or, after a probe, would give; None without one.
     """
 
     ordinal: int
@@ -332,9 +332,9 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Traces whose answers are equivalent.
+    """The traces that vote for one class of answers, in ascending order of `ordinals`.
 
-    `ordinals` ascend; `weight` is what the selector gave, `count` is `len(ordinals)`.
+    `weight` is what the selector gave them.
     """
 
     answer: Answer
@@ -349,13 +349,12 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of results.jsonl: the outcome of one problem.
+    """The outcome of one problem: one line of results.jsonl.
 
-    `n_traces` counts everything started, `n_attempts` the solving traces among it that continue no
-    other (None: not counted, as by older versions). `tied` tells that the leader won by the tie
-    rule alone (equal weight). `n_planned` and `full_tokens` state what the plan's full sampling
-    would have cost, in traces and in output tokens at this problem's own mean length; None where
-    that is unknown.
+    `n_traces` counts everything that was started, `n_attempts` the attempts among it (None where an
+    older version did not count them). `tied` says that the leader won by the tie rule alone, at
+    equal weight. `n_planned` and `full_tokens` are what the plan's full sampling would have cost,
+    in attempts and in output tokens at this problem's own mean length; None where that is unknown.
     """
 
     problem_id: str
@@ -367,10 +366,10 @@ class Result:
     n_attempts: int | None = None
     n_failed: int = 0
     n_cancelled: int = 0
-    # ordinal -> heir: see `core.steps.Drop`
+    # ordinal to heir: see `core.steps.Drop`
     dropped: Mapping[int, int | None] = field(default_factory=dict)
     tied: bool = False
-    stopped_by: str = ""  # "" when the strategy ended by itself, else which budget ended it
+    stopped_by: str = ""  # the budget that ended exploration; "" when the strategy ended by itself
     n_planned: int | None = None
     full_tokens: float | None = None
     seconds: float = 0.0
@@ -380,8 +379,9 @@ class Result:
 
 
 def changed(value: T, **changes: object) -> T:
-    """Return what `dataclasses.replace` returns, in a third of its time: it runs several times per
-    trace.
+    """Return what `dataclasses.replace` returns, in a third of its time.
+
+    It runs several times for each trace.
     """
     read, places = _layout(type(value))  # type: ignore[arg-type]  # mypy does not count a class as hashable
     values = list(read(value))

@@ -1,11 +1,8 @@
-"""Clusters of equivalent answers and weighted tallies, with the tie rule. Pure functions over a
-pool of traces.
+"""Who votes, how votes are counted, and a problem's Result. Pure functions over a pool of traces.
 
 The tie rule, everywhere: larger weight, then larger count, then the lower lowest ordinal. A tie in
-weight is reported by `tied`.
-
-From a finished exploration to its Result: a pure function of the pool, so that a finished pool can
-be voted on again another way.
+weight is reported by `tied`. A Result is a function of the finished pool, so a pool can be voted on
+again in another way. How much a vote weighs is a selector's business.
 """
 
 from __future__ import annotations
@@ -14,7 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from orchestrator.core.errors import described
+from orchestrator.core.errors import describe
+from orchestrator.core.lineage import lineage, output_tokens
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import (
     Answer,
@@ -29,18 +27,17 @@ from orchestrator.core.values import (
     changed,
 )
 
-# what attempts at the problem are for; nothing else votes
+# the purposes of attempts at the problem; nothing else votes
 VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
 _CUT = (Finish.FAILED, Finish.CANCELLED)
 
 
 def voters(traces: Iterable[Trace]) -> list[Trace]:
-    """Return the traces that may vote, by ordinal: attempts at the problem that stated an answer.
+    """Return the traces that may vote, by ordinal: attempts at the problem that give an answer.
 
-    Probes, verdicts and judgements do not vote, nor do failed traces. A cancelled or truncated one
-    votes if it stated an answer. A trace that was continued does not vote beside its continuation:
-    its answer is the continuation's. A continuation that failed, or was cancelled before it stated
-    one, takes nothing from it.
+    Probes and verdicts do not vote, nor do failed traces. A cancelled or truncated trace votes if
+    it gives an answer. A trace that was continued does not vote beside its continuation, which has
+    its answer; a continuation that failed, or was cancelled without an answer, takes no vote away.
     """
     solving = [t for t in traces if t.purpose in VOTING]
     continued = {
@@ -59,11 +56,10 @@ def voters(traces: Iterable[Trace]) -> list[Trace]:
 def tally(
     traces: Iterable[Trace], weight: Callable[[Trace], float] = lambda trace: 1.0
 ) -> list[Cluster]:
-    """Return the clusters of those traces that stated an answer, ranked by the tie rule; a
-    cluster's weight is the sum of its traces'.
+    """Return the clusters of those traces that give an answer, ranked by the tie rule.
 
-    The answer shown for a cluster is that of its lowest ordinal. Weights must be finite and not
-    negative: ValueError otherwise.
+    A cluster's weight is the sum of its traces'; the answer shown is that of its lowest ordinal.
+    Weights must be finite and not negative: ValueError otherwise.
     """
     members: dict[str, list[Trace]] = {}
     for trace in sorted(traces, key=lambda t: t.ordinal):
@@ -78,7 +74,8 @@ def _cluster(group: Sequence[Trace], weight: Callable[[Trace], float]) -> Cluste
         one = weight(trace)
         if not 0.0 <= one < float("inf"):  # false for nan too
             raise ValueError(
-                f"trace {trace.ordinal}: a vote's weight must be finite and not negative, not {one!r}"
+                f"trace {trace.ordinal}: a vote's weight must be finite and not negative, "
+                f"not {one!r}"
             )
         total += one
     first = group[0].answer
@@ -97,9 +94,9 @@ def tied(clusters: Sequence[Cluster]) -> bool:
 
 
 def agreement(traces: Sequence[Trace]) -> float:
-    """Return the share of these traces that state the leading answer; 0 without any.
+    """Return the share of these traces that give the leading answer; 0 without any.
 
-    Traces that state none count against it.
+    Traces that give none count against it.
     """
     return (
         max((cluster.count for cluster in tally(voters(traces))), default=0) / len(traces)
@@ -109,10 +106,10 @@ def agreement(traces: Sequence[Trace]) -> float:
 
 
 def beta_confidence(n_first: int, n_second: int) -> float:
-    """Return P[X > 1/2] for X ~ Beta(n_first + 1, n_second + 1): how sure it is that the leader
-    leads. Exact for whole counts.
+    """Return P[X > 1/2] for X ~ Beta(n_first + 1, n_second + 1): how surely the leader leads.
 
-    Adaptive-Consistency's rule (Aggarwal et al., arXiv 2305.11860), for votes of one kind.
+    Exact for whole counts. Adaptive-Consistency's rule (Aggarwal et al., arXiv 2305.11860), for
+    votes of one kind.
     """
     # The regularised incomplete beta function at 1/2 with whole parameters is a binomial tail.
     n = n_first + n_second + 1
@@ -136,7 +133,7 @@ def conclude(
 ) -> Result:
     """Return the problem's result.
 
-    A selector that raises, or every trace failing, makes it FAILED with the reason.
+    It is FAILED, with the reason, when the selector raises or every trace failed.
     """
     traces = pruned(traces, dropped)
     clusters: list[Cluster] = []
@@ -145,8 +142,8 @@ def conclude(
         clusters = [c for c in ranked if isinstance(c, Cluster)]
         if len(clusters) < len(ranked):
             raise TypeError(f"a selector returns Clusters, not {ranked!r:.200}")
-    except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job goes on
-        error = error or described(failure)
+    except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
+        error = error or describe(failure)
     n_failed = sum(t.finish is Finish.FAILED for t in traces)
     if traces and n_failed == len(traces):
         error = error or f"every trace failed; the last one: {traces[-1].error}"
@@ -176,25 +173,24 @@ def conclude(
 
 
 def pruned(traces: Sequence[Trace], dropped: Mapping[int, int | None]) -> Sequence[Trace]:
-    """Return the pool in which dropped traces count as cancelled: without an answer, or with their
-    heir's.
+    """Return the pool in which dropped traces count as cancelled.
 
-    A journal keeps traces as they came; whoever votes on a pool, now or later, votes on this. A
-    failed trace stays failed.
+    They have no answer, or that of their heir. A journal keeps traces as they came; whoever votes
+    on a pool, now or later, votes on this. A failed trace stays failed.
     """
     if not dropped:
         return traces
-    stated = {t.ordinal: t.answer for t in traces if t.finish is not Finish.FAILED}
+    answers = {t.ordinal: t.answer for t in traces if t.finish is not Finish.FAILED}
     following = {
         t.parent: t.ordinal
         for t in traces
-        if t.parent is not None and t.purpose is Purpose.SOLVE and stated.get(t.ordinal)
+        if t.parent is not None and t.purpose is Purpose.SOLVE and answers.get(t.ordinal)
     }
 
     def left_by(ordinal: int | None) -> Answer | None:
         while ordinal in following:
             ordinal = following[ordinal]
-        return None if ordinal is None else stated.get(ordinal)
+        return None if ordinal is None else answers.get(ordinal)
 
     return [
         changed(t, finish=Finish.CANCELLED, answer=left_by(dropped[t.ordinal]))
@@ -205,13 +201,14 @@ def pruned(traces: Sequence[Trace], dropped: Mapping[int, int | None]) -> Sequen
 
 
 def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
-    """Return what was spent, by the account each trace is charged to; what models spent on
-    verifying it is charged to `verify`.
+    """Return what was spent, by the account that each trace is charged to.
+
+    What models spent on verifying a trace is charged to `verify`.
     """
     groups: dict[str, list[Usage]] = {}
     for trace in traces:
         groups.setdefault(trace.account, []).append(trace.usage)
-        if (verifying := trace.verifying) != _NOTHING:
+        if (verifying := trace.verification_usage) != _NOTHING:
             groups.setdefault(Purpose.VERIFY, []).append(verifying)
     return {account: _total(usages) for account, usages in groups.items()}
 
@@ -226,12 +223,12 @@ def _total(usages: Sequence[Usage]) -> Usage:
     )
 
 
-def unended(traces: Iterable[Trace]) -> frozenset[int]:
-    """Return the ordinals of traces with which no attempt ended: those gone on from, and those cut
-    at a checkpoint.
+def intermediate(traces: Iterable[Trace]) -> frozenset[int]:
+    """Return the ordinals of traces with which no attempt ended.
 
-    Such a cut is one by a stop rule, or one by length at which the attempt was probed. A last
-    answer (AGGREGATE) goes on from its parent.
+    Those are the traces that were continued, and those that were cut at a checkpoint: by a stop
+    rule, or by length where the attempt was then probed. A last answer (AGGREGATE) continues its
+    parent.
     """
     traces = list(traces)
     continued = {t.parent for t in traces if t.purpose in VOTING}
@@ -244,36 +241,33 @@ def unended(traces: Iterable[Trace]) -> frozenset[int]:
     return frozenset(cut) | {o for o in continued if o is not None}
 
 
+def attempt_ends(traces: Sequence[Trace]) -> list[Trace]:
+    """Return the last trace of each attempt that came to its end, failed ones included."""
+    unfinished = intermediate(traces)
+    return [
+        t
+        for t in traces
+        if t.purpose in VOTING and t.finish is not Finish.CANCELLED and t.ordinal not in unfinished
+    ]
+
+
 def n_sampled(traces: Sequence[Trace]) -> int:
-    """Return how many attempts came to their end, failed ones included: a chain of continuations is
-    one.
-    """
-    unfinished = unended(traces)
-    ends = [t for t in traces if t.purpose in VOTING and t.ordinal not in unfinished]
-    return sum(t.finish is not Finish.CANCELLED for t in ends)
+    """Return how many attempts came to their end, failed ones included."""
+    return len(attempt_ends(traces))
 
 
 def mean_tokens(traces: Sequence[Trace]) -> float | None:
-    """Return the mean output tokens of whole attempts (chains of continuations): neither cancelled
-    nor cut on the way; None without any.
+    """Return the mean output tokens of the attempts that came to their end; None without any.
 
-    It prices full sampling, and counts in what models spent on verifying them, because full
-    sampling would be verified alike. Attempts cancelled at a stop are mostly the longer ones, so
-    the price, and with it any saving, is understated rather than overstated.
+    It is the price of full sampling, so it includes what models spent on verifying them. Attempts
+    that were cancelled are mostly the longer ones: the price, and any saving with it, is
+    understated rather than overstated.
     """
     by_ordinal = {t.ordinal: t for t in traces}
-    unfinished = unended(traces)
     lengths = []
-    for trace in traces:
-        ended = (
-            trace.finish not in (Finish.CANCELLED, Finish.FAILED)
-            and trace.ordinal not in unfinished
-        )
-        if trace.purpose is Purpose.SOLVE and ended:
-            link: Trace | None = trace
-            total = 0
-            while link is not None:
-                total += link.usage.output_tokens + link.verifying.output_tokens
-                link = None if link.parent is None else by_ordinal.get(link.parent)
-            lengths.append(total)
+    for end in attempt_ends(traces):
+        if end.purpose is Purpose.SOLVE and end.finish is not Finish.FAILED:
+            links = lineage(end, by_ordinal)
+            verifying = sum(t.verification_usage.output_tokens for t in links)
+            lengths.append(output_tokens(links) + verifying)
     return sum(lengths) / len(lengths) if lengths else None

@@ -1,7 +1,7 @@
-"""What an engine's reply must be before anything is made of it, and how one is made. Pure.
+"""What an engine's reply must be before anything is done with it, and how one is made. Pure.
 
-The one rule: a reply that breaks it becomes a FAILED trace that says why, so that a bad reply costs
-one trace: never the job, and never a journal that cannot be read again.
+The one rule: a reply that is not valid becomes a FAILED trace that says why. A bad reply costs one
+trace: never the job, and never a journal that cannot be read again.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ _MAX_TOKEN_ID = 2**31 - 1  # the journal keeps token ids as int32
 
 
 def validated(request: Request, reply: object) -> Trace:
-    """Return the reply to a request, with `?` for lone surrogates (half an emoji, which UTF-8
-    cannot carry), or a FAILED trace.
+    """Return the reply to a request, or a FAILED trace that says what is wrong with it.
+
+    Lone surrogates (half an emoji, which UTF-8 cannot encode) become `?`.
     """
     if not isinstance(reply, Trace):
         return _failed(request, f"the engine returned {reply!r:.200}, not a Trace")
     if reply.ordinal != request.ordinal:
         return _failed(
             request,
-            f"the engine returned trace {reply.ordinal} for request {request.ordinal}: it mixes up requests",
+            f"the engine returned trace {reply.ordinal} for request {request.ordinal}: "
+            "it mixes up requests",
         )
     if not (math.isfinite(reply.usage.seconds) and all(map(math.isfinite, reply.metrics.values()))):
         numbers = {**reply.metrics, "usage.seconds": reply.usage.seconds}
@@ -38,7 +40,7 @@ def validated(request: Request, reply: object) -> Trace:
     if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
         return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
     if reply.subjects != request.subjects:
-        # what it judges is the strategy's to say, not the engine's
+        # the strategy decides what it is about, not the engine
         reply = changed(reply, subjects=request.subjects)
     if (
         request.checkpoint
@@ -64,9 +66,7 @@ def _encodable(text: str) -> str:
 
 
 def trace_for(request: Request, finish: Finish, **fields: Any) -> Trace:
-    """Return a trace of this request: what it inherits from it, and the other fields of a Trace as
-    given.
-    """
+    """Return a trace of this request, with the other fields as given."""
     return Trace(
         ordinal=request.ordinal,
         finish=finish,
@@ -82,8 +82,9 @@ def trace_for(request: Request, finish: Finish, **fields: Any) -> Trace:
 def without_stop(
     ids: tuple[int, ...], stop: str, decode: Callable[[tuple[int, ...]], str]
 ) -> tuple[int, ...]:
-    """Return token ids without the last ones, as few as together decode to a text with the stop
-    string; all of them if none do.
+    """Return token ids without the last ones that together decode to the stop string.
+
+    As few as possible; all of them stay if none do.
     """
     for n in range(1, len(ids) + 1):
         if stop in decode(ids[-n:]):

@@ -1,5 +1,5 @@
 """What lies on disk: job directories, journals and files of problems.
 
-Belongs here: reading and writing. Does not belong here: what is made of the numbers
-(`orchestrator.studies`).
+Reading and writing them belongs here. What is computed from them belongs to `orchestrator.studies`,
+and running a job to `orchestrator.runtime`.
 """

@@ -1,14 +1,12 @@
-"""A job on disk: one directory with the plan, the journal and results.jsonl; resumed by running it
-again, refused when the plan changed.
+"""A job on disk: one directory with the plan, the journal and results.jsonl.
 
-results.jsonl is a view of the journal: rewritten whole, atomically, in input order, from time to
-time and at every end, also a bad one. One process at a time holds a job directory. This file starts
-no engine.
+Running a job again resumes it; with a changed plan it is refused. The one rule: results.jsonl is a
+view of the journal, rewritten whole, atomically, in input order, from time to time and at every
+end, also a bad one. One process at a time holds a job directory. No engine is started here.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ import msgspec
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
 from orchestrator.core.plan import Plan, differences, document, fingerprint
 from orchestrator.core.values import Problem, Result
+from orchestrator.jobs.files import indented_json, write_atomically
 from orchestrator.jobs.journal import Journal, digest
 
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
@@ -31,7 +30,7 @@ EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
 class Job:
     """An open job directory.
 
-    `order` are the ids of all rows, `invalid` the results of those that are no problems.
+    `order` has the ids of all rows, `invalid` the results of the invalid ones.
     """
 
     directory: Path
@@ -43,7 +42,7 @@ class Job:
 
     @property
     def results_path(self) -> Path:
-        """Where the results lie."""
+        """Return where results.jsonl lies."""
         return self.directory / "results.jsonl"
 
     def remaining(self) -> list[Problem]:
@@ -52,7 +51,7 @@ class Job:
         return [p for p in self.problems if p.id not in concluded]
 
     def results(self) -> list[Result]:
-        """Return the results so far, in input order, rows that are no problems included."""
+        """Return the results so far, in input order, those of invalid rows included."""
         known = {r.problem_id: r for r in self.journal.results()} | dict(self.invalid)
         return [known[i] for i in self.order if i in known]
 
@@ -83,7 +82,7 @@ def open_job(
 ) -> Iterator[Job]:
     """Yield the job of this plan in this directory, new or resumed.
 
-    JobBusyError when another process holds it; PlanError when it was begun with another plan, or
+    JobBusyError when another process holds it; PlanError when it was started with another plan, or
     with other texts for the same ids, naming what differs. Whatever ends the block, results.jsonl
     is written once more and the directory is released.
     """
@@ -123,7 +122,8 @@ def _held(directory: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise JobBusyError(
-            f"job directory {directory}: another process works on it; wait for it or choose another with --out"
+            f"job directory {directory}: another process works on it; "
+            "wait for it or choose another with --out"
         ) from error
     except OSError as error:
         raise JournalError(
@@ -144,7 +144,7 @@ def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
         written = {"fingerprint": mine, "versions": versions(), "plan": current}
         write_atomically(
             directory / "plan.json",
-            msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n",
+            indented_json(written),
         )
         journal.set_meta("plan", msgspec.json.encode(current).decode())
         journal.set_meta("versions", msgspec.json.encode(versions()).decode())
@@ -157,7 +157,7 @@ def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
         )
         raise PlanError(
             f"{directory} was begun with another plan; what differs:\n  {changed}\n"
-            "Change it back to go on, or start another job with --out DIRECTORY."
+            "Change it back to continue, or start another job with --out DIRECTORY."
         )
 
 
@@ -166,14 +166,15 @@ def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
     changed = [p.id for p in problems if known.get(p.id, "") not in ("", digest(p))]
     if changed:
         raise PlanError(
-            f"{len(changed)} problems have another text than when they were begun, {changed[0]!r} first; "
+            f"{len(changed)} problems have another text than when they were started, "
+            f"{changed[0]!r} first; "
             "change them back, give them new ids, or start another job with --out DIRECTORY"
         )
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what decides answers beside the plan, as far as installed."""
-    found = {}
+    """Return the versions of the packages that decide answers, as far as installed."""
+    installed = {}
     for name in (
         "leadline",
         "vllm",
@@ -185,14 +186,14 @@ def versions() -> dict[str, str]:
         "sympy",
     ):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def result_row(result: Result) -> dict[str, object]:
-    """Return one line of results.jsonl: the row's other fields, then what came out."""
+    """Return one line of results.jsonl."""
     total = sum(c.weight for c in result.clusters)
     return {
         "id": result.problem_id,
@@ -223,21 +224,3 @@ def result_row(result: Result) -> dict[str, object]:
         "tags": msgspec.Raw(result.tags.encode()),
         "fingerprint": result.fingerprint,
     }
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step; JournalError naming it when the disk refuses, the old
-    content then stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise JournalError(
-            f"{path}: {error.strerror}; free some space or make it writable, then run the same command again"
-        ) from error

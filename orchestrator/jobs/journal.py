@@ -1,10 +1,10 @@
-"""The journal: every dressed trace, stop and result of a job, in order of arrival, in one SQLite
-file.
+"""The journal: every annotated trace, stop and result of a job, in one SQLite file.
 
-Append-only, one writer, many events per transaction (group commit). An event is told to nobody
-before it is here, so a process killed at any moment costs at most the traces that were in flight.
-WAL with synchronous=NORMAL: safe against killed processes; a power cut may take back the last
-transactions, never more, and never corrupts. This file does not know what a strategy is.
+Events lie in order of arrival. Append-only, one writer, many events per transaction (group commit).
+The one rule: an event is delivered to nobody before it is here, so a process killed at any moment
+costs at most the traces that were in flight. WAL with synchronous=NORMAL: safe against killed
+processes; a power cut may take back the last transactions, never more, and never corrupts. Which
+strategy ran does not matter here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import msgspec
 
 from orchestrator.core.errors import JournalError
 from orchestrator.core.values import Problem, Result, Trace, changed
+from orchestrator.core.votes import pruned
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -52,7 +53,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A dressed trace arrived."""
+    """An annotated trace arrived."""
 
     problem_id: str
     trace: Trace
@@ -79,7 +80,7 @@ Event: TypeAlias = Opened | Arrived | Stopped | Concluded
 
 
 def _decode_result(body: bytes) -> Result:
-    """Return a stored result; one of version 0.1 has `n_full` for `n_planned`."""
+    """Return a stored result; in version 0.1 `n_planned` was `n_full`."""
     if b'"n_full":' in body:
         row = msgspec.json.decode(body)
         if "n_full" in row:
@@ -90,7 +91,7 @@ def _decode_result(body: bytes) -> Result:
 class Journal:
     """An open journal file.
 
-    Any thread may call, one at a time. Every sqlite3 error comes out as a JournalError with its
+    Any thread may call, one at a time. An sqlite3 error becomes a JournalError that names its
     remedy.
     """
 
@@ -104,6 +105,14 @@ class Journal:
             self._db.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def __enter__(self) -> Journal:
+        """Return the journal, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._db.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -142,7 +151,8 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT INTO problems VALUES (?, ?)", opened)
             self._db.executemany(
-                "INSERT INTO events (problem, ordinal, elapsed, body, tokens) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO events (problem, ordinal, elapsed, body, tokens) "
+                "VALUES (?, ?, ?, ?, ?)",
                 traces,
             )
             self._db.executemany("INSERT INTO results VALUES (?, ?)", results)
@@ -167,8 +177,9 @@ class Journal:
         # a UnicodeEncodeError is a ValueError
         except (ValueError, TypeError, OverflowError) as error:
             raise JournalError(
-                f"{self.path}: trace {trace.ordinal} of problem {event.problem_id} cannot be written: {error}; "
-                "mend the engine or verifier that made it"
+                f"{self.path}: trace {trace.ordinal} of problem {event.problem_id} cannot be "
+                f"written: {error}; "
+                "fix the engine or verifier that produced it"
             ) from error
 
     def digests(self) -> dict[str, str]:
@@ -205,17 +216,32 @@ class Journal:
                     elapsed,
                 )
 
+    def traces(self, problem_id: str) -> Sequence[Trace]:
+        """Return one problem's traces in order of arrival, as its vote sees them.
+
+        Those that its result dropped count as cancelled.
+        """
+        traces = [e.trace for e in self.events(problem_id) if isinstance(e, Arrived)]
+        result = self.result(problem_id)
+        return traces if result is None else pruned(traces, result.dropped)
+
+    def pool(self, problem_id: str) -> list[Trace]:
+        """Return `traces` without their token ids, which no vote reads."""
+        return [changed(trace, token_ids=()) for trace in self.traces(problem_id)]
+
     def n_traces(self) -> int:
         """Return how many traces it holds."""
         return int(self._query("SELECT COUNT(ordinal) FROM events").fetchone()[0])
 
     def notes(self) -> tuple[int, str]:
-        """Return how many traces carry a note on what could not be decided, and the first such
-        note; (0, "") without any.
+        """Return how many traces have a note on what could not be decided, and the first note.
+
+        It is (0, "") without any.
         """
         # CAST: SQLite would take a BLOB for its own binary JSON. Cancelled traces carry notes of
         # another kind.
-        noted = "FROM events WHERE ordinal IS NOT NULL AND json_extract(CAST(body AS TEXT), '$.note') != ''"
+        noted = "FROM events WHERE ordinal IS NOT NULL"
+        noted += " AND json_extract(CAST(body AS TEXT), '$.note') != ''"
         noted += " AND json_extract(CAST(body AS TEXT), '$.finish') != 'cancelled'"
         n = int(self._query(f"SELECT COUNT(*) {noted}").fetchone()[0])
         first = (
@@ -235,7 +261,8 @@ class Journal:
 
     def _failed(self, error: sqlite3.Error) -> JournalError:
         remedy = {
-            "SQLITE_FULL": "free some space, then run the same command again: everything journalled so far is kept",
+            "SQLITE_FULL": "free some space, then run the same command again; "
+            "everything journalled so far is kept",
             "SQLITE_NOTADB": "it is not a journal; choose another job directory",
             "SQLITE_CORRUPT": "the file is damaged; restore it or choose another job directory",
             "SQLITE_READONLY": "make it writable or choose another job directory",
@@ -244,12 +271,13 @@ class Journal:
         name = getattr(error, "sqlite_errorname", "")
         base = "_".join(name.split("_")[:2])
         return JournalError(
-            f"{self.path}: {error} ({name or type(error).__name__}); {remedy.get(base, 'see the message')}"
+            f"{self.path}: {error} ({name or type(error).__name__}); "
+            f"{remedy.get(base, 'see the message')}"
         )
 
 
 def digest(problem: Problem) -> str:
-    """Return what fixes a problem's text: equal digests, same question."""
+    """Return the digest of a problem's prompt and domain."""
     return blake2b(
         msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16
     ).hexdigest()

@@ -1,60 +1,34 @@
-"""From a file of rows to Problems: prompts and messages, domains, tags; and from a Result back to a
-line of an OpenAI batch.
+"""From a file of rows to Problems: prompts and messages, domains, tags.
 
-A row that is no problem becomes a Result of status INVALID that names file and line, and the rest
-goes on; a file without any problem is a PlanError. Reference answers are dropped here:
-`orchestrator.studies.evaluate` reads them, by the same ids. Formats, encodings and ids are
-`orchestrator.jobs.rows`'s.
+An invalid row becomes a Result of status INVALID that names file and line, and the rest continues;
+a file without any valid row is a PlanError. Reference answers are dropped here:
+`orchestrator.studies.evaluate` reads them, by the same ids. Formats, encodings and ids belong to
+`orchestrator.jobs.rows`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.values import Message, Problem, Prompt, Result, Status, Usage
+from orchestrator.core.values import Message, Problem, Prompt, Result, Status
+from orchestrator.jobs.openai_batch import refusal
 from orchestrator.jobs.rows import Format, Row, detect_format, iter_rows, no_question, row_from
 from orchestrator.plan import registry
 
 _ROLES = ("system", "user", "assistant")
 _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
 
-# What a row of an OpenAI batch may not ask for, since its output would then not be what was asked
-# for; and the values that ask for nothing.
-_REFUSED: Mapping[str, tuple[object, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "stream": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "echo": (False,),
-    "suffix": ("",),
-}
-_REMEDY = {
-    "n": "the plan's strategy decides how many traces are taken; remove it",
-    "best_of": "the plan's strategy decides how many traces are taken; remove it",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class ProblemFile:
-    """What a file holds. `order` has the id of every row, of invalid ones too, in the order of the
-    file.
-    """
+    """What a file holds. `order` has the id of every row, invalid ones included, in file order."""
 
     problems: tuple[Problem, ...]
     invalid: tuple[Result, ...]
@@ -64,18 +38,18 @@ class ProblemFile:
 
 
 class _Invalid(Exception):
-    """Why a row is no problem. Never leaves this file."""
+    """Why a row is invalid. Never leaves this file."""
 
 
 def read_problems(
-    path: str | Path, *, default_domain: str, domains: Collection[str] = ()
+    path: str | Path, *, default_domain: str, domains: Collection[str] = (), limit: int = 0
 ) -> ProblemFile:
-    """Return the problems of a JSONL, CSV, Parquet or OpenAI batch file. PlanError when it is not
-    one or has no valid row.
+    """Return the problems of a JSONL, CSV, Parquet or OpenAI batch file, of its first `limit` rows.
 
-    `default_domain` is for rows that name none; `domains` are names that rows may use beside the
-    installed domains (a plan's own). Rows of an OpenAI batch cannot set the model or how tokens are
-    drawn: the plan does, and one warning says so.
+    With limit 0 all rows count. `default_domain` is for rows that name none; `domains` are names
+    that rows may use beside the installed domains (a plan's own). Rows of an OpenAI batch cannot
+    set the model or how tokens are drawn: the plan does, and one warning says so. PlanError when
+    the file cannot be read, or none of the rows is valid.
     """
     path = Path(path)
     kind = detect_format(path)
@@ -98,7 +72,21 @@ def read_problems(
     if not problems:
         raise PlanError(_nothing(path, invalid))
     warnings = tuple(_warnings(path, n_derived, ignored))
-    return ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind)
+    return _first(ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind), limit)
+
+
+def _first(file: ProblemFile, limit: int) -> ProblemFile:
+    if not limit:
+        return file
+    order = file.order[:limit]
+    kept = set(order)
+    problems = tuple(p for p in file.problems if p.id in kept)
+    if not problems:
+        raise PlanError(
+            f"none of the first {limit} rows is a valid problem; the first: {file.invalid[0].error}"
+        )
+    invalid = tuple(r for r in file.invalid if r.problem_id in kept)
+    return replace(file, problems=problems, invalid=invalid, order=order)
 
 
 def problem_from_row(
@@ -106,7 +94,7 @@ def problem_from_row(
 ) -> Problem:
     """Return the problem of one row given as a mapping, read as a row of a file would be.
 
-    PlanError when it is none.
+    PlanError when it is invalid.
     """
     row = row_from(fields)
     try:
@@ -117,10 +105,16 @@ def problem_from_row(
 
 def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str]:
     if n_derived:
-        yield f"{path.name}: {n_derived} rows have no id; theirs are derived from their questions, and change when a question is changed"
+        yield (
+            f"{path.name}: {n_derived} rows have no id; theirs are derived from their prompts, "
+            "and change when a prompt changes"
+        )
     if ignored:
         names = ", ".join(sorted(ignored))
-        yield f"{path.name}: {names} in up to {max(ignored.values())} rows are not honoured; the plan's model and sampling decide"
+        yield (
+            f"{path.name}: {names} in up to {max(ignored.values())} rows are not honoured; "
+            "the plan's model and sampling decide"
+        )
 
 
 def _nothing(path: Path, invalid: list[Result]) -> str:
@@ -135,8 +129,8 @@ def _problem(row: Row, default_domain: str, known: Collection[str]) -> Problem:
     if row.error:
         raise _Invalid(row.error)
     body = row.fields.get("body")
-    if isinstance(body, dict):
-        _check_body(body)
+    if isinstance(body, dict) and (fault := refusal(body)):
+        raise _Invalid(fault)
     domain = row.fields.get("domain", default_domain)
     if not isinstance(domain, str) or domain not in known:
         hint = registry.near(str(domain), known)
@@ -144,14 +138,6 @@ def _problem(row: Row, default_domain: str, known: Collection[str]) -> Problem:
             f"there is no domain {domain!r}{hint}; there are: {', '.join(sorted(known))}"
         )
     return Problem(row.id, _prompt(row.fields), domain, _tags(row))
-
-
-def _check_body(body: Mapping[str, Any]) -> None:
-    for name, harmless in _REFUSED.items():
-        if name in body and body[name] not in harmless:
-            raise _Invalid(
-                f"its body sets {name!r}; {_REMEDY.get(name, 'Leadline does not support it; remove it')}"
-            )
 
 
 def _prompt(fields: Mapping[str, Any]) -> Prompt:
@@ -194,7 +180,8 @@ def _message(item: object, where: str) -> Message:
     role = "system" if item.get("role") == "developer" else item.get("role")
     if role not in _ROLES:
         raise _Invalid(
-            f"{where} has the role {role!r}{registry.near(str(role), _ROLES)}; there are: {', '.join(_ROLES)}"
+            f"{where} has the role {role!r}{registry.near(str(role), _ROLES)}; there are: "
+            f"{', '.join(_ROLES)}"
         )
     extra = next(
         (
@@ -211,7 +198,9 @@ def _message(item: object, where: str) -> Message:
         content = "".join(_part(part, where) for part in content)
     if not isinstance(content, str):
         raise _Invalid(
-            f"{where} has {'no content' if content is None else f'{_kind(content)} as content'}; it must be a text"
+            f"{where} has "
+            f"{'no content' if content is None else f'{_kind(content)} as content'}; "
+            "it must be a text"
         )
     return Message(role, content)
 
@@ -246,56 +235,3 @@ _NAMES: Mapping[type, str] = {
 
 def _kind(value: object) -> str:
     return _NAMES.get(type(value), type(value).__name__) if value != [] else "an empty list"
-
-
-JSON: TypeAlias = dict[str, object]
-
-
-def openai_batch_line(result: Result, text: str, model: str) -> JSON:
-    """Return a result as one line of an OpenAI batch's output; `text` is the whole text of the
-    chosen trace ("" without one).
-
-    A problem that was invalid or failed has an `error` and no `response`. Beside OpenAI's fields
-    the body has `leadline`: the answer, its share of the votes (traces that agree, of those that
-    stated an answer; None without votes), and the status. Ids are derived, so that the same result
-    is the same line; `created` is 0, since a result records durations and no date.
-    """
-    digest = hashlib.blake2b(
-        f"{result.fingerprint}:{result.problem_id}".encode(), digest_size=12
-    ).hexdigest()
-    line: JSON = {
-        "id": f"batch_req_{digest}",
-        "custom_id": result.problem_id,
-        "response": None,
-        "error": None,
-    }
-    if result.status in (Status.INVALID, Status.FAILED):
-        return {**line, "error": {"code": result.status.value, "message": result.error}}
-    spent = sum(result.usage.values(), Usage())
-    votes = sum(cluster.count for cluster in result.clusters)
-    body = {
-        "id": f"chatcmpl-{digest}",
-        "object": "chat.completion",
-        "created": 0,
-        "model": model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {
-            "prompt_tokens": spent.prompt_tokens,
-            "completion_tokens": spent.output_tokens,
-            "total_tokens": spent.prompt_tokens + spent.output_tokens,
-            "prompt_tokens_details": {"cached_tokens": spent.cached_tokens},
-        },
-        "leadline": {
-            "answer": None if result.answer is None else result.answer.text,
-            "share": result.clusters[0].count / votes if votes else None,
-            "status": result.status.value,
-        },
-    }
-    return {**line, "response": {"status_code": 200, "request_id": f"req_{digest}", "body": body}}

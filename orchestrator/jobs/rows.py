@@ -1,10 +1,9 @@
-"""From a file of rows to (line, id, fields), one row at a time: JSONL, CSV, Parquet and OpenAI
-batch JSONL.
+"""From a file to its rows, one at a time: JSONL, CSV, Parquet and OpenAI batch JSONL.
 
 Responsible for formats, encodings and ids, and for nothing else: `orchestrator.jobs.problems` makes
 Problems of rows and `orchestrator.studies.evaluate` reads reference answers from them, so both
-agree on which row is which. A bad row is a Row with an `error`; a bad file is a PlanError. It does
-not look at prompts, except to derive the id of a row that has none.
+agree on which row is which. An invalid row is a Row with an `error`; an unreadable file is a
+PlanError. Prompts are not looked at, except to derive the id of a row that has none.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.core.errors import PlanError
+from orchestrator.jobs.openai_batch import is_batch_row, problem_fields
 
 _HEAD_BYTES = 8192
 _BOM = b"\xef\xbb\xbf"
@@ -52,10 +52,9 @@ _MISNOMERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. `line` is where it starts, from 1 (in Parquet: the number of the row). `error`, when
-    not empty, says why it is none.
+    """One row; `error`, when not empty, says why it is invalid.
 
-    `id` is the row's own, or derived (`derived`), or `file:line` when it has no usable one. In
+    `line` is where it starts, from 1 (in Parquet: the number of the row). `id` is the row's own, or derived (`derived`), or `file:line` when it has no usable one. In
     `fields` an absent value is absent, never None, and an OpenAI batch row is spread out:
     `messages` or `prompt` beside its top-level fields, the rest of its body under `body`.
     """
@@ -75,10 +74,9 @@ class _Record:
 
 
 def detect_format(path: Path) -> Format:
-    """Return how a file is written, by suffix and content. PlanError when it is missing, a
-    directory, empty, binary or neither.
+    """Return the format of a file, by suffix and content.
 
-    A JSONL file whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
+    PlanError when it is missing, a directory, empty, binary or in no such format. A JSONL file whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
     """
     head = _head(path)
     if head.startswith(b"PAR1"):
@@ -95,12 +93,12 @@ def detect_format(path: Path) -> Format:
     text = head.removeprefix(_BOM).lstrip()
     if suffix is None and not text.startswith(b"{"):
         raise PlanError(
-            f"{path}: its name does not tell its format; let it end in .jsonl, .csv or .parquet"
+            f"{path}: its name does not show its format; let it end in .jsonl, .csv or .parquet"
         )
     if suffix is Format.CSV:
         return Format.CSV
     first = next((r.fields for r in _jsonl(path) if not r.error), {})
-    return Format.OPENAI_BATCH if {"custom_id", "body"} <= first.keys() else Format.JSONL
+    return Format.OPENAI_BATCH if is_batch_row(first) else Format.JSONL
 
 
 def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
@@ -116,7 +114,7 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
         fields = {name: value for name, value in record.fields.items() if value is not None}
         error = record.error
         if kind is Format.OPENAI_BATCH and not error:
-            fields, error = _spread(fields)
+            fields, error = problem_fields(fields)
         given = fields.pop("id", None)
         id, fault = ("", "") if record.error else _identified(given, fields)
         # A row that is wrong in another way still owns its id: results, OpenAI batch lines above
@@ -132,9 +130,7 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
 
 
 def row_from(fields: Mapping[str, Any]) -> Row:
-    """Return a row that comes from no file: its line is 0, and its id "" where it has no usable
-    one.
-    """
+    """Return a row that comes from no file: its line is 0, and its id "" if it has no usable one."""
     rest = {name: value for name, value in fields.items() if value is not None}
     given = rest.pop("id", None)
     id, fault = _identified(given, rest)
@@ -152,7 +148,8 @@ def _own_id(given: object) -> tuple[str, str]:
         return str(given), ""
     return (
         "",
-        f"its id is {_shortened(repr(given))}; an id is a text that is not empty, or a whole number",
+        f"its id is {_shortened(repr(given))}; an id is a text that is not empty, "
+        "or a whole number",
     )
 
 
@@ -172,31 +169,6 @@ def no_question(fields: Mapping[str, Any]) -> str:
     meant = next((name for name in fields if name.lower() in _MISNOMERS), None)
     hint = f"; rename {meant!r} to 'prompt'" if meant else ""
     return f"it has neither 'prompt' nor 'messages'{hint}"
-
-
-def _spread(fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    rest = {
-        name: value
-        for name, value in fields.items()
-        if name not in ("custom_id", "method", "url", "body")
-    }
-    if "custom_id" in fields:
-        rest["id"] = fields["custom_id"]
-    method, url, body = fields.get("method", "POST"), fields.get("url"), fields.get("body")
-    if method != "POST":
-        return rest, f"its method is {method!r}; Leadline answers POST"
-    question = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}.get(str(url))
-    if question is None:
-        return (
-            rest,
-            f"its url is {url!r}; Leadline answers /v1/chat/completions and /v1/completions",
-        )
-    if not isinstance(body, dict):
-        return rest, "its body is missing or not an object"
-    body = {name: value for name, value in body.items() if value is not None}
-    if question not in body:
-        return rest, f"its body has no {question!r}"
-    return {**rest, question: body.pop(question), "body": body}, ""
 
 
 def _jsonl(path: Path) -> Iterator[_Record]:
@@ -248,7 +220,8 @@ def _csv(path: Path) -> Iterator[_Record]:
                 yield _Record(
                     start,
                     {},
-                    f"it has {len(cells)} fields and the header {len(header)}; put fields with commas in quotes",
+                    f"it has {len(cells)} fields and the header {len(header)}; "
+                    "put fields with commas in quotes",
                 )
             else:
                 yield _Record(
@@ -265,7 +238,8 @@ def _header(path: Path, cells: list[str]) -> list[str]:
         raise PlanError(f"{path}: the header has {twice[0]!r} twice; rename one of the columns")
     if not {"id", "prompt", "messages"} & set(names):
         raise PlanError(
-            f"{path}: the first line must be a header with 'prompt' or 'messages'; it has {_shortened(', '.join(names))}"
+            f"{path}: the first line must be a header with 'prompt' or 'messages'; "
+            f"it has {_shortened(', '.join(names))}"
         )
     return names
 
@@ -298,8 +272,9 @@ _READERS = {
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, text): split at line feeds only, since JSON and CSV may hold every other
-    kind of line end.
+    """Yield (line number, text), split at line feeds only.
+
+    JSON and CSV may hold every other kind of line end.
     """
     with path.open("rb") as file:
         for line, raw in enumerate(_without_bom(file), start=1):
@@ -307,7 +282,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield line, raw.decode()
             except UnicodeDecodeError as error:
                 raise PlanError(
-                    f"{path}:{line}: byte {error.start + 1} is not UTF-8; convert the file, e.g. iconv -f CP1252 -t UTF-8 {path.name}"
+                    f"{path}:{line}: byte {error.start + 1} is not UTF-8; convert the file, "
+                    f"e.g. iconv -f CP1252 -t UTF-8 {path.name}"
                 ) from error
 
 

@@ -1,13 +1,11 @@
-"""What a job was asked to do: which problem file, how much of it, from where. Kept in the job's
-journal, so that `resume` needs no more.
+"""The source of a job: which problem file, and how many of its rows, it answers.
 
-The plan itself, with its fleet, is kept beside it as plan.toml, which loads like any plan file.
-This file runs nothing.
+It is kept in the job's journal, so that `resume` needs no more; the plan with its execution lies
+beside it as plan.toml, which loads like any plan file. Nothing is run here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +14,21 @@ import msgspec
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.jobs.job import Job, write_atomically
+from orchestrator.jobs.files import sha256, write_atomically
+from orchestrator.jobs.job import Job
 from orchestrator.jobs.journal import Journal
 from orchestrator.plan.document import plan_toml
 from orchestrator.plan.execution import Execution
 
-_META = "commission"
+_META = "commission"  # as version 0.1 wrote it
 PLAN_FILE = "plan.toml"
 
 
 @dataclass(frozen=True, slots=True)
 class JobSource:
-    """`problems` is an absolute path and `sha256` its content's; `limit` 0 is all rows; `folder` is
-    where the command was given.
+    """The problems of a job: `problems` is an absolute path, `sha256` that file's digest.
+
+    `limit` is how many rows count, 0 for all; `folder` is the working directory of the command.
     """
 
     problems: str
@@ -38,74 +38,65 @@ class JobSource:
     folder: str = ""
 
 
-def commission(problems: Path, limit: int, format: str) -> JobSource:
-    """Return the commission for a problem file as it is now."""
-    return JobSource(str(problems.resolve()), _sha256(problems), limit, format, os.getcwd())
+def job_source(problems: Path, limit: int, format: str) -> JobSource:
+    """Return the source for a problem file as it is now."""
+    return JobSource(str(problems.resolve()), sha256(problems), limit, format, os.getcwd())
 
 
-def record(job: Job, plan: Plan, execution: Execution, asked: JobSource) -> None:
-    """Keep a commission in a job, and its plan beside it. JournalError when the disk refuses."""
-    text = plan_toml(plan, execution, problems=asked.problems, out=str(job.directory.resolve()))
+def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
+    """Keep a source in a job, and the plan beside it. JournalError when the disk refuses."""
+    text = plan_toml(plan, execution, problems=source.problems, out=str(job.directory.resolve()))
     write_atomically(job.directory / PLAN_FILE, text.encode())
-    job.journal.set_meta(_META, msgspec.json.encode(asked).decode())
+    job.journal.set_meta(_META, msgspec.json.encode(source).decode())
 
 
-def recorded(directory: Path) -> JobSource | None:
-    """Return a job's commission; None when it was begun from Python.
+def read_source(directory: Path) -> JobSource | None:
+    """Return a job's source; None when the job was started from Python.
 
     PlanError when there is no job.
     """
     if not (directory / "journal.db").is_file():
         raise PlanError(f"there is no job in {directory}: it has no journal.db")
-    journal = Journal(directory / "journal.db")
-    try:
+    with Journal(directory / "journal.db") as journal:
         text = journal.meta(_META)
-    finally:
-        journal.close()
     return None if text is None else msgspec.json.decode(text, type=JobSource)
 
 
-def require_same_file(directory: Path, asked: JobSource) -> None:
-    """Refuse to begin another problem file in a job's directory, where its results would take the
-    place of the first one's.
-    """
-    if not (directory / "journal.db").is_file():
+def require_same_file(directory: Path, source: JobSource) -> None:
+    """Refuse another problem file in a job's directory: its results would replace the first's."""
+    before = read_source(directory) if (directory / "journal.db").is_file() else None
+    if before is None or before.problems == source.problems or before.sha256 == source.sha256:
         return
-    before = recorded(directory)
-    if before is not None and before.problems != asked.problems and before.sha256 != asked.sha256:
-        raise PlanError(
-            f"{directory} was begun with the problems of {before.problems}; for {asked.problems} choose another with --out DIRECTORY"
-        )
+    raise PlanError(
+        f"{directory} was started with the problems of {before.problems}; "
+        f"for {source.problems} choose another with --out DIRECTORY"
+    )
 
 
-def require_unchanged(directory: Path, asked: JobSource, plan: Plan) -> None:
-    """Refuse to resume when the problem file is gone or changed, or when a model's relative path
-    would mean another folder.
+def require_unchanged(directory: Path, source: JobSource, plan: Plan) -> None:
+    """Refuse to resume when the problem file, or a model's relative path, is not what it was.
+
+    That is when the file is gone or changed, or the path would mean another folder.
     """
-    path = Path(asked.problems)
+    path = Path(source.problems)
     if not path.is_file():
         raise PlanError(
-            f"{directory} answers the problems of {path}, which is gone; put it back, or give it with: leadline run --problems FILE"
+            f"{directory} answers the problems of {path}, which is gone; "
+            "put it back, or name it with: leadline run --problems FILE"
         )
-    if _sha256(path) != asked.sha256:
+    if sha256(path) != source.sha256:
         raise PlanError(
-            f"{path} has changed since {directory} was begun; to go on with the changed file give the same `leadline run` command again: "
-            "rows that were answered must have the same text, new ones are added"
+            f"{path} has changed since {directory} was started; to continue with the changed file "
+            "repeat the same `leadline run` command: "
+            "answered rows must have the same text, new ones are added"
         )
     for name, model in plan.models.items():
         if (
-            asked.folder != os.getcwd()
+            source.folder != os.getcwd()
             and not os.path.isabs(model.path)
-            and Path(asked.folder, model.path).is_dir()
+            and Path(source.folder, model.path).is_dir()
         ):
             raise PlanError(
-                f"models.{name}.path = {model.path!r} is relative to {asked.folder}: change to that directory first"
+                f"models.{name}.path = {model.path!r} is relative to {source.folder}: "
+                "change to that directory first"
             )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise PlanError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,19 +1,16 @@
-"""Several explorations at once within one: each branch is a generator of the strategy algebra, and
-their traces run side by side.
+"""Strategies made of strategies: several explorations side by side, or one inside another.
 
-The one rule: a branch cannot tell that it is not alone. It is asked and answered as by a Session,
-"any trace" means any of its own, what it leaves running when it returns is cancelled, and what it
-returns is returned. This is what lets one strategy be composed of smaller ones without a loop of
-its own.
+`gather` runs generators of the strategy algebra at once, as asyncio's runs coroutines; `run_inner`
+runs a whole strategy and returns what it explored:
 
-One exploration run inside another: what lets a strategy be made of strategies,
-`refine(best_of_n(...))`, without a loop of its own.
+    def explore(self, problem, rng):
+        explored = yield from run_inner(self.inner, problem, rng)
+        best = representatives(explored, self.select, 1)
+        ...
 
-The one rule: the inner strategy cannot tell that it is not alone (`core.together` sees to that),
-and the outer one sees what it made: the traces that were delivered to it, and which of them it
-dropped. On the way out its requests may be rewritten: those that leave their prompt, model, depth
-or subjects open get the outer's. What an inner exploration leaves running when it returns is
-cancelled.
+The one rule: a branch or an inner strategy cannot tell that it is not alone. It gets the replies
+that a Session would give it, "any trace" means any of its own, and what it leaves running when it
+returns is cancelled. Not covered: a budget of its own; the plan's budget is for all.
 """
 
 from __future__ import annotations
@@ -23,33 +20,43 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
-from orchestrator.core.errors import StrategyError
+from orchestrator.core.lineage import lineage, whole_text
 from orchestrator.core.protocols import Selector, Strategy
-from orchestrator.core.steps import Cancel, Command, Drop, Next, Reply, Steps, Submit
+from orchestrator.core.steps import (
+    Cancel,
+    Command,
+    Drop,
+    Next,
+    Reply,
+    Routine,
+    Steps,
+    Submit,
+    next_trace,
+    submit,
+)
 from orchestrator.core.values import Cluster, Finish, Problem, Prompt, Request, Trace, changed
 from orchestrator.core.votes import VOTING, pruned
-from orchestrator.kit.prompts import shown
+from orchestrator.kit.prompts import visible_text
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
 class _Branch(Generic[T]):
-    steps: Generator[Command, Reply, T]
-    open: set[int] = field(default_factory=set)  # started and not yet delivered
+    routine: Routine[T]
+    open: set[int] = field(default_factory=set)  # started and not delivered yet
     awaits: frozenset[int] | None = None  # None once it has returned
-    result: T | None = None
 
 
 def gather(branches: Iterable[Generator[Command, Reply, T]]) -> Generator[Command, Reply, list[T]]:
     """Run branches side by side and return what each returned, in order.
 
-    A branch that waits for what a budget refused is left waiting until all others are through; then
-    exploration ends, as it does for a strategy that is alone. Branches are advanced in their order
-    at first and then one by one as traces arrive, so the whole is as deterministic as they are.
-    What they submit at first is one command, so that there may be any number of them.
+    A branch that waits for what a budget refused is left waiting until all others have returned;
+    then exploration ends, as it does for a strategy that is alone. Branches are advanced in order
+    at first, and then one by one as traces arrive, so the whole is as deterministic as they are.
+    Their first requests are submitted in one command, so that there may be any number of branches.
     """
-    every = [_Branch(steps) for steps in branches]
+    every = [_Branch(Routine(steps, "a branch")) for steps in branches]
     owner: dict[int, _Branch[T]] = {}
     # by all branches; kept up to date, because thousands of branches may wait
     awaited: set[int] = set()
@@ -59,62 +66,43 @@ def gather(branches: Iterable[Generator[Command, Reply, T]]) -> Generator[Comman
         while any(b.awaits is not None for b in every):
             # Nothing to wait for: a budget refused it, or a branch errs. The Session knows which,
             # and ends the exploration.
-            trace = cast("Trace", (yield Next(frozenset(awaited))))
+            trace = yield from next_trace(awaited)
             branch = owner[trace.ordinal]
             awaited -= branch.awaits or frozenset()
             branch.open.discard(trace.ordinal)
-            yield from _advance(branch, trace, owner)
+            yield from _obey(branch, branch.routine.send(trace), owner)
             awaited |= branch.awaits or frozenset()
     finally:
         for branch in every:
-            branch.steps.close()
-    return [cast("T", b.result) for b in every]
+            branch.routine.close()
+    return [b.routine.result for b in every]
 
 
 def _begin(
     every: Iterable[_Branch[T]], owner: dict[int, _Branch[T]]
 ) -> Generator[Command, Reply, None]:
-    """Advance every branch to where it first waits; the requests with which they begin go out as
-    one.
-    """
-    asked: list[tuple[_Branch[T], Submit]] = []
+    """Advance every branch to its first wait, with all their first requests in one command."""
+    first: list[tuple[_Branch[T], Submit]] = []
     for branch in every:
-        command = _sent(branch, None)
+        command = branch.routine.send(None)
         if isinstance(command, Submit):
-            asked.append((branch, command))
+            first.append((branch, command))
         else:
-            yield from _obeyed(branch, command, owner)
-    if asked:
-        granted = cast(
-            "tuple[int, ...]",
-            (yield Submit(tuple(r for _, command in asked for r in command.requests))),
-        )
-        for branch, command in asked:
+            yield from _obey(branch, command, owner)
+    if first:
+        granted = yield from submit(r for _, command in first for r in command.requests)
+        for branch, command in first:
             n = len(command.requests)
             _own(branch, granted[:n], owner)
-            yield from _advance(branch, granted[:n], owner)
+            yield from _obey(branch, branch.routine.send(granted[:n]), owner)
             granted = granted[n:]
 
 
-def _advance(
-    branch: _Branch[T], reply: Reply, owner: dict[int, _Branch[T]]
-) -> Generator[Command, Reply, None]:
-    """Send one reply to a branch and obey it until it waits for a trace, or returns."""
-    yield from _obeyed(branch, _sent(branch, reply), owner)
-
-
-def _sent(branch: _Branch[T], reply: Reply) -> Command | None:
-    """Return a branch's next command; None when it has returned."""
-    try:
-        return branch.steps.send(reply)
-    except StopIteration as ended:
-        branch.awaits, branch.result = None, ended.value
-        return None
-
-
-def _obeyed(
+def _obey(
     branch: _Branch[T], command: Command | None, owner: dict[int, _Branch[T]]
 ) -> Generator[Command, Reply, None]:
+    """Pass on a branch's commands until it waits for a trace or has returned."""
+    branch.awaits = None
     while command is not None:
         if isinstance(command, Next):
             branch.awaits = frozenset(
@@ -124,7 +112,7 @@ def _obeyed(
         reply = yield command
         if isinstance(command, Submit):
             _own(branch, cast("tuple[int, ...]", reply), owner)
-        command = _sent(branch, reply)
+        command = branch.routine.send(reply)
     if branch.open:
         yield Cancel(frozenset(branch.open))
 
@@ -136,11 +124,10 @@ def _own(branch: _Branch[T], ordinals: tuple[int, ...], owner: dict[int, _Branch
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What an inner exploration's requests get where they leave it open; at its defaults nothing is
-    rewritten.
+    """What an inner exploration's requests get where they leave it open; by default nothing.
 
     `prompt` takes the place of the problem's, also in what the inner strategy builds from it.
-    `subjects` are the traces that its attempts go beyond (`core.generations`).
+    `subjects` are the traces that its attempts are to improve on.
     """
 
     prompt: Prompt = ""
@@ -149,25 +136,24 @@ class Overrides:
     subjects: tuple[int, ...] = ()
 
     def __call__(self, request: Request) -> Request:
-        """Return the request, rewritten. A continuation stays with its parent's model and depth."""
+        """Return the request with its open fields filled.
+
+        A continuation keeps its parent's model and depth.
+        """
         fresh = request.parent is None
-        beyond = (
-            self.subjects
-            if request.purpose in VOTING and not request.subjects
-            else request.subjects
-        )
+        is_attempt = request.purpose in VOTING
         return changed(
             request,
             prompt=request.prompt or self.prompt,
             model=request.model or (self.model if fresh else ""),
             depth=self.depth if request.depth is None and fresh else request.depth,
-            subjects=beyond,
+            subjects=request.subjects or (self.subjects if is_attempt else ()),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What an exploration saw: its traces by ordinal, and those it dropped, with their heirs."""
+    """What an exploration saw: its traces by ordinal, and those that it dropped, with heirs."""
 
     traces: tuple[Trace, ...] = ()
     dropped: Mapping[int, int | None] = field(default_factory=dict)
@@ -179,9 +165,7 @@ class Exploration:
 
     @property
     def attempts(self) -> list[Trace]:
-        """The attempts of the pool that came to their end: neither continued nor cut off by who
-        explored.
-        """
+        """The attempts of the pool that came to their end: neither continued nor cancelled."""
         continued = {t.parent for t in self.traces}
         return [
             t
@@ -193,89 +177,72 @@ class Exploration:
 
 
 def run_inner(
-    strategy: Strategy, problem: Problem, rng: random.Random, setting: Overrides | None = None
+    strategy: Strategy, problem: Problem, rng: random.Random, overrides: Overrides | None = None
 ) -> Generator[Command, Reply, Exploration]:
     """Run a strategy's whole exploration within another's and return what it saw.
 
-    It draws from a stream of its own, seeded by `rng`.
+    It draws from a stream of its own, seeded by `rng`. `overrides` fills what its requests leave
+    open.
     """
-    setting = setting or Overrides()
+    overrides = overrides or Overrides()
     steps = strategy.explore(
-        changed(problem, prompt=setting.prompt or problem.prompt),
+        changed(problem, prompt=overrides.prompt or problem.prompt),
         random.Random(rng.getrandbits(64)),
     )
-    if not isinstance(steps, Generator):
-        raise StrategyError(
-            f"explore of {type(strategy).__name__} returned {steps!r}, not a generator; write `yield from` in it"
-        )
+    routine = Routine(steps, f"explore of {type(strategy).__name__}")
     traces: dict[int, Trace] = {}
     dropped: dict[int, int | None] = {}
-    yield from gather([_watched(steps, setting, traces, dropped)])
+    yield from gather([_recorded(routine, overrides, traces, dropped)])
     return Exploration(tuple(traces[o] for o in sorted(traces)), dropped)
 
 
-def _watched(
-    steps: Steps,
+def _recorded(
+    routine: Routine[None],
     rewrite: Callable[[Request], Request],
     traces: dict[int, Trace],
     dropped: dict[int, int | None],
 ) -> Steps:
-    """Pass commands and replies on, with requests rewritten, and note what is delivered and
-    dropped.
-    """
+    """Pass commands on with their requests rewritten, and record what is delivered and dropped."""
     reply: Reply = None
     try:
-        while True:
-            try:
-                command = steps.send(reply)
-            except StopIteration:
-                return
+        while (command := routine.send(reply)) is not None:
             if isinstance(command, Submit):
                 # mostly one request n times
-                made = {id(request): rewrite(request) for request in command.requests}
-                command = Submit(tuple(made[id(request)] for request in command.requests))
+                rewritten = {id(request): rewrite(request) for request in command.requests}
+                command = Submit(tuple(rewritten[id(request)] for request in command.requests))
             elif isinstance(command, Drop):
                 dropped.update(dict.fromkeys(sorted(command.ordinals), command.heir))
             reply = yield command
             if isinstance(reply, Trace):
                 traces[reply.ordinal] = reply
     finally:
-        steps.close()
+        routine.close()
 
 
 def representatives(explored: Exploration, select: Selector, n: int) -> list[Trace]:
-    """Return the trace that speaks for each of the `n` leading answers of a pool, best answer
-    first, each with its whole text.
+    """Return the trace that stands for each of the `n` leading answers, best answer first.
 
-    Of an answer's traces it is the one that the selector weighs most when it sees it alone (a
-    best-of-n selector: the best one), of equal ones the lowest ordinal. The texts of what a trace
-    continues are put before its own, without forced suffixes.
+    Each has its whole text: what it continues comes first, without forced suffixes. Of an answer's
+    traces it is the one that the selector weighs most when it sees it alone (with a best-of-n
+    selector, the best one); of equal ones the lowest ordinal.
     """
     pool = explored.pool
     by_ordinal = {t.ordinal: t for t in pool}
-    return [
-        _whole(_spokesman(cluster, by_ordinal, select), by_ordinal) for cluster in select(pool)[:n]
-    ]
+    chosen = [_representative(cluster, by_ordinal, select) for cluster in select(pool)[:n]]
+    return [changed(t, text=whole_text(lineage(t, by_ordinal))) for t in chosen]
 
 
-def _spokesman(cluster: Cluster, by_ordinal: Mapping[int, Trace], select: Selector) -> Trace:
+def _representative(cluster: Cluster, by_ordinal: Mapping[int, Trace], select: Selector) -> Trace:
     def weight(ordinal: int) -> float:
         return sum(alone.weight for alone in select([by_ordinal[ordinal]]))
 
     return by_ordinal[max(cluster.ordinals, key=lambda ordinal: (weight(ordinal), -ordinal))]
 
 
-def _whole(trace: Trace, by_ordinal: Mapping[int, Trace]) -> Trace:
-    text, parent = trace.text, trace.parent
-    while parent is not None and parent in by_ordinal:
-        text, parent = by_ordinal[parent].text + text, by_ordinal[parent].parent
-    return changed(trace, text=text)
-
-
-def told(traces: list[Trace]) -> str:
-    """Return solutions as a model is shown them: one as it is, several numbered."""
+def numbered_solutions(traces: list[Trace]) -> str:
+    """Return solutions as a model is to see them: one as it is, several numbered."""
     if len(traces) == 1:
-        return shown(traces[0])
+        return visible_text(traces[0])
     return "\n\n".join(
-        f"Solution {place}:\n{shown(trace)}" for place, trace in enumerate(traces, 1)
+        f"Solution {place}:\n{visible_text(trace)}" for place, trace in enumerate(traces, 1)
     )

@@ -1,8 +1,15 @@
-"""Verifiers that ask models: what they are, how they ask, and what they read off the replies. Pure.
+"""Verifiers that ask models: how they ask, and what they read off the replies. Pure.
 
-Such a verifier is a generator of a strategy's commands over one trace. It sees what `problem` and
-`trace` hold and the replies, no more, so its verdict can be made again from recorded replies. The
-one rule: a reply that cannot be had or read is no verdict, never a low one.
+Such a verifier is a generator of commands over one trace:
+
+    def ask(self, problem, trace):
+        request = Request(prompt=..., metrics=word_metrics("Yes", "No"))
+        [reply] = completed_only((yield from ask_all([request], trace)))
+        ...
+
+It sees what `problem` and `trace` hold and the replies, no more, so its verdict can be made again
+from recorded replies. The one rule: a reply that cannot be had or read is no verdict, never a low
+one.
 """
 
 from __future__ import annotations
@@ -13,99 +20,95 @@ from collections.abc import Generator, Mapping, Sequence
 from orchestrator.core.errors import NoVerdict
 from orchestrator.core.steps import Command, Reply, next_trace, submit
 from orchestrator.core.values import Finish, Message, Problem, Purpose, Request, Trace, changed
-from orchestrator.kit.prompts import shown
+from orchestrator.kit.prompts import visible_text
 
 _LOST = (Finish.FAILED, Finish.CANCELLED)
 
 
 def ask_all(requests: Sequence[Request], trace: Trace) -> Generator[Command, Reply, list[Trace]]:
-    """Submit requests about `trace` side by side and return their replies, in order, failed ones
-    included.
+    """Submit requests about `trace` side by side and return their replies, in order.
+
+    Failed ones are among them.
     """
     ordinals = yield from submit(
         [changed(r, purpose=Purpose.VERIFY, subjects=(trace.ordinal,)) for r in requests]
     )
-    found = []
+    replies = []
     for ordinal in ordinals:
-        found.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield
-    return found
+        replies.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield
+    return replies
 
 
-def completed_only(given: Sequence[Trace]) -> list[Trace]:
-    """Return the replies; NoVerdict, with the first reason, when one of them failed or was
-    cancelled.
-    """
-    lost = next((t for t in given if t.finish in _LOST), None)
+def completed_only(replies: Sequence[Trace]) -> list[Trace]:
+    """Return the replies; NoVerdict, with the first reason, when one failed or was cancelled."""
+    lost = next((t for t in replies if t.finish in _LOST), None)
     if lost is not None:
         raise NoVerdict(f"a request {lost.finish}{f': {lost.error}' if lost.error else ''}")
-    return list(given)
+    return list(replies)
 
 
-def usable(given: Sequence[Trace]) -> list[Trace]:
-    """Return the replies that neither failed nor were cancelled; NoVerdict, with the first reason,
-    when there is none.
+def usable(replies: Sequence[Trace]) -> list[Trace]:
+    """Return the replies that neither failed nor were cancelled.
+
+    NoVerdict, with the first reason, when there is none.
     """
-    found = [t for t in given if t.finish not in _LOST]
-    return found or completed_only(given)
+    return [t for t in replies if t.finish not in _LOST] or completed_only(replies)
 
 
 def solution(trace: Trace) -> str:
-    """Return what a trace says as a solution: what follows its reasoning, or all of it; NoVerdict
-    when it says nothing.
+    """Return a trace's solution: its text without its reasoning, or all of it.
+
+    NoVerdict when there is no text.
     """
-    text = shown(trace) or trace.text.strip()
+    text = visible_text(trace) or trace.text.strip()
     if not text:
         raise NoVerdict("the trace has no text")
     return text
 
 
-def conversation(problem: Problem, said: str, system: str = "") -> tuple[Message, ...]:
-    """Return the problem and what was said to it as reward models read them; `system` goes before
-    unless the problem has its own.
+def conversation(problem: Problem, reply: str, system: str = "") -> tuple[Message, ...]:
+    """Return the problem and a reply to it as a conversation, as reward models read them.
+
+    `system` comes first, unless the problem has a system message.
     """
-    asked = (
-        (Message("user", problem.prompt),) if isinstance(problem.prompt, str) else problem.prompt
-    )
-    before = (
-        (Message("system", system),) if system and all(m.role != "system" for m in asked) else ()
-    )
-    return (*before, *asked, Message("assistant", said))
+    prompt = problem.prompt
+    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    if system and all(m.role != "system" for m in messages):
+        messages = (Message("system", system), *messages)
+    return (*messages, Message("assistant", reply))
 
 
-def steps_of(text: str, delimiter: str) -> list[str]:
-    """Return the steps of a solution, blank ones left out; NoVerdict when no other is there."""
+def solution_steps(text: str, delimiter: str) -> list[str]:
+    """Return the steps of a solution, without blank ones; NoVerdict when it has none."""
     steps = [step.strip() for step in text.split(delimiter) if step.strip()]
     if not steps:
         raise NoVerdict(f"the solution has no step; {delimiter!r} ends one")
     return steps
 
 
-def two_words(yes: str, no: str) -> tuple[str, str]:
-    """Return the metrics from which `preference` reads whether a reply begins with `yes` or with
-    `no`.
-    """
+def word_metrics(yes: str, no: str) -> tuple[str, str]:
+    """Return the metrics that `preference` reads: whether a reply begins with `yes` or `no`."""
     return f"first_token_logprob@{yes}", f"first_token_logprob@{no}"
 
 
 def require_two_words(**words: str) -> None:
-    """Raise ValueError unless two words, given by the names of their options, are different and not
-    empty.
+    """Raise ValueError unless two words are different and not empty.
+
+    They are passed by the names of their options.
     """
     (_, one), (_, other) = words.items()
     if not one.strip() or not other.strip() or one.strip() == other.strip():
-        raise ValueError(
-            f"{', '.join(f'{name} = {word!r}' for name, word in words.items())}: two different words are needed"
-        )
+        options = ", ".join(f"{name} = {word!r}" for name, word in words.items())
+        raise ValueError(f"{options}: two different words are needed")
 
 
 def preference(metrics: Mapping[str, float], yes: str, no: str) -> float | None:
-    """Return P(yes) / (P(yes) + P(no)) of the first token; None where neither was among the twenty
-    likeliest.
+    """Return P(yes) / (P(yes) + P(no)) of the first token.
 
-    Where one of them was not, it is less likely than each of the twenty that were reported, and
-    counts as 0.
+    None where neither word was among the twenty most likely ones. Where one was not, it counts as
+    0: it is less likely than each of the twenty.
     """
-    first, second = (metrics.get(name) for name in two_words(yes, no))
+    first, second = (metrics.get(name) for name in word_metrics(yes, no))
     if first is None or second is None:
         return None if first is second else float(first is not None)
     return sigmoid(first - second)

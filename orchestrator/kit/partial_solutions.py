@@ -1,9 +1,13 @@
-"""Solutions grown step by step and scored after each step: what beam search, diverse verifier trees
-and particle filtering share.
+"""Solutions that grow step by step and are scored after each step. Pure.
 
-A step ends at a delimiter, which stays in the text. A stem is a solution so far: a trace, its
-continuations by token ids, and the scores a verifier gave to the whole text after each step. Stems
-are values; nothing here decides which of them live.
+For beam search, diverse verifier trees, particle filtering and the like. A step ends at a
+delimiter, which stays in the text:
+
+    grow = StepSampler(Request(), verifier="prm")
+    solutions = yield from grow([PartialSolution()] * n)        # one step on, each scored
+    solutions = best(solutions, n // 4, "last")                 # which ones live is up to you
+
+The one rule: a partial solution is a value. Which of them are continued is the strategy's choice.
 """
 
 from __future__ import annotations
@@ -26,50 +30,49 @@ AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stem:
-    """A solution so far; without an ordinal it is the bare question.
+class PartialSolution:
+    """A solution so far: its last trace, and a verifier's scores of the whole text after each step.
 
-    `scores`, of shape (n_steps,), are in [0, 1].
+    `scores`, of shape (n_steps,), are in [0, 1]. Without an `ordinal` it is the bare question.
     """
 
     ordinal: int | None = None
     scores: tuple[float, ...] = ()
-    done: bool = False  # it ended, was cut off, or states its answer
+    done: bool = False  # it ended, was cut off, or gives its answer
 
     def score(self, aggregate: Aggregate) -> float:
-        """Return its scores as one; needs at least one step."""
+        """Return its scores as one number; it needs at least one step."""
         return AGGREGATES[aggregate](self.scores)
 
 
 @dataclass(frozen=True, slots=True)
-class Grower:
-    """How a step is taken: the request that takes it (model, depth), where it ends, and who scores
-    it.
-    """
+class StepSampler:
+    """Takes a step: by `request` (model, depth), up to the delimiter, scored by `verifier`."""
 
     request: Request
     verifier: str
     delimiter: str = "\n\n"
 
     def __call__(
-        self, stems: Sequence[Stem], last: bool = False
-    ) -> Generator[Command, Reply, list[Stem]]:
-        """Return each stem one step on, in order, all steps taken side by side; with `last` they
-        run to their end.
+        self, stems: Sequence[PartialSolution], last: bool = False
+    ) -> Generator[Command, Reply, list[PartialSolution]]:
+        """Return each solution one step on, in order; with `last` they run to their end.
 
-        A step that failed, was cancelled, or that the verifier could not score leaves no stem: it
-        cannot be compared with others.
+        All steps are taken side by side. A step that failed, was cancelled, or got no score leaves
+        no solution: it cannot be compared with others.
         """
         rules = () if last else (Delimiter(self.delimiter),)
         plain = changed(self.request, rules=rules, verifiers=(self.verifier,))
         ordinals = yield from submit([changed(plain, parent=stem.ordinal) for stem in stems])
         grown = []
-        # fewer ordinals when a budget ends: waiting on ends the exploration
+        # with fewer ordinals a budget has ended, and to wait then ends the exploration
         for stem, ordinal in zip(stems, ordinals, strict=False):
             trace = yield from next_trace((ordinal,))
-            given = [v.score for v in trace.verdicts if v.verifier == self.verifier]
-            if given and trace.finish not in (Finish.FAILED, Finish.CANCELLED):
-                grown.append(Stem(trace.ordinal, (*stem.scores, given[-1]), _done(trace)))
+            scores = [v.score for v in trace.verdicts if v.verifier == self.verifier]
+            if scores and trace.finish not in (Finish.FAILED, Finish.CANCELLED):
+                grown.append(
+                    PartialSolution(trace.ordinal, (*stem.scores, scores[-1]), _done(trace))
+                )
         if len(ordinals) < len(stems):
             yield from next_trace(())
         return grown
@@ -80,9 +83,7 @@ def _done(trace: Trace) -> bool:
 
 
 def step_needs(depth: int | None) -> frozenset[Capability]:
-    """Return what growing by steps takes of an engine: continuation, stop rules, and latent depth
-    if one is asked for.
-    """
+    """Return what steps take of an engine: CONTINUE and RULES, and DEPTH if a depth is given."""
     return depth_needs(depth) | {Capability.CONTINUE, Capability.RULES}
 
 
@@ -94,13 +95,14 @@ def check_steps(steps: int, delimiter: str) -> None:
         raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")
 
 
-def best(stems: Sequence[Stem], n: int, aggregate: Aggregate) -> list[Stem]:
-    """Return the `n` best stems, best first; of equal ones the lower ordinal."""
+def best(stems: Sequence[PartialSolution], n: int, aggregate: Aggregate) -> list[PartialSolution]:
+    """Return the `n` best solutions, best first; of equal ones the lower ordinal."""
     return sorted(stems, key=lambda s: (-s.score(aggregate), s.ordinal or 0))[:n]
 
 
-def spread(stems: Sequence[Stem], n: int) -> list[Stem]:
-    """Return `n` stems, each of the given ones as often as every other (the first ones once more
-    where `n` does not divide).
+def spread(stems: Sequence[PartialSolution], n: int) -> list[PartialSolution]:
+    """Return `n` solutions in which each of the given ones occurs equally often.
+
+    The first ones occur once more where `n` does not divide.
     """
     return [stems[i % len(stems)] for i in range(n)]

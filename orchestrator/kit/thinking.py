@@ -1,8 +1,10 @@
-"""How a trace that thinks comes to its answer: what strategies that shorten or lengthen thinking
-have in common. Pure.
+"""Thinking in pieces, for strategies that shorten or lengthen a reasoning model's thinking. Pure.
 
-A reasoning model closes its thinking with a tag and then answers. Its thinking is asked for with
-the tag as stop string, so that it may go on, or be closed, by a continuation.
+A reasoning model closes its thinking with a tag and then answers. Here its thinking is requested
+with the tag as stop string, so that a continuation may extend it or close it:
+
+    thought = yield from model.think(Request(max_new_tokens=self.thinking))
+    yield from model.conclude(thought)
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from orchestrator.core.values import Capability, Finish, Request, Trace, changed
 
 
 @dataclass(frozen=True, slots=True)
-class Mind:
-    """Whose thinking it is: the request that asks for it (model, depth), and the tag that ends it.
+class ThinkingModel:
+    """The request for an attempt (model, depth), and the tag `end` that ends the model's thinking.
 
-    `closing` is said after the tag where thinking was cut; the answer may take `answer` tokens.
+    `closing` is forced after the tag where thinking was cut; the answer has up to `answer` tokens.
     """
 
     request: Request
@@ -37,8 +39,9 @@ class Mind:
         )
 
     def conclude(self, thought: Trace) -> Generator[Command, Reply, None]:
-        """Let it answer after its last piece of thinking; one that ended without the tag has
-        answered, or failed.
+        """Let the model answer after its last piece of thinking.
+
+        A piece that ended without the tag has given its answer already, or failed.
         """
         closed, cut = thought.stop == self.end, thought.finish in (Finish.LENGTH, Finish.RULE)
         if closed or cut:
@@ -51,7 +54,5 @@ class Mind:
 
 
 def thinking_needs(depth: int | None) -> frozenset[Capability]:
-    """Return what leading a trace's thinking takes of an engine: continuation, stop strings that
-    are told, latent depth if asked for.
-    """
+    """Return what this takes of an engine: CONTINUE and STOPS, and DEPTH if a depth is given."""
     return depth_needs(depth) | {Capability.CONTINUE, Capability.STOPS}

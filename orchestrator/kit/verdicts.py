@@ -1,19 +1,21 @@
-"""How a judge's reply becomes a verdict, and which verdicts a pool holds. Pure.
+"""How an LLM judge's reply becomes a verdict, and which verdicts a pool holds. Pure.
 
-A generative judge is a request: `purpose=VERIFY, subjects=(ordinal,)` asks for a verdict on one
-trace, `purpose=COMPARE, subjects=(first, second)` which of two is right. The judge may be the same
-model, another pool (`model`) or another depth (`depth`). A turn on the way to a verdict (a rewrite,
-a scan for errors) has no subjects. The trace carries the `subjects` of its request, so a finished
-pool says by itself who was judged and how: that is all a selector needs.
+A judge is a request: `purpose=VERIFY, subjects=(ordinal,)` asks for a verdict on one trace,
+`purpose=COMPARE, subjects=(first, second)` which of two is right. It may go to the same model,
+another pool (`model`) or another depth (`depth`). A turn on the way to a verdict (a rewrite, a scan
+for errors) has no subjects. The trace carries the `subjects` of its request, so that a selector can
+read a finished pool by itself:
 
-Three forms of verdict, each a line of its own; the last one counts, and only after a closed
-`</think>`:
+    for ordinal, scores in opinions(traces).items(): ...
+
+There are three forms of verdict, each on a line of its own. The last one counts, and only after a
+closed `</think>`:
 
     Verdict: correct        | incorrect
     Score: 7/10             | Score: 7
     Winner: 1               | 2, or tie
 
-The one rule: a reply that states none of them is no verdict. It is left out, never read as 0 or as
+The one rule: a reply in none of these forms is no verdict. It is left out, never read as 0 or as
 one half.
 """
 
@@ -33,76 +35,71 @@ SCORE_FORM = (
 WINNER_FORM = 'End with a line of its own: "Winner: 1" or "Winner: 2".'
 
 _MARKS = r"[ \t*_`#>]{0,6}"  # what Markdown puts around a word
+_SEPARATOR = rf"{_MARKS}(?::|=|\bis\b){_MARKS}(?:\\boxed\{{)?{_MARKS}"
 _VERDICT = re.compile(
-    rf"\bverdict{_MARKS}(?::|=|\bis\b){_MARKS}(?:\\boxed\{{)?{_MARKS}(?P<no>not[ \t]{{1,2}})?(?P<word>correct|incorrect|right|wrong|1|0)\b",
+    rf"\bverdict{_SEPARATOR}(?P<no>not[ \t]{{1,2}})?"
+    r"(?P<word>correct|incorrect|right|wrong|1|0)\b",
     re.IGNORECASE,
 )
 _SCORE = re.compile(
-    rf"\b(?:score|rating){_MARKS}(?::|=|\bis\b){_MARKS}(?:\\boxed\{{)?{_MARKS}"
+    rf"\b(?:score|rating){_SEPARATOR}"
     r"(?P<n>\d{1,3}(?:\.\d{1,3})?)\b(?![.\d])(?:[ \t]{0,2}/[ \t]{0,2}(?P<of>\d{1,3}))?",
     re.IGNORECASE,
 )
 _WINNER = re.compile(
-    rf"\bwinner{_MARKS}(?::|=|\bis\b){_MARKS}(?:\\boxed\{{)?{_MARKS}(?:(?:solution|response|answer)[ \t]{{1,2}})?(?P<who>1|2|tie)\b",
+    rf"\bwinner{_SEPARATOR}(?:(?:solution|response|answer)[ \t]{{1,2}})?(?P<who>1|2|tie)\b",
     re.IGNORECASE,
 )
 _RIGHT = frozenset({"correct", "right", "1"})
-TOP_SCORE = 10
+_TOP_SCORE = 10
 
 
 def verdict(text: str) -> float | None:
-    """Return 1.0 for "correct", 0.0 for "incorrect"; None when neither is stated."""
-    found = _last(_VERDICT, text)
-    if found is None:
+    """Return 1.0 for "correct", 0.0 for "incorrect"; None when neither is there."""
+    match = _last(_VERDICT, text)
+    if match is None:
         return None
-    right = found["word"].lower() in _RIGHT
-    return float(right != (found["no"] is not None))
+    right = match["word"].lower() in _RIGHT
+    return float(right != (match["no"] is not None))
 
 
 def rating(text: str) -> float | None:
-    """Return a stated score 1 to 10 as a share of 1: (n - 1) / 9; None when none is stated or it is
-    out of range.
+    """Return a score from 1 to 10 as a share of 1: (n - 1) / 9.
+
+    None when there is none or it is out of range.
     """
-    found = _last(_SCORE, text)
-    if found is None or found["of"] not in (None, str(TOP_SCORE)):
+    match = _last(_SCORE, text)
+    if match is None or match["of"] not in (None, str(_TOP_SCORE)):
         return None
-    n = float(found["n"])
-    return (n - 1) / (TOP_SCORE - 1) if 1 <= n <= TOP_SCORE else None
+    n = float(match["n"])
+    return (n - 1) / (_TOP_SCORE - 1) if 1 <= n <= _TOP_SCORE else None
 
 
 def winner(text: str) -> float | None:
-    """Return 1.0 when the first of two is named the winner, 0.0 when the second is, 0.5 for a
-    stated tie; None when nothing is stated.
-    """
-    found = _last(_WINNER, text)
-    return None if found is None else {"1": 1.0, "2": 0.0, "tie": 0.5}[found["who"].lower()]
+    """Return 1.0 when the first of two wins, 0.0 when the second does, 0.5 for a tie; else None."""
+    match = _last(_WINNER, text)
+    return None if match is None else {"1": 1.0, "2": 0.0, "tie": 0.5}[match["who"].lower()]
 
 
-def opinion(trace: Trace) -> float | None:
-    """Return a judge's verdict on one trace, whether it is stated as a verdict or as a score; None
-    when it states none or both.
+def _opinion(trace: Trace) -> float | None:
+    """Return a judge's verdict on one trace, from either a verdict or a score.
+
+    None when the reply has neither or both.
     """
-    stated = [value for value in (verdict(trace.text), rating(trace.text)) if value is not None]
-    return (
-        stated[0]
-        if len(stated) == 1 and trace.finish not in (Finish.FAILED, Finish.CANCELLED)
-        else None
-    )
+    values = [value for value in (verdict(trace.text), rating(trace.text)) if value is not None]
+    return values[0] if len(values) == 1 else None
 
 
 def opinions(traces: Iterable[Trace]) -> dict[int, list[float]]:
-    """Return, by the ordinal of the trace judged, the verdicts on it in the order of the judges'
-    ordinals; unreadable ones are left out.
+    """Return the verdicts on each trace, by its ordinal; unreadable ones are left out.
+
+    They are in the order of the judges' ordinals.
     """
-    found: dict[int, list[float]] = {}
-    for trace in sorted(traces, key=lambda t: t.ordinal):
-        if (
-            trace.purpose is Purpose.VERIFY
-            and len(trace.subjects) == 1
-            and (value := opinion(trace)) is not None
-        ):
-            found.setdefault(trace.subjects[0], []).append(value)
-    return found
+    by_subject: dict[int, list[float]] = {}
+    for trace in _replies(traces, Purpose.VERIFY, n_subjects=1):
+        if (value := _opinion(trace)) is not None:
+            by_subject.setdefault(trace.subjects[0], []).append(value)
+    return by_subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +113,26 @@ class Match:
 
 def matches(traces: Iterable[Trace]) -> list[Match]:
     """Return the comparisons in a pool, by the judges' ordinals; unreadable ones are left out."""
-    found = []
-    for trace in sorted(traces, key=lambda t: t.ordinal):
-        judged = (
-            trace.purpose is Purpose.COMPARE
-            and len(trace.subjects) == 2
-            and trace.finish not in (Finish.FAILED, Finish.CANCELLED)
-        )
-        if judged and (share := winner(trace.text)) is not None:
-            found.append(Match(trace.subjects[0], trace.subjects[1], share))
-    return found
+    replies = _replies(traces, Purpose.COMPARE, n_subjects=2)
+    return [
+        Match(trace.subjects[0], trace.subjects[1], share)
+        for trace in replies
+        if (share := winner(trace.text)) is not None
+    ]
+
+
+def _replies(traces: Iterable[Trace], purpose: Purpose, n_subjects: int) -> list[Trace]:
+    """Return the judges' replies about so many traces, by ordinal, without those that were lost."""
+    replies = (
+        t
+        for t in traces
+        if t.purpose is purpose
+        and len(t.subjects) == n_subjects
+        and t.finish not in (Finish.FAILED, Finish.CANCELLED)
+    )
+    return sorted(replies, key=lambda t: t.ordinal)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for found in pattern.finditer(reply(text, finished=True).text):  # noqa: B007 - the last one is wanted
-        pass
-    return found
+    matches = list(pattern.finditer(reply(text, finished=True).text))
+    return matches[-1] if matches else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import re
 import tomllib
@@ -30,7 +31,7 @@ from orchestrator.core.values import PluginSpec
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import PlanFault, check_plan
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.keys import SECTIONS, TOP, Files, OutputFormat, near_key
+from orchestrator.plan.keys import SECTIONS, TOP, Files, OutputFormat, keys
 from orchestrator.plan.spec_syntax import one_spec
 
 Table: TypeAlias = dict[str, Any]
@@ -438,3 +439,15 @@ def _refuse_unknown(table: Table, known: Collection[str], prefix: str, origin: _
 
 def _located(name: str, folder: Path | None) -> Path | None:
     return None if not name else Path(name) if folder is None else folder / name
+
+
+def near_key(key: str, known: Collection[str]) -> str:
+    """Return the near match among these keys, or else where at another level such a key belongs; ""
+    without one.
+    """
+    hint = registry.near(key, known)
+    if hint:
+        return hint
+    homes = {info.name.rpartition(".")[2]: info.name for info in keys()}
+    match = difflib.get_close_matches(key, homes, n=1, cutoff=0.8)
+    return f" (did you mean {homes[match[0]]!r}?)" if match else ""

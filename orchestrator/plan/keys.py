@@ -1,21 +1,22 @@
-"""Every fixed key of a plan file, with its type, default and help: one table for the loader, the
-command line and the documentation.
+"""What a plan can set: the fixed keys of a plan file, and how any field describes itself.
 
-Types and defaults come from the dataclasses; only the help is written here, and a test keeps it
-complete. Options of plugins are not fixed keys: `orchestrator.plan.registry.options` has them.
+The one rule: type and default come from the dataclass, range and meaning from msgspec's `Meta`, so
+the loader, its errors, the flags and the documentation cannot disagree. Options of plugins are
+fields like any other; `orchestrator.plan.registry.options` lists them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Collection, Mapping
+import types
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from msgspec import Meta
 
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.values import Sampling
-from orchestrator.plan import registry
 from orchestrator.plan.document import toml_value
 from orchestrator.plan.execution import Execution
 
@@ -103,13 +104,125 @@ def keys() -> list[KeyInfo]:
     return found
 
 
-def near_key(key: str, known: Collection[str]) -> str:
-    """Return the near match among these keys, or else where at another level such a key belongs; ""
-    without one.
+@dataclass(frozen=True, slots=True)
+class FieldInfo:
+    """A field of a dataclass, described for help texts and errors.
+
+    `type` and `default` are Python source; `default` is "(required)" where there is none. `range`
+    ("at least 1") and `description` are "" where the annotation gives none.
     """
-    hint = registry.near(key, known)
-    if hint:
-        return hint
-    homes = {info.name.rpartition(".")[2]: info.name for info in keys()}
-    match = difflib.get_close_matches(key, homes, n=1, cutoff=0.8)
-    return f" (did you mean {homes[match[0]]!r}?)" if match else ""
+
+    name: str
+    type: str
+    default: str
+    range: str
+    description: str
+    kind: str  # the type in words
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, to follow "it must be"."""
+        allowed = f"{self.kind}, {self.range}" if self.range else self.kind
+        return f"{allowed}. {self.description}".rstrip(". ")
+
+
+def field_infos(cls: type) -> list[FieldInfo]:
+    """Return the fields of a dataclass that its constructor takes, in order of declaration."""
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError):  # a name imported for type checking only: `build` reports it
+        hints = {}
+    return [
+        _field_info(field, hints.get(field.name, field.type))
+        for field in dataclasses.fields(cls)
+        if field.init
+    ]
+
+
+def _field_info(field: dataclasses.Field[Any], hint: Any) -> FieldInfo:
+    if field.default is not dataclasses.MISSING:
+        default = repr(field.default)
+    elif field.default_factory is not dataclasses.MISSING:
+        default = repr(field.default_factory())
+    else:
+        default = "(required)"
+    description = next((meta.description for meta in _metas(hint) if meta.description), "")
+    return FieldInfo(
+        field.name, type_text(hint), default, range_text(hint), description, kind_text(hint)
+    )
+
+
+def _metas(hint: Any) -> Iterator[Meta]:
+    """Yield what annotates a type, outermost first; alternatives of a union included."""
+    if get_origin(hint) is Annotated:
+        yield from (meta for meta in hint.__metadata__ if isinstance(meta, Meta))
+        yield from _metas(hint.__origin__)
+    elif get_origin(hint) in (Union, types.UnionType):
+        for alternative in get_args(hint):
+            yield from _metas(alternative)
+
+
+def type_text(hint: Any) -> str:
+    """Return a type as Python source, without annotations and module names."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return type_text(args[0])
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(type_text, args))
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, args))}]"
+    if hint in (types.NoneType, None, ...):
+        return "..." if hint is ... else "None"
+    name = str(getattr(origin or hint, "__name__", hint))
+    return f"{name}[{', '.join(map(type_text, args))}]" if args else name
+
+
+_KINDS: Mapping[object, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    types.NoneType: "left out",
+}
+
+
+def kind_text(hint: Any) -> str:
+    """Return a type in words, as a plan file writes its values."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return kind_text(args[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(kind_text, args))
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if origin in (tuple, list) and kind_text(args[0]) in _KINDS.values():
+        return f"a list, each item {kind_text(args[0])}"
+    return _KINDS.get(hint) or f"of type {type_text(hint)}"
+
+
+def range_text(hint: Any) -> str:
+    """Return the values that a type's annotations allow: "at least 0 and below 1"; "" for all."""
+    limits = [limit for meta in _metas(hint) for limit in _limits(meta)]
+    items = next((range_text(item) for item in _items(hint)), "")
+    return " and ".join([*limits, *([f"each {items}"] if items else [])])
+
+
+def _items(hint: Any) -> Iterator[Any]:
+    """Yield the type of a list's items, if it is a list."""
+    while get_origin(hint) is Annotated:
+        hint = hint.__origin__
+    if get_origin(hint) in (tuple, list):
+        yield get_args(hint)[0]
+
+
+def _limits(meta: Meta) -> Iterator[str]:
+    bounds = ((meta.ge, "at least"), (meta.gt, "above"), (meta.le, "at most"), (meta.lt, "below"))
+    yield from (f"{word} {bound:g}" for bound, word in bounds if bound is not None)
+    if meta.multiple_of is not None:
+        yield f"a multiple of {meta.multiple_of:g}"
+    if meta.min_length is not None:
+        yield "not empty" if meta.min_length == 1 else f"of at least {meta.min_length} items"
+    if meta.max_length is not None:
+        yield f"of at most {meta.max_length} items"
+    if meta.pattern is not None:
+        yield (meta.extra or {}).get("range") or f"matching {meta.pattern}"

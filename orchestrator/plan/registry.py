@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ import msgspec
 
 from orchestrator.core.errors import PluginError
 from orchestrator.core.values import Capability, PluginSpec
+from orchestrator.plan.keys import FieldInfo, field_infos
 from orchestrator.plan.spec_syntax import one_spec
 
 GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines", "similarity")
@@ -176,7 +178,7 @@ def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> 
         raise
     # NameError: an annotation that does not resolve
     except (msgspec.ValidationError, ValueError, TypeError, NameError) as error:
-        raise PluginError(f"{what}: {error}{_expected(cls, str(error))}") from error
+        raise PluginError(f"{what}: {_explained(cls, plain, str(error))}") from error
 
 
 def parts(cls: object) -> Mapping[str, str]:
@@ -273,47 +275,30 @@ def _part_table(group: str, value: object) -> object:
     return {"name": spec.name, **spec.options}
 
 
-def _expected(cls: type, error: str) -> str:
-    """Return what the field that msgspec's message ends with takes."""
-    name = error.rpartition("`$.")[2].rstrip("`")
-    kinds = {o.name: o.type for o in _options(cls)}
-    return f"; {name} is {kinds[name]}" if name in kinds else ""
+def _explained(cls: type, values: Mapping[str, object], error: str) -> str:
+    """Return an error of msgspec with the option, its value and what it must be."""
+    match = re.match(r"(?:Expected|Invalid enum value) .* - at `\$\.(\w+)", error, re.DOTALL)
+    info = next((i for i in _options(cls) if match and i.name == match[1]), None)
+    if info is None or info.name not in values:
+        return error
+    return f"{info.name} = {values[info.name]!r}: it must be {info.expected}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class OptionInfo:
-    """One option of a plugin, for help texts."""
-
-    name: str
-    type: str
-    default: str
-
-
-def options(group: str, name: str) -> list[OptionInfo]:
+def options(group: str, name: str) -> list[FieldInfo]:
     """Return a plugin's options in order of declaration."""
-    return list(_options(plugin_class(group, name)))
+    return _options(plugin_class(group, name))
 
 
-def _options(cls: type) -> Iterator[OptionInfo]:
-    for field in (f for f in dataclasses.fields(cls) if f.init):
-        if field.default is not dataclasses.MISSING:
-            default = repr(field.default)
-        elif field.default_factory is not dataclasses.MISSING:
-            default = repr(field.default_factory())
-        else:
-            default = "(required)"
-        part = parts(cls).get(field.name)
-        yield OptionInfo(
-            field.name, _part_type(part, field) if part else _type_name(field.type), default
-        )
+def _options(cls: type) -> list[FieldInfo]:
+    return [_as_part(info, parts(cls).get(info.name)) for info in field_infos(cls)]
 
 
-def _part_type(group: str, field: dataclasses.Field[Any]) -> str:
-    return f"list of {group}" if "tuple" in str(field.type) else singular(group)
-
-
-def _type_name(annotation: object) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+def _as_part(info: FieldInfo, group: str | None) -> FieldInfo:
+    """Return an option with the kind of plugin that it takes as its type, if it takes one."""
+    if group is None:
+        return info
+    kind = f"list of {group}" if "tuple" in info.type else singular(group)
+    return dataclasses.replace(info, type=kind)
 
 
 def distribution(group: str, name: str) -> str:

@@ -1,5 +1,5 @@
 """One running job: sessions, engine, annotation, verification and journal at work together.
 
-Belongs here: what lives while a job runs. Does not belong here: what is asked of finished jobs
-(`orchestrator.studies`).
+What lives while a job runs belongs here; questions about finished jobs are for
+`orchestrator.studies`, and what lies on disk is for `orchestrator.jobs`.
 """

@@ -1,10 +1,10 @@
-"""From a completion to a dressed trace: extract the answer, put it in its equivalence class, verify
-it.
+"""From a raw trace to an annotated one: its answer, the answer's equivalence class, its verdicts.
 
-Everything slow or non-deterministic happens here, before the journal write. What takes linear time
-runs in place; what may hang or eat memory runs in the killable processes of
-`orchestrator.runtime.answer_workers`. A limit that is hit leaves a note on the trace, never
-silence.
+The one rule: everything slow or non-deterministic happens here, before the journal write. What
+takes linear time runs in place; what may hang or eat memory runs in processes that can be killed.
+A limit that is reached leaves a note on the trace, never silence. What it does not cover: how
+answers are compared (`orchestrator.runtime.answer_workers`) and how verifiers run
+(`orchestrator.runtime.verify`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-from orchestrator.core.errors import EngineError, described
 from orchestrator.core.plan import Plan
-from orchestrator.core.protocols import Domain, ModelVerifier, Verifier
+from orchestrator.core.protocols import Domain
 from orchestrator.core.values import (
     Answer,
     Finish,
@@ -26,241 +24,204 @@ from orchestrator.core.values import (
     Purpose,
     Request,
     Trace,
-    Usage,
     Verdict,
     changed,
 )
 from orchestrator.plan import registry
-from orchestrator.runtime.answer_workers import AnswerWorkers, DomainRef, Match
-from orchestrator.runtime.verify import Asked, VerifierRunner
+from orchestrator.runtime.answer_workers import AnswerWorkers
+from orchestrator.runtime.verify import VerifierRunner
+from orchestrator.runtime.worker_child import Load
+from orchestrator.runtime.workers import plugin_reference
 
-_REMEMBERED = 65_536  # canonical forms per domain: some 10 MB of short answers
+_CACHE_SIZE = 65_536  # canonical forms per domain: some 10 MB of short answers
+# those that may state an answer to the problem
+_ANNOTATED = (Purpose.SOLVE, Purpose.PROBE, Purpose.AGGREGATE)
 
 
 @dataclass(slots=True)
 class Classes:
-    """The equivalence classes of one problem's answers. Changed only by the Dresser."""
+    """The equivalence classes of one problem's answers. Changed only by the Annotator."""
 
     keys: dict[str, str] = field(default_factory=dict)  # canonical form -> key
     representatives: list[Answer] = field(default_factory=list)  # the first answer of each class
-    lock: asyncio.Lock | None = None  # made when a comparison first has to wait
+    lock: asyncio.Lock | None = None  # created when a comparison first has to wait
 
     def restore(self, answer: Answer) -> None:
-        """Take back a class that a journal knows."""
+        """Add a class that a journal holds, unless it is known."""
         if all(answer.key != known.key for known in self.representatives):
-            self.representatives.append(answer)
-            self.keys[answer.key] = answer.key
+            self.add(answer)
+
+    def add(self, answer: Answer) -> Answer:
+        """Add the class that an answer is the first of, and return the answer."""
+        self.representatives.append(answer)
+        self.keys[answer.key] = answer.key
+        return answer
+
+    def exclude(self, canonical: str) -> bool:
+        """Tell whether an answer of an unknown canonical form is certainly of none of them."""
+        return not self.representatives or (
+            _is_complete(canonical) and all(_is_complete(a.key) for a in self.representatives)
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class _LoadedDomain:
     domain: Domain
-    # the domain's, remembered: the same few answers come up again and again
+    # the domain's, cached: the same few answers come up again and again
     canonical: Callable[[str], str]
-    ref: DomainRef
+    spec: PluginSpec
+
+    @property
+    def reference(self) -> Load:
+        """What a worker process needs to load it. PluginError where it could not."""
+        return plugin_reference("domains", self.spec)
 
 
 class Annotator:
-    """Dresses the traces of a plan's problems."""
+    """Annotates the traces of a plan's problems."""
 
     def __init__(
-        self, plan: Plan, checkers: AnswerWorkers, asker: VerifierRunner | None = None
+        self, plan: Plan, workers: AnswerWorkers, verifiers: VerifierRunner | None = None
     ) -> None:
-        """Load the plan's domains as they are needed.
-
-        Without an `asker` verifiers that ask models give no verdict, and say so.
-        """
+        """Load the plan's domains as they are needed. Without `verifiers` there are no verdicts."""
         self._plan = plan
-        self._checkers = checkers
-        self._domains: dict[str, _Loaded] = {}
-        self._asker = asker
-        self._verifiers: dict[str, Verifier | ModelVerifier] = {
-            s.name: registry.load("verifiers", s) for s in plan.verifiers
-        }
-        self.n_undecided = 0  # answers whose comparison ran into its limit
+        self._workers = workers
+        self._verifiers = verifiers
+        self._domains: dict[str, _LoadedDomain] = {}
 
-    async def dress(
+    async def annotate(
         self,
         problem: Problem,
         request: Request,
         trace: Trace,
         classes: Classes,
-        cancelled: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Trace:
-        """Return the trace with answer and verdicts. Traces that failed, or that are no attempt at
-        the problem, only get their text.
+        """Return the trace with answer and verdicts; as it is, if it failed or is no attempt.
 
-        `cancelled` tells whether its strategy has given it up meanwhile: then no model is asked
-        about it any more.
+        `is_cancelled` tells whether the strategy has cancelled it in the meantime: then no model is
+        queried about it any more.
         """
-        if trace.finish is Finish.FAILED or request.purpose not in (
-            Purpose.SOLVE,
-            Purpose.PROBE,
-            Purpose.AGGREGATE,
-        ):
+        if trace.finish is Finish.FAILED or request.purpose not in _ANNOTATED:
             return trace
+        text = trace.text
+        if request.parent is not None or request.suffix:
+            text = f"{request.prefix_text}{request.suffix}{text}"
         loaded = self._domain(problem.domain)
-        domain = loaded.domain
-        text = (
-            f"{request.prefix_text}{request.suffix}{trace.text}"
-            if request.parent is not None or request.suffix
-            else trace.text
-        )
-        finished = trace.finish is Finish.STOP
-        answer, note = None, ""
-        if domain.in_process:
-            stated = domain.extract(text, finished)
-            canonical = "" if stated is None else loaded.canonical(stated)
-        else:
-            examined = await self._checkers.examine(loaded.ref, text, finished)
-            stated, canonical, note = examined.answer, examined.canonical or "", examined.note
-        if stated is not None:
-            answer, doubt = await self._classified(loaded, stated, canonical, classes)
+        text_answer, canonical, note = await self._read(loaded, text, trace.finish is Finish.STOP)
+        answer = None
+        if text_answer is not None:
+            answer, doubt = await self._classified(loaded, text_answer, canonical, classes)
             note = _joined(note, doubt)
-        self.n_undecided += bool(note)
         trace = changed(trace, answer=answer, note=_joined(trace.note, note))
-        wanted = request.verifiers or tuple(self._verifiers)
-        if wanted and (
-            trace.finish is Finish.CANCELLED
-            or cancelled()
-            or (request.purpose is Purpose.PROBE and not request.verifiers)
-        ):
-            # nobody would read what it costs to ask
-            wanted = tuple(name for name in wanted if not _asks(self._verifiers.get(name)))
-        return await self._verified(problem, trace, text, wanted) if wanted else trace
+        names = self._wanted_verifiers(request, trace, is_cancelled)
+        return await self._verified(problem, trace, text, names) if names else trace
 
     @property
-    def n_asking(self) -> int:
-        """About how many traces models are being asked."""
-        return 0 if self._asker is None else self._asker.n_open
+    def n_verifying(self) -> int:
+        """How many traces models are being queried about."""
+        return 0 if self._verifiers is None else self._verifiers.n_open
 
     def abort(self, request: Request) -> None:
-        """Stop asking models about the trace of a request; it is dressed without those verdicts."""
-        if self._asker is not None:
-            self._asker.abort(request.problem_id, request.ordinal)
+        """Stop querying models about the trace of a request; it goes without those verdicts."""
+        if self._verifiers is not None:
+            self._verifiers.abort(request)
 
     async def same(self, domain: str, a: str, b: str) -> bool:
-        """Tell whether two answers are equivalent in a domain: how `evaluate` compares with
-        references.
-        """
+        """Tell whether two answers are equivalent: how `evaluate` compares with references."""
         loaded = self._domain(domain)
         if loaded.domain.in_process:
             x, y = loaded.canonical(a), loaded.canonical(b)
             if x == y:
                 return True
-            if _complete(x) and _complete(y):
+            if _is_complete(x) and _is_complete(y):
                 return False
-        return (await self._match(loaded, a, [b])).index is not None
+        return (await self._workers.match(loaded.reference, a, [b])).index is not None
 
-    def _domain(self, name: str) -> _Loaded:
+    def _domain(self, name: str) -> _LoadedDomain:
         if name not in self._domains:
             spec = self._plan.domains.get(name, PluginSpec(name))
             domain = registry.load("domains", spec)
-            canonical = functools.lru_cache(_REMEMBERED)(domain.canonical)
-            self._domains[name] = _Loaded(
-                domain, canonical, DomainRef(spec, registry.decorated_origin("domains", spec.name))
-            )
+            canonical = functools.lru_cache(_CACHE_SIZE)(domain.canonical)
+            self._domains[name] = _LoadedDomain(domain, canonical, spec)
         return self._domains[name]
 
-    async def _match(self, loaded: _Loaded, answer: str, known: Sequence[str]) -> Match:
-        return await self._checkers.match(loaded.ref, answer, known)
+    async def _read(
+        self, loaded: _LoadedDomain, text: str, finished: bool
+    ) -> tuple[str | None, str, str]:
+        """Return the answer in a text, its canonical form, and a note where it cannot be read."""
+        if not loaded.domain.in_process:
+            examined = await self._workers.examine(loaded.reference, text, finished)
+            return examined.answer, examined.canonical or "", examined.note
+        answer = loaded.domain.extract(text, finished)
+        return answer, "" if answer is None else loaded.canonical(answer), ""
 
     async def _classified(
-        self, loaded: _Loaded, stated: str, canonical: str, classes: Classes
+        self, loaded: _LoadedDomain, text: str, canonical: str, classes: Classes
     ) -> tuple[Answer, str]:
-        key = classes.keys.get(canonical)
-        if key is not None:
-            return Answer(stated, key), ""
+        """Return the answer with the key of its class, and a note on what was not decided."""
         waiting = classes.lock is not None and classes.lock.locked()
-        if not waiting and _settled(canonical, classes.representatives):
-            return _founded(stated, canonical, classes), ""
+        if not waiting and (answer := _at_once(text, canonical, classes)):
+            return answer, ""
+        if canonical in classes.keys:
+            return Answer(text, classes.keys[canonical]), ""
         classes.lock = classes.lock or asyncio.Lock()
         async with classes.lock:  # two equal answers compared at once would found two classes
-            key = classes.keys.get(canonical)
-            if key is not None:
-                return Answer(stated, key), ""
-            if _settled(canonical, classes.representatives):
-                return _founded(stated, canonical, classes), ""
+            if answer := _at_once(text, canonical, classes):
+                return answer, ""
             known = list(classes.representatives)
-            match = await self._match(loaded, stated, [a.text for a in known])
+            match = await self._workers.match(loaded.reference, text, [a.text for a in known])
             note = "; ".join(
                 f"not decided whether it equals {known[u.index].text!r}: {u.reason}"
                 for u in match.undecided
             )
             if match.index is None:
-                return _founded(stated, canonical, classes), note
+                return classes.add(Answer(text, canonical)), note
             key = classes.keys[canonical] = known[match.index].key
-            return Answer(stated, key), note
+            return Answer(text, key), note
+
+    def _wanted_verifiers(
+        self, request: Request, trace: Trace, is_cancelled: Callable[[], bool]
+    ) -> Sequence[str]:
+        verifiers = self._verifiers
+        if verifiers is None:
+            return ()
+        names = request.verifiers or verifiers.names
+        # nobody would read what it costs to query a model
+        unread = trace.finish is Finish.CANCELLED or is_cancelled()
+        if unread or (request.purpose is Purpose.PROBE and not request.verifiers):
+            return [name for name in names if not verifiers.queries_models(name)]
+        return names
 
     async def _verified(
         self, problem: Problem, trace: Trace, text: str, names: Sequence[str]
     ) -> Trace:
-        verdicts: list[Verdict] = []
-        unjudged = trace.unjudged
+        assert self._verifiers is not None
         # of a continuation a verifier sees all, not the last step
         whole = trace if text == trace.text else changed(trace, text=text)
-        note = trace.note
+        verdicts: list[Verdict] = []
+        note, unjudged = trace.note, trace.unjudged
         for name in names:
-            try:
-                asked = await self._judged(name, problem, whole)
-                unjudged += asked.usage
-                note = _joined(note, f"verifier {name}: {asked.note}" if asked.note else "")
-                if asked.verdict is not None:
-                    verdicts.append(asked.verdict)
-            # a dead engine gives no verdict on anything: the run ends, and this trace is generated
-            # again
-            except EngineError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace goes on without its verdict and says why
-                note = _joined(note, f"verifier {name}: {described(error)}")
+            outcome = await self._verifiers.run(name, problem, whole)
+            unjudged += outcome.usage
+            if outcome.verdict is not None:
+                verdicts.append(outcome.verdict)
+            if outcome.note:
+                note = _joined(note, f"verifier {name}: {outcome.note}")
         return changed(trace, verdicts=tuple(verdicts), note=note, unjudged=unjudged)
 
-    async def _judged(self, name: str, problem: Problem, trace: Trace) -> Asked:
-        verifier: Any = self._verifiers[name]
-        if not _asks(verifier):
-            return Asked(_one_verdict(await verifier.score(problem, [trace])), Usage())
-        if self._asker is None:
-            return Asked(None, Usage(), "it asks a model; there is no engine here")
-        asked = await self._asker.asked(name, verifier, problem, trace)
-        try:
-            return (
-                asked
-                if asked.verdict is None
-                else replace(asked, verdict=_one_verdict([asked.verdict]))
-            )
-        except ValueError as error:
-            return Asked(None, asked.verdict.usage if asked.verdict else asked.usage, str(error))
 
-
-def _asks(verifier: object) -> bool:
-    return hasattr(verifier, "ask")
+def _at_once(text: str, canonical: str, classes: Classes) -> Answer | None:
+    """Return the answer with its class where no comparison is needed to find or found it."""
+    key = classes.keys.get(canonical)
+    if key is not None:
+        return Answer(text, key)
+    return classes.add(Answer(text, canonical)) if classes.exclude(canonical) else None
 
 
 def _joined(note: str, more: str) -> str:
     return f"{note}; {more}" if note and more else note or more
 
 
-def _one_verdict(given: Sequence[Verdict]) -> Verdict:
-    [verdict] = given
-    # false for nan too
-    if not all(0.0 <= score <= 1.0 for score in (verdict.score, *verdict.steps)):
-        raise ValueError(f"scores are in [0, 1]; it gave {verdict}")
-    return verdict
-
-
-def _complete(canonical: str) -> bool:
+def _is_complete(canonical: str) -> bool:
     return canonical.startswith("=")
-
-
-def _settled(canonical: str, representatives: Sequence[Answer]) -> bool:
-    """Tell whether an answer of unknown form is certainly of none of these classes."""
-    return not representatives or (
-        _complete(canonical) and all(_complete(a.key) for a in representatives)
-    )
-
-
-def _founded(stated: str, canonical: str, classes: Classes) -> Answer:
-    answer = Answer(stated, canonical)
-    classes.keys[canonical] = canonical
-    classes.representatives.append(answer)
-    return answer

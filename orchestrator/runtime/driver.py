@@ -1,9 +1,9 @@
-"""The asyncio shell around Sessions: effects -> engine -> dress -> journal -> session, with a
-bounded window.
+"""The asyncio shell around Sessions: effects -> engine -> annotate -> journal -> session.
 
-One loop journals arriving events in groups, then tells their sessions, then performs what follows.
-An event reaches a session only when it is durable. Requests of earlier problems go first. This file
-decides nothing about answers.
+One loop journals arriving events in groups, then hands them to their sessions, then performs the
+effects that follow. The one rule: an event reaches a session only when it is durable. The requests
+in flight are bounded by the window, and those of earlier problems go first. This file decides
+nothing about answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from orchestrator.core.errors import JournalError, LeadlineError, described
+from orchestrator.core.errors import JournalError, LeadlineError, describe
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
 from orchestrator.core.session import Effect, Session, Start
@@ -31,7 +31,7 @@ from orchestrator.engines.reply import trace_for
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
-from orchestrator.runtime.verify import served
+from orchestrator.runtime.verify import checked_reply
 from orchestrator.runtime.watchdog import Overrun, Watchdog
 
 
@@ -39,16 +39,15 @@ from orchestrator.runtime.watchdog import Overrun, Watchdog
 class Progress:
     """Counts of a run, for whoever displays it.
 
-    Changed by the driver alone; traces replayed from the journal are not counted anew.
+    Changed by the driver alone; traces replayed from the journal are not counted again.
     """
 
     n_problems: int = 0
     n_done: int = 0
     n_resumed: int = 0  # problems that had their result when the run began
     n_open: int = 0
-    open_share: float = (
-        0.0  # of the open problems, what share of their full sampling has arrived, summed
-    )
+    # of the open problems, what share of their full sampling has arrived, summed
+    open_share: float = 0.0
     n_running: int = 0
     n_waiting: int = 0
     finishes: Counter[Finish] = field(default_factory=Counter)
@@ -67,15 +66,13 @@ class _Open:
     classes: Classes
     began: float  # monotonic, moved back by what earlier runs spent
     stop_timer: asyncio.TimerHandle | None = None
-    n_attempts: int = 0  # that arrived and are not gone on with
+    n_attempts: int = 0  # that have arrived and are not being continued
     share: float = 0.0  # of its full sampling that has arrived
 
 
 @dataclass(frozen=True, slots=True)
 class Explorer:
-    """What explores and concludes: the loaded plugins of a plan, and what the engine must report
-    for them.
-    """
+    """The loaded plugins of a plan that explore and conclude, and the metrics that they need."""
 
     strategy: Strategy
     selector: Selector
@@ -91,7 +88,7 @@ class Driver:
         execution: Execution,
         explorer: Explorer,
         engine: Engine,
-        dresser: Annotator,
+        annotator: Annotator,
         journal: Journal,
     ) -> None:
         self.progress = Progress()
@@ -99,7 +96,7 @@ class Driver:
         self._execution = execution
         self._explorer = explorer
         self._engine = engine
-        self._dresser = dresser
+        self._annotator = annotator
         self._journal = journal
         self._fingerprint = fingerprint(plan)
         self._open: dict[str, _Open] = {}
@@ -113,14 +110,14 @@ class Driver:
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
         self._watchdog = Watchdog(execution.strategy_seconds)
-        self._known = journal.digests()
-        self._n_full: int | None = getattr(explorer.strategy, "n_planned", None)
+        self._journalled = journal.digests()
+        self._n_planned: int | None = getattr(explorer.strategy, "n_planned", None)
 
     async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
-        """Yield the result of each problem as it is concluded and durable.
+        """Yield the result of each problem once it is concluded and durable.
 
-        EngineError or JournalError ends the run; nothing journalled is lost. `problems` must not
-        hold one that has its result already; its order is the order of priority.
+        EngineError or JournalError ends the run; nothing journalled is lost. `problems` come in the
+        order of priority, and none of them has a result already.
         """
         source = enumerate(problems)
         writer = ThreadPoolExecutor(1, thread_name_prefix="leadline-journal")
@@ -149,18 +146,15 @@ class Driver:
                 self._events = []
 
     def _deliver(self, batch: Sequence[Event]) -> None:
-        """Tell sessions of durable events, and perform what follows."""
+        """Hand durable events to their sessions, and perform what follows."""
         for event in batch:
             if isinstance(event, Arrived):
                 opened = self._open[event.problem_id]
                 self._count(opened, event.trace)
-                self._perform(
-                    opened,
-                    self._guarded(opened, functools.partial(opened.session.receive, event.trace)),
-                )
+                self._perform(opened, self._receive(opened, event.trace))
             elif isinstance(event, Stopped):
                 stopped = self._open.get(event.problem_id)
-                # else it ended by itself in the meantime
+                # otherwise it has ended by itself in the meantime
                 if stopped is not None and stopped.session.exploring:
                     self._perform(stopped, stopped.session.stop(event.reason))
             elif isinstance(event, Concluded):
@@ -170,43 +164,41 @@ class Driver:
         for effect in effects:
             if isinstance(effect, Start):
                 self._enqueue(opened, effect.request)
-            elif (effect.request.problem_id, effect.request.ordinal) in self._running:
+            elif effect.request.identity in self._running:
                 self._engine.abort(effect.request)
             else:
-                self._dresser.abort(effect.request)
+                self._annotator.abort(effect.request)
         if opened.session.done:
             self._conclude(opened)
 
+    def _receive(self, opened: _Open, trace: Trace) -> list[Effect]:
+        return self._guarded(opened, functools.partial(opened.session.receive, trace))
+
     def _guarded(self, opened: _Open, step: Callable[[], list[Effect]]) -> list[Effect]:
         """Run a step of a session, which runs plugin code, under the watchdog."""
-        self._watchdog.begin()
         try:
-            return step()
-        except Overrun:  # it came between the plugin's last instruction and here
+            with self._watchdog.bounded():
+                return step()
+        except Overrun:  # raised between the plugin's last instruction and here
             opened.session.error = "Overrun: the strategy computed for too long"
             return opened.session.stop("")
-        finally:
-            self._watchdog.end()
 
     def _conclude(self, opened: _Open) -> None:
         session = opened.session
         if opened.stop_timer is not None:
             opened.stop_timer.cancel()
-        self._watchdog.begin()
-        try:
+        with self._watchdog.bounded():
             result = conclude(
                 session.problem,
                 list(session.traces.values()),
                 self._explorer.selector,
-                n_planned=self._n_full,
+                n_planned=self._n_planned,
                 stopped_by=session.stopped_by,
                 error=session.error,
                 seconds=self._elapsed(opened),
                 fingerprint=self._fingerprint,
                 dropped=session.dropped,
             )
-        finally:
-            self._watchdog.end()
         self._post(Concluded(result))
 
     def _close(self, result: Result) -> None:
@@ -222,8 +214,9 @@ class Driver:
             )
 
     def _fill(self, source: Iterator[tuple[int, Problem]]) -> bool:
-        """Start waiting requests while the window holds them, and open problems while it is not
-        full. False when none is left to open.
+        """Start waiting requests and open problems until the window is full.
+
+        False when no problem is left to open.
         """
         more = True
         limit = self._execution.open_problems or self._execution.window
@@ -235,11 +228,8 @@ class Driver:
                 self._open_problem(*item)
                 self._start_waiting()
         progress = self.progress
-        progress.n_open, progress.n_running, progress.n_waiting = (
-            len(self._open),
-            len(self._running),
-            len(self._waiting),
-        )
+        progress.n_open, progress.n_running = len(self._open), len(self._running)
+        progress.n_waiting = len(self._waiting)
         return more
 
     def _idle(self) -> bool:
@@ -249,7 +239,7 @@ class Driver:
         loop = asyncio.get_running_loop()
         session = Session(problem, self._explorer.strategy, self._plan, self._explorer.metrics)
         opened = self._open[problem.id] = _Open(order, session, Classes(), time.monotonic())
-        if problem.id in self._known:
+        if problem.id in self._journalled:
             effects = self._replay(opened)
         else:
             self._post(Opened(problem.id, digest(problem)))
@@ -270,31 +260,24 @@ class Driver:
                 continue
             if event.trace.ordinal not in session.running:
                 raise JournalError(
-                    f"problem {session.problem.id}: the journal holds trace {event.trace.ordinal}, which the strategy did not start this "
-                    "time; it is not deterministic, or its code has changed. Go on with the old code, or choose another job directory"
+                    f"problem {session.problem.id}: the journal holds trace {event.trace.ordinal}, "
+                    "which the strategy did not start this time; it is not deterministic, or its "
+                    "code has changed. Continue with the old code, or choose another job directory"
                 )
             if event.trace.answer is not None:
                 opened.classes.restore(event.trace.answer)
-            self._guarded(opened, functools.partial(session.receive, event.trace))
+            self._receive(opened, event.trace)
         self._note_attempts(
             opened, sum(t.purpose in VOTING and t.parent is None for t in session.traces.values())
         )
         for request in session.lost():
-            self._note_continued(opened, request)
-            self._post(
-                self._arrival(
-                    opened,
-                    trace_for(
-                        request,
-                        Finish.CANCELLED,
-                        note="cancelled; its tokens were lost with the process that ran it",
-                    ),
-                )
-            )
+            self._note_continuation(opened, request)
+            note = "cancelled; its tokens were lost with the process that ran it"
+            self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
         return [Start(request) for request in session.owed()]
 
     def _enqueue(self, opened: _Open, request: Request) -> None:
-        self._note_continued(opened, request)
+        self._note_continuation(opened, request)
         heapq.heappush(self._waiting, (opened.order, self._n_submitted, opened, request))
         self._n_submitted += 1
 
@@ -303,73 +286,73 @@ class Driver:
         # that more of them would overshoot.
         while (
             self._waiting
-            and max(len(self._running), self._dresser.n_asking) < self._execution.window
+            and max(len(self._running), self._annotator.n_verifying) < self._execution.window
         ):
             _, _, opened, request = heapq.heappop(self._waiting)
             if opened.session.is_cancelled(request.ordinal):
-                self._post(self._arrival(opened, trace_for(request, Finish.CANCELLED)))
+                self._post_trace(opened, trace_for(request, Finish.CANCELLED))
                 continue
-            self._running.add((request.problem_id, request.ordinal))
-            task = asyncio.create_task(self._serve(opened, request))
-            self._tasks.add(task)
+            self._running.add(request.identity)
+            self._tasks.add(asyncio.create_task(self._serve(opened, request)))
 
     async def _serve(self, opened: _Open, request: Request) -> None:
-        """Generate, dress and post one request's trace.
+        """Generate, annotate and post one request's trace.
 
         An error that ends the run is kept for the loop to raise.
         """
         try:
-            trace = await self._generated(opened, request)
-            self._running.discard((request.problem_id, request.ordinal))
-            self._start_waiting()  # the slot is free while this trace is dressed
-            self._post(self._arrival(opened, await self._dressed(opened, request, trace)))
+            trace = await self._generate(opened, request)
+            self._running.discard(request.identity)
+            self._start_waiting()  # the slot is free while this trace is annotated
+            self._post_trace(opened, await self._annotate(opened, request, trace))
         except Exception as error:  # noqa: BLE001 - the loop raises it
             self._failure = self._failure or error
             self._wake.set()
         finally:
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
-    async def _generated(self, opened: _Open, request: Request) -> Trace:
+    async def _generate(self, opened: _Open, request: Request) -> Trace:
         # aborted before its first step, when no engine could know it
         if opened.session.is_cancelled(request.ordinal):
             return trace_for(request, Finish.CANCELLED)
-        return await served(self._engine, request)
+        return await checked_reply(self._engine, request)
 
-    async def _dressed(self, opened: _Open, request: Request, trace: Trace) -> Trace:
-        cancelled = functools.partial(opened.session.is_cancelled, request.ordinal)
+    async def _annotate(self, opened: _Open, request: Request, trace: Trace) -> Trace:
+        session = opened.session
+        is_cancelled = functools.partial(session.is_cancelled, request.ordinal)
         try:
-            return await self._dresser.dress(
-                opened.session.problem, request, trace, opened.classes, cancelled
+            return await self._annotator.annotate(
+                session.problem, request, trace, opened.classes, is_cancelled
             )
         except LeadlineError:
             raise
         except Exception as error:  # noqa: BLE001 - a domain plugin may raise anything; the trace abstains and says why
-            return replace(trace, answer=None, note=described(error))
+            return replace(trace, answer=None, note=describe(error))
 
     def _count(self, opened: _Open, trace: Trace) -> None:
         progress = self.progress
         if trace.purpose in VOTING:
             self._note_attempts(opened, 1)
         progress.finishes[trace.finish] += 1
-        progress.output_tokens += trace.usage.output_tokens + trace.verifying.output_tokens
+        progress.output_tokens += trace.usage.output_tokens + trace.verification_usage.output_tokens
         if trace.account is Purpose.PRUNED:
             progress.pruned_tokens += trace.usage.output_tokens
         if trace.error:
             progress.last_error = trace.error
 
-    def _note_continued(self, opened: _Open, request: Request) -> None:
+    def _note_continuation(self, opened: _Open, request: Request) -> None:
         if request.parent is not None and request.purpose in VOTING:
             self._note_attempts(opened, -1)
 
     def _note_attempts(self, opened: _Open, n: int) -> None:
         opened.n_attempts += n
-        if self._n_full:
-            share = min(1.0, max(0, opened.n_attempts) / self._n_full)
+        if self._n_planned:
+            share = min(1.0, max(0, opened.n_attempts) / self._n_planned)
             self.progress.open_share += share - opened.share
             opened.share = share
 
-    def _arrival(self, opened: _Open, trace: Trace) -> Arrived:
-        return Arrived(opened.session.problem.id, trace, self._elapsed(opened))
+    def _post_trace(self, opened: _Open, trace: Trace) -> None:
+        self._post(Arrived(opened.session.problem.id, trace, self._elapsed(opened)))
 
     def _post(self, event: Event) -> None:
         self._events.append(event)
@@ -391,8 +374,9 @@ class Driver:
 
 @contextlib.contextmanager
 def _calm_collector() -> Iterator[None]:
-    """Collect cyclic garbage a good deal less often: a run holds many small values without cycles,
-    which each collection walks in vain.
+    """Collect cyclic garbage less often.
+
+    A run holds many small values without cycles, which each collection walks in vain.
     """
     before = gc.get_threshold()
     gc.set_threshold(50_000, 20, 50)

@@ -1,9 +1,8 @@
-"""Interrupts plugin code that computes for too long on the loop's thread: a strategy or selector
-that never comes back.
+"""Interrupts a strategy or selector that computes for too long on the event loop's thread.
 
-A thread looks once in a while; when one watched call has lasted longer than the limit it raises
-`Overrun` inside it. Code that blocks in C without ever returning to the interpreter cannot be
-interrupted so; then the job hangs, and only a debugger tells why.
+A thread looks once in a while; when a bounded call has lasted longer than the limit, it raises
+`Overrun` inside the call. What it does not cover: code that blocks in C and never returns to the
+interpreter cannot be interrupted. The job then hangs, and only a debugger tells why.
 """
 
 from __future__ import annotations
@@ -11,19 +10,18 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Overrun(Exception):
-    """Raised inside plugin code that computes for too long.
-
-    An Exception, so that it fails the one problem it belongs to.
-    """
+    """Raised inside plugin code that computes for too long: it fails the problem at hand alone."""
 
 
 class Watchdog:
-    """`with watchdog:` starts the thread; `with watchdog.watching():` (not reentrant, on one
-    thread) bounds a call.
+    """`with watchdog:` starts the thread; a call in `with watchdog.bounded():` is bounded.
+
+    Not reentrant, and for calls on the thread that entered the outer block.
     """
 
     def __init__(self, limit_seconds: float) -> None:
@@ -41,28 +39,24 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the thread."""
         self._closed.set()
 
-    def begin(self) -> None:
-        """Mark the start of a bounded call."""
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Raise Overrun in the block when it takes longer than the limit."""
         self._since = time.monotonic()
-
-    def end(self) -> None:
-        """Mark its end."""
-        self._since = None
+        try:
+            yield
+        finally:
+            self._since = None
 
     def _watch(self, target: int) -> None:
         while not self._closed.wait(min(1.0, self._limit / 4)):
             since = self._since
             if since is not None and time.monotonic() - since > self._limit:
-                # a plugin that swallows it is told again, a limit later
+                # a plugin that swallows it gets another one, a limit later
                 self._since = time.monotonic()
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(target), ctypes.py_object(Overrun)

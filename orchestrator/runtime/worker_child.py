@@ -1,9 +1,9 @@
-"""The process in which answers are compared, and its messages. Started and killed by
-`orchestrator.runtime.answer_workers`.
+"""The process in which plugin code is called that may hang, crash or eat memory, and its messages.
 
-Speaks length-prefixed msgpack on the pipes it was given as standard input and output; both are
-taken away from the plugin, so that a `print` cannot break a frame. The one rule: it never outlives
-its parent and never exceeds its memory. Time limits are the parent's.
+Started and killed by `orchestrator.runtime.workers`. It speaks length-prefixed msgpack on the pipes
+that it was given as standard input and output; both are taken away from the plugin, so that a
+`print` cannot break a frame. The one rule: it never outlives its parent and never exceeds its
+memory. Time limits are the parent's.
 """
 
 from __future__ import annotations
@@ -15,175 +15,163 @@ import resource
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
-if TYPE_CHECKING:
-    from orchestrator.core.protocols import Domain
+from orchestrator.core.errors import NoVerdict
+from orchestrator.core.values import PluginSpec, Problem, Trace, Verdict
 
+OUT_OF_MEMORY = 77  # exit status: after a MemoryError nothing in the process can be trusted
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _MAX_ERROR_CHARS = 500
-OUT_OF_MEMORY = 77  # exit status: after a MemoryError nothing here can be trusted to go on
 
 
-class Task(msgspec.Struct, tag=True, frozen=True):
-    """A question names a domain.
+class Load(msgspec.Struct, tag=True, frozen=True):
+    """Build a plugin, unless it is built: the calls that follow are for it.
 
-    `options` is msgpack; `origin` is "module:Class" or "" (look the name up).
+    `options` is msgpack; `origin` is "module:Class", or "" where the name has an entry point;
+    `revision` is the state of the plugin's own code (see `orchestrator.runtime.workers`).
     """
 
-    domain: str
+    group: str
+    name: str
     options: bytes
-    origin: str
+    origin: str = ""
+    revision: str = ""
 
 
-class MatchTask(Task, frozen=True):
-    """Compare `answer` with each representative, in order, until one is equivalent."""
+class Compare(msgspec.Struct, tag=True, frozen=True):
+    """Call a domain's `equivalent`. Returns a bool."""
 
-    answer: str
-    representatives: tuple[str, ...]
+    a: str
+    b: str
 
 
-class ExamineTask(Task, frozen=True):
-    """Extract and normalise."""
+class Read(msgspec.Struct, tag=True, frozen=True):
+    """Call a domain's `extract`, then `canonical`. Returns a Reading."""
 
     text: str
     finished: bool
 
 
-class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The domain is loaded; from here on the time limit counts."""
+class Check(msgspec.Struct, tag=True, frozen=True):
+    """Call an isolated verifier's `check`. Returns a Verdict."""
+
+    problem: Problem
+    trace: Trace
 
 
-class Unloadable(msgspec.Struct, tag=True, frozen=True):
-    """The domain cannot be built."""
+class Reading(msgspec.Struct, frozen=True):
+    """What a domain read in a text. `canonical` is None exactly when `answer` is."""
+
+    answer: str | None
+    canonical: str | None
+
+
+class Returned(msgspec.Struct, tag=True, frozen=True):
+    """What a call returned."""
+
+    value: Any = None
+
+
+class Raised(msgspec.Struct, tag=True, frozen=True):
+    """What a call raised."""
 
     error: str
 
 
-class Compared(msgspec.Struct, tag=True, frozen=True):
-    """One representative is decided, or `error` says why it is not."""
-
-    equal: bool
-    error: str = ""
+Call: TypeAlias = Load | Compare | Read | Check
+Reply: TypeAlias = Returned | Raised
+T = TypeVar("T")
 
 
-class Read(msgspec.Struct, tag=True, frozen=True):
-    """What was extracted. `canonical` is None exactly when `answer` is."""
-
-    answer: str | None
-    canonical: str | None
-    error: str = ""
-
-
-Question = MatchTask | ExamineTask
-Reply = Ready | Unloadable | Compared | Read
-
-
-def framed(message: Question | Reply) -> bytes:
-    """The bytes of one message: four bytes of length, big-endian, then msgpack."""
+def framed(message: Call | Reply) -> bytes:
+    """Return the bytes of one message: four bytes of length, big-endian, then msgpack."""
     body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(4, "big") + body
 
 
 def main(parent_pid: int, memory_bytes: int) -> NoReturn:
-    """Answer questions until standard input ends; then end at once, whatever is running."""
-    incoming, outgoing = _taken_pipes()
+    """Answer calls until standard input ends; then end at once, whatever is running."""
+    incoming, outgoing = _message_pipes()
     _die_with(parent_pid)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    if sys.platform == "linux":  # elsewhere it cannot be set
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    questions: queue.SimpleQueue[Question] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(incoming, questions), daemon=True).start()
-    domains: dict[tuple[str, bytes, str], Domain] = {}
+    calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(incoming, calls), daemon=True).start()
+    plugins: dict[Load, Any] = {}
+    plugin: Any = None
     while True:
-        _answer(questions.get(), domains, outgoing)
+        call = calls.get()
+        try:
+            if isinstance(call, Load):
+                plugin = plugins.get(call) or plugins.setdefault(call, _load(call))
+                reply = framed(Returned())
+            else:
+                reply = framed(Returned(_value(plugin, call)))
+        except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit included
+            reply = framed(Raised(_description(error)))
+        outgoing.write(reply)
+        outgoing.flush()
 
 
-def _answer(
-    question: Question, domains: dict[tuple[str, bytes, str], Domain], outgoing: BinaryIO
-) -> None:
-    name = (question.domain, question.options, question.origin)
-    try:
-        domain = domains.get(name) or domains.setdefault(name, _load(*name))
-    except BaseException as error:  # noqa: BLE001  # a stranger's module may raise anything, SystemExit included
-        _send(outgoing, Unloadable(_said(error)))
-        return
-    _send(outgoing, Ready())
-    if isinstance(question, ExamineTask):
-        _send(outgoing, _read(domain, question))
-        return
-    for representative in question.representatives:
-        compared = _compared(domain, question.answer, representative)
-        _send(outgoing, compared)
-        if compared.equal:
-            return
-
-
-def _load(name: str, options: bytes, origin: str) -> Domain:
-    from orchestrator.core.values import PluginSpec
+def _load(call: Load) -> object:
     from orchestrator.plan import registry
 
-    spec = PluginSpec(name, msgspec.msgpack.decode(options))
-    domain: Domain = (
-        registry.load_origin(origin, spec.options) if origin else registry.load("domains", spec)
+    spec = PluginSpec(call.name, msgspec.msgpack.decode(call.options))
+    plugin = (
+        registry.load_origin(call.origin, spec.options)
+        if call.origin
+        else registry.load(call.group, spec)
     )
-    warm_up = getattr(domain, "warm_up", None)
-    if warm_up is not None:
+    if warm_up := getattr(plugin, "warm_up", None):
         warm_up()
-    return domain
+    return plugin
 
 
-def _compared(domain: Domain, answer: str, representative: str) -> Compared:
-    try:
-        return Compared(bool(domain.equivalent(answer, representative)))
-    except BaseException as error:  # noqa: BLE001  # a plugin may raise anything; it is reported, not hidden
-        return Compared(False, _said(error))
+def _value(plugin: Any, call: Compare | Read | Check) -> object:
+    if isinstance(call, Compare):
+        return bool(plugin.equivalent(call.a, call.b))
+    if isinstance(call, Check):
+        return _of_type(Verdict, plugin.check(call.problem, call.trace))
+    answer = plugin.extract(call.text, call.finished)
+    if answer is None:
+        return Reading(None, None)
+    return Reading(_of_type(str, answer), _of_type(str, plugin.canonical(answer)))
 
 
-def _read(domain: Domain, task: ExamineTask) -> Read:
-    try:
-        answer = domain.extract(task.text, task.finished)
-        if answer is None:
-            return Read(None, None)
-        return Read(_text(answer), _text(domain.canonical(_text(answer))))
-    except BaseException as error:  # noqa: BLE001  # as above
-        return Read(None, None, _said(error))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"text is due, not {type(value).__name__}")
+def _of_type(kind: type[T], value: object) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"it returned {value!r:.80}, not a {kind.__name__}")
     return value
 
 
-def _said(error: BaseException) -> str:
-    """The error in one line. Out of memory ends the process."""
+def _description(error: BaseException) -> str:
+    """Return the error in one line. Out of memory ends the process."""
     if isinstance(error, MemoryError):
         os._exit(OUT_OF_MEMORY)
+    if isinstance(error, NoVerdict):
+        return str(error)[:_MAX_ERROR_CHARS]
     return f"raised {type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
 
 
-def _send(outgoing: BinaryIO, reply: Reply) -> None:
-    outgoing.write(framed(reply))
-    outgoing.flush()
-
-
-def _listen(incoming: BinaryIO, questions: queue.SimpleQueue[Question]) -> None:
-    decoder = msgspec.msgpack.Decoder(Question)
+def _listen(incoming: BinaryIO, calls: queue.SimpleQueue[Call]) -> None:
+    decoder = msgspec.msgpack.Decoder(Call)
     while True:
         head = incoming.read(4)
         body = incoming.read(int.from_bytes(head, "big"))
         if len(head) < 4 or not body:
-            # the parent has closed the pipe or is gone; the main thread may be in a computation
-            # without end
+            # The parent has closed the pipe or is gone; the main thread may be computing forever.
             os._exit(0)
-        questions.put(decoder.decode(body))
+        calls.put(decoder.decode(body))
 
 
-def _taken_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes under new numbers; standard input is then empty and standard output goes where
-    errors go.
+def _message_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Return the two pipes under new numbers.
+
+    Standard input is empty afterwards, and standard output goes where errors go.
     """
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -194,9 +182,7 @@ def _taken_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies; end at once if that has already
-    happened.
-    """
+    """Have the kernel kill this process when its parent dies; end now if the parent is dead."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:

@@ -1,4 +1,5 @@
-"""Questions over many jobs or recordings: accuracy, sweeps, replays, ensembles.
+"""Questions over finished jobs and recordings: accuracy, sweeps, replays, ensembles, layers.
 
-Returns values and prints nothing.
+A study returns values and prints nothing; tables and files are the command line's. Running one job
+belongs to `orchestrator.runtime`.
 """

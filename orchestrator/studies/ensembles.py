@@ -1,21 +1,18 @@
 """Weights of several models in one vote, from questions with known answers: Best-of-infinity (arXiv
 2509.21091, section 4).
 
-Each draw of an ensemble asks model i with probability w_i. With many draws it answers a question
-right exactly when the right answer's mixed frequency exceeds every wrong one's, which is linear in
-w: the weights that answer most questions right are a mixed-integer linear program (scipy's HiGHS,
-as released). Among those, the ones with the largest margin are chosen.
+Each draw of an ensemble is of model i with probability w_i. With many draws its vote is right
+exactly when the right answer's mixed frequency exceeds every wrong one's, which is linear in w: the
+weights that answer most questions right are a mixed-integer linear program (scipy's HiGHS, as
+released). Among those, the ones with the largest margin are chosen.
 
 Where we differ: the largest margin is one more program, where the released code searches by
-bisection; the big M is 2, the least that does, where theirs is 10,000. This file needs frequencies,
-never models; the strategy `ensemble` draws with the weights.
+bisection; the big M is 2, the least that suffices, where theirs is 10,000.
 
-Finished jobs as labelled questions: how often each model gave the right answer and every wrong one.
-Reads journals and references.
-
-Several jobs on the same problems count as one pool. A model is then named by its pool, or where two
-jobs name theirs alike, by its job's directory; answers of different jobs are brought into common
-classes, so that what two models say in two ways counts as one answer.
+The frequencies come from finished jobs. Several jobs on the same problems count as one pool. A
+model is then named by its pool, or where two jobs name theirs alike, by its job's directory;
+answers of different jobs are brought into common classes, so that two wordings of one answer count
+as one. It runs no models; the strategy `ensemble` draws with the weights.
 """
 
 from __future__ import annotations
@@ -24,20 +21,28 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
-import msgspec
 import numpy as np
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Trace
 from orchestrator.core.votes import voters
-from orchestrator.jobs.journal import Journal
+from orchestrator.jobs.finished import FinishedJob, read_finished
 from orchestrator.jobs.problems import read_problems
-from orchestrator.jobs.source import recorded
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.evaluate import Same, attempts, read_references, right_keys
-from orchestrator.studies.summary import judge, pool
+from orchestrator.studies.evaluate import (
+    Estimate,
+    Same,
+    read_references,
+    right_keys,
+    share_estimate,
+)
+from orchestrator.studies.scaling import attempts
+from orchestrator.studies.summary import compare_answers
+
+Pools: TypeAlias = dict[str, list[Trace]]  # by problem id
 
 _BIG = 2.0  # a difference of frequencies is at least -1 and a margin at most 1
 # a margin below which a question does not count as answered: above HiGHS' feasibility tolerance of
@@ -47,25 +52,42 @@ _LEAST = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How often each model gave each answer to one question: of the right one shape (n_models,), of
-    the wrong ones (n_wrong, n_models).
+    """How often each model gave each answer to one question.
+
+    The right answer's shares have shape (n_models,), the wrong ones' (n_wrong, n_models).
     """
 
     right: tuple[float, ...]
     wrong: tuple[tuple[float, ...], ...] = ()
 
     def won(self, weights: Sequence[float]) -> bool:
-        """Tell whether the vote of many draws with these weights is right: the right answer's share
-        exceeds every wrong one's, and 0.
+        """Return whether the vote of many draws with these weights is right.
+
+        It is when the right answer's share exceeds every wrong one's, and 0.
         """
         first, *rivals = (float(np.dot(weights, row)) for row in (self.right, *self.wrong))
         return first > max(rivals, default=0.0) + _LEAST / 2
 
 
 @dataclass(frozen=True, slots=True)
+class EnsembleQuestions:
+    """The shares of each question in finished jobs, by problem id.
+
+    Each has an attempt of every model; `n_left_out` problems with references lack one.
+    """
+
+    models: tuple[str, ...]
+    paths: tuple[str, ...]
+    n_traces: tuple[int, ...]
+    shares: Mapping[str, Shares]
+    n_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
-    """The ensemble: weights that add up to 1, how many questions it answers right in the limit, and
-    by which margin at the least.
+    """Weights that add up to 1, and how many questions they answer right in the limit.
+
+    `margin` is the least by which they do.
     """
 
     weights: tuple[float, ...]
@@ -73,11 +95,28 @@ class Weights:
     margin: float
 
 
+@dataclass(frozen=True, slots=True)
+class EnsembleFit:
+    """Weights in the order of the models; accuracies are of the vote in the limit of many draws.
+
+    `held_out` is None where there are fewer than five questions; `alone` is each model's own vote.
+    """
+
+    models: tuple[str, ...]
+    paths: tuple[str, ...]
+    n_traces: tuple[int, ...]
+    weights: tuple[float, ...]
+    margin: float
+    fitted: Estimate | None
+    held_out: Estimate | None
+    alone: tuple[Estimate | None, ...]
+    n_left_out: int
+
+
 def shares(
     traces: Sequence[Trace], models: Sequence[str], is_right: Callable[[Answer], bool]
 ) -> Shares:
-    """Return one question's shares from a pool in which each model was sampled; ValueError when one
-    has no trace.
+    """Return one question's shares from a pool; ValueError when a model has no trace in it.
 
     A model's shares are of all its traces that may vote or state nothing, so they add up to less
     than 1 where it abstains.
@@ -85,9 +124,10 @@ def shares(
     n = [sum(t.model == m for t in traces) for m in models]
     if 0 in n:
         raise ValueError(
-            f"model {models[n.index(0)]!r} has no trace in this pool; its models are {sorted({t.model for t in traces})}"
+            f"model {models[n.index(0)]!r} has no trace in this pool; "
+            f"its models are {sorted({t.model for t in traces})}"
         )
-    given: dict[str, list[float]] = {}
+    wrong: dict[str, list[float]] = {}
     right = [0.0] * len(models)
     for trace in voters(traces):
         if trace.answer is None or trace.model not in models:
@@ -95,24 +135,24 @@ def shares(
         row = (
             right
             if is_right(trace.answer)
-            else given.setdefault(trace.answer.key, [0.0] * len(models))
+            else wrong.setdefault(trace.answer.key, [0.0] * len(models))
         )
         place = models.index(trace.model)
         row[place] += 1 / n[place]
-    return Shares(tuple(right), tuple(map(tuple, given.values())))
+    return Shares(tuple(right), tuple(map(tuple, wrong.values())))
 
 
 def ensemble_weights(questions: Sequence[Shares]) -> Weights:
-    """Return the weights that answer most of these questions right, with the largest margin among
-    those.
+    """Return the weights that answer most of these questions right, and of those the ones with the
+    largest margin.
 
-    ValueError without a question, or when they do not all tell of the same number of models. Ties
-    are HiGHS' to break.
+    ValueError without a question, or when the number of models differs. HiGHS breaks ties.
     """
     n_models = len(questions[0].right) if questions else 0
     if not n_models or any(len(row) != n_models for q in questions for row in (q.right, *q.wrong)):
         raise ValueError(
-            "give at least one question, and for each as many frequencies per answer as there are models"
+            "give at least one question, and for each as many frequencies per answer as there "
+            "are models"
         )
     # One row per rival; where no wrong answer was given the rival is silence, so that the right
     # answer must have been given at all.
@@ -129,14 +169,10 @@ def ensemble_weights(questions: Sequence[Shares]) -> Weights:
     return Weights(tuple(float(w) for w in weights / weights.sum()), most, float(variables[-1]))
 
 
-def alone(place: int, n_models: int) -> tuple[float, ...]:
-    """Return the weights that ask one model only."""
-    return tuple(float(i == place) for i in range(n_models))
-
-
 def cross_fitted(questions: Sequence[Shares], n_folds: int = 5) -> list[bool]:
-    """Return whether each question is won by weights fitted on the other folds (i is in fold i mod
-    `n_folds`); [] for fewer questions.
+    """Return whether weights fitted on the other folds answer each question right.
+
+    Question i is in fold i mod `n_folds`; [] for fewer questions than folds.
     """
     if len(questions) < n_folds:
         return []
@@ -150,8 +186,7 @@ def cross_fitted(questions: Sequence[Shares], n_folds: int = 5) -> list[bool]:
 def _solved(
     leads: Sequence[tuple[int, np.ndarray]], n_models: int, n_questions: int, most: int | None
 ) -> tuple[int, np.ndarray]:
-    """Return how many questions are right, and the variables: weights, one 0/1 per question,
-    margin.
+    """Return how many questions are right, and the variables: weights, 0/1 per question, margin.
 
     Without `most` their number is maximised at the least margin; with it, the margin while that
     many are right.
@@ -187,43 +222,37 @@ def _solved(
     return round(float(count @ solution.x)), solution.x
 
 
-Pools = dict[str, list[Trace]]  # by problem id
+def fit_ensemble(questions: EnsembleQuestions) -> EnsembleFit:
+    """Return the weights fitted on all questions, and how often the vote is right in the limit."""
+    shares = list(questions.shares.values())
+    n_models = len(questions.models)
+    fit = ensemble_weights(shares)
+
+    def accuracy_of(weights: Sequence[float]) -> Estimate | None:
+        return share_estimate([question.won(weights) for question in shares])
+
+    return EnsembleFit(
+        models=questions.models,
+        paths=questions.paths,
+        n_traces=questions.n_traces,
+        weights=tuple(round(weight, 6) for weight in fit.weights),
+        margin=fit.margin,
+        fitted=accuracy_of(fit.weights),
+        held_out=share_estimate(cross_fitted(shares)),
+        alone=tuple(accuracy_of(row) for row in np.eye(n_models)),
+        n_left_out=questions.n_left_out,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """What jobs say of models: `questions` by problem id, each with an attempt of every model;
-    `n_left_out` with references lack one.
-    """
-
-    models: tuple[str, ...]
-    paths: tuple[str, ...]
-    n_traces: tuple[int, ...]
-    questions: Mapping[str, Shares]
-    n_left_out: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    name: str
-    plan: Plan
-    pools: Pools
-    problems: str
-
-
-def labelled(directories: Sequence[Path], problems: str = "") -> Labelled:
-    """Return the labelled questions of finished jobs; `problems` names the file of the references,
-    by default the jobs' own.
+def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQuestions:
+    """Return the questions of finished jobs; `problems` is the file of references, by default the
+    jobs' own.
 
     PlanError where there is no job, no reference, fewer than two models, or no question that every
-    model was asked.
+    model attempted.
     """
-    jobs = [_read(directory) for directory in directories]
-    source = problems or next((job.problems for job in jobs if job.problems), "")
-    if not source:
-        raise PlanError(
-            "these jobs were begun from Python and name no problem file; give the one with the reference answers: --problems FILE"
-        )
+    jobs = [_finished(directory) for directory in directories]
+    source = next((job for job in jobs if job.source), jobs[0]).reference_file(problems)
     references = read_references(source)
     if not references:
         raise PlanError(
@@ -232,65 +261,65 @@ def labelled(directories: Sequence[Path], problems: str = "") -> Labelled:
     paths = _models(jobs)
     if len(paths) < 2:
         raise PlanError(
-            f"only one model was asked, {next(iter(paths), 'none')!r}: name a job in which several were, or one job for each"
+            f"only one model was sampled, {next(iter(paths), 'none')!r}: "
+            "name a job in which several were, or one job for each"
         )
-    pools, right = judge(
+    pools, right = compare_answers(
         jobs[0].plan,
         Execution(),
         lambda same: _merged(jobs, references, _domains(jobs[0].plan, source), same),
     )
     models = tuple(paths)
     known = {id: attempts(pool) for id, pool in pools.items() if id in references}
-    asked = {id: pool for id, pool in known.items() if {t.model for t in pool} >= set(models)}
-    if not asked:
+    common = {id: pool for id, pool in known.items() if {t.model for t in pool} >= set(models)}
+    if not common:
         raise PlanError(
-            f"no question with a reference in {source} was asked of all of {', '.join(models)}"
+            f"no question with a reference in {source} was attempted by all of {', '.join(models)}"
         )
-    counts = Counter(t.model for pool in asked.values() for t in pool)
-    questions = {id: _question(pool, models, right[id]) for id, pool in asked.items()}
-    return Labelled(
+    counts = Counter(t.model for pool in common.values() for t in pool)
+    return EnsembleQuestions(
         models,
         tuple(paths.values()),
         tuple(counts[m] for m in models),
-        questions,
-        len(known) - len(asked),
+        {id: _shares(pool, models, right[id]) for id, pool in common.items()},
+        len(known) - len(common),
     )
 
 
-def _question(pool: Sequence[Trace], models: Sequence[str], right: frozenset[str]) -> Shares:
+def _shares(pool: Sequence[Trace], models: Sequence[str], right: frozenset[str]) -> Shares:
     return shares(pool, models, lambda answer: answer.key in right)
 
 
-def _read(directory: Path) -> _Job:
-    asked = recorded(directory)
-    journal = Journal(directory / "journal.db")
-    try:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        pools = {id: pool(journal, id) for id in journal.concluded()}
-    finally:
-        journal.close()
-    if not pools:
+def _finished(directory: Path) -> FinishedJob:
+    job = read_finished(directory)
+    if not job.results:
         raise PlanError(
-            f"{directory}: no problem of it is done; finish it first: leadline resume {directory}"
+            f"{directory}: no problem of it is finished; finish it first: "
+            f"leadline resume {directory}"
         )
-    return _Job(directory.resolve().name, plan, pools, asked.problems if asked else "")
+    return replace(job, pools={id: job.pools[id] for id in job.results})
 
 
-def _models(jobs: Sequence[_Job]) -> dict[str, str]:
-    """Rename the traces' models where jobs name theirs alike, and return the path of each model
-    that was asked, by name.
+def _models(jobs: Sequence[FinishedJob]) -> dict[str, str]:
+    """Return the path of each model that was sampled, by name.
+
+    Where jobs name theirs alike, the traces' models are renamed in the pools.
     """
-    asked = [{t.model for traces in job.pools.values() for t in attempts(traces)} for job in jobs]
+    sampled = [{t.model for traces in job.pools.values() for t in attempts(traces)} for job in jobs]
     used = [
         [name for name in job.plan.models if name in names]
-        for job, names in zip(jobs, asked, strict=True)
+        for job, names in zip(jobs, sampled, strict=True)
     ]
     twice = {name for name, n in Counter(name for names in used for name in names).items() if n > 1}
     paths: dict[str, str] = {}
     for job, names in zip(jobs, used, strict=True):
         for name in names:
             label = (
-                name if name not in twice else job.name if len(names) == 1 else f"{job.name}/{name}"
+                name
+                if name not in twice
+                else job.directory.resolve().name
+                if len(names) == 1
+                else f"{job.directory.resolve().name}/{name}"
             )
             if label in paths:
                 raise PlanError(
@@ -308,10 +337,13 @@ def _domains(plan: Plan, source: str) -> dict[str, str]:
 
 
 async def _merged(
-    jobs: Sequence[_Job], references: Mapping[str, str], domains: Mapping[str, str], same: Same
+    jobs: Sequence[FinishedJob],
+    references: Mapping[str, str],
+    domains: Mapping[str, str],
+    same: Same,
 ) -> tuple[Pools, Mapping[str, frozenset[str]]]:
-    """Return one pool per problem, its answers in common classes and its ordinals made to differ,
-    and the keys of right answers.
+    """Return one pool per problem, in common answer classes and with ordinals that differ, and the
+    keys of right answers.
     """
     pools: Pools = {}
     # in the order of the file: folds are made by it

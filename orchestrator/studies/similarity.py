@@ -1,9 +1,8 @@
-"""How good a similarity is: pairs of prefixes of finished traces, and what a similarity makes of them, on
-problems it was not fitted on.
+"""The quality of a similarity: pairs of prefixes of finished traces, scored on held-out problems.
 
-"Positive" is a pair that comes to the same answer, as in DeepPrune (arXiv 2510.08483). Intervals
-are bootstraps over problems, whose pairs are anything but independent. It loads similarities by name and
-starts no engine: a similarity that asks a model is measured by a job.
+"Positive" is a pair with the same final answer, as in DeepPrune (arXiv 2510.08483). Intervals are
+bootstraps over problems, whose pairs are anything but independent. Similarities are loaded by name
+and no engine is started: a similarity that asks a model is measured by a job.
 """
 
 from __future__ import annotations
@@ -15,32 +14,34 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from orchestrator.core.errors import PlanError, PluginError
-from orchestrator.core.plan import Plan
+from orchestrator.core.lineage import lineage, output_tokens, whole_text
 from orchestrator.core.protocols import Similarity
 from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Finish, PluginSpec, Prefix, Problem, Purpose, Trace, changed
-from orchestrator.core.votes import pruned
-from orchestrator.jobs.journal import Arrived, Journal
-from orchestrator.jobs.problems import read_problems
-from orchestrator.jobs.source import recorded
-from orchestrator.kit.prefixes import Labelled, answered, opening
+from orchestrator.jobs.finished import read_finished
+from orchestrator.kit.prefixes import LabelledPrefix, opening, scores_without_engine
 from orchestrator.plan import registry
-from orchestrator.studies.evaluate import CONFIDENCE, Estimate, mean_estimate
+from orchestrator.studies.evaluate import (
+    Estimate,
+    Table,
+    mean_estimate,
+    resample_counts,
+    resampled_estimate,
+)
 
-Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[Labelled]]]
+Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 _N_RESAMPLES = 2000
 FALSE_NEGATIVE_RATE = 0.2  # DeepPrune's operating point
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a prefix ends: after `n_words` reasoning words, and at `n_tokens` tokens if that comes
-    first; 0 is no such end.
+    """Where a prefix ends: after `n_words` of `words`, or at `n_tokens` tokens if that comes first.
+
+    0 is no such end.
     """
 
     n_words: int
@@ -60,9 +61,9 @@ class Quality:
     """A similarity on `n_pairs` pairs, `n_same` of which agree.
 
     `auroc` is over all pairs; `within` is the mean over problems with both kinds, None without any.
-    `tnr` is the share of the pairs that differ which the similarity tells when it takes a fifth of those
-    that agree for different; `tau` is the score at which that happens. A pair of which it can tell
-    nothing counts as the worst score.
+    `tnr` is the share of the pairs that differ which it recognises when it takes a fifth of those
+    that agree for different; `tau` is the score at which that happens. A pair without a score
+    counts as the worst one.
     """
 
     n_pairs: int
@@ -73,79 +74,60 @@ class Quality:
     tau: float
 
 
-def labelled(traces: Iterable[Trace], cut: Cut) -> list[Labelled]:
-    """Return the prefixes of a pool's attempts that ended by themselves with an answer, and that go
-    on beyond the prefix.
+def labelled_prefixes(traces: Iterable[Trace], cut: Cut) -> list[LabelledPrefix]:
+    """Return the prefixes of a pool's attempts that ended by themselves with an answer.
+
+    An attempt that is no longer than its prefix is left out.
     """
     by_ordinal = {t.ordinal: t for t in traces}
     continued = {t.parent for t in by_ordinal.values() if t.purpose is Purpose.SOLVE}
-    found = []
+    examples = []
     for ordinal, last in sorted(by_ordinal.items()):
-        if (
-            last.purpose is not Purpose.SOLVE
-            or ordinal in continued
-            or last.answer is None
-            or last.finish is not Finish.STOP
-        ):
+        if last.purpose is not Purpose.SOLVE or ordinal in continued:
             continue
-        text, n_tokens = "", 0
-        link: Trace | None = last
-        while link is not None:
-            text, n_tokens = link.text + text, n_tokens + link.usage.output_tokens
-            link = None if link.parent is None else by_ordinal.get(link.parent)
-        prefix = cut.prefix(text, n_tokens)
+        if last.answer is None or last.finish is not Finish.STOP:
+            continue
+        links = lineage(last, by_ordinal)
+        text = whole_text(links)
+        prefix = cut.prefix(text, output_tokens(links))
         if len(prefix) < len(text):
-            found.append(Labelled(Prefix(ordinal, prefix), last.answer.key))
-    return found
+            examples.append(LabelledPrefix(Prefix(ordinal, prefix), last.answer.key))
+    return examples
 
 
-def journal_pools(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[Labelled]]]:
-    """Return the labelled prefixes of a job directory, or of its journal.db, by job and problem;
-    PlanError when there is no job.
+def job_prefixes(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[LabelledPrefix]]]:
+    """Return the labelled prefixes of a job directory, or of its journal.db, by job and problem.
 
-    Pools of several jobs stay apart, because answers are classed within a job; a problem's id says
-    what belongs to one problem.
+    PlanError when there is no job. Pools of several jobs stay apart, because answers are classed
+    within a job; a problem's id says what belongs to one problem.
     """
-    directory = path.parent if path.name == "journal.db" else path
-    asked = recorded(directory)
-    prompts: dict[str, Problem] = {}
-    if asked is not None and Path(asked.problems).is_file():
-        # only the prompts are wanted
-        prompts = {p.id: p for p in read_problems(asked.problems, default_domain="math").problems}
-    journal = Journal(directory / "journal.db")
-    try:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        prompts = {
-            id: changed(problem, prompt=prepared_prompt(problem, plan))
-            for id, problem in prompts.items()
-        }  # as live similarities see it
-        found = {}
-        for result in journal.results():
-            traces = [e.trace for e in journal.events(result.problem_id) if isinstance(e, Arrived)]
-            pool = labelled(pruned(traces, result.dropped), cut)
-            if len(pool) > 1:
-                found[f"{directory.resolve()}: {result.problem_id}"] = (
-                    prompts.get(result.problem_id, Problem(result.problem_id, "")), pool
-                )  # fmt: skip
-    finally:
-        journal.close()
-    return found
+    job = read_finished(path)
+    problems, _ = job.problems()
+    pools = {}
+    for id in job.results:
+        pool = labelled_prefixes(job.pools[id], cut)
+        if len(pool) > 1:
+            problem = problems[id]
+            if problem.prompt:  # as live similarities see it
+                problem = changed(problem, prompt=prepared_prompt(problem, job.plan))
+            pools[f"{job.directory.resolve()}: {id}"] = (problem, pool)
+    return pools
 
 
 def cross_fitted(
     name: str, pools: Pools, n_folds: int = 5, scored_by: str = ""
 ) -> dict[str, list[float | None]]:
-    """Return each problem's scores, pairs in the order of `combinations`, by similarities fitted on the
-    other folds of problems.
+    """Return each problem's scores by similarities fitted on the other folds of problems.
 
-    `scored_by` names another judge that reads the same model file ("": the one that is fitted).
+    Pairs are in the order of `combinations`. `scored_by` names another similarity that reads the
+    same model file; "" is the one that is fitted.
     """
     ids = sorted({problem.id for problem, _ in pools.values()})
     scores: dict[str, list[float | None]] = {}
     for fold in range(n_folds):
         apart = set(ids[fold::n_folds])
         held_out = {key: pool for key, pool in pools.items() if pool[0].id in apart}
-        text = fitted(name, {key: pool for key, pool in pools.items() if pool[0].id not in apart})
+        text = fit(name, {key: pool for key, pool in pools.items() if pool[0].id not in apart})
         with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -156,34 +138,33 @@ def cross_fitted(
     return scores
 
 
-def fitted(name: str, pools: Pools) -> str:
-    """Return the text of the model file that a similarity fits on these pools; PlanError when it cannot
-    be fitted, on these or at all.
+def fit(name: str, pools: Pools) -> str:
+    """Return the text of the model file of a similarity fitted on these pools.
+
+    PlanError when it cannot be fitted, on these or at all.
     """
     cls: Any = registry.plugin_class("similarity", name)
     if not hasattr(cls, "fit"):
+        trainable = [
+            other
+            for other in registry.names("similarity")
+            if hasattr(registry.plugin_class("similarity", other), "fit")
+        ]
         raise PluginError(
-            f"judge {name!r} is not one that learns; there are: {', '.join(learners())}"
+            f"similarity {name!r} cannot be trained; those that can: {', '.join(trainable)}"
         )
     try:
         return str(cls.fit(pools))
     except ValueError as error:
-        raise PlanError(f"judge {name!r} cannot be fitted: {error}") from error
-
-
-def learners() -> list[str]:
-    """Return the names of the similarities that can be fitted."""
-    return [
-        name
-        for name in registry.names("similarity")
-        if hasattr(registry.plugin_class("similarity", name), "fit")
-    ]
+        raise PlanError(f"similarity {name!r} cannot be fitted: {error}") from error
 
 
 def scores_of_pairs(similarity: Similarity, pools: Pools) -> dict[str, list[float | None]]:
     """Return a similarity's scores of each problem's pairs, in the order of `combinations`."""
     return {
-        id: answered(similarity, problem, [(a.prefix, b.prefix) for a, b in combinations(pool, 2)])
+        id: scores_without_engine(
+            similarity, problem, [(a.prefix, b.prefix) for a, b in combinations(pool, 2)]
+        )
         for id, (problem, pool) in pools.items()
     }
 
@@ -193,67 +174,60 @@ def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quali
 
     PlanError unless there are both.
     """
-    keys = [key for key, (_, pool) in pools.items() if len(pool) > 1]
-    ids = sorted({pools[key][0].id for key in keys})
-    same = {
-        key: np.asarray([a.final == b.final for a, b in combinations(pools[key][1], 2)])
-        for key in keys
-    }
-    values = {key: np.asarray([-1.0 if s is None else s for s in scores[key]]) for key in keys}
-    n_pairs, n_same = sum(map(len, same.values())), int(sum(s.sum() for s in same.values()))
-    if n_same in (0, n_pairs):
+    ids = sorted({problem.id for problem, pool in pools.values() if len(pool) > 1})
+    rows = [
+        (ids.index(problem.id), int(a.final == b.final), -1.0 if score is None else score)
+        for key, (problem, pool) in pools.items()
+        for (a, b), score in zip(combinations(pool, 2), scores[key], strict=True)
+    ]
+    n_same = sum(same for _, same, _ in rows)
+    if n_same in (0, len(rows)):
         raise PlanError(
-            f"{n_pairs} pairs, {n_same} of which agree: both kinds are needed to measure a similarity"
+            f"{len(rows)} pairs, {n_same} of which agree: "
+            "both kinds are needed to measure a similarity"
         )
-    levels = np.unique(np.concatenate(list(values.values())))
+    levels, places = np.unique([score for *_, score in rows], return_inverse=True)
     counts = np.zeros((len(ids), 2, len(levels)))  # of each problem, [differ, agree], by score
-    for key in keys:
-        np.add.at(
-            counts[ids.index(pools[key][0].id)],
-            (same[key].astype(int), np.searchsorted(levels, values[key])),
-            1,
-        )
-    mixed = [row for row in counts if row.sum(axis=1).all()]
-    draws = np.random.default_rng(0).multinomial(
-        len(ids), np.full(len(ids), 1 / len(ids)), size=_N_RESAMPLES
-    )
-    pooled = [counts.sum(axis=0), *(np.tensordot(w, counts, 1) for w in draws)]
-    pooled = [c for c in pooled if c.sum(axis=1).all()]
-    aurocs, rates = [_auroc(c) for c in pooled], [_tnr(c) for c in pooled]
-    each = np.asarray([_auroc(c) for c in mixed])
+    for (id, same, _), place in zip(rows, places, strict=True):
+        counts[id, same, place] += 1
+    whole = counts.sum(axis=0)
+    resamples = [
+        resample
+        for weights in resample_counts(len(ids), _N_RESAMPLES)
+        if (resample := np.tensordot(weights, counts, 1)).sum(axis=1).all()
+    ]
+    within = [_auroc(row) for row in counts if row.sum(axis=1).all()]
+    tnr, level = _tnr(whole)
     return Quality(
-        n_pairs,
+        len(rows),
         n_same,
-        _estimate(aurocs, len(ids)),
-        mean_estimate([float(a) for a in each]) if len(each) else None,
-        _estimate([rate for rate, _ in rates], len(ids)),
-        float(levels[rates[0][1]]),
+        resampled_estimate(_auroc(whole), [_auroc(c) for c in resamples], len(ids)),
+        mean_estimate(within) if within else None,
+        resampled_estimate(tnr, [_tnr(c)[0] for c in resamples], len(ids)),
+        float(levels[level]),
     )
 
 
-def _auroc(counts: npt.NDArray[np.float64]) -> float:
-    """Return P(score of a pair that agrees > of one that differs) + P(equal) / 2, from counts of
-    shape (2, n_levels).
+# Both are read off counts by score, which a resample only weighs anew: a hundredth of the time of
+# scikit-learn's roc_curve, which sorts the pairs each time. The tests compare them with it.
+
+
+def _auroc(counts: Table) -> float:
+    """Return P(score of a pair that agrees > of one that differs) + P(equal) / 2.
+
+    Counts have shape (2, n_levels).
     """
     differ, agree = counts
     below = np.cumsum(differ) - differ
     return float((agree * (below + differ / 2)).sum() / (agree.sum() * differ.sum()))
 
 
-def _tnr(counts: npt.NDArray[np.float64]) -> tuple[float, int]:
-    """Return the share of pairs that differ below the highest level under which at most a fifth of
-    those that agree lie, and the level.
+def _tnr(counts: Table) -> tuple[float, int]:
+    """Return the share of pairs that differ below the operating point, and its level.
+
+    That is the highest level under which at most a fifth of the pairs that agree lie.
     """
     differ, agree = counts
     below = np.cumsum(agree) - agree
     level = int(np.flatnonzero(below <= FALSE_NEGATIVE_RATE * agree.sum())[-1])
     return float(differ[:level].sum() / differ.sum()), level
-
-
-def _estimate(values: Sequence[float] | npt.NDArray[np.float64], n: int) -> Estimate:
-    """Return the first value with the interval of the others, which are its resamples."""
-    first, rest = float(values[0]), np.asarray(values[1:])
-    if n < 2 or not len(rest):
-        return Estimate(first, None, None, n)
-    low, high = np.quantile(rest, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(first, float(low), float(high), n)

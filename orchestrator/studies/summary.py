@@ -1,8 +1,7 @@
-"""From a job to its summary: what came out, what it cost, and how right it was. Values only;
-`report_view` draws them.
+"""The summary of a job: its results, their cost and their accuracy.
 
 It alone joins a job's results with reference answers for the command line; the numbers are
-`orchestrator.studies.evaluate`'s.
+`orchestrator.studies.evaluate`'s, and the tables the command line's.
 """
 
 from __future__ import annotations
@@ -14,37 +13,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Purpose, Result, Status, Trace
-from orchestrator.core.votes import pruned
-from orchestrator.jobs.job import Job, write_atomically
-from orchestrator.jobs.journal import Arrived, Journal
-from orchestrator.jobs.problems import openai_batch_line
+from orchestrator.core.values import Result, Status, Trace
+from orchestrator.jobs.job import Job
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.studies.evaluate import (
-    Point,
-    Report,
-    Same,
-    attempts,
-    reselect,
-    right_keys,
-    scaling,
-    score,
-)
-from orchestrator.studies.evaluate import report as numbers_of
+from orchestrator.studies.evaluate import Report, Same, report, reselect, right_keys, score
+from orchestrator.studies.scaling import Point, attempts, scaling
 
 T = TypeVar("T")
-N_SHOWN = 3  # problems of a kind that are named
+N_LISTED = 3  # failed, and invalid, problems that are named
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A problem that is not answered as it should be, and why."""
+    """A problem that failed or was invalid, and why."""
 
     id: str
     error: str
@@ -66,15 +51,15 @@ class Summary:
     start_seconds: float  # of this run's wall-clock seconds, until the engine was up
     tokens_per_second: float | None  # of this run, from then on
     n_undecided: int  # traces with a comparison, reading or verdict that could not be decided
-    undecided: str  # what was said of the first of them
+    undecided: str  # the note on the first of them
     failed: tuple[Fault, ...]  # the first few
     invalid: tuple[Fault, ...]
     interrupted: bool
-    chosen: str = ""  # what the strategy `auto` stands for, and why
+    chosen: str = ""  # what the strategy `auto` resolved to, and why
 
     @property
     def all_failed(self) -> bool:
-        """Whether there were problems and none came to an end of its own."""
+        """Whether there were problems and every one failed or was invalid."""
         by_status = self.report.n_by_status
         n_failed = by_status[Status.FAILED] + by_status[Status.INVALID]
         return not self.n_open and n_failed > 0 and n_failed == self.report.n_results
@@ -82,8 +67,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What one selector makes of the pools: `n_other` answers differ from the job's own; `n_failed`
-    pools it could not rank, with why.
+    """What one selector makes of the pools.
+
+    `n_other` answers differ from the job's own; `n_failed` pools could not be ranked, the first
+    because of `error`.
     """
 
     selector: str
@@ -93,18 +80,19 @@ class Ranking:
     error: str
 
 
-def judge(plan: Plan, execution: Execution, work: Callable[[Same], Awaitable[T]]) -> T:
-    """Return what `work`, given a way to compare answers, returns; the comparing processes end with
-    it.
+def compare_answers(plan: Plan, execution: Execution, work: Callable[[Same], Awaitable[T]]) -> T:
+    """Return what `work` returns when it is given a way to compare answers.
+
+    The processes that compare end with it.
     """
 
-    async def within() -> T:
+    async def compared() -> T:
         async with aclosing(
             AnswerWorkers(n_workers=execution.checkers, limit_seconds=execution.checker_seconds)
-        ) as checkers:
-            return await work(Annotator(replace(plan, verifiers=()), checkers).same)
+        ) as workers:
+            return await work(Annotator(replace(plan, verifiers=()), workers).same)
 
-    return asyncio.run(within())
+    return asyncio.run(compared())
 
 
 def correctness(
@@ -114,10 +102,10 @@ def correctness(
     plan: Plan,
     execution: Execution,
 ) -> dict[str, bool]:
-    """Return whether each problem with a reference was answered rightly; {} without references."""
+    """Return whether each problem with a reference was answered correctly, {} without references."""
     if not any(r.problem_id in references for r in results):
         return {}
-    return judge(plan, execution, lambda same: score(results, references, domains, same))
+    return compare_answers(plan, execution, lambda same: score(results, references, domains, same))
 
 
 def summarise(
@@ -142,7 +130,7 @@ def summarise(
         directory=str(job.directory),
         results=str(job.results_path),
         batch_output=None if batch_output is None else str(batch_output),
-        report=numbers_of(results, right, seconds),
+        report=report(results, right, seconds),
         n_open=len(job.problems) - sum(r.status is not Status.INVALID for r in results),
         n_resumed=n_resumed,
         start_seconds=start_seconds,
@@ -157,49 +145,7 @@ def summarise(
 
 
 def _faults(results: Iterable[Result], status: Status) -> tuple[Fault, ...]:
-    return tuple(Fault(r.problem_id, r.error) for r in results if r.status is status)[:N_SHOWN]
-
-
-def write_batch_output(job: Job, plan: Plan) -> Path:
-    """Write the results as the output of an OpenAI batch, in place in one step; return where.
-
-    JournalError when the disk refuses.
-    """
-    path = job.directory / "batch_output.jsonl"
-    model = plan.models[plan.default_model].path
-    lines = (openai_batch_line(r, chosen_text(job.journal, r), model) for r in job.results())
-    write_atomically(path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    return path
-
-
-def chosen_text(journal: Journal, result: Result) -> str:
-    """Return the whole text of the lowest trace that holds the winning answer, or of the first
-    attempt when nobody stated one.
-    """
-    by_ordinal = {t.ordinal: t for t in pool(journal, result.problem_id)}
-    attempts = [
-        o
-        for o in sorted(by_ordinal)
-        if by_ordinal[o].purpose is Purpose.SOLVE and by_ordinal[o].text
-    ]
-    chosen = result.clusters[0].ordinals if result.clusters else attempts
-    link = by_ordinal.get(chosen[0]) if chosen else None
-    text = ""
-    while link is not None:
-        text = link.text + text
-        link = None if link.parent is None else by_ordinal.get(link.parent)
-    return text
-
-
-def pool(journal: Journal, problem_id: str) -> list[Trace]:
-    """Return one problem's traces in order of arrival, without their token ids; those that its
-    result dropped as `core.outcome` has it.
-    """
-    traces = [
-        replace(e.trace, token_ids=()) for e in journal.events(problem_id) if isinstance(e, Arrived)
-    ]
-    result = journal.result(problem_id)
-    return list(pruned(traces, result.dropped)) if result else traces
+    return tuple(Fault(r.problem_id, r.error) for r in results if r.status is status)[:N_LISTED]
 
 
 def rankings(
@@ -208,25 +154,26 @@ def rankings(
     selectors: Mapping[str, Selector],
     right: Callable[[Sequence[Result]], Mapping[str, bool]],
 ) -> list[Ranking]:
-    """Return what each selector makes of finished pools; `right` says which of its results are
-    right.
+    """Return what each selector makes of finished pools.
+
+    `right` returns which of its results are correct.
     """
     own = {r.problem_id: r.answer.key if r.answer else None for r in results}
-    found = []
+    ranked = []
     for name, selector in selectors.items():
         again = reselect(results, pools, selector)
         n_other = sum((r.answer.key if r.answer else None) != own[r.problem_id] for r in again)
         faults = [r.error for r in again if r.status is Status.FAILED]
-        found.append(
+        ranked.append(
             Ranking(
                 name,
-                numbers_of(again, right(again), 0.0),
+                report(again, right(again), 0.0),
                 n_other,
                 len(faults),
                 faults[0] if faults else "",
             )
         )
-    return found
+    return ranked
 
 
 def curve(
@@ -238,6 +185,8 @@ def curve(
     execution: Execution,
 ) -> list[Point]:
     """Return pass@k and maj@k; for `ks` empty, at the powers of two that the pools hold."""
-    right = judge(plan, execution, lambda same: right_keys(pools, references, domains, same))
+    right = compare_answers(
+        plan, execution, lambda same: right_keys(pools, references, domains, same)
+    )
     largest = max((len(attempts(pool)) for pool in pools.values()), default=0)
     return scaling(pools, right, ks or [2**i for i in range(largest.bit_length())])

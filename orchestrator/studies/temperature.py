@@ -61,7 +61,8 @@ def turning_point(temperatures: Sequence[float], entropies: Sequence[float]) -> 
     t, h = np.asarray(temperatures, dtype=float), np.asarray(entropies, dtype=float)
     if t.shape != h.shape or t.size < 3 or not (np.diff(t) > 0).all():
         raise ValueError(
-            f"{t.size} temperatures and {h.size} entropies: give as many, at least three, temperatures ascending"
+            f"{t.size} temperatures and {h.size} entropies: give as many, at least three, "
+            "temperatures ascending"
         )
     if not (np.isfinite(h) & (h > 0)).all():
         raise ValueError(f"entropies {h.tolist()}: each must be positive and finite")
@@ -112,7 +113,8 @@ def require_processed(execution: Execution) -> None:
         name, options = "vllm", options.get("options") or {}  # type: ignore[assignment]  # of an option's value only the plugin knows the type
     if name == "vllm" and not options.get("processed_logprobs"):
         raise PlanError(
-            "TURN measures entropies at the temperature sampled at: set the vLLM engine's option processed_logprobs = true "
+            "TURN measures entropies at the temperature sampled at: "
+            "set the vLLM engine's option processed_logprobs = true "
             '(behind Ray: engine = {name = "ray", options = {processed_logprobs = true}})'
         )
 
@@ -157,6 +159,7 @@ def mean_entropy(pools: Sequence[Sequence[Trace]], temperature: float) -> float:
     ]
     if not given:
         raise PlanError(
-            f"no trace at temperature {temperature} has log-probabilities: every one failed or was empty"
+            f"no trace at temperature {temperature} has log-probabilities: "
+            "every one failed or was empty"
         )
     return sum(given) / len(given)

@@ -1,13 +1,15 @@
-"""The contract of plugins, as checks that a plugin's own tests can call, and the traces to write
-such tests with.
+"""The contract of each kind of plugin, as checks that a plugin's own tests can call.
 
 A broken rule raises AssertionError with a message that names the rule and says what to do. No test
-framework is needed; `check_verifier` and `check_engine` are coroutines.
+framework is needed. `check_verifier` and `check_engine` are awaited within an event loop; elsewhere
+they run at once.
 
     from orchestrator.testing import check_strategy
 
     def test_my_strategy_keeps_the_contract():
         check_strategy(MyStrategy(n=8))
+
+`trace`, `pool` and `explore` are for tests of what a plugin decides.
 """
 
 from orchestrator.testing.domains import check_domain

@@ -1,8 +1,7 @@
-"""The contract of domains: reads answers or abstains, never raises, and its normal form agrees with
-its equivalence.
+"""The contract of domains: they read answers or abstain, never raise, and agree with themselves.
 
-`equivalent` may be slow or hang by contract, and is called in killable processes: here it is asked
-about the examples given, no others.
+Their normal form agrees with their equivalence. `equivalent` may be slow or hang by contract, and
+is called in processes that can be killed: here it is asked about the examples given, no others.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from orchestrator.core.protocols import Domain
 from orchestrator.testing.rules import check_value, no_global_randomness, require
 
 _RUBBISH = (
-    "", " ", "\n\n", "\x00", "🙂", "\u202e42", "\ufeff", "\\", "\\boxed", "\\boxed{", "\\boxed{}", "\\boxed{{}", "}{", "$$", "$", "[",
-    "{", '{"', '"', "(((", "-", ".", ",", "%", "=", "==", "/", "1/0", "\\frac{1}{0}", "\\frac{}{}", "1e999999", "nan", "inf", "-inf",
-    "9" * 500, "½", "²", "٣", "The answer is", "The answer is ", "The answer is .", "The answer is \\boxed{", "####", "#### ",
-    "answer: \n\n", "<think>", "</think>", "null", "None", "a" * 3000, "The answer is " + "x" * 3000, "\\boxed{" * 50, "{" * 500,
-    "[" * 500, "lone surrogate \ud800",
+    "", " ", "\n\n", "\x00", "🙂", "\u202e42", "\ufeff", "\\", "\\boxed", "\\boxed{", "\\boxed{}",
+    "\\boxed{{}", "}{", "$$", "$", "[", "{", '{"', '"', "(((", "-", ".", ",", "%", "=", "==", "/",
+    "1/0", "\\frac{1}{0}", "\\frac{}{}", "1e999999", "nan", "inf", "-inf", "9" * 500, "½", "²", "٣",
+    "The answer is", "The answer is ", "The answer is .", "The answer is \\boxed{", "####", "#### ",
+    "answer: \n\n", "<think>", "</think>", "null", "None", "a" * 3000,
+    "The answer is " + "x" * 3000, "\\boxed{" * 50, "{" * 500, "[" * 500, "lone surrogate \ud800",
 )  # fmt: skip
 _UNFINISHED = (
     "Let me think about this step by step. First we",
@@ -29,9 +29,10 @@ _UNFINISHED = (
     "<think>\nThe answer might be 42, or A, but wait",
 )
 _REPEATED = (
-    " ", "\n", "a", "1", "1,", "1.", "-", "=", "$", "$$", "(", "[", "{", "}", '"', "\\", "\\(", "\\[", "\\boxed{", "\\boxed{1} ",
-    "\\frac{1}{", "\\text{", "<think>", "</think>", "####", "#### 1\n", "answer ", "The answer is ", "the answer is 1 ", "Answer: A\n",
-    "final answer\n", "1/", "1 2 ", "a b ", '{"a": ', "* ", "not ",
+    " ", "\n", "a", "1", "1,", "1.", "-", "=", "$", "$$", "(", "[", "{", "}", '"', "\\", "\\(",
+    "\\[", "\\boxed{", "\\boxed{1} ", "\\frac{1}{", "\\text{", "<think>", "</think>", "####",
+    "#### 1\n", "answer ", "The answer is ", "the answer is 1 ", "Answer: A\n", "final answer\n",
+    "1/", "1 2 ", "a b ", '{"a": ', "* ", "not ",
 )  # fmt: skip
 # small steps at first: exponential time shows before it hangs
 _SIZES = (16, 20, 24, 28, 32, *(2**k for k in range(6, 15)))
@@ -48,14 +49,14 @@ def check_domain(
 ) -> None:
     """Check the contract of a domain.
 
-    `stated` are texts with the answer that each states explicitly; `equal` and `different` are
-    pairs of answers.
+    `stated` are texts with the answer that each gives explicitly; `equal` and `different` are pairs
+    of answers.
     """
     check_value(domain)
     require(
         isinstance(domain.in_process, bool),
         "in_process",
-        "say with a ClassVar[bool] whether it may run in the caller's process",
+        "declare in a ClassVar[bool] whether it may run in the caller's process",
     )
     with no_global_randomness():
         _check_extraction(domain, stated)
@@ -78,23 +79,24 @@ def check_domain(
 
 def _extracted(domain: Domain, text: str, finished: bool) -> str | None:
     try:
-        found: object = domain.extract(text, finished)
+        extracted: object = domain.extract(text, finished)
     except Exception as error:
         raise AssertionError(
             f"extract raises nothing: {error!r} for {text!r:.100}; return None to abstain"
         ) from error
-    if found is None:
+    if extracted is None:
         return None
-    if not isinstance(found, str) or not found:
+    if not isinstance(extracted, str) or not extracted:
         raise AssertionError(
-            f"extract: {found!r} from {text!r:.100}; return the answer as text, or None, never an empty text"
+            f"extract: {extracted!r} from {text!r:.100}; "
+            "return the answer as text, or None, never an empty text"
         )
     require(
-        _canonical(domain, found) != "",
+        _canonical(domain, extracted) != "",
         "extract",
-        f"{found!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing",
+        f"{extracted!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing",
     )
-    return found
+    return extracted
 
 
 def _check_extraction(domain: Domain, stated: Iterable[tuple[str, str]]) -> None:
@@ -102,20 +104,20 @@ def _check_extraction(domain: Domain, stated: Iterable[tuple[str, str]]) -> None
         for finished in (True, False):
             _extracted(domain, text, finished)
     for text in _UNFINISHED:
-        found = _extracted(domain, text, False)
+        extracted = _extracted(domain, text, False)
         require(
-            found is None,
+            extracted is None,
             "a truncated text abstains",
-            f"{found!r} was read from {text!r}; unless stated explicitly, it is a guess",
+            f"{extracted!r} was read from {text!r}; unless stated explicitly, it is a guess",
         )
     for text, answer in stated:
         for finished in (True, False):
-            found = _extracted(domain, text, finished)
-            read = found is not None and (found == answer or domain.equivalent(found, answer))
+            extracted = _extracted(domain, text, finished)
             require(
-                read,
+                extracted is not None
+                and (extracted == answer or domain.equivalent(extracted, answer)),
                 "stated answers are read",
-                f"{found!r} instead of {answer!r} from {text!r}, finished = {finished}",
+                f"{extracted!r} instead of {answer!r} from {text!r}, finished = {finished}",
             )
 
 
@@ -124,7 +126,8 @@ def _canonical(domain: Domain, answer: str) -> str:
         form: object = domain.canonical(answer)
     except Exception as error:
         raise AssertionError(
-            f"canonical raises nothing: {error!r} for {answer!r:.100}; let what it cannot read stand for itself"
+            f"canonical raises nothing: {error!r} for {answer!r:.100}; "
+            "return what it cannot read as it is"
         ) from error
     if isinstance(form, str):
         return form
@@ -140,8 +143,12 @@ def _check_canonical(domain: Domain, answers: Iterable[str]) -> None:
             f"two forms of {answer!r:.100}",
         )
         again = {_canonical(domain, form), _canonical(domain, form.removeprefix("="))}
-        remedy = f"the form {form!r:.100} of {answer!r:.100} has the form {sorted(again)!r:.200}; a form is its own form, without its = too"
-        require(form in again, "canonical is idempotent", remedy)
+        require(
+            form in again,
+            "canonical is idempotent",
+            f"the form {form!r:.100} of {answer!r:.100} has the form {sorted(again)!r:.200}; "
+            "a form is its own form, without its = too",
+        )
 
 
 def _check_equivalence(domain: Domain, answers: Sequence[str]) -> None:
@@ -165,12 +172,16 @@ def _check_equivalence(domain: Domain, answers: Sequence[str]) -> None:
             f"{a!r} and {b!r} share the form {x!r} and are told apart",
         )
         complete = x.startswith("=") and y.startswith("=")
-        remedy = f"{a!r} and {b!r} are equivalent, and have the complete forms {x!r} and {y!r}; begin a form with = only if it decides"
-        require(not (same and complete) or x == y, "complete forms decide", remedy)
+        require(
+            not (same and complete) or x == y,
+            "complete forms decide",
+            f"{a!r} and {b!r} are equivalent, and have the complete forms {x!r} and {y!r}; "
+            "begin a form with = only if it decides",
+        )
 
 
 def _check_time(domain: Domain) -> None:
-    """Double the length of texts made to be hard, and stop at the first that takes too long."""
+    """Double the length of texts that are hard to read, up to the first that takes too long."""
     for piece in _REPEATED:
         for size in _SIZES:
             text = piece * (size // len(piece))
@@ -179,5 +190,9 @@ def _check_time(domain: Domain) -> None:
                 _extracted(domain, subject, True)
                 _canonical(domain, subject)
             spent = time.process_time() - began
-            remedy = f"{spent:.2f} s for {size} characters of {piece!r}; make it linear, or say in_process = False"
-            require(spent < _CPU_SECONDS, "linear time in process", remedy)
+            require(
+                spent < _CPU_SECONDS,
+                "linear time in process",
+                f"{spent:.2f} s for {size} characters of {piece!r}; "
+                "make it linear, or declare in_process = False",
+            )

@@ -1,5 +1,4 @@
-"""Traces and pools of traces, made by hand: what the tests of strategies and selectors are written
-with.
+"""Traces and pools of traces made by hand, for tests of strategies and selectors.
 
 Everything is a function of its arguments. Nothing here decides or checks anything.
 """
@@ -25,11 +24,10 @@ def trace(
     parent: int | None = None,
     model: str = "main",
 ) -> Trace:
-    """Return a trace that states `answer` (None abstains), whose text and key are the same, after
-    `tokens` tokens.
+    """Return a trace that gives `answer` (None abstains) after `tokens` tokens.
 
-    `verdicts` maps a verifier's name to the score it gave. A FAILED trace says so in `error` and
-    states nothing.
+    The answer's text and key are the same. `verdicts` maps a verifier's name to its score. A FAILED
+    trace has an `error` and no answer.
     """
     failed = finish is Finish.FAILED
     return Trace(
@@ -55,22 +53,19 @@ def pool(
     verdicts: Mapping[str, Sequence[float]] | None = None,
     tokens: Sequence[int] = (),
 ) -> list[Trace]:
-    """Return one trace per word, ordinals from 0: an answer, `-` for a trace that abstains, `!` for
-    one that failed.
+    """Return one trace for each word, ordinals from 0.
 
-    `metrics`, `verdicts` and `tokens` give one value per trace: `pool("A B -",
-    metrics={"mean_confidence": (3, 5, 1)})`.
+    A word is an answer, `-` a trace that abstains, `!` one that failed. `metrics`, `verdicts` and
+    `tokens` have one value for each trace: `pool("A B -", metrics={"mean_confidence": (3, 5, 1)})`.
     """
-    made = []
-    for i, word in enumerate(words.split()):
-        made.append(
-            trace(
-                i,
-                None if word in "-!" else word,
-                finish=Finish.FAILED if word == "!" else Finish.STOP,
-                tokens=tokens[i] if tokens else 10,
-                metrics={name: values[i] for name, values in (metrics or {}).items()},
-                verdicts={name: values[i] for name, values in (verdicts or {}).items()},
-            )
+    return [
+        trace(
+            i,
+            None if word in "-!" else word,
+            finish=Finish.FAILED if word == "!" else Finish.STOP,
+            tokens=tokens[i] if tokens else 10,
+            metrics={name: values[i] for name, values in (metrics or {}).items()},
+            verdicts={name: values[i] for name, values in (verdicts or {}).items()},
         )
-    return made
+        for i, word in enumerate(words.split())
+    ]

@@ -1,20 +1,37 @@
-"""What every plugin must be, whatever its kind: a frozen dataclass of plain options, a value that
-can travel, and no user of global state.
+"""The rules that hold for every kind of plugin, and what the checks of the kinds share.
 
-A rule that does not hold raises AssertionError: "RULE: what happened; what to do".
+A plugin is a frozen dataclass of plain options that can be pickled, and it uses no global state. A
+rule that does not hold raises AssertionError: "RULE: what happened; what to do".
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import functools
 import pickle
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, ParamSpec
 
 import msgspec
+
+from orchestrator.core.metrics import PREFIX, parse_metric
+from orchestrator.core.plan import Model
+from orchestrator.core.values import Answer, Capability, Request, Trace
+
+P = ParamSpec("P")
 
 
 def require(held: bool, rule: str, remedy: str) -> None:
@@ -23,16 +40,44 @@ def require(held: bool, rule: str, remedy: str) -> None:
         raise AssertionError(f"{rule}: {remedy}")
 
 
-def check_value(plugin: object) -> None:
-    """Check that a plugin is a frozen dataclass, travels by pickle, and is rebuilt from its
-    options.
+class _Completed:
+    """What a check that has already run returns: to await it does nothing."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        """Complete at once."""
+        yield from ()
+
+
+def with_or_without_loop(
+    check: Callable[P, Coroutine[Any, Any, None]],
+) -> Callable[P, Awaitable[None]]:
+    """Return a check that runs at once where no event loop runs, and is to be awaited elsewhere.
+
+    A test that is not a coroutine would else call a check that never runs, and pass.
     """
+
+    @functools.wraps(check)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Awaitable[None]:
+        run = check(*args, **kwargs)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(run)
+            return _Completed()
+        return run
+
+    return call
+
+
+def check_value(plugin: object) -> None:
+    """Check that a plugin is a frozen dataclass that can be pickled and made from its options."""
     cls = type(plugin)
     params = getattr(cls, "__dataclass_params__", None)
     require(
         params is not None and params.frozen and dataclasses.is_dataclass(plugin),
         "frozen dataclass",
-        f"{cls.__qualname__} is none; write @dataclass(frozen=True, slots=True), its fields its options",
+        f"{cls.__qualname__} is none; write @dataclass(frozen=True, slots=True), "
+        "with its options as fields",
     )
     options = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # checked above
     parts = {name: options.pop(name) for name in getattr(cls, "parts", {})}
@@ -45,7 +90,7 @@ def check_value(plugin: object) -> None:
         require(
             not isinstance(part, str),
             "parts",
-            f"{part!r} is a name yet: load the plugin by `registry.load`, or give it the plugin",
+            f"{part!r} is only a name: load the plugin by `registry.load`, or pass the plugin",
         )
         check_value(part)
     try:
@@ -53,60 +98,89 @@ def check_value(plugin: object) -> None:
         rebuilt = dataclasses.replace(rebuilt, **parts) if parts else rebuilt
     except Exception as error:
         raise AssertionError(
-            f"options round trip: {error}; let every field be a value that JSON and TOML can hold"
+            f"options round trip: {error}; every field must be a value that JSON and TOML can hold"
         ) from error
     require(
         rebuilt == plugin,
         "options round trip",
-        f"{plugin!r} comes back as {rebuilt!r}; let fields hold what was given, unchanged",
+        f"{plugin!r} comes back as {rebuilt!r}; keep the given values in the fields, unchanged",
     )
     try:
-        travelled = pickle.loads(pickle.dumps(plugin))
+        copied = pickle.loads(pickle.dumps(plugin))
     except Exception as error:
         raise AssertionError(
-            f"picklable: {error}; define the class at module level and keep handles and lambdas out of it"
+            f"picklable: {error}; define the class at module level, without handles and lambdas"
         ) from error
     require(
-        travelled == plugin,
+        copied == plugin,
         "picklable",
-        f"{plugin!r} comes back as {travelled!r}; compare by value (dataclass eq)",
+        f"{plugin!r} comes back as {copied!r}; compare by value (dataclass eq)",
     )
+
+
+def check_needs(
+    needs: Collection[Capability], requests: Sequence[Request], tasks: Collection[str] = ()
+) -> None:
+    """Check that a plugin lists in `needs` what its requests use.
+
+    `tasks` are the pools that have a task.
+    """
+    uses = {
+        Capability.CONTINUE: any(r.parent is not None for r in requests),
+        Capability.RULES: any(r.rules for r in requests),
+        Capability.LOGPROBS: any(r.metrics for r in requests),
+        Capability.SCORE: any(PREFIX in r.metrics for r in requests),
+        Capability.DEPTH: any(r.depth is not None for r in requests),
+        Capability.POOL: any(r.model in tasks for r in requests),
+    }
+    missing = sorted(c for c, used in uses.items() if used and c not in needs)
+    require(
+        not missing,
+        "needs",
+        f"its requests use {', '.join(missing)}; list that in `needs`, "
+        "so that an engine without it is refused",
+    )
+
+
+def metric_value(name: str, share: float) -> float:
+    """Return a value that a metric may have, the further from 0 the larger `share` in [0, 1] is."""
+    return -share if parse_metric(name)[0].endswith("_logprob") else 20 * share
+
+
+def model_pools(plugin: object) -> dict[str, Model]:
+    """Return the pools of a plan in which a plugin's requests find the models that they name."""
+    names = ("main", getattr(plugin, "model", ""), *getattr(plugin, "pools", ()))
+    return {name: Model("any") for name in names if name}
 
 
 @contextmanager
 def no_global_randomness() -> Iterator[None]:
-    """Check that what runs inside draws nothing from the global generators of `random` and NumPy,
-    and leave those as they were.
+    """Check that the block draws nothing from the global generators of `random` and NumPy.
+
+    They are left as they were.
     """
     numpy = sys.modules.get("numpy")
-    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    before = random.getstate(), numpy and numpy.random.get_state()
     random.seed(20_250_101)
-    expected = random.getstate()
-    numpy_expected = None
     if numpy:
         numpy.random.seed(20_250_101)
-        numpy_expected = repr(numpy.random.get_state())
+    expected = random.getstate(), numpy and repr(numpy.random.get_state())
     try:
         yield
-        remedy = "global randomness was drawn or seeded; draw from the `rng` you are given"
-        require(random.getstate() == expected, "no global random", remedy)
-        require(
-            not numpy or repr(numpy.random.get_state()) == numpy_expected,
-            "no global random",
-            f"NumPy: {remedy}",
-        )
+        after = random.getstate(), numpy and repr(numpy.random.get_state())
+        remedy = "a global generator was drawn from or seeded; draw from the `rng` you are given"
+        require(after == expected, "no global random", remedy)
     finally:
-        random.setstate(state)
+        random.setstate(before[0])
         if numpy:
-            numpy.random.set_state(numpy_state)
+            numpy.random.set_state(before[1])
 
 
 class SaltedText(str):
-    """Text whose hash depends on a salt: a set of these is iterated in another order under another
-    salt.
+    """Text whose hash depends on a salt: another salt, another order in a set of such texts.
 
     It stands in for PYTHONHASHSEED, which is fixed when a process starts. All texts that meet in
-    one dict must have one salt.
+    one dict must have the same salt.
     """
 
     __slots__ = ("salt",)
@@ -114,9 +188,9 @@ class SaltedText(str):
 
     def __new__(cls, text: str, salt: int) -> SaltedText:
         """Return the text, salted."""
-        made = super().__new__(cls, text)
-        made.salt = salt
-        return made
+        salted = super().__new__(cls, text)
+        salted.salt = salt
+        return salted
 
     def __hash__(self) -> int:
         """Return a hash that the salt changes."""
@@ -125,3 +199,11 @@ class SaltedText(str):
     def __eq__(self, other: object) -> bool:
         """Compare as text."""
         return isinstance(other, str) and str.__eq__(self, other)
+
+
+def salted(trace: Trace, salt: int) -> Trace:
+    """Return a trace whose answer has another hash, and another place in a set of answers."""
+    if trace.answer is None:
+        return trace
+    answer = Answer(SaltedText(trace.answer.text, salt), SaltedText(trace.answer.key, salt))
+    return replace(trace, answer=answer)

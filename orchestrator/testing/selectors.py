@@ -1,5 +1,7 @@
-"""The contract of selectors: a pure function over a pool, in any order, that ranks by its weights
-and counts only votes.
+"""The contract of selectors: a pure function over a pool in any order, that counts only votes.
+
+Its clusters are ranked by their weights, with the tie rule. Not checked: whether its weights are
+any good.
 """
 
 from __future__ import annotations
@@ -11,13 +13,18 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.core.metrics import parse_metric
 from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Answer, Cluster, Finish, Purpose, Trace, Verdict
+from orchestrator.core.values import Cluster, Finish, Purpose, Trace, Verdict
 from orchestrator.core.votes import VOTING, rank
 from orchestrator.plan import registry
 from orchestrator.testing.pools import pool, trace
-from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
+from orchestrator.testing.rules import (
+    check_value,
+    metric_value,
+    no_global_randomness,
+    require,
+    salted,
+)
 
 _POOLS = (
     "A",
@@ -37,7 +44,7 @@ _PURE = "a selector is a pure function of the traces, whatever their order"
 def check_selector(selector: Selector, *, verdicts: Sequence[str] = ()) -> None:
     """Check the contract of a selector.
 
-    Every trace carries the metrics it states, and a verdict of each verifier named.
+    Every trace carries the metrics that it declares, and a verdict of each verifier named.
     """
     check_value(selector)
     with no_global_randomness():
@@ -66,7 +73,7 @@ def _pools() -> Iterator[list[Trace]]:
     ]
     yield [
         *pool("A B"),
-        replace(trace(2, "C"), finish=Finish.FAILED, error="failed after it had stated an answer"),
+        replace(trace(2, "C"), finish=Finish.FAILED, error="failed after it had given an answer"),
     ]
     for seed in range(20):
         rng = random.Random(seed)
@@ -79,7 +86,7 @@ _NO_ATTEMPT = (Purpose.PROBE, Purpose.VERIFY, Purpose.COMPARE, Purpose.PROBE)
 def _scored(trace: Trace, metrics: Sequence[str], verdicts: Sequence[str], seed: int) -> Trace:
     rng = random.Random(f"{seed} {trace.ordinal}")
     # Few different values, so that ties occur.
-    values = {name: _metric(name, rng.randint(1, 4)) for name in metrics}
+    values = {name: metric_value(name, rng.randint(1, 4) / 8) for name in metrics}
     return replace(
         trace,
         metrics=values,
@@ -87,53 +94,50 @@ def _scored(trace: Trace, metrics: Sequence[str], verdicts: Sequence[str], seed:
     )
 
 
-def _metric(name: str, level: int) -> float:
-    return -level / 8 if parse_metric(name)[0].endswith("_logprob") else 2.5 * level
-
-
 def _check_pool(selector: Selector, traces: Sequence[Trace], seed: int) -> None:
     before = copy.deepcopy(list(traces))
-    shown = f"over {[t.answer.key if t.answer else t.finish.value for t in traces]}"
-    clusters = _ranked(selector, traces, shown)
-    require(list(traces) == before, "pure", f"{shown} it changed the traces; build new values")
-    _check_clusters(clusters, traces, shown)
+    where = f"over {[t.answer.key if t.answer else t.finish.value for t in traces]}"
+    clusters = _ranked(selector, traces, where)
+    require(list(traces) == before, "pure", f"{where} it changed the traces; build new values")
+    _check_clusters(clusters, traces, where)
     require(
         selector(traces) == clusters,
         "deterministic",
-        f"{shown} it ranks differently the second time; {_PURE}",
+        f"{where} it ranks differently the second time; {_PURE}",
     )
     for salt in range(4):
-        shuffled = [_salted(t, salt) for t in traces]
+        shuffled = [salted(t, salt) for t in traces]
         random.Random(f"{seed} {salt}").shuffle(shuffled)
         require(
             selector(shuffled) == clusters,
             "any order",
-            f"{shown} the ranking depends on the traces' order or on that of a set; {_PURE}",
+            f"{where} the ranking depends on the traces' order or on that of a set; {_PURE}",
         )
-    travelled = pickle.loads(pickle.dumps(selector))
+    copied = pickle.loads(pickle.dumps(selector))
     require(
-        travelled(traces) == clusters,
+        copied(traces) == clusters,
         "picklable",
-        f"{shown} a pickled copy ranks differently; keep all state in fields",
+        f"{where} a pickled copy ranks differently; keep all state in fields",
     )
 
 
-def _ranked(selector: Selector, traces: Sequence[Trace], shown: str) -> list[Cluster]:
+def _ranked(selector: Selector, traces: Sequence[Trace], where: str) -> list[Cluster]:
     try:
         return selector(traces)
     except Exception as error:
         raise AssertionError(
-            f"raises nothing: {error!r} {shown}; a pool without votes ranks nothing, []"
+            f"raises nothing: {error!r} {where}; a pool without votes ranks nothing, []"
         ) from error
 
 
-def _check_clusters(clusters: object, traces: Sequence[Trace], shown: str) -> None:
-    well_made = isinstance(clusters, list) and all(
+def _check_clusters(clusters: object, traces: Sequence[Trace], where: str) -> None:
+    well_formed = isinstance(clusters, list) and all(
         isinstance(c, Cluster) and c.ordinals for c in clusters
     )
-    if not (isinstance(clusters, list) and well_made):
+    if not (isinstance(clusters, list) and well_formed):
         raise AssertionError(
-            f"clusters: {shown} it returned {clusters!r}; return a list of Clusters, none of them empty"
+            f"clusters: {where} it returned {clusters!r}; "
+            "return a list of Clusters, none of them empty"
         )
     votes = {
         t.ordinal: t.answer
@@ -145,48 +149,38 @@ def _check_clusters(clusters: object, traces: Sequence[Trace], shown: str) -> No
     require(
         not strangers,
         "counts votes only",
-        f"{shown} traces {strangers} voted; take `core.votes.voters(traces)`",
+        f"{where} traces {strangers} voted; take `core.votes.voters(traces)`",
     )
     require(
         len(counted) == len(set(counted)),
         "one trace, one cluster",
-        f"{shown} a trace is in two clusters: {clusters}",
+        f"{where} a trace is in two clusters: {clusters}",
     )
     for cluster in clusters:
         require(
             list(cluster.ordinals) == sorted(cluster.ordinals),
             "ordinals ascend",
-            f"{shown} they do not in {cluster}; sort them",
+            f"{where} they do not in {cluster}; sort them",
         )
         keys = {votes[o].key for o in cluster.ordinals} | {cluster.answer.key}
         require(
             len(keys) == 1,
             "one cluster, one answer",
-            f"{shown} {cluster} holds the answers {sorted(keys)}; group by Answer.key",
+            f"{where} {cluster} holds the answers {sorted(keys)}; group by Answer.key",
         )
-        sound = math.isfinite(cluster.weight) and cluster.weight >= 0
         require(
-            sound,
+            math.isfinite(cluster.weight) and cluster.weight >= 0,
             "weights",
-            f"{shown} a weight is {cluster.weight!r}; make it finite and not negative",
+            f"{where} a weight is {cluster.weight!r}; make it finite and not negative",
         )
     require(
         len({c.answer.key for c in clusters}) == len(clusters),
         "one answer, one cluster",
-        f"{shown} an answer has two clusters",
+        f"{where} an answer has two clusters",
     )
-    rule = "weight, then count, then the lower lowest ordinal"
     require(
         clusters == rank(clusters),
         "ranked by the tie rule",
-        f"{shown} {clusters} is not in order of {rule}; use `core.votes.rank`",
-    )
-
-
-def _salted(trace: Trace, salt: int) -> Trace:
-    if trace.answer is None:
-        return trace
-    return replace(
-        trace,
-        answer=Answer(SaltedText(trace.answer.text, salt), SaltedText(trace.answer.key, salt)),
+        f"{where} {clusters} is not in order of weight, then count, then the lower lowest ordinal; "
+        "use `core.votes.rank`",
     )

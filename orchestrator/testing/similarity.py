@@ -1,5 +1,6 @@
-"""The contract of similarities: one score per pair, of that pair alone, the same whichever prefix comes
-first; and determinism.
+"""The contract of similarities: one score per pair, of that pair alone, whichever prefix is first.
+
+One that asks a model may see the prefixes in their order. Not checked: whether a score is any good.
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ import itertools
 import pickle
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Pair, Similarity
-from orchestrator.core.steps import Next, Submit
+from orchestrator.core.session import Session
+from orchestrator.core.steps import Routine, Steps
 from orchestrator.core.values import Capability, Finish, Prefix, Problem, Purpose, Request, Trace
 from orchestrator.testing.pools import PROBLEM, trace
-from orchestrator.testing.rules import check_value, no_global_randomness, require
+from orchestrator.testing.rules import (
+    check_needs,
+    check_value,
+    model_pools,
+    no_global_randomness,
+    require,
+)
+from orchestrator.testing.simulation import record
 
 _TEXTS = (
     "",
@@ -33,11 +43,10 @@ _TOLERANCE = 1e-9
 def check_similarity(
     similarity: Similarity, *, problem: Problem = PROBLEM, texts: Sequence[str] = ()
 ) -> None:
-    """Check the contract of a similarity on pairs of prefixes of every kind, those of `texts` among
-    them.
+    """Check the contract of a similarity on pairs of prefixes of every kind, with those of `texts`.
 
-    One that asks a model is given replies that its requests decide, some failed, some without what
-    it asked for.
+    One that asks a model gets replies that its requests decide; then replies that failed, or lack
+    what it asked for.
     """
     check_value(similarity)
     keys = itertools.cycle(("41", "42", None))
@@ -65,8 +74,9 @@ def check_similarity(
             "a pair alone",
             "its score must not depend on the other pairs of the call",
         )
+        asks = Routine(similarity.score(problem, pairs), "score").send(None) is not None
         turned = _scores(similarity, problem, [(b, a) for a, b in pairs])
-        if not _asks(similarity, problem, pairs):
+        if not asks:
             _require_close(scores, turned, "symmetric", "a pair turned round is scored otherwise")
         _scores(similarity, problem, pairs, spoiled=True)
 
@@ -79,53 +89,39 @@ def _require_close(
         require(close, rule, f"{a} and {b}: {remedy}")
 
 
-def _asks(similarity: Similarity, problem: Problem, pairs: Sequence[Pair]) -> bool:
-    try:
-        next(similarity.score(problem, pairs))
-    except StopIteration:
-        return False
-    return True
+@dataclass(slots=True, eq=False)
+class _Scoring:
+    """A similarity's generator over pairs, as a strategy: what a Session explores."""
+
+    similarity: Similarity
+    pairs: Sequence[Pair]
+    scores: object = None
+
+    def explore(self, problem: Problem, rng: object) -> Steps:
+        """Score the pairs."""
+        self.scores = yield from self.similarity.score(problem, self.pairs)
 
 
 def _scores(
     similarity: Similarity, problem: Problem, pairs: Sequence[Pair], spoiled: bool = False
 ) -> list[float | None]:
-    """Return a similarity's scores, its requests answered by what is in them; `spoiled` replies carry
-    nothing or have failed.
-    """
+    """Return a similarity's scores; `spoiled` replies carry nothing or have failed."""
     before = copy.deepcopy(pairs)
-    steps = similarity.score(problem, pairs)
-    waiting: dict[int, Request] = {}
-    n_started = 1000
-    try:
-        command = next(steps)
-        while True:
-            if isinstance(command, Submit):
-                _check_requests(similarity, command.requests)
-                fresh = dict(enumerate(command.requests, n_started))
-                n_started += len(fresh)
-                waiting |= fresh
-                command = steps.send(tuple(fresh))
-            elif isinstance(command, Next):
-                among = waiting.keys() if command.among is None else command.among & waiting.keys()
-                require(
-                    bool(among), "waits for what it asked", f"{command} while {sorted(waiting)} run"
-                )
-                ordinal = min(among)
-                command = steps.send(_reply(ordinal, waiting.pop(ordinal), spoiled))
-            else:
-                command = steps.send(None)
-    except StopIteration as end:
-        scores: Any = end.value
+    scoring = _Scoring(similarity, pairs)
+    session = Session(problem, scoring, Plan(models=model_pools(similarity)))
+    recording = record(session, lambda request: _reply(request, spoiled), None)
+    _check_requests(similarity, recording.requests)
+    require(not session.error, "raises nothing", session.error)
+    scores: Any = scoring.scores
     require(pairs == before, "pure", "it changed the pairs")
-    well_made = isinstance(scores, list) and len(scores) == len(pairs)
+    well_formed = isinstance(scores, list) and len(scores) == len(pairs)
     require(
-        well_made,
+        well_formed,
         "one score per pair",
         f"{scores!r:.200} for {len(pairs)} pairs; return a list, in order",
     )
-    sound = all(s is None or (isinstance(s, float) and 0.0 <= s <= 1.0) for s in scores)
-    require(sound, "scores", f"{scores!r:.200}: floats in [0, 1], None where it cannot tell")
+    in_range = all(s is None or (isinstance(s, float) and 0.0 <= s <= 1.0) for s in scores)
+    require(in_range, "scores", f"{scores!r:.200}: floats in [0, 1], None where it cannot tell")
     return list(scores)
 
 
@@ -136,26 +132,17 @@ def _check_requests(similarity: Similarity, requests: Sequence[Request]) -> None
         "its requests are charged to `Purpose.COMPARE`; say so",
     )
     needs: frozenset[Capability] = getattr(similarity, "needs", frozenset())
-    missing = any(r.metrics for r in requests) and Capability.LOGPROBS not in needs
-    require(
-        not missing, "needs", "its requests ask for metrics; list `Capability.LOGPROBS` in `needs`"
-    )
+    check_needs(needs, requests, getattr(similarity, "tasks", ()))
 
 
-def _reply(ordinal: int, request: Request, spoiled: bool) -> Trace:
+def _reply(request: Request, spoiled: bool) -> Trace:
+    """Return a reply that the request's text decides."""
     rng = random.Random(repr((request.prompt, request.suffix)))
     if spoiled:
-        return trace(
-            ordinal,
-            None,
-            finish=rng.choice((Finish.FAILED, Finish.STOP, Finish.CANCELLED)),
-            purpose=request.purpose,
-        )
-    made = trace(
-        ordinal,
-        None,
-        metrics={name: -5 * rng.random() for name in request.metrics},
-        purpose=request.purpose,
+        finish = rng.choice((Finish.FAILED, Finish.STOP, Finish.CANCELLED))
+        return trace(request.ordinal, None, finish=finish)
+    reply = trace(
+        request.ordinal, None, metrics={name: -5 * rng.random() for name in request.metrics}
     )
-    # an embedding, to who asks for one
-    return replace(made, values=tuple(rng.uniform(-1, 1) for _ in range(4)))
+    # an embedding, for a similarity that asked for one
+    return replace(reply, values=tuple(rng.uniform(-1, 1) for _ in range(4)))

@@ -1,5 +1,4 @@
-"""Explores a problem without an engine or a loop: scripted traces arrive at a Session in a seeded
-order.
+"""Explores a problem without an engine or an event loop: scripted traces arrive at a Session.
 
 Everything is a function of its arguments, so a simulation can be recorded and played again, event
 by event.
@@ -14,7 +13,7 @@ from typing import TypeAlias
 
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Strategy
-from orchestrator.core.session import Effect, Session
+from orchestrator.core.session import Effect, Session, Start
 from orchestrator.core.values import Finish, Problem, Request, Trace
 from orchestrator.testing.pools import PROBLEM, trace
 
@@ -22,13 +21,17 @@ Reply: TypeAlias = Trace | str | None
 Event: TypeAlias = Trace | str  # an arrival, or the reason of a stop
 MAX_TRACES = 20_000  # an exploration that takes more without a budget has to be stopped
 INTERRUPT = "interrupt"
-PURE = "a strategy is a pure function of (problem, rng, traces): no state between calls, no clock, no order of a set, no unseeded draw"
+PURE = (
+    "a strategy is a pure function of (problem, rng, traces): "
+    "no state between calls, no clock, no order of a set, no unseeded draw"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An event, the effects that the session returned, and what then ran (ordinal, whether
-    cancelled).
+    """An event, the effects that the session returned, and what then ran.
+
+    `running` holds each ordinal with whether it was cancelled.
     """
 
     event: Event
@@ -38,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A whole exploration: what it began with, every step, and the session after it."""
+    """A whole exploration: its first effects, every step, and the session after it."""
 
     first: tuple[Effect, ...]
     steps: tuple[Step, ...]
@@ -48,6 +51,16 @@ class Recording:
     def events(self) -> list[Event]:
         """What happened to it, in order."""
         return [step.event for step in self.steps]
+
+    @property
+    def effects(self) -> list[Effect]:
+        """What the session wanted, in order."""
+        return [*self.first, *(effect for step in self.steps for effect in step.effects)]
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests that were started, by ordinal."""
+        return [effect.request for effect in self.effects if isinstance(effect, Start)]
 
 
 def explore(
@@ -60,8 +73,8 @@ def explore(
 ) -> Session:
     """Return the session of a whole exploration, in which `answer_of` says how each request ends.
 
-    It may return an answer's text, None to abstain, or a trace (whose ordinal and parent are put
-    right). Traces arrive in the order of submission, or, given a seed, in a shuffled one; what the
+    It returns an answer's text, None to abstain, or a trace (whose ordinal and parent are set
+    here). Traces arrive in the order of submission or, with a seed, in a shuffled one; what the
     strategy cancels arrives CANCELLED, without an answer. AssertionError when the exploration does
     not end within 20,000 traces.
     """
@@ -69,7 +82,8 @@ def explore(
     record(session, answer_of, random.Random(seed) if seed is not None else None)
     if session.stopped_by == INTERRUPT:
         raise AssertionError(
-            f"it ends: after {MAX_TRACES} traces the strategy still asks for more; give the plan a budget"
+            f"it ends: after {MAX_TRACES} traces the strategy still asks for more; "
+            "give the plan a budget"
         )
     return session
 
@@ -80,8 +94,9 @@ def record(
     rng: random.Random | None,
     n_max: int = MAX_TRACES,
 ) -> Recording:
-    """Run a fresh session to its end and return all that happened; one that still explores after
-    `n_max` traces is stopped.
+    """Run a fresh session to its end and return all that happened.
+
+    It is stopped if it still explores after `n_max` traces.
     """
     first = tuple(session.start())
     steps: list[Step] = []
@@ -104,7 +119,8 @@ def step(session: Session, event: Event) -> Step:
     """Give one event to a session."""
     if not isinstance(event, str) and event.ordinal not in session.running:
         raise AssertionError(
-            f"deterministic: trace {event.ordinal} arrived before and was not started this time; {PURE}"
+            f"deterministic: trace {event.ordinal} arrived before and was not started this time; "
+            f"{PURE}"
         )
     effects = session.stop(event) if isinstance(event, str) else session.receive(event)
     return Step(event, tuple(effects), tuple((o, session.is_cancelled(o)) for o in session.running))

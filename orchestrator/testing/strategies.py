@@ -1,8 +1,7 @@
-"""The contract of strategies: ends, keeps its budget, cleans up, and is a pure function of
-(problem, rng, traces).
+"""The contract of strategies: they end, keep their budget, clean up, and are pure.
 
-It does not detect a read of the clock, of a file or of the environment unless that changes what the
-strategy does between two runs.
+Pure: a function of (problem, rng, traces). Not detected: a read of the clock, of a file or of the
+environment that does not change what the strategy does between two runs.
 """
 
 from __future__ import annotations
@@ -13,23 +12,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from orchestrator.core.metrics import PREFIX, parse_metric
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Strategy
-from orchestrator.core.session import Abort, Session, Start
+from orchestrator.core.session import Abort, Session
 from orchestrator.core.values import (
-    Answer,
     Capability,
     Finish,
     Purpose,
     Request,
     Sampling,
     Trace,
-    Verdict,
 )
 from orchestrator.plan import registry
 from orchestrator.testing.pools import PROBLEM, trace
-from orchestrator.testing.rules import SaltedText, check_value, no_global_randomness, require
+from orchestrator.testing.rules import (
+    check_needs,
+    check_value,
+    metric_value,
+    no_global_randomness,
+    require,
+    salted,
+)
 from orchestrator.testing.simulation import (
     INTERRUPT,
     PURE,
@@ -43,13 +46,7 @@ from orchestrator.testing.simulation import (
 )
 
 World = Callable[[Request], Trace]
-_BUDGETS = (
-    Budget(),
-    *(Budget(traces=n) for n in (1, 2, 3, 4, 7, 20)),
-    *(Budget(tokens=n) for n in (1, 25, 100)),
-    Budget(traces=5, tokens=30),
-)
-_JUDGED = {  # what judges say, in the forms of `core.verdicts`
+_JUDGE_REPLIES = {  # what judges reply, in the forms of `kit.verdicts`
     Purpose.VERIFY: (
         "Verdict: correct",
         "Verdict: correct",
@@ -62,39 +59,38 @@ _JUDGED = {  # what judges say, in the forms of `core.verdicts`
 # traces after which an exploration is stopped: without a budget as a user would, with one because
 # it hangs
 _N_LIMIT = 2_000
-_N_TOKENS = 60  # of an attempt at most: some stretches of those that are looked at every few tokens
-_N_STOPS = 48  # points of one exploration at which it is stopped
+_N_TOKENS = 60  # of an attempt at most: several stretches where there are checkpoints
+_N_STOPS = 16  # points of one exploration at which it is stopped
 
 
 def check_strategy(
     strategy: Strategy, *, plan: Plan | None = None, seeds: Iterable[int] = range(2)
 ) -> None:
-    """Check the contract of a strategy: any order of arrival, any budget, any failure, any stop,
-    replay, and determinism.
+    """Check the contract of a strategy: any order of arrival, any failure, any stop, and replay.
 
-    `plan` is needed when the strategy asks for models by name; its budget is varied. Each seed is
-    another order of arrival.
+    Each world of traces is explored without a budget, and with those budgets at which something
+    else happens. `plan` is needed when the strategy asks for models by name; its budget is varied.
+    Each seed is another order of arrival.
     """
     check_value(strategy)
     plan = plan or Plan(sampling=Sampling(max_new_tokens=_N_TOKENS))
     with no_global_randomness():
         for seed in seeds:
             for name, world in _worlds(seed, registry.verdicts(strategy)).items():
-                for budget in _BUDGETS:
-                    _check_budget(
-                        strategy,
-                        replace(plan, budget=budget),
-                        world,
-                        f"with traces {name}, {budget}, seed {seed}",
-                        seed,
-                    )
-                _check_stops(strategy, plan, world, f"with traces {name}, seed {seed}", seed)
+                where = f"with traces {name}, seed {seed}"
+                free = replace(plan, budget=Budget())
+                whole = _check_budget(strategy, free, world, where, seed)
+                for budget in _boundaries(whole):
+                    limited = replace(plan, budget=budget)
+                    _check_budget(strategy, limited, world, f"{where}, {budget}", seed)
+                _check_stops(strategy, free, world, where, whole)
             _check_sharing(strategy, plan, seed)
 
 
 def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
-    """The ways in which traces come out, each a function of the request alone; `verifiers` score
-    every trace, as the plan's do.
+    """The ways in which traces come out, each a function of the request alone.
+
+    `verifiers` score every trace, as the plan's do.
     """
 
     def world(words: Sequence[str], finishes: Sequence[Finish] = (Finish.STOP,)) -> World:
@@ -103,31 +99,24 @@ def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
             word, finish = rng.choice(words), rng.choice(finishes)
             if finish is Finish.RULE and not (request.rules or request.checkpoint):
                 finish = Finish.STOP  # nothing there that could fire
-            metrics = {name: _metric(name, rng) for name in request.metrics}
-            verdicts = {
-                name: rng.random() for name in dict.fromkeys((*request.verifiers, *verifiers))
-            }
-            made = trace(
+            is_verdict = request.purpose in _JUDGE_REPLIES
+            names = dict.fromkeys((*request.verifiers, *verifiers))
+            scored = () if is_verdict or finish is Finish.FAILED else names
+            raw = trace(
                 request.ordinal,
-                None,
+                None if is_verdict else word or None,
                 finish=finish,
                 tokens=_n_tokens(request, finish, rng),
-                metrics=metrics,
+                metrics={name: metric_value(name, rng.random()) for name in request.metrics},
+                verdicts={name: rng.random() for name in scored},
             )
             if finish is Finish.FAILED:
-                return made
-            if request.purpose in _JUDGED:
-                return replace(made, text=rng.choice(_JUDGED[request.purpose]))
-            # The hash of an answer's text changes with the salt, and with it the order in which a
-            # set of answers is iterated.
+                return raw
+            if is_verdict:
+                return replace(raw, text=rng.choice(_JUDGE_REPLIES[request.purpose]))
             if request.stop and finish is Finish.STOP and rng.random() < 0.5:
-                made = replace(made, stop=request.stop[0])
-            answer = Answer(SaltedText(word, 0), SaltedText(word, 0)) if word else None
-            return replace(
-                made,
-                answer=answer,
-                verdicts=tuple(Verdict(n, score) for n, score in verdicts.items()),
-            )
+                raw = replace(raw, stop=request.stop[0])
+            return salted(raw, 0)
 
         return reply
 
@@ -154,10 +143,6 @@ def _n_tokens(request: Request, finish: Finish, rng: random.Random) -> int:
     return n if request.max_new_tokens is None else min(n, request.max_new_tokens)
 
 
-def _metric(name: str, rng: random.Random) -> float:
-    return -rng.random() if parse_metric(name)[0].endswith("_logprob") else 20 * rng.random()
-
-
 def _session(strategy: Strategy, plan: Plan) -> Session:
     return Session(PROBLEM, strategy, plan, registry.metrics(strategy))
 
@@ -166,11 +151,25 @@ def _copy(strategy: Strategy) -> Strategy:
     return pickle.loads(pickle.dumps(strategy))  # type: ignore[no-any-return]  # a copy of what went in
 
 
-def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> None:
-    """Explore once, judge what was done, and check that the same events do the same again."""
+def _boundaries(whole: Recording) -> list[Budget]:
+    """Return the budgets at which something else happens than without one, as `whole` shows.
+
+    One trace; one too few for the first command, and for the last request of all; the tokens of one
+    trace, half of all tokens; and both kinds at once.
+    """
+    n_first, n_all = len(whole.first), len(whole.requests)
+    n_tokens = sum(t.usage.output_tokens for t in whole.session.traces.values())
+    traces = sorted({1, n_first - 1, n_all - 1} & set(range(1, _N_LIMIT)))
+    tokens = sorted({1, n_tokens // 2} - {0})
+    both = Budget(traces=max(1, n_all // 2), tokens=max(1, n_tokens // 4))
+    return [*(Budget(traces=n) for n in traces), *(Budget(tokens=n) for n in tokens), both]
+
+
+def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> Recording:
+    """Explore, check the conduct, and that the same events do the same again."""
     recording = record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT)
     _check_conduct(strategy, recording, plan, where)
-    for salt in (0, 1, 2):
+    for salt in (1, 2) if plan.budget == Budget() else (0,):
         again = play(_session(_copy(strategy), plan), _salted(recording.events, salt))
         _check_same(recording, again, where)
         dropped = (recording.session.dropped, again.session.dropped)
@@ -179,6 +178,7 @@ def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed
             "deterministic",
             f"{where} it dropped {dropped[0]}, and {dropped[1]} the second time; {PURE}",
         )
+    return recording
 
 
 def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: str) -> None:
@@ -189,16 +189,13 @@ def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: 
         f"{where} it raised or broke the protocol: {session.error}",
     )
     if budget.traces or budget.tokens:
-        hung = session.stopped_by == INTERRUPT
         require(
-            not hung,
+            session.stopped_by != INTERRUPT,
             "ends",
-            f"{where} it still asked for traces after {_N_LIMIT}; failed traces spend no tokens: bound retries",
+            f"{where} it still asked for traces after {_N_LIMIT}; "
+            "failed traces spend no tokens: bound retries",
         )
-    effects = [
-        e for effects in (recording.first, *(s.effects for s in recording.steps)) for e in effects
-    ]
-    requests = [e.request for e in effects if isinstance(e, Start)]
+    requests = recording.requests
     if budget.traces:
         require(
             len(requests) <= budget.traces,
@@ -211,39 +208,15 @@ def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: 
         require(
             n_attempts <= n_planned,
             "n_planned",
-            f"{where} it started {n_attempts} attempts and says n_full = {n_planned}; correct one",
+            f"{where} it started {n_attempts} attempts and has n_planned = {n_planned}; "
+            "correct one of them",
         )
     implied = {Capability.LOGPROBS} if registry.metrics(strategy) else set()  # as at plan time
-    _check_needs(registry.needs(strategy) | implied, requests)
-
-
-def _check_needs(needs: frozenset[Capability], requests: Sequence[Request]) -> None:
-    uses = {
-        Capability.CONTINUE: any(r.parent is not None for r in requests),
-        Capability.RULES: any(r.rules for r in requests),
-        Capability.LOGPROBS: any(r.metrics for r in requests),
-        Capability.SCORE: any(PREFIX in r.metrics for r in requests),
-        Capability.DEPTH: any(r.depth is not None for r in requests),
-    }
-    missing = sorted(c for c, used in uses.items() if used and c not in needs)
-    require(
-        not missing,
-        "needs",
-        f"its requests use {', '.join(missing)}; list that in `needs`, so that an engine without it is refused",
-    )
+    check_needs(registry.needs(strategy) | implied, requests)
 
 
 def _salted(events: Iterable[Event], salt: int) -> list[Event]:
-    return [
-        e
-        if isinstance(e, str) or e.answer is None
-        else replace(e, answer=_salted_answer(e.answer, salt))
-        for e in events
-    ]
-
-
-def _salted_answer(answer: Answer, salt: int) -> Answer:
-    return Answer(SaltedText(answer.text, salt), SaltedText(answer.key, salt))
+    return [event if isinstance(event, str) else salted(event, salt) for event in events]
 
 
 def _check_same(one: Recording, other: Recording, where: str) -> None:
@@ -257,20 +230,21 @@ def _check_same(one: Recording, other: Recording, where: str) -> None:
 
 def _check_same_steps(one: Sequence[Step], other: Sequence[Step], where: str) -> None:
     for i, (a, b) in enumerate(zip_longest(one, other)):
-        same = a is not None and b is not None and (a.effects, a.running) == (b.effects, b.running)
         require(
-            same, "deterministic", f"{where} it did otherwise after the same {i + 1} events; {PURE}"
+            a is not None and b is not None and (a.effects, a.running) == (b.effects, b.running),
+            "deterministic",
+            f"{where} it did otherwise after the same {i + 1} events; {PURE}",
         )
 
 
-def _check_stops(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> None:
-    """Stop one exploration at many points: nothing may raise, start, or be left running un-aborted."""
-    events = [
-        e
-        for e in record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT).events
-        if e != INTERRUPT
-    ]
-    for n in sorted({i * len(events) // _N_STOPS for i in range(_N_STOPS + 1)}):
+def _check_stops(
+    strategy: Strategy, plan: Plan, world: World, where: str, whole: Recording
+) -> None:
+    """Stop an exploration where it had just acted: nothing may raise, start, or be left running."""
+    events = [event for event in whole.events if event != INTERRUPT]
+    acted = [n for n, done in enumerate(whole.steps[: len(events)], 1) if done.effects]
+    chosen = {acted[i * len(acted) // _N_STOPS] for i in range(_N_STOPS)} if acted else set()
+    for n in sorted({0, len(events) // 2, len(events), *chosen}):
         session = _session(strategy, plan)
         play(session, events[:n])
         before = set(session.running)
@@ -297,7 +271,7 @@ def _check_stops(strategy: Strategy, plan: Plan, world: World, where: str, seed:
 
 
 def _check_sharing(strategy: Strategy, plan: Plan, seed: int) -> None:
-    """Explore two problems in turns with one strategy object: each must go as it does alone."""
+    """Explore two problems in turns with one strategy: each must go as it does alone."""
     world = _worlds(seed, registry.verdicts(strategy))["of two answers"]
     alone = [
         record(_session(_copy(strategy), plan), world, random.Random(seed + i), _N_LIMIT)

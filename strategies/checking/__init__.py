@@ -1,1 +1,1 @@
-"""Strategies that let a model check candidates before the vote."""
+"""Strategies in which a model verifies candidates before the vote."""

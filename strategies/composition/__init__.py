@@ -1,1 +1,1 @@
-"""Strategies made of other strategies."""
+"""Strategies made of other strategies, which are their parts."""

@@ -1,8 +1,7 @@
-"""The strategy that was chosen for the user: a name in the plan until it is loaded, then the choice
-and the reason for it.
+"""The strategy that is chosen for the user: explores as the choice does.
 
-Choosing is `orchestrator.plan.auto`'s: it happens when a plan is loaded, so that what a job
-records, fingerprints and resumes is the choice.
+Choosing is done in `orchestrator.plan.auto`, when a plan is loaded, so that what a job records,
+fingerprints and resumes is the choice.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
 
 from orchestrator.core.steps import Steps
 from orchestrator.core.values import PluginSpec, Problem
@@ -18,25 +19,29 @@ from orchestrator.core.values import PluginSpec, Problem
 
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """Explores as `chosen` does. A plan that names no `chosen` gets one when it is loaded, by its
-    budget and by what it has.
+    """Chooses a strategy by the plan's budget, models and verifiers.
 
-    `leadline choose PLAN` says what that is and why, without an engine; docs/auto.md has the rules.
+    A plan that names no `chosen` gets one when it is loaded. `leadline choose PLAN` prints which
+    one and why, without an engine; docs/auto.md has the rules.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"chosen": "strategies"}
 
-    chosen: Any = "adaptive n=16"  # filled in when the plan is loaded
-    why: str = ""  # the reason, filled in beside it
+    chosen: Annotated[
+        Any, Meta(description="The chosen strategy; filled in when the plan is loaded.")
+    ] = "adaptive n=16"
+    why: Annotated[
+        str, Meta(description="The reason for the choice; filled in when the plan is loaded.")
+    ] = ""
 
     @property
     def n_planned(self) -> int | None:
-        """How many traces full sampling takes, where the chosen strategy says so."""
+        """How many attempts full sampling takes, where the chosen strategy knows."""
         return getattr(self.chosen, "n_planned", None)
 
     @property
     def selector(self) -> PluginSpec | None:
-        """The vote that the chosen strategy's decisions are about, if it states one."""
+        """The vote that the chosen strategy's decisions are about, if it has one."""
         return getattr(self.chosen, "selector", None)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:

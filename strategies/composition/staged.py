@@ -1,8 +1,7 @@
-"""Strategies one after another, each only where those before it have not decided the vote: cheap
-first, thorough where it is needed.
+"""Strategies one after another, each only where those before it have not decided the vote.
 
 What agreement cascades do with models (Yue et al., arXiv 2310.03094; strategy `cascade`), done with
-strategies: all stages work on one question and their traces vote together.
+strategies: all stages work on one question and their attempts vote together.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
 
 from orchestrator.core.steps import Steps
 from orchestrator.core.values import PluginSpec, Problem, Trace
@@ -20,29 +21,34 @@ from orchestrator.kit.compose import run_inner
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Runs `stages` in turn, and stops after the first one when at least the share `agreement` of
-    all attempts so far state one answer.
+    """Runs strategies in turn, cheap ones first, until the attempts agree.
 
-    Attempts that state no answer count against it. The selector is that of the last stage that has
-    one of its own, else the majority.
+    The selector is that of the last stage that has one of its own, else the majority.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"stages": "strategies"}
 
-    stages: tuple[Any, ...] = ("consistency n=4", "revise chains=4 revisions=2")
-    agreement: float = 0.75
+    stages: Annotated[
+        tuple[Any, ...],
+        Meta(min_length=1, description="Strategies in the order they run, with their options."),
+    ] = ("consistency n=4", "revise chains=4 revisions=2")
+    agreement: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of all attempts so far that must state one answer to stop; attempts "
+            "without an answer count against it.",
+        ),
+    ] = 0.75
 
     def __post_init__(self) -> None:
-        if not self.stages or None in self.stages:
-            raise ValueError(
-                f"stages = {list(self.stages)}: name at least one strategy, and none empty"
-            )
-        if not 0 < self.agreement <= 1:
-            raise ValueError(f"agreement = {self.agreement}: a share, 0 < agreement <= 1")
+        if None in self.stages:
+            raise ValueError(f"stages = {list(self.stages)}: none of them may be empty")
 
     @property
     def n_planned(self) -> int | None:
-        """How many traces full sampling takes, where every stage says so."""
+        """How many attempts full sampling takes, where every stage knows."""
         sizes = [getattr(stage, "n_planned", None) for stage in self.stages]
         return None if None in sizes else sum(n for n in sizes if n is not None)
 

@@ -1,33 +1,27 @@
-"""DeepPrune: traces are read to a prefix, clustered by a similarity as the prefixes arrive, and only one
-cluster's traces finish.
+"""DeepPrune: attempts are read to a prefix, prefixes are clustered, one cluster's attempts finish.
 
 Tu et al., arXiv 2510.08483 (ACL Findings 2026): prefixes of 25 reasoning words, greedy online
-clustering (tau, K, K1), the largest cluster goes on with at most K2 traces, K3 random ones when all
-clusters are single, majority vote of those that finished.
+clustering (tau, K, K1); the largest cluster continues with at most K2 attempts, K3 random ones when
+all clusters are single; majority vote of those that finished.
 
-What the paper leaves open, and what we do: the reasoning words (`core.judging.REASONING_WORDS`);
-which of a cluster's traces finish (the first to arrive); a newcomer like none when there are K
-clusters (`when_full`); K3 (as K2); equal clusters (the one founded first). We differ in that the
-largest cluster's traces go on as soon as no prefix still out can make another one the largest, and
-what can no longer matter is stopped then, which changes no vote and saves tokens; and a prefix may
-also end at `prefix_tokens`, for models that use few such words.
-
-Online greedy clustering of traces by similarity, as DeepPrune does it (arXiv 2510.08483, section on
-online pruning). Pure.
-
-The rules alone: which cluster a newcomer goes to, and which cluster is the largest. Who compares,
-and what follows, is a strategy's.
+What the paper leaves open, and what we do: the reasoning words (`kit.prefixes.REASONING_WORDS`);
+which of a cluster's attempts finish (the first to arrive); a newcomer unlike all when there are K
+clusters (`when_full`); K3 (as K2); equal clusters (the one founded first). Where we differ: the
+largest cluster's attempts continue as soon as no prefix still out can make another one the largest,
+and what can no longer matter is stopped then, which changes no vote and saves tokens; and a prefix
+may also end at `prefix_tokens`, for models that use few such words.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from orchestrator.core.steps import Command, Reply, Steps, drop, next_trace, submit
+from msgspec import Meta
+
+from orchestrator.core.steps import Command, Reply, Steps, depth_needs, drop, next_trace, submit
 from orchestrator.core.values import (
     Capability,
     Finish,
@@ -36,91 +30,116 @@ from orchestrator.core.values import (
     Purpose,
     Request,
     WordLimit,
+    changed,
 )
-from orchestrator.kit.prefixes import REASONING_WORDS, scored
-
-_GONE = (Finish.FAILED, Finish.CANCELLED)
+from orchestrator.kit.options import ModelOptions
+from orchestrator.kit.prefixes import REASONING_WORDS, pair_scores
+from strategies.pruning.clustering import cluster_for, largest, mean_similarity
 
 
 @dataclass(frozen=True, slots=True)
-class DeepPrune:
-    """Reads `n` traces to a prefix, clusters them by a similarity, and lets only one cluster's finish.
-
-    `keep` says who finishes: of the "largest" cluster as published, where nobody else votes; or of
-    "every" cluster its first trace, which then also casts the votes of the members that were pruned
-    for its sake.
-    """
+class DeepPrune(ModelOptions):
+    """Stops attempts whose prefixes are alike, by a similarity."""
 
     parts: ClassVar[Mapping[str, str]] = {"similarity": "similarity"}
     former_options: ClassVar[Mapping[str, str]] = {"judge": "similarity"}
 
-    n: int = 16  # traces; the paper has 512
-    # who compares prefixes, with its options behind its name: "trained file=judge.json"
-    similarity: Any = "probe"
-    keep: Literal["largest", "every"] = "largest"
-    n_words: int = 25  # a prefix ends at so many reasoning words; 0: not by words
-    words: tuple[str, ...] = REASONING_WORDS
-    prefix_tokens: int = 0  # a prefix ends at so many tokens, too; 0: not by tokens
-    tau: float = 0.5  # a newcomer joins a cluster more similar than this
-    max_clusters: int = 32  # K
-    n_compared: int = 10  # K1: members of a cluster that a newcomer is compared with, at most
-    n_finished: int = 20  # K2: traces of the largest cluster that finish, at most
-    n_single: int = 20  # K3: traces that finish when no two prefixes are alike
-    when_full: Literal["join", "leave"] = (
-        "join"  # a newcomer unlike K clusters joins the nearest, or leaves without a vote
-    )
-    model: str = ""
-    depth: int | None = None
+    n: Annotated[int, Meta(ge=1, description="Number of attempts; the paper has 512.")] = 16
+    similarity: Annotated[
+        Any,
+        Meta(
+            description="Similarity that compares prefixes, with its options behind its name, such "
+            'as "trained file=judge.json".'
+        ),
+    ] = "probe"
+    keep: Annotated[
+        Literal["largest", "every"],
+        Meta(
+            description='Which attempts finish: those of the "largest" cluster as published, where '
+            'no other votes; or of "every" cluster the first one, which also casts the votes of '
+            "the members that were stopped."
+        ),
+    ] = "largest"
+    n_words: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Number of reasoning words at which a prefix ends; 0 does not count words.",
+        ),
+    ] = 25
+    words: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(description="The reasoning words, as whole words in any case."),
+    ] = REASONING_WORDS
+    prefix_tokens: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Number of tokens at which a prefix ends, too; 0 does not count tokens.",
+        ),
+    ] = 0
+    tau: Annotated[
+        float,
+        Meta(ge=0, lt=1, description="Similarity above which a newcomer joins a cluster."),
+    ] = 0.5
+    max_clusters: Annotated[
+        int, Meta(ge=1, description="Largest number of clusters (the paper's K).")
+    ] = 32
+    n_compared: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Largest number of a cluster's members with which a newcomer is compared "
+            "(K1).",
+        ),
+    ] = 10
+    n_finished: Annotated[
+        int,
+        Meta(
+            ge=1, description="Largest number of the largest cluster's attempts that finish (K2)."
+        ),
+    ] = 20
+    n_single: Annotated[
+        int,
+        Meta(ge=1, description="Number of attempts that finish when no two are alike (K3)."),
+    ] = 20
+    when_full: Annotated[
+        Literal["join", "leave"],
+        Meta(
+            description="What a newcomer unlike all clusters does when there are `max_clusters`: "
+            '"join" the nearest, or "leave" without a vote.'
+        ),
+    ] = "join"
 
     def __post_init__(self) -> None:
-        least = {
-            "n": 1,
-            "n_words": 0,
-            "prefix_tokens": 0,
-            "max_clusters": 1,
-            "n_compared": 1,
-            "n_finished": 1,
-            "n_single": 1,
-        }
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least {bound} is needed")
         if not self.n_words and not self.prefix_tokens:
             raise ValueError(
                 "n_words = 0 and prefix_tokens = 0: a prefix must end somewhere; set one of them"
             )
-        if self.n_words and not all(self.words or ("",)):
-            raise ValueError(
-                f"words = {self.words!r}: give at least one word, none of them empty; or n_words = 0"
-            )
-        if not 0 <= self.tau < 1:
-            raise ValueError(f"tau = {self.tau}: 0 <= tau < 1 is needed")
+        if self.n_words and not self.words:
+            raise ValueError(f"words = {self.words!r}: give at least one word, or n_words = 0")
 
     @property
     def n_planned(self) -> int:
-        """How many traces full sampling takes."""
+        """How many attempts full sampling takes."""
         return self.n
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do, for the similarity too."""
-        own = {
-            Capability.CONTINUE,
-            *([Capability.RULES] if self.n_words else []),
-            *([] if self.depth is None else [Capability.DEPTH]),
-        }
-        return frozenset(own) | getattr(self.similarity, "needs", frozenset())
+        """Continuation, stop rules and latent depth if set, and what the similarity needs."""
+        rules = {Capability.RULES} if self.n_words else set()
+        own = depth_needs(self.depth) | {Capability.CONTINUE} | rules
+        return own | getattr(self.similarity, "needs", frozenset())
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Read, cluster and finish; each prefix is placed when it arrives (when its probe does, for
-        a similarity that probes).
+        """Read, cluster and finish; each prefix is placed when it arrives.
+
+        For a similarity that probes, that is when its probe arrives.
         """
         rules = (WordLimit(self.words, self.n_words),) if self.n_words else ()
-        request = Request(
-            model=self.model, depth=self.depth, rules=rules, checkpoint=self.prefix_tokens or None
-        )
+        request = changed(self.request, rules=rules, checkpoint=self.prefix_tokens or None)
         attempts = yield from submit([request] * self.n)
-        state = _State(attempts, set(attempts))
+        state = _PruningState(attempts, set(attempts))
         finish = self._finish_largest if self.keep == "largest" else self._finish_every
         while state.unread or state.probed:
             prefix = yield from self._next_prefix(state)
@@ -131,37 +150,37 @@ class DeepPrune:
             trace = yield from next_trace(state.finishing)
             state.finishing.discard(trace.ordinal)
 
-    def _next_prefix(self, state: _State) -> Generator[Command, Reply, Prefix | None]:
+    def _next_prefix(self, state: _PruningState) -> Generator[Command, Reply, Prefix | None]:
         """Wait for a prefix, or for a probe of one; return the prefix when it can be compared."""
         trace = yield from next_trace(state.unread | state.probed.keys())
         if trace.ordinal in state.probed:
             prefix = state.probed.pop(trace.ordinal)
             return replace(prefix, key=trace.answer.key if trace.answer else None)
         state.unread.discard(trace.ordinal)
-        if trace.finish in _GONE:
+        if trace.finish in (Finish.FAILED, Finish.CANCELLED):
             return None
         prefix = Prefix(trace.ordinal, trace.text, trace.answer.key if trace.answer else None)
         if trace.finish is Finish.RULE:
             state.unfinished.add(trace.ordinal)
             probe: Request | None = getattr(self.similarity, "probe", None)
             if probe is not None and prefix.key is None:
-                asked = yield from submit(
-                    [replace(probe, parent=trace.ordinal, purpose=Purpose.PROBE)]
-                )
+                probe = replace(probe, parent=trace.ordinal, purpose=Purpose.PROBE)
                 # none when the budget ended: then waiting ends the exploration
-                state.probed.update(dict.fromkeys(asked, prefix))
+                state.probed.update(dict.fromkeys((yield from submit([probe])), prefix))
                 return None
         return prefix
 
-    def _place(self, state: _State, prefix: Prefix, problem: Problem, rng: random.Random) -> Steps:
+    def _place(
+        self, state: _PruningState, prefix: Prefix, problem: Problem, rng: random.Random
+    ) -> Steps:
         """Put a prefix into its cluster, or into one of its own, or leave it out."""
         panels = [
             rng.sample(cluster, min(self.n_compared, len(cluster))) for cluster in state.clusters
         ]
         pairs = [(prefix, member) for panel in panels for member in panel]
-        scores = iter((yield from scored(self.similarity, problem, pairs)))
+        scores = iter((yield from pair_scores(self.similarity, problem, pairs)))
         similarities = [mean_similarity([next(scores) for _ in panel]) for panel in panels]
-        place = home(similarities, self.tau, self.max_clusters, self.when_full)
+        place = cluster_for(similarities, self.tau, self.max_clusters, self.when_full)
         if place is None:
             yield from drop([prefix.ordinal])
         elif place < len(state.clusters):
@@ -169,13 +188,14 @@ class DeepPrune:
         else:
             state.clusters.append([prefix])
 
-    def _finish_largest(self, state: _State, rng: random.Random) -> Steps:
-        """Let traces of the largest cluster go on once it is certain which it is, and stop all
-        others once they cannot matter.
+    def _finish_largest(self, state: _PruningState, rng: random.Random) -> Steps:
+        """Continue the largest cluster once it is certain which it is.
+
+        All others are stopped once they cannot matter.
         """
         sizes = [len(cluster) for cluster in state.clusters]
         n_out = len(state.unread) + len(state.probed)
-        first = leader(sizes, n_out)
+        first = largest(sizes, n_out)
         # one trace is no cluster yet: all may turn out to be single
         if first is None or (n_out and sizes[first] == 1):
             return
@@ -190,31 +210,28 @@ class DeepPrune:
             state.unread.clear()
             state.probed.clear()
 
-    def _finish_every(self, state: _State, rng: random.Random) -> Steps:
-        """Let each cluster's founder go on; other members that are not finished leave it their
-        votes.
-        """
+    def _finish_every(self, state: _PruningState, rng: random.Random) -> Steps:
+        """Continue each cluster's founder; unfinished members leave it their votes."""
         for founder, *members in state.clusters:
             yield from self._continue(state, [founder])
-            pruned = [m.ordinal for m in members if m.ordinal in state.unfinished]
-            state.unfinished.difference_update(pruned)
-            if pruned:
-                yield from drop(pruned, heir=founder.ordinal)
+            stopped = [m.ordinal for m in members if m.ordinal in state.unfinished]
+            state.unfinished.difference_update(stopped)
+            if stopped:
+                yield from drop(stopped, heir=founder.ordinal)
 
-    def _continue(self, state: _State, prefixes: Sequence[Prefix]) -> Steps:
+    def _continue(self, state: _PruningState, prefixes: Sequence[Prefix]) -> Steps:
         ordinals = [p.ordinal for p in prefixes if p.ordinal in state.unfinished]
         state.unfinished.difference_update(ordinals)
-        state.finishing.update(
-            (yield from submit([Request(parent=ordinal) for ordinal in ordinals]))
-            if ordinals
-            else ()
-        )
+        if ordinals:
+            requests = [Request(parent=ordinal) for ordinal in ordinals]
+            state.finishing.update((yield from submit(requests)))
 
 
 @dataclass(slots=True)
-class _State:
-    """Where one exploration stands; ordinals are those of prefixes, but for `finishing` and the
-    keys of `probed`.
+class _PruningState:
+    """Where one exploration stands.
+
+    Ordinals are those of prefixes, but for `finishing` and the keys of `probed`.
     """
 
     attempts: tuple[int, ...]
@@ -223,46 +240,3 @@ class _State:
     unfinished: set[int] = field(default_factory=set)  # prefixes that were not continued
     clusters: list[list[Prefix]] = field(default_factory=list)
     finishing: set[int] = field(default_factory=set)  # continuations that run
-
-
-def mean_similarity(scores: Sequence[float | None]) -> float:
-    """Return the mean over the scores that the similarity could give; 0.0 with none of them: nothing
-    speaks for the same answer then.
-    """
-    known = [score for score in scores if score is not None]
-    return math.fsum(known) / len(known) if known else 0.0
-
-
-def home(
-    similarities: Sequence[float],
-    tau: float,
-    max_clusters: int,
-    when_full: Literal["join", "leave"],
-) -> int | None:
-    """Return the cluster that a newcomer goes to, or `len(similarities)` for one of its own; None
-    when it stays outside.
-
-    DeepPrune's online greedy rule: the most similar cluster (the oldest among equals) if that is
-    above `tau`, else a new one while there are fewer than `max_clusters`. What happens then is
-    unspecified there: `when_full` "join" takes the most similar one all the same.
-    """
-    n = len(similarities)
-    nearest = max(range(n), key=lambda i: (similarities[i], -i), default=None)
-    if nearest is not None and similarities[nearest] > tau:
-        return nearest
-    if n < max_clusters:
-        return n
-    return nearest if when_full == "join" else None
-
-
-def leader(sizes: Sequence[int], n_outstanding: int = 0) -> int | None:
-    """Return the largest cluster (the oldest among equals) once no `n_outstanding` newcomers can
-    change which it is; None before.
-    """
-    if not sizes:
-        return None
-    first = max(range(len(sizes)), key=lambda i: (sizes[i], -i))
-    # A younger cluster must be larger to win, an older one only as large; one not yet founded is
-    # the youngest.
-    rivals = [size + n_outstanding + (i < first) for i, size in enumerate(sizes) if i != first]
-    return first if max([*rivals, n_outstanding]) <= sizes[first] else None

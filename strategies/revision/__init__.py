@@ -1,1 +1,4 @@
-"""Strategies whose attempts build on earlier ones."""
+"""Strategies whose attempts build on earlier ones.
+
+Not here: searches in which a verifier decides what is built on (`search`).
+"""

@@ -1,9 +1,9 @@
-"""Sequential revision: chains of attempts, each of which sees the ones before it (Snell et al.,
-arXiv 2408.03314, section 6).
+"""Sequential revision: chains of attempts, each of which sees the ones before it.
 
-Theirs is a model trained to revise, with up to four earlier attempts in its context; ours is any
-chat model, asked in a conversation. The prompt is ours. Self-Refine (Madaan et al., arXiv
-2303.17651) is `memory = 1`, its feedback and revision asked for in one turn.
+As Snell et al. (arXiv 2408.03314, section 6). Where we differ: theirs is a model trained to revise,
+with up to four earlier attempts in its context; ours is any chat model, in a conversation. The
+prompt is ours. Self-Refine (Madaan et al., arXiv 2303.17651) is `memory = 1`, with feedback and
+revision requested in one turn.
 """
 
 from __future__ import annotations
@@ -11,46 +11,43 @@ from __future__ import annotations
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Annotated
 
-from orchestrator.core.steps import Command, Reply, Steps, ask, depth_needs
-from orchestrator.core.values import Capability, Finish, Problem, Prompt, Request, Trace
+from msgspec import Meta
+
+from orchestrator.core.steps import Command, Reply, Steps, ask
+from orchestrator.core.values import Finish, Problem, Prompt, Trace, changed
 from orchestrator.kit.compose import gather
-from orchestrator.kit.prompts import shown, turn
+from orchestrator.kit.options import ModelOptions
+from orchestrator.kit.prompts import next_turn, visible_text
 
 REVISE = (
-    "Review your solution: go through it step by step and look for mistakes. Then solve the problem again, complete and in the form that "
-    "was asked for. If you find no mistake, keep the answer."
+    "Review your solution: go through it step by step and look for mistakes. Then solve the "
+    "problem again, complete and in the form that was asked for. If you find no mistake, keep the "
+    "answer."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Revise:
-    """Runs `chains` chains side by side: an attempt and `revisions` revisions, each shown the last
-    `memory` attempts of its chain.
+class Revise(ModelOptions):
+    """Revises attempts in sequence; for models that find their own mistakes.
 
-    With the selector `majority` all attempts vote, with `final` the last of each chain.
+    Chains run side by side. With the selector `majority` all attempts vote, with `final` the last
+    one of each chain.
     """
 
-    chains: int = 4
-    revisions: int = 3
-    memory: int = 4
-    model: str = ""
-    depth: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("chains", 1), ("revisions", 0), ("memory", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
+    chains: Annotated[int, Meta(ge=1, description="Number of chains.")] = 4
+    revisions: Annotated[
+        int, Meta(ge=0, description="Number of revisions after the first attempt of a chain.")
+    ] = 3
+    memory: Annotated[
+        int, Meta(ge=1, description="Number of latest attempts of its chain that a revision sees.")
+    ] = 4
 
     @property
     def n_planned(self) -> int:
-        """How many traces full sampling takes."""
+        """How many attempts full sampling takes."""
         return self.chains * (self.revisions + 1)
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is asked for."""
-        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run all chains; one whose attempt fails ends there."""
@@ -59,13 +56,10 @@ class Revise:
     def _chain(self, prompt: Prompt) -> Generator[Command, Reply, None]:
         attempts: list[Trace] = []
         for _ in range(self.revisions + 1):
-            talk = prompt
+            request, conversation = self.request, prompt
             for attempt in attempts[-self.memory :]:
-                talk = turn(talk, shown(attempt), REVISE)
-            subjects = tuple(t.ordinal for t in attempts[-1:])
-            asked = Request(
-                talk if attempts else "", model=self.model, depth=self.depth, subjects=subjects
-            )
-            attempts.append((yield from ask(asked)))
+                conversation = next_turn(conversation, visible_text(attempt), REVISE)
+                request = changed(request, prompt=conversation, subjects=(attempt.ordinal,))
+            attempts.append((yield from ask(request)))
             if attempts[-1].finish in (Finish.FAILED, Finish.CANCELLED):
                 return

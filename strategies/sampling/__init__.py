@@ -1,1 +1,4 @@
-"""Strategies that only decide how many attempts to start, and at which depth or model."""
+"""Strategies that decide how many attempts to start, and with which model or latent depth.
+
+Not here: strategies that look into running attempts (`pruning`) or build on earlier ones.
+"""

@@ -1,23 +1,22 @@
-"""Adaptive sample counts: waves of traces, stopped as soon as a rule calls the vote decided; what
-then still runs is cancelled.
+"""Adaptive sample counts: waves of attempts, until a rule calls the vote decided.
 
-Rules (an option of one strategy, because only the question "is it decided?" differs):
+What then still runs is cancelled. The rules are options of one strategy, because only the question
+"is it decided?" differs:
 
 - `beta`: Adaptive-Consistency (Aggarwal et al., arXiv 2305.11860;
-  github.com/Pranjal2041/AdaptiveConsistency). Stop when the leader beats
-  the runner-up with probability `confidence` under a uniform Beta prior on their two shares.
+  github.com/Pranjal2041/AdaptiveConsistency). Stop when the leader beats the runner-up with
+  probability `confidence` under a uniform Beta prior on their two shares.
 - `window`: ESC (Li et al., arXiv 2401.10480; github.com/Yiwei98/ESC). Stop after the first window
-  of `window` traces that all agree.
+  of `window` attempts that all agree.
 - `bayes`: Best-of-infinity (Komiyama et al., arXiv 2509.21091;
-  github.com/jkomiyama/BoInf-code-publish). Stop when the Bayes factor for
-  "the present mode is the true mode" reaches `bayes_factor`. We follow the released code's law,
-    Dir(N_1 + 1, ..., N_s + 1, 1.3), not the
-  paper's Dir(N_1, ..., N_s, 0.3), and integrate it numerically where the code draws a thousand
-    samples.
+  github.com/jkomiyama/BoInf-code-publish). Stop when the Bayes factor for "the present mode is the
+  true mode" reaches `bayes_factor`. We follow the released code's distribution,
+  Dir(N_1 + 1, ..., N_s + 1, 1.3), not the paper's Dir(N_1, ..., N_s, 0.3), and integrate it
+  numerically where the code draws a thousand samples.
 
 As published all three are sequential: `wave = 1, growth = 1` (for `window`: `wave = window, growth
-= 1`) samples exactly so. The default grows its waves, which costs some traces and saves most of the
-waiting.
+= 1`) samples exactly so. The default grows its waves, which costs some attempts and saves most of
+the waiting.
 """
 
 from __future__ import annotations
@@ -25,14 +24,17 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from orchestrator.core.steps import Steps, depth_needs, next_trace, submit
-from orchestrator.core.values import Capability, Problem, Request, Trace
+from msgspec import Meta
+
+from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.values import Problem
 from orchestrator.core.votes import beta_confidence
+from orchestrator.kit.options import ModelOptions
 
 # the released code's "unknown" category: concentration 0.3, plus the 1 it adds to every category
 _UNKNOWN = 1.3
@@ -40,99 +42,97 @@ _UNKNOWN = 1.3
 # (tested)
 _PANEL = 64
 
+Keys: TypeAlias = Mapping[int, str | None]  # answer keys by ordinal; None: no answer
+
 
 @dataclass(frozen=True, slots=True)
-class Adaptive:
-    """Samples up to `n` traces in waves: `wave` at first, each next one `growth` times as large."""
+class Adaptive(ModelOptions):
+    """Samples in waves until the vote is decided; easy questions cost less."""
 
-    n: int = 40
-    rule: Literal["beta", "window", "bayes"] = "beta"
-    confidence: float = 0.95
-    window: int = 5
-    bayes_factor: float = 10.0
-    wave: int = 4
-    growth: float = 1.5
-    model: str = ""
-    depth: int | None = None
-
-    def __post_init__(self) -> None:
-        checks = {
-            "n >= 1": self.n >= 1,
-            "0.5 < confidence < 1": 0.5 < self.confidence < 1,
-            "window >= 2": self.window >= 2,
-            "bayes_factor > 0": self.bayes_factor > 0,
-            "wave >= 1": self.wave >= 1,
-            "growth >= 1": self.growth >= 1,
-        }
-        for need, held in checks.items():
-            if not held:
-                raise ValueError(
-                    f"{need} is needed; got {getattr(self, next(w for w in need.split() if w.isidentifier()))!r}"
-                )
+    n: Annotated[int, Meta(ge=1, description="Largest number of attempts.")] = 40
+    rule: Annotated[
+        Literal["beta", "window", "bayes"],
+        Meta(
+            description='When the vote is decided: "beta" compares the leader with the runner-up, '
+            '"window" waits for consecutive attempts that agree, "bayes" tests whether the leader '
+            "is the most probable answer."
+        ),
+    ] = "beta"
+    confidence: Annotated[
+        float,
+        Meta(
+            gt=0.5,
+            lt=1,
+            description='Of rule "beta": probability that the leader leads, which decides.',
+        ),
+    ] = 0.95
+    window: Annotated[
+        int,
+        Meta(ge=2, description='Of rule "window": number of consecutive attempts that must agree.'),
+    ] = 5
+    bayes_factor: Annotated[
+        float, Meta(gt=0, description='Of rule "bayes": the Bayes factor that decides.')
+    ] = 10.0
+    wave: Annotated[int, Meta(ge=1, description="Number of attempts in the first wave.")] = 4
+    growth: Annotated[
+        float,
+        Meta(ge=1, description="Size of each wave relative to the one before; 1 keeps it."),
+    ] = 1.5
 
     @property
     def n_planned(self) -> int:
-        """How many traces full sampling takes."""
+        """How many attempts full sampling takes."""
         return self.n
 
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is asked for."""
-        return depth_needs(self.depth)
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Sample waves until the rule holds or `n` traces are in; returning cancels what still
-        runs.
-        """
+        """Sample waves until the rule holds or `n` attempts are in."""
         decided = self._rule()
-        answers: dict[int, str | None] = {}
+        keys: dict[int, str | None] = {}
         size = float(self.wave)
-        while len(answers) < self.n:
-            asked = min(math.floor(min(size, self.n)), self.n - len(answers))
-            wave = yield from submit([Request(model=self.model, depth=self.depth)] * asked)
+        while len(keys) < self.n:
+            n_wave = min(math.floor(min(size, self.n)), self.n - len(keys))
+            wave = yield from submit([self.request] * n_wave)
             # an empty grant means that the budget ended: waiting then ends the exploration
             for _ in wave or (0,):
-                trace: Trace = yield from next_trace()
-                answers[trace.ordinal] = trace.answer.key if trace.answer else None
-                if decided(answers):
+                trace = yield from next_trace()
+                keys[trace.ordinal] = trace.answer.key if trace.answer else None
+                if decided(keys):
                     return
             size *= self.growth
 
-    def _rule(self) -> Callable[[dict[int, str | None]], bool]:
+    def _rule(self) -> Callable[[Keys], bool]:
         if self.rule == "beta":
-            return lambda answers: beta_confidence(*_top_two(answers)) >= self.confidence
+            return lambda keys: beta_confidence(*_top_two(keys)) >= self.confidence
         if self.rule == "window":
-            return lambda answers: agreeing_window(answers, self.window)
-        return lambda answers: bayes_factor(_counts(answers)) >= self.bayes_factor
+            return lambda keys: agreeing_window(keys, self.window)
+        return lambda keys: bayes_factor(_counts(keys)) >= self.bayes_factor
 
 
-def _counts(answers: dict[int, str | None]) -> list[int]:
-    return sorted(
-        Counter(key for key in answers.values() if key is not None).values(), reverse=True
-    )
+def _counts(keys: Keys) -> list[int]:
+    """Return how often each answer was stated, largest first."""
+    return sorted(Counter(key for key in keys.values() if key is not None).values(), reverse=True)
 
 
-def _top_two(answers: dict[int, str | None]) -> tuple[int, int]:
-    first, second, *_ = *_counts(answers), 0, 0
+def _top_two(keys: Keys) -> tuple[int, int]:
+    first, second, *_ = *_counts(keys), 0, 0
     return first, second
 
 
-def agreeing_window(answers: dict[int, str | None], window: int) -> bool:
-    """Tell whether some full window of consecutive ordinals (0 to w-1, w to 2w-1, ...) states one
-    and the same answer throughout.
+def agreeing_window(keys: Keys, window: int) -> bool:
+    """Tell whether a full window of consecutive ordinals states one answer throughout.
+
+    Windows do not overlap: ordinals 0 to w - 1, w to 2w - 1, and so on.
     """
-    for start in range(0, max(answers, default=-1) + 1, window):
-        keys = {answers.get(ordinal) for ordinal in range(start, start + window)}
-        if len(keys) == 1 and None not in keys:
-            return True
-    return False
+    starts = range(0, max(keys, default=-1) + 1, window)
+    answers = [{keys.get(o) for o in range(start, start + window)} for start in starts]
+    return any(len(stated) == 1 and None not in stated for stated in answers)
 
 
 def bayes_factor(counts: Sequence[int]) -> float:
-    """Return (s + 1) P / (1 - P), P the posterior probability that the answer most often seen is
-    the likeliest one; 0 with no counts.
+    """Return the Bayes factor for "the leading answer is the most probable one"; 0 without counts.
 
-    `counts`, of shape (s,), are the times each distinct answer was seen, largest first.
+    It is (s + 1) P / (1 - P), P the posterior probability of that statement. `counts`, of shape
+    (s,), are how often each distinct answer was stated, largest first.
     """
     if not counts:
         return 0.0
@@ -140,17 +140,18 @@ def bayes_factor(counts: Sequence[int]) -> float:
     return (len(counts) + 1) * (1.0 - wrong) / wrong if wrong else math.inf
 
 
-@lru_cache(maxsize=65536)  # a millisecond each, and the same few counts come up in every problem
+@lru_cache(maxsize=65536)  # a millisecond each, and the same few counts recur in every problem
 def _probability_not_mode(concentrations: tuple[float, ...]) -> float:
-    """Return P[some other share exceeds the first] for Dirichlet shares, by quadrature over the
-    first one's gamma variate.
+    """Return P[some other share exceeds the first] for Dirichlet shares.
+
+    By quadrature over the first one's gamma variate.
     """
     import numpy as np
     from scipy import special, stats
 
     first, rest = concentrations[0], np.asarray(concentrations[1:])
-    law = stats.gamma(first)
-    edges = np.linspace(0.0, law.isf(1e-18), 9)  # what lies beyond adds less than 1e-18
+    gamma = stats.gamma(first)
+    edges = np.linspace(0.0, gamma.isf(1e-18), 9)  # what lies beyond adds less than 1e-18
     nodes, weights = np.polynomial.legendre.leggauss(_PANEL)
     half = (edges[1:] - edges[:-1])[:, None] / 2
     x = (edges[:-1, None] + half * (nodes + 1)).ravel()
@@ -160,4 +161,4 @@ def _probability_not_mode(concentrations: tuple[float, ...]) -> float:
     log_below = np.where(
         above < 0.5, np.log1p(-np.minimum(above, 0.5)), np.log(np.maximum(below, 1e-300))
     )
-    return float((law.pdf(x) * -np.expm1(log_below.sum(axis=0)) * (half * weights).ravel()).sum())
+    return float((gamma.pdf(x) * -np.expm1(log_below.sum(axis=0)) * (half * weights).ravel()).sum())

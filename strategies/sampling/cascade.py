@@ -1,9 +1,9 @@
-"""Model cascade by agreement (Yue et al., arXiv 2310.03094): small models first, a larger one where
-their answers disagree.
+"""Model cascade by agreement (Yue et al., arXiv 2310.03094): small models first.
 
-The share of the leading answer among a model's own samples decides whether its vote stands; no
-verifier and no training is needed. The paper has two models and draws one answer of the larger;
-here there may be more, each sampled `n` times, or asked by another strategy.
+The share of the leading answer among a model's own attempts decides whether its vote stands or the
+next model tries; no verifier and no training is needed. Where we differ: the paper has two
+models and draws one answer of the larger; here there may be more, each sampled `n` times or
+explored by another strategy.
 """
 
 from __future__ import annotations
@@ -11,47 +11,58 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps, depth_needs, sample
 from orchestrator.core.values import Capability, PluginSpec, Problem, Request, Trace
 from orchestrator.core.votes import agreement
 from orchestrator.kit.compose import Overrides, run_inner
+from orchestrator.kit.options import LatentDepth
 
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """Asks `models` in turn, `n` times each, and stops at the first whose leading answer has at
-    least the share `agreement` of its traces.
+    """Samples small models first, and larger ones where their answers disagree.
 
-    Traces that state no answer count against it. Only the last model asked is heard, by the
-    selector `final`.
+    It stops at the first of `models` whose leading answer has at least the share `agreement` of its
+    attempts; attempts without an answer count against it. Only the attempts of the last model vote,
+    by the selector `final`.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"inner": "strategies"}
+    selector: ClassVar[PluginSpec] = PluginSpec("final")  # the vote of the last model
 
-    models: tuple[str, ...]
-    n: int = 8
-    agreement: float = 0.75
-    depth: int | None = None
-    # how each model is asked, instead of `n` times: "adaptive n=16"; what names a model of its own
-    # keeps it
-    inner: Any = None
-
-    def __post_init__(self) -> None:
-        if not self.models or self.n < 1:
-            raise ValueError(
-                f"models = {list(self.models)}, n = {self.n}: name at least one pool, and ask it at least once"
-            )
-        if not 0 < self.agreement <= 1:
-            raise ValueError(f"agreement = {self.agreement}: a share, 0 < agreement <= 1")
+    models: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="Model pools of the plan, from small to large."),
+    ]
+    n: Annotated[
+        int, Meta(ge=1, description="Number of attempts of each model, unless `inner` is set.")
+    ] = 8
+    agreement: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of a model's attempts that must state one answer for it to stand.",
+        ),
+    ] = 0.75
+    depth: LatentDepth = None
+    inner: Annotated[
+        Any,
+        Meta(
+            description="Strategy that explores with each model instead of sampling `n` attempts, "
+            'such as "adaptive n=16"; a model that it names itself is kept.'
+        ),
+    ] = None
 
     @property
     def n_planned(self) -> int | None:
-        """How many traces full sampling takes, where `inner` says so."""
-        return (
-            self.n if self.inner is None else getattr(self.inner, "n_planned", None) or 0
-        ) * len(self.models) or None
+        """How many attempts full sampling takes; None where `inner` does not know."""
+        n = self.n if self.inner is None else getattr(self.inner, "n_planned", None)
+        return n and n * len(self.models)
 
     @property
     def pools(self) -> tuple[str, ...]:
@@ -60,33 +71,24 @@ class Cascade:
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is asked for."""
+        """What the engine must be able to do: latent depth, if one is set."""
         return depth_needs(self.depth)
 
-    @property
-    def selector(self) -> PluginSpec:
-        """The vote of the last model asked."""
-        return PluginSpec("final")
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Go up the models until one agrees with itself."""
-        before: tuple[int, ...] = ()
+        """Sample one model after another until one agrees with itself."""
+        earlier: tuple[int, ...] = ()
         for model in self.models:
-            traces = yield from self._asked(model, before, problem, rng)
-            if agreement(traces) >= self.agreement:
+            attempts = yield from self._attempts(model, earlier, problem, rng)
+            if agreement(attempts) >= self.agreement:
                 return
-            before = tuple(t.ordinal for t in traces) or before
+            earlier = tuple(t.ordinal for t in attempts) or earlier
 
-    def _asked(
-        self, model: str, before: tuple[int, ...], problem: Problem, rng: random.Random
+    def _attempts(
+        self, model: str, earlier: tuple[int, ...], problem: Problem, rng: random.Random
     ) -> Generator[Command, Reply, Sequence[Trace]]:
-        """Return a model's attempts."""
+        """Return a model's attempts, which supersede the earlier ones."""
         if self.inner is None:
-            return (
-                yield from sample(self.n, Request(model=model, depth=self.depth, subjects=before))
-            )
-        return (
-            yield from run_inner(
-                self.inner, problem, rng, Overrides(model=model, depth=self.depth, subjects=before)
-            )
-        ).attempts
+            request = Request(model=model, depth=self.depth, subjects=earlier)
+            return (yield from sample(self.n, request))
+        overrides = Overrides(model=model, depth=self.depth, subjects=earlier)
+        return (yield from run_inner(self.inner, problem, rng, overrides)).attempts

@@ -1,47 +1,50 @@
-"""A weighted ensemble of models (Best-of-infinity, arXiv 2509.21091, section 4): each trace is
-asked of a model drawn by its weight.
+"""A weighted ensemble of models (Best-of-infinity, arXiv 2509.21091, section 4).
 
-The weights come from labelled questions, by `orchestrator.studies.ensembles`, or from whoever knows
-better. The vote is over all traces.
+The weights come from labelled questions, by `orchestrator.studies.ensembles`, or from prior
+knowledge. The vote is over all attempts.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchestrator.core.steps import Steps, depth_needs, next_trace, submit
 from orchestrator.core.values import Capability, Problem, Request
+from orchestrator.kit.options import LARGEST, LatentDepth
 
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """Samples `n` traces, each of one of `models` drawn with its weight in `weights` (equal when
-    empty).
-    """
+    """Samples each attempt from one of several models, drawn by weight."""
 
-    models: tuple[str, ...]
-    weights: tuple[float, ...] = ()
-    n: int = 16
-    depth: int | None = None
+    models: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="Model pools of the plan among which each attempt draws."),
+    ]
+    weights: Annotated[
+        tuple[Annotated[float, Meta(ge=0, le=LARGEST)], ...],
+        Meta(
+            description="Relative frequency of each model, in the order of `models`, not all zero; "
+            "empty for equal ones."
+        ),
+    ] = ()
+    n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 16
+    depth: LatentDepth = None
 
     def __post_init__(self) -> None:
-        if not self.models or self.n < 1:
+        if self.weights and (len(self.weights) != len(self.models) or not any(self.weights)):
             raise ValueError(
-                f"models = {list(self.models)}, n = {self.n}: name at least one pool, and take at least one trace"
-            )
-        sound = all(0 <= w < math.inf for w in self.weights) and (
-            not self.weights or sum(self.weights) > 0
-        )
-        if not sound or (self.weights and len(self.weights) != len(self.models)):
-            raise ValueError(
-                f"weights = {list(self.weights)}: one for each of {len(self.models)} models, none negative, not all zero"
+                f"weights = {list(self.weights)}: give one for each of {len(self.models)} models, "
+                "not all zero"
             )
 
     @property
     def n_planned(self) -> int:
-        """How many traces full sampling takes."""
+        """How many attempts full sampling takes."""
         return self.n
 
     @property
@@ -51,13 +54,12 @@ class Ensemble:
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is asked for."""
+        """What the engine must be able to do: latent depth, if one is set."""
         return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Draw all models, start all traces, wait for them."""
-        drawn = rng.choices(self.models, self.weights or None, k=self.n)
-        for ordinal in (
-            yield from submit([Request(model=model, depth=self.depth) for model in drawn])
-        ):
+        """Draw all models, start all attempts, wait for them."""
+        models = rng.choices(self.models, self.weights or None, k=self.n)
+        requests = [Request(model=model, depth=self.depth) for model in models]
+        for ordinal in (yield from submit(requests)):
             yield from next_trace((ordinal,))

@@ -1,47 +1,46 @@
-"""short-m@k: start k traces, keep the first m that finish, cancel the rest (Hassid et al., arXiv
-2505.17813).
+"""short-m@k: start k attempts, keep the first m to finish (Hassid et al., arXiv 2505.17813).
 
-Differs from the paper in one point: it breaks ties in the vote by the shortest chain, the project's
-selectors by the lowest ordinal.
+Where we differ: the paper breaks ties in the vote by the shortest chain, the project's selectors by
+the lowest ordinal.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Annotated
 
-from orchestrator.core.steps import Steps, depth_needs, next_trace, submit
-from orchestrator.core.values import Capability, Finish, Problem, Request, Trace
+from msgspec import Meta
+
+from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.values import Finish, Problem, Trace
+from orchestrator.kit.options import ModelOptions
 
 
 @dataclass(frozen=True, slots=True)
-class ShortM:
-    """Starts `k` traces and stops when `m` of them have finished their thinking: ended by
-    themselves, or stated an answer.
+class ShortM(ModelOptions):
+    """Keeps the first `m` of `k` attempts to finish; for short waits.
+
+    An attempt has finished its thinking when it ended by itself or stated an answer.
     """
 
-    m: int = 3
-    k: int = 8
-    model: str = ""
-    depth: int | None = None
+    m: Annotated[
+        int, Meta(ge=1, description="Number of finished attempts that end the exploration.")
+    ] = 3
+    k: Annotated[int, Meta(ge=1, description="Number of attempts started; at least `m`.")] = 8
 
     def __post_init__(self) -> None:
-        if not 1 <= self.m <= self.k:
-            raise ValueError(f"m = {self.m}, k = {self.k}: 1 <= m <= k is needed")
+        if self.m > self.k:
+            raise ValueError(f"m = {self.m}, k = {self.k}: m must not exceed k")
 
     @property
     def n_planned(self) -> int:
-        """How many traces full sampling takes."""
+        """How many attempts full sampling takes."""
         return self.k
 
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is asked for."""
-        return depth_needs(self.depth)
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Wait for `m` finished traces, or for all `k`; returning cancels what still runs."""
-        ordinals = yield from submit([Request(model=self.model, depth=self.depth)] * self.k)
+        """Wait for `m` finished attempts, or for all `k`; returning cancels what still runs."""
+        ordinals = yield from submit([self.request] * self.k)
         n_finished = 0
         for _ in ordinals:
             n_finished += _finished((yield from next_trace()))

@@ -1,1 +1,1 @@
-"""Strategies that search over steps or attempts."""
+"""Strategies that search over partial solutions, or over attempts scored by a verifier."""

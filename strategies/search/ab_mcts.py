@@ -1,11 +1,11 @@
-"""AB-MCTS-A: adaptive branching tree search by Thompson sampling (Inoue et al., arXiv 2503.04412;
-github.com/SakanaAI/treequest).
+"""AB-MCTS-A: adaptive branching tree search by Thompson sampling.
 
-The tree's nodes are attempts, scored by a verifier; the root is the question. At each node the
-search either generates a new child ("wider") or goes on to one of its children ("deeper"), by a
-draw from the posteriors of what either has brought so far: GEN against CONT, then child against
-child. A child of an attempt is a revision of it. With several models, GEN draws the model too, from
-the posterior of all its scores, or takes it by UCB1.
+Inoue et al., arXiv 2503.04412; github.com/SakanaAI/treequest. The tree's nodes are attempts, scored
+by a verifier; the root is the question. At each node the search either generates a new child
+("wider") or moves to one of its children ("deeper"), by a draw from the posteriors of what either
+has brought so far: GEN against CONT, then child against child. A child of an attempt is a revision
+of it. With several models, GEN draws the model too, from the posterior of all its scores, or takes
+it by UCB1.
 
 Posteriors and updates are those of the released code (variant A with node aggregation, shared GEN
 and CONT arms). Where we differ: up to `parallel` generations are in flight at a time and the tree
@@ -16,33 +16,38 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol, TypeAlias, TypeVar
+
+from msgspec import Meta
 
 from orchestrator.core.steps import Steps, depth_needs
-from orchestrator.core.values import Capability, Problem, Request, Trace
-from orchestrator.kit.tree_search import Growth, Node, Ucb1, check_tree
+from orchestrator.core.values import Capability, Problem, Prompt, Request, Trace
+from orchestrator.kit.options import LatentDepth, VerifierName
+from orchestrator.kit.tree_search import Node, TreeSearch, Ucb1
 
+A = TypeVar("A")
 T = TypeVar("T")
+Place: TypeAlias = Callable[[], tuple[Node[A], str]]
+Join: TypeAlias = Callable[[Node[A], str, Trace, float], None]
 
 
 class Posterior(Protocol):
-    """What an arm is believed to bring."""
+    """A belief about the rewards of an arm."""
 
     def updated(self, reward: float) -> Posterior:
         """Return the belief after one more reward in [0, 1]."""
-        ...
 
     def draw(self, rng: random.Random) -> float:
         """Return a draw of its mean reward."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """Normal-inverse-chi-squared belief over a Gaussian's mean and variance; the released code's
-    prior.
+    """Normal-inverse-chi-squared belief over a Gaussian's mean and variance.
+
+    Its defaults are the released code's prior.
     """
 
     m: float = 0.0
@@ -51,21 +56,19 @@ class Gaussian:
     tau_squared: float = 0.1
 
     def updated(self, reward: float) -> Gaussian:
-        """Return the belief after one more reward: the batch formulas with n = 1, which compose to
-        those with n.
+        """Return the belief after one more reward.
+
+        The batch formulas with n = 1, which compose to those with n.
         """
         kappa, nu = self.kappa + 1, self.nu + 1
         m = (self.kappa * self.m + reward) / kappa
-        return Gaussian(
-            m,
-            kappa,
-            nu,
-            (self.nu * self.tau_squared + self.kappa * (self.m - reward) ** 2 / kappa) / nu,
-        )
+        squares = self.nu * self.tau_squared + self.kappa * (self.m - reward) ** 2 / kappa
+        return Gaussian(m, kappa, nu, squares / nu)
 
     def draw(self, rng: random.Random) -> float:
-        """Return a mean: the variance is drawn from InvGamma(nu / 2, nu tau^2 / 2), the mean from
-        N(m, variance / kappa).
+        """Return a mean from N(m, variance / kappa).
+
+        The variance is drawn from InvGamma(nu / 2, nu tau^2 / 2).
         """
         variance = self.nu * self.tau_squared / 2 / max(rng.gammavariate(self.nu / 2, 1.0), 1e-300)
         return rng.gauss(self.m, math.sqrt(variance / self.kappa))
@@ -73,8 +76,9 @@ class Gaussian:
 
 @dataclass(frozen=True, slots=True)
 class Beta:
-    """Beta belief over a mean in [0, 1], Jeffreys' prior; a reward between 0 and 1 counts as that
-    share of a success.
+    """Beta belief over a mean in [0, 1], with Jeffreys' prior.
+
+    A reward between 0 and 1 counts as that share of a success.
     """
 
     a: float = 0.5
@@ -91,9 +95,7 @@ class Beta:
 
 @dataclass(slots=True)
 class Arms:
-    """What is believed of one node: of new children, of going on to a child, and, by its parent, of
-    itself and all below.
-    """
+    """The beliefs about a node: new children, moving to a child, and itself with all below."""
 
     gen: Posterior
     cont: Posterior
@@ -101,28 +103,33 @@ class Arms:
 
 
 @dataclass(frozen=True, slots=True)
-class AbMcts:
-    """Generates `n` attempts in a tree. `verifier` names the plan's verifier that scores them,
-    `models` the pools (none: the plan's first).
+class AbMctsOptions:
+    """How a tree grows, and how each new attempt's model is chosen: what both forms share."""
 
-    `posterior` says how beliefs about an arm are held, `choose` how a new attempt's model is chosen
-    among several.
-    """
-
-    verifier: str
-    n: int = 16
-    posterior: Literal["gaussian", "beta"] = "gaussian"
-    parallel: int = 4
-    models: tuple[str, ...] = ()
-    choose: Literal["thompson", "ucb"] = "thompson"
-    depth: int | None = None
-
-    def __post_init__(self) -> None:
-        check_tree(self.n, self.parallel)
+    verifier: VerifierName
+    n: Annotated[int, Meta(ge=1, description="Number of attempts in the tree.")] = 16
+    parallel: Annotated[
+        int, Meta(ge=1, description="Largest number of attempts that run at once.")
+    ] = 4
+    models: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Model pools of the plan among which the search chooses for each attempt; "
+            "empty for the plan's first alone."
+        ),
+    ] = ()
+    choose: Annotated[
+        Literal["thompson", "ucb"],
+        Meta(
+            description='How a model is chosen: "thompson" draws from the beliefs about each, '
+            '"ucb" takes the highest upper confidence bound (UCB1).'
+        ),
+    ] = "thompson"
+    depth: LatentDepth = None
 
     @property
     def n_planned(self) -> int:
-        """How many traces full sampling takes."""
+        """How many attempts full sampling takes."""
         return self.n
 
     @property
@@ -137,15 +144,38 @@ class AbMcts:
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is asked for."""
+        """What the engine must be able to do: latent depth, if one is set."""
         return depth_needs(self.depth)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model pools among which it chooses; "" is the plan's first."""
+        return self.models or ("",)
+
+    def grow(self, prompt: Prompt, place: Place[A], join: Join[A]) -> Steps:
+        """Grow a tree: `place` chooses where a new attempt goes, `join` adds it when scored."""
+        request = Request(depth=self.depth)
+        yield from TreeSearch(request, self.verifier, self.n, self.parallel, place, join)(prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class AbMcts(AbMctsOptions):
+    """Searches a tree of attempts and revisions; needs a verifier.
+
+    At each node it decides by a draw from its beliefs whether to sample a new attempt or to revise
+    one.
+    """
+
+    posterior: Annotated[
+        Literal["gaussian", "beta"],
+        Meta(description="Family of the beliefs about the scores that an arm brings."),
+    ] = "gaussian"
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Walk the tree for each new attempt; learn from each that arrives."""
         prior: Posterior = Gaussian() if self.posterior == "gaussian" else Beta()
         root = Node(Arms(prior, prior, prior))
-        names = self.models or ("",)
-        models: Ucb1 | Thompson = Ucb1(names) if self.choose == "ucb" else Thompson(names, prior)
+        models = Ucb1(self.names) if self.choose == "ucb" else Thompson(self.names, prior)
 
         def place() -> tuple[Node[Arms], str]:
             return descend(root, rng), models.choose(rng)
@@ -154,16 +184,14 @@ class AbMcts:
             models.learn(model, score)
             learn(node, Node(Arms(prior, prior, prior), trace, score, node))
 
-        yield from Growth(
-            Request(depth=self.depth), self.verifier, self.n, self.parallel, place, join
-        )(problem.prompt)
+        yield from self.grow(problem.prompt, place, join)
 
 
 class Thompson:
-    """Chooses among models by a draw from what is believed of each."""
+    """Chooses among models by a draw from the belief about each."""
 
     def __init__(self, models: Sequence[str], prior: Posterior) -> None:
-        """Begin with the same belief about each."""
+        """Start with the same belief about each."""
         self._beliefs = dict.fromkeys(models, prior)
 
     def choose(self, rng: random.Random) -> str:
@@ -176,8 +204,9 @@ class Thompson:
 
 
 def descend(root: Node[Arms], rng: random.Random) -> Node[Arms]:
-    """Return the node that gets a new child: from the root on, GEN or CONT is drawn, then a child;
-    a leaf always generates.
+    """Return the node that gets a new child.
+
+    From the root on, GEN or CONT is drawn, then a child; a leaf always generates.
     """
     node = root
     while node.children:
@@ -188,8 +217,10 @@ def descend(root: Node[Arms], rng: random.Random) -> Node[Arms]:
 
 
 def learn(parent: Node[Arms], child: Node[Arms]) -> None:
-    """Add a scored child: its parent's GEN and its own arm learn its score, and so do the own arm
-    and the CONT above of every ancestor.
+    """Add a scored child and update the beliefs along its path.
+
+    Its parent's GEN and its own arm learn its score, and so do the own arm of every ancestor and
+    the CONT above it.
     """
     score = child.score
     parent.children.append(child)

@@ -1,11 +1,11 @@
-"""AB-MCTS-M: adaptive branching tree search with a mixed model (Inoue et al., arXiv 2503.04412;
-github.com/SakanaAI/treequest).
+"""AB-MCTS-M: adaptive branching tree search with a mixed model.
 
-As AB-MCTS-A, but at each node all scores below it are explained together: score j below child c is
-N(alpha_c, sigma_y), and alpha_c = mu + sigma_alpha z_c, z_c ~ N(0, 1). A new child is one more
-group. Each child and the new one are given a draw from their posterior predictive, and the largest
-wins: down to that child, or a new one here. A child below which the scores hardly differ any more
-is not gone down to. Priors and pruning rule are those of the released code.
+Inoue et al., arXiv 2503.04412; github.com/SakanaAI/treequest. As AB-MCTS-A, but at each node all
+scores below it are explained together: score j below child c is N(alpha_c, sigma_y), and
+alpha_c = mu + sigma_alpha z_c, z_c ~ N(0, 1). A new child is one more group. Each child and the new
+one get a draw from their posterior predictive, and the largest wins: down to that child, or a new
+one here. A child below which the scores hardly differ any more is pruned. Priors and pruning rule
+are those of the released code.
 
 Where we differ: the released code samples the posterior by NUTS (numpyro). With both sigmas given
 everything else is normal and in closed form, so here the posterior of the two sigmas is computed on
@@ -19,13 +19,15 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
-from orchestrator.core.steps import Steps, depth_needs
-from orchestrator.core.values import Capability, Problem, Request, Trace
-from orchestrator.kit.tree_search import Growth, Node, Ucb1, check_tree
+from orchestrator.core.steps import Steps
+from orchestrator.core.values import Problem, Trace
+from orchestrator.kit.tree_search import Node, Ucb1
+from strategies.search.ab_mcts import AbMctsOptions
 
 # mu ~ N(0.5, 0.2); these and the next two are the released code's priors, as standard deviations
 MEAN, SPREAD = (0.5, 0.2)
@@ -43,58 +45,34 @@ _LOG_PRIOR = np.log(_ALPHA) + _LOG_Y - _ALPHA**2 / (2 * SCALE_ALPHA**2) - _Y**2 
 
 
 @dataclass(frozen=True, slots=True)
-class AbMctsM:
-    """Generates `n` attempts in a tree. `verifier` names the plan's verifier that scores them,
-    `models` the pools (none: the plan's first).
+class AbMctsM(AbMctsOptions):
+    """Searches as `ab-mcts` does, by one mixed model of all scores below a node.
 
-    `choose` says how a new attempt's model is chosen among several: by the same mixed model, a
-    group each, or by UCB1. A child with at least `prune_size` scores below it (its own included), a
-    share of at least `prune_share` of them equal to two digits, is pruned.
+    It compares children by all scores below them, where `ab-mcts` has a separate belief for each
+    arm. With "thompson" the models, too, are compared by the mixed model, a group for each.
     """
 
-    verifier: str
-    n: int = 16
-    parallel: int = 4
-    models: tuple[str, ...] = ()
-    choose: Literal["thompson", "ucb"] = "thompson"
-    prune_size: int = 4
-    prune_share: float = 0.75
-    depth: int | None = None
-
-    def __post_init__(self) -> None:
-        check_tree(self.n, self.parallel)
-        if self.prune_size < 1 or not self.prune_share > 0:
-            raise ValueError(
-                f"prune_size = {self.prune_size}, prune_share = {self.prune_share}: at least 1, and above 0 (above 1: never)"
-            )
-
-    @property
-    def n_planned(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n
-
-    @property
-    def verifiers(self) -> tuple[str, ...]:
-        """The verifier whose verdicts it reads."""
-        return (self.verifier,)
-
-    @property
-    def pools(self) -> tuple[str, ...]:
-        """The model pools it names."""
-        return self.models
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is asked for."""
-        return depth_needs(self.depth)
+    prune_size: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Number of scores below a child, its own included, from which on it may be "
+            "pruned.",
+        ),
+    ] = 4
+    prune_share: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Share of these scores that must be equal to two digits for the child to "
+            "be pruned; above 1 never prunes.",
+        ),
+    ] = 0.75
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Walk the tree for each new attempt; scores are kept with their nodes, and beliefs made of
-        them when they are needed.
-        """
+        """Walk the tree for each new attempt; beliefs follow from the nodes' scores when needed."""
         root: Node[None] = Node(None)
-        names = self.models or ("",)
-        models: Ucb1 | Mixed = Ucb1(names) if self.choose == "ucb" else Mixed(names)
+        models = Ucb1(self.names) if self.choose == "ucb" else MixedChoice(self.names)
 
         def place() -> tuple[Node[None], str]:
             return self._descend(root, rng), models.choose(rng)
@@ -103,9 +81,7 @@ class AbMctsM:
             models.learn(model, score)
             node.children.append(Node(None, trace, score, node))
 
-        yield from Growth(
-            Request(depth=self.depth), self.verifier, self.n, self.parallel, place, join
-        )(problem.prompt)
+        yield from self.grow(problem.prompt, place, join)
 
     def _descend(self, root: Node[None], rng: random.Random) -> Node[None]:
         node = root
@@ -119,7 +95,7 @@ class AbMctsM:
         return node
 
     def chosen(self, scores: Sequence[Sequence[float]], rng: random.Random) -> int | None:
-        """Return the child to go down to, given the scores below each, or None for a new one.
+        """Return the child to descend to, given the scores below each, or None for a new one.
 
         As in the released code a draw that leads to a pruned child falls to the best of the others;
         only if all are pruned, to a new one.
@@ -127,7 +103,7 @@ class AbMctsM:
         *children, new = posterior(scores).draws(rng, n_new=1)
         if new >= max(children):
             return None
-        living = [i for i, given in enumerate(scores) if not self._pruned(given)]
+        living = [i for i, below in enumerate(scores) if not self._pruned(below)]
         return max(living, key=lambda i: children[i], default=None)
 
     def _pruned(self, scores: Sequence[float]) -> bool:
@@ -135,11 +111,11 @@ class AbMctsM:
         return len(scores) >= self.prune_size and n_equal >= self.prune_share * len(scores)
 
 
-class Mixed:
+class MixedChoice:
     """Chooses among models by the mixed model over all scores of each."""
 
     def __init__(self, models: Sequence[str]) -> None:
-        """Begin without scores."""
+        """Start without scores."""
         self._scores: dict[str, list[float]] = {model: [] for model in models}
 
     def choose(self, rng: random.Random) -> str:
@@ -157,9 +133,10 @@ class Mixed:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Posterior:
-    """The mixed model given the scores of groups: the two sigmas on a grid, mu and the alphas in
-    closed form for each of its cells.
+class MixedPosterior:
+    """The mixed model given the scores of groups.
+
+    The two sigmas are on a grid, mu and the alphas in closed form for each of its cells.
     """
 
     n: Sequence[int]  # scores per group
@@ -169,8 +146,9 @@ class Posterior:
     mu_sigma: Any  # (n_cells,)
 
     def draws(self, rng: random.Random, n_new: int) -> list[float]:
-        """Return a draw of a new score in each group, and in `n_new` groups without scores; as in
-        the released code independent ones.
+        """Return a draw of a new score in each group, and in `n_new` groups without scores.
+
+        The draws are independent, as in the released code.
         """
         return [
             self._draw(rng, n, mean)
@@ -191,9 +169,10 @@ class Posterior:
         return rng.gauss(alpha, sigma_y)
 
 
-def posterior(groups: Sequence[Sequence[float]]) -> Posterior:
-    """Return the mixed model's posterior given the scores of each group; none of the groups is
-    empty, but there may be none.
+def posterior(groups: Sequence[Sequence[float]]) -> MixedPosterior:
+    """Return the mixed model's posterior given the scores of each group.
+
+    No group is empty, but there may be none.
     """
     n = np.array([len(g) for g in groups], dtype=float)
     means = np.array([math.fsum(g) / len(g) for g in groups])
@@ -211,7 +190,7 @@ def posterior(groups: Sequence[Sequence[float]]) -> Posterior:
         - 0.5 * (np.log(v).sum(axis=1) + np.log(precision) + squares)
     )
     cumulated = np.cumsum(np.exp(log - log.max()))
-    return Posterior(
+    return MixedPosterior(
         [len(g) for g in groups],
         means.tolist(),
         cumulated / cumulated[-1],

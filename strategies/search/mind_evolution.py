@@ -1,16 +1,15 @@
-"""Mind Evolution: a genetic search over whole solutions (Lee et al., arXiv 2501.09891), guided by a
-programmatic evaluator.
+"""Mind Evolution: a genetic search over whole solutions (Lee et al., arXiv 2501.09891).
 
-Islands of solutions evolve apart from each other. In each generation every island holds
-conversations: a few of its solutions, drawn by their scores, are shown with what the evaluator says
-of them; a critic (the model) analyses them, an author (the model) writes a better one, which is
-evaluated and criticised in turn. The best emigrate to the next island; now and then the worst
-islands begin anew from the best solutions of all. It ends when a solution is solved. The prompts
-are ours, in the gist of the paper's.
+A programmatic evaluator guides it. Islands of solutions evolve independently. In each generation
+every island holds conversations: a few of its solutions, drawn by their scores, are shown with the
+evaluator's notes on them; a critic (the model) analyses them, an author (the model) writes a
+better one, which is evaluated and criticised in turn. The best emigrate to the next island; now and
+then the worst islands are reset to the best solutions of all. It ends when a problem is solved. The
+prompts are ours, in the gist of the paper's.
 
 Where we differ: islands evolve side by side and migrate after each generation, where the paper's
-take turns; an island that begins anew is given solutions with different answers, where the paper
-asks the model which ones differ. The numbers are the paper's as remembered.
+take turns; a reset island gets solutions with different answers, where the paper asks the model
+which ones differ. The numbers are the paper's as remembered.
 """
 
 from __future__ import annotations
@@ -19,110 +18,136 @@ import math
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
-from orchestrator.core.steps import Command, Reply, Steps, ask, depth_needs
-from orchestrator.core.values import Capability, Finish, Problem, Prompt, Purpose, Request, Trace
+from msgspec import Meta
+
+from orchestrator.core.steps import Command, Reply, Steps, ask
+from orchestrator.core.values import Finish, Problem, Prompt, Purpose, Trace, changed
 from orchestrator.kit.compose import gather
-from orchestrator.kit.prompts import instead, question, shown
+from orchestrator.kit.options import LARGEST, ModelOptions
+from orchestrator.kit.prompts import question, visible_text, with_question
 
 CRITIC = (
-    "{question}\n\nBelow are candidate solutions to this problem, with what a checker says of each.\n\n{candidates}\n\nYou are the critic. "
-    "Analyse them: which requirements does each meet, which does it miss, and why? What should a better solution take from them, what must "
-    "it change? Do not write the solution."
+    "{question}\n\nBelow are candidate solutions to this problem, with what a checker says of each."
+    "\n\n{candidates}\n\nYou are the critic. Analyse them: which requirements does each meet, which"
+    " does it miss, and why? What should a better solution take from them, what must it change? Do "
+    "not write the solution."
 )
 AUTHOR = (
-    "{question}\n\nBelow are candidate solutions to this problem, with what a checker says of each.\n\n{candidates}\n\nA critic's analysis:"
-    "\n{critique}\n\nYou are the author. Write a better solution, complete and in the form that was asked for."
+    "{question}\n\nBelow are candidate solutions to this problem, with what a checker says of each."
+    "\n\n{candidates}\n\nA critic's analysis:\n{critique}\n\nYou are the author. Write a better "
+    "solution, complete and in the form that was asked for."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """An attempt, the evaluator's score of it in [0, 1], and what the evaluator said."""
+    """An attempt, its score in [0, 1] from the evaluator, and the evaluator's note."""
 
     attempt: Trace
     score: float
     note: str = ""
 
 
-Island = list[Solution]
+Island: TypeAlias = list[Solution]
+_GONE = (Finish.FAILED, Finish.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
-class MindEvolution:
-    """Evolves `islands` islands over `generations`, each by `conversations` of up to `turns`
-    solutions. `verifier` names the evaluator.
+class MindEvolution(ModelOptions):
+    """Evolves whole solutions with a critic; needs a programmatic verifier.
 
-    A conversation begins with 0 to `parents` solutions, each number as likely, drawn with weights
-    exp(score / `temperature`). `emigrants` are copied to the next island; every `reset_every`
-    generations the `reset_islands` worst get `survivors` of the `candidates` best of all. It ends
-    when a score reaches `solved`.
+    A conversation starts with 0 to `parents` solutions, each number equally likely, drawn with
+    weights exp(score / `temperature`).
     """
 
-    verifier: str
-    islands: int = 4
-    conversations: int = 5
-    turns: int = 4
-    generations: int = 10
-    parents: int = 5
-    temperature: float = 0.1
-    emigrants: int = 5
-    reset_every: int = 3
-    reset_islands: int = 2
-    candidates: int = 15
-    survivors: int = 5
-    solved: float = 1.0
-    model: str = ""
-    depth: int | None = None
+    verifier: Annotated[
+        str, Meta(description="Name of the plan's verifier that evaluates solutions.")
+    ]
+    islands: Annotated[
+        int, Meta(ge=1, description="Number of populations that evolve independently.")
+    ] = 4
+    conversations: Annotated[
+        int, Meta(ge=1, description="Number of conversations of an island in one generation.")
+    ] = 5
+    turns: Annotated[
+        int, Meta(ge=1, description="Largest number of solutions written in one conversation.")
+    ] = 4
+    generations: Annotated[int, Meta(ge=1, description="Largest number of generations.")] = 10
+    parents: Annotated[
+        int,
+        Meta(ge=1, description="Largest number of solutions with which a conversation starts."),
+    ] = 5
+    temperature: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=LARGEST,
+            description="How evenly parents are drawn: low favours high scores, high draws nearly "
+            "at random.",
+        ),
+    ] = 0.1
+    emigrants: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Number of best solutions copied to the next island after each generation.",
+        ),
+    ] = 5
+    reset_every: Annotated[
+        int, Meta(ge=1, description="Number of generations between two resets.")
+    ] = 3
+    reset_islands: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Number of worst islands that are reset, at most `islands`; 0 for none.",
+        ),
+    ] = 2
+    candidates: Annotated[
+        int,
+        Meta(
+            description="Number of best solutions of all islands from which a reset takes those "
+            "with different answers; at least `survivors`."
+        ),
+    ] = 15
+    survivors: Annotated[
+        int, Meta(ge=1, description="Number of solutions that a reset island starts with.")
+    ] = 5
+    solved: Annotated[
+        float, Meta(description="Score from which on a solution solves the problem and ends it.")
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "islands",
-            "conversations",
-            "turns",
-            "generations",
-            "parents",
-            "reset_every",
-            "survivors",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
-        if (
-            not 0 <= self.reset_islands <= self.islands
-            or self.emigrants < 0
-            or self.candidates < self.survivors
-        ):
-            given = f"reset_islands = {self.reset_islands}, emigrants = {self.emigrants}, candidates = {self.candidates}"
+        if self.reset_islands > self.islands:
             raise ValueError(
-                f"{given}: 0 to islands = {self.islands}, at least 0, at least survivors = {self.survivors}"
+                f"reset_islands = {self.reset_islands}: there are only {self.islands} islands"
             )
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature = {self.temperature}: above 0 and finite")
+        if self.candidates < self.survivors:
+            raise ValueError(
+                f"candidates = {self.candidates}: at least survivors = {self.survivors} are needed"
+            )
 
     @property
     def verifiers(self) -> tuple[str, ...]:
         """The evaluator."""
         return (self.verifier,)
 
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is asked for."""
-        return depth_needs(self.depth)
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Evolve; a conversation that stands when another has solved the problem takes no further
-        turn.
-        """
+        """Evolve until a conversation solves the problem; the others then take no more turns."""
         islands: list[Island] = [[] for _ in range(self.islands)]
         solved: list[Solution] = []
         for generation in range(1, self.generations + 1):
-            casts = [
-                self.cast(island, rng) for island in islands for _ in range(self.conversations)
+            groups = [
+                self.draw_parents(island, rng)
+                for island in islands
+                for _ in range(self.conversations)
             ]
-            made = yield from gather(
-                [self._conversation(problem.prompt, parents, solved) for parents in casts]
+            written = yield from gather(
+                [self._conversation(problem.prompt, parents, solved) for parents in groups]
             )
-            for i, solutions in enumerate(made):
+            for i, solutions in enumerate(written):
                 islands[i // self.conversations] += solutions
             if solved or generation == self.generations:
                 return
@@ -130,9 +155,10 @@ class MindEvolution:
             if generation % self.reset_every == 0:
                 islands = self.reset(islands)
 
-    def cast(self, island: Sequence[Solution], rng: random.Random) -> list[Solution]:
-        """Return the solutions that a conversation begins with, drawn without replacement: a
-        Boltzmann tournament.
+    def draw_parents(self, island: Sequence[Solution], rng: random.Random) -> list[Solution]:
+        """Return the solutions with which a conversation starts.
+
+        Drawn without replacement: a Boltzmann tournament.
         """
         n = min(rng.randint(0, self.parents), len(island))
         left, drawn = list(island), []
@@ -143,8 +169,9 @@ class MindEvolution:
         return drawn
 
     def migrated(self, islands: Sequence[Island]) -> list[Island]:
-        """Return the islands, each with the best of the one before it (in a ring) beside its own;
-        what it has already is not copied.
+        """Return the islands, each with the best of the one before it, in a ring.
+
+        What it has already is not copied.
         """
         return [
             _united(island, _best(islands[i - 1], self.emigrants))
@@ -152,13 +179,14 @@ class MindEvolution:
         ]
 
     def reset(self, islands: Sequence[Island]) -> list[Island]:
-        """Return the islands, those with the lowest mean scores replaced by good solutions of all;
-        of equal ones the later are.
+        """Return the islands, those with the lowest mean scores reset to good solutions of all.
+
+        Of islands with equal means the later one is reset.
         """
-        everybody: Island = []
+        everything: Island = []
         for island in islands:
-            everybody = _united(everybody, island)
-        founders = different(_best(everybody, self.candidates), self.survivors)
+            everything = _united(everything, island)
+        founders = different(_best(everything, self.candidates), self.survivors)
         worst = sorted(range(len(islands)), key=lambda i: (_mean(islands[i]), -i))[
             : self.reset_islands
         ]
@@ -167,50 +195,39 @@ class MindEvolution:
     def _conversation(
         self, prompt: Prompt, parents: Sequence[Solution], solved: list[Solution]
     ) -> Generator[Command, Reply, list[Solution]]:
-        """Return the solutions of one conversation, each made of the one before, the first of the
-        parents; a failure ends it.
+        """Return the solutions of one conversation, each made from the one before.
+
+        The first is made from the parents. A failure ends the conversation.
         """
-        made: list[Solution] = []
-        seen = parents
-        while len(made) < self.turns and not solved:
-            request = Request(model=self.model, depth=self.depth, verifiers=(self.verifier,))
-            if seen:
-                critique = yield from _one(
-                    Request(
-                        _asked(CRITIC, prompt, seen),
-                        model=self.model,
-                        depth=self.depth,
-                        purpose=Purpose.VERIFY,
-                    )
+        written: list[Solution] = []
+        subjects = parents
+        while len(written) < self.turns and not solved:
+            request = changed(self.request, verifiers=(self.verifier,))
+            if subjects:
+                text = _prompt(CRITIC, prompt, subjects)
+                critique = yield from ask(
+                    changed(self.request, prompt=text, purpose=Purpose.VERIFY)
                 )
-                if critique is None or solved:
+                if critique.finish in _GONE or solved:
                     break
-                request = Request(
-                    _asked(AUTHOR, prompt, seen, critique=shown(critique)),
-                    model=self.model,
-                    depth=self.depth,
-                    verifiers=(self.verifier,),
+                request = changed(
+                    request,
+                    prompt=_prompt(AUTHOR, prompt, subjects, critique=visible_text(critique)),
                     purpose=Purpose.AGGREGATE,
-                    subjects=tuple(sorted(s.attempt.ordinal for s in seen)),
+                    subjects=tuple(sorted(s.attempt.ordinal for s in subjects)),
                 )
-            attempt = yield from _one(request)
-            verdicts = (
-                []
-                if attempt is None
-                else [v for v in attempt.verdicts if v.verifier == self.verifier]
-            )
-            if attempt is None or not verdicts:
+            attempt = yield from ask(request)
+            verdicts = [v for v in attempt.verdicts if v.verifier == self.verifier]
+            if attempt.finish in _GONE or not verdicts:
                 break
-            made.append(Solution(attempt, verdicts[-1].score, verdicts[-1].note))
-            solved += [s for s in made[-1:] if s.score >= self.solved]
-            seen = made[-1:]
-        return made
+            subjects = [Solution(attempt, verdicts[-1].score, verdicts[-1].note)]
+            written += subjects
+            solved += [s for s in subjects if s.score >= self.solved]
+        return written
 
 
 def different(solutions: Sequence[Solution], n: int) -> list[Solution]:
-    """Return `n` of these, best first: first the best of each answer, then the second of each, and
-    so on.
-    """
+    """Return `n` of these: first the best of each answer, then the second of each, and so on."""
     n_seen: dict[str | None, int] = {}
     rounds = []
     for solution in solutions:
@@ -236,17 +253,12 @@ def _mean(island: Sequence[Solution]) -> float:
     return math.fsum(s.score for s in island) / len(island) if island else 0.0
 
 
-def _asked(form: str, prompt: Prompt, solutions: Sequence[Solution], critique: str = "") -> Prompt:
-    said = (f"Score {s.score:.2f} of 1." + (f" {s.note}" if s.note else "") for s in solutions)
+def _prompt(form: str, prompt: Prompt, solutions: Sequence[Solution], critique: str = "") -> Prompt:
     candidates = "\n\n".join(
-        f"Candidate {i}:\n{shown(s.attempt)}\nChecker: {verdict}"
-        for i, (s, verdict) in enumerate(zip(solutions, said, strict=True), 1)
+        f"Candidate {i}:\n{visible_text(s.attempt)}\nChecker: Score {s.score:.2f} of 1."
+        + (f" {s.note}" if s.note else "")
+        for i, s in enumerate(solutions, 1)
     )
-    return instead(
+    return with_question(
         prompt, form.format(question=question(prompt), candidates=candidates, critique=critique)
     )
-
-
-def _one(request: Request) -> Generator[Command, Reply, Trace | None]:
-    trace = yield from ask(request)
-    return None if trace.finish in (Finish.FAILED, Finish.CANCELLED) else trace

@@ -1,5 +1,4 @@
-"""Search over steps with a verifier on each partial solution: beam search and diverse verifier tree
-search (DVTS).
+"""Beam search and diverse verifier tree search (DVTS), with a verifier on each partial solution.
 
 As in Hugging Face's search-and-learn (github.com/huggingface/search-and-learn) and Snell et al.
 (arXiv 2408.03314), lookahead 0. Where we differ: a partial solution that already states its answer
@@ -12,116 +11,76 @@ from __future__ import annotations
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps
-from orchestrator.core.values import Capability, Problem, Request
+from orchestrator.core.values import Problem
 from orchestrator.kit.compose import gather
-from orchestrator.kit.partial_solutions import (
-    Aggregate,
-    Grower,
-    Stem,
-    best,
-    check_steps,
-    spread,
-    step_needs,
-)
+from orchestrator.kit.partial_solutions import Aggregate, PartialSolution, best, spread
+from strategies.search.step_options import ScoredStepOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Beam:
-    """Keeps `n` solutions growing: after each step the best `n / width` are continued `width` times
-    each, at most `steps` steps.
+class _StepSearch(ScoredStepOptions):
+    """`n` solutions, `width` next steps of each partial solution that continues."""
 
-    `verifier` names the plan's verifier that scores partial solutions; `aggregate` makes one number
-    of a solution's scores.
-    """
-
-    verifier: str
-    n: int = 4
-    width: int = 4
-    steps: int = 40
-    delimiter: str = "\n\n"
-    aggregate: Aggregate = "last"
-    model: str = ""
-    depth: int | None = None
+    n: Annotated[
+        int, Meta(ge=1, description="Number of solutions that grow at once; a multiple of `width`.")
+    ] = 4
+    width: Annotated[
+        int, Meta(ge=1, description="Number of next steps that are tried for a partial solution.")
+    ] = 4
+    aggregate: Annotated[
+        Aggregate,
+        Meta(
+            description="How the scores of a solution's steps become one number: the last one, the "
+            "smallest, their product or their mean."
+        ),
+    ] = "last"
 
     def __post_init__(self) -> None:
-        _check_width(self.n, self.width)
-        check_steps(self.steps, self.delimiter)
+        if self.n % self.width:
+            raise ValueError(f"n = {self.n}, width = {self.width}: n must be a multiple of width")
 
-    @property
-    def verifiers(self) -> tuple[str, ...]:
-        """The verifier whose verdicts it reads."""
-        return (self.verifier,)
 
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """Continuation, stop rules, and latent depth if one is asked for."""
-        return step_needs(self.depth)
+@dataclass(frozen=True, slots=True)
+class Beam(_StepSearch):
+    """Keeps the best partial solutions after each step; needs a verifier.
+
+    The best `n / width` are continued `width` times each.
+    """
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow, keep the best, duplicate; what is complete leaves the beam."""
-        grow = Grower(Request(model=self.model, depth=self.depth), self.verifier, self.delimiter)
-        stems = [Stem()]
+        take_step, beam = self.sampler, [PartialSolution()]
         for step in range(self.steps):
-            grown = yield from grow(spread(stems, self.n), last=step == self.steps - 1)
-            stems = best([s for s in grown if not s.done], self.n // self.width, self.aggregate)
-            if not stems:
+            grown = yield from take_step(spread(beam, self.n), last=step == self.steps - 1)
+            beam = best([s for s in grown if not s.done], self.n // self.width, self.aggregate)
+            if not beam:
                 return
 
 
 @dataclass(frozen=True, slots=True)
-class Dvts:
-    """Grows `n / width` trees apart from each other: in each, `width` next steps are tried and the
-    best one goes on, at most `steps` steps.
+class Dvts(_StepSearch):
+    """Grows independent trees of steps; more diverse than `beam`.
 
-    A tree ends when its best step is complete. Its last `width` candidates stay in the pool, so `n`
+    In each of `n / width` trees, `width` next steps are tried and the best one continues. A tree
+    ends when its best step is complete. Its last `width` candidates stay in the pool, so `n`
     solutions in all.
     """
 
-    verifier: str
-    n: int = 4
-    width: int = 4
-    steps: int = 40
-    delimiter: str = "\n\n"
-    aggregate: Aggregate = "last"
-    model: str = ""
-    depth: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_width(self.n, self.width)
-        check_steps(self.steps, self.delimiter)
-
-    @property
-    def verifiers(self) -> tuple[str, ...]:
-        """The verifier whose verdicts it reads."""
-        return (self.verifier,)
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """Continuation, stop rules, and latent depth if one is asked for."""
-        return step_needs(self.depth)
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Grow all trees side by side."""
-        grow = Grower(Request(model=self.model, depth=self.depth), self.verifier, self.delimiter)
-        yield from gather(self._tree(grow) for _ in range(self.n // self.width))
+        yield from gather(self._tree() for _ in range(self.n // self.width))
 
-    def _tree(self, grow: Grower) -> Generator[Command, Reply, None]:
-        stem = Stem()
+    def _tree(self) -> Generator[Command, Reply, None]:
+        take_step, leading = self.sampler, PartialSolution()
         for step in range(self.steps):
-            leading = best(
-                (yield from grow([stem] * self.width, last=step == self.steps - 1)),
-                1,
-                self.aggregate,
-            )
-            if not leading or leading[0].done:
+            grown = yield from take_step([leading] * self.width, last=step == self.steps - 1)
+            if not grown:
                 return
-            stem = leading[0]
-
-
-def _check_width(n: int, width: int) -> None:
-    if width < 1 or n < width or n % width:
-        raise ValueError(
-            f"n = {n}, width = {width}: n must be a multiple of width, and both at least 1"
-        )
+            [leading] = best(grown, 1, self.aggregate)
+            if leading.done:
+                return

@@ -1,39 +1,51 @@
-"""Depth ensembles: a vote weighs what its depth is worth."""
+"""Depth ensembles: a vote weighs what its latent depth is worth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchestrator.core.values import Cluster, Trace
 from orchestrator.core.votes import tally, voters
+from orchestrator.kit.options import LARGEST
 
 
 @dataclass(frozen=True, slots=True)
 class DepthWeighted:
-    """Votes weighted by the latent depth of their traces: `weights` in the order of `depths`, as
-    `leadline sweep` measures them.
+    """Weighs votes by the latent depth of their attempts; for looped models.
 
     With the log-odds of a vote as its weight, log(a m / (1 - a)) for accuracy a and m wrong answers
-    in effect, the leader is the most probable answer if traces err independently (weighted
-    plurality, naive Bayes). Depth 0 stands for traces of no stated depth. Without weights only the
-    deepest traces that answered vote, and the shallower ones break their ties.
+    in effect, the leader is the most probable answer if attempts err independently (weighted
+    plurality, naive Bayes). Without weights only the deepest attempts that answered vote, and the
+    shallower ones break their ties.
     """
 
-    depths: tuple[int, ...] = ()
-    weights: tuple[float, ...] = ()
+    depths: Annotated[
+        tuple[Annotated[int, Meta(ge=0)], ...],
+        Meta(
+            description="Latent depths that have a weight, all different; 0 stands for attempts "
+            "at the depth that the model ships with."
+        ),
+    ] = ()
+    weights: Annotated[
+        tuple[Annotated[float, Meta(ge=0, le=LARGEST)], ...],
+        Meta(
+            description="Weight of a vote at each of `depths`, as `leadline sweep` measures it; "
+            "empty, and `depths` too, lets only the deepest attempts vote."
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.weights):
             raise ValueError(
-                f"{len(self.weights)} weights for {len(self.depths)} depths; give one each, or neither"
+                f"{len(self.weights)} weights for {len(self.depths)} depths; give one each, or "
+                "neither"
             )
-        if len(set(self.depths)) < len(self.depths) or any(d < 0 for d in self.depths):
-            raise ValueError(
-                f"depths = {self.depths}: different ones, from 1 (0: of traces of no stated depth)"
-            )
-        if not all(0.0 <= w < float("inf") for w in self.weights):
-            raise ValueError(f"weights = {self.weights}: they must be finite and not negative")
+        if len(set(self.depths)) < len(self.depths):
+            raise ValueError(f"depths = {self.depths}: give different ones")
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by summed weight. ValueError naming a trace whose depth has no weight."""
@@ -45,6 +57,7 @@ class DepthWeighted:
         for trace in pool:
             if (trace.depth or 0) not in weight_of:
                 raise ValueError(
-                    f"trace {trace.ordinal} has depth {trace.depth or 0}, and weights are given for {sorted(weight_of)}"
+                    f"trace {trace.ordinal} has depth {trace.depth or 0}, and weights are given "
+                    f"for {sorted(weight_of)}"
                 )
         return tally(pool, lambda trace: weight_of[trace.depth or 0])

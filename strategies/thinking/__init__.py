@@ -1,1 +1,4 @@
-"""Strategies that lengthen, shorten or take over an attempt's thinking."""
+"""Strategies that shorten, lengthen or guide the thinking of a reasoning model.
+
+Not here: strategies that stop whole attempts (`pruning`).
+"""

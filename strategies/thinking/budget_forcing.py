@@ -1,11 +1,10 @@
-"""Budget forcing (s1; Muennighoff et al., arXiv 2501.19393): thinking is made longer, or cut short,
-at its end tag.
+"""Budget forcing (s1; Muennighoff et al., arXiv 2501.19393): thinking is lengthened or cut off.
 
-A trace thinks until it closes its thinking. As often as `ignore` says, the end tag is dropped and
-"Wait" put in its place, so that it thinks on within what is left of its tokens. When it has closed
-its thinking for good, or its tokens are used up, the tag is put there (and "Final Answer:", if it
-was cut), and it answers. As in the released code (github.com/simplescaling/s1) there is one budget
-for all thinking.
+An attempt thinks until it closes its thinking. The first `ignore` times, the end tag is dropped and
+"Wait" put in its place, so that it continues to think within what is left of its tokens. When it
+has closed its thinking for good, or its tokens are used up, the tag is put there (and "Final
+Answer:", if it was cut off), and it answers. As in the released code (github.com/simplescaling/s1)
+there is one budget for all thinking.
 """
 
 from __future__ import annotations
@@ -13,66 +12,42 @@ from __future__ import annotations
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps
-from orchestrator.core.values import Capability, Problem, Request
-from orchestrator.kit.compose import gather
-from orchestrator.kit.thinking import Mind, thinking_needs
+from orchestrator.core.values import Problem, Request
+from orchestrator.kit.thinking import ThinkingModel
+from strategies.thinking.thinking_attempts import ThinkingAttempts
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetForcing:
-    """Thinks `n` traces of at most `thinking` tokens, ignores their end of thinking `ignore` times;
-    each has `answer` tokens to answer.
+class BudgetForcing(ThinkingAttempts):
+    """Lengthens thinking, or cuts it off, to a token budget.
 
-    `end` is the model's tag, `wait` what takes its place, `closing` what is said when thinking was
-    cut. A model that ends its text without the tag has answered.
+    For reasoning models that stop thinking too early.
     """
 
-    n: int = 8
-    ignore: int = 1
-    thinking: int = 8192
-    answer: int = 1024
-    end: str = "</think>"
-    wait: str = "Wait"
-    closing: str = "\n\nFinal Answer:"
-    model: str = ""
-    depth: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("ignore", 0), ("thinking", 1), ("answer", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
-        if not self.end or not self.wait:
-            raise ValueError(
-                f"end = {self.end!r}, wait = {self.wait!r}: the tag that ends thinking, and what takes its place"
-            )
-
-    @property
-    def n_planned(self) -> int:
-        """How many traces full sampling takes."""
-        return self.n
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """Continuation, stop strings that are told, and latent depth if one is asked for."""
-        return thinking_needs(self.depth)
+    ignore: Annotated[
+        int, Meta(ge=0, description="How often the end of thinking is replaced by `wait`.")
+    ] = 1
+    wait: Annotated[
+        str, Meta(min_length=1, description="Text that replaces an end of thinking.")
+    ] = "Wait"
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Think and answer all traces side by side."""
-        mind = Mind(
-            Request(model=self.model, depth=self.depth), self.end, self.closing, self.answer
-        )
-        yield from gather(self._think(mind) for _ in range(self.n))
+        """Think and answer in all attempts, side by side."""
+        yield from self.side_by_side(self._think)
 
-    def _think(self, mind: Mind) -> Generator[Command, Reply, None]:
+    def _think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
         n_left = self.thinking
-        trace = yield from mind.think(Request(max_new_tokens=n_left))
+        trace = yield from model.think(Request(max_new_tokens=n_left))
         for _ in range(self.ignore):
             n_left -= trace.usage.output_tokens
             if trace.stop != self.end or n_left < 1:
                 break
-            trace = yield from mind.think(
+            trace = yield from model.think(
                 Request(parent=trace.ordinal, suffix=self.wait, max_new_tokens=n_left)
             )
-        yield from mind.conclude(trace)
+        yield from model.conclude(trace)

@@ -1,5 +1,4 @@
-"""Speculative Thinking (Yang et al., arXiv 2504.12329; github.com/uservan/speculative_thinking): a
-large model takes over where it matters.
+"""Speculative Thinking (Yang et al., arXiv 2504.12329; github.com/uservan/speculative_thinking).
 
 A small model thinks. After each blank line it writes a probe of one sentence; where the probe's
 words show that it affirms or reflects, a large model writes that place instead, and longer where it
@@ -13,8 +12,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps, ask
 from orchestrator.core.values import (
@@ -29,18 +31,9 @@ from orchestrator.core.values import (
 )
 from orchestrator.kit.compose import gather
 
-REFLECTION = (
-    "wait",
-    "alternatively",
-    "hold on",
-    "another",
-    "verify",
-    "think again",
-    "recap",
-    "check",
-)
-AFFIRMATION = ("yeah", "yes", "final answer", "confident")
 VERIFICATION = ("verify", "think again", "recap", "check")
+REFLECTION = ("wait", "alternatively", "hold on", "another", *VERIFICATION)
+AFFIRMATION = ("yeah", "yes", "final answer", "confident")
 CHECK = "Let me check whether there are some wrong steps:"
 
 
@@ -53,13 +46,14 @@ class Mood(Enum):
 
 
 def mood(text: str) -> Mood:
-    """Return a sentence's mood: the kind whose keywords occur more often, as parts of words, in any
-    case; reflection where they tie.
+    """Return a sentence's mood: the kind whose keywords occur more often; a tie is reflection.
+
+    Keywords count as parts of words, in any case.
     """
-    reflects, affirms = _count(text, REFLECTION), _count(text, AFFIRMATION)
-    if not reflects and not affirms:
+    n_reflecting, n_affirming = _count(text, REFLECTION), _count(text, AFFIRMATION)
+    if not n_reflecting and not n_affirming:
         return Mood.STATEMENT
-    return Mood.AFFIRMATION if affirms > reflects else Mood.REFLECTION
+    return Mood.AFFIRMATION if n_affirming > n_reflecting else Mood.REFLECTION
 
 
 def verifies(text: str) -> bool:
@@ -74,15 +68,15 @@ def _count(text: str, keywords: tuple[str, ...]) -> int:
 
 @dataclass(slots=True)
 class Takeover:
-    """Decides what the large model writes next; counts reflections. One per trace.
+    """Decides what the large model writes next, and counts reflections; one for each attempt.
 
     | what was written | the large model |
     |---|---|
-    | a probe that states | nothing: the probe is dropped, the small model goes on |
+    | a probe that states | writes nothing: the probe is dropped, the small model continues |
     | a probe that affirms or reflects | writes `sentence` tokens in its place |
-    | a sentence of the large model that verifies | goes on for `verification` tokens |
-    | the `patience`-th sentence of the large model that reflects | is told to check and writes
-      `reflection` tokens; counting begins anew |
+    | a sentence of the large model that verifies | continues for `verification` tokens |
+    | the `patience`-th sentence of the large model that reflects | is prompted to check, writes
+      `reflection` tokens, and the count restarts |
 
     After each of the last kind `reflection` grows by 25 up to 200 and `patience` by 5 up to 30, as
     in the released code.
@@ -94,58 +88,62 @@ class Takeover:
     patience: int = 15
     n_reflections: int = 0
 
-    def of_probe(self, text: str) -> int:
+    def instead_of_probe(self, text: str) -> int:
         """Return how many tokens the large model writes instead of a probe; 0 for none."""
         return 0 if mood(text) is Mood.STATEMENT else self.sentence
 
-    def of_sentence(self, text: str) -> list[tuple[str, int]]:
-        """Return what the large model writes after its sentence, in order: what it is told before,
-        and how many tokens.
-        """
-        more = [("", self.verification)] if verifies(text) else []
+    def after_sentence(self, text: str) -> list[tuple[str, int]]:
+        """Return what the large model writes after its sentence: suffixes and numbers of tokens."""
+        pieces = [("", self.verification)] if verifies(text) else []
         self.n_reflections += mood(text) is Mood.REFLECTION
         if self.n_reflections >= self.patience:
-            more.append((CHECK, self.reflection))
+            pieces.append((CHECK, self.reflection))
             self.n_reflections = 0
-            self.reflection, self.patience = (
-                min(self.reflection + 25, 200),
-                min(self.patience + 5, 30),
-            )
-        return more
+            self.reflection = min(self.reflection + 25, 200)
+            self.patience = min(self.patience + 5, 30)
+        return pieces
 
 
 @dataclass(frozen=True, slots=True)
 class SpeculativeThinking:
-    """Thinks `n` traces of at most `tokens` tokens with `model`, helped by the pool `large`.
+    """Lets a large model take over a small one's thinking where it matters.
 
-    `always` is for a small model that does not reason: the large one writes so many tokens after
-    every blank line (the paper's 100); 0 decides by keywords.
+    For two models that share their tokenizer.
     """
 
-    large: str
-    n: int = 4
-    tokens: int = 8192
-    chunk: int = 1024
-    always: int = 0
-    delimiter: str = "\n\n"
-    model: str = ""
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE, Capability.RULES})
 
-    def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("tokens", 1), ("chunk", 1), ("always", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least {least}")
-        if not self.large:
-            raise ValueError(
-                "large = '': name the pool of the large model; a continuation that names none would stay with the small one"
-            )
-        if not self.delimiter:
-            raise ValueError(
-                "delimiter = '': give the text after which the large model may take over, such as a blank line"
-            )
+    # required: a continuation that names no pool would stay with the small model
+    large: Annotated[
+        str, Meta(min_length=1, description="Model pool of the plan with the large model.")
+    ]
+    n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 4
+    tokens: Annotated[int, Meta(ge=1, description="Largest number of tokens of an attempt.")] = 8192
+    chunk: Annotated[
+        int, Meta(ge=1, description="Tokens after which the small model is probed at the latest.")
+    ] = 1024
+    always: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Tokens that the large model writes after every `delimiter`, for small "
+            "models that do not reason (the paper's 100); 0 decides by keywords.",
+        ),
+    ] = 0
+    delimiter: Annotated[
+        str,
+        Meta(min_length=1, description="Text after which the large model may take over."),
+    ] = "\n\n"
+    model: Annotated[
+        str,
+        Meta(
+            description="Model pool of the plan with the small model; empty for the plan's first."
+        ),
+    ] = ""
 
     @property
     def n_planned(self) -> int:
-        """How many traces full sampling takes."""
+        """How many attempts full sampling takes."""
         return self.n
 
     @property
@@ -153,61 +151,56 @@ class SpeculativeThinking:
         """The model pools it names besides `model`."""
         return (self.large,)
 
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """Continuation by token ids, and stop rules."""
-        return frozenset({Capability.CONTINUE, Capability.RULES})
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Think all traces side by side."""
+        """Think in all attempts, side by side."""
         yield from gather(
-            _Pen(self.model, self.large, self.tokens).think(self) for _ in range(self.n)
+            _JointAttempt(self, self.model, self.tokens).think() for _ in range(self.n)
         )
 
 
-class _Pen:
-    """One trace being written by two models: where it stands, and how many tokens are left."""
+@dataclass(slots=True)
+class _JointAttempt:
+    """An attempt that two models write in turns: where it stands, how many tokens are left."""
 
-    def __init__(self, small: str, large: str, n_left: int) -> None:
-        self.small, self.large, self.n_left = small, large, n_left
-        self.at: int | None = None
-        self.open = True
+    options: SpeculativeThinking
+    small: str
+    n_left: int
+    parent: int | None = None
+    open: bool = True
+    takeover: Takeover = field(default_factory=Takeover)
 
-    def think(self, options: SpeculativeThinking) -> Generator[Command, Reply, None]:
-        """Write the trace to its end."""
-        takeover = Takeover()
+    def think(self) -> Generator[Command, Reply, None]:
+        """Write the attempt to its end."""
+        rules = (Delimiter(self.options.delimiter),)
         while self.open:
-            rules = (Delimiter(options.delimiter),)
-            written = yield from self.write(
-                Request(model=self.small, rules=rules, max_new_tokens=options.chunk)
+            trace = yield from self._write(
+                Request(model=self.small, rules=rules, max_new_tokens=self.options.chunk)
             )
             # a continuation that names no model would be the large one's where that wrote last
-            self.small = written.model
+            self.small = trace.model
             if self.open:
-                yield from (
-                    self.write(Request(model=self.large, max_new_tokens=options.always))
-                    if options.always
-                    else self.help(takeover)
-                )
+                always = self.options.always
+                yield from self._write(self._large(always)) if always else self._help()
 
-    def help(self, takeover: Takeover) -> Generator[Command, Reply, None]:
-        """Probe the small model's next sentence, and let the large one write as the table says."""
-        probe = yield from self.ask(
-            Request(model=self.small, max_new_tokens=takeover.sentence, purpose=Purpose.PROBE)
+    def _help(self) -> Generator[Command, Reply, None]:
+        """Probe the small model's next sentence, and let the large one write by the table."""
+        probe = yield from self._continue(
+            Request(model=self.small, max_new_tokens=self.takeover.sentence, purpose=Purpose.PROBE)
         )
-        n_tokens = takeover.of_probe(probe.text)
+        n_tokens = self.takeover.instead_of_probe(probe.text)
         if not n_tokens:
             return
-        sentence = yield from self.write(Request(model=self.large, max_new_tokens=n_tokens))
-        for told, n_more in takeover.of_sentence(sentence.text):
+        sentence = yield from self._write(self._large(n_tokens))
+        for suffix, n_more in self.takeover.after_sentence(sentence.text):
             if self.open:
-                yield from self.write(Request(model=self.large, max_new_tokens=n_more, suffix=told))
+                yield from self._write(self._large(n_more, suffix))
 
-    def write(self, request: Request) -> Generator[Command, Reply, Trace]:
-        """Add a piece to the trace; it is closed at its natural end, at the limit of its tokens, or
-        when a piece failed.
-        """
-        trace = yield from self.ask(request)
+    def _large(self, n_tokens: int, suffix: str = "") -> Request:
+        return Request(model=self.options.large, max_new_tokens=n_tokens, suffix=suffix)
+
+    def _write(self, request: Request) -> Generator[Command, Reply, Trace]:
+        """Add a piece; the attempt ends at its natural end, its limit, or when a piece failed."""
+        trace = yield from self._continue(request)
         self.n_left -= trace.usage.output_tokens
         self.open = (
             trace.finish in (Finish.RULE, Finish.LENGTH)
@@ -215,10 +208,10 @@ class _Pen:
             and trace.usage.output_tokens > 0
         )
         if trace.finish is not Finish.FAILED:
-            self.at = trace.ordinal
+            self.parent = trace.ordinal
         return trace
 
-    def ask(self, request: Request) -> Generator[Command, Reply, Trace]:
-        """Return a continuation of the trace as it stands, within the tokens that are left."""
+    def _continue(self, request: Request) -> Generator[Command, Reply, Trace]:
+        """Return a continuation of the attempt as it stands, within the tokens that are left."""
         n_tokens = min(request.max_new_tokens or self.n_left, self.n_left)
-        return (yield from ask(changed(request, parent=self.at, max_new_tokens=n_tokens)))
+        return (yield from ask(changed(request, parent=self.parent, max_new_tokens=n_tokens)))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
@@ -29,19 +30,7 @@ from orchestrator.plan import registry
 from orchestrator.plan.keys import keys
 
 FAKE = ("--execution.engine", "fake", "--domain", "number")
-COMMANDS = (
-    "run",
-    "resume",
-    "solve",
-    "sweep",
-    "eval",
-    "similarity",
-    "choose",
-    "temperature",
-    "weights",
-    "plugins",
-    "doctor",
-)
+COMMANDS = leadline.list_commands(click.Context(leadline))
 Run = Callable[..., Result]
 
 
@@ -89,7 +78,7 @@ def spawn(tmp_path: Path, *arguments: str, **settings: object) -> subprocess.Pop
     )
 
 
-# What it is made of
+# The commands and their help
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,6 +87,17 @@ def test_every_command_explains_itself_with_an_example(cli: Run, command: str) -
     text = cli(command, "--help").output
     assert "Example" in text
     assert f"  leadline {command}" in text
+    assert command in cli("--help").output
+
+
+def test_the_former_name_of_a_command_works_with_a_notice(cli: Run) -> None:
+    """Scripts of version 0.1 call `leadline judge train`; the help text no longer lists it."""
+    former = cli("judge", "train", "nowhere", "-o", "x.json", "--judge", "trained")
+    assert former.exit_code == 2
+    assert "`leadline judge` is now called `leadline similarity`" in former.stderr
+    assert "there is no job in nowhere" in former.stderr
+    assert "judge" not in cli("--help").output
+    assert "judge" not in cli("similarity", "train", "--help").output
 
 
 def test_help_lists_every_key_of_a_plan(cli: Run) -> None:
@@ -107,29 +107,35 @@ def test_help_lists_every_key_of_a_plan(cli: Run) -> None:
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    """`--help` answers before the reader wonders: under 0.4 s of CPU time, and no engine, checker
-    or table library is imported.
+    """`--help` answers before the reader wonders: no engine, checker, table or array library is
+    imported, and of our own modules only those that parse (measured: 0.05 s of CPU time).
     """
     code = """
-        import resource, sys
+        import sys
         from orchestrator.cli.main import leadline
         try: leadline(["--help"])
         except SystemExit: pass
-        heavy = {"torch", "vllm", "ray", "transformers", "sympy", "scipy", "openai", "pyarrow"} & set(sys.modules)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        assert not heavy, heavy
-        print("CPU", used.ru_utime + used.ru_stime)
+        heavy = {"torch", "vllm", "ray", "transformers", "sympy", "scipy", "openai", "pyarrow"}
+        heavy |= {"numpy", "rich", "msgspec", "asyncio"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        print(*(name for name in sys.modules if name.startswith("orchestrator.")))
     """
     out = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
     ).stdout
-    assert float(out.split("CPU")[1]) < 0.4
+    assert set(out.splitlines()[-1].split()) == {
+        "orchestrator.cli",
+        "orchestrator.cli.main",
+        "orchestrator.cli.options",
+        "orchestrator.core",
+        "orchestrator.core.errors",
+    }
 
 
-# The way of a job
+# The life of a job
 
 
-def test_a_run_writes_results_and_says_what_they_are(cli: Run, tmp_path: Path) -> None:
+def test_a_run_writes_results_and_summarises_them(cli: Run, tmp_path: Path) -> None:
     """The end of a run names problems, accuracy with interval and n, traces, tokens, time, savings
     and where the results lie.
     """
@@ -163,7 +169,7 @@ def test_a_run_writes_results_and_says_what_they_are(cli: Run, tmp_path: Path) -
 
 
 def test_the_same_command_again_does_no_work_twice(cli: Run, tmp_path: Path) -> None:
-    """Going on is the same command; a job that is done starts no engine."""
+    """The same command continues a job; a job that is done starts no engine."""
     write_problems(tmp_path / "p.jsonl", 3)
     cli("run", "--problems", "p.jsonl", *FAKE)
     before = (tmp_path / "runs/p/results.jsonl").read_bytes()
@@ -179,7 +185,8 @@ def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
     """
     write_problems(tmp_path / "p.jsonl", 2)
     (tmp_path / "small.toml").write_text(
-        'problems = "p.jsonl"\nstrategy = "consistency"\n[sampling]\ntemperature = 0.3\n[execution]\nengine = "fake"\n'
+        'problems = "p.jsonl"\nstrategy = "consistency"\n'
+        '[sampling]\ntemperature = 0.3\n[execution]\nengine = "fake"\n'
     )
     done = cli(
         "run",
@@ -200,7 +207,7 @@ def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
 
 
 def test_limit_takes_the_first_rows_and_a_later_run_the_rest(cli: Run, tmp_path: Path) -> None:
-    """Try a few first, then go on with all: what was tried is not done again."""
+    """Try a few first, then run all: what was tried is not done again."""
     write_problems(tmp_path / "p.jsonl", 6)
     cli("run", "--problems", "p.jsonl", *FAKE, "--limit", "2")
     assert [r["id"] for r in results(tmp_path / "runs/p")] == ["q0", "q1"]
@@ -289,7 +296,7 @@ def test_eval_takes_references_from_another_file(cli: Run, tmp_path: Path) -> No
     """Answers are often kept apart from questions."""
     write_problems(tmp_path / "p.jsonl", 5, answers=False)
     cli("run", "--problems", "p.jsonl", *FAKE)
-    assert "nothing can be said about accuracy" in " ".join(cli("eval", "runs/p").stdout.split())
+    assert "their accuracy is unknown" in " ".join(cli("eval", "runs/p").stdout.split())
     (tmp_path / "a.csv").write_text(
         "id,prompt,answer\n" + "".join(f"q{i},x,{answer_of(f'q{i}')}\n" for i in range(5))
     )
@@ -300,9 +307,9 @@ def test_eval_takes_references_from_another_file(cli: Run, tmp_path: Path) -> No
 def test_plugins_are_listed_and_shown(cli: Run) -> None:
     """What can be chosen, whose it is, and its options with defaults."""
     assert {"adaptive", "majority", "math", "fake"} <= set(cli("plugins").stdout.split())
-    shown = cli("plugins", "adaptive").stdout
-    assert "growth" in shown
-    assert "1.5" in shown
+    details = cli("plugins", "adaptive").stdout
+    assert "growth" in details
+    assert "1.5" in details
     wrong = cli("plugins", "adaptve")
     assert wrong.exit_code == 2
     assert "did you mean 'adaptive'" in wrong.stderr
@@ -344,17 +351,17 @@ SLOW = (
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.slow
-def test_a_signal_stops_cleanly_and_says_how_to_go_on(
+def test_a_signal_stops_cleanly_and_says_how_to_continue(
     cli: Run, tmp_path: Path, number: int, code: int
 ) -> None:
-    """What arrived is kept, the directory is free again, and the command that is named does go on."""
+    """Finished traces are kept, the directory is free again, and the command it names continues."""
     write_problems(tmp_path / "p.jsonl", 10)
     process = spawn(tmp_path, "run", "--problems", "p.jsonl", *FAKE, *SLOW)
     wait_for_traces(tmp_path / "runs/p", process)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "to go on: leadline resume runs/p" in stderr
+    assert "to continue: leadline resume runs/p" in stderr
     assert "Traceback" not in stderr
     kept = (tmp_path / "runs/p/journal.db").stat().st_size
     resumed = cli("resume", "runs/p", "--execution.engine.seconds_per_token", "0", "--json")
@@ -415,7 +422,7 @@ def test_a_signal_that_another_thread_takes_wakes_the_loop() -> None:
     """The system may give it to any thread, and Python handles it in the main one, which waits for
     something to happen.
 
-    Without a way to wake it, the signal was handled when the wait was over: here after a minute.
+    Without a way to wake it, the signal would be handled when the wait is over: here never.
     """
     signals = Signals(Console(file=io.StringIO()), lambda: None)
 
@@ -423,13 +430,11 @@ def test_a_signal_that_another_thread_takes_wakes_the_loop() -> None:
         threading.Timer(
             0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         ).start()
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
-    began = time.monotonic()
     with signals:
         asyncio.run(signals.guard(work))
     assert signals.number == signal.SIGTERM
-    assert time.monotonic() - began < 30
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
@@ -479,7 +484,7 @@ def test_bad_rows_are_named_and_the_rest_runs(cli: Run, tmp_path: Path) -> None:
     )
     done = cli("run", "--problems", "p.jsonl", *FAKE)
     assert done.exit_code == 0, done.output
-    assert "2 of 6 rows are no problems" in done.stderr
+    assert "2 of 6 rows are invalid" in done.stderr
     assert "p.jsonl:4:" in done.stderr
     assert "p.jsonl:5:" in done.stderr
     assert "1 rows have no id" in done.stderr
@@ -488,7 +493,7 @@ def test_bad_rows_are_named_and_the_rest_runs(cli: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "is empty"),
         ("\n\n", "no rows"),
@@ -497,16 +502,16 @@ def test_bad_rows_are_named_and_the_rest_runs(cli: Run, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_without_problems_is_refused(
-    cli: Run, tmp_path: Path, content: str, said: str
+    cli: Run, tmp_path: Path, content: str, message: str
 ) -> None:
     """Before an engine starts."""
     (tmp_path / "p.jsonl").write_text(content)
     done = cli("run", "--problems", "p.jsonl", *FAKE)
-    assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--sampling.temprature", "1"), "--sampling.temperature"),
         (("--strategy.nn", "4"), "did you mean 'n'"),
@@ -520,12 +525,12 @@ def test_a_file_without_problems_is_refused(
     ],
 )
 def test_a_misspelled_flag_is_an_error_with_the_near_match(
-    cli: Run, tmp_path: Path, flags: tuple[str, ...], said: str
+    cli: Run, tmp_path: Path, flags: tuple[str, ...], message: str
 ) -> None:
     """Nothing is ignored silently."""
     write_problems(tmp_path / "p.jsonl", 1)
     done = cli("run", "--problems", "p.jsonl", *FAKE, *flags)
-    assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -559,22 +564,23 @@ def test_another_problem_file_is_refused_in_the_same_directory(cli: Run, tmp_pat
     assert "choose another with --out" in done.stderr
 
 
-def test_nothing_to_run_is_said(cli: Run) -> None:
+def test_nothing_to_run_is_reported(cli: Run) -> None:
     """Neither a plan nor problems."""
     done = cli("run")
     assert (done.exit_code, "--problems FILE" in done.stderr) == (2, True)
 
 
-def test_a_folder_that_is_no_model_is_refused(cli: Run, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_refused(
+    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before vLLM is imported, and so at once."""
+    monkeypatch.setitem(sys.modules, "vllm", None)  # importing it would be an error
     write_problems(tmp_path / "p.jsonl", 1)
     (tmp_path / "folder").mkdir()
-    began = time.monotonic()
     done = cli("run", "--problems", "p.jsonl", "--execution.engine", "vllm", "--model", "./folder")
     assert (done.exit_code, "is not one: it has no config.json" in done.stderr) == (2, True), (
         done.stderr
     )
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.slow
@@ -590,8 +596,10 @@ def test_a_second_process_is_turned_away(cli: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_that_is_not_there_is_said_and_the_job_can_go_on(cli: Run, tmp_path: Path) -> None:
-    """The address is in the message, and the command to go on with."""
+def test_a_port_without_a_server_is_named_and_the_job_can_continue(
+    cli: Run, tmp_path: Path
+) -> None:
+    """The message has the address, and the command to continue with."""
     write_problems(tmp_path / "p.jsonl", 1)
     url = "http://127.0.0.1:9/v1"  # the discard port: nobody listens
     done = cli(
@@ -607,7 +615,7 @@ def test_a_port_that_is_not_there_is_said_and_the_job_can_go_on(cli: Run, tmp_pa
     )
     assert done.exit_code == 1
     assert url in done.stderr
-    assert "go on with: leadline resume runs/p" in done.stderr
+    assert "continue with: leadline resume runs/p" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -649,7 +657,7 @@ registry.strategy("test-endless")(Endless)
 
 
 @pytest.mark.parametrize(
-    ("strategy", "n_failed", "said", "code"),
+    ("strategy", "n_failed", "message", "code"),
     [
         ("test-raises", 2, "RuntimeError: I cannot do this one", 0),
         ("test-nonsense", 4, "a strategy yields Submit, Next, Cancel or Drop, not 'more'", 1),
@@ -657,7 +665,7 @@ registry.strategy("test-endless")(Endless)
     ],
 )
 def test_a_broken_strategy_fails_its_problems_and_not_the_job(
-    cli: Run, strategy: str, n_failed: int, said: str, code: int
+    cli: Run, strategy: str, n_failed: int, message: str, code: int
 ) -> None:
     """It may raise, yield nonsense or never end; the exit code is 1 only when no problem came
     through.
@@ -675,7 +683,7 @@ def test_a_broken_strategy_fails_its_problems_and_not_the_job(
     )
     assert done.exit_code == code, done.output
     assert f"{n_failed} failed" in done.stdout
-    assert said in " ".join(done.stdout.split())
+    assert message in " ".join(done.stdout.split())
 
 
 @pytest.fixture
@@ -696,10 +704,10 @@ def small_disk(tmp_path: Path) -> object:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_the_job_and_loses_nothing_that_was_said(
+def test_a_full_disk_ends_the_job_and_loses_nothing_that_was_journalled(
     cli: Run, tmp_path: Path, small_disk: Path
 ) -> None:
-    """A clear error with the remedy, exit code 1; with room again the same job goes on to its end."""
+    """A clear error with the remedy, exit code 1; with space again the job continues to its end."""
     write_problems(tmp_path / "p.jsonl", 400)
     command = (
         "run",
@@ -724,7 +732,7 @@ def test_a_full_disk_ends_the_job_and_loses_nothing_that_was_said(
 
 @pytest.mark.engine
 @pytest.mark.timeout(300)
-def test_a_gpu_that_is_not_there_is_said(cli: Run, tmp_path: Path) -> None:
+def test_a_missing_gpu_is_reported(cli: Run, tmp_path: Path) -> None:
     """Asking Ray for more GPUs than it has fails with the count, and does not wait for ever."""
     write_problems(tmp_path / "p.jsonl", 1)
     done = cli(

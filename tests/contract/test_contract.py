@@ -13,7 +13,7 @@ import pytest
 from orchestrator.core.plan import Model
 from orchestrator.core.values import PluginSpec, Prefix, Problem, Trace
 from orchestrator.engines.fake.engine import Fake
-from orchestrator.kit.prefixes import Labelled
+from orchestrator.kit.prefixes import LabelledPrefix
 from orchestrator.plan import registry
 from orchestrator.testing import (
     check_domain,
@@ -278,7 +278,7 @@ EXAMPLES: dict[str, dict[str, list[tuple[str, str]]]] = {
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "options"), STRATEGIES)
 def test_strategy_keeps_the_contract(name: str, options: dict[str, object], seed: int) -> None:
-    """Any order, any budget, any failure, any stop, replay: see `orchestrator.testing.strategies`."""
+    """Any order, budget, failure and stop, and replay: see `orchestrator.testing.strategies`."""
     check_strategy(plugin("strategies", name, options), seeds=[seed])
 
 
@@ -335,28 +335,28 @@ async def test_verifier_keeps_the_contract_with_other_options(
 
 
 @pytest.fixture(scope="module")
-def judge_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+def trained_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model file fitted on made-up traces, where what is said last tells the answer."""
     pools = {}
     for i in range(30):
         finals = ["7", "8", "7"]
         pool = [
-            Labelled(Prefix(o, f"We add {i} and find {final} = {final}. Since"), final)
+            LabelledPrefix(Prefix(o, f"We add {i} and find {final} = {final}. Since"), final)
             for o, final in enumerate(finals)
         ]
         pools[str(i)] = (Problem(str(i), f"What is {i}?"), pool)
-    path = tmp_path_factory.mktemp("judge") / "judge.json"
+    path = tmp_path_factory.mktemp("similarity") / "similarity.json"
     path.write_text(registry.plugin_class("similarity", "trained").fit(pools))
     return str(path)
 
 
 @pytest.mark.parametrize("name", ours("similarity"))
-def test_judge_keeps_the_contract(name: str, judge_file: str) -> None:
+def test_similarity_keeps_the_contract(name: str, trained_file: str) -> None:
     """One score per pair, of that pair alone, symmetric unless a model is asked: see
     `orchestrator.testing.similarity`.
     """
     required = {o.name for o in registry.options("similarity", name) if o.default == "(required)"}
-    given: dict[str, object] = {"file": judge_file, "model": "embedder"}
+    given: dict[str, object] = {"file": trained_file, "model": "embedder"}
     check_similarity(plugin("similarity", name, {key: given[key] for key in required}))
 
 
@@ -371,7 +371,7 @@ async def test_fake_engine_keeps_the_contract(options: dict[str, Any]) -> None:
     """
     backend = Fake(n_tokens=400, seconds_per_token=0.0005, **options)
     async with backend.open({"main": Model("fake")}) as engine:
-        await check_engine(engine, backend.capabilities(), wait_seconds=20)
+        await check_engine(engine, backend.capabilities(), wait_seconds=60)
 
 
 @pytest.mark.parametrize("name", ours("engines"))

@@ -203,7 +203,6 @@ def test_only_what_is_needed_is_asked_of_the_engine() -> None:
 
 
 # --- stop rules
-# -------------------------------------------------------------------------------------------------------
 
 
 def fires_at(rule: StopRule, chunks: Sequence[str]) -> int | None:
@@ -301,7 +300,7 @@ def test_a_delimiter_counts_occurrences_that_do_not_overlap(pieces: list[str], c
 
 
 def test_a_word_across_chunks_counts_once() -> None:
-    """The trap of DeepPrune's 25 reasoning words: `wa|it` is one, `wait|er` none, `wait| wait` two."""
+    """DeepPrune counts words: `wa|it` is one, `wait|er` none, `wait| wait` two."""
     rule = WordLimit(("wait",), 1)
     assert fires_at(rule, ["So wa", "it", ", no"]) == 11
     assert fires_at(rule, ["So wait", "er", ", no"]) is None

@@ -97,7 +97,10 @@ def test_a_pool_without_a_task_has_the_fingerprint_it_had_before_there_were_task
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
     """It is compared after a restart: it may depend neither on the hash seed nor on the process."""
-    code = "from orchestrator.core.plan import Plan, fingerprint, derive_seed; print(fingerprint(Plan()), derive_seed(1, 'p', 2))"
+    code = (
+        "from orchestrator.core.plan import Plan, fingerprint, derive_seed; "
+        "print(fingerprint(Plan()), derive_seed(1, 'p', 2))"
+    )
     env = {**os.environ, "PYTHONHASHSEED": "123"}
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core import session as session_module
-from orchestrator.core.errors import described
+from orchestrator.core.errors import describe
 from orchestrator.core.plan import Budget, Model, Plan, derive_seed
 from orchestrator.core.session import Abort, Session, Start, prepared_prompt
 from orchestrator.core.steps import Steps, cancel, drop, next_trace, sample, submit
@@ -50,7 +50,6 @@ def budget(traces: int = 0, tokens: int = 0) -> Plan:
 
 
 # --- properties over random strategies and scripts
-# --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,6 @@ def test_what_runs_is_either_owed_or_lost(plan: Plan, seed: int, n: int) -> None
 
 
 # --- commands, one at a time
-# ------------------------------------------------------------------------------------------
 
 
 def test_next_delivers_by_arrival_and_waits_only_for_those_asked() -> None:
@@ -511,7 +509,6 @@ def test_many_deliveries_in_a_row_are_no_endless_loop() -> None:
 
 
 # --- strategies that break the protocol
-# -------------------------------------------------------------------------------
 
 
 def _raises(problem: Problem, rng: random.Random) -> Steps:
@@ -638,8 +635,8 @@ def test_an_error_is_described_in_one_line_with_its_place() -> None:
     """Log lines and rows are lines."""
     with pytest.raises(ValueError, match="a") as raised:
         raise ValueError("a\n\n  b")
-    assert described(raised.value).startswith("ValueError: a b (test_session.py:")
-    assert described(ValueError("x")) == "ValueError: x"
+    assert describe(raised.value).startswith("ValueError: a b (test_session.py:")
+    assert describe(ValueError("x")) == "ValueError: x"
 
 
 def test_a_strategy_sees_the_question_as_it_is_asked() -> None:

@@ -1,4 +1,4 @@
-"""The five helpers: what each yields, and what it makes of the reply."""
+"""The helpers: what each yields, and what it returns after the reply; and their driver."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.errors import StrategyError
 from orchestrator.core.steps import (
     Cancel,
     Command,
     Drop,
     Next,
     Reply,
+    Routine,
     Submit,
     cancel,
     drop,
@@ -72,3 +74,27 @@ def test_sample_of_an_empty_grant_is_empty() -> None:
     steps = sample(3)
     next(steps)
     assert returned(steps, ()) == []
+
+
+# --- the driver of a generator
+
+
+def test_a_routine_sends_replies_and_keeps_what_was_returned() -> None:
+    """What runs commands needs no StopIteration of its own."""
+    routine = Routine(sample(1), "sample")
+    assert routine.send(None) == Submit((Request(),))
+    assert routine.send((0,)) == Next(frozenset({0}))
+    assert routine.send(trace(0, "A")) is None
+    assert routine.result == [trace(0, "A")]
+
+
+def test_a_routine_refuses_what_is_no_generator_and_no_command() -> None:
+    """`yield` for `yield from`, or a function without both, is named and not taken for an end."""
+
+    def bare() -> Generator[Any, Reply, None]:
+        yield None
+
+    with pytest.raises(StrategyError, match="score returned None, not a generator"):
+        Routine(None, "score")  # type: ignore[arg-type]
+    with pytest.raises(StrategyError, match="not None; write `yield from`"):
+        Routine(bare(), "bare").send(None)

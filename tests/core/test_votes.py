@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from orchestrator.core.values import Answer, Cluster, Finish, Problem, Purpose, Status, Trace
 from orchestrator.core.votes import (
     conclude,
+    intermediate,
     mean_tokens,
     n_sampled,
     pruned,
     rank,
     tally,
     tied,
-    unended,
     usage_by_account,
     voters,
 )
@@ -94,7 +94,7 @@ def test_a_weight_that_cannot_be_summed_is_an_error(bad: float) -> None:
 
 @pytest.mark.parametrize("purpose", [Purpose.PROBE, Purpose.VERIFY, Purpose.COMPARE])
 def test_only_attempts_vote(purpose: Purpose) -> None:
-    """A probe repeats its parent's answer, a judgement is about another's: neither is an attempt."""
+    """A probe repeats its parent's answer, a verdict is about another's: neither is an attempt."""
     assert voters([trace(0, "A", purpose=purpose)]) == []
 
 
@@ -229,7 +229,7 @@ def test_tokens_are_charged_to_purposes() -> None:
 
 
 def test_the_mean_is_over_whole_attempts() -> None:
-    """A chain of continuations is one attempt; cancelled, failed and probing traces price nothing."""
+    """A chain of continuations is one attempt; cancelled or failed traces and probes are none."""
     traces = [
         trace(0, None, tokens=4, finish=Finish.LENGTH),
         trace(1, "A", tokens=6, parent=0),
@@ -264,7 +264,7 @@ def test_an_attempt_cut_on_the_way_prices_nothing() -> None:
     whole.
     """
     traces = cut_on_the_way()
-    assert unended(traces) == {0, 1, 3}
+    assert intermediate(traces) == {0, 1, 3}
     assert mean_tokens(traces) == (20 + 40) / 2
     assert mean_tokens(traces[:5]) is None
     assert (

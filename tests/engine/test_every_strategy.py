@@ -321,7 +321,7 @@ async def run_all(directory: Path, window: int) -> None:
         plan = plan_of(name)
         check_plan(plan, execution)
         with open_job(directory / name, plan, [problem_of(name)]) as opened:
-            async for _ in api.run_job(opened, plan, execution, backend=recorded):
+            async for _ in api.run_job(opened, plan, execution, factory=recorded):
                 pass
 
     async with factory.open(MODELS) as engine:

@@ -254,7 +254,7 @@ async def test_a_job_chooses_by_the_reward_of_another_pool(pools: Pools, tmp_pat
     problem = Problem("p", "What is 2 + 2?", "text")
     with open_job(tmp_path, plan, [problem]) as job:
         [result] = [
-            r async for r in run_job(job, plan, Execution(), backend=OpenEngine(pools.engine))
+            r async for r in run_job(job, plan, Execution(), factory=OpenEngine(pools.engine))
         ]
         traces = [e.trace for e in job.journal.events("p") if isinstance(e, Arrived)]
     assert not result.error

@@ -59,7 +59,7 @@ async def solved(
         sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=48),
     )
     with open_job(tmp_path, plan, [PROBLEM]) as job:
-        [result] = [r async for r in api.run_job(job, plan, Execution(), backend=Shared(engine))]
+        [result] = [r async for r in api.run_job(job, plan, Execution(), factory=Shared(engine))]
     return result, api.traces(tmp_path, PROBLEM.id)
 
 

@@ -39,13 +39,15 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*arguments: str) -> tuple[str, list[dict[str, object]]]:
     done = CliRunner().invoke(leadline, ["run", "plan.toml", "--out", "out", *arguments])
     assert done.exit_code == 0, done.output
-    return done.output, [json.loads(line) for line in Path("out/results.jsonl").open()]
+    return done.output, [
+        json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()
+    ]
 
 
 def test_it_is_finished_with_the_results_it_would_have_had(begun: Path) -> None:
     """Same fingerprint, seeds and answers: of the problems under way only what is owed is asked."""
     output, rows = run("--execution.engine.seconds_per_token", "0")
-    expected = [json.loads(line) for line in (JOB / "results.jsonl").open()]
+    expected = [json.loads(line) for line in (JOB / "results.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [row["id"] for row in expected]
     assert {row["fingerprint"] for row in rows} == {row["fingerprint"] for row in expected}
     for row, then in zip(rows[:5], expected[:5], strict=True):  # finished before the move

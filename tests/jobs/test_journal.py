@@ -203,11 +203,11 @@ def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_what_could_not_be_read_again_is_not_written(journal: Journal, odd: Trace) -> None:
     """JSON has no nan, UTF-8 no lone surrogate: a row with one would make a job unresumable.
 
-    `core.replies` keeps them away.
+    `engines.reply` keeps them away.
     """
     with pytest.raises(
         JournalError,
-        match=r"trace 0 of problem p cannot be written: .*; mend the engine or verifier",
+        match=r"trace 0 of problem p cannot be written: .*; fix the engine or verifier",
     ):
         journal.append([Arrived("p", trace(1), 0.0), Arrived("p", odd, 0.0)])
     assert list(journal.events("p")) == []

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Answer, Cluster, Message, Problem, Result, Status, Usage
+from orchestrator.jobs.openai_batch import output_line
 from orchestrator.jobs.problems import (
     ProblemFile,
-    openai_batch_line,
     problem_from_row,
     read_problems,
 )
@@ -435,11 +435,11 @@ def test_a_mapping_is_read_as_a_row_of_a_file_is(write: Write) -> None:
         problem_from_row({"id": "a", "prompt": 3}, "math")
 
 
-def test_an_openai_batch_line_holds_the_whole_text_the_answer_and_the_sums() -> None:
+def test_an_output_line_holds_the_whole_text_the_answer_and_the_sums() -> None:
     clusters = (Cluster(Answer("4", "=4"), (0, 1, 3), 0.9), Cluster(Answer("5", "=5"), (2,), 0.5))
     usage = {"solve": Usage(10, 4, 30), "pruned": Usage(10, 10, 5)}
     result = Result("a", Status.ANSWERED, Answer("4", "=4"), clusters, usage, fingerprint="f")
-    line = openai_batch_line(result, "2 + 2 is 4.", "smollm2")
+    line = output_line(result, "2 + 2 is 4.", "smollm2")
     assert line == json.loads(json.dumps(line))
     assert line["custom_id"] == "a"
     assert line["error"] is None
@@ -453,14 +453,14 @@ def test_an_openai_batch_line_holds_the_whole_text_the_answer_and_the_sums() -> 
 
 
 @pytest.mark.parametrize("status", [Status.INVALID, Status.FAILED])
-def test_an_openai_batch_line_of_a_failure_is_an_error_and_no_response(status: Status) -> None:
-    line = openai_batch_line(Result("a", status, error="why"), "", "smollm2")
+def test_an_output_line_of_a_failure_is_an_error_and_no_response(status: Status) -> None:
+    line = output_line(Result("a", status, error="why"), "", "smollm2")
     assert line["response"] is None
     assert line["error"] == {"code": status.value, "message": "why"}
 
 
 def test_an_abstention_is_a_response_without_an_answer() -> None:
-    line = openai_batch_line(Result("a", Status.ABSTAINED), "", "smollm2")
+    line = output_line(Result("a", Status.ABSTAINED), "", "smollm2")
     assert line["response"]["body"]["leadline"] == {
         "answer": None,
         "share": None,

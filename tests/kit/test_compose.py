@@ -21,12 +21,13 @@ from orchestrator.kit.compose import (
     Exploration,
     Overrides,
     gather,
+    numbered_solutions,
     representatives,
     run_inner,
-    told,
 )
 from orchestrator.testing import PROBLEM, explore, pool, trace
-from strategies.selectors.pools import Best, Majority
+from strategies.selectors.by_score import Best
+from strategies.selectors.majority import Majority
 
 Branch = Generator[Command, Reply, Any]
 
@@ -186,7 +187,7 @@ class FirstOfThree:
 
 @dataclass(frozen=True)
 class Talker:
-    """An attempt, a probe of it, its continuation, and a revision that names its subject and model."""
+    """An attempt, a probe, a continuation, and a revision that names its subject and model."""
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         [first] = yield from submit([Request(max_new_tokens=4)])
@@ -262,7 +263,7 @@ def test_what_an_inner_exploration_left_running_is_cancelled_and_never_delivered
 
 
 def test_each_inner_exploration_draws_a_stream_of_its_own() -> None:
-    """Two of one strategy must not draw the same numbers, and the same seed must give both again."""
+    """Two of one strategy must not draw the same numbers; the same seed must give both again."""
     drawn: list[float] = []
 
     @dataclass(frozen=True)
@@ -317,9 +318,10 @@ def test_a_spokesman_that_goes_on_from_another_trace_is_shown_whole() -> None:
     steps = (replace(trace(0), text="One. "), replace(trace(1, "A", parent=0), text="So A."))
     [whole] = representatives(Exploration(steps), Majority(), 1)
     assert whole.text == "One. So A."
-    assert told([whole]) == "One. So A."
+    assert numbered_solutions([whole]) == "One. So A."
     assert (
-        told([whole, trace(2, "B")]) == "Solution 1:\nOne. So A.\n\nSolution 2:\nThe answer is B."
+        numbered_solutions([whole, trace(2, "B")])
+        == "Solution 1:\nOne. So A.\n\nSolution 2:\nThe answer is B."
     )
 
 
@@ -338,6 +340,19 @@ def test_an_inner_strategy_that_is_no_generator_is_named() -> None:
         "explore of Wrong returned [], not a generator"
         in explore(Outer(body), lambda request: "A").error
     )
+
+
+def test_a_branch_that_yields_no_command_fails_the_exploration() -> None:
+    """It was once taken for a branch that had returned, and what it would have done was lost."""
+
+    def bare() -> Generator[Any, Reply, None]:
+        yield None
+
+    def body(problem: Problem, rng: random.Random) -> Steps:
+        yield from gather([chain(1), bare()])
+
+    session = explore(Outer(body), lambda request: "A")
+    assert "a strategy yields Submit, Next, Cancel or Drop, not None" in session.error
 
 
 @pytest.mark.parametrize("traces_budget", [1, 2, 4])

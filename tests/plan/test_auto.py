@@ -22,9 +22,9 @@ from orchestrator.plan.auto import Situation, choose, situation
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import load_plan
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies import pilot
 from orchestrator.studies.evaluate import mean_estimate
-from orchestrator.studies.replay.experiment import Row, Setting
+from orchestrator.studies.replay import pilot
+from orchestrator.studies.replay.experiment import ReplayRow, ReplaySetting
 
 ALL = frozenset(Capability)
 Run = Callable[..., Result]
@@ -255,11 +255,11 @@ def test_choose_says_it_without_an_engine(cli: Run) -> None:
     assert not Path("runs").exists()
 
 
-def row(strategy: str, right: list[float], tokens: float) -> Row:
-    setting = Setting(registry.one_spec("", strategy))
+def row(strategy: str, right: list[float], tokens: float) -> ReplayRow:
+    setting = ReplaySetting(registry.one_spec("", strategy))
     units = {str(i): (r, tokens) for i, r in enumerate(right)}
     costs = mean_estimate([tokens] * len(right))
-    return Row(
+    return ReplayRow(
         "p", setting, mean_estimate(right), costs, 0.0, 1.0, 0.0, 0.0, 0.0, None, None, units
     )
 
@@ -310,10 +310,10 @@ def test_candidates_are_the_rules_choice_the_widths_that_fit_and_the_votes_the_p
         PluginSpec("final")
     ]
     several = Situation(models=("s", "l"), verifiers=("v",), max_new_tokens=9000, able=ALL)
-    assert pilot.default(several, 4) == Setting(
+    assert pilot.default(several, 4) == ReplaySetting(
         PluginSpec("consistency", {"n": 4}), PluginSpec("best-weighted", {"by": "verdict:v"})
     )
-    assert pilot.default(Situation(max_new_tokens=9000, able=ALL), 20) == Setting(
+    assert pilot.default(Situation(max_new_tokens=9000, able=ALL), 20) == ReplaySetting(
         PluginSpec("adaptive", {"n": 20})
     )
 

@@ -238,7 +238,7 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
         ("[strategy]\nn = 3", ["[strategy] must name its plugin", "name = "]),
         ('strategy = "consistancy"', ["'consistancy' (did you mean 'consistency'?)", "adaptive"]),
         ('[strategy]\nname = "consistency"\nm = 3', ["no option 'm'", "depth"]),
-        ('[strategy]\nname = "consistency"\nn = 0', ["at least one trace"]),
+        ('[strategy]\nname = "consistency"\nn = 0', ["n = 0", "at least 1"]),
         (
             '[strategy]\nname = "consistency"\nmodel = "mian"',
             ["model 'mian' (did you mean 'main'?)"],

@@ -86,7 +86,7 @@ def test_a_table_without_a_name_sets_options_of_the_default() -> None:
         ),
         (
             {"inner": {"name": "staged", "stages": ["consistency", "adaptive n=0"]}},
-            r"^strategy\.inner\.stages\[1\]: .*n >= 1",
+            r"^strategy\.inner\.stages\[1\]: .*n = 0: it must be a whole number, at least 1",
         ),
         ({"select": {"name": "bst"}}, r"^strategy\.select: there is no selector 'bst'"),
         (

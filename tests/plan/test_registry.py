@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
+from msgspec import Meta
 
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.values import Capability, PluginSpec
@@ -69,8 +70,8 @@ def test_an_unknown_name_gets_the_near_match_and_the_list() -> None:
     [
         ({"m": 8}, r"strategy 'consistency' has no option 'm'.*; it has: depth, model, n"),
         ({"modle": "x"}, r"no option 'modle' \(did you mean 'model'\?\)"),
-        ({"n": "many"}, r"strategy 'consistency': Expected `int`, got `str` - at `\$\.n`"),
-        ({"n": 0}, r"strategy 'consistency': n = 0: at least one trace"),
+        ({"n": "many"}, r"strategy 'consistency': n = 'many': it must be a whole number"),
+        ({"n": 0}, r"strategy 'consistency': n = 0: it must be a whole number, at least 1"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_remedy(options: dict[str, object], message: str) -> None:
@@ -141,6 +142,36 @@ def test_options_are_shown_with_types_and_defaults() -> None:
         ("c", "tuple[str, ...]", "()"),
         ("d", "Literal['x', 'y']", "'x'"),
     ]
+
+
+def test_an_annotation_gives_range_and_meaning() -> None:
+    """One place for help, for the check and for the error; a field without it still loads."""
+
+    @registry.strategy("mine")
+    @dataclass(frozen=True)
+    class Mine:
+        a: Annotated[int, Meta(ge=1, description="Attempts per problem.")] = 2
+        b: Annotated[Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="A share.")] = None
+        c: Annotated[
+            tuple[Annotated[str, Meta(min_length=1)], ...], Meta(description="Words.")
+        ] = ()
+        d: int = 3
+
+    assert [(o.type, o.range, o.description) for o in registry.options("strategies", "mine")] == [
+        ("int", "at least 1", "Attempts per problem."),
+        ("float | None", "above 0 and at most 1", "A share."),
+        ("tuple[str, ...]", "each not empty", "Words."),
+        ("int", "", ""),
+    ]
+    for options, message in (
+        ({"a": 0}, r"'mine': a = 0: it must be a whole number, at least 1\. Attempts per problem"),
+        ({"b": 2.0}, r"b = 2.0: it must be a number or left out, above 0 and at most 1\. A share"),
+        ({"c": ["x", ""]}, r"c = \['x', ''\]: it must be a list, each item a text, each not empty"),
+        ({"d": "x"}, r"d = 'x': it must be a whole number$"),
+    ):
+        with pytest.raises(PluginError, match=message):
+            registry.load("strategies", PluginSpec("mine", options))
+    assert registry.load("strategies", PluginSpec("mine", {"a": "4", "b": "0.5", "d": 9})).a == 4
 
 
 def test_a_part_without_a_default_is_given_like_any_other() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -158,7 +157,7 @@ def test_a_strategy_that_never_ends_is_ended_by_each_budget() -> None:
     for budget, reason in (
         (Budget(traces=6), "traces"),
         (Budget(tokens=40), "tokens"),
-        (Budget(seconds=0.3), "seconds"),
+        (Budget(seconds=1.0), "seconds"),
     ):
         [result] = orchestrator.run(
             questions(1),
@@ -308,7 +307,7 @@ def test_stopping_at_any_event_and_going_on_gives_the_pool_of_an_uninterrupted_r
 
 
 async def test_results_come_as_they_finish_and_may_be_abandoned(tmp_path: Path) -> None:
-    """An async iterator that is left early stops the engine's work and leaves a job that can go on."""
+    """An async iterator that is left early stops the engine's work and leaves a resumable job."""
     plan = Plan(strategy=spec("consistency", n=2))
     seen: list[Result] = []
     slow = fake(seconds_per_token=0.002, spread_tokens=30)
@@ -464,8 +463,11 @@ def test_a_full_disk_stops_the_job_with_a_remedy_and_keeps_what_was_written(tmp_
 
 @pytest.mark.slow
 def test_a_seconds_budget_goes_on_where_it_was(tmp_path: Path) -> None:
-    """The clock of a problem counts over interruptions: what an earlier run spent is not given
-    back.
+    """The clock of a problem counts over interruptions: what an earlier run spent stays spent.
+
+    Traces come one after another and take 8 x 0.01 s at least, so 25 of them fill the budget; one
+    more was lost with the engine, one more is cut by the budget. With a clock that began again it
+    would be up to 33.
     """
     plan = Plan(strategy=spec("endless"), budget=Budget(seconds=2.0))
     with pytest.raises(EngineError):
@@ -473,8 +475,7 @@ def test_a_seconds_budget_goes_on_where_it_was(tmp_path: Path) -> None:
         orchestrator.run(
             questions(1), plan, fake(seconds_per_token=0.01, crash_after=8), out=tmp_path
         )
-    began = time.perf_counter()
     [result] = orchestrator.run(questions(1), plan, fake(seconds_per_token=0.01), out=tmp_path)
     assert result.stopped_by == "seconds"
-    assert time.perf_counter() - began < 1.9
+    assert 8 <= result.n_traces <= 27
     assert result.seconds >= 2.0

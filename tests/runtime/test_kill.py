@@ -2,8 +2,8 @@
 paired with another problem.
 
 A child process is forked for every run, with everything imported, and killed with its whole process
-group at a random moment. Its engine writes the identity of every request that it serves to a file,
-so what is generated twice is seen and not only assumed.
+group after a random number of requests. Its engine writes the identity of every request that it
+serves to a file, so what is generated twice is seen and not only assumed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from orchestrator.plan.execution import Execution
 
 N_POINTS = 200
 N_PROBLEMS = 60
+N_SERVED = 300  # at most as many requests are served between two kills
 PROBLEMS = [Problem(f"p{i}", f"Question {i}?", "number") for i in range(N_PROBLEMS)]
 
 
@@ -63,10 +64,12 @@ def run_job(out: Path, log: Path, plan: Plan) -> None:
     orchestrator.run(PROBLEMS, plan, execution, out=out)
 
 
-def run_and_kill(out: Path, log: Path, plan: Plan, seconds: float) -> bool:
-    """Run the job in a process group of its own and kill that after some time; True when the job
-    had ended before.
+def run_and_kill(out: Path, log: Path, plan: Plan, n_served: int | None) -> bool:
+    """Run the job in a process group of its own; True when it ended by itself.
+
+    The group is killed as soon as its engine has served `n_served` more requests (None: never).
     """
+    n_lines = len(_served(log)) + (n_served or 0)
     child = os.fork()
     if child == 0:
         code = 1
@@ -76,11 +79,17 @@ def run_and_kill(out: Path, log: Path, plan: Plan, seconds: float) -> bool:
             code = 0
         finally:
             os._exit(code)
-    time.sleep(seconds)
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:  # killed before it had its own group, or over
-        os.kill(child, signal.SIGKILL)
+    while n_served is not None and len(_served(log)) < n_lines:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            assert os.WEXITSTATUS(status) == 0
+            return True
+        time.sleep(0.001)
+    if n_served is not None:
+        try:
+            os.killpg(child, signal.SIGKILL)
+        except ProcessLookupError:  # killed before it had its own group, or over
+            os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return not os.WIFSIGNALED(status)
@@ -126,9 +135,8 @@ def test_no_trace_is_lost_repeated_or_mispaired_at_200_points(
         while not ended:
             before = journalled(out)
             served_before = _served(log)
-            ended = run_and_kill(
-                out, log, plan, rng.uniform(0.0, 0.25) if n_killed < N_POINTS // 2 else 60.0
-            )
+            n_served = rng.randrange(N_SERVED) if n_killed < N_POINTS // 2 else None
+            ended = run_and_kill(out, log, plan, n_served)
             n_killed += not ended
             after = journalled(out)
             assert {k: after[k] for k in before} == before, (
@@ -143,7 +151,7 @@ def test_no_trace_is_lost_repeated_or_mispaired_at_200_points(
 
 def _served(log: Path) -> list[tuple[str, int]]:
     lines = log.read_text().splitlines() if log.exists() else []
-    return [(line.split()[0], int(line.split()[1])) for line in lines]
+    return [(problem, int(ordinal)) for problem, ordinal in map(str.split, lines)]
 
 
 def _uninterrupted(tmp_path: Path, plan: Plan) -> list[orchestrator.Result]:

@@ -102,8 +102,7 @@ def test_a_pool_named_by_any_option_must_be_in_the_plan() -> None:
         orchestrator.run(QUESTIONS, plan, Execution(engine=PluginSpec("fake")))
 
 
-# --- whole jobs
-# --------------------------------------------------------------------------------------------------------
+# --- whole jobs ---
 
 JOBS: dict[
     str, tuple[dict[str, object], dict[str, object]]

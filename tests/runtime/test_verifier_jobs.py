@@ -33,7 +33,8 @@ from orchestrator.engines.fake.engine import Fake, problem_number
 from orchestrator.kit.model_verifier import ask_all, completed_only
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.runtime.verify import VerifierRunner
+from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers
+from orchestrator.runtime.verify import VerifierOutcome, VerifierRunner
 from orchestrator.studies.evaluate import savings
 from orchestrator.testing.pools import PROBLEM, trace
 
@@ -183,7 +184,7 @@ def test_what_verifying_costs_is_on_its_account_and_in_no_saving(tmp_path: Path)
     for kept in orchestrator.traces(tmp_path, "v0"):
         assert kept.usage.output_tokens == 8
         assert kept.verdicts[0].usage.output_tokens == 32
-        assert kept.verifying == kept.verdicts[0].usage
+        assert kept.verification_usage == kept.verdicts[0].usage
 
 
 def test_a_token_budget_counts_verdicts() -> None:
@@ -275,19 +276,19 @@ class TwoInARow:
         return Verdict("two-in-a-row", 0.5)
 
 
-async def asked_of(engine: Any, n_at_once: int, n: int) -> list[Any]:
-    asker = VerifierRunner(Plan(), engine, n_at_once)
-    return list(
-        await asyncio.gather(
-            *(asker.asked("x", TwoInARow(), PROBLEM, trace(i, "1")) for i in range(n))
-        )
-    )
+def runner(engine: Any, n_requests: int) -> VerifierRunner:
+    plan = Plan(verifiers=(PluginSpec("two-in-a-row"),))
+    return VerifierRunner(plan, engine, IsolatedVerifiers(()), n_requests)
+
+
+async def outcomes(engine: Any, n_requests: int, n_traces: int) -> list[VerifierOutcome]:
+    verifiers = runner(engine, n_requests)
+    traces = [trace(i, "1") for i in range(n_traces)]
+    return list(await asyncio.gather(*(verifiers.run("two-in-a-row", PROBLEM, t) for t in traces)))
 
 
 class Counting:
-    """An engine that counts what runs in it, and holds it until told otherwise; `full` when two
-    requests run.
-    """
+    """An engine that counts what runs in it, and holds it until aborted; `full` at two requests."""
 
     def __init__(self, hold: bool) -> None:
         self.full = asyncio.Event()
@@ -325,9 +326,9 @@ async def test_no_more_requests_are_in_flight_than_the_window_holds() -> None:
     verdict, and no seed comes twice.
     """
     engine = Counting(hold=False)
-    found = await asked_of(engine, 5, 10)
+    found = await outcomes(engine, 5, 10)
     assert engine.most == 5
-    assert [a.verdict.usage.output_tokens for a in found] == [6] * 10
+    assert [o.verdict and o.verdict.usage.output_tokens for o in found] == [6] * 10
     assert len({seed for _, seed in engine.seen}) == 60
 
 
@@ -336,32 +337,32 @@ async def test_a_trace_that_is_given_up_is_asked_about_no_more() -> None:
     nothing is asked afterwards.
     """
     engine = Counting(hold=True)
-    asker = VerifierRunner(Plan(), engine, 2)
-    question = asyncio.create_task(asker.asked("x", TwoInARow(), PROBLEM, trace(7, "1")))
+    verifiers = runner(engine, 2)
+    task = asyncio.create_task(verifiers.run("two-in-a-row", PROBLEM, trace(7, "1")))
     await engine.full.wait()
-    asker.abort(PROBLEM.id, 8)
-    asker.abort(PROBLEM.id, 7)
-    asked = await question
-    assert (asked.verdict, asked.note) == (None, "its trace was cancelled")
-    assert asked.usage.output_tokens == 2
+    verifiers.abort(Request(problem_id=PROBLEM.id, ordinal=8))
+    verifiers.abort(Request(problem_id=PROBLEM.id, ordinal=7))
+    outcome = await task
+    assert (outcome.verdict, outcome.note) == (None, "its trace was cancelled")
+    assert outcome.usage.output_tokens == 2
     assert len(engine.seen) == 2
-    asker.abort(PROBLEM.id, 7)
+    verifiers.abort(Request(problem_id=PROBLEM.id, ordinal=7))
 
 
 async def test_cancelling_a_run_leaves_no_request_behind() -> None:
-    """An interrupted job cancels the task that dresses a trace: its requests end with it."""
+    """An interrupted job cancels the task that annotates a trace: its requests end with it."""
     engine = Counting(hold=True)
-    question = asyncio.create_task(asked_of(engine, 2, 3))
+    task = asyncio.create_task(outcomes(engine, 2, 3))
     await engine.full.wait()
-    question.cancel()
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await question
+        await task
     assert engine.running == {}
 
 
 async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path) -> None:
-    """Attempts take a fifth of a second, the judge fifty: when the problem's time is over its
-    questions are stopped, and notes say so.
+    """Attempts take a fifth of a second, the judge half a day: when the problem's time is over, the
+    judge's requests are stopped, and notes say so.
     """
 
     @registry.verifier("endless")
@@ -373,11 +374,11 @@ async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path
             )
             return Verdict("endless", 1.0)
 
-    engine = PluginSpec("fake", {"n_tokens": 1000, "seconds_per_token": 0.05})
+    engine = PluginSpec("fake", {"n_tokens": 10**6, "seconds_per_token": 0.05})
     plan = Plan(
         strategy=PluginSpec("consistency", {"n": 2}),
         verifiers=(PluginSpec("endless"),),
-        budget=Budget(seconds=0.6),
+        budget=Budget(seconds=2.0),
     )
     plan = replace(plan, sampling=Sampling(max_new_tokens=4))
     results = [
@@ -385,7 +386,6 @@ async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path
         async for r in orchestrator.arun(problems(1), plan, Execution(engine=engine), out=tmp_path)
     ]
     assert results[0].stopped_by == "seconds"
-    assert results[0].seconds < 20
     assert ["its trace was cancelled" in t.note for t in orchestrator.traces(tmp_path, "v0")] == [
         True,
         True,
@@ -398,7 +398,10 @@ async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path
         ({"name": "reward", "model": "rmm"}, r"asks for model 'rmm' \(did you mean 'rm'\?\)"),
         (
             {"name": "reward", "model": "judge"},
-            r"models\.judge\.task = '': verifier 'reward' wants values of this pool; set it to 'classify'",
+            (
+                r"models\.judge\.task = '': verifier 'reward' wants values of this pool; "
+                "set it to 'classify'"
+            ),
         ),
         (
             {"name": "llm-judge", "model": "rm"},
@@ -461,7 +464,10 @@ def test_a_judge_of_embeddings_compares_prefixes_in_a_job(tmp_path: Path) -> Non
     wrong = Plan(
         models=MODELS, strategy=PluginSpec("deepprune", {"judge": {**judge, "model": "rm"}})
     )
-    said = r"models\.rm\.task = 'classify': strategy\.similarity of strategy 'deepprune' wants values of this pool; set it to 'embed'"
+    said = (
+        r"models\.rm\.task = 'classify': strategy\.similarity of strategy 'deepprune' "
+        "wants values of this pool; set it to 'embed'"
+    )
     with pytest.raises(PlanError, match=said):
         orchestrator.run(problems(1), wrong, fake())
 

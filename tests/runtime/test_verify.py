@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.errors import NoVerdict
+from orchestrator.core.errors import NoVerdict, PluginError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.session import Session
-from orchestrator.core.values import Finish, Message, Problem, Request, Trace, Verdict
-from orchestrator.kit.model_verifier import conversation, preference, sigmoid, steps_of
-from orchestrator.runtime.verify import Question
+from orchestrator.core.values import Finish, Message, PluginSpec, Problem, Request, Trace, Verdict
+from orchestrator.kit.model_verifier import conversation, preference, sigmoid, solution_steps
+from orchestrator.plan import registry
+from orchestrator.runtime.verify import VerifierStrategy
 from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.simulation import record
 from verifiers.models.generative_reward import GenerativeReward
@@ -38,7 +39,7 @@ def asked(
         requests.append(request)
         return reply(request)
 
-    question = Question(verifier, Trace(3, text))
+    question = VerifierStrategy(verifier, Trace(3, text))
     session = Session(PROBLEM, question, Plan(models=POOLS))
     record(session, noted, None)
     assert not session.error
@@ -238,23 +239,30 @@ def test_a_failed_request_is_no_verdict(verifier: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "fault"),
+    ("name", "options", "fault"),
     [
-        (lambda: ProcessReward("rm", tag=""), "neither can be empty"),
-        (lambda: GenerativeReward(k=0), "at least one sample"),
-        (lambda: GenerativeReward(k=2, kept=3, meta="rm"), "at most all are kept"),
-        (lambda: GenerativeReward(temperature=0.0), "above 0 unless k = 1"),
-        (lambda: GenerativeReward(template="Well?"), "lacks {solution}"),
-        (lambda: LlmJudge(yes="No"), "two different words"),
-        (lambda: LlmJudge(template="Well?"), "lacks {solution}"),
-        (lambda: ProcessEvaluator(yes=" "), "two different words"),
-        (lambda: ProcessEvaluator(delimiter=""), "a text and at least 1"),
+        ("process-reward", {"model": "rm", "tag": ""}, "tag = ''"),
+        ("process-reward", {"model": "rm", "delimiter": ""}, "delimiter = ''"),
+        ("generative-reward", {"k": 0}, "k = 0: .*at least 1"),
+        ("generative-reward", {"k": 2, "kept": 3, "meta": "rm"}, "at most all"),
+        ("generative-reward", {"kept": 1}, "it takes a pool `meta`"),
+        ("generative-reward", {"temperature": 0.0}, "above 0 unless k = 1"),
+        ("generative-reward", {"temperature": -1.0}, "temperature = -1.0"),
+        ("generative-reward", {"max_new_tokens": 0}, "max_new_tokens = 0"),
+        ("generative-reward", {"template": "Well?"}, "template = 'Well.'.*solution"),
+        ("llm-judge", {"yes": "No"}, "two different words"),
+        ("llm-judge", {"template": "Well?"}, "template = 'Well.'.*solution"),
+        ("process-evaluator", {"yes": " "}, "two different words"),
+        ("process-evaluator", {"delimiter": ""}, "delimiter = ''"),
+        ("process-evaluator", {"max_new_tokens": 0}, "max_new_tokens = 0"),
     ],
 )
-def test_an_option_that_cannot_work_is_refused(make: Callable[[], object], fault: str) -> None:
-    """With a message that says what would."""
-    with pytest.raises(ValueError, match=fault.replace("{", r"\{").replace("}", r"\}")):
-        make()
+def test_an_option_that_cannot_work_is_refused(
+    name: str, options: dict[str, object], fault: str
+) -> None:
+    """With a message that names it and says what would work."""
+    with pytest.raises(PluginError, match=fault):
+        registry.load("verifiers", PluginSpec(name, options))
 
 
 def test_what_verifiers_share() -> None:
@@ -272,4 +280,4 @@ def test_what_verifiers_share() -> None:
         "system", "Be long."
     )
     with pytest.raises(NoVerdict, match="no step"):
-        steps_of("..", ".")
+        solution_steps("..", ".")

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.errors import PluginError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.session import Session
-from orchestrator.core.values import Answer, Request
+from orchestrator.core.values import Answer, PluginSpec, Request
+from orchestrator.plan import registry
 from orchestrator.studies.ensembles import Shares, ensemble_weights, shares
 from orchestrator.testing import explore, trace
 from strategies.sampling.ensemble import Ensemble
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 
 def test_two_models_that_need_each_other_by_hand() -> None:
@@ -175,6 +177,6 @@ def test_the_vote_of_a_mixture_is_right_as_often_as_its_binomial_says() -> None:
     ],
 )
 def test_an_option_out_of_range_is_named(options: dict[str, Any]) -> None:
-    """At load, with its value."""
-    with pytest.raises(ValueError, match=next(iter(options))):
-        Ensemble(**{"models": ("a", "b"), **options})
+    """When the plan is loaded, with its value."""
+    with pytest.raises(PluginError, match=next(iter(options))):
+        registry.load("strategies", PluginSpec("ensemble", {"models": ("a", "b"), **options}))

@@ -26,16 +26,15 @@ from orchestrator.core.values import (
 )
 from orchestrator.core.votes import tally
 from orchestrator.jobs.problems import read_problems
-from orchestrator.studies import evaluate
+from orchestrator.studies import evaluate, scaling
 from orchestrator.studies.evaluate import (
     Estimate,
     accuracy,
-    majority_at_k,
     mean_estimate,
-    pass_at_k,
     read_references,
     savings,
 )
+from orchestrator.studies.scaling import majority_at_k, pass_at_k
 
 
 def answered(id: str, text: str = "4", **rest: object) -> Result:
@@ -184,9 +183,9 @@ def test_maj_at_k_of_a_large_pool_is_drawn_and_says_how_exactly() -> None:
     """
     counts = {"a": 200, "b": 190, "c": 100}
     [exact], [drawn] = (majority_at_k(counts, n, {"a"}, [9]) for n in (512, 513))
-    error = evaluate.majority_error(counts, 513, {"a"}, 9)
+    error = scaling.majority_error(counts, 513, {"a"}, 9)
     assert 0 < error < 0.5 / math.sqrt(20_000)
-    assert evaluate.majority_error(counts, 512, {"a"}, 9) == 0
+    assert scaling.majority_error(counts, 512, {"a"}, 9) == 0
     # one abstention more in 513 moves the share by less than 1/513 of itself
     assert abs(exact - drawn) < 5 * error + 1e-3
 
@@ -208,7 +207,7 @@ def test_attempts_are_what_was_tried_independently_and_in_full() -> None:
         trace(4, "1", parent=3),
         trace(5, "1", purpose=Purpose.PROBE, parent=4),
     ]
-    assert [t.ordinal for t in evaluate.attempts(pool)] == [0, 2, 4]
+    assert [t.ordinal for t in scaling.attempts(pool)] == [0, 2, 4]
 
 
 def test_attempts_cut_on_the_way_were_not_tried_in_full() -> None:
@@ -225,7 +224,7 @@ def test_attempts_cut_on_the_way_were_not_tried_in_full() -> None:
         trace(5, "2", purpose=Purpose.AGGREGATE),
         trace(6, None, finish=Finish.LENGTH),
     ]
-    assert [t.ordinal for t in evaluate.attempts(pool)] == [4, 6]
+    assert [t.ordinal for t in scaling.attempts(pool)] == [4, 6]
 
 
 async def test_a_scaling_curve_uses_the_problems_with_enough_attempts() -> None:
@@ -243,7 +242,7 @@ async def test_a_scaling_curve_uses_the_problems_with_enough_attempts() -> None:
     right = await evaluate.right_keys(pools, references, dict.fromkeys(pools, "number"), counted)
     assert right == {"p": {"=1/2", "=2/4"}, "q": {"=4"}}
     assert sorted(asked) == [("1/2", "0.5"), ("2/4", "0.5"), ("3", "0.5"), ("3", "4"), ("4", "4")]
-    points = {point.k: point for point in evaluate.scaling(pools, right, [1, 2, 4, 5])}
+    points = {point.k: point for point in scaling.scaling(pools, right, [1, 2, 4, 5])}
     assert points.keys() == {1, 2, 4}
     assert points[1].pass_at_k.value == pytest.approx((2 / 4 + 1 / 2) / 2)
     assert points[1].maj_at_k.value == pytest.approx(points[1].pass_at_k.value)
@@ -312,11 +311,9 @@ def test_a_report_adds_up() -> None:
     report = evaluate.report(results, {}, 4.0)
     assert report.usage == {"solve": Usage(2, 1, 30), "pruned": Usage(0, 0, 2)}
     assert report.total == Usage(2, 1, 32)
-    assert report.tokens_per_second == 8
     assert (report.n_traces, report.n_failed, report.n_cancelled, report.n_tied) == (5, 1, 1, 1)
     assert report.n_stopped_by == {"tokens": 1}
     assert (report.accuracy, report.n_without_reference) == (None, 2)
-    assert evaluate.report([], {}, 0.0).tokens_per_second is None
 
 
 def test_a_finished_pool_is_voted_on_again_another_way() -> None:

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from orchestrator.cli.main import leadline
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Finish, Message, Prefix, Problem, Purpose
-from orchestrator.kit.prefixes import Labelled, opening
-from orchestrator.studies.similarity import Cut, journal_pools, labelled, quality
+from orchestrator.kit.prefixes import LabelledPrefix, opening
+from orchestrator.studies.similarity import Cut, job_prefixes, labelled_prefixes, quality
 from orchestrator.testing import trace
 
 
@@ -43,11 +43,11 @@ def test_only_attempts_that_ended_with_an_answer_beyond_their_prefix_are_example
         replace(trace(5, "B"), text="so"),
         replace(trace(6, "B"), text=long),
     ]
-    assert labelled(pool, Cut(1, ("so",))) == [
-        Labelled(Prefix(1, "so"), "A"),
-        Labelled(Prefix(6, "so"), "B"),
+    assert labelled_prefixes(pool, Cut(1, ("so",))) == [
+        LabelledPrefix(Prefix(1, "so"), "A"),
+        LabelledPrefix(Prefix(6, "so"), "B"),
     ]
-    assert [len(e.prefix.text) for e in labelled(pool, Cut(0, (), 5))] == [
+    assert [len(e.prefix.text) for e in labelled_prefixes(pool, Cut(0, (), 5))] == [
         len(f"{long} here") * 5 // 20,
         1,
         len(long) * 5 // 10,
@@ -66,7 +66,7 @@ def test_quality_agrees_with_scikit_learn_and_with_the_definition_of_its_point()
         finals = [rng.choice("AAB") for _ in range(7)]
         pools[str(i)] = (
             Problem(str(i), ""),
-            [Labelled(Prefix(o, ""), f) for o, f in enumerate(finals)],
+            [LabelledPrefix(Prefix(o, ""), f) for o, f in enumerate(finals)],
         )
         scores[str(i)] = [
             round(0.3 * (a == b) + rng.random(), 1) / 2 for a, b in combinations(finals, 2)
@@ -87,7 +87,7 @@ def test_quality_agrees_with_scikit_learn_and_with_the_definition_of_its_point()
 
 
 def test_pairs_of_one_kind_measure_nothing() -> None:
-    pool = [Labelled(Prefix(o, ""), "A") for o in range(3)]
+    pool = [LabelledPrefix(Prefix(o, ""), "A") for o in range(3)]
     with pytest.raises(PlanError, match="both kinds are needed"):
         quality({"p": [0.5] * 3}, {"p": (Problem("p", ""), pool)})
 
@@ -182,10 +182,10 @@ def test_a_judge_is_fitted_on_the_question_as_it_will_see_it(
     ]
     done = CliRunner().invoke(leadline, ["run", *fake, *asked, "--strategy.n", "4"])
     assert done.exit_code == 0, done.output
-    [(problem, _)] = journal_pools(Path("job"), Cut(0, (), 8)).values()
+    [(problem, _)] = job_prefixes(Path("job"), Cut(0, (), 8)).values()
     assert problem.prompt == (Message("system", "Be brief."), Message("user", "Solve: What is 1?"))
     Path("p.jsonl").unlink()
-    [(unknown, _)] = journal_pools(Path("job"), Cut(0, (), 8)).values()
+    [(unknown, _)] = job_prefixes(Path("job"), Cut(0, (), 8)).values()
     assert unknown.prompt == ""
 
 
@@ -196,7 +196,7 @@ def test_a_judge_is_fitted_on_the_question_as_it_will_see_it(
         (["first", "-o", "x.json", "--words", "0"], "a prefix must end somewhere"),
         (
             ["first", "-o", "x.json", "--similarity", "lexical"],
-            "not one that learns; there are: trained",
+            "cannot be trained; those that can: trained",
         ),
         (["first", "-o", "x.json"], "cannot be fitted"),
     ],

@@ -24,32 +24,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli.main import leadline
+from orchestrator.cli.view.numbers import short_count
 from orchestrator.cli.view.plots import surface_picture
-from orchestrator.cli.view.sweep import short
 from orchestrator.core.errors import EngineError, LeadlineError, PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Usage
 from orchestrator.engines.fake.engine import Fake, FakeEngine, problem_number
 from orchestrator.plan import registry
-from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.sweep import (
+from orchestrator.studies.evaluate import Estimate, mean_estimates
+from orchestrator.studies.sweep.levels import (
     Level,
-    Setting,
-    Surface,
     agreed_at_k,
     alternatives,
+    first_look,
+    vote_weight,
+)
+from orchestrator.studies.sweep.surface import (
+    Setting,
+    Surface,
     by_drawing,
     by_majority,
     cheapest,
-    first_look,
     pareto,
     parse_counts,
-    resampled_means,
     surface,
-    vote_weight,
 )
 from orchestrator.testing.pools import pool
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 RIGHT = frozenset("A")
 Run = Callable[..., Result]
@@ -150,10 +151,15 @@ def test_differences_are_resampled_over_the_same_problems() -> None:
     though each mean has plenty.
     """
     base = np.linspace(0, 0.9, 50)
-    resampled = resampled_means(np.stack([base, base + 0.01], axis=1))
-    assert resampled.shape == (9999, 2)
-    assert np.ptp(resampled[:, 0]) > 0.1
-    assert np.allclose(resampled[:, 1] - resampled[:, 0], 0.01)
+    first, second, difference = mean_estimates(
+        np.stack([base, base + 0.01, np.full(50, 0.01)], axis=1)
+    )
+    assert first.low is not None
+    assert first.high is not None
+    assert first.high - first.low > 0.1
+    ends = pytest.approx((first.low + 0.01, first.high + 0.01))
+    assert (second.low, second.high) == ends
+    assert difference == Estimate(pytest.approx(0.01), None, None, 50)
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=12))
@@ -289,7 +295,7 @@ def test_a_picture_is_drawn_of_any_surface(depths: tuple[int, ...], n_problems: 
     [(0.5, "0.5"), (950, "950"), (999.6, "1k"), (12_345, "12.3k"), (4_500_000, "4.5M")],
 )
 def test_large_counts_are_short(count: float, text: str) -> None:
-    assert short(count) == text
+    assert short_count(count) == text
 
 
 # The command

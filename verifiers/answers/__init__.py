@@ -1,1 +1,4 @@
-"""Domains: how answers of one kind are read and compared, a module each."""
+"""Domains: how answers of one kind are read and compared, a module each.
+
+What several domains share belongs in `orchestrator.kit.answers`.
+"""

@@ -6,21 +6,16 @@ A. The text of an option is never matched against the question: only letters are
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from orchestrator.kit.answers.find import (
-    Mark,
-    Statement,
-    is_silent,
-    last_line,
-    reply,
-    stated,
-    statements,
-)
+from msgspec import Meta
+
+from orchestrator.kit.answers.find import Mark, Statement, find_answer
 
 _NOUNS = ("answer", "option", "choice")
 _DECORATION = re.compile(
-    r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb|boxed|fbox|left|right|rm|bf)\b\s?|\\[,;! (\[)\]]|[$*_`\"'“”‘’{}]"
+    r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb|boxed|fbox|left|right|rm|bf)\b\s?"
+    r"|\\[,;! (\[)\]]|[$*_`\"'“”‘’{}]"
 )
 _LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
 _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|\("
@@ -28,33 +23,29 @@ _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|\("
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One letter out of `letters`."""
+    """One letter of a multiple-choice question."""
 
-    letters: str = "ABCDEFGHIJ"
+    letters: Annotated[
+        str, Meta(min_length=1, description="The letters of the choices, such as 'ABCD'.")
+    ] = "ABCDEFGHIJ"
 
     in_process: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse letters that cannot be told apart."""
         if not self.letters.isalpha() or len(set(self.letters.upper())) != len(self.letters):
             raise ValueError(
                 f"letters must be different letters such as 'ABCD', not {self.letters!r}"
             )
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The letter stated last; if a finished reply states none, that of its last line: `B`, `B)
-        Paris`, "so (B)".
+        """Return the letter given last.
+
+        If a finished reply gives none, that of its last line: `B`, `B) Paris`, "so (B)".
         """
-        part = reply(text, finished)
-        found = statements(part.text, _NOUNS)
-        if value := stated(found, self._read):
-            return value
-        if not part.finished or not is_silent(found):
-            return None
-        return self._from_last_line(last_line(part.text))
+        return find_answer(text, finished, self._read, self._from_last_line, _NOUNS)
 
     def canonical(self, answer: str) -> str:
-        """`=` and the capital letter.
+        """Return `=` and the capital letter.
 
         What is not a choice equals only itself, whatever its case and spacing.
         """
@@ -64,7 +55,7 @@ class Choice:
         )
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Whether the letters are the same. Fast."""
+        """Tell whether the letters are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
     def _read(self, statement: Statement) -> str | None:
@@ -73,16 +64,18 @@ class Choice:
         return letters.pop() if len(letters) == 1 else None
 
     def _letter(self, text: str) -> str | None:
-        """The letter of a text that is nothing but a choice: `B`, `(b)`, `B.`, `(B) 15`, `B:
-        Paris`, `option B`.
+        """Return the letter of a text that is nothing but a choice.
+
+        Such as `B`, `(b)`, `B.`, `(B) 15`, `B: Paris` or `option B`.
         """
         text = _LABEL.sub("", _bare(text))
         match = re.match(rf"\(?([{self._both}])(?:\)|[.:](?=\s|$)|$)|\[([{self._both}])\]", text)
         return self._upper(match) if match else None
 
     def _from_words(self, text: str) -> str | None:
-        """The letter at the front of a phrase, unless more follow ("A or B") or it begins a word or
-        a sentence.
+        """Return the letter that begins a phrase.
+
+        None when more letters follow ("A or B"), or when it begins a word or a sentence.
         """
         text = _LABEL.sub("", _bare(text))
         decorated = rf"\(([{self._both}])\)|\[([{self._both}])\]|([{self._both}])\)"
@@ -103,7 +96,8 @@ class Choice:
         bare = _bare(line)
         if letter := self._letter(bare):
             return letter
-        named = rf"\(([{self.letters.upper()}])\)|\b(?i:option|choice)\s{{1,3}}\(?([{self.letters.upper()}])\b(?!')"
+        upper = self.letters.upper()
+        named = rf"\(([{upper}])\)|\b(?i:option|choice)\s{{1,3}}\(?([{upper}])\b(?!')"
         letters = {self._upper(match) for match in re.finditer(named, bare)}
         return letters.pop() if len(letters) == 1 else None
 

@@ -1,9 +1,8 @@
-"""Answers that are one JSON value, compared as values: key order, spacing and the spelling of
-numbers do not count.
+"""Answers that are one JSON value: the order of keys, spacing and how numbers are written are moot.
 
 The one rule: what RFC 8259 leaves open is no answer. An object that gives one name two different
-values has no value, NaN and Infinity are not JSON, and what does not parse equals only itself. No
-schema is checked here.
+values has no value, NaN and Infinity are not JSON, and what does not parse equals only itself. What
+it does not cover: no schema is checked.
 """
 
 import json
@@ -32,30 +31,31 @@ class _Conflict(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class JsonValue:
-    """One JSON value."""
+    """One JSON value, compared as a value."""
 
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The text of the value stated last: a closed fence that holds JSON, a box, or what follows
-        "the answer is".
+        """Return the text of the value given last.
 
-        A finished reply without them: its last object or array, or the whole reply if that is one
+        That is a closed fence that holds JSON, a box, or what follows "the answer is". Of a
+        finished reply without them, its last object or array, or the whole reply if that is one
         value.
         """
         part = reply(text, finished)
-        found = statements(part.text)
-        values = [*_fenced(part.text), *_stated(part.text, found)]
+        places = statements(part.text)
+        values = [*_fenced(part.text), *_marked(part.text, places)]
         if values:
             return max(values)[1]
-        if not part.finished or not is_silent(found):
+        if not part.finished or not is_silent(places):
             return None
         whole = part.text.strip()
         return whole if _normal(whole) is not None else _last_container(part.text)
 
     def canonical(self, answer: str) -> str:
-        """`=` and the value, names sorted, numbers normal (1.0 is 1); `=!` and the text for what is
-        not JSON.
+        """Return `=` and the value, with names sorted and numbers in normal form (1.0 is 1).
+
+        For what is not JSON, `=!` and the text.
         """
         plain = answer.strip()
         normal = _normal(plain.removeprefix("="))
@@ -66,7 +66,7 @@ class JsonValue:
         )
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Whether the values are the same. Fast."""
+        """Tell whether the values are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
 
@@ -80,8 +80,8 @@ def _fenced(text: str) -> Iterator[tuple[int, str]]:
             yield opened.start(), content
 
 
-def _stated(text: str, found: list[Statement]) -> Iterator[tuple[int, str]]:
-    for statement in found:
+def _marked(text: str, places: list[Statement]) -> Iterator[tuple[int, str]]:
+    for statement in places:
         if statement.mark in (Mark.BOX, Mark.HASHES):
             if (
                 len(statement.texts) == 1
@@ -98,21 +98,23 @@ def _stated(text: str, found: list[Statement]) -> Iterator[tuple[int, str]]:
 
 
 def _last_container(text: str) -> str | None:
-    """The last object or array; None also where failed attempts cost more than four readings of the
-    text.
+    """Return the last object or array.
+
+    None also where failed attempts cost more than four readings of the text.
     """
     value, at, budget = None, 0, 4 * len(text) + 10_000
     while (opened := _OPEN.search(text, at)) and budget > 0:
-        found, cost = _value_at(text, opened.start())
-        value = value if found is None else found
-        at = opened.start() + (1 if found is None else len(found))
-        budget -= cost if found is None else 0
+        container, cost = _value_at(text, opened.start())
+        value = value if container is None else container
+        at = opened.start() + (1 if container is None else len(container))
+        budget -= cost if container is None else 0
     return value if budget > 0 else None
 
 
 def _value_at(text: str, start: int) -> tuple[str | None, int]:
-    """The text of the value that begins at `start`, or None, and about how many characters were
-    looked at.
+    """Return the text of the value that begins at `start`, or None, and what looking for it cost.
+
+    The cost is about the number of characters that were looked at.
     """
     try:
         _, end = _DECODER.raw_decode(text, start)
@@ -159,12 +161,12 @@ def _number(text: str) -> _Number:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    members: dict[str, object] = {}
     for name, value in pairs:
-        if name in found and _dump(found[name]) != _dump(value):
+        if name in members and _dump(members[name]) != _dump(value):
             raise _Conflict(f"{name!r} has two values")
-        found[name] = value
-    return found
+        members[name] = value
+    return members
 
 
 def _refuse(name: str) -> NoReturn:

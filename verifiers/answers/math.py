@@ -1,5 +1,4 @@
-r"""Answers that are mathematical expressions: numbers, formulas, tuples, sets, intervals,
-equations, or a word.
+r"""Answers that are mathematical expressions: numbers, formulas, tuples, sets, equations, a word.
 
 The one rule: reading is linear and bounded and needs no algebra; comparing is sympy's (through
 math-verify), may hang or eat memory, and therefore happens only in a process that can be killed
@@ -17,34 +16,20 @@ from orchestrator.kit.answers.find import (
     MAX_ANSWER_CHARS,
     Mark,
     Statement,
+    find_answer,
     first_sentence,
-    is_silent,
-    last_line,
-    reply,
-    stated,
-    statements,
 )
-from orchestrator.kit.answers.latex import concluding, leading
-from orchestrator.kit.answers.numbers import quantity, tidy, unwrap, without_name, written
+from orchestrator.kit.answers.latex import closing_values, leading_expression
+from orchestrator.kit.answers.numbers import fraction_key, quantity, tidy, unwrap, without_name
 
 _NAME = re.compile(
-    r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}|(?i:yes|no|true|false|none|undefined|infinitely many)"
+    r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}"
+    r"|(?i:yes|no|true|false|none|undefined|infinitely many)"
 )
 _ALL_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _GREEK = (
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "theta",
-    "lambda",
-    "mu",
-    "pi",
-    "rho",
-    "sigma",
-    "phi",
-    "omega",
+    *("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda"),
+    *("mu", "pi", "rho", "sigma", "phi", "omega"),
 )
 _FUNCTIONS = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|sqrt|frac|log|ln|exp")
 _CONJUNCTION = re.compile(
@@ -60,27 +45,21 @@ _NUMERIC_LEFT_SIDE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Math:
-    """Expressions."""
+    """Numbers and formulas, compared by algebra. What most problem sets need."""
 
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The expression stated last; if a finished reply states none, the one value that its last
-        line states.
+        """Return the expression given last.
+
+        If a finished reply gives none, the one value of its last line.
         """
-        part = reply(text, finished)
-        found = statements(part.text)
-        if value := stated(found, _read):
-            return value
-        if not part.finished or not is_silent(found):
-            return None
-        values = {self.canonical(value): value for value in concluding(last_line(part.text))}
-        return next(iter(values.values())) if len(values) == 1 else None
+        return find_answer(text, finished, _read, self._read_last_line)
 
     def canonical(self, answer: str) -> str:
-        r"""`=n/d` for a number, `=words` for words: complete. For the rest LaTeX in one spelling,
-        not complete.
+        r"""Return `=n/d` for a number and `=words` for words: complete.
 
+        For the rest LaTeX in one spelling, not complete.
         `50\%` is 1/2 and not 50; `x = 5`, `5\text{ cm}`, `\$5` and `90^\circ` keep the number only.
         An answer of more than 2000 characters is only trimmed.
         """
@@ -92,11 +71,10 @@ class Math:
         return answer if len(answer) <= MAX_ANSWER_CHARS else answer.lstrip("= ")
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Whether the expressions are the same, asked in both directions. Numbers compare exactly:
-        0.333 is not 1/3.
+        """Tell whether the expressions are the same, in either direction. MAY HANG.
 
-        Decimals inside larger expressions compare to six decimals. MAY HANG: call it in a killable
-        process only.
+        Numbers compare exactly: 0.333 is not 1/3. Decimals inside larger expressions compare to six
+        decimals. Call it only in a process that can be killed.
         """
         left, right = self.canonical(a), self.canonical(b)
         if left == right or (left.startswith("=") and right.startswith("=")):
@@ -110,9 +88,7 @@ class Math:
         )
 
     def warm_up(self) -> None:
-        """Import what `equivalent` needs: seconds that should not count against the first answer's
-        time limit.
-        """
+        """Import what `equivalent` needs, outside the first answer's time limit."""
         from math_verify import parse, verify
 
         # it warns that its own limits are off: they are meant to be
@@ -123,27 +99,33 @@ class Math:
             timeout_seconds=None,
         )
 
+    def _read_last_line(self, line: str) -> str | None:
+        values = {self.canonical(value): value for value in closing_values(line)}
+        return next(iter(values.values())) if len(values) == 1 else None
+
 
 def _read(statement: Statement) -> str | None:
     if statement.mark in (Mark.WORDS, Mark.LABEL):
         words = statement.texts[0]
-        if value := leading(words):
+        if value := leading_expression(words):
             return value
         name = first_sentence(words).strip(" *_`\"'")
         return name if _NAME.fullmatch(name) else None
     if statement.mark is Mark.HASHES:
         text = statement.texts[0]
-        return text if quantity(text) is not None or unwrap(text) == leading(text) else None
+        return (
+            text if quantity(text) is not None or unwrap(text) == leading_expression(text) else None
+        )
     texts = [text for text in map(unwrap, statement.texts) if _normal(text)]
     return ", ".join(dict.fromkeys(texts)) or None
 
 
 def _normal(answer: str) -> str:
-    """One pass of normalisation: what it unwraps may be wrapped again."""
+    """Return the answer after one pass of normalisation: what it unwraps may be wrapped again."""
     named = answer.startswith("=")
     value = quantity(answer)
     if value is not None:
-        return "=" + written(value)
+        return "=" + fraction_key(value)
     text = unwrap(tidy(answer))
     if "," not in text or text.count("=") < 2:  # "x=3, y=4" keeps its names
         text = unwrap(without_name(text))
@@ -165,8 +147,9 @@ def _normal(answer: str) -> str:
 
 
 def _is_words(text: str, named: bool) -> bool:
-    """Whether an answer is prose: letters only, with a word that is neither a product of variables
-    nor a function.
+    """Tell whether an answer is prose.
+
+    That is letters only, with a word that is neither a product of variables nor a function.
     """
     words = text.replace("-", " ").replace("'", " ").split()
     if (
@@ -182,8 +165,9 @@ def _is_words(text: str, named: bool) -> bool:
 
 
 def _parsed(canonical: str) -> list[Any]:
-    """The sympy forms of a canonical form; its text where it has none, so that it equals only
-    itself.
+    """Return the sympy forms of a canonical form.
+
+    Its text where it has none, so that it equals only itself.
     """
     from math_verify import LatexExtractionConfig, parse
     from sympy import Rational
@@ -194,5 +178,5 @@ def _parsed(canonical: str) -> list[Any]:
         except ValueError:
             return [canonical]
         return [Rational(value.numerator, value.denominator)]
-    found = parse(f"${canonical}$", [LatexExtractionConfig()], parsing_timeout=None)
-    return list(found) or [canonical]
+    forms = parse(f"${canonical}$", [LatexExtractionConfig()], parsing_timeout=None)
+    return list(forms) or [canonical]

@@ -1,8 +1,8 @@
 """Answers in words, compared by their normal form.
 
-The one rule: two answers are one when they differ only in case, spacing, Unicode form, quotes,
+The one rule: two answers are the same when they differ only in case, spacing, Unicode form, quotes,
 emphasis, or punctuation at the ends of words. Articles, word order, synonyms and spelling count.
-Meaning is a judge's business.
+What it does not cover: meaning, for which a judge is needed.
 """
 
 import re
@@ -15,27 +15,14 @@ from orchestrator.kit.answers.find import (
     Mark,
     Statement,
     first_sentence,
+    latest_answer,
     reply,
-    stated,
     statements,
 )
 
 _MAX_TERSE_CHARS = 100  # a reply of one line this short is taken to be the answer itself
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|fbox)\s?\{([^{}]*)\}")
-_QUOTES = str.maketrans(
-    {
-        "‘": "'",
-        "’": "'",
-        "“": '"',
-        "”": '"',
-        "«": '"',
-        "»": '"',
-        "–": "-",
-        "—": "-",
-        "−": "-",
-        "‐": "-",
-    }
-)
+_QUOTES = str.maketrans("‘’“”«»–—−‐", '\'\'""""----')
 _AROUND_WORDS = re.compile(
     r"(?:^|(?<=\s))[\"'`*_(\[{=.,;:!?]+(?=\w)|(?<=\w)[\"'`*_)\]}.,;:!?]+(?=\s|$)"
 )
@@ -43,24 +30,24 @@ _AROUND_WORDS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Words."""
+    """Words, compared without regard to case, spacing and punctuation."""
 
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The last box; else the words after the last "the answer is" (one sentence) or on a
-        closing `####` line.
+        """Return the last box.
 
-        A finished reply without them: the reply itself, if it is one line of at most 100
+        Without one, the words after the last "the answer is" (one sentence) or on a closing `####`
+        line. Of a finished reply without them, the reply itself, if it is one line of at most 100
         characters. Boxes come first because after "the answer is" any words would do.
         """
         part = reply(text, finished)
-        found = statements(part.text)
-        boxes = [statement for statement in found if statement.mark is Mark.BOX]
-        if value := stated(boxes, _read):
+        places = statements(part.text)
+        boxes = [statement for statement in places if statement.mark is Mark.BOX]
+        if value := latest_answer(boxes, _read):
             return value
-        others = [s for s in found if s.mark in (Mark.WORDS, Mark.LABEL) or _closes(s, part.text)]
-        if value := stated(others, _read):
+        others = [s for s in places if s.mark in (Mark.WORDS, Mark.LABEL) or _closes(s, part.text)]
+        if value := latest_answer(others, _read):
             return value
         terse = part.text.strip()
         if (
@@ -74,8 +61,9 @@ class Text:
         return None
 
     def canonical(self, answer: str) -> str:
-        """`=` and the text in NFKC, casefolded, single-spaced, without punctuation at the ends of
-        words. Complete.
+        """Return `=` and the normal form of the text: complete.
+
+        That is NFKC, casefolded, single-spaced, without punctuation at the ends of words.
         """
         plain = answer.strip().lstrip("= ")
         before = None
@@ -93,12 +81,12 @@ class Text:
         return "=" + plain
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Whether the normal forms are the same. Fast."""
+        """Tell whether the normal forms are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
 
 def _closes(statement: Statement, text: str) -> bool:
-    """Whether it is a `####` line at the end: elsewhere such lines are headings."""
+    """Tell whether it is a `####` line at the end: elsewhere such lines are headings."""
     return statement.mark is Mark.HASHES and not text[statement.end :].strip()
 
 
@@ -109,7 +97,7 @@ def _read(statement: Statement) -> str | None:
 
 
 def _clean(text: str) -> str:
-    """The text without emphasis, formula delimiters and a closing full stop."""
+    """Return the text without emphasis, formula delimiters and a closing full stop."""
     text = _TEXT_COMMAND.sub(r"\1", text).strip().strip("*_`").strip()
     if len(text) > 2 and text.startswith("$") and text.endswith("$"):
         text = text.strip("$").strip()

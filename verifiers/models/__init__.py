@@ -1,1 +1,4 @@
-"""Verifiers that ask models for a score, a module each."""
+"""Verifiers that query models for a score, a module each.
+
+What several of them share belongs in `orchestrator.kit.model_verifier`.
+"""

@@ -1,14 +1,17 @@
-"""The verifier that asks a language model whether a solution is right, and reads the probabilities
-of its two verdict words.
+"""The verifier that has a language model judge a solution in one token.
 
-One request of one token: P(yes) / (P(yes) + P(no)), as generative verifiers (Zhang et al., arXiv
-2408.15240) are read that do not reason. They train theirs; any instruct model can be asked. The
-judge does not reason; `process-evaluator` has it reason first.
+P(yes) / (P(yes) + P(no)) of its two verdict words, as generative verifiers (Zhang et al., arXiv
+2408.15240) are read that do not reason. They train theirs; here any instruct model will do. The one
+rule: where neither word is likely, there is no verdict. What it does not cover: the judge does not
+reason; `process-evaluator` has it reason first.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchestrator.core.errors import NoVerdict
 from orchestrator.core.protocols import VerdictSteps
@@ -19,11 +22,12 @@ from orchestrator.kit.model_verifier import (
     preference,
     require_two_words,
     solution,
-    two_words,
+    word_metrics,
 )
-from orchestrator.kit.prompts import filled, question
+from orchestrator.kit.prompts import fill, question
 
-_TEMPLATE = """Below are a problem and a solution to it, which may be unfinished. Is the solution correct so far?
+_TEMPLATE = """Below are a problem and a solution to it, which may be unfinished. \
+Is the solution correct so far?
 
 Problem:
 {problem}
@@ -36,16 +40,29 @@ Reply with one word, {yes} or {no}."""
 
 @dataclass(frozen=True, slots=True)
 class LlmJudge:
-    """A model's verdict in one token: p(yes) / (p(yes) + p(no)), read from its log-probabilities."""
+    """A model's yes or no in one token: p(yes) / (p(yes) + p(no)). The cheapest judge.
 
-    model: str = ""  # a model pool of the plan that writes; "" is the first
-    yes: str = "Yes"  # first token of the verdict that the solution is right
-    no: str = "No"
-    template: str = _TEMPLATE  # with {problem}, {solution}, {yes} and {no}
+    It needs an engine that returns log-probabilities.
+    """
+
+    model: Annotated[
+        str, Meta(description='The model pool that judges, one that writes text; "" is the first.')
+    ] = ""
+    yes: Annotated[
+        str, Meta(description="The first token of the verdict that a solution is right.")
+    ] = "Yes"
+    no: Annotated[
+        str, Meta(description="The first token of the verdict that a solution is wrong.")
+    ] = "No"
+    template: Annotated[
+        str,
+        Meta(
+            pattern=r"\{solution\}",
+            description="The prompt; {problem}, {solution}, {yes} and {no} are filled in.",
+        ),
+    ] = _TEMPLATE
 
     def __post_init__(self) -> None:
-        if "{solution}" not in self.template:
-            raise ValueError("template lacks {solution}: the judge would not see what it judges")
         require_two_words(yes=self.yes, no=self.no)
 
     @property
@@ -54,7 +71,7 @@ class LlmJudge:
         return frozenset({Capability.LOGPROBS})
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
-        """Return the verdict of one token; NoVerdict where neither word is among the likely ones."""
+        """Return the verdict of one token; NoVerdict where neither word is likely."""
         values = {
             "problem": question(problem.prompt),
             "solution": solution(trace),
@@ -62,16 +79,17 @@ class LlmJudge:
             "no": self.no,
         }
         request = Request(
-            prompt=filled(self.template, values),
+            prompt=fill(self.template, values),
             model=self.model,
             max_new_tokens=1,
             sampling=Sampling(temperature=0.0),
-            metrics=two_words(self.yes, self.no),
+            metrics=word_metrics(self.yes, self.no),
         )
         [reply] = completed_only((yield from ask_all([request], trace)))
         share = preference(reply.metrics, self.yes, self.no)
         if share is None:
             raise NoVerdict(
-                f"neither {self.yes!r} nor {self.no!r} is among the twenty likeliest first tokens of the reply"
+                f"neither {self.yes!r} nor {self.no!r} is among the twenty most likely first "
+                "tokens of the reply"
             )
         return Verdict("llm-judge", share)

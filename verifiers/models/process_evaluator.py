@@ -1,16 +1,19 @@
-"""The verifier that has a reasoning model think about every step of a solution, and about the
-whole.
+"""The verifier that has a reasoning model judge every step of a solution, and the whole.
 
 Reasoning models as process evaluators (Kim et al., arXiv 2503.19877): the process evaluator judges
 each step after a chain of thought, a step's score being the probability of the verdict's token; the
 outcome evaluator judges the whole the same way; the final score is the mean of the two. Each
-judgement is a request that thinks, and a continuation of one token.
+judgement is a request that thinks, and a continuation of one token. The one rule: where one of the
+judgements cannot be read, there is no verdict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchestrator.core.errors import NoVerdict
 from orchestrator.core.protocols import VerdictSteps
@@ -22,14 +25,15 @@ from orchestrator.kit.model_verifier import (
     preference,
     require_two_words,
     solution,
-    steps_of,
-    two_words,
+    solution_steps,
+    word_metrics,
 )
 from orchestrator.kit.partial_solutions import AGGREGATES, Aggregate
-from orchestrator.kit.prompts import filled, question
+from orchestrator.kit.prompts import fill, question
 from orchestrator.kit.verdicts import VERDICT_FORM, verdict
 
-_STEP = """Below are a problem and the first steps of a solution. Is the last of these steps correct, given those before it?
+_STEP = """Below are a problem and the first steps of a solution. \
+Is the last of these steps correct, given those before it?
 
 Problem:
 {problem}
@@ -51,25 +55,38 @@ Think it through before you decide."""
 
 @dataclass(frozen=True, slots=True)
 class ProcessEvaluator:
-    """The mean of a process score (each step judged, joined by `aggregate`) and an outcome score
-    (the whole judged).
+    """A model that thinks before it judges each step and the whole. Slow and thorough.
+
+    The score is the mean of the process score (the steps, joined by `aggregate`) and the outcome
+    score (the whole).
     """
 
-    model: str = ""  # a model pool of the plan that writes; "" is the first
-    aggregate: Aggregate = "mean"  # of the steps: "mean", "min", "last" or "product"
-    delimiter: str = "\n\n"  # what ends a step
-    max_new_tokens: int = 2048  # of the thoughts about one step, or about the whole
-    yes: str = "Yes"  # first token of the verdict that it is correct
-    no: str = "No"
-    # take the verdict that the model states (0 or 1): for engines without continuation or
-    # log-probabilities
-    stated: bool = False
+    model: Annotated[
+        str, Meta(description='The model pool that judges, one that writes text; "" is the first.')
+    ] = ""
+    aggregate: Annotated[
+        Aggregate, Meta(description="How the scores of the steps are joined into one.")
+    ] = "mean"
+    delimiter: Annotated[str, Meta(min_length=1, description="The text that ends a step.")] = "\n\n"
+    max_new_tokens: Annotated[
+        int,
+        Meta(ge=1, description="The tokens it may think about one step, or about the whole."),
+    ] = 2048
+    yes: Annotated[
+        str, Meta(description="The first token of the verdict that something is correct.")
+    ] = "Yes"
+    no: Annotated[
+        str, Meta(description="The first token of the verdict that something is incorrect.")
+    ] = "No"
+    stated: Annotated[
+        bool,
+        Meta(
+            description="Take the verdict that the model states (0 or 1) instead of a probability: "
+            "for engines without continuation or log-probabilities."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
-        if not self.delimiter or self.max_new_tokens < 1:
-            raise ValueError(
-                f"delimiter = {self.delimiter!r}, max_new_tokens = {self.max_new_tokens}: a text and at least 1 are needed"
-            )
         require_two_words(yes=self.yes, no=self.no)
 
     @property
@@ -78,20 +95,20 @@ class ProcessEvaluator:
         return frozenset(() if self.stated else {Capability.LOGPROBS, Capability.CONTINUE})
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
-        """Return the mean of process and outcome score, with the steps' scores; NoVerdict where one
-        of them cannot be had.
+        """Return the mean of process and outcome score, with the scores of the steps.
+
+        NoVerdict where one of the judgements cannot be read.
         """
         text = solution(trace)
-        steps = steps_of(text, self.delimiter)
-        asked = question(problem.prompt)
-        shown = [
-            filled(_STEP, {"problem": asked, "solution": "\n\n".join(steps[: i + 1])})
-            for i in range(len(steps))
+        steps = solution_steps(text, self.delimiter)
+        problem_text = question(problem.prompt)
+        prompts = [
+            fill(_STEP, {"problem": problem_text, "solution": "\n\n".join(steps[:n])})
+            for n in range(1, len(steps) + 1)
         ]
-        prompts = [*shown, filled(_WHOLE, {"problem": asked, "solution": text})]
-        *process, outcome = yield from (
-            self._stated(prompts, trace) if self.stated else self._likely(prompts, trace)
-        )
+        prompts.append(fill(_WHOLE, {"problem": problem_text, "solution": text}))
+        judge = self._stated if self.stated else self._probable
+        *process, outcome = yield from judge(prompts, trace)
         score = (AGGREGATES[self.aggregate](process) + outcome) / 2
         return Verdict("process-evaluator", score, tuple(process))
 
@@ -104,50 +121,39 @@ class ProcessEvaluator:
             )
             for p in prompts
         ]
-        read = [verdict(t.text) for t in completed_only((yield from ask_all(requests, trace)))]
-        return _complete(read, "states no verdict")
+        replies = completed_only((yield from ask_all(requests, trace)))
+        return _complete([verdict(t.text) for t in replies], "states no verdict")
 
-    def _likely(
+    def _probable(
         self, prompts: Sequence[str], trace: Trace
     ) -> Generator[Command, Reply, list[float]]:
-        """Think about each prompt, then continue each with the question for one word and return
-        P(yes) of each.
-        """
+        """Think about each prompt, then continue each by one word; return P(yes) of each."""
         thinking = [
             Request(prompt=p, model=self.model, max_new_tokens=self.max_new_tokens) for p in prompts
         ]
         thoughts = completed_only((yield from ask_all(thinking, trace)))
-        read = completed_only(
-            (
-                yield from ask_all(
-                    [self._decision(p, t) for p, t in zip(prompts, thoughts, strict=True)], trace
-                )
-            )
-        )
+        decisions = [self._decision(p, t) for p, t in zip(prompts, thoughts, strict=True)]
+        replies = completed_only((yield from ask_all(decisions, trace)))
         return _complete(
-            [preference(t.metrics, self.yes, self.no) for t in read],
+            [preference(t.metrics, self.yes, self.no) for t in replies],
             f"begins with neither {self.yes!r} nor {self.no!r}",
         )
 
     def _decision(self, prompt: str, thought: Trace) -> Request:
-        # its limit came first
-        closed = (
-            "\n</think>" if "<think>" in thought.text and "</think>" not in thought.text else ""
-        )
+        is_open = "<think>" in thought.text and "</think>" not in thought.text
+        closed = "\n</think>" if is_open else ""  # its limit came first
         return Request(
             prompt=prompt,
             parent=thought.ordinal,
             suffix=f"{closed}\n\nSo, is it correct ({self.yes} or {self.no})? Answer:",
             max_new_tokens=1,
             sampling=Sampling(temperature=0.0),
-            metrics=two_words(self.yes, self.no),
+            metrics=word_metrics(self.yes, self.no),
         )
 
 
-def _complete(read: Sequence[float | None], fault: str) -> list[float]:
-    found = [value for value in read if value is not None]
-    if len(found) < len(read):
-        raise NoVerdict(
-            f"{len(read) - len(found)} of {len(read)} judgements cannot be read: the reply {fault}"
-        )
-    return found
+def _complete(scores: Sequence[float | None], fault: str) -> list[float]:
+    readable = [score for score in scores if score is not None]
+    if n_lost := len(scores) - len(readable):
+        raise NoVerdict(f"{n_lost} of {len(scores)} judgements cannot be read: the reply {fault}")
+    return readable

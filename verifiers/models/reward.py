@@ -1,17 +1,18 @@
-"""The verifier that asks an outcome reward model once: question and solution in the model's chat
-template, one number.
+"""The verifier that reads an outcome reward model: one value for question and solution.
 
 Any pool of task "classify" will do (sequence classifiers of one label, or of two: wrong, right), or
-of "token_classify", whose value at the last token is taken, as Qwen2.5-Math-RM is read. It is shown
-what follows a trace's reasoning; of an unfinished trace its text so far, which an outcome reward
-model was not trained on.
+of "token_classify", whose value at the last token is taken, as Qwen2.5-Math-RM is read. The model
+sees what follows a trace's reasoning. What it does not cover: of an unfinished trace it sees the
+text so far, which an outcome reward model was not trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from orchestrator.core.errors import NoVerdict
 from orchestrator.core.protocols import VerdictSteps
@@ -21,15 +22,22 @@ from orchestrator.kit.model_verifier import ask_all, completed_only, conversatio
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """A reward model's value of the whole solution, as a score in [0, 1]."""
+    """A reward model's value of the whole solution, as a score in [0, 1]. For best-of-n."""
 
-    model: str  # a model pool of the plan, with a task
-    scale: Literal["sigmoid", "probability"] = (
-        "sigmoid"  # of raw values; "probability": the model's own value is in [0, 1] already
-    )
-    system: str = (
-        ""  # system message put before the question, for models that were trained with one
-    )
+    model: Annotated[
+        str, Meta(description='The model pool, of task "classify" or "token_classify".')
+    ]
+    scale: Annotated[
+        Literal["sigmoid", "probability"],
+        Meta(
+            description='What turns the value into a score: "sigmoid", or "probability" where it '
+            "is a score already."
+        ),
+    ] = "sigmoid"
+    system: Annotated[
+        str,
+        Meta(description='The system message before the question, as in training; "" for none.'),
+    ] = ""
 
     @property
     def needs(self) -> frozenset[Capability]:
@@ -42,7 +50,7 @@ class Reward:
         return {self.model: ("classify", "token_classify")}
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
-        """Return the verdict of one value; NoVerdict where a "probability" is none."""
+        """Return the verdict of one value; NoVerdict for a "probability" that is not in [0, 1]."""
         request = Request(
             prompt=conversation(problem, solution(trace), self.system), model=self.model
         )

@@ -1,5 +1,5 @@
-"""What checks a trace by running code: the user's own function, and a program against tests.
+"""Verifiers that run code: the user's own function, and a trace's program against tests.
 
-The user's function is trusted and may hang; a program that a model wrote is not trusted at all, and
-runs in `sandbox`.
+The user's function is trusted but may hang: it runs in a worker process of the runtime. A program
+that a model wrote is not trusted at all, and runs in `sandbox`.
 """

@@ -3,37 +3,43 @@
 The tests stand in a field of the problem's row (`tests`), in one of three forms:
 
 - a text of Python statements, run in the program's names: each `assert` at the top level is one
-  test, after what stands above it and is no
-  assert; what is done after the last one is one test more. HumanEval's `test` with the line
-    `check(NAME)` added is one such, and one test;
+  test, after the statements above it that are no asserts; what follows the last assert is one more
+  test. HumanEval's `test` with the line `check(NAME)` added is such a text, and one test;
 - a list of such texts, each one test, as MBPP's `test_list`;
-- a list of {"input": TEXT, "output": TEXT}: the program reads the one from standard input and
-  must print the other and end with status 0.
-  Lines are compared without outer spaces, and a line of numbers by value, as LiveCodeBench does.
+- a list of {"input": TEXT, "output": TEXT}: the program reads the one from standard input and must
+  print the other and exit with status 0. Lines are compared without outer spaces, and a line of
+  numbers by value, as LiveCodeBench does.
 
-The one rule: every test is a fresh process, and what it should print never enters it. The right
-outcome of an `assert` is in its process, so a program that sets out to deceive this form can; one
-that merely ends early, or exits with status 0, fails.
+The one rule: every test is a fresh process, and the expected output never enters it. What it does
+not cover: the expected outcome of an `assert` is in its process, so a program that sets out to
+deceive this form can; one that merely ends early, or exits with status 0, fails.
 """
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchestrator.core.values import Finish, Problem, Trace, Verdict
 from orchestrator.kit.answers.code_blocks import PYTHON, last_program
 from verifiers.programs import sandbox
-from verifiers.programs.places import together
-from verifiers.programs.sandbox import Limits, Outcome
+from verifiers.programs.sandbox import Limits, ProgramOutcome
 
 _NAME = "code-tests"
-_SHOWN = 60  # characters of what was printed or expected, in a note
+_NOTE_CHARS = 60  # of what was printed or expected
+_DEFINITIONS = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
+    *(ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class Statements:
 class Exchange:
     """A test by standard input and output."""
 
-    given: str
+    stdin: str
     expected: str
 
 
@@ -56,40 +62,56 @@ Test = Statements | Exchange
 
 @dataclass(frozen=True, slots=True)
 class CodeTests:
-    """The share of the problem's tests that the trace's Python program passes; `steps` has 1 or 0
-    for each.
+    """The share of the problem's tests that the trace's Python program passes.
 
-    The program is the last fenced code block. A trace without one passes no test: score 0. Each
-    test runs in a process of its own that cannot write a file (or none but in a folder of its own),
-    reach the network, start a process or a thread, or outlive its limits.
+    The program is the last fenced code block; a trace without one passes no test: score 0. `steps`
+    has 1 or 0 for each test. Each test runs in a process of its own that cannot write a file (or
+    none but in a folder of its own), reach the network, start a process or a thread, or outlive its
+    limits.
     """
 
-    field: str = "tests"  # the field of the problem's row that holds the tests
-    fences: tuple[str, ...] = (
-        PYTHON  # the languages of the blocks that count, as they stand behind the opening fence
-    )
-    seconds: int = 10  # CPU time of one test
-    wall_seconds: float = 60.0  # and the time it may take in all
-    memory_mib: int = 1024  # address space, the interpreter's some 20 MiB included
-    output_kib: int = 1024  # what it may print
-    files_mib: int = 0  # the files it may write in its folder; 0: none
-    # true: where the kernel has no Landlock or seccomp, run programs with the limits alone and your
-    # rights
-    unprotected: bool = False
+    field: Annotated[
+        str, Meta(description="The field of the problem's row that holds the tests.")
+    ] = "tests"
+    fences: Annotated[
+        tuple[str, ...],
+        Meta(description="The languages of the code blocks that count, as on the opening fence."),
+    ] = PYTHON
+    seconds: Annotated[int, Meta(ge=1, description="The CPU seconds of one test.")] = 10
+    wall_seconds: Annotated[
+        float,
+        Meta(gt=0, le=86_400, description="The seconds one test may take on the wall clock."),
+    ] = 60.0
+    memory_mib: Annotated[
+        int,
+        Meta(
+            ge=64,
+            description="The address space of one test in MiB, some 20 MiB of which the "
+            "interpreter takes.",
+        ),
+    ] = 1024
+    output_kib: Annotated[int, Meta(ge=1, description="What one test may print, in KiB.")] = 1024
+    files_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="The size of the files that one test may write in its folder, in MiB; "
+            "0 allows none.",
+        ),
+    ] = 0
+    unprotected: Annotated[
+        bool,
+        Meta(
+            description="Where the kernel has no Landlock or seccomp, run programs with the limits "
+            "alone and your own rights."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
-        if (
-            min(self.seconds, self.output_kib) < 1
-            or not 0 < self.wall_seconds < float("inf")
-            or self.memory_mib < 64
-            or self.files_mib < 0
-        ):
-            raise ValueError(
-                "seconds and output_kib are at least 1, wall_seconds above 0, memory_mib at least 64, files_mib at least 0"
-            )
         if (reason := self.lacking()) and not (self.unprotected and sandbox.supported()):
             raise ValueError(
-                f"programs cannot be run safely here: {reason}; `unprotected = true` runs them on Linux with your own rights"
+                f"programs cannot be run safely here: {reason}; `unprotected = true` runs them on "
+                "Linux with your own rights"
             )
 
     @staticmethod
@@ -98,40 +120,48 @@ class CodeTests:
         return sandbox.lacking()
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
-        """Return the share of tests passed by each trace's program.
+        """Return the share of tests that each trace's program passes.
 
         ValueError when the problem has no tests or they have another form.
         """
         tests = read_tests(problem, self.field)
-        return await together([self._verdict(trace, tests) for trace in traces])
+        return [await self._verdict(trace, tests) for trace in traces]
 
     async def _verdict(self, trace: Trace, tests: Sequence[Test]) -> Verdict:
         program = last_program(trace.text, trace.finish is Finish.STOP, self.fences)
         if program is None:
             return Verdict(_NAME, 0.0, (0.0,) * len(tests), "it states no program")
-        faults = await together([self._fault(program, test) for test in tests])
+        faults = await _gather(self._fault(program, test) for test in tests)
         steps = tuple(float(not fault) for fault in faults)
-        first = next(
-            (f"test {n} of {len(tests)}: {fault}" for n, fault in enumerate(faults, 1) if fault), ""
-        )
-        return Verdict(_NAME, sum(steps) / len(steps), steps, first)
+        notes = (f"test {n} of {len(tests)}: {fault}" for n, fault in enumerate(faults, 1) if fault)
+        return Verdict(_NAME, sum(steps) / len(steps), steps, next(notes, ""))
 
     async def _fault(self, program: str, test: Test) -> str:
-        """What is wrong with the program by this test, "" when nothing is."""
+        """Return what is wrong with the program by this test, "" when nothing is."""
         limits = Limits(
             self.seconds, self.wall_seconds, self.memory_mib, self.output_kib, self.files_mib
         )
         protected = not (self.unprotected and self.lacking())
-        if isinstance(test, Statements):
-            fault = (
-                await sandbox.run(program, test=test.source, limits=limits, protected=protected)
-            ).fault
+        if isinstance(test, Exchange):
+            stdin = test.stdin.encode(errors="replace")
+            outcome = await sandbox.run(program, stdin, limits=limits, protected=protected)
+            return outcome.fault or _difference(outcome, test.expected)
+        outcome = await sandbox.run(program, test=test.source, limits=limits, protected=protected)
+        if outcome.fault.startswith("AssertionError"):
             last = test.source.rpartition("\n")[2]
-            return f"{fault} in {_short(last)}" if fault.startswith("AssertionError") else fault
-        outcome = await sandbox.run(
-            program, test.given.encode(errors="replace"), limits=limits, protected=protected
-        )
-        return outcome.fault or _difference(outcome, test.expected)
+            return f"{outcome.fault} in {_shortened(last)}"
+        return outcome.fault
+
+
+async def _gather(work: Iterable[Coroutine[object, object, str]]) -> list[str]:
+    """Return results in order; when one raises, the others are cancelled and waited for."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @functools.lru_cache(maxsize=8)  # tests may be megabytes, and the traces of a problem come together
@@ -141,21 +171,22 @@ def read_tests(problem: Problem, field: str) -> tuple[Test, ...]:
     ValueError naming problem, field and the forms there are.
     """
     where = f"problem {problem.id!r}, field {field!r}"
-    given = json.loads(problem.tags).get(field)
+    value = json.loads(problem.tags).get(field)
     # a list as text: a CSV's cell, LiveCodeBench's column
-    if isinstance(given, str) and given.lstrip().startswith("["):
+    if isinstance(value, str) and value.lstrip().startswith("["):
         with contextlib.suppress(ValueError):
-            given = json.loads(given)
-    if isinstance(given, str):
-        tests: list[Test] = list(_split(given, where))
-    elif isinstance(given, list) and all(isinstance(item, str) for item in given):
-        tests = [Statements(item) for item in given]
-    elif isinstance(given, list):
-        tests = [_exchange(item, where) for item in given]
+            value = json.loads(value)
+    tests: Sequence[Test]
+    if isinstance(value, str):
+        tests = _split(value, where)
+    elif isinstance(value, list):
+        are_texts = all(isinstance(item, str) for item in value)
+        tests = [Statements(item) if are_texts else _exchange(item, where) for item in value]
     else:
-        what = "is not there" if given is None else f"is {given!r:.80}"
+        what = "is not there" if value is None else f"is {value!r:.80}"
         raise ValueError(
-            f"{where} {what}; tests are a text of asserts, a list of such, or a list of inputs and outputs"
+            f"{where} {what}; tests are a text of asserts, a list of such, or a list of inputs and "
+            "outputs"
         )
     if not tests:
         raise ValueError(
@@ -165,17 +196,18 @@ def read_tests(problem: Problem, field: str) -> tuple[Test, ...]:
 
 
 def _exchange(item: object, where: str) -> Exchange:
-    if isinstance(item, dict):
-        given, expected, kind = item.get("input"), item.get("output"), item.get("testtype", "stdin")
-        if isinstance(given, str) and isinstance(expected, str) and kind == "stdin":
-            return Exchange(given, expected)
+    if isinstance(item, dict) and item.get("testtype", "stdin") == "stdin":
+        stdin, expected = item.get("input"), item.get("output")
+        if isinstance(stdin, str) and isinstance(expected, str):
+            return Exchange(stdin, expected)
     raise ValueError(
-        f'{where}: {item!r:.80} is no test; write {{"input": "what it reads", "output": "what it must print"}}, both texts'
+        f"{where}: {item!r:.80} is no test; write "
+        '{"input": "what it reads", "output": "what it must print"}, both texts'
     )
 
 
 def _split(source: str, where: str) -> list[Statements]:
-    """Each assert behind all that precedes it but asserts; then what is done after the last assert."""
+    """Return each assert behind the other statements above it; then what follows the last one."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -197,28 +229,17 @@ def _statements(body: list[ast.stmt]) -> Statements:
 
 
 def _does_something(statement: ast.stmt) -> bool:
-    """Tell whether a statement can find fault: a definition, an import, an assignment or a
-    docstring does not.
-    """
-    idle = (
-        ast.FunctionDef,
-        ast.AsyncFunctionDef,
-        ast.ClassDef,
-        ast.Import,
-        ast.ImportFrom,
-        ast.Assign,
-        ast.AnnAssign,
-    )
-    return not isinstance(statement, idle) and not (
+    """Tell whether a statement can fail a program: one that only defines something cannot."""
+    return not isinstance(statement, _DEFINITIONS) and not (
         isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     )
 
 
-def _difference(outcome: Outcome, expected: str) -> str:
+def _difference(outcome: ProgramOutcome, expected: str) -> str:
     printed = outcome.output.decode(errors="replace")
     if _same(printed, expected):
         return ""
-    return f"printed {_short(printed)}, not {_short(expected)}"
+    return f"printed {_shortened(printed)}, not {_shortened(expected)}"
 
 
 def _same(printed: str, expected: str) -> bool:
@@ -239,6 +260,6 @@ def _equal_numbers(a: str, b: str) -> bool:
         return False
 
 
-def _short(text: str) -> str:
+def _shortened(text: str) -> str:
     text = text.strip()
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+    return repr(text if len(text) <= _NOTE_CHARS else text[:_NOTE_CHARS] + "…")

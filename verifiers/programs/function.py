@@ -4,60 +4,62 @@ The one rule: a function that hangs, crashes or eats memory costs its process an
 the trace; it is never a score. It is the user's code and runs with the user's rights: what nobody
 trusts belongs in the sandbox (`code_tests.py`).
 
-Processes are kept between calls, so that the function's module is imported once in each. A file is
-looked up in the folder the job is started from; when it changes, new processes read it anew.
+The processes are the runtime's (`core.protocols.IsolatedVerifier`). They are kept between traces,
+so the function's module is imported once in each. A file is looked up in the folder from which the
+job is started; when it changes, new processes read it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import os
-import pickle
-import selectors
-import signal
-import subprocess
+import functools
+import importlib
+import importlib.util
+import inspect
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from orchestrator.core.values import Problem, Trace, Verdict
-from verifiers.programs.function_child import OUT_OF_MEMORY
-from verifiers.programs.places import places, together
 
 _NAME = "function"
-_START_SECONDS = 120.0  # the user's module may import much
-_CHILD = "import sys; from verifiers.programs.function_child import main; main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])"
-# the function with its file's full path, when the file was changed, and the memory
-_Key: TypeAlias = tuple[str, int, int]
-
-_idle: dict[_Key, list[_Worker]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """What your function says, `score(problem, trace) -> float in [0, 1] or bool`; called in a
-    process that can be killed.
+    """The score that your own Python function gives a trace, in a process of its own.
 
-    `trace.answer` is the stated answer (`.text`) or None, `trace.text` the whole reply,
-    `problem.tags` the row's other fields as JSON text. A function that raises, hangs or returns
-    something else gives no score: the trace's note says why.
+    It is called as `score(problem, trace)` and returns a float in [0, 1] or a bool. `trace.answer`
+    is the answer (`.text`) or None, `trace.text` the whole reply, `problem.tags` the other fields
+    of the problem's row as JSON text. A function that raises, hangs or returns something else gives
+    no score: the trace's note says why.
     """
 
-    function: (
-        str  # "checks.py:score" (a file, from where the job is started) or "package.module:score"
-    )
-    seconds: float = 10.0  # the time one call may take
-    memory_mib: int = 4096  # the address space of the process, imports included
+    function: Annotated[
+        str,
+        Meta(
+            description="Where your function is: 'checks.py:score', a file seen from the folder "
+            "in which the job is started, or 'package.module:score'."
+        ),
+    ]
+    seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86_400,
+            description="The seconds one call may take before its process is killed.",
+        ),
+    ] = 10.0
+    memory_mib: Annotated[
+        int,
+        Meta(ge=256, description="The address space of a process in MiB, imports included."),
+    ] = 4096
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds < float("inf") or self.memory_mib < 256:
-            raise ValueError("seconds is above 0, memory_mib at least 256")
-        where, _, name = self.function.rpartition(":")
+        where, name = self._place
         if not where or not name.isidentifier():
             raise ValueError(
                 f"function = {self.function!r}: write 'checks.py:NAME' or 'package.module:NAME'"
@@ -66,162 +68,49 @@ class Function:
             raise ValueError(
                 f"function = {self.function!r}: there is no file {Path(where).resolve()}"
             )
-        if self._key() not in _idle:
-            _give_back(self._key(), self._started())
-
-    async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
-        """Return the function's score of each trace. RuntimeError where it has none to give."""
-        return await together([self._verdict(problem, trace) for trace in traces])
-
-    async def _verdict(self, problem: Problem, trace: Trace) -> Verdict:
-        question = pickle.dumps((problem, trace))
-        async with places():
-            try:
-                reply = await self._reply(_taken(self._key()), question)
-            # the process died while it was idle, so nothing was asked of it yet
-            except BrokenPipeError:
-                reply = await self._reply(None, question)
-            except RuntimeError as error:
-                raise RuntimeError(f"{self.function}: {error}") from error
-        if "error" in reply:
-            raise RuntimeError(f"{self.function}: {reply['error']}")
-        return Verdict(_NAME, reply["score"])
-
-    async def _reply(self, worker: _Worker | None, question: bytes) -> dict[str, Any]:
-        """Ask a process, a new one where none is given; it is kept if it answers."""
-        loop = asyncio.get_running_loop()
-        key = self._key()
-        process = worker if worker is not None else await loop.run_in_executor(None, self._started)
-        try:
-            reply: dict[str, Any] = await loop.run_in_executor(
-                None, process.reply, question, self.seconds
-            )
-        except BaseException:  # a cancellation too: its reply would reach the next caller
-            process.kill()
-            raise
-        _give_back(key, process)
-        return reply
-
-    def _key(self) -> _Key:
-        where, _, name = self.function.rpartition(":")
-        path = Path(where).resolve()
-        if not where.endswith(".py"):
-            return self.function, 0, self.memory_mib
-        return f"{path}:{name}", path.stat().st_mtime_ns if path.exists() else 0, self.memory_mib
-
-    def _started(self) -> _Worker:
-        """Return a process that has loaded the function.
-
-        ValueError with the reason when it does not load.
-        """
-        worker = _Worker(self._key()[0], self.memory_mib)
-        try:
-            reply = worker.reply(b"", _START_SECONDS)
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"function = {self.function!r} does not load: {error}") from error
-        if "error" in reply:
-            worker.kill()
-            raise ValueError(f"function = {self.function!r} does not load: {reply['error']}")
-        return worker
-
-
-class _Worker:
-    """One process. Not for two callers at once.
-
-    Its calls block, so that it belongs to no event loop.
-    """
-
-    def __init__(self, function: str, memory_mib: int) -> None:
-        """Start it. It sees the modules that this process sees; its own session keeps Ctrl-C away
-        from it.
-        """
-        folders = [folder or os.getcwd() for folder in sys.path]
-        self._memory_mib = memory_mib
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), str(memory_mib << 20), function],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-            start_new_session=True,
-            bufsize=0,
-        )
 
     @property
-    def is_alive(self) -> bool:
-        """Whether it can be asked."""
-        return self._process.poll() is None
+    def revision(self) -> str:
+        """The time of the file's last change; "" for an installed module."""
+        path = Path(self._place[0])
+        return str(path.stat().st_mtime_ns) if path.suffix == ".py" and path.exists() else ""
 
-    def reply(self, question: bytes, seconds: float) -> dict[str, Any]:
-        """Return the answer to a question (an empty one asks nothing). RuntimeError, and it is
-        dead, when there is none in time.
+    def warm_up(self) -> None:
+        """Import the function. Raises whatever its module raises, and TypeError for a wrong one."""
+        _loaded(self._place)
 
-        BrokenPipeError when it was dead already.
-        """
-        deadline = time.monotonic() + seconds
-        if question:
-            self._write(len(question).to_bytes(4, "big") + question)
-        head = self._read(4, deadline, seconds)
-        answer: dict[str, Any] = json.loads(
-            self._read(int.from_bytes(head, "big"), deadline, seconds)
-        )
-        return answer
+    def check(self, problem: Problem, trace: Trace) -> Verdict:
+        """Return the function's score. Raises what the function raises, ValueError for no score."""
+        value = _loaded(self._place)(problem, trace)
+        score = float(value)
+        if isinstance(value, str) or not 0.0 <= score <= 1.0:
+            raise ValueError(
+                f"it returned {value!r:.80}; a number from 0 to 1, True or False is needed"
+            )
+        return Verdict(_NAME, score)
 
-    def kill(self) -> None:
-        """Kill it and everything it started, and wait for its end.
-
-        Safe to repeat, and from another thread than the one that waits.
-        """
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _write(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        view = memoryview(data)
-        while view:
-            view = view[self._process.stdin.write(view) :]
-
-    def _read(self, n: int, deadline: float, seconds: float) -> bytes:
-        assert self._process.stdout is not None
-        data = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while len(data) < n:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    self.kill()
-                    raise RuntimeError(f"took more than {seconds:g} s")
-                chunk = os.read(self._process.stdout.fileno(), n - len(data))
-                if not chunk:
-                    self.kill()
-                    raise RuntimeError(self._end())
-                data += chunk
-        return data
-
-    def _end(self) -> str:
-        status = self._process.wait()
-        if status == OUT_OF_MEMORY:
-            return f"needed more than {self._memory_mib} MiB of memory"
-        return (
-            f"its process was ended by {signal.Signals(-status).name}"
-            if status < 0
-            else f"its process ended with status {status}"
-        )
+    @property
+    def _place(self) -> tuple[str, str]:
+        where, _, name = self.function.rpartition(":")
+        return where, name
 
 
-def _taken(key: _Key) -> _Worker | None:
-    waiting = _idle.get(key, [])
-    while waiting:
-        worker = waiting.pop()
-        if worker.is_alive:
-            return worker
-    return None
-
-
-def _give_back(key: _Key, worker: _Worker) -> None:
-    # of an older state of the file
-    for old in [known for known in _idle if known[0] == key[0] and known != key]:
-        for stale in _idle.pop(old):
-            stale.kill()
-    _idle.setdefault(key, []).append(worker)
+@functools.cache
+def _loaded(place: tuple[str, str]) -> Callable[..., Any]:
+    """Return the function that a file or a module defines under a name."""
+    where, name = place
+    if where.endswith(".py"):
+        sys.path.insert(0, str(Path(where).resolve().parent))
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        assert spec is not None  # it ends in .py
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(where)
+    function = getattr(module, name)
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name!r} is no plain function")
+    inspect.signature(function).bind(None, None)
+    return function  # type: ignore[no-any-return]  # checked to be callable

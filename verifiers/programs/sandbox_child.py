@@ -1,13 +1,12 @@
-"""What runs in the sandbox's process: it locks itself in, says so, and becomes the program. Started
-by path, by `sandbox.py`.
+"""The sandbox's process: it locks itself in, reports that it is ready, and becomes the program.
 
-Standard library only, and no import of ours: the interpreter that runs it sees nothing else. The
-one rule: the program's first instruction comes after the last layer is in place and after the ready
-mark; a layer that cannot be had ends the process before both.
+`sandbox.py` starts it by its path. Standard library only, and no import of ours: the interpreter
+that runs it sees nothing else. The one rule: the program's first instruction comes after the last
+layer is in place and after the ready mark; a layer that is missing ends the process before both.
 
 Layers: resource limits (CPU, memory, size of a file, open files); Landlock, for which files may be
 opened; a seccomp filter, for everything else (`syscalls.py`). There is no other process to look
-after: none can be made.
+after: none can be started.
 """
 
 from __future__ import annotations
@@ -30,25 +29,20 @@ _OPEN_FILES = 32
 # for deep recursion in C code; the usual 8 MiB end a program that recurses within its memory
 _STACK_BYTES = 64 * _MIB
 # linux/prctl.h, linux/seccomp.h
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = (1, 38, 22, 2)
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 # linux/landlock.h. The system calls have one number on all architectures.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
-_WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = (
-    1 << 1,
-    1 << 2,
-    1 << 3,
-    1 << 5,
-    1 << 8,
-    1 << 14,
-)
+_WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
+_REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1 << 5, 1 << 8, 1 << 14
 # all that an ABI knows; from 3 on 15 (those after it are about ioctl, refused anyway)
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1}
 _OF_A_FILE = _WRITE_FILE | _READ_FILE | _TRUNCATE
 # ABI 4: bind and connect; ABI 6: abstract sockets and signals. A second lock on what seccomp
-# refuses
-_TCP, _SCOPES = (3, 3)
+# refuses.
+_TCP, _SCOPES = 3, 3
 
 
 def main() -> None:
@@ -58,22 +52,22 @@ def main() -> None:
     """
     job = json.loads(_read_exactly(int.from_bytes(_read_exactly(4), "big")))
     _die_with(int(job["parent"]))
-    _limit(job)
+    _limit(job["limits"])
     if job["protected"]:
         libc = ctypes.CDLL(None, use_errno=True)
         _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-        restrict_files(libc, job["readable"], job["folder"], writable=job["files_mib"] > 0)
+        writable = job["limits"]["files_mib"] > 0
+        restrict_files(libc, job["readable"], job["folder"], writable=writable)
         restrict_calls(libc, bytes.fromhex(job["filter"]))
     os.write(1, READY)
     _become(job["program"], job["test"], job["token"])
 
 
 def restrict_files(libc: Any, readable: Iterable[str], folder: str, *, writable: bool) -> None:
-    """Allow reading below some paths and, if `writable`, plain files in `folder`, for ever. OSError
-    when the kernel offers no Landlock.
+    """Allow reading below some paths and, if `writable`, plain files in `folder`; for good.
 
-    In the folder: no folders, links, pipes or devices, so that it stays flat and its size can be
-    counted.
+    No folders, links, pipes or devices in it, so that it stays flat and its size can be counted.
+    OSError when the kernel offers no Landlock.
     """
     abi = _checked(libc.syscall(_CREATE_RULESET, None, 0, _VERSION), "Landlock")
     rights = _FILE_RIGHTS.get(abi, (1 << 15) - 1)
@@ -93,9 +87,9 @@ def restrict_files(libc: Any, readable: Iterable[str], folder: str, *, writable:
     )
     for path, wanted in allowed.items():
         at = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        given = wanted & rights & (-1 if os.path.isdir(path) else _OF_A_FILE)
+        granted = wanted & rights & (-1 if os.path.isdir(path) else _OF_A_FILE)
         _checked(
-            libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", given, at), 0),
+            libc.syscall(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", granted, at), 0),
             f"a Landlock rule for {path}",
         )
         os.close(at)
@@ -104,10 +98,7 @@ def restrict_files(libc: Any, readable: Iterable[str], folder: str, *, writable:
 
 
 def restrict_calls(libc: Any, code: bytes) -> None:
-    """Install a seccomp filter, for ever.
-
-    OSError when the kernel has none. `no_new_privs` must be set.
-    """
+    """Install a seccomp filter, for good; `no_new_privs` must be set. OSError without seccomp."""
 
     class Program(ctypes.Structure):  # struct sock_fprog of linux/filter.h
         _fields_ = (("n", ctypes.c_ushort), ("code", ctypes.c_char_p))
@@ -118,15 +109,15 @@ def restrict_calls(libc: Any, code: bytes) -> None:
     )
 
 
-def _limit(job: Mapping[str, Any]) -> None:
-    """Set what no program may raise again.
+def _limit(limits: Mapping[str, Any]) -> None:
+    """Set limits that no program can raise again.
 
     At `seconds` comes SIGXCPU, a second later a signal that nothing can ignore.
     """
     for what, soft, hard in (
-        (resource.RLIMIT_CPU, job["seconds"], job["seconds"] + 1),
-        (resource.RLIMIT_AS, job["memory_mib"] * _MIB, job["memory_mib"] * _MIB),
-        (resource.RLIMIT_FSIZE, job["files_mib"] * _MIB, job["files_mib"] * _MIB),
+        (resource.RLIMIT_CPU, limits["seconds"], limits["seconds"] + 1),
+        (resource.RLIMIT_AS, limits["memory_mib"] * _MIB, limits["memory_mib"] * _MIB),
+        (resource.RLIMIT_FSIZE, limits["files_mib"] * _MIB, limits["files_mib"] * _MIB),
         (resource.RLIMIT_NOFILE, _OPEN_FILES, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0, 0),
     ):
@@ -143,8 +134,9 @@ def _limit(job: Mapping[str, Any]) -> None:
 
 
 def _become(program: str, test: str, token: str) -> None:
-    """Run the program; with a test, run that in the same names and then say the token, which shows
-    that the test was come through.
+    """Run the program, then its test, if any, in the same names.
+
+    The token is printed at the very end: it shows that the test passed.
     """
     module = types.ModuleType("program" if test else "__main__")
     sys.modules[module.__name__] = module
@@ -152,11 +144,9 @@ def _become(program: str, test: str, token: str) -> None:
     _give_exit()
     exec(compile(program, "program.py", "exec"), module.__dict__)
     if test:
-        sys.modules["__main__"] = (
-            # a test may stand below `if __name__ == "__main__":`, a program's own main part is left
-            # out
-            module
-        )
+        # A test may stand below `if __name__ == "__main__":`, but the program's own main part is
+        # left out.
+        sys.modules["__main__"] = module
         module.__name__ = "__main__"
         exec(compile(test, "test.py", "exec"), module.__dict__)
         sys.stdout.flush()
@@ -173,9 +163,7 @@ def _give_exit() -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies; end at once if that has already
-    happened.
-    """
+    """Have the kernel kill this process when its parent dies; end now if the parent is dead."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -184,7 +172,7 @@ def _die_with(parent: int) -> None:
 def _checked(result: int, what: str) -> int:
     if result < 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"{what} cannot be had here: {os.strerror(error)}")
+        raise OSError(error, f"{what} is not available here: {os.strerror(error)}")
     return result
 
 

@@ -1,11 +1,11 @@
-"""The system calls that a sandboxed program may make, as a seccomp filter. Pure: names and numbers
-to the bytes of a BPF program.
+"""The system calls that a sandboxed program may make, as a seccomp filter: a BPF program.
 
 The one rule: what is not listed here is refused (EPERM), so a call that a newer kernel adds is
 refused too. Nothing listed makes a process or a thread, opens a socket, signals another process,
-changes an attribute of a file, or loosens a limit. Which files may be opened is Landlock's business
-(`sandbox_child.py`), but for two things that Landlock does not see before its ABI 3 and one that hides
-files from a count: opening a file only to truncate it, and files without a name.
+changes an attribute of a file, or loosens a limit. What it does not cover: which files may be
+opened, which is Landlock's task (`sandbox_child.py`). The exceptions are two things that Landlock
+does not see before its ABI 3, and one that hides files from a count: opening a file only to
+truncate it, and files without a name.
 
 Numbers: x86_64 from asm/unistd_64.h, aarch64 from asm-generic/unistd.h (Linux 6.1). Filter format:
 linux/filter.h, linux/seccomp.h.
@@ -18,36 +18,38 @@ from collections.abc import Iterator, Mapping
 
 # name: number on x86_64 and on aarch64 (-1: not there)
 _ALLOWED: Mapping[str, tuple[int, int]] = {
-    "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68),
-    "close": (3, 57), "close_range": (436, 436), "fstat": (5, 80), "lseek": (8, 62), "dup": (32, 23), "dup2": (33, -1),
-    "dup3": (292, 24), "getdents64": (217, 61), "ftruncate": (77, 46), "stat": (4, -1), "lstat": (6, -1),
-    "newfstatat": (262, 79), "statx": (332, 291), "access": (21, -1), "faccessat": (269, 48), "faccessat2": (439, 439),
-    "readlink": (89, -1), "readlinkat": (267, 78), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50),
-    "statfs": (137, 43), "fstatfs": (138, 44), "umask": (95, 166), "unlink": (87, -1), "unlinkat": (263, 35),
-    "rename": (82, -1), "renameat": (264, 38), "renameat2": (316, 276),
-    "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233), "brk": (12, 214),
-    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
-    "rt_sigtimedwait": (128, 137), "sigaltstack": (131, 132), "restart_syscall": (219, 128), "pause": (34, -1), "alarm": (37, -1),
-    "setitimer": (38, 103), "getitimer": (36, 102), "futex": (202, 98), "set_robust_list": (273, 99), "rseq": (334, 293),
-    "sched_yield": (24, 124), "sched_getaffinity": (204, 123), "clock_gettime": (228, 113), "clock_getres": (229, 114),
-    "clock_nanosleep": (230, 115), "nanosleep": (35, 101), "gettimeofday": (96, 169), "time": (201, -1), "times": (100, 153),
-    "getrusage": (98, 165), "poll": (7, -1), "ppoll": (271, 73), "select": (23, -1), "pselect6": (270, 72),
-    "getrandom": (318, 278), "uname": (63, 160), "sysinfo": (99, 179), "getpid": (39, 172), "gettid": (186, 178),
-    "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177),
-    "getgroups": (115, 158), "getpgrp": (111, -1), "getpgid": (121, 155), "exit": (60, 93), "exit_group": (231, 94),
+    "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
+    "pwrite64": (18, 68), "close": (3, 57), "close_range": (436, 436), "fstat": (5, 80),
+    "lseek": (8, 62), "dup": (32, 23), "dup2": (33, -1), "dup3": (292, 24), "getdents64": (217, 61),
+    "ftruncate": (77, 46), "stat": (4, -1), "lstat": (6, -1), "newfstatat": (262, 79),
+    "statx": (332, 291), "access": (21, -1), "faccessat": (269, 48), "faccessat2": (439, 439),
+    "readlink": (89, -1), "readlinkat": (267, 78), "getcwd": (79, 17), "chdir": (80, 49),
+    "fchdir": (81, 50), "statfs": (137, 43), "fstatfs": (138, 44), "umask": (95, 166),
+    "unlink": (87, -1), "unlinkat": (263, 35), "rename": (82, -1), "renameat": (264, 38),
+    "renameat2": (316, 276), "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226),
+    "mremap": (25, 216), "madvise": (28, 233), "brk": (12, 214), "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
+    "rt_sigtimedwait": (128, 137), "sigaltstack": (131, 132), "restart_syscall": (219, 128),
+    "pause": (34, -1), "alarm": (37, -1), "setitimer": (38, 103), "getitimer": (36, 102),
+    "futex": (202, 98), "set_robust_list": (273, 99), "rseq": (334, 293), "sched_yield": (24, 124),
+    "sched_getaffinity": (204, 123), "clock_gettime": (228, 113), "clock_getres": (229, 114),
+    "clock_nanosleep": (230, 115), "nanosleep": (35, 101), "gettimeofday": (96, 169),
+    "time": (201, -1), "times": (100, 153), "getrusage": (98, 165), "poll": (7, -1),
+    "ppoll": (271, 73), "select": (23, -1), "pselect6": (270, 72), "getrandom": (318, 278),
+    "uname": (63, 160), "sysinfo": (99, 179), "getpid": (39, 172), "gettid": (186, 178),
+    "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176),
+    "getegid": (108, 177), "getgroups": (115, 158), "getpgrp": (111, -1), "getpgid": (121, 155),
+    "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
-# and which argument is the flags
+# and which argument holds the flags
 _OPENING: Mapping[str, tuple[int, int, int]] = {"open": (2, -1, 1), "openat": (257, 56, 2)}
-# Calls that do many things, and which of them may be done: the second argument says.
+# Calls with many commands, and those that are allowed: the second argument names the command.
 _COMMANDS: Mapping[str, tuple[int, int, tuple[int, ...]]] = {
     # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. F_SETOWN with F_SETSIG would
     # have the kernel kill another process.
     "fcntl": (72, 25, (0, 1, 2, 3, 4, 1030)),
-    "ioctl": (
-        16,
-        29,
-        (0x5450, 0x5451),
-    ),  # FIONCLEX, FIOCLEX: how Python sets whether a file is inherited
+    # FIONCLEX, FIOCLEX: how Python sets whether a file is inherited
+    "ioctl": (16, 29, (0x5450, 0x5451)),
 }
 
 # column above, and AUDIT_ARCH_* of linux/audit.h

@@ -1,7 +1,7 @@
-"""Model files of fitted similarities: JSON of numbers and words, so that loading one runs nothing; and
-the features computed with it.
+"""FittedModel files of fitted similarities, and the features computed with them.
 
-Whatever is wrong with a file is a ValueError that says what; nothing else is read from disk here.
+A file is JSON of numbers and words, so that loading one runs nothing. Whatever is wrong with it is
+a ValueError that names the fault; nothing else is read from disk here.
 """
 
 from __future__ import annotations
@@ -12,63 +12,62 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
-from verifiers.similarity.texts import Read, dot, overlap, read, tfidf_cosine, weighted
+from orchestrator.kit.model_verifier import sigmoid
+from verifiers.similarity.texts import TextContent, content, dot, overlap, tfidf_cosine, weighted
 
-FORMAT = "leadline-judge-1"
+FORMAT = "leadline-judge-1"  # as version 0.1 named it
 FEATURES = (
-    *(
-        "tfidf",
-        "embedding",
-        "pair_tfidf",
-        "numbers",
-        "new_numbers",
-        "last_number",
-        "last_in_other",
-        "equations",
-        "conflicts",
-    ),
-    *("length_ratio", "n_new_numbers"),
+    "tfidf",
+    "embedding",
+    "pair_tfidf",
+    "numbers",
+    "new_numbers",
+    "last_number",
+    "last_in_other",
+    "equations",
+    "conflicts",
+    "length_ratio",
+    "n_new_numbers",
 )
 Floats = npt.NDArray[np.float64]
+_ONE_EACH = Meta(min_length=len(FEATURES), max_length=len(FEATURES))  # number per feature
 
 
 # compared by identity, so that what is computed with it can be remembered
 @dataclass(frozen=True, slots=True, eq=False)
-class Model:
-    """A fitted judge. `idf` and `axes` map terms to their weight and to their coordinates, each of
-    shape (n_axes,).
+class FittedModel:
+    """A fitted similarity.
 
+    `idf` and `axes` map terms to their weight and to their coordinates, each of shape (n_axes,).
     P(same) = 1 / (1 + exp(-(slope z + offset))), z = intercept + coefficients . (features - means)
     / scales.
     """
 
     idf: Mapping[str, float]
     axes: Mapping[str, Sequence[float]]
-    means: Sequence[float]
-    scales: Sequence[float]
-    coefficients: Sequence[float]
+    means: Annotated[Sequence[float], _ONE_EACH]
+    scales: Annotated[Sequence[Annotated[float, Meta(gt=0)]], _ONE_EACH]
+    coefficients: Annotated[Sequence[float], _ONE_EACH]
     intercept: float
     slope: float
     offset: float
 
     def probability(self, features: Floats) -> list[float]:
         """Return P(same) for features of shape (n_pairs, n_features)."""
-        z = self.intercept + (features - np.asarray(self.means)) / np.asarray(
-            self.scales
-        ) @ np.asarray(self.coefficients)
-        return [
-            float(p) for p in 1 / (1 + np.exp(-np.clip(self.slope * z + self.offset, -700, 700)))
-        ]
+        scaled = (features - np.asarray(self.means)) / np.asarray(self.scales)
+        z = self.intercept + scaled @ np.asarray(self.coefficients)
+        return [sigmoid(float(x)) for x in np.clip(self.slope * z + self.offset, -700, 700)]
 
 
-def encoded(model: Model) -> str:
-    """Return a model as the text of its file, to six digits: two platforms then read the same
-    numbers.
-    """
+def encoded(model: FittedModel) -> str:
+    """Return a model as the text of its file, to six digits, so that platforms read the same."""
     values = {name: _rounded(value) for name, value in asdict(model).items()}
     return json.dumps({"format": FORMAT, "features": FEATURES, **values}, ensure_ascii=False) + "\n"
 
@@ -82,81 +81,49 @@ def _rounded(value: object) -> object:
 
 
 @lru_cache(maxsize=8)
-def load(file: str) -> Model:
-    """Return the model of a file, read once a process; ValueError when there is none or it is no
-    such model.
-    """
+def load(file: str) -> FittedModel:
+    """Return the model of a file, read once a process; ValueError when there is none in it."""
+    command = "`leadline similarity train`"
     try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        document = msgspec.json.decode(Path(file).read_bytes())
     except OSError as error:
         raise ValueError(
-            f"file {file!r}: {error.strerror}; fit one with `leadline judge train JOB... -o FILE`"
+            f"file {file!r}: {error.strerror}; fit one with `leadline similarity train JOB... "
+            "-o FILE`"
         ) from error
-    except ValueError as error:
+    except msgspec.DecodeError as error:
         raise ValueError(
-            f"file {file!r} is not JSON: {error}; it must come from `leadline judge train`"
+            f"file {file!r} is not JSON: {error}; it must come from {command}"
         ) from error
-    if (
-        not isinstance(document, dict)
-        or document.get("format") != FORMAT
-        or tuple(document.get("features", ())) != FEATURES
-    ):
+    kind = (document.get("format"), document.get("features")) if isinstance(document, dict) else ()
+    if kind != (FORMAT, list(FEATURES)):
         raise ValueError(
-            f"file {file!r} is not a similarity that this version reads ({FORMAT}); fit it anew with `leadline judge train`"
+            f"file {file!r} is not a similarity that this version reads ({FORMAT}); "
+            f"fit it again with {command}"
         )
     try:
-        return _checked(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        model = msgspec.convert(document, FittedModel)
+        if len({len(values) for values in model.axes.values()}) > 1:
+            raise ValueError("its axes differ in length")
+    except (msgspec.ValidationError, ValueError) as error:
         raise ValueError(
-            f"file {file!r} is damaged: {error}; fit it anew with `leadline judge train`"
+            f"file {file!r} is damaged: {error}; fit it again with {command}"
         ) from error
-
-
-def _checked(document: Mapping[str, object]) -> Model:
-    means, scales, coefficients = (
-        _numbers(document[name]) for name in ("means", "scales", "coefficients")
-    )
-    intercept, slope, offset = _numbers(
-        [document[name] for name in ("intercept", "slope", "offset")]
-    )
-    if {len(means), len(scales), len(coefficients)} != {len(FEATURES)} or not all(
-        scale > 0 for scale in scales
-    ):
-        raise ValueError(f"it needs {len(FEATURES)} means, coefficients and positive scales")
-    idf, axes = document["idf"], document["axes"]
-    if not isinstance(idf, dict) or not isinstance(axes, dict):
-        raise TypeError("its terms are no tables")
-    model = Model(
-        dict(zip(idf, _numbers(list(idf.values())), strict=True)),
-        {term: _numbers(values) for term, values in axes.items()},
-        *(means, scales, coefficients, intercept, slope, offset),
-    )
-    if len({len(values) for values in model.axes.values()}) > 1:
-        raise ValueError("its axes differ in length")
     return model
 
 
-def _numbers(values: object) -> list[float]:
-    if not isinstance(values, list) or not all(
-        isinstance(v, int | float) and math.isfinite(v) for v in values
-    ):
-        raise ValueError(f"{values!r:.80} are not finite numbers")
-    return [float(v) for v in values]
-
-
 @lru_cache(maxsize=4096)
-def vector(text: str, model: Model) -> dict[str, float]:
-    """Return a text's TF-IDF vector of unit length over the model's terms; what the model does not
-    know is left out.
-    """
-    counts = {term: n for term, n in read(text).counts.items() if term in model.idf}
+def vector(text: str, model: FittedModel) -> dict[str, float]:
+    """Return a text's TF-IDF vector of unit length over the model's terms; others are left out."""
+    counts = {term: n for term, n in content(text).counts.items() if term in model.idf}
     return weighted(counts, model.idf.__getitem__)
 
 
 @lru_cache(maxsize=4096)
-def embedded(text: str, model: Model) -> Floats:
-    """Return a text's place in the latent space, of unit length, shape (n_axes,); zeros for a text
-    without known terms.
+def embedded(text: str, model: FittedModel) -> Floats:
+    """Return a text's place in the latent space, of unit length, shape (n_axes,).
+
+    It is zeros for a text without known terms.
     """
     weights = vector(text, model)
     known = sorted(term for term in weights if term in model.axes)
@@ -167,11 +134,11 @@ def embedded(text: str, model: Model) -> Floats:
     return place / length if length else place
 
 
-def features(a: str, b: str, question: str, model: Model) -> list[float]:
+def features(a: str, b: str, question: str, model: FittedModel) -> list[float]:
     """Return what is known of a pair, in the order of `FEATURES`; symmetric in the two texts."""
-    one, two = read(a), read(b)
-    given = set(read(question).numbers)
-    new_one, new_two = ([n for n in r.numbers if n not in given] for r in (one, two))
+    one, two = content(a), content(b)
+    prompt_numbers = set(content(question).numbers)
+    new_one, new_two = ([n for n in r.numbers if n not in prompt_numbers] for r in (one, two))
     shared = one.equations.keys() & two.equations.keys()
     agree = sum(one.equations[left] == two.equations[left] for left in shared)
     return [
@@ -189,5 +156,5 @@ def features(a: str, b: str, question: str, model: Model) -> list[float]:
     ]
 
 
-def _last_in(one: Read, two: Read) -> float:
+def _last_in(one: TextContent, two: TextContent) -> float:
     return float(bool(one.numbers) and one.numbers[-1] in two.numbers)

@@ -1,8 +1,7 @@
-"""The similarity that asks each trace: what would your answer be now? Equal answers count as the same,
-and nothing else is compared.
+"""The similarity that probes each prefix for its answer so far; only equal answers are the same.
 
 A probe is a short continuation with a forced suffix. It costs its suffix and some ten tokens a
-prefix, and no comparison costs anything. An early answer is a poor forecast of the last one (see
+prefix, and no comparison costs anything. An early answer is a poor forecast of the final one (see
 docs/pruning.md): it tells more the further the prefix reaches.
 """
 
@@ -10,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchestrator.core.protocols import Pair, Scores
 from orchestrator.core.values import Capability, Problem, Purpose, Request, Sampling
@@ -17,29 +19,30 @@ from orchestrator.core.values import Capability, Problem, Purpose, Request, Samp
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Answer probes: 1 for prefixes whose probes state equivalent answers, 0 for different ones,
-    cannot tell where one states none.
+    """Compare the answers that two prefixes give when probed: cheap, best late.
+
+    The score is 1 for equivalent answers and 0 for different ones; there is none where a probe
+    states no answer.
     """
 
-    suffix: str = "\n\nSo the final answer is \\boxed{"
-    max_new_tokens: int = 16
-
-    def __post_init__(self) -> None:
-        if not self.suffix.strip() or self.max_new_tokens < 1:
-            raise ValueError(
-                f"suffix = {self.suffix!r}, max_new_tokens = {self.max_new_tokens}: a text, and at least one token, are needed"
-            )
+    suffix: Annotated[
+        str,
+        Meta(
+            pattern=r"\S", description="Text forced after a prefix that makes it state its answer."
+        ),
+    ] = "\n\nSo the final answer is \\boxed{"
+    max_new_tokens: Annotated[
+        int, Meta(ge=1, description="Longest answer of a probe, in tokens.")
+    ] = 16
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do."""
+        """Return what the engine must be able to do."""
         return frozenset({Capability.CONTINUE})
 
     @property
     def probe(self) -> Request:
-        """What each prefix is continued with before it is compared: the likeliest answer, not a
-        drawn one.
-        """
+        """Return the request that continues each prefix before it is compared, without sampling."""
         return Request(
             suffix=self.suffix,
             max_new_tokens=self.max_new_tokens,
@@ -48,6 +51,6 @@ class Probe:
         )
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
-        """Return one score per pair; the probes were asked before."""
+        """Return one score per pair; the probes have been answered before."""
         yield from ()
         return [None if a.key is None or b.key is None else float(a.key == b.key) for a, b in pairs]

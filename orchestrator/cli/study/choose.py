@@ -1,5 +1,5 @@
-"""What `leadline choose` does: says what `auto` would take for a plan and why, or measures it on a
-pilot of a few problems.
+"""`leadline choose`: what `auto` would take for a plan and why, or what a pilot of a few problems
+shows to be better.
 
 Without a pilot nothing is started. A pilot is an ordinary job in the directory that --out names;
 beside it lie the numbers (pilot.json) and the plan with the choice written in (chosen.toml).
@@ -9,200 +9,183 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import msgspec
+import click
 from rich.text import Text
 
-from orchestrator.cli.run import (
-    DisplayOptions,
-    engine_log,
-    give_notice,
-    limited,
-    perform,
-    print_json,
+from orchestrator.cli.console import message, print_json, results_console, write_json
+from orchestrator.cli.foreground import run_series
+from orchestrator.cli.inputs import (
+    first_problems,
+    problems_and_directory,
     read_plan,
-    say,
-    stdout,
-    who,
+    study_directory,
 )
+from orchestrator.cli.options import DisplayOptions, PlanCommand, display_options, plan_argument
 from orchestrator.cli.view.replay import replay_tables
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Budget, Plan
+from orchestrator.core.plan import Budget
 from orchestrator.core.values import PluginSpec
-from orchestrator.jobs.job import open_job, write_atomically
-from orchestrator.jobs.problems import ProblemFile, read_problems
-from orchestrator.jobs.source import JobSource, commission, record, require_same_file
+from orchestrator.jobs.files import write_atomically
 from orchestrator.plan import auto
 from orchestrator.plan.auto import Choice, Situation
-from orchestrator.plan.check import check_plan
 from orchestrator.plan.document import plan_toml
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies import pilot
 from orchestrator.studies.evaluate import read_references
-from orchestrator.studies.replay.experiment import Conditions, Row, play_all
+from orchestrator.studies.replay import pilot
+from orchestrator.studies.replay.experiment import Conditions, ReplayRow, play_all
 from orchestrator.studies.replay.files import read_recording
-from orchestrator.studies.replay.recording import Recording
+from orchestrator.studies.series import Member, Series, series
 
 
 @dataclass(frozen=True, slots=True)
 class _Pilot:
-    """What is to be sampled: `n` attempts of each of these problems, into this directory."""
+    """A job of `n` attempts at each problem, and what it is to choose for."""
 
-    directory: Path
-    plan: Plan
+    loaded: LoadedPlan
+    situation: Situation
+    jobs: Series
     n: int
-    file: ProblemFile
-    asked: JobSource
 
 
+@click.command(
+    cls=PlanCommand, accepts=lambda key: key != "strategy" and not key.startswith("strategy.")
+)
+@plan_argument
+@click.option(
+    "--pilot",
+    "n_problems",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Measure on the first K problems, which need reference answers: starts the engine.",
+)
+@display_options
 def choose(
-    plan_file: str | None, flags: Mapping[str, str], n_problems: int, shown: DisplayOptions
+    plan_file: str | None,
+    flags: Mapping[str, str],
+    n_problems: int | None,
+    display: DisplayOptions,
 ) -> int:
-    """Say what `auto` takes for a plan; with `n_problems` measure it on so many of its problems
-    first.
+    """Print what `strategy = "auto"` takes for a plan, and why. Without --pilot nothing is started.
+
+    The choice follows from the budget of a problem (budget.tokens, .traces, .seconds), the longest
+    attempt (sampling.max_new_tokens), the plan's verifiers and models, and what the engine can do.
+    With --pilot the first K problems are sampled in full and the settings that their attempts allow
+    are compared: one replaces the rules' choice where it is certainly better. pilot.json and
+    chosen.toml (a plan for `leadline run`) go to the directory --out, by default that of the plan's
+    job with "-choose" added. The same command again continues an interrupted pilot.
+
+    \b
+    Examples:
+      leadline choose plan.toml --budget.tokens 8192
+      leadline choose plan.toml --pilot 40
     """
     loaded = read_plan(plan_file, {**flags, "strategy": auto.NAME})
-    found = auto.situation(loaded.plan, loaded.execution, loaded.vote)
-    if not n_problems:
-        return _say(auto.choose(found), shown)
-    return _measure(_prepared(loaded, found, flags, n_problems), found, loaded, shown)
+    situation = auto.situation(loaded.plan, loaded.execution, loaded.vote)
+    if n_problems is None:
+        return _report(auto.choose(situation), display)
+    return _measure(_pilot(loaded, situation, flags, n_problems), display)
 
 
-def _say(choice: Choice, shown: DisplayOptions, *more: str) -> int:
-    if shown.as_json:
-        print_json(_document(choice))
-    else:
-        console = stdout()
-        console.print(
-            Text(
-                f"strategy  {spelled(choice.strategy)}\nselector  {spelled(choice.selector)}",
-                style="bold",
-            )
-        )
-        console.print(Text(f"why       {choice.why}"), soft_wrap=True)
-        for line in more:
-            console.print(Text(line, style="dim"), soft_wrap=True)
+def _report(choice: Choice, display: DisplayOptions, remark: str = "") -> int:
+    if display.as_json:
+        print_json(_choice_document(choice))
+        return 0
+    console = results_console()
+    specs = f"strategy  {spelled(choice.strategy)}\nselector  {spelled(choice.selector)}"
+    console.print(Text(specs, style="bold"))
+    console.print(Text(f"why       {choice.why}"), soft_wrap=True)
+    if remark:
+        console.print(Text(remark, style="dim"), soft_wrap=True)
     return 0
 
 
-def _document(choice: Choice) -> dict[str, object]:
+def _choice_document(choice: Choice) -> dict[str, object]:
     return {"strategy": choice.strategy, "selector": choice.selector, "why": choice.why}
 
 
-def _prepared(
-    loaded: LoadedPlan, found: Situation, flags: Mapping[str, str], n_problems: int
+def _pilot(
+    loaded: LoadedPlan, situation: Situation, flags: Mapping[str, str], n_problems: int
 ) -> _Pilot:
-    """Return the work to do, or PlanError before anything is started."""
-    if loaded.problems is None or loaded.out is None:
-        raise PlanError(
-            "there is nothing to measure on: name a plan with a `problems` key, or give --problems FILE"
-        )
-    n = min(auto.affordable(found)[0], pilot.N_MAX)
+    """Return the job to run; PlanError before anything starts."""
+    problems, _ = problems_and_directory(loaded, "measure")
+    n = min(auto.affordable(situation)[0], pilot.N_MAX)
     if n == 1:
         raise PlanError(
-            "the budget holds one attempt a problem, which leaves nothing to choose; raise budget.tokens or budget.traces"
+            "the budget holds one attempt a problem, which leaves nothing to choose; raise "
+            "budget.tokens or budget.traces"
         )
     plan = replace(
         loaded.plan,
         strategy=PluginSpec("consistency", {"n": n}),
-        selector=found.vote or auto.MAJORITY,
+        selector=situation.vote or auto.MAJORITY,
         budget=Budget(),
     )
-    check_plan(plan, loaded.execution)
-    file = limited(
-        read_problems(loaded.problems, default_domain=plan.domain, domains=plan.domains), n_problems
-    )
-    references = read_references(loaded.problems)
-    known = tuple(problem for problem in file.problems if problem.id in references)
-    if not known:
+    file = first_problems(problems, plan, n_problems)
+    references = read_references(problems)
+    usable = tuple(problem for problem in file.problems if problem.id in references)
+    if not usable:
         raise PlanError(
-            f"none of the first {n_problems} rows of {loaded.problems} has a reference answer (`answer`) to measure against"
+            f"none of the first {n_problems} rows of {problems} has a reference answer "
+            "(`answer`) to measure against"
         )
-    directory = loaded.out if "out" in flags else loaded.out.with_name(f"{loaded.out.name}-choose")
-    asked = commission(loaded.problems, n_problems, loaded.format)
-    require_same_file(directory, asked)
-    kept = {problem.id for problem in known}
-    return _Pilot(
-        directory,
-        plan,
-        n,
-        replace(
-            file, problems=known, order=tuple(id for id in file.order if id in kept), invalid=()
-        ),
-        asked,
-    )
+    ids = {problem.id for problem in usable}
+    order = tuple(id for id in file.order if id in ids)
+    file = replace(file, problems=usable, order=order, invalid=())
+    directory = study_directory(loaded, flags, "choose")
+    member = Member(plan, "", f"pilot of {len(usable):,} problems")
+    return _Pilot(loaded, situation, series(loaded, directory, [member], file, n_problems), n)
 
 
-def _measure(todo: _Pilot, found: Situation, loaded: LoadedPlan, shown: DisplayOptions) -> int:
-    """Sample, replay the candidates, and write down which one is taken."""
-    give_notice(todo.file, shown)
-    exit_code = _sample(todo, loaded, shown)
+def _measure(study: _Pilot, display: DisplayOptions) -> int:
+    """Sample the pilot, replay the candidates on it, and write down which one is taken."""
+    _, exit_code = run_series(study.jobs, display)
     if exit_code:
-        say(f"\nstopped; what arrived is kept in {todo.directory}: the same command goes on")
         return exit_code
-    recording = _recording(todo)
-    budget = loaded.plan.budget
-    conditions = Conditions(pilot.N_SEEDS, budget=Budget(tokens=budget.tokens))
-    rows = play_all([recording], pilot.candidates(found, todo.n), conditions, n_processes=1)
+    directory, budget = study.jobs.directory, study.loaded.plan.budget
+    recording = read_recording(directory)
+    ids = {problem.id for problem in study.jobs.file.problems}
+    recorded = tuple(p for p in recording.problems if p.problem.id in ids)
+    rows = play_all(
+        [replace(recording, problems=recorded)],
+        pilot.candidates(study.situation, study.n),
+        Conditions(pilot.N_SEEDS, budget=Budget(tokens=budget.tokens)),
+        n_processes=1,
+    )
     choice = pilot.measured(rows, budget.tokens)
-    names = _write(todo, loaded, rows, choice)
-    if shown.as_json or shown.quiet:
-        return _say(choice, shown)
+    _write(study, rows, choice)
+    if display.as_json or display.quiet:
+        return _report(choice, display)
     if budget.seconds:
-        say(
-            "note: a pilot compares tokens; the last column, tokens one after another, is what budget.seconds bears on"
+        message(
+            "note: a pilot compares tokens; budget.seconds limits the last column, tokens "
+            "generated in sequence"
         )
-    stdout().print(
-        replay_tables(rows, f"{todo.directory} · {todo.n} attempts each, {pilot.N_SEEDS} draws")
-    )
-    return _say(
-        choice,
-        shown,
-        f"written to {todo.directory}: {', '.join(names)}; go on with: leadline run {todo.directory / 'chosen.toml'}",
+    title = f"{directory} · {study.n} attempts each, {pilot.N_SEEDS} draws"
+    results_console().print(replay_tables(rows, title))
+    written = f"written to {directory}: pilot.json, chosen.toml"
+    return _report(
+        choice, display, f"{written}; continue with: leadline run {directory / 'chosen.toml'}"
     )
 
 
-def _sample(todo: _Pilot, loaded: LoadedPlan, shown: DisplayOptions) -> int:
-    with open_job(todo.directory, todo.plan, todo.file.problems, (), todo.file.order) as job:
-        record(job, todo.plan, loaded.execution, todo.asked)
-        if not job.remaining():
-            return 0
-        title = f"{todo.directory} · pilot of {len(todo.file.problems):,} problems · {who(todo.plan, loaded.execution)}"
-        with engine_log(todo.directory, shown) as stream:
-            return perform(job, todo.plan, loaded.execution, title, shown, stream).exit_code
-
-
-def _recording(todo: _Pilot) -> Recording:
-    recording = read_recording(todo.directory)
-    known = {problem.id for problem in todo.file.problems}
-    return replace(
-        recording, problems=tuple(p for p in recording.problems if p.problem.id in known)
-    )
-
-
-def _write(todo: _Pilot, loaded: LoadedPlan, rows: list[Row], choice: Choice) -> list[str]:
+def _write(study: _Pilot, rows: list[ReplayRow], choice: Choice) -> None:
     settings = [
         {
-            "strategy": r.setting.strategy,
-            "selector": r.setting.selector,
-            "accuracy": r.accuracy,
-            "tokens": r.tokens,
+            "strategy": row.setting.strategy,
+            "selector": row.setting.selector,
+            "accuracy": row.accuracy,
+            "tokens": row.tokens,
         }
-        for r in rows
+        for row in rows
     ]
-    numbers = {"chosen": _document(choice), "settings": settings}
-    write_atomically(
-        todo.directory / "pilot.json",
-        msgspec.json.format(msgspec.json.encode(numbers), indent=2) + b"\n",
-    )
-    plan = auto.chosen(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice)
+    directory, loaded = study.jobs.directory, study.loaded
+    write_json(directory / "pilot.json", {"chosen": _choice_document(choice), "settings": settings})
     text = plan_toml(
-        plan,
+        auto.chosen(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice),
         loaded.execution,
-        problems=todo.asked.problems,
-        out=str((todo.directory / "chosen").resolve()),
+        problems=study.jobs.source.problems,
+        out=str((directory / "chosen").resolve()),
     )
-    write_atomically(todo.directory / "chosen.toml", text.encode())
-    return ["pilot.json", "chosen.toml"]
+    write_atomically(directory / "chosen.toml", text.encode())

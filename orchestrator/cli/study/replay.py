@@ -1,122 +1,198 @@
-"""What `leadline replay` does, once its arguments are parsed; returns its exit code."""
+"""`leadline replay`: strategies compared on recorded traces, without a model."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import msgspec
 
-from orchestrator.cli.view.live import Screen
+from orchestrator.cli.console import message, print_json, results_console
+from orchestrator.cli.options import EXIT_CODES, debug_option, json_option
 from orchestrator.cli.view.replay import replay_tables
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget
 from orchestrator.plan import registry
 from orchestrator.plan.spec_syntax import several_specs, spelled
-from orchestrator.studies.replay.experiment import Conditions, Row, Setting, play_all
+from orchestrator.studies.replay.experiment import Conditions, ReplayRow, ReplaySetting, play_all
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import Draw
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What was asked of `leadline replay`, as it was typed."""
+@click.command(epilog=EXIT_CODES)
+@click.argument("sources", nargs=-1, required=True, type=click.Path(), metavar="SOURCE...")
+@click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    required=True,
+    metavar="SPEC",
+    help="Replay this strategy; may be repeated.",
+)
+@click.option(
+    "--selector",
+    "selectors",
+    multiple=True,
+    metavar="SPEC",
+    help="Vote with this selector; may be repeated.  [default: the strategy's own]",
+)
+@click.option(
+    "--seeds",
+    "n_seeds",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="How often to draw from the recorded traces.",
+)
+@click.option(
+    "--draw",
+    type=click.Choice(["shuffled", "recorded", "resampled"]),
+    default="shuffled",
+    show_default=True,
+    help="Draw without replacement, in the order of recording, or with replacement.",
+)
+@click.option(
+    "--domain",
+    default="",
+    metavar="NAME",
+    help="Compare answers by this domain.  [default: equal texts; math for full texts]",
+)
+@click.option(
+    "--problems",
+    default="",
+    type=click.Path(),
+    metavar="FILE",
+    help="Where a job's reference answers are, if not where it ran.",
+)
+@click.option(
+    "--probe-tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Tokens that a probe is charged.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Most tokens a question may take.  [default: no limit]",
+)
+@click.option(
+    "--processes",
+    "n_processes",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Processes to use.  [default: one per core]",
+)
+@click.option(
+    "--plot",
+    default="",
+    type=click.Path(),
+    metavar="FILE",
+    help="Draw accuracy against tokens into this file (.png, .svg, .pdf).",
+)
+@json_option
+@debug_option
+def replay(
+    sources: Sequence[str],
+    strategies: Sequence[str],
+    selectors: Sequence[str],
+    n_seeds: int,
+    draw: Draw,
+    domain: str,
+    problems: str,
+    probe_tokens: int,
+    max_tokens: int,
+    n_processes: int,
+    plot: str,
+    as_json: bool,
+) -> int:
+    """Replay strategies on recorded traces: accuracy against tokens, with 95% intervals over
+    questions, and the critical path.
 
-    sources: Sequence[str]
-    strategies: Sequence[str]
-    selectors: Sequence[str] = ()
-    n_seeds: int = 100
-    draw: Draw = "shuffled"
-    domain: str = ""
-    problems: str = ""
-    probe_tokens: int = 0
-    max_tokens: int = 0
-    n_processes: int = 0
-    plot: str = ""
-    as_json: bool = False
+    A SOURCE is a job directory or a file of recorded traces (docs/replay.md). A SPEC is a name,
+    then options; each of several values, separated by commas, is replayed.
 
-
-def replay(asked: Asked) -> int:
-    """Replay strategies on recordings, print the table and, if asked, draw the plot."""
-    settings = _settings(asked.strategies, asked.selectors)
-    recordings = [read_recording(source, asked.domain, asked.problems) for source in asked.sources]
+    \b
+    Examples:
+      leadline replay runs/arithmetic --strategy "consistency n=1,2,4,8" --strategy "adaptive n=8"
+      leadline replay 4B.json.gz 8B.json.gz --strategy "sounding risk=0.05,0.1,0.2" --plot
+        frontier.svg
+      leadline replay pool.json --strategy "consistency n=8" --selector majority --selector "best
+        by=verdict:prm"
+    """
+    settings = _settings(strategies, selectors)
+    recordings = [read_recording(source, domain, problems) for source in sources]
     for recording in recordings:
         for note in recording.notes:
-            sys.stderr.write(f"note: {recording.name}: {note}\n")
-    conditions = Conditions(
-        asked.n_seeds, asked.draw, asked.probe_tokens, Budget(tokens=asked.max_tokens)
-    )
-    rows = play_all(recordings, settings, conditions, asked.n_processes)
-    if asked.as_json:
-        sys.stdout.write(
-            msgspec.json.format(
-                msgspec.json.encode([_document(row) for row in rows]), indent=2
-            ).decode()
-            + "\n"
-        )
+            message(f"note: {recording.name}: {note}")
+    conditions = Conditions(n_seeds, draw, probe_tokens, Budget(tokens=max_tokens))
+    rows = play_all(recordings, settings, conditions, n_processes)
+    by_source: dict[str, list[ReplayRow]] = {}
+    for row in rows:
+        by_source.setdefault(row.source, []).append(row)
+    titles = {source: _title(source, len(recordings), conditions) for source in by_source}
+    if as_json:
+        print_json([_document(row) for row in rows])
     else:
-        console = Screen(file=sys.stdout, highlight=False)
-        for source in dict.fromkeys(row.source for row in rows):
-            console.print(
-                replay_tables(
-                    [row for row in rows if row.source == source], _title(source, recordings, asked)
-                )
-            )
-    if asked.plot:
-        try:
-            from orchestrator.cli.view.plots import draw_plot
-        except ImportError as error:
-            raise PlanError(
-                f"--plot needs matplotlib: pip install 'leadline[plot]' ({error})"
-            ) from error
+        for source, of_source in by_source.items():
+            results_console().print(replay_tables(of_source, titles[source]))
+    if plot:
         last = rows[-1].source
-        draw_plot(
-            [row for row in rows if row.source == last],
-            Path(asked.plot),
-            _title(last, recordings, asked),
-        )
+        _plot(by_source[last], Path(plot), titles[last])
     return 0
 
 
-def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[Setting]:
+def _plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
+    try:
+        from orchestrator.cli.view.plots import draw_plot
+    except ImportError as error:
+        raise PlanError(
+            f"--plot needs matplotlib: pip install 'leadline[plot]' ({error})"
+        ) from error
+    draw_plot(rows, path, title)
+
+
+def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[ReplaySetting]:
     """Return every strategy with every selector, all of them checked; without selectors each
     strategy with its own.
     """
-    specs = [spec for text in strategies for spec in several_specs("--strategy", text)]
     votes = [spec for text in selectors for spec in several_specs("--selector", text)]
-    for spec in votes:
-        registry.load("selectors", spec)
+    for vote in votes:
+        registry.load("selectors", vote)
     settings = []
-    for spec in specs:
-        own = registry.own_selector(spec)  # loads the strategy, and so checks its options
-        settings += [Setting(spec, vote) for vote in votes or [own]]
-    if not settings:
-        raise PlanError(
-            "nothing to replay: give at least one --strategy, e.g. --strategy 'consistency n=16'"
-        )
+    for text in strategies:
+        for spec in several_specs("--strategy", text):
+            own = registry.own_selector(spec)  # loads the strategy, and so checks its options
+            settings += [ReplaySetting(spec, vote) for vote in votes or [own]]
     return settings
 
 
-def _title(source: str, recordings: Sequence[object], asked: Asked) -> str:
-    name = f"all {len(recordings)} sources" if source == "all" and len(recordings) > 1 else source
+def _title(source: str, n_sources: int, conditions: Conditions) -> str:
+    name = f"all {n_sources} sources" if source == "all" and n_sources > 1 else source
     order = (
         "in the order of recording"
-        if asked.draw == "recorded"
-        else f"{asked.n_seeds:,} draws, {asked.draw}"
+        if conditions.draw == "recorded"
+        else f"{conditions.n_seeds:,} draws, {conditions.draw}"
     )
-    return f"{name} · {order} · {'probes free' if not asked.probe_tokens else f'{asked.probe_tokens} tokens a probe'}"
+    probes = (
+        f"{conditions.probe_tokens} tokens a probe" if conditions.probe_tokens else "probes free"
+    )
+    return f"{name} · {order} · {probes}"
 
 
-def _document(row: Row) -> dict[str, object]:
-    plain = msgspec.to_builtins(replace(row, units={}))
-    assert isinstance(plain, dict)
-    plain.pop("units")
-    return {
-        **plain,
-        "setting": {
-            "strategy": spelled(row.setting.strategy),
-            "selector": spelled(row.setting.selector),
-        },
+def _document(row: ReplayRow) -> dict[str, object]:
+    document: dict[str, object] = msgspec.to_builtins(replace(row, units={}))
+    del document["units"]
+    setting = row.setting
+    document["setting"] = {
+        "strategy": spelled(setting.strategy),
+        "selector": spelled(setting.selector),
     }
+    return document

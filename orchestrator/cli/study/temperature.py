@@ -1,41 +1,30 @@
-"""What `leadline temperature` does: a small job per temperature on one engine, then TURN's choice
-from the entropies of their traces.
+"""`leadline temperature`: a small job at each temperature on one engine, then TURN's choice from
+the entropies of their traces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from math import log
-from pathlib import Path
+from typing import Literal
 
-import msgspec
-from rich.box import SIMPLE_HEAD
+import click
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.foreground import KeptEngine
-from orchestrator.cli.run import (
-    DisplayOptions,
-    engine_log,
-    give_notice,
-    limited,
-    perform,
-    print_json,
+from orchestrator.cli.console import print_json, results_console, write_json
+from orchestrator.cli.foreground import run_series
+from orchestrator.cli.inputs import (
+    first_problems,
+    problems_and_directory,
     read_plan,
-    say,
-    stdout,
-    who,
+    study_directory,
 )
+from orchestrator.cli.options import DisplayOptions, PlanCommand, display_options, plan_argument
+from orchestrator.cli.view.tables import numbers_table
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Plan
-from orchestrator.jobs.job import open_job, write_atomically
-from orchestrator.jobs.problems import ProblemFile, read_problems
-from orchestrator.jobs.source import JobSource, commission, record, require_same_file
-from orchestrator.plan.check import check_plan
-from orchestrator.plan.execution import Execution
-from orchestrator.studies.summary import pool
+from orchestrator.studies.series import Member, Series, series
 from orchestrator.studies.temperature import (
     FOR_BEST,
     FOR_VOTING,
@@ -48,137 +37,127 @@ from orchestrator.studies.temperature import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Curve:
-    """What is to be sampled: a plan per temperature, over these problems, into this directory."""
-
-    directory: Path
-    plans: Mapping[float, Plan]
-    execution: Execution
-    file: ProblemFile
-    asked: JobSource
-
-
+@click.command(
+    cls=PlanCommand,
+    accepts=lambda key: not key.startswith(("strategy", "selector", "verifiers", "budget")),
+    without=(
+        "sampling.temperature",
+        "sampling.top_p",
+        "sampling.top_k",
+        "sampling.min_p",
+        "sampling.max_new_tokens",
+    ),
+)
+@plan_argument
+@click.option(
+    "--temperatures",
+    default="",
+    metavar="T,T,...",
+    help="At least three, ascending.  [default: 0.1,0.2,...,1.4]",
+)
+@click.option(
+    "--samples",
+    "n_samples",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Traces at each temperature.",
+)
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["vote", "best"]),
+    default="vote",
+    show_default=True,
+    help="What the traces are for: a vote takes the turning point, best-of-n takes 0.1 more.",
+)
+@display_options
 def temperature(
     plan_file: str | None,
     flags: Mapping[str, str],
     temperatures: str,
     n_samples: int,
-    purpose: str,
-    shown: DisplayOptions,
+    purpose: Literal["vote", "best"],
+    display: DisplayOptions,
 ) -> int:
-    """Measure the entropy at each temperature, or go on with it, and say at which one to sample."""
-    todo = _prepared(plan_file, flags, _grid(temperatures), n_samples)
-    give_notice(todo.file, shown)
-    entropies, exit_code = _measured(todo, shown)
+    """Choose the sampling temperature by TURN: where the log of the mean token entropy turns from
+    concave to convex.
+
+    Samples N traces of at most 1024 tokens at each temperature, one for each of the first N
+    problems. No reference answers are needed. The engine must report log-probabilities at the
+    sampling temperature (vllm: --execution.engine.processed_logprobs true). The jobs and
+    temperature.json go to the directory --out, by default that of the plan's job with
+    "-temperature" added. The same command again continues an interrupted measurement.
+
+    \b
+    Examples:
+      leadline temperature plan.toml
+      leadline temperature plan.toml --temperatures 0.4,0.6,0.8,1.0,1.2 --for best
+    """
+    grid = _grid(temperatures)
+    jobs = _series(plan_file, flags, grid, n_samples)
+    pools, exit_code = run_series(jobs, display)
     if exit_code:
-        say(f"\nstopped; what arrived is kept in {todo.directory}: the same command goes on")
         return exit_code
-    choice = chosen_from(
-        tuple(todo.plans), entropies, FOR_BEST if purpose == "best" else FOR_VOTING
-    )
-    write_atomically(
-        todo.directory / "temperature.json",
-        msgspec.json.format(msgspec.json.encode(choice), indent=2) + b"\n",
-    )
-    if shown.as_json:
+    entropies = [
+        mean_entropy(list(by_problem.values()), t)
+        for t, by_problem in zip(grid, pools, strict=True)
+    ]
+    choice = chosen_from(grid, entropies, FOR_BEST if purpose == "best" else FOR_VOTING)
+    write_json(jobs.directory / "temperature.json", choice)
+    if display.as_json:
         print_json(choice)
         return 0
-    console = stdout()
-    if not shown.quiet:
+    console = results_console()
+    if not display.quiet:
         console.print(_table(choice, purpose))
     console.print(Text(f"sampling.temperature = {choice.temperature:g}", style="bold"))
-    if not shown.quiet:
-        console.print(
-            Text(f"written to {todo.directory}: temperature.json", style="dim"), soft_wrap=True
-        )
+    if not display.quiet:
+        written = Text(f"written to {jobs.directory}: temperature.json", style="dim")
+        console.print(written, soft_wrap=True)
     return 0
 
 
 def _grid(text: str) -> tuple[float, ...]:
     if not text:
         return GRID
-    fault = PlanError(
-        f"--temperatures {text!r}: give at least three numbers above 0, ascending, as in 0.4,0.6,0.8,1.0"
+    error = PlanError(
+        f"--temperatures {text!r}: give at least three numbers above 0, ascending, as in "
+        "0.4,0.6,0.8,1.0"
     )
     try:
         grid = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise fault from error
+    except ValueError:
+        raise error from None
     if len(grid) < 3 or not all(0 < a < b < float("inf") for a, b in pairwise(grid)):
-        raise fault
+        raise error
     return grid
 
 
-def _prepared(
+def _series(
     plan_file: str | None, flags: Mapping[str, str], grid: tuple[float, ...], n_samples: int
-) -> _Curve:
-    """Return the work to do, or PlanError before anything is started."""
+) -> Series:
+    """Return the jobs to run, one a temperature; PlanError before anything starts."""
     loaded = read_plan(plan_file, flags)
-    if loaded.problems is None or loaded.out is None:
-        raise PlanError(
-            "there is nothing to sample: name a plan with a `problems` key, or give --problems FILE"
-        )
+    problems, _ = problems_and_directory(loaded, "sample")
     require_processed(loaded.execution)
-    file = limited(
-        read_problems(
-            loaded.problems, default_domain=loaded.plan.domain, domains=loaded.plan.domains
-        ),
-        n_samples,
-    )
-    plans = {t: plan_at(loaded.plan, t, max(1, n_samples // len(file.problems))) for t in grid}
-    for plan in plans.values():
-        check_plan(plan, loaded.execution)
-    directory = (
-        loaded.out if "out" in flags else loaded.out.with_name(f"{loaded.out.name}-temperature")
-    )
-    if (directory / "journal.db").exists():
-        raise PlanError(f"{directory} is the directory of a job; choose another with --out")
-    asked = commission(loaded.problems, n_samples, loaded.format)
-    for t in plans:
-        require_same_file(_place(directory, t), asked)
-    return _Curve(directory, plans, loaded.execution, file, asked)
-
-
-def _place(directory: Path, t: float) -> Path:
-    return directory / f"t-{t:g}"
-
-
-def _measured(todo: _Curve, shown: DisplayOptions) -> tuple[tuple[float, ...], int]:
-    """Return the mean entropy at each temperature and 0, or those so far and the exit code of the
-    signal that ended it.
-    """
-    entropies: list[float] = []
-    todo.directory.mkdir(parents=True, exist_ok=True)
-    with engine_log(todo.directory, shown) as stream, KeptEngine(todo.execution) as kept:
-        for number, (t, plan) in enumerate(todo.plans.items(), 1):
-            file = todo.file
-            with open_job(
-                _place(todo.directory, t), plan, file.problems, file.invalid, file.order
-            ) as job:
-                record(job, plan, todo.execution, todo.asked)
-                if job.remaining():
-                    title = f"{job.directory} · {number} of {len(todo.plans)} · temperature {t:g} · {who(plan, todo.execution)}"
-                    outcome = perform(job, plan, todo.execution, title, shown, stream, kept)
-                    if outcome.exit_code:
-                        return tuple(entropies), outcome.exit_code
-                entropies.append(
-                    mean_entropy([pool(job.journal, problem.id) for problem in file.problems], t)
-                )
-    return tuple(entropies), 0
+    file = first_problems(problems, loaded.plan, n_samples)
+    n_each = max(1, n_samples // len(file.problems))
+    members = [
+        Member(plan_at(loaded.plan, t, n_each), f"t-{t:g}", f"temperature {t:g}") for t in grid
+    ]
+    directory = study_directory(loaded, flags, "temperature")
+    return series(loaded, directory, members, file, n_samples)
 
 
 def _table(choice: Choice, purpose: str) -> Table:
-    more = " and 0.1 more for best-of-n" if purpose == "best" else ""
-    table = Table(
-        box=SIMPLE_HEAD,
-        title=Text(f"Mean token entropy; ◆ where its log turns convex{more}", style="bold"),
-        title_justify="left",
+    offset = " and 0.1 more for best-of-n" if purpose == "best" else ""
+    table = numbers_table(
+        ("temperature", "nats a token", "log", ""),
+        title=f"Mean token entropy; ◆ where its log turns convex{offset}",
     )
-    for heading in ("temperature", "nats a token", "log", ""):
-        table.add_column(heading, justify="right")
     for t, entropy in zip(choice.temperatures, choice.entropies, strict=True):
-        table.add_row(
-            f"{t:g}", f"{entropy:.3f}", f"{log(entropy):.2f}", "◆" if t == choice.turn else ""
-        )
+        mark = "◆" if t == choice.turn else ""
+        table.add_row(f"{t:g}", f"{entropy:.3f}", f"{log(entropy):.2f}", mark)
     return table

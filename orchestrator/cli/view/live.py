@@ -1,8 +1,8 @@
 """What a person sees of a job while it runs: a live view on a terminal, plain lines elsewhere.
 
-One rule: it reads the counters of `driver.Progress` a few times a second, on a thread of its own,
-and does nothing per trace; so its cost does not grow with the job. It draws on the error stream and
-writes no results.
+The one rule: it reads the counters of `driver.Progress` a few times a second, on a thread of its
+own, and does nothing per trace; so its cost does not grow with the job. It draws on the error
+stream and writes no results.
 """
 
 from __future__ import annotations
@@ -10,39 +10,28 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich import progress as rich_progress
+from rich.console import Console, RenderableType
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.view.numbers import count, duration, one_line, percent
 from orchestrator.core.values import Finish
 from orchestrator.runtime.driver import Progress
 
 LIVE_SECONDS = 0.25  # between two pictures: 4 Hz
 PLAIN_SECONDS = 10.0  # between two lines, when something changed
 _WINDOW_SECONDS = 15.0  # over which tokens per second are counted
-_SLOW_START_SECONDS = 2.0  # an engine that is up sooner is not worth a word
-
-
-class Screen(Console):
-    """A console that raises when its reader is gone, where rich would turn the standard output off
-    and exit.
-    """
-
-    def on_broken_pipe(self) -> None:
-        """Raise the BrokenPipeError that is being handled."""
-        raise  # rich calls this while it handles the error
+_SLOW_START_SECONDS = 2.0  # an engine that starts faster needs no message
 
 
 @dataclass(slots=True)
-class Watch:
+class RunState:
     """What is known of a run: its phase and, once the engine is up, the driver's counters.
 
     Written by the runner, read by a view.
@@ -58,7 +47,7 @@ class Watch:
         """Begin a phase."""
         self.phase, self.hint, self.since = phase, hint, time.monotonic()
 
-    def started(self, progress: Progress) -> None:
+    def start(self, progress: Progress) -> None:
         """Take the counters of an engine that is up."""
         self.running_since = time.monotonic()
         self.enter("running")
@@ -66,28 +55,19 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """The counters at one moment, with what follows from their recent past."""
+class Rates:
+    """What follows from the counters and their recent past."""
 
-    n_done: int
-    n_problems: int
-    n_running: int
-    n_waiting: int
-    n_finished: int
-    n_cancelled: int
-    n_failed: int
-    tokens: int
     tokens_per_second: float
-    saved_tokens: float
     # of what full sampling would have taken; None when nothing is known of it
     saved_share: float | None
     eta_seconds: float | None  # None until something of this run has arrived
-    last_error: str
 
 
 class Meter:
-    """Takes readings. Holds the recent past that rates need, whatever the pace at which it is
-    asked.
+    """Computes rates. It holds the recent past that they need, however often it is read.
+
+    rich's own estimates would not do: they hold still when nothing arrives any more.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -95,8 +75,8 @@ class Meter:
         self._clock = clock
         self._past: deque[tuple[float, int]] = deque()
 
-    def read(self, progress: Progress, running_since: float) -> Reading:
-        """Return the present reading."""
+    def read(self, progress: Progress, running_since: float) -> Rates:
+        """Return the present rates."""
         now = self._clock()
         tokens = progress.output_tokens
         if not self._past:
@@ -105,117 +85,105 @@ class Meter:
         while len(self._past) > 2 and now - self._past[1][0] >= _WINDOW_SECONDS:
             self._past.popleft()
         then, tokens_then = self._past[0]
-        fresh = progress.n_done - progress.n_resumed + progress.open_share
+        done = progress.n_done - progress.n_resumed + progress.open_share
         left = progress.n_problems - progress.n_done - progress.open_share
         full = progress.saved_tokens + tokens
-        n = progress.finishes
-        return Reading(
-            n_done=progress.n_done,
-            n_problems=progress.n_problems,
-            n_running=progress.n_running,
-            n_waiting=progress.n_waiting,
-            n_finished=n[Finish.STOP] + n[Finish.LENGTH] + n[Finish.RULE],
-            n_cancelled=n[Finish.CANCELLED],
-            n_failed=n[Finish.FAILED],
-            tokens=tokens,
-            tokens_per_second=(tokens - tokens_then) / (now - then) if now > then else 0.0,
-            saved_tokens=progress.saved_tokens,
-            saved_share=progress.saved_tokens / full
-            if progress.saved_tokens and full > 0
-            else None,
-            eta_seconds=(now - running_since) / fresh * max(0.0, left) if fresh > 1e-6 else None,
-            last_error=progress.last_error,
+        return Rates(
+            (tokens - tokens_then) / (now - then) if now > then else 0.0,
+            progress.saved_tokens / full if progress.saved_tokens and full > 0 else None,
+            (now - running_since) / done * max(0.0, left) if done > 1e-6 else None,
         )
 
 
 class View(Protocol):
-    """Shows a Watch, at its own pace."""
+    """Shows the state of a run, at its own pace."""
 
     seconds: float  # between two calls of `show`
 
-    def show(self, watch: Watch) -> None:
+    def show(self, state: RunState) -> None:
         """Show the present state."""
         ...
 
-    def close(self, watch: Watch) -> None:
+    def close(self, state: RunState) -> None:
         """Show the last state and leave the terminal as it was."""
         ...
 
 
-class LiveView:
+class LiveView(rich_progress.Progress):
     """A picture of a few lines that is redrawn in place."""
 
     seconds = LIVE_SECONDS
 
     def __init__(self, console: Console, title: str) -> None:
         """Draw on this console, under a title."""
-        self._console = console
-        self._title = title
+        self._title = Text(title, style="bold", overflow="ellipsis", no_wrap=True)
         self._meter = Meter()
         self._spinner = Spinner("dots")
-        self._live = Live(
+        self._state = RunState()
+        super().__init__(
+            rich_progress.TextColumn("problems  ", style="dim"),
+            rich_progress.BarColumn(max(10, min(40, console.width - 48))),
+            rich_progress.TextColumn("{task.completed:,}/{task.total:,}"),
+            rich_progress.TaskProgressColumn("{task.percentage:>3.0f}%"),
+            rich_progress.TextColumn("{task.fields[remaining]}"),
             console=console,
             auto_refresh=False,
-            transient=False,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._live.start()
+        self._problems = self.add_task("", total=1, remaining="", visible=False)
+        self.start()
 
-    def show(self, watch: Watch) -> None:
-        """Draw it anew."""
-        self._live.update(self.picture(watch), refresh=True)
+    def show(self, state: RunState) -> None:
+        """Redraw the picture."""
+        self._state = state
+        self.refresh()
 
-    def close(self, watch: Watch) -> None:
+    def close(self, state: RunState) -> None:
         """Draw the last picture and leave it there."""
-        self.show(watch)
-        self._live.stop()
+        self._state = state
+        self.stop()
 
-    def picture(self, watch: Watch) -> RenderableType:
-        """Return the lines to draw."""
-        lines: list[RenderableType] = [
-            Text(self._title, style="bold", overflow="ellipsis", no_wrap=True)
-        ]
-        if watch.phase != "running":
-            waited = duration(time.monotonic() - watch.since)
-            hint = f" ({watch.hint})" if watch.hint else ""
-            self._spinner.update(
-                text=Text(f"{watch.phase}, {waited}{hint}", overflow="ellipsis", no_wrap=True)
-            )
-            lines.append(self._spinner)
-        if watch.progress is not None:
-            lines.append(self._counters(self._meter.read(watch.progress, watch.running_since)))
-        return Group(*lines)
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the lines to draw."""
+        state = self._state
+        yield self._title
+        if state.phase != "running":
+            waited = duration(time.monotonic() - state.since)
+            hint = f" ({state.hint})" if state.hint else ""
+            line = Text(f"{state.phase}, {waited}{hint}", overflow="ellipsis", no_wrap=True)
+            self._spinner.update(text=line)
+            yield self._spinner
+        if state.progress is not None:
+            rates = self._meter.read(state.progress, state.running_since)
+            yield self._bar(state.progress, rates)
+            yield _counters(state.progress, rates)
 
-    def _counters(self, now: Reading) -> Table:
-        table = Table.grid(padding=(0, 1), expand=False)
-        table.add_column(style="dim", no_wrap=True, min_width=10)
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        bar = Table.grid(padding=(0, 1))
-        width = max(10, min(40, self._console.width - 48))
-        share = f"{now.n_done / now.n_problems:4.0%}" if now.n_problems else ""
-        eta = (
-            ""
-            if now.eta_seconds is None or now.n_done == now.n_problems
-            else f"about {duration(now.eta_seconds)} left"
+    def _bar(self, progress: Progress, rates: Rates) -> Table:
+        is_done = progress.n_done == progress.n_problems
+        self.update(
+            self._problems,
+            total=progress.n_problems,
+            completed=progress.n_done,
+            remaining="" if is_done else _remaining(rates),
+            visible=True,
         )
-        bar.add_row(
-            ProgressBar(now.n_problems or 1, now.n_done, width=width),
-            f"{now.n_done:,}/{now.n_problems:,}",
-            share,
-            eta,
-        )
-        table.add_row("problems", bar)
-        failed = Text(f"{now.n_failed:,} failed", style="red" if now.n_failed else "")
-        counts = f"{now.n_running:,} running · {now.n_finished:,} finished · {now.n_cancelled:,} cancelled · "
-        table.add_row("traces", Text(counts) + failed)
-        table.add_row("tokens", f"{now.tokens:,} · {now.tokens_per_second:,.0f}/s{_saved(now)}")
-        if now.last_error:
-            table.add_row(
-                "last error",
-                Text(one_line(now.last_error), style="red", no_wrap=True, overflow="ellipsis"),
-            )
-        return table
+        return self.make_tasks_table(self.tasks)
+
+
+def _counters(progress: Progress, rates: Rates) -> Table:
+    table = Table.grid(padding=(0, 1), expand=False)
+    table.add_column(style="dim", no_wrap=True, min_width=10)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    *counts, failed = _trace_counts(progress)
+    red = "red" if progress.finishes[Finish.FAILED] else ""
+    table.add_row("traces", Text.assemble(" · ".join(counts), " · ", (failed, red)))
+    tokens = f"{count(progress.output_tokens)} · {count(rates.tokens_per_second)}/s"
+    table.add_row("tokens", " · ".join((tokens, *_saved(rates))))
+    if progress.last_error:
+        error = Text(one_line(progress.last_error), style="red", no_wrap=True, overflow="ellipsis")
+        table.add_row("last error", error)
+    return table
 
 
 class PlainView:
@@ -235,66 +203,55 @@ class PlainView:
         self._written_at = time.monotonic()
         self._write(title)
 
-    def show(self, watch: Watch) -> None:
+    def show(self, state: RunState) -> None:
         """Write what is new, if it is time."""
         now = time.monotonic()
-        if watch.phase != self._phase:
-            self._turn(watch, now)
+        if state.phase != self._phase:
+            self._write_phase(state, now)
         elif now - self._written_at >= self._every:
-            self._state(watch, now)
+            self._write_state(state, now)
 
-    def close(self, watch: Watch) -> None:
+    def close(self, state: RunState) -> None:
         """Write the last state."""
-        self._state(watch, time.monotonic())
+        self._write_state(state, time.monotonic())
 
-    def _turn(self, watch: Watch, now: float) -> None:
-        if watch.phase == "running":
-            if watch.since - self._since > _SLOW_START_SECONDS and self._phase:
-                self._write(f"the engine is up after {duration(watch.since - self._since)}")
-        else:
-            self._write(f"{watch.phase}{f' ({watch.hint})' if watch.hint else ''}")
-        self._phase, self._since, self._written_at = watch.phase, watch.since, now
+    def _write_phase(self, state: RunState, now: float) -> None:
+        if state.phase != "running":
+            self._write(f"{state.phase}{f' ({state.hint})' if state.hint else ''}")
+        elif self._phase and state.since - self._since > _SLOW_START_SECONDS:
+            self._write(f"the engine is up after {duration(state.since - self._since)}")
+        self._phase, self._since, self._written_at = state.phase, state.since, now
 
-    def _state(self, watch: Watch, now: float) -> None:
+    def _write_state(self, state: RunState, now: float) -> None:
         self._written_at = now
-        if watch.progress is None:
-            self._write(f"still {watch.phase}, {duration(now - watch.since)}")
+        if state.progress is None:
+            self._write(f"still {state.phase}, {duration(now - state.since)}")
             return
-        reading = self._meter.read(watch.progress, watch.running_since)
-        counts = plain_counts(reading)
+        counts = plain_counts(state.progress)
+        rates = self._meter.read(state.progress, state.running_since)
         if counts != self._last:
             self._last = counts
-            eta = f", about {duration(reading.eta_seconds)} left" if reading.eta_seconds else ""
-            error = f"; last error: {one_line(reading.last_error)}" if reading.last_error else ""
+            speed = f"{count(rates.tokens_per_second)} tokens/s"
+            remaining = [_remaining(rates)] if rates.eta_seconds else []
+            error = one_line(state.progress.last_error)
             self._write(
-                f"{counts}, {reading.tokens_per_second:,.0f} tokens/s{_saved(reading, ', ')}{eta}{error}"
+                ", ".join((counts, speed, *_saved(rates), *remaining))
+                + (f"; last error: {error}" if error else "")
             )
 
     def _write(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
 
 
-class SilentView:
-    """Shows nothing."""
-
-    seconds = 60.0
-
-    def show(self, watch: Watch) -> None:
-        """Do nothing."""
-
-    def close(self, watch: Watch) -> None:
-        """Do nothing."""
-
-
 class Ticker:
-    """`with Ticker(view, watch):` calls the view at its pace from a thread; a view whose stream is
+    """`with Ticker(view, state):` calls the view at its pace from a thread; a view whose stream is
     gone is not called again.
     """
 
-    def __init__(self, view: View, watch: Watch) -> None:
-        """Nothing is shown before the block is entered."""
+    def __init__(self, view: View, state: RunState) -> None:
+        """Prepare; nothing is shown before the block is entered."""
         self._view = view
-        self._watch = watch
+        self._state = state
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True, name="leadline-display")
         self._gone = False
@@ -305,12 +262,7 @@ class Ticker:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Show the last state."""
         self._done.set()
         self._thread.join()
@@ -322,42 +274,38 @@ class Ticker:
             self._guarded(self._view.show)
             self.cpu_seconds = time.thread_time()
 
-    def _guarded(self, step: Callable[[Watch], None]) -> None:
+    def _guarded(self, step: Callable[[RunState], None]) -> None:
         if self._gone:
             return
         try:
-            step(self._watch)
+            step(self._state)
         # the terminal was closed: the job matters more than its picture
         except (OSError, ValueError):
             self._gone = True
 
 
-def plain_counts(now: Reading) -> str:
+def plain_counts(progress: Progress) -> str:
     """Return the counters as one line."""
-    traces = f"{now.n_running:,} running, {now.n_finished:,} finished, {now.n_cancelled:,} cancelled, {now.n_failed:,} failed"
-    return f"{now.n_done:,}/{now.n_problems:,} problems; traces: {traces}; {now.tokens:,} tokens"
+    done = f"{count(progress.n_done)}/{count(progress.n_problems)} problems"
+    traces = ", ".join(_trace_counts(progress))
+    return f"{done}; traces: {traces}; {count(progress.output_tokens)} tokens"
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: 0.4 s, 48 s, 2 min 05 s, 3 h 12 min."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def one_line(text: str) -> str:
-    """Return a text without line breaks."""
-    return " ".join(text.split())
-
-
-def _saved(now: Reading, before: str = " · ") -> str:
+def _trace_counts(progress: Progress) -> tuple[str, ...]:
+    n = progress.finishes
     return (
-        ""
-        if now.saved_share is None
-        else f"{before}{now.saved_share:z.0%} saved against full sampling"
+        f"{count(progress.n_running)} running",
+        f"{count(n[Finish.STOP] + n[Finish.LENGTH] + n[Finish.RULE])} finished",
+        f"{count(n[Finish.CANCELLED])} cancelled",
+        f"{count(n[Finish.FAILED])} failed",
     )
+
+
+def _remaining(rates: Rates) -> str:
+    return "" if rates.eta_seconds is None else f"about {duration(rates.eta_seconds)} left"
+
+
+def _saved(rates: Rates) -> tuple[str, ...]:
+    if rates.saved_share is None:
+        return ()
+    return (f"{percent(rates.saved_share)} saved against full sampling",)

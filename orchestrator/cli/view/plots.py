@@ -2,7 +2,8 @@
 
 Each is a figure of its own, without pyplot: nothing global is touched and no display is needed.
 Colours run from dark to bright with depth (viridis, which colour-blind eyes can order), and marks
-differ as well. This module needs matplotlib; who draws imports it late.
+differ as well. matplotlib is
+optional, so this module is imported only where a picture is drawn.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from orchestrator.cli.view.sweep import short
+from orchestrator.cli.view.numbers import depth_name, interval, points, share, short_count
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import Schedule
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies.replay.experiment import MAJORITY, Row
-from orchestrator.studies.sweep import Setting, Surface
+from orchestrator.studies.evaluate import Estimate
+from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow
+from orchestrator.studies.sweep.surface import Setting, Surface
 
 _COLOURS = colormaps["viridis"]
 _MARKS = "osD^vPX*"
@@ -113,11 +115,9 @@ def _heat_map(axes: Axes, surface: Surface) -> None:
 
 
 def _label(setting: Setting) -> str:
-    value, low, high = setting.accuracy.value, setting.accuracy.low, setting.accuracy.high
-    if low is None or high is None:
-        return f"{value:.1%}"
-    digits = 1 if high - low < 0.02 else 0
-    return f"{value:.1%}\n{100 * low:.{digits}f} to {100 * high:.{digits}f}"
+    low, high = _ends(setting.accuracy)
+    bounds = interval(points(setting.accuracy), ".1f" if high - low < 0.02 else ".0f", missing="")
+    return f"{share(setting.accuracy.value)}\n{bounds}".rstrip()
 
 
 def _curves(
@@ -139,9 +139,9 @@ def _curves(
             markersize=5.5,
             markeredgecolor="black",
             markeredgewidth=0.4,
-            label=f"depth {depth}" if depth else "depth as it ships",
+            label=f"depth {depth_name(depth)}",
         )
-        lows, highs = zip(*(_ends(s) for s in line), strict=True)
+        lows, highs = zip(*(_ends(s.accuracy) for s in line), strict=True)
         axes.fill_between(
             [cost(s) for s in line], lows, highs, color=colour, alpha=0.15, linewidth=0
         )
@@ -163,8 +163,9 @@ def _curves(
     _scale(axes, [cost(s) for s in surface.settings], title)
 
 
-def _ends(setting: Setting) -> tuple[float, float]:
-    low, high, value = setting.accuracy.low, setting.accuracy.high, setting.accuracy.value
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    """Return the ends of an interval; the value itself where there is none."""
+    value, low, high = estimate.value, estimate.low, estimate.high
     return value if low is None else low, value if high is None else high
 
 
@@ -179,26 +180,36 @@ def _mark_cheapest(axes: Axes, surface: Surface, cost: Callable[[Setting], float
         markerfacecolor="none",
         markeredgecolor=_RED,
         markeredgewidth=2.2,
-        label=f"cheapest as good as the best: depth {chosen.depth or 'as it ships'}, width {chosen.width}",
+        label=(
+            f"cheapest as good as the best: depth {depth_name(chosen.depth)}, width {chosen.width}"
+        ),
         zorder=6,
     )
 
 
-def _scale(axes: Axes, costs: Sequence[float], title: str) -> None:
+def _log_scale(axes: Axes, costs: Sequence[float], title: str) -> None:
+    axes.set_xscale("log")
+    steps = (1.0, 2.0, 5.0) if max(costs) < 100 * min(costs) else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"{title} (log scale)")
+
+
+def _accuracy_scale(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(alpha=0.3)
+
+
+def _scale(axes: Axes, costs: Sequence[float], title: str) -> None:
+    _accuracy_scale(axes)
     if min(costs) > 0:
-        axes.set_xscale("log")
-        steps = (1.0, 2.0, 5.0) if max(costs) < 100 * min(costs) else (1.0,)
-        axes.xaxis.set_major_locator(LogLocator(subs=steps))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(f"{title} (log scale)")
+        _log_scale(axes, costs, title)
     else:
         axes.set_xlabel(f"{title} (not measured by this engine)" if not max(costs) else title)
 
 
-def draw_plot(rows: Sequence[Row], path: Path, title: str) -> None:
+def draw_plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
     """Write accuracy against tokens with intervals, one line per strategy.
 
     PlanError if it cannot.
@@ -207,20 +218,9 @@ def draw_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     axes = figure.subplots()
     for i, (name, line) in enumerate(lines(rows).items()):
         _draw_line(axes, name, line, _MARKS[i % len(_MARKS)])
-    axes.set(
-        xscale="log",
-        xlabel="output tokens a question (log scale)",
-        ylabel="accuracy (bars: 95% over questions)",
-        title=title,
-    )
-    tokens = [row.tokens.value for row in rows]
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1.0, 2.0, 5.0) if max(tokens) < 100 * min(tokens) else (1.0,))
-    )
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(alpha=0.3)
+    axes.set(ylabel="accuracy (bars: 95% over questions)", title=title)
+    _log_scale(axes, [row.tokens.value for row in rows], "output tokens a question")
+    _accuracy_scale(axes)
     axes.legend(frameon=False)
     try:
         figure.savefig(path)
@@ -228,21 +228,21 @@ def draw_plot(rows: Sequence[Row], path: Path, title: str) -> None:
         raise PlanError(f"--plot {path}: {error}") from error
 
 
-def lines(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+def lines(rows: Sequence[ReplayRow]) -> dict[str, dict[str, ReplayRow]]:
     """Return the rows of each line of the plot, by what tells them apart, in order of tokens; lines
     by their name.
 
     Rows of one strategy and selector make a line along the option that has the most different
     numbers among them; where other options differ, too, there is a line for each of their choices.
     """
-    kinds: dict[str, list[Row]] = {}
+    kinds: dict[str, list[ReplayRow]] = {}
     for row in rows:
         selector = row.setting.selector
         name = row.setting.strategy.name
         kinds.setdefault(
             name if selector == MAJORITY else f"{name} → {spelled(selector)}", []
         ).append(row)
-    found: dict[str, dict[str, Row]] = {}
+    found: dict[str, dict[str, ReplayRow]] = {}
     for kind, alike in kinds.items():
         options = [row.setting.strategy.options for row in alike]
         along = _along(options)
@@ -271,16 +271,11 @@ def _along(options: Sequence[Mapping[str, object]]) -> str:
     return best if best and n_different[best] > 1 else ""
 
 
-def _draw_line(axes: Axes, name: str, line: Mapping[str, Row], mark: str) -> None:
+def _draw_line(axes: Axes, name: str, line: Mapping[str, ReplayRow], mark: str) -> None:
     values = [row.accuracy.value for row in line.values()]
-    below = [
-        0.0 if row.accuracy.low is None else row.accuracy.value - row.accuracy.low
-        for row in line.values()
-    ]
-    above = [
-        0.0 if row.accuracy.high is None else row.accuracy.high - row.accuracy.value
-        for row in line.values()
-    ]
+    lows, highs = zip(*(_ends(row.accuracy) for row in line.values()), strict=True)
+    below = [value - low for value, low in zip(values, lows, strict=True)]
+    above = [high - value for value, high in zip(values, highs, strict=True)]
     tokens = [row.tokens.value for row in line.values()]
     [drawn] = axes.plot(tokens, values, marker=mark, label=name)
     axes.errorbar(

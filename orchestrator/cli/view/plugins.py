@@ -16,6 +16,7 @@ from rich.text import Text
 
 from orchestrator.core.errors import PluginError
 from orchestrator.plan import registry
+from orchestrator.plan.keys import FieldInfo
 
 
 def overview() -> tuple[RenderableType, bool]:
@@ -106,7 +107,7 @@ def source(cls: type) -> str:
         return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _usage(group: str, name: str, option: registry.OptionInfo | None) -> str:
+def _usage(group: str, name: str, option: FieldInfo | None) -> str:
     value = (
         "VALUE"
         if option is None or option.default == "(required)"

@@ -1,4 +1,5 @@
-"""Tables for people: the end of a run, one answer, an evaluation, the plugins.
+"""Tables for people: the end of a run, one answer, an evaluation, similarities; and the frame of
+every other table of numbers.
 
 Drawing only; every number comes in.
 """
@@ -6,21 +7,31 @@ Drawing only; every number comes in.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.view.live import duration, one_line
+from orchestrator.cli.view.numbers import (
+    NONE,
+    count,
+    duration,
+    interval,
+    one_line,
+    percent,
+    share,
+)
 from orchestrator.core.values import Cluster, Purpose, Result, Status, Trace, Usage
-from orchestrator.studies.evaluate import Estimate, Point, Report, Savings
+from orchestrator.studies.evaluate import Estimate, Report, Savings
+from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
-from orchestrator.studies.summary import Fault, Ranking, Summary
+from orchestrator.studies.summary import Ranking, Summary
 
 _ACCOUNTS = {
-    Purpose.SOLVE: "attempts that voted or might have",
-    Purpose.PRUNED: "attempts cancelled on the way",
+    Purpose.SOLVE: "attempts that voted or could have",
+    Purpose.PRUNED: "attempts cancelled before their end",
     Purpose.PROBE: "short looks at where an attempt stands",
     Purpose.VERIFY: "checking attempts",
     Purpose.COMPARE: "comparing attempts",
@@ -28,60 +39,79 @@ _ACCOUNTS = {
 }
 
 
-def summary_table(summary: Summary) -> RenderableType:
-    """Return the table at the end of a run."""
-    report = summary.report
-    table = _rows()
-    table.add_row("problems", f"{report.n_results + summary.n_open:,}", _by_status(report, summary))
-    if report.accuracy is not None:
-        table.add_row(
-            "accuracy",
-            f"{report.accuracy.value:.1%}",
-            _accuracy(report.accuracy, report.n_without_reference),
-        )
-    n_whole = report.n_traces - report.n_cancelled - report.n_failed
-    table.add_row(
-        "traces",
-        f"{report.n_traces:,}",
-        f"{n_whole:,} finished · {report.n_cancelled:,} cancelled · {report.n_failed:,} failed",
+def numbers_table(
+    headings: Sequence[str], *, n_texts: int = 0, texts_after: Sequence[str] = (), title: str = ""
+) -> Table:
+    """Return an empty table of numbers, whose first `n_texts` columns and those headed by
+    `texts_after` hold texts.
+    """
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
     )
-    rate = f" · {summary.tokens_per_second:,.0f} a second" if summary.tokens_per_second else ""
-    table.add_row(
-        "tokens",
-        f"{report.total.output_tokens:,}",
-        f"generated, from {_prompt(report.total)}{rate}",
-    )
-    _add_accounts(table, report.usage)
-    table.add_row("wall-clock", duration(report.wall_seconds), _resumed(summary))
-    if report.savings is not None:
-        table.add_row("saved", f"{report.savings.tokens.value:z.0%}", _saved(report.savings))
-    _add_doubts(table, report, summary)
-    if summary.chosen:
-        table.add_row("auto", "", Text(f"chose {summary.chosen}"))
-    lines: list[RenderableType] = [table]
-    lines += (
-        [_faults("failed", summary.failed, report.n_by_status[Status.FAILED])]
-        if summary.failed
-        else []
-    )
-    lines += (
-        [_faults("invalid", summary.invalid, report.n_by_status[Status.INVALID])]
-        if summary.invalid
-        else []
-    )
-    where = _rows()
-    where.add_row("results", Text(summary.results, overflow="fold"))
-    if summary.batch_output:
-        where.add_row("batch output", Text(summary.batch_output, overflow="fold"))
-    return Group(*lines, where)
+    for heading in headings[:n_texts]:
+        table.add_column(heading, overflow="fold")
+    for heading in headings[n_texts:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in texts_after:
+        table.add_column(heading, overflow="fold")
+    return table
 
 
-def _rows() -> Table:
+def _facts() -> Table:
+    """Return an empty table of name, number, meaning."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True, min_width=10)
     table.add_column(justify="left")
     table.add_column(overflow="fold")
     return table
+
+
+# --- the end of a run
+
+
+def summary_table(summary: Summary) -> RenderableType:
+    """Return the table at the end of a run."""
+    report = summary.report
+    n_problems = count(report.n_results + summary.n_open)
+    n_finished = report.n_traces - report.n_cancelled - report.n_failed
+    finishes = (
+        f"{count(n_finished)} finished · {count(report.n_cancelled)} cancelled · "
+        f"{count(report.n_failed)} failed"
+    )
+    facts = _facts()
+    facts.add_row("problems", n_problems, _by_status(report, summary))
+    if report.accuracy is not None:
+        bounds = _accuracy_bounds(report.accuracy, report.n_without_reference)
+        facts.add_row("accuracy", share(report.accuracy.value), bounds)
+    facts.add_row("traces", count(report.n_traces), finishes)
+    rate = summary.tokens_per_second
+    per_second = f" · {count(rate)} a second" if rate else ""
+    generated = f"generated, from {_prompt_tokens(report.total)}{per_second}"
+    facts.add_row("tokens", count(report.total.output_tokens), generated)
+    _add_accounts(facts, report.usage)
+    facts.add_row("wall-clock", duration(report.wall_seconds), _time_notes(summary))
+    if report.savings is not None:
+        saved = percent(report.savings.tokens.value)
+        facts.add_row("saved", saved, _saved(report.savings))
+    _add_doubts(facts, report, summary)
+    if summary.chosen:
+        facts.add_row("auto", "", Text(f"chose {summary.chosen}"))
+    faults = [
+        _faults(status, errors, report.n_by_status[status])
+        for status, errors in (
+            (Status.FAILED, [f"{fault.id}: {fault.error}" for fault in summary.failed]),
+            (Status.INVALID, [fault.error for fault in summary.invalid]),
+        )
+        if errors
+    ]
+    files = _facts()
+    files.add_row("results", Text(summary.results, overflow="fold"))
+    if summary.batch_output:
+        files.add_row("batch output", Text(summary.batch_output, overflow="fold"))
+    return Group(facts, *faults, files)
 
 
 def _by_status(report: Report, summary: Summary) -> Text:
@@ -96,59 +126,45 @@ def _by_status(report: Report, summary: Summary) -> Text:
     return Text(" · ").join(parts)
 
 
-def _accuracy(estimate: Estimate, n_without: int) -> str:
-    without = f"; {n_without:,} without a reference" if n_without else ""
-    return f"{_interval(estimate)}, n = {estimate.n:,}{without}"
+def _accuracy_bounds(estimate: Estimate, n_without: int) -> str:
+    bounds = interval(estimate, missing="")
+    bounds = f"95% interval {bounds}" if bounds else "no interval: too few problems that differ"
+    without = f"; {count(n_without)} without a reference" if n_without else ""
+    return f"{bounds}, n = {count(estimate.n)}{without}"
 
 
-def _interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "no interval: too few problems that differ"
-    return f"95% interval {estimate.low:.1%} to {estimate.high:.1%}"
-
-
-def _prompt(usage: Usage) -> str:
-    cached = f" ({usage.cached_tokens:,} from the cache)" if usage.cached_tokens else ""
-    return f"{usage.prompt_tokens:,} prompt tokens{cached}"
+def _prompt_tokens(usage: Usage) -> str:
+    cached = f" ({count(usage.cached_tokens)} from the cache)" if usage.cached_tokens else ""
+    return f"{count(usage.prompt_tokens)} prompt tokens{cached}"
 
 
 def _add_accounts(table: Table, usage: Mapping[str, Usage]) -> None:
-    if list(usage) != [Purpose.SOLVE]:
-        for purpose, meaning in _ACCOUNTS.items():
-            if purpose in usage:
-                table.add_row(
-                    Text(f"  {purpose}", style="not bold"),
-                    f"{usage[purpose].output_tokens:,}",
-                    Text(meaning, style="dim"),
-                )
+    if list(usage) == [Purpose.SOLVE]:
+        return
+    for purpose, meaning in _ACCOUNTS.items():
+        if purpose in usage:
+            name = Text(f"  {purpose}", style="not bold")
+            table.add_row(name, count(usage[purpose].output_tokens), Text(meaning, style="dim"))
 
 
-def _resumed(summary: Summary) -> str:
-    start = (
-        f"{duration(summary.start_seconds)} of them to start the engine"
-        if summary.start_seconds > 1
-        else ""
-    )
-    before = (
-        f"this run alone: {summary.n_resumed:,} problems were done before"
-        if summary.n_resumed
-        else ""
-    )
-    return "; ".join(filter(None, (start, before)))
+def _time_notes(summary: Summary) -> str:
+    notes = []
+    if summary.start_seconds > 1:
+        notes.append(f"{duration(summary.start_seconds)} of it to start the engine")
+    if summary.n_resumed:
+        notes.append(f"this run alone: {count(summary.n_resumed)} problems were done before")
+    return "; ".join(notes)
 
 
 def _saved(savings: Savings) -> str:
     tokens, traces = savings.tokens, savings.traces
     if not tokens.value and not traces.value:
-        return f"every problem was sampled in full; n = {tokens.n:,} problems"
-    interval = (
-        ""
-        if tokens.low is None or tokens.high is None
-        else f" ({tokens.low:z.0%} to {tokens.high:z.0%})"
-    )
+        return f"every problem was sampled in full; n = {count(tokens.n)} problems"
+    bounds = interval(tokens, "z.0%", missing="")
     return (
-        f"of the tokens{interval} and {traces.value:z.0%} of the traces that the whole plan takes: an estimate, each trace not taken "
-        f"priced at its problem's mean of those not cut; n = {tokens.n:,} problems"
+        f"of the tokens{f' ({bounds})' if bounds else ''} and {percent(traces.value)} of the "
+        "traces that the whole plan takes: an estimate, each trace not taken "
+        f"priced at its problem's mean of those not cut; n = {count(tokens.n)} problems"
     )
 
 
@@ -156,27 +172,29 @@ def _add_doubts(table: Table, report: Report, summary: Summary) -> None:
     if report.n_tied:
         table.add_row(
             "ties",
-            f"{report.n_tied:,}",
-            "problems whose first two answers weigh the same: the larger count, then the earlier trace decided",
+            count(report.n_tied),
+            "problems whose first two answers have the same weight: the larger count "
+            "decided, then the earlier trace",
         )
     for reason, n in report.n_stopped_by.items():
-        table.add_row("budget", f"{n:,}", f"problems ended by budget.{reason}")
+        table.add_row("budget", count(n), f"problems ended by budget.{reason}")
     if summary.n_undecided:
-        text = f"traces where something could not be decided, e.g.: {one_line(summary.undecided)}"
-        table.add_row("undecided", Text(f"{summary.n_undecided:,}", style="yellow"), text)
-
-
-def _faults(what: str, faults: Sequence[Fault], n: int) -> RenderableType:
-    lines = [
-        f"{fault.error if what == 'invalid' else f'{fault.id}: {fault.error}'}" for fault in faults
-    ]
-    more = [f"and {n - len(faults):,} more, in the results"] if n > len(faults) else []
-    table = _rows()
-    for position, line in enumerate([*lines, *more]):
         table.add_row(
-            Text(what if not position else "", style="red"), Text(one_line(line), overflow="fold")
+            "undecided",
+            Text(count(summary.n_undecided), style="yellow"),
+            f"traces where something could not be decided, e.g.: {one_line(summary.undecided)}",
         )
+
+
+def _faults(status: Status, errors: Sequence[str], n: int) -> RenderableType:
+    more = [f"and {count(n - len(errors))} more, in the results"] if n > len(errors) else []
+    table = _facts()
+    for name, line in zip_longest([status], [*errors, *more], fillvalue=""):
+        table.add_row(Text(name, style="red"), Text(one_line(line), overflow="fold"))
     return table
+
+
+# --- one question
 
 
 def solution_table(result: Result, seconds: float) -> RenderableType:
@@ -185,39 +203,33 @@ def solution_table(result: Result, seconds: float) -> RenderableType:
     answer = (
         Text(result.answer.text, style="bold green")
         if result.answer
-        else Text(_no_answer(result), style="bold red")
+        else Text(one_line(result.error) or "no answer: no trace has one", style="bold red")
     )
-    tie = " · the first two answers weigh the same" if result.tied else ""
-    stop = f" · ended by budget.{result.stopped_by}" if result.stopped_by else ""
     cut = f", {result.n_cancelled} cancelled" if result.n_cancelled else ""
     failed = f", {result.n_failed} failed" if result.n_failed else ""
-    cost = f"{result.n_traces} traces{cut}{failed} · {spent.output_tokens:,} tokens · {duration(seconds)}{stop}{tie}"
-    votes = [votes_table(result.clusters, result.n_traces)] if result.clusters else [Text("")]
-    return Group(answer, *votes, Text(cost, style="dim"))
-
-
-def _no_answer(result: Result) -> str:
-    return one_line(result.error) if result.error else "no answer: no trace stated one"
+    cost = [
+        f"{result.n_traces} traces{cut}{failed}",
+        f"{count(spent.output_tokens)} tokens",
+        duration(seconds),
+    ]
+    if result.stopped_by:
+        cost.append(f"ended by budget.{result.stopped_by}")
+    if result.tied:
+        cost.append("the first two answers have the same weight")
+    votes = votes_table(result.clusters, result.n_traces) if result.clusters else Text("")
+    return Group(answer, votes, Text(" · ".join(cost), style="dim"))
 
 
 def votes_table(clusters: Sequence[Cluster], n_traces: int) -> Table:
     """Return the votes; the share is that of the weight."""
     total = sum(c.weight for c in clusters)
-    weighted = any(c.weight != c.count for c in clusters)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("answer", overflow="fold")
-    table.add_column("traces", justify="right")
-    if weighted:
-        table.add_column("weight", justify="right")
-    table.add_column("share", justify="right")
+    is_weighted = any(c.weight != c.count for c in clusters)
+    weight_heading = ["weight"] if is_weighted else []
+    table = numbers_table(("answer", "traces", *weight_heading, "share"), n_texts=1)
     for cluster in clusters:
-        weight = [f"{cluster.weight:.3g}"] if weighted else []
-        table.add_row(
-            Text(cluster.answer.text),
-            str(cluster.count),
-            *weight,
-            f"{cluster.weight / total:.0%}" if total else "–",
-        )
+        weight = [f"{cluster.weight:.3g}"] if is_weighted else []
+        part = percent(cluster.weight / total) if total else NONE
+        table.add_row(Text(cluster.answer.text), str(cluster.count), *weight, part)
     n_silent = n_traces - sum(c.count for c in clusters)
     if n_silent:
         table.add_row(Text("(no vote)", style="dim"), Text(str(n_silent), style="dim"))
@@ -227,95 +239,79 @@ def votes_table(clusters: Sequence[Cluster], n_traces: int) -> Table:
 def print_traces(console: Console, traces: Sequence[Trace]) -> None:
     """Print every trace's text under a rule with its facts."""
     for trace in traces:
-        stated = f" · answer {trace.answer.text}" if trace.answer else " · no answer"
-        console.rule(
-            Text(
-                f"trace {trace.ordinal} · {trace.finish} · {trace.usage.output_tokens} tokens{stated}"
-            ),
-            align="left",
-            style="dim",
+        answer = f"answer {trace.answer.text}" if trace.answer else "no answer"
+        facts = (
+            f"trace {trace.ordinal} · {trace.finish} · {trace.usage.output_tokens} tokens · "
+            f"{answer}"
         )
+        console.rule(Text(facts), align="left", style="dim")
         console.print(Text(trace.text.strip() or trace.error or "(no text)"))
+
+
+# --- an evaluation
 
 
 def rankings_table(rankings: Sequence[Ranking]) -> Table:
     """Return selectors side by side; the first is the job's own."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("selector", "accuracy", "95% interval", "n", "answered", "answers that differ"):
-        table.add_column(heading, justify="left" if heading == "selector" else "right")
+    table = numbers_table(
+        ("selector", "accuracy", "95% interval", "n", "answered", "answers that differ"), n_texts=1
+    )
     for position, ranking in enumerate(rankings):
-        known = None if ranking.n_failed == ranking.report.n_results else ranking.report.accuracy
-        numbers = (
-            [f"{known.value:.1%}", _range(known), f"{known.n:,}"] if known else ["–", "–", "–"]
-        )
+        has_failed = ranking.n_failed == ranking.report.n_results
+        accuracy = None if has_failed else ranking.report.accuracy
         table.add_row(
             Text(ranking.selector),
-            *numbers,
-            f"{ranking.report.n_by_status[Status.ANSWERED]:,}",
-            f"{ranking.n_other:,}" if position else "–",
+            share(accuracy.value if accuracy else None),
+            interval(accuracy),
+            count(accuracy.n) if accuracy else NONE,
+            count(ranking.report.n_by_status[Status.ANSWERED]),
+            count(ranking.n_other) if position else NONE,
         )
     return table
 
 
 def points_table(points: Sequence[Point]) -> Table:
     """Return the scaling curve."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("k", "pass@k", "95% interval", "maj@k", "95% interval", "n"):
-        table.add_column(heading, justify="right")
+    table = numbers_table(("k", "pass@k", "95% interval", "maj@k", "95% interval", "n"))
     for point in points:
-        passed, major = point.pass_at_k, point.maj_at_k
-        table.add_row(
-            str(point.k),
-            f"{passed.value:.1%}",
-            _range(passed),
-            f"{major.value:.1%}",
-            _range(major),
-            f"{passed.n:,}",
-        )
+        estimates = (point.pass_at_k, point.maj_at_k)
+        cells = (cell for e in estimates for cell in (share(e.value), interval(e)))
+        table.add_row(str(point.k), *cells, count(point.pass_at_k.n))
     return table
 
 
-def judges_table(found: Mapping[str, Quality]) -> Table:
-    """Return how well judges tell pairs of traces that agree from pairs that differ, with their 95%
+# --- similarities
+
+
+def similarities_table(qualities: Mapping[str, Quality]) -> Table:
+    """Return how well similarities tell pairs of traces that agree from pairs that differ, with 95%
     intervals.
     """
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in (
-        "judge",
-        "pairs",
-        "agree",
-        "AUROC",
-        "within a problem",
-        "TNR at 20% FNR",
-        "tau there",
-    ):
-        table.add_column(heading, justify="left" if heading == "judge" else "right")
-    for name, quality in found.items():
-        figures = (_figure(e) for e in (quality.auroc, quality.within, quality.tnr))
+    table = numbers_table(
+        (
+            "similarity",
+            "pairs",
+            "agree",
+            "AUROC",
+            "within a problem",
+            "TNR at 20% FNR",
+            "tau there",
+        ),
+        n_texts=1,
+    )
+    for name, quality in qualities.items():
         table.add_row(
             name,
-            f"{quality.n_pairs:,}",
-            f"{quality.n_same / quality.n_pairs:.0%}",
-            *figures,
+            count(quality.n_pairs),
+            percent(quality.n_same / quality.n_pairs),
+            *map(_decimal, (quality.auroc, quality.within, quality.tnr)),
             f"{quality.tau:.2f}",
         )
     return table
 
 
-def _figure(estimate: Estimate | None) -> str:
+def _decimal(estimate: Estimate | None) -> str:
     if estimate is None:
-        return "–"
-    interval = (
-        ""
-        if estimate.low is None or estimate.high is None
-        else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-    )
-    return f"{estimate.value:.2f}{interval}"
-
-
-def _range(estimate: Estimate) -> str:
-    return (
-        "–"
-        if estimate.low is None or estimate.high is None
-        else f"{estimate.low:.1%} to {estimate.high:.1%}"
-    )
+        return NONE
+    bounds = interval(estimate, ".2f", missing="")
+    return f"{estimate.value:.2f}{f' ({bounds})' if bounds else ''}"

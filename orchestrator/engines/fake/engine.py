@@ -1,9 +1,7 @@
-"""A deterministic engine without a model: for tests, dry runs, documentation and benchmarks of
-everything around the engine.
+"""A deterministic engine without a model: to test and benchmark everything around engines.
 
-What it returns is a function of the request alone (its seed), never of time or order, so runs on it
-can be compared bit for bit. It is no language model and no stand-in for one: accuracy on it means
-nothing.
+What it returns is a function of the request alone (its seed), never of time or order, so that runs
+on it can be compared bit for bit. It does not imitate a language model.
 """
 
 from __future__ import annotations
@@ -19,14 +17,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from orchestrator.core import metrics as folds
+from msgspec import Meta
+
 from orchestrator.core.errors import EngineError, PlanError
+from orchestrator.core.metrics import RuleFold, first_words, metric_values, prefix_value
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Finish, Prompt, Purpose, Request, Trace, Usage
-from orchestrator.engines.fake.values import valued
-from orchestrator.engines.fake.verdicts import JUDGING, judged, leaning
+from orchestrator.engines.fake.values import pool_values
+from orchestrator.engines.fake.verdicts import JUDGING, verdict_text, word_chances
 from orchestrator.engines.reply import trace_for
 
 _MASK = 2**64 - 1
@@ -35,47 +35,69 @@ _WORDS = (" so", " so", " wait")
 
 @dataclass(frozen=True, slots=True)
 class Fake:
-    """Options of the fake engine.
+    """No model: replies drawn by the seed. For tests, dry runs and benchmarks.
 
-    A trace states one of `answers`, drawn by `weights` (equal when empty); `{hash}` in an answer
-    stands for a number from 0 to 999 that belongs to the problem. It is `n_tokens` long, plus up to
-    `spread_tokens`, and takes `seconds_per_token` each. `failure_rate` of the traces fail,
-    `hang_rate` never end by themselves. After `crash_after` requests (0: never) the engine dies as
-    a real one may: with a EngineError, or, if `crash_hard`, with its whole process. A judge
-    (`purpose` VERIFY or JUDGE, or a pool with a task) holds the first of `answers` to be right and
-    says the opposite of the truth with `judge_error`.
-
-    Its model is one layer that runs as often as the depth says, so depth multiplies seconds and
-    layer-tokens. A problem takes 1 to `steps` steps, as its id decides (0: none does); a trace of
-    less depth than that is a guess: all answers weigh the same.
+    Accuracy on it means nothing. Its model is one layer that runs as often as the depth says, so
+    that depth multiplies seconds and layer-tokens. Its judges, and its pools with a task, hold the
+    first of `answers` to be right.
     """
 
-    loads_models: ClassVar[bool] = (
-        False  # the plan's models are names to it, and it is not asked what they can do
-    )
+    # the plan's models are mere names to it
+    loads_models: ClassVar[bool] = False
 
-    answers: tuple[str, ...] = ("{hash}", "0", "1")
-    weights: tuple[float, ...] = ()
-    n_tokens: int = 8
-    spread_tokens: int = 0
-    seconds_per_token: float = 0.0
-    failure_rate: float = 0.0
-    hang_rate: float = 0.0
-    crash_after: int = 0
-    crash_hard: bool = False
-    judge_error: float = 0.0
-    steps: int = 0
+    answers: Annotated[
+        tuple[str, ...],
+        Meta(
+            min_length=1,
+            description="The answers that attempts give. {hash} in one stands for a number from 0 "
+            "to 999 that belongs to the problem.",
+        ),
+    ] = ("{hash}", "0", "1")
+    weights: Annotated[
+        tuple[float, ...],
+        Meta(description="How often each answer is drawn, one weight each. []: all equally often."),
+    ] = ()
+    n_tokens: Annotated[int, Meta(ge=1, description="Tokens of an attempt.")] = 8
+    spread_tokens: Annotated[
+        int, Meta(ge=0, description="Up to this many tokens more, drawn for each attempt.")
+    ] = 0
+    seconds_per_token: Annotated[
+        float, Meta(ge=0, description="Seconds that a token takes at depth 1. 0: no time at all.")
+    ] = 0.0
+    failure_rate: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the requests that fail.")
+    ] = 0.0
+    hang_rate: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the requests that never end by themselves.")
+    ] = 0.0
+    crash_after: Annotated[
+        int, Meta(ge=0, description="Requests after which the engine dies. 0: it never does.")
+    ] = 0
+    crash_hard: Annotated[
+        bool, Meta(description="Whether it then takes its process along, without an error.")
+    ] = False
+    judge_error: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Share of verdicts and values that are the wrong way round."),
+    ] = 0.0
+    steps: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="A problem takes 1 to this many steps, by its id. An attempt of less depth "
+            "is a guess: all answers weigh the same. 0: no problem takes any.",
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
-        if not self.answers or (self.weights and len(self.weights) != len(self.answers)):
+        if self.weights and len(self.weights) != len(self.answers):
             raise ValueError(
-                f"weights has {len(self.weights)} values for {len(self.answers)} answers; give one each, or none"
+                f"weights has {len(self.weights)} values for {len(self.answers)} answers; "
+                "give one for each, or none"
             )
-        if self.steps < 0:
-            raise ValueError(f"steps = {self.steps}: at least 0 is needed")
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return all there are."""
+        """Return all that there are."""
         return frozenset(Capability)
 
     @asynccontextmanager
@@ -87,7 +109,7 @@ class Fake:
 
 
 class FakeEngine:
-    """Serves requests by `Fake`'s options."""
+    """Completes requests as `Fake`'s options say."""
 
     def __init__(self, options: Fake, tasks: Mapping[str, str] = MappingProxyType({})) -> None:
         self._options = options
@@ -98,11 +120,11 @@ class FakeEngine:
         self._n_requests = 0
 
     async def generate(self, request: Request) -> Trace:
-        """Return the trace that this request's seed decides."""
+        """Return the trace that the request's seed decides."""
         self._count()
         options = self._options
-        # A continuation finds its root's seed in the first token it inherits, so that stopping at
-        # checkpoints changes nothing.
+        # A continuation finds the seed of its first trace in the first token that it inherits, so
+        # that checkpoints change nothing.
         root_seed = request.prefix_ids[0] if request.prefix_ids else request.seed % 2**31
         draws = uniforms(root_seed)
         if next(draws) < options.failure_rate:
@@ -111,7 +133,7 @@ class FakeEngine:
             )
         hangs = next(draws) < options.hang_rate
         if (task := self._tasks.get(request.model, "")) and not hangs:
-            return valued(request, task, self._right(request), options.judge_error)
+            return pool_values(request, task, self._right(request), options.judge_error)
         ids, finish, metrics = self._stream(request, draws, root_seed)
         ids, finish, stop = (
             self._stopped(request, ids, finish) if request.stop else (ids, finish, "")
@@ -125,7 +147,7 @@ class FakeEngine:
 
     def abort(self, request: Request) -> None:
         """Stop a request; its trace comes back cut where it was."""
-        event = self._aborts.get((request.problem_id, request.ordinal))
+        event = self._aborts.get(request.identity)
         if event is not None:
             event.set()
 
@@ -139,11 +161,9 @@ class FakeEngine:
             )
 
     async def _spend(self, request: Request, n_tokens: int, hangs: bool) -> int:
-        """Wait as long as the tokens take and return how many were done when it ended or was
-        aborted.
-        """
+        """Wait as long as the tokens take, and return how many were done at its end or abort."""
         per_token = self._options.seconds_per_token * (request.depth or 1)
-        identity = (request.problem_id, request.ordinal)
+        identity = request.identity
         event = self._aborts[identity] = asyncio.Event()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -167,7 +187,7 @@ class FakeEngine:
         bounds = self._guesses if guessed else self._bounds
         answer = bisect.bisect(bounds, next(draws) * bounds[-1], hi=len(bounds) - 1)
         first = len(request.prefix_ids)
-        # Token 0 carries the seed, the last one the answer; what stands between says nothing.
+        # Token 0 carries the seed, the last one the answer; those between mean nothing.
         ids = [
             root_seed if i == 0 else -1 - answer if i == n_total - 1 else i
             for i in range(first, max(first + 1, n_total))
@@ -183,8 +203,8 @@ class FakeEngine:
     def _folded(
         self, request: Request, ids: list[int], finish: Finish, root_seed: int
     ) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
-        # A token's confidence is decided by the prompt, the trace, and its place: the same whether
-        # it is generated or inherited.
+        # The prompt, the trace and the token's place decide its confidence, which is the same
+        # whether the token is generated or inherited.
         first = len(request.prefix_ids)
         every = [
             5.0 + 5.0 * u
@@ -193,39 +213,42 @@ class FakeEngine:
             )
         ]
         inherited, confidences = every[:first], every[first:]
-        fold = folds.RuleFold(request.rules)
+        fold = RuleFold(request.rules)
         for i, token in enumerate(ids):
             if fold.update(self._text(request, (token,)), confidences[i : i + 1]):
                 ids, confidences, finish = ids[: i + 1], confidences[: i + 1], Finish.RULE
                 break
         sampled, entropies = [-c / 10 for c in confidences], [1 - c / 10 for c in confidences]
-        words = folds.first_words(request.metrics)
+        words = first_words(request.metrics)
         chances = list(itertools.islice(uniforms(request.seed + 1), len(words)))
-        # the first word is the judge's yes
+        # the first word is the judge's word for "right"
         if request.purpose is Purpose.VERIFY and request.subjects:
-            chances = leaning(request, self._right(request), self._options.judge_error, chances)
+            chances = word_chances(
+                request, self._right(request), self._options.judge_error, chances
+            )
         likely = [
             (word, math.log(chance / (1 + sum(chances))))
             for word, chance in zip(words, chances, strict=True)
             if chance
         ]
-        metrics = folds.metric_values(request.metrics, sampled, confidences, likely, entropies)
+        metrics = metric_values(request.metrics, sampled, confidences, likely, entropies)
         return (
             tuple(ids),
             finish,
-            metrics | folds.prefix_value(request.metrics, [-c / 10 for c in inherited]),
+            metrics | prefix_value(request.metrics, [-c / 10 for c in inherited]),
         )
 
     def _stopped(
         self, request: Request, ids: tuple[int, ...], finish: Finish
     ) -> tuple[tuple[int, ...], Finish, str]:
-        """Return what comes before the first stop string, which is left out with the whole token
-        that completes it.
+        """Return what comes before the first stop string.
+
+        The token that completes the stop string is left out as a whole.
         """
         for n in range(1, len(ids) + 1):
-            found = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
-            if found:
-                return ids[: n - 1], Finish.STOP, found[0]
+            hits = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
+            if hits:
+                return ids[: n - 1], Finish.STOP, hits[0]
         return ids, finish, ""
 
     def _text(self, request: Request, ids: Sequence[int]) -> str:
@@ -234,7 +257,7 @@ class FakeEngine:
 
     def _ending(self, request: Request, answer: int) -> str:
         if request.purpose in JUDGING:
-            return judged(request, self._right(request), self._options.judge_error)
+            return verdict_text(request, self._right(request), self._options.judge_error)
         return _statement(request.problem_id, self._options.answers[answer])
 
     def _right(self, request: Request) -> str:
@@ -273,9 +296,9 @@ class FakeEngine:
 
 
 def uniforms(seed: int) -> Iterator[float]:
-    """Yield numbers in [0, 1): splitmix64 (Steele et al., 2014).
+    """Yield numbers in [0, 1), by splitmix64 (Steele et al., 2014).
 
-    Python's own generator costs more to seed than a whole trace here.
+    Python's own generator takes longer to seed than a whole trace takes here.
     """
     while True:
         seed = (seed + 0x9E3779B97F4A7C15) & _MASK
@@ -296,7 +319,7 @@ def problem_number(problem_id: str) -> str:
 
 @lru_cache(maxsize=65_536)
 def problem_steps(problem_id: str, most: int) -> int:
-    """Return how many steps a problem takes, from 1 to `most`, each as likely over ids."""
+    """Return how many steps a problem takes, from 1 to `most`, each equally likely over ids."""
     return (
         1
         + int.from_bytes(blake2b(f"steps {problem_id}".encode(), digest_size=4).digest(), "big")
@@ -313,6 +336,6 @@ def _prompt_seed(prompt: Prompt) -> int:
 
 @lru_cache(maxsize=1024)
 def n_words(prompt: Prompt) -> int:
-    """Return how many words a prompt has: what this engine calls its tokens."""
+    """Return how many words a prompt has: its tokens, to this engine."""
     text = prompt if isinstance(prompt, str) else " ".join(m.content for m in prompt)
     return len(text.split())

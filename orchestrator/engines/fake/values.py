@@ -1,9 +1,9 @@
-"""What the fake engine's pools with a task give: numbers that lean towards the truth, which they
-read off the text, and word counts.
+"""What the fake engine's pools with a task return: numbers that lean towards the truth.
 
-A pure function of the request. A text that states the right answer gets a raw value from 1 to 3,
-one that states another from -3 to -1 (with the engine's `judge_error` the other way round), and one
-that states none yet from -1 to 1: as a reward model cannot tell there.
+A pure function of the request, off whose text they read the truth. A text with the right answer
+gets a raw value from 1 to 3, one with another answer from -3 to -1 (the other way round at the
+engine's `judge_error`), and one without an answer from -1 to 1, like a reward model that cannot
+tell yet. An embedding counts words.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from orchestrator.core.values import Finish, Request, Trace, Usage
 from orchestrator.engines.reply import trace_for
 from orchestrator.kit.prompts import question
 
-_STATES = " The answer is "  # how a trace of the fake engine states its answer
+_STATEMENT = " The answer is "  # before the answer in every trace of the fake engine
 _WIDTH = 32  # of an embedding
 
 
-def valued(request: Request, task: str, right: str, error: float) -> Trace:
-    """Return the values of a request's text; `right` is how a right solution states its answer,
-    `error` the share that is turned round.
+def pool_values(request: Request, task: str, right: str, error: float) -> Trace:
+    """Return the values of a request's text; `right` is how a right solution gives its answer.
+
+    `error` is the share of values that are the wrong way round.
     """
-    said = request.prompt if isinstance(request.prompt, str) else request.prompt[-1].content
+    text = request.prompt if isinstance(request.prompt, str) else request.prompt[-1].content
     n_words = len(question(request.prompt).split())
     usage = Usage(n_words, 0, 0, n_words)
     if task == "embed":
-        return trace_for(request, Finish.STOP, usage=usage, values=_counts(said))
-    ends = [len(said)]
+        return trace_for(request, Finish.STOP, usage=usage, values=_counts(text))
+    ends = [len(text)]
     if request.read_at:
-        parts = said.split(request.read_at)[:-1]
+        parts = text.split(request.read_at)[:-1]
         ends = list(itertools.accumulate(len(p) + len(request.read_at) for p in parts))
     unit = _units(request.seed)
-    turned = next(unit) < error
+    flipped = next(unit) < error
     values = []
     for end in ends:
-        shown = said[:end].replace(request.read_at, "") if request.read_at else said
-        if _STATES in f" {shown}":
-            values.append((1 + 2 * next(unit)) * (1 if (right.strip() in shown) != turned else -1))
+        part = text[:end].replace(request.read_at, "") if request.read_at else text
+        if _STATEMENT in f" {part}":
+            values.append((1 + 2 * next(unit)) * (1 if (right.strip() in part) != flipped else -1))
         else:
             values.append(2 * next(unit) - 1)
     return trace_for(request, Finish.STOP, usage=usage, values=tuple(values))
@@ -56,8 +57,9 @@ def _units(seed: int) -> Iterator[float]:
 
 
 def _counts(text: str) -> tuple[float, ...]:
-    """Return a text's words, counted by hash into a vector of length one: what the text has in
-    common with another shows, and no more.
+    """Return a text's words, counted by hash into a vector of length one.
+
+    It shows what two texts have in common, and no more.
     """
     places = Counter(
         blake2b(word.encode(), digest_size=1).digest()[0] % _WIDTH for word in text.lower().split()

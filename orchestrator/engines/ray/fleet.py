@@ -153,7 +153,7 @@ class RayFleet:
         EngineError when its pool cannot recover. ValueError when a request of its identity is in
         flight already.
         """
-        identity = request.problem_id, request.ordinal
+        identity = request.identity
         if identity in self._pending:
             raise ValueError(
                 f"problem {request.problem_id!r}, ordinal {request.ordinal} is in flight already"
@@ -172,7 +172,7 @@ class RayFleet:
 
         It has none when it had not been sent.
         """
-        pending = self._pending.get((request.problem_id, request.ordinal))
+        pending = self._pending.get(request.identity)
         if pending is None or pending.aborted:
             return
         pending.aborted = True

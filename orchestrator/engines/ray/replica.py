@@ -87,7 +87,7 @@ class Replica:
         """Start what `pack` packed; the traces come out of `collect`."""
         orders: Orders = pickle.loads(batch)
         for ticket, request in orders:
-            identity = request.problem_id, request.ordinal
+            identity = request.identity
             self._requests[ticket] = request
             self._tasks[identity] = asyncio.create_task(
                 self._complete(ticket, request, self._tasks.get(identity))
@@ -162,7 +162,7 @@ class Replica:
             trace = trace_for(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
         del self._requests[ticket]
         self._aborted.discard(ticket)
-        identity = request.problem_id, request.ordinal
+        identity = request.identity
         if self._tasks[identity] is asyncio.current_task():
             del self._tasks[identity]
         self._completions.append((ticket, trace))

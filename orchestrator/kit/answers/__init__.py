@@ -1,5 +1,5 @@
-"""Reading: where a reply states its answer, and what numbers, formulas and programs it holds. Pure
-text.
+"""Reading replies: where one gives its answer, and what numbers, formulas and code it holds.
 
-What makes two answers equal belongs to the domains in `verifiers/answers`.
+Pure text, in linear time. When two answers are the same is decided by the domains in
+`verifiers/answers`.
 """

@@ -1,4 +1,7 @@
-"""Where a reply states a program: its fenced code blocks (Markdown). Linear time on any text."""
+"""Where a reply gives a program: its fenced code blocks (Markdown). Linear time on any text.
+
+last_program(reply, finished=True)      # the last Python block
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,10 @@ _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})(.*)")
 
 
 def last_program(text: str, finished: bool, fences: Sequence[str] = PYTHON) -> str | None:
-    """Return the last block with one of these languages on its fence; where there is none, the last
-    with no language; None without any.
+    """Return the last block with one of these languages on its fence, else the last with none.
 
-    Only what follows a closed `</think>` counts. A block that is not closed counts when the text
-    came to its end. Blank blocks do not.
+    None without any. Only what follows a closed `</think>` counts. A block that is not closed
+    counts when the text came to its end. Blank blocks do not.
     """
     part = reply(text, finished)
     named = bare = None
@@ -33,7 +35,7 @@ def last_program(text: str, finished: bool, fences: Sequence[str] = PYTHON) -> s
 def _blocks(text: str, finished: bool) -> list[tuple[str, str]]:
     """Language and content of each block, in order.
 
-    A list's indentation is taken off; a fence is closed by one as long of its kind.
+    A list's indentation is removed; a fence is closed by one of its kind that is at least as long.
     """
     blocks: list[tuple[str, str]] = []
     opened: tuple[str, str, str] | None = None  # indentation, fence, language

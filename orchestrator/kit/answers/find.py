@@ -1,10 +1,11 @@
-r"""Where a reply states its answer: boxes, "the answer is", `####`, and what may be read where it
-states none.
+r"""Where a reply gives its answer: boxes, "the answer is", `####`, or its last line.
+
+    answer = find_answer(text, finished, read, read_last_line)
 
 The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a
-fixed number of statements), so this may run in the caller's process on output of any length. It
-finds *where* an answer is stated; whether what stands there is an answer, and of what kind, is the
-domain's business.
+fixed number of statements), so that it may run in the caller's process on replies of any length. It
+finds *where* an answer is given; whether an answer is there, and of what kind, is the domain's
+business.
 """
 
 import re
@@ -29,7 +30,8 @@ _MARK = re.compile(
     r"(?:[ \t]{1,3}(?:to|for|of)\b(?:[ \t]{1,3}[^\s.:;=]{1,24}){1,10}?)?"
     r"(?:[ \t]{0,3}[*_]{1,3})?[ \t]{0,3}"
     rf"(?:,?[ \t]{{1,2}}{_FILLER},?[ \t]{{0,2}})?"
-    r"(?P<verb>is\b|was\b|(?:will|should|must|would) be\b|equals\b|isn['’]t\b|can(?:not|['’]t) be\b|[:=])"
+    r"(?P<verb>is\b|was\b|(?:will|should|must|would) be\b|equals\b|isn['’]t\b"
+    r"|can(?:not|['’]t) be\b|[:=])"
     r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?:?[ \t]{0,3}(?:[*_]{1,3})?"
     rf"(?:[ \t]{{0,3}}{_FILLER}\b,?)?",
     re.IGNORECASE,
@@ -40,6 +42,9 @@ _HEADING = re.compile(
 _HASHES = re.compile(r"^####[ \t]{1,3}(?=\S)", re.MULTILINE)
 _DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
+_ABBREVIATIONS = frozenset(
+    ["Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Jr", "Sr", "Prof", "vs", "etc", "approx", "No"]
+)
 _ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
 
 
@@ -62,12 +67,11 @@ class Mark(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One place where an answer is stated.
+    """One place where an answer is given.
 
-    `texts` has what stands there: of a box its content, and of boxes joined by a comma, "and" or
-    "or" one text each; else the rest of the line. A box and a `####` line hold nothing but the
-    answer; after words more may follow it.
-    `denied`: "is not".
+    `texts` is what is there: of a box its content, with one text for each of several boxes joined
+    by a comma, "and" or "or"; else the rest of the line. A box or a `####` line holds nothing but
+    the answer; after words more may follow it. `denied`: "is not".
     """
 
     mark: Mark
@@ -77,8 +81,23 @@ class Statement:
     denied: bool = False
 
 
+def find_answer(
+    text: str,
+    finished: bool,
+    read: Callable[[Statement], str | None],
+    read_last_line: Callable[[str], str | None],
+    nouns: tuple[str, ...] = ("answer",),
+) -> str | None:
+    """Return the answer given last; where a finished reply gives none, that of its last line."""
+    part = reply(text, finished)
+    found = statements(part.text, nouns)
+    if value := latest_answer(found, read):
+        return value
+    return read_last_line(last_line(part.text)) if part.finished and is_silent(found) else None
+
+
 def reply(text: str, finished: bool) -> Reply:
-    """What follows the last `</think>`, or all of the text where nothing follows it.
+    """Return what follows the last `</think>`, or all of the text where nothing follows it.
 
     Open reasoning is unfinished.
     """
@@ -90,25 +109,25 @@ def reply(text: str, finished: bool) -> Reply:
 
 
 def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
-    """The explicit statements, in order; empty and unclosed boxes included, with an empty text.
+    """Return the explicit statements, in order; at most the last 64.
 
-    At most the last 64.
+    Empty and unclosed boxes are among them, with an empty text.
     """
-    found = _phrases(text, nouns)
+    candidates = _phrases(text, nouns)
     if r"\boxed" in text or r"\fbox" in text:
-        found += _boxes(text)
+        candidates += _boxes(text)
     if "####" in text:
-        found += _hashes(text)
-    found.sort(key=lambda statement: statement.start)
-    return found[-_MAX_STATEMENTS:]
+        candidates += _hashes(text)
+    candidates.sort(key=lambda statement: statement.start)
+    return candidates[-_MAX_STATEMENTS:]
 
 
-def stated(found: list[Statement], read: Callable[[Statement], str | None]) -> str | None:
-    """The latest answer that `read` sees in a statement, unless that or a later statement denies
-    it.
-    """
+def latest_answer(
+    candidates: list[Statement], read: Callable[[Statement], str | None]
+) -> str | None:
+    """Return the latest answer that `read` sees in a statement and that is not denied later."""
     denied: set[str] = set()
-    for statement in reversed(found):
+    for statement in reversed(candidates):
         value = read(statement)
         if value is None:
             continue
@@ -119,17 +138,17 @@ def stated(found: list[Statement], read: Callable[[Statement], str | None]) -> s
     return None
 
 
-def is_silent(found: list[Statement]) -> bool:
-    """Whether no answer is stated, so that a fall-back may read the last line of a reply.
+def is_silent(candidates: list[Statement]) -> bool:
+    """Tell whether no answer is stated, so that a fallback may read the reply's last line.
 
-    An attempt that failed (an empty box, "is not 5", "is between 5 and 6") is not silence. A label
-    alone is: what follows `Answer:` is often a solution or a sentence.
+    A failed attempt (an empty box, "is not 5", "is between 5 and 6") is not silence. A label alone
+    is: what follows `Answer:` is often a solution or a sentence.
     """
-    return all(statement.mark is Mark.LABEL and not statement.denied for statement in found)
+    return all(statement.mark is Mark.LABEL and not statement.denied for statement in candidates)
 
 
 def last_line(text: str) -> str:
-    r"""The last non-empty line, without a list mark.
+    r"""Return the last non-empty line, without a list mark.
 
     A closing display formula (`$$…$$`, `\[…\]`) is one line.
     """
@@ -144,46 +163,22 @@ def last_line(text: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """The text up to the first full stop, question or exclamation mark that ends a sentence, or the
-    end of its line.
-    """
+    """Return the text up to the end of its first sentence, or of its first line."""
     line = text.split("\n", 1)[0]
     for match in re.finditer(r"[.!?](?:[*_\"'”)]{0,3})(?=\s|$)|[.!?](?=[A-Z][a-z])", line):
         word = re.search(r"(\w{1,12})$", line[max(0, match.start() - 12) : match.start()])
-        if (
-            match[0] == "."
-            and word
-            and (
-                word[1] in _ABBREVIATIONS
-                or (len(word[1]) == 1 and word[1].isupper() and match.end() < len(line))
-            )
-        ):
-            continue
+        if match[0] == "." and word:
+            is_initial = len(word[1]) == 1 and word[1].isupper() and match.end() < len(line)
+            if is_initial or word[1] in _ABBREVIATIONS:
+                continue
         return line[: match.start()]
     return line
-
-
-_ABBREVIATIONS = (
-    "Mr",
-    "Mrs",
-    "Ms",
-    "Dr",
-    "St",
-    "Mt",
-    "Jr",
-    "Sr",
-    "Prof",
-    "vs",
-    "etc",
-    "approx",
-    "No",
-)
 
 
 def _boxes(text: str) -> list[Statement]:
     """Outermost boxes in order; those joined by a comma or a conjunction are one.
 
-    An unclosed one has an empty text.
+    An unclosed box has an empty text.
     """
     # an opening brace: None, or the start and content start of a box
     stack: list[tuple[int, int] | None] = []
@@ -206,22 +201,24 @@ def _boxes(text: str) -> list[Statement]:
 
 
 def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
-    found: list[Statement] = []
+    candidates: list[Statement] = []
     for start, end, content in spans:
         content = content if len(content) <= MAX_ANSWER_CHARS else ""
-        before = text[max(found[-1].end, start - 40) : start] if found else ""
+        before = text[max(candidates[-1].end, start - 40) : start] if candidates else ""
         if (
-            found
-            and start - found[-1].end <= 40
+            candidates
+            and start - candidates[-1].end <= 40
             and _BETWEEN_BOXES.fullmatch(before)
-            and len(found[-1].texts) < 16
+            and len(candidates[-1].texts) < 16
         ):
-            last = found.pop()
-            found.append(Statement(Mark.BOX, (*last.texts, content), last.start, end, last.denied))
+            last = candidates.pop()
+            candidates.append(
+                Statement(Mark.BOX, (*last.texts, content), last.start, end, last.denied)
+            )
         else:
             denied = _DENIED_BEFORE.search(text, max(0, start - 12), start) is not None
-            found.append(Statement(Mark.BOX, (content,), start, end, denied))
-    return found[-_MAX_STATEMENTS:]
+            candidates.append(Statement(Mark.BOX, (content,), start, end, denied))
+    return candidates[-_MAX_STATEMENTS:]
 
 
 def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
@@ -234,34 +231,35 @@ def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
         for match in _MARK.finditer(text)
         if match["noun"].lower() in nouns or match[0][:5].lower() == "final"
     ]
-    found = []
+    candidates = []
     for match in marks[-_MAX_STATEMENTS:]:
         content = _after(text, match.end())
         negated = _DENIED.match(content)
         denied = negated is not None or match["verb"][:3].lower() in ("isn", "can")
         content = content[negated.end() :].strip() if negated else content
         mark = Mark.LABEL if match["verb"] in ":=" else Mark.WORDS
-        found.append(Statement(mark, (content,), match.start(), match.end(), denied))
+        candidates.append(Statement(mark, (content,), match.start(), match.end(), denied))
     headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "final answer" in folded else []
-    return found + [
+    return candidates + [
         Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
         for mark in headings
     ]
 
 
 def _hashes(text: str) -> list[Statement]:
-    found = []
+    candidates = []
     for match in list(_HASHES.finditer(text))[-_MAX_STATEMENTS:]:
         content = text[match.end() : match.end() + _WINDOW].split("\n", 1)[0]
-        found.append(
+        candidates.append(
             Statement(Mark.HASHES, (content.strip(),), match.start(), match.end() + len(content))
         )
-    return found
+    return candidates
 
 
 def _after(text: str, start: int) -> str:
-    """What a label refers to: the rest of its line, a display formula, or the next line unless that
-    opens a list.
+    """What a label refers to: the rest of its line, a display formula, or the next line.
+
+    Nothing where the next line opens a list.
     """
     window = text[start : start + _WINDOW]
     content = window.lstrip()

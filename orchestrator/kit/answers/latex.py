@@ -1,8 +1,10 @@
 r"""The mathematical expression that prose states: `5 apples, because 2 + 3 = 5` states `5`.
 
+    leading_expression("5 apples, because 2 + 3 = 5")   # "5"
+
 The one rule: when what follows could change the value ("5 times the price", "between 5 and 6", "5
-hours and 30 minutes"), nothing is read. It looks at a sentence or a line of bounded length; it does
-not know what the expression is worth (`core.numerals`, `verifiers`).
+hours and 30 minutes"), nothing is read. It looks at a sentence or a line of bounded length. What
+the expression is worth is not its business (`kit.answers.numbers`, `verifiers`).
 """
 
 import re
@@ -37,9 +39,10 @@ _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√]|
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
-def leading(words: str) -> str | None:
-    """The expression or list of expressions that opens a phrase, if the rest of the sentence leaves
-    it as it is.
+def leading_expression(words: str) -> str | None:
+    """Return the expression, or list of expressions, that opens a phrase.
+
+    None where the rest of the sentence could change it.
     """
     words = words.strip().lstrip("*_: ").strip()
     # most answers; what follows takes five times as long to say the same
@@ -50,21 +53,21 @@ def leading(words: str) -> str | None:
         return ", ".join(formulas) if _unchanged(rest) else None
     sentence = first_sentence(words)
     end = _math_length(sentence)
-    found = _trimmed(sentence[:end])
-    rest = sentence[sentence.find(found) + len(found) :]
-    if not found or not _balanced(found) or len(found) > MAX_ANSWER_CHARS:
+    expression = _trimmed(sentence[:end])
+    rest = sentence[sentence.find(expression) + len(expression) :]
+    if not expression or not _balanced(expression) or len(expression) > MAX_ANSWER_CHARS:
         return None
-    if not _HAS_VALUE.search(found) and (rest.strip(" *_") or not _is_symbolic(found)):
+    if not _HAS_VALUE.search(expression) and (rest.strip(" *_") or not _is_symbolic(expression)):
         return None
-    return found if _unchanged(rest) else None
+    return expression if _unchanged(rest) else None
 
 
-def concluding(line: str) -> list[str]:
-    """The values that a closing line states: one value, or several between which it does not
-    decide. [] for a question.
+def closing_values(line: str) -> list[str]:
+    """Return the values that a closing line states; [] for a question.
 
-    The first of these that is there: what it sets in bold; what follows its last "is", "are" or
-    "equals"; its formulas; what follows its last `=`; its numbers.
+    One value, or several between which it does not decide. The first of these that is there: what
+    it sets in bold; what follows its last "is", "are" or "equals"; its formulas; what follows its
+    last `=`; its numbers.
     """
     line = line.strip()
     if len(line) > MAX_ANSWER_CHARS or line.endswith(("?", ":")):
@@ -72,35 +75,35 @@ def concluding(line: str) -> list[str]:
     bold = [
         value
         for match in _BOLD.finditer(line)
-        if _HAS_VALUE.search(match[1]) and (value := leading(match[1]))
+        if _HAS_VALUE.search(match[1]) and (value := leading_expression(match[1]))
     ]
     if bold:
         return bold
     last = [match.end() for match in _IS.finditer(line)][-1:]
-    if last and (value := leading(line[last[0] :])) and _HAS_VALUE.search(value):
+    if last and (value := leading_expression(line[last[0] :])) and _HAS_VALUE.search(value):
         return [value]
-    found = [formula.rpartition("=")[2].strip() for formula in _all_formulas(line)]
-    if found:
-        return [formula for formula in found if _HAS_VALUE.search(formula)]
+    values = [formula.rpartition("=")[2].strip() for formula in _all_formulas(line)]
+    if values:
+        return [formula for formula in values if _HAS_VALUE.search(formula)]
     if "=" in line:
-        value = leading(line.rpartition("=")[2])
+        value = leading_expression(line.rpartition("=")[2])
         return [value] if value else []
     return [match[0] for match in _NUMBER.finditer(line)]
 
 
 def _formulas(words: str) -> tuple[list[str], str]:
-    found: list[str] = []
+    contents: list[str] = []
     rest = words
-    while (formula := _formula(rest)) and len(found) < 16:
+    while (formula := _formula(rest)) and len(contents) < 16:
         content, rest = formula
         if percent := _PERCENT.match(rest):
             content, rest = content + "%", rest[percent.end() :]
-        found.append(content)
+        contents.append(content)
         following = _NEXT_FORMULA.match(rest)
         if not following:
             break
         rest = rest[following.end() :]
-    return found, rest
+    return contents, rest
 
 
 def _formula(text: str) -> tuple[str, str] | None:
@@ -127,13 +130,13 @@ def _formula(text: str) -> tuple[str, str] | None:
 
 
 def _all_formulas(line: str) -> list[str]:
-    found: list[str] = []
+    contents: list[str] = []
     at = 0
-    while (opened := re.compile(r"\$\$?|\\[(\[]").search(line, at)) and len(found) < 16:
+    while (opened := re.compile(r"\$\$?|\\[(\[]").search(line, at)) and len(contents) < 16:
         formula = _formula(line[opened.start() :])
         at = len(line) - len(formula[1]) if formula else opened.end()
-        found += [formula[0]] if formula else []
-    return found
+        contents += [formula[0]] if formula else []
+    return contents
 
 
 def _math_length(sentence: str) -> int:
@@ -164,14 +167,14 @@ def _is_math_word(word: str, sentence: str, start: int, end: int) -> bool:
     )
 
 
-def _trimmed(found: str) -> str:
+def _trimmed(expression: str) -> str:
     before = None
-    while found != before:
-        before = found
-        found = re.sub(
-            r"(?:^|\s)(?:and|or)$", "", found.strip().rstrip("([{,;:=+-*/^<>|&_.'!").strip()
+    while expression != before:
+        before = expression
+        expression = re.sub(
+            r"(?:^|\s)(?:and|or)$", "", expression.strip().rstrip("([{,;:=+-*/^<>|&_.'!").strip()
         )
-    return found
+    return expression
 
 
 def _unchanged(rest: str) -> bool:
@@ -180,9 +183,9 @@ def _unchanged(rest: str) -> bool:
     return not _CHANGES.match(rest) and not re.search(r"\d", clause)
 
 
-def _is_symbolic(found: str) -> bool:
-    return len(found) == 1 or not re.search(r"[A-Za-z]{3}", found.replace("\\", ""))
+def _is_symbolic(expression: str) -> bool:
+    return len(expression) == 1 or not re.search(r"[A-Za-z]{3}", expression.replace("\\", ""))
 
 
-def _balanced(found: str) -> bool:
-    return sum(found.count(c) for c in "([{") == sum(found.count(c) for c in ")]}")
+def _balanced(expression: str) -> bool:
+    return sum(expression.count(c) for c in "([{") == sum(expression.count(c) for c in ")]}")

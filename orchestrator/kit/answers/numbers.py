@@ -1,9 +1,11 @@
 r"""Numbers as models write them, read exactly.
 
-Turns `1,000`, `.5`, `\frac12`, `50\%`, `3 \times 10^{4}`, `2\frac{1}{2}` or `\$18.50 per hour` into
-a `Fraction`. The one rule: exact or nothing, and bounded. Text is never evaluated, and what would
-be larger than `_MAX_BITS` is not read, so `10^10^10` costs nothing. It does not do algebra: `2+3`
-and `\sqrt{4}` are for `verifiers.answers.math`.
+    quantity(r"x = \$1{,}000 per hour")     # Fraction(1000)
+
+It reads `1,000`, `.5`, `\frac12`, `50\%`, `3 \times 10^{4}`, `2\frac{1}{2}` or `\$18.50 per hour`.
+The one rule: exact or nothing, and bounded. Text is never evaluated, and what would be larger than
+`_MAX_BITS` is not read, so `10^10^10` costs nothing. It does not do algebra: `2+3` and `\sqrt{4}`
+are for `verifiers.answers.math`.
 """
 
 import re
@@ -44,7 +46,10 @@ _SYMBOLS = str.maketrans(
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
-_COMMANDS = r"[dtc]?frac|sqrt|pi|text\w*|left|right|math\w+|infty|cdot|times|boxed|circ|theta|begin|end|cup|in|le|ge"
+_COMMANDS = (
+    r"[dtc]?frac|sqrt|pi|text\w*|left|right|math\w+|infty|cdot|times|boxed|circ|theta|begin|end"
+    r"|cup|in|le|ge"
+)
 _TIDY = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
@@ -126,8 +131,9 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
 def tidy(text: str) -> str:
-    r"""The same LaTeX in one spelling: `\frac{1}{2}` for `\dfrac12`, no `\left`, commands for
-    Unicode signs.
+    r"""Return the same LaTeX in one spelling.
+
+    `\frac{1}{2}` for `\dfrac12`, no `\left`, commands for Unicode signs.
     """
     text = _SUPERSCRIPT.sub(
         lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text.translate(_SYMBOLS)
@@ -138,8 +144,9 @@ def tidy(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    r"""The text without closing marks and what encloses all of it: `$…$`, `\(…\)`, `\boxed{…}`,
-    `**…**`, `{…}`.
+    r"""Return the text without closing marks and without what encloses all of it.
+
+    `$…$`, `\(…\)`, `\boxed{…}`, `**…**`, `{…}`.
     """
     before = None
     while text != before:
@@ -161,7 +168,7 @@ def unwrap(text: str) -> str:
 
 
 def without_name(text: str) -> str:
-    """The right side of `x = …`; the text itself where the left side is not one name."""
+    """Return the right side of `x = …`; the text itself where the left side is not one name."""
     match = _ASSIGNED.match(text)
     while match and match.end() < len(text):
         text = text[match.end() :].strip()
@@ -170,10 +177,10 @@ def without_name(text: str) -> str:
 
 
 def rational(text: str) -> Fraction | None:
-    """The exact value of one written number, or None: not a number, not finite, or too large to
-    hold.
+    """Return the exact value of one written number.
 
-    `text` is tidy. A percentage is a hundredth: `50%` is 1/2 and not 50.
+    None: not a number, not finite, or too large to hold. `text` is tidy. A percentage is a
+    hundredth: `50%` is 1/2 and not 50.
     """
     text = text.strip()
     if not text or len(text) > MAX_CHARS:
@@ -186,11 +193,10 @@ def rational(text: str) -> Fraction | None:
 
 @lru_cache(maxsize=8192)  # a problem's attempts state the same few answers over and over
 def quantity(text: str) -> Fraction | None:
-    r"""The exact value of a number that may carry a name, currency, degrees, a scale word or a
-    unit: `x = \$5` is 5.
+    r"""Return the exact value of one number with a name, currency or unit: `x = \$5` is 5.
 
-    Units are dropped, never converted: `5 cm` and `5 m` are both 5. Returns None for everything
-    that is not one number.
+    Units are dropped, never converted: `5 cm` and `5 m` are both 5. None for everything that is not
+    one number.
     """
     if len(text) > MAX_CHARS:
         return None
@@ -203,8 +209,8 @@ def quantity(text: str) -> Fraction | None:
     return value if value is not None else _measured(text)
 
 
-def written(value: Fraction) -> str:
-    """The key of a value: `n` or `n/d` in lowest terms."""
+def fraction_key(value: Fraction) -> str:
+    """Return the key of a value: `n` or `n/d` in lowest terms."""
     return str(value)
 
 
@@ -219,8 +225,9 @@ def _measured(text: str) -> Fraction | None:
 
 
 def _unit_or_words(match: re.Match[str]) -> str:
-    """Nothing for a unit; the bare words where they change the number, so that `_measured` can
-    judge them.
+    """Nothing for a unit; the bare words where they change the number.
+
+    `_measured` decides about those.
     """
     words = match[1].casefold().split()
     return (
@@ -273,8 +280,9 @@ def _times_power(value: Fraction, base: int, exponent: int) -> Fraction | None:
 
 
 def _whole(inner: str) -> bool:
-    r"""Whether the delimiters around `inner` are one pair: not the outer ends of `$a$ and $b$` or
-    `{a}{b}`.
+    r"""Whether the delimiters around `inner` are one pair.
+
+    Not so for the outer ends of `$a$ and $b$` or `{a}{b}`.
     """
     if "$" in inner or "**" in inner or "`" in inner or r"\)" in inner or r"\]" in inner:
         return False

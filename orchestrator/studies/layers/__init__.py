@@ -1,3 +1,5 @@
-"""Choosing layers: where a frozen model's think block may lie (`probe`), and which order of layers
-suits a task (`search`).
+"""Which layers a model runs, and in what order: think blocks and the search for an order.
+
+Measured in plain PyTorch on few prompts. Serving such orders belongs to
+`orchestrator.engines.vllm.latent`.
 """

@@ -40,7 +40,8 @@ class Decoder:
         family = model.config.model_type
         if family not in FAMILIES:
             raise PlanError(
-                f"models of the family {family!r} cannot be rearranged here; families covered: {', '.join(FAMILIES)}"
+                f"models of the family {family!r} cannot be rearranged here; families covered: "
+                f"{', '.join(FAMILIES)}"
             )
         self._model = model.eval()
         self._base = model.model
@@ -65,7 +66,8 @@ class Decoder:
         if isinstance(prompt, str):
             return tuple(self._tokenizer.encode(prompt))
         raise PlanError(
-            "this model has no chat template: it takes plain prompts, not messages and no sampling.system"
+            "this model has no chat template: it takes plain prompts, "
+            "not messages and no sampling.system"
         )
 
     def text_ids(self, text: str) -> tuple[int, ...]:
@@ -132,7 +134,8 @@ class Decoder:
         kinds = getattr(self._base.config, "layer_types", None)
         if kinds and len(set(kinds)) > 1:
             raise PlanError(
-                "damped loops need layers of one kind of attention; this model mixes full and sliding attention"
+                "damped loops need layers of one kind of attention; "
+                "this model mixes full and sliding attention"
             )
         visits = self._visits(order)
         blocks = visits[len(head) : len(head) + n_steps * len(think)]
@@ -214,7 +217,8 @@ class Decoder:
         """Return a shallow copy of the layer for each visit, with a KV slot of its own."""
         if not order or not 0 <= min(order) <= max(order) < self.n_layers:
             raise PlanError(
-                f"the order of layers {list(order)} does not fit; the model has {self.n_layers} layers, 0 to {self.n_layers - 1}"
+                f"the order of layers {list(order)} does not fit; "
+                f"the model has {self.n_layers} layers, 0 to {self.n_layers - 1}"
             )
         return [_visit(self._layers[index], slot) for slot, index in enumerate(order)]
 
@@ -271,7 +275,8 @@ class _Batch:
         window = getattr(config, "sliding_window", None)
         if window and len(self._shared) + width > window:
             raise PlanError(
-                f"prompts of {len(self._shared) + width} tokens go beyond this model's sliding window of {window}; shorten them"
+                f"prompts of {len(self._shared) + width} tokens go beyond this model's sliding "
+                f"window of {window}; shorten them"
             )
         n = len(self._shared)
         self._pending = torch.tensor(

@@ -29,7 +29,8 @@ def load_decoder(name: str, revision: str = "") -> Decoder:
     missing = [module for module in _NEEDED if importlib.util.find_spec(module) is None]
     if missing:
         raise PlanError(
-            f"this needs {' and '.join(missing)}: run `make env`, or `pip install 'leadline[cpu]'` (with a GPU: cuda)"
+            f"this needs {' and '.join(missing)}: run `make env`, "
+            "or `pip install 'leadline[cpu]'` (with a GPU: cuda)"
         )
     path = resolve_model(name)
     import torch
@@ -45,7 +46,8 @@ def load_decoder(name: str, revision: str = "") -> Decoder:
         family = AutoConfig.from_pretrained(path, **source).model_type
         if family not in FAMILIES:
             raise PlanError(
-                f"model {name!r} is of the family {family!r}, which cannot be rearranged here; covered: {', '.join(FAMILIES)}"
+                f"model {name!r} is of the family {family!r}, which cannot be rearranged here; "
+                f"covered: {', '.join(FAMILIES)}"
             )
         dtype = torch.float32 if device == "cpu" else "auto"
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **source).to(device)

@@ -27,7 +27,7 @@ LARGEST = 4  # k and r go from 1 to 4 (section 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
+class SearchOptions:
     """How a search is led. `max_layers` bounds the length of an order; the paper's bound is not
     known.
     """
@@ -41,7 +41,7 @@ class Knobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class Trial:
     """One simulation: an order and its reward in [0, 1]."""
 
     order: Order
@@ -59,8 +59,8 @@ class _Node:
 
 
 def explore(
-    root: Order, knobs: Knobs, reward: Callable[[Order], float], rng: random.Random
-) -> Iterator[Visit]:
+    root: Order, options: SearchOptions, reward: Callable[[Order], float], rng: random.Random
+) -> Iterator[Trial]:
     """Yield the root, then one new order a simulation; ends early when every order within the bound
     has been tried.
 
@@ -68,24 +68,26 @@ def explore(
     """
     tree = _Node(root)
     seen = {root}
-    _credit([tree], visit := Visit(root, reward(root)))
+    _credit([tree], visit := Trial(root, reward(root)))
     yield visit
-    for _ in range(knobs.n_simulations):
-        trail = _descend(tree, knobs, seen, rng)
+    for _ in range(options.n_simulations):
+        trail = _descend(tree, options, seen, rng)
         if trail is None:
             return
-        visit = Visit(trail[-1].order, reward(trail[-1].order))
+        visit = Trial(trail[-1].order, reward(trail[-1].order))
         trail[-2].children.append(trail[-1])
         _credit(trail, visit)
         yield visit
 
 
-def ucb(node_total: float, n_visits: int, n_all: int, length_share: float, knobs: Knobs) -> float:
+def ucb(
+    node_total: float, n_visits: int, n_all: int, length_share: float, options: SearchOptions
+) -> float:
     """Return Q/v + c √(ln V / v) − λ ‖P‖/N: `length_share` is ‖P‖/N, `n_all` V, the visits of the
     whole tree.
     """
-    bonus = knobs.exploration * math.sqrt(math.log(n_all) / n_visits)
-    return node_total / n_visits + bonus - knobs.length_penalty * length_share
+    bonus = options.exploration * math.sqrt(math.log(n_all) / n_visits)
+    return node_total / n_visits + bonus - options.length_penalty * length_share
 
 
 def neighbours(order: Order, max_layers: int) -> list[Order]:
@@ -107,27 +109,29 @@ def neighbours(order: Order, max_layers: int) -> list[Order]:
     return list(found)
 
 
-def front(visits: Sequence[Visit]) -> list[Visit]:
+def front(visits: Sequence[Trial]) -> list[Trial]:
     """Return the Pareto set, shortest first: each is worth more than every shorter one.
 
     Of equals, the first that was found.
     """
-    best: list[Visit] = []
+    best: list[Trial] = []
     for visit in sorted(visits, key=lambda v: (len(v.order), -v.reward)):
         if not best or visit.reward > best[-1].reward:
             best.append(visit)
     return best
 
 
-def _descend(tree: _Node, knobs: Knobs, seen: set[Order], rng: random.Random) -> list[_Node] | None:
+def _descend(
+    tree: _Node, options: SearchOptions, seen: set[Order], rng: random.Random
+) -> list[_Node] | None:
     """Return the way to a new node, which is no child of its parent yet; None when there is none."""
     trail = [tree]
     while not tree.exhausted:
         node = trail[-1]
         alive = [child for child in node.children if not child.exhausted]
-        widen = len(node.children) ** 2 < node.n_visits or rng.random() < knobs.random_probability
+        widen = len(node.children) ** 2 < node.n_visits or rng.random() < options.random_probability
         if widen or not alive:
-            fresh = _fresh(node, knobs, seen, rng)
+            fresh = _fresh(node, options, seen, rng)
             if fresh is not None:
                 return [*trail, fresh]
             if not alive:
@@ -139,16 +143,18 @@ def _descend(tree: _Node, knobs: Knobs, seen: set[Order], rng: random.Random) ->
             max(
                 alive,
                 key=lambda n: ucb(
-                    n.total, n.n_visits, tree.n_visits, len(n.order) / n_layers, knobs
+                    n.total, n.n_visits, tree.n_visits, len(n.order) / n_layers, options
                 ),
             )
         )
     return None
 
 
-def _fresh(node: _Node, knobs: Knobs, seen: set[Order], rng: random.Random) -> _Node | None:
+def _fresh(
+    node: _Node, options: SearchOptions, seen: set[Order], rng: random.Random
+) -> _Node | None:
     if node.untried is None:
-        node.untried = neighbours(node.order, knobs.max_layers)
+        node.untried = neighbours(node.order, options.max_layers)
         rng.shuffle(node.untried)
     while node.untried:
         order = node.untried.pop()
@@ -158,7 +164,7 @@ def _fresh(node: _Node, knobs: Knobs, seen: set[Order], rng: random.Random) -> _
     return None
 
 
-def _credit(trail: Sequence[_Node], visit: Visit) -> None:
+def _credit(trail: Sequence[_Node], visit: Trial) -> None:
     for node in trail:
         node.n_visits += 1
         node.total += visit.reward

@@ -1,7 +1,7 @@
-"""What an order of layers is worth on a set of problems: the share of right answers, or of answers
+"""The score of an order of layers on a set of problems: its share of right answers, or of answers
 that agree with a vote.
 
-One rule: every number says which targets it was marked against and on how many problems. Two kinds
+The one rule: every number says which targets it was graded against and on how many problems. Two kinds
 of target: reference answers ("accuracy"), and, without them, the majority of several replies drawn
 from the model as it ships ("agreement"). Agreement was chosen over the confidence of tokens because
 a mutilated model that repeats itself is very confident, and because a vote is more often right than
@@ -34,8 +34,8 @@ from orchestrator.studies.layers.mcts import Order
 FIRST = 8  # problems on which an order is tried before the rest
 
 
-class Reward(StrEnum):
-    """What the search is led by."""
+class SearchReward(StrEnum):
+    """What leads a search."""
 
     ACCURACY = "accuracy"
     AGREEMENT = "agreement"
@@ -43,7 +43,7 @@ class Reward(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A reply. `finished`: it ended by itself or at a stop text, not at the limit of tokens."""
+    """A reply; `finished` when it ended by itself or at a stop text, not at the token limit."""
 
     text: str
     finished: bool
@@ -53,10 +53,10 @@ Complete: TypeAlias = Callable[[Order, Sequence[Problem]], Sequence[Completion]]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Marks of one order on the first problems or on all: `right[i]` is the i-th problem's.
+class OrderScore:
+    """The grades of one order: `right[i]` is the i-th problem's.
 
-    `whole`: it was tried on all.
+    `whole` when it was tried on all problems, not on the first ones alone.
     """
 
     order: Order
@@ -65,87 +65,82 @@ class Scored:
 
     @property
     def reward(self) -> float:
-        """The share of problems that it got right."""
+        """Return the share of problems that it got right."""
         return sum(self.right) / len(self.right)
 
 
-class Marker:
-    """Reads answers and compares them with targets.
+class Grader:
+    """Reads answers and compares them with targets: `with Grader(plan, execution) as grader:`.
 
-    Close it: comparing may have started processes.
+    Comparing may start processes, which end with the block.
     """
 
     def __init__(self, plan: Plan, execution: Execution) -> None:
         """Load nothing yet: domains load when they are first needed."""
         self._runner = asyncio.Runner()
-        self._checkers = AnswerWorkers(
+        self._workers = AnswerWorkers(
             n_workers=execution.checkers, limit_seconds=execution.checker_seconds
         )
-        self._dresser = Annotator(replace(plan, verifiers=()), self._checkers)
+        self._annotator = Annotator(replace(plan, verifiers=()), self._workers)
         self._classes: dict[str, Classes] = {}
 
-    def __enter__(self) -> Marker:
+    def __enter__(self) -> Grader:
         """Return itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
         """End the processes."""
-        self._runner.run(self._checkers.aclose())
+        self._runner.run(self._workers.aclose())
         self._runner.close()
 
     def answers(
         self, problems: Sequence[Problem], replies: Sequence[Completion]
     ) -> list[Answer | None]:
-        """Return what each reply states, in its class within its problem."""
+        """Return the answer of each reply, in its class within its problem."""
         return self._runner.run(self._answers(problems, replies))
 
     def right(
         self, problems: Sequence[Problem], replies: Sequence[Completion], targets: Mapping[str, str]
     ) -> list[bool]:
-        """Return whether each reply states what its problem's target does."""
-        return self._runner.run(self._right(problems, replies, targets))
+        """Return whether each reply's answer equals its problem's target."""
+        answers = self.answers(problems, replies)
+        return [
+            a is not None
+            and self._runner.run(self._annotator.same(p.domain, a.text, targets[p.id]))
+            for p, a in zip(problems, answers, strict=True)
+        ]
 
     async def _answers(
         self, problems: Sequence[Problem], replies: Sequence[Completion]
     ) -> list[Answer | None]:
-        found: list[Answer | None] = []
+        answers: list[Answer | None] = []
         for problem, reply in zip(problems, replies, strict=True):
             trace = Trace(
                 0, text=reply.text, finish=Finish.STOP if reply.finished else Finish.LENGTH
             )
             classes = self._classes.setdefault(problem.id, Classes())
-            found.append(
+            answers.append(
                 (
-                    await self._dresser.dress(
+                    await self._annotator.annotate(
                         problem, Request(problem_id=problem.id, ordinal=0), trace, classes
                     )
                 ).answer
             )
-        return found
-
-    async def _right(
-        self, problems: Sequence[Problem], replies: Sequence[Completion], targets: Mapping[str, str]
-    ) -> list[bool]:
-        answers = await self._answers(problems, replies)
-        pairs = zip(problems, answers, strict=True)
-        return [
-            a is not None and await self._dresser.same(p.domain, a.text, targets[p.id])
-            for p, a in pairs
-        ]
+        return answers
 
 
 def split(
     problems: Sequence[Problem], share: float, seed: int
 ) -> tuple[list[Problem], list[Problem]]:
-    """Return the problems to calibrate on and those held out, drawn at random by the seed; each
-    keeps the file's order.
+    """Return the problems to calibrate on and those held out, drawn at random by the seed.
 
-    PlanError when a part that should have problems would have none.
+    Each keeps the file's order. PlanError when a part that should have problems would have none.
     """
     n_held = round(len(problems) * share)
     if n_held == len(problems) or (share > 0 and n_held == 0):
         raise PlanError(
-            f"{len(problems)} problems cannot be split with --holdout {share:g}: each part needs one at least"
+            f"{len(problems)} problems cannot be split with --holdout {share:g}: "
+            "each part needs one at least"
         )
     held = set(random.Random(seed).sample(range(len(problems)), n_held))
     return [p for i, p in enumerate(problems) if i not in held], [
@@ -154,8 +149,9 @@ def split(
 
 
 def voted(problems: Sequence[Problem], rounds: Sequence[Sequence[Answer | None]]) -> dict[str, str]:
-    """Return the majority answer of each problem over rounds of answers, shape (n_rounds,
-    n_problems); left out where none was stated.
+    """Return the majority answer of each problem that has any answer.
+
+    The rounds have shape (n_rounds, n_problems).
     """
     found: dict[str, str] = {}
     for problem, column in zip(problems, zip(*rounds, strict=True), strict=True):
@@ -166,55 +162,56 @@ def voted(problems: Sequence[Problem], rounds: Sequence[Sequence[Answer | None]]
 
 
 class Scorer:
-    """Scores orders on problems with targets, few problems first; remembers what it has scored."""
+    """Scores orders on problems with targets, a few problems first, and remembers the scores."""
 
     def __init__(
         self,
         complete: Complete,
-        marker: Marker,
+        grader: Grader,
         problems: Sequence[Problem],
         targets: Mapping[str, str],
-        known: Collection[Scored] = (),
+        known: Collection[OrderScore] = (),
     ) -> None:
-        """`known` are marks of an earlier run over the same problems and targets."""
+        """Take the scores of an earlier run over the same problems and targets, if there are any."""
         self._complete = complete
-        self._marker = marker
+        self._marker = grader
         self._problems = problems
         self._targets = targets
         self._known = {scored.order: scored for scored in known}
         self._floor = 0.0
 
-    def whole(self, order: Order) -> Scored:
-        """Return an order's marks on all problems, and demand as much of those after it: the
-        model's own order comes first.
+    def whole(self, order: Order) -> OrderScore:
+        """Return an order's score on all problems, which those after it have to match.
+
+        The model's own order comes first.
         """
         scored = self._known.get(order)
         if scored is None or not scored.whole:
-            scored = Scored(order, self._marks(order, self._problems), whole=True)
+            scored = OrderScore(order, self._grades(order, self._problems), whole=True)
         self._known[order] = scored
         self._floor = scored.reward
         return scored
 
-    def score(self, order: Order) -> Scored:
-        """Return an order's marks: on the first 8 problems, and on the rest only if it may still
-        match the model's own order.
+    def score(self, order: Order) -> OrderScore:
+        """Return an order's score on the first 8 problems, and on the rest if it may still match the
+        model's own order.
 
         It may not when the upper end of the 95% interval of its share lies below the own order's.
         """
         if order in self._known:
             return self._known[order]
-        first = self._marks(order, self._problems[:FIRST])
+        first = self._grades(order, self._problems[:FIRST])
         estimate = accuracy({str(i): right for i, right in enumerate(first)})
         assert estimate is not None
         assert estimate.high is not None
         lost = estimate.high < self._floor
-        rest = () if lost else self._marks(order, self._problems[FIRST:])
-        self._known[order] = Scored(
+        rest = () if lost else self._grades(order, self._problems[FIRST:])
+        self._known[order] = OrderScore(
             order, (*first, *rest), whole=not lost or len(self._problems) <= FIRST
         )
         return self._known[order]
 
-    def _marks(self, order: Order, problems: Sequence[Problem]) -> tuple[bool, ...]:
+    def _grades(self, order: Order, problems: Sequence[Problem]) -> tuple[bool, ...]:
         if not problems:
             return ()
         return tuple(self._marker.right(problems, self._complete(order, problems), self._targets))

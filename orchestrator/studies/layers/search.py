@@ -1,9 +1,9 @@
-"""One search for a task's order of layers: problems split, targets chosen, orders tried and kept,
-the winner judged on other problems.
+"""One search for a task's order of layers: it splits problems, chooses targets, tries orders and
+compares the winner on other problems.
 
-One rule: the problems that led a search never pass for a test of it. The winner and the model's own
-order are compared on problems held out; where none are, and reference answers led, the number is
-called an oracle. Values in, values out: `orchestrator.cli.study.layers` prints.
+The one rule: the problems that led a search never pass for a test of it. The winner and the model's
+own order are compared on held-out problems; where there are none, and reference answers led, the
+number is called an oracle. Values in, values out: nothing is printed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Problem, Prompt
 from orchestrator.plan.execution import Execution
 from orchestrator.studies.evaluate import Estimate, accuracy
-from orchestrator.studies.layers.mcts import Knobs, Order, Visit, explore, front
+from orchestrator.studies.layers.mcts import Order, SearchOptions, Trial, explore, front
 from orchestrator.studies.layers.scoring import (
     Complete,
     Completion,
-    Marker,
-    Reward,
-    Scored,
+    Grader,
+    OrderScore,
     Scorer,
+    SearchReward,
     split,
     voted,
 )
@@ -75,8 +75,8 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What is asked: `problems` of `file`, the reference answers among them, and how they are used.
+class SearchTask:
+    """What to search for: the problems of `file`, their reference answers, and how they are used.
 
     `n_votes` serve agreement only.
     """
@@ -86,10 +86,10 @@ class Task:
     file: str
     problems: tuple[Problem, ...]
     references: Mapping[str, str]
-    reward: Reward
+    reward: SearchReward
     holdout: float
     n_votes: int
-    knobs: Knobs
+    options: SearchOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,63 +107,65 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The end of a search. `front` is the Pareto set over orders tried on all problems;
-    `comparison` is None when it was interrupted.
+class SearchResult:
+    """The end of a search.
+
+    `front` is the Pareto set over orders tried on all problems; `comparison` is None when the
+    search was interrupted.
     """
 
-    reward: Reward
+    reward: SearchReward
     n_problems: int  # that led the search
     n_unvoted: int  # left out, since no drawn reply stated an answer
     n_orders: int
     n_whole: int  # orders tried on all problems
-    own: Scored
-    winner: Scored
-    front: tuple[Scored, ...]
+    own: OrderScore
+    winner: OrderScore
+    front: tuple[OrderScore, ...]
     comparison: Comparison | None
     interrupted: bool
 
 
 def chosen_reward(
     wanted: str, problems: Sequence[Problem], references: Mapping[str, str]
-) -> tuple[Reward, tuple[Problem, ...]]:
-    """Return what the search is led by, and the problems that can be used for it.
+) -> tuple[SearchReward, tuple[Problem, ...]]:
+    """Return the reward that leads the search, and the problems that can be used for it.
 
-    "auto": accuracy where there are references, then without the problems that have none; else
+    "auto" is accuracy where there are references, then without the problems that have none; else
     agreement. PlanError when accuracy is wanted and no problem has a reference.
     """
     with_reference = tuple(p for p in problems if p.id in references)
-    if wanted == Reward.AGREEMENT or (wanted == "auto" and not with_reference):
-        return Reward.AGREEMENT, tuple(problems)
+    if wanted == SearchReward.AGREEMENT or (wanted == "auto" and not with_reference):
+        return SearchReward.AGREEMENT, tuple(problems)
     if not with_reference:
         raise PlanError(
-            "no problem has a reference answer (`answer`), so there is no accuracy to search by; use --reward agreement"
+            "no problem has a reference answer (`answer`), "
+            "so there is no accuracy to search by; use --reward agreement"
         )
-    return Reward.ACCURACY, with_reference
+    return SearchReward.ACCURACY, with_reference
 
 
 def search(
     runner: Runner,
     own: Order,
-    task: Task,
-    record: Path,
-    said: Callable[[int, Scored, Scored], None],
-) -> Found:
-    """Return the outcome; each order is kept in `record` as soon as it is scored, and one kept
-    there is not run again.
+    task: SearchTask,
+    path: Path,
+    report: Callable[[int, OrderScore, OrderScore], None],
+) -> SearchResult:
+    """Return the outcome; each order is logged in `path` once it is scored, and never run again.
 
-    `said` hears of every order: how many there were, its marks, the best marks so far. Ctrl-C ends
-    the search with what there is, once the model's own order has been scored. PlanError when there
-    is nothing to reward or the record is another search's.
+    `report` is called for every order, with their number, its score and the best score so far.
+    Ctrl-C ends the search with what there is, once the model's own order has been scored. PlanError
+    when there is nothing to reward or the log is another search's.
     """
     calibration, held_out = split(task.problems, task.holdout, task.plan.seed)
     complete = completer(runner, task)
-    with Marker(task.plan, task.execution) as marker, Record(record, task, calibration) as kept:
-        targets = _targets(task, runner, own, marker, calibration)
+    with Grader(task.plan, task.execution) as grader, SearchLog(path, task, calibration) as log:
+        targets = _targets(task, runner, own, grader, calibration)
         used = [p for p in calibration if p.id in targets]
-        scorer = Scorer(complete, marker, used, targets, kept.known)
+        scorer = Scorer(complete, grader, used, targets, log.known)
         best = root = scorer.whole(own)
-        kept.add(root)
+        log.add(root)
         tried = [root]
         interrupted = False
 
@@ -171,27 +173,30 @@ def search(
             nonlocal best
             scored = root if order == own else scorer.score(order)
             if scored is not root:
-                kept.add(scored)
+                log.add(scored)
                 tried.append(scored)
             best = max((best, scored), key=_merit)
-            said(len(tried), scored, best)
+            report(len(tried), scored, best)
             return scored.reward
 
         try:
             for _ in explore(
-                own, task.knobs, reward, random.Random(derive_seed(task.plan.seed, "depth search"))
+                own,
+                task.options,
+                reward,
+                random.Random(derive_seed(task.plan.seed, "depth search")),
             ):
                 pass
             comparison = _comparison(
-                task, runner, own, marker, complete, best, held_out or used, targets
+                task, runner, own, grader, complete, best, held_out or used, targets
             )
         except KeyboardInterrupt:
             interrupted, comparison = True, None
     whole = [scored for scored in tried if scored.whole]
     by_order = {scored.order: scored for scored in whole}
-    best_front = tuple(by_order[v.order] for v in front([Visit(s.order, s.reward) for s in whole]))
+    best_front = tuple(by_order[v.order] for v in front([Trial(s.order, s.reward) for s in whole]))
     n_unvoted = len(calibration) - len(used)
-    return Found(
+    return SearchResult(
         task.reward,
         len(used),
         n_unvoted,
@@ -205,7 +210,7 @@ def search(
     )
 
 
-def completer(runner: Runner, task: Task) -> Complete:
+def completer(runner: Runner, task: SearchTask) -> Complete:
     """Return what runs problems under an order: prompts and limits as the plan says, greedily."""
     ids = {p.id: runner.prompt_ids(prepared_prompt(p, task.plan)) for p in task.problems}
     sampling = task.plan.sampling
@@ -214,11 +219,10 @@ def completer(runner: Runner, task: Task) -> Complete:
     )
 
 
-def _merit(scored: Scored) -> tuple[float, float]:
-    """What makes a winner: tried on all problems, most rewarded, then shortest; `max` keeps the
-    first of equals.
+def _merit(scored: OrderScore) -> tuple[float, float]:
+    """Return what makes a winner: tried on all problems, highest reward, then shortest.
 
-    Of orders without any reward the first, the model's own, stays: short ones would win by their
+    `max` keeps the first of equals. Of orders without any reward the first, the model's own, stays: short ones would win by their
     length alone.
     """
     reward = scored.reward if scored.whole else 0.0
@@ -226,14 +230,15 @@ def _merit(scored: Scored) -> tuple[float, float]:
 
 
 def _targets(
-    task: Task, runner: Runner, own: Order, marker: Marker, problems: Sequence[Problem]
+    task: SearchTask, runner: Runner, own: Order, grader: Grader, problems: Sequence[Problem]
 ) -> dict[str, str]:
-    if task.reward is Reward.ACCURACY:
+    if task.reward is SearchReward.ACCURACY:
         return {p.id: task.references[p.id] for p in problems}
     sampling = task.plan.sampling
     if sampling.temperature <= 0:
         raise PlanError(
-            "a vote needs replies that differ: set sampling.temperature above 0, or give reference answers"
+            "a vote needs replies that differ: set sampling.temperature above 0, "
+            "or give reference answers"
         )
     prompts = [runner.prompt_ids(prepared_prompt(p, task.plan)) for p in problems]
     rounds = []
@@ -242,54 +247,54 @@ def _targets(
         replies = runner.drawn(
             prompts, own, sampling.max_new_tokens, sampling.stop, temperature=sampling.temperature, seed=seed
         )  # fmt: skip
-        rounds.append(marker.answers(problems, replies))
+        rounds.append(grader.answers(problems, replies))
     targets = voted(problems, rounds)
     if not targets:
         raise PlanError(
-            f"{task.file}: without reference answers a search is led by the model's own vote, and none of {task.n_votes} replies to "
-            f"{len(problems)} problems stated an answer; give references, or a template or domain under which it answers"
+            f"{task.file}: without reference answers a search is led by the model's own vote, "
+            f"and none of {task.n_votes} replies to "
+            f"{len(problems)} problems stated an answer; give references, "
+            "or a template or domain under which it answers"
         )
     return targets
 
 
 def _comparison(
-    task: Task,
+    task: SearchTask,
     runner: Runner,
     own: Order,
-    marker: Marker,
+    grader: Grader,
     complete: Complete,
-    winner: Scored,
+    winner: OrderScore,
     problems: Sequence[Problem],
     targets: Mapping[str, str],
 ) -> Comparison:
-    """Return both orders on these problems: against references where there are any, else against
-    votes.
-    """
-    judged = [p for p in problems if p.id in task.references]
-    if judged:
-        kind = "oracle" if task.reward is Reward.ACCURACY and not task.holdout else "accuracy"
+    """Return both orders' accuracy against references where there are any, else against votes."""
+    graded = [p for p in problems if p.id in task.references]
+    if graded:
+        kind = "oracle" if task.reward is SearchReward.ACCURACY and not task.holdout else "accuracy"
         against: Mapping[str, str] = task.references
     else:
         kind = "agreement"
-        against = targets if not task.holdout else _targets(task, runner, own, marker, problems)
-        judged = [p for p in problems if p.id in against]
-    marks = [
-        marker.right(judged, complete(order, judged), against) for order in (own, winner.order)
+        against = targets if not task.holdout else _targets(task, runner, own, grader, problems)
+        graded = [p for p in problems if p.id in against]
+    grades = [
+        grader.right(graded, complete(order, graded), against) for order in (own, winner.order)
     ]
-    a, b = (accuracy({p.id: right for p, right in zip(judged, row, strict=True)}) for row in marks)
+    a, b = (accuracy({p.id: right for p, right in zip(graded, row, strict=True)}) for row in grades)
     assert a is not None
     assert b is not None
-    pairs = list(zip(*marks, strict=True))
+    pairs = list(zip(*grades, strict=True))
     return Comparison(kind, a, b, pairs.count((False, True)), pairs.count((True, False)))
 
 
-class Record:
-    """Orders with their marks, one a line, appended as they come.
+class SearchLog:
+    """Orders with their grades, one a line, appended as they come.
 
-    The first line says of what search.
+    The first line identifies the search.
     """
 
-    def __init__(self, path: Path, task: Task, problems: Sequence[Problem]) -> None:
+    def __init__(self, path: Path, task: SearchTask, problems: Sequence[Problem]) -> None:
         """Read what is there. PlanError when it belongs to another search; a last line that was cut
         off is dropped.
         """
@@ -299,7 +304,8 @@ class Record:
         whole = [line for line in lines if line.endswith(b"\n")]
         if whole and whole[0].strip() != self._head:
             raise PlanError(
-                f"{path} holds another search (other problems, model, reward, seed or sampling); choose another --out"
+                f"{path} holds another search (other problems, model, reward, "
+                "seed or sampling); choose another --out"
             )
         self.known = [_scored(msgspec.json.decode(line)) for line in whole[1:]]
         self._kept = {scored.order for scored in self.known}
@@ -314,7 +320,7 @@ class Record:
                 f"{path}: {error.strerror}; free some space or choose another --out"
             ) from error
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> SearchLog:
         """Return itself."""
         return self
 
@@ -322,8 +328,8 @@ class Record:
         """Close the file."""
         self._file.close()
 
-    def add(self, scored: Scored) -> None:
-        """Keep an order's marks, once."""
+    def add(self, scored: OrderScore) -> None:
+        """Keep an order's grades, once."""
         if scored.order in self._kept:
             return
         self._kept.add(scored.order)
@@ -341,18 +347,18 @@ class Record:
             ) from error
 
 
-def _scored(row: Mapping[str, object]) -> Scored:
+def _scored(row: Mapping[str, object]) -> OrderScore:
     right = row["right"]
     assert isinstance(right, list)
-    return Scored(
+    return OrderScore(
         parse_schedule(str(row["layers"])).order(), tuple(map(bool, right)), bool(row["whole"])
     )
 
 
-def _identity(task: Task, problems: Sequence[Problem]) -> str:
-    """Return a digest of what marks depend on: model, prompts, targets, sampling.
+def _identity(task: SearchTask, problems: Sequence[Problem]) -> str:
+    """Return a digest of what grades depend on: model, prompts, targets and sampling.
 
-    Not of the knobs: other knobs may use the same marks.
+    It leaves out the options of the search: other options may use the same grades.
     """
     prompts = [
         (p.id, prepared_prompt(p, task.plan), p.domain, task.references.get(p.id)) for p in problems

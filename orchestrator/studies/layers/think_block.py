@@ -36,7 +36,7 @@ _FEWEST_WINDOWS = 2  # below, nothing can be said about how certain a number is
 
 
 @dataclass(frozen=True, slots=True)
-class Looped:
+class LoopEffect:
     """What a depth does to the likelihood of the text.
 
     `nll` is nats a token; `change` is against depth 1, paired by window.
@@ -50,7 +50,7 @@ class Looped:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class LayerProbe:
     """`distances[l]` is layer l's; `schedule` is None when the curve has no knees.
 
     `loops` is empty without a schedule.
@@ -60,7 +60,7 @@ class Probe:
     n_tokens: int
     distances: tuple[float, ...]
     schedule: Schedule | None
-    loops: tuple[Looped, ...]
+    loops: tuple[LoopEffect, ...]
 
 
 def built_in_text() -> str:
@@ -74,7 +74,7 @@ def built_in_text() -> str:
     )
 
 
-def probe(decoder: Decoder, name: str, text: str, depths: Sequence[int]) -> Probe:
+def probe(decoder: Decoder, name: str, text: str, depths: Sequence[int]) -> LayerProbe:
     """Return the curve over a text, the schedule that it proposes, and what that schedule does at
     each of these depths.
     """
@@ -82,7 +82,7 @@ def probe(decoder: Decoder, name: str, text: str, depths: Sequence[int]) -> Prob
     distances = mean_distances(decoder, windows)
     schedule = proposed(distances)
     loops = loop_effects(decoder, windows, schedule, depths) if schedule is not None else ()
-    return Probe(name, sum(map(len, windows)), distances, schedule, loops)
+    return LayerProbe(name, sum(map(len, windows)), distances, schedule, loops)
 
 
 def mean_distances(decoder: Decoder, windows: Sequence[Sequence[int]]) -> tuple[float, ...]:
@@ -95,12 +95,12 @@ def mean_distances(decoder: Decoder, windows: Sequence[Sequence[int]]) -> tuple[
 
 def loop_effects(
     decoder: Decoder, windows: Sequence[Sequence[int]], schedule: Schedule, depths: Sequence[int]
-) -> tuple[Looped, ...]:
+) -> tuple[LoopEffect, ...]:
     """Return the likelihoods under a schedule, depth 1 first, then each other depth as a plain and
     as a damped loop.
     """
     once = _nlls(decoder.token_logprobs(windows, schedule.order(1)))
-    found = [Looped(1, False, schedule.n_layers_run(1), mean_estimate(once), None)]
+    found = [LoopEffect(1, False, schedule.n_layers_run(1), mean_estimate(once), None)]
     for depth in sorted({*depths} - {1}):
         plain = _nlls(decoder.token_logprobs(windows, schedule.order(depth)))
         damped = _nlls(
@@ -109,7 +109,9 @@ def loop_effects(
         for is_damped, nlls in ((False, plain), (True, damped)):
             change = mean_estimate([b - a for a, b in zip(once, nlls, strict=True)])
             found.append(
-                Looped(depth, is_damped, schedule.n_layers_run(depth), mean_estimate(nlls), change)
+                LoopEffect(
+                    depth, is_damped, schedule.n_layers_run(depth), mean_estimate(nlls), change
+                )
             )
     return tuple(found)
 

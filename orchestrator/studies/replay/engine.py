@@ -1,10 +1,9 @@
-"""The engine `replay`: a whole job (journal, dressing, display, resume) on recorded traces, without
-a model.
+"""The engine `replay`: a whole job (journal, annotation, display, resume) on recorded traces.
 
 For comparing strategies use `leadline replay`, which is faster and keeps a simulated clock; this is
-the same recording behind the port that every engine has. What a request gets is a function of the
-request alone: it draws a trace by its seed, with replacement, and a continuation finds its trace in
-the token ids it inherits, so that a resumed job goes on as if nothing had happened.
+the same recording behind the protocol that every engine has. The one rule: a reply is a function of
+the request alone. A request draws a trace by its seed, with replacement, and a continuation finds
+its trace in the token ids it inherits, so that a resumed job continues as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
@@ -27,31 +28,31 @@ from orchestrator.studies.replay.simulator import Stretch, Tape
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Options of the replay engine: `source` is a recording (see docs/replay.md); problems are
-    matched by their ids.
+    """Serve recorded traces instead of a model: try a whole job without one.
 
-    A trace takes `seconds_per_token`.
+    Problems are matched by their ids.
     """
 
-    loads_models: ClassVar[bool] = (
-        False  # the plan's models are names to it, and it is not asked what they can do
-    )
+    # the plan's models are names to it, whose abilities are not checked
+    loads_models: ClassVar[bool] = False
 
-    source: str
-    probe_tokens: int = 0
-    seconds_per_token: float = 0.0
+    source: Annotated[
+        str, Meta(description="Recording: a job directory or a file (see docs/replay.md).")
+    ]
+    probe_tokens: Annotated[
+        int, Meta(ge=0, description="Tokens that a probe is charged; recordings do not hold them.")
+    ] = 0
+    seconds_per_token: Annotated[
+        float, Meta(ge=0, description="Seconds that each token takes; 0 replies at once.")
+    ] = 0.0
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return what recorded traces can do; stop rules need texts, and are refused rather than
-        promised.
-        """
+        """Return what recorded traces can do; stop rules need texts, so they are not among it."""
         return frozenset({Capability.SEED, Capability.CANCEL, Capability.CONTINUE})
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RecordedEngine]:
-        """Yield the engine; PlanError when the source is no recording, or the plan has several
-        models.
-        """
+        """Yield the engine; PlanError for several models, or when there is no recording."""
         if len(models) != 1:
             raise PlanError(
                 f"a recording is of one model; the plan has {', '.join(models) or 'none'}"
@@ -70,8 +71,9 @@ class RecordedEngine:
         self._aborts: dict[tuple[str, int], asyncio.Event] = {}
 
     async def generate(self, request: Request) -> Trace:
-        """Return the recorded trace that this request's seed draws, or its continuation; FAILED,
-        saying why, when it is not recorded.
+        """Return the recorded trace that this request's seed draws, or its continuation.
+
+        It is FAILED, with the reason, when it is not recorded.
         """
         recorded = self._problems.get(request.problem_id)
         try:
@@ -90,7 +92,7 @@ class RecordedEngine:
 
     def abort(self, request: Request) -> None:
         """Stop a request; its trace comes back cut where it was."""
-        event = self._aborts.get((request.problem_id, request.ordinal))
+        event = self._aborts.get(request.identity)
         if event is not None:
             event.set()
 
@@ -99,13 +101,14 @@ class RecordedEngine:
             index = random.Random(request.seed).randrange(len(recorded.traces))
             tape = Tape(recorded, [index], self._options.probe_tokens)
             if _n_turns(request.prompt) == _n_turns(recorded.problem.prompt):
-                tape.prompt = request.prompt  # in the words of a plan that an engine does not see
+                tape.prompt = request.prompt  # in the wording of a plan that no engine sees
             return tape, index
         # every token of a recorded trace carries its index
         index = request.prefix_ids[0] if request.prefix_ids else -1
         if not set(request.prefix_ids) <= {index} or not 0 <= index < len(recorded.traces):
             raise ReplayError(
-                f"problem {request.problem_id}: the recording holds nothing that follows trace {request.parent}"
+                f"problem {request.problem_id}: the recording holds nothing that follows trace "
+                f"{request.parent}"
             )
         tape = Tape(recorded, [], self._options.probe_tokens)
         tape.prompt = request.prompt  # its parent was let through
@@ -113,11 +116,11 @@ class RecordedEngine:
         return tape, index
 
     async def _spend(self, request: Request, n_tokens: int) -> int | None:
-        """Wait as long as the tokens take; return how many were done when it was aborted, or None."""
+        """Wait as long as the tokens take; return how many an abort left, None without one."""
         per_token = self._options.seconds_per_token
         if not per_token or not n_tokens:
             return None
-        identity = (request.problem_id, request.ordinal)
+        identity = request.identity
         event = self._aborts[identity] = asyncio.Event()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -132,8 +135,9 @@ class RecordedEngine:
 
 
 def _plain(request: Request, trace: Trace, recorded: RecordedProblem, index: int) -> Trace:
-    """Return the trace undressed, as engines give it: its answer only in its text, in a box if the
-    text was not recorded.
+    """Return the raw trace, as engines give it: its answer stands only in its text.
+
+    It is boxed if the text was not recorded.
     """
     n_tokens = trace.usage.output_tokens
     has_text = recorded.traces[index].text is not None and not request.suffix
@@ -150,8 +154,9 @@ def _plain(request: Request, trace: Trace, recorded: RecordedProblem, index: int
 
 
 def _n_turns(prompt: Prompt) -> int:
-    """Return how often someone speaks in a prompt, system messages aside: a revision's conversation
-    has more turns than its problem.
+    """Return the number of messages in a prompt, system messages aside.
+
+    A revision's conversation has more of them than its problem.
     """
     return 1 if isinstance(prompt, str) else sum(m.role != "system" for m in prompt)
 

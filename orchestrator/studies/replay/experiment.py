@@ -1,9 +1,8 @@
-"""Many replays: strategies over recordings and seeds, in several processes, and what they come to
-with intervals.
+"""Many replays: strategies over recordings and seeds, in several processes, with intervals.
 
-The unit of every interval is the question: seeds only shuffle the same traces, so a value is first
-averaged over seeds. A question that was asked of several models (the same ids in every source) is
-one unit with all its models. Numbers only; printing is `replay_view`'s.
+The one rule: the unit of every interval is the question. Seeds only shuffle the same traces, so a
+value is first averaged over seeds. A question that several models answered (the same ids in every
+source) is one unit with all its models. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from statistics import fmean
 
-from orchestrator.core.errors import described
+from orchestrator.core.errors import describe
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import PluginSpec, Purpose, Request, Trace
@@ -28,15 +27,15 @@ from orchestrator.studies.replay.recording import (
     RecordedProblem,
     Recording,
     ReplayError,
-    drawn,
+    draw_order,
 )
-from orchestrator.studies.replay.simulator import UNLIMITED, Explored, Stretch, Tape, explore
+from orchestrator.studies.replay.simulator import UNLIMITED, SimulatedRun, Stretch, Tape, explore
 
 MAJORITY = PluginSpec("majority")
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class ReplaySetting:
     """A strategy, and how the pool it leaves is voted on."""
 
     strategy: PluginSpec
@@ -57,20 +56,20 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One exploration. `full_tokens` and `full_right` are what all `n_planned` attempts of the same
-    draw would have cost and voted.
+class ReplayOutcome:
+    """One exploration.
 
-    `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those held a
+    `full_tokens` and `full_right` are the cost and the vote of all `n_planned` attempts of the same
+    draw. `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those held a
     right answer while the vote was wrong.
-    `depth_tokens`: the critical path, in tokens one after another.
+    `path_tokens`: the critical path, in tokens one after another.
     """
 
     right: bool
     tokens: int
     pruned_tokens: int
     probe_tokens: int
-    depth_tokens: int
+    path_tokens: int
     n_attempts: int
     pruning_error: bool
     full_tokens: int | None
@@ -78,17 +77,17 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReplayRow:
     """A setting on one recording, or on all of them (`source` "all").
 
     `units` are per-question means of (right, tokens), shape (n, 2).
     """
 
     source: str
-    setting: Setting
+    setting: ReplaySetting
     accuracy: Estimate
     tokens: Estimate
-    depth_tokens: float
+    path_tokens: float
     n_attempts: float
     pruned_tokens: float
     probe_tokens: float
@@ -101,18 +100,17 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class _Task:
     source: int  # index of a recording
-    setting: Setting
+    setting: ReplaySetting
     seeds: range
 
 
 def play_all(
     recordings: Sequence[Recording],
-    settings: Sequence[Setting],
+    settings: Sequence[ReplaySetting],
     conditions: Conditions,
     n_processes: int = 0,
-) -> list[Row]:
-    """Return one row per recording and setting, then, of several recordings, one per setting for
-    all of them.
+) -> list[ReplayRow]:
+    """Return one row per recording and setting; of several recordings, also one per setting for all.
 
     ReplayError when a recording has no references, or does not hold what a strategy asks for.
     `n_processes` 0: one per core.
@@ -121,11 +119,12 @@ def play_all(
         lacking = [p.problem.id for p in recording.problems if p.right is None]
         if lacking:
             raise ReplayError(
-                f"{recording.name}: {len(lacking)} problems have no reference answer, {lacking[0]!r} first; name their file"
+                f"{recording.name}: {len(lacking)} problems have no reference answer, "
+                f"{lacking[0]!r} first; name their file"
             )
     cases = list(product(range(len(recordings)), range(len(settings))))
     tasks = [_Task(i, settings[j], seeds) for i, j in cases for seeds in _chunks(conditions)]
-    found: dict[tuple[int, int], dict[str, list[Outcome]]] = {case: {} for case in cases}
+    found: dict[tuple[int, int], dict[str, list[ReplayOutcome]]] = {case: {} for case in cases}
     played = _mapped(recordings, tasks, conditions, n_processes or os.cpu_count() or 1)
     for case in (case for case in cases for _ in _chunks(conditions)):
         for problem_id, outcome in next(played):
@@ -140,7 +139,7 @@ def play_all(
     return rows
 
 
-def difference(row: Row, other: Row) -> Estimate:
+def difference(row: ReplayRow, other: ReplayRow) -> Estimate:
     """Return how much more accurate `row` is than `other`, paired by question.
 
     KeyError when they are not of the same questions.
@@ -159,7 +158,7 @@ _worker: dict[str, object] = {}  # what a worker process plays: set once, when i
 
 def _mapped(
     recordings: Sequence[Recording], tasks: Sequence[_Task], conditions: Conditions, n: int
-) -> Iterator[list[tuple[str, Outcome]]]:
+) -> Iterator[list[tuple[str, ReplayOutcome]]]:
     if n == 1 or len(tasks) == 1:
         for task in tasks:
             yield _played(recordings[task.source], task, conditions)
@@ -175,14 +174,16 @@ def _begin(recordings: Sequence[Recording], conditions: Conditions) -> None:
     gc.freeze()  # what was read stays; a collection would walk over all of it
 
 
-def _play_in_worker(task: _Task) -> list[tuple[str, Outcome]]:
+def _play_in_worker(task: _Task) -> list[tuple[str, ReplayOutcome]]:
     recordings, conditions = _worker["recordings"], _worker["conditions"]
     assert isinstance(recordings, Sequence)
     assert isinstance(conditions, Conditions)
     return _played(recordings[task.source], task, conditions)
 
 
-def _played(recording: Recording, task: _Task, conditions: Conditions) -> list[tuple[str, Outcome]]:
+def _played(
+    recording: Recording, task: _Task, conditions: Conditions
+) -> list[tuple[str, ReplayOutcome]]:
     """Return an outcome per problem and seed."""
     strategy = registry.load("strategies", task.setting.strategy)
     selector = registry.load("selectors", task.setting.selector)
@@ -193,24 +194,24 @@ def _played(recording: Recording, task: _Task, conditions: Conditions) -> list[t
             strategy=task.setting.strategy, sampling=UNLIMITED, budget=conditions.budget, seed=seed
         )
         for recorded in recording.problems:
-            order = drawn(len(recorded.traces), conditions.draw, seed)
+            order = draw_order(len(recorded.traces), conditions.draw, seed)
             tape = Tape(recorded, order, conditions.probe_tokens)
-            explored = explore(tape, strategy, plan)
-            if explored.session.error:
+            run = explore(tape, strategy, plan)
+            if run.session.error:
                 raise ReplayError(
-                    f"{recording.name}, problem {recorded.problem.id}: {explored.session.error}"
+                    f"{recording.name}, problem {recorded.problem.id}: {run.session.error}"
                 )
             full = None if n_planned is None or n_planned > len(order) else order[:n_planned]
-            found.append((recorded.problem.id, _outcome(tape, explored, selector, full)))
+            found.append((recorded.problem.id, _outcome(tape, run, selector, full)))
     return found
 
 
 def _outcome(
-    tape: Tape, explored: Explored, selector: Selector, full: Sequence[int] | None
-) -> Outcome:
-    recorded, traces = tape.recorded, explored.session.traces
+    tape: Tape, run: SimulatedRun, selector: Selector, full: Sequence[int] | None
+) -> ReplayOutcome:
+    recorded, traces = tape.recorded, run.session.traces
     # the pool that a live job votes on
-    right = _is_right(recorded, selector, pruned(list(traces.values()), explored.session.dropped))
+    right = _is_right(recorded, selector, pruned(list(traces.values()), run.session.dropped))
     ends: dict[int, Stretch] = {}  # by attempt, its last stretch
     for stretch in tape.stretches.values():
         if stretch.root not in ends or stretch.last > ends[stretch.root].last:
@@ -220,14 +221,14 @@ def _outcome(
         (a := recorded.traces[end.index].answer) is not None and a.key in (recorded.right or ())
         for end in unfinished
     )
-    return Outcome(
+    return ReplayOutcome(
         right=right,
-        tokens=explored.session.output_tokens,
+        tokens=run.session.output_tokens,
         pruned_tokens=sum(end.last for end in unfinished),
         probe_tokens=sum(
             t.usage.output_tokens for t in traces.values() if t.purpose is not Purpose.SOLVE
         ),
-        depth_tokens=explored.depth_tokens,
+        path_tokens=run.path_tokens,
         n_attempts=len(ends),
         pruning_error=held and not right,
         full_tokens=None if full is None else sum(recorded.traces[i].n_tokens for i in full),
@@ -246,26 +247,24 @@ def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trac
     # a plugin may raise anything; mostly the recording lacks what it ranks by
     except Exception as error:
         raise ReplayError(
-            f"problem {recorded.problem.id}: the selector failed: {described(error)}"
+            f"problem {recorded.problem.id}: the selector failed: {describe(error)}"
         ) from error
     return bool(clusters) and clusters[0].answer.key in (recorded.right or ())
 
 
-def _merged(pools: dict[str, dict[str, list[Outcome]]]) -> dict[str, list[Outcome]]:
-    """Return several sources' outcomes by question: one unit where all of them were asked the same
-    ones.
-    """
+def _merged(pools: dict[str, dict[str, list[ReplayOutcome]]]) -> dict[str, list[ReplayOutcome]]:
+    """Return several sources' outcomes by question, merged where all have the same questions."""
     ids = [set(pool) for pool in pools.values()]
     same = all(found == ids[0] for found in ids)
-    merged: dict[str, list[Outcome]] = {}
+    merged: dict[str, list[ReplayOutcome]] = {}
     for name, pool in pools.items():
         for problem_id, outcomes in pool.items():
             merged.setdefault(problem_id if same else f"{name}/{problem_id}", []).extend(outcomes)
     return merged
 
 
-def _row(source: str, setting: Setting, pool: dict[str, list[Outcome]]) -> Row:
-    def mean(value: Callable[[Outcome], float]) -> float:
+def _row(source: str, setting: ReplaySetting, pool: dict[str, list[ReplayOutcome]]) -> ReplayRow:
+    def mean(value: Callable[[ReplayOutcome], float]) -> float:
         return fmean(fmean(map(value, outcomes)) for outcomes in pool.values())
 
     units = {
@@ -273,12 +272,12 @@ def _row(source: str, setting: Setting, pool: dict[str, list[Outcome]]) -> Row:
         for id, outcomes in pool.items()
     }
     has_full = all(o.full_tokens is not None for outcomes in pool.values() for o in outcomes)
-    return Row(
+    return ReplayRow(
         source,
         setting,
         accuracy=mean_estimate([right for right, _ in units.values()]),
         tokens=mean_estimate([tokens for _, tokens in units.values()]),
-        depth_tokens=mean(lambda o: o.depth_tokens),
+        path_tokens=mean(lambda o: o.path_tokens),
         n_attempts=mean(lambda o: o.n_attempts),
         pruned_tokens=mean(lambda o: o.pruned_tokens),
         probe_tokens=mean(lambda o: o.probe_tokens),

@@ -1,9 +1,9 @@
 """Reads recordings: job directories, recordings with probes, answer pools, and pools of full texts
 with scores.
 
-The one rule: what a file holds is taken as it lies, and what had to be left out is said in a note.
-Which kind a file is follows from its content. Answers that were recorded as answers are compared as
-texts, as those who recorded them did, unless a domain is named; answers of full texts are read and
+The one rule: what a file holds is taken as it is, and a note names what had to be left out. A
+file's kind follows from its content. Answers that were recorded as answers are compared as texts,
+as those who recorded them did, unless a domain is named; answers of full texts are extracted and
 compared by a domain, `math` unless another is named.
 """
 
@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.lineage import lineage, whole_text
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Finish, Problem, Purpose, Request, Trace, Verdict
-from orchestrator.jobs.journal import Arrived, Journal, digest
-from orchestrator.jobs.problems import read_problems
-from orchestrator.jobs.source import recorded as recorded_commission
+from orchestrator.jobs.finished import read_finished
+from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.studies.evaluate import read_references, right_keys
@@ -34,34 +33,34 @@ from orchestrator.studies.replay.recording import (
     Recording,
     ReplayError,
 )
+from orchestrator.studies.summary import compare_answers
 
 # how the recordings with probes and the answer pools write that none was found
 NO_ANSWER = ("", "ERR", "None")
 _LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
 _KINDS = (
-    "a job directory; a list of questions with `each_branch` (probes); `records` with `traces` of `text` and `tokens` (full texts); "
+    "a job directory; a list of questions with `each_branch` (probes); "
+    "`records` with `traces` of `text` and `tokens` (full texts); "
     "or one JSON object a line with `all_answers` as [answer, tokens] pairs (an answer pool)"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Raw:
-    """A problem as it was recorded: every answer's key is its text; `stated` of full texts is yet
-    to be read.
+class _RawProblem:
+    """A problem as it was recorded: every answer's key is its text.
+
+    Answers of full texts are yet to be extracted.
     """
 
     problem: Problem
     traces: tuple[RecordedTrace, ...]
-    reference: str | None
-
-
-Read: TypeAlias = tuple[Sequence[_Raw], tuple[str, ...]]
+    reference: str
 
 
 def read_recording(path: str | Path, domain: str = "", problems: str = "") -> Recording:
-    """Return the recording in a file or job directory. ReplayError naming it when it is none.
+    """Return the recording in a file or job directory. ReplayError naming it when there is none.
 
-    `domain` says how answers are compared ("": see the module). `problems` names the file with a
+    `domain` decides how answers are compared ("": see the module). `problems` names the file with a
     job's references, if not the one it ran.
     """
     path = Path(path)
@@ -69,20 +68,20 @@ def read_recording(path: str | Path, domain: str = "", problems: str = "") -> Re
         return _read_job(path, problems)
     content = _decoded(path)
     try:
-        raws, notes, is_text = _parsed(content)
+        raws, has_texts = _parsed(content)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ReplayError(
             f"{path}: {type(error).__name__}: {error}; a recording is {_KINDS}"
         ) from error
     if not raws:
         raise ReplayError(f"{path}: it holds no questions")
-    dress = is_text or domain
-    found = (
-        asyncio.run(_dressed(raws, domain or "math"))
-        if dress
-        else [_as_recorded(raw) for raw in raws]
-    )
-    return Recording(path.name.split(".json")[0], tuple(found), notes)
+    if has_texts or domain:
+        recorded = asyncio.run(_annotated(raws, domain or "math"))
+    else:
+        recorded = [
+            RecordedProblem(raw.problem, raw.traces, frozenset({raw.reference})) for raw in raws
+        ]
+    return Recording(path.name.split(".json")[0], tuple(recorded))
 
 
 def _decoded(path: Path) -> Any:
@@ -91,7 +90,8 @@ def _decoded(path: Path) -> Any:
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError) as error:
         raise ReplayError(
-            f"{path}: {getattr(error, 'strerror', None) or error}; name a file or a job directory that is there"
+            f"{path}: {getattr(error, 'strerror', None) or error}; "
+            "name an existing file or job directory"
         ) from error
     try:
         return msgspec.json.decode(data)
@@ -102,19 +102,17 @@ def _decoded(path: Path) -> Any:
             raise ReplayError(f"{path}: not JSON: {error}; a recording is {_KINDS}") from error
 
 
-def _parsed(content: Any) -> tuple[Sequence[_Raw], tuple[str, ...], bool]:
-    """Return the problems, what is to be said of them, and whether their answers are yet to be read
-    from texts.
-    """
+def _parsed(content: Any) -> tuple[Sequence[_RawProblem], bool]:
+    """Return the problems, and whether their answers are yet to be extracted from texts."""
     if isinstance(content, Mapping) and "problem_num" not in content:
-        return [_text_problem(record) for record in content["records"]], (), True
+        return [_text_problem(record) for record in content["records"]], True
     rows: Sequence[Any] = [content] if isinstance(content, Mapping) else content
     if rows and "each_branch" in rows[0]:
-        return [_probed_problem(i, row) for i, row in enumerate(rows)], (), False
-    return [_pool_problem(row) for row in rows], (), False
+        return [_probed_problem(i, row) for i, row in enumerate(rows)], False
+    return [_pool_problem(row) for row in rows], False
 
 
-def _probed_problem(index: int, row: Mapping[str, Any]) -> _Raw:
+def _probed_problem(index: int, row: Mapping[str, Any]) -> _RawProblem:
     interval = int(row["probe_freq"])
     answers: dict[str, Answer | None] = {}
 
@@ -133,21 +131,23 @@ def _probed_problem(index: int, row: Mapping[str, Any]) -> _Raw:
         )
         for probes, n_tokens, final in row["each_branch"]
     )
-    return _Raw(Problem(f"q{index:03d}", str(row["question"])), traces, str(row["gold_answer"]))
+    return _RawProblem(
+        Problem(f"q{index:03d}", str(row["question"])), traces, str(row["gold_answer"])
+    )
 
 
-def _pool_problem(row: Mapping[str, Any]) -> _Raw:
+def _pool_problem(row: Mapping[str, Any]) -> _RawProblem:
     if "all_answers" not in row:
         raise ValueError(
-            "a row without `all_answers`: counts of answers alone hold neither their tokens nor their order"
+            "a row without `all_answers`: counts of answers alone lack their tokens and order"
         )
     traces = tuple(
         RecordedTrace(int(n_tokens), _answer(str(text))) for text, n_tokens in row["all_answers"]
     )
-    return _Raw(Problem(str(row["problem_num"]), ""), traces, str(row["gold_answer"]))
+    return _RawProblem(Problem(str(row["problem_num"]), ""), traces, str(row["gold_answer"]))
 
 
-def _text_problem(record: Mapping[str, Any]) -> _Raw:
+def _text_problem(record: Mapping[str, Any]) -> _RawProblem:
     traces = tuple(
         RecordedTrace(
             int(t["tokens"]),
@@ -157,144 +157,82 @@ def _text_problem(record: Mapping[str, Any]) -> _Raw:
         )
         for t in record["traces"]
     )
-    return _Raw(Problem(str(record["problem_id"]), ""), traces, str(record["gold"]))
+    return _RawProblem(Problem(str(record["problem_id"]), ""), traces, str(record["gold"]))
 
 
 def _answer(text: str) -> Answer | None:
     return None if text in NO_ANSWER else Answer(text, text)
 
 
-def _as_recorded(raw: _Raw) -> RecordedProblem:
-    right = None if raw.reference is None else frozenset({raw.reference})
-    return RecordedProblem(raw.problem, raw.traces, right)
-
-
-async def _dressed(raws: Iterable[_Raw], domain: str) -> list[RecordedProblem]:
+async def _annotated(raws: Iterable[_RawProblem], domain: str) -> list[RecordedProblem]:
     """Return the problems with answers in the classes that a live job would give them."""
-    async with aclosing(AnswerWorkers()) as checkers:
-        dresser = Annotator(Plan(domain=domain), checkers)
-        return [await _dressed_problem(raw, domain, dresser) for raw in raws]
+    async with aclosing(AnswerWorkers()) as workers:
+        annotator = Annotator(Plan(domain=domain), workers)
+        return [await _annotated_problem(raw, domain, annotator) for raw in raws]
 
 
-async def _dressed_problem(raw: _Raw, domain: str, dresser: Annotator) -> RecordedProblem:
+async def _annotated_problem(
+    raw: _RawProblem, domain: str, annotator: Annotator
+) -> RecordedProblem:
     problem, classes = replace(raw.problem, domain=domain), Classes()
-    known: dict[str, Answer | None] = {}
+    answers: dict[str, Answer | None] = {}  # by text; many traces end alike
 
-    async def read(text: str, finish: Finish) -> Answer | None:
-        if text not in known:
-            known[text] = (
-                await dresser.dress(problem, Request(), Trace(0, text=text, finish=finish), classes)
-            ).answer
-        return known[text]
+    async def extracted(text: str, finish: Finish) -> Answer | None:
+        if text not in answers:
+            trace = Trace(0, text=text, finish=finish)
+            annotated = await annotator.annotate(problem, Request(), trace, classes)
+            answers[text] = annotated.answer
+        return answers[text]
 
-    async def again(answer: Answer | None) -> Answer | None:
-        return None if answer is None else await read(f"\\boxed{{{answer.text}}}", Finish.STOP)
+    async def classed(answer: Answer | None) -> Answer | None:
+        return None if answer is None else await extracted(f"\\boxed{{{answer.text}}}", Finish.STOP)
 
-    traces = []
-    for trace in raw.traces:
-        answer = (
-            await read(trace.text, trace.finish)
-            if trace.text is not None
-            else await again(trace.answer)
+    traces = [
+        replace(
+            trace,
+            answer=await classed(trace.answer)
+            if trace.text is None
+            else await extracted(trace.text, trace.finish),
+            probes={n: await classed(a) for n, a in trace.probes.items()},
         )
-        traces.append(
-            replace(
-                trace, answer=answer, probes={n: await again(a) for n, a in trace.probes.items()}
-            )
-        )
-    right = (
-        None
-        if raw.reference is None
-        else await _right(traces, raw.reference, lambda a, b: dresser.same(domain, a, b))
-    )
-    return RecordedProblem(problem, tuple(traces), right)
-
-
-async def _right(
-    traces: Iterable[RecordedTrace], reference: str, same: Callable[[str, str], Awaitable[bool]]
-) -> frozenset[str]:
-    distinct: dict[str, str] = {}
-    for trace in traces:
-        for answer in (trace.answer, *trace.probes.values()):
-            if answer is not None:
-                distinct.setdefault(answer.key, answer.text)
-    return frozenset([key for key, text in distinct.items() if await same(text, reference)])
+        for trace in raw.traces
+    ]
+    pool = [Trace(i, answer=answer) for i, answer in enumerate(answers.values())]
+    id = problem.id
+    right = await right_keys({id: pool}, {id: raw.reference}, {id: domain}, annotator.same)
+    return RecordedProblem(problem, tuple(traces), right[id])
 
 
 def _read_job(path: Path, problems: str) -> Recording:
     if not (path / "journal.db").is_file():
         raise ReplayError(f"{path}: no journal.db in it; a recording is {_KINDS}")
-    journal = Journal(path / "journal.db")
-    try:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        digests = journal.digests()
-        pools = {
-            id: [e.trace for e in journal.events(id) if isinstance(e, Arrived)] for id in digests
-        }
-        dropped = {result.problem_id: result.dropped for result in journal.results()}
-    finally:
-        journal.close()
-    if not pools:
+    job = read_finished(path)
+    if not job.pools:
         raise ReplayError(
             f"{path}: its journal holds no problems; run the job first, or name another recording"
         )
-    asked = recorded_commission(path)
-    own = asked.problems if asked else ""
-    source = problems or own
+    rows, note = job.problems(problems)
+    source = problems or (job.source.problems if job.source else "")
     references = read_references(source) if source and Path(source).is_file() else {}
-    asks, note = _questions([source, own], digests, plan)
-    right = asyncio.run(
-        _right_of_job(pools, references, {id: asks[id].domain for id in pools}, plan)
+    domains = {id: row.domain for id, row in rows.items()}
+    right = compare_answers(
+        job.plan, Execution(), lambda same: right_keys(job.pools, references, domains, same)
     )
-    found, n_cut = [], 0
-    for problem_id, pool in pools.items():
-        whole, cut = _chains(pool, dropped.get(problem_id, {}))
+    recorded, n_cut = [], 0
+    for problem_id, pool in job.pools.items():
+        result = job.results.get(problem_id)
+        whole, cut = _chains(pool, result.dropped if result else ())
         n_cut += cut
-        found.append(RecordedProblem(asks[problem_id], tuple(whole), right.get(problem_id)))
+        recorded.append(RecordedProblem(rows[problem_id], tuple(whole), right.get(problem_id)))
     notes = (*((f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()), *note)
-    return Recording(path.name, tuple(found), notes)
-
-
-def _questions(
-    sources: Sequence[str], digests: Mapping[str, str], plan: Plan
-) -> tuple[dict[str, Problem], tuple[str, ...]]:
-    """Return a job's problems as the first of these files with questions has them, without a prompt
-    where it does not; and a note of those.
-
-    A journal keeps no prompts, only what tells whether a file's are the same.
-    """
-    unasked = {id: Problem(id, "", plan.domain) for id in digests}
-    for source in dict.fromkeys(source for source in sources if source and Path(source).is_file()):
-        try:
-            rows = read_problems(source, default_domain=plan.domain, domains=plan.domains).problems
-        except PlanError:  # references alone: ids and answers
-            continue
-        known = {row.id: row for row in rows if row.id in digests}
-        same = {id: row for id, row in known.items() if digest(row) == digests[id]}
-        n_other = len(known) - len(same)
-        note = f"{source} asks {n_other} problems in other words than the job; they are replayed without their question"
-        return unasked | same, (note,) if n_other else ()
-    return unasked, ()
-
-
-async def _right_of_job(
-    pools: Mapping[str, Sequence[Trace]],
-    references: Mapping[str, str],
-    domains: Mapping[str, str],
-    plan: Plan,
-) -> dict[str, frozenset[str]]:
-    if not references:
-        return {}
-    async with aclosing(AnswerWorkers()) as checkers:
-        dresser = Annotator(plan, checkers)
-        return await right_keys(pools, references, domains, dresser.same)
+    return Recording(path.name, tuple(recorded), notes)
 
 
 def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[RecordedTrace], int]:
-    """Return the attempts in a pool that ended by themselves, by ordinal, with their continuations;
-    and how many did not.
+    """Return the attempts that ended by themselves, by ordinal, and how many did not.
 
-    Nor is an attempt what was dropped, or what was shown others: a fresh draw would not give it.
+    Each has its continuations. One that was dropped or that saw others does not count: a fresh draw
+    would not give it.
     """
     by_ordinal = {t.ordinal: t for t in pool}
     solving = [t for t in sorted(pool, key=lambda t: t.ordinal) if t.purpose is Purpose.SOLVE]
@@ -304,7 +242,7 @@ def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[Recor
         for t in pool
         if t.purpose is Purpose.PROBE and t.finish not in (Finish.FAILED, Finish.CANCELLED)
     }
-    chains = [_links(t, by_ordinal) for t in solving if t.ordinal not in continued]
+    chains = [lineage(t, by_ordinal) for t in solving if t.ordinal not in continued]
     whole = [
         links
         for links in chains
@@ -319,15 +257,6 @@ def _ended(leaf: Trace) -> bool:
     return leaf.finish not in (Finish.CANCELLED, Finish.RULE)
 
 
-def _links(leaf: Trace, by_ordinal: Mapping[int, Trace]) -> list[Trace]:
-    links: list[Trace] = []
-    link: Trace | None = leaf
-    while link is not None:
-        links.insert(0, link)
-        link = None if link.parent is None else by_ordinal[link.parent]
-    return links
-
-
 def _joined(links: Sequence[Trace], probes: Mapping[int | None, Answer | None]) -> RecordedTrace:
     leaf, n_tokens = links[-1], 0
     seen: dict[int, Answer | None] = {}
@@ -335,7 +264,7 @@ def _joined(links: Sequence[Trace], probes: Mapping[int | None, Answer | None]) 
         n_tokens += link.usage.output_tokens
         if link.ordinal in probes:
             seen[n_tokens] = probes[link.ordinal]
-    text = "".join(link.text for link in links)
+    text = whole_text(links)
     return RecordedTrace(
         n_tokens, leaf.answer, seen, text, leaf.finish, leaf.metrics, leaf.verdicts, leaf.error
     )

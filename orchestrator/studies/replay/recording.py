@@ -1,9 +1,8 @@
-"""Recorded attempts as values: what a replay plays from. Reading them from files is
-`orchestrator.studies.replay.files`'.
+"""Recorded attempts as values, from which a replay plays.
 
-The one rule: a recording says what it holds and nothing else; asking for more is a `ReplayError`
-that names it. References are kept beside the problem as the keys of right answers, so that no
-strategy can see them.
+The one rule: a recording yields what it holds and nothing else; a request for more is a
+`ReplayError` that names it. References are kept beside the problem as the keys of right answers, so
+that no strategy can see them. Files are read by `orchestrator.studies.replay.files`.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ Draw: TypeAlias = Literal["shuffled", "recorded", "resampled"]
 
 
 class ReplayError(PlanError):
-    """The recording does not hold what was asked of it."""
+    """The recording does not hold what was requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedTrace:
-    """One whole attempt. `probes` maps tokens generated so far to the answer that a probe gave
-    there; `text` None was not recorded.
+    """One whole attempt; `text` None was not recorded.
+
+    `probes` maps the tokens generated so far to the answer of the probe made there.
     """
 
     n_tokens: int
@@ -42,10 +42,9 @@ class RecordedTrace:
     error: str = ""
 
     def probed(self, n_tokens: int) -> Answer | None:
-        """Return what a probe answered after so many tokens; KeyError when none was made there.
+        """Return the answer of the probe after so many tokens; KeyError when there was none.
 
-        Past its last probe a trace writes down what it has found: its own answer is what a probe
-        would read.
+        Past its last probe a trace writes down its result: a probe would read its own answer.
         """
         if n_tokens in self.probes:
             return self.probes[n_tokens]
@@ -56,8 +55,9 @@ class RecordedTrace:
 
 @dataclass(frozen=True, slots=True)
 class RecordedProblem:
-    """A problem and its attempts, in the order of recording; `right` holds the keys of right
-    answers, None without a reference.
+    """A problem and its attempts, in the order of recording.
+
+    `right` holds the keys of right answers, None without a reference.
     """
 
     problem: Problem
@@ -67,14 +67,14 @@ class RecordedProblem:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A pool of problems, and what must be said of it to a reader of figures."""
+    """A pool of problems, and notes for whoever reads figures made of it."""
 
     name: str
     problems: tuple[RecordedProblem, ...]
     notes: tuple[str, ...] = ()
 
 
-def drawn(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
+def draw_order(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
     """Return the order in which a pool's traces are drawn, shape (n_traces,), or (1000,) when
     resampled.
 

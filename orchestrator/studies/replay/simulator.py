@@ -1,9 +1,8 @@
-"""Recorded traces in place of an engine: any strategy, unchanged, on a simulated clock that counts
-tokens. No model, no event loop.
+"""Recorded traces in place of an engine: any strategy, unchanged, on a clock that counts tokens.
 
-A running trace makes one token a tick, all of them in step, so the order of arrival, what a
-cancelled trace had cost by then, and the length of the critical path come out as on an engine that
-serves every request at once. Nothing here knows a right answer.
+The one rule: every running trace generates one token a tick, so the order of arrival, the cost of a
+cancelled trace and the length of the critical path come out as on an engine that serves every
+request at once. There is no model and no event loop, and nothing here knows a right answer.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from orchestrator.core.values import (
     Sampling,
     Trace,
     Usage,
+    changed,
 )
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace, ReplayError
 
@@ -33,15 +33,14 @@ UNLIMITED = Sampling(max_new_tokens=2**31)
 
 
 class _Unrecorded(str):
-    """The text of a trace whose text was not recorded: reading it is an error, carrying it about is
-    not.
-    """
+    """The text of a trace whose text was not recorded: only reading it is an error."""
 
     __slots__ = ()
 
     def _refuse(self, *_: object, **__: object) -> None:
         raise ReplayError(
-            "the recording holds answers, not texts: a strategy, judge or selector that reads texts cannot be replayed on it"
+            "the recording holds answers, not texts: "
+            "a strategy, similarity or selector that reads texts cannot be replayed on it"
         )
 
     __len__ = __iter__ = __getitem__ = __contains__ = __format__ = _refuse  # type: ignore[assignment]  # it never returns
@@ -53,11 +52,11 @@ _NO_TEXT = _Unrecorded()
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Where a request lies on its recorded trace: that trace's index, and the tokens before it and
-    at its end.
+    """Where a request lies on its recorded trace.
 
-    `root` is the ordinal of the request that began the attempt; a trace drawn twice, by resampling,
-    makes two attempts.
+    `index` is that trace's, `first` and `last` are the tokens before it and at its end. `root` is
+    the ordinal of the request that started the attempt; a trace drawn twice, by resampling, makes
+    two attempts.
     """
 
     root: int
@@ -67,9 +66,7 @@ class Stretch:
 
 
 class Tape:
-    """One problem's recorded traces, drawn in a given order: each request that starts afresh gets
-    the next one.
-    """
+    """One problem's recorded traces in a given order; each fresh request gets the next one."""
 
     __slots__ = ("_n_drawn", "_order", "_probe_tokens", "prompt", "recorded", "stretches")
 
@@ -81,7 +78,7 @@ class Tape:
         A probe costs `probe_tokens`: recordings do not say what theirs did.
         """
         self.recorded = recorded
-        # how the problem is asked; whoever asks it in a plan's words says so here
+        # the problem's prompt; a caller that has a plan sets it to the plan's wording
         self.prompt = recorded.problem.prompt
         self.stretches: dict[int, Stretch] = {}  # by ordinal
         self._order = order
@@ -98,56 +95,43 @@ class Tape:
         ):
             return self._probe(request)
         self._require_recorded(request)
-        stretch = self._begun(request)
-        taken = self.recorded.traces[stretch.index]
+        stretch = self._next_stretch(request)
+        recorded = self.recorded.traces[stretch.index]
         limit = request.max_new_tokens
-        end = taken.n_tokens if limit is None else min(taken.n_tokens, stretch.first + limit)
+        end = recorded.n_tokens if limit is None else min(recorded.n_tokens, stretch.first + limit)
         finish = (
-            taken.finish
-            if end == taken.n_tokens
+            recorded.finish
+            if end == recorded.n_tokens
             else Finish.RULE
             if request.checkpoint
             else Finish.LENGTH
         )
         if request.rules:
-            end, finish = self._ruled(request, taken, stretch.first, end, finish)
-        if end < taken.n_tokens and (request.metrics or request.verifiers):
+            end, finish = self._end_by_rule(request, recorded, stretch.first, end, finish)
+        if end < recorded.n_tokens and (request.metrics or request.verifiers):
             raise self._missing("no verdicts or metrics of unfinished traces")
-        self.stretches[request.ordinal] = Stretch(stretch.root, stretch.index, stretch.first, end)
-        return self._trace(request, taken, stretch.first, end, finish)
+        self.stretches[request.ordinal] = changed(stretch, last=end)
+        return self._trace(request, recorded, stretch.first, end, finish)
 
     def cut(self, request: Request, n_tokens: int) -> Trace:
         """Return the trace of a request that was stopped after so many tokens."""
-        known = self.stretches.get(request.ordinal)
-        if known is None:  # a probe
-            return _made(request, Finish.CANCELLED, min(n_tokens, self._probe_tokens), _NO_TEXT)
-        end = min(known.first + n_tokens, known.last)
-        self.stretches[request.ordinal] = Stretch(known.root, known.index, known.first, end)
-        return self._trace(
-            request, self.recorded.traces[known.index], known.first, end, Finish.CANCELLED
-        )
+        stretch = self.stretches.get(request.ordinal)
+        if stretch is None:  # a probe
+            return _finished(request, Finish.CANCELLED, min(n_tokens, self._probe_tokens), _NO_TEXT)
+        end = min(stretch.first + n_tokens, stretch.last)
+        self.stretches[request.ordinal] = changed(stretch, last=end)
+        recorded = self.recorded.traces[stretch.index]
+        return self._trace(request, recorded, stretch.first, end, Finish.CANCELLED)
 
     def _trace(
-        self, request: Request, taken: RecordedTrace, first: int, end: int, finish: Finish
+        self, request: Request, recorded: RecordedTrace, first: int, end: int, finish: Finish
     ) -> Trace:
-        text = _NO_TEXT if taken.text is None else _part(taken, first, end)
-        if end < taken.n_tokens or finish is Finish.CANCELLED:
-            return _made(request, finish, end - first, text)
-        return Trace(
-            ordinal=request.ordinal,
-            text=text,
-            finish=finish,
-            parent=request.parent,
-            purpose=request.purpose,
-            model=request.model,
-            usage=Usage(output_tokens=end - first),
-            answer=taken.answer,
-            metrics=taken.metrics,
-            verdicts=taken.verdicts,
-            error=taken.error,
-        )
+        text = _NO_TEXT if recorded.text is None else _part(recorded, first, end)
+        ended = end == recorded.n_tokens and finish is not Finish.CANCELLED
+        answer, source = (recorded.answer, recorded) if ended else (None, _UNFINISHED)
+        return _finished(request, finish, end - first, text, answer, source)
 
-    def _begun(self, request: Request) -> Stretch:
+    def _next_stretch(self, request: Request) -> Stretch:
         if request.parent is None:
             if self._n_drawn == len(self._order):
                 raise self._missing(
@@ -168,17 +152,17 @@ class Tape:
         stretch = None if request.parent is None else self.stretches.get(request.parent)
         if stretch is None:
             raise self._missing("no probe but of a running trace")
-        taken = self.recorded.traces[stretch.index]
+        recorded = self.recorded.traces[stretch.index]
         try:
-            answer = taken.probed(stretch.last)
+            answer = recorded.probed(stretch.last)
         except KeyError:
-            known = (
-                f"they were made at {_some(taken.probes)} tokens"
-                if taken.probes
+            probes = (
+                f"they were made at {_abbreviated(recorded.probes)} tokens"
+                if recorded.probes
                 else "none was made; replay a rule that does not probe (`sounding` with patience=0)"
             )
-            raise self._missing(f"no probe after {stretch.last} tokens: {known}") from None
-        return _made(request, Finish.STOP, self._probe_tokens, _NO_TEXT, answer)
+            raise self._missing(f"no probe after {stretch.last} tokens: {probes}") from None
+        return _finished(request, Finish.STOP, self._probe_tokens, _NO_TEXT, answer)
 
     def _require_recorded(self, request: Request) -> None:
         if request.purpose is not Purpose.SOLVE:
@@ -201,16 +185,16 @@ class Tape:
             if lacking:
                 raise self._missing(f"no {', '.join(sorted(lacking))}")
 
-    def _ruled(
-        self, request: Request, taken: RecordedTrace, first: int, end: int, finish: Finish
+    def _end_by_rule(
+        self, request: Request, recorded: RecordedTrace, first: int, end: int, finish: Finish
     ) -> tuple[int, Finish]:
         if any(isinstance(rule, ConfidenceFloor) for rule in request.rules):
             raise self._missing("no log-probabilities, which a confidence floor needs")
-        if taken.text is None:
+        if recorded.text is None:
             raise self._missing("no texts, which a stop rule reads")
         fold = RuleFold(request.rules)
         for n in range(first, end):
-            if fold.update(_part(taken, n, n + 1), ()):
+            if fold.update(_part(recorded, n, n + 1), ()):
                 return n + 1, Finish.RULE
         return end, finish
 
@@ -218,8 +202,16 @@ class Tape:
         return ReplayError(f"problem {self.recorded.problem.id}: the recording holds {what}")
 
 
-def _made(
-    request: Request, finish: Finish, n_tokens: int, text: str, answer: Answer | None = None
+_UNFINISHED = RecordedTrace(0)  # of which nothing but text and tokens is known
+
+
+def _finished(
+    request: Request,
+    finish: Finish,
+    n_tokens: int,
+    text: str,
+    answer: Answer | None = None,
+    source: RecordedTrace = _UNFINISHED,
 ) -> Trace:
     return Trace(
         ordinal=request.ordinal,
@@ -230,37 +222,39 @@ def _made(
         model=request.model,
         usage=Usage(output_tokens=n_tokens),
         answer=answer,
+        metrics=source.metrics,
+        verdicts=source.verdicts,
+        error=source.error,
     )
 
 
-def _part(taken: RecordedTrace, first: int, end: int) -> str:
+def _part(recorded: RecordedTrace, first: int, end: int) -> str:
     """Return the text of these tokens.
 
-    Token borders are not recorded: every token is taken to be of the same length.
+    Token borders are not recorded: all tokens are taken to be equally long.
     """
-    text = taken.text or ""
-    n = max(1, taken.n_tokens)
+    text = recorded.text or ""
+    n = max(1, recorded.n_tokens)
     return text[len(text) * first // n : len(text) * end // n]
 
 
-def _some(probes: Iterable[int]) -> str:
+def _abbreviated(probes: Iterable[int]) -> str:
     first, *rest = probes
     return f"{first}, {rest[0]}, ..." if rest else str(first)
 
 
 @dataclass(frozen=True, slots=True)
-class Explored:
+class SimulatedRun:
     """A finished exploration and its critical path: how many tokens in sequence it took."""
 
     session: Session
-    depth_tokens: int
+    path_tokens: int
 
 
-def explore(tape: Tape, strategy: Strategy, plan: Plan) -> Explored:
-    """Return the exploration of a tape's problem by a strategy. Pure; ReplayError when the
-    recording does not hold what is asked.
+def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
+    """Return the exploration of a tape's problem by a strategy.
 
-    Arrivals at the same tick come in the order of submission; a stopped trace arrives at the tick
+    ReplayError when the recording does not hold what it requests. Arrivals at the same tick come in the order of submission; a stopped trace arrives at the tick
     at which it was stopped.
     """
     session = Session(tape.recorded.problem, strategy, plan)
@@ -274,11 +268,11 @@ def explore(tape: Tape, strategy: Strategy, plan: Plan) -> Explored:
     ended = clock.now
     while session.running:
         session.receive(clock.next_arrival())
-    return Explored(session, ended)
+    return SimulatedRun(session, ended)
 
 
 class _Clock:
-    """Simulated time in tokens: what runs, when it arrives, what it had made when it was stopped."""
+    """Simulated time in tokens: which requests run, and when and with what they arrive."""
 
     __slots__ = ("_began", "_heap", "_n_pushed", "_traces", "_valid", "now", "tape")
 

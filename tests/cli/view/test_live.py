@@ -1,4 +1,4 @@
-"""The view of a running job: what it says, how seldom, and what it costs."""
+"""The view of a running job: what it shows, how rarely it writes, and what it costs."""
 
 import io
 import threading
@@ -7,16 +7,16 @@ import time
 import pytest
 from rich.console import Console
 
+from orchestrator.cli.console import Screen
 from orchestrator.cli.view.live import (
     LiveView,
     Meter,
     PlainView,
-    Screen,
+    RunState,
     Ticker,
-    Watch,
-    duration,
     plain_counts,
 )
+from orchestrator.cli.view.numbers import duration
 from orchestrator.core.values import Finish
 from orchestrator.runtime.driver import Progress
 
@@ -37,23 +37,21 @@ def text_of(console: Console) -> str:
     return console.file.getvalue()
 
 
-def running(**counts: object) -> Watch:
+def running(**counts: object) -> RunState:
     progress = Progress(n_problems=300, n_done=120, n_resumed=20, n_running=64, output_tokens=8000)
     for name, value in counts.items():
         setattr(progress, name, value)
     progress.finishes.update(
         {Finish.STOP: 700, Finish.LENGTH: 20, Finish.CANCELLED: 30, Finish.FAILED: 2}
     )
-    watch = Watch()
-    watch.started(progress)
-    return watch
+    state = RunState()
+    state.start(progress)
+    return state
 
 
-def drawn(watch: Watch, width: int) -> str:
+def drawn(state: RunState, width: int) -> str:
     screen = console(width)
-    view = LiveView(screen, "runs/arithmetic · 300 problems")
-    screen.print(view.picture(watch))
-    view.close(watch)
+    LiveView(screen, "runs/arithmetic · 300 problems").close(state)
     return text_of(screen)
 
 
@@ -90,37 +88,37 @@ def test_nothing_is_claimed_before_anything_is_known() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_picture_fits_its_terminal(width: int) -> None:
     """A line that wraps would push the picture down the screen at every redraw."""
-    watch = running(
+    state = running(
         last_error="q-17: " + "a very long reason " * 20,
         saved_tokens=4000.0,
         n_problems=1_000_000,
         n_done=999_999,
     )
-    text = drawn(watch, width)
+    text = drawn(state, width)
     assert all(len(line) <= width for line in text.splitlines())
     assert "999,999/1,000,000" in text
     assert "720 finished · 30 cancelled · 2 failed" in text
     assert "33% saved against full sampling" in text
 
 
-def test_a_starting_engine_says_what_it_does_and_for_how_long() -> None:
+def test_a_starting_engine_shows_what_it_does_and_for_how_long() -> None:
     """Loading a model takes a minute: without a word it would look hung."""
-    watch = Watch()
-    watch.enter("starting engine 'ray'", "loading smollm2 takes about a minute")
-    assert "starting engine 'ray', 0.0 s (loading smollm2 takes about a minute)" in drawn(watch, 80)
+    state = RunState()
+    state.enter("starting engine 'ray'", "loading smollm2 takes about a minute")
+    assert "starting engine 'ray', 0.0 s (loading smollm2 takes about a minute)" in drawn(state, 80)
 
 
 def test_plain_lines_come_only_when_something_changed() -> None:
     """A log file of a night's run must not fill with lines that say the same."""
     out = console()
     view = PlainView(out, "runs/x · 300 problems", seconds=0.0)
-    watch = running()
+    state = running()
     for _ in range(5):
-        view.show(watch)
-    assert watch.progress is not None
-    watch.progress.n_done = 121
-    view.show(watch)
-    view.close(watch)
+        view.show(state)
+    assert state.progress is not None
+    state.progress.n_done = 121
+    view.show(state)
+    view.close(state)
     lines = text_of(out).splitlines()
     assert lines[0] == "runs/x · 300 problems"
     assert [line.split(";")[0] for line in lines[1:]] == ["120/300 problems", "121/300 problems"]
@@ -147,7 +145,7 @@ def test_a_terminal_that_went_away_does_not_end_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0.04, "0.0 s"),
         (9.94, "9.9 s"),
@@ -157,9 +155,9 @@ def test_a_terminal_that_went_away_does_not_end_the_job() -> None:
         (11520, "3 h 12 min"),
     ],
 )
-def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
+def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
     """Round first, then choose the unit: else 59.6 s would be "60 s"."""
-    assert duration(seconds) == said
+    assert duration(seconds) == text
 
 
 @pytest.mark.slow
@@ -167,8 +165,8 @@ def test_the_live_view_costs_little_whatever_the_rate_of_traces() -> None:
     """At 4 Hz, while another thread counts as fast as it can, drawing takes under a tenth of a core
     (measured: about 0.02).
     """
-    watch = running()
-    progress = watch.progress
+    state = running()
+    progress = state.progress
     assert progress is not None
     stop = threading.Event()
 
@@ -182,7 +180,7 @@ def test_the_live_view_costs_little_whatever_the_rate_of_traces() -> None:
     worker = threading.Thread(target=count)
     worker.start()
     try:
-        ticker = Ticker(LiveView(console(120, terminal=True), "runs/x"), watch)
+        ticker = Ticker(LiveView(console(120, terminal=True), "runs/x"), state)
         with ticker:
             began = time.monotonic()
             time.sleep(2.1)  # the subject of the test is a rate in time
@@ -205,10 +203,8 @@ def test_reading_does_not_grow_with_the_run() -> None:
 
 def test_counts_are_one_line() -> None:
     """What plain lines are compared by."""
-    watch = running()
-    assert watch.progress is not None
-    line = plain_counts(Meter().read(watch.progress, watch.running_since))
-    assert (
-        line
-        == "120/300 problems; traces: 64 running, 720 finished, 30 cancelled, 2 failed; 8,000 tokens"
+    state = running()
+    assert state.progress is not None
+    assert plain_counts(state.progress) == (
+        "120/300 problems; traces: 64 running, 720 finished, 30 cancelled, 2 failed; 8,000 tokens"
     )

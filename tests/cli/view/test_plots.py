@@ -10,16 +10,16 @@ from orchestrator.cli.view.plots import draw_plot, lines
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import PluginSpec
 from orchestrator.studies.evaluate import Estimate
-from orchestrator.studies.replay.experiment import MAJORITY, Row, Setting
+from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow, ReplaySetting
 
 
-def row(name: str, tokens: float, selector: PluginSpec = MAJORITY, **options: object) -> Row:
+def row(name: str, tokens: float, selector: PluginSpec = MAJORITY, **options: object) -> ReplayRow:
     none = dict.fromkeys(
-        ("depth_tokens", "n_attempts", "pruned_tokens", "probe_tokens", "pruning_errors"), 0.0
+        ("path_tokens", "n_attempts", "pruned_tokens", "probe_tokens", "pruning_errors"), 0.0
     )
-    setting = Setting(PluginSpec(name, options), selector)
+    setting = ReplaySetting(PluginSpec(name, options), selector)
     accuracy, spent = Estimate(0.5, 0.4, None, 9), Estimate(tokens, None, None, 9)
-    return Row("s", setting, accuracy, spent, full_tokens=None, full_accuracy=None, **none)
+    return ReplayRow("s", setting, accuracy, spent, full_tokens=None, full_accuracy=None, **none)
 
 
 def test_a_line_runs_along_the_option_that_was_swept() -> None:

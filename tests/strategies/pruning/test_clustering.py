@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.pruning.deepprune import home, leader, mean_similarity
+from strategies.pruning.clustering import cluster_for, largest, mean_similarity
 
 Same = Callable[[str, str], float]
 
@@ -25,7 +25,7 @@ def clusters(
     """What the algorithm makes of an order of arrival when every member is compared with."""
     found: list[list[str]] = []
     for newcomer in order:
-        place = home(
+        place = cluster_for(
             [mean_similarity([same(newcomer, m) for m in members]) for members in found],
             tau,
             limit,
@@ -93,7 +93,7 @@ def test_a_judge_that_is_always_right_finds_the_answers_in_any_order(order: list
     """
     found = clusters(order, lambda a, b: float(a == b))
     assert found == [[answer] * order.count(answer) for answer in dict.fromkeys(order)]
-    first = leader([len(c) for c in found])
+    first = largest([len(c) for c in found])
     assert first is not None
     assert len(found[first]) == max(Counter(order).values())
 
@@ -121,14 +121,14 @@ def test_a_leader_is_named_only_when_no_newcomer_can_change_it(
     """Whatever the newcomers do, the largest (the oldest among equals) is then the one that was
     named.
     """
-    named = leader(sizes, n_out)
+    named = largest(sizes, n_out)
     grown = list(sizes)
     for _ in range(n_out):
         place = data.draw(st.integers(0, len(grown)))
         if place == len(grown):
             grown.append(0)
         grown[place] += 1
-    last = leader(grown)
+    last = largest(grown)
     assert last == max(range(len(grown)), key=lambda i: (grown[i], -i))
     assert named in (None, last)
 
@@ -138,8 +138,8 @@ def test_a_leader_is_named_as_soon_as_it_is_certain() -> None:
 
     The older one would win the tie, so 4 against 2 is not enough there.
     """
-    assert leader([4, 2], 2) == 0
-    assert leader([2, 4], 2) is None
-    assert leader([2, 4], 1) == 1
-    assert leader([1], 1) == 0
-    assert leader([]) is None
+    assert largest([4, 2], 2) == 0
+    assert largest([2, 4], 2) is None
+    assert largest([2, 4], 1) == 1
+    assert largest([1], 1) == 0
+    assert largest([]) is None

@@ -11,7 +11,7 @@ from orchestrator.core.values import Finish, Purpose, Request, Result, Trace
 from orchestrator.core.votes import conclude
 from orchestrator.testing import PROBLEM, explore, trace
 from strategies.pruning.dynasor import Dynasor
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 
 def one_attempt(probes: str, final: str, n_stretches: int, doubt_at: int = -1) -> dict[str, object]:

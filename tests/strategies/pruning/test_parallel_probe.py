@@ -9,13 +9,13 @@ from orchestrator.core.session import Session, Start
 from orchestrator.core.values import Answer, Finish, Purpose, Request, Status, Trace
 from orchestrator.core.votes import conclude
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
-from orchestrator.studies.replay.simulator import UNLIMITED, Explored, Tape, explore
+from orchestrator.studies.replay.simulator import UNLIMITED, SimulatedRun, Tape, explore
 from orchestrator.testing import PROBLEM, trace
 from strategies.pruning.parallel_probe import ParallelProbe
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 
-def play(strategy: ParallelProbe, *rows: tuple[int, str, str]) -> tuple[Tape, Explored, str]:
+def play(strategy: ParallelProbe, *rows: tuple[int, str, str]) -> tuple[Tape, SimulatedRun, str]:
     tape = tape_of(*rows)
     explored = explore(tape, strategy, Plan(sampling=UNLIMITED))
     assert explored.session.error == ""
@@ -48,7 +48,7 @@ def test_a_majority_that_stays_the_same_ends_it() -> None:
     tape, explored, answer = play(ParallelProbe(n=3, stable=3, warm_up=99), row, row, row)
     assert answer == "A"
     assert explored.session.output_tokens == 3 * 5 * 500
-    assert explored.depth_tokens == 2500
+    assert explored.path_tokens == 2500
     assert max(s.last for s in tape.stretches.values()) == 2500
 
 

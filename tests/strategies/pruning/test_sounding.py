@@ -13,16 +13,11 @@ from orchestrator.core.session import Abort, Session, Start
 from orchestrator.core.values import Answer, Finish, Problem, Purpose
 from orchestrator.core.votes import conclude
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
-from orchestrator.studies.replay.simulator import UNLIMITED, Explored, Tape, explore
+from orchestrator.studies.replay.simulator import UNLIMITED, SimulatedRun, Tape, explore
 from orchestrator.testing import pool, trace
-from strategies.pruning.sounding import (
-    Discounted,
-    Sounding,
-    chain_tokens,
-    shares,
-    upset_probability,
-    weights,
-)
+from strategies.pruning.discounted import Discounted, length_weights
+from strategies.pruning.sounding import Sounding, vote_weights
+from strategies.pruning.upset import upset_probability
 from strategies.sampling.adaptive import Adaptive, beta_confidence
 
 PLAN = Plan(sampling=UNLIMITED)
@@ -43,7 +38,7 @@ def recorded(*rows: tuple[int, str, str]) -> RecordedProblem:
     return RecordedProblem(Problem("p", "?"), tuple(traces), frozenset({"A"}))
 
 
-def play(strategy: object, problem: RecordedProblem) -> tuple[Tape, Explored]:
+def play(strategy: object, problem: RecordedProblem) -> tuple[Tape, SimulatedRun]:
     tape = Tape(problem, range(len(problem.traces)))
     explored = explore(tape, strategy, PLAN)  # type: ignore[arg-type]  # a strategy
     assert explored.session.error == ""
@@ -76,7 +71,7 @@ def test_without_slope_drops_and_width_it_is_adaptive_consistency(interval: int)
         )
         (_, one), (_, other) = play(bare, problem), play(published, problem)
         assert one.session.output_tokens == other.session.output_tokens
-        assert one.depth_tokens == other.depth_tokens
+        assert one.path_tokens == other.path_tokens
         answers = [
             [t.answer.key for t in e.session.traces.values() if t.answer] for e in (one, other)
         ]
@@ -310,7 +305,6 @@ def test_an_attempt_is_as_long_as_all_its_stretches() -> None:
         trace(1, "B", tokens=400, parent=0),
         trace(2, "A", tokens=900),
     ]
-    assert chain_tokens({t.ordinal: t for t in traces}, 1) == 900
     assert [c.weight for c in Discounted()(traces)] == [1.0, 1.0]
 
 
@@ -333,9 +327,9 @@ def test_an_upset_either_way_is_certain(first: float, second: float) -> None:
 
 def test_formulas_at_their_edges() -> None:
     """No votes; a tie goes to the key seen first; lengths of nothing."""
-    assert shares([], []) == ("", 0.0, 0.0, 0.0)
-    assert shares(["B", "A"], [1.0, 1.0]) == ("B", 1.0, 1.0, 2.0)
-    assert weights([], 0.5) == []
-    assert weights([400, 100], 0.5) == [0.5, 1.0]
+    assert vote_weights([], []) == ("", 0.0, 0.0, 0.0)
+    assert vote_weights(["B", "A"], [1.0, 1.0]) == ("B", 1.0, 1.0, 2.0)
+    assert length_weights([], 0.5) == []
+    assert length_weights([400, 100], 0.5) == [0.5, 1.0]
     with pytest.raises(ValueError, match="not negative"):
         upset_probability(-1.0, 2.0)

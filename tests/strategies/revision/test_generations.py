@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,8 @@ from orchestrator.testing import PROBLEM, explore, pool, trace
 from strategies.revision.revise import Revise
 from strategies.revision.rsa import Rsa
 from strategies.sampling.cascade import Cascade
-from strategies.selectors.pools import Final, Majority, generations, latest
+from strategies.selectors.final import Final, generations, last_generation
+from strategies.selectors.majority import Majority
 
 TWO = {"small": Model("a"), "large": Model("b")}
 
@@ -72,7 +72,6 @@ def binomial(n: int, k: int, p: float) -> float:
 
 
 # --- who is heard
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_generations_count_the_longest_chain_of_subjects() -> None:
@@ -86,7 +85,7 @@ def test_generations_count_the_longest_chain_of_subjects() -> None:
         replace(trace(5, purpose=Purpose.VERIFY), subjects=(3,)),
     ]
     assert generations(traces) == {0: 0, 1: 0, 2: 1, 3: 2, 4: 0}
-    assert [t.ordinal for t in latest(traces)] == [3]
+    assert [t.ordinal for t in last_generation(traces)] == [3]
     assert [c.answer.key for c in Final()(traces)] == ["C"]
 
 
@@ -102,7 +101,6 @@ def test_a_last_generation_without_an_answer_leaves_the_one_before_it() -> None:
 
 
 # --- revise
-# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_revision_sees_the_last_attempts_of_its_chain() -> None:
@@ -154,7 +152,6 @@ def test_a_chain_is_right_as_often_as_its_two_state_chain_says() -> None:
 
 
 # --- rsa
-# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_each_new_candidate_is_made_of_k_different_ones_of_the_generation_before() -> None:
@@ -239,7 +236,6 @@ def test_failed_candidates_are_in_no_subset() -> None:
 
 
 # --- cascade
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_agreement_is_the_leading_share_of_all_traces() -> None:
@@ -284,7 +280,6 @@ def test_a_cascade_is_right_as_often_as_its_closed_form_says() -> None:
 
 
 # --- budgets and options
-# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -297,23 +292,3 @@ def test_a_budget_ends_it_after_the_granted(strategy: Strategy) -> None:
     )
     assert (len(session.traces), session.stopped_by, session.error) == (7, "traces", "")
     assert led(session, Final()) is not None
-
-
-@pytest.mark.parametrize(
-    ("make", "options", "named"),
-    [
-        (Revise, {"chains": 0}, "chains = 0"),
-        (Revise, {"revisions": -1}, "revisions = -1"),
-        (Revise, {"memory": 0}, "memory = 0"),
-        (Rsa, {"k": 0}, "k = 0"),
-        (Rsa, {"n": 3}, "n = 3"),
-        (Rsa, {"steps": 0}, "steps = 0"),
-        (Cascade, {"models": ()}, "models"),
-        (Cascade, {"models": ("a",), "n": 0}, "n = 0"),
-        (Cascade, {"models": ("a",), "agreement": 0.0}, "agreement = 0.0"),
-    ],
-)
-def test_an_option_out_of_range_is_named(make: Any, options: dict[str, Any], named: str) -> None:
-    """At load, with its value."""
-    with pytest.raises(ValueError, match=named):
-        make(**options)

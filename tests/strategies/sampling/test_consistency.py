@@ -27,8 +27,8 @@ def test_a_budget_takes_what_it_holds() -> None:
     assert (len(it.traces), it.stopped_by) == (5, "traces")
 
 
-def test_model_and_depth_are_asked_of_every_trace() -> None:
-    """And latent depth is stated as a need, so that an engine without it is refused at plan time."""
+def test_every_request_carries_model_and_depth() -> None:
+    """Latent depth is a stated need, so that an engine without it is refused at plan time."""
     strategy = Consistency(3, model="big", depth=8)
     it = explore(strategy, lambda r: "A", Plan(models={"main": Model("m"), "big": Model("b")}))
     assert {(t.model, t.depth) for t in it.traces.values()} == {("big", 8)}
@@ -42,9 +42,3 @@ def test_nothing_is_cancelled() -> None:
         t.finish is Finish.STOP
         for t in explore(Consistency(4), lambda r: None, seed=3).traces.values()
     )
-
-
-def test_zero_traces_are_refused() -> None:
-    """At load, naming the value."""
-    with pytest.raises(ValueError, match="n = 0"):
-        Consistency(0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from orchestrator.core.plan import Plan
 from orchestrator.core.session import Abort, Session
 from orchestrator.core.values import Finish, Request
@@ -51,10 +49,3 @@ def test_m_equal_to_k_is_self_consistency() -> None:
     it = explore(ShortM(m=6, k=6), answer, seed=2)
     assert all(t.finish is Finish.STOP for t in it.traces.values())
     assert len(it.traces) == ShortM(m=6, k=6).n_planned == 6
-
-
-@pytest.mark.parametrize(("m", "k"), [(0, 3), (4, 3)])
-def test_m_beyond_k_is_refused(m: int, k: int) -> None:
-    """At load, naming both."""
-    with pytest.raises(ValueError, match=f"m = {m}, k = {k}"):
-        ShortM(m, k)

@@ -31,7 +31,8 @@ from strategies.search.ab_mcts import (
     learn,
     thompson,
 )
-from strategies.selectors.pools import Best, Majority
+from strategies.selectors.by_score import Best
+from strategies.selectors.majority import Majority
 
 rewards = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
@@ -43,7 +44,6 @@ def after(posterior: Posterior, given_ones: Sequence[float]) -> Posterior:
 
 
 # --- posteriors
-# --------------------------------------------------------------------------------------------------------
 
 
 @given(rewards)
@@ -103,7 +103,6 @@ def test_draws_follow_the_posterior(posterior: Posterior, law: object) -> None:
 
 
 # --- the tree
-# ----------------------------------------------------------------------------------------------------------
 
 
 def node(score: float = 0.0, parent: Node[Arms] | None = None, ordinal: int = 0) -> Node[Arms]:
@@ -157,7 +156,6 @@ def test_thompson_takes_an_arm_as_often_as_it_is_believed_the_best() -> None:
 
 
 # --- the strategy
-# ------------------------------------------------------------------------------------------------------
 
 
 def scored(answer: str, score: float) -> Trace:
@@ -307,7 +305,7 @@ def brute_force(n: int, rng: np.random.Generator) -> bool:
 CHANCE = {None: 0.06, False: 0.15, True: 1.0}
 
 
-def test_it_is_as_right_as_the_search_written_down_straight_and_no_majority_vote() -> None:
+def test_it_is_as_right_as_the_plain_search_and_no_majority_vote() -> None:
     """n = 8, one at a time; the score says .9 or .2, so the best is right when any is. 250 runs
     against 1,500 by brute force.
 

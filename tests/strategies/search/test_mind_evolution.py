@@ -15,7 +15,8 @@ from orchestrator.core.values import Answer, Purpose, Request, Trace, Verdict
 from orchestrator.core.votes import conclude
 from orchestrator.testing import PROBLEM, explore
 from strategies.search.mind_evolution import MindEvolution, Solution, different
-from strategies.selectors.pools import Best, Majority
+from strategies.selectors.by_score import Best
+from strategies.selectors.majority import Majority
 
 
 def solution(ordinal: int, score: float, answer: str = "A") -> Solution:
@@ -36,7 +37,6 @@ def ordinals(island: list[Solution]) -> list[int]:
 
 
 # --- the operators
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_parents_are_drawn_by_boltzmann_weights_and_none_with_one_in_six() -> None:
@@ -48,7 +48,7 @@ def test_parents_are_drawn_by_boltzmann_weights_and_none_with_one_in_six() -> No
     """
     evolution, rng = MindEvolution("v"), random.Random(1)
     island = [solution(0, 0.5), solution(1, 0.7)]
-    casts = [evolution.cast(island, rng) for _ in range(6_000)]
+    casts = [evolution.draw_parents(island, rng) for _ in range(6_000)]
     sizes = Counter(map(len, casts))
     assert sizes[0] / 6_000 == pytest.approx(1 / 6, abs=0.024)
     assert sizes[2] / 6_000 == pytest.approx(4 / 6, abs=0.031), (
@@ -92,7 +92,6 @@ def test_the_worst_islands_begin_anew_from_the_best_of_all() -> None:
 
 
 # --- the conversation
-# --------------------------------------------------------------------------------------------------
 
 
 def test_a_conversation_is_critic_and_author_in_turns() -> None:
@@ -147,24 +146,7 @@ def test_it_ends_when_a_solution_is_solved() -> None:
     assert len(strict.traces) == 20
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"islands": 0},
-        {"reset_islands": 5},
-        {"candidates": 4},
-        {"temperature": 0.0},
-        {"emigrants": -1},
-    ],
-)
-def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
-    """Before anything starts, naming the option."""
-    with pytest.raises(ValueError, match=next(iter(options))):
-        MindEvolution("v", **options)  # type: ignore[arg-type]  # that is the point
-
-
 # --- simulated truth
-# ---------------------------------------------------------------------------------------------------
 
 
 def test_it_is_as_right_as_its_closed_form_and_no_majority_vote() -> None:

@@ -30,7 +30,7 @@ from orchestrator.engines.fake.engine import Fake
 from orchestrator.plan.execution import Execution
 from orchestrator.testing import PROBLEM, explore
 from strategies.search.mits import Mits, Pmi, pmis, variation
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 READ = "prefix_logprob"
 
@@ -65,7 +65,6 @@ def reading(ordinal: int, parent: int, logprob: float) -> Trace:
 
 
 # --- the score
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_pmi_by_hand() -> None:
@@ -127,7 +126,6 @@ def test_negative_pmi_ranks_as_published() -> None:
 
 
 # --- how often a step is continued
-# -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,7 +168,6 @@ def test_entropy_has_a_say_after_ten_steps() -> None:
 
 
 # --- the search
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_each_step_is_drawn_after_the_question_and_read_without_it() -> None:
@@ -230,7 +227,6 @@ def test_the_beam_keeps_the_best_by_pmi(beam: int, continued: set[int]) -> None:
 
 
 # --- simulated truth
-# ---------------------------------------------------------------------------------------------------
 
 WITH = {"good": 0.2, "dull": 0.8}  # how likely a step is after the question
 # and without it: a dull step says nothing about this question

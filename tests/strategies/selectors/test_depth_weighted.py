@@ -68,19 +68,3 @@ def test_a_depth_without_a_weight_is_an_error_that_names_the_trace() -> None:
         ValueError, match=r"trace 1 has depth 4, and weights are given for \[1, 8\]"
     ):
         leaders(DepthWeighted((1, 8), (1.0, 2.0)), "A1 A4")
-
-
-@pytest.mark.parametrize(
-    ("depths", "weights", "words"),
-    [
-        ((1,), (), "0 weights for 1"),
-        ((1, 1), (1.0, 1.0), "different ones"),
-        ((-1,), (1.0,), "from 1"),
-        ((1,), (-1.0,), "not negative"),
-    ],
-)
-def test_wrong_weights_are_refused(
-    depths: tuple[int, ...], weights: tuple[float, ...], words: str
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        DepthWeighted(depths, weights)

@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Cluster, Finish, Trace, Verdict
 from orchestrator.testing import pool, trace
-from strategies.selectors.pools import (
-    Best,
-    BestWeighted,
-    Filtered,
-    Majority,
-    Pessimistic,
-    Weighted,
-    score,
-)
+from strategies.selectors.by_score import Best, BestWeighted, Filtered, Weighted, score
+from strategies.selectors.majority import Majority
+from strategies.selectors.pessimistic import Pessimistic
 
 
 def shape(clusters: list[Cluster]) -> list[tuple[str, float, tuple[int, ...]]]:
@@ -113,7 +107,7 @@ def test_a_trace_at_the_percentile_is_kept(percent: int) -> None:
     st.lists(st.integers(0, 50), min_size=1, max_size=40), st.sampled_from([0.1, 0.25, 0.5, 0.9])
 )
 def test_filtered_is_deepconfs_percentile_rule(values: list[int], keep: float) -> None:
-    """conf >= percentile(conf, 100 - eta), linear interpolation; at least one trace always stays."""
+    """conf >= percentile(conf, 100 - eta), linear interpolation; at least one trace stays."""
     traces = [
         trace(i, "A", metrics={"bottom10_confidence": float(v)}) for i, v in enumerate(values)
     ]
@@ -135,7 +129,7 @@ def test_only_voters_set_the_percentile() -> None:
 
 
 def test_a_verdict_ranks_by_its_name() -> None:
-    """`verdict:prm` reads that verifier's score and no other's, and asks the engine for no metric."""
+    """`verdict:prm` reads that verifier's score alone, and asks the engine for no metric."""
     traces = pool("A B", verdicts={"prm": (0.2, 0.9), "other": (1.0, 0.0)})
     assert Weighted("verdict:prm")(traces)[0].answer.key == "B"
     assert Weighted("verdict:prm").metrics == ()
@@ -203,10 +197,3 @@ def test_the_last_verdict_of_a_verifier_counts() -> None:
         score(replace(trace(0), verdicts=(Verdict("v", 0.1), Verdict("v", 0.7))), "verdict:v")
         == 0.7
     )
-
-
-@pytest.mark.parametrize("keep", [0.0, -0.1, 1.1, math.nan])
-def test_a_share_out_of_range_is_refused(keep: float) -> None:
-    """At load, naming the value."""
-    with pytest.raises(ValueError, match="keep"):
-        Filtered(keep=keep)

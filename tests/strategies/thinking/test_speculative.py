@@ -5,7 +5,6 @@ form.
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from orchestrator.core.session import Session
 from orchestrator.core.values import Answer, Finish, Purpose, Request, Trace, Usage
 from orchestrator.core.votes import conclude
 from orchestrator.testing import PROBLEM, explore, trace
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 from strategies.thinking.speculative import (
     CHECK,
     Mood,
@@ -69,15 +68,19 @@ def test_the_trigger_table() -> None:
     further one.
     """
     takeover = Takeover()
-    assert [takeover.of_probe(text) for text in ("It is 4.", "Yes.", "Wait.")] == [0, 20, 20]
-    assert takeover.of_sentence("It is 4.") == []
-    assert takeover.of_sentence("Yes, done.") == []
-    assert takeover.of_sentence("Let me verify.") == [("", 125)]  # a reflection, too: the first
-    seen = [takeover.of_sentence("Wait.") for _ in range(13)]
+    assert [takeover.instead_of_probe(text) for text in ("It is 4.", "Yes.", "Wait.")] == [
+        0,
+        20,
+        20,
+    ]
+    assert takeover.after_sentence("It is 4.") == []
+    assert takeover.after_sentence("Yes, done.") == []
+    assert takeover.after_sentence("Let me verify.") == [("", 125)]  # a reflection, too: the first
+    seen = [takeover.after_sentence("Wait.") for _ in range(13)]
     assert seen == [[]] * 13
-    assert takeover.of_sentence("Check.") == [("", 125), (CHECK, 125)]
-    assert [takeover.of_sentence("Wait.") for _ in range(19)] == [[]] * 19
-    assert takeover.of_sentence("Wait.") == [(CHECK, 150)]
+    assert takeover.after_sentence("Check.") == [("", 125), (CHECK, 125)]
+    assert [takeover.after_sentence("Wait.") for _ in range(19)] == [[]] * 19
+    assert takeover.after_sentence("Wait.") == [(CHECK, 150)]
 
 
 def test_limits_grow_to_their_ends() -> None:
@@ -86,7 +89,7 @@ def test_limits_grow_to_their_ends() -> None:
     lengths, tokens = [], []
     for _ in range(6):
         n = 1
-        while not (more := takeover.of_sentence("Wait.")):
+        while not (more := takeover.after_sentence("Wait.")):
             n += 1
         lengths.append(n)
         tokens.append(more[0][1])
@@ -126,7 +129,7 @@ def shape(requests: list[Request]) -> list[tuple[str, int | None, int | None, st
 
 
 def test_a_statement_drops_the_probe_and_the_small_model_goes_on() -> None:
-    """The second chunk continues the first one, not the probe, whose tokens are charged to probing."""
+    """The second chunk continues the first one, not the probe, which is charged to probing."""
     session, requests = written({}, 2)
     assert shape(requests) == [("main", None, None, ""), ("main", 0, 20, ""), ("main", 0, None, "")]
     assert [t.purpose for t in session.traces.values()] == [
@@ -269,14 +272,3 @@ def _one_run(seed: int) -> bool:
     session = explore(SpeculativeThinking("large", n=1), world, PLAN)
     answer = conclude(PROBLEM, list(session.traces.values()), Majority()).answer
     return answer is not None and answer.key == "R"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"n": 0}, {"tokens": 0}, {"chunk": 0}, {"always": -1}, {"delimiter": ""}, {"large": ""}],
-)
-def test_an_option_out_of_range_is_named(options: dict[str, Any]) -> None:
-    """At load, with its value."""
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} = {value!r}"):
-        SpeculativeThinking(**{"large": "large", **options})

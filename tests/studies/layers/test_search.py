@@ -19,9 +19,16 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Problem, Prompt, Sampling
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import load_plan
-from orchestrator.studies.layers.mcts import Knobs, Order
-from orchestrator.studies.layers.scoring import FIRST, Completion, Reward, Scored, split, voted
-from orchestrator.studies.layers.search import Found, Task, chosen_reward, search
+from orchestrator.studies.layers.mcts import Order, SearchOptions
+from orchestrator.studies.layers.scoring import (
+    FIRST,
+    Completion,
+    OrderScore,
+    SearchReward,
+    split,
+    voted,
+)
+from orchestrator.studies.layers.search import SearchResult, SearchTask, chosen_reward, search
 
 OWN: Order = (0, 1, 2, 3)
 N = 24
@@ -80,17 +87,17 @@ def knows_more_without_layer_1(order: Order, i: int) -> bool:
 
 
 def task(
-    reward: Reward = Reward.ACCURACY,
+    reward: SearchReward = SearchReward.ACCURACY,
     *,
     references: bool = True,
     holdout: float = 0.5,
     n_simulations: int = 60,
     **more: Any,
-) -> Task:
+) -> SearchTask:
     problems = tuple(Problem(f"q{i}", str(i), "number") for i in range(N))
     plan = Plan(sampling=Sampling(template="{prompt}", **more))
     known = {p.id: str(i) for i, p in enumerate(problems)} if references else {}
-    return Task(
+    return SearchTask(
         plan,
         Execution(),
         "problems.jsonl",
@@ -99,11 +106,11 @@ def task(
         reward,
         holdout,
         5,
-        Knobs(8, n_simulations, 0.5),
+        SearchOptions(8, n_simulations, 0.5),
     )
 
 
-def run(runner: MadeUp, asked: Task, folder: Path) -> Found:
+def run(runner: MadeUp, asked: SearchTask, folder: Path) -> SearchResult:
     return search(runner, OWN, asked, folder / "orders.jsonl", lambda n, scored, best: None)
 
 
@@ -148,7 +155,7 @@ def test_without_references_the_model_s_own_vote_leads_and_the_number_is_agreeme
     tmp_path: Path,
 ) -> None:
     runner = MadeUp(knows_more_without_layer_1, draws=lambda i, seed: i % 3 > 0 or seed % 2 == 0)
-    found = run(runner, task(Reward.AGREEMENT, references=False), tmp_path)
+    found = run(runner, task(SearchReward.AGREEMENT, references=False), tmp_path)
     assert found.winner.order == (0, 3)
     assert found.comparison is not None
     assert found.comparison.kind == "agreement"
@@ -160,7 +167,7 @@ def test_agreement_can_lead_astray_and_references_show_it(tmp_path: Path) -> Non
     """
     found = run(
         MadeUp(knows_more_without_layer_1, draws=lambda i, seed: False),
-        task(Reward.AGREEMENT),
+        task(SearchReward.AGREEMENT),
         tmp_path,
     )
     assert found.winner.reward == 1.0
@@ -204,23 +211,26 @@ def test_a_model_that_answers_nothing_gives_no_reward_and_says_so(tmp_path: Path
     silent = MadeUp(knows_more_without_layer_1)
     silent._reply = lambda i, right: Completion("well", finished=False)  # type: ignore[method-assign]
     with pytest.raises(PlanError, match="none of 5 replies to 12 problems stated an answer"):
-        run(silent, task(Reward.AGREEMENT, references=False), tmp_path)
+        run(silent, task(SearchReward.AGREEMENT, references=False), tmp_path)
 
 
 def test_a_vote_needs_replies_that_differ(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"sampling\.temperature above 0"):
         run(
             MadeUp(knows_more_without_layer_1),
-            task(Reward.AGREEMENT, references=False, temperature=0.0),
+            task(SearchReward.AGREEMENT, references=False, temperature=0.0),
             tmp_path,
         )
 
 
 def test_what_leads_depends_on_the_references_there_are() -> None:
     problems = [Problem("a", "1"), Problem("b", "2")]
-    assert chosen_reward("auto", problems, {"b": "2"}) == (Reward.ACCURACY, (problems[1],))
-    assert chosen_reward("auto", problems, {}) == (Reward.AGREEMENT, tuple(problems))
-    assert chosen_reward("agreement", problems, {"b": "2"}) == (Reward.AGREEMENT, tuple(problems))
+    assert chosen_reward("auto", problems, {"b": "2"}) == (SearchReward.ACCURACY, (problems[1],))
+    assert chosen_reward("auto", problems, {}) == (SearchReward.AGREEMENT, tuple(problems))
+    assert chosen_reward("agreement", problems, {"b": "2"}) == (
+        SearchReward.AGREEMENT,
+        tuple(problems),
+    )
     with pytest.raises(PlanError, match="no problem has a reference answer"):
         chosen_reward("accuracy", problems, {})
 
@@ -289,4 +299,4 @@ def test_a_search_without_problems_says_how_to_name_them() -> None:
 
 
 def test_marks_know_their_share() -> None:
-    assert Scored(OWN, (True, False, True, True), whole=True).reward == 0.75
+    assert OrderScore(OWN, (True, False, True, True), whole=True).reward == 0.75

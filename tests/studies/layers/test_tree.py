@@ -6,7 +6,15 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.studies.layers.mcts import Knobs, Order, Visit, explore, front, neighbours, ucb
+from orchestrator.studies.layers.mcts import (
+    Order,
+    SearchOptions,
+    Trial,
+    explore,
+    front,
+    neighbours,
+    ucb,
+)
 
 SIX: Order = (0, 1, 2, 3, 4, 5)
 
@@ -15,16 +23,20 @@ def test_ucb_by_hand() -> None:
     """3 of 4 rewarded, 20 visits in all, 24 of 30 layers: 0.75 + 1.2 √(ln 20 / 4) − 0.5 × 0.8 =
     0.75 + 1.0385 − 0.4.
     """
-    knobs = Knobs(60, exploration=1.2, length_penalty=0.5)
+    options = SearchOptions(60, exploration=1.2, length_penalty=0.5)
     assert math.isclose(
-        ucb(3.0, 4, 20, 24 / 30, knobs), 0.75 + 1.2 * math.sqrt(math.log(20) / 4) - 0.4
+        ucb(3.0, 4, 20, 24 / 30, options), 0.75 + 1.2 * math.sqrt(math.log(20) / 4) - 0.4
     )
-    assert round(ucb(3.0, 4, 20, 24 / 30, knobs), 3) == 1.388
+    assert round(ucb(3.0, 4, 20, 24 / 30, options), 3) == 1.388
 
 
 def test_the_published_knobs_are_the_defaults() -> None:
-    knobs = Knobs(60)
-    assert (knobs.n_simulations, knobs.length_penalty, knobs.random_probability) == (200, 5.0, 0.1)
+    options = SearchOptions(60)
+    assert (options.n_simulations, options.length_penalty, options.random_probability) == (
+        200,
+        5.0,
+        0.1,
+    )
 
 
 def test_actions_skip_k_layers_or_repeat_k_layers_r_more_times() -> None:
@@ -74,16 +86,20 @@ def test_it_finds_an_order_that_is_three_actions_away() -> None:
     for seed in range(5):
         visits = explore(
             four,
-            Knobs(7, 300, length_penalty=0.0),
+            SearchOptions(7, 300, length_penalty=0.0),
             lambda order: likeness(best, order),
             random.Random(seed),
         )
-        assert max(visits, key=lambda v: v.reward) == Visit(best, 1.0), seed
+        assert max(visits, key=lambda v: v.reward) == Trial(best, 1.0), seed
 
 
 def test_the_same_seed_is_the_same_search_and_another_seed_another() -> None:
     runs = [
-        list(explore(SIX, Knobs(12, 50), lambda o: likeness((0, 1, 5), o), random.Random(seed)))
+        list(
+            explore(
+                SIX, SearchOptions(12, 50), lambda o: likeness((0, 1, 5), o), random.Random(seed)
+            )
+        )
         for seed in (1, 1, 2)
     ]
     assert runs[0] == runs[1] != runs[2]
@@ -96,7 +112,7 @@ def test_each_order_is_asked_for_once_and_the_root_first() -> None:
         asked.append(order)
         return 0.5
 
-    visits = list(explore(SIX, Knobs(12, 100), reward, random.Random(0)))
+    visits = list(explore(SIX, SearchOptions(12, 100), reward, random.Random(0)))
     assert [v.order for v in visits] == asked
     assert len(set(asked)) == len(asked) == 101
     assert asked[0] == SIX
@@ -104,7 +120,7 @@ def test_each_order_is_asked_for_once_and_the_root_first() -> None:
 
 def test_a_space_that_is_exhausted_ends_the_search() -> None:
     """Two layers within two: (0, 1), (0), (1), and from the single ones (0, 0), (1, 1)."""
-    visits = list(explore((0, 1), Knobs(2), lambda order: 0.0, random.Random(0)))
+    visits = list(explore((0, 1), SearchOptions(2), lambda order: 0.0, random.Random(0)))
     assert {v.order for v in visits} == {(0, 1), (0,), (1,), (0, 0), (1, 1)}
 
 
@@ -113,7 +129,9 @@ def test_the_length_penalty_leads_to_shorter_orders() -> None:
     ten = tuple(range(10))
 
     def mean_length(penalty: float) -> float:
-        visits = list(explore(ten, Knobs(20, 200, penalty), lambda order: 1.0, random.Random(3)))
+        visits = list(
+            explore(ten, SearchOptions(20, 200, penalty), lambda order: 1.0, random.Random(3))
+        )
         return sum(len(v.order) for v in visits) / len(visits)
 
     assert mean_length(5.0) < mean_length(0.0)
@@ -121,12 +139,12 @@ def test_the_length_penalty_leads_to_shorter_orders() -> None:
 
 def test_front_keeps_what_nothing_shorter_matches() -> None:
     visits = [
-        Visit((0, 1, 2), 0.5),
-        Visit((0, 1), 0.5),
-        Visit((0,), 0.1),
-        Visit((1, 2), 0.5),
-        Visit((0, 1, 2, 3), 0.9),
-        Visit((2,), 0.0),
+        Trial((0, 1, 2), 0.5),
+        Trial((0, 1), 0.5),
+        Trial((0,), 0.1),
+        Trial((1, 2), 0.5),
+        Trial((0, 1, 2, 3), 0.9),
+        Trial((2,), 0.0),
     ]
-    assert front(visits) == [Visit((0,), 0.1), Visit((0, 1), 0.5), Visit((0, 1, 2, 3), 0.9)]
+    assert front(visits) == [Trial((0,), 0.1), Trial((0, 1), 0.5), Trial((0, 1, 2, 3), 0.9)]
     assert front([]) == []

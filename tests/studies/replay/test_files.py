@@ -17,12 +17,12 @@ from orchestrator.core.values import Answer, Finish, PluginSpec, Problem, Result
 from orchestrator.jobs.journal import Arrived, Concluded, Journal, Opened
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime import api
-from orchestrator.studies.replay.experiment import Conditions, Setting, play_all
+from orchestrator.studies.replay.experiment import Conditions, ReplaySetting, play_all
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import ReplayError
 from orchestrator.studies.replay.simulator import UNLIMITED, Tape, explore
 from strategies.sampling.consistency import Consistency
-from strategies.selectors.pools import Majority
+from strategies.selectors.majority import Majority
 
 TRACES = Path(os.environ.get("LEADLINE_TRACES", Path(__file__).parents[4] / "shared" / "traces"))
 LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
@@ -191,7 +191,10 @@ def test_a_job_replayed_gives_what_it_gave(tmp_path: Path) -> None:
             u["output_tokens"] for u in row["usage"].values()
         )
     [summary] = play_all(
-        [recording], [Setting(PluginSpec("consistency", {"n": 5}))], Conditions(draw="recorded"), 1
+        [recording],
+        [ReplaySetting(PluginSpec("consistency", {"n": 5}))],
+        Conditions(draw="recorded"),
+        1,
     )
     assert summary.accuracy.value == sum(row["answer"] == "1" for row in rows) / 6
 
@@ -243,7 +246,8 @@ def test_a_replayed_job_asks_what_the_job_asked(tmp_path: Path) -> None:
     changed = read_recording(tmp_path / "job", problems=str(problems))
     assert [p.problem.prompt for p in changed.problems if p.problem.id == "p3"] == [""]
     assert changed.notes == (
-        f"{problems} asks 1 problems in other words than the job; they are replayed without their question",
+        f"{problems} words 1 problems otherwise than the job did; "
+        "they are taken without their prompts",
     )
     unknown = read_recording(tmp_path / "job")
     assert {p.problem.prompt for p in unknown.problems} == {""}
@@ -350,7 +354,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
         (["--strategy", "consistency n=4"], "holds 3 traces and was asked for one more"),
         (["--strategy", "consistency 4"], "after the name come options as KEY=VALUE, not '4'"),
         (["--strategy", "consistensy"], "did you mean 'consistency'"),
-        (["--strategy", "consistency n=x"], "n is int"),
+        (["--strategy", "consistency n=x"], "n = 'x': it must be a whole number"),
         (["--strategy", "consistency n=2", "--selector", "best"], "carries no 'mean_confidence'"),
         (["--strategy", "consistency n=2", "--domain", "maths"], "did you mean 'math'"),
     ],
@@ -376,7 +380,9 @@ def test_self_consistency_on_recorded_traces_is_a_plain_count() -> None:
     project's engine.
     """
     recording = read_recording(TRACES / "qwen3-aime24" / "0.6B.json.gz")
-    [row] = play_all([recording], [Setting(PluginSpec("consistency", {"n": 64}))], Conditions(2), 1)
+    [row] = play_all(
+        [recording], [ReplaySetting(PluginSpec("consistency", {"n": 64}))], Conditions(2), 1
+    )
     import random
 
     right, tokens = 0, 0

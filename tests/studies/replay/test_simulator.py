@@ -27,13 +27,13 @@ from orchestrator.core.values import (
     WordLimit,
 )
 from orchestrator.plan import registry
-from orchestrator.studies.replay.experiment import Conditions, Setting, difference, play_all
+from orchestrator.studies.replay.experiment import Conditions, ReplaySetting, difference, play_all
 from orchestrator.studies.replay.recording import (
     RecordedProblem,
     RecordedTrace,
     Recording,
     ReplayError,
-    drawn,
+    draw_order,
 )
 from orchestrator.studies.replay.simulator import UNLIMITED, Tape, explore
 
@@ -57,7 +57,7 @@ def play(
     probe_tokens: int = 0,
     plan: Plan = PLAN,
 ):  # type: ignore[no-untyped-def]
-    tape = Tape(problem, drawn(len(problem.traces), "recorded", 0), probe_tokens)
+    tape = Tape(problem, draw_order(len(problem.traces), "recorded", 0), probe_tokens)
     return tape, explore(tape, strategy, plan)
 
 
@@ -79,7 +79,7 @@ def test_traces_arrive_by_length_and_the_longest_is_the_critical_path() -> None:
     """1000 + 700 + 400 tokens, all at once: the shortest arrives first and the path is 1000 long."""
     _, explored = play(loaded("consistency", n=3))
     assert list(explored.session.traces) == [2, 1, 0]
-    assert (explored.session.output_tokens, explored.depth_tokens) == (2100, 1000)
+    assert (explored.session.output_tokens, explored.path_tokens) == (2100, 1000)
 
 
 def test_one_after_the_other_the_paths_add_up() -> None:
@@ -88,7 +88,7 @@ def test_one_after_the_other_the_paths_add_up() -> None:
     """
     _, explored = play(loaded("adaptive", n=3, wave=1, growth=1.0))
     assert list(explored.session.traces) == [0, 1, 2]
-    assert (explored.session.output_tokens, explored.depth_tokens) == (2100, 2100)
+    assert (explored.session.output_tokens, explored.path_tokens) == (2100, 2100)
 
 
 def test_a_cancelled_trace_costs_what_it_had_made_by_then() -> None:
@@ -102,7 +102,7 @@ def test_a_cancelled_trace_costs_what_it_had_made_by_then() -> None:
         Finish.STOP,
     ]
     assert traces[0].account is Purpose.PRUNED
-    assert explored.depth_tokens == 400
+    assert explored.path_tokens == 400
 
 
 def test_a_cancel_in_mid_exploration_counts_from_the_start_of_its_request() -> None:
@@ -129,7 +129,7 @@ def test_a_cancel_in_mid_exploration_counts_from_the_start_of_its_request() -> N
     _, explored = play(Does(steps), pool)
     assert explored.session.error == ""
     assert explored.session.output_tokens == 400 + 400 + 1000
-    assert explored.depth_tokens == 1400
+    assert explored.path_tokens == 1400
 
 
 def test_a_checkpoint_is_continued_and_a_probe_reads_the_answer_there() -> None:
@@ -155,7 +155,7 @@ def test_a_checkpoint_is_continued_and_a_probe_reads_the_answer_there() -> None:
         (Finish.STOP, B, 16),
         (Finish.STOP, A, 500),
     ]
-    assert explored.depth_tokens == 1016
+    assert explored.path_tokens == 1016
     assert [(s.index, s.first, s.last) for s in tape.stretches.values()] == [
         (0, 0, 500),
         (0, 500, 1000),
@@ -264,13 +264,13 @@ def test_draws_are_a_function_of_the_seed() -> None:
     """
     expected = list(range(9))
     random.Random(5).shuffle(expected)
-    assert list(drawn(9, "shuffled", 5)) == expected
-    assert list(drawn(9, "recorded", 5)) == list(range(9))
-    assert set(drawn(50, "resampled", 5)[:50]) < set(range(50))
+    assert list(draw_order(9, "shuffled", 5)) == expected
+    assert list(draw_order(9, "recorded", 5)) == list(range(9))
+    assert set(draw_order(50, "resampled", 5)[:50]) < set(range(50))
 
 
-def setting(text: str, selector: str = "majority", **options: object) -> Setting:
-    return Setting(PluginSpec(text, options), PluginSpec(selector))
+def setting(text: str, selector: str = "majority", **options: object) -> ReplaySetting:
+    return ReplaySetting(PluginSpec(text, options), PluginSpec(selector))
 
 
 RECORDING = Recording(
@@ -288,7 +288,7 @@ def test_rows_are_means_over_seeds_and_questions() -> None:
     """
     [row] = play_all([RECORDING], [setting("consistency", n=8)], Conditions(draw="recorded"), 1)
     assert (row.accuracy.value, row.accuracy.n, row.tokens.value) == (1.0, 2, 2700)
-    assert (row.full_tokens, row.full_accuracy, row.pruned_tokens, row.depth_tokens) == (
+    assert (row.full_tokens, row.full_accuracy, row.pruned_tokens, row.path_tokens) == (
         2700,
         1.0,
         0,
@@ -351,7 +351,7 @@ def test_a_trace_drawn_twice_is_two_attempts() -> None:
     [row] = play_all(
         [Recording("r", (pool,))], [setting("consistency", n=6)], Conditions(2, draw="resampled"), 1
     )
-    assert (row.n_attempts, row.tokens.value, row.depth_tokens) == (6, 600, 100)
+    assert (row.n_attempts, row.tokens.value, row.path_tokens) == (6, 600, 100)
 
 
 def test_verdicts_reach_the_selector() -> None:
@@ -362,7 +362,9 @@ def test_verdicts_reach_the_selector() -> None:
     )
     settings = [
         setting("consistency", n=3),
-        Setting(PluginSpec("consistency", {"n": 3}), PluginSpec("best", {"by": "verdict:prm"})),
+        ReplaySetting(
+            PluginSpec("consistency", {"n": 3}), PluginSpec("best", {"by": "verdict:prm"})
+        ),
     ]
     majority, best = play_all([Recording("r", (pool,))], settings, Conditions(2), 1)
     assert (majority.accuracy.value, best.accuracy.value) == (0.0, 1.0)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from verifiers.programs import sandbox
-from verifiers.programs.sandbox import Limits, Outcome
+from verifiers.programs.sandbox import Limits, ProgramOutcome
 
 
 @dataclass
@@ -85,7 +85,7 @@ async def _watching() -> AsyncIterator[Seen]:
 
 async def _watched(
     program: str, stdin: bytes = b"", limits: Limits | None = None
-) -> tuple[Outcome, Seen]:
+) -> tuple[ProgramOutcome, Seen]:
     async with _watching() as seen:
         outcome = await sandbox.run(program, stdin, limits=limits or Limits())
     return outcome, seen
@@ -111,7 +111,7 @@ def watching() -> Callable[[], AbstractAsyncContextManager[Seen]]:
 
 
 @pytest.fixture
-def watched() -> Callable[..., Awaitable[tuple[Outcome, Seen]]]:
+def watched() -> Callable[..., Awaitable[tuple[ProgramOutcome, Seen]]]:
     """Return a function that runs a program and says what was seen of it."""
     return _watched
 

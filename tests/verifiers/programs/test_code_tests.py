@@ -36,7 +36,10 @@ async def verdict(program: str, tests: object, **options: Any) -> Verdict:
 @needs_sandbox
 async def test_the_score_is_the_share_of_asserts_that_hold() -> None:
     """Each assert is a test of its own: one that fails does not hide those after it."""
-    asserts = "import math\nassert f(1) == 1\nassert f(2) == 4\nassert math.isclose(f(3), 9)\nassert f(0) == 0"
+    asserts = (
+        "import math\nassert f(1) == 1\nassert f(2) == 4\nassert math.isclose(f(3), 9)\n"
+        "assert f(0) == 0"
+    )
     assert await verdict("def f(x): return x * x", asserts) == Verdict(
         "code-tests", 1.0, (1.0, 1.0, 1.0, 1.0)
     )
@@ -64,7 +67,10 @@ async def test_exchanges_are_compared_by_lines_and_numbers_by_value() -> None:
 @needs_sandbox
 async def test_humaneval_and_mbpp_as_they_are() -> None:
     """A `check` function with its call is one test; a list of asserts is one test each."""
-    check = "METADATA = {}\n\ndef check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == 9\n\ncheck(square)\n"
+    check = (
+        "METADATA = {}\n\ndef check(candidate):\n    assert candidate(2) == 4\n"
+        "    assert candidate(3) == 9\n\ncheck(square)\n"
+    )
     assert (await verdict("def square(x): return x * x", check)).steps == (1.0,)
     assert (await verdict("def square(x): return x + 2", check)).steps == (0.0,)
     listed = ["assert square(2) == 4", "assert square(3) == 9"]
@@ -98,7 +104,10 @@ async def test_what_stands_between_asserts_is_done_before_those_below_it() -> No
         ),
         ("def f(): return open('/tmp/leadline-test', 'w')", "PermissionError"),
         (
-            "import sys\nclass A:\n    def __eq__(self, other): return True\ndef f(): return sys.exit(0)",
+            (
+                "import sys\nclass A:\n    def __eq__(self, other): return True\n"
+                "def f(): return sys.exit(0)"
+            ),
             "ended before its test",
         ),
         ("\x00", "null bytes"),
@@ -106,7 +115,7 @@ async def test_what_stands_between_asserts_is_done_before_those_below_it() -> No
     ],
 )
 async def test_a_program_that_fails_passes_nothing_and_says_why(program: str, fault: str) -> None:
-    """Whatever it is, it is a verdict of 0 and no error: the program is wrong, the verifier is not."""
+    """Whatever it is, the verdict is 0 and no error: the program is wrong, the verifier is not."""
     found = await verdict(program, ["assert f() == 1"], seconds=1)
     assert found.score == 0.0
     assert fault in found.note
@@ -114,7 +123,7 @@ async def test_a_program_that_fails_passes_nothing_and_says_why(program: str, fa
 
 @needs_sandbox
 async def test_a_trace_without_a_program_passes_no_test() -> None:
-    """It was asked for a program; one that states none is judged like one that states a wrong one."""
+    """A program was requested; a trace without one scores like one with a wrong program."""
     found = await CodeTests().score(
         problem(["assert f()", "assert g()"]),
         [Trace(0, "I do not know."), trace("f = g = lambda: 1")],
@@ -130,12 +139,14 @@ async def test_what_is_wanted_cannot_be_looked_up() -> None:
     """
     hunt = """
 import gc, os, sys
-found = [str(x) for x in gc.get_objects() if isinstance(x, (str, bytes))] + [repr(sys.argv), repr(os.environ), sys.stdin.read()]
+found = [str(x) for x in gc.get_objects() if isinstance(x, (str, bytes))]
+found += [repr(sys.argv), repr(os.environ), sys.stdin.read()]
 frame = sys._getframe()
 while frame:
     found.append(repr(frame.f_locals) + repr(frame.f_globals))
     frame = frame.f_back
-for path in ("/proc/self/mem", "/proc/self/cmdline", "/proc/%d/cmdline" % os.getppid(), "problems.jsonl", "../problems.jsonl"):
+parent = "/proc/%d/cmdline" % os.getppid()
+for path in ("/proc/self/mem", "/proc/self/cmdline", parent, "problems.jsonl", "../problems.jsonl"):
     try:
         found.append(open(path).read())
     except OSError:
@@ -184,7 +195,7 @@ def test_a_list_may_come_as_text() -> None:
 def test_limits_out_of_range_are_refused_when_the_plan_is_loaded(
     options: dict[str, object],
 ) -> None:
-    with pytest.raises(PluginError, match="memory_mib at least 64"):
+    with pytest.raises(PluginError, match=f"{next(iter(options))} = "):
         registry.load("verifiers", PluginSpec("code-tests", options))
 
 

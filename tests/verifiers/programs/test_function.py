@@ -5,15 +5,23 @@ hurting the job.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from orchestrator.core.errors import PluginError
-from orchestrator.core.values import Answer, PluginSpec, Problem, Trace, Verdict
+import orchestrator
+from orchestrator.core.errors import NoVerdict, PluginError
+from orchestrator.core.plan import Model, Plan
+from orchestrator.core.protocols import Engine
+from orchestrator.core.values import Answer, Capability, PluginSpec, Problem, Trace, Verdict
+from orchestrator.engines.fake.engine import Fake
 from orchestrator.plan import registry
-from verifiers.programs.function import Function
+from orchestrator.plan.execution import Execution
+from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers
 
 CHECKS = """
 import json, os, time
@@ -33,6 +41,11 @@ def raises(problem, trace):
     raise KeyError("no such thing")
 
 def hangs(problem, trace):
+    time.sleep(1000)
+
+def notes_and_hangs(problem, trace):
+    open(trace.text, "x").write(str(os.getpid()))
+    os.rename(trace.text, trace.text + ".done")
     time.sleep(1000)
 
 def crashes(problem, trace):
@@ -73,6 +86,18 @@ def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def verifiers(function: str, **options: object) -> aclosing[IsolatedVerifiers]:
+    spec = PluginSpec("function", {"function": function, **options})
+    return aclosing(IsolatedVerifiers([spec]))
+
+
+async def scores(function: str, traces: Sequence[Trace], **options: object) -> list[Verdict]:
+    async with verifiers(function, **options) as running:
+        return list(
+            await asyncio.gather(*(running.verdict("function", PROBLEM, t) for t in traces))
+        )
+
+
 async def test_its_number_is_the_score(checks: Path) -> None:
     """A truth value is 1 or 0; it sees the problem's other fields, the answer and the text; the
     order is that of the traces.
@@ -82,44 +107,55 @@ async def test_its_number_is_the_score(checks: Path) -> None:
         Trace(1, "xxxxx", answer=Answer("7", "7")),
         Trace(2, ""),
     ]
-    assert await Function("checks.py:right").score(PROBLEM, traces) == [
+    assert await scores("checks.py:right", traces) == [
         Verdict("function", s) for s in (1.0, 0.0, 0.0)
     ]
-    assert await Function(f"{checks}:share").score(PROBLEM, traces) == [
+    assert await scores(f"{checks}:share", traces) == [
         Verdict("function", s) for s in (0.3, 0.5, 0.0)
     ]
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
         ("raises", "KeyError: 'no such thing'"),
         ("hangs", "took more than 0.3 s"),
-        ("crashes", "its process was ended by SIGABRT"),
+        ("crashes", "the worker process was killed by SIGABRT"),
         ("leaves", "SystemExit: 3"),
         ("eats", "needed more than 512 MiB of memory"),
         ("none", "TypeError"),
-        ("two", "it returned 2.0; a number from 0 to 1, True or False is due"),
+        ("two", "it returned 2.0; a number from 0 to 1, True or False is needed"),
         ("words", "it returned '1'"),
     ],
 )
-async def test_what_gives_no_number_gives_no_score(checks: Path, name: str, said: str) -> None:
+async def test_what_gives_no_number_gives_no_score(checks: Path, name: str, reason: str) -> None:
     """It is an error, which becomes the trace's note; a wrong 0 would be worse.
 
-    The next trace is judged as if nothing had been.
+    The next trace is checked as if nothing had been.
     """
-    with pytest.raises(RuntimeError, match=f"checks.py:{name}: ") as raised:
-        await Function(
-            f"checks.py:{name}", seconds=0.3 if name == "hangs" else 60, memory_mib=512
-        ).score(PROBLEM, [Trace(0, "x")])
-    assert said in str(raised.value)
-    assert await Function("checks.py:share").score(PROBLEM, [Trace(0, "x")]) == [
-        Verdict("function", 0.1)
-    ]
+    seconds = 0.3 if name == "hangs" else 60
+    async with verifiers(f"checks.py:{name}", seconds=seconds, memory_mib=512) as running:
+        for _ in range(2):
+            with pytest.raises(NoVerdict) as raised:
+                await running.verdict("function", PROBLEM, Trace(0, "x"))
+            assert reason in str(raised.value)
+    assert await scores("checks.py:share", [Trace(0, "x")]) == [Verdict("function", 0.1)]
+
+
+@registry.engine("must-not-start")
+@dataclass(frozen=True, slots=True)
+class MustNotStart:
+    def capabilities(self) -> frozenset[Capability]:
+        return Fake().capabilities()
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[Engine]:
+        raise AssertionError("the engine was started")
+        yield
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "reason"),
     [
         ("nowhere.py:right", "there is no file"),
         ("checks.py:wrong", "has no attribute 'wrong'"),
@@ -132,61 +168,65 @@ async def test_what_gives_no_number_gives_no_score(checks: Path, name: str, said
         ("hostile.py:right", "SystemExit"),
     ],
 )
-def test_what_cannot_be_called_is_refused_when_the_plan_is_loaded(
-    checks: Path, function: str, said: str
+def test_what_cannot_be_called_is_refused_before_an_engine_starts(
+    checks: Path, function: str, reason: str
 ) -> None:
-    """Before any engine starts, with the reason; loading the user's module cannot end the job
-    either.
-    """
+    """With the reason; loading the user's module cannot end the job either."""
     (checks.parent / "broken.py").write_text("def right(:")
     (checks.parent / "hostile.py").write_text("raise SystemExit(0)")
-    with pytest.raises(PluginError) as raised:
-        registry.load("verifiers", PluginSpec("function", {"function": function}))
-    assert said in str(raised.value)
+    plan = Plan(
+        strategy=PluginSpec("consistency", {"n": 1}),
+        verifiers=(PluginSpec("function", {"function": function}),),
+    )
+    with pytest.raises(orchestrator.PlanError, match="verifier 'function'") as raised:
+        orchestrator.run(["?"], plan, Execution(engine=PluginSpec("must-not-start")))
+    assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{"seconds": 0}, {"memory_mib": 128}])
+def test_limits_out_of_range_are_refused(checks: Path, options: dict[str, object]) -> None:
+    with pytest.raises(PluginError, match=next(iter(options))):
+        registry.load(
+            "verifiers", PluginSpec("function", {"function": "checks.py:right"} | options)
+        )
 
 
 async def test_a_module_is_named_by_its_dots() -> None:
     """A function that is installed needs no path; a problem never equals a trace."""
-    assert await Function("operator:eq").score(PROBLEM, [Trace(0, "x")]) == [
-        Verdict("function", 0.0)
-    ]
+    assert await scores("operator:eq", [Trace(0, "x")]) == [Verdict("function", 0.0)]
 
 
 def change(path: Path) -> None:
     path.write_text(CHECKS.replace("return 1\n", "return 0.25\n"))
 
 
-async def test_processes_are_kept_and_a_changed_file_is_read_anew(
+async def test_processes_are_kept_and_a_changed_file_is_read_again(
     checks: Path, tmp_path: Path
 ) -> None:
     """What the module imports is imported once a process, not once a trace."""
     log = tmp_path / "pids"
-    judge = Function("checks.py:pid")
-    for _ in range(5):
-        await judge.score(PROBLEM, [Trace(0, str(log))])
-    assert len(set(log.read_text().split())) == 1
-    change(checks)
-    assert await judge.score(PROBLEM, [Trace(0, str(log))]) == [Verdict("function", 0.25)]
+    async with verifiers("checks.py:pid") as running:
+        await running.load()
+        for _ in range(5):
+            await running.verdict("function", PROBLEM, Trace(0, str(log)))
+        assert len(set(log.read_text().split())) == 1
+        change(checks)
+        verdict = await running.verdict("function", PROBLEM, Trace(0, str(log)))
+    assert verdict == Verdict("function", 0.25)
     assert len(set(log.read_text().split())) == 2
 
 
-def arguments(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:  # it has ended
-        return []
-
-
-async def test_cancelling_kills_the_process(checks: Path) -> None:
+async def test_cancelling_kills_the_process(checks: Path, tmp_path: Path) -> None:
     """A job that is stopped while a check hangs leaves nothing behind."""
-    judge = Function("checks.py:hangs", seconds=1000)
-    task = asyncio.create_task(judge.score(PROBLEM, [Trace(0, "x")]))
-    await asyncio.sleep(0.2)
-    children = [
-        p for p in psutil.Process().children(recursive=True) if f"{checks}:hangs" in arguments(p)
-    ]
-    assert len(children) == 1
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert psutil.wait_procs(children, timeout=60)[1] == []
+    note = tmp_path / "pid.done"
+    async with verifiers("checks.py:notes_and_hangs", seconds=1000) as running:
+        task = asyncio.create_task(
+            running.verdict("function", PROBLEM, Trace(0, str(tmp_path / "pid")))
+        )
+        while not note.exists():  # noqa: ASYNC110  # another process sets no Event here
+            await asyncio.sleep(0.01)
+        worker = psutil.Process(int(note.read_text()))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert psutil.wait_procs([worker], timeout=60)[1] == []

@@ -45,7 +45,8 @@ def snapshot(folder: Path) -> list[tuple[str, bytes, int, int, int, int]]:
 async def test_a_program_reads_prints_and_writes_in_its_own_folder() -> None:
     """The sandbox must not be safe by breaking everything: what solutions of exercises do works."""
     program = """
-import os, sys, tempfile, time, json, random, zoneinfo, collections, heapq, itertools, functools, dataclasses, decimal, re, ctypes, asyncio
+import os, sys, tempfile, time, json, random, zoneinfo, collections, heapq, itertools, functools
+import dataclasses, decimal, re, ctypes, asyncio
 open("a.txt", "w").write("kept")
 os.rename("a.txt", "b.txt")
 with tempfile.NamedTemporaryFile("w+") as f, open(os.devnull, "w") as nothing:
@@ -57,7 +58,8 @@ class Point:
 def depth(n):
     return 0 if n == 0 else 1 + depth(n - 1)
 sys.setrecursionlimit(100_000)
-print(input(), Point(1).x, open("b.txt").read(), depth(50_000), time.localtime().tm_year > 2000, zoneinfo.ZoneInfo("UTC"))
+recent = time.localtime().tm_year > 2000
+print(input(), Point(1).x, open("b.txt").read(), depth(50_000), recent, zoneinfo.ZoneInfo("UTC"))
 exit()
 """
     outcome = await sandbox.run(program, b"given\n", limits=Limits(files_mib=1))
@@ -95,7 +97,9 @@ attempt("create at home", lambda: open({str(home)!r}, "w").write("x"))
 attempt("create above", lambda: open("../leadline-stray", "w").write("x"))
 attempt("create there", lambda: open(folder + "/new", "w").write("x"))
 attempt("chdir and create", lambda: (os.chdir(folder), open("new", "w").write("x")))
-attempt("directory handle", lambda: os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=os.open(folder, os.O_PATH)))
+def by_handle():
+    os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=os.open(folder, os.O_PATH))
+attempt("directory handle", by_handle)
 attempt("own symlink", lambda: (os.symlink(victim, "l"), open("l", "a").write("x")))
 attempt("own hard link", lambda: (os.link(victim, "h"), open("h", "a").write("x")))
 attempt("by /proc", lambda: open("/proc/self/fd/0/../../../.." + victim, "a").write("x"))
@@ -155,8 +159,9 @@ async def test_no_secret_is_read(tmp_path: Path, secret: tuple[str, int], neighb
     program = f"""
 import os
 for path in [
-    {str(tmp_path / "key")!r}, {str(tmp_path)!r}, {__file__!r}, {str(Path.home())!r}, "/etc/passwd", "/etc/shadow",
-    "/proc/self/environ", "/proc/self/maps", "/proc/self/mem", "{us}/environ", "{us}/cmdline", "{us}/fd/{held}", "{them}/environ",
+    {str(tmp_path / "key")!r}, {str(tmp_path)!r}, {__file__!r}, {str(Path.home())!r},
+    "/etc/passwd", "/etc/shadow", "/proc/self/environ", "/proc/self/maps", "/proc/self/mem",
+    "{us}/environ", "{us}/cmdline", "{us}/fd/{held}", "{them}/environ",
     "/root", "/home", "/", "/tmp", "/sys", "/dev/mem", "/dev/sda",
 ]:
     try:
@@ -194,7 +199,8 @@ async def test_no_network_is_reached(tmp_path: Path) -> None:
             server.setblocking(False)
         program = f"""{ATTEMPTS}
 import asyncio, ctypes, os, socket, urllib.request
-tcp, udp, local, abstract = {tcp.getsockname()!r}, {udp.getsockname()!r}, {local.getsockname()!r}, {abstract.getsockname()!r}
+tcp, udp = {tcp.getsockname()!r}, {udp.getsockname()!r}
+local, abstract = {local.getsockname()!r}, {abstract.getsockname()!r}
 libc = ctypes.CDLL(None, use_errno=True)
 attempt("tcp", lambda: socket.create_connection(tcp).send(b"x"))
 attempt("udp", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", udp))
@@ -207,7 +213,9 @@ attempt("http", lambda: urllib.request.urlopen("http://127.0.0.1:%d/" % tcp[1], 
 attempt("bind", lambda: socket.create_server(("127.0.0.1", 0)))
 attempt("name", lambda: socket.getaddrinfo("example.org", 80))
 for number in (41, 53, 198, 199, 425):  # socket and socketpair of two architectures, io_uring_setup
-    attempt("call %d" % number, lambda: [][0] if libc.syscall(number, 2, 1, 0) >= 0 else os.stat("nothing"))
+    def call():
+        [][0] if libc.syscall(number, 2, 1, 0) >= 0 else os.stat("nothing")
+    attempt("call %d" % number, call)
 print("end")
 """
         outcome = await sandbox.run(program)
@@ -257,7 +265,8 @@ attempt("system", lambda: os.system("echo x > {trace}") and os.stat("nothing"))
 attempt("popen", lambda: subprocess.run([sys.executable, "-c", "open({str(trace)!r}, 'w')"]))
 attempt("exec", lambda: os.execv("/bin/sh", ["sh", "-c", "echo x > {trace}"]))
 attempt("execveat", lambda: call(322, -100, b"/bin/sh", None, None, 0))
-attempt("multiprocessing", lambda: multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start())
+other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+attempt("multiprocessing", other.start)
 attempt("thread", lambda: threading.Thread(target=time.sleep, args=(60,)).start())
 attempt("bare thread", lambda: _thread.start_new_thread(time.sleep, (60,)))
 for number in (56, 57, 58, 220, 435):  # clone, fork and vfork of two architectures, clone3
@@ -296,7 +305,8 @@ for pid in ({neighbour.pid}, {os.getpid()}, -1, 0, -os.getpgrp()):
     attempt("read memory %d" % pid, lambda: call(310, pid, None, 0, None, 0, 0))
     attempt("priority %d" % pid, lambda: os.setpriority(os.PRIO_PROCESS, pid, 19))
     attempt("affinity %d" % pid, lambda: os.sched_setaffinity(pid, [0]))
-    attempt("owner %d" % pid, lambda: fcntl.fcntl(0, fcntl.F_SETOWN, pid))  # and then O_ASYNC: the kernel signals the owner
+    # and then O_ASYNC: the kernel signals the owner
+    attempt("owner %d" % pid, lambda: fcntl.fcntl(0, fcntl.F_SETOWN, pid))
     attempt("signal %d" % pid, lambda: fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGURG))
 attempt("raise a limit", lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)))
 attempt("outlive the parent", lambda: [][0] if libc.prctl(1, 0) == 0 else os.stat("nothing"))

@@ -26,7 +26,7 @@ from orchestrator.core.values import (
     Request,
     Trace,
 )
-from orchestrator.kit.prefixes import Labelled, answered
+from orchestrator.kit.prefixes import LabelledPrefix, scores_without_engine
 from orchestrator.plan import registry
 from orchestrator.plan.check import PlanFault, check_plan
 from orchestrator.studies.similarity import Cut, cross_fitted, quality, scores_of_pairs
@@ -36,16 +36,16 @@ from verifiers.similarity.embedding import Embedding
 from verifiers.similarity.lexical import Lexical
 from verifiers.similarity.llm import Llm
 from verifiers.similarity.probe import Probe
-from verifiers.similarity.texts import read, tfidf_cosine
+from verifiers.similarity.texts import content, tfidf_cosine
 from verifiers.similarity.trained import Trained
 
 words = st.lists(
     st.sampled_from(["ship", "sail", "12", "7.5", "x", "=", "So", "thus"]), max_size=30
 ).map(" ".join)
-Pools = Mapping[str, tuple[Problem, Sequence[Labelled]]]
+Pools = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 
 
-def pools(n: int, told: float, seed: int = 0) -> dict[str, tuple[Problem, list[Labelled]]]:
+def pools(n: int, told: float, seed: int = 0) -> dict[str, tuple[Problem, list[LabelledPrefix]]]:
     """Problems with 6 traces each, answers 1 to 3; a prefix names its answer with probability
     `told`, else a number of no meaning.
     """
@@ -54,11 +54,12 @@ def pools(n: int, told: float, seed: int = 0) -> dict[str, tuple[Problem, list[L
     for i in range(n):
         finals = [rng.choice("123") for _ in range(6)]
         texts = [
-            f"We try step {i}, which gives x = {f if rng.random() < told else rng.choice('123')} and"
+            f"We try step {i}, which gives x = "
+            f"{f if rng.random() < told else rng.choice('123')} and"
             for f in finals
         ]
         pool = [
-            Labelled(Prefix(o, text), f)
+            LabelledPrefix(Prefix(o, text), f)
             for o, (text, f) in enumerate(zip(texts, finals, strict=True))
         ]
         made[f"p{i}"] = (Problem(f"p{i}", "What is it?"), pool)
@@ -74,7 +75,7 @@ def test_lexical_similarity_is_scikit_learns_tf_idf_over_the_three_texts(
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     def terms(text: str) -> list[str]:
-        return [term for term, count in read(text).counts.items() for _ in range(count)]
+        return [term for term, count in content(text).counts.items() for _ in range(count)]
 
     if not any(map(terms, (a, b, question))):
         assert tfidf_cosine(a, b, question) == 0.0
@@ -95,13 +96,17 @@ def test_a_system_message_is_no_part_of_the_question() -> None:
         "p",
         (Message("system", "Think step by step: so, let x = 12."), Message("user", "What is x?")),
     )
-    assert answered(Lexical(), chat, pair) == answered(Lexical(), plain, pair)
+    assert scores_without_engine(Lexical(), chat, pair) == scores_without_engine(
+        Lexical(), plain, pair
+    )
 
 
 def test_a_probe_judge_compares_the_classes_of_answers() -> None:
     """And cannot tell where a probe stated none, which is neither 0 nor a half."""
     a, b, c, silent = (Prefix(i, "", key) for i, key in enumerate(("=1/2", "=1/2", "=2", None)))
-    assert answered(Probe(), PROBLEM, [(a, b), (a, c), (a, silent), (silent, silent)]) == [
+    assert scores_without_engine(
+        Probe(), PROBLEM, [(a, b), (a, c), (a, silent), (silent, silent)]
+    ) == [
         1.0,
         0.0,
         None,
@@ -189,11 +194,11 @@ def test_a_model_file_is_plain_json_of_numbers_and_words(tmp_path: Path) -> None
     path = tmp_path / "judge.json"
     text = Trained.fit(pools(20, 0.9))
     path.write_text(text)
-    [score] = answered(
+    [score] = scores_without_engine(
         Trained(str(path)), PROBLEM, [(Prefix(0, "x = 1 and"), Prefix(1, "x = 1 and"))]
     )
     assert score is not None
-    [similarity] = answered(
+    [similarity] = scores_without_engine(
         Embedding(str(path)), PROBLEM, [(Prefix(0, "we try x = 1"), Prefix(1, "we try x = 1"))]
     )
     assert similarity == pytest.approx(1 / (1 + math.exp(-3)))
@@ -207,9 +212,9 @@ def test_a_model_file_is_plain_json_of_numbers_and_words(tmp_path: Path) -> None
         (json.dumps(document | {"idf": {"a": "b"}}), "damaged"),
         (json.dumps(document | {"axes": {"a": [1.0], "b": [1.0, 2.0]}}), "damaged"),
     ]
-    for number, (content, message) in enumerate(damaged):
+    for number, (broken, message) in enumerate(damaged):
         bad = tmp_path / f"bad{number}.json"
-        bad.write_text(content)
+        bad.write_text(broken)
         with pytest.raises(PluginError, match=message):
             registry.load("similarity", PluginSpec("trained", {"file": str(bad)}))
     with pytest.raises(PluginError, match="fit one with"):
@@ -282,11 +287,11 @@ def test_the_trained_judge_on_recorded_traces_is_better_than_chance() -> None:
     benchmark = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = benchmark
     spec.loader.exec_module(benchmark)
-    from orchestrator.studies.similarity import labelled
+    from orchestrator.studies.similarity import labelled_prefixes
 
     recorded = asyncio.run(benchmark.recorded_texts(folder))
     found = {
-        id: (problem, labelled(traces, Cut(0, (), 256)))
+        id: (problem, labelled_prefixes(traces, Cut(0, (), 256)))
         for id, (problem, traces) in recorded.items()
     }
     auroc = quality(cross_fitted("trained", found), found).auroc

@@ -1,16 +1,10 @@
 """The surface accuracy(depth, width) and its cost, from one pool per depth sampled at the largest
-width. Numbers only.
+width.
 
 The one rule: a smaller width is evaluated by what a random part of the pool would have answered,
 never by sampling again and never by the first traces alone, so every point is unbiased and all
-points share their problems, which is what makes differences between them sharp. Sampling, files and
-pictures are others' (`sweep_command`, `plot`); docs/sweep.md says how to read the numbers.
-
-What a depth's votes are worth: the accuracy and the price of one trace, the weight of a vote, and
-how far agreement can be trusted.
-
-Pure functions of whole pools and of which answers are right. The weights are what the selector
-`depth-weighted` takes.
+points share their problems, which is what makes differences between them sharp. It samples nothing
+and draws no pictures; docs/sweep.md says how to read the numbers.
 """
 
 from __future__ import annotations
@@ -18,30 +12,23 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from orchestrator.core.errors import LeadlineError, PlanError
 from orchestrator.core.plan import derive_seed
 from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Finish, Problem, Trace
+from orchestrator.core.values import Problem, Trace
 from orchestrator.core.votes import conclude
-from orchestrator.studies.evaluate import (
-    CONFIDENCE,
-    Estimate,
-    attempts,
-    majority_at_k,
-    majority_error,
-)
+from orchestrator.studies.evaluate import Estimate, Table, mean_estimates
+from orchestrator.studies.scaling import attempts, majority_at_k, majority_error, votes
+from orchestrator.studies.sweep.levels import Level, Pools, Right, layer_tokens, level
 
-N_RESAMPLES = 9999  # of the bootstrap over problems, as in `evaluate`
 N_DRAWS = 100  # parts of a pool per problem and width, for selectors without a formula
 
-_Table: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Chances: TypeAlias = Callable[
     [str, Sequence[Trace], frozenset[str], Sequence[int]], list[tuple[float, float]]
 ]
@@ -109,7 +96,8 @@ def parse_counts(text: str, flag: str) -> tuple[int, ...]:
     start and ends at its end.
     """
     fault = PlanError(
-        f"{flag} {text!r}: give whole numbers from 1, as a list (1,4,16) or as a range that doubles (1..64)"
+        f"{flag} {text!r}: give whole numbers from 1, "
+        "as a list (1,4,16) or as a range that doubles (1..64)"
     )
     found: set[int] = set()
     for part in text.split(","):
@@ -147,7 +135,8 @@ def surface(
     ids = [id for id in known if all(len(tried[d][id]) >= max(widths) for d in depths)]
     if not ids:
         raise LeadlineError(
-            f"none of {len(known)} problems with a reference answer has {max(widths)} attempts at every depth"
+            f"none of {len(known)} problems with a reference answer has {max(widths)} attempts "
+            "at every depth"
         )
     # (n_problems, n_settings, 2): values and their errors; layer-tokens and seconds
     found = np.array(
@@ -179,58 +168,31 @@ def surface(
 
 
 def _settings(
-    points: Sequence[tuple[int, int]], values: _Table, drawing: _Table, prices: _Table
+    points: Sequence[tuple[int, int]], values: Table, drawing: Table, prices: Table
 ) -> tuple[Setting, ...]:
     # equal expectations, of widths 1 and 2 say, differ in their last digits
     values = values.round(12)
     means = values.mean(axis=0)
-    order = sorted(range(len(points)), key=lambda i: (-means[i], prices[i, 0], i))
-    resampled = resampled_means(values)
-    differences = resampled[:, [order[0]]] - resampled
-    made = [
+    best = min(range(len(points)), key=lambda i: (-means[i], prices[i, 0], i))
+    below = values[:, [best]] - values
+    estimates = mean_estimates(np.hstack([values, below]))
+    accuracies, differences = estimates[: len(points)], estimates[len(points) :]
+    by_tokens = pareto(list(zip(prices[:, 0], means.round(12), strict=True)))
+    by_seconds = pareto(list(zip(prices[:, 1], means.round(12), strict=True)))
+    return tuple(
         Setting(
             depth,
             width,
-            _estimate(means[i], values[:, i], resampled[:, i]),
+            accuracies[i],
             float(drawing[i]),
-            _estimate(
-                means[order[0]] - means[i], values[:, order[0]] - values[:, i], differences[:, i]
-            ),
+            differences[i],
             float(prices[i, 0]),
             float(prices[i, 1]),
+            by_tokens[i],
+            by_seconds[i],
         )
         for i, (depth, width) in enumerate(points)
-    ]
-    by_tokens = pareto([(s.layer_tokens, round(s.accuracy.value, 12)) for s in made])
-    by_seconds = pareto([(s.seconds, round(s.accuracy.value, 12)) for s in made])
-    return tuple(
-        replace(s, on_front=a, on_seconds_front=b)
-        for s, a, b in zip(made, by_tokens, by_seconds, strict=True)
     )
-
-
-def resampled_means(values: _Table) -> _Table:
-    """Return the means of bootstrap samples of the rows, shape (9999, n_columns): each sample takes
-    the same rows of every column.
-    """
-    n = len(values)
-    rng = np.random.default_rng(0)
-    step = max(1, 2_000_000 // n)  # 16 MB at a time
-    sizes = [min(step, N_RESAMPLES - start) for start in range(0, N_RESAMPLES, step)]
-    return np.concatenate(
-        [rng.multinomial(n, np.full(n, 1.0 / n), size=size) @ values / n for size in sizes]
-    )
-
-
-def _estimate(value: float, by_problem: _Table, resampled: _Table) -> Estimate:
-    """Return a mean with its percentile interval; none where all problems agree, since resampling
-    cannot tell how certain that is.
-    """
-    if len(by_problem) < 2 or np.ptp(by_problem) == 0.0:
-        return Estimate(float(value), None, None, len(by_problem))
-    tail = (1.0 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1.0 - tail])
-    return Estimate(float(value), float(low), float(high), len(by_problem))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -314,147 +276,8 @@ def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, fl
     the prefix cache did not hold: so a width of 1 pays the prompt in full, and the width of the
     pool pays what the pool did.
     """
-    prompts, outputs = zip(*map(split, pool), strict=True)
+    prompts, outputs = zip(*map(layer_tokens, pool), strict=True)
     first = max(prompts)
     others = (sum(prompts) - first) / (len(pool) - 1) if len(pool) > 1 else 0.0
     output, seconds = sum(outputs) / len(pool), sum(t.usage.seconds for t in pool) / len(pool)
     return [(k * output + first + (k - 1) * others, k * seconds) for k in widths]
-
-
-# traces whose agreement is tried: `deepen`'s first wave, and what its confidence of 0.95 asks for
-N_AGREED = 4
-
-Pools: TypeAlias = Mapping[str, Sequence[Trace]]  # by problem id
-Right: TypeAlias = Mapping[str, frozenset[str]]  # keys of right answers by problem id
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """What was seen of one depth.
-
-    `layer_tokens` and `seconds` are per trace (engine-seconds: from a request's start to its end,
-    while others ran beside it). `accuracy` is that of one trace that answers, over all problems,
-    (right + 1/2) / (answers + 1); `n_alternatives` is one over the chance that two wrong answers to
-    a problem agree; `weight` is the log-odds of a vote, see `vote_weight`. `agreement` is how often
-    `n_agreed` traces all state one answer, `agreed_accuracy` how often that is the right one (None:
-    they never agree).
-    """
-
-    depth: int
-    n_traces: int
-    layer_tokens: float
-    seconds: float
-    accuracy: float
-    n_alternatives: float
-    weight: float
-    n_agreed: int
-    agreement: float
-    agreed_accuracy: float | None
-
-
-def level(depth: int, pools: Pools, right: Right) -> Level:
-    """Return what whole pools of attempts at one depth show; `right` has the keys of the right
-    answers of each.
-    """
-    n = sum(map(len, pools.values()))
-    counts = {id: votes(pool) for id, pool in pools.items()}
-    n_answers = sum(sum(c.values()) for c in counts.values())
-    n_right = sum(c[key] for id, c in counts.items() for key in right[id])
-    accuracy = (n_right + 0.5) / (n_answers + 1.0)
-    n_alternatives = alternatives(
-        [[c for key, c in counts[id].items() if key not in right[id]] for id in pools]
-    )
-    k = min(N_AGREED, *map(len, pools.values()))
-    agreed = [agreed_at_k(counts[id], len(pool), right[id], k) for id, pool in pools.items()]
-    agreement = sum(a for a, _ in agreed) / len(agreed)
-    return Level(
-        depth=depth,
-        n_traces=n,
-        layer_tokens=sum(sum(split(t)) for pool in pools.values() for t in pool) / n,
-        seconds=sum(t.usage.seconds for pool in pools.values() for t in pool) / n,
-        accuracy=accuracy,
-        n_alternatives=n_alternatives,
-        weight=vote_weight(accuracy, n_alternatives),
-        n_agreed=k,
-        agreement=agreement,
-        agreed_accuracy=sum(r for _, r in agreed) / len(agreed) / agreement if agreement else None,
-    )
-
-
-def alternatives(wrong: Sequence[Sequence[int]]) -> float:
-    """Return how many wrong answers there are in effect: one over the chance that two wrong traces
-    of a problem agree, at least 1.
-
-    `wrong` are the counts of each problem's wrong answers. With no two wrong traces on any problem
-    it is 1, the most cautious value.
-    """
-    pairs = sum(sum(counts) * (sum(counts) - 1) for counts in wrong)
-    agreeing = sum(c * (c - 1) for counts in wrong for c in counts)
-    return (
-        1.0
-        if not pairs
-        else max(1.0, pairs / agreeing if agreeing else float(max(sum(counts) for counts in wrong)))
-    )
-
-
-def vote_weight(accuracy: float, n_alternatives: float) -> float:
-    """Return the log-odds that one vote adds: log(a m / (1 - a)), at least 0, for accuracy a in (0,
-    1) and m wrong answers in effect.
-
-    Naive Bayes: if a trace states the right answer with probability a and each of m wrong ones with
-    (1 - a) / m, and traces are independent, then the answer with the largest sum of these weights
-    is the most probable one.
-    """
-    return max(0.0, math.log(accuracy * n_alternatives / (1.0 - accuracy)))
-
-
-def agreed_at_k(
-    counts: Mapping[str, int], n: int, right: frozenset[str], k: int
-) -> tuple[float, float]:
-    """Return the chances that k of n attempts drawn at random all state one answer, and that they
-    do and it is right. Exact.
-    """
-    ways = math.comb(n, k)
-    return sum(math.comb(c, k) for c in counts.values()) / ways, sum(
-        math.comb(counts.get(key, 0), k) for key in right
-    ) / ways
-
-
-def votes(pool: Sequence[Trace]) -> Counter[str]:
-    """Return the votes of attempts by answer key."""
-    return Counter(
-        t.answer.key for t in pool if t.answer is not None and t.finish is not Finish.FAILED
-    )
-
-
-def split(trace: Trace) -> tuple[float, float]:
-    """Return a trace's layer-tokens (its tokens, where layers are not known) of the prompt, and of
-    what was generated.
-    """
-    usage = trace.usage
-    computed = usage.prompt_tokens - usage.cached_tokens
-    total = computed + usage.output_tokens
-    layers = usage.layer_tokens / total if usage.layer_tokens and total else 1.0
-    return computed * layers, usage.output_tokens * layers
-
-
-def first_look(levels: Sequence[Level], deep: Level) -> Level | None:
-    """Return the shallower depth that saves most as `deepen`'s first wave before `deep`, or None
-    when none saves.
-
-    All problems pay k shallow traces; where those agree, one trace of the deep level confirms in
-    place of the k that would have to agree there: agreement x (k - 1) x deep price - k x shallow
-    price, in layer-tokens a problem. Agreeing traces must be right at least as often as one deep
-    trace.
-    """
-    k = deep.n_agreed
-    able = [
-        e
-        for e in levels
-        if e.depth < deep.depth
-        and e.agreed_accuracy is not None
-        and e.agreed_accuracy >= deep.accuracy
-    ]
-    saved = {e.depth: e.agreement * (k - 1) * deep.layer_tokens - k * e.layer_tokens for e in able}
-    best = max(able, key=lambda e: saved[e.depth], default=None)
-    return best if best is not None and saved[best.depth] > 0 else None

@@ -1,0 +1,80 @@
+"""What commands read before anything starts: the plan, the rows of its problem file, the directory
+of a study; with a message about whatever is unusual in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.cli.console import message
+from orchestrator.cli.options import DisplayOptions
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Plan
+from orchestrator.jobs.problems import ProblemFile, read_problems
+from orchestrator.plan import auto
+from orchestrator.plan.execution import Execution
+from orchestrator.plan.file import LoadedPlan, load_plan
+from orchestrator.plan.spec_syntax import spelled
+
+_N_NAMED = 3  # invalid rows that are named at the start
+
+
+def read_plan(path: str | Path | None, flags: Mapping[str, str]) -> LoadedPlan:
+    """Return a loaded plan, after a note for each former name that it uses."""
+    loaded = load_plan(path, flags)
+    for notice in loaded.notices:
+        message(f"note: {notice}")
+    return loaded
+
+
+def problems_and_directory(loaded: LoadedPlan, verb: str) -> tuple[Path, Path]:
+    """Return a plan's problem file and job directory; PlanError when it names no problem file."""
+    if loaded.problems is None or loaded.out is None:
+        raise PlanError(
+            f"there is nothing to {verb}: name a plan with a `problems` key, or give "
+            "--problems FILE"
+        )
+    return loaded.problems, loaded.out
+
+
+def study_directory(loaded: LoadedPlan, flags: Mapping[str, str], name: str) -> Path:
+    """Return where a study's jobs go: `--out`, else the plan's job directory with `-NAME` added."""
+    assert loaded.out is not None
+    if "out" in flags:
+        return loaded.out
+    return loaded.out.with_name(f"{loaded.out.name}-{name}")
+
+
+def first_problems(path: str | Path, plan: Plan, limit: int) -> ProblemFile:
+    """Return the first `limit` rows of a problem file (0: all), read as the plan says."""
+    return read_problems(path, default_domain=plan.domain, domains=plan.domains, limit=limit)
+
+
+def report_rows(file: ProblemFile, display: DisplayOptions) -> None:
+    """Print what is unusual about a problem file."""
+    if display.quiet:
+        return
+    for warning in file.warnings:
+        message(f"note: {warning}")
+    if not file.invalid:
+        return
+    n = len(file.invalid)
+    message(
+        f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
+    )
+    for result in file.invalid[:_N_NAMED]:
+        message(f"  {result.error}")
+    if n > _N_NAMED:
+        message(f"  and {n - _N_NAMED:,} more; all are in the results")
+
+
+def run_name(plan: Plan, execution: Execution) -> str:
+    """Return what runs, as in: adaptive n=16 · smollm2 on ray."""
+    strategy = (
+        f"auto: {spelled(auto.inner(plan))}"
+        if plan.strategy.name == auto.NAME
+        else spelled(plan.strategy)
+    )
+    models = ", ".join(model.path for model in plan.models.values())
+    return f"{strategy} · {models} on {execution.engine.name}"

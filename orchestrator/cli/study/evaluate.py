@@ -1,0 +1,125 @@
+"""`leadline eval`: evaluates a job against reference answers from its journal alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.options import debug_option, json_option
+from orchestrator.cli.view.numbers import one_line
+from orchestrator.cli.view.tables import points_table, rankings_table
+from orchestrator.core.values import Result, Status, Trace
+from orchestrator.core.votes import n_sampled
+from orchestrator.jobs.finished import read_finished
+from orchestrator.plan import registry
+from orchestrator.plan.execution import Execution
+from orchestrator.plan.spec_syntax import one_spec, spelled
+from orchestrator.studies.evaluate import read_references
+from orchestrator.studies.summary import correctness, curve, rankings
+from orchestrator.studies.sweep.surface import parse_counts
+
+
+@click.command(name="eval")
+@click.argument("directory", type=click.Path(), metavar="DIR")
+@click.option(
+    "--problems",
+    default="",
+    type=click.Path(),
+    metavar="FILE",
+    help="Where the reference answers are, if not in the file that was run.",
+)
+@click.option(
+    "--selector",
+    "selectors",
+    multiple=True,
+    metavar="NAME",
+    help="Also vote with this selector; may be repeated.",
+)
+@click.option(
+    "--ks",
+    default="",
+    metavar="K,K,...",
+    help="Widths for pass@k and maj@k.  [default: powers of two]",
+)
+@json_option
+@debug_option
+def evaluate(
+    directory: str, problems: str, selectors: tuple[str, ...], ks: str, as_json: bool
+) -> int:
+    """Evaluate a job against reference answers, from its journal alone: no engine is started.
+
+    Prints the accuracy with its 95% interval, what other selectors make of the same traces, and
+    pass@k and maj@k. Options of a selector follow its name, separated by spaces.
+
+    \b
+    Examples:
+      leadline eval runs/arithmetic
+      leadline eval runs/arithmetic --selector weighted --selector "filtered by=tail_confidence"
+        --ks 1,4,16
+      leadline eval runs/arithmetic --problems answers.jsonl
+    """
+    widths = parse_counts(ks, "--ks") if ks else ()
+    specs = [one_spec("--selector", text) for text in selectors]
+    job, execution = read_finished(Path(directory)), Execution()
+    plan, results, domains = job.plan, job.results_in_order(), job.domains()
+    pools = {
+        r.problem_id: job.pools[r.problem_id] for r in results if r.status is not Status.INVALID
+    }
+    answers = job.reference_file(problems)
+    references = {id: text for id, text in read_references(answers).items() if id in domains}
+    loaded = {spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
+    ranked = rankings(
+        results,
+        pools,
+        loaded,
+        lambda reselected: correctness(reselected, references, domains, plan, execution),
+    )
+    points = curve(pools, references, domains, widths, plan, execution) if references else []
+    notes = [
+        f"{r.selector}: {r.n_failed:,} problems could not be voted on, e.g.: {one_line(r.error)}"
+        for r in ranked
+        if r.n_failed
+    ]
+    notes += _cautions(results, pools, references, answers)
+    if as_json:
+        print_json({"directory": directory, "selectors": ranked, "curve": points, "notes": notes})
+        return 0
+    console = results_console()
+    n_traces = sum(map(len, pools.values()))
+    console.print(
+        Text(f"{job.directory}: {len(results):,} results, {n_traces:,} traces", style="bold")
+    )
+    console.print(rankings_table(ranked))
+    if points:
+        console.print(points_table(points))
+    for note in notes:
+        console.print(Text(note, style="yellow"))
+    return 0
+
+
+def _cautions(
+    results: Sequence[Result],
+    pools: Mapping[str, Sequence[Trace]],
+    references: Mapping[str, str],
+    answers: str,
+) -> Iterator[str]:
+    if not references:
+        yield (
+            f"{answers} has no reference answers (`answer`) for these problems, so their accuracy "
+            "is unknown."
+        )
+    n_short = sum(
+        r.n_planned is not None and n_sampled(pools[r.problem_id]) < r.n_planned
+        for r in results
+        if r.problem_id in pools
+    )
+    if n_short and references:
+        yield (
+            f"{n_short:,} problems were not sampled in full. Stopping early depends on the "
+            "answers, so pass@k and maj@k of such pools are "
+            "biased; take them from a job with the strategy 'consistency'."
+        )

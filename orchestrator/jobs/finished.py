@@ -1,0 +1,114 @@
+"""The one reader of job directories: plan, source, problems, results, and the pools as a vote sees
+them.
+
+Everything is read when it is called and nothing is written, so a job that still runs is read as far
+as it has come. It reads no reference answers (`orchestrator.studies.evaluate` does), and no job
+that is open for running: that has its journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Plan
+from orchestrator.core.values import Problem, Result, Trace
+from orchestrator.jobs.journal import Journal, digest
+from orchestrator.jobs.problems import ProblemFile, read_problems
+from orchestrator.jobs.source import JobSource, read_source
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """What a job directory holds; the mappings are by problem id.
+
+    `digests` and `pools` have every problem that was opened, `results` those that were concluded.
+    Pools lie in order of arrival, without token ids. `source` is None when the job was started from
+    Python.
+    """
+
+    directory: Path
+    plan: Plan
+    source: JobSource | None
+    digests: Mapping[str, str]
+    results: Mapping[str, Result]
+    pools: Mapping[str, list[Trace]]
+
+    def problem_file(self) -> ProblemFile | None:
+        """Return the rows that the job answers, as they are now; None where there is no file."""
+        if self.source is None or not Path(self.source.problems).is_file():
+            return None
+        return self._read(self.source.problems, self.source.limit)
+
+    def results_in_order(self) -> list[Result]:
+        """Return the results, those of invalid rows included, in the order of the problem file."""
+        file = self.problem_file()
+        if file is None:
+            return list(self.results.values())
+        known = {**self.results, **{r.problem_id: r for r in file.invalid}}
+        return [known[id] for id in file.order if id in known]
+
+    def domains(self) -> dict[str, str]:
+        """Return the domain of each problem that has a result."""
+        file = self.problem_file()
+        rows = {} if file is None else {p.id: p.domain for p in file.problems}
+        return {id: rows.get(id, self.plan.domain) for id in self.results}
+
+    def problems(self, *files: str) -> tuple[dict[str, Problem], tuple[str, ...]]:
+        """Return every opened problem as the first of these files has it, and notes on the others.
+
+        Without `files` it is the job's own. A journal keeps no prompts, only digests that tell
+        whether a file's are the same; a problem without a matching row has the prompt "".
+        """
+        problems = {id: Problem(id, "", self.plan.domain) for id in self.digests}
+        own = self.source.problems if self.source else ""
+        for path in dict.fromkeys((*files, own)):
+            if not path or not Path(path).is_file():
+                continue
+            try:
+                rows = self._read(path).problems
+            except PlanError:  # a file of references has ids and answers only
+                continue
+            known = [row for row in rows if row.id in self.digests]
+            same = {row.id: row for row in known if digest(row) == self.digests[row.id]}
+            n_other = len(known) - len(same)
+            note = (
+                f"{path} words {n_other} problems otherwise than the job did; "
+                "they are taken without their prompts"
+            )
+            return problems | same, (note,) if n_other else ()
+        return problems, ()
+
+    def reference_file(self, problems: str = "") -> str:
+        """Return `problems`, or the job's own problem file; PlanError when there is neither."""
+        if problems or self.source:
+            return problems or self.source.problems  # type: ignore[union-attr]  # one of them is there
+        raise PlanError(
+            f"{self.directory} was started from Python and names no problem file; "
+            "give the one with the reference answers: --problems FILE"
+        )
+
+    def _read(self, path: str, limit: int = 0) -> ProblemFile:
+        return read_problems(
+            path, default_domain=self.plan.domain, domains=self.plan.domains, limit=limit
+        )
+
+
+def read_finished(path: Path) -> FinishedJob:
+    """Return the job in a directory, or of its journal.db; PlanError when there is none."""
+    directory = path.parent if path.name == "journal.db" else path
+    source = read_source(directory)
+    with Journal(directory / "journal.db") as journal:
+        digests = journal.digests()
+        return FinishedJob(
+            directory,
+            msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan),
+            source,
+            digests,
+            {result.problem_id: result for result in journal.results()},
+            {id: journal.pool(id) for id in digests},
+        )

@@ -1,0 +1,54 @@
+"""Options that plugins of several kinds share: the model pool, the latent depth, the verifier.
+
+An option is a dataclass field whose `Meta` holds its range and its meaning: loading a plan checks
+the one, `leadline plugins NAME` prints the other. Plugins share options by inheriting the record
+that declares them. The one rule: such a record holds data and what follows from it, never behaviour
+to be overridden. An option of one plugin alone is declared there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
+
+from orchestrator.core.steps import depth_needs
+from orchestrator.core.values import Capability, Request
+
+LARGEST = 1e300  # an upper bound of floats that excludes infinity, which `Meta` cannot name
+
+LatentDepth: TypeAlias = Annotated[
+    Annotated[int, Meta(ge=1)] | None,
+    Meta(
+        description="How often the think block of a looped model runs for each attempt; not set, "
+        "it runs as often as the plan says, or as the model ships."
+    ),
+]
+VerifierName: TypeAlias = Annotated[
+    str, Meta(description="Name of the plan's verifier whose scores guide the search.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Which model answers, and at which latent depth."""
+
+    model: Annotated[
+        str,
+        Meta(
+            description="Model pool from which attempts are sampled, by its name in the plan; "
+            "empty for the plan's first."
+        ),
+    ] = ""
+    depth: LatentDepth = None
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do: latent depth, if one is set."""
+        return depth_needs(self.depth)
+
+    @property
+    def request(self) -> Request:
+        """A request to this model at this depth, all else as the plan says."""
+        return Request(model=self.model, depth=self.depth)

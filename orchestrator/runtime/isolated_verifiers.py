@@ -1,0 +1,67 @@
+"""Calls the verifiers that are plain synchronous methods, in processes that can be killed.
+
+The one rule: a verifier that hangs, crashes or eats memory costs its process and leaves a note on
+the trace; it never gives a score. Each has processes of its own, as many as there are cores, with
+the limits that it declares. The other two forms of verifier run in `orchestrator.runtime.verify`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from orchestrator.core.errors import NoVerdict
+from orchestrator.core.protocols import IsolatedVerifier
+from orchestrator.core.values import PluginSpec, Problem, Trace, Verdict
+from orchestrator.plan import registry
+from orchestrator.runtime.worker_child import Check, Load
+from orchestrator.runtime.workers import CallFailed, WorkerPool, plugin_reference
+
+
+class IsolatedVerifiers:
+    """Those of a plan's verifiers that run in a worker process. Belongs to one event loop."""
+
+    def __init__(self, specs: Sequence[PluginSpec]) -> None:
+        """Start nothing yet."""
+        loaded = {spec.name: (spec, registry.load("verifiers", spec)) for spec in specs}
+        self._verifiers: dict[str, tuple[PluginSpec, IsolatedVerifier]] = {
+            name: (spec, plugin) for name, (spec, plugin) in loaded.items() if is_isolated(plugin)
+        }
+        self._pools = {
+            name: WorkerPool(_n_cores(), plugin.memory_mib << 20)
+            for name, (_, plugin) in self._verifiers.items()
+        }
+
+    async def load(self) -> None:
+        """Load each of them in a process. PluginError where one does not load."""
+        for name, pool in self._pools.items():
+            async with pool.worker(self._reference(name)):
+                pass
+
+    async def verdict(self, name: str, problem: Problem, trace: Trace) -> Verdict:
+        """Return a verifier's verdict on a trace. NoVerdict, with the reason, where it has none."""
+        try:
+            async with self._pools[name].worker(self._reference(name)) as worker:
+                seconds = self._verifiers[name][1].seconds
+                return await worker.call(Check(problem, trace), Verdict, seconds)
+        except CallFailed as failure:
+            raise NoVerdict(str(failure)) from failure
+
+    async def aclose(self) -> None:
+        """Kill all processes and wait for their end."""
+        await asyncio.gather(*(pool.aclose() for pool in self._pools.values()))
+
+    def _reference(self, name: str) -> Load:
+        spec, plugin = self._verifiers[name]
+        revision: str = getattr(plugin, "revision", "")
+        return plugin_reference("verifiers", spec, revision=revision)
+
+
+def is_isolated(verifier: object) -> bool:
+    """Tell whether a verifier is of the form that runs in a worker process."""
+    return hasattr(verifier, "check")
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,256 @@
+"""A pool of processes that can be killed, for plugin code that may hang, crash or eat memory.
+
+The one rule: whatever a plugin does, a call returns within its limit and the pool works afterwards;
+a call that came to nothing raises `CallFailed` with the reason. A process starts when it is first
+needed. No signals, no threads, and no `multiprocessing`, which would import the user's `__main__`
+again. What is called, and what a failure means, is the caller's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from enum import Enum
+from typing import TypeVar
+
+import msgspec
+
+from orchestrator.core.errors import PluginError
+from orchestrator.core.values import PluginSpec
+from orchestrator.plan import registry
+from orchestrator.runtime import worker_child as child
+
+# Starting Python and importing sympy takes 2 s on an idle machine, many times that on a busy one.
+_LOAD_SECONDS = 120.0
+_STDERR_BYTES = 2_000
+_MAX_REPLY_BYTES = 64 << 20
+# A killed process is gone in milliseconds; one in uninterruptible sleep is left to the kernel.
+_SETTLE_SECONDS = 5.0
+_MAIN = (
+    "import sys; from orchestrator.runtime.worker_child import main; "
+    "main(int(sys.argv[1]), int(sys.argv[2]))"
+)
+_DECODER: msgspec.msgpack.Decoder[child.Reply] = msgspec.msgpack.Decoder(child.Reply)
+T = TypeVar("T")
+
+
+class Cause(Enum):
+    """Why a call came to nothing."""
+
+    RAISED = "raised"  # the plugin raised an error; its process lives
+    LIMIT = "limit"  # it reached its limit of time or memory, and would again
+    DEATH = "death"  # its process ended in another way
+
+
+class CallFailed(Exception):
+    """A call to a plugin came to nothing; `str()` of it says why."""
+
+    def __init__(self, reason: str, cause: Cause) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+
+class _DeadWorker(Exception):
+    """An idle process died unseen: nothing of the call that was sent to it has begun."""
+
+
+def plugin_reference(
+    group: str, spec: PluginSpec, *, origin: str | None = None, revision: str = ""
+) -> child.Load:
+    """Return what a process needs to build a plugin that this process has registered.
+
+    `origin` is "module:Class" of a class that has no entry point (None: as it is registered here).
+    When `revision`, the state of the plugin's own code, changes, processes are replaced.
+    PluginError where another process cannot import the class.
+    """
+    origin = registry.decorated_origin(group, spec.name) if origin is None else origin
+    if origin.startswith("__main__:"):
+        raise PluginError(
+            f"{registry.singular(group)} {spec.name!r} is defined in the script itself, so worker "
+            "processes cannot import it: move the class to a module and import it from there"
+        )
+    options = msgspec.msgpack.encode(dict(spec.options), order="sorted")
+    return child.Load(group, spec.name, options, origin, revision)
+
+
+class WorkerPool:
+    """At most `n_workers` processes at work. Belongs to one event loop.
+
+    `memory_bytes` bounds the address space of each process.
+    """
+
+    def __init__(self, n_workers: int, memory_bytes: int) -> None:
+        """Start nothing yet."""
+        self._memory_bytes = memory_bytes
+        self._slots = asyncio.Semaphore(n_workers)
+        self._idle: list[Worker] = []
+        self._alive: set[Worker] = set()
+        self._closed = False
+
+    @contextlib.asynccontextmanager
+    async def worker(self, plugin: child.Load) -> AsyncIterator[Worker]:
+        """Yield a process that has built the plugin; it is killed when the block is left early.
+
+        PluginError when the plugin does not load.
+        """
+        async with self._slots:
+            worker = await self._next_worker(plugin.revision)
+            try:
+                try:
+                    await worker.load(plugin)
+                except _DeadWorker:
+                    await self._discard(worker)
+                    worker = await self._new_worker()
+                    await worker.load(plugin)
+                yield worker
+            except CallFailed:
+                raise
+            except BaseException:  # a cancellation too: its reply would reach the next caller
+                worker.kill()
+                raise
+            finally:
+                if worker.is_alive and not self._closed:
+                    self._idle.append(worker)
+                else:
+                    await self._discard(worker)
+
+    async def aclose(self) -> None:
+        """Kill all processes and wait for their end. Calls that still run see their process end."""
+        self._closed = True
+        self._idle.clear()
+        await asyncio.gather(*map(self._discard, list(self._alive)))
+
+    async def _next_worker(self, revision: str) -> Worker:
+        if self._closed:
+            raise RuntimeError("this WorkerPool is closed")
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.is_alive and worker.revision == revision:
+                return worker
+            await self._discard(worker)
+        return await self._new_worker()
+
+    async def _new_worker(self) -> Worker:
+        worker = await Worker.start(self._memory_bytes)
+        self._alive.add(worker)
+        return worker
+
+    async def _discard(self, worker: Worker) -> None:
+        self._alive.discard(worker)
+        await worker.end()
+
+
+class Worker:
+    """One process. Not for two callers at once."""
+
+    def __init__(self, process: asyncio.subprocess.Process, memory_bytes: int) -> None:
+        self.revision: str | None = None  # of the plugin that it has loaded
+        self._process = process
+        self._memory_bytes = memory_bytes
+        self._killed = False
+        self._errors = b""
+        self._stderr_reader = asyncio.create_task(self._read_stderr())
+
+    @classmethod
+    async def start(cls, memory_bytes: int) -> Worker:
+        """Return a running process that has loaded no plugin yet.
+
+        It sees the modules that this process sees, whatever its working folder; its own session
+        keeps Ctrl-C away from it.
+        """
+        folders = [folder or os.getcwd() for folder in sys.path]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", _MAIN, str(os.getpid()), str(memory_bytes)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+            start_new_session=True,
+        )
+        return cls(process, memory_bytes)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can take a call."""
+        return not self._killed and self._process.returncode is None
+
+    async def load(self, plugin: child.Load) -> None:
+        """Build a plugin, which the calls that follow are for.
+
+        PluginError when that fails; _DeadWorker when a process that had loaded one has died.
+        """
+        is_new, self.revision = self.revision is None, plugin.revision
+        try:
+            await self.call(plugin, type(None), _LOAD_SECONDS)
+        except CallFailed as error:
+            if error.cause is not Cause.RAISED and not is_new:
+                raise _DeadWorker from error
+            what = f"{registry.singular(plugin.group)} {plugin.name!r}"
+            raise PluginError(f"{what} does not load in a worker process: {error}") from error
+
+    async def call(self, call: child.Call, kind: type[T], limit_seconds: float) -> T:
+        """Return what the plugin returned, a `kind`. CallFailed when there is nothing in time."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(child.framed(call))
+            async with asyncio.timeout(limit_seconds):
+                reply = _DECODER.decode(await self._frame())
+            if isinstance(reply, child.Returned):
+                return msgspec.convert(reply.value, kind)
+        except TimeoutError:
+            await self.end()
+            raise CallFailed(f"took more than {limit_seconds:g} s", Cause.LIMIT) from None
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
+            await self._settle()
+            await self.end()
+            raise self._death() from None
+        raise CallFailed(reply.error, Cause.RAISED)
+
+    def kill(self) -> None:
+        """Kill it and everything it started. Safe to repeat."""
+        self._killed = True
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Kill it and wait until it is gone. Safe to repeat."""
+        self.kill()
+        await self._settle()
+        self._stderr_reader.cancel()
+
+    async def _frame(self) -> bytes:
+        assert self._process.stdout is not None
+        n_bytes = int.from_bytes(await self._process.stdout.readexactly(4), "big")
+        if n_bytes > _MAX_REPLY_BYTES:
+            raise msgspec.DecodeError(f"a reply of {n_bytes} bytes")
+        return await self._process.stdout.readexactly(n_bytes)
+
+    async def _settle(self) -> None:
+        """Wait for its end and its last words, but not for a process that holds its pipes open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self._process.wait()
+                await asyncio.wait([self._stderr_reader])
+
+    def _death(self) -> CallFailed:
+        status = self._process.returncode
+        if status == child.OUT_OF_MEMORY:
+            limit = f"{self._memory_bytes >> 20} MiB"
+            return CallFailed(f"needed more than {limit} of memory", Cause.LIMIT)
+        if status is not None and status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        else:
+            how = f"exited with status {status}"
+        words = self._errors.decode(errors="replace").strip().rpartition("\n")[2]
+        reason = f"the worker process {how}" + (f": {words}" if words else "")
+        return CallFailed(reason, Cause.DEATH)
+
+    async def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        while chunk := await self._process.stderr.read(4096):
+            self._errors = (self._errors + chunk)[-_STDERR_BYTES:]

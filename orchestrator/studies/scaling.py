@@ -1,0 +1,174 @@
+"""Scaling of finished pools: their independent attempts, and pass@k and maj@k from them.
+
+Every width is evaluated from the same pool, sampled in full, without bias and without sampling
+again. Pure functions of pools and of the keys of right answers; intervals are
+`orchestrator.studies.evaluate`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.core.values import Finish, Purpose, Trace
+from orchestrator.core.votes import unended
+from orchestrator.studies.evaluate import Estimate, Table, mean_estimate
+
+# attempts up to which maj@k is exact: a second at worst, and far from overflow (C(1030, 515) >
+# 1e308)
+_EXACT_LIMIT = 512
+_N_DRAWS = 20_000  # beyond it: a standard error below 0.5 / sqrt(20,000) = 0.0036
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One width of a scaling curve, over the problems that have at least `k` attempts (`n` of each
+    estimate).
+    """
+
+    k: int
+    pass_at_k: Estimate
+    maj_at_k: Estimate
+
+
+def attempts(pool: Iterable[Trace]) -> list[Trace]:
+    """Return the independent attempts in a pool, each as its last trace, by ordinal: neither
+    cancelled nor cut on the way.
+
+    A failed attempt is one, without an answer; one that was asked for its last answer ends with
+    that. A pool that was stopped early is not a fair sample: its size depends on its answers.
+    """
+    pool = list(pool)
+    unfinished = unended(pool)
+    solving = [
+        t
+        for t in pool
+        if t.purpose is Purpose.SOLVE or (t.purpose is Purpose.AGGREGATE and t.parent is not None)
+    ]
+    return sorted(
+        (t for t in solving if t.finish is not Finish.CANCELLED and t.ordinal not in unfinished),
+        key=lambda t: t.ordinal,
+    )
+
+
+def votes(attempts: Iterable[Trace]) -> Counter[str]:
+    """Return the votes of attempts by answer key."""
+    return Counter(
+        t.answer.key for t in attempts if t.answer is not None and t.finish is not Finish.FAILED
+    )
+
+
+def pass_at_k(n: int, n_right: int, k: int) -> float:
+    """Return the probability that k of n attempts, drawn without replacement, hold a right one.
+
+    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1). ValueError unless 1
+    <= k <= n and 0 <= n_right <= n.
+    """
+    if not (1 <= k <= n and 0 <= n_right <= n):
+        raise ValueError(
+            f"pass@{k} of {n} attempts, {n_right} right: "
+            "1 <= k <= n and 0 <= n_right <= n are needed"
+        )
+    return 1.0 - math.comb(n - n_right, k) / math.comb(n, k)
+
+
+def majority_at_k(
+    counts: Mapping[str, int], n: int, right: Collection[str], ks: Sequence[int]
+) -> list[float]:
+    """Return, for each k, the probability that the majority of k of n attempts, drawn in random
+    order, is right.
+
+    `counts` are attempts by answer key; the other attempts abstain. A tie goes to the answer drawn
+    first, which is `core.votes`'s rule when ordinals follow the draw: among t tied answers each is
+    first with probability 1 / t. Exact up to 512 attempts; beyond, the mean of 20,000 draws from a
+    fixed seed, whose standard error is `majority_error`'s. ValueError unless 1 <= k <= n.
+    """
+    if not all(1 <= k <= n for k in ks) or sum(counts.values()) > n:
+        raise ValueError(
+            f"maj@k of {n} attempts, {sum(counts.values())} with answers, for k = {list(ks)}: "
+            "1 <= k <= n is needed"
+        )
+    if n > _EXACT_LIMIT:
+        return [float(_drawn(counts, n, right, k).mean()) for k in ks]
+    ways = sum((_winning_ways(counts, n, key) for key in right if key in counts), np.zeros(n + 1))
+    return [float(ways[k] / math.comb(n, k)) for k in ks]
+
+
+def majority_error(counts: Mapping[str, int], n: int, right: Collection[str], k: int) -> float:
+    """Return the standard error that `majority_at_k` has from drawing: 0.0 where it is exact."""
+    if n <= _EXACT_LIMIT:
+        return 0.0
+    return float(_drawn(counts, n, right, k).std(ddof=1) / math.sqrt(_N_DRAWS))
+
+
+def _winning_ways(counts: Mapping[str, int], n: int, key: str) -> Table:
+    """Return the number of subsets in which `key` wins, by their size, shape (n + 1,); a tie among
+    t counts 1 / t.
+
+    For each count x of the key, the other answers' counts must stay below x or tie with it. Their
+    subsets are counted by a product of polynomials: powers of z are attempts drawn, rows are
+    answers tied. No term is negative, so floats lose only their last digits.
+    """
+    others = [count for other, count in counts.items() if other != key]
+    total: Table = np.zeros(n + 1)
+    for x in range(1, counts[key] + 1):
+        rivals = [count for count in others if count >= x]
+        # abstentions, and answers too rare to tie: they may be drawn at will
+        harmless = n - counts[key] - sum(rivals)
+        table = np.zeros((len(rivals) + 1, n + 1))
+        table[0, : harmless + 1] = [math.comb(harmless, i) for i in range(harmless + 1)]
+        for count in rivals:
+            grown = np.zeros_like(table)
+            for i in range(x):
+                grown[:, i:] += math.comb(count, i) * table[:, : n + 1 - i]
+            grown[1:, x:] += math.comb(count, x) * table[:-1, : n + 1 - x]
+            table = grown
+        shares = 1.0 / np.arange(1, len(rivals) + 2)
+        total[x:] += math.comb(counts[key], x) * (shares @ table)[: n + 1 - x]
+    return total
+
+
+def _drawn(counts: Mapping[str, int], n: int, right: Collection[str], k: int) -> Table:
+    """Return the share of a right majority in each of 20,000 draws of k attempts, ties shared out,
+    shape (20,000,).
+    """
+    keys = list(counts)
+    if not keys:
+        return np.zeros(_N_DRAWS)
+    colours = [*counts.values(), n - sum(counts.values())]
+    draws = np.random.default_rng(0).multivariate_hypergeometric(
+        colours, k, size=_N_DRAWS, method="marginals"
+    )[:, :-1]
+    leads = (draws == draws.max(axis=1, keepdims=True)) & (draws > 0)
+    is_right = np.array([key in right for key in keys])
+    shares: Table = (leads & is_right).sum(axis=1) / np.maximum(1, leads.sum(axis=1))
+    return shares
+
+
+def scaling(
+    pools: Mapping[str, Sequence[Trace]], right: Mapping[str, frozenset[str]], ks: Sequence[int]
+) -> list[Point]:
+    """Return pass@k and maj@k for each k from pools sampled in full, without bias and without
+    sampling anew.
+
+    Problems in `right` (see `right_keys`) count. Those with fewer than k attempts are left out at
+    that k, and a k for which no problem has enough is left out; so compare only points of equal n.
+    Intervals: see `mean_estimate`.
+    """
+    passes: dict[int, list[float]] = {k: [] for k in ks}
+    majorities: dict[int, list[float]] = {k: [] for k in ks}
+    for problem_id, keys in right.items():
+        tried = attempts(pools[problem_id])
+        counts = votes(tried)
+        able = [k for k in ks if k <= len(tried)]
+        n_right = sum(counts[key] for key in keys)
+        for k, value in zip(able, majority_at_k(counts, len(tried), keys, able), strict=True):
+            passes[k].append(pass_at_k(len(tried), n_right, k))
+            majorities[k].append(value)
+    return [
+        Point(k, mean_estimate(passes[k]), mean_estimate(majorities[k])) for k in ks if passes[k]
+    ]

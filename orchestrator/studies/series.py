@@ -1,0 +1,93 @@
+"""A series: several jobs over the same problems, one after another, that one study compares.
+
+Each job has its own directory below the series' and is an ordinary job: it can be resumed,
+evaluated and looked at like any other, and the same series again continues where it was. How a job
+is run and shown, and on which engine, is the caller's: it passes a function. One engine can serve a
+whole series, since all plans have the same models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Plan
+from orchestrator.core.values import Trace
+from orchestrator.jobs.job import Job, open_job
+from orchestrator.jobs.problems import ProblemFile
+from orchestrator.jobs.source import JobSource, job_source, require_same_file, write_source
+from orchestrator.plan.check import check_plan
+from orchestrator.plan.execution import Execution
+from orchestrator.plan.file import LoadedPlan
+
+Pools: TypeAlias = dict[str, list[Trace]]  # by problem id
+
+# Runs what remains of a job under a title; returns 0, or the exit code of the signal that ended it.
+RunJob: TypeAlias = Callable[[Job, Plan, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One job of a series: its plan, its folder in the series' directory, and a word for a title.
+
+    The folder "" is that directory itself, for a series of one job.
+    """
+
+    plan: Plan
+    folder: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Jobs to be run in this order, over the problems of `file`."""
+
+    directory: Path
+    members: Sequence[Member]
+    execution: Execution
+    file: ProblemFile
+    source: JobSource
+
+    def run(self, run_job: RunJob) -> tuple[list[Pools], int]:
+        """Return the pools of each job and 0, once all are finished.
+
+        When a signal ends a job it is the pools so far, and the signal's exit code. `run_job` is
+        called only for jobs of which something remains.
+        """
+        pools: list[Pools] = []
+        self.directory.mkdir(parents=True, exist_ok=True)
+        file, n = self.file, len(self.members)
+        for number, member in enumerate(self.members, 1):
+            directory = self.directory / member.folder
+            with open_job(directory, member.plan, file.problems, file.invalid, file.order) as job:
+                write_source(job, member.plan, self.execution, self.source)
+                if job.remaining():
+                    place = f"{number} of {n} · " if n > 1 else ""
+                    title = f"{directory} · {place}{member.title}"
+                    exit_code = run_job(job, member.plan, title)
+                    if exit_code:
+                        return pools, exit_code
+                pools.append({p.id: job.journal.pool(p.id) for p in file.problems})
+        return pools, 0
+
+
+def series(
+    loaded: LoadedPlan, directory: Path, members: Sequence[Member], file: ProblemFile, limit: int
+) -> Series:
+    """Return the series of these jobs over the first `limit` rows (0: all) of a plan's problems.
+
+    PlanError, before anything is started, when a plan cannot be run or the directory has other
+    problems or another kind of job. The plan must name its problems.
+    """
+    assert loaded.problems is not None
+    for member in members:
+        check_plan(member.plan, loaded.execution)
+    if (directory / "journal.db").exists() and all(member.folder for member in members):
+        raise PlanError(f"{directory} is the directory of a job; choose another with --out")
+    source = job_source(loaded.problems, limit, loaded.format)
+    for member in members:
+        require_same_file(directory / member.folder, source)
+    return Series(directory, members, loaded.execution, file, source)

@@ -1,0 +1,52 @@
+"""Probes: short continuations with a forced suffix that make a running attempt state its answer.
+
+What the strategies that probe share; what follows from an answer is each strategy's own rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, TypeAlias
+
+from msgspec import Meta
+
+from orchestrator.core.values import Capability, Purpose, Request
+
+ProbeSuffix: TypeAlias = Annotated[
+    str, Meta(description="Text put after an attempt's own, so that it states its answer.")
+]
+ProbeTokens: TypeAlias = Annotated[
+    int, Meta(ge=1, description="Largest number of tokens of a probe.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOptions:
+    """How an attempt is probed."""
+
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})
+
+    suffix: ProbeSuffix = "\n\nThe final answer is"
+    probe_tokens: ProbeTokens = 16
+
+    def probe(self, parent: int, purpose: Purpose = Purpose.PROBE) -> Request:
+        """Return the request that probes an attempt after its trace `parent`."""
+        return Request(
+            parent=parent,
+            suffix=self.suffix,
+            max_new_tokens=self.probe_tokens,
+            purpose=purpose,
+        )
+
+
+@dataclass(slots=True)
+class StretchedAttempt:
+    """An attempt that runs in stretches, each from one probe to the next."""
+
+    stretches: list[int]  # their ordinals, the latest last
+    n_contrary: int = 0  # probes in a row that contradicted the leader
+
+    @property
+    def ordinal(self) -> int:
+        """That of its latest stretch."""
+        return self.stretches[-1]

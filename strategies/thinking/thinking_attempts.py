@@ -1,0 +1,60 @@
+"""Attempts that think and then answer, side by side: what the strategies of this folder share.
+
+Nothing here decides how long an attempt thinks; that is the strategy's own part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from orchestrator.core.steps import Command, Reply, Steps
+from orchestrator.core.values import Capability
+from orchestrator.kit.compose import gather
+from orchestrator.kit.options import ModelOptions
+from orchestrator.kit.thinking import ThinkingModel, thinking_needs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingAttempts(ModelOptions):
+    """How many attempts there are, how much each may think, and how thinking turns into answering.
+
+    A model that ends its text without the end tag has answered.
+    """
+
+    n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 8
+    thinking: Annotated[
+        int, Meta(ge=1, description="Largest number of tokens that an attempt may think.")
+    ] = 8192
+    answer: Annotated[
+        int, Meta(ge=1, description="Largest number of tokens of the answer after thinking.")
+    ] = 1024
+    end: Annotated[
+        str, Meta(min_length=1, description="Tag with which the model ends its thinking.")
+    ] = "</think>"
+    closing: Annotated[
+        str,
+        Meta(
+            description="Text put after the end tag where thinking was cut off; empty for none.",
+        ),
+    ] = "\n\nFinal Answer:"
+
+    @property
+    def n_planned(self) -> int:
+        """How many attempts full sampling takes."""
+        return self.n
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """Continuation, stop strings that are reported, and latent depth if one is set."""
+        return thinking_needs(self.depth)
+
+    def side_by_side(
+        self, think: Callable[[ThinkingModel], Generator[Command, Reply, None]]
+    ) -> Steps:
+        """Run all attempts at once, each by `think`."""
+        model = ThinkingModel(self.request, self.end, self.closing, self.answer)
+        yield from gather(think(model) for _ in range(self.n))

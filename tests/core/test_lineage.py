@@ -1,0 +1,26 @@
+"""One walk from a trace to the start of its attempt: its text, its tokens, its traces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.core.lineage import lineage, output_tokens, whole_text
+from orchestrator.testing import trace
+
+
+def test_a_lineage_runs_from_the_first_trace_to_the_last() -> None:
+    """Its text and tokens are those of the whole attempt; a sibling's count for nothing."""
+    first = replace(trace(0, tokens=3), text="One. ")
+    sibling = replace(trace(1, parent=0, tokens=50), text="Other.")
+    last = replace(trace(2, parent=0, tokens=4), text="Two.")
+    links = lineage(last, {t.ordinal: t for t in (first, sibling, last)})
+    assert links == [first, last]
+    assert whole_text(links) == "One. Two."
+    assert output_tokens(links) == 7
+
+
+def test_a_lineage_begins_where_its_parent_is_unknown() -> None:
+    """What an inner exploration was shown may lack the parent; its first trace says so."""
+    last = trace(5, parent=3)
+    assert lineage(last, {5: last}) == [last]
+    assert lineage(last, {})[0].parent == 3
