@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.core.values import Finish, Purpose, Trace
-from orchestrator.core.votes import intermediate
+from orchestrator.core.votes import attempt_ends
 from orchestrator.studies.evaluate import Estimate, Table, mean_estimate
 
 # attempts up to which maj@k is exact: a second at worst, and far from overflow (C(1030, 515) >
@@ -43,17 +43,10 @@ def attempts(pool: Iterable[Trace]) -> list[Trace]:
     that was forced to a last answer ends with that. A pool that was stopped early is not a fair
     sample: its size depends on its answers.
     """
-    pool = list(pool)
-    unfinished = intermediate(pool)
-    solving = [
-        t
-        for t in pool
-        if t.purpose is Purpose.SOLVE or (t.purpose is Purpose.AGGREGATE and t.parent is not None)
-    ]
-    return sorted(
-        (t for t in solving if t.finish is not Finish.CANCELLED and t.ordinal not in unfinished),
-        key=lambda t: t.ordinal,
+    independent = (
+        t for t in attempt_ends(list(pool)) if t.purpose is Purpose.SOLVE or t.parent is not None
     )
+    return sorted(independent, key=lambda t: t.ordinal)
 
 
 def votes(attempts: Iterable[Trace]) -> Counter[str]:

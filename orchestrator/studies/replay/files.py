@@ -238,11 +238,7 @@ def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[Recor
     by_ordinal = {t.ordinal: t for t in pool}
     solving = [t for t in sorted(pool, key=lambda t: t.ordinal) if t.purpose is Purpose.SOLVE]
     continued = {t.parent for t in solving}
-    probes = {
-        t.parent: t.answer
-        for t in pool
-        if t.purpose is Purpose.PROBE and t.finish not in (Finish.FAILED, Finish.CANCELLED)
-    }
+    probes = {t.parent: t.answer for t in pool if t.purpose is Purpose.PROBE and not t.lost}
     chains = [lineage(t, by_ordinal) for t in solving if t.ordinal not in continued]
     whole = [
         links
