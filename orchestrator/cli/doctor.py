@@ -137,7 +137,8 @@ def import_packages() -> Iterator[Finding]:
                 "then install leadline again",
             )
         elif others:
-            shared += f"; {package} is shared with {' and '.join(others)}, and both work"
+            names = " and ".join(f"{name} {_version(name)}" for name in others)
+            shared += f"; the import package {package!r} is shared with {names}, and both work"
     if clean:
         message = f"Python finds {', '.join(_IMPORT_PACKAGES)}{shared}"
         yield Finding("names", State.GOOD, message)

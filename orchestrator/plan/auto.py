@@ -103,7 +103,7 @@ def situation(plan: Plan, execution: Execution, vote: PluginSpec | None = None) 
     """Return what a plan has. PluginError when its engine or a verifier does not load."""
     of_verifiers: set[object] = set()
     for spec in plan.verifiers:
-        for _, part in registry.composed(registry.load("verifiers", spec), ""):
+        for _, part in registry.walk_parts(registry.load("verifiers", spec), ""):
             of_verifiers.update((getattr(part, "model", ""), *getattr(part, "pools", ())))
     models: list[str] = []
     for name, model in plan.models.items():

@@ -21,7 +21,7 @@ from orchestrator.core.plan import TASKS, Model, Plan, same_weights
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.keys import POOL, PlanFault, converted
+from orchestrator.plan.keys import POOL, PlanFault, read_section
 from orchestrator.plan.looped import latent_of, require_depth
 from orchestrator.plan.models import known_config
 
@@ -68,7 +68,7 @@ def check_plan(plan: Plan, execution: Execution) -> None:
         *(("verifiers", name, verifier) for name, verifier in verifiers),
     ):
         # innermost first: the error names the part that states the need
-        for path, part in reversed(list(registry.composed(plugin, key))):
+        for path, part in reversed(list(registry.walk_parts(plugin, key))):
             label = f"{key.removesuffix('s')} {name!r}" if part is plugin else path
             _check_needs(_Part(key, label, part), engine, [v.name for v in plan.verifiers])
     for name, spec in plan.domains.items():
@@ -78,7 +78,7 @@ def check_plan(plan: Plan, execution: Execution) -> None:
     _check_tasks(plan, engine)
     for name, verifier in verifiers:
         _check_pools(_Part(f"verifiers.{name}", f"verifier {name!r}", verifier), plan)
-    for key, part in registry.composed(strategy, "strategy"):
+    for key, part in registry.walk_parts(strategy, "strategy"):
         label = f"strategy {plan.strategy.name!r}"
         _check_pools(_Part(key, label if part is strategy else f"{key} of {label}", part), plan)
 
@@ -108,7 +108,7 @@ def _check_values(plan: Plan, execution: Execution) -> None:
 
 def _check_section(section: str, values: Any, prefix: str) -> None:
     fields = (f.name for f in dataclasses.fields(values) if f.name != "engine")
-    converted(section, {name: getattr(values, name) for name in fields}, prefix)
+    read_section(section, {name: getattr(values, name) for name in fields}, prefix)
 
 
 def _check_text(key: str, parse: Callable[[str], object], text: str) -> None:
@@ -241,7 +241,7 @@ def _check_depths(plan: Plan, strategy: object, engine: _Engine) -> None:
                 _require_own_layers(model, engine.name)
             elif engine.loads_models and (config := known_config(model.path)) is not None:
                 latent_of(config, model, name)
-    for key, pool, depth in requested_depths(plan, strategy):
+    for key, pool, depth in depth_requests(plan, strategy):
         with _fault(key):
             if not offers_depth:
                 raise PlanError(f"{key} = {depth}: {_own_layers_only(engine.name)}")
@@ -261,7 +261,7 @@ def _own_layers_only(engine: str) -> str:
     )
 
 
-def requested_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
+def depth_requests(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
     """Yield each depth that a plan requests: its key, its pool, and the depth.
 
     `sampling.depth` is requested of every pool that the strategy or a part of it names. By
@@ -273,7 +273,7 @@ def requested_depths(plan: Plan, strategy: object) -> Iterator[tuple[str, str, i
     def known(name: object) -> str:
         return name if isinstance(name, str) and name in plan.models else plan.default_model
 
-    parts = list(registry.composed(strategy, "strategy"))
+    parts = list(registry.walk_parts(strategy, "strategy"))
     runs_on: dict[str, tuple[str, ...]] = {}
     pools: dict[str, None] = {}
     for key, part in parts:

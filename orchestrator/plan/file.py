@@ -36,7 +36,7 @@ from orchestrator.plan.keys import (
     OutputFormat,
     PlanFault,
     TopLevel,
-    converted,
+    read_section,
     refuse_unknown,
     takes_text,
 )
@@ -85,7 +85,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     notices = _rename_former_tables(tree, str(path))
     _expand_short_forms(tree)
     _apply_flags(tree, flags)
-    files = converted("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
+    files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
     execution = _execution(tree)
     plan, vote = _plan(tree)
     complete = plan
@@ -175,14 +175,14 @@ def _expand_short_forms(tree: Table) -> None:
         tree["models"] = {"main": {"path": tree.pop("model")}}
     for key in ("strategy", "selector"):
         if key in tree:
-            tree[key] = _named(tree[key])
+            tree[key] = _as_table(tree[key])
     for key, name in (("execution", "engine"), ("domains", None)):
         table = tree.get(key)
         if isinstance(table, dict):
-            tree[key] = {k: _named(v) if name in (k, None) else v for k, v in table.items()}
+            tree[key] = {k: _as_table(v) if name in (k, None) else v for k, v in table.items()}
 
 
-def _named(value: object) -> object:
+def _as_table(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -235,7 +235,7 @@ def _in_file(tree: Table, item: object) -> object:
 
 def _set_verifier_option(tree: Table, key: str, text: str) -> None:
     name, _, option = key.removeprefix("verifiers.").rpartition(".")
-    entries = [_named(item) for item in _as_list(tree.get("verifiers", []))]
+    entries = [_as_table(item) for item in _as_list(tree.get("verifiers", []))]
     entry = next((e for e in entries if isinstance(e, dict) and e.get("name") == name), None)
     if entry is None:
         raise PlanFault(key, f"{key}: the plan has no verifier {name!r}; add --verifiers {name}")
@@ -291,14 +291,16 @@ def _set(tree: Table, key: str, value: object) -> None:
 def _execution(tree: Table) -> Execution:
     table = _table(tree.pop("execution", {}), "execution")
     engine = _spec(table.pop("engine", Execution().engine.name), "execution.engine")
-    return Execution(engine, **converted("execution", table))
+    return Execution(engine, **read_section("execution", table))
 
 
 def _plan(tree: Table) -> tuple[Plan, PluginSpec | None]:
     """Return the plan of what remains of the tree, and the selector if the tree names one."""
+    sampling = _table(tree.pop("sampling", {}), "sampling")
+    budget = _table(tree.pop("budget", {}), "budget")
     values: Table = {
-        "sampling": Sampling(**converted("sampling", _table(tree.pop("sampling", {}), "sampling"))),
-        "budget": Budget(**converted("budget", _table(tree.pop("budget", {}), "budget"))),
+        "sampling": Sampling(**read_section("sampling", sampling)),
+        "budget": Budget(**read_section("budget", budget)),
     }
     values |= {k: _spec(tree.pop(k), k) for k in ("strategy", "selector") if k in tree}
     if "models" in tree:
@@ -309,7 +311,7 @@ def _plan(tree: Table) -> tuple[Plan, PluginSpec | None]:
     verifiers = _as_list(tree.pop("verifiers", []))
     values["verifiers"] = tuple(_spec(verifier, "verifiers") for verifier in verifiers)
     refuse_unknown(tree, _TOP, "")
-    values |= converted("", tree)
+    values |= read_section("", tree)
     vote: PluginSpec | None = values.get("selector")
     if "strategy" in values and vote is None:
         with contextlib.suppress(PluginError):  # `check_plan` reports it, and where it was written
@@ -324,11 +326,11 @@ def _model(value: object, key: str) -> Model:
             key,
             f"[{key}] has no path; write path = 'smollm2', 'sounder', a local folder or a hub name",
         )
-    return Model(**converted(POOL, table, key))
+    return Model(**read_section(POOL, table, key))
 
 
 def _spec(value: object, key: str, default_name: str | None = None) -> PluginSpec:
-    table = _table(_named(value), key)
+    table = _table(_as_table(value), key)
     name = table.pop("name", default_name)
     if not isinstance(name, str):
         raise PlanFault(key, f"[{key}] must name its plugin: write name = '...'")

@@ -74,23 +74,20 @@ KEYS: Mapping[str, Meta] = {
         description="The job's directory, relative to the current one. Naming it again resumes it."
     ),
     "format": Meta(
-        description="What is written beside results.jsonl: an OpenAI batch output "
-        "('openai-batch'), nothing ('jsonl'), or whichever suits the problem file ('auto')."
+        description="What is written beside results.jsonl: nothing (jsonl), an OpenAI batch's "
+        "output (openai-batch), or the one that the problem file calls for (auto)."
     ),
     "model": Meta(description=_MODEL),
     "domain": Meta(
-        description="How answers are read and compared, where a problem does not say: math, ..."
-        " (`leadline plugins` lists all)."
+        description="How answers are read and compared, where a problem names no domain."
     ),
     "seed": Meta(
         description="All randomness derives from it, the problem's id and the trace's ordinal."
     ),
     "strategy": Meta(
-        description="How a problem is explored: adaptive, ... (`leadline plugins` lists all)."
+        description="How a problem is explored; `leadline plugins` lists the choices."
     ),
-    "selector": Meta(
-        description="How the pool is voted on: majority, best, ... (`leadline plugins` lists all)."
-    ),
+    "selector": Meta(description="How the pool is voted on; `leadline plugins` lists the choices."),
     "verifiers": Meta(description="The verifiers that score each trace, by name."),
     "sampling.temperature": Meta(
         ge=0,
@@ -99,7 +96,7 @@ KEYS: Mapping[str, Meta] = {
     "sampling.top_p": Meta(
         gt=0,
         le=1,
-        description="Sample among the most likely tokens that hold this share; 1: among all.",
+        description="Sample among the most likely tokens of this total probability; 1 takes all.",
     ),
     "sampling.top_k": Meta(
         ge=0, description="Sample among this many most likely tokens; 0 is no limit."
@@ -116,7 +113,7 @@ KEYS: Mapping[str, Meta] = {
     "sampling.max_new_tokens": Meta(ge=1, description="The most tokens that one trace may have."),
     "sampling.depth": Meta(
         ge=0,
-        description="Latent depth: how often the think block of a looped model runs; 0: its own.",
+        description="Latent depth: the runs of a looped model's think block; 0 is as it ships.",
     ),
     "sampling.stop": Meta(
         extra={"item": Meta(min_length=1)}, description="Texts that end a trace."
@@ -132,7 +129,7 @@ KEYS: Mapping[str, Meta] = {
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
     "budget.tokens": Meta(ge=0, description="The most output tokens of a problem; 0 is no limit."),
     "budget.seconds": Meta(
-        ge=0, description="The longest time of a problem from its first request; 0 is no limit."
+        ge=0, description="The most seconds of a problem, from its first request; 0 is no limit."
     ),
     "execution.engine": Meta(
         description="What runs the model: ray (vLLM on any number of machines), vllm, openai "
@@ -140,7 +137,7 @@ KEYS: Mapping[str, Meta] = {
     ),
     "execution.window": Meta(ge=1, description="The most requests in flight at once."),
     "execution.open_problems": Meta(
-        ge=0, description="The most problems explored at once; 0: as many as fill the window."
+        ge=0, description="The most problems explored at once; 0 is as many as fill the window."
     ),
     "execution.checkers": Meta(ge=1, description="The number of processes that compare answers."),
     "execution.checker_seconds": Meta(
@@ -160,7 +157,7 @@ KEYS: Mapping[str, Meta] = {
         ge=0, description="The longest context to set memory aside for; 0 is as the model ships."
     ),
     "models.NAME.layers": Meta(
-        description="The layer schedule, as in 0-9 (10-19)*r 20-29; an empty text: its own."
+        description="The layer schedule, as in 0-9 (10-19)*r 20-29; an empty text is as it ships."
     ),
     "models.NAME.max_depth": Meta(
         ge=0,
@@ -172,13 +169,13 @@ KEYS: Mapping[str, Meta] = {
     "models.NAME.residual": Meta(
         ge=0,
         lt=1,
-        description="The share of the state before it that an iteration keeps; 0: the plain loop.",
+        description="The share of the previous state that an iteration keeps; 0 is the plain loop.",
     ),
     "models.NAME.exit": Meta(
         description="The rule by which a token stops iterating early, as in state<0.03."
     ),
     "models.NAME.task": Meta(
-        description="classify, token_classify or embed, of a model that does not write text."
+        description="The task of a model that writes no text: classify, token_classify or embed."
     ),
 }
 
@@ -219,13 +216,13 @@ def markdown_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def converted(section: str, table: Mapping[str, Any], prefix: str | None = None) -> dict[str, Any]:
+def read_section(section: str, table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of a section, each as its field's type.
 
     `prefix` names the section in this plan, where that is not its name in `SECTIONS`. PlanFault for
     an unknown key, a wrong type and a value out of range.
     """
-    prefix = section if prefix is None else prefix
+    prefix = prefix or section
     hints = _hints(section)
     refuse_unknown(table, hints, prefix)
     values = {}
@@ -322,8 +319,8 @@ def _field_info(field: dataclasses.Field[Any], hint: Any) -> FieldInfo:
     else:
         default = "(required)"
     try:
-        schema = msgspec.json.schema(hint)
-    except (TypeError, NameError):  # a type that no text stands for
+        schema = msgspec.json.schema(hint, schema_hook=lambda cls: {"title": str(cls)})
+    except (TypeError, NameError):  # an annotation that does not resolve
         schema = {}
     schemas = (schema, *schema.get("anyOf", ()))
     return FieldInfo(

@@ -118,16 +118,15 @@ def plugin_class(group: str, name: str) -> type:
 
 
 def hidden_package(package: str) -> tuple[str, str] | None:
-    """Return why one of our import packages is not the one that Python finds, and the remedy.
+    """Return why Python does not find one of our import packages, and the remedy; else None.
 
-    None for a package that is found beside this one, and for one that is not ours. Other
-    distributions use the name `verifiers` too. Installed from a wheel, ours lies in the same folder
-    as theirs and both work; a checkout installed by reference lies elsewhere, and is hidden.
+    Other distributions use the name `verifiers` too. Installed from a wheel, ours lies in the same
+    folder as theirs and both work; a checkout installed by reference lies elsewhere and is hidden.
     """
-    ours = Path(__file__).parents[2] / package
+    ours = Path(__file__).resolve().parents[2] / package
     spec = PathFinder.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    if not ours.is_dir() or str(ours) in folders:
+    if not ours.is_dir() or ours in {Path(folder).resolve() for folder in folders}:
         return None
     others = sorted({*packages_distributions().get(package, ())} - {"leadline"})
     both = " and ".join(["leadline", *(f"{name} {version(name)}" for name in others)])
@@ -136,11 +135,9 @@ def hidden_package(package: str) -> tuple[str, str] | None:
         f"{both} {'both bring' if others else 'brings'} the import package {package!r}, and Python "
         f"finds {place} instead of {ours}"
     )
-    remedy = (
-        f"install leadline from a wheel (`pip install {ours.parent}`, without -e), or use an "
-        f"environment of its own"
-    )
-    return reason, f"{remedy}, or: pip uninstall {' '.join(others)}" if others else remedy
+    wheel = f"install leadline from a wheel (`pip install {ours.parent}`, without -e)"
+    removal = f", or: pip uninstall {' '.join(others)}" if others else ""
+    return reason, f"{wheel}, or use an environment of its own{removal}"
 
 
 def load(group: str, spec: PluginSpec, at: str = "") -> Any:
@@ -243,16 +240,16 @@ def _part_spec(table: Mapping[str, Any], at: str, default: object) -> PluginSpec
     return PluginSpec(name, options)
 
 
-def composed(plugin: object, at: str) -> Iterator[tuple[str, object]]:
+def walk_parts(plugin: object, at: str) -> Iterator[tuple[str, object]]:
     """Yield a plugin, whose path is `at`, and all its parts, nested ones too, with their paths."""
     yield at, plugin
     for name in parts(type(plugin)):
         part = getattr(plugin, name)
         if isinstance(part, tuple):
             for place, item in enumerate(part):
-                yield from composed(item, f"{at}.{name}[{place}]")
+                yield from walk_parts(item, f"{at}.{name}[{place}]")
         elif part is not None:
-            yield from composed(part, f"{at}.{name}")
+            yield from walk_parts(part, f"{at}.{name}")
 
 
 def spec_of(group: str, plugin: object) -> PluginSpec:
@@ -303,8 +300,14 @@ def _explanation(cls: type, values: Mapping[str, object], error: str) -> str:
 
 
 def options(group: str, name: str) -> list[FieldInfo]:
-    """Return a plugin's options in order of declaration."""
-    return _options(plugin_class(group, name))
+    """Return a plugin's options: its own as declared, then those it shares with others."""
+    cls = plugin_class(group, name)
+    classes = [vars(c).get("__annotations__", {}) for c in cls.__mro__]
+
+    def distance(option: FieldInfo) -> int:
+        return next(i for i, declared in enumerate(classes) if option.name in declared)
+
+    return sorted(_options(cls), key=distance)
 
 
 def _options(cls: type) -> list[FieldInfo]:
@@ -330,21 +333,21 @@ def distribution(group: str, name: str) -> str:
 
 def needs(plugin: object) -> frozenset[Capability]:
     """Return the engine capabilities that a plugin and its parts need."""
-    return frozenset(_declared(plugin, "needs"))
+    return frozenset(_attributes(plugin, "needs"))
 
 
 def metrics(plugin: object) -> tuple[str, ...]:
     """Return the metrics that a plugin and its parts need of each trace."""
-    return tuple(dict.fromkeys(_declared(plugin, "metrics")))
+    return tuple(dict.fromkeys(_attributes(plugin, "metrics")))
 
 
 def verdicts(plugin: object) -> tuple[str, ...]:
     """Return the names of the verifiers whose verdicts a plugin and its parts read."""
-    return tuple(dict.fromkeys(_declared(plugin, "verifiers")))
+    return tuple(dict.fromkeys(_attributes(plugin, "verifiers")))
 
 
-def _declared(plugin: object, attribute: str) -> Iterator[Any]:
-    for _, part in composed(plugin, ""):
+def _attributes(plugin: object, attribute: str) -> Iterator[Any]:
+    for _, part in walk_parts(plugin, ""):
         yield from getattr(part, attribute, ())
 
 

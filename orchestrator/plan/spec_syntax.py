@@ -1,10 +1,9 @@
-"""Plugins as they are typed on a command line: a name, then options as KEY=VALUE, separated by
-spaces.
+"""How a plugin is typed on a command line: its name, then options as KEY=VALUE after spaces.
 
 Values are TOML where they parse as such, else texts: `n=8`, `rule=window`, `by="verdict:prm"`; a
-list may do without quotes: `models=[small,large]`. Where several are meant, a value may be a list
-with commas, each taken in turn: `n=1,2,4`. A part with options of its own is quoted:
-`inner='consistency n=4'`. Validating options is the registry's.
+list needs no quotes: `models=[small,large]`. Where several plugins may be given, a value may list
+alternatives, one for each: `n=1,2,4`. A part with options of its own is quoted:
+`inner='consistency n=4'`. Not covered: whether the options exist (`orchestrator.plan.registry`).
 """
 
 from __future__ import annotations
@@ -21,35 +20,33 @@ from orchestrator.core.values import PluginSpec
 
 
 def one_spec(flag: str, text: str) -> PluginSpec:
-    """Return the plugin that a text names.
-
-    PluginError naming the flag when what follows the name is no KEY=VALUE.
-    """
+    """Return the plugin that a text names; PluginError naming the flag when it cannot be read."""
     name, pairs = _split(flag, text)
     return PluginSpec(name, {key: _value(value) for key, value in pairs})
 
 
 def several_specs(flag: str, text: str) -> list[PluginSpec]:
-    """Return the plugins that a text names: one for each combination of the listed values, the last
-    option varying fastest.
+    """Return the plugins that a text names, one for each combination of the listed values.
+
+    The last option varies fastest.
     """
     name, pairs = _split(flag, text)
     keys = [key for key, _ in pairs]
     choices = [_values(flag, value) for _, value in pairs]
     return [
-        PluginSpec(name, dict(zip(keys, chosen, strict=True)))
-        for chosen in itertools.product(*choices)
+        PluginSpec(name, dict(zip(keys, values, strict=True)))
+        for values in itertools.product(*choices)
     ]
 
 
 def spelled(spec: PluginSpec) -> str:
-    """Return a plugin as it is typed; a part with options is quoted: refine inner='consistency
-    n=8'.
-    """
-    return " ".join([spec.name, *(f"{key}={_typed(value)}" for key, value in spec.options.items())])
+    """Return a plugin as it is typed, such as refine inner='consistency n=8'."""
+    return " ".join(
+        [spec.name, *(f"{key}={_quoted(value)}" for key, value in spec.options.items())]
+    )
 
 
-def _typed(value: object) -> str:
+def _quoted(value: object) -> str:
     text = _text(value)
     return shlex.quote(text) if not text or set(text) & set(" \"'\n") else text
 
@@ -58,7 +55,7 @@ def _text(value: object) -> str:
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return spelled(PluginSpec(value["name"], {k: v for k, v in value.items() if k != "name"}))
     if isinstance(value, list | tuple):
-        return json.dumps([_text(one) if isinstance(one, Mapping) else one for one in value])
+        return json.dumps([_text(item) if isinstance(item, Mapping) else item for item in value])
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

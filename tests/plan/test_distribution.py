@@ -68,10 +68,12 @@ for group, name in dict(names, engines="echo", similarity="length").items():
     registry.load(group, PluginSpec(name))
 print(registry.load("strategies", PluginSpec("first-two", {"n": "9"})))
 print([(o.name, o.type, o.default) for o in registry.options("domains", "colour")])
+print([(o.range, o.description) for o in registry.options("strategies", "first-two")])
 """
     assert python(installed, code).splitlines() == [
         "FirstTwo(n=9)",
         "[('colours', 'tuple[str, ...]', \"('red', 'green', 'blue')\")]",
+        "[('at least 1', 'The number of traces to start.')]",
     ]
 
 

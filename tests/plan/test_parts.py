@@ -17,7 +17,7 @@ from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan, document, fingerprint
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
-from orchestrator.plan.check import check_plan, requested_depths
+from orchestrator.plan.check import check_plan, depth_requests
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan, plan_toml
 from orchestrator.plan.spec_syntax import one_spec, several_specs, spelled
@@ -239,7 +239,7 @@ def test_depths_of_a_part_are_asked_of_the_pools_it_runs_on() -> None:
         "strategies", PluginSpec("cascade", {"models": ["main", "large"], "inner": inner})
     )
     plan = Plan(models={"main": Model("a"), "large": Model("b")})
-    depths = sorted(requested_depths(plan, strategy))
+    depths = sorted(depth_requests(plan, strategy))
     assert depths == sorted(
         ("strategy.inner.depths", pool, depth) for pool in ("main", "large") for depth in (2, 4)
     )

@@ -310,7 +310,8 @@ def test_ranges_double_and_lists_are_taken_as_they_are(text: str, counts: tuple[
 def test_what_is_no_width_is_refused(text: str) -> None:
     with pytest.raises(
         PlanError,
-        match=r"--widths .*whole numbers from 1, as a list \(1,4,16\) or as a range that doubles \(1..64\)",
+        match=r"--widths .*whole numbers from 1, "
+        r"as a list \(1,4,16\) or as a range that doubles \(1..64\)",
     ):
         parse_counts(text, "--widths")
 

@@ -108,7 +108,7 @@ def _details(plugin: PluginSummary) -> Iterator[RenderableType]:
     cls = registry.plugin_class(plugin.group, plugin.name)
     kind = registry.singular(plugin.group)
     yield Text.assemble((plugin.name, "bold cyan"), (f"  {kind} of {plugin.distribution}", "dim"))
-    yield Text(f"{_reflowed(inspect.cleandoc(cls.__doc__ or '(no description)'))}\n")
+    yield Text(f"{_reflow(inspect.cleandoc(cls.__doc__ or '(no description)'))}\n")
     yield Text("Options:" if plugin.options else "It has no options.")
     for option in plugin.options:
         default = "required" if option.default == "(required)" else f"default {option.default}"
@@ -128,9 +128,11 @@ def _needs(cls: type) -> str:
 
 
 def summary_line(cls: type) -> str:
-    """Return the first sentence of a class's docstring."""
-    paragraph = inspect.cleandoc(cls.__doc__ or "(no description)").split("\n\n")[0]
-    return re.split(r"(?<=[.!?])\s", " ".join(paragraph.split()), maxsplit=1)[0]
+    """Return the first line of a class's docstring, or its first sentence if that is longer."""
+    first, *more = inspect.cleandoc(cls.__doc__ or "(no description)").split("\n")
+    while more and more[0] and not first.endswith((".", "!", "?")):
+        first += f" {more.pop(0).strip()}"
+    return first
 
 
 def papers(cls: type) -> list[str]:
@@ -140,7 +142,7 @@ def papers(cls: type) -> list[str]:
     return [f"arXiv {number}" for number in dict.fromkeys(numbers)]
 
 
-def _reflowed(text: str) -> str:
+def _reflow(text: str) -> str:
     """Return a docstring whose paragraphs are one line each, lists kept as they are."""
     return "\n\n".join(
         p if re.search(r"^\s*([-*]|\s)", p, re.MULTILINE) else " ".join(p.split())
@@ -170,7 +172,7 @@ def _usage(plugin: PluginSummary) -> str:
         return f"in a plan: verifiers = [{entry}]"
     key = "execution.engine" if plugin.group == "engines" else registry.singular(plugin.group)
     flags = [f"--{key} {name}"]
-    plain = next((o for o in plugin.options if o.type in ("int", "float", "str")), None)
+    plain = next((o for o in plugin.options if o.type in ("int", "float")), None)
     if plain is not None:
         value = "VALUE" if plain.default == "(required)" else plain.default.strip("'") or '""'
         flags.append(f"--{key}.{plain.name} {value}")

@@ -7,7 +7,9 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from orchestrator import (
     Capability,
@@ -31,7 +33,7 @@ from orchestrator.core.votes import rank, tally, voters
 class FirstTwo:
     """Starts `n` traces and stops when two agree."""
 
-    n: int = 6
+    n: Annotated[int, Meta(ge=1, description="The number of traces to start.")] = 6
 
     @property
     def n_planned(self) -> int:
@@ -65,14 +67,18 @@ class Shortest:
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """The last colour that is stated."""
+    """One colour: the last one that a text gives."""
 
-    colours: tuple[str, ...] = ("red", "green", "blue")
+    colours: Annotated[tuple[str, ...], Meta(description="The words that are answers.")] = (
+        "red",
+        "green",
+        "blue",
+    )
 
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The word after the last "colour: "."""
+        """Return the word after the last "colour: "."""
         word = (
             text.lower().rpartition("colour: ")[2][:20].split(" ")[0].strip(".\n")
             if "colour: " in text.lower()
@@ -81,11 +87,11 @@ class Colour:
         return word if word in self.colours else None
 
     def canonical(self, answer: str) -> str:
-        """The colour in small letters."""
+        """Return the colour in lower case."""
         return "=" + answer.strip().lower().lstrip("=")
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Whether they are one colour."""
+        """Tell whether they are one colour."""
         return self.canonical(a) == self.canonical(b)
 
 
@@ -93,7 +99,9 @@ class Colour:
 class Brevity:
     """Scores a trace by its brevity: 1 when empty, 1/2 at `half` characters."""
 
-    half: int = 100
+    half: Annotated[
+        int, Meta(ge=1, description="The number of characters at which the score is 1/2.")
+    ] = 100
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         """Return half / (half + length) for each."""
@@ -102,9 +110,9 @@ class Brevity:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """An engine that says a colour and then counts. `seconds_per_token` each."""
+    """An engine that writes a colour and then counts."""
 
-    seconds_per_token: float = 0.0005
+    seconds_per_token: Annotated[float, Meta(gt=0, description="The time of each word.")] = 0.0005
 
     def capabilities(self) -> frozenset[Capability]:
         """Return what it can do."""
@@ -163,15 +171,15 @@ class EchoEngine:
             event.set()
 
 
-__all__ = ["Brevity", "Colour", "Echo", "FirstTwo", "Shortest"]
-
-
 @dataclass(frozen=True, slots=True)
 class Length:
-    """Prefixes of like length are alike."""
+    """Prefixes of similar length are similar."""
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
         """Return the shorter's share of the longer."""
         yield from ()
         lengths = [sorted((len(a.text), len(b.text))) for a, b in pairs]
         return [short / long if long else 1.0 for short, long in lengths]
+
+
+__all__ = ["Brevity", "Colour", "Echo", "FirstTwo", "Length", "Shortest"]
