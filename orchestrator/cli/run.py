@@ -214,7 +214,8 @@ def _run_job(
         write_source(job, plan, execution, source)
         n_resumed = len(file.problems) - len(job.remaining())
         before = f", {n_resumed:,} of them done before" if n_resumed else ""
-        title = f"{directory} · {counted(len(file.problems), 'problem')}{before} · {run_name(plan, execution)}"
+        n_problems = counted(len(file.problems), "problem")
+        title = f"{directory} · {n_problems}{before} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)
         summary = _summary(job, plan, execution, source, file, outcome, n_resumed)
     if display.as_json:

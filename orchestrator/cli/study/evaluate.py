@@ -80,7 +80,8 @@ def evaluate(
     )
     points = curve(pools, references, domains, widths, plan, execution) if references else []
     notes = [
-        f"{r.selector}: {counted(r.n_failed, 'problem')} could not be voted on, e.g.: {one_line(r.error)}"
+        f"{r.selector}: {counted(r.n_failed, 'problem')} could not be voted on, "
+        f"e.g.: {one_line(r.error)}"
         for r in ranked
         if r.n_failed
     ]
