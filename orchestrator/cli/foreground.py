@@ -73,8 +73,6 @@ def run_in_foreground(
 
     A `shared` engine is used and left open.
     """
-    if not job.remaining():
-        return Outcome()
     console = Screen(file=stream, stderr=True, quiet=display.quiet)
     state = RunState()
     if shared is None or not shared.is_open:

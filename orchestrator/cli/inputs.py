@@ -16,13 +16,19 @@ from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
 from orchestrator.plan.spec_syntax import spelled
+from orchestrator.runtime.api import blocking
+from orchestrator.runtime.isolated_verifiers import check_isolated
 
 _N_NAMED = 3  # invalid rows that are named at the start
 
 
 def read_plan(path: str | Path | None, flags: Mapping[str, str]) -> LoadedPlan:
-    """Return a loaded plan, after a note for each former name that it uses."""
+    """Return a loaded plan, after a note for each former name that it uses.
+
+    PlanError when it cannot be carried out, also where a verifier does not load in its own process.
+    """
     loaded = load_plan(path, flags)
+    blocking(lambda: check_isolated(loaded.plan.verifiers))
     for notice in loaded.notices:
         message(f"note: {notice}")
     return loaded

@@ -138,7 +138,15 @@ def ask(request: Request) -> Generator[Command, Reply, Trace]:
 
 def sample(n: int, request: Request | None = None) -> Generator[Command, Reply, list[Trace]]:
     """Start `n` copies of a request, wait for all of them, and return their traces by ordinal."""
-    ordinals = yield from submit([request or Request()] * n)
+    return (yield from ask_each([request or Request()] * n))
+
+
+def ask_each(requests: Iterable[Request]) -> Generator[Command, Reply, list[Trace]]:
+    """Start requests, wait for all of them, and return their traces in order.
+
+    They are fewer than the requests when the trace budget ends.
+    """
+    ordinals = yield from submit(requests)
     traces = []
     for ordinal in ordinals:
         traces.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield

@@ -298,12 +298,15 @@ class Trace:
     note: str = ""  # what annotation could not decide within its limits
     # the ordinals of the traces that its request was about: see Request
     subjects: tuple[int, ...] = ()
-    # the stop string that ended it, where the engine reports it (Capability.STOPS); it is neither
-    # in the text nor in the tokens
-    stop: str = ""
+    stop: str = ""  # the stop string that ended it (Capability.STOPS); in neither text nor tokens
     # what a pool with a task returned instead of text: see `core.plan.TASKS`
     values: tuple[float, ...] = ()
     unjudged: Usage = Usage()  # what verifiers spent on it without coming to a verdict
+
+    @property
+    def lost(self) -> bool:
+        """Whether it failed or was cancelled."""
+        return self.finish in (Finish.FAILED, Finish.CANCELLED)
 
     @property
     def verification_usage(self) -> Usage:

@@ -29,7 +29,6 @@ from orchestrator.core.values import (
 
 # the purposes of attempts at the problem; nothing else votes
 VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
-_CUT = (Finish.FAILED, Finish.CANCELLED)
 
 
 def voters(traces: Iterable[Trace]) -> list[Trace]:
@@ -41,9 +40,7 @@ def voters(traces: Iterable[Trace]) -> list[Trace]:
     """
     solving = [t for t in traces if t.purpose in VOTING]
     continued = {
-        t.parent
-        for t in solving
-        if t.parent is not None and (t.answer is not None or t.finish not in _CUT)
+        t.parent for t in solving if t.parent is not None and (t.answer is not None or not t.lost)
     }
     chosen = (
         t

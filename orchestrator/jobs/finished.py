@@ -1,9 +1,8 @@
-"""The one reader of job directories: plan, source, problems, results, and the pools as a vote sees
-them.
+"""The one reader of job directories: plan, source, problems, results and pools.
 
-Everything is read when it is called and nothing is written, so a job that still runs is read as far
-as it has come. It reads no reference answers (`orchestrator.studies.evaluate` does), and no job
-that is open for running: that has its journal.
+Pools are as a vote sees them. Everything is read at once and nothing is written, so a job that
+still runs is read as far as it has come. It reads no reference answers
+(`orchestrator.studies.evaluate` does), and no job that is open for running: that has its journal.
 """
 
 from __future__ import annotations

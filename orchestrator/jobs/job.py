@@ -156,7 +156,7 @@ def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
             or "the meaning of plans, with the version of Leadline"
         )
         raise PlanError(
-            f"{directory} was begun with another plan; what differs:\n  {changed}\n"
+            f"{directory} was started with another plan; what differs:\n  {changed}\n"
             "Change it back to continue, or start another job with --out DIRECTORY."
         )
 

@@ -120,9 +120,9 @@ def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str
 def _nothing(path: Path, invalid: list[Result]) -> str:
     if not invalid:
         return f"{path} holds no rows; write one problem a line"
-    shown = "".join(f"\n  {result.error}" for result in invalid[:3])
+    listed = "".join(f"\n  {result.error}" for result in invalid[:3])
     more = f"\n  and {len(invalid) - 3} more" if len(invalid) > 3 else ""
-    return f"{path}: none of its {len(invalid)} rows is a problem:{shown}{more}"
+    return f"{path}: none of its {len(invalid)} rows is a valid problem:{listed}{more}"
 
 
 def _problem(row: Row, default_domain: str, known: Collection[str]) -> Problem:

@@ -54,9 +54,10 @@ _MISNOMERS = frozenset(
 class Row:
     """One row; `error`, when not empty, says why it is invalid.
 
-    `line` is where it starts, from 1 (in Parquet: the number of the row). `id` is the row's own, or derived (`derived`), or `file:line` when it has no usable one. In
-    `fields` an absent value is absent, never None, and an OpenAI batch row is spread out:
-    `messages` or `prompt` beside its top-level fields, the rest of its body under `body`.
+    `line` is where it starts, from 1 (in Parquet: the number of the row). `id` is the row's own, or
+    derived (`derived`), or `file:line` when it has no usable one. In `fields` an absent value is
+    absent, never None, and an OpenAI batch row is spread out: `messages` or `prompt` beside its
+    top-level fields, the rest of its body under `body`.
     """
 
     line: int
@@ -76,7 +77,8 @@ class _Record:
 def detect_format(path: Path) -> Format:
     """Return the format of a file, by suffix and content.
 
-    PlanError when it is missing, a directory, empty, binary or in no such format. A JSONL file whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
+    PlanError when it is missing, a directory, empty, binary or in no such format. A JSONL file
+    whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
     """
     head = _head(path)
     if head.startswith(b"PAR1"):
@@ -115,38 +117,39 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
         error = record.error
         if kind is Format.OPENAI_BATCH and not error:
             fields, error = problem_fields(fields)
-        given = fields.pop("id", None)
-        id, fault = ("", "") if record.error else _identified(given, fields)
+        own_id = fields.pop("id", None)
+        id, fault = ("", "") if record.error else _identified(own_id, fields)
         # A row that is wrong in another way still owns its id: results, OpenAI batch lines above
         # all, are joined by it.
         if id and owners.setdefault(id, record.line) != record.line:
-            whose = "without an id of its own, its question" if given is None else f"its id {id!r}"
+            whose = "without an id of its own, its prompt" if own_id is None else f"its id {id!r}"
             fault = f"{whose} is that of line {owners[id]} already; give each row an id of its own"
         elif reserved.fullmatch(id):
             fault = f"its id {id!r} is kept for rows without a usable id; choose another"
         if fault or not id:
             id = f"{path.name}:{record.line}"
-        yield Row(record.line, id, fields, error or fault, derived=given is None)
+        yield Row(record.line, id, fields, error or fault, derived=own_id is None)
 
 
 def row_from(fields: Mapping[str, Any]) -> Row:
-    """Return a row that comes from no file: its line is 0, and its id "" if it has no usable one."""
+    """Return a row that comes from no file: its line is 0, its id "" if it has no usable one."""
     rest = {name: value for name, value in fields.items() if value is not None}
-    given = rest.pop("id", None)
-    id, fault = _identified(given, rest)
-    return Row(0, id, rest, fault, derived=given is None)
+    own_id = rest.pop("id", None)
+    id, fault = _identified(own_id, rest)
+    return Row(0, id, rest, fault, derived=own_id is None)
 
 
-def _identified(given: object, fields: Mapping[str, Any]) -> tuple[str, str]:
-    return _derived_id(fields) if given is None else _own_id(given)
+def _identified(own_id: object, fields: Mapping[str, Any]) -> tuple[str, str]:
+    return _derived_id(fields) if own_id is None else _own_id(own_id)
 
 
-def _own_id(given: object) -> tuple[str, str]:
-    if isinstance(given, str) and given.strip():
-        return given, ""
-    if isinstance(given, int) and not isinstance(given, bool):
-        return str(given), ""
-    return "", f"its id is {_shortened(repr(given))}; an id is a non-empty text or a whole number"
+def _own_id(own_id: object) -> tuple[str, str]:
+    if isinstance(own_id, str) and own_id.strip():
+        return own_id, ""
+    if isinstance(own_id, int) and not isinstance(own_id, bool):
+        return str(own_id), ""
+    shortened = _shortened(repr(own_id))
+    return "", f"its id is {shortened}; an id is a text that is not empty, or a whole number"
 
 
 def _derived_id(fields: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """What plugin authors build with, beside `orchestrator.core`. Pure.
 
 - `compose`: strategies made of other strategies, and several explorations side by side.
+- `options`: options that many plugins have, such as the model and its depth.
 - `prompts`: follow-up prompts that keep the plan's template and system message.
 - `thinking`: a model's reasoning in pieces, up to its closing tag and then its answer.
 - `partial_solutions`: solutions grown and scored step by step, as in beam search.

@@ -18,11 +18,9 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 
 from orchestrator.core.errors import NoVerdict
-from orchestrator.core.steps import Command, Reply, next_trace, submit
-from orchestrator.core.values import Finish, Message, Problem, Purpose, Request, Trace, changed
+from orchestrator.core.steps import Command, Reply, ask_each
+from orchestrator.core.values import Message, Problem, Purpose, Request, Trace, changed
 from orchestrator.kit.prompts import visible_text
-
-_LOST = (Finish.FAILED, Finish.CANCELLED)
 
 
 def ask_all(requests: Sequence[Request], trace: Trace) -> Generator[Command, Reply, list[Trace]]:
@@ -30,18 +28,17 @@ def ask_all(requests: Sequence[Request], trace: Trace) -> Generator[Command, Rep
 
     Failed ones are among them.
     """
-    ordinals = yield from submit(
-        [changed(r, purpose=Purpose.VERIFY, subjects=(trace.ordinal,)) for r in requests]
+    subjects = (trace.ordinal,)
+    return (
+        yield from ask_each(
+            [changed(r, purpose=Purpose.VERIFY, subjects=subjects) for r in requests]
+        )
     )
-    replies = []
-    for ordinal in ordinals:
-        replies.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield
-    return replies
 
 
 def completed_only(replies: Sequence[Trace]) -> list[Trace]:
     """Return the replies; NoVerdict, with the first reason, when one failed or was cancelled."""
-    lost = next((t for t in replies if t.finish in _LOST), None)
+    lost = next((t for t in replies if t.lost), None)
     if lost is not None:
         raise NoVerdict(f"a request {lost.finish}{f': {lost.error}' if lost.error else ''}")
     return list(replies)
@@ -52,7 +49,7 @@ def usable(replies: Sequence[Trace]) -> list[Trace]:
 
     NoVerdict, with the first reason, when there is none.
     """
-    return [t for t in replies if t.finish not in _LOST] or completed_only(replies)
+    return [t for t in replies if not t.lost] or completed_only(replies)
 
 
 def solution(trace: Trace) -> str:

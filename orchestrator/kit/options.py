@@ -52,3 +52,35 @@ class ModelOptions:
     def request(self) -> Request:
         """A request to this model at this depth, all else as the plan says."""
         return Request(model=self.model, depth=self.depth)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOptions(ModelOptions):
+    """How many attempts there are, of one model at one depth."""
+
+    n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 16
+
+    @property
+    def n_planned(self) -> int:
+        """How many attempts full sampling takes."""
+        return self.n
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPoolsOptions:
+    """Which models answer, where attempts are of several."""
+
+    models: Annotated[
+        tuple[str, ...], Meta(min_length=1, description="Model pools of the plan that answer.")
+    ]
+    depth: LatentDepth = None
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The model pools it names."""
+        return self.models
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the engine must be able to do: latent depth, if one is set."""
+        return depth_needs(self.depth)

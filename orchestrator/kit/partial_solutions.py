@@ -69,7 +69,7 @@ class StepSampler:
         for stem, ordinal in zip(stems, ordinals, strict=False):
             trace = yield from next_trace((ordinal,))
             scores = [v.score for v in trace.verdicts if v.verifier == self.verifier]
-            if scores and trace.finish not in (Finish.FAILED, Finish.CANCELLED):
+            if scores and not trace.lost:
                 grown.append(
                     PartialSolution(trace.ordinal, (*stem.scores, scores[-1]), _done(trace))
                 )
@@ -85,14 +85,6 @@ def _done(trace: Trace) -> bool:
 def step_needs(depth: int | None) -> frozenset[Capability]:
     """Return what steps take of an engine: CONTINUE and RULES, and DEPTH if a depth is given."""
     return depth_needs(depth) | {Capability.CONTINUE, Capability.RULES}
-
-
-def check_steps(steps: int, delimiter: str) -> None:
-    """Raise ValueError unless there is a step to take and a text that ends it."""
-    if steps < 1:
-        raise ValueError(f"steps = {steps}: at least 1")
-    if not delimiter:
-        raise ValueError("delimiter = '': give the text that ends a step, such as a blank line")
 
 
 def best(stems: Sequence[PartialSolution], n: int, aggregate: Aggregate) -> list[PartialSolution]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from orchestrator.core.steps import Command, Reply, next_trace, submit
-from orchestrator.core.values import Finish, Prompt, Request, Trace, changed
+from orchestrator.core.values import Prompt, Request, Trace, changed
 from orchestrator.kit.prompts import next_turn, visible_text
 
 A = TypeVar("A")
@@ -78,7 +78,7 @@ class TreeSearch(Generic[A]):
             trace = yield from next_trace(in_flight)
             node, model = in_flight.pop(trace.ordinal)
             scores = [v.score for v in trace.verdicts if v.verifier == self.verifier]
-            if scores and trace.finish not in (Finish.FAILED, Finish.CANCELLED):
+            if scores and not trace.lost:
                 self.join(node, model, trace, scores[-1])
 
     def _request(self, prompt: Prompt, node: Node[A], model: str) -> Request:
@@ -116,9 +116,3 @@ class Ucb1:
     def learn(self, model: str, score: float) -> None:
         """Take the score of an attempt of this model."""
         self._gain[model] += score
-
-
-def check_tree(n: int, parallel: int) -> None:
-    """Raise ValueError unless both are at least 1."""
-    if n < 1 or parallel < 1:
-        raise ValueError(f"n = {n}, parallel = {parallel}: both must be at least 1")

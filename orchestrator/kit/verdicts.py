@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.core.values import Finish, Purpose, Trace
+from orchestrator.core.values import Purpose, Trace
 from orchestrator.kit.answers.find import reply
 
 VERDICT_FORM = 'End with a line of its own: "Verdict: correct" or "Verdict: incorrect".'
@@ -103,7 +103,7 @@ def opinions(traces: Iterable[Trace]) -> dict[int, list[float]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class Comparison:
     """One comparison: `share` is 1.0 when `first` won, 0.0 when `second` did, 0.5 for a tie."""
 
     first: int
@@ -111,11 +111,11 @@ class Match:
     share: float
 
 
-def matches(traces: Iterable[Trace]) -> list[Match]:
+def matches(traces: Iterable[Trace]) -> list[Comparison]:
     """Return the comparisons in a pool, by the judges' ordinals; unreadable ones are left out."""
     replies = _replies(traces, Purpose.COMPARE, n_subjects=2)
     return [
-        Match(trace.subjects[0], trace.subjects[1], share)
+        Comparison(trace.subjects[0], trace.subjects[1], share)
         for trace in replies
         if (share := winner(trace.text)) is not None
     ]
@@ -124,11 +124,7 @@ def matches(traces: Iterable[Trace]) -> list[Match]:
 def _replies(traces: Iterable[Trace], purpose: Purpose, n_subjects: int) -> list[Trace]:
     """Return the judges' replies about so many traces, by ordinal, without those that were lost."""
     replies = (
-        t
-        for t in traces
-        if t.purpose is purpose
-        and len(t.subjects) == n_subjects
-        and t.finish not in (Finish.FAILED, Finish.CANCELLED)
+        t for t in traces if t.purpose is purpose and len(t.subjects) == n_subjects and not t.lost
     )
     return sorted(replies, key=lambda t: t.ordinal)
 

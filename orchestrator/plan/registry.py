@@ -301,8 +301,14 @@ def _explanation(cls: type, values: Mapping[str, object], error: str) -> str:
 
 
 def options(group: str, name: str) -> list[FieldInfo]:
-    """Return a plugin's options in order of declaration."""
-    return _options(plugin_class(group, name))
+    """Return a plugin's options: its own as declared, then those it shares with others."""
+    cls = plugin_class(group, name)
+    classes = [vars(c).get("__annotations__", {}) for c in cls.__mro__]
+
+    def distance(option: FieldInfo) -> int:
+        return next(i for i, declared in enumerate(classes) if option.name in declared)
+
+    return sorted(_options(cls), key=distance)
 
 
 def _options(cls: type) -> list[FieldInfo]:

@@ -30,7 +30,7 @@ class Undecided:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class ClassMatch:
     """`index` of the first equivalent representative, or None.
 
     `undecided`: those before it that were not decided.
@@ -75,7 +75,7 @@ class AnswerWorkers:
         self._known: OrderedDict[tuple[Load, str, str], _Comparison] = OrderedDict()
         self._partners: dict[tuple[Load, str], set[str]] = {}
 
-    async def match(self, domain: Load, answer: str, representatives: Sequence[str]) -> Match:
+    async def match(self, domain: Load, answer: str, representatives: Sequence[str]) -> ClassMatch:
         """Return the first representative that is equivalent to `answer`, and the undecided ones.
 
         A pair that reaches its limit costs its process; the pairs after it are compared in a new
@@ -90,11 +90,11 @@ class AnswerWorkers:
             new = [known] if known else await self._compare(pairs[len(comparisons) :])
             for index, comparison in enumerate(new, len(comparisons)):
                 if comparison.equal:
-                    return Match(index, tuple(undecided))
+                    return ClassMatch(index, tuple(undecided))
                 if comparison.error:
                     undecided.append(Undecided(index, comparison.error))
             comparisons += new
-        return Match(None, tuple(undecided))
+        return ClassMatch(None, tuple(undecided))
 
     async def examine(self, domain: Load, text: str, finished: bool) -> Examined:
         """Return what the domain reads in a text, with its canonical form.

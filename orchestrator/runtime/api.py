@@ -35,7 +35,7 @@ from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.driver import Driver, Explorer, Progress
-from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers
+from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers, check_isolated
 from orchestrator.runtime.verify import VerifierRunner
 
 T = TypeVar("T")
@@ -72,6 +72,7 @@ async def arun(
     plan = auto.resolve(plan, execution, selector)
     checked = as_problems(problems, plan)
     check_plan(plan, execution)
+    await check_isolated(plan.verifiers)
     with _directory(out) as directory, open_job(directory, plan, checked) as job:
         for result in job.results():
             yield result

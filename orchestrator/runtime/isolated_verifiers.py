@@ -8,6 +8,7 @@ the limits that it declares. The other two forms of verifier run in `orchestrato
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -56,6 +57,12 @@ class IsolatedVerifiers:
         spec, plugin = self._verifiers[name]
         revision: str = getattr(plugin, "revision", "")
         return plugin_reference("verifiers", spec, revision=revision)
+
+
+async def check_isolated(specs: Sequence[PluginSpec]) -> None:
+    """Raise PluginError where a verifier that runs in worker processes does not load in one."""
+    async with contextlib.aclosing(IsolatedVerifiers(specs)) as verifiers:
+        await verifiers.load()
 
 
 def is_isolated(verifier: object) -> bool:

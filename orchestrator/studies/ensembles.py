@@ -1,10 +1,10 @@
-"""Weights of several models in one vote, from questions with known answers: Best-of-infinity (arXiv
-2509.21091, section 4).
+"""Weights of several models in one vote, from questions with known answers: Best-of-infinity.
 
-Each draw of an ensemble is of model i with probability w_i. With many draws its vote is right
-exactly when the right answer's mixed frequency exceeds every wrong one's, which is linear in w: the
-weights that answer most questions right are a mixed-integer linear program (scipy's HiGHS, as
-released). Among those, the ones with the largest margin are chosen.
+The method is of arXiv 2509.21091, section 4. Each draw of an ensemble is of model i with
+probability w_i. With many draws its vote is right exactly when the right answer's mixed frequency
+exceeds every wrong one's, which is linear in w: the weights that answer most questions right are a
+mixed-integer linear program (scipy's HiGHS, as released). Among those, the ones with the largest
+margin are chosen.
 
 Where we differ: the largest margin is one more program, where the released code searches by
 bisection; the big M is 2, the least that suffices, where theirs is 10,000.
@@ -143,8 +143,7 @@ def shares(
 
 
 def ensemble_weights(questions: Sequence[Shares]) -> Weights:
-    """Return the weights that answer most of these questions right, and of those the ones with the
-    largest margin.
+    """Return the weights that answer most of these questions right, with the largest margin.
 
     ValueError without a question, or when the number of models differs. HiGHS breaks ties.
     """
@@ -154,8 +153,8 @@ def ensemble_weights(questions: Sequence[Shares]) -> Weights:
             "give at least one question, and for each as many frequencies per answer as there "
             "are models"
         )
-    # One row per rival; where no wrong answer was given the rival is silence, so that the right
-    # answer must have been given at all.
+    # One row per rival; without a wrong answer the rival is silence, so that the right answer must
+    # have occurred at all.
     leads = [
         (j, np.subtract(q.right, rival))
         for j, q in enumerate(questions)
@@ -217,7 +216,7 @@ def _solved(
         objective, constraints=constraints, bounds=Bounds(lower, upper), integrality=integral
     )
     if solution.x is None:
-        # all questions given up is always one
+        # to answer no question right is always a solution
         raise RuntimeError(f"the program has no solution: {solution.message}")
     return round(float(count @ solution.x)), solution.x
 
@@ -245,8 +244,7 @@ def fit_ensemble(questions: EnsembleQuestions) -> EnsembleFit:
 
 
 def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQuestions:
-    """Return the questions of finished jobs; `problems` is the file of references, by default the
-    jobs' own.
+    """Return the questions of finished jobs, with references from `problems` or the jobs' files.
 
     PlanError where there is no job, no reference, fewer than two models, or no question that every
     model attempted.
@@ -256,7 +254,7 @@ def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQ
     references = read_references(source)
     if not references:
         raise PlanError(
-            f"{source} has no reference answers (`answer`), without which no weights can be found"
+            f"{source} has no reference answers (`answer`), which are needed to fit weights"
         )
     paths = _models(jobs)
     if len(paths) < 2:
@@ -342,11 +340,12 @@ async def _merged(
     domains: Mapping[str, str],
     same: Same,
 ) -> tuple[Pools, Mapping[str, frozenset[str]]]:
-    """Return one pool per problem, in common answer classes and with ordinals that differ, and the
-    keys of right answers.
+    """Return one pool per problem, and the keys of right answers.
+
+    Answers are in common classes, and ordinals differ.
     """
     pools: Pools = {}
-    # in the order of the file: folds are made by it
+    # in the order of the file, by which questions are assigned to folds
     for id in (id for id in domains if any(id in job.pools for job in jobs)):
         classes: dict[str, str] = {}  # key -> text of its first answer
         for job in jobs:

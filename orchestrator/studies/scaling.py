@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.core.values import Finish, Purpose, Trace
-from orchestrator.core.votes import intermediate
+from orchestrator.core.votes import attempt_ends
 from orchestrator.studies.evaluate import Estimate, Table, mean_estimate
 
 # attempts up to which maj@k is exact: a second at worst, and far from overflow (C(1030, 515) >
@@ -26,8 +26,9 @@ _N_DRAWS = 20_000  # beyond it: a standard error below 0.5 / sqrt(20,000) = 0.00
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One width of a scaling curve, over the problems that have at least `k` attempts (`n` of each
-    estimate).
+    """One width of a scaling curve, over the problems that have at least `k` attempts.
+
+    Their number is the `n` of each estimate.
     """
 
     k: int
@@ -36,23 +37,16 @@ class Point:
 
 
 def attempts(pool: Iterable[Trace]) -> list[Trace]:
-    """Return the independent attempts in a pool, each as its last trace, by ordinal: neither
-    cancelled nor cut on the way.
+    """Return the independent attempts in a pool, each as its last trace, by ordinal.
 
-    A failed attempt is one, without an answer; one that was asked for its last answer ends with
-    that. A pool that was stopped early is not a fair sample: its size depends on its answers.
+    They were neither cancelled nor cut on the way. A failed attempt is one, without an answer; one
+    that was forced to a last answer ends with that. A pool that was stopped early is not a fair
+    sample: its size depends on its answers.
     """
-    pool = list(pool)
-    unfinished = intermediate(pool)
-    solving = [
-        t
-        for t in pool
-        if t.purpose is Purpose.SOLVE or (t.purpose is Purpose.AGGREGATE and t.parent is not None)
-    ]
-    return sorted(
-        (t for t in solving if t.finish is not Finish.CANCELLED and t.ordinal not in unfinished),
-        key=lambda t: t.ordinal,
+    independent = (
+        t for t in attempt_ends(list(pool)) if t.purpose is Purpose.SOLVE or t.parent is not None
     )
+    return sorted(independent, key=lambda t: t.ordinal)
 
 
 def votes(attempts: Iterable[Trace]) -> Counter[str]:
@@ -79,13 +73,13 @@ def pass_at_k(n: int, n_right: int, k: int) -> float:
 def majority_at_k(
     counts: Mapping[str, int], n: int, right: Collection[str], ks: Sequence[int]
 ) -> list[float]:
-    """Return, for each k, the probability that the majority of k of n attempts, drawn in random
-    order, is right.
+    """Return, for each k, the probability that the majority of k of n attempts is right.
 
-    `counts` are attempts by answer key; the other attempts abstain. A tie goes to the answer drawn
-    first, which is `core.votes`'s rule when ordinals follow the draw: among t tied answers each is
-    first with probability 1 / t. Exact up to 512 attempts; beyond, the mean of 20,000 draws from a
-    fixed seed, whose standard error is `majority_error`'s. ValueError unless 1 <= k <= n.
+    The attempts are drawn in random order. `counts` are attempts by answer key; the other attempts
+    abstain. A tie goes to the answer drawn first, which is `core.votes`'s rule when ordinals follow
+    the draw: among t tied answers each is first with probability 1 / t. Exact up to 512 attempts;
+    beyond, the mean of 20,000 draws from a fixed seed, whose standard error is `majority_error`'s.
+    ValueError unless 1 <= k <= n.
     """
     if not all(1 <= k <= n for k in ks) or sum(counts.values()) > n:
         raise ValueError(
@@ -106,12 +100,12 @@ def majority_error(counts: Mapping[str, int], n: int, right: Collection[str], k:
 
 
 def _winning_ways(counts: Mapping[str, int], n: int, key: str) -> Table:
-    """Return the number of subsets in which `key` wins, by their size, shape (n + 1,); a tie among
-    t counts 1 / t.
+    """Return the number of subsets in which `key` wins, by their size, shape (n + 1,).
 
-    For each count x of the key, the other answers' counts must stay below x or tie with it. Their
-    subsets are counted by a product of polynomials: powers of z are attempts drawn, rows are
-    answers tied. No term is negative, so floats lose only their last digits.
+    A tie among t counts 1 / t. For each count x of the key, the other answers' counts must stay
+    below x or tie with it. Their subsets are counted by a product of polynomials: powers of z are
+    attempts drawn, rows are answers tied. No term is negative, so floats lose only their last
+    digits.
     """
     others = [count for other, count in counts.items() if other != key]
     total: Table = np.zeros(n + 1)
@@ -133,8 +127,9 @@ def _winning_ways(counts: Mapping[str, int], n: int, key: str) -> Table:
 
 
 def _drawn(counts: Mapping[str, int], n: int, right: Collection[str], k: int) -> Table:
-    """Return the share of a right majority in each of 20,000 draws of k attempts, ties shared out,
-    shape (20,000,).
+    """Return the share of a right majority in each of 20,000 draws of k attempts, shape (20,000,).
+
+    Ties are shared out.
     """
     keys = list(counts)
     if not keys:
@@ -152,12 +147,11 @@ def _drawn(counts: Mapping[str, int], n: int, right: Collection[str], k: int) ->
 def scaling(
     pools: Mapping[str, Sequence[Trace]], right: Mapping[str, frozenset[str]], ks: Sequence[int]
 ) -> list[Point]:
-    """Return pass@k and maj@k for each k from pools sampled in full, without bias and without
-    sampling anew.
+    """Return pass@k and maj@k for each k from pools sampled in full, without bias.
 
     Problems in `right` (see `right_keys`) count. Those with fewer than k attempts are left out at
     that k, and a k for which no problem has enough is left out; so compare only points of equal n.
-    Intervals: see `mean_estimate`.
+    Intervals are `mean_estimates`'.
     """
     passes: dict[int, list[float]] = {k: [] for k in ks}
     majorities: dict[int, list[float]] = {k: [] for k in ks}

@@ -193,7 +193,8 @@ def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quali
     whole = counts.sum(axis=0)
     resamples = [
         resample
-        for weights in resample_counts(len(ids), _N_RESAMPLES)
+        for batch in resample_counts(len(ids), _N_RESAMPLES)
+        for weights in batch
         if (resample := np.tensordot(weights, counts, 1)).sum(axis=1).all()
     ]
     within = [_auroc(row) for row in counts if row.sum(axis=1).all()]
@@ -208,7 +209,7 @@ def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quali
     )
 
 
-# Both are read off counts by score, which a resample only weighs anew: a hundredth of the time of
+# Both are read off counts by score, which a resample only weighs again: a hundredth of the time of
 # scikit-learn's roc_curve, which sorts the pairs each time. The tests compare them with it.
 
 

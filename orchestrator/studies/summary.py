@@ -102,7 +102,7 @@ def correctness(
     plan: Plan,
     execution: Execution,
 ) -> dict[str, bool]:
-    """Return whether each problem with a reference was answered correctly, {} without references."""
+    """Return whether each problem with a reference was answered correctly."""
     if not any(r.problem_id in references for r in results):
         return {}
     return compare_answers(plan, execution, lambda same: score(results, references, domains, same))
@@ -120,8 +120,9 @@ def summarise(
     interrupted: bool,
     chosen: str = "",
 ) -> Summary:
-    """Return the summary of an open job after a run of `seconds`, `start_seconds` of them before
-    its engine was up.
+    """Return the summary of an open job after a run of `seconds`.
+
+    `start_seconds` of them passed before its engine was up.
     """
     serving = seconds - start_seconds
     results = job.results()

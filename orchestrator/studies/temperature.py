@@ -1,14 +1,14 @@
-"""The temperature at which to sample, from the turning point of a model's entropy: TURN (Du, Yang
-and Welleck, arXiv 2502.05234).
+"""The sampling temperature at the turning point of a model's entropy: TURN.
 
-As the temperature rises, the log of the mean token entropy first grows ever more slowly and then
-takes off: there the model begins to say nothing in particular. That point is a good temperature for
-many samples, and finding it needs no answers. Follows the released code (github.com/StigLidu/TURN):
-grid, second difference, first interior point where it is positive.
+The method is of Du, Yang and Welleck (arXiv 2502.05234). As the temperature rises, the log of the
+mean token entropy first grows ever more slowly and then takes off: there the model's text becomes
+arbitrary. That point is a good temperature for many samples, and finding it needs no answers.
+Follows the released code (github.com/StigLidu/TURN): grid, second difference, first interior point
+where it is positive.
 
-Where we differ: the released code takes the entropy of the 1000 likeliest tokens at each place; we
-take minus the log-probability of the token drawn, whose mean is that entropy (without bias, with
-more noise), so that no more than one number per token is asked of the engine. Both need
+Where we differ: the released code takes the entropy of the 1000 most likely tokens at each place;
+we take minus the log-probability of the token drawn, whose mean is that entropy (without bias, with
+more noise), so that the engine returns no more than one number per token. Both need
 log-probabilities at the temperature sampled at: `execution.engine` "vllm" with `processed_logprobs
 = true`.
 """
@@ -38,11 +38,11 @@ FOR_BEST = 0.1  # for best-of-n, which gains from more diversity
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The temperature chosen, and the curve it was read from: mean token entropies in nats, shape
-    (n_temperatures,).
+class TemperatureChoice:
+    """The chosen temperature, and the curve it was read from.
 
-    `turn` is the turning point, to which the offset of what the samples are for is added.
+    Entropies are means over tokens in nats, of shape (n_temperatures,). `turn` is the turning
+    point, to which the offset of what the samples are for is added.
     """
 
     temperature: float
@@ -52,11 +52,10 @@ class Choice:
 
 
 def turning_point(temperatures: Sequence[float], entropies: Sequence[float]) -> float:
-    """Return the first interior temperature at which the log entropy is convex; the last interior
-    one if it is nowhere.
+    """Return the first interior temperature at which the log entropy is convex.
 
-    Temperatures ascend, entropies are positive, and there are at least three of each: ValueError
-    otherwise.
+    It is the last interior one where there is none. Temperatures ascend, entropies are positive,
+    and there are at least three of each: ValueError otherwise.
     """
     t, h = np.asarray(temperatures, dtype=float), np.asarray(entropies, dtype=float)
     if t.shape != h.shape or t.size < 3 or not (np.diff(t) > 0).all():
@@ -79,9 +78,8 @@ def choose_temperature(
     temperatures: Sequence[float] = GRID,
     n_samples: int = N_SAMPLES,
     offset: float = FOR_VOTING,
-) -> Choice:
-    """Return TURN's temperature for the plan's model on problems like these; their answers are not
-    needed.
+) -> TemperatureChoice:
+    """Return TURN's temperature for the plan's model on problems like these, without references.
 
     Costs `n_samples` traces of at most 1024 tokens at each temperature: of the first `n_samples`
     problems one each, of fewer as many of each as fit. The rest of the sampling is as in the plan,
@@ -98,15 +96,18 @@ def choose_temperature(
     return chosen_from(temperatures, entropies, offset)
 
 
-def chosen_from(temperatures: Sequence[float], entropies: Sequence[float], offset: float) -> Choice:
+def chosen_from(
+    temperatures: Sequence[float], entropies: Sequence[float], offset: float
+) -> TemperatureChoice:
     """Return the choice that a measured curve leads to. ValueError as `turning_point`."""
     turn = turning_point(temperatures, entropies)
-    return Choice(round(turn + offset, 6), turn, tuple(temperatures), tuple(entropies))
+    return TemperatureChoice(round(turn + offset, 6), turn, tuple(temperatures), tuple(entropies))
 
 
 def require_processed(execution: Execution) -> None:
-    """Refuse a vLLM engine that would report the model's own log-probabilities: their mean is a
-    cross-entropy, and its turn another.
+    """Refuse a vLLM engine that would report the model's own log-probabilities.
+
+    Their mean is a cross-entropy, which turns elsewhere.
     """
     name, options = execution.engine.name, execution.engine.options
     if name == "ray" and options.get("backend", "vllm") == "vllm":
@@ -120,8 +121,9 @@ def require_processed(execution: Execution) -> None:
 
 
 def plan_at(plan: Plan, temperature: float, n: int) -> Plan:
-    """Return the plan that samples `n` traces of each problem at a temperature and has each carry
-    its mean log-probability.
+    """Return the plan that samples `n` traces of each problem at a temperature.
+
+    Each trace has its mean log-probability.
     """
     sampling = replace(
         plan.sampling,
@@ -150,16 +152,16 @@ def _entropy(problems: Sequence[Problem], plan: Plan, execution: Execution) -> f
 
 
 def mean_entropy(pools: Sequence[Sequence[Trace]], temperature: float) -> float:
-    """Return the mean over traces of the mean over tokens; a trace without tokens says nothing.
+    """Return the mean over traces of the mean over tokens; traces without tokens do not count.
 
     PlanError when none has any.
     """
-    given = [
+    means = [
         -t.metrics["mean_logprob"] for pool in pools for t in pool if "mean_logprob" in t.metrics
     ]
-    if not given:
+    if not means:
         raise PlanError(
             f"no trace at temperature {temperature} has log-probabilities: "
             "every one failed or was empty"
         )
-    return sum(given) / len(given)
+    return sum(means) / len(means)

@@ -17,7 +17,7 @@ from orchestrator.core.session import Effect, Session, Start
 from orchestrator.core.values import Finish, Problem, Request, Trace
 from orchestrator.testing.pools import PROBLEM, trace
 
-Reply: TypeAlias = Trace | str | None
+Ending: TypeAlias = Trace | str | None
 Event: TypeAlias = Trace | str  # an arrival, or the reason of a stop
 MAX_TRACES = 20_000  # an exploration that takes more without a budget has to be stopped
 INTERRUPT = "interrupt"
@@ -40,7 +40,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class Simulation:
     """A whole exploration: its first effects, every step, and the session after it."""
 
     first: tuple[Effect, ...]
@@ -65,7 +65,7 @@ class Recording:
 
 def explore(
     strategy: Strategy,
-    answer_of: Callable[[Request], Reply],
+    answer_of: Callable[[Request], Ending],
     plan: Plan | None = None,
     *,
     problem: Problem = PROBLEM,
@@ -90,10 +90,10 @@ def explore(
 
 def record(
     session: Session,
-    answer_of: Callable[[Request], Reply],
+    answer_of: Callable[[Request], Ending],
     rng: random.Random | None,
     n_max: int = MAX_TRACES,
-) -> Recording:
+) -> Simulation:
     """Run a fresh session to its end and return all that happened.
 
     It is stopped if it still explores after `n_max` traces.
@@ -106,13 +106,13 @@ def record(
         ordinals = list(session.running)
         ordinal = ordinals[0] if rng is None else rng.choice(ordinals)
         steps.append(step(session, arrival(session, ordinal, answer_of)))
-    return Recording(first, tuple(steps), session)
+    return Simulation(first, tuple(steps), session)
 
 
-def play(session: Session, events: Iterable[Event]) -> Recording:
+def play(session: Session, events: Iterable[Event]) -> Simulation:
     """Give recorded events to a fresh session and return all that happened."""
     first = tuple(session.start())
-    return Recording(first, tuple(step(session, event) for event in events), session)
+    return Simulation(first, tuple(step(session, event) for event in events), session)
 
 
 def step(session: Session, event: Event) -> Step:
@@ -126,7 +126,7 @@ def step(session: Session, event: Event) -> Step:
     return Step(event, tuple(effects), tuple((o, session.is_cancelled(o)) for o in session.running))
 
 
-def arrival(session: Session, ordinal: int, answer_of: Callable[[Request], Reply]) -> Trace:
+def arrival(session: Session, ordinal: int, answer_of: Callable[[Request], Ending]) -> Trace:
     """Return the trace with which a running request ends."""
     request = session.running[ordinal]
     reply = answer_of(request)

@@ -37,7 +37,7 @@ from orchestrator.testing.simulation import (
     INTERRUPT,
     PURE,
     Event,
-    Recording,
+    Simulation,
     Step,
     arrival,
     play,
@@ -151,7 +151,7 @@ def _copy(strategy: Strategy) -> Strategy:
     return pickle.loads(pickle.dumps(strategy))  # type: ignore[no-any-return]  # a copy of what went in
 
 
-def _boundaries(whole: Recording) -> list[Budget]:
+def _boundaries(whole: Simulation) -> list[Budget]:
     """Return the budgets at which something else happens than without one, as `whole` shows.
 
     One trace; one too few for the first command, and for the last request of all; the tokens of one
@@ -165,7 +165,9 @@ def _boundaries(whole: Recording) -> list[Budget]:
     return [*(Budget(traces=n) for n in traces), *(Budget(tokens=n) for n in tokens), both]
 
 
-def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed: int) -> Recording:
+def _check_budget(
+    strategy: Strategy, plan: Plan, world: World, where: str, seed: int
+) -> Simulation:
     """Explore, check the conduct, and that the same events do the same again."""
     recording = record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT)
     _check_conduct(strategy, recording, plan, where)
@@ -181,7 +183,7 @@ def _check_budget(strategy: Strategy, plan: Plan, world: World, where: str, seed
     return recording
 
 
-def _check_conduct(strategy: Strategy, recording: Recording, plan: Plan, where: str) -> None:
+def _check_conduct(strategy: Strategy, recording: Simulation, plan: Plan, where: str) -> None:
     session, budget = recording.session, plan.budget
     require(
         not session.error,
@@ -219,7 +221,7 @@ def _salted(events: Iterable[Event], salt: int) -> list[Event]:
     return [event if isinstance(event, str) else salted(event, salt) for event in events]
 
 
-def _check_same(one: Recording, other: Recording, where: str) -> None:
+def _check_same(one: Simulation, other: Simulation, where: str) -> None:
     require(
         one.first == other.first,
         "deterministic",
@@ -238,7 +240,7 @@ def _check_same_steps(one: Sequence[Step], other: Sequence[Step], where: str) ->
 
 
 def _check_stops(
-    strategy: Strategy, plan: Plan, world: World, where: str, whole: Recording
+    strategy: Strategy, plan: Plan, world: World, where: str, whole: Simulation
 ) -> None:
     """Stop an exploration where it had just acted: nothing may raise, start, or be left running."""
     events = [event for event in whole.events if event != INTERRUPT]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.values import Purpose, Trace
 from orchestrator.core.votes import voters
-from orchestrator.kit.verdicts import Match, opinions
+from orchestrator.kit.verdicts import Comparison, opinions
 
 TIE_BAND = 0.05  # Algorithm 1, line 9
 MAX_TIED = 3  # section 3.1: the three highest scoring candidates
@@ -67,7 +67,7 @@ def tied(
     return list(best.values()) if len(best) > 1 else []
 
 
-def matchups_won(matches: Iterable[Match]) -> Mapping[int, float]:
+def matchups_won(matches: Iterable[Comparison]) -> Mapping[int, float]:
     """Return how many matchups each contestant won.
 
     The winner of a pair has won more comparisons; one half each when neither has. The order in

@@ -25,7 +25,6 @@ from orchestrator.core.steps import Command, Reply, Steps, ask, depth_needs, sam
 from orchestrator.core.values import (
     Capability,
     Cluster,
-    Finish,
     PluginSpec,
     Problem,
     Prompt,
@@ -168,7 +167,7 @@ class Scrutinize(ModelOptions):
         talk: Prompt = REWRITE.format(question=question(prompt), solution=visible_text(subject))
         for message in (SCAN, CONCLUDE):
             reply = yield from self._judge(talk, Purpose.VERIFY, ())
-            if reply.finish in (Finish.FAILED, Finish.CANCELLED):
+            if reply.lost:
                 return None
             talk = next_turn(talk, visible_text(reply), message)
         return (yield from self._judge(talk, Purpose.VERIFY, (subject.ordinal,)))

@@ -32,11 +32,11 @@ from orchestrator.core.values import (
     changed,
 )
 from orchestrator.core.votes import tally
-from orchestrator.kit.options import ModelOptions
+from orchestrator.kit.options import AttemptOptions
 
 
 @dataclass(frozen=True, slots=True)
-class DeepConf(ModelOptions):
+class DeepConf(AttemptOptions):
     """Ends attempts of low confidence early; needs log-probabilities.
 
     Its vote is the selector `weighted` by lowest group confidence.
@@ -99,11 +99,6 @@ class DeepConf(ModelOptions):
     def metrics(self) -> tuple[str, ...]:
         """What each attempt must carry."""
         return (self.by,)
-
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
 
     @property
     def needs(self) -> frozenset[Capability]:

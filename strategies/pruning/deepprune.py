@@ -32,19 +32,18 @@ from orchestrator.core.values import (
     WordLimit,
     changed,
 )
-from orchestrator.kit.options import ModelOptions
+from orchestrator.kit.options import AttemptOptions
 from orchestrator.kit.prefixes import REASONING_WORDS, pair_scores
 from strategies.pruning.clustering import cluster_for, largest, mean_similarity
 
 
 @dataclass(frozen=True, slots=True)
-class DeepPrune(ModelOptions):
+class DeepPrune(AttemptOptions):
     """Stops attempts whose prefixes are alike, by a similarity."""
 
     parts: ClassVar[Mapping[str, str]] = {"similarity": "similarity"}
     former_options: ClassVar[Mapping[str, str]] = {"judge": "similarity"}
 
-    n: Annotated[int, Meta(ge=1, description="Number of attempts; the paper has 512.")] = 16
     similarity: Annotated[
         Any,
         Meta(
@@ -120,11 +119,6 @@ class DeepPrune(ModelOptions):
             raise ValueError(f"words = {self.words!r}: give at least one word, or n_words = 0")
 
     @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
-
-    @property
     def needs(self) -> frozenset[Capability]:
         """Continuation, stop rules and latent depth if set, and what the similarity needs."""
         rules = {Capability.RULES} if self.n_words else set()
@@ -157,7 +151,7 @@ class DeepPrune(ModelOptions):
             prefix = state.probed.pop(trace.ordinal)
             return replace(prefix, key=trace.answer.key if trace.answer else None)
         state.unread.discard(trace.ordinal)
-        if trace.finish in (Finish.FAILED, Finish.CANCELLED):
+        if trace.lost:
             return None
         prefix = Prefix(trace.ordinal, trace.text, trace.answer.key if trace.answer else None)
         if trace.finish is Finish.RULE:

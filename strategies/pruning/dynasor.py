@@ -77,5 +77,5 @@ class Dynasor(ProbeOptions):
     def _answer(self, probe: Trace) -> str | None:
         """Return the class of the answer that a probe states without doubt."""
         doubtful = any(word in probe.text.lower() for word in self.doubts)
-        failed = probe.finish in (Finish.FAILED, Finish.CANCELLED)
+        failed = probe.lost
         return None if failed or doubtful or probe.answer is None else probe.answer.key

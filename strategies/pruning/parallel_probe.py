@@ -26,7 +26,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Command, Reply, Steps, drop, next_trace, submit
+from orchestrator.core.steps import Command, Reply, Steps, ask_each, drop, next_trace, submit
 from orchestrator.core.values import Finish, Problem, Purpose, Request, Trace
 from strategies.pruning.probing import ProbeOptions, StretchedAttempt
 
@@ -88,11 +88,7 @@ class ParallelProbe(ProbeOptions):
         self, attempts: Sequence[_ProbedAttempt], purpose: Purpose
     ) -> Generator[Command, Reply, list[Trace]]:
         """Return what these attempts answer when probed now, in order."""
-        ordinals = yield from submit([self.probe(a.ordinal, purpose) for a in attempts])
-        traces = []
-        for ordinal in ordinals:
-            traces.append((yield from next_trace((ordinal,))))  # noqa: PERF401 - a comprehension cannot yield
-        return traces
+        return (yield from ask_each([self.probe(a.ordinal, purpose) for a in attempts]))
 
     def _without_deviants(
         self, attempts: Sequence[_ProbedAttempt], leader: str | None

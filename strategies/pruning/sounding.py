@@ -48,8 +48,7 @@ _OVERDRAFT = 1.15
 class Sounding(ProbeOptions):
     """Runs few attempts, probes them, and stops at a given risk.
 
-    For reasoning models: the fewest tokens for the accuracy of a vote. `risk` is the one knob; a
-    smaller one costs more.
+    For reasoning models, whose attempts are long. `risk` is the one knob; a smaller one costs more.
     """
 
     risk: Annotated[
@@ -227,10 +226,7 @@ class _SoundingState:
     def deviant(self, probe: Trace) -> _RunningAttempt | None:
         """Record a probe's answer; return its attempt if that is to be dropped."""
         attempt = self.probes.pop(probe.ordinal)
-        if (
-            probe.finish in (Finish.FAILED, Finish.CANCELLED)
-            or self.running.get(attempt.ordinal) is not attempt
-        ):
+        if probe.lost or self.running.get(attempt.ordinal) is not attempt:
             return None
         agrees = probe.answer is not None and probe.answer.key == self.leader
         attempt.n_contrary = 0 if agrees else attempt.n_contrary + 1

@@ -16,7 +16,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps, ask
-from orchestrator.core.values import Finish, Problem, Prompt, Trace, changed
+from orchestrator.core.values import Problem, Prompt, Trace, changed
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import ModelOptions
 from orchestrator.kit.prompts import next_turn, visible_text
@@ -61,5 +61,5 @@ class Revise(ModelOptions):
                 conversation = next_turn(conversation, visible_text(attempt), REVISE)
                 request = changed(request, prompt=conversation, subjects=(attempt.ordinal,))
             attempts.append((yield from ask(request)))
-            if attempts[-1].finish in (Finish.FAILED, Finish.CANCELLED):
+            if attempts[-1].lost:
                 return

@@ -14,9 +14,8 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Steps, next_trace, sample, submit
+from orchestrator.core.steps import Steps, ask_each, sample
 from orchestrator.core.values import (
-    Finish,
     PluginSpec,
     Problem,
     Prompt,
@@ -68,16 +67,13 @@ class Rsa(ModelOptions):
         """Sample, then aggregate generation by generation; what failed is in no subset."""
         population = yield from sample(self.n, self.request)
         for _ in range(self.steps - 1):
-            living = [t for t in population if t.finish not in (Finish.FAILED, Finish.CANCELLED)]
+            living = [t for t in population if not t.lost]
             if not living:
                 return
             subsets = [rng.sample(living, min(self.k, len(living))) for _ in range(self.n)]
-            ordinals = yield from submit(
+            population = yield from ask_each(
                 [self._aggregation(problem.prompt, subset) for subset in subsets]
             )
-            population = []
-            for ordinal in ordinals:
-                population.append((yield from next_trace((ordinal,))))
 
     def _aggregation(self, prompt: Prompt, subset: Sequence[Trace]) -> Request:
         candidates = "\n\n".join(

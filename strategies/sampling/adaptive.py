@@ -34,7 +34,7 @@ from msgspec import Meta
 from orchestrator.core.steps import Steps, next_trace, submit
 from orchestrator.core.values import Problem
 from orchestrator.core.votes import beta_confidence
-from orchestrator.kit.options import ModelOptions
+from orchestrator.kit.options import AttemptOptions
 
 # the released code's "unknown" category: concentration 0.3, plus the 1 it adds to every category
 _UNKNOWN = 1.3
@@ -46,7 +46,7 @@ Keys: TypeAlias = Mapping[int, str | None]  # answer keys by ordinal; None: no a
 
 
 @dataclass(frozen=True, slots=True)
-class Adaptive(ModelOptions):
+class Adaptive(AttemptOptions):
     """Samples in waves until the vote is decided; easy questions cost less."""
 
     n: Annotated[int, Meta(ge=1, description="Largest number of attempts.")] = 40
@@ -78,11 +78,6 @@ class Adaptive(ModelOptions):
         float,
         Meta(ge=1, description="Size of each wave relative to the one before; 1 keeps it."),
     ] = 1.5
-
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample waves until the rule holds or `n` attempts are in."""

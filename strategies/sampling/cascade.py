@@ -15,15 +15,15 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Command, Reply, Steps, depth_needs, sample
-from orchestrator.core.values import Capability, PluginSpec, Problem, Request, Trace
+from orchestrator.core.steps import Command, Reply, Steps, sample
+from orchestrator.core.values import PluginSpec, Problem, Request, Trace
 from orchestrator.core.votes import agreement
 from orchestrator.kit.compose import Overrides, run_inner
-from orchestrator.kit.options import LatentDepth
+from orchestrator.kit.options import ModelPoolsOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Cascade:
+class Cascade(ModelPoolsOptions):
     """Samples small models first, and larger ones where their answers disagree.
 
     It stops at the first of `models` whose leading answer has at least the share `agreement` of its
@@ -49,7 +49,6 @@ class Cascade:
             description="Share of a model's attempts that must state one answer for it to stand.",
         ),
     ] = 0.75
-    depth: LatentDepth = None
     inner: Annotated[
         Any,
         Meta(
@@ -63,16 +62,6 @@ class Cascade:
         """How many attempts full sampling takes; None where `inner` does not know."""
         n = self.n if self.inner is None else getattr(self.inner, "n_planned", None)
         return n and n * len(self.models)
-
-    @property
-    def pools(self) -> tuple[str, ...]:
-        """The model pools it names."""
-        return self.models
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is set."""
-        return depth_needs(self.depth)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Sample one model after another until one agrees with itself."""

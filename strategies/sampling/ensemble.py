@@ -12,13 +12,13 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Steps, depth_needs, next_trace, submit
-from orchestrator.core.values import Capability, Problem, Request
-from orchestrator.kit.options import LARGEST, LatentDepth
+from orchestrator.core.steps import Steps, ask_each
+from orchestrator.core.values import Problem, Request
+from orchestrator.kit.options import LARGEST, ModelPoolsOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Ensemble:
+class Ensemble(ModelPoolsOptions):
     """Samples each attempt from one of several models, drawn by weight."""
 
     models: Annotated[
@@ -33,7 +33,6 @@ class Ensemble:
         ),
     ] = ()
     n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 16
-    depth: LatentDepth = None
 
     def __post_init__(self) -> None:
         if self.weights and (len(self.weights) != len(self.models) or not any(self.weights)):
@@ -47,19 +46,7 @@ class Ensemble:
         """How many attempts full sampling takes."""
         return self.n
 
-    @property
-    def pools(self) -> tuple[str, ...]:
-        """The model pools it names."""
-        return self.models
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is set."""
-        return depth_needs(self.depth)
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Draw all models, start all attempts, wait for them."""
         models = rng.choices(self.models, self.weights or None, k=self.n)
-        requests = [Request(model=model, depth=self.depth) for model in models]
-        for ordinal in (yield from submit(requests)):
-            yield from next_trace((ordinal,))
+        yield from ask_each([Request(model=model, depth=self.depth) for model in models])

@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol, TypeAlias, TypeVar
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Steps, depth_needs
-from orchestrator.core.values import Capability, Problem, Prompt, Request, Trace
-from orchestrator.kit.options import LatentDepth, VerifierName
+from orchestrator.core.steps import Steps
+from orchestrator.core.values import Problem, Prompt, Request, Trace
+from orchestrator.kit.options import ModelPoolsOptions, VerifierName
 from orchestrator.kit.tree_search import Node, TreeSearch, Ucb1
 
 A = TypeVar("A")
@@ -103,8 +103,8 @@ class Arms:
 
 
 @dataclass(frozen=True, slots=True)
-class AbMctsOptions:
-    """How a tree grows, and how each new attempt's model is chosen: what both forms share."""
+class AbMctsOptions(ModelPoolsOptions):
+    """How a tree grows, and how each new attempt's model is chosen, in both forms of AB-MCTS."""
 
     verifier: VerifierName
     n: Annotated[int, Meta(ge=1, description="Number of attempts in the tree.")] = 16
@@ -117,7 +117,7 @@ class AbMctsOptions:
             description="Model pools of the plan among which the search chooses for each attempt; "
             "empty for the plan's first alone."
         ),
-    ] = ()
+    ] = field(default=(), kw_only=True)
     choose: Annotated[
         Literal["thompson", "ucb"],
         Meta(
@@ -125,7 +125,6 @@ class AbMctsOptions:
             '"ucb" takes the highest upper confidence bound (UCB1).'
         ),
     ] = "thompson"
-    depth: LatentDepth = None
 
     @property
     def n_planned(self) -> int:
@@ -136,16 +135,6 @@ class AbMctsOptions:
     def verifiers(self) -> tuple[str, ...]:
         """The verifier whose verdicts it reads."""
         return (self.verifier,)
-
-    @property
-    def pools(self) -> tuple[str, ...]:
-        """The model pools it names."""
-        return self.models
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is set."""
-        return depth_needs(self.depth)
 
     @property
     def names(self) -> tuple[str, ...]:

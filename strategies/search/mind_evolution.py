@@ -23,7 +23,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps, ask
-from orchestrator.core.values import Finish, Problem, Prompt, Purpose, Trace, changed
+from orchestrator.core.values import Problem, Prompt, Purpose, Trace, changed
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import LARGEST, ModelOptions
 from orchestrator.kit.prompts import question, visible_text, with_question
@@ -51,7 +51,6 @@ class Solution:
 
 
 Island: TypeAlias = list[Solution]
-_GONE = (Finish.FAILED, Finish.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,7 @@ class MindEvolution(ModelOptions):
                 critique = yield from ask(
                     changed(self.request, prompt=text, purpose=Purpose.VERIFY)
                 )
-                if critique.finish in _GONE or solved:
+                if critique.lost or solved:
                     break
                 request = changed(
                     request,
@@ -218,7 +217,7 @@ class MindEvolution(ModelOptions):
                 )
             attempt = yield from ask(request)
             verdicts = [v for v in attempt.verdicts if v.verifier == self.verifier]
-            if attempt.finish in _GONE or not verdicts:
+            if attempt.lost or not verdicts:
                 break
             subjects = [Solution(attempt, verdicts[-1].score, verdicts[-1].note)]
             written += subjects

@@ -140,7 +140,7 @@ class Mits(StepOptions):
                 metrics=("mean_logprob", "mean_entropy"),
             )
         )
-        if step.finish in (Finish.FAILED, Finish.CANCELLED) or "mean_logprob" not in step.metrics:
+        if step.lost or "mean_logprob" not in step.metrics:
             return None
         reading = yield from ask(
             changed(

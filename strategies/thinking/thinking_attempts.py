@@ -14,12 +14,12 @@ from msgspec import Meta
 from orchestrator.core.steps import Command, Reply, Steps
 from orchestrator.core.values import Capability
 from orchestrator.kit.compose import gather
-from orchestrator.kit.options import ModelOptions
+from orchestrator.kit.options import AttemptOptions
 from orchestrator.kit.thinking import ThinkingModel, thinking_needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThinkingAttempts(ModelOptions):
+class ThinkingAttempts(AttemptOptions):
     """How many attempts there are, how much each may think, and how thinking turns into answering.
 
     A model that ends its text without the end tag has answered.
@@ -41,11 +41,6 @@ class ThinkingAttempts(ModelOptions):
             description="Text put after the end tag where thinking was cut off; empty for none.",
         ),
     ] = "\n\nFinal Answer:"
-
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
 
     @property
     def needs(self) -> frozenset[Capability]:

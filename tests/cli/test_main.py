@@ -504,7 +504,7 @@ def test_bad_rows_are_named_and_the_rest_runs(cli: Run, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("\n\n", "no rows"),
-        ("{broken\n", "none of its 1 rows is a problem"),
+        ("{broken\n", "none of its 1 rows is a valid problem"),
         ('{"id": 1, "question": "x"}\n', "rename 'question'"),
     ],
 )

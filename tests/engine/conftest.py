@@ -38,10 +38,12 @@ ENGINES = ("vllm_engine", "pools", "doomed_engine", "root", "ray", "prepared")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests of this folder by the engine that they use."""
+    """Order the tests of this folder by the engine that they use; warnings fail none of them."""
     places = [i for i, item in enumerate(items) if item.path.is_relative_to(HERE)]
     ordered = sorted((items[i] for i in places), key=_engine)
     for place, item in zip(places, ordered, strict=True):
+        # vLLM, Ray and transformers warn of much that is not ours to mend
+        item.add_marker(pytest.mark.filterwarnings("default"))
         items[place] = item
 
 

@@ -7,8 +7,7 @@ shapes of real ones: what is compared is arithmetic, not judgement.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import tiny_rewards as tiny
+from open_engine import OpenEngine
 
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import (
-    Capability,
     Finish,
     Message,
     PluginSpec,
@@ -220,20 +219,6 @@ async def test_what_is_aborted_or_cancelled_ends_and_leaves_the_pool_as_it_was(
     assert all(isinstance(t, asyncio.CancelledError) for t in ended[8:])
     assert (await pools.values("rm", PLAIN)).values == before
     assert pools.engine.n_running() == 0
-
-
-@dataclass(frozen=True)
-class OpenEngine:
-    """A factory of an engine that is open already."""
-
-    engine: VllmEngine
-
-    def capabilities(self) -> frozenset[Capability]:
-        return Vllm().capabilities()
-
-    @asynccontextmanager
-    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
-        yield self.engine
 
 
 async def test_a_job_chooses_by_the_reward_of_another_pool(pools: Pools, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_missing_ids_are_warned_of_once_and_a_repeated_question_is_refused(write
     assert len(file.problems) == 2
     assert len(file.warnings) == 1
     assert "2 rows have no id" in file.warnings[0]
-    assert "its question is that of line 1" in file.invalid[0].error
+    assert "its prompt is that of line 1" in file.invalid[0].error
 
 
 def test_bom_crlf_blank_lines_unusual_line_ends_and_long_lines_are_fine(write: Write) -> None:
@@ -290,7 +290,10 @@ def test_a_missing_file_and_a_directory_are_plan_errors(tmp_path: Path) -> None:
 
 
 def test_csv_rows_are_read_with_quotes_line_ends_and_messages_as_json(write: Write) -> None:
-    text = 'id,prompt,messages,level\r\na,"1,\n""2""?",,3\r\n\r\n,x,,\r\nc,,"[{""role"": ""user"", ""content"": ""y""}]",\r\n'
+    text = (
+        'id,prompt,messages,level\r\na,"1,\n""2""?",,3\r\n\r\n,x,,\r\n'
+        'c,,"[{""role"": ""user"", ""content"": ""y""}]",\r\n'
+    )
     file = read(write("p.csv", text))
     assert [p.prompt for p in file.problems] == ['1,\n"2"?', "x", (Message("user", "y"),)]
     assert file.problems[0].tags == '{"level":"3"}'

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.values import Finish, Purpose, Request, Trace
 from orchestrator.engines.reply import validated
-from orchestrator.kit.verdicts import Match, matches, opinions, rating, verdict, winner
+from orchestrator.kit.verdicts import Comparison, matches, opinions, rating, verdict, winner
 
 
 def judge(ordinal: int, text: str, *subjects: int, finish: Finish = Finish.STOP) -> Trace:
@@ -101,7 +101,7 @@ def test_matches_name_both_sides() -> None:
     """The order of the subjects is that in which the judge saw them."""
     assert matches(
         [judge(4, "Winner: 2", 3, 1), judge(3, "Winner: 1", 1, 3), judge(5, "?", 1, 3)]
-    ) == [Match(1, 3, 1.0), Match(3, 1, 0.0)]
+    ) == [Comparison(1, 3, 1.0), Comparison(3, 1, 0.0)]
 
 
 def test_a_reply_carries_the_subjects_of_its_request() -> None:

@@ -432,7 +432,7 @@ def test_a_pilot_samples_compares_and_writes_a_plan_that_runs(cli: Run) -> None:
             ["--pilot", "5", "--problems", "bare.jsonl"],
             ["none of the first 5 rows of bare.jsonl has a reference answer"],
         ),
-        (["--pilot", "5", "--out", "job"], ["job was begun with another plan"]),
+        (["--pilot", "5", "--out", "job"], ["job was started with another plan"]),
         (["--strategy", "adaptive"], ["No such option '--strategy'"]),
     ],
 )

@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.core.errors import PluginError
 from orchestrator.core.values import PluginSpec
-from orchestrator.runtime.answer_workers import AnswerWorkers, Match, Undecided
+from orchestrator.runtime.answer_workers import AnswerWorkers, ClassMatch, Undecided
 from orchestrator.runtime.worker_child import Load
 from orchestrator.runtime.workers import plugin_reference
 
@@ -107,9 +107,9 @@ async def workers() -> AsyncIterator[AnswerWorkers]:
 
 
 async def test_match_names_the_first_equivalent_representative(workers: AnswerWorkers) -> None:
-    assert await workers.match(ODD, "b", ["a", "b", "b"]) == Match(1)
-    assert await workers.match(ODD, "c", ["a", "b"]) == Match(None)
-    assert await workers.match(ODD, "c", []) == Match(None)
+    assert await workers.match(ODD, "b", ["a", "b", "b"]) == ClassMatch(1)
+    assert await workers.match(ODD, "c", ["a", "b"]) == ClassMatch(None)
+    assert await workers.match(ODD, "c", []) == ClassMatch(None)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_a_pair_that_fails_is_named_and_the_pairs_after_it_are_still_compa
     (undecided,) = match.undecided
     assert undecided.index == 1
     assert undecided.reason.startswith(reason)
-    assert await workers.match(ODD, "a", ["b", "a"]) == Match(1)
+    assert await workers.match(ODD, "a", ["b", "a"]) == ClassMatch(1)
 
 
 async def test_a_pair_that_eats_memory_is_named_long_before_the_machine_suffers() -> None:
@@ -143,7 +143,7 @@ async def test_a_pair_that_eats_memory_is_named_long_before_the_machine_suffers(
         AnswerWorkers(n_workers=1, limit_seconds=60, memory_bytes=1 << 29)
     ) as pool:
         match = await pool.match(ODD, "good", ["eat", "good"])
-        assert match == Match(1, (Undecided(0, "needed more than 512 MiB of memory"),))
+        assert match == ClassMatch(1, (Undecided(0, "needed more than 512 MiB of memory"),))
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ async def test_a_pair_that_reached_its_limit_is_not_tried_again(
     log = tmp_path / "log"
     for _ in range(2):
         match = await workers.match(ODD, "good", [f"note and hang {log}"])
-        assert match == Match(None, (Undecided(0, "took more than 1 s"),))
+        assert match == ClassMatch(None, (Undecided(0, "took more than 1 s"),))
     assert log.read_text() == "x"
 
 
@@ -169,10 +169,10 @@ async def test_an_answer_that_hangs_with_two_others_is_not_tried_with_the_rest(
     assert (await workers.match(ODD, "good", ["hang"])).undecided
     assert (await workers.match(ODD, "a", ["hang"])).undecided
     match = await workers.match(ODD, "b", ["hang", *good])
-    assert match == Match(
+    assert match == ClassMatch(
         2, (Undecided(0, "one of the two answers has reached a limit 2 times before"),)
     )
-    assert await workers.match(ODD, "good", good) == Match(4)
+    assert await workers.match(ODD, "good", good) == ClassMatch(4)
 
 
 async def test_text_that_utf_8_cannot_carry_does_not_break_the_pool(
@@ -185,7 +185,7 @@ async def test_text_that_utf_8_cannot_carry_does_not_break_the_pool(
 async def test_printing_and_reading_standard_input_do_not_disturb_the_messages(
     workers: AnswerWorkers,
 ) -> None:
-    assert await workers.match(ODD, "good", ["print", "good"]) == Match(1)
+    assert await workers.match(ODD, "good", ["print", "good"]) == ClassMatch(1)
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ async def test_a_domain_that_does_not_load_is_a_plugin_error(workers: AnswerWork
             await workers.match(domain(PluginSpec("odd"), origin), "a", ["b"])
     with pytest.raises(PluginError, match="letter"):
         await workers.match(domain(PluginSpec("odd", {"lettre": "x"}), ODD.origin), "a", ["b"])
-    assert await workers.match(ODD, "a", ["a"]) == Match(0)
+    assert await workers.match(ODD, "a", ["a"]) == ClassMatch(0)
 
 
 async def test_two_hundred_calls_at_once_all_get_their_own_reply(workers: AnswerWorkers) -> None:
@@ -224,7 +224,7 @@ async def test_a_cancelled_call_leaves_no_reply_for_the_next(workers: AnswerWork
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert await workers.match(ODD, "a", ["b", "a"]) == Match(1)
+    assert await workers.match(ODD, "a", ["b", "a"]) == ClassMatch(1)
 
 
 async def test_no_process_before_the_first_call_and_none_after_aclose() -> None:
@@ -243,7 +243,7 @@ async def test_a_process_that_dies_while_idle_is_replaced(workers: AnswerWorkers
     (pid,) = _children()
     os.kill(pid, signal.SIGKILL)
     await _until(lambda: pid not in _children())
-    assert await workers.match(ODD, "a", ["a"]) == Match(0)
+    assert await workers.match(ODD, "a", ["a"]) == ClassMatch(0)
 
 
 async def test_a_process_killed_just_before_it_is_asked_costs_nothing(
@@ -255,7 +255,7 @@ async def test_a_process_killed_just_before_it_is_asked_costs_nothing(
     await workers.match(ODD, "a", ["b"])
     (pid,) = _children()
     os.kill(pid, signal.SIGKILL)
-    assert await workers.match(ODD, "a", ["a"]) == Match(0)
+    assert await workers.match(ODD, "a", ["a"]) == ClassMatch(0)
 
 
 @pytest.mark.slow
@@ -306,7 +306,7 @@ asyncio.run(main())
 @pytest.mark.slow
 async def test_math_compares_in_the_process_and_survives_a_tower_of_powers() -> None:
     async with contextlib.aclosing(AnswerWorkers(n_workers=1, limit_seconds=5.0)) as pool:
-        assert await pool.match(MATH, r"2\sqrt{3}", ["5", r"\sqrt{12}"]) == Match(1)
+        assert await pool.match(MATH, r"2\sqrt{3}", ["5", r"\sqrt{12}"]) == ClassMatch(1)
         match = await pool.match(MATH, r"\sqrt{12}", ["10^{10^{10}}+1", r"2\sqrt{3}"])
         assert match.index == 1
 

@@ -393,7 +393,7 @@ async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("verifier", "said"),
+    ("verifier", "reason"),
     [
         ({"name": "reward", "model": "rmm"}, r"asks for model 'rmm' \(did you mean 'rm'\?\)"),
         (
@@ -413,11 +413,11 @@ async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path
     ],
 )
 def test_a_verifier_whose_pool_is_not_there_or_does_something_else_is_refused(
-    verifier: dict[str, object], said: str
+    verifier: dict[str, object], reason: str
 ) -> None:
     """Before anything starts: else every verdict of a long run would be missing."""
     spec = PluginSpec(str(verifier.pop("name")), verifier)
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=reason):
         orchestrator.run(problems(1), Plan(models=MODELS, verifiers=(spec,)), fake())
 
 
@@ -440,8 +440,8 @@ def test_a_task_is_refused_where_it_cannot_be() -> None:
             Execution(engine=PluginSpec("openai", {"base_url": "http://127.0.0.1:1/v1"})),
         ),
     }
-    for said, (models, execution) in cases.items():
-        with pytest.raises(PlanError, match=said):
+    for reason, (models, execution) in cases.items():
+        with pytest.raises(PlanError, match=reason):
             orchestrator.run(problems(1), Plan(models=models), execution)
 
 
@@ -464,11 +464,11 @@ def test_a_judge_of_embeddings_compares_prefixes_in_a_job(tmp_path: Path) -> Non
     wrong = Plan(
         models=MODELS, strategy=PluginSpec("deepprune", {"judge": {**judge, "model": "rm"}})
     )
-    said = (
+    reason = (
         r"models\.rm\.task = 'classify': strategy\.similarity of strategy 'deepprune' "
         "wants values of this pool; set it to 'embed'"
     )
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=reason):
         orchestrator.run(problems(1), wrong, fake())
 
 

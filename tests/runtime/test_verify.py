@@ -29,29 +29,29 @@ from verifiers.models.reward import Reward
 POOLS = {name: Model("any") for name in ("main", "rm")}
 
 
-def asked(
+def run_verifier(
     verifier: Any, reply: Callable[[Request], Trace], text: str = "Two.\n\nFour."
 ) -> tuple[Verdict | str, list[Request]]:
     """Return the verdict, or the reason why there is none, and the requests in order."""
     requests: list[Request] = []
 
-    def noted(request: Request) -> Trace:
+    def recorded(request: Request) -> Trace:
         requests.append(request)
         return reply(request)
 
-    question = VerifierStrategy(verifier, Trace(3, text))
-    session = Session(PROBLEM, question, Plan(models=POOLS))
-    record(session, noted, None)
+    strategy = VerifierStrategy(verifier, Trace(3, text))
+    session = Session(PROBLEM, strategy, Plan(models=POOLS))
+    record(session, recorded, None)
     assert not session.error
-    return question.verdict or question.reason, sorted(requests, key=lambda r: r.ordinal)
+    return strategy.verdict or strategy.reason, sorted(requests, key=lambda r: r.ordinal)
 
 
 def values(*numbers: float) -> Callable[[Request], Trace]:
     return lambda request: Trace(request.ordinal, values=numbers)
 
 
-def texts(*said: str) -> Callable[[Request], Trace]:
-    return lambda request: Trace(request.ordinal, said[request.ordinal])
+def texts(*replies: str) -> Callable[[Request], Trace]:
+    return lambda request: Trace(request.ordinal, replies[request.ordinal])
 
 
 def failed(request: Request) -> Trace:
@@ -65,15 +65,15 @@ def score(verdict: Verdict | str) -> float:
 
 def test_a_reward_is_the_sigmoid_of_the_raw_value_or_the_value_itself() -> None:
     """1 / (1 + e^-2) = .8808; a probability passes as it is, and one out of range is no verdict."""
-    verdict, [request] = asked(Reward(model="rm"), values(2.0))
+    verdict, [request] = run_verifier(Reward(model="rm"), values(2.0))
     assert score(verdict) == pytest.approx(0.880797)
     assert request.model == "rm"
     assert request.prompt == (
         Message("user", PROBLEM.prompt),
         Message("assistant", "Two.\n\nFour."),
     )  # type: ignore[arg-type]  # a text
-    assert score(asked(Reward("rm", "probability"), values(0.25))[0]) == 0.25
-    assert "is no probability" in str(asked(Reward("rm", "probability"), values(1.25))[0])
+    assert score(run_verifier(Reward("rm", "probability"), values(0.25))[0]) == 0.25
+    assert "is no probability" in str(run_verifier(Reward("rm", "probability"), values(1.25))[0])
 
 
 def test_a_reward_model_sees_what_follows_the_reasoning() -> None:
@@ -81,9 +81,9 @@ def test_a_reward_model_sees_what_follows_the_reasoning() -> None:
     far is all there is.
     """
     for text, seen in (("<think>Hm.</think>\nIt is 4.", "It is 4."), ("<think>Hm", "<think>Hm")):
-        _, [request] = asked(Reward("rm"), values(0.0), text)
+        _, [request] = run_verifier(Reward("rm"), values(0.0), text)
         assert request.prompt[-1] == Message("assistant", seen)
-    assert "no text" in str(asked(Reward("rm"), values(0.0), " \n")[0])
+    assert "no text" in str(run_verifier(Reward("rm"), values(0.0), " \n")[0])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_process_reward_joins_the_scores_of_its_steps(aggregate: Any, expected
     """Logits 0, ln 9 and ln 3 are the probabilities .5, .9 and .75; one tag ends each step, blank
     steps have none.
     """
-    verdict, [request] = asked(
+    verdict, [request] = run_verifier(
         ProcessReward("rm", aggregate),
         values(0.0, math.log(9), math.log(3)),
         "One\n\n\n\n Two\n\nThree",
@@ -112,15 +112,15 @@ def test_a_process_reward_says_so_when_steps_and_values_differ() -> None:
     """A solution that brings tags of its own, or a model with another tag, would put scores to the
     wrong steps.
     """
-    assert "itself holds" in str(asked(ProcessReward("rm"), values(0.0), "One<extra_0>")[0])
-    assert "1 values for 2 steps" in str(asked(ProcessReward("rm"), values(0.0))[0])
+    assert "itself holds" in str(run_verifier(ProcessReward("rm"), values(0.0), "One<extra_0>")[0])
+    assert "1 values for 2 steps" in str(run_verifier(ProcessReward("rm"), values(0.0))[0])
 
 
 def test_a_generative_reward_is_the_mean_of_the_scores_that_were_stated() -> None:
     """Scores 10, 1 and 4 of 10 are 1, 0 and 1/3; the reply without one is left out, never read as
     0.
     """
-    verdict, requests = asked(
+    verdict, requests = run_verifier(
         GenerativeReward(k=4), texts("Score: 10/10", "So so.", "Score: 1", "Score: 4/10")
     )
     assert score(verdict) == pytest.approx((1 + 0 + 1 / 3) / 3)
@@ -128,7 +128,7 @@ def test_a_generative_reward_is_the_mean_of_the_scores_that_were_stated() -> Non
     assert verdict.note == "3 of 4 scores could be read"
     assert len({r.seed for r in requests}) == 4
     assert "Four." in str(requests[0].prompt)
-    assert "none of 2 samples" in str(asked(GenerativeReward(k=2), texts("Hm.", "Hm."))[0])
+    assert "none of 2 samples" in str(run_verifier(GenerativeReward(k=2), texts("Hm.", "Hm."))[0])
 
 
 def test_a_meta_reward_keeps_the_better_half_of_the_critiques() -> None:
@@ -142,14 +142,14 @@ def test_a_meta_reward_keeps_the_better_half_of_the_critiques() -> None:
         i = request.ordinal
         return Trace(i, said[i]) if i < 4 else Trace(i, values=(meta[i - 4],))
 
-    verdict, requests = asked(GenerativeReward(k=4, meta="rm"), reply)
+    verdict, requests = run_verifier(GenerativeReward(k=4, meta="rm"), reply)
     assert score(verdict) == pytest.approx((0 + 2 / 3) / 2)
     assert [r.model for r in requests] == ["main"] * 4 + ["rm"] * 4
     assert [r.prompt[-1] for r in requests[4:]] == [Message("assistant", text) for text in said]
     kept = GenerativeReward(k=4, meta="rm", kept=1)
-    assert score(asked(kept, reply)[0]) == 0.0
+    assert score(run_verifier(kept, reply)[0]) == 0.0
     lost = lambda r: failed(r) if r.ordinal == 5 else reply(r)  # noqa: E731 - the second critique cannot be valued
-    assert score(asked(kept, lost)[0]) == pytest.approx(2 / 3)
+    assert score(run_verifier(kept, lost)[0]) == pytest.approx(2 / 3)
 
 
 def test_a_judge_of_one_token_shares_the_probability_of_its_two_words() -> None:
@@ -157,20 +157,24 @@ def test_a_judge_of_one_token_shares_the_probability_of_its_two_words() -> None:
     neither of them is no verdict.
     """
     metrics = {"first_token_logprob@Yes": math.log(0.6), "first_token_logprob@No": math.log(0.2)}
-    verdict, [request] = asked(LlmJudge(), lambda r: Trace(r.ordinal, "Yes", metrics=metrics))
+    verdict, [request] = run_verifier(
+        LlmJudge(), lambda r: Trace(r.ordinal, "Yes", metrics=metrics)
+    )
     assert score(verdict) == pytest.approx(0.75)
     assert request.max_new_tokens == 1
     assert set(request.metrics) == set(metrics)
     assert (
         score(
-            asked(
+            run_verifier(
                 LlmJudge(),
                 lambda r: Trace(r.ordinal, "No", metrics={"first_token_logprob@No": -0.1}),
             )[0]
         )
         == 0.0
     )
-    assert "neither 'Yes' nor 'No'" in str(asked(LlmJudge(), lambda r: Trace(r.ordinal, "Hm"))[0])
+    assert "neither 'Yes' nor 'No'" in str(
+        run_verifier(LlmJudge(), lambda r: Trace(r.ordinal, "Hm"))[0]
+    )
 
 
 def test_a_process_evaluator_takes_the_mean_of_its_steps_and_of_the_whole() -> None:
@@ -192,11 +196,11 @@ def test_a_process_evaluator_takes_the_mean_of_its_steps_and_of_the_whole() -> N
             },
         )
 
-    verdict, requests = asked(ProcessEvaluator(), reply)
+    verdict, requests = run_verifier(ProcessEvaluator(), reply)
     assert score(verdict) == pytest.approx(0.5)
     assert isinstance(verdict, Verdict)
     assert verdict.steps == pytest.approx((0.9, 0.5))
-    assert score(asked(ProcessEvaluator(aggregate="min"), reply)[0]) == pytest.approx(0.4)
+    assert score(run_verifier(ProcessEvaluator(aggregate="min"), reply)[0]) == pytest.approx(0.4)
     assert ["Four." in str(r.prompt) for r in requests[:3]] == [False, True, True]
     for thought, decision in zip(requests[:3], requests[3:], strict=True):
         assert (decision.parent, decision.prompt, decision.max_new_tokens) == (
@@ -213,11 +217,15 @@ def test_a_process_evaluator_can_take_the_verdicts_that_are_stated() -> None:
     """
     stated = ProcessEvaluator(stated=True)
     assert (
-        score(asked(stated, texts("Verdict: correct", "Verdict: incorrect", "Verdict: correct"))[0])
+        score(
+            run_verifier(
+                stated, texts("Verdict: correct", "Verdict: incorrect", "Verdict: correct")
+            )[0]
+        )
         == 0.75
     )
     assert "1 of 3 judgements cannot be read" in str(
-        asked(stated, texts("Verdict: correct", "Hm.", "Verdict: correct"))[0]
+        run_verifier(stated, texts("Verdict: correct", "Hm.", "Verdict: correct"))[0]
     )
 
 
@@ -234,8 +242,8 @@ def test_a_process_evaluator_can_take_the_verdicts_that_are_stated() -> None:
 )
 def test_a_failed_request_is_no_verdict(verifier: Any) -> None:
     """Neither 0 nor one half: both would rank a solution whose judge was out of reach."""
-    found, _ = asked(verifier, failed)
-    assert found == "a request failed: failed on purpose"
+    outcome, _ = run_verifier(verifier, failed)
+    assert outcome == "a request failed: failed on purpose"
 
 
 @pytest.mark.parametrize(

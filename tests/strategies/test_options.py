@@ -251,3 +251,9 @@ def test_a_plugin_is_described_in_one_line(group: str, name: str) -> None:
     first = (inspect.getdoc(registry.plugin_class(group, name)) or "").split("\n")[0]
     assert first.endswith(".")
     assert len(first) <= 80
+
+
+def test_a_plugins_own_options_come_before_those_it_shares() -> None:
+    """`leadline plugins NAME` lists them in this order: what makes the method first."""
+    names = [option.name for option in registry.options("strategies", "beam")]
+    assert names == ["n", "width", "aggregate", "verifier", "steps", "delimiter", "model", "depth"]

@@ -54,8 +54,10 @@ async def same(domain: str, answer: str, reference: str) -> bool:
 def test_references_are_read_by_the_ids_that_problems_have(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(
-        '{"id": 1, "prompt": "a", "answer": "4"}\n{"prompt": "b", "answer": 0.5}\n{"id": "c", "prompt": "c", "answer": [1, true]}\n'
-        '{"id": "d", "prompt": "d"}\n{"id": "e", "prompt": "e", "answer": null}\nnot json\n{"id": 1, "prompt": "f", "answer": "6"}\n'
+        '{"id": 1, "prompt": "a", "answer": "4"}\n{"prompt": "b", "answer": 0.5}\n'
+        '{"id": "c", "prompt": "c", "answer": [1, true]}\n{"id": "d", "prompt": "d"}\n'
+        '{"id": "e", "prompt": "e", "answer": null}\nnot json\n'
+        '{"id": 1, "prompt": "f", "answer": "6"}\n'
     )
     ids = [p.id for p in read_problems(path, default_domain="math").problems]
     assert read_references(path) == {ids[0]: "4", ids[1]: "0.5", "c": "[1,true]"}
@@ -70,7 +72,8 @@ def test_a_file_of_ids_and_answers_alone_is_a_file_of_references(tmp_path: Path)
 def test_an_openai_batch_may_carry_answers_beside_the_body(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
     path.write_text(
-        '{"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "2 + 2 ="}, "answer": "4"}\n'
+        '{"custom_id": "a", "url": "/v1/completions", '
+        '"body": {"prompt": "2 + 2 ="}, "answer": "4"}\n'
     )
     assert read_references(path) == {"a": "4"}
 

@@ -1,5 +1,6 @@
-"""Simulated truth: where attempts err at known rates, every method is right as often as arithmetic
-or an independent simulation says.
+"""Simulated truth: attempts err at known rates, and every method is right as often as computed.
+
+Computed by arithmetic or by an independent simulation.
 
 And none is quietly a majority vote: each is shown where a vote over as many attempts comes out
 differently. A method has a row in `ROWS`, or `ELSEWHERE` names the test that shows the same of it;
@@ -114,8 +115,9 @@ def simulated(once: Callable[[random.Random], bool]) -> float:
 
 
 def weighed(n: int, p: float, heavy: float, light: float, n_needed: int = 0) -> float:
-    """Return how often R leads by weight, `heavy` for marked attempts and `light` for others; equal
-    weights go to the larger count.
+    """Return how often R leads by weight, `heavy` for marked attempts and `light` for others.
+
+    Equal weights go to the larger count.
 
     With at least `n_needed` marked attempts (0: never) the others do not vote. Sums over how many
     are right, and marked of either kind.
@@ -142,8 +144,9 @@ def weighed(n: int, p: float, heavy: float, light: float, n_needed: int = 0) -> 
 def voted(
     selector: Selector, n: int, p: float, make: Callable[[str, Sequence[bool]], list[Trace]]
 ) -> Callable[[int], str | None]:
-    """Return a row's `run` for a selector: a pool of `n` attempts, made of their answers and their
-    marks.
+    """Return a row's `run` for a selector.
+
+    A pool of `n` attempts, made of their answers and their marks.
     """
 
     def run(seed: int) -> str | None:
@@ -172,12 +175,13 @@ def deep(words: str, marks: Sequence[bool]) -> list[Trace]:
     return [replace(t, depth=8 if mark else 1) for t, mark in zip(pool(words), marks, strict=True)]
 
 
-# --- strategies: who is asked, who goes on, when it ends
+# --- strategies: what is requested, what continues, when it ends
 
 
 def short_m(seed: int) -> str | None:
-    """Three of eight, in order of their ends; a right attempt ends four times as soon: exponential
-    times of rates 4 and 1.
+    """Three of eight, in order of their ends.
+
+    A right attempt ends four times as soon: exponential times of rates 4 and 1.
     """
     rng = random.Random(seed)
     ends = sorted(
@@ -198,8 +202,9 @@ def short_m(seed: int) -> str | None:
 
 
 def first_of(n_right: int, n_wrong: int, m: int, ahead: int = 0) -> float:
-    """Return how often more right than wrong ones are among the next `m` to end: the next is a
-    right one with 4r / (4r + w).
+    """Return how often more right than wrong ones are among the next `m` to end.
+
+    The next is a right one with 4r / (4r + w).
     """
     if m == 0:
         return float(ahead > 0)
@@ -220,8 +225,9 @@ def adaptive(strategy: Strategy, seed: int) -> str | None:
 
 @cache
 def stopped_walk(n: int, p: float, confidence: float, n_right: int = 0, n_wrong: int = 0) -> float:
-    """Return how often R leads when it ends: a walk over both counts, ended where the Beta tail
-    says so, or at `n` (odd).
+    """Return how often R leads when it ends.
+
+    A walk over both counts, ended where the Beta tail says so, or at `n` (odd).
     """
     ahead = max(n_right, n_wrong), min(n_right, n_wrong)
     if n_right + n_wrong == n or betainc(ahead[1] + 1, ahead[0] + 1, 0.5) >= confidence:
@@ -248,8 +254,9 @@ def sounding(seed: int) -> str | None:
 
 
 def sounded(rng: random.Random) -> bool:
-    """`sounding` written down straight: weights (shortest / length)^.5, risk .1 (paid / 10)^.5,
-    paid in attempts of mean length.
+    """`sounding` written down straight.
+
+    Weights (shortest / length)^.5, risk .1 (paid / 10)^.5, paid in attempts of mean length.
     """
     seen: list[tuple[bool, int]] = []
     while True:
@@ -273,8 +280,9 @@ DEEPCONF = DeepConf(n=12, n_init=4, keep=0.5, window_tokens=8, consensus=0.9, wa
 
 
 def deepconf(seed: int) -> str | None:
-    """Marked attempts have confidence 4, others 1; four of warm-up, then one at a time up to
-    twelve.
+    """Marked attempts have confidence 4, others 1.
+
+    Four of warm-up, then one at a time up to twelve.
     """
     drawn = attempts(seed, 12, 0.4)
 
@@ -295,8 +303,9 @@ def deepconf(seed: int) -> str | None:
 
 
 def deepconf_straight(rng: random.Random) -> bool:
-    """The floor is the median of the warm-up; who is below it has no vote; it ends when the leader
-    has .9 of the weight.
+    """The floor is the median of the warm-up; who is below it has no vote.
+
+    It ends when the leader has .9 of the weight.
     """
     warm = [attempt(rng, 0.4) for _ in range(4)]
     confidences = sorted(4.0 if mark else 1.0 for _, mark in warm)
@@ -349,8 +358,9 @@ WORDS = ("R", "V", "W", "X")  # right with .4, each wrong one with .2
 
 
 def deepprune(seed: int) -> str | None:
-    """Eight prefixes by that judge; one that says what it will come to is continued if it is of the
-    largest cluster.
+    """Eight prefixes by that judge.
+
+    One that says what it will come to is continued if it is of the largest cluster.
     """
     finals = random.Random(seed).choices(WORDS, (2, 1, 1, 1), k=8)
 
@@ -393,8 +403,9 @@ N_STRETCHES = 6
 
 
 def late_thought(rng: random.Random, wait: float = 0.6) -> int:
-    """Draw from which stretch on an attempt says R instead of W: it takes a while to see the
-    mistake. 1 plus a binomial number.
+    """Draw from which stretch on an attempt says R instead of W.
+
+    It takes a while to see the mistake. 1 plus a binomial number.
     """
     return 1 + sum(rng.random() < wait for _ in range(N_STRETCHES))
 
@@ -407,14 +418,14 @@ def probed(strategy: Strategy, turns: Sequence[int]) -> str | None:
 
     def world(request: Request) -> Trace:
         attempt, n = (request.ordinal, 0) if request.parent is None else at[request.parent]
-        asked = request.purpose is not Purpose.SOLVE
-        at[request.ordinal] = attempt, n if asked else n + 1
+        is_probe = request.purpose is not Purpose.SOLVE
+        at[request.ordinal] = attempt, n if is_probe else n + 1
         says = "R" if at[request.ordinal][1] >= turns[attempt] else "W"
-        ended = asked or at[request.ordinal][1] == N_STRETCHES
+        ended = is_probe or at[request.ordinal][1] == N_STRETCHES
         return trace(
             0,
             says if ended else None,
-            tokens=1 if asked else 10,
+            tokens=1 if is_probe else 10,
             finish=Finish.STOP if ended else Finish.RULE,
         )
 
@@ -428,16 +439,18 @@ def parallel_probe(seed: int) -> str | None:
 
 
 def dynasor(seed: int) -> str | None:
-    """Five attempts, each ended by two probes in a row that agree: right where the second stretch
-    says R already.
+    """Five attempts, each ended by two probes in a row that agree.
+
+    Right where the second stretch says R already.
     """
     rng = random.Random(seed)
     return probed(Dynasor(n=5, stable=2, interval=10), [late_thought(rng, 0.3) for _ in range(5)])
 
 
 def parallel_probe_straight(rng: random.Random) -> bool:
-    """From the second stretch on who has differed twice in a row from the leader goes; a leader
-    that stayed twice ends it.
+    """From the second stretch on who has differed twice in a row from the leader goes.
+
+    A leader that stayed twice ends it.
     """
     turns = dict(enumerate(late_thought(rng) for _ in range(5)))
     contrary = dict.fromkeys(turns, 0)
@@ -465,8 +478,9 @@ def leading(says: dict[int, bool]) -> bool:
 
 
 def ensemble(seed: int) -> str | None:
-    """Model a knows the even questions (.8) and not the odd ones (.35), b the other way round;
-    either is asked half of the time.
+    """Model a knows the even questions (.8) and not the odd ones (.35), b the other way round.
+
+    Either is drawn half of the time.
     """
     know = {"a": 0.8, "b": 0.35} if seed % 2 == 0 else {"a": 0.35, "b": 0.8}
 
@@ -482,8 +496,9 @@ def ensemble(seed: int) -> str | None:
 
 
 def staged(seed: int) -> str | None:
-    """Three attempts of a model right with .5; where they are not of one mind, four of one that is
-    right with .95 vote with them.
+    """Three attempts of a model right with .5.
+
+    Where they are not of one mind, four of one that is right with .95 vote with them.
     """
 
     def world(request: Request) -> str:
@@ -606,7 +621,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {  # file: test: methods
         "test_with_a_verifier_the_hard_arm_finds_what_the_vote_does_not": "compute-optimal",
         "test_refined_best_of_n_follows_its_selector_and_not_the_vote": "refine",
     },
-    "strategies/revision/test_generations.py": {
+    "strategies/revision/test_revision.py": {
         "test_a_cascade_is_right_as_often_as_its_closed_form_says": "cascade",
         "test_a_chain_is_right_as_often_as_its_two_state_chain_says": "final revise",
         "test_the_last_population_is_right_as_often_as_its_markov_chain_says": "rsa",

@@ -24,7 +24,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli.main import leadline
-from orchestrator.cli.view.numbers import short_count
 from orchestrator.cli.view.plots import surface_picture
 from orchestrator.core.errors import EngineError, LeadlineError, PlanError
 from orchestrator.core.plan import Model
@@ -290,14 +289,6 @@ def test_a_picture_is_drawn_of_any_surface(depths: tuple[int, ...], n_problems: 
     assert len(picture) > 20_000
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0.5, "0.5"), (950, "950"), (999.6, "1k"), (12_345, "12.3k"), (4_500_000, "4.5M")],
-)
-def test_large_counts_are_short(count: float, text: str) -> None:
-    assert short_count(count) == text
-
-
 # The command
 
 
@@ -319,7 +310,8 @@ def test_ranges_double_and_lists_are_taken_as_they_are(text: str, counts: tuple[
 def test_what_is_no_width_is_refused(text: str) -> None:
     with pytest.raises(
         PlanError,
-        match=r"--widths .*whole numbers from 1, as a list \(1,4,16\) or as a range that doubles \(1..64\)",
+        match=r"--widths .*whole numbers from 1, "
+        r"as a list \(1,4,16\) or as a range that doubles \(1..64\)",
     ):
         parse_counts(text, "--widths")
 

@@ -1,4 +1,4 @@
-"""TURN: the turning point of synthetic entropy curves, and a measurement through the public seam."""
+"""TURN: the turning point of synthetic entropy curves, and a measurement by the public API."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The similarity that compares meaning as latent semantic analysis sees it: cosine in a fitted space.
+"""The similarity that compares meaning as latent semantic analysis does: a cosine.
 
-The space is part of a model file of `leadline similarity train` (TF-IDF and a truncated singular
-value decomposition by scikit-learn). As with `lexical`, the score is a cosine on a scale, not a
-calibrated probability.
+Its space is part of a model file of `leadline similarity train` (TF-IDF and a
+truncated singular value decomposition by scikit-learn). As with `lexical`, the score is a cosine on
+a scale, not a calibrated probability.
 """
 
 from __future__ import annotations

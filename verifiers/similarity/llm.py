@@ -21,7 +21,9 @@ from orchestrator.core.values import Capability, Prefix, Problem, Purpose, Reque
 from orchestrator.kit.model_verifier import preference, require_two_words, word_metrics
 from orchestrator.kit.prompts import fill, question
 
-_TEMPLATE = """Below are the beginnings of two solutions to one problem. Will both come to the same final answer?
+_TEMPLATE = """\
+Below are the beginnings of two solutions to one problem. \
+Will both come to the same final answer?
 
 Problem:
 {problem}

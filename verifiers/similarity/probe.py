@@ -2,7 +2,7 @@
 
 A probe is a short continuation with a forced suffix. It costs its suffix and some ten tokens a
 prefix, and no comparison costs anything. An early answer is a poor forecast of the final one (see
-docs/pruning.md): it tells more the further the prefix reaches.
+docs/pruning.md): it is better the further the prefix reaches.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The similarity that compares sentence embeddings: cosine of two prefixes in a model's space.
 
-A model pool of task "embed" serves it. It is weak by design, as DeepPrune (arXiv 2510.08483) measured of one: little better than chance.
-Its score is a cosine put on a scale by `centre` and `slope`, which belong to the model: the
-defaults are no measurement. Each prefix is embedded once a call, in one request.
+A model pool of task "embed" serves it. It is weak by design, as DeepPrune (arXiv 2510.08483)
+measured of one: little better than chance. Its score is a cosine put on a scale by `centre` and
+`slope`, which belong to the model: the defaults are no measurement. Each prefix is embedded once a
+call, in one request.
 """
 
 from __future__ import annotations

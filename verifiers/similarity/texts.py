@@ -60,12 +60,13 @@ def dot(a: Weights, b: Weights) -> float:
 
 @lru_cache(maxsize=65_536)
 def tfidf_cosine(a: str, b: str, question: str) -> float:
-    """Return the cosine of two texts' TF-IDF vectors, with document frequencies over the two and
-    the question.
+    """Return the cosine of two texts' TF-IDF vectors.
+
+    Document frequencies are over the two texts and the question.
 
     It is what scikit-learn's TfidfVectorizer gives for the three texts, sublinear and smoothed
-    (compared in the tests), in a quarter of the time and without its import: a strategy waits for it.
-    What the question says too counts least, what one text alone says most.
+    (compared in the tests), in a quarter of the time and without its import: strategies wait for
+    it. What the question says too counts least, what one text alone says most.
     """
     documents = [content(text).counts for text in (a, b, question)]
     idf = [math.log(4 / (1 + df)) + 1 for df in range(4)]

@@ -1,9 +1,9 @@
-"""The similarity that learns from finished traces: calibrated logistic regression on what two
-prefixes share.
+"""The similarity that learns from finished traces: a calibrated logistic regression.
 
-As in DeepPrune (arXiv 2510.08483, section on the judge), errors on the rare kind of pair weigh
-more, since most pairs agree; its oversampling would only scale balanced weights. It differs in the
-model: theirs is a language model of four billion parameters, which the similarity `llm` asks.
+Its features are what two prefixes share. As in DeepPrune (arXiv 2510.08483, section on the judge),
+errors on the rare kind of pair weigh more, since most pairs agree; its oversampling would only
+scale balanced weights. It differs in the model: theirs is a language model of four billion
+parameters, which the similarity `llm` asks.
 """
 
 from __future__ import annotations
@@ -122,8 +122,10 @@ def _pairs(pools: Pools, model: FittedModel) -> tuple[Floats, Any, Any]:
 
 
 def _calibrated(rows: Floats, same: Any, groups: Any) -> dict[str, Any]:
-    """Return what of a model is fitted to labels: a regression on all pairs, calibrated by Platt's
-    method on scores of problems that it was not fitted on.
+    """Return the fields of a model that are fitted to labels.
+
+    A regression on all pairs is calibrated by Platt's method, on scores of problems that it was not
+    fitted on.
     """
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import LogisticRegression
@@ -139,8 +141,8 @@ def _calibrated(rows: Floats, same: Any, groups: Any) -> dict[str, Any]:
     [classifier] = fitted.calibrated_classifiers_
     [platt] = classifier.calibrators  # P = 1 / (1 + exp(a z + b))
     scaler, regression = (step for _, step in classifier.estimator.steps)
-    # A slope below 0 would turn the similarity round: where nothing can be told on unseen problems,
-    # every pair gets the base rate.
+    # A slope below 0 would invert the similarity: where it is no better than chance on unseen
+    # problems, every pair gets the base rate.
     share = float(same.mean())
     turned = platt.a_ >= 0
     return {

@@ -29,7 +29,7 @@ from orchestrator.studies.temperature import (
     FOR_BEST,
     FOR_VOTING,
     GRID,
-    Choice,
+    TemperatureChoice,
     chosen_from,
     mean_entropy,
     plan_at,
@@ -151,7 +151,7 @@ def _series(
     return series(loaded, directory, members, file, n_samples)
 
 
-def _table(choice: Choice, purpose: str) -> Table:
+def _table(choice: TemperatureChoice, purpose: str) -> Table:
     offset = " and 0.1 more for best-of-n" if purpose == "best" else ""
     table = numbers_table(
         ("temperature", "nats a token", "log", ""),

@@ -1,1 +1,4 @@
-"""What a person sees: tables, plots, the live line. Drawing only; every number comes in."""
+"""What a person sees: the live view, tables, plots, and how numbers are written.
+
+Drawing only: every number comes in, and nothing is computed, read or decided here.
+"""

@@ -54,7 +54,7 @@ def numbers_table(
     for heading in headings[:n_texts]:
         table.add_column(heading, overflow="fold")
     for heading in headings[n_texts:]:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")  # wraps where the terminal is narrow
     for heading in texts_after:
         table.add_column(heading, overflow="fold")
     return table

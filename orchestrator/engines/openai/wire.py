@@ -58,7 +58,7 @@ class _Choice:
     text: str | None = None  # text completions
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
-    token_ids: tuple[int, ...] | None = None  # vLLM, when asked
+    token_ids: tuple[int, ...] | None = None  # vLLM, on request
 
 
 @dataclass(frozen=True, slots=True)

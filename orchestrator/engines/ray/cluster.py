@@ -35,7 +35,7 @@ MAX_REASON = 600  # characters of Ray's account of a death that are worth showin
 
 
 class ReplicaDied(Exception):
-    """A call to a replica will not be answered; says why."""
+    """A call to a replica will have no result; the message says why."""
 
 
 @asynccontextmanager
@@ -142,7 +142,7 @@ async def all_of(calls: Sequence[Awaitable[Any]], seconds: float) -> None:
 def kill(actor: Any) -> None:
     """End an actor's process.
 
-    Ray first asks it to go; one that does not answer is killed after five seconds, by Ray.
+    Ray first lets it exit by itself, and kills it when it has not after five seconds.
     """
     _ray().kill(actor, no_restart=True)
 

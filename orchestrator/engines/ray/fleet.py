@@ -85,7 +85,7 @@ class _PoolState:
 
 
 class _ReplicaLost(Exception):
-    """A replica is gone; says why."""
+    """A replica is lost; the message says why."""
 
 
 class RayFleet:
@@ -180,7 +180,7 @@ class RayFleet:
             pending.settle(trace_for(pending.request, Finish.CANCELLED))
 
     def stats(self) -> tuple[ReplicaStats, ...]:
-        """Return where each replica stands, in order of pools."""
+        """Return the state of each replica, in order of pools."""
         return tuple(
             ReplicaStats(
                 r.pool.spec.name, r.index, r.state, r.pid, r.restarts, len(r.pending), r.reason
@@ -330,7 +330,7 @@ class RayFleet:
             self._place(pending)
 
     async def _collect(self, replica: _Replica) -> None:
-        """Take traces from a replica until it is lost; _ReplicaLost says how."""
+        """Take traces from a replica until it is lost; _ReplicaLost has the reason."""
         limit = self._supervision.heartbeat_seconds
         while True:
             try:
@@ -358,7 +358,7 @@ class RayFleet:
                     "its engine mixes up requests"
                 )
                 continue
-            if trace.finish not in (Finish.FAILED, Finish.CANCELLED):
+            if not trace.lost:
                 replica.n_in_a_row = 0
             pending.settle(trace)
 

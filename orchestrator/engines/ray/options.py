@@ -1,7 +1,7 @@
-"""The `ray` engine's options, and the pools of replicas that they ask for.
+"""The `ray` engine's options, and the pools of replicas that follow from them.
 
 The one rule: everything that can be refused is refused here, before a replica starts. Running the
-pools is `fleet`'s, what stands in each replica `replica`'s, talking to Ray `cluster`'s. Not
+pools is in `fleet`, what runs in each replica in `replica`, the calls to Ray in `cluster`. Not
 covered: one engine over several nodes (tensor parallelism stays within a node), and a driver
 outside the cluster (Ray clients).
 """

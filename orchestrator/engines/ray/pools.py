@@ -1,4 +1,4 @@
-"""What a Ray fleet is made of: its pools, how their replicas are supervised, and where each stands.
+"""What a Ray fleet is made of: pools, the supervision of their replicas, and the state of each.
 
 Values only. Which pool and replica a request goes to is decided in `routing`.
 """
@@ -41,7 +41,7 @@ class Supervision:
 
 
 class ReplicaState(StrEnum):
-    """Where a replica stands."""
+    """The state of a replica."""
 
     STARTING = "starting"
     UP = "up"
@@ -51,7 +51,7 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStats:
-    """Where one replica stands; `reason` says why it was last restarted or given up."""
+    """The state of one replica; `reason` is that of its last restart, or of giving it up."""
 
     pool: str
     index: int

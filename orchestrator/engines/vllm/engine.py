@@ -2,7 +2,7 @@
 
 One vLLM request per Request, with a seed, a stop and a cancellation of its own. The one rule:
 nothing is kept of a finished request, and nothing runs per token here unless metrics or stop rules
-ask for it (`watch`). Not covered: starting engines (`options`), placing requests on several of them
+need it (`watch`). Not covered: starting engines (`options`), placing requests on several of them
 and restarting one that has died (the `ray` engine).
 """
 
@@ -76,16 +76,6 @@ class VllmEngine:
             running.aborted = True
             if running.pool is not None:
                 self._abort_soon(running)
-
-    async def health(self) -> None:
-        """Return when every engine lives; EngineError naming the pool of one that does not."""
-        for pool in self._living_pools().values():
-            if pool.llm.errored:
-                raise host.death(pool.name)
-
-    def context_tokens(self, model: str = "") -> int:
-        """Return how many tokens a request of this pool may have, prompt and completion."""
-        return self._pool(model).context_tokens
 
     def n_running(self) -> int:
         """Return how many requests the engines hold, waiting ones included."""

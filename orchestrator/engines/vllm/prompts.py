@@ -51,7 +51,7 @@ class Prompts:
     def valued_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids of what a pooling model is to value.
 
-        A conversation goes through the chat template as it stands, a text goes as it is.
+        A conversation goes through the chat template, without a prompt to reply; a text does not.
         """
         if isinstance(prompt, str):
             return tuple(self._tokenizer.encode(prompt))

@@ -77,8 +77,9 @@ def mean_depth(counts: IterationCounts | None) -> dict[str, float]:
 
 
 def with_prompt_logprobs(template: Any, request: Request) -> Any:
-    """Return a copy of sampling parameters that asks for the prompt's log-probabilities too, where
-    the request's metrics need them.
+    """Return a copy of parameters, with the prompt's log-probabilities if metrics need them.
+
+    Refused together with stop rules.
     """
     params = copy.copy(template)
     if PREFIX in request.metrics:

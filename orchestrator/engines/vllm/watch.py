@@ -128,7 +128,7 @@ def confidence(ranked_logprobs: Sequence[float], top_k: int) -> float:
 def series_class(flat_logprobs: type) -> type:
     """Return the container that replaces vLLM's `FlatLogprobs`, or a class with its methods."""
 
-    class Series(flat_logprobs):  # type: ignore[misc]  # vLLM tells its container by class
+    class Series(flat_logprobs):  # type: ignore[misc]  # vLLM checks its container's class
         """Three floats per token, where vLLM keeps 21 of each of four kinds.
 
         `sampled` are log-probabilities, `confidences` go by top_k, and `first` are the most likely

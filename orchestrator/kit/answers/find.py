@@ -93,7 +93,7 @@ def find_answer(
     found = statements(part.text, nouns)
     if value := latest_answer(found, read):
         return value
-    return read_last_line(last_line(part.text)) if part.finished and is_silent(found) else None
+    return read_last_line(_last_line(part.text)) if part.finished and is_silent(found) else None
 
 
 def reply(text: str, finished: bool) -> Reply:
@@ -147,7 +147,7 @@ def is_silent(candidates: list[Statement]) -> bool:
     return all(statement.mark is Mark.LABEL and not statement.denied for statement in candidates)
 
 
-def last_line(text: str) -> str:
+def _last_line(text: str) -> str:
     r"""Return the last non-empty line, without a list mark.
 
     A closing display formula (`$$…$$`, `\[…\]`) is one line.

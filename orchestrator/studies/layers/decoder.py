@@ -1,11 +1,11 @@
-"""A decoder run under any order of its layers, in plain PyTorch: greedy and sampled replies,
-likelihoods, residual streams.
+"""A decoder run under any order of its layers, in plain PyTorch.
 
-One rule: weights are never copied nor changed. An order is a list of shallow copies of the layers,
-one for each visit, each with a KV slot of its own; the model's list is put back when the call ends.
-For measuring on few prompts, not for serving: that is `orchestrator.engines.vllm.latent`. Imports
-torch and transformers: import it late (`orchestrator.studies.layers.loading` says what to install
-where they are missing).
+It gives greedy and sampled replies, likelihoods and residual streams. The one rule: weights are
+never copied nor changed. An order is a list of shallow copies of the layers, one for each visit,
+each with a KV slot of its own; the model's list is put back when the call ends. For measuring on
+few prompts, not for serving: that is `orchestrator.engines.vllm.latent`. Imports torch and
+transformers: import it late (`orchestrator.studies.layers.loading` says what to install where they
+are missing).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Decoder:
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        """Take a causal language model of transformers; PlanError when its family is not covered."""
+        """Take a causal language model of transformers; PlanError for a family not covered."""
         family = model.config.model_type
         if family not in FAMILIES:
             raise PlanError(
@@ -51,11 +51,11 @@ class Decoder:
 
     @property
     def n_layers(self) -> int:
-        """How many layers the model has."""
+        """Return how many layers the model has."""
         return len(self._layers)
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return a prompt as the engines render it: in the chat template where the model has one."""
+        """Return a prompt as the engines render it: in the chat template if the model has one."""
         if getattr(self._tokenizer, "chat_template", None):
             messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
             chat = [{"role": m.role, "content": m.content} for m in messages]
@@ -81,9 +81,7 @@ class Decoder:
         max_new_tokens: int,
         stop: Sequence[str] = (),
     ) -> list[Completion]:
-        """Return the likeliest continuation of each prompt, token by token, with the layers in this
-        order.
-        """
+        """Return the greedy continuation of each prompt with the layers in this order."""
         return self._replies(prompts, order, max_new_tokens, stop, lambda logits: logits.argmax(-1))
 
     def drawn(
@@ -96,8 +94,9 @@ class Decoder:
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """Return a continuation of each prompt drawn at a temperature above 0, from the whole
-        vocabulary; repeatable by its seed.
+        """Return a continuation of each prompt, sampled from the whole vocabulary.
+
+        The temperature is above 0; the seed makes it repeatable.
         """
         generator = torch.Generator(self._model.device).manual_seed(seed)
 
@@ -110,8 +109,9 @@ class Decoder:
     def token_logprobs(
         self, windows: Sequence[Sequence[int]], order: Sequence[int]
     ) -> list[list[float]]:
-        """Return the log-probability of each token after a window's first, with the layers in this
-        order. Windows are of one length.
+        """Return the log-probability of each token after a window's first.
+
+        The layers run in this order; windows are of one length.
         """
         with self._arranged(self._visits(order), order):
             return self._logprobs(windows)
@@ -124,11 +124,11 @@ class Decoder:
         tail: Sequence[int],
         n_steps: int,
     ) -> list[list[float]]:
-        """Return `token_logprobs` with the think block g as `n_steps` damped steps, x <- x + (g(x)
-        - x) / n_steps.
+        """Return `token_logprobs` with the think block g in `n_steps` damped steps.
 
-        The loop of a frozen model of arXiv 2605.23872. PlanError when the block's layers attend in
-        different ways, which the one mask that the model hands to a block cannot serve.
+        A step is x <- x + (g(x) - x) / n_steps, the loop of a frozen model of arXiv 2605.23872.
+        PlanError when the block's layers attend in different ways, which the one mask that the
+        model hands to a block cannot serve.
         """
         order = (*head, *tuple(think) * n_steps, *tail)
         kinds = getattr(self._base.config, "layer_types", None)
@@ -146,8 +146,9 @@ class Decoder:
             return self._logprobs(windows)
 
     def streams(self, window: Sequence[int]) -> Any:
-        """Return the residual stream before the first layer and after each, shape (n_layers + 1,
-        n_tokens, width), as the model ships.
+        """Return the residual stream before the first layer and after each, as the model ships.
+
+        The shape is (n_layers + 1, n_tokens, width).
         """
         kept: list[Any] = []
         hooks = [self._layers[0].register_forward_pre_hook(lambda _, args: kept.append(args[0]))]
@@ -164,15 +165,15 @@ class Decoder:
         return torch.cat(kept)
 
     def _logprobs(self, windows: Sequence[Sequence[int]]) -> list[list[float]]:
-        found: list[list[float]] = []
+        logprobs: list[list[float]] = []
         with torch.inference_mode():
             # one by one: the logits of a window are the largest thing in memory
             for window in windows:
                 ids = self._ids([window])
                 logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
                 chosen = torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None])
-                found.append(chosen[:, 0].tolist())
-        return found
+                logprobs.append(chosen[:, 0].tolist())
+        return logprobs
 
     def _replies(
         self,
@@ -224,9 +225,7 @@ class Decoder:
 
     @contextlib.contextmanager
     def _arranged(self, modules: Sequence[Any], order: Sequence[int]) -> Iterator[None]:
-        """Let the model run these modules, which visit the layers in this order, while the context
-        lasts.
-        """
+        """Let the model run these modules, which visit the layers in this order, in the block."""
         config = copy.copy(self._base.config)
         config.num_hidden_layers = len(order)
         kinds = getattr(config, "layer_types", None)
@@ -242,7 +241,7 @@ class Decoder:
 
 
 class _Damped(torch.nn.Module):  # type: ignore[misc]  # torch's annotations are not read
-    """Several visits of one block, each of which moves the state by its share of the whole step."""
+    """Several visits of one block, each of which moves the state by its share of a whole step."""
 
     def __init__(self, blocks: Sequence[Sequence[Any]]) -> None:
         super().__init__()
@@ -260,9 +259,9 @@ class _Damped(torch.nn.Module):  # type: ignore[misc]  # torch's annotations are
 
 
 class _Batch:
-    """Prompts on their way: what all share is read once, the rest padded on its left.
+    """Prompts that are being continued: their shared start is read once, the rest left-padded.
 
-    Rows leave when they are done.
+    Rows leave when they are finished.
     """
 
     def __init__(self, config: Any, prompts: Sequence[Sequence[int]], device: Any) -> None:
@@ -301,7 +300,7 @@ class _Batch:
         return self._forward(model, self._pending, places)
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Drop all other rows."""
+        """Keep these rows and drop the others."""
         if len(indices) == len(self.rows):
             return
         chosen = torch.tensor(indices, device=self._device)
@@ -329,8 +328,9 @@ class _Batch:
 
 
 def angular_distances(streams: Any) -> list[float]:
-    """Return arccos(cos) / pi between each stream and the next, averaged over tokens: in [0, 1],
-    shape (n_streams - 1,).
+    """Return arccos(cos) / pi between each stream and the next, averaged over tokens.
+
+    Values are in [0, 1], of shape (n_streams - 1,).
     """
     directions = torch.nn.functional.normalize(streams.double(), dim=-1)
     cosines = (directions[:-1] * directions[1:]).sum(-1).clamp(-1, 1)
@@ -356,14 +356,14 @@ def _n_shared(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    given = [
+    sources = [
         getattr(model.generation_config, "eos_token_id", None),
         model.config.eos_token_id,
         tokenizer.eos_token_id,
     ]
     return frozenset(
         id
-        for item in given
+        for item in sources
         if item is not None
         for id in (item if isinstance(item, list) else [item])
     )

@@ -1,5 +1,7 @@
-"""From a model's name to a `Decoder`: what must be installed, what can be loaded, and the schedule
-that a model ships with.
+"""Loads a `Decoder` by a model's name, and the schedule that the model ships with.
+
+It names what must be installed first; what a decoder does is
+`orchestrator.studies.layers.decoder`'s.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ _NEEDED = ("torch", "transformers")
 
 
 def load_decoder(name: str, revision: str = "") -> Decoder:
-    """Return the model that a plan would call by this name; PlanError naming the remedy when it
-    cannot be had.
+    """Return the model of this name in a plan; PlanError with the remedy when it cannot be loaded.
 
     On the CPU in float32, on a GPU as its weights are stored.
     """
@@ -60,8 +61,9 @@ def load_decoder(name: str, revision: str = "") -> Decoder:
 
 
 def shipped_order(name: str, n_layers: int) -> tuple[int, ...]:
-    """Return the order in which a model ships: all layers once, unless its config.json says
-    otherwise under `latent`.
+    """Return the order in which a model ships.
+
+    That is all layers once, unless `latent` in its config.json has another one.
     """
     latent = _latent(Path(resolve_model(name)) / "config.json")
     if not latent.get("layers"):
@@ -74,5 +76,5 @@ def shipped_order(name: str, n_layers: int) -> tuple[int, ...]:
 def _latent(config: Path) -> Mapping[str, object]:
     if not config.is_file():  # a name of the hub
         return {}
-    found = json.loads(config.read_text(encoding="utf-8")).get("latent")
-    return found if isinstance(found, dict) else {}
+    latent = json.loads(config.read_text(encoding="utf-8")).get("latent")
+    return latent if isinstance(latent, dict) else {}

@@ -1,17 +1,16 @@
-"""A tree search over orders of layers: CoLa's (arXiv 2507.07996, section 3 and appendix B), for one
-task instead of one input. Pure.
+"""A tree search over orders of layers: CoLa's (arXiv 2507.07996, section 3 and appendix B).
 
-A node is an order of layers, the root the model's own. A child skips k layers or runs a block of k
-layers r more times, k and r from 1 to 4. What an order is worth is asked of a function; here
-nothing is run.
+It searches one order for a task instead of one for each input. A node is an order of layers, the
+root the model's own. A child skips k layers or runs a block of k layers r more times, k and r from
+1 to 4. A function returns the reward of an order; nothing is run here. Pure.
 
-What the paper leaves open, and what is done here. *c* is not published, so it is an option
+What the paper leaves open, and our choice. *c* is not published, so it is an option
 (`exploration`); its default is small, since a reward here is a mean over problems and good orders
-differ by a few hundredths, not by 0 and 1 as for one input. Nor is it said when a node gets another
-child: there are hundreds, and UCB would want each tried once. Here a node of v visits has about √v
-(progressive widening, Coulom 2007), and with the published probability of 0.1 it gets one more, at
-random. "Repeat r times" is read as r more times, since once is no action. An order that two ways
-lead to is one node.
+differ by a few hundredths, not by 0 and 1 as for one input. Nor does it say when a node gets
+another child: there are hundreds, and UCB would want each tried once. Here a node of v visits has
+about √v (progressive widening, Coulom 2007), and with the published probability of 0.1 it gets one
+more, at random. "Repeat r times" is read as r more times, since once is no action. An order that
+two ways lead to is one node.
 """
 
 from __future__ import annotations
@@ -28,15 +27,14 @@ LARGEST = 4  # k and r go from 1 to 4 (section 3)
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How a search is led. `max_layers` bounds the length of an order; the paper's bound is not
-    known.
-    """
+    """How to search. `max_layers` bounds the length of an order; the paper's bound is not known."""
 
     max_layers: int
     n_simulations: int = 200  # appendix B
     length_penalty: float = 5.0  # lambda, appendix B
     random_probability: float = 0.1  # appendix B
-    # c: not published; on made-up rewards 0.1 found the best order in 60 of 60 searches, 1.4 in 44
+    # c: not published; on synthetic rewards 0.1 reached the best order in 60 of 60 searches, 1.4
+    # in 44
     exploration: float = 0.1
 
 
@@ -61,10 +59,10 @@ class _Node:
 def explore(
     root: Order, options: SearchOptions, reward: Callable[[Order], float], rng: random.Random
 ) -> Iterator[Trial]:
-    """Yield the root, then one new order a simulation; ends early when every order within the bound
-    has been tried.
+    """Yield the root, then one new order per simulation.
 
-    Deterministic in its arguments; `reward` is called once for each order.
+    It ends early when every order within the bound has been tried. Deterministic in its arguments;
+    `reward` is called once for each order.
     """
     tree = _Node(root)
     seen = {root}
@@ -83,36 +81,38 @@ def explore(
 def ucb(
     node_total: float, n_visits: int, n_all: int, length_share: float, options: SearchOptions
 ) -> float:
-    """Return Q/v + c √(ln V / v) − λ ‖P‖/N: `length_share` is ‖P‖/N, `n_all` V, the visits of the
-    whole tree.
+    """Return Q/v + c √(ln V / v) − λ ‖P‖/N.
+
+    `length_share` is ‖P‖/N, and `n_all` is V, the visits of the whole tree.
     """
     bonus = options.exploration * math.sqrt(math.log(n_all) / n_visits)
     return node_total / n_visits + bonus - options.length_penalty * length_share
 
 
 def neighbours(order: Order, max_layers: int) -> list[Order]:
-    """Return the different orders one action away, none empty or beyond the bound: skips first, by
-    k and then by place.
+    """Return the different orders one action away, none empty or beyond the bound.
+
+    Skips come first, by k and then by place.
     """
-    found: dict[Order, None] = {}
+    orders: dict[Order, None] = {}
     n = len(order)
     for k in range(1, LARGEST + 1):
-        found |= {order[:i] + order[i + k :]: None for i in range(n - k + 1) if k < n}
+        orders |= {order[:i] + order[i + k :]: None for i in range(n - k + 1) if k < n}
     for k in range(1, LARGEST + 1):
         for r in range(1, LARGEST + 1):
             if n + k * r <= max_layers:
-                found |= {
+                orders |= {
                     order[: i + k] + order[i : i + k] * r + order[i + k :]: None
                     for i in range(n - k + 1)
                 }
-    found.pop(order, None)
-    return list(found)
+    orders.pop(order, None)
+    return list(orders)
 
 
 def front(visits: Sequence[Trial]) -> list[Trial]:
-    """Return the Pareto set, shortest first: each is worth more than every shorter one.
+    """Return the Pareto set, shortest first: each has more reward than every shorter one.
 
-    Of equals, the first that was found.
+    Of equals it is the first in the sequence.
     """
     best: list[Trial] = []
     for visit in sorted(visits, key=lambda v: (len(v.order), -v.reward)):
@@ -124,7 +124,7 @@ def front(visits: Sequence[Trial]) -> list[Trial]:
 def _descend(
     tree: _Node, options: SearchOptions, seen: set[Order], rng: random.Random
 ) -> list[_Node] | None:
-    """Return the way to a new node, which is no child of its parent yet; None when there is none."""
+    """Return the path to a node that its parent does not list yet; None when none is left."""
     trail = [tree]
     while not tree.exhausted:
         node = trail[-1]

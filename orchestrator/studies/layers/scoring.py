@@ -1,13 +1,14 @@
-"""The score of an order of layers on a set of problems: its share of right answers, or of answers
-that agree with a vote.
+"""The score of an order of layers on a set of problems.
 
-The one rule: every number says which targets it was graded against and on how many problems. Two kinds
-of target: reference answers ("accuracy"), and, without them, the majority of several replies drawn
-from the model as it ships ("agreement"). Agreement was chosen over the confidence of tokens because
-a mutilated model that repeats itself is very confident, and because a vote is more often right than
-the single reply it is compared with, so that an order can come out better than the model's own. It
-cannot tell a better answer from a wrong one that the vote shares: the number is agreement, never
-accuracy.
+It is the share of right answers, or of answers that agree with a vote.
+
+The one rule: every number says which targets it was graded against, and on how many problems. There
+are two kinds of target: reference answers ("accuracy"), and, without them, the majority of several
+replies drawn from the model as it ships ("agreement"). Agreement was chosen over the confidence of
+tokens because a mutilated model that repeats itself is very confident, and because a vote is more
+often right than the single reply it is compared with, so that an order can come out better than the
+model's own. It cannot tell a better answer from a wrong one that the vote shares: the number is
+agreement, never accuracy.
 
 Answers are read and compared as in a job, by `orchestrator.runtime.annotate`.
 """
@@ -28,7 +29,7 @@ from orchestrator.core.votes import tally
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.studies.evaluate import accuracy
+from orchestrator.studies.evaluate import share_estimate
 from orchestrator.studies.layers.mcts import Order
 
 FIRST = 8  # problems on which an order is tried before the rest
@@ -153,12 +154,12 @@ def voted(problems: Sequence[Problem], rounds: Sequence[Sequence[Answer | None]]
 
     The rounds have shape (n_rounds, n_problems).
     """
-    found: dict[str, str] = {}
+    majorities: dict[str, str] = {}
     for problem, column in zip(problems, zip(*rounds, strict=True), strict=True):
         clusters = tally(Trace(ordinal, answer=answer) for ordinal, answer in enumerate(column))
         if clusters:
-            found[problem.id] = clusters[0].answer.text
-    return found
+            majorities[problem.id] = clusters[0].answer.text
+    return majorities
 
 
 class Scorer:
@@ -172,7 +173,7 @@ class Scorer:
         targets: Mapping[str, str],
         known: Collection[OrderScore] = (),
     ) -> None:
-        """Take the scores of an earlier run over the same problems and targets, if there are any."""
+        """`known` are scores of an earlier run over the same problems and targets."""
         self._complete = complete
         self._marker = grader
         self._problems = problems
@@ -193,15 +194,14 @@ class Scorer:
         return scored
 
     def score(self, order: Order) -> OrderScore:
-        """Return an order's score on the first 8 problems, and on the rest if it may still match the
-        model's own order.
+        """Return an order's score on the first 8 problems, or on all if it may match the own order.
 
         It may not when the upper end of the 95% interval of its share lies below the own order's.
         """
         if order in self._known:
             return self._known[order]
         first = self._grades(order, self._problems[:FIRST])
-        estimate = accuracy({str(i): right for i, right in enumerate(first)})
+        estimate = share_estimate(first)
         assert estimate is not None
         assert estimate.high is not None
         lost = estimate.high < self._floor

@@ -1,5 +1,6 @@
-"""One search for a task's order of layers: it splits problems, chooses targets, tries orders and
-compares the winner on other problems.
+"""One search for a task's order of layers.
+
+It splits problems, chooses targets, tries orders and compares the winner on other problems.
 
 The one rule: the problems that led a search never pass for a test of it. The winner and the model's
 own order are compared on held-out problems; where there are none, and reference answers led, the
@@ -23,8 +24,9 @@ from orchestrator.core.layers import Schedule, parse_schedule
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Problem, Prompt
+from orchestrator.jobs.files import write_atomically
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.evaluate import Estimate, accuracy
+from orchestrator.studies.evaluate import Estimate, share_estimate
 from orchestrator.studies.layers.mcts import Order, SearchOptions, Trial, explore, front
 from orchestrator.studies.layers.scoring import (
     Complete,
@@ -43,7 +45,7 @@ class Runner(Protocol):
 
     @property
     def n_layers(self) -> int:
-        """How many layers the model has."""
+        """Return how many layers the model has."""
         ...
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -57,7 +59,7 @@ class Runner(Protocol):
         max_new_tokens: int,
         stop: Sequence[str] = (),
     ) -> list[Completion]:
-        """Return one reply each, without chance."""
+        """Return one reply per prompt, without sampling."""
         ...
 
     def drawn(
@@ -70,7 +72,7 @@ class Runner(Protocol):
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """Return one reply each, drawn."""
+        """Return one sampled reply per prompt."""
         ...
 
 
@@ -96,7 +98,7 @@ class SearchTask:
 class Comparison:
     """The winner against the model's own order.
 
-    `kind`: "accuracy", "oracle" or "agreement". The two differ on `n_gained` + `n_lost`.
+    `kind` is "accuracy", "oracle" or "agreement". The two differ on `n_gained` + `n_lost`.
     """
 
     kind: str
@@ -160,7 +162,8 @@ def search(
     """
     calibration, held_out = split(task.problems, task.holdout, task.plan.seed)
     complete = completer(runner, task)
-    with Grader(task.plan, task.execution) as grader, SearchLog(path, task, calibration) as log:
+    log = SearchLog(path, task, calibration)
+    with Grader(task.plan, task.execution) as grader:
         targets = _targets(task, runner, own, grader, calibration)
         used = [p for p in calibration if p.id in targets]
         scorer = Scorer(complete, grader, used, targets, log.known)
@@ -222,8 +225,8 @@ def completer(runner: Runner, task: SearchTask) -> Complete:
 def _merit(scored: OrderScore) -> tuple[float, float]:
     """Return what makes a winner: tried on all problems, highest reward, then shortest.
 
-    `max` keeps the first of equals. Of orders without any reward the first, the model's own, stays: short ones would win by their
-    length alone.
+    `max` keeps the first of equals. Of orders without any reward the first, the model's own, stays:
+    short ones would win by their length alone.
     """
     reward = scored.reward if scored.whole else 0.0
     return reward, -len(scored.order) if reward else -math.inf
@@ -245,8 +248,13 @@ def _targets(
     for i in range(task.n_votes):
         seed = derive_seed(task.plan.seed, "vote", i)
         replies = runner.drawn(
-            prompts, own, sampling.max_new_tokens, sampling.stop, temperature=sampling.temperature, seed=seed
-        )  # fmt: skip
+            prompts,
+            own,
+            sampling.max_new_tokens,
+            sampling.stop,
+            temperature=sampling.temperature,
+            seed=seed,
+        )
         rounds.append(grader.answers(problems, replies))
     targets = voted(problems, rounds)
     if not targets:
@@ -281,7 +289,7 @@ def _comparison(
     grades = [
         grader.right(graded, complete(order, graded), against) for order in (own, winner.order)
     ]
-    a, b = (accuracy({p.id: right for p, right in zip(graded, row, strict=True)}) for row in grades)
+    a, b = (share_estimate(row) for row in grades)
     assert a is not None
     assert b is not None
     pairs = list(zip(*grades, strict=True))
@@ -289,62 +297,41 @@ def _comparison(
 
 
 class SearchLog:
-    """Orders with their grades, one a line, appended as they come.
+    """Orders with their grades, one a line; the first line identifies the search.
 
-    The first line identifies the search.
+    The file is replaced whole with each order, of which there are a few hundred.
     """
 
     def __init__(self, path: Path, task: SearchTask, problems: Sequence[Problem]) -> None:
-        """Read what is there. PlanError when it belongs to another search; a last line that was cut
-        off is dropped.
-        """
-        self._path = path
-        self._head = msgspec.json.encode({"search": _identity(task, problems)})
+        """Read the log, dropping a cut-off last line; PlanError when it is of another search."""
+        head = msgspec.json.encode({"search": _identity(task, problems)}) + b"\n"
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
-        if whole and whole[0].strip() != self._head:
+        self._lines = [line for line in lines if line.endswith(b"\n")] or [head]
+        self._path = path
+        if self._lines[0] != head:
             raise PlanError(
-                f"{path} holds another search (other problems, model, reward, "
-                "seed or sampling); choose another --out"
+                f"{path} holds another search (other problems, model, reward, seed or sampling); "
+                "choose another --out"
             )
-        self.known = [_scored(msgspec.json.decode(line)) for line in whole[1:]]
-        self._kept = {scored.order for scored in self.known}
+        self.known = [_scored(msgspec.json.decode(line)) for line in self._lines[1:]]
+        self._orders = {scored.order for scored in self.known}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab")
-            self._file.truncate(sum(map(len, whole)))
-            if not whole:
-                self._file.write(self._head + b"\n")
         except OSError as error:
-            raise JournalError(
-                f"{path}: {error.strerror}; free some space or choose another --out"
-            ) from error
-
-    def __enter__(self) -> SearchLog:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the file."""
-        self._file.close()
+            raise JournalError(f"{path}: {error.strerror}; choose another --out") from error
 
     def add(self, scored: OrderScore) -> None:
-        """Keep an order's grades, once."""
-        if scored.order in self._kept:
+        """Write an order's score, unless it is logged already."""
+        if scored.order in self._orders:
             return
-        self._kept.add(scored.order)
+        self._orders.add(scored.order)
         row = {
             "layers": str(Schedule(scored.order)),
             "right": [int(right) for right in scored.right],
             "whole": scored.whole,
         }
-        try:
-            self._file.write(msgspec.json.encode(row) + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise JournalError(
-                f"{self._path}: {error.strerror}; free some space or choose another --out"
-            ) from error
+        self._lines.append(msgspec.json.encode(row) + b"\n")
+        write_atomically(self._path, b"".join(self._lines))
 
 
 def _scored(row: Mapping[str, object]) -> OrderScore:

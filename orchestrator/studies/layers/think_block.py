@@ -1,17 +1,12 @@
-"""How far each layer of a model turns the residual stream, where a think block could lie, and what
-looping it does. Values only.
+"""The think block of a model: how far each layer turns the residual stream, and what looping does.
 
-Angular distances as in ETD (arXiv 2510.07358): d_l = arccos(cos(x_l, x_{l+1})) / pi between the
-residual streams before and after layer l, averaged over the tokens of a text. Whether looping a
-frozen model's block helps is not promised by anybody: it is measured here, by the likelihood of the
-same text, for plain loops and for damped ones.
+As in ETD (Koishekenov et al., arXiv 2510.07358): angular distances d_l = arccos(cos(x_l, x_{l+1}))
+/ pi between the residual streams before and after layer l, averaged over the tokens of a text.
+Where that curve goes flat, from the front and from the back, lie its knees: layers before the
+front's knee encode, layers after the back's knee decode, those between think.
 
-Where a curve of angular distances goes flat, from the front and from the back, and the schedule
-that follows. Pure.
-
-The rule is ETD's (Koishekenov et al., arXiv 2510.07358): layers before the front's knee encode,
-layers after the back's knee decode, those between think. How distances are measured is
-`orchestrator.studies.layers.think_block`'s.
+Whether looping a frozen model's block helps is promised by nobody: it is measured here, by the
+likelihood of the same text, for plain loops and for damped ones. Values only.
 """
 
 from __future__ import annotations
@@ -32,12 +27,14 @@ if TYPE_CHECKING:
 # how much the model reads at once; the tokens of a window count alike, the first ones without
 # context
 WINDOW_TOKENS = 128
-_FEWEST_WINDOWS = 2  # below, nothing can be said about how certain a number is
+# S of the Kneedle paper, which calls 1 the best for curves known as a whole (section IV)
+SENSITIVITY = 1.0
+_FEWEST_WINDOWS = 2  # fewer give no interval
 
 
 @dataclass(frozen=True, slots=True)
 class LoopEffect:
-    """What a depth does to the likelihood of the text.
+    """The effect of a depth on the likelihood of the text.
 
     `nll` is nats a token; `change` is against depth 1, paired by window.
     """
@@ -64,8 +61,9 @@ class LayerProbe:
 
 
 def built_in_text() -> str:
-    """Return the calibration text that comes along: about 1,400 words of plain English prose,
-    dialogue and sums, written for this.
+    """Return the built-in calibration text.
+
+    It is about 1,400 words of plain English prose, dialogue and sums, written for this.
     """
     return (
         resources.files("orchestrator.studies.layers")
@@ -75,9 +73,7 @@ def built_in_text() -> str:
 
 
 def probe(decoder: Decoder, name: str, text: str, depths: Sequence[int]) -> LayerProbe:
-    """Return the curve over a text, the schedule that it proposes, and what that schedule does at
-    each of these depths.
-    """
+    """Return the curve over a text, the proposed schedule, and its effect at these depths."""
     windows = _windows(decoder.text_ids(text))
     distances = mean_distances(decoder, windows)
     schedule = proposed(distances)
@@ -96,11 +92,9 @@ def mean_distances(decoder: Decoder, windows: Sequence[Sequence[int]]) -> tuple[
 def loop_effects(
     decoder: Decoder, windows: Sequence[Sequence[int]], schedule: Schedule, depths: Sequence[int]
 ) -> tuple[LoopEffect, ...]:
-    """Return the likelihoods under a schedule, depth 1 first, then each other depth as a plain and
-    as a damped loop.
-    """
+    """Return the likelihoods at depth 1, then at each other depth, looped plainly and damped."""
     once = _nlls(decoder.token_logprobs(windows, schedule.order(1)))
-    found = [LoopEffect(1, False, schedule.n_layers_run(1), mean_estimate(once), None)]
+    effects = [LoopEffect(1, False, schedule.n_layers_run(1), mean_estimate(once), None)]
     for depth in sorted({*depths} - {1}):
         plain = _nlls(decoder.token_logprobs(windows, schedule.order(depth)))
         damped = _nlls(
@@ -108,12 +102,12 @@ def loop_effects(
         )
         for is_damped, nlls in ((False, plain), (True, damped)):
             change = mean_estimate([b - a for a, b in zip(once, nlls, strict=True)])
-            found.append(
+            effects.append(
                 LoopEffect(
                     depth, is_damped, schedule.n_layers_run(depth), mean_estimate(nlls), change
                 )
             )
-    return tuple(found)
+    return tuple(effects)
 
 
 def _windows(ids: Sequence[int]) -> list[Sequence[int]]:
@@ -129,11 +123,6 @@ def _windows(ids: Sequence[int]) -> list[Sequence[int]]:
 
 def _nlls(logprobs: Sequence[Sequence[float]]) -> list[float]:
     return [-sum(row) / len(row) for row in logprobs]
-
-
-SENSITIVITY = (
-    1.0  # S of the Kneedle paper, which calls 1 the best for curves known as a whole (section IV)
-)
 
 
 def kneedle(values: Sequence[float], sensitivity: float = SENSITIVITY) -> int | None:
@@ -160,13 +149,12 @@ def kneedle(values: Sequence[float], sensitivity: float = SENSITIVITY) -> int | 
 
 
 def proposed(distances: Sequence[float]) -> Schedule | None:
-    """Return encode, think × r, decode for `distances[l]` between the residual streams before and
-    after layer l; None without knees.
+    """Return the schedule encode, think × r, decode; None without knees.
 
-    The curve falls from the front, is low in the middle and may rise towards the end, which the
-    paper does not say how to treat: here the front's knee is that of the lowest value so far,
-    counted from the front, and the back's likewise from the back. None too when the two leave no
-    layer between them.
+    `distances[l]` is between the residual streams before and after layer l. The curve falls from
+    the front, is low in the middle and may rise towards the end, which the paper does not say how
+    to treat: here the front's knee is that of the lowest value so far, counted from the front, and
+    the back's likewise from the back. None too when the two leave no layer between them.
     """
     n_encode = kneedle(list(accumulate(distances, min)))
     n_decode = kneedle(list(accumulate(reversed(distances), min)))

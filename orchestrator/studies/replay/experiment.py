@@ -60,9 +60,9 @@ class ReplayOutcome:
     """One exploration.
 
     `full_tokens` and `full_right` are the cost and the vote of all `n_planned` attempts of the same
-    draw. `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those held a
-    right answer while the vote was wrong.
-    `path_tokens`: the critical path, in tokens one after another.
+    draw. `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those
+    held a right answer while the vote was wrong. `path_tokens`: the critical path, in tokens one
+    after another.
     """
 
     right: bool
@@ -110,9 +110,9 @@ def play_all(
     conditions: Conditions,
     n_processes: int = 0,
 ) -> list[ReplayRow]:
-    """Return one row per recording and setting; of several recordings, also one per setting for all.
+    """Return a row per recording and setting; for several recordings, also a row per setting.
 
-    ReplayError when a recording has no references, or does not hold what a strategy asks for.
+    ReplayError when a recording has no references, or does not hold what a strategy requests.
     `n_processes` 0: one per core.
     """
     for recording in recordings:
@@ -124,15 +124,15 @@ def play_all(
             )
     cases = list(product(range(len(recordings)), range(len(settings))))
     tasks = [_Task(i, settings[j], seeds) for i, j in cases for seeds in _chunks(conditions)]
-    found: dict[tuple[int, int], dict[str, list[ReplayOutcome]]] = {case: {} for case in cases}
+    outcomes: dict[tuple[int, int], dict[str, list[ReplayOutcome]]] = {case: {} for case in cases}
     played = _mapped(recordings, tasks, conditions, n_processes or os.cpu_count() or 1)
     for case in (case for case in cases for _ in _chunks(conditions)):
         for problem_id, outcome in next(played):
-            found[case].setdefault(problem_id, []).append(outcome)
-    rows = [_row(recordings[i].name, settings[j], found[i, j]) for i, j in cases]
+            outcomes[case].setdefault(problem_id, []).append(outcome)
+    rows = [_row(recordings[i].name, settings[j], outcomes[i, j]) for i, j in cases]
     if len(recordings) > 1:
         merged = [
-            _merged({r.name: found[i, j] for i, r in enumerate(recordings)})
+            _merged({r.name: outcomes[i, j] for i, r in enumerate(recordings)})
             for j in range(len(settings))
         ]
         rows += [_row("all", setting, pool) for setting, pool in zip(settings, merged, strict=True)]
@@ -188,7 +188,7 @@ def _played(
     strategy = registry.load("strategies", task.setting.strategy)
     selector = registry.load("selectors", task.setting.selector)
     n_planned: int | None = getattr(strategy, "n_planned", None)
-    found = []
+    outcomes = []
     for seed in task.seeds:
         plan = Plan(
             strategy=task.setting.strategy, sampling=UNLIMITED, budget=conditions.budget, seed=seed
@@ -202,8 +202,8 @@ def _played(
                     f"{recording.name}, problem {recorded.problem.id}: {run.session.error}"
                 )
             full = None if n_planned is None or n_planned > len(order) else order[:n_planned]
-            found.append((recorded.problem.id, _outcome(tape, run, selector, full)))
-    return found
+            outcomes.append((recorded.problem.id, _outcome(tape, run, selector, full)))
+    return outcomes
 
 
 def _outcome(
@@ -255,7 +255,7 @@ def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trac
 def _merged(pools: dict[str, dict[str, list[ReplayOutcome]]]) -> dict[str, list[ReplayOutcome]]:
     """Return several sources' outcomes by question, merged where all have the same questions."""
     ids = [set(pool) for pool in pools.values()]
-    same = all(found == ids[0] for found in ids)
+    same = all(one == ids[0] for one in ids)
     merged: dict[str, list[ReplayOutcome]] = {}
     for name, pool in pools.items():
         for problem_id, outcomes in pool.items():

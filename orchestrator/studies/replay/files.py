@@ -1,5 +1,4 @@
-"""Reads recordings: job directories, recordings with probes, answer pools, and pools of full texts
-with scores.
+"""Reads recordings: job directories, recordings with probes, answer pools, pools of full texts.
 
 The one rule: what a file holds is taken as it is, and a note names what had to be left out. A
 file's kind follows from its content. Answers that were recorded as answers are compared as texts,
@@ -35,9 +34,11 @@ from orchestrator.studies.replay.recording import (
 )
 from orchestrator.studies.summary import compare_answers
 
-# how the recordings with probes and the answer pools write that none was found
-NO_ANSWER = ("", "ERR", "None")
-_LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
+NO_ANSWER = ("", "ERR", "None")  # as recordings with probes and answer pools write it
+_LEFT_OUT = (
+    "that were cut short, dropped or built on others are left out; "
+    "the cut ones are mostly the longer ones"
+)
 _KINDS = (
     "a job directory; a list of questions with `each_branch` (probes); "
     "`records` with `traces` of `text` and `tokens` (full texts); "
@@ -237,11 +238,7 @@ def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[Recor
     by_ordinal = {t.ordinal: t for t in pool}
     solving = [t for t in sorted(pool, key=lambda t: t.ordinal) if t.purpose is Purpose.SOLVE]
     continued = {t.parent for t in solving}
-    probes = {
-        t.parent: t.answer
-        for t in pool
-        if t.purpose is Purpose.PROBE and t.finish not in (Finish.FAILED, Finish.CANCELLED)
-    }
+    probes = {t.parent: t.answer for t in pool if t.purpose is Purpose.PROBE and not t.lost}
     chains = [lineage(t, by_ordinal) for t in solving if t.ordinal not in continued]
     whole = [
         links

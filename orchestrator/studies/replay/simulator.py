@@ -28,7 +28,7 @@ from orchestrator.core.values import (
 )
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace, ReplayError
 
-# a recorded trace ends where it ended, unless a strategy asks for a checkpoint
+# a recorded trace ends where it ended, unless a strategy requests a checkpoint
 UNLIMITED = Sampling(max_new_tokens=2**31)
 
 
@@ -135,7 +135,7 @@ class Tape:
         if request.parent is None:
             if self._n_drawn == len(self._order):
                 raise self._missing(
-                    f"{len(self._order)} traces and was asked for one more; lower the strategy's n"
+                    f"{len(self._order)} traces, and one more was requested; lower the strategy's n"
                 )
             self._n_drawn += 1
             return Stretch(request.ordinal, self._order[self._n_drawn - 1], 0, 0)
@@ -172,10 +172,12 @@ class Tape:
         if request.prompt not in ("", self.prompt):
             raise self._missing("no attempt at another prompt than the problem's own")
         if request.suffix:
-            raise self._missing(f"no attempt that goes on after the forced text {request.suffix!r}")
+            raise self._missing(
+                f"no attempt that continues after the forced text {request.suffix!r}"
+            )
         if request.depth is not None:
             raise self._missing(
-                f"one depth, that of its model; the strategy asks for depth {request.depth}"
+                f"one depth, that of its model; the strategy requests depth {request.depth}"
             )
         if request.metrics or request.verifiers:
             some = self.recorded.traces[0] if self.recorded.traces else RecordedTrace(0)
@@ -254,8 +256,8 @@ class SimulatedRun:
 def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
     """Return the exploration of a tape's problem by a strategy.
 
-    ReplayError when the recording does not hold what it requests. Arrivals at the same tick come in the order of submission; a stopped trace arrives at the tick
-    at which it was stopped.
+    ReplayError when the recording does not hold what it requests. Arrivals at the same tick come in
+    the order of submission; a stopped trace arrives at the tick at which it was stopped.
     """
     session = Session(tape.recorded.problem, strategy, plan)
     tape.prompt = prepared_prompt(tape.recorded.problem, plan)

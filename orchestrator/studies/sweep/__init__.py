@@ -1,5 +1,4 @@
-"""Accuracy against depth and width: the surface, what a depth's votes are worth, and the plans that
-follow.
+"""Accuracy against depth and width: the surface, the worth of a depth's votes, the plans.
 
 How pools are sampled belongs to `orchestrator.studies.series`.
 """

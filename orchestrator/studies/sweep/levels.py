@@ -1,5 +1,4 @@
-"""What a depth's votes are worth: accuracy and price of a trace, the weight of its vote, and how
-far agreement can be trusted.
+"""What a depth's votes are worth: accuracy, price and weight of a trace, and trust in agreement.
 
 Pure functions of whole pools and of which answers are right. The weights are what the selector
 `depth-weighted` takes.
@@ -15,7 +14,7 @@ from typing import TypeAlias
 from orchestrator.core.values import Trace
 from orchestrator.studies.scaling import votes
 
-# traces whose agreement is tried: `deepen`'s first wave, and what its confidence of 0.95 asks for
+# traces whose agreement is tried: `deepen`'s first wave, and what its confidence of 0.95 requires
 N_AGREED = 4
 
 Pools: TypeAlias = Mapping[str, Sequence[Trace]]  # by problem id
@@ -24,7 +23,7 @@ Right: TypeAlias = Mapping[str, frozenset[str]]  # keys of right answers by prob
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What was seen of one depth.
+    """The measurements of one depth.
 
     `layer_tokens` and `seconds` are per trace (engine-seconds: from a request's start to its end,
     while others ran beside it). `accuracy` is that of one trace that answers, over all problems,
@@ -47,9 +46,7 @@ class Level:
 
 
 def level(depth: int, pools: Pools, right: Right) -> Level:
-    """Return what whole pools of attempts at one depth show; `right` has the keys of the right
-    answers of each.
-    """
+    """Return the measurements of whole pools of attempts at one depth."""
     n = sum(map(len, pools.values()))
     counts = {id: votes(pool) for id, pool in pools.items()}
     n_answers = sum(sum(c.values()) for c in counts.values())
@@ -76,11 +73,11 @@ def level(depth: int, pools: Pools, right: Right) -> Level:
 
 
 def alternatives(wrong: Sequence[Sequence[int]]) -> float:
-    """Return how many wrong answers there are in effect: one over the chance that two wrong traces
-    of a problem agree, at least 1.
+    """Return the effective number of wrong answers, at least 1.
 
-    `wrong` are the counts of each problem's wrong answers. With no two wrong traces on any problem
-    it is 1, the most cautious value.
+    It is one over the chance that two wrong traces of a problem agree. `wrong` are the counts of
+    each problem's wrong answers. With no two wrong traces on any problem it is 1, the most cautious
+    value.
     """
     pairs = sum(sum(counts) * (sum(counts) - 1) for counts in wrong)
     agreeing = sum(c * (c - 1) for counts in wrong for c in counts)
@@ -92,12 +89,11 @@ def alternatives(wrong: Sequence[Sequence[int]]) -> float:
 
 
 def vote_weight(accuracy: float, n_alternatives: float) -> float:
-    """Return the log-odds that one vote adds: log(a m / (1 - a)), at least 0, for accuracy a in (0,
-    1) and m wrong answers in effect.
+    """Return the log-odds that one vote adds: log(a m / (1 - a)), at least 0.
 
-    Naive Bayes: if a trace states the right answer with probability a and each of m wrong ones with
-    (1 - a) / m, and traces are independent, then the answer with the largest sum of these weights
-    is the most probable one.
+    a in (0, 1) is the accuracy, m the effective number of wrong answers. Naive Bayes: if a trace
+    states the right answer with probability a and each of m wrong ones with (1 - a) / m, and traces
+    are independent, then the answer with the largest sum of these weights is the most probable one.
     """
     return max(0.0, math.log(accuracy * n_alternatives / (1.0 - accuracy)))
 
@@ -105,8 +101,9 @@ def vote_weight(accuracy: float, n_alternatives: float) -> float:
 def agreed_at_k(
     counts: Mapping[str, int], n: int, right: frozenset[str], k: int
 ) -> tuple[float, float]:
-    """Return the chances that k of n attempts drawn at random all state one answer, and that they
-    do and it is right. Exact.
+    """Return the chances that k of n attempts all agree, and that they agree on a right answer.
+
+    The attempts are drawn at random; the chances are exact.
     """
     ways = math.comb(n, k)
     return sum(math.comb(c, k) for c in counts.values()) / ways, sum(
@@ -127,8 +124,7 @@ def layer_tokens(trace: Trace) -> tuple[float, float]:
 
 
 def first_look(levels: Sequence[Level], deep: Level) -> Level | None:
-    """Return the shallower depth that saves most as `deepen`'s first wave before `deep`, or None
-    when none saves.
+    """Return the shallower depth that saves most as `deepen`'s first wave, or None when none saves.
 
     All problems pay k shallow traces; where those agree, one trace of the deep level confirms in
     place of the k that would have to agree there: agreement x (k - 1) x deep price - k x shallow

@@ -52,8 +52,7 @@ def best_plan(plan: Plan, surface: Surface) -> Plan:
 
 
 def deepen_plan(plan: Plan, surface: Surface) -> tuple[Plan, list[str]]:
-    """Return the plan for `deepen` that ends at the recommended depth, and two lines that explain
-    it.
+    """Return the plan for `deepen` that ends at the recommended depth, and lines that explain it.
 
     It first looks at a shallower depth if that saves, and is calibrated as measured. It may sample
     as many traces as the recommended setting, and its first look beside them.

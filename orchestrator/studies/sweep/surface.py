@@ -1,5 +1,4 @@
-"""The surface accuracy(depth, width) and its cost, from one pool per depth sampled at the largest
-width.
+"""The surface accuracy(depth, width) and its cost, from one pool per depth at the largest width.
 
 The one rule: a smaller width is evaluated by what a random part of the pool would have answered,
 never by sampling again and never by the first traces alone, so every point is unbiased and all
@@ -57,8 +56,9 @@ class Setting:
 
     @property
     def as_good_as_best(self) -> bool:
-        """Whether the interval of its difference to the best setting holds 0, or the difference is
-        less than half a problem.
+        """Return whether its difference to the best setting may be none.
+
+        The interval of the difference holds 0, or the difference is less than half a problem.
         """
         difference = self.below_best
         return (
@@ -68,11 +68,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """Every setting, depth by depth and by width within a depth; `best` and `cheapest` are
-    positions in it.
+    """Every setting, depth by depth and by width within a depth.
 
-    `unit` is what `layer_tokens` count: "tokens" where the engine does not know its layers.
-    `n_left_out` problems had a reference but not enough attempts at every depth.
+    `best` and `cheapest` are positions in it. `unit` is what `layer_tokens` count: "tokens" where
+    the engine does not know its layers. `n_left_out` problems had a reference but not enough
+    attempts at every depth.
     """
 
     depths: tuple[int, ...]
@@ -92,14 +92,15 @@ class Surface:
 
 
 def parse_counts(text: str, flag: str) -> tuple[int, ...]:
-    """Return the whole numbers that `1,4,16` or `1..64` write, ascending: a range doubles from its
-    start and ends at its end.
+    """Return the whole numbers of a list (`1,4,16`) or a range (`1..64`), ascending.
+
+    A range doubles from its start and includes its end.
     """
     fault = PlanError(
         f"{flag} {text!r}: give whole numbers from 1, "
         "as a list (1,4,16) or as a range that doubles (1..64)"
     )
-    found: set[int] = set()
+    counts: set[int] = set()
     for part in text.split(","):
         first, dots, last = (piece.strip() for piece in part.partition(".."))
         if not first.isdecimal() or (dots and not last.isdecimal()):
@@ -108,10 +109,10 @@ def parse_counts(text: str, flag: str) -> tuple[int, ...]:
         if not 1 <= low <= high:
             raise fault
         while low < high:
-            found.add(low)
+            counts.add(low)
             low *= 2
-        found.add(high)
-    return tuple(sorted(found))
+        counts.add(high)
+    return tuple(sorted(counts))
 
 
 def surface(
@@ -121,11 +122,10 @@ def surface(
     selector: str,
     chances: Chances,
 ) -> Surface:
-    """Return the surface of pools by depth, each as wide as the largest width. LeadlineError
-    without a problem to count.
+    """Return the surface of pools by depth, each as wide as the largest width.
 
-    `right` are the keys of right answers (`evaluate.right_keys`) by depth; `chances` is
-    `by_majority` or `by_drawing(selector)`.
+    LeadlineError without a problem to count. `right` are the keys of right answers
+    (`evaluate.right_keys`) by depth; `chances` is `by_majority` or `by_drawing(selector)`.
     """
     depths = tuple(pools)
     known = [
@@ -139,7 +139,7 @@ def surface(
             "at every depth"
         )
     # (n_problems, n_settings, 2): values and their errors; layer-tokens and seconds
-    found = np.array(
+    values = np.array(
         [
             [pair for d in depths for pair in chances(id, tried[d][id], right[d][id], widths)]
             for id in ids
@@ -148,9 +148,9 @@ def surface(
     costs = np.array(
         [[pair for d in depths for pair in _costs(tried[d][id], widths)] for id in ids]
     )
-    drawing = np.sqrt((found[:, :, 1] ** 2).sum(axis=0)) / len(ids)
+    drawing = np.sqrt((values[:, :, 1] ** 2).sum(axis=0)) / len(ids)
     settings = _settings(
-        [(d, w) for d in depths for w in widths], found[:, :, 0], drawing, costs.mean(axis=0)
+        [(d, w) for d in depths for w in widths], values[:, :, 0], drawing, costs.mean(axis=0)
     )
     has_layers = any(t.usage.layer_tokens for d in depths for t in tried[d][ids[0]])
     return Surface(
@@ -196,8 +196,9 @@ def _settings(
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Tell of each (cost, accuracy) whether no other costs as little and is as accurate, one of the
-    two strictly better.
+    """Return of each (cost, accuracy) whether it is on the Pareto front.
+
+    No other costs as little and is as accurate, one of the two strictly better.
     """
     return [
         not any(c <= cost and a >= value and (c, a) != (cost, value) for c, a in points)
@@ -213,12 +214,11 @@ def _best(settings: Sequence[Setting]) -> int:
 
 
 def cheapest(settings: Sequence[Setting]) -> int:
-    """Return which setting takes the fewest layer-tokens among those as good as the best; of equal
-    ones the more accurate, then the first.
+    """Return which setting takes the fewest layer-tokens among those as good as the best.
 
-    As good: the 95% interval of (best - this), both resampled over the same problems, holds 0; or
-    the difference is less than half a problem. Expectations over a pool are sharp: without the
-    second even 0.01 points would count.
+    Of equal ones it is the more accurate, then the first. As good: the 95% interval of (best -
+    this), both resampled over the same problems, holds 0; or the difference is less than half a
+    problem. Expectations over a pool are sharp: without the second even 0.01 points would count.
     """
     able = [i for i, setting in enumerate(settings) if setting.as_good_as_best]
     return min(able, key=lambda i: (settings[i].layer_tokens, -settings[i].accuracy.value, i))
@@ -227,8 +227,9 @@ def cheapest(settings: Sequence[Setting]) -> int:
 def by_majority(
     id: str, pool: Sequence[Trace], right: frozenset[str], widths: Sequence[int]
 ) -> list[tuple[float, float]]:
-    """Return by width the chance that the majority of so many attempts is right: exact, with the
-    error 0, in pools up to 512.
+    """Return by width the chance that a majority of so many attempts is right, and its error.
+
+    It is exact, with the error 0, in pools up to 512.
     """
     counts = votes(pool)
     values = majority_at_k(counts, len(pool), right, widths)
@@ -239,10 +240,10 @@ def by_majority(
 
 
 def by_drawing(selector: Selector) -> Chances:
-    """Return what estimates any selector's chance to be right, by width, with its standard error.
+    """Return a function of any selector's chance to be right, by width, with its standard error.
 
-    Of each pool it takes every part of that size when there are at most 100 (then the error is 0),
-    else 100 seeded draws.
+    It votes on every part of a pool of that size when there are at most 100 (then the error is 0),
+    else on 100 seeded draws.
     """
 
     def chances(
@@ -269,12 +270,11 @@ def _drawn(
 
 
 def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, float]]:
-    """Return the expected (layer-tokens, seconds) of each width. What is generated grows with the
-    width, and so do seconds.
+    """Return the expected (layer-tokens, seconds) of each width.
 
-    Of the prompt, one trace computes the most (in the pool: whichever came first), the others what
-    the prefix cache did not hold: so a width of 1 pays the prompt in full, and the width of the
-    pool pays what the pool did.
+    What is generated grows with the width, and so do seconds. Of the prompt, one trace computes the
+    most (in the pool: whichever came first), the others what the prefix cache did not hold: so a
+    width of 1 pays the prompt in full, and the width of the pool pays what the pool did.
     """
     prompts, outputs = zip(*map(layer_tokens, pool), strict=True)
     first = max(prompts)

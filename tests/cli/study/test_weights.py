@@ -64,7 +64,7 @@ POOLS = (
 
 @pytest.fixture
 def ensemble(cli: Run) -> Run:
-    """A job in which both models were asked of every problem."""
+    """A job in which both models attempted every problem."""
     Path("both.toml").write_text(f'problems = "p.jsonl"\ndomain = "number"\n{POOLS}')
     done = cli(
         "run",
@@ -135,14 +135,14 @@ def test_jobs_of_one_model_each_are_one_pool_with_common_classes(cli: Run, tmp_p
         (40, 40),
     )
     assert questions.shares["q0"].right[0] == 1.0, (
-        "job-a is always right on even questions, and says so as 727.0"
+        "job-a is always right on even questions, and writes it as 727.0"
     )
     assert len(questions.shares["q0"].wrong) <= 4
     assert questions.n_left_out == 0
     assert "job-fake" in cli("weights", "job-a", "job-fake", "--problems", "p.jsonl").stdout
 
 
-def test_held_out_questions_are_judged_by_other_folds() -> None:
+def test_held_out_questions_are_weighted_by_other_folds() -> None:
     """A fold's weights follow what the other folds are like."""
     first, second = Shares((1.0, 0.0), ((0.0, 1.0),)), Shares((0.0, 1.0), ((1.0, 0.0),))
     assert cross_fitted([first] * 10) == [True] * 10

@@ -1,5 +1,6 @@
-"""Sample, Scrutinize and Scale: the tie band by hand, the conversation, the contest, and accuracy
-against a brute-force simulation.
+"""Sample, Scrutinize and Scale: tie band, conversation, contest and accuracy.
+
+Accuracy is compared with a brute-force simulation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.session import Session
 from orchestrator.core.values import Finish, Message, Purpose, Request, Trace
 from orchestrator.core.votes import conclude
-from orchestrator.kit.verdicts import Match
+from orchestrator.kit.verdicts import Comparison
 from orchestrator.testing import PROBLEM, explore, trace
 from strategies.checking.contest import Candidate, matchups_won, tied
 from strategies.checking.scrutinize import Scrutinize, Scrutinized
@@ -24,8 +25,9 @@ from strategies.selectors.majority import Majority
 
 
 class World:
-    """Candidates and judges with known error rates; each reply is a function of its request, so any
-    order of arrival gives the same.
+    """Candidates and judges with known error rates.
+
+    Each reply is a function of its request, so any order of arrival gives the same.
     """
 
     def __init__(
@@ -92,8 +94,9 @@ def won_by(session: Session) -> str | None:
     ],
 )
 def test_who_is_compared(means: tuple[float, ...], keys: str, compared: list[int]) -> None:
-    """Algorithm 1, line 9, and section 3.1: the three best, within 5 % of the best, and only where
-    they disagree.
+    """Algorithm 1, line 9, and section 3.1.
+
+    The three best, within 5 % of the best, and only where they disagree.
     """
     assert [
         c.ordinal
@@ -106,22 +109,23 @@ def test_who_is_compared(means: tuple[float, ...], keys: str, compared: list[int
 def test_a_matchup_is_won_by_most_of_its_comparisons_whichever_was_shown_first() -> None:
     """1 beats 2 in 2 of 3, in both orders; 1 against 3 is even, half a point each; 3 beats 2."""
     seen = [
-        Match(1, 2, 1.0),
-        Match(2, 1, 0.0),
-        Match(1, 2, 0.0),
-        Match(1, 3, 1.0),
-        Match(3, 1, 1.0),
-        Match(2, 3, 0.0),
+        Comparison(1, 2, 1.0),
+        Comparison(2, 1, 0.0),
+        Comparison(1, 2, 0.0),
+        Comparison(1, 3, 1.0),
+        Comparison(3, 1, 1.0),
+        Comparison(2, 3, 0.0),
     ]
     assert matchups_won(seen) == {1: 1.5, 2: 0.0, 3: 1.5}
 
 
-# --- what is asked
+# --- the requests
 
 
 def test_a_verdict_is_one_conversation_of_rewrite_scan_and_conclusion() -> None:
-    """B.3: three turns; the second and third repeat all that was said; only the conclusion has a
-    subject.
+    """B.3: three turns; the second and third repeat the conversation.
+
+    Only the conclusion has a subject.
     """
     world = World({"R": 1.0})
     explore(Scrutinize(n=1, verdicts=1, preliminary=0), world)
@@ -138,8 +142,9 @@ def test_a_verdict_is_one_conversation_of_rewrite_scan_and_conclusion() -> None:
 
 
 def test_full_sizes_cost_what_the_page_says() -> None:
-    """n + 3 n k calls without preliminary scoring and without a tie; with it 3 p n for all and 3 (k
-    - p) for those that stay.
+    """n + 3 n k calls without preliminary scoring and without a tie.
+
+    With it 3 p n for all and 3 (k - p) for those that stay.
     """
     full = explore(Scrutinize(n=6, verdicts=4, preliminary=0), World({"R": 1.0}))
     assert len(full.traces) == 6 + 3 * 6 * 4
@@ -151,12 +156,12 @@ def test_full_sizes_cost_what_the_page_says() -> None:
 
 
 def test_of_each_answer_the_best_go_on_up_to_their_limit() -> None:
-    """per_answer 2: eight right candidates, all with perfect preliminary verdicts, two are judged
+    """per_answer 2: eight right candidates, all with perfect preliminary verdicts, two are verified
     in full: those of lowest ordinal.
     """
     session = explore(Scrutinize(n=8, verdicts=4, preliminary=2, per_answer=2), World({"R": 1.0}))
-    asked = Counter(t.subjects[0] for t in session.traces.values() if t.subjects)
-    assert asked == {0: 4, 1: 4, **dict.fromkeys(range(2, 8), 2)}
+    n_requests = Counter(t.subjects[0] for t in session.traces.values() if t.subjects)
+    assert n_requests == {0: 4, 1: 4, **dict.fromkeys(range(2, 8), 2)}
 
 
 def test_a_tie_of_answers_is_compared_in_both_orders_and_the_winner_leads() -> None:
@@ -256,8 +261,9 @@ def brute_force(
 
 
 def test_accuracy_with_erring_judges_is_that_of_the_plain_algorithm() -> None:
-    """Judges err with .25, comparisons with .2; n = 6, k = 4, 3 comparisons. 6,000 brute-force runs
-    against 200 of the strategy.
+    """Judges err with .25, comparisons with .2; n = 6, k = 4, 3 comparisons.
+
+    6,000 brute-force runs against 200 of the strategy.
 
     The standard deviation of the difference is below .5 sqrt(1/200 + 1/6000) = .0359; five of
     those, P(false alarm) < 1e-6. Majority is further below than that.
@@ -291,8 +297,9 @@ def test_a_conversation_that_fails_half_way_gives_no_verdict() -> None:
 
 
 def test_a_budget_in_the_middle_leaves_a_pool_that_can_be_ranked() -> None:
-    """At every budget the selector ranks what there is; before the first verdict that is a plain
-    vote, and the result says it was a tie.
+    """At every budget the selector ranks what there is.
+
+    Before the first verdict that is a plain vote, and the result says it was a tie.
     """
     for n in range(1, 40):
         session = explore(
@@ -307,8 +314,9 @@ def test_a_budget_in_the_middle_leaves_a_pool_that_can_be_ranked() -> None:
 
 
 def test_a_dropped_candidate_does_not_lead_by_a_few_lucky_verdicts() -> None:
-    """Two of two against seven of eight: it was judged at most half as often, so it is not ranked
-    by its mean.
+    """Two of two against seven of eight.
+
+    It has at most half as many verdicts, so it is not ranked by its mean.
     """
     pool = [trace(0, "A"), trace(1, "B")]
     for subject, texts in ((0, ["correct"] * 7 + ["incorrect"]), (1, ["correct"] * 2)):

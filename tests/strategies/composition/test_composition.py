@@ -1,5 +1,6 @@
-"""Strategies made of strategies: refine, staged, cascades of any strategy, the choice by
-difficulty; all against closed forms.
+"""Strategies made of strategies, all against closed forms.
+
+Refine, staged, cascades of any strategy, the choice by difficulty.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def world(
     right: Callable[[Request, list[str]], float],
     wrong: Callable[[Request], str] = lambda r: "W",
 ) -> Any:
-    """Attempts are right ("R") with the chance that `right` gives, by the answers of the subjects;
-    a verifier `v` knows which are.
+    """Attempts are right ("R") with the chance that `right` gives, by the answers of the subjects.
+
+    A verifier `v` knows which are.
     """
     answers: dict[int, str] = {}
 
@@ -92,8 +94,9 @@ def revised(
 
 
 def test_a_round_is_shown_the_leading_solution_in_a_conversation_and_names_it() -> None:
-    """The question, what was said, what is asked next; round after round on the question itself,
-    never on a conversation about one.
+    """The question, the reply, the next message.
+
+    Round after round on the question itself, never on a conversation about one.
     """
     seen: list[Request] = []
 
@@ -102,8 +105,8 @@ def test_a_round_is_shown_the_leading_solution_in_a_conversation_and_names_it() 
         return "ABBCCC"[request.ordinal] if request.ordinal < 6 else "D"
 
     explore(made("refine", inner="consistency n=3"), answer_of)
-    [ask, said, improve] = seen[3].prompt
-    assert (ask, said) == (
+    [ask, reply, improve] = seen[3].prompt
+    assert (ask, reply) == (
         Message("user", PROBLEM.prompt),
         Message("assistant", "The answer is B."),
     )
@@ -125,8 +128,9 @@ def test_a_round_without_an_answer_leaves_what_is_shown_as_it_was() -> None:
 
 
 def test_refined_votes_are_right_as_the_chain_says() -> None:
-    """Three attempts right with .4 lead right with .352; three more with .9 or .3 vote right with
-    .972 or .216: .4822.
+    """Three attempts right with .4 lead right with .352.
+
+    Three more with .9 or .3 vote right with .972 or .216: .4822.
 
     300 runs: standard deviation .0288; five of those, P(false alarm) < 1e-6. The first round alone:
     .352.
@@ -139,8 +143,9 @@ def test_refined_votes_are_right_as_the_chain_says() -> None:
 
 
 def test_refined_best_of_n_follows_its_selector_and_not_the_vote() -> None:
-    """Of four attempts right with .3 the best is right with .7599; then with 1 - .5^4, else 1 -
-    .8^4: .854. By majority about .36.
+    """Of four attempts right with .3 the best is right with .7599.
+
+    Then with 1 - .5^4, else 1 - .8^4: .854. By majority about .36.
 
     300 runs: standard deviation .0204; five of those, P(false alarm) < 1e-6.
     """
@@ -156,8 +161,9 @@ def test_refined_best_of_n_follows_its_selector_and_not_the_vote() -> None:
 
 
 def test_two_levels_of_refinement_are_a_chain_of_four() -> None:
-    """Two rounds of two rounds, one attempt each: right with .3, then from .8 / .1 onwards 3 steps:
-    p -> .1 + .7 p.
+    """Two rounds of two rounds, one attempt each.
+
+    Right with .3, then from .8 / .1 onwards 3 steps: p -> .1 + .7 p.
 
     .3 -> .31 -> .317 for one inner refinement after another: the outer's second round begins on the
     question with the leading solution, so all four attempts are one chain: .3, .31, .317, .3219.
@@ -178,8 +184,9 @@ def test_two_levels_of_refinement_are_a_chain_of_four() -> None:
 
 
 def test_the_second_stage_runs_where_the_first_does_not_agree() -> None:
-    """Two answers, each with .5: at least three of four agree with .625, so 4 + 8 x .375 = 7 traces
-    a problem.
+    """Two answers, each with .5.
+
+    At least three of four agree with .625, so 4 + 8 x .375 = 7 traces a problem.
 
     400 runs: standard deviation 8 sqrt(.625 x .375) / 20 = .194; five of those, P(false alarm) <
     1e-6.
@@ -192,8 +199,9 @@ def test_the_second_stage_runs_where_the_first_does_not_agree() -> None:
 
 
 def test_stages_share_their_vote_and_take_the_last_ones_selector() -> None:
-    """A stage that decides by a vote of its own decides by it here; a stage whose width is unknown
-    makes the whole one's unknown.
+    """A stage that decides by a vote of its own decides by it here.
+
+    A stage whose width is unknown makes the whole one's unknown.
     """
     assert (
         registry.own_selector(PluginSpec("staged", {"stages": ["consistency", "sounding"]})).name
@@ -205,7 +213,7 @@ def test_stages_share_their_vote_and_take_the_last_ones_selector() -> None:
 
 def test_a_cascade_asks_each_model_by_any_strategy() -> None:
     """Four unanimous traces of the small model stop adaptive sampling, and their agreement the
-    cascade; else the large one is heard.
+    cascade; else the large one votes.
     """
     strategy = made("cascade", models=["small", "large"], inner="adaptive n=8 wave=4")
     agreed = explore(strategy, lambda r: "A", POOLS)
@@ -253,21 +261,23 @@ ARMS: Mapping[str, object] = {"easy": "", "medium": "consistency n=2", "hard": "
 
 
 def test_a_verifier_that_failed_makes_no_question_hard() -> None:
-    """One of four could not be scored: the mean is that of the three; an abstention counts 0;
-    without any verdict there is no estimate.
+    """One of four could not be scored: the mean is that of the three; an abstention counts 0.
+
+    Without any verdict there is no estimate.
     """
-    judged = [trace(i, "A", verdicts={"v": score}) for i, score in enumerate((0.9, 0.8, 0.7))]
+    verified = [trace(i, "A", verdicts={"v": score}) for i, score in enumerate((0.9, 0.8, 0.7))]
     strategy = made("compute-optimal", verifier="v")
-    assert strategy.bin([*judged, trace(3, "B")]) == "easy"
-    assert strategy.bin([*judged, trace(3)]) == "medium"
+    assert strategy.bin([*verified, trace(3, "B")]) == "easy"
+    assert strategy.bin([*verified, trace(3)]) == "medium"
     assert strategy.bin([trace(0), trace(1)]) == "hard"
     with pytest.raises(ValueError, match="none of the first traces carries a verdict of 'v'"):
         strategy.bin([trace(0, "A"), trace(1)])
 
 
 def test_each_bin_gets_its_arm_as_often_as_the_binomial_says() -> None:
-    """Right with .5, every wrong answer another: of four, 3 or 4 right .3125, 2 right .375, else
-    hard: 4 + 2 x .375 + 6 x .3125 = 6.625.
+    """Right with .5, every wrong answer another.
+
+    Of four, 3 or 4 right .3125, 2 right .375, else hard: 4 + 2 x .375 + 6 x .3125 = 6.625.
 
     400 runs: standard deviation of a cost 2.42, of the mean .121; five of those, P(false alarm) <
     1e-6.
@@ -280,8 +290,9 @@ def test_each_bin_gets_its_arm_as_often_as_the_binomial_says() -> None:
 
 
 def test_with_a_verifier_the_hard_arm_finds_what_the_vote_does_not() -> None:
-    """Right with .2, all wrong alike, a verifier without error: none of four right is hard, and so
-    are 8 more: 1 - .8^12 = .9313.
+    """Right with .2, all wrong alike, a verifier without error.
+
+    None of four right is hard, and so are 8 more: 1 - .8^12 = .9313.
 
     300 runs: standard deviation .0146; five of those, P(false alarm) < 1e-6. The vote of these
     pools is right where most are: below .1.

@@ -43,8 +43,9 @@ def by_table(**table: float) -> Same:
 
 
 def test_a_newcomer_joins_the_cluster_of_the_highest_mean_above_tau() -> None:
-    """b is like a (.6 > .5): {a, b}. c is like neither (.5 is not above .5): alone. d: mean of .9
-    and .3 = .6 beats .55: {a, b, d}.
+    """b is like a (.6 > .5): {a, b}. c is like neither (.5 is not above .5): alone. d.
+
+    Mean of .9 and .3 = .6 beats .55: {a, b, d}.
     """
     same = by_table(ab=0.6, ac=0.5, bc=0.5, ad=0.9, bd=0.3, cd=0.55)
     assert clusters("abcd", same) == [["a", "b", "d"], ["c"]]
@@ -88,8 +89,9 @@ answers = st.lists(st.sampled_from("ABCDE"), min_size=1, max_size=24)
 
 @given(answers)
 def test_a_judge_that_is_always_right_finds_the_answers_in_any_order(order: list[str]) -> None:
-    """One cluster an answer, all its traces in it, clusters in order of first arrival; so the
-    largest is the majority's.
+    """One cluster an answer, all its traces in it, clusters in order of first arrival.
+
+    So the largest is the majority's.
     """
     found = clusters(order, lambda a, b: float(a == b))
     assert found == [[answer] * order.count(answer) for answer in dict.fromkeys(order)]

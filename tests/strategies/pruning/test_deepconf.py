@@ -72,8 +72,9 @@ def test_low_is_the_90th_percentile_and_high_the_10th(keep: float, floor: float)
 
 
 def test_stopped_and_weak_warm_up_traces_do_not_vote() -> None:
-    """Warm-up 1, 2, 3 of which keep = .5 has 2 and 3 vote; of the rest those below 2 are stopped,
-    and none of their statements counts.
+    """Warm-up 1, 2, 3 of which keep = .5 has 2 and 3 vote.
+
+    Of the rest those below 2 are stopped, and none of their statements counts.
     """
     answers, confidences = "AABABBB", [1.0, 2.0, 3.0, 1.5, 2.5, 1.0, 2.0]
     session = explore(

@@ -1,4 +1,4 @@
-"""DeepPrune as a strategy: who is read, who goes on, who votes. Traces in, effects out."""
+"""DeepPrune as a strategy: what is read, what continues, what votes. Traces in, effects out."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from strategies.pruning.deepprune import DeepPrune
 
 @dataclass(frozen=True, slots=True)
 class Knows:
-    """Judges by the last word of the prefixes' texts: always right, because the tests' traces begin
-    with their answer.
+    """Judges by the last word of the prefixes' texts.
+
+    Always right, because the tests' traces begin with their answer.
     """
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
@@ -88,8 +89,9 @@ def test_a_prefix_ends_at_25_reasoning_words_in_the_engine() -> None:
 
 
 def test_only_the_largest_cluster_goes_on_and_votes() -> None:
-    """A A B A B C: the three A's finish; the others' 10 tokens are charged to pruning, and they
-    have no vote.
+    """A A B A B C: the three A's finish.
+
+    The others' 10 tokens are charged to pruning, and they have no vote.
     """
     session = explore(DeepPrune(n=6, similarity=Knows()), world("AABABC"))
     assert continued(session) == {0, 1, 3}
@@ -124,8 +126,9 @@ def test_a_judge_that_is_always_right_prunes_nothing_that_matters(
 
 
 def test_at_most_k2_traces_of_the_cluster_finish_and_the_rest_is_stopped_at_once() -> None:
-    """All alike, K2 = 2, 8 traces: when 4 are in, no newcomers can outnumber them; the 4 that still
-    run are aborted there.
+    """All alike, K2 = 2, 8 traces: when 4 are in, no newcomers can outnumber them.
+
+    The 4 that still run are aborted there.
     """
     session = explore(DeepPrune(n=8, similarity=Knows(), n_finished=2), world("AAAAAAAA"))
     assert continued(session) == {0, 1}
@@ -175,8 +178,9 @@ def test_a_trace_that_ended_within_its_prefix_votes_only_in_the_largest_cluster(
 
 
 def test_every_cluster_keeps_its_first_trace_which_votes_for_those_pruned() -> None:
-    """A A B A B C: 0, 2 and 5 finish; 1 and 3 vote A, 4 votes B, and their tokens are charged to
-    pruning.
+    """A A B A B C: 0, 2 and 5 finish.
+
+    1 and 3 vote A, 4 votes B, and their tokens are charged to pruning.
     """
     session = explore(DeepPrune(n=6, similarity=Knows(), keep="every"), world("AABABC"))
     assert continued(session) == {0, 2, 5}
@@ -218,8 +222,9 @@ def test_prefixes_are_probed_before_they_are_compared() -> None:
 
 
 def test_a_prefix_may_end_at_a_number_of_tokens() -> None:
-    """A trace cut at `prefix_tokens` goes on with what the plan's limit leaves; one cut at the
-    plan's own limit is whole.
+    """A trace cut at `prefix_tokens` continues with what the plan's limit leaves.
+
+    One cut at the plan's own limit is whole.
     """
     limits = []
 
@@ -241,29 +246,29 @@ def test_a_budget_may_end_it_between_a_prefix_and_its_continuation() -> None:
     assert not session.error
 
 
-def test_a_judge_that_is_still_a_name_is_said_to_be_one() -> None:
+def test_a_similarity_that_is_only_a_name_is_an_error() -> None:
     """Built by hand, without the registry."""
     session = explore(
         DeepPrune(n=2),
         lambda request: replace(trace(request.ordinal, None, finish=Finish.RULE), text="A"),
     )
-    assert "still a name" in session.error
+    assert "only a name" in session.error
 
 
 def test_comparisons_are_capped_at_k1_a_cluster() -> None:
     """20 traces of two answers, K1 = 3: a newcomer is compared with at most 3 of each cluster."""
-    asked: list[int] = []
+    n_compared: list[int] = []
 
     @dataclass(frozen=True, slots=True)
     class Counts:
         def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
             yield from ()
-            asked.append(max(Counter(b.text for _, b in pairs).values()))
+            n_compared.append(max(Counter(b.text for _, b in pairs).values()))
             return [float(a.text == b.text) for a, b in pairs]
 
     finals = "".join(random.Random(0).choices("AB", k=20))
     explore(DeepPrune(n=20, similarity=Counts(), n_compared=3), world(finals))
-    assert max(asked) == 3
+    assert max(n_compared) == 3
 
 
 def test_answers_are_not_read_into_dropped_traces_that_failed() -> None:

@@ -58,7 +58,7 @@ def concluded(session: object) -> Result:
         ),  # three in a row: it ends there, and the stretch beside the third probe is given up
         ("BAAA", -1, ("A", 4, 1)),  # another answer before them
         ("AABAAA", -1, ("A", 6, 1)),  # and in between
-        ("AA-AAA", -1, ("A", 6, 1)),  # a probe without an answer begins the count anew
+        ("AA-AAA", -1, ("A", 6, 1)),  # a probe without an answer restarts the count
         ("AAAAA", 1, ("A", 5, 1)),  # so does a word of doubt in the second
         ("ABABABABA", -1, ("Z", 9, 0)),  # never settled: its own end counts
     ],
@@ -66,8 +66,9 @@ def concluded(session: object) -> Result:
 def test_an_attempt_ends_where_three_probes_in_a_row_agree_without_doubt(
     probes: str, doubt_at: int, expected: tuple[object, ...]
 ) -> None:
-    """The released rule with its middle setting, (3, 64); the attempt's own answer after ten
-    stretches is Z.
+    """The released rule with its middle setting, (3, 64).
+
+    The attempt's own answer after ten stretches is Z.
     """
     did = one_attempt(probes, "Z", 10, doubt_at)
     assert (did["answer"], did["probes"], did["dropped"]) == expected

@@ -41,8 +41,9 @@ def tape_of(*rows: tuple[int, str, str]) -> Tape:
 
 
 def test_a_majority_that_stays_the_same_ends_it() -> None:
-    """The first leader is that of the second interval; three repetitions later, after 5 x 500
-    tokens, it is called stable.
+    """The first leader is that of the second interval.
+
+    Three repetitions later, after 5 x 500 tokens, it is called stable.
     """
     row = (9000, "B", "A" * 17)
     tape, explored, answer = play(ParallelProbe(n=3, stable=3, warm_up=99), row, row, row)
@@ -53,8 +54,9 @@ def test_a_majority_that_stays_the_same_ends_it() -> None:
 
 
 def test_a_deviant_is_dropped_and_votes_no_more() -> None:
-    """From the second interval on (warm_up 0) the B has differed twice by the third: it is dropped
-    with 1500 tokens.
+    """From the second interval on (warm_up 0) the B has differed twice by the third.
+
+    It is dropped with 1500 tokens.
     """
     agreeing, deviant = (3000, "A", "A" * 5), (9000, "B", "B" * 17)
     tape, _, answer = play(
@@ -69,8 +71,9 @@ def test_a_deviant_is_dropped_and_votes_no_more() -> None:
 
 
 def test_an_answer_stated_by_a_dropped_attempt_is_no_vote() -> None:
-    """As above, but the deviant states B in each stretch: all its stretches are dropped and charged
-    to pruning.
+    """As above, but the deviant states B in each stretch.
+
+    All its stretches are dropped and charged to pruning.
     """
 
     def world(request: Request) -> Trace:
@@ -104,8 +107,9 @@ def test_an_answer_stated_by_a_dropped_attempt_is_no_vote() -> None:
 
 
 def test_a_budget_in_traces_leaves_no_vote_to_what_still_runs() -> None:
-    """Three attempts and their probes are six traces; then nothing can be asked, and nobody has
-    stated an answer.
+    """Three attempts and their probes are six traces.
+
+    Then nothing can be probed, and none has stated an answer.
     """
     row = (9000, "A", "A" * 17)
     tape = tape_of(row, row, row)

@@ -47,8 +47,9 @@ def play(strategy: object, problem: RecordedProblem) -> tuple[Tape, SimulatedRun
 
 @pytest.mark.parametrize("interval", [500, 10**9])
 def test_without_slope_drops_and_width_it_is_adaptive_consistency(interval: int) -> None:
-    """The same attempts, tokens and path on 60 random pools: both stop when P[the runner-up is
-    ahead] falls below 5 %.
+    """The same attempts, tokens and path on 60 random pools.
+
+    Both stop when P[the runner-up is ahead] falls below 5 %.
     """
     rng = random.Random(0)
     bare = Sounding(
@@ -89,8 +90,10 @@ def test_a_budget_in_tokens_opens_only_what_it_can_pay_for() -> None:
 
 
 def test_an_attempt_whose_probes_contradict_the_leader_is_dropped() -> None:
-    """A ends after 600 tokens. From the look at 1000 on, probes contradict it: after three of them,
-    at 2000, the attempt is dropped.
+    """A ends after 600 tokens.
+
+    From the look at 1000 on, probes contradict it: after three of them, at 2000, the attempt is
+    dropped.
 
     The look at 500 is before A has ended: nothing is probed then. The probe at 1000 is the first
     contradiction, 1500 and 2000 the next.
@@ -104,8 +107,9 @@ def test_an_attempt_whose_probes_contradict_the_leader_is_dropped() -> None:
 
 
 def test_agreement_starts_the_count_anew() -> None:
-    """B, B, A, B, B at 1000 to 3000: never three contradictions in a row; the attempt runs to its
-    end.
+    """B, B, A, B, B at 1000 to 3000: never three contradictions in a row.
+
+    The attempt runs to its end.
     """
     problem = recorded((600, "A", "A"), (3200, "B", "BBBABB"))
     _, explored = play(Sounding(n=2, width=2, patience=3, risk=0.001), problem)
@@ -120,8 +124,9 @@ def test_an_attempt_no_longer_than_the_shortest_voter_is_kept() -> None:
 
 
 def test_a_long_attempt_is_dropped_only_when_another_has_an_answer() -> None:
-    """Both pass the cap of 1000 together and go on; when the first ends at 1700, the second is
-    dropped at its next look, at 2000.
+    """Both pass the cap of 1000 together and continue.
+
+    When the first ends at 1700, the second is dropped at its next look, at 2000.
     """
     problem = recorded((1700, "A", ""), (9000, "B", ""))
     _, explored = play(Sounding(n=2, width=2, patience=0, longest_tokens=1000, risk=0.001), problem)
@@ -129,8 +134,9 @@ def test_a_long_attempt_is_dropped_only_when_another_has_an_answer() -> None:
 
 
 def test_a_long_attempt_is_kept_until_a_shorter_one_has_an_answer() -> None:
-    """The first voter took 3000 tokens: where all attempts are longer than the cap, being longer
-    than the cap says nothing.
+    """The first voter took 3000 tokens.
+
+    Where all attempts are longer than the cap, being longer than the cap says nothing.
     """
     problem = recorded((3000, "A", ""), (2900, "B", ""), (9000, "C", ""))
     _, explored = play(Sounding(n=3, width=1, patience=0, longest_tokens=1000, risk=0.001), problem)
@@ -140,8 +146,9 @@ def test_a_long_attempt_is_kept_until_a_shorter_one_has_an_answer() -> None:
 
 
 def test_no_more_run_than_the_decision_could_need() -> None:
-    """Unanimity of three decides at risk 0.1 (1/16 < 0.1, above): three run, then, with one A, two,
-    though the width allows eight.
+    """Unanimity of three decides at risk 0.1 (1/16 < 0.1, above).
+
+    Three run, then, with one A, two, though the width allows eight.
 
     B against A brings more: A's lead of one must become so large that I(1/2) falls below 0.1.
     """
@@ -190,8 +197,9 @@ def test_an_attempt_dropped_for_its_length_does_not_vote() -> None:
 
 
 def test_an_attempt_dropped_for_its_probes_does_not_vote() -> None:
-    """Its probe contradicts A, so the stretch that runs is stopped; it arrives with B stated, as
-    did the one before.
+    """Its probe contradicts A, so the stretch that runs is stopped.
+
+    It arrives with B stated, as did the one before.
     """
     it = Session(
         Problem("p", "?"), Sounding(n=2, width=2, patience=1, interval=5, risk=0.001), Plan()
@@ -209,8 +217,9 @@ def test_an_attempt_dropped_for_its_probes_does_not_vote() -> None:
 
 
 def test_nobody_is_interrupted_for_a_look_that_could_change_nothing() -> None:
-    """Without probes and budget only the length cap calls for one; with either, every interval
-    does.
+    """Without probes and budget only the length cap calls for one.
+
+    With either, every interval does.
     """
 
     def checkpoint(**options: int) -> int | None:
@@ -228,8 +237,9 @@ def test_nobody_is_interrupted_for_a_look_that_could_change_nothing() -> None:
 
 
 def test_what_still_runs_when_the_vote_is_decided_does_not_vote() -> None:
-    """Two A of two voters decide it; the third attempt has stated B in its first stretch and is
-    stopped in its second.
+    """Two A of two voters decide it.
+
+    The third attempt has stated B in its first stretch and is stopped in its second.
     """
     it = Session(
         Problem("p", "?"),
@@ -248,8 +258,9 @@ def test_what_still_runs_when_the_vote_is_decided_does_not_vote() -> None:
 
 
 def test_unanimity_stops_it_at_the_risk() -> None:
-    """Equal lengths, no growth: after k votes for A the upset has probability 2^-(k+1); 1/16 is the
-    first below 0.1, so k = 3.
+    """Equal lengths, no growth: after k votes for A the upset has probability 2^-(k+1).
+
+    1/16 is the first below 0.1, so k = 3.
     """
     problem = recorded(*[(100, "A", "")] * 9)
     tape, _ = play(Sounding(n=9, width=1, risk=0.1, risk_growth=0.0), problem)
@@ -287,8 +298,9 @@ def test_a_failed_probe_says_nothing() -> None:
 
 
 def test_shorter_attempts_weigh_more() -> None:
-    """A took 100 tokens, B twice 900: weights 1 against 1/3 + 1/3 at slope 0.5, and 1 against 2 at
-    slope 0.
+    """A took 100 tokens, B twice 900.
+
+    Weights 1 against 1/3 + 1/3 at slope 0.5, and 1 against 2 at slope 0.
     """
     traces = pool("A B B", tokens=(100, 900, 900))
     first, second = Discounted()(traces)
@@ -297,8 +309,9 @@ def test_shorter_attempts_weigh_more() -> None:
 
 
 def test_an_attempt_is_as_long_as_all_its_stretches() -> None:
-    """500 tokens, then 400 more that state B, against 900 in one stretch that state A: equal
-    weights.
+    """500 tokens, then 400 more that state B, against 900 in one stretch that state A.
+
+    Equal weights.
     """
     traces = [
         trace(0, None, tokens=500, finish=Finish.RULE),

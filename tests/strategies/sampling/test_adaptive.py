@@ -1,5 +1,6 @@
-"""Adaptive sample counts against the published rules: exact values, stopping points, and expected
-cost by simulation.
+"""Adaptive sample counts against the published rules.
+
+Exact values, stopping points, and expected cost by simulation.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ ESC = Adaptive(n=40, rule="window", window=5, wave=5, growth=1)
     ],
 )
 def test_esc_stops_after_the_first_window_that_agrees(answers: str, n: int) -> None:
-    """Windows are 0-4, 5-9, ...: five equal answers across a border do not count, and an abstention
-    spoils its window.
+    """Windows are 0-4, 5-9, ....
+
+    Five equal answers across a border do not count, and an abstention spoils its window.
     """
     assert n_taken(ESC, answers) == n
 
@@ -122,8 +124,9 @@ def test_esc_takes_as_many_samples_as_its_formula_says() -> None:
     [(1, 4.1), (2, 9.2), (3, 19.1), (4, 38.2), (5, 75.0), (6, 146), (7, 285), (8, 555)],
 )
 def test_the_published_unanimous_bayes_factors(n: int, factor: float) -> None:
-    """Law of the released code, Dir(n + 1, 1.3): two classes, so P is a Beta tail, BF = 2 P / (1 -
-    P). To the digits stated.
+    """Law of the released code, Dir(n + 1, 1.3).
+
+    Two classes, so P is a Beta tail, BF = 2 P / (1 - P). To the digits stated.
     """
     assert bayes_factor([n]) == pytest.approx(factor, abs=0.05 if factor < 100 else 0.5)
     closed = beta.sf(0.5, n + 1, 1.3)
@@ -143,8 +146,9 @@ def test_unanimous_traces_stop_where_the_paper_does(threshold: float, n: int) ->
 def test_the_quadrature_agrees_with_the_sampling_of_the_released_code(
     counts: tuple[int, ...],
 ) -> None:
-    """P by 200,000 Dirichlet draws has a standard deviation below .5/sqrt(2e5) = .0011; six of
-    those, P(false alarm) < 1e-8.
+    """P by 200,000 Dirichlet draws has a standard deviation below .5/sqrt(2e5) = .0011.
+
+    Six of those, P(false alarm) < 1e-8.
     """
     import numpy as np
 

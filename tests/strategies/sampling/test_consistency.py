@@ -12,8 +12,9 @@ from strategies.sampling.consistency import Consistency
 
 @pytest.mark.parametrize("n", [1, 5, 16])
 def test_it_takes_all_n_whatever_they_say(n: int) -> None:
-    """A fixed number is the baseline against which savings are quoted: agreement must not end it
-    early.
+    """A fixed number is the baseline against which savings are quoted.
+
+    Agreement must not end it early.
     """
     it = explore(Consistency(n), lambda r: "A", seed=0)
     assert sorted(it.traces) == list(range(n))

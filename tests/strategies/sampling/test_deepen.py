@@ -21,8 +21,9 @@ PROMPT, OUTPUT = 20, 5  # tokens of each trace
 
 
 def priced(request: Request, answer: str | None) -> Trace:
-    """A trace whose price is its tokens times two layers and the depth: one layer before the think
-    block, one in it, one after.
+    """A trace whose price is its tokens times two layers and the depth.
+
+    One layer before the think block, one in it, one after.
     """
     depth = request.depth or 1
     return replace(
@@ -32,8 +33,9 @@ def priced(request: Request, answer: str | None) -> Trace:
 
 
 def path(strategy: Deepen, answers: dict[int, str]) -> str:
-    """The depths it visits when the votes at each depth come out as these words, in order; `-`
-    abstains.
+    """The depths it visits when the votes at each depth come out as these words, in order.
+
+    `-` abstains.
     """
     left = {depth: list(words) for depth, words in answers.items()}
 
@@ -74,8 +76,10 @@ def test_at_the_last_depth_it_widens_until_sure_or_spent() -> None:
 
 
 def test_it_asks_for_no_more_than_could_decide() -> None:
-    """By calibration at .95: accuracy 0.9 and three wrong answers make two votes right with 1 / (1
-    + 3 / 27^2) = .996, one with .9.
+    """By calibration at .95.
+
+    Accuracy 0.9 and three wrong answers make two votes right with 1 / (1 + 3 / 27^2) = .996, one
+    with .9.
     """
     sharp = Deepen((8,), accuracies=(0.9,), alternatives=3.0)
     assert path(sharp, {8: "AA"}) == "88"
@@ -113,8 +117,9 @@ def test_it_deepens_where_the_vote_is_split_and_widens_where_it_nearly_agrees(
 
 
 def test_price_decides_between_two_ways_that_both_would_do() -> None:
-    """3-1 wants more at the posterior shares 4/7 and 2/7: cheap beside a wave eight times as deep,
-    dear beside one half as deep again.
+    """3-1 wants more at the posterior shares 4/7 and 2/7.
+
+    Cheap beside a wave eight times as deep, dear beside one half as deep again.
     """
     votes = {2: "AAAB" + "A" * 36, 3: "A" * 40, 16: "A" * 40}
     assert path(Deepen((2, 16), n=64), votes)[4] == "2"
@@ -127,8 +132,10 @@ Reply = Callable[[Request], Trace]
 
 
 def looped_model(rng: random.Random, accuracy: float, bias: float) -> Reply:
-    """A problem of 1 to 8 hops: right with `accuracy` from that depth on, else a guess of four,
-    with `bias` always the same wrong one.
+    """A problem of 1 to 8 hops.
+
+    Right with `accuracy` from that depth on, else a guess of four, with `bias` always the same
+    wrong one.
     """
     hops = rng.randint(1, 8)
 
@@ -183,8 +190,9 @@ def majority_accuracy(n: int, accuracy: float) -> float:
 def test_calibrated_it_is_as_accurate_as_the_best_fixed_depth_for_half_the_cost(
     bias: float,
 ) -> None:
-    """Also where shallow traces share a mistake nine times in ten: then calibration knows that
-    their votes are worse than chance.
+    """Also where shallow traces share a mistake nine times in ten.
+
+    Then calibration knows that their votes are worse than chance.
 
     At depth 1, an eighth of the problems is within reach: accuracy .9 / 8 + 7 / 8 * (1 - bias) / 4,
     .331 or .134. At the depth that is needed it is .9. The best fixed setting is depth 8, width 8:

@@ -1,6 +1,4 @@
-"""AB-MCTS-A: posterior updates by the published formulas, who learns what, where the tree branches,
-and which model is asked.
-"""
+"""AB-MCTS-A: posteriors, what each arm learns, where the tree branches, which model is chosen."""
 
 from __future__ import annotations
 
@@ -63,8 +61,9 @@ def test_the_gaussian_update_is_the_published_one(ys: list[float]) -> None:
 
 
 def test_the_gaussian_update_by_hand() -> None:
-    """Rewards .4, .8: ybar .6, spread .08; m' = 1.2 / 3 = .4; tau'^2 = (.1 + .08 + 2 x .36 / 3) / 3
-    = .14.
+    """Rewards .4, .8: ybar .6, spread .08; m' = 1.2 / 3 = .4.
+
+    Tau'^2 = (.1 + .08 + 2 x .36 / 3) / 3 = .14.
     """
     got = after(Gaussian(), [0.4, 0.8])
     assert isinstance(got, Gaussian)
@@ -94,8 +93,9 @@ def test_the_beta_update_by_hand() -> None:
     ],
 )
 def test_draws_follow_the_posterior(posterior: Posterior, law: object) -> None:
-    """Kolmogorov-Smirnov over 5,000 draws of a fixed seed; a p-value below 1e-6 would be a wrong
-    law.
+    """Kolmogorov-Smirnov over 5,000 draws of a fixed seed.
+
+    A p-value below 1e-6 would be a wrong law.
     """
     rng = random.Random(1)
     draws = np.array([posterior.draw(rng) for _ in range(5_000)])
@@ -110,8 +110,9 @@ def node(score: float = 0.0, parent: Node[Arms] | None = None, ordinal: int = 0)
 
 
 def test_who_learns_from_a_new_attempt() -> None:
-    """root - a - b, and b gets a child c of score .75: b's GEN and c itself; then b and a
-    themselves, and CONT of a and of the root.
+    """root - a - b, and b gets a child c of score .75: b's GEN and c itself.
+
+    Then b and a themselves, and CONT of a and of the root.
     """
     root = node()
     a = node(0.5, root)
@@ -134,8 +135,9 @@ def test_who_learns_from_a_new_attempt() -> None:
 
 
 def test_the_walk_goes_where_the_beliefs_are_sure() -> None:
-    """GEN sure to be better: a child of the root; CONT sure: down to the child with the better arm,
-    where a leaf generates.
+    """GEN sure to be better: a child of the root.
+
+    CONT sure: down to the child with the better arm, where a leaf generates.
     """
     sure, hopeless = Beta(1e6, 1.0), Beta(1.0, 1e6)
     root, good, bad = node(), node(), node()
@@ -147,8 +149,9 @@ def test_the_walk_goes_where_the_beliefs_are_sure() -> None:
 
 
 def test_thompson_takes_an_arm_as_often_as_it_is_believed_the_best() -> None:
-    """Beta(2, 1) beats Beta(1, 1) with 2/3: of 4,000 draws the standard deviation is .0075; five of
-    those, P(false alarm) < 1e-6.
+    """Beta(2, 1) beats Beta(1, 1) with 2/3: of 4,000 draws the standard deviation is .0075.
+
+    Five of those, P(false alarm) < 1e-6.
     """
     rng = random.Random(2)
     n = sum(thompson([("x", Beta(2, 1)), ("y", Beta(1, 1))], rng) == "x" for _ in range(4_000))
@@ -226,16 +229,16 @@ def test_of_several_models_the_better_one_is_asked_more() -> None:
     60 attempts, ten seeds.
     """
     plan = Plan(models={"weak": Model("a"), "strong": Model("b")})
-    asked: Counter[str] = Counter()
+    n_attempts: Counter[str] = Counter()
     for seed in range(10):
         session = explore(
             AbMcts("v", n=60, models=("weak", "strong")),
             lambda r: scored("A", 0.9 if r.model == "strong" else 0.1),
             Plan(models=plan.models, seed=seed),
         )
-        asked.update(t.model for t in session.traces.values())
-    assert asked["strong"] > 0.8 * 600
-    assert asked["weak"] >= 10, "each is tried"
+        n_attempts.update(t.model for t in session.traces.values())
+    assert n_attempts["strong"] > 0.8 * 600
+    assert n_attempts["weak"] >= 10, "each is tried"
 
 
 def test_attempts_in_flight_are_bounded_and_all_are_taken() -> None:
@@ -268,8 +271,9 @@ def test_a_budget_lets_what_flies_arrive() -> None:
 
 
 def brute_force(n: int, rng: np.random.Generator) -> bool:
-    """One search written down straight: lists of rewards, the batch formulas, one attempt at a
-        time.
+    """One search written down straight.
+
+    Lists of rewards, the batch formulas, one attempt at a time.
 
     Whether a right attempt came.
     """
@@ -306,8 +310,9 @@ CHANCE = {None: 0.06, False: 0.15, True: 1.0}
 
 
 def test_it_is_as_right_as_the_plain_search_and_no_majority_vote() -> None:
-    """n = 8, one at a time; the score says .9 or .2, so the best is right when any is. 250 runs
-    against 1,500 by brute force.
+    """n = 8, one at a time; the score says .9 or .2, so the best is right when any is.
+
+    250 runs against 1,500 by brute force.
 
     The standard deviation of the difference is below .5 sqrt(1/250 + 1/1500) = .0342; five of
     those, P(false alarm) < 1e-6. Fresh attempts alone would give 1 - .94^8 = .39 and revisions

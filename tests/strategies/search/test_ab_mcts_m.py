@@ -1,5 +1,6 @@
-"""AB-MCTS-M: the posterior against brute-force integration, where the walk goes, what is pruned,
-and which model is asked.
+"""AB-MCTS-M: the posterior against brute-force integration, and the search.
+
+Where the walk goes, what is pruned, and which model attempts.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def test_draws_agree_with_brute_force_integration() -> None:
 
 
 def test_without_scores_it_is_the_prior() -> None:
-    """A new score has mean .5 and variance .2^2 + .2^2 + .3^2 = .17: mu's, and E[sigma^2] of both
-    half-normals. 20,000 draws, 5 sigma.
+    """A new score has mean .5 and variance .2^2 + .2^2 + .3^2 = .17.
+
+    Mu's, and E[sigma^2] of both half-normals. 20,000 draws, 5 sigma.
     """
     rng = random.Random(1)
     draws = np.array(posterior([]).draws(rng, n_new=20_000))
@@ -79,8 +81,9 @@ def test_without_scores_it_is_the_prior() -> None:
 
 
 def test_many_equal_scores_are_believed() -> None:
-    """Forty scores of .9 in one group and forty of .1 in another: where density is infinite at
-    sigma_y = 0 the draws are those scores.
+    """Forty scores of .9 in one group and forty of .1 in another.
+
+    Where density is infinite at sigma_y = 0 the draws are those scores.
     """
     draws = posterior([[0.9] * 40, [0.1] * 40]).draws(random.Random(2), n_new=0)
     assert draws == pytest.approx([0.9, 0.1], abs=0.02)
@@ -98,8 +101,9 @@ def shares(strategy: AbMctsM, scores: list[list[float]], n: int = 120) -> dict[i
 
 
 def test_a_child_is_taken_as_often_as_its_draw_is_the_largest() -> None:
-    """The same three draws, the largest counted by hand: of 120 the standard deviation is at most
-    .046; five of those.
+    """The same three draws, the largest counted by hand.
+
+    Of 120 the standard deviation is at most .046; five of those.
     """
     model, rng = posterior(GROUPS), random.Random(5)
     expected = Counter(int(np.argmax(model.draws(rng, n_new=1))) for _ in range(2_000))
@@ -128,8 +132,9 @@ def test_a_child_whose_scores_no_longer_differ_is_pruned() -> None:
 
 
 def test_ucb1_by_hand() -> None:
-    """After a = .5 and b = .9: bounds .5 + 1.18 and .9 + 1.18, so b; its second counts 0 yet: .5 +
-    1.48 against .45 + 1.05, so a.
+    """After a = .5 and b = .9: bounds .5 + 1.18 and .9 + 1.18, so b.
+
+    Its second counts 0 yet: .5 + 1.48 against .45 + 1.05, so a.
     """
     rng = random.Random(0)
     ucb = Ucb1(["a", "b"])
@@ -137,20 +142,21 @@ def test_ucb1_by_hand() -> None:
     ucb.learn("a", 0.5)
     ucb.learn("b", 0.9)
     assert ucb.choose(rng) == "b"
-    assert ucb.choose(rng) == "a", "what flies counts as asked for, with nothing gained yet"
+    assert ucb.choose(rng) == "a", "what runs counts as an attempt, with nothing gained yet"
 
 
 def test_a_model_without_scores_is_a_new_group() -> None:
-    """One model known to be bad: the other, unknown, is asked more often than not, though not
-    always.
+    """One model known to be bad.
+
+    The other, unknown, is chosen more often than not, though not always.
     """
-    asked = Counter()  # type: ignore[var-annotated]  # of names
+    n_attempts = Counter()  # type: ignore[var-annotated]  # of names
     for seed in range(200):
         models = MixedChoice(["bad", "unknown"])
         for _ in range(3):
             models.learn("bad", 0.1)
-        asked[models.choose(random.Random(seed))] += 1
-    assert 0.6 < asked["unknown"] / 200 < 0.95
+        n_attempts[models.choose(random.Random(seed))] += 1
+    assert 0.6 < n_attempts["unknown"] / 200 < 0.95
 
 
 def scored(answer: str, score: float) -> Trace:
@@ -165,16 +171,16 @@ def test_of_several_models_the_better_one_is_asked_more(choose: str) -> None:
 
     By UCB1 the weak one gets n with .1 + 2.72 / sqrt(n) = 1.36, some five.
     """
-    asked: Counter[str] = Counter()
+    n_attempts: Counter[str] = Counter()
     for seed in range(3):
         plan = Plan(models={"weak": Model("a"), "strong": Model("b")}, seed=seed)
         strategy = AbMctsM("v", n=40, models=("weak", "strong"), choose=choose)  # type: ignore[arg-type]  # a literal
         session = explore(
             strategy, lambda r: scored("A", 0.9 if r.model == "strong" else 0.1), plan
         )
-        asked.update(t.model for t in session.traces.values())
-    assert asked["strong"] > 0.7 * 120
-    assert asked["weak"] >= 3
+        n_attempts.update(t.model for t in session.traces.values())
+    assert n_attempts["strong"] > 0.7 * 120
+    assert n_attempts["weak"] >= 3
 
 
 # --- simulated truth
@@ -231,8 +237,9 @@ def by_hand(n: int, rng: random.Random) -> bool:
 
 @pytest.mark.slow
 def test_it_is_as_right_as_the_plain_search_and_no_majority_vote() -> None:
-    """n = 6, one at a time; the best score is a right attempt's if there is one. 150 runs against
-    300 by hand.
+    """n = 6, one at a time; the best score is a right attempt's if there is one.
+
+    150 runs against 300 by hand.
 
     The standard deviation of the difference is below .5 sqrt(1/150 + 1/300) = .05; five of those,
     P(false alarm) < 1e-6. Fresh attempts alone give 1 - .95^6 = .26, revisions alone 1 - .95 x

@@ -1,6 +1,4 @@
-"""Mind Evolution: who is a parent, who migrates, which islands begin anew, what is asked, and how
-right it is.
-"""
+"""Mind Evolution: parents, migration, resets, prompts, and how right it is."""
 
 from __future__ import annotations
 
@@ -40,8 +38,9 @@ def ordinals(island: list[Solution]) -> list[int]:
 
 
 def test_parents_are_drawn_by_boltzmann_weights_and_none_with_one_in_six() -> None:
-    """0 to 5 parents, each number with 1/6. The first of two is the better with 1 / (1 + exp(-.2 /
-    .1)) = .8808.
+    """0 to 5 parents, each number with 1/6.
+
+    The first of two is the better with 1 / (1 + exp(-.2 / .1)) = .8808.
 
     6,000 draws: standard deviations .0048 and, of the 5,000 with parents, .0046; five of those,
     P(false alarm) < 1e-6.
@@ -60,7 +59,7 @@ def test_parents_are_drawn_by_boltzmann_weights_and_none_with_one_in_six() -> No
 
 
 def test_the_best_emigrate_to_the_next_island() -> None:
-    """Two each, in a ring; copies, so that nobody leaves, and nobody arrives twice."""
+    """Two each, in a ring; copies, so that none leaves, and none arrives twice."""
     islands = [
         [solution(0, 0.1), solution(1, 0.9), solution(2, 0.5)],
         [solution(3, 0.2)],
@@ -121,9 +120,9 @@ def test_a_conversation_is_critic_and_author_in_turns() -> None:
         (Purpose.AGGREGATE, (2,), ("v",)),
     ]
     critic, author = str(requests[1].prompt), str(requests[2].prompt)
-    for said in (str(PROBLEM.prompt), "It is A.", "Score 0.25 of 1. the sum is off"):
-        assert said in critic
-        assert said in author
+    for text in (str(PROBLEM.prompt), "It is A.", "Score 0.25 of 1. the sum is off"):
+        assert text in critic
+        assert text in author
     assert "Mind the units." in author
 
 
@@ -135,12 +134,13 @@ def test_it_takes_as_many_solutions_as_published_and_no_more() -> None:
 
 
 def test_it_ends_when_a_solution_is_solved() -> None:
-    """The third attempt of the first generation is: conversations that stand take no further turn,
-    and no generation follows.
+    """The third attempt of the first generation is.
+
+    Conversations that stand take no further turn, and no generation follows.
     """
     session = explore(MindEvolution("v"), lambda r: scored("A", 1.0 if r.ordinal == 2 else 0.5))
     assert len(session.traces) <= 20 + 2, (
-        "20 first attempts were in flight, and the first two had gone on to their critics"
+        "20 first attempts were in flight, and the first two had come to their critics"
     )
     strict = explore(MindEvolution("v", solved=0.5), lambda r: scored("A", 0.5))
     assert len(strict.traces) == 20
@@ -150,8 +150,9 @@ def test_it_ends_when_a_solution_is_solved() -> None:
 
 
 def test_it_is_as_right_as_its_closed_form_and_no_majority_vote() -> None:
-    """One island, one conversation of two turns, two generations, at most one parent. Fresh
-    attempts are right with .1, others with .3.
+    """One island, one conversation of two turns, two generations, at most one parent.
+
+    Fresh attempts are right with .1, others with .3.
 
     Wrong in the first generation: .9 x .7 = .63. In the second with a parent or without, each with
     1/2: .7 x .7 or .9 x .7, so .56. Right with 1 - .63 x .56 = .6472. 400 problems: standard

@@ -1,6 +1,4 @@
-"""MITS: what is drawn and read, PMI by hand, how often a step is continued, the final choice, and
-how right it is.
-"""
+"""MITS: what is drawn and read, PMI by hand, the final choice, and how right it is."""
 
 from __future__ import annotations
 
@@ -68,8 +66,9 @@ def reading(ordinal: int, parent: int, logprob: float) -> Trace:
 
 
 def test_pmi_by_hand() -> None:
-    """Steps of 4 and 2 tokens with means -.5 and -1: -2 and -2 after the question; read without it
-    -5, then -9 for both together.
+    """Steps of 4 and 2 tokens with means -.5 and -1: -2 and -2 after the question.
+
+    Read without it -5, then -9 for both together.
 
     PMI 3 after one step, (-4 + 9) / 2 = 2.5 per step after two.
     """
@@ -104,8 +103,9 @@ def solutions(*scores: tuple[str, float]) -> list[Trace]:
 
 
 def test_the_final_choice_weighs_pmi_with_agreement() -> None:
-    """k = 4: A 4 x 1/4 = 1; B 3 x 2/4 = 1.5; C has a share of 1/4. The fifth is not among the best
-    four, or B would have 3 x 3/4.
+    """k = 4: A 4 x 1/4 = 1; B 3 x 2/4 = 1.5; C has a share of 1/4.
+
+    The fifth is not among the best four, or B would have 3 x 3/4.
 
     With k = 1 it is the best by PMI alone; with k = 5 the majority's 2.25 leads.
     """
@@ -171,8 +171,10 @@ def test_entropy_has_a_say_after_ten_steps() -> None:
 
 
 def test_each_step_is_drawn_after_the_question_and_read_without_it() -> None:
-    """Two levels of one path: the reading inherits both steps, has the blank question and the
-    system message, and is no attempt.
+    """Two levels of one path.
+
+    The reading inherits both steps, has the blank question and the system message, and is no
+    attempt.
     """
     requests: list[Request] = []
 
@@ -209,8 +211,9 @@ def test_each_step_is_drawn_after_the_question_and_read_without_it() -> None:
 
 @pytest.mark.parametrize(("beam", "continued"), [(2, {1, 2}), (1, {1}), (0, {0, 1, 2})])
 def test_the_beam_keeps_the_best_by_pmi(beam: int, continued: set[int]) -> None:
-    """Three first steps with PMI 1, 3, 2; without a beam all are continued, as in the paper's
-    MITS-F.
+    """Three first steps with PMI 1, 3, 2.
+
+    Without a beam all are continued, as in the paper's MITS-F.
     """
     parents: set[int] = set()
 
@@ -234,10 +237,11 @@ WITHOUT = {"good": 0.01, "dull": 0.9}
 
 
 def test_it_is_as_right_as_its_closed_form_and_no_majority_vote() -> None:
-    """Two steps, right when both are good. n = 3, beam 1: a good first step is found with 1 - .8^3
-    = .488 and then leads (PMI 3.0 against
-    -.12); after it a good second one with .488, and one of three suffices (3.0 x 1/k against 1.44
-      x 2/k). So .488^2 = .238.
+    """Two steps, right when both are good. n = 3, beam 1.
+
+    A good first step is found with 1 - .8^3 = .488 and then leads (PMI 3.0 against -.12); after it
+    a good second one with .488, and one of three suffices (3.0 x 1/k against 1.44 x 2/k). So .488^2
+    = .238.
 
     A single draw is right with .04; the vote of the same pools with .488 x P(2 or 3 of 3) = .488 x
     .104 = .05. 400 problems: standard deviation .0213; five of those, P(false alarm) < 1e-6.
@@ -246,16 +250,16 @@ def test_it_is_as_right_as_its_closed_form_and_no_majority_vote() -> None:
     for seed in range(400):
 
         def world(request: Request, seed: int = seed) -> Trace:
-            said = request.prefix_text.split()
+            steps = request.prefix_text.split()
             if READ in request.metrics:
-                return read(sum(math.log(WITHOUT[s]) for s in said))
+                return read(sum(math.log(WITHOUT[s]) for s in steps))
             kind = (
                 "good"
                 if random.Random(f"{seed} {request.ordinal}").random() < WITH["good"]
                 else "dull"
             )
-            last = len(said) == 1
-            answer = ("R" if [*said, kind] == ["good", "good"] else "W") if last else ""
+            last = len(steps) == 1
+            answer = ("R" if [*steps, kind] == ["good", "good"] else "W") if last else ""
             return drawn(
                 math.log(WITH[kind]),
                 finish=Finish.STOP if last else Finish.RULE,
@@ -272,8 +276,9 @@ def test_it_is_as_right_as_its_closed_form_and_no_majority_vote() -> None:
 
 
 def test_a_job_on_the_fake_engine_reads_every_step(tmp_path: Path) -> None:
-    """Readings cost one token each, on an account of their own; every solution has its PMI; without
-    a selector named, `pmi` is taken.
+    """Readings cost one token each, on an account of their own; every solution has its PMI.
+
+    Without a selector named, `pmi` is taken.
     """
     strategy = PluginSpec("mits", {"n": 2, "beam": 2, "steps": 3, "delimiter": " wait"})
     plan = Plan(models={"main": Model("fake")}, strategy=strategy, selector=PluginSpec("pmi"))

@@ -1,5 +1,6 @@
-"""Beam search, DVTS, particle filtering and best-of-n: what goes on, what does not, and accuracy
-against closed forms and brute force.
+"""Beam search, DVTS, particle filtering and best-of-n: what continues, and accuracy.
+
+Accuracy is compared with closed forms and brute force.
 """
 
 from __future__ import annotations
@@ -83,12 +84,13 @@ def accuracy(
     ) / n_runs
 
 
-# --- which stems go on
+# --- which solutions continue
 
 
 def scored(scores: dict[int, float], n_steps: int) -> Callable[[Request], Trace]:
-    """A world in which the ordinal decides the score; what has no parent chain of `n_steps` ends by
-    the rule.
+    """A world in which the ordinal decides the score.
+
+    What has no parent chain of `n_steps` ends by the rule.
     """
 
     def world(request: Request) -> Trace:
@@ -109,8 +111,9 @@ def parents(session: Session, first: int, n: int) -> list[int | None]:
 
 
 def test_beam_search_continues_the_best_quarter_four_times_each() -> None:
-    """n = 8, width 4: of scores .1 .9 .2 .8 ... the two best, 1 and 3, are continued in turn; the
-    last step has no delimiter.
+    """n = 8, width 4: of scores .1 .9 .2 .8 ... the two best, 1 and 3, are continued in turn.
+
+    The last step has no delimiter.
     """
     world = scored({0: 0.1, 1: 0.9, 2: 0.2, 3: 0.8}, 2)
     seen: list[Request] = []
@@ -122,8 +125,9 @@ def test_beam_search_continues_the_best_quarter_four_times_each() -> None:
 
 
 def test_dvts_keeps_the_best_of_each_tree_apart() -> None:
-    """n = 4, width 2: trees {0, 1} and {2, 3}; the best of the second tree goes on though both of
-    the first are better.
+    """n = 4, width 2: trees {0, 1} and {2, 3}.
+
+    The best of the second tree continues though both of the first are better.
     """
     session = explore(Dvts("v", n=4, width=2, steps=2), scored({0: 0.9, 1: 0.8, 2: 0.1, 3: 0.2}, 2))
     assert parents(session, 4, 4) == [0, 0, 3, 3]
@@ -196,8 +200,9 @@ def test_odds_are_the_softmax_of_logits() -> None:
 
 
 def test_finished_particles_are_not_grown_again() -> None:
-    """One ends at its first step with a score of nearly 1: in the end every particle is that one,
-    and no step is asked for any more.
+    """One ends at its first step with a score of nearly 1.
+
+    In the end every particle is that one, and no further step is requested.
     """
 
     def world(request: Request) -> Trace:
@@ -217,8 +222,9 @@ def test_finished_particles_are_not_grown_again() -> None:
 
 
 def test_dvts_with_a_perfect_verifier_is_right_as_often_as_its_closed_form_says() -> None:
-    """A tree is right with q = (1 - (1 - g)^m)^L, n / m of them with 1 - (1 - q)^(n/m): g = .4, m =
-    2, L = 3, n = 8: q = .262, .7035.
+    """A tree is right with q = (1 - (1 - g)^m)^L, n / m of them with 1 - (1 - q)^(n/m).
+
+    G = .4, m = 2, L = 3, n = 8: q = .262, .7035.
 
     250 runs: standard deviation .0289; five of those, P(false alarm) < 1e-6. One chain alone is
     right with .4^3 = .064, and the majority of the eight that end is not the answer either.
@@ -230,8 +236,9 @@ def test_dvts_with_a_perfect_verifier_is_right_as_often_as_its_closed_form_says(
 
 
 def test_beam_with_a_perfect_verifier_is_right_as_often_as_its_markov_chain_says() -> None:
-    """From s good stems, Binomial(s m, g) good steps come, of which min(n / m, .) are kept; the
-    last step needs one good of s m.
+    """From s good stems, Binomial(s m, g) good steps come, of which min(n / m, .) are kept.
+
+    The last step needs one good of s m.
 
     n = 8, m = 4, g = .3, L = 4: two stems are kept. 250 runs: standard deviation at most .0316;
     five of those, P(false alarm) < 1e-6.
@@ -260,8 +267,9 @@ def noisy(fine: bool, rng: random.Random) -> float:
 
 
 def brute_particles(n: int, n_steps: int, good: float, rng: random.Random) -> bool:
-    """One particle filter written down straight; all particles end at the same step, so none is
-    finished before.
+    """One particle filter written down straight.
+
+    All particles end at the same step, so none is finished before.
     """
     particles: list[tuple[bool, float]] = [(True, 0.5)] * n
     for step in range(n_steps):
@@ -275,8 +283,9 @@ def brute_particles(n: int, n_steps: int, good: float, rng: random.Random) -> bo
 
 
 def test_particles_with_an_erring_verifier_are_as_right_as_the_plain_algorithm() -> None:
-    """n = 6, L = 4, g = .5, scores overlap on [.3, .7]. 250 runs against 6,000: standard deviation
-    of the difference below .0323;
+    """n = 6, L = 4, g = .5, scores overlap on [.3, .7].
+
+    250 runs against 6,000: standard deviation of the difference below .0323;
 
     five of those, P(false alarm) < 1e-6. One chain is right with .0625, and so is a majority over
     six, at most.
@@ -291,8 +300,9 @@ def test_particles_with_an_erring_verifier_are_as_right_as_the_plain_algorithm()
 
 
 def test_best_of_n_needs_no_strategy_of_its_own() -> None:
-    """n traces and a verifier on each; right ones score as the larger of two uniform numbers, wrong
-    ones as one.
+    """n traces and a verifier on each.
+
+    Right ones score as the larger of two uniform numbers, wrong ones as one.
 
     Given k right of n the best is right with 2k / (n + k): the largest of k + k + (n - k) uniform
     numbers is one of theirs. p = .25, n = 8: .4078. 1,000 runs: standard deviation .0155; five of

@@ -1,5 +1,6 @@
-"""Pessimistic verification: its formula by hand, its two limits, and what it is for: a right answer
-that few traces state.
+"""Pessimistic verification: its formula by hand, its two limits, and what it is for.
+
+It is for a right answer that few traces state.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from strategies.selectors.majority import Majority
 from strategies.selectors.pessimistic import Pessimistic
 
 
-def judged(words: str, verdicts: list[list[int]]) -> list[Trace]:
+def verified(words: str, verdicts: list[list[int]]) -> list[Trace]:
     """A pool of candidates, and a judge's trace for each of their verdicts."""
     traces = pool(words)
     for subject, given_ones in enumerate(verdicts):
@@ -43,7 +44,7 @@ def test_the_formula_by_hand() -> None:
     A .75 - .8959/5 = .5708, B 1 - .8959/3 = .7014; plus alpha ln 6 = .8959: 1.4667 and 1.5973. At
     alpha = 3: A -.3251, B -.7918: A wins.
     """
-    traces = judged("A A B", [[1, 1], [1, 0], [1, 1]])
+    traces = verified("A A B", [[1, 1], [1, 0], [1, 1]])
     width = 0.5 * math.log(6)
     assert weights(Pessimistic(alpha=0.5)(traces)) == pytest.approx(
         {"B": 1 - width / 3 + width, "A": 0.75 - width / 5 + width}
@@ -62,7 +63,7 @@ verdict_rows = st.lists(
 @given(verdict_rows)
 def test_without_a_penalty_it_is_the_best_mean(rows: list[tuple[str, list[int]]]) -> None:
     """First limit, alpha = 0: reward-model best-of-n by answer."""
-    traces = judged(" ".join(a for a, _ in rows), [v for _, v in rows])
+    traces = verified(" ".join(a for a, _ in rows), [v for _, v in rows])
     mean = {
         a: sum(sum(v) for b, v in rows if a == b) / sum(2 for b, _ in rows if a == b)
         for a, _ in rows
@@ -72,10 +73,11 @@ def test_without_a_penalty_it_is_the_best_mean(rows: list[tuple[str, list[int]]]
 
 @given(verdict_rows)
 def test_with_a_large_penalty_it_is_the_majority_vote(rows: list[tuple[str, list[int]]]) -> None:
-    """Second limit, alpha to infinity, each candidate judged M times: the largest N_a wins whatever
-    the verdicts; they break its ties.
+    """Second limit, alpha to infinity, M verdicts on each candidate.
+
+    The largest N_a wins whatever the verdicts; they break its ties.
     """
-    traces = judged(" ".join(a for a, _ in rows), [v for _, v in rows])
+    traces = verified(" ".join(a for a, _ in rows), [v for _, v in rows])
     ranked = Pessimistic(alpha=1e6)(traces)
     assert ranked[0].count == Majority()(traces)[0].count
 
@@ -87,10 +89,11 @@ def test_a_verifier_on_the_request_serves_as_well() -> None:
 
 
 def test_what_nobody_judged_ranks_below_and_a_pool_without_verdicts_is_a_tie() -> None:
-    """A budget may end before the judging: then weights are equal, the count decides, and the
-    result says that it was a tie.
+    """A budget may end before the judging.
+
+    Then weights are equal, the count decides, and the result says that it was a tie.
     """
-    assert weights(Pessimistic()(judged("A A B", [[], [], [0]]))) == {"B": 0.0, "A": 0.0}
+    assert weights(Pessimistic()(verified("A A B", [[], [], [0]]))) == {"B": 0.0, "A": 0.0}
     assert [(c.answer.key, c.weight) for c in Pessimistic()(pool("B A A"))] == [
         ("A", 0.0),
         ("B", 0.0),
@@ -99,7 +102,7 @@ def test_what_nobody_judged_ranks_below_and_a_pool_without_verdicts_is_a_tie() -
 
 def test_cancelled_and_unreadable_judges_do_not_count() -> None:
     """They are no verdicts, so they neither lower the mean nor the penalty."""
-    traces = judged("A B", [[1], [1]])
+    traces = verified("A B", [[1], [1]])
     traces += [
         replace(traces[-1], ordinal=9, finish=Finish.CANCELLED),
         replace(traces[-1], ordinal=10, text="I am not sure."),
@@ -110,8 +113,9 @@ def test_cancelled_and_unreadable_judges_do_not_count() -> None:
 
 
 def test_it_finds_what_is_right_though_rare_as_often_as_the_closed_form_says() -> None:
-    """Truth R at .25, one wrong answer W at .75; a judge errs with .2 each way; n = 8, M = 4, alpha
-    = .1.
+    """Truth R at .25, one wrong answer W at .75; a judge errs with .2 each way.
+
+    N = 8, M = 4, alpha = .1.
 
     Given k right candidates, the sums of verdicts are Binomial(4k, .8) and Binomial(4(8 - k), .2):
     summing over k and both sums gives the exact accuracy. 800 simulated pools must lie within 4.9
@@ -123,7 +127,7 @@ def test_it_finds_what_is_right_though_rare_as_often_as_the_closed_form_says() -
     hits = majority = 0
     for _ in range(800):
         words = ["R" if rng.random() < p else "W" for _ in range(n)]
-        traces = judged(
+        traces = verified(
             " ".join(words),
             [[int((w == "R") != (rng.random() < err)) for _ in range(m)] for w in words],
         )
@@ -138,8 +142,9 @@ def _binomial(n: int, k: int, p: float) -> float:
 
 
 def _right_given(k: int, n: int, m: int, alpha: float, err: float) -> float:
-    """P[R leads], given k right candidates; a tie in weight goes to the larger count (at equal
-    counts R and W tie with the same sums).
+    """P[R leads], given k right candidates.
+
+    A tie in weight goes to the larger count (at equal counts R and W tie with the same sums).
     """
     if k in (0, n):
         return float(k == n)

@@ -56,8 +56,9 @@ def test_best_takes_the_highest_single_score() -> None:
 
 
 def test_best_weighted_sums_and_shows_the_best_traces_wording() -> None:
-    """Li et al.: sum of rewards per class, A 2 + 5 against B 6; the wording is that of the member
-    with 5.
+    """Li et al.: sum of rewards per class, A 2 + 5 against B 6.
+
+    The wording is that of the member with 5.
     """
 
     from orchestrator.core.values import Answer
@@ -74,8 +75,9 @@ def test_best_weighted_sums_and_shows_the_best_traces_wording() -> None:
 
 
 def test_filtered_keeps_the_top_share_then_votes_by_confidence() -> None:
-    """Scores 1 to 10, keep .3: the 70th percentile is 1 + .7 x 9 = 7.3, so 8, 9 and 10 vote: B 9 +
-    10 against A 8.
+    """Scores 1 to 10, keep .3.
+
+    The 70th percentile is 1 + .7 x 9 = 7.3, so 8, 9 and 10 vote: B 9 + 10 against A 8.
     """
     traces = pool("A A A A A A A A B B", metrics={"m": range(1, 11)})
     traces = [_with(t, "bottom10_confidence", t.metrics["m"]) for t in traces]
@@ -117,8 +119,9 @@ def test_filtered_is_deepconfs_percentile_rule(values: list[int], keep: float) -
 
 
 def test_only_voters_set_the_percentile() -> None:
-    """Traces without an answer are dropped first, as in the released code: else they would shift
-    the threshold.
+    """Traces without an answer are dropped first, as in the released code.
+
+    Else they would shift the threshold.
     """
     traces = [
         trace(0, "A", metrics={"bottom10_confidence": 1.0}),
@@ -157,17 +160,17 @@ def test_a_voter_without_its_score_is_an_error(selector: Selector) -> None:
 @pytest.mark.parametrize("cls", [Weighted, Best, BestWeighted, Filtered, Pessimistic])
 def test_a_voter_whose_judge_failed_is_left_out_unless_all_did(cls: type) -> None:
     """One hung judge of sixteen must not cost the problem, nor decide it: B leads although C's
-    attempt was never judged.
+    attempt was never verified.
     """
-    judged = [
+    verified = [
         replace(trace(i, key), verdicts=(Verdict("v", score),))
         for i, (key, score) in enumerate((("A", 0.2), ("B", 0.9)))
     ]
-    unjudged = [trace(2, "C"), trace(3, "C")]
+    unverified = [trace(2, "C"), trace(3, "C")]
     selector = cls(by="verdict:v")
-    assert selector([*judged, *unjudged])[0].answer.key == "B"
+    assert selector([*verified, *unverified])[0].answer.key == "B"
     with pytest.raises(ValueError, match="trace 2 carries no 'verdict:v'"):
-        selector(unjudged)
+        selector(unverified)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
@@ -175,8 +178,9 @@ def test_a_voter_whose_judge_failed_is_left_out_unless_all_did(cls: type) -> Non
     "selector", [Weighted(), Best(), BestWeighted(), Filtered("mean_confidence")]
 )
 def test_a_score_that_cannot_be_ranked_is_an_error(selector: Selector, value: float) -> None:
-    """NaN makes `max` and percentiles depend on order; a negative reward must be scaled by whoever
-    made it.
+    """NaN makes `max` and percentiles depend on order.
+
+    A negative reward must be scaled by whoever made it.
     """
     with pytest.raises(ValueError, match="trace 0 carries mean_confidence"):
         selector(scored("A B", value, 1.0))
@@ -191,7 +195,7 @@ def test_who_does_not_vote_needs_no_score() -> None:
 
 
 def test_the_last_verdict_of_a_verifier_counts() -> None:
-    """A trace verified twice carries both; the later one was given with more to go on."""
+    """A trace verified twice carries both; the later one knew more."""
 
     assert (
         score(replace(trace(0), verdicts=(Verdict("v", 0.1), Verdict("v", 0.7))), "verdict:v")

@@ -34,11 +34,12 @@ def piece(
     )
 
 
-def asked(
+def requests_of(
     strategy: BudgetForcing, pieces: list[Trace]
 ) -> list[tuple[int | None, str, int | None, bool]]:
-    """What is asked for when the pieces come out like this: parent, suffix, tokens, whether it
-    stops at the tag.
+    """The requests when the pieces come out like this.
+
+    Parent, suffix, tokens, whether it stops at the tag.
     """
     requests: list[Request] = []
 
@@ -52,11 +53,12 @@ def asked(
 
 
 def test_the_end_of_thinking_is_ignored_as_often_as_asked_then_it_answers() -> None:
-    """100 tokens in all: 30, then 70 are left after "Wait", 20 used, then 50; then the tag, and 10
-    to answer.
+    """100 tokens in all: 30, then 70 are left after "Wait", 20 used, then 50.
+
+    Then the tag, and 10 to answer.
     """
     done = [piece(30, stop=END), piece(20, stop=END), piece(5, stop=END), piece(3, answer="A")]
-    assert asked(BudgetForcing(n=1, ignore=2, thinking=100, answer=10), done) == [
+    assert requests_of(BudgetForcing(n=1, ignore=2, thinking=100, answer=10), done) == [
         (None, "", 100, True),
         (0, "Wait", 70, True),
         (1, "Wait", 50, True),
@@ -67,14 +69,14 @@ def test_the_end_of_thinking_is_ignored_as_often_as_asked_then_it_answers() -> N
 def test_thinking_that_uses_up_its_tokens_is_closed_and_told_to_answer() -> None:
     """At the first piece, and after "Wait"."""
     cut = piece(100, finish=Finish.LENGTH)
-    assert asked(BudgetForcing(n=1, thinking=100, answer=10), [cut, piece(3)])[1] == (
+    assert requests_of(BudgetForcing(n=1, thinking=100, answer=10), [cut, piece(3)])[1] == (
         0,
         END + "\n\nFinal Answer:",
         10,
         False,
     )
     rest = [piece(60, stop=END), piece(40, finish=Finish.LENGTH), piece(3)]
-    assert asked(BudgetForcing(n=1, thinking=100, answer=10), rest)[1:] == [
+    assert requests_of(BudgetForcing(n=1, thinking=100, answer=10), rest)[1:] == [
         (0, "Wait", 40, True),
         (1, END + "\n\nFinal Answer:", 10, False),
     ]
@@ -82,7 +84,7 @@ def test_thinking_that_uses_up_its_tokens_is_closed_and_told_to_answer() -> None
 
 def test_without_a_token_left_nothing_is_ignored() -> None:
     """It closed its thinking with its very last token: it answers."""
-    assert asked(BudgetForcing(n=1, thinking=100), [piece(100, stop=END), piece(3)])[1] == (
+    assert requests_of(BudgetForcing(n=1, thinking=100), [piece(100, stop=END), piece(3)])[1] == (
         0,
         END,
         1024,
@@ -92,13 +94,14 @@ def test_without_a_token_left_nothing_is_ignored() -> None:
 
 def test_a_text_that_ended_without_the_tag_has_answered() -> None:
     """Nothing is put after the end of the sequence; a failed piece is not continued either."""
-    assert len(asked(BudgetForcing(n=1), [piece(30, answer="A")])) == 1
-    assert len(asked(BudgetForcing(n=1), [trace(0, finish=Finish.FAILED)])) == 1
+    assert len(requests_of(BudgetForcing(n=1), [piece(30, answer="A")])) == 1
+    assert len(requests_of(BudgetForcing(n=1), [trace(0, finish=Finish.FAILED)])) == 1
 
 
 def test_more_thinking_mends_as_often_as_its_closed_form_says() -> None:
-    """Thinking is right with .4 when it first closes; each "Wait" mends a wrong one with .5: 1 - .6
-    x .5^2 = .85 after two.
+    """Thinking is right with .4 when it first closes.
+
+    Each "Wait" mends a wrong one with .5: 1 - .6 x .5^2 = .85 after two.
 
     300 runs: standard deviation .0206; five of those, P(false alarm) < 1e-6. Without forcing it
     would be .4.
@@ -127,8 +130,10 @@ def test_more_thinking_mends_as_often_as_its_closed_form_says() -> None:
 
 
 def test_on_the_fake_engine_a_tag_is_cut_and_thinking_goes_on_without_it(tmp_path: Path) -> None:
-    """ " wait" ends thinking there: its token is in no trace, the continuation follows the tokens
-    before it, and an answer comes out.
+    """ " wait" ends thinking there.
+
+    Its token is in no trace, the continuation follows the tokens before it, and an answer comes
+    out.
     """
     plan = Plan(
         strategy=PluginSpec("budget-forcing", {"n": 2, "ignore": 1, "end": " wait", "wait": " Hm"})

@@ -1,6 +1,4 @@
-"""Concise hints: where they come, how thinking ends, and what they are worth where they work as
-described.
-"""
+"""Concise hints: where they come, how thinking ends, and what they are worth."""
 
 from __future__ import annotations
 
@@ -20,8 +18,10 @@ def piece(n_tokens: int, finish: Finish = Finish.RULE, stop: str = "") -> Trace:
     return Trace(0, "...", (1,), finish, stop=stop, usage=Usage(output_tokens=n_tokens))
 
 
-def asked(strategy: ConciseHint, last: Trace | None = None, n_before: int = 99) -> list[Request]:
-    """What is asked for when the first pieces are as long as they may be, and then `last` comes."""
+def requests_of(
+    strategy: ConciseHint, last: Trace | None = None, n_before: int = 99
+) -> list[Request]:
+    """The requests when the first pieces are as long as they may be, and then `last` comes."""
     requests: list[Request] = []
 
     def world(request: Request) -> Trace:
@@ -38,10 +38,11 @@ def asked(strategy: ConciseHint, last: Trace | None = None, n_before: int = 99) 
 
 
 def test_hints_come_at_growing_distances() -> None:
-    """alpha 128, beta .2: after 128 tokens; then 128 + 25 = 153 more, at 281; then 128 + 56 = 184,
-    at 465; the last 35 are what is left.
+    """alpha 128, beta .2: after 128 tokens; then 128 + 25 = 153 more, at 281.
+
+    Then 128 + 56 = 184, at 465; the last 35 are what is left.
     """
-    requests = asked(ConciseHint(n=1, thinking=500, answer=7))
+    requests = requests_of(ConciseHint(n=1, thinking=500, answer=7))
     assert [(r.parent, r.suffix, r.max_new_tokens) for r in requests] == [
         (None, "", 128),
         (0, HINT, 153),
@@ -61,17 +62,20 @@ def test_hints_come_at_growing_distances() -> None:
     ],
 )
 def test_thinking_that_ends_by_itself_gets_no_hint(last: Trace, suffix: str | None) -> None:
-    """At its tag it answers; a text that ended has answered, nothing follows a failure, and where
-    the context is full it must answer.
+    """At its tag it answers.
+
+    A text that ended has answered, nothing follows a failure, and where the context is full it must
+    answer.
     """
-    requests = asked(ConciseHint(n=1), last, n_before=1)
+    requests = requests_of(ConciseHint(n=1), last, n_before=1)
     assert [r.suffix for r in requests[2:]] == ([] if suffix is None else [suffix])
 
 
 def test_where_hints_shorten_thinking_it_is_as_right_as_computed_by_hand() -> None:
-    """A trace needs L tokens of thinking, 100 to 900; each hint halves what is left. Within 300
-    tokens it is done, and right with .9, or cut, and right with .2. With hints after 100 and 200
-    there are left (L - 100) / 2, then (that - 100) / 2, which must be 100 at most.
+    """A trace needs L tokens of thinking, 100 to 900; each hint halves what is left.
+
+    Within 300 tokens it is done, and right with .9, or cut, and right with .2. With hints after 100
+    and 200 there are left (L - 100) / 2, then (that - 100) / 2, which must be 100 at most.
 
     So L <= 700: of 801 lengths 601, and .9 x .7503 + .2 x .2497 = .7252. Without hints only L <=
     300: .9 x .251 + .2 x .749 = .376. 600 traces: standard deviation .0182; five of those, P(false

@@ -1,6 +1,4 @@
-"""Speculative Thinking: the trigger table, what is written by whom, and accuracy against a closed
-form.
-"""
+"""Speculative Thinking: the trigger table, which model writes what, and accuracy."""
 
 from __future__ import annotations
 
@@ -100,8 +98,9 @@ def test_limits_grow_to_their_ends() -> None:
 def written(
     texts: dict[tuple[str, int | None], str], n_chunks: int
 ) -> tuple[Session, list[Request]]:
-    """Explore one trace: what a model writes at which length; the small model's chunk number
-    `n_chunks` ends it.
+    """Explore one trace: what a model writes at which length.
+
+    The small model's chunk number `n_chunks` ends it.
     """
     requests: list[Request] = []
 
@@ -140,8 +139,9 @@ def test_a_statement_drops_the_probe_and_the_small_model_goes_on() -> None:
 
 
 def test_a_reflection_is_written_by_the_large_model_in_place_of_the_probe() -> None:
-    """Its 20 tokens continue the chunk; as they verify, 125 follow; the small model continues
-    those.
+    """Its 20 tokens continue the chunk; as they verify, 125 follow.
+
+    The small model continues those.
     """
     _, requests = written({("main", 20): "Wait, no.", ("large", 20): "Let me verify."}, 2)
     assert shape(requests) == [
@@ -154,13 +154,14 @@ def test_a_reflection_is_written_by_the_large_model_in_place_of_the_probe() -> N
 
 
 def test_too_much_reflection_is_told_to_check() -> None:
-    """Sixteen chunks with fifteen reflections between them: the fifteenth brings the sentence and
-    125 tokens more.
+    """Sixteen chunks with fifteen reflections between them.
+
+    The fifteenth brings the sentence and 125 tokens more.
     """
     _, requests = written({("main", 20): "Wait.", ("large", 20): "Hold on."}, 16)
-    told = [r for r in requests if r.suffix]
-    assert [(r.model, r.suffix, r.max_new_tokens) for r in told] == [("large", CHECK, 125)]
-    assert requests.index(told[0]) == 15 * 3
+    prompted = [r for r in requests if r.suffix]
+    assert [(r.model, r.suffix, r.max_new_tokens) for r in prompted] == [("large", CHECK, 125)]
+    assert requests.index(prompted[0]) == 15 * 3
 
 
 def test_a_small_model_that_does_not_reason_is_helped_after_every_blank_line() -> None:
@@ -223,8 +224,10 @@ def test_a_piece_that_fails_ends_its_trace_and_no_other() -> None:
 
 
 def test_it_is_right_as_often_as_its_closed_form_says() -> None:
-    """Four places to err; at each, the probe reflects with .5, and then the large model is right
-    with .95, else the small one with .6.
+    """Four places to err.
+
+    At each, the probe reflects with .5, and then the large model is right with .95, else the small
+    one with .6.
 
     (.5 x .95 + .5 x .6)^4 = .775^4 = .3608; the small model alone .1296. 400 runs: standard
     deviation .024; five of those, P < 1e-6.

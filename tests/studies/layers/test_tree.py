@@ -125,7 +125,7 @@ def test_a_space_that_is_exhausted_ends_the_search() -> None:
 
 
 def test_the_length_penalty_leads_to_shorter_orders() -> None:
-    """With equal rewards only length tells children apart: the mean length falls as lambda rises."""
+    """With equal rewards only length separates children: the mean length falls as lambda rises."""
     ten = tuple(range(10))
 
     def mean_length(penalty: float) -> float:

@@ -25,7 +25,7 @@ _CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "
 
 
 def tiny_model(family: str = "llama", n_layers: int = N_LAYERS, seed: int = 0, **more: Any) -> Any:
-    """A model whose layers all matter: weights large enough that another order gives other tokens."""
+    """A model whose layers all matter: its weights are so large that order changes tokens."""
     torch.manual_seed(seed)
     name = _CLASSES[family]
     heads = {"head_dim": 8} if family in ("mistral", "qwen3") else {}

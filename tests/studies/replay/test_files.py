@@ -25,7 +25,10 @@ from strategies.sampling.consistency import Consistency
 from strategies.selectors.majority import Majority
 
 TRACES = Path(os.environ.get("LEADLINE_TRACES", Path(__file__).parents[4] / "shared" / "traces"))
-LEFT_OUT = "that were cut short, dropped or built on others are left out; the cut ones are mostly the longer ones"
+LEFT_OUT = (
+    "that were cut short, dropped or built on others are left out; "
+    "the cut ones are mostly the longer ones"
+)
 PROBED = [
     {
         "question": "?",
@@ -245,10 +248,11 @@ def test_a_replayed_job_asks_what_the_job_asked(tmp_path: Path) -> None:
     problems.write_text(problems.read_text().replace("What is 3?", "What is three?"))
     changed = read_recording(tmp_path / "job", problems=str(problems))
     assert [p.problem.prompt for p in changed.problems if p.problem.id == "p3"] == [""]
-    [note] = changed.notes
-    assert note == (
-        f"{problems} words 1 problems otherwise than the job did; "
-        "they are taken without their prompts"
+    assert changed.notes == (
+        (
+            f"{problems} words 1 problems otherwise than the job did; "
+            "they are taken without their prompts"
+        ),
     )
     unknown = read_recording(tmp_path / "job")
     assert {p.problem.prompt for p in unknown.problems} == {""}
@@ -352,7 +356,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strategy", "consistency n=4"], "holds 3 traces and was asked for one more"),
+        (["--strategy", "consistency n=4"], "holds 3 traces, and one more was requested"),
         (["--strategy", "consistency 4"], "after the name come options as KEY=VALUE, not '4'"),
         (["--strategy", "consistensy"], "did you mean 'consistency'"),
         (["--strategy", "consistency n=x"], "n = 'x': it must be a whole number"),

@@ -76,7 +76,7 @@ class Does:
 
 
 def test_traces_arrive_by_length_and_the_longest_is_the_critical_path() -> None:
-    """1000 + 700 + 400 tokens, all at once: the shortest arrives first and the path is 1000 long."""
+    """1000 + 700 + 400 tokens at once: the shortest arrives first and the path is 1000 long."""
     _, explored = play(loaded("consistency", n=3))
     assert list(explored.session.traces) == [2, 1, 0]
     assert (explored.session.output_tokens, explored.path_tokens) == (2100, 1000)
@@ -187,7 +187,7 @@ def asked(request: Request, *, after: int | None = None) -> Does:
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (loaded("consistency", n=4), "holds 3 traces and was asked for one more"),
+        (loaded("consistency", n=4), "holds 3 traces, and one more was requested"),
         (
             asked(Request(parent=0, purpose=Purpose.PROBE), after=300),
             "no probe after 300 tokens: they were made at 500 tokens",
@@ -195,7 +195,7 @@ def asked(request: Request, *, after: int | None = None) -> Does:
         (asked(Request(purpose=Purpose.PROBE)), "no probe but of a running trace"),
         (
             asked(Request(parent=0, suffix="Wait"), after=500),
-            "goes on after the forced text 'Wait'",
+            "continues after the forced text 'Wait'",
         ),
         (asked(Request(parent=0), after=2000), "nothing beyond the 1000 tokens"),
         (asked(Request(depth=4)), "one depth"),

@@ -43,9 +43,9 @@ async def test_the_score_is_the_share_of_asserts_that_hold() -> None:
     assert await verdict("def f(x): return x * x", asserts) == Verdict(
         "code-tests", 1.0, (1.0, 1.0, 1.0, 1.0)
     )
-    found = await verdict("def f(x): return x", asserts)
-    assert (found.score, found.steps) == (0.5, (1.0, 0.0, 0.0, 1.0))
-    assert found.note == "test 2 of 4: AssertionError in 'assert f(2) == 4'"
+    result = await verdict("def f(x): return x", asserts)
+    assert (result.score, result.steps) == (0.5, (1.0, 0.0, 0.0, 1.0))
+    assert result.note == "test 2 of 4: AssertionError in 'assert f(2) == 4'"
 
 
 @needs_sandbox
@@ -59,9 +59,9 @@ async def test_exchanges_are_compared_by_lines_and_numbers_by_value() -> None:
         {"input": "0 1", "output": "one"},
     ]
     program = "a, b = map(int, input().split())\nprint(' ', a + b, ' ')\nprint()"
-    found = await verdict(program, tests)
-    assert (found.steps, found.note) == ((1.0, 1.0, 0.0), "test 3 of 3: printed '1', not 'one'")
-    assert found.score == pytest.approx(2 / 3)
+    result = await verdict(program, tests)
+    assert (result.steps, result.note) == ((1.0, 1.0, 0.0), "test 3 of 3: printed '1', not 'one'")
+    assert result.score == pytest.approx(2 / 3)
 
 
 @needs_sandbox
@@ -116,20 +116,20 @@ async def test_what_stands_between_asserts_is_done_before_those_below_it() -> No
 )
 async def test_a_program_that_fails_passes_nothing_and_says_why(program: str, fault: str) -> None:
     """Whatever it is, the verdict is 0 and no error: the program is wrong, the verifier is not."""
-    found = await verdict(program, ["assert f() == 1"], seconds=1)
-    assert found.score == 0.0
-    assert fault in found.note
+    result = await verdict(program, ["assert f() == 1"], seconds=1)
+    assert result.score == 0.0
+    assert fault in result.note
 
 
 @needs_sandbox
 async def test_a_trace_without_a_program_passes_no_test() -> None:
     """A program was requested; a trace without one scores like one with a wrong program."""
-    found = await CodeTests().score(
+    result = await CodeTests().score(
         problem(["assert f()", "assert g()"]),
         [Trace(0, "I do not know."), trace("f = g = lambda: 1")],
     )
-    assert found[0] == Verdict("code-tests", 0.0, (0.0, 0.0), "it states no program")
-    assert found[1].score == 1.0
+    assert result[0] == Verdict("code-tests", 0.0, (0.0, 0.0), "it states no program")
+    assert result[1].score == 1.0
 
 
 @needs_sandbox
@@ -139,30 +139,30 @@ async def test_what_is_wanted_cannot_be_looked_up() -> None:
     """
     hunt = """
 import gc, os, sys
-found = [str(x) for x in gc.get_objects() if isinstance(x, (str, bytes))]
-found += [repr(sys.argv), repr(os.environ), sys.stdin.read()]
+result = [str(x) for x in gc.get_objects() if isinstance(x, (str, bytes))]
+result += [repr(sys.argv), repr(os.environ), sys.stdin.read()]
 frame = sys._getframe()
 while frame:
-    found.append(repr(frame.f_locals) + repr(frame.f_globals))
+    result.append(repr(frame.f_locals) + repr(frame.f_globals))
     frame = frame.f_back
 parent = "/proc/%d/cmdline" % os.getppid()
 for path in ("/proc/self/mem", "/proc/self/cmdline", parent, "problems.jsonl", "../problems.jsonl"):
     try:
-        found.append(open(path).read())
+        result.append(open(path).read())
     except OSError:
         pass
-text = "".join(found)
+text = "".join(result)
 at = text.find("wanted" + "-")
 print(text[at:at + 20] if at >= 0 else "nothing")
 """
-    found = await verdict(hunt, [{"input": "x", "output": "wanted-8213"}])
-    assert found.score == 0.0
-    assert found.note == "test 1 of 1: printed 'nothing', not 'wanted-8213'"
+    result = await verdict(hunt, [{"input": "x", "output": "wanted-8213"}])
+    assert result.score == 0.0
+    assert result.note == "test 1 of 1: printed 'nothing', not 'wanted-8213'"
 
 
 @needs_sandbox
 @pytest.mark.parametrize(
-    ("tests", "said"),
+    ("tests", "reason"),
     [
         (None, "is not there"),
         ({"inputs": ["1"], "outputs": ["2"]}, "a list of inputs and outputs"),
@@ -175,11 +175,11 @@ print(text[at:at + 20] if at >= 0 else "nothing")
         ([{"input": "[1]", "output": "2", "testtype": "functional"}], "is no test"),
     ],
 )
-async def test_other_forms_of_tests_are_refused(tests: object, said: str) -> None:
+async def test_other_forms_of_tests_are_refused(tests: object, reason: str) -> None:
     """Such a problem has no score, least of all 0: the error becomes the trace's note."""
     with pytest.raises(ValueError, match=r"problem 'p', field 'tests'") as raised:
         await CodeTests().score(problem(tests), [trace("print(1)")])
-    assert said in str(raised.value)
+    assert reason in str(raised.value)
 
 
 def test_a_list_may_come_as_text() -> None:

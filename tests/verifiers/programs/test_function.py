@@ -171,16 +171,20 @@ class MustNotStart:
 def test_what_cannot_be_called_is_refused_before_an_engine_starts(
     checks: Path, function: str, reason: str
 ) -> None:
-    """With the reason; loading the user's module cannot end the job either."""
+    """With the reason, and before the job has a directory that its plan would claim; loading the
+    user's module cannot end the job either.
+    """
     (checks.parent / "broken.py").write_text("def right(:")
     (checks.parent / "hostile.py").write_text("raise SystemExit(0)")
     plan = Plan(
         strategy=PluginSpec("consistency", {"n": 1}),
         verifiers=(PluginSpec("function", {"function": function}),),
     )
+    execution, out = Execution(engine=PluginSpec("must-not-start")), checks.parent / "job"
     with pytest.raises(orchestrator.PlanError, match="verifier 'function'") as raised:
-        orchestrator.run(["?"], plan, Execution(engine=PluginSpec("must-not-start")))
+        orchestrator.run(["?"], plan, execution, out=out)
     assert reason in str(raised.value)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("options", [{"seconds": 0}, {"memory_mib": 128}])

@@ -329,8 +329,8 @@ def test_it_holds_for_a_user_without_rights() -> None:
             "import asyncio; from verifiers.programs import sandbox as s; "
             "print(repr(s.lacking()), asyncio.run(s.run('print(6 * 7)')))"
         )
-        said = as_nobody(python, "-c", f"import sys; sys.path.insert(0, {copy!r}); {body}")
-    assert said == r"'' ProgramOutcome(output=b'42\n', fault='')"
+        output = as_nobody(python, "-c", f"import sys; sys.path.insert(0, {copy!r}); {body}")
+    assert output == r"'' ProgramOutcome(output=b'42\n', fault='')"
 
 
 NO_LANDLOCK = """

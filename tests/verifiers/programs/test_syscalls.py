@@ -173,11 +173,11 @@ def test_a_file_is_not_opened_only_to_be_truncated_nor_without_a_name(machine: s
     """
     code = seccomp_filter(machine)
 
-    def said(flags: int) -> int:
+    def decided(flags: int) -> int:
         return decide(code, ARCH[machine], OPENAT[machine], 0, 0, flags)
 
-    assert [said(flags) for flags in (0, 1, 2, 0x201, 0x202, 0x80241)] == [ALLOW] * 6
-    assert [said(flags) for flags in (0x200, 0x203, 0x400001, 0x410002, 0x200 | 1 << 40)] == [
+    assert [decided(flags) for flags in (0, 1, 2, 0x201, 0x202, 0x80241)] == [ALLOW] * 6
+    assert [decided(flags) for flags in (0x200, 0x203, 0x400001, 0x410002, 0x200 | 1 << 40)] == [
         REFUSE
     ] * 5
 
@@ -188,8 +188,8 @@ def test_the_kernel_is_not_asked_to_signal_somebody(machine: str) -> None:
     harmless.
     """
     code = seccomp_filter(machine)
-    said = {
+    decided = {
         command: decide(code, ARCH[machine], FCNTL[machine], 0, command)
         for command in (0, 2, 8, 10, 15, 1024)
     }
-    assert said == {0: ALLOW, 2: ALLOW, 8: REFUSE, 10: REFUSE, 15: REFUSE, 1024: REFUSE}
+    assert decided == {0: ALLOW, 2: ALLOW, 8: REFUSE, 10: REFUSE, 15: REFUSE, 1024: REFUSE}

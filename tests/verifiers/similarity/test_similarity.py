@@ -7,7 +7,7 @@ import math
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +221,27 @@ def test_a_model_file_is_plain_json_of_numbers_and_words(tmp_path: Path) -> None
         registry.load("similarity", PluginSpec("embedding", {"file": str(tmp_path / "none.json")}))
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("lexical", "slope", 0.0),
+        ("embedding", "slope", -1.0),
+        ("sentence-embedding", "slope", 0.0),
+        ("sentence-embedding", "max_chars", 0),
+        ("llm", "max_chars", 0),
+        ("probe", "suffix", " \n"),
+        ("probe", "max_new_tokens", 0),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(name: str, option: str, value: object) -> None:
+    """A slope of 0 or less would make likeness count for nothing, or against."""
+    options = {"file": "x", "model": "m", option: value}
+    known = {f.name for f in fields(registry.plugin_class("similarity", name))}
+    spec = PluginSpec(name, {key: v for key, v in options.items() if key in known})
+    with pytest.raises(PluginError, match=option):
+        registry.load("similarity", spec)
+
+
 def test_too_little_to_learn_from_is_said() -> None:
     """All agree, or three problems: no model, and the reason."""
     with pytest.raises(ValueError, match="at least 10 of each"):
@@ -294,6 +315,6 @@ def test_the_trained_judge_on_recorded_traces_is_better_than_chance() -> None:
         id: (problem, labelled_prefixes(traces, Cut(0, (), 256)))
         for id, (problem, traces) in recorded.items()
     }
-    auroc = quality(cross_fitted("trained", found), found).auroc
+    auroc = quality(cross_fitted("trained", found, n_folds=2), found).auroc
     assert auroc.low is not None
     assert auroc.low > 0.5

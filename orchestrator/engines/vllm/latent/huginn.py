@@ -215,7 +215,7 @@ def truncated_normal(positions: torch.Tensor, width: int, seed: int) -> torch.Te
 
 
 def _mix(words: torch.Tensor) -> torch.Tensor:
-    """Return SplitMix64's output of each word; int64 arithmetic wraps, which is what it wants."""
+    """Return SplitMix64's output of each word; int64 arithmetic wraps, as it must."""
     for shift, factor in zip((30, 27), _FACTORS, strict=True):
         words = (words ^ _shifted(words, shift)) * factor
     return words ^ _shifted(words, 31)

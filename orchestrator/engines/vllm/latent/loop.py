@@ -1,11 +1,11 @@
-"""The layer loop of a scheduled model: head, think block as often as each token's depth says, tail.
+"""The layer loop of a scheduled model: head, think block to the depth of each token, tail.
 
-A family of models says what surrounds its think block (`LoopCore`); an exit rule may end a token's
-iterations before its depth. A request computes an iteration as long as one of its tokens runs it.
-Where the attention backend can leave requests out (`visits.can_reduce`), an iteration computes
-those that still run and no others. Elsewhere it computes the whole batch, and tokens that have
-stopped keep their state; what such an iteration writes into its own KV slots is read by no token
-that counts.
+A family of models defines what surrounds its think block (`LoopCore`), and an exit rule may end a
+token's iterations before its depth. A request computes an iteration as long as one of its tokens
+runs it. Where the attention backend can leave requests out (`visits.can_reduce`), an iteration
+computes those that still run and no others. Elsewhere it computes the whole batch, and tokens that
+have stopped keep their state; what such an iteration writes into its own KV slots is read by no
+token that counts.
 
 Under an exit rule a token attends to the latest keys and values of every token before it, so an
 iteration that does not compute a token costs a write into its KV slots.

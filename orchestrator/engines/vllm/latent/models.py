@@ -47,7 +47,7 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
                 runner.install_v1()
 
         def get_model_state_cls(self) -> Any:
-            """Return what V2's runner prepares this model's inputs with (V1's does not ask)."""
+            """Return what V2's runner prepares this model's inputs with (V1's never calls this)."""
             from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
             return runner.model_state_v2() if self.depths_differ else DefaultModelState

@@ -18,7 +18,7 @@ from orchestrator.plan.looped import DEPTH_ARGUMENT
 
 
 def requested_depth(params: Any, default: int) -> int:
-    """Return the depth that a request's sampling parameters ask for."""
+    """Return the depth that a request's sampling parameters name."""
     arguments: Mapping[str, Any] = getattr(params, "extra_args", None) or {}
     return int(arguments.get(DEPTH_ARGUMENT, default))
 

@@ -87,7 +87,7 @@ def residual(before: Any, proposed: Any, keep: float) -> Any:
 
 
 def update_of(latent: Mapping[str, Any]) -> StateUpdate | None:
-    """Return the update that `config.latent` asks for; None for the layers' own output."""
+    """Return the update that `config.latent` names; None for the layers' own output."""
     keep = float(latent.get("residual", 0.0))
     if keep:
         return lambda before, proposed, share: residual(before, proposed, keep)

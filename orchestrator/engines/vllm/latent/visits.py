@@ -7,7 +7,7 @@ that no visit uses leaves the context.
 
 vLLM describes a batch to its attention kernels by metadata per layer: whose tokens lie where, and
 in which blocks of the cache. Requests that have stopped iterating must not be in it
-(`RequestSubset`). Not covered: any attention backend but the CPU's, which `can_reduce` tells.
+(`RequestSubset`). Not covered: attention backends other than the CPU's (`can_reduce`).
 """
 
 from __future__ import annotations

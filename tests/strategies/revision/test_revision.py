@@ -1,5 +1,6 @@
-"""Revision, recursive self-aggregation and cascades: who builds on whom, who is heard in the end,
-and accuracy against exact chains.
+"""Revision, recursive self-aggregation and cascades: what builds on what, and which votes count.
+
+Their accuracy is compared with exact chains.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ TWO = {"small": Model("a"), "large": Model("b")}
 
 
 class World:
-    """`right(answers of the subjects, model)` is the chance that an attempt is right; wrong ones
-    all say W.
+    """`right(answers of the subjects, model)` is the chance that an attempt is right.
+
+    Wrong ones all say W.
     """
 
     def __init__(self, right: Callable[[list[str], str], float], seed: int) -> None:
@@ -71,7 +73,7 @@ def binomial(n: int, k: int, p: float) -> float:
     return math.comb(n, k) * p**k * (1 - p) ** (n - k)
 
 
-# --- who is heard
+# --- which attempts vote
 
 
 def test_generations_count_the_longest_chain_of_subjects() -> None:
@@ -155,8 +157,9 @@ def test_a_chain_is_right_as_often_as_its_two_state_chain_says() -> None:
 
 
 def test_each_new_candidate_is_made_of_k_different_ones_of_the_generation_before() -> None:
-    """n = 5, k = 3, three generations: subsets without replacement, of the last generation only,
-    drawn anew for each.
+    """n = 5, k = 3, three generations.
+
+    Subsets without replacement, of the last generation only, drawn again for each.
     """
     session = explore(Rsa(n=5, k=3, steps=3), lambda r: "A")
     assert len(session.traces) == 15
@@ -179,8 +182,9 @@ def test_subsets_are_drawn_uniformly() -> None:
 
 
 def test_the_aggregation_prompt_holds_question_and_candidates_in_the_plans_words() -> None:
-    """The system message and the template stay, so that the answer is stated as the plan wants it;
-    one candidate is refined.
+    """The system message and the template stay, so that the answer is stated as the plan wants it.
+
+    One candidate is refined.
     """
     requests: list[Request] = []
 
@@ -203,8 +207,9 @@ def test_the_aggregation_prompt_holds_question_and_candidates_in_the_plans_words
 
 
 def test_the_last_population_is_right_as_often_as_its_markov_chain_says() -> None:
-    """n = 5, k = 2, four generations; an aggregation is right with .85 if its subset holds a right
-    one, else with .05; at first .3.
+    """n = 5, k = 2, four generations.
+
+    An aggregation is right with .85 if its subset holds a right one, else with .05; at first .3.
 
     Given j right of n, new ones are right independently with h = .05 + .8 (1 - C(n - j, k) / C(n,
     k)): a Markov chain over j. The last generation's vote is right when j >= 3. 300 runs: standard
@@ -259,8 +264,9 @@ def test_the_large_model_is_asked_only_where_the_small_one_disagrees(
 
 
 def test_a_cascade_is_right_as_often_as_its_closed_form_says() -> None:
-    """n = 3, unanimous: small right with p = .6, large with .9 and its vote of 3 with .972: p^3 +
-    (1 - p^3 - q^3) .972 = .9158.
+    """n = 3, unanimous: small right with p = .6, large with .9 and its vote of 3 with .972.
+
+    P^3 + (1 - p^3 - q^3) .972 = .9158.
 
     400 runs: standard deviation .0139; five of those, P(false alarm) < 1e-6. The small model's vote
     alone is right with .648, and the vote over all traces of both models is not the cascade's

@@ -1,5 +1,6 @@
-"""What a model's configuration and a plan ask of the layer stack, and what is refused, before
-anything starts.
+"""How a model runs by its configuration and the plan, and what is refused before anything starts.
+
+Ordinary models under a schedule, then checkpoints that loop by themselves (`plan.looped`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tiny_loops import huginn_config, llama_config, ouro_config
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import parse_schedule
@@ -19,6 +21,7 @@ from orchestrator.plan.looped import (
     latent_of,
     require_depth,
     require_room,
+    usual_names,
 )
 
 LLAMA = {
@@ -32,50 +35,54 @@ OWN = {"layers": "0-9 (10-19)*r 20-29", "depth": 4, "max_depth": 8}
 THINK = "0-9 (10-19)*r 20-29"
 
 
-def asked(model: Model | None = None, **config: Any) -> Latent | None:
+def resolved(model: Model | None = None, **config: Any) -> Latent | None:
     return latent_of({**LLAMA, **config}, model or Model("m"), "main")
 
 
-def found(model: Model | None = None, **config: Any) -> Latent:
-    latent = asked(model, **config)
+def scheduled(model: Model | None = None, **config: Any) -> Latent:
+    latent = resolved(model, **config)
     assert latent is not None
     return latent
 
 
+def resolved_loop(config: dict[str, Any], **fields: Any) -> Latent | None:
+    return latent_of(usual_names(config), Model("x", **fields), "main")
+
+
 def test_a_model_without_a_schedule_is_vllms_own() -> None:
     """Nobody asked for anything: the stock class must run, whatever the family."""
-    assert asked() is None
-    assert asked(Model("m", max_depth=1)) is None
-    assert asked(architectures=["OlmoeForCausalLM"], quantization_config={"bits": 4}) is None
+    assert resolved() is None
+    assert resolved(Model("m", max_depth=1)) is None
+    assert resolved(architectures=["OlmoeForCausalLM"], quantization_config={"bits": 4}) is None
 
 
 def test_the_folders_schedule_counts_and_the_plan_may_raise_the_depth() -> None:
     """`latent` in config.json is the model as it ships; max_depth is a matter of memory, so a plan
     may set it.
     """
-    latent = found(latent=OWN)
+    latent = scheduled(latent=OWN)
     assert (str(latent.schedule), latent.depth, latent.max_depth, latent.damped) == (
         THINK,
         4,
         8,
         False,
     )
-    assert found(Model("m", max_depth=16), latent=OWN).max_depth == 16
-    assert found(latent={"layers": THINK, "depth": 3}).max_depth == 3
-    assert found(latent={**OWN, "damped": True}).damped
+    assert scheduled(Model("m", max_depth=16), latent=OWN).max_depth == 16
+    assert scheduled(latent={"layers": THINK, "depth": 3}).max_depth == 3
+    assert scheduled(latent={**OWN, "damped": True}).damped
 
 
 def test_the_plans_schedule_replaces_the_folders_and_its_depths() -> None:
     """The folder's depths were those of its schedule; of another nothing is known, so it starts at
     1.
     """
-    latent = found(Model("m", layers="0-4 (5-9)*r 10-29", max_depth=2), latent=OWN)
+    latent = scheduled(Model("m", layers="0-4 (5-9)*r 10-29", max_depth=2), latent=OWN)
     assert (str(latent.schedule), latent.depth, latent.max_depth) == ("0-4 (5-9)*r 10-29", 1, 2)
 
 
 def test_overrides_say_it_again() -> None:
     """What vLLM is given must mean the same when the worker reads it."""
-    latent = found(Model("m", layers=THINK, max_depth=4, damped=True))
+    latent = scheduled(Model("m", layers=THINK, max_depth=4, damped=True))
     over = latent.overrides()
     assert over["architectures"] == ["LeadlineLlamaForCausalLM"]
     assert parse_schedule(over["latent"]["layers"]) == latent.schedule
@@ -84,7 +91,7 @@ def test_overrides_say_it_again() -> None:
 
 def test_visits_and_layers_run() -> None:
     """10 + 4 x 10 + 10 KV caches of a layer's size, and a token at depth 2 passes 40 layers."""
-    latent = found(Model("m", layers=THINK, max_depth=4))
+    latent = scheduled(Model("m", layers=THINK, max_depth=4))
     assert latent.n_visits == 60
     assert latent.schedule.n_layers_run(2) == 40
 
@@ -130,7 +137,7 @@ def test_what_cannot_be_is_refused_with_the_remedy(
     something else.
     """
     with pytest.raises(PlanError, match=said):
-        asked(model, **config)
+        resolved(model, **config)
 
 
 @pytest.mark.parametrize("depth", [0, -1, 9])
@@ -138,14 +145,14 @@ def test_depths_beyond_what_is_served_are_refused(depth: int) -> None:
     with pytest.raises(
         PlanError, match=rf"asks for latent depth {depth}; the model serves 1 to 8 \(raise"
     ):
-        require_depth(depth, found(latent=OWN), "sampling.depth")
+        require_depth(depth, scheduled(latent=OWN), "sampling.depth")
 
 
 def test_a_model_without_loops_has_depth_one() -> None:
     """Depth 1 is any model as it is; more needs a think block, and the message says where to write
     one.
     """
-    for latent in (None, found(Model("m", layers="0-9 11-29"))):
+    for latent in (None, scheduled(Model("m", layers="0-9 11-29"))):
         require_depth(1, latent, "the request")
         with pytest.raises(PlanError, match="no think block"):
             require_depth(2, latent, "the request")
@@ -155,7 +162,7 @@ def test_room_for_one_request_at_the_largest_depth() -> None:
     """60 visits x 1024 tokens x 2 (keys, values) x 3 heads x 64 x 4 bytes = 94,371,840; a byte less
     is refused, naming both ways out.
     """
-    latent = found(Model("m", layers=THINK, max_depth=4))
+    latent = scheduled(Model("m", layers=THINK, max_depth=4))
     needed = 60 * 1024 * 2 * 3 * 64 * 4
     assert kv_bytes(latent, LLAMA, 1000, 4) == needed  # whole blocks of 128 tokens
     require_room(latent, LLAMA, 1000, 4, needed, "main")
@@ -174,3 +181,66 @@ def test_salts_differ_with_the_depth() -> None:
     states.
     """
     assert len({cache_salt(depth) for depth in range(1, 65)}) == 64
+
+
+# Checkpoints that loop by themselves
+
+
+def test_ouro_loops_its_whole_stack() -> None:
+    """Twenty-four layers four times, as the 1.4B model has them."""
+    latent = resolved_loop(ouro_config(num_hidden_layers=24))
+    assert latent is not None
+    assert (str(latent.schedule), latent.depth, latent.max_depth, latent.n_visits) == (
+        "(0-23)*r",
+        4,
+        4,
+        96,
+    )
+    assert latent.architecture == "LeadlineOuroForCausalLM"
+
+
+def test_huginn_loops_its_core() -> None:
+    """Prelude 2, core 4, coda 2, 32 times: the paper's 132 layers."""
+    latent = resolved_loop(
+        huginn_config(
+            n_layers_in_prelude=2,
+            n_layers_in_recurrent_block=4,
+            n_layers_in_coda=2,
+            n_layers=8,
+            mean_recurrence=32,
+        )
+    )
+    assert latent is not None
+    assert (str(latent.schedule), latent.depth, latent.n_visits) == ("0-1 (2-5)*r 6-7", 32, 132)
+
+
+def test_a_smaller_largest_depth_is_the_default_too() -> None:
+    """KV memory follows the largest depth, and the published ones are large."""
+    latent = resolved_loop(
+        huginn_config(mean_recurrence=32), max_depth=8, exit="kl<5e-4", residual=0.1
+    )
+    assert latent is not None
+    assert (latent.depth, latent.max_depth, latent.exit, latent.residual) == (8, 8, "kl<5e-4", 0.1)
+    assert latent.overrides()["latent"]["exit"] == "kl<5e-4"
+
+
+@pytest.mark.parametrize(
+    ("config", "wishes", "reason"),
+    [
+        (ouro_config(), {"layers": "0 1"}, "loops by itself"),
+        (ouro_config(), {"damped": True, "residual": 0.5}, "drop one"),
+        (ouro_config(latent={"exit": "state"}), {}, "cannot be read"),
+        (ouro_config(latent={"residual": 1.5}), {}, "below 1"),
+        (ouro_config(), {"max_depth": 1, "exit": "state<1"}, "nothing to exit from"),
+        (llama_config(), {"exit": "state<1"}, "no think block"),
+        (llama_config(), {"residual": 0.5}, "no think block"),
+        (llama_config(), {"layers": "0-3", "exit": "state<1"}, "no block to repeat"),
+        (llama_config(), {"layers": "0-3", "residual": 0.5}, "no block to repeat"),
+    ],
+)
+def test_what_means_nothing_is_refused(
+    config: dict[str, Any], wishes: dict[str, Any], reason: str
+) -> None:
+    """No key without effect."""
+    with pytest.raises(PlanError, match=reason):
+        resolved_loop(config, **wishes)

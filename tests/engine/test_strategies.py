@@ -1,14 +1,18 @@
-"""Tokens read back by a real vLLM are as likely as plain transformers says; and the strategies that
-read, probe and hint, run on it.
+"""Strategies that read, probe, hint and prune, on a real vLLM, and the contract of engines.
+
+Tokens read back by the engine are as likely as transformers alone computes; what is pruned costs
+no more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from open_engine import OpenEngine
 
 from orchestrator.core.metrics import entropy
 from orchestrator.core.plan import Plan
@@ -18,14 +22,19 @@ from orchestrator.core.values import (
     Capability,
     Delimiter,
     Finish,
+    PluginSpec,
     Problem,
     Purpose,
     Request,
+    Result,
     Sampling,
     Trace,
 )
 from orchestrator.engines.vllm.engine import VllmEngine
+from orchestrator.jobs.job import open_job
+from orchestrator.plan.execution import Execution
 from orchestrator.plan.models import resolve_model
+from orchestrator.runtime import api
 from orchestrator.testing import check_engine
 from strategies.search.mits import Mits, pmis
 from strategies.thinking.concise_hint import ConciseHint
@@ -37,6 +46,7 @@ pytestmark = [
     pytest.mark.timeout(400),
 ]
 
+PROBLEM = Problem("ship", "Tell a long story about a ship and the number 7.", "number")
 QUESTION, BLANK = "A train travels 120 km in 2 hours. How fast is it?", " "
 DRAWN = Sampling(temperature=0.9, top_p=1.0, max_new_tokens=24)
 
@@ -72,7 +82,7 @@ async def test_drawn_and_read_tokens_have_the_reference_s_log_probabilities(
     """24 tokens drawn after the question in two parts, and read after the question, after a blank
     one, and with a suffix behind them.
     """
-    asked = Request(
+    request = Request(
         QUESTION,
         problem_id="p",
         ordinal=0,
@@ -80,9 +90,9 @@ async def test_drawn_and_read_tokens_have_the_reference_s_log_probabilities(
         sampling=DRAWN,
         metrics=("mean_logprob", "mean_entropy"),
     )
-    first = await vllm_engine.generate(replace(asked, max_new_tokens=10))
+    first = await vllm_engine.generate(replace(request, max_new_tokens=10))
     second = await vllm_engine.generate(
-        replace(asked, ordinal=1, parent=0, prefix_ids=first.token_ids, max_new_tokens=14)
+        replace(request, ordinal=1, parent=0, prefix_ids=first.token_ids, max_new_tokens=14)
     )
     ids = (*first.token_ids, *second.token_ids)
     after_question, entropies = reference(QUESTION, ids)
@@ -94,7 +104,7 @@ async def test_drawn_and_read_tokens_have_the_reference_s_log_probabilities(
     assert first.metrics["mean_entropy"] == pytest.approx(sum(entropies[:n]) / n, abs=1e-3)
 
     reading = replace(
-        asked, ordinal=2, parent=1, prefix_ids=ids, max_new_tokens=1, metrics=("prefix_logprob",)
+        request, ordinal=2, parent=1, prefix_ids=ids, max_new_tokens=1, metrics=("prefix_logprob",)
     )
     again = await vllm_engine.generate(reading)
     assert again.metrics == {"prefix_logprob": pytest.approx(sum(after_question), abs=1e-2)}
@@ -108,7 +118,7 @@ async def test_drawn_and_read_tokens_have_the_reference_s_log_probabilities(
         replace(reading, ordinal=4, prompt=BLANK, suffix=" So the answer is")
     )
     assert suffixed.metrics["prefix_logprob"] == pytest.approx(sum(without), abs=1e-2)
-    assert sum(after_question) > sum(without), "the question makes its solution likelier"
+    assert sum(after_question) > sum(without), "the question makes its solution more likely"
 
 
 async def test_stop_rules_beside_it_are_refused(vllm_engine: VllmEngine) -> None:
@@ -136,7 +146,7 @@ async def test_the_engine_keeps_the_contract(vllm_engine: VllmEngine) -> None:
 
 
 async def explored(engine: VllmEngine, strategy: Strategy) -> list[Trace]:
-    """Return the pool of one exploration on the engine: what the driver does, without dressing and
+    """Return the pool of one exploration on the engine, as the driver does without annotation and
     journal.
     """
     session = Session(
@@ -166,20 +176,20 @@ async def test_mits_scores_its_solutions_as_the_reference_does(vllm_engine: Vllm
     """
     pool = await explored(vllm_engine, Mits(n=2, beam=2, steps=3, step_tokens=16, delimiter="."))
     steps = {t.ordinal: t for t in pool if t.purpose is Purpose.SOLVE}
-    found = pmis(pool)
-    assert set(found) == set(steps)
+    scores = pmis(pool)
+    assert set(scores) == set(steps)
     chain = [pool[max(steps)]]
     while chain[0].parent is not None:
         chain.insert(0, steps[chain[0].parent])
     ids = tuple(i for step in chain for i in step.token_ids)
     (after_question, _), (without, _) = reference(QUESTION, ids), reference(BLANK, ids)
-    assert found[max(steps)] == pytest.approx(
+    assert scores[max(steps)] == pytest.approx(
         (sum(after_question) - sum(without)) / len(chain), abs=1e-2
     )
 
 
 async def test_thinking_is_probed_hinted_at_and_closed(vllm_engine: VllmEngine) -> None:
-    """This model does not think in tags; what is asked of the engine is the same.
+    """This model does not think in tags; the requests to the engine are the same.
 
     Two probes settle any threshold this high.
     """
@@ -194,3 +204,63 @@ async def test_thinking_is_probed_hinted_at_and_closed(vllm_engine: VllmEngine) 
     )
     assert [len(t.token_ids) for t in hinted if t.parent is None] == [8, 8]
     assert all(t.suffix_ids for t in hinted if t.parent is not None)
+
+
+async def solved(
+    engine: VllmEngine, tmp_path: Path, strategy: PluginSpec, selector: PluginSpec
+) -> tuple[Result, list[Trace]]:
+    plan = Plan(
+        strategy=strategy,
+        selector=selector,
+        sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=48),
+    )
+    with open_job(tmp_path, plan, [PROBLEM]) as job:
+        [result] = [
+            r async for r in api.run_job(job, plan, Execution(), factory=OpenEngine(engine))
+        ]
+    return result, api.traces(tmp_path, PROBLEM.id)
+
+
+async def test_a_model_compares_prefixes_and_only_chosen_ones_go_on(
+    vllm_engine: VllmEngine, tmp_path: Path
+) -> None:
+    """Prefixes of 12 tokens, verdicts of one token, two traces finish; every request is charged
+    to its account.
+    """
+    options = {
+        "n": 4,
+        "prefix_tokens": 12,
+        "n_words": 0,
+        "judge": "llm",
+        "n_finished": 2,
+        "n_single": 2,
+    }
+    result, traces = await solved(
+        vllm_engine, tmp_path, PluginSpec("deepprune", options), PluginSpec("majority")
+    )
+    assert not result.error
+    comparisons = [t for t in traces if t.purpose is Purpose.COMPARE]
+    assert comparisons
+    assert {t.usage.output_tokens for t in comparisons} == {1}
+    assert sum(t.parent is not None for t in traces) == 2
+    assert result.usage[Purpose.PRUNED].output_tokens <= 2 * 12
+    # what the prefix left of 48
+    assert all(t.usage.output_tokens <= 36 for t in traces if t.parent is not None)
+    assert not vllm_engine.n_running()
+
+
+async def test_traces_below_the_floor_are_stopped_in_the_engine(
+    vllm_engine: VllmEngine, tmp_path: Path
+) -> None:
+    """keep = .1: nine of ten fall below the best of the warm-up; what is stopped ends short of its
+    limit and does not vote.
+    """
+    options = {"n": 10, "n_init": 4, "keep": 0.1, "window_tokens": 4, "wave": 6, "consensus": 1.0}
+    by = PluginSpec("weighted", {"by": "lowest_confidence@4"})
+    result, traces = await solved(vllm_engine, tmp_path, PluginSpec("deepconf", options), by)
+    assert not result.error
+    stopped = [t for t in traces if t.finish is Finish.RULE]
+    assert all(4 <= t.usage.output_tokens <= 48 for t in stopped)
+    assert not {o for c in result.clusters for o in c.ordinals} & {t.ordinal for t in stopped}
+    assert {t.ordinal for t in stopped} <= result.dropped.keys()
+    assert not vllm_engine.n_running()
