@@ -1,5 +1,6 @@
-"""Leadline: parallel test-time scaling for language models. Public names only; importing this loads
-no engine and no checker.
+"""Leadline: parallel test-time scaling for language models.
+
+Only the public names live here. Importing the package loads no engine and no answer checker.
 
 >>> import orchestrator
 >>> orchestrator.solve("What is 17 + 25?", n=8).answer      # doctest: +SKIP
@@ -135,9 +136,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is first asked for, so that importing the package costs next
-    to nothing.
-    """
+    """Import a public name on first access, which keeps importing the package cheap."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)

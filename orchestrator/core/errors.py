@@ -15,14 +15,14 @@ LeadlineError
 
 
 class LeadlineError(Exception):
-    """Root of all errors raised on purpose.
+    """Base class of all errors that Leadline raises on purpose.
 
-    `str()` of it is meant for the user: it names field, value and remedy.
+    The message is meant for the user: it names the field, the value and the remedy.
     """
 
 
 class PlanError(LeadlineError):
-    """The plan cannot be carried out as written."""
+    """The plan cannot be run as written."""
 
 
 class PluginError(PlanError):
@@ -34,23 +34,23 @@ class StrategyError(LeadlineError):
 
 
 class NoVerdict(LeadlineError):
-    """A verifier cannot score this trace. Its text becomes the trace's note."""
+    """A verifier cannot score this trace; the error's message becomes the trace's note."""
 
 
 class EngineError(LeadlineError):
-    """The engines cannot serve and cannot recover."""
+    """The engines cannot serve requests and cannot recover."""
 
 
 class JournalError(LeadlineError):
-    """The journal cannot be used."""
+    """The journal cannot be written or belongs to another plan."""
 
 
 class JobBusyError(JournalError):
-    """Another process holds this job directory."""
+    """Another process is running a job in this directory."""
 
 
 def describe(error: BaseException) -> str:
-    """Return an error as one line, with the innermost frame it came from."""
+    """Return an error as one line, with the file and line of its innermost frame."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

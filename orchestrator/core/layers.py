@@ -1,23 +1,22 @@
 """Layer schedules and exit rules: which decoder layers run, in which order, and how often. Pure.
 
-A layer schedule is written as layer numbers and ranges, in the order of execution, with at most one
-*think block*, which runs as often as a request's depth says:
+A layer schedule lists layer numbers and ranges in the order of execution. At most one block is the
+*think block*: it runs as many times as a request's depth:
 
     0-29                    as most models ship
     0-9 (10-19)*r 20-29     encode, think r times, decode (ETD, arXiv 2510.07358)
     0-4 6-9 8-11 12-29      layer 5 skipped, layers 8 and 9 run twice (CoLa, arXiv 2507.07996)
     0-9 (10-12)*3 13-29     a block repeated a fixed number of times
 
-An exit rule says when a token of a looped model stops iterating before it has reached its depth. It
-is written as what is measured between two iterations of the token, and the value below which the
-token stops:
+An exit rule lets a token of a looped model stop iterating before it reaches its request's depth.
+It names the quantity measured between two iterations and the value below which the token stops:
 
     state<0.03              the latent state settled: ||s_i - s_{i-1}|| / ||s_i|| < 0.03
     kl<5e-4                 the prediction settled: KL(p_{i-1} || p_i) < 5e-4 between next-token
                             distributions (Huginn, arXiv 2502.05171, 6.1)
     state<0.03 after 4      the same, but not before the fourth iteration
 
-What they do to a model is the business of `orchestrator.engines.vllm.latent`.
+`orchestrator.engines.vllm.latent` applies both to a model.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from itertools import groupby
 
 from orchestrator.core.errors import PlanError
 
-MAX_REPEATS = 256  # of a fixed block; a typing error must not ask for a gigabyte of layers
+MAX_REPEATS = 256  # of a fixed block; a typo must not request a gigabyte of layers
 _RULE = re.compile(r"\s*(state|kl)\s*<\s*([0-9.eE+-]+?)\s*(?:\bafter\s+(\d+)\s*)?")
 _PIECE = re.compile(r"\s*(?:,|\(([^()]*)\)\s*\*\s*(r|\d+)|(\d+(?:\s*-\s*\d+)?))\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Layer indices in order of execution: `head`, `think` as often as the depth says, `tail`.
+    """Layer indices in order of execution: `head`, then `think` once per depth, then `tail`.
 
-    With `think` () there is one depth only.
+    With an empty `think` the only depth is 1.
     """
 
     head: tuple[int, ...]
@@ -47,11 +46,11 @@ class Schedule:
     tail: tuple[int, ...] = ()
 
     def order(self, depth: int = 1) -> tuple[int, ...]:
-        """Return the layers that run at this depth, in order."""
+        """Return the layers that run at this depth, in order of execution."""
         return (*self.head, *(self.think * depth), *self.tail)
 
     def n_layers_run(self, depth: int = 1) -> int:
-        """Return how many decoder layers a token passes at this depth, as `layer_tokens` counts."""
+        """Return how many decoder layers a token passes at this depth, as in `layer_tokens`."""
         return len(self.head) + len(self.think) * depth + len(self.tail)
 
     def __str__(self) -> str:
@@ -61,7 +60,7 @@ class Schedule:
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Return the schedule that a text describes; PlanError naming what cannot be read."""
+    """Return the schedule that a text describes; PlanError names the part that cannot be read."""
     before: list[int] = []
     think: tuple[int, ...] | None = None
     after: list[int] = []
@@ -81,7 +80,7 @@ def parse_schedule(text: str) -> Schedule:
         elif block is not None:
             layers = _block(block, text)
             if times == "r":
-                _require(think is None, text, "there can be one block with *r")
+                _require(think is None, text, "only one block may have *r")
                 think = tuple(layers)
                 continue
             _require(
@@ -113,7 +112,8 @@ def _indices(item: str, text: str) -> Iterable[int]:
     match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", item)
     if match is None:
         raise PlanError(
-            f"layer schedule {text!r}: {item!r} is no layer and no range of layers; write 7 or 3-9"
+            f"layer schedule {text!r}: {item!r} is neither a layer nor a range of layers; "
+            "write 7 or 3-9"
         )
     first, last = int(match[1]), int(match[2] or match[1])
     _require(first <= last, text, f"the range {item} runs backwards")
@@ -135,9 +135,9 @@ def _ranges(indices: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ExitRule:
-    """A token stops at the first iteration at which its `measure` is under `below`.
+    """A token stops at the first iteration at which its `measure` is below `below`.
 
-    Iterations are counted from 1; it does not stop before `least` of them.
+    Iterations count from 1. The token runs at least `least` of them.
     """
 
     measure: str  # "state" or "kl"
@@ -150,23 +150,23 @@ class ExitRule:
 
 
 def parse_exit(text: str) -> ExitRule:
-    """Return the rule that a text describes; PlanError naming what cannot be read."""
+    """Return the rule that a text describes; PlanError names the part that cannot be read."""
     match = _RULE.fullmatch(text)
     if match is None:
         raise PlanError(
             f"exit rule {text!r}: cannot be read; write state<0.03 or kl<5e-4, "
-            "and perhaps 'after 4' for the least iterations"
+            "optionally with 'after 4' as the minimum number of iterations"
         )
     measure, number, least = match.groups()
     try:
         below = float(number)
     except ValueError:
-        raise PlanError(f"exit rule {text!r}: {number!r} is no number") from None
+        raise PlanError(f"exit rule {text!r}: {number!r} is not a number") from None
     if not 0 < below < math.inf:
         raise PlanError(
-            f"exit rule {text!r}: the value to fall below must be above 0, not {number}; "
-            "nothing is below 0"
+            f"exit rule {text!r}: the threshold must be above 0, not {number}; "
+            "no measure is ever below 0"
         )
     if least is not None and int(least) < 1:
-        raise PlanError(f"exit rule {text!r}: a token takes at least 1 iteration, not {least}")
+        raise PlanError(f"exit rule {text!r}: a token runs at least 1 iteration, not {least}")
     return ExitRule(measure, below, int(least or 1))

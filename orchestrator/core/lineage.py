@@ -1,13 +1,13 @@
 """The lineage of a trace: the chain of traces that it continues, from the first one to itself.
 
-An attempt that is cut at checkpoints is several traces, each the parent of the next. Whoever needs
-the whole of it walks the chain here:
+An attempt that is cut at checkpoints consists of several traces, each the parent of the next. Code
+that needs the whole attempt walks the chain with these functions:
 
     links = lineage(trace, by_ordinal)
     text, tokens = whole_text(links), output_tokens(links)
 
-The one rule: order is that of generation, first to last. Which trace an attempt ends with is
-`core.votes.unended`'s to say. Pure.
+The one rule: traces are in the order of generation, first to last. `core.votes.attempt_ends` tells
+which traces end an attempt. Pure.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from orchestrator.core.values import Trace
 
 
 def lineage(trace: Trace, by_ordinal: Mapping[int, Trace]) -> list[Trace]:
-    """Return the traces that lead to this one, in order of generation, and the trace itself last.
+    """Return the traces that lead to this one, in order of generation, with the trace itself last.
 
-    It begins later where `by_ordinal` lacks a parent: then the first one's `parent` is not None.
+    Where `by_ordinal` lacks a parent, the chain begins after it, and the `parent` of the first
+    trace is not None.
     """
     links = [trace]
     while trace.parent is not None and trace.parent in by_ordinal:
@@ -35,5 +36,5 @@ def whole_text(links: Iterable[Trace]) -> str:
 
 
 def output_tokens(links: Iterable[Trace]) -> int:
-    """Return how many tokens a lineage generated, without forced suffixes and verifiers' tokens."""
+    """Return the number of tokens a lineage generated, without forced suffixes or verification."""
     return sum([trace.usage.output_tokens for trace in links])

@@ -1,24 +1,24 @@
-"""Metrics and stop rules as incremental folds over tokens, beside them in the engine process. Pure.
+"""Metrics and stop rules, computed incrementally over tokens in the engine process. Pure.
 
-Metrics are named scalars; only they leave that process. Some names take a window in tokens after
-`@` (2048 without one):
+Metrics are named scalars, and only these scalars leave the engine process. Some names accept a
+window in tokens after `@` (2048 without one):
 
 - `mean_logprob`: mean natural log-probability of the generated tokens.
-- `mean_entropy`: mean entropy, in nats, of the distributions from which they were drawn. The 20
-  most likely tokens stand for themselves, all others together count as one more: a lower bound.
+- `mean_entropy`: mean entropy, in nats, of the distributions from which they were drawn. It is a
+  lower bound: all tokens but the 20 most likely count together as one more token.
 - `mean_confidence`, `tail_confidence[@w]`, `lowest_confidence[@w]`, `bottom10_confidence[@w]`:
   DeepConf (arXiv 2508.15260, section 3). The confidence of a token is minus the mean
   log-probability of the 20 most likely tokens; a group is a window of `w` tokens, stride 1, or the
   whole trace when it is shorter. Tail: mean over the last `w` tokens. Lowest: the lowest group.
   Bottom 10: mean of the lowest tenth of the groups, at least one. High is confident.
 - `first_token_logprob@WORD`: natural log of the probability that the trace begins with WORD: the
-  sum over those of the 20 most likely first tokens whose text is WORD but for spaces around it.
-  Absent when none of them is.
+  sum over those of the 20 most likely first tokens that equal WORD after removing spaces around
+  them. Absent when none of them does.
 - `prefix_logprob`: the sum of the natural log-probabilities of the tokens that the request inherits
-  from its ancestors, after its own prompt, which may be another than theirs. It is computed by
-  reading them (Capability.SCORE), not when they are generated.
+  from its ancestors, after its own prompt, which may differ from theirs. The engine computes it by
+  scoring those tokens again (Capability.SCORE), not when they are generated.
 
-A trace without tokens has no metrics: the names are absent, never 0. A trace that inherits no
+A trace without tokens has no metrics: their names are absent, never 0. A trace that inherits no
 tokens has no `prefix_logprob`.
 """
 
@@ -33,7 +33,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.values import ConfidenceFloor, Delimiter, StopRule, WordLimit
 
 DEFAULT_WINDOW = 2048  # DeepConf, section 3.1
-TOP_K = 20  # the released DeepConf code asks for 20 log-probabilities
+TOP_K = 20  # the released DeepConf code requests 20 log-probabilities
 _WINDOWED = ("tail_confidence", "lowest_confidence", "bottom10_confidence")
 _PLAIN = ("mean_logprob", "mean_confidence", "mean_entropy")
 _FIRST = "first_token_logprob"
@@ -41,9 +41,9 @@ PREFIX = "prefix_logprob"
 
 
 def parse_metric(name: str) -> tuple[str, int]:
-    """Return the kind of a metric and its window in tokens, 0 without one.
+    """Return the kind of a metric and its window in tokens (0 if it has none).
 
-    PlanError, with the known names, if there is no such metric.
+    PlanError, with the known names, for an unknown metric.
     """
     kind, at, window = name.partition("@")
     if kind in (*_PLAIN, PREFIX) and not at:
@@ -54,7 +54,7 @@ def parse_metric(name: str) -> tuple[str, int]:
         return kind, 0
     known = f"{', '.join(_PLAIN)}, {PREFIX}, {_FIRST}@WORD"
     windowed = f"and with an optional @window {', '.join(_WINDOWED)}"
-    raise PlanError(f"metric {name!r} is not known; there are {known}, {windowed}")
+    raise PlanError(f"metric {name!r} is not known; the known ones are {known}, {windowed}")
 
 
 def first_words(metrics: Sequence[str]) -> list[str]:
@@ -67,9 +67,9 @@ def first_words(metrics: Sequence[str]) -> list[str]:
 
 
 def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | None:
-    """Return how many top log-probabilities of each token the folds need.
+    """Return how many top log-probabilities of each token these metrics and rules need.
 
-    None for none at all, 0 for that of the sampled token alone.
+    None: no log-probabilities at all. 0: only that of the sampled token.
     """
     top_k = max((r.top_k for r in rules if isinstance(r, ConfidenceFloor)), default=0)
     kinds = {parse_metric(name)[0] for name in metrics} - {PREFIX}
@@ -87,8 +87,8 @@ def metric_values(
 ) -> dict[str, float]:
     """Return a trace's metrics from its tokens' log-probabilities, confidences and entropies.
 
-    Each of shape (n_tokens,). `first_tokens` are text and log-probability of the most likely first
-    tokens. `prefix_logprob` is left to `prefix_value`.
+    Each has shape (n_tokens,). `first_tokens` are the texts and log-probabilities of the most
+    likely first tokens. `prefix_value` computes `prefix_logprob`.
     """
     values: dict[str, float] = {}
     for name in names:
@@ -112,7 +112,7 @@ def metric_values(
 def prefix_value(names: Sequence[str], prefix_logprobs: Sequence[float]) -> dict[str, float]:
     """Return `prefix_logprob`, if `names` has it, from the inherited tokens' log-probabilities.
 
-    They have shape (n_inherited,).
+    `prefix_logprobs` has shape (n_inherited,).
     """
     return {PREFIX: math.fsum(prefix_logprobs)} if PREFIX in names and prefix_logprobs else {}
 
@@ -138,7 +138,7 @@ def _value(kind: str, window: int, series: Sequence[float]) -> float:
 def group_means(series: Sequence[float], window: int) -> list[float]:
     """Return the mean of each window of values, stride 1.
 
-    The mean of all of them when there are fewer than `window`.
+    With fewer than `window` values, the only element is the mean of all of them.
     """
     if len(series) <= window:
         return [sum(series) / len(series)]
@@ -151,20 +151,20 @@ def group_means(series: Sequence[float], window: int) -> list[float]:
 
 
 class RuleFold:
-    """Follows one trace and says when a stop rule fires.
+    """Follows one trace and reports when a stop rule fires.
 
-    Feed it the text of each step and its confidences, one for each token.
+    Pass the text of each step and its confidences, one per token, to `update`.
     """
 
     def __init__(self, rules: Sequence[StopRule]) -> None:
-        """Start at an empty trace.
+        """Start with an empty trace.
 
-        ValueError for a rule that could never fire, or would fire at once.
+        ValueError for a rule that could never fire or would fire at once.
         """
         self._tests = [_TESTS[type(rule)](rule) for rule in rules]
 
     def update(self, text: str, confidences: Sequence[float]) -> bool:
-        """Take what one step added, and return whether a rule fires: then stop the trace."""
+        """Add one step's output and return whether a rule fires; if so, stop the trace."""
         fired = [test.update(text, confidences) for test in self._tests]
         return any(fired)
 
@@ -185,9 +185,9 @@ class _Words:
         self._used = 0  # characters of the tail that belong to a match already counted
 
     def update(self, text: str, confidences: Sequence[float]) -> bool:
-        # A match at the very end may still grow into a longer word, so it counts once something
-        # else follows it. Text that belongs to no match is kept as long as a match may begin in it
-        # ("let's" comes as "let", "'", "s"), with one character before it, for \b.
+        # A match at the very end may still grow into a longer word, so it counts only once another
+        # character follows. Unmatched text is kept as long as a match may begin in it ("let's"
+        # arrives as "let", "'", "s"), with one character before it, for \b.
         whole = self._tail + text
         used = self._used
         for match in self._pattern.finditer(whole, used):
@@ -230,7 +230,7 @@ class _Delimited:
     def __init__(self, rule: StopRule) -> None:
         assert isinstance(rule, Delimiter)
         if not rule.text or rule.count < 1:
-            raise ValueError(f"{rule}: give a text that is not empty and a count of at least 1")
+            raise ValueError(f"{rule}: give a non-empty text and a count of at least 1")
         self._rule = rule
         self._seen = 0
         self._tail = ""

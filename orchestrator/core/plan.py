@@ -1,7 +1,7 @@
-"""What decides answers: the Plan, its fingerprint, and the seeds that derive from it.
+"""The Plan, which holds every setting that decides answers, its fingerprint, and derived seeds.
 
-What decides only speed is `orchestrator.plan.execution.Execution`, never here. Two plans with the
-same fingerprint ask for the same work; that guards resuming.
+Settings that decide only speed belong in `orchestrator.plan.execution.Execution`, never here. Two
+plans with the same fingerprint describe the same work; a job is resumed only under its own.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 
 from orchestrator.core.values import PluginSpec, Sampling
 
-# What a model pool may be for, other than writing text, by vLLM's names of its pooling tasks, and
-# what a trace's `values` then are. Numbers are raw: of a head with one label its logit, of one with
-# two labels the second's logit minus the first's (whose sigmoid is the softmax of the two).
+# The tasks of a model pool that does not generate text, by vLLM's names of its pooling tasks, and
+# the contents of a trace's `values` for each. Numbers are raw: the logit of a head with one label;
+# of a head with two, the second's logit minus the first's (its sigmoid is the softmax of the two).
 TASKS: Mapping[str, str] = {
     "classify": "one number for the whole text (sequence classifiers, most reward models)",
-    "token_classify": "one number at each token asked for, or at the last one "
+    "token_classify": "one number at each requested token, or at the last one "
     "(process reward models, and reward models like Qwen2.5-Math-RM)",
     "embed": "the text's embedding, of length one (sentence-embedding models)",
 }
@@ -29,12 +29,13 @@ SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
 class Model:
     """A model: `path` is an embedded name ("smollm2", "sounder"), a local folder or a hub name.
 
-    `layers` is a layer schedule (`core.layers`) that runs instead of the model's own. `max_depth`
-    is the largest depth that a request may have, and what memory is set aside for. `damped`: of a
-    think block that was never trained to be repeated, each of r iterations goes 1/r of the way
-    (arXiv 2605.23872). `residual`: each iteration keeps this share of the state before it (arXiv
-    2506.08552). `exit` is an exit rule (`core.layers`) by which a token stops iterating before its
-    request's depth. `task`: one of `TASKS`, for a model that values texts.
+    - `layers`: a layer schedule (`core.layers`) that replaces the model's own.
+    - `max_depth`: the largest depth that a request may have; memory is reserved for it.
+    - `damped`: each of r iterations moves the state 1/r of the way, for a think block that was not
+      trained to be repeated (arXiv 2605.23872).
+    - `residual`: the share of the previous state that each iteration keeps (arXiv 2506.08552).
+    - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
+    - `task`: one of `TASKS`, for a model that returns values instead of text.
     """
 
     path: str
@@ -44,12 +45,12 @@ class Model:
     max_depth: int = 0  # 0: as the model ships, else 1
     damped: bool = False
     residual: float = 0.0  # in [0, 1); 0: the plain loop
-    exit: str = ""  # "": every token takes its request's depth
-    task: str = ""  # "": it writes text
+    exit: str = ""  # "": every token runs to its request's depth
+    task: str = ""  # "": it generates text
 
 
 def same_weights(a: Model, b: Model) -> bool:
-    """Tell whether two models differ at most in how much memory is set aside for them."""
+    """Tell whether two models differ at most in how much memory is reserved for them."""
     return replace(a, max_depth=0, max_context_tokens=0) == replace(
         b, max_depth=0, max_context_tokens=0
     )
@@ -59,9 +60,9 @@ def same_weights(a: Model, b: Model) -> bool:
 class Budget:
     """Limits for each problem; 0 means none.
 
-    When one is reached, exploration ends, what runs is cancelled, and the traces so far are voted
-    on. `tokens` counts the output tokens of all traces that have arrived; those in flight are
-    cancelled then and charged too. `seconds` run from the problem's first request.
+    When a limit is reached, exploration ends, running requests are cancelled, and the vote uses the
+    traces so far. `tokens` counts the output tokens of all traces that have arrived; requests in
+    flight are then cancelled and charged too. `seconds` count from the problem's first request.
     """
 
     traces: int = 0
@@ -82,7 +83,7 @@ class Plan:
     sampling: Sampling = Sampling()
     budget: Budget = Budget()
     verifiers: tuple[PluginSpec, ...] = ()
-    # options for domains, by the name rows use
+    # options of domains, by the name that rows use
     domains: Mapping[str, PluginSpec] = field(default_factory=dict)
     domain: str = "math"  # of rows that name none
     seed: int = 0
@@ -94,17 +95,17 @@ class Plan:
 
 
 def fingerprint(plan: Plan) -> str:
-    """Return 16 hex digits that are equal exactly when two plans ask for the same work."""
+    """Return 16 hex digits that are equal exactly when two plans describe the same work."""
     text = json.dumps({"schema": SCHEMA, **document(plan)}, sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def document(plan: Plan) -> dict[str, object]:
-    """Return a plan as nested mappings, from which its fingerprint is taken."""
+    """Return a plan as the nested mappings from which its fingerprint is computed."""
     models = {name: asdict(model) for name, model in plan.models.items()}
     for model in models.values():
         if not model["task"]:
-            del model["task"]  # so that jobs begun before there were tasks continue
+            del model["task"]  # jobs begun before tasks existed must resume
     # the order of `models` decides which pool is the default; a mapping hides it
     return {**asdict(plan), "models": models, "default_model": plan.default_model}
 
@@ -114,7 +115,7 @@ def differences(
 ) -> list[str]:
     """Return one line for each key in which two plans, as nested mappings, differ.
 
-    Such as `sampling.temperature: 0.7 -> 0.9`.
+    For example `sampling.temperature: 0.7 -> 0.9`.
     """
     lines: list[str] = []
     for key in sorted({*old, *new}):
@@ -127,7 +128,7 @@ def differences(
 
 
 def derive_seed(run_seed: int, *parts: str | int) -> int:
-    """Return a seed in [0, 2**53) for these parts: it fits JSON numbers, vLLM and NumPy alike."""
+    """Return a seed in [0, 2**53) for these parts: valid as a JSON number, in vLLM and in NumPy."""
     text = repr((run_seed, *parts))  # unambiguous for texts and whole numbers
     return (
         int.from_bytes(

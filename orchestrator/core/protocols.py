@@ -1,32 +1,32 @@
-"""What a plugin or an engine offers: the protocols, and what else a plugin may declare.
+"""The protocols of plugins and engines, and the attributes that a plugin may also declare.
 
-A plugin is a frozen dataclass whose fields are its options. Nobody inherits from the protocols
-here: a class that has the methods is a plugin. Beside its methods a plugin may declare, as plain
-attributes, class variables or properties:
+A plugin is a frozen dataclass; its fields are its options. Do not inherit from the protocols here:
+any class with the right methods is a plugin. A plugin may also declare, as plain attributes, class
+variables or properties:
 
 - `needs: frozenset[Capability]`: what the engine must be able to do; checked at plan time.
 - `metrics: tuple[str, ...]`: named scalars that each trace must carry (`core.metrics`).
-- `verifiers: tuple[str, ...]`: the verifiers whose verdicts it reads.
-- `n_planned: int`: how many attempts a strategy makes at most, if nothing stops it early.
-- `pools: tuple[str, ...]`: the model pools that it names in options other than `model`.
-- `tasks: Mapping[str, tuple[str, ...]]`: of pools that are to value texts, the acceptable
-  `core.plan.TASKS`.
-- `parts: Mapping[str, str]`: its options that are plugins themselves, with their groups.
-- `former_options: Mapping[str, str]`: options by the names that earlier versions gave them, each
-  with its name today; plans and jobs that were written with the former names still load.
-- `selector: PluginSpec`: a strategy's: the vote that its decisions are about, which is taken where
-  the user names none.
-- `loads_models: bool`: an engine's: False where the plan's models are mere names to it, so that
-  nobody looks into their files.
-- `warm_up() -> None`: a domain's or an isolated verifier's: called once in each worker process.
-- `revision: str`: an isolated verifier's: the state of code that it reads from elsewhere; when that
-  changes, its worker processes are replaced.
-- `lacking() -> str`: a static method: what this machine lacks for it, "" for nothing; shown by
-  `leadline doctor`.
+- `verifiers: tuple[str, ...]`: the verifiers whose verdicts the plugin reads.
+- `n_planned: int`: the most attempts that a strategy makes if nothing stops it early.
+- `pools: tuple[str, ...]`: the model pools named in options other than `model`.
+- `tasks: Mapping[str, tuple[str, ...]]`: the acceptable `core.plan.TASKS` of each pool that must
+  return values instead of text.
+- `parts: Mapping[str, str]`: options that are plugins themselves, with their groups.
+- `former_options: Mapping[str, str]`: names of options in earlier versions, mapped to their names
+  today; plans and jobs that use the former names still load.
+- `selector: PluginSpec` (strategies): the selector that the strategy's decisions assume; it is used
+  where the user names none.
+- `loads_models: bool` (engines): False if the engine does not load the plan's models itself; their
+  files are then not inspected.
+- `warm_up() -> None` (domains, isolated verifiers): called once in each worker process.
+- `revision: str` (isolated verifiers): identifies the state of code that the verifier loads from
+  elsewhere; when it changes, the worker processes are replaced.
+- `lacking() -> str` (a static method): what the plugin needs and this machine lacks, "" if nothing;
+  `leadline doctor` prints it.
 
-Options named `model`, `depth`, `depths`, `judge` and `judge_depth` are read by their names: the
-pool that a plugin asks, the latent depths that it asks for, and the same of its judge.
-`orchestrator.testing` checks whether a plugin keeps its protocol.
+Options named `model`, `depth`, `depths`, `judge` and `judge_depth` are recognised by name: the pool
+and the latent depths of a plugin's requests, and the pool and the depth of its judge.
+`orchestrator.testing` checks that a plugin follows its protocol.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Strategy(Protocol):
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Return the generator that explores `problem`.
 
-        Its prompt is in the plan's template and has the plan's system message.
+        The prompt already includes the plan's template and system message.
         """
 
 
@@ -59,51 +59,51 @@ class Selector(Protocol):
     """Ranks answers: a pure function over a pool in any order."""
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
-        """Return clusters, best first; [] when no trace gives an answer."""
+        """Return the clusters, best first; [] when no trace has an answer."""
 
 
 class Verifier(Protocol):
-    """Scores traces, batched."""
+    """Scores traces in batches."""
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         """Return one verdict per trace, in order."""
 
 
 class ModelVerifier(Protocol):
-    """Scores a trace by asking models: the second form of a verifier, of the same group."""
+    """Scores a trace by querying models: the second form of a verifier, in the same group."""
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
-        """Return the verdict on one trace, whose text is that of its whole lineage.
+        """Return the verdict on one trace, which has the text of its whole lineage.
 
         A generator that submits requests (`purpose=VERIFY`) and waits for them, as a strategy does.
-        It raises NoVerdict where it comes to none, as when a request failed. Its verdict must not
-        depend on the order in which replies arrive.
+        It raises NoVerdict when it cannot reach a verdict, for example because a request failed.
+        The verdict must not depend on the order in which replies arrive.
         """
 
 
 class IsolatedVerifier(Protocol):
-    """Scores a trace by code that may hang, crash or eat memory: the third form of a verifier.
+    """Scores a trace with code that may hang, crash or exhaust memory: a verifier's third form.
 
-    It is built and called in a worker process, which is killed when a call reaches a limit and kept
-    for the next trace otherwise.
+    The verifier is built and called in a worker process. The process is killed when a call exceeds
+    a limit; otherwise it is reused for the next trace.
     """
 
     @property
     def seconds(self) -> float:
-        """How long one call may take."""
+        """The time limit of one call, in seconds."""
 
     @property
     def memory_mib(self) -> int:
-        """The address space of its process, imports included; at least 256."""
+        """The limit on the address space of the process, imports included; at least 256."""
 
     def check(self, problem: Problem, trace: Trace) -> Verdict:
-        """Return the verdict on one trace. What it raises becomes the trace's note."""
+        """Return the verdict on one trace; an exception's message becomes the trace's note."""
 
 
 class Similarity(Protocol):
     """Estimates whether unfinished traces of one problem will come to the same answer.
 
-    It may declare `probe: Request`. Each prefix that gives no answer is then continued with it
+    It may declare `probe: Request`. Each prefix without an answer is then continued with this probe
     before it is compared.
     """
 
@@ -111,7 +111,7 @@ class Similarity(Protocol):
         """Return P(same answer) of each pair, in order, in [0, 1]; None where it cannot tell.
 
         A generator that may submit requests (`purpose=COMPARE`) and wait for them. The score of a
-        pair depends on nothing but that pair.
+        pair depends on that pair alone.
         """
 
 
@@ -122,22 +122,22 @@ class Domain(Protocol):
     in_process: ClassVar[bool]
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the answer that a text gives, or None to abstain.
+        """Return the answer in a text, or None to abstain.
 
-        With `finished` False (truncated, cancelled) only an explicit statement counts.
+        With `finished` False (truncated or cancelled), only an explicitly stated answer counts.
         """
 
     def canonical(self, answer: str) -> str:
-        """Return a normal form.
+        """Return the answer's normal form.
 
-        One that starts with "=" is complete: two complete forms are equivalent exactly when they
-        are identical.
+        A normal form that starts with "=" is complete: two complete forms are equivalent exactly
+        when they are identical.
         """
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether two answers are the same.
 
-        It may be slow or hang: it is called only in a process that can be killed.
+        This may be slow or hang: it is called only in a process that can be killed.
         """
 
 
@@ -147,14 +147,14 @@ class Engine(Protocol):
     async def generate(self, request: Request) -> Trace:
         """Return the trace of a request, not annotated yet.
 
-        A request that cannot be served comes back FAILED; an engine that cannot serve raises
-        EngineError. Cancelling the task that awaits it aborts the generation.
+        A request that cannot be served yields a FAILED trace; an engine that cannot serve any
+        request raises EngineError. Cancelling the awaiting task aborts the generation.
         """
 
     def abort(self, request: Request) -> None:
-        """Stop a running request; unknown ones are ignored.
+        """Stop a running request; unknown requests are ignored.
 
-        Its pending `generate` returns a CANCELLED trace with the tokens so far.
+        The pending `generate` returns a CANCELLED trace with the tokens so far.
         """
 
 
@@ -162,7 +162,7 @@ class EngineFactory(Protocol):
     """An engine plugin: a frozen dataclass of options from which engines are opened."""
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return what its engines can do. Cheap: called before anything starts."""
+        """Return the capabilities of its engines; cheap, because it is called before any start."""
 
     def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
         """Return a context that starts the engine for these model pools and stops it.

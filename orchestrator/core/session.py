@@ -1,9 +1,9 @@
 """One problem's exploration: runs a strategy, keeps its budget, and replays.
 
-It turns the strategy's commands into effects. Pure: no I/O, no clock, no randomness but what
-derives from the plan's seed. The driver performs the effects, journals every trace that arrives and
-every stop, and then passes them to the Session. Feeding the journalled events to a fresh Session in
-their order rebuilds it exactly. It does not vote: `core.votes` does, over `traces`.
+The Session turns the strategy's commands into effects. Pure: no I/O, no clock, and all randomness
+derives from the plan's seed. The driver performs the effects, journals every stop and every trace
+that arrives, and then passes them to the Session. Feeding the journalled events to a fresh Session
+in the same order rebuilds it exactly. The Session does not vote: `core.votes` does, over `traces`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orchestrator.core.steps import Cancel, Drop, Next, Reply, Routine, Submit
 from orchestrator.core.values import Finish, Message, Problem, Prompt, Request, Trace, changed
 from orchestrator.core.votes import VOTING
 
-# between two waits, deliveries not counted; a strategy that yields more will not end
+# between two waits, not counting deliveries; a strategy that yields more would never end
 MAX_COMMANDS = 10_000
 
 
@@ -71,9 +71,9 @@ class Session:
     def __init__(
         self, problem: Problem, strategy: Strategy, plan: Plan, metrics: tuple[str, ...] = ()
     ) -> None:
-        """Prepare the exploration; nothing of the strategy runs yet.
+        """Prepare the exploration without running any of the strategy yet.
 
-        Every trace that may vote is to carry `metrics`.
+        Every trace that may vote must carry `metrics`.
         """
         self.problem = problem
         self.metrics = metrics
@@ -95,7 +95,7 @@ class Session:
         rng = random.Random(derive_seed(plan.seed, problem.id, "strategy"))
         self._routine: Routine[None] | None = None
         try:
-            # the strategy sees the prompt as the model gets it
+            # the strategy sees the same prompt as the model
             steps = strategy.explore(changed(problem, prompt=self._prompt), rng)
             self._routine = Routine(steps, f"explore of {type(strategy).__name__}")
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
@@ -116,9 +116,9 @@ class Session:
         return self._advance(None)
 
     def receive(self, trace: Trace) -> list[Effect]:
-        """Take a trace that arrived and return the effects that follow.
+        """Accept a trace that arrived and return the effects that follow.
 
-        KeyError if its request is not running.
+        KeyError if the trace's request is not running.
         """
         del self.running[trace.ordinal]
         self._cancelled.discard(trace.ordinal)
@@ -132,7 +132,7 @@ class Session:
             return self.stop("tokens")
         wanted = self._waiting
         if wanted is None or (wanted.among is not None and trace.ordinal not in wanted.among):
-            return []  # nothing in the inbox is wanted, or it would not be waiting
+            return []  # the strategy waits, so it wants no trace that the inbox already holds
         delivered = self._take(wanted)
         return [] if delivered is None else self._advance(delivered)
 
@@ -147,18 +147,18 @@ class Session:
         return self._end()
 
     def owed(self) -> list[Request]:
-        """Return the requests that run and were not cancelled: a resumed job starts them again."""
+        """Return the running requests that were not cancelled: a resumed job starts them again."""
         return [r for o, r in self.running.items() if o not in self._cancelled]
 
     def lost(self) -> list[Request]:
-        """Return the requests that were cancelled and did not arrive.
+        """Return the cancelled requests whose traces did not arrive.
 
-        A resumed job records them as cancelled, with their tokens unknown.
+        A resumed job records them as cancelled, with an unknown number of tokens.
         """
         return [r for o, r in self.running.items() if o in self._cancelled]
 
     def is_cancelled(self, ordinal: int) -> bool:
-        """Tell whether a running request was cancelled: one that waits need not be started."""
+        """Tell whether a request was cancelled: if it is still queued, it need not be started."""
         return ordinal in self._cancelled
 
     def _advance(self, reply: Reply) -> list[Effect]:
@@ -177,8 +177,8 @@ class Session:
                 n_commands += 1
                 if n_commands > MAX_COMMANDS:
                     raise StrategyError(
-                        f"it yielded {MAX_COMMANDS} commands without waiting for a trace: "
-                        "it would never end"
+                        f"the strategy yielded {MAX_COMMANDS} commands without waiting "
+                        "for a trace; it would never end"
                     )
                 reply = self._obey(command, effects)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
@@ -222,7 +222,7 @@ class Session:
 
     def _complete(self, request: Request, ordinal: int, seed: int) -> Request:
         if not isinstance(request, Request):
-            raise StrategyError(f"Submit takes Requests, not {request!r}")
+            raise StrategyError(f"Submit expects Requests, not {request!r}")
         model, depth = request.model, request.depth
         links: list[Trace] = []
         if request.parent is not None:
@@ -236,14 +236,14 @@ class Session:
             links = lineage(parent, self.traces)
         if model and model not in self._plan.models:
             known = ", ".join(self._plan.models)
-            raise StrategyError(f"request {ordinal} asks for model {model!r}; the plan has {known}")
+            raise StrategyError(f"request {ordinal} names model {model!r}; the plan has {known}")
         for name in ("max_new_tokens", "depth", "checkpoint"):
             value = getattr(request, name)
             if value is not None and value < 1:
                 raise StrategyError(f"request {ordinal} has {name} = {value}; give at least 1")
         sampling = request.sampling or self._plan.sampling
         limit = request.max_new_tokens
-        if limit is None:  # a continuation has what its attempt has left, at least one token
+        if limit is None:  # a continuation gets the rest of its attempt's limit, at least one token
             limit = max(1, sampling.max_new_tokens - sum(len(t.token_ids) for t in links))
         at_limit = request.checkpoint is None or request.checkpoint >= limit
         metrics = self.metrics if request.purpose in VOTING else ()
@@ -300,9 +300,7 @@ class Session:
             if not 0 <= o < self._next_ordinal
         ]
         if unknown:
-            raise StrategyError(
-                f"it drops, or leaves a vote to, request {min(unknown)}, which was never submitted"
-            )
+            raise StrategyError(f"Drop names request {min(unknown)}, which was never submitted")
         if command.heir in command.ordinals:
             raise StrategyError(f"request {command.heir} is dropped and is its own heir")
         self.dropped.update(dict.fromkeys(sorted(command.ordinals), command.heir))
@@ -328,7 +326,7 @@ class Session:
 def prepared_prompt(problem: Problem, plan: Plan) -> Prompt:
     """Return the problem's prompt in the plan's template, with the plan's system message.
 
-    A problem that has a system message keeps its own.
+    A problem's own system message takes precedence.
     """
     sampling = plan.sampling
     prompt = problem.prompt

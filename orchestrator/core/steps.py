@@ -1,8 +1,8 @@
 """The strategy algebra: four commands, one event, helpers to write them with, and their driver.
 
 A strategy is a generator that yields commands and is sent replies. It must be deterministic in
-(problem, rng, traces received): no clock, no I/O, no randomness but the rng it was given. That is
-what makes a journal replay it exactly. What a command does is the Session's business.
+(problem, rng, traces received): no clock, no I/O, and no randomness from outside its rng. Only then
+can a journal replay it exactly. The Session carries out the commands.
 
     def explore(self, problem, rng):
         ordinals = yield from submit([Request()] * 4)
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Start these requests. The reply is the tuple of their ordinals.
+    """Start these requests; the reply is the tuple of their ordinals.
 
-    It is shorter than `requests` when the trace budget has no room for all of them.
+    The tuple is shorter than `requests` when the trace budget has no room for all of them.
     """
 
     requests: tuple[Request, ...]
@@ -34,9 +34,9 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """Wait for one trace that was not delivered yet: one of `among`, or any when it is None.
+    """Wait for one trace that was not delivered yet; the reply is that trace.
 
-    The reply is that Trace.
+    It is one of `among`, or any trace if `among` is None. Each trace is delivered once.
     """
 
     among: frozenset[int] | None = None
@@ -44,9 +44,9 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop the requests with these ordinals that still run. The reply is None.
+    """Stop those of these requests that still run; the reply is None.
 
-    Their traces still arrive, as CANCELLED ones.
+    Their traces still arrive, with `Finish.CANCELLED`.
     """
 
     ordinals: frozenset[int]
@@ -54,10 +54,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Take the vote of these traces away, and stop those that still run. The reply is None.
+    """Take away the vote of these traces and stop those that still run; the reply is None.
 
-    Their tokens are charged to pruning. With an `heir` they still vote, each for the answer that
-    the heir, or its continuation, gives in the end.
+    Their tokens are charged to pruning. With an `heir` they still vote, each for the final answer
+    of the heir or of its continuation.
     """
 
     ordinals: frozenset[int]
@@ -71,14 +71,14 @@ Steps: TypeAlias = Generator[Command, Reply, None]
 
 
 class Routine(Generic[T]):
-    """A generator of commands under way: what everything that runs one drives it with."""
+    """A running generator of commands; everything that runs a strategy drives it through this."""
 
     __slots__ = ("_steps", "result")
 
-    result: T  # what the generator returned; not there before
+    result: T  # the generator's return value; unset until it returns
 
     def __init__(self, steps: Generator[Command, Reply, T], name: str) -> None:
-        """Prepare to run `steps`; StrategyError, with its function's `name`, otherwise."""
+        """Prepare to run `steps`; StrategyError, with the function's `name`, if not a generator."""
         if not isinstance(steps, Generator):
             raise StrategyError(
                 f"{name} returned {steps!r}, not a generator; write `yield from` in it"
@@ -86,9 +86,10 @@ class Routine(Generic[T]):
         self._steps = steps
 
     def send(self, reply: Reply) -> Command | None:
-        """Return the next command after a reply (first None); None when the generator returned.
+        """Send a reply (None at first) and return the next command; None after the last one.
 
-        StrategyError when it yields anything but a command. Raises what the generator raises.
+        StrategyError when the generator yields anything but a command. Other exceptions of the
+        generator propagate.
         """
         try:
             command = self._steps.send(reply)
@@ -103,31 +104,31 @@ class Routine(Generic[T]):
         return command
 
     def close(self) -> None:
-        """End the generator where it is, as its own `close` does."""
+        """Close the generator at its current `yield`."""
         self._steps.close()
 
 
 def submit(requests: Iterable[Request]) -> Generator[Command, Reply, tuple[int, ...]]:
-    """Start requests and return their ordinals: fewer than requests when the trace budget ends."""
+    """Start requests and return their ordinals: fewer than requests if the trace budget ends."""
     return cast("tuple[int, ...]", (yield Submit(tuple(requests))))
 
 
 def next_trace(among: Collection[int] | None = None) -> Generator[Command, Reply, Trace]:
-    """Wait for the first finished trace not delivered yet, of `among` or of any, and return it.
+    """Return the next finished trace not delivered yet, from `among` or, if that is None, any.
 
-    To wait while none of them runs is a `StrategyError`, unless a budget refused a request: then
+    Waiting while none of them runs is a `StrategyError`, unless a budget refused a request: then
     exploration ends.
     """
     return cast(Trace, (yield Next(None if among is None else frozenset(among))))
 
 
 def cancel(ordinals: Iterable[int]) -> Generator[Command, Reply, None]:
-    """Stop the requests with these ordinals that still run; returns at once."""
+    """Stop those of these requests that still run; returns at once."""
     yield Cancel(frozenset(ordinals))
 
 
 def drop(ordinals: Iterable[int], heir: int | None = None) -> Generator[Command, Reply, None]:
-    """Take the vote of these traces away, or give it to `heir`, and stop them; returns at once."""
+    """Take away the vote of these traces, or pass it to `heir`, and stop them; returns at once."""
     yield Drop(frozenset(ordinals), heir)
 
 
@@ -144,7 +145,7 @@ def sample(n: int, request: Request | None = None) -> Generator[Command, Reply, 
 def ask_each(requests: Iterable[Request]) -> Generator[Command, Reply, list[Trace]]:
     """Start requests, wait for all of them, and return their traces in order.
 
-    They are fewer than the requests when the trace budget ends.
+    There are fewer traces than requests when the trace budget runs out.
     """
     ordinals = yield from submit(requests)
     traces = []
@@ -154,5 +155,5 @@ def ask_each(requests: Iterable[Request]) -> Generator[Command, Reply, list[Trac
 
 
 def depth_needs(*depths: int | None) -> frozenset[Capability]:
-    """Return what requests at these depths need of an engine: DEPTH unless all are None."""
+    """Return the capabilities that requests at these depths need: DEPTH unless all are None."""
     return frozenset() if all(depth is None for depth in depths) else frozenset({Capability.DEPTH})

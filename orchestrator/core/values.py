@@ -1,8 +1,8 @@
-"""The values that everything else passes around. Pure: nothing but data and what derives from it.
+"""The values that the other modules exchange. Pure: only data and what derives from it.
 
-What crosses a process or a file is one of these, never a handle, a lambda or a loose dict. A
-`Problem` holds no reference answer: a strategy cannot leak what its type lacks. (Only
-`orchestrator.studies.evaluate` reads references.)
+Everything that crosses a process boundary or is stored in a file is one of these, never a handle, a
+lambda or an untyped dict. A `Problem` has no field for the reference answer, so a strategy cannot
+leak it; only `orchestrator.studies.evaluate` reads references.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Finish(StrEnum):
     LENGTH = "length"  # max_new_tokens or the context's end
     RULE = "rule"  # its checkpoint, or a declarative stop rule that fired in the engine process
     CANCELLED = "cancelled"  # by the strategy, a budget, or the user
-    FAILED = "failed"  # the engine could not serve it; `Trace.error` says why
+    FAILED = "failed"  # the engine could not serve it; the reason is in `Trace.error`
 
 
 class Purpose(StrEnum):
-    """What a request is for: the account its tokens are charged to.
+    """The purpose of a request: the account that its tokens are charged to.
 
-    `PRUNED` is never requested: it is the account of `SOLVE` traces that were cancelled or dropped.
+    No request has the purpose `PRUNED`: that is the account of cancelled or dropped `SOLVE` traces.
     """
 
     SOLVE = "solve"
@@ -50,13 +50,13 @@ class Status(StrEnum):
     """How a problem ended."""
 
     ANSWERED = "answered"
-    ABSTAINED = "abstained"  # it ran to its end and no trace gave an answer
-    FAILED = "failed"  # the strategy or every trace failed; `Result.error` says why
+    ABSTAINED = "abstained"  # exploration ended and no trace gave an answer
+    FAILED = "failed"  # the strategy or every trace failed; the reason is in `Result.error`
     INVALID = "invalid"  # the input row was not a problem; `Result.error` names file and line
 
 
 class Capability(StrEnum):
-    """What an engine can do beyond completing a prompt. Plugins list what they need in `needs`."""
+    """An ability of an engine beyond completing a prompt; plugins list theirs in `needs`."""
 
     SEED = "seed"  # a request's seed decides its randomness
     CANCEL = "cancel"  # an aborted request stops generating at once
@@ -84,17 +84,16 @@ Prompt: TypeAlias = str | tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class PluginSpec:
-    """A plugin by name, with its options as the user gave them; validated when it is loaded.
+    """A plugin's name and its options as the user gave them; validated when the plugin is loaded.
 
-    An option that is itself a plugin (a part) is kept as plan files write it: a table with its
-    `name`.
+    An option that is itself a plugin (a part) is stored as in plan files: a table with its `name`.
     """
 
     name: str
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Write parts as tables."""
+        """Convert parts to tables."""
         if any(isinstance(value, PluginSpec | list | tuple) for value in self.options.values()):
             object.__setattr__(
                 self, "options", {key: _written_out(value) for key, value in self.options.items()}
@@ -113,8 +112,8 @@ def _written_out(value: object) -> object:
 class Problem:
     """One question.
 
-    `domain` names how its answers are read and compared; `tags` holds the row's other fields as
-    JSON.
+    `domain` names the plugin that reads and compares its answers; `tags` contains the row's other
+    fields as JSON.
     """
 
     id: str
@@ -125,7 +124,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `top_k` 0 means no limit."""
+    """How tokens are sampled; `top_k` 0 means no limit."""
 
     temperature: float = 0.7
     top_p: float = 0.95
@@ -145,7 +144,7 @@ class Sampling:
 class WordLimit:
     """Stop rule: end the trace when `count` of these words have appeared in its text.
 
-    Whole words, in upper or lower case.
+    Only whole words match; case is ignored.
     """
 
     words: tuple[str, ...]
@@ -167,7 +166,7 @@ class ConfidenceFloor:
 
 @dataclass(frozen=True, slots=True)
 class Delimiter:
-    """Stop rule: end the trace after the `count`-th `text` in its own, not the inherited, text."""
+    """Stop rule: end the trace after the `count`-th `text` in its own, not its inherited, text."""
 
     text: str
     count: int = 1
@@ -178,19 +177,20 @@ StopRule: TypeAlias = WordLimit | ConfidenceFloor | Delimiter
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion: the unit of seed, journal and cancellation. Known by `problem_id`, `ordinal`.
+    """One completion: the unit of seeding, journalling and cancellation.
 
-    A strategy fills in what it wants. The Session sets `problem_id`, `ordinal`, `seed`,
-    `prefix_ids` and `prefix_text`, and takes whatever is left at its default from the plan.
+    `problem_id` and `ordinal` identify it. A strategy sets the fields it needs. The Session sets
+    `problem_id`, `ordinal`, `seed`, `prefix_ids` and `prefix_text`, and fills every field left at
+    its default from the plan.
 
-    A continuation (`parent`) continues after the parent's tokens, with `suffix` forced between
+    A request with a `parent` continues after the parent's tokens, with `suffix` forced between
     them. A request with a `checkpoint` ends by rule (`Finish.RULE`) after about that many of its
-    own tokens, however many its attempt has left; an engine may end it up to half earlier where it
-    can be continued more cheaply from there. `subjects` are the ordinals of the traces that it is
-    to verify or compare (`kit.verdicts`), or that it was shown to improve on them.
+    own tokens, however many its attempt has left; an engine may end it up to half earlier if it is
+    cheaper to continue from there. `subjects` are the ordinals of the traces that the request
+    verifies or compares (`kit.verdicts`), or that its prompt shows as attempts to improve on.
 
-    To a model pool with a task (`core.plan.TASKS`) a request is a text or a conversation to be
-    valued; of the other fields only `read_at` counts.
+    For a model pool with a task (`core.plan.TASKS`), a request is a text or a conversation to
+    evaluate; of the other fields only `read_at` is used.
     """
 
     prompt: Prompt = ""
@@ -217,15 +217,15 @@ class Request:
 
     @property
     def identity(self) -> tuple[str, int]:
-        """What names this request in every process that sees it: its problem and its ordinal."""
+        """The request's identity in every process: its problem's id and its ordinal."""
         return self.problem_id, self.ordinal
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as an attempt gives it, with the key of its class within the problem.
+    """An attempt's answer, with the key of its class within the problem.
 
-    Equal keys mean the same class. Both are set once, when the trace is annotated.
+    Equal keys mean the same class. Both fields are set once, when the trace is annotated.
     """
 
     text: str
@@ -234,10 +234,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was spent.
+    """The cost of one or more traces.
 
     `layer_tokens` is tokens times decoder layers run, prompt included: the unit in which depths
-    compare. `seconds` are an engine's, so they add up over traces that ran in parallel.
+    compare. `seconds` are engine time, so traces that ran in parallel add up.
     """
 
     prompt_tokens: int = 0
@@ -261,8 +261,8 @@ class Usage:
 class Verdict:
     """A verifier's score of one trace, in [0, 1], higher is better.
 
-    `steps`, of shape (n_steps,), are the scores of the trace's steps, or empty. `usage` is what
-    models spent on it, nothing where it asked none.
+    `steps`, of shape (n_steps,), are the scores of the trace's steps, or empty. `usage` is the cost
+    of the verifier's own model requests, zero if it made none.
     """
 
     verifier: str
@@ -276,9 +276,9 @@ class Verdict:
 class Trace:
     """One finished completion, annotated with its answer: the only event that a strategy sees.
 
-    `text` and `token_ids` are this request's own, without what it inherited from its parent;
-    `answer` is read from the whole (`core.lineage`). `suffix_ids` are the tokens of the request's
-    forced suffix, which a continuation of this trace inherits.
+    `text` and `token_ids` are this request's output, without what it inherited from its parent;
+    `answer` is read from the text of the whole lineage (`core.lineage`). `suffix_ids` are the
+    tokens of the request's forced suffix, which a continuation of this trace inherits.
     """
 
     ordinal: int
@@ -301,21 +301,21 @@ class Trace:
     stop: str = ""  # the stop string that ended it (Capability.STOPS); in neither text nor tokens
     # what a pool with a task returned instead of text: see `core.plan.TASKS`
     values: tuple[float, ...] = ()
-    unjudged: Usage = Usage()  # what verifiers spent on it without coming to a verdict
+    unjudged: Usage = Usage()  # cost of verifications that ended without a verdict
 
     @property
     def lost(self) -> bool:
-        """Whether it failed or was cancelled."""
+        """Whether the trace failed or was cancelled."""
         return self.finish in (Finish.FAILED, Finish.CANCELLED)
 
     @property
     def verification_usage(self) -> Usage:
-        """What its verifiers spent, with or without a verdict: charged to `verify`."""
+        """The cost of verifying this trace, with or without a verdict: charged to `verify`."""
         return sum((v.usage for v in self.verdicts), self.unjudged)
 
     @property
     def account(self) -> Purpose:
-        """The account that its tokens are charged to."""
+        """The account that this trace's tokens are charged to."""
         if self.purpose is Purpose.SOLVE and self.finish is Finish.CANCELLED:
             return Purpose.PRUNED
         return self.purpose
@@ -325,7 +325,7 @@ class Trace:
 class Prefix:
     """An unfinished trace as a similarity sees it.
 
-    `key` is the class of the answer that it gives or, after a probe, would give; None without one.
+    `key` is the class of its answer, or of the answer that a probe obtained; None without one.
     """
 
     ordinal: int
@@ -337,7 +337,7 @@ class Prefix:
 class Cluster:
     """The traces that vote for one class of answers, in ascending order of `ordinals`.
 
-    `weight` is what the selector gave them.
+    `weight` is the total weight that the selector gave their votes.
     """
 
     answer: Answer
@@ -346,7 +346,7 @@ class Cluster:
 
     @property
     def count(self) -> int:
-        """How many traces it holds."""
+        """The number of traces in this cluster."""
         return len(self.ordinals)
 
 
@@ -354,10 +354,10 @@ class Cluster:
 class Result:
     """The outcome of one problem: one line of results.jsonl.
 
-    `n_traces` counts everything that was started, `n_attempts` the attempts among it (None where an
-    older version did not count them). `tied` says that the leader won by the tie rule alone, at
-    equal weight. `n_planned` and `full_tokens` are what the plan's full sampling would have cost,
-    in attempts and in output tokens at this problem's own mean length; None where that is unknown.
+    `n_traces` counts every request that was started, `n_attempts` the attempts among them (None if
+    an older version did not count them). `tied` is true if the leader won by the tie rule alone, at
+    equal weight. `n_planned` and `full_tokens` are the cost of the plan's full sampling: attempts,
+    and output tokens at this problem's own mean length; None if unknown.
     """
 
     problem_id: str
@@ -384,7 +384,7 @@ class Result:
 def changed(value: T, **changes: object) -> T:
     """Return what `dataclasses.replace` returns, in a third of its time.
 
-    It runs several times for each trace.
+    The speed matters because this runs several times for each trace.
     """
     read, places = _layout(type(value))  # type: ignore[arg-type]  # mypy does not count a class as hashable
     values = list(read(value))

@@ -1,8 +1,8 @@
 """Who votes, how votes are counted, and a problem's Result. Pure functions over a pool of traces.
 
 The tie rule, everywhere: larger weight, then larger count, then the lower lowest ordinal. A tie in
-weight is reported by `tied`. A Result is a function of the finished pool, so a pool can be voted on
-again in another way. How much a vote weighs is a selector's business.
+weight is reported by `tied`. A Result is a function of the finished pool, so another selector can
+vote on the same pool again. Selectors decide how much a vote weighs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
 
 
 def voters(traces: Iterable[Trace]) -> list[Trace]:
-    """Return the traces that may vote, by ordinal: attempts at the problem that give an answer.
+    """Return the traces that may vote, by ordinal: attempts at the problem that have an answer.
 
-    Probes and verdicts do not vote, nor do failed traces. A cancelled or truncated trace votes if
-    it gives an answer. A trace that was continued does not vote beside its continuation, which has
-    its answer; a continuation that failed, or was cancelled without an answer, takes no vote away.
+    Probes, verdicts and failed traces do not vote. A cancelled or truncated trace votes if it has
+    an answer. A trace that was continued does not vote in addition to its continuation; but if the
+    continuation failed, or was cancelled without an answer, the trace keeps its vote.
     """
     solving = [t for t in traces if t.purpose in VOTING]
     continued = {
@@ -53,10 +53,10 @@ def voters(traces: Iterable[Trace]) -> list[Trace]:
 def tally(
     traces: Iterable[Trace], weight: Callable[[Trace], float] = lambda trace: 1.0
 ) -> list[Cluster]:
-    """Return the clusters of those traces that give an answer, ranked by the tie rule.
+    """Return the clusters of the traces that have an answer, ranked by the tie rule.
 
-    A cluster's weight is the sum of its traces'; the answer shown is that of its lowest ordinal.
-    Weights must be finite and not negative: ValueError otherwise.
+    A cluster's weight is the sum of its traces' weights; its answer is that of its lowest ordinal.
+    ValueError unless all weights are finite and not negative.
     """
     members: dict[str, list[Trace]] = {}
     for trace in sorted(traces, key=lambda t: t.ordinal):
@@ -86,14 +86,14 @@ def rank(clusters: Iterable[Cluster]) -> list[Cluster]:
 
 
 def tied(clusters: Sequence[Cluster]) -> bool:
-    """Tell whether the leader's weight is also the runner-up's."""
+    """Tell whether the leader and the runner-up have the same weight."""
     return len(clusters) > 1 and clusters[0].weight == clusters[1].weight
 
 
 def agreement(traces: Sequence[Trace]) -> float:
-    """Return the share of these traces that give the leading answer; 0 without any.
+    """Return the share of these traces that have the leading answer; 0.0 without traces.
 
-    Traces that give none count against it.
+    Traces without an answer lower the share.
     """
     return (
         max((cluster.count for cluster in tally(voters(traces))), default=0) / len(traces)
@@ -103,10 +103,10 @@ def agreement(traces: Sequence[Trace]) -> float:
 
 
 def beta_confidence(n_first: int, n_second: int) -> float:
-    """Return P[X > 1/2] for X ~ Beta(n_first + 1, n_second + 1): how surely the leader leads.
+    """Return P[X > 1/2] for X ~ Beta(n_first + 1, n_second + 1): how certain the lead is.
 
-    Exact for whole counts. Adaptive-Consistency's rule (Aggarwal et al., arXiv 2305.11860), for
-    votes of one kind.
+    Exact for whole counts. This is the rule of Adaptive-Consistency (Aggarwal et al., arXiv
+    2305.11860) for votes of one kind.
     """
     # The regularised incomplete beta function at 1/2 with whole parameters is a binomial tail.
     n = n_first + n_second + 1
@@ -130,7 +130,7 @@ def conclude(
 ) -> Result:
     """Return the problem's result.
 
-    It is FAILED, with the reason, when the selector raises or every trace failed.
+    Its status is FAILED, with the reason, when the selector raises or every trace failed.
     """
     traces = pruned(traces, dropped)
     clusters: list[Cluster] = []
@@ -138,7 +138,7 @@ def conclude(
         ranked: list[object] = list(selector(traces))
         clusters = [c for c in ranked if isinstance(c, Cluster)]
         if len(clusters) < len(ranked):
-            raise TypeError(f"a selector returns Clusters, not {ranked!r:.200}")
+            raise TypeError(f"a selector must return Clusters, not {ranked!r:.200}")
     except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
         error = error or describe(failure)
     n_failed = sum(t.finish is Finish.FAILED for t in traces)
@@ -172,8 +172,8 @@ def conclude(
 def pruned(traces: Sequence[Trace], dropped: Mapping[int, int | None]) -> Sequence[Trace]:
     """Return the pool in which dropped traces count as cancelled.
 
-    They have no answer, or that of their heir. A journal keeps traces as they came; whoever votes
-    on a pool, now or later, votes on this. A failed trace stays failed.
+    A dropped trace has no answer, or that of its heir; a failed trace stays failed. A journal
+    stores traces as they arrived, so every vote on a pool, now or later, uses this function.
     """
     if not dropped:
         return traces
@@ -198,9 +198,9 @@ def pruned(traces: Sequence[Trace], dropped: Mapping[int, int | None]) -> Sequen
 
 
 def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
-    """Return what was spent, by the account that each trace is charged to.
+    """Return the cost by account.
 
-    What models spent on verifying a trace is charged to `verify`.
+    The cost of verifying a trace with models is charged to `verify`.
     """
     groups: dict[str, list[Usage]] = {}
     for trace in traces:
@@ -221,11 +221,11 @@ def _total(usages: Sequence[Usage]) -> Usage:
 
 
 def intermediate(traces: Iterable[Trace]) -> frozenset[int]:
-    """Return the ordinals of traces with which no attempt ended.
+    """Return the ordinals of traces that are not the last one of their attempt.
 
     Those are the traces that were continued, and those that were cut at a checkpoint: by a stop
-    rule, or by length where the attempt was then probed. A last answer (AGGREGATE) continues its
-    parent.
+    rule, or by length if the attempt was then probed. A final answer (AGGREGATE) counts as a
+    continuation of its parent.
     """
     traces = list(traces)
     continued = {t.parent for t in traces if t.purpose in VOTING}
@@ -239,7 +239,7 @@ def intermediate(traces: Iterable[Trace]) -> frozenset[int]:
 
 
 def attempt_ends(traces: Sequence[Trace]) -> list[Trace]:
-    """Return the last trace of each attempt that came to its end, failed ones included."""
+    """Return the last trace of each attempt that ended, failed attempts included."""
     unfinished = intermediate(traces)
     return [
         t
@@ -249,16 +249,16 @@ def attempt_ends(traces: Sequence[Trace]) -> list[Trace]:
 
 
 def n_sampled(traces: Sequence[Trace]) -> int:
-    """Return how many attempts came to their end, failed ones included."""
+    """Return how many attempts ended, failed attempts included."""
     return len(attempt_ends(traces))
 
 
 def mean_tokens(traces: Sequence[Trace]) -> float | None:
-    """Return the mean output tokens of the attempts that came to their end; None without any.
+    """Return the mean output tokens of the attempts that ended; None without any.
 
-    It is the price of full sampling, so it includes what models spent on verifying them. Attempts
-    that were cancelled are mostly the longer ones: the price, and any saving with it, is
-    understated rather than overstated.
+    This is the price of full sampling, so it includes the cost of verifying them with models.
+    Cancelled attempts are mostly the longer ones, so the price, and with it any savings, is
+    underestimated rather than overestimated.
     """
     by_ordinal = {t.ordinal: t for t in traces}
     lengths = []

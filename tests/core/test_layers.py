@@ -54,10 +54,10 @@ def test_a_schedule_reads_back_from_its_text(
         ("", "names no layer"),
         ("0-3 x", "cannot read 'x'"),
         ("5-3", "runs backwards"),
-        ("(0)*r (1)*r", "one block with [*]r"),
+        ("(0)*r (1)*r", "only one block may have [*]r"),
         ("(0)*0", "1 to 256 times"),
         ("0-99999", "longer than any model"),
-        ("()*r", "no layer"),
+        ("()*r", "neither a layer nor a range"),
     ],
 )
 def test_what_is_no_schedule_is_refused_with_the_reason(text: str, part: str) -> None:
@@ -105,7 +105,7 @@ def test_what_is_written_is_read_back(rule: ExitRule) -> None:
         ("entropy<0.1", "cannot be read"),
         ("state>0.1", "cannot be read"),
         ("state<0.1 after", "cannot be read"),
-        ("state<1e", "'1e' is no number"),
+        ("state<1e", "'1e' is not a number"),
         ("state<0", "must be above 0"),
         ("state<-0.1", "must be above 0"),
         ("state<0.1 after 0", "at least 1 iteration"),

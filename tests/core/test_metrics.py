@@ -186,7 +186,7 @@ def test_the_window_is_2048_unless_given(name: str, parsed: tuple[str, int]) -> 
 )
 def test_an_unknown_metric_is_refused_at_plan_time(name: str) -> None:
     """A typing error must not become a metric that is silently absent."""
-    with pytest.raises(PlanError, match="is not known; there are"):
+    with pytest.raises(PlanError, match="is not known; the known ones are"):
         parse_metric(name)
 
 

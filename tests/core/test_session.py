@@ -571,7 +571,7 @@ def _continues_the_unborn(problem: Problem, rng: random.Random) -> Steps:
         (_returns_a_list, "not a generator"),
         (_yields_nonsense, "yields Submit, Next, Cancel or Drop"),
         (_forgets_from, "write `yield from`, not `yield`"),
-        (_submits_text, "Submit takes Requests, not 'What\\?'"),
+        (_submits_text, "Submit expects Requests, not 'What\\?'"),
         (_waits_for_nothing, "waits for a trace while none is running"),
         (_waits_for_a_stranger, r"waits for a trace among \[7\] while none is running"),
         (_never_waits, "would never end"),
