@@ -1,16 +1,16 @@
 """Strategies made of strategies: several explorations side by side, or one inside another.
 
-`gather` runs generators of the strategy algebra at once, as asyncio's runs coroutines; `run_inner`
-runs a whole strategy and returns what it explored:
+`gather` runs generators of the strategy algebra concurrently, like `asyncio.gather` for coroutines;
+`run_inner` runs a whole strategy and returns what it explored:
 
     def explore(self, problem, rng):
         explored = yield from run_inner(self.inner, problem, rng)
         best = representatives(explored, self.select, 1)
         ...
 
-The one rule: a branch or an inner strategy cannot tell that it is not alone. It gets the replies
-that a Session would give it, "any trace" means any of its own, and what it leaves running when it
-returns is cancelled. Not covered: a budget of its own; the plan's budget is for all.
+The one rule: a branch or an inner strategy cannot tell that it is not alone. Its replies are those
+that a Session would send, "any trace" means any of its own traces, and its requests that still run
+when it returns are cancelled. Not covered: separate budgets; all share the plan's budget.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ class _Branch(Generic[T]):
 
 
 def gather(branches: Iterable[Generator[Command, Reply, T]]) -> Generator[Command, Reply, list[T]]:
-    """Run branches side by side and return what each returned, in order.
+    """Run branches side by side and return their return values, in order.
 
-    A branch that waits for what a budget refused is left waiting until all others have returned;
-    then exploration ends, as it does for a strategy that is alone. Branches are advanced in order
-    at first, and then one by one as traces arrive, so the whole is as deterministic as they are.
-    Their first requests are submitted in one command, so that there may be any number of branches.
+    A branch that waits for a request that a budget refused keeps waiting until all others have
+    returned; then exploration ends, as it does for a single strategy. Branches advance in order at
+    first and then one by one as traces arrive, so the result is deterministic if they are. Their
+    first requests are submitted in one command, which allows any number of branches.
     """
     every = [_Branch(Routine(steps, "a branch")) for steps in branches]
     owner: dict[int, _Branch[T]] = {}
-    # by all branches; kept up to date, because thousands of branches may wait
+    # the union over all branches; kept up to date, because thousands of branches may wait
     awaited: set[int] = set()
     try:
         yield from _begin(every, owner)
         awaited.update(*(b.awaits for b in every if b.awaits is not None))
         while any(b.awaits is not None for b in every):
-            # Nothing to wait for: a budget refused it, or a branch errs. The Session knows which,
-            # and ends the exploration.
+            # Nothing to wait for: a budget refused a request, or a branch has a bug. The Session
+            # knows which and ends the exploration.
             trace = yield from next_trace(awaited)
             branch = owner[trace.ordinal]
             awaited -= branch.awaits or frozenset()
@@ -124,10 +124,10 @@ def _own(branch: _Branch[T], ordinals: tuple[int, ...], owner: dict[int, _Branch
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What an inner exploration's requests get where they leave it open; by default nothing.
+    """Defaults for the fields that an inner exploration's requests leave unset; none by default.
 
-    `prompt` takes the place of the problem's, also in what the inner strategy builds from it.
-    `subjects` are the traces that its attempts are to improve on.
+    `prompt` replaces the problem's prompt, also in prompts that the inner strategy builds from it.
+    `subjects` are the traces that its attempts should improve on.
     """
 
     prompt: Prompt = ""
@@ -136,7 +136,7 @@ class Overrides:
     subjects: tuple[int, ...] = ()
 
     def __call__(self, request: Request) -> Request:
-        """Return the request with its open fields filled.
+        """Return the request with its unset fields filled.
 
         A continuation keeps its parent's model and depth.
         """
@@ -153,19 +153,19 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What an exploration saw: its traces by ordinal, and those that it dropped, with heirs."""
+    """The outcome of an exploration: its traces by ordinal, and the dropped ones with heirs."""
 
     traces: tuple[Trace, ...] = ()
     dropped: Mapping[int, int | None] = field(default_factory=dict)
 
     @property
     def pool(self) -> list[Trace]:
-        """The traces as a selector is to see them: dropped ones without a vote of their own."""
+        """The traces as a selector must see them: dropped traces do not vote for themselves."""
         return list(pruned(self.traces, self.dropped))
 
     @property
     def attempts(self) -> list[Trace]:
-        """The attempts of the pool that came to their end: neither continued nor cancelled."""
+        """The attempts of the pool that ended: neither continued nor cancelled."""
         continued = {t.parent for t in self.traces}
         return [
             t
@@ -179,10 +179,10 @@ class Exploration:
 def run_inner(
     strategy: Strategy, problem: Problem, rng: random.Random, overrides: Overrides | None = None
 ) -> Generator[Command, Reply, Exploration]:
-    """Run a strategy's whole exploration within another's and return what it saw.
+    """Run a strategy's whole exploration inside another strategy and return its outcome.
 
-    It draws from a stream of its own, seeded by `rng`. `overrides` fills what its requests leave
-    open.
+    The inner strategy has its own random stream, seeded from `rng`. `overrides` fills the fields
+    that its requests leave unset.
     """
     overrides = overrides or Overrides()
     steps = strategy.explore(
@@ -202,7 +202,7 @@ def _recorded(
     traces: dict[int, Trace],
     dropped: dict[int, int | None],
 ) -> Steps:
-    """Pass commands on with their requests rewritten, and record what is delivered and dropped."""
+    """Pass commands on with rewritten requests, and record delivered and dropped traces."""
     reply: Reply = None
     try:
         while (command := routine.send(reply)) is not None:
@@ -220,11 +220,11 @@ def _recorded(
 
 
 def representatives(explored: Exploration, select: Selector, n: int) -> list[Trace]:
-    """Return the trace that stands for each of the `n` leading answers, best answer first.
+    """Return one representative trace for each of the `n` leading answers, best answer first.
 
-    Each has its whole text: what it continues comes first, without forced suffixes. Of an answer's
-    traces it is the one that the selector weighs most when it sees it alone (with a best-of-n
-    selector, the best one); of equal ones the lowest ordinal.
+    Each has the text of its whole lineage, without forced suffixes. The representative of an answer
+    is the trace that the selector gives the largest weight when it is alone in the pool (with a
+    best-of-n selector, the best trace); ties go to the lowest ordinal.
     """
     pool = explored.pool
     by_ordinal = {t.ordinal: t for t in pool}
@@ -240,7 +240,7 @@ def _representative(cluster: Cluster, by_ordinal: Mapping[int, Trace], select: S
 
 
 def numbered_solutions(traces: list[Trace]) -> str:
-    """Return solutions as a model is to see them: one as it is, several numbered."""
+    """Return solutions as text for a prompt: a single one unchanged, several numbered."""
     if len(traces) == 1:
         return visible_text(traces[0])
     return "\n\n".join(

@@ -1,4 +1,4 @@
-"""Verifiers that ask models: how they ask, and what they read off the replies. Pure.
+"""Helpers for verifiers that query models: submitting requests and reading the replies. Pure.
 
 Such a verifier is a generator of commands over one trace:
 
@@ -7,9 +7,9 @@ Such a verifier is a generator of commands over one trace:
         [reply] = completed_only((yield from ask_all([request], trace)))
         ...
 
-It sees what `problem` and `trace` hold and the replies, no more, so its verdict can be made again
-from recorded replies. The one rule: a reply that cannot be had or read is no verdict, never a low
-one.
+The verifier sees only `problem`, `trace` and the replies, so its verdict can be reproduced from
+recorded replies. The one rule: a reply that is missing or unreadable leads to no verdict, never to
+a low one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orchestrator.kit.prompts import visible_text
 def ask_all(requests: Sequence[Request], trace: Trace) -> Generator[Command, Reply, list[Trace]]:
     """Submit requests about `trace` side by side and return their replies, in order.
 
-    Failed ones are among them.
+    Failed replies are included.
     """
     subjects = (trace.ordinal,)
     return (
@@ -64,9 +64,9 @@ def solution(trace: Trace) -> str:
 
 
 def conversation(problem: Problem, reply: str, system: str = "") -> tuple[Message, ...]:
-    """Return the problem and a reply to it as a conversation, as reward models read them.
+    """Return the problem and a reply to it as a conversation, the input format of reward models.
 
-    `system` comes first, unless the problem has a system message.
+    `system` becomes the system message, unless the problem already has one.
     """
     prompt = problem.prompt
     messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
@@ -79,31 +79,31 @@ def solution_steps(text: str, delimiter: str) -> list[str]:
     """Return the steps of a solution, without blank ones; NoVerdict when it has none."""
     steps = [step.strip() for step in text.split(delimiter) if step.strip()]
     if not steps:
-        raise NoVerdict(f"the solution has no step; {delimiter!r} ends one")
+        raise NoVerdict(f"the solution has no step; {delimiter!r} must end each step")
     return steps
 
 
 def word_metrics(yes: str, no: str) -> tuple[str, str]:
-    """Return the metrics that `preference` reads: whether a reply begins with `yes` or `no`."""
+    """Return the metrics that `preference` reads: log-probabilities of beginning with each word."""
     return f"first_token_logprob@{yes}", f"first_token_logprob@{no}"
 
 
 def require_two_words(**words: str) -> None:
     """Raise ValueError unless two words are different and not empty.
 
-    They are passed by the names of their options.
+    Pass the words as keywords named after their options.
     """
     (_, one), (_, other) = words.items()
     if not one.strip() or not other.strip() or one.strip() == other.strip():
         options = ", ".join(f"{name} = {word!r}" for name, word in words.items())
-        raise ValueError(f"{options}: two different words are needed")
+        raise ValueError(f"{options}: give two different, non-empty words")
 
 
 def preference(metrics: Mapping[str, float], yes: str, no: str) -> float | None:
     """Return P(yes) / (P(yes) + P(no)) of the first token.
 
-    None where neither word was among the twenty most likely ones. Where one was not, it counts as
-    0: it is less likely than each of the twenty.
+    None if neither word was among the twenty most likely tokens. If only one was missing, its
+    probability counts as 0, since it is below that of each of the twenty.
     """
     first, second = (metrics.get(name) for name in word_metrics(yes, no))
     if first is None or second is None:

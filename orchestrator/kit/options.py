@@ -1,9 +1,9 @@
 """Options that plugins of several kinds share: the model pool, the latent depth, the verifier.
 
-An option is a dataclass field whose `Meta` holds its range and its meaning: loading a plan checks
-the one, `leadline plugins NAME` prints the other. Plugins share options by inheriting the record
-that declares them. The one rule: such a record holds data and what follows from it, never behaviour
-to be overridden. An option of one plugin alone is declared there.
+An option is a dataclass field with a `Meta` for its range and its meaning: loading a plan checks
+the range, and `leadline plugins NAME` prints the meaning. Plugins share options by inheriting the
+record that declares them. The one rule: such a record contains data and values derived from it,
+never behaviour to override. An option that only one plugin has is declared in that plugin.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LARGEST = 1e300  # an upper bound of floats that excludes infinity, which `Meta`
 LatentDepth: TypeAlias = Annotated[
     Annotated[int, Meta(ge=1)] | None,
     Meta(
-        description="How often the think block of a looped model runs for each attempt; not set, "
-        "it runs as often as the plan says, or as the model ships."
+        description="How often the think block of a looped model runs for each attempt; if unset, "
+        "the plan's depth applies, or else the model's own."
     ),
 ]
 VerifierName: TypeAlias = Annotated[
@@ -32,7 +32,7 @@ VerifierName: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """Which model answers, and at which latent depth."""
+    """The model that answers, and its latent depth."""
 
     model: Annotated[
         str,
@@ -50,25 +50,25 @@ class ModelOptions:
 
     @property
     def request(self) -> Request:
-        """A request to this model at this depth, all else as the plan says."""
+        """A request to this model at this depth; the plan decides everything else."""
         return Request(model=self.model, depth=self.depth)
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptOptions(ModelOptions):
-    """How many attempts there are, of one model at one depth."""
+    """The number of attempts, all by one model at one depth."""
 
     n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 16
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPoolsOptions:
-    """Which models answer, where attempts are of several."""
+    """The models that answer, for strategies that use several."""
 
     models: Annotated[
         tuple[str, ...], Meta(min_length=1, description="Model pools of the plan that answer.")
@@ -77,7 +77,7 @@ class ModelPoolsOptions:
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The model pools it names."""
+        """The model pools that this plugin names."""
         return self.models
 
     @property

@@ -1,13 +1,13 @@
 """Solutions that grow step by step and are scored after each step. Pure.
 
-For beam search, diverse verifier trees, particle filtering and the like. A step ends at a
-delimiter, which stays in the text:
+Used for beam search, diverse verifier tree search, particle filtering and similar methods. A step
+ends at a delimiter, which stays in the text:
 
     grow = StepSampler(Request(), verifier="prm")
-    solutions = yield from grow([PartialSolution()] * n)        # one step on, each scored
-    solutions = best(solutions, n // 4, "last")                 # which ones live is up to you
+    solutions = yield from grow([PartialSolution()] * n)        # extend each by one scored step
+    solutions = best(solutions, n // 4, "last")                 # keep the ones you choose
 
-The one rule: a partial solution is a value. Which of them are continued is the strategy's choice.
+The one rule: a partial solution is a value. The strategy decides which ones to continue.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
 class PartialSolution:
     """A solution so far: its last trace, and a verifier's scores of the whole text after each step.
 
-    `scores`, of shape (n_steps,), are in [0, 1]. Without an `ordinal` it is the bare question.
+    `scores`, of shape (n_steps,), are in [0, 1]. With `ordinal` None it has no step yet.
     """
 
     ordinal: int | None = None
     scores: tuple[float, ...] = ()
-    done: bool = False  # it ended, was cut off, or gives its answer
+    done: bool = False  # the solution ended, was cut off, or has an answer
 
     def score(self, aggregate: Aggregate) -> float:
-        """Return its scores as one number; it needs at least one step."""
+        """Return the scores aggregated into one number; requires at least one step."""
         return AGGREGATES[aggregate](self.scores)
 
 
 @dataclass(frozen=True, slots=True)
 class StepSampler:
-    """Takes a step: by `request` (model, depth), up to the delimiter, scored by `verifier`."""
+    """Extends solutions by one step: sampled by `request`, scored by `verifier`."""
 
     request: Request
     verifier: str
@@ -56,16 +56,16 @@ class StepSampler:
     def __call__(
         self, stems: Sequence[PartialSolution], last: bool = False
     ) -> Generator[Command, Reply, list[PartialSolution]]:
-        """Return each solution one step on, in order; with `last` they run to their end.
+        """Return each solution extended by one step, in order; with `last`, extended to its end.
 
-        All steps are taken side by side. A step that failed, was cancelled, or got no score leaves
-        no solution: it cannot be compared with others.
+        All steps are sampled side by side. A solution is left out if its step failed, was cancelled
+        or got no score, because it cannot be compared with others.
         """
         rules = () if last else (Delimiter(self.delimiter),)
         plain = changed(self.request, rules=rules, verifiers=(self.verifier,))
         ordinals = yield from submit([changed(plain, parent=stem.ordinal) for stem in stems])
         grown = []
-        # with fewer ordinals a budget has ended, and to wait then ends the exploration
+        # with fewer ordinals than requests a budget has ended, and waiting ends the exploration
         for stem, ordinal in zip(stems, ordinals, strict=False):
             trace = yield from next_trace((ordinal,))
             scores = [v.score for v in trace.verdicts if v.verifier == self.verifier]
@@ -83,18 +83,18 @@ def _done(trace: Trace) -> bool:
 
 
 def step_needs(depth: int | None) -> frozenset[Capability]:
-    """Return what steps take of an engine: CONTINUE and RULES, and DEPTH if a depth is given."""
+    """Return the capabilities that steps need: CONTINUE and RULES, and DEPTH if a depth is set."""
     return depth_needs(depth) | {Capability.CONTINUE, Capability.RULES}
 
 
 def best(stems: Sequence[PartialSolution], n: int, aggregate: Aggregate) -> list[PartialSolution]:
-    """Return the `n` best solutions, best first; of equal ones the lower ordinal."""
+    """Return the `n` best solutions, best first; ties go to the lower ordinal."""
     return sorted(stems, key=lambda s: (-s.score(aggregate), s.ordinal or 0))[:n]
 
 
 def spread(stems: Sequence[PartialSolution], n: int) -> list[PartialSolution]:
-    """Return `n` solutions in which each of the given ones occurs equally often.
+    """Return `n` solutions, repeating each of the given ones equally often.
 
-    The first ones occur once more where `n` does not divide.
+    If `n` is not a multiple of their number, the first ones occur once more.
     """
     return [stems[i % len(stems)] for i in range(n)]

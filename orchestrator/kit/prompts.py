@@ -1,8 +1,8 @@
-"""Prompts made of other prompts and of replies, for strategies that ask more than once. Pure text.
+"""Prompts built from other prompts and replies, for strategies with more than one turn. Pure text.
 
-A strategy gets `problem.prompt` as the model gets it: in the plan's template, with its system
-message. What is built here keeps both, so that a revised answer is given in the form that the plan
-asks for:
+The `problem.prompt` of a strategy is the prompt as the model sees it: with the plan's template and
+system message. The prompts built here keep both, so a revised answer has the form that the plan
+requires:
 
     revision = next_turn(problem.prompt, visible_text(trace), "Check your solution.")
     yield from ask(Request(prompt=revision, subjects=(trace.ordinal,)))
@@ -18,9 +18,9 @@ from orchestrator.kit.answers import find
 
 
 def question(prompt: Prompt) -> str:
-    """Return a prompt as one text for a model that is to look at it, not to answer it.
+    """Return a prompt as one text for a model that should read it, not answer it.
 
-    System messages are left out; a chat is written out by role.
+    System messages are left out; each message of a chat is labelled with its role.
     """
     if isinstance(prompt, str):
         return prompt
@@ -31,12 +31,12 @@ def question(prompt: Prompt) -> str:
 
 
 def visible_text(trace: Trace) -> str:
-    """Return a trace's own text without its reasoning: what follows the last `</think>`."""
+    """Return a trace's own text without its reasoning: the text after the last `</think>`."""
     return find.reply(trace.text, finished=True).text.strip()
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Return a template with `{name}` replaced by that value; all other braces stay as they are."""
+    """Return a template with each `{name}` replaced by its value; other braces stay unchanged."""
     return re.sub(
         r"\{(" + "|".join(map(re.escape, values)) + r")\}", lambda match: values[match[1]], template
     )
@@ -49,7 +49,7 @@ def next_turn(prompt: Prompt, reply: str, message: str) -> tuple[Message, ...]:
 
 
 def with_question(prompt: Prompt, text: str) -> Prompt:
-    """Return a prompt with its last user message replaced by `text`; everything else stays."""
+    """Return a prompt with its last user message replaced by `text` and all else unchanged."""
     if isinstance(prompt, str):
         return text
     last = max((i for i, m in enumerate(prompt) if m.role == "user"), default=len(prompt))

@@ -1,7 +1,7 @@
 """Thinking in pieces, for strategies that shorten or lengthen a reasoning model's thinking. Pure.
 
-A reasoning model closes its thinking with a tag and then answers. Here its thinking is requested
-with the tag as stop string, so that a continuation may extend it or close it:
+A reasoning model closes its thinking with a tag and then answers. Here the thinking is requested
+with that tag as a stop string, so a continuation can extend or close it:
 
     thought = yield from model.think(Request(max_new_tokens=self.thinking))
     yield from model.conclude(thought)
@@ -20,7 +20,8 @@ from orchestrator.core.values import Capability, Finish, Request, Trace, changed
 class ThinkingModel:
     """The request for an attempt (model, depth), and the tag `end` that ends the model's thinking.
 
-    `closing` is forced after the tag where thinking was cut; the answer has up to `answer` tokens.
+    Where thinking was cut, `closing` is forced after the tag; the answer has at most `answer`
+    tokens.
     """
 
     request: Request
@@ -29,7 +30,7 @@ class ThinkingModel:
     answer: int
 
     def think(self, request: Request) -> Generator[Command, Reply, Trace]:
-        """Return a piece of thinking that ends at the tag, or as `request` says."""
+        """Return a piece of thinking that ends at the tag or at a limit in `request`."""
         return (
             yield from ask(
                 changed(
@@ -41,7 +42,7 @@ class ThinkingModel:
     def conclude(self, thought: Trace) -> Generator[Command, Reply, None]:
         """Let the model answer after its last piece of thinking.
 
-        A piece that ended without the tag has given its answer already, or failed.
+        A piece that ended without the tag already contains its answer, or failed.
         """
         closed, cut = thought.stop == self.end, thought.finish in (Finish.LENGTH, Finish.RULE)
         if closed or cut:
@@ -54,5 +55,5 @@ class ThinkingModel:
 
 
 def thinking_needs(depth: int | None) -> frozenset[Capability]:
-    """Return what this takes of an engine: CONTINUE and STOPS, and DEPTH if a depth is given."""
+    """Return the capabilities that thinking needs: CONTINUE, STOPS, and DEPTH if a depth is set."""
     return depth_needs(depth) | {Capability.CONTINUE, Capability.STOPS}

@@ -1,22 +1,22 @@
-"""How an LLM judge's reply becomes a verdict, and which verdicts a pool holds. Pure.
+"""Reading verdicts and comparisons from an LLM judge's replies, and finding them in a pool. Pure.
 
-A judge is a request: `purpose=VERIFY, subjects=(ordinal,)` asks for a verdict on one trace,
-`purpose=COMPARE, subjects=(first, second)` which of two is right. It may go to the same model,
-another pool (`model`) or another depth (`depth`). A turn on the way to a verdict (a rewrite, a scan
-for errors) has no subjects. The trace carries the `subjects` of its request, so that a selector can
-read a finished pool by itself:
+A judge is a request: `purpose=VERIFY, subjects=(ordinal,)` requests a verdict on one trace, and
+`purpose=COMPARE, subjects=(first, second)` a choice between two. It may use the same model, another
+pool (`model`) or another depth (`depth`). An intermediate turn before a verdict (a rewrite, a scan
+for errors) has no subjects. The trace carries the `subjects` of its request, so a selector can read
+the verdicts from a finished pool alone:
 
     for ordinal, scores in opinions(traces).items(): ...
 
-There are three forms of verdict, each on a line of its own. The last one counts, and only after a
-closed `</think>`:
+There are three forms of verdict, each on a separate line. The last one counts; text before a closed
+`</think>` is ignored:
 
     Verdict: correct        | incorrect
     Score: 7/10             | Score: 7
     Winner: 1               | 2, or tie
 
-The one rule: a reply in none of these forms is no verdict. It is left out, never read as 0 or as
-one half.
+The one rule: a reply in none of these forms is not a verdict. It is left out, never read as 0 or
+as 0.5.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TOP_SCORE = 10
 
 
 def verdict(text: str) -> float | None:
-    """Return 1.0 for "correct", 0.0 for "incorrect"; None when neither is there."""
+    """Return 1.0 for "correct", 0.0 for "incorrect"; None if the reply contains neither."""
     match = _last(_VERDICT, text)
     if match is None:
         return None
@@ -64,9 +64,9 @@ def verdict(text: str) -> float | None:
 
 
 def rating(text: str) -> float | None:
-    """Return a score from 1 to 10 as a share of 1: (n - 1) / 9.
+    """Return a score from 1 to 10 scaled to [0, 1]: (n - 1) / 9.
 
-    None when there is none or it is out of range.
+    None if there is no score or it is out of range.
     """
     match = _last(_SCORE, text)
     if match is None or match["of"] not in (None, str(_TOP_SCORE)):
@@ -82,9 +82,9 @@ def winner(text: str) -> float | None:
 
 
 def _opinion(trace: Trace) -> float | None:
-    """Return a judge's verdict on one trace, from either a verdict or a score.
+    """Return a judge's verdict on one trace, read from either a verdict or a score.
 
-    None when the reply has neither or both.
+    None if the reply contains neither or both.
     """
     values = [value for value in (verdict(trace.text), rating(trace.text)) if value is not None]
     return values[0] if len(values) == 1 else None
@@ -93,7 +93,7 @@ def _opinion(trace: Trace) -> float | None:
 def opinions(traces: Iterable[Trace]) -> dict[int, list[float]]:
     """Return the verdicts on each trace, by its ordinal; unreadable ones are left out.
 
-    They are in the order of the judges' ordinals.
+    The verdicts on a trace are in the order of the judge requests' ordinals.
     """
     by_subject: dict[int, list[float]] = {}
     for trace in _replies(traces, Purpose.VERIFY, n_subjects=1):
@@ -112,7 +112,7 @@ class Comparison:
 
 
 def matches(traces: Iterable[Trace]) -> list[Comparison]:
-    """Return the comparisons in a pool, by the judges' ordinals; unreadable ones are left out."""
+    """Return a pool's comparisons by ordinal of the judge's request, without unreadable ones."""
     replies = _replies(traces, Purpose.COMPARE, n_subjects=2)
     return [
         Comparison(trace.subjects[0], trace.subjects[1], share)
@@ -122,7 +122,7 @@ def matches(traces: Iterable[Trace]) -> list[Comparison]:
 
 
 def _replies(traces: Iterable[Trace], purpose: Purpose, n_subjects: int) -> list[Trace]:
-    """Return the judges' replies about so many traces, by ordinal, without those that were lost."""
+    """Return the judges' replies with `n_subjects` subjects, by ordinal, without lost ones."""
     replies = (
         t for t in traces if t.purpose is purpose and len(t.subjects) == n_subjects and not t.lost
     )

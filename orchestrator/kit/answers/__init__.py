@@ -1,5 +1,5 @@
-"""Reading replies: where one gives its answer, and what numbers, formulas and code it holds.
+"""Reading replies: finding the answer, numbers, formulas and code in a text.
 
-Pure text, in linear time. When two answers are the same is decided by the domains in
-`verifiers/answers`.
+Pure text processing in linear time. The domains in `verifiers/answers` decide when two answers are
+the same.
 """

@@ -1,4 +1,4 @@
-"""Where a reply gives a program: its fenced code blocks (Markdown). Linear time on any text.
+"""Finding programs in a reply: its fenced code blocks (Markdown). Linear time on any text.
 
 last_program(reply, finished=True)      # the last Python block
 """
@@ -15,10 +15,10 @@ _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})(.*)")
 
 
 def last_program(text: str, finished: bool, fences: Sequence[str] = PYTHON) -> str | None:
-    """Return the last block with one of these languages on its fence, else the last with none.
+    """Return the last block with one of these languages on its fence, else the last without
 
-    None without any. Only what follows a closed `</think>` counts. A block that is not closed
-    counts when the text came to its end. Blank blocks do not.
+    None if there is no such block. Text before a closed `</think>` is ignored, and so are blank
+    blocks. An unclosed block counts if the text is complete.
     """
     part = reply(text, finished)
     named = bare = None
@@ -33,9 +33,10 @@ def last_program(text: str, finished: bool, fences: Sequence[str] = PYTHON) -> s
 
 
 def _blocks(text: str, finished: bool) -> list[tuple[str, str]]:
-    """Language and content of each block, in order.
+    """Return the language and content of each block, in order.
 
-    A list's indentation is removed; a fence is closed by one of its kind that is at least as long.
+    The indentation of a list is removed. The same kind of fence, of at least equal length, closes a
+    block.
     """
     blocks: list[tuple[str, str]] = []
     opened: tuple[str, str, str] | None = None  # indentation, fence, language

@@ -1,11 +1,11 @@
-r"""Where a reply gives its answer: boxes, "the answer is", `####`, or its last line.
+r"""Finding the answer in a reply: boxes, "the answer is", `####`, or the last line.
 
     answer = find_answer(text, finished, read, read_last_line)
 
 The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a
-fixed number of statements), so that it may run in the caller's process on replies of any length. It
-finds *where* an answer is given; whether an answer is there, and of what kind, is the domain's
-business.
+fixed number of statements), which makes it safe in the caller's process on replies of any length.
+This module finds *where* an answer is stated; the domain decides whether the text there is an
+answer, and of what kind.
 """
 
 import re
@@ -50,7 +50,7 @@ _ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The part of a text in which answers count, and whether it came to its end."""
+    """The part of a text in which answers count, and whether the text is complete."""
 
     text: str
     finished: bool
@@ -67,11 +67,11 @@ class Mark(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One place where an answer is given.
+    """One place where an answer is stated.
 
-    `texts` is what is there: of a box its content, with one text for each of several boxes joined
-    by a comma, "and" or "or"; else the rest of the line. A box or a `####` line holds nothing but
-    the answer; after words more may follow it. `denied`: "is not".
+    `texts` are the contents of a box, with one text for each of several boxes joined by a comma,
+    "and" or "or"; otherwise the rest of the line. A box or a `####` line contains only the answer;
+    a statement in words may continue after it. `denied`: the statement says "is not".
     """
 
     mark: Mark
@@ -88,7 +88,7 @@ def find_answer(
     read_last_line: Callable[[str], str | None],
     nouns: tuple[str, ...] = ("answer",),
 ) -> str | None:
-    """Return the answer given last; where a finished reply gives none, that of its last line."""
+    """Return the last stated answer; if a finished reply states none, that of its last line."""
     part = reply(text, finished)
     found = statements(part.text, nouns)
     if value := latest_answer(found, read):
@@ -97,9 +97,9 @@ def find_answer(
 
 
 def reply(text: str, finished: bool) -> Reply:
-    """Return what follows the last `</think>`, or all of the text where nothing follows it.
+    """Return the text after the last `</think>`, or the whole text if nothing follows it.
 
-    Open reasoning is unfinished.
+    A reply with unclosed reasoning is unfinished.
     """
     _, tag, tail = text.rpartition("</think>")
     if tag and tail.strip():
@@ -111,7 +111,7 @@ def reply(text: str, finished: bool) -> Reply:
 def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
     """Return the explicit statements, in order; at most the last 64.
 
-    Empty and unclosed boxes are among them, with an empty text.
+    Empty and unclosed boxes are included, with an empty text.
     """
     candidates = _phrases(text, nouns)
     if r"\boxed" in text or r"\fbox" in text:
@@ -125,7 +125,7 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statemen
 def latest_answer(
     candidates: list[Statement], read: Callable[[Statement], str | None]
 ) -> str | None:
-    """Return the latest answer that `read` sees in a statement and that is not denied later."""
+    """Return the latest answer that `read` finds in a statement and that is not denied later."""
     denied: set[str] = set()
     for statement in reversed(candidates):
         value = read(statement)
@@ -139,10 +139,10 @@ def latest_answer(
 
 
 def is_silent(candidates: list[Statement]) -> bool:
-    """Tell whether no answer is stated, so that a fallback may read the reply's last line.
+    """Tell whether no answer is stated; then a fallback may read the reply's last line.
 
-    A failed attempt (an empty box, "is not 5", "is between 5 and 6") is not silence. A label alone
-    is: what follows `Answer:` is often a solution or a sentence.
+    A failed statement (an empty box, "is not 5", "is between 5 and 6") is not silence. A label
+    alone is: the text after `Answer:` is often a solution or a sentence.
     """
     return all(statement.mark is Mark.LABEL and not statement.denied for statement in candidates)
 
@@ -163,7 +163,7 @@ def _last_line(text: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """Return the text up to the end of its first sentence, or of its first line."""
+    """Return the text up to the end of its first sentence or first line."""
     line = text.split("\n", 1)[0]
     for match in re.finditer(r"[.!?](?:[*_\"'”)]{0,3})(?=\s|$)|[.!?](?=[A-Z][a-z])", line):
         word = re.search(r"(\w{1,12})$", line[max(0, match.start() - 12) : match.start()])
@@ -176,7 +176,7 @@ def first_sentence(text: str) -> str:
 
 
 def _boxes(text: str) -> list[Statement]:
-    """Outermost boxes in order; those joined by a comma or a conjunction are one.
+    """Return the outermost boxes in order; boxes joined by a comma or a conjunction are one.
 
     An unclosed box has an empty text.
     """
@@ -223,7 +223,7 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
 
 def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
     folded = text.casefold()
-    # a plain search costs a tenth of the patterns
+    # a plain substring search takes a tenth of the patterns' time
     if "final" not in folded and all(noun not in folded for noun in nouns):
         return []
     marks = [
@@ -257,9 +257,9 @@ def _hashes(text: str) -> list[Statement]:
 
 
 def _after(text: str, start: int) -> str:
-    """What a label refers to: the rest of its line, a display formula, or the next line.
+    """Return the text a label refers to: the rest of its line, a display formula, or the next line.
 
-    Nothing where the next line opens a list.
+    Empty if the next line starts a list.
     """
     window = text[start : start + _WINDOW]
     content = window.lstrip()

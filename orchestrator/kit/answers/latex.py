@@ -2,9 +2,9 @@ r"""The mathematical expression that prose states: `5 apples, because 2 + 3 = 5`
 
     leading_expression("5 apples, because 2 + 3 = 5")   # "5"
 
-The one rule: when what follows could change the value ("5 times the price", "between 5 and 6", "5
-hours and 30 minutes"), nothing is read. It looks at a sentence or a line of bounded length. What
-the expression is worth is not its business (`kit.answers.numbers`, `verifiers`).
+The one rule: when the following words could change the value ("5 times the price", "between 5 and
+6", "5 hours and 30 minutes"), nothing is read. The input is a sentence or a line of bounded length.
+Not covered: the value of the expression (`kit.answers.numbers`, `verifiers`).
 """
 
 import re
@@ -40,12 +40,12 @@ _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
 def leading_expression(words: str) -> str | None:
-    """Return the expression, or list of expressions, that opens a phrase.
+    """Return the expression, or list of expressions, at the start of a phrase.
 
-    None where the rest of the sentence could change it.
+    None if the rest of the sentence could change it.
     """
     words = words.strip().lstrip("*_: ").strip()
-    # most answers; what follows takes five times as long to say the same
+    # the common case; the code below gives the same result in five times the time
     if plain := _PLAIN_NUMBER.fullmatch(words):
         return plain[1]
     formulas, rest = _formulas(words)
@@ -65,9 +65,9 @@ def leading_expression(words: str) -> str | None:
 def closing_values(line: str) -> list[str]:
     """Return the values that a closing line states; [] for a question.
 
-    One value, or several between which it does not decide. The first of these that is there: what
-    it sets in bold; what follows its last "is", "are" or "equals"; its formulas; what follows its
-    last `=`; its numbers.
+    More than one means that the line is ambiguous. The values are the first of these that exists:
+    the text in bold; the text after the last "is", "are" or "equals"; the formulas; the text after
+    the last `=`; the numbers.
     """
     line = line.strip()
     if len(line) > MAX_ANSWER_CHARS or line.endswith(("?", ":")):
@@ -107,7 +107,7 @@ def _formulas(words: str) -> tuple[list[str], str]:
 
 
 def _formula(text: str) -> tuple[str, str] | None:
-    """The content of the formula at the front, and what follows it.
+    """Return the content of the formula at the start of a text, and the text after it.
 
     `$18 and $20` are two prices, not a formula.
     """

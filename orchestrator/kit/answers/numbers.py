@@ -2,10 +2,10 @@ r"""Numbers as models write them, read exactly.
 
     quantity(r"x = \$1{,}000 per hour")     # Fraction(1000)
 
-It reads `1,000`, `.5`, `\frac12`, `50\%`, `3 \times 10^{4}`, `2\frac{1}{2}` or `\$18.50 per hour`.
-The one rule: exact or nothing, and bounded. Text is never evaluated, and what would be larger than
-`_MAX_BITS` is not read, so `10^10^10` costs nothing. It does not do algebra: `2+3` and `\sqrt{4}`
-are for `verifiers.answers.math`.
+Examples of readable numbers: `1,000`, `.5`, `\frac12`, `50\%`, `3 \times 10^{4}`, `2\frac{1}{2}`,
+`\$18.50 per hour`. The one rule: the value is exact or None, and bounded. Text is never evaluated,
+and a number larger than `_MAX_BITS` is not read, so `10^10^10` costs nothing. Not covered: algebra
+such as `2+3` and `\sqrt{4}` (`verifiers.answers.math`).
 """
 
 import re
@@ -131,9 +131,9 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
 def tidy(text: str) -> str:
-    r"""Return the same LaTeX in one spelling.
+    r"""Return the same LaTeX in a uniform spelling.
 
-    `\frac{1}{2}` for `\dfrac12`, no `\left`, commands for Unicode signs.
+    For example `\frac{1}{2}` for `\dfrac12`, no `\left`, commands instead of Unicode signs.
     """
     text = _SUPERSCRIPT.sub(
         lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text.translate(_SYMBOLS)
@@ -144,9 +144,9 @@ def tidy(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    r"""Return the text without closing marks and without what encloses all of it.
+    r"""Return the text without closing punctuation and without delimiters around all of it.
 
-    `$…$`, `\(…\)`, `\boxed{…}`, `**…**`, `{…}`.
+    The delimiters are `$…$`, `\(…\)`, `\boxed{…}`, `**…**` and `{…}`.
     """
     before = None
     while text != before:
@@ -168,7 +168,7 @@ def unwrap(text: str) -> str:
 
 
 def without_name(text: str) -> str:
-    """Return the right side of `x = …`; the text itself where the left side is not one name."""
+    """Return the right side of `x = …`; the text itself if the left side is not a single name."""
     match = _ASSIGNED.match(text)
     while match and match.end() < len(text):
         text = text[match.end() :].strip()
@@ -179,8 +179,8 @@ def without_name(text: str) -> str:
 def rational(text: str) -> Fraction | None:
     """Return the exact value of one written number.
 
-    None: not a number, not finite, or too large to hold. `text` is tidy. A percentage is a
-    hundredth: `50%` is 1/2 and not 50.
+    None if the text is not a number, not finite, or too large. `text` must be the output of `tidy`.
+    Percentages are divided by 100: `50%` is 1/2, not 50.
     """
     text = text.strip()
     if not text or len(text) > MAX_CHARS:
@@ -191,12 +191,12 @@ def rational(text: str) -> Fraction | None:
     return _unsigned(text)
 
 
-@lru_cache(maxsize=8192)  # a problem's attempts state the same few answers over and over
+@lru_cache(maxsize=8192)  # a problem's attempts repeat the same few answers
 def quantity(text: str) -> Fraction | None:
     r"""Return the exact value of one number with a name, currency or unit: `x = \$5` is 5.
 
-    Units are dropped, never converted: `5 cm` and `5 m` are both 5. None for everything that is not
-    one number.
+    Units are dropped, never converted: `5 cm` and `5 m` are both 5. None for any text that is not a
+    single number.
     """
     if len(text) > MAX_CHARS:
         return None
@@ -225,9 +225,9 @@ def _measured(text: str) -> Fraction | None:
 
 
 def _unit_or_words(match: re.Match[str]) -> str:
-    """Nothing for a unit; the bare words where they change the number.
+    """Return "" for a unit, and the bare words where they change the number.
 
-    `_measured` decides about those.
+    `_measured` handles those words.
     """
     words = match[1].casefold().split()
     return (
@@ -280,9 +280,9 @@ def _times_power(value: Fraction, base: int, exponent: int) -> Fraction | None:
 
 
 def _whole(inner: str) -> bool:
-    r"""Whether the delimiters around `inner` are one pair.
+    r"""Tell whether the delimiters around `inner` belong together.
 
-    Not so for the outer ends of `$a$ and $b$` or `{a}{b}`.
+    Those at the ends of `$a$ and $b$` or `{a}{b}` do not.
     """
     if "$" in inner or "**" in inner or "`" in inner or r"\)" in inner or r"\]" in inner:
         return False
