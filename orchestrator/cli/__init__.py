@@ -1,5 +1,5 @@
-"""The command `leadline`: parses arguments, calls what does the work, prints the result.
+"""The command `leadline`: parses arguments, calls the library, prints the result.
 
-Belongs here: what only a person at a terminal needs. What a script could use as well belongs to
-`orchestrator.studies` or `orchestrator.runtime`. No other package imports this one.
+Code that only a person at a terminal needs belongs here. Code that a script could also use belongs
+in `orchestrator.studies` or `orchestrator.runtime`. No other package imports this one.
 """

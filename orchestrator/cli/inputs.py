@@ -1,5 +1,6 @@
-"""What commands read before anything starts: the plan, the rows of its problem file, the directory
-of a study; with a message about whatever is unusual in them.
+"""Reads the inputs of commands before anything starts: plan, problem file and study directory.
+
+Anything unusual in them is reported to the user.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _N_NAMED = 3  # invalid rows that are named at the start
 
 
 def read_plan(path: str | Path | None, flags: Mapping[str, str]) -> LoadedPlan:
-    """Return a loaded plan, after a note for each former name that it uses.
+    """Return a loaded plan, after printing a note for each former name that it uses.
 
-    PlanError when it cannot be carried out, also where a verifier does not load in its own process.
+    PlanError when the plan cannot run, or a verifier does not load in its worker process.
     """
     loaded = load_plan(path, flags)
     blocking(lambda: check_isolated(loaded.plan.verifiers))
@@ -45,7 +46,7 @@ def problems_and_directory(loaded: LoadedPlan, verb: str) -> tuple[Path, Path]:
 
 
 def study_directory(loaded: LoadedPlan, flags: Mapping[str, str], name: str) -> Path:
-    """Return where a study's jobs go: `--out`, else the plan's job directory with `-NAME` added."""
+    """Return the directory of a study: `--out`, or else the plan's job directory plus `-NAME`."""
     assert loaded.out is not None
     if "out" in flags:
         return loaded.out
@@ -53,7 +54,7 @@ def study_directory(loaded: LoadedPlan, flags: Mapping[str, str], name: str) -> 
 
 
 def first_problems(path: str | Path, plan: Plan, limit: int) -> ProblemFile:
-    """Return the first `limit` rows of a problem file (0: all), read as the plan says."""
+    """Return the first `limit` rows of a problem file (0: all), with the plan's domain."""
     return read_problems(path, default_domain=plan.domain, domains=plan.domains, limit=limit)
 
 
@@ -76,7 +77,7 @@ def report_rows(file: ProblemFile, display: DisplayOptions) -> None:
 
 
 def run_name(plan: Plan, execution: Execution) -> str:
-    """Return what runs, as in: adaptive n=16 · smollm2 on ray."""
+    """Return a title for a run, such as: adaptive n=16 · smollm2 on ray."""
     strategy = (
         f"auto: {spelled(auto.chosen_strategy(plan))}"
         if plan.strategy.name == auto.NAME

@@ -16,8 +16,10 @@ from orchestrator.cli.view import plugins as view
 @click.option("--json", "as_json", is_flag=True, help="Print the list with all options as JSON.")
 @debug_option
 def plugins(name: str | None, as_json: bool) -> int:
-    """List the strategies, selectors, verifiers, domains, engines and similarities that a plan can
-    name. With a NAME: what it does, and its options with type, default, range and meaning.
+    """List the plugins that a plan can name.
+
+    These are strategies, selectors, verifiers, domains, engines and similarities. With a NAME,
+    describe that plugin and its options with type, default, range and meaning.
 
     \b
     Examples:
@@ -40,7 +42,7 @@ def plugins(name: str | None, as_json: bool) -> int:
     "--engine",
     "deep",
     is_flag=True,
-    help="Answer one question with the real engine too (a minute or two).",
+    help="Also answer one question with the real engine (a minute or two).",
 )
 @debug_option
 def doctor(deep: bool) -> int:

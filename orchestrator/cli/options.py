@@ -1,7 +1,7 @@
-"""What the command line accepts: options that commands share, and each key of a plan as a flag.
+"""Command-line options that commands share, and a flag for each key of a plan.
 
-The one rule: the text of a flag is passed on as it was typed. The plan's loader checks keys, types
-and values, so files and flags accept the same. The loader is imported only when a flag or a help
+The one rule: the text of a flag is passed on unchanged. The plan's loader checks keys, types and
+values, so files and flags accept the same input. The loader is imported only when a flag or a help
 text is needed.
 """
 
@@ -19,7 +19,7 @@ import click
 EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    the work could not be finished, or no problem got a result of its own
+  1    the work could not be finished, or no problem ended with an answer or an abstention
   2    the command, the plan or an input file is invalid; nothing was started
   130  stopped by Ctrl-C (143: by SIGTERM); finished traces are kept"""
 _DEBUG = "orchestrator.debug"
@@ -45,7 +45,7 @@ _METAVARS = {
 
 @dataclass(frozen=True, slots=True)
 class DisplayOptions:
-    """What a command shows while it works and at its end."""
+    """The output options of a command: progress, summary and JSON."""
 
     every_seconds: float = 10.0
     quiet: bool = False
@@ -89,7 +89,7 @@ def wants_debug(ctx: click.Context) -> bool:
 
 
 def display_options(function: Callable[..., int]) -> Callable[..., int]:
-    """Add the options on what is shown; the command gets them as one argument, `display`."""
+    """Add the output options; the command receives them as one argument, `display`."""
 
     @click.option(
         "--every",
@@ -98,7 +98,7 @@ def display_options(function: Callable[..., int]) -> Callable[..., int]:
         default=10.0,
         metavar="SECONDS",
         show_default=True,
-        help="Pause between two lines of progress, where the error stream is not a terminal.",
+        help="Seconds between lines of progress if the error stream is not a terminal.",
     )
     @click.option(
         "--quiet",
@@ -164,9 +164,9 @@ def _unquoted(default: str) -> str:
 
 
 class PlanCommand(click.Command):
-    """A command that takes the keys of a plan as flags, and gets those that were set as `flags`.
+    """A command that accepts the keys of a plan as flags and receives the set ones as `flags`.
 
-    `accepts` tells which keys it takes; `without` names exceptions.
+    `accepts` tells which keys are accepted; `without` names exceptions.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class PlanCommand(click.Command):
         without: Collection[str] = (),
         **settings: Any,
     ) -> None:
-        """Declare the command; its flags are made when they are needed."""
+        """Declare the command; its flags are created on demand."""
         settings = {"epilog": EXIT_CODES, "options_metavar": "[FLAGS]", **settings}
         super().__init__(*args, **settings)
         self._accepts: Callable[[str], bool] = lambda key: accepts(key) and key not in without

@@ -91,7 +91,7 @@ def run(
 def resume(directory: str, flags: Mapping[str, str], display: DisplayOptions) -> int:
     """Continue an interrupted job from its directory alone.
 
-    The plan is the one that the job began with. What decides only speed may change: the flags of
+    The plan is the one that the job started with. Only settings of speed may change: the flags of
     `execution`.
 
     \b
@@ -103,7 +103,7 @@ def resume(directory: str, flags: Mapping[str, str], display: DisplayOptions) ->
     source = read_source(path)
     if source is None:
         raise PlanError(
-            f"{path} was begun from Python, or stopped before anything ran: run the same "
+            f"{path} was started from Python, or stopped before anything ran: run the same "
             "script or command again to continue"
         )
     loaded = read_plan(path / PLAN_FILE, flags)
@@ -118,7 +118,7 @@ def resume(directory: str, flags: Mapping[str, str], display: DisplayOptions) ->
     "plan_file",
     type=click.Path(),
     metavar="PLAN.toml",
-    help="Take the plan from this file; its problems are not read.",
+    help="Use the plan in this file; its problems are ignored.",
 )
 @click.option("--show-traces", is_flag=True, help="Also print the text of every trace.")
 @display_options
@@ -131,7 +131,7 @@ def solve(
 ) -> int:
     """Answer one question and show the vote. "-" reads the question from the standard input.
 
-    Nothing is kept unless --out names a directory for the job.
+    Nothing is saved unless --out names a directory for the job.
 
     \b
     Examples:
@@ -184,9 +184,7 @@ def _print_solution(
 
 
 def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
-    """Return the plan with the choice that its job began with, where `auto` chose just now and
-    nothing else differs.
-    """
+    """Return the plan with its job's recorded choice, if only the new choice of `auto` differs."""
     plan_file = directory / PLAN_FILE
     if not loaded.chosen or not plan_file.is_file():
         return loaded.plan
@@ -202,7 +200,7 @@ def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
 def _run_job(
     directory: Path, plan: Plan, execution: Execution, source: JobSource, display: DisplayOptions
 ) -> int:
-    """Run what remains of a job and print its summary."""
+    """Run the remaining problems of a job and print the summary."""
     file = first_problems(source.problems, plan, source.limit)
     report_rows(file, display)
     _report_choice(plan, display)
@@ -223,7 +221,7 @@ def _run_job(
     if outcome.signal_number:
         n_done = len(file.problems) - summary.n_open
         message(
-            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done; other "
+            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done; all other "
             f"finished traces are kept in {directory}"
         )
         message(f"to continue: {resume_command}")
@@ -273,7 +271,7 @@ def _summary(
 
 
 def _program() -> str:
-    """Return how this program is called: by its name alone where the shell finds it so."""
+    """Return the command to call this program: its bare name if the shell finds it."""
     called = sys.argv[0]
     found = shutil.which("leadline")
     is_plain = Path(called).name != "leadline" or (
@@ -284,7 +282,7 @@ def _program() -> str:
 
 @contextlib.contextmanager
 def _naming_remedy(resume_command: str) -> Iterator[None]:
-    """Add to an EngineError of the block how to continue."""
+    """Add the command to continue to the message of an EngineError raised in the block."""
     try:
         yield
     except EngineError as error:
@@ -295,7 +293,7 @@ def _naming_remedy(resume_command: str) -> Iterator[None]:
 
 
 def _report_choice(plan: Plan, display: DisplayOptions) -> None:
-    """Print what `auto` chose."""
+    """Print the choice of `auto`."""
     choice = auto.description(plan)
     if choice and not display.quiet:
         message(f"auto chose {choice}")

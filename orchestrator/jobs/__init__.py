@@ -1,5 +1,5 @@
-"""What lies on disk: job directories, journals and files of problems.
+"""Job directories, journals and files of problems on disk.
 
-Reading and writing them belongs here. What is computed from them belongs to `orchestrator.studies`,
-and running a job to `orchestrator.runtime`.
+Reading and writing them belongs here. Computing results from them belongs in
+`orchestrator.studies`, and running a job in `orchestrator.runtime`.
 """

@@ -1,6 +1,6 @@
-"""Files as a job writes and identifies them: replaced whole or not at all, known by their digest.
+"""Atomic writes and digests of a job's files: a file is replaced as a whole or not at all.
 
-It knows nothing of what the files hold.
+Not covered: the content of the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orchestrator.core.errors import JournalError, PlanError
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file's content in one step.
 
-    JournalError naming the file when the disk refuses; the old content then stays.
+    JournalError naming the file when the write fails; the old content then remains.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,8 +1,8 @@
 """The one reader of job directories: plan, source, problems, results and pools.
 
-Pools are as a vote sees them. Everything is read at once and nothing is written, so a job that
-still runs is read as far as it has come. It reads no reference answers
-(`orchestrator.studies.evaluate` does), and no job that is open for running: that has its journal.
+Pools are in the form that a selector sees. Everything is read at once and nothing is written; from
+a job that still runs, the reader gets its current state. Not covered: reference answers
+(`orchestrator.studies.evaluate`) and the running job itself, which uses its journal.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from orchestrator.jobs.source import JobSource, read_source
 
 @dataclass(frozen=True, slots=True)
 class FinishedJob:
-    """What a job directory holds; the mappings are by problem id.
+    """The contents of a job directory; the mappings are by problem id.
 
     `digests` and `pools` have every problem that was opened, `results` those that were concluded.
-    Pools lie in order of arrival, without token ids. `source` is None when the job was started from
+    Pools are in order of arrival, without token ids. `source` is None when the job was started from
     Python.
     """
 
@@ -58,10 +58,10 @@ class FinishedJob:
         return {id: rows.get(id, self.plan.domain) for id in self.results}
 
     def problems(self, *files: str) -> tuple[dict[str, Problem], tuple[str, ...]]:
-        """Return every opened problem as the first of these files has it, and notes on the others.
+        """Return every opened problem as in the first matching file, and notes on the other files.
 
-        Without `files` it is the job's own. A journal keeps no prompts, only digests that tell
-        whether a file's are the same; a problem without a matching row has the prompt "".
+        Without `files`, the job's own file is read. A journal stores no prompts, only digests that
+        show whether a file has the same ones; a problem without a matching row has the prompt "".
         """
         problems = {id: Problem(id, "", self.plan.domain) for id in self.digests}
         own = self.source.problems if self.source else ""

@@ -1,8 +1,8 @@
 """A job on disk: one directory with the plan, the journal and results.jsonl.
 
-Running a job again resumes it; with a changed plan it is refused. The one rule: results.jsonl is a
-view of the journal, rewritten whole, atomically, in input order, from time to time and at every
-end, also a bad one. One process at a time holds a job directory. No engine is started here.
+Running a job again resumes it; a changed plan is refused. The one rule: results.jsonl is a view of
+the journal in input order, rewritten atomically from time to time and whenever a run ends, even
+with an error. Only one process at a time may use a job directory. No engine is started here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def results_path(self) -> Path:
-        """Return where results.jsonl lies."""
+        """Return the path of results.jsonl."""
         return self.directory / "results.jsonl"
 
     def remaining(self) -> list[Problem]:
@@ -56,9 +56,9 @@ class Job:
         return [known[i] for i in self.order if i in known]
 
     def export(self) -> None:
-        """Write results.jsonl whole, then put it in place in one step.
+        """Replace results.jsonl in one step.
 
-        JournalError when the disk refuses.
+        JournalError when the write fails.
         """
         write_atomically(
             self.results_path,
@@ -82,9 +82,9 @@ def open_job(
 ) -> Iterator[Job]:
     """Yield the job of this plan in this directory, new or resumed.
 
-    JobBusyError when another process holds it; PlanError when it was started with another plan, or
-    with other texts for the same ids, naming what differs. Whatever ends the block, results.jsonl
-    is written once more and the directory is released.
+    JobBusyError when another process uses it; PlanError, naming the differences, when it was
+    started with another plan or with other texts for the same ids. However the block ends,
+    results.jsonl is written once more and the directory is released.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _held(directory: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise JobBusyError(
-            f"job directory {directory}: another process works on it; "
+            f"job directory {directory}: another process is using it; "
             "wait for it or choose another with --out"
         ) from error
     except OSError as error:
@@ -156,7 +156,7 @@ def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
             or "the meaning of plans, with the version of Leadline"
         )
         raise PlanError(
-            f"{directory} was started with another plan; what differs:\n  {changed}\n"
+            f"{directory} was started with another plan; the differences:\n  {changed}\n"
             "Change it back to continue, or start another job with --out DIRECTORY."
         )
 

@@ -1,10 +1,10 @@
 """The journal: every annotated trace, stop and result of a job, in one SQLite file.
 
-Events lie in order of arrival. Append-only, one writer, many events per transaction (group commit).
-The one rule: an event is delivered to nobody before it is here, so a process killed at any moment
-costs at most the traces that were in flight. WAL with synchronous=NORMAL: safe against killed
-processes; a power cut may take back the last transactions, never more, and never corrupts. Which
-strategy ran does not matter here.
+Events are stored in order of arrival. Append-only, one writer, many events per transaction (group
+commit). The one rule: an event is journalled before anything else sees it, so killing the process
+at any moment loses at most the traces in flight. WAL with synchronous=NORMAL survives killed
+processes; a power cut may undo the last transactions but never corrupts the file. The journal is
+the same for every strategy.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _decode_result(body: bytes) -> Result:
 class Journal:
     """An open journal file.
 
-    Any thread may call, one at a time. An sqlite3 error becomes a JournalError that names its
+    Any thread may call it, one at a time. An sqlite3 error becomes a JournalError that names the
     remedy.
     """
 
@@ -130,7 +130,7 @@ class Journal:
     def append(self, events: Sequence[Event]) -> None:
         """Write events in one transaction: all of them or, with a JournalError, none.
 
-        A trace that is there already is an error.
+        A trace that is already in the journal is an error.
         """
         traces: list[tuple[object, ...]] = []
         results: list[tuple[object, ...]] = []
@@ -217,9 +217,9 @@ class Journal:
                 )
 
     def traces(self, problem_id: str) -> Sequence[Trace]:
-        """Return one problem's traces in order of arrival, as its vote sees them.
+        """Return one problem's traces in order of arrival, as its selector sees them.
 
-        Those that its result dropped count as cancelled.
+        Traces that its result lists as dropped count as cancelled.
         """
         traces = [e.trace for e in self.events(problem_id) if isinstance(e, Arrived)]
         result = self.result(problem_id)
@@ -230,13 +230,13 @@ class Journal:
         return [changed(trace, token_ids=()) for trace in self.traces(problem_id)]
 
     def n_traces(self) -> int:
-        """Return how many traces it holds."""
+        """Return how many traces the journal contains."""
         return int(self._query("SELECT COUNT(ordinal) FROM events").fetchone()[0])
 
     def notes(self) -> tuple[int, str]:
-        """Return how many traces have a note on what could not be decided, and the first note.
+        """Return how many traces have a note on an undecided answer or verdict, and the first note.
 
-        It is (0, "") without any.
+        (0, "") without any.
         """
         # CAST: SQLite would take a BLOB for its own binary JSON. Cancelled traces carry notes of
         # another kind.

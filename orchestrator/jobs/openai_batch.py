@@ -1,7 +1,7 @@
 """The OpenAI batch format: its rows become fields of a problem, results become lines of its output.
 
-What a row requests that its output could not honour is refused here. Problems are made of the
-fields by `orchestrator.jobs.problems`, as of the fields of every other format.
+Requests in a row that its output could not honour are refused here. `orchestrator.jobs.problems`
+builds problems from the fields, as for every other format.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def is_batch_row(row: Mapping[str, Any]) -> bool:
 def problem_fields(row: Mapping[str, Any]) -> tuple[JSON, str]:
     """Return a row's fields as a problem has them, and why the row is invalid ("" when it is not).
 
-    `prompt` or `messages` stands beside the row's top-level fields, the rest of its body under
+    `prompt` or `messages` is added to the row's top-level fields; the rest of its body is under
     `body`.
     """
     method, url, body = row.get("method", "POST"), row.get("url"), row.get("body")
@@ -87,9 +87,9 @@ def refusal(body: Mapping[str, Any]) -> str:
 
 
 def write_batch_output(job: Job, plan: Plan) -> Path:
-    """Write a job's results as the output of an OpenAI batch; return where.
+    """Write a job's results as the output of an OpenAI batch and return the file's path.
 
-    The file is replaced in one step. JournalError when the disk refuses.
+    The file is replaced in one step. JournalError when the write fails.
     """
     path = job.directory / "batch_output.jsonl"
     model = plan.models[plan.default_model].path
@@ -117,10 +117,10 @@ def output_line(result: Result, text: str, model: str) -> JSON:
     """Return a result as one line of an OpenAI batch's output.
 
     `text` is the whole text of the chosen trace ("" without one). A problem that was invalid or
-    failed has an `error` and no `response`. Beside OpenAI's fields the body has `leadline`: the
-    answer, its share of the votes (traces that agree, of those that stated an answer; None without
-    votes), and the status. Ids are derived, so that the same result is the same line; `created` is
-    0, since a result records durations and no date.
+    failed has an `error` and no `response`. In addition to OpenAI's fields the body has `leadline`:
+    the answer, its share of the votes (traces that agree, of those that stated an answer; None
+    without votes), and the status. Ids are derived from the result, so equal results have equal
+    lines; `created` is 0, because a result records durations but no date.
     """
     digest = hashlib.blake2b(
         f"{result.fingerprint}:{result.problem_id}".encode(), digest_size=12

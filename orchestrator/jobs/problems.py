@@ -1,9 +1,9 @@
 """From a file of rows to Problems: prompts and messages, domains, tags.
 
 An invalid row becomes a Result of status INVALID that names file and line, and the rest continues;
-a file without any valid row is a PlanError. Reference answers are dropped here:
-`orchestrator.studies.evaluate` reads them, by the same ids. Formats, encodings and ids belong to
-`orchestrator.jobs.rows`.
+a file without any valid row is a PlanError. Reference answers are dropped here;
+`orchestrator.studies.evaluate` reads them by the same ids. `orchestrator.jobs.rows` handles
+formats, encodings and ids.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
 
 @dataclass(frozen=True, slots=True)
 class ProblemFile:
-    """What a file holds. `order` has the id of every row, invalid ones included, in file order."""
+    """The contents of a file; `order` has the id of every row, invalid ones included, in order."""
 
     problems: tuple[Problem, ...]
     invalid: tuple[Result, ...]
@@ -47,9 +47,9 @@ def read_problems(
     """Return the problems of a JSONL, CSV, Parquet or OpenAI batch file, of its first `limit` rows.
 
     With limit 0 all rows count. `default_domain` is for rows that name none; `domains` are names
-    that rows may use beside the installed domains (a plan's own). Rows of an OpenAI batch cannot
-    set the model or how tokens are drawn: the plan does, and one warning says so. PlanError when
-    the file cannot be read, or none of the rows is valid.
+    that rows may use in addition to the installed domains (a plan's own). The plan sets the model
+    and the sampling for OpenAI batch rows too; a warning reports ignored settings. PlanError when
+    the file cannot be read or no row is valid.
     """
     path = Path(path)
     kind = detect_format(path)
@@ -119,7 +119,7 @@ def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str
 
 def _nothing(path: Path, invalid: list[Result]) -> str:
     if not invalid:
-        return f"{path} holds no rows; write one problem a line"
+        return f"{path} contains no rows; write one problem per line"
     listed = "".join(f"\n  {result.error}" for result in invalid[:3])
     more = f"\n  and {len(invalid) - 3} more" if len(invalid) > 3 else ""
     return f"{path}: none of its {len(invalid)} rows is a valid problem:{listed}{more}"
@@ -209,7 +209,7 @@ def _part(part: object, where: str) -> str:
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     what = part.get("type") if isinstance(part, dict) else _kind(part)
-    raise _Invalid(f"{where} has a part that is not text ({what}); Leadline reads text only")
+    raise _Invalid(f"{where} has a part that is not text ({what}); Leadline supports text only")
 
 
 def _tags(row: Row) -> str:

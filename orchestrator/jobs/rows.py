@@ -1,9 +1,9 @@
 """From a file to its rows, one at a time: JSONL, CSV, Parquet and OpenAI batch JSONL.
 
-Responsible for formats, encodings and ids, and for nothing else: `orchestrator.jobs.problems` makes
-Problems of rows and `orchestrator.studies.evaluate` reads reference answers from them, so both
-agree on which row is which. An invalid row is a Row with an `error`; an unreadable file is a
-PlanError. Prompts are not looked at, except to derive the id of a row that has none.
+Responsible for formats, encodings and ids only. `orchestrator.jobs.problems` builds Problems from
+rows and `orchestrator.studies.evaluate` reads reference answers from them, so both agree on which
+row is which. An invalid row is a Row with an `error`; an unreadable file is a PlanError. Prompts
+are used only to derive the id of a row that has none.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _MISNOMERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; `error`, when not empty, says why it is invalid.
+    """One row; `error`, if not empty, is the reason why the row is invalid.
 
-    `line` is where it starts, from 1 (in Parquet: the number of the row). `id` is the row's own, or
-    derived (`derived`), or `file:line` when it has no usable one. In `fields` an absent value is
-    absent, never None, and an OpenAI batch row is spread out: `messages` or `prompt` beside its
-    top-level fields, the rest of its body under `body`.
+    `line` is its first line, from 1 (in Parquet: the number of the row). `id` is the row's own, or
+    derived (`derived`), or `file:line` if it has no usable one. Absent values are left out of
+    `fields`, never None. An OpenAI batch row is flattened: `messages` or `prompt` are added to its
+    top-level fields, and the rest of its body is under `body`.
     """
 
     line: int
@@ -106,9 +106,9 @@ def detect_format(path: Path) -> Format:
 def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
     """Yield the rows of a file in order, blank lines skipped.
 
-    A row without an id gets one derived from its prompt or messages alone: the same after
-    reordering, and after answers or tags are added. An id that an earlier row has is an error of
-    the later row. PlanError when the file as a whole is no such file.
+    A row without an id gets one derived from its prompt or messages alone, so it survives
+    reordering and added answers or tags. A row that repeats an earlier row's id is invalid.
+    PlanError when the file as a whole is not in this format.
     """
     owners: dict[str, int] = {}  # id -> the line that has it
     reserved = re.compile(rf"{re.escape(path.name)}:\d+")
@@ -123,7 +123,7 @@ def iter_rows(path: Path, kind: Format) -> Iterator[Row]:
         # all, are joined by it.
         if id and owners.setdefault(id, record.line) != record.line:
             whose = "without an id of its own, its prompt" if own_id is None else f"its id {id!r}"
-            fault = f"{whose} is that of line {owners[id]} already; give each row an id of its own"
+            fault = f"{whose} is already that of line {owners[id]}; give each row a different id"
         elif reserved.fullmatch(id):
             fault = f"its id {id!r} is kept for rows without a usable id; choose another"
         if fault or not id:
@@ -149,7 +149,7 @@ def _own_id(own_id: object) -> tuple[str, str]:
     if isinstance(own_id, int) and not isinstance(own_id, bool):
         return str(own_id), ""
     shortened = _shortened(repr(own_id))
-    return "", f"its id is {shortened}; an id is a text that is not empty, or a whole number"
+    return "", f"its id is {shortened}; an id must be a non-empty text or a whole number"
 
 
 def _derived_id(fields: Mapping[str, Any]) -> tuple[str, str]:
@@ -302,7 +302,7 @@ def _head(path: Path) -> bytes:
     except OSError as error:
         raise PlanError(f"{path} cannot be read: {error.strerror}") from error
     if not head.removeprefix(_BOM):
-        raise PlanError(f"{path} is empty; write one problem a line")
+        raise PlanError(f"{path} is empty; write one problem per line")
     return head
 
 

@@ -1,7 +1,7 @@
-"""The source of a job: which problem file, and how many of its rows, it answers.
+"""The source of a job: its problem file, and how many of its rows the job answers.
 
-It is kept in the job's journal, so that `resume` needs no more; the plan with its execution lies
-beside it as plan.toml, which loads like any plan file. Nothing is run here.
+The source is stored in the job's journal, so `resume` needs only the directory. The plan and its
+execution are stored next to it in plan.toml, which loads like any plan file. Nothing runs here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def job_source(problems: Path, limit: int, format: str) -> JobSource:
 
 
 def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
-    """Keep a source in a job, and the plan beside it. JournalError when the disk refuses."""
+    """Store a source and the plan in a job; JournalError when the write fails."""
     text = plan_toml(plan, execution, problems=source.problems, out=str(job.directory.resolve()))
     write_atomically(job.directory / PLAN_FILE, text.encode())
     job.journal.set_meta(_META, msgspec.json.encode(source).decode())
@@ -81,7 +81,7 @@ def require_unchanged(directory: Path, source: JobSource, plan: Plan) -> None:
     path = Path(source.problems)
     if not path.is_file():
         raise PlanError(
-            f"{directory} answers the problems of {path}, which is gone; "
+            f"{directory} answers the problems of {path}, which no longer exists; "
             "put it back, or name it with: leadline run --problems FILE"
         )
     if sha256(path) != source.sha256:

@@ -1,5 +1,4 @@
-"""What `strategy = "auto"` becomes: a strategy, a selector and the reason, by the plan's budget and
-by what the plan has.
+"""Resolves `strategy = "auto"` to a strategy, a selector and the reason for the choice.
 
 The one rule: a choice is a function of the plan and of what its engine can do. It is made when the
 plan is loaded and recorded in it, so that a job resumes with it; the text of a reason is part of
@@ -38,11 +37,11 @@ MAJORITY = PluginSpec("majority")
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a choice is made from.
+    """The inputs of a choice.
 
     `models` are the pools that may answer, of different weights, in the plan's order. `vote` is the
-    selector that the user named. `own_depth` is the depth at which a looped model ships, 0 for
-    other models and where it is not known.
+    selector that the user named. `own_depth` is the depth at which a looped model ships; 0 for
+    other models and if unknown.
     """
 
     budget: Budget = Budget()
@@ -56,7 +55,7 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A strategy, how its pool is voted on, and why: one or two sentences."""
+    """A strategy, the selector for its pool, and the reason in one or two sentences."""
 
     strategy: PluginSpec
     selector: PluginSpec
@@ -64,9 +63,9 @@ class Choice:
 
 
 def resolve(plan: Plan, execution: Execution, vote: PluginSpec | None = None) -> Plan:
-    """Return a plan whose strategy is `auto` with the choice written into it, any other unchanged.
+    """Return the plan with the choice written into its strategy `auto`; other plans unchanged.
 
-    A choice that is already there stays, and so does `vote`, the selector that the user named.
+    An existing choice is kept, and so is `vote`, the selector that the user named.
     PluginError when the engine or a verifier does not load.
     """
     if plan.strategy.name != NAME or "chosen" in plan.strategy.options:
@@ -81,7 +80,7 @@ def with_choice(plan: Plan, choice: Choice) -> Plan:
 
 
 def description(plan: Plan) -> str | None:
-    """Return in one line what was chosen for a plan and why; None unless its strategy is `auto`."""
+    """Return a plan's choice and its reason in one line; None unless the strategy is `auto`."""
     if plan.strategy.name != NAME:
         return None
     why = plan.strategy.options.get("why") or "as the plan says"
@@ -100,7 +99,7 @@ def chosen_strategy(plan: Plan) -> PluginSpec:
 
 
 def situation(plan: Plan, execution: Execution, vote: PluginSpec | None = None) -> Situation:
-    """Return what a plan has. PluginError when its engine or a verifier does not load."""
+    """Return the situation of a plan; PluginError when its engine or a verifier does not load."""
     of_verifiers: set[object] = set()
     for spec in plan.verifiers:
         for _, part in registry.walk_parts(registry.load("verifiers", spec), ""):
@@ -132,7 +131,7 @@ def _own_depth(plan: Plan) -> int:
 
 
 def choose(context: Situation) -> Choice:
-    """Return the choice: how many attempts fit the budget, and what makes the most of them."""
+    """Return the strategy that makes the most of the attempts that fit the budget."""
     n, size = affordable(context)
     strategy, vote, reason = _first_rule(context, n)
     why = f"{size}; {reason}"
@@ -145,9 +144,9 @@ def choose(context: Situation) -> Choice:
 
 
 def affordable(context: Situation) -> tuple[int, str]:
-    """Return how many whole attempts fit the budget of a problem, and how that was counted.
+    """Return how many whole attempts fit the budget of a problem, and the reason in words.
 
-    Every attempt counts as the longest.
+    Every attempt is assumed to have the maximum length.
     """
     budget, longest = context.budget, f"{context.max_new_tokens:,} tokens"
     limits: list[tuple[int, str]] = []
@@ -220,7 +219,7 @@ def _cascade(
 
 
 def _fastest(context: Situation, n: int) -> tuple[PluginSpec, str]:
-    """Return what takes least time, and why: not all long attempts need be waited for."""
+    """Return the fastest strategy and the reason: long attempts need not all be awaited."""
     may_stop = Capability.CANCEL in context.capabilities
     if n >= N_SECONDS and context.max_new_tokens >= LONG_TOKENS and may_stop:
         return PluginSpec("short-m@k", {"m": M_SECONDS, "k": N_SECONDS}), (
@@ -231,9 +230,7 @@ def _fastest(context: Situation, n: int) -> tuple[PluginSpec, str]:
 
 
 def _suits_sounding(context: Situation, n: int) -> bool:
-    """Tell whether this is what `sounding` was measured on: many long attempts, and only its own
-    vote.
-    """
+    """Tell whether a plan is as `sounding` was measured: many long attempts, and its own vote."""
     needs = registry.needs(registry.load("strategies", PluginSpec("sounding")))
     return (
         needs <= context.capabilities

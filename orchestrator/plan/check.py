@@ -1,9 +1,8 @@
-"""Whether a plan can be carried out: ranges, plugins and their options, and what the engine must be
-able to do.
+"""Checks that a plan can run: ranges, plugins and their options, and the engine's capabilities.
 
-The one rule: everything that builds a plan, from a file or in Python, passes through `check_plan`
-before an engine starts. It loads plugins and starts nothing. A model that does not lie on this
-machine is not known here: its engine refuses the same things when it opens.
+The one rule: every plan, from a file or from Python, passes through `check_plan` before an engine
+starts. The check loads plugins and starts nothing. If a model is not on this machine, its engine
+makes the same checks when it opens.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _LAYER_FIELDS = ("layers", "max_depth", "damped", "residual", "exit")
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
-    """What the check knows of an engine. Models are only names to one that does not load them."""
+    """The facts about an engine that the check needs; some engines load no models themselves."""
 
     name: str
     capabilities: frozenset[Capability]
@@ -48,10 +47,10 @@ class _Part:
 
 
 def check_plan(plan: Plan, execution: Execution) -> None:
-    """Raise PlanFault when the plan cannot be carried out.
+    """Raise PlanFault when the plan cannot run.
 
-    A value is out of range, a plugin or its options are wrong, or the engine lacks what a plugin
-    needs.
+    Reasons: a value is out of range, a plugin or its options are wrong, or the engine lacks a
+    capability that a plugin needs.
     """
     _check_values(plan, execution)
     backend = _load("engines", execution.engine, "execution.engine")
@@ -67,7 +66,7 @@ def check_plan(plan: Plan, execution: Execution) -> None:
         ("selector", plan.selector.name, selector),
         *(("verifiers", name, verifier) for name, verifier in verifiers),
     ):
-        # innermost first: the error names the part that states the need
+        # innermost first: the error names the part that declares the need
         for path, part in reversed(list(registry.walk_parts(plugin, key))):
             label = f"{key.removesuffix('s')} {name!r}" if part is plugin else path
             _check_needs(_Part(key, label, part), engine, [v.name for v in plan.verifiers])
@@ -123,7 +122,7 @@ def _require(holds: bool, key: str, value: object, expected: str) -> None:
 
 @contextmanager
 def _fault(key: str, label: str = "") -> Iterator[None]:
-    """Let a PlanError say which key of the plan it is about, and begin with a label."""
+    """Turn a PlanError into a PlanFault of this key, with the label as prefix."""
     try:
         yield
     except PlanError as error:
@@ -183,7 +182,7 @@ def _check_tasks(plan: Plan, engine: _Engine) -> None:
         for holds, expected in (
             (
                 model.task in TASKS,
-                f"one of {', '.join(TASKS)}, or left out for a model that writes text",
+                f"one of {', '.join(TASKS)}, or left out for a model that generates text",
             ),
             (
                 name != plan.default_model,
@@ -202,9 +201,9 @@ def _check_tasks(plan: Plan, engine: _Engine) -> None:
 
 
 def _check_pools(part: _Part, plan: Plan) -> None:
-    """Raise PlanFault unless the pools that a plugin names are there and do what it wants of them.
+    """Raise PlanFault unless the pools that a plugin names exist and have the task it needs.
 
-    By convention its option `model` names one.
+    By convention the option `model` names one.
     """
     tasks: Mapping[str, Collection[str]] = getattr(part.plugin, "tasks", {})
     for pool in (getattr(part.plugin, "model", ""), *getattr(part.plugin, "pools", ())):
@@ -213,7 +212,7 @@ def _check_pools(part: _Part, plan: Plan) -> None:
         if pool and pool not in plan.models:
             raise PlanFault(
                 f"{part.key}.model",
-                f"{part.label} asks for model {pool!r}{registry.near(pool, plan.models)}; "
+                f"{part.label} names model {pool!r}{registry.near(pool, plan.models)}; "
                 f"the plan's models are: {', '.join(plan.models)}",
             )
         if pool or pool in tasks:
@@ -230,7 +229,7 @@ def _check_task(label: str, pool: str, task: str, accepted: Collection[str]) -> 
         want = "values"
         remedy = f"set it to {' or '.join(map(repr, accepted))} and give it such a model"
     key = f"models.{pool}.task"
-    raise PlanFault(key, f"{key} = {task!r}: {label} wants {want} of this pool; {remedy}")
+    raise PlanFault(key, f"{key} = {task!r}: {label} needs {want} from this pool; {remedy}")
 
 
 def _check_depths(plan: Plan, strategy: object, engine: _Engine) -> None:
@@ -264,10 +263,10 @@ def _own_layers_only(engine: str) -> str:
 def depth_requests(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
     """Yield each depth that a plan requests: its key, its pool, and the depth.
 
-    `sampling.depth` is requested of every pool that the strategy or a part of it names. By
-    convention a strategy's own depths are its options `depth` and `depths`, requested of the pool
-    that its option `model` names, and `judge_depth`, requested of the one that `judge` names. A
-    part that names no pool runs on those of the plugin that it is a part of.
+    `sampling.depth` applies to every pool that the strategy or one of its parts names. By
+    convention a strategy's options `depth` and `depths` apply to the pool of its option `model`,
+    and `judge_depth` to the pool of `judge`. A part that names no pool uses those of the plugin
+    that it belongs to.
     """
 
     def known(name: object) -> str:
@@ -305,9 +304,9 @@ def _own_depths(
 def _check_depth(
     key: str, pool: str, depth: int, models: Mapping[str, Model], loads_models: bool
 ) -> None:
-    """Raise PlanError unless a pool reaches a depth, or another pool of the same weights does.
+    """Raise PlanError unless a pool, or another pool of the same weights, reaches a depth.
 
-    To that one a fleet sends the request.
+    A fleet sends the request to that other pool.
     """
     model = models[pool]
     equals = (name for name in models if same_weights(models[name], model) and name != pool)
@@ -323,15 +322,15 @@ def _check_depth(
 
 
 def _require_pool_depth(key: str, pool: str, depth: int, model: Model, loads_models: bool) -> None:
-    """Raise PlanError when a model known here does not reach a depth.
+    """Raise PlanError when a model on this machine does not reach a depth.
 
-    Of one that is not known only the plan's `max_depth` counts.
+    For other models only the plan's `max_depth` counts.
     """
     config = known_config(model.path) if loads_models else None
     if config is not None:
         require_depth(depth, latent_of(config, model, pool), key)
     elif depth < 1 or (model.max_depth and depth > model.max_depth):
         raise PlanError(
-            f"{key} asks for latent depth {depth}; the model serves 1 to "
+            f"{key} requests latent depth {depth}; the model serves 1 to "
             f"{model.max_depth or 'its own'} (raise models.{pool}.max_depth)"
         )

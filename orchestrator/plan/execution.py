@@ -1,4 +1,4 @@
-"""What decides speed and never answers: the table [execution] of a plan file.
+"""The table [execution] of a plan file: settings that decide speed and never answers.
 
 The one rule: nothing here is part of the plan's fingerprint. Ranges and help are in
 `orchestrator.plan.keys`.
@@ -13,12 +13,12 @@ from orchestrator.core.values import PluginSpec
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """Where and how wide a plan runs.
+    """The engine that runs a plan, and the limits on parallel work and on time.
 
     `window` bounds the requests in flight; `open_problems` the problems explored at once (0: as
-    many as keep the window full); `checkers` the worker processes that compare answers, each call
-    of theirs bounded by `checker_seconds`; `strategy_seconds` is how long a strategy may compute
-    between two traces before its problem fails.
+    many as keep the window full). `checkers` is the number of worker processes that compare
+    answers, and `checker_seconds` limits each of their calls. A strategy that computes for longer
+    than `strategy_seconds` between two traces fails its problem.
     """
 
     engine: PluginSpec = PluginSpec("ray")

@@ -1,8 +1,8 @@
 """Plan files: from TOML and command-line flags to a checked plan, and back to TOML.
 
-An error names place, key, value and remedy. Fixed keys are read by the table of
-`orchestrator.plan.keys`; plugins are checked by `orchestrator.plan.check`. Only the plan's own file
-is read: problems are `orchestrator.jobs.problems`'s.
+An error names place, key, value and remedy. The table in `orchestrator.plan.keys` defines the fixed
+keys; `orchestrator.plan.check` checks plugins. Only the plan's own file is read here;
+`orchestrator.jobs.problems` reads problems.
 
 Short forms, in files and flags alike: `model = "x"` for `[models.main] path = "x"`; `strategy =
 "x"`, and likewise `selector`, `execution.engine`, `domains.NAME` and each of `verifiers`, for a
@@ -49,10 +49,10 @@ _TOP = (*(f.name for f in dataclasses.fields(TopLevel)), *TABLES)
 
 @dataclass(frozen=True, slots=True)
 class LoadedPlan:
-    """A checked plan with its execution. `problems` and `out` are None when nothing names them.
+    """A checked plan with its execution; `problems` and `out` are None if they are not set.
 
-    `out` defaults to `runs/` and the plan file's name without its suffix, else the problem file's.
-    `format` "auto": an OpenAI batch is answered with one, beside results.jsonl.
+    `out` defaults to `runs/` plus the plan file's name without its suffix, or else the problem
+    file's. With `format` "auto", an OpenAI batch also gets a batch output next to results.jsonl.
     """
 
     plan: Plan
@@ -68,9 +68,9 @@ class LoadedPlan:
 def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
     """Return the plan of a file, or the default plan, with flags applied and everything checked.
 
-    `overrides` maps dotted keys to texts as typed on a command line. One that names another plugin
-    or model than the file drops the options, or the revision, of the file's. PlanError for anything
-    wrong, with the file and line of a syntax error.
+    `overrides` maps dotted keys to texts as typed on a command line. An override that names another
+    plugin or model drops the options, or the revision, of the one in the file. PlanError for any
+    mistake, with the file and line of a syntax error.
     """
     flags = dict(overrides or {})
     try:
@@ -112,7 +112,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
 
 
 def _place(source: str, flags: Mapping[str, str], key: str) -> str:
-    """Return where a key was written, to begin a message with."""
+    """Return the place where a key was written, as the prefix of a message."""
     if any(key == flag or key.startswith(f"{flag}.") for flag in flags):
         return "on the command line: "
     # one plugin's options, written in both
@@ -244,7 +244,7 @@ def _set_verifier_option(tree: Table, key: str, text: str) -> None:
 
 
 def _value(key: str, text: str, plugin: object) -> object:
-    """Return a flag's text as the TOML value that it is; as text where it is none, or wanted."""
+    """Return a flag's text as a TOML value; as text if it is not one or the key needs text."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -355,7 +355,7 @@ def _table(value: object, key: str) -> Table:
 def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
     """Return both as nested plain mappings in the layout of a plan file, in full.
 
-    It is the record that a job directory keeps.
+    A job directory keeps this record.
     """
     return {
         "domain": plan.domain,
@@ -376,10 +376,10 @@ def _spec_table(spec: PluginSpec) -> Table:
 
 
 def plan_toml(plan: Plan, execution: Execution, *, problems: str = "", out: str = "") -> str:
-    """Return a plan file that loads back to the same.
+    """Return a plan file that loads back to the same plan and execution.
 
-    An option that is None is left out: TOML has no such value. PlanError for an option of a type
-    that TOML has not.
+    An option that is None is left out, because TOML has no null. PlanError for an option of a type
+    that TOML lacks.
     """
     files = {name: text for name, text in (("problems", problems), ("out", out)) if text}
     try:

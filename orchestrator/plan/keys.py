@@ -1,9 +1,9 @@
-"""What a plan can set: its fixed keys in one table, and how any field describes itself.
+"""The fixed keys of a plan in one table, and the description of any dataclass field.
 
 The one rule: types and defaults come from the dataclasses, ranges and meanings from msgspec's
-`Meta`. The loader, its errors, the flags and the documentation are all made from these, so they
-cannot disagree. Options of plugins are fields like any other: `orchestrator.plan.registry.options`
-lists them. `python -m orchestrator.plan.keys` prints the table for the documentation.
+`Meta`. The loader, its errors, the flags and the documentation are all generated from these, so
+they cannot disagree. `orchestrator.plan.registry.options` lists the options of plugins in the same
+way. `python -m orchestrator.plan.keys` prints the table for the documentation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLAN = Plan()
 
 
 class PlanFault(PlanError):
-    """One key of the plan, `key`, is wrong: a loader can say where it was written."""
+    """One key of the plan, `key`, is wrong; a loader can add where it was written."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -67,27 +67,29 @@ TABLES = ("models", "domains", "sampling", "budget", "execution")  # at the top 
 _MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
 KEYS: Mapping[str, Meta] = {
     "problems": Meta(
-        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; in a plan "
-        "file relative to that file."
+        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; a path in a "
+        "plan file is relative to that file."
     ),
     "out": Meta(
         description="The job's directory, relative to the current one. Naming it again resumes it."
     ),
     "format": Meta(
-        description="What is written beside results.jsonl: nothing (jsonl), an OpenAI batch's "
-        "output (openai-batch), or the one that the problem file calls for (auto)."
+        description="The output in addition to results.jsonl: none (jsonl), OpenAI batch output "
+        "(openai-batch), or the one that matches the problem file (auto)."
     ),
     "model": Meta(description=_MODEL),
     "domain": Meta(
-        description="How answers are read and compared, where a problem names no domain."
+        description="The domain, which reads and compares answers, of problems that name none."
     ),
     "seed": Meta(
-        description="All randomness derives from it, the problem's id and the trace's ordinal."
+        description="The seed; all randomness derives from it, the problem's id and the ordinal."
     ),
     "strategy": Meta(
-        description="How a problem is explored; `leadline plugins` lists the choices."
+        description="The strategy, which explores each problem; `leadline plugins` lists them."
     ),
-    "selector": Meta(description="How the pool is voted on; `leadline plugins` lists the choices."),
+    "selector": Meta(
+        description="The selector, which ranks answers; `leadline plugins` lists them."
+    ),
     "verifiers": Meta(description="The verifiers that score each trace, by name."),
     "sampling.temperature": Meta(
         ge=0,
@@ -96,7 +98,7 @@ KEYS: Mapping[str, Meta] = {
     "sampling.top_p": Meta(
         gt=0,
         le=1,
-        description="Sample among the most likely tokens of this total probability; 1 takes all.",
+        description="Sample among the most likely tokens of this total probability; 1 is no limit.",
     ),
     "sampling.top_k": Meta(
         ge=0, description="Sample among this many most likely tokens; 0 is no limit."
@@ -113,18 +115,18 @@ KEYS: Mapping[str, Meta] = {
     "sampling.max_new_tokens": Meta(ge=1, description="The most tokens that one trace may have."),
     "sampling.depth": Meta(
         ge=0,
-        description="Latent depth: the runs of a looped model's think block; 0 is as it ships.",
+        description="Latent depth: how often a looped model's think block runs; 0 is as it ships.",
     ),
     "sampling.stop": Meta(
         extra={"item": Meta(min_length=1)}, description="Texts that end a trace."
     ),
     "sampling.system": Meta(
-        description="The system message before every problem; an empty text adds none."
+        description="The system message of every problem; an empty text adds none."
     ),
     "sampling.template": Meta(
         pattern=r"\{prompt\}",
         extra_json_schema={"range": "containing {prompt}"},
-        description="The text that a plain prompt is put into, in place of {prompt}.",
+        description="The template of plain prompts; {prompt} is replaced by the prompt.",
     ),
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
     "budget.tokens": Meta(ge=0, description="The most output tokens of a problem; 0 is no limit."),
@@ -132,8 +134,8 @@ KEYS: Mapping[str, Meta] = {
         ge=0, description="The most seconds of a problem, from its first request; 0 is no limit."
     ),
     "execution.engine": Meta(
-        description="What runs the model: ray (vLLM on any number of machines), vllm, openai "
-        "(any such server), fake (a dry run)."
+        description="The engine that runs the model: ray (vLLM on any number of machines), vllm, "
+        "openai (any OpenAI-compatible server), fake (a dry run)."
     ),
     "execution.window": Meta(ge=1, description="The most requests in flight at once."),
     "execution.open_problems": Meta(
@@ -154,17 +156,17 @@ KEYS: Mapping[str, Meta] = {
         description="The revision of a model on the hub; an empty text is the newest."
     ),
     "models.NAME.max_context_tokens": Meta(
-        ge=0, description="The longest context to set memory aside for; 0 is as the model ships."
+        ge=0, description="The longest context to reserve memory for; 0 is as the model ships."
     ),
     "models.NAME.layers": Meta(
         description="The layer schedule, as in 0-9 (10-19)*r 20-29; an empty text is as it ships."
     ),
     "models.NAME.max_depth": Meta(
         ge=0,
-        description="The largest latent depth to set memory aside for; 0 is as the model ships.",
+        description="The largest latent depth to reserve memory for; 0 is as the model ships.",
     ),
     "models.NAME.damped": Meta(
-        description="Whether each of r iterations of an untrained loop goes 1/r of the way."
+        description="Whether each of r iterations moves the state only 1/r of the way."
     ),
     "models.NAME.residual": Meta(
         ge=0,
@@ -175,7 +177,7 @@ KEYS: Mapping[str, Meta] = {
         description="The rule by which a token stops iterating early, as in state<0.03."
     ),
     "models.NAME.task": Meta(
-        description="The task of a model that writes no text: classify, token_classify or embed."
+        description="The task of a model that returns values: classify, token_classify or embed."
     ),
 }
 
@@ -197,7 +199,7 @@ class FieldInfo:
 
     @property
     def expected(self) -> str:
-        """What a value must be, to follow "it must be"."""
+        """The requirement on a value, phrased to follow "it must be"."""
         allowed = f"{self.kind}, {self.range}" if self.range else self.kind
         return f"{allowed}. {self.description}".rstrip(". ")
 
@@ -219,8 +221,8 @@ def markdown_table() -> str:
 def read_section(section: str, table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of a section, each as its field's type.
 
-    `prefix` names the section in this plan, where that is not its name in `SECTIONS`. PlanFault for
-    an unknown key, a wrong type and a value out of range.
+    `prefix` is the section's name in this plan if that differs from its name in `SECTIONS`.
+    PlanFault for an unknown key, a wrong type or a value out of range.
     """
     prefix = prefix or section
     hints = _hints(section)
@@ -238,7 +240,7 @@ def read_section(section: str, table: Mapping[str, Any], prefix: str = "") -> di
 
 
 def takes_text(section: str, name: str) -> bool:
-    """Tell whether a key takes a text."""
+    """Tell whether a key's value is a text."""
     return section in SECTIONS and type_text(_hints(section).get(name)) == "str"
 
 
@@ -257,7 +259,7 @@ def _out_of_range(section: str, prefix: str, name: str, value: object) -> PlanFa
 
 
 def _near_elsewhere(key: str) -> str:
-    """Return where at another level of the plan such a key belongs, as `near` does."""
+    """Return a suggestion, as `near` does, for a key that belongs at another level of the plan."""
     homes = {info.name.rpartition(".")[2]: info.name for info in keys()}
     matches = difflib.get_close_matches(key, homes, n=1, cutoff=0.8)
     return f" (did you mean {homes[matches[0]]!r}?)" if matches else ""
@@ -275,7 +277,7 @@ def _dotted(prefix: str, name: str) -> str:
 
 @functools.cache
 def _hints(section: str) -> Mapping[str, Any]:
-    """Return the types of a section's keys, with what the table says of them."""
+    """Return the types of a section's keys, annotated with their entries in the table."""
     hints = {}
     for name, hint in get_type_hints(SECTIONS[section]).items():
         meta = KEYS[_dotted(section, name)]
@@ -299,7 +301,7 @@ def _key_info(key: str) -> FieldInfo:
 
 
 def field_infos(cls: type) -> list[FieldInfo]:
-    """Return the fields of a dataclass that its constructor takes, in order of declaration."""
+    """Return the constructor fields of a dataclass, in order of declaration."""
     try:
         hints = get_type_hints(cls, include_extras=True)
     except (NameError, TypeError):  # a name imported for type checking only: `build` reports it

@@ -1,12 +1,12 @@
-"""How a plan's model loops over its layers, by its own configuration and by the plan's entry.
+"""How a model loops over its layers, from its configuration and from the plan's entry.
 
-The one rule: what a model cannot do is refused here, before an engine starts, with the remedy.
-Pure: reads no file and needs no vLLM. Covered are the families of `FAMILIES` under a layer
-schedule, and the published checkpoints that loop by themselves, Ouro's and Huginn's. Not covered:
-running any of it (`orchestrator.engines.vllm.latent`).
+The one rule: a setting that the model does not support is refused here, with the remedy, before an
+engine starts. Pure: reads no file and needs no vLLM. Supported are the families of `FAMILIES` under
+a layer schedule, and the published looped checkpoints, Ouro and Huginn. Not covered: running them
+(`orchestrator.engines.vllm.latent`).
 
-A row of `FAMILIES` is enough for a family of vLLM whose model is `embed -> layer(positions, hidden,
-residual)* -> norm` with its one Attention at `layer.self_attn.attn`.
+To support another vLLM model of the form `embed -> layer(positions, hidden, residual)* -> norm`
+with its one Attention at `layer.self_attn.attn`, add a row to `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _RAVEN_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """How a model is to run.
+    """How a model runs its layers.
 
-    `depth` is that of requests that name none; `max_depth` the largest, for which memory is set
-    aside.
+    `depth` applies to requests that name none; `max_depth` is the largest depth, for which memory
+    is reserved.
     """
 
     architecture: str  # ours, as vLLM knows it
@@ -76,11 +76,11 @@ class Latent:
 
     @property
     def n_visits(self) -> int:
-        """How many KV caches of a layer's size a token has."""
+        """The number of layer-sized KV caches that a token occupies."""
         return self.schedule.n_layers_run(self.max_depth)
 
     def overrides(self) -> dict[str, Any]:
-        """Return what vLLM is to change in the model's configuration (its `hf_overrides`)."""
+        """Return the changes to the model's configuration for vLLM (its `hf_overrides`)."""
         table = {
             "layers": str(self.schedule),
             "depth": self.depth,
@@ -94,10 +94,10 @@ class Latent:
 
 
 def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | None:
-    """Return how the plan's model `name` is to run; None when it runs as vLLM has it.
+    """Return how the plan's model `name` loops; None when vLLM runs it unchanged.
 
-    `model.layers` replaces a schedule in the configuration, and with it the depths there: they
-    belong to that schedule. PlanError for what cannot be done.
+    `model.layers` replaces a schedule in the configuration together with its depths, which belong
+    to that schedule. PlanError for unsupported settings.
     """
     where = f"models.{name}"
     looped = own_loop(config)
@@ -130,16 +130,16 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
         _require(
             max_depth == 1 and not loop,
             f"{where}: the schedule '{schedule}' has no block to repeat, so max_depth, damped, "
-            "residual and exit mean nothing; write one, as in 0-9 (10-19)*r 20-29",
+            "residual and exit have no effect; write one, as in 0-9 (10-19)*r 20-29",
         )
     _require_loop(loop, max_depth, where)
     return Latent(_architecture(config, where), schedule, depth, max_depth, **loop)
 
 
 def cache_salt(depth: int) -> str:
-    """Return what separates requests of one depth from others in the prefix cache.
+    """Return the salt that separates requests of different depths in the prefix cache.
 
-    After the think block their layers see something else.
+    After the think block, their layers see different inputs.
     """
     return f"depth {depth}"
 
@@ -151,11 +151,11 @@ def require_depth(depth: int, latent: Latent | None, what: str) -> None:
         return
     if latent is None or not latent.schedule.think:
         raise PlanError(
-            f"{what} asks for latent depth {depth}; this model has no think block, so 1 is all it "
-            "has (models.NAME.layers)"
+            f"{what} requests latent depth {depth}; this model has no think block, so only depth 1 "
+            "is possible (models.NAME.layers)"
         )
     raise PlanError(
-        f"{what} asks for latent depth {depth}; the model serves 1 to {largest} "
+        f"{what} requests latent depth {depth}; the model serves 1 to {largest} "
         "(raise models.NAME.max_depth)"
     )
 
@@ -168,9 +168,7 @@ def require_room(
     cache_bytes: int,
     name: str,
 ) -> None:
-    """Raise PlanError when the KV cache cannot hold one request of the whole context at the largest
-    depth.
-    """
+    """Raise PlanError when the KV cache is too small for one full-context request at max depth."""
     needed = kv_bytes(latent, config, context_tokens, element_bytes)
     if needed <= cache_bytes:
         return
@@ -179,7 +177,7 @@ def require_room(
     raise PlanError(
         f"models.{name}: one request of {context_tokens} tokens{deep} needs {needed / 2**30:.2f} "
         f"GiB of KV cache ({latent.n_visits} layers run, each with its own), and "
-        f"{cache_bytes / 2**30:.2f} GiB are set aside: set a smaller max_context_tokens{smaller}, "
+        f"{cache_bytes / 2**30:.2f} GiB are reserved: set a smaller max_context_tokens{smaller}, "
         "or a larger kv_cache_gib"
     )
 
@@ -187,7 +185,7 @@ def require_room(
 def kv_bytes(
     latent: Latent, config: Mapping[str, Any], context_tokens: int, element_bytes: int
 ) -> int:
-    """Return the KV cache that one request takes at the largest depth, on all its GPUs together."""
+    """Return the KV cache bytes of one request at the largest depth, over all its GPUs."""
     n_heads = int(config["num_attention_heads"])
     head_size = int(config.get("head_dim") or config["hidden_size"] // n_heads)
     n_kv_heads = int(config.get("num_key_value_heads") or n_heads)
@@ -203,7 +201,7 @@ def _loop_settings(model: Model) -> dict[str, Any]:
 def _require_loop(loop: Mapping[str, Any], max_depth: int, where: str) -> None:
     _require(
         len({"damped", "residual"} & set(loop)) < 2,
-        f"{where}: damped and residual both say how far an iteration goes: drop one",
+        f"{where}: damped and residual both set how far an iteration moves the state: drop one",
     )
     _require(
         0 <= loop.get("residual", 0.0) < 1,
@@ -243,7 +241,7 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
     _require(
         architecture in FAMILIES,
         f"{where}: layer schedules cover {', '.join(sorted(FAMILIES))}, not {architecture}: drop "
-        "layers and max_depth, or take a model of these",
+        "layers and max_depth, or use a model of one of these",
     )
     _require(
         not (config.get("quantization_config") or config.get("compression_config")),

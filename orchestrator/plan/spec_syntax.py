@@ -1,8 +1,8 @@
-"""How a plugin is typed on a command line: its name, then options as KEY=VALUE after spaces.
+"""The syntax of a plugin on the command line: its name, then KEY=VALUE options after spaces.
 
-Values are TOML where they parse as such, else texts: `n=8`, `rule=window`, `by="verdict:prm"`; a
-list needs no quotes: `models=[small,large]`. Where several plugins may be given, a value may list
-alternatives, one for each: `n=1,2,4`. A part with options of its own is quoted:
+Values are parsed as TOML, or else as text: `n=8`, `rule=window`, `by="verdict:prm"`; lists need no
+quotes: `models=[small,large]`. Where several plugins are allowed, a value may list alternatives,
+one for each plugin: `n=1,2,4`. A part that has options is quoted:
 `inner='consistency n=4'`. Not covered: whether the options exist (`orchestrator.plan.registry`).
 """
 
@@ -40,7 +40,7 @@ def several_specs(flag: str, text: str) -> list[PluginSpec]:
 
 
 def spelled(spec: PluginSpec) -> str:
-    """Return a plugin as it is typed, such as refine inner='consistency n=8'."""
+    """Return a plugin in command-line syntax, such as refine inner='consistency n=8'."""
     return " ".join(
         [spec.name, *(f"{key}={_quoted(value)}" for key, value in spec.options.items())]
     )

@@ -1,1 +1,1 @@
-"""Strategies in which a model verifies candidates before the vote."""
+"""Strategies in which a model verifies attempts before the vote."""

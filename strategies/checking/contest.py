@@ -1,8 +1,8 @@
-"""Which candidates verdicts favour, and who wins a contest of comparisons.
+"""Ranks candidates by their verdicts, and ties by pairwise comparisons.
 
-Sample, Scrutinize and Scale (arXiv 2502.01839), Algorithm 1. Pure functions over a pool's verdicts,
-used twice: by the strategy, to decide what to compare, and by the selector, to rank the finished
-pool. Both therefore come to the same view, also when a pool is read again later.
+Sample, Scrutinize and Scale (arXiv 2502.01839), Algorithm 1. The strategy uses these pure functions
+over a pool's verdicts to decide what to compare, and the selector uses them to rank the finished
+pool. Both therefore reach the same result, even if a pool is read again later.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Candidate:
 def candidates(traces: Sequence[Trace]) -> list[Candidate]:
     """Return the candidates of a pool that have verdicts, best first.
 
-    By mean, then number of verdicts, then the lower ordinal. A candidate with at most half as many
-    verdict requests as the one with most was dropped after preliminary scoring: it is left out,
-    because a few lucky verdicts would otherwise beat many.
+    The order is by mean, then number of verdicts, then lower ordinal. A candidate with at most half
+    as many verdict requests as the maximum was dropped after preliminary scoring. It is left out,
+    because otherwise a few lucky verdicts would beat many.
     """
     verdicts = opinions(traces)
     n_requests = Counter(
@@ -57,8 +57,8 @@ def tied(
 ) -> list[Candidate]:
     """Return the candidates to compare: the best one of each answer within the tie band.
 
-    Only the `limit` best count, and only means within `band` of the best. Fewer than two answers
-    need no comparison: then it is [].
+    Only the `limit` best candidates count, and only means within `band` of the best. Returns []
+    for fewer than two answers, which need no comparison.
     """
     best: dict[str, Candidate] = {}
     for candidate in ranked[:limit]:
@@ -70,8 +70,8 @@ def tied(
 def matchups_won(matches: Iterable[Comparison]) -> Mapping[int, float]:
     """Return how many matchups each contestant won.
 
-    The winner of a pair has won more comparisons; one half each when neither has. The order in
-    which a judge saw the two does not matter. What was never compared is not included.
+    The winner of a pair is the one that won more comparisons; if equal, each gets one half. The
+    order in which a judge saw the two does not matter. Candidates never compared are left out.
     """
     shares: dict[tuple[int, int], list[float]] = {}
     for match in matches:

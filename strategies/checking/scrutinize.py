@@ -5,9 +5,9 @@ correct; where the best are within the tie band and disagree, compare them in pa
 three turns of one conversation (B.3): rewrite the candidate as theorem, lemmas and proofs; scan
 every step for errors; conclude. The prompts are ours, in the gist of the paper's.
 
-Where we differ: the preliminary verdicts count among the k of a candidate that stays, where the
-paper draws k new ones; candidates of one answer at the cut are taken by the lower ordinal, not at
-random; comparisons alternate between the two orders.
+Where we differ: the preliminary verdicts count towards the k verdicts of a remaining candidate,
+where the paper draws k new ones; candidates with equal answers at the cut are chosen by lower
+ordinal, not at random; comparisons alternate between the two orders.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ COMPARE = (
 _BAND = Meta(
     ge=0,
     le=1,
-    description="Distance from the best mean verdict within which candidates are tied, and "
+    description="Distance from the best mean verdict within which candidates are tied and "
     "compared in pairs.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Scrutinize(ModelOptions):
-    """A model verifies each candidate and compares the best in pairs.
+    """Verifies each attempt with a model and compares the best in pairs.
 
     The paper's sizes are n 200, verdicts 50, comparisons 100, preliminary 10, per_answer 15; the
-    defaults are a tenth of its cost and less.
+    defaults cost a tenth of that or less.
     """
 
-    n: Annotated[int, Meta(ge=1, description="Number of candidates that are sampled.")] = 16
+    n: Annotated[int, Meta(ge=1, description="Number of candidates to sample.")] = 16
     verdicts: Annotated[
         int, Meta(ge=1, description="Number of verdicts on a candidate that is verified in full.")
     ] = 8
@@ -93,8 +93,8 @@ class Scrutinize(ModelOptions):
         int,
         Meta(
             ge=0,
-            description="Number of verdicts by which candidates are chosen for the others, at most "
-            "half of `verdicts`; 0 verifies every candidate in full.",
+            description="Number of preliminary verdicts, which decide the candidates to verify in "
+            "full; at most half of `verdicts`; 0 verifies every candidate in full.",
         ),
     ] = 2
     floor: Annotated[
@@ -112,7 +112,7 @@ class Scrutinize(ModelOptions):
     band: Annotated[float, _BAND] = TIE_BAND
     judge: Annotated[
         str,
-        Meta(description="Model pool of the plan that judges; empty for that of the candidates."),
+        Meta(description="Model pool of the plan that judges; empty for the candidates' pool."),
     ] = ""
     judge_depth: LatentDepth = None
 
@@ -124,7 +124,7 @@ class Scrutinize(ModelOptions):
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The model pools it names besides `model`."""
+        """The model pools that this strategy names in addition to `model`."""
         return (self.judge,)
 
     @property
@@ -134,7 +134,7 @@ class Scrutinize(ModelOptions):
 
     @property
     def selector(self) -> PluginSpec:
-        """The vote that reads its verdicts and comparisons."""
+        """The selector that uses the verdicts and comparisons of this strategy."""
         return PluginSpec("scrutinized", {"band": self.band})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
@@ -154,9 +154,9 @@ class Scrutinize(ModelOptions):
     def _verify(
         self, prompt: Prompt, subjects: Sequence[Trace], n: int
     ) -> Generator[Command, Reply, list[Trace]]:
-        """Return `n` verdicts on each, all conversations side by side.
+        """Return `n` verdicts on each candidate, with all conversations side by side.
 
-        A conversation that failed before its verdict gives none.
+        A conversation that failed before its verdict yields none.
         """
         verdicts = yield from gather(
             self._verdict(prompt, subject) for subject in subjects for _ in range(n)
@@ -182,9 +182,9 @@ class Scrutinize(ModelOptions):
         return (yield from ask(request))
 
     def _promising(self, subjects: Sequence[Trace], verdicts: Sequence[Trace]) -> list[Trace]:
-        """Return the candidates to verify in full, best first; if none, the best one.
+        """Return the candidates to verify in full, best first; at least the best one.
 
-        Those with a mean of at least `floor`, of each answer the `per_answer` best.
+        They have a mean of at least `floor` and are among the `per_answer` best of their answer.
         """
         means = {ordinal: sum(own) / len(own) for ordinal, own in opinions(verdicts).items()}
         ranked = sorted(
@@ -217,12 +217,12 @@ class Scrutinize(ModelOptions):
 
 @dataclass(frozen=True, slots=True)
 class Scrutinized:
-    """Takes the answer with the best verdicts; for pools of `scrutinize`.
+    """Ranks answers by an LLM judge's verdicts; for pools of `scrutinize`.
 
-    In the tie band, the winner of the comparisons (arXiv 2502.01839). A cluster weighs the mean
-    verdict of its best candidate; a contestant that was compared weighs 1 plus the matchups it won.
-    Answers without a verdict weigh 0. It reads the verdicts of LLM judges in the pool: `scrutinize`
-    makes such pools, and other strategies may.
+    Within the tie band, the winner of the comparisons leads (arXiv 2502.01839). A cluster's weight
+    is the mean verdict of its best candidate, or 1 plus the number of matchups won if that
+    candidate was compared. Answers without a verdict have weight 0. Any pool with verdicts of LLM
+    judges works, whichever strategy produced it.
     """
 
     band: Annotated[float, _BAND] = TIE_BAND

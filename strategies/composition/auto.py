@@ -1,7 +1,7 @@
-"""The strategy that is chosen for the user: explores as the choice does.
+"""The strategy `auto`, which explores with the strategy that was chosen for the plan.
 
-Choosing is done in `orchestrator.plan.auto`, when a plan is loaded, so that what a job records,
-fingerprints and resumes is the choice.
+`orchestrator.plan.auto` makes the choice when a plan is loaded, so a job records, fingerprints and
+resumes the choice.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from orchestrator.core.values import PluginSpec, Problem
 class Auto:
     """Chooses a strategy by the plan's budget, models and verifiers.
 
-    A plan that names no `chosen` gets one when it is loaded. `leadline choose PLAN` prints which
-    one and why, without an engine; docs/auto.md has the rules.
+    If a plan has no `chosen`, it is set when the plan is loaded. `leadline choose PLAN` prints the
+    choice and the reason without starting an engine; docs/auto.md lists the rules.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"chosen": "strategies"}
@@ -36,14 +36,14 @@ class Auto:
 
     @property
     def n_planned(self) -> int | None:
-        """How many attempts full sampling takes, where the chosen strategy knows."""
+        """The number of attempts of full sampling, or None if the chosen strategy has none."""
         return getattr(self.chosen, "n_planned", None)
 
     @property
     def selector(self) -> PluginSpec | None:
-        """The vote that the chosen strategy's decisions are about, if it has one."""
+        """The chosen strategy's selector, if it has one."""
         return getattr(self.chosen, "selector", None)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Explore as chosen."""
+        """Explore with the chosen strategy."""
         yield from self.chosen.explore(problem, rng)

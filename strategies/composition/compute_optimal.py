@@ -1,11 +1,11 @@
 """The compute-optimal choice by difficulty: estimate it first, then choose.
 
-Snell et al. (arXiv 2408.03314) and Liu et al. (arXiv 2502.06703) sort questions into bins by how
-hard they are for the model and find that the best way to spend a budget differs by bin: where the
-model is mostly right, revising in sequence; in the middle, sequence and breadth mixed, or search
-with a verifier; where it is mostly wrong, breadth. They estimate difficulty from thousands of
-samples, by reference answers ("oracle") or by mean verifier scores ("predicted"), and take
-quintiles (the first) or fixed shares (the second) as bins.
+Snell et al. (arXiv 2408.03314) and Liu et al. (arXiv 2502.06703) sort questions into bins by their
+difficulty for the model and find that the best way to spend a budget differs by bin: sequential
+revision where the model is mostly right; a mix of sequence and breadth, or search with a verifier,
+in the middle; breadth where it is mostly wrong. They estimate difficulty from thousands of samples,
+by reference answers ("oracle") or by mean verifier scores ("predicted"). The bins are quintiles
+(the first paper) or fixed shares (the second).
 
 Where we differ: difficulty is estimated per question from its `first` traces, by the verifier's
 mean or without one by agreement, and bins are fixed shares of it. The arms are strategies of any
@@ -34,9 +34,9 @@ Bin: TypeAlias = Literal["easy", "medium", "hard"]
 class ComputeOptimal(ModelOptions):
     """Estimates a question's difficulty, then runs the strategy set for it.
 
-    The estimate is the mean score of `verifier` over the first attempts (one without an answer
-    counts 0, one that could not be scored does not count), or without a verifier the share of the
-    leading answer.
+    The estimate is the mean score of `verifier` over the first attempts, or without a verifier the
+    share of the leading answer. An attempt without an answer scores 0; one that could not be scored
+    does not count.
     """
 
     parts: ClassVar[Mapping[str, str]] = {
@@ -56,10 +56,10 @@ class ComputeOptimal(ModelOptions):
         ),
     ] = ""
     easy_from: Annotated[
-        float, Meta(ge=0, le=1, description="Estimate from which on a question is easy.")
+        float, Meta(ge=0, le=1, description="Smallest estimate of an easy question.")
     ] = 0.75
     hard_to: Annotated[
-        float, Meta(ge=0, le=1, description="Estimate up to which a question is hard.")
+        float, Meta(ge=0, le=1, description="Largest estimate of a hard question.")
     ] = 0.25
     easy: Annotated[
         Any, Meta(description="Strategy for easy questions; empty stops after the first attempts.")
@@ -79,7 +79,7 @@ class ComputeOptimal(ModelOptions):
 
     @property
     def n_planned(self) -> int | None:
-        """How many attempts the most expensive arm takes, where every arm knows."""
+        """The number of attempts of the most expensive arm; None if an arm has no number."""
         sizes = [
             getattr(arm, "n_planned", None) if arm is not None else 0
             for arm in (self.easy, self.medium, self.hard)
@@ -88,7 +88,7 @@ class ComputeOptimal(ModelOptions):
 
     @property
     def verifiers(self) -> tuple[str, ...]:
-        """The verifier whose verdicts it reads, if it does."""
+        """The verifier that estimates difficulty, if one is set."""
         return (self.verifier,) if self.verifier else ()
 
     @property

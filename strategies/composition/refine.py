@@ -1,9 +1,9 @@
-"""Refinement of what another strategy finds: `refine(best_of_n(...))`, round after round.
+"""Refines the solutions of another strategy in rounds: `refine(best_of_n(...))`.
 
 Self-Refine (Madaan et al., arXiv 2303.17651) and sequential revision (Snell et al., arXiv
-2408.03314, section 6) improve one attempt at a time. Here each round is an exploration of its own,
-by any strategy, of the question with the best solutions of the round before; a selector decides
-which those are. The prompt is ours.
+2408.03314, section 6) improve one attempt at a time. Here each round is a whole exploration, by any
+strategy, of the question together with the best solutions of the previous round, which a selector
+chooses. The prompt is ours.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ IMPROVE = (
 class Refine:
     """Repeats a strategy, each round shown the best solutions so far.
 
-    Solutions are those of the last round in which an attempt stated an answer. Only the last round
-    votes: the selector is `final` with `select` as its vote.
+    The solutions shown are from the last round in which an attempt stated an answer. Only the last
+    round votes: the selector is `final` with `select` as its vote.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"inner": "strategies", "select": "selectors"}
@@ -48,7 +48,7 @@ class Refine:
     )
     select: Annotated[
         Any,
-        Meta(description="Selector that decides which answers lead, and whose text is shown."),
+        Meta(description="Selector that ranks answers and chooses the solutions to show."),
     ] = "majority"
     rounds: Annotated[
         int, Meta(ge=0, description="Number of rounds of refinement after the first one.")
@@ -60,7 +60,7 @@ class Refine:
 
     @property
     def n_planned(self) -> int | None:
-        """How many attempts full sampling takes, where `inner` knows."""
+        """The number of attempts of full sampling; None if `inner` has no number."""
         return (getattr(self.inner, "n_planned", None) or 0) * (self.rounds + 1) or None
 
     @property
@@ -76,7 +76,7 @@ class Refine:
             overrides = self._next(problem, explored) or overrides
 
     def _next(self, problem: Problem, explored: Exploration) -> Overrides | None:
-        """Return the prompt of the next round; None when this one left no answer to improve."""
+        """Return the prompt of the next round; None when this round has no answer to improve."""
         leading = representatives(explored, self.select, self.shown)
         if not leading:
             return None

@@ -1,6 +1,6 @@
-"""Strategies one after another, each only where those before it have not decided the vote.
+"""Runs strategies in turn; each one starts only if those before it have not decided the vote.
 
-What agreement cascades do with models (Yue et al., arXiv 2310.03094; strategy `cascade`), done with
+This applies the agreement cascades of models (Yue et al., arXiv 2310.03094; strategy `cascade`) to
 strategies: all stages work on one question and their attempts vote together.
 """
 
@@ -23,7 +23,7 @@ from orchestrator.kit.compose import run_inner
 class Staged:
     """Runs strategies in turn, cheap ones first, until the attempts agree.
 
-    The selector is that of the last stage that has one of its own, else the majority.
+    The selector is that of the last stage that has one, or else `majority`.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"stages": "strategies"}
@@ -37,8 +37,8 @@ class Staged:
         Meta(
             gt=0,
             le=1,
-            description="Share of all attempts so far that must state one answer to stop; attempts "
-            "without an answer count against it.",
+            description="Share of all attempts so far that must agree on one answer to stop; "
+            "attempts without an answer count as disagreeing.",
         ),
     ] = 0.75
 
@@ -48,13 +48,13 @@ class Staged:
 
     @property
     def n_planned(self) -> int | None:
-        """How many attempts full sampling takes, where every stage knows."""
+        """The number of attempts of full sampling; None if a stage has no number."""
         sizes = [getattr(stage, "n_planned", None) for stage in self.stages]
         return None if None in sizes else sum(n for n in sizes if n is not None)
 
     @property
     def selector(self) -> PluginSpec:
-        """The vote that the last stage's decisions are about."""
+        """The selector of the last stage that has one."""
         own = [
             spec
             for stage in self.stages

@@ -1,4 +1,4 @@
-"""Strategies that look at attempts while they run, and stop or drop some of them.
+"""Strategies that inspect running attempts and stop or drop some of them.
 
 Not here: strategies that only decide how many attempts to start (`sampling`).
 """

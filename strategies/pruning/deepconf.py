@@ -1,15 +1,15 @@
-"""DeepConf online (arXiv 2508.15260, algorithm 2): attempts of low confidence end in the engine.
+"""DeepConf online (arXiv 2508.15260, algorithm 2): the engine ends attempts of low confidence.
 
-`n_init` whole attempts give the threshold: the (1 - `keep`) percentile of their lowest group
-confidences. The paper's DeepConf-low keeps 0.1, so its threshold is the 90th percentile;
-DeepConf-high keeps 0.9, the 10th. (The released code's `confidence_percentile` 90 is the 10th,
-DeepConf-high, under the name of the other.) Later attempts end at the first full window whose mean
-is below it; those do not vote, nor do warm-up attempts below it. It ends when the leader's share of
-the votes, weighted by lowest group confidence, reaches `consensus`.
+The threshold is the (1 - `keep`) percentile of the lowest group confidences of `n_init` whole
+attempts. The paper's DeepConf-low keeps 0.1, so its threshold is the 90th percentile; DeepConf-high
+keeps 0.9, the 10th. (In the released code, `confidence_percentile` 90 means the 10th percentile,
+DeepConf-high.) Later attempts end at the first full window with a mean below the threshold. They do
+not vote, nor do warm-up attempts below it. Exploration ends when the leader's share of the votes,
+weighted by lowest group confidence, reaches `consensus`.
 
-The vote is the plan's selector: `weighted` by `lowest_confidence@WINDOW` is the published one, and
-the one by which consensus is measured. The algorithm is sequential, the released code starts all
-later attempts at once and never tests for consensus: `wave` is in between.
+The vote is the plan's selector: the published one is `weighted` by `lowest_confidence@WINDOW`, and
+consensus is measured by it. The paper's algorithm is sequential; the released code starts all later
+attempts at once and never tests for consensus. `wave` covers both and everything in between.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from orchestrator.kit.options import AttemptOptions
 class DeepConf(AttemptOptions):
     """Ends attempts of low confidence early; needs log-probabilities.
 
-    Its vote is the selector `weighted` by lowest group confidence.
+    The default selector is `weighted` by lowest group confidence.
     """
 
     n: Annotated[
@@ -68,8 +68,8 @@ class DeepConf(AttemptOptions):
         Meta(
             gt=0.5,
             le=1,
-            description="Share of the weighted vote that ends it (the paper's tau); 1 only without "
-            "any other answer.",
+            description="Share of the weighted vote at which exploration ends (the paper's tau); 1 "
+            "requires that there is no other answer.",
         ),
     ] = 0.95
     wave: Annotated[
@@ -87,17 +87,17 @@ class DeepConf(AttemptOptions):
 
     @property
     def by(self) -> str:
-        """The metric that decides who votes, and with what weight."""
+        """The metric that decides which attempts vote, and their weights."""
         return f"lowest_confidence@{self.window_tokens}"
 
     @property
     def selector(self) -> PluginSpec:
-        """The vote it is published with."""
+        """The published selector."""
         return PluginSpec("weighted", {"by": self.by})
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What each attempt must carry."""
+        """The metrics that each attempt must carry."""
         return (self.by,)
 
     @property
@@ -108,7 +108,7 @@ class DeepConf(AttemptOptions):
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Warm up, set the floor, then sample until consensus or `n` attempts.
 
-        What then still runs is stopped and does not vote.
+        Attempts that still run then are stopped and do not vote.
         """
         request = changed(self.request, metrics=self.metrics)
         warm_up = yield from sample(self.n_init, request)
@@ -134,7 +134,7 @@ class DeepConf(AttemptOptions):
             yield from drop(running)
 
     def _is_whole(self, trace: Trace) -> bool:
-        """Tell whether an attempt came to its end above the floor, with its confidence."""
+        """Tell whether an attempt ended above the floor and has its confidence metric."""
         return trace.finish in (Finish.STOP, Finish.LENGTH) and self.by in trace.metrics
 
     def _agreed(self, voting: Iterable[Trace]) -> bool:
@@ -144,13 +144,13 @@ class DeepConf(AttemptOptions):
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the `share` percentile (0 to 100) of at least one value, as NumPy's default does.
+    """Return the `share` percentile (0 to 100) of at least one value, like NumPy's default.
 
-    That is with linear interpolation.
+    The percentile is linearly interpolated.
     """
     ordered = sorted(values)
     place = share / 100 * (len(ordered) - 1)
-    # 100 * (1 - 0.9) is a hair below 10: take the value at it, not one before
+    # 100 * (1 - 0.9) is slightly below 10: use the value at index 10, not the one before
     below = min(int(place + 1e-9), len(ordered) - 1)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + max(0.0, place - below) * (ordered[above] - ordered[below])

@@ -1,15 +1,15 @@
-"""DeepPrune: attempts are read to a prefix, prefixes are clustered, one cluster's attempts finish.
+"""DeepPrune: attempts run to a prefix, prefixes are clustered, one cluster's attempts finish.
 
 Tu et al., arXiv 2510.08483 (ACL Findings 2026): prefixes of 25 reasoning words, greedy online
 clustering (tau, K, K1); the largest cluster continues with at most K2 attempts, K3 random ones when
-all clusters are single; majority vote of those that finished.
+all clusters have one member; majority vote of those that finished.
 
-What the paper leaves open, and what we do: the reasoning words (`kit.prefixes.REASONING_WORDS`);
-which of a cluster's attempts finish (the first to arrive); a newcomer unlike all when there are K
-clusters (`when_full`); K3 (as K2); equal clusters (the one founded first). Where we differ: the
-largest cluster's attempts continue as soon as no prefix still out can make another one the largest,
-and what can no longer matter is stopped then, which changes no vote and saves tokens; and a prefix
-may also end at `prefix_tokens`, for models that use few such words.
+The paper leaves open, and we set: the reasoning words (`kit.prefixes.REASONING_WORDS`); which of a
+cluster's attempts finish (the first to arrive); a prefix unlike all K clusters (`when_full`); K3
+(equal to K2); ties between clusters (the oldest). Where we differ: the largest cluster's attempts
+continue as soon as no outstanding prefix can make another cluster the largest, and attempts that
+can no longer matter are stopped then, which changes no vote and saves tokens; and a prefix may also
+end at `prefix_tokens`, for models that use few such words.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from strategies.pruning.clustering import cluster_for, largest, mean_similarity
 
 @dataclass(frozen=True, slots=True)
 class DeepPrune(AttemptOptions):
-    """Stops attempts whose prefixes are alike, by a similarity."""
+    """Stops attempts with prefixes that a similarity finds alike."""
 
     parts: ClassVar[Mapping[str, str]] = {"similarity": "similarity"}
     former_options: ClassVar[Mapping[str, str]] = {"judge": "similarity"}
@@ -47,16 +47,16 @@ class DeepPrune(AttemptOptions):
     similarity: Annotated[
         Any,
         Meta(
-            description="Similarity that compares prefixes, with its options behind its name, such "
-            'as "trained file=judge.json".'
+            description="Similarity that compares prefixes, by its name and options, such as "
+            '"trained file=judge.json".'
         ),
     ] = "probe"
     keep: Annotated[
         Literal["largest", "every"],
         Meta(
-            description='Which attempts finish: those of the "largest" cluster as published, where '
-            'no other votes; or of "every" cluster the first one, which also casts the votes of '
-            "the members that were stopped."
+            description='Attempts that finish: "largest" finishes those of the largest cluster and '
+            'drops all others, as published; "every" finishes the first of each cluster, which '
+            "also casts the votes of the stopped members."
         ),
     ] = "largest"
     n_words: Annotated[
@@ -74,12 +74,12 @@ class DeepPrune(AttemptOptions):
         int,
         Meta(
             ge=0,
-            description="Number of tokens at which a prefix ends, too; 0 does not count tokens.",
+            description="Number of tokens at which a prefix also ends; 0 does not count tokens.",
         ),
     ] = 0
     tau: Annotated[
         float,
-        Meta(ge=0, lt=1, description="Similarity above which a newcomer joins a cluster."),
+        Meta(ge=0, lt=1, description="Similarity above which a prefix joins a cluster."),
     ] = 0.5
     max_clusters: Annotated[
         int, Meta(ge=1, description="Largest number of clusters (the paper's K).")
@@ -88,8 +88,7 @@ class DeepPrune(AttemptOptions):
         int,
         Meta(
             ge=1,
-            description="Largest number of a cluster's members with which a newcomer is compared "
-            "(K1).",
+            description="Largest number of a cluster's members to which a prefix is compared (K1).",
         ),
     ] = 10
     n_finished: Annotated[
@@ -105,7 +104,7 @@ class DeepPrune(AttemptOptions):
     when_full: Annotated[
         Literal["join", "leave"],
         Meta(
-            description="What a newcomer unlike all clusters does when there are `max_clusters`: "
+            description="Treatment of a prefix unlike all of `max_clusters` clusters: it may "
             '"join" the nearest, or "leave" without a vote.'
         ),
     ] = "join"
@@ -120,15 +119,16 @@ class DeepPrune(AttemptOptions):
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """Continuation, stop rules and latent depth if set, and what the similarity needs."""
+        """Continuation, stop rules and latent depth if set, and the similarity's own needs."""
         rules = {Capability.RULES} if self.n_words else set()
         own = depth_needs(self.depth) | {Capability.CONTINUE} | rules
         return own | getattr(self.similarity, "needs", frozenset())
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Read, cluster and finish; each prefix is placed when it arrives.
+        """Sample prefixes, cluster them and finish attempts.
 
-        For a similarity that probes, that is when its probe arrives.
+        Each prefix is clustered when it arrives or, for a similarity that probes, when its probe
+        arrives.
         """
         rules = (WordLimit(self.words, self.n_words),) if self.n_words else ()
         request = changed(self.request, rules=rules, checkpoint=self.prefix_tokens or None)
@@ -159,7 +159,7 @@ class DeepPrune(AttemptOptions):
             probe: Request | None = getattr(self.similarity, "probe", None)
             if probe is not None and prefix.key is None:
                 probe = replace(probe, parent=trace.ordinal, purpose=Purpose.PROBE)
-                # none when the budget ended: then waiting ends the exploration
+                # empty when the budget ended: then waiting ends the exploration
                 state.probed.update(dict.fromkeys((yield from submit([probe])), prefix))
                 return None
         return prefix
@@ -167,7 +167,7 @@ class DeepPrune(AttemptOptions):
     def _place(
         self, state: _PruningState, prefix: Prefix, problem: Problem, rng: random.Random
     ) -> Steps:
-        """Put a prefix into its cluster, or into one of its own, or leave it out."""
+        """Put a prefix into its cluster or a new one, or leave it out."""
         panels = [
             rng.sample(cluster, min(self.n_compared, len(cluster))) for cluster in state.clusters
         ]
@@ -183,14 +183,14 @@ class DeepPrune(AttemptOptions):
             state.clusters.append([prefix])
 
     def _finish_largest(self, state: _PruningState, rng: random.Random) -> Steps:
-        """Continue the largest cluster once it is certain which it is.
+        """Continue the largest cluster once it is certain.
 
-        All others are stopped once they cannot matter.
+        The attempts of all other clusters are stopped once they cannot matter.
         """
         sizes = [len(cluster) for cluster in state.clusters]
         n_out = len(state.unread) + len(state.probed)
         first = largest(sizes, n_out)
-        # one trace is no cluster yet: all may turn out to be single
+        # one trace is not a cluster yet: all clusters may end up with one member
         if first is None or (n_out and sizes[first] == 1):
             return
         chosen = state.clusters[first][: self.n_finished]
@@ -205,7 +205,7 @@ class DeepPrune(AttemptOptions):
             state.probed.clear()
 
     def _finish_every(self, state: _PruningState, rng: random.Random) -> Steps:
-        """Continue each cluster's founder; unfinished members leave it their votes."""
+        """Continue each cluster's first member; it inherits the votes of unfinished members."""
         for founder, *members in state.clusters:
             yield from self._continue(state, [founder])
             stopped = [m.ordinal for m in members if m.ordinal in state.unfinished]
@@ -223,9 +223,9 @@ class DeepPrune(AttemptOptions):
 
 @dataclass(slots=True)
 class _PruningState:
-    """Where one exploration stands.
+    """The state of one exploration.
 
-    Ordinals are those of prefixes, but for `finishing` and the keys of `probed`.
+    Ordinals are those of prefixes, except in `finishing` and in the keys of `probed`.
     """
 
     attempts: tuple[int, ...]

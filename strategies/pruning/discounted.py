@@ -1,7 +1,7 @@
-"""A vote in which an attempt counts less the longer it is. Pure.
+"""A vote in which longer attempts count less. Pure.
 
-Among recorded reasoning traces of one question a right one is shorter than a wrong one four times
-in five; `slope` is how much that counts. When to stop is the strategy `sounding`'s to decide.
+Among recorded reasoning traces of one question, a right one is shorter than a wrong one four times
+in five; `slope` sets how strongly length counts. The strategy `sounding` decides when to stop.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Slope: TypeAlias = Annotated[
     float,
     Meta(
         ge=0,
-        description="How much shorter attempts weigh more: a vote counts (length of the shortest / "
-        "its length) to this power; 0 counts all alike.",
+        description="Strength of the preference for short attempts: a vote's weight is (length of "
+        "the shortest / its length) to this power; 0 gives all votes equal weight.",
     ),
 ]
 
@@ -30,8 +30,8 @@ Slope: TypeAlias = Annotated[
 class Discounted:
     """Plurality in which longer attempts count less; for reasoning models.
 
-    An attempt counts (shortest voter / its length) ** `slope`; lengths are tokens, with
-    continuations added up.
+    An attempt's weight is (length of the shortest voter / its length) ** `slope`. Lengths are in
+    tokens, over all continuations of the attempt.
     """
 
     slope: Slope = 0.5

@@ -1,13 +1,13 @@
-"""Dynasor-CoT: an attempt whose probes have settled on an answer ends with it.
+"""Dynasor-CoT: an attempt ends once its probes have settled on an answer.
 
-Fu et al., arXiv 2412.20993; code: hao-ai-lab/Dynasor. Every `interval` tokens an attempt is probed,
-beside its own continuation. When the last `stable` probes state one answer, and none of them writes
-a word of doubt, the attempt is stopped and votes for that answer. The released effort levels are
+Fu et al., arXiv 2412.20993; code: hao-ai-lab/Dynasor. Every `interval` tokens an attempt is probed
+while it continues. When the last `stable` probes agree on one answer, and none of them contains a
+word of doubt, the attempt is stopped and votes for that answer. The released effort levels are
 pairs of (stable, interval): mild (8, 64), low (5, 64), mid (3, 64), high (2, 64), crazy (2, 32).
 
-Where we differ: the released code is for one attempt, which it ends with the probed answer in a
-box; here `n` attempts run side by side, each for itself, and vote. A probe that fails or is
-cancelled restarts the count.
+Where we differ: the released code runs one attempt and ends it with the probed answer in a box;
+here `n` independent attempts run side by side and vote. A probe that fails or is cancelled restarts
+the count.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Dynasor(ProbeOptions):
     doubts: Annotated[
         tuple[str, ...],
         Meta(
-            description="Words by which a probe shows doubt, as parts of words in any case; the "
-            "defaults are the released ones."
+            description="Words that show doubt in a probe, matched inside words, ignoring case; "
+            "the defaults are the released ones."
         ),
     ] = ("wait", "hold", "but", "okay", "no", "hmm")
     suffix: ProbeSuffix = (
@@ -48,7 +48,7 @@ class Dynasor(ProbeOptions):
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.n
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
@@ -56,7 +56,7 @@ class Dynasor(ProbeOptions):
         yield from gather(self._attempt() for _ in range(self.n))
 
     def _attempt(self) -> Steps:
-        """Run one attempt in stretches, with a probe beside each but the first."""
+        """Run one attempt in stretches, with a probe next to each but the first."""
         running = yield from submit([Request(checkpoint=self.interval)])
         settled: list[str] = []  # what the latest probes stated, as far as they agree
         while True:

@@ -1,19 +1,19 @@
 """Parallel-Probe: attempts are probed in rounds until a stable majority ends it.
 
-Code: zhengkid/Parallel-Probe. As in the code released with AutoTTS (class Parallel_Probe), round by
-round: every running attempt makes one interval and is probed, and the majority of the latest
-answers leads; on a tie the answer of the earliest attempt. From the 2nd round after `warm_up` on, a
-running attempt that has differed from the leader `patience` times in a row is dropped, and no
-longer votes. It ends when the leader has stayed the same `stable` times in a row, or when nothing
-runs. The defaults are those of its published table.
+Code: zhengkid/Parallel-Probe. Rounds are as in the code released with AutoTTS (class
+Parallel_Probe): every running attempt generates one interval and is probed, and the majority of the
+latest answers leads; a tie goes to the answer of the earliest attempt. From the 2nd round after
+`warm_up`, a running attempt that has differed from the leader `patience` times in a row is dropped
+and no longer votes. Exploration ends when the leader has stayed the same `stable` times in a row,
+or when no attempt runs. The defaults are those of the published table.
 
-Where we differ: a probe without an answer is no vote (there it is the answer "ERR"). At the end
-each attempt that still runs gives its answer once more, by a probe with the purpose AGGREGATE, so
-that a selector can vote over all; there the last probes are counted.
+Where we differ: a probe without an answer does not vote (in the released code it votes "ERR"). At
+the end, each running attempt states its answer once more, in a probe with the purpose AGGREGATE, so
+a selector can vote over all attempts; the released code counts the last probes instead.
 
-A budget that ends it leaves nothing for those last probes: then only attempts that have stated an
-answer by themselves vote, and without any it abstains, whatever its probes stated. A round takes
-two traces of every running attempt.
+If a budget ends the exploration, nothing is left for those last probes: then only attempts that
+stated an answer by themselves vote, and without any the problem abstains, whatever the probes
+stated. A round costs two traces per running attempt.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ParallelProbe(ProbeOptions):
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.n
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
@@ -87,7 +87,7 @@ class ParallelProbe(ProbeOptions):
     def _probe_all(
         self, attempts: Sequence[_ProbedAttempt], purpose: Purpose
     ) -> Generator[Command, Reply, list[Trace]]:
-        """Return what these attempts answer when probed now, in order."""
+        """Probe these attempts and return the probes' traces, in order."""
         return (yield from ask_each([self.probe(a.ordinal, purpose) for a in attempts]))
 
     def _without_deviants(

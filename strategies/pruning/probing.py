@@ -1,6 +1,6 @@
 """Probes: short continuations with a forced suffix that make a running attempt state its answer.
 
-What the strategies that probe share; what follows from an answer is each strategy's own rule.
+Shared by all strategies that probe; each strategy has its own rule for using the answers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Meta
 from orchestrator.core.values import Capability, Purpose, Request
 
 ProbeSuffix: TypeAlias = Annotated[
-    str, Meta(description="Text put after an attempt's own, so that it states its answer.")
+    str, Meta(description="Text appended to an attempt to make it state its answer.")
 ]
 ProbeTokens: TypeAlias = Annotated[
     int, Meta(ge=1, description="Largest number of tokens of a probe.")
@@ -48,5 +48,5 @@ class StretchedAttempt:
 
     @property
     def ordinal(self) -> int:
-        """That of its latest stretch."""
+        """The ordinal of the latest stretch."""
         return self.stretches[-1]

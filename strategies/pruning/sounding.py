@@ -3,23 +3,23 @@
 Each idea was measured on recorded reasoning traces (benchmarks/README.md):
 
 - Shorter attempts are right more often: a finished attempt votes with (shortest / its length) **
-  `slope`, here and in the selector `discounted`. That is no law; `leadline replay` shows which
-  slope fits, and 0 turns it off.
+  `slope`, here and in the selector `discounted`. This does not hold for every model;
+  `leadline replay` shows which slope fits, and 0 turns it off.
 - The vote is decided when P[the runner-up overtakes the leader], from the Beta posterior of
   Adaptive-Consistency (arXiv 2305.11860) over the two weighted counts, times (leader's share) **
-  `share_power`, is below the risk. The risk allowed grows with what was spent, by `risk_growth`, so
-  that a hopeless question ends too.
-- No more attempts run than could still be needed, and `spare` beside them: as many as would decide
-  the vote if all of them agreed with the leader. So an easy question runs few at a time, a hard one
-  `width`.
+  `share_power`, is below the risk. The allowed risk grows with the tokens spent, by `risk_growth`,
+  so a hopeless question also ends.
+- The number of running attempts is the number that would decide the vote if all agreed with the
+  leader, plus `spare`. An easy question thus runs few attempts at a time, a hard one `width`.
 - An attempt longer than the shortest voter is dropped when its probes have contradicted the leader
   `patience` times in a row, or when it has reached `longest_tokens`: it is probably wrong, and
-  long. A probe is a short continuation with a forced suffix, made beside the attempt's own
-  continuation.
+  expensive. A probe is a short continuation with a forced suffix, generated while the attempt
+  continues.
 
-What is dropped has no vote, nor has what still runs when the vote is decided. With `risk_growth =
-0`, `spare = width` and a budget in `tokens` this is the rule called LDV there; with slope,
-share_power and patience 0, no longest_tokens and width 1 besides, it is Adaptive-Consistency.
+Dropped attempts do not vote, nor do those that still run when the vote is decided. With
+`risk_growth = 0`, `spare = width` and a budget in `tokens` this is the rule that benchmarks call
+LDV; if also slope, share_power and patience are 0, longest_tokens is 0 and width is 1, it is
+Adaptive-Consistency.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Sounding(ProbeOptions):
         Meta(
             gt=0,
             lt=1,
-            description="Probability of an upset of the vote that is allowed once ten attempts are "
+            description="Allowed probability that the vote would change, once ten attempts are "
             "paid for.",
         ),
     ] = 0.15
@@ -66,8 +66,8 @@ class Sounding(ProbeOptions):
         int,
         Meta(
             ge=0,
-            description="Number of attempts that run beyond those the decision could need; more "
-            "are faster and cost more.",
+            description="Number of attempts that run in addition to those that the decision needs; "
+            "a larger number is faster and costs more.",
         ),
     ] = 1
     interval: Annotated[int, Meta(ge=1, description="Tokens between two probes.")] = 500
@@ -77,12 +77,12 @@ class Sounding(ProbeOptions):
         Meta(
             ge=0,
             description="How much sooner a leader with a small share of the votes is accepted; 0 "
-            "for not at all.",
+            "turns this off.",
         ),
     ] = 0.25
     risk_growth: Annotated[
         float,
-        Meta(ge=0, description="How the risk allowed grows with what was spent; 0 keeps it."),
+        Meta(ge=0, description="How the allowed risk grows with the tokens spent; 0 keeps it."),
     ] = 0.5
     at_least: Annotated[
         int, Meta(ge=1, description="Number of voters before the vote may be decided.")
@@ -96,31 +96,31 @@ class Sounding(ProbeOptions):
         Meta(
             ge=0,
             description="Length in tokens at which an attempt is dropped if a shorter one has an "
-            "answer; 0 for no limit.",
+            "answer; 0 is no limit.",
         ),
     ] = 24_000
     tokens: Annotated[
         int,
         Meta(
             ge=0,
-            description="Token budget of a question, within which attempts start; 0 for none.",
+            description="Token budget of a question, within which attempts start; 0 is no limit.",
         ),
     ] = 0
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.n
 
     @property
     def selector(self) -> PluginSpec:
-        """The vote that its decisions are about."""
+        """The selector that this strategy's decisions assume."""
         return PluginSpec("discounted", {"slope": self.slope})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run, probe, drop and vote until the vote is decided or the budget is spent.
 
-        What then still runs is dropped.
+        Attempts that still run then are dropped.
         """
         state = _SoundingState(self)
         while True:
@@ -162,10 +162,10 @@ class Sounding(ProbeOptions):
             state.resume(attempt, granted)
 
     def _stretch(self, n_done: int) -> int | None:
-        """Return after how many tokens an attempt is looked at again; None for not at all.
+        """Return the number of tokens until an attempt is inspected again; None for never.
 
-        That is for probes, for the budget in tokens, and from `longest_tokens` on, where it may be
-        dropped.
+        Attempts are inspected for probes, for the token budget, and at `longest_tokens`, where they
+        may be dropped.
         """
         n_left = self.longest_tokens - n_done
         if self.patience or self.tokens or n_done >= self.longest_tokens > 0:
@@ -224,7 +224,7 @@ class _SoundingState:
             self.probes[granted[1]] = attempt
 
     def deviant(self, probe: Trace) -> _RunningAttempt | None:
-        """Record a probe's answer; return its attempt if that is to be dropped."""
+        """Record a probe's answer; return its attempt if the attempt must be dropped."""
         attempt = self.probes.pop(probe.ordinal)
         if probe.lost or self.running.get(attempt.ordinal) is not attempt:
             return None
@@ -248,7 +248,7 @@ class _SoundingState:
         self.n_needed = self._needed()
 
     def is_long(self, attempt: _RunningAttempt) -> bool:
-        """Tell whether it is longer than a voter; one that is not may yet be the best of all."""
+        """Tell whether an attempt is longer than a voter; a shorter one may still be the best."""
         return bool(self.lengths) and attempt.tokens > min(self.lengths)
 
     def decided(self) -> bool:
@@ -258,7 +258,7 @@ class _SoundingState:
     def _needed(self) -> int:
         """Return how many more attempts would decide the vote, at most `width`.
 
-        All of them for the leader, and as short as the shortest.
+        Assumes that all of them agree with the leader and have the shortest length.
         """
         lacking = max(1, self.rule.at_least - len(self.keys))
         return next(
@@ -266,7 +266,7 @@ class _SoundingState:
         )
 
     def _is_sure(self, n_more: int) -> bool:
-        """Tell whether the vote is decided if so many more attempts agreed with the leader."""
+        """Tell whether the vote would be decided if `n_more` attempts agreed with the leader."""
         rule, (first, second, total) = self.rule, self.weight
         share = (first + n_more) / (total + n_more)
         upset = upset_probability(first + n_more, second) * math.pow(share, rule.share_power)

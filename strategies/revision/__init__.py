@@ -1,4 +1,4 @@
 """Strategies whose attempts build on earlier ones.
 
-Not here: searches in which a verifier decides what is built on (`search`).
+Not here: searches in which a verifier chooses the attempts to build on (`search`).
 """

@@ -1,4 +1,4 @@
-"""Sequential revision: chains of attempts, each of which sees the ones before it.
+"""Sequential revision: chains of attempts, each shown the ones before it.
 
 As Snell et al. (arXiv 2408.03314, section 6). Where we differ: theirs is a model trained to revise,
 with up to four earlier attempts in its context; ours is any chat model, in a conversation. The
@@ -32,8 +32,8 @@ REVISE = (
 class Revise(ModelOptions):
     """Revises attempts in sequence; for models that find their own mistakes.
 
-    Chains run side by side. With the selector `majority` all attempts vote, with `final` the last
-    one of each chain.
+    Chains run side by side. With the selector `majority` all attempts vote; with `final` only the
+    last one of each chain does.
     """
 
     chains: Annotated[int, Meta(ge=1, description="Number of chains.")] = 4
@@ -46,11 +46,11 @@ class Revise(ModelOptions):
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.chains * (self.revisions + 1)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Run all chains; one whose attempt fails ends there."""
+        """Run all chains; a chain ends when an attempt fails."""
         yield from gather(self._chain(problem.prompt) for _ in range(self.chains))
 
     def _chain(self, prompt: Prompt) -> Generator[Command, Reply, None]:

@@ -42,10 +42,10 @@ REFINE = (
 
 @dataclass(frozen=True, slots=True)
 class Rsa(ModelOptions):
-    """Aggregates random subsets of a population again and again.
+    """Aggregates random subsets of a population, generation by generation.
 
-    For models that merge solutions better than they check them. The answer is that of the last
-    generation, by the selector `final`.
+    For models that merge solutions better than they check them. The last generation decides the
+    answer, by the selector `final`.
     """
 
     selector: ClassVar[PluginSpec] = PluginSpec("final")  # the vote of the last generation
@@ -64,7 +64,7 @@ class Rsa(ModelOptions):
             raise ValueError(f"k = {self.k}, n = {self.n}: k must not exceed n")
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Sample, then aggregate generation by generation; what failed is in no subset."""
+        """Sample, then aggregate generation by generation; failed candidates are left out."""
         population = yield from sample(self.n, self.request)
         for _ in range(self.steps - 1):
             living = [t for t in population if not t.lost]

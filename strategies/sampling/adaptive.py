@@ -1,7 +1,7 @@
-"""Adaptive sample counts: waves of attempts, until a rule calls the vote decided.
+"""Adaptive sample counts: samples waves of attempts until a rule finds the vote decided.
 
-What then still runs is cancelled. The rules are options of one strategy, because only the question
-"is it decided?" differs:
+Attempts that still run then are cancelled. The rules are options of one strategy, because they
+differ only in the test for a decided vote:
 
 - `beta`: Adaptive-Consistency (Aggarwal et al., arXiv 2305.11860;
   github.com/Pranjal2041/AdaptiveConsistency). Stop when the leader beats the runner-up with
@@ -14,9 +14,9 @@ What then still runs is cancelled. The rules are options of one strategy, becaus
   Dir(N_1 + 1, ..., N_s + 1, 1.3), not the paper's Dir(N_1, ..., N_s, 0.3), and integrate it
   numerically where the code draws a thousand samples.
 
-As published all three are sequential: `wave = 1, growth = 1` (for `window`: `wave = window, growth
-= 1`) samples exactly so. The default grows its waves, which costs some attempts and saves most of
-the waiting.
+As published, all three are sequential: `wave = 1, growth = 1` (for `window`: `wave = window, growth
+= 1`) reproduces that. The default uses growing waves, which costs some attempts and saves most of
+the waiting time.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Adaptive(AttemptOptions):
     rule: Annotated[
         Literal["beta", "window", "bayes"],
         Meta(
-            description='When the vote is decided: "beta" compares the leader with the runner-up, '
-            '"window" waits for consecutive attempts that agree, "bayes" tests whether the leader '
-            "is the most probable answer."
+            description='The test for a decided vote: "beta" compares the leader with the '
+            'runner-up, "window" waits for consecutive attempts that agree, "bayes" tests whether '
+            "the leader is the most probable answer."
         ),
     ] = "beta"
     confidence: Annotated[
@@ -63,24 +63,24 @@ class Adaptive(AttemptOptions):
         Meta(
             gt=0.5,
             lt=1,
-            description='Of rule "beta": probability that the leader leads, which decides.',
+            description='For rule "beta": required probability that the leader leads.',
         ),
     ] = 0.95
     window: Annotated[
         int,
-        Meta(ge=2, description='Of rule "window": number of consecutive attempts that must agree.'),
+        Meta(ge=2, description='For rule "window": number of consecutive attempts to agree.'),
     ] = 5
     bayes_factor: Annotated[
-        float, Meta(gt=0, description='Of rule "bayes": the Bayes factor that decides.')
+        float, Meta(gt=0, description='For rule "bayes": the required Bayes factor.')
     ] = 10.0
     wave: Annotated[int, Meta(ge=1, description="Number of attempts in the first wave.")] = 4
     growth: Annotated[
         float,
-        Meta(ge=1, description="Size of each wave relative to the one before; 1 keeps it."),
+        Meta(ge=1, description="Size of each wave relative to the previous one; 1 keeps it equal."),
     ] = 1.5
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Sample waves until the rule holds or `n` attempts are in."""
+        """Sample waves until the rule holds or `n` attempts have arrived."""
         decided = self._rule()
         keys: dict[int, str | None] = {}
         size = float(self.wave)
@@ -114,7 +114,7 @@ def _top_two(keys: Keys) -> tuple[int, int]:
 
 
 def agreeing_window(keys: Keys, window: int) -> bool:
-    """Tell whether a full window of consecutive ordinals states one answer throughout.
+    """Tell whether all attempts in a full window of consecutive ordinals state one answer.
 
     Windows do not overlap: ordinals 0 to w - 1, w to 2w - 1, and so on.
     """

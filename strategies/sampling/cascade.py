@@ -1,6 +1,6 @@
 """Model cascade by agreement (Yue et al., arXiv 2310.03094): small models first.
 
-The share of the leading answer among a model's own attempts decides whether its vote stands or the
+The share of the leading answer among a model's attempts decides whether its vote is final or the
 next model tries; no verifier and no training is needed. Where we differ: the paper has two
 models and draws one answer of the larger; here there may be more, each sampled `n` times or
 explored by another strategy.
@@ -26,9 +26,9 @@ from orchestrator.kit.options import ModelPoolsOptions
 class Cascade(ModelPoolsOptions):
     """Samples small models first, and larger ones where their answers disagree.
 
-    It stops at the first of `models` whose leading answer has at least the share `agreement` of its
-    attempts; attempts without an answer count against it. Only the attempts of the last model vote,
-    by the selector `final`.
+    The cascade stops at the first of `models` in which at least the share `agreement` of attempts
+    state the leading answer; attempts without an answer count as disagreeing. Only the attempts of
+    the last model vote, by the selector `final`.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"inner": "strategies"}
@@ -46,25 +46,25 @@ class Cascade(ModelPoolsOptions):
         Meta(
             gt=0,
             le=1,
-            description="Share of a model's attempts that must state one answer for it to stand.",
+            description="Share of a model's attempts that must agree on one answer to accept it.",
         ),
     ] = 0.75
     inner: Annotated[
         Any,
         Meta(
             description="Strategy that explores with each model instead of sampling `n` attempts, "
-            'such as "adaptive n=16"; a model that it names itself is kept.'
+            'such as "adaptive n=16"; if it names a model itself, that model is used.'
         ),
     ] = None
 
     @property
     def n_planned(self) -> int | None:
-        """How many attempts full sampling takes; None where `inner` does not know."""
+        """The number of attempts of full sampling; None if `inner` has no number."""
         n = self.n if self.inner is None else getattr(self.inner, "n_planned", None)
         return n and n * len(self.models)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Sample one model after another until one agrees with itself."""
+        """Sample one model after another until the attempts of one agree."""
         earlier: tuple[int, ...] = ()
         for model in self.models:
             attempts = yield from self._attempts(model, earlier, problem, rng)

@@ -1,18 +1,18 @@
-"""Shallow and few first; deeper or wider where the vote is undecided, whichever looks cheaper.
+"""Starts shallow and narrow; goes deeper or wider, whichever is cheaper, while undecided.
 
 At each of `depths` in turn, the votes of that depth alone decide:
 
-1. Take a wave: as many attempts as would decide if all stated the leader, at most `wave`. The vote
-   is decided when its leader is right with probability `confidence`: by the depth's calibrated
-   `accuracies` (below), or, without them, when it beats the runner-up that surely under a uniform
-   prior on their shares (Adaptive-Consistency, `core.votes.beta_confidence`).
-2. Undecided: compare two moves. *Wider* takes the attempts that it would need if they came out in
-   the present posterior shares (Dirichlet: one for each answer seen and for one unseen), at this
-   depth's price. *Deeper* takes a first wave at the next depth. The cheaper move is made, and the
-   deeper one if this depth would not be decided with the attempts that are left.
+1. Sample a wave: as many attempts as would decide if all stated the leader, at most `wave`. The
+   vote is decided when its leader is right with probability `confidence`: by the depth's calibrated
+   `accuracies` (below) or, without them, when it beats the runner-up with that probability under a
+   uniform prior on their shares (Adaptive-Consistency, `core.votes.beta_confidence`).
+2. Undecided: compare two moves. *Wider* samples as many attempts as would be needed under the
+   current posterior shares (Dirichlet: one for each answer seen and for one unseen), at this
+   depth's price. *Deeper* samples a first wave at the next depth. The cheaper move is made, or the
+   deeper one if the remaining attempts would not decide this depth.
 3. Decided, but not at the last depth: `confirm` attempts of the last depth must state the same
    answer. If they do, exploration ends; if not, the last depth decides, and they are part of its
-   first wave. The deepest setting so verifies the shallow ones: without it, shallow attempts that
+   first wave. The deepest setting thus verifies the shallow ones: otherwise, shallow attempts that
    agree on a mistake would decide.
 
 Calibrated: an attempt states the right answer with probability a, its depth's accuracy, and each of
@@ -47,7 +47,7 @@ _ByDepth: TypeAlias = dict[int, list[Trace]]  # in order of arrival
 class Deepen:
     """Goes from low to high latent depth, deeper or wider where votes differ.
 
-    For looped models: shallow attempts are cheap, and the deepest ones confirm what they state.
+    For looped models: shallow attempts are cheap, and the deepest ones confirm their answers.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.DEPTH})
@@ -60,7 +60,7 @@ class Deepen:
     wave: Annotated[int, Meta(ge=1, description="Largest number of attempts in one wave.")] = 4
     confidence: Annotated[
         float,
-        Meta(gt=0.5, lt=1, description="Probability that the leader is right, which decides."),
+        Meta(gt=0.5, lt=1, description="Required probability that the leader is right."),
     ] = 0.95
     confirm: Annotated[
         int,
@@ -82,8 +82,8 @@ class Deepen:
         Meta(
             ge=1,
             le=LARGEST,
-            description="Number of wrong answers among which wrong attempts spread, in effect; "
-            "counts only with `accuracies`.",
+            description="Effective number of wrong answers among which wrong attempts spread; used "
+            "only with `accuracies`.",
         ),
     ] = 1.0
     model: Annotated[
@@ -117,7 +117,7 @@ class Deepen:
         )
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Move until the vote is decided at the last depth, or confirmed by it, or `n` are in."""
+        """Sample until the last depth decides or confirms the vote, or `n` attempts arrived."""
         by_depth: _ByDepth = {depth: [] for depth in self.depths}
         level, last = 0, len(self.depths) - 1
         while n_left := self._n_left(by_depth):

@@ -23,7 +23,7 @@ class Ensemble(ModelPoolsOptions):
 
     models: Annotated[
         tuple[str, ...],
-        Meta(min_length=1, description="Model pools of the plan among which each attempt draws."),
+        Meta(min_length=1, description="Model pools of the plan from which attempts are drawn."),
     ]
     weights: Annotated[
         tuple[Annotated[float, Meta(ge=0, le=LARGEST)], ...],
@@ -43,7 +43,7 @@ class Ensemble(ModelPoolsOptions):
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.n
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:

@@ -19,9 +19,9 @@ from orchestrator.kit.options import ModelOptions
 
 @dataclass(frozen=True, slots=True)
 class ShortM(ModelOptions):
-    """Keeps the first `m` of `k` attempts to finish; for short waits.
+    """Keeps the first `m` of `k` attempts to finish; for low latency.
 
-    An attempt has finished its thinking when it ended by itself or stated an answer.
+    An attempt has finished when it ended by itself or stated an answer.
     """
 
     m: Annotated[
@@ -35,7 +35,7 @@ class ShortM(ModelOptions):
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.k
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:

@@ -2,10 +2,10 @@
 
 Inoue et al., arXiv 2503.04412; github.com/SakanaAI/treequest. The tree's nodes are attempts, scored
 by a verifier; the root is the question. At each node the search either generates a new child
-("wider") or moves to one of its children ("deeper"), by a draw from the posteriors of what either
-has brought so far: GEN against CONT, then child against child. A child of an attempt is a revision
-of it. With several models, GEN draws the model too, from the posterior of all its scores, or takes
-it by UCB1.
+("wider") or moves to one of its children ("deeper"), by a draw from the posteriors of the scores
+that each has produced so far: GEN against CONT, then child against child. A child of an attempt is
+its revision. With several models, GEN also chooses the model, by a draw from the posterior of all
+its scores or by UCB1.
 
 Posteriors and updates are those of the released code (variant A with node aggregation, shared GEN
 and CONT arms). Where we differ: up to `parallel` generations are in flight at a time and the tree
@@ -95,7 +95,7 @@ class Beta:
 
 @dataclass(slots=True)
 class Arms:
-    """The beliefs about a node: new children, moving to a child, and itself with all below."""
+    """The beliefs about a node: new children, moving to a child, and its whole subtree."""
 
     gen: Posterior
     cont: Posterior
@@ -104,7 +104,7 @@ class Arms:
 
 @dataclass(frozen=True, slots=True)
 class AbMctsOptions(ModelPoolsOptions):
-    """How a tree grows, and how each new attempt's model is chosen, in both forms of AB-MCTS."""
+    """Options of both forms of AB-MCTS: the size of the tree and the choice of models."""
 
     verifier: VerifierName
     n: Annotated[int, Meta(ge=1, description="Number of attempts in the tree.")] = 16
@@ -114,26 +114,26 @@ class AbMctsOptions(ModelPoolsOptions):
     models: Annotated[
         tuple[str, ...],
         Meta(
-            description="Model pools of the plan among which the search chooses for each attempt; "
-            "empty for the plan's first alone."
+            description="Model pools of the plan from which the search chooses for each attempt; "
+            "empty for only the plan's first."
         ),
     ] = field(default=(), kw_only=True)
     choose: Annotated[
         Literal["thompson", "ucb"],
         Meta(
             description='How a model is chosen: "thompson" draws from the beliefs about each, '
-            '"ucb" takes the highest upper confidence bound (UCB1).'
+            '"ucb" uses the highest upper confidence bound (UCB1).'
         ),
     ] = "thompson"
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.n
 
     @property
     def verifiers(self) -> tuple[str, ...]:
-        """The verifier whose verdicts it reads."""
+        """The verifier that provides the scores."""
         return (self.verifier,)
 
     @property
@@ -157,11 +157,11 @@ class AbMcts(AbMctsOptions):
 
     posterior: Annotated[
         Literal["gaussian", "beta"],
-        Meta(description="Family of the beliefs about the scores that an arm brings."),
+        Meta(description="Distribution of the beliefs about the scores of an arm."),
     ] = "gaussian"
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Walk the tree for each new attempt; learn from each that arrives."""
+        """Descend the tree for each new attempt; update beliefs when an attempt arrives."""
         prior: Posterior = Gaussian() if self.posterior == "gaussian" else Beta()
         root = Node(Arms(prior, prior, prior))
         models = Ucb1(self.names) if self.choose == "ucb" else Thompson(self.names, prior)
@@ -180,7 +180,7 @@ class Thompson:
     """Chooses among models by a draw from the belief about each."""
 
     def __init__(self, models: Sequence[str], prior: Posterior) -> None:
-        """Start with the same belief about each."""
+        """Start with the same belief about each model."""
         self._beliefs = dict.fromkeys(models, prior)
 
     def choose(self, rng: random.Random) -> str:
@@ -188,7 +188,7 @@ class Thompson:
         return thompson(list(self._beliefs.items()), rng)
 
     def learn(self, model: str, score: float) -> None:
-        """Take the score of an attempt of this model."""
+        """Update the belief with the score of an attempt by this model."""
         self._beliefs[model] = self._beliefs[model].updated(score)
 
 
@@ -223,7 +223,7 @@ def learn(parent: Node[Arms], child: Node[Arms]) -> None:
 
 
 def thompson(arms: Sequence[tuple[T, Posterior]], rng: random.Random) -> T:
-    """Return the arm with the largest draw; a single arm is taken without one."""
+    """Return the arm with the largest draw; a single arm is returned without a draw."""
     if len(arms) == 1:
         return arms[0][0]
     draws = [posterior.draw(rng) for _, posterior in arms]

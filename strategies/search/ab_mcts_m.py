@@ -46,10 +46,10 @@ _LOG_PRIOR = np.log(_ALPHA) + _LOG_Y - _ALPHA**2 / (2 * SCALE_ALPHA**2) - _Y**2 
 
 @dataclass(frozen=True, slots=True)
 class AbMctsM(AbMctsOptions):
-    """Searches as `ab-mcts` does, by one mixed model of all scores below a node.
+    """Searches like `ab-mcts`, with one mixed model of all scores below a node.
 
-    It compares children by all scores below them, where `ab-mcts` has a separate belief for each
-    arm. With "thompson" the models, too, are compared by the mixed model, a group for each.
+    Children are compared by all scores below them, where `ab-mcts` has a separate belief for each
+    arm. With "thompson" the mixed model also compares the models, with one group for each.
     """
 
     prune_size: Annotated[
@@ -70,7 +70,7 @@ class AbMctsM(AbMctsOptions):
     ] = 0.75
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Walk the tree for each new attempt; beliefs follow from the nodes' scores when needed."""
+        """Descend the tree for each new attempt; beliefs are computed from the scores on demand."""
         root: Node[None] = Node(None)
         models = Ucb1(self.names) if self.choose == "ucb" else MixedChoice(self.names)
 

@@ -1,11 +1,11 @@
 """Mind Evolution: a genetic search over whole solutions (Lee et al., arXiv 2501.09891).
 
-A programmatic evaluator guides it. Islands of solutions evolve independently. In each generation
-every island holds conversations: a few of its solutions, drawn by their scores, are shown with the
-evaluator's notes on them; a critic (the model) analyses them, an author (the model) writes a
-better one, which is evaluated and criticised in turn. The best emigrate to the next island; now and
-then the worst islands are reset to the best solutions of all. It ends when a problem is solved. The
-prompts are ours, in the gist of the paper's.
+A programmatic evaluator guides the search. Islands of solutions evolve independently. In each
+generation every island runs conversations: the prompt shows a few of its solutions, drawn by their
+scores, with the evaluator's notes on them; a critic (the model) analyses them, and an author (the
+model) writes a better one, which is evaluated and criticised in turn. The best solutions emigrate
+to the next island; at intervals, the worst islands are reset to the best solutions of all. The
+search ends when the problem is solved. The prompts are ours and follow the paper's.
 
 Where we differ: islands evolve side by side and migrate after each generation, where the paper's
 take turns; a reset island gets solutions with different answers, where the paper asks the model
@@ -83,7 +83,7 @@ class MindEvolution(ModelOptions):
         Meta(
             gt=0,
             le=LARGEST,
-            description="How evenly parents are drawn: low favours high scores, high draws nearly "
+            description="How evenly parents are drawn: low favours high scores; high draws nearly "
             "at random.",
         ),
     ] = 0.1
@@ -115,7 +115,7 @@ class MindEvolution(ModelOptions):
         int, Meta(ge=1, description="Number of solutions that a reset island starts with.")
     ] = 5
     solved: Annotated[
-        float, Meta(description="Score from which on a solution solves the problem and ends it.")
+        float, Meta(description="Smallest score at which a solution counts as solving the problem.")
     ] = 1.0
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class MindEvolution(ModelOptions):
         return (self.verifier,)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Evolve until a conversation solves the problem; the others then take no more turns."""
+        """Evolve until a conversation solves the problem; the others then stop."""
         islands: list[Island] = [[] for _ in range(self.islands)]
         solved: list[EvaluatedSolution] = []
         for generation in range(1, self.generations + 1):

@@ -1,7 +1,7 @@
 """MITS: tree search by pointwise mutual information (Li et al., arXiv 2510.03632).
 
-The selector `pmi` reads its pool. A solution grows step by step. It is scored without a verifier,
-by how much more likely the question makes it:
+The selector `pmi` ranks the pool. A solution grows step by step. Its score needs no verifier: it is
+how much more likely the question makes the solution:
 
     PMI = log p(steps | question) - log p(steps), divided by the number of steps.
 
@@ -56,7 +56,7 @@ _BLANK = " "  # an empty prompt would stand for the question
 
 @dataclass(frozen=True, slots=True)
 class StepPath:
-    """A solution so far; without an ordinal it is the bare question."""
+    """A solution so far; without an ordinal it has no step yet."""
 
     ordinal: int | None = None
     n_steps: int = 0
@@ -96,11 +96,11 @@ class Mits(StepOptions):
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """Log-probabilities of what is drawn and of what is read, besides what all steps need."""
+        """Log-probabilities of sampled and of scored tokens, in addition to the needs of steps."""
         return step_needs(self.depth) | {Capability.LOGPROBS, Capability.SCORE}
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Grow level by level; what is complete leaves the beam."""
+        """Grow level by level; complete solutions leave the beam."""
         blank = with_question(problem.prompt, _BLANK)
         entropies: list[float] = []
         paths = [StepPath()]

@@ -1,7 +1,7 @@
 """Particle filtering over steps (Puri et al., arXiv 2502.01618).
 
-Where beam search keeps the best by a verifier that errs, a particle filter keeps a sample: a step
-scored low still continues now and then. As in the authors' library
+Beam search keeps the best solutions by a verifier that may err; a particle filter keeps a sample,
+so a step with a low score still continues sometimes. As in the authors' library
 (github.com/Red-Hat-AI-Innovation-Team/its_hub) the weight of a particle is the softmax over all
 particles of the logit of its latest score, resampling is multinomial after every step, and finished
 particles take part in it with their last weight.
@@ -32,7 +32,7 @@ class Particles(ScoredStepOptions):
     n: Annotated[int, Meta(ge=1, description="Number of particles, which are solutions.")] = 8
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Grow those that are not finished, weigh all, resample."""
+        """Extend unfinished particles, weight all particles, resample."""
         take_step, particles = self.sampler, [PartialSolution()] * self.n
         for step in range(self.steps):
             unfinished = [p for p in particles if not p.done]

@@ -1,4 +1,4 @@
-"""Options of the searches over steps: where a step ends, how many there are, who scores them.
+"""Options of the searches over steps: the delimiter, the number of steps, and the verifier.
 
 A new search over steps inherits the record it needs; nothing here decides which partial solutions
 continue.
@@ -18,7 +18,7 @@ from orchestrator.kit.partial_solutions import StepSampler, step_needs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOptions(ModelOptions):
-    """Solutions that grow step by step."""
+    """Options for solutions that grow step by step."""
 
     steps: Annotated[
         int, Meta(ge=1, description="Largest number of steps; the last one runs to its end.")
@@ -36,16 +36,16 @@ class StepOptions(ModelOptions):
 
 @dataclass(frozen=True, slots=True)
 class ScoredStepOptions(StepOptions):
-    """Solutions that grow step by step, each step scored by a verifier."""
+    """Options for solutions that grow step by step, with a verifier that scores each step."""
 
     verifier: VerifierName
 
     @property
     def verifiers(self) -> tuple[str, ...]:
-        """The verifier whose verdicts it reads."""
+        """The verifier that provides the scores."""
         return (self.verifier,)
 
     @property
     def sampler(self) -> StepSampler:
-        """How a step is taken and scored."""
+        """The sampler that generates and scores steps."""
         return StepSampler(self.request, self.verifier, self.delimiter)

@@ -30,7 +30,7 @@ class _StepSearch(ScoredStepOptions):
         int, Meta(ge=1, description="Number of solutions that grow at once; a multiple of `width`.")
     ] = 4
     width: Annotated[
-        int, Meta(ge=1, description="Number of next steps that are tried for a partial solution.")
+        int, Meta(ge=1, description="Number of next steps sampled for each partial solution.")
     ] = 4
     aggregate: Annotated[
         Aggregate,
@@ -53,7 +53,7 @@ class Beam(_StepSearch):
     """
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Grow, keep the best, duplicate; what is complete leaves the beam."""
+        """Extend, keep the best, duplicate; complete solutions leave the beam."""
         take_step, beam = self.sampler, [PartialSolution()]
         for step in range(self.steps):
             grown = yield from take_step(spread(beam, self.n), last=step == self.steps - 1)

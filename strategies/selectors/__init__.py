@@ -1,4 +1,4 @@
-"""Selectors: pure functions from a pool of traces to answers, ranked. Ties are `core.votes`'s.
+"""Selectors: pure functions from a pool of traces to ranked answers; `core.votes` breaks ties.
 
-Not here: a selector that reads the pools of one strategy alone stands beside that strategy.
+Not here: a selector for the pools of a single strategy is next to that strategy.
 """

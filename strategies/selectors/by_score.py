@@ -30,18 +30,18 @@ ScoreName: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
-    """By which score a selector ranks, and what each attempt must carry for it."""
+    """The score by which a selector ranks, and the metrics and verdicts that it requires."""
 
     by: ScoreName = "mean_confidence"
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metric it ranks by, if it is one."""
+        """The metric that the selector ranks by, if the score is a metric."""
         return () if self.by.startswith(_VERDICT) else (self.by,)
 
     @property
     def verifiers(self) -> tuple[str, ...]:
-        """The verifier whose verdicts it ranks by, if it does."""
+        """The verifier that the selector ranks by, if the score is a verdict."""
         return verifier_of(self.by)
 
 
@@ -68,7 +68,7 @@ class Best(ScoreOptions):
 class BestWeighted(ScoreOptions):
     """Weighted best of n, scores summed by answer; for verifiers that err.
 
-    A cluster is shown in the words of its best attempt (Li et al., arXiv 2206.02336).
+    The answer is printed as its best attempt wrote it (Li et al., arXiv 2206.02336).
     """
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
@@ -120,9 +120,9 @@ def verifier_of(by: str) -> tuple[str, ...]:
 
 
 def rankable(traces: Sequence[Trace], by: str) -> list[Trace]:
-    """Return the voters that can be ranked: by a metric all, by a verdict those that have one.
+    """Return the voters that can be ranked: all for a metric; those with a verdict for a verdict.
 
-    When no voter has a verdict, all are returned, and `score` raises the error.
+    If no voter has a verdict, all are returned, and `score` raises the error.
     """
     pool = voters(traces)
     with_verdict = [t for t in pool if any(v.verifier in verifier_of(by) for v in t.verdicts)]
@@ -132,7 +132,7 @@ def rankable(traces: Sequence[Trace], by: str) -> list[Trace]:
 def score(trace: Trace, by: str) -> float:
     """Return a trace's score.
 
-    ValueError naming the trace when it carries none, or one that is negative or not finite.
+    ValueError, naming the trace, if the score is missing, negative or not finite.
     """
     if by.startswith(_VERDICT):
         scores = [v.score for v in trace.verdicts if v.verifier in verifier_of(by)]

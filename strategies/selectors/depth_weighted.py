@@ -1,4 +1,4 @@
-"""Depth ensembles: a vote weighs what its latent depth is worth."""
+"""Depth ensembles: the weight of a vote depends on its latent depth."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class DepthWeighted:
     weights: Annotated[
         tuple[Annotated[float, Meta(ge=0, le=LARGEST)], ...],
         Meta(
-            description="Weight of a vote at each of `depths`, as `leadline sweep` measures it; "
-            "empty, and `depths` too, lets only the deepest attempts vote."
+            description="Weight of a vote at each of `depths`, as `leadline sweep` measures it; if "
+            "this and `depths` are empty, only the deepest attempts vote."
         ),
     ] = ()
 
@@ -45,7 +45,7 @@ class DepthWeighted:
                 "neither"
             )
         if len(set(self.depths)) < len(self.depths):
-            raise ValueError(f"depths = {self.depths}: give different ones")
+            raise ValueError(f"depths = {self.depths}: all must be different")
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by summed weight. ValueError naming a trace whose depth has no weight."""

@@ -1,4 +1,4 @@
-"""The vote of the last generation: which attempts supersede which.
+"""The vote of the last generation of attempts; later generations supersede earlier ones.
 
 An attempt (`purpose` SOLVE or AGGREGATE) whose request had `subjects` builds on those traces or
 takes their place: a revision, an aggregation, the answer of a larger model where smaller ones
@@ -22,8 +22,8 @@ from orchestrator.core.votes import VOTING, tally, voters
 class Final:
     """Votes among the last generation only; for revision and aggregation.
 
-    The last generation holds the last revisions, the last population, or the attempts of the last
-    model of a cascade.
+    The last generation consists of the last revisions, the last population, or the attempts of the
+    last model of a cascade.
     """
 
     parts: ClassVar[Mapping[str, str]] = {"vote": "selectors"}

@@ -1,4 +1,4 @@
-"""Plurality, the vote that all others are compared with."""
+"""Plurality vote, the baseline of all other selectors."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from strategies.selectors.by_score import rankable, score, verifier_of
 
 @dataclass(frozen=True, slots=True)
 class Pessimistic:
-    """Takes the answer with the highest lower bound of its verdicts.
+    """Ranks answers by a lower bound of their verdicts; for few verdicts.
 
     The largest r(a) - alpha ln(T) / (n_a + 1) wins: r(a) the mean and n_a the number of verdicts on
     attempts that state a, T the number of all verdicts. In the paper T is N M and n_a is N_a M;
@@ -31,8 +31,8 @@ class Pessimistic:
         str,
         Meta(
             pattern="^(judges$|verdict:)",
-            description='Which verdicts count: "judges" for those of LLM judges in the pool (as '
-            'strategy `scrutinize` leaves them), "verdict:NAME" for those of the plan\'s verifier '
+            description='The verdicts that count: "judges" for those of LLM judges in the pool (as '
+            'from strategy `scrutinize`), "verdict:NAME" for those of the plan\'s verifier '
             "NAME.",
         ),
     ] = "judges"
@@ -41,8 +41,8 @@ class Pessimistic:
         Meta(
             ge=0,
             le=LARGEST,
-            description="Penalty of answers with few verdicts: 0 takes the best mean, a large "
-            "value the majority.",
+            description="Penalty of answers with few verdicts: 0 ranks by the mean, a large value "
+            "like the majority.",
         ),
     ] = 0.1
 

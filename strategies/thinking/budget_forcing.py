@@ -1,10 +1,10 @@
 """Budget forcing (s1; Muennighoff et al., arXiv 2501.19393): thinking is lengthened or cut off.
 
-An attempt thinks until it closes its thinking. The first `ignore` times, the end tag is dropped and
-"Wait" put in its place, so that it continues to think within what is left of its tokens. When it
-has closed its thinking for good, or its tokens are used up, the tag is put there (and "Final
-Answer:", if it was cut off), and it answers. As in the released code (github.com/simplescaling/s1)
-there is one budget for all thinking.
+An attempt thinks until it closes its thinking. The first `ignore` times, the end tag is replaced by
+"Wait", which makes the attempt continue to think within its remaining tokens. When it closes its
+thinking once more, or its tokens are used up, the tag is inserted (and "Final Answer:" if thinking
+was cut off), and the attempt answers. As in the released code (github.com/simplescaling/s1), there
+is one budget for all thinking.
 """
 
 from __future__ import annotations

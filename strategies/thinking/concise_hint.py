@@ -1,12 +1,12 @@
 """ConciseHint (Tang et al., arXiv 2506.18810): an attempt is reminded to be concise as it thinks.
 
-The hint is put into its thinking after about `interval` tokens, and then at distances that grow
-with its length: interval + growth x length. So a long chain, which a hard problem needs, is
+The hint is inserted into its thinking after about `interval` tokens, and then at distances that
+grow with its length: interval + growth x length. A long chain, which a hard problem needs, is thus
 interrupted less and less.
 
-Where we differ: the paper puts a hint back inside the last stretch, nearer its beginning while that
-is short; here it comes at its end, because a continuation follows what was written. Its hint stands
-in the chat markup of the model; ours is plain text.
+Where we differ: the paper inserts a hint inside the last stretch, nearer to its beginning while the
+chain is short; here it is appended at the end, because a continuation follows the text so far. The
+paper's hint uses the chat markup of the model; ours is plain text.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class ConciseHint(ThinkingAttempts):
     For models that think longer than their questions need; no training, no probes.
     """
 
-    hint: Annotated[str, Meta(min_length=1, description="Text that is put into the thinking.")] = (
+    hint: Annotated[str, Meta(min_length=1, description="Text inserted into the thinking.")] = (
         " (make answer concise!) "
     )
     interval: Annotated[
-        int, Meta(ge=1, description="Tokens of thinking before the first hint, about.")
+        int, Meta(ge=1, description="Approximate number of thinking tokens before the first hint.")
     ] = 128
     growth: Annotated[
         float,
         Meta(
             ge=0,
             le=LARGEST,
-            description="By how many tokens the distance between hints grows with each token of "
-            "thinking; 0 keeps it.",
+            description="Number of tokens by which the distance between hints grows per token of "
+            "thinking; 0 keeps it constant.",
         ),
     ] = 0.2
 

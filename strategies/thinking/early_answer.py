@@ -1,13 +1,13 @@
 """EAT, early answering by entropy (Wang et al., arXiv 2509.26522; github.com/xidulu/EAT).
 
 After every paragraph of its thinking an attempt is probed: the tag that would end it, a line break,
-and the entropy of the token that would come then. As thinking continues, that entropy falls and
+and the entropy of the token that would follow. As thinking continues, that entropy falls and
 settles; when its variance, as an exponential moving average, is below a threshold, thinking no
 longer changes the answer: it is closed and the attempt answers.
 
 Where we differ: the entropy is that of the 20 most likely tokens and of the rest as one
-(`mean_entropy`); averages and warm-up are those of the released code, which looks at finished
-traces afterwards, where here generation does end.
+(`mean_entropy`); averages and warm-up are those of the released code, which analyses finished
+traces, while here generation really ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from strategies.thinking.thinking_attempts import ThinkingAttempts
 class EarlyAnswer(ThinkingAttempts):
     """Ends thinking once the entropy of the answer has settled.
 
-    For reasoning models on engines with log-probabilities: it saves thinking that changes nothing.
+    For reasoning models on engines with log-probabilities. Saves thinking that would not change the
+    answer.
     """
 
     variance: Annotated[
@@ -58,7 +59,7 @@ class EarlyAnswer(ThinkingAttempts):
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """Stop rules and log-probabilities, besides what all thinking attempts need."""
+        """Stop rules and log-probabilities, in addition to the needs of all thinking attempts."""
         return thinking_needs(self.depth) | {Capability.RULES, Capability.LOGPROBS}
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
@@ -103,9 +104,9 @@ class MovingVariance:
     _variance: float = field(default=0.0, init=False)
 
     def add(self, value: float) -> float:
-        """Take the next value and return the variance with it.
+        """Add the next value and return the updated variance.
 
-        The deviation is taken from the mean that already includes the value.
+        The deviation is from the mean that already includes the value.
         """
         self.n += 1
         if self.n == 1:

@@ -38,7 +38,7 @@ CHECK = "Let me check whether there are some wrong steps:"
 
 
 class Mood(Enum):
-    """What a sentence does."""
+    """The role of a sentence in the reasoning."""
 
     STATEMENT = "statement"
     AFFIRMATION = "affirmation"
@@ -106,9 +106,9 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class SpeculativeThinking:
-    """Lets a large model take over a small one's thinking where it matters.
+    """Lets a large model take over a small one's thinking at key sentences.
 
-    For two models that share their tokenizer.
+    Both models must share their tokenizer.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE, Capability.RULES})
@@ -143,12 +143,12 @@ class SpeculativeThinking:
 
     @property
     def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
+        """The number of attempts of full sampling."""
         return self.n
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The model pools it names besides `model`."""
+        """The model pools that this strategy names in addition to `model`."""
         return (self.large,)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
@@ -160,7 +160,7 @@ class SpeculativeThinking:
 
 @dataclass(slots=True)
 class _JointAttempt:
-    """An attempt that two models write in turns: where it stands, how many tokens are left."""
+    """An attempt that two models write in turns: its latest trace and its remaining tokens."""
 
     options: SpeculativeThinking
     small: str
@@ -212,6 +212,6 @@ class _JointAttempt:
         return trace
 
     def _continue(self, request: Request) -> Generator[Command, Reply, Trace]:
-        """Return a continuation of the attempt as it stands, within the tokens that are left."""
+        """Return a continuation of the attempt so far, within its remaining tokens."""
         n_tokens = min(request.max_new_tokens or self.n_left, self.n_left)
         return (yield from ask(changed(request, parent=self.parent, max_new_tokens=n_tokens)))

@@ -1,6 +1,6 @@
-"""Attempts that think and then answer, side by side: what the strategies of this folder share.
+"""Attempts that think and then answer, side by side: shared by the strategies of this folder.
 
-Nothing here decides how long an attempt thinks; that is the strategy's own part.
+Each strategy decides how long an attempt thinks.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from orchestrator.kit.thinking import ThinkingModel, thinking_needs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThinkingAttempts(AttemptOptions):
-    """How many attempts there are, how much each may think, and how thinking turns into answering.
+    """Options for the number of attempts, the length of thinking, and the turn to the answer.
 
-    A model that ends its text without the end tag has answered.
+    If a model ends its text without the end tag, the text counts as its answer.
     """
 
     n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 8
@@ -38,13 +38,13 @@ class ThinkingAttempts(AttemptOptions):
     closing: Annotated[
         str,
         Meta(
-            description="Text put after the end tag where thinking was cut off; empty for none.",
+            description="Text inserted after the end tag if thinking was cut off; empty for none.",
         ),
     ] = "\n\nFinal Answer:"
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """Continuation, stop strings that are reported, and latent depth if one is set."""
+        """Continuation, reported stop strings, and latent depth if one is set."""
         return thinking_needs(self.depth)
 
     def side_by_side(

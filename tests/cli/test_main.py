@@ -464,7 +464,7 @@ def test_resume_refuses_when_the_problems_are_gone_or_changed(cli: Run, tmp_path
     assert (changed.exit_code, "has changed since" in changed.stderr) == (2, True)
     file.unlink()
     gone = cli("resume", "runs/p")
-    assert (gone.exit_code, "which is gone" in gone.stderr) == (2, True)
+    assert (gone.exit_code, "which no longer exists" in gone.stderr) == (2, True)
     nothing = cli("resume", "runs/other")
     assert (nothing.exit_code, "there is no job in runs/other" in nothing.stderr) == (2, True)
 
@@ -599,7 +599,7 @@ def test_a_second_process_is_turned_away(cli: Run, tmp_path: Path) -> None:
     done = cli("run", "--problems", "p.jsonl", *FAKE, *SLOW)
     process.terminate()
     process.communicate(timeout=60)
-    assert (done.exit_code, "another process works on it" in done.stderr) == (1, True), done.output
+    assert (done.exit_code, "another process is using it" in done.stderr) == (1, True), done.output
 
 
 @pytest.mark.slow

@@ -234,7 +234,7 @@ def test_missing_ids_are_warned_of_once_and_a_repeated_question_is_refused(write
     assert len(file.problems) == 2
     assert len(file.warnings) == 1
     assert "2 rows have no id" in file.warnings[0]
-    assert "its prompt is that of line 1" in file.invalid[0].error
+    assert "its prompt is already that of line 1" in file.invalid[0].error
 
 
 def test_bom_crlf_blank_lines_unusual_line_ends_and_long_lines_are_fine(write: Write) -> None:
@@ -254,7 +254,7 @@ def test_bom_crlf_blank_lines_unusual_line_ends_and_long_lines_are_fine(write: W
     [
         ("p.jsonl", b"", "is empty"),
         ("p.jsonl", b"\xef\xbb\xbf", "is empty"),
-        ("p.jsonl", b"\n \n", "holds no rows"),
+        ("p.jsonl", b"\n \n", "contains no rows"),
         ("p.jsonl", b'{"id": 1}\n', "none of its 1 rows"),
         ("p.jsonl", b"\x00\x01\x02", "binary"),
         (
@@ -268,7 +268,7 @@ def test_bom_crlf_blank_lines_unusual_line_ends_and_long_lines_are_fine(write: W
         ("p.parquet", b"PAR1 and nothing more", "cannot be read as Parquet"),
         ("p.csv", b"What is 2 + 2?\nWhat is 3?\n", "header with 'prompt'"),
         ("p.csv", b"id,prompt,prompt\n", "'prompt' twice"),
-        ("p.csv", b"id,prompt\n", "holds no rows"),
+        ("p.csv", b"id,prompt\n", "contains no rows"),
         ("p.csv", b'id,"pro"mpt\n', "header is not CSV"),
     ],
 )

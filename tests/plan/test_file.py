@@ -269,7 +269,7 @@ def test_a_flag_for_a_text_is_taken_as_it_is_typed(load: Load) -> None:
                 '[strategy]\nname = "consistency"\ndepth = 4\n'
                 '[models.main]\npath = "any"\nmax_depth = 3'
             ),
-            ["strategy.depth asks", "serves 1 to 3"],
+            ["strategy.depth requests", "serves 1 to 3"],
         ),
         ("sampling = 3", ["sampling = 3", "write [sampling]"]),
         ("[sampling]\ntemperature = true", ["sampling.temperature = True", "a number"]),

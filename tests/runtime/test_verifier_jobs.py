@@ -395,21 +395,21 @@ async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path
 @pytest.mark.parametrize(
     ("verifier", "reason"),
     [
-        ({"name": "reward", "model": "rmm"}, r"asks for model 'rmm' \(did you mean 'rm'\?\)"),
+        ({"name": "reward", "model": "rmm"}, r"names model 'rmm' \(did you mean 'rm'\?\)"),
         (
             {"name": "reward", "model": "judge"},
             (
-                r"models\.judge\.task = '': verifier 'reward' wants values of this pool; "
+                r"models\.judge\.task = '': verifier 'reward' needs values from this pool; "
                 "set it to 'classify'"
             ),
         ),
         (
             {"name": "llm-judge", "model": "rm"},
-            r"models\.rm\.task = 'classify': verifier 'llm-judge' wants text of this pool",
+            r"models\.rm\.task = 'classify': verifier 'llm-judge' needs text from this pool",
         ),
         ({"name": "process-reward", "model": "rm"}, r"set it to 'token_classify'"),
-        ({"name": "generative-reward", "meta": "judge"}, r"wants values of this pool"),
-        ({"name": "generative-reward", "kept": 2}, r"it takes a pool `meta`"),
+        ({"name": "generative-reward", "meta": "judge"}, r"needs values from this pool"),
+        ({"name": "generative-reward", "kept": 2}, r"set a pool `meta`"),
     ],
 )
 def test_a_verifier_whose_pool_is_not_there_or_does_something_else_is_refused(
@@ -466,7 +466,7 @@ def test_a_judge_of_embeddings_compares_prefixes_in_a_job(tmp_path: Path) -> Non
     )
     reason = (
         r"models\.rm\.task = 'classify': strategy\.similarity of strategy 'deepprune' "
-        "wants values of this pool; set it to 'embed'"
+        "needs values from this pool; set it to 'embed'"
     )
     with pytest.raises(PlanError, match=reason):
         orchestrator.run(problems(1), wrong, fake())

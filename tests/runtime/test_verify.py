@@ -73,7 +73,7 @@ def test_a_reward_is_the_sigmoid_of_the_raw_value_or_the_value_itself() -> None:
         Message("assistant", "Two.\n\nFour."),
     )  # type: ignore[arg-type]  # a text
     assert score(run_verifier(Reward("rm", "probability"), values(0.25))[0]) == 0.25
-    assert "is no probability" in str(run_verifier(Reward("rm", "probability"), values(1.25))[0])
+    assert "is not a probability" in str(run_verifier(Reward("rm", "probability"), values(1.25))[0])
 
 
 def test_a_reward_model_sees_what_follows_the_reasoning() -> None:
@@ -253,14 +253,14 @@ def test_a_failed_request_is_no_verdict(verifier: Any) -> None:
         ("process-reward", {"model": "rm", "delimiter": ""}, "delimiter = ''"),
         ("generative-reward", {"k": 0}, "k = 0: .*at least 1"),
         ("generative-reward", {"k": 2, "kept": 3, "meta": "rm"}, "at most all"),
-        ("generative-reward", {"kept": 1}, "it takes a pool `meta`"),
+        ("generative-reward", {"kept": 1}, "set a pool `meta`"),
         ("generative-reward", {"temperature": 0.0}, "above 0 unless k = 1"),
         ("generative-reward", {"temperature": -1.0}, "temperature = -1.0"),
         ("generative-reward", {"max_new_tokens": 0}, "max_new_tokens = 0"),
         ("generative-reward", {"template": "Well?"}, "template = 'Well.'.*solution"),
-        ("llm-judge", {"yes": "No"}, "two different words"),
+        ("llm-judge", {"yes": "No"}, "two different, non-empty words"),
         ("llm-judge", {"template": "Well?"}, "template = 'Well.'.*solution"),
-        ("process-evaluator", {"yes": " "}, "two different words"),
+        ("process-evaluator", {"yes": " "}, "two different, non-empty words"),
         ("process-evaluator", {"delimiter": ""}, "delimiter = ''"),
         ("process-evaluator", {"max_new_tokens": 0}, "max_new_tokens = 0"),
     ],

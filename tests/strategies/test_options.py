@@ -35,7 +35,7 @@ ACROSS = [  # checks across options, with what their message must name
     ("strategies", "short-m@k", {"m": 4, "k": 3}, "m = 4, k = 3"),
     ("strategies", "staged", {"stages": ["consistency", ""]}, "none of them may be empty"),
     ("selectors", "depth-weighted", {"depths": [1]}, "0 weights for 1"),
-    ("selectors", "depth-weighted", {"depths": [1, 1], "weights": [1, 1]}, "different ones"),
+    ("selectors", "depth-weighted", {"depths": [1, 1], "weights": [1, 1]}, "all must be different"),
     *(
         ("strategies", name, {"verifier": "v", "n": 6}, "n = 6, width = 4")
         for name in ("beam", "dvts")

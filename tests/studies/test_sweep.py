@@ -441,7 +441,7 @@ def test_other_selectors_are_swept_by_drawing(plain: Run) -> None:
         (
             ["--depths", "1,16"],
             [
-                "sampling.depth asks for latent depth 16",
+                "sampling.depth requests latent depth 16",
                 "serves 1 to 8",
                 "raise models.main.max_depth",
             ],

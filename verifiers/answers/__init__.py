@@ -1,4 +1,4 @@
-"""Domains: how answers of one kind are read and compared, a module each.
+"""Domains, which read and compare answers of one kind; one module each.
 
-What several domains share belongs in `orchestrator.kit.answers`.
+Code that several domains share belongs in `orchestrator.kit.answers`.
 """

@@ -1,7 +1,7 @@
 """Answers that are one letter of a multiple-choice question.
 
-The one rule: a letter counts only where it can be nothing else: "A man went home" does not choose
-A. The text of an option is never matched against the question: only letters are read.
+The one rule: a letter counts only if it is unambiguous: "A man went home" does not choose A. The
+text of an option is never matched against the question; only letters are read.
 """
 
 import re
@@ -38,16 +38,16 @@ class Choice:
             )
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the letter given last.
+        """Return the letter stated last.
 
-        If a finished reply gives none, that of its last line: `B`, `B) Paris`, "so (B)".
+        If a finished reply states none, return that of its last line: `B`, `B) Paris`, "so (B)".
         """
         return find_answer(text, finished, self._read, self._from_last_line, _NOUNS)
 
     def canonical(self, answer: str) -> str:
         """Return `=` and the capital letter.
 
-        What is not a choice equals only itself, whatever its case and spacing.
+        Any other text equals only itself, ignoring case and spacing.
         """
         letter = self._letter(answer.strip().removeprefix("="))
         return (
@@ -64,9 +64,9 @@ class Choice:
         return letters.pop() if len(letters) == 1 else None
 
     def _letter(self, text: str) -> str | None:
-        """Return the letter of a text that is nothing but a choice.
+        """Return the letter of a text that consists only of a choice.
 
-        Such as `B`, `(b)`, `B.`, `(B) 15`, `B: Paris` or `option B`.
+        Examples are `B`, `(b)`, `B.`, `(B) 15`, `B: Paris` and `option B`.
         """
         text = _LABEL.sub("", _bare(text))
         match = re.match(rf"\(?([{self._both}])(?:\)|[.:](?=\s|$)|$)|\[([{self._both}])\]", text)

@@ -1,8 +1,8 @@
 """Programs as answers: the last fenced block of a reply, compared as text.
 
 The one rule: two programs are the same answer when they differ only in spaces at the ends of lines
-and in blank lines at the beginning and the end. What it does not cover: what a program does, which
-the verifier `code-tests` finds out.
+and in blank lines at the beginning and the end. Not covered: the behaviour of a program, which the
+verifier `code-tests` checks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orchestrator.kit.answers.code_blocks import PYTHON, last_program
 class Code:
     """The last fenced code block, compared as text.
 
-    A block without a language counts where none has one of `fences`.
+    A block without a language counts only if no block has one of the languages in `fences`.
     """
 
     fences: Annotated[

@@ -1,8 +1,8 @@
-"""Answers that are one JSON value: the order of keys, spacing and how numbers are written are moot.
+"""Answers that are one JSON value; key order, spacing and the format of numbers do not matter.
 
-The one rule: what RFC 8259 leaves open is no answer. An object that gives one name two different
-values has no value, NaN and Infinity are not JSON, and what does not parse equals only itself. What
-it does not cover: no schema is checked.
+The one rule: anything that RFC 8259 leaves undefined is not an answer. An object that has one name
+with two different values has no value, NaN and Infinity are not JSON, and text that does not parse
+equals only itself. Not covered: schemas are not checked.
 """
 
 import json
@@ -36,11 +36,11 @@ class JsonValue:
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the text of the value given last.
+        """Return the text of the value stated last.
 
-        That is a closed fence that holds JSON, a box, or what follows "the answer is". Of a
-        finished reply without them, its last object or array, or the whole reply if that is one
-        value.
+        The value is in a closed fence that contains JSON, in a box, or after "the answer is". In a
+        finished reply without these, it is the last object or array, or the whole reply if that is
+        a single value.
         """
         part = reply(text, finished)
         places = statements(part.text)
@@ -55,7 +55,7 @@ class JsonValue:
     def canonical(self, answer: str) -> str:
         """Return `=` and the value, with names sorted and numbers in normal form (1.0 is 1).
 
-        For what is not JSON, `=!` and the text.
+        For text that is not JSON, return `=!` and the text.
         """
         plain = answer.strip()
         normal = _normal(plain.removeprefix("="))

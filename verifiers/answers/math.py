@@ -1,7 +1,7 @@
 r"""Answers that are mathematical expressions: numbers, formulas, tuples, sets, equations, a word.
 
-The one rule: reading is linear and bounded and needs no algebra; comparing is sympy's (through
-math-verify), may hang or eat memory, and therefore happens only in a process that can be killed
+The one rule: reading is linear and bounded and needs no algebra. Comparison uses sympy (through
+math-verify), may hang or exhaust memory, and therefore happens only in a process that can be killed
 (`orchestrator.runtime.answer_workers`). Nothing here sets a time limit: math-verify's own limits
 use signals, which fail in threads.
 """
@@ -45,22 +45,22 @@ _NUMERIC_LEFT_SIDE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Math:
-    """Numbers and formulas, compared by algebra. What most problem sets need."""
+    """Numbers and formulas, compared by algebra; suits most problem sets."""
 
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the expression given last.
+        """Return the expression stated last.
 
-        If a finished reply gives none, the one value of its last line.
+        If a finished reply states none, return the only value in its last line.
         """
         return find_answer(text, finished, _read, self._read_last_line)
 
     def canonical(self, answer: str) -> str:
         r"""Return `=n/d` for a number and `=words` for words: complete.
 
-        For the rest LaTeX in one spelling, not complete.
-        `50\%` is 1/2 and not 50; `x = 5`, `5\text{ cm}`, `\$5` and `90^\circ` keep the number only.
+        All other answers become LaTeX in a uniform spelling, which is not complete.
+        `50\%` is 1/2 and not 50; `x = 5`, `5\text{ cm}`, `\$5` and `90^\circ` keep only the number.
         An answer of more than 2000 characters is only trimmed.
         """
         answer = " ".join(answer.split())
@@ -91,7 +91,7 @@ class Math:
         """Import what `equivalent` needs, outside the first answer's time limit."""
         from math_verify import parse, verify
 
-        # it warns that its own limits are off: they are meant to be
+        # math-verify warns that its own time limits are off, which is intended
         logging.getLogger("math_verify").setLevel(logging.ERROR)
         verify(
             parse("$x+1$", parsing_timeout=None),

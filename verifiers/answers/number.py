@@ -1,8 +1,8 @@
 r"""Answers that are one number: prices, counts, percentages, measurements whatever their unit.
 
-The one rule: exact rationals, so `0.5`, `1/2` and `50\%` are one answer, and 0.333 is not 1/3
-unless a tolerance says so. What it does not cover: lists, intervals and expressions, which are for
-`verifiers.answers.math`.
+The one rule: values are exact rationals, so `0.5`, `1/2` and `50\%` are one answer, and 0.333 is
+not 1/3 unless a tolerance allows it. Not covered: lists, intervals and expressions
+(`verifiers.answers.math`).
 """
 
 from dataclasses import dataclass
@@ -25,24 +25,24 @@ class Number:
         Meta(
             ge=0,
             lt=1,
-            description="How far two numbers that count as equal may differ, as a fraction of the "
-            "larger one; 0 compares exactly.",
+            description="Largest difference between two equal numbers, as a fraction of the larger "
+            "one; 0 compares exactly.",
         ),
     ] = 0.0
 
     in_process: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the number given last.
+        """Return the number stated last.
 
-        If a finished reply gives none, the one number of its last line.
+        If a finished reply states none, return the only number in its last line.
         """
         return find_answer(text, finished, _read, _read_last_line)
 
     def canonical(self, answer: str) -> str:
         """Return `=n/d`, or `n/d` under a tolerance.
 
-        What is no number equals only itself, whatever its case and spacing.
+        Any other text equals only itself, ignoring case and spacing.
         """
         value = quantity(answer)
         if value is None:

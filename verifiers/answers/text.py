@@ -2,7 +2,7 @@
 
 The one rule: two answers are the same when they differ only in case, spacing, Unicode form, quotes,
 emphasis, or punctuation at the ends of words. Articles, word order, synonyms and spelling count.
-What it does not cover: meaning, for which a judge is needed.
+Not covered: meaning, which needs a judge.
 """
 
 import re
@@ -37,9 +37,10 @@ class Text:
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the last box.
 
-        Without one, the words after the last "the answer is" (one sentence) or on a closing `####`
-        line. Of a finished reply without them, the reply itself, if it is one line of at most 100
-        characters. Boxes come first because after "the answer is" any words would do.
+        Without a box, return the words after the last "the answer is" (one sentence) or on a
+        closing `####` line. If a finished reply has none of these, return the reply itself if it is
+        one line of at most 100 characters. Boxes have priority because any words may follow "the
+        answer is".
         """
         part = reply(text, finished)
         places = statements(part.text)

@@ -1,4 +1,4 @@
-"""Verifiers that query models for a score, a module each.
+"""Verifiers that query models for a score, one module each.
 
-What several of them share belongs in `orchestrator.kit.model_verifier`.
+Code that several of them share belongs in `orchestrator.kit.model_verifier`.
 """

@@ -1,11 +1,11 @@
-"""The verifier that has a language model write critiques that end in a score from 1 to 10.
+"""A verifier with which a language model writes critiques that end in a score from 1 to 10.
 
 DeepSeek-GRM (Liu et al., arXiv 2504.02495): a generative reward model scaled at inference by
 parallel samples, whose scores are summed, guided by a meta reward model that keeps the better
 critiques. The one rule: a critique without a readable score is left out, never counted as 0.
 Differs: one solution is scored at a time, so there is no order of responses to shuffle, and the
-mean takes the place of the sum, which orders solutions alike. The prompt follows the paper's idea
-of principles and critique; its words are ours.
+mean replaces the sum, which ranks solutions in the same order. The prompt follows the paper's idea
+of principles and critique; its wording is ours.
 """
 
 from __future__ import annotations
@@ -48,37 +48,37 @@ solution by each principle. """
 
 @dataclass(frozen=True, slots=True)
 class GenerativeReward:
-    """The mean score of `k` written critiques. For answers that no reward model was trained on.
+    """Mean score of `k` written critiques; for domains without a reward model.
 
-    With a pool `meta`, only the critiques count that it values most.
+    With a pool `meta`, only the critiques with its highest values count.
     """
 
     model: Annotated[
-        str, Meta(description='The model pool that grades, one that writes text; "" is the first.')
+        str, Meta(description="Model pool that grades, without a task; empty for the plan's first.")
     ] = ""
-    k: Annotated[int, Meta(ge=1, description="The number of critiques of each solution.")] = 8
+    k: Annotated[int, Meta(ge=1, description="Number of critiques of each solution.")] = 8
     meta: Annotated[
         str,
         Meta(
-            description='The model pool that values critiques, of task "classify" or '
-            '"token_classify"; "" has all critiques count.'
+            description='Model pool that values critiques, with the task "classify" or '
+            '"token_classify"; if empty, all critiques count.'
         ),
     ] = ""
     kept: Annotated[
         int,
         Meta(
             ge=0,
-            description="How many of the critiques that `meta` has valued count; 0 is half of k.",
+            description="Number of critiques that count, by the values of `meta`; 0 is half of k.",
         ),
     ] = 0
     max_new_tokens: Annotated[
-        int, Meta(ge=1, description="The tokens that one critique may take.")
+        int, Meta(ge=1, description="Largest number of tokens of a critique.")
     ] = 2048
     temperature: Annotated[
         float,
         Meta(
             ge=0,
-            description="The temperature at which critiques are sampled; above 0 unless k is 1.",
+            description="Sampling temperature of critiques; above 0 unless k is 1.",
         ),
     ] = 1.0
     template: Annotated[
@@ -93,18 +93,18 @@ class GenerativeReward:
         if self.kept > self.k:
             raise ValueError(f"kept = {self.kept}: at most all k = {self.k} critiques are kept")
         if self.kept and not self.meta:
-            raise ValueError(f"kept = {self.kept}: it takes a pool `meta` to choose them")
+            raise ValueError(f"kept = {self.kept}: set a pool `meta` to choose them")
         if self.k > 1 and not self.temperature:
             raise ValueError("temperature = 0: above 0 unless k = 1, or all critiques are the same")
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The pools that it names beside `model`."""
+        """The model pools that this verifier names in addition to `model`."""
         return (self.meta,)
 
     @property
     def tasks(self) -> Mapping[str, tuple[str, ...]]:
-        """What the pool `meta` may be for."""
+        """The acceptable tasks of the pool `meta`."""
         return {self.meta: ("classify", "token_classify")} if self.meta else {}
 
     @property
@@ -113,7 +113,7 @@ class GenerativeReward:
         return frozenset({Capability.POOL} if self.meta else ())
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
-        """Return the mean of the scores that could be read; NoVerdict where none could."""
+        """Return the mean of the readable scores; NoVerdict if there are none."""
         values = {"problem": question(problem.prompt), "solution": solution(trace)}
         prompt = fill(self.template, values) + SCORE_FORM
         sampling = Sampling(temperature=self.temperature, top_p=1.0)
@@ -138,9 +138,9 @@ class GenerativeReward:
     def _best(
         self, prompt: str, rated: Sequence[tuple[Trace, float]], trace: Trace
     ) -> Generator[Command, Reply, list[tuple[Trace, float]]]:
-        """Return the critiques that `meta` values most, in order; of equal ones the first.
+        """Return the critiques with the highest values of `meta`, in order; ties go to the first.
 
-        Those without a value are left out.
+        Critiques without a value are left out.
         """
         question_message = Message("user", prompt)
         requests = [

@@ -1,9 +1,9 @@
-"""The verifier that has a language model judge a solution in one token.
+"""A verifier with which a language model judges a solution in one token.
 
-P(yes) / (P(yes) + P(no)) of its two verdict words, as generative verifiers (Zhang et al., arXiv
-2408.15240) are read that do not reason. They train theirs; here any instruct model will do. The one
-rule: where neither word is likely, there is no verdict. What it does not cover: the judge does not
-reason; `process-evaluator` has it reason first.
+The score is P(yes) / (P(yes) + P(no)) of the two verdict words, as for generative verifiers without
+reasoning (Zhang et al., arXiv 2408.15240). They train their model; here any instruct model works.
+The one rule: if neither word is likely, there is no verdict. Not covered: reasoning before the
+verdict (`process-evaluator`).
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Reply with one word, {yes} or {no}."""
 
 @dataclass(frozen=True, slots=True)
 class LlmJudge:
-    """A model's yes or no in one token: p(yes) / (p(yes) + p(no)). The cheapest judge.
+    """An LLM judge that answers yes or no in one token; the cheapest judge.
 
-    It needs an engine that returns log-probabilities.
+    The score is p(yes) / (p(yes) + p(no)). Needs an engine with log-probabilities.
     """
 
     model: Annotated[
-        str, Meta(description='The model pool that judges, one that writes text; "" is the first.')
+        str, Meta(description="Model pool that judges, without a task; empty for the plan's first.")
     ] = ""
     yes: Annotated[
         str, Meta(description="The first token of the verdict that a solution is right.")
@@ -58,7 +58,7 @@ class LlmJudge:
         str,
         Meta(
             pattern=r"\{solution\}",
-            description="The prompt; {problem}, {solution}, {yes} and {no} are filled in.",
+            description="Prompt template with {problem}, {solution}, {yes} and {no}.",
         ),
     ] = _TEMPLATE
 

@@ -1,4 +1,4 @@
-"""The verifier that has a reasoning model judge every step of a solution, and the whole.
+"""A verifier with which a reasoning model judges every step of a solution, and the whole.
 
 Reasoning models as process evaluators (Kim et al., arXiv 2503.19877): the process evaluator judges
 each step after a chain of thought, a step's score being the probability of the verdict's token; the
@@ -55,14 +55,14 @@ Think it through before you decide."""
 
 @dataclass(frozen=True, slots=True)
 class ProcessEvaluator:
-    """A model that thinks before it judges each step and the whole. Slow and thorough.
+    """An LLM judge that reasons about each step and the whole; slow and thorough.
 
     The score is the mean of the process score (the steps, joined by `aggregate`) and the outcome
     score (the whole).
     """
 
     model: Annotated[
-        str, Meta(description='The model pool that judges, one that writes text; "" is the first.')
+        str, Meta(description="Model pool that judges, without a task; empty for the plan's first.")
     ] = ""
     aggregate: Annotated[
         Aggregate, Meta(description="How the scores of the steps are joined into one.")
@@ -70,7 +70,7 @@ class ProcessEvaluator:
     delimiter: Annotated[str, Meta(min_length=1, description="The text that ends a step.")] = "\n\n"
     max_new_tokens: Annotated[
         int,
-        Meta(ge=1, description="The tokens it may think about one step, or about the whole."),
+        Meta(ge=1, description="Largest number of thinking tokens per step, and for the whole."),
     ] = 2048
     yes: Annotated[
         str, Meta(description="The first token of the verdict that something is correct.")
@@ -81,7 +81,7 @@ class ProcessEvaluator:
     stated: Annotated[
         bool,
         Meta(
-            description="Take the verdict that the model states (0 or 1) instead of a probability: "
+            description="Use the verdict that the model states (0 or 1) instead of a probability, "
             "for engines without continuation or log-probabilities."
         ),
     ] = False

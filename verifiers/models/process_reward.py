@@ -1,10 +1,10 @@
-"""The verifier that reads a process reward model: a value at the end of each step, in one request.
+"""A verifier that uses a process reward model: a value at the end of each step, in one request.
 
-As Qwen2.5-Math-PRM is read (arXiv 2501.07301 and its model card): the steps joined by the tag
-`<extra_0>`, which also ends the last, and at each tag the softmax of the labels wrong and right.
-Steps, tag and system message are options, for models with another tag. The one rule: where values
-and steps differ in number, there is no verdict. It scores unfinished solutions too: beam, dvts and
-particles have them scored after every step, and `last` is the score of the newest one.
+The format is that of Qwen2.5-Math-PRM (arXiv 2501.07301 and its model card): each step is followed
+by the tag `<extra_0>`, and the value at each tag is the softmax of the labels wrong and right.
+Steps, tag and system message are options, for models with another format. The one rule: if the
+numbers of values and steps differ, there is no verdict. Unfinished solutions can be scored too:
+beam, dvts and particles score them after every step, and `last` is the score of the newest step.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from orchestrator.kit.partial_solutions import AGGREGATES, Aggregate
 
 @dataclass(frozen=True, slots=True)
 class ProcessReward:
-    """A process reward model's P(right) of each step. For step-by-step search, or best-of-n."""
+    """Process reward model's P(right) of each step; for step search or best-of-n."""
 
-    model: Annotated[str, Meta(description='The model pool, of task "token_classify".')]
+    model: Annotated[str, Meta(description='Model pool with the task "token_classify".')]
     aggregate: Annotated[
         Aggregate, Meta(description="How the scores of the steps are joined into the solution's.")
     ] = "min"
@@ -54,14 +54,14 @@ class ProcessReward:
 
     @property
     def tasks(self) -> Mapping[str, tuple[str, ...]]:
-        """What the pool must be for."""
+        """The task that the pool must have."""
         return {self.model: ("token_classify",)}
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
         """Return the verdict, with one score a step; NoVerdict where the text has its own tags."""
         text = solution(trace)
         if self.tag in text:
-            raise NoVerdict(f"the solution itself holds the step tag {self.tag!r}")
+            raise NoVerdict(f"the solution itself contains the step tag {self.tag!r}")
         steps = solution_steps(text, self.delimiter)
         tagged = "".join(step + self.tag for step in steps)
         request = Request(
@@ -70,7 +70,7 @@ class ProcessReward:
         [reply] = completed_only((yield from ask_all([request], trace)))
         if len(reply.values) != len(steps):
             raise NoVerdict(
-                f"the model gave {len(reply.values)} values for {len(steps)} steps; "
+                f"the model returned {len(reply.values)} values for {len(steps)} steps; "
                 f"is {self.tag!r} its step tag?"
             )
         scores = tuple(map(sigmoid, reply.values))

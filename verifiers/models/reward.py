@@ -1,9 +1,9 @@
-"""The verifier that reads an outcome reward model: one value for question and solution.
+"""A verifier that uses an outcome reward model: one value for question and solution.
 
-Any pool of task "classify" will do (sequence classifiers of one label, or of two: wrong, right), or
-of "token_classify", whose value at the last token is taken, as Qwen2.5-Math-RM is read. The model
-sees what follows a trace's reasoning. What it does not cover: of an unfinished trace it sees the
-text so far, which an outcome reward model was not trained on.
+The pool may have the task "classify" (sequence classifiers of one label, or of two: wrong, right)
+or "token_classify", with the value at the last token, as for Qwen2.5-Math-RM. The model sees the
+text after a trace's reasoning. Not covered: for an unfinished trace the model sees the text so far,
+for which an outcome reward model was not trained.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from orchestrator.kit.model_verifier import ask_all, completed_only, conversatio
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """A reward model's value of the whole solution, as a score in [0, 1]. For best-of-n."""
+    """Outcome reward model's score of the whole solution; for best-of-n."""
 
     model: Annotated[
-        str, Meta(description='The model pool, of task "classify" or "token_classify".')
+        str, Meta(description='Model pool with the task "classify" or "token_classify".')
     ]
     scale: Annotated[
         Literal["sigmoid", "probability"],
         Meta(
-            description='What turns the value into a score: "sigmoid", or "probability" where it '
-            "is a score already."
+            description='Conversion of the value to a score: "sigmoid", or "probability" if the '
+            "value is already in [0, 1]."
         ),
     ] = "sigmoid"
     system: Annotated[
@@ -46,7 +46,7 @@ class Reward:
 
     @property
     def tasks(self) -> Mapping[str, tuple[str, ...]]:
-        """What the pool may be for."""
+        """The acceptable tasks of the pool."""
         return {self.model: ("classify", "token_classify")}
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
@@ -58,6 +58,6 @@ class Reward:
         [value] = reply.values
         if self.scale == "probability" and not 0 <= value <= 1:
             raise NoVerdict(
-                f"the model's value {value} is no probability; set scale = 'sigmoid' for raw values"
+                f"the model's value {value} is not a probability; set scale = 'sigmoid' for logits"
             )
         return Verdict("reward", sigmoid(value) if self.scale == "sigmoid" else value)

@@ -1,18 +1,18 @@
 """Runs the program that a trace states against public tests, in the sandbox.
 
-The tests stand in a field of the problem's row (`tests`), in one of three forms:
+The tests are in a field of the problem's row (`tests`), in one of three forms:
 
 - a text of Python statements, run in the program's names: each `assert` at the top level is one
   test, after the statements above it that are no asserts; what follows the last assert is one more
   test. HumanEval's `test` with the line `check(NAME)` added is such a text, and one test;
 - a list of such texts, each one test, as MBPP's `test_list`;
-- a list of {"input": TEXT, "output": TEXT}: the program reads the one from standard input and must
-  print the other and exit with status 0. Lines are compared without outer spaces, and a line of
-  numbers by value, as LiveCodeBench does.
+- a list of {"input": TEXT, "output": TEXT}: the program reads the input from standard input, must
+  print the output and must exit with status 0. Lines are compared without outer spaces, and lines
+  of numbers by value, as LiveCodeBench does.
 
-The one rule: every test is a fresh process, and the expected output never enters it. What it does
-not cover: the expected outcome of an `assert` is in its process, so a program that sets out to
-deceive this form can; one that merely ends early, or exits with status 0, fails.
+The one rule: every test runs in a fresh process, and the expected output never enters it. Not
+covered: the expected outcome of an `assert` is in the program's process, so a malicious program can
+deceive this form; one that merely ends early, or exits with status 0, fails.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ Test = Statements | Exchange
 
 @dataclass(frozen=True, slots=True)
 class CodeTests:
-    """The share of the problem's tests that the trace's Python program passes.
+    """Share of the problem's tests that the trace's Python program passes.
 
     The program is the last fenced code block; a trace without one passes no test: score 0. `steps`
-    has 1 or 0 for each test. Each test runs in a process of its own that cannot write a file (or
-    none but in a folder of its own), reach the network, start a process or a thread, or outlive its
+    has 1 or 0 for each test. Each test runs in a separate process that cannot write files (except,
+    if allowed, in a temporary folder), use the network, start processes or threads, or exceed its
     limits.
     """
 
     field: Annotated[
-        str, Meta(description="The field of the problem's row that holds the tests.")
+        str, Meta(description="Field of the problem's row that contains the tests.")
     ] = "tests"
     fences: Annotated[
         tuple[str, ...],
@@ -102,8 +102,8 @@ class CodeTests:
     unprotected: Annotated[
         bool,
         Meta(
-            description="Where the kernel has no Landlock or seccomp, run programs with the limits "
-            "alone and your own rights."
+            description="If the kernel has no Landlock or seccomp, run programs with your own "
+            "rights, protected by the limits alone."
         ),
     ] = False
 
@@ -116,7 +116,7 @@ class CodeTests:
 
     @staticmethod
     def lacking() -> str:
-        """Return what this machine lacks to run untrusted programs; "" when nothing."""
+        """Return what this machine lacks for running untrusted programs; "" if nothing."""
         return sandbox.lacking()
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
@@ -137,7 +137,7 @@ class CodeTests:
         return Verdict(_NAME, sum(steps) / len(steps), steps, next(notes, ""))
 
     async def _fault(self, program: str, test: Test) -> str:
-        """Return what is wrong with the program by this test, "" when nothing is."""
+        """Return the fault that this test finds in the program; "" if it passes."""
         limits = Limits(
             self.seconds, self.wall_seconds, self.memory_mib, self.output_kib, self.files_mib
         )
@@ -201,7 +201,7 @@ def _exchange(item: object, where: str) -> Exchange:
         if isinstance(stdin, str) and isinstance(expected, str):
             return Exchange(stdin, expected)
     raise ValueError(
-        f"{where}: {item!r:.80} is no test; write "
+        f"{where}: {item!r:.80} is not a test; write "
         '{"input": "what it reads", "output": "what it must print"}, both texts'
     )
 
@@ -211,7 +211,7 @@ def _split(source: str, where: str) -> list[Statements]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no Python: {error}") from error
+        raise ValueError(f"{where} is not Python: {error}") from error
     others: list[ast.stmt] = []
     tests: list[Statements] = []
     n_used = 0

@@ -1,8 +1,8 @@
 """The user's own Python function as a verifier.
 
-The one rule: a function that hangs, crashes or eats memory costs its process and leaves a note on
-the trace; it is never a score. It is the user's code and runs with the user's rights: what nobody
-trusts belongs in the sandbox (`code_tests.py`).
+The one rule: a function that hangs, crashes or exhausts memory loses its process and leaves a note
+on the trace, never a score. It is the user's code and runs with the user's rights; untrusted code
+belongs in the sandbox (`code_tests.py`).
 
 The processes are the runtime's (`core.protocols.IsolatedVerifier`). They are kept between traces,
 so the function's module is imported once in each. A file is looked up in the folder from which the
@@ -30,19 +30,19 @@ _NAME = "function"
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """The score that your own Python function gives a trace, in a process of its own.
+    """Scores a trace with your own Python function, in a separate process.
 
-    It is called as `score(problem, trace)` and returns a float in [0, 1] or a bool. `trace.answer`
-    is the answer (`.text`) or None, `trace.text` the whole reply, `problem.tags` the other fields
-    of the problem's row as JSON text. A function that raises, hangs or returns something else gives
-    no score: the trace's note says why.
+    The function is called as `score(problem, trace)` and returns a float in [0, 1] or a bool.
+    `trace.answer` is the answer (`.text`) or None, `trace.text` the whole reply, and `problem.tags`
+    the other fields of the problem's row as JSON text. If the function raises, hangs or returns
+    anything else, there is no score, and the trace's note has the reason.
     """
 
     function: Annotated[
         str,
         Meta(
-            description="Where your function is: 'checks.py:score', a file seen from the folder "
-            "in which the job is started, or 'package.module:score'."
+            description="Your function: 'checks.py:score', a file relative to the folder in which "
+            "the job is started, or 'package.module:score'."
         ),
     ]
     seconds: Annotated[
@@ -50,12 +50,12 @@ class Function:
         Meta(
             gt=0,
             le=86_400,
-            description="The seconds one call may take before its process is killed.",
+            description="Time limit of one call in seconds; then its process is killed.",
         ),
     ] = 10.0
     memory_mib: Annotated[
         int,
-        Meta(ge=256, description="The address space of a process in MiB, imports included."),
+        Meta(ge=256, description="Limit on a process's address space in MiB, imports included."),
     ] = 4096
 
     def __post_init__(self) -> None:
@@ -71,16 +71,16 @@ class Function:
 
     @property
     def revision(self) -> str:
-        """The time of the file's last change; "" for an installed module."""
+        """The modification time of the file; "" for an installed module."""
         path = Path(self._place[0])
         return str(path.stat().st_mtime_ns) if path.suffix == ".py" and path.exists() else ""
 
     def warm_up(self) -> None:
-        """Import the function. Raises whatever its module raises, and TypeError for a wrong one."""
+        """Import the function; TypeError if it is not a function; errors of its module pass."""
         _loaded(self._place)
 
     def check(self, problem: Problem, trace: Trace) -> Verdict:
-        """Return the function's score. Raises what the function raises, ValueError for no score."""
+        """Return the function's score; ValueError for anything else; its own errors propagate."""
         value = _loaded(self._place)(problem, trace)
         score = float(value)
         if isinstance(value, str) or not 0.0 <= score <= 1.0:
@@ -111,6 +111,6 @@ def _loaded(place: tuple[str, str]) -> Callable[..., Any]:
         module = importlib.import_module(where)
     function = getattr(module, name)
     if not callable(function) or inspect.iscoroutinefunction(function):
-        raise TypeError(f"{name!r} is no plain function")
+        raise TypeError(f"{name!r} is not a plain function")
     inspect.signature(function).bind(None, None)
     return function  # type: ignore[no-any-return]  # checked to be callable

@@ -1,10 +1,9 @@
-"""Runs a Python program that nobody trusts, and reports its output and how it ended. Linux only.
+"""Runs an untrusted Python program and reports its output and its fault. Linux only.
 
-The one rule: whatever the program does, `run` returns within its limits, nothing of the program is
-alive afterwards, and it has written nothing but, where that is allowed, plain files in a folder of
-its own, which is then removed. What the program may do is decided in its own process
-(`sandbox_child.py`) before it begins; time, output and the folder's size are watched from here.
-Cancelling `run` kills the program.
+The one rule: whatever the program does, `run` returns within its limits, no process of the program
+survives, and it has written no files, except (if allowed) plain files in a temporary folder, which
+is then removed. The program's process restricts itself (`sandbox_child.py`) before the program
+starts; this module monitors time, output and the folder's size. Cancelling `run` kills the program.
 """
 
 from __future__ import annotations
@@ -189,7 +188,7 @@ class _RunningProgram:
         self._tasks: list[asyncio.Task[object]] = []
 
     async def outcome(self, stdin: bytes) -> ProgramOutcome:
-        """Feed it, and return its outcome."""
+        """Feed standard input to the program and return its outcome."""
         self._tasks.append(asyncio.create_task(self._feed(stdin)))
         errors = asyncio.create_task(self._read_errors())
         self._tasks.append(errors)
@@ -242,9 +241,9 @@ class _RunningProgram:
             self._stdin.close()
 
     async def _read_output(self) -> bytes:
-        """Return what it prints until it closes its output, at most as much as it may print.
+        """Return the program's output, at most as much as it may print.
 
-        What is beyond that is read too: a process whose pipes are not empty never counts as ended.
+        Output beyond that is also read: a process with unread pipes never counts as ended.
         """
         chunks, n_bytes = [], 0
         while chunk := await self._stdout.read(_CHUNK_BYTES):

@@ -1,5 +1,5 @@
-"""Similarities: how likely two unfinished traces are to reach the same answer, a module each.
+"""Similarities: how likely two unfinished traces are to reach the same answer; one module each.
 
-Beside them lies what they share: how texts are read (`texts`) and model files (`fitted`). Whoever
-compares prefixes with them is a strategy; how good they are is `orchestrator.studies.similarity`'s.
+They share the modules `texts` (reading texts) and `fitted` (model files). Strategies use them to
+compare prefixes; `orchestrator.studies.similarity` measures their quality.
 """

@@ -1,8 +1,8 @@
-"""The similarity that compares meaning as latent semantic analysis does: a cosine.
+"""A similarity that compares prefixes by latent semantic analysis (cosine).
 
-Its space is part of a model file of `leadline similarity train` (TF-IDF and a
-truncated singular value decomposition by scikit-learn). As with `lexical`, the score is a cosine on
-a scale, not a calibrated probability.
+The latent space is part of a model file of `leadline similarity train` (TF-IDF and a truncated
+singular value decomposition by scikit-learn). As for `lexical`, the score is a rescaled cosine, not
+a calibrated probability.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Embedding:
     # the median of 4,800 pairs (benchmarks/similarity.py, 128 tokens)
     centre: Annotated[float, Meta(description="Cosine that counts as even odds.")] = 0.97
     slope: Annotated[
-        float, Meta(gt=0, description="How steeply the score rises with the cosine.")
+        float, Meta(gt=0, description="Slope of the score as a function of the cosine.")
     ] = 100.0
 
     def __post_init__(self) -> None:

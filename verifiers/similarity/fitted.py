@@ -1,7 +1,7 @@
-"""FittedModel files of fitted similarities, and the features computed with them.
+"""Model files of fitted similarities, and the features computed with them.
 
-A file is JSON of numbers and words, so that loading one runs nothing. Whatever is wrong with it is
-a ValueError that names the fault; nothing else is read from disk here.
+A file contains JSON of numbers and words, so loading it executes no code. Any fault in it is a
+ValueError that names the fault. Nothing else is read from disk here.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def embedded(text: str, model: FittedModel) -> Floats:
 
 
 def features(a: str, b: str, question: str, model: FittedModel) -> list[float]:
-    """Return what is known of a pair, in the order of `FEATURES`; symmetric in the two texts."""
+    """Return the features of a pair, in the order of `FEATURES`; symmetric in the two texts."""
     one, two = content(a), content(b)
     prompt_numbers = set(content(question).numbers)
     new_one, new_two = ([n for n in r.numbers if n not in prompt_numbers] for r in (one, two))

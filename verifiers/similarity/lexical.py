@@ -1,8 +1,8 @@
-"""The similarity that counts words: TF-IDF cosine of two prefixes, without a model or training.
+"""A similarity that compares words: TF-IDF cosine of two prefixes, without a model or training.
 
 Weak by design: DeepPrune (arXiv 2510.08483) finds sentence embeddings little better than chance,
-and wording is no better. Its score is a cosine put on a scale by `centre` and `slope`, not a
-calibrated probability; `leadline similarity train` fits one that is.
+and wording is no better. The score is a cosine rescaled by `centre` and `slope`, not a calibrated
+probability; `leadline similarity train` fits a calibrated one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Lexical:
     # the median of 4,800 pairs (benchmarks/similarity.py, 128 tokens)
     centre: Annotated[float, Meta(description="Cosine that counts as even odds.")] = 0.48
     slope: Annotated[
-        float, Meta(gt=0, description="How steeply the score rises with the cosine.")
+        float, Meta(gt=0, description="Slope of the score as a function of the cosine.")
     ] = 10.0
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:

@@ -1,6 +1,6 @@
-"""The similarity that asks a language model whether two unfinished solutions will agree.
+"""A similarity that queries a language model whether two unfinished solutions will agree.
 
-It reads the probabilities of the two verdict words.
+The score is computed from the probabilities of the two verdict words.
 
 DeepPrune (arXiv 2510.08483) trains one for this and has released it; its exact prompt is not
 published, so `template` is an option. With an instruct model and no training the paper measures an
@@ -39,13 +39,13 @@ Reply with one word, {same} or {different}."""
 
 @dataclass(frozen=True, slots=True)
 class Llm:
-    """Ask a model whether two prefixes will agree: one token per pair.
+    """Queries a model whether two prefixes will agree: one token per pair.
 
     The score is p(same) / (p(same) + p(different)), from the log-probabilities of that token.
     """
 
     model: Annotated[
-        str, Meta(description='Model pool of the plan that compares; "" is the plan\'s first.')
+        str, Meta(description="Model pool of the plan that compares; empty for the plan's first.")
     ] = ""
     same: Annotated[
         str, Meta(description="Verdict that the answers agree; its first token is read.")

@@ -1,8 +1,8 @@
-"""The similarity that probes each prefix for its answer so far; only equal answers are the same.
+"""A similarity that probes each prefix for its current answer and compares the answers.
 
-A probe is a short continuation with a forced suffix. It costs its suffix and some ten tokens a
-prefix, and no comparison costs anything. An early answer is a poor forecast of the final one (see
-docs/pruning.md): it is better the further the prefix reaches.
+A probe is a short continuation with a forced suffix. It costs its suffix and some ten tokens per
+prefix; comparisons are free. An early answer is a poor forecast of the final one (see
+docs/pruning.md); the forecast improves with the length of the prefix.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from orchestrator.core.values import Capability, Problem, Purpose, Request, Samp
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Compare the answers that two prefixes give when probed: cheap, best late.
+    """Compares the answers of two probed prefixes; cheap, best for long prefixes.
 
-    The score is 1 for equivalent answers and 0 for different ones; there is none where a probe
-    states no answer.
+    The score is 1 for equivalent answers and 0 for different ones; there is none if a probe states
+    no answer.
     """
 
     suffix: Annotated[
@@ -51,6 +51,6 @@ class Probe:
         )
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
-        """Return one score per pair; the probes have been answered before."""
+        """Return one score per pair; the probes have already returned."""
         yield from ()
         return [None if a.key is None or b.key is None else float(a.key == b.key) for a, b in pairs]

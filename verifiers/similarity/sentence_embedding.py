@@ -1,9 +1,9 @@
-"""The similarity that compares sentence embeddings: cosine of two prefixes in a model's space.
+"""A similarity that compares sentence embeddings: the cosine of two prefixes.
 
-A model pool of task "embed" serves it. It is weak by design, as DeepPrune (arXiv 2510.08483)
-measured of one: little better than chance. Its score is a cosine put on a scale by `centre` and
-`slope`, which belong to the model: the defaults are no measurement. Each prefix is embedded once a
-call, in one request.
+A model pool with the task "embed" computes them. The similarity is weak by design: DeepPrune (arXiv
+2510.08483) measured one as little better than chance. The score is a cosine rescaled by `centre`
+and `slope`, which depend on the model: the defaults were not measured. Each prefix is embedded once
+per call, in one request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestrator.kit.model_verifier import sigmoid
 
 @dataclass(frozen=True, slots=True)
 class SentenceEmbedding:
-    """Compare two prefixes by an embedding model: one request per prefix, weak.
+    """Compares two prefixes by an embedding model: one request per prefix, weak.
 
     The score is 1 / (1 + exp(-slope (cosine - centre))).
     """
@@ -33,7 +33,7 @@ class SentenceEmbedding:
         float, Meta(description="Cosine that counts as even odds; it depends on the model.")
     ] = 0.9
     slope: Annotated[
-        float, Meta(gt=0, description="How steeply the score rises with the cosine.")
+        float, Meta(gt=0, description="Slope of the score as a function of the cosine.")
     ] = 20.0
     max_chars: Annotated[
         int, Meta(ge=1, description="Characters of each prefix that are embedded, from its end.")

@@ -1,7 +1,7 @@
-"""How similarities read texts: terms, numbers, equations, and measures of two texts in [0, 1].
+"""Text features for similarities: terms, numbers, equations, and measures of two texts in [0, 1].
 
-Pure; symmetric in the two texts. What is read of a text is remembered, because each prefix is
-compared many times.
+Pure; symmetric in the two texts. The content of a text is cached, because each prefix is compared
+many times.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _EQUATION = re.compile(r"([^\s=]{1,24})\s{0,3}=\s{0,3}(-?\$?\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True, slots=True)
 class TextContent:
-    """What a text holds.
+    """The content of a text.
 
-    `numbers` in order; `equations` maps a left side to the number that last stood on its right.
+    `numbers` are in order; `equations` maps a left side to the last number on its right side.
     """
 
     counts: Mapping[str, int]

@@ -1,9 +1,9 @@
-"""The similarity that learns from finished traces: a calibrated logistic regression.
+"""A similarity that learns from finished traces: a calibrated logistic regression.
 
-Its features are what two prefixes share. As in DeepPrune (arXiv 2510.08483, section on the judge),
-errors on the rare kind of pair weigh more, since most pairs agree; its oversampling would only
-scale balanced weights. It differs in the model: theirs is a language model of four billion
-parameters, which the similarity `llm` asks.
+The features measure the content that two prefixes share. As in DeepPrune (arXiv 2510.08483, section
+on the judge), errors on the rarer kind of pair have a larger weight, since most pairs agree;
+DeepPrune's oversampling would only scale balanced weights. Differs in the model: theirs is a
+language model of four billion parameters, as in the similarity `llm`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Use a model trained on your own earlier jobs: free to run, calibrated.
+    """Uses a model trained on your own earlier jobs; free to run, calibrated.
 
     The score is P(same answer), by the regression of a model file.
     """

@@ -1,5 +1,4 @@
-"""The commands that evaluate jobs, compare settings or fit what strategies use: a file each, with
-its options and its action.
+"""The commands that evaluate jobs, compare settings or fit parameters, each in one module.
 
-The numbers themselves are computed by `orchestrator.studies`, and drawn by `orchestrator.cli.view`.
+`orchestrator.studies` computes the numbers and `orchestrator.cli.view` displays them.
 """

@@ -1,8 +1,7 @@
-"""`leadline choose`: what `auto` would take for a plan and why, or what a pilot of a few problems
-shows to be better.
+"""`leadline choose`: the choice of `auto` for a plan and the reason, optionally tested by a pilot.
 
-Without a pilot nothing is started. A pilot is an ordinary job in the directory that --out names;
-beside it lie the numbers (pilot.json) and the plan with the choice written in (chosen.toml).
+Without a pilot nothing is started. A pilot is an ordinary job in the directory that --out names,
+which then also contains the numbers (pilot.json) and the plan with the choice (chosen.toml).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from orchestrator.studies.series import Member, Series, series
 
 @dataclass(frozen=True, slots=True)
 class _Pilot:
-    """A job of `n` attempts at each problem, and what it is to choose for."""
+    """A job of `n` attempts at each problem, and the plan to choose for."""
 
     loaded: LoadedPlan
     situation: Situation
@@ -67,14 +66,15 @@ def choose(
     n_problems: int | None,
     display: DisplayOptions,
 ) -> int:
-    """Print what `strategy = "auto"` takes for a plan, and why. Without --pilot nothing is started.
+    """Print the choice of `strategy = "auto"` for a plan and the reason.
 
-    The choice follows from the budget of a problem (budget.tokens, .traces, .seconds), the longest
-    attempt (sampling.max_new_tokens), the plan's verifiers and models, and what the engine can do.
-    With --pilot the first K problems are sampled in full and the settings that their attempts allow
-    are compared: one replaces the rules' choice where it is certainly better. pilot.json and
-    chosen.toml (a plan for `leadline run`) go to the directory --out, by default that of the plan's
-    job with "-choose" added. The same command again continues an interrupted pilot.
+    Without --pilot nothing is started. The choice depends on the budget of a problem
+    (budget.tokens, .traces, .seconds), the longest attempt (sampling.max_new_tokens), the plan's
+    verifiers and models, and the engine's capabilities. With --pilot the first K problems are
+    sampled in full and all settings that can be replayed on their attempts are compared; a setting
+    that is significantly better replaces the choice. pilot.json and chosen.toml (a plan for
+    `leadline run`) are written to the directory --out, by default that of the plan's job with
+    "-choose" added. Run the same command again to continue an interrupted pilot.
 
     \b
     Examples:
@@ -113,7 +113,7 @@ def _pilot(
     n = min(auto.affordable(situation)[0], pilot.N_MAX)
     if n == 1:
         raise PlanError(
-            "the budget holds one attempt a problem, which leaves nothing to choose; raise "
+            "the budget allows one attempt per problem, which leaves nothing to choose; raise "
             "budget.tokens or budget.traces"
         )
     plan = replace(
@@ -139,7 +139,7 @@ def _pilot(
 
 
 def _measure(study: _Pilot, display: DisplayOptions) -> int:
-    """Sample the pilot, replay the candidates on it, and write down which one is taken."""
+    """Sample the pilot, replay the candidates on it, and write the choice to files."""
     _, exit_code = run_series(study.jobs, display)
     if exit_code:
         return exit_code

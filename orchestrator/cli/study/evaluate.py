@@ -30,7 +30,7 @@ from orchestrator.studies.sweep.surface import parse_counts
     default="",
     type=click.Path(),
     metavar="FILE",
-    help="Where the reference answers are, if not in the file that was run.",
+    help="File with the reference answers, if they are not in the file that was run.",
 )
 @click.option(
     "--selector",
@@ -52,8 +52,8 @@ def evaluate(
 ) -> int:
     """Evaluate a job against reference answers, from its journal alone: no engine is started.
 
-    Prints the accuracy with its 95% interval, what other selectors make of the same traces, and
-    pass@k and maj@k. Options of a selector follow its name, separated by spaces.
+    Prints the accuracy with its 95% interval, the accuracy of other selectors on the same traces,
+    and pass@k and maj@k. Options of a selector follow its name, separated by spaces.
 
     \b
     Examples:
@@ -122,5 +122,5 @@ def _cautions(
         yield (
             f"{counted(n_short, 'problem')} {'was' if n_short == 1 else 'were'} not sampled in "
             "full. Stopping early depends on the answers, so pass@k and maj@k of such pools are "
-            "biased; take them from a job with the strategy 'consistency'."
+            "biased; use a job with the strategy 'consistency' instead."
         )

@@ -1,4 +1,4 @@
-"""`leadline depth search`: a tree search for an order of layers that suits a task.
+"""`leadline depth search`: a tree search for a good order of layers for a task.
 
 The table goes to the standard output, progress and remarks to the error stream.
 """
@@ -55,7 +55,7 @@ _LENGTH_FACTOR = 2  # an order may have twice the model's layers, unless --max-l
         "sampling.min_p",
         "sampling.repetition_penalty",
     ),
-    short_help="Search an order of layers for a task.",
+    short_help="Search for an order of layers for a task.",
 )
 @click.argument("model")
 @click.option(
@@ -63,7 +63,7 @@ _LENGTH_FACTOR = 2  # an order may have twice the model's layers, unless --max-l
     "plan_file",
     type=click.Path(),
     metavar="PLAN.toml",
-    help="Take problems, domain, template and limits from this plan.",
+    help="Use the problems, domain, template and limits of this plan.",
 )
 @click.option(
     "--reward",
@@ -71,8 +71,8 @@ _LENGTH_FACTOR = 2  # an order may have twice the model's layers, unless --max-l
     default="auto",
     show_default=True,
     help=(
-        "What guides the search: accuracy needs reference answers; agreement is with the model's "
-        "own vote. auto: accuracy where there are reference answers."
+        "Objective of the search: accuracy needs reference answers; agreement is with the model's "
+        "own vote; auto is accuracy if there are reference answers."
     ),
 )
 @click.option(
@@ -82,8 +82,8 @@ _LENGTH_FACTOR = 2  # an order may have twice the model's layers, unless --max-l
     metavar="SHARE",
     show_default=True,
     help=(
-        "Share of the problems kept out of the search, to evaluate its winner on. 0: evaluate on "
-        "the same ones, which is called an oracle."
+        "Share of the problems held out to evaluate the winner. 0: evaluate on the problems of "
+        "the search, which is called an oracle."
     ),
 )
 @limit_option
@@ -94,7 +94,7 @@ _LENGTH_FACTOR = 2  # an order may have twice the model's layers, unless --max-l
     default=200,
     metavar="N",
     show_default=True,
-    help="Orders to try.",
+    help="Number of orders to try.",
 )
 @click.option(
     "--length-penalty",
@@ -142,14 +142,13 @@ def search(
     n_votes: int,
     display: DisplayOptions,
 ) -> int:
-    """Search an order of MODEL's layers for a task: layers skipped, blocks repeated (CoLa's tree
-    search).
+    """Search for an order of MODEL's layers for a task, with skipped and repeated layers.
 
-    One order for all problems. The search is guided by accuracy where the problems have reference
-    answers, else by agreement with the model's own vote; the winner is evaluated on problems that
-    were kept out of the search. Prints the Pareto set of reward against layers run and writes
-    schedule.toml, a plan that `leadline run` takes. Ctrl-C keeps what was found; the same command
-    continues.
+    This is CoLa's tree search, for one order for all problems. The objective is accuracy if the
+    problems have reference answers, or else agreement with the model's own vote; the winner is
+    evaluated on held-out problems. Prints the Pareto set of reward against layers run and writes
+    schedule.toml, a plan for `leadline run`. Ctrl-C keeps the results so far; run the same command
+    again to continue.
 
     \b
     Examples:
@@ -201,7 +200,7 @@ def search(
 def _usable_problems(
     path: Path, plan: Plan, limit: int, reward: str, references: Mapping[str, str]
 ) -> tuple[SearchReward, tuple[Problem, ...]]:
-    """Return what guides the search and the problems that serve it, after a note on the others."""
+    """Return the objective and the usable problems, after printing a note on the others."""
     file = read_problems(path, default_domain=plan.domain, domains=plan.domains)
     problems = file.problems[: limit or None]
     guide, usable = chosen_reward(reward, problems, references)
@@ -223,9 +222,7 @@ def _default_folder(problems: Path) -> Path:
 
 
 class _Progress:
-    """Prints how far a search is: on a terminal one line that changes, elsewhere a line now and
-    then.
-    """
+    """Prints the progress of a search: one updated line on a terminal, periodic lines elsewhere."""
 
     def __init__(self, n_simulations: int, n_layers: int, display: DisplayOptions) -> None:
         self._n_simulations = n_simulations
@@ -254,9 +251,7 @@ class _Progress:
 
 
 def _plan_as_shipped(plan: Plan) -> Plan:
-    """Return the plan with its model as it ships and nothing in it that requests a depth: an order
-    of layers replaces both.
-    """
+    """Return the plan with its model as it ships and without depths: an order replaces both."""
     shipped = replace(
         plan.models[plan.default_model], layers="", max_depth=0, damped=False, residual=0.0, exit=""
     )
@@ -276,7 +271,7 @@ def _plan_as_shipped(plan: Plan) -> Plan:
 
 
 def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, outcome: SearchResult) -> None:
-    """Write the winner as a plan that `leadline run` takes."""
+    """Write the winner as a plan for `leadline run`."""
     winner = replace(plan.models[plan.default_model], layers=str(Schedule(outcome.winner.order)))
     chosen = replace(plan, models={**plan.models, plan.default_model: winner})
     assert loaded.problems is not None

@@ -1,7 +1,7 @@
-"""`leadline depth`: choose the layers that a model runs. Here `depth probe`, which proposes a think
-block; `layer_search` has `depth search`.
+"""`leadline depth` and `depth probe`, which proposes a think block for a model.
 
-Tables go to the standard output, progress and remarks to the error stream.
+Tables go to the standard output, progress and remarks to the error stream. Not here: `depth search`
+(`layer_search`).
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ depth.add_command(search)
     default="1,2,3",
     metavar="R,R,...",
     show_default=True,
-    help="Measure what looping does at these depths.",
+    help="Measure the effect of looping at these depths.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where probe.json and probe.png go.  [default: runs/probe-MODEL]",
+    help="Folder for probe.json and probe.png.  [default: runs/probe-MODEL]",
 )
 @json_option
 @debug_option
@@ -65,7 +65,8 @@ def probe(model: str, text_file: Path | None, depths: str, out: Path | None, as_
     """Measure how far each layer of MODEL turns the residual stream, and propose the block to loop.
 
     Prints the angular distance of each layer, a schedule `encode (think)*r decode` from the knees
-    of that curve, and what looping the block does to the likelihood of the text, plain and damped.
+    of that curve, and the effect of looping the block on the likelihood of the text, plain and
+    damped.
     MODEL is smollm2, a folder or a hub name.
 
     \b
@@ -85,9 +86,7 @@ def probe(model: str, text_file: Path | None, depths: str, out: Path | None, as_
     _make_folder(folder)
     write_json(folder / "probe.json", document)
     if find_spec("matplotlib") is None:
-        message(
-            "no picture was drawn, since matplotlib is not installed: pip install 'leadline[plot]'"
-        )
+        message("no plot was drawn, because matplotlib is missing: pip install 'leadline[plot]'")
     else:
         from orchestrator.cli.view.plots import draw_distances
 

@@ -45,7 +45,7 @@ from orchestrator.studies.replay.recording import Draw
     default=100,
     show_default=True,
     metavar="N",
-    help="How often to draw from the recorded traces.",
+    help="Number of draws from the recorded traces.",
 )
 @click.option(
     "--draw",
@@ -65,7 +65,7 @@ from orchestrator.studies.replay.recording import Draw
     default="",
     type=click.Path(),
     metavar="FILE",
-    help="Where a job's reference answers are, if not where it ran.",
+    help="File with a job's reference answers, if not the file that was run.",
 )
 @click.option(
     "--probe-tokens",
@@ -73,14 +73,14 @@ from orchestrator.studies.replay.recording import Draw
     default=0,
     show_default=True,
     metavar="N",
-    help="Tokens that a probe is charged.",
+    help="Tokens charged per probe.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Most tokens a problem may take.  [default: no limit]",
+    help="Token budget of a problem.  [default: no limit]",
 )
 @click.option(
     "--processes",
@@ -113,11 +113,11 @@ def replay(
     plot: str,
     as_json: bool,
 ) -> int:
-    """Replay strategies on recorded traces: accuracy against tokens, with 95% intervals over
-    problems, and the critical path.
+    """Replay strategies on recorded traces, without a model.
 
-    A SOURCE is a job directory or a file of recorded traces (docs/replay.md). A SPEC is a name,
-    then options; each of several values, separated by commas, is replayed.
+    Prints accuracy against tokens, with 95% intervals over problems, and the critical path. A
+    SOURCE is a job directory or a file of recorded traces (docs/replay.md). A SPEC is a name
+    followed by options; if an option has several values, separated by commas, each is replayed.
 
     \b
     Examples:
@@ -160,9 +160,7 @@ def _plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
 
 
 def _settings(strategies: Sequence[str], selectors: Sequence[str]) -> list[ReplaySetting]:
-    """Return every strategy with every selector, all of them checked; without selectors each
-    strategy with its own.
-    """
+    """Return every strategy with every selector, or with its own if no selector is named."""
     votes = [spec for text in selectors for spec in several_specs("--selector", text)]
     for vote in votes:
         registry.load("selectors", vote)

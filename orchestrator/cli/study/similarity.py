@@ -26,8 +26,9 @@ from orchestrator.studies.similarity import (
 
 @click.group()
 def similarity() -> None:
-    """Fit a similarity: it predicts from the beginnings of traces which of them will come to the
-    same answer (strategy `deepprune`).
+    """Fit a similarity, which predicts which unfinished traces will reach the same answer.
+
+    The strategy `deepprune` uses it.
 
     \b
     Examples:
@@ -43,7 +44,7 @@ def similarity() -> None:
     required=True,
     type=click.Path(),
     metavar="FILE",
-    help="Where the fitted similarity goes, as JSON.",
+    help="Output file of the fitted similarity (JSON).",
 )
 @click.option(
     "--similarity",
@@ -51,7 +52,7 @@ def similarity() -> None:
     default="trained",
     show_default=True,
     metavar="NAME",
-    help="Which similarity to fit.",
+    help="Similarity to fit.",
 )
 @click.option("--judge", "name", hidden=True, help="The former name of --similarity.")
 @click.option(
@@ -60,7 +61,7 @@ def similarity() -> None:
     type=click.IntRange(min=0),
     default=25,
     show_default=True,
-    help="A prefix ends at so many reasoning words; 0: no limit.",
+    help="Number of reasoning words at which a prefix ends; 0: no limit.",
 )
 @click.option(
     "--tokens",
@@ -68,20 +69,19 @@ def similarity() -> None:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="A prefix ends at so many tokens too; 0: no limit.",
+    help="Number of tokens at which a prefix also ends; 0: no limit.",
 )
 @json_option
 @debug_option
 def train(
     jobs: tuple[str, ...], out: str, name: str, n_words: int, n_tokens: int, as_json: bool
 ) -> int:
-    """Fit a similarity on the finished traces of earlier jobs, and report how good it is.
+    """Fit a similarity on the finished traces of earlier jobs and report its quality.
 
     A JOB is a job's directory or its journal.db. Each pair of traces of a problem is an example;
-    prefixes end as the strategy's would. The numbers are of problems that the similarity was not
-    fitted on (five folds): AUROC, and the share of differing pairs that it recognises when it takes
-    a fifth of the agreeing ones for different, with 95% intervals over problems. The file is then
-    fitted on all problems.
+    prefixes end as in the strategy. Quality is measured on held-out problems (five folds): AUROC,
+    and the share of differing pairs recognised at a threshold that misses a fifth of the agreeing
+    pairs, with 95% intervals over problems. The final similarity is then fitted on all problems.
 
     \b
     Examples:

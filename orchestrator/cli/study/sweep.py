@@ -1,9 +1,9 @@
-"""`leadline sweep`: a job at each depth on one engine, then the surface accuracy(depth, width) of
-their pools as tables, files and pictures.
+"""`leadline sweep`: runs a job at each depth and reports accuracy over depth and width.
 
-The directory of a sweep holds one job directory per depth (each can be resumed, evaluated and
-looked at like any other), surface.json, surface.png, best.toml and, where depths were compared,
-deepen.toml. The same command again continues an interrupted sweep.
+The surface is written as tables, files and plots. The directory of a sweep contains one job
+directory per depth (an ordinary one, which can be resumed and evaluated), surface.json,
+surface.png, best.toml and, if depths were compared, deepen.toml. The same command again continues
+an interrupted sweep.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from orchestrator.studies.sweep.surface import (
 
 @dataclass(frozen=True, slots=True)
 class _Sweep:
-    """What to measure: a job at each depth, and the widths to evaluate in their pools."""
+    """The measurement: a job at each depth, and the widths to evaluate in their pools."""
 
     jobs: Series
     depths: tuple[int, ...]
@@ -90,13 +90,13 @@ def sweep(
     limit: int,
     display: DisplayOptions,
 ) -> int:
-    """Measure accuracy over latent depth and width with its cost, and name the cheapest setting
-    that is as good as the best.
+    """Measure accuracy and cost over latent depth and width.
 
-    Samples every problem once at each depth, at the largest width, and evaluates smaller widths
-    from the same traces. Writes surface.json, best.toml (a plan for `leadline run`) and surface.png
-    to the directory --out, by default that of the plan's job with "-sweep" added. The same command
-    again continues an interrupted sweep.
+    Also finds the cheapest setting that is as good as the best. Samples every problem once at each
+    depth, at the largest width, and evaluates smaller widths from the same traces. Writes
+    surface.json, best.toml (a plan for `leadline run`) and surface.png to the directory --out, by
+    default that of the plan's job with "-sweep" added. Run the same command again to continue an
+    interrupted sweep.
 
     \b
     Examples:
@@ -123,7 +123,7 @@ def sweep(
 def _prepared(
     loaded: LoadedPlan, flags: Mapping[str, str], depths: str, widths: str, limit: int
 ) -> _Sweep:
-    """Return what to measure; PlanError before anything starts."""
+    """Return the measurement to run; PlanError before anything starts."""
     problems, _ = problems_and_directory(loaded, "sweep")
     plan = loaded.plan
     all_depths = parse_counts(depths, "--depths") if depths else (own_depth(plan),)
@@ -178,9 +178,7 @@ def _surface(study: _Sweep, pools: Sequence[Pools]) -> Surface:
 
 
 def _write(jobs: Series, plan: Plan, measured: Surface) -> list[str]:
-    """Write numbers, plans and pictures; return their names, and how to get pictures where there
-    are none.
-    """
+    """Write numbers, plans and plots; return the files' names, and a remark on missing plots."""
     directory = jobs.directory
     write_json(directory / "surface.json", measured)
     _write_plan(jobs, "best", best_plan(plan, measured), best_lines(measured))

@@ -1,6 +1,4 @@
-"""`leadline temperature`: a small job at each temperature on one engine, then TURN's choice from
-the entropies of their traces.
-"""
+"""`leadline temperature`: TURN's choice, from the entropies of a small job at each temperature."""
 
 from __future__ import annotations
 
@@ -62,7 +60,7 @@ from orchestrator.studies.temperature import (
     default=32,
     show_default=True,
     metavar="N",
-    help="Traces at each temperature.",
+    help="Number of traces at each temperature.",
 )
 @click.option(
     "--for",
@@ -70,7 +68,7 @@ from orchestrator.studies.temperature import (
     type=click.Choice(["vote", "best"]),
     default="vote",
     show_default=True,
-    help="What the traces are for: a vote takes the turning point, best-of-n takes 0.1 more.",
+    help="Use of the traces: a vote uses the turning point, best-of-n 0.1 more.",
 )
 @display_options
 def temperature(
@@ -81,10 +79,10 @@ def temperature(
     purpose: Literal["vote", "best"],
     display: DisplayOptions,
 ) -> int:
-    """Choose the sampling temperature by TURN: where the log of the mean token entropy turns from
-    concave to convex.
+    """Choose the sampling temperature by the method TURN.
 
-    Samples N traces of at most 1024 tokens at each temperature, one for each of the first N
+    TURN chooses the temperature at which the log of the mean token entropy turns from concave to
+    convex. Samples N traces of at most 1024 tokens at each temperature, one for each of the first N
     problems. No reference answers are needed. The engine must report log-probabilities at the
     sampling temperature (vllm: --execution.engine.processed_logprobs true). The jobs and
     temperature.json go to the directory --out, by default that of the plan's job with

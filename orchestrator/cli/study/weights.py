@@ -24,18 +24,17 @@ from orchestrator.studies.ensembles import EnsembleFit, fit_ensemble, read_quest
     default="",
     type=click.Path(),
     metavar="FILE",
-    help="Where the reference answers are, if not where the jobs ran.",
+    help="File with the reference answers, if they are not in the files that were run.",
 )
 @json_option
 @debug_option
 def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
-    """Find the weights with which several models together solve the most problems in one
-    vote (strategy `ensemble`; Best-of-infinity's program).
+    """Fit the weights with which several models together solve the most problems in one vote.
 
-    A JOB is the directory of a finished job with reference answers: one job in which several models
-    answered, or one job for each model on the same problems. Prints how often each model alone and
-    the weighted vote are right in the limit of many draws, also on problems held out from the fit
-    (five folds).
+    The result is for the strategy `ensemble` (the program of Best-of-infinity). A JOB is the
+    directory of a finished job with reference answers: one job in which several models answered, or
+    one job for each model on the same problems. Prints the accuracy of each model and of the
+    weighted vote in the limit of many draws, also on held-out problems (five folds).
 
     \b
     Examples:

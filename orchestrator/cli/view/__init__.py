@@ -1,4 +1,4 @@
-"""What a person sees: the live view, tables, plots, and how numbers are written.
+"""The user's view: live progress, tables, plots, and the format of numbers.
 
-Drawing only: every number comes in, and nothing is computed, read or decided here.
+Display only: callers pass every number, and nothing is computed, read or decided here.
 """

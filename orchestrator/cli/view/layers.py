@@ -1,4 +1,4 @@
-"""Tables of `leadline depth`: a probe and a search. Drawing only; every number comes in."""
+"""Tables of `leadline depth` for probes and searches; display only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from orchestrator.studies.layers.think_block import LayerProbe, LoopEffect
 _KINDS = {
     "accuracy": "accuracy against reference answers",
     "oracle": (
-        "ORACLE: accuracy on the very problems whose answers guided the search, so no accuracy "
-        "to expect elsewhere"
+        "ORACLE: accuracy on the same problems that guided the search; expect a lower accuracy "
+        "on others"
     ),
     "agreement": (
         "agreement with the model's own vote: not accuracy, since there are no reference answers"
@@ -77,7 +77,7 @@ def search_view(search: SearchResult, folder: Path) -> RenderableType:
     if search.interrupted:
         remarks.append(Text("interrupted: the same command continues", style="yellow"))
     files = (
-        f"schedule: {folder / 'schedule.toml'} (leadline run takes it); every order tried: "
+        f"schedule: {folder / 'schedule.toml'} (for leadline run); all orders tried: "
         f"{folder / 'orders.jsonl'}"
     )
     return Group(table, *remarks, Text(files, style="dim"))

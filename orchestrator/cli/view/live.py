@@ -1,7 +1,7 @@
-"""What a person sees of a job while it runs: a live view on a terminal, plain lines elsewhere.
+"""Progress of a running job: a live view on a terminal, plain lines elsewhere.
 
-The one rule: it reads the counters of `driver.Progress` a few times a second, on a thread of its
-own, and does nothing per trace; so its cost does not grow with the job. It draws on the error
+The one rule: the view reads the counters of `driver.Progress` a few times a second on a separate
+thread and does nothing per trace, so its cost does not grow with the job. It writes to the error
 stream and writes no results.
 """
 
@@ -32,7 +32,7 @@ _SLOW_START_SECONDS = 2.0  # an engine that starts faster needs no message
 
 @dataclass(slots=True)
 class RunState:
-    """What is known of a run: its phase and, once the engine is up, the driver's counters.
+    """The state of a run: its phase and, once the engine is up, the driver's counters.
 
     Written by the runner, read by a view.
     """
@@ -46,7 +46,7 @@ class RunState:
 
     @property
     def start_seconds(self) -> float:
-        """How long it took until the engine was up."""
+        """The time until the engine was up, in seconds."""
         return self.running_since - self.began
 
     def enter(self, phase: str, hint: str = "") -> None:
@@ -62,7 +62,7 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What follows from the counters and their recent past."""
+    """The rates derived from the counters and their recent values."""
 
     tokens_per_second: float
     # of what full sampling would have taken; None when nothing is known of it
@@ -71,9 +71,9 @@ class Rates:
 
 
 class Meter:
-    """Computes rates. It holds the recent past that they need, however often it is read.
+    """Computes rates from the recent values of the counters, however often it is read.
 
-    rich's own estimates would not do: they hold still when nothing arrives any more.
+    rich's own estimates are unsuitable: they stop changing when nothing arrives any more.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -179,9 +179,7 @@ def _counters(progress: Progress, rates: Rates) -> Table:
 
 
 class PlainView:
-    """A line when a phase begins, then one every `seconds` if something changed, and one at the
-    end.
-    """
+    """Prints a line per phase, one every `seconds` if anything changed, and one at the end."""
 
     def __init__(self, console: Console, title: str, seconds: float = PLAIN_SECONDS) -> None:
         """Write to this console, at most every `seconds`."""
@@ -238,8 +236,9 @@ View: TypeAlias = LiveView | PlainView
 
 
 class Ticker:
-    """`with Ticker(view, state):` calls the view at its pace from a thread; a view whose stream is
-    gone is not called again.
+    """Calls a view at its pace from a thread within a `with` block.
+
+    A view with a closed stream is not called again.
     """
 
     def __init__(self, view: View, state: RunState) -> None:

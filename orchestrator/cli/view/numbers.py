@@ -1,7 +1,6 @@
-"""How numbers are written for people: shares, intervals, counts, durations. The only place that
-formats them.
+"""Formats numbers for people: shares, intervals, counts and durations.
 
-Tables, pictures and messages all write a number the same way, because they all call this module.
+Tables, plots and messages all format a number the same way, because they all use this module.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ def share(value: float | None) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share in whole percent; what rounds to zero has no sign."""
+    """Return a share in whole percent; a value that rounds to zero has no sign."""
     return f"{value:z.0%}"
 
 
 def interval(estimate: Estimate | None, spec: str = ".1%", missing: str = NONE) -> str:
-    """Return a 95% interval as 19.3% to 68.0%, or `missing` where the data cannot give one."""
+    """Return a 95% interval as 19.3% to 68.0%, or `missing` if the data do not allow one."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return missing
     return f"{estimate.low:{spec}} to {estimate.high:{spec}}"

@@ -1,9 +1,9 @@
-"""Pictures: a sweep's surface, replays, the angular distances of a probe. Every number comes in.
+"""Plots of a sweep's surface, of replays, and of a probe's angular distances.
 
-Each is a figure of its own, without pyplot: nothing global is touched and no display is needed.
-Colours run from dark to bright with depth (viridis, which colour-blind eyes can order), and marks
-differ as well. matplotlib is
-optional, so this module is imported only where a picture is drawn.
+Display only. Each plot is a separate figure without pyplot, so no global state is changed and no
+display is needed. Colours run from dark to bright with depth (viridis, which colour-blind people
+can order), and markers differ too. matplotlib is optional, so this module is imported only where a
+plot is drawn.
 """
 
 from __future__ import annotations
@@ -229,8 +229,7 @@ def draw_plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
 
 
 def lines(rows: Sequence[ReplayRow]) -> dict[str, dict[str, ReplayRow]]:
-    """Return the rows of each line of the plot, by what tells them apart, in order of tokens; lines
-    by their name.
+    """Return the lines of the plot by name; each has its rows by label, in order of tokens.
 
     Rows of one strategy and selector make a line along the option that has the most different
     numbers among them; where other options differ, too, there is a line for each of their choices.
@@ -260,8 +259,9 @@ def lines(rows: Sequence[ReplayRow]) -> dict[str, dict[str, ReplayRow]]:
 
 
 def _along(options: Sequence[Mapping[str, object]]) -> str:
-    """Return the option that all have as a number, with the most different ones; "" when none
-    differs. The first of equals.
+    """Return the numeric option with the most different values, "" if none differs.
+
+    All settings must have it; ties go to the first.
     """
     numbers = [
         key for key in options[0] if all(isinstance(o.get(key), int | float) for o in options)

@@ -1,6 +1,7 @@
-"""What `leadline plugins` prints: every plugin by its purpose, or one with its options.
+"""The output of `leadline plugins`: every plugin by its purpose, or one with its options.
 
-It loads classes and builds nothing. A plugin that does not load is listed with its error.
+Plugin classes are loaded but not instantiated. A plugin that does not load is listed with its
+error.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _OURS = "leadline "  # begins the name of our own distribution with its version
 
 @dataclass(frozen=True, slots=True)
 class PluginSummary:
-    """A plugin as it is listed.
+    """One entry of the list of plugins.
 
-    `purpose` is the folder of a strategy or verifier of ours, else "". `papers` are the sources
-    that its documentation names first, as "arXiv NUMBER".
+    `purpose` is the folder of a built-in strategy or verifier, or else "". `papers` are the sources
+    that its documentation cites, as "arXiv NUMBER".
     """
 
     group: str
@@ -109,7 +110,7 @@ def _details(plugin: PluginSummary) -> Iterator[RenderableType]:
     kind = registry.singular(plugin.group)
     yield Text.assemble((plugin.name, "bold cyan"), (f"  {kind} of {plugin.distribution}", "dim"))
     yield Text(f"{_reflow(inspect.cleandoc(cls.__doc__ or '(no description)'))}\n")
-    yield Text("Options:" if plugin.options else "It has no options.")
+    yield Text("Options:" if plugin.options else "No options.")
     for option in plugin.options:
         default = "required" if option.default == "(required)" else f"default {option.default}"
         facts = ", ".join(filter(None, (option.type, default, option.range)))
@@ -121,10 +122,10 @@ def _details(plugin: PluginSummary) -> Iterator[RenderableType]:
 
 
 def _needs(cls: type) -> str:
-    """Return what a class needs of its engine without being built: options may change the rest."""
+    """Return the engine capabilities that a class always needs; options may add others."""
     needs = getattr(cls, "needs", ())
     known = isinstance(needs, frozenset | set | tuple) and needs
-    return f"needs of its engine: {', '.join(sorted(needs))}\n" if known else ""
+    return f"required engine capabilities: {', '.join(sorted(needs))}\n" if known else ""
 
 
 def summary_line(cls: type) -> str:

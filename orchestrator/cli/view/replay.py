@@ -1,4 +1,4 @@
-"""Tables of `leadline replay`. Drawing only; every number comes in. The plot is `view.plots`'s."""
+"""Tables of `leadline replay`; display only. `view.plots` draws the plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow, ReplaySe
 
 
 def replay_tables(rows: Sequence[ReplayRow], title: str) -> RenderableType:
-    """Return the rows of one source; if any attempts were cut or probed, a second table of those.
+    """Return a table of one source's rows, and a second one if attempts were cut or probed.
 
     Tokens are per problem; `path` is the longest chain of tokens generated in sequence. `saved` is
     against all of a strategy's n attempts of the same draw, and `full vote` is their accuracy under

@@ -1,8 +1,4 @@
-"""The surface of a sweep for people: tables, and the sentences that name the front and the cheapest
-setting.
-
-Drawing only; every number comes in.
-"""
+"""Tables of a sweep's surface, and sentences on its best and cheapest settings; display only."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ BEST, CHEAPEST, FRONT = "▲", "◆", "•"
 
 
 def surface_table(surface: Surface) -> RenderableType:
-    """Return the surface, its Pareto front, and what was measured at each depth."""
+    """Return tables of the surface, its Pareto front, and the measurements at each depth."""
     heading = (
         f"{surface.selector} over {count(surface.n_problems)} problems: accuracy, 95% interval, "
         f"{surface.unit} a problem"
@@ -129,7 +125,7 @@ def _levels(surface: Surface) -> Table:
 
 
 def best_lines(surface: Surface) -> Iterator[str]:
-    """Yield the sentences about the best and the cheapest setting, a line each."""
+    """Yield the sentences about the best and the cheapest setting, one per line."""
     best, cheapest = surface.settings[surface.best], surface.settings[surface.cheapest]
     yield f"Best: {_described(best, surface.unit)}."
     if best is cheapest:

@@ -1,7 +1,6 @@
-"""Tables for people: the end of a run, one answer, an evaluation, similarities; and the frame of
-every other table of numbers.
+"""Tables of a run's summary, an answer, an evaluation and similarities; display only.
 
-Drawing only; every number comes in.
+All other tables of numbers use `numbers_table` from here.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from orchestrator.studies.summary import Ranking, Summary
 _ACCOUNTS = {
     Purpose.SOLVE: "attempts that voted or could have",
     Purpose.PRUNED: "attempts cancelled before their end",
-    Purpose.PROBE: "short looks at where an attempt stands",
+    Purpose.PROBE: "short probes of an attempt's current answer",
     Purpose.VERIFY: "checking attempts",
     Purpose.COMPARE: "comparing attempts",
     Purpose.AGGREGATE: "merging attempts",
@@ -42,8 +41,9 @@ _ACCOUNTS = {
 def numbers_table(
     headings: Sequence[str], *, n_texts: int = 0, texts_after: Sequence[str] = (), title: str = ""
 ) -> Table:
-    """Return an empty table of numbers, whose first `n_texts` columns and those headed by
-    `texts_after` hold texts.
+    """Return an empty table of numbers.
+
+    The first `n_texts` columns and those headed by `texts_after` contain text.
     """
     table = Table(
         box=SIMPLE_HEAD,
@@ -61,7 +61,7 @@ def numbers_table(
 
 
 def _facts() -> Table:
-    """Return an empty table of name, number, meaning."""
+    """Return an empty table with the columns name, number and meaning."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True, min_width=10)
     table.add_column(justify="left")
@@ -163,8 +163,8 @@ def _saved(savings: Savings) -> str:
     bounds = interval(tokens, "z.0%", missing="")
     return (
         f"of the tokens{f' ({bounds})' if bounds else ''} and {percent(traces.value)} of the "
-        "traces that the whole plan takes: an estimate, each trace not taken "
-        f"priced at its problem's mean of those not cut; n = {count(tokens.n)} problems"
+        "traces of full sampling: an estimate that prices each skipped trace "
+        f"at the mean of its problem's finished ones; n = {count(tokens.n)} problems"
     )
 
 
@@ -284,9 +284,7 @@ def points_table(points: Sequence[Point]) -> Table:
 
 
 def similarities_table(qualities: Mapping[str, Quality]) -> Table:
-    """Return how well similarities tell pairs of traces that agree from pairs that differ, with 95%
-    intervals.
-    """
+    """Return the quality of similarities at telling agreeing from differing pairs of traces."""
     table = numbers_table(
         (
             "similarity",

@@ -344,5 +344,5 @@ def test_formulas_at_their_edges() -> None:
     assert vote_weights(["B", "A"], [1.0, 1.0]) == ("B", 1.0, 1.0, 2.0)
     assert length_weights([], 0.5) == []
     assert length_weights([400, 100], 0.5) == [0.5, 1.0]
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="must not be negative"):
         upset_probability(-1.0, 2.0)

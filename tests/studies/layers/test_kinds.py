@@ -28,7 +28,7 @@ def shallow_plan(depth: int) -> Plan:
 def test_a_depth_beyond_the_model_is_refused_before_anything_starts() -> None:
     with pytest.raises(
         PlanError,
-        match=r"sampling.depth asks for latent depth 9; "
+        match=r"sampling.depth requests latent depth 9; "
         r"the model serves 1 to 8 \(raise models.main.max_depth\)",
     ):
         orchestrator.run(["What is 1?"], shallow_plan(9), EXECUTION)

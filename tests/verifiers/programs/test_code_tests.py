@@ -169,10 +169,10 @@ print(text[at:at + 20] if at >= 0 else "nothing")
         (7, "is 7"),
         ([], "holds no test"),
         ("def check(c): pass", "holds no test"),
-        ("assert f(", "is no Python"),
-        (["assert f()", 3], "is no test"),
-        ([{"input": "1"}], "is no test"),
-        ([{"input": "[1]", "output": "2", "testtype": "functional"}], "is no test"),
+        ("assert f(", "is not Python"),
+        (["assert f()", 3], "is not a test"),
+        ([{"input": "1"}], "is not a test"),
+        ([{"input": "[1]", "output": "2", "testtype": "functional"}], "is not a test"),
     ],
 )
 async def test_other_forms_of_tests_are_refused(tests: object, reason: str) -> None:

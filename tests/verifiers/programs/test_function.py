@@ -159,8 +159,8 @@ class MustNotStart:
     [
         ("nowhere.py:right", "there is no file"),
         ("checks.py:wrong", "has no attribute 'wrong'"),
-        ("checks.py:number", "is no plain function"),
-        ("checks.py:later", "is no plain function"),
+        ("checks.py:number", "is not a plain function"),
+        ("checks.py:later", "is not a plain function"),
         ("checks.py:alone", "too many positional arguments"),
         ("checks.py", "write 'checks.py:NAME'"),
         ("no.such.module:right", "ModuleNotFoundError"),

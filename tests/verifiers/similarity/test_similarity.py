@@ -270,7 +270,7 @@ def test_a_judge_that_asks_a_pool_that_is_not_there_is_refused() -> None:
 
     plan = Plan(strategy=PluginSpec("deepprune", {"judge": "llm model=judge"}))
     with pytest.raises(
-        PlanFault, match=r"strategy\.similarity of strategy 'deepprune' asks for model 'judge'"
+        PlanFault, match=r"strategy\.similarity of strategy 'deepprune' names model 'judge'"
     ):
         check_plan(plan, Execution(engine=PluginSpec("fake")))
 

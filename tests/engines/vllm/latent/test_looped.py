@@ -143,7 +143,7 @@ def test_what_cannot_be_is_refused_with_the_remedy(
 @pytest.mark.parametrize("depth", [0, -1, 9])
 def test_depths_beyond_what_is_served_are_refused(depth: int) -> None:
     with pytest.raises(
-        PlanError, match=rf"asks for latent depth {depth}; the model serves 1 to 8 \(raise"
+        PlanError, match=rf"requests latent depth {depth}; the model serves 1 to 8 \(raise"
     ):
         require_depth(depth, scheduled(latent=OWN), "sampling.depth")
 
