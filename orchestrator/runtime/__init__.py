@@ -1,5 +1,5 @@
-"""One running job: sessions, engine, annotation, verification and journal at work together.
+"""Running a job: connects sessions, engine, annotation, verification and journal.
 
-What lives while a job runs belongs here; questions about finished jobs are for
-`orchestrator.studies`, and what lies on disk is for `orchestrator.jobs`.
+Objects that exist only while a job runs belong here; analysis of finished jobs belongs in
+`orchestrator.studies`, and files on disk in `orchestrator.jobs`.
 """

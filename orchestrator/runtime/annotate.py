@@ -1,10 +1,9 @@
 """From a raw trace to an annotated one: its answer, the answer's equivalence class, its verdicts.
 
-The one rule: everything slow or non-deterministic happens here, before the journal write. What
-takes linear time runs in place; what may hang or eat memory runs in processes that can be killed.
-A limit that is reached leaves a note on the trace, never silence. What it does not cover: how
-answers are compared (`orchestrator.runtime.answer_workers`) and how verifiers run
-(`orchestrator.runtime.verify`).
+The one rule: everything slow or non-deterministic happens here, before the journal write. Code that
+takes linear time runs in place; code that may hang or exhaust memory runs in processes that can be
+killed. Reaching a limit always leaves a note on the trace. Not covered: comparing answers
+(`orchestrator.runtime.answer_workers`) and running verifiers (`orchestrator.runtime.verify`).
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Classes:
     lock: asyncio.Lock | None = None  # created when a comparison first has to wait
 
     def restore(self, answer: Answer) -> None:
-        """Add a class that a journal holds, unless it is known."""
+        """Add a class from a journal, unless it is known."""
         if all(answer.key != known.key for known in self.representatives):
             self.add(answer)
 
@@ -58,7 +57,7 @@ class Classes:
         return answer
 
     def exclude(self, canonical: str) -> bool:
-        """Tell whether an answer of an unknown canonical form is certainly of none of them."""
+        """Tell whether an answer of unknown canonical form certainly belongs to no class."""
         return not self.representatives or (
             _is_complete(canonical) and all(_is_complete(a.key) for a in self.representatives)
         )
@@ -119,11 +118,11 @@ class Annotator:
 
     @property
     def n_verifying(self) -> int:
-        """How many traces models are being queried about."""
+        """The number of traces that models are verifying."""
         return 0 if self._verifiers is None else self._verifiers.n_open
 
     def abort(self, request: Request) -> None:
-        """Stop querying models about the trace of a request; it goes without those verdicts."""
+        """Stop querying models about a request's trace, which then lacks those verdicts."""
         if self._verifiers is not None:
             self._verifiers.abort(request)
 

@@ -1,9 +1,8 @@
 """Compares and reads answers in processes that can be killed.
 
-The one rule: what could not be decided is named in the reply, never guessed; and an answer that
-reaches its limit is not compared again and again. The processes are those of
-`orchestrator.runtime.workers`; which class an answer belongs to is decided in
-`orchestrator.runtime.annotate`.
+The one rule: undecided comparisons are named in the reply, never guessed, and an answer that
+reaches its limit is not compared over and over. The processes are those of
+`orchestrator.runtime.workers`; `orchestrator.runtime.annotate` decides the class of an answer.
 """
 
 from __future__ import annotations

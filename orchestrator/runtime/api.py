@@ -1,7 +1,7 @@
 """The Python API: runs problems under a Plan and an Execution, and yields results as they finish.
 
-The one rule: a plan that cannot be carried out is refused before any engine starts. The public
-names are re-exported by `orchestrator`; the command line uses `run_job`.
+The one rule: a plan that cannot run is refused before any engine starts. `orchestrator` re-exports
+the public names; the command line uses `run_job`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What `solve` returns: the result and every trace behind it, by ordinal."""
+    """The return value of `solve`: the result and all its traces, by ordinal."""
 
     result: Result
     traces: tuple[Trace, ...]
@@ -63,9 +63,9 @@ async def arun(
 ) -> AsyncGenerator[Result]:
     """Yield the results of problems as they finish (in order of conclusion).
 
-    `out` is the job directory: with it an interrupted run continues where it was, and problems that
-    have a result are yielded from it at once. Without it the journal lies in a temporary directory.
-    PlanError before anything starts when the plan cannot be carried out.
+    `out` is the job directory: with it, an interrupted run continues where it stopped, and problems
+    that have a result are yielded from it at once. Without it, the journal is in a temporary
+    directory. PlanError, before anything starts, when the plan cannot run.
     """
     plan, execution = plan or Plan(), execution or Execution()
     selector = None if plan.selector == Plan().selector else plan.selector
@@ -233,7 +233,7 @@ def as_problems(
 
 
 def blocking(work: Callable[[], Coroutine[object, object, T]]) -> T:
-    """Return what a coroutine returns, in a thread of its own where a loop is already running."""
+    """Return a coroutine's result; runs in a separate thread if a loop is already running."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

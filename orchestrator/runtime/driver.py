@@ -1,9 +1,8 @@
 """The asyncio shell around Sessions: effects -> engine -> annotate -> journal -> session.
 
 One loop journals arriving events in groups, then hands them to their sessions, then performs the
-effects that follow. The one rule: an event reaches a session only when it is durable. The requests
-in flight are bounded by the window, and those of earlier problems go first. This file decides
-nothing about answers.
+effects that follow. The one rule: an event reaches a session only when it is durable. The window
+bounds the requests in flight, and earlier problems have priority. Nothing here decides answers.
 """
 
 from __future__ import annotations
@@ -116,8 +115,8 @@ class Driver:
     async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
         """Yield the result of each problem once it is concluded and durable.
 
-        EngineError or JournalError ends the run; nothing journalled is lost. `problems` come in the
-        order of priority, and none of them has a result already.
+        EngineError or JournalError ends the run; nothing journalled is lost. `problems` must be in
+        order of priority, and none may have a result already.
         """
         source = enumerate(problems)
         writer = ThreadPoolExecutor(1, thread_name_prefix="leadline-journal")
@@ -260,7 +259,7 @@ class Driver:
                 continue
             if event.trace.ordinal not in session.running:
                 raise JournalError(
-                    f"problem {session.problem.id}: the journal holds trace {event.trace.ordinal}, "
+                    f"problem {session.problem.id}: the journal has trace {event.trace.ordinal}, "
                     "which the strategy did not start this time; it is not deterministic, or its "
                     "code has changed. Continue with the old code, or choose another job directory"
                 )

@@ -126,7 +126,7 @@ class VerifierRunner:
         return len(self._open)
 
     async def run(self, name: str, problem: Problem, trace: Trace) -> VerifierOutcome:
-        """Return what a verifier makes of a trace; one verifier at a time on a trace.
+        """Return a verifier's outcome for a trace; run only one verifier at a time on a trace.
 
         EngineError when the engine is dead: the run ends, and this trace is generated again.
         """

@@ -1,8 +1,8 @@
 """Interrupts a strategy or selector that computes for too long on the event loop's thread.
 
-A thread looks once in a while; when a bounded call has lasted longer than the limit, it raises
-`Overrun` inside the call. What it does not cover: code that blocks in C and never returns to the
-interpreter cannot be interrupted. The job then hangs, and only a debugger tells why.
+A thread checks periodically; when a bounded call exceeds the limit, it raises `Overrun` inside the
+call. Not covered: code that blocks in C and never returns to the interpreter cannot be interrupted.
+The job then hangs, and only a debugger shows why.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A pool of processes that can be killed, for plugin code that may hang, crash or eat memory.
 
 The one rule: whatever a plugin does, a call returns within its limit and the pool works afterwards;
-a call that came to nothing raises `CallFailed` with the reason. A process starts when it is first
-needed. No signals, no threads, and no `multiprocessing`, which would import the user's `__main__`
-again. What is called, and what a failure means, is the caller's business.
+a failed call raises `CallFailed` with the reason. A process starts when it is first needed. No
+signals, no threads, and no `multiprocessing`, which would import the user's `__main__` again. The
+caller decides what to call and how to handle a failure.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class Cause(Enum):
-    """Why a call came to nothing."""
+    """The cause of a failed call."""
 
     RAISED = "raised"  # the plugin raised an error; its process lives
     LIMIT = "limit"  # it reached its limit of time or memory, and would again
@@ -47,7 +47,7 @@ class Cause(Enum):
 
 
 class CallFailed(Exception):
-    """A call to a plugin came to nothing; `str()` of it says why."""
+    """A call to a plugin failed; the message is the reason."""
 
     def __init__(self, reason: str, cause: Cause) -> None:
         super().__init__(reason)

@@ -292,7 +292,7 @@ def _finished(directory: Path) -> FinishedJob:
     job = read_finished(directory)
     if not job.results:
         raise PlanError(
-            f"{directory}: no problem of it is finished; finish it first: "
+            f"{directory}: none of its problems is finished; finish the job first: "
             f"leadline resume {directory}"
         )
     return replace(job, pools={id: job.pools[id] for id in job.results})

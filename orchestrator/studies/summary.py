@@ -67,7 +67,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What one selector makes of the pools.
+    """The evaluation of one selector on the pools.
 
     `n_other` answers differ from the job's own; `n_failed` pools could not be ranked, the first
     because of `error`.

@@ -1,15 +1,15 @@
-"""The contract of each kind of plugin, as checks that a plugin's own tests can call.
+"""Checks of the contract of each kind of plugin, to call from a plugin's own tests.
 
-A broken rule raises AssertionError with a message that names the rule and says what to do. No test
-framework is needed. `check_verifier` and `check_engine` are awaited within an event loop; elsewhere
-they run at once.
+A broken rule raises AssertionError with a message that names the rule and the remedy. No test
+framework is needed. Within an event loop, await `check_verifier` and `check_engine`; elsewhere they
+run at once.
 
     from orchestrator.testing import check_strategy
 
     def test_my_strategy_keeps_the_contract():
         check_strategy(MyStrategy(n=8))
 
-`trace`, `pool` and `explore` are for tests of what a plugin decides.
+Use `trace`, `pool` and `explore` to test a plugin's decisions.
 """
 
 from orchestrator.testing.domains import check_domain

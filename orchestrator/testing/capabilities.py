@@ -1,6 +1,6 @@
-"""What the capabilities of an engine promise: one check for each, on a bench with an open engine.
+"""Checks of an engine's capabilities, one for each, on a bench with an open engine.
 
-What holds of every engine, whatever it can do, is in `orchestrator.testing.engines`.
+Checks for all engines, whatever their capabilities, are in `orchestrator.testing.engines`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SAMPLED = Sampling(temperature=1.0, top_p=1.0)
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """An engine under test, and how requests are put to it."""
+    """An engine under test, with helpers that send requests to it."""
 
     engine: Engine
     model: str
@@ -41,7 +41,7 @@ class Bench:
     wait_seconds: float
 
     def request(self, ordinal: int, problem_id: str = "check") -> Request:
-        """Return a complete request, as a Session makes them."""
+        """Return a complete request, like those of a Session."""
         return Request(
             prompt=self.prompt,
             model=self.model,
@@ -57,7 +57,7 @@ class Bench:
         return replace(self.request(ordinal), max_new_tokens=self.long_tokens)
 
     async def reply(self, request: Request) -> Trace:
-        """Return the reply, checked for what holds of every reply."""
+        """Return the reply after the checks that apply to every reply."""
         trace = await self.within(
             self.engine.generate(request), f"generate({request.problem_id}, {request.ordinal})"
         )
@@ -93,12 +93,12 @@ def _check_reply(request: Request, trace: Trace) -> None:
         # a stop string is generated, and left out
         n_ids in (0, usage.output_tokens) or (bool(trace.stop) and usage.output_tokens > n_ids),
         "usage",
-        f"{who} counts {usage.output_tokens} tokens and holds {n_ids}",
+        f"{who} counts {usage.output_tokens} tokens but contains {n_ids}",
     )
     require(
         usage.prompt_tokens > 0,
         "usage",
-        f"{who} counts no token of the prompt; count the whole of it, inherited tokens too",
+        f"{who} counts no prompt tokens; count the whole prompt, inherited tokens included",
     )
     require(
         0 <= usage.cached_tokens <= usage.prompt_tokens,
@@ -109,21 +109,19 @@ def _check_reply(request: Request, trace: Trace) -> None:
         min(usage.output_tokens, usage.layer_tokens, usage.seconds) >= 0
         and math.isfinite(usage.seconds),
         "usage",
-        f"{who} has {usage}; counts and seconds are finite and not negative",
+        f"{who} has {usage}; counts and seconds must be finite and not negative",
     )
     require(
         limit is None or usage.output_tokens <= limit,
         "max_new_tokens",
         f"{who} has {usage.output_tokens} tokens, more than {limit}",
     )
-    require(
-        trace.answer is None, "raw", f"{who} has an answer; reading it is the domain's business"
-    )
+    require(trace.answer is None, "raw", f"{who} has an answer; leave reading it to the domain")
 
 
 def require_distinct(traces: Collection[Trace], rule: str, what: str) -> None:
     replies = {(t.text, t.token_ids) for t in traces}
-    require(len(replies) > 1, rule, f"{what} got one and the same reply; pass the seed on")
+    require(len(replies) > 1, rule, f"{what} all returned the same reply; pass the seed on")
 
 
 async def _check_seeds(bench: Bench) -> None:
@@ -145,7 +143,7 @@ async def _check_abort(bench: Bench) -> None:
         request = bench.long_request(ordinal)
         task = asyncio.ensure_future(bench.reply(request))
         await asyncio.wait({task}, timeout=0.1)
-        # an abort that comes before the request has begun is forgotten
+        # an abort that arrives before the request has started is forgotten
         for _ in range(math.ceil(bench.wait_seconds / 0.1)):
             if task.done():
                 break
@@ -210,7 +208,7 @@ async def _check_continuation(bench: Bench) -> None:
         forced.usage.prompt_tokens >= rest.usage.prompt_tokens + len(forced.suffix_ids),
         "suffix",
         f"{forced.usage} does not count the forced suffix as prompt; "
-        "it is none of the trace's own tokens",
+        "it is not among the trace's own tokens",
     )
 
 
@@ -223,7 +221,7 @@ async def _check_rules(bench: Bench) -> None:
     require(
         cut.finish is Finish.RULE,
         "rules",
-        f"finish is {cut.finish.value}, although {cut.text!r} holds the delimiter {mark!r}",
+        f"finish is {cut.finish.value}, although {cut.text!r} contains the delimiter {mark!r}",
     )
     require(
         mark in cut.text and len(cut.text) < len(whole.text),
@@ -231,7 +229,7 @@ async def _check_rules(bench: Bench) -> None:
         f"{cut.text!r} was not cut after {mark!r}",
     )
     never = await bench.reply(replace(request, ordinal=102, rules=(Delimiter("\x00 never"),)))
-    require(never.finish is not Finish.RULE, "rules", "a rule fired that cannot")
+    require(never.finish is not Finish.RULE, "rules", "a rule fired that cannot fire")
 
 
 async def _check_confidence_floor(bench: Bench) -> None:
@@ -249,7 +247,7 @@ async def _check_metrics(bench: Bench) -> None:
     lowest, bottom = "lowest_confidence@4", "bottom10_confidence@4"
     names = ("mean_logprob", "mean_confidence", "mean_entropy", "tail_confidence@4", lowest, bottom)
     metrics = (await bench.reply(replace(bench.request(110), metrics=names))).metrics
-    require(set(metrics) == set(names), "metrics", f"asked for {names}, got {tuple(metrics)}")
+    require(set(metrics) == set(names), "metrics", f"requested {names}, got {tuple(metrics)}")
     require(
         all(map(math.isfinite, metrics.values())),
         "metrics",
@@ -258,7 +256,7 @@ async def _check_metrics(bench: Bench) -> None:
     require(
         metrics["mean_logprob"] <= 0,
         "metrics",
-        f"mean_logprob is {metrics['mean_logprob']}; natural logarithms of probabilities",
+        f"mean_logprob is {metrics['mean_logprob']}; return natural logarithms of probabilities",
     )
     require(
         metrics[lowest] <= metrics[bottom] <= max(map(abs, metrics.values())) + 1e-6,
@@ -298,7 +296,7 @@ async def _check_score(bench: Bench) -> None:
     require(
         set(metrics) == {name, "mean_logprob"},
         "score",
-        f"asked for {name} and mean_logprob, got {tuple(metrics)}",
+        f"requested {name} and mean_logprob, got {tuple(metrics)}",
     )
     require(
         abs(metrics[name] - expected) <= tolerance,
@@ -322,7 +320,7 @@ async def _check_score(bench: Bench) -> None:
     require(
         name not in bare,
         "score",
-        f"{name} is {bare.get(name)} where nothing is inherited; leave it out",
+        f"{name} is {bare.get(name)} without inherited tokens; leave it out",
     )
 
 
@@ -337,12 +335,12 @@ async def _check_stops(bench: Bench) -> None:
         (cut.finish, cut.stop) == (Finish.STOP, mark),
         "stops",
         f"{cut.text!r} has (finish, stop) = {(cut.finish, cut.stop)}; "
-        f"it was to stop at {mark!r} and to report it",
+        f"it must stop at {mark!r} and report it",
     )
     require(
         whole.text.startswith(cut.text) and mark not in cut.text,
         "stops",
-        f"{cut.text!r} is not what comes before {mark!r} in {whole.text!r}",
+        f"{cut.text!r} is not the text before {mark!r} in {whole.text!r}",
     )
     n_ids = len(cut.token_ids)
     require(
@@ -355,7 +353,7 @@ async def _check_stops(bench: Bench) -> None:
     )
 
 
-# in order; the first that fails is reported
+# in order; the first failing check is reported
 CHECKS: tuple[tuple[frozenset[Capability], Callable[[Bench], Awaitable[None]]], ...] = (
     (frozenset({Capability.SEED}), _check_seeds),
     (frozenset({Capability.CANCEL}), _check_abort),

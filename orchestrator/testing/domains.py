@@ -1,7 +1,7 @@
 """The contract of domains: they read answers or abstain, never raise, and agree with themselves.
 
-Their normal form agrees with their equivalence. `equivalent` may be slow or hang by contract, and
-is called in processes that can be killed: here it is asked about the examples given, no others.
+Their normal form agrees with their equivalence. By contract, `equivalent` may be slow or hang and
+is called in processes that can be killed; here it is called only for the given examples.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def check_domain(
 ) -> None:
     """Check the contract of a domain.
 
-    `stated` are texts with the answer that each gives explicitly; `equal` and `different` are pairs
-    of answers.
+    `stated` are texts, each with the answer that it states explicitly; `equal` and `different` are
+    pairs of answers.
     """
     check_value(domain)
     require(
@@ -94,7 +94,7 @@ def _extracted(domain: Domain, text: str, finished: bool) -> str | None:
     require(
         _canonical(domain, extracted) != "",
         "extract",
-        f"{extracted!r:.100} from {text!r:.100} has an empty form; abstain from what says nothing",
+        f"{extracted!r:.100} from {text!r:.100} has an empty form; abstain from empty answers",
     )
     return extracted
 
@@ -127,7 +127,7 @@ def _canonical(domain: Domain, answer: str) -> str:
     except Exception as error:
         raise AssertionError(
             f"canonical raises nothing: {error!r} for {answer!r:.100}; "
-            "return what it cannot read as it is"
+            "return unreadable answers unchanged"
         ) from error
     if isinstance(form, str):
         return form

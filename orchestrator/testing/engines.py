@@ -1,9 +1,9 @@
-"""The contract of engines: replies belong to their requests, and capabilities keep their promises.
+"""The contract of engines: replies match their requests, and declared capabilities work.
 
-That is pairing, usage, limits, aborts, cancellation; and what the capabilities say. It costs some
-sixty short completions. Each wait is bounded, so an engine that hangs fails here. Greedy
-continuation is compared exactly; a real engine whose batches round differently may differ in a
-near-tie, which is why the comparison is made on a few tokens.
+Checks pairing, usage, limits, aborts, cancellation and capabilities, with some sixty short
+completions. Each wait is bounded, so an engine that hangs fails here. Greedy continuation is
+compared exactly; a real engine that rounds differently in other batches may differ in a near-tie,
+so only a few tokens are compared.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def _check_limits(bench: Bench) -> None:
     require(
         trace.finish is not Finish.LENGTH or n_tokens == 3,
         "max_new_tokens",
-        f"a trace of {n_tokens} tokens says that it was cut at 3",
+        f"a trace of {n_tokens} tokens reports that it was cut at 3",
     )
     require(n_tokens > 0, "usage", "a trace that ended has no token; count the output")
     request = replace(bench.request(41), max_new_tokens=4, checkpoint=4)
@@ -93,7 +93,7 @@ async def _check_unknown_aborts(bench: Bench) -> None:
         trace.finish is not Finish.CANCELLED,
         "unknown aborts are ignored",
         "a request was cut by an abort that came before it was generated; "
-        "forget aborts of what does not run",
+        "forget aborts of requests that are not running",
     )
 
 

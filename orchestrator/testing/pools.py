@@ -24,7 +24,7 @@ def trace(
     parent: int | None = None,
     model: str = "main",
 ) -> Trace:
-    """Return a trace that gives `answer` (None abstains) after `tokens` tokens.
+    """Return a trace that states `answer` (None abstains) after `tokens` tokens.
 
     The answer's text and key are the same. `verdicts` maps a verifier's name to its score. A FAILED
     trace has an `error` and no answer.

@@ -1,7 +1,7 @@
-"""The rules that hold for every kind of plugin, and what the checks of the kinds share.
+"""The rules for every kind of plugin, and helpers that the checks share.
 
 A plugin is a frozen dataclass of plain options that can be pickled, and it uses no global state. A
-rule that does not hold raises AssertionError: "RULE: what happened; what to do".
+broken rule raises AssertionError: "RULE: observation; remedy".
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ P = ParamSpec("P")
 
 
 def require(held: bool, rule: str, remedy: str) -> None:
-    """Raise AssertionError when a rule does not hold."""
+    """Raise AssertionError when a rule is broken."""
     if not held:
         raise AssertionError(f"{rule}: {remedy}")
 
 
 class _Completed:
-    """What a check that has already run returns: to await it does nothing."""
+    """The result of a check that has already run; awaiting it does nothing."""
 
     def __await__(self) -> Generator[None, None, None]:
         """Complete at once."""
@@ -51,9 +51,9 @@ class _Completed:
 def with_or_without_loop(
     check: Callable[P, Coroutine[Any, Any, None]],
 ) -> Callable[P, Awaitable[None]]:
-    """Return a check that runs at once where no event loop runs, and is to be awaited elsewhere.
+    """Return a check that runs at once without an event loop and must be awaited within one.
 
-    A test that is not a coroutine would else call a check that never runs, and pass.
+    Otherwise, a test that is not a coroutine would call a check that never runs, and pass.
     """
 
     @functools.wraps(check)
@@ -76,7 +76,7 @@ def check_value(plugin: object) -> None:
     require(
         params is not None and params.frozen and dataclasses.is_dataclass(plugin),
         "frozen dataclass",
-        f"{cls.__qualname__} is none; write @dataclass(frozen=True, slots=True), "
+        f"{cls.__qualname__} is not one; write @dataclass(frozen=True, slots=True), "
         "with its options as fields",
     )
     options = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # checked above
@@ -90,7 +90,7 @@ def check_value(plugin: object) -> None:
         require(
             not isinstance(part, str),
             "parts",
-            f"{part!r} is only a name: load the plugin by `registry.load`, or pass the plugin",
+            f"{part!r} is only a name; load the plugin with `registry.load`, or pass the plugin",
         )
         check_value(part)
     try:
@@ -98,7 +98,7 @@ def check_value(plugin: object) -> None:
         rebuilt = dataclasses.replace(rebuilt, **parts) if parts else rebuilt
     except Exception as error:
         raise AssertionError(
-            f"options round trip: {error}; every field must be a value that JSON and TOML can hold"
+            f"options round trip: {error}; every field must be representable in JSON and TOML"
         ) from error
     require(
         rebuilt == plugin,
@@ -121,7 +121,7 @@ def check_value(plugin: object) -> None:
 def check_needs(
     needs: Collection[Capability], requests: Sequence[Request], tasks: Collection[str] = ()
 ) -> None:
-    """Check that a plugin lists in `needs` what its requests use.
+    """Check that a plugin lists in `needs` all capabilities that its requests use.
 
     `tasks` are the pools that have a task.
     """
@@ -138,7 +138,7 @@ def check_needs(
         not missing,
         "needs",
         f"its requests use {', '.join(missing)}; list that in `needs`, "
-        "so that an engine without it is refused",
+        "then an engine without it is refused",
     )
 
 

@@ -1,7 +1,6 @@
 """The contract of selectors: a pure function over a pool in any order, that counts only votes.
 
-Its clusters are ranked by their weights, with the tie rule. Not checked: whether its weights are
-any good.
+Its clusters are ranked by weight, with the tie rule. Not checked: the quality of the weights.
 """
 
 from __future__ import annotations
@@ -149,7 +148,7 @@ def _check_clusters(clusters: object, traces: Sequence[Trace], where: str) -> No
     require(
         not strangers,
         "counts votes only",
-        f"{where} traces {strangers} voted; take `core.votes.voters(traces)`",
+        f"{where} traces {strangers} voted; use `core.votes.voters(traces)`",
     )
     require(
         len(counted) == len(set(counted)),
@@ -166,7 +165,7 @@ def _check_clusters(clusters: object, traces: Sequence[Trace], where: str) -> No
         require(
             len(keys) == 1,
             "one cluster, one answer",
-            f"{where} {cluster} holds the answers {sorted(keys)}; group by Answer.key",
+            f"{where} {cluster} contains the answers {sorted(keys)}; group by Answer.key",
         )
         require(
             math.isfinite(cluster.weight) and cluster.weight >= 0,

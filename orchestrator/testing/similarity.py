@@ -1,6 +1,6 @@
-"""The contract of similarities: one score per pair, of that pair alone, whichever prefix is first.
+"""The contract of similarities: one score per pair, from that pair alone, in either order.
 
-One that asks a model may see the prefixes in their order. Not checked: whether a score is any good.
+A similarity that queries a model may depend on their order. Not checked: the quality of scores.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def check_similarity(
 ) -> None:
     """Check the contract of a similarity on pairs of prefixes of every kind, with those of `texts`.
 
-    One that asks a model gets replies that its requests decide; then replies that failed, or lack
-    what it asked for.
+    A similarity that queries a model receives replies that depend on its requests; then replies
+    that failed or lack the requested metrics.
     """
     check_value(similarity)
     keys = itertools.cycle(("41", "42", None))
@@ -129,7 +129,7 @@ def _check_requests(similarity: Similarity, requests: Sequence[Request]) -> None
     require(
         all(r.purpose is Purpose.COMPARE for r in requests),
         "purpose",
-        "its requests are charged to `Purpose.COMPARE`; say so",
+        "its requests must have `purpose=Purpose.COMPARE`",
     )
     needs: frozenset[Capability] = getattr(similarity, "needs", frozenset())
     check_needs(needs, requests, getattr(similarity, "tasks", ()))

@@ -49,12 +49,12 @@ class Simulation:
 
     @property
     def events(self) -> list[Event]:
-        """What happened to it, in order."""
+        """The events, in order."""
         return [step.event for step in self.steps]
 
     @property
     def effects(self) -> list[Effect]:
-        """What the session wanted, in order."""
+        """The session's effects, in order."""
         return [*self.first, *(effect for step in self.steps for effect in step.effects)]
 
     @property
@@ -71,18 +71,18 @@ def explore(
     problem: Problem = PROBLEM,
     seed: int | None = None,
 ) -> Session:
-    """Return the session of a whole exploration, in which `answer_of` says how each request ends.
+    """Return the session of a whole exploration, in which `answer_of` decides each reply.
 
-    It returns an answer's text, None to abstain, or a trace (whose ordinal and parent are set
-    here). Traces arrive in the order of submission or, with a seed, in a shuffled one; what the
-    strategy cancels arrives CANCELLED, without an answer. AssertionError when the exploration does
+    It returns an answer's text, None to abstain, or a trace (its ordinal and parent are set here).
+    Traces arrive in the order of submission or, with a seed, in a shuffled one; requests that the
+    strategy cancels arrive CANCELLED, without an answer. AssertionError when the exploration does
     not end within 20,000 traces.
     """
     session = Session(problem, strategy, plan or Plan())
     record(session, answer_of, random.Random(seed) if seed is not None else None)
     if session.stopped_by == INTERRUPT:
         raise AssertionError(
-            f"it ends: after {MAX_TRACES} traces the strategy still asks for more; "
+            f"it ends: after {MAX_TRACES} traces the strategy still requests more; "
             "give the plan a budget"
         )
     return session

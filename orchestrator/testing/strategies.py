@@ -68,9 +68,9 @@ def check_strategy(
 ) -> None:
     """Check the contract of a strategy: any order of arrival, any failure, any stop, and replay.
 
-    Each world of traces is explored without a budget, and with those budgets at which something
-    else happens. `plan` is needed when the strategy asks for models by name; its budget is varied.
-    Each seed is another order of arrival.
+    Each world of traces is explored without a budget and with budgets that change the course. Pass
+    `plan` if the strategy names models; its budget is varied. Each seed is another order of
+    arrival.
     """
     check_value(strategy)
     plan = plan or Plan(sampling=Sampling(max_new_tokens=_N_TOKENS))
@@ -194,7 +194,7 @@ def _check_conduct(strategy: Strategy, recording: Simulation, plan: Plan, where:
         require(
             session.stopped_by != INTERRUPT,
             "ends",
-            f"{where} it still asked for traces after {_N_LIMIT}; "
+            f"{where} it still requested traces after {_N_LIMIT}; "
             "failed traces spend no tokens: bound retries",
         )
     requests = recording.requests
@@ -235,7 +235,7 @@ def _check_same_steps(one: Sequence[Step], other: Sequence[Step], where: str) ->
         require(
             a is not None and b is not None and (a.effects, a.running) == (b.effects, b.running),
             "deterministic",
-            f"{where} it did otherwise after the same {i + 1} events; {PURE}",
+            f"{where} it acted differently after the same {i + 1} events; {PURE}",
         )
 
 
@@ -268,7 +268,7 @@ def _check_stops(
             require(
                 not late.effects,
                 "stops anywhere",
-                f"{where}, stopped after {n} traces, it went on: {late.effects}",
+                f"{where}, stopped after {n} traces, it continued: {late.effects}",
             )
 
 

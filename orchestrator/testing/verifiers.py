@@ -1,10 +1,10 @@
 """The contract of verifiers: one verdict per trace, in order, with scores in [0, 1].
 
-A verifier need not be deterministic. One that asks models (`ask`) is run by a Session over replies
-that its requests decide: good, unreadable, failed, cut off. Its verdict must follow from the
-replies alone, in whatever order they arrive, and there is none where every request fails.
+A verifier need not be deterministic. A Session runs a verifier that queries models (`ask`) with
+replies that depend on its requests: good, unreadable, failed, cut off. Its verdict must depend on
+the replies alone, not on their order, and there must be none if every request fails.
 
-Not checked: whether a verdict is any good.
+Not checked: the quality of verdicts.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ async def check_verifier(
 ) -> None:
     """Check the contract of a verifier, on traces of every kind besides those given.
 
-    `name` is the one under which it is registered: its verdicts must carry it, because selectors
-    look for it. Await it within an event loop; elsewhere it runs at once.
+    `name` is the registered name: verdicts must carry it, because selectors look for it. Within an
+    event loop, await the check; elsewhere it runs at once.
     """
     check_value(verifier)
     plugin: Any = verifier
@@ -169,9 +169,7 @@ def _check_model_verifier(
                 f"{where} it gave {first}; raise NoVerdict",
             )
             n_verdicts += first is not None
-    require(
-        n_verdicts > 0, "verdicts", "it came to no verdict on anything; read what the replies say"
-    )
+    require(n_verdicts > 0, "verdicts", "it reached no verdict on any trace; read the replies")
 
 
 def _verdict(
@@ -190,7 +188,11 @@ def _verdict(
     rng = None if order is None else random.Random(order)
     recording = record(session, _replies(*world), rng, 1000)
     require(not session.error, "raises nothing but NoVerdict", f"{where}: {session.error}")
-    require(not session.stopped_by, "ends", f"{where} it still asks after a thousand replies")
+    require(
+        not session.stopped_by,
+        "ends",
+        f"{where} it still submits requests after a thousand replies",
+    )
     require(subject == before, "pure", "it changed the trace; build new values")
     require(
         not any(isinstance(effect, Abort) for effect in recording.effects),

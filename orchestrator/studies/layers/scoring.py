@@ -2,7 +2,7 @@
 
 It is the share of right answers, or of answers that agree with a vote.
 
-The one rule: every number says which targets it was graded against, and on how many problems. There
+The one rule: every number states its targets and its number of problems. There
 are two kinds of target: reference answers ("accuracy"), and, without them, the majority of several
 replies drawn from the model as it ships ("agreement"). Agreement was chosen over the confidence of
 tokens because a mutilated model that repeats itself is very confident, and because a vote is more
@@ -36,7 +36,7 @@ FIRST = 8  # problems on which an order is tried before the rest
 
 
 class SearchReward(StrEnum):
-    """What leads a search."""
+    """The objective of a search."""
 
     ACCURACY = "accuracy"
     AGREEMENT = "agreement"

@@ -259,7 +259,7 @@ def _targets(
     targets = voted(problems, rounds)
     if not targets:
         raise PlanError(
-            f"{task.file}: without reference answers a search is led by the model's own vote, "
+            f"{task.file}: without reference answers the model's own vote guides a search, "
             f"and none of {task.n_votes} replies to "
             f"{len(problems)} problems stated an answer; give references, "
             "or a template or domain under which it answers"
@@ -310,7 +310,7 @@ class SearchLog:
         self._path = path
         if self._lines[0] != head:
             raise PlanError(
-                f"{path} holds another search (other problems, model, reward, seed or sampling); "
+                f"{path} belongs to another search (problems, model, reward, seed or sampling differ); "
                 "choose another --out"
             )
         self.known = [_scored(msgspec.json.decode(line)) for line in self._lines[1:]]

@@ -5,7 +5,7 @@ As in ETD (Koishekenov et al., arXiv 2510.07358): angular distances d_l = arccos
 Where that curve goes flat, from the front and from the back, lie its knees: layers before the
 front's knee encode, layers after the back's knee decode, those between think.
 
-Whether looping a frozen model's block helps is promised by nobody: it is measured here, by the
+Looping a block of a frozen model is not guaranteed to help: the effect is measured here, by the
 likelihood of the same text, for plain loops and for damped ones. Values only.
 """
 

@@ -33,7 +33,7 @@ class Replay:
     Problems are matched by their ids.
     """
 
-    # the plan's models are names to it, whose abilities are not checked
+    # the plan's models are only names here, and their abilities are not checked
     loads_models: ClassVar[bool] = False
 
     source: Annotated[
@@ -43,7 +43,7 @@ class Replay:
         int, Meta(ge=0, description="Tokens that a probe is charged; recordings do not hold them.")
     ] = 0
     seconds_per_token: Annotated[
-        float, Meta(ge=0, description="Seconds that each token takes; 0 replies at once.")
+        float, Meta(ge=0, description="Simulated seconds per token; 0 replies at once.")
     ] = 0.0
 
     def capabilities(self) -> frozenset[Capability]:
@@ -79,7 +79,7 @@ class RecordedEngine:
         try:
             if recorded is None or not recorded.traces:
                 raise ReplayError(
-                    f"the recording {self._name} holds no traces of problem {request.problem_id!r}"
+                    f"recording {self._name} contains no traces of problem {request.problem_id!r}"
                 )
             tape, index = self._tape(recorded, request)
             trace = tape.play(request)
@@ -107,7 +107,7 @@ class RecordedEngine:
         index = request.prefix_ids[0] if request.prefix_ids else -1
         if not set(request.prefix_ids) <= {index} or not 0 <= index < len(recorded.traces):
             raise ReplayError(
-                f"problem {request.problem_id}: the recording holds nothing that follows trace "
+                f"problem {request.problem_id}: the recording contains nothing that follows trace "
                 f"{request.parent}"
             )
         tape = Tape(recorded, [], self._options.probe_tokens)

@@ -1,6 +1,6 @@
 """Reads recordings: job directories, recordings with probes, answer pools, pools of full texts.
 
-The one rule: what a file holds is taken as it is, and a note names what had to be left out. A
+The one rule: a file's content is used unchanged, and a note names everything left out. A
 file's kind follows from its content. Answers that were recorded as answers are compared as texts,
 as those who recorded them did, unless a domain is named; answers of full texts are extracted and
 compared by a domain, `math` unless another is named.
@@ -75,7 +75,7 @@ def read_recording(path: str | Path, domain: str = "", problems: str = "") -> Re
             f"{path}: {type(error).__name__}: {error}; a recording is {_KINDS}"
         ) from error
     if not raws:
-        raise ReplayError(f"{path}: it holds no questions")
+        raise ReplayError(f"{path}: it contains no questions")
     if has_texts or domain:
         recorded = asyncio.run(_annotated(raws, domain or "math"))
     else:
@@ -210,7 +210,7 @@ def _read_job(path: Path, problems: str) -> Recording:
     job = read_finished(path)
     if not job.pools:
         raise ReplayError(
-            f"{path}: its journal holds no problems; run the job first, or name another recording"
+            f"{path}: its journal contains no problems; run the job first, or name another file"
         )
     rows, note = job.problems(problems)
     source = problems or (job.source.problems if job.source else "")

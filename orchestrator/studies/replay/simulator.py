@@ -39,7 +39,7 @@ class _Unrecorded(str):
 
     def _refuse(self, *_: object, **__: object) -> None:
         raise ReplayError(
-            "the recording holds answers, not texts: "
+            "the recording contains answers, not texts: "
             "a strategy, similarity or selector that reads texts cannot be replayed on it"
         )
 
@@ -52,7 +52,7 @@ _NO_TEXT = _Unrecorded()
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Where a request lies on its recorded trace.
+    """The position of a request on its recorded trace.
 
     `index` is that trace's, `first` and `last` are the tokens before it and at its end. `root` is
     the ordinal of the request that started the attempt; a trace drawn twice, by resampling, makes
@@ -201,7 +201,7 @@ class Tape:
         return end, finish
 
     def _missing(self, what: str) -> ReplayError:
-        return ReplayError(f"problem {self.recorded.problem.id}: the recording holds {what}")
+        return ReplayError(f"problem {self.recorded.problem.id}: the recording contains {what}")
 
 
 _UNFINISHED = RecordedTrace(0)  # of which nothing but text and tokens is known

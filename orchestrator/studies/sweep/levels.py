@@ -1,4 +1,4 @@
-"""What a depth's votes are worth: accuracy, price and weight of a trace, and trust in agreement.
+"""The value of a depth's votes: accuracy, price and weight of a trace, and trust in agreement.
 
 Pure functions of whole pools and of which answers are right. The weights are what the selector
 `depth-weighted` takes.

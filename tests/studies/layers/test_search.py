@@ -203,7 +203,7 @@ def test_an_interrupted_search_keeps_what_it_found_and_goes_on(tmp_path: Path) -
 
 def test_a_record_of_another_search_is_refused(tmp_path: Path) -> None:
     run(MadeUp(knows_more_without_layer_1), task(n_simulations=2), tmp_path)
-    with pytest.raises(PlanError, match="holds another search"):
+    with pytest.raises(PlanError, match="belongs to another search"):
         run(MadeUp(knows_more_without_layer_1), task(n_simulations=2, max_new_tokens=7), tmp_path)
 
 

@@ -95,7 +95,7 @@ async def test_what_is_not_recorded_fails_the_trace_and_says_so(tmp_path: Path) 
         unknown = await engine.generate(request(problem_id="other"))
         assert (unknown.finish, unknown.error) == (
             Finish.FAILED,
-            "the recording p holds no traces of problem 'other'",
+            "recording p contains no traces of problem 'other'",
         )
         forced = await engine.generate(
             request(ordinal=1, parent=0, prefix_ids=(0,) * 10, suffix="Wait")

@@ -121,7 +121,7 @@ def test_a_domain_puts_recorded_answers_in_classes(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.json", "{", "not JSON"),
-        ("b.json", "[]", "holds no questions"),
+        ("b.json", "[]", "contains no questions"),
         (
             "c.jsonl",
             '{"problem_num": 1, "gold_answer": "4", "answer_counts": {"4": 3}}',
@@ -321,7 +321,7 @@ def test_a_job_of_deepprune_holds_what_finished(tmp_path: Path) -> None:
 def test_a_job_without_problems_is_no_recording(tmp_path: Path) -> None:
     """It was stopped before any was opened; a mean over nothing is no figure."""
     Journal(tmp_path / "journal.db").close()
-    with pytest.raises(ReplayError, match="its journal holds no problems"):
+    with pytest.raises(ReplayError, match="its journal contains no problems"):
         read_recording(tmp_path)
 
 

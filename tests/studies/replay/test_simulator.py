@@ -199,8 +199,8 @@ def asked(request: Request, *, after: int | None = None) -> Does:
         ),
         (asked(Request(parent=0), after=2000), "nothing beyond the 1000 tokens"),
         (asked(Request(depth=4)), "one depth"),
-        (asked(Request(verifiers=("prm",))), "holds no prm"),
-        (asked(Request(metrics=("mean_logprob",))), "holds no mean_logprob"),
+        (asked(Request(verifiers=("prm",))), "contains no prm"),
+        (asked(Request(metrics=("mean_logprob",))), "contains no mean_logprob"),
         (asked(Request(purpose=Purpose.COMPARE)), "attempts only"),
         (asked(Request(subjects=(0,)), after=500), "no attempt that goes beyond others"),
         (asked(Request("Another question")), "no attempt at another prompt than the problem's own"),
@@ -211,7 +211,7 @@ def asked(request: Request, *, after: int | None = None) -> Does:
 def test_what_the_recording_does_not_hold_is_an_error_that_says_so(
     strategy: Strategy, message: str
 ) -> None:
-    with pytest.raises(ReplayError, match=r"problem p: the recording holds") as error:
+    with pytest.raises(ReplayError, match=r"problem p: the recording contains") as error:
         play(strategy)
     assert message in str(error.value)
 
@@ -225,7 +225,7 @@ def test_reading_a_text_that_was_not_recorded_is_an_error() -> None:
         trace.text.split()
 
     _, explored = play(Does(steps))
-    assert "the recording holds answers, not texts" in explored.session.error
+    assert "the recording contains answers, not texts" in explored.session.error
 
 
 def test_stop_rules_read_a_recorded_text() -> None:
