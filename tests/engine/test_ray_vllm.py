@@ -27,7 +27,7 @@ pytest.importorskip("vllm", reason="needs the extra `cpu` or `cuda`")
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 OPTIONS = {"kv_cache_gib": 0.25, "max_num_seqs": 16, "enforce_eager": True}
-SAMPLING = Sampling(temperature=0.8, max_new_tokens=400)
+SAMPLING = Sampling(temperature=0.8, max_new_tokens=100)
 
 
 def requests(job: str) -> list[Request]:
