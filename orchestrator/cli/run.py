@@ -33,7 +33,7 @@ from orchestrator.cli.options import (
     limit_option,
     plan_argument,
 )
-from orchestrator.cli.view.numbers import one_line
+from orchestrator.cli.view.numbers import counted, one_line
 from orchestrator.cli.view.tables import print_traces, solution_table, summary_table
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Plan
@@ -214,9 +214,8 @@ def _run_job(
         write_source(job, plan, execution, source)
         n_resumed = len(file.problems) - len(job.remaining())
         before = f", {n_resumed:,} of them done before" if n_resumed else ""
-        title = (
-            f"{directory} · {len(file.problems):,} problems{before} · {run_name(plan, execution)}"
-        )
+        n_problems = counted(len(file.problems), "problem")
+        title = f"{directory} · {n_problems}{before} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)
         summary = _summary(job, plan, execution, source, file, outcome, n_resumed)
     if display.as_json:

@@ -33,7 +33,7 @@ def pair_scores(similarity: Similarity, problem: Problem, pairs: Sequence[Pair])
     """
     if isinstance(similarity, str):
         raise StrategyError(
-            f"the similarity is still a name, {similarity!r}: load the strategy by registry.load, "
+            f"the similarity is only a name, {similarity!r}: load the strategy by registry.load, "
             "or pass the similarity itself"
         )
     if not pairs:

@@ -1,8 +1,8 @@
 """Names to plugins: one table per group, filled from entry points and decorators.
 
-The one rule: importing this file loads no plugin; an entry point is loaded when its name is asked
-for. Duplicates are refused and options validated here. Built-ins are declared like everybody's, in
-pyproject.toml. Whether plan and engine have what a plugin needs, `orchestrator.plan.check` tells.
+The one rule: importing this file loads no plugin; an entry point is loaded when its name is needed.
+Built-ins are declared like everybody's, in pyproject.toml. Not covered: whether plan and engine
+have what a plugin needs (`orchestrator.plan.check`).
 """
 
 from __future__ import annotations
@@ -292,7 +292,8 @@ def _part_table(group: str, value: object) -> object:
 
 def _explanation(cls: type, values: Mapping[str, object], error: str) -> str:
     """Return an error of msgspec with the option, its value and what it must be."""
-    match = re.match(r"(?:Expected|Invalid enum value) .* - at `\$\.(\w+)", error, re.DOTALL)
+    pattern = r"(?:Expected|Invalid enum value) .* - at `\$\.(\w+)(?:\[\d+\])?`"
+    match = re.fullmatch(pattern, error, re.DOTALL)  # an error deeper inside names its own place
     info = next((i for i in _options(cls) if match and i.name == match[1]), None)
     if info is None or info.name not in values:
         return error

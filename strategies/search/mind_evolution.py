@@ -42,7 +42,7 @@ AUTHOR = (
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
+class EvaluatedSolution:
     """An attempt, its score in [0, 1] from the evaluator, and the evaluator's note."""
 
     attempt: Trace
@@ -50,7 +50,7 @@ class Solution:
     note: str = ""
 
 
-Island: TypeAlias = list[Solution]
+Island: TypeAlias = list[EvaluatedSolution]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class MindEvolution(ModelOptions):
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Evolve until a conversation solves the problem; the others then take no more turns."""
         islands: list[Island] = [[] for _ in range(self.islands)]
-        solved: list[Solution] = []
+        solved: list[EvaluatedSolution] = []
         for generation in range(1, self.generations + 1):
             groups = [
                 self.draw_parents(island, rng)
@@ -154,7 +154,9 @@ class MindEvolution(ModelOptions):
             if generation % self.reset_every == 0:
                 islands = self.reset(islands)
 
-    def draw_parents(self, island: Sequence[Solution], rng: random.Random) -> list[Solution]:
+    def draw_parents(
+        self, island: Sequence[EvaluatedSolution], rng: random.Random
+    ) -> list[EvaluatedSolution]:
         """Return the solutions with which a conversation starts.
 
         Drawn without replacement: a Boltzmann tournament.
@@ -192,13 +194,13 @@ class MindEvolution(ModelOptions):
         return [list(founders) if i in worst else island for i, island in enumerate(islands)]
 
     def _conversation(
-        self, prompt: Prompt, parents: Sequence[Solution], solved: list[Solution]
-    ) -> Generator[Command, Reply, list[Solution]]:
+        self, prompt: Prompt, parents: Sequence[EvaluatedSolution], solved: list[EvaluatedSolution]
+    ) -> Generator[Command, Reply, list[EvaluatedSolution]]:
         """Return the solutions of one conversation, each made from the one before.
 
         The first is made from the parents. A failure ends the conversation.
         """
-        written: list[Solution] = []
+        written: list[EvaluatedSolution] = []
         subjects = parents
         while len(written) < self.turns and not solved:
             request = changed(self.request, verifiers=(self.verifier,))
@@ -219,13 +221,13 @@ class MindEvolution(ModelOptions):
             verdicts = [v for v in attempt.verdicts if v.verifier == self.verifier]
             if attempt.lost or not verdicts:
                 break
-            subjects = [Solution(attempt, verdicts[-1].score, verdicts[-1].note)]
+            subjects = [EvaluatedSolution(attempt, verdicts[-1].score, verdicts[-1].note)]
             written += subjects
             solved += [s for s in subjects if s.score >= self.solved]
         return written
 
 
-def different(solutions: Sequence[Solution], n: int) -> list[Solution]:
+def different(solutions: Sequence[EvaluatedSolution], n: int) -> list[EvaluatedSolution]:
     """Return `n` of these: first the best of each answer, then the second of each, and so on."""
     n_seen: dict[str | None, int] = {}
     rounds = []
@@ -239,20 +241,22 @@ def different(solutions: Sequence[Solution], n: int) -> list[Solution]:
     ][:n]
 
 
-def _best(solutions: Sequence[Solution], n: int) -> Island:
+def _best(solutions: Sequence[EvaluatedSolution], n: int) -> Island:
     return sorted(solutions, key=lambda s: (-s.score, s.attempt.ordinal))[:n]
 
 
-def _united(island: Sequence[Solution], others: Sequence[Solution]) -> Island:
+def _united(island: Sequence[EvaluatedSolution], others: Sequence[EvaluatedSolution]) -> Island:
     here = {s.attempt.ordinal for s in island}
     return [*island, *(s for s in others if s.attempt.ordinal not in here)]
 
 
-def _mean(island: Sequence[Solution]) -> float:
+def _mean(island: Sequence[EvaluatedSolution]) -> float:
     return math.fsum(s.score for s in island) / len(island) if island else 0.0
 
 
-def _prompt(form: str, prompt: Prompt, solutions: Sequence[Solution], critique: str = "") -> Prompt:
+def _prompt(
+    form: str, prompt: Prompt, solutions: Sequence[EvaluatedSolution], critique: str = ""
+) -> Prompt:
     candidates = "\n\n".join(
         f"Candidate {i}:\n{visible_text(s.attempt)}\nChecker: Score {s.score:.2f} of 1."
         + (f" {s.note}" if s.note else "")

@@ -160,18 +160,22 @@ def test_an_annotation_gives_range_and_meaning() -> None:
             tuple[Annotated[str, Meta(min_length=1)], ...], Meta(description="Words.")
         ] = ()
         d: int = 3
+        e: Annotated[Mapping[str, int], Meta(description="Counts.")] = field(default_factory=dict)
 
     assert [(o.type, o.range, o.description) for o in registry.options("strategies", "mine")] == [
         ("int", "at least 1", "Attempts per problem."),
         ("float | None", "above 0 and at most 1", "A share."),
         ("tuple[str, ...]", "each not empty", "Words."),
         ("int", "", ""),
+        ("Mapping[str, int]", "", "Counts."),
     ]
     for options, message in (
         ({"a": 0}, r"'mine': a = 0: it must be a whole number, at least 1\. Attempts per problem"),
         ({"b": 2.0}, r"b = 2.0: it must be a number or left out, above 0 and at most 1\. A share"),
         ({"c": ["x", ""]}, r"c = \['x', ''\]: it must be a list of texts, e.g.*, each not empty"),
         ({"d": "x"}, r"d = 'x': it must be a whole number$"),
+        ({"e": 1}, r"e = 1: it must be a table\. Counts"),
+        ({"e": {"k": "x"}}, r"'mine': Expected `int`, got `str` - at `\$\.e\["),
     ):
         with pytest.raises(PluginError, match=message):
             registry.load("strategies", PluginSpec("mine", options))

@@ -22,6 +22,7 @@ from orchestrator.cli.inputs import (
     study_directory,
 )
 from orchestrator.cli.options import DisplayOptions, PlanCommand, display_options, plan_argument
+from orchestrator.cli.view.numbers import counted
 from orchestrator.cli.view.replay import replay_tables
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget
@@ -133,7 +134,7 @@ def _pilot(
     order = tuple(id for id in file.order if id in ids)
     file = replace(file, problems=usable, order=order, invalid=())
     directory = study_directory(loaded, flags, "choose")
-    member = Member(plan, "", f"pilot of {len(usable):,} problems")
+    member = Member(plan, "", f"pilot of {counted(len(usable), 'problem')}")
     return _Pilot(loaded, situation, series(loaded, directory, [member], file, n_problems), n)
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orchestrator.cli.console import print_json, results_console
 from orchestrator.cli.options import debug_option, json_option
-from orchestrator.cli.view.numbers import one_line
+from orchestrator.cli.view.numbers import counted, one_line
 from orchestrator.cli.view.tables import points_table, rankings_table
 from orchestrator.core.values import Result, Status, Trace
 from orchestrator.core.votes import n_sampled
@@ -80,7 +80,8 @@ def evaluate(
     )
     points = curve(pools, references, domains, widths, plan, execution) if references else []
     notes = [
-        f"{r.selector}: {r.n_failed:,} problems could not be voted on, e.g.: {one_line(r.error)}"
+        f"{r.selector}: {counted(r.n_failed, 'problem')} could not be voted on, "
+        f"e.g.: {one_line(r.error)}"
         for r in ranked
         if r.n_failed
     ]
@@ -119,7 +120,7 @@ def _cautions(
     )
     if n_short and references:
         yield (
-            f"{n_short:,} problems were not sampled in full. Stopping early depends on the "
-            "answers, so pass@k and maj@k of such pools are "
+            f"{counted(n_short, 'problem')} {'was' if n_short == 1 else 'were'} not sampled in "
+            "full. Stopping early depends on the answers, so pass@k and maj@k of such pools are "
             "biased; take them from a job with the strategy 'consistency'."
         )

@@ -47,6 +47,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a count with its noun, as 1 problem or 12,345 problems."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def short_count(number: float) -> str:
     """Return a large count in few characters: 950, 12.3k, 4.5M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -77,11 +77,9 @@ class Recording:
 def draw_order(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
     """Return the order in which a pool's traces are drawn, shape (n_traces,).
 
-    It is of shape (1000,) when resampled.
-
-    `shuffled`: without replacement, by Python's own shuffle of this seed (as the recordings with
-      probes were published). `resampled`: with
-    replacement. `recorded`: as they lie.
+    `shuffled` is without replacement, by Python's own shuffle of this seed (as the recordings with
+    probes were published); `resampled` is with replacement, of shape (1000,); `recorded` is the
+    order of recording.
     """
     rng = random.Random(seed)
     order = list(range(n_traces))

@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator.cli.view.numbers import (
+    counted,
     duration,
     estimate_text,
     interval,
@@ -54,6 +55,10 @@ def test_an_estimate_has_its_interval_and_its_n() -> None:
     assert estimate_text(KNOWN) == "41.7% (19.3% to 68.0%, n = 12)"
     assert estimate_text(UNKNOWN) == "100.0% (n = 3)"
     assert estimate_text(None) == share(None) == "–"
+
+
+def test_a_count_agrees_with_its_noun() -> None:
+    assert (counted(1, "problem"), counted(1200, "problem")) == ("1 problem", "1,200 problems")
 
 
 def test_a_share_that_rounds_to_zero_has_no_sign() -> None:

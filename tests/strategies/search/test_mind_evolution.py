@@ -12,13 +12,15 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Purpose, Request, Trace, Verdict
 from orchestrator.core.votes import conclude
 from orchestrator.testing import PROBLEM, explore
-from strategies.search.mind_evolution import MindEvolution, Solution, different
+from strategies.search.mind_evolution import EvaluatedSolution, MindEvolution, different
 from strategies.selectors.by_score import Best
 from strategies.selectors.majority import Majority
 
 
-def solution(ordinal: int, score: float, answer: str = "A") -> Solution:
-    return Solution(Trace(ordinal, f"It is {answer}.", answer=Answer(answer, answer)), score)
+def solution(ordinal: int, score: float, answer: str = "A") -> EvaluatedSolution:
+    return EvaluatedSolution(
+        Trace(ordinal, f"It is {answer}.", answer=Answer(answer, answer)), score
+    )
 
 
 def scored(answer: str, score: float, note: str = "") -> Trace:
@@ -30,7 +32,7 @@ def scored(answer: str, score: float, note: str = "") -> Trace:
     )
 
 
-def ordinals(island: list[Solution]) -> list[int]:
+def ordinals(island: list[EvaluatedSolution]) -> list[int]:
     return [s.attempt.ordinal for s in island]
 
 
