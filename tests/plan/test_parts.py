@@ -7,8 +7,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import pytest
@@ -285,8 +287,10 @@ def test_the_strategy_of_the_page_keeps_the_contract(monkeypatch: pytest.MonkeyP
         registry, "_decorated", {group: dict(names) for group, names in registry._decorated.items()}
     )
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    module = ModuleType("composing_page")  # a strategy must be found again where it was defined
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for code in blocks:  # the first registers the strategy
-        exec(compile(code, "composing.md", "exec", dont_inherit=True), {"__name__": __name__})
+        exec(compile(code, "composing.md", "exec", dont_inherit=True), module.__dict__)
     twice = registry.load("strategies", PluginSpec("twice", {"inner": "adaptive n=3 wave=2"}))
     session = explore(twice, lambda request: "A")
     assert not session.error
