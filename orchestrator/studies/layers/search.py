@@ -310,7 +310,7 @@ class SearchLog:
         self._path = path
         if self._lines[0] != head:
             raise PlanError(
-                f"{path} belongs to another search (problems, model, reward, seed or sampling differ); "
+                f"{path} belongs to another search (other problems, model, seed or sampling); "
                 "choose another --out"
             )
         self.known = [_scored(msgspec.json.decode(line)) for line in self._lines[1:]]
