@@ -1,4 +1,4 @@
-"""What an engine's reply must be before anything is done with it, and how one is made. Pure.
+"""Validates engines' replies before anything uses them, and builds replies. Pure.
 
 The one rule: a reply that is not valid becomes a FAILED trace that says why. A bad reply costs one
 trace: never the job, and never a journal that cannot be read again.
@@ -17,7 +17,7 @@ _MAX_TOKEN_ID = 2**31 - 1  # the journal keeps token ids as int32
 
 
 def validated(request: Request, reply: object) -> Trace:
-    """Return the reply to a request, or a FAILED trace that says what is wrong with it.
+    """Return the reply to a request, or a FAILED trace with the reason if the reply is invalid.
 
     Lone surrogates (half an emoji, which UTF-8 cannot encode) become `?`.
     """

@@ -1,1 +1,1 @@
-"""A deterministic engine without a model: for tests, dry runs, documentation and benchmarks."""
+"""A deterministic engine without a model, for tests, dry runs, documentation and benchmarks."""

@@ -1,4 +1,4 @@
-"""A deterministic engine without a model: to test and benchmark everything around engines.
+"""A deterministic engine without a model, to test and benchmark everything around engines.
 
 What it returns is a function of the request alone (its seed), never of time or order, so that runs
 on it can be compared bit for bit. It does not imitate a language model.
@@ -35,7 +35,7 @@ _WORDS = (" so", " so", " wait")
 
 @dataclass(frozen=True, slots=True)
 class Fake:
-    """No model: replies drawn by the seed. For tests, dry runs and benchmarks.
+    """Draws replies by the seed, without a model; for tests, dry runs and benchmarks.
 
     Accuracy on it means nothing. Its model is one layer that runs as often as the depth says, so
     that depth multiplies seconds and layer-tokens. Its judges, and its pools with a task, hold the
@@ -55,14 +55,16 @@ class Fake:
     ] = ("{hash}", "0", "1")
     weights: Annotated[
         tuple[float, ...],
-        Meta(description="How often each answer is drawn, one weight each. []: all equally often."),
+        Meta(
+            description="Relative frequency of each answer; an empty list draws all equally often."
+        ),
     ] = ()
     n_tokens: Annotated[int, Meta(ge=1, description="Tokens of an attempt.")] = 8
     spread_tokens: Annotated[
-        int, Meta(ge=0, description="Up to this many tokens more, drawn for each attempt.")
+        int, Meta(ge=0, description="Largest number of additional tokens, drawn for each attempt.")
     ] = 0
     seconds_per_token: Annotated[
-        float, Meta(ge=0, description="Seconds that a token takes at depth 1. 0: no time at all.")
+        float, Meta(ge=0, description="Seconds per token at depth 1; 0 replies at once.")
     ] = 0.0
     failure_rate: Annotated[
         float, Meta(ge=0, le=1, description="Share of the requests that fail.")
@@ -71,14 +73,14 @@ class Fake:
         float, Meta(ge=0, le=1, description="Share of the requests that never end by themselves.")
     ] = 0.0
     crash_after: Annotated[
-        int, Meta(ge=0, description="Requests after which the engine dies. 0: it never does.")
+        int, Meta(ge=0, description="Number of requests after which the engine dies; 0 for never.")
     ] = 0
     crash_hard: Annotated[
-        bool, Meta(description="Whether it then takes its process along, without an error.")
+        bool, Meta(description="Whether the dying engine also ends its process, without an error.")
     ] = False
     judge_error: Annotated[
         float,
-        Meta(ge=0, le=1, description="Share of verdicts and values that are the wrong way round."),
+        Meta(ge=0, le=1, description="Share of verdicts and values that are inverted."),
     ] = 0.0
     steps: Annotated[
         int,
@@ -109,7 +111,7 @@ class Fake:
 
 
 class FakeEngine:
-    """Completes requests as `Fake`'s options say."""
+    """Completes requests according to the options of `Fake`."""
 
     def __init__(self, options: Fake, tasks: Mapping[str, str] = MappingProxyType({})) -> None:
         self._options = options

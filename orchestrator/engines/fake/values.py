@@ -1,4 +1,4 @@
-"""What the fake engine's pools with a task return: numbers that lean towards the truth.
+"""The values of the fake engine's pools with a task: numbers correlated with the truth.
 
 A pure function of the request, off whose text they read the truth. A text with the right answer
 gets a raw value from 1 to 3, one with another answer from -3 to -1 (the other way round at the

@@ -1,4 +1,4 @@
-"""What the fake engine's judges reply: the truth or, at a given error rate, its opposite.
+"""The replies of the fake engine's judges: the truth or, at a given error rate, its opposite.
 
 They read the truth off the text that they are shown. A pure function of the request, like all that
 the engine returns. The right answer is the first of the engine's answers; a candidate is right when

@@ -42,7 +42,7 @@ _MAX_MESSAGE = 500  # characters of a server's error: enough for a sentence, not
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """Sends requests to an OpenAI-compatible server that runs already, here or elsewhere.
+    """Sends requests to a running OpenAI-compatible server, local or remote.
 
     The `path` of a model in a plan is the name under which the server serves it.
     """

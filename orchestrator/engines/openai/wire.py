@@ -23,7 +23,7 @@ _NO_COUNT = (
 
 
 class MalformedReply(Exception):
-    """A reply that is not what the API promises; its text becomes `Trace.error`."""
+    """A reply that violates the API; the message becomes `Trace.error`."""
 
 
 @dataclass(frozen=True, slots=True)

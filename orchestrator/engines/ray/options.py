@@ -27,7 +27,7 @@ from orchestrator.plan import registry
 
 @dataclass(frozen=True, slots=True)
 class RayPool:
-    """What one model pool sets differently; unset: as the engine's own option of that name."""
+    """Options of one model pool; unset options default to the engine's option of the same name."""
 
     replicas: Annotated[
         Annotated[int, Meta(ge=1)] | None, Meta(description="Number of replicas of this pool.")
@@ -42,7 +42,7 @@ class RayPool:
     ] = None
     options: Annotated[
         Mapping[str, object],
-        Meta(description="Options of this pool's engines, on top of those of all pools."),
+        Meta(description="Options of this pool's engines, in addition to those of all pools."),
     ] = field(default_factory=dict)
     depths: Annotated[
         tuple[int, ...] | None,

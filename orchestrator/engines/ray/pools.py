@@ -1,4 +1,4 @@
-"""What a Ray fleet is made of: pools, the supervision of their replicas, and the state of each.
+"""The parts of a Ray fleet: pools, the supervision of their replicas, and the replicas' states.
 
 Values only. Which pool and replica a request goes to is decided in `routing`.
 """
@@ -14,7 +14,7 @@ from orchestrator.core.plan import Model
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """A pool as it is to be started."""
+    """The specification of a pool to start."""
 
     name: str
     model: Model

@@ -1,4 +1,4 @@
-"""What runs in a replica's process: one engine, behind calls that carry many requests or traces.
+"""The process of a replica: one engine, behind calls that carry many requests or traces.
 
 The one rule: never one message per request or token. Requests come in batches, and `collect` is a
 long poll that brings back whatever has finished, or an empty batch as a sign of life. Every request
@@ -48,7 +48,7 @@ def unpack_collected(data: bytes) -> Collected:
 
 
 class Replica:
-    """Holds one engine for one model pool. All methods run on one event loop."""
+    """Runs one engine for one model pool; all methods run on one event loop."""
 
     def __init__(
         self,

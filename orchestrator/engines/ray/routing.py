@@ -1,4 +1,4 @@
-"""Which pool serves a request, and which replica of it: depth, prefix affinity, load. Pure.
+"""Routes a request to a pool and a replica by depth, prefix affinity and load. Pure.
 
 Affinity only breaks near-ties. A problem's requests share a prompt, so the replica that holds its
 prefix is preferred as long as it is at most `SLACK` requests busier than the idlest one.

@@ -1,4 +1,4 @@
-"""What a running fleet keeps of its requests, replicas and pools. Changed by `fleet` alone."""
+"""The state of a running fleet: requests, replicas and pools; only `fleet` changes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.engines.reply import trace_for
 
 @dataclass(slots=True, eq=False)
 class PendingRequest:
-    """A request whose trace has not come yet."""
+    """A request that has no trace yet."""
 
     request: Request
     trace: asyncio.Future[Trace]
@@ -40,7 +40,7 @@ class PendingRequest:
 
 @dataclass(slots=True, eq=False)
 class RunningReplica:
-    """A replica: its process, its state, and the requests it holds."""
+    """A replica: its process, its state, and its requests."""
 
     index: int
     pool: RunningPool

@@ -1,4 +1,4 @@
-"""What this machine lets a vLLM engine have: memory, number format, environment.
+"""Resources of this machine for a vLLM engine: memory, number format, environment.
 
 The one rule: it decides, starts nothing and imports no vllm.
 """
@@ -64,7 +64,7 @@ def cpu_features() -> frozenset[str]:
 
 
 def free_bytes() -> int:
-    """Return how much memory this process may still take, its control group's limit included."""
+    """Return the memory still available to this process, within its control group's limit."""
     meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(meminfo["MemAvailable"].split()[0]) * 1024
     group = Path("/sys/fs/cgroup")

@@ -28,7 +28,7 @@ from orchestrator.plan.models import resolve_model
 
 @dataclass(frozen=True, slots=True)
 class Vllm:
-    """Runs models with vLLM in this process, on its GPUs or its CPU: for one machine.
+    """Runs models with vLLM in this process, on GPUs or the CPU of one machine.
 
     A script that opens an engine in its own process needs `if __name__ == "__main__":`, because
     vLLM spawns processes.
@@ -85,7 +85,7 @@ class Vllm:
     ] = 0
     prefix_caching: Annotated[
         bool,
-        Meta(description="Whether requests that begin alike share their part of the KV cache."),
+        Meta(description="Whether requests with a common prefix share its part of the KV cache."),
     ] = True
     seed: Annotated[
         int,

@@ -17,7 +17,7 @@ _MAX_PROMPTS = 1024  # kept as token ids: the n traces of a problem start close 
 
 @dataclass(frozen=True, slots=True)
 class EngineInput:
-    """What vLLM is given for a request; `params` are for generating, or for a pooling task."""
+    """vLLM's input for a request; `params` are for generation or for a pooling task."""
 
     prompt_ids: list[int]
     suffix_ids: tuple[int, ...]

@@ -284,7 +284,7 @@ def test_a_judge_that_gives_nonsense_fails_its_problem() -> None:
     session: Session = explore(
         DeepPrune(n=2, similarity=Nonsense()), lambda r: replace(trace(r.ordinal, None), text="A")
     )
-    assert "one score in [0, 1] or None each" in session.error
+    assert "it must return one score in [0, 1], or None, for each" in session.error
 
 
 @pytest.mark.slow
