@@ -112,7 +112,8 @@ def test_a_process_reward_says_so_when_steps_and_values_differ() -> None:
     """A solution that brings tags of its own, or a model with another tag, would put scores to the
     wrong steps.
     """
-    assert "itself contains" in str(run_verifier(ProcessReward("rm"), values(0.0), "One<extra_0>")[0])
+    outcome, *_ = run_verifier(ProcessReward("rm"), values(0.0), "One<extra_0>")
+    assert "itself contains" in str(outcome)
     assert "1 values for 2 steps" in str(run_verifier(ProcessReward("rm"), values(0.0))[0])
 
 

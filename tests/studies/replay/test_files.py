@@ -356,7 +356,7 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strategy", "consistency n=4"], "holds 3 traces, and one more was requested"),
+        (["--strategy", "consistency n=4"], "contains 3 traces, and one more was requested"),
         (["--strategy", "consistency 4"], "after the name come options as KEY=VALUE, not '4'"),
         (["--strategy", "consistensy"], "did you mean 'consistency'"),
         (["--strategy", "consistency n=x"], "n = 'x': it must be a whole number"),

@@ -187,7 +187,7 @@ def asked(request: Request, *, after: int | None = None) -> Does:
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (loaded("consistency", n=4), "holds 3 traces, and one more was requested"),
+        (loaded("consistency", n=4), "contains 3 traces, and one more was requested"),
         (
             asked(Request(parent=0, purpose=Purpose.PROBE), after=300),
             "no probe after 300 tokens: they were made at 500 tokens",
