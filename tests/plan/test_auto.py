@@ -426,7 +426,7 @@ def test_a_pilot_samples_compares_and_writes_a_plan_that_runs(cli: Run) -> None:
         (["--pilot", "1"], ["1 is not in the range x>=2"]),
         (
             ["--pilot", "5", "--budget.tokens", "600"],
-            ["the budget holds one attempt", "raise budget.tokens"],
+            ["the budget allows one attempt", "raise budget.tokens"],
         ),
         (
             ["--pilot", "5", "--problems", "bare.jsonl"],

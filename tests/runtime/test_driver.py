@@ -283,7 +283,7 @@ def test_a_strategy_whose_code_changed_is_refused_on_resume(
     with pytest.raises(EngineError):
         orchestrator.run(questions(1), plan, replace(fake(crash_after=3), window=1), out=tmp_path)
     monkeypatch.setattr(f"{__name__}.N_OF_EDITED", 2)
-    with pytest.raises(JournalError, match="holds trace 2, which the strategy did not start"):
+    with pytest.raises(JournalError, match="has trace 2, which the strategy did not start"):
         orchestrator.run(questions(1), plan, fake(), out=tmp_path)
 
 
