@@ -5,8 +5,6 @@ used twice: by the strategy, to decide what to compare, and by the selector, to 
 pool. Both therefore come to the same view, also when a pool is read again later.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ paper draws k new ones; candidates of one answer at the cut are taken by the low
 random; comparisons alternate between the two orders.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Generator, Sequence

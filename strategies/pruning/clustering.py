@@ -4,8 +4,6 @@ The rules alone: which cluster a newcomer joins, and which cluster is the larges
 and what follows, is the strategy's to decide.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal

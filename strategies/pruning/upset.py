@@ -1,7 +1,5 @@
 """How likely the runner-up of a vote overtakes its leader, for weighted votes. Pure."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

@@ -4,8 +4,6 @@ The weights come from labelled questions, by `orchestrator.studies.ensembles`, o
 knowledge. The vote is over all attempts.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from typing import Annotated

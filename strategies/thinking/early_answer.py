@@ -10,8 +10,6 @@ Where we differ: the entropy is that of the 20 most likely tokens and of the res
 traces afterwards, where here generation does end.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Generator
 from dataclasses import dataclass, field

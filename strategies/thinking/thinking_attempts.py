@@ -3,8 +3,6 @@
 Nothing here decides how long an attempt thinks; that is the strategy's own part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Annotated

@@ -7,8 +7,6 @@ and steps differ in number, there is no verdict. It scores unfinished solutions 
 particles have them scored after every step, and `last` is the score of the newest one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated

@@ -6,8 +6,6 @@ sees what follows a trace's reasoning. What it does not cover: of an unfinished 
 text so far, which an outcome reward model was not trained on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal

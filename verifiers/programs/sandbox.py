@@ -7,8 +7,6 @@ its own, which is then removed. What the program may do is decided in its own pr
 Cancelling `run` kills the program.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

@@ -5,8 +5,6 @@ truncated singular value decomposition by scikit-learn). As with `lexical`, the 
 a scale, not a calibrated probability.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

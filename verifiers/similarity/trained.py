@@ -6,8 +6,6 @@ scale balanced weights. It differs in the model: theirs is a language model of f
 parameters, which the similarity `llm` asks.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

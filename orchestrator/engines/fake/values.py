@@ -6,8 +6,6 @@ engine's `judge_error`), and one without an answer from -1 to 1, like a reward m
 tell yet. An embedding counts words.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

@@ -6,8 +6,6 @@ the prompt shows the statement of it. The judges know one mark of the prompts: o
 second follows "Solution 2:".
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 
