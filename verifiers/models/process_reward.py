@@ -9,7 +9,7 @@ particles have them scored after every step, and `last` is the score of the newe
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -31,6 +31,8 @@ from orchestrator.kit.partial_solutions import AGGREGATES, Aggregate
 class ProcessReward:
     """A process reward model's P(right) of each step. For step-by-step search, or best-of-n."""
 
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.POOL})
+
     model: Annotated[str, Meta(description='The model pool, of task "token_classify".')]
     aggregate: Annotated[
         Aggregate, Meta(description="How the scores of the steps are joined into the solution's.")
@@ -44,11 +46,6 @@ class ProcessReward:
         str,
         Meta(description='The system message before the question, as in training; "" for none.'),
     ] = "Please reason step by step, and put your final answer within \\boxed{}."
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do."""
-        return frozenset({Capability.POOL})
 
     @property
     def tasks(self) -> Mapping[str, tuple[str, ...]]:

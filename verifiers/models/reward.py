@@ -8,7 +8,7 @@ text so far, which an outcome reward model was not trained on.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -21,6 +21,8 @@ from orchestrator.kit.model_verifier import ask_all, completed_only, conversatio
 @dataclass(frozen=True, slots=True)
 class Reward:
     """A reward model's value of the whole solution, as a score in [0, 1]. For best-of-n."""
+
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.POOL})
 
     model: Annotated[
         str, Meta(description='The model pool, of task "classify" or "token_classify".')
@@ -36,11 +38,6 @@ class Reward:
         str,
         Meta(description='The system message before the question, as in training; "" for none.'),
     ] = ""
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do."""
-        return frozenset({Capability.POOL})
 
     @property
     def tasks(self) -> Mapping[str, tuple[str, ...]]:

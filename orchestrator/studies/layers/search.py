@@ -44,11 +44,9 @@ class Runner(Protocol):
     @property
     def n_layers(self) -> int:
         """Return how many layers the model has."""
-        ...
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return a prompt as token ids."""
-        ...
 
     def greedy(
         self,
@@ -58,7 +56,6 @@ class Runner(Protocol):
         stop: Sequence[str] = (),
     ) -> list[Completion]:
         """Return one reply per prompt, without sampling."""
-        ...
 
     def drawn(
         self,
@@ -71,7 +68,6 @@ class Runner(Protocol):
         seed: int,
     ) -> list[Completion]:
         """Return one sampled reply per prompt."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +89,7 @@ class SearchTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class OrderComparison:
     """The winner against the model's own order.
 
     `kind` is "accuracy", "oracle" or "agreement". The two differ on `n_gained` + `n_lost`.
@@ -122,7 +118,7 @@ class SearchResult:
     own: OrderScore
     winner: OrderScore
     front: tuple[OrderScore, ...]
-    comparison: Comparison | None
+    comparison: OrderComparison | None
     interrupted: bool
 
 
@@ -274,7 +270,7 @@ def _comparison(
     winner: OrderScore,
     problems: Sequence[Problem],
     targets: Mapping[str, str],
-) -> Comparison:
+) -> OrderComparison:
     """Return both orders' accuracy against references where there are any, else against votes."""
     graded = [p for p in problems if p.id in task.references]
     if graded:
@@ -291,7 +287,7 @@ def _comparison(
     assert a is not None
     assert b is not None
     pairs = list(zip(*grades, strict=True))
-    return Comparison(kind, a, b, pairs.count((False, True)), pairs.count((True, False)))
+    return OrderComparison(kind, a, b, pairs.count((False, True)), pairs.count((True, False)))
 
 
 class SearchLog:
