@@ -234,8 +234,7 @@ class _Delimited:
         self._tail = ""
 
     def update(self, text: str, confidences: Sequence[float]) -> bool:
-        whole = self._tail + text
-        parts = whole.split(self._rule.text)
+        parts = (self._tail + text).split(self._rule.text)
         self._seen += len(parts) - 1
         keep = len(self._rule.text) - 1
         self._tail = parts[-1][-keep:] if keep else ""

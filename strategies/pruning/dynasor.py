@@ -75,5 +75,4 @@ class Dynasor(ProbeOptions):
     def _answer(self, probe: Trace) -> str | None:
         """Return the class of the answer that a probe states without doubt."""
         doubtful = any(word in probe.text.lower() for word in self.doubts)
-        failed = probe.lost
-        return None if failed or doubtful or probe.answer is None else probe.answer.key
+        return None if probe.lost or doubtful or probe.answer is None else probe.answer.key

@@ -158,8 +158,7 @@ class Sounding(ProbeOptions):
             requests = [Request(parent=trace.ordinal, checkpoint=self._stretch(attempt.tokens))]
             if self.patience and state.leader:
                 requests.append(self.probe(trace.ordinal))
-            granted = yield from submit(requests)
-            state.resume(attempt, granted)
+            state.resume(attempt, (yield from submit(requests)))
 
     def _stretch(self, n_done: int) -> int | None:
         """Return after how many tokens an attempt is looked at again; None for not at all.

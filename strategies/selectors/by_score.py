@@ -123,8 +123,7 @@ def rankable(traces: Sequence[Trace], by: str) -> list[Trace]:
     When no voter has a verdict, all are returned, and `score` raises the error.
     """
     pool = voters(traces)
-    with_verdict = [t for t in pool if any(v.verifier in verifier_of(by) for v in t.verdicts)]
-    return with_verdict or pool
+    return [t for t in pool if any(v.verifier in verifier_of(by) for v in t.verdicts)] or pool
 
 
 def score(trace: Trace, by: str) -> float:

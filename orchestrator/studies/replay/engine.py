@@ -58,8 +58,7 @@ class Replay:
             raise PlanError(
                 f"a recording is of one model; the plan has {', '.join(models) or 'none'}"
             )
-        recording = await asyncio.to_thread(read_recording, self.source)
-        yield RecordedEngine(self, recording)
+        yield RecordedEngine(self, await asyncio.to_thread(read_recording, self.source))
 
 
 class RecordedEngine(PacedEngine):
