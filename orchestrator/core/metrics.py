@@ -25,7 +25,8 @@ tokens has no `prefix_logprob`.
 import math
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import ConfidenceFloor, Delimiter, StopRule, WordLimit
@@ -168,8 +169,7 @@ class RuleFold:
 
 
 class _Words:
-    def __init__(self, rule: StopRule) -> None:
-        assert isinstance(rule, WordLimit)
+    def __init__(self, rule: WordLimit) -> None:
         if not rule.words or not all(rule.words) or rule.count < 1:
             raise ValueError(
                 f"{rule}: give at least one word, none of them empty, and a count of at least 1"
@@ -202,8 +202,7 @@ def _is_word(character: str) -> bool:
 
 
 class _Floor:
-    def __init__(self, rule: StopRule) -> None:
-        assert isinstance(rule, ConfidenceFloor)
+    def __init__(self, rule: ConfidenceFloor) -> None:
         if rule.window_tokens < 1 or rule.top_k < 1:
             raise ValueError(f"{rule}: window_tokens and top_k must be at least 1")
         self._rule = rule
@@ -225,8 +224,7 @@ class _Floor:
 
 
 class _Delimited:
-    def __init__(self, rule: StopRule) -> None:
-        assert isinstance(rule, Delimiter)
+    def __init__(self, rule: Delimiter) -> None:
         if not rule.text or rule.count < 1:
             raise ValueError(f"{rule}: give a text that is not empty and a count of at least 1")
         self._rule = rule
@@ -241,7 +239,7 @@ class _Delimited:
         return self._seen >= self._rule.count
 
 
-_TESTS: dict[type, type[_Words] | type[_Floor] | type[_Delimited]] = {
+_TESTS: dict[type, Callable[[Any], _Words | _Floor | _Delimited]] = {
     WordLimit: _Words,
     ConfidenceFloor: _Floor,
     Delimiter: _Delimited,

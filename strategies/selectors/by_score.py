@@ -71,13 +71,15 @@ class BestWeighted(ScoreOptions):
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by summed score."""
-        answers = {t.ordinal: t.answer for t in traces}
-        clusters = []
-        for cluster, scores in scored_clusters(traces, self.by):
-            answer = answers[cluster.ordinals[scores.index(max(scores))]]
-            assert answer is not None
-            clusters.append(replace(cluster, answer=answer, weight=sum(scores)))
-        return rank(clusters)
+        answers = {t.ordinal: t.answer for t in traces if t.answer is not None}
+        return rank(
+            replace(
+                cluster,
+                answer=answers[cluster.ordinals[scores.index(max(scores))]],
+                weight=sum(scores),
+            )
+            for cluster, scores in scored_clusters(traces, self.by)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -328,11 +328,9 @@ class SearchLog:
         write_atomically(self._path, b"".join(self._lines))
 
 
-def _scored(row: Mapping[str, object]) -> OrderScore:
-    right = row["right"]
-    assert isinstance(right, list)
+def _scored(row: Mapping[str, Any]) -> OrderScore:
     return OrderScore(
-        parse_schedule(str(row["layers"])).order(), tuple(map(bool, right)), bool(row["whole"])
+        parse_schedule(row["layers"]).order(), tuple(map(bool, row["right"])), row["whole"]
     )
 
 
