@@ -44,11 +44,6 @@ class Dynasor(ProbeOptions):
     )
     probe_tokens: ProbeTokens = 20
 
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run the attempts side by side."""
         yield from gather(self._attempt() for _ in range(self.n))

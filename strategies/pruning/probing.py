@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, TypeAlias
 from msgspec import Meta
 
 from orchestrator.core.values import Capability, Purpose, Request
+from orchestrator.kit.options import PlannedAttempts
 
 ProbeSuffix: TypeAlias = Annotated[
     str, Meta(description="Text put after an attempt's own, so that it states its answer.")
@@ -19,7 +20,7 @@ ProbeTokens: TypeAlias = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeOptions:
+class ProbeOptions(PlannedAttempts):
     """How an attempt is probed."""
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})

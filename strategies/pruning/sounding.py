@@ -108,11 +108,6 @@ class Sounding(ProbeOptions):
     ] = 0
 
     @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
-
-    @property
     def selector(self) -> PluginSpec:
         """The vote that its decisions are about."""
         return PluginSpec("discounted", {"slope": self.slope})

@@ -5,12 +5,12 @@ one label, or of two: wrong, right), or of "token_classify", whose value at the 
 as Qwen2.5-Math-RM is read. The model sees what follows a trace's reasoning. What it does not cover:
 of an unfinished trace it sees the text so far, which an outcome reward model was not trained on.
 
-`process-reward` reads a process reward model, in one request, as Qwen2.5-Math-PRM is read (arXiv
-2501.07301 and its model card): the steps joined by the tag `<extra_0>`, which also ends the last,
-and at each tag the softmax of the labels wrong and right. Steps, tag and system message are
-options, for models with another tag. The one rule: where values and steps differ in number, there
-is no verdict. It scores unfinished solutions too: beam, dvts and particles have them scored after
-every step, and `last` is the score of the newest one.
+`process-reward` reads a process reward model, in one request, as Qwen2.5-Math-PRM is read: the
+steps joined by the tag `<extra_0>`, which also ends the last, and at each tag the softmax of the
+labels wrong and right. Steps, tag and system message are options, for models with another tag. The
+one rule: where values and steps differ in number, there is no verdict. It scores unfinished
+solutions too: beam, dvts and particles have them scored after every step, and `last` is the score
+of the newest one.
 """
 
 from collections.abc import Mapping
@@ -75,7 +75,10 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class ProcessReward:
-    """A process reward model's P(right) of each step. For step-by-step search, or best-of-n."""
+    """A process reward model's P(right) of each step. For step-by-step search, or best-of-n.
+
+    Read as Qwen2.5-Math-PRM is (arXiv 2501.07301 and its model card).
+    """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.POOL})
 

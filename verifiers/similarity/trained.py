@@ -1,9 +1,9 @@
 """The similarities that read a model file of `leadline similarity train`, and how it is fitted.
 
-`trained` is a calibrated logistic regression on what two prefixes share. As in DeepPrune (arXiv
-2510.08483, section on the judge), errors on the rare kind of pair weigh more, since most pairs
-agree; its oversampling would only scale balanced weights. It differs in the model: theirs is a
-language model of four billion parameters, which the similarity `llm` asks.
+`trained` is a calibrated logistic regression on what two prefixes share. Errors on the rare kind of
+pair weigh more, since most pairs agree; DeepPrune's oversampling would only scale balanced weights.
+It differs from DeepPrune in the model: theirs is a language model of four billion parameters, which
+the similarity `llm` asks.
 
 `embedding` compares meaning as latent semantic analysis does, by a cosine: its space (TF-IDF and a
 truncated singular value decomposition by scikit-learn) is part of the same file. As with `lexical`,
@@ -63,7 +63,8 @@ class ModelFileOptions:
 class Trained(ModelFileOptions):
     """Use a model trained on your own earlier jobs: free to run, calibrated.
 
-    The score is P(same answer), by the regression of a model file.
+    The score is P(same answer), by the regression of a model file. Pairs are weighted as in
+    DeepPrune (arXiv 2510.08483, section on the judge).
     """
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
