@@ -5,6 +5,7 @@ beside it as plan.toml, which loads like any plan file. Nothing is run here.
 """
 
 import os
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from orchestrator.plan.file import plan_toml
 
 _META = "commission"  # as version 0.1 wrote it
 PLAN_FILE = "plan.toml"
+FAKE = "fake"  # the engine without a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,28 @@ def job_source(problems: Path, limit: int, format: str) -> JobSource:
 
 
 def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
-    """Keep a source in a job, and the plan beside it. JournalError when the disk refuses."""
+    """Keep a source in a job, and the plan beside it.
+
+    JournalError when the disk refuses; PlanError when one of this run and the last one has the
+    engine `fake`, whose answers are invented, and the other has not.
+    """
+    _require_as_real(job, execution.engine.name)
     text = plan_toml(plan, execution, problems=source.problems, out=str(job.directory.resolve()))
     write_atomically(job.directory / PLAN_FILE, text.encode())
     job.journal.set_meta(_META, msgspec.json.encode(source).decode())
+
+
+def _require_as_real(job: Job, engine: str) -> None:
+    record = job.directory / PLAN_FILE
+    if not record.is_file() or not job.journal.n_traces():
+        return
+    tables = tomllib.loads(record.read_text())
+    before = tables.get("execution", tables.get("fleet", {})).get("engine", {}).get("name", engine)
+    if (before == FAKE) != (engine == FAKE):
+        raise PlanError(
+            f"{job.directory} was started with the engine {before!r}, and {engine!r} must not "
+            f"continue it: the answers of {FAKE!r} are invented. Choose another with --out DIR"
+        )
 
 
 def read_source(directory: Path) -> JobSource | None:

@@ -87,6 +87,7 @@ def test_a_cache_that_cannot_be_written_is_broken(
 
 def test_a_torch_that_crashes_is_a_finding_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken build may end the process that imports it."""
+    pytest.importorskip("torch")
     monkeypatch.setattr(doctor, "_TORCH_PROGRAM", "import os; os.abort()")
     found = doctor.torch()
     assert found.state is State.BROKEN

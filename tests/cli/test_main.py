@@ -469,6 +469,17 @@ def test_resume_refuses_when_the_problems_are_gone_or_changed(cli: Run, tmp_path
     assert (nothing.exit_code, "there is no job in runs/other" in nothing.stderr) == (2, True)
 
 
+def test_a_job_of_the_fake_engine_is_not_continued_by_a_real_one(cli: Run) -> None:
+    """Its answers are invented: a dry run must not become the result of the real run."""
+    Path("p.jsonl").write_text('{"prompt": "What is 1?"}\n')
+    dry = ("run", "--problems", "p.jsonl", "--domain", "number", "--out", "runs/dry")
+    assert cli(*dry, "--execution.engine", "fake").exit_code == 0
+    real = cli(*dry, "--execution.engine", "openai", "--execution.engine.base_url", "http://x/v1")
+    assert real.exit_code == 2
+    assert "was started with the engine 'fake', and 'openai' must not continue it" in real.stderr
+    assert cli(*dry, "--execution.engine", "fake").exit_code == 0
+
+
 def test_resume_takes_flags_that_decide_speed_only(cli: Run, tmp_path: Path) -> None:
     """Another temperature in mid-job would mix two samples."""
     write_problems(tmp_path / "p.jsonl", 2)

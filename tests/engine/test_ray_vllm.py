@@ -27,7 +27,7 @@ pytest.importorskip("vllm", reason="needs the extra `cpu` or `cuda`")
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 OPTIONS = {"kv_cache_gib": 0.25, "max_num_seqs": 16, "enforce_eager": True}
-SAMPLING = Sampling(temperature=0.8, max_new_tokens=400)
+SAMPLING = Sampling(temperature=0.8, max_new_tokens=100)
 
 
 def requests(job: str) -> list[Request]:
@@ -109,7 +109,9 @@ async def test_jobs_survive_the_death_of_the_replica_and_of_its_engine(tiny_mode
     """The only replica, so that all it held has to wait for its successor; and no engine is left
     behind, on its memory.
     """
-    factory = registry.load("engines", PluginSpec("ray", {"options": OPTIONS, "max_restarts": 2}))
+    # no limit that a busy machine could reach: deaths are noticed without one
+    options = {"options": OPTIONS, "max_restarts": 2, "heartbeat_seconds": 600}
+    factory = registry.load("engines", PluginSpec("ray", options))
     async with factory.open({"main": Model(str(tiny_model))}) as fleet:
         await completed(fleet, "calm")
 

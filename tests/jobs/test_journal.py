@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,8 +62,9 @@ traces = st.builds(
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal.db")
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "journal.db") as journal:
+        yield journal
 
 
 def result(problem_id: str) -> Result:
@@ -111,13 +114,13 @@ def test_everything_survives_a_reopening(tmp_path: Path) -> None:
         ]
     )
     first.close()
-    again = Journal(tmp_path / "j.db")
-    assert (again.meta("plan"), again.meta("other")) == ('{"seed": 1}', None)
-    assert again.digests() == {"p": "d1", "q": "d2"}
-    assert again.concluded() == {"p"}
-    assert list(again.results()) == [again.result("p")] == [result("p")]
-    assert again.result("q") is None
-    assert again.n_traces() == 1
+    with Journal(tmp_path / "j.db") as again:
+        assert (again.meta("plan"), again.meta("other")) == ('{"seed": 1}', None)
+        assert again.digests() == {"p": "d1", "q": "d2"}
+        assert again.concluded() == {"p"}
+        assert list(again.results()) == [again.result("p")] == [result("p")]
+        assert again.result("q") is None
+        assert again.n_traces() == 1
 
 
 def test_problems_do_not_mix(journal: Journal) -> None:
@@ -149,15 +152,14 @@ def test_a_trace_is_written_once(journal: Journal) -> None:
 
 def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
     """A reader beside the writer, or after a kill, sees whole groups."""
-    journal = Journal(tmp_path / "j.db")
-    journal.append([Arrived("p", trace(0, "A"), 0.0)])
-    other = Journal(tmp_path / "j.db")
-    assert other.n_traces() == 1
-    journal._db.execute("BEGIN IMMEDIATE")
-    journal._db.execute(
-        "INSERT INTO events (problem, ordinal, elapsed, body) VALUES ('p', 1, 0, '{}')"
-    )
-    assert other.n_traces() == 1
+    with Journal(tmp_path / "j.db") as journal, Journal(tmp_path / "j.db") as other:
+        journal.append([Arrived("p", trace(0, "A"), 0.0)])
+        assert other.n_traces() == 1
+        journal._db.execute("BEGIN IMMEDIATE")
+        journal._db.execute(
+            "INSERT INTO events (problem, ordinal, elapsed, body) VALUES ('p', 1, 0, '{}')"
+        )
+        assert other.n_traces() == 1
 
 
 def test_a_full_disk_says_so_and_keeps_what_is_there(journal: Journal) -> None:
@@ -221,12 +223,13 @@ def test_a_journal_of_before_verifiers_asked_models_is_still_read(tmp_path: Path
     journal = Journal(tmp_path / "journal.db")
     journal.append([Arrived("p", known, 0.0)])
     journal.close()
-    with sqlite3.connect(tmp_path / "journal.db") as db:
+    with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as db:
         (body,) = db.execute("SELECT body FROM events").fetchone()
         row = json.loads(body)
         del row["values"], row["unjudged"], row["verdicts"][0]["usage"]
         db.execute("UPDATE events SET body = ?", (json.dumps(row).encode(),))
-    assert list(Journal(tmp_path / "journal.db").events("p")) == [Arrived("p", known, 0.0)]
+    with Journal(tmp_path / "journal.db") as journal:
+        assert list(journal.events("p")) == [Arrived("p", known, 0.0)]
 
 
 def test_it_uses_the_write_ahead_log(journal: Journal) -> None:

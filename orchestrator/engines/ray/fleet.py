@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from orchestrator.core.errors import EngineError
 from orchestrator.core.values import Finish, Request, Trace
@@ -21,6 +21,7 @@ from orchestrator.engines.ray import cluster
 from orchestrator.engines.ray.pools import PoolSpec, ReplicaState, ReplicaStats, Supervision
 from orchestrator.engines.ray.replica import Completions, pack, unpack_collected
 from orchestrator.engines.ray.routing import at_its_depth, route
+from orchestrator.engines.ray.state import PendingRequest, RunningPool, RunningReplica
 from orchestrator.engines.reply import trace_for
 
 Identity: TypeAlias = tuple[str, int]
@@ -29,59 +30,6 @@ FIRST_BACKOFF_SECONDS = 0.5  # before the first restart; doubled for each furthe
 LAST_BACKOFF_SECONDS = 30.0
 STOP_SECONDS = 15.0  # for an engine to close by itself before its process is killed
 MAX_REMEMBERED = 65_536  # problems whose last replica is remembered: some 10 MB
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A request whose trace has not come yet."""
-
-    request: Request
-    trace: asyncio.Future[Trace]
-    ticket: int = -1
-    replica: _Replica | None = None
-    aborted: bool = False
-    n_lost: int = 0
-
-    def settle(self, trace: Trace) -> None:
-        if not self.trace.done():
-            self.trace.set_result(trace)
-
-    def refuse(self, error: str) -> None:
-        self.settle(trace_for(self.request, Finish.FAILED, error=error))
-
-    def fail(self, reason: str) -> None:
-        if not self.trace.done():
-            self.trace.set_exception(EngineError(reason))
-
-
-@dataclass(slots=True, eq=False)
-class _Replica:
-    index: int
-    pool: _PoolState
-    up: asyncio.Future[None]  # done when it has come up for the first time, or failed to
-    actor: Any = None
-    state: ReplicaState = ReplicaState.STARTING
-    location: str = ""
-    pid: int = 0
-    restarts: int = 0
-    n_in_a_row: int = 0
-    reason: str = ""
-    pending: dict[int, _Pending] = field(default_factory=dict)  # by ticket, sent or about to be
-    # the part of `pending` that is yet to be sent
-    outbox: dict[int, Request] = field(default_factory=dict)
-    aborts: list[int] = field(default_factory=list)
-    flush: asyncio.TimerHandle | None = None
-
-    def __str__(self) -> str:
-        return f"replica {self.pool.spec.name}/{self.index}"
-
-
-@dataclass(slots=True, eq=False)
-class _PoolState:
-    spec: PoolSpec
-    replicas: list[_Replica] = field(default_factory=list)
-    waiting: list[_Pending] = field(default_factory=list)  # while none of its replicas is up
-    failure: str = ""
 
 
 class _ReplicaLost(Exception):
@@ -97,14 +45,14 @@ class RayFleet:
     def __init__(self, specs: Sequence[PoolSpec], supervision: Supervision) -> None:
         self._supervision = supervision
         self._loop = asyncio.get_running_loop()
-        self._pools = {spec.name: _PoolState(spec) for spec in specs}
-        self._replicas: list[_Replica] = []
+        self._pools = {spec.name: RunningPool(spec) for spec in specs}
+        self._replicas: list[RunningReplica] = []
         for pool in self._pools.values():
             for _ in range(pool.spec.n_replicas):
-                replica = _Replica(len(self._replicas), pool, self._loop.create_future())
+                replica = RunningReplica(len(self._replicas), pool, self._loop.create_future())
                 self._replicas.append(replica)
                 pool.replicas.append(replica)
-        self._pending: dict[Identity, _Pending] = {}
+        self._pending: dict[Identity, PendingRequest] = {}
         # (pool, problem) -> replica, least recent first
         self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._supervisors: list[asyncio.Task[None]] = []
@@ -159,7 +107,7 @@ class RayFleet:
                 f"problem {request.problem_id!r}, ordinal {request.ordinal} is in flight already"
             )
         sent = at_its_depth(request, [pool.spec for pool in self._pools.values()])
-        pending = self._pending[identity] = _Pending(sent, self._loop.create_future())
+        pending = self._pending[identity] = PendingRequest(sent, self._loop.create_future())
         try:
             self._place(pending)
             return replace(await pending.trace, model=request.model)
@@ -190,7 +138,7 @@ class RayFleet:
 
     # Requests
 
-    def _place(self, pending: _Pending) -> None:
+    def _place(self, pending: PendingRequest) -> None:
         """Give a request to a replica, let it wait for one, or end it when none can serve it."""
         request = pending.request
         pool = self._pool(request)
@@ -210,11 +158,11 @@ class RayFleet:
         else:
             self._send(pending, pool)
 
-    def _pool(self, request: Request) -> _PoolState | None:
+    def _pool(self, request: Request) -> RunningPool | None:
         """Return the pool a request is for; the first one when it names none."""
         return self._pools.get(request.model) if request.model else next(iter(self._pools.values()))
 
-    def _send(self, pending: _Pending, pool: _PoolState) -> None:
+    def _send(self, pending: PendingRequest, pool: RunningPool) -> None:
         key = pool.spec.name, pending.request.problem_id
         up = {r.index: len(r.pending) for r in pool.replicas if r.state is ReplicaState.UP}
         index = route(up, self._last.get(key))
@@ -235,7 +183,7 @@ class RayFleet:
         if len(self._last) > MAX_REMEMBERED:
             self._last.popitem(last=False)
 
-    def _recall(self, pending: _Pending) -> bool:
+    def _recall(self, pending: PendingRequest) -> bool:
         """Stop a request wherever it is and tell whether a replica still owes its trace."""
         replica = pending.replica
         if replica is None:
@@ -252,20 +200,20 @@ class RayFleet:
         self._flush_soon(replica)
         return True
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: PendingRequest) -> None:
         """Forget a request whose caller has gone before its trace came."""
         if pending.replica is None or pending.ticket in pending.replica.pending:
             self._recall(pending)
             if pending.replica is not None:
                 pending.replica.pending.pop(pending.ticket, None)
 
-    def _flush_soon(self, replica: _Replica) -> None:
+    def _flush_soon(self, replica: RunningReplica) -> None:
         if replica.flush is None:
             replica.flush = self._loop.call_later(
                 self._supervision.linger_seconds, self._flush, replica
             )
 
-    def _flush(self, replica: _Replica) -> None:
+    def _flush(self, replica: RunningReplica) -> None:
         replica.flush = None
         outbox, replica.outbox = replica.outbox, {}
         aborts, replica.aborts = replica.aborts, []
@@ -279,7 +227,7 @@ class RayFleet:
 
     # Replicas
 
-    async def _supervise(self, replica: _Replica) -> None:
+    async def _supervise(self, replica: RunningReplica) -> None:
         """Keep one replica up until it is given up."""
         while True:
             try:
@@ -297,7 +245,7 @@ class RayFleet:
             replica.n_in_a_row += 1
             replica.restarts += 1
 
-    async def _bring_up(self, replica: _Replica) -> None:
+    async def _bring_up(self, replica: RunningReplica) -> None:
         spec, supervision = replica.pool.spec, self._supervision
         arguments = (
             spec.origin,
@@ -329,7 +277,7 @@ class RayFleet:
         for pending in waiting:
             self._place(pending)
 
-    async def _collect(self, replica: _Replica) -> None:
+    async def _collect(self, replica: RunningReplica) -> None:
         """Take traces from a replica until it is lost; _ReplicaLost has the reason."""
         limit = self._supervision.heartbeat_seconds
         while True:
@@ -347,7 +295,7 @@ class RayFleet:
             if failure:
                 raise _ReplicaLost(f"the engine of {replica} failed: {failure}")
 
-    def _deliver(self, replica: _Replica, completions: Completions) -> None:
+    def _deliver(self, replica: RunningReplica, completions: Completions) -> None:
         for ticket, trace in completions:
             pending = replica.pending.pop(ticket, None)
             if pending is None:  # its caller has gone
@@ -362,7 +310,7 @@ class RayFleet:
                 replica.n_in_a_row = 0
             pending.settle(trace)
 
-    def _give_up(self, replica: _Replica, reason: str) -> None:
+    def _give_up(self, replica: RunningReplica, reason: str) -> None:
         """Take a replica out of service for good; with a pool's last one the pool fails."""
         pool = replica.pool
         if not replica.up.done():
@@ -376,7 +324,7 @@ class RayFleet:
         for pending in waiting:
             pending.fail(pool.failure)
 
-    def _take_down(self, replica: _Replica, state: ReplicaState, reason: str) -> None:
+    def _take_down(self, replica: RunningReplica, state: ReplicaState, reason: str) -> None:
         """Take a replica out of service and start what it pending elsewhere."""
         replica.state, replica.reason = state, reason
         if replica.actor is not None:
@@ -395,7 +343,7 @@ class RayFleet:
             else:
                 self._place(pending)
 
-    def _clear(self, replica: _Replica) -> list[_Pending]:
+    def _clear(self, replica: RunningReplica) -> list[PendingRequest]:
         """Return what a replica pending, in order of sending, and leave it with nothing."""
         if replica.flush is not None:
             replica.flush.cancel()
@@ -409,7 +357,7 @@ class RayFleet:
         )
         return orphans
 
-    def _supervisor_ended(self, replica: _Replica, supervisor: asyncio.Task[None]) -> None:
+    def _supervisor_ended(self, replica: RunningReplica, supervisor: asyncio.Task[None]) -> None:
         """Give a replica up whose task ended by an error of ours, so that nobody waits for it."""
         error = None if supervisor.cancelled() else supervisor.exception()
         if error is not None:

@@ -17,6 +17,7 @@ os.environ |= {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
+    "TRITON_F32_DEFAULT": "ieee",  # on a GPU Triton otherwise multiplies float32 in TF32
 }
 sys.path.insert(0, str(Path(__file__).parents[2] / "engines" / "vllm" / "latent"))
 

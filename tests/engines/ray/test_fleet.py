@@ -469,6 +469,9 @@ async def test_an_address_without_a_cluster_is_an_error_at_once(
 
     calls: list[object] = []
     monkeypatch.setattr(ray, "init", lambda *args, **options: calls.append(options))
+    # whether or not the shared Ray of the tests below runs already
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     with pytest.raises(EngineError, match="cannot be joined"):
         async with fleet(address=address):
             pass

@@ -5,6 +5,7 @@ is imported before it is used.
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,11 @@ def test_a_probe_finds_the_calm_block_measures_loops_and_writes_both_files(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("/no/such/model",), "does not exist"),
+        pytest.param(
+            ("/no/such/model",),
+            "does not exist",
+            marks=pytest.mark.skipif(find_spec("torch") is None, reason="needs torch"),
+        ),
         (("smollm2", "--text", "/no/such/text"), "cannot be read"),
         (("smollm2", "--depths", "0"), "--depths '0': give whole numbers from 1"),
     ],

@@ -11,7 +11,7 @@ Needs torch, not vllm. What runs in an iteration is in `loop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -41,7 +41,7 @@ class LatentBatch:
     def tokens(self, members: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Return the places of these requests' tokens, (n_tokens,), ascending."""
         places = [place for i in members for place in range(self.starts[i], self.starts[i + 1])]
-        return torch.tensor(places, dtype=torch.long, device=device)
+        return on_device(places, torch.long, device)
 
     def token_depths(self, n_tokens: int, device: torch.device) -> torch.Tensor:
         """Return the depth of each token, (n_tokens,); 1 for the padding after the last request."""
@@ -51,7 +51,18 @@ class LatentBatch:
             for _ in range(self.starts[i], self.starts[i + 1])
         ]
         padding = [1] * (n_tokens - len(depths))
-        return torch.tensor(depths + padding, dtype=torch.long, device=device)
+        return on_device(depths + padding, torch.long, device)
+
+
+def on_device(values: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return these numbers as a tensor on a device.
+
+    On a GPU the copy is queued from pinned memory: `torch.tensor(..., device=device)` would wait
+    for everything queued before it.
+    """
+    if device.type != "cuda":
+        return torch.tensor(values, dtype=dtype, device=device)
+    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
 
 
 class ExitTracker:

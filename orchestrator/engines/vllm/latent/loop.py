@@ -149,7 +149,7 @@ class LayerLoop:
 
         def subset(members: tuple[int, ...]) -> RequestSubset:
             if members not in subsets:
-                subsets[members] = RequestSubset(members, batch.tokens(members, positions.device))
+                subsets[members] = RequestSubset(members, batch, positions.device)
             return subsets[members]
 
         def predict(states: HiddenState, members: tuple[int, ...]) -> torch.Tensor:

@@ -23,6 +23,9 @@ from typing import Any
 import torch
 
 from orchestrator.core.layers import Schedule
+from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
+
+_REDUCIBLE = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")  # vLLM's names
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def _twin(module: Any) -> Any:
 
 def can_reduce(visits: Sequence[LayerVisit]) -> bool:
     """Tell whether `RequestSubset` can rewrite the metadata of these visits' attention backend."""
-    return all(visit.attention.attn_backend.get_name() == "CPU_ATTN" for visit in visits)
+    return all(visit.attention.attn_backend.get_name() in _REDUCIBLE for visit in visits)
 
 
 class RequestSubset:
@@ -105,11 +108,12 @@ class RequestSubset:
     iteration do.
     """
 
-    def __init__(self, members: tuple[int, ...], tokens: torch.Tensor) -> None:
-        """Take the requests `members` of the batch, whose tokens are at the places `tokens`."""
+    def __init__(self, members: tuple[int, ...], batch: LatentBatch, device: torch.device) -> None:
+        """Take the requests `members` of the batch."""
         self.members = members
-        self.tokens = tokens
-        self._requests = torch.tensor(members, dtype=torch.long, device=tokens.device)
+        self.tokens = batch.tokens(members, device)
+        self._lengths = [batch.starts[i + 1] - batch.starts[i] for i in members]
+        self._requests = on_device(members, torch.long, device)
         self._metadata: dict[tuple[int, int, int], Any] = {}
         self._slots: dict[int, torch.Tensor] = {}
 
@@ -134,11 +138,35 @@ class RequestSubset:
         return self._slots[id(slots)]
 
     def _reduced(self, metadata: Any, attention: Any) -> Any:
+        if attention.attn_backend.get_name() != "CPU_ATTN":
+            key = (id(metadata), 0, 0)
+            if key not in self._metadata:
+                self._metadata[key] = self._reduced_gpu(metadata)
+            return self._metadata[key]
         window = int(attention.impl.sliding_window)
         key = (id(metadata), window, int(attention.num_heads))
         if key not in self._metadata:
             self._metadata[key] = self._reduced_cpu(metadata, attention, window)
         return self._metadata[key]
+
+    def _reduced_gpu(self, metadata: Any) -> Any:
+        """Return what FlashAttention's and Triton's builders (vllm 0.32) make for these requests.
+
+        Nothing here waits for the device. `max_seq_len` stays: it is an upper bound there too.
+        FlashAttention 3 plans its own schedule if it is given none.
+        """
+        starts = list(itertools.accumulate(self._lengths, initial=0))
+        query_start_loc = metadata.query_start_loc
+        return dataclasses.replace(
+            metadata,
+            num_actual_tokens=starts[-1],
+            max_query_len=max(self._lengths),
+            query_start_loc=on_device(starts, query_start_loc.dtype, query_start_loc.device),
+            seq_lens=metadata.seq_lens[self._requests],
+            block_table=metadata.block_table[self._requests],
+            slot_mapping=self._own_slots(metadata.slot_mapping),
+            scheduler_metadata=None,
+        )
 
     def _reduced_cpu(self, metadata: Any, attention: Any, window: int) -> Any:
         """Return what `CPUAttentionMetadataBuilder.build` would make for these requests.

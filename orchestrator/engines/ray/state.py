@@ -1,0 +1,74 @@
+"""What a running fleet keeps of its requests, replicas and pools. Changed by `fleet` alone."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.core.errors import EngineError
+from orchestrator.core.values import Finish, Request, Trace
+from orchestrator.engines.ray.pools import PoolSpec, ReplicaState
+from orchestrator.engines.reply import trace_for
+
+
+@dataclass(slots=True, eq=False)
+class PendingRequest:
+    """A request whose trace has not come yet."""
+
+    request: Request
+    trace: asyncio.Future[Trace]
+    ticket: int = -1
+    replica: RunningReplica | None = None
+    aborted: bool = False
+    n_lost: int = 0
+
+    def settle(self, trace: Trace) -> None:
+        """Deliver the trace, unless one has been delivered."""
+        if not self.trace.done():
+            self.trace.set_result(trace)
+
+    def refuse(self, error: str) -> None:
+        """Deliver a FAILED trace."""
+        self.settle(trace_for(self.request, Finish.FAILED, error=error))
+
+    def fail(self, reason: str) -> None:
+        """Raise EngineError to the caller, unless a trace has been delivered."""
+        if not self.trace.done():
+            self.trace.set_exception(EngineError(reason))
+
+
+@dataclass(slots=True, eq=False)
+class RunningReplica:
+    """A replica: its process, its state, and the requests it holds."""
+
+    index: int
+    pool: RunningPool
+    up: asyncio.Future[None]  # done when it has come up for the first time, or failed to
+    actor: Any = None
+    state: ReplicaState = ReplicaState.STARTING
+    location: str = ""
+    pid: int = 0
+    restarts: int = 0
+    n_in_a_row: int = 0
+    reason: str = ""
+    pending: dict[int, PendingRequest] = field(
+        default_factory=dict
+    )  # by ticket, sent or about to be
+    # the part of `pending` that is yet to be sent
+    outbox: dict[int, Request] = field(default_factory=dict)
+    aborts: list[int] = field(default_factory=list)
+    flush: asyncio.TimerHandle | None = None
+
+    def __str__(self) -> str:
+        return f"replica {self.pool.spec.name}/{self.index}"
+
+
+@dataclass(slots=True, eq=False)
+class RunningPool:
+    """A pool: its replicas, and the requests that wait for one."""
+
+    spec: PoolSpec
+    replicas: list[RunningReplica] = field(default_factory=list)
+    waiting: list[PendingRequest] = field(default_factory=list)  # while none of its replicas is up
+    failure: str = ""
