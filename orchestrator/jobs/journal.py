@@ -118,10 +118,6 @@ class Journal:
         """Close the file."""
         self._db.close()
 
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
     def meta(self, key: str) -> str | None:
         """Return what `set_meta` stored, or None."""
         row = self._query("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
