@@ -6,8 +6,6 @@ run as a whole, after which the journal and results.jsonl hold all that arrived;
 process at once, and the journal still holds it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -19,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
 
@@ -186,7 +184,7 @@ class Signals:
                 self._loop.add_signal_handler(number, lambda: None)
             signal.signal(number, self._handle)
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         """Handle them."""
         self.install()
         return self

@@ -2,8 +2,6 @@
 of a study; with a message about whatever is unusual in them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

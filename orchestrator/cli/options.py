@@ -5,8 +5,6 @@ and values, so files and flags accept the same. The loader is imported only when
 text is needed.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re
@@ -111,8 +109,7 @@ def display_options(function: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(function)
     def command(*, every_seconds: float, quiet: bool, as_json: bool, **arguments: Any) -> int:
         debug = wants_debug(click.get_current_context())
-        display = DisplayOptions(every_seconds, quiet, as_json, debug)
-        return function(display=display, **arguments)
+        return function(display=DisplayOptions(every_seconds, quiet, as_json, debug), **arguments)
 
     return command
 

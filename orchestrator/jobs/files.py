@@ -3,8 +3,6 @@
 It knows nothing of what the files hold.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

@@ -7,8 +7,6 @@ processes; a power cut may take back the last transactions, never more, and neve
 strategy ran does not matter here.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import msgspec
 
@@ -110,15 +108,11 @@ class Journal:
             self._db.close()
             raise self._failed(error) from error
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         """Return the journal, which is closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def close(self) -> None:
         """Close the file."""
         self._db.close()
 

@@ -6,8 +6,6 @@ that declares them. The one rule: such a record holds data and what follows from
 to be overridden. An option of one plugin alone is declared there.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
@@ -54,16 +52,23 @@ class ModelOptions:
         return Request(model=self.model, depth=self.depth)
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptOptions(ModelOptions):
-    """How many attempts there are, of one model at one depth."""
+class PlannedAttempts:
+    """What follows from an option `n`, which each plugin declares with a default of its own."""
 
-    n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 16
+    __slots__ = ()
+    n: int
 
     @property
     def n_planned(self) -> int:
         """How many attempts full sampling takes."""
         return self.n
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOptions(PlannedAttempts, ModelOptions):
+    """How many attempts there are, of one model at one depth."""
+
+    n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

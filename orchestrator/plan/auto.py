@@ -7,8 +7,6 @@ the plan's fingerprint. Nothing is measured here (`orchestrator.studies.pilot` d
 names the measurement behind it; docs/auto.md has them all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,7 +53,7 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AutoChoice:
     """A strategy, how its pool is voted on, and why: one or two sentences."""
 
     strategy: PluginSpec
@@ -74,7 +72,7 @@ def resolve(plan: Plan, execution: Execution, vote: PluginSpec | None = None) ->
     return with_choice(plan, choose(situation(plan, execution, vote)))
 
 
-def with_choice(plan: Plan, choice: Choice) -> Plan:
+def with_choice(plan: Plan, choice: AutoChoice) -> Plan:
     """Return a plan with a choice written into its strategy `auto`."""
     options = {**plan.strategy.options, "chosen": choice.strategy, "why": choice.why}
     return replace(plan, strategy=PluginSpec(NAME, options), selector=choice.selector)
@@ -131,7 +129,7 @@ def _own_depth(plan: Plan) -> int:
     return latent.depth if latent is not None and latent.depth > 1 else 0
 
 
-def choose(context: Situation) -> Choice:
+def choose(context: Situation) -> AutoChoice:
     """Return the choice: how many attempts fit the budget, and what makes the most of them."""
     n, size = affordable(context)
     strategy, vote, reason = _first_rule(context, n)
@@ -141,7 +139,7 @@ def choose(context: Situation) -> Choice:
             f"; depth stays at {context.own_depth}: the shipped looped model gained more from "
             "depth than from width"
         )
-    return Choice(strategy, context.vote or vote, why)
+    return AutoChoice(strategy, context.vote or vote, why)
 
 
 def affordable(context: Situation) -> tuple[int, str]:

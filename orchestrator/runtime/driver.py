@@ -6,8 +6,6 @@ in flight are bounded by the window, and those of earlier problems go first. Thi
 nothing about answers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -49,7 +47,6 @@ class Progress:
     # of the open problems, what share of their full sampling has arrived, summed
     open_share: float = 0.0
     n_running: int = 0
-    n_waiting: int = 0
     finishes: Counter[Finish] = field(default_factory=Counter)
     output_tokens: int = 0
     pruned_tokens: int = 0
@@ -229,7 +226,6 @@ class Driver:
                 self._start_waiting()
         progress = self.progress
         progress.n_open, progress.n_running = len(self._open), len(self._running)
-        progress.n_waiting = len(self._waiting)
         return more
 
     def _idle(self) -> bool:

@@ -5,8 +5,6 @@ bootstraps over problems, whose pairs are anything but independent. Similarities
 and no engine is started: a similarity that asks a model is measured by a job.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A plugin is a frozen dataclass of plain options that can be pickled, and it uses
 rule that does not hold raises AssertionError: "RULE: what happened; what to do".
 """
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import functools
@@ -23,7 +21,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, Self
 
 import msgspec
 
@@ -186,7 +184,7 @@ class SaltedText(str):
     __slots__ = ("salt",)
     salt: int
 
-    def __new__(cls, text: str, salt: int) -> SaltedText:
+    def __new__(cls, text: str, salt: int) -> Self:
         """Return the text, salted."""
         salted = super().__new__(cls, text)
         salted.salt = salt

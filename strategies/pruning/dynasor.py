@@ -10,8 +10,6 @@ box; here `n` attempts run side by side, each for itself, and vote. A probe that
 cancelled restarts the count.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from typing import Annotated
@@ -46,11 +44,6 @@ class Dynasor(ProbeOptions):
     )
     probe_tokens: ProbeTokens = 20
 
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run the attempts side by side."""
         yield from gather(self._attempt() for _ in range(self.n))
@@ -77,5 +70,4 @@ class Dynasor(ProbeOptions):
     def _answer(self, probe: Trace) -> str | None:
         """Return the class of the answer that a probe states without doubt."""
         doubtful = any(word in probe.text.lower() for word in self.doubts)
-        failed = probe.lost
-        return None if failed or doubtful or probe.answer is None else probe.answer.key
+        return None if probe.lost or doubtful or probe.answer is None else probe.answer.key

@@ -3,14 +3,13 @@
 What the strategies that probe share; what follows from an answer is each strategy's own rule.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, TypeAlias
 
 from msgspec import Meta
 
 from orchestrator.core.values import Capability, Purpose, Request
+from orchestrator.kit.options import PlannedAttempts
 
 ProbeSuffix: TypeAlias = Annotated[
     str, Meta(description="Text put after an attempt's own, so that it states its answer.")
@@ -21,7 +20,7 @@ ProbeTokens: TypeAlias = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeOptions:
+class ProbeOptions(PlannedAttempts):
     """How an attempt is probed."""
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})

@@ -4,8 +4,6 @@ The weights come from labelled questions, by `orchestrator.studies.ensembles`, o
 knowledge. The vote is over all attempts.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,11 +12,11 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Steps, ask_each
 from orchestrator.core.values import Problem, Request
-from orchestrator.kit.options import LARGEST, ModelPoolsOptions
+from orchestrator.kit.options import LARGEST, ModelPoolsOptions, PlannedAttempts
 
 
 @dataclass(frozen=True, slots=True)
-class Ensemble(ModelPoolsOptions):
+class Ensemble(PlannedAttempts, ModelPoolsOptions):
     """Samples each attempt from one of several models, drawn by weight."""
 
     models: Annotated[
@@ -40,11 +38,6 @@ class Ensemble(ModelPoolsOptions):
                 f"weights = {list(self.weights)}: give one for each of {len(self.models)} models, "
                 "not all zero"
             )
-
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Draw all models, start all attempts, wait for them."""

@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Steps
 from orchestrator.core.values import Problem, Prompt, Request, Trace
-from orchestrator.kit.options import ModelPoolsOptions, VerifierName
+from orchestrator.kit.options import ModelPoolsOptions, PlannedAttempts, VerifierName
 from orchestrator.kit.tree_search import Node, TreeSearch, Ucb1
 
 A = TypeVar("A")
@@ -103,7 +103,7 @@ class Arms:
 
 
 @dataclass(frozen=True, slots=True)
-class AbMctsOptions(ModelPoolsOptions):
+class AbMctsOptions(PlannedAttempts, ModelPoolsOptions):
     """How a tree grows, and how each new attempt's model is chosen, in both forms of AB-MCTS."""
 
     verifier: VerifierName
@@ -125,11 +125,6 @@ class AbMctsOptions(ModelPoolsOptions):
             '"ucb" takes the highest upper confidence bound (UCB1).'
         ),
     ] = "thompson"
-
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
 
     @property
     def verifiers(self) -> tuple[str, ...]:

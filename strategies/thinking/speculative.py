@@ -8,8 +8,6 @@ continuation is by token ids. Where we differ: a chunk that reaches its limit wi
 is probed like any other.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -30,6 +28,7 @@ from orchestrator.core.values import (
     changed,
 )
 from orchestrator.kit.compose import gather
+from orchestrator.kit.options import PlannedAttempts
 
 VERIFICATION = ("verify", "think again", "recap", "check")
 REFLECTION = ("wait", "alternatively", "hold on", "another", *VERIFICATION)
@@ -105,7 +104,7 @@ class Takeover:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeculativeThinking:
+class SpeculativeThinking(PlannedAttempts):
     """Lets a large model take over a small one's thinking where it matters.
 
     For two models that share their tokenizer.
@@ -140,11 +139,6 @@ class SpeculativeThinking:
             description="Model pool of the plan with the small model; empty for the plan's first."
         ),
     ] = ""
-
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes."""
-        return self.n
 
     @property
     def pools(self) -> tuple[str, ...]:

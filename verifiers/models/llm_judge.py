@@ -6,10 +6,8 @@ rule: where neither word is likely, there is no verdict. What it does not cover:
 reason; `process-evaluator` has it reason first.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -45,6 +43,8 @@ class LlmJudge:
     It needs an engine that returns log-probabilities.
     """
 
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.LOGPROBS})
+
     model: Annotated[
         str, Meta(description='The model pool that judges, one that writes text; "" is the first.')
     ] = ""
@@ -64,11 +64,6 @@ class LlmJudge:
 
     def __post_init__(self) -> None:
         require_two_words(yes=self.yes, no=self.no)
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do."""
-        return frozenset({Capability.LOGPROBS})
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
         """Return the verdict of one token; NoVerdict where neither word is likely."""

@@ -9,8 +9,6 @@ so the function's module is imported once in each. A file is looked up in the fo
 job is started; when it changes, new processes read it.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

@@ -1,7 +1,5 @@
 """`leadline eval`: evaluates a job against reference answers from its journal alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`leadline similarity train`: fits a similarity on the finished traces of earlier jobs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -3,8 +3,6 @@
 last_program(reply, finished=True)      # the last Python block
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

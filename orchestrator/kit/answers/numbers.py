@@ -209,11 +209,6 @@ def quantity(text: str) -> Fraction | None:
     return value if value is not None else _measured(text)
 
 
-def fraction_key(value: Fraction) -> str:
-    """Return the key of a value: `n` or `n/d` in lowest terms."""
-    return str(value)
-
-
 def _measured(text: str) -> Fraction | None:
     text = re.sub(
         r"\s*(?:°\s*[CF]?|\bdegrees?(?: (?:celsius|fahrenheit))?)$", "", text, flags=re.IGNORECASE

@@ -6,8 +6,6 @@ as those who recorded them did, unless a domain is named; answers of full texts 
 compared by a domain, `math` unless another is named.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -181,8 +179,7 @@ async def _annotated_problem(
     async def extracted(text: str, finish: Finish) -> Answer | None:
         if text not in answers:
             trace = Trace(0, text=text, finish=finish)
-            annotated = await annotator.annotate(problem, Request(), trace, classes)
-            answers[text] = annotated.answer
+            answers[text] = (await annotator.annotate(problem, Request(), trace, classes)).answer
         return answers[text]
 
     async def classed(answer: Answer | None) -> Answer | None:
