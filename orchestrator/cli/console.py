@@ -5,6 +5,8 @@ The one rule: nothing else may print, so that `--json` leaves nothing but JSON o
 output. What a running job shows is `view.live`'s.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import sys

@@ -5,6 +5,8 @@ crash, so heavy packages are imported in a process of their own. Nothing is chan
 that is written to the cache and removed. Not covered: servers and other machines.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib.metadata as metadata
 import os

@@ -6,6 +6,8 @@ run as a whole, after which the journal and results.jsonl hold all that arrived;
 process at once, and the journal still holds it.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os

@@ -2,6 +2,8 @@
 of a study; with a message about whatever is unusual in them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The commands about this installation: `leadline plugins` and `leadline doctor`."""
 
+from __future__ import annotations
+
 import click
 from rich.text import Text
 

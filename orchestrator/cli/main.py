@@ -5,6 +5,8 @@ answer or an abstention (for `doctor`: something is broken); 2 the command, the 
 file is invalid, and nothing was started; 130 Ctrl-C, 143 SIGTERM.
 """
 
+from __future__ import annotations
+
 import sys
 import traceback
 from importlib import import_module

@@ -5,6 +5,8 @@ and values, so files and flags accept the same. The loader is imported only when
 text is needed.
 """
 
+from __future__ import annotations
+
 import functools
 import json
 import re

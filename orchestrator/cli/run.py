@@ -4,6 +4,8 @@ Results and tables go to the standard output, messages to the error stream. A Le
 printed by `main`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import shlex
 import shutil

@@ -20,6 +20,8 @@ token stops:
 What they do to a model is the business of `orchestrator.engines.vllm.latent`.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable

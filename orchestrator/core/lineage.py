@@ -10,6 +10,8 @@ The one rule: order is that of generation, first to last. Which trace an attempt
 `core.votes.unended`'s to say. Pure.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 
 from orchestrator.core.values import Trace

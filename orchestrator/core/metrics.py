@@ -22,6 +22,8 @@ A trace without tokens has no metrics: the names are absent, never 0. A trace th
 tokens has no `prefix_logprob`.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections import deque

@@ -4,6 +4,8 @@ What decides only speed is `orchestrator.plan.execution.Execution`, never here. 
 same fingerprint ask for the same work; that guards resuming.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping

@@ -29,6 +29,8 @@ pool that a plugin asks, the latent depths that it asks for, and the same of its
 `orchestrator.testing` checks whether a plugin keeps its protocol.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager

@@ -6,6 +6,8 @@ every stop, and then passes them to the Session. Feeding the journalled events t
 their order rebuilds it exactly. It does not vote: `core.votes` does, over `traces`.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,6 +10,8 @@ what makes a journal replay it exactly. What a command does is the Session's bus
         yield from cancel(set(ordinals) - {first.ordinal})
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Generator, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar, cast

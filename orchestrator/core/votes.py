@@ -5,6 +5,8 @@ weight is reported by `tied`. A Result is a function of the finished pool, so a 
 again in another way. How much a vote weighs is a selector's business.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType

@@ -3,6 +3,8 @@
 The one rule: nothing here decides what a reply says, only how much of it there was time for.
 """
 
+from __future__ import annotations
+
 import asyncio
 
 from orchestrator.core.values import Request

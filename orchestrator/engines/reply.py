@@ -4,6 +4,8 @@ The one rule: a reply that is not valid becomes a FAILED trace that says why. A 
 trace: never the job, and never a journal that cannot be read again.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import replace

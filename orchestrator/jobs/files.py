@@ -3,6 +3,8 @@
 It knows nothing of what the files hold.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 from pathlib import Path

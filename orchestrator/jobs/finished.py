@@ -5,6 +5,8 @@ still runs is read as far as it has come. It reads no reference answers
 (`orchestrator.studies.evaluate` does), and no job that is open for running: that has its journal.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

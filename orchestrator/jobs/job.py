@@ -5,6 +5,8 @@ view of the journal, rewritten whole, atomically, in input order, from time to t
 end, also a bad one. One process at a time holds a job directory. No engine is started here.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress

@@ -7,6 +7,8 @@ processes; a power cut may take back the last transactions, never more, and neve
 strategy ran does not matter here.
 """
 
+from __future__ import annotations
+
 import sqlite3
 from array import array
 from collections.abc import Iterator, Sequence

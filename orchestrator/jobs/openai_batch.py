@@ -4,6 +4,8 @@ What a row requests that its output could not honour is refused here. Problems a
 fields by `orchestrator.jobs.problems`, as of the fields of every other format.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -6,6 +6,8 @@ a file without any valid row is a PlanError. Reference answers are dropped here:
 `orchestrator.jobs.rows`.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace

@@ -6,6 +6,8 @@ agree on which row is which. An invalid row is a Row with an `error`; an unreada
 PlanError. Prompts are not looked at, except to derive the id of a row that has none.
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import re

@@ -4,6 +4,8 @@ It is kept in the job's journal, so that `resume` needs no more; the plan with i
 beside it as plan.toml, which loads like any plan file. Nothing is run here.
 """
 
+from __future__ import annotations
+
 import os
 import tomllib
 from dataclasses import dataclass

@@ -13,6 +13,8 @@ that a Session would give it, "any trace" means any of its own, and what it leav
 returns is cancelled. Not covered: a budget of its own; the plan's budget is for all.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field

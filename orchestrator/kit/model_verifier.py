@@ -12,6 +12,8 @@ from recorded replies. The one rule: a reply that cannot be had or read is no ve
 one.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Generator, Mapping, Sequence
 

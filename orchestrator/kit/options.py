@@ -6,6 +6,8 @@ that declares them. The one rule: such a record holds data and what follows from
 to be overridden. An option of one plugin alone is declared there.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 

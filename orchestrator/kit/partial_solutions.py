@@ -10,6 +10,8 @@ delimiter, which stays in the text:
 The one rule: a partial solution is a value. Which of them are continued is the strategy's choice.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass

@@ -7,6 +7,8 @@ Either way the journal holds all that a replay needs.
     scores = yield from pair_scores(self.similarity, problem, [(Prefix(0, a), Prefix(1, b))])
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

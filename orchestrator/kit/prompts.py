@@ -8,6 +8,8 @@ asks for:
     yield from ask(Request(prompt=revision, subjects=(trace.ordinal,)))
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 

@@ -7,6 +7,8 @@ with the tag as stop string, so that a continuation may extend it or close it:
     yield from model.conclude(thought)
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator
 from dataclasses import dataclass
 

@@ -19,6 +19,8 @@ The one rule: a reply in none of these forms is no verdict. It is left out, neve
 one half.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

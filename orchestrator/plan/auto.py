@@ -7,6 +7,8 @@ the plan's fingerprint. Nothing is measured here (`orchestrator.studies.pilot` d
 names the measurement behind it; docs/auto.md has them all.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

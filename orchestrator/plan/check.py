@@ -6,6 +6,8 @@ before an engine starts. It loads plugins and starts nothing. A model that does 
 machine is not known here: its engine refuses the same things when it opens.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager

@@ -4,6 +4,8 @@ The one rule: nothing here is part of the plan's fingerprint. Ranges and help ar
 `orchestrator.plan.keys`.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from orchestrator.core.values import PluginSpec

@@ -10,6 +10,8 @@ table with `name = "x"`; in `[domains.NAME]` the name may be left out. Parts (`s
 are read by `orchestrator.plan.registry`; a flag may set one whole or one option of it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json

@@ -6,6 +6,8 @@ cannot disagree. Options of plugins are fields like any other: `orchestrator.pla
 lists them. `python -m orchestrator.plan.keys` prints the table for the documentation.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import functools

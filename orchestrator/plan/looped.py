@@ -9,6 +9,8 @@ A row of `FAMILIES` is enough for a family of vLLM whose model is `embed -> laye
 residual)* -> norm` with its one Attention at `layer.self_attn.attn`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

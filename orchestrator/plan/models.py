@@ -11,6 +11,8 @@ the caller imports no torch, and nothing here touches the network. Not covered: 
 run as its plan wants (`orchestrator.plan.looped`).
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib.metadata
 import importlib.util

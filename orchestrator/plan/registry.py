@@ -5,6 +5,8 @@ Built-ins are declared like everybody's, in pyproject.toml. Not covered: whether
 have what a plugin needs (`orchestrator.plan.check`).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import importlib

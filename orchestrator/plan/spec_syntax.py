@@ -6,6 +6,8 @@ alternatives, one for each: `n=1,2,4`. A part with options of its own is quoted:
 `inner='consistency n=4'`. Not covered: whether the options exist (`orchestrator.plan.registry`).
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 import re

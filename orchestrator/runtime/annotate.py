@@ -7,6 +7,8 @@ answers are compared (`orchestrator.runtime.answer_workers`) and how verifiers r
 (`orchestrator.runtime.verify`).
 """
 
+from __future__ import annotations
+
 import asyncio
 import functools
 from collections.abc import Callable, Sequence

@@ -6,6 +6,8 @@ reaches its limit is not compared again and again. The processes are those of
 `orchestrator.runtime.annotate`.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass

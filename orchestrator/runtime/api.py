@@ -4,6 +4,8 @@ The one rule: a plan that cannot be carried out is refused before any engine sta
 names are re-exported by `orchestrator`; the command line uses `run_job`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import tempfile

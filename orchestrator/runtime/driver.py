@@ -6,6 +6,8 @@ in flight are bounded by the window, and those of earlier problems go first. Thi
 nothing about answers.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import functools

@@ -5,6 +5,8 @@ the trace; it never gives a score. Each has processes of its own, as many as the
 the limits that it declares. The other two forms of verifier run in `orchestrator.runtime.verify`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os

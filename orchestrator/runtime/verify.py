@@ -10,6 +10,8 @@ number. At most as many of these requests are in flight as the window is wide; o
 no slot, so strategies and verifiers never wait for each other in a circle.
 """
 
+from __future__ import annotations
+
 import asyncio
 import itertools
 from collections.abc import Iterable, Sequence

@@ -6,6 +6,8 @@ that it was given as standard input and output; both are taken away from the plu
 memory. Time limits are the parent's.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import queue

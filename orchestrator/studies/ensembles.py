@@ -15,6 +15,8 @@ answers of different jobs are brought into common classes, so that two wordings 
 as one. It runs no models; the strategy `ensemble` draws with the weights.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace

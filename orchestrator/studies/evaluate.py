@@ -5,6 +5,8 @@ answer equals a reference is decided elsewhere (`same`, in killable processes) a
 everything else is a pure function of results, pools and those decisions. Nothing is printed.
 """
 
+from __future__ import annotations
+
 import asyncio
 import itertools
 from collections import Counter

@@ -5,6 +5,8 @@ again. Pure functions of pools and of the keys of right answers; intervals are
 `orchestrator.studies.evaluate`'s.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence

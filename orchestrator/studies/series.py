@@ -6,6 +6,8 @@ is run and shown, and on which engine, is the caller's: it passes a function. On
 whole series, since all plans have the same models.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,6 +5,8 @@ bootstraps over problems, whose pairs are anything but independent. Similarities
 and no engine is started: a similarity that asks a model is measured by a job.
 """
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

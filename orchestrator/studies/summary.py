@@ -4,6 +4,8 @@ It alone joins a job's results with reference answers for the command line; the 
 `orchestrator.studies.evaluate`'s, and the tables the command line's.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing

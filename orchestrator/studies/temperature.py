@@ -13,6 +13,8 @@ log-probabilities at the temperature sampled at: `execution.engine` "vllm" with 
 = true`.
 """
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -3,6 +3,8 @@
 What holds of every engine, whatever it can do, is in `orchestrator.testing.engines`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection

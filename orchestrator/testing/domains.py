@@ -4,6 +4,8 @@ Their normal form agrees with their equivalence. `equivalent` may be slow or han
 is called in processes that can be killed: here it is asked about the examples given, no others.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterable, Sequence
 from itertools import combinations

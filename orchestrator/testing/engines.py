@@ -6,6 +6,8 @@ continuation is compared exactly; a real engine whose batches round differently 
 near-tie, which is why the comparison is made on a few tokens.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Collection
 from dataclasses import replace

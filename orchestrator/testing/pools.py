@@ -3,6 +3,8 @@
 Everything is a function of its arguments. Nothing here decides or checks anything.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 from orchestrator.core.values import Answer, Finish, Problem, Purpose, Trace, Usage, Verdict

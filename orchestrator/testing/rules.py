@@ -4,6 +4,8 @@ A plugin is a frozen dataclass of plain options that can be pickled, and it uses
 rule that does not hold raises AssertionError: "RULE: what happened; what to do".
 """
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import functools

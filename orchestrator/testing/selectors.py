@@ -4,6 +4,8 @@ Its clusters are ranked by their weights, with the tie rule. Not checked: whethe
 any good.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 import pickle

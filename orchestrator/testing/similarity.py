@@ -3,6 +3,8 @@
 One that asks a model may see the prefixes in their order. Not checked: whether a score is any good.
 """
 
+from __future__ import annotations
+
 import copy
 import itertools
 import pickle

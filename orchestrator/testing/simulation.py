@@ -4,6 +4,8 @@ Everything is a function of its arguments, so a simulation can be recorded and p
 by event.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

@@ -4,6 +4,8 @@ Pure: a function of (problem, rng, traces). Not detected: a read of the clock, o
 environment that does not change what the strategy does between two runs.
 """
 
+from __future__ import annotations
+
 import pickle
 import random
 from collections.abc import Callable, Iterable, Sequence

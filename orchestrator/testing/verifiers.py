@@ -7,6 +7,8 @@ replies alone, in whatever order they arrive, and there is none where every requ
 Not checked: whether a verdict is any good.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 import pickle

@@ -14,6 +14,8 @@ by the strategy, to decide what to compare, and by the selector, to rank the fin
 therefore come to the same view, also when a pool is read again later.
 """
 
+from __future__ import annotations
+
 import random
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence

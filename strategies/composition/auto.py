@@ -4,6 +4,8 @@ Choosing is done in `orchestrator.plan.auto`, when a plan is loaded, so that wha
 fingerprints and resumes is the choice.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass

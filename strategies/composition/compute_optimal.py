@@ -12,6 +12,8 @@ mean or without one by agreement, and bins are fixed shares of it. The arms are 
 kind; the defaults follow the first paper's section 6, at the budgets given here.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

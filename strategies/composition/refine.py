@@ -6,6 +6,8 @@ by any strategy, of the question with the best solutions of the round before; a 
 which those are. The prompt is ours.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ What agreement cascades do with models (Yue et al., arXiv 2310.03094; strategy `
 strategies: all stages work on one question and their attempts vote together.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass

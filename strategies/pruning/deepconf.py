@@ -12,6 +12,8 @@ the one by which consensus is measured. The algorithm is sequential, the release
 later attempts at once and never tests for consensus: `wave` is in between.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ Among recorded reasoning traces of one question a right one is shorter than a wr
 in five; `slope` is how much that counts. When to stop is the strategy `sounding`'s to decide.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias

@@ -10,6 +10,8 @@ box; here `n` attempts run side by side, each for itself, and vote. A probe that
 cancelled restarts the count.
 """
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 from typing import Annotated

@@ -3,6 +3,8 @@
 What the strategies that probe share; what follows from an answer is each strategy's own rule.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, TypeAlias
 

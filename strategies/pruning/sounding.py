@@ -22,6 +22,8 @@ What is dropped has no vote, nor has what still runs when the vote is decided. W
 share_power and patience 0, no longest_tokens and width 1 besides, it is Adaptive-Consistency.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Iterable, Sequence
@@ -137,7 +139,7 @@ class Sounding(ProbeOptions):
                     yield from drop(o for attempt in running for o in attempt.stretches)
                 return
 
-    def _after_stretch(self, state: "_SoundingState", trace: Trace) -> Steps:
+    def _after_stretch(self, state: _SoundingState, trace: Trace) -> Steps:
         """Count the vote of an attempt that ended; continue and probe another, or drop it."""
         attempt = state.running.pop(trace.ordinal, None)
         if attempt is None:  # it was dropped

@@ -6,6 +6,8 @@ prompt is ours. Self-Refine (Madaan et al., arXiv 2303.17651) is `memory = 1`, w
 revision requested in one turn.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Generator
 from dataclasses import dataclass

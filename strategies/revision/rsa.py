@@ -5,6 +5,8 @@ of a few of the generation before, drawn at random. The prompts are ours, in the
 released ones; as there, `k` 1 turns aggregation into revision.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

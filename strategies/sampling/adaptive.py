@@ -19,6 +19,8 @@ As published all three are sequential: `wave = 1, growth = 1` (for `window`: `wa
 the waiting.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections import Counter

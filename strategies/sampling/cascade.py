@@ -6,6 +6,8 @@ models and draws one answer of the larger; here there may be more, each sampled 
 explored by another strategy.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Self-consistency: a fixed number of independent attempts (Wang et al., arXiv 2203.11171)."""
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 

@@ -23,6 +23,8 @@ times the ratio of the depths, which no schedule exceeds. The vote is the select
 so that shallow attempts do not outvote deeper ones.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections import Counter

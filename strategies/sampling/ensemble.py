@@ -4,6 +4,8 @@ The weights come from labelled questions, by `orchestrator.studies.ensembles`, o
 knowledge. The vote is over all attempts.
 """
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 from typing import Annotated

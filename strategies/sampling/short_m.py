@@ -4,6 +4,8 @@ Where we differ: the paper breaks ties in the vote by the shortest chain, the pr
 the lowest ordinal.
 """
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 from typing import Annotated

@@ -12,6 +12,8 @@ everything else is normal and in closed form, so here the posterior of the two s
 a grid, and what remains is drawn exactly. Prompt and arrivals as AB-MCTS-A.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections import Counter

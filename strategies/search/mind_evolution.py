@@ -12,6 +12,8 @@ take turns; a reset island gets solutions with different answers, where the pape
 which ones differ. The numbers are the paper's as remembered.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Generator, Sequence

@@ -16,6 +16,8 @@ paper's is the beginning of the sequence alone, which a chat model never sees. V
 factor in the number of continuations, could not be established; it is `gain`.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Generator, Sequence

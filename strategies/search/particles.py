@@ -7,6 +7,8 @@ particles of the logit of its latest score, resampling is multinomial after ever
 particles take part in it with their last weight.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Sequence

@@ -4,6 +4,8 @@ A new search over steps inherits the record it needs; nothing here decides which
 continue.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Annotated
 

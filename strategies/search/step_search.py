@@ -6,6 +6,8 @@ is complete, and what the search has pruned stays in the pool, where a selector 
 states an answer.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Generator
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ The one rule: an attempt without the score never gets a default. Without a metri
 without a verdict the attempt is left out, since its verifier may have failed at it alone.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

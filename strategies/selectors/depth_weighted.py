@@ -1,5 +1,7 @@
 """Depth ensembles: a vote weighs what its latent depth is worth."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

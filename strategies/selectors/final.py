@@ -6,6 +6,8 @@ disagreed. Its generation is one more than the latest of theirs; an attempt with
 generation 0.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar

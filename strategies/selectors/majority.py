@@ -1,5 +1,7 @@
 """Plurality, the vote that all others are compared with."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Pessimistic verification (Shi and Jin, Heimdall, arXiv 2504.10337): a lower bound of verdicts."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

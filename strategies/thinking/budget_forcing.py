@@ -7,6 +7,8 @@ Answer:", if it was cut off), and it answers. As in the released code (github.co
 there is one budget for all thinking.
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Annotated

@@ -9,6 +9,8 @@ is short; here it comes at its end, because a continuation follows what was writ
 in the chat markup of the model; ours is plain text.
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Annotated

@@ -10,6 +10,8 @@ Where we differ: the entropy is that of the 20 most likely tokens and of the res
 traces afterwards, where here generation does end.
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Annotated

@@ -8,6 +8,8 @@ continuation is by token ids. Where we differ: a chunk that reaches its limit wi
 is probed like any other.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Generator
 from dataclasses import dataclass, field

@@ -3,6 +3,8 @@
 Nothing here decides how long an attempt thinks; that is the strategy's own part.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Generator
 from dataclasses import dataclass

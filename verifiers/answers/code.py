@@ -5,6 +5,8 @@ and in blank lines at the beginning and the end. What it does not cover: what a 
 the verifier `code-tests` finds out.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 

@@ -5,6 +5,8 @@ values has no value, NaN and Infinity are not JSON, and what does not parse equa
 it does not cover: no schema is checked.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator

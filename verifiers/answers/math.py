@@ -6,6 +6,8 @@ math-verify), may hang or eat memory, and therefore happens only in a process th
 use signals, which fail in threads.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ unless a tolerance says so. What it does not cover: lists, intervals and express
 `verifiers.answers.math`.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, ClassVar

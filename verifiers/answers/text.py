@@ -5,6 +5,8 @@ emphasis, or punctuation at the ends of words. Articles, word order, synonyms an
 What it does not cover: meaning, for which a judge is needed.
 """
 
+from __future__ import annotations
+
 import re
 import unicodedata
 from dataclasses import dataclass

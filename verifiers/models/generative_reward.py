@@ -8,6 +8,8 @@ mean takes the place of the sum, which orders solutions alike. The prompt follow
 of principles and critique; its words are ours.
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated

@@ -6,6 +6,8 @@ rule: where neither word is likely, there is no verdict. What it does not cover:
 reason; `process-evaluator` has it reason first.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 

@@ -7,6 +7,8 @@ judgement is a request that thinks, and a continuation of one token. The one rul
 judgements cannot be read, there is no verdict.
 """
 
+from __future__ import annotations
+
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Annotated

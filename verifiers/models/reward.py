@@ -13,6 +13,8 @@ solutions too: beam, dvts and particles have them scored after every step, and `
 of the newest one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal

@@ -15,6 +15,8 @@ not cover: the expected outcome of an `assert` is in its process, so a program t
 deceive this form can; one that merely ends early, or exits with status 0, fails.
 """
 
+from __future__ import annotations
+
 import ast
 import asyncio
 import contextlib

@@ -9,6 +9,8 @@ so the function's module is imported once in each. A file is looked up in the fo
 job is started; when it changes, new processes read it.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import importlib.util

@@ -7,6 +7,8 @@ its own, which is then removed. What the program may do is decided in its own pr
 Cancelling `run` kills the program.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import functools

@@ -9,6 +9,8 @@ opened; a seccomp filter, for everything else (`syscalls.py`). There is no other
 after: none can be started.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import json

@@ -11,6 +11,8 @@ Numbers: x86_64 from asm/unistd_64.h, aarch64 from asm-generic/unistd.h (Linux 6
 linux/filter.h, linux/seccomp.h.
 """
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Iterator, Mapping
 

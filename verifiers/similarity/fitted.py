@@ -4,6 +4,8 @@ A file is JSON of numbers and words, so that loading one runs nothing. Whatever 
 a ValueError that names the fault; nothing else is read from disk here.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -5,6 +5,8 @@ and wording is no better. Its score is a cosine put on a scale by `centre` and `
 calibrated probability; `leadline similarity train` fits one that is.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

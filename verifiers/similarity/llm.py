@@ -7,6 +7,8 @@ published, so `template` is an option. With an instruct model and no training th
 AUROC of 0.66. One request a pair, of one token.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

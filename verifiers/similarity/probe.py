@@ -5,6 +5,8 @@ prefix, and no comparison costs anything. An early answer is a poor forecast of 
 docs/pruning.md): it is better the further the prefix reaches.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

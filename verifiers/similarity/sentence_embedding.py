@@ -6,6 +6,8 @@ measured of one: little better than chance. Its score is a cosine put on a scale
 call, in one request.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

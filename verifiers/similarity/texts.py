@@ -4,6 +4,8 @@ Pure; symmetric in the two texts. What is read of a text is remembered, because 
 compared many times.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections import Counter

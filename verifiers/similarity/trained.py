@@ -10,6 +10,8 @@ truncated singular value decomposition by scikit-learn) is part of the same file
 the score is a cosine on a scale, not a calibrated probability.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -5,6 +5,8 @@ Without a pilot nothing is started. A pilot is an ordinary job in the directory 
 beside it lie the numbers (pilot.json) and the plan with the choice written in (chosen.toml).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

@@ -1,5 +1,7 @@
 """`leadline eval`: evaluates a job against reference answers from its journal alone."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

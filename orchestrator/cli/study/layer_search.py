@@ -3,6 +3,8 @@
 The table goes to the standard output, progress and remarks to the error stream.
 """
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Mapping

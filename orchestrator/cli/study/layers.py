@@ -4,6 +4,8 @@ block; `layer_search` has `depth search`.
 Tables go to the standard output, progress and remarks to the error stream.
 """
 
+from __future__ import annotations
+
 from importlib.util import find_spec
 from pathlib import Path
 

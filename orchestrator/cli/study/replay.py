@@ -1,5 +1,7 @@
 """`leadline replay`: strategies compared on recorded traces, without a model."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,7 @@
 """`leadline similarity train`: fits a similarity on the finished traces of earlier jobs."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import click

@@ -6,6 +6,8 @@ looked at like any other), surface.json, surface.png, best.toml and, where depth
 deepen.toml. The same command again continues an interrupted sweep.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -2,6 +2,8 @@
 the entropies of their traces.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from itertools import pairwise
 from math import log

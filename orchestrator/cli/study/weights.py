@@ -1,5 +1,7 @@
 """`leadline weights`: the weights of an ensemble, from the pools of finished jobs."""
 
+from __future__ import annotations
+
 import json
 import os
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Tables of `leadline depth`: a probe and a search. Drawing only; every number comes in."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from rich.console import Group, RenderableType

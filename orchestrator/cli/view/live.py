@@ -5,6 +5,8 @@ own, and does nothing per trace; so its cost does not grow with the job. It draw
 stream and writes no results.
 """
 
+from __future__ import annotations
+
 import threading
 import time
 from collections import deque

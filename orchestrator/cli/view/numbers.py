@@ -4,6 +4,8 @@ formats them.
 Tables, pictures and messages all write a number the same way, because they all call this module.
 """
 
+from __future__ import annotations
+
 from orchestrator.studies.evaluate import Estimate
 
 NONE = "–"  # in a table: there is no such number

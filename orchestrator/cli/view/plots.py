@@ -6,6 +6,8 @@ differ as well. matplotlib is
 optional, so this module is imported only where a picture is drawn.
 """
 
+from __future__ import annotations
+
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

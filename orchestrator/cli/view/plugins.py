@@ -3,6 +3,8 @@
 It loads classes and builds nothing. A plugin that does not load is listed with its error.
 """
 
+from __future__ import annotations
+
 import inspect
 import re
 import sys

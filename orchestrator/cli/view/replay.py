@@ -1,5 +1,7 @@
 """Tables of `leadline replay`. Drawing only; every number comes in. The plot is `view.plots`'s."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType

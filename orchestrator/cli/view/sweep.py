@@ -4,6 +4,8 @@ setting.
 Drawing only; every number comes in.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType

@@ -4,6 +4,8 @@ every other table of numbers.
 Drawing only; every number comes in.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 

@@ -4,6 +4,8 @@ What it returns is a function of the request alone (its seed), never of time or 
 on it can be compared bit for bit. It does not imitate a language model.
 """
 
+from __future__ import annotations
+
 import bisect
 import itertools
 import math
@@ -98,7 +100,7 @@ class Fake:
         return frozenset(Capability)
 
     @asynccontextmanager
-    async def open(self, models: Mapping[str, Model]) -> AsyncIterator["FakeEngine"]:
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
         """Yield the engine; nothing to start or stop."""
         if not models:
             raise PlanError("the plan has no model")

@@ -10,6 +10,8 @@ answer from -3 to -1 (the other way round at `judge_error`), and one without an 
 like a reward model that cannot tell yet. An embedding counts words.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 import random

@@ -3,6 +3,8 @@
 last_program(reply, finished=True)      # the last Python block
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 

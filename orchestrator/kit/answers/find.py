@@ -8,6 +8,8 @@ finds *where* an answer is given; whether an answer is there, and of what kind, 
 business.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -7,6 +7,8 @@ hours and 30 minutes"), nothing is read. It looks at a sentence or a line of bou
 the expression is worth is not its business (`kit.answers.numbers`, `verifiers`).
 """
 
+from __future__ import annotations
+
 import re
 
 from orchestrator.kit.answers.find import MAX_ANSWER_CHARS, first_sentence

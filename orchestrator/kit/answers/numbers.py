@@ -8,6 +8,8 @@ The one rule: exact or nothing, and bounded. Text is never evaluated, and what w
 are for `verifiers.answers.math`.
 """
 
+from __future__ import annotations
+
 import re
 from fractions import Fraction
 from functools import lru_cache

@@ -8,6 +8,8 @@ transformers: import it late (`orchestrator.studies.layers.loading` says what to
 are missing).
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence

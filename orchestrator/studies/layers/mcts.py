@@ -13,6 +13,8 @@ more, at random. "Repeat r times" is read as r more times, since once is no acti
 two ways lead to is one node.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +51,7 @@ class _Node:
     order: Order
     n_visits: int = 0
     total: float = 0.0
-    children: list["_Node"] = field(default_factory=list)
+    children: list[_Node] = field(default_factory=list)
     untried: list[Order] | None = None  # None: not listed yet
     exhausted: bool = False  # nothing new can be found at or below it
 

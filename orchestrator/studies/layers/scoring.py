@@ -13,6 +13,8 @@ agreement, never accuracy.
 Answers are read and compared as in a job, by `orchestrator.runtime.annotate`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence

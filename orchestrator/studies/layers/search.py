@@ -7,6 +7,8 @@ own order are compared on held-out problems; where there are none, and reference
 number is called an oracle. Values in, values out: nothing is printed.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 import random

@@ -6,6 +6,8 @@ the request alone. A request draws a trace by its seed, with replacement, and a 
 its trace in the token ids it inherits, so that a resumed job continues as if nothing had happened.
 """
 
+from __future__ import annotations
+
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
@@ -50,7 +52,7 @@ class Replay:
         return frozenset({Capability.SEED, Capability.CANCEL, Capability.CONTINUE})
 
     @asynccontextmanager
-    async def open(self, models: Mapping[str, Model]) -> AsyncIterator["RecordedEngine"]:
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RecordedEngine]:
         """Yield the engine; PlanError for several models, or when there is no recording."""
         if len(models) != 1:
             raise PlanError(

@@ -5,6 +5,8 @@ value is first averaged over seeds. A question that several models answered (the
 source) is one unit with all its models. Nothing is printed.
 """
 
+from __future__ import annotations
+
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -6,6 +6,8 @@ as those who recorded them did, unless a domain is named; answers of full texts 
 compared by a domain, `math` unless another is named.
 """
 
+from __future__ import annotations
+
 import asyncio
 import gzip
 from collections.abc import Collection, Iterable, Mapping, Sequence

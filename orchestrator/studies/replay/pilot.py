@@ -6,6 +6,8 @@ compare strategies that need more than fresh attempts: cascades, refinement, dep
 prefixes. Pure.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 

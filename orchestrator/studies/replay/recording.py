@@ -5,6 +5,8 @@ The one rule: a recording yields what it holds and nothing else; a request for m
 that no strategy can see them. Files are read by `orchestrator.studies.replay.files`.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -5,6 +5,8 @@ cancelled trace and the length of the critical path come out as on an engine tha
 request at once. There is no model and no event loop, and nothing here knows a right answer.
 """
 
+from __future__ import annotations
+
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

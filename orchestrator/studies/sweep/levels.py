@@ -4,6 +4,8 @@ Pure functions of whole pools and of which answers are right. The weights are wh
 `depth-weighted` takes.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,6 +3,8 @@
 Values only; whoever writes a plan to a file also says which problems it runs on.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 from orchestrator.core.errors import PlanError

@@ -6,6 +6,8 @@ points share their problems, which is what makes differences between them sharp.
 and draws no pictures; docs/sweep.md says how to read the numbers.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 import random
