@@ -27,7 +27,7 @@ from live import MODELS, Opened, Run, engine, job
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import Finish, PluginSpec, Problem, Sampling
 from orchestrator.plan import registry
-from orchestrator.studies.evaluate import accuracy
+from orchestrator.studies.evaluate import share_estimate
 
 WINDOW_TOKENS = (
     16  # DeepConf's 2048 is for traces of tens of thousands of tokens; these have a hundred
@@ -167,7 +167,7 @@ def show(name: str, run: Run, whole: Run, opened: Opened, references: dict[str, 
         and domain.canonical(r.answer.text) == domain.canonical(references[r.problem_id])
         for r in run.results
     }
-    found = accuracy(right)
+    found = share_estimate(list(right.values()))
     assert found is not None
     stopped = run.of(Finish.CANCELLED, Finish.RULE)
     late = max(opened.late.values(), default=0)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
 
@@ -188,7 +188,7 @@ class Signals:
                 self._loop.add_signal_handler(number, lambda: None)
             signal.signal(number, self._handle)
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         """Handle them."""
         self.install()
         return self

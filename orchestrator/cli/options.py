@@ -111,8 +111,7 @@ def display_options(function: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(function)
     def command(*, every_seconds: float, quiet: bool, as_json: bool, **arguments: Any) -> int:
         debug = wants_debug(click.get_current_context())
-        display = DisplayOptions(every_seconds, quiet, as_json, debug)
-        return function(display=display, **arguments)
+        return function(display=DisplayOptions(every_seconds, quiet, as_json, debug), **arguments)
 
     return command
 

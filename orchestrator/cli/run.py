@@ -173,8 +173,7 @@ def _print_solution(
 ) -> None:
     """Print the answer and its vote; the traces too, unless they are None."""
     if display.as_json:
-        document = {"question": question, "result": result, "traces": traces, "seconds": seconds}
-        print_json(document)
+        print_json({"question": question, "result": result, "traces": traces, "seconds": seconds})
         return
     console = results_console()
     if traces is not None:

@@ -13,6 +13,8 @@ LeadlineError
     └── JobBusyError   another process works on this job directory
 """
 
+from __future__ import annotations
+
 
 class LeadlineError(Exception):
     """Base class of all errors that Leadline raises on purpose.

@@ -27,7 +27,8 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import ConfidenceFloor, Delimiter, StopRule, WordLimit
@@ -170,8 +171,7 @@ class RuleFold:
 
 
 class _Words:
-    def __init__(self, rule: StopRule) -> None:
-        assert isinstance(rule, WordLimit)
+    def __init__(self, rule: WordLimit) -> None:
         if not rule.words or not all(rule.words) or rule.count < 1:
             raise ValueError(
                 f"{rule}: give at least one word, none of them empty, and a count of at least 1"
@@ -204,8 +204,7 @@ def _is_word(character: str) -> bool:
 
 
 class _Floor:
-    def __init__(self, rule: StopRule) -> None:
-        assert isinstance(rule, ConfidenceFloor)
+    def __init__(self, rule: ConfidenceFloor) -> None:
         if rule.window_tokens < 1 or rule.top_k < 1:
             raise ValueError(f"{rule}: window_tokens and top_k must be at least 1")
         self._rule = rule
@@ -227,8 +226,7 @@ class _Floor:
 
 
 class _Delimited:
-    def __init__(self, rule: StopRule) -> None:
-        assert isinstance(rule, Delimiter)
+    def __init__(self, rule: Delimiter) -> None:
         if not rule.text or rule.count < 1:
             raise ValueError(f"{rule}: give a non-empty text and a count of at least 1")
         self._rule = rule
@@ -236,15 +234,14 @@ class _Delimited:
         self._tail = ""
 
     def update(self, text: str, confidences: Sequence[float]) -> bool:
-        whole = self._tail + text
-        parts = whole.split(self._rule.text)
+        parts = (self._tail + text).split(self._rule.text)
         self._seen += len(parts) - 1
         keep = len(self._rule.text) - 1
         self._tail = parts[-1][-keep:] if keep else ""
         return self._seen >= self._rule.count
 
 
-_TESTS: dict[type, type[_Words] | type[_Floor] | type[_Delimited]] = {
+_TESTS: dict[type, Callable[[Any], _Words | _Floor | _Delimited]] = {
     WordLimit: _Words,
     ConfidenceFloor: _Floor,
     Delimiter: _Delimited,

@@ -49,7 +49,7 @@ def validated(request: Request, reply: object) -> Trace:
     ):
         # the engine was given the checkpoint as its limit
         reply = changed(reply, finish=Finish.RULE)
-    text, error = _encodable(reply.text), _encodable(reply.error)
+    text, error = encodable(reply.text), encodable(reply.error)
     return (
         reply
         if (text, error) == (reply.text, reply.error)
@@ -61,7 +61,8 @@ def _within(ids: tuple[int, ...]) -> bool:
     return not ids or (min(ids) >= -_MAX_TOKEN_ID - 1 and max(ids) <= _MAX_TOKEN_ID)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """Return the text with `?` for lone surrogates, which UTF-8 cannot carry."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 

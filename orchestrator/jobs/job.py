@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,26 +92,16 @@ def open_job(
         raise PlanError(
             f"job directory {directory}: {error.strerror}; choose another with --out"
         ) from error
-    with _held(directory):
-        journal = Journal(directory / "journal.db")
+    with _held(directory), Journal(directory / "journal.db") as journal:
+        _claim(directory, journal, plan)
+        _refuse_changed(journal, problems)
+        ids = order if order is not None else [p.id for p in problems]
+        by_id = {r.problem_id: r for r in invalid}
+        job = Job(directory, journal, problems, by_id, ids, time.monotonic())
         try:
-            _claim(directory, journal, plan)
-            _refuse_changed(journal, problems)
-            ids = order if order is not None else [p.id for p in problems]
-            job = Job(
-                directory,
-                journal,
-                problems,
-                {r.problem_id: r for r in invalid},
-                ids,
-                time.monotonic(),
-            )
-            try:
-                yield job
-            finally:
-                job.export()
+            yield job
         finally:
-            journal.close()
+            job.export()
 
 
 @contextmanager
@@ -142,10 +132,7 @@ def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
     current = msgspec.json.decode(msgspec.json.encode(document(plan)))
     if theirs is None:
         written = {"fingerprint": mine, "versions": versions(), "plan": current}
-        write_atomically(
-            directory / "plan.json",
-            indented_json(written),
-        )
+        write_atomically(directory / "plan.json", indented_json(written))
         journal.set_meta("plan", msgspec.json.encode(current).decode())
         journal.set_meta("versions", msgspec.json.encode(versions()).decode())
         journal.set_meta("fingerprint", mine)
@@ -185,10 +172,8 @@ def versions() -> dict[str, str]:
         "math-verify",
         "sympy",
     ):
-        try:
+        with suppress(PackageNotFoundError):
             installed[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return installed
 
 

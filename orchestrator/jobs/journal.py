@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import msgspec
 
@@ -110,15 +110,11 @@ class Journal:
             self._db.close()
             raise self._failed(error) from error
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         """Return the journal, which is closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def close(self) -> None:
         """Close the file."""
         self._db.close()
 

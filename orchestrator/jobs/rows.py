@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -276,19 +276,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     JSON and CSV may hold every other kind of line end.
     """
     with path.open("rb") as file:
-        for line, raw in enumerate(_without_bom(file), start=1):
+        for line, raw in enumerate(file, start=1):
             try:
-                yield line, raw.decode()
+                yield line, (raw.removeprefix(_BOM) if line == 1 else raw).decode()
             except UnicodeDecodeError as error:
                 raise PlanError(
                     f"{path}:{line}: byte {error.start + 1} is not UTF-8; convert the file, "
                     f"e.g. iconv -f CP1252 -t UTF-8 {path.name}"
                 ) from error
-
-
-def _without_bom(lines: Iterable[bytes]) -> Iterator[bytes]:
-    for index, raw in enumerate(lines):
-        yield raw.removeprefix(_BOM) if index == 0 else raw
 
 
 def _head(path: Path) -> bytes:

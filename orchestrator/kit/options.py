@@ -54,16 +54,23 @@ class ModelOptions:
         return Request(model=self.model, depth=self.depth)
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptOptions(ModelOptions):
-    """The number of attempts, all by one model at one depth."""
+class PlannedAttempts:
+    """What follows from an option `n`, which each plugin declares with a default of its own."""
 
-    n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 16
+    __slots__ = ()
+    n: int
 
     @property
     def n_planned(self) -> int:
         """The number of attempts of full sampling."""
         return self.n
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOptions(PlannedAttempts, ModelOptions):
+    """How many attempts there are, of one model at one depth."""
+
+    n: Annotated[int, Meta(ge=1, description="Number of attempts.")] = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

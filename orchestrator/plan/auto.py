@@ -54,8 +54,8 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A strategy, the selector for its pool, and the reason in one or two sentences."""
+class AutoChoice:
+    """A strategy, how its pool is voted on, and why: one or two sentences."""
 
     strategy: PluginSpec
     selector: PluginSpec
@@ -73,7 +73,7 @@ def resolve(plan: Plan, execution: Execution, vote: PluginSpec | None = None) ->
     return with_choice(plan, choose(situation(plan, execution, vote)))
 
 
-def with_choice(plan: Plan, choice: Choice) -> Plan:
+def with_choice(plan: Plan, choice: AutoChoice) -> Plan:
     """Return a plan with a choice written into its strategy `auto`."""
     options = {**plan.strategy.options, "chosen": choice.strategy, "why": choice.why}
     return replace(plan, strategy=PluginSpec(NAME, options), selector=choice.selector)
@@ -130,8 +130,8 @@ def _own_depth(plan: Plan) -> int:
     return latent.depth if latent is not None and latent.depth > 1 else 0
 
 
-def choose(context: Situation) -> Choice:
-    """Return the strategy that makes the most of the attempts that fit the budget."""
+def choose(context: Situation) -> AutoChoice:
+    """Return the choice: how many attempts fit the budget, and what makes the most of them."""
     n, size = affordable(context)
     strategy, vote, reason = _first_rule(context, n)
     why = f"{size}; {reason}"
@@ -140,7 +140,7 @@ def choose(context: Situation) -> Choice:
             f"; depth stays at {context.own_depth}: the shipped looped model gained more from "
             "depth than from width"
         )
-    return Choice(strategy, context.vote or vote, why)
+    return AutoChoice(strategy, context.vote or vote, why)
 
 
 def affordable(context: Situation) -> tuple[int, str]:

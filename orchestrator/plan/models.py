@@ -11,6 +11,8 @@ FOLDER`), so the caller does not import torch, and nothing here uses the network
 whether a model supports the plan's settings (`orchestrator.plan.looped`).
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib.metadata
 import importlib.util

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.engines.reply import encodable
 from orchestrator.runtime.worker_child import Compare, Load, Read, Reading
 from orchestrator.runtime.workers import CallFailed, Cause, WorkerPool
 
@@ -80,10 +81,10 @@ class AnswerWorkers:
         A pair that reaches its limit costs its process; the pairs after it are compared in a new
         one. PluginError when the domain does not load.
         """
-        answer = _encodable(answer)
+        answer = encodable(answer)
         undecided: list[Undecided] = []
         comparisons: list[_Comparison] = []
-        pairs = [(domain, answer, _encodable(text)) for text in representatives]
+        pairs = [(domain, answer, encodable(text)) for text in representatives]
         while len(comparisons) < len(pairs):
             known = self._recall(*pairs[len(comparisons)])
             new = [known] if known else await self._compare(pairs[len(comparisons) :])
@@ -102,7 +103,7 @@ class AnswerWorkers:
         """
         try:
             async with self._pool.worker(domain) as worker:
-                call = Read(_encodable(text), finished)
+                call = Read(encodable(text), finished)
                 reading = await worker.call(call, Reading, self._limit_seconds)
         except CallFailed as failure:
             return Examined(None, None, str(failure))
@@ -159,8 +160,3 @@ class AnswerWorkers:
         self._known[domain, answer, representative] = comparison
         if len(self._known) > _CACHE_SIZE:
             self._known.popitem(last=False)
-
-
-def _encodable(text: str) -> str:
-    """Return the text with `?` for lone surrogates, which UTF-8 cannot carry."""
-    return text.encode(errors="replace").decode()

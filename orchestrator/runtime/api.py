@@ -21,7 +21,7 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Model, Plan
@@ -138,12 +138,9 @@ def solve(
         plan = replace(plan, selector=selector)
     elif strategy is not None and plan.selector == Plan().selector:  # the plan names no vote
         plan = replace(plan, selector=registry.own_selector(plan.strategy))
-    sampling = plan.sampling
-    if temperature is not None:
-        sampling = replace(sampling, temperature=temperature)
-    if max_new_tokens is not None:
-        sampling = replace(sampling, max_new_tokens=max_new_tokens)
-    plan = replace(plan, sampling=sampling)
+    wanted = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    plan = replace(plan, sampling=replace(plan.sampling, **changes))
     prompt = question if isinstance(question, str) else tuple(question)
     with _directory(out) as directory:
         [result] = run([Problem("question", prompt, plan.domain)], plan, execution, out=directory)

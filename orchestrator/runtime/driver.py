@@ -48,7 +48,6 @@ class Progress:
     # of the open problems, what share of their full sampling has arrived, summed
     open_share: float = 0.0
     n_running: int = 0
-    n_waiting: int = 0
     finishes: Counter[Finish] = field(default_factory=Counter)
     output_tokens: int = 0
     pruned_tokens: int = 0
@@ -228,7 +227,6 @@ class Driver:
                 self._start_waiting()
         progress = self.progress
         progress.n_open, progress.n_running = len(self._open), len(self._running)
-        progress.n_waiting = len(self._waiting)
         return more
 
     def _idle(self) -> bool:

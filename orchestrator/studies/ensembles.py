@@ -18,7 +18,7 @@ as one. It runs no models; the strategy `ensemble` draws with the weights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -113,9 +113,7 @@ class EnsembleFit:
     n_left_out: int
 
 
-def shares(
-    traces: Sequence[Trace], models: Sequence[str], is_right: Callable[[Answer], bool]
-) -> Shares:
+def shares(traces: Sequence[Trace], models: Sequence[str], correct: Collection[str]) -> Shares:
     """Return one question's shares from a pool; ValueError when a model has no trace in it.
 
     A model's shares are of all its traces that may vote or state nothing, so they add up to less
@@ -134,7 +132,7 @@ def shares(
             continue
         row = (
             right
-            if is_right(trace.answer)
+            if trace.answer.key in correct
             else wrong.setdefault(trace.answer.key, [0.0] * len(models))
         )
         place = models.index(trace.model)
@@ -279,13 +277,9 @@ def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQ
         models,
         tuple(paths.values()),
         tuple(counts[m] for m in models),
-        {id: _shares(pool, models, right[id]) for id, pool in common.items()},
+        {id: shares(pool, models, right[id]) for id, pool in common.items()},
         len(known) - len(common),
     )
-
-
-def _shares(pool: Sequence[Trace], models: Sequence[str], right: frozenset[str]) -> Shares:
-    return shares(pool, models, lambda answer: answer.key in right)
 
 
 def _finished(directory: Path) -> FinishedJob:

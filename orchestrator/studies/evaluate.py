@@ -28,7 +28,6 @@ CONFIDENCE = 0.95
 _BATCH = 2_000_000  # numbers resampled at a time: 16 MB
 _N_RESAMPLES = 9999  # scipy's own default for the bootstrap
 Table: TypeAlias = npt.NDArray[np.float64]
-Counts: TypeAlias = npt.NDArray[np.int64]
 
 # (domain, answer, reference) -> whether they are equivalent
 Same: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
@@ -147,11 +146,6 @@ async def right_keys(
     return dict(zip(known, await asyncio.gather(*map(keys, known)), strict=True))
 
 
-def accuracy(correctness: Mapping[str, bool]) -> Estimate | None:
-    """Return the share of problems answered correctly; see `share_estimate`."""
-    return share_estimate(list(correctness.values()))
-
-
 def share_estimate(right: Sequence[bool]) -> Estimate | None:
     """Return the share that is right, with Wilson's interval; None of nothing."""
     from scipy import stats  # takes a second to import, and only evaluation needs it
@@ -221,7 +215,7 @@ def _bootstrap(samples: tuple[Table, ...], statistic: Callable[..., object]) -> 
     return float(interval.low), float(interval.high)
 
 
-def resample_counts(n: int, n_resamples: int) -> Iterator[Counts]:
+def resample_counts(n: int, n_resamples: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield how often each of n problems occurs in each resample, from a fixed seed.
 
     Shapes are (n_batch, n). For what scipy's bootstrap does not serve: many columns at once, and a
@@ -305,7 +299,7 @@ def report(
         n_results=len(results),
         n_by_status={status.value: sum(r.status is status for r in results) for status in Status},
         n_without_reference=sum(r.problem_id not in correctness for r in valid),
-        accuracy=accuracy(correctness),
+        accuracy=share_estimate(list(correctness.values())),
         usage=usage,
         total=sum(usage.values(), Usage()),
         savings=savings(valid),

@@ -25,9 +25,6 @@ from orchestrator.plan.file import LoadedPlan
 
 Pools: TypeAlias = dict[str, list[Trace]]  # by problem id
 
-# Runs what remains of a job under a title; returns 0, or the exit code of the signal that ended it.
-RunJob: TypeAlias = Callable[[Job, Plan, str], int]
-
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -51,11 +48,12 @@ class Series:
     file: ProblemFile
     source: JobSource
 
-    def run(self, run_job: RunJob) -> tuple[list[Pools], int]:
+    def run(self, run_job: Callable[[Job, Plan, str], int]) -> tuple[list[Pools], int]:
         """Return the pools of each job and 0, once all are finished.
 
-        When a signal ends a job it is the pools so far, and the signal's exit code. `run_job` is
-        called only for jobs of which something remains.
+        When a signal ends a job it is the pools so far, and the signal's exit code. `run_job`
+        runs what remains of a job under a title, where something does; it returns 0, or the exit
+        code of the signal that ended it.
         """
         pools: list[Pools] = []
         self.directory.mkdir(parents=True, exist_ok=True)

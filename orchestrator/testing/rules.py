@@ -23,7 +23,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, Self
 
 import msgspec
 
@@ -186,7 +186,7 @@ class SaltedText(str):
     __slots__ = ("salt",)
     salt: int
 
-    def __new__(cls, text: str, salt: int) -> SaltedText:
+    def __new__(cls, text: str, salt: int) -> Self:
         """Return the text, salted."""
         salted = super().__new__(cls, text)
         salted.salt = salt

@@ -36,7 +36,6 @@ from orchestrator.testing.rules import (
 from orchestrator.testing.simulation import (
     INTERRUPT,
     PURE,
-    Event,
     Simulation,
     Step,
     arrival,
@@ -172,7 +171,8 @@ def _check_budget(
     recording = record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT)
     _check_conduct(strategy, recording, plan, where)
     for salt in (1, 2) if plan.budget == Budget() else (0,):
-        again = play(_session(_copy(strategy), plan), _salted(recording.events, salt))
+        events = [e if isinstance(e, str) else salted(e, salt) for e in recording.events]
+        again = play(_session(_copy(strategy), plan), events)
         _check_same(recording, again, where)
         dropped = (recording.session.dropped, again.session.dropped)
         require(
@@ -217,10 +217,6 @@ def _check_conduct(strategy: Strategy, recording: Simulation, plan: Plan, where:
     check_needs(registry.needs(strategy) | implied, requests)
 
 
-def _salted(events: Iterable[Event], salt: int) -> list[Event]:
-    return [event if isinstance(event, str) else salted(event, salt) for event in events]
-
-
 def _check_same(one: Simulation, other: Simulation, where: str) -> None:
     require(
         one.first == other.first,
@@ -251,8 +247,7 @@ def _check_stops(
         play(session, events[:n])
         before = set(session.running)
         aborted = {o for o in before if session.is_cancelled(o)}
-        effects = session.stop("seconds")
-        aborted |= {e.request.ordinal for e in effects if isinstance(e, Abort)}
+        aborted |= {e.request.ordinal for e in session.stop("seconds") if isinstance(e, Abort)}
         require(
             not session.error,
             "stops anywhere",

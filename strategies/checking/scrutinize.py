@@ -5,16 +5,20 @@ correct; where the best are within the tie band and disagree, compare them in pa
 three turns of one conversation (B.3): rewrite the candidate as theorem, lemmas and proofs; scan
 every step for errors; conclude. The prompts are ours, in the gist of the paper's.
 
-Where we differ: the preliminary verdicts count towards the k verdicts of a remaining candidate,
-where the paper draws k new ones; candidates with equal answers at the cut are chosen by lower
-ordinal, not at random; comparisons alternate between the two orders.
+Where we differ: the preliminary verdicts count among the k of a candidate that stays, where the
+paper draws k new ones; candidates of one answer at the cut are taken by the lower ordinal, not at
+random; comparisons alternate between the two orders.
+
+Which candidates verdicts favour, and who wins, is read off the pool by pure functions, used twice:
+by the strategy, to decide what to compare, and by the selector, to rank the finished pool. Both
+therefore come to the same view, also when a pool is read again later.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Annotated
@@ -36,9 +40,13 @@ from orchestrator.core.votes import rank, tally, voters
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import LatentDepth, ModelOptions
 from orchestrator.kit.prompts import next_turn, question, visible_text
-from orchestrator.kit.verdicts import VERDICT_FORM, WINNER_FORM, matches, opinions
-from strategies.checking.contest import TIE_BAND, candidates, matchups_won, tied
+from orchestrator.kit.verdicts import VERDICT_FORM, WINNER_FORM, Comparison, matches, opinions
 
+TIE_BAND = 0.05  # Algorithm 1, line 9
+MAX_TIED = 3  # section 3.1: the three highest scoring candidates
+_ROUNDING = (
+    1e-9  # .95 - .05 is not .9 in floating point; a band is closed, so its edge belongs to it
+)
 REWRITE = (
     "Below are a question and a proposed solution. Rewrite the solution as a theorem that states "
     "its final answer, the lemmas it rests on, and a proof of each. Keep every step and every "
@@ -145,8 +153,7 @@ class Scrutinize(ModelOptions):
         verdicts = yield from self._verify(problem.prompt, subjects, n_first)
         if self.preliminary:
             subjects = self._promising(subjects, verdicts)
-            n_more = self.verdicts - n_first
-            verdicts += yield from self._verify(problem.prompt, subjects, n_more)
+            verdicts += yield from self._verify(problem.prompt, subjects, self.verdicts - n_first)
         by_ordinal = {t.ordinal: t for t in traces}
         contest = [by_ordinal[c.ordinal] for c in tied(candidates([*traces, *verdicts]), self.band)]
         yield from self._compare(problem.prompt, contest)
@@ -210,8 +217,7 @@ class Scrutinize(ModelOptions):
                     first=visible_text(first),
                     second=visible_text(second),
                 )
-                subjects = (first.ordinal, second.ordinal)
-                replies.append(self._judge(text, Purpose.COMPARE, subjects))
+                replies.append(self._judge(text, Purpose.COMPARE, (first.ordinal, second.ordinal)))
         yield from gather(replies)
 
 
@@ -240,3 +246,69 @@ class Scrutinized:
         return rank(
             replace(c, weight=weights.get(c.answer.key, 0.0)) for c in tally(voters(traces))
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An attempt with an answer and verdicts: the mean of its verdicts and how many there are."""
+
+    ordinal: int
+    key: str
+    mean: float
+    n_verdicts: int
+
+
+def candidates(traces: Sequence[Trace]) -> list[Candidate]:
+    """Return the candidates of a pool that have verdicts, best first.
+
+    By mean, then number of verdicts, then the lower ordinal. A candidate with at most half as many
+    verdict requests as the one with most was dropped after preliminary scoring: it is left out,
+    because a few lucky verdicts would otherwise beat many.
+    """
+    verdicts = opinions(traces)
+    n_requests = Counter(
+        t.subjects[0] for t in traces if t.purpose is Purpose.VERIFY and len(t.subjects) == 1
+    )
+    most = max(n_requests.values(), default=0)
+    pool = []
+    for trace in voters(traces):
+        own = verdicts.get(trace.ordinal)
+        if own and trace.answer is not None and 2 * n_requests[trace.ordinal] > most:
+            pool.append(Candidate(trace.ordinal, trace.answer.key, sum(own) / len(own), len(own)))
+    return sorted(pool, key=lambda c: (-c.mean, -c.n_verdicts, c.ordinal))
+
+
+def tied(
+    ranked: Sequence[Candidate], band: float = TIE_BAND, limit: int = MAX_TIED
+) -> list[Candidate]:
+    """Return the candidates to compare: the best one of each answer within the tie band.
+
+    Only the `limit` best count, and only means within `band` of the best. Fewer than two answers
+    need no comparison: then it is [].
+    """
+    best: dict[str, Candidate] = {}
+    for candidate in ranked[:limit]:
+        if candidate.mean >= ranked[0].mean - band - _ROUNDING:
+            best.setdefault(candidate.key, candidate)
+    return list(best.values()) if len(best) > 1 else []
+
+
+def matchups_won(matches: Iterable[Comparison]) -> Mapping[int, float]:
+    """Return how many matchups each contestant won.
+
+    The winner of a pair has won more comparisons; one half each when neither has. The order in
+    which a judge saw the two does not matter. What was never compared is not included.
+    """
+    shares: dict[tuple[int, int], list[float]] = {}
+    for match in matches:
+        low, high = sorted((match.first, match.second))
+        shares.setdefault((low, high), []).append(
+            match.share if match.first == low else 1.0 - match.share
+        )
+    won: dict[int, float] = {}
+    for (low, high), of_low in shares.items():
+        lead = sum(of_low) - len(of_low) / 2
+        point = 0.5 if lead == 0 else float(lead > 0)
+        won[low] = won.get(low, 0.0) + point
+        won[high] = won.get(high, 0.0) + 1.0 - point
+    return won

@@ -46,11 +46,6 @@ class Dynasor(ProbeOptions):
     )
     probe_tokens: ProbeTokens = 20
 
-    @property
-    def n_planned(self) -> int:
-        """The number of attempts of full sampling."""
-        return self.n
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run the attempts side by side."""
         yield from gather(self._attempt() for _ in range(self.n))
@@ -77,5 +72,4 @@ class Dynasor(ProbeOptions):
     def _answer(self, probe: Trace) -> str | None:
         """Return the class of the answer that a probe states without doubt."""
         doubtful = any(word in probe.text.lower() for word in self.doubts)
-        failed = probe.lost
-        return None if failed or doubtful or probe.answer is None else probe.answer.key
+        return None if probe.lost or doubtful or probe.answer is None else probe.answer.key

@@ -45,11 +45,6 @@ class ParallelProbe(ProbeOptions):
     warm_up: Annotated[int, Meta(ge=0, description="Rounds before any attempt is dropped.")] = 15
     interval: Annotated[int, Meta(ge=1, description="Tokens of an attempt in one round.")] = 500
 
-    @property
-    def n_planned(self) -> int:
-        """The number of attempts of full sampling."""
-        return self.n
-
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run rounds until the leader is stable or nothing runs; then take the last answers."""
         first = yield from submit([Request(checkpoint=self.interval)] * self.n)

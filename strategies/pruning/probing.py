@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, TypeAlias
 from msgspec import Meta
 
 from orchestrator.core.values import Capability, Purpose, Request
+from orchestrator.kit.options import PlannedAttempts
 
 ProbeSuffix: TypeAlias = Annotated[
     str, Meta(description="Text appended to an attempt to make it state its answer.")
@@ -21,7 +22,7 @@ ProbeTokens: TypeAlias = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeOptions:
+class ProbeOptions(PlannedAttempts):
     """How an attempt is probed."""
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})

@@ -38,13 +38,13 @@ from msgspec import Meta
 from orchestrator.core.steps import Command, Reply, Steps, cancel, next_trace, submit
 from orchestrator.core.values import Capability, PluginSpec, Problem, Request, Trace
 from orchestrator.core.votes import beta_confidence
-from orchestrator.kit.options import LARGEST
+from orchestrator.kit.options import LARGEST, PlannedAttempts
 
 _ByDepth: TypeAlias = dict[int, list[Trace]]  # in order of arrival
 
 
 @dataclass(frozen=True, slots=True)
-class Deepen:
+class Deepen(PlannedAttempts):
     """Goes from low to high latent depth, deeper or wider where votes differ.
 
     For looped models: shallow attempts are cheap, and the deepest ones confirm their answers.
@@ -99,11 +99,6 @@ class Deepen:
                 f"accuracies = {self.accuracies}: give one for each of {len(self.depths)} depths, "
                 "or none"
             )
-
-    @property
-    def n_planned(self) -> int:
-        """How many attempts full sampling takes: `n`, all of them at one depth."""
-        return self.n
 
     @property
     def selector(self) -> PluginSpec:

@@ -14,11 +14,11 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Steps, ask_each
 from orchestrator.core.values import Problem, Request
-from orchestrator.kit.options import LARGEST, ModelPoolsOptions
+from orchestrator.kit.options import LARGEST, ModelPoolsOptions, PlannedAttempts
 
 
 @dataclass(frozen=True, slots=True)
-class Ensemble(ModelPoolsOptions):
+class Ensemble(PlannedAttempts, ModelPoolsOptions):
     """Samples each attempt from one of several models, drawn by weight."""
 
     models: Annotated[
@@ -40,11 +40,6 @@ class Ensemble(ModelPoolsOptions):
                 f"weights = {list(self.weights)}: give one for each of {len(self.models)} models, "
                 "not all zero"
             )
-
-    @property
-    def n_planned(self) -> int:
-        """The number of attempts of full sampling."""
-        return self.n
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Draw all models, start all attempts, wait for them."""

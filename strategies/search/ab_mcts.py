@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Steps
 from orchestrator.core.values import Problem, Prompt, Request, Trace
-from orchestrator.kit.options import ModelPoolsOptions, VerifierName
+from orchestrator.kit.options import ModelPoolsOptions, PlannedAttempts, VerifierName
 from orchestrator.kit.tree_search import Node, TreeSearch, Ucb1
 
 A = TypeVar("A")
@@ -103,8 +103,8 @@ class Arms:
 
 
 @dataclass(frozen=True, slots=True)
-class AbMctsOptions(ModelPoolsOptions):
-    """Options of both forms of AB-MCTS: the size of the tree and the choice of models."""
+class AbMctsOptions(PlannedAttempts, ModelPoolsOptions):
+    """How a tree grows, and how each new attempt's model is chosen, in both forms of AB-MCTS."""
 
     verifier: VerifierName
     n: Annotated[int, Meta(ge=1, description="Number of attempts in the tree.")] = 16
@@ -125,11 +125,6 @@ class AbMctsOptions(ModelPoolsOptions):
             '"ucb" uses the highest upper confidence bound (UCB1).'
         ),
     ] = "thompson"
-
-    @property
-    def n_planned(self) -> int:
-        """The number of attempts of full sampling."""
-        return self.n
 
     @property
     def verifiers(self) -> tuple[str, ...]:

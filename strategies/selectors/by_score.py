@@ -73,13 +73,15 @@ class BestWeighted(ScoreOptions):
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
         """Return clusters by summed score."""
-        answers = {t.ordinal: t.answer for t in traces}
-        clusters = []
-        for cluster, scores in scored_clusters(traces, self.by):
-            answer = answers[cluster.ordinals[scores.index(max(scores))]]
-            assert answer is not None
-            clusters.append(replace(cluster, answer=answer, weight=sum(scores)))
-        return rank(clusters)
+        answers = {t.ordinal: t.answer for t in traces if t.answer is not None}
+        return rank(
+            replace(
+                cluster,
+                answer=answers[cluster.ordinals[scores.index(max(scores))]],
+                weight=sum(scores),
+            )
+            for cluster, scores in scored_clusters(traces, self.by)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,7 @@ def rankable(traces: Sequence[Trace], by: str) -> list[Trace]:
     If no voter has a verdict, all are returned, and `score` raises the error.
     """
     pool = voters(traces)
-    with_verdict = [t for t in pool if any(v.verifier in verifier_of(by) for v in t.verdicts)]
-    return with_verdict or pool
+    return [t for t in pool if any(v.verifier in verifier_of(by) for v in t.verdicts)] or pool
 
 
 def score(trace: Trace, by: str) -> float:

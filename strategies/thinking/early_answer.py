@@ -12,15 +12,14 @@ traces, while here generation really ends.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Command, Reply, Steps, ask
-from orchestrator.core.values import Capability, Delimiter, Finish, Problem, Purpose, Request
+from orchestrator.core.steps import Command, Reply, ask
+from orchestrator.core.values import Capability, Delimiter, Finish, Purpose, Request
 from orchestrator.kit.options import LARGEST
 from orchestrator.kit.thinking import ThinkingModel, thinking_needs
 from strategies.thinking.thinking_attempts import ThinkingAttempts
@@ -62,11 +61,8 @@ class EarlyAnswer(ThinkingAttempts):
         """Stop rules and log-probabilities, in addition to the needs of all thinking attempts."""
         return thinking_needs(self.depth) | {Capability.RULES, Capability.LOGPROBS}
 
-    def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Think and answer in all attempts, side by side."""
-        yield from self.side_by_side(self._think)
-
-    def _think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
+    def think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
+        """Think until the entropy of the answer has settled, and answer."""
         entropies = MovingVariance(self.timescale)
         parent, n_left, settled = None, self.thinking, False
         while not settled:

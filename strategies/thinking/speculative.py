@@ -30,6 +30,7 @@ from orchestrator.core.values import (
     changed,
 )
 from orchestrator.kit.compose import gather
+from orchestrator.kit.options import PlannedAttempts
 
 VERIFICATION = ("verify", "think again", "recap", "check")
 REFLECTION = ("wait", "alternatively", "hold on", "another", *VERIFICATION)
@@ -105,8 +106,8 @@ class Takeover:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeculativeThinking:
-    """Lets a large model take over a small one's thinking at key sentences.
+class SpeculativeThinking(PlannedAttempts):
+    """Lets a large model take over a small one's thinking where it matters.
 
     Both models must share their tokenizer.
     """
@@ -140,11 +141,6 @@ class SpeculativeThinking:
             description="Model pool of the plan with the small model; empty for the plan's first."
         ),
     ] = ""
-
-    @property
-    def n_planned(self) -> int:
-        """The number of attempts of full sampling."""
-        return self.n
 
     @property
     def pools(self) -> tuple[str, ...]:

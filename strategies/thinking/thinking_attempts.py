@@ -5,14 +5,15 @@ Each strategy decides how long an attempt thinks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import random
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps
-from orchestrator.core.values import Capability
+from orchestrator.core.values import Capability, Problem
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import AttemptOptions
 from orchestrator.kit.thinking import ThinkingModel, thinking_needs
@@ -47,9 +48,11 @@ class ThinkingAttempts(AttemptOptions):
         """Continuation, reported stop strings, and latent depth if one is set."""
         return thinking_needs(self.depth)
 
-    def side_by_side(
-        self, think: Callable[[ThinkingModel], Generator[Command, Reply, None]]
-    ) -> Steps:
-        """Run all attempts at once, each by `think`."""
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        """Think and answer in all attempts, side by side."""
         model = ThinkingModel(self.request, self.end, self.closing, self.answer)
-        yield from gather(think(model) for _ in range(self.n))
+        yield from gather(self.think(model) for _ in range(self.n))
+
+    def think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
+        """Run one attempt: the strategy's own part."""
+        raise NotImplementedError

@@ -248,16 +248,15 @@ def rebuilt(directory: Path, name: str) -> tuple[Session, list[Request], Result 
     plan, problem = plan_of(name), problem_of(name)
     explorer = api.load_explorer(plan)
     session = Session(problem, explorer.strategy, plan, explorer.metrics)
-    journal = Journal(directory / name / "journal.db")
-    effects = session.start()
-    for event in journal.events(problem.id):
-        effects += (
-            session.stop(event.reason)
-            if isinstance(event, Stopped)
-            else session.receive(event.trace)
-        )
-    result = journal.result(problem.id)
-    journal.close()
+    with Journal(directory / name / "journal.db") as journal:
+        effects = session.start()
+        for event in journal.events(problem.id):
+            effects += (
+                session.stop(event.reason)
+                if isinstance(event, Stopped)
+                else session.receive(event.trace)
+            )
+        result = journal.result(problem.id)
     return session, [effect.request for effect in effects if isinstance(effect, Start)], result
 
 

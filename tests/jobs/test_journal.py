@@ -101,19 +101,18 @@ def test_events_come_back_equal_and_in_order(
 
 def test_everything_survives_a_reopening(tmp_path: Path) -> None:
     """Digests, meta, results, counts: what a resumed job reads."""
-    first = Journal(tmp_path / "j.db")
-    first.set_meta("plan", "{}")
-    first.set_meta("plan", '{"seed": 1}')
-    first.append(
-        [
-            Opened("p", "d1"),
-            Arrived("p", trace(0, "A"), 0.1),
-            Concluded(result("p")),
-            Opened("q", "d2"),
-            Stopped("q", "seconds", 1.0),
-        ]
-    )
-    first.close()
+    with Journal(tmp_path / "j.db") as first:
+        first.set_meta("plan", "{}")
+        first.set_meta("plan", '{"seed": 1}')
+        first.append(
+            [
+                Opened("p", "d1"),
+                Arrived("p", trace(0, "A"), 0.1),
+                Concluded(result("p")),
+                Opened("q", "d2"),
+                Stopped("q", "seconds", 1.0),
+            ]
+        )
     with Journal(tmp_path / "j.db") as again:
         assert (again.meta("plan"), again.meta("other")) == ('{"seed": 1}', None)
         assert again.digests() == {"p": "d1", "q": "d2"}
@@ -220,9 +219,8 @@ def test_a_journal_of_before_verifiers_asked_models_is_still_read(tmp_path: Path
     and no values were given.
     """
     known = trace(0, "A", verdicts={"v": 0.5})
-    journal = Journal(tmp_path / "journal.db")
-    journal.append([Arrived("p", known, 0.0)])
-    journal.close()
+    with Journal(tmp_path / "journal.db") as journal:
+        journal.append([Arrived("p", known, 0.0)])
     with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as db:
         (body,) = db.execute("SELECT body FROM events").fetchone()
         row = json.loads(body)

@@ -23,8 +23,7 @@ from orchestrator.testing.simulation import record
 from verifiers.models.generative_reward import GenerativeReward
 from verifiers.models.llm_judge import LlmJudge
 from verifiers.models.process_evaluator import ProcessEvaluator
-from verifiers.models.process_reward import ProcessReward
-from verifiers.models.reward import Reward
+from verifiers.models.reward import ProcessReward, Reward
 
 POOLS = {name: Model("any") for name in ("main", "rm")}
 

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.core.errors import PluginError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.session import Session
-from orchestrator.core.values import Answer, PluginSpec, Request
+from orchestrator.core.values import PluginSpec, Request
 from orchestrator.plan import registry
 from orchestrator.studies.ensembles import Shares, ensemble_weights, shares
 from orchestrator.testing import explore, trace
@@ -93,14 +93,11 @@ def test_shares_are_counted_per_model_and_abstentions_count() -> None:
         )
     ]
 
-    def is_right(answer: Answer) -> bool:
-        return answer.key == "R"
-
-    got = shares(pool, ["a", "b"], is_right)
+    got = shares(pool, ["a", "b"], {"R"})
     assert got.right == pytest.approx((2 / 3, 0.5))
     assert got.wrong == ((0.0, 0.5),)
     with pytest.raises(ValueError, match="model 'c' has no trace"):
-        shares(pool, ["a", "c"], is_right)
+        shares(pool, ["a", "c"], {"R"})
 
 
 @pytest.mark.parametrize(

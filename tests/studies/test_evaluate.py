@@ -29,10 +29,10 @@ from orchestrator.jobs.problems import read_problems
 from orchestrator.studies import evaluate, scaling
 from orchestrator.studies.evaluate import (
     Estimate,
-    accuracy,
     mean_estimate,
     read_references,
     savings,
+    share_estimate,
 )
 from orchestrator.studies.scaling import majority_at_k, pass_at_k
 
@@ -112,15 +112,15 @@ def test_accuracy_has_wilsons_interval() -> None:
     """Wilson 1927, z = 1.959964: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) for 15 of 20 is
     0.5313 to 0.8881.
     """
-    found = accuracy({str(i): i < 15 for i in range(20)})
+    found = share_estimate([i < 15 for i in range(20)])
     assert found is not None
     assert (found.value, found.n) == (0.75, 20)
     assert found.low == pytest.approx(0.531299, abs=1e-6)
     assert found.high == pytest.approx(0.888138, abs=1e-6)
-    perfect = accuracy({"a": True})
+    perfect = share_estimate([True])
     assert perfect is not None
     assert perfect.low == pytest.approx(1 / (1 + 1.959964**2), abs=1e-6)
-    assert accuracy({}) is None
+    assert share_estimate([]) is None
 
 
 @settings(deadline=None)  # the machine is shared

@@ -4,6 +4,8 @@ The one rule: a letter counts only if it is unambiguous: "A man went home" does 
 text of an option is never matched against the question; only letters are read.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

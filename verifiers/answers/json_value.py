@@ -5,6 +5,8 @@ with two different values has no value, NaN and Infinity are not JSON, and text 
 equals only itself. Not covered: schemas are not checked.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator

@@ -6,6 +6,8 @@ math-verify), may hang or exhaust memory, and therefore happens only in a proces
 use signals, which fail in threads.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from orchestrator.kit.answers.find import (
     first_sentence,
 )
 from orchestrator.kit.answers.latex import closing_values, leading_expression
-from orchestrator.kit.answers.numbers import fraction_key, quantity, tidy, unwrap, without_name
+from orchestrator.kit.answers.numbers import quantity, tidy, unwrap, without_name
 
 _NAME = re.compile(
     r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}"
@@ -125,7 +127,7 @@ def _normal(answer: str) -> str:
     named = answer.startswith("=")
     value = quantity(answer)
     if value is not None:
-        return "=" + fraction_key(value)
+        return f"={value}"
     text = unwrap(tidy(answer))
     if "," not in text or text.count("=") < 2:  # "x=3, y=4" keeps its names
         text = unwrap(without_name(text))

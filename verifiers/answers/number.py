@@ -5,6 +5,8 @@ not 1/3 unless a tolerance allows it. Not covered: lists, intervals and expressi
 (`verifiers.answers.math`).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, ClassVar
@@ -13,7 +15,7 @@ from msgspec import Meta
 
 from orchestrator.kit.answers.find import Mark, Statement, find_answer
 from orchestrator.kit.answers.latex import closing_values, leading_expression
-from orchestrator.kit.answers.numbers import fraction_key, quantity
+from orchestrator.kit.answers.numbers import quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Number:
         value = quantity(answer)
         if value is None:
             return "=" + " ".join(answer.casefold().replace("=", " ").split())
-        return fraction_key(value) if self.relative_tolerance else "=" + fraction_key(value)
+        return str(value) if self.relative_tolerance else f"={value}"  # `n` or `n/d`
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether the values are equal, within the tolerance. Fast."""

@@ -5,6 +5,8 @@ emphasis, or punctuation at the ends of words. Articles, word order, synonyms an
 Not covered: meaning, which needs a judge.
 """
 
+from __future__ import annotations
+
 import re
 import unicodedata
 from dataclasses import dataclass

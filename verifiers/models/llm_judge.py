@@ -9,7 +9,7 @@ verdict (`process-evaluator`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -45,6 +45,8 @@ class LlmJudge:
     The score is p(yes) / (p(yes) + p(no)). Needs an engine with log-probabilities.
     """
 
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.LOGPROBS})
+
     model: Annotated[
         str, Meta(description="Model pool that judges, without a task; empty for the plan's first.")
     ] = ""
@@ -64,11 +66,6 @@ class LlmJudge:
 
     def __post_init__(self) -> None:
         require_two_words(yes=self.yes, no=self.no)
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do."""
-        return frozenset({Capability.LOGPROBS})
 
     def ask(self, problem: Problem, trace: Trace) -> VerdictSteps:
         """Return the verdict of one token; NoVerdict where neither word is likely."""

@@ -228,8 +228,7 @@ class _RunningProgram:
             async with asyncio.timeout(_START_SECONDS):
                 mark = await self._stdout.read(1)
         except TimeoutError:
-            reason = f"the sandbox did not start within {_START_SECONDS:g} s"
-            raise SandboxError(reason) from None
+            raise SandboxError(f"the sandbox did not start within {_START_SECONDS:g} s") from None
         if mark != READY:
             raise SandboxError(f"the sandbox did not start: {_last_line(await errors)}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -44,6 +44,8 @@ class Llm:
     The score is p(same) / (p(same) + p(different)), from the log-probabilities of that token.
     """
 
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.LOGPROBS})
+
     model: Annotated[
         str, Meta(description="Model pool of the plan that compares; empty for the plan's first.")
     ] = ""
@@ -72,11 +74,6 @@ class Llm:
                 "compares"
             )
         require_two_words(same=self.same, different=self.different)
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """Return what the engine must be able to do."""
-        return frozenset({Capability.LOGPROBS})
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
         """Return one score per pair, all requested at once.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -25,6 +25,8 @@ class Probe:
     no answer.
     """
 
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTINUE})
+
     suffix: Annotated[
         str,
         Meta(
@@ -34,11 +36,6 @@ class Probe:
     max_new_tokens: Annotated[
         int, Meta(ge=1, description="Longest answer of a probe, in tokens.")
     ] = 16
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """Return what the engine must be able to do."""
-        return frozenset({Capability.CONTINUE})
 
     @property
     def probe(self) -> Request:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -28,6 +28,8 @@ class SentenceEmbedding:
     The score is 1 / (1 + exp(-slope (cosine - centre))).
     """
 
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.POOL})
+
     model: Annotated[str, Meta(description='Model pool of the plan with the task "embed".')]
     centre: Annotated[
         float, Meta(description="Cosine that counts as even odds; it depends on the model.")
@@ -38,11 +40,6 @@ class SentenceEmbedding:
     max_chars: Annotated[
         int, Meta(ge=1, description="Characters of each prefix that are embedded, from its end.")
     ] = 6000
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """Return what the engine must be able to do."""
-        return frozenset({Capability.POOL})
 
     @property
     def tasks(self) -> Mapping[str, tuple[str, ...]]:

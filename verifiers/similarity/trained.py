@@ -1,9 +1,13 @@
-"""A similarity that learns from finished traces: a calibrated logistic regression.
+"""The similarities that read a model file of `leadline similarity train`, and how it is fitted.
 
-The features measure the content that two prefixes share. As in DeepPrune (arXiv 2510.08483, section
-on the judge), errors on the rarer kind of pair have a larger weight, since most pairs agree;
-DeepPrune's oversampling would only scale balanced weights. Differs in the model: theirs is a
-language model of four billion parameters, as in the similarity `llm`.
+`trained` is a calibrated logistic regression on what two prefixes share. Errors on the rare kind of
+pair weigh more, since most pairs agree; DeepPrune's oversampling would only scale balanced weights.
+It differs from DeepPrune in the model: theirs is a language model of four billion parameters, which
+the similarity `llm` asks.
+
+`embedding` compares meaning as latent semantic analysis does, by a cosine: its space (TF-IDF and a
+truncated singular value decomposition by scikit-learn) is part of the same file. As with `lexical`,
+the score is a cosine on a scale, not a calibrated probability.
 """
 
 from __future__ import annotations
@@ -19,9 +23,18 @@ from msgspec import Meta
 
 from orchestrator.core.protocols import Pair, Scores
 from orchestrator.core.values import Problem
+from orchestrator.kit.model_verifier import sigmoid
 from orchestrator.kit.prefixes import LabelledPrefix
 from orchestrator.kit.prompts import question
-from verifiers.similarity.fitted import FEATURES, FittedModel, Floats, encoded, features, load
+from verifiers.similarity.fitted import (
+    FEATURES,
+    FittedModel,
+    Floats,
+    embedded,
+    encoded,
+    features,
+    load,
+)
 from verifiers.similarity.texts import content
 
 _MAX_TERMS = 3000  # of the vocabulary: the most frequent ones
@@ -39,16 +52,22 @@ Pools: TypeAlias = Mapping[str, tuple[Problem, Sequence[LabelledPrefix]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """Uses a model trained on your own earlier jobs; free to run, calibrated.
-
-    The score is P(same answer), by the regression of a model file.
-    """
+class ModelFileOptions:
+    """The model file that a similarity reads."""
 
     file: Annotated[str, Meta(description="Model file written by `leadline similarity train`.")]
 
     def __post_init__(self) -> None:
         load(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained(ModelFileOptions):
+    """Use a model trained on your own earlier jobs: free to run, calibrated.
+
+    The score is P(same answer), by the regression of a model file. Pairs are weighted as in
+    DeepPrune (arXiv 2510.08483, section on the judge).
+    """
 
     def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
         """Return one score per pair; requests nothing."""
@@ -75,6 +94,27 @@ class Trained:
                 "use the traces of more jobs, or of harder problems"
             )
         return encoded(replace(blank, **_calibrated(rows, same, groups)))
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding(ModelFileOptions):
+    """Compare two prefixes in the latent space of a trained model file.
+
+    The score is 1 / (1 + exp(-slope (cosine - centre))).
+    """
+
+    # the median of 4,800 pairs (benchmarks/similarity.py, 128 tokens)
+    centre: Annotated[float, Meta(description="Cosine that counts as even odds.")] = 0.97
+    slope: Annotated[
+        float, Meta(gt=0, description="How steeply the score rises with the cosine.")
+    ] = 100.0
+
+    def score(self, problem: Problem, pairs: Sequence[Pair]) -> Scores:
+        """Return one score per pair; requests nothing."""
+        yield from ()
+        model = load(self.file)
+        cosines = [float(embedded(a.text, model) @ embedded(b.text, model)) for a, b in pairs]
+        return [sigmoid(self.slope * (cosine - self.centre)) for cosine in cosines]
 
 
 def _blank(texts: Sequence[str]) -> FittedModel:

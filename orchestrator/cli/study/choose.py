@@ -28,7 +28,7 @@ from orchestrator.core.plan import Budget
 from orchestrator.core.values import PluginSpec
 from orchestrator.jobs.files import write_atomically
 from orchestrator.plan import auto
-from orchestrator.plan.auto import Choice, Situation
+from orchestrator.plan.auto import AutoChoice, Situation
 from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.evaluate import read_references
@@ -88,7 +88,7 @@ def choose(
     return _measure(_pilot(loaded, situation, flags, n_problems), display)
 
 
-def _report(choice: Choice, display: DisplayOptions, remark: str = "") -> int:
+def _report(choice: AutoChoice, display: DisplayOptions, remark: str = "") -> int:
     if display.as_json:
         print_json(_choice_document(choice))
         return 0
@@ -101,7 +101,7 @@ def _report(choice: Choice, display: DisplayOptions, remark: str = "") -> int:
     return 0
 
 
-def _choice_document(choice: Choice) -> dict[str, object]:
+def _choice_document(choice: AutoChoice) -> dict[str, object]:
     return {"strategy": choice.strategy, "selector": choice.selector, "why": choice.why}
 
 
@@ -170,7 +170,7 @@ def _measure(study: _Pilot, display: DisplayOptions) -> int:
     )
 
 
-def _write(study: _Pilot, rows: list[ReplayRow], choice: Choice) -> None:
+def _write(study: _Pilot, rows: list[ReplayRow], choice: AutoChoice) -> None:
     settings = [
         {
             "strategy": row.setting.strategy,

@@ -184,7 +184,7 @@ def search(
         n_votes,
         SearchOptions(bound, n_simulations, length_penalty, exploration=exploration),
     )
-    folder = Path(flags["out"]) if "out" in flags else _default_folder(loaded.problems)
+    folder = Path(flags.get("out", f"runs/depth-{loaded.problems.stem}"))
     progress = _Progress(n_simulations, len(own), display)
     outcome = tree_search.search(decoder, own, task, folder / "orders.jsonl", progress)
     _write_schedule(folder, loaded, plan, outcome)
@@ -215,10 +215,6 @@ def _usable_problems(
     for note in notes:
         message(f"note: {note}")
     return guide, usable
-
-
-def _default_folder(problems: Path) -> Path:
-    return Path("runs") / f"depth-{problems.stem}"
 
 
 class _Progress:

@@ -12,7 +12,7 @@ from orchestrator.cli.view.tables import numbers_table
 from orchestrator.core.layers import Schedule
 from orchestrator.studies.evaluate import Estimate
 from orchestrator.studies.layers.scoring import OrderScore, SearchReward
-from orchestrator.studies.layers.search import Comparison, SearchResult
+from orchestrator.studies.layers.search import OrderComparison, SearchResult
 from orchestrator.studies.layers.think_block import LayerProbe, LoopEffect
 
 _KINDS = {
@@ -94,7 +94,7 @@ def search_remarks(search: SearchResult) -> list[str]:
     return lines + _comparison_lines(search.comparison, search)
 
 
-def _comparison_lines(comparison: Comparison | None, search: SearchResult) -> list[str]:
+def _comparison_lines(comparison: OrderComparison | None, search: SearchResult) -> list[str]:
     if comparison is None:
         return ["not compared on held-out problems: the search was interrupted"]
     is_oracle = comparison.kind == "oracle"

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from rich import progress as rich_progress
 from rich.console import Console, RenderableType
@@ -250,7 +250,7 @@ class Ticker:
         self._gone = False
         self.cpu_seconds = 0.0  # what showing has cost so far
 
-    def __enter__(self) -> Ticker:
+    def __enter__(self) -> Self:
         """Begin to show."""
         self._thread.start()
         return self

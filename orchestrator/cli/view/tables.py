@@ -94,8 +94,7 @@ def summary_table(summary: Summary) -> RenderableType:
     _add_accounts(facts, report.usage)
     facts.add_row("wall-clock", duration(report.wall_seconds), _time_notes(summary))
     if report.savings is not None:
-        saved = percent(report.savings.tokens.value)
-        facts.add_row("saved", saved, _saved(report.savings))
+        facts.add_row("saved", percent(report.savings.tokens.value), _saved(report.savings))
     _add_doubts(facts, report, summary)
     if summary.chosen:
         facts.add_row("auto", "", Text(f"chose {summary.chosen}"))

@@ -6,7 +6,6 @@ on it can be compared bit for bit. It does not imitate a language model.
 
 from __future__ import annotations
 
-import asyncio
 import bisect
 import itertools
 import math
@@ -25,8 +24,8 @@ from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.metrics import RuleFold, first_words, metric_values, prefix_value
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Finish, Prompt, Purpose, Request, Trace, Usage
-from orchestrator.engines.fake.values import pool_values
-from orchestrator.engines.fake.verdicts import JUDGING, verdict_text, word_chances
+from orchestrator.engines.fake.truth import JUDGING, pool_values, verdict_text, word_chances
+from orchestrator.engines.paced import PacedEngine
 from orchestrator.engines.reply import trace_for
 
 _MASK = 2**64 - 1
@@ -110,15 +109,15 @@ class Fake:
         yield FakeEngine(self, {name: model.task for name, model in models.items()})
 
 
-class FakeEngine:
-    """Completes requests according to the options of `Fake`."""
+class FakeEngine(PacedEngine):
+    """Completes requests as `Fake`'s options say."""
 
     def __init__(self, options: Fake, tasks: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().__init__()
         self._options = options
         self._tasks = tasks  # of model pools
         self._guesses = list(itertools.accumulate([1.0] * len(options.answers)))
         self._bounds = list(itertools.accumulate(options.weights)) or self._guesses
-        self._aborts: dict[tuple[str, int], asyncio.Event] = {}
         self._n_requests = 0
 
     async def generate(self, request: Request) -> Trace:
@@ -140,18 +139,11 @@ class FakeEngine:
         ids, finish, stop = (
             self._stopped(request, ids, finish) if request.stop else (ids, finish, "")
         )
-        if not hangs and not options.seconds_per_token:
+        seconds_per_token = options.seconds_per_token * (request.depth or 1)
+        n_done = await self.tokens_before_abort(request, len(ids), seconds_per_token, hangs)
+        if n_done is None:
             return self._trace(request, ids, finish, metrics=metrics, stop=stop)
-        n_done = await self._spend(request, len(ids), hangs)
-        if n_done < len(ids) or hangs:
-            return self._trace(request, ids[:n_done], Finish.CANCELLED)
-        return self._trace(request, ids, finish, metrics=metrics, stop=stop)
-
-    def abort(self, request: Request) -> None:
-        """Stop a request; its trace comes back cut where it was."""
-        event = self._aborts.get(request.identity)
-        if event is not None:
-            event.set()
+        return self._trace(request, ids[:n_done], Finish.CANCELLED)
 
     def _count(self) -> None:
         self._n_requests += 1
@@ -161,22 +153,6 @@ class FakeEngine:
             raise EngineError(
                 f"the fake engine dies on purpose after {self._options.crash_after} requests"
             )
-
-    async def _spend(self, request: Request, n_tokens: int, hangs: bool) -> int:
-        """Wait as long as the tokens take, and return how many were done at its end or abort."""
-        per_token = self._options.seconds_per_token * (request.depth or 1)
-        identity = request.identity
-        event = self._aborts[identity] = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            async with asyncio.timeout(None if hangs else n_tokens * per_token):
-                await event.wait()
-        except TimeoutError:
-            return n_tokens
-        finally:
-            del self._aborts[identity]
-        return min(n_tokens, int((loop.time() - began) / per_token)) if per_token else 0
 
     def _stream(
         self, request: Request, draws: Iterator[float], root_seed: int

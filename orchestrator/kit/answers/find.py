@@ -8,6 +8,8 @@ This module finds *where* an answer is stated; the domain decides whether the te
 answer, and of what kind.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -7,6 +7,8 @@ The one rule: when the following words could change the value ("5 times the pric
 Not covered: the value of the expression (`kit.answers.numbers`, `verifiers`).
 """
 
+from __future__ import annotations
+
 import re
 
 from orchestrator.kit.answers.find import MAX_ANSWER_CHARS, first_sentence

@@ -8,6 +8,8 @@ and a number larger than `_MAX_BITS` is not read, so `10^10^10` costs nothing. N
 such as `2+3` and `\sqrt{4}` (`verifiers.answers.math`).
 """
 
+from __future__ import annotations
+
 import re
 from fractions import Fraction
 from functools import lru_cache
@@ -207,11 +209,6 @@ def quantity(text: str) -> Fraction | None:
     text = re.sub(r"\s*[$€£¥]$", "", text)
     value = rational(text)
     return value if value is not None else _measured(text)
-
-
-def fraction_key(value: Fraction) -> str:
-    """Return the key of a value: `n` or `n/d` in lowest terms."""
-    return str(value)
 
 
 def _measured(text: str) -> Fraction | None:

@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
@@ -85,7 +85,7 @@ class Grader:
         self._annotator = Annotator(replace(plan, verifiers=()), self._workers)
         self._classes: dict[str, Classes] = {}
 
-    def __enter__(self) -> Grader:
+    def __enter__(self) -> Self:
         """Return itself."""
         return self
 

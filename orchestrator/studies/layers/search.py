@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -46,11 +46,9 @@ class Runner(Protocol):
     @property
     def n_layers(self) -> int:
         """Return how many layers the model has."""
-        ...
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return a prompt as token ids."""
-        ...
 
     def greedy(
         self,
@@ -60,7 +58,6 @@ class Runner(Protocol):
         stop: Sequence[str] = (),
     ) -> list[Completion]:
         """Return one reply per prompt, without sampling."""
-        ...
 
     def drawn(
         self,
@@ -73,7 +70,6 @@ class Runner(Protocol):
         seed: int,
     ) -> list[Completion]:
         """Return one sampled reply per prompt."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +91,7 @@ class SearchTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class OrderComparison:
     """The winner against the model's own order.
 
     `kind` is "accuracy", "oracle" or "agreement". The two differ on `n_gained` + `n_lost`.
@@ -124,7 +120,7 @@ class SearchResult:
     own: OrderScore
     winner: OrderScore
     front: tuple[OrderScore, ...]
-    comparison: Comparison | None
+    comparison: OrderComparison | None
     interrupted: bool
 
 
@@ -276,7 +272,7 @@ def _comparison(
     winner: OrderScore,
     problems: Sequence[Problem],
     targets: Mapping[str, str],
-) -> Comparison:
+) -> OrderComparison:
     """Return both orders' accuracy against references where there are any, else against votes."""
     graded = [p for p in problems if p.id in task.references]
     if graded:
@@ -293,7 +289,7 @@ def _comparison(
     assert a is not None
     assert b is not None
     pairs = list(zip(*grades, strict=True))
-    return Comparison(kind, a, b, pairs.count((False, True)), pairs.count((True, False)))
+    return OrderComparison(kind, a, b, pairs.count((False, True)), pairs.count((True, False)))
 
 
 class SearchLog:
@@ -334,11 +330,9 @@ class SearchLog:
         write_atomically(self._path, b"".join(self._lines))
 
 
-def _scored(row: Mapping[str, object]) -> OrderScore:
-    right = row["right"]
-    assert isinstance(right, list)
+def _scored(row: Mapping[str, Any]) -> OrderScore:
     return OrderScore(
-        parse_schedule(str(row["layers"])).order(), tuple(map(bool, right)), bool(row["whole"])
+        parse_schedule(row["layers"]).order(), tuple(map(bool, row["right"])), row["whole"]
     )
 
 

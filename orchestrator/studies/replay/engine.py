@@ -20,6 +20,7 @@ from msgspec import Meta
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Answer, Capability, Finish, Prompt, Request, Trace
+from orchestrator.engines.paced import PacedEngine
 from orchestrator.engines.reply import trace_for
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import RecordedProblem, Recording, ReplayError
@@ -57,18 +58,17 @@ class Replay:
             raise PlanError(
                 f"a recording is of one model; the plan has {', '.join(models) or 'none'}"
             )
-        recording = await asyncio.to_thread(read_recording, self.source)
-        yield RecordedEngine(self, recording)
+        yield RecordedEngine(self, await asyncio.to_thread(read_recording, self.source))
 
 
-class RecordedEngine:
+class RecordedEngine(PacedEngine):
     """Serves requests from one recording."""
 
     def __init__(self, options: Replay, recording: Recording) -> None:
+        super().__init__()
         self._options = options
         self._name = recording.name
         self._problems = {p.problem.id: p for p in recording.problems}
-        self._aborts: dict[tuple[str, int], asyncio.Event] = {}
 
     async def generate(self, request: Request) -> Trace:
         """Return the recorded trace that this request's seed draws, or its continuation.
@@ -85,16 +85,12 @@ class RecordedEngine:
             trace = tape.play(request)
         except ReplayError as error:
             return trace_for(request, Finish.FAILED, error=str(error))
-        n_done = await self._spend(request, trace.usage.output_tokens)
+        n_done = await self.tokens_before_abort(
+            request, trace.usage.output_tokens, self._options.seconds_per_token
+        )
         return _plain(
             request, trace if n_done is None else tape.cut(request, n_done), recorded, index
         )
-
-    def abort(self, request: Request) -> None:
-        """Stop a request; its trace comes back cut where it was."""
-        event = self._aborts.get(request.identity)
-        if event is not None:
-            event.set()
 
     def _tape(self, recorded: RecordedProblem, request: Request) -> tuple[Tape, int]:
         if request.parent is None:
@@ -114,24 +110,6 @@ class RecordedEngine:
         tape.prompt = request.prompt  # its parent was let through
         tape.stretches[request.parent] = Stretch(request.parent, index, 0, len(request.prefix_ids))
         return tape, index
-
-    async def _spend(self, request: Request, n_tokens: int) -> int | None:
-        """Wait as long as the tokens take; return how many an abort left, None without one."""
-        per_token = self._options.seconds_per_token
-        if not per_token or not n_tokens:
-            return None
-        identity = request.identity
-        event = self._aborts[identity] = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            async with asyncio.timeout(n_tokens * per_token):
-                await event.wait()
-        except TimeoutError:
-            return None
-        finally:
-            del self._aborts[identity]
-        return min(n_tokens, int((loop.time() - began) / per_token))
 
 
 def _plain(request: Request, trace: Trace, recorded: RecordedProblem, index: int) -> Trace:

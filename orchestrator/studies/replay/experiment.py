@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import product
 from statistics import fmean
+from typing import Any
 
 from orchestrator.core.errors import describe
 from orchestrator.core.plan import Budget, Plan
@@ -153,7 +154,7 @@ def _chunks(conditions: Conditions) -> list[range]:
     return [range(first, min(n, first + size)) for first in range(0, n, size)]
 
 
-_worker: dict[str, object] = {}  # what a worker process plays: set once, when it starts
+_worker: dict[str, Any] = {}  # what a worker process plays: set once, when it starts
 
 
 def _mapped(
@@ -175,10 +176,7 @@ def _begin(recordings: Sequence[Recording], conditions: Conditions) -> None:
 
 
 def _play_in_worker(task: _Task) -> list[tuple[str, ReplayOutcome]]:
-    recordings, conditions = _worker["recordings"], _worker["conditions"]
-    assert isinstance(recordings, Sequence)
-    assert isinstance(conditions, Conditions)
-    return _played(recordings[task.source], task, conditions)
+    return _played(_worker["recordings"][task.source], task, _worker["conditions"])
 
 
 def _played(

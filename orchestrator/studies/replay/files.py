@@ -181,8 +181,7 @@ async def _annotated_problem(
     async def extracted(text: str, finish: Finish) -> Answer | None:
         if text not in answers:
             trace = Trace(0, text=text, finish=finish)
-            annotated = await annotator.annotate(problem, Request(), trace, classes)
-            answers[text] = annotated.answer
+            answers[text] = (await annotator.annotate(problem, Request(), trace, classes)).answer
         return answers[text]
 
     async def classed(answer: Answer | None) -> Answer | None:

@@ -18,7 +18,7 @@ from orchestrator.plan.auto import (
     M_SECONDS,
     MAJORITY,
     N_SECONDS,
-    Choice,
+    AutoChoice,
     Situation,
     choose,
 )
@@ -89,7 +89,7 @@ def picked(rows: Sequence[ReplayRow]) -> ReplayRow:
     return max(better, key=lambda row: (row.accuracy.value, -row.tokens.value), default=rows[0])
 
 
-def measured(rows: Sequence[ReplayRow], budget_tokens: int) -> Choice:
+def measured(rows: Sequence[ReplayRow], budget_tokens: int) -> AutoChoice:
     """Return the picked setting as a choice, with its measurement as the reason."""
     row = picked(rows)
     within = f", each ended by budget.tokens = {budget_tokens:,}" if budget_tokens else ""
@@ -105,7 +105,7 @@ def measured(rows: Sequence[ReplayRow], budget_tokens: int) -> Choice:
         f"measured on {row.accuracy.n} problems: {accuracy} "
         f"for {row.tokens.value:,.0f} tokens a problem; {compared}"
     )
-    return Choice(row.setting.strategy, row.setting.selector, why)
+    return AutoChoice(row.setting.strategy, row.setting.selector, why)
 
 
 def _interval(estimate: Estimate, unit: str) -> str:

@@ -19,8 +19,7 @@ from orchestrator.core.values import Finish, Message, Purpose, Request, Trace
 from orchestrator.core.votes import conclude
 from orchestrator.kit.verdicts import Comparison
 from orchestrator.testing import PROBLEM, explore, trace
-from strategies.checking.contest import Candidate, matchups_won, tied
-from strategies.checking.scrutinize import Scrutinize, Scrutinized
+from strategies.checking.scrutinize import Candidate, Scrutinize, Scrutinized, matchups_won, tied
 from strategies.selectors.majority import Majority
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.pruning.clustering import cluster_for, largest, mean_similarity
+from strategies.pruning.deepprune import cluster_for, largest, mean_similarity
 
 Same = Callable[[str, str], float]
 

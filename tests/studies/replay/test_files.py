@@ -288,15 +288,14 @@ def test_pruned_prefixes_and_revisions_are_no_attempts(tmp_path: Path) -> None:
         Trace(9, text="revised, too", subjects=(7,), finish=Finish.LENGTH),
         Trace(10, text=" and on", parent=9, answer=answer),
     ]
-    journal = Journal(tmp_path / "journal.db")
-    journal.append(
-        [
-            Opened("p", ""),
-            *[Arrived("p", t, 0.0) for t in pool],
-            Concluded(Result("p", Status.ANSWERED, dropped={4: 0, 5: None})),
-        ]
-    )
-    journal.close()
+    with Journal(tmp_path / "journal.db") as journal:
+        journal.append(
+            [
+                Opened("p", ""),
+                *[Arrived("p", t, 0.0) for t in pool],
+                Concluded(Result("p", Status.ANSWERED, dropped={4: 0, 5: None})),
+            ]
+        )
     recording = read_recording(tmp_path)
     assert [t.text for t in recording.problems[0].traces] == ["whole", "in two", "limit"]
     assert recording.notes == (f"5 attempts {LEFT_OUT}",)
@@ -320,7 +319,8 @@ def test_a_job_of_deepprune_holds_what_finished(tmp_path: Path) -> None:
 
 def test_a_job_without_problems_is_no_recording(tmp_path: Path) -> None:
     """It was stopped before any was opened; a mean over nothing is no figure."""
-    Journal(tmp_path / "journal.db").close()
+    with Journal(tmp_path / "journal.db"):
+        pass  # it is created
     with pytest.raises(ReplayError, match="its journal contains no problems"):
         read_recording(tmp_path)
 

@@ -32,12 +32,11 @@ from orchestrator.plan.check import PlanFault, check_plan
 from orchestrator.studies.similarity import Cut, cross_fitted, quality, scores_of_pairs
 from orchestrator.testing import PROBLEM, explore, trace
 from strategies.pruning.deepprune import DeepPrune
-from verifiers.similarity.embedding import Embedding
 from verifiers.similarity.lexical import Lexical
 from verifiers.similarity.llm import Llm
 from verifiers.similarity.probe import Probe
 from verifiers.similarity.texts import content, tfidf_cosine
-from verifiers.similarity.trained import Trained
+from verifiers.similarity.trained import Embedding, Trained
 
 words = st.lists(
     st.sampled_from(["ship", "sail", "12", "7.5", "x", "=", "So", "thus"]), max_size=30
