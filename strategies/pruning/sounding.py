@@ -296,5 +296,5 @@ def upset_probability(first: float, second: float) -> float:
     from scipy.special import betainc  # takes a second to import
 
     if first < 0 or second < 0:
-        raise ValueError(f"weights of votes are not negative; got {first!r} and {second!r}")
+        raise ValueError(f"weights of votes must not be negative; got {first!r} and {second!r}")
     return float(betainc(first + 1.0, second + 1.0, 0.5))

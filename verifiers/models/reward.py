@@ -107,7 +107,7 @@ class ProcessReward:
         """Return the verdict, with one score a step; NoVerdict where the text has its own tags."""
         text = solution(trace)
         if self.tag in text:
-            raise NoVerdict(f"the solution itself holds the step tag {self.tag!r}")
+            raise NoVerdict(f"the solution itself contains the step tag {self.tag!r}")
         steps = solution_steps(text, self.delimiter)
         tagged = "".join(step + self.tag for step in steps)
         request = Request(
@@ -116,7 +116,7 @@ class ProcessReward:
         [reply] = completed_only((yield from ask_all([request], trace)))
         if len(reply.values) != len(steps):
             raise NoVerdict(
-                f"the model gave {len(reply.values)} values for {len(steps)} steps; "
+                f"the model returned {len(reply.values)} values for {len(steps)} steps; "
                 f"is {self.tag!r} its step tag?"
             )
         scores = tuple(map(sigmoid, reply.values))
