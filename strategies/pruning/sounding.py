@@ -28,7 +28,6 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Annotated
 
 from msgspec import Meta
@@ -37,6 +36,7 @@ from orchestrator.core.steps import Steps, drop, next_trace, submit
 from orchestrator.core.values import Finish, PluginSpec, Problem, Purpose, Request, Trace
 from strategies.pruning.discounted import Slope, length_weights
 from strategies.pruning.probing import ProbeOptions, StretchedAttempt
+from strategies.pruning.upset import upset_probability
 
 # the risk allowed is `risk` itself when this many attempts of mean length have been paid for
 _FREE_ATTEMPTS = 10.0
@@ -284,17 +284,3 @@ def vote_weights(keys: Iterable[str], weights: Iterable[float]) -> tuple[str, fl
     leader = max(totals, key=lambda key: totals[key])  # max keeps the first of equals
     second = max((w for key, w in totals.items() if key != leader), default=0.0)
     return leader, totals[leader], second, sum(totals.values())
-
-
-@lru_cache(maxsize=65_536)  # the same few counts recur in every problem
-def upset_probability(first: float, second: float) -> float:
-    """Return P[X < 1/2] for X ~ Beta(first + 1, second + 1).
-
-    That is how likely the runner-up is ahead in the long run. For whole counts this is
-    Adaptive-Consistency's criterion (arXiv 2305.11860). ValueError for negative weights.
-    """
-    from scipy.special import betainc  # takes a second to import
-
-    if first < 0 or second < 0:
-        raise ValueError(f"weights of votes must not be negative; got {first!r} and {second!r}")
-    return float(betainc(first + 1.0, second + 1.0, 0.5))

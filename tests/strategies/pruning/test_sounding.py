@@ -16,7 +16,8 @@ from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
 from orchestrator.studies.replay.simulator import UNLIMITED, SimulatedRun, Tape, explore
 from orchestrator.testing import pool, trace
 from strategies.pruning.discounted import Discounted, length_weights
-from strategies.pruning.sounding import Sounding, upset_probability, vote_weights
+from strategies.pruning.sounding import Sounding, vote_weights
+from strategies.pruning.upset import upset_probability
 from strategies.sampling.adaptive import Adaptive, beta_confidence
 
 PLAN = Plan(sampling=UNLIMITED)
