@@ -19,7 +19,7 @@ def upset_probability(first: float, second: float) -> float:
     ValueError for negative weights.
     """
     if first < 0 or second < 0:
-        raise ValueError(f"weights of votes are not negative; got {first!r} and {second!r}")
+        raise ValueError(f"weights of votes must not be negative; got {first!r} and {second!r}")
     a, b = first + 1.0, second + 1.0
     front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) - (a + b) * math.log(2.0))
     if a < b:  # the fraction converges fast below the mean only
