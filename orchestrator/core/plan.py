@@ -115,11 +115,11 @@ def differences(
 ) -> list[str]:
     """Return one line for each key in which two plans, as nested mappings, differ.
 
-    For example `sampling.temperature: 0.7 -> 0.9`.
+    For example `strategy.n: 8 -> 16`: keys are written as in a plan file.
     """
     lines: list[str] = []
     for key in sorted({*old, *new}):
-        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        a, b, name = old.get(key), new.get(key), f"{prefix}{key}".replace(".options.", ".")
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differences(a, b, f"{name}.")
         elif a != b:

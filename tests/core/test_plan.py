@@ -121,7 +121,7 @@ def test_differences_name_the_leaf_and_both_values() -> None:
     assert differences(old, new) == [
         "budget.traces: 0 -> 5",
         "seed: 0 -> 3",
-        "strategy.options.n: None -> 4",
+        "strategy.n: None -> 4",
     ]
     assert differences(old, old) == []
 

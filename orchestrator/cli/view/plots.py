@@ -46,14 +46,14 @@ def surface_picture(surface: Surface) -> bytes:
     _heat_map(above.subplots(), surface)
     left, right = below.subplots(1, 2, sharey=True)
     _curves(
-        left, surface, lambda s: s.layer_tokens, lambda s: s.on_front, f"{surface.unit} a problem"
+        left, surface, lambda s: s.layer_tokens, lambda s: s.on_front, f"{surface.unit} per problem"
     )
     _curves(
         right,
         surface,
         lambda s: s.seconds,
         lambda s: s.on_seconds_front,
-        "engine-seconds a problem",
+        "engine-seconds per problem",
     )
     left.set_ylabel("accuracy")
     handles, labels = left.get_legend_handles_labels()
@@ -104,7 +104,7 @@ def _heat_map(axes: Axes, surface: Surface) -> None:
     )
     axes.set_xticks(range(len(surface.widths)), [str(width) for width in surface.widths])
     axes.set_yticks(range(len(surface.depths)), [str(depth or "own") for depth in surface.depths])
-    axes.set_xlabel("width k (attempts a problem)")
+    axes.set_xlabel("width k (attempts per problem)")
     axes.set_ylabel("latent depth d")
     axes.set_title(
         f"bold: on the Pareto front ({surface.unit}) · red frame: the cheapest as good as the best",
@@ -219,7 +219,7 @@ def draw_plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:
     for i, (name, line) in enumerate(lines(rows).items()):
         _draw_line(axes, name, line, _MARKS[i % len(_MARKS)])
     axes.set(ylabel="accuracy (bars: 95% over problems)", title=title)
-    _log_scale(axes, [row.tokens.value for row in rows], "output tokens a problem")
+    _log_scale(axes, [row.tokens.value for row in rows], "output tokens per problem")
     _accuracy_scale(axes)
     axes.legend(frameon=False)
     try:

@@ -28,7 +28,7 @@ def surface_table(surface: Surface) -> RenderableType:
     """Return tables of the surface, its Pareto front, and the measurements at each depth."""
     heading = (
         f"{surface.selector} over {count(surface.n_problems)} problems: accuracy, 95% interval, "
-        f"{surface.unit} a problem"
+        f"{surface.unit} per problem"
     )
     parts: list[RenderableType] = [Text(heading, style="bold"), _grid(surface), _legend(surface)]
     if surface.n_left_out:
@@ -129,10 +129,10 @@ def best_lines(surface: Surface) -> Iterator[str]:
     best, cheapest = surface.settings[surface.best], surface.settings[surface.cheapest]
     yield f"Best: {_described(best, surface.unit)}."
     if best is cheapest:
-        yield (
-            "Nothing cheaper is as good: the interval of its difference to every cheaper setting "
-            "is above 0."
-        )
+        if any(s.layer_tokens < best.layer_tokens for s in surface.settings):
+            yield "Every cheaper setting is worse: the 95% interval of the difference excludes 0."
+        else:
+            yield "It is also the cheapest setting."
         return
     saved = percent(1.0 - cheapest.layer_tokens / best.layer_tokens)
     yield (
@@ -150,7 +150,7 @@ def best_lines(surface: Surface) -> Iterator[str]:
 
 def _described(setting: Setting, unit: str) -> str:
     accuracy = f"{share(setting.accuracy.value)} (95%: {_bounds(points(setting.accuracy))})"
-    cost = f"{count(setting.layer_tokens)} {unit} a problem"
+    cost = f"{count(setting.layer_tokens)} {unit} per problem"
     return f"depth {depth_name(setting.depth)}, width {setting.width}, {accuracy}, {cost}"
 
 

@@ -158,7 +158,7 @@ def _time_notes(summary: Summary) -> str:
 def _saved(savings: Savings) -> str:
     tokens, traces = savings.tokens, savings.traces
     if not tokens.value and not traces.value:
-        return f"every problem was sampled in full; n = {count(tokens.n)} problems"
+        return f"nothing against full sampling; n = {count(tokens.n)} problems"
     bounds = interval(tokens, "z.0%", missing="")
     return (
         f"of the tokens{f' ({bounds})' if bounds else ''} and {percent(traces.value)} of the "

@@ -42,7 +42,7 @@ _LEFT_OUT = (
 _KINDS = (
     "a job directory; a list of questions with `each_branch` (probes); "
     "`records` with `traces` of `text` and `tokens` (full texts); "
-    "or one JSON object a line with `all_answers` as [answer, tokens] pairs (an answer pool)"
+    "or one JSON object per line with `all_answers` as [answer, tokens] pairs (an answer pool)"
 )
 
 
