@@ -15,9 +15,7 @@ from typing import Literal, TypeAlias
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Answer, Finish, Problem, Verdict
 
-_N_RESAMPLED = (
-    1_000  # an endless supply, drawn with replacement; more than any strategy uses per problem
-)
+_N_RESAMPLED = 1_000  # draws with replacement; more than any strategy takes per problem
 Draw: TypeAlias = Literal["shuffled", "recorded", "resampled"]
 
 
