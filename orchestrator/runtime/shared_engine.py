@@ -1,7 +1,7 @@
 """One engine that several jobs share, one after another, because loading a model takes minutes.
 
 The one rule: the engine is opened and closed in the same task, regardless of the jobs that run in
-between. The caller decides which jobs run, and in what order.
+between. The caller decides which jobs run, and in which order.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _listen(incoming: BinaryIO, calls: queue.SimpleQueue[Call]) -> None:
 def _message_pipes() -> tuple[BinaryIO, BinaryIO]:
     """Return the two pipes under new file descriptors.
 
-    Afterwards standard input is empty, and standard output goes to standard error.
+    Afterwards standard input is empty, and standard output is redirected to standard error.
     """
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -24,7 +24,7 @@ from orchestrator.core.values import PluginSpec
 from orchestrator.plan import registry
 from orchestrator.runtime import worker_child as child
 
-# Starting Python and importing sympy takes 2 s on an idle machine, and many times that on a busy one.
+# Starting Python and importing sympy takes 2 s on an idle machine, many times that on a busy one.
 _LOAD_SECONDS = 120.0
 _STDERR_BYTES = 2_000
 _MAX_REPLY_BYTES = 64 << 20

@@ -1,7 +1,7 @@
 """Evaluation of finished results and pools: accuracy, cost and savings, with intervals.
 
-Only this module reads references, and intervals are computed here. Every number comes with its n,
-and with a 95% interval where the data allow one. The caller passes in the comparison of an answer
+Only this module reads references, and intervals are computed here. Every number has its n,
+and a 95% interval where the data allow one. The caller passes in the comparison of an answer
 with a reference (`same`, which runs in killable processes). Everything else is a pure function of
 results, pools and those comparisons. Nothing is printed.
 """
@@ -53,7 +53,7 @@ class Savings:
 
     In traces, each attempt counts once, regardless of its stretches and probes, and a cancelled
     attempt counts in full. In output tokens, each attempt counts the tokens it used, and probes and
-    comparisons count too. Both are ratios of totals over the problems whose full cost is known.
+    comparisons count too. Both are ratios of totals over the problems with a known full cost.
     """
 
     traces: Estimate
@@ -294,7 +294,7 @@ def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Re
 def report(
     results: Sequence[Result], correctness: Mapping[str, bool], wall_seconds: float
 ) -> Report:
-    """Return the numbers of a finished job; `correctness` comes from `score`, or is {}."""
+    """Return the numbers of a finished job; `correctness` is the result of `score`, or {}."""
     usage: dict[str, Usage] = {}
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one

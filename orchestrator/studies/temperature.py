@@ -27,7 +27,7 @@ from orchestrator.core.values import PluginSpec, Problem, Trace
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime import api
 
-# 0.1 to 1.4 in steps of 0.1, as in the released code, whose range ends before 1.5
+# 0.1 to 1.4 in steps of 0.1, as in the released code (range up to 1.5, exclusive)
 GRID = tuple(round(0.1 * i, 1) for i in range(1, 15))
 N_SAMPLES = 32  # in total, at each temperature
 MAX_NEW_TOKENS = 1024

@@ -23,9 +23,9 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Message, Prompt
 from orchestrator.studies.layers.scoring import Completion
 
-# Families whose forward pass is embed, layers, norm, head, and whose layers know their position by
-# `self_attn.layer_idx` alone. The tests compare each with its stock model. The layers' kinds of
-# attention come from the configuration, by position.
+# Families with the forward pass embed, layers, norm, head, in which layers know their position by
+# `self_attn.layer_idx` alone. The tests compare each family with its stock model. The kind of
+# attention of a layer is read from the configuration, by position.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # engines run their schedules, too
 
 

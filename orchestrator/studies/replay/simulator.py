@@ -33,7 +33,7 @@ UNLIMITED = Sampling(max_new_tokens=2**31)
 
 
 class _Unrecorded(str):
-    """The text of a trace whose text was not recorded; only reading it is an error."""
+    """The placeholder for a text that was not recorded; only reading it is an error."""
 
     __slots__ = ()
 

@@ -275,8 +275,8 @@ def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, fl
     """Return the expected (layer-tokens, seconds) of each width.
 
     The cost of generated tokens grows with the width, and so do seconds. One trace computes most of
-    the prompt (in the pool: the one that came first); the others compute only what the prefix cache
-    missed. So width 1 pays for the whole prompt, and the width of the pool pays what the pool paid.
+    the prompt (in the pool: the first to arrive); the others compute only the part that was not in the
+    prefix cache. So width 1 pays for the whole prompt, and the full width pays the pool's cost.
     """
     prompts, outputs = zip(*map(layer_tokens, pool), strict=True)
     first = max(prompts)
