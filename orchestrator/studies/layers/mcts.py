@@ -6,7 +6,7 @@ and r from 1 to 4. A function returns the reward of an order; nothing is run her
 
 Where the paper is not specific, we chose the following. *c* is not published, so it is an option
 (`exploration`). Its default is small, because a reward here is a mean over problems and good orders
-differ by a few hundredths, not by 0 and 1 as for one input. The paper does not define when a node gets
+differ by a few hundredths, not by 0 and 1 as for one input. The paper omits when a node gets
 another child: there are hundreds of candidates, and UCB would try each of them once. Here a node of
 v visits has about √v children (progressive widening, Coulom 2007), and with the published
 probability of 0.1 it gets one more, at random. "Repeat r times" is read as r more times, because

@@ -14,8 +14,8 @@ from orchestrator.plan import registry
 from orchestrator.studies.sweep.levels import first_look
 from orchestrator.studies.sweep.surface import Surface
 
-# At the confidence at which `deepen` stops, early stopping may cost about one of the swept
-# problems, within these bounds.
+# The confidence at which `deepen` stops is chosen so that early stopping may cost about one of the
+# swept problems, within these bounds.
 _LEAST_CONFIDENCE, _MOST_CONFIDENCE = 0.95, 0.999
 
 
