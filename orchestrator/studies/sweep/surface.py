@@ -274,10 +274,10 @@ def _drawn(
 def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, float]]:
     """Return the expected (layer-tokens, seconds) of each width.
 
-    The cost of generated tokens grows with the width, and so do seconds. One trace computes the most
-    prompt tokens (in the pool: the first to arrive); the others compute only the part that was not
-    in the prefix cache. So width 1 pays for the whole prompt, and the full width pays the pool's
-    cost.
+    The cost of generated tokens grows with the width, and so do seconds. One trace computes the
+    most prompt tokens (in the pool: the first to arrive); the others compute only the part that was
+    not in the prefix cache. So width 1 pays for the whole prompt, and the full width pays the
+    pool's cost.
     """
     prompts, outputs = zip(*map(layer_tokens, pool), strict=True)
     first = max(prompts)
