@@ -1,7 +1,7 @@
 """The Python API: runs problems under a Plan and an Execution, and yields results as they finish.
 
-The one rule: a plan that cannot run is refused before any engine starts. `orchestrator` re-exports
-the public names; the command line uses `run_job`.
+The one rule: a plan that cannot run is rejected before any engine starts. `orchestrator` re-exports
+the public names. The command line uses `run_job`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Solution:
 
     @property
     def answer(self) -> str | None:
-        """The winning answer's text, or None."""
+        """The text of the winning answer, or None."""
         return self.result.answer.text if self.result.answer else None
 
 
@@ -61,11 +61,11 @@ async def arun(
     *,
     out: str | Path | None = None,
 ) -> AsyncGenerator[Result]:
-    """Yield the results of problems as they finish (in order of conclusion).
+    """Yield the results of problems as they finish, in order of conclusion.
 
-    `out` is the job directory: with it, an interrupted run continues where it stopped, and problems
-    that have a result are yielded from it at once. Without it, the journal is in a temporary
-    directory. PlanError, before anything starts, when the plan cannot run.
+    `out` is the job directory. With it, an interrupted run continues where it stopped, and existing
+    results are yielded at once. Without it, the journal is in a temporary directory. Raises
+    PlanError, before anything starts, when the plan cannot run.
     """
     plan, execution = plan or Plan(), execution or Execution()
     selector = None if plan.selector == Plan().selector else plan.selector
@@ -90,7 +90,7 @@ def run(
 ) -> list[Result]:
     """Return the results of problems, in the order of the problems.
 
-    Works in scripts and notebooks alike; see `arun`.
+    Works in scripts and in notebooks; see `arun`.
     """
     problems = list(problems)
 
@@ -136,7 +136,7 @@ def solve(
     if selector is not None:
         selector = PluginSpec(selector) if isinstance(selector, str) else selector
         plan = replace(plan, selector=selector)
-    elif strategy is not None and plan.selector == Plan().selector:  # the plan names no vote
+    elif strategy is not None and plan.selector == Plan().selector:  # the plan names no selector
         plan = replace(plan, selector=registry.own_selector(plan.strategy))
     wanted = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
@@ -148,9 +148,9 @@ def solve(
 
 
 def traces(directory: str | Path, problem_id: str) -> list[Trace]:
-    """Return one problem's traces from a job directory, by ordinal, to inspect or to vote on again.
+    """Return one problem's traces from a job directory, by ordinal, for inspection or another vote.
 
-    Traces that were dropped are left out once the problem has its result.
+    Dropped traces are left out once the problem has its result.
     """
     with Journal(Path(directory) / "journal.db") as journal:
         return sorted(journal.traces(problem_id), key=lambda t: t.ordinal)
@@ -166,7 +166,7 @@ async def run_job(
     """Yield the results of a job's remaining problems.
 
     `progress` is called once, with the counts to watch while the job runs. Nothing starts when no
-    problem remains. `factory` takes the place of the execution's engine, as a SharedEngine does.
+    problem remains. `factory` replaces the execution's engine, for example with a SharedEngine.
     """
     remaining = job.remaining()
     if not remaining:
@@ -197,7 +197,7 @@ async def run_job(
 
 
 def load_explorer(plan: Plan) -> Explorer:
-    """Return a plan's strategy and selector with the metrics they need. PluginError as `load`."""
+    """Return a plan's strategy and selector with their metrics; PluginError as in `load`."""
     strategy = registry.load("strategies", plan.strategy)
     selector = registry.load("selectors", plan.selector)
     metrics = (*registry.metrics(strategy), *registry.metrics(selector))
@@ -209,7 +209,7 @@ def as_problems(
 ) -> list[Problem]:
     """Return Problems from plain questions (named "1", "2", ...), rows of a file, or Problems.
 
-    PlanError on an invalid one, and when two have the same id.
+    Raises PlanError when a problem is invalid or when two have the same id.
     """
     from orchestrator.jobs.problems import problem_from_row
 
@@ -241,7 +241,7 @@ def blocking(work: Callable[[], Coroutine[object, object, T]]) -> T:
 
 @contextlib.contextmanager
 def _directory(out: str | Path | None) -> Iterator[Path]:
-    """Yield the job directory, a temporary one where none was given."""
+    """Yield the job directory, or a temporary one if `out` is None."""
     if out is not None:
         yield Path(out)
         return

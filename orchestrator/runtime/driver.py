@@ -1,8 +1,8 @@
 """The asyncio shell around Sessions: effects -> engine -> annotate -> journal -> session.
 
-One loop journals arriving events in groups, then hands them to their sessions, then performs the
-effects that follow. The one rule: an event reaches a session only when it is durable. The window
-bounds the requests in flight, and earlier problems have priority. Nothing here decides answers.
+One loop journals arriving events in groups, delivers them to their sessions, and performs the
+resulting effects. The one rule: an event reaches a session only when it is durable. The window
+limits the requests in flight, and earlier problems have priority. Nothing here decides answers.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from orchestrator.runtime.watchdog import Overrun, Watchdog
 
 @dataclass(slots=True)
 class Progress:
-    """Counts of a run, for whoever displays it.
+    """Counts of a run, for display.
 
-    Changed by the driver alone; traces replayed from the journal are not counted again.
+    Only the driver changes them. Traces replayed from the journal are not counted again.
     """
 
     n_problems: int = 0
     n_done: int = 0
-    n_resumed: int = 0  # problems that had their result when the run began
+    n_resumed: int = 0  # problems that had a result when the run began
     n_open: int = 0
-    # of the open problems, what share of their full sampling has arrived, summed
+    # the arrived shares of the full sampling of open problems, summed
     open_share: float = 0.0
     n_running: int = 0
     finishes: Counter[Finish] = field(default_factory=Counter)
     output_tokens: int = 0
     pruned_tokens: int = 0
-    saved_tokens: float = 0.0  # against the plan's full sampling, over problems that are done
+    saved_tokens: float = 0.0  # against the plan's full sampling, over finished problems
     last_error: str = ""
 
 
@@ -62,15 +62,15 @@ class _Open:
     order: int
     session: Session
     classes: Classes
-    began: float  # monotonic, moved back by what earlier runs spent
+    began: float  # monotonic, minus the time that earlier runs spent
     stop_timer: asyncio.TimerHandle | None = None
-    n_attempts: int = 0  # that have arrived and are not being continued
-    share: float = 0.0  # of its full sampling that has arrived
+    n_attempts: int = 0  # attempts that have arrived and are not being continued
+    share: float = 0.0  # the share of its full sampling that has arrived
 
 
 @dataclass(frozen=True, slots=True)
 class Explorer:
-    """The loaded plugins of a plan that explore and conclude, and the metrics that they need."""
+    """The loaded strategy and selector of a plan, and the metrics that they need."""
 
     strategy: Strategy
     selector: Selector
@@ -78,7 +78,7 @@ class Explorer:
 
 
 class Driver:
-    """Runs problems through an engine. One `run` per Driver."""
+    """Runs problems through an engine, with one `run` per Driver."""
 
     def __init__(
         self,
@@ -114,8 +114,8 @@ class Driver:
     async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
         """Yield the result of each problem once it is concluded and durable.
 
-        EngineError or JournalError ends the run; nothing journalled is lost. `problems` must be in
-        order of priority, and none may have a result already.
+        `problems` must be in order of priority, and none may have a result already. EngineError or
+        JournalError ends the run; no journalled event is lost.
         """
         source = enumerate(problems)
         writer = ThreadPoolExecutor(1, thread_name_prefix="leadline-journal")
@@ -140,11 +140,11 @@ class Driver:
             await self._stop_tasks()
             writer.shutdown()
             if not isinstance(sys.exception(), JournalError):
-                self._journal.append(self._events)  # what arrived meanwhile is paid for: keep it
+                self._journal.append(self._events)  # arrived traces have cost tokens: keep them
                 self._events = []
 
     def _deliver(self, batch: Sequence[Event]) -> None:
-        """Hand durable events to their sessions, and perform what follows."""
+        """Deliver durable events to their sessions, and perform the resulting effects."""
         for event in batch:
             if isinstance(event, Arrived):
                 opened = self._open[event.problem_id]
@@ -173,7 +173,7 @@ class Driver:
         return self._guarded(opened, functools.partial(opened.session.receive, trace))
 
     def _guarded(self, opened: _Open, step: Callable[[], list[Effect]]) -> list[Effect]:
-        """Run a step of a session, which runs plugin code, under the watchdog."""
+        """Run a step of a session, which calls plugin code, under the watchdog."""
         try:
             with self._watchdog.bounded():
                 return step()
@@ -214,7 +214,7 @@ class Driver:
     def _fill(self, source: Iterator[tuple[int, Problem]]) -> bool:
         """Start waiting requests and open problems until the window is full.
 
-        False when no problem is left to open.
+        Returns False when no problem is left to open.
         """
         more = True
         limit = self._execution.open_problems or self._execution.window
@@ -247,7 +247,7 @@ class Driver:
         self._perform(opened, effects)
 
     def _replay(self, opened: _Open) -> list[Effect]:
-        """Rebuild a session from its journalled events; return what it still owes."""
+        """Rebuild a session from its journalled events; return the effects it still requires."""
         session = opened.session
         self._guarded(opened, session.start)
         for event in self._journal.events(session.problem.id):
@@ -279,8 +279,8 @@ class Driver:
         self._n_submitted += 1
 
     def _start_waiting(self) -> None:
-        # No more than a window of traces wait for verdicts either: their tokens count in budgets
-        # that more of them would overshoot.
+        # The number of traces that wait for verdicts is also limited to the window: their tokens
+        # count in budgets, which more of them would overshoot.
         while (
             self._waiting
             and max(len(self._running), self._annotator.n_verifying) < self._execution.window
@@ -295,7 +295,7 @@ class Driver:
     async def _serve(self, opened: _Open, request: Request) -> None:
         """Generate, annotate and post one request's trace.
 
-        An error that ends the run is kept for the loop to raise.
+        An error that ends the run is stored, and the loop raises it.
         """
         try:
             trace = await self._generate(opened, request)
@@ -309,7 +309,7 @@ class Driver:
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _generate(self, opened: _Open, request: Request) -> Trace:
-        # aborted before its first step, when no engine could know it
+        # aborted before this task's first step, so the engine does not know the request
         if opened.session.is_cancelled(request.ordinal):
             return trace_for(request, Finish.CANCELLED)
         return await checked_reply(self._engine, request)
@@ -323,7 +323,7 @@ class Driver:
             )
         except LeadlineError:
             raise
-        except Exception as error:  # noqa: BLE001 - a domain plugin may raise anything; the trace abstains and says why
+        except Exception as error:  # noqa: BLE001 - a domain plugin may raise anything; the trace abstains, with a note
             return replace(trace, answer=None, note=describe(error))
 
     def _count(self, opened: _Open, trace: Trace) -> None:
@@ -373,7 +373,7 @@ class Driver:
 def _calm_collector() -> Iterator[None]:
     """Collect cyclic garbage less often.
 
-    A run holds many small values without cycles, which each collection walks in vain.
+    A run creates many small values without cycles, which each collection would traverse in vain.
     """
     before = gc.get_threshold()
     gc.set_threshold(50_000, 20, 50)

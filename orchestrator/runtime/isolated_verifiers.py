@@ -1,8 +1,9 @@
-"""Calls the verifiers that are plain synchronous methods, in processes that can be killed.
+"""Runs synchronous verifiers in processes that can be killed.
 
-The one rule: a verifier that hangs, crashes or eats memory costs its process and leaves a note on
-the trace; it never gives a score. Each has processes of its own, as many as there are cores, with
-the limits that it declares. The other two forms of verifier run in `orchestrator.runtime.verify`.
+The one rule: a verifier that hangs, crashes or uses too much memory loses its process and leaves a
+note on the trace; it never gives a score. Each verifier has its own processes, as many as there are
+cores, with the limits that it declares. `orchestrator.runtime.verify` runs the other two forms of
+verifier.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from orchestrator.runtime.workers import CallFailed, WorkerPool, plugin_referenc
 
 
 class IsolatedVerifiers:
-    """Those of a plan's verifiers that run in a worker process. Belongs to one event loop."""
+    """The verifiers of a plan that run in worker processes; belongs to one event loop."""
 
     def __init__(self, specs: Sequence[PluginSpec]) -> None:
-        """Start nothing yet."""
+        """Load the plugins; no process is started yet."""
         loaded = {spec.name: (spec, registry.load("verifiers", spec)) for spec in specs}
         self._verifiers: dict[str, tuple[PluginSpec, IsolatedVerifier]] = {
             name: (spec, plugin) for name, (spec, plugin) in loaded.items() if is_isolated(plugin)
@@ -35,13 +36,16 @@ class IsolatedVerifiers:
         }
 
     async def load(self) -> None:
-        """Load each of them in a process. PluginError where one does not load."""
+        """Load each verifier in a process; raises PluginError when one does not load."""
         for name, pool in self._pools.items():
             async with pool.worker(self._reference(name)):
                 pass
 
     async def verdict(self, name: str, problem: Problem, trace: Trace) -> Verdict:
-        """Return a verifier's verdict on a trace. NoVerdict, with the reason, where it has none."""
+        """Return a verifier's verdict on a trace.
+
+        Raises NoVerdict, with the reason, if there is none.
+        """
         try:
             async with self._pools[name].worker(self._reference(name)) as worker:
                 seconds = self._verifiers[name][1].seconds
@@ -50,7 +54,7 @@ class IsolatedVerifiers:
             raise NoVerdict(str(failure)) from failure
 
     async def aclose(self) -> None:
-        """Kill all processes and wait for their end."""
+        """Kill all processes and wait for them to end."""
         await asyncio.gather(*(pool.aclose() for pool in self._pools.values()))
 
     def _reference(self, name: str) -> Load:
@@ -60,13 +64,13 @@ class IsolatedVerifiers:
 
 
 async def check_isolated(specs: Sequence[PluginSpec]) -> None:
-    """Raise PluginError where a verifier that runs in worker processes does not load in one."""
+    """Raise PluginError when a verifier that runs in worker processes does not load in one."""
     async with contextlib.aclosing(IsolatedVerifiers(specs)) as verifiers:
         await verifiers.load()
 
 
 def is_isolated(verifier: object) -> bool:
-    """Tell whether a verifier is of the form that runs in a worker process."""
+    """Return whether a verifier has the form that runs in a worker process."""
     return hasattr(verifier, "check")
 
 

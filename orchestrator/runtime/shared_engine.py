@@ -1,7 +1,7 @@
-"""One engine that several jobs share, one after another: loading a model takes minutes.
+"""One engine that several jobs share, one after another, because loading a model takes minutes.
 
-The one rule: the engine is opened and closed in one task, whatever jobs come and go in between.
-Which jobs run, and in what order, is decided by the caller.
+The one rule: the engine is opened and closed in the same task, regardless of the jobs that run in
+between. The caller decides which jobs run, and in which order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchestrator.plan.execution import Execution
 class SharedEngine:
     """An EngineFactory whose engine outlives the jobs: `with SharedEngine(execution) as shared:`.
 
-    The engine starts with the first job that needs one and stops at the end of the block. All jobs
+    The engine starts with the first job that needs it and stops at the end of the block. All jobs
     run on the event loop of `shared.runner` and have the same models.
     """
 
@@ -45,7 +45,7 @@ class SharedEngine:
 
     @property
     def is_open(self) -> bool:
-        """Whether the engine is up, or has failed to start."""
+        """Whether the engine is up or has failed to start."""
         return self._engine is not None and self._engine.done()
 
     def capabilities(self) -> frozenset[Capability]:

@@ -1,13 +1,13 @@
-"""Runs the verifiers of a plan on one trace at a time, whichever form each of them has.
+"""Runs the verifiers of a plan on one trace at a time, for all forms of verifier.
 
-The one rule: a verifier that fails costs its verdict and leaves a note; only a dead engine ends the
-run. Verifiers run while a trace is annotated, before the journal write: the verdict is journalled
-with its trace, so a replay runs none of them.
+The one rule: a verifier that fails loses its verdict and leaves a note; only a dead engine ends the
+run. Verifiers run while a trace is annotated, before the journal write. The verdict is journalled
+with its trace, so a replay runs no verifiers.
 
-A verifier that queries models is explored as a strategy is, by a `Session` of its own, whose seeds
-derive from the plan's seed, the problem, the trace's ordinal, the verifier's name and the request's
-number. At most as many of these requests are in flight as the window is wide; one that waits holds
-no slot, so strategies and verifiers never wait for each other in a circle.
+A verifier that queries models is explored like a strategy, in its own `Session`. Its seeds derive
+from the plan's seed, the problem, the trace's ordinal, the verifier's name and the request's
+number. The number of these requests in flight is limited to the window. A waiting request takes no
+slot, so strategies and verifiers cannot deadlock.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from orchestrator.engines.reply import trace_for, validated
 from orchestrator.plan import registry
 from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers, is_isolated
 
-# And downwards: strategies number their requests from 0, and an engine serves both.
+# Counts downwards: strategies number their requests from 0, and one engine serves both.
 _FIRST_ORDINAL = -2
 
 
 @dataclass(frozen=True, slots=True)
 class VerifierOutcome:
-    """A verdict, or a note that says why there is none; and what was spent without a verdict."""
+    """A verdict, or a note that explains why there is none, with the usage in that case."""
 
     verdict: Verdict | None
     usage: Usage = Usage()
@@ -51,15 +51,15 @@ class VerifierOutcome:
 
 
 async def checked_reply(engine: Engine, request: Request) -> Trace:
-    """Return the engine's valid reply to a request; a FAILED trace where it raises an error.
+    """Return the engine's valid reply to a request, or a FAILED trace if it raises an error.
 
-    EngineError when the engine is dead, which ends the run.
+    Raises EngineError when the engine is dead, which ends the run.
     """
     try:
         return validated(request, await engine.generate(request))
     except EngineError:
         raise
-    except Exception as error:  # noqa: BLE001 - an engine plugin may raise anything; the trace fails, the job goes on
+    except Exception as error:  # noqa: BLE001 - an engine plugin may raise anything; the trace fails and the job continues
         return trace_for(request, Finish.FAILED, error=describe(error))
 
 
@@ -82,23 +82,23 @@ class VerifierStrategy:
 
 @dataclass(slots=True, eq=False)
 class _Verification:
-    """A model verifier at work on one trace: its session, its tasks, and what the engine has."""
+    """A model verifier running on one trace: its session, its tasks, and its sent requests."""
 
     session: Session
     tasks: dict[asyncio.Task[Trace], Request] = field(default_factory=dict)
-    # by the ordinal within the session, as the engine knows it
+    # ordinal within the session -> the request as the engine received it
     sent: dict[int, Request] = field(default_factory=dict)
 
 
 class VerifierRunner:
-    """Runs the verifiers of a plan. Belongs to the event loop of a run."""
+    """Runs the verifiers of a plan; belongs to the event loop of a run."""
 
     def __init__(
         self, plan: Plan, engine: Engine, isolated: IsolatedVerifiers, n_requests: int
     ) -> None:
         """Query `engine`, with at most `n_requests` at a time.
 
-        The plan's sampling is for attempts: it does not fill what a verifier's request leaves open.
+        The plan's sampling is for attempts. It does not provide defaults for a verifier's requests.
         """
         self._plan = Plan(models=plan.models, sampling=Sampling(), seed=plan.seed)
         self._engine = engine
@@ -108,27 +108,27 @@ class VerifierRunner:
         }
         self._slots = asyncio.Semaphore(n_requests)
         self._ordinals = itertools.count(_FIRST_ORDINAL, -1)
-        # by the identity of the trace's request
+        # by the identity of the request that produced the trace
         self._open: dict[tuple[str, int], _Verification] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The plan's verifiers, in its order."""
+        """The names of the plan's verifiers, in its order."""
         return tuple(self._verifiers)
 
     def queries_models(self, name: str) -> bool:
-        """Tell whether a verifier queries models, which costs tokens."""
+        """Return whether a verifier queries models, which costs tokens."""
         return hasattr(self._verifiers.get(name), "ask")
 
     @property
     def n_open(self) -> int:
-        """How many traces models are being queried about."""
+        """The number of traces that models are being queried about."""
         return len(self._open)
 
     async def run(self, name: str, problem: Problem, trace: Trace) -> VerifierOutcome:
         """Return a verifier's outcome for a trace; run only one verifier at a time on a trace.
 
-        EngineError when the engine is dead: the run ends, and this trace is generated again.
+        Raises EngineError when the engine is dead: the run ends, and this trace is generated again.
         """
         verifier = self._verifiers[name]
         usage = Usage()
@@ -147,14 +147,14 @@ class VerifierRunner:
             raise
         except NoVerdict as refusal:
             return VerifierOutcome(None, usage, str(refusal))
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace goes on without its verdict and says why
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the trace continues without its verdict, with a note
             return VerifierOutcome(None, usage, describe(error))
         return VerifierOutcome(verdict)
 
     def abort(self, request: Request) -> None:
-        """Stop the requests about the trace of `request`: the verifier comes to no verdict on it.
+        """Stop the requests about the trace of `request`; its verifier gives no verdict.
 
-        Ignored when no model is being queried about it.
+        Ignored when no model is being queried about the trace.
         """
         verification = self._open.get(request.identity)
         if verification is not None:
@@ -198,7 +198,7 @@ class VerifierRunner:
                 verification.tasks[task] = request
             elif request.ordinal in verification.sent:
                 self._engine.abort(verification.sent[request.ordinal])
-            else:  # it waits for a slot
+            else:  # the request waits for a slot
                 next(t for t, waiting in verification.tasks.items() if waiting is request).cancel()
 
     async def _generate(self, verification: _Verification, request: Request) -> Trace:
@@ -210,7 +210,7 @@ class VerifierRunner:
 
 def _checked_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     [verdict] = verdicts
-    # false for nan too
+    # also false for nan
     if not all(0.0 <= score <= 1.0 for score in (verdict.score, *verdict.steps)):
         raise ValueError(f"scores are in [0, 1]; it gave {verdict}")
     return verdict

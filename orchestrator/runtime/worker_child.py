@@ -1,9 +1,9 @@
-"""The process in which plugin code is called that may hang, crash or eat memory, and its messages.
+"""The worker process that runs plugin code which may hang, crash or use too much memory.
 
-Started and killed by `orchestrator.runtime.workers`. It speaks length-prefixed msgpack on the pipes
-that it was given as standard input and output; both are taken away from the plugin, so that a
-`print` cannot break a frame. The one rule: it never outlives its parent and never exceeds its
-memory. Time limits are the parent's.
+`orchestrator.runtime.workers` starts and kills it. This module also defines its messages. They are
+length-prefixed msgpack on the pipes that the process receives as standard input and output. Both
+are hidden from the plugin, so that a `print` cannot corrupt a message. The one rule: the process
+never outlives its parent and never exceeds its memory limit. The parent enforces time limits.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import msgspec
 from orchestrator.core.errors import NoVerdict
 from orchestrator.core.values import PluginSpec, Problem, Trace, Verdict
 
-OUT_OF_MEMORY = 77  # exit status: after a MemoryError nothing in the process can be trusted
+OUT_OF_MEMORY = 77  # exit status: after a MemoryError the process cannot be trusted
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _MAX_ERROR_CHARS = 500
 
 
 class Load(msgspec.Struct, tag=True, frozen=True):
-    """Build a plugin, unless it is built: the calls that follow are for it.
+    """Build a plugin, unless it is already built; the calls that follow are for it.
 
-    `options` is msgpack; `origin` is "module:Class", or "" where the name has an entry point;
-    `revision` is the state of the plugin's own code (see `orchestrator.runtime.workers`).
+    `options` is msgpack. `origin` is "module:Class", or "" if the name has an entry point.
+    `revision` is the version of the plugin's own code (see `orchestrator.runtime.workers`).
     """
 
     group: str
@@ -42,41 +42,41 @@ class Load(msgspec.Struct, tag=True, frozen=True):
 
 
 class Compare(msgspec.Struct, tag=True, frozen=True):
-    """Call a domain's `equivalent`. Returns a bool."""
+    """Call a domain's `equivalent`; returns a bool."""
 
     a: str
     b: str
 
 
 class Read(msgspec.Struct, tag=True, frozen=True):
-    """Call a domain's `extract`, then `canonical`. Returns a Reading."""
+    """Call a domain's `extract`, then `canonical`; returns a Reading."""
 
     text: str
     finished: bool
 
 
 class Check(msgspec.Struct, tag=True, frozen=True):
-    """Call an isolated verifier's `check`. Returns a Verdict."""
+    """Call an isolated verifier's `check`; returns a Verdict."""
 
     problem: Problem
     trace: Trace
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What a domain read in a text. `canonical` is None exactly when `answer` is."""
+    """The answer that a domain read in a text; `canonical` is None exactly when `answer` is."""
 
     answer: str | None
     canonical: str | None
 
 
 class Returned(msgspec.Struct, tag=True, frozen=True):
-    """What a call returned."""
+    """The return value of a call."""
 
     value: Any = None
 
 
 class Raised(msgspec.Struct, tag=True, frozen=True):
-    """What a call raised."""
+    """The error that a call raised."""
 
     error: str
 
@@ -87,16 +87,16 @@ T = TypeVar("T")
 
 
 def framed(message: Call | Reply) -> bytes:
-    """Return the bytes of one message: four bytes of length, big-endian, then msgpack."""
+    """Return the bytes of one message: its length in four big-endian bytes, then msgpack."""
     body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(4, "big") + body
 
 
 def main(parent_pid: int, memory_bytes: int) -> NoReturn:
-    """Answer calls until standard input ends; then end at once, whatever is running."""
+    """Serve calls until standard input ends; then exit at once, even during a call."""
     incoming, outgoing = _message_pipes()
     _die_with(parent_pid)
-    if sys.platform == "linux":  # elsewhere it cannot be set
+    if sys.platform == "linux":  # not available elsewhere
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
@@ -149,7 +149,7 @@ def _of_type(kind: type[T], value: object) -> T:
 
 
 def _description(error: BaseException) -> str:
-    """Return the error in one line. Out of memory ends the process."""
+    """Return the error in one line; out of memory ends the process."""
     if isinstance(error, MemoryError):
         os._exit(OUT_OF_MEMORY)
     if isinstance(error, NoVerdict):
@@ -163,15 +163,15 @@ def _listen(incoming: BinaryIO, calls: queue.SimpleQueue[Call]) -> None:
         head = incoming.read(4)
         body = incoming.read(int.from_bytes(head, "big"))
         if len(head) < 4 or not body:
-            # The parent has closed the pipe or is gone; the main thread may be computing forever.
+            # The parent closed the pipe or has ended; the main thread may never finish its call.
             os._exit(0)
         calls.put(decoder.decode(body))
 
 
 def _message_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Return the two pipes under new numbers.
+    """Return the two pipes under new file descriptors.
 
-    Standard input is empty afterwards, and standard output goes where errors go.
+    Afterwards standard input is empty, and standard output is redirected to standard error.
     """
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -182,7 +182,7 @@ def _message_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies; end now if the parent is dead."""
+    """Let the kernel kill this process when its parent dies; exit now if the parent is dead."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:

@@ -1,9 +1,9 @@
-"""A pool of processes that can be killed, for plugin code that may hang, crash or eat memory.
+"""A pool of processes that can be killed, for plugin code that may hang, crash or use much memory.
 
-The one rule: whatever a plugin does, a call returns within its limit and the pool works afterwards;
-a failed call raises `CallFailed` with the reason. A process starts when it is first needed. No
-signals, no threads, and no `multiprocessing`, which would import the user's `__main__` again. The
-caller decides what to call and how to handle a failure.
+The one rule: whatever a plugin does, a call returns within its limit and the pool works afterwards.
+A failed call raises `CallFailed` with the reason. Processes start when they are first needed. This
+module uses no signals, no threads, and no `multiprocessing`, which would import the user's
+`__main__` again. The caller decides what to call and how to handle a failure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from orchestrator.runtime import worker_child as child
 _LOAD_SECONDS = 120.0
 _STDERR_BYTES = 2_000
 _MAX_REPLY_BYTES = 64 << 20
-# A killed process is gone in milliseconds; one in uninterruptible sleep is left to the kernel.
+# A killed process ends within milliseconds; one in uninterruptible sleep is left to the kernel.
 _SETTLE_SECONDS = 5.0
 _MAIN = (
     "import sys; from orchestrator.runtime.worker_child import main; "
@@ -41,9 +41,9 @@ T = TypeVar("T")
 class Cause(Enum):
     """The cause of a failed call."""
 
-    RAISED = "raised"  # the plugin raised an error; its process lives
-    LIMIT = "limit"  # it reached its limit of time or memory, and would again
-    DEATH = "death"  # its process ended in another way
+    RAISED = "raised"  # the plugin raised an error; its process is still alive
+    LIMIT = "limit"  # it reached its time or memory limit, and would reach it again
+    DEATH = "death"  # its process ended for another reason
 
 
 class CallFailed(Exception):
@@ -55,17 +55,17 @@ class CallFailed(Exception):
 
 
 class _DeadWorker(Exception):
-    """An idle process died unseen: nothing of the call that was sent to it has begun."""
+    """An idle process died unnoticed, before it started the call that was sent to it."""
 
 
 def plugin_reference(
     group: str, spec: PluginSpec, *, origin: str | None = None, revision: str = ""
 ) -> child.Load:
-    """Return what a process needs to build a plugin that this process has registered.
+    """Return the data with which another process can build a plugin that is registered here.
 
-    `origin` is "module:Class" of a class that has no entry point (None: as it is registered here).
-    When `revision`, the state of the plugin's own code, changes, processes are replaced.
-    PluginError where another process cannot import the class.
+    `origin` is "module:Class" for a class without an entry point (None: the origin registered
+    here). When `revision`, the version of the plugin's own code, changes, processes are replaced.
+    Raises PluginError when another process cannot import the class.
     """
     origin = registry.decorated_origin(group, spec.name) if origin is None else origin
     if origin.startswith("__main__:"):
@@ -78,13 +78,13 @@ def plugin_reference(
 
 
 class WorkerPool:
-    """At most `n_workers` processes at work. Belongs to one event loop.
+    """A pool of at most `n_workers` busy processes; belongs to one event loop.
 
-    `memory_bytes` bounds the address space of each process.
+    `memory_bytes` limits the address space of each process.
     """
 
     def __init__(self, n_workers: int, memory_bytes: int) -> None:
-        """Start nothing yet."""
+        """Create the pool; no process is started yet."""
         self._memory_bytes = memory_bytes
         self._slots = asyncio.Semaphore(n_workers)
         self._idle: list[Worker] = []
@@ -93,9 +93,9 @@ class WorkerPool:
 
     @contextlib.asynccontextmanager
     async def worker(self, plugin: child.Load) -> AsyncIterator[Worker]:
-        """Yield a process that has built the plugin; it is killed when the block is left early.
+        """Yield a process that has built the plugin; it is killed if the block exits early.
 
-        PluginError when the plugin does not load.
+        Raises PluginError when the plugin does not load.
         """
         async with self._slots:
             worker = await self._next_worker(plugin.revision)
@@ -109,7 +109,7 @@ class WorkerPool:
                 yield worker
             except CallFailed:
                 raise
-            except BaseException:  # a cancellation too: its reply would reach the next caller
+            except BaseException:  # cancellation included: the reply would reach the next caller
                 worker.kill()
                 raise
             finally:
@@ -119,7 +119,7 @@ class WorkerPool:
                     await self._discard(worker)
 
     async def aclose(self) -> None:
-        """Kill all processes and wait for their end. Calls that still run see their process end."""
+        """Kill all processes and wait for them to end; calls in progress fail."""
         self._closed = True
         self._idle.clear()
         await asyncio.gather(*map(self._discard, list(self._alive)))
@@ -145,7 +145,7 @@ class WorkerPool:
 
 
 class Worker:
-    """One process. Not for two callers at once."""
+    """One process, for one caller at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process, memory_bytes: int) -> None:
         self.revision: str | None = None  # of the plugin that it has loaded
@@ -159,8 +159,8 @@ class Worker:
     async def start(cls, memory_bytes: int) -> Worker:
         """Return a running process that has loaded no plugin yet.
 
-        It sees the modules that this process sees, whatever its working folder; its own session
-        keeps Ctrl-C away from it.
+        It has the same import path as this process, in any working directory. It runs in its own
+        session, so that Ctrl-C does not reach it.
         """
         folders = [folder or os.getcwd() for folder in sys.path]
         process = await asyncio.create_subprocess_exec(
@@ -175,13 +175,14 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can take a call."""
+        """Whether the process can take a call."""
         return not self._killed and self._process.returncode is None
 
     async def load(self, plugin: child.Load) -> None:
-        """Build a plugin, which the calls that follow are for.
+        """Build a plugin; the calls that follow are for it.
 
-        PluginError when that fails; _DeadWorker when a process that had loaded one has died.
+        Raises PluginError when that fails, and _DeadWorker when a process that had loaded a plugin
+        has died.
         """
         is_new, self.revision = self.revision is None, plugin.revision
         try:
@@ -193,7 +194,10 @@ class Worker:
             raise PluginError(f"{what} does not load in a worker process: {error}") from error
 
     async def call(self, call: child.Call, kind: type[T], limit_seconds: float) -> T:
-        """Return what the plugin returned, a `kind`. CallFailed when there is nothing in time."""
+        """Return the plugin's return value, a `kind`.
+
+        Raises CallFailed when the call fails or takes too long.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(child.framed(call))
@@ -211,14 +215,14 @@ class Worker:
         raise CallFailed(reply.error, Cause.RAISED)
 
     def kill(self) -> None:
-        """Kill it and everything it started. Safe to repeat."""
+        """Kill the process and everything it started; safe to repeat."""
         self._killed = True
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def end(self) -> None:
-        """Kill it and wait until it is gone. Safe to repeat."""
+        """Kill the process and wait until it has ended; safe to repeat."""
         self.kill()
         await self._settle()
         self._stderr_reader.cancel()
@@ -231,7 +235,7 @@ class Worker:
         return await self._process.stdout.readexactly(n_bytes)
 
     async def _settle(self) -> None:
-        """Wait for its end and its last words, but not for a process that holds its pipes open."""
+        """Wait for the process and its stderr, but not for a process that keeps its pipes open."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await self._process.wait()

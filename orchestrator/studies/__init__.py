@@ -1,5 +1,5 @@
-"""Questions over finished jobs and recordings: accuracy, sweeps, replays, ensembles, layers.
+"""Studies of finished jobs and recordings: accuracy, sweeps, replays, ensembles, layers.
 
-A study returns values and prints nothing; tables and files are the command line's. Running one job
-belongs to `orchestrator.runtime`.
+A study returns values and prints nothing. The command line writes tables and files.
+`orchestrator.runtime` runs single jobs.
 """

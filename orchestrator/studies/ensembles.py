@@ -1,18 +1,18 @@
-"""Weights of several models in one vote, from questions with known answers: Best-of-infinity.
+"""Best-of-infinity: the weights of several models in one vote, fitted on questions with references.
 
-The method is of arXiv 2509.21091, section 4. Each draw of an ensemble is of model i with
-probability w_i. With many draws its vote is right exactly when the right answer's mixed frequency
-exceeds every wrong one's, which is linear in w: the weights that answer most questions right are a
-mixed-integer linear program (scipy's HiGHS, as released). Among those, the ones with the largest
-margin are chosen.
+The method is from arXiv 2509.21091, section 4. Each draw of an ensemble uses model i with
+probability w_i. With many draws, the vote is right exactly when the mixed frequency of the right
+answer exceeds that of every wrong one. This condition is linear in w, so the weights that answer
+most questions right are the solution of a mixed-integer linear program (scipy's HiGHS, as in the
+released code). Among these weights, the ones with the largest margin are chosen.
 
-Where we differ: the largest margin is one more program, where the released code searches by
-bisection; the big M is 2, the least that suffices, where theirs is 10,000.
+Differs: the largest margin is a second program, where the released code uses bisection. The big M
+is 2, the smallest sufficient value, where theirs is 10,000.
 
-The frequencies come from finished jobs. Several jobs on the same problems count as one pool. A
-model is then named by its pool, or where two jobs name theirs alike, by its job's directory;
-answers of different jobs are brought into common classes, so that two wordings of one answer count
-as one. It runs no models; the strategy `ensemble` draws with the weights.
+The frequencies come from finished jobs. Several jobs on the same problems count as one pool. Each
+model is then named by its model pool or, if two jobs use the same name, by the directory of its
+job. Answers of different jobs are mapped to common classes, so that two wordings of one answer
+count as one. This module runs no models; the strategy `ensemble` draws with the weights.
 """
 
 from __future__ import annotations
@@ -44,17 +44,18 @@ from orchestrator.studies.summary import compare_answers
 
 Pools: TypeAlias = dict[str, list[Trace]]  # by problem id
 
-_BIG = 2.0  # a difference of frequencies is at least -1 and a margin at most 1
-# a margin below which a question does not count as answered: above HiGHS' feasibility tolerance of
-# 1e-7
+_BIG = 2.0  # differences of frequencies are at least -1, margins at most 1
+# the smallest margin with which a question counts as answered: above HiGHS' feasibility tolerance
+# of 1e-7
 _LEAST = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How often each model gave each answer to one question.
+    """The share of each answer to one question, per model.
 
-    The right answer's shares have shape (n_models,), the wrong ones' (n_wrong, n_models).
+    The shares of the right answer have shape (n_models,), those of the wrong answers (n_wrong,
+    n_models).
     """
 
     right: tuple[float, ...]
@@ -63,7 +64,8 @@ class Shares:
     def won(self, weights: Sequence[float]) -> bool:
         """Return whether the vote of many draws with these weights is right.
 
-        It is when the right answer's share exceeds every wrong one's, and 0.
+        It is right when the share of the right answer exceeds 0 and the share of every wrong
+        answer.
         """
         first, *rivals = (float(np.dot(weights, row)) for row in (self.right, *self.wrong))
         return first > max(rivals, default=0.0) + _LEAST / 2
@@ -73,7 +75,7 @@ class Shares:
 class EnsembleQuestions:
     """The shares of each question in finished jobs, by problem id.
 
-    Each has an attempt of every model; `n_left_out` problems with references lack one.
+    Each question has an attempt of every model. `n_left_out` problems with references do not.
     """
 
     models: tuple[str, ...]
@@ -85,9 +87,9 @@ class EnsembleQuestions:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights that add up to 1, and how many questions they answer right in the limit.
+    """Weights that add up to 1, and the number of questions they answer right in the limit.
 
-    `margin` is the least by which they do.
+    `margin` is the smallest lead of the right answer on these questions.
     """
 
     weights: tuple[float, ...]
@@ -97,9 +99,10 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class EnsembleFit:
-    """Weights in the order of the models; accuracies are of the vote in the limit of many draws.
+    """Weights in the order of the models, with the accuracy of their vote.
 
-    `held_out` is None where there are fewer than five questions; `alone` is each model's own vote.
+    Accuracies are those in the limit of many draws. `held_out` is None if there are fewer than five
+    questions. `alone` is the accuracy of each model voting alone.
     """
 
     models: tuple[str, ...]
@@ -114,10 +117,10 @@ class EnsembleFit:
 
 
 def shares(traces: Sequence[Trace], models: Sequence[str], correct: Collection[str]) -> Shares:
-    """Return one question's shares from a pool; ValueError when a model has no trace in it.
+    """Return one question's shares from a pool.
 
-    A model's shares are of all its traces that may vote or state nothing, so they add up to less
-    than 1 where it abstains.
+    The shares of a model are fractions of all its traces that may vote or give no answer. They add
+    up to less than 1 if it abstains. Raises ValueError when a model has no trace in the pool.
     """
     n = [sum(t.model == m for t in traces) for m in models]
     if 0 in n:
@@ -143,7 +146,8 @@ def shares(traces: Sequence[Trace], models: Sequence[str], correct: Collection[s
 def ensemble_weights(questions: Sequence[Shares]) -> Weights:
     """Return the weights that answer most of these questions right, with the largest margin.
 
-    ValueError without a question, or when the number of models differs. HiGHS breaks ties.
+    HiGHS breaks ties. Raises ValueError without a question, or when the number of models differs
+    between questions.
     """
     n_models = len(questions[0].right) if questions else 0
     if not n_models or any(len(row) != n_models for q in questions for row in (q.right, *q.wrong)):
@@ -151,8 +155,8 @@ def ensemble_weights(questions: Sequence[Shares]) -> Weights:
             "give at least one question, and for each as many frequencies per answer as there "
             "are models"
         )
-    # One row per rival; without a wrong answer the rival is silence, so that the right answer must
-    # have occurred at all.
+    # One row per rival. Without a wrong answer, the rival is an abstention, so that the right
+    # answer must occur at all.
     leads = [
         (j, np.subtract(q.right, rival))
         for j, q in enumerate(questions)
@@ -167,9 +171,9 @@ def ensemble_weights(questions: Sequence[Shares]) -> Weights:
 
 
 def cross_fitted(questions: Sequence[Shares], n_folds: int = 5) -> list[bool]:
-    """Return whether weights fitted on the other folds answer each question right.
+    """Return, for each question, whether weights fitted on the other folds answer it right.
 
-    Question i is in fold i mod `n_folds`; [] for fewer questions than folds.
+    Question i is in fold i mod `n_folds`. The result is [] for fewer questions than folds.
     """
     if len(questions) < n_folds:
         return []
@@ -183,10 +187,10 @@ def cross_fitted(questions: Sequence[Shares], n_folds: int = 5) -> list[bool]:
 def _solved(
     leads: Sequence[tuple[int, np.ndarray]], n_models: int, n_questions: int, most: int | None
 ) -> tuple[int, np.ndarray]:
-    """Return how many questions are right, and the variables: weights, 0/1 per question, margin.
+    """Return the number of right questions, and the variables: weights, 0/1 per question, margin.
 
-    Without `most` their number is maximised at the least margin; with it, the margin while that
-    many are right.
+    Without `most`, that number is maximised at the smallest margin. With `most`, the margin is
+    maximised while that many questions are right.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -214,13 +218,13 @@ def _solved(
         objective, constraints=constraints, bounds=Bounds(lower, upper), integrality=integral
     )
     if solution.x is None:
-        # to answer no question right is always a solution
+        # answering no question right is always a solution
         raise RuntimeError(f"the program has no solution: {solution.message}")
     return round(float(count @ solution.x)), solution.x
 
 
 def fit_ensemble(questions: EnsembleQuestions) -> EnsembleFit:
-    """Return the weights fitted on all questions, and how often the vote is right in the limit."""
+    """Return the weights fitted on all questions, and the accuracy of the vote in the limit."""
     shares = list(questions.shares.values())
     n_models = len(questions.models)
     fit = ensemble_weights(shares)
@@ -244,8 +248,8 @@ def fit_ensemble(questions: EnsembleQuestions) -> EnsembleFit:
 def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQuestions:
     """Return the questions of finished jobs, with references from `problems` or the jobs' files.
 
-    PlanError where there is no job, no reference, fewer than two models, or no question that every
-    model attempted.
+    Raises PlanError without a job or a reference, with fewer than two models, or without a question
+    that every model attempted.
     """
     jobs = [_finished(directory) for directory in directories]
     source = next((job for job in jobs if job.source), jobs[0]).reference_file(problems)
@@ -293,9 +297,9 @@ def _finished(directory: Path) -> FinishedJob:
 
 
 def _models(jobs: Sequence[FinishedJob]) -> dict[str, str]:
-    """Return the path of each model that was sampled, by name.
+    """Return the path of each sampled model, by name.
 
-    Where jobs name theirs alike, the traces' models are renamed in the pools.
+    If jobs use the same name for their models, the models of the traces are renamed in the pools.
     """
     sampled = [{t.model for traces in job.pools.values() for t in attempts(traces)} for job in jobs]
     used = [
@@ -334,14 +338,14 @@ async def _merged(
     domains: Mapping[str, str],
     same: Same,
 ) -> tuple[Pools, Mapping[str, frozenset[str]]]:
-    """Return one pool per problem, and the keys of right answers.
+    """Return one pool per problem, and the keys of the right answers.
 
-    Answers are in common classes, and ordinals differ.
+    Answers are mapped to common classes, and ordinals are renumbered to be unique.
     """
     pools: Pools = {}
-    # in the order of the file, by which questions are assigned to folds
+    # in the order of the file, which determines the folds of the questions
     for id in (id for id in domains if any(id in job.pools for job in jobs)):
-        classes: dict[str, str] = {}  # key -> text of its first answer
+        classes: dict[str, str] = {}  # key -> text of the first answer
         for job in jobs:
             keys = {
                 t.answer.key: t.answer.text for t in job.pools.get(id, ()) if t.answer is not None

@@ -1,8 +1,9 @@
-"""Evaluation of finished results and pools; the only reader of references, the place for intervals.
+"""Evaluation of finished results and pools: accuracy, cost and savings, with intervals.
 
-Every number comes with its n, and with a 95% interval where the data can give one. Whether an
-answer equals a reference is decided elsewhere (`same`, in killable processes) and passed in;
-everything else is a pure function of results, pools and those decisions. Nothing is printed.
+Only this module reads references, and intervals are computed here. Every number has its n,
+and a 95% interval where the data allow one. The caller passes in the comparison of an answer
+with a reference (`same`, which runs in killable processes). Everything else is a pure function of
+results, pools and those comparisons. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from orchestrator.jobs.rows import detect_format, iter_rows
 
 CONFIDENCE = 0.95
 _BATCH = 2_000_000  # numbers resampled at a time: 16 MB
-_N_RESAMPLES = 9999  # scipy's own default for the bootstrap
+_N_RESAMPLES = 9999  # scipy's default for the bootstrap
 Table: TypeAlias = npt.NDArray[np.float64]
 
 # (domain, answer, reference) -> whether they are equivalent
@@ -37,7 +38,7 @@ Same: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
 class Estimate:
     """A mean over `n` problems with its 95% interval.
 
-    `low` and `high` are None where the data cannot give one.
+    `low` and `high` are None where the data do not allow an interval.
     """
 
     value: float
@@ -48,12 +49,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """Shares of full sampling that were saved; negative when more was spent than it takes.
+    """The shares of full sampling that were saved; negative when more was spent than full sampling.
 
-
-    In traces an attempt counts once, however many stretches and probes it took, and a cancelled one
-    in full; in output tokens it counts what it had used, and probes and comparisons count too. Both
-    are ratios of totals over the problems whose full cost is known.
+    In traces, each attempt counts once, regardless of its stretches and probes, and a cancelled
+    attempt counts in full. In output tokens, each attempt counts the tokens it used, and probes and
+    comparisons count too. Both are ratios of totals over the problems with a known full cost.
     """
 
     traces: Estimate
@@ -64,7 +64,7 @@ class Savings:
 class Report:
     """The numbers of a finished job.
 
-    `accuracy` is None without references, `savings` where full cost is unknown.
+    `accuracy` is None without references. `savings` is None where the full cost is unknown.
     """
 
     n_results: int
@@ -83,10 +83,10 @@ class Report:
 
 
 def read_references(path: str | Path) -> Mapping[str, str]:
-    """Return the reference answers of a problem file, or of one of `id` and `answer`, by id.
+    """Return the reference answers by id, from a problem file or a file of `id` and `answer`.
 
-    The ids are those of `read_problems`. Rows without an answer, and invalid rows, are left out. An
-    answer that is not a text is taken as JSON: 42, 0.5, true, [1, 2].
+    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out. An
+    answer that is not a string is encoded as JSON: 42, 0.5, true, [1, 2].
     """
     path = Path(path)
     references = {}
@@ -106,8 +106,8 @@ async def score(
 ) -> dict[str, bool]:
     """Return whether each problem was answered correctly, by id, in the order of the results.
 
-    Abstentions and failures are wrong; invalid rows and problems without a reference are left out.
-    `domains` maps problem ids to the names of their domains.
+    Abstentions and failures are wrong. Invalid rows and problems without a reference are left out.
+    `domains` maps problem ids to domain names.
     """
     counted = [r for r in results if r.status is not Status.INVALID and r.problem_id in references]
 
@@ -147,8 +147,8 @@ async def right_keys(
 
 
 def share_estimate(right: Sequence[bool]) -> Estimate | None:
-    """Return the share that is right, with Wilson's interval; None of nothing."""
-    from scipy import stats  # takes a second to import, and only evaluation needs it
+    """Return the share of true values with its Wilson interval; None for an empty sequence."""
+    from scipy import stats  # the import takes a second, and only evaluation needs it
 
     n, n_right = len(right), sum(right)
     if not n:
@@ -160,8 +160,9 @@ def share_estimate(right: Sequence[bool]) -> Estimate | None:
 def mean_estimate(values: Sequence[float]) -> Estimate:
     """Return the mean over problems.
 
-    Its interval is the percentile bootstrap's over problems, from a fixed seed; None for fewer than
-    two problems or when all values are equal: resampling does not show how certain those are.
+    The interval is a percentile bootstrap over problems with a fixed seed. It is None for fewer
+    than two problems or when all values are equal, because resampling does not show their
+    uncertainty.
     """
     mean = float(np.mean(values))
     if len(set(values)) < 2:
@@ -172,9 +173,9 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
 def mean_estimates(values: Table) -> list[Estimate]:
     """Return the mean of each column of `values`, shape (n_problems, n_columns).
 
-    As `mean_estimate`, but every resample takes the same problems of all columns, which keeps what
-    is compared paired. scipy would gather the values of every column for every resample; weighing
-    them by their counts takes half the time.
+    Intervals are those of `mean_estimate`, but each resample uses the same problems for all
+    columns, so that comparisons stay paired. scipy would gather the values of every column for
+    every resample; weighting them by their counts takes half the time.
     """
     n = len(values)
     resamples = np.concatenate([counts @ values / n for counts in resample_counts(n, _N_RESAMPLES)])
@@ -187,7 +188,10 @@ def mean_estimates(values: Table) -> list[Estimate]:
 def ratio_estimate(
     pairs: Sequence[tuple[float, float]], ratio: Callable[[Table, Table], Table]
 ) -> Estimate:
-    """Return a ratio of two totals over problems, both resampled together; as `mean_estimate`."""
+    """Return a ratio of two totals over problems.
+
+    Both totals are resampled together. Intervals are those of `mean_estimate`.
+    """
     first, second = np.array(pairs, dtype=float).T
     value = float(ratio(first.sum(), second.sum()))
     if len(set(pairs)) < 2:
@@ -199,7 +203,7 @@ def ratio_estimate(
 
 
 def _bootstrap(samples: tuple[Table, ...], statistic: Callable[..., object]) -> tuple[float, float]:
-    from scipy import stats  # takes a second to import, and only evaluation needs it
+    from scipy import stats  # the import takes a second, and only evaluation needs it
 
     interval = stats.bootstrap(
         samples,
@@ -218,8 +222,8 @@ def _bootstrap(samples: tuple[Table, ...], statistic: Callable[..., object]) -> 
 def resample_counts(n: int, n_resamples: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield how often each of n problems occurs in each resample, from a fixed seed.
 
-    Shapes are (n_batch, n). For what scipy's bootstrap does not serve: many columns at once, and a
-    statistic that some resamples do not have.
+    Shapes are (n_batch, n). Used where scipy's bootstrap does not fit: for many columns at once,
+    and for a statistic that is undefined on some resamples.
     """
     rng = np.random.default_rng(0)
     step = max(1, _BATCH // n)
@@ -236,10 +240,10 @@ def resampled_estimate(value: float, resamples: Sequence[float] | Table, n: int)
 
 
 def savings(results: Iterable[Result]) -> Savings | None:
-    """Return what was saved against full sampling; None when no result knows its full cost.
+    """Return the savings against full sampling of the same plan; None when no full cost is known.
 
-    Full sampling is of the same plan. Intervals: percentile bootstrap over problems, spent and full
-    resampled together, from a fixed seed.
+    Intervals are a percentile bootstrap over problems with a fixed seed. Spent and full cost are
+    resampled together.
     """
     traces: list[tuple[float, float]] = []
     tokens: list[tuple[float, float]] = []
@@ -262,11 +266,11 @@ def savings(results: Iterable[Result]) -> Savings | None:
 def reselect(
     results: Iterable[Result], pools: Mapping[str, Sequence[Trace]], selector: Selector
 ) -> list[Result]:
-    """Return the results that `selector` gives on the same finished pools, at unchanged cost.
+    """Return the results of `selector` on the same finished pools, at unchanged cost.
 
-    Invalid rows stay as they are. The pool decides alone: a problem that failed in its strategy or
-    in another selector is answered if its pool holds an answer. KeyError when a result's pool is
-    missing.
+    Invalid rows are unchanged. Only the pool decides: a problem that failed in its strategy or in
+    another selector is answered if its pool contains an answer. Raises KeyError when the pool of a
+    result is missing.
     """
     return [
         r if r.status is Status.INVALID else _reselected(r, pools[r.problem_id], selector)
@@ -290,7 +294,7 @@ def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Re
 def report(
     results: Sequence[Result], correctness: Mapping[str, bool], wall_seconds: float
 ) -> Report:
-    """Return the numbers of a finished job; `correctness` is `score`'s, or {}."""
+    """Return the numbers of a finished job; `correctness` is the result of `score`, or {}."""
     usage: dict[str, Usage] = {}
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one

@@ -1,8 +1,8 @@
 """Scaling of finished pools: their independent attempts, and pass@k and maj@k from them.
 
-Every width is evaluated from the same pool, sampled in full, without bias and without sampling
-again. Pure functions of pools and of the keys of right answers; intervals are
-`orchestrator.studies.evaluate`'s.
+Every width is evaluated on the same fully sampled pool, without bias and without further sampling.
+Functions here are pure functions of pools and of the keys of right answers. Intervals come from
+`orchestrator.studies.evaluate`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from orchestrator.core.values import Finish, Purpose, Trace
 from orchestrator.core.votes import attempt_ends
 from orchestrator.studies.evaluate import Estimate, Table, mean_estimate
 
-# attempts up to which maj@k is exact: a second at worst, and far from overflow (C(1030, 515) >
-# 1e308)
+# maj@k is exact up to this number of attempts: at most a second, and far from overflow
+# (C(1030, 515) > 1e308)
 _EXACT_LIMIT = 512
-_N_DRAWS = 20_000  # beyond it: a standard error below 0.5 / sqrt(20,000) = 0.0036
+_N_DRAWS = 20_000  # above the limit: a standard error below 0.5 / sqrt(20,000) = 0.0036
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One width of a scaling curve, over the problems that have at least `k` attempts.
+    """One width of a scaling curve, over the problems with at least `k` attempts.
 
-    Their number is the `n` of each estimate.
+    The number of these problems is the `n` of each estimate.
     """
 
     k: int
@@ -39,9 +39,9 @@ class Point:
 def attempts(pool: Iterable[Trace]) -> list[Trace]:
     """Return the independent attempts in a pool, each as its last trace, by ordinal.
 
-    They were neither cancelled nor cut on the way. A failed attempt is one, without an answer; one
-    that was forced to a last answer ends with that. A pool that was stopped early is not a fair
-    sample: its size depends on its answers.
+    Independent attempts were neither cancelled nor cut off midway. A failed attempt is included,
+    without an answer. An attempt that was forced to give a final answer ends with that trace. A
+    pool that was stopped early is not a fair sample, because its size depends on its answers.
     """
     independent = (
         t for t in attempt_ends(list(pool)) if t.purpose is Purpose.SOLVE or t.parent is not None
@@ -57,10 +57,10 @@ def votes(attempts: Iterable[Trace]) -> Counter[str]:
 
 
 def pass_at_k(n: int, n_right: int, k: int) -> float:
-    """Return the probability that k of n attempts, drawn without replacement, hold a right one.
+    """Return the probability that k of n attempts, drawn without replacement, include a right one.
 
-    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1). ValueError unless 1
-    <= k <= n and 0 <= n_right <= n.
+    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1). Raises ValueError
+    unless 1 <= k <= n and 0 <= n_right <= n.
     """
     if not (1 <= k <= n and 0 <= n_right <= n):
         raise ValueError(
@@ -75,11 +75,11 @@ def majority_at_k(
 ) -> list[float]:
     """Return, for each k, the probability that the majority of k of n attempts is right.
 
-    The attempts are drawn in random order. `counts` are attempts by answer key; the other attempts
-    abstain. A tie goes to the answer drawn first, which is `core.votes`'s rule when ordinals follow
-    the draw: among t tied answers each is first with probability 1 / t. Exact up to 512 attempts;
-    beyond, the mean of 20,000 draws from a fixed seed, whose standard error is `majority_error`'s.
-    ValueError unless 1 <= k <= n.
+    The attempts are drawn in random order. `counts` maps answer keys to numbers of attempts; all
+    other attempts abstain. A tie goes to the answer drawn first, which is the rule of `core.votes`
+    when ordinals follow the draw: each of t tied answers is first with probability 1 / t. The
+    result is exact up to 512 attempts. Above that it is the mean of 20,000 draws from a fixed seed,
+    with the standard error of `majority_error`. Raises ValueError unless 1 <= k <= n.
     """
     if not all(1 <= k <= n for k in ks) or sum(counts.values()) > n:
         raise ValueError(
@@ -93,25 +93,25 @@ def majority_at_k(
 
 
 def majority_error(counts: Mapping[str, int], n: int, right: Collection[str], k: int) -> float:
-    """Return the standard error that `majority_at_k` has from drawing: 0.0 where it is exact."""
+    """Return the standard error of `majority_at_k` due to sampling: 0.0 where it is exact."""
     if n <= _EXACT_LIMIT:
         return 0.0
     return float(_drawn(counts, n, right, k).std(ddof=1) / math.sqrt(_N_DRAWS))
 
 
 def _winning_ways(counts: Mapping[str, int], n: int, key: str) -> Table:
-    """Return the number of subsets in which `key` wins, by their size, shape (n + 1,).
+    """Return the number of subsets in which `key` wins, by subset size, shape (n + 1,).
 
-    A tie among t counts 1 / t. For each count x of the key, the other answers' counts must stay
-    below x or tie with it. Their subsets are counted by a product of polynomials: powers of z are
-    attempts drawn, rows are answers tied. No term is negative, so floats lose only their last
-    digits.
+    A tie among t answers counts 1 / t. For each count x of the key, the counts of the other answers
+    must be less than x or equal to it. A product of polynomials counts these subsets: the powers of
+    z are attempts drawn, the rows are tied answers. No term is negative, so floats lose only their
+    last digits.
     """
     others = [count for other, count in counts.items() if other != key]
     total: Table = np.zeros(n + 1)
     for x in range(1, counts[key] + 1):
         rivals = [count for count in others if count >= x]
-        # abstentions, and answers too rare to tie: they may be drawn at will
+        # abstentions and answers too rare to tie: any number of them may be drawn
         harmless = n - counts[key] - sum(rivals)
         table = np.zeros((len(rivals) + 1, n + 1))
         table[0, : harmless + 1] = [math.comb(harmless, i) for i in range(harmless + 1)]
@@ -129,7 +129,7 @@ def _winning_ways(counts: Mapping[str, int], n: int, key: str) -> Table:
 def _drawn(counts: Mapping[str, int], n: int, right: Collection[str], k: int) -> Table:
     """Return the share of a right majority in each of 20,000 draws of k attempts, shape (20,000,).
 
-    Ties are shared out.
+    A tie among t answers gives each of them 1 / t.
     """
     keys = list(counts)
     if not keys:
@@ -147,11 +147,11 @@ def _drawn(counts: Mapping[str, int], n: int, right: Collection[str], k: int) ->
 def scaling(
     pools: Mapping[str, Sequence[Trace]], right: Mapping[str, frozenset[str]], ks: Sequence[int]
 ) -> list[Point]:
-    """Return pass@k and maj@k for each k from pools sampled in full, without bias.
+    """Return unbiased estimates of pass@k and maj@k for each k from fully sampled pools.
 
-    Problems in `right` (see `right_keys`) count. Those with fewer than k attempts are left out at
-    that k, and a k for which no problem has enough is left out; so compare only points of equal n.
-    Intervals are `mean_estimates`'.
+    Only problems in `right` (see `right_keys`) count. A problem with fewer than k attempts is left
+    out at that k, and a k without any problem is left out. Therefore compare only points of equal
+    n. Intervals are those of `mean_estimates`.
     """
     passes: dict[int, list[float]] = {k: [] for k in ks}
     majorities: dict[int, list[float]] = {k: [] for k in ks}

@@ -1,9 +1,9 @@
-"""A series: several jobs over the same problems, one after another, that one study compares.
+"""A series: several jobs over the same problems, run one after another and compared by one study.
 
-Each job has its own directory below the series' and is an ordinary job: it can be resumed,
-evaluated and looked at like any other, and the same series again continues where it was. How a job
-is run and shown, and on which engine, is the caller's: it passes a function. One engine can serve a
-whole series, since all plans have the same models.
+Each job has its own directory inside the directory of the series. It is an ordinary job that can be
+resumed, evaluated and inspected; running the same series again resumes it. The caller passes a
+function that runs a job, displays it and chooses its engine. One engine can serve the whole series,
+since all plans have the same models.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Pools: TypeAlias = dict[str, list[Trace]]  # by problem id
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One job of a series: its plan, its folder in the series' directory, and a word for a title.
+    """One job of a series: its plan, its folder in the directory of the series, and a short title.
 
-    The folder "" is that directory itself, for a series of one job.
+    The folder "" is the directory itself, for a series of one job.
     """
 
     plan: Plan
@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Jobs to be run in this order, over the problems of `file`."""
+    """Jobs over the problems of `file`, to be run in this order."""
 
     directory: Path
     members: Sequence[Member]
@@ -49,11 +49,11 @@ class Series:
     source: JobSource
 
     def run(self, run_job: Callable[[Job, Plan, str], int]) -> tuple[list[Pools], int]:
-        """Return the pools of each job and 0, once all are finished.
+        """Return the pools of each job and the exit code 0, after all jobs finish.
 
-        When a signal ends a job it is the pools so far, and the signal's exit code. `run_job`
-        runs what remains of a job under a title, where something does; it returns 0, or the exit
-        code of the signal that ended it.
+        When a signal ends a job, return the pools collected so far and the exit code of the signal.
+        `run_job` runs the remaining problems of a job under a title, and is called only if there
+        are any. It returns 0, or the exit code of the signal that ended the job.
         """
         pools: list[Pools] = []
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -77,8 +77,8 @@ def series(
 ) -> Series:
     """Return the series of these jobs over the first `limit` rows (0: all) of a plan's problems.
 
-    PlanError, before anything is started, when a plan cannot be run or the directory has other
-    problems or another kind of job. The plan must name its problems.
+    The plan must name its problems. Raises PlanError, before anything starts, when a plan cannot be
+    run or when the directory contains other problems or another kind of job.
     """
     assert loaded.problems is not None
     for member in members:

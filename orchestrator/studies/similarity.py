@@ -1,8 +1,8 @@
 """The quality of a similarity: pairs of prefixes of finished traces, scored on held-out problems.
 
-"Positive" is a pair with the same final answer, as in DeepPrune (arXiv 2510.08483). Intervals are
-bootstraps over problems, whose pairs are anything but independent. Similarities are loaded by name
-and no engine is started: a similarity that asks a model is measured by a job.
+A "positive" is a pair with the same final answer, as in DeepPrune (arXiv 2510.08483). Intervals are
+bootstraps over problems, because the pairs of one problem are not independent. Similarities are
+loaded by name and no engine is started. A similarity that queries a model is measured by a job.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ FALSE_NEGATIVE_RATE = 0.2  # DeepPrune's operating point
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a prefix ends: after `n_words` of `words`, or at `n_tokens` tokens if that comes first.
+    """The end of a prefix: after `n_words` of `words` or `n_tokens` tokens, whichever comes first.
 
-    0 is no such end.
+    0 means no limit.
     """
 
     n_words: int
@@ -49,7 +49,7 @@ class Cut:
     n_tokens: int = 0
 
     def prefix(self, text: str, n_tokens: int) -> str:
-        """Return the prefix of a whole text of `n_tokens` tokens, taken as equally long."""
+        """Return the prefix of a whole text of `n_tokens` tokens, assumed to be equally long."""
         cut = (
             text[: len(text) * self.n_tokens // n_tokens] if 0 < self.n_tokens < n_tokens else text
         )
@@ -58,12 +58,12 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A similarity on `n_pairs` pairs, `n_same` of which agree.
+    """The quality of a similarity on `n_pairs` pairs, `n_same` of which agree.
 
-    `auroc` is over all pairs; `within` is the mean over problems with both kinds, None without any.
-    `tnr` is the share of the pairs that differ which it recognises when it takes a fifth of those
-    that agree for different; `tau` is the score at which that happens. A pair without a score
-    counts as the worst one.
+    `auroc` is over all pairs. `within` is the mean over problems with both kinds of pairs, or None
+    if there are no such problems. `tnr` is the share of differing pairs that are recognised as
+    different when a fifth of the agreeing pairs are misclassified as different; `tau` is the score
+    threshold at that point. A pair without a score ranks lowest.
     """
 
     n_pairs: int
@@ -75,7 +75,7 @@ class Quality:
 
 
 def labelled_prefixes(traces: Iterable[Trace], cut: Cut) -> list[LabelledPrefix]:
-    """Return the prefixes of a pool's attempts that ended by themselves with an answer.
+    """Return the prefixes of the attempts in a pool that ended by themselves with an answer.
 
     An attempt that is no longer than its prefix is left out.
     """
@@ -98,8 +98,8 @@ def labelled_prefixes(traces: Iterable[Trace], cut: Cut) -> list[LabelledPrefix]
 def job_prefixes(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[LabelledPrefix]]]:
     """Return the labelled prefixes of a job directory, or of its journal.db, by job and problem.
 
-    PlanError when there is no job. Pools of several jobs stay apart, because answers are classed
-    within a job; a problem's id says what belongs to one problem.
+    Pools of different jobs stay separate, because answer classes are defined within a job. The
+    problem id identifies pools of the same problem. Raises PlanError when there is no job.
     """
     job = read_finished(path)
     problems, _ = job.problems()
@@ -108,7 +108,7 @@ def job_prefixes(path: Path, cut: Cut) -> dict[str, tuple[Problem, list[Labelled
         pool = labelled_prefixes(job.pools[id], cut)
         if len(pool) > 1:
             problem = problems[id]
-            if problem.prompt:  # as live similarities see it
+            if problem.prompt:  # as live similarities receive it
                 problem = changed(problem, prompt=prepared_prompt(problem, job.plan))
             pools[f"{job.directory.resolve()}: {id}"] = (problem, pool)
     return pools
@@ -120,7 +120,7 @@ def cross_fitted(
     """Return each problem's scores by similarities fitted on the other folds of problems.
 
     Pairs are in the order of `combinations`. `scored_by` names another similarity that reads the
-    same model file; "" is the one that is fitted.
+    same model file; "" means the fitted similarity itself.
     """
     ids = sorted({problem.id for problem, _ in pools.values()})
     scores: dict[str, list[float | None]] = {}
@@ -141,7 +141,8 @@ def cross_fitted(
 def fit(name: str, pools: Pools) -> str:
     """Return the text of the model file of a similarity fitted on these pools.
 
-    PlanError when it cannot be fitted, on these or at all.
+    Raises PluginError when the similarity cannot be trained, and PlanError when fitting on these
+    pools fails.
     """
     cls: Any = registry.plugin_class("similarity", name)
     if not hasattr(cls, "fit"):
@@ -160,7 +161,7 @@ def fit(name: str, pools: Pools) -> str:
 
 
 def scores_of_pairs(similarity: Similarity, pools: Pools) -> dict[str, list[float | None]]:
-    """Return a similarity's scores of each problem's pairs, in the order of `combinations`."""
+    """Return a similarity's scores for each problem's pairs, in the order of `combinations`."""
     return {
         id: scores_without_engine(
             similarity, problem, [(a.prefix, b.prefix) for a, b in combinations(pool, 2)]
@@ -170,9 +171,9 @@ def scores_of_pairs(similarity: Similarity, pools: Pools) -> dict[str, list[floa
 
 
 def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quality:
-    """Return how well scores tell pairs that agree from pairs that differ.
+    """Return how well the scores separate pairs that agree from pairs that differ.
 
-    PlanError unless there are both.
+    Raises PlanError unless there are pairs of both kinds.
     """
     ids = sorted({problem.id for problem, pool in pools.values() if len(pool) > 1})
     rows = [
@@ -187,7 +188,7 @@ def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quali
             "both kinds are needed to measure a similarity"
         )
     levels, places = np.unique([score for *_, score in rows], return_inverse=True)
-    counts = np.zeros((len(ids), 2, len(levels)))  # of each problem, [differ, agree], by score
+    counts = np.zeros((len(ids), 2, len(levels)))  # per problem: [differ, agree], by score
     for (id, same, _), place in zip(rows, places, strict=True):
         counts[id, same, place] += 1
     whole = counts.sum(axis=0)
@@ -209,12 +210,12 @@ def quality(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> Quali
     )
 
 
-# Both are read off counts by score, which a resample only weighs again: a hundredth of the time of
-# scikit-learn's roc_curve, which sorts the pairs each time. The tests compare them with it.
+# Both are computed from counts by score, which each resample only reweights. This takes a hundredth
+# of the time of scikit-learn's roc_curve, which sorts the pairs each time. The tests compare both.
 
 
 def _auroc(counts: Table) -> float:
-    """Return P(score of a pair that agrees > of one that differs) + P(equal) / 2.
+    """Return P(score of an agreeing pair > score of a differing pair) + P(equal) / 2.
 
     Counts have shape (2, n_levels).
     """
@@ -224,9 +225,9 @@ def _auroc(counts: Table) -> float:
 
 
 def _tnr(counts: Table) -> tuple[float, int]:
-    """Return the share of pairs that differ below the operating point, and its level.
+    """Return the share of differing pairs below the operating point, and its level.
 
-    That is the highest level under which at most a fifth of the pairs that agree lie.
+    The operating point is the highest level with at most a fifth of the agreeing pairs below it.
     """
     differ, agree = counts
     below = np.cumsum(agree) - agree

@@ -1,7 +1,7 @@
 """The summary of a job: its results, their cost and their accuracy.
 
-It alone joins a job's results with reference answers for the command line; the numbers are
-`orchestrator.studies.evaluate`'s, and the tables the command line's.
+Only this module joins a job's results with reference answers for the command line. The numbers come
+from `orchestrator.studies.evaluate`; the command line renders the tables.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from orchestrator.studies.evaluate import Report, Same, report, reselect, right_
 from orchestrator.studies.scaling import Point, attempts, scaling
 
 T = TypeVar("T")
-N_LISTED = 3  # failed, and invalid, problems that are named
+N_LISTED = 3  # failed problems that are listed, and invalid ones
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A problem that failed or was invalid, and why."""
+    """A problem that failed or was invalid, with its error."""
 
     id: str
     error: str
@@ -37,9 +37,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The end of a run. `n_open` problems have no result yet; `n_resumed` had theirs before.
+    """The outcome of a run.
 
-    Paths are as the user would write them.
+    `n_open` problems have no result yet; `n_resumed` had a result before this run. Paths are
+    written as the user would write them.
     """
 
     directory: str
@@ -48,18 +49,18 @@ class Summary:
     report: Report
     n_open: int
     n_resumed: int
-    start_seconds: float  # of this run's wall-clock seconds, until the engine was up
-    tokens_per_second: float | None  # of this run, from then on
-    n_undecided: int  # traces with a comparison, reading or verdict that could not be decided
-    undecided: str  # the note on the first of them
+    start_seconds: float  # the part of this run's wall-clock time before the engine was up
+    tokens_per_second: float | None  # of this run, after the engine was up
+    n_undecided: int  # traces with an undecided comparison, reading or verdict
+    undecided: str  # the note on the first of these traces
     failed: tuple[Fault, ...]  # the first few
     invalid: tuple[Fault, ...]
     interrupted: bool
-    chosen: str = ""  # what the strategy `auto` resolved to, and why
+    chosen: str = ""  # the strategy that `auto` resolved to, and the reason
 
     @property
     def all_failed(self) -> bool:
-        """Whether there were problems and every one failed or was invalid."""
+        """Whether there were problems and all of them failed or were invalid."""
         by_status = self.report.n_by_status
         n_failed = by_status[Status.FAILED] + by_status[Status.INVALID]
         return not self.n_open and n_failed > 0 and n_failed == self.report.n_results
@@ -69,8 +70,8 @@ class Summary:
 class Ranking:
     """The evaluation of one selector on the pools.
 
-    `n_other` answers differ from the job's own; `n_failed` pools could not be ranked, the first
-    because of `error`.
+    `n_other` answers differ from the job's answers. `n_failed` pools could not be ranked; `error`
+    is the error of the first.
     """
 
     selector: str
@@ -81,9 +82,9 @@ class Ranking:
 
 
 def compare_answers(plan: Plan, execution: Execution, work: Callable[[Same], Awaitable[T]]) -> T:
-    """Return what `work` returns when it is given a way to compare answers.
+    """Return the result of `work`, which receives a function that compares answers.
 
-    The processes that compare end with it.
+    The comparison processes end when `work` returns.
     """
 
     async def compared() -> T:
@@ -122,7 +123,7 @@ def summarise(
 ) -> Summary:
     """Return the summary of an open job after a run of `seconds`.
 
-    `start_seconds` of them passed before its engine was up.
+    The engine was up after the first `start_seconds` of them.
     """
     serving = seconds - start_seconds
     results = job.results()
@@ -155,9 +156,9 @@ def rankings(
     selectors: Mapping[str, Selector],
     right: Callable[[Sequence[Result]], Mapping[str, bool]],
 ) -> list[Ranking]:
-    """Return what each selector makes of finished pools.
+    """Return the evaluation of each selector on finished pools.
 
-    `right` returns which of its results are correct.
+    `right` returns which results of a selector are correct.
     """
     own = {r.problem_id: r.answer.key if r.answer else None for r in results}
     ranked = []
@@ -185,7 +186,11 @@ def curve(
     plan: Plan,
     execution: Execution,
 ) -> list[Point]:
-    """Return pass@k and maj@k; for `ks` empty, at the powers of two that the pools hold."""
+    """Return pass@k and maj@k for each k in `ks`.
+
+    If `ks` is empty, the default is the powers of two up to the largest number of attempts in a
+    pool.
+    """
     right = compare_answers(
         plan, execution, lambda same: right_keys(pools, references, domains, same)
     )

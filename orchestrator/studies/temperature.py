@@ -1,16 +1,15 @@
-"""The sampling temperature at the turning point of a model's entropy: TURN.
+"""TURN: the sampling temperature at the turning point of a model's entropy curve.
 
-The method is of Du, Yang and Welleck (arXiv 2502.05234). As the temperature rises, the log of the
-mean token entropy first grows ever more slowly and then takes off: there the model's text becomes
-arbitrary. That point is a good temperature for many samples, and finding it needs no answers.
-Follows the released code (github.com/StigLidu/TURN): grid, second difference, first interior point
-where it is positive.
+The method is from Du, Yang and Welleck (arXiv 2502.05234). As the temperature rises, the log of the
+mean token entropy first grows more and more slowly and then rises steeply: from there on, the text
+of the model becomes arbitrary. The turning point is a good temperature for sampling many traces,
+and finding it requires no reference answers. Follows the released code (github.com/StigLidu/TURN):
+the same grid, the second difference, and the first interior point where it is positive.
 
-Where we differ: the released code takes the entropy of the 1000 most likely tokens at each place;
-we take minus the log-probability of the token drawn, whose mean is that entropy (without bias, with
-more noise), so that the engine returns no more than one number per token. Both need
-log-probabilities at the temperature sampled at: `execution.engine` "vllm" with `processed_logprobs
-= true`.
+Differs: the released code computes the entropy of the 1000 most likely tokens at each position. We
+use the negative log-probability of the sampled token, whose mean is that entropy (without bias, but
+with more noise), so that the engine returns only one number per token. Both need log-probabilities
+at the sampling temperature: `execution.engine` "vllm" with `processed_logprobs = true`.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from orchestrator.core.values import PluginSpec, Problem, Trace
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime import api
 
-# 0.1 to 1.4, as released: steps of 0.1, below 1.5
+# 0.1 to 1.4 in steps of 0.1, as in the released code (range up to 1.5, exclusive)
 GRID = tuple(round(0.1 * i, 1) for i in range(1, 15))
-N_SAMPLES = 32  # in all, at each temperature
+N_SAMPLES = 32  # in total, at each temperature
 MAX_NEW_TOKENS = 1024
-_ROUNDING = 1e-9  # of a curve that does not bend, second differences are not quite 0
-FOR_VOTING = 0.0  # what is added to the turning point: for a majority vote, and
+_ROUNDING = 1e-9  # second differences of a straight curve are not exactly 0
+FOR_VOTING = 0.0  # offset from the turning point: for a majority vote, and
 FOR_BEST = 0.1  # for best-of-n, which gains from more diversity
 
 
 @dataclass(frozen=True, slots=True)
 class TemperatureChoice:
-    """The chosen temperature, and the curve it was read from.
+    """The chosen temperature and the measured entropy curve.
 
     Entropies are means over tokens in nats, of shape (n_temperatures,). `turn` is the turning
-    point, to which the offset of what the samples are for is added.
+    point; `temperature` adds the offset for the use of the samples.
     """
 
     temperature: float
@@ -54,8 +53,8 @@ class TemperatureChoice:
 def turning_point(temperatures: Sequence[float], entropies: Sequence[float]) -> float:
     """Return the first interior temperature at which the log entropy is convex.
 
-    It is the last interior one where there is none. Temperatures ascend, entropies are positive,
-    and there are at least three of each: ValueError otherwise.
+    If there is none, return the last interior temperature. Temperatures must ascend, entropies must
+    be positive, and there must be at least three of each. Raises ValueError otherwise.
     """
     t, h = np.asarray(temperatures, dtype=float), np.asarray(entropies, dtype=float)
     if t.shape != h.shape or t.size < 3 or not (np.diff(t) > 0).all():
@@ -79,11 +78,11 @@ def choose_temperature(
     n_samples: int = N_SAMPLES,
     offset: float = FOR_VOTING,
 ) -> TemperatureChoice:
-    """Return TURN's temperature for the plan's model on problems like these, without references.
+    """Return the temperature that TURN chooses for the plan's model on problems without references.
 
-    Costs `n_samples` traces of at most 1024 tokens at each temperature: of the first `n_samples`
-    problems one each, of fewer as many of each as fit. The rest of the sampling is as in the plan,
-    with nothing cut off from the tail (top_p 1, no top_k, no min_p).
+    Costs `n_samples` traces of at most 1024 tokens at each temperature: one for each of the first
+    `n_samples` problems, or several per problem if there are fewer problems. All other sampling
+    parameters are those of the plan, without truncation of the tail (top_p 1, no top_k, no min_p).
     """
     require_processed(execution)
     chosen = list(problems)[:n_samples]
@@ -99,15 +98,18 @@ def choose_temperature(
 def chosen_from(
     temperatures: Sequence[float], entropies: Sequence[float], offset: float
 ) -> TemperatureChoice:
-    """Return the choice that a measured curve leads to. ValueError as `turning_point`."""
+    """Return the choice for a measured curve.
+
+    Raises ValueError as `turning_point` does.
+    """
     turn = turning_point(temperatures, entropies)
     return TemperatureChoice(round(turn + offset, 6), turn, tuple(temperatures), tuple(entropies))
 
 
 def require_processed(execution: Execution) -> None:
-    """Refuse a vLLM engine that would report the model's own log-probabilities.
+    """Raise PlanError for a vLLM engine that would report the log-probabilities of the raw model.
 
-    Their mean is a cross-entropy, which turns elsewhere.
+    Their mean is a cross-entropy, which has its turning point elsewhere.
     """
     name, options = execution.engine.name, execution.engine.options
     if name == "ray" and options.get("backend", "vllm") == "vllm":
@@ -152,9 +154,9 @@ def _entropy(problems: Sequence[Problem], plan: Plan, execution: Execution) -> f
 
 
 def mean_entropy(pools: Sequence[Sequence[Trace]], temperature: float) -> float:
-    """Return the mean over traces of the mean over tokens; traces without tokens do not count.
+    """Return the mean over traces of the mean over tokens; traces without tokens are ignored.
 
-    PlanError when none has any.
+    Raises PlanError when no trace has log-probabilities.
     """
     means = [
         -t.metrics["mean_logprob"] for pool in pools for t in pool if "mean_logprob" in t.metrics

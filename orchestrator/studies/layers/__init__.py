@@ -1,5 +1,5 @@
-"""Which layers a model runs, and in what order: think blocks and the search for an order.
+"""Layer schedules: which layers a model runs, and in which order.
 
-Measured in plain PyTorch on few prompts. Serving such orders belongs to
-`orchestrator.engines.vllm.latent`.
+Think blocks, and the search for an order, measured in plain PyTorch on few prompts.
+`orchestrator.engines.vllm.latent` serves such orders.
 """

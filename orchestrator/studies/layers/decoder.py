@@ -1,11 +1,11 @@
-"""A decoder run under any order of its layers, in plain PyTorch.
+"""A decoder that runs under any order of its layers, in plain PyTorch.
 
-It gives greedy and sampled replies, likelihoods and residual streams. The one rule: weights are
-never copied nor changed. An order is a list of shallow copies of the layers, one for each visit,
-each with a KV slot of its own; the model's list is put back when the call ends. For measuring on
-few prompts, not for serving: that is `orchestrator.engines.vllm.latent`. Imports torch and
-transformers: import it late (`orchestrator.studies.layers.loading` says what to install where they
-are missing).
+It returns greedy and sampled replies, likelihoods and residual streams. The one rule: weights are
+never copied or changed. An order is a list of shallow copies of the layers, one per visit, each
+with its own KV slot. The model's own list of layers is restored when the call ends. This is for
+measurements on few prompts; `orchestrator.engines.vllm.latent` is for serving. Imports torch and
+transformers, so import it late (`orchestrator.studies.layers.loading` reports what to install if
+they are missing).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Message, Prompt
 from orchestrator.studies.layers.scoring import Completion
 
-# Families whose forward is embed, layers, norm, head, and whose layers know their place by
-# `self_attn.layer_idx` alone. Each is compared with its stock model in the tests. The layers' kinds
-# of attention come from the configuration, by place.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # those whose schedules an engine runs, too
+# Families with the forward pass embed, layers, norm, head, in which layers know their position by
+# `self_attn.layer_idx` alone. The tests compare each family with its stock model. The kind of
+# attention of a layer is read from the configuration, by position.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # engines run their schedules, too
 
 
 class Decoder:
     """A model and its tokenizer.
 
-    Not for use from several threads: a call rearranges the model while it runs.
+    Not thread-safe: a call rearranges the model while it runs.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        """Take a causal language model of transformers; PlanError for a family not covered."""
+        """Wrap a causal language model of transformers; PlanError for an unsupported family."""
         family = model.config.model_type
         if family not in FAMILIES:
             raise PlanError(
@@ -51,7 +51,7 @@ class Decoder:
 
     @property
     def n_layers(self) -> int:
-        """Return how many layers the model has."""
+        """Return the number of layers of the model."""
         return len(self._layers)
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ class Decoder:
         )
 
     def text_ids(self, text: str) -> tuple[int, ...]:
-        """Return a running text as token ids, without special tokens."""
+        """Return a plain text as token ids, without special tokens."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def greedy(
@@ -96,7 +96,7 @@ class Decoder:
     ) -> list[Completion]:
         """Return a continuation of each prompt, sampled from the whole vocabulary.
 
-        The temperature is above 0; the seed makes it repeatable.
+        The temperature must be above 0. The seed makes the result reproducible.
         """
         generator = torch.Generator(self._model.device).manual_seed(seed)
 
@@ -109,9 +109,9 @@ class Decoder:
     def token_logprobs(
         self, windows: Sequence[Sequence[int]], order: Sequence[int]
     ) -> list[list[float]]:
-        """Return the log-probability of each token after a window's first.
+        """Return the log-probability of each token of a window except the first.
 
-        The layers run in this order; windows are of one length.
+        The layers run in this order. All windows have the same length.
         """
         with self._arranged(self._visits(order), order):
             return self._logprobs(windows)
@@ -124,11 +124,11 @@ class Decoder:
         tail: Sequence[int],
         n_steps: int,
     ) -> list[list[float]]:
-        """Return `token_logprobs` with the think block g in `n_steps` damped steps.
+        """Return `token_logprobs` with the think block g run in `n_steps` damped steps.
 
-        A step is x <- x + (g(x) - x) / n_steps, the loop of a frozen model of arXiv 2605.23872.
-        PlanError when the block's layers attend in different ways, which the one mask that the
-        model hands to a block cannot serve.
+        A step is x <- x + (g(x) - x) / n_steps, the loop for frozen models of arXiv 2605.23872.
+        Raises PlanError when the block's layers use different kinds of attention, because the model
+        passes a single mask to a block.
         """
         order = (*head, *tuple(think) * n_steps, *tail)
         kinds = getattr(self._base.config, "layer_types", None)
@@ -167,7 +167,7 @@ class Decoder:
     def _logprobs(self, windows: Sequence[Sequence[int]]) -> list[list[float]]:
         logprobs: list[list[float]] = []
         with torch.inference_mode():
-            # one by one: the logits of a window are the largest thing in memory
+            # one by one, because the logits of a window use the most memory
             for window in windows:
                 ids = self._ids([window])
                 logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
@@ -215,7 +215,7 @@ class Decoder:
         return torch.tensor([list(row) for row in rows], device=self._model.device)
 
     def _visits(self, order: Sequence[int]) -> list[Any]:
-        """Return a shallow copy of the layer for each visit, with a KV slot of its own."""
+        """Return a shallow copy of the layer for each visit, each with its own KV slot."""
         if not order or not 0 <= min(order) <= max(order) < self.n_layers:
             raise PlanError(
                 f"the order of layers {list(order)} does not fit; "
@@ -225,7 +225,7 @@ class Decoder:
 
     @contextlib.contextmanager
     def _arranged(self, modules: Sequence[Any], order: Sequence[int]) -> Iterator[None]:
-        """Let the model run these modules, which visit the layers in this order, in the block."""
+        """Let the model run these modules within the block; they visit layers in this order."""
         config = copy.copy(self._base.config)
         config.num_hidden_layers = len(order)
         kinds = getattr(config, "layer_types", None)
@@ -241,11 +241,11 @@ class Decoder:
 
 
 class _Damped(torch.nn.Module):  # type: ignore[misc]  # torch's annotations are not read
-    """Several visits of one block, each of which moves the state by its share of a whole step."""
+    """Several visits of one block, each of which applies its share of a whole step to the state."""
 
     def __init__(self, blocks: Sequence[Sequence[Any]]) -> None:
         super().__init__()
-        # plain lists: the layers belong to the model
+        # plain lists, because the layers belong to the model
         self._blocks = [list(block) for block in blocks]
 
     def forward(self, hidden: Any, **context: Any) -> Any:
@@ -259,9 +259,9 @@ class _Damped(torch.nn.Module):  # type: ignore[misc]  # torch's annotations are
 
 
 class _Batch:
-    """Prompts that are being continued: their shared start is read once, the rest left-padded.
+    """Prompts with continuations in progress.
 
-    Rows leave when they are finished.
+    Their shared prefix is read once, and the rest is left-padded. Finished rows are removed.
     """
 
     def __init__(self, config: Any, prompts: Sequence[Sequence[int]], device: Any) -> None:
@@ -284,7 +284,7 @@ class _Batch:
         self._mask = torch.tensor(
             [[1] * n + [0] * (width - len(row)) + [1] * len(row) for row in rest], device=device
         )
-        # place of each row's next token
+        # the position of each row's next token
         self._at = torch.tensor([[n + len(row)] for row in rest], device=device)
 
     def read(self, model: Any) -> Any:
@@ -338,7 +338,7 @@ def angular_distances(streams: Any) -> list[float]:
 
 
 def _visit(layer: Any, slot: int) -> Any:
-    """Return a layer that shares all weights and remembers keys and values in this slot."""
+    """Return a copy of a layer that shares all weights and stores keys and values in this slot."""
     twin = copy.copy(layer)
     twin._modules = dict(layer._modules)
     twin.self_attn = copy.copy(layer.self_attn)
@@ -347,7 +347,7 @@ def _visit(layer: Any, slot: int) -> Any:
 
 
 def _n_shared(prompts: Sequence[Sequence[int]]) -> int:
-    """Return how many first tokens all prompts share, leaving each at least one of its own."""
+    """Return the length of the prefix that all prompts share, always shorter than each prompt."""
     limit = min(map(len, prompts)) - 1
     n = 0
     while n < limit and all(a[n] == b[n] for a, b in pairwise(prompts)):

@@ -1,7 +1,7 @@
-"""Loads a `Decoder` by a model's name, and the schedule that the model ships with.
+"""Loads a `Decoder` by a model's name, and the layer schedule with which the model ships.
 
-It names what must be installed first; what a decoder does is
-`orchestrator.studies.layers.decoder`'s.
+Packages that are not installed are reported first. `orchestrator.studies.layers.decoder` implements
+the decoder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _NEEDED = ("torch", "transformers")
 
 
 def load_decoder(name: str, revision: str = "") -> Decoder:
-    """Return the model of this name in a plan; PlanError with the remedy when it cannot be loaded.
+    """Return the decoder of a model, named as in a plan.
 
-    On the CPU in float32, on a GPU as its weights are stored.
+    It runs in float32 on the CPU, or on a GPU in the dtype of its weights. Raises PlanError, with
+    the remedy, when the model cannot be loaded.
     """
     missing = [module for module in _NEEDED if importlib.util.find_spec(module) is None]
     if missing:
@@ -53,7 +54,7 @@ def load_decoder(name: str, revision: str = "") -> Decoder:
         dtype = torch.float32 if device == "cpu" else "auto"
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **source).to(device)
         return Decoder(model, AutoTokenizer.from_pretrained(path, **source))
-    # what transformers raises for what is not there or cannot be read
+    # raised by transformers for missing or unreadable files
     except (OSError, ValueError) as error:
         raise PlanError(
             f"model {name!r} cannot be loaded: {' '.join(str(error).split())}"
@@ -61,9 +62,9 @@ def load_decoder(name: str, revision: str = "") -> Decoder:
 
 
 def shipped_order(name: str, n_layers: int) -> tuple[int, ...]:
-    """Return the order in which a model ships.
+    """Return the order of layers with which a model ships.
 
-    That is all layers once, unless `latent` in its config.json has another one.
+    The order is all layers once, unless `latent` in its config.json gives another one.
     """
     latent = _latent(Path(resolve_model(name)) / "config.json")
     if not latent.get("layers"):
@@ -74,7 +75,7 @@ def shipped_order(name: str, n_layers: int) -> tuple[int, ...]:
 
 
 def _latent(config: Path) -> Mapping[str, object]:
-    if not config.is_file():  # a name of the hub
+    if not config.is_file():  # a model name on the hub
         return {}
     latent = json.loads(config.read_text(encoding="utf-8")).get("latent")
     return latent if isinstance(latent, dict) else {}

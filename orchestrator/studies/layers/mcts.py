@@ -1,16 +1,16 @@
-"""A tree search over orders of layers: CoLa's (arXiv 2507.07996, section 3 and appendix B).
+"""A tree search over orders of layers: CoLa (arXiv 2507.07996, section 3 and appendix B).
 
-It searches one order for a task instead of one for each input. A node is an order of layers, the
-root the model's own. A child skips k layers or runs a block of k layers r more times, k and r from
-1 to 4. A function returns the reward of an order; nothing is run here. Pure.
+It searches for one order per task instead of one per input. A node is an order of layers; the root
+is the model's own order. A child skips k layers or runs a block of k layers r more times, with k
+and r from 1 to 4. A function returns the reward of an order; nothing is run here. Pure.
 
-What the paper leaves open, and our choice. *c* is not published, so it is an option
-(`exploration`); its default is small, since a reward here is a mean over problems and good orders
-differ by a few hundredths, not by 0 and 1 as for one input. Nor does it say when a node gets
-another child: there are hundreds, and UCB would want each tried once. Here a node of v visits has
-about √v (progressive widening, Coulom 2007), and with the published probability of 0.1 it gets one
-more, at random. "Repeat r times" is read as r more times, since once is no action. An order that
-two ways lead to is one node.
+Where the paper is not specific, we chose the following. *c* is not published, so it is an option
+(`exploration`). Its default is small, because a reward here is a mean over problems and good orders
+differ by a few hundredths, not by 0 and 1 as for one input. The paper omits when a node gets
+another child: there are hundreds of candidates, and UCB would try each of them once. Here a node of
+v visits has about √v children (progressive widening, Coulom 2007), and with the published
+probability of 0.1 it gets one more, at random. "Repeat r times" is read as r more times, because
+one repetition would be no action. An order that can be reached in two ways is one node.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 Order: TypeAlias = tuple[int, ...]
-LARGEST = 4  # k and r go from 1 to 4 (section 3)
+LARGEST = 4  # k and r are from 1 to 4 (section 3)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How to search. `max_layers` bounds the length of an order; the paper's bound is not known."""
+    """The options of a search.
+
+    `max_layers` limits the length of an order; the limit in the paper is not known.
+    """
 
     max_layers: int
     n_simulations: int = 200  # appendix B
     length_penalty: float = 5.0  # lambda, appendix B
     random_probability: float = 0.1  # appendix B
-    # c: not published; on synthetic rewards 0.1 reached the best order in 60 of 60 searches, 1.4
+    # c: not published; on synthetic rewards, 0.1 reached the best order in 60 of 60 searches, 1.4
     # in 44
     exploration: float = 0.1
 
@@ -53,7 +56,7 @@ class _Node:
     total: float = 0.0
     children: list[_Node] = field(default_factory=list)
     untried: list[Order] | None = None  # None: not listed yet
-    exhausted: bool = False  # nothing new can be found at or below it
+    exhausted: bool = False  # no new order can be found at or below it
 
 
 def explore(
@@ -61,8 +64,8 @@ def explore(
 ) -> Iterator[Trial]:
     """Yield the root, then one new order per simulation.
 
-    It ends early when every order within the bound has been tried. Deterministic in its arguments;
-    `reward` is called once for each order.
+    The search ends early when every order within the limit has been tried. It is deterministic in
+    its arguments; `reward` is called once per order.
     """
     tree = _Node(root)
     seen = {root}
@@ -83,16 +86,16 @@ def ucb(
 ) -> float:
     """Return Q/v + c √(ln V / v) − λ ‖P‖/N.
 
-    `length_share` is ‖P‖/N, and `n_all` is V, the visits of the whole tree.
+    `length_share` is ‖P‖/N, and `n_all` is V, the number of visits of the whole tree.
     """
     bonus = options.exploration * math.sqrt(math.log(n_all) / n_visits)
     return node_total / n_visits + bonus - options.length_penalty * length_share
 
 
 def neighbours(order: Order, max_layers: int) -> list[Order]:
-    """Return the different orders one action away, none empty or beyond the bound.
+    """Return the distinct orders one action away, none of them empty or above the limit.
 
-    Skips come first, by k and then by place.
+    Skips come first, by k and then by position.
     """
     orders: dict[Order, None] = {}
     n = len(order)
@@ -112,7 +115,7 @@ def neighbours(order: Order, max_layers: int) -> list[Order]:
 def front(visits: Sequence[Trial]) -> list[Trial]:
     """Return the Pareto set, shortest first: each has more reward than every shorter one.
 
-    Of equals it is the first in the sequence.
+    Among equals, it contains the first in the sequence.
     """
     best: list[Trial] = []
     for visit in sorted(visits, key=lambda v: (len(v.order), -v.reward)):

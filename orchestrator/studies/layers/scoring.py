@@ -2,12 +2,12 @@
 
 It is the share of right answers, or of answers that agree with a vote.
 
-The one rule: every number states its targets and its number of problems. There
-are two kinds of target: reference answers ("accuracy"), and, without them, the majority of several
-replies drawn from the model as it ships ("agreement"). Agreement was chosen over the confidence of
-tokens because a mutilated model that repeats itself is very confident, and because a vote is more
-often right than the single reply it is compared with, so that an order can come out better than the
-model's own. It cannot tell a better answer from a wrong one that the vote shares: the number is
+The one rule: every number is reported with its targets and its number of problems. There are two
+kinds of target: reference answers ("accuracy") and, without them, the majority of several replies
+sampled from the model as it ships ("agreement"). Agreement was chosen over token confidence because
+a damaged model that repeats itself is very confident, and because a vote is more often right than
+the single reply it is compared with, so that an order can score better than the model's own.
+Agreement cannot tell a better answer from a wrong one that the vote shares: the number is
 agreement, never accuracy.
 
 Answers are read and compared as in a job, by `orchestrator.runtime.annotate`.
@@ -32,7 +32,7 @@ from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.studies.evaluate import share_estimate
 from orchestrator.studies.layers.mcts import Order
 
-FIRST = 8  # problems on which an order is tried before the rest
+FIRST = 8  # problems on which an order is tried first
 
 
 class SearchReward(StrEnum):
@@ -55,9 +55,9 @@ Complete: TypeAlias = Callable[[Order, Sequence[Problem]], Sequence[Completion]]
 
 @dataclass(frozen=True, slots=True)
 class OrderScore:
-    """The grades of one order: `right[i]` is the i-th problem's.
+    """The grades of one order; `right[i]` is the grade of the i-th problem.
 
-    `whole` when it was tried on all problems, not on the first ones alone.
+    `whole` is true when the order was tried on all problems, not only on the first ones.
     """
 
     order: Order
@@ -66,18 +66,18 @@ class OrderScore:
 
     @property
     def reward(self) -> float:
-        """Return the share of problems that it got right."""
+        """Return the share of problems that the order got right."""
         return sum(self.right) / len(self.right)
 
 
 class Grader:
     """Reads answers and compares them with targets: `with Grader(plan, execution) as grader:`.
 
-    Comparing may start processes, which end with the block.
+    Comparisons may start processes, which end with the block.
     """
 
     def __init__(self, plan: Plan, execution: Execution) -> None:
-        """Load nothing yet: domains load when they are first needed."""
+        """Load nothing yet; domains are loaded when they are first needed."""
         self._runner = asyncio.Runner()
         self._workers = AnswerWorkers(
             n_workers=execution.checkers, limit_seconds=execution.checker_seconds
@@ -90,7 +90,7 @@ class Grader:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the processes."""
+        """Stop the processes."""
         self._runner.run(self._workers.aclose())
         self._runner.close()
 
@@ -133,9 +133,10 @@ class Grader:
 def split(
     problems: Sequence[Problem], share: float, seed: int
 ) -> tuple[list[Problem], list[Problem]]:
-    """Return the problems to calibrate on and those held out, drawn at random by the seed.
+    """Return the calibration problems and the held-out problems, drawn at random with the seed.
 
-    Each keeps the file's order. PlanError when a part that should have problems would have none.
+    Both keep the order of the file. Raises PlanError when a part that needs problems would be
+    empty.
     """
     n_held = round(len(problems) * share)
     if n_held == len(problems) or (share > 0 and n_held == 0):
@@ -173,7 +174,7 @@ class Scorer:
         targets: Mapping[str, str],
         known: Collection[OrderScore] = (),
     ) -> None:
-        """`known` are scores of an earlier run over the same problems and targets."""
+        """Start with `known`, the scores of an earlier run over the same problems and targets."""
         self._complete = complete
         self._marker = grader
         self._problems = problems
@@ -182,7 +183,7 @@ class Scorer:
         self._floor = 0.0
 
     def whole(self, order: Order) -> OrderScore:
-        """Return an order's score on all problems, which those after it have to match.
+        """Return the score of an order on all problems, which later orders must match.
 
         The model's own order comes first.
         """
@@ -194,9 +195,10 @@ class Scorer:
         return scored
 
     def score(self, order: Order) -> OrderScore:
-        """Return an order's score on the first 8 problems, or on all if it may match the own order.
+        """Return the score of an order on the first 8 problems, or on all problems.
 
-        It may not when the upper end of the 95% interval of its share lies below the own order's.
+        It is tried on all problems if it may match the own order. It may not if the upper end of
+        the 95% interval of its share is below the share of the own order.
         """
         if order in self._known:
             return self._known[order]

@@ -1,10 +1,10 @@
-"""One search for a task's order of layers.
+"""One search for the best order of layers for a task.
 
 It splits problems, chooses targets, tries orders and compares the winner on other problems.
 
-The one rule: the problems that led a search never pass for a test of it. The winner and the model's
-own order are compared on held-out problems; where there are none, and reference answers led, the
-number is called an oracle. Values in, values out: nothing is printed.
+The one rule: the problems that guided a search are never reported as a test of it. The winner and
+the model's own order are compared on held-out problems. If there are none, and reference answers
+guided the search, the number is called an oracle. Values in, values out: nothing is printed.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from orchestrator.studies.layers.scoring import (
 
 
 class Runner(Protocol):
-    """What a search needs of a model: `orchestrator.studies.layers.decoder.Decoder` has it."""
+    """The model interface of a search, implemented by `orchestrator.studies.layers.decoder`."""
 
     @property
     def n_layers(self) -> int:
-        """Return how many layers the model has."""
+        """Return the number of layers of the model."""
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return a prompt as token ids."""
@@ -74,9 +74,9 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SearchTask:
-    """What to search for: the problems of `file`, their reference answers, and how they are used.
+    """The input of a search: the problems of `file`, their references, and the search settings.
 
-    `n_votes` serve agreement only.
+    `n_votes` is for agreement only.
     """
 
     plan: Plan
@@ -92,9 +92,10 @@ class SearchTask:
 
 @dataclass(frozen=True, slots=True)
 class OrderComparison:
-    """The winner against the model's own order.
+    """The comparison of the winner with the model's own order.
 
-    `kind` is "accuracy", "oracle" or "agreement". The two differ on `n_gained` + `n_lost`.
+    `kind` is "accuracy", "oracle" or "agreement". The two orders differ on `n_gained` + `n_lost`
+    problems.
     """
 
     kind: str
@@ -106,15 +107,15 @@ class OrderComparison:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The end of a search.
+    """The outcome of a search.
 
-    `front` is the Pareto set over orders tried on all problems; `comparison` is None when the
+    `front` is the Pareto set of the orders tried on all problems. `comparison` is None when the
     search was interrupted.
     """
 
     reward: SearchReward
-    n_problems: int  # that led the search
-    n_unvoted: int  # left out, since no drawn reply stated an answer
+    n_problems: int  # that guided the search
+    n_unvoted: int  # left out, because no sampled reply gave an answer
     n_orders: int
     n_whole: int  # orders tried on all problems
     own: OrderScore
@@ -127,10 +128,11 @@ class SearchResult:
 def chosen_reward(
     wanted: str, problems: Sequence[Problem], references: Mapping[str, str]
 ) -> tuple[SearchReward, tuple[Problem, ...]]:
-    """Return the reward that leads the search, and the problems that can be used for it.
+    """Return the reward that guides the search, and the problems that can be used for it.
 
-    "auto" is accuracy where there are references, then without the problems that have none; else
-    agreement. PlanError when accuracy is wanted and no problem has a reference.
+    "auto" is accuracy if there are references, and then leaves out the problems without one;
+    otherwise it is agreement. Raises PlanError when accuracy is requested and no problem has a
+    reference.
     """
     with_reference = tuple(p for p in problems if p.id in references)
     if wanted == SearchReward.AGREEMENT or (wanted == "auto" and not with_reference):
@@ -150,11 +152,12 @@ def search(
     path: Path,
     report: Callable[[int, OrderScore, OrderScore], None],
 ) -> SearchResult:
-    """Return the outcome; each order is logged in `path` once it is scored, and never run again.
+    """Return the outcome of the search.
 
-    `report` is called for every order, with their number, its score and the best score so far.
-    Ctrl-C ends the search with what there is, once the model's own order has been scored. PlanError
-    when there is nothing to reward or the log is another search's.
+    Each order is logged in `path` once scored, and never run again. `report` is called for every
+    order, with the number of orders so far, the score of the order and the best score so far.
+    Ctrl-C ends the search with the results so far, once the model's own order has been scored.
+    Raises PlanError when there is nothing to reward or when the log belongs to another search.
     """
     calibration, held_out = split(task.problems, task.holdout, task.plan.seed)
     complete = completer(runner, task)
@@ -210,7 +213,10 @@ def search(
 
 
 def completer(runner: Runner, task: SearchTask) -> Complete:
-    """Return what runs problems under an order: prompts and limits as the plan says, greedily."""
+    """Return a function that runs problems under an order, greedily.
+
+    Prompts and limits are those of the plan.
+    """
     ids = {p.id: runner.prompt_ids(prepared_prompt(p, task.plan)) for p in task.problems}
     sampling = task.plan.sampling
     return lambda order, problems: runner.greedy(
@@ -219,10 +225,10 @@ def completer(runner: Runner, task: SearchTask) -> Complete:
 
 
 def _merit(scored: OrderScore) -> tuple[float, float]:
-    """Return what makes a winner: tried on all problems, highest reward, then shortest.
+    """Return a sort key: tried on all problems, then highest reward, then shortest.
 
-    `max` keeps the first of equals. Of orders without any reward the first, the model's own, stays:
-    short ones would win by their length alone.
+    `max` keeps the first of equals. If no order has any reward, the first one, the model's own,
+    stays; otherwise short orders would win by their length alone.
     """
     reward = scored.reward if scored.whole else 0.0
     return reward, -len(scored.order) if reward else -math.inf
@@ -273,7 +279,7 @@ def _comparison(
     problems: Sequence[Problem],
     targets: Mapping[str, str],
 ) -> OrderComparison:
-    """Return both orders' accuracy against references where there are any, else against votes."""
+    """Return both orders' accuracy against references if there are any, otherwise against votes."""
     graded = [p for p in problems if p.id in task.references]
     if graded:
         kind = "oracle" if task.reward is SearchReward.ACCURACY and not task.holdout else "accuracy"
@@ -293,13 +299,16 @@ def _comparison(
 
 
 class SearchLog:
-    """Orders with their grades, one a line; the first line identifies the search.
+    """Orders with their grades, one per line; the first line identifies the search.
 
-    The file is replaced whole with each order, of which there are a few hundred.
+    The whole file is rewritten for each order. A search has a few hundred orders.
     """
 
     def __init__(self, path: Path, task: SearchTask, problems: Sequence[Problem]) -> None:
-        """Read the log, dropping a cut-off last line; PlanError when it is of another search."""
+        """Read the log, without a truncated last line.
+
+        Raises PlanError for the log of another search.
+        """
         head = msgspec.json.encode({"search": _identity(task, problems)}) + b"\n"
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         self._lines = [line for line in lines if line.endswith(b"\n")] or [head]
@@ -317,7 +326,7 @@ class SearchLog:
             raise JournalError(f"{path}: {error.strerror}; choose another --out") from error
 
     def add(self, scored: OrderScore) -> None:
-        """Write an order's score, unless it is logged already."""
+        """Write the score of an order, unless it is already logged."""
         if scored.order in self._orders:
             return
         self._orders.add(scored.order)
@@ -337,9 +346,9 @@ def _scored(row: Mapping[str, Any]) -> OrderScore:
 
 
 def _identity(task: SearchTask, problems: Sequence[Problem]) -> str:
-    """Return a digest of what grades depend on: model, prompts, targets and sampling.
+    """Return a digest of everything that grades depend on: model, prompts, targets and sampling.
 
-    It leaves out the options of the search: other options may use the same grades.
+    The options of the search are not included: other options may use the same grades.
     """
     prompts = [
         (p.id, prepared_prompt(p, task.plan), p.domain, task.references.get(p.id)) for p in problems

@@ -1,12 +1,12 @@
-"""The think block of a model: how far each layer turns the residual stream, and what looping does.
+"""The think block of a model: the angular distance of each layer, and the effect of looping.
 
 As in ETD (Koishekenov et al., arXiv 2510.07358): angular distances d_l = arccos(cos(x_l, x_{l+1}))
-/ pi between the residual streams before and after layer l, averaged over the tokens of a text.
-Where that curve goes flat, from the front and from the back, lie its knees: layers before the
-front's knee encode, layers after the back's knee decode, those between think.
+/ pi between the residual streams before and after layer l, averaged over the tokens of a text. The
+knees are where that curve becomes flat, from the front and from the back. Layers before the front
+knee encode, layers after the back knee decode, and the layers between them think.
 
-Looping a block of a frozen model is not guaranteed to help: the effect is measured here, by the
-likelihood of the same text, for plain loops and for damped ones. Values only.
+Looping a block of a frozen model is not guaranteed to help. The effect is measured here by the
+likelihood of the same text, for plain and for damped loops. Values only.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from orchestrator.studies.evaluate import Estimate, mean_estimate
 if TYPE_CHECKING:
     from orchestrator.studies.layers.decoder import Decoder
 
-# how much the model reads at once; the tokens of a window count alike, the first ones without
-# context
+# the length of one forward pass; all tokens of a window count equally, including the first ones,
+# which have no context
 WINDOW_TOKENS = 128
-# S of the Kneedle paper, which calls 1 the best for curves known as a whole (section IV)
+# S of the Kneedle paper, which recommends 1 for curves known in full (section IV)
 SENSITIVITY = 1.0
-_FEWEST_WINDOWS = 2  # fewer give no interval
+_FEWEST_WINDOWS = 2  # fewer windows give no interval
 
 
 @dataclass(frozen=True, slots=True)
 class LoopEffect:
     """The effect of a depth on the likelihood of the text.
 
-    `nll` is nats a token; `change` is against depth 1, paired by window.
+    `nll` is in nats per token; `change` is against depth 1, paired by window.
     """
 
     depth: int
@@ -48,9 +48,10 @@ class LoopEffect:
 
 @dataclass(frozen=True, slots=True)
 class LayerProbe:
-    """`distances[l]` is layer l's; `schedule` is None when the curve has no knees.
+    """The distances, the proposed schedule and the loop effects of one model.
 
-    `loops` is empty without a schedule.
+    `distances[l]` belongs to layer l. `schedule` is None when the curve has no knees; then `loops`
+    is empty.
     """
 
     model: str
@@ -63,7 +64,8 @@ class LayerProbe:
 def built_in_text() -> str:
     """Return the built-in calibration text.
 
-    It is about 1,400 words of plain English prose, dialogue and sums, written for this.
+    It contains about 1,400 words of plain English prose, dialogue and arithmetic, written for this
+    purpose.
     """
     return (
         resources.files("orchestrator.studies.layers")
@@ -92,7 +94,7 @@ def mean_distances(decoder: Decoder, windows: Sequence[Sequence[int]]) -> tuple[
 def loop_effects(
     decoder: Decoder, windows: Sequence[Sequence[int]], schedule: Schedule, depths: Sequence[int]
 ) -> tuple[LoopEffect, ...]:
-    """Return the likelihoods at depth 1, then at each other depth, looped plainly and damped."""
+    """Return the likelihoods at depth 1, then at each other depth with plain and damped loops."""
     once = _nlls(decoder.token_logprobs(windows, schedule.order(1)))
     effects = [LoopEffect(1, False, schedule.n_layers_run(1), mean_estimate(once), None)]
     for depth in sorted({*depths} - {1}):
@@ -126,13 +128,13 @@ def _nlls(logprobs: Sequence[Sequence[float]]) -> list[float]:
 
 
 def kneedle(values: Sequence[float], sensitivity: float = SENSITIVITY) -> int | None:
-    """Return the index at which a falling, convex curve goes flat; None when it has no knee.
+    """Return the index at which a falling, convex curve becomes flat; None when it has no knee.
 
     Kneedle (Satopaa, Albrecht, Irwin and Raghavan 2011, section III) over equal steps: both axes
-    are scaled to [0, 1] and the curve is turned over; the knee is the first local maximum of (curve
-    - x) after which that difference falls below the maximum less `sensitivity` mean steps, before
-    it reaches another local maximum. We leave out the paper's first step, smoothing by a spline:
-    each value here is a mean over many tokens.
+    are scaled to [0, 1] and the curve is inverted. The knee is the first local maximum of (curve -
+    x) after which that difference falls below the maximum minus `sensitivity` mean steps, before it
+    reaches another local maximum. Differs: we omit the first step of the paper, smoothing by a
+    spline, because each value here is a mean over many tokens.
     """
     low, high = min(values, default=0.0), max(values, default=0.0)
     if len(values) < 3 or high == low:
@@ -152,9 +154,10 @@ def proposed(distances: Sequence[float]) -> Schedule | None:
     """Return the schedule encode, think × r, decode; None without knees.
 
     `distances[l]` is between the residual streams before and after layer l. The curve falls from
-    the front, is low in the middle and may rise towards the end, which the paper does not say how
-    to treat: here the front's knee is that of the lowest value so far, counted from the front, and
-    the back's likewise from the back. None too when the two leave no layer between them.
+    the front, is low in the middle and may rise towards the end, a case that the paper does not
+    treat. Here the front knee is that of the running minimum from the front, and the back knee that
+    of the running minimum from the back. The result is also None when no layer is left between the
+    two.
     """
     n_encode = kneedle(list(accumulate(distances, min)))
     n_decode = kneedle(list(accumulate(reversed(distances), min)))

@@ -1,5 +1,5 @@
 """Replays: strategies on recorded traces, without a model.
 
-Recordings and their files, the simulated clock, experiments over many replays, the pilot, and the
-engine `replay`. What a live job does belongs to `orchestrator.runtime`.
+This package contains recordings and their files, the simulated clock, experiments over many
+replays, the pilot, and the engine `replay`. `orchestrator.runtime` runs live jobs.
 """

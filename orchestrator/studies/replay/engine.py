@@ -1,9 +1,10 @@
 """The engine `replay`: a whole job (journal, annotation, display, resume) on recorded traces.
 
-For comparing strategies use `leadline replay`, which is faster and keeps a simulated clock; this is
-the same recording behind the protocol that every engine has. The one rule: a reply is a function of
-the request alone. A request draws a trace by its seed, with replacement, and a continuation finds
-its trace in the token ids it inherits, so that a resumed job continues as if nothing had happened.
+To compare strategies use `leadline replay`, which is faster and has a simulated clock. This engine
+serves the same recordings through the protocol of all engines. The one rule: a reply is a function
+of the request alone. A request draws a trace by its seed, with replacement. A continuation finds
+its trace by the token ids it inherits, so that a resumed job continues as if it had not been
+interrupted.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Replay:
     Problems are matched by their ids.
     """
 
-    # the plan's models are only names here, and their abilities are not checked
+    # the plan's models are only names here, and their capabilities are not checked
     loads_models: ClassVar[bool] = False
 
     source: Annotated[
@@ -48,12 +49,12 @@ class Replay:
     ] = 0.0
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return what recorded traces can do; stop rules need texts, so they are not among it."""
+        """Return the capabilities of recorded traces, without stop rules, which need texts."""
         return frozenset({Capability.SEED, Capability.CANCEL, Capability.CONTINUE})
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RecordedEngine]:
-        """Yield the engine; PlanError for several models, or when there is no recording."""
+        """Yield the engine; raises PlanError for several models or without a recording."""
         if len(models) != 1:
             raise PlanError(
                 f"a recording is of one model; the plan has {', '.join(models) or 'none'}"
@@ -73,7 +74,7 @@ class RecordedEngine(PacedEngine):
     async def generate(self, request: Request) -> Trace:
         """Return the recorded trace that this request's seed draws, or its continuation.
 
-        It is FAILED, with the reason, when it is not recorded.
+        The trace is FAILED, with the reason, when it is not recorded.
         """
         recorded = self._problems.get(request.problem_id)
         try:
@@ -97,9 +98,9 @@ class RecordedEngine(PacedEngine):
             index = random.Random(request.seed).randrange(len(recorded.traces))
             tape = Tape(recorded, [index], self._options.probe_tokens)
             if _n_turns(request.prompt) == _n_turns(recorded.problem.prompt):
-                tape.prompt = request.prompt  # in the wording of a plan that no engine sees
+                tape.prompt = request.prompt  # in the wording of a plan, which engines do not see
             return tape, index
-        # every token of a recorded trace carries its index
+        # every token id of a recorded trace is the index of that trace
         index = request.prefix_ids[0] if request.prefix_ids else -1
         if not set(request.prefix_ids) <= {index} or not 0 <= index < len(recorded.traces):
             raise ReplayError(
@@ -107,15 +108,15 @@ class RecordedEngine(PacedEngine):
                 f"{request.parent}"
             )
         tape = Tape(recorded, [], self._options.probe_tokens)
-        tape.prompt = request.prompt  # its parent was let through
+        tape.prompt = request.prompt  # the prompt of its parent was accepted
         tape.stretches[request.parent] = Stretch(request.parent, index, 0, len(request.prefix_ids))
         return tape, index
 
 
 def _plain(request: Request, trace: Trace, recorded: RecordedProblem, index: int) -> Trace:
-    """Return the raw trace, as engines give it: its answer stands only in its text.
+    """Return the raw trace, as engines return it: its answer is only in its text.
 
-    It is boxed if the text was not recorded.
+    If the text was not recorded, the text is the boxed answer.
     """
     n_tokens = trace.usage.output_tokens
     has_text = recorded.traces[index].text is not None and not request.suffix
@@ -132,9 +133,9 @@ def _plain(request: Request, trace: Trace, recorded: RecordedProblem, index: int
 
 
 def _n_turns(prompt: Prompt) -> int:
-    """Return the number of messages in a prompt, system messages aside.
+    """Return the number of messages in a prompt, without system messages.
 
-    A revision's conversation has more of them than its problem.
+    The conversation of a revision has more messages than its problem.
     """
     return 1 if isinstance(prompt, str) else sum(m.role != "system" for m in prompt)
 

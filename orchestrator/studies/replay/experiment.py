@@ -1,7 +1,7 @@
 """Many replays: strategies over recordings and seeds, in several processes, with intervals.
 
-The one rule: the unit of every interval is the question. Seeds only shuffle the same traces, so a
-value is first averaged over seeds. A question that several models answered (the same ids in every
+The one rule: the unit of every interval is the question. Seeds only shuffle the same traces, so
+values are first averaged over seeds. A question that several models answered (the same ids in every
 source) is one unit with all its models. Nothing is printed.
 """
 
@@ -37,7 +37,7 @@ MAJORITY = PluginSpec("majority")
 
 @dataclass(frozen=True, slots=True)
 class ReplaySetting:
-    """A strategy, and how the pool it leaves is voted on."""
+    """A strategy, and the selector that votes on its pool."""
 
     strategy: PluginSpec
     selector: PluginSpec = MAJORITY
@@ -47,7 +47,8 @@ class ReplaySetting:
 class Conditions:
     """How the recordings are played.
 
-    A probe costs `probe_tokens`; recordings do not say what theirs did, so 0 is what they support.
+    A probe costs `probe_tokens`. Recordings do not report the cost of their probes, so the default
+    is 0.
     """
 
     n_seeds: int = 100
@@ -61,9 +62,9 @@ class ReplayOutcome:
     """One exploration.
 
     `full_tokens` and `full_right` are the cost and the vote of all `n_planned` attempts of the same
-    draw. `pruned_tokens` were spent on attempts that did not end; `pruning_error`: one of those
-    held a right answer while the vote was wrong. `path_tokens`: the critical path, in tokens one
-    after another.
+    draw. `pruned_tokens` were spent on attempts that did not end. `pruning_error`: one of those
+    attempts had a right answer while the vote was wrong. `path_tokens` is the length of the
+    critical path, in tokens generated one after another.
     """
 
     right: bool
@@ -113,8 +114,8 @@ def play_all(
 ) -> list[ReplayRow]:
     """Return a row per recording and setting; for several recordings, also a row per setting.
 
-    ReplayError when a recording has no references, or does not hold what a strategy requests.
-    `n_processes` 0: one per core.
+    `n_processes` 0 means one per core. Raises ReplayError when a recording has no references, or
+    lacks a trace that a strategy requests.
     """
     for recording in recordings:
         lacking = [p.problem.id for p in recording.problems if p.right is None]
@@ -143,18 +144,18 @@ def play_all(
 def difference(row: ReplayRow, other: ReplayRow) -> Estimate:
     """Return how much more accurate `row` is than `other`, paired by question.
 
-    KeyError when they are not of the same questions.
+    Raises KeyError when they are not on the same questions.
     """
     return mean_estimate([row.units[unit][0] - right for unit, (right, _) in other.units.items()])
 
 
 def _chunks(conditions: Conditions) -> list[range]:
-    n = 1 if conditions.draw == "recorded" else conditions.n_seeds  # the recorded order is one
+    n = 1 if conditions.draw == "recorded" else conditions.n_seeds  # one recorded order
     size = max(1, n // 4)
     return [range(first, min(n, first + size)) for first in range(0, n, size)]
 
 
-_worker: dict[str, Any] = {}  # what a worker process plays: set once, when it starts
+_worker: dict[str, Any] = {}  # the inputs of a worker process, set once when it starts
 
 
 def _mapped(
@@ -172,7 +173,7 @@ def _mapped(
 
 def _begin(recordings: Sequence[Recording], conditions: Conditions) -> None:
     _worker["recordings"], _worker["conditions"] = recordings, conditions
-    gc.freeze()  # what was read stays; a collection would walk over all of it
+    gc.freeze()  # the recordings stay in memory; without this, each collection would traverse them
 
 
 def _play_in_worker(task: _Task) -> list[tuple[str, ReplayOutcome]]:
@@ -182,7 +183,7 @@ def _play_in_worker(task: _Task) -> list[tuple[str, ReplayOutcome]]:
 def _played(
     recording: Recording, task: _Task, conditions: Conditions
 ) -> list[tuple[str, ReplayOutcome]]:
-    """Return an outcome per problem and seed."""
+    """Return one outcome per problem and seed."""
     strategy = registry.load("strategies", task.setting.strategy)
     selector = registry.load("selectors", task.setting.selector)
     n_planned: int | None = getattr(strategy, "n_planned", None)
@@ -208,9 +209,9 @@ def _outcome(
     tape: Tape, run: SimulatedRun, selector: Selector, full: Sequence[int] | None
 ) -> ReplayOutcome:
     recorded, traces = tape.recorded, run.session.traces
-    # the pool that a live job votes on
+    # the pool that a live job would vote on
     right = _is_right(recorded, selector, pruned(list(traces.values()), run.session.dropped))
-    ends: dict[int, Stretch] = {}  # by attempt, its last stretch
+    ends: dict[int, Stretch] = {}  # attempt -> its last stretch
     for stretch in tape.stretches.values():
         if stretch.root not in ends or stretch.last > ends[stretch.root].last:
             ends[stretch.root] = stretch
@@ -242,7 +243,7 @@ def _whole(recorded: RecordedProblem, indices: Sequence[int]) -> list[Trace]:
 def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trace]) -> bool:
     try:
         clusters = selector(pool)
-    # a plugin may raise anything; mostly the recording lacks what it ranks by
+    # a plugin may raise anything; usually the recording lacks the values it ranks by
     except Exception as error:
         raise ReplayError(
             f"problem {recorded.problem.id}: the selector failed: {describe(error)}"
@@ -251,7 +252,7 @@ def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trac
 
 
 def _merged(pools: dict[str, dict[str, list[ReplayOutcome]]]) -> dict[str, list[ReplayOutcome]]:
-    """Return several sources' outcomes by question, merged where all have the same questions."""
+    """Return several sources' outcomes by question, merged if all have the same questions."""
     ids = [set(pool) for pool in pools.values()]
     same = all(one == ids[0] for one in ids)
     merged: dict[str, list[ReplayOutcome]] = {}

@@ -1,9 +1,9 @@
 """Reads recordings: job directories, recordings with probes, answer pools, pools of full texts.
 
-The one rule: a file's content is used unchanged, and a note names everything left out. A
-file's kind follows from its content. Answers that were recorded as answers are compared as texts,
-as those who recorded them did, unless a domain is named; answers of full texts are extracted and
-compared by a domain, `math` unless another is named.
+The one rule: the content of a file is used unchanged, and a note names everything left out. The
+kind of a file is detected from its content. Answers that were recorded as answers are compared as
+texts, as in their original evaluation, unless a domain is named. Answers of full texts are
+extracted and compared by a domain, `math` unless another is named.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from orchestrator.studies.replay.recording import (
 )
 from orchestrator.studies.summary import compare_answers
 
-NO_ANSWER = ("", "ERR", "None")  # as recordings with probes and answer pools write it
+NO_ANSWER = ("", "ERR", "None")  # as written in recordings with probes and answer pools
 _LEFT_OUT = (
     "that were cut short, dropped or built on others are left out; "
     "the cut ones are mostly the longer ones"
@@ -50,7 +50,7 @@ _KINDS = (
 class _RawProblem:
     """A problem as it was recorded: every answer's key is its text.
 
-    Answers of full texts are yet to be extracted.
+    Answers of full texts are not extracted yet.
     """
 
     problem: Problem
@@ -59,10 +59,11 @@ class _RawProblem:
 
 
 def read_recording(path: str | Path, domain: str = "", problems: str = "") -> Recording:
-    """Return the recording in a file or job directory. ReplayError naming it when there is none.
+    """Return the recording in a file or job directory.
 
-    `domain` decides how answers are compared ("": see the module). `problems` names the file with a
-    job's references, if not the one it ran.
+    `domain` determines how answers are compared ("": see the module). `problems` names the file
+    with a job's references, if it is not the file that the job ran on. Raises ReplayError, with the
+    path, when there is no recording.
     """
     path = Path(path)
     if path.is_dir():
@@ -104,7 +105,7 @@ def _decoded(path: Path) -> Any:
 
 
 def _parsed(content: Any) -> tuple[Sequence[_RawProblem], bool]:
-    """Return the problems, and whether their answers are yet to be extracted from texts."""
+    """Return the problems, and whether their answers must still be extracted from texts."""
     if isinstance(content, Mapping) and "problem_num" not in content:
         return [_text_problem(record) for record in content["records"]], True
     rows: Sequence[Any] = [content] if isinstance(content, Mapping) else content
@@ -166,7 +167,7 @@ def _answer(text: str) -> Answer | None:
 
 
 async def _annotated(raws: Iterable[_RawProblem], domain: str) -> list[RecordedProblem]:
-    """Return the problems with answers in the classes that a live job would give them."""
+    """Return the problems with answers in the classes that a live job would assign."""
     async with aclosing(AnswerWorkers()) as workers:
         annotator = Annotator(Plan(domain=domain), workers)
         return [await _annotated_problem(raw, domain, annotator) for raw in raws]
@@ -176,7 +177,7 @@ async def _annotated_problem(
     raw: _RawProblem, domain: str, annotator: Annotator
 ) -> RecordedProblem:
     problem, classes = replace(raw.problem, domain=domain), Classes()
-    answers: dict[str, Answer | None] = {}  # by text; many traces end alike
+    answers: dict[str, Answer | None] = {}  # by text; many traces have the same ending
 
     async def extracted(text: str, finish: Finish) -> Answer | None:
         if text not in answers:
@@ -229,10 +230,10 @@ def _read_job(path: Path, problems: str) -> Recording:
 
 
 def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[RecordedTrace], int]:
-    """Return the attempts that ended by themselves, by ordinal, and how many did not.
+    """Return the attempts that ended by themselves, by ordinal, and the number of all others.
 
-    Each has its continuations. One that was dropped or that saw others does not count: a fresh draw
-    would not give it.
+    Each attempt includes its continuations. An attempt that was dropped or that saw others is not
+    returned, because a fresh draw would not produce it.
     """
     by_ordinal = {t.ordinal: t for t in pool}
     solving = [t for t in sorted(pool, key=lambda t: t.ordinal) if t.purpose is Purpose.SOLVE]

@@ -1,9 +1,9 @@
-"""The pilot of `leadline choose`: which settings it compares, and which of them it picks.
+"""The pilot of `leadline choose`: the settings it compares, and the one it picks.
 
 A pilot samples a few problems with reference answers once, in full, and replays every candidate on
-those traces (`experiment`), so that all of them share their problems and their luck. It cannot
-compare strategies that need more than fresh attempts: cascades, refinement, depths, looks at
-prefixes. Pure.
+those traces (`experiment`), so that all candidates share their problems and their random draws. It
+cannot compare strategies that need more than fresh attempts: cascades, refinement, depths, and
+strategies that read prefixes. Pure.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.evaluate import Estimate
 from orchestrator.studies.replay.experiment import ReplayRow, ReplaySetting, difference
 
-N_MAX = 32  # attempts of a problem that a pilot samples at most
-N_SEEDS = 40  # orders in which a candidate meets the traces
+N_MAX = 32  # the maximum number of attempts that a pilot samples per problem
+N_SEEDS = 40  # orders in which a candidate receives the traces
 
 
 def candidates(situation: Situation, n: int) -> list[ReplaySetting]:
     """Return the settings of at most `n` attempts that a pilot compares, with each allowed vote.
 
-    The rules' own (`default`) comes first, the others by width.
+    The setting of the rules (`default`) comes first, then the others by width.
     """
     widths = sorted({*(2**k for k in range(n.bit_length()) if 2**k <= n), n})
     strategies = [PluginSpec("consistency", {"n": width}) for width in widths]
@@ -70,7 +70,7 @@ def default(situation: Situation, n: int) -> ReplaySetting:
 
 
 def votes(situation: Situation) -> list[PluginSpec]:
-    """Return the votes to compare: the user's own, else the majority and the plan's verifiers'."""
+    """Return the votes to compare: the user's vote, or the majority and one vote per verifier."""
     if situation.vote is not None:
         return [situation.vote]
     return [
@@ -80,10 +80,11 @@ def votes(situation: Situation) -> list[PluginSpec]:
 
 
 def picked(rows: Sequence[ReplayRow]) -> ReplayRow:
-    """Return the first row, or the most accurate of those that are certainly better.
+    """Return the most accurate of the rows that are certainly better than the first, or the first.
 
-    Their paired 95% interval lies above 0. The best of several on few problems looks better than it
-    is: taking it lost 0.5 to 1.4 points to the rules' choice on recorded pools.
+    A row is certainly better if its paired 95% interval is above 0. The best of several settings on
+    few problems looks better than it is: picking it lost 0.5 to 1.4 points against the rules'
+    choice on recorded pools.
     """
     better = [row for row in rows[1:] if (difference(row, rows[0]).low or 0.0) > 0.0]
     return max(better, key=lambda row: (row.accuracy.value, -row.tokens.value), default=rows[0])

@@ -1,8 +1,8 @@
-"""Recorded attempts as values, from which a replay plays.
+"""Recorded attempts as values, for replays.
 
-The one rule: a recording yields what it holds and nothing else; a request for more is a
-`ReplayError` that names it. References are kept beside the problem as the keys of right answers, so
-that no strategy can see them. Files are read by `orchestrator.studies.replay.files`.
+The one rule: a recording provides what it contains and nothing else; a request for more is a
+`ReplayError` that names it. References are stored beside the problem as the keys of right answers,
+so that no strategy can see them. `orchestrator.studies.replay.files` reads the files.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ from typing import Literal, TypeAlias
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Answer, Finish, Problem, Verdict
 
-_N_RESAMPLED = (
-    1_000  # draws with replacement do not run out; more than any strategy takes of one problem
-)
+_N_RESAMPLED = 1_000  # draws with replacement; more than any strategy takes per problem
 Draw: TypeAlias = Literal["shuffled", "recorded", "resampled"]
 
 
 class ReplayError(PlanError):
-    """The recording does not hold what was requested."""
+    """The recording does not contain what was requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedTrace:
-    """One whole attempt; `text` None was not recorded.
+    """One whole attempt; `text` is None if it was not recorded.
 
-    `probes` maps the tokens generated so far to the answer of the probe made there.
+    `probes` maps numbers of generated tokens to the answers of the probes made there.
     """
 
     n_tokens: int
@@ -42,9 +40,9 @@ class RecordedTrace:
     error: str = ""
 
     def probed(self, n_tokens: int) -> Answer | None:
-        """Return the answer of the probe after so many tokens; KeyError when there was none.
+        """Return the answer of the probe after `n_tokens` tokens; raises KeyError without one.
 
-        Past its last probe a trace writes down its result: a probe would read its own answer.
+        After its last probe, a trace writes its final answer, so a probe would read that answer.
         """
         if n_tokens in self.probes:
             return self.probes[n_tokens]
@@ -57,7 +55,7 @@ class RecordedTrace:
 class RecordedProblem:
     """A problem and its attempts, in the order of recording.
 
-    `right` holds the keys of right answers, None without a reference.
+    `right` contains the keys of right answers, or is None without a reference.
     """
 
     problem: Problem
@@ -67,7 +65,7 @@ class RecordedProblem:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A pool of problems, and notes for whoever reads figures made of it."""
+    """A pool of problems, and notes for readers of figures computed from it."""
 
     name: str
     problems: tuple[RecordedProblem, ...]
@@ -77,8 +75,8 @@ class Recording:
 def draw_order(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:
     """Return the order in which a pool's traces are drawn, shape (n_traces,).
 
-    `shuffled` is without replacement, by Python's own shuffle of this seed (as the recordings with
-    probes were published); `resampled` is with replacement, of shape (1000,); `recorded` is the
+    `shuffled` is without replacement, by Python's own shuffle with this seed (as published with the
+    recordings with probes). `resampled` is with replacement, of shape (1000,). `recorded` is the
     order of recording.
     """
     rng = random.Random(seed)

@@ -1,8 +1,8 @@
-"""Recorded traces in place of an engine: any strategy, unchanged, on a clock that counts tokens.
+"""Recorded traces in place of an engine: any strategy runs unchanged on a clock that counts tokens.
 
-The one rule: every running trace generates one token a tick, so the order of arrival, the cost of a
-cancelled trace and the length of the critical path come out as on an engine that serves every
-request at once. There is no model and no event loop, and nothing here knows a right answer.
+The one rule: every running trace generates one token per tick. The order of arrival, the cost of a
+cancelled trace and the length of the critical path are therefore those of an engine that serves
+every request at once. There is no model and no event loop, and nothing here knows a right answer.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from orchestrator.core.values import (
 )
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace, ReplayError
 
-# a recorded trace ends where it ended, unless a strategy requests a checkpoint
+# a recorded trace ends as recorded, unless a strategy requests a checkpoint
 UNLIMITED = Sampling(max_new_tokens=2**31)
 
 
 class _Unrecorded(str):
-    """The text of a trace whose text was not recorded: only reading it is an error."""
+    """The placeholder for a text that was not recorded; only reading it is an error."""
 
     __slots__ = ()
 
@@ -54,9 +54,9 @@ _NO_TEXT = _Unrecorded()
 class Stretch:
     """The position of a request on its recorded trace.
 
-    `index` is that trace's, `first` and `last` are the tokens before it and at its end. `root` is
-    the ordinal of the request that started the attempt; a trace drawn twice, by resampling, makes
-    two attempts.
+    `index` is the index of that trace; `first` and `last` are the numbers of tokens before the
+    stretch and at its end. `root` is the ordinal of the request that started the attempt. A trace
+    that resampling draws twice makes two attempts.
     """
 
     root: int
@@ -73,12 +73,12 @@ class Tape:
     def __init__(
         self, recorded: RecordedProblem, order: Sequence[int], probe_tokens: int = 0
     ) -> None:
-        """Begin at the front of `order`.
+        """Start at the beginning of `order`.
 
-        A probe costs `probe_tokens`: recordings do not say what theirs did.
+        A probe costs `probe_tokens`, because recordings do not report the cost of their probes.
         """
         self.recorded = recorded
-        # the problem's prompt; a caller that has a plan sets it to the plan's wording
+        # the problem's prompt; a caller with a plan replaces it with the plan's wording
         self.prompt = recorded.problem.prompt
         self.stretches: dict[int, Stretch] = {}  # by ordinal
         self._order = order
@@ -88,7 +88,7 @@ class Tape:
     def play(self, request: Request) -> Trace:
         """Return the trace with which a request ends if nothing stops it.
 
-        ReplayError when the recording does not hold it.
+        Raises ReplayError when the recording does not contain it.
         """
         if request.purpose is Purpose.PROBE or (
             request.purpose is Purpose.AGGREGATE and request.parent is not None
@@ -114,7 +114,7 @@ class Tape:
         return self._trace(request, recorded, stretch.first, end, finish)
 
     def cut(self, request: Request, n_tokens: int) -> Trace:
-        """Return the trace of a request that was stopped after so many tokens."""
+        """Return the trace of a request that was stopped after `n_tokens` tokens."""
         stretch = self.stretches.get(request.ordinal)
         if stretch is None:  # a probe
             return _finished(request, Finish.CANCELLED, min(n_tokens, self._probe_tokens), _NO_TEXT)
@@ -204,7 +204,7 @@ class Tape:
         return ReplayError(f"problem {self.recorded.problem.id}: the recording contains {what}")
 
 
-_UNFINISHED = RecordedTrace(0)  # of which nothing but text and tokens is known
+_UNFINISHED = RecordedTrace(0)  # only text and tokens are known
 
 
 def _finished(
@@ -233,7 +233,7 @@ def _finished(
 def _part(recorded: RecordedTrace, first: int, end: int) -> str:
     """Return the text of these tokens.
 
-    Token borders are not recorded: all tokens are taken to be equally long.
+    Token boundaries are not recorded, so all tokens are assumed to be equally long.
     """
     text = recorded.text or ""
     n = max(1, recorded.n_tokens)
@@ -247,7 +247,7 @@ def _abbreviated(probes: Iterable[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRun:
-    """A finished exploration and its critical path: how many tokens in sequence it took."""
+    """A finished exploration and the length of its critical path, in sequential tokens."""
 
     session: Session
     path_tokens: int
@@ -256,8 +256,8 @@ class SimulatedRun:
 def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
     """Return the exploration of a tape's problem by a strategy.
 
-    ReplayError when the recording does not hold what it requests. Arrivals at the same tick come in
-    the order of submission; a stopped trace arrives at the tick at which it was stopped.
+    Arrivals at the same tick are in the order of submission. A stopped trace arrives at the tick at
+    which it was stopped. Raises ReplayError when the recording lacks a requested trace.
     """
     session = Session(tape.recorded.problem, strategy, plan)
     tape.prompt = prepared_prompt(tape.recorded.problem, plan)
@@ -274,7 +274,7 @@ def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
 
 
 class _Clock:
-    """Simulated time in tokens: which requests run, and when and with what they arrive."""
+    """Simulated time in tokens: the running requests, with their arrival times and traces."""
 
     __slots__ = ("_began", "_heap", "_n_pushed", "_traces", "_valid", "now", "tape")
 
@@ -284,7 +284,7 @@ class _Clock:
         self._heap: list[tuple[int, int, int]] = []
         self._traces: dict[int, Trace] = {}
         self._began: dict[int, int] = {}
-        # ordinal -> its entry of the heap; earlier entries are void
+        # ordinal -> its entry in the heap; earlier entries are invalid
         self._valid: dict[int, int] = {}
         self._n_pushed = 0
 

@@ -1,4 +1,4 @@
-"""Accuracy against depth and width: the surface, the worth of a depth's votes, the plans.
+"""Sweeps of accuracy over depth and width: the surface, the value of votes per depth, the plans.
 
-How pools are sampled belongs to `orchestrator.studies.series`.
+`orchestrator.studies.series` samples the pools.
 """

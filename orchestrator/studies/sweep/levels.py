@@ -1,7 +1,7 @@
-"""The value of a depth's votes: accuracy, price and weight of a trace, and trust in agreement.
+"""The value of a depth's votes: accuracy, cost and weight of a trace, and agreement of traces.
 
-Pure functions of whole pools and of which answers are right. The weights are what the selector
-`depth-weighted` takes.
+Pure functions of whole pools and of the keys of right answers. The selector `depth-weighted` uses
+these weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TypeAlias
 from orchestrator.core.values import Trace
 from orchestrator.studies.scaling import votes
 
-# traces whose agreement is tried: `deepen`'s first wave, and what its confidence of 0.95 requires
+# number of traces tested for agreement: the first wave of `deepen`, and the number that its
+# confidence of 0.95 requires
 N_AGREED = 4
 
 Pools: TypeAlias = Mapping[str, Sequence[Trace]]  # by problem id
@@ -25,12 +26,12 @@ Right: TypeAlias = Mapping[str, frozenset[str]]  # keys of right answers by prob
 class Level:
     """The measurements of one depth.
 
-    `layer_tokens` and `seconds` are per trace (engine-seconds: from a request's start to its end,
-    while others ran beside it). `accuracy` is that of one trace that answers, over all problems,
-    (right + 1/2) / (answers + 1); `n_alternatives` is one over the chance that two wrong answers to
-    a problem agree; `weight` is the log-odds of a vote, see `vote_weight`. `agreement` is how often
-    `n_agreed` traces all state one answer, `agreed_accuracy` how often that is the right one (None:
-    they never agree).
+    `layer_tokens` and `seconds` are per trace. Seconds are engine-seconds: from the start of a
+    request to its end, while others ran concurrently. `accuracy` is the accuracy of one trace that
+    answers, over all problems: (right + 1/2) / (answers + 1). `n_alternatives` is one over the
+    probability that two wrong answers to a problem agree. `weight` is the log-odds of a vote, see
+    `vote_weight`. `agreement` is how often `n_agreed` traces all give one answer, and
+    `agreed_accuracy` is how often that answer is right (None: they never agree).
     """
 
     depth: int
@@ -75,9 +76,9 @@ def level(depth: int, pools: Pools, right: Right) -> Level:
 def alternatives(wrong: Sequence[Sequence[int]]) -> float:
     """Return the effective number of wrong answers, at least 1.
 
-    It is one over the chance that two wrong traces of a problem agree. `wrong` are the counts of
-    each problem's wrong answers. With no two wrong traces on any problem it is 1, the most cautious
-    value.
+    It is one over the probability that two wrong traces of a problem agree. `wrong` contains the
+    counts of each problem's wrong answers. If no problem has two wrong traces, the result is 1, the
+    most cautious value.
     """
     pairs = sum(sum(counts) * (sum(counts) - 1) for counts in wrong)
     agreeing = sum(c * (c - 1) for counts in wrong for c in counts)
@@ -92,8 +93,9 @@ def vote_weight(accuracy: float, n_alternatives: float) -> float:
     """Return the log-odds that one vote adds: log(a m / (1 - a)), at least 0.
 
     a in (0, 1) is the accuracy, m the effective number of wrong answers. Naive Bayes: if a trace
-    states the right answer with probability a and each of m wrong ones with (1 - a) / m, and traces
-    are independent, then the answer with the largest sum of these weights is the most probable one.
+    gives the right answer with probability a and each of m wrong answers with probability (1 - a) /
+    m, and traces are independent, then the answer with the largest sum of these weights is the most
+    probable one.
     """
     return max(0.0, math.log(accuracy * n_alternatives / (1.0 - accuracy)))
 
@@ -101,9 +103,9 @@ def vote_weight(accuracy: float, n_alternatives: float) -> float:
 def agreed_at_k(
     counts: Mapping[str, int], n: int, right: frozenset[str], k: int
 ) -> tuple[float, float]:
-    """Return the chances that k of n attempts all agree, and that they agree on a right answer.
+    """Return the probabilities that k of n attempts agree, and that they agree on a right answer.
 
-    The attempts are drawn at random; the chances are exact.
+    The attempts are drawn at random. The probabilities are exact.
     """
     ways = math.comb(n, k)
     return sum(math.comb(c, k) for c in counts.values()) / ways, sum(
@@ -112,9 +114,9 @@ def agreed_at_k(
 
 
 def layer_tokens(trace: Trace) -> tuple[float, float]:
-    """Return a trace's layer-tokens of its prompt and of what it generated.
+    """Return the layer-tokens of a trace's prompt and of its generated tokens.
 
-    Where the engine does not know its layers these are tokens.
+    If the engine does not report its layers, these are tokens.
     """
     usage = trace.usage
     computed = usage.prompt_tokens - usage.cached_tokens
@@ -124,12 +126,12 @@ def layer_tokens(trace: Trace) -> tuple[float, float]:
 
 
 def first_look(levels: Sequence[Level], deep: Level) -> Level | None:
-    """Return the shallower depth that saves most as `deepen`'s first wave, or None when none saves.
+    """Return the shallower depth that saves most as the first wave of `deepen`; None if none saves.
 
-    All problems pay k shallow traces; where those agree, one trace of the deep level confirms in
-    place of the k that would have to agree there: agreement x (k - 1) x deep price - k x shallow
-    price, in layer-tokens a problem. Agreeing traces must be right at least as often as one deep
-    trace.
+    All problems pay for k shallow traces. Where these agree, one trace of the deep level confirms
+    the answer instead of k agreeing deep traces. The savings are agreement x (k - 1) x deep cost -
+    k x shallow cost, in layer-tokens per problem. Agreeing traces must be right at least as often
+    as one deep trace.
     """
     k = deep.n_agreed
     able = [

@@ -1,6 +1,6 @@
-"""The plans of a sweep: those that sample a depth in full, and those that its surface recommends.
+"""The plans of a sweep: those that sample one depth in full, and those that the surface recommends.
 
-Values only; whoever writes a plan to a file also says which problems it runs on.
+Values only. The caller that writes a plan to a file adds the problems it runs on.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from orchestrator.plan import registry
 from orchestrator.studies.sweep.levels import first_look
 from orchestrator.studies.sweep.surface import Surface
 
-# The confidence at which `deepen` stops allows an early stop to cost about one of the problems
-# swept, within these bounds.
+# The confidence at which `deepen` stops is chosen so that early stopping may cost about one of the
+# swept problems, within these bounds.
 _LEAST_CONFIDENCE, _MOST_CONFIDENCE = 0.95, 0.999
 
 
 def own_depth(plan: Plan) -> int:
     """Return the depth that a plan's strategy or its sampling names, 0 for none.
 
-    PlanError when the strategy uses several depths.
+    Raises PlanError when the strategy uses several depths.
     """
     strategy = registry.load("strategies", plan.strategy)
     if hasattr(strategy, "depths"):
@@ -34,9 +34,9 @@ def own_depth(plan: Plan) -> int:
 
 
 def fixed_plan(plan: Plan, depth: int, width: int) -> Plan:
-    """Return the plan that samples `width` traces of every problem at `depth`, all else unchanged.
+    """Return the plan that samples `width` traces of every problem at `depth`, otherwise unchanged.
 
-    Depth 0 is as the model ships.
+    Depth 0 is the model's shipped depth.
     """
     return replace(
         plan,
@@ -52,10 +52,11 @@ def best_plan(plan: Plan, surface: Surface) -> Plan:
 
 
 def deepen_plan(plan: Plan, surface: Surface) -> tuple[Plan, list[str]]:
-    """Return the plan for `deepen` that ends at the recommended depth, and lines that explain it.
+    """Return the plan for `deepen` that ends at the recommended depth, with lines that explain it.
 
-    It first looks at a shallower depth if that saves, and is calibrated as measured. It may sample
-    as many traces as the recommended setting, and its first look beside them.
+    It first samples a shallower depth if that saves layer-tokens, and its calibration is the
+    measured one. It may sample as many traces as the recommended setting, plus those of the
+    shallower depth.
     """
     setting = surface.settings[surface.cheapest]
     deep = next(e for e in surface.levels if e.depth == setting.depth)

@@ -1,9 +1,9 @@
 """The surface accuracy(depth, width) and its cost, from one pool per depth at the largest width.
 
-The one rule: a smaller width is evaluated by what a random part of the pool would have answered,
-never by sampling again and never by the first traces alone, so every point is unbiased and all
-points share their problems, which is what makes differences between them sharp. It samples nothing
-and draws no pictures; docs/sweep.md says how to read the numbers.
+The one rule: a smaller width is evaluated on random subsets of the pool, never by sampling again
+and never on the first traces alone. Every point is therefore unbiased, and all points share their
+problems, which makes differences between them precise. This module samples nothing and draws no
+plots. docs/sweep.md explains how to read the numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orchestrator.studies.evaluate import Estimate, Table, mean_estimates
 from orchestrator.studies.scaling import attempts, majority_at_k, majority_error, votes
 from orchestrator.studies.sweep.levels import Level, Pools, Right, layer_tokens, level
 
-N_DRAWS = 100  # parts of a pool per problem and width, for selectors without a formula
+N_DRAWS = 100  # subsets of a pool per problem and width, for selectors without a formula
 
 Chances: TypeAlias = Callable[
     [str, Sequence[Trace], frozenset[str], Sequence[int]], list[tuple[float, float]]
@@ -35,13 +35,13 @@ Chances: TypeAlias = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One point of the surface: `width` traces at `depth` (0: as the model ships), voted on.
+    """One point of the surface: the vote of `width` traces at `depth` (0: as the model ships).
 
-    `accuracy` has its interval over problems; `drawing_error` is the standard error that it has
-    from drawing parts of pools, 0.0 where it is an exact expectation. `below_best` is the best
-    setting's accuracy minus this one's, problems resampled together. `layer_tokens` and `seconds`
-    are what one problem takes. `on_front`: nothing else is as accurate for as few layer-tokens;
-    `on_seconds_front` likewise.
+    `accuracy` has its interval over problems. `drawing_error` is its standard error from drawing
+    subsets of pools, 0.0 where the accuracy is an exact expectation. `below_best` is the accuracy
+    of the best setting minus this one, with problems resampled together. `layer_tokens` and
+    `seconds` are per problem. `on_front`: no other setting is as accurate for as few layer-tokens;
+    `on_seconds_front` likewise for seconds.
     """
 
     depth: int
@@ -56,9 +56,9 @@ class Setting:
 
     @property
     def as_good_as_best(self) -> bool:
-        """Return whether its difference to the best setting may be none.
+        """Return whether its difference from the best setting may be zero.
 
-        The interval of the difference holds 0, or the difference is less than half a problem.
+        The interval of the difference contains 0, or the difference is less than half a problem.
         """
         difference = self.below_best
         return (
@@ -68,11 +68,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """Every setting, depth by depth and by width within a depth.
+    """Every setting, ordered by depth and then by width.
 
-    `best` and `cheapest` are positions in it. `unit` is what `layer_tokens` count: "tokens" where
-    the engine does not know its layers. `n_left_out` problems had a reference but not enough
-    attempts at every depth.
+    `best` and `cheapest` are indices into `settings`. `unit` is the unit of `layer_tokens`:
+    "tokens" if the engine does not report its layers. `n_left_out` problems had a reference but not
+    enough attempts at every depth.
     """
 
     depths: tuple[int, ...]
@@ -87,12 +87,12 @@ class Surface:
     cheapest: int
 
     def at(self, depth: int, width: int) -> Setting:
-        """Return one setting. ValueError when it is not on the surface."""
+        """Return one setting; raises ValueError when it is not on the surface."""
         return self.settings[self.depths.index(depth) * len(self.widths) + self.widths.index(width)]
 
 
 def parse_counts(text: str, flag: str) -> tuple[int, ...]:
-    """Return the whole numbers of a list (`1,4,16`) or a range (`1..64`), ascending.
+    """Return the integers of a list (`1,4,16`) or a range (`1..64`), ascending.
 
     A range doubles from its start and includes its end.
     """
@@ -124,8 +124,8 @@ def surface(
 ) -> Surface:
     """Return the surface of pools by depth, each as wide as the largest width.
 
-    LeadlineError without a problem to count. `right` are the keys of right answers
-    (`evaluate.right_keys`) by depth; `chances` is `by_majority` or `by_drawing(selector)`.
+    `right` maps depths to the keys of right answers (`evaluate.right_keys`). `chances` is
+    `by_majority` or `by_drawing(selector)`. Raises LeadlineError when no problem can be counted.
     """
     depths = tuple(pools)
     known = [
@@ -138,7 +138,7 @@ def surface(
             f"none of {len(known)} problems with a reference answer has {max(widths)} attempts "
             "at every depth"
         )
-    # (n_problems, n_settings, 2): values and their errors; layer-tokens and seconds
+    # shape (n_problems, n_settings, 2): values and their errors; layer-tokens and seconds
     values = np.array(
         [
             [pair for d in depths for pair in chances(id, tried[d][id], right[d][id], widths)]
@@ -170,7 +170,7 @@ def surface(
 def _settings(
     points: Sequence[tuple[int, int]], values: Table, drawing: Table, prices: Table
 ) -> tuple[Setting, ...]:
-    # equal expectations, of widths 1 and 2 say, differ in their last digits
+    # equal expectations, for example of widths 1 and 2, differ in their last digits
     values = values.round(12)
     means = values.mean(axis=0)
     best = min(range(len(points)), key=lambda i: (-means[i], prices[i, 0], i))
@@ -196,9 +196,10 @@ def _settings(
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return of each (cost, accuracy) whether it is on the Pareto front.
+    """Return for each (cost, accuracy) whether it is on the Pareto front.
 
-    No other costs as little and is as accurate, one of the two strictly better.
+    A point is on the front when no other point costs as little and is as accurate, with one of the
+    two strictly better.
     """
     return [
         not any(c <= cost and a >= value and (c, a) != (cost, value) for c, a in points)
@@ -214,11 +215,12 @@ def _best(settings: Sequence[Setting]) -> int:
 
 
 def cheapest(settings: Sequence[Setting]) -> int:
-    """Return which setting takes the fewest layer-tokens among those as good as the best.
+    """Return the index of the setting with the fewest layer-tokens among those as good as the best.
 
-    Of equal ones it is the more accurate, then the first. As good: the 95% interval of (best -
-    this), both resampled over the same problems, holds 0; or the difference is less than half a
-    problem. Expectations over a pool are sharp: without the second even 0.01 points would count.
+    Ties go to the more accurate setting, then to the first. A setting is as good as the best if the
+    95% interval of (best - this), both resampled over the same problems, contains 0, or if the
+    difference is less than half a problem. Expectations over a pool are precise: without the second
+    condition even 0.01 points would count.
     """
     able = [i for i, setting in enumerate(settings) if setting.as_good_as_best]
     return min(able, key=lambda i: (settings[i].layer_tokens, -settings[i].accuracy.value, i))
@@ -227,9 +229,9 @@ def cheapest(settings: Sequence[Setting]) -> int:
 def by_majority(
     id: str, pool: Sequence[Trace], right: frozenset[str], widths: Sequence[int]
 ) -> list[tuple[float, float]]:
-    """Return by width the chance that a majority of so many attempts is right, and its error.
+    """Return, by width, the probability that the majority is right, and its standard error.
 
-    It is exact, with the error 0, in pools up to 512.
+    It is exact, with error 0, in pools of up to 512 attempts.
     """
     counts = votes(pool)
     values = majority_at_k(counts, len(pool), right, widths)
@@ -240,10 +242,10 @@ def by_majority(
 
 
 def by_drawing(selector: Selector) -> Chances:
-    """Return a function of any selector's chance to be right, by width, with its standard error.
+    """Return a function that estimates, by width, how often a selector is right, with its error.
 
-    It votes on every part of a pool of that size when there are at most 100 (then the error is 0),
-    else on 100 seeded draws.
+    It votes on every subset of that size if there are at most 100 (then the error is 0), otherwise
+    on 100 seeded draws.
     """
 
     def chances(
@@ -272,9 +274,10 @@ def _drawn(
 def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, float]]:
     """Return the expected (layer-tokens, seconds) of each width.
 
-    What is generated grows with the width, and so do seconds. Of the prompt, one trace computes the
-    most (in the pool: whichever came first), the others what the prefix cache did not hold: so a
-    width of 1 pays the prompt in full, and the width of the pool pays what the pool did.
+    The cost of generated tokens grows with the width, and so do seconds. One trace computes the
+    most prompt tokens (in the pool: the first to arrive); the others compute only the part that was
+    not in the prefix cache. So width 1 pays for the whole prompt, and the full width pays the
+    pool's cost.
     """
     prompts, outputs = zip(*map(layer_tokens, pool), strict=True)
     first = max(prompts)
