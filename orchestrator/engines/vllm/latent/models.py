@@ -47,9 +47,7 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
                 runner.install_v1()
 
         def get_model_state_cls(self) -> Any:
-            """Return the class with which V2's runner prepares this model's inputs (V1 never calls
-            this).
-            """
+            """Return the class that prepares the inputs for V2's runner (V1 never calls this)."""
             from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
             return runner.model_state_v2() if self.depths_differ else DefaultModelState
