@@ -1,6 +1,6 @@
 """Prints a problem file of sums of two small numbers, drawn from a seed.
 
-    python benchmarks/sums.py 48 > sums.jsonl
+Usage: python benchmarks/sums.py 48 > sums.jsonl
 """
 
 import json
