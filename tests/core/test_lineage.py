@@ -20,7 +20,7 @@ def test_a_lineage_runs_from_the_first_trace_to_the_last() -> None:
 
 
 def test_a_lineage_begins_where_its_parent_is_unknown() -> None:
-    """An inner exploration may not have the parent; its first trace marks the beginning."""
+    """An inner exploration may lack the parent; its first trace still names it."""
     last = trace(5, parent=3)
     assert lineage(last, {5: last}) == [last]
     assert lineage(last, {})[0].parent == 3

@@ -1,6 +1,4 @@
-"""Real processes: a domain that hangs, eats memory, crashes or prints costs one answer its
-comparison, and nothing else.
-"""
+"""Real processes: a domain that hangs, exhausts memory, crashes or prints affects one answer."""
 
 from __future__ import annotations
 

@@ -32,9 +32,7 @@ class NWords:
 @registry.verifier("knows")
 @dataclass(frozen=True, slots=True)
 class Knows:
-    """Scores what states the right answer, the fake engine's `{hash}`, with .9 and everything else
-    with .1.
-    """
+    """Scores traces with the right answer, the fake engine's `{hash}`, with .9, others with .1."""
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         return [

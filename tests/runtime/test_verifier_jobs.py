@@ -429,7 +429,7 @@ async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path
 def test_a_verifier_whose_pool_is_not_there_or_does_something_else_is_refused(
     verifier: dict[str, object], reason: str
 ) -> None:
-    """Before anything starts: else every verdict of a long run would be missing."""
+    """It is refused before anything starts, or all verdicts of a long run would be missing."""
     spec = PluginSpec(str(verifier.pop("name")), verifier)
     with pytest.raises(PlanError, match=reason):
         orchestrator.run(problems(1), Plan(models=MODELS, verifiers=(spec,)), fake())
