@@ -6,7 +6,7 @@ Greedy, one completion per problem, in plain PyTorch: the reference that the vLL
 token for token (`tests/engine/test_latent.py`). So it needs no engine, and measures the effect of a
 rule, not its speed. The model is a Llama-shaped folder with a schedule in its config.json. Prints
 right answers, iterations per generated token (`mean_depth`), and layers run per token, the prompt's
-included (what `layer_tokens` charges). An answer is right when the completion ends with the
+included (as `layer_tokens` charges). An answer is right when the completion ends with the
 reference.
 """
 

@@ -184,7 +184,7 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
 
 
 def widths(recordings: Sequence[Recording], n_seeds: int) -> None:
-    """Print the token cost and the critical path saved when more attempts run at once."""
+    """Print the token cost and the critical path saved when more attempts run concurrently."""
     for risk, width, spare in WIDTHS:
         row = play_all(recordings, [sounding(risk, width=width, spare=spare)], Conditions(n_seeds))[
             -1

@@ -2,5 +2,5 @@
 
 No engine is imported before a plan names it.
 
-An engine imports its own libraries; `reply` turns what any of them returns into a checked trace.
+An engine imports its own libraries; `reply` converts every engine's replies to checked traces.
 """

@@ -11,7 +11,7 @@ from orchestrator.core.values import Request
 
 
 class PacedEngine:
-    """An engine whose requests take the time of their tokens, unless they are aborted."""
+    """An engine with requests that take the time of their tokens, unless they are aborted."""
 
     def __init__(self) -> None:
         self._aborts: dict[tuple[str, int], asyncio.Event] = {}

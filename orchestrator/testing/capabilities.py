@@ -1,6 +1,6 @@
 """Checks of an engine's capabilities, one per capability, on a bench with an open engine.
 
-Checks for all engines, whatever their capabilities, are in `orchestrator.testing.engines`.
+Checks for all engines, regardless of capabilities, are in `orchestrator.testing.engines`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Bench:
         )
 
     def long_request(self, ordinal: int) -> Request:
-        """Return a request whose reply is long enough to be stopped."""
+        """Return a request with a reply that is long enough to be stopped."""
         return replace(self.request(ordinal), max_new_tokens=self.long_tokens)
 
     async def reply(self, request: Request) -> Trace:

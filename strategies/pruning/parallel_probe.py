@@ -2,7 +2,7 @@
 
 Code: zhengkid/Parallel-Probe. Rounds are as in the code released with AutoTTS (class
 Parallel_Probe): every running attempt generates one interval and is probed, and the majority of the
-latest answers leads; a tie goes to the answer of the earliest attempt. From the 2nd round after
+latest answers leads; ties are won by the answer of the earliest attempt. From the 2nd round after
 `warm_up`, a running attempt that has differed from the leader `patience` times in a row is dropped
 and no longer votes. Exploration ends when the leader has stayed the same `stable` times in a row,
 or when no attempt runs. The defaults are those of the published table.

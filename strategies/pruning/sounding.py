@@ -48,7 +48,7 @@ _OVERDRAFT = 1.15
 class Sounding(ProbeOptions):
     """Runs few attempts, probes them, and stops at a given risk.
 
-    For reasoning models, whose attempts are long. `risk` is the one knob; a smaller one costs more.
+    For reasoning models with long attempts. `risk` is the main option; a smaller risk costs more.
     """
 
     risk: Annotated[

@@ -137,7 +137,7 @@ class AbMctsOptions(PlannedAttempts, ModelPoolsOptions):
         return self.models or ("",)
 
     def grow(self, prompt: Prompt, place: Place[A], join: Join[A]) -> Steps:
-        """Grow a tree: `place` chooses where a new attempt goes, `join` adds it when scored."""
+        """Grow a tree: `place` chooses the node of a new attempt, `join` adds it when scored."""
         request = Request(depth=self.depth)
         yield from TreeSearch(request, self.verifier, self.n, self.parallel, place, join)(prompt)
 

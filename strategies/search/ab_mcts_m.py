@@ -7,9 +7,9 @@ from their posterior predictive, and the largest wins: the search moves to that 
 a new one here. A child below which the scores hardly differ any more is pruned. Priors and pruning
 rule are those of the released code.
 
-Where we differ: the released code samples the posterior by NUTS (numpyro). With both sigmas given
-everything else is normal and in closed form, so here the posterior of the two sigmas is computed on
-a grid, and what remains is drawn exactly. Prompts and arrivals are as in AB-MCTS-A.
+Where we differ: the released code samples the posterior by NUTS (numpyro). Given both sigmas,
+everything else is normal and in closed form. So here the posterior of the two sigmas is computed on
+a grid, and the rest is drawn exactly. Prompts and arrivals are as in AB-MCTS-A.
 """
 
 from __future__ import annotations

@@ -291,7 +291,7 @@ def _statement(problem_id: str, answer: str) -> str:
 
 
 def problem_number(problem_id: str) -> str:
-    """Return the number that `{hash}` stands for in this problem's answers."""
+    """Return the number that replaces `{hash}` in this problem's answers."""
     return str(int.from_bytes(blake2b(problem_id.encode(), digest_size=4).digest(), "big") % 1000)
 
 

@@ -201,7 +201,7 @@ class RayFleet:
         return True
 
     def _forget(self, pending: PendingRequest) -> None:
-        """Forget a request whose caller was cancelled before its trace arrived."""
+        """Forget a request after its caller was cancelled before the trace arrived."""
         if pending.replica is None or pending.ticket in pending.replica.pending:
             self._recall(pending)
             if pending.replica is not None:

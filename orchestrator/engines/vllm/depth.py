@@ -31,7 +31,7 @@ _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16":
 def prepare(
     options: Vllm, name: str, model: Model, path: str, arguments: dict[str, Any]
 ) -> Latent | None:
-    """Return how the model runs, and add to the engine's `arguments` what that takes.
+    """Return the model's schedule, and add the necessary arguments to the engine's `arguments`.
 
     For a stock model it returns None and adds nothing. PlanError if the model or this engine cannot
     run as the plan says.

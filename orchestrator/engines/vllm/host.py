@@ -142,7 +142,7 @@ def require_context(pool: str, fitted_tokens: int, context_tokens: int) -> None:
 
 
 def death(pool: str) -> EngineError:
-    """Return the error for a pool whose engine is dead."""
+    """Return the error for a pool with a dead engine."""
     return EngineError(
         f"the vLLM engine of model pool {pool!r} died; the reason is in the log above "
         "(LEADLINE_VLLM_LOG=INFO shows more). A process that was killed for its memory leaves "
