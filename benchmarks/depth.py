@@ -3,11 +3,11 @@
     python benchmarks/depth.py --case mixed|hooks|memory [--rounds 3] [--requests 16] [--tokens
       16] [--clock cpu]
 
-SmolLM2 with ten of its thirty layers as the think block. The engines of a case are open at the same
-time, in this process, and take turns, so each ratio is taken within a round. Prompts are random
-tokens, so that nothing is cached; every reply has the same length. Seconds are CPU seconds of the
-process, which does all work in one worker thread: on a busy machine they are more reliable than
-wall-clock time (`--clock wall`).
+The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as the think block. The
+engines of a case are open at the same time, in this process, and take turns, so each ratio is taken
+within a round. Prompts are random tokens, so that nothing is cached; every reply has the same
+length. Seconds are CPU seconds of the process, which does all work in one worker thread: on a busy
+machine they are more reliable than wall-clock time (`--clock wall`).
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def test_deepconfs_metrics_on_a_series_worked_by_hand() -> None:
 def test_entropy_counts_the_unseen_tokens_as_one() -> None:
     """A half, a quarter and a quarter unseen give (1/2) ln 2 + 2 (1/4) ln 4.
 
-    A certain token has entropy 0; 20 of 100 equal ones give a bound.
+    A certain token has no entropy; 20 of 100 equal ones give a bound.
     """
     assert entropy([math.log(0.5), math.log(0.25)]) == pytest.approx(
         0.5 * math.log(2) + 0.5 * math.log(4)
