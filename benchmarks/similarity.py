@@ -1,6 +1,6 @@
 """Evaluates how well similarities predict from prefixes which traces reach the same answer.
 
-    python benchmarks/judges.py [TRACES]
+    python benchmarks/similarity.py [TRACES]
 
 Uses recorded traces, split by problem. TRACES is the folder of recordings (default:
 $LEADLINE_TRACES, else ../shared/traces). Texts: Qwen2.5-1.5B-Instruct on GSM8K and MATH-500 (folder
