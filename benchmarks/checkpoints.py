@@ -1,12 +1,12 @@
-"""What it costs to continue at checkpoints of 64 tokens, against uninterrupted generation:
-throughput on one vLLM, in one run.
+"""Measures the cost of checkpoints every 64 tokens, as throughput on one vLLM in one run.
 
     python benchmarks/checkpoints.py [--n 16] [--tokens 256] [--step 64] [--rounds 3]
 
-Rounds go whole, stepped, whole, ...; a ratio is taken within its round. Both generate the same
-number of traces of the same length (the prompt asks for a long text, and what ends early is counted
-as it is). Prints, for the stepped ones, how many tokens each continuation brought along and how
-many of them the prefix cache did not hold, which is what a checkpoint costs.
+The baseline is uninterrupted generation. Rounds alternate whole, stepped, whole, ...; each ratio is
+taken within a round. Both generate the same number of traces of the same length (the prompt asks
+for a long text; traces that end early are counted as they are). For stepped traces it prints how
+many tokens each continuation inherited and how many of them were not in the prefix cache: the cost
+of a checkpoint.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Stepped:
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do."""
+        """The capabilities that the engine must have."""
         return frozenset({Capability.CONTINUE})
 
     def explore(self, problem: orchestrator.Problem, rng: random.Random) -> Steps:
-        """Continue every trace as soon as its step is there."""
+        """Continue every trace as soon as its step arrives."""
         running = set((yield from submit([Request(checkpoint=self.step)] * self.n)))
         while running:
             trace = yield from next_trace(running)
@@ -56,7 +56,7 @@ class Stepped:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmark and print its results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,7 +72,7 @@ async def _run(n: int, tokens: int, step: int, n_rounds: int) -> None:
 
 
 async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int) -> None:
-    """Measure both and print a line a round."""
+    """Measure both and print one line per round."""
     problems = [Problem(place, PROMPT.replace("{place}", place), "text") for place in PLACES]
     each = max(1, n // len(problems))
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens)
@@ -116,7 +116,7 @@ async def measure(opened: Opened, n: int, tokens: int, step: int, n_rounds: int)
 
 
 def brought(run: Run) -> str:
-    """Return what continuations brought along, and what of it had to be computed again."""
+    """Return the tokens that continuations inherited, and those that were computed again."""
     usages = [t.usage for pool in run.pools.values() for t in pool if t.parent is not None]
     if not usages:
         return ""

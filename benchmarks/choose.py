@@ -1,11 +1,10 @@
-"""How good choosing is: the rule of `auto` and the pick of a pilot, on recorded pools of answers,
-judged on problems left out of the pilot.
+"""Evaluates the choices of `auto` and of pilots on recorded pools, on problems outside the pilot.
 
     python benchmarks/choose.py POOL... --pilot 10,20,40 --draws 60
 
-Every candidate of a pilot is replayed once on all problems of a pool. A pilot is then a random part
-of them: what it picks is scored on the others. Beside it stand the rules' choice without a pilot,
-what taking the most accurate candidate would have come to, and one attempt.
+Every candidate of a pilot is replayed once on all problems of a pool. A pilot is then a random
+subset of them: its pick is scored on the others. The table also shows the rule's choice without a
+pilot, the most accurate candidate, and one attempt.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def main() -> None:
 
 
 def show(rows: Sequence[ReplayRow], size: int, n_draws: int) -> None:
-    """Draw pilots of a size, and print what their picks come to on the other problems."""
+    """Draw pilots of a size, and print the scores of their picks on the other problems."""
     ids, rng = list(rows[0].units), random.Random(0)
     picks: Counter[str] = Counter()
     kept, greedy, ruled = [], [], []
@@ -88,7 +87,7 @@ def show(rows: Sequence[ReplayRow], size: int, n_draws: int) -> None:
 
 
 def part(row: ReplayRow, ids: Sequence[str]) -> ReplayRow:
-    """Return a row of some of its questions."""
+    """Return a row restricted to some of its questions."""
     units = {id: row.units[id] for id in ids}
     right, tokens = (mean_estimate([unit[i] for unit in units.values()]) for i in (0, 1))
     return replace(row, accuracy=right, tokens=tokens, units=units)

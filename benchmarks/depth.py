@@ -1,14 +1,13 @@
-"""What latent depth costs: depths alone and mixed in one vLLM engine, the hooks at depth 1, and the
-memory of the KV cache.
+"""Measures the cost of latent depth: mixed depths in one vLLM engine, the hooks, and KV memory.
 
     python benchmarks/depth.py --case mixed|hooks|memory [--rounds 3] [--requests 16] [--tokens
       16] [--clock cpu]
 
-SmolLM2 with ten of its thirty layers as the think block. The engines of a case are open at the same
-time, in this process, and take turns, so a ratio is taken within a round. Prompts are random
-tokens, so that nothing is cached; every reply has the same length. Seconds are CPU seconds of the
-process, whose one worker thread does all the work: on a machine with other work they say more than
-the clock on the wall (`--clock wall`).
+The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as the think block. The
+engines of a case are open at the same time, in this process, and take turns, so each ratio is taken
+within a round. Prompts are random tokens, so that nothing is cached; every reply has the same
+length. Seconds are CPU seconds of the process, which does all work in one worker thread: on a busy
+machine they are more reliable than wall-clock time (`--clock wall`).
 """
 
 from __future__ import annotations
@@ -67,8 +66,9 @@ def main() -> None:
 
 
 def mixed(n_rounds: int, n: int, n_tokens: int) -> None:
-    """One engine per depth, all requests at that depth, against one engine with a quarter of the
-    requests at each.
+    """Compare one engine per depth with one engine that serves all depths equally.
+
+    Either all requests have the engine's depth, or a quarter of them each of the depths.
     """
     alone = {
         depth: opened(Model("smollm2", layers=f"0-9 (10-19)*{depth} 20-29")) for depth in DEPTHS
@@ -87,8 +87,8 @@ def mixed(n_rounds: int, n: int, n_tokens: int) -> None:
         for depth, engine in alone.items():
             rates[depth].append(n * n_tokens / seconds(engine, [None] * n, n_tokens))
         found.append(n * n_tokens / seconds(together, each, n_tokens))
-        # Were each request served at its own engine's rate, the tokens would take the sum of tokens
-        # / rate: the cost-weighted mean.
+        # At its own engine's rate for each request, the tokens would take the sum of tokens / rate:
+        # the cost-weighted mean.
         of_mean.append(found[-1] * statistics.mean(1 / rates[depth][-1] for depth in each))
     for depth in DEPTHS:
         print(
@@ -103,8 +103,9 @@ def mixed(n_rounds: int, n: int, n_tokens: int) -> None:
 
 
 def hooks(n_rounds: int, n: int, n_tokens: int) -> None:
-    """The stock model against our class without depths, and with depths, at depth 1; and one depth
-    for all rows against a fixed one.
+    """Compare the stock model with our class at depth 1, with and without depths.
+
+    Also compare a requested depth for all rows with a fixed one.
     """
     engines = {
         "stock": opened(None),
@@ -128,8 +129,9 @@ def hooks(n_rounds: int, n: int, n_tokens: int) -> None:
 
 
 def memory(n_rounds: int, n: int, n_tokens: int) -> None:
-    """The KV cache of a token, as vLLM lays it out, in one engine for all depths and in one engine
-    per depth. Nothing is timed.
+    """Print a token's KV cache in one engine for all depths and in one engine per depth.
+
+    The layout is vLLM's. Nothing is timed.
     """
     one = bytes_per_token(opened(deep()))
     each = {
@@ -158,14 +160,14 @@ def deep() -> Model:
 
 
 def latent(layers: str, max_depth: int = 1) -> Latent:
-    """Return how SmolLM2 runs under a schedule."""
+    """Return SmolLM2's configuration under a schedule."""
     found = configured(Model("smollm2", layers=layers, max_depth=max_depth))
     assert found is not None
     return found
 
 
 def configured(model: Model) -> Latent | None:
-    """Return what the project makes of a plan's model."""
+    """Return the project's configuration of a plan's model."""
     config = json.loads(
         (Path(resolve_model("smollm2")) / "config.json").read_text(encoding="utf-8")
     )
@@ -192,8 +194,9 @@ def opened(model: Model | None) -> Any:
 
 
 def seconds(engine: Any, depths: Sequence[int | None], n_tokens: int) -> float:
-    """Return how long these requests take by the chosen clock, prompts of 32 random tokens
-    included.
+    """Return the seconds these requests take by the chosen clock.
+
+    This includes their prompts of 32 random tokens.
     """
     from vllm import SamplingParams
 
@@ -217,22 +220,23 @@ def seconds(engine: Any, depths: Sequence[int | None], n_tokens: int) -> float:
 
 
 def rounds(n: int, warm: Sequence[Callable[[], object]]) -> range:
-    """Return the rounds, after each engine has worked once."""
+    """Return the rounds, after a warm-up of each engine."""
     for once in warm:
         once()
     return range(n)
 
 
 def bytes_per_token(engine: Any) -> int:
-    """Return the KV cache of one token over all layers, from the blocks that vLLM made of the
-    memory it was given.
+    """Return the bytes of one token's KV cache over all layers.
+
+    Computed from the number of blocks that vLLM made of the given memory.
     """
     config = engine.llm_engine.vllm_config.cache_config
     return round((400 << 20) / config.num_gpu_blocks / config.block_size)
 
 
 def shown(values: Sequence[float], form: str) -> str:
-    """Return median and range."""
+    """Return median and range as text."""
     return (
         f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}}, "
         f"{len(values)} rounds)"

@@ -1,13 +1,12 @@
-"""What exits cost and save on a model that was trained to loop: answers, iterations and layers, at
-fixed depths and under exit rules.
+"""Compares fixed depths with exit rules on a model that was trained to loop.
 
     python benchmarks/exits.py --model sounder --problems examples/sounder.jsonl --deepest 16
 
-Greedy, one completion per problem, in plain PyTorch: the reference that the vLLM plugin equals
-token for token (`tests/engine/test_latent.py`). So it needs no engine, and shows what a rule
-does, not how fast. The model is a Llama-shaped folder with a schedule in its config.json. Prints
+Greedy, one completion per problem, in plain PyTorch: the reference that the vLLM plugin matches
+token for token (`tests/engine/test_latent.py`). So it needs no engine, and measures the effect of a
+rule, not its speed. The model is a Llama-shaped folder with a schedule in its config.json. Prints
 right answers, iterations per generated token (`mean_depth`), and layers run per token, the prompt's
-included (what `layer_tokens` charges). An answer is right when the completion ends with the
+included (as `layer_tokens` charges). An answer is right when the completion ends with the
 reference.
 """
 

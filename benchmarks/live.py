@@ -1,6 +1,4 @@
-"""What the live benchmarks share: one vLLM engine kept open over several jobs, a job run on it, and
-a count of tokens after aborts.
-"""
+"""Shared by the live benchmarks: an open vLLM engine, jobs on it, counts of tokens after aborts."""
 
 from __future__ import annotations
 
@@ -26,10 +24,10 @@ from orchestrator.runtime import api
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One job: results, all traces by problem, and its seconds, engine start excluded.
+    """One job: its results, all traces by problem, and its seconds without the engine's start.
 
-    `cpu_seconds` are those of this process and the engine's: on a machine that others use too they
-    say more than the clock does.
+    `cpu_seconds` are those of this process and the engine's: on a shared machine they are more
+    reliable than wall-clock time.
     """
 
     results: Sequence[Result]
@@ -39,26 +37,26 @@ class Run:
 
     @property
     def output_tokens(self) -> int:
-        """Every token that was generated, for whatever purpose."""
+        """All tokens generated, for any purpose."""
         return sum(u.output_tokens for r in self.results for u in r.usage.values())
 
     def of(self, *finishes: Finish) -> list[Trace]:
-        """Return the traces that ended so."""
+        """Return the traces with this finish."""
         return [t for pool in self.pools.values() for t in pool if t.finish in finishes]
 
 
 class Opened:
-    """A backend whose engine is open already."""
+    """A backend with an engine that is already open."""
 
     def __init__(self, engine: Any, backend: Any) -> None:
         self.engine = engine
         self._backend = backend
-        # tokens that the engine made for a request after it was told to stop it
+        # tokens that the engine generated for a request after it was told to stop it
         self.late: Counter[str] = Counter()
-        self.n_made = 0  # all tokens that it made
+        self.n_made = 0  # all tokens that it generated
 
     def capabilities(self) -> Any:
-        """Return the inner backend's."""
+        """Return the inner backend's capabilities."""
         return self._backend.capabilities()
 
     @contextlib.asynccontextmanager
@@ -67,8 +65,9 @@ class Opened:
         yield self.engine
 
     def count_late_tokens(self) -> None:
-        """Count, from now on, the tokens that arrive for requests that vLLM's front end no longer
-        knows: it forgets them at the abort.
+        """From now on, count the tokens of requests that vLLM's front end no longer knows.
+
+        It forgets requests when they are aborted.
         """
         for pool in self.engine._pools.values():
             processor = pool.llm.output_processor
@@ -95,7 +94,7 @@ MODELS = {"main": Model("smollm2", max_context_tokens=1024)}
 
 @contextlib.asynccontextmanager
 async def engine(n_at_once: int, models: Mapping[str, Model] = MODELS) -> AsyncIterator[Opened]:
-    """Yield an open vLLM engine with these models, by default the embedded one, as a backend."""
+    """Yield a backend with an open vLLM engine for these models, by default the embedded one."""
     backend = registry.load(
         "engines", PluginSpec("vllm", {"kv_cache_gib": 2.0, "max_num_seqs": n_at_once})
     )
@@ -106,7 +105,7 @@ async def engine(n_at_once: int, models: Mapping[str, Model] = MODELS) -> AsyncI
 
 
 async def job(plan: Plan, problems: Sequence[Problem], backend: Opened, window: int) -> Run:
-    """Return a whole job, journal and votes included."""
+    """Run a whole job, including journal and votes, and return it."""
     execution = Execution(engine=PluginSpec("vllm"), window=window)
     with tempfile.TemporaryDirectory() as out, open_job(Path(out), plan, list(problems)) as opened:
         began, cpu_before = time.perf_counter(), _cpu_seconds()

@@ -1,19 +1,18 @@
-"""What orchestration costs: a whole job over raw vLLM on the same requests, in one run, with the
-stages between.
+"""Measures the overhead of orchestration: a whole job against raw vLLM on the same requests.
 
     python benchmarks/overhead.py [--case smollm2|tiny|both] [--rounds 5]
 
-Stages, each on the same requests (prompts, seeds, lengths, requests in flight):
+Stages of one run, each on the same requests (prompts, seeds, lengths, requests in flight):
 
     raw      AsyncLLM.add_request with ready token ids, and nothing else
     engine   our vLLM engine in the same process: rendering, parameters, traces
     fleet    the same engine in a Ray actor, driven from this process
     job      everything: sessions, Ray, answers extracted and classed, journal on disk, votes
 
-Rounds go raw, engine, fleet, job, raw, ...; a ratio is taken within its round. Two engines stay
-loaded (this process's and the actor's) and only one works at a time. Case `smollm2`: the embedded
-model, 64 in flight. Case `tiny`: a random-weights Llama of about a million parameters, 256 in
-flight: the hard case, where a token costs next to nothing.
+Rounds alternate raw, engine, fleet, job, raw, ...; each ratio is taken within a round. Two engines
+stay loaded (this process's and the actor's), but only one works at a time. Case `smollm2`: the
+embedded model, 64 in flight. Case `tiny`: a random-weights Llama of about a million parameters, 256
+in flight: the hard case, where a token costs almost nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ STAGES = ("raw", "engine", "fleet", "job")
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmark and print its results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -105,7 +104,7 @@ async def measure(
             ),
         }
         for stage in chosen:
-            await stages[stage]()  # warm-up, and the prefix cache filled alike
+            await stages[stage]()  # warm-up, which also fills the prefix cache equally
             print(f"{case}: stage {stage} is warm", flush=True)
         for _ in range(n_rounds):
             for stage in chosen:
@@ -142,7 +141,7 @@ def show(case: str, size: dict[str, Any], rates: dict[str, list[float]], n_reque
 async def in_window(
     requests: Sequence[Request], window: int, complete: Callable[[Request], Awaitable[int]]
 ) -> float:
-    """Return tokens a second over all requests, `window` of them in flight."""
+    """Return tokens per second over all requests, `window` of them in flight."""
     waiting = iter(requests)
 
     async def lane() -> int:
@@ -154,8 +153,9 @@ async def in_window(
 
 
 def raw(engine: Any) -> Callable[[Request], Awaitable[int]]:
-    """Return what completes a request on the AsyncLLM inside an engine, with token ids and
-    parameters made beforehand.
+    """Return a function that completes a request on the AsyncLLM inside an engine.
+
+    Token ids and parameters are prepared beforehand.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -188,7 +188,7 @@ def raw(engine: Any) -> Callable[[Request], Awaitable[int]]:
 
 
 def completing(engine: Any) -> Callable[[Request], Awaitable[int]]:
-    """Return what completes a request on an Engine."""
+    """Return a function that completes a request on an Engine."""
 
     async def complete(request: Request) -> int:
         trace = await engine.generate(request)
@@ -199,8 +199,9 @@ def completing(engine: Any) -> Callable[[Request], Awaitable[int]]:
 
 
 class Shared:
-    """A backend whose engine stays open between jobs, so that a job's time is its work and not an
-    engine's start.
+    """A backend with an engine that stays open between jobs.
+
+    So a job's time does not include an engine's start.
     """
 
     def __init__(self, spec: PluginSpec) -> None:
@@ -208,12 +209,12 @@ class Shared:
         self._engine: Any = None
 
     def capabilities(self) -> Any:
-        """Return the inner backend's."""
+        """Return the inner backend's capabilities."""
         return self._backend.capabilities()
 
     @contextlib.asynccontextmanager
     async def open(self, models: Any) -> Any:
-        """Yield the engine; only the first opening starts and stops it."""
+        """Yield the engine; only the first call starts and stops it."""
         if self._engine is not None:
             yield self._engine
             return
@@ -224,7 +225,7 @@ class Shared:
 async def whole_job(
     plan: Plan, problems: list[Problem], backend: Shared, window: int, directory: Path
 ) -> float:
-    """Return tokens a second of a job, journal and votes included."""
+    """Return the tokens per second of a job, including journal and votes."""
     execution = Execution(engine=PluginSpec("ray"), window=window)
     with (
         tempfile.TemporaryDirectory(dir=directory) as out,
@@ -238,9 +239,7 @@ async def whole_job(
 
 
 def tiny_llama(directory: Path) -> str:
-    """Return the folder of a Llama of about a million random parameters, with a small tokenizer of
-    its own.
-    """
+    """Return the folder of a Llama with about a million random parameters and a small tokenizer."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 

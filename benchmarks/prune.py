@@ -1,15 +1,14 @@
-"""What pruning saves on a live vLLM: every strategy over the same problems at the same n, in one
-run.
+"""Measures the savings of pruning on a live vLLM: all strategies on the same problems and n.
 
     python benchmarks/prune.py [--problems 6] [--n 16] [--rounds 1]
 
-SmolLM2-135M on word problems of examples/arithmetic.jsonl, whose attempts are long enough to be
-pruned but seldom agree, and then the shipped looped model at depth 3 on puzzles of
-examples/sounder.jsonl (all 119), whose attempts are short but whose votes decide. Every problem's
-traces are in flight together. Prints tokens, seconds and CPU seconds (engine start excluded), what
-was saved of each against `consistency` in the same round, accuracy with Wilson's 95 % interval, and
-the tokens that vLLM made for a request after it had been told to stop it: at most the one of the
-step that was running.
+SmolLM2-135M runs on word problems of examples/arithmetic.jsonl, with attempts that are long enough
+to be pruned but seldom agree. Then the shipped looped model runs at depth 3 on puzzles of
+examples/sounder.jsonl (all 119), with short attempts and decisive votes. All traces of a problem
+are in flight together. Prints tokens, seconds and CPU seconds (without engine start), the savings
+of each against `consistency` in the same round, accuracy with Wilson's 95 % interval, and the
+tokens that vLLM generated for a request after it was told to stop it: at most one, in the step that
+was running.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from orchestrator.plan import registry
 from orchestrator.studies.evaluate import share_estimate
 
 WINDOW_TOKENS = (
-    16  # DeepConf's 2048 is for traces of tens of thousands of tokens; these have a hundred
+    16  # DeepConf's 2048 is for traces of tens of thousands of tokens; these have about 100
 )
 MAJORITY = PluginSpec("majority")
 TEMPLATE = "{prompt} Think step by step, then say: The answer is"
 
 
 def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
-    """Return the strategies to compare, each with the selector that it is published with."""
+    """Return the strategies to compare, each with its published selector."""
     by_confidence = PluginSpec("weighted", {"by": f"lowest_confidence@{WINDOW_TOKENS}"})
     few = max(3, n // 4)  # the paper lets 20 of 512 finish
     prune = {"n": n, "prefix_tokens": 32, "n_words": 0, "n_finished": few, "n_single": few}
@@ -58,8 +57,9 @@ def settings(n: int) -> dict[str, tuple[PluginSpec, PluginSpec]]:
 
 
 def sounding(n: int, risk: float, slope: float = 0.5) -> tuple[PluginSpec, PluginSpec]:
-    """Return it at a risk, without probes and length cap: those are for attempts of many thousand
-    tokens.
+    """Return `sounding` at a risk, without probes and length cap.
+
+    Those are for attempts of many thousand tokens.
     """
     options = {"n": n, "risk": risk, "slope": slope, "patience": 0, "longest_tokens": 0}
     return PluginSpec("sounding", options), PluginSpec("discounted", {"slope": slope})
@@ -102,7 +102,7 @@ async def _run(n_problems: int, n: int, n_rounds: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model, how it is sampled, and what it is asked."""
+    """A model, its sampling, and its problems."""
 
     models: Mapping[str, Model]
     sampling: Sampling
@@ -128,7 +128,7 @@ async def measure(
     n: int,
     n_rounds: int,
 ) -> None:
-    """Measure every strategy and print one line each a round."""
+    """Measure every strategy and print one line per strategy and round."""
     print(f"{case.models['main'].path}: {len(case.rows)} problems, n = {n}")
     problems = [Problem(row["id"], row["prompt"], "number") for row in case.rows]
     references = {row["id"]: row["answer"] for row in case.rows}

@@ -1,5 +1,4 @@
-"""Published figures of voting and probing rules, and the frontier of `sounding`, on recorded traces
-through the project's own strategies.
+"""Reproduces published figures of voting and probing rules on recorded traces.
 
     python benchmarks/replay.py table [TRACES] [--seeds 100] [--probe-seeds 100]
     python benchmarks/replay.py ldv [TRACES]
@@ -11,11 +10,12 @@ through the project's own strategies.
     python benchmarks/replay.py pools [TRACES] [--seeds 3]
     python benchmarks/replay.py scores [TRACES]
 
-TRACES holds `qwen3-aime24` (recordings with probes of AIME 2024 from the AutoTTS release),
-`answer-pools` (from the Best-of-infinity code) and `qwen2.5-1.5b` (full texts with scores); none of
-it is part of this repository. Default: $LEADLINE_TRACES, else ../shared/traces. `table` holds
-itself to 1.0 accuracy point and 3 % of the tokens published, `ldv` to 0.3 points and 1 %; both say
-what is outside.
+It runs the project's own strategies and also measures the frontier of `sounding`. TRACES contains
+`qwen3-aime24` (recordings with probes of AIME 2024 from the AutoTTS release), `answer-pools` (from
+the Best-of-infinity code) and `qwen2.5-1.5b` (full texts with scores); none of it is part of this
+repository. Default: $LEADLINE_TRACES, else ../shared/traces. `table` allows deviations of 1.0
+accuracy point and 3 % of the published tokens, `ldv` of 0.3 points and 1 %; both report larger
+ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def adaptive(n: int, **options: object) -> ReplaySetting:
 
 SC = ReplaySetting(PluginSpec("consistency", {"n": 64}))
 ASC_40 = adaptive(40)
-# Accuracy in % and thousand tokens a question, by model; the AutoTTS repository's table.
+# Accuracy in % and thousand tokens per question, by model; the AutoTTS repository's table.
 PUBLISHED: dict[str, tuple[ReplaySetting, tuple[tuple[float, float], ...]]] = {
     "SC@64": (SC, ((21.4, 1008.6), (72.5, 1025.8), (80.0, 886.8), (80.4, 910.8))),
     "adaptive consistency": (
@@ -68,7 +68,7 @@ PUBLISHED: dict[str, tuple[ReplaySetting, tuple[tuple[float, float], ...]]] = {
         ((21.8, 773.8), (68.1, 748.5), (79.7, 688.9), (81.5, 730.8)),
     ),
 }
-# (risk, budget in thousand tokens) -> the same, as measured by whoever devised the rule.
+# (risk, budget in thousand tokens) -> the same, as measured by the author of the rule.
 LDV: dict[tuple[float, int], tuple[tuple[float, float], ...]] = {
     (0.15, 300): ((21.0, 203), (68.1, 123), (82.3, 73), (83.5, 70)),
     (0.10, 400): ((21.8, 303), (69.7, 180), (82.9, 103), (84.1, 98)),
@@ -82,8 +82,8 @@ WIDTHS = tuple(
     for risk in (0.23, 0.06)
     for width, spare in ((8, 0), (8, 1), (8, 8), (16, 16))
 )
-# what an attempt took on average where LDV's budgets were set: elsewhere they are scaled by the
-# mean length
+# mean length of an attempt where LDV's budgets were set: elsewhere they are scaled by the mean
+# length
 LDV_TOKENS = 15_000
 POOL_RULES = {
     "fixed 1": ReplaySetting(PluginSpec("consistency", {"n": 1})),
@@ -99,7 +99,7 @@ POOL_RULES = {
 
 
 def ldv(risk: float, kilotokens: float, **options: object) -> ReplaySetting:
-    """Return `sounding` set to LDV."""
+    """Return `sounding` with LDV's settings."""
     fixed = {
         "tokens": round(1000 * kilotokens),
         "risk_growth": 0.0,
@@ -113,7 +113,7 @@ def ldv(risk: float, kilotokens: float, **options: object) -> ReplaySetting:
 
 
 def sounding(risk: float, **options: object) -> ReplaySetting:
-    """Return `sounding` as it ships, with as many attempts as the recordings allow."""
+    """Return `sounding` with its defaults and as many attempts as the recordings allow."""
     return ReplaySetting(PluginSpec("sounding", {"risk": risk, "n": 128, **options}), DISCOUNTED)
 
 
@@ -124,9 +124,7 @@ def compare(
     points: float,
     share: float,
 ) -> None:
-    """Print measured beside published, by model, with a mark where they differ by more than is
-    allowed.
-    """
+    """Print measured and published figures by model, and mark those that differ too much."""
     for row, (accuracy, kilotokens) in zip(rows, published, strict=True):
         found, spent = 100 * row.accuracy.value, row.tokens.value / 1000
         off_points, off_share = found - accuracy, spent / kilotokens - 1
@@ -141,7 +139,7 @@ def compare(
 
 
 def table(recordings: Sequence[Recording], n_seeds: int, n_probe_seeds: int) -> None:
-    """Print the published table from our own strategies."""
+    """Print the published table as reproduced by our strategies."""
     for name, (setting, published) in PUBLISHED.items():
         conditions = Conditions(n_probe_seeds if name == "Parallel-Probe" else n_seeds)
         rows = play_all(recordings, [setting], conditions)[: len(recordings)]
@@ -151,15 +149,16 @@ def table(recordings: Sequence[Recording], n_seeds: int, n_probe_seeds: int) -> 
 
 
 def reproduce(recordings: Sequence[Recording], n_seeds: int) -> None:
-    """Print LDV's points beside those measured before."""
+    """Print LDV's points next to those measured before."""
     for (risk, kilotokens), published in LDV.items():
         rows = play_all(recordings, [ldv(risk, kilotokens)], Conditions(n_seeds))[: len(recordings)]
         compare(f"theta {1 - risk:.2f}, B {kilotokens}k", rows, published, 0.3, 0.01)
 
 
 def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -> None:
-    """Print the frontier, pooled over the models, each point beside SC@64 on the same draws:
-    intervals over questions.
+    """Print the frontier, pooled over the models, with SC@64 on the same draws.
+
+    Intervals are over questions.
     """
     conditions = Conditions(n_seeds, probe_tokens=probe_tokens)
     base = play_all(recordings, [SC], conditions)[-1]
@@ -185,7 +184,7 @@ def frontier(recordings: Sequence[Recording], n_seeds: int, probe_tokens: int) -
 
 
 def widths(recordings: Sequence[Recording], n_seeds: int) -> None:
-    """Print what running more attempts at once costs in tokens, and saves on the critical path."""
+    """Print the token cost and the critical path saved when more attempts run concurrently."""
     for risk, width, spare in WIDTHS:
         row = play_all(recordings, [sounding(risk, width=width, spare=spare)], Conditions(n_seeds))[
             -1
@@ -199,10 +198,10 @@ def widths(recordings: Sequence[Recording], n_seeds: int) -> None:
 
 
 def versus(groups: Mapping[str, Sequence[Recording]], n_seeds: int) -> None:
-    """Print, per group of recordings of the same questions, how much more accurate `sounding` is
-    than each of LDV's points.
+    """Print the accuracy gain of `sounding` over each of LDV's points, per group of recordings.
 
-    A point that its frontier does not reach on a recording is left out there.
+    A group has recordings of the same questions. A point beyond the frontier of a recording is
+    omitted there.
     """
     for name, recordings in groups.items():
         found = [against(recording, n_seeds) for recording in recordings]
@@ -222,15 +221,14 @@ def versus(groups: Mapping[str, Sequence[Recording]], n_seeds: int) -> None:
 
 
 def against(recording: Recording, n_seeds: int) -> list[tuple[dict[str, float], float] | None]:
-    """Return for each of LDV's points the gain by question at equal tokens, and our path over
-    LDV's; None where it is not reached.
+    """Return for each of LDV's points the gain by question, and our path over LDV's.
 
-    At equal tokens: the frontier is interpolated, linearly in the logarithm of the tokens. Without
-    recorded probes both go without.
+    None if a point is not reached. Gains are at equal tokens: the frontier is interpolated linearly
+    in the logarithm of the tokens. Without recorded probes neither rule uses them.
     """
     first = recording.problems[0].traces[0]
     n = min(128, *(len(p.traces) for p in recording.problems))
-    # nothing to look at before the cap
+    # nothing to inspect before the cap
     blind: dict[str, object] = {"patience": 0, "interval": 24_000}
     alike = {"n": n, **({} if first.probes else blind)}
     scale = (
@@ -254,8 +252,9 @@ def against(recording: Recording, n_seeds: int) -> list[tuple[dict[str, float], 
 
 
 def at_tokens(rows: Sequence[ReplayRow], tokens: float) -> tuple[dict[str, float], float] | None:
-    """Return accuracy by question, and path, of a frontier (sorted by tokens) at so many tokens;
-    None where it does not reach.
+    """Return a frontier's accuracy by question, and its path, at this number of tokens.
+
+    The frontier is sorted by tokens. None if it does not reach that number.
     """
     for low, high in pairwise(rows):
         if low.tokens.value <= tokens <= high.tokens.value:
@@ -289,8 +288,9 @@ def interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def pools(folder: Path, pattern: str, n_seeds: int) -> None:
-    """Print accuracy and mean number of samples of the adaptive-count rules on answer pools, by
-    resampling with replacement.
+    """Print accuracy and mean number of samples of the adaptive-count rules on answer pools.
+
+    Pools are resampled with replacement.
     """
     for path in sorted(folder.glob(f"{pattern}.jsonl.gz")):
         recording = read_recording(path)

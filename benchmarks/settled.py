@@ -1,16 +1,16 @@
-"""How well it can be told whether a running attempt's present answer is its last: a calibrated
-estimate, on models and questions held out.
+"""Evaluates a calibrated estimate of whether a running attempt's current answer is final.
 
     python benchmarks/settled.py [TRACES]
 
-TRACES holds `qwen3-aime24` (recordings with probes of AIME 2024 from the AutoTTS release; not part
-of this repository). Default: $LEADLINE_TRACES, else ../shared/traces.
+It is tested on held-out models and questions. TRACES contains `qwen3-aime24` (recordings with
+probes of AIME 2024 from the AutoTTS release; not part of this repository). Default:
+$LEADLINE_TRACES, else ../shared/traces.
 
-Every fourth attempt is looked at every 3,000 tokens while it runs. A logistic regression on its
-age, how long its answer has not changed, and how many of eight attempts that had ended by then
-agree with it, is fitted on the other three models and the other half of the questions. Brier
-scores, with a bootstrap over questions of what is gained over the others' share; AUROC;
-reliability.
+Every fourth attempt is inspected every 3,000 tokens while it runs. A logistic regression is fitted
+on the other three models and the other half of the questions. Its features are the attempt's age,
+the time since its answer last changed, and how many of eight attempts that had ended by then agree
+with it. Reports Brier scores, with a bootstrap over questions of the gain over the share of
+agreement alone; AUROC; reliability.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace, Recording
 
 MODELS = ("0.6B", "1.7B", "4B", "8B")
-EVERY = 3_000  # tokens between two looks: six probes
+EVERY = 3_000  # tokens between two inspections: six probes
 N_VOTERS = 8
-# the features of the attempt itself: age, stability, whether it has an answer at all
+# the attempt's own features: age, stability, whether it has an answer
 OWN = slice(0, 3)
 
 
 def looks(problem: RecordedProblem) -> list[tuple[list[float], bool]]:
-    """Return features and whether the present answer was the last, for every look at every fourth
-    attempt.
+    """Return features, and whether the current answer was final, per inspection.
+
+    Every fourth attempt is inspected.
     """
     found = []
     for trace in problem.traces[::4]:
@@ -62,9 +63,9 @@ def looks(problem: RecordedProblem) -> list[tuple[list[float], bool]]:
 def features(
     problem: RecordedProblem, trace: RecordedTrace, n_tokens: int, present: str, n_same: int
 ) -> list[float]:
-    """Return what is known of an attempt after so many tokens.
+    """Return an attempt's features after this number of tokens.
 
-    Agreement is Laplace's estimate, one half without voters.
+    Agreement is Laplace's estimate: one half without voters.
     """
     ended = [
         t.answer.key
@@ -103,8 +104,9 @@ def table(recordings: Sequence[Recording]) -> list[tuple[np.ndarray, np.ndarray,
 def held_out(
     tables: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], model: int, columns: slice
 ) -> np.ndarray:
-    """Return the estimates for one model's looks, each from the other models and the other half of
-    the questions.
+    """Return the estimates for one model's inspections.
+
+    Each is fitted on the other models and the other half of the questions.
     """
     x, _, question = tables[model]
     estimates = np.zeros(len(x))
@@ -126,7 +128,7 @@ def held_out(
 
 
 def main() -> None:
-    """Print one line a model, then its reliability in fifths."""
+    """Print one line per model, then its reliability in fifths."""
     folder = (
         Path(
             sys.argv[1]

@@ -1,10 +1,10 @@
-"""How many traces a second the shell carries when the engine costs nothing: fake engine, dressing
-and journal included.
+"""Measures the traces per second of the shell when the engine costs nothing.
 
     python benchmarks/shell.py [--problems 10000] [--traces 10] [--rounds 3]
 
-Every problem is open from the start, so each trace passes a heap of that many sessions. Prints
-traces a second, where the time goes, and the memory that an open problem takes.
+Uses the fake engine and includes annotation and the journal. Every problem is open from the start,
+so each trace passes a heap of that many sessions. Prints traces per second, a profile of the time,
+and the memory of an open problem.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from orchestrator.runtime import api
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmark and print its results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def one_round(problems: list[Problem], plan: Plan, execution: Execution) -> float:
-    """Return the seconds one job takes, from its first request to its last result."""
+    """Return the seconds of one job, from its first request to its last result."""
 
     async def work(directory: Path) -> float:
         with open_job(directory, plan, problems) as job:

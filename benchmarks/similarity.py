@@ -1,13 +1,12 @@
-"""How well similarities tell, from prefixes, which traces will come to the same answer: on recorded
-traces, split by problem.
+"""Evaluates how well similarities predict from prefixes which traces reach the same answer.
 
-    python benchmarks/judges.py [TRACES]
+    python benchmarks/similarity.py [TRACES]
 
-TRACES is the folder of recordings (default: $LEADLINE_TRACES, else ../shared/traces). Texts:
-Qwen2.5-1.5B-Instruct on GSM8K and MATH-500 (folder qwen2.5-1.5b), cut at a number of tokens;
-`trained` and `embedding` are fitted on the other folds of problems. Answer probes cannot be asked
-of a text without its model; `probe` is measured where probes were recorded, Qwen3 on AIME 2024
-(folder qwen3-aime24).
+Uses recorded traces, split by problem. TRACES is the folder of recordings (default:
+$LEADLINE_TRACES, else ../shared/traces). Texts: Qwen2.5-1.5B-Instruct on GSM8K and MATH-500 (folder
+qwen2.5-1.5b), cut at a number of tokens; `trained` and `embedding` are fitted on the other folds of
+problems. Answer probes need the model of a text; `probe` is measured on recorded probes, Qwen3 on
+AIME 2024 (folder qwen3-aime24).
 """
 
 from __future__ import annotations
@@ -83,17 +82,17 @@ def main() -> None:
 
 
 def measured(name: str, pools: Pools) -> Quality:
-    """Return a similarity's quality; one with a model file is fitted on the other folds."""
+    """Return a similarity's quality; with a model file, it is fitted on the other folds."""
     if name == "lexical":
         return quality(scores_of_pairs(registry.load("similarity", PluginSpec(name)), pools), pools)
     return quality(cross_fitted("trained", pools, scored_by=name), pools)
 
 
 def rates(scores: Mapping[str, Sequence[float | None]], pools: Pools) -> str:
-    """Return the FNR and TNR of a similarity that answers yes or no.
+    """Return the FNR and TNR of a similarity with binary scores.
 
-    The first is the share of agreeing pairs taken for different, the second that of differing pairs
-    taken for different.
+    FNR is the share of agreeing pairs classified as different, TNR that of differing pairs
+    classified as different.
     """
     same = [a.final == b.final for _, pool in pools.values() for a, b in combinations(pool, 2)]
     equal = [score == 1.0 for key in pools for score in scores[key]]
@@ -125,8 +124,9 @@ def show(name: str, found: Quality) -> None:
 
 
 async def recorded_texts(folder: Path) -> dict[str, tuple[Problem, list[Trace]]]:
-    """Return each problem with its traces, answers read and classed anew by the project's own
-    rules.
+    """Return each problem with its traces.
+
+    Answers are read and classified again by the project's rules.
     """
     prompts = {p["id"]: p["prompt"] for p in _json(folder / "math500-7b-pass1.json.gz")["problems"]}
     plan = Plan()
@@ -159,8 +159,9 @@ async def recorded_texts(folder: Path) -> dict[str, tuple[Problem, list[Trace]]]
 
 
 def recorded_probes(path: Path, n_tokens: int) -> Pools:
-    """Return the branches that were still thinking after `n_tokens` tokens, with their probe's
-    answer and their final one.
+    """Return the branches that were unfinished after `n_tokens` tokens.
+
+    Each has its probe's answer and its final answer.
     """
     pools: dict[str, tuple[Problem, Sequence[LabelledPrefix]]] = {}
     with gzip.open(path, "rt") as file:

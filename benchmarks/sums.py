@@ -1,5 +1,6 @@
-"""Sums of two small numbers as a problem file, drawn by a seed: `python benchmarks/sums.py 48 >
-sums.jsonl`.
+"""Prints a problem file of sums of two small numbers, drawn from a seed.
+
+Usage: python benchmarks/sums.py 48 > sums.jsonl
 """
 
 import json

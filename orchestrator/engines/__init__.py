@@ -1,5 +1,6 @@
-"""What completes requests: one folder an engine. None is imported before a plan asks for it by
-name.
+"""The engines that complete requests, one folder per engine.
 
-An engine imports its own libraries; `reply` turns what any of them returns into a checked trace.
+No engine is imported before a plan names it.
+
+An engine imports its own libraries; `reply` converts every engine's replies to checked traces.
 """

@@ -1,6 +1,6 @@
-"""What engines without a model share: tokens that take a fixed time, and requests cut short in it.
+"""Timing of engines without a model: each token takes a fixed time, and requests can be aborted.
 
-The one rule: nothing here decides what a reply says, only how much of it there was time for.
+The one rule: nothing here changes a reply's content, only how much of it is generated in time.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from orchestrator.core.values import Request
 
 
 class PacedEngine:
-    """An engine whose requests wait as long as their tokens take, or until they are aborted."""
+    """An engine with requests that take the time of their tokens, unless they are aborted."""
 
     def __init__(self) -> None:
         self._aborts: dict[tuple[str, int], asyncio.Event] = {}
 
     def abort(self, request: Request) -> None:
-        """Stop a request; its trace comes back cut where it was."""
+        """Stop a request; its trace is returned with the tokens so far."""
         event = self._aborts.get(request.identity)
         if event is not None:
             event.set()
@@ -25,9 +25,9 @@ class PacedEngine:
     async def tokens_before_abort(
         self, request: Request, n_tokens: int, seconds_per_token: float, hangs: bool = False
     ) -> int | None:
-        """Wait as long as the tokens take; return how many an abort left, None without one.
+        """Wait for the tokens; return the number before an abort, or None if there was no abort.
 
-        A request that hangs waits for its abort.
+        A request that hangs waits until it is aborted.
         """
         if not hangs and not n_tokens * seconds_per_token:
             return None

@@ -1,7 +1,7 @@
-"""Validates engines' replies before anything uses them, and builds replies. Pure.
+"""Validates engines' replies before they are used, and builds replies. Pure.
 
-The one rule: a reply that is not valid becomes a FAILED trace that says why. A bad reply costs one
-trace: never the job, and never a journal that cannot be read again.
+The one rule: an invalid reply becomes a FAILED trace with the reason. A bad reply costs one trace,
+and never the job or a readable journal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def validated(request: Request, reply: object) -> Trace:
     if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
         return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
     if reply.subjects != request.subjects:
-        # the strategy decides what it is about, not the engine
+        # the strategy decides a trace's subjects, not the engine
         reply = changed(reply, subjects=request.subjects)
     if (
         request.checkpoint
@@ -62,12 +62,12 @@ def _within(ids: tuple[int, ...]) -> bool:
 
 
 def encodable(text: str) -> str:
-    """Return the text with `?` for lone surrogates, which UTF-8 cannot carry."""
+    """Return the text with `?` for lone surrogates, which UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def trace_for(request: Request, finish: Finish, **fields: Any) -> Trace:
-    """Return a trace of this request, with the other fields as given."""
+    """Return a trace of this request with the given other fields."""
     return Trace(
         ordinal=request.ordinal,
         finish=finish,
@@ -85,7 +85,7 @@ def without_stop(
 ) -> tuple[int, ...]:
     """Return token ids without the last ones that together decode to the stop string.
 
-    As few as possible; all of them stay if none do.
+    Removes as few as possible; all are kept if none match.
     """
     for n in range(1, len(ids) + 1):
         if stop in decode(ids[-n:]):

@@ -1,8 +1,8 @@
-"""Checks of the contract of each kind of plugin, to call from a plugin's own tests.
+"""Contract checks for each kind of plugin, to call from a plugin's own tests.
 
 A broken rule raises AssertionError with a message that names the rule and the remedy. No test
-framework is needed. Within an event loop, await `check_verifier` and `check_engine`; elsewhere they
-run at once.
+framework is needed. Within an event loop, await `check_verifier` and `check_engine`; without one
+they run immediately.
 
     from orchestrator.testing import check_strategy
 

@@ -1,6 +1,6 @@
-"""Checks of an engine's capabilities, one for each, on a bench with an open engine.
+"""Checks of an engine's capabilities, one per capability, on a bench with an open engine.
 
-Checks for all engines, whatever their capabilities, are in `orchestrator.testing.engines`.
+Checks for all engines, regardless of capabilities, are in `orchestrator.testing.engines`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Bench:
     wait_seconds: float
 
     def request(self, ordinal: int, problem_id: str = "check") -> Request:
-        """Return a complete request, like those of a Session."""
+        """Return a complete request, like the requests of a Session."""
         return Request(
             prompt=self.prompt,
             model=self.model,
@@ -53,7 +53,7 @@ class Bench:
         )
 
     def long_request(self, ordinal: int) -> Request:
-        """Return a request whose reply is long enough to be stopped."""
+        """Return a request with a reply that is long enough to be stopped."""
         return replace(self.request(ordinal), max_new_tokens=self.long_tokens)
 
     async def reply(self, request: Request) -> Trace:
@@ -65,7 +65,7 @@ class Bench:
         return trace
 
     async def within(self, result: Awaitable[T], what: str) -> T:
-        """Await, for a limited time."""
+        """Await with a time limit."""
         try:
             async with asyncio.timeout(self.wait_seconds):
                 return await result
@@ -78,7 +78,7 @@ class Bench:
 def _check_reply(request: Request, trace: Trace) -> None:
     who = f"the reply to ({request.problem_id}, {request.ordinal})"
     usage, n_ids, limit = trace.usage, len(trace.token_ids), request.max_new_tokens
-    # a looped model reports which depth is its own
+    # a looped model reports its own depth
     depth = trace.depth if request.depth is None else request.depth
     expected = (request.ordinal, request.parent, request.purpose, request.model, depth)
     actual = (trace.ordinal, trace.parent, trace.purpose, trace.model, trace.depth)
@@ -90,7 +90,7 @@ def _check_reply(request: Request, trace: Trace) -> None:
     )
     require(trace.finish is not Finish.FAILED, "serves", f"{who} failed: {trace.error}")
     require(
-        # a stop string is generated, and left out
+        # a stop string is generated but not returned
         n_ids in (0, usage.output_tokens) or (bool(trace.stop) and usage.output_tokens > n_ids),
         "usage",
         f"{who} counts {usage.output_tokens} tokens but contains {n_ids}",
@@ -137,13 +137,13 @@ async def _check_seeds(bench: Bench) -> None:
 
 
 async def _check_abort(bench: Bench) -> None:
-    """Abort four requests; an abort may come after the end, so one of four must be cut."""
+    """Abort four requests; an abort may arrive after the end, so at least one must be cut."""
     cut = []
     for ordinal in range(80, 84):
         request = bench.long_request(ordinal)
         task = asyncio.ensure_future(bench.reply(request))
         await asyncio.wait({task}, timeout=0.1)
-        # an abort that arrives before the request has started is forgotten
+        # an abort that arrives before the request starts is ignored
         for _ in range(math.ceil(bench.wait_seconds / 0.1)):
             if task.done():
                 break
@@ -265,7 +265,7 @@ async def _check_metrics(bench: Bench) -> None:
     )
     first = replace(bench.request(111), sampling=_GREEDY, max_new_tokens=1)
     word = (await bench.reply(first)).text.strip()
-    if word:  # else it begins with a space or half a character, which no metric can name
+    if word:  # otherwise it begins with a space or half a character, which a metric cannot name
         name = f"first_token_logprob@{word}"
         metrics = (await bench.reply(replace(first, ordinal=112, metrics=(name,)))).metrics
         require(
@@ -276,9 +276,10 @@ async def _check_metrics(bench: Bench) -> None:
 
 
 async def _check_score(bench: Bench) -> None:
-    """Read back tokens that were sampled.
+    """Score tokens that were sampled before.
 
-    After the same prompt they are as likely as when they were sampled, after another they are not.
+    After the same prompt their log-probabilities are those of sampling; after another prompt they
+    differ.
     """
     name = "prefix_logprob"
     drawn = await bench.reply(replace(bench.request(130), metrics=("mean_logprob",)))
@@ -325,7 +326,7 @@ async def _check_score(bench: Bench) -> None:
 
 
 async def _check_stops(bench: Bench) -> None:
-    """Stop at a piece from the middle of a greedy reply: only what comes before it is left."""
+    """Stop at a piece from the middle of a greedy reply: only the text before it is returned."""
     request = replace(bench.request(120), sampling=_GREEDY)
     whole = await bench.reply(request)
     mark = whole.text[len(whole.text) // 2 :][:4]

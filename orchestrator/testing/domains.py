@@ -1,7 +1,7 @@
 """The contract of domains: they read answers or abstain, never raise, and agree with themselves.
 
 Their normal form agrees with their equivalence. By contract, `equivalent` may be slow or hang and
-is called in processes that can be killed; here it is called only for the given examples.
+is called in processes that can be killed; here it is called only on the given examples.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _REPEATED = (
     "#### 1\n", "answer ", "The answer is ", "the answer is 1 ", "Answer: A\n", "final answer\n",
     "1/", "1 2 ", "a b ", '{"a": ', "* ", "not ",
 )  # fmt: skip
-# small steps at first: exponential time shows before it hangs
+# small steps at first: exponential time is detected before it hangs
 _SIZES = (16, 20, 24, 28, 32, *(2**k for k in range(6, 15)))
-# for 16,384 characters, where linear code takes some hundredths and quadratic code some seconds
+# for 16,384 characters: linear code takes hundredths of a second, quadratic code several seconds
 _CPU_SECONDS = 0.5
 
 
@@ -49,7 +49,7 @@ def check_domain(
 ) -> None:
     """Check the contract of a domain.
 
-    `stated` are texts, each with the answer that it states explicitly; `equal` and `different` are
+    `stated` are texts, each with the answer that it gives explicitly; `equal` and `different` are
     pairs of answers.
     """
     check_value(domain)
@@ -181,7 +181,7 @@ def _check_equivalence(domain: Domain, answers: Sequence[str]) -> None:
 
 
 def _check_time(domain: Domain) -> None:
-    """Double the length of texts that are hard to read, up to the first that takes too long."""
+    """Double the length of texts that are hard to parse, until one takes too long."""
     for piece in _REPEATED:
         for size in _SIZES:
             text = piece * (size // len(piece))

@@ -1,9 +1,9 @@
 """The contract of engines: replies match their requests, and declared capabilities work.
 
-Checks pairing, usage, limits, aborts, cancellation and capabilities, with some sixty short
-completions. Each wait is bounded, so an engine that hangs fails here. Greedy continuation is
-compared exactly; a real engine that rounds differently in other batches may differ in a near-tie,
-so only a few tokens are compared.
+Checks pairing, usage, limits, aborts, cancellation and capabilities, with about sixty short
+completions. Each wait is bounded, so an engine that hangs fails. Greedy continuation is compared
+exactly; a real engine that rounds differently in other batches may differ in a near-tie, so only a
+few tokens are compared.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ async def check_engine(
     long_tokens: int = 2_000,
     wait_seconds: float = 120.0,
 ) -> None:
-    """Check the contract of an open engine that can do what `capabilities` say.
+    """Check the contract of an open engine with these `capabilities`.
 
-    `prompt` must lead to replies of more than a dozen tokens, most of them still running a tenth of
-    a second after they began if they may be `long_tokens` long. No single wait lasts longer than
-    `wait_seconds`. Await it within an event loop; elsewhere it runs at once.
+    `prompt` must lead to replies of more than a dozen tokens. With a limit of `long_tokens`, most
+    replies must still be running a tenth of a second after their start. No single wait lasts longer
+    than `wait_seconds`. Await it within an event loop; without one it runs immediately.
     """
     bench = Bench(engine, model, prompt, long_tokens, wait_seconds)
     await _check_pairing(bench)
@@ -46,7 +46,7 @@ async def check_engine(
 
 
 async def _check_pairing(bench: Bench) -> None:
-    """Send 32 requests at once, of two problems, with one prompt: each gets its own reply."""
+    """Send 32 concurrent requests of two problems with one prompt: each gets its own reply."""
     requests = [
         replace(bench.request(i, problem_id), seed=1_000 + i + offset)
         for i in range(16)

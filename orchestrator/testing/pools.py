@@ -1,4 +1,4 @@
-"""Traces and pools of traces made by hand, for tests of strategies and selectors.
+"""Handmade traces and pools of traces, for tests of strategies and selectors.
 
 Everything is a function of its arguments. Nothing here decides or checks anything.
 """
@@ -24,9 +24,9 @@ def trace(
     parent: int | None = None,
     model: str = "main",
 ) -> Trace:
-    """Return a trace that states `answer` (None abstains) after `tokens` tokens.
+    """Return a trace that gives `answer` (None abstains) after `tokens` tokens.
 
-    The answer's text and key are the same. `verdicts` maps a verifier's name to its score. A FAILED
+    The answer's text and key are equal. `verdicts` maps a verifier's name to its score. A FAILED
     trace has an `error` and no answer.
     """
     failed = finish is Finish.FAILED
@@ -53,10 +53,10 @@ def pool(
     verdicts: Mapping[str, Sequence[float]] | None = None,
     tokens: Sequence[int] = (),
 ) -> list[Trace]:
-    """Return one trace for each word, ordinals from 0.
+    """Return one trace per word, with ordinals from 0.
 
     A word is an answer, `-` a trace that abstains, `!` one that failed. `metrics`, `verdicts` and
-    `tokens` have one value for each trace: `pool("A B -", metrics={"mean_confidence": (3, 5, 1)})`.
+    `tokens` have one value per trace: `pool("A B -", metrics={"mean_confidence": (3, 5, 1)})`.
     """
     return [
         trace(

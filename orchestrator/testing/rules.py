@@ -1,4 +1,4 @@
-"""The rules for every kind of plugin, and helpers that the checks share.
+"""The rules for every kind of plugin, and shared helpers of the checks.
 
 A plugin is a frozen dataclass of plain options that can be pickled, and it uses no global state. A
 broken rule raises AssertionError: "RULE: observation; remedy".
@@ -35,7 +35,7 @@ P = ParamSpec("P")
 
 
 def require(held: bool, rule: str, remedy: str) -> None:
-    """Raise AssertionError when a rule is broken."""
+    """Raise AssertionError if a rule is broken."""
     if not held:
         raise AssertionError(f"{rule}: {remedy}")
 
@@ -44,16 +44,16 @@ class _Completed:
     """The result of a check that has already run; awaiting it does nothing."""
 
     def __await__(self) -> Generator[None, None, None]:
-        """Complete at once."""
+        """Complete immediately."""
         yield from ()
 
 
 def with_or_without_loop(
     check: Callable[P, Coroutine[Any, Any, None]],
 ) -> Callable[P, Awaitable[None]]:
-    """Return a check that runs at once without an event loop and must be awaited within one.
+    """Return a check that runs immediately without an event loop and must be awaited within one.
 
-    Otherwise, a test that is not a coroutine would call a check that never runs, and pass.
+    Otherwise, a test that is not a coroutine would call a check that never runs, and would pass.
     """
 
     @functools.wraps(check)
@@ -123,7 +123,7 @@ def check_needs(
 ) -> None:
     """Check that a plugin lists in `needs` all capabilities that its requests use.
 
-    `tasks` are the pools that have a task.
+    `tasks` are the pools with a task.
     """
     uses = {
         Capability.CONTINUE: any(r.parent is not None for r in requests),
@@ -143,12 +143,12 @@ def check_needs(
 
 
 def metric_value(name: str, share: float) -> float:
-    """Return a value that a metric may have, the further from 0 the larger `share` in [0, 1] is."""
+    """Return a possible value of a metric, farther from 0 for a larger `share` in [0, 1]."""
     return -share if parse_metric(name)[0].endswith("_logprob") else 20 * share
 
 
 def model_pools(plugin: object) -> dict[str, Model]:
-    """Return the pools of a plan in which a plugin's requests find the models that they name."""
+    """Return pools of a plan that define all models named by a plugin's requests."""
     names = ("main", getattr(plugin, "model", ""), *getattr(plugin, "pools", ()))
     return {name: Model("any") for name in names if name}
 
@@ -157,7 +157,7 @@ def model_pools(plugin: object) -> dict[str, Model]:
 def no_global_randomness() -> Iterator[None]:
     """Check that the block draws nothing from the global generators of `random` and NumPy.
 
-    They are left as they were.
+    Their states are restored.
     """
     numpy = sys.modules.get("numpy")
     before = random.getstate(), numpy and numpy.random.get_state()
@@ -177,23 +177,23 @@ def no_global_randomness() -> Iterator[None]:
 
 
 class SaltedText(str):
-    """Text whose hash depends on a salt: another salt, another order in a set of such texts.
+    """Text with a salted hash: another salt changes the order in a set of such texts.
 
-    It stands in for PYTHONHASHSEED, which is fixed when a process starts. All texts that meet in
-    one dict must have the same salt.
+    It replaces PYTHONHASHSEED, which is fixed when a process starts. All texts in one dict must
+    have the same salt.
     """
 
     __slots__ = ("salt",)
     salt: int
 
     def __new__(cls, text: str, salt: int) -> Self:
-        """Return the text, salted."""
+        """Return the salted text."""
         salted = super().__new__(cls, text)
         salted.salt = salt
         return salted
 
     def __hash__(self) -> int:
-        """Return a hash that the salt changes."""
+        """Return a hash that depends on the salt."""
         return hash((self.salt, str(self)))
 
     def __eq__(self, other: object) -> bool:
@@ -202,7 +202,7 @@ class SaltedText(str):
 
 
 def salted(trace: Trace, salt: int) -> Trace:
-    """Return a trace whose answer has another hash, and another place in a set of answers."""
+    """Return a trace with a different answer hash, and so another place in a set of answers."""
     if trace.answer is None:
         return trace
     answer = Answer(SaltedText(trace.answer.text, salt), SaltedText(trace.answer.key, salt))

@@ -1,6 +1,6 @@
-"""The contract of selectors: a pure function over a pool in any order, that counts only votes.
+"""The contract of selectors: a pure function of a pool in any order that counts only votes.
 
-Its clusters are ranked by weight, with the tie rule. Not checked: the quality of the weights.
+Its clusters are ranked by weight and the tie rule. Not checked: the quality of the weights.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PURE = "a selector is a pure function of the traces, whatever their order"
 def check_selector(selector: Selector, *, verdicts: Sequence[str] = ()) -> None:
     """Check the contract of a selector.
 
-    Every trace carries the metrics that it declares, and a verdict of each verifier named.
+    Every trace has the metrics that the selector declares, and a verdict of each named verifier.
     """
     check_value(selector)
     with no_global_randomness():

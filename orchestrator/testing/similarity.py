@@ -1,6 +1,7 @@
 """The contract of similarities: one score per pair, from that pair alone, in either order.
 
-A similarity that queries a model may depend on their order. Not checked: the quality of scores.
+A similarity that queries a model may depend on the order within a pair. Not checked: the quality of
+scores.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ _TOLERANCE = 1e-9
 def check_similarity(
     similarity: Similarity, *, problem: Problem = PROBLEM, texts: Sequence[str] = ()
 ) -> None:
-    """Check the contract of a similarity on pairs of prefixes of every kind, with those of `texts`.
+    """Check the contract of a similarity on pairs of prefixes of every kind, including `texts`.
 
-    A similarity that queries a model receives replies that depend on its requests; then replies
-    that failed or lack the requested metrics.
+    A similarity that queries a model first receives replies that depend on its requests, then
+    replies that failed or lack the requested metrics.
     """
     check_value(similarity)
     keys = itertools.cycle(("41", "42", None))
@@ -91,7 +92,7 @@ def _require_close(
 
 @dataclass(slots=True, eq=False)
 class _Scoring:
-    """A similarity's generator over pairs, as a strategy: what a Session explores."""
+    """A similarity's generator over pairs, wrapped as a strategy for a Session."""
 
     similarity: Similarity
     pairs: Sequence[Pair]
@@ -105,7 +106,7 @@ class _Scoring:
 def _scores(
     similarity: Similarity, problem: Problem, pairs: Sequence[Pair], spoiled: bool = False
 ) -> list[float | None]:
-    """Return a similarity's scores; `spoiled` replies carry nothing or have failed."""
+    """Return a similarity's scores; `spoiled` replies are empty or failed."""
     before = copy.deepcopy(pairs)
     scoring = _Scoring(similarity, pairs)
     session = Session(problem, scoring, Plan(models=model_pools(similarity)))
@@ -136,7 +137,7 @@ def _check_requests(similarity: Similarity, requests: Sequence[Request]) -> None
 
 
 def _reply(request: Request, spoiled: bool) -> Trace:
-    """Return a reply that the request's text decides."""
+    """Return a reply that depends on the request's text."""
     rng = random.Random(repr((request.prompt, request.suffix)))
     if spoiled:
         finish = rng.choice((Finish.FAILED, Finish.STOP, Finish.CANCELLED))
@@ -144,5 +145,5 @@ def _reply(request: Request, spoiled: bool) -> Trace:
     reply = trace(
         request.ordinal, None, metrics={name: -5 * rng.random() for name in request.metrics}
     )
-    # an embedding, for a similarity that asked for one
+    # an embedding, for a similarity that requested one
     return replace(reply, values=tuple(rng.uniform(-1, 1) for _ in range(4)))

@@ -1,7 +1,7 @@
-"""Explores a problem without an engine or an event loop: scripted traces arrive at a Session.
+"""Explores a problem without an engine or an event loop: a Session receives scripted traces.
 
-Everything is a function of its arguments, so a simulation can be recorded and played again, event
-by event.
+Everything is a function of its arguments, so a simulation can be recorded and replayed, event by
+event.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from orchestrator.core.values import Finish, Problem, Request, Trace
 from orchestrator.testing.pools import PROBLEM, trace
 
 Ending: TypeAlias = Trace | str | None
-Event: TypeAlias = Trace | str  # an arrival, or the reason of a stop
-MAX_TRACES = 20_000  # an exploration that takes more without a budget has to be stopped
+Event: TypeAlias = Trace | str  # an arriving trace, or the reason for a stop
+MAX_TRACES = 20_000  # an exploration that needs more without a budget is stopped
 INTERRUPT = "interrupt"
 PURE = (
     "a strategy is a pure function of (problem, rng, traces): "
@@ -29,9 +29,9 @@ PURE = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An event, the effects that the session returned, and what then ran.
+    """An event, the effects that the session returned, and the requests that then ran.
 
-    `running` holds each ordinal with whether it was cancelled.
+    `running` has each ordinal, with whether it was cancelled.
     """
 
     event: Event
@@ -41,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """A whole exploration: its first effects, every step, and the session after it."""
+    """A whole exploration: its first effects, every step, and the final session."""
 
     first: tuple[Effect, ...]
     steps: tuple[Step, ...]
@@ -71,12 +71,12 @@ def explore(
     problem: Problem = PROBLEM,
     seed: int | None = None,
 ) -> Session:
-    """Return the session of a whole exploration, in which `answer_of` decides each reply.
+    """Return the session of a whole exploration, with replies from `answer_of`.
 
     It returns an answer's text, None to abstain, or a trace (its ordinal and parent are set here).
-    Traces arrive in the order of submission or, with a seed, in a shuffled one; requests that the
-    strategy cancels arrive CANCELLED, without an answer. AssertionError when the exploration does
-    not end within 20,000 traces.
+    Traces arrive in the order of submission or, with a seed, in a shuffled order; requests that the
+    strategy cancels arrive CANCELLED, without an answer. AssertionError if the exploration does not
+    end within 20,000 traces.
     """
     session = Session(problem, strategy, plan or Plan())
     record(session, answer_of, random.Random(seed) if seed is not None else None)
@@ -94,9 +94,9 @@ def record(
     rng: random.Random | None,
     n_max: int = MAX_TRACES,
 ) -> Simulation:
-    """Run a fresh session to its end and return all that happened.
+    """Run a new session to its end and return its record.
 
-    It is stopped if it still explores after `n_max` traces.
+    It is stopped if it is still exploring after `n_max` traces.
     """
     first = tuple(session.start())
     steps: list[Step] = []
@@ -110,13 +110,13 @@ def record(
 
 
 def play(session: Session, events: Iterable[Event]) -> Simulation:
-    """Give recorded events to a fresh session and return all that happened."""
+    """Replay recorded events in a new session and return its record."""
     first = tuple(session.start())
     return Simulation(first, tuple(step(session, event) for event in events), session)
 
 
 def step(session: Session, event: Event) -> Step:
-    """Give one event to a session."""
+    """Pass one event to a session."""
     if not isinstance(event, str) and event.ordinal not in session.running:
         raise AssertionError(
             f"deterministic: trace {event.ordinal} arrived before and was not started this time; "

@@ -1,7 +1,7 @@
-"""The contract of strategies: they end, keep their budget, clean up, and are pure.
+"""The contract of strategies: they end, keep to their budget, clean up, and are pure.
 
-Pure: a function of (problem, rng, traces). Not detected: a read of the clock, of a file or of the
-environment that does not change what the strategy does between two runs.
+Pure: a function of (problem, rng, traces). Not detected: a read of the clock, a file or the
+environment that does not change the strategy's behaviour between two runs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from orchestrator.testing.simulation import (
 )
 
 World = Callable[[Request], Trace]
-_JUDGE_REPLIES = {  # what judges reply, in the forms of `kit.verdicts`
+_JUDGE_REPLIES = {  # replies of judges, in the forms of `kit.verdicts`
     Purpose.VERIFY: (
         "Verdict: correct",
         "Verdict: correct",
@@ -55,10 +55,10 @@ _JUDGE_REPLIES = {  # what judges reply, in the forms of `kit.verdicts`
     ),
     Purpose.COMPARE: ("Winner: 1", "Winner: 2", "Winner: tie", "I am not sure."),
 }
-# traces after which an exploration is stopped: without a budget as a user would, with one because
+# traces after which an exploration is stopped: without a budget, as a user would; with one, because
 # it hangs
 _N_LIMIT = 2_000
-_N_TOKENS = 60  # of an attempt at most: several stretches where there are checkpoints
+_N_TOKENS = 60  # of an attempt at most: several stretches if there are checkpoints
 _N_STOPS = 16  # points of one exploration at which it is stopped
 
 
@@ -67,8 +67,8 @@ def check_strategy(
 ) -> None:
     """Check the contract of a strategy: any order of arrival, any failure, any stop, and replay.
 
-    Each world of traces is explored without a budget and with budgets that change the course. Pass
-    `plan` if the strategy names models; its budget is varied. Each seed is another order of
+    Each world of traces is explored without a budget and with budgets that change the exploration.
+    Pass `plan` if the strategy names models; its budget is varied. Each seed gives another order of
     arrival.
     """
     check_value(strategy)
@@ -87,9 +87,9 @@ def check_strategy(
 
 
 def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
-    """The ways in which traces come out, each a function of the request alone.
+    """Sets of possible replies ("worlds"), each a function of the request alone.
 
-    `verifiers` score every trace, as the plan's do.
+    `verifiers` score every trace, like those of a plan.
     """
 
     def world(words: Sequence[str], finishes: Sequence[Finish] = (Finish.STOP,)) -> World:
@@ -97,7 +97,7 @@ def _worlds(seed: int, verifiers: Sequence[str] = ()) -> dict[str, World]:
             rng = random.Random(request.seed + seed)
             word, finish = rng.choice(words), rng.choice(finishes)
             if finish is Finish.RULE and not (request.rules or request.checkpoint):
-                finish = Finish.STOP  # nothing there that could fire
+                finish = Finish.STOP  # there is no text on which a rule could fire
             is_verdict = request.purpose in _JUDGE_REPLIES
             names = dict.fromkeys((*request.verifiers, *verifiers))
             scored = () if is_verdict or finish is Finish.FAILED else names
@@ -151,10 +151,10 @@ def _copy(strategy: Strategy) -> Strategy:
 
 
 def _boundaries(whole: Simulation) -> list[Budget]:
-    """Return the budgets at which something else happens than without one, as `whole` shows.
+    """Return budgets that change the exploration `whole`, which had none.
 
-    One trace; one too few for the first command, and for the last request of all; the tokens of one
-    trace, half of all tokens; and both kinds at once.
+    They are: one trace; one trace too few for the first command, and for the last request; the
+    tokens of one trace; half of all tokens; and both kinds together.
     """
     n_first, n_all = len(whole.first), len(whole.requests)
     n_tokens = sum(t.usage.output_tokens for t in whole.session.traces.values())
@@ -167,7 +167,7 @@ def _boundaries(whole: Simulation) -> list[Budget]:
 def _check_budget(
     strategy: Strategy, plan: Plan, world: World, where: str, seed: int
 ) -> Simulation:
-    """Explore, check the conduct, and that the same events do the same again."""
+    """Explore, check the behaviour, and check that replayed events give the same effects."""
     recording = record(_session(strategy, plan), world, random.Random(seed), _N_LIMIT)
     _check_conduct(strategy, recording, plan, where)
     for salt in (1, 2) if plan.budget == Budget() else (0,):
@@ -238,7 +238,7 @@ def _check_same_steps(one: Sequence[Step], other: Sequence[Step], where: str) ->
 def _check_stops(
     strategy: Strategy, plan: Plan, world: World, where: str, whole: Simulation
 ) -> None:
-    """Stop an exploration where it had just acted: nothing may raise, start, or be left running."""
+    """Stop an exploration right after it acted: nothing may raise, start or be left running."""
     events = [event for event in whole.events if event != INTERRUPT]
     acted = [n for n, done in enumerate(whole.steps[: len(events)], 1) if done.effects]
     chosen = {acted[i * len(acted) // _N_STOPS] for i in range(_N_STOPS)} if acted else set()
@@ -268,7 +268,7 @@ def _check_stops(
 
 
 def _check_sharing(strategy: Strategy, plan: Plan, seed: int) -> None:
-    """Explore two problems in turns with one strategy: each must go as it does alone."""
+    """Explore two problems alternately with one strategy: each must run as it does alone."""
     world = _worlds(seed, registry.verdicts(strategy))["of two answers"]
     alone = [
         record(_session(_copy(strategy), plan), world, random.Random(seed + i), _N_LIMIT)

@@ -1,8 +1,8 @@
 """The contract of verifiers: one verdict per trace, in order, with scores in [0, 1].
 
-A verifier need not be deterministic. A Session runs a verifier that queries models (`ask`) with
-replies that depend on its requests: good, unreadable, failed, cut off. Its verdict must depend on
-the replies alone, not on their order, and there must be none if every request fails.
+A verifier need not be deterministic. A Session runs a verifier that queries models (`ask`), with
+replies that depend on its requests: good, unreadable, failed or cut off. Its verdict must depend
+only on the replies, not on their order, and there must be none if every request fails.
 
 Not checked: the quality of verdicts.
 """
@@ -38,7 +38,7 @@ _UNUSUAL = ("", " \n", "\\boxed{", "🙂" * 50, "\x00", "no answer here", "word 
 _VERDICTS = ("Verdict: correct", "Verdict: incorrect")
 _SCORES = ("Score: 3/10", "Score: 9/10", "<think>Hm.</think> Score: 7")
 _UNREADABLE = ("I am not sure.", "")
-_World: TypeAlias = tuple[Sequence[Finish], Sequence[str]]  # how requests end, and with what text
+_World: TypeAlias = tuple[Sequence[Finish], Sequence[str]]  # how requests end, and their text
 _FAILS: _World = ((Finish.FAILED,), ("",))
 _WORLDS: Mapping[str, _World] = {
     "with verdicts": ((Finish.STOP,), _VERDICTS),
@@ -63,10 +63,10 @@ async def check_verifier(
     problem: Problem = PROBLEM,
     traces: Sequence[Trace] = (),
 ) -> None:
-    """Check the contract of a verifier, on traces of every kind besides those given.
+    """Check the contract of a verifier on the given traces and on traces of every kind.
 
-    `name` is the registered name: verdicts must carry it, because selectors look for it. Within an
-    event loop, await the check; elsewhere it runs at once.
+    `name` is the registered name: verdicts must have it, because selectors look them up by name.
+    Within an event loop, await the check; without one it runs immediately.
     """
     check_value(verifier)
     plugin: Any = verifier
@@ -93,7 +93,7 @@ async def check_verifier(
 async def _verdicts(
     verifier: Verifier, name: str, problem: Problem, batch: Sequence[Trace]
 ) -> list[Verdict]:
-    """Return the verdicts on a batch, checked."""
+    """Return the verdicts on a batch, after checking them."""
     before = copy.deepcopy(list(batch))
     try:
         if hasattr(verifier, "check"):
@@ -121,7 +121,7 @@ async def _verdicts(
 
 
 async def _check_order(verifier: Verifier, name: str, problem: Problem, batch: list[Trace]) -> None:
-    """Reverse the batch: the verdicts must be reversed too, unless the verifier draws."""
+    """Reverse the batch: verdicts must be reversed too, unless the verifier is random."""
     forward = await _verdicts(verifier, name, problem, batch)
     if forward != await _verdicts(verifier, name, problem, batch):
         return
@@ -149,7 +149,7 @@ def _check_verdict(verdict: Verdict, name: str) -> None:
 def _check_model_verifier(
     verifier: ModelVerifier, name: str, problem: Problem, traces: Iterable[Trace]
 ) -> None:
-    """Check it on each trace, in every world of replies and in several orders of arrival."""
+    """Check the verifier on each trace, with every set of replies and several orders of arrival."""
     n_verdicts = 0
     copied: ModelVerifier = pickle.loads(pickle.dumps(verifier))
     for subject in traces:
@@ -181,7 +181,7 @@ def _verdict(
     order: int | None,
     where: str,
 ) -> Verdict | None:
-    """Return the verdict on a trace, checked; None where the verifier comes to none."""
+    """Return the verdict on a trace, after checking it; None if there is none."""
     before = copy.deepcopy(subject)
     strategy = VerifierStrategy(verifier, subject)
     session = Session(problem, strategy, Plan(models=model_pools(verifier), seed=subject.ordinal))
@@ -228,7 +228,7 @@ def _check_requests(verifier: ModelVerifier, requests: Sequence[Request], subjec
 
 
 def _replies(finishes: Sequence[Finish], texts: Sequence[str]) -> Callable[[Request], Trace]:
-    """Return a world: replies that the seed of a request decides."""
+    """Return a world: replies determined by a request's seed."""
 
     def reply(request: Request) -> Trace:
         rng = random.Random(request.seed)

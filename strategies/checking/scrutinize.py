@@ -1,17 +1,17 @@
 """Self-verification: Sample, Scrutinize and Scale (Zhao et al., arXiv 2502.01839), Algorithm 1.
 
-With the preliminary scoring of B.2. Sample candidates; ask an LLM judge k times whether each is
-correct; where the best are within the tie band and disagree, compare them in pairs. A verdict takes
-three turns of one conversation (B.3): rewrite the candidate as theorem, lemmas and proofs; scan
-every step for errors; conclude. The prompts are ours, in the gist of the paper's.
+Includes the preliminary scoring of B.2. Sample candidates; ask an LLM judge k times whether each is
+correct; if the best are within the tie band and disagree, compare them in pairs. A verdict takes
+three turns of one conversation (B.3): rewrite the candidate as theorem, lemmas and proofs; check
+every step for errors; conclude. The prompts are ours and follow the paper's.
 
 Where we differ: the preliminary verdicts count among the k of a candidate that stays, where the
 paper draws k new ones; candidates of one answer at the cut are taken by the lower ordinal, not at
 random; comparisons alternate between the two orders.
 
-Which candidates verdicts favour, and who wins, is read off the pool by pure functions, used twice:
-by the strategy, to decide what to compare, and by the selector, to rank the finished pool. Both
-therefore come to the same view, also when a pool is read again later.
+Pure functions read the favoured candidates and the winner from the pool. The strategy uses them to
+decide which candidates to compare, and the selector to rank the finished pool. So both agree, even
+when a pool is read again later.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ from orchestrator.kit.verdicts import VERDICT_FORM, WINNER_FORM, Comparison, mat
 
 TIE_BAND = 0.05  # Algorithm 1, line 9
 MAX_TIED = 3  # section 3.1: the three highest scoring candidates
-_ROUNDING = (
-    1e-9  # .95 - .05 is not .9 in floating point; a band is closed, so its edge belongs to it
-)
+_ROUNDING = 1e-9  # .95 - .05 is not .9 in floating point; a closed band includes its edge
 REWRITE = (
     "Below are a question and a proposed solution. Rewrite the solution as a theorem that states "
     "its final answer, the lemmas it rests on, and a proof of each. Keep every step and every "
@@ -137,7 +135,7 @@ class Scrutinize(ModelOptions):
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What the engine must be able to do: latent depth, if one is set."""
+        """The capabilities the engine must have: latent depth, if one is set."""
         return depth_needs(self.depth, self.judge_depth)
 
     @property
@@ -146,7 +144,7 @@ class Scrutinize(ModelOptions):
         return PluginSpec("scrutinized", {"band": self.band})
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Sample, verify (a little, then in full), compare."""
+        """Sample, verify (first preliminarily, then in full), compare."""
         traces = yield from sample(self.n, self.request)
         subjects = voters(traces)
         n_first = self.preliminary or self.verdicts
@@ -161,7 +159,7 @@ class Scrutinize(ModelOptions):
     def _verify(
         self, prompt: Prompt, subjects: Sequence[Trace], n: int
     ) -> Generator[Command, Reply, list[Trace]]:
-        """Return `n` verdicts on each candidate, with all conversations side by side.
+        """Return `n` verdicts on each candidate; all conversations run concurrently.
 
         A conversation that failed before its verdict yields none.
         """
@@ -227,14 +225,14 @@ class Scrutinized:
 
     Within the tie band, the winner of the comparisons leads (arXiv 2502.01839). A cluster's weight
     is the mean verdict of its best candidate, or 1 plus the number of matchups won if that
-    candidate was compared. Answers without a verdict have weight 0. Any pool with verdicts of LLM
-    judges works, whichever strategy produced it.
+    candidate was compared. Answers without a verdict have weight 0. It works on any pool with
+    verdicts of LLM judges.
     """
 
     band: Annotated[float, _BAND] = TIE_BAND
 
     def __call__(self, traces: Sequence[Trace]) -> list[Cluster]:
-        """Return clusters by verdict and contest."""
+        """Return clusters ranked by verdicts and comparisons."""
         ranked = candidates(traces)
         weights: dict[str, float] = {}
         for candidate in ranked:
@@ -250,7 +248,7 @@ class Scrutinized:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An attempt with an answer and verdicts: the mean of its verdicts and how many there are."""
+    """An attempt with an answer and verdicts: the mean and the number of its verdicts."""
 
     ordinal: int
     key: str
@@ -261,8 +259,8 @@ class Candidate:
 def candidates(traces: Sequence[Trace]) -> list[Candidate]:
     """Return the candidates of a pool that have verdicts, best first.
 
-    By mean, then number of verdicts, then the lower ordinal. A candidate with at most half as many
-    verdict requests as the one with most was dropped after preliminary scoring: it is left out,
+    By mean, then number of verdicts, then the lower ordinal. A candidate with at most half of the
+    largest number of verdict requests was dropped after preliminary scoring: it is left out,
     because a few lucky verdicts would otherwise beat many.
     """
     verdicts = opinions(traces)
@@ -283,8 +281,8 @@ def tied(
 ) -> list[Candidate]:
     """Return the candidates to compare: the best one of each answer within the tie band.
 
-    Only the `limit` best count, and only means within `band` of the best. Fewer than two answers
-    need no comparison: then it is [].
+    Only the `limit` best count, and only means within `band` of the best. Returns [] for fewer than
+    two answers, which need no comparison.
     """
     best: dict[str, Candidate] = {}
     for candidate in ranked[:limit]:
@@ -296,8 +294,9 @@ def tied(
 def matchups_won(matches: Iterable[Comparison]) -> Mapping[int, float]:
     """Return how many matchups each contestant won.
 
-    The winner of a pair has won more comparisons; one half each when neither has. The order in
-    which a judge saw the two does not matter. What was never compared is not included.
+    The winner of a pair has won more of its comparisons; with equal numbers each gets one half. The
+    order in which a judge saw the two does not matter. Candidates that were never compared are not
+    included.
     """
     shares: dict[tuple[int, int], list[float]] = {}
     for match in matches:

@@ -9,7 +9,7 @@ weighted by lowest group confidence, reaches `consensus`.
 
 The vote is the plan's selector: the published one is `weighted` by `lowest_confidence@WINDOW`, and
 consensus is measured by it. The paper's algorithm is sequential; the released code starts all later
-attempts at once and never tests for consensus. `wave` covers both and everything in between.
+attempts at once and never tests for consensus. `wave` covers both and the range between them.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class DeepConf(AttemptOptions):
         return depth_needs(self.depth) | {Capability.LOGPROBS, Capability.RULES}
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Warm up, set the floor, then sample until consensus or `n` attempts.
+        """Warm up, set the floor, then sample until consensus or until `n` attempts.
 
-        Attempts that still run then are stopped and do not vote.
+        Attempts still running then are stopped and do not vote.
         """
         request = changed(self.request, metrics=self.metrics)
         warm_up = yield from sample(self.n_init, request)
@@ -134,7 +134,7 @@ class DeepConf(AttemptOptions):
             yield from drop(running)
 
     def _is_whole(self, trace: Trace) -> bool:
-        """Tell whether an attempt ended above the floor and has its confidence metric."""
+        """Return whether an attempt ended above the floor and has its confidence metric."""
         return trace.finish in (Finish.STOP, Finish.LENGTH) and self.by in trace.metrics
 
     def _agreed(self, voting: Iterable[Trace]) -> bool:

@@ -4,12 +4,12 @@ Tu et al., arXiv 2510.08483 (ACL Findings 2026): prefixes of 25 reasoning words,
 clustering (tau, K, K1); the largest cluster continues with at most K2 attempts, K3 random ones when
 all clusters have one member; majority vote of those that finished.
 
-The paper leaves open, and we set: the reasoning words (`kit.prefixes.REASONING_WORDS`); which of a
-cluster's attempts finish (the first to arrive); a prefix unlike all K clusters (`when_full`); K3
-(equal to K2); ties between clusters (the oldest). Where we differ: the largest cluster's attempts
-continue as soon as no outstanding prefix can make another cluster the largest, and attempts that
-can no longer matter are stopped then, which changes no vote and saves tokens; and a prefix may also
-end at `prefix_tokens`, for models that use few such words.
+Not specified in the paper, and chosen here: the reasoning words (`kit.prefixes.REASONING_WORDS`);
+which of a cluster's attempts finish (the first to arrive); a prefix unlike all K clusters
+(`when_full`); K3 (equal to K2); ties between clusters (the oldest). Where we differ: the largest
+cluster's attempts continue as soon as no outstanding prefix can make another cluster the largest,
+and attempts that can no longer matter are stopped then, which changes no vote and saves tokens. A
+prefix may also end at `prefix_tokens`, for models that use few such words.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class DeepPrune(AttemptOptions):
             state.finishing.discard(trace.ordinal)
 
     def _next_prefix(self, state: _PruningState) -> Generator[Command, Reply, Prefix | None]:
-        """Wait for a prefix, or for a probe of one; return the prefix when it can be compared."""
+        """Wait for a prefix or for a prefix's probe; return the prefix once it can be compared."""
         trace = yield from next_trace(state.unread | state.probed.keys())
         if trace.ordinal in state.probed:
             prefix = state.probed.pop(trace.ordinal)
@@ -159,7 +159,7 @@ class DeepPrune(AttemptOptions):
             probe: Request | None = getattr(self.similarity, "probe", None)
             if probe is not None and prefix.key is None:
                 probe = replace(probe, parent=trace.ordinal, purpose=Purpose.PROBE)
-                # empty when the budget ended: then waiting ends the exploration
+                # empty if the budget has ended: then waiting ends the exploration
                 state.probed.update(dict.fromkeys((yield from submit([probe])), prefix))
                 return None
         return prefix
@@ -185,12 +185,12 @@ class DeepPrune(AttemptOptions):
     def _finish_largest(self, state: _PruningState, rng: random.Random) -> Steps:
         """Continue the largest cluster once it is certain.
 
-        The attempts of all other clusters are stopped once they cannot matter.
+        The attempts of all other clusters are stopped once they can no longer matter.
         """
         sizes = [len(cluster) for cluster in state.clusters]
         n_out = len(state.unread) + len(state.probed)
         first = largest(sizes, n_out)
-        # one trace is not a cluster yet: all clusters may end up with one member
+        # a single trace is not a cluster yet: all clusters may end up with one member
         if first is None or (n_out and sizes[first] == 1):
             return
         chosen = state.clusters[first][: self.n_finished]
@@ -230,16 +230,16 @@ class _PruningState:
 
     attempts: tuple[int, ...]
     unread: set[int]  # prefixes that have not arrived
-    probed: dict[int, Prefix] = field(default_factory=dict)  # by the ordinal of the probe that runs
+    probed: dict[int, Prefix] = field(default_factory=dict)  # by the ordinal of the running probe
     unfinished: set[int] = field(default_factory=set)  # prefixes that were not continued
     clusters: list[list[Prefix]] = field(default_factory=list)
-    finishing: set[int] = field(default_factory=set)  # continuations that run
+    finishing: set[int] = field(default_factory=set)  # running continuations
 
 
 def mean_similarity(scores: Sequence[float | None]) -> float:
-    """Return the mean of the scores that are not None; 0.0 where all are.
+    """Return the mean of the scores that are not None; 0.0 if all are None.
 
-    Then nothing speaks for the same answer.
+    Without any score there is no evidence for the same answer.
     """
     known = [score for score in scores if score is not None]
     return math.fsum(known) / len(known) if known else 0.0
@@ -251,11 +251,11 @@ def cluster_for(
     max_clusters: int,
     when_full: Literal["join", "leave"],
 ) -> int | None:
-    """Return the cluster of a newcomer, `len(similarities)` for a new one, or None for none.
+    """Return the cluster of a new prefix, `len(similarities)` for a new cluster, or None.
 
     DeepPrune's online greedy rule: the most similar cluster (the oldest among equals) if that is
-    above `tau`, else a new one while there are fewer than `max_clusters`. What happens then is
-    unspecified there: `when_full` "join" takes the most similar one nevertheless.
+    above `tau`, else a new one while there are fewer than `max_clusters`. The paper does not
+    specify what happens otherwise: with `when_full` "join" it is still the most similar cluster.
     """
     n = len(similarities)
     nearest = max(range(n), key=lambda i: (similarities[i], -i), default=None)
@@ -269,12 +269,12 @@ def cluster_for(
 def largest(sizes: Sequence[int], n_outstanding: int = 0) -> int | None:
     """Return the largest cluster, the oldest among equals; None while that may still change.
 
-    It may while `n_outstanding` newcomers could make another one the largest.
+    It may change while `n_outstanding` new prefixes could make another cluster the largest.
     """
     if not sizes:
         return None
     first = max(range(len(sizes)), key=lambda i: (sizes[i], -i))
-    # A younger cluster must be larger to win, an older one only as large; one not yet founded is
-    # the youngest.
+    # A newer cluster must be larger to win, an older one only as large; a cluster not yet created
+    # is the newest.
     rivals = [size + n_outstanding + (i < first) for i, size in enumerate(sizes) if i != first]
     return first if max([*rivals, n_outstanding]) <= sizes[first] else None

@@ -1,6 +1,6 @@
 """A vote in which longer attempts count less. Pure.
 
-Among recorded reasoning traces of one question, a right one is shorter than a wrong one four times
+In recorded reasoning traces of one question, a right trace is shorter than a wrong one four times
 in five; `slope` sets how strongly length counts. The strategy `sounding` decides when to stop.
 """
 

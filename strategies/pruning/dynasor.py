@@ -6,7 +6,7 @@ word of doubt, the attempt is stopped and votes for that answer. The released ef
 pairs of (stable, interval): mild (8, 64), low (5, 64), mid (3, 64), high (2, 64), crazy (2, 32).
 
 Where we differ: the released code runs one attempt and ends it with the probed answer in a box;
-here `n` independent attempts run side by side and vote. A probe that fails or is cancelled restarts
+here `n` independent attempts run concurrently and vote. A probe that fails or is cancelled restarts
 the count.
 """
 
@@ -47,13 +47,13 @@ class Dynasor(ProbeOptions):
     probe_tokens: ProbeTokens = 20
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Run the attempts side by side."""
+        """Run the attempts concurrently."""
         yield from gather(self._attempt() for _ in range(self.n))
 
     def _attempt(self) -> Steps:
         """Run one attempt in stretches, with a probe next to each but the first."""
         running = yield from submit([Request(checkpoint=self.interval)])
-        settled: list[str] = []  # what the latest probes stated, as far as they agree
+        settled: list[str] = []  # the latest probes' answers, as far as they agree
         while True:
             stretch = yield from next_trace(running)
             if stretch.finish is not Finish.RULE:
@@ -61,7 +61,7 @@ class Dynasor(ProbeOptions):
             continuation = Request(parent=stretch.ordinal, checkpoint=self.interval)
             granted = yield from submit([continuation, self.probe(stretch.ordinal)])
             running = granted[:1]
-            for ordinal in granted[1:]:  # none when the budget ended: the attempt is not probed
+            for ordinal in granted[1:]:  # none if the budget has ended: the attempt is not probed
                 answer = self._answer((yield from next_trace((ordinal,))))
                 agreeing = settled if settled[-1:] == [answer] else []
                 settled = [] if answer is None else [*agreeing, answer]

@@ -1,19 +1,19 @@
-"""Parallel-Probe: attempts are probed in rounds until a stable majority ends it.
+"""Parallel-Probe: attempts are probed in rounds until the majority is stable.
 
 Code: zhengkid/Parallel-Probe. Rounds are as in the code released with AutoTTS (class
 Parallel_Probe): every running attempt generates one interval and is probed, and the majority of the
-latest answers leads; a tie goes to the answer of the earliest attempt. From the 2nd round after
+latest answers leads; ties are won by the answer of the earliest attempt. From the 2nd round after
 `warm_up`, a running attempt that has differed from the leader `patience` times in a row is dropped
 and no longer votes. Exploration ends when the leader has stayed the same `stable` times in a row,
 or when no attempt runs. The defaults are those of the published table.
 
 Where we differ: a probe without an answer does not vote (in the released code it votes "ERR"). At
-the end, each running attempt states its answer once more, in a probe with the purpose AGGREGATE, so
+the end, each running attempt gives its answer once more, in a probe with the purpose AGGREGATE, so
 a selector can vote over all attempts; the released code counts the last probes instead.
 
-If a budget ends the exploration, nothing is left for those last probes: then only attempts that
-stated an answer by themselves vote, and without any the problem abstains, whatever the probes
-stated. A round costs two traces per running attempt.
+If a budget ends the exploration, no last probes are made: then only attempts that gave an answer by
+themselves vote, and without any the problem abstains, even if probes gave answers. A round costs
+two traces per running attempt.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ParallelProbe(ProbeOptions):
     interval: Annotated[int, Meta(ge=1, description="Tokens of an attempt in one round.")] = 500
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Run rounds until the leader is stable or nothing runs; then take the last answers."""
+        """Run rounds until the leader is stable or nothing runs; then collect the last answers."""
         first = yield from submit([Request(checkpoint=self.interval)] * self.n)
         attempts = [_ProbedAttempt([ordinal]) for ordinal in first]
         yield from self._round(attempts)
@@ -69,7 +69,7 @@ class ParallelProbe(ProbeOptions):
         yield from self._probe_all([a for a in attempts if a.runs], Purpose.AGGREGATE)
 
     def _round(self, attempts: Sequence[_ProbedAttempt]) -> Steps:
-        """Wait for the stretches that run, and probe the attempts that did not end with them."""
+        """Wait for the running stretches, and probe the attempts that did not end with them."""
         for attempt in attempts:
             if attempt.runs:
                 attempt.take((yield from next_trace((attempt.ordinal,))))
@@ -114,5 +114,5 @@ class _ProbedAttempt(StretchedAttempt):
 
 def _majority(attempts: Sequence[_ProbedAttempt]) -> str | None:
     counts = Counter(a.key for a in attempts if a.key is not None)
-    # first counted wins a tie, as in the released code
+    # the first counted wins a tie, as in the released code
     return counts.most_common(1)[0][0] if counts else None

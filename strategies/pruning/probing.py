@@ -1,4 +1,4 @@
-"""Probes: short continuations with a forced suffix that make a running attempt state its answer.
+"""Probes: short continuations with a forced suffix that make a running attempt give its answer.
 
 Shared by all strategies that probe; each strategy has its own rule for using the answers.
 """

@@ -8,7 +8,7 @@ Each idea was measured on recorded reasoning traces (benchmarks/README.md):
 - The vote is decided when P[the runner-up overtakes the leader], from the Beta posterior of
   Adaptive-Consistency (arXiv 2305.11860) over the two weighted counts, times (leader's share) **
   `share_power`, is below the risk. The allowed risk grows with the tokens spent, by `risk_growth`,
-  so a hopeless question also ends.
+  so that a hopeless question ends as well.
 - The number of running attempts is the number that would decide the vote if all agreed with the
   leader, plus `spare`. An easy question thus runs few attempts at a time, a hard one `width`.
 - An attempt longer than the shortest voter is dropped when its probes have contradicted the leader
@@ -38,9 +38,9 @@ from strategies.pruning.discounted import Slope, length_weights
 from strategies.pruning.probing import ProbeOptions, StretchedAttempt
 from strategies.pruning.upset import upset_probability
 
-# the risk allowed is `risk` itself when this many attempts of mean length have been paid for
+# the allowed risk is `risk` itself when tokens for this many attempts of mean length are spent
 _FREE_ATTEMPTS = 10.0
-# of the budget in tokens: where the attempts still running are stopped, once one has ended
+# multiple of the token budget at which running attempts are stopped, once one has ended
 _OVERDRAFT = 1.15
 
 
@@ -48,7 +48,7 @@ _OVERDRAFT = 1.15
 class Sounding(ProbeOptions):
     """Runs few attempts, probes them, and stops at a given risk.
 
-    For reasoning models, whose attempts are long. `risk` is the one knob; a smaller one costs more.
+    For reasoning models with long attempts. `risk` is the main option; a smaller risk costs more.
     """
 
     risk: Annotated[
@@ -115,7 +115,7 @@ class Sounding(ProbeOptions):
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Run, probe, drop and vote until the vote is decided or the budget is spent.
 
-        Attempts that still run then are dropped.
+        Attempts still running then are dropped.
         """
         state = _SoundingState(self)
         while True:
@@ -156,7 +156,7 @@ class Sounding(ProbeOptions):
             state.resume(attempt, (yield from submit(requests)))
 
     def _stretch(self, n_done: int) -> int | None:
-        """Return the number of tokens until an attempt is inspected again; None for never.
+        """Return the number of tokens until an attempt is inspected again; None if never.
 
         Attempts are inspected for probes, for the token budget, and at `longest_tokens`, where they
         may be dropped.
@@ -175,7 +175,7 @@ class _RunningAttempt(StretchedAttempt):
 @dataclass(slots=True)
 class _SoundingState:
     rule: Sounding
-    # by the ordinal of the stretch that runs
+    # by the ordinal of the running stretch
     running: dict[int, _RunningAttempt] = field(default_factory=dict)
     probes: dict[int, _RunningAttempt] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)  # of the voters, in order of arrival
@@ -185,9 +185,9 @@ class _SoundingState:
     spent: int = 0
     n_opened: int = 0
     leader: str = ""
-    weight: Sequence[float] = (0.0, 0.0, 0.0)  # the leader's, the runner-up's, and in all
+    weight: Sequence[float] = (0.0, 0.0, 0.0)  # the leader's, the runner-up's, and the total
     n_needed: int = 0  # how many more attempts could decide the vote; 0: not computed yet
-    exhausted: bool = False  # the budget in traces
+    exhausted: bool = False  # the budget in traces is used up
 
     def n_to_open(self) -> int:
         """Return how many attempts to open: as many as width and budget allow."""
@@ -210,7 +210,7 @@ class _SoundingState:
             self.running[ordinal] = _RunningAttempt([ordinal])
 
     def resume(self, attempt: _RunningAttempt, granted: Sequence[int]) -> None:
-        """Record a continuation and its probe; a budget may have refused either."""
+        """Record a continuation and its probe; the budget may have refused either."""
         if granted:
             attempt.stretches.append(granted[0])
             self.running[attempt.ordinal] = attempt
@@ -242,7 +242,7 @@ class _SoundingState:
         self.n_needed = self._needed()
 
     def is_long(self, attempt: _RunningAttempt) -> bool:
-        """Tell whether an attempt is longer than a voter; a shorter one may still be the best."""
+        """Return whether an attempt is longer than a voter; a shorter one may still be the best."""
         return bool(self.lengths) and attempt.tokens > min(self.lengths)
 
     def decided(self) -> bool:
@@ -260,7 +260,7 @@ class _SoundingState:
         )
 
     def _is_sure(self, n_more: int) -> bool:
-        """Tell whether the vote would be decided if `n_more` attempts agreed with the leader."""
+        """Return whether the vote would be decided if `n_more` attempts agreed with the leader."""
         rule, (first, second, total) = self.rule, self.weight
         share = (first + n_more) / (total + n_more)
         upset = upset_probability(first + n_more, second) * math.pow(share, rule.share_power)

@@ -1,11 +1,11 @@
-"""How likely the runner-up of a vote overtakes its leader, for weighted votes. Pure."""
+"""The probability that the runner-up of a weighted vote overtakes its leader. Pure."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
 
-_N_TERMS = 400  # of the continued fraction: 30 suffice for counts below a thousand
+_N_TERMS = 400  # of the continued fraction: 30 are enough for counts below a thousand
 _TINY = 1e-300
 
 
@@ -13,10 +13,10 @@ _TINY = 1e-300
 def upset_probability(first: float, second: float) -> float:
     """Return P[X < 1/2] for X ~ Beta(first + 1, second + 1).
 
-    That is how likely the runner-up is ahead in the long run. The regularised incomplete beta
-    function at 1/2, by its continued fraction (Abramowitz and Stegun 26.5.8, evaluated by Lentz's
-    method). For whole counts this is Adaptive-Consistency's criterion (arXiv 2305.11860).
-    ValueError for negative weights.
+    This is the probability that the runner-up is ahead in the long run. It is the regularised
+    incomplete beta function at 1/2, by its continued fraction (Abramowitz and Stegun 26.5.8,
+    evaluated with Lentz's method). For whole counts it is Adaptive-Consistency's criterion (arXiv
+    2305.11860). ValueError for negative weights.
     """
     if first < 0 or second < 0:
         raise ValueError(f"weights of votes must not be negative; got {first!r} and {second!r}")

@@ -2,10 +2,10 @@
 
 Inoue et al., arXiv 2503.04412; github.com/SakanaAI/treequest. The tree's nodes are attempts, scored
 by a verifier; the root is the question. At each node the search either generates a new child
-("wider") or moves to one of its children ("deeper"), by a draw from the posteriors of the scores
-that each has produced so far: GEN against CONT, then child against child. A child of an attempt is
-its revision. With several models, GEN also chooses the model, by a draw from the posterior of all
-its scores or by UCB1.
+("wider") or moves to one of its children ("deeper"). It draws from the posteriors of the scores
+that each option has produced so far: GEN against CONT, then child against child. A child of an
+attempt is its revision. With several models, GEN also chooses the model, by a draw from the
+posterior of all its scores or by UCB1.
 
 Posteriors and updates are those of the released code (variant A with node aggregation, shared GEN
 and CONT arms). Where we differ: up to `parallel` generations are in flight at a time and the tree
@@ -58,7 +58,7 @@ class Gaussian:
     def updated(self, reward: float) -> Gaussian:
         """Return the belief after one more reward.
 
-        The batch formulas with n = 1, which compose to those with n.
+        Uses the batch formulas with n = 1; n such updates equal one with n.
         """
         kappa, nu = self.kappa + 1, self.nu + 1
         m = (self.kappa * self.m + reward) / kappa
@@ -137,7 +137,7 @@ class AbMctsOptions(PlannedAttempts, ModelPoolsOptions):
         return self.models or ("",)
 
     def grow(self, prompt: Prompt, place: Place[A], join: Join[A]) -> Steps:
-        """Grow a tree: `place` chooses where a new attempt goes, `join` adds it when scored."""
+        """Grow a tree: `place` chooses the node of a new attempt, `join` adds it when scored."""
         request = Request(depth=self.depth)
         yield from TreeSearch(request, self.verifier, self.n, self.parallel, place, join)(prompt)
 

@@ -1,15 +1,15 @@
 """AB-MCTS-M: adaptive branching tree search with a mixed model.
 
-Inoue et al., arXiv 2503.04412; github.com/SakanaAI/treequest. As AB-MCTS-A, but at each node all
-scores below it are explained together: score j below child c is N(alpha_c, sigma_y), and
-alpha_c = mu + sigma_alpha z_c, z_c ~ N(0, 1). A new child is one more group. Each child and the new
-one get a draw from their posterior predictive, and the largest wins: down to that child, or a new
-one here. A child below which the scores hardly differ any more is pruned. Priors and pruning rule
-are those of the released code.
+Inoue et al., arXiv 2503.04412; github.com/SakanaAI/treequest. As AB-MCTS-A, but at each node one
+model explains all scores below it: score j below child c is N(alpha_c, sigma_y), and alpha_c = mu +
+sigma_alpha z_c, z_c ~ N(0, 1). A new child is one more group. Each child and the new one get a draw
+from their posterior predictive, and the largest wins: the search moves to that child, or generates
+a new one here. A child below which the scores hardly differ any more is pruned. Priors and pruning
+rule are those of the released code.
 
-Where we differ: the released code samples the posterior by NUTS (numpyro). With both sigmas given
-everything else is normal and in closed form, so here the posterior of the two sigmas is computed on
-a grid, and what remains is drawn exactly. Prompt and arrivals as AB-MCTS-A.
+Where we differ: the released code samples the posterior by NUTS (numpyro). Given both sigmas,
+everything else is normal and in closed form. So here the posterior of the two sigmas is computed on
+a grid, and the rest is drawn exactly. Prompts and arrivals are as in AB-MCTS-A.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class AbMctsM(AbMctsOptions):
     def chosen(self, scores: Sequence[Sequence[float]], rng: random.Random) -> int | None:
         """Return the child to descend to, given the scores below each, or None for a new one.
 
-        As in the released code a draw that leads to a pruned child falls to the best of the others;
-        only if all are pruned, to a new one.
+        As in the released code, a draw that selects a pruned child is passed to the best of the
+        others, or to a new child if all are pruned.
         """
         *children, new = posterior(scores).draws(rng, n_new=1)
         if new >= max(children):
@@ -128,7 +128,7 @@ class MixedChoice:
         return max(zip(draws, known + new, strict=True), key=lambda pair: pair[0])[1]
 
     def learn(self, model: str, score: float) -> None:
-        """Take the score of an attempt of this model."""
+        """Record the score of an attempt by this model."""
         self._scores[model].append(score)
 
 
@@ -141,8 +141,8 @@ class MixedPosterior:
 
     n: Sequence[int]  # scores per group
     means: Sequence[float]  # of each group
-    cumulated: Any  # (n_cells,): the cells' probabilities, summed up
-    mu_mean: Any  # (n_cells,): mu given the sigmas is normal
+    cumulated: Any  # (n_cells,): cumulative probabilities of the cells
+    mu_mean: Any  # (n_cells,): mu is normal, given the sigmas
     mu_sigma: Any  # (n_cells,)
 
     def draws(self, rng: random.Random, n_new: int) -> list[float]:
@@ -177,7 +177,7 @@ def posterior(groups: Sequence[Sequence[float]]) -> MixedPosterior:
     n = np.array([len(g) for g in groups], dtype=float)
     means = np.array([math.fsum(g) / len(g) for g in groups])
     within = math.fsum((y - m) ** 2 for g, m in zip(groups, means, strict=True) for y in g)
-    # The mean of group c is N(mu, v_c); the scores about their means tell of sigma_y alone; mu is
+    # The mean of group c is N(mu, v_c); deviations from group means depend on sigma_y alone; mu is
     # integrated out.
     v = _ALPHA[:, None] ** 2 + _Y[:, None] ** 2 / n
     precision = SPREAD**-2 + (1 / v).sum(axis=1)

@@ -3,11 +3,11 @@
 A programmatic evaluator guides the search. Islands of solutions evolve independently. In each
 generation every island runs conversations: the prompt shows a few of its solutions, drawn by their
 scores, with the evaluator's notes on them; a critic (the model) analyses them, and an author (the
-model) writes a better one, which is evaluated and criticised in turn. The best solutions emigrate
-to the next island; at intervals, the worst islands are reset to the best solutions of all. The
-search ends when the problem is solved. The prompts are ours and follow the paper's.
+model) writes a better one, which is evaluated and criticised in turn. The best solutions migrate to
+the next island; at intervals, the worst islands are reset to the best solutions overall. The search
+ends when the problem is solved. The prompts are ours and follow the paper's.
 
-Where we differ: islands evolve side by side and migrate after each generation, where the paper's
+Where we differ: islands evolve concurrently and migrate after each generation, where the paper's
 take turns; a reset island gets solutions with different answers, where the paper asks the model
 which ones differ. The numbers are the paper's as remembered.
 """
@@ -134,7 +134,7 @@ class MindEvolution(ModelOptions):
         return (self.verifier,)
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Evolve until a conversation solves the problem; the others then stop."""
+        """Evolve until a conversation solves the problem, then stop the others."""
         islands: list[Island] = [[] for _ in range(self.islands)]
         solved: list[EvaluatedSolution] = []
         for generation in range(1, self.generations + 1):
@@ -170,9 +170,9 @@ class MindEvolution(ModelOptions):
         return drawn
 
     def migrated(self, islands: Sequence[Island]) -> list[Island]:
-        """Return the islands, each with the best of the one before it, in a ring.
+        """Return the islands, each extended by the best of the previous one, in a ring.
 
-        What it has already is not copied.
+        Solutions that it already has are not copied.
         """
         return [
             _united(island, _best(islands[i - 1], self.emigrants))
@@ -180,9 +180,9 @@ class MindEvolution(ModelOptions):
         ]
 
     def reset(self, islands: Sequence[Island]) -> list[Island]:
-        """Return the islands, those with the lowest mean scores reset to good solutions of all.
+        """Return the islands; those with the lowest mean scores are reset to good solutions of all.
 
-        Of islands with equal means the later one is reset.
+        Among islands with equal means, the later one is reset.
         """
         everything: Island = []
         for island in islands:
@@ -196,7 +196,7 @@ class MindEvolution(ModelOptions):
     def _conversation(
         self, prompt: Prompt, parents: Sequence[EvaluatedSolution], solved: list[EvaluatedSolution]
     ) -> Generator[Command, Reply, list[EvaluatedSolution]]:
-        """Return the solutions of one conversation, each made from the one before.
+        """Return the solutions of one conversation, each made from the previous one.
 
         The first is made from the parents. A failure ends the conversation.
         """
@@ -228,7 +228,7 @@ class MindEvolution(ModelOptions):
 
 
 def different(solutions: Sequence[EvaluatedSolution], n: int) -> list[EvaluatedSolution]:
-    """Return `n` of these: first the best of each answer, then the second of each, and so on."""
+    """Return `n` of the solutions: first the best of each answer, then the second of each, etc."""
     n_seen: dict[str | None, int] = {}
     rounds = []
     for solution in solutions:

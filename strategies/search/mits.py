@@ -5,15 +5,15 @@ how much more likely the question makes the solution:
 
     PMI = log p(steps | question) - log p(steps), divided by the number of steps.
 
-The first term is recorded while the steps are drawn; for the second the model reads them once more
+The first term is recorded while the steps are sampled; for the second, the model reads them again
 after a prompt without the question. After each step the best `beam` continue. An uncertain step
-(entropy above the 67th percentile of all steps so far) is continued more often, a sure one (below
-the 33rd) less often. The answer: of the best k solutions by PMI, the one with the largest PMI x
-(share of the k that agree).
+(entropy above the 67th percentile of all steps so far) is continued more often, a certain one
+(below the 33rd) less often. Of the best k solutions by PMI, the one with the largest PMI x (share
+of the k that agree) gives the answer.
 
 Where we differ: the prompt without the question is the plan's with a blank question, where the
 paper's is the beginning of the sequence alone, which a chat model never sees. Vp, the paper's
-factor in the number of continuations, could not be established; it is `gain`.
+factor in the number of continuations, could not be determined; it is `gain`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from strategies.search.step_options import StepOptions
 
 WARM_UP = 10  # steps before entropy counts (section on dynamic sampling)
 MOST = 2.0  # continuations more or fewer
-_BLANK = " "  # an empty prompt would stand for the question
+_BLANK = " "  # an empty prompt would mean the question
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Mits(StepOptions):
         return step_needs(self.depth) | {Capability.LOGPROBS, Capability.SCORE}
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Grow level by level; complete solutions leave the beam."""
+        """Grow level by level; completed solutions leave the beam."""
         blank = with_question(problem.prompt, _BLANK)
         entropies: list[float] = []
         paths = [StepPath()]
@@ -118,7 +118,7 @@ class Mits(StepOptions):
                 return
 
     def n_continuations(self, entropy: float | None, entropies: Sequence[float]) -> int:
-        """Return how often a step of this entropy is continued, given those of all steps so far."""
+        """Return a step's number of continuations, by its entropy and that of all steps so far."""
         if entropy is None or len(entropies) < WARM_UP:
             return self.n
         low, high = np.percentile(entropies, [33, 67])
@@ -127,9 +127,9 @@ class Mits(StepOptions):
     def _longer(
         self, path: StepPath, blank: Prompt, last: bool
     ) -> Generator[Command, Reply, StepPath | None]:
-        """Take one step, read the whole without the question, and return the longer path.
+        """Generate one step, score the path without the question, and return the longer path.
 
-        None when either failed.
+        None if either request failed.
         """
         step = yield from ask(
             changed(
@@ -169,11 +169,11 @@ class Mits(StepOptions):
 class Pmi:
     """Votes by pointwise mutual information; for pools of `mits`.
 
-    Of the best `k` solutions by PMI, the answer with the largest PMI x (share of the k that state
-    it) wins, an answer's PMI being that of its best solution. A cluster's weight is that number
-    less the lowest of all, plus 1: not negative, in the same order. Solutions whose PMI is not
-    known (no pool of `mits`, or the reading failed) are in no cluster: there is nothing to compare
-    them by.
+    Of the best `k` solutions by PMI, the answer with the largest PMI x (share of the k that give
+    it) wins; an answer's PMI is that of its best solution. A cluster's weight is this number minus
+    the lowest of all, plus 1: it is not negative and keeps the order. Solutions without a known PMI
+    (not a pool of `mits`, or the scoring request failed) are in no cluster, as they cannot be
+    compared.
     """
 
     k: Annotated[int, Meta(ge=1, description="Number of best solutions that vote.")] = 32
@@ -194,10 +194,10 @@ class Pmi:
 
 
 def variation(entropy: float, low: float, high: float, gain: float) -> float:
-    """Return how many continuations more or fewer a step gets, at most 2.
+    """Return by how many a step's continuations increase or decrease, at most 2.
 
-    Linear in how far its entropy is outside [low, high]; 0 between them, and where the two are the
-    same: then entropies do not tell steps apart.
+    Linear in the distance of its entropy from [low, high]; 0 inside, and if low equals high: then
+    entropies do not distinguish steps.
     """
     if high <= low or low <= entropy <= high:
         return 0.0
@@ -207,12 +207,12 @@ def variation(entropy: float, low: float, high: float, gain: float) -> float:
 
 
 def drawn_logprob(trace: Trace) -> float:
-    """Return the log-probability of a step as it was drawn, after the question."""
+    """Return the log-probability of a step as it was sampled, after the question."""
     return trace.metrics["mean_logprob"] * len(trace.token_ids)
 
 
 def pmis(traces: Sequence[Trace]) -> dict[int, float]:
-    """Return the PMI per step of each solution that was read back, by its last step's ordinal."""
+    """Return the PMI per step of each scored solution, by the ordinal of its last step."""
     by_ordinal = {t.ordinal: t for t in traces}
     pmi: dict[int, float] = {}
     for reading in sorted(traces, key=lambda t: t.ordinal):

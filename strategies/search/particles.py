@@ -2,9 +2,9 @@
 
 Beam search keeps the best solutions by a verifier that may err; a particle filter keeps a sample,
 so a step with a low score still continues sometimes. As in the authors' library
-(github.com/Red-Hat-AI-Innovation-Team/its_hub) the weight of a particle is the softmax over all
-particles of the logit of its latest score, resampling is multinomial after every step, and finished
-particles take part in it with their last weight.
+(github.com/Red-Hat-AI-Innovation-Team/its_hub), a particle's weight is the softmax over all
+particles of the logit of its latest score. Resampling is multinomial after every step and includes
+finished particles with their last weight.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Particles(ScoredStepOptions):
 
 
 def weights(scores: Sequence[float]) -> list[float]:
-    """Return the softmax of the logits of scores in [0, 1], which is their odds, normalised."""
+    """Return the softmax of the logits of scores in [0, 1], that is, their normalised odds."""
     clipped = [min(max(s, _CLIP), 1 - _CLIP) for s in scores]
     odds = [c / (1 - c) for c in clipped]
     total = math.fsum(odds)

@@ -1,9 +1,8 @@
 """Beam search and diverse verifier tree search (DVTS), with a verifier on each partial solution.
 
 As in Hugging Face's search-and-learn (github.com/huggingface/search-and-learn) and Snell et al.
-(arXiv 2408.03314), lookahead 0. Where we differ: a partial solution that already states its answer
-is complete, and what the search has pruned stays in the pool, where a selector may see it if it
-states an answer.
+(arXiv 2408.03314), lookahead 0. Where we differ: a partial solution that already gives its answer
+is complete, and pruned solutions stay in the pool, where a selector may use those with an answer.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Beam(_StepSearch):
     """
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Extend, keep the best, duplicate; complete solutions leave the beam."""
+        """Extend, keep the best, duplicate; completed solutions leave the beam."""
         take_step, beam = self.sampler, [PartialSolution()]
         for step in range(self.steps):
             grown = yield from take_step(spread(beam, self.n), last=step == self.steps - 1)
@@ -72,7 +71,7 @@ class Dvts(_StepSearch):
     """
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Grow all trees side by side."""
+        """Grow all trees concurrently."""
         yield from gather(self._tree() for _ in range(self.n // self.width))
 
     def _tree(self) -> Generator[Command, Reply, None]:

@@ -1,6 +1,6 @@
-"""Layer schedules: the text form, what it refuses, and what a schedule says of a depth.
+"""Layer schedules: their text form, invalid text, and their layers at a depth.
 
-Exit rules as text: what is read, what is written back, what is refused.
+Exit rules as text: parsing, formatting and invalid rules.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_skips_loops_and_fixed_blocks_are_written_out(text: str, order: tuple[in
 def test_a_schedule_reads_back_from_its_text(
     head: tuple[int, ...], think: tuple[int, ...], tail: tuple[int, ...]
 ) -> None:
-    """Plans and result files carry the text."""
+    """Plans and result files contain the text."""
     if not think:
         head, tail = head + tail, ()
     if head or think:
@@ -80,7 +80,7 @@ def test_a_layer_that_is_not_there_is_named() -> None:
     ],
 )
 def test_a_rule_is_read(text: str, rule: ExitRule) -> None:
-    """Spaces are free; without `after` the first iteration may be the last."""
+    """Spaces are ignored; without `after` the first iteration may be the last."""
     assert parse_exit(text) == rule
 
 
@@ -93,7 +93,7 @@ def test_a_rule_is_read(text: str, rule: ExitRule) -> None:
     )
 )
 def test_what_is_written_is_read_back(rule: ExitRule) -> None:
-    """Plans are written out, so text and rule say the same."""
+    """Plans are written to files, so text and rule must agree."""
     assert parse_exit(str(rule)) == rule
 
 
@@ -112,6 +112,6 @@ def test_what_is_written_is_read_back(rule: ExitRule) -> None:
     ],
 )
 def test_a_rule_that_cannot_be_is_refused(text: str, reason: str) -> None:
-    """Before an engine starts, with what is wrong."""
+    """It is refused before an engine starts, with the reason."""
     with pytest.raises(PlanError, match=reason):
         parse_exit(text)

@@ -1,4 +1,4 @@
-"""One walk from a trace to the start of its attempt: its text, its tokens, its traces."""
+"""The walk from a trace to the start of its attempt: its text, its tokens, its traces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.testing import trace
 
 
 def test_a_lineage_runs_from_the_first_trace_to_the_last() -> None:
-    """Its text and tokens are those of the whole attempt; a sibling's count for nothing."""
+    """Its text and tokens are those of the whole attempt, without siblings."""
     first = replace(trace(0, tokens=3), text="One. ")
     sibling = replace(trace(1, parent=0, tokens=50), text="Other.")
     last = replace(trace(2, parent=0, tokens=4), text="Two.")
@@ -20,7 +20,7 @@ def test_a_lineage_runs_from_the_first_trace_to_the_last() -> None:
 
 
 def test_a_lineage_begins_where_its_parent_is_unknown() -> None:
-    """What an inner exploration was shown may lack the parent; its first trace says so."""
+    """An inner exploration may lack the parent; its first trace still names it."""
     last = trace(5, parent=3)
     assert lineage(last, {5: last}) == [last]
     assert lineage(last, {})[0].parent == 3

@@ -1,6 +1,4 @@
-"""Folds: metrics against their definitions, and stop rules that do not depend on how text is cut
-into chunks.
-"""
+"""Folds: metrics against their definitions, and stop rules that do not depend on chunking."""
 
 from __future__ import annotations
 
@@ -31,8 +29,9 @@ windows = st.integers(1, 20)
 
 
 def naive_groups(series: Sequence[float], window: int) -> list[float]:
-    """DeepConf, section 3.1: the mean over every window of `window` tokens, or over the whole trace
-    when it is shorter.
+    """DeepConf's group means (section 3.1): the mean over every window of `window` tokens.
+
+    The mean of the whole trace if it is shorter.
     """
     if len(series) <= window:
         return [math.fsum(series) / len(series)]
@@ -41,16 +40,18 @@ def naive_groups(series: Sequence[float], window: int) -> list[float]:
 
 @given(confidences, windows)
 def test_groups_are_sliding_means(series: list[float], window: int) -> None:
-    """The running sum agrees with the definition to rounding: 60 additions of values up to 30 err
-    by less than 1e-11.
+    """The running sum agrees with the definition up to rounding.
+
+    60 additions of values up to 30 have an error below 1e-11.
     """
     assert group_means(series, window) == pytest.approx(naive_groups(series, window), abs=1e-11)
 
 
 @given(confidences, windows)
 def test_metrics_are_deepconfs(series: list[float], window: int) -> None:
-    """Mean, tail, lowest group, and the mean of the lowest tenth of the groups: max(1, int(0.1 n))
-    of them, as in the released code.
+    """The metrics are mean, tail, lowest group, and the mean of the lowest tenth of the groups.
+
+    The lowest tenth has max(1, int(0.1 n)) groups, as in the released code.
     """
     groups = sorted(naive_groups(series, window))
     n_lowest = max(1, int(0.1 * len(groups)))
@@ -76,7 +77,7 @@ def test_metrics_are_deepconfs(series: list[float], window: int) -> None:
 
 
 def test_a_worked_example() -> None:
-    """Window 2 over 4, 2, 6, 8: groups 3, 4, 7."""
+    """Window 2 over 4, 2, 6, 8 gives groups 3, 4, 7."""
     names = ("tail_confidence@2", "lowest_confidence@2", "bottom10_confidence@2", "mean_confidence")
     assert metric_values(names, (), (4.0, 2.0, 6.0, 8.0)) == dict(
         zip(names, (7.0, 3.0, 3.0, 5.0), strict=True)
@@ -84,8 +85,9 @@ def test_a_worked_example() -> None:
 
 
 def test_a_word_that_a_trace_may_begin_with_has_the_probability_of_all_its_spellings() -> None:
-    """Yes and Yes of .3 and .1 are .4; case counts; a word that is not among the likely ones has no
-    value, rather than 0.
+    """Two spellings of Yes with .3 and .1 give .4; case matters.
+
+    A word that is not among the likely ones has no value, rather than 0.
     """
     first = [(" Yes", math.log(0.3)), ("yes", math.log(0.2)), ("Yes", math.log(0.1))]
     names = ("first_token_logprob@Yes", "first_token_logprob@No", "mean_logprob")
@@ -104,8 +106,9 @@ def test_a_first_token_without_a_word_is_no_metric(name: str) -> None:
 
 
 def test_deepconfs_metrics_on_a_series_worked_by_hand() -> None:
-    """Twelve tokens, window 3: ten group means, of which bottom 10 % is the one lowest; twenty-two
-    tokens: the two lowest.
+    """Twelve tokens with window 3 have ten group means, so the bottom 10 % is the lowest one.
+
+    With twenty-two tokens it is the two lowest.
     """
     series = [
         9.0,
@@ -134,8 +137,9 @@ def test_deepconfs_metrics_on_a_series_worked_by_hand() -> None:
 
 
 def test_entropy_counts_the_unseen_tokens_as_one() -> None:
-    """A half, a quarter, and a quarter unseen: (1/2) ln 2 + 2 (1/4) ln 4; a sure token has none; 20
-    of 100 equal ones give a bound.
+    """A half, a quarter and a quarter unseen give (1/2) ln 2 + 2 (1/4) ln 4.
+
+    A certain token has no entropy; 20 of 100 equal ones give a bound.
     """
     assert entropy([math.log(0.5), math.log(0.25)]) == pytest.approx(
         0.5 * math.log(2) + 0.5 * math.log(4)
@@ -148,8 +152,9 @@ def test_entropy_counts_the_unseen_tokens_as_one() -> None:
 
 
 def test_what_is_inherited_has_a_sum_and_nothing_has_none() -> None:
-    """It is no metric of the drawn tokens, needs none of their log-probabilities, and is never 0
-    for want of tokens.
+    """The sum over inherited tokens is None without any, never 0.
+
+    It is not a metric of the sampled tokens and needs none of their log-probabilities.
     """
     assert prefix_value(["prefix_logprob"], [-1.0, -0.5]) == {"prefix_logprob": -1.5}
     assert prefix_value(["prefix_logprob"], []) == prefix_value(["mean_logprob"], [-1.0]) == {}
@@ -158,7 +163,7 @@ def test_what_is_inherited_has_a_sum_and_nothing_has_none() -> None:
 
 
 def test_without_tokens_there_are_no_metrics() -> None:
-    """Absent, never 0: a selector must be able to tell."""
+    """Metrics are absent, never 0: a selector must be able to tell the difference."""
     assert metric_values(("mean_logprob", "lowest_confidence"), (), ()) == {}
 
 
@@ -167,7 +172,7 @@ def test_without_tokens_there_are_no_metrics() -> None:
     [("mean_logprob", ("mean_logprob", 0)), ("tail_confidence", ("tail_confidence", 2048))],
 )
 def test_the_window_is_2048_unless_given(name: str, parsed: tuple[str, int]) -> None:
-    """DeepConf's."""
+    """This is DeepConf's window."""
     assert parse_metric(name) == parsed
 
 
@@ -185,14 +190,16 @@ def test_the_window_is_2048_unless_given(name: str, parsed: tuple[str, int]) -> 
     ],
 )
 def test_an_unknown_metric_is_refused_at_plan_time(name: str) -> None:
-    """A typing error must not become a metric that is silently absent."""
+    """A misspelt metric must not be silently absent."""
     with pytest.raises(PlanError, match="is not known; the known ones are"):
         parse_metric(name)
 
 
 def test_only_what_is_needed_is_asked_of_the_engine() -> None:
-    """Log-probabilities cost: none without metrics, the sampled one for its mean, 20 for a
-    confidence, more if a rule wants more.
+    """Log-probabilities are expensive, so only the necessary ones are requested.
+
+    None without metrics, the sampled one for its mean, 20 for a confidence, more if a rule needs
+    more.
     """
     floor = ConfidenceFloor(1.0, top_k=32)
     assert logprobs_needed((), ()) is None
@@ -206,7 +213,7 @@ def test_only_what_is_needed_is_asked_of_the_engine() -> None:
 
 
 def fires_at(rule: StopRule, chunks: Sequence[str]) -> int | None:
-    """How many characters had been seen when the rule fired."""
+    """Return the number of characters seen when the rule fired."""
     fold, seen = RuleFold([rule]), 0
     for chunk in chunks:
         seen += len(chunk)
@@ -279,9 +286,7 @@ def test_chunking_changes_when_a_rule_fires_only_within_a_chunk(
 
 @given(words, st.integers(1, 4))
 def test_a_word_limit_counts_whole_words_that_have_ended(pieces: list[str], count: int) -> None:
-    """`\\bwait\\b`, whatever its case; a word at the very end may still grow, so it does not count
-    yet.
-    """
+    """The word is `\\bwait\\b` in any case; at the end it may still grow and does not count yet."""
     text = "".join(pieces)
     ended = [m.end() for m in re.finditer(r"\bwait\b", text, re.IGNORECASE) if m.end() < len(text)]
     assert fires_at(WordLimit(("wait",), count), list(text)) == (
@@ -291,8 +296,9 @@ def test_a_word_limit_counts_whole_words_that_have_ended(pieces: list[str], coun
 
 @given(words, st.integers(1, 4))
 def test_a_delimiter_counts_occurrences_that_do_not_overlap(pieces: list[str], count: int) -> None:
-    """From the left, as `str.count` does, and it fires with the last character of the one that
-    completes the count.
+    """Occurrences count from the left, as in `str.count`.
+
+    The rule fires at the last character of the occurrence that completes the count.
     """
     text = "".join(pieces)
     expected = next((i for i in range(len(text) + 1) if text[:i].count("so") >= count), None)
@@ -300,7 +306,7 @@ def test_a_delimiter_counts_occurrences_that_do_not_overlap(pieces: list[str], c
 
 
 def test_a_word_across_chunks_counts_once() -> None:
-    """DeepPrune counts words: `wa|it` is one, `wait|er` none, `wait| wait` two."""
+    """DeepPrune counts words: `wa|it` is one, `wait|er` is none, `wait| wait` is two."""
     rule = WordLimit(("wait",), 1)
     assert fires_at(rule, ["So wa", "it", ", no"]) == 11
     assert fires_at(rule, ["So wait", "er", ", no"]) is None
@@ -324,7 +330,7 @@ def test_a_floor_fires_at_the_first_full_window_below_it(
 ) -> None:
     """DeepConf's online rule.
 
-    Windows within rounding of the floor may go either way, so the floor is moved off them.
+    Windows within rounding of the floor may fire or not, so the floor is moved away from them.
     """
     groups = [math.fsum(series[i - window : i]) / window for i in range(window, len(series) + 1)]
     if any(abs(g - floor) < 1e-9 for g in groups):
@@ -338,7 +344,7 @@ def test_a_floor_fires_at_the_first_full_window_below_it(
 
 
 def test_any_rule_ends_the_trace_and_each_keeps_its_own_count() -> None:
-    """A rule that fires must not keep the others from seeing the chunk."""
+    """A rule that fires must not prevent the others from seeing the chunk."""
     fold = RuleFold([Delimiter("x", 2), WordLimit(("wait",), 2)])
     assert not fold.update("x wait ", ())
     assert fold.update("x", ())
@@ -358,6 +364,6 @@ def test_any_rule_ends_the_trace_and_each_keeps_its_own_count() -> None:
     ],
 )
 def test_a_rule_that_means_nothing_is_refused(rule: Any) -> None:
-    """Early stopping that is silently inactive, or fires at once, is found out by nobody."""
+    """Early stopping that is silently inactive, or fires at once, would go unnoticed."""
     with pytest.raises(ValueError, match=type(rule).__name__):
         RuleFold([rule])

@@ -1,5 +1,6 @@
-"""Plans: the fingerprint changes with everything that decides answers and with nothing else;
-differences are named.
+"""Plans: the fingerprint changes exactly with the settings that decide answers.
+
+Differences are named.
 """
 
 from __future__ import annotations
@@ -63,17 +64,18 @@ VARIANTS |= {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_field_of_a_plan_changes_its_fingerprint(name: str) -> None:
-    """A field that is left out would let a job resume with answers of another plan.
+    """An omitted field would let a job resume with answers of another plan.
 
-    New fields are covered by themselves.
+    New fields are covered automatically.
     """
     base = replace(PLAN, models={"main": Model("m")}) if name.startswith("plan") else PLAN
     assert fingerprint(VARIANTS[name]) != fingerprint(base)
 
 
 def test_the_pool_name_and_the_order_of_options_are_seen_as_they_should_be() -> None:
-    """A pool's name is what requests ask for; the order in which options were written means
-    nothing.
+    """A pool's name changes the fingerprint, and the order of options does not.
+
+    Requests select a pool by its name.
     """
     assert fingerprint(replace(PLAN, models={"other": Model("smollm2")})) != fingerprint(PLAN)
     one = replace(PLAN, strategy=PluginSpec("s", {"a": 1, "b": (1, 2)}))
@@ -82,7 +84,7 @@ def test_the_pool_name_and_the_order_of_options_are_seen_as_they_should_be() -> 
 
 
 def test_the_first_pool_is_the_default_so_its_place_counts() -> None:
-    """Two plans whose default model differs ask for different work."""
+    """Two plans with different default models do different work."""
     a, b = Model("a"), Model("b")
     one, other = replace(PLAN, models={"a": a, "b": b}), replace(PLAN, models={"b": b, "a": a})
     assert one.default_model != other.default_model
@@ -90,13 +92,13 @@ def test_the_first_pool_is_the_default_so_its_place_counts() -> None:
 
 
 def test_a_pool_without_a_task_has_the_fingerprint_it_had_before_there_were_tasks() -> None:
-    """Else every job begun before would be refused."""
+    """Otherwise every job begun before would be refused."""
     assert "task" not in str(document(PLAN))
     assert fingerprint(PLAN) == "acef7bf566aa52f8"
 
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
-    """It is compared after a restart: it may depend neither on the hash seed nor on the process."""
+    """It is compared after a restart, so it must not depend on the hash seed or the process."""
     code = (
         "from orchestrator.core.plan import Plan, fingerprint, derive_seed; "
         "print(fingerprint(Plan()), derive_seed(1, 'p', 2))"
@@ -109,7 +111,7 @@ def test_the_fingerprint_is_the_same_in_every_process() -> None:
 
 
 def test_differences_name_the_leaf_and_both_values() -> None:
-    """A refused resume must say what changed, not that something did."""
+    """A refused resume must report what changed, not only that something did."""
     old, new = (
         asdict(PLAN),
         asdict(
@@ -133,19 +135,19 @@ def test_differences_name_the_leaf_and_both_values() -> None:
 def test_differences_are_empty_exactly_for_equal_mappings(
     old: dict[str, int], new: dict[str, int]
 ) -> None:
-    """One line per key that differs, a key that is absent included."""
+    """There is one line per key that differs, including missing keys."""
     assert len(differences(old, new)) == sum(old.get(k) != new.get(k) for k in "abc")
 
 
 @given(st.integers(), st.lists(st.integers() | st.text(), max_size=3))
 def test_a_seed_fits_where_seeds_go(run: int, parts: list[int | str]) -> None:
-    """Below 2**53: JSON numbers, vLLM and NumPy all hold it."""
+    """It is below 2**53: JSON numbers, vLLM and NumPy all support it."""
     assert 0 <= derive_seed(run, *parts) < 2**53
     assert derive_seed(run, *parts) == derive_seed(run, *json.loads(json.dumps(parts)))
 
 
 def test_seeds_of_different_traces_differ() -> None:
-    """Problem and ordinal both count, and are kept apart: ("1", 23) is not ("12", 3).
+    """Problem and ordinal both count, and are separated: ("1", 23) is not ("12", 3).
 
     P(any collision of 10^4 in 2^53) < 6e-9.
     """

@@ -1,6 +1,4 @@
-"""Sessions: identity, budgets, cancellation, replay, and what becomes of a strategy that breaks the
-protocol.
-"""
+"""Sessions: identity, budgets, cancellation, replay, and strategies that break the protocol."""
 
 from __future__ import annotations
 
@@ -54,8 +52,9 @@ def budget(traces: int = 0, tokens: int = 0) -> Plan:
 
 @dataclass(frozen=True)
 class Rambling:
-    """Does as its rng says, and checks every reply: submits, continues, cancels, waits for any or
-    for some.
+    """Acts at random and checks every reply.
+
+    It submits, continues, cancels, and waits for any or some traces.
     """
 
     n_moves: int = 12
@@ -107,8 +106,9 @@ seeds = st.integers(0, 10_000)
 @settings(max_examples=150, deadline=None)
 @given(plans, seeds)
 def test_every_exploration_is_sound(plan: Plan, seed: int) -> None:
-    """Ordinals are dense, identity and seeds are as documented, each request starts once, ends, and
-    is aborted at most once.
+    """Ordinals are dense, and identity and seeds are as documented.
+
+    Each request starts once, ends, and is aborted at most once.
     """
     recording = record(Session(PROBLEM, Rambling(), plan), scripted(seed), random.Random(seed))
     ended = recording.session
@@ -134,7 +134,7 @@ def test_every_exploration_is_sound(plan: Plan, seed: int) -> None:
 @settings(max_examples=100, deadline=None)
 @given(plans, seeds)
 def test_once_the_token_budget_is_reached_nothing_starts_any_more(plan: Plan, seed: int) -> None:
-    """What then runs is aborted at once, and only its tokens come on top."""
+    """Running requests are then aborted at once, and only their tokens are added."""
     recording = record(Session(PROBLEM, Rambling(), plan), scripted(seed), random.Random(seed))
     limit, spent = plan.budget.tokens, 0
     for step in recording.steps:
@@ -148,8 +148,9 @@ def test_once_the_token_budget_is_reached_nothing_starts_any_more(plan: Plan, se
 @settings(max_examples=60, deadline=None)
 @given(plans, seeds, st.integers(0, 30))
 def test_replaying_any_prefix_rebuilds_the_session(plan: Plan, seed: int, n: int) -> None:
-    """What a resumed job rests on: after the same events, the same runs, is owed, is lost, and the
-    same follows.
+    """A resumed job relies on this: the same events lead to the same state and the same effects.
+
+    The state is which requests run, are owed or are lost.
     """
     recording = record(Session(PROBLEM, Rambling(), plan), scripted(seed), random.Random(seed))
     n = min(n, len(recording.steps))
@@ -164,8 +165,9 @@ def test_replaying_any_prefix_rebuilds_the_session(plan: Plan, seed: int, n: int
 @settings(max_examples=60, deadline=None)
 @given(plans, seeds, st.integers(0, 30))
 def test_what_runs_is_either_owed_or_lost(plan: Plan, seed: int, n: int) -> None:
-    """A resumed job starts the owed again and records the lost as cancelled: together they are all,
-    and never both.
+    """Every running request is either owed or lost, never both.
+
+    A resumed job starts owed requests again and records lost ones as cancelled.
     """
     recording = record(Session(PROBLEM, Rambling(), plan), scripted(seed), random.Random(seed))
     rebuilt = play(Session(PROBLEM, Rambling(), plan), recording.events[:n]).session
@@ -179,7 +181,7 @@ def test_what_runs_is_either_owed_or_lost(plan: Plan, seed: int, n: int) -> None
 
 
 def test_next_delivers_by_arrival_and_waits_only_for_those_asked() -> None:
-    """Traces that nobody asked for wait in order of arrival."""
+    """Traces that were not requested wait in order of arrival."""
     seen: list[int] = []
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
@@ -196,9 +198,7 @@ def test_next_delivers_by_arrival_and_waits_only_for_those_asked() -> None:
 
 
 def test_a_cancelled_trace_still_arrives_as_data_and_is_charged() -> None:
-    """Cancel returns at once; the trace is delivered like any other, so its tokens are never lost
-    from sight.
-    """
+    """Cancel returns at once; the trace is delivered like any other, so its tokens are counted."""
     seen: list[Trace] = []
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
@@ -223,7 +223,7 @@ def test_a_cancelled_trace_still_arrives_as_data_and_is_charged() -> None:
 
 
 def test_returning_cancels_what_still_runs() -> None:
-    """A strategy need not clean up: it decides, returns, and the rest is aborted, each once."""
+    """A strategy need not clean up: when it returns, each running request is aborted once."""
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         yield from submit([Request()] * 3)
@@ -241,7 +241,7 @@ def test_returning_cancels_what_still_runs() -> None:
 
 
 def test_the_trace_budget_grants_less_and_says_so() -> None:
-    """The strategy learns from the reply what it got; the result names the budget."""
+    """The reply tells the strategy what it was granted; the result names the budget."""
     granted: list[tuple[int, ...]] = []
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
@@ -255,7 +255,7 @@ def test_the_trace_budget_grants_less_and_says_so() -> None:
 
 
 def test_waiting_for_what_the_budget_refused_ends_the_exploration_without_an_error() -> None:
-    """A loop that submits and waits is simple to write and right: the budget ends it."""
+    """A loop that submits and waits is simple and correct: the budget ends it."""
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         while True:
@@ -267,7 +267,7 @@ def test_waiting_for_what_the_budget_refused_ends_the_exploration_without_an_err
 
 
 def test_stop_ends_it_once() -> None:
-    """A deadline may come when all is over, or twice."""
+    """A deadline may arrive after the end, or twice."""
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         yield from sample(2)
@@ -283,7 +283,7 @@ def test_stop_ends_it_once() -> None:
 
 
 def test_a_trace_that_does_not_run_is_refused() -> None:
-    """A reply paired with a request that was never made, or twice with one, must not be taken."""
+    """A reply to a request that was never made, or a second reply to one, must be rejected."""
     it = session(lambda p, rng: sample(1))
     it.start()
     with pytest.raises(KeyError):
@@ -294,7 +294,7 @@ def test_a_trace_that_does_not_run_is_refused() -> None:
 
 
 def test_a_request_is_filled_from_the_plan_where_the_strategy_left_it_open() -> None:
-    """What a strategy sets stays; everything else is the plan's."""
+    """Values that a strategy sets are kept; all others are the plan's."""
     plan = Plan(
         models={"main": Model("m"), "big": Model("b")},
         sampling=Sampling(max_new_tokens=77, stop=("END",), system="Be brief."),
@@ -332,7 +332,7 @@ def test_a_request_is_filled_from_the_plan_where_the_strategy_left_it_open() -> 
 
 
 def test_a_continuation_inherits_all_its_ancestors_tokens_suffixes_included() -> None:
-    """By token ids, in order: root, then each suffix before its own tokens.
+    """The order of token ids is: the root, then each suffix before its own tokens.
 
     Model and depth are the parent's.
     """
@@ -357,7 +357,9 @@ def test_a_continuation_inherits_all_its_ancestors_tokens_suffixes_included() ->
 
 
 def test_an_attempt_has_one_limit_however_often_it_is_continued() -> None:
-    """The plan's limit is 10: after 4 and 5 tokens, 6 and 1 are left; one token even where none is,
+    """The limit applies to the whole attempt, not to each continuation.
+
+    The plan's limit is 10: after 4 and 5 tokens, 6 and 1 are left; if none is left it is still 1,
     because a request needs one.
     """
 
@@ -375,8 +377,9 @@ def test_an_attempt_has_one_limit_however_often_it_is_continued() -> None:
 
 
 def test_a_checkpoint_ends_a_stretch_and_the_attempts_limit_the_attempt() -> None:
-    """Limit 10, a checkpoint every 6: 6, then the 4 that are left, which are the end and no
-    checkpoint. 5 of 5 is a limit, too.
+    """A limit of 10 and a checkpoint every 6 give stretches of 6 and 4.
+
+    The second is the end and not a checkpoint. 5 of 5 is a limit, too.
     """
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
@@ -405,7 +408,7 @@ def test_a_checkpoint_ends_a_stretch_and_the_attempts_limit_the_attempt() -> Non
 
 
 def test_a_plans_metrics_are_asked_of_those_that_may_vote() -> None:
-    """A probe's or a judge's own are enough for it."""
+    """Probes and judges only need their own metrics."""
     requests = [
         Request(purpose=p, metrics=("own",))
         for p in (Purpose.SOLVE, Purpose.AGGREGATE, Purpose.PROBE, Purpose.COMPARE)
@@ -417,7 +420,7 @@ def test_a_plans_metrics_are_asked_of_those_that_may_vote() -> None:
 
 
 def test_dropping_stops_what_runs_and_is_remembered() -> None:
-    """Arrived or running: no vote of their own; an heir is named once and is somebody else."""
+    """Dropped traces have no vote, arrived or running; an heir is named once and is another one."""
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         ordinals = yield from submit([Request()] * 4)
@@ -472,7 +475,7 @@ def test_a_drop_that_makes_no_sense_fails_its_problem(function: Explore, message
 def test_the_template_wraps_plain_prompts_only(
     prompt: Any, system: str, template: str, expected: Any
 ) -> None:
-    """Braces in a question are its own; a chat that brings its system message keeps it."""
+    """Braces in a question are kept; a chat with its own system message keeps it."""
     assert (
         prepared_prompt(
             Problem("p", prompt), Plan(sampling=Sampling(system=system, template=template))
@@ -482,7 +485,7 @@ def test_the_template_wraps_plain_prompts_only(
 
 
 def test_rng_depends_on_run_and_problem_alone() -> None:
-    """The same draws at every resume, others for another problem or another seed."""
+    """Draws are the same at every resume, and differ for another problem or seed."""
     drawn: list[float] = []
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
@@ -496,8 +499,9 @@ def test_rng_depends_on_run_and_problem_alone() -> None:
 
 
 def test_many_deliveries_in_a_row_are_no_endless_loop() -> None:
-    """Ten thousand traces may arrive while a strategy waits for the first: taking them gives no
-    command too many.
+    """Ten thousand traces may arrive while a strategy waits for the first.
+
+    Taking them must not count as too many commands.
     """
     n = session_module.MAX_COMMANDS + 50
     it = session(lambda p, rng: sample(n))
@@ -582,8 +586,9 @@ def _continues_the_unborn(problem: Problem, rng: random.Random) -> Steps:
 def test_a_broken_strategy_fails_its_problem_and_leaves_nothing_running(
     function: Explore, message: str
 ) -> None:
-    """A plugin may do anything: its problem gets one line that says what, whatever runs is aborted,
-    and the session still ends.
+    """A plugin may do anything: its problem gets a one-line error, and the session still ends.
+
+    Running requests are aborted.
     """
     it = session(function)
     effects = it.start()
@@ -600,7 +605,7 @@ def test_a_broken_strategy_fails_its_problem_and_leaves_nothing_running(
 
 
 def test_a_strategy_that_raises_on_a_trace_keeps_the_traces() -> None:
-    """They are paid for, and can be voted on by hand."""
+    """Their tokens are spent, and they can be voted on manually."""
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         (only,) = yield from sample(1)
@@ -613,7 +618,7 @@ def test_a_strategy_that_raises_on_a_trace_keeps_the_traces() -> None:
 
 @pytest.mark.parametrize("kind", ["raises", "yields"])
 def test_a_strategy_that_refuses_to_close_is_reported_and_closed(kind: str) -> None:
-    """Code in `finally` may raise or even yield; the stop goes through."""
+    """Code in `finally` may raise or even yield; the stop still takes effect."""
 
     def explore(problem: Problem, rng: random.Random) -> Steps:
         try:
@@ -632,7 +637,7 @@ def test_a_strategy_that_refuses_to_close_is_reported_and_closed(kind: str) -> N
 
 
 def test_an_error_is_described_in_one_line_with_its_place() -> None:
-    """Log lines and rows are lines."""
+    """Log entries and table rows are single lines."""
     with pytest.raises(ValueError, match="a") as raised:
         raise ValueError("a\n\n  b")
     assert describe(raised.value).startswith("ValueError: a b (test_session.py:")
@@ -640,8 +645,9 @@ def test_an_error_is_described_in_one_line_with_its_place() -> None:
 
 
 def test_a_strategy_sees_the_question_as_it_is_asked() -> None:
-    """What it builds from the prompt must keep the plan's template and system message, or revised
-    answers would be stated otherwise.
+    """The prompt it sees must include the plan's template and system message.
+
+    Otherwise revised answers would have another form.
     """
     seen: list[Problem] = []
 

@@ -1,4 +1,4 @@
-"""The helpers: what each yields, and what it returns after the reply; and their driver."""
+"""The helpers: the command each yields, the value it returns after the reply; and their driver."""
 
 from __future__ import annotations
 
@@ -27,23 +27,21 @@ from orchestrator.testing import trace
 
 
 def returned(steps: Generator[Command, Reply, Any], reply: Reply) -> Any:
-    """What a helper returns once it is sent its last reply."""
+    """Return the value that a helper returns after its last reply."""
     with pytest.raises(StopIteration) as end:
         steps.send(reply)
     return end.value.value
 
 
 def test_submit_yields_one_command_and_returns_what_was_granted() -> None:
-    """The grant may be shorter than the request: a strategy goes by the reply, never by what it
-    asked.
-    """
+    """The grant may be shorter than the request: a strategy must use the reply."""
     steps = submit(Request(model=m) for m in "ab")
     assert next(steps) == Submit((Request(model="a"), Request(model="b")))
     assert returned(steps, (7,)) == (7,)
 
 
 def test_next_trace_waits_for_any_or_for_some() -> None:
-    """None is any; an empty collection is none, not any."""
+    """None means any; an empty collection means none."""
     assert next(next_trace()) == Next(None)
     assert next(next_trace([2, 1])) == Next(frozenset({1, 2}))
     assert next(next_trace(())) == Next(frozenset())
@@ -55,7 +53,7 @@ def test_cancel_returns_at_once() -> None:
 
 
 def test_drop_returns_at_once() -> None:
-    """Like cancel; without an heir nobody votes for them."""
+    """It returns like cancel; without an heir the dropped traces have no vote."""
     assert list(drop([3, 4])) == [Drop(frozenset({3, 4}), None)]
     assert list(drop([3], heir=1)) == [Drop(frozenset({3}), 1)]
 
@@ -70,7 +68,7 @@ def test_sample_returns_traces_by_ordinal() -> None:
 
 
 def test_sample_of_an_empty_grant_is_empty() -> None:
-    """A budget that is used up grants nothing; waiting for nothing would be an error."""
+    """A spent budget grants nothing; waiting for nothing would be an error."""
     steps = sample(3)
     next(steps)
     assert returned(steps, ()) == []
@@ -80,7 +78,7 @@ def test_sample_of_an_empty_grant_is_empty() -> None:
 
 
 def test_a_routine_sends_replies_and_keeps_what_was_returned() -> None:
-    """What runs commands needs no StopIteration of its own."""
+    """Code that runs commands need not handle StopIteration."""
     routine = Routine(sample(1), "sample")
     assert routine.send(None) == Submit((Request(),))
     assert routine.send((0,)) == Next(frozenset({0}))
@@ -89,7 +87,7 @@ def test_a_routine_sends_replies_and_keeps_what_was_returned() -> None:
 
 
 def test_a_routine_refuses_what_is_no_generator_and_no_command() -> None:
-    """`yield` for `yield from`, or a function without both, is named and not taken for an end."""
+    """A `yield` for `yield from`, or a function without either, is an error and not an end."""
 
     def bare() -> Generator[Any, Reply, None]:
         yield None

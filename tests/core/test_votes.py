@@ -1,4 +1,4 @@
-"""Votes: who may vote, how weights add up, and how ties are broken.
+"""Votes: which traces vote, how weights add up, and how ties are broken.
 
 Results: status, accounts and the price of full sampling, from a finished pool.
 """
@@ -36,12 +36,12 @@ def shape(clusters: list[Cluster]) -> list[tuple[str, float, tuple[int, ...]]]:
 
 
 def test_a_plain_tally_counts() -> None:
-    """One trace, one vote; abstaining and failed traces have none."""
+    """Each trace has one vote; abstaining and failed traces have none."""
     assert shape(tally(pool("A B A - ! A B"))) == [("A", 3.0, (0, 2, 5)), ("B", 2.0, (1, 6))]
 
 
 def test_weight_comes_before_count_before_the_lowest_ordinal() -> None:
-    """The tie rule, a step at a time."""
+    """Tests the tie rule one step at a time."""
     answer = Answer("x", "x")
     heavy, many, early, late = (
         Cluster(answer, ordinals, weight)
@@ -56,7 +56,7 @@ def test_weight_comes_before_count_before_the_lowest_ordinal() -> None:
 
 @given(pools, st.randoms(use_true_random=False))
 def test_the_order_of_a_pool_changes_nothing(traces, shuffler) -> None:  # type: ignore[no-untyped-def]
-    """Traces arrive in any order; the vote must not know it."""
+    """Traces arrive in any order, and the vote must not depend on it."""
     expected = tally(voters(traces), lambda t: 0.1 * (t.ordinal % 3))
     shuffled = list(traces)
     shuffler.shuffle(shuffled)
@@ -74,9 +74,7 @@ def test_every_vote_is_in_exactly_one_cluster(traces) -> None:  # type: ignore[n
 
 
 def test_a_cluster_shows_the_wording_of_its_lowest_ordinal() -> None:
-    """Equal keys are one class, whatever the wording; which wording is shown must not depend on
-    arrival.
-    """
+    """Equal keys are one class, and the wording shown must not depend on the order of arrival."""
     half, decimal = trace(1, "1/2"), trace(0, "0.5")
     half = replace(half, answer=Answer("1/2", "=1/2"))
     decimal = replace(decimal, answer=Answer("0.5", "=1/2"))
@@ -94,14 +92,12 @@ def test_a_weight_that_cannot_be_summed_is_an_error(bad: float) -> None:
 
 @pytest.mark.parametrize("purpose", [Purpose.PROBE, Purpose.VERIFY, Purpose.COMPARE])
 def test_only_attempts_vote(purpose: Purpose) -> None:
-    """A probe repeats its parent's answer, a verdict is about another's: neither is an attempt."""
+    """A probe repeats its parent's answer and a verdict judges another's: neither is an attempt."""
     assert voters([trace(0, "A", purpose=purpose)]) == []
 
 
 def test_a_cut_trace_votes_if_it_stated_an_answer() -> None:
-    """What was said counts, even if the trace was cancelled or truncated later; a failed one is not
-    trusted.
-    """
+    """An answer counts even if its trace was later cancelled or truncated, but not if it failed."""
     said = [trace(i, "A", finish=finish) for i, finish in enumerate(Finish)]
     assert [t.finish for t in voters(said)] == [f for f in Finish if f is not Finish.FAILED]
     broken = replace(trace(0, "A"), finish=Finish.FAILED)
@@ -109,9 +105,7 @@ def test_a_cut_trace_votes_if_it_stated_an_answer() -> None:
 
 
 def test_a_continued_trace_does_not_vote_beside_its_continuation() -> None:
-    """The continuation's answer is read from the whole: counting both would give one attempt two
-    votes.
-    """
+    """The continuation's answer is read from the whole attempt, which must not have two votes."""
     assert [t.ordinal for t in voters([trace(0, "A"), trace(1, "B", parent=0), trace(2, "A")])] == [
         1,
         2,
@@ -128,8 +122,9 @@ def test_a_continued_trace_does_not_vote_beside_its_continuation() -> None:
 def test_a_continuation_that_was_cut_before_it_said_anything_takes_no_vote_away(
     finish: Finish,
 ) -> None:
-    """Whether a continuation had begun when its problem was decided depends on the window: the vote
-    must not.
+    """The vote must not depend on whether a continuation had begun when its problem was decided.
+
+    That depends on the window.
     """
     assert [
         t.ordinal for t in voters([trace(0, "A"), trace(1, None, parent=0, finish=finish)])
@@ -144,7 +139,7 @@ def majority(traces: Sequence[Trace]) -> list[Cluster]:
 
 
 def test_a_vote_is_an_answer() -> None:
-    """The leader of the clusters is the answer; counts come from the pool."""
+    """The leading cluster is the answer; counts are taken from the pool."""
     traces = [*pool("A B A !"), trace(4, None, finish=Finish.CANCELLED)]
     result = conclude(
         replace(PROBLEM, tags='{"k": 1}'),
@@ -168,14 +163,14 @@ def test_a_vote_is_an_answer() -> None:
 
 
 def test_nobody_said_anything() -> None:
-    """Abstaining is an outcome, not an error; so is an empty pool."""
+    """Abstaining is an outcome, not an error, and so is an empty pool."""
     for traces in ([], pool("- -"), pool("- !")):
         result = conclude(PROBLEM, traces, majority)
         assert (result.status, result.answer, result.error) == (Status.ABSTAINED, None, "")
 
 
 def test_every_trace_failed() -> None:
-    """Then the problem failed, and says with what."""
+    """Then the problem failed, and the result reports the error."""
     result = conclude(PROBLEM, pool("! !"), majority)
     assert result.status is Status.FAILED
     assert "every trace failed" in result.error
@@ -183,14 +178,14 @@ def test_every_trace_failed() -> None:
 
 
 def test_a_strategys_error_outweighs_its_votes() -> None:
-    """A half-done exploration has no answer to show, though its clusters are kept."""
+    """An incomplete exploration has no answer, though its clusters are kept."""
     result = conclude(PROBLEM, pool("A A"), majority, error="boom")
     assert (result.status, result.answer, result.error) == (Status.FAILED, None, "boom")
     assert result.clusters
 
 
 def test_a_tie_is_reported() -> None:
-    """The leader won by the rule alone."""
+    """A leader that won only by the tie rule is reported."""
     assert conclude(PROBLEM, pool("A B"), majority).tied
 
 
@@ -202,7 +197,7 @@ def _raise(traces: Sequence[Trace]) -> list[Cluster]:
     "nonsense", [_raise, lambda traces: None, lambda traces: ["A"], lambda traces: 5]
 )
 def test_a_selector_that_breaks_fails_its_problem_alone(nonsense: Any) -> None:
-    """A plugin may raise or return anything: one row says so, on one line, and the job goes on."""
+    """A plugin may raise or return anything: one row reports it in one line; the job continues."""
     result = conclude(PROBLEM, pool("A"), nonsense)
     assert result.status is Status.FAILED
     assert result.error
@@ -229,7 +224,7 @@ def test_tokens_are_charged_to_purposes() -> None:
 
 
 def test_the_mean_is_over_whole_attempts() -> None:
-    """A chain of continuations is one attempt; cancelled or failed traces and probes are none."""
+    """A chain of continuations is one attempt; cancelled and failed traces and probes are not."""
     traces = [
         trace(0, None, tokens=4, finish=Finish.LENGTH),
         trace(1, "A", tokens=6, parent=0),
@@ -244,8 +239,9 @@ def test_the_mean_is_over_whole_attempts() -> None:
 
 
 def cut_on_the_way() -> list[Trace]:
-    """Attempts stopped on the way: by a rule, probed when cut by length, asked for a last answer;
-    and two that ended, probed or not.
+    """Attempts that were cut: by a rule, by length with a probe, and with a last answer.
+
+    Two others ended, one with a probe and one without.
     """
     return [
         trace(0, "A", tokens=3, finish=Finish.RULE),
@@ -260,8 +256,9 @@ def cut_on_the_way() -> list[Trace]:
 
 
 def test_an_attempt_cut_on_the_way_prices_nothing() -> None:
-    """Its tokens are those up to a checkpoint; a trace at its limit, which nothing went on from, is
-    whole.
+    """An attempt cut at a checkpoint has no full price; a trace at its limit is complete.
+
+    It is complete only if it was not continued.
     """
     traces = cut_on_the_way()
     assert intermediate(traces) == {0, 1, 3}
@@ -273,7 +270,7 @@ def test_an_attempt_cut_on_the_way_prices_nothing() -> None:
 
 
 def test_attempts_are_counted_by_their_beginnings() -> None:
-    """Five attempts began; stretches, probes and last answers are none of their own."""
+    """Five attempts began; stretches, probes and last answers are not attempts."""
     stretches = [trace(8, None, parent=7, finish=Finish.LENGTH), trace(9, "A", parent=8)]
     result = conclude(PROBLEM, [*cut_on_the_way(), *stretches], majority, n_planned=5)
     assert (result.n_traces, result.n_attempts) == (10, 5)
@@ -286,8 +283,10 @@ def test_an_unknown_price_is_none_not_zero() -> None:
 
 
 def test_dropped_traces_are_charged_to_pruning_and_vote_for_their_heir_or_not_at_all() -> None:
-    """0 (A) is dropped; 1 and 2 leave their votes to 3, which was continued by 4 and so states what
-    4 does.
+    """A dropped trace votes for its heir, or not at all, and is charged to pruning.
+
+    0 (A) is dropped; 1 and 2 leave their votes to 3, which was continued by 4 and so gives the
+    answer of 4.
     """
     traces = [*pool("A A - -"), replace(trace(4, "B"), parent=3)]
     result = conclude(PROBLEM, traces, majority, dropped={0: None, 1: 3, 2: 3})
@@ -297,8 +296,9 @@ def test_dropped_traces_are_charged_to_pruning_and_vote_for_their_heir_or_not_at
 
 
 def test_pruning_a_pool_again_changes_nothing() -> None:
-    """A journal's pool is pruned when it is read and when it is voted on; traces that failed keep
-    their finish.
+    """A journal's pool is pruned both when it is read and when it is voted on.
+
+    Failed traces keep their finish.
     """
     traces = [*pool("A ! B"), replace(trace(3, "C"), parent=2)]
     once = pruned(traces, {0: 2, 1: None})
@@ -308,8 +308,9 @@ def test_pruning_a_pool_again_changes_nothing() -> None:
 
 
 def test_a_sampled_attempt_is_a_chain_that_ended() -> None:
-    """Stretches and probes are not attempts; one that was cancelled did not end, one that failed or
-    was given a last answer did.
+    """Stretches and probes are not attempts.
+
+    A cancelled attempt did not end; one that failed or got a last answer did.
     """
     traces = [
         trace(0, None, finish=Finish.LENGTH),

@@ -1,4 +1,4 @@
-"""Replies: what an engine plugin gets wrong costs one trace."""
+"""Replies: an error of an engine plugin costs one trace."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ GOOD = trace(3, metrics={"mean_logprob": -0.5})
 
 
 def test_a_sound_reply_is_passed_on_as_it_is() -> None:
-    """Not even copied: this is on the way of every trace."""
+    """It is not even copied, as every trace passes through here."""
     assert validated(REQUEST, GOOD) is GOOD
     emoji = replace(GOOD, text="naïve 🙂")
     assert validated(REQUEST, emoji) is emoji
 
 
 def test_a_request_that_ran_to_its_checkpoint_ended_by_rule() -> None:
-    """An engine is given the checkpoint as its limit.
+    """An engine gets the checkpoint as its limit.
 
-    A trace cut before it met the context's end, which is an end.
+    A trace that was cut earlier reached the end of the context.
     """
     request = replace(REQUEST, max_new_tokens=5, checkpoint=5)
     finishes = [
@@ -49,7 +49,7 @@ def test_a_request_that_ran_to_its_checkpoint_ended_by_rule() -> None:
     ],
 )
 def test_an_unsound_reply_is_a_failed_trace_of_its_request(reply: Any, message: str) -> None:
-    """It says why, stays paired with its request, and can be journalled."""
+    """It gives the reason, stays paired with its request, and can be journalled."""
     failed = validated(REQUEST, reply)
     assert (failed.finish, failed.ordinal, failed.parent, failed.purpose, failed.model) == (
         Finish.FAILED,
@@ -63,13 +63,14 @@ def test_an_unsound_reply_is_a_failed_trace_of_its_request(reply: Any, message: 
 
 
 def test_what_was_spent_on_it_is_still_charged() -> None:
-    """Every token counts, also those of a trace that is thrown away."""
+    """Every token counts, also those of a discarded trace."""
     assert validated(REQUEST, replace(GOOD, metrics={"m": math.nan})).usage == GOOD.usage
 
 
 def test_half_an_emoji_is_replaced() -> None:
-    """Servers cut replies within a surrogate pair; UTF-8, and with it the journal, cannot hold half
-    of one.
+    """Servers cut replies within a surrogate pair, and UTF-8 cannot encode half of one.
+
+    So the journal could not store it.
     """
     assert validated(REQUEST, replace(GOOD, text="half \ud83d")).text == "half ?"
 
@@ -83,15 +84,16 @@ def test_half_an_emoji_is_replaced() -> None:
             ["I", " think", ".</th", "ink>\n"],
             "</think>",
             2,
-        ),  # what shares a token with the tag goes with it
-        (["Wait", " Wait", " Wait"], "Wait", 2),  # no more than the last occurrence
-        (["I", " think"], "</think>", 2),  # the engine errs: nothing is thrown away
+        ),  # text in the same token as the tag is removed, too
+        (["Wait", " Wait", " Wait"], "Wait", 2),  # only the last occurrence
+        (["I", " think"], "</think>", 2),  # the engine errs: nothing is removed
         ([], "</think>", 0),
     ],
 )
 def test_the_tokens_of_a_stop_string_are_left_out(pieces: list[str], stop: str, kept: int) -> None:
-    """As few tokens as hold the whole of it: a continuation by token ids must begin before the stop
-    string.
+    """A continuation by token ids must begin before the stop string.
+
+    The fewest tokens that contain the whole string are removed.
     """
     ids = tuple(range(len(pieces)))
     assert without_stop(ids, stop, lambda part: "".join(pieces[i] for i in part)) == ids[:kept]

@@ -1,6 +1,4 @@
-"""Real processes: a domain that hangs, eats memory, crashes or prints costs one answer its
-comparison, and nothing else.
-"""
+"""Real processes: a domain that hangs, exhausts memory, crashes or prints affects one answer."""
 
 from __future__ import annotations
 
@@ -93,7 +91,7 @@ MATH = domain(PluginSpec("math"), "verifiers.answers.math:Math")
 
 @pytest.fixture(autouse=True)
 def odd_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of a user's, importable here by `sys.path` only: the processes must see it too."""
+    """A user's module, importable here only by `sys.path`: the processes must see it too."""
     (tmp_path / "odd_domains.py").write_text(DOMAINS)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
@@ -127,9 +125,7 @@ async def test_match_names_the_first_equivalent_representative(workers: AnswerWo
 async def test_a_pair_that_fails_is_named_and_the_pairs_after_it_are_still_compared(
     workers: AnswerWorkers, bad: str, reason: str
 ) -> None:
-    """An undecided pair must never be silent, and must not hide the class that the answer belongs
-    to.
-    """
+    """An undecided pair must be reported, and must not hide the class of the answer."""
     match = await workers.match(ODD, "good", ["other", bad, "another", "good"])
     assert match.index == 3
     (undecided,) = match.undecided
@@ -150,7 +146,7 @@ async def test_a_pair_that_eats_memory_is_named_long_before_the_machine_suffers(
 async def test_a_pair_that_reached_its_limit_is_not_tried_again(
     workers: AnswerWorkers, tmp_path: Path
 ) -> None:
-    """Sixty-four traces with one hanging answer would otherwise cost sixty-four limits."""
+    """Otherwise sixty-four traces with one hanging answer would cost sixty-four time limits."""
     log = tmp_path / "log"
     for _ in range(2):
         match = await workers.match(ODD, "good", [f"note and hang {log}"])
@@ -162,9 +158,7 @@ async def test_a_pair_that_reached_its_limit_is_not_tried_again(
 async def test_an_answer_that_hangs_with_two_others_is_not_tried_with_the_rest(
     workers: AnswerWorkers,
 ) -> None:
-    """One unreadable answer costs two limits, not one for each class; and the others are not blamed
-    for it.
-    """
+    """A hanging answer costs two time limits, not one per class; the others are not blamed."""
     good = ["a", "b", "c", "d", "good"]
     assert (await workers.match(ODD, "good", ["hang"])).undecided
     assert (await workers.match(ODD, "a", ["hang"])).undecided
@@ -218,7 +212,7 @@ async def test_two_hundred_calls_at_once_all_get_their_own_reply(workers: Answer
 
 
 async def test_a_cancelled_call_leaves_no_reply_for_the_next(workers: AnswerWorkers) -> None:
-    """The next caller would get the answer to somebody else's question."""
+    """Otherwise the next caller would get the reply to another call."""
     call = asyncio.create_task(workers.match(ODD, "a", ["hang"]))
     await _until(lambda: len(_children()) == 1)
     call.cancel()
@@ -249,8 +243,9 @@ async def test_a_process_that_dies_while_idle_is_replaced(workers: AnswerWorkers
 async def test_a_process_killed_just_before_it_is_asked_costs_nothing(
     workers: AnswerWorkers,
 ) -> None:
-    """The system may kill an idle one for its memory at any time, and its death is seen only a
-    moment later.
+    """A process may be killed while idle, and its death is detected only a moment later.
+
+    The system may kill it for its memory at any time.
     """
     await workers.match(ODD, "a", ["b"])
     (pid,) = _children()
@@ -270,9 +265,7 @@ async def test_what_a_killed_domain_had_started_is_killed_too(
 
 @pytest.mark.parametrize("busy_with", ["hang", "hang in C", "print"])
 async def test_kill_9_of_the_parent_leaves_no_process(tmp_path: Path, busy_with: str) -> None:
-    """Neither an idle process nor one in a computation without end may outlive a run that was
-    killed.
-    """
+    """No process may outlive a killed run, whether idle or in an endless computation."""
     script = f"""
 import asyncio, os, sys
 from pathlib import Path
@@ -318,7 +311,7 @@ def test_limits_under_which_nothing_could_work_are_refused() -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does; there is nothing to await. Fails after a minute."""
+    """Wait for an effect of another process, which cannot be awaited; fail after a minute."""
     async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # another process sets no Event here
             await asyncio.sleep(0.01)
@@ -326,8 +319,9 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(autouse=True)
 def _others() -> Iterator[None]:
-    """Note the processes that other tests have left: an engine that still runs, a user's function
-    that waits, one not yet buried.
+    """Record the processes that other tests have left.
+
+    They may be a running engine, a waiting user function, or a zombie.
     """
     _before.update(child.pid for child in psutil.Process().children())
     yield
@@ -338,7 +332,7 @@ _before: set[int] = set()
 
 
 def _children() -> set[int]:
-    """Return the worker processes that this test has started."""
+    """Return the worker processes that this test started."""
     return {
         child.pid
         for child in psutil.Process().children()
@@ -347,12 +341,13 @@ def _children() -> set[int]:
 
 
 def _is_other(child: psutil.Process) -> bool:
-    """Whether a process is gone or known to be something else: between fork and exec it still has
-    its parent's command line.
+    """Return whether a process has ended or is known not to be a worker.
+
+    Between fork and exec it still has its parent's command line.
     """
     try:
         command = child.cmdline()
-    except psutil.ZombieProcess:  # not yet buried by its pool
+    except psutil.ZombieProcess:  # not yet reaped by its pool
         return False
     except psutil.NoSuchProcess:
         return True

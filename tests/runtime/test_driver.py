@@ -1,6 +1,4 @@
-"""The shell through its public seam: a job on the fake engine, from problems to results, journal
-and all.
-"""
+"""The shell through its public seam: a job on the fake engine, from problems to results."""
 
 from __future__ import annotations
 
@@ -86,7 +84,7 @@ class Endless:
 @registry.strategy("continues")
 @dataclass(frozen=True, slots=True)
 class Continues:
-    """Takes one trace in steps of `step` tokens."""
+    """Generates one trace in steps of `step` tokens."""
 
     step: int = 3
 
@@ -102,7 +100,7 @@ class Continues:
 @registry.strategy("guards")
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Starts more than the window holds and stops at the first."""
+    """Starts more requests than the window allows and stops at the first trace."""
 
     n: int = 100
 
@@ -112,8 +110,9 @@ class Guards:
 
 
 def test_every_problem_gets_its_own_result() -> None:
-    """Completions paired with the wrong prompt are the worst silent bug: each trace must state its
-    own problem's number.
+    """Each trace must contain its own problem's number.
+
+    Completions paired with the wrong prompt are the worst silent bug.
     """
     plan = Plan(strategy=spec("consistency", n=5))
     results = orchestrator.run(questions(200), plan, fake(answers=("{hash}",), spread_tokens=9))
@@ -125,8 +124,9 @@ def test_every_problem_gets_its_own_result() -> None:
 
 
 def test_the_same_plan_gives_the_same_results() -> None:
-    """Seeds derive from (run, problem, ordinal), so a run on a deterministic engine repeats;
-    another seed differs somewhere.
+    """Seeds derive from (run, problem, ordinal), so a run on a deterministic engine repeats.
+
+    Another seed gives other results.
     """
     plan = Plan(strategy=spec("consistency", n=7))
     first, second = (orchestrator.run(questions(30), plan, fake(), out=None) for _ in range(2))
@@ -166,28 +166,27 @@ def test_a_strategy_that_never_ends_is_ended_by_each_budget() -> None:
         )
         assert (result.status, result.stopped_by) == (Status.ANSWERED, reason)
         assert result.n_traces == 6 or reason != "traces"
-        # tokens: the budget is 40, traces are of 8, so the fifth reaches it and none follows
+        # tokens: the budget is 40 and traces have 8, so the fifth reaches it and none follows
         assert sum(u.output_tokens for u in result.usage.values()) == 40 or reason != "tokens"
 
 
 def test_cancelled_traces_arrive_and_are_charged() -> None:
-    """A strategy that stops at the first of a hundred: those in the window are cut, those not yet
-    started cost nothing.
+    """A strategy stops at the first of a hundred traces.
+
+    Running ones are cut; those that have not started cost nothing.
     """
     [result] = orchestrator.run(
         questions(1), Plan(strategy=spec("guards")), fake(seconds_per_token=0.001, spread_tokens=60)
     )
     assert result.n_traces == 100
-    # 68 or more wait for the window of 32; a few that run may end before the abort
+    # 68 or more wait for the window of 32; a few running ones may end before the abort
     assert 60 <= result.n_cancelled <= 99
     assert result.usage["pruned"].output_tokens > 0
     assert result.usage["solve"].output_tokens >= 8
 
 
 def test_continuing_at_checkpoints_equals_not_stopping(tmp_path: Path) -> None:
-    """A continuation goes on by token ids: pieces of three tokens end in the same text and the same
-    answer.
-    """
+    """A continuation uses token ids: pieces of three tokens give the same text and answer."""
     execution = fake(n_tokens=20)
     orchestrator.run(
         questions(3), Plan(strategy=spec("consistency", n=1)), execution, out=tmp_path / "whole"
@@ -276,8 +275,9 @@ N_OF_EDITED = 4
 def test_a_strategy_whose_code_changed_is_refused_on_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal holds trace 2, the strategy of the same name now starts two: going on would mix
-    two experiments.
+    """To continue would mix two experiments.
+
+    The journal has trace 2, but the strategy of the same name now starts only two.
     """
     plan = Plan(strategy=spec("edited"))
     with pytest.raises(EngineError):
@@ -291,8 +291,9 @@ def test_a_strategy_whose_code_changed_is_refused_on_resume(
 def test_stopping_at_any_event_and_going_on_gives_the_pool_of_an_uninterrupted_run(
     tmp_path: Path,
 ) -> None:
-    """Property over 25 interruption points: no trace twice, none lost, and with a fixed n the very
-    same results.
+    """No trace is repeated or lost at 25 interruption points.
+
+    With a fixed n the results are identical.
     """
     plan = Plan(strategy=spec("consistency", n=4))
     whole = orchestrator.run(questions(20), plan, fake())
@@ -307,7 +308,7 @@ def test_stopping_at_any_event_and_going_on_gives_the_pool_of_an_uninterrupted_r
 
 
 async def test_results_come_as_they_finish_and_may_be_abandoned(tmp_path: Path) -> None:
-    """An async iterator that is left early stops the engine's work and leaves a resumable job."""
+    """Leaving the async iterator early stops the engine's work and leaves a resumable job."""
     plan = Plan(strategy=spec("consistency", n=2))
     seen: list[Result] = []
     slow = fake(seconds_per_token=0.002, spread_tokens=30)
@@ -358,7 +359,7 @@ def test_progress_counts_what_happened(tmp_path: Path) -> None:
         0,
     )
     assert sum(progress.finishes.values()) == sum(r.n_traces for r in results)
-    # unanimous: four of sixteen traces are taken, so three quarters of the plan's tokens are saved
+    # unanimous: four of sixteen traces are used, so three quarters of the plan's tokens are saved
     assert progress.saved_tokens == pytest.approx(40 * 12 * 8)
 
 
@@ -383,8 +384,9 @@ class ObservedEngine(FakeEngine):
 
 
 def test_progress_counts_attempts_not_stretches(tmp_path: Path) -> None:
-    """Four attempts of four stretches: while a quarter of an attempt is made, the share is that of
-    the attempts before it.
+    """While an attempt is unfinished, progress is that of the attempts before it.
+
+    There are four attempts of four stretches.
     """
     plan = Plan(
         strategy=spec(
@@ -435,7 +437,7 @@ class CountingEngine(FakeEngine):
 
 
 def test_the_window_bounds_what_is_in_flight() -> None:
-    """And is filled: a window that is never full would be a limit of another kind."""
+    """The window is also filled: if it never were, something else would limit it."""
     orchestrator.run(
         questions(50),
         Plan(strategy=spec("consistency", n=10)),
@@ -445,7 +447,7 @@ def test_the_window_bounds_what_is_in_flight() -> None:
 
 
 def test_a_full_disk_stops_the_job_with_a_remedy_and_keeps_what_was_written(tmp_path: Path) -> None:
-    """SQLite is told that the file may not grow: the same error that a full disk gives."""
+    """SQLite is configured so that the file may not grow: the error is that of a full disk."""
     plan = Plan(strategy=spec("consistency", n=4))
 
     async def work() -> None:
@@ -463,10 +465,10 @@ def test_a_full_disk_stops_the_job_with_a_remedy_and_keeps_what_was_written(tmp_
 
 @pytest.mark.slow
 def test_a_seconds_budget_goes_on_where_it_was(tmp_path: Path) -> None:
-    """The clock of a problem counts over interruptions: what an earlier run spent stays spent.
+    """A problem's clock continues after interruptions: time spent by an earlier run counts.
 
-    Traces come one after another and take 8 x 0.01 s at least, so 25 of them fill the budget; one
-    more was lost with the engine, one more is cut by the budget. With a clock that began again it
+    Traces run one after another and take at least 8 x 0.01 s, so 25 of them fill the budget; one
+    more was lost with the engine, and one more is cut by the budget. If the clock restarted there
     would be up to 33.
     """
     plan = Plan(strategy=spec("endless"), budget=Budget(seconds=2.0))

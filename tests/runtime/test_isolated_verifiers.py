@@ -1,4 +1,4 @@
-"""Verifiers that run in a worker process: a user's class of that form, in whole jobs and alone."""
+"""Verifiers that run in a worker process: a user's class, in whole jobs and alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PROBLEM = Problem("p", "?", "number")
 
 @pytest.fixture(autouse=True)
 def obedient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type:
-    """Register the class of a user's module, which worker processes import from there."""
+    """Register a class of a user's module, from which worker processes import it."""
     (tmp_path / "obedient_verifier.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     cls: type = importlib.import_module("obedient_verifier").Obedient
@@ -57,7 +57,7 @@ def obedient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type:
 
 
 async def test_a_verdict_comes_back_whole_from_another_process() -> None:
-    """Score, steps and note; the process is kept for the next trace."""
+    """Score, steps and note are returned; the process is kept for the next trace."""
     async with aclosing(IsolatedVerifiers([SPEC])) as verifiers:
         first, second = [await verifiers.verdict("obedient", PROBLEM, Trace(0)) for _ in range(2)]
     assert (first.score, first.steps) == (0.25, (0.25, 0.5))
@@ -105,14 +105,14 @@ async def test_a_score_out_of_range_is_refused_like_that_of_any_other_verifier()
 def test_a_class_that_other_processes_cannot_import_is_refused(
     obedient: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before an engine starts, with the remedy."""
+    """It is refused before an engine starts, with the remedy."""
     monkeypatch.setattr(obedient, "__module__", "__main__")
     with pytest.raises(PluginError, match="move the class to a module"):
         orchestrator.run([PROBLEM], Plan(verifiers=(SPEC,)), Execution(engine=PluginSpec("fake")))
 
 
 async def test_the_contract_suite_knows_this_form(obedient: type) -> None:
-    """In its own process, and with limits that bound something."""
+    """It checks the verifier in its own process, and with effective limits."""
     await check_verifier(obedient(), name="obedient")
     with pytest.raises(AssertionError, match="limits"):
         await check_verifier(obedient(seconds=0.0), name="obedient")

@@ -1,9 +1,8 @@
-"""Kill -9 at random points, then the same command: nothing journalled is generated again, lost, or
-paired with another problem.
+"""Kill -9 at random points and resume: no journalled trace is repeated, lost or mispaired.
 
-A child process is forked for every run, with everything imported, and killed with its whole process
+A child process is forked for every run, with all modules imported, and killed with its process
 group after a random number of requests. Its engine writes the identity of every request that it
-serves to a file, so what is generated twice is seen and not only assumed.
+serves to a file, so repeated requests are detected.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from orchestrator.plan.execution import Execution
 
 N_POINTS = 200
 N_PROBLEMS = 60
-N_SERVED = 300  # at most as many requests are served between two kills
+N_SERVED = 300  # most requests served between two kills
 PROBLEMS = [Problem(f"p{i}", f"Question {i}?", "number") for i in range(N_PROBLEMS)]
 
 
 @orchestrator.engine("recording")
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """The fake engine, which also writes down what it is asked for."""
+    """The fake engine, which also records its requests."""
 
     log: str = ""
 
@@ -65,9 +64,9 @@ def run_job(out: Path, log: Path, plan: Plan) -> None:
 
 
 def run_and_kill(out: Path, log: Path, plan: Plan, n_served: int | None) -> bool:
-    """Run the job in a process group of its own; True when it ended by itself.
+    """Run the job in its own process group; return True if it ended by itself.
 
-    The group is killed as soon as its engine has served `n_served` more requests (None: never).
+    The group is killed once its engine has served `n_served` more requests (None: never).
     """
     n_lines = len(_served(log)) + (n_served or 0)
     child = os.fork()
@@ -88,7 +87,7 @@ def run_and_kill(out: Path, log: Path, plan: Plan, n_served: int | None) -> bool
     if n_served is not None:
         try:
             os.killpg(child, signal.SIGKILL)
-        except ProcessLookupError:  # killed before it had its own group, or over
+        except ProcessLookupError:  # killed before it had its own group, or ended
             os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
@@ -96,7 +95,7 @@ def run_and_kill(out: Path, log: Path, plan: Plan, n_served: int | None) -> bool
 
 
 def journalled(out: Path) -> dict[tuple[str, int], tuple[int, bytes]]:
-    """Return every trace that is in the journal, by identity: its place and its body."""
+    """Return every journalled trace by identity: its position and its body."""
     if not (out / "journal.db").exists():
         return {}
     db = sqlite3.connect(out / "journal.db")
@@ -104,7 +103,7 @@ def journalled(out: Path) -> dict[tuple[str, int], tuple[int, bytes]]:
         rows = db.execute(
             "SELECT problem, ordinal, seq, body FROM events WHERE ordinal IS NOT NULL"
         ).fetchall()
-    except sqlite3.OperationalError:  # killed before the tables were made
+    except sqlite3.OperationalError:  # killed before the tables were created
         return {}
     finally:
         db.close()
@@ -121,8 +120,9 @@ def journalled(out: Path) -> dict[tuple[str, int], tuple[int, bytes]]:
 def test_no_trace_is_lost_repeated_or_mispaired_at_200_points(
     tmp_path: Path, strategy: PluginSpec
 ) -> None:
-    """Half of the points for each strategy; jobs that end are begun anew, so that the points spread
-    over whole jobs.
+    """Each strategy gets half of the points.
+
+    Jobs that end are started again, so that the points cover whole jobs.
     """
     rng = random.Random(7)
     plan = Plan(strategy=strategy)
@@ -170,7 +170,7 @@ def _check_end(out: Path, plan: Plan, reference: dict[str, orchestrator.Result])
             if t.answer is not None
         }
         assert stated <= {own, "5000"}, "a trace is paired with another problem"
-        # whatever the order of arrival, the same traces are voted on
+        # the vote has the same traces for any order of arrival
         if plan.strategy.name == "consistency":
             whole = reference[result.problem_id]
             assert (result.answer, result.clusters, result.n_traces) == (

@@ -1,6 +1,4 @@
-"""Search strategies through the public seam, on the fake engine: what a verifier is shown, and
-whole jobs with judges.
-"""
+"""Search strategies on the fake engine: the input of verifiers, and whole jobs with judges."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ QUESTIONS = [Problem(f"p{i}", f"Question {i}?", "number") for i in range(3)]
 @registry.verifier("n-words")
 @dataclass(frozen=True, slots=True)
 class NWords:
-    """Scores a text by its number of words: 20 and more are 1."""
+    """Scores a text by its number of words: 20 or more are 1."""
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         return [Verdict("n-words", min(1.0, len(t.text.split()) / 20)) for t in traces]
@@ -34,9 +32,7 @@ class NWords:
 @registry.verifier("knows")
 @dataclass(frozen=True, slots=True)
 class Knows:
-    """Scores what states the right answer, the fake engine's `{hash}`, with .9 and everything else
-    with .1.
-    """
+    """Scores traces with the right answer, the fake engine's `{hash}`, with .9, others with .1."""
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         return [
@@ -48,7 +44,7 @@ class Knows:
 @registry.strategy("two-steps")
 @dataclass(frozen=True, slots=True)
 class TwoSteps:
-    """Takes four tokens, then four more."""
+    """Generates four tokens, then four more."""
 
     def explore(self, problem: Problem, rng: object) -> Steps:
         parent = None
@@ -58,8 +54,9 @@ class TwoSteps:
 
 
 def test_a_verifier_sees_a_continuation_from_its_beginning(tmp_path: Path) -> None:
-    """The last step alone says nothing about a solution: four words score .2, the eight of both
-    steps .4; the trace keeps its own four.
+    """A verifier must see the whole solution, not only the last step.
+
+    Four words score .2, the eight of both steps .4; the trace keeps its own four.
     """
     plan = Plan(strategy=PluginSpec("two-steps"), verifiers=(PluginSpec("n-words"),))
     orchestrator.run(
@@ -71,8 +68,9 @@ def test_a_verifier_sees_a_continuation_from_its_beginning(tmp_path: Path) -> No
 
 
 def test_best_of_n_is_consistency_with_a_verifier_and_a_selector() -> None:
-    """The right answer comes once in ten: of 40 traces the majority is wrong, and the best by
-    verdict right if it came at all.
+    """The best by verdict is right if any trace is; the majority of the 40 is wrong.
+
+    One in ten traces has the right answer.
 
     P(no right one among 40) = .9^40 = .015 for each problem; the seed is fixed.
     """
@@ -93,7 +91,7 @@ def test_best_of_n_is_consistency_with_a_verifier_and_a_selector() -> None:
 
 
 def test_a_pool_named_by_any_option_must_be_in_the_plan() -> None:
-    """A judge that does not exist is refused before an engine starts, with the near match."""
+    """A judge that does not exist is refused before an engine starts, with the closest match."""
     plan = Plan(
         models={"main": Model("smollm2"), "judge": Model("smollm2")},
         strategy=PluginSpec("scrutinize", {"judge": "jugde"}),
@@ -182,8 +180,9 @@ JOBS: dict[
 
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_that_died_half_way_goes_on_to_the_same_pool(name: str, tmp_path: Path) -> None:
-    """The engine dies after seven requests; the resumed job has the traces and results of one that
-    was never interrupted.
+    """A resumed job has the traces and results of an uninterrupted one.
+
+    The engine dies after seven requests.
     """
     options, chosen = JOBS[name]
     selector = PluginSpec(str(chosen["name"]), {k: v for k, v in chosen.items() if k != "name"})
@@ -216,11 +215,12 @@ def test_a_job_that_died_half_way_goes_on_to_the_same_pool(name: str, tmp_path: 
 
 
 def test_judges_find_on_the_fake_engine_what_the_vote_misses() -> None:
-    """Right with .3, else 0 (.7); of 4 candidates one at least is right with 1 - .7^4 = .7599, and
-    a verifier without error finds it.
+    """A verifier without error finds a right candidate if there is one.
+
+    Right with .3, else 0 (.7); at least one of 4 candidates is right with 1 - .7^4 = .7599.
 
     60 problems: standard deviation .0551; five of those, P(false alarm) < 1e-6. The same pools by
-    majority: about .1. Judges that always err find a wrong one whenever there is one: right with
+    majority: about .1. Judges that always err choose a wrong candidate if there is one: right with
     .3^4 = .0081.
     """
     problems = [Problem(f"q{i}", f"Question {i}?", "number") for i in range(60)]

@@ -1,5 +1,6 @@
-"""Whole jobs with verifiers that ask models, on the fake engine, whose pools and judges lean
-towards a known truth.
+"""Whole jobs with verifiers that query models, on the fake engine.
+
+Its pools and judges lean towards a known truth.
 """
 
 from __future__ import annotations
@@ -82,8 +83,10 @@ def share_right(results: list[Result]) -> float:
 
 @pytest.mark.parametrize("name", VERIFIERS)
 def test_best_of_n_finds_what_a_verifier_without_error_knows(name: str) -> None:
-    """Right with .3: one of 4 is with 1 - .7^4 = .7599; 80 problems: sd .0478; five of those,
-    P(false alarm) < 1e-6. A coin gets .3.
+    """A verifier without error finds a right attempt if there is one.
+
+    Right with .3: one of 4 is with 1 - .7^4 = .7599; 80 problems: sd .0478; five of those, P(false
+    alarm) < 1e-6. A random choice gets .3.
     """
     results = orchestrator.run(problems(80), plan_with(name, VERIFIERS[name], seed=2), fake())
     assert share_right(results) == pytest.approx(1 - 0.7**4, abs=0.24)
@@ -102,8 +105,9 @@ def test_best_of_n_finds_what_a_verifier_without_error_knows(name: str) -> None:
 def test_best_of_n_with_one_look_that_errs_meets_its_closed_form(
     name: str, options: Mapping[str, object]
 ) -> None:
-    """p = .3, error e = .25: a candidate is held right with q = p(1-e) + (1-p)e = .4; how much so
-    is independent of anything else.
+    """With p = .3 and error e = .25, a candidate is judged right with q = p(1-e) + (1-p)e = .4.
+
+    The size of the score is independent of everything else.
 
     P(right) = (1 - .6^4) p(1-e)/q + .6^4 pe/(1-q) = .8704 x .5625 + .1296 x .125 = .5058. 300
     problems: sd .0289, five of those .144.
@@ -113,8 +117,9 @@ def test_best_of_n_with_one_look_that_errs_meets_its_closed_form(
 
 
 def simulated(score: Callable[[bool, random.Random], float]) -> float:
-    """Return how often the best of 4 is right with .3 each, by brute force over 20,000 problems (sd
-    .0035); ties go to the first.
+    """Return how often the best of 4 is right with .3 each, by simulation.
+
+    It has 20,000 problems (sd .0035); ties go to the first.
     """
     rng = random.Random(0)
     n_right = 0
@@ -126,8 +131,9 @@ def simulated(score: Callable[[bool, random.Random], float]) -> float:
 
 
 def three_votes(truth: bool, rng: random.Random) -> float:
-    """The mean of three scores, each 8 to 10 for what is held right and 1 to 3 for what is not; one
-    in four errs.
+    """Return the mean of three scores, of which one in four errs.
+
+    Each is 8 to 10 for a candidate judged right and 1 to 3 for one judged wrong.
     """
     return (
         sum(
@@ -139,8 +145,9 @@ def three_votes(truth: bool, rng: random.Random) -> float:
 
 
 def two_shares(truth: bool, rng: random.Random) -> float:
-    """The mean of two shares of probability, of the one step and of the whole; each judgement errs
-    one time in four.
+    """Return the mean of two probabilities, of the single step and of the whole.
+
+    Each judgement errs one time in four.
     """
 
     def share() -> float:
@@ -157,16 +164,16 @@ def two_shares(truth: bool, rng: random.Random) -> float:
 def test_best_of_n_with_several_looks_that_err_meets_a_simulation(
     name: str, options: Mapping[str, object], score: Callable[[bool, random.Random], float]
 ) -> None:
-    """300 problems: sd of a share at most .029; five of those.
+    """With 300 problems the sd of a share is at most .029; five of those.
 
-    Three votes are better than the one above (.51), a coin gets .3.
+    Three votes are better than the one above (.51); a random choice gets .3.
     """
     results = orchestrator.run(problems(300), plan_with(name, options), fake(judge_error=0.25))
     assert share_right(results) == pytest.approx(simulated(score), abs=0.145)
 
 
 def test_what_verifying_costs_is_on_its_account_and_in_no_saving(tmp_path: Path) -> None:
-    """4 traces of 8 tokens, each with 4 critiques of 8: 32 tokens of solving, 128 of verifying.
+    """4 traces of 8 tokens with 4 critiques of 8 each: 32 tokens for solving, 128 for verifying.
 
     Full sampling would cost the same 160.
     """
@@ -188,20 +195,22 @@ def test_what_verifying_costs_is_on_its_account_and_in_no_saving(tmp_path: Path)
 
 
 def test_a_token_budget_counts_verdicts() -> None:
-    """Each trace costs 8 tokens and its four critiques 32: the second of 50 reaches a budget of 80,
-    solving alone would need ten.
+    """The second of 50 traces reaches a budget of 80; solving alone would need ten.
+
+    Each trace costs 8 tokens and its four critiques 32.
     """
     plan = plan_with("generative-reward", {"k": 4}, n=50, budget=Budget(tokens=80))
     [result] = orchestrator.run(problems(1), plan, Execution(engine=fake().engine, window=1))
     assert result.stopped_by == "tokens"
-    # three more were on their way; without a bound it is all fifty
+    # three more were in flight; without a bound it is all fifty
     assert sum(u.output_tokens for u in result.usage.values()) <= 200
 
 
 @pytest.mark.parametrize("name", VERIFIERS)
 def test_a_job_that_died_among_verdicts_goes_on_to_the_same_pool(name: str, tmp_path: Path) -> None:
-    """The engine dies after eleven requests, solving and verifying ones; the resumed job has what
-    an uninterrupted one has.
+    """A resumed job has the pool of an uninterrupted one.
+
+    The engine dies after eleven requests, for solving and verifying.
     """
     plan = plan_with(name, VERIFIERS[name])
 
@@ -223,8 +232,9 @@ def test_a_job_that_died_among_verdicts_goes_on_to_the_same_pool(name: str, tmp_
 
 
 def test_a_search_by_steps_reads_the_reward_of_every_step(tmp_path: Path) -> None:
-    """Beam search has each step scored on the whole text so far: as many step scores as steps, and
-    the answer is the verifier's.
+    """Beam search scores each step on the whole text so far.
+
+    There are as many step scores as steps, and the answer is the verifier's choice.
     """
     strategy = PluginSpec(
         "beam", {"verifier": "process-reward", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}
@@ -251,8 +261,9 @@ def test_a_search_by_steps_reads_the_reward_of_every_step(tmp_path: Path) -> Non
 
 
 def test_a_verdict_that_cannot_be_had_is_a_note_and_its_tokens_are_counted(tmp_path: Path) -> None:
-    """A judge that never states a score (its replies are cut after one token) leaves no verdict and
-    never a 0; the tokens are charged.
+    """A judge that never gives a score leaves no verdict, never a 0; its tokens are charged.
+
+    Its replies are cut after one token.
     """
     plan = plan_with("generative-reward", {"k": 3, "max_new_tokens": 1}, n=2)
     [result] = orchestrator.run(problems(1), plan, fake(), out=tmp_path)
@@ -266,7 +277,7 @@ def test_a_verdict_that_cannot_be_had_is_a_note_and_its_tokens_are_counted(tmp_p
 @registry.verifier("two-in-a-row")
 @dataclass(frozen=True, slots=True)
 class TwoInARow:
-    """Asks, waits, asks again; its score says nothing."""
+    """Sends a request, waits, and sends another; its score is meaningless."""
 
     def ask(self, problem: Problem, trace: Trace) -> Generator[Command, Reply, Verdict]:
         for _ in range(2):
@@ -288,7 +299,7 @@ async def outcomes(engine: Any, n_requests: int, n_traces: int) -> list[Verifier
 
 
 class Counting:
-    """An engine that counts what runs in it, and holds it until aborted; `full` at two requests."""
+    """An engine that counts its running requests until they are aborted; `full` at two requests."""
 
     def __init__(self, hold: bool) -> None:
         self.full = asyncio.Event()
@@ -322,8 +333,9 @@ class Counting:
 
 
 async def test_no_more_requests_are_in_flight_than_the_window_holds() -> None:
-    """Ten traces of three requests at once, five slots: never more than five run, all get their
-    verdict, and no seed comes twice.
+    """At most five requests run, all traces get their verdict, and no seed occurs twice.
+
+    Ten traces have three concurrent requests each, and the window has five slots.
     """
     engine = Counting(hold=False)
     found = await outcomes(engine, 5, 10)
@@ -333,8 +345,9 @@ async def test_no_more_requests_are_in_flight_than_the_window_holds() -> None:
 
 
 async def test_a_trace_that_is_given_up_is_asked_about_no_more() -> None:
-    """Two slots, three requests: the abort stops the two that run and the one that waits, and
-    nothing is asked afterwards.
+    """The abort stops running and waiting requests, and none is sent afterwards.
+
+    There are three requests and two slots.
     """
     engine = Counting(hold=True)
     verifiers = runner(engine, 2)
@@ -350,7 +363,7 @@ async def test_a_trace_that_is_given_up_is_asked_about_no_more() -> None:
 
 
 async def test_cancelling_a_run_leaves_no_request_behind() -> None:
-    """An interrupted job cancels the task that annotates a trace: its requests end with it."""
+    """An interrupted job cancels the task that annotates a trace, and its requests end with it."""
     engine = Counting(hold=True)
     task = asyncio.create_task(outcomes(engine, 2, 3))
     await engine.full.wait()
@@ -361,8 +374,9 @@ async def test_cancelling_a_run_leaves_no_request_behind() -> None:
 
 
 async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path) -> None:
-    """Attempts take a fifth of a second, the judge half a day: when the problem's time is over, the
-    judge's requests are stopped, and notes say so.
+    """When the problem's time is over, the judge's requests are stopped, and notes report it.
+
+    Attempts take a fifth of a second, the judge half a day.
     """
 
     @registry.verifier("endless")
@@ -415,15 +429,17 @@ async def test_a_job_stopped_by_its_time_does_not_wait_for_judges(tmp_path: Path
 def test_a_verifier_whose_pool_is_not_there_or_does_something_else_is_refused(
     verifier: dict[str, object], reason: str
 ) -> None:
-    """Before anything starts: else every verdict of a long run would be missing."""
+    """It is refused before anything starts, or all verdicts of a long run would be missing."""
     spec = PluginSpec(str(verifier.pop("name")), verifier)
     with pytest.raises(PlanError, match=reason):
         orchestrator.run(problems(1), Plan(models=MODELS, verifiers=(spec,)), fake())
 
 
 def test_a_task_is_refused_where_it_cannot_be() -> None:
-    """The first pool answers; a task must be one; layers of a pool that values run as they ship; an
-    engine must have such pools.
+    """A task is invalid on the first pool, with a layer schedule, and on some engines.
+
+    The first pool answers; the task's name must be known; the engine must support pools with a
+    task.
     """
     cases = {
         "first pool": ({"main": Model("fake", task="embed")}, fake()),
@@ -446,8 +462,9 @@ def test_a_task_is_refused_where_it_cannot_be() -> None:
 
 
 def test_a_judge_of_embeddings_compares_prefixes_in_a_job(tmp_path: Path) -> None:
-    """Each prefix is embedded in one request of its own, on the account of judging; the pool it
-    names must give embeddings.
+    """Each prefix is embedded in a separate request, charged to judging.
+
+    The named pool must return embeddings.
     """
     judge = {"name": "sentence-embedding", "model": "embedder"}
     plan = Plan(
@@ -473,8 +490,9 @@ def test_a_judge_of_embeddings_compares_prefixes_in_a_job(tmp_path: Path) -> Non
 
 
 async def test_a_fake_pool_reads_the_truth_off_the_text() -> None:
-    """Values above 0 for what states the right answer, below for a wrong one, near 0 for none; one
-    at each tag.
+    """Values are above 0 for a right answer, below for a wrong one, near 0 for none.
+
+    There is one value per tag.
     """
     async with Fake().open(MODELS) as engine:
         right = f"Well. The answer is {problem_number('q')}."

@@ -1,5 +1,6 @@
-"""Verifiers that ask models, by scripted replies: what they are asked and what becomes of the
-replies, computed by hand. No engine.
+"""Verifiers that query models, with scripted replies: their requests and their verdicts.
+
+Expected values are computed by hand. No engine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ POOLS = {name: Model("any") for name in ("main", "rm")}
 def run_verifier(
     verifier: Any, reply: Callable[[Request], Trace], text: str = "Two.\n\nFour."
 ) -> tuple[Verdict | str, list[Request]]:
-    """Return the verdict, or the reason why there is none, and the requests in order."""
+    """Return the verdict, or the reason for its absence, and the requests in order."""
     requests: list[Request] = []
 
     def recorded(request: Request) -> Trace:
@@ -63,7 +64,7 @@ def score(verdict: Verdict | str) -> float:
 
 
 def test_a_reward_is_the_sigmoid_of_the_raw_value_or_the_value_itself() -> None:
-    """1 / (1 + e^-2) = .8808; a probability passes as it is, and one out of range is no verdict."""
+    """1 / (1 + e^-2) = .8808; a probability is used unchanged; out of range there is no verdict."""
     verdict, [request] = run_verifier(Reward(model="rm"), values(2.0))
     assert score(verdict) == pytest.approx(0.880797)
     assert request.model == "rm"
@@ -76,8 +77,9 @@ def test_a_reward_is_the_sigmoid_of_the_raw_value_or_the_value_itself() -> None:
 
 
 def test_a_reward_model_sees_what_follows_the_reasoning() -> None:
-    """Reward models were trained on answers, not on thoughts; where nothing follows, the text so
-    far is all there is.
+    """Reward models were trained on answers, not on reasoning.
+
+    Without text after the reasoning, they see the text so far.
     """
     for text, seen in (("<think>Hm.</think>\nIt is 4.", "It is 4."), ("<think>Hm", "<think>Hm")):
         _, [request] = run_verifier(Reward("rm"), values(0.0), text)
@@ -90,8 +92,9 @@ def test_a_reward_model_sees_what_follows_the_reasoning() -> None:
     [("min", 0.5), ("last", 0.75), ("mean", (0.5 + 0.9 + 0.75) / 3), ("product", 0.5 * 0.9 * 0.75)],
 )
 def test_a_process_reward_joins_the_scores_of_its_steps(aggregate: Any, expected: float) -> None:
-    """Logits 0, ln 9 and ln 3 are the probabilities .5, .9 and .75; one tag ends each step, blank
-    steps have none.
+    """Each step ends with one tag, and blank steps have none.
+
+    Logits 0, ln 9 and ln 3 are the probabilities .5, .9 and .75.
     """
     verdict, [request] = run_verifier(
         ProcessReward("rm", aggregate),
@@ -108,8 +111,9 @@ def test_a_process_reward_joins_the_scores_of_its_steps(aggregate: Any, expected
 
 
 def test_a_process_reward_says_so_when_steps_and_values_differ() -> None:
-    """A solution that brings tags of its own, or a model with another tag, would put scores to the
-    wrong steps.
+    """A mismatch would assign scores to the wrong steps.
+
+    It occurs if a solution contains the tag itself, or the model has another tag.
     """
     outcome, *_ = run_verifier(ProcessReward("rm"), values(0.0), "One<extra_0>")
     assert "itself contains" in str(outcome)
@@ -117,8 +121,9 @@ def test_a_process_reward_says_so_when_steps_and_values_differ() -> None:
 
 
 def test_a_generative_reward_is_the_mean_of_the_scores_that_were_stated() -> None:
-    """Scores 10, 1 and 4 of 10 are 1, 0 and 1/3; the reply without one is left out, never read as
-    0.
+    """A reply without a score is left out, never read as 0.
+
+    Scores 10, 1 and 4 of 10 are 1, 0 and 1/3.
     """
     verdict, requests = run_verifier(
         GenerativeReward(k=4), texts("Score: 10/10", "So so.", "Score: 1", "Score: 4/10")
@@ -132,8 +137,9 @@ def test_a_generative_reward_is_the_mean_of_the_scores_that_were_stated() -> Non
 
 
 def test_a_meta_reward_keeps_the_better_half_of_the_critiques() -> None:
-    """Critiques of 10, 1, 7, 4 valued 0, 3, 1, 1: kept are the second and, of equals, the first: (0
-    + 2/3) / 2.
+    """The better half is the second critique and, of equals, the first: (0 + 2/3) / 2.
+
+    The critiques score 10, 1, 7, 4 and are rated 0, 3, 1, 1.
     """
     said = ("Score: 10/10", "Score: 1/10", "Score: 7/10", "Score: 4/10")
     meta = (0.0, 3.0, 1.0, 1.0)
@@ -153,8 +159,9 @@ def test_a_meta_reward_keeps_the_better_half_of_the_critiques() -> None:
 
 
 def test_a_judge_of_one_token_shares_the_probability_of_its_two_words() -> None:
-    """P(Yes) = .6, P(No) = .2: .75; a word that is not among the twenty likeliest counts as 0;
-    neither of them is no verdict.
+    """P(Yes) = .6 and P(No) = .2 give .75.
+
+    A word that is not among the twenty most likely counts as 0; with neither there is no verdict.
     """
     metrics = {"first_token_logprob@Yes": math.log(0.6), "first_token_logprob@No": math.log(0.2)}
     verdict, [request] = run_verifier(
@@ -212,8 +219,9 @@ def test_a_process_evaluator_takes_the_mean_of_its_steps_and_of_the_whole() -> N
 
 
 def test_a_process_evaluator_can_take_the_verdicts_that_are_stated() -> None:
-    """Right, wrong; the whole right: (.5 + 1) / 2; one reply that states none leaves no verdict,
-    because a step would be missing.
+    """Steps right and wrong, and the whole right, give (.5 + 1) / 2.
+
+    If one reply has no verdict there is none, because a step would be missing.
     """
     stated = ProcessEvaluator(stated=True)
     assert (
@@ -241,7 +249,7 @@ def test_a_process_evaluator_can_take_the_verdicts_that_are_stated() -> None:
     ],
 )
 def test_a_failed_request_is_no_verdict(verifier: Any) -> None:
-    """Neither 0 nor one half: both would rank a solution whose judge was out of reach."""
+    """It is neither 0 nor one half: both would rank a solution that was not judged."""
     outcome, _ = run_verifier(verifier, failed)
     assert outcome == "a request failed: failed on purpose"
 
@@ -268,14 +276,15 @@ def test_a_failed_request_is_no_verdict(verifier: Any) -> None:
 def test_an_option_that_cannot_work_is_refused(
     name: str, options: dict[str, object], fault: str
 ) -> None:
-    """With a message that names it and says what would work."""
+    """The message names the option and the remedy."""
     with pytest.raises(PluginError, match=fault):
         registry.load("verifiers", PluginSpec(name, options))
 
 
 def test_what_verifiers_share() -> None:
-    """The sigmoid holds at both ends; a chat keeps its own system message; a text of delimiters
-    alone has no step.
+    """The sigmoid is stable at both ends, and a chat keeps its own system message.
+
+    A text that contains only delimiters has no step.
     """
     assert [sigmoid(x) for x in (-1000.0, 0.0, 1000.0)] == [0.0, 0.5, 1.0]
     assert preference({}, "Yes", "No") is None

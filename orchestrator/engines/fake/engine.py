@@ -1,7 +1,7 @@
 """A deterministic engine without a model, to test and benchmark everything around engines.
 
-What it returns is a function of the request alone (its seed), never of time or order, so that runs
-on it can be compared bit for bit. It does not imitate a language model.
+A reply depends only on the request (its seed), never on time or order, so runs can be compared bit
+for bit. It does not imitate a language model.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _WORDS = (" so", " so", " wait")
 class Fake:
     """Draws replies by the seed, without a model; for tests, dry runs and benchmarks.
 
-    Accuracy on it means nothing. Its model is one layer that runs as often as the depth says, so
-    that depth multiplies seconds and layer-tokens. Its judges, and its pools with a task, hold the
-    first of `answers` to be right.
+    Its accuracy means nothing. Its model is a single layer that runs once per unit of depth, so
+    depth multiplies seconds and layer-tokens. Its judges, and its pools with a task, treat the
+    first of `answers` as right.
     """
 
-    # the plan's models are mere names to it
+    # only the names of the plan's models matter
     loads_models: ClassVar[bool] = False
 
     answers: Annotated[
@@ -98,19 +98,19 @@ class Fake:
             )
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return all that there are."""
+        """Return all capabilities."""
         return frozenset(Capability)
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
-        """Yield the engine; nothing to start or stop."""
+        """Yield the engine; there is nothing to start or stop."""
         if not models:
             raise PlanError("the plan has no model")
         yield FakeEngine(self, {name: model.task for name, model in models.items()})
 
 
 class FakeEngine(PacedEngine):
-    """Completes requests as `Fake`'s options say."""
+    """Completes requests according to `Fake`'s options."""
 
     def __init__(self, options: Fake, tasks: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__()
@@ -121,11 +121,11 @@ class FakeEngine(PacedEngine):
         self._n_requests = 0
 
     async def generate(self, request: Request) -> Trace:
-        """Return the trace that the request's seed decides."""
+        """Return the trace that the request's seed determines."""
         self._count()
         options = self._options
-        # A continuation finds the seed of its first trace in the first token that it inherits, so
-        # that checkpoints change nothing.
+        # A continuation reads the seed of its first trace from the first inherited token, so
+        # checkpoints change nothing.
         root_seed = request.prefix_ids[0] if request.prefix_ids else request.seed % 2**31
         draws = uniforms(root_seed)
         if next(draws) < options.failure_rate:
@@ -165,7 +165,7 @@ class FakeEngine(PacedEngine):
         bounds = self._guesses if guessed else self._bounds
         answer = bisect.bisect(bounds, next(draws) * bounds[-1], hi=len(bounds) - 1)
         first = len(request.prefix_ids)
-        # Token 0 carries the seed, the last one the answer; those between mean nothing.
+        # Token 0 encodes the seed, the last token the answer; the others mean nothing.
         ids = [
             root_seed if i == 0 else -1 - answer if i == n_total - 1 else i
             for i in range(first, max(first + 1, n_total))
@@ -181,8 +181,8 @@ class FakeEngine(PacedEngine):
     def _folded(
         self, request: Request, ids: list[int], finish: Finish, root_seed: int
     ) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
-        # The prompt, the trace and the token's place decide its confidence, which is the same
-        # whether the token is generated or inherited.
+        # A token's confidence depends on the prompt, the trace and the token's position: it is the
+        # same whether the token is generated or inherited.
         first = len(request.prefix_ids)
         every = [
             5.0 + 5.0 * u
@@ -219,9 +219,9 @@ class FakeEngine(PacedEngine):
     def _stopped(
         self, request: Request, ids: tuple[int, ...], finish: Finish
     ) -> tuple[tuple[int, ...], Finish, str]:
-        """Return what comes before the first stop string.
+        """Return the tokens before the first stop string.
 
-        The token that completes the stop string is left out as a whole.
+        The token that completes the stop string is left out entirely.
         """
         for n in range(1, len(ids) + 1):
             hits = [stop for stop in request.stop if stop in self._text(request, ids[:n])]
@@ -291,7 +291,7 @@ def _statement(problem_id: str, answer: str) -> str:
 
 
 def problem_number(problem_id: str) -> str:
-    """Return the number that `{hash}` stands for in this problem's answers."""
+    """Return the number that replaces `{hash}` in this problem's answers."""
     return str(int.from_bytes(blake2b(problem_id.encode(), digest_size=4).digest(), "big") % 1000)
 
 

@@ -1,12 +1,12 @@
-"""What the fake engine's judges and its pools with a task reply: they lean towards the truth.
+"""Replies of the fake engine's judges and of its pools with a task; they lean towards the truth.
 
-A pure function of the request, like all that the engine returns: they read the truth off its text.
-The right answer is the first of the engine's answers; a candidate is right when the prompt shows
-the statement of it. At the engine's `judge_error` a judge says the opposite. The judges know one
-mark of the prompts: of two solutions the second follows "Solution 2:".
+Like every reply of the engine, they are a pure function of the request: they read the truth from
+its text. The right answer is the first of the engine's answers; a candidate is right when it states
+that answer in the prompt. A judge errs at the rate `judge_error`. Judges rely on one marker in
+prompts: of two solutions, the second follows "Solution 2:".
 
-Of a pool with a task, a text with the right answer gets a raw value from 1 to 3, one with another
-answer from -3 to -1 (the other way round at `judge_error`), and one without an answer from -1 to 1,
+In a pool with a task, a text with the right answer gets a raw value from 1 to 3, a text with
+another answer -3 to -1 (swapped at the rate `judge_error`), and a text without an answer -1 to 1,
 like a reward model that cannot tell yet. An embedding counts words.
 """
 
@@ -32,8 +32,8 @@ _WIDTH = 32  # of an embedding
 def verdict_text(request: Request, right: str, error: float) -> str:
     """Return a judge's reply; `right` is how a right solution gives its answer.
 
-    `error` is the share of its verdicts that are wrong. A turn without subjects comes to no
-    verdict. Between two solutions that are both right, or both wrong, a coin decides.
+    `error` is the share of wrong verdicts. A turn without subjects yields no verdict. Between two
+    right or two wrong solutions, the verdict is a coin flip.
     """
     if not request.subjects:
         return " I went through it."
@@ -53,7 +53,7 @@ def verdict_text(request: Request, right: str, error: float) -> str:
 def word_chances(
     request: Request, right: str, error: float, chances: Sequence[float]
 ) -> list[float]:
-    """Return the chances of a verdict's words at its first token, the larger for what is true.
+    """Return the probabilities of a verdict's words at its first token; the true one is larger.
 
     The first word is the one for "right".
     """
@@ -65,7 +65,7 @@ def word_chances(
 def pool_values(request: Request, task: str, right: str, error: float) -> Trace:
     """Return the values of a request's text; `right` is how a right solution gives its answer.
 
-    `error` is the share of values that are the wrong way round.
+    `error` is the share of values with the wrong sign.
     """
     text = request.prompt if isinstance(request.prompt, str) else request.prompt[-1].content
     n_words = len(question(request.prompt).split())
@@ -89,7 +89,7 @@ def pool_values(request: Request, task: str, right: str, error: float) -> Trace:
 
 
 def _units(seed: int) -> Iterator[float]:
-    """Return endless numbers in [0, 1) that a seed decides."""
+    """Yield an endless sequence of numbers in [0, 1), determined by a seed."""
     return (
         int.from_bytes(blake2b(f"{seed} {i}".encode(), digest_size=7).digest(), "big") / 2**56
         for i in itertools.count()
@@ -97,9 +97,9 @@ def _units(seed: int) -> Iterator[float]:
 
 
 def _counts(text: str) -> tuple[float, ...]:
-    """Return a text's words, counted by hash into a vector of length one.
+    """Return a text's word counts, hashed into a vector of unit length.
 
-    It shows what two texts have in common, and no more.
+    It only measures the words that two texts share.
     """
     places = Counter(
         blake2b(word.encode(), digest_size=1).digest()[0] % _WIDTH for word in text.lower().split()

@@ -1,1 +1,1 @@
-"""Any OpenAI-compatible server as an engine: the client, and the reading of what it streams."""
+"""Any OpenAI-compatible server as an engine: the client, and the parser of its streams."""

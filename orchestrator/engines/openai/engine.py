@@ -1,14 +1,13 @@
 """Any OpenAI-compatible server as an Engine, through the official client.
 
-Completions are streamed, so that an abort keeps what has arrived. The one rule: a request's failure
-is a FAILED trace, the server's failure an EngineError. A lost connection is the request's failure
-while the server still answers /models, and the server's when it does not: a server that dies fails
-no trace.
+Completions are streamed, so an abort keeps the tokens that have arrived. The one rule: a failed
+request is a FAILED trace, a failed server an EngineError. A lost connection fails the request if
+the server still answers /models, and the server if it does not: a server that dies fails no trace.
 
-What a remote server does not tell: `Usage.layer_tokens` is 0 (its layers are unknown),
-`Usage.seconds` includes its queue, and tokens generated after the last piece that reached us are
-not counted. Latent depth is not offered. Not covered: starting servers, and reading what they
-stream (`wire`).
+A remote server does not report everything: `Usage.layer_tokens` is 0 (its layers are unknown),
+`Usage.seconds` includes its queue, and tokens generated after the last chunk that was received are
+not counted. Latent depth is not supported. Not covered: starting servers, and parsing their streams
+(`wire`).
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from orchestrator.engines.openai.wire import MalformedReply, StreamedReply, mode
 if TYPE_CHECKING:
     import openai
 
-_CONNECT_SECONDS = 10.0  # a server that does not even accept in this time is not there
-_PROBE_SECONDS = 30.0  # for /models, which loaded servers answer late
+_CONNECT_SECONDS = 10.0  # a server that accepts no connection within this time is down
+_PROBE_SECONDS = 30.0  # for /models, which busy servers answer late
 _DEFAULTS = Sampling()
-_MAX_MESSAGE = 500  # characters of a server's error: enough for a sentence, not for a page
+_MAX_MESSAGE = 500  # characters of a server's error: a sentence, not a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +95,18 @@ class OpenAI:
     ] = "any"
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return what the engine can do.
+        """Return the engine's capabilities.
 
-        SEED is best effort: vLLM honours it, OpenAI promises to try, some servers ignore it. CANCEL
-        closes the stream: vLLM stops generating, others when they notice. RULES are checked here on
-        the stream, which is then closed; a rule on confidence fails the trace where the server
-        sends too few log-probabilities (OpenAI's own limit is 20 in chat, 5 otherwise).
+        SEED is best effort: vLLM honours it, OpenAI tries to, some servers ignore it. CANCEL closes
+        the stream: vLLM stops generating at once, others when they notice. RULES are checked here
+        on the stream, which is closed when one fires; a rule on confidence fails the trace if the
+        server sends too few log-probabilities (OpenAI's own limit is 20 in chat, 5 otherwise).
         """
         common = {Capability.SEED, Capability.CANCEL, Capability.LOGPROBS, Capability.RULES}
         return frozenset(common | {Capability.CONTINUE} if self.server == "vllm" else common)
 
     def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
-        """Return a context with an engine on a server that serves these models.
+        """Return a context manager that yields an engine for a server with these models.
 
         EngineError or PlanError otherwise.
         """
@@ -132,7 +131,7 @@ async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator
         base_url=options.base_url,
         api_key=os.environ.get(options.api_key_env) or "none",
         max_retries=options.max_retries,
-        # No limit on waiting for a free connection: the window limits the requests in flight.
+        # No timeout for a free connection: the window limits the requests in flight.
         timeout=openai.Timeout(options.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
     )
     async with client:
@@ -147,16 +146,16 @@ class HttpEngine:
     def __init__(
         self, client: openai.AsyncOpenAI, options: OpenAI, models: Mapping[str, Model]
     ) -> None:
-        """Take an open client; sends nothing."""
+        """Use an open client; sends nothing."""
         self._client = client
         self._options = options
         self._models = models
         self._running: dict[tuple[str, int], asyncio.Timeout] = {}
 
     async def check(self) -> None:
-        """Return when the server serves every model of the plan.
+        """Return once the server is known to serve every model of the plan.
 
-        EngineError naming the remedy otherwise.
+        Otherwise raises EngineError with the remedy.
         """
         import openai
 
@@ -191,13 +190,13 @@ class HttpEngine:
     async def generate(self, request: Request) -> Trace:
         """Return the trace of one request.
 
-        EngineError when the server is gone or refuses us altogether.
+        EngineError if the server is down or rejects all requests.
         """
         started = time.perf_counter()
         key = (request.problem_id, request.ordinal)
         reply = StreamedReply(request)
         try:
-            async with asyncio.timeout(None) as stop:  # no clock: `abort` makes it expire
+            async with asyncio.timeout(None) as stop:  # no timeout: `abort` makes it expire
                 self._running[key] = stop
                 await self._fill(reply, request)
         except TimeoutError:
@@ -209,7 +208,7 @@ class HttpEngine:
         return reply.trace(time.perf_counter() - started)
 
     def abort(self, request: Request) -> None:
-        """Close the request's stream: its `generate` returns what has arrived."""
+        """Close the request's stream: its `generate` returns the tokens so far."""
         stop = self._running.pop((request.problem_id, request.ordinal), None)
         if stop is not None:
             stop.reschedule(asyncio.get_running_loop().time())
@@ -230,7 +229,7 @@ class HttpEngine:
         except openai.APIConnectionError as error:
             await self._require_server(error)
             reply.fail(f"the connection was lost: {_cause(error)}")
-        except openai.APIError as error:  # an error the server sent inside the stream
+        except openai.APIError as error:  # an error that the server sent in the stream
             reply.fail(
                 f"the server stopped in the middle of the stream: {error.message[:_MAX_MESSAGE]}"
             )
@@ -247,8 +246,8 @@ class HttpEngine:
             reply.fail(reason)
             return
         path, body = await self._call(reply, request)
-        # Not through the client's typed methods: its models of chunks validate nothing, so the
-        # reading is ours in any case.
+        # The client's typed methods are not used: its chunk models validate nothing, so we parse
+        # chunks in any case.
         stream = await self._client.post(
             path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
         )
@@ -289,8 +288,8 @@ class HttpEngine:
         if top_k is not None:
             text["logprobs"] = top_k
             if self._options.server == "vllm":
-                # Top log-probabilities are keyed by the token's text here, and several tokens may
-                # have the same.
+                # Top log-probabilities are keyed by token text here, and several tokens may have
+                # the same text.
                 text["return_tokens_as_token_ids"] = True
         return "/completions", body | text
 
@@ -329,7 +328,7 @@ class HttpEngine:
                 f"{_cause(error)}); start it again and resume"
             ) from lost
         except (openai.APIStatusError, MalformedReply, JSONDecodeError):
-            return  # it answers, so it is there
+            return  # it answers, so it is running
 
     def _refusal(self, error: openai.APIStatusError) -> str:
         key = self._options.api_key_env
@@ -382,6 +381,6 @@ def _message(error: openai.APIStatusError) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    # The client's own message is "Connection error."; its cause says what happened.
+    # The client's own message is "Connection error."; the details are in its cause.
     cause = error.__cause__
     return f"{type(cause).__name__}: {cause}" if cause is not None else str(error)

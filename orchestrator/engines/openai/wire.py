@@ -1,8 +1,8 @@
-"""Reads what an OpenAI-compatible server streams into a Trace: checks, counts, metrics, stop rules.
+"""Parses an OpenAI-compatible server's stream into a Trace: checks, counts, metrics, stop rules.
 
-The one rule: nothing is made up. Where the server sends no count, `Trace.note` says so; a
-log-probability that was requested and does not come fails the trace. Does no I/O. Not covered:
-connections, retries and HTTP errors (`engine`).
+The one rule: nothing is made up. If the server sends no count, `Trace.note` reports it; a missing
+log-probability that was requested fails the trace. Does no I/O. Not covered: connections, retries
+and HTTP errors (`engine`).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Chunk:
 
 
 class StreamedReply:
-    """Gathers one request's stream. `finish` is None until it is known how the trace ended."""
+    """Collects one request's stream; `finish` is None until the end of the trace is known."""
 
     def __init__(self, request: Request) -> None:
         """Start with nothing received."""
@@ -96,14 +96,14 @@ class StreamedReply:
         self._logprobs: list[float] = []
         self._confidences: list[float] = []
         self._entropies: list[float] = []
-        self._first: list[tuple[str, float]] = []  # the most likely tokens in the first place
+        self._first: list[tuple[str, float]] = []  # the most likely first tokens
         self._usage: _Usage | None = None
         self._n_choices = 0
 
     def take(self, data: object) -> bool:
-        """Add one event and tell whether a stop rule fired, which ends the reading.
+        """Add one event; return whether a stop rule fired, which ends the stream.
 
-        MalformedReply if it is no chunk.
+        MalformedReply if it is not a chunk.
         """
         try:
             chunk = msgspec.convert(data, _Chunk)
@@ -126,7 +126,7 @@ class StreamedReply:
         return False
 
     def close(self, content_type: str) -> None:
-        """Take the end of the stream. MalformedReply when it is not the end of a completion."""
+        """End the stream. MalformedReply if the completion has not ended."""
         if self.finish is None and self._n_choices:
             raise MalformedReply("the stream was cut: it ended without a finish_reason")
         if self.finish is None:
@@ -139,7 +139,7 @@ class StreamedReply:
             )
 
     def fail(self, reason: str) -> None:
-        """End the trace as FAILED; what has arrived stays, and is charged."""
+        """End the trace as FAILED; the tokens so far are kept and charged."""
         self.finish, self.error = Finish.FAILED, reason
 
     def trace(self, seconds: float) -> Trace:
@@ -165,8 +165,8 @@ class StreamedReply:
         )
 
     def _text(self, choice: _Choice) -> str:
-        # Servers with a reasoning parser send thoughts apart. They are output like the rest: rules
-        # must see them, and a trace cut inside them must not look empty. The tags are those that
+        # Servers with a reasoning parser send the reasoning separately. It is output like the rest:
+        # rules must see it, and a trace cut inside it must not look empty. The tags are those that
         # most models write themselves.
         delta = choice.delta or _Delta(content=choice.text)
         thought, content = delta.reasoning or delta.reasoning_content or "", delta.content or ""
@@ -223,7 +223,7 @@ class StreamedReply:
 
 
 def _confidence(top: list[float], top_k: int) -> float:
-    # Fewer than top_k would give a number on another scale, which must not be compared with a floor
+    # Fewer than top_k would give a value on another scale, which must not be compared with a floor
     # or used as a weight.
     if len(top) < top_k:
         raise MalformedReply(
@@ -234,7 +234,7 @@ def _confidence(top: list[float], top_k: int) -> float:
 
 
 def token_ids(data: Any) -> tuple[int, ...]:
-    """Return the ids in vLLM's reply to /tokenize. MalformedReply if it is none."""
+    """Return the ids in vLLM's reply to /tokenize; MalformedReply if it is invalid."""
     try:
         return msgspec.convert(data, _Tokenized).tokens
     except msgspec.ValidationError as error:
@@ -242,7 +242,7 @@ def token_ids(data: Any) -> tuple[int, ...]:
 
 
 def model_names(data: Any) -> tuple[str, ...]:
-    """Return the model names in a reply to /models. MalformedReply if it is none."""
+    """Return the model names in a reply to /models; MalformedReply if it is invalid."""
     try:
         return tuple(card.id for card in msgspec.convert(data, _Models).data)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
 """A fleet of engines in Ray actors, as one engine. The only folder that imports ray.
 
-Any engine may stand in a replica: it is found by its name, never imported.
+A replica can run any engine: engines are looked up by name, never imported.
 """

@@ -1,9 +1,9 @@
-"""The calls to Ray: connect to it or start it, place an actor, await it, kill it.
+"""Calls to Ray: connect to or start a cluster; place, await and kill actors.
 
-The one rule: no other file imports ray, and this one only when it is needed. Ray is started and
-left on a thread of its own that outlives everything started there. `ray.init` blocks for seconds,
-and the processes of a local Ray die with the thread that made them (PR_SET_PDEATHSIG), which is how
-none of them survives a killed driver. Not covered: pools, requests and traces.
+The one rule: no other file imports ray, and this file only when it is needed. Ray is started on a
+separate thread that outlives everything started there: `ray.init` blocks for seconds, and the
+processes of a local Ray die with the thread that created them (PR_SET_PDEATHSIG). This is why none
+of them survives a killed driver. Not covered: pools, requests and traces.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from orchestrator.engines.ray.replica import Replica
 logger = logging.getLogger(__name__)
 Resources: TypeAlias = Mapping[str, float]  # Ray's names: "CPU", "GPU"
 
-# object store of a local Ray: it holds batches in passage only; Ray's default is 30 % of the memory
+# object store of a local Ray: it only stores batches in transit; Ray's default is 30 % of the
+# memory
 STORE_BYTES = 256 * 2**20
 CONNECT_SECONDS = 10.0
-MAX_REASON = 600  # characters of Ray's account of a death that are worth showing
+MAX_REASON = 600  # characters of Ray's report of a death that are worth showing
 
 
 class ReplicaDied(Exception):
-    """A call to a replica will have no result; the message says why."""
+    """A call to a replica will not return a result; the message gives the reason."""
 
 
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[list[Resources]]:
     """Yield the total resources of each living node of a cluster.
 
-    It is the cluster at `address` or RAY_ADDRESS, or a new local Ray. A connection that this
-    process has already is used as it is. Only what was started or connected here is shut down.
-    EngineError when there is no such cluster, or it does not accept us.
+    The cluster is the one at `address` or RAY_ADDRESS, or a new local Ray. An existing connection
+    of this process is reused. Only clusters started or connected here are shut down. EngineError if
+    the cluster does not exist or rejects the connection.
     """
     ray = _ray()
     if ray.is_initialized():
@@ -62,17 +63,17 @@ async def connected(address: str) -> AsyncIterator[list[Resources]]:
             await loop.run_in_executor(thread, _connect, ray, address, logs)
             yield _nodes(ray)
         except Exception:
-            logs.clear()  # they may say what went wrong
+            logs.clear()  # they may explain the failure
             raise
         finally:
             await asyncio.shield(loop.run_in_executor(thread, _disconnect, ray, logs))
 
 
 def require_room(pools: Sequence[tuple[str, int, Resources]], nodes: Sequence[Resources]) -> None:
-    """Raise EngineError unless all replicas find a node; `pools` has name, count and resources.
+    """Raise EngineError unless all replicas fit on a node; `pools` has name, count and resources.
 
-    Fills the nodes in order, largest replicas first. What others on the cluster use is ignored: it
-    may become free.
+    Fills the nodes in order, largest replicas first. Resources used by others on the cluster are
+    ignored: they may become free.
     """
     free = [dict(node) for node in nodes]
     replicas = [resources for _, count, resources in pools for _ in range(count)]
@@ -97,12 +98,12 @@ def require_room(pools: Sequence[tuple[str, int, Resources]], nodes: Sequence[Re
 
 
 def in_words(resources: Resources) -> str:
-    """Return the processors among resources as text, e.g. `2 CPU and 0 GPU`."""
+    """Return the CPUs and GPUs of resources as text, e.g. `2 CPU and 0 GPU`."""
     return " and ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
 
 
 def free() -> str:
-    """Return what the cluster has free at this moment, as text."""
+    """Return the resources of the cluster that are free now, as text."""
     return f"the cluster has {in_words(_ray().available_resources())} free"
 
 
@@ -114,14 +115,14 @@ def new_actor(
     return cls.options(
         num_cpus=resources["CPU"],
         num_gpus=resources["GPU"],
-        max_restarts=0,  # the fleet restarts it, as only the fleet knows what it held
+        max_restarts=0,  # the fleet restarts it, as only the fleet knows its requests
         scheduling_strategy="SPREAD",
         runtime_env=dict(runtime_env) or None,
     ).remote(*arguments)
 
 
 async def result(call: Awaitable[Any]) -> Any:
-    """Return the result of a call to a replica; ReplicaDied when it will not come."""
+    """Return the result of a call to a replica; ReplicaDied if there will be none."""
     errors = _ray().exceptions
     try:
         return await call
@@ -130,7 +131,7 @@ async def result(call: Awaitable[Any]) -> Any:
 
 
 async def all_of(calls: Sequence[Awaitable[Any]], seconds: float) -> None:
-    """Wait until all calls have a result or cannot have one, at most so many seconds."""
+    """Wait until all calls have succeeded or failed, up to the time limit in seconds."""
     tasks = [asyncio.ensure_future(result(call)) for call in calls]
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=seconds)
@@ -142,7 +143,7 @@ async def all_of(calls: Sequence[Awaitable[Any]], seconds: float) -> None:
 def kill(actor: Any) -> None:
     """End an actor's process.
 
-    Ray first lets it exit by itself, and kills it when it has not after five seconds.
+    Ray first lets it exit by itself, and kills it after five seconds.
     """
     _ray().kill(actor, no_restart=True)
 
@@ -150,7 +151,7 @@ def kill(actor: Any) -> None:
 def _ray() -> Any:
     try:
         import ray
-        import ray.exceptions  # `ray` alone need not load it
+        import ray.exceptions  # `import ray` may not load it
     except ImportError as error:
         raise EngineError(
             f"Ray cannot be imported ({error}); install it: pip install 'leadline[cpu]' or "
@@ -183,7 +184,7 @@ def _connect(ray: Any, address: str, logs: list[Path]) -> None:
 
 @contextmanager
 def _as_engine_error(failure: str, remedy: str = "") -> Iterator[None]:
-    # ray.init raises errors of any type; SystemExit where the head never answers
+    # ray.init raises errors of any type; SystemExit if the head node never answers
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -192,9 +193,9 @@ def _as_engine_error(failure: str, remedy: str = "") -> Iterator[None]:
 
 
 def _require_listener(ray: Any, address: str) -> None:
-    """Raise OSError unless something listens at `address`.
+    """Raise OSError unless a process listens at `address`.
 
-    ray.init takes five minutes to find out, and ends in SystemExit.
+    ray.init would need five minutes to fail, with SystemExit.
     """
     if address == "auto":
         address = (
@@ -203,7 +204,7 @@ def _require_listener(ray: Any, address: str) -> None:
             or ""
         )
         if not address:
-            return  # ray.init looks further, and reports at once that there is none
+            return  # ray.init searches elsewhere, and reports at once if there is none
     if "://" in address:
         raise ValueError(
             "Ray clients are not supported: run on a node of the cluster and give host:port of its "
@@ -225,14 +226,14 @@ def _nodes(ray: Any) -> list[Resources]:
 
 @contextmanager
 def _environment(local: bool) -> Iterator[None]:
-    """Set what Ray reads from the environment only; afterwards the variables are as before.
+    """Set the options that Ray reads only from the environment; restore the variables afterwards.
 
-    A local Ray guards itself with a token, which it would write to ~/.ray/auth_token (ray 2.60,
-    `authentication_token_setup.py`). The home folder may not be ours to write to, so unless the
-    user has a token we give it one for this session.
+    A local Ray is protected by a token, which it would write to ~/.ray/auth_token (ray 2.60,
+    `authentication_token_setup.py`). The home folder may not be writable, so unless the user has a
+    token we create one for this session.
     """
-    # A head waits 30 s for its own port to be published, too short on a busy machine (ray 2.60,
-    # `_private/node.py`, `start_gcs_server`).
+    # A head node waits 30 s for its own port to be published, too short on a busy machine (ray
+    # 2.60, `_private/node.py`, `start_gcs_server`).
     variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "180"}
     chosen = any(
         name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -240,8 +241,8 @@ def _environment(local: bool) -> Iterator[None]:
     if local and not chosen and not Path("~/.ray/auth_token").expanduser().exists():
         variables["RAY_AUTH_TOKEN"] = _token()
     missing = {name: value for name, value in variables.items() if name not in os.environ}
-    # Ray sets the mode itself and leaves it set: a second local Ray in this process would need a
-    # token that nobody gives it.
+    # Ray sets the mode itself and leaves it set: a second local Ray in this process would then need
+    # a token that it does not get.
     added = [*missing, *(() if "RAY_AUTH_MODE" in os.environ else ("RAY_AUTH_MODE",))]
     os.environ.update(missing)
     try:
@@ -253,16 +254,16 @@ def _environment(local: bool) -> Iterator[None]:
 
 @functools.cache
 def _token() -> str:
-    """Return this process's token, one for all its local Rays: Ray's own library reads it once."""
+    """Return this process's token, shared by its local Rays: Ray's library reads it only once."""
     return secrets.token_hex(32)
 
 
 @contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Send to the log what Ray would print about dead workers, for which it has no switch.
+    """Redirect Ray's messages about dead workers to the log; Ray has no option to disable them.
 
-    ray 2.60, `_private/worker.py`: `listen_error_messages` prints whatever the raylets report,
-    `log_to_driver=False` or not.
+    ray 2.60, `_private/worker.py`: `listen_error_messages` prints all reports of the raylets, even
+    with `log_to_driver=False`.
     """
     worker = ray._private.worker
     original = worker.print_to_stdstream

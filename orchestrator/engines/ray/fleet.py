@@ -1,9 +1,9 @@
 """A fleet of engines as one engine: sends requests to replicas, and keeps the replicas alive.
 
-The one rule: nothing hangs and nothing is lost. What a replica held when it died is started again,
-with the same seed, on another one or on its successor; a pool of which no replica can be brought
-back fails every request with the reason. Which replica a request goes to is decided in `routing`,
-options and placement in `options`.
+The one rule: nothing hangs and nothing is lost. The requests of a replica that died are started
+again, with the same seed, on another replica or on its successor. If no replica of a pool can be
+restarted, the pool fails every request with the reason. `routing` chooses the replica of a request;
+options and placement are in `options`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from orchestrator.engines.reply import trace_for
 
 Identity: TypeAlias = tuple[str, int]
 
-FIRST_BACKOFF_SECONDS = 0.5  # before the first restart; doubled for each further one in a row
+FIRST_BACKOFF_SECONDS = 0.5  # before the first restart; doubled for each consecutive restart
 LAST_BACKOFF_SECONDS = 30.0
 STOP_SECONDS = 15.0  # for an engine to close by itself before its process is killed
-MAX_REMEMBERED = 65_536  # problems whose last replica is remembered: some 10 MB
+MAX_REMEMBERED = 65_536  # problems with a remembered last replica: about 10 MB
 
 
 class _ReplicaLost(Exception):
-    """A replica is lost; the message says why."""
+    """A replica is lost; the message gives the reason."""
 
 
 class RayFleet:
@@ -59,9 +59,9 @@ class RayFleet:
         self._n_tickets = 0
 
     async def start(self) -> None:
-        """Bring up all replicas at once. Called once.
+        """Start all replicas concurrently. Called once.
 
-        EngineError with the first reason when one does not come up.
+        EngineError with the first reason if a replica does not start.
         """
         self._supervisors = [
             self._loop.create_task(self._supervise(replica)) for replica in self._replicas
@@ -73,7 +73,7 @@ class RayFleet:
     async def close(self) -> None:
         """Stop all replicas; requests still pending fail.
 
-        Their processes have ended on return, or are about to.
+        On return their processes have ended or are about to end.
         """
         for supervisor in self._supervisors:
             supervisor.cancel()
@@ -96,10 +96,10 @@ class RayFleet:
                 cluster.kill(actor)
 
     async def generate(self, request: Request) -> Trace:
-        """Return the trace; FAILED when no pool serves the request's model or depth.
+        """Return the trace; FAILED if no pool serves the request's model or depth.
 
-        EngineError when its pool cannot recover. ValueError when a request of its identity is in
-        flight already.
+        EngineError if its pool cannot recover. ValueError if a request with the same identity is
+        already in flight.
         """
         identity = request.identity
         if identity in self._pending:
@@ -118,7 +118,7 @@ class RayFleet:
     def abort(self, request: Request) -> None:
         """Stop a request: its `generate` returns a CANCELLED trace with the tokens so far.
 
-        It has none when it had not been sent.
+        The trace is empty if the request had not been sent.
         """
         pending = self._pending.get(request.identity)
         if pending is None or pending.aborted:
@@ -139,7 +139,7 @@ class RayFleet:
     # Requests
 
     def _place(self, pending: PendingRequest) -> None:
-        """Give a request to a replica, let it wait for one, or end it when none can serve it."""
+        """Assign a request to a replica, let it wait for one, or end it if none can serve it."""
         request = pending.request
         pool = self._pool(request)
         if pool is None:
@@ -159,7 +159,7 @@ class RayFleet:
             self._send(pending, pool)
 
     def _pool(self, request: Request) -> RunningPool | None:
-        """Return the pool a request is for; the first one when it names none."""
+        """Return the pool of a request; the first one if it names none."""
         return self._pools.get(request.model) if request.model else next(iter(self._pools.values()))
 
     def _send(self, pending: PendingRequest, pool: RunningPool) -> None:
@@ -184,7 +184,7 @@ class RayFleet:
             self._last.popitem(last=False)
 
     def _recall(self, pending: PendingRequest) -> bool:
-        """Stop a request wherever it is and tell whether a replica still owes its trace."""
+        """Stop a request in any state; return whether a replica will still return its trace."""
         replica = pending.replica
         if replica is None:
             pool = self._pool(pending.request)
@@ -201,7 +201,7 @@ class RayFleet:
         return True
 
     def _forget(self, pending: PendingRequest) -> None:
-        """Forget a request whose caller has gone before its trace came."""
+        """Forget a request after its caller was cancelled before the trace arrived."""
         if pending.replica is None or pending.ticket in pending.replica.pending:
             self._recall(pending)
             if pending.replica is not None:
@@ -217,9 +217,9 @@ class RayFleet:
         replica.flush = None
         outbox, replica.outbox = replica.outbox, {}
         aborts, replica.aborts = replica.aborts, []
-        # What these calls return is not awaited: a replica that does not get them has died, and
-        # `collect` says so. Aborts are of requests sent earlier; they go first, so that a request
-        # sent again finds the one of its identity leaving.
+        # These calls are not awaited: a replica that does not receive them has died, and `collect`
+        # reports it. Aborts concern requests sent earlier; they are sent first, so that a request
+        # sent again follows the abort of the earlier one with its identity.
         if aborts:
             replica.actor.abort.remote(aborts)
         if outbox:
@@ -228,7 +228,7 @@ class RayFleet:
     # Replicas
 
     async def _supervise(self, replica: RunningReplica) -> None:
-        """Keep one replica up until it is given up."""
+        """Keep one replica running until it is given up."""
         while True:
             try:
                 await self._bring_up(replica)
@@ -278,7 +278,7 @@ class RayFleet:
             self._place(pending)
 
     async def _collect(self, replica: RunningReplica) -> None:
-        """Take traces from a replica until it is lost; _ReplicaLost has the reason."""
+        """Collect traces from a replica until it is lost; _ReplicaLost gives the reason."""
         limit = self._supervision.heartbeat_seconds
         while True:
             try:
@@ -298,7 +298,7 @@ class RayFleet:
     def _deliver(self, replica: RunningReplica, completions: Completions) -> None:
         for ticket, trace in completions:
             pending = replica.pending.pop(ticket, None)
-            if pending is None:  # its caller has gone
+            if pending is None:  # its caller was cancelled
                 continue
             if trace.ordinal != pending.request.ordinal:
                 pending.refuse(
@@ -311,7 +311,7 @@ class RayFleet:
             pending.settle(trace)
 
     def _give_up(self, replica: RunningReplica, reason: str) -> None:
-        """Take a replica out of service for good; with a pool's last one the pool fails."""
+        """Remove a replica permanently; a pool fails with its last replica."""
         pool = replica.pool
         if not replica.up.done():
             replica.up.set_exception(EngineError(reason))
@@ -325,7 +325,7 @@ class RayFleet:
             pending.fail(pool.failure)
 
     def _take_down(self, replica: RunningReplica, state: ReplicaState, reason: str) -> None:
-        """Take a replica out of service and start what it pending elsewhere."""
+        """Take a replica out of service and start its pending requests elsewhere."""
         replica.state, replica.reason = state, reason
         if replica.actor is not None:
             cluster.kill(replica.actor)
@@ -344,7 +344,7 @@ class RayFleet:
                 self._place(pending)
 
     def _clear(self, replica: RunningReplica) -> list[PendingRequest]:
-        """Return what a replica pending, in order of sending, and leave it with nothing."""
+        """Remove and return a replica's pending requests, in the order in which they were sent."""
         if replica.flush is not None:
             replica.flush.cancel()
         orphans = list(replica.pending.values())
@@ -358,7 +358,7 @@ class RayFleet:
         return orphans
 
     def _supervisor_ended(self, replica: RunningReplica, supervisor: asyncio.Task[None]) -> None:
-        """Give a replica up whose task ended by an error of ours, so that nobody waits for it."""
+        """Give up a replica after an internal error ended its task: no request may wait for it."""
         error = None if supervisor.cancelled() else supervisor.exception()
         if error is not None:
             self._give_up(replica, f"{replica}: {type(error).__name__}: {error}")

@@ -1,9 +1,9 @@
-"""The `ray` engine's options, and the pools of replicas that follow from them.
+"""The `ray` engine's options, and the replica pools derived from them.
 
-The one rule: everything that can be refused is refused here, before a replica starts. Running the
-pools is in `fleet`, what runs in each replica in `replica`, the calls to Ray in `cluster`. Not
-covered: one engine over several nodes (tensor parallelism stays within a node), and a driver
-outside the cluster (Ray clients).
+The one rule: every invalid option is rejected here, before a replica starts. `fleet` runs the
+pools, `replica` is the process of each replica, `cluster` calls Ray. Not covered: one engine over
+several nodes (tensor parallelism stays within a node), and a driver outside the cluster (Ray
+clients).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RayPool:
 class Ray:
     """Runs replicas of another engine in Ray actors, and restarts those that die: the default.
 
-    On one machine it starts Ray itself, for as long as the engine is open.
+    On one machine it starts Ray itself and stops it when the engine is closed.
     """
 
     address: Annotated[
@@ -130,15 +130,15 @@ class Ray:
     ] = field(default_factory=dict)
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return what the engines in all pools can do. PluginError when their options are wrong."""
+        """Return the capabilities of all pools together; PluginError if options are invalid."""
         engines = [self._engine(pool) for pool in ("", *self.pools)]
         return frozenset.intersection(*(engine.capabilities() for engine in engines))
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RayFleet]:
-        """Yield the fleet when every replica is up.
+        """Yield the fleet when every replica is running.
 
-        EngineError with the reason when one does not come up, or Ray lacks room for it.
+        EngineError with the reason if a replica does not start, or Ray lacks resources for it.
         """
         self._require_known(models)
         async with cluster.connected(self.address) as nodes:

@@ -1,6 +1,6 @@
 """The parts of a Ray fleet: pools, the supervision of their replicas, and the replicas' states.
 
-Values only. Which pool and replica a request goes to is decided in `routing`.
+Values only. `routing` chooses the pool and the replica of a request.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class PoolSpec:
     origin: str  # of the engine's factory in each replica, "module:Class"
     options: Mapping[str, object]
     resources: Mapping[str, float]
-    depths: tuple[int, ...] | None  # None: any that the model allows; (): the model's own only
+    depths: tuple[int, ...] | None  # None: any depth of the model; (): the model's own only
 
     def serves(self, depth: int | None) -> bool:
-        """Tell whether the pool serves this latent depth; None is the model's own."""
+        """Return whether the pool serves this latent depth; None is the model's own."""
         return depth is None or self.depths is None or depth in self.depths
 
 
@@ -51,7 +51,7 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStats:
-    """The state of one replica; `reason` is that of its last restart, or of giving it up."""
+    """The state of one replica; `reason` explains its last restart or why it was given up."""
 
     pool: str
     index: int

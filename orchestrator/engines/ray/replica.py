@@ -1,13 +1,12 @@
-"""The process of a replica: one engine, behind calls that carry many requests or traces.
+"""The process of a replica: one engine, called with batches of requests and traces.
 
-The one rule: never one message per request or token. Requests come in batches, and `collect` is a
-long poll that brings back whatever has finished, or an empty batch as a sign of life. Every request
-travels under a ticket, a number its fleet never uses twice, so that a late completion cannot be
-taken for that of a request sent again. This file does not know Ray: `cluster` makes an actor of
-`Replica`.
+The one rule: never one message per request or token. Requests arrive in batches, and `collect` is a
+long poll that returns all finished traces, or an empty batch as a heartbeat. Every request has a
+ticket, a number that its fleet never uses twice, so a late completion cannot be mistaken for that
+of a request sent again. This file does not import Ray: `cluster` turns `Replica` into an actor.
 
-Batches are pickled by plain `pickle`, not by Ray's slower cloudpickle; within a batch, requests
-that share a prompt carry it once.
+Batches are pickled with plain `pickle`, not with Ray's slower cloudpickle; within a batch, a prompt
+shared by several requests is stored once.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ from orchestrator.plan import registry
 
 Orders: TypeAlias = list[tuple[int, Request]]  # (ticket, request)
 Completions: TypeAlias = list[tuple[int, Trace]]  # (ticket, trace), in order of completion
-Collected: TypeAlias = tuple[Completions, str]  # and why the engine has died, or ""
+Collected: TypeAlias = tuple[Completions, str]  # and why the engine died, or ""
 
-# traces in one reply: 256 traces of 32,000 token ids are some 25 MB, which is little for Ray's
-# object store
+# traces in one reply: 256 traces of 32,000 token ids are about 25 MB, little for Ray's object store
 MAX_BATCH = 256
 
 
@@ -43,7 +41,7 @@ def pack(value: Orders | Collected) -> bytes:
 
 
 def unpack_collected(data: bytes) -> Collected:
-    """Return what `Replica.collect` packed."""
+    """Return the batch that `Replica.collect` packed."""
     return pickle.loads(data)  # type: ignore[no-any-return]  # pickle is untyped; both ends are ours
 
 
@@ -73,18 +71,18 @@ class Replica:
         self._failure = ""
 
     async def place(self) -> tuple[int, str]:
-        """Return process id and host name, as soon as Ray has found a place for the process."""
+        """Return process id and host name, as soon as Ray has placed the process."""
         return os.getpid(), socket.gethostname()
 
     async def start(self) -> str:
-        """Open the engine and return "", or the reason why it does not open. Called once."""
+        """Open the engine; return "" or the reason why it failed to open. Called once."""
         _undo_thread_limit()
         opened: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._holder = asyncio.create_task(self._hold_engine(opened))
         return await opened
 
     async def submit(self, batch: bytes) -> None:
-        """Start what `pack` packed; the traces come out of `collect`."""
+        """Start the requests of a packed batch; `collect` returns their traces."""
         orders: Orders = pickle.loads(batch)
         for ticket, request in orders:
             identity = request.identity
@@ -94,7 +92,7 @@ class Replica:
             )
 
     async def abort(self, tickets: list[int]) -> None:
-        """Stop these requests: their traces come out of `collect`, cut where they were.
+        """Stop these requests; `collect` returns their traces with the tokens so far.
 
         Unknown tickets are ignored.
         """
@@ -117,7 +115,7 @@ class Replica:
         return pack((batch, self._failure))
 
     async def stop(self) -> None:
-        """Close the engine; what still runs is dropped."""
+        """Close the engine; running requests are dropped."""
         for task in self._tasks.values():
             task.cancel()
         self._stopping.set()
@@ -125,13 +123,13 @@ class Replica:
             await asyncio.wait({self._holder})
 
     async def _hold_engine(self, opened: asyncio.Future[str]) -> None:
-        """Hold the engine's context, in one task as task groups and time limits in it require."""
+        """Keep the engine's context open in one task, as task groups and time limits require."""
         try:
             factory = registry.load_origin(self._origin, self._options)
             async with factory.open(self._models) as self._engine:
                 opened.set_result("")
                 await self._stopping.wait()
-        except Exception as error:  # noqa: BLE001  # the fleet gets it as the reason
+        except Exception as error:  # noqa: BLE001  # passed to the fleet as the reason
             reason = _text(error) + _log_place()
             if opened.done():
                 self._fail(reason)
@@ -141,15 +139,15 @@ class Replica:
     async def _complete(
         self, ticket: int, request: Request, predecessor: asyncio.Task[None] | None
     ) -> None:
-        """Run one request, after an earlier, cancelled one of the same identity.
+        """Run one request, after any earlier, cancelled request of the same identity.
 
-        The engine knows no tickets to tell them apart by.
+        The engine cannot tell them apart, as it does not see tickets.
         """
         assert self._engine is not None
         if predecessor is not None:
             await asyncio.wait({predecessor})
         try:
-            # an abort may overtake the first step of this task: the engine would not know the
+            # an abort may arrive before the first step of this task: the engine would not know the
             # request
             if ticket in self._aborted:
                 trace = trace_for(request, Finish.CANCELLED)
@@ -158,7 +156,7 @@ class Replica:
         except EngineError as error:
             self._fail(_text(error) + _log_place())
             return
-        except Exception as error:  # noqa: BLE001  # one request must not strand the others
+        except Exception as error:  # noqa: BLE001  # one request must not block the others
             trace = trace_for(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
         del self._requests[ticket]
         self._aborted.discard(ticket)
@@ -178,7 +176,7 @@ def _text(error: Exception) -> str:
 
 
 def _log_place() -> str:
-    """Return where this process and its children write their log, as under Ray; "" for no file."""
+    """Return the log file of this process and its children, as under Ray; "" for no file."""
     try:
         log = os.readlink("/proc/self/fd/2")
     except OSError:  # not Linux
@@ -189,9 +187,9 @@ def _log_place() -> str:
 def _undo_thread_limit() -> None:
     """Unset OMP_NUM_THREADS where Ray has set it: 1, for an actor that reserves no CPU.
 
-    That slows an engine on the CPU. Ray sets it inside the running process (ray 2.60,
-    `_private/utils.py`, `set_omp_num_threads_if_unset`); a value that a person or a runtime
-    environment gave is in the environment that the process was started with.
+    It slows an engine on the CPU. Ray sets it inside the running process (ray 2.60,
+    `_private/utils.py`, `set_omp_num_threads_if_unset`); a value from the user or a runtime
+    environment is in the environment with which the process was started.
     """
     environ = Path("/proc/self/environ")
     if environ.exists() and not any(

@@ -1,7 +1,7 @@
 """Routes a request to a pool and a replica by depth, prefix affinity and load. Pure.
 
-Affinity only breaks near-ties. A problem's requests share a prompt, so the replica that holds its
-prefix is preferred as long as it is at most `SLACK` requests busier than the idlest one.
+Affinity only breaks near-ties. A problem's requests share a prompt, so the replica that has cached
+its prefix is preferred while it runs at most `SLACK` more requests than the least busy one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ SLACK = 4
 
 
 def at_its_depth(request: Request, pools: Sequence[PoolSpec]) -> Request:
-    """Return the request, addressed to a pool that serves its depth.
+    """Return the request, assigned to a pool that serves its depth.
 
-    That is the pool it names, else the first of the same model that does. The same model is one
-    that differs only in the memory set aside. Unchanged when there is none.
+    This is the pool it names, else the first pool of the same model that serves the depth. Models
+    are the same if they differ only in reserved memory. The request is unchanged if no pool fits.
     """
     named = next((pool for pool in pools if request.model in ("", pool.name)), None)
     if named is None or named.serves(request.depth):
@@ -31,7 +31,7 @@ def at_its_depth(request: Request, pools: Sequence[PoolSpec]) -> Request:
 
 
 def route(n_running: Mapping[int, int], preferred: int | None = None) -> int | None:
-    """Return the replica to use, by the number of requests that each replica runs.
+    """Return the replica to use, given the number of requests that each replica runs.
 
     None when there is no replica. Ties go to the lowest number.
     """

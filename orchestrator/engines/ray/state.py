@@ -24,7 +24,7 @@ class PendingRequest:
     n_lost: int = 0
 
     def settle(self, trace: Trace) -> None:
-        """Deliver the trace, unless one has been delivered."""
+        """Deliver the trace, unless a trace was already delivered."""
         if not self.trace.done():
             self.trace.set_result(trace)
 
@@ -33,18 +33,18 @@ class PendingRequest:
         self.settle(trace_for(self.request, Finish.FAILED, error=error))
 
     def fail(self, reason: str) -> None:
-        """Raise EngineError to the caller, unless a trace has been delivered."""
+        """Raise EngineError to the caller, unless a trace was already delivered."""
         if not self.trace.done():
             self.trace.set_exception(EngineError(reason))
 
 
 @dataclass(slots=True, eq=False)
 class RunningReplica:
-    """A replica: its process, its state, and its requests."""
+    """A replica: its process, its state and its requests."""
 
     index: int
     pool: RunningPool
-    up: asyncio.Future[None]  # done when it has come up for the first time, or failed to
+    up: asyncio.Future[None]  # done when it has started for the first time, or failed to
     actor: Any = None
     state: ReplicaState = ReplicaState.STARTING
     location: str = ""
@@ -54,8 +54,8 @@ class RunningReplica:
     reason: str = ""
     pending: dict[int, PendingRequest] = field(
         default_factory=dict
-    )  # by ticket, sent or about to be
-    # the part of `pending` that is yet to be sent
+    )  # by ticket, sent or about to be sent
+    # the part of `pending` that is not sent yet
     outbox: dict[int, Request] = field(default_factory=dict)
     aborts: list[int] = field(default_factory=list)
     flush: asyncio.TimerHandle | None = None

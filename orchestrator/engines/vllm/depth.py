@@ -1,7 +1,7 @@
-"""What a layer schedule adds to a vLLM engine: its arguments at the start, and iteration counts.
+"""Layer schedules in a vLLM engine: the arguments at the start, and iteration counts.
 
-Which depths a model can serve is decided in `orchestrator.plan.looped`; here that meets the
-engine's options and this machine. The one rule: it reads config.json and starts nothing. Not
+`orchestrator.plan.looped` decides which depths a model can serve; this module checks them against
+the engine's options and this machine. The one rule: it reads config.json and starts nothing. Not
 covered: running the schedule (`latent`).
 """
 
@@ -23,7 +23,7 @@ from orchestrator.plan.looped import Latent, latent_of, require_room, usual_name
 if TYPE_CHECKING:
     from orchestrator.engines.vllm.options import Vllm
 
-# requests whose counts nobody takes: failed ones, and those whose consumer was cancelled
+# requests with counts that are never taken: failed ones, and those with a cancelled consumer
 _MAX_UNTAKEN = 100_000
 _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
@@ -31,10 +31,10 @@ _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16":
 def prepare(
     options: Vllm, name: str, model: Model, path: str, arguments: dict[str, Any]
 ) -> Latent | None:
-    """Return how the model runs, and add to the engine's `arguments` what that takes.
+    """Return the model's schedule, and add the necessary arguments to the engine's `arguments`.
 
-    None, and nothing is added, for a model as it ships. PlanError when the model or this engine
-    cannot run as the plan has it.
+    For a stock model it returns None and adds nothing. PlanError if the model or this engine cannot
+    run as the plan says.
     """
     config = usual_names(_config(path, model.revision))
     latent = latent_of(config, model, name)
@@ -72,7 +72,7 @@ def prepare(
 
 
 def _config(path: str, revision: str) -> Mapping[str, Any]:
-    """Return the config.json of a folder, or of a model of the hub, cached or downloaded."""
+    """Return the config.json of a folder, or of a model on the hub, cached or downloaded."""
     file = Path(path) / "config.json"
     if file.is_file():
         config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -87,10 +87,10 @@ def _config(path: str, revision: str) -> Mapping[str, Any]:
 
 
 async def take_counts(llm: Any, request_id: str) -> IterationCounts | None:
-    """Return, once, the iterations that vLLM's request took; None when nothing of it has run.
+    """Return, once, the iterations that vLLM's request took; None if none of it has run.
 
-    ConnectionError when the engine has died: vLLM never answers a call of a dead engine, so its
-    life is looked at while we wait.
+    ConnectionError if the engine has died: vLLM never answers a call to a dead engine, so this also
+    checks the engine while it waits.
     """
     call = asyncio.ensure_future(llm.collective_rpc("take_depth_counts", args=(request_id,)))
     try:
@@ -99,13 +99,13 @@ async def take_counts(llm: Any, request_id: str) -> IterationCounts | None:
                 raise ConnectionError("the engine died before it gave a request's iterations")
     finally:
         call.cancel()
-    fields = call.result()[0]  # every rank has decided alike
+    fields = call.result()[0]  # all ranks have the same counts
     return None if fields is None else IterationCounts(*fields)
 
 
 @dataclass(slots=True)
 class IterationCounts:
-    """Tokens that a request ran and the iterations they took: its prompt's, and its own.
+    """Tokens that a request ran and the iterations they took: of its prompt, and its own.
 
     The prompt's last token, which predicts the first one generated, counts as the request's own.
     """
@@ -124,12 +124,12 @@ class IterationCounts:
 
     @property
     def mean_depth(self) -> float:
-        """Iterations per generated token: what a trace reports."""
+        """Iterations per generated token, as a trace reports."""
         return self.iterations / self.tokens
 
     @property
     def mean_of_all(self) -> float:
-        """Iterations per token, the prompt's included: what a trace is charged."""
+        """Iterations per token including the prompt, as a trace is charged."""
         return (self.prompt_iterations + self.iterations) / (self.prompt_tokens + self.tokens)
 
 
@@ -147,5 +147,5 @@ class IterationLedger:
             self._counts.popitem(last=False)
 
     def take(self, request: str) -> IterationCounts | None:
-        """Return a request's counts and forget them; None when nothing was added."""
+        """Return a request's counts and forget them; None if nothing was added."""
         return self._counts.pop(request, None)

@@ -1,9 +1,9 @@
 """vLLM's AsyncLLM as an Engine: one per model pool, in this process.
 
-One vLLM request per Request, with a seed, a stop and a cancellation of its own. The one rule:
-nothing is kept of a finished request, and nothing runs per token here unless metrics or stop rules
-need it (`watch`). Not covered: starting engines (`options`), placing requests on several of them
-and restarting one that has died (the `ray` engine).
+One vLLM request per Request, with its own seed, stop and cancellation. The one rule: nothing is
+kept of a finished request, and nothing runs per token here unless metrics or stop rules need it
+(`watch`). Not covered: starting engines (`options`), distributing requests over several engines,
+and restarting a dead one (the `ray` engine).
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from orchestrator.engines.vllm.reply import completed, with_prompt_logprobs
 from orchestrator.engines.vllm.watch import TokenWatch
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
 
-_MAX_SETTINGS = 1024  # of sampling, whose vLLM parameters are kept
+_MAX_SETTINGS = 1024  # sampling settings with cached vLLM parameters
 
 
 @dataclass(frozen=True, slots=True)
 class StartedEngine:
-    """A started AsyncLLM, and how its model runs."""
+    """A started AsyncLLM and the schedule of its model."""
 
     llm: Any
-    latent: Latent | None  # None: as vLLM has it
-    task: str = ""  # one of `core.plan.TASKS`; "": it writes text
+    latent: Latent | None  # None: the stock model
+    task: str = ""  # one of `core.plan.TASKS`; "": it generates text
 
 
 class VllmEngine:
-    """Serves requests with one AsyncLLM per pool. Made by `Vllm.open`, used from one event loop."""
+    """Serves requests with one AsyncLLM per pool; made by `Vllm.open`, used from one event loop."""
 
     def __init__(self, engines: Mapping[str, StartedEngine]) -> None:
         """Serve with these engines, by pool name; the first is the default pool."""
@@ -58,9 +58,9 @@ class VllmEngine:
         self._aborts: set[asyncio.Task[None]] = set()
 
     def generate(self, request: Request) -> Coroutine[Any, Any, Trace]:
-        """Return the coroutine that completes `request`, which `abort` finds from now on.
+        """Return the coroutine that completes `request`; from now on `abort` can stop it.
 
-        FAILED when this request cannot be served; EngineError when the engine is dead or shut down.
+        FAILED if this request cannot be served; EngineError if the engine is dead or shut down.
         """
         running = _RunningRequest()
         self._running[_identity(request)] = running
@@ -69,7 +69,7 @@ class VllmEngine:
     def abort(self, request: Request) -> None:
         """Stop `request` at once: its pending `generate` returns a CANCELLED trace.
 
-        Unknown and finished ones are ignored.
+        Unknown and finished requests are ignored.
         """
         running = self._running.get(_identity(request))
         if running is not None and not running.aborted:
@@ -78,11 +78,11 @@ class VllmEngine:
                 self._abort_soon(running)
 
     def n_running(self) -> int:
-        """Return how many requests the engines hold, waiting ones included."""
+        """Return the number of requests in the engines, including waiting ones."""
         return sum(int(pool.llm.get_num_unfinished_requests()) for pool in self._pools.values())
 
     async def close(self) -> None:
-        """End every engine and its processes; what is still pending raises EngineError."""
+        """End every engine and its processes; pending requests raise EngineError."""
         pools, self._pools = self._pools, {}
         await asyncio.gather(*(pool.close() for pool in pools.values()))
 
@@ -124,13 +124,14 @@ class VllmEngine:
     async def _output(
         self, request: Request, running: _RunningRequest, pool: _ModelPool, data: EngineInput
     ) -> tuple[Any, TokenWatch | None, IterationCounts | None]:
-        """Return vLLM's last output for the request, what watched its tokens, and its iterations
-        where an exit rule decides about them.
+        """Return vLLM's last output for the request, its token watch, and its iterations.
+
+        Iterations are None without an exit rule.
         """
         try:
             queue = await pool.submit(running.id, data)
             watch = pool.watch(request, queue)
-            if running.aborted:  # perhaps before vLLM knew it, and then nothing was aborted there
+            if running.aborted:  # perhaps before vLLM knew it, so vLLM aborted nothing
                 self._abort_soon(running)
             output = await queue.get()
             if watch is not None and watch.fired and not output.finished:
@@ -141,15 +142,15 @@ class VllmEngine:
             raise
         except (Refused, EngineError):
             raise
-        except Exception as error:  # vLLM hands every consumer whatever ended its engine
+        except Exception as error:  # vLLM raises the engine's fatal error in every consumer
             if pool.llm.errored:
                 raise host.death(pool.name) from error
             raise
         return output, watch, counts
 
     def _abort_soon(self, running: _RunningRequest) -> None:
-        # A task of its own: aborting sends a message, and the caller may be cancelled again. The
-        # set keeps the task alive.
+        # A separate task: aborting sends a message, and the caller may be cancelled again. The set
+        # keeps the task alive.
         assert running.pool is not None
         task = asyncio.get_running_loop().create_task(running.pool.abort(running.id))
         self._aborts.add(task)
@@ -157,9 +158,9 @@ class VllmEngine:
 
 
 class _RunningRequest:
-    """A request on its way.
+    """A request in flight.
 
-    Only its coroutine holds it, so nothing stays when that is done or dropped unstarted.
+    Only its coroutine references it, so nothing remains once that is done or dropped unstarted.
     """
 
     __slots__ = ("__weakref__", "aborted", "id", "pool")
@@ -167,11 +168,11 @@ class _RunningRequest:
     def __init__(self) -> None:
         self.aborted = False
         self.id = ""
-        self.pool: _ModelPool | None = None  # set when the request is handed to vLLM
+        self.pool: _ModelPool | None = None  # set when the request is submitted to vLLM
 
 
 class _ModelPool:
-    """One started AsyncLLM, with what turns requests into its input."""
+    """One started AsyncLLM, and the conversion of requests to its input."""
 
     def __init__(self, name: str, started: StartedEngine) -> None:
         from vllm import PoolingParams
@@ -193,9 +194,9 @@ class _ModelPool:
         self._template = functools.lru_cache(_MAX_SETTINGS)(_sampling_params)
 
     def at_depth(self, request: Request) -> Request:
-        """Return the request with the depth that it will run at, None for a model without a loop.
+        """Return the request with the depth at which it runs, None for a model without a loop.
 
-        Refused beyond what is served.
+        Refused if the depth is not served.
         """
         if self.task or request.depth is None:
             return request if self._latent is None else replace(request, depth=self._latent.depth)
@@ -206,9 +207,9 @@ class _ModelPool:
         return request
 
     def n_layers_run(self, request: Request, counts: IterationCounts | None) -> float:
-        """Return how many decoder layers each of the request's tokens passed.
+        """Return the number of decoder layers that each of the request's tokens passed.
 
-        Their mean, where an exit rule let them differ.
+        The mean over its tokens if an exit rule let them differ.
         """
         if self._latent is None:
             return self._n_layers
@@ -220,14 +221,14 @@ class _ModelPool:
     async def take_counts(self, request_id: str) -> IterationCounts | None:
         """Return, once, the iterations that vLLM's request took.
 
-        None when no exit rule decides about them, or nothing has run.
+        None if there is no exit rule, or nothing has run.
         """
         if self._latent is None or not self._latent.exit:
             return None
         return await take_counts(self.llm, request_id)
 
     def input_for(self, request: Request) -> EngineInput:
-        """Return vLLM's input for a request with its depth; Refused when it cannot be served."""
+        """Return vLLM's input for a request with its depth; Refused if it cannot be served."""
         try:
             if self.task:
                 return pooling.input_for(
@@ -263,9 +264,9 @@ class _ModelPool:
         return EngineInput(prompt_ids, suffix_ids, params, salt, ends_by_rule)
 
     async def submit(self, request_id: str, data: EngineInput) -> Any:
-        """Hand the input to vLLM and return the queue of its outputs.
+        """Submit the input to vLLM and return the queue of its outputs.
 
-        Refused when vLLM's validation objects.
+        Refused if vLLM's validation rejects it.
         """
         salt = {"cache_salt": data.salt} if data.salt else {}
         # a raw prompt would cross a thread pool
@@ -276,21 +277,21 @@ class _ModelPool:
             raise Refused(f"vLLM refused the request: {error}") from error
 
     def watch(self, request: Request, queue: Any) -> TokenWatch | None:
-        """Return what watches the request's tokens; None when nothing has to."""
+        """Return the watch of the request's tokens; None if none is needed."""
         if not TokenWatch.wanted(request):
             return None
         state = self.llm.output_processor.request_states.get(queue.request_id)
         return TokenWatch(request, queue, self._flat_logprobs, state)
 
     async def abort(self, request_id: str) -> None:
-        """Stop a request in the engine; harmless when it has ended or the engine is dead."""
+        """Stop a request in the engine; does nothing if it has ended or the engine is dead."""
         if not self.llm.errored:
             await self.llm.abort(request_id)
 
     async def close(self) -> None:
         """End the engine and its processes.
 
-        vLLM's own shutdown would leave pending consumers waiting for ever.
+        vLLM's own shutdown would leave pending consumers waiting forever.
         """
         handler = self.llm.output_handler
         if handler is not None and not handler.done():
@@ -303,15 +304,17 @@ class _ModelPool:
 
 
 def _identity(request: Request) -> tuple[object, ...]:
-    # Jobs with plans of their own may share an engine, so problem and ordinal alone are not enough.
+    # Jobs with different plans may share an engine, so problem and ordinal do not identify a
+    # request.
     return (request.problem_id, request.ordinal, request.seed, request.model, request.depth)
 
 
 def _sampling_params(
     sampling: Sampling, stop: tuple[str, ...], n_logprobs: int | None, step_by_step: bool
 ) -> Any:
-    """Return vLLM's parameters without seed and length: made once per setting, copied for each
-    request.
+    """Return vLLM's parameters without seed and length.
+
+    They are created once per setting and copied for each request.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -325,7 +328,7 @@ def _sampling_params(
         stop=list(stop),
         logprobs=n_logprobs,
         flat_logprobs=True,
-        # Only a rule has to see every step; else vLLM makes one output, at the end.
+        # Only a rule has to see every step; otherwise vLLM returns one output, at the end.
         output_kind=RequestOutputKind.DELTA if step_by_step else RequestOutputKind.FINAL_ONLY,
-        skip_clone=True,  # else vLLM copies deeply, once per request
+        skip_clone=True,  # otherwise vLLM makes a deep copy per request
     )

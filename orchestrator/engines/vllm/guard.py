@@ -1,9 +1,9 @@
-"""A vLLM plugin that ends an engine process when the process that opened the engine is gone.
+"""A vLLM plugin that ends an engine process once the process that opened the engine has ended.
 
-vLLM's engine process survives a parent that was killed, idle and with its memory, as soon as it has
-nothing to compute. vLLM loads this through its entry point `vllm.general_plugins` in every process
-of its own; it acts only in the one whose parent called `Vllm.open`. The workers follow by vLLM's
-own means. Imports nothing of vllm, so that it may run in any of its processes.
+If its parent is killed, vLLM's engine process stays alive, idle and with its memory, once it has
+nothing to compute. vLLM loads this module through its entry point `vllm.general_plugins` in every
+one of its processes; it acts only in the child of the process that called `Vllm.open`. vLLM itself
+then ends the workers. Imports nothing of vllm, so that it can run in any of its processes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import threading
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-# the process that opens engines, for the processes that it starts
+# id of the process that opens engines, for its child processes
 OPENER = "LEADLINE_ENGINE_OPENER"
 _POLL_SECONDS = 5.0
 
 
 def install() -> None:
-    """Watch the opener from a thread if it is this process's parent; nothing otherwise."""
+    """Watch the opener from a thread if it is this process's parent; otherwise do nothing."""
     parent = multiprocessing.parent_process()
     if parent is not None and os.environ.get(OPENER) == str(parent.pid):
         threading.Thread(
@@ -30,9 +30,9 @@ def install() -> None:
 
 
 def _end_with(parent: BaseProcess) -> None:
-    # The pipe reports it at once. But a process that the opener forked may hold its other end, so
-    # the parent's id is checked, too.
+    # The pipe reports it at once. But a process forked by the opener may keep its other end open,
+    # so the parent's id is also checked.
     while not wait([parent.sentinel], _POLL_SECONDS) and os.getppid() == parent.pid:
         pass
-    # in the middle of a step there is nobody left to shut down for
+    # even in the middle of a step: no process is left that needs a clean shutdown
     os.kill(os.getpid(), signal.SIGKILL)

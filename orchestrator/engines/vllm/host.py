@@ -1,6 +1,6 @@
 """Resources of this machine for a vLLM engine: memory, number format, environment.
 
-The one rule: it decides, starts nothing and imports no vllm.
+The one rule: it decides, but starts nothing and does not import vllm.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _LOG_LEVEL = "LEADLINE_VLLM_LOG"
 
 
 def cpu_kv_bytes(gib: float, free_bytes: int) -> int:
-    """Return a KV cache's size on a CPU: `gib`, or for 0 a quarter of what is free, at most 4 GiB.
+    """Return a KV cache's size on a CPU: `gib`, or for 0 a quarter of free memory up to 4 GiB.
 
-    PlanError when `gib` is more than what is free.
+    PlanError if `gib` is more than the free memory.
     """
     if gib * GIB > free_bytes:
         raise PlanError(
@@ -43,13 +43,13 @@ def cpu_dtype(features: Collection[str]) -> str:
 
     Measured with SmolLM2-135M: float32 71 tokens/s and bfloat16 17 with AVX2 alone (32 in flight,
     two cores); 119 and 94 with AVX512_BF16 but no AMX (64 in flight, one thread). AMX multiplies
-    bfloat16 in tiles; that it is faster there is its reputation, not our measurement.
+    bfloat16 in tiles; it is reported to be faster there, but we have not measured it.
     """
     return "bfloat16" if "amx_bf16" in features else "float32"
 
 
 def cpu_features() -> frozenset[str]:
-    """Return the features of this machine's CPU; none where /proc does not tell."""
+    """Return the features of this machine's CPU; none if /proc does not report them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
@@ -64,7 +64,7 @@ def cpu_features() -> frozenset[str]:
 
 
 def free_bytes() -> int:
-    """Return the memory still available to this process, within its control group's limit."""
+    """Return the memory still available to this process within its cgroup's limit."""
     meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(meminfo["MemAvailable"].split()[0]) * 1024
     group = Path("/sys/fs/cgroup")
@@ -84,7 +84,7 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
         "model": path,
         "revision": model.revision or None,
         "dtype": options.dtype,
-        # -1: as much of the model's context as fits (`require_context`)
+        # -1: as much of the model's context as fits in memory (`require_context`)
         "max_model_len": model.max_context_tokens or -1,
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "tensor_parallel_size": options.tensor_parallel,
@@ -100,7 +100,7 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
     if model.task:
         # not every pooling model can have a prefix cache
         arguments |= {"runner": "pooling", "enable_prefix_caching": None}
-    # else Qwen2.5-Math-PRM's shape gives the values at its own tag's number only
+    # otherwise Qwen2.5-Math-PRM returns values only at the positions of its own step tag
     if model.task == "token_classify":
         arguments["pooler_config"] = {"tok_pooling_type": "ALL"}
     if options.max_num_seqs:
@@ -111,18 +111,18 @@ def engine_arguments(options: Vllm, model: Model, path: str) -> dict[str, Any]:
 def cpu_arguments(options: Vllm, free_bytes: int) -> dict[str, Any]:
     """Return the arguments that differ on a CPU.
 
-    PlanError when `kv_cache_gib` is more than `free_bytes`. Eager unless the option says otherwise:
-    compiling SmolLM2-135M took 95 s more at every start (vLLM 0.32 does not read back what it has
-    stored) and gave 134 tokens/s instead of 119 (64 in flight, one thread), which pays after a
-    quarter of an hour.
+    PlanError if `kv_cache_gib` is more than `free_bytes`. Eager unless the option says otherwise:
+    compiling SmolLM2-135M took 95 s more at every start (vLLM 0.32 does not reuse its stored
+    artifacts) and gave 134 tokens/s instead of 119 (64 in flight, one thread), which pays off after
+    a quarter of an hour.
     """
     return {
         "enforce_eager": options.enforce_eager is not False,
         "dtype": cpu_dtype(cpu_features()) if options.dtype == "auto" else options.dtype,
         "kv_cache_memory_bytes": cpu_kv_bytes(options.kv_cache_gib, free_bytes),
-        # Only whole blocks are reused. vLLM's own choice on a CPU is 128 (platforms/cpu.py), of
-        # which a continuation at a checkpoint of 64 tokens finds half its prefix missing; 32 is the
-        # least its attention kernel takes (attention/backends/cpu_attn.py).
+        # Only whole blocks are reused. vLLM's default on a CPU is 128 (platforms/cpu.py), with
+        # which a continuation at a checkpoint of 64 tokens misses half its prefix; 32 is the
+        # minimum of its attention kernel (attention/backends/cpu_attn.py).
         "block_size": 32,
         # Every request here has a seed, and after each chunk of a seeded prompt vLLM 0.32 rewinds
         # its generator, which torch's CPU generators cannot: the engine dies with "CPU Generator
@@ -132,7 +132,7 @@ def cpu_arguments(options: Vllm, free_bytes: int) -> dict[str, Any]:
 
 
 def require_context(pool: str, fitted_tokens: int, context_tokens: int) -> None:
-    """Raise EngineError when a pool's KV cache does not hold the model's context."""
+    """Raise EngineError if the model's context does not fit in a pool's KV cache."""
     if fitted_tokens < context_tokens:
         raise EngineError(
             f"the KV cache of model pool {pool!r} holds {fitted_tokens} tokens, and the model's "
@@ -142,7 +142,7 @@ def require_context(pool: str, fitted_tokens: int, context_tokens: int) -> None:
 
 
 def death(pool: str) -> EngineError:
-    """Return the error for a pool whose engine is dead."""
+    """Return the error for a pool with a dead engine."""
     return EngineError(
         f"the vLLM engine of model pool {pool!r} died; the reason is in the log above "
         "(LEADLINE_VLLM_LOG=INFO shows more). A process that was killed for its memory leaves "
@@ -152,10 +152,10 @@ def death(pool: str) -> EngineError:
 
 @contextmanager
 def or_ended(llm: Any) -> Iterator[None]:
-    """End a started engine when the block raises."""
+    """End a started engine if the block raises."""
     try:
         yield
-    except BaseException:  # a cancellation too: its processes must not stay behind
+    except BaseException:  # also on cancellation: its processes must not be left running
         llm.shutdown()
         raise
 
@@ -163,7 +163,7 @@ def or_ended(llm: Any) -> Iterator[None]:
 def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
     """Return the options with which each pool's engine starts.
 
-    PlanError when `options.pools` names a pool that is no model of the plan.
+    PlanError if `options.pools` names a pool that is not a model of the plan.
     """
     for name in options.pools:
         if name not in pools:
@@ -172,7 +172,7 @@ def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
                 f"those are: {', '.join(pools)}"
             )
     shared = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "pools"}
-    # vLLM takes each engine's share of the memory for itself
+    # vLLM reserves each engine's share of the memory
     shared["gpu_memory_utilization"] = options.gpu_memory_utilization / max(1, len(pools))
     cls = type(options)
     return {
@@ -186,11 +186,10 @@ def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
 def without_worker_process(config: Any) -> Any:
     """Return `config`, changed so that a single worker on a CPU runs in the engine's process.
 
-    Unchanged where OpenMP's threads are bound. vLLM 0.32 gives the worker a process of its own, to
-    set OpenMP's variables for it (platforms/cpu.py:336); here they are set before the engine's
-    process is made (`environment`). SmolLM2-135M on two shared cores: 18 s of CPU time to start
-    instead of 26, and 87 tokens per second of CPU time instead of 74 (32 in flight); the same
-    tokens.
+    Unchanged if OpenMP's threads are bound. vLLM 0.32 runs the worker in a separate process, to set
+    OpenMP's variables for it (platforms/cpu.py:336); here they are set before the engine's process
+    is created (`environment`). SmolLM2-135M on two shared cores: 18 s of CPU time to start instead
+    of 26, and 87 tokens per second of CPU time instead of 74 (32 in flight); the same tokens.
     """
     single = config.parallel_config.world_size == 1 and config.device_config.device_type == "cpu"
     if single and os.environ.get("VLLM_CPU_OMP_THREADS_BIND") == "nobind":
@@ -202,21 +201,21 @@ def without_worker_process(config: Any) -> Any:
 def environment(threads: int) -> Iterator[None]:
     """Set the variables that vLLM and its processes read while an engine starts.
 
-    Afterwards all are as before, those that vLLM itself changed included. `threads` 0 means one CPU
-    fewer than this process may use, which is left to vLLM's scheduler and to us. Variables that the
-    user set are kept, except that `threads` goes before OMP_NUM_THREADS.
+    All variables are restored afterwards, including those that vLLM changed. `threads` 0 means all
+    CPUs available to this process but one, which is left to vLLM's scheduler and to us. Variables
+    set by the user are kept, except that `threads` overrides OMP_NUM_THREADS.
     """
     before = dict(os.environ)
     variables = {
         "VLLM_LOGGING_LEVEL": os.environ.get(_LOG_LEVEL, "ERROR"),
         "VLLM_NO_USAGE_STATS": "1",
-        # vLLM forks where it can, and this process has threads
+        # vLLM forks if it can, and this process has threads
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        # vLLM's own choice binds the workers of every engine on the machine to the same cores.
+        # vLLM's default binds the workers of every engine on the machine to the same cores.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads or max(1, len(os.sched_getaffinity(0)) - 1)),
-        # Threads that spin at a barrier wait for one that has no core: on a busy machine two of
-        # them took ten times as long as one.
+        # Threads that spin at a barrier wait for a thread without a core: on a busy machine, two
+        # threads took ten times as long as one.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     if _LOG_LEVEL not in os.environ:

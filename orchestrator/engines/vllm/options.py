@@ -1,9 +1,9 @@
-"""The `vllm` engine's options, and how engines are started from them: one per model pool.
+"""The `vllm` engine's options, and the start of one engine per model pool from them.
 
 The one rule: vllm and torch are imported when an engine is opened, never with this module, so that
-a light installation can list and check the options. What this machine lets an engine have is
-decided in `host`, what a layer schedule adds in `depth`. Not covered: several replicas of a pool,
-and the restart of an engine that has died, which are the `ray` engine's.
+a light installation can list and check the options. `host` decides an engine's resources on this
+machine, `depth` adds layer schedules. Not covered: several replicas of a pool, and restarting a
+dead engine, which the `ray` engine does.
 """
 
 from __future__ import annotations
@@ -107,14 +107,14 @@ class Vllm:
         host.by_pool(self, self.pools)  # checks the options of single pools
 
     def capabilities(self) -> frozenset[Capability]:
-        """Return what the engine can do: everything."""
+        """Return the engine's capabilities: all of them."""
         return frozenset(Capability)
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
-        """Yield one engine for all pools, each started in turn, and shut them down afterwards.
+        """Yield one engine for all pools, started one after another, and shut them down afterwards.
 
-        PlanError when a model cannot be used, EngineError when an engine does not start.
+        PlanError if a model cannot be used, EngineError if an engine does not start.
         """
         options = host.by_pool(self, models)
         started: dict[str, StartedEngine] = {}
@@ -122,7 +122,7 @@ class Vllm:
             for name, model in models.items():
                 n_left = len(models) - len(started)
                 started[name] = await _start(options[name], name, model, n_left)
-        except BaseException:  # a cancellation too: engines that did start must not stay behind
+        except BaseException:  # also on cancellation: started engines must not be left running
             await VllmEngine(started).close()
             raise
         engine = VllmEngine(started)
@@ -134,10 +134,10 @@ class Vllm:
 
 
 async def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> StartedEngine:
-    # before vLLM is imported, which takes a while
+    # before vLLM is imported, which is slow
     path = await asyncio.to_thread(resolve_model, model.path)
-    # On its own: something in vLLM keeps the frames in which it was imported for ever, and with
-    # them what those hold.
+    # In a separate function: vLLM keeps the frames in which it was imported forever, and with them
+    # all their objects.
     await asyncio.to_thread(_import_vllm)
     starting = asyncio.create_task(
         asyncio.to_thread(_start_blocking, options, name, model, path, n_pools_left)
@@ -145,12 +145,13 @@ async def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> S
     try:
         started = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # A thread cannot be cancelled: wait for what it starts, or its processes would stay behind.
+        # A thread cannot be cancelled: wait for the engine it starts, or its processes would be
+        # left running.
         await asyncio.wait([starting])
         if starting.exception() is None:
             starting.result().llm.shutdown()
         raise
-    # vLLM keeps the answer: no request will wait for it from an engine that has died
+    # vLLM caches the answer: no request will wait for a reply from a dead engine
     tasks = await started.llm.get_supported_tasks()
     with host.or_ended(started.llm):
         require_task(name, model, tasks)
@@ -171,7 +172,7 @@ def _import_vllm() -> None:
 def _start_blocking(
     options: Vllm, name: str, model: Model, path: str, n_pools_left: int
 ) -> StartedEngine:
-    """Return a started engine; blocks for a minute or so. PlanError, EngineError."""
+    """Return a started engine; blocks for about a minute. PlanError, EngineError."""
     with host.environment(options.threads):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
@@ -192,7 +193,7 @@ def _start_blocking(
         context_tokens = config.model_config.max_model_len
         try:
             llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-        except Exception as error:  # whatever its processes raise on their way down
+        except Exception as error:  # any error that its processes raise as they exit
             raise EngineError(
                 f"the vLLM engine of model pool {name!r} ({model.path}) did not start: {error} "
                 "The reason is in the log above (LEADLINE_VLLM_LOG=INFO shows more)"

@@ -1,8 +1,8 @@
-"""Pools with a task: vLLM's input for its pooling runner, and its numbers as a trace's values.
+"""Pools with a task: the input of vLLM's pooling runner, and its output as a trace's values.
 
-The one rule: numbers are raw, without vLLM's activation, so that `core.plan.TASKS` means the same
-with every engine, and a verifier decides what a number means. For "token_classify" the numbers of
-all tokens come back, and those that were requested are picked here. Imports no vllm.
+The one rule: values are raw, without vLLM's activation, so that `core.plan.TASKS` means the same
+with every engine, and a verifier interprets the values. For "token_classify" vLLM returns the
+values of all tokens, and the requested ones are selected here. Does not import vllm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 
 
 def require_task(pool: str, model: Model, tasks: Collection[str]) -> None:
-    """Raise PlanError when vLLM does not run a pool's model for its task."""
+    """Raise PlanError if vLLM cannot run a pool's model for its task."""
     if (model.task or "generate") not in tasks:
         raise PlanError(
             f"models.{pool}.task = {model.task!r}: {model.path} is no model for that; vLLM runs it "
@@ -29,16 +29,16 @@ def require_task(pool: str, model: Model, tasks: Collection[str]) -> None:
 def input_for(
     request: Request, task: str, prompts: Prompts, context_tokens: int, params: Callable[..., Any]
 ) -> EngineInput:
-    """Return vLLM's input for a request; Refused when it cannot be served.
+    """Return vLLM's input for a request; Refused if it cannot be served.
 
-    `params` makes vLLM's PoolingParams.
+    `params` creates vLLM's PoolingParams.
     """
     if request.parent is not None or request.suffix:
         raise Refused(f"a pool for {task!r} values texts; it continues none")
     if request.read_at and task != "token_classify":
         raise Refused(f"a pool for {task!r} has no values at single tokens; 'token_classify' does")
     if request.read_at:
-        prompts.token_id(request.read_at)  # refuses what is no single token before anything runs
+        prompts.token_id(request.read_at)  # refuses any text that is not one token
     ids = prompts.valued_ids(request.prompt)
     if not ids or len(ids) > context_tokens:
         raise Refused(f"the text has {len(ids)} tokens; the model values 1 to {context_tokens}")
@@ -54,11 +54,11 @@ def valued(
     n_layers: float,
     seconds: float,
 ) -> Trace:
-    """Return the trace of vLLM's output; FAILED unless its numbers are of one or two labels."""
+    """Return the trace of vLLM's output; FAILED unless it has one or two labels."""
     n_prompt, n_cached = len(data.prompt_ids), output.num_cached_tokens or 0
     usage = Usage(n_prompt, n_cached, 0, round((n_prompt - n_cached) * n_layers), seconds)
     numbers = output.outputs.data
-    if numbers.numel() == 0:  # what vLLM gives for an aborted request
+    if numbers.numel() == 0:  # vLLM's output for an aborted request
         return trace_for(request, Finish.CANCELLED, usage=usage)
     rows = numbers.float().reshape(-1, numbers.shape[-1]).tolist()
     try:
@@ -71,14 +71,14 @@ def valued(
             values = [raw(row) for row in _read(rows, data.prompt_ids, read_at)]
     except Refused as refusal:
         return trace_for(request, Finish.FAILED, usage=usage, error=str(refusal))
-    # Seven digits are what float32 has; the journal keeps every one of them.
+    # float32 has seven digits, and the journal keeps every digit.
     return trace_for(
         request, Finish.STOP, usage=usage, values=tuple(float(f"{value:.7g}") for value in values)
     )
 
 
 def raw(logits: Sequence[float]) -> float:
-    """Return one number from the logits of one label, or of two: the second minus the first.
+    """Return the logit of a single label, or the second minus the first of two.
 
     Refused for more labels.
     """

@@ -1,6 +1,6 @@
-"""Prompts and suffixes as token ids, and how many tokens may follow them.
+"""Prompts and suffixes as token ids, and the number of tokens that may follow them.
 
-Imports no vllm: a tokenizer is all it takes.
+Does not import vllm: it only needs a tokenizer.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class EngineInput:
     prompt_ids: list[int]
     suffix_ids: tuple[int, ...]
     params: Any
-    salt: str  # requests of different salts share no prefix in the cache; "": vLLM is given none
-    ends_by_rule: bool = False  # at its limit, which is its checkpoint
+    salt: str  # requests with different salts share no cached prefix; "": no salt
+    ends_by_rule: bool = False  # at its token limit, a checkpoint
 
 
 class Refused(Exception):
@@ -31,13 +31,13 @@ class Refused(Exception):
 
 
 class Prompts:
-    """One pool's tokenizer: prompts to token ids, through its chat template where it has one.
+    """One pool's tokenizer: converts prompts to token ids, with its chat template if it has one.
 
-    Refused for a prompt that it cannot take.
+    Refused for a prompt that it cannot convert.
     """
 
     def __init__(self, tokenizer: Any, pool: str) -> None:
-        """Use this tokenizer; `pool` is named in refusals."""
+        """Use this tokenizer; refusals name `pool`."""
         self._tokenizer = tokenizer
         self._name = pool
         self.ids = functools.lru_cache(_MAX_PROMPTS)(self._render)
@@ -49,9 +49,10 @@ class Prompts:
         return str(self._tokenizer.decode(list(ids)))
 
     def valued_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return the token ids of what a pooling model is to value.
+        """Return the token ids of the text or conversation that a pooling model scores.
 
-        A conversation goes through the chat template, without a prompt to reply; a text does not.
+        A conversation is formatted by the chat template, without a generation prompt; a text is
+        not.
         """
         if isinstance(prompt, str):
             return tuple(self._tokenizer.encode(prompt))
@@ -80,7 +81,7 @@ class Prompts:
             text = self._tokenizer.apply_chat_template(
                 _chat(messages), tokenize=False, add_generation_prompt=True
             )
-            # the template has written the special tokens
+            # the template has already added the special tokens
             return tuple(self._tokenizer.encode(text, add_special_tokens=False))
         if isinstance(prompt, str):
             return tuple(self._tokenizer.encode(prompt))
@@ -99,9 +100,9 @@ def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def fitting_tokens(n_prompt: int, max_new: int, context_tokens: int, pool: str) -> int:
-    """Return how many new tokens there is room for, at most `max_new`.
+    """Return the number of new tokens that fit, at most `max_new`.
 
-    Refused when the prompt leaves none.
+    Refused if none fit after the prompt.
     """
     if max_new < 1:
         raise Refused(f"max_new_tokens is {max_new}; it must be at least 1")
@@ -115,11 +116,11 @@ def fitting_tokens(n_prompt: int, max_new: int, context_tokens: int, pool: str) 
 
 
 def checkpoint_tokens(n_prompt: int, n_new: int, block_tokens: int) -> int:
-    """Return the number of new tokens, in (n_new / 2, n_new], after which continuing is cheapest.
+    """Return the number of new tokens, in (n_new / 2, n_new], at which a continuation is cheapest.
 
-    The cache keeps whole blocks, and it lacks the token that was drawn last. Where all tokens
-    before that one fill their blocks, nothing else is computed again. `n_new` itself where there is
-    no such place, or no cache (`block_tokens` 0).
+    The cache keeps whole blocks, without the token that was sampled last. If all earlier tokens
+    fill their blocks, only that token is computed again. `n_new` itself if there is no such number,
+    or no cache (`block_tokens` 0).
     """
     n_early = (n_prompt + n_new - 1) % block_tokens if block_tokens else 0
     return n_new - n_early if 2 * n_early < n_new else n_new

@@ -1,8 +1,8 @@
-"""vLLM's last output for a request as a trace: its text, its cost and its metrics.
+"""Converts vLLM's last output for a request to a trace: its text, cost and metrics.
 
-Also how likely vLLM finds tokens that it is given (the metric `prefix_logprob`). vLLM reads the
-whole prompt for it, without its prefix cache, which holds no log-probabilities. Imports no vllm: it
-is given its objects.
+Also computes the log-probability of given tokens (the metric `prefix_logprob`). For this vLLM reads
+the whole prompt without its prefix cache, which stores no log-probabilities. Does not import vllm:
+it receives vLLM's objects.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ def completed(
     if data.ends_by_rule and finish is Finish.LENGTH:
         finish = Finish.RULE
     n_prompt, n_cached = len(data.prompt_ids), output.num_cached_tokens or 0
-    # A request that is cancelled before its first token is charged its whole prompt: an upper
-    # bound.
+    # A request cancelled before its first token is charged its whole prompt: an upper bound.
     n_layer_tokens = round((n_prompt - n_cached + len(ids)) * n_layers)
-    # vLLM leaves the stop string that ended it out of the text alone. None at the end of the
-    # sequence, a number for a stop token.
+    # vLLM removes the final stop string only from the text. None at the end of the sequence, a
+    # number for a stop token.
     stop = last.stop_reason if isinstance(last.stop_reason, str) and finish is Finish.STOP else ""
     logprobs = inherited_logprobs(request, output.prompt_logprobs, len(data.suffix_ids))
     metrics = {**mean_depth(counts), **prefix_value(request.metrics, logprobs)}
@@ -69,15 +68,15 @@ def completed(
 
 
 def mean_depth(counts: IterationCounts | None) -> dict[str, float]:
-    """Return the metric `mean_depth` of a request whose tokens may stop early by an exit rule.
+    """Return the metric `mean_depth` of a request under an exit rule.
 
-    {} where no rule is set, or no token was generated.
+    {} if no rule is set, or no token was generated.
     """
     return {} if counts is None or not counts.tokens else {"mean_depth": counts.mean_depth}
 
 
 def with_prompt_logprobs(template: Any, request: Request) -> Any:
-    """Return a copy of parameters, with the prompt's log-probabilities if metrics need them.
+    """Return a copy of the parameters, with prompt log-probabilities if metrics need them.
 
     Refused together with stop rules.
     """
@@ -87,16 +86,16 @@ def with_prompt_logprobs(template: Any, request: Request) -> Any:
             raise Refused(
                 f"{PREFIX} cannot be computed together with stop rules: request it separately"
             )
-        params.prompt_logprobs = 0  # of the tokens themselves, and of no alternatives
+        params.prompt_logprobs = 0  # of the tokens themselves, without alternatives
         params.skip_reading_prefix_cache = True
     return params
 
 
 def inherited_logprobs(request: Request, prompt_logprobs: Any, n_suffix: int) -> Sequence[float]:
-    """Return the log-probability of each token that the request inherits; () without them.
+    """Return the log-probability of each token that the request inherits; () if there are none.
 
-    In vLLM's list for the whole prompt, the prompt's own tokens come first, then the inherited
-    ones, then `n_suffix` of the suffix.
+    vLLM's list for the whole prompt has first the prompt's own tokens, then the inherited ones,
+    then `n_suffix` of the suffix.
     """
     n_inherited = len(request.prefix_ids)
     if not prompt_logprobs or not n_inherited:

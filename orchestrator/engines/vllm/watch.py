@@ -1,8 +1,8 @@
-"""Watches one request's tokens where vLLM detokenises them: confidences are computed, rules fire.
+"""Watches one request's tokens in vLLM's output processor to compute confidences and check rules.
 
-It hooks into three places of vLLM 0.32 that are not public, and into no other: the output
-processor's state of a request (`request_states`), that state's queue, and its container of
-log-probabilities. Imports no vllm: it is given its objects.
+It depends on three private parts of vLLM 0.32 and no others: the output processor's state of a
+request (`request_states`), the queue in that state, and its container of log-probabilities. Does
+not import vllm: it receives vLLM's objects.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from orchestrator.core.values import ConfidenceFloor, Request, StopRule
 
 
 class TokenWatch:
-    """Watches the tokens of a request that vLLM has just taken (`wanted`: of those that need it).
+    """Watches the tokens of a request that vLLM has just accepted, if necessary (`wanted`).
 
-    vLLM calls `put` once per step. The watch takes the place of the request's queue and passes on
-    only the last output, or the one at which a rule fired. A rule wins over the length limit and
-    loses to the end of the sequence.
+    vLLM calls `put` once per step. The watch replaces the request's queue and forwards only the
+    last output, or the output at which a rule fired. A rule takes precedence over the length limit,
+    and the end of the sequence over a rule.
     """
 
     def __init__(self, request: Request, queue: Any, flat_logprobs: type, state: Any) -> None:
-        """Take the place of `queue`; `state` None: vLLM has finished the request already."""
+        """Replace `queue`; `state` is None if vLLM has already finished the request."""
         self.fired = False
-        self.text: str | None = None  # None: no rule was checked, and the output has it
+        self.text: str | None = None  # None: no rule was checked; the text is in the output
         self.ids: tuple[int, ...] = ()
         self._queue = queue
         self._state = state
@@ -49,21 +49,21 @@ class TokenWatch:
             self._series = _adopted(self._empty(), state.logprobs_processor.logprobs)
             state.logprobs_processor.logprobs = self._series
             state.logprobs_processor.tokenizer = (
-                None  # else every alternative of every token is decoded to text
+                None  # otherwise vLLM decodes every alternative token to text
             )
         if request.rules:
             state.queue = self
-            queue.get_nowait()  # what came before us is in the state, too
+            queue.get_nowait()  # earlier outputs are also in the state
 
     @staticmethod
     def wanted(request: Request) -> bool:
-        """Tell whether the request's tokens have to be watched at all."""
+        """Return whether the request's tokens have to be watched."""
         return bool(request.rules) or logprobs_needed(request.metrics, ()) is not None
 
     def put(self, output: Any) -> None:
-        """Take what vLLM has for the consumer: one step's output, or what ended the engine."""
+        """Process an item for the consumer: one step's output, or the engine's fatal error."""
         if self.fired:
-            return  # a step that ran before the abort arrived
+            return  # a step that ran before the abort
         if isinstance(output, Exception):
             self._queue.put(output)
             return
@@ -79,7 +79,7 @@ class TokenWatch:
     ) -> dict[str, float]:
         """Return the metrics of the first `n_tokens` tokens.
 
-        `output` is the request's last one, `decode` gives a token's text.
+        `output` is the request's last output; `decode` returns a token's text.
         """
         if not names:
             return {}
@@ -110,7 +110,7 @@ class TokenWatch:
 
 
 def by_top_k(rules: Sequence[StopRule]) -> Iterator[tuple[int, list[StopRule]]]:
-    """Yield the rules of each `top_k`, which read the same confidences; of 0, those on text."""
+    """Yield the rules by `top_k`, as these share confidences; rules on text are under 0."""
     top_ks = [rule.top_k if isinstance(rule, ConfidenceFloor) else 0 for rule in rules]
     for top_k in sorted(set(top_ks)):
         yield top_k, [rule for rule, k in zip(rules, top_ks, strict=True) if k == top_k]
@@ -129,10 +129,10 @@ def series_class(flat_logprobs: type) -> type:
     """Return the container that replaces vLLM's `FlatLogprobs`, or a class with its methods."""
 
     class Series(flat_logprobs):  # type: ignore[misc]  # vLLM checks its container's class
-        """Three floats per token, where vLLM keeps 21 of each of four kinds.
+        """Stores three floats per token, where vLLM stores four lists of 21 values.
 
-        `sampled` are log-probabilities, `confidences` go by top_k, and `first` are the most likely
-        tokens in the first place, as (token id, log-probability).
+        `sampled` are log-probabilities, `confidences` are keyed by top_k, and `first` are the most
+        likely first tokens, as (token id, log-probability).
         """
 
         def __init__(self, top_ks: Collection[int]) -> None:
@@ -145,8 +145,8 @@ def series_class(flat_logprobs: type) -> type:
         def append_fast(
             self, token_ids: Any, logprobs: list[float], ranks: Any, decoded_tokens: Any
         ) -> None:
-            # The sampled token comes first, also when it is among the most likely ones, which
-            # follow by rank.
+            # The sampled token is first, even if it is among the most likely ones, which follow by
+            # rank.
             ranked = logprobs[1:]
             if not self.sampled:
                 self.first = list(zip(map(int, token_ids[1:]), ranked, strict=True))
@@ -161,7 +161,7 @@ def series_class(flat_logprobs: type) -> type:
 
 
 def _adopted(series: Any, begun: Any) -> Any:
-    """Return `series` after adding what vLLM's own container already has."""
+    """Return `series` after adding the entries of vLLM's own container."""
     for start, end in zip(begun.start_indices, begun.end_indices, strict=True):
         series.append_fast(begun.token_ids[start:end], begun.logprobs[start:end], (), ())
     return series

@@ -1,4 +1,4 @@
-"""The `openai` engine against an HTTP server on a real socket, whose replies each test scripts."""
+"""The `openai` engine against an HTTP server on a real socket; each test scripts its replies."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ Script = Callable[[Call], Awaitable[None]]
 
 @dataclass
 class Server:
-    """Serves /models itself and hands everything else to the script."""
+    """Serves /models itself and passes all other requests to the script."""
 
     script: Script
     models: str = json.dumps(
@@ -210,7 +210,7 @@ async def one(script: Script, asked: Request | None = None, **options: Any) -> t
 
 
 async def test_a_completion_comes_back_with_its_text_finish_and_usage() -> None:
-    """The server's own count is what is charged; the layers of a remote model are unknown."""
+    """The server's own count is charged; the layers of a remote model are unknown."""
     trace, _ = await one(answered, request(ordinal=5))
     assert (trace.ordinal, trace.text, trace.finish, trace.error, trace.note) == (
         5,
@@ -230,8 +230,9 @@ async def test_a_completion_comes_back_with_its_text_finish_and_usage() -> None:
 
 
 async def test_what_is_sent_is_the_plain_api() -> None:
-    """OpenAI's own API refuses unknown fields, so nothing of vLLM's goes out unless plan or
-    `server` ask for it.
+    """OpenAI's own API rejects unknown fields.
+
+    So no vLLM fields are sent unless the plan or `server` requests them.
     """
     sampling = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=64, stop=("END",))
     _, server = await one(answered, request(sampling=sampling, max_new_tokens=9))
@@ -258,8 +259,9 @@ async def test_sampling_beyond_the_api_is_sent_where_the_plan_sets_it() -> None:
 
 
 async def test_openai_itself_gets_its_own_name_of_the_length_limit() -> None:
-    """Its newer models refuse `max_tokens`; local servers ignore `max_completion_tokens` and would
-    never stop.
+    """Its newer models reject `max_tokens`.
+
+    Local servers ignore `max_completion_tokens` and would never stop.
     """
     _, server = await one(answered, server="openai")
     assert server.calls[-1].body["max_completion_tokens"] == 512
@@ -267,7 +269,7 @@ async def test_openai_itself_gets_its_own_name_of_the_length_limit() -> None:
 
 
 async def test_messages_are_sent_as_they_are() -> None:
-    """Roles and order carry meaning."""
+    """Roles and order matter."""
     prompt = (Message("system", "Be brief."), Message("user", "Hi"))
     _, server = await one(answered, request(prompt=prompt))
     assert server.calls[-1].body["messages"] == [
@@ -277,7 +279,7 @@ async def test_messages_are_sent_as_they_are() -> None:
 
 
 async def test_the_key_comes_from_the_named_variable_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan is recorded and shown, so a key never stands in it."""
+    """A plan is recorded and shown, so it never contains a key."""
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     monkeypatch.setenv("MY_KEY", "s3cret")
     _, server = await one(answered, api_key_env="MY_KEY")
@@ -293,7 +295,7 @@ async def test_a_missing_key_is_no_error(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_text_completions_take_plain_prompts_and_refuse_messages() -> None:
-    """A base model has no roles; joining them silently would be another prompt."""
+    """A base model has no roles; joining messages silently would change the prompt."""
 
     async def script(call: Call) -> None:
         await call.stream(
@@ -310,8 +312,9 @@ async def test_text_completions_take_plain_prompts_and_refuse_messages() -> None
 
 
 async def test_thoughts_that_the_server_sends_apart_are_part_of_the_text() -> None:
-    """Else a trace cut inside its thoughts would read as empty, and stop rules would be silently
-    inactive.
+    """Otherwise a trace cut inside its reasoning would look empty.
+
+    Stop rules would also be silently inactive.
     """
 
     async def script(call: Call) -> None:
@@ -328,7 +331,7 @@ async def test_thoughts_that_the_server_sends_apart_are_part_of_the_text() -> No
 async def test_metrics_are_folded_from_the_stream() -> None:
     """Mean log-probability: (-0.5 - 1.5) / 2 = -1.
 
-    Confidence: minus the mean of a token's 20 best: 2 and 4.
+    Confidence is minus the mean of a token's 20 best: 2 and 4.
     """
 
     async def script(call: Call) -> None:
@@ -345,8 +348,9 @@ async def test_metrics_are_folded_from_the_stream() -> None:
 
 
 async def test_metrics_of_text_completions_take_the_best_of_what_is_sent() -> None:
-    """This endpoint adds the sampled token to the top ones: of 21 the 20 likeliest count, here 20
-    times -2.
+    """This endpoint adds the sampled token to the top ones.
+
+    Of 21 the 20 most likely count, here 20 times -2.
     """
 
     async def script(call: Call) -> None:
@@ -383,7 +387,7 @@ async def test_metrics_of_text_completions_take_the_best_of_what_is_sent() -> No
 async def test_log_probabilities_that_do_not_come_fail_the_trace(
     logprobs: object, reason: str
 ) -> None:
-    """A metric left out or on another scale would silently change a vote."""
+    """A missing metric, or one on another scale, would silently change a vote."""
 
     async def script(call: Call) -> None:
         await call.stream(piece("a", finish="stop", logprobs=logprobs), "[DONE]")
@@ -402,8 +406,7 @@ async def test_log_probabilities_that_do_not_come_fail_the_trace(
     ],
 )
 async def test_a_stop_rule_ends_the_trace_and_closes_the_stream(rule: Any, text: str) -> None:
-    """RULES is declared, so they are enforced: here on the stream, and the server is told by the
-    closed connection.
+    """RULES is declared, so rules are enforced: here on the stream, which is then closed.
 
     Confidences per piece are 3, 2, 1: the mean of a window of 2 falls below 2 at the third piece.
     """
@@ -423,7 +426,7 @@ async def test_a_stop_rule_ends_the_trace_and_closes_the_stream(rule: Any, text:
 
 
 async def test_an_aborted_request_returns_what_has_arrived_and_the_server_sees_it_go() -> None:
-    """Cancelled tokens are charged, and the server must not go on generating."""
+    """Cancelled tokens are charged, and the server must stop generating."""
     sent, closed = asyncio.Event(), asyncio.Event()
 
     async def script(call: Call) -> None:
@@ -441,7 +444,7 @@ async def test_an_aborted_request_returns_what_has_arrived_and_the_server_sees_i
         asked = request(ordinal=1, prompt="long", metrics=("mean_logprob",))
         pending = asyncio.create_task(engine.generate(asked))
         await sent.wait()
-        # its round trip outlasts the arrival of what was sent before it
+        # its round trip takes longer than the arrival of earlier messages
         await engine.generate(request(ordinal=2))
         engine.abort(asked)
         engine.abort(asked)  # a second one is ignored
@@ -453,7 +456,7 @@ async def test_an_aborted_request_returns_what_has_arrived_and_the_server_sees_i
 
 
 async def test_counts_the_server_did_not_send_are_called_what_they_are() -> None:
-    """Pieces may hold several tokens: their number is a lower bound, and the note says so."""
+    """Chunks may have several tokens: their number is a lower bound, and the note reports it."""
 
     async def script(call: Call) -> None:
         await call.stream(piece("one two "), piece("three", finish="stop"), "[DONE]")
@@ -468,7 +471,7 @@ async def test_counts_the_server_did_not_send_are_called_what_they_are() -> None
 
 
 async def test_an_abort_before_the_first_byte_is_a_cancelled_trace() -> None:
-    """A server that queues a request must not hold up the end of a problem."""
+    """A server that queues a request must not delay the end of a problem."""
     arrived = asyncio.Event()
 
     async def script(call: Call) -> None:
@@ -484,7 +487,7 @@ async def test_an_abort_before_the_first_byte_is_a_cancelled_trace() -> None:
 
 
 async def test_aborting_an_unknown_request_does_nothing() -> None:
-    """The race between a completion and its abort is normal."""
+    """A race between a completion and its abort is normal."""
     async with engine_for(answered) as (engine, _):
         engine.abort(request())
         assert (await engine.generate(request())).finish is Finish.STOP
@@ -511,8 +514,9 @@ async def test_cancelling_the_task_closes_the_stream_and_is_not_swallowed() -> N
 
 
 async def test_fifty_concurrent_requests_are_never_mixed_up() -> None:
-    """Completions paired with the wrong prompt are the worst silent bug: every text holds its own
-    prompt and seed.
+    """Every text contains its own prompt and seed.
+
+    Completions paired with the wrong prompt are the worst silent bug.
     """
     rng = random.Random(0)
 
@@ -580,7 +584,7 @@ async def test_a_busy_server_is_tried_again() -> None:
 async def test_a_request_that_the_server_declines_is_a_failed_trace(
     status: int, reply: str, reason: str
 ) -> None:
-    """One bad row must not end the job, and the server's own words say what is wrong with it."""
+    """One bad row must not end the job, and the server's own message gives the reason."""
 
     async def script(call: Call) -> None:
         await call.plain(reply, status)
@@ -592,7 +596,7 @@ async def test_a_request_that_the_server_declines_is_a_failed_trace(
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_a_server_that_refuses_us_ends_the_job(status: int) -> None:
-    """Every further request would be refused too."""
+    """Every further request would be refused, too."""
 
     async def script(call: Call) -> None:
         await call.plain('{"error": {"message": "not for you"}}', status)
@@ -656,14 +660,14 @@ async def _filtered(call: Call) -> None:
 async def test_a_malformed_reply_is_a_failed_trace_that_keeps_what_came(
     script: Script, reason: str, text: str
 ) -> None:
-    """What a broken server sends is data: named, charged, and never taken for an answer."""
+    """A malformed reply is data: reported, charged, and never used as an answer."""
     trace, _ = await one(script)
     assert (trace.finish, trace.text) == (Finish.FAILED, text)
     assert reason in trace.error
 
 
 async def test_a_silent_server_is_a_failed_trace_after_the_time_limit() -> None:
-    """It must never hang; the server still answers, so the job goes on."""
+    """It must never hang; the server still answers, so the job continues."""
 
     async def script(call: Call) -> None:
         await call.disconnect()
@@ -675,8 +679,9 @@ async def test_a_silent_server_is_a_failed_trace_after_the_time_limit() -> None:
 
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_a_server_that_dies_ends_the_job_with_the_reason(streaming: bool) -> None:
-    """Its traces did not fail: a resumed job must generate them again, so they must not come back
-    as FAILED rows.
+    """Its traces did not fail, so they must not become FAILED rows.
+
+    A resumed job must generate them again.
     """
     arrived = asyncio.Event()
 
@@ -696,7 +701,7 @@ async def test_a_server_that_dies_ends_the_job_with_the_reason(streaming: bool) 
 
 
 async def test_a_port_where_nobody_listens_is_an_error_before_anything_starts() -> None:
-    """A clear error naming where and what to do."""
+    """The error names the address and the remedy."""
     async with serving(answered) as server:
         url = server.url
     with pytest.raises(EngineError, match=rf"no server answers at {url} .*vllm serve MODEL"):
@@ -731,7 +736,7 @@ async def test_a_model_that_is_not_served_names_those_that_are() -> None:
 async def test_what_is_no_such_server_is_an_error_before_anything_starts(
     models: str, status: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong base_url or key is found at once, not by a thousand failed traces."""
+    """A wrong base_url or key is found at once, not after a thousand failed traces."""
     monkeypatch.delenv("MY_KEY", raising=False)
     async with serving(answered, models=models, models_status=status) as server:
         with pytest.raises(EngineError, match=reason):
@@ -742,7 +747,7 @@ async def test_what_is_no_such_server_is_an_error_before_anything_starts(
 
 
 async def test_a_continuation_goes_by_token_ids_on_vllm() -> None:
-    """Prompt, what was generated, suffix: as ids, never as text that is tokenised again."""
+    """Prompt, generated tokens and suffix are sent as ids, never as text to tokenise again."""
 
     async def script(call: Call) -> None:
         if call.path == "/tokenize":
@@ -768,9 +773,7 @@ async def test_a_continuation_goes_by_token_ids_on_vllm() -> None:
 
 
 async def test_a_server_said_to_be_vllm_must_tokenise() -> None:
-    """CONTINUE is declared on the user's word at plan time, so it is checked before the first
-    request.
-    """
+    """CONTINUE is declared by the user at plan time, so it is checked before the first request."""
 
     async def script(call: Call) -> None:
         await call.plain('{"error": {"message": "no such path"}}', 404)
@@ -791,8 +794,9 @@ async def test_a_server_said_to_be_vllm_must_tokenise() -> None:
 async def test_what_cannot_be_served_is_a_failed_trace_and_is_not_sent(
     asked: Request, reason: str
 ) -> None:
-    """Capabilities are checked at plan time; what slips through must not be answered with something
-    else.
+    """Capabilities are checked at plan time.
+
+    Unsupported requests that still arrive must not be answered with something else.
     """
     trace, server = await one(answered, asked)
     assert trace.finish is Finish.FAILED
@@ -801,7 +805,7 @@ async def test_what_cannot_be_served_is_a_failed_trace_and_is_not_sent(
 
 
 def test_capabilities_are_those_that_hold() -> None:
-    """Continuation needs token ids; latent depth is nobody's remote API."""
+    """Continuation needs token ids; no remote API has latent depth."""
     common = {Capability.SEED, Capability.CANCEL, Capability.LOGPROBS, Capability.RULES}
     assert OpenAI().capabilities() == common
     assert OpenAI(server="vllm").capabilities() == common | {Capability.CONTINUE}
@@ -811,13 +815,13 @@ def test_capabilities_are_those_that_hold() -> None:
     "options", [{"base_url": "localhost:8000"}, {"timeout_seconds": 0}, {"max_retries": -1}]
 )
 def test_a_wrong_option_is_named(options: dict[str, Any]) -> None:
-    """Validated when the plan is read."""
+    """Options are validated when the plan is read."""
     with pytest.raises(PluginError, match=next(iter(options))):
         registry.load("engines", PluginSpec("openai", options))
 
 
 async def test_a_revision_that_nobody_can_honour_is_refused() -> None:
-    """A field of the plan that would be ignored is a silent change of the experiment."""
+    """A field of the plan that is ignored would silently change the experiment."""
     with pytest.raises(PlanError, match=r"models\.main: revision"):
         async with OpenAI().open({"main": Model("tiny", revision="abc")}):
             pass

@@ -1,4 +1,4 @@
-"""The fleet on a real Ray: nothing is lost, nothing is mixed up, nothing hangs.
+"""The fleet on a real Ray: no trace is lost or mispaired, and nothing hangs.
 
 The inner engines are fake; tests/engine has a real one.
 """
@@ -50,9 +50,9 @@ class Echo:
     seconds: float = 0.0
     mark: str = ""
     deaf: bool = False  # aborting does nothing
-    opens: str = ""  # why it does not open; a number: it takes so many seconds
+    opens: str = ""  # why it does not open; a number: seconds to open
     breaks: str = ""  # why it fails at the first request
-    begun: str = ""  # a folder in which a file is made for each request that has begun
+    begun: str = ""  # a folder with one file per request that has begun
 
     def capabilities(self) -> frozenset[Capability]:
         return frozenset(Capability)
@@ -78,7 +78,7 @@ class EchoEngine:
         self.running[identity] = asyncio.Event()
         if self.options.begun:
             note = Path(self.options.begun, f"{request.problem_id}-{request.ordinal}")
-            note.touch()  # noqa: ASYNC240  # of no duration
+            note.touch()  # noqa: ASYNC240  # takes no time
         try:
             async with asyncio.timeout(self.options.seconds):
                 await self.running[identity].wait()
@@ -101,13 +101,14 @@ registry.engine("echo")(Echo)
 
 @pytest.fixture(scope="module")
 def shared_ray() -> Iterator[None]:
-    """Start one local Ray for the tests that need none of their own: a fleet uses a connection that
-    its process has already.
+    """Start one local Ray for all tests that can share it.
+
+    A fleet uses an existing connection of its process.
     """
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        # a process has one: Ray's library reads it once
+        # one per process: Ray's library reads it once
         patch.setenv("RAY_AUTH_TOKEN", ray_cluster._token())
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         context = ray.init(
@@ -145,7 +146,7 @@ async def all_traces(
     n_at_once: int = 64,
     arrived: list[Trace] | None = None,
 ) -> list[Trace]:
-    """Return the traces in order of the requests; `arrived` gets them in order of arrival."""
+    """Return the traces in order of the requests; append them to `arrived` in order of arrival."""
     gate = asyncio.Semaphore(n_at_once)
 
     async def one(request: Request) -> Trace:
@@ -164,19 +165,19 @@ def assert_paired(jobs: list[Request], traces: list[Trace]) -> None:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait for something that another process does; the test's own time limit bounds it."""
+    """Wait for an effect of another process; the test's own time limit bounds it."""
     while not true():  # noqa: ASYNC110  # nothing in this process would set an event
         await asyncio.sleep(0.02)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Wait likewise, without a loop."""
+    """Wait in the same way, without an event loop."""
     while not true():
         time.sleep(0.05)
 
 
 def has_begun(folder: Path, request: Request) -> Callable[[], bool]:
-    """Return what tells whether an engine with `begun=folder` has begun the request."""
+    """Return a function that tells whether an engine with `begun=folder` has begun the request."""
     return (folder / f"{request.problem_id}-{request.ordinal}").exists
 
 
@@ -194,7 +195,7 @@ async def started(**options: object) -> Replica:
 
 
 async def test_a_replica_brings_back_in_few_calls_what_came_in_one() -> None:
-    """Ray passes some 700 calls a second: one per request would limit the whole fleet."""
+    """Ray passes about 700 calls per second: one per request would limit the whole fleet."""
     replica = await started()
     wanted = requests(200)
     await replica.submit(pack(list(enumerate(wanted))))
@@ -210,14 +211,14 @@ async def test_a_replica_brings_back_in_few_calls_what_came_in_one() -> None:
 
 
 async def test_collect_returns_empty_as_a_sign_of_life() -> None:
-    """The fleet tells a quiet replica from a hung one by it."""
+    """It lets the fleet distinguish a quiet replica from a hung one."""
     replica = await started()
     assert unpack_collected(await replica.collect(0.01)) == ([], "")
     await replica.stop()
 
 
 async def test_an_abort_before_the_first_step_is_not_lost() -> None:
-    """Engines ignore aborts of requests they have not seen; the replica must not."""
+    """Engines ignore aborts of unknown requests; the replica must not."""
     replica = await started(seconds=60)
     await replica.submit(pack([(1, requests(1)[0])]))
     await replica.abort([1])
@@ -227,7 +228,7 @@ async def test_an_abort_before_the_first_step_is_not_lost() -> None:
 
 
 async def test_a_request_sent_again_waits_until_its_cancelled_namesake_has_left() -> None:
-    """An engine knows identities, not tickets: two of one identity at a time would be mixed up."""
+    """An engine sees identities, not tickets: two concurrent requests of one would be mixed up."""
     replica = await started(seconds=0.3, deaf=True)
     [request] = requests(1)
     await replica.submit(pack([(1, request)]))
@@ -246,9 +247,7 @@ async def test_a_request_sent_again_waits_until_its_cancelled_namesake_has_left(
 
 
 async def test_a_replica_reports_an_engine_that_dies_or_does_not_open() -> None:
-    """The root reason has to reach the user, and an exception through Ray would arrive as a stack
-    trace.
-    """
+    """The user must see the root cause; an exception through Ray would arrive as a stack trace."""
     replica = await started(breaks="no more memory")
     await replica.submit(pack([(1, requests(1)[0])]))
     completions, failure = unpack_collected(await replica.collect(5.0))
@@ -263,7 +262,7 @@ async def test_a_replica_reports_an_engine_that_dies_or_does_not_open() -> None:
 
 
 def test_capabilities_are_those_of_the_inner_engine_and_need_no_ray() -> None:
-    """Asked at plan time, for every plan."""
+    """Capabilities are queried at plan time, for every plan."""
     inner = registry.load("engines", PluginSpec("fake"))
     assert (
         registry.load("engines", PluginSpec("ray", {"backend": "fake"})).capabilities()
@@ -280,7 +279,7 @@ def test_capabilities_are_those_of_the_inner_engine_and_need_no_ray() -> None:
     ],
 )
 def test_wrong_inner_options_are_found_before_anything_starts(options: dict[str, object]) -> None:
-    """A typing error must not cost an engine's start."""
+    """A typo must not cost an engine's start."""
     with pytest.raises(PluginError):
         registry.load("engines", PluginSpec("ray", options)).capabilities()
 
@@ -297,20 +296,20 @@ def test_wrong_inner_options_are_found_before_anything_starts(options: dict[str,
     ],
 )
 def test_counts_and_limits_are_above_zero(options: dict[str, object]) -> None:
-    """A fleet of no replicas would wait for ever. The error names the option."""
+    """A fleet without replicas would wait forever. The error names the option."""
     [key] = options
     with pytest.raises(PluginError, match=rf"{key} = 0: .*(at least 1|above 0)|>= 1 .*\.{key}\["):
         registry.load("engines", PluginSpec("ray", options))
 
 
 async def test_a_pool_for_no_model_of_the_plan_is_refused_with_the_near_match() -> None:
-    """Its options would silently apply to nothing."""
+    """Otherwise its options would silently have no effect."""
     with pytest.raises(PlanError, match="did you mean 'main'"):
         async with fleet(pools={"mian": {"replicas": 2}}):
             pass
 
 
-# A Ray of its own: these come first, so that no two run at a time
+# With a separate Ray: these run first, so that no two run at a time
 
 SCRIPT = textwrap.dedent(f"""
     import asyncio, json, os, sys
@@ -371,7 +370,7 @@ def line(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.slow
 def test_a_local_ray_leaves_nothing_behind_in_processes_home_or_output(tmp_path: Path) -> None:
-    """A job is one command: when it has ended, the machine is as before."""
+    """A job is one command, and leaves the machine as it was."""
     with script(tmp_path, "{}", "go") as process:
         replicas = line(process)
         assert process.stdout is not None
@@ -383,9 +382,9 @@ def test_a_local_ray_leaves_nothing_behind_in_processes_home_or_output(tmp_path:
 
 @pytest.mark.slow
 def test_a_killed_driver_takes_its_ray_and_its_replicas_along(tmp_path: Path) -> None:
-    """After kill -9 the same command is run again: the old engines must not sit on the memory.
+    """After kill -9 the same command is run again: old engines must not occupy memory.
 
-    Ray's two agents end by themselves about a minute later: they first look for the dead head.
+    Ray's two agents end by themselves about a minute later: they first search for the dead head.
     """
     with script(tmp_path, "{}", "stay") as process:
         line(process)
@@ -398,18 +397,18 @@ def test_a_killed_driver_takes_its_ray_and_its_replicas_along(tmp_path: Path) ->
         )
         names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in family(process.pid)}
         left = [pid for pid, name in names.items() if not any(agent in name for agent in agents)]
-        assert len(left) >= 4  # the two of the head, and two replicas
+        assert len(left) >= 4  # two of the head node, and two replicas
         process.kill()
         wait_until(lambda: not any(map(alive, left)))
 
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
-    """Return the address of a Ray that is nobody's of ours."""
+    """Return the address of a Ray that was not started by us."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = tempfile.mkdtemp(dir="/tmp")  # Ray's sockets lie in it, and their paths must be short
+    folder = tempfile.mkdtemp(dir="/tmp")  # it contains Ray's sockets, which need short paths
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     command = [
         *RAY,
@@ -441,7 +440,7 @@ def has_node(address: str) -> bool:
 def test_an_existing_cluster_is_used_by_its_address_and_survives(
     cluster: str, tmp_path: Path
 ) -> None:
-    """It belongs to others."""
+    """It was not started by us."""
     host, port = cluster.split(":")
 
     def listens() -> bool:
@@ -450,7 +449,7 @@ def test_an_existing_cluster_is_used_by_its_address_and_survives(
         return False
 
     wait_until(listens)
-    wait_until(lambda: has_node(cluster))  # the head listens before its node has joined
+    wait_until(lambda: has_node(cluster))  # the head listens before its node joins
     with script(tmp_path, "{}", "go", RAY_AUTH_MODE="disabled", RAY_ADDRESS=cluster) as process:
         replicas = line(process)
         assert process.stdout is not None
@@ -464,12 +463,12 @@ def test_an_existing_cluster_is_used_by_its_address_and_survives(
 async def test_an_address_without_a_cluster_is_an_error_at_once(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ray.init is not called: it takes five minutes and then asks the process to exit."""
+    """ray.init is not called: it would take five minutes and then exit the process."""
     import ray
 
     calls: list[object] = []
     monkeypatch.setattr(ray, "init", lambda *args, **options: calls.append(options))
-    # whether or not the shared Ray of the tests below runs already
+    # whether or not the shared Ray of the tests below is already running
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with pytest.raises(EngineError, match="cannot be joined"):
@@ -485,7 +484,7 @@ async def test_an_address_without_a_cluster_is_an_error_at_once(
 @pytest.mark.usefixtures("shared_ray")
 class TestFleet:
     async def test_500_requests_come_back_once_each_with_their_own_trace(self) -> None:
-        """Pairing by position would go wrong silently."""
+        """Pairing by position would fail silently."""
         wanted = requests(500)
         async with fleet(replicas=2, options={"seconds": 0.01}) as engine:
             traces = await all_traces(engine, wanted)
@@ -494,8 +493,9 @@ class TestFleet:
         assert_paired(wanted, traces)
 
     async def test_a_pool_with_a_task_has_replicas_of_its_own_and_brings_values_back(self) -> None:
-        """A policy and its reward model are two pools; a verifier's requests have other ordinals
-        than a strategy's.
+        """A policy and its reward model are two pools.
+
+        A verifier's requests have other ordinals than a strategy's.
         """
         models = {"main": Model("none"), "rm": Model("none", task="token_classify")}
         request = Request(
@@ -517,7 +517,7 @@ class TestFleet:
         assert (valued.ordinal, valued.text, len(valued.values)) == (-2, "", 2)
 
     async def test_a_replica_killed_in_mid_run_loses_nothing(self) -> None:
-        """What it held is started again with the same seed; nothing arrives twice or mixed up."""
+        """Its requests start again with the same seed; no trace arrives twice or mispaired."""
         wanted = requests(500)
         async with fleet(replicas=2, options={"seconds": 0.1}) as engine:
             victim = pids(engine)[0]
@@ -532,9 +532,9 @@ class TestFleet:
         assert f"process {victim}" in stats[0].reason
 
     async def test_the_only_replica_killed_again_and_again_loses_nothing(self) -> None:
-        """Requests wait for its successor; restarts are counted from 0 again once traces came.
+        """Requests wait for its successor; the restart count is reset once traces arrive.
 
-        Eight run at a time, so after sixteen more traces none of those lost last is still out.
+        Eight run at a time, so after sixteen more traces none of the last lost ones is pending.
         """
         wanted, arrived = requests(300), []
         async with fleet(options={"seconds": 0.02}, max_restarts=1) as engine:
@@ -567,7 +567,7 @@ class TestFleet:
         assert [t.token_ids[0] for t in traces] == [r.seed for r in wanted]
 
     async def test_a_hung_replica_is_killed_and_replaced(self) -> None:
-        """A process that neither dies nor answers would hold its requests for ever."""
+        """A process that neither dies nor answers would keep its requests forever."""
         wanted = requests(40)
         async with fleet(replicas=2, options={"seconds": 0.2}, heartbeat_seconds=4.0) as engine:
             job = asyncio.create_task(all_traces(engine, wanted))
@@ -579,7 +579,7 @@ class TestFleet:
     async def test_an_engine_that_does_not_start_is_an_error_with_its_own_words(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """After one start: no restart helps a model folder that is not one."""
+        """It is started only once: a restart does not help if the model folder is invalid."""
         actors, new_actor = [], ray_cluster.new_actor
 
         def counted(*args: Any) -> Any:
@@ -603,7 +603,7 @@ class TestFleet:
     async def test_a_fleet_that_cannot_recover_fails_every_request_with_the_root_reason(
         self,
     ) -> None:
-        """Those that wait, and those that come later: nobody hangs."""
+        """Waiting and later requests fail; none hangs."""
         async with fleet(options={"breaks": "CUDA out of memory"}, max_restarts=1) as engine:
             outcomes = await asyncio.gather(
                 *map(engine.generate, requests(20)), return_exceptions=True
@@ -618,7 +618,7 @@ class TestFleet:
     async def test_a_request_that_kills_every_replica_fails_and_spares_the_rest(
         self, tmp_path: Path
     ) -> None:
-        """One poisonous prompt must not end a job: it is data like any other failure."""
+        """A prompt that kills engines must not end a job: it is data like any other failure."""
         poison, *others = requests(40)
         death = tmp_path / "death"
         async with fleet("poison", replicas=1, max_restarts=1) as engine:
@@ -633,8 +633,9 @@ class TestFleet:
         assert "2 replicas were lost while they ran it" in trace.error
 
     async def test_two_pools_serve_their_own_models(self) -> None:
-        """Names, options and numbers of replicas are per pool; an unknown model or depth is a
-        failed trace with the reason.
+        """Names, options and numbers of replicas are per pool.
+
+        An unknown model or depth is a failed trace with the reason.
         """
         models = {"small": Model("none"), "big": Model("another")}
         pools = {
@@ -662,8 +663,9 @@ class TestFleet:
         assert "depth 4; they serve: 1, 2" in too_deep.error
 
     async def test_a_depth_leads_to_the_pool_of_the_same_model_that_has_it(self) -> None:
-        """Fixed depths, a pool for each; the trace bears the name that was asked for, as the
-        session knows no other.
+        """With one pool per fixed depth, the trace has the model name that was requested.
+
+        The session knows no other name.
         """
         models = {"main": Model("none"), "deep": Model("none", max_depth=8)}
         pools = {
@@ -684,9 +686,9 @@ class TestFleet:
     async def test_aborted_requests_come_back_cancelled_wherever_they_are(
         self, tmp_path: Path
     ) -> None:
-        """Not yet sent: without tokens; running: with those so far.
+        """Unsent requests have no tokens; running ones have the tokens so far.
 
-        Aborting what is unknown or finished does nothing.
+        Aborting an unknown or finished request does nothing.
         """
         async with fleet(options={"seconds": 600, "begun": str(tmp_path)}) as engine:
             sent, unsent, unknown = requests(3)
@@ -706,8 +708,9 @@ class TestFleet:
     async def test_cancelling_the_caller_aborts_remotely_and_frees_the_identity(
         self, tmp_path: Path
     ) -> None:
-        """Else a stopped strategy's traces would go on generating; and the late trace must not
-        answer the new request.
+        """Otherwise a stopped strategy's traces would still be generated.
+
+        The late trace must not answer the new request.
         """
         async with fleet(options={"seconds": 1.0, "begun": str(tmp_path)}) as engine:
             [request] = requests(1)
@@ -725,7 +728,7 @@ class TestFleet:
     async def test_an_aborted_request_lost_with_its_replica_is_cancelled_not_run_again(
         self, tmp_path: Path
     ) -> None:
-        """Its strategy has no more use for it, but waits for its trace."""
+        """Its strategy no longer needs its tokens, but waits for its trace."""
         options = {"seconds": 600, "deaf": True, "begun": str(tmp_path)}
         async with fleet(options=options) as engine:
             [request] = requests(1)
@@ -741,7 +744,7 @@ class TestFleet:
         )
 
     async def test_processors_the_cluster_lacks_are_an_error_that_names_both_sides(self) -> None:
-        """Ray itself would wait for an autoscaler for ever."""
+        """Ray itself would wait forever for an autoscaler."""
         with pytest.raises(
             EngineError,
             match=r"requested are 2 of 'main' with 0 CPU and 8 GPU each; "
@@ -756,7 +759,7 @@ class TestFleet:
     async def test_closing_the_fleet_fails_what_is_pending_and_ends_the_processes(
         self, tmp_path: Path
     ) -> None:
-        """A caller that still waits must hear of it."""
+        """A waiting caller must be notified."""
         async with fleet(options={"seconds": 600, "begun": str(tmp_path)}) as engine:
             [request] = requests(1)
             task = asyncio.create_task(engine.generate(request))
@@ -767,7 +770,7 @@ class TestFleet:
         await until(lambda: not any(map(alive, replicas)))
 
     async def test_a_problem_stays_with_the_replica_that_has_its_prefix(self) -> None:
-        """Its prompt is computed once; with both idle, load says nothing."""
+        """Its prompt is computed once; with both idle, load does not decide."""
         async with fleet(replicas=2) as engine:
             owners = [(await engine.generate(r)).text.split("/")[-1] for r in requests(16)]
         assert len(set(owners)) == 1
@@ -775,7 +778,7 @@ class TestFleet:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """An engine whose process dies of a prompt that names a file, as soon as the file is there."""
+    """An engine that kills its process on a prompt with a file's name, once the file exists."""
 
     def capabilities(self) -> frozenset[Capability]:
         return frozenset()

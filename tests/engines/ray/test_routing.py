@@ -1,4 +1,4 @@
-"""Routing: the pool that serves a depth, then the replica that holds the prefix or is idlest."""
+"""Routing: a pool that serves the depth, then the replica with the prefix or the lowest load."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ POOLS = [
 @pytest.mark.parametrize(
     ("model", "depth", "pools", "led_to"),
     [
-        ("main", None, POOLS, "main"),  # the model's own depth is every pool's
+        ("main", None, POOLS, "main"),  # every pool serves the model's own depth
         ("main", 2, POOLS, "main"),
-        ("main", 8, POOLS, "deep"),  # the same model with more memory set aside
+        ("main", 8, POOLS, "deep"),  # the same model with more reserved memory
         ("", 8, POOLS, "deep"),  # "" is the first pool
         ("", 1, POOLS, ""),
         ("deep", 2, POOLS, "main"),
-        ("main", 4, POOLS, "wide"),  # whatever its engine is able to
+        ("main", 4, POOLS, "wide"),  # any depth that its engine supports
         (
             "main",
             4,
             POOLS[:3],
             "main",
-        ),  # another model is no substitute: the fleet refuses it, naming what there is
+        ),  # another model is no substitute: the fleet refuses it and names the depths
         ("other", 8, POOLS, "other"),
         ("gone", 8, POOLS, "gone"),
     ],
@@ -58,7 +58,7 @@ def test_a_depth_leads_to_a_pool_of_the_same_model_that_has_it(
 
 
 def test_a_pool_without_depths_serves_only_the_models_own() -> None:
-    """`()` is "as the model ships"; None is any depth."""
+    """`()` means only the model's own depth; None means any depth."""
     pools = [pool("plain", ()), pool("deep", (8,)), pool("any", None)]
     served = {depth: [p.name for p in pools if p.serves(depth)] for depth in (None, 8, 9)}
     assert served == {None: ["plain", "deep", "any"], 8: ["deep", "any"], 9: ["any"]}
@@ -71,7 +71,7 @@ replicas = st.dictionaries(st.integers(0, 6), st.integers(0, 12))
 def test_the_chosen_one_is_at_most_slack_busier_than_the_idlest(
     n_running: dict[int, int], preferred: int | None
 ) -> None:
-    """Affinity only breaks near-ties; without a replica there is no choice."""
+    """Affinity only breaks near-ties; without replicas the result is None."""
     chosen = route(n_running, preferred)
     if not n_running:
         assert chosen is None
@@ -86,7 +86,7 @@ def test_the_chosen_one_is_at_most_slack_busier_than_the_idlest(
 def test_the_order_of_the_replicas_changes_nothing(
     n_running: dict[int, int], shuffler: random.Random
 ) -> None:
-    """Ties go to the lowest number, so routing does not depend on the order of a table."""
+    """Ties go to the lowest number, so routing does not depend on the order of the replicas."""
     pairs = list(n_running.items())
     shuffler.shuffle(pairs)
     assert route(dict(pairs)) == route(n_running)

@@ -1,4 +1,4 @@
-"""The iterations of requests, as the worker counts them."""
+"""Iteration counts of requests, as kept by the worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from orchestrator.engines.vllm.depth import IterationCounts, IterationLedger
 
 
 def test_counts_are_taken_once() -> None:
-    """The mean a trace reports is of its own tokens; the mean it is charged is of all of them."""
+    """The mean that a trace reports is over its own tokens; the mean it is charged is over all."""
     ledger = IterationLedger()
     ledger.add("a", [4, 4, 4], [2])
     ledger.add("b", [], [1])

@@ -1,6 +1,4 @@
-"""The parts of the vLLM engine that need no vLLM: rules at the token, log-probabilities to numbers,
-what a machine offers.
-"""
+"""The parts of the vLLM engine that do not need vLLM: rules, metrics, prompts, the host."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ GIB = host.GIB
 
 
 class Flat:
-    """Has the part of vLLM's FlatLogprobs that the watch relies on."""
+    """Implements the part of vLLM's FlatLogprobs that the watch uses."""
 
     def __init__(self) -> None:
         self.start_indices: list[int] = []
@@ -49,7 +47,7 @@ class Flat:
 
 
 class Queue:
-    """Stands for vLLM's collector of a request's outputs."""
+    """Replaces vLLM's collector of a request's outputs."""
 
     def __init__(self) -> None:
         self.outputs: list[Any] = []
@@ -62,8 +60,9 @@ class Queue:
 
 
 class WatchedEngine:
-    """Feeds a watch as vLLM's output processor does: detokenise, note log-probabilities, then one
-    output per step.
+    """Feeds a watch like vLLM's output processor.
+
+    It detokenises, records log-probabilities, then puts one output per step.
     """
 
     def __init__(self, request: Request) -> None:
@@ -109,16 +108,15 @@ def test_importing_the_engine_loads_neither_vllm_nor_torch() -> None:
 
 
 def test_the_engine_offers_everything() -> None:
-    """A plan that asks for what is not here is refused before a minute is spent on starting
-    engines; this engine lacks nothing.
+    """This engine has every capability.
+
+    A plan that needs a missing one is refused before a minute is spent on starting engines.
     """
     assert Vllm().capabilities() == frozenset(Capability)
 
 
 def test_a_text_rule_ends_the_trace_at_its_token() -> None:
-    """Steps that run before the abort arrives add nothing, and only one output reaches the
-    consumer.
-    """
+    """Steps that run before the abort add nothing, and only one output reaches the consumer."""
     engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
     engine.step("one")
     assert engine.queue.outputs == []
@@ -131,8 +129,9 @@ def test_a_text_rule_ends_the_trace_at_its_token() -> None:
 
 
 def test_what_came_before_the_watch_is_not_lost() -> None:
-    """An output may slip in while the request is handed over; its text counts for the rule, its
-    log-probabilities for the metrics.
+    """An output may arrive while the request is submitted.
+
+    Its text counts for the rule, its log-probabilities for the metrics.
     """
     request = Request(rules=(Delimiter(";", 2),), metrics=("mean_logprob",))
     engine = WatchedEngine(Request(rules=(WordLimit(("never",), 1),)))
@@ -148,8 +147,9 @@ def test_what_came_before_the_watch_is_not_lost() -> None:
 
 @pytest.mark.parametrize(("finish", "fired"), [("length", True), ("stop", False), ("abort", False)])
 def test_a_rule_wins_over_the_length_limit_and_loses_to_the_end(finish: str, fired: bool) -> None:
-    """A step that ends both at its delimiter and at max_new_tokens is a whole step; an ended
-    sequence has nothing to go on with.
+    """A step that ends at its delimiter and at max_new_tokens is a whole step.
+
+    An ended sequence cannot be continued.
     """
     engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
     last = engine.step(";", finish=finish)
@@ -159,8 +159,9 @@ def test_a_rule_wins_over_the_length_limit_and_loses_to_the_end(finish: str, fir
 
 
 def test_the_prompt_s_log_probabilities_are_asked_for_only_where_they_are_wanted() -> None:
-    """They cost the prefix cache; and the parameters are one object for many requests, so a copy is
-    changed.
+    """They disable the prefix cache.
+
+    Many requests share one parameters object, so a copy is changed.
     """
     template = SimpleNamespace(prompt_logprobs=None, skip_reading_prefix_cache=False)
     assert (
@@ -176,8 +177,9 @@ def test_the_prompt_s_log_probabilities_are_asked_for_only_where_they_are_wanted
 
 
 def test_the_inherited_tokens_stand_between_the_prompt_and_the_suffix() -> None:
-    """Two tokens of prompt (the first without a number, as vLLM gives it), three inherited, one of
-    suffix.
+    """There are two prompt tokens, three inherited ones and one of the suffix.
+
+    The first has no number, as in vLLM.
     """
     flat = Flat()
     flat.append_fast([], [], (), ())
@@ -189,7 +191,7 @@ def test_the_inherited_tokens_stand_between_the_prompt_and_the_suffix() -> None:
 
 
 def test_the_death_of_the_engine_is_passed_on() -> None:
-    """Or the consumer would wait for ever."""
+    """Otherwise the consumer would wait forever."""
     engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
     death = RuntimeError("gone")
     engine.state.queue.put(death)
@@ -197,8 +199,9 @@ def test_the_death_of_the_engine_is_passed_on() -> None:
 
 
 def test_each_floor_reads_its_own_number_of_alternatives() -> None:
-    """With one alternative the confidences are 1, 1; with two 2, 2: only the second floor is above
-    its own.
+    """Confidences are 1, 1 with one alternative and 2, 2 with two.
+
+    Only the second floor is above its own.
     """
     low, high = ConfidenceFloor(0.5, 2, top_k=1), ConfidenceFloor(2.5, 2, top_k=2)
     assert list(by_top_k((low, Delimiter("x"), high))) == [
@@ -214,7 +217,7 @@ def test_each_floor_reads_its_own_number_of_alternatives() -> None:
 
 
 def test_confidence_leaves_out_the_sampled_token_beyond_the_top() -> None:
-    """The sampled token comes first and is not an alternative; exactly top_k alternatives count."""
+    """The sampled token is first and is not an alternative; exactly top_k alternatives count."""
     assert confidence([-1.0, -2.0, -3.0], 2) == 1.5
     series = series_class(Flat)({2})
     series.append_fast([7, 8, 9], [-5.0, -1.0, -2.0], (), ())
@@ -222,16 +225,14 @@ def test_confidence_leaves_out_the_sampled_token_beyond_the_top() -> None:
 
 
 def test_too_few_alternatives_give_no_confidence() -> None:
-    """With the sampled token's log-probability alone there is nothing to take a mean of, and
-    nothing is made up.
-    """
+    """There is no mean with only the sampled token's log-probability, and none is made up."""
     series = series_class(Flat)({20})
     series.append_fast([7], [-5.0], (), ())
     assert (series.sampled, series.confidences) == ([-5.0], {20: []})
 
 
 def test_the_likely_first_tokens_are_kept_for_the_first_place_only() -> None:
-    """The sampled one is among them by rank, not because it was sampled."""
+    """The sampled token is among them by rank, not because it was sampled."""
     series = series_class(Flat)({2})
     series.append_fast([7, 8, 9], [-5.0, -1.0, -2.0], (), ())
     series.append_fast([1, 2, 3], [-5.0, -1.0, -2.0], (), ())
@@ -239,7 +240,7 @@ def test_the_likely_first_tokens_are_kept_for_the_first_place_only() -> None:
 
 
 def test_metrics_stop_where_the_trace_was_cut() -> None:
-    """Tokens that ran on before the abort arrived belong to nobody."""
+    """Tokens generated before the abort arrived do not count."""
     engine = WatchedEngine(Request(rules=(Delimiter(";"),), metrics=("mean_logprob",)))
     engine.step("a", [-1.0])
     last = engine.step(";", [-2.0])
@@ -252,12 +253,12 @@ def test_metrics_stop_where_the_trace_was_cut() -> None:
 
 @pytest.mark.parametrize(("n_prompt", "wanted", "fits"), [(10, 5, 5), (10, 500, 90), (99, 5, 1)])
 def test_new_tokens_are_clamped_to_the_context(n_prompt: int, wanted: int, fits: int) -> None:
-    """Prompt and completion share the context of 100."""
+    """Prompt and completion share the context of 100 tokens."""
     assert fitting_tokens(n_prompt, wanted, 100, "main") == fits
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths() -> None:
-    """The error names pool, lengths and remedy."""
+    """The error names the pool, the lengths and the remedy."""
     with pytest.raises(Exception, match=r"100 tokens .*'main' holds 100.*max_context_tokens"):
         fitting_tokens(100, 5, 100, "main")
 
@@ -270,8 +271,9 @@ def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths() -> None:
 def test_a_checkpoint_lies_where_only_the_token_drawn_last_is_computed_again(
     n_prompt: int, wanted: int, block: int
 ) -> None:
-    """All before that token fills whole blocks, which the cache keeps; never late, never before the
-    half, exact without a cache.
+    """The tokens before it fill whole blocks, which the cache keeps.
+
+    Never late, never before the half, exact without a cache.
     """
     n = checkpoint_tokens(n_prompt, wanted, block)
     assert wanted / 2 < n <= wanted
@@ -285,9 +287,9 @@ def test_a_checkpoint_lies_where_only_the_token_drawn_last_is_computed_again(
 
 
 def test_the_kv_cache_takes_no_more_than_there_is() -> None:
-    """Chosen: a quarter of what is free, at most 4 GiB.
+    """The default is a quarter of the free memory, at most 4 GiB.
 
-    Asked for: as asked, or an error before anything starts.
+    A requested size is used, or is an error before anything starts.
     """
     assert host.cpu_kv_bytes(0, 8 * GIB) == 2 * GIB
     assert host.cpu_kv_bytes(0, 64 * GIB) == 4 * GIB
@@ -297,8 +299,9 @@ def test_the_kv_cache_takes_no_more_than_there_is() -> None:
 
 
 def test_the_cpu_engine_never_chunks_a_prompt_and_is_eager_unless_told() -> None:
-    """A chunked prompt with a seed kills a vLLM 0.32 engine on a CPU; compiling takes longer than
-    most CPU jobs.
+    """A chunked prompt with a seed kills a vLLM 0.32 engine on a CPU.
+
+    Compiling takes longer than most CPU jobs.
     """
     arguments = host.cpu_arguments(Vllm(), 8 * GIB)
     assert arguments["enable_chunked_prefill"] is False
@@ -312,15 +315,17 @@ def test_the_cpu_engine_never_chunks_a_prompt_and_is_eager_unless_told() -> None
 
 
 def test_a_continuation_on_a_cpu_computes_at_most_one_small_block_again() -> None:
-    """The kernel takes multiples of 32 only; vLLM's own 128 would leave most of a short prefix to
-    be computed again at every checkpoint.
+    """The kernel only supports multiples of 32.
+
+    With vLLM's default of 128, most of a short prefix would be computed again at every checkpoint.
     """
     assert host.cpu_arguments(Vllm(), 8 * GIB)["block_size"] == 32
 
 
 def test_a_pool_may_have_options_of_its_own() -> None:
-    """A reward model of one pass needs little of what a policy needs; they share a GPU's memory;
-    mistakes are found before a start.
+    """A reward model needs less memory than a policy, and they share a GPU.
+
+    It only makes one pass. Mistakes are found before a start.
     """
     options = Vllm(
         kv_cache_gib=8, pools={"rm": {"kv_cache_gib": 0.5, "gpu_memory_utilization": 0.2}}
@@ -342,8 +347,9 @@ def test_a_pool_may_have_options_of_its_own() -> None:
 
 
 def test_a_pool_with_a_task_runs_in_the_pooling_runner() -> None:
-    """Whether its model can have a prefix cache is vLLM's to say; values of all tokens come back,
-    whatever its own step tag.
+    """vLLM decides whether its model can have a prefix cache.
+
+    Values of all tokens are returned, regardless of its own step tag.
     """
     arguments = host.engine_arguments(Vllm(), Model("m", task="token_classify"), "/m")
     assert (arguments["runner"], arguments["enable_prefix_caching"]) == ("pooling", None)
@@ -353,8 +359,9 @@ def test_a_pool_with_a_task_runs_in_the_pooling_runner() -> None:
 
 
 def test_labels_are_one_number() -> None:
-    """Of two labels the second minus the first, whose sigmoid is the softmax; three have no such
-    reading.
+    """Two labels give the second minus the first: its sigmoid is the softmax.
+
+    Three labels cannot be reduced to one number.
     """
     assert [pooling.raw(logits) for logits in ([2.5], [1.0, 2.5])] == [2.5, 1.5]
     with pytest.raises(Refused, match="3 labels"):
@@ -362,7 +369,7 @@ def test_labels_are_one_number() -> None:
 
 
 def test_options_reach_the_engine() -> None:
-    """Each option changes the argument it is named after; what is left at 0 is left to vLLM."""
+    """Each option changes the argument of the same name; 0 means vLLM's default."""
     options = Vllm(
         kv_cache_gib=2,
         max_num_seqs=7,
@@ -400,14 +407,14 @@ def test_options_reach_the_engine() -> None:
     ],
 )
 def test_the_cpu_format_follows_what_was_measured(features: set[str], dtype: str) -> None:
-    """See the docstring of `cpu_dtype` for machines and numbers."""
+    """The docstring of `cpu_dtype` has the machines and numbers."""
     assert host.cpu_dtype(features) == dtype
 
 
 def test_the_environment_is_as_before_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what vLLM sets on its own, such as LD_PRELOAD, which our worker processes would inherit.
+    """This includes variables that vLLM sets, such as LD_PRELOAD, which our workers would inherit.
 
-    The user's settings win.
+    The user's settings take precedence.
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("LEADLINE_VLLM_LOG", raising=False)
@@ -424,14 +431,12 @@ def test_the_environment_is_as_before_after_the_start(monkeypatch: pytest.Monkey
 
 
 def test_free_memory_is_known_and_plausible() -> None:
-    """Somewhere between 16 MiB and a pebibyte."""
+    """It is between 16 MiB and a pebibyte."""
     assert 1 << 24 < host.free_bytes() < 1 << 50
 
 
 def test_the_guard_does_nothing_outside_an_engine_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM loads it in every process where Leadline is installed, also in those that have nothing
-    to do with it.
-    """
+    """vLLM loads it in every process where Leadline is installed, even in unrelated ones."""
     monkeypatch.setenv(guard.OPENER, str(os.getppid()))
     before = threading.active_count()
     guard.install()
@@ -450,9 +455,7 @@ def test_the_guard_does_nothing_outside_an_engine_process(monkeypatch: pytest.Mo
 def test_a_single_worker_on_a_cpu_needs_no_process(
     device: str, world_size: int, bind: str, executor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where somebody binds its threads, or there are several, vLLM's way stays: it sets their
-    environment.
-    """
+    """With bound threads, or several workers, vLLM's method is kept: it sets their environment."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", bind)
     parallel = SimpleNamespace(world_size=world_size, distributed_executor_backend="mp")
     config = SimpleNamespace(

@@ -1,12 +1,12 @@
-"""The requests of one step of vLLM: how deep each runs, and which of its tokens still iterate.
+"""The requests of one vLLM step: the depth of each, and its tokens that still iterate.
 
-The one rule: what a token computes depends on the tokens before it and on nothing else in the
-batch. It is the same in any company, in chunks, after a preemption, and behind a cached prefix. To
-keep it, a token that stops keeps its state, and its keys and values of the last iteration that it
-ran stand for it in every later one: Huginn's lookup of the latest cache entry (arXiv 2502.05171,
-section 6.1, and the authors' code).
+The one rule: a token's computation depends on the tokens before it and on nothing else in the
+batch. It is the same in any batch, in chunks, after a preemption, and after a cached prefix.
+Therefore a token that stops keeps its state, and every later iteration uses its keys and values of
+the last iteration that it ran: Huginn's lookup of the latest cache entry (arXiv 2502.05171, section
+6.1, and the authors' code).
 
-Needs torch, not vllm. What runs in an iteration is in `loop`.
+Needs torch, not vllm. The iterations themselves are in `loop`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ import torch
 from orchestrator.core.layers import ExitRule
 from orchestrator.engines.vllm.latent.state import HiddenState
 
-# states of all tokens, requests of one token each -> the logits of those requests
+# states of all tokens, requests with one token each -> the logits of those requests
 Predict: TypeAlias = Callable[[HiddenState, tuple[int, ...]], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class LatentBatch:
-    """The requests of one step, in the order of the batch, where request i has the tokens
-    `starts[i]` to `starts[i + 1]`.
+    """The requests of one step in batch order; request i has tokens `starts[i]` to `starts[i + 1]`.
 
-    Shapes (n,), but (n + 1,) for `starts`. The ids, and the lengths of the prompts in tokens, are
-    for exit rules; () where there is none.
+    Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are for
+    exit rules; () without one.
     """
 
     depths: tuple[int, ...]
@@ -39,7 +38,7 @@ class LatentBatch:
     prompts: tuple[int, ...] = ()
 
     def tokens(self, members: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """Return the places of these requests' tokens, (n_tokens,), ascending."""
+        """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""
         places = [place for i in members for place in range(self.starts[i], self.starts[i + 1])]
         return on_device(places, torch.long, device)
 
@@ -58,7 +57,7 @@ def on_device(values: Sequence[int], dtype: torch.dtype, device: torch.device) -
     """Return these numbers as a tensor on a device.
 
     On a GPU the copy is queued from pinned memory: `torch.tensor(..., device=device)` would wait
-    for everything queued before it.
+    for all queued work.
     """
     if device.type != "cuda":
         return torch.tensor(values, dtype=dtype, device=device)
@@ -66,7 +65,7 @@ def on_device(values: Sequence[int], dtype: torch.dtype, device: torch.device) -
 
 
 class ExitTracker:
-    """Which tokens of a batch take the next iteration, and how many each has taken.
+    """Tracks which tokens of a batch run the next iteration, and how many each has run.
 
     `running` and `iterations` are both (n_tokens,).
     """
@@ -74,7 +73,7 @@ class ExitTracker:
     def __init__(self, rule: ExitRule | None, batch: LatentBatch, positions: torch.Tensor) -> None:
         """Start before the first iteration.
 
-        A token runs to the depth of its request, unless `rule` ends it before.
+        A token runs to the depth of its request, unless `rule` ends it earlier.
         """
         n = len(positions)
         self._rule, self._batch = rule, batch
@@ -83,13 +82,13 @@ class ExitTracker:
         if rule is not None and rule.measure == "kl":
             self._decoding = self._decoding_requests(positions)
         self._n_done = 0  # iterations
-        # of the iteration before, (n_decoding, vocabulary)
+        # of the previous iteration, (n_decoding, vocabulary)
         self._logprobs: torch.Tensor | None = None
         self.running = torch.ones(n, dtype=torch.bool, device=positions.device)
         self.iterations = torch.zeros(n, dtype=torch.long, device=positions.device)
 
     def members(self) -> tuple[int, ...]:
-        """Return the requests with a token that takes the next iteration.
+        """Return the requests with a token that runs the next iteration.
 
         Only a rule makes this wait for the device.
         """
@@ -102,9 +101,9 @@ class ExitTracker:
         )
 
     def advance(self, before: HiddenState, after: HiddenState, predict: Predict) -> HiddenState:
-        """Return the states after an iteration, and note which tokens take the next one.
+        """Return the states after an iteration, and record which tokens run the next one.
 
-        A token that did not run keeps its state of `before`.
+        A token that did not run keeps its state from `before`.
         """
         everybody = self._rule is None and len(self.members()) == len(self._batch.depths)
         state = after if everybody else before.replaced(self.running, after)
@@ -119,7 +118,7 @@ class ExitTracker:
     def _settled(
         self, rule: ExitRule, before: HiddenState, state: HiddenState, predict: Predict
     ) -> torch.Tensor:
-        """Return which tokens the rule ends, (n_tokens,)."""
+        """Return a mask of the tokens that the rule ends, (n_tokens,)."""
         if rule.measure == "state":
             if self._n_done < rule.least:
                 return torch.zeros_like(self.running)
@@ -142,8 +141,9 @@ class ExitTracker:
         return (old.exp() * (old - new)).sum(dim=-1)
 
     def _decoding_requests(self, positions: torch.Tensor) -> tuple[int, ...]:
-        """Return the requests whose one token of this step is a generated one: only these may exit
-        by their prediction.
+        """Return the requests with a single token in this step, a generated one.
+
+        Only these may exit by their prediction.
         """
         starts, prompts = self._batch.starts, self._batch.prompts
         places = positions.tolist()
@@ -157,7 +157,7 @@ class ExitTracker:
 class LatestKeyValues:
     """The keys and values of each token's last iteration, for each layer of the think block.
 
-    `tokens` are the places of the tokens that the current iteration computes, None for all;
+    `tokens` are the positions of the tokens that the current iteration computes, None for all;
     `running` is the tracker's, for all tokens.
     """
 
@@ -170,9 +170,9 @@ class LatestKeyValues:
     def updated(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the layer's attention is to use in place of what it has just computed.
+        """Return the keys and values to use in place of those that the layer has just computed.
 
-        Both are (n, head size x heads), of the tokens that the iteration computes.
+        Both are (n, head size x heads), for the tokens that the iteration computes.
         """
         latest = self._latest[layer]
         if latest is None or self.running is None:
@@ -191,7 +191,7 @@ class LatestKeyValues:
         return key, value
 
     def of(self, layer: int, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the latest keys and values of the tokens at these places in this layer."""
+        """Return the latest keys and values of the tokens at these positions in this layer."""
         latest = self._latest[layer]
         assert latest is not None, "the first iteration runs all tokens"
         return latest[0][tokens], latest[1][tokens]

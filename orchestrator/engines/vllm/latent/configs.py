@@ -1,6 +1,6 @@
-"""Configurations of looped checkpoints that transformers does not know: Ouro's and Huginn's.
+"""Configurations of looped checkpoints that transformers does not include: Ouro and Huginn.
 
-With the names and defaults of the published config.json files.
+Names and defaults are those of the published config.json files.
 """
 
 from __future__ import annotations
@@ -65,6 +65,6 @@ class RavenConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers count
 
 
 def register_configs() -> None:
-    """Make transformers, and so vLLM, know the two model types. Harmless when done again."""
+    """Register the two model types with transformers, and so with vLLM; may be called again."""
     for config in (OuroConfig, RavenConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)

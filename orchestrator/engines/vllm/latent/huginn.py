@@ -1,14 +1,14 @@
-"""Huginn's parts for vLLM (arXiv 2502.05171, section 3): blocks, input injection, first state.
+"""Huginn's components for vLLM (arXiv 2502.05171, section 3): blocks, injection, first state.
 
-The blocks of prelude, core and coda are one list of layers under vLLM's Llama, in that order, so
-that a schedule can name them. How often the core runs is the loop's (`loop`). Shapes and names are
-those of tomg-group-umd/huginn-0125; its test-time noise is not offered.
+The blocks of prelude, core and coda form one list of layers under vLLM's Llama, in that order, so
+that a schedule can name them. `loop` decides how often the core runs. Shapes and names are those of
+tomg-group-umd/huginn-0125; its test-time noise is not supported.
 
-The random state that the core starts from is drawn without a generator, by the seed and a token's
-place alone. So a token's state is the same whatever else is in the batch, however the prompt is cut
-into chunks, and after a preemption; prompts that two requests share have equal states, and prefix
-caching stays right. Huginn draws it afresh at every step and reports that the model forgets it; the
-paper does not say what the draw may depend on.
+The core's random initial state is drawn without a generator, from the seed and the token's position
+alone. So a token's state does not depend on the rest of the batch, on how the prompt is chunked, or
+on preemption; a prompt shared by two requests has equal states, and prefix caching stays correct.
+Huginn draws a new state at every step and reports that the model forgets it; the paper does not
+specify what the draw may depend on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, 
 
 from orchestrator.engines.vllm.latent.state import HiddenState
 
-# one for all requests, or they could share no prefix
+# the same for all requests, so that they can share prefixes
 _STATE_SEED = 0
 _BLOCK = re.compile(r"transformer\.(prelude|core_block|coda)\.(\d+)\.")
 _PARTS = {
@@ -53,7 +53,7 @@ class RavenAttention(LlamaAttention):  # type: ignore[misc]  # vllm counts as An
     """
 
     def __init__(self, config: PretrainedConfig, *arguments: object, **named: object) -> None:
-        """Add the bias `(2, 1, heads, head size)`, cut by heads under tensor parallelism."""
+        """Add the bias `(2, 1, heads, head size)`, split by heads under tensor parallelism."""
         super().__init__(config, *arguments, **named)
         self.qk_bias = nn.Parameter(
             torch.zeros(2, 1, self.num_heads, self.head_dim), requires_grad=False
@@ -71,7 +71,7 @@ class RavenAttention(LlamaAttention):  # type: ignore[misc]  # vllm counts as An
         )
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return what the block adds to its input, `(n, width)`."""
+        """Return the attention output, `(n, width)`."""
         qkv, _ = self.qkv_proj(hidden_states)
         q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
         bias = self.qk_bias.flatten(1)
@@ -81,10 +81,10 @@ class RavenAttention(LlamaAttention):  # type: ignore[misc]  # vllm counts as An
 
 
 class RavenDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts as Any
-    """y = n2(x + Attn(n1 x)), then n4(y + MLP(n3 y)): sums are normed, so no residual is left."""
+    """y = n2(x + Attn(n1 x)), then n4(y + MLP(n3 y)): sums are normed, so there is no residual."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
-        """Build Llama's layer with Huginn's attention and its two further norms."""
+        """Build Llama's layer with Huginn's attention and two additional norms."""
         super().__init__(vllm_config, prefix, attn_layer_type=RavenAttention)
         config = vllm_config.model_config.hf_config
         self.norm_1, self.norm_3 = self.input_layernorm, self.post_attention_layernorm
@@ -95,14 +95,14 @@ class RavenDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, None]:
-        """Return the block's output `(n, width)`, and None where Llama has its second half."""
+        """Return the block's output `(n, width)`, and None in place of Llama's residual."""
         x = hidden_states if residual is None else hidden_states + residual
         y = self.norm_2(x + self.self_attn(positions=positions, hidden_states=self.norm_1(x)))
         return self.norm_4(y + self.mlp(self.norm_3(y))), None
 
 
 class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts as Any
-    """All blocks of a Huginn in one list under vLLM's Llama, and the adapter that the loop uses."""
+    """All blocks of Huginn in one list under vLLM's Llama, and the adapter for the loop."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         """Build Llama with Huginn's layers and the adapter.
@@ -116,7 +116,7 @@ class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts a
         )
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return sqrt(h) times the embedding, `(n, width)`: what the prelude reads."""
+        """Return sqrt(h) times the embedding, `(n, width)`: the input of the prelude."""
         return self.model.embed_input_ids(input_ids) * math.sqrt(self.config.hidden_size)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
@@ -133,7 +133,7 @@ class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts a
             if name == "freqs_cis" or (
                 name == "lm_head.weight" and self.config.tie_word_embeddings
             ):
-                continue  # the rotation is computed, and a tied head is the embedding
+                continue  # the rotation is computed, and a tied head reuses the embedding
             block = _BLOCK.match(name)
             if block is not None:
                 name = f"model.layers.{first[block[1]] + int(block[2])}." + _replaced(
@@ -143,7 +143,7 @@ class RavenForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts a
 
 
 class HuginnCore:
-    """Every iteration reads A[s; e], from a random s_0; one norm serves before and after the coda.
+    """Every iteration reads A[s; e], from a random s_0; one norm is used before and after the coda.
 
     arXiv 2502.05171, section 3.
     """
@@ -153,7 +153,7 @@ class HuginnCore:
         self._adapter, self._norm = model.model.adapter, model.model.norm
 
     def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
-        """Return s_0: sigma^2 = 2/(5h), cut at three sigma, times sqrt(h), drawn by position."""
+        """Return s_0: sigma^2 = 2/(5h), truncated at 3 sigma, times sqrt(h), drawn by position."""
         width = embedded.hidden.shape[-1]
         scale = math.sqrt(2 / (5 * width)) * math.sqrt(width)
         drawn = truncated_normal(positions, width, _STATE_SEED) * scale
@@ -165,7 +165,7 @@ class HuginnCore:
         return HiddenState(mixed)
 
     def close(self, after: HiddenState) -> HiddenState:
-        """Return the state as the core leaves it."""
+        """Return the core's output unchanged."""
         return after
 
     def release(self, state: HiddenState) -> HiddenState:
@@ -184,43 +184,43 @@ def _load_own_heads(parameter: torch.Tensor, weight: torch.Tensor) -> None:
 
 
 def _replaced(name: str, table: dict[str, str]) -> str:
-    """Return the name with the first beginning that the table knows exchanged."""
+    """Return the name with its first matching prefix in the table replaced."""
     for old, new in table.items():
         if name.startswith(old):
             return new + name[len(old) :]
     return name
 
 
-_COLUMN_BITS = 20  # columns of one token; places take the bits above
+_COLUMN_BITS = 20  # columns of one token; positions use the bits above
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # SplitMix64's increment, as a signed word
 _FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 _CUT = 3.0  # standard deviations
 
 
 def truncated_normal(positions: torch.Tensor, width: int, seed: int) -> torch.Tensor:
-    """Return `(n, width)` float32 draws of a unit normal cut at three sigma, by positions `(n,)`.
+    """Return `(n, width)` float32 draws of a unit normal truncated at 3 sigma, by position `(n,)`.
 
-    Entry (p, c) is number p * 2**20 + c of the stream that SplitMix64 begins at the seed (Steele,
-    Lea and Flood 2014), through the inverse of the distribution function. The same on every device
-    up to the rounding of its inverse error function.
+    Entry (p, c) is number p * 2**20 + c of SplitMix64's stream from the seed (Steele, Lea and Flood
+    2014), mapped through the inverse distribution function. Devices agree up to the rounding of
+    their inverse error function.
     """
     columns = torch.arange(1, width + 1, dtype=torch.int64, device=positions.device)
     numbers = (positions.to(torch.int64) << _COLUMN_BITS)[:, None] + columns
     start = _mix(torch.tensor(seed % (1 << 63), dtype=torch.int64, device=positions.device))
     words = _mix(start + numbers * _GOLDEN)
     uniform = (_shifted(words, 40).to(torch.float64) + 0.5) / (1 << 24)
-    # the inverse error function has uniform arguments in (-reach, reach)
+    # the inverse error function gets uniform arguments in (-reach, reach)
     reach = math.erf(_CUT / math.sqrt(2))
     return (math.sqrt(2) * torch.special.erfinv((2 * uniform - 1) * reach)).to(torch.float32)
 
 
 def _mix(words: torch.Tensor) -> torch.Tensor:
-    """Return SplitMix64's output of each word; int64 arithmetic wraps, as it must."""
+    """Return SplitMix64's output for each word; int64 arithmetic wraps, as required."""
     for shift, factor in zip((30, 27), _FACTORS, strict=True):
         words = (words ^ _shifted(words, shift)) * factor
     return words ^ _shifted(words, 31)
 
 
 def _shifted(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return the words shifted right, zeros coming in: torch's own shift keeps the sign."""
+    """Return the words shifted right, filled with zeros: torch's own shift keeps the sign."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,16 +1,15 @@
-"""The layer loop of a scheduled model: head, think block to the depth of each token, tail.
+"""The layer loop of a scheduled model: head, think block up to each token's depth, tail.
 
-A family of models defines what surrounds its think block (`LoopCore`), and an exit rule may end a
-token's iterations before its depth. A request computes an iteration as long as one of its tokens
-runs it. Where the attention backend can leave requests out (`visits.can_reduce`), an iteration
-computes those that still run and no others. Elsewhere it computes the whole batch, and tokens that
-have stopped keep their state; what such an iteration writes into its own KV slots is read by no
-token that counts.
+Each model family defines the computation around its think block (`LoopCore`), and an exit rule may
+end a token's iterations before its depth. A request computes an iteration as long as one of its
+tokens runs it. If the attention backend can omit requests (`visits.can_reduce`), an iteration
+computes only those that still run. Otherwise it computes the whole batch, and stopped tokens keep
+their state; no running token reads what such an iteration writes into its own KV slots for them.
 
 Under an exit rule a token attends to the latest keys and values of every token before it, so an
-iteration that does not compute a token costs a write into its KV slots.
+iteration that skips a token still has to write its KV slots.
 
-The one rule: the result is that of each request alone. Eager; runs in vLLM's workers.
+The one rule: each request's result is the same as if it ran alone. Eager; runs in vLLM's workers.
 """
 
 from __future__ import annotations
@@ -34,34 +33,34 @@ from orchestrator.engines.vllm.latent.visits import (
 
 
 class LoopCore(Protocol):
-    """What a family does around the layers of its think block."""
+    """The computation of a model family around the layers of its think block."""
 
     def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
         """Return the state before the first iteration, from that after the head."""
         ...
 
     def inject(self, state: HiddenState, embedded: HiddenState) -> HiddenState:
-        """Return what an iteration's first layer reads: new tensors, for layers write into them."""
+        """Return the input of an iteration's first layer, as new tensors: layers write to them."""
         ...
 
     def close(self, after: HiddenState) -> HiddenState:
-        """Return the state that an iteration ends with."""
+        """Return the state at the end of an iteration."""
         ...
 
     def release(self, state: HiddenState) -> HiddenState:
-        """Return what the layers after the block read: new tensors."""
+        """Return the input of the layers after the block, as new tensors."""
         ...
 
     def finish(self, after: HiddenState) -> torch.Tensor:
-        """Return what the language-model head reads, (n_tokens, hidden_size)."""
+        """Return the input of the language-model head, (n_tokens, hidden_size)."""
         ...
 
 
 class DecoderCore:
-    """The core of an ordinary decoder: the state flows from one layer to the next."""
+    """The core of an ordinary decoder: each layer reads the state of the one before."""
 
     def __init__(self, norm: Any) -> None:
-        """Take the final norm."""
+        """Use this final norm."""
         self._norm = norm
 
     def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
@@ -73,7 +72,7 @@ class DecoderCore:
         return state.copy()
 
     def close(self, after: HiddenState) -> HiddenState:
-        """Return the state as the layers leave it."""
+        """Return the layers' output unchanged."""
         return after
 
     def release(self, state: HiddenState) -> HiddenState:
@@ -91,7 +90,7 @@ class DecoderCore:
 class LayerLoop:
     """Runs all layers of one model.
 
-    `ledger` counts each request's iterations, where a rule decides about them.
+    `ledger` counts each request's iterations if there is an exit rule.
     """
 
     def __init__(
@@ -102,9 +101,10 @@ class LayerLoop:
         rule: ExitRule | None,
         head: Any,
     ) -> None:
-        """Run these visits; `update` None: an iteration's state is what the core closes with.
+        """Run these visits; without `update` an iteration's state is the core's closed state.
 
-        `head` makes logits of what `core.finish` returns; only a rule on predictions calls it.
+        `head` computes logits from the result of `core.finish`; only a rule on predictions calls
+        it.
         """
         self._visits, self._core, self._update = visits, core, update
         self._rule, self._head = rule, head
@@ -119,9 +119,9 @@ class LayerLoop:
     def __call__(
         self, hidden: torch.Tensor, positions: torch.Tensor, batch: LatentBatch | None
     ) -> torch.Tensor:
-        """Return what the language-model head reads.
+        """Return the input of the language-model head.
 
-        `batch` None: every token takes the largest depth, as warm-up runs need.
+        Without `batch` every token runs to the largest depth, as warm-up runs need.
         """
         embedded = through(self._visits.head, positions, HiddenState(hidden))
         state = self._added_up(self._core.first_state(embedded, positions))
@@ -140,7 +140,7 @@ class LayerLoop:
         positions: torch.Tensor,
         batch: LatentBatch,
     ) -> HiddenState:
-        """Return the state after as many iterations as each token takes."""
+        """Return the state of each token after its iterations."""
         tracker = ExitTracker(self._rule, batch, positions)
         if self._rule is not None:
             self._latest = LatestKeyValues(len(self._visits.iterations[0]))
@@ -185,7 +185,7 @@ class LayerLoop:
         embedded: HiddenState,
         shares: torch.Tensor,
     ) -> HiddenState:
-        """Return the state after one iteration of these requests; all others keep theirs."""
+        """Return the state after one iteration of these requests; the others keep their state."""
         tokens = subset.tokens
         if self._latest is not None:
             others = torch.ones(len(positions), dtype=torch.bool, device=positions.device)
@@ -220,9 +220,10 @@ class LayerLoop:
         return HiddenState(self._update(state.hidden, after.hidden, shares))
 
     def _added_up(self, state: HiddenState) -> HiddenState:
-        """Return the state as one tensor where an update or a rule compares whole states.
+        """Return the state as one tensor if an update or a rule compares whole states.
 
-        Elsewhere its two parts stay apart, so that each layer computes what the stock model's does.
+        Otherwise its two parts stay separate, so that each layer computes the same as in the stock
+        model.
         """
         if self._update is None and self._rule is None:
             return state
@@ -234,9 +235,10 @@ class LayerLoop:
     def _logits(
         self, state: HiddenState, positions: torch.Tensor, subset: RequestSubset
     ) -> torch.Tensor:
-        """Return the logits of these requests, if their iterations ended here.
+        """Return the logits of these requests as if their iterations ended here.
 
-        The final pass overwrites what this leaves in the KV cache of the layers after the block.
+        The final pass overwrites the entries that this writes to the KV cache of the layers after
+        the block.
         """
         if not self._can_reduce:
             return self._head(self._finish(state, positions)[subset.tokens])
@@ -244,8 +246,9 @@ class LayerLoop:
             return self._head(self._finish(state.rows(subset.tokens), positions[subset.tokens]))
 
     def _write_latest(self, iteration: Sequence[LayerVisit], tokens: torch.Tensor) -> None:
-        """Write the latest keys and values of these tokens into the KV slots of an iteration that
-        does not compute them.
+        """Write the latest keys and values of these tokens into the KV slots of an iteration.
+
+        The iteration does not compute these tokens.
         """
         from vllm.forward_context import get_forward_context
 
@@ -263,7 +266,7 @@ class LayerLoop:
             )
 
     def _divert(self, layer: int, attention: Any) -> None:
-        """Let an attention read the latest keys and values; its weights and name stay its own."""
+        """Make an attention read the latest keys and values; its weights and name do not change."""
         stock = attention.forward
 
         def forward(
@@ -287,9 +290,9 @@ class LayerLoop:
 def loop_of(
     model: Any, latent: Mapping[str, Any], context: MutableMapping[str, Any], core: LoopCore
 ) -> LayerLoop:
-    """Return the loop of a vLLM causal model that `latent`, its `config.latent`, describes.
+    """Return the loop of a vLLM causal model as described by `latent`, its `config.latent`.
 
-    Enters the visits' KV caches into vLLM's static forward `context`.
+    Adds the visits' KV caches to vLLM's static forward `context`.
     """
     schedule = parse_schedule(latent["layers"])
     visits = visits_of(model.model.layers, schedule, int(latent["max_depth"]), context)

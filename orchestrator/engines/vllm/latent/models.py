@@ -1,9 +1,9 @@
-"""The models that `plugin` registers with vLLM: stock ones and looped ones, run under a schedule.
+"""The models that `plugin` registers with vLLM: stock and looped models under a schedule.
 
-The schedule comes in the configuration, under `config.latent` (`plan.looped.Latent.overrides`).
-Weights and their names are the stock model's. The one rule: a model differs from its stock class in
-the order of its layers and in nothing else; what an iteration is beyond its layers is in a core
-(`loop.LoopCore`). Imported by vLLM in its worker processes only.
+The schedule is in the configuration, under `config.latent` (`plan.looped.Latent.overrides`).
+Weights and their names are those of the stock model. The one rule: a model differs from its stock
+class only in the order of its layers; the rest of an iteration is in a core (`loop.LoopCore`).
+Imported by vLLM in its worker processes only.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from orchestrator.engines.vllm.latent.ouro import OuroCore, OuroForCausalLM
 def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
     """Return the subclass of a vLLM causal model that runs `config.latent`'s schedule.
 
-    `core_of(model)` makes the core of its think block.
+    `core_of(model)` creates the core of its think block.
     """
 
     class LoopedModel(stock):  # type: ignore[misc]  # vllm is untyped to us
-        # a LoRA would be applied at every visit, which nobody has trained one for
+        # a LoRA would be applied at every visit, but none is trained for that
         supports_lora = False
-        supports_pp = False  # a loop would have to go back to an earlier stage
+        supports_pp = False  # a loop would have to return to an earlier stage
 
         def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -47,7 +47,7 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
                 runner.install_v1()
 
         def get_model_state_cls(self) -> Any:
-            """Return what V2's runner prepares this model's inputs with (V1's never calls this)."""
+            """Return the class that prepares the inputs for V2's runner (V1 never calls this)."""
             from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
             return runner.model_state_v2() if self.depths_differ else DefaultModelState
@@ -68,9 +68,9 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
 
 
 def require_sound(vllm_config: Any) -> None:
-    """Raise ValueError for what is not sound, to users of the plugin without our engine.
+    """Raise ValueError for an invalid setup; for users of the plugin without our engine.
 
-    Our engine has refused it before (`engines.vllm.depth`).
+    Our engine rejects it earlier (`engines.vllm.depth`).
     """
     if not vllm_config.model_config.enforce_eager:
         raise ValueError("a model with a layer schedule runs eagerly: set enforce_eager=True")

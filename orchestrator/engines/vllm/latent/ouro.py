@@ -1,8 +1,8 @@
-"""Ouro's parts for vLLM (arXiv 2510.25741): Llama's layer, with a norm after each of its two parts.
+"""Ouro's components for vLLM (arXiv 2510.25741): Llama's layer with a norm after each half.
 
-Shape and names are those of the ByteDance/Ouro-* checkpoints; vLLM itself dropped the model in
-0.26. How often the stack runs is the loop's (`loop`). The checkpoint's learned exit gate is not
-used: `core.layers` has the rules offered here.
+Shapes and names are those of the ByteDance/Ouro-* checkpoints; vLLM itself dropped the model in
+0.26. `loop` decides how often the stack runs. The checkpoint's learned exit gate is not used: the
+supported exit rules are in `core.layers`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class OuroDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts 
     """h <- h + n2(Attn(n1 h)), then h <- h + n4(MLP(n3 h)), in two parts as vLLM's Llama."""
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
-        """Add the two norms that Llama has not."""
+        """Add the two norms that Llama does not have."""
         super().__init__(vllm_config, prefix)
         config = vllm_config.model_config.hf_config
         self.input_layernorm_2 = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -31,7 +31,7 @@ class OuroDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # vllm counts 
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the two parts whose sum is the layer's output, each `(n, width)`."""
+        """Return the two parts that sum to the layer's output, each `(n, width)`."""
         if residual is None:
             residual = hidden_states
             hidden_states = self.input_layernorm(hidden_states)
@@ -60,13 +60,13 @@ class OuroForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vllm counts as
 
 
 class OuroCore:
-    """The state starts as the embedding, and the final norm closes every iteration.
+    """The state starts as the embedding, and the final norm ends every iteration.
 
     arXiv 2510.25741, section 3.1.
     """
 
     def __init__(self, model: Any) -> None:
-        """Take the norm from the model."""
+        """Use the model's norm."""
         self._norm = model.model.norm
 
     def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
@@ -74,7 +74,7 @@ class OuroCore:
         return embedded
 
     def inject(self, state: HiddenState, embedded: HiddenState) -> HiddenState:
-        """Return a copy of the state: the embedding comes in once, at the start."""
+        """Return a copy of the state: the embedding enters once, at the start."""
         return state.copy()
 
     def close(self, after: HiddenState) -> HiddenState:
@@ -86,5 +86,5 @@ class OuroCore:
         return state
 
     def finish(self, after: HiddenState) -> torch.Tensor:
-        """Return the state: the last iteration has normed it."""
+        """Return the state: the last iteration has already normed it."""
         return after.whole()

@@ -1,8 +1,8 @@
 """The vLLM plugin that registers our architectures, the entry point `leadline-latent`.
 
-vLLM calls it in each of its processes, more than once, and in every vLLM of this environment, ours
-or not. The one rule: it imports nothing heavy, adds architectures under names of our own, and
-changes no other.
+vLLM calls it in each of its processes, more than once, and in every vLLM of this environment, even
+without Leadline. The one rule: it imports nothing heavy, adds architectures under our own names,
+and changes no others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from orchestrator.plan.looped import targets
 
 
 def register() -> None:
-    """Tell vLLM where our architectures are, and transformers what their configurations are.
+    """Register our architectures with vLLM, and their configurations with transformers.
 
     vLLM imports an architecture when a model names it.
     """

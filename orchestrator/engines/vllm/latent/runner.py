@@ -1,9 +1,9 @@
-"""How the depths of a step's requests reach the model, and how its counts come back.
+"""Hooks in vLLM's runners that pass request depths to the model and return its counts.
 
-There is a hook for each of vLLM's two model runners. V1 has no place for one, so its method that
-makes the model's keyword arguments is wrapped, for models of ours only. V2 lets a model name the
-class that prepares its inputs (`get_model_state_cls`). Dummy and warm-up runs get no batch, which
-means the largest depth. Counts are called for by name, through vLLM's `worker_extension_cls`.
+There is a hook for each of vLLM's two model runners. V1 has no extension point, so its method that
+makes the model's keyword arguments is wrapped, for our models only. V2 lets a model name the class
+that prepares its inputs (`get_model_state_cls`). Dummy and warm-up runs get no batch, which means
+the largest depth. Counts are fetched by method name, through vLLM's `worker_extension_cls`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from orchestrator.plan.looped import DEPTH_ARGUMENT
 
 
 def requested_depth(params: Any, default: int) -> int:
-    """Return the depth that a request's sampling parameters name."""
+    """Return the depth in a request's sampling parameters."""
     arguments: Mapping[str, Any] = getattr(params, "extra_args", None) or {}
     return int(arguments.get(DEPTH_ARGUMENT, default))
 
 
 def install_v1() -> None:
-    """Make V1's runner hand `batch` to models with a `latent_depth`; harmless when repeated."""
+    """Make V1's runner pass `batch` to models with a `latent_depth`; may be called again."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     stock = GPUModelRunner._init_model_kwargs
@@ -35,7 +35,7 @@ def install_v1() -> None:
     def with_batch(self: Any, num_reqs: int | None = None) -> dict[str, Any]:
         arguments: dict[str, Any] = stock(self, num_reqs)
         default = getattr(self.get_model(), "latent_depth", None)
-        if default is not None and num_reqs != 0:  # 0 is how a dummy run calls it
+        if default is not None and num_reqs != 0:  # 0 marks a dummy run
             arguments["batch"] = _batch_v1(self, default)
         return arguments
 
@@ -54,9 +54,9 @@ def _batch_v1(runner: Any, default: int) -> LatentBatch:
 
 
 def model_state_v2() -> Any:
-    """Return the class of V2's model state that hands `batch` to the model.
+    """Return the class of V2's model state that passes `batch` to the model.
 
-    It keeps each request's depth and prompt length as long as the request lives.
+    It stores each request's depth and prompt length as long as the request exists.
     """
     from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
@@ -90,7 +90,7 @@ def model_state_v2() -> Any:
 def batch_v2(
     depths: Mapping[str, int], prompts: Mapping[str, int], input_batch: Any
 ) -> LatentBatch | None:
-    """Return what a V2 batch is to the model; None for a dummy one, with requests nobody added."""
+    """Return a V2 batch in the model's form; None for a dummy batch, with unknown requests."""
     ids = input_batch.req_ids[: input_batch.num_reqs]
     if not all(name in depths for name in ids):
         return None
@@ -104,15 +104,15 @@ def batch_v2(
 
 
 class DepthCounts:
-    """Mixed into vLLM's worker class: its one method is called by name through `collective_rpc`."""
+    """A mixin for vLLM's worker class: its method is called by name through `collective_rpc`."""
 
     model_runner: Any
 
     def take_depth_counts(self, request: str) -> tuple[int, int, int, int] | None:
-        """Return, once, a request's `depth.IterationCounts` as a tuple; None if nothing of it ran.
+        """Return, once, a request's `depth.IterationCounts` as a tuple; None if none of it ran.
 
-        A step is counted before its output leaves the worker, so whoever holds a request's last
-        output finds all of its steps here.
+        A step is counted before its output leaves the worker, so all steps of a request are counted
+        once its last output has arrived.
         """
         counts = self.model_runner.get_model().loop.ledger.take(request)
         return None if counts is None else dataclasses.astuple(counts)

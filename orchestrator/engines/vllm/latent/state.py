@@ -1,7 +1,7 @@
-"""The hidden state between two decoder layers, and how an iteration of the think block updates it.
+"""The hidden state between two decoder layers, and its update by an iteration of the think block.
 
-The one rule: nothing here is written in place, so whoever holds a state may keep it. Needs torch,
-not vllm. Which tokens take an iteration is decided in `batch`, what runs in one in `loop`.
+The one rule: nothing here is written in place, so a state can be kept safely. Needs torch, not
+vllm. `batch` decides which tokens run an iteration, and `loop` runs it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 
 
 class HiddenState:
-    """What passes from layer to layer, in the two parts that vLLM's layers keep: their sum counts.
+    """The state between layers, in the two parts that vLLM's layers use; their sum is the state.
 
-    Both are (n_tokens, hidden_size); `residual` is None before the first layer and where the two
-    have been added up.
+    Both are (n_tokens, hidden_size); `residual` is None before the first layer and after the two
+    have been added.
     """
 
     __slots__ = ("hidden", "residual")
@@ -30,15 +30,15 @@ class HiddenState:
         return self.hidden.clone() if self.residual is None else self.hidden + self.residual
 
     def copy(self) -> HiddenState:
-        """Return a state whose tensors may be written to."""
+        """Return a copy of the state that may be written to."""
         return self._each(lambda part: part.clone())
 
     def rows(self, tokens: torch.Tensor) -> HiddenState:
-        """Return a copy of the rows of the tokens at these places."""
+        """Return a copy of the rows of the tokens at these positions."""
         return self._each(lambda part: part[tokens])
 
     def merged(self, tokens: torch.Tensor, part: HiddenState) -> HiddenState:
-        """Return this state with `part` as the rows of the tokens at these places."""
+        """Return this state with `part` as the rows of the tokens at these positions."""
         return self._with(part, lambda old, new: old.index_copy(0, tokens, new))
 
     def replaced(self, tokens: torch.Tensor, new: HiddenState) -> HiddenState:
@@ -54,13 +54,13 @@ class HiddenState:
     def _with(self, other: HiddenState, join: Any) -> HiddenState:
         if self.residual is None and other.residual is None:
             return HiddenState(join(self.hidden, other.hidden))
-        if self.residual is None or other.residual is None:  # one has not passed a layer yet
+        if self.residual is None or other.residual is None:  # a state before the first layer
             return HiddenState(join(self.whole(), other.whole()))
         return HiddenState(join(self.hidden, other.hidden), join(self.residual, other.residual))
 
 
 class StateUpdate(Protocol):
-    """How the state before an iteration and the state its layers propose make the next one."""
+    """Combines the state before an iteration with the state its layers propose."""
 
     def __call__(
         self, before: torch.Tensor, proposed: torch.Tensor, share: torch.Tensor
@@ -72,7 +72,7 @@ class StateUpdate(Protocol):
 def damped(before: torch.Tensor, proposed: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """Return x + (g(x) - x) / r: one of r small steps of a frozen block g (arXiv 2605.23872).
 
-    Exactly `proposed` where the depth r is 1, so that depth 1 is the model as it ships.
+    Exactly `proposed` if the depth r is 1, so that depth 1 is the original model.
     """
     return torch.lerp(before, proposed, share.to(proposed.dtype))
 
@@ -81,7 +81,7 @@ def residual(before: Any, proposed: Any, keep: float) -> Any:
     """Return keep * before + (1 - keep) * proposed (arXiv 2506.08552, section 3).
 
     `keep` in [0, 1) is the paper's alpha: 0 is the plain loop, and 1 - 1/K damps a frozen model's
-    loop to K small steps. Serves torch tensors and NumPy arrays.
+    loop to K small steps. Works on torch tensors and NumPy arrays.
     """
     return keep * before + (1 - keep) * proposed
 

@@ -1,12 +1,12 @@
-"""Layer visits: how one decoder layer runs several times in a pass, and for a part of the batch.
+"""Layer visits: run one decoder layer several times in a pass, and for a part of the batch.
 
-Every visit of a layer has a KV cache of its own and the same weights. vLLM sizes and binds KV
-caches by the Attention modules in its forward context, by name. So each visit of a layer after the
-first gets shallow copies of the layer and its Attention under a name of its own, and an Attention
-that no visit uses leaves the context.
+Every visit of a layer has its own KV cache and the same weights. vLLM sizes and binds KV caches by
+the names of the Attention modules in its forward context. So each visit of a layer after the first
+gets shallow copies of the layer and its Attention under a new name, and an Attention that no visit
+uses is removed from the context.
 
-vLLM describes a batch to its attention kernels by metadata per layer: whose tokens lie where, and
-in which blocks of the cache. Requests that have stopped iterating must not be in it
+vLLM describes a batch to its attention kernels by metadata per layer: the position and the cache
+blocks of each request's tokens. It must not include requests that have stopped iterating
 (`RequestSubset`). Not covered: attention backends other than the CPU's (`can_reduce`).
 """
 
@@ -30,7 +30,7 @@ _REDUCIBLE = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")  # vLLM's names
 
 @dataclass(frozen=True, slots=True)
 class LayerVisit:
-    """A layer to be called once in a pass, and its Attention, whose name finds its KV cache."""
+    """A layer to be called once in a pass, and its Attention, which names the KV cache."""
 
     layer: Any
     attention: Any
@@ -43,7 +43,7 @@ class LayerVisit:
 
 @dataclass(frozen=True, slots=True)
 class LayerVisits:
-    """The visits of a schedule: head, iterations as far as a request's depth, tail."""
+    """The visits of a schedule: head, iterations up to a request's depth, tail."""
 
     head: tuple[LayerVisit, ...]
     iterations: tuple[tuple[LayerVisit, ...], ...]
@@ -60,7 +60,7 @@ def visits_of(
 ) -> LayerVisits:
     """Return the visits of these layers.
 
-    Enters each KV cache into vLLM's static forward `context` and removes those that none uses.
+    Adds each KV cache to vLLM's static forward `context` and removes unused ones.
     """
     sources = [_visits_of_layer(layer, context) for layer in layers]
 
@@ -76,40 +76,40 @@ def visits_of(
 
 
 def _visits_of_layer(layer: Any, context: MutableMapping[str, Any]) -> Iterator[LayerVisit]:
-    """Yield the layer itself, then its twins, for ever."""
+    """Yield the layer itself, then endless copies of it."""
     yield LayerVisit(layer, layer.self_attn.attn)
     base = layer.self_attn.attn.layer_name
     for n in itertools.count(2):
         twin = _twin(layer)
         twin.self_attn = _twin(layer.self_attn)
         attention = twin.self_attn.attn = _twin(layer.self_attn.attn)
-        # vLLM reads the layer's number from the name: it may hold one bare integer
+        # vLLM reads the layer's number from the name: it may contain only one integer
         attention.layer_name = f"{base}.visit{n}"
         context[attention.layer_name] = attention
         yield LayerVisit(twin, attention)
 
 
 def _twin(module: Any) -> Any:
-    """Return a shallow copy that shares all weights and can be given other children."""
+    """Return a shallow copy that shares all weights and has replaceable children."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     return twin
 
 
 def can_reduce(visits: Sequence[LayerVisit]) -> bool:
-    """Tell whether `RequestSubset` can rewrite the metadata of these visits' attention backend."""
+    """Return whether `RequestSubset` can rewrite the metadata of the visits' attention backend."""
     return all(visit.attention.attn_backend.get_name() in _REDUCIBLE for visit in visits)
 
 
 class RequestSubset:
-    """Some requests of a step: makes the forward contexts in which only their tokens are computed.
+    """Some requests of a step: creates forward contexts that compute only their tokens.
 
-    Iterations that the same requests run share one, and with it the metadata, as the layers of an
+    Iterations of the same requests share one instance and its metadata, as the layers of an
     iteration do.
     """
 
     def __init__(self, members: tuple[int, ...], batch: LatentBatch, device: torch.device) -> None:
-        """Take the requests `members` of the batch."""
+        """Select the requests `members` of the batch."""
         self.members = members
         self.tokens = batch.tokens(members, device)
         self._lengths = [batch.starts[i + 1] - batch.starts[i] for i in members]
@@ -119,7 +119,7 @@ class RequestSubset:
 
     @contextmanager
     def forward_context(self, visits: Sequence[LayerVisit]) -> Iterator[None]:
-        """Set vLLM's forward context, of the whole batch, to these requests for these visits."""
+        """Restrict vLLM's forward context to these requests of the batch, for these visits."""
         from vllm.forward_context import get_forward_context, override_forward_context
 
         whole = get_forward_context()
@@ -133,7 +133,7 @@ class RequestSubset:
             yield
 
     def _own_slots(self, slots: torch.Tensor) -> torch.Tensor:
-        if id(slots) not in self._slots:  # one tensor per cache group, which outlives the step
+        if id(slots) not in self._slots:  # one tensor per cache group, alive beyond the step
             self._slots[id(slots)] = slots[self.tokens]
         return self._slots[id(slots)]
 
@@ -150,10 +150,10 @@ class RequestSubset:
         return self._metadata[key]
 
     def _reduced_gpu(self, metadata: Any) -> Any:
-        """Return what FlashAttention's and Triton's builders (vllm 0.32) make for these requests.
+        """Return the metadata of FlashAttention's and Triton's builders for these requests.
 
-        Nothing here waits for the device. `max_seq_len` stays: it is an upper bound there too.
-        FlashAttention 3 plans its own schedule if it is given none.
+        As of vllm 0.32. Nothing here waits for the device. `max_seq_len` is unchanged: it is an
+        upper bound there too. FlashAttention 3 plans its own schedule if none is given.
         """
         starts = list(itertools.accumulate(self._lengths, initial=0))
         query_start_loc = metadata.query_start_loc
@@ -169,7 +169,7 @@ class RequestSubset:
         )
 
     def _reduced_cpu(self, metadata: Any, attention: Any, window: int) -> Any:
-        """Return what `CPUAttentionMetadataBuilder.build` would make for these requests.
+        """Return the metadata of `CPUAttentionMetadataBuilder.build` for these requests.
 
         vllm 0.32, v1/attention/backends/cpu_attn.py.
         """

@@ -1,4 +1,4 @@
-"""Lets the tests here import the references beside them: pytest's importlib mode does not."""
+"""Lets the tests here import the references next to them: pytest's importlib mode does not."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Ouro- and Huginn-shaped models in plain PyTorch, written from the papers' equations: the
-yardstick of the engine tests.
+"""Ouro- and Huginn-shaped reference models in plain PyTorch, from the papers' equations.
 
-One rule: everything is recomputed from the token ids, without a cache, in float32, one sequence at
-a time. A token that has taken its own number of iterations keeps its state, and what the others see
-of it is the keys and values of its last iteration: the authors' lookup of the "latest" cache entry
-(Huginn, arXiv 2502.05171, section 6.1). With equal depths that rule never acts. Not covered:
-dropout, padding, sliding windows, other rotary scalings. Nothing here imports the plugin it judges.
+The one rule: everything is recomputed from the token ids, without a cache, in float32, one sequence
+at a time. A token that has run its own number of iterations keeps its state, and the others see the
+keys and values of its last iteration: the authors' lookup of the "latest" cache entry (Huginn,
+arXiv 2502.05171, section 6.1). With equal depths that rule has no effect. Not covered: dropout,
+padding, sliding windows, other rotary scalings. Nothing here imports the plugin under test.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class Ouro:
-    """The whole stack, looped; the final norm closes every loop (arXiv 2510.25741, section 3.1).
+    """The whole stack, looped; the final norm ends every loop (arXiv 2510.25741, section 3.1).
 
     `weights` has the checkpoint's names.
     """
@@ -38,8 +37,9 @@ class Ouro:
         )
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return what every iteration may read besides the state: here nothing does, the state
-        starts from it.
+        """Return the embedding, from which the state starts.
+
+        Every iteration may read it, but does not here.
         """
         return self.weights["model.embed_tokens.weight"][ids]
 
@@ -48,12 +48,13 @@ class Ouro:
         return embedded
 
     def inject(self, state: Tensor, embedded: Tensor) -> Tensor:
-        """Return what the first layer of an iteration reads."""
+        """Return the input of an iteration's first layer."""
         return state
 
     def layer(self, index: int, x: Tensor, others: Callable[[KeysValues], KeysValues]) -> Tensor:
-        """Return x after one layer: a norm before and one after each of its two parts, the second
-        inside the residual branch.
+        """Return x after one layer, with a norm before and after each of its two parts.
+
+        The norm after a part is inside the residual branch.
         """
         name = f"model.layers.{index}"
         inner = self._norm(x, f"{name}.input_layernorm")
@@ -84,7 +85,7 @@ class Ouro:
         return self._norm(x, "model.norm")
 
     def logits(self, state: Tensor) -> Tensor:
-        """Return the next token's logits `(n, vocabulary)` of final states."""
+        """Return the next token's logits `(n, vocabulary)` from final states."""
         return _linear(state, self.weights["lm_head.weight"])
 
     def _inner_norm(self, x: Tensor, name: str) -> Tensor:
@@ -95,8 +96,9 @@ class Ouro:
 
 
 class Llama(Ouro):
-    """An ordinary decoder whose layers `think` run as often as the depth says, between `head` and
-    `tail` (ETD, arXiv 2510.07358).
+    """An ordinary decoder that runs its layers `think` depth times, between `head` and `tail`.
+
+    ETD, arXiv 2510.07358.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class Llama(Ouro):
         return x
 
     def logits(self, state: Tensor) -> Tensor:
-        """Return the next token's logits of the states, after the layers of the tail."""
+        """Return the next token's logits from the states, after the layers of the tail."""
         for index in self.tail:
             state = super().layer(index, state, _own)
         return super().logits(self._norm(state, "model.norm"))
@@ -160,8 +162,9 @@ class Huginn:
         return x
 
     def first_state(self, embedded: Tensor) -> Tensor:
-        """Return s_0: normal with sigma^2 = 2/(5h), cut at three sigma, times sqrt(h); drawn from
-        the seed and each token's place alone.
+        """Return s_0: normal with sigma^2 = 2/(5h), truncated at three sigma, times sqrt(h).
+
+        Drawn from the seed and each token's position alone.
         """
         sigma = math.sqrt(2 / (5 * self.width))
         rows = [
@@ -184,8 +187,9 @@ class Huginn:
         return x
 
     def logits(self, state: Tensor) -> Tensor:
-        """Return the next token's logits `(n, vocabulary)`: norm, coda, the same norm, the tied
-        head.
+        """Return the next token's logits `(n, vocabulary)`.
+
+        The order is norm, coda, the same norm, the tied head.
         """
         x = self._norm(state, "transformer.ln_f")
         for index in range(int(self.config["n_layers_in_coda"])):
@@ -223,14 +227,14 @@ class Huginn:
 
 
 Model = Ouro | Huginn
-# (iteration just done, states before, states after) -> who takes another, (n,) bool
+# (last iteration, states before, states after) -> mask of tokens that run another, (n,) bool
 GoesOn = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def iterate(
     model: Model, ids: Sequence[int], goes_on: GoesOn, keep: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return every token's final state `(n, width)` and how many iterations it took `(n,)`.
+    """Return every token's final state `(n, width)` and its number of iterations `(n,)`.
 
     `keep` is the residual refinement's alpha: h_t = alpha h_{t-1} + (1 - alpha) f(h_{t-1}) (arXiv
     2506.08552, section 3.1).
@@ -253,13 +257,14 @@ def iterate(
 
 
 def at_depths(depths: Sequence[int]) -> GoesOn:
-    """Return the rule of tokens that take these numbers of iterations."""
+    """Return the rule for tokens that run these numbers of iterations."""
     return lambda done, before, after: torch.tensor(depths) > done
 
 
 def until_settled(threshold: float, least: int, most: int) -> GoesOn:
-    """Return the rule that a token stops when ||s_i - s_{i-1}|| / ||s_i|| < threshold, after at
-    least `least` iterations, at `most`.
+    """Return the rule that a token stops when ||s_i - s_{i-1}|| / ||s_i|| < threshold.
+
+    It runs at least `least` and at most `most` iterations.
     """
 
     def rule(done: int, before: Tensor, after: Tensor) -> Tensor:
@@ -287,8 +292,9 @@ def generate(
 def generate_until_settled(
     model: Model, prompt: Sequence[int], n_new: int, threshold: float, least: int, most: int
 ) -> tuple[list[int], list[int]]:
-    """Return the greedy continuation in which every token, of the prompt too, stops by its state;
-    and the iterations of all tokens fed.
+    """Return the greedy continuation with exits by state, and the iterations of all tokens fed.
+
+    Prompt tokens exit by their state, too.
     """
     ids = list(prompt)
     taken = torch.zeros(0)
@@ -301,12 +307,11 @@ def generate_until_settled(
 def generate_until_sure(
     model: Model, prompt: Sequence[int], n_new: int, threshold: float, least: int, most: int
 ) -> tuple[list[int], list[int]]:
-    """Return the greedy continuation by Huginn's zero-shot exit, and the iterations of all tokens
-    fed.
+    """Return the greedy continuation by Huginn's zero-shot exit, and all tokens' iterations.
 
-    A generated token stops at the first step i >= least with KL(p_{i-1} || p_i) < threshold, p_i
-    being the next token's distribution from s_i and p_0 uniform (section 6.1 and the authors'
-    evaluation code); tokens of the prompt take `most`.
+    A generated token stops at the first step i >= least with KL(p_{i-1} || p_i) < threshold,
+    where p_i is the next token's distribution from s_i and p_0 is uniform (section 6.1 and the
+    authors' evaluation code); prompt tokens run `most`.
     """
     ids, depths = list(prompt), [most] * len(prompt)
     for _ in range(n_new):
@@ -324,8 +329,9 @@ def kl(p_logits: Tensor, q_logits: Tensor) -> float:
 
 
 def truncated_normal(seed: int, place: int, column: int) -> float:
-    """Return one draw of a unit normal within three sigma: number `place * 2**20 + column` of the
-    stream SplitMix64 begins at this seed.
+    """Return one draw of a unit normal truncated at three sigma.
+
+    It is number `place * 2**20 + column` of SplitMix64's stream from this seed.
     """
     word = _mix(_mix(seed) + ((place << 20) + column + 1) * 0x9E3779B97F4A7C15)
     uniform = ((word >> 40) + 0.5) / 2**24
@@ -339,8 +345,9 @@ def _truncated_normals(seed: int, place: int, width: int) -> tuple[float, ...]:
 
 
 def _mix(word: int) -> int:
-    """Return SplitMix64's output function of a 64-bit word (Steele, Lea, Flood: Fast splittable
-    pseudorandom number generators, 2014).
+    """Return SplitMix64's output function of a 64-bit word.
+
+    Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014.
     """
     word &= 2**64 - 1
     word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -364,8 +371,9 @@ def _sure_depth(
 def _latest(
     held: list[KeysValues | None], index: int, runs: Tensor
 ) -> Callable[[KeysValues], KeysValues]:
-    """Return the lookup by which tokens that no longer run show their last keys and values; notes
-    those of the ones that do.
+    """Return the lookup that gives stopped tokens' last keys and values.
+
+    It records those of running tokens.
     """
 
     def lookup(new: KeysValues) -> KeysValues:
@@ -394,8 +402,9 @@ def _attention(
     rotate: Callable[[Tensor], Tensor],
     others: Callable[[KeysValues], KeysValues],
 ) -> Tensor:
-    """Return causal attention `(n, heads * size)` of `(n, heads, size)`; groups of query heads
-    share a head of keys.
+    """Return causal attention `(n, heads * size)` of `(n, heads, size)`.
+
+    Groups of query heads share a key head.
     """
     q = rotate(q)
     k, v = others((rotate(k), v))
@@ -408,8 +417,9 @@ def _attention(
 
 
 def _rotation(size: int, base: float, *, interleaved: bool) -> Callable[[Tensor], Tensor]:
-    """Return the rotary embedding of `(n, heads, size)` at places 0..n-1; pairs are neighbours, or
-    half the head apart.
+    """Return the rotary embedding of `(n, heads, size)` at positions 0..n-1.
+
+    Pairs are neighbours, or half the head apart.
     """
     frequencies = base ** (-torch.arange(0, size, 2) / size)
 

@@ -1,5 +1,6 @@
-"""What a scheduled model must generate: plain PyTorch on transformers' layers, every token
-recomputed from the start, no cache anywhere.
+"""Reference generation of a scheduled model, in plain PyTorch on transformers' layers.
+
+Every token is recomputed from the start, without any cache.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def greedy(
     tail: Sequence[int] = (),
     depth: int = 1,
 ) -> list[int]:
-    """Return the likeliest continuation under head, think x depth, tail."""
+    """Return the most likely continuation under head, think x depth, tail."""
     return _greedy(
         model,
         prompt,
@@ -37,7 +38,7 @@ def greedy_damped(
     tail: Sequence[int],
     depth: int,
 ) -> list[int]:
-    """Return the likeliest continuation when each iteration goes 1 / depth of the way."""
+    """Return the most likely continuation if each iteration makes 1 / depth of a full step."""
 
     def states(run: Any, x: torch.Tensor) -> torch.Tensor:
         x = run(head, x)

@@ -1,4 +1,4 @@
-"""Exits without an engine: which tokens go on, and what stands for those that have stopped."""
+"""Exits without an engine: which tokens continue, and the keys and values of stopped ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def nobody(states: HiddenState, requests: tuple[int, ...]) -> torch.Tensor:
 
 
 def test_a_batch_knows_where_the_tokens_of_its_requests_are() -> None:
-    """Three requests of 2, 3 and 1 tokens at depths 1, 3, 2; two tokens of padding."""
+    """There are three requests of 2, 3 and 1 tokens at depths 1, 3, 2, and two padding tokens."""
     batch = LatentBatch((1, 3, 2), (0, 2, 5, 6))
     assert batch.tokens((1, 2), torch.device("cpu")).tolist() == [2, 3, 4, 5]
     assert batch.token_depths(8, torch.device("cpu")).tolist() == [1, 1, 3, 3, 3, 2, 1, 1]
@@ -39,7 +39,7 @@ def test_a_batch_knows_where_the_tokens_of_its_requests_are() -> None:
 
 
 def test_without_a_rule_every_token_takes_its_depth() -> None:
-    """The members are the requests that still run; a token that has stopped keeps its state."""
+    """The members are the requests that still run; a stopped token keeps its state."""
     tracker = ExitTracker(None, BATCH, POSITIONS)
     state = HiddenState(torch.zeros(3, 1))
     members = []
@@ -53,8 +53,9 @@ def test_without_a_rule_every_token_takes_its_depth() -> None:
 
 
 def test_a_settled_state_stops_but_not_before_the_least() -> None:
-    """||s_i - s_{i-1}|| / ||s_i|| of (10, 10 + d): the first token moves by 1 in 10, the others by
-    more.
+    """The first token moves by 1 in 10, the others by more.
+
+    The change is ||s_i - s_{i-1}|| / ||s_i|| of (10, 10 + d).
     """
     for least, taken in ((1, 1), (2, 2)):
         tracker = ExitTracker(ExitRule("state", 0.1, least), BATCH, POSITIONS)
@@ -71,8 +72,9 @@ def test_a_settled_state_stops_but_not_before_the_least() -> None:
 
 
 def test_only_generated_tokens_leave_by_their_prediction() -> None:
-    """KL from the uniform distribution first, then from the step before: log 2 for a certain choice
-    of two, then 0.
+    """The KL divergence is first from the uniform distribution, then from the previous step.
+
+    It is log 2 for a certain choice of two, then 0.
     """
     predicted = []
 
@@ -91,8 +93,9 @@ def test_only_generated_tokens_leave_by_their_prediction() -> None:
 
 
 def test_the_divergence_is_that_of_the_step_before_from_this_one() -> None:
-    """KL(p || q) for p = (3/4, 1/4) then q = (1/2, 1/2), by hand: 3/4 log 3/2 + 1/4 log 1/2 =
-    0.1308 nats.
+    """KL(p || q) for p = (3/4, 1/4), then q = (1/2, 1/2), is 0.1308 nats.
+
+    By hand: 3/4 log 3/2 + 1/4 log 1/2.
     """
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     for below, runs in ((expected - 1e-4, True), (expected + 1e-4, False)):
@@ -107,8 +110,9 @@ def test_the_divergence_is_that_of_the_step_before_from_this_one() -> None:
 
 
 def test_the_last_keys_stand_for_a_token_that_has_stopped() -> None:
-    """In a whole batch, and when only some tokens are computed; later readings see the newest of
-    each.
+    """Applies in a whole batch and if only some tokens are computed.
+
+    Later reads see the newest of each.
     """
     latest = LatestKeyValues(1)
     first = torch.tensor([[1.0], [2.0], [3.0]])

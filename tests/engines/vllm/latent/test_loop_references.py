@@ -1,6 +1,4 @@
-"""What the references say of themselves, and the seeded state that they and the plugin must agree
-on.
-"""
+"""Tests of the references, and of the seeded state that they share with the plugin."""
 
 from __future__ import annotations
 
@@ -33,8 +31,9 @@ def model(name: str) -> Ouro | Huginn:
 
 
 def test_the_seeded_state_is_what_its_definition_says() -> None:
-    """The plugin's tensors against plain integers and the standard library's normal distribution;
-    unit variance but for the cut.
+    """The plugin's tensors match plain integers and the standard library's normal distribution.
+
+    The variance is 1 except for the truncation.
     """
     places = torch.tensor([0, 3, 4095])
     drawn = first_state.truncated_normal(places, 16, seed=7)
@@ -44,7 +43,7 @@ def test_the_seeded_state_is_what_its_definition_says() -> None:
     torch.testing.assert_close(drawn, torch.tensor(expected))
     many = first_state.truncated_normal(torch.arange(256), 512, seed=0)
     assert abs(many.mean()) < 0.01  # 131,072 draws: five standard errors are 0.014
-    assert abs(many.std() - 0.9866) < 0.01  # of a unit normal cut at three sigma
+    assert abs(many.std() - 0.9866) < 0.01  # of a unit normal truncated at three sigma
     assert many.abs().max() < 3
     assert not torch.equal(many[0], many[1])
     assert not torch.equal(many[:1], first_state.truncated_normal(torch.arange(1), 512, seed=1))
@@ -52,8 +51,9 @@ def test_the_seeded_state_is_what_its_definition_says() -> None:
 
 @pytest.mark.parametrize("name", ["ouro", "huginn"])
 def test_a_token_does_not_feel_what_comes_after_it(name: str) -> None:
-    """State and exit of a prefix are those it has alone: so exits stay right in chunks, after a
-    preemption, and in a shared prefix.
+    """State and exit of a prefix are the same as if it ran alone.
+
+    So exits stay correct in chunks, after a preemption, and in a shared prefix.
     """
     rule = until_settled(0.3 if name == "ouro" else 0.05, least=2, most=12)
     state, taken = iterate(model(name), IDS, rule)
@@ -66,8 +66,9 @@ def test_a_token_does_not_feel_what_comes_after_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ouro", "huginn"])
 def test_an_exit_is_the_first_settled_step(name: str) -> None:
-    """The depths that the rule finds, given as fixed depths, lead to the same states; nobody leaves
-    early or late.
+    """The depths chosen by the rule, set as fixed depths, lead to the same states.
+
+    No token exits early or late.
     """
     threshold = 0.3 if name == "ouro" else 0.05
     state, taken = iterate(model(name), IDS, until_settled(threshold, least=2, most=12))
@@ -86,8 +87,9 @@ def test_an_exit_is_the_first_settled_step(name: str) -> None:
 
 
 def test_a_lower_threshold_takes_more_steps() -> None:
-    """Huginn's exit by the prediction: prompt at full depth, then a depth of its own for each
-    token, more of it for a stricter rule.
+    """Under Huginn's exit by prediction, a stricter rule takes more iterations.
+
+    The prompt runs at full depth, then each token has its own depth.
     """
     _, loose = generate_until_sure(model("huginn"), IDS, 5, 0.5, least=1, most=16)
     _, strict = generate_until_sure(model("huginn"), IDS, 5, 5e-4, least=1, most=16)

@@ -1,6 +1,6 @@
-"""How a model runs by its configuration and the plan, and what is refused before anything starts.
+"""How configuration and plan determine a model's schedule, and which settings are refused.
 
-Ordinary models under a schedule, then checkpoints that loop by themselves (`plan.looped`).
+First ordinary models under a schedule, then checkpoints that loop by themselves (`plan.looped`).
 """
 
 from __future__ import annotations
@@ -50,15 +50,16 @@ def resolved_loop(config: dict[str, Any], **fields: Any) -> Latent | None:
 
 
 def test_a_model_without_a_schedule_is_vllms_own() -> None:
-    """Nobody asked for anything: the stock class must run, whatever the family."""
+    """Without a schedule the stock class must run, for every model family."""
     assert resolved() is None
     assert resolved(Model("m", max_depth=1)) is None
     assert resolved(architectures=["OlmoeForCausalLM"], quantization_config={"bits": 4}) is None
 
 
 def test_the_folders_schedule_counts_and_the_plan_may_raise_the_depth() -> None:
-    """`latent` in config.json is the model as it ships; max_depth is a matter of memory, so a plan
-    may set it.
+    """`latent` in config.json defines the original model.
+
+    max_depth only affects memory, so a plan may set it.
     """
     latent = scheduled(latent=OWN)
     assert (str(latent.schedule), latent.depth, latent.max_depth, latent.damped) == (
@@ -73,15 +74,13 @@ def test_the_folders_schedule_counts_and_the_plan_may_raise_the_depth() -> None:
 
 
 def test_the_plans_schedule_replaces_the_folders_and_its_depths() -> None:
-    """The folder's depths were those of its schedule; of another nothing is known, so it starts at
-    1.
-    """
+    """The folder's depths belong to its schedule; another schedule starts at depth 1."""
     latent = scheduled(Model("m", layers="0-4 (5-9)*r 10-29", max_depth=2), latent=OWN)
     assert (str(latent.schedule), latent.depth, latent.max_depth) == ("0-4 (5-9)*r 10-29", 1, 2)
 
 
 def test_overrides_say_it_again() -> None:
-    """What vLLM is given must mean the same when the worker reads it."""
+    """The overrides passed to vLLM must mean the same when the worker reads them."""
     latent = scheduled(Model("m", layers=THINK, max_depth=4, damped=True))
     over = latent.overrides()
     assert over["architectures"] == ["LeadlineLlamaForCausalLM"]
@@ -90,7 +89,7 @@ def test_overrides_say_it_again() -> None:
 
 
 def test_visits_and_layers_run() -> None:
-    """10 + 4 x 10 + 10 KV caches of a layer's size, and a token at depth 2 passes 40 layers."""
+    """There are 10 + 4 x 10 + 10 KV caches of one layer; a token at depth 2 passes 40 layers."""
     latent = scheduled(Model("m", layers=THINK, max_depth=4))
     assert latent.n_visits == 60
     assert latent.schedule.n_layers_run(2) == 40
@@ -133,9 +132,7 @@ def test_visits_and_layers_run() -> None:
 def test_what_cannot_be_is_refused_with_the_remedy(
     model: Model, config: dict[str, Any], said: str
 ) -> None:
-    """Each of these would otherwise start an engine for a minute and then fail, or silently run
-    something else.
-    """
+    """Otherwise each would fail after a minute's engine start, or silently run something else."""
     with pytest.raises(PlanError, match=said):
         resolved(model, **config)
 
@@ -149,8 +146,9 @@ def test_depths_beyond_what_is_served_are_refused(depth: int) -> None:
 
 
 def test_a_model_without_loops_has_depth_one() -> None:
-    """Depth 1 is any model as it is; more needs a think block, and the message says where to write
-    one.
+    """Depth 1 is any unchanged model; more needs a think block.
+
+    The message names the setting to define one.
     """
     for latent in (None, scheduled(Model("m", layers="0-9 11-29"))):
         require_depth(1, latent, "the request")
@@ -159,8 +157,9 @@ def test_a_model_without_loops_has_depth_one() -> None:
 
 
 def test_room_for_one_request_at_the_largest_depth() -> None:
-    """60 visits x 1024 tokens x 2 (keys, values) x 3 heads x 64 x 4 bytes = 94,371,840; a byte less
-    is refused, naming both ways out.
+    """One byte less than needed is refused, and the error names both remedies.
+
+    60 visits x 1024 tokens x 2 (keys, values) x 3 heads x 64 x 4 bytes = 94,371,840.
     """
     latent = scheduled(Model("m", layers=THINK, max_depth=4))
     needed = 60 * 1024 * 2 * 3 * 64 * 4
@@ -177,8 +176,9 @@ def test_room_for_one_request_at_the_largest_depth() -> None:
 
 
 def test_salts_differ_with_the_depth() -> None:
-    """Blocks of one depth must never serve another: the layers behind the think block saw other
-    states.
+    """Blocks of one depth must never serve another.
+
+    The layers after the think block saw other states.
     """
     assert len({cache_salt(depth) for depth in range(1, 65)}) == 64
 
@@ -187,7 +187,7 @@ def test_salts_differ_with_the_depth() -> None:
 
 
 def test_ouro_loops_its_whole_stack() -> None:
-    """Twenty-four layers four times, as the 1.4B model has them."""
+    """The 1.4B model runs twenty-four layers four times."""
     latent = resolved_loop(ouro_config(num_hidden_layers=24))
     assert latent is not None
     assert (str(latent.schedule), latent.depth, latent.max_depth, latent.n_visits) == (
@@ -200,7 +200,7 @@ def test_ouro_loops_its_whole_stack() -> None:
 
 
 def test_huginn_loops_its_core() -> None:
-    """Prelude 2, core 4, coda 2, 32 times: the paper's 132 layers."""
+    """Prelude 2, core 4 (32 times) and coda 2 are the paper's 132 layers."""
     latent = resolved_loop(
         huginn_config(
             n_layers_in_prelude=2,
@@ -215,7 +215,7 @@ def test_huginn_loops_its_core() -> None:
 
 
 def test_a_smaller_largest_depth_is_the_default_too() -> None:
-    """KV memory follows the largest depth, and the published ones are large."""
+    """KV memory grows with the largest depth, and the published ones are large."""
     latent = resolved_loop(
         huginn_config(mean_recurrence=32), max_depth=8, exit="kl<5e-4", residual=0.1
     )
@@ -241,6 +241,6 @@ def test_a_smaller_largest_depth_is_the_default_too() -> None:
 def test_what_means_nothing_is_refused(
     config: dict[str, Any], wishes: dict[str, Any], reason: str
 ) -> None:
-    """No key without effect."""
+    """A key without effect is refused."""
     with pytest.raises(PlanError, match=reason):
         resolved_loop(config, **wishes)

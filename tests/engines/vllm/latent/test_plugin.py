@@ -1,6 +1,4 @@
-"""What vLLM loads through its entry point: light, harmless to other models, and fit to be called
-again.
-"""
+"""The plugin that vLLM loads: light, without effect on other models, and repeatable."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ def test_vllm_finds_the_plugin() -> None:
 
 
 def test_registering_twice_adds_each_of_ours_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM calls it more than once in a process; it warns when a name is registered again, and no
-    name of its own may be touched.
+    """vLLM calls the plugin more than once in a process.
+
+    It warns if a name is registered again, and none of its own names may be changed.
     """
     added: list[tuple[str, str]] = []
     registry = SimpleNamespace(
@@ -35,7 +34,7 @@ def test_registering_twice_adds_each_of_ours_once(monkeypatch: pytest.MonkeyPatc
         register_model=lambda name, target: added.append((name, target)),
     )
     vllm = ModuleType("vllm")
-    vllm.ModelRegistry = registry  # type: ignore[attr-defined]  # what the plugin uses of it
+    vllm.ModelRegistry = registry  # type: ignore[attr-defined]  # the part that the plugin uses
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     register()
     register()
@@ -45,8 +44,9 @@ def test_registering_twice_adds_each_of_ours_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_neither_the_plugin_nor_the_check_imports_anything_of_weight() -> None:
-    """One is loaded in every vLLM process of this environment, the other by every command that
-    reads a plan.
+    """The plugin is loaded in every vLLM process of this environment.
+
+    The check is loaded by every command that reads a plan.
     """
     heavy = "{'vllm', 'torch', 'transformers', 'ray'}"
     code = (

@@ -9,7 +9,7 @@ from orchestrator.engines.vllm.latent.state import HiddenState, damped, residual
 
 
 def test_merging_changes_the_given_rows_only() -> None:
-    """With a residual or without, and when only the rows that went on have one."""
+    """Applies with and without a residual, and if only the rows that continued have one."""
     old = HiddenState(torch.zeros(3, 2), torch.ones(3, 2))
     part = HiddenState(torch.full((1, 2), 5.0), torch.full((1, 2), 7.0))
     places = torch.tensor([1])

@@ -1,4 +1,4 @@
-"""Layer visits: which KV caches a schedule has, on modules with the parts of vLLM's they use."""
+"""Layer visits: the KV caches of a schedule, on stand-ins for vLLM's modules."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def laid_out(text: str, max_depth: int = 1) -> tuple[LayerVisits, dict[str, Any]
     ],
 )
 def test_every_visit_has_a_cache_of_its_own(text: str, max_depth: int, n_caches: int) -> None:
-    """One name per visit, each in vLLM's context under the Attention that the visit calls; a layer
-    that never runs leaves it.
+    """Each visit has one name in vLLM's context, that of the Attention it calls.
+
+    A layer that never runs is removed from the context.
     """
     visits, context, _ = laid_out(text, max_depth)
     every = [*visits.head, *(v for iteration in visits.iterations for v in iteration), *visits.tail]
@@ -58,8 +59,9 @@ def test_every_visit_has_a_cache_of_its_own(text: str, max_depth: int, n_caches:
 
 
 def test_visits_share_weights_and_leave_the_layers_alone() -> None:
-    """A twin that copied weights would double the model; one that shared its children would rename
-    the layer's own cache.
+    """A copy with its own weights would double the model.
+
+    A copy with shared children would rename the layer's own cache.
     """
     visits, _, layers = laid_out("0 (1-2)*r 3", 3)
     first, second = visits.iterations[0][0], visits.iterations[1][0]
@@ -73,7 +75,7 @@ def test_visits_share_weights_and_leave_the_layers_alone() -> None:
 
 
 def test_layers_run_in_the_order_of_the_schedule() -> None:
-    """The order of a schedule at a depth is head, iterations as far as the depth, tail."""
+    """The order of a schedule at a depth is head, iterations up to the depth, tail."""
     visits, _, layers = laid_out("0 (2 1)*r 3", 2)
     every = [*visits.head, *visits.iterations[0], *visits.iterations[1], *visits.tail]
     weights = [layer.mlp for layer in layers]

@@ -1,6 +1,6 @@
-"""Tiny random checkpoints of looped models, as Hugging Face folders: config.json, safetensors, a
-tokenizer of one token per byte pair.
+"""Tiny random checkpoints of looped models, as Hugging Face folders.
 
+A folder has config.json, safetensors, and a tokenizer with one token per printable character.
 Tensor names and config keys are those of the published checkpoints (ByteDance/Ouro-1.4B,
 tomg-group-umd/huginn-0125).
 """
@@ -29,7 +29,7 @@ def ouro_config(**changes: Any) -> dict[str, Any]:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 32,  # a CPU kernel's smallest
+        "head_dim": 32,  # the smallest size of a CPU kernel
         "vocab_size": VOCABULARY,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
@@ -80,7 +80,7 @@ def ouro_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
             "post_attention_layernorm",
             "post_attention_layernorm_2",
         ):
-            # Small second norms: a random stack that does not settle would have no exits to test.
+            # Small second norms: a random stack that does not converge would have no exits to test.
             weights[f"{name}.{norm}.weight"] = draw.near_one(width) * (
                 0.3 if norm.endswith("_2") else 1.0
             )
@@ -153,7 +153,7 @@ def huginn_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
     )
     weights = {
         "transformer.wte.weight": draw(VOCABULARY, width, scale=0.15),
-        # The state's half is the smaller: a random core that does not settle would have no exits to
+        # The state's half is smaller: a random core that does not converge would have no exits to
         # test.
         "transformer.adapter.weight": torch.cat(
             (draw(width, width, scale=0.4 / math.sqrt(width)), draw(width, width)), dim=1
@@ -193,7 +193,7 @@ def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, Tensor
 
 
 class _Draw:
-    """Draws weights from one seed, in the order in which they are asked for."""
+    """Draws weights from one seed, in the order of the calls."""
 
     def __init__(self, seed: int) -> None:
         self._source = torch.Generator().manual_seed(seed)
