@@ -54,7 +54,8 @@ test: env ## run the whole test suite, real engine included, with the coverage g
 	$(BIN)/coverage run -m pytest $(FAST)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
-	$(BIN)/python -m pytest -m "engine or slow"
+	$(BIN)/python -m pytest -n auto -m "slow and not engine"
+	$(BIN)/python -m pytest -m engine
 
 static: env ## format, lint, types and the import contract: no test
 	$(BIN)/ruff format --check .
