@@ -107,8 +107,13 @@ class Annotator:
         if request.parent is not None or request.suffix:
             text = f"{request.prefix_text}{request.suffix}{text}"
         loaded = self._domain(problem.domain)
-        text_answer, canonical, note = await self._read(loaded, text, trace.finish is Finish.STOP)
-        answer = None
+        finished, note, answer = trace.finish is Finish.STOP, "", None
+        if loaded.domain.in_process:
+            text_answer = loaded.domain.extract(text, finished)
+            canonical = "" if text_answer is None else loaded.canonical(text_answer)
+        else:
+            read = await self._workers.examine(loaded.reference, text, finished)
+            text_answer, canonical, note = read.answer, read.canonical or "", read.note
         if text_answer is not None:
             answer, doubt = await self._classified(loaded, text_answer, canonical, classes)
             note = _joined(note, doubt)
@@ -145,16 +150,6 @@ class Annotator:
             self._domains[name] = _LoadedDomain(domain, canonical, spec)
         return self._domains[name]
 
-    async def _read(
-        self, loaded: _LoadedDomain, text: str, finished: bool
-    ) -> tuple[str | None, str, str]:
-        """Return the answer in a text, its canonical form, and a note where it cannot be read."""
-        if not loaded.domain.in_process:
-            examined = await self._workers.examine(loaded.reference, text, finished)
-            return examined.answer, examined.canonical or "", examined.note
-        answer = loaded.domain.extract(text, finished)
-        return answer, "" if answer is None else loaded.canonical(answer), ""
-
     async def _classified(
         self, loaded: _LoadedDomain, text: str, canonical: str, classes: Classes
     ) -> tuple[Answer, str]:
@@ -183,9 +178,8 @@ class Annotator:
         self, request: Request, trace: Trace, is_cancelled: Callable[[], bool]
     ) -> Sequence[str]:
         verifiers = self._verifiers
-        if verifiers is None:
+        if verifiers is None or not (names := request.verifiers or verifiers.names):
             return ()
-        names = request.verifiers or verifiers.names
         # nobody would read what it costs to query a model
         unread = trace.finish is Finish.CANCELLED or is_cancelled()
         if unread or (request.purpose is Purpose.PROBE and not request.verifiers):

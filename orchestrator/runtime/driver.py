@@ -175,8 +175,7 @@ class Driver:
     def _guarded(self, opened: _Open, step: Callable[[], list[Effect]]) -> list[Effect]:
         """Run a step of a session, which calls plugin code, under the watchdog."""
         try:
-            with self._watchdog.bounded():
-                return step()
+            return self._watchdog.bounded(step)
         except Overrun:  # raised between the plugin's last instruction and here
             opened.session.error = "Overrun: the strategy computed for too long"
             return opened.session.stop("")
@@ -185,8 +184,8 @@ class Driver:
         session = opened.session
         if opened.stop_timer is not None:
             opened.stop_timer.cancel()
-        with self._watchdog.bounded():
-            result = conclude(
+        result = self._watchdog.bounded(
+            lambda: conclude(
                 session.problem,
                 list(session.traces.values()),
                 self._explorer.selector,
@@ -197,6 +196,7 @@ class Driver:
                 fingerprint=self._fingerprint,
                 dropped=session.dropped,
             )
+        )
         self._post(Concluded(result))
 
     def _close(self, result: Result) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Overrun(Exception):
@@ -19,7 +21,7 @@ class Overrun(Exception):
 
 
 class Watchdog:
-    """`with watchdog:` starts the thread; a call in `with watchdog.bounded():` is bounded.
+    """`with watchdog:` starts the thread; `watchdog.bounded(call)` bounds a call.
 
     Not reentrant, and for calls on the thread that entered the outer block.
     """
@@ -43,12 +45,11 @@ class Watchdog:
         """Stop the thread."""
         self._closed.set()
 
-    @contextmanager
-    def bounded(self) -> Iterator[None]:
-        """Raise Overrun in the block when it takes longer than the limit."""
+    def bounded(self, call: Callable[[], T]) -> T:
+        """Return what the call returns; raise Overrun in it when it takes longer than the limit."""
         self._since = time.monotonic()
         try:
-            yield
+            return call()
         finally:
             self._since = None
 
