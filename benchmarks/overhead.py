@@ -168,7 +168,7 @@ def raw(engine: Any) -> Callable[[Request], Awaitable[int]]:
         nonlocal n_done
         n_done += 1
         if request.prompt not in prompts:
-            prompts[request.prompt] = list(pool.job(request).prompt_ids)
+            prompts[request.prompt] = list(pool.input_for(request).prompt_ids)
         sampling = request.sampling
         assert sampling is not None
         params = SamplingParams(
