@@ -282,6 +282,7 @@ LONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", DOMAINS, ids=lambda d: type(d).__name__)
 @pytest.mark.parametrize("piece", LONG)
 def test_reading_takes_linear_time(domain: Domain, piece: str) -> None:
