@@ -7,7 +7,7 @@ to be pruned but seldom agree. Then the shipped looped model runs at depth 3 on 
 examples/sounder.jsonl (all 119), with short attempts and decisive votes. All traces of a problem
 are in flight together. Prints tokens, seconds and CPU seconds (without engine start), the savings
 of each against `consistency` in the same round, accuracy with Wilson's 95 % interval, and the
-tokens that vLLM generated for a request after it was told to stop it: at most one, in the step that
+tokens that vLLM generated for a request after the abort: at most one, in the step that
 was running.
 """
 

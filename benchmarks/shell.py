@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="run once under cProfile and print the dearest functions",
+        help="run once under cProfile and print the most expensive functions",
     )
     options = parser.parse_args()
     plan = Plan(strategy=PluginSpec("consistency", {"n": options.traces}))

@@ -9,14 +9,15 @@ is one budget for all thinking.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Command, Reply
-from orchestrator.core.values import Request
+from orchestrator.core.steps import Command, Reply, Steps
+from orchestrator.core.values import Problem, Request
 from orchestrator.kit.thinking import ThinkingModel
 from strategies.thinking.thinking_attempts import ThinkingAttempts
 
@@ -35,7 +36,11 @@ class BudgetForcing(ThinkingAttempts):
         str, Meta(min_length=1, description="Text that replaces an end of thinking.")
     ] = "Wait"
 
-    def think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        """Think and answer in all attempts, side by side."""
+        return self.side_by_side(self._attempt)
+
+    def _attempt(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
         """Think within the budget, going on where thinking ends too early, and answer."""
         n_left = self.thinking
         trace = yield from model.think(Request(max_new_tokens=n_left))

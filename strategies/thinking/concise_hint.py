@@ -11,14 +11,15 @@ paper's hint uses the chat markup of the model; ours is plain text.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Command, Reply
-from orchestrator.core.values import Finish, Request
+from orchestrator.core.steps import Command, Reply, Steps
+from orchestrator.core.values import Finish, Problem, Request
 from orchestrator.kit.options import LARGEST
 from orchestrator.kit.thinking import ThinkingModel
 from strategies.thinking.thinking_attempts import ThinkingAttempts
@@ -47,7 +48,11 @@ class ConciseHint(ThinkingAttempts):
         ),
     ] = 0.2
 
-    def think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        """Think and answer in all attempts, side by side."""
+        return self.side_by_side(self._attempt)
+
+    def _attempt(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
         """Think, with a hint between stretches, and answer."""
         parent, n_tokens = None, 0
         while True:

@@ -12,14 +12,15 @@ traces, while here generation really ends.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Command, Reply, ask
-from orchestrator.core.values import Capability, Delimiter, Finish, Purpose, Request
+from orchestrator.core.steps import Command, Reply, Steps, ask
+from orchestrator.core.values import Capability, Delimiter, Finish, Problem, Purpose, Request
 from orchestrator.kit.options import LARGEST
 from orchestrator.kit.thinking import ThinkingModel, thinking_needs
 from strategies.thinking.thinking_attempts import ThinkingAttempts
@@ -61,7 +62,11 @@ class EarlyAnswer(ThinkingAttempts):
         """Stop rules and log-probabilities, in addition to the needs of all thinking attempts."""
         return thinking_needs(self.depth) | {Capability.RULES, Capability.LOGPROBS}
 
-    def think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        """Think and answer in all attempts, side by side."""
+        return self.side_by_side(self._attempt)
+
+    def _attempt(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
         """Think until the entropy of the answer has settled, and answer."""
         entropies = MovingVariance(self.timescale)
         parent, n_left, settled = None, self.thinking, False

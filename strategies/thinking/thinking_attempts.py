@@ -5,15 +5,14 @@ Each strategy decides how long an attempt thinks.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps
-from orchestrator.core.values import Capability, Problem
+from orchestrator.core.values import Capability
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import AttemptOptions
 from orchestrator.kit.thinking import ThinkingModel, thinking_needs
@@ -48,11 +47,9 @@ class ThinkingAttempts(AttemptOptions):
         """Continuation, reported stop strings, and latent depth if one is set."""
         return thinking_needs(self.depth)
 
-    def explore(self, problem: Problem, rng: random.Random) -> Steps:
-        """Think and answer in all attempts, side by side."""
+    def side_by_side(
+        self, attempt: Callable[[ThinkingModel], Generator[Command, Reply, None]]
+    ) -> Steps:
+        """Run the attempts at once, each by `attempt`."""
         model = ThinkingModel(self.request, self.end, self.closing, self.answer)
-        yield from gather(self.think(model) for _ in range(self.n))
-
-    def think(self, model: ThinkingModel) -> Generator[Command, Reply, None]:
-        """Run one attempt: the strategy's own part."""
-        raise NotImplementedError
+        yield from gather(attempt(model) for _ in range(self.n))
