@@ -51,7 +51,7 @@ class Opened:
     def __init__(self, engine: Any, backend: Any) -> None:
         self.engine = engine
         self._backend = backend
-        # tokens that the engine generated for a request after it was told to stop it
+        # tokens that the engine generated for a request after its abort
         self.late: Counter[str] = Counter()
         self.n_made = 0  # all tokens that it generated
 

@@ -124,7 +124,7 @@ class Domain(Protocol):
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the answer in a text, or None to abstain.
 
-        With `finished` False (truncated or cancelled), only an explicitly stated answer counts.
+        With `finished` False (truncated or cancelled), only an explicit answer counts.
         """
 
     def canonical(self, answer: str) -> str:

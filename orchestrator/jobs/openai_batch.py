@@ -103,7 +103,7 @@ def write_batch_output(job: Job, plan: Plan) -> Path:
 def chosen_text(pool: Sequence[Trace], result: Result) -> str:
     """Return the whole text of the lowest trace with the winning answer.
 
-    Where no trace stated an answer, it is the text of the first attempt.
+    If no trace gave an answer, it is the text of the first attempt.
     """
     by_ordinal = {t.ordinal: t for t in pool}
     attempts = sorted(t.ordinal for t in pool if t.purpose is Purpose.SOLVE and t.text)
@@ -118,7 +118,7 @@ def output_line(result: Result, text: str, model: str) -> JSON:
 
     `text` is the whole text of the chosen trace ("" without one). A problem that was invalid or
     failed has an `error` and no `response`. In addition to OpenAI's fields the body has `leadline`:
-    the answer, its share of the votes (traces that agree, of those that stated an answer; None
+    the answer, its share of the votes (traces that agree, of those that gave an answer; None
     without votes), and the status. Ids are derived from the result, so equal results have equal
     lines; `created` is 0, because a result records durations but no date.
     """

@@ -62,8 +62,8 @@ async def connected(address: str) -> AsyncIterator[list[Resources]]:
         try:
             await loop.run_in_executor(thread, _connect, ray, address, logs)
             yield _nodes(ray)
-        except Exception:
-            logs.clear()  # they may explain the failure
+        except Exception:  # any failure is raised again; its logs are kept from removal
+            logs.clear()
             raise
         finally:
             await asyncio.shield(loop.run_in_executor(thread, _disconnect, ray, logs))

@@ -4,7 +4,7 @@ r"""Finding the answer in a reply: boxes, "the answer is", `####`, or the last l
 
 The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a
 fixed number of statements), which makes it safe in the caller's process on replies of any length.
-This module finds *where* an answer is stated; the domain decides whether the text there is an
+This module finds *where* an answer is given; the domain decides whether the text there is an
 answer, and of what kind.
 """
 
@@ -90,7 +90,7 @@ def find_answer(
     read_last_line: Callable[[str], str | None],
     nouns: tuple[str, ...] = ("answer",),
 ) -> str | None:
-    """Return the last stated answer; if a finished reply states none, that of its last line."""
+    """Return the last explicit answer; if a finished reply has none, that of its last line."""
     part = reply(text, finished)
     found = statements(part.text, nouns)
     if value := latest_answer(found, read):
@@ -141,7 +141,7 @@ def latest_answer(
 
 
 def is_silent(candidates: list[Statement]) -> bool:
-    """Tell whether no answer is stated; then a fallback may read the reply's last line.
+    """Tell whether no explicit answer is given; then a fallback may read the reply's last line.
 
     A failed statement (an empty box, "is not 5", "is between 5 and 6") is not silence. A label
     alone is: the text after `Answer:` is often a solution or a sentence.
