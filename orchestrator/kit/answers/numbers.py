@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from hashlib import blake2b
 
 MAX_CHARS = 1000
 _MAX_BITS = 4096
@@ -72,7 +73,7 @@ _TIDY = tuple(
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
-        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(\d+)", r"\\sqrt{\1}"),
         (r"√\s*(\d+)", r"\\sqrt{\1}"),
         (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", "°"),
@@ -176,6 +177,14 @@ def without_name(text: str) -> str:
         text = text[match.end() :].strip()
         match = _ASSIGNED.match(text)
     return text
+
+
+def rational_key(value: Fraction) -> str:
+    """Return `=n/d` or `=n`: the canonical form of a rational. A digest where it is very long."""
+    if max(abs(value.numerator).bit_length(), value.denominator.bit_length()) <= _MAX_BITS:
+        return f"={value}"
+    written = f"{value.numerator:x}/{value.denominator:x}"
+    return f"={'-' if value < 0 else ''}n/d #{blake2b(written.encode(), digest_size=12).hexdigest()}"
 
 
 def rational(text: str) -> Fraction | None:
