@@ -121,10 +121,10 @@ class Domain(Protocol):
     Three more methods are used where a domain has them. `resolve(answer) -> str` returns the key of
     the answer's class, computed from this answer alone: two answers are one exactly when their keys
     are equal, and `equivalent` says the same. It may be slow or hang, so it is called only in a
-    process that can be killed. `accepts(answer, reference) -> bool` tells whether an answer is right
-    by a reference where that is wider than equality, as within a tolerance. `read_reference(text)
-    -> str | None` returns the answer that a reference states, None if it states none. These two take
-    linear time.
+    process that can be killed. `accepts(answer, reference) -> bool` tells whether an answer is
+    right by a reference where that is wider than equality, as within a tolerance.
+    `read_reference(text) -> str | None` returns the answer that a reference states, None if it
+    states none. These two take linear time.
     """
 
     # True: `extract` and `canonical` take linear time and may run in the caller's process

@@ -49,7 +49,13 @@ _SETS = {
     **dict.fromkeys(
         (
             *(r"\mathbb{r}", r"(-\infty,\infty)", r"(-\infty, \infty)", "all real numbers"),
-            *("all reals", "the real numbers", "real numbers", "any real number", "all real values"),
+            *(
+                "all reals",
+                "the real numbers",
+                "real numbers",
+                "any real number",
+                "all real values",
+            ),
             *("the set of all real numbers", "set of all real numbers", "ℝ"),
         ),
         _ALL_REALS,
@@ -138,7 +144,7 @@ def _normal(answer: str) -> str:
     value = quantity(answer)
     if value is not None:
         return rational_key(value)
-    text = unwrap(tidy(answer))
+    text = unwrap(tidy(answer).rstrip("\\ "))
     bare = text.lstrip("= ")
     if bare.casefold() in _SETS:
         return _SETS[bare.casefold()]
@@ -165,12 +171,15 @@ def _is_formula(word: str) -> bool:
 
     A product has no vowels, as in `xy` and `mgh`, or is a beginning of the alphabet.
     """
-    if not word.isascii() or word.casefold() in ("inf", "infinity"):
-        return not word.isascii() and False or word.casefold() in ("inf", "infinity")
+    if word.casefold() in ("inf", "infinity"):
+        return True
     if _NAMES.fullmatch(word):
         return True
-    return len(word) <= 3 and word.islower() and (
-        not set(word) & set("aeiou") or word in ("ab", "abc", "ac", "ax", "ay", "az")
+    return (
+        word.isascii()
+        and len(word) <= 3
+        and word.islower()
+        and (not set(word) & set("aeiou") or word in ("ab", "abc", "ac", "ax", "ay", "az"))
     )
 
 

@@ -70,7 +70,7 @@ _TIDY = tuple(
     for pattern, new in (
         (rf"\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", "\\\\"),  # a backslash escaped twice, as in JSON
         (
-            r"(?<=\d)(?:\{,\}|\\,|,\\!|,?\{\\,\}|~)(?=\d{3}(?!\d))",
+            r"(?<=\d)(?:\{,\}|\\,|,\\!\s?|,?\{\\,\}|~)(?=\d{3}(?!\d))",
             "",
         ),  # thousands: 1{,}000, 1\,000, 1,\!000
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -206,7 +206,9 @@ def rational_key(value: Fraction) -> str:
     if max(abs(value.numerator).bit_length(), value.denominator.bit_length()) <= _MAX_BITS:
         return f"={value}"
     written = f"{value.numerator:x}/{value.denominator:x}"
-    return f"={'-' if value < 0 else ''}n/d #{blake2b(written.encode(), digest_size=12).hexdigest()}"
+    return (
+        f"={'-' if value < 0 else ''}n/d #{blake2b(written.encode(), digest_size=12).hexdigest()}"
+    )
 
 
 def rational(text: str) -> Fraction | None:

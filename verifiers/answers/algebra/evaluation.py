@@ -23,7 +23,7 @@ from hashlib import blake2b
 from typing import Any
 
 import sympy
-from mpmath import MPContext, libmp
+from mpmath import MPContext, libmp  # type: ignore[import-untyped]  # it has no types
 from sympy.polys.domains import QQ_I
 
 from orchestrator.kit.answers.numbers import rational_key
@@ -193,7 +193,9 @@ def _is_integer(value: Any) -> bool:
 def number_key(value: Any) -> str:
     """Return the key of a number: `=n/d`, or its first digits and a digest of 300."""
     if QQ_I.of_type(value):
-        real, imaginary = (Fraction(int(p.numerator), int(p.denominator)) for p in (value.x, value.y))
+        real, imaginary = (
+            Fraction(int(p.numerator), int(p.denominator)) for p in (value.x, value.y)
+        )
         if not imaginary:
             return rational_key(real)
         return f"=complex {_part(real)} {_part(imaginary)}"
@@ -225,7 +227,11 @@ def _rational(value: Any) -> Fraction | None:
         return None
     exact = Fraction(int(mantissa) * (-1 if sign else 1)) * Fraction(2) ** int(exponent)
     near = exact.limit_denominator(_MAX_DENOMINATOR)
-    return near if abs(mp.mpf(near.numerator) / near.denominator - value) <= _NEAR * abs(value) else None
+    return (
+        near
+        if abs(mp.mpf(near.numerator) / near.denominator - value) <= _NEAR * abs(value)
+        else None
+    )
 
 
 def _inexact(value: Any) -> Any:
@@ -398,7 +404,9 @@ def _floor(argument: Any) -> Any:
         return QQ_I(int(argument.x.numerator) // int(argument.x.denominator), 0)
     value = _real(argument)
     near = mp.nint(value)
-    return QQ_I(int(near if abs(near - value) <= _ZERO * max(1, abs(value)) else mp.floor(value)), 0)
+    return QQ_I(
+        int(near if abs(near - value) <= _ZERO * max(1, abs(value)) else mp.floor(value)), 0
+    )
 
 
 def _ceiling(argument: Any) -> Any:

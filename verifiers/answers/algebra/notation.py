@@ -22,22 +22,91 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _NOT_SHOWN = frozenset(
-    r"\displaystyle \textstyle \scriptstyle \scriptscriptstyle \limits \nolimits \tiny \scriptsize"
-    r" \footnotesize \small \normalsize \large \Large \LARGE \huge \Huge \bf \it \rm \sf \tt \bfseries"
-    r" \itshape \boldmath \strut \mathstrut \hfill \hfil \noindent \allowbreak \nonumber \notag"
-    r" \centering \break \par \smallskip \medskip \bigskip \left \right \middle".split()
+    [
+        r"\displaystyle",
+        r"\textstyle",
+        r"\scriptstyle",
+        r"\scriptscriptstyle",
+        r"\limits",
+        r"\nolimits",
+        r"\tiny",
+        r"\scriptsize",
+        r"\footnotesize",
+        r"\small",
+        r"\normalsize",
+        r"\large",
+        r"\Large",
+        r"\LARGE",
+        r"\huge",
+        r"\Huge",
+        r"\bf",
+        r"\it",
+        r"\rm",
+        r"\sf",
+        r"\tt",
+        r"\bfseries",
+        r"\itshape",
+        r"\boldmath",
+        r"\strut",
+        r"\mathstrut",
+        r"\hfill",
+        r"\hfil",
+        r"\noindent",
+        r"\allowbreak",
+        r"\nonumber",
+        r"\notag",
+        r"\centering",
+        r"\break",
+        r"\par",
+        r"\smallskip",
+        r"\medskip",
+        r"\bigskip",
+        r"\left",
+        r"\right",
+        r"\middle",
+    ]
 )
 # commands whose first arguments are not shown, with the number of those
 _SILENT = {
     **dict.fromkeys(
-        (r"\color \phantom \hphantom \vphantom \label \tag \hspace \vspace \mspace").split(), 1
+        [
+            r"\color",
+            r"\phantom",
+            r"\hphantom",
+            r"\vphantom",
+            r"\label",
+            r"\tag",
+            r"\hspace",
+            r"\vspace",
+            r"\mspace",
+        ],
+        1,
     ),
-    **dict.fromkeys((r"\textcolor \colorbox \underset \overset \stackrel").split(), 1),
+    **dict.fromkeys([r"\textcolor", r"\colorbox", r"\underset", r"\overset", r"\stackrel"], 1),
     r"\fcolorbox": 2,
 }
 _FRAMES = frozenset(
-    r"\boxed \fbox \framebox \boldsymbol \bm \pmb \underline \emph \ensuremath \mathop \mathord"
-    r" \mathbin \mathsf \mathtt \mathnormal \cancel \underbrace \overbrace \mathchoice".split()
+    [
+        r"\boxed",
+        r"\fbox",
+        r"\framebox",
+        r"\boldsymbol",
+        r"\bm",
+        r"\pmb",
+        r"\underline",
+        r"\emph",
+        r"\ensuremath",
+        r"\mathop",
+        r"\mathord",
+        r"\mathbin",
+        r"\mathsf",
+        r"\mathtt",
+        r"\mathnormal",
+        r"\cancel",
+        r"\underbrace",
+        r"\overbrace",
+        r"\mathchoice",
+    ]
 )
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\langle": r"\rangle"}
 _CLOSING |= {r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
@@ -54,8 +123,8 @@ _SPELLINGS = {
     r"\lor": r"\vee", r"\to": r"\rightarrow", r"\implies": r"\Rightarrow", r"\R": r"\mathbb{R}",
     r"\N": r"\mathbb{N}", r"\Z": r"\mathbb{Z}", r"\Q": r"\mathbb{Q}", r"\C": r"\mathbb{C}",
     r"\reals": r"\mathbb{R}", r"\Reals": r"\mathbb{R}", r"\tg": r"\tan", r"\ctg": r"\cot",
-    r"\cosec": r"\csc", r"\arctg": r"\arctan", r"\lg": r"\log", r"\textdegree": "°", r"\textpi": r"\pi",
-    r"\textperiodcentered": "*", r"\centerdot": "*", "~": " ", "∗": "*", "∙": "*", "•": "*",
+    r"\cosec": r"\csc", r"\arctg": r"\arctan", r"\lg": r"\log", r"\textdegree": "°",
+    r"\textperiodcentered": "*", r"\centerdot": "*", "∗": "*", "∙": "*", "•": "*",
     "≈": r"\approx", r"\thickapprox": r"\approx", r"\simeq": r"\approx", "→": r"\rightarrow",
     "∈": r"\in", "∉": r"\notin", "∩": r"\cap", "∅": r"\emptyset", "ℝ": r"\mathbb{R}",
     "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "±": r"\pm",
@@ -175,16 +244,14 @@ def _spelling(token: str) -> str:
     if token.isspace():
         return " "
     if token.startswith(r"\mathbb"):
-        return "\\mathbb{" + token[-2:].strip("{} ")[-1:] + "}" if token[-1] == "}" else (
-            "\\mathbb{" + token[-1] + "}"
-        )
-    if token.startswith((r"\text", r"\begin", r"\end")) and "{" in token:
-        head, _, content = token.partition("{")
-        content = content[:-1].strip()
-        if head.strip() == r"\text" and len(content) == 1 and content.isalpha():
-            return content  # an upright letter: \mathrm{e}
-        return head.strip() + "{" + (content if head.strip() != r"\text" else content) + "}"
-    return _SPELLINGS.get(token, token)
+        return r"\mathbb{" + token.rstrip("} ")[-1] + "}"
+    head, brace, content = token.partition("{")
+    if not brace or len(token) <= 2:  # \{
+        return _SPELLINGS.get(token, token)
+    content = content[:-1].strip()
+    if head.strip() == r"\text" and len(content) == 1 and content.isalpha():
+        return content  # an upright letter: \mathrm{e}
+    return head.strip() + "{" + content + "}"
 
 
 def _shown(raw: list[str]) -> list[str]:

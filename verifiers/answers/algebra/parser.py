@@ -4,8 +4,8 @@ r"""From the tokens of one formula without relations and lists to a sympy expres
 
 Written for what models write: LaTeX with missing braces (`\frac12`, `\sqrt2`), plain text
 (`2cosx`, `x**2`, `sqrt(2)`) and both mixed. `latex2sympy2-extended` reads what is left: integrals,
-sums, products, limits, derivatives. (It reads `4(3)` as 7, keeps 16 digits of a decimal, ignores the
-sign for degrees, and takes exponential time on nested parentheses.)
+sums, products, limits, derivatives. (It reads `4(3)` as 7, keeps 16 digits of a decimal, ignores
+the sign for degrees, and takes exponential time on nested parentheses.)
 
 The one rule: what is not understood is `Unreadable`, never skipped. Expressions are not evaluated.
 """
@@ -13,7 +13,7 @@ The one rule: what is not understood is `Unreadable`, never skipped. Expressions
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -22,8 +22,31 @@ import sympy
 from verifiers.answers.algebra.notation import Unreadable, closing, split, stripped
 
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron rho sigma tau"
-    " upsilon phi chi psi omega".split()
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "omicron",
+        "rho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "chi",
+        "psi",
+        "omega",
+    ]
 )
 _TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc")
 _INVERSES = {
@@ -43,14 +66,69 @@ _FUNCTIONS: Mapping[str, Any] = {
 _OF_LISTS: Mapping[str, Any] = {
     "max": sympy.Max, "min": sympy.Min, "gcd": sympy.Function("gcd"), "lcm": sympy.Function("lcm"),
 }  # fmt: skip
-_WORDS = (*_FUNCTIONS, *_OF_LISTS, *_GREEK, "pi", "sqrt", "cbrt", "log", "infty", "infinity", "frac")
+_WORDS = (
+    *_FUNCTIONS,
+    *_OF_LISTS,
+    *_GREEK,
+    "pi",
+    "sqrt",
+    "cbrt",
+    "log",
+    "infty",
+    "infinity",
+    "frac",
+)
 _WORD = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
 _CALCULUS = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z])|\\frac\{d\}\{d[a-z]\}")
 _ACCENTS = frozenset(
-    r"\overline \bar \hat \widehat \vec \overrightarrow \overleftrightarrow \tilde \widetilde \dot"
-    r" \ddot \overparen \wideparen \angle \triangle \odot \mathcal \mathfrak \mathscr".split()
+    [
+        r"\overline",
+        r"\bar",
+        r"\hat",
+        r"\widehat",
+        r"\vec",
+        r"\overrightarrow",
+        r"\overleftrightarrow",
+        r"\tilde",
+        r"\widetilde",
+        r"\dot",
+        r"\ddot",
+        r"\overparen",
+        r"\wideparen",
+        r"\angle",
+        r"\triangle",
+        r"\odot",
+        r"\mathcal",
+        r"\mathfrak",
+        r"\mathscr",
+    ]
 )
-_STOPS = frozenset(r"+ - \pm \mp / * , ) ] } | \| \} \rfloor \rceil \rangle ! % ^ ' ° :".split())
+_STOPS = frozenset(
+    [
+        r"+",
+        r"-",
+        r"\pm",
+        r"\mp",
+        r"/",
+        r"*",
+        r",",
+        r")",
+        r"]",
+        r"}",
+        r"|",
+        r"\|",
+        r"\}",
+        r"\rfloor",
+        r"\rceil",
+        r"\rangle",
+        r"!",
+        r"%",
+        r"^",
+        r"'",
+        r"°",
+        r":",
+    ]
+)
 _MAX_LETTERS = 3  # more letters in a row that name nothing are a word
 
 
@@ -63,6 +141,12 @@ def parse(tokens: Sequence[str], sign: int = 1) -> Any:
     if len(parts) == 2:
         return sympy.binomial(*(_whole(_words(part), sign) for part in parts), evaluate=False)
     return _whole(_words(parts[0] if len(parts) == 1 else tokens), sign)
+
+
+def is_function(token: str) -> bool:
+    r"""Tell whether a token is the name of a function of one argument, such as `\sin`."""
+    name = token.lstrip("\\")
+    return len(name) > 1 and (name in _FUNCTIONS or name == "log")
 
 
 def _whole(tokens: list[str], sign: int) -> Any:
@@ -88,7 +172,7 @@ def _calculus(source: str) -> Any:
 
 
 def _words(tokens: Sequence[str]) -> list[str]:
-    """Return the tokens with runs of letters cut into names of functions, of letters, and letters."""
+    """Return the tokens with runs of letters cut into names of functions and single letters."""
     out: list[str] = []
     for token in tokens:
         if not (token.isalpha() and len(token) > 1) or (out and out[-1] in _ACCENTS):
@@ -164,7 +248,7 @@ class _Reader:
         while self._starts_factor():
             if self._is_mixed(factors, first):
                 return sympy.Add(factors[0], self._fraction(), evaluate=False)
-            if (self.peek() or "")[0].isdigit():
+            if (self.peek() or "")[0].isdigit() and not factors[-1].is_Pow:  # but 2^6 3^5
                 raise Unreadable(f"{self.peek()} follows another factor")
             factors.append(self._power())
         return factors[0] if len(factors) == 1 else sympy.Mul(*factors, evaluate=False)
@@ -443,13 +527,9 @@ class _Reader:
         if self.peek() in ("(", "[", "{", "|"):
             return power, self._atom()
         factors = [self._signed_factor() if self._is_signed() else self._power()]
-        while self._starts_factor() and not self._is_function(self.peek()):
+        while self._starts_factor() and not is_function(self.peek() or ""):
             factors.append(self._power())
         return power, factors[0] if len(factors) == 1 else sympy.Mul(*factors, evaluate=False)
-
-    def _is_function(self, token: str | None) -> bool:
-        name = (token or "").lstrip("\\")
-        return len(name) > 1 and (name in _FUNCTIONS or name == "log")
 
 
 def _negative(term: Any) -> Any:
@@ -458,5 +538,3 @@ def _negative(term: Any) -> Any:
 
 def _raised(function: Any, power: Any) -> Any:
     return function if power is None else sympy.Pow(function, power, evaluate=False)
-
-

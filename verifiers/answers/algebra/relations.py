@@ -2,8 +2,8 @@
 
 An equation's key is the ratio of its values at the fixed points, so a constant factor and the order
 of the sides do not count. An equation in several unknowns that is linear in its last coordinate
-(z, y or x) has the key of the expression that this coordinate equals. Inequalities in one unknown are
-solved by sympy, over the reals.
+(z, y or x) has the key of the expression that this coordinate equals. Inequalities in one unknown
+are solved by sympy, over the reals.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
+from sympy.polys.domains import QQ_I
 
 from verifiers.answers.algebra import evaluation
 from verifiers.answers.algebra.evaluation import POINTS, Evaluator, Undecided, digest, number_key
@@ -25,7 +26,7 @@ INEQUALITIES: Mapping[str, Callable[..., Any]] = {
     r"\ge": sympy.GreaterThan,
     r"\ne": sympy.Ne,
 }
-_ONE = evaluation.QQ_I.one
+_ONE = QQ_I.one
 
 
 def equation(left: Any, right: Any) -> Value:
@@ -61,9 +62,7 @@ def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
     for point in POINTS:
         at = [Evaluator(point, {name: _ONE * n}).value(difference) for n in range(4)]
         slope = evaluation.minus(at[1], at[0])
-        if any(
-            number_key(evaluation.minus(at[n + 1], at[n])) != number_key(slope) for n in (1, 2)
-        ):
+        if any(number_key(evaluation.minus(at[n + 1], at[n])) != number_key(slope) for n in (1, 2)):
             return None
         slopes.add(number_key(slope))
         offsets.add(number_key(at[0]))
@@ -138,9 +137,9 @@ def plain(expression: Any) -> Any:
         bits = max(abs(int(arguments[0].p)), int(arguments[0].q)).bit_length()
         if bits * abs(arguments[1]) > 100_000:
             raise Undecided("the number is too long")
-    if expression.func in (sympy.factorial, sympy.binomial) and arguments[0].is_Integer:
-        if arguments[0] > 10_000:
-            raise Undecided("the number is too long")
+    is_counted = expression.func in (sympy.factorial, sympy.binomial)
+    if is_counted and arguments[0].is_Integer and arguments[0] > 10_000:
+        raise Undecided("the number is too long")
     return expression.func(*arguments)
 
 
@@ -167,8 +166,8 @@ def real_set(found: sympy.Set) -> Value:
         simple = sympy.Intersection(inside, *taken)
         if not isinstance(simple, sympy.Complement | sympy.Intersection):
             return real_set(simple)
-        keys = [real_set(part) for part in (inside, removed)]
-        return Value("set", f"={keys[0].key[1:]} without {keys[1].key[1:]}", str(found)[:200])
+        whole, without = real_set(inside).key[1:], real_set(removed).key[1:]
+        return Value("set", f"={whole} without {without}", str(found)[:200])
     if found in _NUMBER_SETS:
         return Value("set", f"=the set {found}", str(found))
     raise Undecided("sympy does not solve it")

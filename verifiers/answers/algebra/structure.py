@@ -3,8 +3,8 @@ r"""From the text of an answer to its typed value: lists, sets, intervals, equat
     read(r"x<-2 \text{ or } x>2").key      # the key of the union of two intervals
 
 The one rule: the type is decided by the outermost sign, from the loosest to the tightest: "and" and
-"or", commas, relations, unions, brackets, one expression. The table in docs/answers.md tells what is
-equal.
+"or", commas, relations, unions, brackets, one expression. The table in docs/answers.md tells what
+is equal.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from itertools import pairwise
 
 import sympy
 
+from orchestrator.kit.answers.units import is_count, unit
 from verifiers.answers.algebra import relations
-from verifiers.answers.algebra.evaluation import Undecided, scalar
+from verifiers.answers.algebra.evaluation import scalar
 from verifiers.answers.algebra.notation import Unreadable, closing, depths, split, stripped, tokens
-from verifiers.answers.algebra.parser import parse
+from verifiers.answers.algebra.parser import is_function, parse
 from verifiers.answers.algebra.values import (
     EMPTY,
     Value,
@@ -32,6 +33,7 @@ from verifiers.answers.algebra.values import (
 
 _AND = frozenset(["and", r"\text{and}", r"\wedge", r"\text{ and }", "&"])
 _OR = frozenset(["or", r"\text{or}", r"\vee"])
+_MAX_UNIT_TOKENS = 12
 _COMMAS = frozenset([",", ";"])
 _SIGNS = frozenset([*relations.INEQUALITIES, "="])
 _NAMED_SETS = {
@@ -44,11 +46,12 @@ _NAME = re.compile(
     r"(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\^\{?-1\}?)?'*(?:\([^()=]{1,60}\))?"
     r"|[mn]?\\(?:angle|triangle|overline|widehat|vec|overrightarrow|hat|bar)\s?\{?\w{1,4}\}?"
     r"|\|[^|=]{1,40}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
-    r"|[EPVn]\[[^\[\]=]{1,40}\]"
+    r"|[EPVn]\[[^\[\]=]{1,40}\]|\\frac\{[A-Z]{1,3}\}\{[A-Z]{1,3}\}|[A-Z]{1,3}/[A-Z]{1,3}"
+    r"|(?:[A-Z]{1,2}(?:_(?:\w|\{\w\}))?:)+[A-Z]{1,2}(?:_(?:\w|\{\w\}))?"
 )
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|smallmatrix|array)\}")
 _LABEL = re.compile(r"\\text\{\(?[A-J][).]?\)?\}|\\text\{\([A-J]\)[^{}]{0,3}\}")
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:\\text\{)?\s?([AaPp]\.?[Mm]\.?)?\}?")
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:\\text\{)?\s?([AaPp]\.?\s?[Mm]\.?)?\}?")
 _BASED = re.compile(r"([0-9A-F]{1,400})_(?:\{(\d{1,3})\}|(\d{1,2}))(?:\\text\{.{0,20}\})?")
 
 
@@ -87,11 +90,42 @@ def _unwrapped(found: Sequence[str]) -> list[str]:
     found = stripped([token for token in found if token not in ("$", r"\$", "{,}")])
     while found and found[0] == "{" and closing(found, 0) == len(found) - 1:
         found = stripped(found[1:-1])
+    return _without_unit(found)
+
+
+def _without_unit(found: list[str]) -> list[str]:
+    r"""Return the tokens without a unit at the end: `2\pi\text{ cm}^2`, `\frac{\pi}{2} m/s`.
+
+    Letters that stand alone are a unit only behind a number and a space, as in `12 m`.
+    """
+    for start in range(max(1, len(found) - _MAX_UNIT_TOKENS), len(found)):
+        before, tail = found[:start], found[start:]
+        is_upright = tail[0].startswith(r"\text{") or tail[0] == "°"
+        is_apart = before[-1] == " " and tail[0].isalpha()
+        if not (is_upright or (is_apart and len(tail[0]) > 1)) or _is_open(before):
+            continue
+        words = "".join(tail)
+        if unit(words) is not None or (is_upright and is_count(words[6:-1])):
+            return stripped(before)
     return found
 
 
+def _is_open(found: Sequence[str]) -> bool:
+    """Tell whether a bracket is not closed, or a sign waits for what follows."""
+    before = stripped(found)
+    return (
+        not before
+        or before[-1] in ("=", "+", "-", "*", "/", "<", ">", "^", "_", ",")
+        or (
+            found[-1] != ""
+            and sum(token in ("(", "{", "[") for token in found)
+            != sum(token in (")", "}", "]") for token in found)
+        )
+    )
+
+
 def _clock(found: Sequence[str]) -> Value | None:
-    match = _CLOCK.fullmatch("".join(found))
+    match = _CLOCK.fullmatch("".join(token for token in found if token != " "))
     if match is None or not (match[4] or match[3] or match[2].startswith("0")):
         return None
     hours, minutes, seconds = int(match[1]), int(match[2]), int(match[3] or 0)
@@ -149,6 +183,9 @@ def _list(found: list[str]) -> Value | None:
     if not any(token in _COMMAS for token in _outer(found)):
         return None
     joined = _thousands(found)
+    groups = [part for part in split(joined, frozenset([";"])) if part]
+    if len(groups) > 1 and "," in _outer(joined):  # p=5,q=2; p=7,q=2
+        return listed([_value(group) for group in groups])
     parts = [part for part in split(joined, _COMMAS) if part]
     if len(parts) == 1:
         return _value(parts[0])
@@ -162,7 +199,8 @@ def _list(found: list[str]) -> Value | None:
 def _thousands(found: Sequence[str]) -> list[str]:
     """Return the tokens with the commas inside of numbers removed: `45,210`, not `45, 210`."""
     spaced = any(
-        a == "," and b == " " for (a, b), d in zip(pairwise(found), depths(found), strict=False)
+        a == "," and b == " "
+        for (a, b), d in zip(pairwise(found), depths(found), strict=False)
         if d == 0
     )
     alone = re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", "".join(found)) is not None
@@ -213,7 +251,7 @@ def _is_name(name: Sequence[str], value: Sequence[str]) -> bool:
     `x = 2y + 3` is a line: a coordinate names nothing that depends on a later one.
     """
     text = "".join(token for token in name if token != " ")
-    if not _NAME.fullmatch(text) or text in (r"\pi", "e", "i"):
+    if not _NAME.fullmatch(text) or text in (r"\pi", "e", "i") or is_function(name[0]):
         return False
     letters = {letter for token in value if token.isalpha() for letter in token}
     if text in relations.COORDINATES:
@@ -227,7 +265,8 @@ def _relation(found: list[str]) -> Value | None:
     if r"\in" in outer:
         return _value(stripped(found[found.index(r"\in") + 1 :]))
     if r"\approx" in outer:
-        return _value(split(found, frozenset([r"\approx"]))[0])
+        left, *_, right = split(found, frozenset([r"\approx"]))
+        return _value(right if not left or _is_name(left, right) else left)
     if any(token in relations.INEQUALITIES for token in outer):
         solutions = _inequality(found)
         return solutions if isinstance(solutions, Value) else relations.real_set(solutions)
@@ -265,10 +304,16 @@ def _tuple_of(name: Sequence[str], value: Sequence[str]) -> Value:
 
 def _inequality(found: Sequence[str]) -> Value | sympy.Set:
     signs = [t for t, d in zip(found, depths(found), strict=True) if d == 0 and t in _SIGNS]
-    sides = [parse(part) for part in split(found, _SIGNS)]
+    sides = [_with_unknowns(parse(part)) for part in split(found, _SIGNS)]
     if sides[0].is_Symbol and "=" in signs[:1]:  # f(x) = ... >= 3 states nothing simple
         raise Unreadable("an equation and an inequality in one")
     return relations.inequality(sides, signs)
+
+
+def _with_unknowns(expression: sympy.Basic) -> sympy.Basic:
+    """Return the expression with `f(x)` as an unknown of its own, for `0 < f(x) < 1`."""
+    functions = expression.atoms(sympy.core.function.AppliedUndef)
+    return expression.xreplace({found: sympy.Symbol(str(found)) for found in functions})
 
 
 def _set_operation(found: list[str]) -> Value | None:

@@ -41,7 +41,9 @@ def finite_set(values: Sequence[Value]) -> Value:
     if len(distinct) == 1:
         return next(iter(distinct.values()))
     keys = ",".join(sorted(key.removeprefix("=") for key in distinct))
-    return Value("set", short(f"={{{keys}}}"), f"{{{', '.join(v.shown for v in distinct.values())}}}")
+    return Value(
+        "set", short(f"={{{keys}}}"), f"{{{', '.join(v.shown for v in distinct.values())}}}"
+    )
 
 
 def listed(values: Sequence[Value]) -> Value:
