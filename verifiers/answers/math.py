@@ -94,13 +94,21 @@ class Math:
         """Return the key of the answer's class: two answers are one exactly when it is the same.
 
         MAY HANG: call it only in a process that can be killed. An answer that is no mathematics
-        has its canonical form, between backquotes, as its key.
+        has its text, between backquotes, as its key.
         """
         canonical = self.canonical(answer)
         if canonical.startswith("="):
             return canonical
+        from verifiers.answers.algebra.notation import Unreadable
+        from verifiers.answers.algebra.structure import as_text
+
         value = _typed(canonical)
-        return f"=`{canonical}`" if value is None else value.key
+        if value is not None:
+            return value.key
+        try:
+            return as_text(canonical)
+        except Unreadable:
+            return f"=`{canonical}`"
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether the answers have one key. MAY HANG, as `resolve`."""
@@ -144,13 +152,15 @@ def _normal(answer: str) -> str:
     value = quantity(answer)
     if value is not None:
         return rational_key(value)
-    text = unwrap(tidy(answer).rstrip("\\ "))
+    tidied = tidy(answer)
+    text = unwrap(tidied.rstrip("\\ ") or tidied)
     bare = text.lstrip("= ")
     if bare.casefold() in _SETS:
         return _SETS[bare.casefold()]
-    if all_text := _ALL_TEXT.fullmatch(text):
-        text = all_text[1].strip(" .")
-        return f"={' '.join(text.casefold().split())}" if len(text) > 1 else text
+    if all_text := _ALL_TEXT.fullmatch(bare):
+        bare = all_text[1].strip(" .")
+        if len(bare) > 1 and all(word.isalpha() for word in re.split(r"[\s'-]+", bare)):
+            return "=" + " ".join(bare.casefold().split())
     if _is_words(bare):
         return "=" + " ".join(bare.casefold().split())
     if based := _BASED.fullmatch(bare):
@@ -185,7 +195,7 @@ def _is_formula(word: str) -> bool:
 
 def _typed(text: str) -> Value | None:
     """Return the typed value of a canonical form; None where it is no mathematics."""
-    from verifiers.answers.algebra.evaluation import Undecided
+    from verifiers.answers.algebra.arithmetic import Undecided
     from verifiers.answers.algebra.notation import Unreadable
     from verifiers.answers.algebra.structure import read
 
