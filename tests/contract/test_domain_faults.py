@@ -80,7 +80,7 @@ class HalfComplete(Words):
 @dataclass(frozen=True)
 class Near(Words):
     def canonical(self, answer: str) -> str:
-        return answer.lstrip("=")
+        return "~" + answer.lstrip("=~")
 
     def equivalent(self, a: str, b: str) -> bool:
         return abs(len(a) - len(b)) <= 1
