@@ -14,20 +14,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from orchestrator.kit.answers.find import (
-    MAX_ANSWER_CHARS,
-    Mark,
-    Statement,
-    find_answer,
-    first_sentence,
-)
-from orchestrator.kit.answers.latex import closing_values, leading_expression
+from orchestrator.kit.answers.find import find_answer, first_sentence
+from orchestrator.kit.answers.latex import leading_expression, statement_values
 from orchestrator.kit.answers.numbers import quantity, tidy, unwrap, without_name
+from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
 
 _NAME = re.compile(
     r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}"
     r"|(?i:yes|no|true|false|none|undefined|infinitely many)"
 )
+_MAX_TAG_CHARS = 200
 _ALL_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _GREEK = (
     *("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda"),
@@ -56,7 +52,7 @@ class Math:
 
         If a finished reply states none, return the only value in its last line.
         """
-        return find_answer(text, finished, _read, self._read_last_line)
+        return find_answer(text, finished, self._read)
 
     def canonical(self, answer: str) -> str:
         r"""Return `=n/d` for a number and `=words` for words: complete.
@@ -101,25 +97,28 @@ class Math:
             timeout_seconds=None,
         )
 
-    def _read_last_line(self, line: str) -> str | None:
-        values = {self.canonical(value): value for value in closing_values(line)}
-        return next(iter(values.values())) if len(values) == 1 else None
+    def _read(self, statement: Statement) -> str | None:
+        values = statement_values(statement)
+        if statement.mark is Mark.LAST_LINE:
+            distinct = {self.canonical(value): value for value in values}
+            return next(iter(distinct.values())) if len(distinct) == 1 else None
+        if statement.mark is Mark.HASHES:
+            text = values[0]
+            is_all = unwrap(text) == leading_expression(text)
+            return text if quantity(text) is not None or is_all else None
+        if statement.mark is Mark.BOX:
+            texts = [text for text in map(unwrap, values) if _normal(text)]
+            return ", ".join(dict.fromkeys(texts)) or None
+        return values[0] if len(values) == 1 else _words(statement)
 
 
-def _read(statement: Statement) -> str | None:
-    if statement.mark in (Mark.WORDS, Mark.LABEL):
-        words = statement.texts[0]
-        if value := leading_expression(words):
-            return value
-        name = first_sentence(words).strip(" *_`\"'")
-        return name if _NAME.fullmatch(name) else None
-    if statement.mark is Mark.HASHES:
-        text = statement.texts[0]
-        return (
-            text if quantity(text) is not None or unwrap(text) == leading_expression(text) else None
-        )
-    texts = [text for text in map(unwrap, statement.texts) if _normal(text)]
-    return ", ".join(dict.fromkeys(texts)) or None
+def _words(statement: Statement) -> str | None:
+    """Return a name or another word: `Evelyn`, `No`; in a tag, whatever short text is there."""
+    text = first_sentence(statement.texts[0]).strip(" *_`\"'")
+    if statement.mark in (Mark.TAG, Mark.FIELD):
+        text = unwrap(statement.texts[0])
+        return text if len(text) <= _MAX_TAG_CHARS and "\n" not in text and _normal(text) else None
+    return text if _NAME.fullmatch(text) else None
 
 
 def _normal(answer: str) -> str:
