@@ -20,15 +20,15 @@ from orchestrator.kit.answers.statements import Mark, Statement
 _NOUNS = ("answer", "option", "choice")
 _DECORATION = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathbb|boxed|fbox|framebox|left|right|rm|bf)\b\s?"
-    r"|\\(?:q?quad\b|[,;:! (\[)\]])|[$*_`\"'“”‘’{}]"
+    r"|\\(?:q?quad\b|[,;:! (\[)\]])|[$*_`\"“”‘{}]|['’](?!\w)|(?<!\w)['’]"
 )
 _LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
 _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|and not\b|\("
 # before a letter that ends a sentence
 _CHOOSING = (
-    r"(?:it['’]?s|it is|it was|(?:must|has to|have to|should|would|will|can only) be|answer is|is|go with|going with"
-    r"|went with|choose|chose|choosing|pick|picked|select|selected|say|therefore|thus|hence|so|think|to|with|="
-    r"|conclude|answer:?)(?: (?:that|is|it['’]?s|definitely|probably|clearly|simply|answer|option|choice|letter)){0,3}"
+    r"(?:it['’]?s|it is|it was|(?:must|has to|have to|should|can only) be|(?:it|answer) (?:would|will) be|answer is"
+    r"|go with|going with|went with|choose|chose|choosing|pick|picked|select|selected|conclude)"
+    r"(?: (?:that|is|it['’]?s|definitely|probably|clearly|simply|answer|option|choice|letter)){0,3}"
 )
 _CORRECT = (
     r"(?:is|are|must be|has to be|seems|looks|would be|should be) (?:definitely |clearly |probably |indeed )?(?:the )?"
@@ -90,15 +90,13 @@ class Choice:
         text = _LABEL.sub("", _bare(text))
         named = r"\s[-–—]+\s"
         if of_box:
-            named += rf"|,(?!\s?\(?[{self._both}]\b)|(?<![AI])\s(?=[A-Z0-9])"
+            named += rf"|,(?!\s?\(?[{self._both}]\b)|(?<![AI])\s+(?=[A-Z0-9])"
         match = re.match(
             rf"\(?([{self._both}])(?:\)|[.:](?=\s|[^\x00-\x7f]|$)|$"
             rf"|(?<=[{self.letters.upper()}])(?:{named}))|\[([{self._both}])\]",
             text,
         )
-        return (
-            self._upper(match) if match and not self._more(text[match.end() :], None) else None
-        )
+        return self._upper(match) if match and not self._more(text[match.end() :], None) else None
 
     def _from_words(self, text: str, language: Language | None) -> str | None:
         """Return the letter that begins a phrase.
@@ -106,9 +104,11 @@ class Choice:
         None when more letters follow ("A or B"), or when it begins a word or a sentence.
         """
         text = _LABEL.sub("", self._latin(_bare(text), language))
+        if language:
+            text = re.sub(rf"^(?:[^\W\d_]{{1,4}}\s)?(?:{language.options})\s{{0,3}}", "", text)
         decorated = rf"\(([{self._both}])\)|\[([{self._both}])\]|([{self._both}])\)"
         # elsewhere than in English, a capital letter is never a word
-        follows = r"|[^\x00-\x7f]|\s" if language else ""
+        follows = r"|[^\x00-\x7f]|\s|['’]" if language else ""
         upper = (
             rf"([{self.letters.upper()}])(?=[.:,;!]?\s*$|[.:](?=\s|[A-Z]|[^\x00-\x7f])|[,;]\s|\s[-–—]+\s"
             rf"|\s+(?i:{_BECAUSE}){follows})"

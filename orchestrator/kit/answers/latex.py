@@ -31,7 +31,8 @@ _CHANGES = re.compile(
     re.IGNORECASE,
 )
 _PART = re.compile(
-    r"(?:hal(?:f|ves)|(?:thir|four|fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)(?:d|th)s?)\b(?! of\b)", re.IGNORECASE
+    r"(?:hal(?:f|ves)|(?:thir|four|fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)(?:d|th)s?)\b(?! of\b)",
+    re.IGNORECASE,
 )
 _CLAUSE = re.compile(
     r"[,;:(—.，。；：、（،]|\b(?:because|since|as|which|so|when|where|for|if|after|by|in|at|from|on|with|that|than"
@@ -48,12 +49,12 @@ _NUMBER = re.compile(
     r"(?:\s?\\?%|\s?(?:percent(?:age)?|per cent|pct)\b)?"
     rf"(?P<unit>[A-Za-zµ°][A-Za-z]{{0,9}}(?:[²³]|/[a-z]{{1,3}})?)?(?![^\W{_ADJACENT}])(?![/^])(?!\.\d)"
 )
+_CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)\s?(?=[$\d])")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
 _BOLD = re.compile(r"\*\*([^*\n]{0,200}[^*\n:])\*\*(?!:)")
 _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
-_HAS_VALUE = re.compile(
-    r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b"
-)
+_NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
+_HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _OPENING = re.compile(r"\$\$?|\\[(\[]")
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
@@ -94,7 +95,9 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
     if formulas:
         return ", ".join(formulas) if _unchanged(rest, language) else None
     sentence = first_sentence(words)
-    end = _math_length(sentence, language)
+    money = _CURRENCY.match(sentence)
+    start = money.end() if money else 0
+    end = start + _math_length(sentence[start:], language)
     expression = _trimmed(sentence[:end])
     rest = sentence[sentence.find(expression) + len(expression) :]
     if not expression or not _balanced(expression) or len(expression) > MAX_ANSWER_CHARS:
@@ -118,13 +121,21 @@ def closing_values(line: str, language: Language | None = None) -> list[str]:
     line = _joined(plain(line.strip(), language), language)
     if len(line) > MAX_ANSWER_CHARS or line.endswith(("?", ":")) or UNCLEAR in line:
         return []
-    closing = [sentence for sentence in sentences(line) if _HAS_VALUE.search(sentence) or "$" in sentence]
+    closing = [
+        sentence for sentence in sentences(line) if _HAS_VALUE.search(sentence) or "$" in sentence
+    ]
     sentence = closing[-1] if closing else line
     for text in (sentence, line):
         if bold := _bold_values(text, language):
             return bold
     verbs = [match.end() for match in _verb(language).finditer(sentence)][-1:]
-    if verbs and (value := leading_expression(sentence[verbs[0] :], language)) and _HAS_VALUE.search(value):
+    if verbs and _negation(language).match(sentence, verbs[0]):
+        return []
+    if (
+        verbs
+        and (value := leading_expression(sentence[verbs[0] :], language))
+        and _HAS_VALUE.search(value)
+    ):
         return [value]
     values = [_right_side(formula) for formula in _all_formulas(sentence)]
     if values:
@@ -153,7 +164,9 @@ def _right_side(formula: str) -> str:
     sides = [side.strip() for side in _EQUALS.split(formula)]
     if len(sides) != 2 or _NAME.fullmatch(sides[0]) or not re.search(r"[A-Za-z]", sides[0]):
         return sides[-1]
-    is_value = sides[1] not in ("", "0") and not re.search(r"(?<![A-Za-z\\])[a-z](?![A-Za-z])", sides[1])
+    is_value = sides[1] not in ("", "0") and not re.search(
+        r"(?<![A-Za-z\\])[a-z](?![A-Za-z])", sides[1]
+    )
     return sides[1] if is_value else formula
 
 
@@ -162,7 +175,9 @@ def _inequality(sentence: str, at: int, language: Language | None) -> list[str]:
     tokens = list(_TOKEN.finditer(sentence[:at]))
     start = at
     for token in reversed(tokens):
-        if token[0] in ",;:" or not _is_math(token[0], sentence, token.start(), token.end(), language):
+        if token[0] in ",;:" or not _is_math(
+            token[0], sentence, token.start(), token.end(), language
+        ):
             break
         start = token.start()
     relation = _trimmed(sentence[start : at + 1 + _math_length(sentence[at + 1 :], language)])
@@ -191,6 +206,11 @@ def _verb(language: Language | None) -> re.Pattern[str]:
     end = r"(?!\w)" if language.is_spaced else ""
     start = r"(?<!\w)" if language.is_spaced and language.code != "ko" else ""
     return re.compile(rf"{start}(?:{language.verbs}){end}\s*")
+
+
+@lru_cache(maxsize=64)
+def _negation(language: Language | None) -> re.Pattern[str]:
+    return re.compile(rf"(?:{language.negations})(?!\w)", re.IGNORECASE) if language else _NOT
 
 
 @lru_cache(maxsize=64)

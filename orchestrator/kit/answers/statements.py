@@ -68,6 +68,7 @@ _FIELD = re.compile(r'"(?:final[_ ]?)?answer"\s{0,4}:\s{0,4}(?=["\d+-])', re.IGN
 _DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
 _ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
+_END = re.compile(r"\n|</\w")
 _FENCE = re.compile(r"[`~]{3,}[\w-]{0,20}[ \t]*\n")
 _ELSEWHERE_FILLER = (
     r"(?:donc|alors|ainsi|also|daher|somit|genau|entonces|por lo tanto|por tanto|portanto|então|quindi|dunque|dus|więc|jadi"
@@ -260,7 +261,7 @@ def _pattern(language: Language, options: bool) -> re.Pattern[str]:
     return re.compile(
         rf"{edge}(?:{nouns})(?P<between>{between})(?P<negation>(?:{space}(?:{language.negations}))?)"
         rf"(?:[ \t]{{0,3}}[*_]{{1,3}})?"
-        rf"(?:{space}(?P<verb>(?:{language.verbs}){verb_end})|[ \t\u00a0]{{0,3}}[:：=＝]|[ \t]{{1,3}}[-–—](?=[ \t]){bare})"
+        rf"(?:{space}(?:n['’])?(?P<verb>(?:{language.verbs}){verb_end})|[ \t\u00a0]{{0,3}}[:：=＝]|[ \t]{{1,3}}[-–—](?=[ \t]){bare})"
         rf"[ \t]{{0,3}}(?:[*_]{{1,3}}[ \t]{{0,3}})?[:：]?[ \t]{{0,3}}(?:[*_]{{1,3}})?(?:{_ELSEWHERE_FILLER}(?!\w)[ \t]?)?",
         re.IGNORECASE,
     )
@@ -334,5 +335,5 @@ def _after(text: str, start: int) -> str:
     crossed = "\n" in window[: len(window) - len(content)]
     if fence := _FENCE.match(content):
         content, crossed = content[fence.end() :].lstrip(), False
-    content = content.split("\n", 1)[0].strip()
+    content = _END.split(content, maxsplit=1)[0].strip()
     return "" if crossed and _ITEM.match(content) else content
