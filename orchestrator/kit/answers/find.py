@@ -18,6 +18,9 @@ from orchestrator.kit.answers.statements import Mark, Statement, statements, wit
 _SENTENCE_END = re.compile(
     r"[.!?](?:[*_\"'”)]{0,3})(?=\s|$)|[.!?](?=[A-Z][a-z]|[^\x00-\x7f])|[。！？।؟]"
 )
+_FORMULA = re.compile(
+    r"\$[^$]{1,500}\$|\\\([^\\]{1,500}(?:\\[^)][^\\]{0,500}){0,200}\\\)|\\\[.{1,2000}?\\\]"
+)
 _ABBREVIATIONS = frozenset(
     ["Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Jr", "Sr", "Prof", "vs", "etc", "approx", "No"]
 )
@@ -119,9 +122,12 @@ def first_sentence(text: str) -> str:
 
 
 def sentences(line: str) -> list[str]:
-    """Return the sentences of a line, without the signs that end them."""
+    """Return the sentences of a line, without the signs that end them; a formula stays whole."""
     found, start = [], 0
+    formulas = [match.span() for match in _FORMULA.finditer(line)]
     for end, following in _sentence_ends(line):
+        if any(left < end < right for left, right in formulas):
+            continue
         found.append(line[start:end])
         start = following
     return [sentence.strip() for sentence in (*found, line[start:]) if sentence.strip()]

@@ -51,13 +51,17 @@ _NUMBER = re.compile(
 )
 _CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)\s?(?=[$\d])")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
-_BOLD = re.compile(r"\*\*([^*\n]{0,200}[^*\n:])\*\*(?!:)")
 _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
+# a sentence that begins so leads to an answer and does not give it
+_PREAMBLE = re.compile(
+    r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
+)
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
 _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _OPENING = re.compile(r"\$\$?|\\[(\[]")
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
+_BRACED = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,20}\}")
 _RELATION = re.compile(r"<=|>=|≤|≥|≠|!=|(?<![-=<])<(?![-<])|(?<![-=>])>(?!>)")
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\([^()]{1,20}\))?|\\(?:text|mathrm)\{[^{}]*\}.{0,20})"
@@ -106,7 +110,7 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
         expression, rest = f"{expression} {part[0]}", rest.strip()[part.end() :]
     if not _HAS_VALUE.search(expression) and (rest.strip(" *_") or not _is_symbolic(expression)):
         return None
-    if not _unchanged(rest, language):
+    if not _unchanged(rest, language, is_percent=_PERCENT.search(expression) is not None):
         return None
     return re.sub(r"\s?(?:percentage|per cent|pct)$", "%", expression, flags=re.IGNORECASE)
 
@@ -114,8 +118,8 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
 def closing_values(line: str, language: Language | None = None) -> list[str]:
     """Return the values that a closing line gives; [] for a question.
 
-    More than one means that the line is ambiguous. The line's last sentence with a value counts.
-    The values are the first of these that exists: the text in bold; the text after the last "is",
+    More than one means that the line is ambiguous. If the last sentence has a value, it alone
+    counts. The values are the first of these that exists: the text in bold; the text after the last "is",
     "are" or "equals"; the formulas; an inequality; the text after the last `=`; the numbers.
     """
     line = _joined(plain(line.strip(), language), language)
@@ -125,6 +129,8 @@ def closing_values(line: str, language: Language | None = None) -> list[str]:
         sentence for sentence in sentences(line) if _HAS_VALUE.search(sentence) or "$" in sentence
     ]
     sentence = closing[-1] if closing else line
+    if _PREAMBLE.match(sentence):
+        return []
     for text in (sentence, line):
         if bold := _bold_values(text, language):
             return bold
@@ -149,25 +155,30 @@ def closing_values(line: str, language: Language | None = None) -> list[str]:
 
 
 def _bold_values(text: str, language: Language | None) -> list[str]:
+    pieces = text.split("**")
     return [
         value
-        for match in _BOLD.finditer(text)
-        if _HAS_VALUE.search(match[1]) and (value := leading_expression(match[1], language))
+        for bold, following in zip(pieces[1::2], pieces[2::2], strict=False)
+        if not bold.endswith(":") and not following.startswith(":") and _HAS_VALUE.search(bold)
+        if (value := leading_expression(bold, language))
     ]
 
 
 def _right_side(formula: str) -> str:
     """Return what a formula says of its left side: `5` of `x = 2 + 3 = 5`.
 
-    An equation without a name on its left stays whole where its right side is 0 or has letters.
+    An equation in unknowns whose right side is 0 stays whole.
     """
-    sides = [side.strip() for side in _EQUALS.split(formula)]
-    if len(sides) != 2 or _NAME.fullmatch(sides[0]) or not re.search(r"[A-Za-z]", sides[0]):
-        return sides[-1]
-    is_value = sides[1] not in ("", "0") and not re.search(
-        r"(?<![A-Za-z\\])[a-z](?![A-Za-z])", sides[1]
-    )
-    return sides[1] if is_value else formula
+    # an equals sign in braces belongs to an index: \\sum_{n=1}
+    masked = _BRACED.sub(lambda match: "?" * len(match[0]), formula)
+    signs = [match.start() for match in _EQUALS.finditer(masked)]
+    if not signs:
+        return formula.strip()
+    right = formula[signs[-1] + 1 :].strip(" .,;")
+    left = formula[: signs[0]].strip()
+    if right == "0" and not _NAME.fullmatch(left) and re.search(r"[A-Za-hj-z]", left):
+        return formula.strip(" .,;")
+    return right
 
 
 def _inequality(sentence: str, at: int, language: Language | None) -> list[str]:
@@ -193,7 +204,9 @@ def _numbers(sentence: str, language: Language | None) -> list[str]:
         attached = match["unit"]
         if attached and (len(attached) == 1 or unit(attached) is None):
             continue
-        if not _unchanged(sentence[match.end() :], language, check_rest=False):
+        is_percent = _PERCENT.search(match[0]) is not None
+        rest = sentence[match.end() :]
+        if not _unchanged(rest, language, check_rest=False, is_percent=is_percent):
             return []
         values.append(match[0].removesuffix(attached or ""))
     return values
@@ -319,12 +332,17 @@ def _trimmed(expression: str) -> str:
     return expression
 
 
-def _unchanged(rest: str, language: Language | None, *, check_rest: bool = True) -> bool:
+def _unchanged(
+    rest: str, language: Language | None, *, check_rest: bool = True, is_percent: bool = False
+) -> bool:
     """Tell whether the words after an expression leave its value alone.
 
-    `check_rest`: they contain no other number either.
+    `check_rest`: they contain no other number either. `is_percent`: the expression is a
+    percentage, which may be one of something.
     """
     rest = rest.strip(" *_'")
+    if is_percent:
+        rest = re.sub(r"^of\b", "", rest)
     if _CHANGES.match(rest) or _PART.match(rest) or (language and _changes(language).match(rest)):
         return False
     return not check_rest or not re.search(r"\d", _CLAUSE.split(rest, maxsplit=1)[0])
