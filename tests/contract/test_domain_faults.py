@@ -83,7 +83,7 @@ class Near(Words):
         return "~" + answer.lstrip("=~")
 
     def equivalent(self, a: str, b: str) -> bool:
-        return abs(len(a) - len(b)) <= 1
+        return abs(len(a) - len(b)) <= 2
 
 
 @dataclass(frozen=True)

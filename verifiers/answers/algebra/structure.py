@@ -16,7 +16,7 @@ from itertools import pairwise
 import sympy
 
 from orchestrator.kit.answers.units import is_count, unit
-from verifiers.answers.algebra import relations
+from verifiers.answers.algebra import relations, words
 from verifiers.answers.algebra.evaluation import scalar
 from verifiers.answers.algebra.notation import Unreadable, closing, depths, split, stripped, tokens
 from verifiers.answers.algebra.parser import is_function, parse
@@ -118,8 +118,8 @@ def _without_unit(found: list[str]) -> list[str]:
         is_apart = before[-1] == " " and tail[0].isalpha()
         if not (is_upright or (is_apart and len(tail[0]) > 1)) or _is_open(before):
             continue
-        words = "".join(tail)
-        if unit(words) is not None or (is_upright and is_count(words[6:-1])):
+        text = "".join(tail)
+        if unit(text) is not None or (is_upright and is_count(text[6:-1])):
             return stripped(before)
     return found
 
@@ -460,8 +460,10 @@ def _ratio(found: list[str]) -> Value | None:
 
 
 def _one(found: list[str]) -> Value:
-    """Read one expression; `±` makes it a set of two."""
+    """Read one expression or words; `±` makes it a set of two."""
     text = "".join(found)
+    if key := words.key(text):
+        return Value("words", key, key[1:])
     if based := _BASED.fullmatch(text):
         return Value("numeral", f"={based[1]}_{based[2] or based[3]}", text)
     if r"\pm" in found or r"\mp" in found:
