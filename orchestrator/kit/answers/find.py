@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from orchestrator.kit.answers.thinking import split
+
 MAX_ANSWER_CHARS = 2000  # a longer "answer" is a reply that looped or never ended
 _MAX_STATEMENTS = 64  # the latest ones; a reply with more repeats itself
 _WINDOW = 1200  # characters looked at after "the answer is"
@@ -99,15 +101,9 @@ def find_answer(
 
 
 def reply(text: str, finished: bool) -> Reply:
-    """Return the text after the last `</think>`, or the whole text if nothing follows it.
-
-    A reply with unclosed reasoning is unfinished.
-    """
-    _, tag, tail = text.rpartition("</think>")
-    if tag and tail.strip():
-        text = tail
-    open_at = text.rfind("<think>")
-    return Reply(text, finished and (open_at < 0 or text.find("</think>", open_at) >= 0))
+    """Return the text without its thinking. A text that ends inside its thinking is unfinished."""
+    parts = split(text, finished)
+    return Reply(parts.reply_text, finished and not parts.is_open)
 
 
 def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
