@@ -154,6 +154,18 @@ def split(text: str, finished: bool = True) -> Split:
     return scan.result()
 
 
+def refined(text: str, thinking: Spans, reply: Spans) -> Split:
+    """Return a split that a parser or a server made, without the tags that it left in the reply."""
+    for start, end in reply:
+        scan = _Scan(text[start:end], finished=True, has_thought=bool(thinking))
+        for tag in _tags(scan.text):
+            scan.take(tag)
+        found = scan.result()
+        thinking += shifted(found.thinking, start)
+        reply = (*reply[1:], *shifted(found.reply, start))
+    return Split(text, tuple(sorted(thinking)), reply)
+
+
 def parts_of(trace: Trace) -> Split:
     """Return a trace's own thinking and reply, as its engine or its annotation split it.
 
@@ -186,6 +198,17 @@ def joined(text: str, spans: Iterable[Span]) -> str:
     return "".join([text[start:end] for start, end in spans])
 
 
+def merged(spans: Iterable[Span]) -> Spans:
+    """Return the spans, in order, with those that touch as one."""
+    whole: list[Span] = []
+    for start, end in spans:
+        if whole and whole[-1][1] == start:
+            whole[-1] = (whole[-1][0], end)
+        else:
+            whole.append((start, end))
+    return tuple(whole)
+
+
 def shifted(spans: Spans, by: int) -> Spans:
     """Return the spans where other text stands before theirs."""
     return tuple((start + by, end + by) for start, end in spans)
@@ -199,7 +222,7 @@ def clipped(spans: Spans, start: int) -> Spans:
 class _Scan:
     """The state of a split; `family` is that of the thinking that is open, "" in the reply."""
 
-    def __init__(self, text: str, finished: bool) -> None:
+    def __init__(self, text: str, finished: bool, has_thought: bool = False) -> None:
         self.text, self.finished = text, finished
         self.family = ""
         self.at = 0  # where the stretch begins that goes up to the next tag
@@ -208,7 +231,8 @@ class _Scan:
         self.thinking: list[Span] = []
         self.reply: list[Span] = []
         self.n_before = 0  # how many spans of `reply` precede the first thinking
-        self.has_thought = self.in_response = False
+        self.has_thought = has_thought  # whether some thinking was closed already
+        self.in_response = False
 
     def take(self, tag: _Tag) -> None:
         """Take the next tag."""
