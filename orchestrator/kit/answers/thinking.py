@@ -178,11 +178,21 @@ def parts_of(trace: Trace) -> Split:
 
 def opening_tag(prompt: str) -> str:
     """Return the tag with which a prompt leaves thinking open at its end, or ""."""
+    tag = _last_tag(prompt)
+    return tag[1] if tag and tag[0] is _Kind.OPEN else ""
+
+
+def closes_thinking(prompt: str) -> bool:
+    """Tell whether a prompt ends with a closed thinking, which asks the model not to think."""
+    tag = _last_tag(prompt)
+    return tag is not None and tag[0] is _Kind.CLOSE
+
+
+def _last_tag(prompt: str) -> tuple[_Kind, str] | None:
+    """Return the tag at the very end of a prompt."""
     tail = prompt.rstrip()[-_MAX_TAG:]
-    tags = list(_bracketed(tail))
-    if tags and tags[-1].kind is _Kind.OPEN and tags[-1].end == len(tail):
-        return tail[tags[-1].start :]
-    return ""
+    tag = next((tag for tag in _bracketed(tail) if tag.end == len(tail)), None)
+    return None if tag is None else (tag.kind, tail[tag.start :])
 
 
 def is_tag(text: str) -> bool:
