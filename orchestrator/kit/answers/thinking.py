@@ -51,6 +51,7 @@ _LITERAL: dict[str, tuple[_Kind, str]] = {
     "<|begin_of_solution|>": (_Kind.REPLY, "sky"),
     "<|end_of_solution|>": (_Kind.FRAME, "sky"),
     "<|content_thinking|>": (_Kind.OPEN, "inkling"),
+    "<|message_model|>": (_Kind.FRAME, "inkling"),
     "<|content_text|>": (_Kind.REPLY, "inkling"),
     "<|end_message|>": (_Kind.END, "inkling"),
     "<|plamo:begin_think:plamo|>": (_Kind.OPEN, "plamo"),
@@ -63,7 +64,7 @@ _LITERAL: dict[str, tuple[_Kind, str]] = {
     "<|end|>": (_Kind.END, "harmony"),
     "<|call|>": (_Kind.END, "harmony"),
     "<|return|>": (_Kind.FRAME, "harmony"),
-    "<|start|>assistant": (_Kind.FRAME, "harmony"),
+    "<|start|>assistant": (_Kind.END, "harmony"),
     "<response>": (_Kind.FRAME, "ernie"),
     "</response>": (_Kind.FRAME, "ernie"),
 }
