@@ -30,7 +30,7 @@ from orchestrator.plan import registry
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.verify import VerifierRunner
 from orchestrator.runtime.worker_child import Load
-from orchestrator.runtime.workers import plugin_reference
+from orchestrator.runtime.workers import CallFailed, plugin_reference
 
 _CACHE_SIZE = 65_536  # canonical forms per domain: some 10 MB of short answers
 # those that may state an answer to the problem
@@ -131,8 +131,43 @@ class Annotator:
         if self._verifiers is not None:
             self._verifiers.abort(request)
 
+    def domain(self, name: str) -> Domain:
+        """Return a domain by the name that problems of the plan use."""
+        return self._domain(name).domain
+
+    async def read_reference(self, domain: str, text: str) -> tuple[str | None, str]:
+        """Return the answer that a reference gives, None if its domain cannot read it, and a note.
+
+        The note says why the domain failed, if it did.
+        """
+        loaded = self._domain(domain)
+        read = getattr(loaded.domain, "read_reference", None)
+        if read is None or loaded.domain.in_process:
+            return (text.strip() if read is None else read(text)) or None, ""
+        try:
+            call = self._workers.apply(loaded.reference, "read_reference", text, kind=object)
+            value = await call
+        except CallFailed as failure:
+            return None, str(failure)
+        return (value, "") if isinstance(value, str) and value else (None, "")
+
+    async def accepts(self, domain: str, answer: str, reference: str) -> bool:
+        """Tell whether an answer is right by a reference, as `read_reference` returns it."""
+        loaded = self._domain(domain)
+        accepts = getattr(loaded.domain, "accepts", None)
+        if accepts is None:
+            return await self.same(domain, answer, reference)
+        if loaded.domain.in_process:
+            return bool(accepts(answer, reference))
+        try:
+            return await self._workers.apply(
+                loaded.reference, "accepts", answer, reference, kind=bool
+            )
+        except CallFailed:
+            return False
+
     async def same(self, domain: str, a: str, b: str) -> bool:
-        """Tell whether two answers are equivalent: how `evaluate` compares with references."""
+        """Tell whether two answers are equivalent."""
         loaded = self._domain(domain)
         if loaded.domain.in_process:
             x, y = loaded.canonical(a), loaded.canonical(b)

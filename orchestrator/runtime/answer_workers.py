@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from orchestrator.engines.reply import encodable
-from orchestrator.runtime.worker_child import Compare, Load, Read, Reading
+from orchestrator.runtime.worker_child import Apply, Compare, Load, Read, Reading
 from orchestrator.runtime.workers import CallFailed, Cause, WorkerPool
 
 _CACHE_SIZE = 65_536  # comparisons: some 20 MB of short answers
 # Different partners; an answer that sympy cannot parse would otherwise cost a limit for each class.
 _N_BLAMED = 2
 _MIN_MEMORY_BYTES = 256 << 20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,16 @@ class AnswerWorkers:
         except CallFailed as failure:
             return Examined(None, None, str(failure))
         return Examined(reading.answer, reading.canonical)
+
+    async def apply(self, domain: Load, method: str, *texts: str, kind: type[T]) -> T:
+        """Return the value, a `kind`, of an optional method of a domain.
+
+        CallFailed when the call fails or reaches its limit; PluginError when the domain does not
+        load.
+        """
+        async with self._pool.worker(domain) as worker:
+            call = Apply(method, tuple(map(encodable, texts)))
+            return await worker.call(call, kind, self._limit_seconds)
 
     async def aclose(self) -> None:
         """Kill all processes and wait for their end. Calls that still run see their process end."""

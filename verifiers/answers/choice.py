@@ -60,6 +60,18 @@ class Choice:
         """Tell whether the letters are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
+    @property
+    def expects(self) -> str:
+        """What a reference must be."""
+        return f"one of the letters {self.letters.upper()}, such as B (an index does not count)"
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the letter of a bare choice ("B", "(B)", "B. Paris"), else an explicit one.
+
+        An index such as 2 is not a letter: files count from 0 or from 1.
+        """
+        return self._from_words(text) or self.extract(text, finished=False)
+
     def _read(self, statement: Statement) -> str | None:
         read = self._from_words if statement.mark in (Mark.WORDS, Mark.LABEL) else self._letter
         letters = {read(text) for text in statement.texts}

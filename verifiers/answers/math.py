@@ -20,9 +20,11 @@ from orchestrator.kit.answers.find import (
     Statement,
     find_answer,
     first_sentence,
+    statements,
 )
 from orchestrator.kit.answers.latex import closing_values, leading_expression
 from orchestrator.kit.answers.numbers import quantity, tidy, unwrap, without_name
+from orchestrator.kit.answers.prose import is_prose
 
 _NAME = re.compile(
     r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}"
@@ -50,6 +52,7 @@ class Math:
     """Numbers and formulas, compared by algebra; suits most problem sets."""
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "an expression or a few words, such as 3/4 or even"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the expression stated last.
@@ -100,6 +103,19 @@ class Math:
             parse("$1+x$", parsing_timeout=None),
             timeout_seconds=None,
         )
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the answer that the text gives explicitly; a bare expression as it is.
+
+        None for prose without an explicit answer.
+        """
+        if statements(text):
+            return self.extract(text, finished=False)
+        bare = text.strip()
+        if quantity(bare) is not None:
+            return bare
+        is_answer = 0 < len(bare) <= MAX_ANSWER_CHARS and _normal(bare) and not is_prose(bare)
+        return bare if is_answer else None
 
     def _read_last_line(self, line: str) -> str | None:
         values = {self.canonical(value): value for value in closing_values(line)}

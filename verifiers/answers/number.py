@@ -33,6 +33,7 @@ class Number:
     ] = 0.0
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "one number, such as 18"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the number stated last.
@@ -57,6 +58,11 @@ class Number:
         if left is None or right is None:
             return self.canonical(a) == self.canonical(b)
         return abs(left - right) <= Fraction(self.relative_tolerance) * max(abs(left), abs(right))
+
+    def read_reference(self, text: str) -> str | None:
+        """Return a bare number as it is, else the number that the text gives explicitly."""
+        bare = text.strip()
+        return bare if quantity(bare) is not None else self.extract(text, finished=False)
 
 
 def _read(statement: Statement) -> str | None:
