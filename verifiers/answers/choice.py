@@ -63,7 +63,7 @@ class Choice:
     @property
     def expects(self) -> str:
         """What a reference must be."""
-        return f"one of the letters {self.letters.upper()}, such as B (an index does not count)"
+        return f"one letter of {self.letters.upper()}, not an index"
 
     def read_reference(self, text: str) -> str | None:
         """Return the letter of a bare choice ("B", "(B)", "B. Paris"), else an explicit one.

@@ -36,7 +36,7 @@ class JsonValue:
     """One JSON value, compared as a value."""
 
     in_process: ClassVar[bool] = True
-    expects: ClassVar[str] = "one JSON value (a text in double quotes)"
+    expects: ClassVar[str] = "one JSON value, with texts in double quotes"
     lists_are_values: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
