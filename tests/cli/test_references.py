@@ -39,6 +39,8 @@ def write(path: str, rows: list[dict[str, object]]) -> None:
 
 
 def write_answers(path: str, *answers: object) -> None:
+    """Write problems with these answers, and a plan for them."""
+    Path("p.toml").write_text(f'problems = "{path}"\n[budget]\ntraces = 4\n')
     write(path, [{"id": f"q{i}", "prompt": "x", "answer": a} for i, a in enumerate(answers)])
 
 
@@ -121,8 +123,7 @@ def test_eval_counts_unreadable_references_apart(cli: Run) -> None:
 
 MEASURES = [
     ("sweep", "--problems", "p.jsonl", *ALWAYS_18, "--domain", "number", "--widths", "1,2"),
-    ("choose", "--problems", "p.jsonl", *ALWAYS_18, "--domain", "number", "--pilot", "4")
-    + ("--budget.traces", "4"),
+    ("choose", "p.toml", *ALWAYS_18, "--domain", "number", "--pilot", "4"),
     ("depth", "search", "smollm2", "--problems", "p.jsonl", "--domain", "number"),
 ]
 
