@@ -46,7 +46,7 @@ def read_problems(
 ) -> ProblemFile:
     """Return the problems of a file, of its first `limit` rows.
 
-    With limit 0 all rows count. Formats are those of `orchestrator.jobs.rows`. `default_domain` is for rows that name none; `domains` are names
+    With limit 0 all rows count. `default_domain` is for rows that name none; `domains` are names
     that rows may use in addition to the installed domains (a plan's own). The plan sets the model
     and the sampling for OpenAI batch rows too; a warning reports ignored settings. PlanError when
     the file cannot be read or no row is valid.

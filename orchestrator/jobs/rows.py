@@ -55,10 +55,10 @@ _MISNOMERS = frozenset(
 class Row:
     """One row; `error`, if not empty, is the reason why the row is invalid.
 
-    `line` is its first line, from 1 (in Parquet and JSON: the number of the row). `id` is the row's own, or
-    derived (`derived`), or `file:line` if it has no usable one. Absent values are left out of
-    `fields`, never None. An OpenAI batch row is flattened: `messages` or `prompt` are added to its
-    top-level fields, and the rest of its body is under `body`.
+    `line` is its first line, from 1 (in Parquet and JSON: the number of the row). `id` is the row's
+    own, or derived (`derived`), or `file:line` if it has no usable one. Absent values are left out
+    of `fields`, never None. An OpenAI batch row is flattened: `messages` or `prompt` are added to
+    its top-level fields, and the rest of its body is under `body`.
     """
 
     line: int

@@ -67,7 +67,7 @@ TABLES = ("models", "domains", "sampling", "budget", "execution")  # at the top 
 _MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
 KEYS: Mapping[str, Meta] = {
     "problems": Meta(
-        description="The file of problems: JSONL, a JSON array, CSV, Parquet or OpenAI batch JSONL; a path in a "
+        description="The file of problems: JSONL, JSON, CSV, Parquet or OpenAI batch JSONL; a path in a "
         "plan file is relative to that file."
     ),
     "out": Meta(
