@@ -200,8 +200,8 @@ def _json(path: Path) -> Iterator[_Record]:
         raise PlanError(f"{path} begins with [ but is not a JSON array: {error}") from error
     for position, value in enumerate(values, start=1):
         is_row = isinstance(value, dict)
-        error = "" if is_row else f"a row is an object, {{...}}, not {_shortened(repr(value))}"
-        yield _Record(position, value if is_row else {}, error)
+        fault = "" if is_row else f"a row is an object, {{...}}, not {_shortened(repr(value))}"
+        yield _Record(position, value if is_row else {}, fault)
 
 
 def _csv(path: Path) -> Iterator[_Record]:

@@ -168,14 +168,17 @@ class Annotator:
 
     async def same(self, domain: str, a: str, b: str) -> bool:
         """Tell whether two answers are equivalent."""
+        return (await self.compare(domain, a, b))[0]
+
+    async def compare(self, domain: str, a: str, b: str) -> tuple[bool, str]:
+        """Tell whether two answers are equivalent, with the reason if that was not decided."""
         loaded = self._domain(domain)
         if loaded.domain.in_process:
             x, y = loaded.canonical(a), loaded.canonical(b)
-            if x == y:
-                return True
-            if _is_complete(x) and _is_complete(y):
-                return False
-        return (await self._workers.match(loaded.reference, a, [b])).index is not None
+            if x == y or (_is_complete(x) and _is_complete(y)):
+                return x == y, ""
+        match = await self._workers.match(loaded.reference, a, [b])
+        return match.index is not None, "; ".join(u.reason for u in match.undecided)
 
     def _domain(self, name: str) -> _LoadedDomain:
         if name not in self._domains:
