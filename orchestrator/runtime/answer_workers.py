@@ -114,12 +114,16 @@ class AnswerWorkers:
     async def apply(self, domain: Load, method: str, *texts: str, kind: type[T]) -> T:
         """Return the value, a `kind`, of an optional method of a domain.
 
-        CallFailed when the call fails or reaches its limit; PluginError when the domain does not
-        load.
+        CallFailed when the call fails, reaches its limit or returns another type; PluginError when
+        the domain does not load.
         """
         async with self._pool.worker(domain) as worker:
             call = Apply(method, tuple(map(encodable, texts)))
-            return await worker.call(call, kind, self._limit_seconds)
+            value = await worker.call(call, object, self._limit_seconds)
+        if not isinstance(value, kind):
+            reason = f"returned {value!r:.80}, not a {kind.__name__}"
+            raise CallFailed(reason, Cause.RAISED)
+        return value
 
     async def aclose(self) -> None:
         """Kill all processes and wait for their end. Calls that still run see their process end."""

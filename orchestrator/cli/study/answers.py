@@ -19,6 +19,7 @@ import click
 import msgspec
 
 from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.inputs import references_and_notes
 from orchestrator.cli.options import debug_option, json_option
 from orchestrator.cli.view.answers import (
     Comparison,
@@ -41,7 +42,6 @@ from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.workers import CallFailed, plugin_reference
 from orchestrator.studies.evaluate import is_right
 from orchestrator.studies.scaling import attempts
-from orchestrator.studies.summary import references_in
 
 DIFFERENT = 1  # exit code, as of diff and cmp
 
@@ -201,7 +201,8 @@ def _attempts(job: FinishedJob, plan: Plan, problem: str, is_forced: bool) -> It
     }
     known: dict[str, tuple[str, ...]] = {}
     if job.source is not None and Path(job.source.problems).is_file():
-        known.update(references_in(job.source.problems, domains, plan, Execution()).answers)
+        read = references_and_notes(job.source.problems, domains, plan, Execution())
+        known.update(read.answers)
     for id, domain in domains.items():
         by_ordinal = {trace.ordinal: trace for trace in job.pools[id]}
         for trace in attempts(job.pools[id]):

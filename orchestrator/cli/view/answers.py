@@ -122,14 +122,18 @@ def reading_view(reading: Reading) -> RenderableType:
 
 def readings_view(readings: Sequence[Reading]) -> RenderableType:
     """Return what was read in several texts, one row each, and the number of classes."""
-    with_references = any(reading.references for reading in readings)
-    headings = ("text", "answer", "line", "key", *(("right",) if with_references else ()))
-    table = numbers_table(headings, n_texts=len(headings))
-    for position, reading in enumerate(readings, start=1):
-        cells = [reading.name or str(position), reading.answer or f"({_abstention(reading)})"]
-        cells += [_line(reading), reading.key or NONE]
-        if with_references:
-            cells.append({True: "yes", False: "no", None: NONE}[reading.right])
+    columns: dict[str, list[str]] = {
+        "text": [r.name or str(position) for position, r in enumerate(readings, start=1)],
+        "answer": [r.answer or f"({r.note or 'no answer'})" for r in readings],
+        "line": [_line(reading) for reading in readings],
+        "key": [reading.key or NONE for reading in readings],
+    }
+    if any(reading.references for reading in readings):
+        columns["right"] = [{True: "yes", False: "no", None: NONE}[r.right] for r in readings]
+    if any(reading.differs for reading in readings):
+        columns["journal"] = [(r.recorded or NONE) if r.differs else "" for r in readings]
+    table = numbers_table(tuple(columns), n_texts=len(columns))
+    for reading, *cells in zip(readings, *columns.values(), strict=True):
         style = "yellow" if reading.differs or reading.note else "dim" * (reading.answer is None)
         table.add_row(*(Text(one_line(cell), style=style) for cell in cells))
     return Group(table, *(Text(line, style="yellow") for line in _remarks(readings)))
