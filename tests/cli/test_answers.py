@@ -188,7 +188,9 @@ def test_a_file_has_one_text_or_one_in_each_row(cli: Run) -> None:
         (("--file", "bad.jsonl"), "bad.jsonl:2: a row is a text, or an object"),
         (("--file", "broken.jsonl"), "broken.jsonl:1: not JSON"),
         (("--job", "nowhere"), "there is no job in nowhere"),
-        (("a", "--problem", "q1"), "give --job DIR as well"),
+        (("a", "--problem", "q1"), "--problem has no meaning with TEXT and --file"),
+        (("--job", "a", "--cut-off"), "--cut-off has no meaning with --job"),
+        (("--compare", "a", "b", "--reference", "c"), "--reference has no meaning with --compare"),
         (("a", "--domain", "maths"), "did you mean 'math'"),
         (("a", "--domain", "choice letters=1"), "letters"),
         (("--compare", "1"), "--compare takes two answers, not 1"),
@@ -222,6 +224,8 @@ def test_the_attempts_of_a_job_are_read_again(cli: Run) -> None:
     assert "q1 #0 (no answer) – – 18" in shown(other)
     assert "1 of 1 references cannot be read as one letter" in other.stderr
     assert "2 answers not as in the journal" in shown(other)
+    near = ("--job", "runs/p", "--problem", "q1", "--domain", "number relative_tolerance=0.1")
+    assert document(cli, *near)[0]["references"][0]["right"], "18 is within a tenth of 19"
     assert "has no problem 'q7'" in cli("--job", "runs/p", "--problem", "q7").stderr
     Path("p.jsonl").unlink()
     assert document(cli, "--job", "runs/p")[0]["references"] == []

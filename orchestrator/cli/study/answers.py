@@ -130,24 +130,48 @@ def answers(
     \b
     Exit codes: 0 done (with --compare: equal); 1 with --compare: different; 2 invalid input.
     """
-    if problem and directory is None:
-        raise PlanError("--problem names a problem of a job; give --job DIR as well")
-    if sum((bool(texts), path is not None, directory is not None)) != 1:
-        raise PlanError("give one of: TEXT (- for the standard input), --file FILE, --job DIR")
+    _require_one_source(texts, path, directory)
     spec = one_spec("--domain", domain or "math")
     plan = Plan(domain=spec.name, domains={spec.name: spec})
     if compare:
+        _refuse("--compare", reference=references, cut_off=cut_off, problem=problem)
         return _compare(plan, texts, as_json)
     if directory is not None:
+        _refuse("--job", reference=references, cut_off=cut_off)
         job = read_finished(Path(directory))
-        plan = job.plan if domain is None else replace(job.plan, domain=spec.name)
-        readings = _run(plan, list(_attempts(job, plan, problem, domain is not None)))
+        plan = _job_plan(job.plan, spec) if domain else job.plan
+        read = list(_attempts(job, plan, problem, is_forced=domain is not None))
     else:
+        _refuse("TEXT and --file", problem=problem)
         given = [_Text("", _stdin_or(text), spec.name) for text in texts]
-        read = given if path is None else list(_rows(Path(path), spec.name))
-        marked = [replace(t, finished=t.finished and not cut_off) for t in read]
-        wanted = [replace(t, references=references or t.references) for t in marked]
-        readings = _run(plan, wanted)
+        rows = given if path is None else _rows(Path(path), spec.name)
+        read = [
+            replace(t, finished=t.finished and not cut_off, references=references) for t in rows
+        ]
+    return _show(_readings(plan, read), as_json)
+
+
+def _require_one_source(texts: Sequence[str], path: str | None, directory: str | None) -> None:
+    if sum((bool(texts), path is not None, directory is not None)) != 1:
+        raise PlanError("give one of: TEXT (- for the standard input), --file FILE, --job DIR")
+
+
+def _refuse(source: str, **settings: object) -> None:
+    """Refuse an option that would have no effect."""
+    for name, value in settings.items():
+        if value:
+            raise PlanError(
+                f"--{name.replace('_', '-')} has no meaning with {source}; leave it out"
+            )
+
+
+def _job_plan(plan: Plan, spec: PluginSpec) -> Plan:
+    """Return a job's plan with another domain: one of its own by name, unless options are given."""
+    own = {} if spec.name in plan.domains and not spec.options else {spec.name: spec}
+    return replace(plan, domain=spec.name, domains={**plan.domains, **own})
+
+
+def _show(readings: Sequence[Reading], as_json: bool) -> int:
     if as_json:
         print_json(readings)
     elif len(readings) == 1:
@@ -224,7 +248,7 @@ def _attempts(job: FinishedJob, plan: Plan, problem: str, is_forced: bool) -> It
 # --- reading
 
 
-def _run(plan: Plan, texts: Sequence[_Text]) -> list[Reading]:
+def _readings(plan: Plan, texts: Sequence[_Text]) -> list[Reading]:
     async def read() -> list[Reading]:
         async with aclosing(_workers()) as workers:
             reader = _Reader(plan, workers)
