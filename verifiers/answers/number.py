@@ -60,9 +60,9 @@ class Number:
         return abs(left - right) <= Fraction(self.relative_tolerance) * max(abs(left), abs(right))
 
     def read_reference(self, text: str) -> str | None:
-        """Return a bare number as it is, else the number that the text gives explicitly."""
-        bare = text.strip()
-        return bare if quantity(bare) is not None else self.extract(text, finished=False)
+        """Return the number that the text gives explicitly, or a bare number as it is."""
+        explicit = self.extract(text, finished=False)
+        return explicit or (text.strip() if quantity(text.strip()) is not None else None)
 
 
 def _read(statement: Statement) -> str | None:
