@@ -76,6 +76,7 @@ def check_domain(
                 "different examples",
                 f"{a!r} and {b!r} are called equivalent",
             )
+        _check_references(domain, stated, list(answers))
         if domain.in_process:
             _check_time(domain)
 
@@ -222,8 +223,44 @@ def _check_resolution(domain: Any, answers: Sequence[str]) -> None:
         )
 
 
+def _check_references(
+    domain: Domain, stated: Iterable[tuple[str, str]], answers: Iterable[str]
+) -> None:
+    """Check the optional methods `accepts`, `describe` and `read_reference`."""
+    accepts = getattr(domain, "accepts", domain.equivalent)
+    describe = getattr(domain, "describe", lambda answer: "")
+    for answer in answers:
+        require(
+            accepts(answer, answer) is True,
+            "an answer accepts itself",
+            f"{answer!r} is not right by itself",
+        )
+        description = describe(answer)
+        require(
+            isinstance(description, str) and "\n" not in description,
+            "describe",
+            f"{description!r} for {answer!r}; return one line of text",
+        )
+    read = getattr(domain, "read_reference", None)
+    if read is None:
+        return
+    for text in (*_RUBBISH, *_UNFINISHED):
+        value = read(text)
+        require(
+            value is None or (isinstance(value, str) and value.strip() != ""),
+            "read_reference",
+            f"{value!r} from {text!r:.100}; return the answer as text, or None",
+        )
+    for text, answer in [*stated, *((answer, answer) for answer in answers)]:
+        value = read(text)
+        # an answer of the examples may be none that the domain reads
+        is_right = text == answer if value is None else domain.equivalent(value, answer)
+        require(is_right, "references are read", f"{value!r}, not {answer!r}, from {text!r}")
+
+
 def _check_time(domain: Domain) -> None:
     """Double the length of texts that are hard to parse, until one takes too long."""
+    read_reference = getattr(domain, "read_reference", str)
     for piece in _REPEATED:
         for size in _SIZES:
             text = piece * (size // len(piece))
@@ -231,6 +268,7 @@ def _check_time(domain: Domain) -> None:
             for subject in (text, f"The answer is {text} 7"):
                 _extracted(domain, subject, True)
                 _canonical(domain, subject)
+                read_reference(subject)
             spent = time.process_time() - began
             require(
                 spent < _CPU_SECONDS,

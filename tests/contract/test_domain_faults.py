@@ -110,6 +110,30 @@ class Quadratic(Words):
         return Words.extract(self, text, finished)
 
 
+@dataclass(frozen=True)
+class MisreadReferences(Words):
+    def read_reference(self, text: str) -> str | None:
+        return text.strip() or None
+
+
+@dataclass(frozen=True)
+class EmptyReferences(Words):
+    def read_reference(self, text: str) -> str | None:
+        return self.extract(text, True) or ""
+
+
+@dataclass(frozen=True)
+class AcceptsNothing(Words):
+    def accepts(self, answer: str, reference: str) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class DescribesAtLength(Words):
+    def describe(self, answer: str) -> str:
+        return f"words\n{answer}"
+
+
 @pytest.mark.parametrize(
     ("domain", "rule"),
     [
@@ -125,6 +149,10 @@ class Quadratic(Words):
         (KeyedApart(), "resolve keeps complete forms"),
         (KeyedTogether(), "keys decide"),
         (Quadratic(), "linear time in process"),
+        (MisreadReferences(), "references are read"),
+        (EmptyReferences(), "read_reference"),
+        (AcceptsNothing(), "an answer accepts itself"),
+        (DescribesAtLength(), "describe"),
     ],
 )
 def test_a_broken_domain_is_caught_by_its_rule(domain: Any, rule: str) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 from orchestrator.kit.answers.find import find_answer, first_sentence
 from orchestrator.kit.answers.latex import leading_expression, statement_values
 from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwrap
-from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
+from orchestrator.kit.answers.prose import is_prose
+from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
 from verifiers.answers.algebra import words
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Math:
     """Numbers and formulas, compared by algebra; suits most problem sets."""
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "an expression or a few words, such as 3/4 or even"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the expression stated last.
@@ -91,6 +93,19 @@ class Math:
     def warm_up(self) -> None:
         """Import what `resolve` needs, outside the first answer's time limit."""
         self.resolve("x<1")
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the answer that the text gives explicitly; a bare expression as it is.
+
+        None for prose without an explicit answer.
+        """
+        if statements(text):
+            return self.extract(text, finished=False)
+        bare = text.strip()
+        if quantity(bare) is not None:
+            return bare
+        is_answer = 0 < len(bare) <= MAX_ANSWER_CHARS and _normal(bare) and not is_prose(bare)
+        return bare if is_answer else None
 
     def _read(self, statement: Statement) -> str | None:
         values = statement_values(statement)

@@ -34,6 +34,7 @@ class Number:
     ] = 0.0
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "one number, such as 18"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the number stated last.
@@ -58,6 +59,11 @@ class Number:
         if left is None or right is None:
             return self.canonical(a) == self.canonical(b)
         return abs(left - right) <= Fraction(self.relative_tolerance) * max(abs(left), abs(right))
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the number that the text gives explicitly, or a bare number as it is."""
+        explicit = self.extract(text, finished=False)
+        return explicit or (text.strip() if quantity(text.strip()) is not None else None)
 
 
 def _read(statement: Statement) -> str | None:
