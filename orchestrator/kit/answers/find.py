@@ -42,17 +42,24 @@ def find_answer(
     finished: bool,
     read: Callable[[Statement], str | None],
     nouns: tuple[str, ...] = ("answer",),
+    fallbacks: tuple[Callable[[str], Statement], ...] | None = None,
 ) -> str | None:
     """Return the last explicit answer; if a finished reply has none, that of its last line.
 
-    Digits and signs of other scripts are ASCII in the statements that are read.
+    `fallbacks` are other places to look at instead, in order. Digits and signs of other scripts are
+    ASCII in the statements that are read.
     """
     part = reply(text, finished)
     content = ascii_forms(part.text)
     found = statements(content, nouns)
     if value := latest_answer(found, read):
         return value
-    return read(last_line(content)) if part.finished and is_silent(found) else None
+    if not part.finished or not is_silent(found):
+        return None
+    for place in fallbacks or (last_line,):
+        if value := read(place(content)):
+            return value
+    return None
 
 
 def reply(text: str, finished: bool) -> Reply:
@@ -95,8 +102,8 @@ def is_silent(candidates: list[Statement]) -> bool:
 def last_line(text: str) -> Statement:
     r"""Return the last non-empty line, without a list mark.
 
-    A closing display formula (`$$…$$`, `\[…\]`) is one line. The last line of a closing fence counts
-    unless the fence names a programming language.
+    A closing display formula (`$$…$$`, `\[…\]`) is one line. The last line of a closing fence
+    counts unless the fence names a programming language.
     """
     text = text.rstrip()
     language = language_of(text)

@@ -17,6 +17,8 @@ from decimal import Decimal
 from functools import lru_cache
 
 _SAMPLE = 600  # characters from the end of a text that show its language
+NOTHING = r"(?!)"  # a pattern that matches nowhere
+CYRILLIC = "\u0400-\u04ff"
 UNCLEAR = "\ufffd"  # in a number that two conventions read differently: nothing reads it
 
 
@@ -31,12 +33,12 @@ class Language:
     code: str
     nouns: str
     verbs: str
-    options: str = r"(?!)"
-    negations: str = r"(?!)"
+    options: str = NOTHING
+    negations: str = NOTHING
     joints: str = r"(?!)"  # and, or
     changes: str = r"(?!)"  # words after a number that change it
-    percent: str = r"(?!)"
-    percent_before: str = r"(?!)"
+    percent: str = NOTHING
+    percent_before: str = NOTHING
     scales: dict[str, int] = field(default_factory=dict, hash=False)  # powers of ten
     script: str = ""  # characters of its own; "" for Latin
     common: str = ""
@@ -74,7 +76,7 @@ LANGUAGES = (
         scales={"百(?!分)": 2, "千(?![克米瓦卡焦帕])": 3, "[万萬]": 4, "[亿億]": 8},
     ),
     Language(
-        code="ru", script="\u0400-\u04ff", nouns="ответ(?:ом)?", options="вариант",
+        code="ru", script=CYRILLIC, nouns="ответ(?:ом)?", options="вариант",
         verbs="равен|равна|равно|составляет|является|это|будет|есть", negations="не", joints="и|или",
         changes="или|и|до|раза?|из|на|больше|меньше|с половиной|тыс|млн|млрд|плюс|минус|дюжин",
         percent="процент(?:а|ов)?", decimal_comma=True, letters="АAБBГDДEСC",
@@ -170,7 +172,7 @@ LANGUAGES = (
     Language(
         code="tr", nouns="cevap|cevabı|yanıt", verbs="şudur", options="seçenek|şık", negations="değil",
         joints="ve|veya|ya da", changes="kez|kat|veya|ve|ile|bin|milyon|milyar|buçuk|yüzde|düzine",
-        percent="(?!)", percent_before="yüzde|%", decimal_comma=True, verb_last=True,
+        percent=NOTHING, percent_before="yüzde|%", decimal_comma=True, verb_last=True,
         scales={"bin": 3, "milyon": 6, "milyar": 9},
         common="ve bir bu için toplam cevap doğru olarak olur vardır ile da de sonuç",
     ),
