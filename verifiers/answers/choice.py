@@ -28,12 +28,14 @@ _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|and not\b|\
 # before a letter that ends a sentence
 _CHOOSING = (
     r"(?:it['’]?s|it is|it was|(?:must|has to|have to|should|can only) be"
-    r"|(?:it|answer) (?:would|will) be|answer is|go with|going with|went with|choose|chose|choosing|pick|picked|select|selected|conclude)"
+    r"|(?:it|answer) (?:would|will) be|answer is|go with|going with|went with|choose|chose|choosing"
+    r"|pick|picked|select|selected|conclude)"
     r"(?: (?:that|is|it['’]?s|definitely|probably|clearly|simply|answer|option|choice|letter)){0,3}"
 )
 _CORRECT = (
     r"(?:is|are|must be|has to be|seems|looks|would be|should be)"
-    r" (?:definitely |clearly |probably |indeed )?(?:the )?(?:only )?(?:correct|right|best|answer|true one)"
+    r" (?:definitely |clearly |probably |indeed )?(?:the )?(?:only )?"
+    r"(?:correct|right|best|answer|true one)"
 )
 
 
@@ -59,7 +61,7 @@ class Choice:
         If a finished reply states none, return that of its last line (`B`, `B) Paris`, "so (B)"),
         or that which is its first line.
         """
-        return find_answer(text, finished, self._read, _NOUNS, (last_line, _first_line))
+        return find_answer(text, finished, self._read, _NOUNS, (_last_line, _first_line))
 
     def canonical(self, answer: str) -> str:
         """Return `=` and the capital letter.
@@ -107,10 +109,12 @@ class Choice:
         """
         text = _LABEL.sub("", self._latin(_bare(text), language))
         if language:
-            text = re.sub(rf"^(?:[^\W\d_]{{1,4}}\s)?(?:{language.options})\s{{0,3}}", "", text)
+            text = re.sub(
+                rf"^(?i:[^\W\d_]{{1,4}}[\s'’])?(?i:{language.options})\s{{0,3}}", "", text
+            )
         decorated = rf"\(([{self._both}])\)|\[([{self._both}])\]|([{self._both}])\)"
         # elsewhere than in English, a capital letter is never a word
-        follows = r"|[^\x00-\x7f]|\s|['’]" if language else ""
+        follows = r"|[^\x00-\x7f]|[\s,;'’]" if language else ""
         upper = (
             rf"([{self.letters.upper()}])(?=[.:,;!]?\s*$|[.:](?=\s|[A-Z]|[^\x00-\x7f])|[,;]\s|\s[-–—]+\s"
             rf"|\s+(?i:{_BECAUSE}){follows})"
@@ -184,6 +188,15 @@ def _named(upper: str, language: Language | None) -> re.Pattern[str]:
         if language.script == "":
             patterns.append(rf"\b(?:{language.verbs})\s{{1,3}}{letter}(?=\)?[.!]?$)")
     return re.compile("|".join(patterns))
+
+
+def _last_line(text: str) -> Statement:
+    """Return the last line; an empty one if it is the last of a list of options."""
+    before, _, line = text.rstrip().rpartition("\n")
+    previous = before.rstrip().rpartition("\n")[2]
+    if _OPTION_LINE.match(line) and _OPTION_LINE.match(previous):
+        return Statement(Mark.LAST_LINE, ("",), len(text), len(text))
+    return last_line(text)
 
 
 def _first_line(text: str) -> Statement:

@@ -15,13 +15,14 @@ from functools import lru_cache
 
 from orchestrator.kit.answers.find import first_sentence, sentences
 from orchestrator.kit.answers.languages import UNCLEAR, Language, plain, words_of
+from orchestrator.kit.answers.numbers import measurement
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
 from orchestrator.kit.answers.units import is_unit
 
 _TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|\\.|\d+(?:[.,]\d+)*|\.\d+|[^\W\d_]+|\s+|.")
 _MATH_WORD = re.compile(
     r"pi|sqrt|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|det|gcd|lcm|max|min|mod|infinity|alpha|beta|gamma|theta"
-    r"|percent|percentage|pct|and|or|million|billion|trillion|thousand|hundred",
+    r"|(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)[xyznu]|percent|percentage|pct|and|or|million|billion|trillion|thousand|hundred",
     re.IGNORECASE,
 )
 _SIGNS = frozenset("+-−–*/^=()[]{}<>|!%°√π∞≤≥≠±×÷·∪∩_.,:'$€£¥&²³½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⁄")
@@ -45,7 +46,7 @@ _NEXT_FORMULA = re.compile(r"\s{0,3}(?:,\s{0,3}(?:and|or)?|and|or)\s{0,3}(?=\$|\
 _PERCENT = re.compile(r"\s?(?:\\?%|(?:percent(?:age)?|per cent|pct)\b)", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus)\s+(?=[\d$\\])", re.IGNORECASE)
 # a letter of a script that writes its words without spaces may stand next to a number
-_ADJACENT = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
+_ADJACENT = "\u0600-\u06ff\u0900-\u0dff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
 _NUMBER = re.compile(
     rf"(?<![^\W{_ADJACENT}])(?<![.,^{{}}\\/])[-−]?(?:\\?[$€£¥₹]\s?)?"
     r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,40})(?:\.\d{1,40})?(?:/\d{1,40})?[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]?|[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])"
@@ -55,12 +56,16 @@ _NUMBER = re.compile(
 _CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)\s?(?=[$\d])")
 _PERCENT_WORD = re.compile(r"\s?(?:percentage|per cent|pct)$", re.IGNORECASE)
 _MAX_UNIT_WORDS = 5
+_OPERATOR_BEFORE = re.compile(r"[A-Za-z\d)]\s?(?:[-+*/^]|\*\*)\s?$")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
 _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
 # a sentence that begins so leads to an answer and does not give it
 _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
 )
+_OPEN_END = re.compile(r"[-+*/=^({\\?:]$")  # a question, or the rest is missing
+_LETTERS = re.compile(r"[A-Za-z]+")
+_REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
 _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -130,11 +135,12 @@ def closing_values(
     "is", "are" or "equals"; the formulas; an inequality; the text after the last `=`; the numbers.
     """
     line = _joined(plain(line.strip(), language), language)
-    if len(line) > MAX_ANSWER_CHARS or line.endswith(("?", ":")) or UNCLEAR in line:
+    if len(line) > MAX_ANSWER_CHARS or _OPEN_END.search(line) or UNCLEAR in line:
         return []
     last = sentences(line)[-1:]
     sentence = last[0] if last and _HAS_VALUE.search(last[0]) else line
-    if _PREAMBLE.match(sentence):
+    sentence = _REASON.split(sentence, maxsplit=1)[0]
+    if _PREAMBLE.match(sentence) or not _HAS_VALUE.search(sentence):
         return []
     for text in (sentence, line):
         if bold := _bold_values(text, language, read):
@@ -148,7 +154,7 @@ def closing_values(
     if values:
         return [formula for formula in values if _HAS_VALUE.search(formula)]
     if relation := _RELATION.search(sentence):
-        return _inequality(sentence, relation.start(), language)
+        return _whole_formula(sentence, relation.start(), language)
     if "=" in sentence:
         value = read(sentence.rpartition("=")[2], language)
         return [value] if value else []
@@ -174,7 +180,12 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
         expression, rest = f"{expression} {part[0]}", rest.strip()[part.end() :]
     if not _HAS_VALUE.search(expression) and (rest.strip(" *_") or not _is_symbolic(expression)):
         return None
-    if not _unchanged(rest, language, is_percent=_PERCENT.search(expression) is not None):
+    attached = _LETTERS.match(rest)
+    if attached and expression[-1].isdigit() and not is_unit(attached[0]):
+        return None
+    measured = measurement(expression)
+    is_part = _PERCENT.search(expression) is not None or bool(measured and measured[1])
+    if not _unchanged(rest, language, is_part=is_part):
         return None
     return _PERCENT_WORD.sub("%", expression), rest
 
@@ -206,20 +217,18 @@ def _right_side(formula: str) -> str:
     return right
 
 
-def _inequality(sentence: str, at: int, language: Language | None) -> list[str]:
-    """Return the inequality around a sign, if it is all that the sentence says."""
-    tokens = list(_TOKEN.finditer(sentence[:at]))
+def _whole_formula(sentence: str, at: int, language: Language | None) -> list[str]:
+    """Return the formula in prose around a place, if the sentence has no number outside of it."""
     start = at
-    for token in reversed(tokens):
-        if token[0] in ",;:" or not _is_math(
-            token[0], sentence, token.start(), token.end(), language
-        ):
+    for token in reversed(list(_TOKEN.finditer(sentence[:at]))):
+        is_math = _is_math(token[0], sentence, token.start(), token.end(), language)
+        if token[0] in ",;:" or not is_math:
             break
         start = token.start()
-    relation = _trimmed(sentence[start : at + 1 + _math_length(sentence[at + 1 :], language)])
-    rest = sentence[:start] + sentence[start:].strip()[len(relation) :]
-    complete = relation and not re.search(r"\d", rest) and _balanced(relation)
-    return [relation] if complete and not _RELATION.match(relation) else []
+    formula = _trimmed(sentence[start : at + 1 + _math_length(sentence[at + 1 :], language)])
+    rest = sentence[:start] + sentence[start:].strip()[len(formula) :]
+    complete = formula and not re.search(r"\d", rest) and _balanced(formula)
+    return [formula] if complete and not _RELATION.match(formula) else []
 
 
 def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str]:
@@ -229,6 +238,8 @@ def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str
         attached = match["unit"]
         if attached and (len(attached) == 1 or not is_unit(attached)):
             continue
+        if _OPERATOR_BEFORE.search(sentence, max(0, match.start() - 8), match.start()):
+            return _whole_formula(sentence, match.start(), language)
         if (value := read(sentence[match.start() :], language)) is None:
             return []
         values.append(value)
@@ -356,15 +367,15 @@ def _trimmed(expression: str) -> str:
 
 
 def _unchanged(
-    rest: str, language: Language | None, *, check_rest: bool = True, is_percent: bool = False
+    rest: str, language: Language | None, *, check_rest: bool = True, is_part: bool = False
 ) -> bool:
     """Tell whether the words after an expression leave its value alone.
 
-    `check_rest`: they contain no other number either. `is_percent`: the expression is a
-    percentage, which may be one of something.
+    `check_rest`: they contain no other number either. `is_part`: the expression may be one of
+    something, as a percentage or a measurement.
     """
     rest = rest.strip(" *_'")
-    if is_percent:
+    if is_part:
         rest = re.sub(r"^of\b", "", rest)
     if _CHANGES.match(rest) or _PART.match(rest) or (language and _changes(language).match(rest)):
         return False

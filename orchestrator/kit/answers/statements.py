@@ -236,7 +236,9 @@ def _phrases_elsewhere(text: str, folded: str, *, options: bool) -> Iterator[Sta
         for match in list(_pattern(language, options).finditer(text))[-_MAX_STATEMENTS:]:
             content = _after(text, match.end())
             denied = _is_denied(language, match, content)
-            mark = Mark.WORDS if match["verb"] else Mark.LABEL
+            # "option C is right" is no statement of an answer in words
+            is_option = re.match(language.options, match[0], re.IGNORECASE) is not None
+            mark = Mark.WORDS if match["verb"] and not is_option else Mark.LABEL
             yield Statement(mark, (content,), match.start(), match.end(), denied, language)
 
 
