@@ -208,3 +208,15 @@ def test_a_parser_that_fails_leaves_a_note_and_the_tags() -> None:
     trace = finished_by(PLAIN, "<think>a</think>b", parser=ReplyParser("odd", parse, guessed=False))
     assert (trace.thinking, trace.reply) == ("a", "b")
     assert "reasoning parser 'odd': KeyError" in trace.note
+
+
+def test_the_page_lists_the_parser_of_every_family() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "thinking.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    listed = {
+        family.strip("` "): parser.strip("` ")
+        for families, parser in rows
+        for family in families.split(",")
+        if family.strip("` ") in PARSERS
+    }
+    assert listed == PARSERS
