@@ -43,12 +43,15 @@ class Classes:
 
     keys: dict[str, str] = field(default_factory=dict)  # canonical form -> key
     representatives: list[Answer] = field(default_factory=list)  # the first answer of each class
+    # those whose keys are from a journal: an earlier version may have made them in another way
+    restored: list[Answer] = field(default_factory=list)
     lock: asyncio.Lock | None = None  # created when a comparison first has to wait
 
     def restore(self, answer: Answer) -> None:
         """Add a class from a journal, unless it is known."""
         if all(answer.key != known.key for known in self.representatives):
             self.add(answer)
+            self.restored.append(answer)
 
     def add(self, answer: Answer) -> Answer:
         """Add the class that an answer is the first of, and return the answer."""
@@ -69,6 +72,11 @@ class _LoadedDomain:
     # the domain's, cached: the same few answers come up again and again
     canonical: Callable[[str], str]
     spec: PluginSpec
+
+    @property
+    def resolves(self) -> bool:
+        """Whether the class of an answer is found without comparing it with others."""
+        return hasattr(self.domain, "resolve")
 
     @property
     def reference(self) -> Load:
@@ -177,6 +185,9 @@ class Annotator:
             x, y = loaded.canonical(a), loaded.canonical(b)
             if x == y or (_is_complete(x) and _is_complete(y)):
                 return x == y, ""
+            if loaded.resolves:
+                (key, note), (other, more) = [await self._key(loaded, form) for form in (x, y)]
+                return key == other, _joined(note, more)
         match = await self._workers.match(loaded.reference, a, [b])
         return match.index is not None, "; ".join(u.reason for u in match.undecided)
 
@@ -192,6 +203,8 @@ class Annotator:
         self, loaded: _LoadedDomain, text: str, canonical: str, classes: Classes
     ) -> tuple[Answer, str]:
         """Return the answer with the key of its class, and a note on what was not decided."""
+        if loaded.resolves:
+            return await self._keyed(loaded, text, canonical, classes)
         waiting = classes.lock is not None and classes.lock.locked()
         if not waiting and (answer := _at_once(text, canonical, classes)):
             return answer, ""
@@ -211,6 +224,42 @@ class Annotator:
                 return classes.add(Answer(text, canonical)), note
             key = classes.keys[canonical] = known[match.index].key
             return Answer(text, key), note
+
+    async def _keyed(
+        self, loaded: _LoadedDomain, text: str, canonical: str, classes: Classes
+    ) -> tuple[Answer, str]:
+        """Do the work of `_classified` for a domain that finds the class of an answer by itself."""
+        if classes.restored:
+            classes.lock = classes.lock or asyncio.Lock()
+            async with classes.lock:
+                await self._adopt(loaded, classes)
+        if canonical in classes.keys:
+            return Answer(text, classes.keys[canonical]), ""
+        key, note = await self._key(loaded, canonical)
+        if key not in classes.keys:
+            classes.add(Answer(text, key))
+        classes.keys[canonical] = classes.keys[key]
+        return Answer(text, classes.keys[key]), note
+
+    async def _key(self, loaded: _LoadedDomain, canonical: str) -> tuple[str, str]:
+        """Return the key of a class, and a note if it is only that of the answer's own text."""
+        if _is_complete(canonical):
+            return canonical, ""
+        resolution = await self._workers.resolve(loaded.reference, canonical)
+        if resolution.key is not None:
+            return resolution.key, ""
+        return canonical, f"{canonical[:80]!r} equals only itself: {resolution.note}"
+
+    async def _adopt(self, loaded: _LoadedDomain, classes: Classes) -> None:
+        """Let the classes of a journal keep their keys for the answers that are theirs today."""
+        while classes.restored:
+            answer = classes.restored[-1]
+            canonical = loaded.canonical(answer.text)
+            classes.keys.setdefault(canonical, answer.key)
+            if not _is_complete(answer.key):  # made by a version that compared pairs
+                key, _ = await self._key(loaded, canonical)
+                classes.keys.setdefault(key, answer.key)
+            classes.restored.pop()
 
     def _wanted_verifiers(
         self, request: Request, trace: Trace, is_cancelled: Callable[[], bool]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.engines.reply import encodable
-from orchestrator.runtime.worker_child import Apply, Compare, Load, Read, Reading
+from orchestrator.runtime.worker_child import Apply, Compare, Load, Read, Reading, Resolve
 from orchestrator.runtime.workers import CallFailed, Cause, WorkerPool
 
-_CACHE_SIZE = 65_536  # comparisons: some 20 MB of short answers
+_CACHE_SIZE = 65_536  # comparisons, and keys: some 20 MB of short answers
 # Different partners; an answer that sympy cannot parse would otherwise cost a limit for each class.
 _N_BLAMED = 2
 _MIN_MEMORY_BYTES = 256 << 20
@@ -52,6 +52,14 @@ class Examined:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolution:
+    """The key of an answer's class; None if it was not found, for the reason in `note`."""
+
+    key: str | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Comparison:
     equal: bool
     error: str = ""
@@ -76,6 +84,7 @@ class AnswerWorkers:
         self._pool = WorkerPool(n_workers, memory_bytes)
         self._known: OrderedDict[tuple[Load, str, str], _Comparison] = OrderedDict()
         self._partners: dict[tuple[Load, str], set[str]] = {}
+        self._keys: OrderedDict[tuple[Load, str], Resolution] = OrderedDict()
 
     async def match(self, domain: Load, answer: str, representatives: Sequence[str]) -> ClassMatch:
         """Return the first representative that is equivalent to `answer`, and the undecided ones.
@@ -97,6 +106,32 @@ class AnswerWorkers:
                     undecided.append(Undecided(index, comparison.error))
             comparisons += new
         return ClassMatch(None, tuple(undecided))
+
+    async def resolve(self, domain: Load, answer: str) -> Resolution:
+        """Return the key of the answer's class, or why there is none.
+
+        An answer is resolved once: what reached a limit is not tried again, unless the memory may
+        have been used by earlier calls. PluginError when the domain does not load.
+        """
+        answer = encodable(answer)
+        if (known := self._keys.get((domain, answer))) is not None:
+            self._keys.move_to_end((domain, answer))
+            return known
+        resolution = await self._resolve(domain, answer)
+        self._keys[domain, answer] = resolution
+        if len(self._keys) > _CACHE_SIZE:
+            self._keys.popitem(last=False)
+        return resolution
+
+    async def _resolve(self, domain: Load, answer: str) -> Resolution:
+        while True:
+            async with self._pool.worker(domain) as worker:
+                is_used = worker.n_calls > 0
+                try:
+                    return Resolution(await worker.call(Resolve(answer), str, self._limit_seconds))
+                except CallFailed as failure:
+                    if not is_used or failure.cause not in (Cause.MEMORY, Cause.DEATH):
+                        return Resolution(None, str(failure))
 
     async def examine(self, domain: Load, text: str, finished: bool) -> Examined:
         """Return what the domain reads in a text, with its canonical form.
@@ -141,7 +176,7 @@ class AnswerWorkers:
                     comparison = _Comparison(await worker.call(call, bool, self._limit_seconds))
                 except CallFailed as failure:
                     comparison = _Comparison(False, str(failure))
-                    if failure.cause is Cause.LIMIT:
+                    if failure.cause in (Cause.TIME, Cause.MEMORY):
                         self._blame(domain, answer, representative)
                     if failure.cause is Cause.DEATH:
                         return [*comparisons, comparison]
