@@ -35,7 +35,7 @@ from orchestrator.cli.options import (
     plan_argument,
 )
 from orchestrator.cli.view.numbers import counted, one_line
-from orchestrator.cli.view.tables import print_traces, solution_table, summary_table
+from orchestrator.cli.view.tables import print_traces, solution_table, summary_table, trace_row
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
@@ -174,7 +174,8 @@ def _print_solution(
 ) -> None:
     """Print the answer and its vote; the traces too, unless they are None."""
     if display.as_json:
-        print_json({"question": question, "result": result, "traces": traces, "seconds": seconds})
+        rows = None if traces is None else list(map(trace_row, traces))
+        print_json({"question": question, "result": result, "traces": rows, "seconds": seconds})
         return
     console = results_console()
     if traces is not None:

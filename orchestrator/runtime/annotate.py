@@ -26,6 +26,7 @@ from orchestrator.core.values import (
     Verdict,
     changed,
 )
+from orchestrator.kit.answers.attempt import reading
 from orchestrator.plan import registry
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.verify import VerifierRunner
@@ -111,23 +112,22 @@ class Annotator:
         """
         if trace.finish is Finish.FAILED or request.purpose not in _ANNOTATED:
             return trace
-        text = trace.text
-        if request.parent is not None or request.suffix:
-            text = f"{request.prefix_text}{request.suffix}{text}"
+        part = reading(request, trace, self._plan.answers_in_thinking)
+        trace = part.with_parts(trace)
         loaded = self._domain(problem.domain)
-        finished, note, answer = trace.finish is Finish.STOP, "", None
+        note, answer = "", None
         if loaded.domain.in_process:
-            text_answer = loaded.domain.extract(text, finished)
+            text_answer = loaded.domain.extract(part.text, part.finished)
             canonical = "" if text_answer is None else loaded.canonical(text_answer)
         else:
-            read = await self._workers.examine(loaded.reference, text, finished)
+            read = await self._workers.examine(loaded.reference, part.text, part.finished)
             text_answer, canonical, note = read.answer, read.canonical or "", read.note
         if text_answer is not None:
             answer, doubt = await self._classified(loaded, text_answer, canonical, classes)
             note = _joined(note, doubt)
         trace = changed(trace, answer=answer, note=_joined(trace.note, note))
         names = self._wanted_verifiers(request, trace, is_cancelled)
-        return await self._verified(problem, trace, text, names) if names else trace
+        return await self._verified(problem, trace, part.attempt(trace), names) if names else trace
 
     @property
     def n_verifying(self) -> int:
@@ -186,8 +186,8 @@ class Annotator:
             if x == y or (_is_complete(x) and _is_complete(y)):
                 return x == y, ""
             if loaded.resolves:
-                (key, note), (other, more) = [await self._key(loaded, form) for form in (x, y)]
-                return key == other, _joined(note, more)
+                keys = [await self._key(loaded, form) for form in (x, y)]
+                return keys[0][0] == keys[1][0], _joined(keys[0][1], keys[1][1])
         match = await self._workers.match(loaded.reference, a, [b])
         return match.index is not None, "; ".join(u.reason for u in match.undecided)
 
@@ -274,11 +274,10 @@ class Annotator:
         return names
 
     async def _verified(
-        self, problem: Problem, trace: Trace, text: str, names: Sequence[str]
+        self, problem: Problem, trace: Trace, whole: Trace, names: Sequence[str]
     ) -> Trace:
+        """Return the trace with verdicts on `whole`: of a continuation, its whole attempt."""
         assert self._verifiers is not None
-        # of a continuation a verifier sees all, not the last step
-        whole = trace if text == trace.text else changed(trace, text=text)
         verdicts: list[Verdict] = []
         note, unjudged = trace.note, trace.unjudged
         for name in names:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.engines.reply import encodable
-from orchestrator.runtime.worker_child import Apply, Compare, Load, Read, Reading, Resolve
+from orchestrator.runtime.worker_child import Apply, Compare, Load, Read, Reading
 from orchestrator.runtime.workers import CallFailed, Cause, WorkerPool
 
 _CACHE_SIZE = 65_536  # comparisons, and keys: some 20 MB of short answers
@@ -128,7 +128,8 @@ class AnswerWorkers:
             async with self._pool.worker(domain) as worker:
                 is_used = worker.n_calls > 0
                 try:
-                    return Resolution(await worker.call(Resolve(answer), str, self._limit_seconds))
+                    call = Apply("resolve", (answer,))
+                    return Resolution(await worker.call(call, str, self._limit_seconds))
                 except CallFailed as failure:
                     if not is_used or failure.cause not in (Cause.MEMORY, Cause.DEATH):
                         return Resolution(None, str(failure))
