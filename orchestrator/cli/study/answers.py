@@ -40,7 +40,6 @@ from orchestrator.plan.spec_syntax import one_spec
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.workers import CallFailed, plugin_reference
-from orchestrator.studies.evaluate import is_right
 from orchestrator.studies.scaling import attempts
 
 DIFFERENT = 1  # exit code, as of diff and cmp
@@ -338,10 +337,12 @@ class _Reader:
 
     async def _reference(self, domain: str, answer: str | None, text: str) -> ReferenceReading:
         read, note = await self._annotator.read_reference(domain, text)
-        if read is None:
-            return ReferenceReading(text, None, False, note)
-        accepts = self._annotator.accepts
-        right = answer is not None and await is_right(domain, answer, (read,), accepts)
+        if read is None or answer is None:
+            return ReferenceReading(text, read, None if read is None else False, note)
+        right = await self._annotator.accepts(domain, answer, read)
+        if right is None:
+            _, doubt = await self._annotator.compare(domain, answer, read)
+            note = doubt or "`accepts` of the domain failed"
         return ReferenceReading(text, read, right, note)
 
     def _spec(self, domain: str) -> PluginSpec:

@@ -33,11 +33,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceReading:
-    """A reference, the answer that it gives (None: it cannot be read), and whether that is met."""
+    """A reference, the answer that it gives (None: it cannot be read), and whether that is met.
+
+    `right` is None when it cannot be read, or when a limit was reached before this was decided;
+    `note` has the reason.
+    """
 
     text: str
     answer: str | None
-    right: bool
+    right: bool | None
     note: str
 
 
@@ -64,7 +68,7 @@ class Reading:
     @property
     def right(self) -> bool | None:
         """Whether it is right by any reference; None where there is none that can be read."""
-        known = [r.right for r in self.references if r.answer is not None]
+        known = [r.right for r in self.references if r.right is not None]
         return any(known) if known else None
 
     @property
@@ -94,7 +98,10 @@ class Comparison:
             return f"this was not decided ({self.doubt}), so they count as different"
         if self.keys[0] == self.keys[1]:
             return f"both have the key {self.keys[0]}"
-        return "the domain finds them equivalent" if self.equal else "their keys differ"
+        if self.equal:
+            return "the domain finds them equivalent"
+        described = f": the first is {self.types[0]}, the second {self.types[1]}"
+        return f"their keys differ{described if all(self.types) else ''}"
 
 
 def reading_view(reading: Reading) -> RenderableType:
@@ -174,7 +181,9 @@ def _reference(reference: ReferenceReading) -> Text:
         why = f" ({reference.note})" if reference.note else ""
         return Text(f"{one_line(reference.text)} cannot be read{why}", style="yellow")
     source = "" if reference.answer == reference.text else f', read from "{_end(reference.text)}"'
-    verdict = "right" if reference.right else "not met"
+    verdict = {True: "right", False: "not met", None: f"not decided ({reference.note})"}[
+        reference.right
+    ]
     style = "green" if reference.right else "yellow"
     return Text.assemble(f"{reference.answer}{source}: ", (verdict, style))
 
