@@ -134,6 +134,16 @@ def test_an_abstention_says_why(cli: Run) -> None:
     assert "line 1, given explicitly" in shown(cli("\\boxed{18} is it, as", "--cut-off"))
 
 
+def test_thinking_is_told_apart(cli: Run) -> None:
+    """What a model only thought is no part of its reply."""
+    done = cli("<think>Hm.\nThe answer is 5.</think>\n\nSo the answer is 6.")
+    assert "answer 6" in shown(done)
+    assert "line 3 of the reply, given explicitly: So the answer is 6." in shown(done)
+    assert "thinking 20 characters, apart from the reply" in shown(done)
+    open_end = cli("<think>The answer is 5.")
+    assert "none: the text ends inside its thinking, so there is no reply" in shown(open_end)
+
+
 def test_options_of_the_domain_are_given_with_its_name(cli: Run) -> None:
     text = "The answer is E."
     assert document(cli, text, "--domain", "choice letters=ABCDE")[0]["answer"] == "E"

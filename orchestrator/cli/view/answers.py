@@ -1,6 +1,6 @@
 """The view of `leadline answers`: what was read in a text, and how two answers compare.
 
-Display only: `cli.study.answers` reads and compares.
+Display only: `cli.study.answers.reader` reads and compares.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Reading:
     """What a domain read in a text.
 
     Texts of one `problem` share classes. `answer`, `place` and `key` are None when it abstained.
-    `type` is "" for a domain that describes
-    no answers. `recorded` is the answer in a journal, "" for none there, None outside a job.
+    `type` is "" for a domain that describes no answers. With thinking, the place is in the text
+    without it. `recorded` is the answer in a journal, "" for none there, None outside a job.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Reading:
     type: str
     key: str | None
     note: str
+    n_thinking_chars: int
     references: tuple[ReferenceReading, ...]
     recorded: str | None
 
@@ -117,6 +118,9 @@ def reading_view(reading: Reading) -> RenderableType:
         if reading.type:
             facts.add_row("type", Text(reading.type))
         facts.add_row("key", Text(reading.key or ""))
+        if reading.n_thinking_chars:
+            apart = f"{count(reading.n_thinking_chars)} characters, apart from the reply"
+            facts.add_row("thinking", Text(apart))
         if reading.note:
             facts.add_row("note", Text(reading.note, style="yellow"))
     for reference in reading.references:
@@ -173,7 +177,8 @@ def _place(reading: Reading) -> Text:
     shown = Text(place.text[start : start + _WIDTH].rstrip())
     if place.column is not None:
         shown.stylize("bold green", at - start, at - start + len(reading.answer or ""))
-    return Text.assemble(f"line {place.line}, {how}: ", shown)
+    of_reply = " of the reply" if reading.n_thinking_chars else ""
+    return Text.assemble(f"line {place.line}{of_reply}, {how}: ", shown)
 
 
 def _reference(reference: ReferenceReading) -> Text:
