@@ -28,7 +28,7 @@ _COMMANDS = {
             "study.evaluate.evaluate",
             "Evaluate a finished job, optionally with other selectors.",
         ),
-        "answers": ("study.answers.answers", "Show how answers are read and compared."),
+        "answers": ("study.answers.command.answers", "Show how answers are read and compared."),
     },
     "Choose settings": {
         "sweep": ("study.sweep.sweep", "Measure accuracy over latent depth and width."),

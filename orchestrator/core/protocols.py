@@ -18,10 +18,6 @@ variables or properties:
   where the user names none.
 - `loads_models: bool` (engines): False if the engine does not load the plan's models itself; their
   files are then not inspected.
-- `read_reference(text) -> str | None` (domains): the answer that a reference gives ("18",
-  "#### 18", "The answer is 18."), None if it cannot be read. Without it, a reference is an answer.
-- `accepts(answer, reference) -> bool` (domains): whether an answer is right by a reference, where
-  that is wider than equality. Both run where `extract` does.
 - `expects: str` (domains): what a reference must be, for messages, such as "one number".
 - `lists_are_values: bool` (domains): True if a list in a row's `answer` is one value. Elsewhere its
   items are aliases: any of them is right.
@@ -132,8 +128,9 @@ class Domain(Protocol):
     are equal, and `equivalent` says the same. It may be slow or hang, so it is called only in a
     process that can be killed. `accepts(answer, reference) -> bool` tells whether an answer is
     right by a reference where that is wider than equality, as within a tolerance.
-    `read_reference(text) -> str | None` returns the answer that a reference states, None if it
-    states none. These two take linear time.
+    `read_reference(text) -> str | None` returns the answer that a reference gives ("18", "#### 18",
+    "The answer is 18."), None if it cannot be read; without it, a reference is an answer. These two
+    take linear time and run where `extract` does.
     """
 
     # True: `extract` and `canonical` take linear time and may run in the caller's process

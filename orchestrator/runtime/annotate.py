@@ -159,12 +159,16 @@ class Annotator:
             return None, str(failure)
         return (value, "") if isinstance(value, str) and value else (None, "")
 
-    async def accepts(self, domain: str, answer: str, reference: str) -> bool:
-        """Tell whether an answer is right by a reference, as `read_reference` returns it."""
+    async def accepts(self, domain: str, answer: str, reference: str) -> bool | None:
+        """Tell whether an answer is right by a reference, as `read_reference` returns it.
+
+        None when that was not decided.
+        """
         loaded = self._domain(domain)
         accepts = getattr(loaded.domain, "accepts", None)
         if accepts is None:
-            return await self.same(domain, answer, reference)
+            equal, doubt = await self.compare(domain, answer, reference)
+            return None if doubt and not equal else equal
         if loaded.domain.in_process:
             return bool(accepts(answer, reference))
         try:
@@ -172,7 +176,7 @@ class Annotator:
                 loaded.reference, "accepts", answer, reference, kind=bool
             )
         except CallFailed:
-            return False
+            return None
 
     async def same(self, domain: str, a: str, b: str) -> bool:
         """Tell whether two answers are equivalent."""

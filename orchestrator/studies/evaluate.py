@@ -29,8 +29,8 @@ _BATCH = 2_000_000  # numbers resampled at a time: 16 MB
 _N_RESAMPLES = 9999  # scipy's default for the bootstrap
 Table: TypeAlias = npt.NDArray[np.float64]
 
-# (domain, answer, reference) -> whether the answer is right
-Accepts: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
+# (domain, answer, reference) -> whether the answer is right; None when that was not decided
+Accepts: TypeAlias = Callable[[str, str, str], Awaitable[bool | None]]
 # problem id -> the right answers, any of which is right
 RightAnswers: TypeAlias = Mapping[str, tuple[str, ...]]
 
@@ -94,13 +94,15 @@ class Report:
     """The numbers of a finished job.
 
     `accuracy` is None without references. `savings` is None where the full cost is unknown.
-    References that cannot be read (`n_unreadable`) do not count in the accuracy.
+    References that cannot be read (`n_unreadable`) do not count in the accuracy. The answers of the
+    problems in `undecided` could not be compared with a reference; they count as wrong.
     """
 
     n_results: int
     n_by_status: Mapping[str, int]
     n_without_reference: int
     n_unreadable: int
+    undecided: tuple[str, ...]
     accuracy: Estimate | None
     usage: Mapping[str, Usage]
     total: Usage
@@ -164,12 +166,17 @@ def _texts(answer: Any, lists_are_values: bool) -> list[str]:
     return [v if isinstance(v, str) else msgspec.json.encode(v).decode().strip('"') for v in values]
 
 
-async def is_right(domain: str, answer: str, references: Iterable[str], accepts: Accepts) -> bool:
-    """Return whether an answer is right by any of the references."""
+async def is_right(
+    domain: str, answer: str, references: Iterable[str], accepts: Accepts
+) -> bool | None:
+    """Return whether an answer is right by any of the references; None when not decided."""
+    right: bool | None = False
     for reference in references:
-        if await accepts(domain, answer, reference):
+        accepted = await accepts(domain, answer, reference)
+        if accepted:
             return True
-    return False
+        right = None if accepted is None else right
+    return right
 
 
 async def score(
@@ -177,15 +184,16 @@ async def score(
     references: RightAnswers,
     domains: Mapping[str, str],
     accepts: Accepts,
-) -> dict[str, bool]:
+) -> dict[str, bool | None]:
     """Return whether each problem was answered correctly, by id, in the order of the results.
 
+    None means that a limit was reached before this was decided; such answers count as wrong.
     Abstentions and failures are wrong. Invalid rows and problems without a reference are left out.
     `domains` maps problem ids to domain names.
     """
     counted = [r for r in results if r.status is not Status.INVALID and r.problem_id in references]
 
-    async def right(result: Result) -> bool:
+    async def right(result: Result) -> bool | None:
         if result.status is not Status.ANSWERED or result.answer is None:
             return False
         domain = domains[result.problem_id]
@@ -340,7 +348,7 @@ def savings(results: Iterable[Result]) -> Savings | None:
 
 def report(
     results: Sequence[Result],
-    correctness: Mapping[str, bool],
+    correctness: Mapping[str, bool | None],
     wall_seconds: float,
     unreadable: Collection[str] = (),
 ) -> Report:
@@ -359,7 +367,8 @@ def report(
             r.problem_id not in correctness and r.problem_id not in unreadable for r in valid
         ),
         n_unreadable=sum(r.problem_id in unreadable for r in valid),
-        accuracy=share_estimate(list(correctness.values())),
+        undecided=tuple(id for id, right in correctness.items() if right is None),
+        accuracy=share_estimate(list(map(bool, correctness.values()))),
         usage=usage,
         total=sum(usage.values(), Usage()),
         savings=savings(valid),

@@ -150,6 +150,18 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def undecided_note(report: Report, directory: str | Path) -> str:
+    """Return a note on the answers that could not be compared with a reference; "" if none."""
+    if not report.undecided:
+        return ""
+    n = len(report.undecided)
+    return (
+        f"{n:,} {'answer' if n == 1 else 'answers'} could not be compared with a reference and "
+        f"{'counts' if n == 1 else 'count'} as wrong; for the reason: leadline answers --job "
+        f"{directory} --problem {report.undecided[0]}"
+    )
+
+
 def require_readable(references: References, path: str | Path) -> References:
     """Return the references; PlanError when there are some and none can be read."""
     if references.unreadable and not references.answers:
@@ -163,8 +175,8 @@ def correctness(
     domains: Mapping[str, str],
     plan: Plan,
     execution: Execution,
-) -> dict[str, bool]:
-    """Return whether each problem with a reference was answered correctly."""
+) -> dict[str, bool | None]:
+    """Return whether each problem with a reference was answered correctly, as `score` does."""
     if not any(r.problem_id in references for r in results):
         return {}
     return compare_answers(
@@ -174,7 +186,7 @@ def correctness(
 
 def summarise(
     job: Job,
-    right: Mapping[str, bool],
+    right: Mapping[str, bool | None],
     unreadable: Collection[str] = (),
     *,
     seconds: float,
@@ -247,7 +259,7 @@ def rankings(
     results: Sequence[Result],
     pools: Mapping[str, Sequence[Trace]],
     selectors: Mapping[str, Selector],
-    right: Callable[[Sequence[Result]], Mapping[str, bool]],
+    right: Callable[[Sequence[Result]], Mapping[str, bool | None]],
     unreadable: Collection[str] = (),
 ) -> list[Ranking]:
     """Return the evaluation of each selector on finished pools.

@@ -134,6 +134,16 @@ def test_an_abstention_says_why(cli: Run) -> None:
     assert "line 1, given explicitly" in shown(cli("\\boxed{18} is it, as", "--cut-off"))
 
 
+def test_thinking_is_told_apart(cli: Run) -> None:
+    """What a model only thought is no part of its reply."""
+    done = cli("<think>Hm.\nThe answer is 5.</think>\n\nSo the answer is 6.")
+    assert "answer 6" in shown(done)
+    assert "line 3 of the reply, given explicitly: So the answer is 6." in shown(done)
+    assert "thinking 20 characters, apart from the reply" in shown(done)
+    open_end = cli("<think>The answer is 5.")
+    assert "none: the text ends inside its thinking, so there is no reply" in shown(open_end)
+
+
 def test_options_of_the_domain_are_given_with_its_name(cli: Run) -> None:
     text = "The answer is E."
     assert document(cli, text, "--domain", "choice letters=ABCDE")[0]["answer"] == "E"
@@ -245,6 +255,8 @@ def test_the_attempts_of_a_job_are_read_again(cli: Run) -> None:
         ("yes", "no", "text", False, "their keys differ"),
         ("x+1", "1+x", "math", True, "one answer in the domain math"),
         ("x+1", "x+2", "math", False, "two different answers in the domain math"),
+        ("\\{1,3\\}", "(1,3)", "math", False, "the first is set {1, 3}, the second tuple (1, 3)"),
+        ("x>3", "(3,\\infty)", "math", True, "one answer in the domain math"),
     ],
 )
 def test_two_answers_are_compared(
@@ -277,10 +289,28 @@ def test_a_domain_that_dies_is_reported_and_the_next_text_is_read(cli: Run) -> N
     crashed, read = document(cli, "crash", "it is red", "--domain", "typed")
     assert (crashed["answer"], read["answer"]) == (None, "red")
     assert "the worker process exited with status 3" in crashed["note"]
+    doubtful = cli("it is red", "--domain", "typed", "--reference", "crash")
+    assert "crash: not decided (the worker process exited with status 3" in shown(doubtful)
     done = cli("--compare", "a", "crash", "--domain", "typed")
     assert done.exit_code == 1
     assert "this was not decided (the worker process exited with status 3" in shown(done)
     assert "so they count as different" in shown(done)
+
+
+@pytest.mark.usefixtures("typed")
+def test_eval_names_answers_that_could_not_be_compared(cli: Run) -> None:
+    """The reason is what `leadline answers` shows."""
+    rows = [{"id": f"q{i}", "prompt": "x", "answer": a} for i, a in enumerate(("crash", "18."))]
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ("--execution.engine", "fake", "--execution.engine.answers", '["18"]')
+    run = ["run", "--problems", "p.jsonl", *flags, "--domain", "typed", "--strategy.n", "2"]
+    note = "1 answer could not be compared with a reference and counts as wrong"
+    for command in (run, ["eval", "runs/p"]):
+        done = CliRunner().invoke(leadline, command)
+        assert done.exit_code == 0, done.output
+        assert note in shown(done)
+        assert "leadline answers --job runs/p --problem q0" in shown(done)
+        assert "50.0%" in done.stdout
 
 
 def test_a_hostile_text_costs_no_time() -> None:

@@ -16,11 +16,12 @@ from orchestrator.core.values import Answer, PluginSpec, Result, Status
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.evaluate import ReferenceRow, References, reference_rows
+from orchestrator.studies.evaluate import ReferenceRow, References, reference_rows, report
 from orchestrator.studies.summary import (
     correctness,
     references_in,
     require_readable,
+    undecided_note,
     unreadable_notes,
 )
 
@@ -94,7 +95,9 @@ def read(path: Path, domain: str, plan: Plan | None = None) -> References:
     return references_in(path, domains, plan or Plan(), Execution())
 
 
-def right(answers: Mapping[str, str], references: References, domain: str) -> dict[str, bool]:
+def right(
+    answers: Mapping[str, str], references: References, domain: str
+) -> dict[str, bool | None]:
     results = [Result(id, Status.ANSWERED, Answer(a, a)) for id, a in answers.items()]
     domains = dict.fromkeys(answers, domain)
     return correctness(results, references.answers, domains, Plan(), Execution())
@@ -206,7 +209,7 @@ def test_a_domain_that_dies_of_a_reference_is_named_and_the_rest_is_read(tmp_pat
     assert references.answers == {"q1": ("5",)}
     [note] = unreadable_notes(references, path)
     assert "row 1: 'crash' (the worker process exited with status 3" in note
-    assert right({"q1": "crash"}, references, "apart") == {"q1": False}
+    assert right({"q1": "crash"}, references, "apart") == {"q1": None}, "not decided"
 
 
 def test_a_domain_with_options_reads_by_them(tmp_path: Path) -> None:
@@ -217,6 +220,25 @@ def test_a_domain_with_options_reads_by_them(tmp_path: Path) -> None:
     assert references.answers == {"q1": ("A",)}
     [note] = unreadable_notes(references, path)
     assert "cannot be read as one letter of ABCD, not an index (domain four)" in note
+
+
+def test_what_is_not_decided_is_counted_and_is_wrong(tmp_path: Path) -> None:
+    """Any other alias may still decide it."""
+    path = write(tmp_path / "p.jsonl", 5, ["100", "5"])
+    references = read(path, "apart")
+    answers = {"q0": "crash", "q1": "5"}
+    correct = right(answers, references, "apart")
+    assert correct == {"q0": None, "q1": True}
+    results = [Result(id, Status.ANSWERED, Answer(a, a)) for id, a in answers.items()]
+    numbers = report(results, correct, 0.0)
+    assert numbers.undecided == ("q0",)
+    assert numbers.accuracy is not None
+    assert (numbers.accuracy.value, numbers.accuracy.n) == (0.5, 2)
+    assert undecided_note(numbers, "runs/p") == (
+        "1 answer could not be compared with a reference and counts as wrong; for the reason: "
+        "leadline answers --job runs/p --problem q0"
+    )
+    assert undecided_note(report(results, {}, 0.0), "runs/p") == ""
 
 
 # What cannot be read

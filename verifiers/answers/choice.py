@@ -85,7 +85,7 @@ class Choice:
 
         An index such as 2 is not a letter: files count from 0 or from 1.
         """
-        return self._from_words(text, None) or self.extract(text, finished=False)
+        return self._letter(text) or self.extract(text, finished=False)
 
     def _read(self, statement: Statement) -> str | None:
         if statement.mark is Mark.LAST_LINE:

@@ -20,7 +20,13 @@ from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.spec_syntax import one_spec, spelled
 from orchestrator.studies.evaluate import RightAnswers
-from orchestrator.studies.summary import correctness, curve, rankings, unreadable_notes
+from orchestrator.studies.summary import (
+    correctness,
+    curve,
+    rankings,
+    undecided_note,
+    unreadable_notes,
+)
 from orchestrator.studies.sweep.surface import parse_counts
 
 
@@ -88,6 +94,8 @@ def evaluate(
         for r in ranked
         if r.n_failed
     ]
+    doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
+    notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
     notes += _cautions(results, pools, references, answers)
     if as_json:
         notes += unreadable_notes(read, answers)

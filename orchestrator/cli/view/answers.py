@@ -1,6 +1,6 @@
 """The view of `leadline answers`: what was read in a text, and how two answers compare.
 
-Display only: `cli.study.answers` reads and compares.
+Display only: `cli.study.answers.reader` reads and compares.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceReading:
-    """A reference, the answer that it gives (None: it cannot be read), and whether that is met."""
+    """A reference, the answer that it gives (None: it cannot be read), and whether that is met.
+
+    `right` is None when it cannot be read, or when a limit was reached before this was decided;
+    `note` has the reason.
+    """
 
     text: str
     answer: str | None
-    right: bool
+    right: bool | None
     note: str
 
 
@@ -46,8 +50,8 @@ class Reading:
     """What a domain read in a text.
 
     Texts of one `problem` share classes. `answer`, `place` and `key` are None when it abstained.
-    `type` is "" for a domain that describes
-    no answers. `recorded` is the answer in a journal, "" for none there, None outside a job.
+    `type` is "" for a domain that describes no answers. With thinking, the place is in the text
+    without it. `recorded` is the answer in a journal, "" for none there, None outside a job.
     """
 
     name: str
@@ -58,13 +62,14 @@ class Reading:
     type: str
     key: str | None
     note: str
+    n_thinking_chars: int
     references: tuple[ReferenceReading, ...]
     recorded: str | None
 
     @property
     def right(self) -> bool | None:
         """Whether it is right by any reference; None where there is none that can be read."""
-        known = [r.right for r in self.references if r.answer is not None]
+        known = [r.right for r in self.references if r.right is not None]
         return any(known) if known else None
 
     @property
@@ -94,7 +99,10 @@ class Comparison:
             return f"this was not decided ({self.doubt}), so they count as different"
         if self.keys[0] == self.keys[1]:
             return f"both have the key {self.keys[0]}"
-        return "the domain finds them equivalent" if self.equal else "their keys differ"
+        if self.equal:
+            return "the domain finds them equivalent"
+        described = f": the first is {self.types[0]}, the second {self.types[1]}"
+        return f"their keys differ{described if all(self.types) else ''}"
 
 
 def reading_view(reading: Reading) -> RenderableType:
@@ -110,6 +118,9 @@ def reading_view(reading: Reading) -> RenderableType:
         if reading.type:
             facts.add_row("type", Text(reading.type))
         facts.add_row("key", Text(reading.key or ""))
+        if reading.n_thinking_chars:
+            apart = f"{count(reading.n_thinking_chars)} characters, apart from the reply"
+            facts.add_row("thinking", Text(apart))
         if reading.note:
             facts.add_row("note", Text(reading.note, style="yellow"))
     for reference in reading.references:
@@ -166,7 +177,8 @@ def _place(reading: Reading) -> Text:
     shown = Text(place.text[start : start + _WIDTH].rstrip())
     if place.column is not None:
         shown.stylize("bold green", at - start, at - start + len(reading.answer or ""))
-    return Text.assemble(f"line {place.line}, {how}: ", shown)
+    of_reply = " of the reply" if reading.n_thinking_chars else ""
+    return Text.assemble(f"line {place.line}{of_reply}, {how}: ", shown)
 
 
 def _reference(reference: ReferenceReading) -> Text:
@@ -174,7 +186,9 @@ def _reference(reference: ReferenceReading) -> Text:
         why = f" ({reference.note})" if reference.note else ""
         return Text(f"{one_line(reference.text)} cannot be read{why}", style="yellow")
     source = "" if reference.answer == reference.text else f', read from "{_end(reference.text)}"'
-    verdict = "right" if reference.right else "not met"
+    verdict = {True: "right", False: "not met", None: f"not decided ({reference.note})"}[
+        reference.right
+    ]
     style = "green" if reference.right else "yellow"
     return Text.assemble(f"{reference.answer}{source}: ", (verdict, style))
 

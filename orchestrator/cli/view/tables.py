@@ -28,7 +28,7 @@ from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.studies.evaluate import Estimate, Report, Savings
 from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
-from orchestrator.studies.summary import Ranking, Summary
+from orchestrator.studies.summary import Ranking, Summary, undecided_note
 
 _ACCOUNTS = {
     Purpose.SOLVE: "attempts that voted or could have",
@@ -88,6 +88,8 @@ def summary_table(summary: Summary) -> RenderableType:
     if report.accuracy is not None or report.n_unreadable:
         value = share(report.accuracy.value if report.accuracy else None)
         facts.add_row("accuracy", value, _accuracy_bounds(report))
+    if doubt := undecided_note(report, summary.directory):
+        facts.add_row("", "", Text(doubt, style="yellow"))
     facts.add_row("traces", count(report.n_traces), finishes)
     rate = summary.tokens_per_second
     per_second = f" · {count(rate)} a second" if rate else ""

@@ -107,7 +107,9 @@ class Grader:
         answers = self.answers(problems, replies)
         return [
             a is not None
-            and self._runner.run(is_right(p.domain, a.text, targets[p.id], self._annotator.accepts))
+            and bool(
+                self._runner.run(is_right(p.domain, a.text, targets[p.id], self._annotator.accepts))
+            )
             for p, a in zip(problems, answers, strict=True)
         ]
 
