@@ -18,6 +18,15 @@ variables or properties:
   where the user names none.
 - `loads_models: bool` (engines): False if the engine does not load the plan's models itself; their
   files are then not inspected.
+- `read_reference(text) -> str | None` (domains): the answer that a reference gives ("18",
+  "#### 18", "The answer is 18."), None if it cannot be read. Without it, a reference is an answer.
+- `accepts(answer, reference) -> bool` (domains): whether an answer is right by a reference, where
+  that is wider than equality. Both run where `extract` does.
+- `expects: str` (domains): what a reference must be, for messages, such as "one number".
+- `lists_are_values: bool` (domains): True if a list in a row's `answer` is one value. Elsewhere its
+  items are aliases: any of them is right.
+- `describe(answer) -> str` (domains): an answer's type and value in one line, for
+  `leadline answers`. It may be slow: it is called only in a process that can be killed.
 - `warm_up() -> None` (domains, isolated verifiers): called once in each worker process.
 - `revision: str` (isolated verifiers): identifies the state of code that the verifier loads from
   elsewhere; when it changes, the worker processes are replaced.

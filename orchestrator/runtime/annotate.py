@@ -26,11 +26,12 @@ from orchestrator.core.values import (
     Verdict,
     changed,
 )
+from orchestrator.kit.answers.attempt import reading
 from orchestrator.plan import registry
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.verify import VerifierRunner
 from orchestrator.runtime.worker_child import Load
-from orchestrator.runtime.workers import plugin_reference
+from orchestrator.runtime.workers import CallFailed, plugin_reference
 
 _CACHE_SIZE = 65_536  # canonical forms per domain: some 10 MB of short answers
 # those that may state an answer to the problem
@@ -111,23 +112,22 @@ class Annotator:
         """
         if trace.finish is Finish.FAILED or request.purpose not in _ANNOTATED:
             return trace
-        text = trace.text
-        if request.parent is not None or request.suffix:
-            text = f"{request.prefix_text}{request.suffix}{text}"
+        part = reading(request, trace, self._plan.answers_in_thinking)
+        trace = part.with_parts(trace)
         loaded = self._domain(problem.domain)
-        finished, note, answer = trace.finish is Finish.STOP, "", None
+        note, answer = "", None
         if loaded.domain.in_process:
-            text_answer = loaded.domain.extract(text, finished)
+            text_answer = loaded.domain.extract(part.text, part.finished)
             canonical = "" if text_answer is None else loaded.canonical(text_answer)
         else:
-            read = await self._workers.examine(loaded.reference, text, finished)
+            read = await self._workers.examine(loaded.reference, part.text, part.finished)
             text_answer, canonical, note = read.answer, read.canonical or "", read.note
         if text_answer is not None:
             answer, doubt = await self._classified(loaded, text_answer, canonical, classes)
             note = _joined(note, doubt)
         trace = changed(trace, answer=answer, note=_joined(trace.note, note))
         names = self._wanted_verifiers(request, trace, is_cancelled)
-        return await self._verified(problem, trace, text, names) if names else trace
+        return await self._verified(problem, trace, part.attempt(trace), names) if names else trace
 
     @property
     def n_verifying(self) -> int:
@@ -139,19 +139,57 @@ class Annotator:
         if self._verifiers is not None:
             self._verifiers.abort(request)
 
+    def domain(self, name: str) -> Domain:
+        """Return a domain by the name that problems of the plan use."""
+        return self._domain(name).domain
+
+    async def read_reference(self, domain: str, text: str) -> tuple[str | None, str]:
+        """Return the answer that a reference gives, None if its domain cannot read it, and a note.
+
+        The note says why the domain failed, if it did.
+        """
+        loaded = self._domain(domain)
+        read = getattr(loaded.domain, "read_reference", None)
+        if read is None or loaded.domain.in_process:
+            return (text.strip() if read is None else read(text)) or None, ""
+        try:
+            call = self._workers.apply(loaded.reference, "read_reference", text, kind=object)
+            value = await call
+        except CallFailed as failure:
+            return None, str(failure)
+        return (value, "") if isinstance(value, str) and value else (None, "")
+
+    async def accepts(self, domain: str, answer: str, reference: str) -> bool:
+        """Tell whether an answer is right by a reference, as `read_reference` returns it."""
+        loaded = self._domain(domain)
+        accepts = getattr(loaded.domain, "accepts", None)
+        if accepts is None:
+            return await self.same(domain, answer, reference)
+        if loaded.domain.in_process:
+            return bool(accepts(answer, reference))
+        try:
+            return await self._workers.apply(
+                loaded.reference, "accepts", answer, reference, kind=bool
+            )
+        except CallFailed:
+            return False
+
     async def same(self, domain: str, a: str, b: str) -> bool:
-        """Tell whether two answers are equivalent: how `evaluate` compares with references."""
+        """Tell whether two answers are equivalent."""
+        return (await self.compare(domain, a, b))[0]
+
+    async def compare(self, domain: str, a: str, b: str) -> tuple[bool, str]:
+        """Tell whether two answers are equivalent, with the reason if that was not decided."""
         loaded = self._domain(domain)
         if loaded.domain.in_process:
             x, y = loaded.canonical(a), loaded.canonical(b)
-            if x == y:
-                return True
-            if _is_complete(x) and _is_complete(y):
-                return False
+            if x == y or (_is_complete(x) and _is_complete(y)):
+                return x == y, ""
             if loaded.resolves:
-                keys = [(await self._key(loaded, form))[0] for form in (x, y)]
-                return keys[0] == keys[1]
-        return (await self._workers.match(loaded.reference, a, [b])).index is not None
+                keys = [await self._key(loaded, form) for form in (x, y)]
+                return keys[0][0] == keys[1][0], _joined(keys[0][1], keys[1][1])
+        match = await self._workers.match(loaded.reference, a, [b])
+        return match.index is not None, "; ".join(u.reason for u in match.undecided)
 
     def _domain(self, name: str) -> _LoadedDomain:
         if name not in self._domains:
@@ -236,11 +274,10 @@ class Annotator:
         return names
 
     async def _verified(
-        self, problem: Problem, trace: Trace, text: str, names: Sequence[str]
+        self, problem: Problem, trace: Trace, whole: Trace, names: Sequence[str]
     ) -> Trace:
+        """Return the trace with verdicts on `whole`: of a continuation, its whole attempt."""
         assert self._verifiers is not None
-        # of a continuation a verifier sees all, not the last step
-        whole = trace if text == trace.text else changed(trace, text=text)
         verdicts: list[Verdict] = []
         note, unjudged = trace.note, trace.unjudged
         for name in names:

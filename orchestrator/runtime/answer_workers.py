@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from orchestrator.engines.reply import encodable
-from orchestrator.runtime.worker_child import Compare, Load, Read, Reading, Resolve
+from orchestrator.runtime.worker_child import Apply, Compare, Load, Read, Reading
 from orchestrator.runtime.workers import CallFailed, Cause, WorkerPool
 
 _CACHE_SIZE = 65_536  # comparisons, and keys: some 20 MB of short answers
 # Different partners; an answer that sympy cannot parse would otherwise cost a limit for each class.
 _N_BLAMED = 2
 _MIN_MEMORY_BYTES = 256 << 20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ class AnswerWorkers:
             async with self._pool.worker(domain) as worker:
                 is_used = worker.n_calls > 0
                 try:
-                    return Resolution(await worker.call(Resolve(answer), str, self._limit_seconds))
+                    call = Apply("resolve", (answer,))
+                    return Resolution(await worker.call(call, str, self._limit_seconds))
                 except CallFailed as failure:
                     if not is_used or failure.cause not in (Cause.MEMORY, Cause.DEATH):
                         return Resolution(None, str(failure))
@@ -143,6 +146,20 @@ class AnswerWorkers:
         except CallFailed as failure:
             return Examined(None, None, str(failure))
         return Examined(reading.answer, reading.canonical)
+
+    async def apply(self, domain: Load, method: str, *texts: str, kind: type[T]) -> T:
+        """Return the value, a `kind`, of an optional method of a domain.
+
+        CallFailed when the call fails, reaches its limit or returns another type; PluginError when
+        the domain does not load.
+        """
+        async with self._pool.worker(domain) as worker:
+            call = Apply(method, tuple(map(encodable, texts)))
+            value = await worker.call(call, object, self._limit_seconds)
+        if not isinstance(value, kind):
+            reason = f"returned {value!r:.80}, not a {kind.__name__}"
+            raise CallFailed(reason, Cause.RAISED)
+        return value
 
     async def aclose(self) -> None:
         """Kill all processes and wait for their end. Calls that still run see their process end."""

@@ -12,15 +12,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.kit.answers.find import (
-    MAX_ANSWER_CHARS,
-    Mark,
-    Statement,
-    find_answer,
-    first_sentence,
-)
-from orchestrator.kit.answers.latex import closing_values, leading_expression
+from orchestrator.kit.answers.find import find_answer, first_sentence
+from orchestrator.kit.answers.latex import leading_expression, statement_values
 from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwrap
+from orchestrator.kit.answers.prose import is_prose
+from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
+from verifiers.answers.algebra import words
 
 if TYPE_CHECKING:
     from verifiers.answers.algebra.values import Value
@@ -29,38 +26,8 @@ _NAME = re.compile(
     r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}"
     r"|(?i:yes|no|true|false|none|undefined|infinitely many)"
 )
+_MAX_TAG_CHARS = 200
 _ALL_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_NAMES = re.compile(
-    r"(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|sqrt)(?:[xyztn]|theta|alpha|pi)?|frac"
-    r"|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|pi|rho|sigma|phi|omega"
-    r"|gcd|lcm|max|min|det",
-)
-_EMPTY = r"=\emptyset"
-_ALL_REALS = r"=(-\infty,\infty)"
-_SETS = {
-    **dict.fromkeys(
-        (
-            *(r"\emptyset", r"\{\}", "ø", "∅", "empty set", "the empty set", "no solution"),
-            *("no solutions", "no real solution", "no real solutions", "there is no solution"),
-            *("there are no solutions", r"\text{no solution}", r"\text{no real solution}"),
-        ),
-        _EMPTY,
-    ),
-    **dict.fromkeys(
-        (
-            *(r"\mathbb{r}", r"(-\infty,\infty)", r"(-\infty, \infty)", "all real numbers"),
-            *(
-                "all reals",
-                "the real numbers",
-                "real numbers",
-                "any real number",
-                "all real values",
-            ),
-            *("the set of all real numbers", "set of all real numbers", "ℝ"),
-        ),
-        _ALL_REALS,
-    ),
-}
 _BASED = re.compile(r"(\d[0-9A-Fa-f]{0,200})\s*_\s*(?:\{\s*(\d{1,3})\s*\}|(\d{1,2}))")
 
 
@@ -69,13 +36,14 @@ class Math:
     """Numbers and formulas, compared by algebra; suits most problem sets."""
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "an expression or a few words, such as 3/4 or even"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the expression stated last.
 
         If a finished reply states none, return the only value in its last line.
         """
-        return find_answer(text, finished, _read, self._read_last_line)
+        return find_answer(text, finished, self._read)
 
     def canonical(self, answer: str) -> str:
         r"""Return `=n/d` for a number, `=words` for words, a name for some sets: complete.
@@ -94,13 +62,21 @@ class Math:
         """Return the key of the answer's class: two answers are one exactly when it is the same.
 
         MAY HANG: call it only in a process that can be killed. An answer that is no mathematics
-        has its canonical form, between backquotes, as its key.
+        has its text, between backquotes, as its key.
         """
         canonical = self.canonical(answer)
         if canonical.startswith("="):
             return canonical
+        from verifiers.answers.algebra.notation import Unreadable
+        from verifiers.answers.algebra.structure import as_text
+
         value = _typed(canonical)
-        return f"=`{canonical}`" if value is None else value.key
+        if value is not None:
+            return value.key
+        try:
+            return as_text(canonical)
+        except Unreadable:
+            return f"=`{canonical}`"
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether the answers have one key. MAY HANG, as `resolve`."""
@@ -118,25 +94,41 @@ class Math:
         """Import what `resolve` needs, outside the first answer's time limit."""
         self.resolve("x<1")
 
-    def _read_last_line(self, line: str) -> str | None:
-        values = {self.canonical(value): value for value in closing_values(line)}
-        return next(iter(values.values())) if len(values) == 1 else None
+    def read_reference(self, text: str) -> str | None:
+        """Return the answer that the text gives explicitly; a bare expression as it is.
+
+        None for prose without an explicit answer.
+        """
+        if statements(text):
+            return self.extract(text, finished=False)
+        bare = text.strip()
+        if quantity(bare) is not None:
+            return bare
+        is_answer = 0 < len(bare) <= MAX_ANSWER_CHARS and _normal(bare) and not is_prose(bare)
+        return bare if is_answer else None
+
+    def _read(self, statement: Statement) -> str | None:
+        values = statement_values(statement)
+        if statement.mark is Mark.LAST_LINE:
+            distinct = {self.canonical(value): value for value in values}
+            return next(iter(distinct.values())) if len(distinct) == 1 else None
+        if statement.mark is Mark.HASHES:
+            text = values[0]
+            is_all = unwrap(text) == leading_expression(text)
+            return text if quantity(text) is not None or is_all else None
+        if statement.mark is Mark.BOX:
+            texts = [text for text in map(unwrap, values) if _normal(text)]
+            return ", ".join(dict.fromkeys(texts)) or None
+        return values[0] if len(values) == 1 else _words(statement)
 
 
-def _read(statement: Statement) -> str | None:
-    if statement.mark in (Mark.WORDS, Mark.LABEL):
-        words = statement.texts[0]
-        if value := leading_expression(words):
-            return value
-        name = first_sentence(words).strip(" *_`\"'")
-        return name if _NAME.fullmatch(name) else None
-    if statement.mark is Mark.HASHES:
-        text = statement.texts[0]
-        return (
-            text if quantity(text) is not None or unwrap(text) == leading_expression(text) else None
-        )
-    texts = [text for text in map(unwrap, statement.texts) if _normal(text)]
-    return ", ".join(dict.fromkeys(texts)) or None
+def _words(statement: Statement) -> str | None:
+    """Return a name or another word: `Evelyn`, `No`; in a tag, whatever short text is there."""
+    text = first_sentence(statement.texts[0]).strip(" *_`\"'")
+    if statement.mark in (Mark.TAG, Mark.FIELD):
+        text = unwrap(statement.texts[0])
+        return text if len(text) <= _MAX_TAG_CHARS and "\n" not in text and _normal(text) else None
+    return text if _NAME.fullmatch(text) else None
 
 
 def _normal(answer: str) -> str:
@@ -144,48 +136,21 @@ def _normal(answer: str) -> str:
     value = quantity(answer)
     if value is not None:
         return rational_key(value)
-    text = unwrap(tidy(answer).rstrip("\\ "))
+    tidied = tidy(answer)
+    text = unwrap(tidied.rstrip("\\ ") or tidied)
     bare = text.lstrip("= ")
-    if bare.casefold() in _SETS:
-        return _SETS[bare.casefold()]
-    if all_text := _ALL_TEXT.fullmatch(text):
-        text = all_text[1].strip(" .")
-        return f"={' '.join(text.casefold().split())}" if len(text) > 1 else text
-    if _is_words(bare):
-        return "=" + " ".join(bare.casefold().split())
+    if key := words.key(bare):
+        return key
+    if upright := _ALL_TEXT.fullmatch(bare):  # \text{9 and 7}
+        bare = upright[1].strip(" .")
     if based := _BASED.fullmatch(bare):
         return f"={based[1]}_{based[2] or based[3]}"
     return " ".join(bare.split())
 
 
-def _is_words(text: str) -> bool:
-    """Tell whether an answer is prose: letters only, and no product of variables or functions."""
-    words = text.replace("-", " ").replace("'", " ").split()
-    if not words or not all(word.isalpha() for word in words):
-        return False
-    return any(len(word) > 1 and not _is_formula(word) for word in words)
-
-
-def _is_formula(word: str) -> bool:
-    """Tell whether a run of letters is a name of mathematics or a product of variables.
-
-    A product has no vowels, as in `xy` and `mgh`, or is a beginning of the alphabet.
-    """
-    if word.casefold() in ("inf", "infinity"):
-        return True
-    if _NAMES.fullmatch(word):
-        return True
-    return (
-        word.isascii()
-        and len(word) <= 3
-        and word.islower()
-        and (not set(word) & set("aeiou") or word in ("ab", "abc", "ac", "ax", "ay", "az"))
-    )
-
-
 def _typed(text: str) -> Value | None:
     """Return the typed value of a canonical form; None where it is no mathematics."""
-    from verifiers.answers.algebra.evaluation import Undecided
+    from verifiers.answers.algebra.arithmetic import Undecided
     from verifiers.answers.algebra.notation import Unreadable
     from verifiers.answers.algebra.structure import read
 

@@ -13,9 +13,10 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from orchestrator.kit.answers.find import Mark, Statement, find_answer
-from orchestrator.kit.answers.latex import closing_values, leading_expression
+from orchestrator.kit.answers.find import find_answer
+from orchestrator.kit.answers.latex import statement_values
 from orchestrator.kit.answers.numbers import quantity
+from orchestrator.kit.answers.statements import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,14 @@ class Number:
     ] = 0.0
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "one number, such as 18"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the number stated last.
 
         If a finished reply states none, return the only number in its last line.
         """
-        return find_answer(text, finished, _read, _read_last_line)
+        return find_answer(text, finished, _read)
 
     def canonical(self, answer: str) -> str:
         """Return `=n/d`, or `n/d` under a tolerance.
@@ -58,18 +60,13 @@ class Number:
             return self.canonical(a) == self.canonical(b)
         return abs(left - right) <= Fraction(self.relative_tolerance) * max(abs(left), abs(right))
 
+    def read_reference(self, text: str) -> str | None:
+        """Return the number that the text gives explicitly, or a bare number as it is."""
+        explicit = self.extract(text, finished=False)
+        return explicit or (text.strip() if quantity(text.strip()) is not None else None)
+
 
 def _read(statement: Statement) -> str | None:
-    """Return the number of a statement. Several boxes in one statement must agree."""
-    texts = {
-        leading_expression(text) or "" if statement.mark in (Mark.WORDS, Mark.LABEL) else text
-        for text in statement.texts
-    }
-    values = {quantity(text): text for text in texts}
-    return next(iter(values.values())) if len(values) == 1 and None not in values else None
-
-
-def _read_last_line(line: str) -> str | None:
-    """Return the one number of a line, or None."""
-    values = {quantity(text): text for text in closing_values(line)}
+    """Return the number of a statement. Several boxes or values in one statement must agree."""
+    values = {quantity(text): text for text in statement_values(statement)}
     return next(iter(values.values())) if len(values) == 1 and None not in values else None

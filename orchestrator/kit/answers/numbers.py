@@ -141,7 +141,7 @@ _AREA = re.compile(r"(?<=\d)(?=(?:[kcdm]|)m[²³])")
 # letters that are units only apart from the number: 12 m; 12m may be a product of variables
 _LETTER = re.compile(r"[A-Za-z](?:\s*\^.*)?", re.DOTALL)
 _LETTERS = "mgshJNWVKLlACFHT"
-_NAME = r"(?:[A-Za-z]{1,2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
+_NAME = r"(?:[A-Za-z]|[A-Z]{2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
 _ASSIGNED = re.compile(rf"{_NAME}(?:_\w|_\{{\w{{1,9}}\}})?'?(?:\([A-Za-z\d]\))?\s*=(?!=)|=")
 _PAIRS = (
     ("$$", "$$"),

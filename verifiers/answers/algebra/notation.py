@@ -248,10 +248,7 @@ def _spelling(token: str) -> str:
     head, brace, content = token.partition("{")
     if not brace or len(token) <= 2:  # \{
         return _SPELLINGS.get(token, token)
-    content = content[:-1].strip()
-    if head.strip() == r"\text" and len(content) == 1 and content.isalpha():
-        return content  # an upright letter: \mathrm{e}
-    return head.strip() + "{" + content + "}"
+    return head.strip() + "{" + content[:-1].strip() + "}"
 
 
 def _shown(raw: list[str]) -> list[str]:

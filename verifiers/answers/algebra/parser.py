@@ -129,6 +129,7 @@ _STOPS = frozenset(
         r":",
     ]
 )
+_LETTER = re.compile(r"\\text\{([A-Za-z])\}")
 _MAX_LETTERS = 3  # more letters in a row that name nothing are a word
 
 
@@ -174,7 +175,9 @@ def _calculus(source: str) -> Any:
 def _words(tokens: Sequence[str]) -> list[str]:
     """Return the tokens with runs of letters cut into names of functions and single letters."""
     out: list[str] = []
-    for token in tokens:
+    for original in tokens:
+        upright = _LETTER.fullmatch(original)  # \mathrm{e}
+        token = upright[1] if upright else original
         if not (token.isalpha() and len(token) > 1) or (out and out[-1] in _ACCENTS):
             out.append(token)
             continue

@@ -14,8 +14,9 @@ from typing import Any
 import sympy
 from sympy.polys.domains import QQ_I
 
-from verifiers.answers.algebra import evaluation
-from verifiers.answers.algebra.evaluation import POINTS, Evaluator, Undecided, digest, number_key
+from verifiers.answers.algebra import arithmetic, evaluation, functions
+from verifiers.answers.algebra.arithmetic import Undecided, digest, number_key
+from verifiers.answers.algebra.evaluation import POINTS, Evaluator
 from verifiers.answers.algebra.values import EMPTY, Value, finite_set, of_scalar, sequence
 
 COORDINATES = ("z", "y", "x")
@@ -49,8 +50,8 @@ def equation(left: Any, right: Any) -> Value:
 
 def _ratios(found: Sequence[Any]) -> list[str]:
     """Return the keys of all values over the first. Undecided where that is zero."""
-    inverse = evaluation.inverse(found[0])
-    return [number_key(evaluation.product(value, inverse)) for value in found[1:]]
+    inverse = arithmetic.inverse(found[0])
+    return [number_key(arithmetic.product(value, inverse)) for value in found[1:]]
 
 
 def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
@@ -61,14 +62,14 @@ def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
     keys, slopes, offsets = [], set(), set()
     for point in POINTS:
         at = [Evaluator(point, {name: _ONE * n}).value(difference) for n in range(4)]
-        slope = evaluation.minus(at[1], at[0])
-        if any(number_key(evaluation.minus(at[n + 1], at[n])) != number_key(slope) for n in (1, 2)):
+        slope = arithmetic.minus(at[1], at[0])
+        if any(number_key(arithmetic.minus(at[n + 1], at[n])) != number_key(slope) for n in (1, 2)):
             return None
         slopes.add(number_key(slope))
         offsets.add(number_key(at[0]))
         if number_key(slope) == "=0":
             return None
-        keys.append(number_key(evaluation.product(-at[0], evaluation.inverse(slope))))
+        keys.append(number_key(arithmetic.product(-at[0], arithmetic.inverse(slope))))
     if len(slopes) > 1 and len(offsets) > 1:
         return None
     return evaluation.from_keys(keys, "")
@@ -120,8 +121,8 @@ def _several_unknowns(left: Any, sign: str, right: Any) -> Value:
         left, right, sign = right, left, _MIRRORED[sign]
     difference = sympy.Add(left, sympy.Mul(-1, right, evaluate=False), evaluate=False)
     found = [Evaluator(point).value(difference) for point in POINTS]
-    size = evaluation.inverse(evaluation.absolute(found[0]))
-    keys = [number_key(evaluation.product(value, size)) for value in found]
+    size = arithmetic.inverse(functions.absolute(found[0]))
+    keys = [number_key(arithmetic.product(value, size)) for value in found]
     shown = f"{left} {sign} {right}"[:200]
     if sign == r"\ne":
         keys = _ratios(found)

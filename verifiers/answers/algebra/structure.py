@@ -16,7 +16,7 @@ from itertools import pairwise
 import sympy
 
 from orchestrator.kit.answers.units import is_count, unit
-from verifiers.answers.algebra import relations
+from verifiers.answers.algebra import relations, words
 from verifiers.answers.algebra.evaluation import scalar
 from verifiers.answers.algebra.notation import Unreadable, closing, depths, split, stripped, tokens
 from verifiers.answers.algebra.parser import is_function, parse
@@ -42,7 +42,7 @@ _NAMED_SETS = {
 }  # fmt: skip
 _EMPTY = frozenset([r"\emptyset", r"\{\}", r"\text{Ø}", "Ø"])
 _NAME = re.compile(
-    r"(?:[A-Za-z]|\\[A-Za-z]+|[A-Z]{2,4}|ab|xy|\\(?:text|operatorname)\{[^{}]*\})"
+    r"(?:[A-Za-z]|\\[A-Za-z]+|[A-Z]{2,4}|\\(?:text|operatorname)\{[^{}]*\})"
     r"(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\^\{?-1\}?)?'*(?:\([^()=]{1,60}\))?"
     r"|[mn]?\\(?:angle|triangle|overline|widehat|vec|overrightarrow|hat|bar)\s?\{?\w{1,4}\}?"
     r"|\|[^|=]{1,40}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
@@ -60,6 +60,18 @@ def read(text: str) -> Value:
     return _value(_without_label(tokens(text)))
 
 
+def as_text(text: str) -> str:
+    """Return the key of an answer that is no mathematics: its tokens.
+
+    Spaces, frames, and braces around one token do not count.
+    """
+    found = [token for token in tokens(text) if token != " "]
+    for index in range(len(found) - 2):
+        if found[index] == "{" and found[index + 2] == "}":
+            found[index] = found[index + 2] = ""
+    return "=`" + " ".join(filter(None, found)) + "`"
+
+
 def _without_label(found: list[str]) -> list[str]:
     r"""Return the tokens without the letter of a choice in front: `\text{(B) } 18`, `(B) 18`."""
     if len(found) > 1 and _LABEL.fullmatch(found[0]):
@@ -69,12 +81,13 @@ def _without_label(found: list[str]) -> list[str]:
 
 
 def _value(found: list[str]) -> Value:
+    if time := _clock(found):
+        return time
     found = _unwrapped(found)
     if not found:
         raise Unreadable("nothing is there")
     return (
-        _clock(found)
-        or _french_interval(found)
+        _french_interval(found)
         or _choices(found)
         or _list(found)
         or _relation(found)
@@ -100,12 +113,13 @@ def _without_unit(found: list[str]) -> list[str]:
     """
     for start in range(max(1, len(found) - _MAX_UNIT_TOKENS), len(found)):
         before, tail = found[:start], found[start:]
-        is_upright = tail[0].startswith(r"\text{") or tail[0] == "°"
+        is_angle = tail[0] == "°" and not any(map(is_function, before))
+        is_upright = tail[0].startswith(r"\text{") or is_angle
         is_apart = before[-1] == " " and tail[0].isalpha()
         if not (is_upright or (is_apart and len(tail[0]) > 1)) or _is_open(before):
             continue
-        words = "".join(tail)
-        if unit(words) is not None or (is_upright and is_count(words[6:-1])):
+        text = "".join(tail)
+        if unit(text) is not None or (is_upright and is_count(text[6:-1])):
             return stripped(before)
     return found
 
@@ -401,7 +415,7 @@ def _bracketed(found: list[str]) -> Value | None:
             return relations.real_set(condition)
         parts = [part for part in split(_thousands(inside), _COMMAS) if part]
         return finite_set([_value(part) for part in parts])
-    parts = split(inside, _COMMAS)
+    parts = split(_thousands(inside), _COMMAS)
     if len(parts) == 1:
         return _value(inside) if ends in ("()", "[]", r"\langle\rangle") else None
     if ends == "[]" and all(part[:1] == ["["] for part in parts):
@@ -446,8 +460,10 @@ def _ratio(found: list[str]) -> Value | None:
 
 
 def _one(found: list[str]) -> Value:
-    """Read one expression; `±` makes it a set of two."""
+    """Read one expression or words; `±` makes it a set of two."""
     text = "".join(found)
+    if key := words.key(text):
+        return Value("words", key, key[1:])
     if based := _BASED.fullmatch(text):
         return Value("numeral", f"={based[1]}_{based[2] or based[3]}", text)
     if r"\pm" in found or r"\mp" in found:
