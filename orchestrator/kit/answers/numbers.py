@@ -34,6 +34,7 @@ _SYMBOLS = str.maketrans(
         "⁄": "/",
         "π": r"\pi ",
         "∞": r"\infty ",
+        "…": r"\ldots ",
         "≤": r"\le ",
         "≥": r"\ge ",
         "≠": r"\ne ",
@@ -98,6 +99,7 @@ _TIDY = tuple(
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"(?<=[\d }])\.{3,}", r"\\ldots "),
         (r"\s+", " "),
     )
 )

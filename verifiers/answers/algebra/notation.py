@@ -133,7 +133,8 @@ _SPELLINGS = {
     "⟩": r"\rangle", "〈": r"\langle", "〉": r"\rangle", "⌊": r"\lfloor", "⌋": r"\rfloor",
     "⌈": r"\lceil", "⌉": r"\rceil", "√": r"\sqrt", "∛": r"\cbrt", "∑": r"\sum", "∫": r"\int",
     "inf": r"\infty", "Inf": r"\infty", "infinity": r"\infty", "Infinity": r"\infty",
-    "oo": r"\infty", "′": "'", "’": "'", "″": "''", "∠": r"\angle", "△": r"\triangle", "≡": r"\equiv",
+    "oo": r"\infty", "′": "'", "’": "'", "″": "''", "∠": r"\angle", "△": r"\triangle",
+    "≡": r"\equiv",
 }  # fmt: skip
 
 

@@ -65,7 +65,8 @@ def _ratios(found: Sequence[Any]) -> list[str]:
 def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
     """Return what the unknown equals, at the fixed points; None where that is not linear.
 
-    With a + b·name, either b or a must be the same everywhere: `x*y = x` is not `y = 1`.
+    With a + b·name, either b or a must be the same everywhere: `x*y = x` is not `y = 1`, and
+    `x*y = 0` is not `y = 0`.
     """
     keys, slopes, offsets = [], set(), set()
     for point in POINTS:
@@ -78,7 +79,7 @@ def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
         if number_key(slope) == "=0":
             return None
         keys.append(number_key(arithmetic.product(-at[0], arithmetic.inverse(slope))))
-    if len(slopes) > 1 and len(offsets) > 1:
+    if len(slopes) > 1 and (len(offsets) > 1 or offsets == {"=0"}):
         return None
     return evaluation.from_keys(keys, "")
 
