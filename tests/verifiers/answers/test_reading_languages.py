@@ -60,7 +60,7 @@ NUMBERS: list[tuple[str, str | None]] = [
     ("సమాధానం: 42", "42"),
     ("The answer is ：４２", "42"),
     ("The answer is ４２．５", "42.5"),
-    (" 地块面积 = 72000 / 18 = 4000千克", "4000"),
+    ("总重量 = 25 * 16 = 400千克", "400"),
     ("Por lo tanto, Juan tiene 12 manzanas.", "12"),
     ("Donc Pierre a payé 12,50 euros.", "12.50"),
     ("Also hat er 1.250 Euro gespart.", "1250"),
@@ -151,12 +151,12 @@ NUMBERS: list[tuple[str, str | None]] = [
 ]
 
 FORMULAS: list[tuple[str, str | None]] = [
-    ("Die Antwort ist $x = 4,5$.", "x = 4,5"),
+    ("Die Antwort ist $x = 4,5$.", "x = 4.5"),
     (r"La réponse est $\frac{3}{4}$.", r"\frac{3}{4}"),
     ("Por lo tanto, $x = 7$.", "7"),
     ("因此 $x = 7$。", "7"),
     (r"答案是 $\sqrt{2}$。", r"\sqrt{2}"),
-    (r"所以，每份应该是 (\frac{2}{5}) 吨。", r"(\frac{2}{5})"),
+    (r"因此每人应得 (\frac{3}{7}) 升。", None),
     (r"Die Lösungen sind \boxed{1} und \boxed{2}.", "1, 2"),
     (r"Las respuestas son \boxed{1} y \boxed{2}.", "1, 2"),
     (r"Die Antwort ist \boxed{4,5}", "4.5"),
