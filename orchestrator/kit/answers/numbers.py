@@ -138,7 +138,7 @@ _PRICE = re.compile(r"([+-]?\d{1,3}(?:\.\d{3})*|[+-]?\d+),(\d{2})")
 # where a number may end and a unit begin
 _BOUNDARY = re.compile(r"(?<=[\d.}%])\s*(?=[A-Za-zµμΩÅ°¢$€£¥₹₩₽%\\/^])")
 _MAX_BOUNDARIES = 16
-_TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
+_TEXT = re.compile(r"\\text\s*\{\s*([^{}]*(?:\{[^{}]*\}[^{}]*){0,8})\}")
 _MONEY = frozenset(
     ["$", "¢", "€", "£", "GBP", "¥", "₹", "CAD", "AUD", "CHF", "₩", "₽", "BRL", "MXN"]
 )
