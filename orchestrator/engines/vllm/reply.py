@@ -18,7 +18,8 @@ from orchestrator.engines.reply import tokens_between, trace_for, without_stop
 from orchestrator.engines.vllm.depth import IterationCounts
 from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 from orchestrator.engines.vllm.watch import TokenWatch
-from orchestrator.kit.answers.thinking import OPEN, Split, clipped, refined, shifted, split
+from orchestrator.kit.answers.tags import OPEN
+from orchestrator.kit.answers.thinking import Split, clipped, refined, shifted, split
 
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "abort": Finish.CANCELLED}
 
