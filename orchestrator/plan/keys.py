@@ -68,8 +68,8 @@ TABLES = ("models", "domains", "sampling", "budget", "execution")  # at the top 
 _MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
 KEYS: Mapping[str, Meta] = {
     "problems": Meta(
-        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; a path in a "
-        "plan file is relative to that file."
+        description="The file of problems: JSONL, JSON, CSV, Parquet or OpenAI batch JSONL; a path "
+        "in a plan file is relative to that file."
     ),
     "out": Meta(
         description="The job's directory, relative to the current one. Naming it again resumes it."

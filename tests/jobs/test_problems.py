@@ -352,6 +352,24 @@ def test_parquet_rows_are_read_and_found_by_content(tmp_path: Path) -> None:
     assert file.format is Format.PARQUET
 
 
+def test_a_json_file_may_be_one_array_of_rows(write: Write) -> None:
+    """As many data sets are published; rows are counted from 1."""
+    array = '[\n{"id":"a","prompt":"1+1?","answer":"2"},\n{"id":"b","prompt":"2+2?"}, 7\n]'
+    file = read(write("p.json", array))
+    assert [(p.id, p.prompt, p.tags) for p in file.problems] == [
+        ("a", "1+1?", "{}"),
+        ("b", "2+2?", "{}"),
+    ]
+    [bad] = file.invalid
+    assert bad.error == "p.json:3: a row is an object, {...}, not 7"
+    assert file.format is Format.JSON
+    lines = read(write("lines.json", rows({"id": "a", "prompt": "x"})))
+    assert lines.format is Format.JSONL, "one row per line is read under either name"
+    for content, words in (("[]", "contains no rows"), ('[{"id": 1}', "is not a JSON array")):
+        with pytest.raises(PlanError, match=words):
+            read(write("p.json", content))
+
+
 def test_one_question_has_one_derived_id_in_every_format(tmp_path: Path, write: Write) -> None:
     """A file that is converted keeps the work done on it."""
     pyarrow = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")

@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from orchestrator.kit.answers.find import Mark, Statement, find_answer
+from orchestrator.kit.answers.find import find_answer, last_line, sentences
+from orchestrator.kit.answers.languages import LANGUAGES, Language
+from orchestrator.kit.answers.statements import Mark, Statement
 
 _NOUNS = ("answer", "option", "choice")
 _DECORATION = re.compile(
-    r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb|boxed|fbox|left|right|rm|bf)\b\s?"
-    r"|\\[,;! (\[)\]]|[$*_`\"'“”‘’{}]"
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathbb|boxed|fbox|framebox|left|right|rm|bf)\b\s?"
+    r"|\\(?:q?quad\b|[,;:! (\[)\]])|[$*_`\"“”‘{}]|['’](?!\w)|(?<!\w)['’]"
 )
 _LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
-_BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|\("
+_OPTION_LINE = re.compile(r"^[\W_]{0,6}[A-Za-z][.):][ \t]", re.MULTILINE)
+_BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|and not\b|\("
+# before a letter that ends a sentence
+_CHOOSING = (
+    r"(?:it['’]?s|it is|it was|(?:must|has to|have to|should|can only) be"
+    r"|(?:it|answer) (?:would|will) be|answer is|go with|going with|went with|choose|chose|choosing"
+    r"|pick|picked|select|selected|conclude)"
+    r"(?: (?:that|is|it['’]?s|definitely|probably|clearly|simply|answer|option|choice|letter)){0,3}"
+)
+_CORRECT = (
+    r"(?:is|are|must be|has to be|seems|looks|would be|should be)"
+    r" (?:definitely |clearly |probably |indeed )?(?:the )?(?:only )?"
+    r"(?:correct|right|best|answer|true one)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,66 +58,115 @@ class Choice:
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the letter stated last.
 
-        If a finished reply states none, return that of its last line: `B`, `B) Paris`, "so (B)".
+        If a finished reply states none, return that of its last line (`B`, `B) Paris`, "so (B)"),
+        or that which is its first line.
         """
-        return find_answer(text, finished, self._read, self._from_last_line, _NOUNS)
+        return find_answer(text, finished, self._read, _NOUNS, (_last_line, _first_line))
 
     def canonical(self, answer: str) -> str:
         """Return `=` and the capital letter.
 
         Any other text equals only itself, ignoring case and spacing.
         """
-        letter = self._letter(answer.strip().removeprefix("="))
-        return (
-            f"={letter}" if letter else "=" + " ".join(answer.casefold().replace("=", " ").split())
-        )
+        text = " ".join(answer.replace("=", " ").split())
+        return f"={self._letter(text) or text.casefold()}"
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether the letters are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
+    @property
+    def expects(self) -> str:
+        """What a reference must be."""
+        return f"one letter of {self.letters.upper()}, not an index"
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the letter of a bare choice ("B", "(B)", "B. Paris"), else an explicit one.
+
+        An index such as 2 is not a letter: files count from 0 or from 1.
+        """
+        return self._letter(text) or self.extract(text, finished=False)
+
     def _read(self, statement: Statement) -> str | None:
-        read = self._from_words if statement.mark in (Mark.WORDS, Mark.LABEL) else self._letter
-        letters = {read(text) for text in statement.texts}
+        if statement.mark is Mark.LAST_LINE:
+            return self._from_last_line(statement.texts[0], statement.language)
+        if statement.mark in (Mark.WORDS, Mark.LABEL):
+            return self._from_words(statement.texts[0], statement.language)
+        if statement.mark is Mark.FIRST_LINE:
+            return self._letter(statement.texts[0])
+        letters = {self._letter(text, of_box=True) for text in statement.texts}
         return letters.pop() if len(letters) == 1 else None
 
-    def _letter(self, text: str) -> str | None:
+    def _letter(self, text: str, *, of_box: bool = False) -> str | None:
         """Return the letter of a text that consists only of a choice.
 
-        Examples are `B`, `(b)`, `B.`, `(B) 15`, `B: Paris` and `option B`.
+        Examples are `B`, `(b)`, `B.`, `(B) 15`, `B: Paris`, `B - Paris` and `option B`; in a box,
+        `B, Paris` too.
         """
         text = _LABEL.sub("", _bare(text))
-        match = re.match(rf"\(?([{self._both}])(?:\)|[.:](?=\s|$)|$)|\[([{self._both}])\]", text)
-        return self._upper(match) if match else None
+        named = r"\s[-–—]+\s"
+        if of_box:
+            named += rf"|,(?!\s?\(?[{self._both}]\b)|(?<![AI])\s+(?=[A-Z0-9])"
+        match = re.match(
+            rf"\(?([{self._both}])(?:\)|[.:](?=\s|[^\x00-\x7f]|$)|$"
+            rf"|(?<=[{self.letters.upper()}])(?:{named}))|\[([{self._both}])\]",
+            text,
+        )
+        return self._upper(match) if match and not self._more(text[match.end() :], None) else None
 
-    def _from_words(self, text: str) -> str | None:
+    def _from_words(self, text: str, language: Language | None) -> str | None:
         """Return the letter that begins a phrase.
 
         None when more letters follow ("A or B"), or when it begins a word or a sentence.
         """
-        text = _LABEL.sub("", _bare(text))
+        text = _LABEL.sub("", self._latin(_bare(text), language))
+        if language:
+            text = re.sub(
+                rf"^(?i:[^\W\d_]{{1,4}}[\s'’])?(?i:{language.options})\s{{0,3}}", "", text
+            )
         decorated = rf"\(([{self._both}])\)|\[([{self._both}])\]|([{self._both}])\)"
+        # elsewhere than in English, a capital letter is never a word
+        follows = r"|[^\x00-\x7f]|[\s,;'’]" if language else ""
         upper = (
-            rf"([{self.letters.upper()}])(?=[.:,;]?\s*$|[.:](?=\s|[A-Z])|[,;]\s|\s+(?i:{_BECAUSE}))"
+            rf"([{self.letters.upper()}])(?=[.:,;!]?\s*$|[.:](?=\s|[A-Z]|[^\x00-\x7f])|[,;]\s|\s[-–—]+\s"
+            rf"|\s+(?i:{_BECAUSE}){follows})"
         )
         alone = rf"([{self._both}])(?=[.!]?$)"
         match = re.match(rf"(?:{decorated}|{upper}|{alone})", text)
-        if not match:
-            return None
-        more = re.match(
-            rf"\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:and |or )?\(?[{self.letters.upper()}]\b(?!')",
-            text[match.end() :],
+        return (
+            self._upper(match) if match and not self._more(text[match.end() :], language) else None
         )
-        return None if more else self._upper(match)
 
-    def _from_last_line(self, line: str) -> str | None:
-        bare = _bare(line)
+    def _more(self, rest: str, language: Language | None) -> bool:
+        """Tell whether another letter follows: "A or B", "A, B"."""
+        joints = f"|{language.joints}" if language else ""
+        letter = rf"\(?[{self.letters.upper()}]\b(?!')"
+        joined = rf"\s*(?:,|/|&|\band\b|\bor\b{joints})+\s*(?:and |or )?{letter}"
+        return re.match(joined, rest) is not None
+
+    def _from_last_line(self, line: str, language: Language | None) -> str | None:
+        bare = self._latin(_bare(line), language)
         if letter := self._letter(bare):
             return letter
-        upper = self.letters.upper()
-        named = rf"\(([{upper}])\)|\b(?i:option|choice)\s{{1,3}}\(?([{upper}])\b(?!')"
-        letters = {self._upper(match) for match in re.finditer(named, bare)}
-        return letters.pop() if len(letters) == 1 else None
+        last = sentences(bare)[-1:] or [bare]
+        for text in (bare, *last):
+            matches = list(self._named(language).finditer(text))
+            if any(self._more(text[match.end() :], language) for match in matches):
+                return None
+            if len(letters := {self._upper(match) for match in matches}) == 1:
+                return letters.pop()
+        return None
+
+    def _named(self, language: Language | None) -> re.Pattern[str]:
+        return _named(self.letters.upper(), language)
+
+    def _latin(self, text: str, language: Language | None) -> str:
+        """Return a text with the letters of choices in other scripts as the Latin ones."""
+        if language is None or not language.letters:
+            return text
+        table = dict(zip(language.letters[::2], language.letters[1::2], strict=True))
+        alone = rf"(?<!\w)(?:{'|'.join(table)})(?!\w)"
+        return re.sub(alone, lambda match: table[match[0]], text)
 
     @property
     def _both(self) -> str:
@@ -110,6 +175,47 @@ class Choice:
     @staticmethod
     def _upper(match: re.Match[str]) -> str:
         return next(group for group in match.groups() if group).upper()
+
+
+@lru_cache(maxsize=64)
+def _named(upper: str, language: Language | None) -> re.Pattern[str]:
+    """Return the pattern of a letter that a sentence chooses."""
+    options = "|".join(
+        ["option", "choice", *(language.options for language in LANGUAGES if language.script == "")]
+    )
+    letter = rf"\(?([{upper}])(?!['’]?\w)"
+    patterns = [
+        rf"(?<!\w)\(([{upper}])\)",
+        rf"\b(?i:{options})\s{{1,3}}{letter}",
+        rf"\b(?i:{_CHOOSING})\s{{1,3}}{letter}(?=\)?(?:[.!,;]|\s[-–—]\s|\s(?:because|since|as)\b|$))",
+        rf"(?<!\w){letter}\)?\s(?i:{_CORRECT})\b",
+    ]
+    if language is not None:
+        patterns.append(
+            rf"(?:{language.options})\s{{0,3}}[:：]?\s{{0,3}}\(?([{upper}])(?![A-Za-z])"
+        )
+        patterns.append(
+            rf"(?<![A-Za-z])([{upper}])\)?\s?(?:が正解|が正し|이 정답|가 정답|是正确|是对的|正确)"
+        )
+        if language.script == "":
+            patterns.append(rf"\b(?:{language.verbs})\s{{1,3}}{letter}(?=\)?[.!]?$)")
+    return re.compile("|".join(patterns))
+
+
+def _last_line(text: str) -> Statement:
+    """Return the last line; an empty one if it is the last of a list of options."""
+    before, _, line = text.rstrip().rpartition("\n")
+    previous = before.rstrip().rpartition("\n")[2]
+    if _OPTION_LINE.match(line) and _OPTION_LINE.match(previous):
+        return Statement(Mark.LAST_LINE, ("",), len(text), len(text))
+    return last_line(text)
+
+
+def _first_line(text: str) -> Statement:
+    """Return the first line; an empty one if the reply lists the options."""
+    line, _, rest = text.strip().partition("\n")
+    line = "" if _OPTION_LINE.search(rest) else line
+    return Statement(Mark.FIRST_LINE, (line,), 0, len(line))
 
 
 def _bare(text: str) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
-from orchestrator.kit.answers.find import Mark, Statement, is_silent, reply, statements
+from orchestrator.kit.answers.find import is_silent, reply
+from orchestrator.kit.answers.statements import Mark, Statement, statements
 
 _FENCE = re.compile(r"^[ \t]{0,8}```[`]{0,3}[ \t]{0,3}([\w-]{0,20})[^\n`]{0,80}$", re.MULTILINE)
 _MAX_BLOCKS = 16
@@ -36,6 +37,8 @@ class JsonValue:
     """One JSON value, compared as a value."""
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "one JSON value, with texts in double quotes"
+    lists_are_values: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the text of the value stated last.
@@ -45,7 +48,8 @@ class JsonValue:
         a single value.
         """
         part = reply(text, finished)
-        places = statements(part.text)
+        # {"answer": …} is a value itself, not a statement of one
+        places = [place for place in statements(part.text) if place.mark is not Mark.FIELD]
         values = [*_fenced(part.text), *_marked(part.text, places)]
         if values:
             return max(values)[1]
@@ -71,6 +75,11 @@ class JsonValue:
         """Tell whether the values are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
+    def read_reference(self, text: str) -> str | None:
+        """Return a bare value as it is, else the value that the text gives explicitly."""
+        bare = text.strip()
+        return bare if _normal(bare) is not None else self.extract(text, finished=False)
+
 
 def _fenced(text: str) -> Iterator[tuple[int, str]]:
     fences = list(_FENCE.finditer(text))
@@ -84,7 +93,7 @@ def _fenced(text: str) -> Iterator[tuple[int, str]]:
 
 def _marked(text: str, places: list[Statement]) -> Iterator[tuple[int, str]]:
     for statement in places:
-        if statement.mark in (Mark.BOX, Mark.HASHES):
+        if statement.mark in (Mark.BOX, Mark.TAG, Mark.HASHES):
             if (
                 len(statement.texts) == 1
                 and not statement.denied

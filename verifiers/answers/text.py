@@ -12,15 +12,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar
 
-from orchestrator.kit.answers.find import (
-    MAX_ANSWER_CHARS,
-    Mark,
-    Statement,
-    first_sentence,
-    latest_answer,
-    reply,
-    statements,
-)
+from orchestrator.kit.answers.find import first_sentence, latest_answer, reply
+from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
 
 _MAX_TERSE_CHARS = 100  # a reply of one line this short is taken to be the answer itself
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|fbox)\s?\{([^{}]*)\}")
@@ -35,18 +28,19 @@ class Text:
     """Words, compared without regard to case, spacing and punctuation."""
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "words"
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """Return the last box.
+        """Return the last box, `<answer>` tag or JSON member "answer".
 
-        Without a box, return the words after the last "the answer is" (one sentence) or on a
+        Without one, return the words after the last "the answer is" (one sentence) or on a
         closing `####` line. If a finished reply has none of these, return the reply itself if it is
         one line of at most 100 characters. Boxes have priority because any words may follow "the
         answer is".
         """
         part = reply(text, finished)
         places = statements(part.text)
-        boxes = [statement for statement in places if statement.mark is Mark.BOX]
+        boxes = [s for s in places if s.mark in (Mark.BOX, Mark.TAG, Mark.FIELD)]
         if value := latest_answer(boxes, _read):
             return value
         others = [s for s in places if s.mark in (Mark.WORDS, Mark.LABEL) or _closes(s, part.text)]
@@ -87,6 +81,11 @@ class Text:
         """Tell whether the normal forms are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
+    def read_reference(self, text: str) -> str | None:
+        """Return the answer that the text gives explicitly, else the whole text."""
+        answer = self.extract(text, finished=False) or text.strip()
+        return None if self.canonical(answer) == "=" else answer
+
 
 def _closes(statement: Statement, text: str) -> bool:
     """Tell whether it is a `####` line at the end: elsewhere such lines are headings."""
@@ -95,7 +94,10 @@ def _closes(statement: Statement, text: str) -> bool:
 
 def _read(statement: Statement) -> str | None:
     if statement.mark in (Mark.WORDS, Mark.LABEL):
-        return _clean(first_sentence(statement.texts[0])) or None
+        words = _clean(first_sentence(statement.texts[0]))
+        if statement.language and statement.language.endings:
+            words = _clean(re.sub(rf"(?:{statement.language.endings})$", "", words))
+        return words or None
     return ", ".join(dict.fromkeys(text for text in map(_clean, statement.texts) if text)) or None
 
 

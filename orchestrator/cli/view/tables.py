@@ -6,7 +6,7 @@ All other tables of numbers use `numbers_table` from here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import compress, zip_longest
 
 import msgspec
 from rich.box import SIMPLE_HEAD
@@ -28,7 +28,7 @@ from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.studies.evaluate import Estimate, Report, Savings
 from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
-from orchestrator.studies.summary import Ranking, Summary
+from orchestrator.studies.summary import Ranking, Summary, undecided_note
 
 _ACCOUNTS = {
     Purpose.SOLVE: "attempts that voted or could have",
@@ -85,9 +85,11 @@ def summary_table(summary: Summary) -> RenderableType:
     )
     facts = _facts()
     facts.add_row("problems", n_problems, _by_status(report, summary))
-    if report.accuracy is not None:
-        bounds = _accuracy_bounds(report.accuracy, report.n_without_reference)
-        facts.add_row("accuracy", share(report.accuracy.value), bounds)
+    if report.accuracy is not None or report.n_unreadable:
+        value = share(report.accuracy.value if report.accuracy else None)
+        facts.add_row("accuracy", value, _accuracy_bounds(report))
+    if doubt := undecided_note(report, summary.directory):
+        facts.add_row("", "", Text(doubt, style="yellow"))
     facts.add_row("traces", count(report.n_traces), finishes)
     rate = summary.tokens_per_second
     per_second = f" · {count(rate)} a second" if rate else ""
@@ -129,11 +131,17 @@ def _by_status(report: Report, summary: Summary) -> Text:
     return Text(" · ").join(parts)
 
 
-def _accuracy_bounds(estimate: Estimate, n_without: int) -> str:
-    bounds = interval(estimate, missing="")
+def _accuracy_bounds(report: Report) -> str:
+    bounds = interval(report.accuracy, missing="")
+    n = report.accuracy.n if report.accuracy else 0
     bounds = f"95% interval {bounds}" if bounds else "no interval: too few problems that differ"
-    without = f"; {count(n_without)} without a reference" if n_without else ""
-    return f"{bounds}, n = {count(estimate.n)}{without}"
+    parts = [
+        f"{bounds}, n = {count(n)}" if n else "unknown",
+        f"{count(report.n_without_reference)} without a reference",
+        f"{count(report.n_unreadable)} with a reference that cannot be read",
+    ]
+    shown = (True, report.n_without_reference > 0, report.n_unreadable > 0)
+    return "; ".join(compress(parts, shown))
 
 
 def _prompt_tokens(usage: Usage) -> str:

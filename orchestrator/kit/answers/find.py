@@ -1,55 +1,33 @@
-r"""Finding the answer in a reply: boxes, "the answer is", `####`, or the last line.
+r"""Finding the answer in a reply: its last statement, else what its closing line says.
 
-    answer = find_answer(text, finished, read, read_last_line)
+    answer = find_answer(text, finished, read)
 
-The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a
-fixed number of statements), which makes it safe in the caller's process on replies of any length.
-This module finds *where* an answer is given; the domain decides whether the text there is an
-answer, and of what kind.
+This module decides *which* place counts; `kit.answers.statements` knows what the places look like,
+and the domain whether the text there is an answer, and of what kind. Linear time on any text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 
+from orchestrator.kit.answers.languages import ascii_forms, language_of
+from orchestrator.kit.answers.statements import Mark, Statement, statements, without_list_mark
 from orchestrator.kit.answers.thinking import split
 
-MAX_ANSWER_CHARS = 2000  # a longer "answer" is a reply that looped or never ended
-_MAX_STATEMENTS = 64  # the latest ones; a reply with more repeats itself
-_WINDOW = 1200  # characters looked at after "the answer is"
-
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!boxed|fbox)|\\[{}]|[{}]")
-_BETWEEN_BOXES = re.compile(
-    r"[\s$]{0,8}(?:,|,?\s?\b(?:and|or)\b|\\text\{\s?(?:and|or)\s?\})[\s$]{0,8}(?:[A-Za-z]\s?=\s?)?"
+_SENTENCE_END = re.compile(
+    r"[.!?](?:[*_\"'”)]{0,3})(?=\s|$)|[.!?](?=[A-Z][a-z]|[^\x00-\x7f])|[。！？।؟]"
 )
-_FILLER = (
-    r"(?:actually|indeed|therefore|then|thus|simply|just|now|still|exactly|approximately|about|clearly"
-    r"|equal to|given by)"
+_FORMULA = re.compile(
+    r"\$[^$]{1,500}\$|\\\([^\\]{1,500}(?:\\[^)][^\\]{0,500}){0,200}\\\)|\\\[.{1,2000}?\\\]"
 )
-_MARK = re.compile(
-    r"\b(?:final[ \t]{1,3})?(?P<noun>answer|result|option|choice)\b"
-    r"(?:[ \t]{1,3}(?:to|for|of)\b(?:[ \t]{1,3}[^\s.:;=]{1,24}){1,10}?)?"
-    r"(?:[ \t]{0,3}[*_]{1,3})?[ \t]{0,3}"
-    rf"(?:,?[ \t]{{1,2}}{_FILLER},?[ \t]{{0,2}})?"
-    r"(?P<verb>is\b|was\b|(?:will|should|must|would) be\b|equals\b|isn['’]t\b"
-    r"|can(?:not|['’]t) be\b|[:=])"
-    r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?:?[ \t]{0,3}(?:[*_]{1,3})?"
-    rf"(?:[ \t]{{0,3}}{_FILLER}\b,?)?",
-    re.IGNORECASE,
-)
-_HEADING = re.compile(
-    r"^[#*_ \t]{0,8}(?:the )?final answer[*_: \t]{0,6}$", re.IGNORECASE | re.MULTILINE
-)
-_HASHES = re.compile(r"^####[ \t]{1,3}(?=\S)", re.MULTILINE)
-_DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
-_DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
 _ABBREVIATIONS = frozenset(
-    ["Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Jr", "Sr", "Prof", "vs", "etc", "approx", "No"]
+    ["Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Jr", "Sr", "Prof", "vs", "etc", "approx", "No", "Rs"]
 )
-_ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
+_CLOSING_FENCE = re.compile(r"(?:^|\n)[ \t]{0,3}`{3,}[ \t]*$")
+_FENCE_LINE = re.compile(r"^[ \t]{0,3}`{3,}[ \t]*([\w-]{0,20})[ \t]*$", re.MULTILINE)
+_PROSE_FENCES = ("", "text", "txt", "plaintext", "plain", "math", "latex", "tex", "markdown", "md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,64 +38,35 @@ class Reply:
     finished: bool
 
 
-class Mark(Enum):
-    r"""How a statement is marked."""
-
-    BOX = "box"  # \\boxed{…}, \\fbox{…}
-    HASHES = "hashes"  # #### …
-    WORDS = "words"  # the answer is …
-    LABEL = "label"  # Answer: …, or a heading "Final answer"
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One place where an answer is stated.
-
-    `texts` are the contents of a box, with one text for each of several boxes joined by a comma,
-    "and" or "or"; otherwise the rest of the line. A box or a `####` line contains only the answer;
-    a statement in words may continue after it. `denied`: the statement says "is not".
-    """
-
-    mark: Mark
-    texts: tuple[str, ...]
-    start: int
-    end: int
-    denied: bool = False
-
-
 def find_answer(
     text: str,
     finished: bool,
     read: Callable[[Statement], str | None],
-    read_last_line: Callable[[str], str | None],
     nouns: tuple[str, ...] = ("answer",),
+    fallbacks: tuple[Callable[[str], Statement], ...] | None = None,
 ) -> str | None:
-    """Return the last explicit answer; if a finished reply has none, that of its last line."""
+    """Return the last explicit answer; if a finished reply has none, that of its last line.
+
+    `fallbacks` are other places to look at instead, in order. Digits and signs of other scripts are
+    ASCII in the statements that are read.
+    """
     part = reply(text, finished)
-    found = statements(part.text, nouns)
+    content = ascii_forms(part.text)
+    found = statements(content, nouns)
     if value := latest_answer(found, read):
         return value
-    return read_last_line(_last_line(part.text)) if part.finished and is_silent(found) else None
+    if not part.finished or not is_silent(found):
+        return None
+    for place in fallbacks or (last_line,):
+        if value := read(place(content)):
+            return value
+    return None
 
 
 def reply(text: str, finished: bool) -> Reply:
     """Return the text without its thinking. A text that ends inside its thinking is unfinished."""
     parts = split(text, finished)
     return Reply(parts.reply_text, finished and not parts.is_open)
-
-
-def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
-    """Return the explicit statements, in order; at most the last 64.
-
-    Empty and unclosed boxes are included, with an empty text.
-    """
-    candidates = _phrases(text, nouns)
-    if r"\boxed" in text or r"\fbox" in text:
-        candidates += _boxes(text)
-    if "####" in text:
-        candidates += _hashes(text)
-    candidates.sort(key=lambda statement: statement.start)
-    return candidates[-_MAX_STATEMENTS:]
 
 
 def latest_answer(
@@ -145,125 +94,55 @@ def is_silent(candidates: list[Statement]) -> bool:
     return all(statement.mark is Mark.LABEL and not statement.denied for statement in candidates)
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> Statement:
     r"""Return the last non-empty line, without a list mark.
 
-    A closing display formula (`$$…$$`, `\[…\]`) is one line.
+    A closing display formula (`$$…$$`, `\[…\]`) is one line. The last line of a closing fence
+    counts unless the fence names a programming language.
     """
     text = text.rstrip()
+    language = language_of(text)
+    if _CLOSING_FENCE.search(text[-200:]):
+        fences = list(_FENCE_LINE.finditer(text))
+        if len(fences) % 2 == 0 and fences[-2][1].lower() in _PROSE_FENCES:
+            text = text[fences[-2].end() : fences[-1].start()].rstrip()
+    start = text.rfind("\n") + 1
+    line = without_list_mark(text[start:].strip())
     for left, right in ((r"\[", r"\]"), ("$$", "$$")):
         bare = text.rstrip(".")
-        if bare.endswith(right):
-            start = bare.rfind(left, 0, len(bare) - len(right))
-            if start >= 0:
-                return bare[start:].replace("\n", " ")
-    return _ITEM.sub("", text[text.rfind("\n") + 1 :].strip(), count=1)
+        if bare.endswith(right) and (at := bare.rfind(left, 0, len(bare) - len(right))) >= 0:
+            # the formula stands alone, or ends the last line
+            line = bare[at:].replace("\n", " ") if at < start else line
+            break
+    return Statement(Mark.LAST_LINE, (line,), start, len(text), language=language)
 
 
 def first_sentence(text: str) -> str:
     """Return the text up to the end of its first sentence or first line."""
     line = text.split("\n", 1)[0]
-    for match in re.finditer(r"[.!?](?:[*_\"'”)]{0,3})(?=\s|$)|[.!?](?=[A-Z][a-z])", line):
+    return line[: next(_sentence_ends(line), (len(line), 0))[0]]
+
+
+def sentences(line: str) -> list[str]:
+    """Return the sentences of a line, without the signs that end them; a formula stays whole."""
+    found, start = [], 0
+    formulas = [match.span() for match in _FORMULA.finditer(line)]
+    for end, following in _sentence_ends(line):
+        if any(left < end < right for left, right in formulas):
+            continue
+        found.append(line[start:end])
+        start = following
+    return [sentence.strip() for sentence in (*found, line[start:]) if sentence.strip()]
+
+
+def _sentence_ends(line: str) -> Iterator[tuple[int, int]]:
+    """Yield where the sentences of a line end, and where the next one may begin."""
+    for match in _SENTENCE_END.finditer(line):
         word = re.search(r"(\w{1,12})$", line[max(0, match.start() - 12) : match.start()])
         if match[0] == "." and word:
+            following = line[match.end() :].lstrip(" #")[:1]
             is_initial = len(word[1]) == 1 and word[1].isupper() and match.end() < len(line)
-            if is_initial or word[1] in _ABBREVIATIONS:
+            is_short_form = word[1] in _ABBREVIATIONS and (word[1] != "No" or following.isdigit())
+            if is_initial or is_short_form:
                 continue
-        return line[: match.start()]
-    return line
-
-
-def _boxes(text: str) -> list[Statement]:
-    """Return the outermost boxes in order; boxes joined by a comma or a conjunction are one.
-
-    An unclosed box has an empty text.
-    """
-    # an opening brace: None, or the start and content start of a box
-    stack: list[tuple[int, int] | None] = []
-    spans: list[tuple[int, int, str]] = []
-    for match in _BRACES.finditer(text):
-        token = match[0]
-        if token == "}":
-            opened = stack.pop() if stack else None
-            if opened is not None:
-                while spans and spans[-1][0] > opened[0]:
-                    spans.pop()
-                spans.append((opened[0], match.end(), text[opened[1] : match.start()].strip()))
-        elif token == "{":
-            stack.append(None)
-        elif token.endswith("{") and len(token) > 2:
-            stack.append((match.start(), match.end()))
-    spans += [(opened[0], opened[1], "") for opened in stack if opened is not None]
-    spans.sort()
-    return _joined(text, spans)
-
-
-def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
-    candidates: list[Statement] = []
-    for start, end, content in spans:
-        content = content if len(content) <= MAX_ANSWER_CHARS else ""
-        before = text[max(candidates[-1].end, start - 40) : start] if candidates else ""
-        if (
-            candidates
-            and start - candidates[-1].end <= 40
-            and _BETWEEN_BOXES.fullmatch(before)
-            and len(candidates[-1].texts) < 16
-        ):
-            last = candidates.pop()
-            candidates.append(
-                Statement(Mark.BOX, (*last.texts, content), last.start, end, last.denied)
-            )
-        else:
-            denied = _DENIED_BEFORE.search(text, max(0, start - 12), start) is not None
-            candidates.append(Statement(Mark.BOX, (content,), start, end, denied))
-    return candidates[-_MAX_STATEMENTS:]
-
-
-def _phrases(text: str, nouns: tuple[str, ...]) -> list[Statement]:
-    folded = text.casefold()
-    # a plain substring search takes a tenth of the patterns' time
-    if "final" not in folded and all(noun not in folded for noun in nouns):
-        return []
-    marks = [
-        match
-        for match in _MARK.finditer(text)
-        if match["noun"].lower() in nouns or match[0][:5].lower() == "final"
-    ]
-    candidates = []
-    for match in marks[-_MAX_STATEMENTS:]:
-        content = _after(text, match.end())
-        negated = _DENIED.match(content)
-        denied = negated is not None or match["verb"][:3].lower() in ("isn", "can")
-        content = content[negated.end() :].strip() if negated else content
-        mark = Mark.LABEL if match["verb"] in ":=" else Mark.WORDS
-        candidates.append(Statement(mark, (content,), match.start(), match.end(), denied))
-    headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "final answer" in folded else []
-    return candidates + [
-        Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
-        for mark in headings
-    ]
-
-
-def _hashes(text: str) -> list[Statement]:
-    candidates = []
-    for match in list(_HASHES.finditer(text))[-_MAX_STATEMENTS:]:
-        content = text[match.end() : match.end() + _WINDOW].split("\n", 1)[0]
-        candidates.append(
-            Statement(Mark.HASHES, (content.strip(),), match.start(), match.end() + len(content))
-        )
-    return candidates
-
-
-def _after(text: str, start: int) -> str:
-    """Return the text a label refers to: the rest of its line, a display formula, or the next line.
-
-    Empty if the next line starts a list.
-    """
-    window = text[start : start + _WINDOW]
-    content = window.lstrip()
-    for left, right in (("$$", "$$"), (r"\[", r"\]")):
-        if content.startswith(left) and (end := content.find(right, len(left))) >= 0:
-            return content[: end + len(right)].replace("\n", " ")
-    crossed = "\n" in window[: len(window) - len(content)]
-    content = content.split("\n", 1)[0].strip()
-    return "" if crossed and _ITEM.match(content) else content
+        yield match.start(), match.end()

@@ -13,6 +13,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from hashlib import blake2b
+
+from orchestrator.kit.answers.units import is_count, unit
 
 MAX_CHARS = 1000
 _MAX_BITS = 4096
@@ -41,6 +44,16 @@ _SYMBOLS = str.maketrans(
         "⅔": r"\frac{2}{3}",
         "¼": r"\frac{1}{4}",
         "¾": r"\frac{3}{4}",
+        "⅕": r"\frac{1}{5}",
+        "⅖": r"\frac{2}{5}",
+        "⅗": r"\frac{3}{5}",
+        "⅘": r"\frac{4}{5}",
+        "⅙": r"\frac{1}{6}",
+        "⅚": r"\frac{5}{6}",
+        "⅛": r"\frac{1}{8}",
+        "⅜": r"\frac{3}{8}",
+        "⅝": r"\frac{5}{8}",
+        "⅞": r"\frac{7}{8}",
         "\u00a0": " ",
         "\u2009": " ",
         "\u202f": " ",
@@ -57,7 +70,7 @@ _TIDY = tuple(
     for pattern, new in (
         (rf"\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", "\\\\"),  # a backslash escaped twice, as in JSON
         (
-            r"(?<=\d)(?:\{,\}|\\,|,\\!|,?\{\\,\}|~)(?=\d{3}(?!\d))",
+            r"(?<=\d)(?:\{,\}|\\text\{,\}|\\,|,\\!\s?|,?\{\\,\}|~)(?=\d{3}(?!\d))",
             "",
         ),  # thousands: 1{,}000, 1\,000, 1,\!000
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -66,13 +79,13 @@ _TIDY = tuple(
         (r"\\(?:displaystyle|textstyle|limits|!)", ""),
         (r"(?<!\\)\\(?:[,;: >]|q?quad(?![A-Za-z]))|~", " "),
         (
-            r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\s*\{",
+            r"\\(?:textbf|textit|textrm|textsf|texttt|textsc|textup|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\s*\{",
             r"\\text{",
         ),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
-        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(\d+)", r"\\sqrt{\1}"),
         (r"√\s*(\d+)", r"\\sqrt{\1}"),
         (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", "°"),
@@ -99,26 +112,36 @@ _MIXED = re.compile(
     r"(\d{1,9})(?:\s*\\frac\s*\{\s*(\d{1,9})\s*\}\s*\{\s*(\d{1,9})\s*\}|\s+(\d{1,9})\s*/\s*(\d{1,9}))"
 )
 
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_SCALE = re.compile(r"\s*\b(" + "|".join(_SCALES) + r")$")
-# Short units only from this list: any other short run of letters after a number may be a product of
-# variables (3xy).
-_UNITS = (
-    "mm|cm|dm|km|kg|mg|ml|kl|lbs?|oz|ft|yd|mi|mph|kph|kmp?h|hrs?|mins?|secs?|yrs?|[kmg]?hz|usd|eur|gbp|days?|hours?|years?"
-    "|inch|inches|foot|feet|miles?|cents?|units?|sq|cubic|square|per|pts|am|pm"
-)
-# Longer words are units unless they change the number.
-_NOT_UNITS = (
-    "times|plus|minus|over|more|less|modulo|dozen|hundred|thousand|million|billion|trillion|percent|half|halves|thirds?"
-    "|quarters?|infinity|sqrt|base|through"
-)
-_WORD = rf"(?!(?:{_NOT_UNITS})(?![a-z]))(?:(?:{_UNITS})(?![a-z])|[a-z]{{4,30}})"
-_PLAIN_UNIT = re.compile(
-    rf"(?<=[\d.}}\s%])\s?{_WORD}(?:[ /-]{_WORD}|/[hs]){{0,4}}(?:\s?\^\s?(?:\d|\{{\d\}}))?$",
+_SCALES = {
+    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12,
+    "lakh": 5, "lakhs": 5, "crore": 7, "crores": 7,
+}  # fmt: skip
+_PARTS = {
+    "half": 2, "halves": 2, "third": 3, "thirds": 3, "fourth": 4, "fourths": 4, "fifth": 5,
+    "fifths": 5, "sixth": 6, "sixths": 6, "seventh": 7, "sevenths": 7, "eighth": 8, "eighths": 8,
+    "ninth": 9, "ninths": 9, "tenth": 10, "tenths": 10, "twelfth": 12, "twelfths": 12,
+    "hundredth": 100, "hundredths": 100, "thousandth": 1000, "thousandths": 1000,
+}  # fmt: skip
+_PERCENT = re.compile(
+    r"(?:%|(?:percent(?:ages?)?|per\s+cent|pct)(?![A-Za-z])\.?)(?:\s*points?(?![A-Za-z]))?",
     re.IGNORECASE,
 )
-_TEXT_UNIT = re.compile(r"\\text\s*\{([^{}]*)\}\s*(?:\^\s*(?:\d|\{\s*-?\d\s*\}))?$")
-_NAME = r"(?:[A-Za-z]{1,2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
+_CODES = "USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|KRW|RUB|BRL|MXN|Rs\\.?"
+_SIGNS = r"(?:US|CA|AU|HK|NZ|[ACR])?[$]|[€£¥₹₩₽]"
+_CURRENCY = re.compile(rf"([+-]?)\s*({_SIGNS}|(?:{_CODES})(?![A-Za-z]))\s*(?=[\d.+-])")
+_PRICE = re.compile(r"([+-]?\d{1,3}(?:\.\d{3})*|[+-]?\d+),(\d{2})")
+# where a number may end and a unit begin
+_BOUNDARY = re.compile(r"(?<=[\d.}%])\s*(?=[A-Za-zµμΩÅ°¢$€£¥₹₩₽%\\/^])")
+_MAX_BOUNDARIES = 16
+_TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
+_MONEY = frozenset(
+    ["$", "¢", "€", "£", "GBP", "¥", "₹", "CAD", "AUD", "CHF", "₩", "₽", "BRL", "MXN"]
+)
+_AREA = re.compile(r"(?<=\d)(?=(?:[kcdm]|)m[²³])")
+# letters that are units only apart from the number: 12 m; 12m may be a product of variables
+_LETTER = re.compile(r"[A-Za-z](?:\s*\^.*)?", re.DOTALL)
+_LETTERS = "mgshJNWVKLlACFHT"
+_NAME = r"(?:[A-Za-z]|[A-Z]{2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
 _ASSIGNED = re.compile(rf"{_NAME}(?:_\w|_\{{\w{{1,9}}\}})?'?(?:\([A-Za-z\d]\))?\s*=(?!=)|=")
 _PAIRS = (
     ("$$", "$$"),
@@ -178,6 +201,16 @@ def without_name(text: str) -> str:
     return text
 
 
+def rational_key(value: Fraction) -> str:
+    """Return `=n/d` or `=n`: the canonical form of a rational. A digest where it is very long."""
+    if max(abs(value.numerator).bit_length(), value.denominator.bit_length()) <= _MAX_BITS:
+        return f"={value}"
+    written = f"{value.numerator:x}/{value.denominator:x}"
+    return (
+        f"={'-' if value < 0 else ''}n/d #{blake2b(written.encode(), digest_size=12).hexdigest()}"
+    )
+
+
 def rational(text: str) -> Fraction | None:
     """Return the exact value of one written number.
 
@@ -193,45 +226,65 @@ def rational(text: str) -> Fraction | None:
     return _unsigned(text)
 
 
-@lru_cache(maxsize=8192)  # a problem's attempts repeat the same few answers
 def quantity(text: str) -> Fraction | None:
     r"""Return the exact value of one number with a name, currency or unit: `x = \$5` is 5.
 
     Units are dropped, never converted: `5 cm` and `5 m` are both 5. None for any text that is not a
-    single number.
+    single number, such as `32, 349`, `2theta` and `5 dozen`.
+    """
+    found = measurement(text)
+    return None if found is None else found[0]
+
+
+@lru_cache(maxsize=8192)  # a problem's attempts repeat the same few answers
+def measurement(text: str) -> tuple[Fraction, str] | None:
+    """Return the value of `quantity` and the normal form of its unit.
+
+    The unit is "" where there is none, and for things that are counted ("5 apples").
     """
     if len(text) > MAX_CHARS:
         return None
-    text = unwrap(without_name(unwrap(tidy(text))))
-    text = re.sub(r"^([+-]?)\s*(?:US)?[$€£¥]\s*(?=[\d.+-])", r"\1", text)
-    text = re.sub(r"\s*(?:percentage points?|percent)$", "%", text, flags=re.IGNORECASE)
-    text = re.sub(r"\s*\\text\s*\{\s*(?:percent|%)\s*\}$", "%", text)
-    text = re.sub(r"\s*[$€£¥]$", "", text)
-    value = rational(text)
-    return value if value is not None else _measured(text)
+    text = unwrap(without_name(unwrap(tidy(_AREA.sub(" ", text)))))
+    money = ""
+    if code := _CURRENCY.match(text):
+        money = unit(code[2]) or "$"
+        text = code[1] + text[code.end() :]
+    if (value := rational(text)) is not None:
+        return value, money
+    for boundary in list(_BOUNDARY.finditer(text))[:_MAX_BOUNDARIES]:
+        head, tail = text[: boundary.start()], text[boundary.end() :]
+        value = rational(head)
+        price = _PRICE.fullmatch(head)
+        if value is None and price and (money or unit(tail) in _MONEY):
+            value = rational(price[1].replace(".", "") + "." + price[2])
+        if value is not None and (rest := _tail(tail, attached=not boundary[0])):
+            return value * rest[0], money or rest[1]
+    if money and (price := _PRICE.fullmatch(text)):
+        value = rational(price[1].replace(".", "") + "." + price[2])
+        return None if value is None else (value, money)
+    return None
 
 
-def _measured(text: str) -> Fraction | None:
-    text = re.sub(
-        r"\s*(?:°\s*[CF]?|\bdegrees?(?: (?:celsius|fahrenheit))?)$", "", text, flags=re.IGNORECASE
-    )
-    bare = _PLAIN_UNIT.sub("", _TEXT_UNIT.sub(_unit_or_words, text)).strip()
-    scale = _SCALE.search(bare)
-    value = rational(bare[: scale.start()] if scale else bare)
-    return value * 10 ** _SCALES[scale[1]] if value is not None and scale else value
-
-
-def _unit_or_words(match: re.Match[str]) -> str:
-    """Return "" for a unit, and the bare words where they change the number.
-
-    `_measured` handles those words.
-    """
-    words = match[1].casefold().split()
-    return (
-        " " + " ".join(words)
-        if any(re.fullmatch(_NOT_UNITS, word) or word[:1].isdigit() for word in words)
-        else ""
-    )
+def _tail(tail: str, *, attached: bool) -> tuple[Fraction, str] | None:
+    """Return the factor and the unit in the text after a number; None if it says anything else."""
+    bare = _TEXT.sub(r" \1 ", tail).strip()
+    attached = attached and bare == tail
+    factor = Fraction(1)
+    if percent := _PERCENT.match(bare):
+        factor, bare = factor / 100, bare[percent.end() :].strip()
+    while (word := re.match(r"[a-z]+", bare, re.IGNORECASE)) and word[0].lower() in _SCALES:
+        factor, bare = factor * 10 ** _SCALES[word[0].lower()], bare[word.end() :].strip()
+    if word and word[0].lower() in _PARTS and word.end() == len(bare):
+        return (factor / _PARTS[word[0].lower()], "")
+    bare = bare.strip("() ")
+    if not bare:
+        return factor, ""
+    if _LETTER.fullmatch(bare) and (attached or bare[0] not in _LETTERS):
+        return None
+    name = unit(tail if factor == 1 else bare) or unit(bare)
+    if name is not None:
+        return factor, name
+    return (factor, "") if not attached and is_count(bare) else None
 
 
 def _unsigned(text: str) -> Fraction | None:

@@ -1,0 +1,347 @@
+r"""Where a reply gives its answer explicitly: boxes, "the answer is", `Answer:`, `####`, tags.
+
+    statements(r"So \boxed{4} or \boxed{-7}.")     # one statement with the texts "4" and "-7"
+
+The one rule: linear time on any text (no nested unbounded repetition, windows of fixed size, a
+fixed number of statements), which makes it safe in the caller's process on replies of any length.
+Not covered: whether the text there is an answer, and of what kind (`kit.answers.latex`, domains).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+from orchestrator.kit.answers.languages import CYRILLIC, LANGUAGES, NOTHING, Language, language_of
+
+MAX_ANSWER_CHARS = 2000  # a longer "answer" is a reply that looped or never ended
+_MAX_STATEMENTS = 64  # the latest ones; a reply with more repeats itself
+_MAX_BOXES = 16  # of one list
+_WINDOW = 1200  # characters looked at after "the answer is"
+_BETWEEN_CHARS = 64  # of what may join two boxes
+_CONTEXT = 400  # characters before a box that show its language
+
+_BOX = r"\\(?:boxed|fbox|framebox)"
+_BRACES = re.compile(rf"{_BOX}\s*\{{|\\\\(?!boxed|fbox|framebox)|\\[{{}}]|[{{}}]")
+# \boxed 5, without braces
+_BARE_BOX = re.compile(rf"{_BOX}[ \t]{{1,3}}([+-]?[\d.,/]{{1,40}}|[A-Za-z](?![A-Za-z]))")
+_SPACES = r"(?:\s|\$|\\[()\[\]]|\\[,;: ]|\\q?quad(?![A-Za-z])|\*\*|~|\.(?=\$))"
+_AND = (
+    r"(?:,|;|&|、|，|(?:and|or|und|oder|et|ou|o|y|e|和|或|и|или)(?![^\W\d_])"
+    r"|\\(?:text|mbox|textrm|mathrm)\s?\{\s?,?\s?(?:and|or|,|und|oder|et|ou|y|o|e)\s?\}"
+    r"|\\(?:q?quad|l?or|vee)(?![A-Za-z]))"
+)
+_BETWEEN_BOXES = re.compile(rf"{_SPACES}*(?:{_AND}{_SPACES}*){{1,4}}(?:([A-Za-z])\s?=\s?)?")
+_NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s?=\s?$")
+_PERCENT_AFTER = re.compile(
+    r"(?:\$|\\\)|\*\*|\s)*?\s?(?:\\?[%％]|(?:percent(?:age)?|per cent|pct)(?![A-Za-z]))",
+    re.IGNORECASE,
+)
+_FILLER = (
+    r"(?:actually|indeed|therefore|then|thus|hence|simply|just|now|still|exactly|approximately|about"
+    r"|clearly|equal to|given by|for sure|certainly|definitely|probably|most likely|likely"
+    r"|obviously|of course|in fact)"
+)
+_MARK = re.compile(
+    r"\b(?:final[ \t]{1,3})?(?P<noun>answer|result|option|choice)s?\b"
+    r"(?:[ \t]{1,3}(?:to|for|of)\b(?:[ \t]{1,3}[^\s.:;=]{1,24}){1,10}?)?"
+    r"(?:[ \t]{0,3}[*_]{1,3})?[ \t]{0,3}"
+    rf"(?:,?[ \t]{{1,2}}{_FILLER},?[ \t]{{0,2}})?"
+    r"(?P<verb>(?:is|was|are|were)\b|['’]s\b|(?:will|should|must|would|has to) be\b|equals\b"
+    r"|isn['’]t\b|can(?:not|['’]t) be\b|[:=：]|[-=]>|[→⇒]|(?<=[ \t])[-–—](?=[ \t]))"
+    r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：]?[ \t]{0,3}(?:[*_]{1,3})?"
+    rf"(?:[ \t]{{0,3}}{_FILLER}\b,?)?",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"^[#*_ \t]{0,8}(?:the )?(?:final answer[*_:： \t]{0,6}$"
+    # "Answer $5$", "Answer B"
+    r"|(?:final )?answer[*_]{0,3}[ \t]{1,3}[*_]{0,3}"
+    r"(?=\$|\\[(\[]|\\boxed|(?:\(?[A-J]\)?|[-+]?[\d.,/]{1,40})[*_.]{0,3}[ \t]{0,8}$))",
+    re.IGNORECASE | re.MULTILINE,
+)
+_HASHES = re.compile(r"^####[ \t]{1,3}(?=\S)", re.MULTILINE)
+_TAG = re.compile(r"<(/?)(?:final[_-]?)?answer>", re.IGNORECASE)
+_FIELD = re.compile(r'"(?:final[_ ]?)?answer"\s{0,4}:\s{0,4}(?=["\d+-])', re.IGNORECASE)
+_DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
+_DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
+_ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
+_END = re.compile(r"\n|</\w")
+_FENCE = re.compile(r"[`~]{3,}[\w-]{0,20}[ \t]*\n")
+_ELSEWHERE_FILLER = (
+    r"(?:donc|alors|ainsi|also|daher|somit|genau|entonces|por lo tanto|por tanto|portanto|então"
+    r"|quindi|dunque|dus|więc|jadi|exactement|exactamente|так что|таким образом|就是|则是)"
+)
+
+
+class Mark(Enum):
+    r"""How a statement is marked."""
+
+    BOX = "box"  # \\boxed{…}, \\fbox{…}
+    TAG = "tag"  # <answer>…</answer>
+    FIELD = "field"  # {"answer": …}
+    HASHES = "hashes"  # #### …
+    WORDS = "words"  # the answer is …
+    LABEL = "label"  # Answer: …, or a heading "Final answer"
+    # nothing marks these; they are read in a reply without a statement
+    LAST_LINE = "last line"
+    FIRST_LINE = "first line"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One place where an answer is given.
+
+    `texts` are the contents of a box, with one text for each of several boxes joined by a comma,
+    "and" or "or"; otherwise the rest of the line. A box, a tag, a field or a `####` line contains
+    only the answer; a statement in words may continue after it. `denied`: the statement says "is
+    not". `language`: that of its words, None for English.
+    """
+
+    mark: Mark
+    texts: tuple[str, ...]
+    start: int
+    end: int
+    denied: bool = False
+    language: Language | None = None
+
+
+def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
+    """Return the explicit statements, in order; at most the last 64.
+
+    Empty and unclosed boxes are included, with an empty text.
+    """
+    folded = text.casefold()
+    candidates = _phrases(text, folded, nouns)
+    candidates += _phrases_elsewhere(text, folded, options="option" in nouns)
+    if r"\boxed" in text or r"\fbox" in text or r"\framebox" in text:
+        candidates += _boxes(text)
+    if "####" in text:
+        candidates += _hashes(text)
+    if "answer" in folded:
+        candidates += [*_tags(text), *_fields(text)]
+    candidates.sort(key=lambda statement: statement.start)
+    return candidates[-_MAX_STATEMENTS:]
+
+
+def without_list_mark(line: str) -> str:
+    """Return a line without the dash or number that makes it an item of a list."""
+    mark = _ITEM.match(line)
+    return line[mark.end() :] if mark else line
+
+
+def _boxes(text: str) -> list[Statement]:
+    """Return the outermost boxes in order; boxes joined by a comma or a conjunction are one.
+
+    An unclosed box has an empty text.
+    """
+    # an opening brace: None, or the start and content start of a box
+    stack: list[tuple[int, int] | None] = []
+    spans: list[tuple[int, int, str]] = []
+    for match in _BRACES.finditer(text):
+        token = match[0]
+        if token == "}":
+            opened = stack.pop() if stack else None
+            if opened is not None:
+                while spans and spans[-1][0] > opened[0]:
+                    spans.pop()
+                spans.append((opened[0], match.end(), text[opened[1] : match.start()].strip()))
+        elif token == "{":
+            stack.append(None)
+        elif token.endswith("{") and len(token) > 2:
+            stack.append((match.start(), match.end()))
+    spans += [(opened[0], opened[1], "") for opened in stack if opened is not None]
+    spans += [
+        (match.start(), match.end(), match[1].rstrip(".,")) for match in _BARE_BOX.finditer(text)
+    ]
+    spans.sort()
+    return _joined(text, spans)
+
+
+def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
+    candidates: list[Statement] = []
+    for start, end, content in spans:
+        content = content if len(content) <= MAX_ANSWER_CHARS else ""
+        if content and (percent := _PERCENT_AFTER.match(text, end, end + 24)):
+            content, end = content + r"\%", percent.end()
+        last = candidates[-1] if candidates else None
+        between = None
+        if last and start - last.end <= _BETWEEN_CHARS and len(last.texts) < _MAX_BOXES:
+            between = _BETWEEN_BOXES.fullmatch(text, last.end, start)
+        if last and between:
+            candidates[-1] = _extended(text, last, content, end, between[1])
+        else:
+            denied = _DENIED_BEFORE.search(text, max(0, start - 12), start) is not None
+            language = _box_language(text, start, content)
+            candidates.append(Statement(Mark.BOX, (content,), start, end, denied, language))
+    return candidates[-_MAX_STATEMENTS:]
+
+
+def _extended(text: str, last: Statement, content: str, end: int, name: str | None) -> Statement:
+    """Return a list of boxes with one more.
+
+    Of two boxes with different names before them ("x = …, y = …"), both keep their names.
+    """
+    texts = last.texts
+    if name and len(texts) == 1:
+        first = _NAME_BEFORE.search(text, max(0, last.start - 8), last.start)
+        if first and first[1] != name:
+            texts = (f"{first[1]} = {texts[0]}",)
+    if name and "=" in texts[0] and "=" not in content:
+        content = f"{name} = {content}"
+    return Statement(Mark.BOX, (*texts, content), last.start, end, last.denied, last.language)
+
+
+def _box_language(text: str, start: int, content: str) -> Language | None:
+    r"""Return the language around a box where that matters: `\boxed{4,5}` is 4.5 in German."""
+    if not re.fullmatch(r"\$?[+-]?\d[\d.]*,\d+\$?(?:\s?\\?%|\s?\\text\{[^{}]*\})?", content):
+        return None
+    return language_of(text[max(0, start - _CONTEXT) : start])
+
+
+def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
+    # a plain substring search takes a tenth of the patterns' time
+    if "final" not in folded and all(noun not in folded for noun in nouns):
+        return []
+    marks = [
+        match
+        for match in _MARK.finditer(text)
+        if match["noun"].lower() in nouns or match[0][:5].lower() == "final"
+    ]
+    candidates = []
+    for match in marks[-_MAX_STATEMENTS:]:
+        content = _after(text, match.end())
+        negated = _DENIED.match(content)
+        denied = negated is not None or match["verb"][:3].lower() in ("isn", "can")
+        content = content[negated.end() :].strip() if negated else content
+        mark = Mark.WORDS if match["verb"][-1:].isalpha() else Mark.LABEL
+        candidates.append(Statement(mark, (content,), match.start(), match.end(), denied))
+    headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "answer" in folded else []
+    return candidates + [
+        Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
+        for mark in headings
+    ]
+
+
+def _phrases_elsewhere(text: str, folded: str, *, options: bool) -> Iterator[Statement]:
+    """Yield the statements in words of other languages than English."""
+    for language in LANGUAGES:
+        stems = (*_stems(language), *(_option_stems(language) if options else ()))
+        if not any(stem in folded for stem in stems):
+            continue
+        for match in list(_pattern(language, options).finditer(text))[-_MAX_STATEMENTS:]:
+            content = _after(text, match.end())
+            denied = _is_denied(language, match, content)
+            # "option C is right" is no statement of an answer in words
+            is_option = re.match(language.options, match[0], re.IGNORECASE) is not None
+            mark = Mark.WORDS if match["verb"] and not is_option else Mark.LABEL
+            yield Statement(mark, (content,), match.start(), match.end(), denied, language)
+
+
+def _is_denied(language: Language, match: re.Match[str], content: str) -> bool:
+    negation = _negation(language)
+    clause = re.split(r"[,.;，。、；।]", content[:80], maxsplit=1)[0]
+    return bool(
+        negation.search(match["between"] + match["negation"])
+        or (language.verb_last and negation.search(clause))
+        or negation.match(clause)
+    )
+
+
+@lru_cache(maxsize=128)
+def _pattern(language: Language, options: bool) -> re.Pattern[str]:
+    """Return the pattern of "the answer is", or "Answer:", in a language.
+
+    Up to six words may stand in between. Where the verb comes last, so may the value itself.
+    """
+    nouns = f"{language.nouns}|{language.options}" if options else language.nouns
+    edge = r"\b" if language.script in ("", CYRILLIC) else ""
+    if language.is_spaced:
+        between, end = r"(?:[ \t]{1,3}[^\s.:：;=،,]{1,24}){0,6}?", r"(?![^\W\d_])"
+    else:
+        between, end = r"[^\s。.:：;；=，,\d]{0,10}?", ""
+    end = "" if language.code == "ko" else end
+    space = r"[ \t]{1,3}" if edge else r"[ \t]{0,3}"
+    bare = r"[ \t]{1,3}(?=[-+]?[\d$\\(]|\(?[A-J](?![A-Za-z]))" if language.verb_last else r"(?!)"
+    return re.compile(
+        rf"{edge}(?:{nouns})(?P<between>{between})"
+        rf"(?P<negation>(?:{space}(?:{language.negations}))?)(?:[ \t]{{0,3}}[*_]{{1,3}})?"
+        rf"(?:{space}(?:n['’])?(?P<verb>(?:{language.verbs}){end})"
+        rf"|[ \t\u00a0]{{0,3}}[:：=＝]|[ \t]{{1,3}}[-–—](?=[ \t])|{bare})"
+        r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：]?[ \t]{0,3}(?:[*_]{1,3})?"
+        rf"(?:{_ELSEWHERE_FILLER}(?!\w)[ \t]?)?",
+        re.IGNORECASE,
+    )
+
+
+@lru_cache(maxsize=64)
+def _negation(language: Language) -> re.Pattern[str]:
+    is_word = language.script in ("", CYRILLIC)
+    start, end = (r"(?<!\w)", r"(?!\w)") if is_word else ("", "")
+    return re.compile(rf"[ \t]*{start}(?:{language.negations}){end}", re.IGNORECASE)
+
+
+@lru_cache(maxsize=64)
+def _stems(language: Language) -> tuple[str, ...]:
+    """Return plain beginnings of the nouns: to look for them takes a tenth of the time."""
+    nouns = re.split(r"\|(?![^(]*\))", language.nouns)
+    return tuple(re.split(r"[(\[?]", noun)[0].casefold() for noun in nouns)
+
+
+@lru_cache(maxsize=64)
+def _option_stems(language: Language) -> tuple[str, ...]:
+    return tuple(language.options.casefold().split("|")) if language.options != NOTHING else ()
+
+
+def _hashes(text: str) -> list[Statement]:
+    candidates = []
+    for match in list(_HASHES.finditer(text))[-_MAX_STATEMENTS:]:
+        content = text[match.end() : match.end() + _WINDOW].split("\n", 1)[0]
+        candidates.append(
+            Statement(Mark.HASHES, (content.strip(),), match.start(), match.end() + len(content))
+        )
+    return candidates
+
+
+def _tags(text: str) -> Iterator[Statement]:
+    opened: re.Match[str] | None = None
+    for tag in _TAG.finditer(text):
+        if not tag[1]:
+            opened = tag
+        elif opened:
+            content = text[opened.end() : tag.start()].strip()
+            content = content if len(content) <= MAX_ANSWER_CHARS else ""
+            yield Statement(Mark.TAG, (content,), opened.start(), tag.end())
+            opened = None
+
+
+def _fields(text: str) -> Iterator[Statement]:
+    for match in list(_FIELD.finditer(text))[-_MAX_STATEMENTS:]:
+        window = text[match.end() : match.end() + MAX_ANSWER_CHARS]
+        try:
+            value, length = json.JSONDecoder(strict=False).raw_decode(window)
+        except ValueError:
+            continue
+        content = value if isinstance(value, str) else window[:length]
+        yield Statement(Mark.FIELD, (content.strip(),), match.start(), match.end() + length)
+
+
+def _after(text: str, start: int) -> str:
+    """Return the text a label refers to: the rest of its line, a display formula, or the next line.
+
+    Empty if the next line starts a list. The line of a fence is skipped.
+    """
+    window = text[start : start + _WINDOW]
+    content = window.lstrip()
+    for left, right in (("$$", "$$"), (r"\[", r"\]")):
+        if content.startswith(left) and (end := content.find(right, len(left))) >= 0:
+            return content[: end + len(right)].replace("\n", " ")
+    crossed = "\n" in window[: len(window) - len(content)]
+    if fence := _FENCE.match(content):
+        content, crossed = content[fence.end() :].lstrip(), False
+    content = _END.split(content, maxsplit=1)[0].strip()
+    return "" if crossed and _ITEM.match(content) else content
