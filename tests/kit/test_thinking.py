@@ -144,6 +144,16 @@ def test_spans_are_in_order_and_apart_and_a_reply_has_no_thinking(
     assert bool(parts.closing) == parts.is_open
 
 
+_TAGGED = [piece for piece in _PIECES if not piece.startswith(("Here", "analysis"))]
+
+
+@given(st.lists(st.sampled_from(_TAGGED), max_size=8).map("".join), st.booleans())
+def test_a_reply_is_all_reply(text: str, finished: bool) -> None:
+    """Domains split what they are given, and the annotator gives them replies."""
+    parts = split(text, finished)
+    assert split(parts.reply_text, finished and not parts.is_open).reply_text == parts.reply_text
+
+
 @given(st.text(alphabet="ab <>[]/|\n\"'", max_size=60))
 def test_a_text_without_tags_is_the_reply(text: str) -> None:
     assert split(text).reply_text == text

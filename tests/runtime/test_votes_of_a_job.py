@@ -73,7 +73,8 @@ def test_seven_attempts_that_say_no_outvote_one_that_says_yes(domain: str, place
     replies = ["The answer is No."] * 7
     replies.insert(place, "The answer is Yes.")
     only = result(tuple(replies), domain)
-    assert only.answer is not None and only.answer.text == "No"
+    assert only.answer is not None
+    assert only.answer.text == "No"
     assert [cluster.count for cluster in only.clusters] == [7, 1]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from orchestrator.kit.answers.find import find_answer, sentences
+from orchestrator.kit.answers.find import find_answer, last_line, sentences
 from orchestrator.kit.answers.languages import LANGUAGES, Language
 from orchestrator.kit.answers.statements import Mark, Statement
 
@@ -23,16 +23,19 @@ _DECORATION = re.compile(
     r"|\\(?:q?quad\b|[,;:! (\[)\]])|[$*_`\"“”‘{}]|['’](?!\w)|(?<!\w)['’]"
 )
 _LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
+_OPTION_LINE = re.compile(r"^[\W_]{0,6}[A-Za-z][.):][ \t]", re.MULTILINE)
 _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|and not\b|\("
 # before a letter that ends a sentence
 _CHOOSING = (
-    r"(?:it['’]?s|it is|it was|(?:must|has to|have to|should|can only) be|(?:it|answer) (?:would|will) be|answer is"
-    r"|go with|going with|went with|choose|chose|choosing|pick|picked|select|selected|conclude)"
+    r"(?:it['’]?s|it is|it was|(?:must|has to|have to|should|can only) be"
+    r"|(?:it|answer) (?:would|will) be|answer is|go with|going with|went with|choose|chose|choosing"
+    r"|pick|picked|select|selected|conclude)"
     r"(?: (?:that|is|it['’]?s|definitely|probably|clearly|simply|answer|option|choice|letter)){0,3}"
 )
 _CORRECT = (
-    r"(?:is|are|must be|has to be|seems|looks|would be|should be) (?:definitely |clearly |probably |indeed )?(?:the )?"
-    r"(?:only )?(?:correct|right|best|answer|true one)"
+    r"(?:is|are|must be|has to be|seems|looks|would be|should be)"
+    r" (?:definitely |clearly |probably |indeed )?(?:the )?(?:only )?"
+    r"(?:correct|right|best|answer|true one)"
 )
 
 
@@ -55,19 +58,18 @@ class Choice:
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the letter stated last.
 
-        If a finished reply states none, return that of its last line: `B`, `B) Paris`, "so (B)".
+        If a finished reply states none, return that of its last line (`B`, `B) Paris`, "so (B)"),
+        or that which is its first line.
         """
-        return find_answer(text, finished, self._read, _NOUNS)
+        return find_answer(text, finished, self._read, _NOUNS, (_last_line, _first_line))
 
     def canonical(self, answer: str) -> str:
         """Return `=` and the capital letter.
 
         Any other text equals only itself, ignoring case and spacing.
         """
-        letter = self._letter(answer.strip().removeprefix("="))
-        return (
-            f"={letter}" if letter else "=" + " ".join(answer.casefold().replace("=", " ").split())
-        )
+        text = " ".join(answer.replace("=", " ").split())
+        return f"={self._letter(text) or text.casefold()}"
 
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether the letters are the same. Fast."""
@@ -90,6 +92,8 @@ class Choice:
             return self._from_last_line(statement.texts[0], statement.language)
         if statement.mark in (Mark.WORDS, Mark.LABEL):
             return self._from_words(statement.texts[0], statement.language)
+        if statement.mark is Mark.FIRST_LINE:
+            return self._letter(statement.texts[0])
         letters = {self._letter(text, of_box=True) for text in statement.texts}
         return letters.pop() if len(letters) == 1 else None
 
@@ -117,10 +121,12 @@ class Choice:
         """
         text = _LABEL.sub("", self._latin(_bare(text), language))
         if language:
-            text = re.sub(rf"^(?:[^\W\d_]{{1,4}}\s)?(?:{language.options})\s{{0,3}}", "", text)
+            text = re.sub(
+                rf"^(?i:[^\W\d_]{{1,4}}[\s'’])?(?i:{language.options})\s{{0,3}}", "", text
+            )
         decorated = rf"\(([{self._both}])\)|\[([{self._both}])\]|([{self._both}])\)"
         # elsewhere than in English, a capital letter is never a word
-        follows = r"|[^\x00-\x7f]|\s|['’]" if language else ""
+        follows = r"|[^\x00-\x7f]|[\s,;'’]" if language else ""
         upper = (
             rf"([{self.letters.upper()}])(?=[.:,;!]?\s*$|[.:](?=\s|[A-Z]|[^\x00-\x7f])|[,;]\s|\s[-–—]+\s"
             rf"|\s+(?i:{_BECAUSE}){follows})"
@@ -134,12 +140,9 @@ class Choice:
     def _more(self, rest: str, language: Language | None) -> bool:
         """Tell whether another letter follows: "A or B", "A, B"."""
         joints = f"|{language.joints}" if language else ""
-        return bool(
-            re.match(
-                rf"\s*(?:,|/|&|\band\b|\bor\b{joints})+\s*(?:and |or )?\(?[{self.letters.upper()}]\b(?!')",
-                rest,
-            )
-        )
+        letter = rf"\(?[{self.letters.upper()}]\b(?!')"
+        joined = rf"\s*(?:,|/|&|\band\b|\bor\b{joints})+\s*(?:and |or )?{letter}"
+        return re.match(joined, rest) is not None
 
     def _from_last_line(self, line: str, language: Language | None) -> str | None:
         bare = self._latin(_bare(line), language)
@@ -184,7 +187,7 @@ def _named(upper: str, language: Language | None) -> re.Pattern[str]:
     patterns = [
         rf"(?<!\w)\(([{upper}])\)",
         rf"\b(?i:{options})\s{{1,3}}{letter}",
-        rf"\b(?i:{_CHOOSING})\s{{1,3}}{letter}(?=\)?(?:[.!,;]|\s[-–—]\s|$))",
+        rf"\b(?i:{_CHOOSING})\s{{1,3}}{letter}(?=\)?(?:[.!,;]|\s[-–—]\s|\s(?:because|since|as)\b|$))",
         rf"(?<!\w){letter}\)?\s(?i:{_CORRECT})\b",
     ]
     if language is not None:
@@ -197,6 +200,22 @@ def _named(upper: str, language: Language | None) -> re.Pattern[str]:
         if language.script == "":
             patterns.append(rf"\b(?:{language.verbs})\s{{1,3}}{letter}(?=\)?[.!]?$)")
     return re.compile("|".join(patterns))
+
+
+def _last_line(text: str) -> Statement:
+    """Return the last line; an empty one if it is the last of a list of options."""
+    before, _, line = text.rstrip().rpartition("\n")
+    previous = before.rstrip().rpartition("\n")[2]
+    if _OPTION_LINE.match(line) and _OPTION_LINE.match(previous):
+        return Statement(Mark.LAST_LINE, ("",), len(text), len(text))
+    return last_line(text)
+
+
+def _first_line(text: str) -> Statement:
+    """Return the first line; an empty one if the reply lists the options."""
+    line, _, rest = text.strip().partition("\n")
+    line = "" if _OPTION_LINE.search(rest) else line
+    return Statement(Mark.FIRST_LINE, (line,), 0, len(line))
 
 
 def _bare(text: str) -> str:

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(
     r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}"
-    r"|(?i:yes|no|true|false|none|undefined|infinitely many)"
+    r"|(?i:yes|no|true|false|none|undefined|infinitely many(?: solutions)?"
+    r"|no (?:real |integer )?solutions?|does not exist|all real numbers|impossible|odd|even|prime"
+    r"|composite|(?:ir)?rational|converge(?:s|nt)|diverge(?:s|nt))"
 )
 _MAX_TAG_CHARS = 200
+_YES_OR_NO = re.compile(r"(?i:yes|no|true|false)(?=[,;:(—–]|\s+(?:because|since)\b)")
 _ALL_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _BASED = re.compile(r"(\d[0-9A-Fa-f]{0,200})\s*_\s*(?:\{\s*(\d{1,3})\s*\}|(\d{1,2}))")
 
@@ -128,7 +131,8 @@ def _words(statement: Statement) -> str | None:
     if statement.mark in (Mark.TAG, Mark.FIELD):
         text = unwrap(statement.texts[0])
         return text if len(text) <= _MAX_TAG_CHARS and "\n" not in text and _normal(text) else None
-    return text if _NAME.fullmatch(text) else None
+    reasoned = _YES_OR_NO.match(text)
+    return reasoned[0] if reasoned else text if _NAME.fullmatch(text) else None
 
 
 def _normal(answer: str) -> str:

@@ -1,22 +1,33 @@
-r"""Answers that are one number: prices, counts, percentages, measurements whatever their unit.
+r"""Answers that are one number: prices, counts, percentages, measurements.
 
 The one rule: values are exact rationals, so `0.5`, `1/2` and `50\%` are one answer, and 0.333 is
 not 1/3 unless a tolerance allows it. Not covered: lists, intervals and expressions
-(`verifiers.answers.math`).
+(`verifiers.answers.math`), and the conversion of units.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
-from typing import Annotated, ClassVar
+from functools import lru_cache
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from orchestrator.kit.answers.find import find_answer
-from orchestrator.kit.answers.latex import statement_values
-from orchestrator.kit.answers.numbers import quantity
+from orchestrator.kit.answers.latex import (
+    Reader,
+    leading_expression,
+    leading_measurement,
+    statement_values,
+)
+from orchestrator.kit.answers.numbers import measurement
 from orchestrator.kit.answers.statements import Statement
+
+_PRECISION = Context(prec=60, rounding=ROUND_HALF_EVEN)  # Decimal.ln rounds correctly everywhere
+# apart from a number: the form of a cell, which no reply writes
+_CELL = "≈"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +39,18 @@ class Number:
         Meta(
             ge=0,
             lt=1,
-            description="Largest difference between two equal numbers, as a fraction of the larger "
-            "one; 0 compares exactly.",
+            description="Largest difference between an answer and the reference, as a fraction of "
+            "the reference; 0 compares exactly. Answers are one class when they lie in one cell of "
+            "a logarithmic grid of this width.",
         ),
     ] = 0.0
+    units: Annotated[
+        Literal["drop", "keep"],
+        Meta(
+            description="'drop': 5 cm, 5 m and 5 are one answer. 'keep': they are three; units are "
+            "compared, never converted. Things that are counted (5 apples) are no units."
+        ),
+    ] = "drop"
 
     in_process: ClassVar[bool] = True
     expects: ClassVar[str] = "one number, such as 18"
@@ -41,24 +60,44 @@ class Number:
 
         If a finished reply states none, return the only number in its last line.
         """
-        return find_answer(text, finished, _read)
+        return find_answer(text, finished, self._read)
 
     def canonical(self, answer: str) -> str:
-        """Return `=n/d`, or `n/d` under a tolerance.
+        """Return `=n/d`, `=n/d unit` where units are kept, and under a tolerance `=≈` and a cell.
 
-        Any other text equals only itself, ignoring case and spacing.
+        A cell is named by the number in its middle. Any other text equals only itself, ignoring
+        case and spacing.
         """
-        value = quantity(answer)
-        if value is None:
-            return "=" + " ".join(answer.casefold().replace("=", " ").split())
-        return str(value) if self.relative_tolerance else f"={value}"  # `n` or `n/d`
+        found = measurement(answer)
+        if found is None:
+            text = " ".join(answer.casefold().replace("=", " ").split())
+            found = measurement(text)  # `0=` too
+        if found is None:
+            return f"={text}"
+        value, unit = found
+        key = _cell(value, self.relative_tolerance) if self.relative_tolerance else str(value)
+        return f"={key} {unit}".rstrip() if self.units == "keep" else f"={key}"
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Tell whether the values are equal, within the tolerance. Fast."""
-        left, right = quantity(a), quantity(b)
-        if left is None or right is None:
-            return self.canonical(a) == self.canonical(b)
-        return abs(left - right) <= Fraction(self.relative_tolerance) * max(abs(left), abs(right))
+        """Tell whether the values are equal, or in one cell of the tolerance's grid. Fast."""
+        return self.canonical(a) == self.canonical(b)
+
+    def accepts(self, answer: str, reference: str) -> bool:
+        """Tell whether an answer differs from the reference by at most the tolerance. Fast."""
+        found, wanted = measurement(answer), measurement(reference)
+        if found is None or wanted is None:
+            return self.canonical(answer) == self.canonical(reference)
+        difference = abs(found[0] - wanted[0])
+        is_close = difference <= Fraction(self.relative_tolerance) * abs(wanted[0])
+        return is_close and (self.units == "drop" or found[1] == wanted[1])
+
+    def _read(self, statement: Statement) -> str | None:
+        """Return the number of a statement. Several boxes or values in it must agree."""
+        read: Reader = leading_measurement if self.units == "keep" else leading_expression
+        values = {measurement(text): text for text in statement_values(statement, read)}
+        if self.units == "drop":
+            values = {found and (found[0], ""): text for found, text in values.items()}
+        return next(iter(values.values())) if len(values) == 1 and None not in values else None
 
     def read_reference(self, text: str) -> str | None:
         """Return the number that the text gives explicitly, or a bare number as it is."""
@@ -66,7 +105,19 @@ class Number:
         return explicit or (text.strip() if quantity(text.strip()) is not None else None)
 
 
-def _read(statement: Statement) -> str | None:
-    """Return the number of a statement. Several boxes or values in one statement must agree."""
-    values = {quantity(text): text for text in statement_values(statement)}
-    return next(iter(values.values())) if len(values) == 1 and None not in values else None
+@lru_cache(maxsize=8192)
+def _cell(value: Fraction, tolerance: float) -> str:
+    """Return the name of the cell of a number in a logarithmic grid with 1 in the middle of a cell.
+
+    The grid is fixed, so that the class of an answer does not depend on the other answers. Two
+    numbers on two sides of an edge are apart although they may differ by less than the tolerance.
+    """
+    if not value:
+        return f"{_CELL}0"
+    width = _PRECISION.ln(_PRECISION.add(Decimal(1), Decimal(tolerance)))
+    size = _PRECISION.divide(Decimal(abs(value.numerator)), Decimal(value.denominator))
+    index = _PRECISION.divide(_PRECISION.ln(size), width).to_integral_value(context=_PRECISION)
+    middle = _PRECISION.exp(_PRECISION.multiply(index, width))
+    n_digits = max(3, 3 - Decimal(tolerance).adjusted())
+    rounded = Context(prec=n_digits).create_decimal(middle)
+    return f"{_CELL}{'-' if value < 0 else ''}{rounded}".lower()

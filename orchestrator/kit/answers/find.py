@@ -23,7 +23,7 @@ _FORMULA = re.compile(
     r"\$[^$]{1,500}\$|\\\([^\\]{1,500}(?:\\[^)][^\\]{0,500}){0,200}\\\)|\\\[.{1,2000}?\\\]"
 )
 _ABBREVIATIONS = frozenset(
-    ["Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Jr", "Sr", "Prof", "vs", "etc", "approx", "No"]
+    ["Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Jr", "Sr", "Prof", "vs", "etc", "approx", "No", "Rs"]
 )
 _CLOSING_FENCE = re.compile(r"(?:^|\n)[ \t]{0,3}`{3,}[ \t]*$")
 _FENCE_LINE = re.compile(r"^[ \t]{0,3}`{3,}[ \t]*([\w-]{0,20})[ \t]*$", re.MULTILINE)
@@ -43,17 +43,24 @@ def find_answer(
     finished: bool,
     read: Callable[[Statement], str | None],
     nouns: tuple[str, ...] = ("answer",),
+    fallbacks: tuple[Callable[[str], Statement], ...] | None = None,
 ) -> str | None:
     """Return the last explicit answer; if a finished reply has none, that of its last line.
 
-    Digits and signs of other scripts are ASCII in the statements that are read.
+    `fallbacks` are other places to look at instead, in order. Digits and signs of other scripts are
+    ASCII in the statements that are read.
     """
     part = reply(text, finished)
     content = ascii_forms(part.text)
     found = statements(content, nouns)
     if value := latest_answer(found, read):
         return value
-    return read(last_line(content)) if part.finished and is_silent(found) else None
+    if not part.finished or not is_silent(found):
+        return None
+    for place in fallbacks or (last_line,):
+        if value := read(place(content)):
+            return value
+    return None
 
 
 def reply(text: str, finished: bool) -> Reply:
@@ -90,8 +97,8 @@ def is_silent(candidates: list[Statement]) -> bool:
 def last_line(text: str) -> Statement:
     r"""Return the last non-empty line, without a list mark.
 
-    A closing display formula (`$$…$$`, `\[…\]`) is one line. The last line of a closing fence counts
-    unless the fence names a programming language.
+    A closing display formula (`$$…$$`, `\[…\]`) is one line. The last line of a closing fence
+    counts unless the fence names a programming language.
     """
     text = text.rstrip()
     language = language_of(text)

@@ -17,6 +17,8 @@ from decimal import Decimal
 from functools import lru_cache
 
 _SAMPLE = 600  # characters from the end of a text that show its language
+NOTHING = r"(?!)"  # a pattern that matches nowhere
+CYRILLIC = "\u0400-\u04ff"
 UNCLEAR = "\ufffd"  # in a number that two conventions read differently: nothing reads it
 
 
@@ -31,12 +33,12 @@ class Language:
     code: str
     nouns: str
     verbs: str
-    options: str = r"(?!)"
-    negations: str = r"(?!)"
+    options: str = NOTHING
+    negations: str = NOTHING
     joints: str = r"(?!)"  # and, or
     changes: str = r"(?!)"  # words after a number that change it
-    percent: str = r"(?!)"
-    percent_before: str = r"(?!)"
+    percent: str = NOTHING
+    percent_before: str = NOTHING
     scales: dict[str, int] = field(default_factory=dict, hash=False)  # powers of ten
     script: str = ""  # characters of its own; "" for Latin
     common: str = ""
@@ -74,7 +76,7 @@ LANGUAGES = (
         scales={"百(?!分)": 2, "千(?![克米瓦卡焦帕])": 3, "[万萬]": 4, "[亿億]": 8},
     ),
     Language(
-        code="ru", script="\u0400-\u04ff", nouns="ответ(?:ом)?", options="вариант",
+        code="ru", script=CYRILLIC, nouns="ответ(?:ом)?", options="вариант",
         verbs="равен|равна|равно|составляет|является|это|будет|есть", negations="не", joints="и|или",
         changes="или|и|до|раза?|из|на|больше|меньше|с половиной|тыс|млн|млрд|плюс|минус|дюжин",
         percent="процент(?:а|ов)?", decimal_comma=True, letters="АAБBГDДEСC",
@@ -110,50 +112,50 @@ LANGUAGES = (
         percent="శాతం", verb_last=True,
     ),
     Language(
-        code="de", nouns="antwort|endantwort", verbs="ist|lautet|wäre|sind|beträgt", options="option|antwortmöglichkeit",
+        code="de", nouns="antwort|endantwort", verbs="ist|lautet|wäre|sind|beträgt", options="option|antwortmöglichkeit|buchstabe",
         negations="nicht|keine?|weder", joints="und|oder",
         changes="mal|bis|oder|und|von|plus|minus|geteilt|dutzend|viertel|drittel|zehntel|hälfte|mehr|weniger|einhalb"
         "|prozent|tausend|million(?:en)?|milliarden?|hoch",
         percent="prozent", decimal_comma=True,
         scales={"tausend": 3, "million(?:en)?": 6, "milliarden?": 9},
         common="der die das und ist sind ein eine einen also insgesamt hat für mit von zu pro nach daher somit antwort"
-        " beträgt es sie er wir nicht den dem auf lautet richtige kostet",
+        " beträgt es sie er wir nicht den dem auf lautet richtige kostet hatte wird werden noch jeder euro ihr man im am",
     ),
     Language(
-        code="fr", nouns="réponse|reponse", verbs="est|sont|serait|sera|vaut", options="option|choix|proposition",
+        code="fr", nouns="réponse|reponse", verbs="est|sont|serait|sera|vaut", options="option|choix|proposition|lettre",
         negations="pas|ni", joints="et|ou",
         changes="fois|ou|et|à|sur|de plus|plus|moins|demi|virgule|mille|millions?|milliards?|pour cent|pourcents?"
         "|douzaines?|tiers|quarts?|dixièmes?",
         percent="pour cent|pourcents?", decimal_comma=True, scales={"mille": 3, "millions?": 6, "milliards?": 9},
         common="le la les est sont donc un une des du au aux et il elle nous total pour par avec dans qui que coûte"
-        " réponse finale bonne reste en de ce",
+        " réponse finale bonne reste en de ce a ont elles ils chaque euros ainsi alors son sa ses était plus pas",
     ),
     Language(
-        code="es", nouns="respuesta", verbs="es|son|sería|será", options="opción|alternativa", negations="no",
+        code="es", nouns="respuesta", verbs="es|son|sería|será", options="opción|alternativa|letra", negations="no",
         joints="y|o|e|u",
         changes="veces|o|y|a|de cada|por cada|más|menos|medio|mil|mill[oó]n(?:es)?|por ciento|docenas?|tercios?"
         "|cuartos?|décimos?",
         percent="por ciento", decimal_comma=True, scales={"mil": 3, "mill[oó]n(?:es)?": 6},
         common="el la los las es son por lo tanto un una y en total tiene con para que respuesta quedan cuesta del"
-        " de se correcta entonces",
+        " de se correcta entonces a al cada más dólares pesos euros hay su le fue gastó él ella",
     ),
     Language(
-        code="pt", nouns="resposta", verbs="é|são|seria|será", options="opção|alternativa", negations="não",
+        code="pt", nouns="resposta", verbs="é|são|seria|será", options="opção|alternativa|letra", negations="não",
         joints="e|ou",
         changes="vezes|ou|e|a|de cada|mais|menos|meio|mil|milh(?:ão|ões)|bilh(?:ão|ões)|por cento|dúzias?|terços?"
         "|quartos?|décimos?",
         percent="por cento", decimal_comma=True,
         scales={"mil": 3, "milh(?:ão|ões)": 6, "bilh(?:ão|ões)": 9},
         common="o a os as é são por portanto um uma e em no na total tem com para que resposta do da dos não ele"
-        " ela custa correta então logo",
+        " ela custa correta então logo ao cada mais reais gastou foi seu sua há",
     ),
     Language(
-        code="it", nouns="risposta", verbs="è|sono|sarebbe|sarà", options="opzione|alternativa", negations="non",
+        code="it", nouns="risposta", verbs="è|sono|sarebbe|sarà", options="opzione|alternativa|lettera", negations="non",
         joints="e|o|oppure",
         changes="volte|o|e|a|su|più|meno|mezzo|mila|milion[ei]|miliard[oi]|per cento|dozzin[ae]|terzi|quarti|decimi",
         percent="per cento", decimal_comma=True, scales={"mila": 3, "milion[ei]": 6, "miliard[oi]": 9},
         common="il lo la gli le è sono quindi un una di del della per in totale con che risposta corretta ha costa"
-        " dunque e non si",
+        " dunque e non si al ogni euro ha più suo sua ci",
     ),
     Language(
         code="nl", nouns="antwoord", verbs="is|zijn|luidt|wordt", options="optie|keuze", negations="niet|geen",
@@ -170,7 +172,7 @@ LANGUAGES = (
     Language(
         code="tr", nouns="cevap|cevabı|yanıt", verbs="şudur", options="seçenek|şık", negations="değil",
         joints="ve|veya|ya da", changes="kez|kat|veya|ve|ile|bin|milyon|milyar|buçuk|yüzde|düzine",
-        percent="(?!)", percent_before="yüzde|%", decimal_comma=True, verb_last=True,
+        percent=NOTHING, percent_before="yüzde|%", decimal_comma=True, verb_last=True,
         scales={"bin": 3, "milyon": 6, "milyar": 9},
         common="ve bir bu için toplam cevap doğru olarak olur vardır ile da de sonuç",
     ),

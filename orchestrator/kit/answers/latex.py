@@ -10,17 +10,19 @@ Not covered: the value of the expression (`kit.answers.numbers`, `verifiers`).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from orchestrator.kit.answers.find import first_sentence, sentences
 from orchestrator.kit.answers.languages import UNCLEAR, Language, plain, words_of
+from orchestrator.kit.answers.numbers import measurement
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
-from orchestrator.kit.answers.units import unit
+from orchestrator.kit.answers.units import is_unit
 
 _TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|\\.|\d+(?:[.,]\d+)*|\.\d+|[^\W\d_]+|\s+|.")
 _MATH_WORD = re.compile(
     r"pi|sqrt|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|det|gcd|lcm|max|min|mod|infinity|alpha|beta|gamma|theta"
-    r"|percent|percentage|pct|and|or|million|billion|trillion|thousand|hundred",
+    r"|(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)[xyznu]|percent|percentage|pct|and|or|million|billion|trillion|thousand|hundred",
     re.IGNORECASE,
 )
 _SIGNS = frozenset("+-−–*/^=()[]{}<>|!%°√π∞≤≥≠±×÷·∪∩_.,:'$€£¥&²³½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⁄")
@@ -31,18 +33,20 @@ _CHANGES = re.compile(
     re.IGNORECASE,
 )
 _PART = re.compile(
-    r"(?:hal(?:f|ves)|(?:thir|four|fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)(?:d|th)s?)\b(?! of\b)",
+    r"(?:hal(?:f|ves)|(?:thir|four|fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)(?:d|th)s?)\b"
+    r"(?! of\b)",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
     r"[,;:(—.，。；：、（،]|\b(?:because|since|as|which|so|when|where|for|if|after|by|in|at|from|on|with|that|than"
-    r"|porque|parce que|weil|denn|perché|poiché|pois|так как|потому что|поскольку)\b|因为|因為|なぜなら|왜냐하면"
+    r"|porque|parce que|weil|denn|perché|poiché|pois|так как|потому что|поскольку)\b"
+    r"|因为|因為|なぜなら|왜냐하면"
 )
 _NEXT_FORMULA = re.compile(r"\s{0,3}(?:,\s{0,3}(?:and|or)?|and|or)\s{0,3}(?=\$|\\\()")
 _PERCENT = re.compile(r"\s?(?:\\?%|(?:percent(?:age)?|per cent|pct)\b)", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus)\s+(?=[\d$\\])", re.IGNORECASE)
 # a letter of a script that writes its words without spaces may stand next to a number
-_ADJACENT = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
+_ADJACENT = "\u0600-\u06ff\u0900-\u0dff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
 _NUMBER = re.compile(
     rf"(?<![^\W{_ADJACENT}])(?<![.,^{{}}\\/])[-−]?(?:\\?[$€£¥₹]\s?)?"
     r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,40})(?:\.\d{1,40})?(?:/\d{1,40})?[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]?|[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])"
@@ -50,12 +54,18 @@ _NUMBER = re.compile(
     rf"(?P<unit>[A-Za-zµ°][A-Za-z]{{0,9}}(?:[²³]|/[a-z]{{1,3}})?)?(?![^\W{_ADJACENT}])(?![/^])(?!\.\d)"
 )
 _CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)\s?(?=[$\d])")
+_PERCENT_WORD = re.compile(r"\s?(?:percentage|per cent|pct)$", re.IGNORECASE)
+_MAX_UNIT_WORDS = 5
+_OPERATOR_BEFORE = re.compile(r"[A-Za-z\d)]\s?(?:[-+*/^]|\*\*)\s?$")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
 _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
 # a sentence that begins so leads to an answer and does not give it
 _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
 )
+_OPEN_END = re.compile(r"[-+*/=^({\\?:]$")  # a question, or the rest is missing
+_LETTERS = re.compile(r"[A-Za-z]+")
+_REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
 _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -68,21 +78,7 @@ _NAME = re.compile(
 )
 
 
-def statement_values(statement: Statement) -> list[str]:
-    """Return the texts of a statement that may be its value; for a list of boxes, its elements.
-
-    [] where its words give none; more than one from a last line means that the line is ambiguous.
-    """
-    language = statement.language
-    if statement.mark is Mark.LAST_LINE:
-        return closing_values(statement.texts[0], language)
-    if statement.mark in (Mark.BOX, Mark.HASHES):
-        return [plain(text, language) for text in statement.texts]
-    words = statement.texts[0]
-    if value := leading_expression(words, language):
-        return [value]
-    # "答案是每人分得37颗": the verb of the sentence follows
-    return closing_values(first_sentence(words), language) if language and words else []
+Reader = Callable[[str, "Language | None"], "str | None"]
 
 
 def leading_expression(words: str, language: Language | None = None) -> str | None:
@@ -93,11 +89,85 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
     # the common case; the code below gives the same result in five times the time
     if number := _PLAIN_NUMBER.fullmatch(words.strip()):
         return number[1]
+    found = _leading(words, language)
+    return None if found is None else found[0]
+
+
+def leading_measurement(words: str, language: Language | None = None) -> str | None:
+    """Return the same with the unit behind it: `12 miles per hour`."""
+    found = _leading(words, language)
+    if found is None:
+        return None
+    expression, rest = found
+    words_after = first_sentence(rest).replace("*", "").split()[:_MAX_UNIT_WORDS]
+    for end in range(len(words_after), 0, -1):
+        if words_after[end - 1] == "in" and end < len(words_after):
+            continue  # "5 km in total"
+        if is_unit(name := " ".join(words_after[:end])):
+            return f"{expression} {name}"
+    return expression
+
+
+def statement_values(statement: Statement, read: Reader = leading_expression) -> list[str]:
+    """Return the texts of a statement that may be its value; for a list of boxes, its elements.
+
+    [] where its words give none; more than one from a last line means that the line is ambiguous.
+    """
+    language = statement.language
+    if statement.mark is Mark.LAST_LINE:
+        return closing_values(statement.texts[0], language, read)
+    if statement.mark in (Mark.BOX, Mark.HASHES):
+        return [plain(text, language) for text in statement.texts]
+    words = statement.texts[0]
+    if value := read(words, language):
+        return [value]
+    # "答案是每人分得37颗": the verb of the sentence follows
+    return closing_values(first_sentence(words), language, read) if language and words else []
+
+
+def closing_values(
+    line: str, language: Language | None = None, read: Reader = leading_expression
+) -> list[str]:
+    """Return the values that a closing line gives; [] for a question.
+
+    More than one means that the line is ambiguous. If the last sentence has a value, it alone
+    counts. The values are the first of these that exists: the text in bold; the text after the last
+    "is", "are" or "equals"; the formulas; an inequality; the text after the last `=`; the numbers.
+    """
+    line = _joined(plain(line.strip(), language), language)
+    if len(line) > MAX_ANSWER_CHARS or _OPEN_END.search(line) or UNCLEAR in line:
+        return []
+    last = sentences(line)[-1:]
+    sentence = last[0] if last and _HAS_VALUE.search(last[0]) else line
+    sentence = _REASON.split(sentence, maxsplit=1)[0]
+    if _PREAMBLE.match(sentence) or not _HAS_VALUE.search(sentence):
+        return []
+    for text in (sentence, line):
+        if bold := _bold_values(text, language, read):
+            return bold
+    verbs = [match.end() for match in _verb(language).finditer(sentence)][-1:]
+    if verbs and _negation(language).match(sentence, verbs[0]):
+        return []
+    if verbs and (value := read(sentence[verbs[0] :], language)) and _HAS_VALUE.search(value):
+        return [value]
+    values = [_right_side(formula) for formula in _all_formulas(sentence)]
+    if values:
+        return [formula for formula in values if _HAS_VALUE.search(formula)]
+    if relation := _RELATION.search(sentence):
+        return _whole_formula(sentence, relation.start(), language)
+    if "=" in sentence:
+        value = read(sentence.rpartition("=")[2], language)
+        return [value] if value else []
+    return _numbers(sentence, language, read)
+
+
+def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
+    """Return the expression at the start of a phrase, and the words after it."""
     words = _joined(plain(words, language), language).strip().lstrip("*_: ").strip().lstrip("\"'“")
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
     formulas, rest = _formulas(words)
     if formulas:
-        return ", ".join(formulas) if _unchanged(rest, language) else None
+        return (", ".join(formulas), rest) if _unchanged(rest, language) else None
     sentence = first_sentence(words)
     money = _CURRENCY.match(sentence)
     start = money.end() if money else 0
@@ -110,57 +180,23 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
         expression, rest = f"{expression} {part[0]}", rest.strip()[part.end() :]
     if not _HAS_VALUE.search(expression) and (rest.strip(" *_") or not _is_symbolic(expression)):
         return None
-    if not _unchanged(rest, language, is_percent=_PERCENT.search(expression) is not None):
+    attached = _LETTERS.match(rest)
+    if attached and expression[-1].isdigit() and not is_unit(attached[0]):
         return None
-    return re.sub(r"\s?(?:percentage|per cent|pct)$", "%", expression, flags=re.IGNORECASE)
+    measured = measurement(expression)
+    is_part = _PERCENT.search(expression) is not None or bool(measured and measured[1])
+    if not _unchanged(rest, language, is_part=is_part):
+        return None
+    return _PERCENT_WORD.sub("%", expression), rest
 
 
-def closing_values(line: str, language: Language | None = None) -> list[str]:
-    """Return the values that a closing line gives; [] for a question.
-
-    More than one means that the line is ambiguous. If the last sentence has a value, it alone
-    counts. The values are the first of these that exists: the text in bold; the text after the last "is",
-    "are" or "equals"; the formulas; an inequality; the text after the last `=`; the numbers.
-    """
-    line = _joined(plain(line.strip(), language), language)
-    if len(line) > MAX_ANSWER_CHARS or line.endswith(("?", ":")) or UNCLEAR in line:
-        return []
-    closing = [
-        sentence for sentence in sentences(line) if _HAS_VALUE.search(sentence) or "$" in sentence
-    ]
-    sentence = closing[-1] if closing else line
-    if _PREAMBLE.match(sentence):
-        return []
-    for text in (sentence, line):
-        if bold := _bold_values(text, language):
-            return bold
-    verbs = [match.end() for match in _verb(language).finditer(sentence)][-1:]
-    if verbs and _negation(language).match(sentence, verbs[0]):
-        return []
-    if (
-        verbs
-        and (value := leading_expression(sentence[verbs[0] :], language))
-        and _HAS_VALUE.search(value)
-    ):
-        return [value]
-    values = [_right_side(formula) for formula in _all_formulas(sentence)]
-    if values:
-        return [formula for formula in values if _HAS_VALUE.search(formula)]
-    if relation := _RELATION.search(sentence):
-        return _inequality(sentence, relation.start(), language)
-    if "=" in sentence:
-        value = leading_expression(sentence.rpartition("=")[2], language)
-        return [value] if value else []
-    return _numbers(sentence, language)
-
-
-def _bold_values(text: str, language: Language | None) -> list[str]:
+def _bold_values(text: str, language: Language | None, read: Reader) -> list[str]:
     pieces = text.split("**")
     return [
         value
         for bold, following in zip(pieces[1::2], pieces[2::2], strict=False)
         if not bold.endswith(":") and not following.startswith(":") and _HAS_VALUE.search(bold)
-        if (value := leading_expression(bold, language))
+        if (value := read(bold, language))
     ]
 
 
@@ -181,34 +217,32 @@ def _right_side(formula: str) -> str:
     return right
 
 
-def _inequality(sentence: str, at: int, language: Language | None) -> list[str]:
-    """Return the inequality around a sign, if it is all that the sentence says."""
-    tokens = list(_TOKEN.finditer(sentence[:at]))
+def _whole_formula(sentence: str, at: int, language: Language | None) -> list[str]:
+    """Return the formula in prose around a place, if the sentence has no number outside of it."""
     start = at
-    for token in reversed(tokens):
-        if token[0] in ",;:" or not _is_math(
-            token[0], sentence, token.start(), token.end(), language
-        ):
+    for token in reversed(list(_TOKEN.finditer(sentence[:at]))):
+        is_math = _is_math(token[0], sentence, token.start(), token.end(), language)
+        if token[0] in ",;:" or not is_math:
             break
         start = token.start()
-    relation = _trimmed(sentence[start : at + 1 + _math_length(sentence[at + 1 :], language)])
-    rest = sentence[:start] + sentence[start:].strip()[len(relation) :]
-    complete = relation and not re.search(r"\d", rest) and _balanced(relation)
-    return [relation] if complete and not _RELATION.match(relation) else []
+    formula = _trimmed(sentence[start : at + 1 + _math_length(sentence[at + 1 :], language)])
+    rest = sentence[:start] + sentence[start:].strip()[len(formula) :]
+    complete = formula and not re.search(r"\d", rest) and _balanced(formula)
+    return [formula] if complete and not _RELATION.match(formula) else []
 
 
-def _numbers(sentence: str, language: Language | None) -> list[str]:
+def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str]:
     """Return the numbers of a sentence; [] if a word after one of them changes it."""
     values = []
     for match in _NUMBER.finditer(sentence):
         attached = match["unit"]
-        if attached and (len(attached) == 1 or unit(attached) is None):
+        if attached and (len(attached) == 1 or not is_unit(attached)):
             continue
-        is_percent = _PERCENT.search(match[0]) is not None
-        rest = sentence[match.end() :]
-        if not _unchanged(rest, language, check_rest=False, is_percent=is_percent):
+        if _OPERATOR_BEFORE.search(sentence, max(0, match.start() - 8), match.start()):
+            return _whole_formula(sentence, match.start(), language)
+        if (value := read(sentence[match.start() :], language)) is None:
             return []
-        values.append(match[0].removesuffix(attached or ""))
+        values.append(value)
     return values
 
 
@@ -327,21 +361,21 @@ def _trimmed(expression: str) -> str:
     while expression != before:
         before = expression
         expression = re.sub(
-            r"(?:^|\s)(?:and|or)$", "", expression.strip().rstrip("([{,;:=+-*/^<>|&_.'!").strip()
+            r"(?:^|\s)(?:and|or)$", "", expression.strip().rstrip("([{,;:=+-*/^<>|&_.'!\\").strip()
         )
     return expression
 
 
 def _unchanged(
-    rest: str, language: Language | None, *, check_rest: bool = True, is_percent: bool = False
+    rest: str, language: Language | None, *, check_rest: bool = True, is_part: bool = False
 ) -> bool:
     """Tell whether the words after an expression leave its value alone.
 
-    `check_rest`: they contain no other number either. `is_percent`: the expression is a
-    percentage, which may be one of something.
+    `check_rest`: they contain no other number either. `is_part`: the expression may be one of
+    something, as a percentage or a measurement.
     """
     rest = rest.strip(" *_'")
-    if is_percent:
+    if is_part:
         rest = re.sub(r"^of\b", "", rest)
     if _CHANGES.match(rest) or _PART.match(rest) or (language and _changes(language).match(rest)):
         return False

@@ -70,7 +70,7 @@ _TIDY = tuple(
     for pattern, new in (
         (rf"\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", "\\\\"),  # a backslash escaped twice, as in JSON
         (
-            r"(?<=\d)(?:\{,\}|\\,|,\\!\s?|,?\{\\,\}|~)(?=\d{3}(?!\d))",
+            r"(?<=\d)(?:\{,\}|\\text\{,\}|\\,|,\\!\s?|,?\{\\,\}|~)(?=\d{3}(?!\d))",
             "",
         ),  # thousands: 1{,}000, 1\,000, 1,\!000
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -79,7 +79,7 @@ _TIDY = tuple(
         (r"\\(?:displaystyle|textstyle|limits|!)", ""),
         (r"(?<!\\)\\(?:[,;: >]|q?quad(?![A-Za-z]))|~", " "),
         (
-            r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\s*\{",
+            r"\\(?:textbf|textit|textrm|textsf|texttt|textsc|textup|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\s*\{",
             r"\\text{",
         ),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),

@@ -191,14 +191,47 @@ def test_expressions_are_compared_in_both_directions(a: str, b: str) -> None:
     assert Math().equivalent(b, a)
 
 
-def test_a_tolerance_is_relative_and_its_canonical_form_is_not_complete() -> None:
-    close = Number(0.01)
-    assert close.equivalent("100", "101")
-    assert close.equivalent("101", "100")
-    assert not close.equivalent("100", "102")
-    assert not close.equivalent("100", "none")
-    assert close.canonical("0.5") == "1/2"
-    assert not Number().equivalent("100", "100.0001")
+def test_a_tolerance_is_a_fraction_of_the_reference() -> None:
+    close = Number(relative_tolerance=0.01)
+    assert close.accepts("101", "100")
+    assert close.accepts("99", "100")
+    assert not close.accepts("101.01", "100")
+    assert close.accepts("-50.5", "-50")
+    assert not close.accepts("0.001", "0")
+    assert close.accepts("none", "None")
+    assert not close.accepts("100", "none")
+    assert Number().accepts("0.5", "1/2")
+    assert not Number().accepts("100", "100.0001")
+
+
+@given(
+    st.lists(st.fractions(max_denominator=10**6), max_size=12),
+    st.sampled_from([1e-9, 0.001, 0.01, 0.5]),
+)
+def test_classes_under_a_tolerance_are_cells_of_a_fixed_grid(
+    values: list[Fraction], tolerance: float
+) -> None:
+    """No order of arrival can change them, and equal values share a cell."""
+    domain = Number(relative_tolerance=tolerance)
+    for value in values:
+        form = domain.canonical(str(value))
+        assert form.startswith("=")
+        assert domain.canonical(form) == domain.canonical(form[1:]) == form
+        assert domain.canonical(f"{value.numerator * 3}/{value.denominator * 3}") == form
+        assert not value or domain.canonical(str(4 * value)) != form
+
+
+def test_kept_units_are_compared_and_never_converted() -> None:
+    kept = Number(units="keep")
+    assert kept.extract("The distance is 5 kilometers.", True) == "5 kilometers"
+    assert kept.equivalent("5 kilometers", r"5\text{ km}")
+    assert not kept.equivalent("5 km", "5 m")
+    assert not kept.equivalent("5 km", "5000 m")
+    assert not kept.equivalent("5 km", "5")
+    assert kept.equivalent("5 apples", "5")
+    assert kept.equivalent("$12.50", "12.50 dollars")
+    assert not kept.accepts("5 m", "5 cm")
+    assert Number().equivalent("5 km", "5")
 
 
 @pytest.mark.parametrize("text", ["B", "b", "(B)", "B.", "B) Paris", r"\text{B}", "option B", "=B"])

@@ -42,7 +42,7 @@ def rounding_error() -> Any:
 
 
 def _near() -> Any:
-    return mp.mpf(10) ** (_GUARD_DIGITS - mp.dps)
+    return mp.mpf(10) ** -min(mp.dps - _GUARD_DIGITS, 3 * DIGITS)
 
 
 def is_integer(value: Any) -> bool:

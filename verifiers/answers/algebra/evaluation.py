@@ -28,6 +28,7 @@ from verifiers.answers.algebra import arithmetic, functions
 from verifiers.answers.algebra.arithmetic import Undecided, digest, is_integer, mp, number_key
 
 POINTS = (0, 1, 2, 3)
+_SIZES = (1, 1, 5, 400)
 _PRIMES = (2**127 - 1, 2**521 - 1)
 _CHECKING_DIGITS = 2000  # with which a computed value is a rational, if it seems to be one
 
@@ -43,8 +44,19 @@ class Scalar:
 
 def scalar(expression: sympy.Basic) -> Scalar:
     """Return the kind and key of an expression. Undecided where it has no value."""
-    points = POINTS if expression.free_symbols else POINTS[:1]
-    return from_keys([Evaluator(point).key(expression) for point in points], str(expression)[:200])
+    shown = str(expression)[:200]
+    if not expression.free_symbols:
+        return from_keys([Evaluator(POINTS[0]).key(expression)], shown)
+    keys = []
+    for point in POINTS:
+        try:
+            with mp.workdps(_CHECKING_DIGITS if _SIZES[point] > 100 else mp.dps):
+                keys.append(Evaluator(point).key(expression))
+        except Undecided:
+            keys.append("none")
+    if keys.count("none") > 1:
+        raise Undecided("it has no value at several points")
+    return from_keys(keys, shown)
 
 
 def from_keys(keys: list[str], shown: str) -> Scalar:
@@ -58,11 +70,12 @@ def coordinate(name: str, point: int) -> Any:
     """Return the rational value of an unknown at one of the fixed points.
 
     All are positive at the first and negative at the second; at the others letters that are
-    neighbours differ in sign.
+    neighbours differ in sign. The size grows, so that |x - 3| shows its sides.
     """
     bits = int.from_bytes(blake2b(f"{point} {name}".encode(), digest_size=4).digest(), "big")
     is_negative = point > 0 and (point == 1 or ord(name[:1] or "x") >> (point - 2) & 1)
-    return QQ_I(sympy.QQ(bits + 2**29, 2**31 - 1) * (-1 if is_negative else 1), 0)
+    size = sympy.QQ(bits + 2**29, 2**31 - 1) * _SIZES[point]
+    return QQ_I(-size if is_negative else size, 0)
 
 
 _CONSTANTS: Mapping[Any, Callable[[], Any]] = {

@@ -21,6 +21,7 @@ _TOKEN = re.compile(
     r"|\s+|<=|>=|!=|\*\*|.",
     re.DOTALL,
 )
+_PRIMES = re.compile(r"\^\s*(?:\{\s*(?:\\prime\s*){1,4}\}|\\prime(?![A-Za-z]))")
 _NOT_SHOWN = frozenset(
     [
         r"\displaystyle",
@@ -131,7 +132,8 @@ _SPELLINGS = {
     "∓": r"\mp", "∧": r"\wedge", "∨": r"\vee", "∣": "|", "∖": r"\setminus", "⟨": r"\langle",
     "⟩": r"\rangle", "〈": r"\langle", "〉": r"\rangle", "⌊": r"\lfloor", "⌋": r"\rfloor",
     "⌈": r"\lceil", "⌉": r"\rceil", "√": r"\sqrt", "∛": r"\cbrt", "∑": r"\sum", "∫": r"\int",
-    "′": "'", "’": "'", "″": "''", "∠": r"\angle", "△": r"\triangle", "≡": r"\equiv",
+    "inf": r"\infty", "Inf": r"\infty", "infinity": r"\infty", "Infinity": r"\infty",
+    "oo": r"\infty", "′": "'", "’": "'", "″": "''", "∠": r"\angle", "△": r"\triangle", "≡": r"\equiv",
 }  # fmt: skip
 
 
@@ -144,8 +146,8 @@ def tokens(text: str) -> list[str]:
 
     A run of spaces is one token. Unreadable for brackets nested more than 60 deep.
     """
-    raw = [_spelling(match[0]) for match in _TOKEN.finditer(tidy(_compatible(text)))]
-    found = _shown(raw)
+    uniform = _PRIMES.sub(lambda match: "'" * match[0].count("prime"), tidy(_compatible(text)))
+    found = _joined(_shown([_spelling(match[0]) for match in _TOKEN.finditer(uniform)]))
     depth = 0
     for token in found:
         depth += (token in _OPENING or token.startswith(r"\begin")) - (
@@ -154,6 +156,19 @@ def tokens(text: str) -> list[str]:
         if depth > MAX_DEPTH:
             raise Unreadable("brackets are nested too deeply")
     return stripped(found)
+
+
+def _joined(found: list[str]) -> list[str]:
+    """Return the tokens with `{:}` as `:`, and `U` between two intervals as a union."""
+    for index in range(1, len(found) - 1):
+        before, token, after = found[index - 1 : index + 2]
+        if before == "{" and after == "}" and not (token[0].isalnum() or token[0] == "\\"):
+            found[index - 1] = found[index + 1] = " "
+        elif token == "U":
+            is_left = stripped(found[:index])[-1:] in ([")"], ["]"], [r"\}"])
+            is_right = stripped(found[index + 1 :])[:1] in (["("], ["["], [r"\{"])
+            found[index] = r"\cup" if is_left and is_right else token
+    return found
 
 
 def stripped(found: Sequence[str]) -> list[str]:

@@ -79,7 +79,9 @@ _WORDS = (
     "frac",
 )
 _WORD = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
-_CALCULUS = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z])|\\frac\{d\}\{d[a-z]\}")
+_CALCULUS = re.compile(
+    r"\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z])|\\frac\{d\}\{d[a-z]\}|\\begin\{[pbBv]matrix"
+)
 _ACCENTS = frozenset(
     [
         r"\overline",
@@ -138,9 +140,12 @@ def parse(tokens: Sequence[str], sign: int = 1) -> Any:
     source = "".join(tokens)
     if _CALCULUS.search(source):
         return _calculus(source)
-    parts = split([token for token in tokens if token != " "], frozenset([r"\choose"]))
+    parts = split([token for token in tokens if token != " "], frozenset([r"\choose", r"\over"]))
     if len(parts) == 2:
-        return sympy.binomial(*(_whole(_words(part), sign) for part in parts), evaluate=False)
+        above, below = (_whole(_words(part), sign) for part in parts)
+        if r"\choose" in tokens:
+            return sympy.binomial(above, below, evaluate=False)
+        return sympy.Mul(above, sympy.Pow(below, -1, evaluate=False), evaluate=False)
     return _whole(_words(parts[0] if len(parts) == 1 else tokens), sign)
 
 
@@ -167,7 +172,8 @@ def _calculus(source: str) -> Any:
         expression = latex2sympy(
             source.replace("*", r"\cdot "), conversion_config=settings, normalization_config=None
         )
-        return expression.doit().subs({"i": sympy.I, "e": sympy.E})
+        done = expression.doit()
+        return done.subs({"i": sympy.I, "e": sympy.E}) if done.free_symbols else done
     except Exception as error:  # it raises Exception itself, and sympy nearly anything
         raise Unreadable(f"latex2sympy2-extended: {error}") from error
 
@@ -251,10 +257,14 @@ class _Reader:
         while self._starts_factor():
             if self._is_mixed(factors, first):
                 return sympy.Add(factors[0], self._fraction(), evaluate=False)
-            if (self.peek() or "")[0].isdigit() and not factors[-1].is_Pow:  # but 2^6 3^5
+            if (self.peek() or "")[0].isdigit() and not self._may_precede_digits(factors[-1]):
                 raise Unreadable(f"{self.peek()} follows another factor")
             factors.append(self._power())
         return factors[0] if len(factors) == 1 else sympy.Mul(*factors, evaluate=False)
+
+    def _may_precede_digits(self, factor: Any) -> bool:
+        """Tell whether a number may follow without a sign: `2^6 3^5`, `4! 5!`, not `x2`."""
+        return bool(factor.is_Pow) or self._tokens[self._at - 1] in ("!", ")", "}", "]")
 
     def _is_mixed(self, factors: list[Any], first: str | None) -> bool:
         r"""Tell whether an integer and a fraction of integers follow: `2\frac{1}{2}`, `2 1/2`."""
@@ -478,7 +488,10 @@ class _Reader:
         if name.lower() in _GREEK or name == "Pi":
             return sympy.Symbol(name + self._subscript())
         if token in _ACCENTS:
-            return sympy.Symbol(f"{name} {self._raw()}" + self._subscript())
+            raw = self._raw()
+            while name in ("angle", "triangle") and (self.peek() or "0").isupper():
+                raw += self._raw()
+            return sympy.Symbol(f"{name} {raw}" + self._subscript())
         if token.startswith((r"\text{", r"\operatorname{")):
             return self._upright(token.partition("{")[2].rstrip("}").strip())
         raise Unreadable(f"{token} is not known")

@@ -33,19 +33,27 @@ _ONE = QQ_I.one
 def equation(left: Any, right: Any) -> Value:
     """Return the value of `left = right`. Undecided where its sides cannot be evaluated."""
     difference = sympy.Add(left, sympy.Mul(-1, right, evaluate=False), evaluate=False)
+    difference = with_unknowns(difference)
     names = {str(symbol) for symbol in difference.free_symbols}
     if not names:
         raise Undecided("an equation without unknowns")
-    if len(names) == 1:
-        solved = _solved(difference, next(iter(names)))
+    dependent = sorted(name for name in names if "(" in name)  # f(x)
+    dependent += [name for name in COORDINATES if name in names]
+    if len(names) == 1 or dependent:
+        solved = _solved(difference, dependent[0] if dependent else next(iter(names)))
     else:
-        name = next((name for name in COORDINATES if name in names), None)
-        solved = _solved(difference, name) if name else None
+        solved = None
     if solved is not None:
         return of_scalar(solved)
     numerator = sympy.fraction(sympy.together(difference))[0]
     ratios = _ratios([Evaluator(point).value(numerator) for point in POINTS])
     return Value("equation", f"=equation #{digest(ratios)}", f"{left} = {right}"[:200])
+
+
+def with_unknowns(expression: sympy.Basic) -> sympy.Basic:
+    """Return the expression with `f(x)` as an unknown of its own, as in `0 < f(x) < 1`."""
+    functions = expression.atoms(sympy.core.function.AppliedUndef)
+    return expression.xreplace({found: sympy.Symbol(str(found)) for found in functions})
 
 
 def _ratios(found: Sequence[Any]) -> list[str]:

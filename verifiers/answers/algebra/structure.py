@@ -34,6 +34,7 @@ from verifiers.answers.algebra.values import (
 _AND = frozenset(["and", r"\text{and}", r"\wedge", r"\text{ and }", "&"])
 _OR = frozenset(["or", r"\text{or}", r"\vee"])
 _MAX_UNIT_TOKENS = 12
+_WAITING = frozenset([*"=+-*/<>^_,;:", r"\le", r"\ge", r"\ne", r"\pm", r"\cup", r"\in"])
 _COMMAS = frozenset([",", ";"])
 _SIGNS = frozenset([*relations.INEQUALITIES, "="])
 _NAMED_SETS = {
@@ -47,11 +48,12 @@ _NAME = re.compile(
     r"|[mn]?\\(?:angle|triangle|overline|widehat|vec|overrightarrow|hat|bar)\s?\{?\w{1,4}\}?"
     r"|\|[^|=]{1,40}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
     r"|[EPVn]\[[^\[\]=]{1,40}\]|\\frac\{[A-Z]{1,3}\}\{[A-Z]{1,3}\}|[A-Z]{1,3}/[A-Z]{1,3}"
-    r"|(?:[A-Z]{1,2}(?:_(?:\w|\{\w\}))?:)+[A-Z]{1,2}(?:_(?:\w|\{\w\}))?"
+    r"|(?:[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?:)+[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?"
 )
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|smallmatrix|array)\}")
 _LABEL = re.compile(r"\\text\{\(?[A-J][).]?\)?\}|\\text\{\([A-J]\)[^{}]{0,3}\}")
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:\\text\{)?\s?([AaPp]\.?\s?[Mm]\.?)?\}?")
+_PLAIN_DIGITS = re.compile(r"\\text\{(\w+)\}|\((?=\w+\)_)|(?<=\w)\)(?=_)")
 _BASED = re.compile(r"([0-9A-F]{1,400})_(?:\{(\d{1,3})\}|(\d{1,2}))(?:\\text\{.{0,20}\})?")
 
 
@@ -109,14 +111,16 @@ def _unwrapped(found: Sequence[str]) -> list[str]:
 def _without_unit(found: list[str]) -> list[str]:
     r"""Return the tokens without a unit at the end: `2\pi\text{ cm}^2`, `\frac{\pi}{2} m/s`.
 
-    Letters that stand alone are a unit only behind a number and a space, as in `12 m`.
+    Bare letters are a unit only behind a space, and one letter never: `\pi m` is a product.
     """
+    if not any(token[0].isdigit() or token == r"\pi" for token in found):
+        return found
     for start in range(max(1, len(found) - _MAX_UNIT_TOKENS), len(found)):
         before, tail = found[:start], found[start:]
         is_angle = tail[0] == "°" and not any(map(is_function, before))
         is_upright = tail[0].startswith(r"\text{") or is_angle
-        is_apart = before[-1] == " " and tail[0].isalpha()
-        if not (is_upright or (is_apart and len(tail[0]) > 1)) or _is_open(before):
+        is_apart = before[-1] == " " and tail[0].isalpha() and len(tail[0]) > 1
+        if not (is_upright or is_apart) or _is_open(before):
             continue
         text = "".join(tail)
         if unit(text) is not None or (is_upright and is_count(text[6:-1])):
@@ -126,16 +130,10 @@ def _without_unit(found: list[str]) -> list[str]:
 
 def _is_open(found: Sequence[str]) -> bool:
     """Tell whether a bracket is not closed, or a sign waits for what follows."""
-    before = stripped(found)
-    return (
-        not before
-        or before[-1] in ("=", "+", "-", "*", "/", "<", ">", "^", "_", ",")
-        or (
-            found[-1] != ""
-            and sum(token in ("(", "{", "[") for token in found)
-            != sum(token in (")", "}", "]") for token in found)
-        )
-    )
+    last = next((token for token in reversed(found) if token != " "), ",")
+    n_open = sum(token in ("(", "{", "[", r"\{") for token in found)
+    n_closed = sum(token in (")", "}", "]", r"\}") for token in found)
+    return last in _WAITING or last in _AND | _OR or n_open != n_closed
 
 
 def _clock(found: Sequence[str]) -> Value | None:
@@ -210,14 +208,17 @@ def _list(found: list[str]) -> Value | None:
     return _collected(parts)
 
 
-def _thousands(found: Sequence[str]) -> list[str]:
-    """Return the tokens with the commas inside of numbers removed: `45,210`, not `45, 210`."""
+def _thousands(found: Sequence[str], *, bracketed: bool = False) -> list[str]:
+    """Return the tokens with the commas inside of numbers removed: `45,210`, not `45, 210`.
+
+    Within brackets a comma separates, unless spaces behind others show what this one does.
+    """
     spaced = any(
         a == "," and b == " "
         for (a, b), d in zip(pairwise(found), depths(found), strict=False)
         if d == 0
     )
-    alone = re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", "".join(found)) is not None
+    alone = not bracketed and re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", "".join(found))
     if not (spaced or alone):
         return list(found)
     out: list[str] = []
@@ -242,6 +243,8 @@ def _collected(parts: list[list[str]]) -> Value:
     """Return the set of values, or the tuple of several named ones."""
     named = [_named(part) for part in parts]
     names = ["".join(name) for name, _ in named if name]
+    if len({name.partition("_")[0] for name in names}) == 1:  # x_1 = 4, x_2 = -7: values of x
+        names = [name.partition("_")[0] for name in names]
     if len(names) == len(parts) and len(set(names)) == len(names):
         ordered = sorted(zip(names, named, strict=True), key=lambda pair: pair[0])
         return sequence([_value(list(value)) for _, (_, value) in ordered], "named values")
@@ -318,16 +321,10 @@ def _tuple_of(name: Sequence[str], value: Sequence[str]) -> Value:
 
 def _inequality(found: Sequence[str]) -> Value | sympy.Set:
     signs = [t for t, d in zip(found, depths(found), strict=True) if d == 0 and t in _SIGNS]
-    sides = [_with_unknowns(parse(part)) for part in split(found, _SIGNS)]
+    sides = [relations.with_unknowns(parse(part)) for part in split(found, _SIGNS)]
     if sides[0].is_Symbol and "=" in signs[:1]:  # f(x) = ... >= 3 states nothing simple
         raise Unreadable("an equation and an inequality in one")
     return relations.inequality(sides, signs)
-
-
-def _with_unknowns(expression: sympy.Basic) -> sympy.Basic:
-    """Return the expression with `f(x)` as an unknown of its own, for `0 < f(x) < 1`."""
-    functions = expression.atoms(sympy.core.function.AppliedUndef)
-    return expression.xreplace({found: sympy.Symbol(str(found)) for found in functions})
 
 
 def _set_operation(found: list[str]) -> Value | None:
@@ -404,7 +401,7 @@ def _bracketed(found: list[str]) -> Value | None:
         return EMPTY
     if len(found) == 1 and found[0] in _NAMED_SETS:
         return relations.real_set(_NAMED_SETS[found[0]])
-    if _MATRIX.match(found[0]):
+    if any(map(_MATRIX.match, found)):
         return _matrix(found)
     if found[0] not in ("(", "[", r"\{", r"\langle") or closing(found, 0) != len(found) - 1:
         return None
@@ -413,9 +410,9 @@ def _bracketed(found: list[str]) -> Value | None:
         condition = _builder(inside)
         if condition is not None:
             return relations.real_set(condition)
-        parts = [part for part in split(_thousands(inside), _COMMAS) if part]
+        parts = [part for part in split(_thousands(inside, bracketed=True), _COMMAS) if part]
         return finite_set([_value(part) for part in parts])
-    parts = split(_thousands(inside), _COMMAS)
+    parts = split(_thousands(inside, bracketed=True), _COMMAS)
     if len(parts) == 1:
         return _value(inside) if ends in ("()", "[]", r"\langle\rangle") else None
     if ends == "[]" and all(part[:1] == ["["] for part in parts):
@@ -433,9 +430,13 @@ def _entry(part: list[str]) -> Value:
     return _value(part)
 
 
-def _matrix(found: list[str]) -> Value | None:
-    if not found[-1].startswith(r"\end"):
-        return None
+def _matrix(found: list[str]) -> Value:
+    """Read a matrix, or what sympy makes of several: sums, products, multiples."""
+    while found[0] in ("(", "[") and closing(found, 0) == len(found) - 1:
+        found = stripped(found[1:-1])
+    is_one = _MATRIX.match(found[0]) and sum(token.startswith(r"\begin") for token in found) == 1
+    if not is_one or not found[-1].startswith(r"\end"):
+        return _sympy_matrix(parse(found))
     inside = [token for token in found[1:-1] if token != r"\hline"]
     if found[0] == r"\begin{array}" and inside[:1] == ["{"]:
         inside = inside[closing(inside, 0) + 1 :]
@@ -447,6 +448,13 @@ def _matrix(found: list[str]) -> Value | None:
         cells = [[relations.plain(parse(cell)) for cell in row] for row in entries]
         return of_scalar(scalar(sympy.Matrix(cells).det()))
     return matrix([[_value(cell) for cell in row] for row in entries])
+
+
+def _sympy_matrix(found: sympy.MatrixBase | sympy.Basic) -> Value:
+    if not isinstance(found, sympy.MatrixBase):
+        return of_scalar(scalar(found))
+    rows = [[of_scalar(scalar(cell)) for cell in row] for row in found.tolist()]
+    return matrix(rows)
 
 
 def _ratio(found: list[str]) -> Value | None:
@@ -464,7 +472,7 @@ def _one(found: list[str]) -> Value:
     text = "".join(found)
     if key := words.key(text):
         return Value("words", key, key[1:])
-    if based := _BASED.fullmatch(text):
+    if based := _BASED.fullmatch(_PLAIN_DIGITS.sub(lambda match: match[1] or "", text)):
         return Value("numeral", f"={based[1]}_{based[2] or based[3]}", text)
     if r"\pm" in found or r"\mp" in found:
         return finite_set([of_scalar(scalar(parse(found, sign))) for sign in (1, -1)])

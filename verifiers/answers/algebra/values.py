@@ -48,8 +48,12 @@ def finite_set(values: Sequence[Value]) -> Value:
 
 
 def listed(values: Sequence[Value]) -> Value:
-    """Return the list of values: the set of them if all are different. The order does not count."""
-    if len({value.key for value in values}) == len(values):
+    """Return the list of values, whose order does not count.
+
+    It is the set of them if all are different, or if they are no numbers: solutions may be repeated.
+    """
+    is_scalar = all(value.kind in ("number", "expression") for value in values)
+    if not is_scalar or len({value.key for value in values}) == len(values):
         return finite_set(values)
     keys = ",".join(sorted(value.key.removeprefix("=") for value in values))
     return Value("list", short(f"=list {keys}"), ", ".join(value.shown for value in values))

@@ -35,7 +35,7 @@ _SETS = {
         _ALL_REALS,
     ),
 }
-_ALL_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _JOINTS = frozenset(["and", "or"])
 
 
@@ -43,8 +43,8 @@ def key(text: str) -> str | None:
     """Return `=words` in lower case, or the key of the set that they name; None for a formula."""
     if named := _SETS.get(text.casefold()):
         return named
-    upright = _ALL_TEXT.fullmatch(text)
-    bare = upright[1].strip(" .") if upright else text
+    upright = r"\text" in text
+    bare = _TEXT.sub(r" \1 ", text).strip(" .") if upright else text
     found = bare.replace("-", " ").replace("'", " ").replace("’", " ").split()
     if not found or not all(word.isalpha() for word in found) or _JOINTS.intersection(found):
         return None
