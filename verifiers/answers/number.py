@@ -102,7 +102,7 @@ class Number:
     def read_reference(self, text: str) -> str | None:
         """Return the number that the text gives explicitly, or a bare number as it is."""
         explicit = self.extract(text, finished=False)
-        return explicit or (text.strip() if quantity(text.strip()) is not None else None)
+        return explicit or (text.strip() if measurement(text.strip()) is not None else None)
 
 
 @lru_cache(maxsize=8192)

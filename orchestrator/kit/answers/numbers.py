@@ -68,7 +68,10 @@ _COMMANDS = (
 _TIDY = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
-        (rf"\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", "\\\\"),  # a backslash escaped twice, as in JSON
+        (
+            rf"(?<!\\)\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))",
+            "\\\\",
+        ),  # a backslash escaped twice, as in JSON
         (
             r"(?<=\d)(?:\{,\}|\\text\{,\}|\\,|,\\!\s?|,?\{\\,\}|~)(?=\d{3}(?!\d))",
             "",

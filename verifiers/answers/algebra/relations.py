@@ -104,8 +104,10 @@ def _solutions(left: Any, sign: str, right: Any) -> sympy.Set:
             return _ray(bound, _MIRRORED[sign] if mirrored else sign)
     relation = INEQUALITIES[sign](left, right)
     if relation in (sympy.true, sympy.false):
-        return sympy.Reals if relation == sympy.true else sympy.EmptySet
-    symbol = next(iter((left - right).free_symbols))
+        return sympy.S.Reals if relation == sympy.true else sympy.S.EmptySet
+    symbol = next(iter(relation.free_symbols), None)
+    if symbol is None:
+        raise Undecided("an inequality without unknowns")
     real = sympy.Symbol(symbol.name, real=True)
     return sympy.solveset(relation.subs(symbol, real), real, sympy.Reals)
 
