@@ -70,9 +70,10 @@ def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
     """
     keys, slopes, offsets = [], set(), set()
     for point in POINTS:
-        at = [Evaluator(point, {name: _ONE * n}).value(difference) for n in range(4)]
+        at = [Evaluator(point, {name: _ONE * n}).value(difference) for n in (0, 1, 2, -1)]
         slope = arithmetic.minus(at[1], at[0])
-        if any(number_key(arithmetic.minus(at[n + 1], at[n])) != number_key(slope) for n in (1, 2)):
+        others = (arithmetic.minus(at[2], at[1]), arithmetic.minus(at[0], at[3]))
+        if any(number_key(other) != number_key(slope) for other in others):
             return None
         slopes.add(number_key(slope))
         offsets.add(number_key(at[0]))

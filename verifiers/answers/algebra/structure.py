@@ -47,7 +47,7 @@ _NAME = re.compile(
     r"(?:[A-Za-z]|\\[A-Za-z]+|[A-Z]{2,4}|\\(?:text|operatorname)\{[^{}]*\})"
     r"(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\^\{?-1\}?)?'*(?:\([^()=]{1,60}\))?"
     r"|[mn]?\\(?:angle|triangle|overline|widehat|vec|overrightarrow|hat|bar)\s?\{?\w{1,4}\}?"
-    r"|\|[^|=]{1,40}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
+    r"|\|[A-Z\\][^|=]{0,30}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
     r"|[EPVn]\[[^\[\]=]{1,40}\]|\\frac\{[A-Z]{1,3}\}\{[A-Z]{1,3}\}|[A-Z]{1,3}/[A-Z]{1,3}"
     r"|(?:[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?:)+[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?"
 )
@@ -282,8 +282,17 @@ def _collected(parts: list[list[str]]) -> Value:
         return sequence([_value(list(value)) for _, (_, value) in ordered], "named values")
     if len(set(names)) > 1:
         raise Unreadable("some values have names and some have none")
-    values = [_value(list(value)) for _, value in named]
+    values = _elements([value for _, value in named])
     return finite_set(values) if names else listed(values)
+
+
+def _elements(parts: Sequence[Sequence[str]]) -> list[Value]:
+    """Return the values of the parts of a list; a part with `±` is two of them."""
+    values: list[Value] = []
+    for part in parts:
+        signs = (1, -1) if {r"\pm", r"\mp"} & set(_outer(part)) and "=" not in part else ()
+        values += [of_scalar(scalar(parse(part, sign))) for sign in signs] or [_value(list(part))]
+    return values
 
 
 def _named(found: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -327,9 +336,13 @@ def _relation(found: list[str]) -> Value | None:
             return _tuple_of(name, value)
         return _value(list(value))
     sides = split(found, frozenset(["="]))
-    if not sides[0]:
+    if not sides[0] or all(_BASED.fullmatch("".join(side)) for side in sides):
         return _value(sides[-1])
     left, right = parse(sides[0]), parse(sides[-1])
+    if len(sides) > 2 and not right.free_symbols:  # m + n = 3 + 4 = 7
+        last, before = of_scalar(scalar(right)), parse(sides[-2])
+        if not before.free_symbols and scalar(before).key == last.key:
+            return last
     if not left.free_symbols:  # 2 + 3 = 5 says 5, 6 = x says 6
         if right.is_Symbol:
             return _value(sides[0])
@@ -440,7 +453,7 @@ def _bracketed(found: list[str]) -> Value | None:
         if condition is not None:
             return relations.real_set(condition)
         parts = [part for part in split(_thousands(inside, bracketed=True), _COMMAS) if part]
-        return finite_set([_value(part) for part in parts])
+        return finite_set(_elements(parts))
     parts = split(_thousands(inside, bracketed=True), _COMMAS)
     if len(parts) == 1:
         return _value(inside) if ends in ("()", "[]", r"\langle\rangle") else None
