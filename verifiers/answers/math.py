@@ -1,9 +1,8 @@
 r"""Answers that are mathematical expressions: numbers, formulas, tuples, sets, equations, a word.
 
-The one rule: reading is linear and bounded and needs no algebra. Comparison uses sympy (through
-math-verify), may hang or exhaust memory, and therefore happens only in a process that can be killed
-(`orchestrator.runtime.answer_workers`). Nothing here sets a time limit: math-verify's own limits
-use signals, which fail in threads.
+The one rule: reading is linear and bounded and needs no algebra. What an answer equals is decided
+by `verifiers.answers.algebra`, which may hang or exhaust memory, and therefore runs only in a
+process that can be killed (`orchestrator.runtime.answer_workers`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwra
 from orchestrator.kit.answers.prose import is_prose
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
 from verifiers.answers.algebra import words
-from verifiers.answers.algebra.notation import compatible
+from verifiers.answers.algebra.formulas.notation import compatible
 
 if TYPE_CHECKING:
     from verifiers.answers.algebra.values import Value
@@ -71,7 +70,7 @@ class Math:
         canonical = self.canonical(answer)
         if canonical.startswith("="):
             return canonical
-        from verifiers.answers.algebra.notation import Unreadable
+        from verifiers.answers.algebra.formulas.notation import Unreadable
         from verifiers.answers.algebra.structure import as_text
 
         value = _typed(canonical)
@@ -155,8 +154,8 @@ def _normal(answer: str) -> str:
 
 def _typed(text: str) -> Value | None:
     """Return the typed value of a canonical form; None where it is no mathematics."""
-    from verifiers.answers.algebra.arithmetic import Undecided
-    from verifiers.answers.algebra.notation import Unreadable
+    from verifiers.answers.algebra.formulas.notation import Unreadable
+    from verifiers.answers.algebra.numbers.arithmetic import Undecided
     from verifiers.answers.algebra.structure import read
 
     try:

@@ -14,9 +14,9 @@ from typing import Any
 import sympy
 from sympy.polys.domains import QQ_I
 
-from verifiers.answers.algebra import arithmetic, evaluation, functions
-from verifiers.answers.algebra.arithmetic import Undecided, digest, number_key
-from verifiers.answers.algebra.evaluation import POINTS, Evaluator
+from verifiers.answers.algebra.numbers import arithmetic, evaluation, functions
+from verifiers.answers.algebra.numbers.arithmetic import Undecided, digest, number_key
+from verifiers.answers.algebra.numbers.evaluation import POINTS, Evaluator
 from verifiers.answers.algebra.values import EMPTY, Value, finite_set, of_scalar, sequence
 
 COORDINATES = ("z", "y", "x")

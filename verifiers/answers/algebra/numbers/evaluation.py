@@ -24,8 +24,14 @@ import sympy
 from sympy.polys.domains import QQ_I
 
 from orchestrator.kit.answers.numbers import rational_key
-from verifiers.answers.algebra import arithmetic, functions
-from verifiers.answers.algebra.arithmetic import Undecided, digest, is_integer, mp, number_key
+from verifiers.answers.algebra.numbers import arithmetic, functions
+from verifiers.answers.algebra.numbers.arithmetic import (
+    Undecided,
+    digest,
+    is_integer,
+    mp,
+    number_key,
+)
 
 POINTS = (0, 1, 2, 3)
 _SIZES = (sympy.QQ(1, 5), 1, 5, 20)
