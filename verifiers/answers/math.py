@@ -105,10 +105,8 @@ class Math:
         if statements(text):
             return self.extract(text, finished=False)
         bare = text.strip()
-        if quantity(bare) is not None:
-            return bare
-        is_answer = 0 < len(bare) <= MAX_ANSWER_CHARS and _normal(bare) and not is_prose(bare)
-        return bare if is_answer else None
+        form = self.canonical(bare) if len(bare) <= MAX_ANSWER_CHARS else ""
+        return bare if form.strip("=") and not is_prose(form) else None
 
     def _read(self, statement: Statement) -> str | None:
         values = statement_values(statement)

@@ -13,7 +13,8 @@ import re
 _MOST_WORDS = 4  # of an answer in words: "no real solutions", "Tuesday and Thursday"
 _MOST_WORDS_BESIDE_NUMBERS = 1  # "Day 5"; units follow their numbers and are not counted
 _LATEX = re.compile(
-    r"\\(?:begin|end|text\w{0,6}|mathrm|mbox|operatorname)\s?\{[^{}]*\}|\\[A-Za-z]+"
+    r"\\(?:begin|end|text\w{0,6}|mathrm|mbox|operatorname)\s?\{[^{}]*\}"
+    r"|\\(?:f?colorbox|color)(?:\s?\{[^{}]*\}){1,2}|\\[A-Za-z]+"
 )
 _UNIT = re.compile(r"(?<=\d)\s?[^\W\d_]{2,}")
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]{1,20})?")
