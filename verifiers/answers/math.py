@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar
 from orchestrator.kit.answers.find import find_answer, first_sentence
 from orchestrator.kit.answers.latex import leading_expression, statement_values
 from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwrap
-from orchestrator.kit.answers.prose import is_prose
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
 from verifiers.answers.algebra import words
 from verifiers.answers.algebra.notation import compatible
+from verifiers.answers.prose import is_prose
 
 if TYPE_CHECKING:
     from verifiers.answers.algebra.values import Value
