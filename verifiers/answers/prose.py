@@ -3,7 +3,7 @@ r"""Tells prose from an answer, for texts that should be an answer and nothing e
     is_prose("Ann has 18 pens")     # True
     is_prose(r"12 \text{ hours}")   # False
 
-The one rule: linear time. Not covered: finding the answer in prose (`orchestrator.kit.answers.find`).
+The one rule: linear time. Not covered: finding an answer in prose (`orchestrator.kit.answers`).
 """
 
 from __future__ import annotations
