@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 from orchestrator.kit.answers.find import find_answer, first_sentence
 from orchestrator.kit.answers.latex import leading_expression, statement_values
 from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwrap
-from orchestrator.kit.answers.prose import is_prose
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
 from verifiers.answers.algebra import words
 from verifiers.answers.algebra.formulas.notation import compatible
+from verifiers.answers.prose import is_prose
 
 if TYPE_CHECKING:
     from verifiers.answers.algebra.values import Value
@@ -105,10 +105,8 @@ class Math:
         if statements(text):
             return self.extract(text, finished=False)
         bare = text.strip()
-        if quantity(bare) is not None:
-            return bare
-        is_answer = 0 < len(bare) <= MAX_ANSWER_CHARS and _normal(bare) and not is_prose(bare)
-        return bare if is_answer else None
+        form = self.canonical(bare) if len(bare) <= MAX_ANSWER_CHARS else ""
+        return bare if form.strip("=") and not is_prose(form) else None
 
     def _read(self, statement: Statement) -> str | None:
         values = statement_values(statement)
