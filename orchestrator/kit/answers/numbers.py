@@ -34,6 +34,7 @@ _SYMBOLS = str.maketrans(
         "⁄": "/",
         "π": r"\pi ",
         "∞": r"\infty ",
+        "…": r"\ldots ",
         "≤": r"\le ",
         "≥": r"\ge ",
         "≠": r"\ne ",
@@ -68,7 +69,10 @@ _COMMANDS = (
 _TIDY = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
-        (rf"\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", "\\\\"),  # a backslash escaped twice, as in JSON
+        (
+            rf"(?<!\\)\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))",
+            "\\\\",
+        ),  # a backslash escaped twice, as in JSON
         (
             r"(?<=\d)(?:\{,\}|\\text\{,\}|\\,|,\\!\s?|,?\{\\,\}|~)(?=\d{3}(?!\d))",
             "",
@@ -95,6 +99,7 @@ _TIDY = tuple(
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"(?<=[\d }])\.{3,}", r"\\ldots "),
         (r"\s+", " "),
     )
 )
@@ -133,7 +138,7 @@ _PRICE = re.compile(r"([+-]?\d{1,3}(?:\.\d{3})*|[+-]?\d+),(\d{2})")
 # where a number may end and a unit begin
 _BOUNDARY = re.compile(r"(?<=[\d.}%])\s*(?=[A-Za-zµμΩÅ°¢$€£¥₹₩₽%\\/^])")
 _MAX_BOUNDARIES = 16
-_TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
+_TEXT = re.compile(r"\\text\s*\{\s*([^{}]*(?:\{[^{}]*\}[^{}]*){0,8})\}")
 _MONEY = frozenset(
     ["$", "¢", "€", "£", "GBP", "¥", "₹", "CAD", "AUD", "CHF", "₩", "₽", "BRL", "MXN"]
 )
