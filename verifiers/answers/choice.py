@@ -20,7 +20,7 @@ from orchestrator.kit.answers.statements import Mark, Statement
 _NOUNS = ("answer", "option", "choice")
 _DECORATION = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathbb|boxed|fbox|framebox|left|right|rm|bf)\b\s?"
-    r"|\\(?:q?quad\b|[,;:! (\[)\]])|[$*_`\"“”‘{}]|['’](?!\w)|(?<!\w)['’]"
+    r"|\\(?:q?quad\b|[,;:! (\[)\]])|[$*_`\"“”‘{}「」『』【】]|['’](?!\w)|(?<!\w)['’]"
 )
 _LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
 _OPTION_LINE = re.compile(r"^[\W_]{0,6}[A-Za-z][.):][ \t]", re.MULTILINE)
@@ -29,13 +29,19 @@ _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|and not\b|\
 _CHOOSING = (
     r"(?:it['’]?s|it is|it was|(?:must|has to|have to|should|can only) be"
     r"|(?:it|answer) (?:would|will) be|answer is|go with|going with|went with|choose|chose|choosing"
-    r"|pick|picked|select|selected|conclude)"
+    r"|pick|picked|pick is|select|selected|conclude|(?:I['’]?d|would) say|(?:makes|make|making) it"
+    r"|(?:leaves|leaving|leave)(?: us)?(?: only| with)?)"
     r"(?: (?:that|is|it['’]?s|definitely|probably|clearly|simply|answer|option|choice|letter)){0,3}"
 )
 _CORRECT = (
-    r"(?:is|are|must be|has to be|seems|looks|would be|should be)"
-    r" (?:definitely |clearly |probably |indeed )?(?:the )?(?:only )?"
-    r"(?:correct|right|best|answer|true one)"
+    r"(?:it is\b|(?:is|are|must be|has to be|seems|looks|would be|should be)"
+    r" (?:definitely |clearly |probably |indeed )?(?:the |my |our )?"
+    r"(?:only |final |best |correct )?(?:correct|right|best|answer|choice|true one)\b)"
+)
+_SO = r"(?:so|thus|hence|therefore|then),?"
+# "correct" in other languages that write Latin letters
+_CORRECT_ELSEWHERE = (
+    r"(?:richtig|korrekt|correct|corret|corrett|exact|juist|prawidłow|benar|đúng|sahihi)\w{0,3}"
 )
 
 
@@ -121,12 +127,13 @@ class Choice:
         """
         text = _LABEL.sub("", self._latin(_bare(text), language))
         if language:
-            text = re.sub(
-                rf"^(?i:[^\W\d_]{{1,4}}[\s'’])?(?i:{language.options})\s{{0,3}}", "", text
-            )
+            # "la opción C", "la C"
+            article = r"^(?:[^\W\d_A-Z]{1,4}[\s'’])?"
+            option = rf"(?:(?i:{language.options})\s{{0,3}}|(?=\(?[A-Z]\b))"
+            text = re.sub(article + option, "", text)
         decorated = rf"\(([{self._both}])\)|\[([{self._both}])\]|([{self._both}])\)"
         # elsewhere than in English, a capital letter is never a word
-        follows = r"|[^\x00-\x7f]|[\s,;'’]" if language else ""
+        follows = r"|[^\x00-\x7f]|[\s,;('’]" if language else ""
         upper = (
             rf"([{self.letters.upper()}])(?=[.:,;!]?\s*$|[.:](?=\s|[A-Z]|[^\x00-\x7f])|[,;]\s|\s[-–—]+\s"
             rf"|\s+(?i:{_BECAUSE}){follows})"
@@ -140,7 +147,7 @@ class Choice:
     def _more(self, rest: str, language: Language | None) -> bool:
         """Tell whether another letter follows: "A or B", "A, B"."""
         joints = f"|{language.joints}" if language else ""
-        letter = rf"\(?[{self.letters.upper()}]\b(?!')"
+        letter = rf"\(?[{self.letters.upper()}](?!['’]?[A-Za-z])"
         joined = rf"\s*(?:,|/|&|\band\b|\bor\b{joints})+\s*(?:and |or )?{letter}"
         return re.match(joined, rest) is not None
 
@@ -180,25 +187,29 @@ class Choice:
 @lru_cache(maxsize=64)
 def _named(upper: str, language: Language | None) -> re.Pattern[str]:
     """Return the pattern of a letter that a sentence chooses."""
-    options = "|".join(
-        ["option", "choice", *(language.options for language in LANGUAGES if language.script == "")]
-    )
+    latin = [one for one in LANGUAGES if one.script == ""]
+    nouns = "|".join(f"{one.options}|{one.nouns}" for one in latin)
     letter = rf"\(?([{upper}])(?!['’]?\w)"
+    end = r"(?=\)?(?:[.!,;]|\s[-–—]\s|\s(?:because|since|as)\b|$))"
     patterns = [
         rf"(?<!\w)\(([{upper}])\)",
-        rf"\b(?i:{options})\s{{1,3}}{letter}",
-        rf"\b(?i:{_CHOOSING})\s{{1,3}}{letter}(?=\)?(?:[.!,;]|\s[-–—]\s|\s(?:because|since|as)\b|$))",
-        rf"(?<!\w){letter}\)?\s(?i:{_CORRECT})\b",
+        rf"\b(?i:option|choice|answer|{nouns})\s{{1,3}}{letter}",
+        rf"\b(?i:{_CHOOSING})\s{{1,3}}{letter}{end}",
+        rf"^(?i:{_SO})\s{letter}(?=\)?[.!]?$)",
+        rf"(?<!\w){letter}\)?\s(?i:{_CORRECT})",
     ]
     if language is not None:
-        patterns.append(
-            rf"(?:{language.options})\s{{0,3}}[:：]?\s{{0,3}}\(?([{upper}])(?![A-Za-z])"
-        )
-        patterns.append(
-            rf"(?<![A-Za-z])([{upper}])\)?\s?(?:が正解|が正し|이 정답|가 정답|是正确|是对的|正确)"
-        )
-        if language.script == "":
-            patterns.append(rf"\b(?:{language.verbs})\s{{1,3}}{letter}(?=\)?[.!]?$)")
+        option = rf"(?:{language.options})\s{{0,3}}[:：]?\s{{0,3}}"
+        patterns.append(rf"{option}\(?([{upper}])(?![A-Za-z])")
+    if language is not None and language.script == "":
+        verb = rf"(?:{language.verbs})\s"
+        patterns += [
+            rf"\b{verb}{{1,3}}{letter}(?=\)?[.!]?$)",
+            rf"(?<!\w){letter}\)?\s{verb}(?:\w{{1,8}}\s){{0,2}}(?i:{_CORRECT_ELSEWHERE})",
+        ]
+    elif language is not None:
+        right = "が正解|が正し|이 정답|가 정답|选?项?是?正确|选?项?是?对的|選?項?是?正確"
+        patterns.append(rf"(?<![A-Za-z])([{upper}])\)?\s?(?:{right})")
     return re.compile("|".join(patterns))
 
 

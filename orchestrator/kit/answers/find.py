@@ -23,7 +23,25 @@ _FORMULA = re.compile(
     r"\$[^$]{1,500}\$|\\\([^\\]{1,500}(?:\\[^)][^\\]{0,500}){0,200}\\\)|\\\[.{1,2000}?\\\]"
 )
 _ABBREVIATIONS = frozenset(
-    ["Mr", "Mrs", "Ms", "Dr", "St", "Mt", "Jr", "Sr", "Prof", "vs", "etc", "approx", "No", "Rs"]
+    [
+        "Mr",
+        "Mrs",
+        "Ms",
+        "Dr",
+        "St",
+        "Mt",
+        "Jr",
+        "Sr",
+        "Prof",
+        "vs",
+        "etc",
+        "approx",
+        "No",
+        "Rs",
+        "sq",
+        "cu",
+        "fl",
+    ]
 )
 _CLOSING_FENCE = re.compile(r"(?:^|\n)[ \t]{0,3}`{3,}[ \t]*$")
 _FENCE_LINE = re.compile(r"^[ \t]{0,3}`{3,}[ \t]*([\w-]{0,20})[ \t]*$", re.MULTILINE)

@@ -29,7 +29,7 @@ _SIGNS = frozenset("+-−–*/^=()[]{}<>|!%°√π∞≤≥≠±×÷·∪∩_.,:
 _CHANGES = re.compile(
     r"(?:times|plus|minus|of|more|less|fewer|greater|to|through|out|over|divided|multiplied|squared|cubed|point|dozens?"
     r"|short|and|or|factorial|choose|higher|lower|larger|smaller|base|modulo|quarters?|score|fold|tens|ones"
-    r"|hundreds|thousands|millions|in (?=\d))\b",
+    r"|hundreds|thousands|millions|(?:in|by) (?=\d))\b",
     re.IGNORECASE,
 )
 _PART = re.compile(
@@ -56,6 +56,7 @@ _NUMBER = re.compile(
 _CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)\s?(?=[$\d])")
 _PERCENT_WORD = re.compile(r"\s?(?:percentage|per cent|pct)$", re.IGNORECASE)
 _MAX_UNIT_WORDS = 5
+_MAX_UNIT_CHARS = 40
 _OPERATOR_BEFORE = re.compile(r"[A-Za-z\d)]\s?(?:[-+*/^]|\*\*)\s?$")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
 _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
@@ -63,6 +64,7 @@ _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
 _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
 )
+_VARIABLES = re.compile(r"\s(?![a-z]*[aeiou])[a-z]{2,3}\b")  # 12 xyz
 _OPEN_END = re.compile(r"[-+*/=^({\\?:]$")  # a question, or the rest is missing
 _LETTERS = re.compile(r"[A-Za-z]+")
 _REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
@@ -96,16 +98,7 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
 def leading_measurement(words: str, language: Language | None = None) -> str | None:
     """Return the same with the unit behind it: `12 miles per hour`."""
     found = _leading(words, language)
-    if found is None:
-        return None
-    expression, rest = found
-    words_after = first_sentence(rest).replace("*", "").split()[:_MAX_UNIT_WORDS]
-    for end in range(len(words_after), 0, -1):
-        if words_after[end - 1] == "in" and end < len(words_after):
-            continue  # "5 km in total"
-        if is_unit(name := " ".join(words_after[:end])):
-            return f"{expression} {name}"
-    return expression
+    return None if found is None else " ".join([found[0], *_unit_words(found[1])])
 
 
 def statement_values(statement: Statement, read: Reader = leading_expression) -> list[str]:
@@ -161,6 +154,16 @@ def closing_values(
     return _numbers(sentence, language, read)
 
 
+def _unit_words(rest: str) -> list[str]:
+    """Return the words of the unit at the start of a text."""
+    words = first_sentence(rest).replace("*", "").split()[:_MAX_UNIT_WORDS]
+    for end in range(len(words), 0, -1):
+        # not the inch of "5 km in total"
+        if (words[end - 1] != "in" or end == len(words)) and is_unit(" ".join(words[:end])):
+            return words[:end]
+    return []
+
+
 def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     """Return the expression at the start of a phrase, and the words after it."""
     words = _joined(plain(words, language), language).strip().lstrip("*_: ").strip().lstrip("\"'“")
@@ -182,6 +185,8 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
         return None
     attached = _LETTERS.match(rest)
     if attached and expression[-1].isdigit() and not is_unit(attached[0]):
+        return None
+    if _VARIABLES.match(rest) and not _unit_words(rest):
         return None
     measured = measurement(expression)
     is_part = _PERCENT.search(expression) is not None or bool(measured and measured[1])
@@ -375,6 +380,8 @@ def _unchanged(
     something, as a percentage or a measurement.
     """
     rest = rest.strip(" *_'")
+    if any(map(str.isdigit, rest[:_MAX_UNIT_CHARS])):  # the power of a unit: 12 ft/s^2
+        rest = rest.removeprefix(" ".join(_unit_words(rest))).strip()
     if is_part:
         rest = re.sub(r"^of\b", "", rest)
     if _CHANGES.match(rest) or _PART.match(rest) or (language and _changes(language).match(rest)):

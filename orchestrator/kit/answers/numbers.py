@@ -34,6 +34,7 @@ _SYMBOLS = str.maketrans(
         "⁄": "/",
         "π": r"\pi ",
         "∞": r"\infty ",
+        "…": r"\ldots ",
         "≤": r"\le ",
         "≥": r"\ge ",
         "≠": r"\ne ",
@@ -98,6 +99,7 @@ _TIDY = tuple(
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"(?<=[\d }])\.{3,}", r"\\ldots "),
         (r"\s+", " "),
     )
 )
@@ -136,7 +138,7 @@ _PRICE = re.compile(r"([+-]?\d{1,3}(?:\.\d{3})*|[+-]?\d+),(\d{2})")
 # where a number may end and a unit begin
 _BOUNDARY = re.compile(r"(?<=[\d.}%])\s*(?=[A-Za-zµμΩÅ°¢$€£¥₹₩₽%\\/^])")
 _MAX_BOUNDARIES = 16
-_TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
+_TEXT = re.compile(r"\\text\s*\{\s*([^{}]*(?:\{[^{}]*\}[^{}]*){0,8})\}")
 _MONEY = frozenset(
     ["$", "¢", "€", "£", "GBP", "¥", "₹", "CAD", "AUD", "CHF", "₩", "₽", "BRL", "MXN"]
 )

@@ -66,11 +66,14 @@ _HEADING = re.compile(
 )
 _HASHES = re.compile(r"^####[ \t]{1,3}(?=\S)", re.MULTILINE)
 _TAG = re.compile(r"<(/?)(?:final[_-]?)?answer>", re.IGNORECASE)
-_FIELD = re.compile(r'"(?:final[_ ]?)?answer"\s{0,4}:\s{0,4}(?=["\d+-])', re.IGNORECASE)
+_FIELD = re.compile(
+    r'"(?:(?:final|correct)[_ ]?)?answer"\s{0,4}:\s{0,4}(?=["\d+[-])', re.IGNORECASE
+)
 _DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
 _ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
 _END = re.compile(r"\n|</\w")
+_LETTER_BEFORE = re.compile(r"\s\(?[A-J]\)?$")
 _FENCE = re.compile(r"[`~]{3,}[\w-]{0,20}[ \t]*\n")
 _ELSEWHERE_FILLER = (
     r"(?:donc|alors|ainsi|also|daher|somit|genau|entonces|por lo tanto|por tanto|portanto|então"
@@ -236,9 +239,11 @@ def _phrases_elsewhere(text: str, folded: str, *, options: bool) -> Iterator[Sta
         for match in list(_pattern(language, options).finditer(text))[-_MAX_STATEMENTS:]:
             content = _after(text, match.end())
             denied = _is_denied(language, match, content)
-            # "option C is right" is no statement of an answer in words
+            # "option C is right" says nothing behind its verb
             is_option = re.match(language.options, match[0], re.IGNORECASE) is not None
-            mark = Mark.WORDS if match["verb"] and not is_option else Mark.LABEL
+            is_before = _LETTER_BEFORE.search(match["between"]) is not None
+            is_words = match["verb"] and not is_option and not is_before
+            mark = Mark.WORDS if is_words else Mark.LABEL
             yield Statement(mark, (content,), match.start(), match.end(), denied, language)
 
 
@@ -271,8 +276,8 @@ def _pattern(language: Language, options: bool) -> re.Pattern[str]:
         rf"{edge}(?:{nouns})(?P<between>{between})"
         rf"(?P<negation>(?:{space}(?:{language.negations}))?)(?:[ \t]{{0,3}}[*_]{{1,3}})?"
         rf"(?:{space}(?:n['’])?(?P<verb>(?:{language.verbs}){end})"
-        rf"|[ \t\u00a0]{{0,3}}[:：=＝]|[ \t]{{1,3}}[-–—](?=[ \t])|{bare})"
-        r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：]?[ \t]{0,3}(?:[*_]{1,3})?"
+        rf"|[ \t\u00a0]{{0,3}}[:：=＝】]|[ \t]{{1,3}}[-–—](?=[ \t])|{bare})"
+        r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：、，]?[ \t]{0,3}(?:[*_]{1,3})?"
         rf"(?:{_ELSEWHERE_FILLER}(?!\w)[ \t]?)?",
         re.IGNORECASE,
     )
@@ -326,6 +331,8 @@ def _fields(text: str) -> Iterator[Statement]:
             value, length = json.JSONDecoder(strict=False).raw_decode(window)
         except ValueError:
             continue
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         content = value if isinstance(value, str) else window[:length]
         yield Statement(Mark.FIELD, (content.strip(),), match.start(), match.end() + length)
 

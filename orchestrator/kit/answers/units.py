@@ -45,7 +45,12 @@ _AFTER = {"squared": "^2", "cubed": "^3"}
 _PART = re.compile(r"([^\s/·^\d]+?)(?:\^?\{?([+-]?\d)\}?)?")
 _LATEX = (
     (re.compile(r"\s*(?:\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|[⋅∙*·])\s*"), "·"),
-    (re.compile(r"\\(?:text|mathrm|mathit|mathbf|textrm|operatorname|rm)\s*\{([^{}]*)\}"), r"\1"),
+    (
+        re.compile(
+            r"\\(?:text|mathrm|mathit|mathbf|textrm|operatorname|rm)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*){0,8})\}"
+        ),
+        r"\1",
+    ),
     (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
     (re.compile(r"\\mu\s?|μ"), "µ"),
     (re.compile(r"\\Omega\s?|Ω"), "Ω"),
@@ -54,6 +59,7 @@ _LATEX = (
     (re.compile(r"[{}]?\^\s*\{\s*([+-]?\d)\s*\}"), r"^\1"),
     (re.compile(r"°\s*(?:C\b|(?i:celsius)\b)|\b(?i:degrees?\s+(?:celsius|c))\b"), "°C"),
     (re.compile(r"°\s*(?:F\b|(?i:fahrenheit)\b)|\b(?i:degrees?\s+(?:fahrenheit|f))\b"), "°F"),
+    (re.compile(r"/\s*\(([^()/]*)\)"), r"/\1"),  # J/(kg·K)
     (re.compile(r"\s*/\s*|\s*\bper\s+", re.IGNORECASE), "/"),
     (re.compile(r"\b(?i:fl(?:uid)?\.?\s?(?:oz|ounces?))\b"), "oz"),
 )
