@@ -19,6 +19,8 @@ from orchestrator.plan.file import LoadedPlan, load_plan
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.runtime.api import blocking
 from orchestrator.runtime.isolated_verifiers import check_isolated
+from orchestrator.studies.evaluate import References
+from orchestrator.studies.summary import references_in, require_readable, unreadable_notes
 
 _N_NAMED = 3  # invalid rows that are named at the start
 
@@ -74,6 +76,26 @@ def report_rows(file: ProblemFile, display: DisplayOptions) -> None:
         message(f"  {result.error}")
     if n > _N_NAMED:
         message(f"  and {n - _N_NAMED:,} more; all are in the results")
+
+
+def references_and_notes(
+    path: str | Path, domains: Mapping[str, str], plan: Plan, execution: Execution
+) -> References:
+    """Return the references in a file, after printing a note on those that cannot be read."""
+    references = references_in(path, domains, plan, execution)
+    for note in unreadable_notes(references, path):
+        message(f"note: {note}")
+    return references
+
+
+def required_references(
+    path: str | Path, domains: Mapping[str, str], plan: Plan, execution: Execution
+) -> References:
+    """Return the references in a file, as above; PlanError when none of them can be read."""
+    references = require_readable(references_in(path, domains, plan, execution), path)
+    for note in unreadable_notes(references, path):
+        message(f"note: {note}")
+    return references
 
 
 def run_name(plan: Plan, execution: Execution) -> str:

@@ -1,8 +1,9 @@
 """The command `leadline` and its subcommands, each imported from its module on first use.
 
 Exit codes of every command: 0 done; 1 the work could not be finished, or no problem ended with an
-answer or an abstention (for `doctor`: something is broken); 2 the command, the plan or an input
-file is invalid, and nothing was started; 130 Ctrl-C, 143 SIGTERM.
+answer or an abstention (for `doctor`: something is broken; for `answers --compare`: the answers
+differ); 2 the command, the plan or an input file is invalid, and nothing was started; 130 Ctrl-C,
+143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _COMMANDS = {
             "study.evaluate.evaluate",
             "Evaluate a finished job, optionally with other selectors.",
         ),
+        "answers": ("study.answers.command.answers", "Show how answers are read and compared."),
     },
     "Choose settings": {
         "sweep": ("study.sweep.sweep", "Measure accuracy over latent depth and width."),

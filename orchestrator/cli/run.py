@@ -23,6 +23,7 @@ from orchestrator.cli.inputs import (
     first_problems,
     problems_and_directory,
     read_plan,
+    references_and_notes,
     report_rows,
     run_name,
 )
@@ -34,7 +35,7 @@ from orchestrator.cli.options import (
     plan_argument,
 )
 from orchestrator.cli.view.numbers import counted, one_line
-from orchestrator.cli.view.tables import print_traces, solution_table, summary_table
+from orchestrator.cli.view.tables import print_traces, solution_table, summary_table, trace_row
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
@@ -54,7 +55,7 @@ from orchestrator.jobs.source import (
 from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
-from orchestrator.studies.evaluate import read_references
+from orchestrator.studies.evaluate import References
 from orchestrator.studies.summary import Summary, correctness, summarise
 
 
@@ -173,7 +174,8 @@ def _print_solution(
 ) -> None:
     """Print the answer and its vote; the traces too, unless they are None."""
     if display.as_json:
-        print_json({"question": question, "result": result, "traces": traces, "seconds": seconds})
+        rows = None if traces is None else list(map(trace_row, traces))
+        print_json({"question": question, "result": result, "traces": rows, "seconds": seconds})
         return
     console = results_console()
     if traces is not None:
@@ -202,6 +204,8 @@ def _run_job(
     """Run the remaining problems of a job and print the summary."""
     file = first_problems(source.problems, plan, source.limit)
     report_rows(file, display)
+    domains = {problem.id: problem.domain for problem in file.problems}
+    references = references_and_notes(source.problems, domains, plan, execution)
     _report_choice(plan, display)
     resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
     with (
@@ -214,7 +218,7 @@ def _run_job(
         n_problems = counted(len(file.problems), "problem")
         title = f"{directory} · {n_problems}{before} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)
-        summary = _summary(job, plan, execution, source, file, outcome, n_resumed)
+        summary = _summary(job, plan, execution, source, file, references, outcome, n_resumed)
     if display.as_json:
         print_json(summary)
     if outcome.signal_number:
@@ -247,18 +251,20 @@ def _summary(
     execution: Execution,
     source: JobSource,
     file: ProblemFile,
+    references: References,
     outcome: Outcome,
     n_resumed: int,
 ) -> Summary:
     is_done = not outcome.signal_number
-    references = read_references(source.problems) if is_done else {}
+    answers = references.answers if is_done else {}
     domains = {problem.id: problem.domain for problem in file.problems}
     wants_batch = source.format == "openai-batch" or (
         source.format == "auto" and file.format is Format.OPENAI_BATCH
     )
     return summarise(
         job,
-        correctness(job.results(), references, domains, plan, execution),
+        correctness(job.results(), answers, domains, plan, execution),
+        [reference.problem_id for reference in references.unreadable],
         seconds=outcome.seconds,
         start_seconds=outcome.start_seconds,
         n_resumed=n_resumed,

@@ -5,6 +5,7 @@ that needs the whole attempt walks the chain with these functions:
 
     links = lineage(trace, by_ordinal)
     text, tokens = whole_text(links), output_tokens(links)
+    whole(links).reply                    # without the thinking
 
 The one rule: traces are in the order of generation, first to last. `core.votes.attempt_ends` tells
 which traces end an attempt. Pure.
@@ -12,9 +13,9 @@ which traces end an attempt. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from orchestrator.core.values import Trace
+from orchestrator.core.values import Spans, Trace, changed
 
 
 def lineage(trace: Trace, by_ordinal: Mapping[int, Trace]) -> list[Trace]:
@@ -33,6 +34,24 @@ def lineage(trace: Trace, by_ordinal: Mapping[int, Trace]) -> list[Trace]:
 def whole_text(links: Iterable[Trace]) -> str:
     """Return the text of a lineage, without the suffixes that were forced between its traces."""
     return "".join([trace.text for trace in links])
+
+
+def whole(links: Sequence[Trace]) -> Trace:
+    """Return the last trace with the text of its lineage, and the thinking and reply in that.
+
+    As in `whole_text`, forced suffixes are left out.
+    """
+    if all(trace.reply_spans is None for trace in links):
+        return changed(links[-1], text=whole_text(links))
+    thinking: Spans = ()
+    reply: Spans = ()
+    text = ""
+    for trace in links:
+        own = ((0, len(trace.text)),) if trace.reply_spans is None else trace.reply_spans
+        thinking += tuple((a + len(text), b + len(text)) for a, b in trace.thinking_spans)
+        reply += tuple((a + len(text), b + len(text)) for a, b in own)
+        text += trace.text
+    return changed(links[-1], text=text, thinking_spans=thinking, reply_spans=reply)
 
 
 def output_tokens(links: Iterable[Trace]) -> int:

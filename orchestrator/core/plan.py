@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from orchestrator.core.values import PluginSpec, Sampling
 
@@ -36,6 +37,8 @@ class Model:
     - `residual`: the share of the previous state that each iteration keeps (arXiv 2506.08552).
     - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
     - `task`: one of `TASKS`, for a model that returns values instead of text.
+    - `reasoning_parser`: vLLM's parser that splits this model's thinking from its reply; "none"
+      leaves that to tags (`kit.answers.thinking`).
     """
 
     path: str
@@ -47,13 +50,19 @@ class Model:
     residual: float = 0.0  # in [0, 1); 0: the plain loop
     exit: str = ""  # "": every token runs to its request's depth
     task: str = ""  # "": it generates text
+    reasoning_parser: str = ""  # "": by the model's family
 
 
 def same_weights(a: Model, b: Model) -> bool:
-    """Tell whether two models differ at most in how much memory is reserved for them."""
-    return replace(a, max_depth=0, max_context_tokens=0) == replace(
-        b, max_depth=0, max_context_tokens=0
-    )
+    """Tell whether two models differ at most in reserved memory and in how replies are split."""
+    return replace(a, **_BESIDE_WEIGHTS) == replace(b, **_BESIDE_WEIGHTS)
+
+
+_BESIDE_WEIGHTS: Mapping[str, Any] = {
+    "max_depth": 0,
+    "max_context_tokens": 0,
+    "reasoning_parser": "",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,7 @@ class Plan:
     domains: Mapping[str, PluginSpec] = field(default_factory=dict)
     domain: str = "math"  # of rows that name none
     seed: int = 0
+    answers_in_thinking: bool = False  # whether an answer counts that is only in the thinking
 
     @property
     def default_model(self) -> str:
@@ -103,11 +113,19 @@ def fingerprint(plan: Plan) -> str:
 def document(plan: Plan) -> dict[str, object]:
     """Return a plan as the nested mappings from which its fingerprint is computed."""
     models = {name: asdict(model) for name, model in plan.models.items()}
+    whole = {**asdict(plan), "models": models}
+    # jobs begun before these existed must resume
     for model in models.values():
-        if not model["task"]:
-            del model["task"]  # jobs begun before tasks existed must resume
+        _drop_unset(model, "task", "reasoning_parser")
+    _drop_unset(whole, "answers_in_thinking")
     # the order of `models` decides which pool is the default; a mapping hides it
-    return {**asdict(plan), "models": models, "default_model": plan.default_model}
+    return {**whole, "default_model": plan.default_model}
+
+
+def _drop_unset(table: dict[str, object], *keys: str) -> None:
+    for key in keys:
+        if not table[key]:
+            del table[key]
 
 
 def differences(

@@ -18,6 +18,11 @@ variables or properties:
   where the user names none.
 - `loads_models: bool` (engines): False if the engine does not load the plan's models itself; their
   files are then not inspected.
+- `expects: str` (domains): what a reference must be, for messages, such as "one number".
+- `lists_are_values: bool` (domains): True if a list in a row's `answer` is one value. Elsewhere its
+  items are aliases: any of them is right.
+- `describe(answer) -> str` (domains): an answer's type and value in one line, for
+  `leadline answers`. It may be slow: it is called only in a process that can be killed.
 - `warm_up() -> None` (domains, isolated verifiers): called once in each worker process.
 - `revision: str` (isolated verifiers): identifies the state of code that the verifier loads from
   elsewhere; when it changes, the worker processes are replaced.
@@ -116,7 +121,17 @@ class Similarity(Protocol):
 
 
 class Domain(Protocol):
-    """How answers of one kind are read and compared."""
+    """How answers of one kind are read and compared.
+
+    Three more methods are used where a domain has them. `resolve(answer) -> str` returns the key of
+    the answer's class, computed from this answer alone: two answers are one exactly when their keys
+    are equal, and `equivalent` says the same. It may be slow or hang, so it is called only in a
+    process that can be killed. `accepts(answer, reference) -> bool` tells whether an answer is
+    right by a reference where that is wider than equality, as within a tolerance.
+    `read_reference(text) -> str | None` returns the answer that a reference gives ("18", "#### 18",
+    "The answer is 18."), None if it cannot be read; without it, a reference is an answer. These two
+    take linear time and run where `extract` does.
+    """
 
     # True: `extract` and `canonical` take linear time and may run in the caller's process
     in_process: ClassVar[bool]
@@ -135,7 +150,7 @@ class Domain(Protocol):
         """
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Tell whether two answers are the same.
+        """Tell whether two answers are the same: reflexive, symmetric and transitive.
 
         This may be slow or hang: it is called only in a process that can be killed.
         """

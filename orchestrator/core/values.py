@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
-from operator import attrgetter
+from operator import add, attrgetter
 from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
+Span: TypeAlias = tuple[int, int]  # the characters of a text from the first up to the second
+Spans: TypeAlias = tuple[Span, ...]
 
 
 class Finish(StrEnum):
@@ -65,9 +67,7 @@ class Capability(StrEnum):
     RULES = "rules"  # stop rules are enforced beside the tokens
     DEPTH = "depth"  # latent depth per request
     SCORE = "score"  # the metric `prefix_logprob`: how likely inherited tokens are after any prompt
-    # reports which stop string ended a trace and leaves it out of the tokens, so that the trace can
-    # be continued
-    STOPS = "stops"
+    STOPS = "stops"  # reports the stop string that ended a trace, and leaves it out of the tokens
     POOL = "pool"  # model pools with a task (`core.plan.TASKS`), which return values, not text
 
 
@@ -135,9 +135,7 @@ class Sampling:
     depth: int = 0  # how often the think block of a looped model runs; 0: as the model ships
     stop: tuple[str, ...] = ()
     system: str = ""  # system message put before the prompt of every problem; "" adds none
-    template: str = (
-        "{prompt}"  # wraps a plain prompt, e.g. "{prompt}\nPut the final answer in \\boxed{}."
-    )
+    template: str = "{prompt}"  # wraps a plain prompt, as in "{prompt}\nAnswer in \\boxed{}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +210,7 @@ class Request:
     seed: int = 0
     prefix_ids: tuple[int, ...] = ()  # token ids of all ancestors, their suffixes included
     prefix_text: str = ""  # the same as text
-    # for a "token_classify" pool: the token at each of which a value is read; "": the last token
-    read_at: str = ""
+    read_at: str = ""  # "token_classify" pools: the token at which values are read; "": the last
 
     @property
     def identity(self) -> tuple[str, int]:
@@ -237,7 +234,8 @@ class Usage:
     """The cost of one or more traces.
 
     `layer_tokens` is tokens times decoder layers run, prompt included: the unit in which depths
-    compare. `seconds` are engine time, so traces that ran in parallel add up.
+    compare. `seconds` are engine time, so traces that ran in parallel add up. `reasoning_tokens`
+    are those output tokens that are thinking, as far as the engine knows.
     """
 
     prompt_tokens: int = 0
@@ -245,16 +243,12 @@ class Usage:
     output_tokens: int = 0
     layer_tokens: int = 0
     seconds: float = 0.0
+    reasoning_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         """Return the sum, field by field."""
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.output_tokens + other.output_tokens,
-            self.layer_tokens + other.layer_tokens,
-            self.seconds + other.seconds,
-        )
+        read, _ = _layout(Usage)
+        return Usage(*map(add, read(self), read(other)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,12 +290,23 @@ class Trace:
     suffix_ids: tuple[int, ...] = ()
     error: str = ""
     note: str = ""  # what annotation could not decide within its limits
-    # the ordinals of the traces that its request was about: see Request
-    subjects: tuple[int, ...] = ()
+    subjects: tuple[int, ...] = ()  # its request's
     stop: str = ""  # the stop string that ended it (Capability.STOPS); in neither text nor tokens
-    # what a pool with a task returned instead of text: see `core.plan.TASKS`
-    values: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()  # of a pool with a task, instead of text: `core.plan.TASKS`
     unjudged: Usage = Usage()  # cost of verifications that ended without a verdict
+    thinking_spans: Spans = ()  # the thinking in `text`, without tags
+    reply_spans: Spans | None = None  # the reply in `text`, without tags; None: all of it
+
+    @property
+    def thinking(self) -> str:
+        """The thinking in `text`."""
+        return "".join([self.text[start:end] for start, end in self.thinking_spans]).strip()
+
+    @property
+    def reply(self) -> str:
+        """The reply in `text`, which has no thinking in it."""
+        spans = self.reply_spans
+        return self.text if spans is None else "".join([self.text[a:b] for a, b in spans])
 
     @property
     def lost(self) -> bool:
@@ -323,14 +328,11 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """An unfinished trace as a similarity sees it.
-
-    `key` is the class of its answer, or of the answer that a probe obtained; None without one.
-    """
+    """An unfinished trace as a similarity sees it."""
 
     ordinal: int
     text: str
-    key: str | None = None
+    key: str | None = None  # the class of its answer, or of the answer that a probe obtained
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +371,7 @@ class Result:
     n_attempts: int | None = None
     n_failed: int = 0
     n_cancelled: int = 0
-    # ordinal to heir: see `core.steps.Drop`
-    dropped: Mapping[int, int | None] = field(default_factory=dict)
+    dropped: Mapping[int, int | None] = field(default_factory=dict)  # to heir: `core.steps.Drop`
     tied: bool = False
     stopped_by: str = ""  # the budget that ended exploration; "" when the strategy ended by itself
     n_planned: int | None = None

@@ -217,6 +217,7 @@ def _total(usages: Sequence[Usage]) -> Usage:
         output_tokens=sum([u.output_tokens for u in usages]),
         layer_tokens=sum([u.layer_tokens for u in usages]),
         seconds=sum([u.seconds for u in usages]),
+        reasoning_tokens=sum([u.reasoning_tokens for u in usages]),
     )
 
 

@@ -7,11 +7,12 @@ and never the job or a readable journal.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.core.values import Finish, Request, Trace, Usage, changed
+from orchestrator.core.values import Finish, Request, Span, Trace, Usage, changed
 
 _MAX_TOKEN_ID = 2**31 - 1  # the journal keeps token ids as int32
 
@@ -39,6 +40,8 @@ def validated(request: Request, reply: object) -> Trace:
         return _failed(request, "the engine returned values that are not finite", reply.usage)
     if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
         return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
+    if not _are_spans((*reply.thinking_spans, *(reply.reply_spans or ())), len(reply.text)):
+        return _failed(request, "the engine returned spans that are not in the text", reply.usage)
     if reply.subjects != request.subjects:
         # the strategy decides a trace's subjects, not the engine
         reply = changed(reply, subjects=request.subjects)
@@ -59,6 +62,10 @@ def validated(request: Request, reply: object) -> Trace:
 
 def _within(ids: tuple[int, ...]) -> bool:
     return not ids or (min(ids) >= -_MAX_TOKEN_ID - 1 and max(ids) <= _MAX_TOKEN_ID)
+
+
+def _are_spans(spans: Iterable[Span], n_chars: int) -> bool:
+    return all(0 <= start <= end <= n_chars for start, end in spans)
 
 
 def encodable(text: str) -> str:
@@ -91,6 +98,30 @@ def without_stop(
         if stop in decode(ids[-n:]):
             return ids[:-n]
     return ids
+
+
+def tokens_between(
+    ids: Sequence[int], n_chars: int, span: Span, decode: Callable[[Sequence[int]], str]
+) -> int:
+    """Return how many of a text's tokens make up a span of it, to within a token.
+
+    The text has `n_chars` characters. Only tokens outside of the span are decoded, so this is fast
+    where these are few: before and after a long thinking.
+    """
+    start, end = span
+    n_before = _fewest(start, len(ids), lambda n: len(decode(ids[:n])))
+    n_after = _fewest(n_chars - end, len(ids), lambda n: len(decode(ids[len(ids) - n :])))
+    return max(0, len(ids) - n_before - n_after)
+
+
+def _fewest(n_chars: int, n_tokens: int, n_decoded: Callable[[int], int]) -> int:
+    """Return the fewest tokens that decode to at least `n_chars` characters; at most all."""
+    if n_chars <= 0:
+        return 0
+    low, high = 0, 1  # too few, and perhaps enough
+    while high < n_tokens and n_decoded(high) < n_chars:
+        low, high = high, 2 * high
+    return bisect_left(range(min(high, n_tokens)), n_chars, low + 1, key=n_decoded)
 
 
 def _failed(request: Request, error: str, usage: Usage | None = None) -> Trace:

@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from orchestrator.core.lineage import lineage, whole_text
+from orchestrator.core.lineage import lineage, whole
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Purpose, Result, Status, Trace, Usage
 from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.job import Job
+from orchestrator.kit.answers.thinking import Split, parts_of, split
 
 JSON: TypeAlias = dict[str, object]
 _PROMPT_FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
@@ -94,29 +95,31 @@ def write_batch_output(job: Job, plan: Plan) -> Path:
     path = job.directory / "batch_output.jsonl"
     model = plan.models[plan.default_model].path
     lines = (
-        output_line(r, chosen_text(job.journal.pool(r.problem_id), r), model) for r in job.results()
+        output_line(r, chosen_attempt(job.journal.pool(r.problem_id), r), model)
+        for r in job.results()
     )
     write_atomically(path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return path
 
 
-def chosen_text(pool: Sequence[Trace], result: Result) -> str:
-    """Return the whole text of the lowest trace with the winning answer.
+def chosen_attempt(pool: Sequence[Trace], result: Result) -> Split:
+    """Return the whole text of the lowest trace with the winning answer, split.
 
-    If no trace gave an answer, it is the text of the first attempt.
+    If no trace gave an answer, it is the text of the first attempt; without any, "".
     """
     by_ordinal = {t.ordinal: t for t in pool}
     attempts = sorted(t.ordinal for t in pool if t.purpose is Purpose.SOLVE and t.text)
     chosen = result.clusters[0].ordinals if result.clusters else attempts
     if not chosen or chosen[0] not in by_ordinal:
-        return ""
-    return whole_text(lineage(by_ordinal[chosen[0]], by_ordinal))
+        return split("")
+    return parts_of(whole(lineage(by_ordinal[chosen[0]], by_ordinal)))
 
 
-def output_line(result: Result, text: str, model: str) -> JSON:
+def output_line(result: Result, attempt: Split, model: str) -> JSON:
     """Return a result as one line of an OpenAI batch's output.
 
-    `text` is the whole text of the chosen trace ("" without one). A problem that was invalid or
+    The reply of the chosen `attempt` is the message's `content`, its thinking, if it has any, the
+    message's `reasoning_content`. A problem that was invalid or
     failed has an `error` and no `response`. In addition to OpenAI's fields the body has `leadline`:
     the answer, its share of the votes (traces that agree, of those that gave an answer; None
     without votes), and the status. Ids are derived from the result, so equal results have equal
@@ -141,7 +144,7 @@ def output_line(result: Result, text: str, model: str) -> JSON:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": text, "refusal": None},
+                "message": _message(attempt),
                 "logprobs": None,
                 "finish_reason": "stop",
             }
@@ -152,6 +155,12 @@ def output_line(result: Result, text: str, model: str) -> JSON:
     return {**line, "response": {"status_code": 200, "request_id": f"req_{digest}", "body": body}}
 
 
+def _message(attempt: Split) -> JSON:
+    content = attempt.reply_text.strip() if attempt.thinking else attempt.text
+    message: JSON = {"role": "assistant", "content": content, "refusal": None}
+    return message | ({"reasoning_content": attempt.thinking_text} if attempt.thinking else {})
+
+
 def _usage(result: Result) -> JSON:
     total = sum(result.usage.values(), Usage())
     return {
@@ -159,6 +168,7 @@ def _usage(result: Result) -> JSON:
         "completion_tokens": total.output_tokens,
         "total_tokens": total.prompt_tokens + total.output_tokens,
         "prompt_tokens_details": {"cached_tokens": total.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": total.reasoning_tokens},
     }
 
 

@@ -44,7 +44,7 @@ class _Invalid(Exception):
 def read_problems(
     path: str | Path, *, default_domain: str, domains: Collection[str] = (), limit: int = 0
 ) -> ProblemFile:
-    """Return the problems of a JSONL, CSV, Parquet or OpenAI batch file, of its first `limit` rows.
+    """Return the problems of a file, of its first `limit` rows.
 
     With limit 0 all rows count. `default_domain` is for rows that name none; `domains` are names
     that rows may use in addition to the installed domains (a plan's own). The plan sets the model

@@ -1,4 +1,4 @@
-"""From a file to its rows, one at a time: JSONL, CSV, Parquet and OpenAI batch JSONL.
+"""From a file to its rows, one at a time: JSONL, JSON, CSV, Parquet and OpenAI batch JSONL.
 
 Responsible for formats, encodings and ids only. `orchestrator.jobs.problems` builds Problems from
 rows and `orchestrator.studies.evaluate` reads reference answers from them, so both agree on which
@@ -32,6 +32,7 @@ class Format(StrEnum):
     """How a file of problems is written."""
 
     JSONL = "jsonl"
+    JSON = "json"  # one array of rows
     CSV = "csv"
     PARQUET = "parquet"
     OPENAI_BATCH = "openai-batch"
@@ -54,10 +55,10 @@ _MISNOMERS = frozenset(
 class Row:
     """One row; `error`, if not empty, is the reason why the row is invalid.
 
-    `line` is its first line, from 1 (in Parquet: the number of the row). `id` is the row's own, or
-    derived (`derived`), or `file:line` if it has no usable one. Absent values are left out of
-    `fields`, never None. An OpenAI batch row is flattened: `messages` or `prompt` are added to its
-    top-level fields, and the rest of its body is under `body`.
+    `line` is its first line, from 1 (in Parquet and JSON: the number of the row). `id` is the row's
+    own, or derived (`derived`), or `file:line` if it has no usable one. Absent values are left out
+    of `fields`, never None. An OpenAI batch row is flattened: `messages` or `prompt` are added to
+    its top-level fields, and the rest of its body is under `body`.
     """
 
     line: int
@@ -99,6 +100,8 @@ def detect_format(path: Path) -> Format:
         )
     if suffix is Format.CSV:
         return Format.CSV
+    if path.suffix.lower() == ".json" and text.startswith(b"["):
+        return Format.JSON
     first = next((r.fields for r in _jsonl(path) if not r.error), {})
     return Format.OPENAI_BATCH if is_batch_row(first) else Format.JSONL
 
@@ -190,6 +193,17 @@ def _jsonl(path: Path) -> Iterator[_Record]:
             yield _Record(line, {}, f"a row is an object, {{...}}, not {_shortened(text)}")
 
 
+def _json(path: Path) -> Iterator[_Record]:
+    try:
+        values = msgspec.json.decode(path.read_bytes().removeprefix(_BOM), type=list[Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PlanError(f"{path} begins with [ but is not a JSON array: {error}") from error
+    for position, value in enumerate(values, start=1):
+        is_row = isinstance(value, dict)
+        fault = "" if is_row else f"a row is an object, {{...}}, not {_shortened(repr(value))}"
+        yield _Record(position, value if is_row else {}, fault)
+
+
 def _csv(path: Path) -> Iterator[_Record]:
     limit = csv.field_size_limit(_FIELD_LIMIT)
     try:
@@ -264,6 +278,7 @@ def _parquet(path: Path) -> Iterator[_Record]:
 
 _READERS = {
     Format.JSONL: _jsonl,
+    Format.JSON: _json,
     Format.OPENAI_BATCH: _jsonl,
     Format.CSV: _csv,
     Format.PARQUET: _parquet,

@@ -9,7 +9,7 @@
 - `verdicts`: the verdicts and comparisons that LLM judges write.
 - `model_verifier`: verifiers that query models.
 - `prefixes`: similarities of unfinished traces.
-- `answers/`: finding the answer, numbers, formulas and programs in a reply.
+- `answers/`: telling thinking from reply; finding answers, numbers, formulas and programs in it.
 
 Code that two or more plugins share belongs here. Code that only one plugin uses stays in that
 plugin's module, and code that performs I/O belongs elsewhere.

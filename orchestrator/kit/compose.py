@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
-from orchestrator.core.lineage import lineage, whole_text
+from orchestrator.core.lineage import lineage, whole
 from orchestrator.core.protocols import Selector, Strategy
 from orchestrator.core.steps import (
     Cancel,
@@ -229,7 +229,7 @@ def representatives(explored: Exploration, select: Selector, n: int) -> list[Tra
     pool = explored.pool
     by_ordinal = {t.ordinal: t for t in pool}
     chosen = [_representative(cluster, by_ordinal, select) for cluster in select(pool)[:n]]
-    return [changed(t, text=whole_text(lineage(t, by_ordinal))) for t in chosen]
+    return [whole(lineage(t, by_ordinal)) for t in chosen]
 
 
 def _representative(cluster: Cluster, by_ordinal: Mapping[int, Trace], select: Selector) -> Trace:

@@ -53,11 +53,11 @@ def usable(replies: Sequence[Trace]) -> list[Trace]:
 
 
 def solution(trace: Trace) -> str:
-    """Return a trace's solution: its text without its reasoning, or all of it.
+    """Return a trace's solution: its reply, or all of its text where that is thinking only.
 
     NoVerdict when there is no text.
     """
-    text = visible_text(trace) or trace.text.strip()
+    text = visible_text(trace)
     if not text:
         raise NoVerdict("the trace has no text")
     return text

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 
 from orchestrator.core.values import Message, Prompt, Trace
-from orchestrator.kit.answers import find
+from orchestrator.kit.answers.thinking import parts_of
 
 
 def question(prompt: Prompt) -> str:
@@ -31,8 +31,8 @@ def question(prompt: Prompt) -> str:
 
 
 def visible_text(trace: Trace) -> str:
-    """Return a trace's own text without its reasoning: the text after the last `</think>`."""
-    return find.reply(trace.text, finished=True).text.strip()
+    """Return a trace's own reply; all of its text where that is thinking only."""
+    return parts_of(trace).reply_text.strip() or trace.text.strip()
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

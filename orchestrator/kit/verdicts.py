@@ -8,8 +8,7 @@ the verdicts from a finished pool alone:
 
     for ordinal, scores in opinions(traces).items(): ...
 
-There are three forms of verdict, each on a separate line. The last one counts; text before a closed
-`</think>` is ignored:
+There are three forms of verdict, each on a separate line. The last one counts; thinking is ignored:
 
     Verdict: correct        | incorrect
     Score: 7/10             | Score: 7

@@ -360,6 +360,7 @@ def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
     return {
         "domain": plan.domain,
         "seed": plan.seed,
+        "answers_in_thinking": plan.answers_in_thinking,
         "verifiers": [_spec_table(spec) for spec in plan.verifiers],
         "models": {name: dataclasses.asdict(model) for name, model in plan.models.items()},
         "strategy": _spec_table(plan.strategy),

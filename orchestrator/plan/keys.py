@@ -49,6 +49,7 @@ class TopLevel:
     model: str = _PLAN.models[_PLAN.default_model].path
     domain: str = _PLAN.domain
     seed: int = _PLAN.seed
+    answers_in_thinking: bool = _PLAN.answers_in_thinking
     strategy: str = _PLAN.strategy.name
     selector: str = _PLAN.selector.name
     verifiers: tuple[str, ...] = ()
@@ -67,8 +68,8 @@ TABLES = ("models", "domains", "sampling", "budget", "execution")  # at the top 
 _MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
 KEYS: Mapping[str, Meta] = {
     "problems": Meta(
-        description="The file of problems: JSONL, CSV, Parquet or OpenAI batch JSONL; a path in a "
-        "plan file is relative to that file."
+        description="The file of problems: JSONL, JSON, CSV, Parquet or OpenAI batch JSONL; a path "
+        "in a plan file is relative to that file."
     ),
     "out": Meta(
         description="The job's directory, relative to the current one. Naming it again resumes it."
@@ -81,15 +82,12 @@ KEYS: Mapping[str, Meta] = {
     "domain": Meta(
         description="The domain, which reads and compares answers, of problems that name none."
     ),
-    "seed": Meta(
-        description="The seed; all randomness derives from it, the problem's id and the ordinal."
+    "seed": Meta(description="The seed of all randomness, with the problem's id and the ordinal."),
+    "answers_in_thinking": Meta(
+        description="Whether an answer counts that stands only in thinking without a reply."
     ),
-    "strategy": Meta(
-        description="The strategy, which explores each problem; `leadline plugins` lists them."
-    ),
-    "selector": Meta(
-        description="The selector, which ranks answers; `leadline plugins` lists them."
-    ),
+    "strategy": Meta(description="The strategy, which explores problems; see `leadline plugins`."),
+    "selector": Meta(description="The selector, which ranks answers; see `leadline plugins`."),
     "verifiers": Meta(description="The verifiers that score each trace, by name."),
     "sampling.temperature": Meta(
         ge=0,
@@ -120,9 +118,7 @@ KEYS: Mapping[str, Meta] = {
     "sampling.stop": Meta(
         extra={"item": Meta(min_length=1)}, description="Texts that end a trace."
     ),
-    "sampling.system": Meta(
-        description="The system message of every problem; an empty text adds none."
-    ),
+    "sampling.system": Meta(description="The system message of every problem; empty for none."),
     "sampling.template": Meta(
         pattern=r"\{prompt\}",
         extra_json_schema={"range": "containing {prompt}"},
@@ -153,7 +149,7 @@ KEYS: Mapping[str, Meta] = {
         pattern=r"\S", extra_json_schema={"range": "not empty"}, description=_MODEL
     ),
     "models.NAME.revision": Meta(
-        description="The revision of a model on the hub; an empty text is the newest."
+        description="The revision on the hub; an empty text is the newest."
     ),
     "models.NAME.max_context_tokens": Meta(
         ge=0, description="The longest context to reserve memory for; 0 is as the model ships."
@@ -178,6 +174,9 @@ KEYS: Mapping[str, Meta] = {
     ),
     "models.NAME.task": Meta(
         description="The task of a model that returns values: classify, token_classify or embed."
+    ),
+    "models.NAME.reasoning_parser": Meta(
+        description="vLLM's parser of this model's thinking; empty: by its family; none: by tags."
     ),
 }
 

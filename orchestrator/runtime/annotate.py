@@ -26,11 +26,12 @@ from orchestrator.core.values import (
     Verdict,
     changed,
 )
+from orchestrator.kit.answers.attempt import reading
 from orchestrator.plan import registry
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.verify import VerifierRunner
 from orchestrator.runtime.worker_child import Load
-from orchestrator.runtime.workers import plugin_reference
+from orchestrator.runtime.workers import CallFailed, plugin_reference
 
 _CACHE_SIZE = 65_536  # canonical forms per domain: some 10 MB of short answers
 # those that may state an answer to the problem
@@ -43,12 +44,15 @@ class Classes:
 
     keys: dict[str, str] = field(default_factory=dict)  # canonical form -> key
     representatives: list[Answer] = field(default_factory=list)  # the first answer of each class
+    # those whose keys are from a journal: an earlier version may have made them in another way
+    restored: list[Answer] = field(default_factory=list)
     lock: asyncio.Lock | None = None  # created when a comparison first has to wait
 
     def restore(self, answer: Answer) -> None:
         """Add a class from a journal, unless it is known."""
         if all(answer.key != known.key for known in self.representatives):
             self.add(answer)
+            self.restored.append(answer)
 
     def add(self, answer: Answer) -> Answer:
         """Add the class that an answer is the first of, and return the answer."""
@@ -69,6 +73,11 @@ class _LoadedDomain:
     # the domain's, cached: the same few answers come up again and again
     canonical: Callable[[str], str]
     spec: PluginSpec
+
+    @property
+    def resolves(self) -> bool:
+        """Whether the class of an answer is found without comparing it with others."""
+        return hasattr(self.domain, "resolve")
 
     @property
     def reference(self) -> Load:
@@ -103,23 +112,22 @@ class Annotator:
         """
         if trace.finish is Finish.FAILED or request.purpose not in _ANNOTATED:
             return trace
-        text = trace.text
-        if request.parent is not None or request.suffix:
-            text = f"{request.prefix_text}{request.suffix}{text}"
+        part = reading(request, trace, self._plan.answers_in_thinking)
+        trace = part.with_parts(trace)
         loaded = self._domain(problem.domain)
-        finished, note, answer = trace.finish is Finish.STOP, "", None
+        note, answer = "", None
         if loaded.domain.in_process:
-            text_answer = loaded.domain.extract(text, finished)
+            text_answer = loaded.domain.extract(part.text, part.finished)
             canonical = "" if text_answer is None else loaded.canonical(text_answer)
         else:
-            read = await self._workers.examine(loaded.reference, text, finished)
+            read = await self._workers.examine(loaded.reference, part.text, part.finished)
             text_answer, canonical, note = read.answer, read.canonical or "", read.note
         if text_answer is not None:
             answer, doubt = await self._classified(loaded, text_answer, canonical, classes)
             note = _joined(note, doubt)
         trace = changed(trace, answer=answer, note=_joined(trace.note, note))
         names = self._wanted_verifiers(request, trace, is_cancelled)
-        return await self._verified(problem, trace, text, names) if names else trace
+        return await self._verified(problem, trace, part.attempt(trace), names) if names else trace
 
     @property
     def n_verifying(self) -> int:
@@ -131,16 +139,61 @@ class Annotator:
         if self._verifiers is not None:
             self._verifiers.abort(request)
 
+    def domain(self, name: str) -> Domain:
+        """Return a domain by the name that problems of the plan use."""
+        return self._domain(name).domain
+
+    async def read_reference(self, domain: str, text: str) -> tuple[str | None, str]:
+        """Return the answer that a reference gives, None if its domain cannot read it, and a note.
+
+        The note says why the domain failed, if it did.
+        """
+        loaded = self._domain(domain)
+        read = getattr(loaded.domain, "read_reference", None)
+        if read is None or loaded.domain.in_process:
+            return (text.strip() if read is None else read(text)) or None, ""
+        try:
+            call = self._workers.apply(loaded.reference, "read_reference", text, kind=object)
+            value = await call
+        except CallFailed as failure:
+            return None, str(failure)
+        return (value, "") if isinstance(value, str) and value else (None, "")
+
+    async def accepts(self, domain: str, answer: str, reference: str) -> bool | None:
+        """Tell whether an answer is right by a reference, as `read_reference` returns it.
+
+        None when that was not decided.
+        """
+        loaded = self._domain(domain)
+        accepts = getattr(loaded.domain, "accepts", None)
+        if accepts is None:
+            equal, doubt = await self.compare(domain, answer, reference)
+            return None if doubt and not equal else equal
+        if loaded.domain.in_process:
+            return bool(accepts(answer, reference))
+        try:
+            return await self._workers.apply(
+                loaded.reference, "accepts", answer, reference, kind=bool
+            )
+        except CallFailed:
+            return None
+
     async def same(self, domain: str, a: str, b: str) -> bool:
-        """Tell whether two answers are equivalent: how `evaluate` compares with references."""
+        """Tell whether two answers are equivalent."""
+        return (await self.compare(domain, a, b))[0]
+
+    async def compare(self, domain: str, a: str, b: str) -> tuple[bool, str]:
+        """Tell whether two answers are equivalent, with the reason if that was not decided."""
         loaded = self._domain(domain)
         if loaded.domain.in_process:
             x, y = loaded.canonical(a), loaded.canonical(b)
-            if x == y:
-                return True
-            if _is_complete(x) and _is_complete(y):
-                return False
-        return (await self._workers.match(loaded.reference, a, [b])).index is not None
+            if x == y or (_is_complete(x) and _is_complete(y)):
+                return x == y, ""
+            if loaded.resolves:
+                keys = [await self._key(loaded, form) for form in (x, y)]
+                return keys[0][0] == keys[1][0], _joined(keys[0][1], keys[1][1])
+        match = await self._workers.match(loaded.reference, a, [b])
+        return match.index is not None, "; ".join(u.reason for u in match.undecided)
 
     def _domain(self, name: str) -> _LoadedDomain:
         if name not in self._domains:
@@ -154,6 +207,8 @@ class Annotator:
         self, loaded: _LoadedDomain, text: str, canonical: str, classes: Classes
     ) -> tuple[Answer, str]:
         """Return the answer with the key of its class, and a note on what was not decided."""
+        if loaded.resolves:
+            return await self._keyed(loaded, text, canonical, classes)
         waiting = classes.lock is not None and classes.lock.locked()
         if not waiting and (answer := _at_once(text, canonical, classes)):
             return answer, ""
@@ -174,6 +229,42 @@ class Annotator:
             key = classes.keys[canonical] = known[match.index].key
             return Answer(text, key), note
 
+    async def _keyed(
+        self, loaded: _LoadedDomain, text: str, canonical: str, classes: Classes
+    ) -> tuple[Answer, str]:
+        """Do the work of `_classified` for a domain that finds the class of an answer by itself."""
+        if classes.restored:
+            classes.lock = classes.lock or asyncio.Lock()
+            async with classes.lock:
+                await self._adopt(loaded, classes)
+        if canonical in classes.keys:
+            return Answer(text, classes.keys[canonical]), ""
+        key, note = await self._key(loaded, canonical)
+        if key not in classes.keys:
+            classes.add(Answer(text, key))
+        classes.keys[canonical] = classes.keys[key]
+        return Answer(text, classes.keys[key]), note
+
+    async def _key(self, loaded: _LoadedDomain, canonical: str) -> tuple[str, str]:
+        """Return the key of a class, and a note if it is only that of the answer's own text."""
+        if _is_complete(canonical):
+            return canonical, ""
+        resolution = await self._workers.resolve(loaded.reference, canonical)
+        if resolution.key is not None:
+            return resolution.key, ""
+        return canonical, f"{canonical[:80]!r} equals only itself: {resolution.note}"
+
+    async def _adopt(self, loaded: _LoadedDomain, classes: Classes) -> None:
+        """Let the classes of a journal keep their keys for the answers that are theirs today."""
+        while classes.restored:
+            answer = classes.restored[-1]
+            canonical = loaded.canonical(answer.text)
+            classes.keys.setdefault(canonical, answer.key)
+            if not _is_complete(answer.key):  # made by a version that compared pairs
+                key, _ = await self._key(loaded, canonical)
+                classes.keys.setdefault(key, answer.key)
+            classes.restored.pop()
+
     def _wanted_verifiers(
         self, request: Request, trace: Trace, is_cancelled: Callable[[], bool]
     ) -> Sequence[str]:
@@ -187,11 +278,10 @@ class Annotator:
         return names
 
     async def _verified(
-        self, problem: Problem, trace: Trace, text: str, names: Sequence[str]
+        self, problem: Problem, trace: Trace, whole: Trace, names: Sequence[str]
     ) -> Trace:
+        """Return the trace with verdicts on `whole`: of a continuation, its whole attempt."""
         assert self._verifiers is not None
-        # of a continuation a verifier sees all, not the last step
-        whole = trace if text == trace.text else changed(trace, text=text)
         verdicts: list[Verdict] = []
         note, unjudged = trace.note, trace.unjudged
         for name in names:

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from orchestrator.engines.reply import encodable
-from orchestrator.runtime.worker_child import Compare, Load, Read, Reading
+from orchestrator.runtime.worker_child import Apply, Compare, Load, Read, Reading
 from orchestrator.runtime.workers import CallFailed, Cause, WorkerPool
 
-_CACHE_SIZE = 65_536  # comparisons: some 20 MB of short answers
+_CACHE_SIZE = 65_536  # comparisons, and keys: some 20 MB of short answers
 # Different partners; an answer that sympy cannot parse would otherwise cost a limit for each class.
 _N_BLAMED = 2
 _MIN_MEMORY_BYTES = 256 << 20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class Examined:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolution:
+    """The key of an answer's class; None if it was not found, for the reason in `note`."""
+
+    key: str | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Comparison:
     equal: bool
     error: str = ""
@@ -74,6 +84,7 @@ class AnswerWorkers:
         self._pool = WorkerPool(n_workers, memory_bytes)
         self._known: OrderedDict[tuple[Load, str, str], _Comparison] = OrderedDict()
         self._partners: dict[tuple[Load, str], set[str]] = {}
+        self._keys: OrderedDict[tuple[Load, str], Resolution] = OrderedDict()
 
     async def match(self, domain: Load, answer: str, representatives: Sequence[str]) -> ClassMatch:
         """Return the first representative that is equivalent to `answer`, and the undecided ones.
@@ -96,6 +107,33 @@ class AnswerWorkers:
             comparisons += new
         return ClassMatch(None, tuple(undecided))
 
+    async def resolve(self, domain: Load, answer: str) -> Resolution:
+        """Return the key of the answer's class, or why there is none.
+
+        An answer is resolved once: what reached a limit is not tried again, unless the memory may
+        have been used by earlier calls. PluginError when the domain does not load.
+        """
+        answer = encodable(answer)
+        if (known := self._keys.get((domain, answer))) is not None:
+            self._keys.move_to_end((domain, answer))
+            return known
+        resolution = await self._resolve(domain, answer)
+        self._keys[domain, answer] = resolution
+        if len(self._keys) > _CACHE_SIZE:
+            self._keys.popitem(last=False)
+        return resolution
+
+    async def _resolve(self, domain: Load, answer: str) -> Resolution:
+        while True:
+            async with self._pool.worker(domain) as worker:
+                is_used = worker.n_calls > 0
+                try:
+                    call = Apply("resolve", (answer,))
+                    return Resolution(await worker.call(call, str, self._limit_seconds))
+                except CallFailed as failure:
+                    if not is_used or failure.cause not in (Cause.MEMORY, Cause.DEATH):
+                        return Resolution(None, str(failure))
+
     async def examine(self, domain: Load, text: str, finished: bool) -> Examined:
         """Return what the domain reads in a text, with its canonical form.
 
@@ -108,6 +146,20 @@ class AnswerWorkers:
         except CallFailed as failure:
             return Examined(None, None, str(failure))
         return Examined(reading.answer, reading.canonical)
+
+    async def apply(self, domain: Load, method: str, *texts: str, kind: type[T]) -> T:
+        """Return the value, a `kind`, of an optional method of a domain.
+
+        CallFailed when the call fails, reaches its limit or returns another type; PluginError when
+        the domain does not load.
+        """
+        async with self._pool.worker(domain) as worker:
+            call = Apply(method, tuple(map(encodable, texts)))
+            value = await worker.call(call, object, self._limit_seconds)
+        if not isinstance(value, kind):
+            reason = f"returned {value!r:.80}, not a {kind.__name__}"
+            raise CallFailed(reason, Cause.RAISED)
+        return value
 
     async def aclose(self) -> None:
         """Kill all processes and wait for their end. Calls that still run see their process end."""
@@ -125,7 +177,7 @@ class AnswerWorkers:
                     comparison = _Comparison(await worker.call(call, bool, self._limit_seconds))
                 except CallFailed as failure:
                     comparison = _Comparison(False, str(failure))
-                    if failure.cause is Cause.LIMIT:
+                    if failure.cause in (Cause.TIME, Cause.MEMORY):
                         self._blame(domain, answer, representative)
                     if failure.cause is Cause.DEATH:
                         return [*comparisons, comparison]

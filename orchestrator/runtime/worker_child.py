@@ -55,6 +55,13 @@ class Read(msgspec.Struct, tag=True, frozen=True):
     finished: bool
 
 
+class Apply(msgspec.Struct, tag=True, frozen=True):
+    """Call an optional method of a domain with texts; returns a bool, a text or None."""
+
+    method: str
+    arguments: tuple[str, ...]
+
+
 class Check(msgspec.Struct, tag=True, frozen=True):
     """Call an isolated verifier's `check`; returns a Verdict."""
 
@@ -81,7 +88,7 @@ class Raised(msgspec.Struct, tag=True, frozen=True):
     error: str
 
 
-Call: TypeAlias = Load | Compare | Read | Check
+Call: TypeAlias = Load | Compare | Read | Apply | Check
 Reply: TypeAlias = Returned | Raised
 T = TypeVar("T")
 
@@ -131,9 +138,11 @@ def _load(call: Load) -> object:
     return plugin
 
 
-def _value(plugin: Any, call: Compare | Read | Check) -> object:
+def _value(plugin: Any, call: Compare | Read | Apply | Check) -> object:
     if isinstance(call, Compare):
         return bool(plugin.equivalent(call.a, call.b))
+    if isinstance(call, Apply):
+        return getattr(plugin, call.method)(*call.arguments)
     if isinstance(call, Check):
         return _of_type(Verdict, plugin.check(call.problem, call.trace))
     answer = plugin.extract(call.text, call.finished)

@@ -42,7 +42,8 @@ class Cause(Enum):
     """The cause of a failed call."""
 
     RAISED = "raised"  # the plugin raised an error; its process is still alive
-    LIMIT = "limit"  # it reached its time or memory limit, and would reach it again
+    TIME = "time"  # it reached its time limit, and would reach it again
+    MEMORY = "memory"  # it reached its memory limit, perhaps by what earlier calls left behind
     DEATH = "death"  # its process ended for another reason
 
 
@@ -149,6 +150,7 @@ class Worker:
 
     def __init__(self, process: asyncio.subprocess.Process, memory_bytes: int) -> None:
         self.revision: str | None = None  # of the plugin that it has loaded
+        self.n_calls = 0
         self._process = process
         self._memory_bytes = memory_bytes
         self._killed = False
@@ -199,6 +201,7 @@ class Worker:
         Raises CallFailed when the call fails or takes too long.
         """
         assert self._process.stdin is not None
+        self.n_calls += not isinstance(call, child.Load)
         try:
             self._process.stdin.write(child.framed(call))
             async with asyncio.timeout(limit_seconds):
@@ -207,7 +210,7 @@ class Worker:
                 return msgspec.convert(reply.value, kind)
         except TimeoutError:
             await self.end()
-            raise CallFailed(f"took more than {limit_seconds:g} s", Cause.LIMIT) from None
+            raise CallFailed(f"took more than {limit_seconds:g} s", Cause.TIME) from None
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             await self._settle()
             await self.end()
@@ -245,7 +248,7 @@ class Worker:
         status = self._process.returncode
         if status == child.OUT_OF_MEMORY:
             limit = f"{self._memory_bytes >> 20} MiB"
-            return CallFailed(f"needed more than {limit} of memory", Cause.LIMIT)
+            return CallFailed(f"needed more than {limit} of memory", Cause.MEMORY)
         if status is not None and status < 0:
             how = f"was killed by {signal.Signals(-status).name}"
         else:

@@ -32,15 +32,15 @@ from orchestrator.core.votes import voters
 from orchestrator.jobs.finished import FinishedJob, read_finished
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.evaluate import (
-    Estimate,
-    Same,
-    read_references,
-    right_keys,
-    share_estimate,
-)
+from orchestrator.runtime.annotate import Annotator
+from orchestrator.studies.evaluate import Estimate, RightAnswers, right_keys, share_estimate
 from orchestrator.studies.scaling import attempts
-from orchestrator.studies.summary import compare_answers
+from orchestrator.studies.summary import (
+    compare_answers,
+    references_in,
+    require_readable,
+    unreadable_notes,
+)
 
 Pools: TypeAlias = dict[str, list[Trace]]  # by problem id
 
@@ -76,6 +76,7 @@ class EnsembleQuestions:
     """The shares of each question in finished jobs, by problem id.
 
     Each question has an attempt of every model. `n_left_out` problems with references do not.
+    `notes` name the references that cannot be read.
     """
 
     models: tuple[str, ...]
@@ -83,6 +84,7 @@ class EnsembleQuestions:
     n_traces: tuple[int, ...]
     shares: Mapping[str, Shares]
     n_left_out: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,9 @@ def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQ
     """
     jobs = [_finished(directory) for directory in directories]
     source = next((job for job in jobs if job.source), jobs[0]).reference_file(problems)
-    references = read_references(source)
+    plan, domains = jobs[0].plan, _domains(jobs[0].plan, source)
+    read = require_readable(references_in(source, domains, plan, Execution()), source)
+    references = read.answers
     if not references:
         raise PlanError(
             f"{source} has no reference answers (`answer`), which are needed to fit weights"
@@ -265,9 +269,7 @@ def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQ
             "name a job in which several were, or one job for each"
         )
     pools, right = compare_answers(
-        jobs[0].plan,
-        Execution(),
-        lambda same: _merged(jobs, references, _domains(jobs[0].plan, source), same),
+        plan, Execution(), lambda annotator: _merged(jobs, references, domains, annotator)
     )
     models = tuple(paths)
     known = {id: attempts(pool) for id, pool in pools.items() if id in references}
@@ -283,6 +285,7 @@ def read_questions(directories: Sequence[Path], problems: str = "") -> EnsembleQ
         tuple(counts[m] for m in models),
         {id: shares(pool, models, right[id]) for id, pool in common.items()},
         len(known) - len(common),
+        tuple(unreadable_notes(read, source)),
     )
 
 
@@ -334,9 +337,9 @@ def _domains(plan: Plan, source: str) -> dict[str, str]:
 
 async def _merged(
     jobs: Sequence[FinishedJob],
-    references: Mapping[str, str],
+    references: RightAnswers,
     domains: Mapping[str, str],
-    same: Same,
+    annotator: Annotator,
 ) -> tuple[Pools, Mapping[str, frozenset[str]]]:
     """Return one pool per problem, and the keys of the right answers.
 
@@ -351,18 +354,20 @@ async def _merged(
                 t.answer.key: t.answer.text for t in job.pools.get(id, ()) if t.answer is not None
             }
             common = {
-                key: await _class_of(key, text, classes, domains[id], same)
+                key: await _class_of(key, text, classes, domains[id], annotator)
                 for key, text in keys.items()
             }
             first = 1 + max((t.ordinal for t in pools.get(id, ())), default=-1)
             pools.setdefault(id, []).extend(_moved(t, first, common) for t in job.pools.get(id, ()))
-    return pools, await right_keys(pools, references, domains, same)
+    return pools, await right_keys(pools, references, domains, annotator.accepts)
 
 
-async def _class_of(key: str, text: str, classes: dict[str, str], domain: str, same: Same) -> str:
+async def _class_of(
+    key: str, text: str, classes: dict[str, str], domain: str, annotator: Annotator
+) -> str:
     if key not in classes:
         for known, other in classes.items():
-            if await same(domain, text, other):
+            if await annotator.same(domain, text, other):
                 return known
         classes[key] = text
     return key

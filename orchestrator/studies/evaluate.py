@@ -2,8 +2,8 @@
 
 Only this module reads references, and intervals are computed here. Every number has its n,
 and a 95% interval where the data allow one. The caller passes in the comparison of an answer
-with a reference (`same`, which runs in killable processes). Everything else is a pure function of
-results, pools and those comparisons. Nothing is printed.
+with a reference (`accepts`, which runs in killable processes). Everything else is a pure function
+of results, pools and those comparisons. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Problem, Result, Status, Trace, Usage
-from orchestrator.core.votes import conclude
+from orchestrator.core.values import Result, Status, Trace, Usage
 from orchestrator.jobs.rows import detect_format, iter_rows
+from orchestrator.runtime.annotate import Annotator
 
 CONFIDENCE = 0.95
 _BATCH = 2_000_000  # numbers resampled at a time: 16 MB
 _N_RESAMPLES = 9999  # scipy's default for the bootstrap
 Table: TypeAlias = npt.NDArray[np.float64]
 
-# (domain, answer, reference) -> whether they are equivalent
-Same: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
+# (domain, answer, reference) -> whether the answer is right; None when that was not decided
+Accepts: TypeAlias = Callable[[str, str, str], Awaitable[bool | None]]
+# problem id -> the right answers, any of which is right
+RightAnswers: TypeAlias = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,34 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
+    """The `answer` of a row as it was written; `row` is the first line of the row in its file."""
+
+    row: int
+    answer: Any
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableReference:
+    """A reference that its domain cannot read; `expects` is what the domain expects, or ""."""
+
+    problem_id: str
+    row: int
+    text: str
+    domain: str
+    expects: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """The references of some problems, as their domains read them."""
+
+    answers: RightAnswers
+    unreadable: tuple[UnreadableReference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +94,15 @@ class Report:
     """The numbers of a finished job.
 
     `accuracy` is None without references. `savings` is None where the full cost is unknown.
+    References that cannot be read (`n_unreadable`) do not count in the accuracy. The answers of the
+    problems in `undecided` could not be compared with a reference; they count as wrong.
     """
 
     n_results: int
     n_by_status: Mapping[str, int]
     n_without_reference: int
+    n_unreadable: int
+    undecided: tuple[str, ...]
     accuracy: Estimate | None
     usage: Mapping[str, Usage]
     total: Usage
@@ -82,41 +115,89 @@ class Report:
     wall_seconds: float
 
 
-def read_references(path: str | Path) -> Mapping[str, str]:
+def reference_rows(path: str | Path) -> dict[str, ReferenceRow]:
     """Return the reference answers by id, from a problem file or a file of `id` and `answer`.
 
-    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out. An
-    answer that is not a string is encoded as JSON: 42, 0.5, true, [1, 2].
+    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out.
     """
     path = Path(path)
-    references = {}
-    for row in iter_rows(path, detect_format(path)):
-        answer = row.fields.get("answer")
-        if not row.error and answer is not None and answer != "":
-            references[row.id] = (
-                answer
-                if isinstance(answer, str)
-                else msgspec.json.encode(answer).decode().strip('"')
-            )
-    return references
+    return {
+        row.id: ReferenceRow(row.line, row.fields["answer"])
+        for row in iter_rows(path, detect_format(path))
+        if not row.error and row.fields.get("answer") not in (None, "", [])
+    }
+
+
+async def read_references(
+    rows: Mapping[str, ReferenceRow], domains: Mapping[str, str], annotator: Annotator
+) -> References:
+    """Return the references of the problems in `domains` (ids to domain names), in their order.
+
+    A list is a list of aliases, except where the domain reads lists as values. Aliases that the
+    domain cannot read are left out, because no answer of this domain can equal them. A reference of
+    which nothing can be read is unreadable.
+    """
+    answers: dict[str, tuple[str, ...]] = {}
+    unreadable = []
+    for id, name in domains.items():
+        if id not in rows:
+            continue
+        domain = annotator.domain(name)
+        texts = _texts(rows[id].answer, getattr(domain, "lists_are_values", False))
+        readings = [await annotator.read_reference(name, text) for text in texts]
+        answers[id] = tuple(dict.fromkeys(answer for answer, _ in readings if answer is not None))
+        if not answers[id]:
+            del answers[id]
+            expects = getattr(domain, "expects", "")
+            note = next((note for _, note in readings if note), "")
+            whole = " or ".join(texts)
+            unreadable.append(UnreadableReference(id, rows[id].row, whole, name, expects, note))
+    return References(answers, tuple(unreadable))
+
+
+def _texts(answer: Any, lists_are_values: bool) -> list[str]:
+    """Return the texts of a reference: that of each alias, or one. What is no text is JSON."""
+    has_aliases = (
+        isinstance(answer, list)
+        and not lists_are_values
+        and not any(isinstance(item, list | dict) for item in answer)
+    )
+    values = [item for item in answer if item is not None] if has_aliases else [answer]
+    return [v if isinstance(v, str) else msgspec.json.encode(v).decode().strip('"') for v in values]
+
+
+async def is_right(
+    domain: str, answer: str, references: Iterable[str], accepts: Accepts
+) -> bool | None:
+    """Return whether an answer is right by any of the references; None when not decided."""
+    right: bool | None = False
+    for reference in references:
+        accepted = await accepts(domain, answer, reference)
+        if accepted:
+            return True
+        right = None if accepted is None else right
+    return right
 
 
 async def score(
-    results: Iterable[Result], references: Mapping[str, str], domains: Mapping[str, str], same: Same
-) -> dict[str, bool]:
+    results: Iterable[Result],
+    references: RightAnswers,
+    domains: Mapping[str, str],
+    accepts: Accepts,
+) -> dict[str, bool | None]:
     """Return whether each problem was answered correctly, by id, in the order of the results.
 
+    None means that a limit was reached before this was decided; such answers count as wrong.
     Abstentions and failures are wrong. Invalid rows and problems without a reference are left out.
     `domains` maps problem ids to domain names.
     """
     counted = [r for r in results if r.status is not Status.INVALID and r.problem_id in references]
 
-    async def right(result: Result) -> bool:
+    async def right(result: Result) -> bool | None:
         if result.status is not Status.ANSWERED or result.answer is None:
             return False
-        return await same(
-            domains[result.problem_id], result.answer.text, references[result.problem_id]
-        )
+        domain = domains[result.problem_id]
+        return await is_right(domain, result.answer.text, references[result.problem_id], accepts)
 
     verdicts = await asyncio.gather(*map(right, counted))
     return {result.problem_id: verdict for result, verdict in zip(counted, verdicts, strict=True)}
@@ -124,9 +205,9 @@ async def score(
 
 async def right_keys(
     pools: Mapping[str, Sequence[Trace]],
-    references: Mapping[str, str],
+    references: RightAnswers,
     domains: Mapping[str, str],
-    same: Same,
+    accepts: Accepts,
 ) -> dict[str, frozenset[str]]:
     """Return the keys of the right answers in each pool that has a reference.
 
@@ -139,8 +220,10 @@ async def right_keys(
             if trace.answer is not None:
                 texts.setdefault(trace.answer.key, trace.answer.text)
         domain, reference = domains[problem_id], references[problem_id]
-        equal = await asyncio.gather(*(same(domain, text, reference) for text in texts.values()))
-        return frozenset(itertools.compress(texts, equal))
+        right = await asyncio.gather(
+            *(is_right(domain, text, reference, accepts) for text in texts.values())
+        )
+        return frozenset(itertools.compress(texts, right))
 
     known = [problem_id for problem_id in pools if problem_id in references]
     return dict(zip(known, await asyncio.gather(*map(keys, known)), strict=True))
@@ -263,38 +346,16 @@ def savings(results: Iterable[Result]) -> Savings | None:
     )
 
 
-def reselect(
-    results: Iterable[Result], pools: Mapping[str, Sequence[Trace]], selector: Selector
-) -> list[Result]:
-    """Return the results of `selector` on the same finished pools, at unchanged cost.
-
-    Invalid rows are unchanged. Only the pool decides: a problem that failed in its strategy or in
-    another selector is answered if its pool contains an answer. Raises KeyError when the pool of a
-    result is missing.
-    """
-    return [
-        r if r.status is Status.INVALID else _reselected(r, pools[r.problem_id], selector)
-        for r in results
-    ]
-
-
-def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Result:
-    return conclude(
-        Problem(result.problem_id, "", tags=result.tags),
-        pool,
-        selector,
-        n_planned=result.n_planned,
-        stopped_by=result.stopped_by,
-        seconds=result.seconds,
-        fingerprint=result.fingerprint,
-        dropped=result.dropped,
-    )
-
-
 def report(
-    results: Sequence[Result], correctness: Mapping[str, bool], wall_seconds: float
+    results: Sequence[Result],
+    correctness: Mapping[str, bool | None],
+    wall_seconds: float,
+    unreadable: Collection[str] = (),
 ) -> Report:
-    """Return the numbers of a finished job; `correctness` is the result of `score`, or {}."""
+    """Return the numbers of a finished job; `correctness` is the result of `score`, or {}.
+
+    `unreadable` has the ids of the problems whose references cannot be read.
+    """
     usage: dict[str, Usage] = {}
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one
@@ -302,8 +363,12 @@ def report(
     return Report(
         n_results=len(results),
         n_by_status={status.value: sum(r.status is status for r in results) for status in Status},
-        n_without_reference=sum(r.problem_id not in correctness for r in valid),
-        accuracy=share_estimate(list(correctness.values())),
+        n_without_reference=sum(
+            r.problem_id not in correctness and r.problem_id not in unreadable for r in valid
+        ),
+        n_unreadable=sum(r.problem_id in unreadable for r in valid),
+        undecided=tuple(id for id, right in correctness.items() if right is None),
+        accuracy=share_estimate(list(map(bool, correctness.values()))),
         usage=usage,
         total=sum(usage.values(), Usage()),
         savings=savings(valid),

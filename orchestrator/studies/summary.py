@@ -7,20 +7,32 @@ from `orchestrator.studies.evaluate`; the command line renders the tables.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Result, Status, Trace
+from orchestrator.core.values import Problem, Result, Status, Trace
+from orchestrator.core.votes import conclude
 from orchestrator.jobs.job import Job
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.studies.evaluate import Report, Same, report, reselect, right_keys, score
+from orchestrator.studies.evaluate import (
+    References,
+    Report,
+    RightAnswers,
+    UnreadableReference,
+    read_references,
+    reference_rows,
+    report,
+    right_keys,
+    score,
+)
 from orchestrator.studies.scaling import Point, attempts, scaling
 
 T = TypeVar("T")
@@ -81,8 +93,10 @@ class Ranking:
     error: str
 
 
-def compare_answers(plan: Plan, execution: Execution, work: Callable[[Same], Awaitable[T]]) -> T:
-    """Return the result of `work`, which receives a function that compares answers.
+def compare_answers(
+    plan: Plan, execution: Execution, work: Callable[[Annotator], Awaitable[T]]
+) -> T:
+    """Return the result of `work`, which receives an annotator that reads and compares answers.
 
     The comparison processes end when `work` returns.
     """
@@ -91,27 +105,89 @@ def compare_answers(plan: Plan, execution: Execution, work: Callable[[Same], Awa
         async with aclosing(
             AnswerWorkers(n_workers=execution.checkers, limit_seconds=execution.checker_seconds)
         ) as workers:
-            return await work(Annotator(replace(plan, verifiers=()), workers).same)
+            return await work(Annotator(replace(plan, verifiers=()), workers))
 
     return asyncio.run(compared())
 
 
+def references_in(
+    path: str | Path, domains: Mapping[str, str], plan: Plan, execution: Execution
+) -> References:
+    """Return the references in a file, of the problems in `domains` (ids to domain names)."""
+    rows = reference_rows(path)
+    if not rows:
+        return References({})
+    return compare_answers(
+        plan, execution, lambda annotator: read_references(rows, domains, annotator)
+    )
+
+
+def unreadable_notes(references: References, path: str | Path) -> list[str]:
+    """Return a note for each domain that cannot read some references, with the first of them."""
+    by_domain: dict[str, list[UnreadableReference]] = {}
+    for reference in references.unreadable:
+        by_domain.setdefault(reference.domain, []).append(reference)
+    total = len(references.answers) + len(references.unreadable)
+    return [_unreadable_note(Path(path).name, unread, total) for unread in by_domain.values()]
+
+
+def _unreadable_note(name: str, unread: Sequence[UnreadableReference], total: int) -> str:
+    domain, expects = unread[0].domain, unread[0].expects
+    listed = "; ".join(
+        f"row {r.row}: {_shortened(r.text)!r}{f' ({r.note})' if r.note else ''}"
+        for r in unread[:N_LISTED]
+    )
+    more = f"; and {len(unread) - N_LISTED:,} more" if len(unread) > N_LISTED else ""
+    return (
+        f"{name}: {len(unread):,} of {total:,} references cannot be read"
+        f"{f' as {expects}' if expects else ''} (domain {domain}) and do not count: "
+        f"{listed}{more}. Correct them, or name another domain"
+    )
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def undecided_note(report: Report, directory: str | Path) -> str:
+    """Return a note on the answers that could not be compared with a reference; "" if none."""
+    if not report.undecided:
+        return ""
+    n = len(report.undecided)
+    return (
+        f"{n:,} {'answer' if n == 1 else 'answers'} could not be compared with a reference and "
+        f"{'counts' if n == 1 else 'count'} as wrong; for the reason: leadline answers --job "
+        f"{directory} --problem {report.undecided[0]}"
+    )
+
+
+def require_readable(references: References, path: str | Path) -> References:
+    """Return the references; PlanError when there are some and none can be read."""
+    if references.unreadable and not references.answers:
+        raise PlanError("\n".join(unreadable_notes(references, path)))
+    return references
+
+
 def correctness(
     results: Sequence[Result],
-    references: Mapping[str, str],
+    references: RightAnswers,
     domains: Mapping[str, str],
     plan: Plan,
     execution: Execution,
-) -> dict[str, bool]:
-    """Return whether each problem with a reference was answered correctly."""
+) -> dict[str, bool | None]:
+    """Return whether each problem with a reference was answered correctly, as `score` does."""
     if not any(r.problem_id in references for r in results):
         return {}
-    return compare_answers(plan, execution, lambda same: score(results, references, domains, same))
+    return compare_answers(
+        plan, execution, lambda a: score(results, references, domains, a.accepts)
+    )
 
 
 def summarise(
     job: Job,
-    right: Mapping[str, bool],
+    right: Mapping[str, bool | None],
+    unreadable: Collection[str] = (),
     *,
     seconds: float,
     start_seconds: float,
@@ -123,7 +199,8 @@ def summarise(
 ) -> Summary:
     """Return the summary of an open job after a run of `seconds`.
 
-    The engine was up after the first `start_seconds` of them.
+    The engine was up after the first `start_seconds` of them. `unreadable` has the ids of the
+    problems whose references cannot be read.
     """
     serving = seconds - start_seconds
     results = job.results()
@@ -132,7 +209,7 @@ def summarise(
         directory=str(job.directory),
         results=str(job.results_path),
         batch_output=None if batch_output is None else str(batch_output),
-        report=report(results, right, seconds),
+        report=report(results, right, seconds, unreadable),
         n_open=len(job.problems) - sum(r.status is not Status.INVALID for r in results),
         n_resumed=n_resumed,
         start_seconds=start_seconds,
@@ -150,15 +227,44 @@ def _faults(results: Iterable[Result], status: Status) -> tuple[Fault, ...]:
     return tuple(Fault(r.problem_id, r.error) for r in results if r.status is status)[:N_LISTED]
 
 
+def reselect(
+    results: Iterable[Result], pools: Mapping[str, Sequence[Trace]], selector: Selector
+) -> list[Result]:
+    """Return the results of `selector` on the same finished pools, at unchanged cost.
+
+    Invalid rows are unchanged. Only the pool decides: a problem that failed in its strategy or in
+    another selector is answered if its pool contains an answer. Raises KeyError when the pool of a
+    result is missing.
+    """
+    return [
+        r if r.status is Status.INVALID else _reselected(r, pools[r.problem_id], selector)
+        for r in results
+    ]
+
+
+def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Result:
+    return conclude(
+        Problem(result.problem_id, "", tags=result.tags),
+        pool,
+        selector,
+        n_planned=result.n_planned,
+        stopped_by=result.stopped_by,
+        seconds=result.seconds,
+        fingerprint=result.fingerprint,
+        dropped=result.dropped,
+    )
+
+
 def rankings(
     results: Sequence[Result],
     pools: Mapping[str, Sequence[Trace]],
     selectors: Mapping[str, Selector],
-    right: Callable[[Sequence[Result]], Mapping[str, bool]],
+    right: Callable[[Sequence[Result]], Mapping[str, bool | None]],
+    unreadable: Collection[str] = (),
 ) -> list[Ranking]:
     """Return the evaluation of each selector on finished pools.
 
-    `right` returns which results of a selector are correct.
+    `right` returns which results of a selector are correct; `unreadable` is as in `report`.
     """
     own = {r.problem_id: r.answer.key if r.answer else None for r in results}
     ranked = []
@@ -169,7 +275,7 @@ def rankings(
         ranked.append(
             Ranking(
                 name,
-                report(again, right(again), 0.0),
+                report(again, right(again), 0.0, unreadable),
                 n_other,
                 len(faults),
                 faults[0] if faults else "",
@@ -180,7 +286,7 @@ def rankings(
 
 def curve(
     pools: Mapping[str, Sequence[Trace]],
-    references: Mapping[str, str],
+    references: RightAnswers,
     domains: Mapping[str, str],
     ks: Sequence[int],
     plan: Plan,
@@ -192,7 +298,7 @@ def curve(
     pool.
     """
     right = compare_answers(
-        plan, execution, lambda same: right_keys(pools, references, domains, same)
+        plan, execution, lambda a: right_keys(pools, references, domains, a.accepts)
     )
     largest = max((len(attempts(pool)) for pool in pools.values()), default=0)
     return scaling(pools, right, ks or [2**i for i in range(largest.bit_length())])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from itertools import combinations
+from typing import Any
 
 from orchestrator.core.protocols import Domain
 from orchestrator.testing.rules import check_value, no_global_randomness, require
@@ -65,6 +66,8 @@ def check_domain(
         )
         _check_canonical(domain, [*answers, *_RUBBISH])
         _check_equivalence(domain, list(answers))
+        if hasattr(domain, "resolve"):
+            _check_resolution(domain, list(answers))
         for a, b in equal:
             require(domain.equivalent(a, b), "equal examples", f"{a!r} and {b!r} are told apart")
         for a, b in different:
@@ -73,6 +76,7 @@ def check_domain(
                 "different examples",
                 f"{a!r} and {b!r} are called equivalent",
             )
+        _check_references(domain, stated, list(answers))
         if domain.in_process:
             _check_time(domain)
 
@@ -158,8 +162,12 @@ def _check_equivalence(domain: Domain, answers: Sequence[str]) -> None:
             "equivalent is reflexive",
             f"{answer!r} does not equal itself",
         )
+    equal: dict[str, set[str]] = {answer: {answer} for answer in answers}
     for a, b in combinations(answers, 2):
         same = domain.equivalent(a, b)
+        if same:
+            equal[a].add(b)
+            equal[b].add(a)
         require(
             same == domain.equivalent(b, a),
             "equivalent is symmetric",
@@ -178,10 +186,81 @@ def _check_equivalence(domain: Domain, answers: Sequence[str]) -> None:
             f"{a!r} and {b!r} are equivalent, and have the complete forms {x!r} and {y!r}; "
             "begin a form with = only if it decides",
         )
+    for a, b in combinations(answers, 2):
+        require(
+            b not in equal[a] or equal[a] == equal[b],
+            "equivalent is transitive",
+            f"{a!r} and {b!r} are equivalent, but not to the same answers: "
+            f"{sorted(equal[a] ^ equal[b])!r:.200}",
+        )
+
+
+def _check_resolution(domain: Any, answers: Sequence[str]) -> None:
+    """Check that the keys of classes agree with the normal forms and with `equivalent`."""
+    keys = {}
+    for answer in answers:
+        key: object = domain.resolve(answer)
+        form = _canonical(domain, answer)
+        if not isinstance(key, str) or not key.startswith("="):
+            raise AssertionError(f"resolve: {key!r} for {answer!r:.100}; return a text after =")
+        require(
+            key == form or not form.startswith("="),
+            "resolve keeps complete forms",
+            f"{answer!r:.100} has the complete form {form!r:.100} and the key {key!r:.100}",
+        )
+        require(
+            key == domain.resolve(form),
+            "resolve depends on the form alone",
+            f"{answer!r:.100} and its form {form!r:.100} have different keys",
+        )
+        keys[answer] = key
+    for a, b in combinations(answers, 2):
+        require(
+            domain.equivalent(a, b) == (keys[a] == keys[b]),
+            "keys decide",
+            f"{a!r} and {b!r} have the keys {keys[a]!r:.100} and {keys[b]!r:.100}, "
+            "and `equivalent` says otherwise",
+        )
+
+
+def _check_references(
+    domain: Domain, stated: Iterable[tuple[str, str]], answers: Iterable[str]
+) -> None:
+    """Check the optional methods `accepts`, `describe` and `read_reference`."""
+    accepts = getattr(domain, "accepts", domain.equivalent)
+    describe = getattr(domain, "describe", lambda answer: "")
+    for answer in answers:
+        require(
+            accepts(answer, answer) is True,
+            "an answer accepts itself",
+            f"{answer!r} is not right by itself",
+        )
+        description = describe(answer)
+        require(
+            isinstance(description, str) and "\n" not in description,
+            "describe",
+            f"{description!r} for {answer!r}; return one line of text",
+        )
+    read = getattr(domain, "read_reference", None)
+    if read is None:
+        return
+    for text in (*_RUBBISH, *_UNFINISHED):
+        value = read(text)
+        require(
+            value is None or (isinstance(value, str) and value.strip() != ""),
+            "read_reference",
+            f"{value!r} from {text!r:.100}; return the answer as text, or None",
+        )
+    for text, answer in [*stated, *((answer, answer) for answer in answers)]:
+        value = read(text)
+        # an answer of the examples may be none that the domain reads
+        is_right = text == answer if value is None else domain.equivalent(value, answer)
+        require(is_right, "references are read", f"{value!r}, not {answer!r}, from {text!r}")
 
 
 def _check_time(domain: Domain) -> None:
     """Double the length of texts that are hard to parse, until one takes too long."""
+    read_reference = getattr(domain, "read_reference", str)
     for piece in _REPEATED:
         for size in _SIZES:
             text = piece * (size // len(piece))
@@ -189,6 +268,7 @@ def _check_time(domain: Domain) -> None:
             for subject in (text, f"The answer is {text} 7"):
                 _extracted(domain, subject, True)
                 _canonical(domain, subject)
+                read_reference(subject)
             spent = time.process_time() - began
             require(
                 spent < _CPU_SECONDS,

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps
 from orchestrator.core.values import Capability
+from orchestrator.kit.answers.thinking import CLOSE
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import AttemptOptions
 from orchestrator.kit.thinking import ThinkingModel, thinking_needs
@@ -34,7 +35,7 @@ class ThinkingAttempts(AttemptOptions):
     ] = 1024
     end: Annotated[
         str, Meta(min_length=1, description="Tag with which the model ends its thinking.")
-    ] = "</think>"
+    ] = CLOSE
     closing: Annotated[
         str,
         Meta(

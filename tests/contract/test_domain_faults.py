@@ -78,12 +78,60 @@ class HalfComplete(Words):
 
 
 @dataclass(frozen=True)
+class Near(Words):
+    def canonical(self, answer: str) -> str:
+        return "~" + answer.lstrip("=~")
+
+    def equivalent(self, a: str, b: str) -> bool:
+        return abs(len(a) - len(b)) <= 2
+
+
+@dataclass(frozen=True)
+class KeyedApart(Words):
+    def resolve(self, answer: str) -> str:
+        return "=" + answer.removeprefix("=")
+
+
+@dataclass(frozen=True)
+class KeyedTogether(Words):
+    def canonical(self, answer: str) -> str:
+        return answer.lstrip("=").strip().lower()
+
+    def resolve(self, answer: str) -> str:
+        return "=x"
+
+
+@dataclass(frozen=True)
 class Quadratic(Words):
     def extract(self, text: str, finished: bool) -> str | None:
         for end in range(len(text)):
             text[:end].count("zz")
             [c for c in text[:end] if c == "z"]
         return Words.extract(self, text, finished)
+
+
+@dataclass(frozen=True)
+class MisreadReferences(Words):
+    def read_reference(self, text: str) -> str | None:
+        return text.strip() or None
+
+
+@dataclass(frozen=True)
+class EmptyReferences(Words):
+    def read_reference(self, text: str) -> str | None:
+        return self.extract(text, True) or ""
+
+
+@dataclass(frozen=True)
+class AcceptsNothing(Words):
+    def accepts(self, answer: str, reference: str) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class DescribesAtLength(Words):
+    def describe(self, answer: str) -> str:
+        return f"words\n{answer}"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +145,14 @@ class Quadratic(Words):
         (Lopsided(), "equivalent is symmetric"),
         (ToldApart(), "equal forms are equivalent"),
         (HalfComplete(), "complete forms decide"),
+        (Near(), "equivalent is transitive"),
+        (KeyedApart(), "resolve keeps complete forms"),
+        (KeyedTogether(), "keys decide"),
         (Quadratic(), "linear time in process"),
+        (MisreadReferences(), "references are read"),
+        (EmptyReferences(), "read_reference"),
+        (AcceptsNothing(), "an answer accepts itself"),
+        (DescribesAtLength(), "describe"),
     ],
 )
 def test_a_broken_domain_is_caught_by_its_rule(domain: Any, rule: str) -> None:
@@ -107,6 +162,7 @@ def test_a_broken_domain_is_caught_by_its_rule(domain: Any, rule: str) -> None:
             domain,
             stated=[("The answer is yes.", "yes"), ("The answer is no.", "no")],
             equal=[("Yes", "yes")],
+            different=[("yes", "maybe")],
         )
 
 

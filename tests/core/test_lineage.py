@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core.lineage import lineage, output_tokens, whole_text
+from orchestrator.core.lineage import lineage, output_tokens, whole, whole_text
 from orchestrator.testing import trace
 
 
@@ -24,3 +24,11 @@ def test_a_lineage_begins_where_its_parent_is_unknown() -> None:
     last = trace(5, parent=3)
     assert lineage(last, {5: last}) == [last]
     assert lineage(last, {})[0].parent == 3
+
+
+def test_a_whole_lineage_is_its_last_trace_with_all_thinking_and_reply() -> None:
+    first = replace(trace(0), text="<think>a", thinking_spans=((7, 8),), reply_spans=())
+    last = replace(trace(1, parent=0), text="b. c", reply_spans=((0, 2), (3, 4)))
+    attempt = whole([first, last])
+    assert (attempt.ordinal, attempt.text) == (1, "<think>ab. c")
+    assert (attempt.thinking, attempt.reply) == ("a", "b.c")

@@ -25,6 +25,7 @@ from orchestrator.core.plan import (
     differences,
     document,
     fingerprint,
+    same_weights,
 )
 from orchestrator.core.values import PluginSpec
 
@@ -95,6 +96,17 @@ def test_a_pool_without_a_task_has_the_fingerprint_it_had_before_there_were_task
     """Otherwise every job begun before would be refused."""
     assert "task" not in str(document(PLAN))
     assert fingerprint(PLAN) == "acef7bf566aa52f8"
+
+
+def test_a_plan_that_leaves_thinking_alone_has_the_fingerprint_it_had_before() -> None:
+    """Jobs begun before these keys existed must resume."""
+    assert "reasoning_parser" not in str(document(PLAN))
+    assert "answers_in_thinking" not in document(PLAN)
+
+
+def test_models_that_differ_in_their_parser_have_the_same_weights() -> None:
+    assert same_weights(Model("a", reasoning_parser="qwen3"), Model("a", max_depth=2))
+    assert not same_weights(Model("a"), Model("a", residual=0.5))
 
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:

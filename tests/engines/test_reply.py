@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.core.values import Finish, Purpose, Request, Usage
-from orchestrator.engines.reply import validated, without_stop
+from orchestrator.engines.reply import tokens_between, validated, without_stop
 from orchestrator.testing import trace
 
 REQUEST = Request(ordinal=3, parent=1, model="m", purpose=Purpose.PROBE)
@@ -46,6 +49,8 @@ def test_a_request_that_ran_to_its_checkpoint_ended_by_rule() -> None:
         (replace(GOOD, metrics={"m": -math.inf}), "not finite"),
         (replace(GOOD, usage=Usage(1, 0, 5, 6, math.inf)), "usage.seconds"),
         (replace(GOOD, token_ids=(1, 2**31)), "beyond 32 bits"),
+        (replace(GOOD, text="ab", reply_spans=((0, 3),)), "spans that are not in the text"),
+        (replace(GOOD, text="ab", thinking_spans=((1, 0),)), "spans that are not in the text"),
     ],
 )
 def test_an_unsound_reply_is_a_failed_trace_of_its_request(reply: Any, message: str) -> None:
@@ -97,3 +102,27 @@ def test_the_tokens_of_a_stop_string_are_left_out(pieces: list[str], stop: str, 
     """
     ids = tuple(range(len(pieces)))
     assert without_stop(ids, stop, lambda part: "".join(pieces[i] for i in part)) == ids[:kept]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "bc", "def", "ghij"]), min_size=1, max_size=40),
+    st.data(),
+)
+def test_the_tokens_of_a_span_are_counted_from_both_sides(
+    pieces: list[str], data: st.DataObject
+) -> None:
+    """Only what is outside of it is decoded: a long thinking is not."""
+    text = "".join(pieces)
+    first = data.draw(st.integers(0, len(pieces)))
+    last = data.draw(st.integers(first, len(pieces)))
+    start, end = len("".join(pieces[:first])), len("".join(pieces[:last]))
+    decoded: list[int] = []
+
+    def decode(ids: Sequence[int]) -> str:
+        decoded.append(len(ids))
+        return "".join(pieces[i] for i in ids)
+
+    ids = range(len(pieces))
+    assert tokens_between(ids, len(text), (start, end), decode) == last - first
+    outside = max(first, len(pieces) - last)
+    assert max(decoded, default=0) <= max(1, 2 * outside)

@@ -12,14 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.values import Answer, Cluster, Message, Problem, Result, Status, Usage
-from orchestrator.jobs.openai_batch import output_line
+from orchestrator.core.values import (
+    Answer,
+    Cluster,
+    Message,
+    Problem,
+    Result,
+    Status,
+    Trace,
+    Usage,
+)
+from orchestrator.jobs.openai_batch import chosen_attempt, output_line
 from orchestrator.jobs.problems import (
     ProblemFile,
     problem_from_row,
     read_problems,
 )
 from orchestrator.jobs.rows import Format
+from orchestrator.kit.answers.thinking import split
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -342,6 +352,24 @@ def test_parquet_rows_are_read_and_found_by_content(tmp_path: Path) -> None:
     assert file.format is Format.PARQUET
 
 
+def test_a_json_file_may_be_one_array_of_rows(write: Write) -> None:
+    """As many data sets are published; rows are counted from 1."""
+    array = '[\n{"id":"a","prompt":"1+1?","answer":"2"},\n{"id":"b","prompt":"2+2?"}, 7\n]'
+    file = read(write("p.json", array))
+    assert [(p.id, p.prompt, p.tags) for p in file.problems] == [
+        ("a", "1+1?", "{}"),
+        ("b", "2+2?", "{}"),
+    ]
+    [bad] = file.invalid
+    assert bad.error == "p.json:3: a row is an object, {...}, not 7"
+    assert file.format is Format.JSON
+    lines = read(write("lines.json", rows({"id": "a", "prompt": "x"})))
+    assert lines.format is Format.JSONL, "one row per line is read under either name"
+    for content, words in (("[]", "contains no rows"), ('[{"id": 1}', "is not a JSON array")):
+        with pytest.raises(PlanError, match=words):
+            read(write("p.json", content))
+
+
 def test_one_question_has_one_derived_id_in_every_format(tmp_path: Path, write: Write) -> None:
     """A file that is converted keeps the work done on it."""
     pyarrow = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
@@ -442,7 +470,7 @@ def test_an_output_line_holds_the_whole_text_the_answer_and_the_sums() -> None:
     clusters = (Cluster(Answer("4", "=4"), (0, 1, 3), 0.9), Cluster(Answer("5", "=5"), (2,), 0.5))
     usage = {"solve": Usage(10, 4, 30), "pruned": Usage(10, 10, 5)}
     result = Result("a", Status.ANSWERED, Answer("4", "=4"), clusters, usage, fingerprint="f")
-    line = output_line(result, "2 + 2 is 4.", "smollm2")
+    line = output_line(result, split("2 + 2 is 4."), "smollm2")
     assert line == json.loads(json.dumps(line))
     assert line["custom_id"] == "a"
     assert line["error"] is None
@@ -455,15 +483,41 @@ def test_an_output_line_holds_the_whole_text_the_answer_and_the_sums() -> None:
     assert body["leadline"] == {"answer": "4", "share": 0.75, "status": "answered"}
 
 
+def test_an_output_line_has_the_thinking_apart() -> None:
+    """As DeepSeek and vLLM send it; the forced `</think>` between two traces is in neither."""
+    begun = Trace(0, "<think>6*7", thinking_spans=((7, 10),), reply_spans=())
+    ended = Trace(1, "It is 42.", parent=0, reply_spans=((0, 9),), usage=Usage(output_tokens=3))
+    answer = Answer("42", "=42")
+    result = Result(
+        "a",
+        Status.ANSWERED,
+        answer,
+        (Cluster(answer, (1,), 1.0),),
+        {"solve": Usage(output_tokens=9, reasoning_tokens=4)},
+    )
+    line = output_line(result, chosen_attempt([begun, ended], result), "smollm2")
+    body = line["response"]["body"]  # type: ignore[index]  # the line is plain JSON
+    message = body["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("It is 42.", "6*7")
+    assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 4}
+
+
+def test_thinking_of_a_job_of_an_earlier_version_is_told_by_tags() -> None:
+    answer = Answer("42", "=42")
+    result = Result("a", Status.ANSWERED, answer, (Cluster(answer, (0,), 1.0),))
+    chosen = chosen_attempt([Trace(0, "<think>6*7</think>\n42")], result)
+    assert (chosen.thinking_text, chosen.reply_text) == ("6*7", "\n42")
+
+
 @pytest.mark.parametrize("status", [Status.INVALID, Status.FAILED])
 def test_an_output_line_of_a_failure_is_an_error_and_no_response(status: Status) -> None:
-    line = output_line(Result("a", status, error="why"), "", "smollm2")
+    line = output_line(Result("a", status, error="why"), split(""), "smollm2")
     assert line["response"] is None
     assert line["error"] == {"code": status.value, "message": "why"}
 
 
 def test_an_abstention_is_a_response_without_an_answer() -> None:
-    line = output_line(Result("a", Status.ABSTAINED), "", "smollm2")
+    line = output_line(Result("a", Status.ABSTAINED), split(""), "smollm2")
     assert line["response"]["body"]["leadline"] == {
         "answer": None,
         "share": None,

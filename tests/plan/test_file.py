@@ -138,14 +138,14 @@ def test_every_part_of_a_plan_can_be_written_in_its_file(load: Load, tmp_path: P
 def test_the_example_loads_and_its_problems_have_answers() -> None:
     """It is what `make run` runs."""
     from orchestrator.jobs.problems import read_problems
-    from orchestrator.studies.evaluate import read_references
+    from orchestrator.studies.evaluate import reference_rows
 
     loaded = load_plan(EXAMPLES / "arithmetic.toml", {"execution.engine": "fake"})
     assert loaded.problems == EXAMPLES / "arithmetic.jsonl"
     file = read_problems(loaded.problems, default_domain=loaded.plan.domain)
     assert len(file.problems) == 24
     assert (file.invalid, file.warnings) == ((), ())
-    assert read_references(loaded.problems).keys() == {p.id for p in file.problems}
+    assert reference_rows(loaded.problems).keys() == {p.id for p in file.problems}
     assert "The answer is" in loaded.plan.sampling.template
 
 

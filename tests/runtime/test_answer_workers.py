@@ -18,7 +18,7 @@ from orchestrator.core.errors import PluginError
 from orchestrator.core.values import PluginSpec
 from orchestrator.runtime.answer_workers import AnswerWorkers, ClassMatch, Undecided
 from orchestrator.runtime.worker_child import Load
-from orchestrator.runtime.workers import plugin_reference
+from orchestrator.runtime.workers import CallFailed, plugin_reference
 
 DOMAINS = '''
 import dataclasses, os, subprocess, sys, time
@@ -36,6 +36,10 @@ class Odd:
 
     def canonical(self, answer):
         return self.letter + answer
+
+    def describe(self, answer):
+        self._obey(answer)
+        return 5 if answer == "number" else f"{self.letter} {answer}"
 
     def equivalent(self, a, b):
         self._obey(b)
@@ -102,6 +106,21 @@ async def workers() -> AsyncIterator[AnswerWorkers]:
     pool = AnswerWorkers(n_workers=2, limit_seconds=1.0, memory_bytes=1 << 30)
     yield pool
     await pool.aclose()
+
+
+async def test_an_optional_method_is_called_under_the_same_limits(workers: AnswerWorkers) -> None:
+    """What it returns must have the type that the caller names."""
+    assert await workers.apply(ODD, "describe", "a", kind=str) == "x a"
+    for text, reason in (
+        ("hang", "took more than 1 s"),
+        ("crash", "exited with status 3"),
+        ("raise", "ValueError: no such thing"),
+    ):
+        with pytest.raises(CallFailed, match=reason):
+            await workers.apply(ODD, "describe", text, kind=str)
+    with pytest.raises(CallFailed, match="returned 5, not a str"):
+        await workers.apply(ODD, "describe", "number", kind=str)
+    assert await workers.apply(ODD, "describe", "b", kind=str) == "x b"
 
 
 async def test_match_names_the_first_equivalent_representative(workers: AnswerWorkers) -> None:

@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,16 +24,15 @@ from orchestrator.core.values import (
     Usage,
 )
 from orchestrator.core.votes import tally
-from orchestrator.jobs.problems import read_problems
 from orchestrator.studies import evaluate, scaling
 from orchestrator.studies.evaluate import (
     Estimate,
     mean_estimate,
-    read_references,
     savings,
     share_estimate,
 )
 from orchestrator.studies.scaling import majority_at_k, pass_at_k
+from orchestrator.studies.summary import reselect
 
 
 def answered(id: str, text: str = "4", **rest: object) -> Result:
@@ -51,33 +49,6 @@ async def same(domain: str, answer: str, reference: str) -> bool:
     return Fraction(answer) == Fraction(reference) if domain == "number" else answer == reference
 
 
-def test_references_are_read_by_the_ids_that_problems_have(tmp_path: Path) -> None:
-    path = tmp_path / "p.jsonl"
-    path.write_text(
-        '{"id": 1, "prompt": "a", "answer": "4"}\n{"prompt": "b", "answer": 0.5}\n'
-        '{"id": "c", "prompt": "c", "answer": [1, true]}\n{"id": "d", "prompt": "d"}\n'
-        '{"id": "e", "prompt": "e", "answer": null}\nnot json\n'
-        '{"id": 1, "prompt": "f", "answer": "6"}\n'
-    )
-    ids = [p.id for p in read_problems(path, default_domain="math").problems]
-    assert read_references(path) == {ids[0]: "4", ids[1]: "0.5", "c": "[1,true]"}
-
-
-def test_a_file_of_ids_and_answers_alone_is_a_file_of_references(tmp_path: Path) -> None:
-    path = tmp_path / "r.csv"
-    path.write_text('id,answer\na,4\nb,"1,000"\nc,\n')
-    assert read_references(path) == {"a": "4", "b": "1,000"}
-
-
-def test_an_openai_batch_may_carry_answers_beside_the_body(tmp_path: Path) -> None:
-    path = tmp_path / "b.jsonl"
-    path.write_text(
-        '{"custom_id": "a", "url": "/v1/completions", '
-        '"body": {"prompt": "2 + 2 ="}, "answer": "4"}\n'
-    )
-    assert read_references(path) == {"a": "4"}
-
-
 async def test_abstentions_and_failures_are_wrong_and_invalid_rows_do_not_count() -> None:
     results = [
         answered("right", "1/2"),
@@ -89,7 +60,7 @@ async def test_abstentions_and_failures_are_wrong_and_invalid_rows_do_not_count(
         answered("text", "1/2"),
     ]
     references = dict.fromkeys(
-        ("right", "wrong", "abstained", "failed", "invalid", "text", "absent"), "0.5"
+        ("right", "wrong", "abstained", "failed", "invalid", "text", "absent"), ("0.5",)
     )
     domains = {r.problem_id: "number" for r in results} | {"text": "text"}
     correctness = await evaluate.score(results, references, domains, same)
@@ -101,7 +72,9 @@ async def test_abstentions_and_failures_are_wrong_and_invalid_rows_do_not_count(
         "text": False,
     }
     report = evaluate.report(results, correctness, 2.0)
-    assert (report.n_results, report.n_without_reference) == (7, 1)
+    assert (report.n_results, report.n_without_reference, report.n_unreadable) == (7, 1, 0)
+    report = evaluate.report(results, correctness, 2.0, ("unknown", "invalid", "absent"))
+    assert (report.n_without_reference, report.n_unreadable) == (0, 1)
     assert report.n_by_status == {"answered": 4, "abstained": 1, "failed": 1, "invalid": 1}
     assert report.accuracy is not None
     assert (report.accuracy.value, report.accuracy.n) == (0.2, 5)
@@ -236,7 +209,7 @@ async def test_a_scaling_curve_uses_the_problems_with_enough_attempts() -> None:
         "q": [trace(0, "3"), trace(1, "4")],
         "no reference": [trace(0, "4")],
     }
-    references, asked = {"p": "0.5", "q": "4", "absent": "1"}, []
+    references, asked = {"p": ("0.5",), "q": ("7", "4"), "absent": ("1",)}, []
 
     async def counted(domain: str, answer: str, reference: str) -> bool:
         asked.append((answer, reference))
@@ -244,7 +217,8 @@ async def test_a_scaling_curve_uses_the_problems_with_enough_attempts() -> None:
 
     right = await evaluate.right_keys(pools, references, dict.fromkeys(pools, "number"), counted)
     assert right == {"p": {"=1/2", "=2/4"}, "q": {"=4"}}
-    assert sorted(asked) == [("1/2", "0.5"), ("2/4", "0.5"), ("3", "0.5"), ("3", "4"), ("4", "4")]
+    of_q = [("3", "7"), ("3", "4"), ("4", "7"), ("4", "4")]
+    assert sorted(asked) == sorted([("1/2", "0.5"), ("2/4", "0.5"), ("3", "0.5"), *of_q])
     points = {point.k: point for point in scaling.scaling(pools, right, [1, 2, 4, 5])}
     assert points.keys() == {1, 2, 4}
     assert points[1].pass_at_k.value == pytest.approx((2 / 4 + 1 / 2) / 2)
@@ -329,7 +303,7 @@ def test_a_finished_pool_is_voted_on_again_another_way() -> None:
         Result("b", Status.ABSTAINED),
         Result("c", Status.INVALID, error="why"),
     ]
-    again = evaluate.reselect(results, pools, last)
+    again = reselect(results, pools, last)
     assert again[0].answer == Answer("2", "=2")
     assert (again[0].n_planned, again[0].seconds, again[0].fingerprint, again[0].tags) == (
         8,

@@ -81,6 +81,18 @@ class Choice:
         """Tell whether the letters are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
 
+    @property
+    def expects(self) -> str:
+        """What a reference must be."""
+        return f"one letter of {self.letters.upper()}, not an index"
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the letter of a bare choice ("B", "(B)", "B. Paris"), else an explicit one.
+
+        An index such as 2 is not a letter: files count from 0 or from 1.
+        """
+        return self._letter(text) or self.extract(text, finished=False)
+
     def _read(self, statement: Statement) -> str | None:
         if statement.mark is Mark.LAST_LINE:
             return self._from_last_line(statement.texts[0], statement.language)

@@ -28,6 +28,7 @@ class Code:
     ] = PYTHON
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "one program, bare or in a fenced block"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the last program; of an unfinished text, only one whose block is closed."""
@@ -44,3 +45,9 @@ class Code:
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether the normal forms are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the last program in a fenced block; the whole text if it has no fence."""
+        if "```" in text or "~~~" in text:
+            return self.extract(text, finished=False)
+        return None if self.canonical(text) == "=" else text

@@ -37,6 +37,8 @@ class JsonValue:
     """One JSON value, compared as a value."""
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "one JSON value, with texts in double quotes"
+    lists_are_values: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the text of the value stated last.
@@ -72,6 +74,11 @@ class JsonValue:
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether the values are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
+
+    def read_reference(self, text: str) -> str | None:
+        """Return a bare value as it is, else the value that the text gives explicitly."""
+        bare = text.strip()
+        return bare if _normal(bare) is not None else self.extract(text, finished=False)
 
 
 def _fenced(text: str) -> Iterator[tuple[int, str]]:

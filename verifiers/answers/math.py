@@ -8,16 +8,19 @@ use signals, which fail in threads.
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.kit.answers.find import find_answer, first_sentence
 from orchestrator.kit.answers.latex import leading_expression, statement_values
-from orchestrator.kit.answers.numbers import quantity, tidy, unwrap, without_name
-from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
+from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwrap
+from orchestrator.kit.answers.prose import is_prose
+from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
+from verifiers.answers.algebra import words
+
+if TYPE_CHECKING:
+    from verifiers.answers.algebra.values import Value
 
 _NAME = re.compile(
     r"[A-Z][\w'’-]{1,40}(?: [A-Z][\w'’-]{0,40}){0,3}"
@@ -28,20 +31,7 @@ _NAME = re.compile(
 _MAX_TAG_CHARS = 200
 _YES_OR_NO = re.compile(r"(?i:yes|no|true|false)(?=[,;:(—–]|\s+(?:because|since)\b)")
 _ALL_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_GREEK = (
-    *("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda"),
-    *("mu", "pi", "rho", "sigma", "phi", "omega"),
-)
-_FUNCTIONS = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|sqrt|frac|log|ln|exp")
-_CONJUNCTION = re.compile(
-    r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*,?\s*"
-)
-_SPACE = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")
 _BASED = re.compile(r"(\d[0-9A-Fa-f]{0,200})\s*_\s*(?:\{\s*(\d{1,3})\s*\}|(\d{1,2}))")
-_BARE_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
-_NUMERIC_LEFT_SIDE = re.compile(
-    r"(?:\\(?:frac|cdot|times|sqrt|pi|div)(?![A-Za-z])|[^A-Za-z\\=,;<>])+="
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +39,7 @@ class Math:
     """Numbers and formulas, compared by algebra; suits most problem sets."""
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "an expression or a few words, such as 3/4 or even"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the expression stated last.
@@ -58,11 +49,10 @@ class Math:
         return find_answer(text, finished, self._read)
 
     def canonical(self, answer: str) -> str:
-        r"""Return `=n/d` for a number and `=words` for words: complete.
+        r"""Return `=n/d` for a number, `=words` for words, a name for some sets: complete.
 
-        All other answers become LaTeX in a uniform spelling, which is not complete.
-        `50\%` is 1/2 and not 50; `x = 5`, `5\text{ cm}`, `\$5` and `90^\circ` keep only the number.
-        An answer of more than 2000 characters is only trimmed.
+        All other answers become LaTeX in a uniform spelling, which is not complete; `resolve`
+        completes it. An answer of more than 2000 characters is only trimmed.
         """
         answer = " ".join(answer.split())
         before = None
@@ -71,34 +61,54 @@ class Math:
             answer = _normal(answer)
         return answer if len(answer) <= MAX_ANSWER_CHARS else answer.lstrip("= ")
 
-    def equivalent(self, a: str, b: str) -> bool:
-        """Tell whether the expressions are the same, in either direction. MAY HANG.
+    def resolve(self, answer: str) -> str:
+        """Return the key of the answer's class: two answers are one exactly when it is the same.
 
-        Numbers compare exactly: 0.333 is not 1/3. Decimals inside larger expressions compare to six
-        decimals. Call it only in a process that can be killed.
+        MAY HANG: call it only in a process that can be killed. An answer that is no mathematics
+        has its text, between backquotes, as its key.
         """
-        left, right = self.canonical(a), self.canonical(b)
-        if left == right or (left.startswith("=") and right.startswith("=")):
-            return left == right
-        from math_verify import verify
+        canonical = self.canonical(answer)
+        if canonical.startswith("="):
+            return canonical
+        from verifiers.answers.algebra.notation import Unreadable
+        from verifiers.answers.algebra.structure import as_text
 
-        parsed_left, parsed_right = _parsed(left), _parsed(right)
-        return any(
-            verify(gold, target, timeout_seconds=None)
-            for gold, target in ((parsed_left, parsed_right), (parsed_right, parsed_left))
-        )
+        value = _typed(canonical)
+        if value is not None:
+            return value.key
+        try:
+            return as_text(canonical)
+        except Unreadable:
+            return f"=`{canonical}`"
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Tell whether the answers have one key. MAY HANG, as `resolve`."""
+        return self.resolve(a) == self.resolve(b)
+
+    def describe(self, answer: str) -> str:
+        """Return the type of an answer and its value, for people. MAY HANG, as `resolve`."""
+        canonical = self.canonical(answer)
+        value = _typed(canonical.removeprefix("="))
+        if value is None or (canonical.startswith("=") and value.key != canonical):
+            return f"words {canonical[1:]}" if canonical.startswith("=") else f"text {canonical}"
+        return f"{value.kind} {value.shown}"
 
     def warm_up(self) -> None:
-        """Import what `equivalent` needs, outside the first answer's time limit."""
-        from math_verify import parse, verify
+        """Import what `resolve` needs, outside the first answer's time limit."""
+        self.resolve("x<1")
 
-        # math-verify warns that its own time limits are off, which is intended
-        logging.getLogger("math_verify").setLevel(logging.ERROR)
-        verify(
-            parse("$x+1$", parsing_timeout=None),
-            parse("$1+x$", parsing_timeout=None),
-            timeout_seconds=None,
-        )
+    def read_reference(self, text: str) -> str | None:
+        """Return the answer that the text gives explicitly; a bare expression as it is.
+
+        None for prose without an explicit answer.
+        """
+        if statements(text):
+            return self.extract(text, finished=False)
+        bare = text.strip()
+        if quantity(bare) is not None:
+            return bare
+        is_answer = 0 < len(bare) <= MAX_ANSWER_CHARS and _normal(bare) and not is_prose(bare)
+        return bare if is_answer else None
 
     def _read(self, statement: Statement) -> str | None:
         values = statement_values(statement)
@@ -127,61 +137,28 @@ def _words(statement: Statement) -> str | None:
 
 def _normal(answer: str) -> str:
     """Return the answer after one pass of normalisation: what it unwraps may be wrapped again."""
-    named = answer.startswith("=")
     value = quantity(answer)
     if value is not None:
-        return f"={value}"
-    text = unwrap(tidy(answer))
-    if "," not in text or text.count("=") < 2:  # "x=3, y=4" keeps its names
-        text = unwrap(without_name(text))
-    all_text = _ALL_TEXT.fullmatch(text)
-    if all_text:
-        text, named = all_text[1].strip(" ."), True
-    if _is_words(text, named):
-        return "=" + " ".join(text.casefold().split())
-    if text in _GREEK:
-        return "\\" + text
-    if text.casefold() in ("infinity", "inf", "+infinity", "+\\infty"):
-        return r"\infty"
-    if based := _BASED.fullmatch(text):  # sympy would drop the base
+        return rational_key(value)
+    tidied = tidy(answer)
+    text = unwrap(tidied.rstrip("\\ ") or tidied)
+    bare = text.lstrip("= ")
+    if key := words.key(bare):
+        return key
+    if upright := _ALL_TEXT.fullmatch(bare):  # \text{9 and 7}
+        bare = upright[1].strip(" .")
+    if based := _BASED.fullmatch(bare):
         return f"={based[1]}_{based[2] or based[3]}"
-    if equation := _NUMERIC_LEFT_SIDE.match(text):
-        text = text[equation.end() :].strip()
-    text = _CONJUNCTION.sub(",", _BARE_PI.sub(r"\\pi ", text)).strip(",")
-    return _SPACE.sub(lambda match: f"{match[1]} " if match[1] else "", text).lstrip("= ")
+    return " ".join(bare.split())
 
 
-def _is_words(text: str, named: bool) -> bool:
-    """Tell whether an answer is prose.
+def _typed(text: str) -> Value | None:
+    """Return the typed value of a canonical form; None where it is no mathematics."""
+    from verifiers.answers.algebra.arithmetic import Undecided
+    from verifiers.answers.algebra.notation import Unreadable
+    from verifiers.answers.algebra.structure import read
 
-    That is letters only, with a word that is neither a product of variables nor a function.
-    """
-    words = text.replace("-", " ").replace("'", " ").split()
-    if (
-        not words
-        or not all(word.isalpha() for word in words)
-        or text in _GREEK
-        or _FUNCTIONS.match(text)
-    ):
-        return False
-    if text.casefold() in ("infinity", "inf"):
-        return False
-    return any(len(word) > (1 if named else 3) or not word.isascii() for word in words)
-
-
-def _parsed(canonical: str) -> list[Any]:
-    """Return the sympy forms of a canonical form.
-
-    Its text where it has none, so that it equals only itself.
-    """
-    from math_verify import LatexExtractionConfig, parse
-    from sympy import Rational
-
-    if canonical.startswith("="):
-        try:
-            value = Fraction(canonical[1:])
-        except ValueError:
-            return [canonical]
-        return [Rational(value.numerator, value.denominator)]
-    forms = parse(f"${canonical}$", [LatexExtractionConfig()], parsing_timeout=None)
-    return list(forms) or [canonical]
+    try:
+        return read(text)
+    except (Unreadable, Undecided, RecursionError):
+        return None

@@ -22,7 +22,7 @@ from orchestrator.kit.answers.latex import (
     leading_measurement,
     statement_values,
 )
-from orchestrator.kit.answers.numbers import measurement
+from orchestrator.kit.answers.numbers import measurement, quantity
 from orchestrator.kit.answers.statements import Statement
 
 _PRECISION = Context(prec=60, rounding=ROUND_HALF_EVEN)  # Decimal.ln rounds correctly everywhere
@@ -53,6 +53,7 @@ class Number:
     ] = "drop"
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "one number, such as 18"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the number stated last.
@@ -97,6 +98,11 @@ class Number:
         if self.units == "drop":
             values = {found and (found[0], ""): text for found, text in values.items()}
         return next(iter(values.values())) if len(values) == 1 and None not in values else None
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the number that the text gives explicitly, or a bare number as it is."""
+        explicit = self.extract(text, finished=False)
+        return explicit or (text.strip() if quantity(text.strip()) is not None else None)
 
 
 @lru_cache(maxsize=8192)

@@ -28,6 +28,7 @@ class Text:
     """Words, compared without regard to case, spacing and punctuation."""
 
     in_process: ClassVar[bool] = True
+    expects: ClassVar[str] = "words"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the last box, `<answer>` tag or JSON member "answer".
@@ -79,6 +80,11 @@ class Text:
     def equivalent(self, a: str, b: str) -> bool:
         """Tell whether the normal forms are the same. Fast."""
         return self.canonical(a) == self.canonical(b)
+
+    def read_reference(self, text: str) -> str | None:
+        """Return the answer that the text gives explicitly, else the whole text."""
+        answer = self.extract(text, finished=False) or text.strip()
+        return None if self.canonical(answer) == "=" else answer
 
 
 def _closes(statement: Statement, text: str) -> bool:

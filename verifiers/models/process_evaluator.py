@@ -18,7 +18,16 @@ from msgspec import Meta
 from orchestrator.core.errors import NoVerdict
 from orchestrator.core.protocols import VerdictSteps
 from orchestrator.core.steps import Command, Reply
-from orchestrator.core.values import Capability, Problem, Request, Sampling, Trace, Verdict
+from orchestrator.core.values import (
+    Capability,
+    Finish,
+    Problem,
+    Request,
+    Sampling,
+    Trace,
+    Verdict,
+)
+from orchestrator.kit.answers.thinking import split
 from orchestrator.kit.model_verifier import (
     ask_all,
     completed_only,
@@ -140,8 +149,9 @@ class ProcessEvaluator:
         )
 
     def _decision(self, prompt: str, thought: Trace) -> Request:
-        is_open = "<think>" in thought.text and "</think>" not in thought.text
-        closed = "\n</think>" if is_open else ""  # its limit came first
+        # where its limit came first
+        closing = split(thought.text, thought.finish is Finish.STOP).closing
+        closed = f"\n{closing}" if closing else ""
         return Request(
             prompt=prompt,
             parent=thought.ordinal,

@@ -31,6 +31,7 @@ from msgspec import Meta
 
 from orchestrator.core.values import Finish, Problem, Trace, Verdict
 from orchestrator.kit.answers.code_blocks import PYTHON, last_program
+from orchestrator.kit.answers.thinking import parts_of
 from verifiers.programs import sandbox
 from verifiers.programs.sandbox import Limits, ProgramOutcome
 
@@ -128,7 +129,9 @@ class CodeTests:
         return [await self._verdict(trace, tests) for trace in traces]
 
     async def _verdict(self, trace: Trace, tests: Sequence[Test]) -> Verdict:
-        program = last_program(trace.text, trace.finish is Finish.STOP, self.fences)
+        parts = parts_of(trace)
+        finished = trace.finish is Finish.STOP and not parts.is_open
+        program = last_program(parts.reply_text, finished, self.fences)
         if program is None:
             return Verdict(_NAME, 0.0, (0.0,) * len(tests), "it states no program")
         faults = await _gather(self._fault(program, test) for test in tests)

@@ -33,8 +33,9 @@ class Function:
     """Scores a trace with your own Python function, in a separate process.
 
     The function is called as `score(problem, trace)` and returns a float in [0, 1] or a bool.
-    `trace.answer` is the answer (`.text`) or None, `trace.text` the whole reply, and `problem.tags`
-    the other fields of the problem's row as JSON text. If the function raises, hangs or returns
+    `trace.answer` is the answer (`.text`) or None, `trace.reply` the reply, `trace.thinking` what
+    the model thought before it, `trace.text` all of its text, and `problem.tags` the other fields
+    of the problem's row as JSON text. If the function raises, hangs or returns
     anything else, there is no score, and the trace's note has the reason.
     """
 

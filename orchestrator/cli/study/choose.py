@@ -18,6 +18,7 @@ from orchestrator.cli.inputs import (
     first_problems,
     problems_and_directory,
     read_plan,
+    required_references,
     study_directory,
 )
 from orchestrator.cli.options import DisplayOptions, PlanCommand, display_options, plan_argument
@@ -31,7 +32,6 @@ from orchestrator.plan import auto
 from orchestrator.plan.auto import AutoChoice, Situation
 from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies.evaluate import read_references
 from orchestrator.studies.replay import pilot
 from orchestrator.studies.replay.experiment import Conditions, ReplayRow, play_all
 from orchestrator.studies.replay.files import read_recording
@@ -123,8 +123,9 @@ def _pilot(
         budget=Budget(),
     )
     file = first_problems(problems, plan, n_problems)
-    references = read_references(problems)
-    usable = tuple(problem for problem in file.problems if problem.id in references)
+    domains = {problem.id: problem.domain for problem in file.problems}
+    answers = required_references(problems, domains, plan, loaded.execution).answers
+    usable = tuple(problem for problem in file.problems if problem.id in answers)
     if not usable:
         raise PlanError(
             f"none of the first {n_problems} rows of {problems} has a reference answer "

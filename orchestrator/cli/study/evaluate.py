@@ -9,6 +9,7 @@ import click
 from rich.text import Text
 
 from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.inputs import required_references
 from orchestrator.cli.options import debug_option, json_option
 from orchestrator.cli.view.numbers import counted, one_line
 from orchestrator.cli.view.tables import points_table, rankings_table
@@ -18,8 +19,14 @@ from orchestrator.jobs.finished import read_finished
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.spec_syntax import one_spec, spelled
-from orchestrator.studies.evaluate import read_references
-from orchestrator.studies.summary import correctness, curve, rankings
+from orchestrator.studies.evaluate import RightAnswers
+from orchestrator.studies.summary import (
+    correctness,
+    curve,
+    rankings,
+    undecided_note,
+    unreadable_notes,
+)
 from orchestrator.studies.sweep.surface import parse_counts
 
 
@@ -70,13 +77,15 @@ def evaluate(
         r.problem_id: job.pools[r.problem_id] for r in results if r.status is not Status.INVALID
     }
     answers = job.reference_file(problems)
-    references = {id: text for id, text in read_references(answers).items() if id in domains}
+    read = required_references(answers, domains, plan, execution)
+    references, unreadable = read.answers, [r.problem_id for r in read.unreadable]
     loaded = {spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
     ranked = rankings(
         results,
         pools,
         loaded,
         lambda reselected: correctness(reselected, references, domains, plan, execution),
+        unreadable,
     )
     points = curve(pools, references, domains, widths, plan, execution) if references else []
     notes = [
@@ -85,8 +94,11 @@ def evaluate(
         for r in ranked
         if r.n_failed
     ]
+    doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
+    notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
     notes += _cautions(results, pools, references, answers)
     if as_json:
+        notes += unreadable_notes(read, answers)
         print_json({"directory": directory, "selectors": ranked, "curve": points, "notes": notes})
         return 0
     console = results_console()
@@ -105,7 +117,7 @@ def evaluate(
 def _cautions(
     results: Sequence[Result],
     pools: Mapping[str, Sequence[Trace]],
-    references: Mapping[str, str],
+    references: RightAnswers,
     answers: str,
 ) -> Iterator[str]:
     if not references:

@@ -15,7 +15,7 @@ from typing import Literal
 import click
 
 from orchestrator.cli.console import message, print_json, results_console, write_json
-from orchestrator.cli.inputs import read_plan
+from orchestrator.cli.inputs import read_plan, references_and_notes, required_references
 from orchestrator.cli.options import (
     DisplayOptions,
     PlanCommand,
@@ -32,7 +32,7 @@ from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan import registry
 from orchestrator.plan.file import LoadedPlan, plan_toml
-from orchestrator.studies.evaluate import read_references
+from orchestrator.studies.evaluate import RightAnswers
 from orchestrator.studies.layers import search as tree_search
 from orchestrator.studies.layers.loading import load_decoder, shipped_order
 from orchestrator.studies.layers.mcts import SearchOptions
@@ -161,8 +161,7 @@ def search(
         raise PlanError(
             "name the problems to search on: --problems FILE, or a plan that has a `problems` key"
         )
-    references = read_references(loaded.problems)
-    guide, usable = _usable_problems(loaded.problems, loaded.plan, limit, reward, references)
+    guide, usable, references = _usable_problems(loaded, loaded.problems, limit, reward)
     plan = _plan_as_shipped(loaded.plan)
     own_model = plan.models[plan.default_model]
     message("loading the model")
@@ -198,11 +197,18 @@ def search(
 
 
 def _usable_problems(
-    path: Path, plan: Plan, limit: int, reward: str, references: Mapping[str, str]
-) -> tuple[SearchReward, tuple[Problem, ...]]:
-    """Return the objective and the usable problems, after printing a note on the others."""
+    loaded: LoadedPlan, path: Path, limit: int, reward: str
+) -> tuple[SearchReward, tuple[Problem, ...], RightAnswers]:
+    """Return the objective, the usable problems and their references.
+
+    Prints a note on the problems that are left out.
+    """
+    plan = loaded.plan
     file = read_problems(path, default_domain=plan.domain, domains=plan.domains)
     problems = file.problems[: limit or None]
+    domains = {problem.id: problem.domain for problem in problems}
+    read = required_references if reward != SearchReward.AGREEMENT else references_and_notes
+    references = read(path, domains, plan, loaded.execution).answers
     guide, usable = chosen_reward(reward, problems, references)
     n_invalid, n_unknown = len(file.order) - len(file.problems), len(problems) - len(usable)
     notes = list(file.warnings)
@@ -210,11 +216,12 @@ def _usable_problems(
         notes.append(f"{n_invalid} of {len(file.order)} rows are invalid and are left out")
     if n_unknown:
         notes.append(
-            f"{n_unknown} of {len(problems)} problems have no reference answer and are left out"
+            f"{n_unknown} of {len(problems)} problems have no reference answer that can be read "
+            "and are left out"
         )
     for note in notes:
         message(f"note: {note}")
-    return guide, usable
+    return guide, usable, references
 
 
 class _Progress:

@@ -19,6 +19,7 @@ from orchestrator.cli.inputs import (
     first_problems,
     problems_and_directory,
     read_plan,
+    required_references,
     study_directory,
 )
 from orchestrator.cli.options import (
@@ -35,7 +36,8 @@ from orchestrator.core.plan import Plan
 from orchestrator.jobs.files import write_atomically
 from orchestrator.plan import registry
 from orchestrator.plan.file import LoadedPlan, plan_toml
-from orchestrator.studies.evaluate import Same, read_references, right_keys
+from orchestrator.runtime.annotate import Annotator
+from orchestrator.studies.evaluate import RightAnswers, right_keys
 from orchestrator.studies.series import Member, Pools, Series, series
 from orchestrator.studies.summary import compare_answers
 from orchestrator.studies.sweep.levels import Right
@@ -57,7 +59,7 @@ class _Sweep:
     jobs: Series
     depths: tuple[int, ...]
     widths: tuple[int, ...]
-    references: Mapping[str, str]
+    references: RightAnswers
 
     @property
     def plan(self) -> Plan:
@@ -144,8 +146,8 @@ def _prepared(
     ]
     file = first_problems(problems, plan, limit)
     jobs = series(loaded, study_directory(loaded, flags, "sweep"), members, file, limit)
-    ids = {problem.id for problem in file.problems}
-    references = {id: text for id, text in read_references(problems).items() if id in ids}
+    domains = {problem.id: problem.domain for problem in file.problems}
+    references = required_references(problems, domains, plan, loaded.execution).answers
     if not references:
         raise PlanError(
             f"{problems} has no reference answers (`answer`), without which there is no "
@@ -161,9 +163,9 @@ def _surface(study: _Sweep, pools: Sequence[Pools]) -> Surface:
     }
     domains = {problem.id: problem.domain for problem in study.jobs.file.problems}
 
-    async def right_answers(same: Same) -> dict[int, Right]:
+    async def right_answers(annotator: Annotator) -> dict[int, Right]:
         return {
-            depth: await right_keys(of_depth, study.references, domains, same)
+            depth: await right_keys(of_depth, study.references, domains, annotator.accepts)
             for depth, of_depth in by_depth.items()
         }
 

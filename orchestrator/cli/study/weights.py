@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.console import print_json, redirected, results_console
+from orchestrator.cli.console import message, print_json, redirected, results_console
 from orchestrator.cli.options import EXIT_CODES, debug_option, json_option
 from orchestrator.cli.view.numbers import count, estimate_text, interval, share
 from orchestrator.cli.view.tables import numbers_table
@@ -42,6 +42,8 @@ def weights(jobs: tuple[str, ...], problems: str, as_json: bool) -> int:
       leadline weights runs/small runs/large --problems problems.jsonl
     """
     questions = read_questions([Path(job) for job in jobs], problems)
+    for note in questions.notes:
+        message(f"note: {note}")
     # HiGHS has left a debugging line in its native code; the standard output may be JSON
     with redirected((1,), os.open(os.devnull, os.O_WRONLY)):
         fit = fit_ensemble(questions)

@@ -6,8 +6,9 @@ All other tables of numbers use `numbers_table` from here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import compress, zip_longest
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -23,10 +24,11 @@ from orchestrator.cli.view.numbers import (
     share,
 )
 from orchestrator.core.values import Cluster, Purpose, Result, Status, Trace, Usage
+from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.studies.evaluate import Estimate, Report, Savings
 from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
-from orchestrator.studies.summary import Ranking, Summary
+from orchestrator.studies.summary import Ranking, Summary, undecided_note
 
 _ACCOUNTS = {
     Purpose.SOLVE: "attempts that voted or could have",
@@ -83,13 +85,17 @@ def summary_table(summary: Summary) -> RenderableType:
     )
     facts = _facts()
     facts.add_row("problems", n_problems, _by_status(report, summary))
-    if report.accuracy is not None:
-        bounds = _accuracy_bounds(report.accuracy, report.n_without_reference)
-        facts.add_row("accuracy", share(report.accuracy.value), bounds)
+    if report.accuracy is not None or report.n_unreadable:
+        value = share(report.accuracy.value if report.accuracy else None)
+        facts.add_row("accuracy", value, _accuracy_bounds(report))
+    if doubt := undecided_note(report, summary.directory):
+        facts.add_row("", "", Text(doubt, style="yellow"))
     facts.add_row("traces", count(report.n_traces), finishes)
     rate = summary.tokens_per_second
     per_second = f" · {count(rate)} a second" if rate else ""
-    generated = f"generated, from {_prompt_tokens(report.total)}{per_second}"
+    n_thinking = report.total.reasoning_tokens
+    thinking = f" ({count(n_thinking)} of thinking)" if n_thinking else ""
+    generated = f"generated{thinking}, from {_prompt_tokens(report.total)}{per_second}"
     facts.add_row("tokens", count(report.total.output_tokens), generated)
     _add_accounts(facts, report.usage)
     facts.add_row("wall-clock", duration(report.wall_seconds), _time_notes(summary))
@@ -125,11 +131,17 @@ def _by_status(report: Report, summary: Summary) -> Text:
     return Text(" · ").join(parts)
 
 
-def _accuracy_bounds(estimate: Estimate, n_without: int) -> str:
-    bounds = interval(estimate, missing="")
+def _accuracy_bounds(report: Report) -> str:
+    bounds = interval(report.accuracy, missing="")
+    n = report.accuracy.n if report.accuracy else 0
     bounds = f"95% interval {bounds}" if bounds else "no interval: too few problems that differ"
-    without = f"; {count(n_without)} without a reference" if n_without else ""
-    return f"{bounds}, n = {count(estimate.n)}{without}"
+    parts = [
+        f"{bounds}, n = {count(n)}" if n else "unknown",
+        f"{count(report.n_without_reference)} without a reference",
+        f"{count(report.n_unreadable)} with a reference that cannot be read",
+    ]
+    shown = (True, report.n_without_reference > 0, report.n_unreadable > 0)
+    return "; ".join(compress(parts, shown))
 
 
 def _prompt_tokens(usage: Usage) -> str:
@@ -208,7 +220,7 @@ def solution_table(result: Result, seconds: float) -> RenderableType:
     failed = f", {result.n_failed} failed" if result.n_failed else ""
     cost = [
         f"{result.n_traces} traces{cut}{failed}",
-        f"{count(spent.output_tokens)} tokens",
+        _tokens(spent),
         duration(seconds),
     ]
     if result.stopped_by:
@@ -236,15 +248,32 @@ def votes_table(clusters: Sequence[Cluster], n_traces: int) -> Table:
 
 
 def print_traces(console: Console, traces: Sequence[Trace]) -> None:
-    """Print every trace's text under a rule with its facts."""
+    """Print every trace under a rule with its facts: its thinking, dim, and then its reply."""
     for trace in traces:
         answer = f"answer {trace.answer.text}" if trace.answer else "no answer"
-        facts = (
-            f"trace {trace.ordinal} · {trace.finish} · {trace.usage.output_tokens} tokens · "
-            f"{answer}"
-        )
+        facts = f"trace {trace.ordinal} · {trace.finish} · {_tokens(trace.usage)} · {answer}"
         console.rule(Text(facts), align="left", style="dim")
-        console.print(Text(trace.text.strip() or trace.error or "(no text)"))
+        parts = parts_of(trace)
+        reply = parts.reply_text.strip()
+        if parts.thinking:
+            console.print(Text("thinking", style="dim italic"))
+            console.print(Text(parts.thinking_text, style="dim"))
+            console.print(Text("reply" if reply else "(no reply)", style="dim italic"))
+        if reply or not parts.thinking:
+            console.print(Text(reply or trace.error or "(no text)"))
+
+
+def trace_row(trace: Trace) -> dict[str, object]:
+    """Return a trace for JSON, with its thinking and its reply as texts instead of spans."""
+    parts = parts_of(trace)
+    row: dict[str, object] = msgspec.to_builtins(trace)
+    del row["thinking_spans"], row["reply_spans"]
+    return {**row, "thinking": parts.thinking_text, "reply": parts.reply_text}
+
+
+def _tokens(usage: Usage) -> str:
+    thinking = f", {count(usage.reasoning_tokens)} of thinking" if usage.reasoning_tokens else ""
+    return f"{count(usage.output_tokens)} tokens{thinking}"
 
 
 # --- an evaluation

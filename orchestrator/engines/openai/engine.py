@@ -127,6 +127,11 @@ async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator
                 f"models.{name}: revision and max_context_tokens are decided by the remote server; "
                 "remove them"
             )
+        if model.reasoning_parser:
+            raise PlanError(
+                f"models.{name}: the remote server splits thinking from reply (vLLM: vllm serve "
+                "--reasoning-parser NAME); remove reasoning_parser"
+            )
     client = openai.AsyncOpenAI(
         base_url=options.base_url,
         api_key=os.environ.get(options.api_key_env) or "none",

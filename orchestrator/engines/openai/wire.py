@@ -7,19 +7,20 @@ and HTTP errors (`engine`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from orchestrator.core.metrics import RuleFold, entropy, logprobs_needed, metric_values
-from orchestrator.core.values import Finish, Request, Trace, Usage
+from orchestrator.core.values import Finish, Request, Span, Spans, Trace, Usage
 from orchestrator.engines.reply import trace_for
+from orchestrator.kit.answers.thinking import CLOSE, OPEN, merged, refined
 
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
-_NO_COUNT = (
-    "usage: the server sent no count; output_tokens is {}, prompt_tokens is unknown and given as 0"
-)
+_NO_COUNT = "output_tokens is {}"
+_NO_PROMPT_COUNT = "prompt_tokens is unknown and given as 0"
 
 
 class MalformedReply(Exception):
@@ -46,10 +47,33 @@ class _Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a message; Mistral's of the type "thinking" have texts of their own."""
+
+    type: str = "text"
+    text: str | None = None
+    thinking: str | tuple[_Part, ...] | None = None
+    reasoning: str | tuple[_Part, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Delta:
-    content: str | None = None
-    reasoning: str | None = None  # vLLM and others
-    reasoning_content: str | None = None  # DeepSeek, SGLang, llama.cpp: the same
+    content: str | tuple[_Part, ...] | None = None
+    reasoning: str | tuple[_Part, ...] | None = None  # vLLM and others
+    reasoning_content: str | tuple[_Part, ...] | None = None  # DeepSeek, SGLang, llama.cpp
+
+    def pieces(self) -> Iterator[tuple[bool, str]]:
+        """Yield the texts in order, each with whether it is thinking."""
+        yield True, _plain(self.reasoning) or _plain(self.reasoning_content)
+        parts = (_Part(text=self.content),) if isinstance(self.content, str) else self.content
+        for part in parts or ():
+            thought = _plain(part.thinking) or _plain(part.reasoning)
+            is_thought = bool(thought) or part.type in ("thinking", "reasoning")
+            yield is_thought, thought or part.text or ""
+
+
+def _plain(content: str | tuple[_Part, ...] | None) -> str:
+    return content if isinstance(content, str) else "".join(p.text or "" for p in content or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +91,17 @@ class _PromptDetails:
 
 
 @dataclass(frozen=True, slots=True)
+class _CompletionDetails:
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Usage:
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+    reasoning_tokens: int | None = None  # SGLang
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +121,12 @@ class StreamedReply:
         self._request = request
         self._top_k = logprobs_needed(request.metrics, request.rules)
         self._rules = RuleFold(request.rules)
-        self._thinking = False
         self._texts: list[str] = []
+        self._n_chars = 0
+        self._thinking: list[Span] = []
+        self._content: list[Span] = []
+        self._is_thinking = False
+        self._n_thinking_tokens = 0  # as far as token ids came with them
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._confidences: list[float] = []
@@ -114,7 +149,7 @@ class StreamedReply:
             return False
         choice = chunk.choices[0]
         self._n_choices += 1
-        text = self._text(choice)
+        text = "".join(self._received(choice))
         confidences = self._scores(choice.logprobs)
         self._texts.append(text)
         self._ids += choice.token_ids or ()
@@ -148,10 +183,11 @@ class StreamedReply:
         request = self._request
         usage, note = self._counted(seconds)
         failed = self.finish is Finish.FAILED
+        text = "".join(self._texts)
         return trace_for(
             request,
             self.finish,
-            text="".join(self._texts),
+            text=text,
             token_ids=tuple(self._ids),
             usage=usage,
             metrics={}
@@ -162,19 +198,31 @@ class StreamedReply:
             suffix_ids=self.suffix_ids,
             error=self.error,
             note=note,
+            **self._parts(text),
         )
 
-    def _text(self, choice: _Choice) -> str:
-        # Servers with a reasoning parser send the reasoning separately. It is output like the rest:
-        # rules must see it, and a trace cut inside it must not look empty. The tags are those that
-        # most models write themselves.
+    def _received(self, choice: _Choice) -> Iterator[str]:
+        """Yield a chunk's texts, with a tag wherever thinking begins or ends.
+
+        Servers with a reasoning parser send the thinking separately. It is output like the rest:
+        rules must see it, and a trace cut inside it must not look empty.
+        """
         delta = choice.delta or _Delta(content=choice.text)
-        thought, content = delta.reasoning or delta.reasoning_content or "", delta.content or ""
-        if thought and not self._thinking:
-            thought, self._thinking = f"<think>{thought}", True
-        if content and self._thinking:
-            content, self._thinking = f"</think>{content}", False
-        return thought + content
+        for is_thought, text in delta.pieces():
+            if not text:
+                continue
+            if is_thought != self._is_thinking:
+                self._is_thinking = is_thought
+                yield self._advanced(OPEN if is_thought else CLOSE)
+            spans = self._thinking if is_thought else self._content
+            spans.append((self._n_chars, self._n_chars + len(text)))
+            if is_thought:
+                self._n_thinking_tokens += len(choice.token_ids or ())
+            yield self._advanced(text)
+
+    def _advanced(self, text: str) -> str:
+        self._n_chars += len(text)
+        return text
 
     def _scores(self, logprobs: _Logprobs | None) -> list[float]:
         if logprobs is None or self._top_k is None:
@@ -208,18 +256,42 @@ class StreamedReply:
         if self.finish is None:
             self.fail(f"the server ended it with finish_reason {reason!r}")
 
+    def _parts(self, text: str) -> Mapping[str, Spans]:
+        """Return the trace's spans; none where the server sent no thinking of its own.
+
+        Then the text may contain tags.
+        """
+        if not self._thinking:
+            return {}
+        parts = refined(text, merged(self._thinking), merged(self._content))
+        return {"thinking_spans": parts.thinking, "reply_spans": parts.reply}
+
     def _counted(self, seconds: float) -> tuple[Usage, str]:
+        """Return the trace's cost, and a note on the counts that the server did not send."""
         usage = self._usage or _Usage()
-        n_tokens = max(usage.completion_tokens, len(self._ids), len(self._logprobs))
-        note = ""
-        if self._usage is None and n_tokens:
-            note = _NO_COUNT.format("what arrived")
-        elif self._usage is None and (self._n_choices or self.finish is Finish.CANCELLED):
+        n_arrived = max(len(self._ids), len(self._logprobs))
+        n_tokens, notes = max(usage.completion_tokens or 0, n_arrived), []
+        if usage.completion_tokens is None and n_arrived:
+            notes.append(_NO_COUNT.format("what arrived"))
+        elif usage.completion_tokens is None and self._has_begun:
             n_tokens = sum(map(bool, self._texts))
-            note = _NO_COUNT.format("the number of pieces that arrived, a lower bound")
+            notes.append(_NO_COUNT.format("the number of pieces that arrived, a lower bound"))
+        if usage.prompt_tokens is None and (n_arrived or self._has_begun):
+            notes.append(_NO_PROMPT_COUNT)
+        note = f"usage: the server sent no count; {', '.join(notes)}" if notes else ""
         details = usage.prompt_tokens_details
         cached = (details.cached_tokens or 0) if details else 0
-        return Usage(usage.prompt_tokens, cached, n_tokens, 0, seconds), note
+        n_thinking = self._reasoning_tokens(usage)
+        return Usage(usage.prompt_tokens or 0, cached, n_tokens, 0, seconds, n_thinking), note
+
+    @property
+    def _has_begun(self) -> bool:
+        return bool(self._n_choices) or self.finish is Finish.CANCELLED
+
+    def _reasoning_tokens(self, usage: _Usage) -> int:
+        details = usage.completion_tokens_details
+        reported = details.reasoning_tokens if details else usage.reasoning_tokens
+        return self._n_thinking_tokens if reported is None else reported
 
 
 def _confidence(top: list[float], top_k: int) -> float:

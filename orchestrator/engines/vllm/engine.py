@@ -30,7 +30,12 @@ from orchestrator.engines.vllm.prompts import (
     checkpoint_tokens,
     fitting_tokens,
 )
-from orchestrator.engines.vllm.reply import completed, with_prompt_logprobs
+from orchestrator.engines.vllm.reply import (
+    ReplyParser,
+    completed,
+    with_prompt_logprobs,
+    with_thinking,
+)
 from orchestrator.engines.vllm.watch import TokenWatch
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
 
@@ -44,6 +49,7 @@ class StartedEngine:
     llm: Any
     latent: Latent | None  # None: the stock model
     task: str = ""  # one of `core.plan.TASKS`; "": it generates text
+    parser: ReplyParser | None = None  # tells thinking from reply; None: tags do
 
 
 class VllmEngine:
@@ -119,7 +125,8 @@ class VllmEngine:
                 request, pool.task, data, output, pool.prompts.token_id, n_layers, seconds
             )
         text_of = pool.prompts.text_of
-        return completed(request, data, output, watch, counts, n_layers, seconds, text_of)
+        trace = completed(request, data, output, watch, counts, n_layers, seconds, text_of)
+        return with_thinking(trace, request, data, pool.prompts, pool.parser)
 
     async def _output(
         self, request: Request, running: _RunningRequest, pool: _ModelPool, data: EngineInput
@@ -182,6 +189,7 @@ class _ModelPool:
         self.name = name
         self.llm = llm = started.llm
         self.task = started.task
+        self.parser = started.parser
         self.context_tokens: int = llm.model_config.max_model_len
         self.prompts = Prompts(llm.get_tokenizer(), name)
         self._latent = started.latent
@@ -247,6 +255,7 @@ class _ModelPool:
             request.stop or sampling.stop,
             logprobs_needed(request.metrics, request.rules),
             bool(request.rules),
+            self.prompts.keeps_special,
         )
         params = with_prompt_logprobs(template, request)
         params.seed = request.seed
@@ -310,7 +319,11 @@ def _identity(request: Request) -> tuple[object, ...]:
 
 
 def _sampling_params(
-    sampling: Sampling, stop: tuple[str, ...], n_logprobs: int | None, step_by_step: bool
+    sampling: Sampling,
+    stop: tuple[str, ...],
+    n_logprobs: int | None,
+    step_by_step: bool,
+    keeps_special: bool,
 ) -> Any:
     """Return vLLM's parameters without seed and length.
 
@@ -328,6 +341,8 @@ def _sampling_params(
         stop=list(stop),
         logprobs=n_logprobs,
         flat_logprobs=True,
+        skip_special_tokens=not keeps_special,
+        spaces_between_special_tokens=not keeps_special,
         # Only a rule has to see every step; otherwise vLLM returns one output, at the end.
         output_kind=RequestOutputKind.DELTA if step_by_step else RequestOutputKind.FINAL_ONLY,
         skip_clone=True,  # otherwise vLLM makes a deep copy per request

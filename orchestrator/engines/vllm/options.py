@@ -9,10 +9,10 @@ dead engine, which the `ray` engine does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -23,7 +23,35 @@ from orchestrator.engines.vllm import depth as vllm_depth
 from orchestrator.engines.vllm import host
 from orchestrator.engines.vllm.engine import StartedEngine, VllmEngine
 from orchestrator.engines.vllm.pooling import require_task
+from orchestrator.engines.vllm.reply import ReplyParser
+from orchestrator.plan import registry
 from orchestrator.plan.models import resolve_model
+
+NO_PARSER = "none"
+_HARMONY = "openai_gptoss"
+# vLLM's reasoning parsers by families (`model_type`) of which every model with thinking has the
+# same format. gpt-oss is missing on purpose: its parser downloads a vocabulary, and tags suffice.
+PARSERS: Mapping[str, str] = {
+    "deepseek_v3": "deepseek_r1",
+    "deepseek_v32": "deepseek_r1",
+    "deepseek_v4": "deepseek_v4",
+    "ernie4_5_moe": "ernie45",
+    "gemma4": "gemma4",
+    "gemma4_text": "gemma4",
+    "glm4_moe": "glm45",
+    "hunyuan_v1_moe": "hunyuan_a13b",
+    "kimi_k2": "kimi_k2",
+    "minimax_m2": "minimax_m2",
+    "ministral3": "mistral",
+    "mistral3": "mistral",
+    "nemotron_h": "nemotron_v3",
+    "qwen3": "qwen3",
+    "qwen3_5": "qwen3",
+    "qwen3_5_moe": "qwen3",
+    "qwen3_moe": "qwen3",
+    "qwen3_next": "qwen3",
+    "seed_oss": "seed_oss",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +218,7 @@ def _start_blocking(
             raise PlanError(
                 f"model {model.path!r} of pool {name!r} cannot be used: {error}"
             ) from error
+        parser = None if model.task else reply_parser(name, model, config.model_config)
         context_tokens = config.model_config.max_model_len
         try:
             llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
@@ -200,4 +229,46 @@ def _start_blocking(
             ) from error
     with host.or_ended(llm):
         host.require_context(name, llm.model_config.max_model_len, context_tokens)
-    return StartedEngine(llm, latent, model.task)
+    return StartedEngine(llm, latent, model.task, parser)
+
+
+def reply_parser(pool: str, model: Model, model_config: Any) -> ReplyParser | None:
+    """Return vLLM's reasoning parser for a pool; None if the plan or its family has none.
+
+    PlanError if the plan names one that vLLM lacks or that cannot serve this model. One that was
+    guessed is then left out.
+    """
+    guess = PARSERS.get(model_config.hf_config.model_type, NO_PARSER)
+    name = model.reasoning_parser or guess
+    if name == NO_PARSER:
+        return None
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.parser import ParserManager
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    key, known = f"models.{pool}.reasoning_parser", ReasoningParserManager.list_registered()
+    if name not in known:
+        raise PlanError(
+            f"{key} = {name!r}{registry.near(name, known)}: vLLM has no such parser; it has: "
+            f"{', '.join(known)}; {NO_PARSER!r} uses none"
+        )
+    tokenizer = cached_tokenizer_from_config(model_config)
+    asked = ChatCompletionRequest(messages=[{"role": "user", "content": ""}], model=model.path)
+
+    def parse(text: str, ids: Sequence[int]) -> tuple[str | None, str | None]:
+        thinking, reply, _ = parser_class(tokenizer).parse(
+            text, asked, model_output_token_ids=list(ids)
+        )
+        return thinking, reply
+
+    try:
+        parser_class: Any = ParserManager.get_parser(
+            reasoning_parser_name=name, is_harmony=name == _HARMONY, tokenizer=tokenizer
+        )
+        parse("", ())  # some load what they need with the first text
+    except Exception as error:  # each parser has its own ways to fail
+        if model.reasoning_parser:
+            raise PlanError(f"{key} = {name!r} cannot serve {model.path!r}: {error}") from error
+        return None
+    return ReplyParser(name, parse, guessed=not model.reasoning_parser)

@@ -6,13 +6,15 @@ Does not import vllm: it only needs a tokenizer.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.values import Message, Prompt
+from orchestrator.kit.answers.thinking import closes_thinking, is_tag, opening_tag
 
 _MAX_PROMPTS = 1024  # kept as token ids: the n traces of a problem start close together
+_TAG_TOKENS = 32  # at the end of a prompt, where a template opens or closes the thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,25 @@ class Prompts:
         """Use this tokenizer; refusals name `pool`."""
         self._tokenizer = tokenizer
         self._name = pool
+        # whether special tokens are part of the text: vLLM leaves them out, and tags with them
+        self.keeps_special = any(map(is_tag, _special_tokens(tokenizer)))
         self.ids = functools.lru_cache(_MAX_PROMPTS)(self._render)
+        self.thinking = functools.lru_cache(_MAX_PROMPTS)(self._thinking)
         self.suffix_ids = functools.lru_cache(_MAX_PROMPTS)(self._encode_suffix)
         self.token_id = functools.lru_cache(_MAX_PROMPTS)(self._token_id)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of these tokens."""
         return str(self._tokenizer.decode(list(ids)))
+
+    def printed(self, ids: Sequence[int]) -> str:
+        """Return the text of these tokens as the engine returns it."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not self.keeps_special))
+
+    def _thinking(self, prompt: Prompt) -> tuple[str, bool]:
+        """Return the tag with which the prompt opens the thinking, and whether it closes it."""
+        end = self.text_of(self.ids(prompt)[-_TAG_TOKENS:])
+        return opening_tag(end), closes_thinking(end)
 
     def valued_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids of the text or conversation that a pooling model scores.
@@ -93,6 +107,12 @@ class Prompts:
 
     def _encode_suffix(self, suffix: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(suffix, add_special_tokens=False))
+
+
+def _special_tokens(tokenizer: Any) -> Iterable[str]:
+    yield from getattr(tokenizer, "all_special_tokens", ())
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    yield from (str(token.content) for token in added.values() if token.special)
 
 
 def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Converts vLLM's last output for a request to a trace: its text, cost and metrics.
+"""Converts vLLM's last output for a request to a trace: its text, thinking, cost and metrics.
 
 Also computes the log-probability of given tokens (the metric `prefix_logprob`). For this vLLM reads
 the whole prompt without its prefix cache, which stores no log-probabilities. Does not import vllm:
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.metrics import PREFIX, prefix_value
-from orchestrator.core.values import Finish, Request, Trace, Usage
-from orchestrator.engines.reply import trace_for, without_stop
+from orchestrator.core.values import Finish, Request, Spans, Trace, Usage, changed
+from orchestrator.engines.reply import tokens_between, trace_for, without_stop
 from orchestrator.engines.vllm.depth import IterationCounts
-from orchestrator.engines.vllm.prompts import EngineInput, Refused
+from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 from orchestrator.engines.vllm.watch import TokenWatch
+from orchestrator.kit.answers.thinking import OPEN, Split, clipped, refined, shifted, split
 
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "abort": Finish.CANCELLED}
 
@@ -65,6 +67,97 @@ def completed(
         suffix_ids=data.suffix_ids,
         error=f"vLLM ended the request with {last.finish_reason!r}" if failed else "",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyParser:
+    """One of vLLM's reasoning parsers.
+
+    `parse` returns the thinking and the reply in a text that has the given tokens, each None where
+    there is none. A parser that was `guessed` from the model's family is used only on attempts with
+    a tag: most parsers take any text without one for thinking, which it is not where the model has
+    a mode without thinking.
+    """
+
+    name: str
+    parse: Callable[[str, Sequence[int]], tuple[str | None, str | None]]
+    guessed: bool
+
+    def split(self, text: str, ids: Sequence[int]) -> Split | None:
+        """Return the split of an attempt's text; None where the parser does not apply to it.
+
+        That is also where what it returns is not literally in the text.
+        """
+        by_tags = split(text)
+        if self.guessed and not by_tags.thinking:
+            return None
+        thinking, reply = self.parse(text, ids)
+        a, b = text.find(thinking or ""), text.rfind(reply or "")
+        if a < 0 or b < 0 or (reply and thinking and b < a + len(thinking)):
+            return None
+        if by_tags.thinking and a < by_tags.thinking[0][0] and thinking:
+            thinking = thinking[by_tags.thinking[0][0] - a :]  # some leave the tag in it
+            a = by_tags.thinking[0][0]
+        spans = ((a, a + len(thinking)),) if thinking else ()
+        return refined(text, spans, ((b, b + len(reply)),) if reply else ())
+
+
+def with_thinking(
+    trace: Trace, request: Request, data: EngineInput, prompts: Prompts, parser: ReplyParser | None
+) -> Trace:
+    """Return a trace with its thinking told from its reply, and the number of its thinking tokens.
+
+    Where the prompt opened the thinking, the text begins with that tag, so that the text alone
+    tells thinking from reply.
+    """
+    tag, closes = prompts.thinking(request.prompt)
+    inherited = ""
+    if request.parent is not None or request.suffix:
+        inherited, tag = f"{request.prefix_text}{request.suffix}", ""
+    text, note = f"{tag}{trace.text}", trace.note
+    parts: Split | None = None
+    if parser is not None and not closes:
+        ids = (*request.prefix_ids, *data.suffix_ids, *trace.token_ids)
+        try:
+            parts = parser.split(inherited + text, ids)
+        except Exception as error:  # noqa: BLE001 - a parser may raise anything on an odd text
+            note = f"reasoning parser {parser.name!r}: {error!r}; thinking was told by tags"
+        if parts is not None and not inherited and not tag and _lacks_tag(parts):
+            tag, parts = OPEN, _behind(OPEN, parts)
+            text = parts.text
+    parts = parts or split(inherited + text, trace.finish is Finish.STOP)
+    thinking = clipped(parts.thinking, len(inherited))
+    if not thinking and parts.reply == ((0, len(parts.text)),):
+        return trace
+    return changed(
+        trace,
+        text=text,
+        thinking_spans=thinking,
+        reply_spans=clipped(parts.reply, len(inherited)),
+        usage=changed(trace.usage, reasoning_tokens=_n_tokens(trace, thinking, len(tag), prompts)),
+        note=note,
+    )
+
+
+def _lacks_tag(parts: Split) -> bool:
+    """Tell whether a parser has found thinking that tags alone would not show."""
+    return bool(parts.thinking) and not split(parts.text).thinking
+
+
+def _behind(tag: str, parts: Split) -> Split:
+    n = len(tag)
+    return Split(tag + parts.text, shifted(parts.thinking, n), shifted(parts.reply, n))
+
+
+def _n_tokens(trace: Trace, thinking: Spans, n_added: int, prompts: Prompts) -> int:
+    """Return the number of the trace's tokens from the first to the last of its thinking."""
+    if not thinking:
+        return 0
+    ids = trace.token_ids
+    if ids and not trace.text.endswith(prompts.printed(ids[-1:])):
+        ids = ids[:-1]  # the end of the sequence
+    span = (max(0, thinking[0][0] - n_added), thinking[-1][1] - n_added)
+    return tokens_between(ids, len(trace.text), span, prompts.printed)
 
 
 def mean_depth(counts: IterationCounts | None) -> dict[str, float]:

@@ -17,8 +17,8 @@ _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})(.*)")
 def last_program(text: str, finished: bool, fences: Sequence[str] = PYTHON) -> str | None:
     """Return the last block with one of these languages on its fence, else the last without
 
-    None if there is no such block. Text before a closed `</think>` is ignored, and so are blank
-    blocks. An unclosed block counts if the text is complete.
+    None if there is no such block. Thinking is ignored, and so are blank blocks. An unclosed block
+    counts if the text is complete.
     """
     part = reply(text, finished)
     named = bare = None

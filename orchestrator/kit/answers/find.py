@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.kit.answers.languages import ascii_forms, language_of
 from orchestrator.kit.answers.statements import Mark, Statement, statements, without_list_mark
+from orchestrator.kit.answers.thinking import split
 
 _SENTENCE_END = re.compile(
     r"[.!?](?:[*_\"'”)]{0,3})(?=\s|$)|[.!?](?=[A-Z][a-z]|[^\x00-\x7f])|[。！？।؟]"
@@ -81,15 +82,9 @@ def find_answer(
 
 
 def reply(text: str, finished: bool) -> Reply:
-    """Return the text after the last `</think>`, or the whole text if nothing follows it.
-
-    A reply with unclosed reasoning is unfinished.
-    """
-    _, tag, tail = text.rpartition("</think>")
-    if tag and tail.strip():
-        text = tail
-    open_at = text.rfind("<think>")
-    return Reply(text, finished and (open_at < 0 or text.find("</think>", open_at) >= 0))
+    """Return the text without its thinking. A text that ends inside its thinking is unfinished."""
+    parts = split(text, finished)
+    return Reply(parts.reply_text, finished and not parts.is_open)
 
 
 def latest_answer(

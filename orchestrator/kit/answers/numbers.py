@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from hashlib import blake2b
 
 from orchestrator.kit.answers.units import is_count, unit
 
@@ -69,7 +70,7 @@ _TIDY = tuple(
     for pattern, new in (
         (rf"\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", "\\\\"),  # a backslash escaped twice, as in JSON
         (
-            r"(?<=\d)(?:\{,\}|\\,|,\\!|,?\{\\,\}|~)(?=\d{3}(?!\d))",
+            r"(?<=\d)(?:\{,\}|\\text\{,\}|\\,|,\\!\s?|,?\{\\,\}|~)(?=\d{3}(?!\d))",
             "",
         ),  # thousands: 1{,}000, 1\,000, 1,\!000
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -78,13 +79,13 @@ _TIDY = tuple(
         (r"\\(?:displaystyle|textstyle|limits|!)", ""),
         (r"(?<!\\)\\(?:[,;: >]|q?quad(?![A-Za-z]))|~", " "),
         (
-            r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\s*\{",
+            r"\\(?:textbf|textit|textrm|textsf|texttt|textsc|textup|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm)\s*\{",
             r"\\text{",
         ),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
-        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(\d+)", r"\\sqrt{\1}"),
         (r"√\s*(\d+)", r"\\sqrt{\1}"),
         (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])", "°"),
@@ -140,7 +141,7 @@ _AREA = re.compile(r"(?<=\d)(?=(?:[kcdm]|)m[²³])")
 # letters that are units only apart from the number: 12 m; 12m may be a product of variables
 _LETTER = re.compile(r"[A-Za-z](?:\s*\^.*)?", re.DOTALL)
 _LETTERS = "mgshJNWVKLlACFHT"
-_NAME = r"(?:[A-Za-z]{1,2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
+_NAME = r"(?:[A-Za-z]|[A-Z]{2}|\\(?:theta|alpha|beta|gamma|lambda|mu|text\{[^{}]*\}))"
 _ASSIGNED = re.compile(rf"{_NAME}(?:_\w|_\{{\w{{1,9}}\}})?'?(?:\([A-Za-z\d]\))?\s*=(?!=)|=")
 _PAIRS = (
     ("$$", "$$"),
@@ -198,6 +199,16 @@ def without_name(text: str) -> str:
         text = text[match.end() :].strip()
         match = _ASSIGNED.match(text)
     return text
+
+
+def rational_key(value: Fraction) -> str:
+    """Return `=n/d` or `=n`: the canonical form of a rational. A digest where it is very long."""
+    if max(abs(value.numerator).bit_length(), value.denominator.bit_length()) <= _MAX_BITS:
+        return f"={value}"
+    written = f"{value.numerator:x}/{value.denominator:x}"
+    return (
+        f"={'-' if value < 0 else ''}n/d #{blake2b(written.encode(), digest_size=12).hexdigest()}"
+    )
 
 
 def rational(text: str) -> Fraction | None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self, TypeAlias
@@ -29,7 +29,7 @@ from orchestrator.core.votes import tally
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.studies.evaluate import share_estimate
+from orchestrator.studies.evaluate import RightAnswers, is_right, share_estimate
 from orchestrator.studies.layers.mcts import Order
 
 FIRST = 8  # problems on which an order is tried first
@@ -101,13 +101,15 @@ class Grader:
         return self._runner.run(self._answers(problems, replies))
 
     def right(
-        self, problems: Sequence[Problem], replies: Sequence[Completion], targets: Mapping[str, str]
+        self, problems: Sequence[Problem], replies: Sequence[Completion], targets: RightAnswers
     ) -> list[bool]:
         """Return whether each reply's answer equals its problem's target."""
         answers = self.answers(problems, replies)
         return [
             a is not None
-            and self._runner.run(self._annotator.same(p.domain, a.text, targets[p.id]))
+            and bool(
+                self._runner.run(is_right(p.domain, a.text, targets[p.id], self._annotator.accepts))
+            )
             for p, a in zip(problems, answers, strict=True)
         ]
 
@@ -150,16 +152,18 @@ def split(
     ]
 
 
-def voted(problems: Sequence[Problem], rounds: Sequence[Sequence[Answer | None]]) -> dict[str, str]:
+def voted(
+    problems: Sequence[Problem], rounds: Sequence[Sequence[Answer | None]]
+) -> dict[str, tuple[str, ...]]:
     """Return the majority answer of each problem that has any answer.
 
     The rounds have shape (n_rounds, n_problems).
     """
-    majorities: dict[str, str] = {}
+    majorities: dict[str, tuple[str, ...]] = {}
     for problem, column in zip(problems, zip(*rounds, strict=True), strict=True):
         clusters = tally(Trace(ordinal, answer=answer) for ordinal, answer in enumerate(column))
         if clusters:
-            majorities[problem.id] = clusters[0].answer.text
+            majorities[problem.id] = (clusters[0].answer.text,)
     return majorities
 
 
@@ -171,7 +175,7 @@ class Scorer:
         complete: Complete,
         grader: Grader,
         problems: Sequence[Problem],
-        targets: Mapping[str, str],
+        targets: RightAnswers,
         known: Collection[OrderScore] = (),
     ) -> None:
         """Start with `known`, the scores of an earlier run over the same problems and targets."""

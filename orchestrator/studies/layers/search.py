@@ -26,7 +26,7 @@ from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Problem, Prompt
 from orchestrator.jobs.files import write_atomically
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.evaluate import Estimate, share_estimate
+from orchestrator.studies.evaluate import Estimate, RightAnswers, share_estimate
 from orchestrator.studies.layers.mcts import Order, SearchOptions, Trial, explore, front
 from orchestrator.studies.layers.scoring import (
     Complete,
@@ -83,7 +83,7 @@ class SearchTask:
     execution: Execution
     file: str
     problems: tuple[Problem, ...]
-    references: Mapping[str, str]
+    references: RightAnswers
     reward: SearchReward
     holdout: float
     n_votes: int
@@ -126,7 +126,7 @@ class SearchResult:
 
 
 def chosen_reward(
-    wanted: str, problems: Sequence[Problem], references: Mapping[str, str]
+    wanted: str, problems: Sequence[Problem], references: RightAnswers
 ) -> tuple[SearchReward, tuple[Problem, ...]]:
     """Return the reward that guides the search, and the problems that can be used for it.
 
@@ -236,7 +236,7 @@ def _merit(scored: OrderScore) -> tuple[float, float]:
 
 def _targets(
     task: SearchTask, runner: Runner, own: Order, grader: Grader, problems: Sequence[Problem]
-) -> dict[str, str]:
+) -> RightAnswers:
     if task.reward is SearchReward.ACCURACY:
         return {p.id: task.references[p.id] for p in problems}
     sampling = task.plan.sampling
@@ -277,13 +277,13 @@ def _comparison(
     complete: Complete,
     winner: OrderScore,
     problems: Sequence[Problem],
-    targets: Mapping[str, str],
+    targets: RightAnswers,
 ) -> OrderComparison:
     """Return both orders' accuracy against references if there are any, otherwise against votes."""
     graded = [p for p in problems if p.id in task.references]
     if graded:
         kind = "oracle" if task.reward is SearchReward.ACCURACY and not task.holdout else "accuracy"
-        against: Mapping[str, str] = task.references
+        against = task.references
     else:
         kind = "agreement"
         against = targets if not task.holdout else _targets(task, runner, own, grader, problems)
@@ -350,8 +350,11 @@ def _identity(task: SearchTask, problems: Sequence[Problem]) -> str:
 
     The options of the search are not included: other options may use the same grades.
     """
+    # one answer as a text: as logs have it that were begun when a problem had one reference at most
+    one = {id: answers[0] for id, answers in task.references.items() if len(answers) == 1}
     prompts = [
-        (p.id, prepared_prompt(p, task.plan), p.domain, task.references.get(p.id)) for p in problems
+        (p.id, prepared_prompt(p, task.plan), p.domain, one.get(p.id, task.references.get(p.id)))
+        for p in problems
     ]
     what = [
         asdict(task.plan.models[task.plan.default_model]),

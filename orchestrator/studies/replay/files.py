@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +25,25 @@ from orchestrator.jobs.finished import read_finished
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.studies.evaluate import read_references, right_keys
+from orchestrator.studies.evaluate import (
+    ReferenceRow,
+    References,
+    RightAnswers,
+    read_references,
+    right_keys,
+)
 from orchestrator.studies.replay.recording import (
     RecordedProblem,
     RecordedTrace,
     Recording,
     ReplayError,
 )
-from orchestrator.studies.summary import compare_answers
+from orchestrator.studies.summary import (
+    compare_answers,
+    references_in,
+    require_readable,
+    unreadable_notes,
+)
 
 NO_ANSWER = ("", "ERR", "None")  # as written in recordings with probes and answer pools
 _LEFT_OUT = (
@@ -77,13 +88,13 @@ def read_recording(path: str | Path, domain: str = "", problems: str = "") -> Re
         ) from error
     if not raws:
         raise ReplayError(f"{path}: it contains no questions")
+    name = path.name.split(".json")[0]
     if has_texts or domain:
-        recorded = asyncio.run(_annotated(raws, domain or "math"))
-    else:
-        recorded = [
-            RecordedProblem(raw.problem, raw.traces, frozenset({raw.reference})) for raw in raws
-        ]
-    return Recording(path.name.split(".json")[0], tuple(recorded))
+        return asyncio.run(_annotated(raws, domain or "math", name))
+    recorded = [
+        RecordedProblem(raw.problem, raw.traces, frozenset({raw.reference})) for raw in raws
+    ]
+    return Recording(name, tuple(recorded))
 
 
 def _decoded(path: Path) -> Any:
@@ -166,15 +177,26 @@ def _answer(text: str) -> Answer | None:
     return None if text in NO_ANSWER else Answer(text, text)
 
 
-async def _annotated(raws: Iterable[_RawProblem], domain: str) -> list[RecordedProblem]:
-    """Return the problems with answers in the classes that a live job would assign."""
+async def _annotated(raws: Sequence[_RawProblem], domain: str, name: str) -> Recording:
+    """Return the problems with answers in the classes that a live job would assign.
+
+    Problems with a reference that the domain cannot read are left out.
+    """
+    rows = {raw.problem.id: ReferenceRow(i, raw.reference) for i, raw in enumerate(raws, start=1)}
     async with aclosing(AnswerWorkers()) as workers:
         annotator = Annotator(Plan(domain=domain), workers)
-        return [await _annotated_problem(raw, domain, annotator) for raw in raws]
+        read = await read_references(rows, dict.fromkeys(rows, domain), annotator)
+        require_readable(read, name)
+        recorded = [
+            await _annotated_problem(raw, domain, read.answers, annotator)
+            for raw in raws
+            if raw.problem.id in read.answers
+        ]
+    return Recording(name, tuple(recorded), tuple(unreadable_notes(read, name)))
 
 
 async def _annotated_problem(
-    raw: _RawProblem, domain: str, annotator: Annotator
+    raw: _RawProblem, domain: str, references: RightAnswers, annotator: Annotator
 ) -> RecordedProblem:
     problem, classes = replace(raw.problem, domain=domain), Classes()
     answers: dict[str, Answer | None] = {}  # by text; many traces have the same ending
@@ -200,7 +222,7 @@ async def _annotated_problem(
     ]
     pool = [Trace(i, answer=answer) for i, answer in enumerate(answers.values())]
     id = problem.id
-    right = await right_keys({id: pool}, {id: raw.reference}, {id: domain}, annotator.same)
+    right = await right_keys({id: pool}, references, {id: domain}, annotator.accepts)
     return RecordedProblem(problem, tuple(traces), right[id])
 
 
@@ -214,18 +236,27 @@ def _read_job(path: Path, problems: str) -> Recording:
         )
     rows, note = job.problems(problems)
     source = problems or (job.source.problems if job.source else "")
-    references = read_references(source) if source and Path(source).is_file() else {}
     domains = {id: row.domain for id, row in rows.items()}
+    read = References({})
+    if source and Path(source).is_file():
+        read = references_in(source, domains, job.plan, Execution())
+        require_readable(read, source)
+    left_out = {reference.problem_id for reference in read.unreadable}
     right = compare_answers(
-        job.plan, Execution(), lambda same: right_keys(job.pools, references, domains, same)
+        job.plan,
+        Execution(),
+        lambda annotator: right_keys(job.pools, read.answers, domains, annotator.accepts),
     )
     recorded, n_cut = [], 0
     for problem_id, pool in job.pools.items():
+        if problem_id in left_out:
+            continue
         result = job.results.get(problem_id)
         whole, cut = _chains(pool, result.dropped if result else ())
         n_cut += cut
         recorded.append(RecordedProblem(rows[problem_id], tuple(whole), right.get(problem_id)))
-    notes = (*((f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()), *note)
+    n_cut_notes = (f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()
+    notes = (*n_cut_notes, *note, *unreadable_notes(read, source))
     return Recording(path.name, tuple(recorded), notes)
 
 

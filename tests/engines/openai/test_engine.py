@@ -326,6 +326,115 @@ async def test_thoughts_that_the_server_sends_apart_are_part_of_the_text() -> No
 
     trace, _ = await one(script)
     assert trace.text == "<think>hm wait</think>4!"
+    assert (trace.thinking, trace.reply) == ("hm wait", "4!")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "40 and 2."}]}],
+        [{"type": "thinking", "thinking": "40 and 2."}],
+        [{"type": "reasoning", "text": "40 and 2."}],
+        [{"type": "reasoning", "reasoning": "40 and 2."}, {"type": "text", "text": ""}],
+    ],
+)
+async def test_content_may_be_a_list_of_parts(content: list[object]) -> None:
+    """Mistral's servers send the thinking as a part of the content."""
+
+    async def script(call: Call) -> None:
+        parts = [content, [{"type": "text", "text": "The answer "}], "is 42."]
+        chunks = [{"choices": [{"delta": {"content": one}}]} for one in parts]
+        await call.stream(*chunks, piece("", finish="stop"), {"usage": USAGE}, "[DONE]")
+
+    trace, _ = await one(script)
+    assert (trace.thinking, trace.reply) == ("40 and 2.", "The answer is 42.")
+    assert trace.text == "<think>40 and 2.</think>The answer is 42."
+
+
+async def test_thinking_that_mentions_its_tag_is_kept_apart_by_the_server() -> None:
+    async def script(call: Call) -> None:
+        deltas = [{"reasoning": "no </think> yet, 41"}, {"content": "42\n</think>"}]
+        chunks = [{"choices": [{"delta": delta}]} for delta in deltas]
+        await call.stream(*chunks, piece("", finish="stop"), {"usage": USAGE}, "[DONE]")
+
+    trace, _ = await one(script)
+    assert (trace.thinking, trace.reply) == ("no </think> yet, 41", "42\n")
+
+
+async def test_tags_in_the_content_are_left_to_the_reading() -> None:
+    """A server without a reasoning parser sends everything as content."""
+
+    async def script(call: Call) -> None:
+        await call.stream(piece("<think>hm</think>4", finish="stop"), {"usage": USAGE}, "[DONE]")
+
+    trace, _ = await one(script)
+    assert (trace.text, trace.reply_spans) == ("<think>hm</think>4", None)
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [{"completion_tokens_details": {"reasoning_tokens": 2}}, {"reasoning_tokens": 2}],
+)
+async def test_the_tokens_of_thinking_are_counted_by_the_server(reported: object) -> None:
+    async def script(call: Call) -> None:
+        await call.stream(piece("4", finish="stop"), {"usage": USAGE | reported}, "[DONE]")
+
+    trace, _ = await one(script)
+    assert (trace.usage.output_tokens, trace.usage.reasoning_tokens) == (3, 2)
+
+
+async def test_a_server_that_sends_token_ids_needs_no_count_of_thinking() -> None:
+    async def script(call: Call) -> None:
+        if call.path == "/tokenize":
+            await call.plain(json.dumps({"tokens": [1]}))
+            return
+        chunks = [
+            {"choices": [{"delta": {"reasoning": "hm"}, "token_ids": [5, 6]}]},
+            {"choices": [{"delta": {"content": "4"}, "token_ids": [7], "finish_reason": "stop"}]},
+        ]
+        await call.stream(*chunks, {"choices": [], "usage": USAGE}, "[DONE]")
+
+    async with engine_for(script, server="vllm") as (engine, _):
+        trace = await engine.generate(request())
+    assert trace.usage.reasoning_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "prompt_tokens", "notes"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": None}, 5, ["output_tokens is"]),
+        ({"prompt_tokens": None, "completion_tokens": 3}, 0, ["prompt_tokens is unknown"]),
+        (
+            {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None},
+            0,
+            ["output_tokens is", "lower bound", "prompt_tokens is unknown"],
+        ),
+    ],
+)
+async def test_counts_that_are_null_are_unknown(
+    counts: object, prompt_tokens: int, notes: list[str]
+) -> None:
+    """The reply is there all the same, and a note names what is not known."""
+
+    async def script(call: Call) -> None:
+        await call.stream(
+            piece("The answer is 42."),
+            piece("", finish="stop"),
+            {"choices": [], "usage": counts},
+            "[DONE]",
+        )
+
+    trace, _ = await one(script)
+    assert (trace.finish, trace.text) == (Finish.STOP, "The answer is 42.")
+    assert trace.usage.prompt_tokens == prompt_tokens
+    assert all(note in trace.note for note in ("no count", *notes))
+
+
+async def test_a_reasoning_parser_is_the_servers() -> None:
+    models = {"main": Model("tiny", reasoning_parser="qwen3")}
+    with pytest.raises(PlanError, match=r"vllm serve --reasoning-parser"):
+        async with OpenAI().open(models):
+            pass
 
 
 async def test_metrics_are_folded_from_the_stream() -> None:

@@ -96,7 +96,7 @@ def task(
 ) -> SearchTask:
     problems = tuple(Problem(f"q{i}", str(i), "number") for i in range(N))
     plan = Plan(sampling=Sampling(template="{prompt}", **more))
-    known = {p.id: str(i) for i, p in enumerate(problems)} if references else {}
+    known = {p.id: (str(i),) for i, p in enumerate(problems)} if references else {}
     return SearchTask(
         plan,
         Execution(),
@@ -225,9 +225,9 @@ def test_a_vote_needs_replies_that_differ(tmp_path: Path) -> None:
 
 def test_what_leads_depends_on_the_references_there_are() -> None:
     problems = [Problem("a", "1"), Problem("b", "2")]
-    assert chosen_reward("auto", problems, {"b": "2"}) == (SearchReward.ACCURACY, (problems[1],))
+    assert chosen_reward("auto", problems, {"b": ("2",)}) == (SearchReward.ACCURACY, (problems[1],))
     assert chosen_reward("auto", problems, {}) == (SearchReward.AGREEMENT, tuple(problems))
-    assert chosen_reward("agreement", problems, {"b": "2"}) == (
+    assert chosen_reward("agreement", problems, {"b": ("2",)}) == (
         SearchReward.AGREEMENT,
         tuple(problems),
     )
@@ -251,8 +251,8 @@ def test_a_vote_is_the_majority_and_a_tie_goes_to_the_first() -> None:
     problems = [Problem(name, "x") for name in "abc"]
     one, two = Answer("1", "=1"), Answer("2", "=2")
     assert voted(problems, [[one, one, None], [two, two, None], [two, None, None]]) == {
-        "a": "2",
-        "b": "1",
+        "a": ("2",),
+        "b": ("1",),
     }
 
 

@@ -79,9 +79,9 @@ NUMERIC: list[tuple[str, str | None]] = [
     # reasoning
     ("<think>the answer is 5</think>The answer is 6", "6"),
     ("the answer is 5</think>The answer is 6", "6"),
-    (r"<think>\boxed{5}", "5"),
+    (r"<think>\boxed{5}", None),
     ("<think>It is 5", None),
-    (r"<think>\boxed{5}</think>", "5"),
+    (r"<think>\boxed{5}</think>", None),
     ("<think>\\boxed{5}</think>\nI am done", None),
     # the last line of a finished reply
     ("So the total is 18.", "18"),

@@ -1,0 +1,82 @@
+"""The suite of answers in `cases/`: pairs that are one answer or two, and what a reply states.
+
+One file for each part of the table of equality in docs/answers.md, `readings.jsonl` for replies,
+and `reported.jsonl` for what users reported. A case has `domain` and `kind`. `equivalent`: `a` and
+`b` are one answer exactly if `right`. `extract`: the domain reads the answer `right`, in any of its
+spellings, or abstains if it is null.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.core.protocols import Domain
+from orchestrator.core.values import PluginSpec
+from orchestrator.plan import registry
+
+_FOLDER = Path(__file__).parent / "cases"
+CASES: list[dict[str, Any]] = [
+    json.loads(line)
+    for file in sorted(_FOLDER.glob("*.jsonl"))
+    for line in file.read_text(encoding="utf-8").splitlines()
+]
+PAIRS = [case for case in CASES if case["kind"] == "equivalent"]
+READINGS = [case for case in CASES if case["kind"] == "extract"]
+_TYPES = {
+    "number",
+    "numeral in a base",
+    "ratio",
+    "time",
+    "word",
+    "expression",
+    "equation",
+    "several named values",
+    "tuple, vector",
+    "set, list",
+    "interval, union, inequality in one unknown",
+    "inequality in several unknowns",
+    "matrix",
+    "empty set",
+    "anything else",
+}
+
+
+@cache
+def domain(name: str) -> Domain:
+    loaded: Domain = registry.load("domains", PluginSpec(name))
+    return loaded
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=[case["id"] for case in PAIRS])
+def test_two_answers_are_one_exactly_if_they_mean_the_same(case: dict[str, Any]) -> None:
+    """Asked in both directions: a vote must not depend on which answer comes first."""
+    equivalent = domain(case["domain"]).equivalent
+    verdicts = equivalent(case["a"], case["b"]), equivalent(case["b"], case["a"])
+    assert verdicts == (case["right"], case["right"]), case.get("why", "")
+
+
+@pytest.mark.parametrize("case", READINGS, ids=[case["id"] for case in READINGS])
+def test_a_reply_is_read_as_what_it_states(case: dict[str, Any]) -> None:
+    """A wrong reading is a wrong vote; an abstention only one vote less."""
+    reader, right = domain(case["domain"]), case["right"]
+    answer = reader.extract(case["text"], case["finished"])
+    if right is None or answer is None:
+        assert answer == right, case.get("why", "")
+    else:
+        assert reader.equivalent(answer, right), f"{answer!r}. {case.get('why', '')}"
+
+
+def test_the_suite_covers_every_type_and_tells_apart_as_much_as_it_unites() -> None:
+    """A domain that calls all answers one, or all different, must fail in every part."""
+    assert len({case["id"] for case in CASES}) == len(CASES) >= 450
+    own = [case for case in PAIRS if "row" in case]
+    assert {case["row"] for case in own} == _TYPES
+    for row in _TYPES:
+        verdicts = [case["right"] for case in own if case["row"] == row]
+        assert min(verdicts.count(True), verdicts.count(False)) >= 0.3 * len(verdicts), row
+    assert sum(not case["right"] for case in own) >= 0.4 * len(own)

@@ -1,0 +1,481 @@
+r"""From the text of an answer to its typed value: lists, sets, intervals, equations, words.
+
+    read(r"x<-2 \text{ or } x>2").key      # the key of the union of two intervals
+
+The one rule: the type is decided by the outermost sign, from the loosest to the tightest: "and" and
+"or", commas, relations, unions, brackets, one expression. The table in docs/answers.md tells what
+is equal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+import sympy
+
+from orchestrator.kit.answers.units import is_count, unit
+from verifiers.answers.algebra import relations, words
+from verifiers.answers.algebra.evaluation import scalar
+from verifiers.answers.algebra.notation import Unreadable, closing, depths, split, stripped, tokens
+from verifiers.answers.algebra.parser import is_function, parse
+from verifiers.answers.algebra.values import (
+    EMPTY,
+    Value,
+    finite_set,
+    listed,
+    matrix,
+    of_scalar,
+    ratio,
+    sequence,
+)
+
+_AND = frozenset(["and", r"\text{and}", r"\wedge", r"\text{ and }", "&"])
+_OR = frozenset(["or", r"\text{or}", r"\vee"])
+_MAX_UNIT_TOKENS = 12
+_WAITING = frozenset([*"=+-*/<>^_,;:", r"\le", r"\ge", r"\ne", r"\pm", r"\cup", r"\in"])
+_COMMAS = frozenset([",", ";"])
+_SIGNS = frozenset([*relations.INEQUALITIES, "="])
+_NAMED_SETS = {
+    r"\mathbb{R}": sympy.S.Reals, r"\mathbb{Z}": sympy.S.Integers, r"\mathbb{N}": sympy.S.Naturals,
+    r"\mathbb{Q}": sympy.S.Rationals, r"\mathbb{C}": sympy.S.Complexes,
+}  # fmt: skip
+_EMPTY = frozenset([r"\emptyset", r"\{\}", r"\text{Ø}", "Ø"])
+_NAME = re.compile(
+    r"(?:[A-Za-z]|\\[A-Za-z]+|[A-Z]{2,4}|\\(?:text|operatorname)\{[^{}]*\})"
+    r"(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\^\{?-1\}?)?'*(?:\([^()=]{1,60}\))?"
+    r"|[mn]?\\(?:angle|triangle|overline|widehat|vec|overrightarrow|hat|bar)\s?\{?\w{1,4}\}?"
+    r"|\|[^|=]{1,40}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
+    r"|[EPVn]\[[^\[\]=]{1,40}\]|\\frac\{[A-Z]{1,3}\}\{[A-Z]{1,3}\}|[A-Z]{1,3}/[A-Z]{1,3}"
+    r"|(?:[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?:)+[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?"
+)
+_MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|smallmatrix|array)\}")
+_LABEL = re.compile(r"\\text\{\(?[A-J][).]?\)?\}|\\text\{\([A-J]\)[^{}]{0,3}\}")
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:\\text\{)?\s?([AaPp]\.?\s?[Mm]\.?)?\}?")
+_PLAIN_DIGITS = re.compile(r"\\text\{(\w+)\}|\((?=\w+\)_)|(?<=\w)\)(?=_)")
+_BASED = re.compile(r"([0-9A-F]{1,400})_(?:\{(\d{1,3})\}|(\d{1,2}))(?:\\text\{.{0,20}\})?")
+
+
+def read(text: str) -> Value:
+    """Return the typed value of an answer. Unreadable or Undecided where it is no mathematics."""
+    return _value(_without_label(tokens(text)))
+
+
+def as_text(text: str) -> str:
+    """Return the key of an answer that is no mathematics: its tokens.
+
+    Spaces, frames, and braces around one token do not count.
+    """
+    found = [token for token in tokens(text) if token != " "]
+    for index in range(len(found) - 2):
+        if found[index] == "{" and found[index + 2] == "}":
+            found[index] = found[index + 2] = ""
+    return "=`" + " ".join(filter(None, found)) + "`"
+
+
+def _without_label(found: list[str]) -> list[str]:
+    r"""Return the tokens without the letter of a choice in front: `\text{(B) } 18`, `(B) 18`."""
+    if len(found) > 1 and _LABEL.fullmatch(found[0]):
+        return stripped(found[1:])
+    is_label = len(found) > 4 and found[0] == "(" and found[1] in "ABCDEFGHIJ" and found[2] == ")"
+    return stripped(found[3:]) if is_label and found[3] == " " else found
+
+
+def _value(found: list[str]) -> Value:
+    if time := _clock(found):
+        return time
+    found = _unwrapped(found)
+    if not found:
+        raise Unreadable("nothing is there")
+    return (
+        _french_interval(found)
+        or _choices(found)
+        or _list(found)
+        or _relation(found)
+        or _set_operation(found)
+        or _bracketed(found)
+        or _ratio(found)
+        or _one(found)
+    )
+
+
+def _unwrapped(found: Sequence[str]) -> list[str]:
+    """Return the tokens without braces, dollar signs and units around all of them."""
+    found = stripped([token for token in found if token not in ("$", r"\$", "{,}")])
+    while found and found[0] == "{" and closing(found, 0) == len(found) - 1:
+        found = stripped(found[1:-1])
+    return _without_unit(found)
+
+
+def _without_unit(found: list[str]) -> list[str]:
+    r"""Return the tokens without a unit at the end: `2\pi\text{ cm}^2`, `\frac{\pi}{2} m/s`.
+
+    Bare letters are a unit only behind a space, and one letter never: `\pi m` is a product.
+    """
+    if not any(token[0].isdigit() or token == r"\pi" for token in found):
+        return found
+    for start in range(max(1, len(found) - _MAX_UNIT_TOKENS), len(found)):
+        before, tail = found[:start], found[start:]
+        is_angle = tail[0] == "°" and not any(map(is_function, before))
+        is_upright = tail[0].startswith(r"\text{") or is_angle
+        is_apart = before[-1] == " " and tail[0].isalpha() and len(tail[0]) > 1
+        if not (is_upright or is_apart) or _is_open(before):
+            continue
+        text = "".join(tail)
+        if unit(text) is not None or (is_upright and is_count(text[6:-1])):
+            return stripped(before)
+    return found
+
+
+def _is_open(found: Sequence[str]) -> bool:
+    """Tell whether a bracket is not closed, or a sign waits for what follows."""
+    last = next((token for token in reversed(found) if token != " "), ",")
+    n_open = sum(token in ("(", "{", "[", r"\{") for token in found)
+    n_closed = sum(token in (")", "}", "]", r"\}") for token in found)
+    return last in _WAITING or last in _AND | _OR or n_open != n_closed
+
+
+def _clock(found: Sequence[str]) -> Value | None:
+    match = _CLOCK.fullmatch("".join(token for token in found if token != " "))
+    if match is None or not (match[4] or match[3] or match[2].startswith("0")):
+        return None
+    hours, minutes, seconds = int(match[1]), int(match[2]), int(match[3] or 0)
+    if hours > 23 or minutes > 59 or seconds > 59:
+        return None
+    if half := (match[4] or "")[:1].lower():
+        hours = hours % 12 + (12 if half == "p" else 0)
+    shown = f"{hours:02}:{minutes:02}:{seconds:02}"
+    return Value("time", f"=time {shown}", shown)
+
+
+def _french_interval(found: Sequence[str]) -> Value | None:
+    """Read `]0,3[`, whose brackets close what they open elsewhere."""
+    if found[0] not in ("]", "[", "(") or found[-1] not in ("[", "]", ")"):
+        return None
+    if found[0] != "]" and found[-1] != "[":
+        return None
+    inside = split(found[1:-1], _COMMAS)
+    if len(inside) != 2:
+        return None
+    left = "[" if found[0] == "[" else "("
+    return relations.interval(_interval(inside, left, "]" if found[-1] == "]" else ")"))
+
+
+def _choices(found: list[str]) -> Value | None:
+    """Read what "and" and "or" join: conditions on one unknown, or a list."""
+    for separators, combine in ((_OR, sympy.Union), (_AND, sympy.Intersection)):
+        parts = split(found, separators)
+        if len(parts) < 2:
+            continue
+        parts = [part for part in parts if part]
+        sets = [_condition(part) for part in parts]
+        if all(isinstance(one, sympy.Set) for one in sets):
+            return relations.real_set(combine(*sets))
+        return _collected([piece for part in parts for piece in split(part, _COMMAS) if piece])
+    return None
+
+
+def _condition(part: list[str]) -> sympy.Set | None:
+    """Return the solutions of an inequality in one unknown, or an interval after `x ∈`."""
+    if r"\in" in part:
+        return _as_set(stripped(part[part.index(r"\in") + 1 :]))
+    if not any(token in relations.INEQUALITIES for token in _outer(part)):
+        return None
+    solutions = _inequality(part)
+    return solutions if isinstance(solutions, sympy.Set) else None
+
+
+def _outer(found: Sequence[str]) -> list[str]:
+    return [token for token, depth in zip(found, depths(found), strict=True) if depth == 0]
+
+
+def _list(found: list[str]) -> Value | None:
+    """Read values with commas between them: a list, which is a set, or conditions."""
+    if not any(token in _COMMAS for token in _outer(found)):
+        return None
+    joined = _thousands(found)
+    groups = [part for part in split(joined, frozenset([";"])) if part]
+    if len(groups) > 1 and "," in _outer(joined):  # p=5,q=2; p=7,q=2
+        return listed([_value(group) for group in groups])
+    parts = [part for part in split(joined, _COMMAS) if part]
+    if len(parts) == 1:
+        return _value(parts[0])
+    sets = [_condition(part) for part in parts]
+    if all(isinstance(one, sympy.Set) for one in sets):
+        both = sympy.Intersection(*sets)
+        return relations.real_set(both if both is not sympy.S.EmptySet else sympy.Union(*sets))
+    return _collected(parts)
+
+
+def _thousands(found: Sequence[str], *, bracketed: bool = False) -> list[str]:
+    """Return the tokens with the commas inside of numbers removed: `45,210`, not `45, 210`.
+
+    Within brackets a comma separates, unless spaces behind others show what this one does.
+    """
+    spaced = any(
+        a == "," and b == " "
+        for (a, b), d in zip(pairwise(found), depths(found), strict=False)
+        if d == 0
+    )
+    alone = not bracketed and re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", "".join(found))
+    if not (spaced or alone):
+        return list(found)
+    out: list[str] = []
+    for index, token in enumerate(found):
+        is_group = (
+            len(out) > 1
+            and out[-1] == ","
+            and re.fullmatch(r"\d{3}(?:\.\d+)?", token)
+            and re.fullmatch(r"\d+", out[-2])
+            and found[index - 1] == ","
+            and (len(out[-2]) <= 3 or out[-2][-4:] != token)
+        )
+        if is_group:
+            out.pop()
+            out[-1] += token
+        else:
+            out.append(token)
+    return out
+
+
+def _collected(parts: list[list[str]]) -> Value:
+    """Return the set of values, or the tuple of several named ones."""
+    named = [_named(part) for part in parts]
+    names = ["".join(name) for name, _ in named if name]
+    if len({name.partition("_")[0] for name in names}) == 1:  # x_1 = 4, x_2 = -7: values of x
+        names = [name.partition("_")[0] for name in names]
+    if len(names) == len(parts) and len(set(names)) == len(names):
+        ordered = sorted(zip(names, named, strict=True), key=lambda pair: pair[0])
+        return sequence([_value(list(value)) for _, (_, value) in ordered], "named values")
+    if len(set(names)) > 1:
+        raise Unreadable("some values have names and some have none")
+    values = [_value(list(value)) for _, value in named]
+    return finite_set(values) if names else listed(values)
+
+
+def _named(found: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the name and the value of `name = value`; no name if there is none."""
+    parts = split(found, frozenset(["="]))
+    if len(parts) > 1 and parts[-1] and _is_name(parts[0], parts[-1]):
+        return parts[0], parts[-1]
+    return (), found
+
+
+def _is_name(name: Sequence[str], value: Sequence[str]) -> bool:
+    """Tell whether the left side only names the right one.
+
+    `x = 2y + 3` is a line: a coordinate names nothing that depends on a later one.
+    """
+    text = "".join(token for token in name if token != " ")
+    if not _NAME.fullmatch(text) or text in (r"\pi", "e", "i") or is_function(name[0]):
+        return False
+    letters = {letter for token in value if token.isalpha() for letter in token}
+    if text in relations.COORDINATES:
+        later = relations.COORDINATES[: relations.COORDINATES.index(text)]
+        return not letters & {text, *later}
+    return not (len(text) == 1 and text in letters)
+
+
+def _relation(found: list[str]) -> Value | None:
+    outer = _outer(found)
+    if r"\in" in outer:
+        return _value(stripped(found[found.index(r"\in") + 1 :]))
+    if r"\approx" in outer:
+        left, *_, right = split(found, frozenset([r"\approx"]))
+        return _value(right if not left or _is_name(left, right) else left)
+    if any(token in relations.INEQUALITIES for token in outer):
+        solutions = _inequality(found)
+        return solutions if isinstance(solutions, Value) else relations.real_set(solutions)
+    if "=" not in outer:
+        return None
+    name, value = _named(found)
+    if name:
+        if name[0] == "(" and r"\pm" not in value:
+            return _tuple_of(name, value)
+        return _value(list(value))
+    sides = split(found, frozenset(["="]))
+    if not sides[0]:
+        return _value(sides[-1])
+    left, right = parse(sides[0]), parse(sides[-1])
+    if not left.free_symbols:  # 2 + 3 = 5 says 5, 6 = x says 6
+        if right.is_Symbol:
+            return _value(sides[0])
+        if not right.free_symbols:
+            return of_scalar(scalar(right))
+    return relations.equation(left, right)
+
+
+def _tuple_of(name: Sequence[str], value: Sequence[str]) -> Value:
+    """Return the value of `(x,y)=(2,1)`: the tuple, in alphabetical order of the names."""
+    names = ["".join(part) for part in split(name[1:-1], _COMMAS)]
+    found = stripped(value)
+    if not found or found[0] != "(" or closing(found, 0) != len(found) - 1:
+        return _value(list(value))
+    entries = split(found[1:-1], _COMMAS)
+    if len(entries) != len(names) or len(set(names)) < len(names):
+        return _value(list(value))
+    ordered = sorted(zip(names, entries, strict=True), key=lambda pair: pair[0])
+    return sequence([_value(entry) for _, entry in ordered])
+
+
+def _inequality(found: Sequence[str]) -> Value | sympy.Set:
+    signs = [t for t, d in zip(found, depths(found), strict=True) if d == 0 and t in _SIGNS]
+    sides = [relations.with_unknowns(parse(part)) for part in split(found, _SIGNS)]
+    if sides[0].is_Symbol and "=" in signs[:1]:  # f(x) = ... >= 3 states nothing simple
+        raise Unreadable("an equation and an inequality in one")
+    return relations.inequality(sides, signs)
+
+
+def _set_operation(found: list[str]) -> Value | None:
+    outer = set(_outer(found))
+    if not outer & {r"\cup", r"\cap", r"\setminus"}:
+        return None
+    return relations.real_set(_as_set(found))
+
+
+def _as_set(found: list[str]) -> sympy.Set:
+    """Return the sympy set of an interval, a union, a set of numbers. Unreadable otherwise."""
+    found = _unwrapped(found)
+    for separator, combine in (
+        (r"\cup", sympy.Union),
+        (r"\cap", sympy.Intersection),
+        (r"\setminus", sympy.Complement),
+    ):
+        parts = split(found, frozenset([separator]))
+        if len(parts) > 1:
+            return combine(*(_as_set(part) for part in parts))
+    if len(found) == 1 and found[0] in _NAMED_SETS:
+        return _NAMED_SETS[found[0]]
+    if "".join(found) in _EMPTY:
+        return sympy.S.EmptySet
+    if found and found[0] == r"\{" and closing(found, 0) == len(found) - 1:
+        condition = _builder(found[1:-1])
+        if condition is not None:
+            return condition
+        parts = split(found[1:-1], _COMMAS)
+        return sympy.FiniteSet(*(relations.plain(parse(part)) for part in parts))
+    if found and found[0] in ("(", "[") and found[-1] in (")", "]"):
+        return _interval(split(found[1:-1], _COMMAS), found[0], found[-1])
+    raise Unreadable("not a set")
+
+
+def _interval(ends: Sequence[list[str]], left: str, right: str) -> sympy.Interval:
+    if len(ends) != 2:
+        raise Unreadable("an interval has two ends")
+    start, end = (relations.plain(parse(part)) for part in ends)
+    found = sympy.Interval(start, end, left_open=left == "(", right_open=right == ")")
+    if not isinstance(found, sympy.Interval):
+        raise Unreadable("the ends of an interval are in order")
+    return found
+
+
+def _builder(inside: list[str]) -> sympy.Set | None:
+    r"""Return the set of `\{x \mid x \ge 4\}`, None if there is no condition."""
+    for separator in ("|", ":"):
+        parts = split(inside, frozenset([separator]))
+        if len(parts) < 2:
+            continue
+        if len(parts) > 2:
+            raise Unreadable("two conditions")
+        domain = sympy.S.Reals
+        if r"\in" in parts[0]:
+            domain = _as_set(stripped(parts[0][parts[0].index(r"\in") + 1 :]))
+        pieces = [p for group in split(parts[1], _AND) for p in split(group, _COMMAS) if p]
+        alternatives = split(parts[1], _OR)
+        if len(alternatives) > 1:
+            sets = [_condition(piece) for piece in alternatives]
+            combined = sympy.Union(*sets) if None not in sets else None
+        else:
+            sets = [_condition(piece) for piece in pieces]
+            combined = sympy.Intersection(*sets) if None not in sets else None
+        if combined is None:
+            raise Unreadable("a condition that is no inequality")
+        return sympy.Intersection(domain, combined)
+    return None
+
+
+def _bracketed(found: list[str]) -> Value | None:
+    """Read a tuple, an interval, a set, a matrix; None if no bracket is around all of it."""
+    if "".join(found) in _EMPTY:
+        return EMPTY
+    if len(found) == 1 and found[0] in _NAMED_SETS:
+        return relations.real_set(_NAMED_SETS[found[0]])
+    if any(map(_MATRIX.match, found)):
+        return _matrix(found)
+    if found[0] not in ("(", "[", r"\{", r"\langle") or closing(found, 0) != len(found) - 1:
+        return None
+    inside, ends = stripped(found[1:-1]), found[0] + found[-1]
+    if found[0] == r"\{":
+        condition = _builder(inside)
+        if condition is not None:
+            return relations.real_set(condition)
+        parts = [part for part in split(_thousands(inside, bracketed=True), _COMMAS) if part]
+        return finite_set([_value(part) for part in parts])
+    parts = split(_thousands(inside, bracketed=True), _COMMAS)
+    if len(parts) == 1:
+        return _value(inside) if ends in ("()", "[]", r"\langle\rangle") else None
+    if ends == "[]" and all(part[:1] == ["["] for part in parts):
+        return matrix([[_value(e) for e in split(part[1:-1], _COMMAS)] for part in parts])
+    if len(parts) == 2 and ends in ("[]", "(]", "[)"):
+        return relations.interval(_interval(parts, found[0], found[-1]))
+    if ends not in ("()", "[]", r"\langle\rangle"):
+        return None
+    return sequence([_entry(part) for part in parts])
+
+
+def _entry(part: list[str]) -> Value:
+    if "".join(part) in (r"\infty", r"+\infty", r"-\infty"):
+        return relations.infinity(part[0] != "-")
+    return _value(part)
+
+
+def _matrix(found: list[str]) -> Value:
+    """Read a matrix, or what sympy makes of several: sums, products, multiples."""
+    while found[0] in ("(", "[") and closing(found, 0) == len(found) - 1:
+        found = stripped(found[1:-1])
+    is_one = _MATRIX.match(found[0]) and sum(token.startswith(r"\begin") for token in found) == 1
+    if not is_one or not found[-1].startswith(r"\end"):
+        return _sympy_matrix(parse(found))
+    inside = [token for token in found[1:-1] if token != r"\hline"]
+    if found[0] == r"\begin{array}" and inside[:1] == ["{"]:
+        inside = inside[closing(inside, 0) + 1 :]
+    rows = [row for row in split(inside, frozenset([r"\\"])) if row]
+    entries = [split(row, frozenset(["&"])) for row in rows]
+    if not entries or len({len(row) for row in entries}) != 1:
+        raise Unreadable("the rows differ in length")
+    if found[0] in (r"\begin{vmatrix}", r"\begin{Vmatrix}"):
+        cells = [[relations.plain(parse(cell)) for cell in row] for row in entries]
+        return of_scalar(scalar(sympy.Matrix(cells).det()))
+    return matrix([[_value(cell) for cell in row] for row in entries])
+
+
+def _sympy_matrix(found: sympy.MatrixBase | sympy.Basic) -> Value:
+    if not isinstance(found, sympy.MatrixBase):
+        return of_scalar(scalar(found))
+    rows = [[of_scalar(scalar(cell)) for cell in row] for row in found.tolist()]
+    return matrix(rows)
+
+
+def _ratio(found: list[str]) -> Value | None:
+    parts = split(found, frozenset([":", "to", r"\text{to}"]))
+    if len(parts) < 2 or not all(parts):
+        return None
+    numbers = [parse(part) for part in parts]
+    if len(numbers) == 2:
+        return of_scalar(scalar(numbers[0] / numbers[1]))
+    return ratio([of_scalar(scalar(number / numbers[0])) for number in numbers])
+
+
+def _one(found: list[str]) -> Value:
+    """Read one expression or words; `±` makes it a set of two."""
+    text = "".join(found)
+    if key := words.key(text):
+        return Value("words", key, key[1:])
+    if based := _BASED.fullmatch(_PLAIN_DIGITS.sub(lambda match: match[1] or "", text)):
+        return Value("numeral", f"={based[1]}_{based[2] or based[3]}", text)
+    if r"\pm" in found or r"\mp" in found:
+        return finite_set([of_scalar(scalar(parse(found, sign))) for sign in (1, -1)])
+    if text in (r"\infty", r"+\infty", r"-\infty"):
+        return relations.infinity(found[0] != "-")
+    return of_scalar(scalar(parse(found)))
