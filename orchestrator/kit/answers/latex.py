@@ -32,6 +32,7 @@ _CHANGES = re.compile(
     r"|hundreds|thousands|millions|(?:in|by) (?=\d))\b",
     re.IGNORECASE,
 )
+_CONTRAST = re.compile(r",?\s{0,3}(?:(?:and|but) not|not|rather than|instead of)\b", re.IGNORECASE)
 _PART = re.compile(
     r"(?:hal(?:f|ves)|(?:thir|four|fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)(?:d|th)s?)\b"
     r"(?! of\b)",
@@ -127,7 +128,7 @@ def closing_values(
     counts. The values are the first of these that exists: the text in bold; the text after the last
     "is", "are" or "equals"; the formulas; an inequality; the text after the last `=`; the numbers.
     """
-    line = _joined(plain(line.strip(), language), language)
+    line = plain(line.strip(), language)
     if len(line) > MAX_ANSWER_CHARS or _OPEN_END.search(line) or UNCLEAR in line:
         return []
     last = sentences(line)[-1:]
@@ -166,7 +167,7 @@ def _unit_words(rest: str) -> list[str]:
 
 def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     """Return the expression at the start of a phrase, and the words after it."""
-    words = _joined(plain(words, language), language).strip().lstrip("*_: ").strip().lstrip("\"'“")
+    words = plain(words, language).strip().lstrip("*_: ").strip().lstrip("\"'“")
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
     formulas, rest = _formulas(words)
     if formulas:
@@ -245,7 +246,9 @@ def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str
             continue
         if _OPERATOR_BEFORE.search(sentence, max(0, match.start() - 8), match.start()):
             return _whole_formula(sentence, match.start(), language)
-        if (value := read(sentence[match.start() :], language)) is None:
+        before = sentence[max(0, match.start() - _MAX_UNIT_CHARS) : match.start()].rstrip()
+        value = read(sentence[match.start() :], language)
+        if value is None or _negation(language).fullmatch(before.rpartition(" ")[2]):
             return []
         values.append(value)
     return values
@@ -269,19 +272,6 @@ def _negation(language: Language | None) -> re.Pattern[str]:
 def _changes(language: Language) -> re.Pattern[str]:
     end = r"(?!\w)" if language.is_spaced and language.code != "ko" else ""
     return re.compile(rf"(?:{language.changes}){end}", re.IGNORECASE)
-
-
-@lru_cache(maxsize=64)
-def _joint(language: Language) -> re.Pattern[str]:
-    space = r"\s+" if language.is_spaced and language.code != "ko" else r"\s*"
-    return re.compile(
-        rf"(?<=[\d%}})$]){space}(?:{language.joints}){space}(?=[-+\d$\\(])", re.IGNORECASE
-    )
-
-
-def _joined(text: str, language: Language | None) -> str:
-    """Return a text with "and" between the numbers of a list, whatever its language."""
-    return text if language is None else _joint(language).sub(" and ", text)
 
 
 def _formulas(words: str) -> tuple[list[str], str]:
@@ -384,6 +374,8 @@ def _unchanged(
         rest = rest.removeprefix(" ".join(_unit_words(rest))).strip()
     if is_part:
         rest = re.sub(r"^of\b", "", rest)
+    if _CONTRAST.match(rest):
+        return True
     if _CHANGES.match(rest) or _PART.match(rest) or (language and _changes(language).match(rest)):
         return False
     return not check_rest or not re.search(r"\d", _CLAUSE.split(rest, maxsplit=1)[0])
