@@ -38,7 +38,7 @@ class Model:
     - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
     - `task`: one of `TASKS`, for a model that returns values instead of text.
     - `reasoning_parser`: vLLM's parser that splits this model's thinking from its reply; "none"
-      leaves that to tags (`kit.answers.thinking`).
+      leaves that to tags (`kit.answers.tags`).
     """
 
     path: str

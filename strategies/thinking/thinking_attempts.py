@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Command, Reply, Steps
 from orchestrator.core.values import Capability
-from orchestrator.kit.answers.thinking import CLOSE
+from orchestrator.kit.answers.tags import CLOSE
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import AttemptOptions
 from orchestrator.kit.thinking import ThinkingModel, thinking_needs

@@ -183,6 +183,17 @@ def test_a_replay_of_full_texts_reads_references_by_the_domain(cli: Run) -> None
     refused = cli("replay", "pool.json", "--strategy", "consistency n=2")
     assert refused.exit_code == 2
     assert "1 of 1 references cannot be read" in refused.stderr
+    assert "none of its references can be read" in refused.stderr
+
+
+def test_the_engine_replay_needs_no_references(cli: Run) -> None:
+    """It serves the recorded texts of every problem."""
+    write_answers("p.jsonl", "one", "two")
+    run_18(cli, "p.jsonl", "number", "--strategy.n", "2")
+    replayed = ("--execution.engine", "replay", "--execution.engine.source", "runs/p")
+    done = cli("run", "--problems", "p.jsonl", *replayed, "--domain", "number", "--out", "runs/q")
+    assert done.exit_code == 0, done.output
+    assert "2 answered" in done.stdout
 
 
 def test_weights_are_fitted_on_readable_references(cli: Run) -> None:

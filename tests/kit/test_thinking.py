@@ -12,15 +12,8 @@ from orchestrator.core.lineage import whole
 from orchestrator.core.values import Finish, Purpose, Request, Trace
 from orchestrator.kit.answers import find
 from orchestrator.kit.answers.attempt import reading
-from orchestrator.kit.answers.thinking import (
-    closes_thinking,
-    is_tag,
-    merged,
-    opening_tag,
-    parts_of,
-    refined,
-    split,
-)
+from orchestrator.kit.answers.tags import closes_thinking, is_tag, opening_tag
+from orchestrator.kit.answers.thinking import merged, parts_of, refined, split
 from orchestrator.kit.prompts import visible_text
 
 HARMONY = "<|channel|>{}<|message|>"
@@ -38,6 +31,13 @@ FORMATS = [
     ("<mm:think>", "</mm:think>"),
     ("<ifm|think_fast>", "</ifm|think_fast>"),
     ("<think:6124c78e>", "</think:6124c78e>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<antThinking>", "</antThinking>"),
+    ("<thoughts>", "</thoughts>"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<start_working_out>", "<end_working_out>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<|think|>", "<|end|><|begin|>assistant<|content|>"),
     ("[THINK]", "[/THINK]"),
     ("[think]", "[/think]"),
     ("◁think▷", "◁/think▷"),
@@ -144,7 +144,7 @@ def test_spans_are_in_order_and_apart_and_a_reply_has_no_thinking(
     assert bool(parts.closing) == parts.is_open
 
 
-_TAGGED = [piece for piece in _PIECES if not piece.startswith(("Here", "analysis"))]
+_TAGGED = [p for p in _PIECES if not p.startswith(("Here", "analysis", '"', "`"))]
 
 
 @given(st.lists(st.sampled_from(_TAGGED), max_size=8).map("".join), st.booleans())

@@ -18,6 +18,7 @@ from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwra
 from orchestrator.kit.answers.prose import is_prose
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
 from verifiers.answers.algebra import words
+from verifiers.answers.algebra.notation import compatible
 
 if TYPE_CHECKING:
     from verifiers.answers.algebra.values import Value
@@ -140,7 +141,7 @@ def _normal(answer: str) -> str:
     value = quantity(answer)
     if value is not None:
         return rational_key(value)
-    tidied = tidy(answer)
+    tidied = tidy(compatible(answer))
     text = unwrap(tidied.rstrip("\\ ") or tidied)
     bare = text.lstrip("= ")
     if key := words.key(bare):

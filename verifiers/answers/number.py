@@ -101,8 +101,9 @@ class Number:
 
     def read_reference(self, text: str) -> str | None:
         """Return the number that the text gives explicitly, or a bare number as it is."""
-        explicit = self.extract(text, finished=False)
-        return explicit or (text.strip() if quantity(text.strip()) is not None else None)
+        if explicit := self.extract(text, finished=False):
+            return explicit
+        return None if measurement(text.strip()) is None else text.strip()
 
 
 @lru_cache(maxsize=8192)

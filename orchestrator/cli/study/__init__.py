@@ -1,4 +1,4 @@
-"""The commands that evaluate jobs, compare settings or fit parameters, each in one module.
+"""The commands that evaluate jobs, read answers, compare settings or fit parameters, one a module.
 
 `orchestrator.studies` computes the numbers and `orchestrator.cli.view` displays them.
 """

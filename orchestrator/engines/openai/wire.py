@@ -16,7 +16,8 @@ import msgspec
 from orchestrator.core.metrics import RuleFold, entropy, logprobs_needed, metric_values
 from orchestrator.core.values import Finish, Request, Span, Spans, Trace, Usage
 from orchestrator.engines.reply import trace_for
-from orchestrator.kit.answers.thinking import CLOSE, OPEN, merged, refined
+from orchestrator.kit.answers.tags import CLOSE, OPEN
+from orchestrator.kit.answers.thinking import merged, refined
 
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
 _NO_COUNT = "output_tokens is {}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.core.values import Message, Prompt
-from orchestrator.kit.answers.thinking import closes_thinking, is_tag, opening_tag
+from orchestrator.kit.answers.tags import closes_thinking, is_tag, opening_tag
 
 _MAX_PROMPTS = 1024  # kept as token ids: the n traces of a problem start close together
 _TAG_TOKENS = 32  # at the end of a prompt, where a template opens or closes the thinking

@@ -18,7 +18,8 @@ from orchestrator.engines.reply import tokens_between, trace_for, without_stop
 from orchestrator.engines.vllm.depth import IterationCounts
 from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 from orchestrator.engines.vllm.watch import TokenWatch
-from orchestrator.kit.answers.thinking import OPEN, Split, clipped, refined, shifted, split
+from orchestrator.kit.answers.tags import OPEN
+from orchestrator.kit.answers.thinking import Split, clipped, refined, shifted, split
 
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "abort": Finish.CANCELLED}
 
@@ -110,30 +111,32 @@ def with_thinking(
     Where the prompt opened the thinking, the text begins with that tag, so that the text alone
     tells thinking from reply.
     """
-    tag, closes = prompts.thinking(request.prompt)
-    inherited = ""
-    if request.parent is not None or request.suffix:
-        inherited, tag = f"{request.prefix_text}{request.suffix}", ""
-    text, note = f"{tag}{trace.text}", trace.note
-    parts: Split | None = None
-    if parser is not None and not closes:
-        ids = (*request.prefix_ids, *data.suffix_ids, *trace.token_ids)
-        try:
-            parts = parser.split(inherited + text, ids)
-        except Exception as error:  # noqa: BLE001 - a parser may raise anything on an odd text
-            note = f"reasoning parser {parser.name!r}: {error!r}; thinking was told by tags"
-        if parts is not None and not inherited and not tag and _lacks_tag(parts):
-            tag, parts = OPEN, _behind(OPEN, parts)
-            text = parts.text
-    parts = parts or split(inherited + text, trace.finish is Finish.STOP)
-    thinking = clipped(parts.thinking, len(inherited))
-    if not thinking and parts.reply == ((0, len(parts.text)),):
+    if not trace.text:
         return trace
+    tag, closes = prompts.thinking(request.prompt)
+    inherited = request.prefix_text if request.parent is not None else tag
+    before = f"{inherited}{request.suffix}"
+    # where nothing else precedes it, the tag is part of the trace's own text
+    before, tag = ("", tag) if before in ("", tag) else (before, "")
+    text = f"{tag}{trace.text}"
+    ids = (*request.prefix_ids, *data.suffix_ids, *trace.token_ids)
+    parts, note = None, trace.note
+    try:
+        parts = None if parser is None or closes else parser.split(before + text, ids)
+    except Exception as error:  # noqa: BLE001 - a parser may raise anything on an odd text
+        note = f"reasoning parser: {error!r}; thinking was told by tags"
+    if parts is not None and not before and not tag and _lacks_tag(parts):
+        tag, parts = OPEN, _behind(OPEN, parts)
+        text = parts.text
+    parts = parts or split(before + text, trace.finish is Finish.STOP)
+    if parts.is_plain:
+        return changed(trace, note=note)
+    thinking = clipped(parts.thinking, len(before))
     return changed(
         trace,
         text=text,
         thinking_spans=thinking,
-        reply_spans=clipped(parts.reply, len(inherited)),
+        reply_spans=clipped(parts.reply, len(before)),
         usage=changed(trace.usage, reasoning_tokens=_n_tokens(trace, thinking, len(tag), prompts)),
         note=note,
     )

@@ -28,7 +28,7 @@ class Reading:
 
     def with_parts(self, trace: Trace) -> Trace:
         """Return the trace with its own thinking and reply; as it is without any tag."""
-        if trace.reply_spans is not None or self.whole.reply == ((0, len(self.whole.text)),):
+        if trace.reply_spans is not None or self.whole.is_plain:
             return trace
         return changed(
             trace,

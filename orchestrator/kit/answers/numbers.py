@@ -34,6 +34,7 @@ _SYMBOLS = str.maketrans(
         "⁄": "/",
         "π": r"\pi ",
         "∞": r"\infty ",
+        "…": r"\ldots ",
         "≤": r"\le ",
         "≥": r"\ge ",
         "≠": r"\ne ",
@@ -68,7 +69,10 @@ _COMMANDS = (
 _TIDY = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
-        (rf"\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", "\\\\"),  # a backslash escaped twice, as in JSON
+        (
+            rf"(?<!\\)\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))",
+            "\\\\",
+        ),  # a backslash escaped twice, as in JSON
         (
             r"(?<=\d)(?:\{,\}|\\text\{,\}|\\,|,\\!\s?|,?\{\\,\}|~)(?=\d{3}(?!\d))",
             "",
@@ -95,6 +99,7 @@ _TIDY = tuple(
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"(?<=[\d }])\.{3,}", r"\\ldots "),
         (r"\s+", " "),
     )
 )

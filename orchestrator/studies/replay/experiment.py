@@ -114,9 +114,11 @@ def play_all(
 ) -> list[ReplayRow]:
     """Return a row per recording and setting; for several recordings, also a row per setting.
 
-    `n_processes` 0 means one per core. Raises ReplayError when a recording has no references, or
-    lacks a trace that a strategy requests.
+    Problems with a reference that cannot be read are left out. `n_processes` 0 means one per core.
+    Raises ReplayError when a recording has no references, or lacks a trace that a strategy
+    requests.
     """
+    recordings = [recording.measurable() for recording in recordings]
     for recording in recordings:
         lacking = [p.problem.id for p in recording.problems if p.right is None]
         if lacking:

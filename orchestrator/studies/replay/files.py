@@ -41,7 +41,6 @@ from orchestrator.studies.replay.recording import (
 from orchestrator.studies.summary import (
     compare_answers,
     references_in,
-    require_readable,
     unreadable_notes,
 )
 
@@ -178,21 +177,20 @@ def _answer(text: str) -> Answer | None:
 
 
 async def _annotated(raws: Sequence[_RawProblem], domain: str, name: str) -> Recording:
-    """Return the problems with answers in the classes that a live job would assign.
-
-    Problems with a reference that the domain cannot read are left out.
-    """
+    """Return the problems with answers in the classes that a live job would assign."""
     rows = {raw.problem.id: ReferenceRow(i, raw.reference) for i, raw in enumerate(raws, start=1)}
     async with aclosing(AnswerWorkers()) as workers:
         annotator = Annotator(Plan(domain=domain), workers)
         read = await read_references(rows, dict.fromkeys(rows, domain), annotator)
-        require_readable(read, name)
-        recorded = [
-            await _annotated_problem(raw, domain, read.answers, annotator)
-            for raw in raws
-            if raw.problem.id in read.answers
-        ]
-    return Recording(name, tuple(recorded), tuple(unreadable_notes(read, name)))
+        recorded = [await _annotated_problem(raw, domain, read.answers, annotator) for raw in raws]
+    return _with_notes(Recording(name, tuple(recorded)), read, name)
+
+
+def _with_notes(recording: Recording, read: References, source: str) -> Recording:
+    """Return the recording with the references that cannot be read, and notes on them."""
+    notes = (*recording.notes, *unreadable_notes(read, source))
+    unreadable = frozenset(reference.problem_id for reference in read.unreadable)
+    return replace(recording, notes=notes, unreadable=unreadable)
 
 
 async def _annotated_problem(
@@ -223,7 +221,7 @@ async def _annotated_problem(
     pool = [Trace(i, answer=answer) for i, answer in enumerate(answers.values())]
     id = problem.id
     right = await right_keys({id: pool}, references, {id: domain}, annotator.accepts)
-    return RecordedProblem(problem, tuple(traces), right[id])
+    return RecordedProblem(problem, tuple(traces), right.get(id))
 
 
 def _read_job(path: Path, problems: str) -> Recording:
@@ -240,8 +238,6 @@ def _read_job(path: Path, problems: str) -> Recording:
     read = References({})
     if source and Path(source).is_file():
         read = references_in(source, domains, job.plan, Execution())
-        require_readable(read, source)
-    left_out = {reference.problem_id for reference in read.unreadable}
     right = compare_answers(
         job.plan,
         Execution(),
@@ -249,15 +245,13 @@ def _read_job(path: Path, problems: str) -> Recording:
     )
     recorded, n_cut = [], 0
     for problem_id, pool in job.pools.items():
-        if problem_id in left_out:
-            continue
         result = job.results.get(problem_id)
         whole, cut = _chains(pool, result.dropped if result else ())
         n_cut += cut
         recorded.append(RecordedProblem(rows[problem_id], tuple(whole), right.get(problem_id)))
     n_cut_notes = (f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()
-    notes = (*n_cut_notes, *note, *unreadable_notes(read, source))
-    return Recording(path.name, tuple(recorded), notes)
+    recording = Recording(path.name, tuple(recorded), (*n_cut_notes, *note))
+    return _with_notes(recording, read, source)
 
 
 def _chains(pool: Sequence[Trace], dropped: Collection[int]) -> tuple[list[RecordedTrace], int]:

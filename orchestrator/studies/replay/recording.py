@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from orchestrator.core.errors import PlanError
@@ -65,11 +65,25 @@ class RecordedProblem:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A pool of problems, and notes for readers of figures computed from it."""
+    """A pool of problems, and notes for readers of figures computed from it.
+
+    `unreadable` has the ids of problems with a reference that their domain cannot read.
+    """
 
     name: str
     problems: tuple[RecordedProblem, ...]
     notes: tuple[str, ...] = ()
+    unreadable: frozenset[str] = frozenset()
+
+    def measurable(self) -> Recording:
+        """Return the recording without the problems whose references cannot be read.
+
+        Raises ReplayError when none is left.
+        """
+        problems = tuple(p for p in self.problems if p.problem.id not in self.unreadable)
+        if self.unreadable and not problems:
+            raise ReplayError(f"{self.name}: none of its references can be read; correct them")
+        return replace(self, problems=problems)
 
 
 def draw_order(n_traces: int, draw: Draw, seed: int) -> Sequence[int]:

@@ -188,6 +188,16 @@ def test_a_continuation_has_its_own_part_of_the_thinking() -> None:
     assert (trace.thinking, trace.reply, trace.usage.reasoning_tokens) == ("", "It is 42.", 0)
 
 
+def test_a_forced_beginning_is_part_of_the_thinking_that_the_prompt_opened() -> None:
+    trace = finished_by(OPENS, "41</think>42", Request("2+2?", suffix="Perhaps "))
+    assert (trace.text, trace.thinking, trace.reply) == ("41</think>42", "41", "42")
+
+
+def test_a_trace_without_text_has_no_tag() -> None:
+    """It was cancelled before its first token."""
+    assert finished_by(OPENS, "", finish=Finish.CANCELLED).text == ""
+
+
 def test_special_tokens_are_kept_in_the_text_where_they_are_tags() -> None:
     assert Prompts(tokenizer(PLAIN), "main").keeps_special
     assert not Prompts(tokenizer(PLAIN, special=("<|im_start|>",)), "main").keeps_special
@@ -207,7 +217,7 @@ def test_a_parser_that_fails_leaves_a_note_and_the_tags() -> None:
 
     trace = finished_by(PLAIN, "<think>a</think>b", parser=ReplyParser("odd", parse, guessed=False))
     assert (trace.thinking, trace.reply) == ("a", "b")
-    assert "reasoning parser 'odd': KeyError" in trace.note
+    assert "reasoning parser: KeyError" in trace.note
 
 
 def test_the_page_lists_the_parser_of_every_family() -> None:

@@ -28,9 +28,9 @@ from verifiers.answers.algebra import arithmetic, functions
 from verifiers.answers.algebra.arithmetic import Undecided, digest, is_integer, mp, number_key
 
 POINTS = (0, 1, 2, 3)
-_SIZES = (1, 1, 5, 400)
+_SIZES = (sympy.QQ(1, 5), 1, 5, 20)
 _PRIMES = (2**127 - 1, 2**521 - 1)
-_CHECKING_DIGITS = 2000  # with which a computed value is a rational, if it seems to be one
+_CHECKING_DIGITS = 700  # with which a computed value is a rational, if it seems to be one
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ def scalar(expression: sympy.Basic) -> Scalar:
     keys = []
     for point in POINTS:
         try:
-            with mp.workdps(_CHECKING_DIGITS if _SIZES[point] > 100 else mp.dps):
-                keys.append(Evaluator(point).key(expression))
+            keys.append(Evaluator(point).key(expression))
         except Undecided:
             keys.append("none")
     if keys.count("none") > 1:

@@ -19,7 +19,11 @@ from verifiers.answers.algebra.arithmetic import (
     mp,
     product,
     rounding_error,
+    total,
 )
+
+_MAX_ARGUMENT_BITS = 4096  # the sine of a longer number needs as many digits of pi
+_MAX_FACTORS = 200  # of a binomial coefficient that is multiplied out
 
 
 def is_known(name: str) -> bool:
@@ -33,10 +37,13 @@ def apply(name: str, arguments: Sequence[Any]) -> Any:
         return exact(*arguments)
     if name not in _FUNCTIONS:
         raise Undecided(f"{name} has no value here")
+    sizes = [abs(inexact(argument)) for argument in arguments]
+    if any(mp.mag(size) > _MAX_ARGUMENT_BITS for size in sizes if size):
+        raise Undecided("the argument is too large")
     result = _FUNCTIONS[name](*map(inexact, arguments))
     if all(map(QQ_I.of_type, arguments)):
         return chopped(result, 0)
-    return chopped(result, max(1, *(abs(inexact(argument)) for argument in arguments)))
+    return chopped(result, max(1, *sizes))
 
 
 def _exponential(argument: Any) -> Any:
@@ -81,6 +88,11 @@ def _binomial(n: Any, k: Any) -> Any:
         if 0 <= over <= 10_000:
             return QQ_I(sympy.QQ(int(sympy.binomial(over, under)), 1), 0)
         raise Undecided("the binomial coefficient is too large")
+    if QQ_I.of_type(k) and is_integer(k) and 0 <= k.x <= _MAX_FACTORS:
+        result = QQ_I.one
+        for i in range(int(k.x)):
+            result = product(result, product(total([n, QQ_I(-i, 0)]), QQ_I(sympy.QQ(1, i + 1), 0)))
+        return result
     return mp.binomial(inexact(n), inexact(k))
 
 

@@ -21,6 +21,7 @@ _TOKEN = re.compile(
     r"|\s+|<=|>=|!=|\*\*|.",
     re.DOTALL,
 )
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿ]+|[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙₖₘₚₛₜᵢⱼ]+")
 _PRIMES = re.compile(r"\^\s*(?:\{\s*(?:\\prime\s*){1,4}\}|\\prime(?![A-Za-z]))")
 _NOT_SHOWN = frozenset(
     [
@@ -133,7 +134,8 @@ _SPELLINGS = {
     "⟩": r"\rangle", "〈": r"\langle", "〉": r"\rangle", "⌊": r"\lfloor", "⌋": r"\rfloor",
     "⌈": r"\lceil", "⌉": r"\rceil", "√": r"\sqrt", "∛": r"\cbrt", "∑": r"\sum", "∫": r"\int",
     "inf": r"\infty", "Inf": r"\infty", "infinity": r"\infty", "Infinity": r"\infty",
-    "oo": r"\infty", "′": "'", "’": "'", "″": "''", "∠": r"\angle", "△": r"\triangle", "≡": r"\equiv",
+    "oo": r"\infty", "′": "'", "’": "'", "″": "''", "∠": r"\angle", "△": r"\triangle",
+    "≡": r"\equiv",
 }  # fmt: skip
 
 
@@ -146,7 +148,7 @@ def tokens(text: str) -> list[str]:
 
     A run of spaces is one token. Unreadable for brackets nested more than 60 deep.
     """
-    uniform = _PRIMES.sub(lambda match: "'" * match[0].count("prime"), tidy(_compatible(text)))
+    uniform = _PRIMES.sub(lambda match: "'" * match[0].count("prime"), tidy(compatible(text)))
     found = _joined(_shown([_spelling(match[0]) for match in _TOKEN.finditer(uniform)]))
     depth = 0
     for token in found:
@@ -223,28 +225,34 @@ def split(found: Sequence[str], separators: frozenset[str]) -> list[list[str]]:
     return [stripped(part) for part in parts]
 
 
-def _compatible(text: str) -> str:
+def compatible(text: str) -> str:
     """Return the text with full-width signs, Greek letters and mathematical letters as usual ones.
 
-    Signs that Unicode calls compatible lose only their font; superscripts are left to `tidy`.
+    Signs that Unicode calls compatible lose only their font; raised and lowered ones become powers
+    and indices.
     """
     if text.isascii():
         return text
-    out = []
-    for sign in text:
-        if sign.isascii():
-            out.append(sign)
-        elif "\u0370" <= sign <= "\u03ff":
-            out.append(_greek(sign))
-        elif unicodedata.decomposition(sign).startswith(("<wide>", "<font>", "<narrow>")):
-            out.append(_compatible(unicodedata.normalize("NFKC", sign)) if sign != "ℝ" else sign)
-        elif unicodedata.decimal(sign, None) is not None:
-            out.append(str(unicodedata.decimal(sign)))
-        elif unicodedata.category(sign) == "Cf":
-            continue  # direction marks and zero-width signs
-        else:
-            out.append(sign)
-    return "".join(out)
+    return "".join(_usual(sign) for sign in _RAISED.sub(_raised, text))
+
+
+def _raised(match: re.Match[str]) -> str:
+    usual = unicodedata.normalize("NFKC", match[0]).replace("−", "-")
+    is_power = "super" in unicodedata.decomposition(match[0][0])
+    return ("^" if is_power else "_") + "{" + usual + "}"
+
+
+def _usual(sign: str) -> str:
+    if sign.isascii():
+        return sign
+    if "\u0370" <= sign <= "\u03ff":
+        return _greek(sign)
+    if unicodedata.decomposition(sign).startswith(("<wide>", "<font>", "<narrow>")):
+        usual = unicodedata.normalize("NFKC", sign)
+        return sign if sign in _SPELLINGS else usual if usual.isascii() else _usual(usual)
+    if unicodedata.decimal(sign, None) is not None:
+        return str(unicodedata.decimal(sign))
+    return "" if unicodedata.category(sign) == "Cf" else sign  # marks of direction, zero width
 
 
 def _greek(letter: str) -> str:

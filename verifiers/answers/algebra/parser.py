@@ -132,6 +132,7 @@ _STOPS = frozenset(
     ]
 )
 _LETTER = re.compile(r"\\text\{([A-Za-z])\}")
+_REPEATED = re.compile(r"(\d)\1{2,}$|(\d{2,6})\2$")
 _MAX_LETTERS = 3  # more letters in a row that name nothing are a word
 
 
@@ -250,14 +251,16 @@ class _Reader:
         """Read factors that stand side by side. A divisor that is a number is one factor."""
         first = self.peek()
         factors = [self._power()]
-        if is_divisor and first is not None and first[0].isdigit() and self._at > 2:
+        if is_divisor and first is not None and first[0].isdecimal() and self._at > 2:
             before = self._tokens[self._at - 3]
-            if before[0].isdigit():
+            if before[0].isdecimal():
                 return factors[0]
         while self._starts_factor():
             if self._is_mixed(factors, first):
                 return sympy.Add(factors[0], self._fraction(), evaluate=False)
-            if (self.peek() or "")[0].isdigit() and not self._may_precede_digits(factors[-1]):
+            if (self.peek() or "").lstrip(".")[:1].isdecimal() and not self._may_precede_digits(
+                factors[-1]
+            ):
                 raise Unreadable(f"{self.peek()} follows another factor")
             factors.append(self._power())
         return factors[0] if len(factors) == 1 else sympy.Mul(*factors, evaluate=False)
@@ -268,11 +271,11 @@ class _Reader:
 
     def _is_mixed(self, factors: list[Any], first: str | None) -> bool:
         r"""Tell whether an integer and a fraction of integers follow: `2\frac{1}{2}`, `2 1/2`."""
-        if len(factors) != 1 or first is None or not first.isdigit():
+        if len(factors) != 1 or first is None or not first.isdecimal():
             return False
         if self.peek() == "/":
             return False
-        if self.peek(1) == "/" and all(map(str.isdigit, (self.peek() or "", self.peek(2) or ""))):
+        if self.peek(1) == "/" and all(map(str.isdecimal, (self.peek() or "", self.peek(2) or ""))):
             return int(self.peek() or 0) < int(self.peek(2) or 0)
         if self.peek() == r"\frac":
             group = re.match(r"\\frac\{?(\d+)\}?\{?(\d+)\}?", "".join(self._tokens[self._at :][:8]))
@@ -345,7 +348,7 @@ class _Reader:
         if token is None:
             raise Unreadable("something is missing at the end")
         self._at += 1
-        if token[0].isdigit() or (token[0] == "." and len(token) > 1):
+        if token[0].isdecimal() or (token[0] == "." and len(token) > 1):
             return self._number(token)
         if token in ("(", "[", "{"):
             return self._group(token)
@@ -366,26 +369,43 @@ class _Reader:
         raise Unreadable(f"{token} is not expected there")
 
     def _number(self, token: str) -> Any:
-        if token.endswith(".") or "." in token:
-            repeating = self._repeating(token)
-            if repeating is not None:
-                return repeating
-        exact = Fraction(token)
-        return sympy.Rational(exact.numerator, exact.denominator)
+        mantissa, _, exponent = token.lower().partition("e")
+        exact = Fraction(mantissa) + self._repeated(mantissa)
+        number = sympy.Rational(exact.numerator, exact.denominator)
+        if not exponent:
+            return number
+        power = sympy.Pow(10, sympy.Integer(int(exponent)), evaluate=False)
+        return sympy.Mul(number, power, evaluate=False)
 
-    def _repeating(self, token: str) -> Any:
-        r"""Return a decimal whose last digits repeat, `0.1\overline{6}`; None if none do."""
-        if self.peek() not in (r"\overline", r"\bar", r"\dot"):
-            return None
-        self._at += 1
-        digits = self.peek(1) if self.peek() == "{" else self.peek()
-        if not digits or not digits.isdigit():
-            raise Unreadable("digits are expected under the line")
-        self._at += 3 if self.peek() == "{" else 1
-        n_fixed = len(token.partition(".")[2])
-        tail = Fraction(int(digits), (10 ** len(digits) - 1) * 10**n_fixed)
-        exact = Fraction(token) + tail
-        return sympy.Rational(exact.numerator, exact.denominator)
+    def _repeated(self, decimal: str) -> Fraction:
+        r"""Return what a decimal lacks whose last digits repeat: `0.1\overline{6}`, `0.333...`."""
+        _, point, digits = decimal.partition(".")
+        token = self.peek()
+        if not point:
+            return Fraction(0)
+        if token in (r"\overline", r"\bar", r"\dot") or (token == "(" and not digits):
+            self._at += token != "("
+            block = self._block()
+        elif token == "(" and (self.peek(1) or "").isdecimal() and self.peek(2) == ")":
+            raise Unreadable("a factor, or digits that repeat")  # 0.1(6)
+        elif token in (r"\ldots", r"\dots", r"\cdots"):
+            self._at += 1
+            found = _REPEATED.search(digits)
+            if found is None:
+                raise Unreadable("digits are left out")
+            block = found[1] or found[2]
+        else:
+            return Fraction(0)
+        return Fraction(int(block), (10 ** len(block) - 1) * 10 ** len(digits))
+
+    def _block(self) -> str:
+        """Read the digits under a line or in brackets."""
+        n_tokens = 3 if self.peek() in ("{", "(") else 1
+        digits = self.peek(1) if n_tokens == 3 else self.peek()
+        self._at += n_tokens
+        if not digits or not digits.isdecimal():
+            raise Unreadable("digits are expected that repeat")
+        return digits
 
     def _group(self, opened: str) -> Any:
         end = closing(self._tokens, self._at - 1)
@@ -413,7 +433,7 @@ class _Reader:
         if token == "{":
             self._at += 1
             return self._group("{")
-        if token.isdigit() and len(token) > 1:  # \frac12
+        if token.isdecimal() and len(token) > 1:  # \frac12
             self._tokens[self._at : self._at + 1] = [token[0], token[1:]]
         return self._atom()
 
@@ -508,7 +528,7 @@ class _Reader:
             order = self._of(self._tokens[self._at + 1 : end])
             self._at = end + 1
         token = self.peek()
-        if token is not None and token.isdigit():  # \sqrt10 means the root of 10
+        if token is not None and token.isdecimal():  # \sqrt10 means the root of 10
             self._at += 1
             inside = self._number(token)
         else:

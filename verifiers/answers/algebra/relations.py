@@ -65,20 +65,22 @@ def _ratios(found: Sequence[Any]) -> list[str]:
 def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
     """Return what the unknown equals, at the fixed points; None where that is not linear.
 
-    With a + b·name, either b or a must be the same everywhere: `x*y = x` is not `y = 1`.
+    With a + b·name, either b or a must be the same everywhere: `x*y = x` is not `y = 1`, and
+    `x*y = 0` is not `y = 0`.
     """
     keys, slopes, offsets = [], set(), set()
     for point in POINTS:
-        at = [Evaluator(point, {name: _ONE * n}).value(difference) for n in range(4)]
+        at = [Evaluator(point, {name: _ONE * n}).value(difference) for n in (0, 1, 2, -1)]
         slope = arithmetic.minus(at[1], at[0])
-        if any(number_key(arithmetic.minus(at[n + 1], at[n])) != number_key(slope) for n in (1, 2)):
+        others = (arithmetic.minus(at[2], at[1]), arithmetic.minus(at[0], at[3]))
+        if any(number_key(other) != number_key(slope) for other in others):
             return None
         slopes.add(number_key(slope))
         offsets.add(number_key(at[0]))
         if number_key(slope) == "=0":
             return None
         keys.append(number_key(arithmetic.product(-at[0], arithmetic.inverse(slope))))
-    if len(slopes) > 1 and len(offsets) > 1:
+    if len(slopes) > 1 and (len(offsets) > 1 or offsets == {"=0"}):
         return None
     return evaluation.from_keys(keys, "")
 
@@ -104,8 +106,10 @@ def _solutions(left: Any, sign: str, right: Any) -> sympy.Set:
             return _ray(bound, _MIRRORED[sign] if mirrored else sign)
     relation = INEQUALITIES[sign](left, right)
     if relation in (sympy.true, sympy.false):
-        return sympy.Reals if relation == sympy.true else sympy.EmptySet
-    symbol = next(iter((left - right).free_symbols))
+        return sympy.S.Reals if relation == sympy.true else sympy.S.EmptySet
+    symbol = next(iter(relation.free_symbols), None)
+    if symbol is None:
+        raise Undecided("an inequality without unknowns")
     real = sympy.Symbol(symbol.name, real=True)
     return sympy.solveset(relation.subs(symbol, real), real, sympy.Reals)
 

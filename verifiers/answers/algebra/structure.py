@@ -10,7 +10,7 @@ is equal.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import sympy
@@ -29,6 +29,7 @@ from verifiers.answers.algebra.values import (
     of_scalar,
     ratio,
     sequence,
+    short,
 )
 
 _AND = frozenset(["and", r"\text{and}", r"\wedge", r"\text{ and }", "&"])
@@ -46,7 +47,7 @@ _NAME = re.compile(
     r"(?:[A-Za-z]|\\[A-Za-z]+|[A-Z]{2,4}|\\(?:text|operatorname)\{[^{}]*\})"
     r"(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\^\{?-1\}?)?'*(?:\([^()=]{1,60}\))?"
     r"|[mn]?\\(?:angle|triangle|overline|widehat|vec|overrightarrow|hat|bar)\s?\{?\w{1,4}\}?"
-    r"|\|[^|=]{1,40}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
+    r"|\|[A-Z\\][^|=]{0,30}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
     r"|[EPVn]\[[^\[\]=]{1,40}\]|\\frac\{[A-Z]{1,3}\}\{[A-Z]{1,3}\}|[A-Z]{1,3}/[A-Z]{1,3}"
     r"|(?:[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?:)+[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?"
 )
@@ -165,25 +166,54 @@ def _french_interval(found: Sequence[str]) -> Value | None:
 def _choices(found: list[str]) -> Value | None:
     """Read what "and" and "or" join: conditions on one unknown, or a list."""
     for separators, combine in ((_OR, sympy.Union), (_AND, sympy.Intersection)):
-        parts = split(found, separators)
-        if len(parts) < 2:
+        parts = [part for part in split(found, separators) if part]
+        if len(parts) < 2 and not any(token in separators for token in _outer(found)):
             continue
-        parts = [part for part in parts if part]
-        sets = [_condition(part) for part in parts]
-        if all(isinstance(one, sympy.Set) for one in sets):
-            return relations.real_set(combine(*sets))
-        return _collected([piece for part in parts for piece in split(part, _COMMAS) if piece])
+        if value := _conditions(parts, combine):
+            return value
+        pieces = [piece for part in parts for piece in split(part, _COMMAS) if piece]
+        if (
+            separators is _OR
+            and len({"".join(name) for name, _ in map(_named, pieces) if name}) > 1
+        ):
+            raise Unreadable("a choice between values of different unknowns")
+        return _collected(pieces)
     return None
 
 
-def _condition(part: list[str]) -> sympy.Set | None:
-    """Return the solutions of an inequality in one unknown, or an interval after `x ∈`."""
+def _conditions(parts: Sequence[list[str]], combine: Callable[..., sympy.Set]) -> Value | None:
+    """Return the solutions of conditions; None if a part is no condition.
+
+    `x > 0` and `y > 0` are not two rays of one line: each unknown keeps its name then.
+    """
+    sets: dict[str, list[sympy.Set]] = {}
+    for part in parts:
+        condition = _condition(part)
+        if condition is None:
+            return None
+        sets.setdefault(condition[0], []).append(condition[1])
+    solved = {name: relations.real_set(combine(*found)) for name, found in sorted(sets.items())}
+    if len(solved) == 1:
+        return next(iter(solved.values()))
+    if combine is sympy.Union:
+        raise Unreadable("a choice between conditions on different unknowns")
+    keys = "; ".join(f"{name}: {value.key[1:]}" for name, value in solved.items())
+    shown = "; ".join(f"{name}: {value.shown}" for name, value in solved.items())
+    return Value("conditions", short(f"={keys}"), shown)
+
+
+def _condition(part: list[str]) -> tuple[str, sympy.Set] | None:
+    """Return the unknown and the solutions of an inequality, or of `x ∈` an interval."""
     if r"\in" in part:
-        return _as_set(stripped(part[part.index(r"\in") + 1 :]))
+        at = part.index(r"\in")
+        return "".join(stripped(part[:at])), _as_set(stripped(part[at + 1 :]))
     if not any(token in relations.INEQUALITIES for token in _outer(part)):
         return None
     solutions = _inequality(part)
-    return solutions if isinstance(solutions, sympy.Set) else None
+    if not isinstance(solutions, sympy.Set):
+        return None
+    names = {token for token in part if token.isalpha() and token not in ("e", "i")}
+    return "".join(sorted(names)), solutions
 
 
 def _outer(found: Sequence[str]) -> list[str]:
@@ -201,11 +231,13 @@ def _list(found: list[str]) -> Value | None:
     parts = [part for part in split(joined, _COMMAS) if part]
     if len(parts) == 1:
         return _value(parts[0])
-    sets = [_condition(part) for part in parts]
-    if all(isinstance(one, sympy.Set) for one in sets):
-        both = sympy.Intersection(*sets)
-        return relations.real_set(both if both is not sympy.S.EmptySet else sympy.Union(*sets))
-    return _collected(parts)
+    return _conditions(parts, _all_or_any) or _collected(parts)
+
+
+def _all_or_any(*sets: sympy.Set) -> sympy.Set:
+    """Return what lies in all sets, or in any where nothing lies in all: `x < 1, x > 2`."""
+    both = sympy.Intersection(*sets)
+    return both if both is not sympy.S.EmptySet else sympy.Union(*sets)
 
 
 def _thousands(found: Sequence[str], *, bracketed: bool = False) -> list[str]:
@@ -250,8 +282,17 @@ def _collected(parts: list[list[str]]) -> Value:
         return sequence([_value(list(value)) for _, (_, value) in ordered], "named values")
     if len(set(names)) > 1:
         raise Unreadable("some values have names and some have none")
-    values = [_value(list(value)) for _, value in named]
+    values = _elements([value for _, value in named])
     return finite_set(values) if names else listed(values)
+
+
+def _elements(parts: Sequence[Sequence[str]]) -> list[Value]:
+    """Return the values of the parts of a list; a part with `±` is two of them."""
+    values: list[Value] = []
+    for part in parts:
+        signs = (1, -1) if {r"\pm", r"\mp"} & set(_outer(part)) and "=" not in part else ()
+        values += [of_scalar(scalar(parse(part, sign))) for sign in signs] or [_value(list(part))]
+    return values
 
 
 def _named(found: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -295,9 +336,13 @@ def _relation(found: list[str]) -> Value | None:
             return _tuple_of(name, value)
         return _value(list(value))
     sides = split(found, frozenset(["="]))
-    if not sides[0]:
+    if not sides[0] or all(_BASED.fullmatch("".join(side)) for side in sides):
         return _value(sides[-1])
     left, right = parse(sides[0]), parse(sides[-1])
+    if len(sides) > 2 and not right.free_symbols:  # m + n = 3 + 4 = 7
+        last, before = of_scalar(scalar(right)), parse(sides[-2])
+        if not before.free_symbols and scalar(before).key == last.key:
+            return last
     if not left.free_symbols:  # 2 + 3 = 5 says 5, 6 = x says 6
         if right.is_Symbol:
             return _value(sides[0])
@@ -381,16 +426,13 @@ def _builder(inside: list[str]) -> sympy.Set | None:
         domain = sympy.S.Reals
         if r"\in" in parts[0]:
             domain = _as_set(stripped(parts[0][parts[0].index(r"\in") + 1 :]))
-        pieces = [p for group in split(parts[1], _AND) for p in split(group, _COMMAS) if p]
         alternatives = split(parts[1], _OR)
-        if len(alternatives) > 1:
-            sets = [_condition(piece) for piece in alternatives]
-            combined = sympy.Union(*sets) if None not in sets else None
-        else:
-            sets = [_condition(piece) for piece in pieces]
-            combined = sympy.Intersection(*sets) if None not in sets else None
-        if combined is None:
-            raise Unreadable("a condition that is no inequality")
+        pieces = [p for group in split(parts[1], _AND) for p in split(group, _COMMAS) if p]
+        combine = sympy.Union if len(alternatives) > 1 else sympy.Intersection
+        found = [_condition(part) for part in (alternatives if len(alternatives) > 1 else pieces)]
+        if None in found or len({name for name, _ in filter(None, found)}) > 1:
+            raise Unreadable("a condition that is no inequality in one unknown")
+        combined = combine(*(solutions for _, solutions in filter(None, found)))
         return sympy.Intersection(domain, combined)
     return None
 
@@ -411,7 +453,7 @@ def _bracketed(found: list[str]) -> Value | None:
         if condition is not None:
             return relations.real_set(condition)
         parts = [part for part in split(_thousands(inside, bracketed=True), _COMMAS) if part]
-        return finite_set([_value(part) for part in parts])
+        return finite_set(_elements(parts))
     parts = split(_thousands(inside, bracketed=True), _COMMAS)
     if len(parts) == 1:
         return _value(inside) if ends in ("()", "[]", r"\langle\rangle") else None

@@ -50,7 +50,7 @@ def finite_set(values: Sequence[Value]) -> Value:
 def listed(values: Sequence[Value]) -> Value:
     """Return the list of values, whose order does not count.
 
-    It is the set of them if all are different, or if they are no numbers: solutions may be repeated.
+    It is the set of them if all are different, or no numbers: pairs may be repeated.
     """
     is_scalar = all(value.kind in ("number", "expression") for value in values)
     if not is_scalar or len({value.key for value in values}) == len(values):
