@@ -22,7 +22,7 @@ from orchestrator.kit.answers.latex import (
     leading_measurement,
     statement_values,
 )
-from orchestrator.kit.answers.numbers import measurement, quantity
+from orchestrator.kit.answers.numbers import measurement
 from orchestrator.kit.answers.statements import Statement
 
 _PRECISION = Context(prec=60, rounding=ROUND_HALF_EVEN)  # Decimal.ln rounds correctly everywhere

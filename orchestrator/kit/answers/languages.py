@@ -258,6 +258,27 @@ def words_of(language: Language) -> frozenset[str]:
     )
 
 
+@lru_cache(maxsize=64)
+def verb_of(language: Language) -> re.Pattern[str]:
+    """Return the pattern of "is" and the spaces behind it."""
+    end = r"(?!\w)" if language.is_spaced else ""
+    start = r"(?<!\w)" if language.is_spaced and language.code != "ko" else ""
+    return re.compile(rf"{start}(?:{language.verbs}){end}\s*")
+
+
+@lru_cache(maxsize=64)
+def negation_of(language: Language) -> re.Pattern[str]:
+    """Return the pattern of "not"."""
+    return re.compile(rf"(?:{language.negations})(?!\w)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=64)
+def change_of(language: Language) -> re.Pattern[str]:
+    """Return the pattern of a word that changes the number before it."""
+    end = r"(?!\w)" if language.is_spaced and language.code != "ko" else ""
+    return re.compile(rf"(?:{language.changes}){end}", re.IGNORECASE)
+
+
 def ascii_forms(text: str) -> str:
     """Return a text of the same length with ASCII digits, and ASCII signs for full-width ones."""
     return text if text.isascii() else text.translate(_FORMS)

@@ -281,7 +281,7 @@ def _pattern(language: Language, options: bool) -> re.Pattern[str]:
         rf"|[ \t\u00a0]{{0,3}}[:：=＝】]|[ \t]{{1,3}}[-–—](?=[ \t])|{bare}"
         rf"|(?(negation)[ \t]{{1,3}}(?={value})|(?!)))"
         r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：、，]?[ \t]{0,3}(?:[*_]{1,3})?"
-        rf"(?:{_ELSEWHERE_FILLER}(?!\w)[ \t]?)?",
+        rf"(?:{_ELSEWHERE_FILLER}(?!\w)[ \t]{{0,2}}:?[ \t]{{0,2}}[*_]{{0,3}})?",
         re.IGNORECASE,
     )
 
