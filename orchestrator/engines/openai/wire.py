@@ -62,10 +62,12 @@ class _Delta:
     content: str | tuple[_Part, ...] | None = None
     reasoning: str | tuple[_Part, ...] | None = None  # vLLM and others
     reasoning_content: str | tuple[_Part, ...] | None = None  # DeepSeek, SGLang, llama.cpp
+    reasoning_details: tuple[_Part, ...] | None = None  # OpenRouter, mostly beside `reasoning`
 
     def pieces(self) -> Iterator[tuple[bool, str]]:
         """Yield the texts in order, each with whether it is thinking."""
-        yield True, _plain(self.reasoning) or _plain(self.reasoning_content)
+        same = (self.reasoning, self.reasoning_content, self.reasoning_details)
+        yield True, next((text for text in map(_plain, same) if text), "")
         parts = (_Part(text=self.content),) if isinstance(self.content, str) else self.content
         for part in parts or ():
             thought = _plain(part.thinking) or _plain(part.reasoning)
