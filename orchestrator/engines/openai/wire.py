@@ -211,16 +211,15 @@ class StreamedReply:
         rules must see it, and a trace cut inside it must not look empty.
         """
         delta = choice.delta or _Delta(content=choice.text)
-        for is_thought, text in delta.pieces():
-            if not text:
-                continue
+        pieces = [piece for piece in delta.pieces() if piece[1]]
+        if pieces and all(is_thought for is_thought, _ in pieces):
+            self._n_thinking_tokens += len(choice.token_ids or ())
+        for is_thought, text in pieces:
             if is_thought != self._is_thinking:
                 self._is_thinking = is_thought
                 yield self._advanced(OPEN if is_thought else CLOSE)
             spans = self._thinking if is_thought else self._content
             spans.append((self._n_chars, self._n_chars + len(text)))
-            if is_thought:
-                self._n_thinking_tokens += len(choice.token_ids or ())
             yield self._advanced(text)
 
     def _advanced(self, text: str) -> str:
