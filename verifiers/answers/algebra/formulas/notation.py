@@ -17,7 +17,7 @@ MAX_DEPTH = 60  # nested brackets; a deeper text is not an answer that anyone wr
 
 _TOKEN = re.compile(
     r"\\text\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w+\*?\}|\\mathbb\s*(?:\{\s*[A-Z]\s*\}|[A-Z])"
-    r"|\\[A-Za-z]+\*?|\\.|\d+(?:\.\d*)?(?:[eE][+-]?\d{1,6}(?![\d.]))?|\.\d+|[A-Za-z]+"
+    r"|\\[A-Za-z]+\*?|\\.|\d+(?:\.\d*)?(?:[eE][+-]?\d{1,6}(?![\d.]))?|\.\d+|[A-Za-z]+|[^\W\d_a-zA-Z]+"
     r"|\s+|<=|>=|!=|\*\*|.",
     re.DOTALL,
 )

@@ -232,7 +232,7 @@ class _Reader:
         if token == r"\lceil":
             return sympy.ceiling(self._until(r"\rceil"), evaluate=False)
         name = token.lstrip("\\")
-        if len(token) == 1 and token.isalpha():
+        if len(token) == 1 and token.isalpha() and token.isascii():
             return self._letter(token)
         if token.startswith("\\") and name:
             return self._command(token, name)
