@@ -18,6 +18,7 @@ from functools import lru_cache
 
 _SAMPLE = 600  # characters from the end of a text that show its language
 NOTHING = r"(?!)"  # a pattern that matches nowhere
+_MAX_COUNT_LETTERS = 20
 CYRILLIC = "\u0400-\u04ff"
 UNCLEAR = "\ufffd"  # in a number that two conventions read differently: nothing reads it
 
@@ -196,25 +197,16 @@ LANGUAGES = (
     ),
     Language(code="yo", nouns="ìdáhùn|idáhùn|idahun", verbs="ni|jẹ́"),
 )  # fmt: skip
-_ENGLISH = frozenset(
-    [
-        "the",
-        "is",
-        "are",
-        "of",
-        "and",
-        "a",
-        "to",
-        "in",
-        "so",
-        "we",
-        "for",
-        "that",
-        "therefore",
-        "answer",
-    ]
-)
-_COMMON = {language: frozenset(language.common.split()) for language in LANGUAGES}
+_ENGLISH_WORDS = """
+the is are of and a to in so we for that therefore answer no total he she it has have was were with on at by this be his her
+they you i than then there will each per from as or if not get can one equals thus hence do me son an total since
+"""
+_ENGLISH = frozenset(_ENGLISH_WORDS.split())
+# words that English has too, and single letters, tell nothing
+_COMMON = {
+    language: frozenset(word for word in language.common.split() if len(word) > 1) - _ENGLISH
+    for language in LANGUAGES
+}
 _SCRIPTS = [
     (language, re.compile(f"[{language.script}]")) for language in LANGUAGES if language.script
 ]
@@ -267,6 +259,53 @@ def words_of(language: Language) -> frozenset[str]:
     )
 
 
+@lru_cache(maxsize=64)
+def verb_of(language: Language) -> re.Pattern[str]:
+    """Return the pattern of "is" and the spaces behind it."""
+    end = r"(?!\w)" if language.is_spaced else ""
+    start = r"(?<!\w)" if language.is_spaced and language.code != "ko" else ""
+    return re.compile(rf"{start}(?:{language.verbs}){end}\s*")
+
+
+@lru_cache(maxsize=64)
+def negation_of(language: Language) -> re.Pattern[str]:
+    """Return the pattern of "not"."""
+    return re.compile(rf"(?:{language.negations})(?!\w)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=64)
+def change_of(language: Language) -> re.Pattern[str]:
+    """Return the pattern of a word that changes the number before it."""
+    end = r"(?!\w)" if language.is_spaced and language.code != "ko" else ""
+    return re.compile(rf"(?:{language.changes}){end}", re.IGNORECASE)
+
+
+def is_foreign_count(text: str) -> bool:
+    """Tell whether a text is a few letters of another script that leave a number alone: 12元, 12人.
+
+    Words of any language that scale or change a number are none.
+    """
+    letters = text.replace(" ", "").rstrip(".")
+    return (
+        0 < len(letters) <= _MAX_COUNT_LETTERS
+        and letters.isalpha()
+        and letters[0] > "\xbf"
+        and _changes(is_spaced=False).search(text) is None
+        and not any(map(_changes(is_spaced=True).fullmatch, re.split(r"[\s.]+", text)))
+    )
+
+
+@lru_cache(maxsize=2)
+def _changes(*, is_spaced: bool) -> re.Pattern[str]:
+    words = [
+        pattern
+        for language in LANGUAGES
+        for pattern in (language.changes, language.percent, *language.scales)
+        if pattern != NOTHING and (language.is_spaced and language.code != "ko") == is_spaced
+    ]
+    return re.compile("|".join(words), re.IGNORECASE)
+
+
 def ascii_forms(text: str) -> str:
     """Return a text of the same length with ASCII digits, and ASCII signs for full-width ones."""
     return text if text.isascii() else text.translate(_FORMS)
@@ -290,6 +329,7 @@ def language_of(text: str) -> Language | None:
 def plain(text: str, language: Language | None) -> str:
     """Return a text with its numbers as English writes them: `1.234,5 Prozent` is `1234.5%`.
 
+    "and" stands between the numbers of a list.
     A number that may mean two things ("70,000" in German) contains `UNCLEAR` instead.
     """
     text = _LATEX_COMMA.sub(".", ascii_forms(text))
@@ -301,7 +341,7 @@ def plain(text: str, language: Language | None) -> str:
         text = pattern.sub(new, text)
     for pattern, power in _scales(language):
         text = pattern.sub(lambda match, power=power: _scaled(match[1], power), text)  # type: ignore[misc]  # bound
-    return text
+    return _joint(language).sub(" and ", text)
 
 
 def _converted(match: re.Match[str], language: Language) -> str:
@@ -356,6 +396,13 @@ def _scales(language: Language) -> tuple[tuple[re.Pattern[str], int], ...]:
         )
         for words, power in language.scales.items()
     )
+
+
+@lru_cache(maxsize=64)
+def _joint(language: Language) -> re.Pattern[str]:
+    space = r"\s+" if language.is_spaced and language.code != "ko" else r"\s*"
+    joints = rf"{space}(?:{language.joints}){space}"
+    return re.compile(rf"(?<=[\d%}})$]){joints}(?=[-+\d$\\(])", re.IGNORECASE)
 
 
 def _scaled(number: str, power: int) -> str:

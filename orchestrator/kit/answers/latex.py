@@ -11,10 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
 from orchestrator.kit.answers.find import first_sentence, sentences
-from orchestrator.kit.answers.languages import UNCLEAR, Language, plain, words_of
+from orchestrator.kit.answers.languages import (
+    UNCLEAR,
+    Language,
+    change_of,
+    negation_of,
+    plain,
+    verb_of,
+    words_of,
+)
 from orchestrator.kit.answers.numbers import measurement
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
 from orchestrator.kit.answers.units import is_unit
@@ -32,6 +39,7 @@ _CHANGES = re.compile(
     r"|hundreds|thousands|millions|(?:in|by) (?=\d))\b",
     re.IGNORECASE,
 )
+_CONTRAST = re.compile(r",?\s{0,3}(?:(?:and|but) not|not|rather than|instead of)\b", re.IGNORECASE)
 _PART = re.compile(
     r"(?:hal(?:f|ves)|(?:thir|four|fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)(?:d|th)s?)\b"
     r"(?! of\b)",
@@ -48,7 +56,7 @@ _NEGATIVE = re.compile(r"(?:negative|minus)\s+(?=[\d$\\])", re.IGNORECASE)
 # a letter of a script that writes its words without spaces may stand next to a number
 _ADJACENT = "\u0600-\u06ff\u0900-\u0dff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
 _NUMBER = re.compile(
-    rf"(?<![^\W{_ADJACENT}])(?<![.,^{{}}\\/])[-−]?(?:\\?[$€£¥₹]\s?)?"
+    rf"(?<![^\W{_ADJACENT}])(?<![.,^{{}}\\/第])[-−]?(?:\\?[$€£¥₹]\s?)?"
     r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,40})(?:\.\d{1,40})?(?:/\d{1,40})?[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]?|[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])"
     r"(?:\s?\\?%|\s?(?:percent(?:age)?|per cent|pct)\b)?"
     rf"(?P<unit>[A-Za-zµ°][A-Za-z]{{0,9}}(?:[²³]|/[a-z]{{1,3}})?)?(?![^\W{_ADJACENT}])(?![/^])(?!\.\d)"
@@ -57,6 +65,10 @@ _CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)
 _PERCENT_WORD = re.compile(r"\s?(?:percentage|per cent|pct)$", re.IGNORECASE)
 _MAX_UNIT_WORDS = 5
 _MAX_UNIT_CHARS = 40
+# "x = 2 or x = 3"
+_SEVERAL = re.compile(
+    r"\b[A-Za-z]\s?=[^=]{1,80}?(?:,|\b(?:or|and|oder|und|ou|et|o|y|e|или|и)\b|或|和)\s?[A-Za-z]\s?="
+)
 _OPERATOR_BEFORE = re.compile(r"[A-Za-z\d)]\s?(?:[-+*/^]|\*\*)\s?$")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
 _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
@@ -115,7 +127,8 @@ def statement_values(statement: Statement, read: Reader = leading_expression) ->
     if value := read(words, language):
         return [value]
     # "答案是每人分得37颗": the verb of the sentence follows
-    return closing_values(first_sentence(words), language, read) if language and words else []
+    is_sentence = language is not None and statement.mark is Mark.WORDS and words
+    return closing_values(first_sentence(words), language, read) if is_sentence else []
 
 
 def closing_values(
@@ -127,7 +140,7 @@ def closing_values(
     counts. The values are the first of these that exists: the text in bold; the text after the last
     "is", "are" or "equals"; the formulas; an inequality; the text after the last `=`; the numbers.
     """
-    line = _joined(plain(line.strip(), language), language)
+    line = plain(line.strip(), language)
     if len(line) > MAX_ANSWER_CHARS or _OPEN_END.search(line) or UNCLEAR in line:
         return []
     last = sentences(line)[-1:]
@@ -138,16 +151,32 @@ def closing_values(
     for text in (sentence, line):
         if bold := _bold_values(text, language, read):
             return bold
-    verbs = [match.end() for match in _verb(language).finditer(sentence)][-1:]
-    if verbs and _negation(language).match(sentence, verbs[0]):
+    verbs = [match.end() for match in (verb_of(language) if language else _IS).finditer(sentence)][
+        -1:
+    ]
+    negation = negation_of(language) if language else _NOT
+    if verbs and negation.match(sentence, verbs[0]):
         return []
     if verbs and (value := read(sentence[verbs[0] :], language)) and _HAS_VALUE.search(value):
         return [value]
-    values = [_right_side(formula) for formula in _all_formulas(sentence)]
-    if values:
+    if formulas := _all_formulas(sentence):
+        listed, rest = (
+            _formulas(sentence[opened.start() :])
+            if (opened := _OPENING.search(sentence))
+            else ([], "")
+        )
+        if (
+            len(listed) == len(formulas) > 1
+            and not rest.strip(" .*")
+            and all("=" in one for one in listed)
+        ):
+            return [", ".join(listed)]  # "$x = 2$ or $x = 3$"
+        values = [_right_side(formula) for formula in formulas]
         return [formula for formula in values if _HAS_VALUE.search(formula)]
     if relation := _RELATION.search(sentence):
         return _whole_formula(sentence, relation.start(), language)
+    if several := _SEVERAL.search(sentence):
+        return _whole_formula(sentence, several.start(), language)
     if "=" in sentence:
         value = read(sentence.rpartition("=")[2], language)
         return [value] if value else []
@@ -166,7 +195,7 @@ def _unit_words(rest: str) -> list[str]:
 
 def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     """Return the expression at the start of a phrase, and the words after it."""
-    words = _joined(plain(words, language), language).strip().lstrip("*_: ").strip().lstrip("\"'“")
+    words = plain(words, language).strip().lstrip("*_: ").strip().lstrip("\"'“")
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
     formulas, rest = _formulas(words)
     if formulas:
@@ -239,49 +268,19 @@ def _whole_formula(sentence: str, at: int, language: Language | None) -> list[st
 def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str]:
     """Return the numbers of a sentence; [] if a word after one of them changes it."""
     values = []
+    negation = negation_of(language) if language else _NOT
     for match in _NUMBER.finditer(sentence):
         attached = match["unit"]
         if attached and (len(attached) == 1 or not is_unit(attached)):
             continue
         if _OPERATOR_BEFORE.search(sentence, max(0, match.start() - 8), match.start()):
             return _whole_formula(sentence, match.start(), language)
-        if (value := read(sentence[match.start() :], language)) is None:
+        before = sentence[max(0, match.start() - _MAX_UNIT_CHARS) : match.start()].rstrip()
+        value = read(sentence[match.start() :], language)
+        if value is None or negation.fullmatch(before.rpartition(" ")[2]):
             return []
         values.append(value)
     return values
-
-
-@lru_cache(maxsize=64)
-def _verb(language: Language | None) -> re.Pattern[str]:
-    if language is None:
-        return _IS
-    end = r"(?!\w)" if language.is_spaced else ""
-    start = r"(?<!\w)" if language.is_spaced and language.code != "ko" else ""
-    return re.compile(rf"{start}(?:{language.verbs}){end}\s*")
-
-
-@lru_cache(maxsize=64)
-def _negation(language: Language | None) -> re.Pattern[str]:
-    return re.compile(rf"(?:{language.negations})(?!\w)", re.IGNORECASE) if language else _NOT
-
-
-@lru_cache(maxsize=64)
-def _changes(language: Language) -> re.Pattern[str]:
-    end = r"(?!\w)" if language.is_spaced and language.code != "ko" else ""
-    return re.compile(rf"(?:{language.changes}){end}", re.IGNORECASE)
-
-
-@lru_cache(maxsize=64)
-def _joint(language: Language) -> re.Pattern[str]:
-    space = r"\s+" if language.is_spaced and language.code != "ko" else r"\s*"
-    return re.compile(
-        rf"(?<=[\d%}})$]){space}(?:{language.joints}){space}(?=[-+\d$\\(])", re.IGNORECASE
-    )
-
-
-def _joined(text: str, language: Language | None) -> str:
-    """Return a text with "and" between the numbers of a list, whatever its language."""
-    return text if language is None else _joint(language).sub(" and ", text)
 
 
 def _formulas(words: str) -> tuple[list[str], str]:
@@ -384,7 +383,9 @@ def _unchanged(
         rest = rest.removeprefix(" ".join(_unit_words(rest))).strip()
     if is_part:
         rest = re.sub(r"^of\b", "", rest)
-    if _CHANGES.match(rest) or _PART.match(rest) or (language and _changes(language).match(rest)):
+    if _CONTRAST.match(rest):
+        return True
+    if _CHANGES.match(rest) or _PART.match(rest) or (language and change_of(language).match(rest)):
         return False
     return not check_rest or not re.search(r"\d", _CLAUSE.split(rest, maxsplit=1)[0])
 

@@ -251,7 +251,8 @@ def _is_denied(language: Language, match: re.Match[str], content: str) -> bool:
     negation = _negation(language)
     clause = re.split(r"[,.;，。、；।]", content[:80], maxsplit=1)[0]
     return bool(
-        negation.search(match["between"] + match["negation"])
+        match["negation"]
+        or negation.search(match["between"])
         or (language.verb_last and negation.search(clause))
         or negation.match(clause)
     )
@@ -271,14 +272,16 @@ def _pattern(language: Language, options: bool) -> re.Pattern[str]:
         between, end = r"[^\s。.:：;；=，,\d]{0,10}?", ""
     end = "" if language.code == "ko" else end
     space = r"[ \t]{1,3}" if edge else r"[ \t]{0,3}"
-    bare = r"[ \t]{1,3}(?=[-+]?[\d$\\(]|\(?[A-J](?![A-Za-z]))" if language.verb_last else r"(?!)"
+    value = r"[-+]?[\d$\\(]|\(?[A-J](?![A-Za-z])"
+    bare = rf"[ \t]{{1,3}}(?={value})" if language.verb_last else NOTHING
     return re.compile(
         rf"{edge}(?:{nouns})(?P<between>{between})"
-        rf"(?P<negation>(?:{space}(?:{language.negations}))?)(?:[ \t]{{0,3}}[*_]{{1,3}})?"
+        rf"(?P<negation>{space}(?:{language.negations}))?(?:[ \t]{{0,3}}[*_]{{1,3}})?"
         rf"(?:{space}(?:n['’])?(?P<verb>(?:{language.verbs}){end})"
-        rf"|[ \t\u00a0]{{0,3}}[:：=＝】]|[ \t]{{1,3}}[-–—](?=[ \t])|{bare})"
+        rf"|[ \t\u00a0]{{0,3}}[:：=＝】]|[ \t]{{1,3}}[-–—](?=[ \t])|{bare}"
+        rf"|(?(negation)[ \t]{{1,3}}(?={value})|(?!)))"
         r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：、，]?[ \t]{0,3}(?:[*_]{1,3})?"
-        rf"(?:{_ELSEWHERE_FILLER}(?!\w)[ \t]?)?",
+        rf"(?:{_ELSEWHERE_FILLER}(?!\w)[ \t]{{0,2}}:?[ \t]{{0,2}}[*_]{{0,3}})?",
         re.IGNORECASE,
     )
 
