@@ -12,7 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from orchestrator.kit.answers.find import first_sentence, sentences
+from orchestrator.kit.answers.find import (
+    first_formula,
+    first_sentence,
+    formulas_in,
+    leading_formulas,
+    sentences,
+)
 from orchestrator.kit.answers.languages import (
     UNCLEAR,
     Language,
@@ -50,7 +56,6 @@ _CLAUSE = re.compile(
     r"|porque|parce que|weil|denn|perché|poiché|pois|так как|потому что|поскольку)\b"
     r"|因为|因為|なぜなら|왜냐하면"
 )
-_NEXT_FORMULA = re.compile(r"\s{0,3}(?:,\s{0,3}(?:and|or)?|and|or)\s{0,3}(?=\$|\\\()")
 _PERCENT = re.compile(r"\s?(?:\\?%|(?:percent(?:age)?|per cent|pct)\b)", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus)\s+(?=[\d$\\])", re.IGNORECASE)
 # a letter of a script that writes its words without spaces may stand next to a number
@@ -82,8 +87,6 @@ _LETTERS = re.compile(r"[A-Za-z]+")
 _REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
 _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b")
-_PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
-_OPENING = re.compile(r"\$\$?|\\[(\[]")
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
 _BRACED = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,20}\}")
 _RELATION = re.compile(r"<=|>=|≤|≥|≠|!=|(?<![-=<])<(?![-<])|(?<![-=>])>(?!>)")
@@ -159,20 +162,8 @@ def closing_values(
         return []
     if verbs and (value := read(sentence[verbs[0] :], language)) and _HAS_VALUE.search(value):
         return [value]
-    if formulas := _all_formulas(sentence):
-        listed, rest = (
-            _formulas(sentence[opened.start() :])
-            if (opened := _OPENING.search(sentence))
-            else ([], "")
-        )
-        if (
-            len(listed) == len(formulas) > 1
-            and not rest.strip(" .*")
-            and all("=" in one for one in listed)
-        ):
-            return [", ".join(listed)]  # "$x = 2$ or $x = 3$"
-        values = [_right_side(formula) for formula in formulas]
-        return [formula for formula in values if _HAS_VALUE.search(formula)]
+    if formulas_in(sentence):
+        return _formula_values(sentence)
     if relation := _RELATION.search(sentence):
         return _whole_formula(sentence, relation.start(), language)
     if several := _SEVERAL.search(sentence):
@@ -197,7 +188,7 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     """Return the expression at the start of a phrase, and the words after it."""
     words = plain(words, language).strip().lstrip("*_: ").strip().lstrip("\"'“")
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
-    formulas, rest = _formulas(words)
+    formulas, rest = leading_formulas(words)
     if formulas:
         return (", ".join(formulas), rest) if _unchanged(rest, language) else None
     sentence = first_sentence(words)
@@ -232,6 +223,16 @@ def _bold_values(text: str, language: Language | None, read: Reader) -> list[str
         if not bold.endswith(":") and not following.startswith(":") and _HAS_VALUE.search(bold)
         if (value := read(bold, language))
     ]
+
+
+def _formula_values(sentence: str) -> list[str]:
+    """Return the values of the formulas of a sentence; equations at its end may be one list."""
+    formulas = formulas_in(sentence)
+    listed, rest = leading_formulas(sentence[first_formula(sentence) :])
+    is_list = len(listed) == len(formulas) > 1 and not rest.strip(" .*")
+    if is_list and all("=" in formula for formula in listed):
+        return [", ".join(listed)]  # "$x = 2$ or $x = 3$"
+    return [value for value in map(_right_side, formulas) if _HAS_VALUE.search(value)]
 
 
 def _right_side(formula: str) -> str:
@@ -281,54 +282,6 @@ def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str
             return []
         values.append(value)
     return values
-
-
-def _formulas(words: str) -> tuple[list[str], str]:
-    contents: list[str] = []
-    rest = words
-    while (formula := _formula(rest)) and len(contents) < 16:
-        content, rest = formula
-        if percent := _PERCENT.match(rest):
-            content, rest = content + "%", rest[percent.end() :]
-        contents.append(content)
-        following = _NEXT_FORMULA.match(rest)
-        if not following:
-            break
-        rest = rest[following.end() :]
-    return contents, rest
-
-
-def _formula(text: str) -> tuple[str, str] | None:
-    """Return the content of the formula at the start of a text, and the text after it.
-
-    `$18 and $20` are two prices, not a formula.
-    """
-    for left, right in _PAIRS:
-        if not text.startswith(left):
-            continue
-        end = text.find(right, len(left))
-        while end > 0 and text[end - 1] == "\\" and left == "$":
-            end = text.find(right, end + 1)
-        content = text[len(left) : end] if end > 0 else ""
-        price = (
-            left == "$"
-            and content[:1].isdigit()
-            and (content[-1:].isspace() or text[end + 1 : end + 2].isdigit())
-        )
-        return (
-            (content.strip(), text[end + len(right) :]) if content.strip() and not price else None
-        )
-    return None
-
-
-def _all_formulas(line: str) -> list[str]:
-    contents: list[str] = []
-    at = 0
-    while (opened := _OPENING.search(line, at)) and len(contents) < 16:
-        formula = _formula(line[opened.start() :])
-        at = len(line) - len(formula[1]) if formula else opened.end()
-        contents += [formula[0]] if formula else []
-    return contents
 
 
 def _math_length(sentence: str, language: Language | None) -> int:

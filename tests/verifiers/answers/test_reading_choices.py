@@ -233,6 +233,20 @@ ELSEWHERE: list[tuple[str, str | None]] = [
     ("La respuesta no es la A.", None),
     ("Die Antwort ist nicht B.", None),
     ("答案不是A。", None),
+    ("Ответ: В", None),
+    ("Ответ: Д", "E"),
+    ("答え：ア", "A"),
+    ("정답: 나", "B"),
+    ("الإجابة: أ", "A"),
+    ("Rispondo: la risposta corretta è la C.", "C"),
+    ("La réponse correcte est donc : **B**", "B"),
+    ("Die richtige Antwort lautet: **B) Berlin**", "B"),
+    ("Antwort: B) Berlin", "B"),
+    ("La respuesta es B) Madrid.", "B"),
+    ("A resposta correta é: B) Lisboa", "B"),
+    ("答案：B. 北京", "B"),
+    ("正解：B. 東京", "B"),
+    ("정답: B. 서울", "B"),
 ]
 
 
