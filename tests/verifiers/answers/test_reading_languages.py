@@ -149,11 +149,11 @@ NUMBERS: list[tuple[str, str | None]] = [
     ("Answer：42", "42"),
     ("Final Answer： 42", "42"),
     (
-        "Schritt-für-Schritt-Antwort: Roger hat anfangs 5 Bälle. 2 Dosen mit je 3 Bällen sind 6 Bälle. 5 + 6 = 11. Die Antwort ist 11.",
+        "Schritt-für-Schritt-Antwort: Uwe hat 5 Hüte und kauft 2 mal 3. 5 + 6 = 11. Die Antwort ist 11.",
         "11",
     ),
     (
-        "Schritt-für-Schritt-Antwort: Roger hat anfangs 5 Bälle. 2 Dosen mit je 3 Bällen sind 6 Bälle. 5 + 6 = 11.",
+        "Schritt-für-Schritt-Antwort: Uwe hat 5 Hüte und kauft 2 mal 3. 5 + 6 = 11.",
         "11",
     ),
     (
@@ -161,7 +161,7 @@ NUMBERS: list[tuple[str, str | None]] = [
         "11",
     ),
     (
-        "Réponse étape par étape : Anne avait 5 balles au début. Puis 6. 5 + 6 = 11. La réponse est 11.",
+        "Réponse étape par étape : Zoé a 5 clés, puis 6. 5 + 6 = 11. La réponse est 11.",
         "11",
     ),
     ("Respuesta paso a paso: Ana tiene 5 bolas. 5 + 6 = 11. La respuesta es 11.", "11"),
