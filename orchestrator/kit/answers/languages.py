@@ -22,7 +22,7 @@ CYRILLIC = "\u0400-\u04ff"
 UNCLEAR = "\ufffd"  # in a number that two conventions read differently: nothing reads it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a row is itself: its hash is asked for often
 class Language:
     """The words of one language that matter to an answer.
 
@@ -39,7 +39,7 @@ class Language:
     changes: str = r"(?!)"  # words after a number that change it
     percent: str = NOTHING
     percent_before: str = NOTHING
-    scales: dict[str, int] = field(default_factory=dict, hash=False)  # powers of ten
+    scales: dict[str, int] = field(default_factory=dict)  # powers of ten
     script: str = ""  # characters of its own; "" for Latin
     common: str = ""
     decimal_comma: bool = False

@@ -149,7 +149,7 @@ NUMBERS: list[tuple[str, str | None]] = [
     ("Answer：42", "42"),
     ("Final Answer： 42", "42"),
     (
-        "Schritt-für-Schritt-Antwort: Uwe hat 5 Hüte und kauft 2 mal 3. 5 + 6 = 11. Die Antwort ist 11.",
+        "Schritt-für-Schritt-Antwort: Uwe hat 5 Hüte. 5 + 6 = 11. Die Antwort ist 11.",
         "11",
     ),
     (
