@@ -99,7 +99,7 @@ LANGUAGES = (
         code="bn", script="\u0980-\u09ff", nouns="উত্তর(?:টি)?", verbs="হলো|হল|হচ্ছে|হবে|ঃ", options="বিকল্প|অপশন",
         negations="নয়|না", joints="বা|এবং|ও", changes="বা|এবং|থেকে|গুণ|হাজার|লাখ|লক্ষ|কোটি|শতাংশ",
         percent="শতাংশ", scales={"হাজার": 3, "লাখ|লক্ষ": 5, "কোটি": 7}, verb_last=True,
-        letters="কAখBগCঘD",
+        letters="কAখBগCঘDঅAবBডCঢD",
     ),
     Language(
         code="th", script="\u0e00-\u0e7f", nouns="คำตอบ", verbs="คือ|เท่ากับ|เป็น", options="ตัวเลือก|ข้อ",
@@ -194,7 +194,7 @@ LANGUAGES = (
         changes="mara|au|na|nusu", percent_before="asilimia",
         common="ni na ya wa kwa jibu jumla ana hivyo sahihi katika kwamba",
     ),
-    Language(code="yo", nouns="ìdáhùn|idáhùn|idahun", verbs="ni|jẹ́"),
+    Language(code="yo", nouns="ìdáhùn|idáhùn|idahun|àdáhùn|adahun", verbs="ni|jẹ́"),
 )  # fmt: skip
 _ENGLISH_WORDS = """
 the is are of and a to in so we for that therefore answer no total he she it has have was were with on at by this be his her
@@ -238,6 +238,7 @@ def _forms() -> dict[int, str]:
 
 
 _FORMS = _forms()
+_LATEX_GROUP = re.compile(r"(?<=\d)\s?\{\s?,\s?\}\s?(?=\d)")
 _LATEX_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)(?!\d{3}(?!\d))")
 _PIECE = re.compile(
     r"\$(?P<formula>[^$\n]{1,200})\$|\\\((?P<inline>[^\n]{1,200}?)\\\)"
@@ -305,7 +306,7 @@ def plain(text: str, language: Language | None) -> str:
     "and" stands between the numbers of a list.
     A number that may mean two things ("70,000" in German) contains `UNCLEAR` instead.
     """
-    text = _LATEX_COMMA.sub(".", ascii_forms(text))
+    text = _LATEX_COMMA.sub(".", _LATEX_GROUP.sub("{,}", ascii_forms(text)))
     if language is None or not any(map(str.isdigit, text)):
         return text
     if language.decimal_comma:

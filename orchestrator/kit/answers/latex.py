@@ -45,6 +45,19 @@ _CHANGES = re.compile(
     r"|hundreds|thousands|millions|(?:in|by) (?=\d))\b",
     re.IGNORECASE,
 )
+# "at least 5", "more than 5": the number is a bound
+_HALF_DAY = re.compile(
+    r"(?<=\d )[ap]\.?m\b\.?|(?<=\d)[ap]\.?m\b\.?|(?<=\d [ap]\.)m\b", re.IGNORECASE
+)
+_BOUND = re.compile(
+    r"(?:\bat (?:most|least)|\b(?:more|fewer|less|greater|larger|smaller|other) than|\bup to"
+    r"|\b(?:between|mindestens|höchstens|mehr als|weniger als|au moins|au plus|plus de|moins de"
+    r"|al menos|más de|menos de|pelo menos|mais de|almeno|più di|meno di|не менее|не более|больше"
+    r"|меньше)"
+    r"|至少|至多|最多|超过|不到|少なくとも|최소|최대)$",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(r"\s\((?=or\b|i\.e\.|that is\b|about\b|approx|≈|\\approx|=)")
 _CONTRAST = re.compile(r",?\s{0,3}(?:(?:and|but) not|not|rather than|instead of)\b", re.IGNORECASE)
 _PART = re.compile(
     r"(?:hal(?:f|ves)|(?:thir|four|fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)(?:d|th)s?)\b"
@@ -190,8 +203,8 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
     formulas, rest = leading_formulas(words)
     if formulas:
-        return (", ".join(formulas), rest) if _unchanged(rest, language) else None
-    sentence = first_sentence(words)
+        return (", ".join(map(_exact, formulas)), rest) if _unchanged(rest, language) else None
+    sentence = _ASIDE.split(first_sentence(words), maxsplit=1)[0]
     money = _CURRENCY.match(sentence)
     start = money.end() if money else 0
     end = start + _math_length(sentence[start:], language)
@@ -235,12 +248,22 @@ def _formula_values(sentence: str) -> list[str]:
     return [value for value in map(_right_side, formulas) if _HAS_VALUE.search(value)]
 
 
+def _exact(formula: str) -> str:
+    """Return a formula without the approximation behind it: `9/2` of `9/2 ≈ 4.5`."""
+    exact, sign, approximate = formula.partition(r"\approx")
+    if not sign:
+        exact, sign, approximate = formula.partition("≈")
+    is_name = _NAME.fullmatch(exact.strip())
+    return (approximate if is_name else exact).strip() if sign else formula
+
+
 def _right_side(formula: str) -> str:
     """Return what a formula says of its left side: `5` of `x = 2 + 3 = 5`.
 
     An equation in unknowns whose right side is 0 stays whole.
     """
     # an equals sign in braces belongs to an index: \\sum_{n=1}
+    formula = _exact(formula)
     masked = _BRACED.sub(lambda match: "?" * len(match[0]), formula)
     signs = [match.start() for match in _EQUALS.finditer(masked)]
     if not signs:
@@ -278,7 +301,8 @@ def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str
             return _whole_formula(sentence, match.start(), language)
         before = sentence[max(0, match.start() - _MAX_UNIT_CHARS) : match.start()].rstrip()
         value = read(sentence[match.start() :], language)
-        if value is None or negation.fullmatch(before.rpartition(" ")[2]):
+        is_changed = negation.fullmatch(before.rpartition(" ")[2]) or _BOUND.search(before)
+        if value is None or is_changed:
             return []
         values.append(value)
     return values
@@ -302,7 +326,7 @@ def _is_math(token: str, sentence: str, start: int, end: int, language: Language
 def _is_math_word(
     word: str, sentence: str, start: int, end: int, language: Language | None
 ) -> bool:
-    if _MATH_WORD.fullmatch(word):
+    if _MATH_WORD.fullmatch(word) or _HALF_DAY.match(sentence, start):
         return True
     if language is not None and (not word.isascii() or word.casefold() in words_of(language)):
         return False
@@ -338,6 +362,8 @@ def _unchanged(
         rest = re.sub(r"^of\b", "", rest)
     if _CONTRAST.match(rest):
         return True
+    if rest.startswith("+"):
+        return False
     if _CHANGES.match(rest) or _PART.match(rest) or (language and change_of(language).match(rest)):
         return False
     return not check_rest or not re.search(r"\d", _CLAUSE.split(rest, maxsplit=1)[0])

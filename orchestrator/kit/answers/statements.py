@@ -44,7 +44,7 @@ _PERCENT_AFTER = re.compile(
 _FILLER = (
     r"(?:actually|indeed|therefore|then|thus|hence|simply|just|now|still|exactly|approximately|about"
     r"|clearly|equal to|given by|for sure|certainly|definitely|probably|most likely|likely"
-    r"|obviously|of course|in fact)"
+    r"|obviously|of course|in fact|roughly|around)"
 )
 _MARK = re.compile(
     r"\b(?:final[ \t]{1,3})?(?P<noun>answer|result|option|choice)s?\b"
@@ -58,7 +58,7 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(
-    r"^[#*_ \t]{0,8}(?:the )?(?:final answer[*_:： \t]{0,6}$"
+    r"^[#*_ \t]{0,8}(?:the )?(?:(?:final answer|(?<=[#*_] )answer|(?<=[#*_])answer)[*_:： \t]{0,6}$"
     # "Answer $5$", "Answer B"
     r"|(?:final )?answer[*_]{0,3}[ \t]{1,3}[*_]{0,3}"
     r"(?=\$|\\[(\[]|\\boxed|(?:\(?[A-J]\)?|[-+]?[\d.,/]{1,40})[*_.]{0,3}[ \t]{0,8}$))",
