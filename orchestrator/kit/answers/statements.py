@@ -269,7 +269,7 @@ def _pattern(language: Language, options: bool) -> re.Pattern[str]:
     if language.is_spaced:
         between, end = r"(?:[ \t]{1,3}[^\s.:：;=،,]{1,24}){0,6}?", r"(?![^\W\d_])"
     else:
-        between, end = r"[^\s。.:：;；=，,\d]{0,10}?", ""
+        between, end = r"[^\s。.:：;；=，,\d\"]{0,10}?", ""
     end = "" if language.code == "ko" else end
     space = r"[ \t]{1,3}" if edge else r"[ \t]{0,3}"
     value = r"[-+]?[\d$\\(]|\(?[A-J](?![A-Za-z])"
