@@ -13,7 +13,7 @@ HEAVY = (
     "torch",
     "transformers",
     "sympy",
-    "math_verify",
+    "latex2sympy2_extended",
     "numpy",
     "scipy",
     "sklearn",

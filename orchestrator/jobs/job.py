@@ -169,8 +169,9 @@ def versions() -> dict[str, str]:
         "ray",
         "torch",
         "transformers",
-        "math-verify",
+        "latex2sympy2_extended",
         "sympy",
+        "mpmath",
     ):
         with suppress(PackageNotFoundError):
             installed[name] = version(name)

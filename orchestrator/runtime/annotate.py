@@ -26,7 +26,7 @@ from orchestrator.core.values import (
     Verdict,
     changed,
 )
-from orchestrator.kit.answers.attempt import reading
+from orchestrator.kit.answers.thinking import reading
 from orchestrator.plan import registry
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.verify import VerifierRunner

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.core.values import Result, Status, Trace, Usage
-from orchestrator.jobs.rows import detect_format, iter_rows
+from orchestrator.jobs.rows import Format, detect_format, iter_rows
 from orchestrator.runtime.annotate import Annotator
 
 CONFIDENCE = 0.95
@@ -118,14 +118,25 @@ class Report:
 def reference_rows(path: str | Path) -> dict[str, ReferenceRow]:
     """Return the reference answers by id, from a problem file or a file of `id` and `answer`.
 
-    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out.
+    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out. A list
+    of texts in a cell of a CSV file is a list.
     """
     path = Path(path)
+    kind = detect_format(path)
+    answers = ((row, row.fields.get("answer")) for row in iter_rows(path, kind) if not row.error)
     return {
-        row.id: ReferenceRow(row.line, row.fields["answer"])
-        for row in iter_rows(path, detect_format(path))
-        if not row.error and row.fields.get("answer") not in (None, "", [])
+        row.id: ReferenceRow(row.line, _list_in_cell(answer) if kind is Format.CSV else answer)
+        for row, answer in answers
+        if answer not in (None, "", [])
     }
+
+
+def _list_in_cell(cell: str) -> str | list[str]:
+    """Return the list of texts that a cell holds as JSON, or the cell (`[1, 2]` is an interval)."""
+    try:
+        return msgspec.json.decode(cell, type=list[str]) or cell
+    except msgspec.DecodeError:
+        return cell
 
 
 async def read_references(
@@ -135,7 +146,7 @@ async def read_references(
 
     A list is a list of aliases, except where the domain reads lists as values. Aliases that the
     domain cannot read are left out, because no answer of this domain can equal them. A reference of
-    which nothing can be read is unreadable.
+    which nothing can be read is unreadable, and so is an object in any other domain.
     """
     answers: dict[str, tuple[str, ...]] = {}
     unreadable = []
@@ -150,20 +161,24 @@ async def read_references(
             del answers[id]
             expects = getattr(domain, "expects", "")
             note = next((note for _, note in readings if note), "")
-            whole = " or ".join(texts)
+            whole = " or ".join(texts) or _text(rows[id].answer)
             unreadable.append(UnreadableReference(id, rows[id].row, whole, name, expects, note))
     return References(answers, tuple(unreadable))
 
 
 def _texts(answer: Any, lists_are_values: bool) -> list[str]:
-    """Return the texts of a reference: that of each alias, or one. What is no text is JSON."""
-    has_aliases = (
-        isinstance(answer, list)
-        and not lists_are_values
-        and not any(isinstance(item, list | dict) for item in answer)
-    )
-    values = [item for item in answer if item is not None] if has_aliases else [answer]
-    return [v if isinstance(v, str) else msgspec.json.encode(v).decode().strip('"') for v in values]
+    """Return the texts of a reference: that of each alias, or one; none of an object."""
+    if lists_are_values or not isinstance(answer, list | dict):
+        return [_text(answer)]
+    if isinstance(answer, dict):
+        return []
+    is_nested = any(isinstance(item, list | dict) for item in answer)  # a matrix
+    return [_text(answer)] if is_nested else [_text(item) for item in answer if item is not None]
+
+
+def _text(answer: Any) -> str:
+    """Return an answer that is no text as JSON."""
+    return answer if isinstance(answer, str) else msgspec.json.encode(answer).decode().strip('"')
 
 
 async def is_right(

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from orchestrator.core.lineage import whole
 from orchestrator.core.values import Finish, Purpose, Request, Trace
 from orchestrator.kit.answers import find
-from orchestrator.kit.answers.attempt import reading
 from orchestrator.kit.answers.tags import closes_thinking, is_tag, opening_tag
-from orchestrator.kit.answers.thinking import merged, parts_of, refined, split
+from orchestrator.kit.answers.thinking import merged, parts_of, reading, refined, split
 from orchestrator.kit.prompts import visible_text
 
 HARMONY = "<|channel|>{}<|message|>"

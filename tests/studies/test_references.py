@@ -157,6 +157,27 @@ def test_a_list_is_a_list_of_aliases(tmp_path: Path) -> None:
     assert right(answers, math, "math") == {"q0": True, "q1": True, "q4": False}
 
 
+def test_a_cell_of_csv_may_hold_a_list_of_texts(tmp_path: Path) -> None:
+    """As JSON, like messages; a list of numbers is one answer, because `[1, 2]` is an interval."""
+    path = tmp_path / "p.csv"
+    path.write_text('id,prompt,answer\na,x,"[""18"", ""18.0""]"\nb,x,"[1, 2]"\nc,x,[]\n')
+    assert {id: row.answer for id, row in reference_rows(path).items()} == {
+        "a": ["18", "18.0"],
+        "b": "[1, 2]",
+        "c": "[]",
+    }
+    assert read(path, "math").answers["a"] == ("18", "18.0")
+
+
+def test_an_object_is_an_answer_only_where_the_domain_says_so(tmp_path: Path) -> None:
+    """Data sets keep aliases in objects of many forms; none of them would ever be right."""
+    path = write(tmp_path / "p.jsonl", {"value": "Paris", "aliases": ["Paris, France"]})
+    for domain in ("text", "math", "number", "choice", "code"):
+        [unreadable] = read(path, domain).unreadable
+        assert unreadable.text == '{"value":"Paris","aliases":["Paris, France"]}'
+    assert read(path, "json").unreadable == ()
+
+
 def test_a_list_of_lists_is_one_value(tmp_path: Path) -> None:
     """A matrix, say; a list that holds anything but texts, numbers and booleans has no aliases."""
     path = write(tmp_path / "p.jsonl", [[1, 2], [3, 4]])

@@ -1,9 +1,8 @@
 r"""Answers that are mathematical expressions: numbers, formulas, tuples, sets, equations, a word.
 
-The one rule: reading is linear and bounded and needs no algebra. Comparison uses sympy (through
-math-verify), may hang or exhaust memory, and therefore happens only in a process that can be killed
-(`orchestrator.runtime.answer_workers`). Nothing here sets a time limit: math-verify's own limits
-use signals, which fail in threads.
+The one rule: reading is linear and bounded and needs no algebra. What an answer equals is decided
+by `verifiers.answers.algebra`, which may hang or exhaust memory, and therefore runs only in a
+process that can be killed (`orchestrator.runtime.answer_workers`).
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 from orchestrator.kit.answers.find import find_answer, first_sentence
 from orchestrator.kit.answers.latex import leading_expression, statement_values
 from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwrap
-from orchestrator.kit.answers.prose import is_prose
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
 from verifiers.answers.algebra import words
-from verifiers.answers.algebra.notation import compatible
+from verifiers.answers.algebra.formulas.notation import compatible
+from verifiers.answers.prose import is_prose
 
 if TYPE_CHECKING:
     from verifiers.answers.algebra.values import Value
@@ -71,7 +70,7 @@ class Math:
         canonical = self.canonical(answer)
         if canonical.startswith("="):
             return canonical
-        from verifiers.answers.algebra.notation import Unreadable
+        from verifiers.answers.algebra.formulas.notation import Unreadable
         from verifiers.answers.algebra.structure import as_text
 
         value = _typed(canonical)
@@ -106,10 +105,8 @@ class Math:
         if statements(text):
             return self.extract(text, finished=False)
         bare = text.strip()
-        if quantity(bare) is not None:
-            return bare
-        is_answer = 0 < len(bare) <= MAX_ANSWER_CHARS and _normal(bare) and not is_prose(bare)
-        return bare if is_answer else None
+        form = self.canonical(bare) if len(bare) <= MAX_ANSWER_CHARS else ""
+        return bare if form.strip("=") and not is_prose(form) else None
 
     def _read(self, statement: Statement) -> str | None:
         values = statement_values(statement)
@@ -155,8 +152,8 @@ def _normal(answer: str) -> str:
 
 def _typed(text: str) -> Value | None:
     """Return the typed value of a canonical form; None where it is no mathematics."""
-    from verifiers.answers.algebra.arithmetic import Undecided
-    from verifiers.answers.algebra.notation import Unreadable
+    from verifiers.answers.algebra.formulas.notation import Unreadable
+    from verifiers.answers.algebra.numbers.arithmetic import Undecided
     from verifiers.answers.algebra.structure import read
 
     try:

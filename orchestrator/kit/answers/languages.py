@@ -18,6 +18,7 @@ from functools import lru_cache
 
 _SAMPLE = 600  # characters from the end of a text that show its language
 NOTHING = r"(?!)"  # a pattern that matches nowhere
+_MAX_COUNT_LETTERS = 20
 CYRILLIC = "\u0400-\u04ff"
 UNCLEAR = "\ufffd"  # in a number that two conventions read differently: nothing reads it
 
@@ -278,6 +279,32 @@ def change_of(language: Language) -> re.Pattern[str]:
     """Return the pattern of a word that changes the number before it."""
     end = r"(?!\w)" if language.is_spaced and language.code != "ko" else ""
     return re.compile(rf"(?:{language.changes}){end}", re.IGNORECASE)
+
+
+def is_foreign_count(text: str) -> bool:
+    """Tell whether a text is a few letters of another script that leave a number alone: 12元, 12人.
+
+    Words of any language that scale or change a number are none.
+    """
+    letters = text.replace(" ", "").rstrip(".")
+    return (
+        0 < len(letters) <= _MAX_COUNT_LETTERS
+        and letters.isalpha()
+        and letters[0] > "\xbf"
+        and _changes(is_spaced=False).search(text) is None
+        and not any(map(_changes(is_spaced=True).fullmatch, re.split(r"[\s.]+", text)))
+    )
+
+
+@lru_cache(maxsize=2)
+def _changes(*, is_spaced: bool) -> re.Pattern[str]:
+    words = [
+        pattern
+        for language in LANGUAGES
+        for pattern in (language.changes, language.percent, *language.scales)
+        if pattern != NOTHING and (language.is_spaced and language.code != "ko") == is_spaced
+    ]
+    return re.compile("|".join(words), re.IGNORECASE)
 
 
 def ascii_forms(text: str) -> str:

@@ -15,6 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
 
+from orchestrator.kit.answers.languages import is_foreign_count
 from orchestrator.kit.answers.units import is_count, unit
 
 MAX_CHARS = 1000
@@ -128,7 +129,7 @@ _PARTS = {
     "hundredth": 100, "hundredths": 100, "thousandth": 1000, "thousandths": 1000,
 }  # fmt: skip
 _PERCENT = re.compile(
-    r"(?:%|(?:percent(?:ages?)?|per\s+cent|pct)(?![A-Za-z])\.?)(?:\s*points?(?![A-Za-z]))?",
+    r"(?:%|(?:percent(?:ages?|s)?|per\s+cent|pct)(?![A-Za-z])\.?)(?:\s*points?(?![A-Za-z]))?",
     re.IGNORECASE,
 )
 _CODES = "USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|KRW|RUB|BRL|MXN|Rs\\.?"
@@ -136,7 +137,7 @@ _SIGNS = r"(?:US|CA|AU|HK|NZ|[ACR])?[$]|[€£¥₹₩₽]"
 _CURRENCY = re.compile(rf"([+-]?)\s*({_SIGNS}|(?:{_CODES})(?![A-Za-z]))\s*(?=[\d.+-])")
 _PRICE = re.compile(r"([+-]?\d{1,3}(?:\.\d{3})*|[+-]?\d+),(\d{2})")
 # where a number may end and a unit begin
-_BOUNDARY = re.compile(r"(?<=[\d.}%])\s*(?=[A-Za-zµμΩÅ°¢$€£¥₹₩₽%\\/^])")
+_BOUNDARY = re.compile(r"(?<=[\d.}%])\s*(?=[A-Za-z¢$€£%°\\/^]|[^\x00-\xbf])")
 _MAX_BOUNDARIES = 16
 _TEXT = re.compile(r"\\text\s*\{\s*([^{}]*(?:\{[^{}]*\}[^{}]*){0,8})\}")
 _MONEY = frozenset(
@@ -289,7 +290,8 @@ def _tail(tail: str, *, attached: bool) -> tuple[Fraction, str] | None:
     name = unit(tail if factor == 1 else bare) or unit(bare)
     if name is not None:
         return factor, name
-    return (factor, "") if not attached and is_count(bare) else None
+    is_counted = is_foreign_count(bare) or (not attached and is_count(bare))
+    return (factor, "") if is_counted else None
 
 
 def _unsigned(text: str) -> Fraction | None:

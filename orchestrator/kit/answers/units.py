@@ -66,9 +66,9 @@ _LATEX = (
 _SUPERSCRIPTS = str.maketrans({"²": "^2", "³": "^3", "⁻": "-", "¹": "1"})
 # words that change the number before them, or belong to it; never dropped as a unit
 _CHANGE_WORDS = """
-times plus minus over more less fewer greater modulo percent percentage half halves third thirds
-fourth fourths quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth
-ninths tenth tenths twelfth twelfths hundredth hundredths thousandth thousandths hundred
+times plus minus over more less fewer greater modulo percent percentage mille half halves third
+thirds fourth fourths quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths
+ninth ninths tenth tenths twelfth twelfths hundredth hundredths thousandth thousandths hundred
 hundreds thousand thousands million millions billion billions trillion trillions dozen dozens
 score fold ones tens lakh crore infinity base through squared cubed factorial choose above below
 between either point remainder approximately about divided multiplied raised into from that than

@@ -60,14 +60,14 @@ def check_classes(pool: Sequence[Spelled]) -> None:
 
 @pytest.mark.parametrize("kind", ANSWERS)
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_one_value_is_one_class_and_two_values_are_two(kind: str, data: st.DataObject) -> None:
     """Spellings do not split a class, and near values do not share one."""
     check_classes(data.draw(pools(ANSWERS[kind])))
 
 
 @given(pools(MIXED))
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_types_share_a_class_only_where_a_rule_says_so(pool: list[Spelled]) -> None:
     check_classes(pool)
 
@@ -85,7 +85,7 @@ def test_types_share_a_class_only_where_a_rule_says_so(pool: list[Spelled]) -> N
         max_size=6,
     )
 )
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_equality_is_reflexive_symmetric_and_transitive(domain: Domain, texts: list[str]) -> None:
     """Any three answers, read from replies or not: else classes would depend on who is first."""
     same = [[domain.equivalent(a, b) for b in texts] for a in texts]

@@ -60,7 +60,7 @@ _PIECES = (
         "!!",
     ),
     *("sqrt", "sin", "and", "or", "to", "percent", "yes", "no", "mod", "exp(", "log", "inf", "nan"),
-    *("π", "√", "½", "²", "−", "×", "∞", "≤", "∪", "٣", "５", "。", "，", "é", "🙂", "x̄"),
+    *("π", "√", "½", "²", "−", "×", "∞", "≤", "∪", "٣", "５", "①", "。", "，", "é", "🙂", "x̄"),
     *("\x00", "\x07", "\x1b[31m", "\x7f", "\t", "\r\n", "\u2028", "\xa0", "\u200b", "\ufeff"),
     *("\u202e", "\u2066", "\u200f", "\ud800", "\udfff", "\udc80"),
     *("$", "$$", r"\(", r"\)", r"\[", r"\]", "**", "```", "<think>", "</think>", "####"),
@@ -74,7 +74,7 @@ _NESTED = (
 _MONSTERS = (
     "2^{10^{10}}", "10^{10^{10^{10}}}", "9^9^9^9", "9^{9^{9^{9}}}", "(10^{10})!", "((((9!)!)!)!)",
     "99999999999!", "1000000!!", r"\frac{1}{(10^9)!}", r"\binom{10^{9}}{5\cdot10^8}",
-    "1e999999999", "(1+10^{-9})^{10^{9}}", r"\sum_{k=1}^{10^{12}} \frac1k",
+    "1e999999999", "1e999999", "(1+10^{-9})^{10^{9}}", r"\sum_{k=1}^{10^{12}} \frac1k",
     r"\prod_{k=1}^{10^9} k", "0^0", "0^{-1}", r"\int_0^1 x^{x^{x}} dx", r"\gcd(10^{10^7},3)",
     "2^{-10^{10}}", r"\sqrt[10^{10}]{2}", "i^{i^{i^i}}", "(x+1)^{100000}", "(x+y+z)^{999}",
     "x^{10^{10}}-1=0", r"\tan\frac{\pi}{2}", r"\log 0", r"\log_1 2",
@@ -171,11 +171,11 @@ async def check_corpus(workers: AnswerWorkers, n: int, seed: int) -> None:
         assert key is not None or value is None, text
     assert raised == []
     assert {key: values for key, values in numbers.items() if len(values) > 1} == {}
-    assert len(limited) <= n // 100, limited  # each costs its limit, which adds up in a job
+    assert len(limited) <= 5 + n // 200, limited  # each costs its limit, which adds up in a job
 
 
 async def test_a_sample_of_soup_is_resolved(workers: AnswerWorkers) -> None:
-    await check_corpus(workers, 1500, seed=1)
+    await check_corpus(workers, 500, seed=1)
 
 
 @pytest.mark.slow

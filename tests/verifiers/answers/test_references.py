@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.core.values import PluginSpec
-from orchestrator.kit.answers.prose import is_prose
 from orchestrator.plan import registry
+from verifiers.answers.prose import is_prose
 
 GSM8K = "Ann has 6*3=<<6*3=18>>18 pens.\n#### 18"
 SOLUTION = "We get $2x = 1$.\nThus $x = \\frac12$, so the answer is \\boxed{\\frac{1}{2}}."

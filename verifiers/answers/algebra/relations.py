@@ -14,9 +14,9 @@ from typing import Any
 import sympy
 from sympy.polys.domains import QQ_I
 
-from verifiers.answers.algebra import arithmetic, evaluation, functions
-from verifiers.answers.algebra.arithmetic import Undecided, digest, number_key
-from verifiers.answers.algebra.evaluation import POINTS, Evaluator
+from verifiers.answers.algebra.numbers import arithmetic, evaluation, functions
+from verifiers.answers.algebra.numbers.arithmetic import Undecided, digest, number_key
+from verifiers.answers.algebra.numbers.evaluation import POINTS, Evaluator
 from verifiers.answers.algebra.values import EMPTY, Value, finite_set, of_scalar, sequence
 
 COORDINATES = ("z", "y", "x")
@@ -47,7 +47,11 @@ def equation(left: Any, right: Any) -> Value:
         return of_scalar(solved)
     numerator = sympy.fraction(sympy.together(difference))[0]
     ratios = _ratios([Evaluator(point).value(numerator) for point in POINTS])
-    return Value("equation", f"=equation #{digest(ratios)}", f"{left} = {right}"[:200])
+    return Value(
+        "equation",
+        f"=equation #{digest(ratios)}",
+        f"{evaluation.written(left)} = {evaluation.written(right)}",
+    )
 
 
 def with_unknowns(expression: sympy.Basic) -> sympy.Basic:
@@ -135,7 +139,7 @@ def _several_unknowns(left: Any, sign: str, right: Any) -> Value:
     found = [Evaluator(point).value(difference) for point in POINTS]
     size = arithmetic.inverse(functions.absolute(found[0]))
     keys = [number_key(arithmetic.product(value, size)) for value in found]
-    shown = f"{left} {sign} {right}"[:200]
+    shown = f"{evaluation.written(left)} {sign} {evaluation.written(right)}"
     if sign == r"\ne":
         keys = _ratios(found)
     return Value("inequality", f"=inequality {sign} #{digest(keys)}", shown)

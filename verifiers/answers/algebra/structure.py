@@ -10,16 +10,26 @@ is equal.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import sympy
 
 from orchestrator.kit.answers.units import is_count, unit
-from verifiers.answers.algebra import relations, words
-from verifiers.answers.algebra.evaluation import scalar
-from verifiers.answers.algebra.notation import Unreadable, closing, depths, split, stripped, tokens
-from verifiers.answers.algebra.parser import is_function, parse
+from verifiers.answers.algebra import relations, sets, words
+from verifiers.answers.algebra.formulas.names import is_function
+from verifiers.answers.algebra.formulas.notation import (
+    Unreadable,
+    closing,
+    depths,
+    outer,
+    split,
+    stripped,
+    tokens,
+    without_braces,
+)
+from verifiers.answers.algebra.formulas.parser import parse
+from verifiers.answers.algebra.numbers.evaluation import scalar
 from verifiers.answers.algebra.values import (
     EMPTY,
     Value,
@@ -29,20 +39,10 @@ from verifiers.answers.algebra.values import (
     of_scalar,
     ratio,
     sequence,
-    short,
 )
 
-_AND = frozenset(["and", r"\text{and}", r"\wedge", r"\text{ and }", "&"])
-_OR = frozenset(["or", r"\text{or}", r"\vee"])
 _MAX_UNIT_TOKENS = 12
 _WAITING = frozenset([*"=+-*/<>^_,;:", r"\le", r"\ge", r"\ne", r"\pm", r"\cup", r"\in"])
-_COMMAS = frozenset([",", ";"])
-_SIGNS = frozenset([*relations.INEQUALITIES, "="])
-_NAMED_SETS = {
-    r"\mathbb{R}": sympy.S.Reals, r"\mathbb{Z}": sympy.S.Integers, r"\mathbb{N}": sympy.S.Naturals,
-    r"\mathbb{Q}": sympy.S.Rationals, r"\mathbb{C}": sympy.S.Complexes,
-}  # fmt: skip
-_EMPTY = frozenset([r"\emptyset", r"\{\}", r"\text{Ø}", "Ø"])
 _NAME = re.compile(
     r"(?:[A-Za-z]|\\[A-Za-z]+|[A-Z]{2,4}|\\(?:text|operatorname)\{[^{}]*\})"
     r"(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\^\{?-1\}?)?'*(?:\([^()=]{1,60}\))?"
@@ -86,27 +86,19 @@ def _without_label(found: list[str]) -> list[str]:
 def _value(found: list[str]) -> Value:
     if time := _clock(found):
         return time
-    found = _unwrapped(found)
+    found = _without_unit(without_braces(found))
     if not found:
         raise Unreadable("nothing is there")
     return (
-        _french_interval(found)
+        sets.french_interval(found)
         or _choices(found)
         or _list(found)
         or _relation(found)
-        or _set_operation(found)
+        or sets.operation(found)
         or _bracketed(found)
         or _ratio(found)
         or _one(found)
     )
-
-
-def _unwrapped(found: Sequence[str]) -> list[str]:
-    """Return the tokens without braces, dollar signs and units around all of them."""
-    found = stripped([token for token in found if token not in ("$", r"\$", "{,}")])
-    while found and found[0] == "{" and closing(found, 0) == len(found) - 1:
-        found = stripped(found[1:-1])
-    return _without_unit(found)
 
 
 def _without_unit(found: list[str]) -> list[str]:
@@ -134,7 +126,7 @@ def _is_open(found: Sequence[str]) -> bool:
     last = next((token for token in reversed(found) if token != " "), ",")
     n_open = sum(token in ("(", "{", "[", r"\{") for token in found)
     n_closed = sum(token in (")", "}", "]", r"\}") for token in found)
-    return last in _WAITING or last in _AND | _OR or n_open != n_closed
+    return last in _WAITING or last in sets.AND | sets.OR or n_open != n_closed
 
 
 def _clock(found: Sequence[str]) -> Value | None:
@@ -150,30 +142,17 @@ def _clock(found: Sequence[str]) -> Value | None:
     return Value("time", f"=time {shown}", shown)
 
 
-def _french_interval(found: Sequence[str]) -> Value | None:
-    """Read `]0,3[`, whose brackets close what they open elsewhere."""
-    if found[0] not in ("]", "[", "(") or found[-1] not in ("[", "]", ")"):
-        return None
-    if found[0] != "]" and found[-1] != "[":
-        return None
-    inside = split(found[1:-1], _COMMAS)
-    if len(inside) != 2:
-        return None
-    left = "[" if found[0] == "[" else "("
-    return relations.interval(_interval(inside, left, "]" if found[-1] == "]" else ")"))
-
-
 def _choices(found: list[str]) -> Value | None:
     """Read what "and" and "or" join: conditions on one unknown, or a list."""
-    for separators, combine in ((_OR, sympy.Union), (_AND, sympy.Intersection)):
+    for separators, combine in ((sets.OR, sympy.Union), (sets.AND, sympy.Intersection)):
         parts = [part for part in split(found, separators) if part]
-        if len(parts) < 2 and not any(token in separators for token in _outer(found)):
+        if len(parts) < 2 and not any(token in separators for token in outer(found)):
             continue
-        if value := _conditions(parts, combine):
+        if value := sets.conditions(parts, combine):
             return value
-        pieces = [piece for part in parts for piece in split(part, _COMMAS) if piece]
+        pieces = [piece for part in parts for piece in split(part, sets.COMMAS) if piece]
         if (
-            separators is _OR
+            separators is sets.OR
             and len({"".join(name) for name, _ in map(_named, pieces) if name}) > 1
         ):
             raise Unreadable("a choice between values of different unknowns")
@@ -181,63 +160,18 @@ def _choices(found: list[str]) -> Value | None:
     return None
 
 
-def _conditions(parts: Sequence[list[str]], combine: Callable[..., sympy.Set]) -> Value | None:
-    """Return the solutions of conditions; None if a part is no condition.
-
-    `x > 0` and `y > 0` are not two rays of one line: each unknown keeps its name then.
-    """
-    sets: dict[str, list[sympy.Set]] = {}
-    for part in parts:
-        condition = _condition(part)
-        if condition is None:
-            return None
-        sets.setdefault(condition[0], []).append(condition[1])
-    solved = {name: relations.real_set(combine(*found)) for name, found in sorted(sets.items())}
-    if len(solved) == 1:
-        return next(iter(solved.values()))
-    if combine is sympy.Union:
-        raise Unreadable("a choice between conditions on different unknowns")
-    keys = "; ".join(f"{name}: {value.key[1:]}" for name, value in solved.items())
-    shown = "; ".join(f"{name}: {value.shown}" for name, value in solved.items())
-    return Value("conditions", short(f"={keys}"), shown)
-
-
-def _condition(part: list[str]) -> tuple[str, sympy.Set] | None:
-    """Return the unknown and the solutions of an inequality, or of `x ∈` an interval."""
-    if r"\in" in part:
-        at = part.index(r"\in")
-        return "".join(stripped(part[:at])), _as_set(stripped(part[at + 1 :]))
-    if not any(token in relations.INEQUALITIES for token in _outer(part)):
-        return None
-    solutions = _inequality(part)
-    if not isinstance(solutions, sympy.Set):
-        return None
-    names = {token for token in part if token.isalpha() and token not in ("e", "i")}
-    return "".join(sorted(names)), solutions
-
-
-def _outer(found: Sequence[str]) -> list[str]:
-    return [token for token, depth in zip(found, depths(found), strict=True) if depth == 0]
-
-
 def _list(found: list[str]) -> Value | None:
     """Read values with commas between them: a list, which is a set, or conditions."""
-    if not any(token in _COMMAS for token in _outer(found)):
+    if not any(token in sets.COMMAS for token in outer(found)):
         return None
     joined = _thousands(found)
     groups = [part for part in split(joined, frozenset([";"])) if part]
-    if len(groups) > 1 and "," in _outer(joined):  # p=5,q=2; p=7,q=2
+    if len(groups) > 1 and "," in outer(joined):  # p=5,q=2; p=7,q=2
         return listed([_value(group) for group in groups])
-    parts = [part for part in split(joined, _COMMAS) if part]
+    parts = [part for part in split(joined, sets.COMMAS) if part]
     if len(parts) == 1:
         return _value(parts[0])
-    return _conditions(parts, _all_or_any) or _collected(parts)
-
-
-def _all_or_any(*sets: sympy.Set) -> sympy.Set:
-    """Return what lies in all sets, or in any where nothing lies in all: `x < 1, x > 2`."""
-    both = sympy.Intersection(*sets)
-    return both if both is not sympy.S.EmptySet else sympy.Union(*sets)
+    return sets.conditions(parts, sets.all_or_any) or _collected(parts)
 
 
 def _thousands(found: Sequence[str], *, bracketed: bool = False) -> list[str]:
@@ -290,7 +224,7 @@ def _elements(parts: Sequence[Sequence[str]]) -> list[Value]:
     """Return the values of the parts of a list; a part with `±` is two of them."""
     values: list[Value] = []
     for part in parts:
-        signs = (1, -1) if {r"\pm", r"\mp"} & set(_outer(part)) and "=" not in part else ()
+        signs = (1, -1) if {r"\pm", r"\mp"} & set(outer(part)) and "=" not in part else ()
         values += [of_scalar(scalar(parse(part, sign))) for sign in signs] or [_value(list(part))]
     return values
 
@@ -319,16 +253,16 @@ def _is_name(name: Sequence[str], value: Sequence[str]) -> bool:
 
 
 def _relation(found: list[str]) -> Value | None:
-    outer = _outer(found)
-    if r"\in" in outer:
+    signs = outer(found)
+    if r"\in" in signs:
         return _value(stripped(found[found.index(r"\in") + 1 :]))
-    if r"\approx" in outer:
+    if r"\approx" in signs:
         left, *_, right = split(found, frozenset([r"\approx"]))
         return _value(right if not left or _is_name(left, right) else left)
-    if any(token in relations.INEQUALITIES for token in outer):
-        solutions = _inequality(found)
+    if any(token in relations.INEQUALITIES for token in signs):
+        solutions = sets.inequality(found)
         return solutions if isinstance(solutions, Value) else relations.real_set(solutions)
-    if "=" not in outer:
+    if "=" not in signs:
         return None
     name, value = _named(found)
     if name:
@@ -353,114 +287,41 @@ def _relation(found: list[str]) -> Value | None:
 
 def _tuple_of(name: Sequence[str], value: Sequence[str]) -> Value:
     """Return the value of `(x,y)=(2,1)`: the tuple, in alphabetical order of the names."""
-    names = ["".join(part) for part in split(name[1:-1], _COMMAS)]
+    names = ["".join(part) for part in split(name[1:-1], sets.COMMAS)]
     found = stripped(value)
     if not found or found[0] != "(" or closing(found, 0) != len(found) - 1:
         return _value(list(value))
-    entries = split(found[1:-1], _COMMAS)
+    entries = split(found[1:-1], sets.COMMAS)
     if len(entries) != len(names) or len(set(names)) < len(names):
         return _value(list(value))
     ordered = sorted(zip(names, entries, strict=True), key=lambda pair: pair[0])
     return sequence([_value(entry) for _, entry in ordered])
 
 
-def _inequality(found: Sequence[str]) -> Value | sympy.Set:
-    signs = [t for t, d in zip(found, depths(found), strict=True) if d == 0 and t in _SIGNS]
-    sides = [relations.with_unknowns(parse(part)) for part in split(found, _SIGNS)]
-    if sides[0].is_Symbol and "=" in signs[:1]:  # f(x) = ... >= 3 states nothing simple
-        raise Unreadable("an equation and an inequality in one")
-    return relations.inequality(sides, signs)
-
-
-def _set_operation(found: list[str]) -> Value | None:
-    outer = set(_outer(found))
-    if not outer & {r"\cup", r"\cap", r"\setminus"}:
-        return None
-    return relations.real_set(_as_set(found))
-
-
-def _as_set(found: list[str]) -> sympy.Set:
-    """Return the sympy set of an interval, a union, a set of numbers. Unreadable otherwise."""
-    found = _unwrapped(found)
-    for separator, combine in (
-        (r"\cup", sympy.Union),
-        (r"\cap", sympy.Intersection),
-        (r"\setminus", sympy.Complement),
-    ):
-        parts = split(found, frozenset([separator]))
-        if len(parts) > 1:
-            return combine(*(_as_set(part) for part in parts))
-    if len(found) == 1 and found[0] in _NAMED_SETS:
-        return _NAMED_SETS[found[0]]
-    if "".join(found) in _EMPTY:
-        return sympy.S.EmptySet
-    if found and found[0] == r"\{" and closing(found, 0) == len(found) - 1:
-        condition = _builder(found[1:-1])
-        if condition is not None:
-            return condition
-        parts = split(found[1:-1], _COMMAS)
-        return sympy.FiniteSet(*(relations.plain(parse(part)) for part in parts))
-    if found and found[0] in ("(", "[") and found[-1] in (")", "]"):
-        return _interval(split(found[1:-1], _COMMAS), found[0], found[-1])
-    raise Unreadable("not a set")
-
-
-def _interval(ends: Sequence[list[str]], left: str, right: str) -> sympy.Interval:
-    if len(ends) != 2:
-        raise Unreadable("an interval has two ends")
-    start, end = (relations.plain(parse(part)) for part in ends)
-    found = sympy.Interval(start, end, left_open=left == "(", right_open=right == ")")
-    if not isinstance(found, sympy.Interval):
-        raise Unreadable("the ends of an interval are in order")
-    return found
-
-
-def _builder(inside: list[str]) -> sympy.Set | None:
-    r"""Return the set of `\{x \mid x \ge 4\}`, None if there is no condition."""
-    for separator in ("|", ":"):
-        parts = split(inside, frozenset([separator]))
-        if len(parts) < 2:
-            continue
-        if len(parts) > 2:
-            raise Unreadable("two conditions")
-        domain = sympy.S.Reals
-        if r"\in" in parts[0]:
-            domain = _as_set(stripped(parts[0][parts[0].index(r"\in") + 1 :]))
-        alternatives = split(parts[1], _OR)
-        pieces = [p for group in split(parts[1], _AND) for p in split(group, _COMMAS) if p]
-        combine = sympy.Union if len(alternatives) > 1 else sympy.Intersection
-        found = [_condition(part) for part in (alternatives if len(alternatives) > 1 else pieces)]
-        if None in found or len({name for name, _ in filter(None, found)}) > 1:
-            raise Unreadable("a condition that is no inequality in one unknown")
-        combined = combine(*(solutions for _, solutions in filter(None, found)))
-        return sympy.Intersection(domain, combined)
-    return None
-
-
 def _bracketed(found: list[str]) -> Value | None:
     """Read a tuple, an interval, a set, a matrix; None if no bracket is around all of it."""
-    if "".join(found) in _EMPTY:
+    if "".join(found) in sets.EMPTY:
         return EMPTY
-    if len(found) == 1 and found[0] in _NAMED_SETS:
-        return relations.real_set(_NAMED_SETS[found[0]])
+    if len(found) == 1 and found[0] in sets.NAMED:
+        return relations.real_set(sets.NAMED[found[0]])
     if any(map(_MATRIX.match, found)):
         return _matrix(found)
     if found[0] not in ("(", "[", r"\{", r"\langle") or closing(found, 0) != len(found) - 1:
         return None
     inside, ends = stripped(found[1:-1]), found[0] + found[-1]
     if found[0] == r"\{":
-        condition = _builder(inside)
+        condition = sets.builder(inside)
         if condition is not None:
             return relations.real_set(condition)
-        parts = [part for part in split(_thousands(inside, bracketed=True), _COMMAS) if part]
+        parts = [part for part in split(_thousands(inside, bracketed=True), sets.COMMAS) if part]
         return finite_set(_elements(parts))
-    parts = split(_thousands(inside, bracketed=True), _COMMAS)
+    parts = split(_thousands(inside, bracketed=True), sets.COMMAS)
     if len(parts) == 1:
         return _value(inside) if ends in ("()", "[]", r"\langle\rangle") else None
     if ends == "[]" and all(part[:1] == ["["] for part in parts):
-        return matrix([[_value(e) for e in split(part[1:-1], _COMMAS)] for part in parts])
+        return matrix([[_value(e) for e in split(part[1:-1], sets.COMMAS)] for part in parts])
     if len(parts) == 2 and ends in ("[]", "(]", "[)"):
-        return relations.interval(_interval(parts, found[0], found[-1]))
+        return relations.interval(sets.interval(parts, found[0], found[-1]))
     if ends not in ("()", "[]", r"\langle\rangle"):
         return None
     return sequence([_entry(part) for part in parts])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verifiers.answers.algebra.arithmetic import digest
-from verifiers.answers.algebra.evaluation import Scalar
+from verifiers.answers.algebra.numbers.arithmetic import digest
+from verifiers.answers.algebra.numbers.evaluation import Scalar
 
 _MAX_KEY_CHARS = 600
 

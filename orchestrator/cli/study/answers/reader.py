@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from orchestrator.cli.view.answers import Comparison, Place, Reading, ReferenceReading
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import PluginSpec, Problem, Request, Trace
-from orchestrator.kit.answers import attempt
+from orchestrator.kit.answers import thinking
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
@@ -74,7 +74,7 @@ class _Reader:
 
     async def reading(self, text: ReplyText) -> Reading:
         """Return what the domain reads in a text, in its class among the texts of its group."""
-        part = attempt.reading(Request(), text.trace, self._plan.answers_in_thinking)
+        part = thinking.reading(Request(), text.trace, self._plan.answers_in_thinking)
         problem = Problem(text.group or "text", "", text.domain)
         classes = self._classes.setdefault(text.group, Classes())
         trace = await self._annotator.annotate(problem, Request(), text.trace, classes)

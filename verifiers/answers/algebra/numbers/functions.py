@@ -10,7 +10,7 @@ from typing import Any
 import sympy
 from sympy.polys.domains import QQ_I
 
-from verifiers.answers.algebra.arithmetic import (
+from verifiers.answers.algebra.numbers.arithmetic import (
     MAX_EXPONENT_BITS,
     Undecided,
     chopped,

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any
 
 import sympy
-from mpmath import MPContext, libmp  # type: ignore[import-untyped]  # it has no types
+from mpmath import MPContext, libmp
 from sympy.polys.domains import QQ_I
 
 from orchestrator.kit.answers.numbers import rational_key

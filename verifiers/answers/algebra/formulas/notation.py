@@ -17,7 +17,7 @@ MAX_DEPTH = 60  # nested brackets; a deeper text is not an answer that anyone wr
 
 _TOKEN = re.compile(
     r"\\text\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w+\*?\}|\\mathbb\s*(?:\{\s*[A-Z]\s*\}|[A-Z])"
-    r"|\\[A-Za-z]+\*?|\\.|\d+(?:\.\d*)?(?:[eE][+-]?\d{1,6}(?![\d.]))?|\.\d+|[A-Za-z]+"
+    r"|\\[A-Za-z]+\*?|\\.|\d+(?:\.\d*)?(?:[eE][+-]?\d{1,6}(?![\d.]))?|\.\d+|[A-Za-z]+|[^\W\d_a-zA-Z]+"
     r"|\s+|<=|>=|!=|\*\*|.",
     re.DOTALL,
 )
@@ -183,6 +183,14 @@ def stripped(found: Sequence[str]) -> list[str]:
     return list(found[start:end])
 
 
+def without_braces(found: Sequence[str]) -> list[str]:
+    """Return the tokens without dollar signs, and without braces around all of them."""
+    found = stripped([token for token in found if token not in ("$", r"\$", "{,}")])
+    while found and found[0] == "{" and closing(found, 0) == len(found) - 1:
+        found = stripped(found[1:-1])
+    return found
+
+
 def closing(found: Sequence[str], start: int) -> int:
     """Return the index of the bracket that closes the one at `start`; Unreadable if none does.
 
@@ -212,6 +220,11 @@ def depths(found: Sequence[str]) -> list[int]:
         result.append(depth)
         depth = max(0, depth - closes)
     return result
+
+
+def outer(found: Sequence[str]) -> list[str]:
+    """Return the tokens outside of all brackets."""
+    return [token for token, depth in zip(found, depths(found), strict=True) if depth == 0]
 
 
 def split(found: Sequence[str], separators: frozenset[str]) -> list[list[str]]:

@@ -3,7 +3,7 @@ r"""Tells prose from an answer, for texts that should be an answer and nothing e
     is_prose("Ann has 18 pens")     # True
     is_prose(r"12 \text{ hours}")   # False
 
-The one rule: linear time. Not covered: finding the answer in prose (`kit.answers.find`).
+The one rule: linear time. Not covered: finding an answer in prose (`orchestrator.kit.answers`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import re
 _MOST_WORDS = 4  # of an answer in words: "no real solutions", "Tuesday and Thursday"
 _MOST_WORDS_BESIDE_NUMBERS = 1  # "Day 5"; units follow their numbers and are not counted
 _LATEX = re.compile(
-    r"\\(?:begin|end|text\w{0,6}|mathrm|mbox|operatorname)\s?\{[^{}]*\}|\\[A-Za-z]+"
+    r"\\(?:begin|end|text\w{0,6}|mathrm|mbox|operatorname)\s?\{[^{}]*\}"
+    r"|\\(?:f?colorbox|color)(?:\s?\{[^{}]*\}){1,2}|\\[A-Za-z]+"
 )
 _UNIT = re.compile(r"(?<=\d)\s?[^\W\d_]{2,}")
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]{1,20})?")

@@ -2,7 +2,7 @@
 
     scalar(expression)      # Scalar(kind="number", key="=1/2", ...)
 
-An expression with unknowns is evaluated at four fixed points of both signs, whose
+An expression with unknowns is evaluated at five fixed points of both signs, whose
 coordinates depend on the names alone. For rational functions those values are exact, and equal
 values mean equal functions except with the chance of a hash collision (the lemma of Schwartz and
 Zippel, J. ACM 27, 1980). Powers are principal values, as in sympy, but the odd root of a negative
@@ -24,11 +24,20 @@ import sympy
 from sympy.polys.domains import QQ_I
 
 from orchestrator.kit.answers.numbers import rational_key
-from verifiers.answers.algebra import arithmetic, functions
-from verifiers.answers.algebra.arithmetic import Undecided, digest, is_integer, mp, number_key
+from verifiers.answers.algebra.numbers import arithmetic, functions
+from verifiers.answers.algebra.numbers.arithmetic import (
+    Undecided,
+    digest,
+    is_integer,
+    mp,
+    number_key,
+)
 
-POINTS = (0, 1, 2, 3)
-_SIZES = (sympy.QQ(1, 5), 1, 5, 20)
+POINTS = (0, 1, 2, 3, 4)
+_MAX_SHOWN = 200
+_NATURAL = 2  # the point of natural numbers
+_MAX_POLES = 2  # points at which an expression may have no value
+_SIZES = (sympy.QQ(1, 5), 1, 1, 20, 5)
 _PRIMES = (2**127 - 1, 2**521 - 1)
 _CHECKING_DIGITS = 700  # with which a computed value is a rational, if it seems to be one
 
@@ -44,7 +53,7 @@ class Scalar:
 
 def scalar(expression: sympy.Basic) -> Scalar:
     """Return the kind and key of an expression. Undecided where it has no value."""
-    shown = str(expression)[:200]
+    shown = written(expression)
     if not expression.free_symbols:
         return from_keys([Evaluator(POINTS[0]).key(expression)], shown)
     keys = []
@@ -53,9 +62,17 @@ def scalar(expression: sympy.Basic) -> Scalar:
             keys.append(Evaluator(point).key(expression))
         except Undecided:
             keys.append("none")
-    if keys.count("none") > 1:
+    if keys.count("none") > _MAX_POLES:
         raise Undecided("it has no value at several points")
     return from_keys(keys, shown)
+
+
+def written(expression: Any) -> str:
+    """Return the expression as text for people, with its terms in the order in which they stand."""
+    try:
+        return str(sympy.sstr(expression, order="none"))[:_MAX_SHOWN]
+    except (OverflowError, ValueError, RecursionError):  # very long numbers
+        return "..."
 
 
 def from_keys(keys: list[str], shown: str) -> Scalar:
@@ -68,12 +85,15 @@ def from_keys(keys: list[str], shown: str) -> Scalar:
 def coordinate(name: str, point: int) -> Any:
     """Return the rational value of an unknown at one of the fixed points.
 
-    All are positive at the first and negative at the second; at the others letters that are
-    neighbours differ in sign. The size grows, so that |x - 3| shows its sides.
+    All are positive at the first and negative at the second, all are natural numbers at the third.
+    At the others letters that are neighbours differ in sign.
     """
     bits = int.from_bytes(blake2b(f"{point} {name}".encode(), digest_size=4).digest(), "big")
-    is_negative = point > 0 and (point == 1 or ord(name[:1] or "x") >> (point - 2) & 1)
+    if point == _NATURAL:
+        return QQ_I(11 + bits % 100, 0)
     size = sympy.QQ(bits + 2**29, 2**31 - 1) * _SIZES[point]
+    is_odd = ord(name[:1] or "x") >> max(0, point - _NATURAL - 1) & 1
+    is_negative = point == 1 or (point > _NATURAL and is_odd)
     return QQ_I(-size if is_negative else size, 0)
 
 
@@ -98,6 +118,12 @@ class Evaluator:
 
     def key(self, expression: Any) -> str:
         """Return the key of the value. Undecided if there is none."""
+        try:
+            return self._key(expression)
+        except OverflowError as error:  # more digits than Python converts
+            raise Undecided(str(error)) from error
+
+    def _key(self, expression: Any) -> str:
         value = self.value(expression)
         key = number_key(value)
         if not QQ_I.of_type(value) and arithmetic.is_rational_key(key):

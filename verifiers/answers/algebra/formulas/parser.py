@@ -13,127 +13,21 @@ The one rule: what is not understood is `Unreadable`, never skipped. Expressions
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from typing import Any
 
 import sympy
 
-from verifiers.answers.algebra.notation import Unreadable, closing, split, stripped
+from verifiers.answers.algebra.formulas import names, numerals
+from verifiers.answers.algebra.formulas.notation import Unreadable, closing, split, stripped
 
-_GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "omicron",
-        "rho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "chi",
-        "psi",
-        "omega",
-    ]
-)
-_TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc")
-_INVERSES = {
-    **{name: getattr(sympy, "a" + name) for name in _TRIGONOMETRIC},
-    **{f"{name}h": getattr(sympy, f"a{name}h") for name in _TRIGONOMETRIC},
-}
-_FUNCTIONS: Mapping[str, Any] = {
-    **{name: getattr(sympy, name) for name in _TRIGONOMETRIC},
-    **{f"{name}h": getattr(sympy, f"{name}h") for name in _TRIGONOMETRIC},
-    **{f"arc{name}": function for name, function in _INVERSES.items()},
-    **{f"a{name}": function for name, function in _INVERSES.items() if name not in ("sec", "csc")},
-    **{f"ar{name}": function for name, function in _INVERSES.items() if name.endswith("h")},
-    "ln": sympy.log, "exp": sympy.exp, "sgn": sympy.sign, "Re": sympy.re, "Im": sympy.im,
-    "arg": sympy.arg, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling,
-    "Gamma": sympy.gamma, "erf": sympy.erf,
-}  # fmt: skip
-_OF_LISTS: Mapping[str, Any] = {
-    "max": sympy.Max, "min": sympy.Min, "gcd": sympy.Function("gcd"), "lcm": sympy.Function("lcm"),
-}  # fmt: skip
-_WORDS = (
-    *_FUNCTIONS,
-    *_OF_LISTS,
-    *_GREEK,
-    "pi",
-    "sqrt",
-    "cbrt",
-    "log",
-    "infty",
-    "infinity",
-    "frac",
-)
-_WORD = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
 _CALCULUS = re.compile(
     r"\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z])|\\frac\{d\}\{d[a-z]\}|\\begin\{[pbBv]matrix"
 )
-_ACCENTS = frozenset(
-    [
-        r"\overline",
-        r"\bar",
-        r"\hat",
-        r"\widehat",
-        r"\vec",
-        r"\overrightarrow",
-        r"\overleftrightarrow",
-        r"\tilde",
-        r"\widetilde",
-        r"\dot",
-        r"\ddot",
-        r"\overparen",
-        r"\wideparen",
-        r"\angle",
-        r"\triangle",
-        r"\odot",
-        r"\mathcal",
-        r"\mathfrak",
-        r"\mathscr",
-    ]
-)
-_STOPS = frozenset(
-    [
-        r"+",
-        r"-",
-        r"\pm",
-        r"\mp",
-        r"/",
-        r"*",
-        r",",
-        r")",
-        r"]",
-        r"}",
-        r"|",
-        r"\|",
-        r"\}",
-        r"\rfloor",
-        r"\rceil",
-        r"\rangle",
-        r"!",
-        r"%",
-        r"^",
-        r"'",
-        r"°",
-        r":",
-    ]
-)
-_LETTER = re.compile(r"\\text\{([A-Za-z])\}")
-_REPEATED = re.compile(r"(\d)\1{2,}$|(\d{2,6})\2$")
-_MAX_LETTERS = 3  # more letters in a row that name nothing are a word
+_STOPS = frozenset([
+    "+", "-", r"\pm", r"\mp", "/", "*", ",", ")", "]", "}", "|", r"\|", r"\}", "!", "%", "^", "'",
+    "°", ":", r"\rfloor", r"\rceil", r"\rangle",
+])  # fmt: skip
 
 
 def parse(tokens: Sequence[str], sign: int = 1) -> Any:
@@ -141,19 +35,14 @@ def parse(tokens: Sequence[str], sign: int = 1) -> Any:
     source = "".join(tokens)
     if _CALCULUS.search(source):
         return _calculus(source)
-    parts = split([token for token in tokens if token != " "], frozenset([r"\choose", r"\over"]))
+    joined = numerals.join([token for token in tokens if token != " "])
+    parts = split(joined, frozenset([r"\choose", r"\over"]))
     if len(parts) == 2:
-        above, below = (_whole(_words(part), sign) for part in parts)
+        above, below = (_whole(names.cut(part), sign) for part in parts)
         if r"\choose" in tokens:
             return sympy.binomial(above, below, evaluate=False)
         return sympy.Mul(above, sympy.Pow(below, -1, evaluate=False), evaluate=False)
-    return _whole(_words(parts[0] if len(parts) == 1 else tokens), sign)
-
-
-def is_function(token: str) -> bool:
-    r"""Tell whether a token is the name of a function of one argument, such as `\sin`."""
-    name = token.lstrip("\\")
-    return len(name) > 1 and (name in _FUNCTIONS or name == "log")
+    return _whole(names.cut(joined), sign)
 
 
 def _whole(tokens: list[str], sign: int) -> Any:
@@ -177,25 +66,6 @@ def _calculus(source: str) -> Any:
         return done.subs({"i": sympy.I, "e": sympy.E}) if done.free_symbols else done
     except Exception as error:  # it raises Exception itself, and sympy nearly anything
         raise Unreadable(f"latex2sympy2-extended: {error}") from error
-
-
-def _words(tokens: Sequence[str]) -> list[str]:
-    """Return the tokens with runs of letters cut into names of functions and single letters."""
-    out: list[str] = []
-    for original in tokens:
-        upright = _LETTER.fullmatch(original)  # \mathrm{e}
-        token = upright[1] if upright else original
-        if not (token.isalpha() and len(token) > 1) or (out and out[-1] in _ACCENTS):
-            out.append(token)
-            continue
-        at, alone = 0, 0
-        while at < len(token):
-            match = _WORD.match(token, at)
-            out.append("\\" + match[0] if match else token[at])
-            at, alone = (match.end(), alone) if match else (at + 1, alone + 1)
-        if alone > _MAX_LETTERS:
-            raise Unreadable(f"{token} is a word")
-    return out
 
 
 class _Reader:
@@ -339,7 +209,7 @@ class _Reader:
 
     def _degrees(self, base: Any) -> Any:
         """Return an angle in radians inside a function; elsewhere the unit is dropped."""
-        if not any(token.lstrip("\\") in _FUNCTIONS for token in self._tokens):
+        if not any(token.lstrip("\\") in names.FUNCTIONS for token in self._tokens):
             return base
         return sympy.Mul(base, sympy.pi, sympy.Rational(1, 180), evaluate=False)
 
@@ -349,7 +219,7 @@ class _Reader:
             raise Unreadable("something is missing at the end")
         self._at += 1
         if token[0].isdecimal() or (token[0] == "." and len(token) > 1):
-            return self._number(token)
+            return numerals.value(token)
         if token in ("(", "[", "{"):
             return self._group(token)
         if token in ("|", r"\|"):
@@ -362,50 +232,11 @@ class _Reader:
         if token == r"\lceil":
             return sympy.ceiling(self._until(r"\rceil"), evaluate=False)
         name = token.lstrip("\\")
-        if len(token) == 1 and token.isalpha():
+        if len(token) == 1 and token.isalpha() and token.isascii():
             return self._letter(token)
         if token.startswith("\\") and name:
             return self._command(token, name)
         raise Unreadable(f"{token} is not expected there")
-
-    def _number(self, token: str) -> Any:
-        mantissa, _, exponent = token.lower().partition("e")
-        exact = Fraction(mantissa) + self._repeated(mantissa)
-        number = sympy.Rational(exact.numerator, exact.denominator)
-        if not exponent:
-            return number
-        power = sympy.Pow(10, sympy.Integer(int(exponent)), evaluate=False)
-        return sympy.Mul(number, power, evaluate=False)
-
-    def _repeated(self, decimal: str) -> Fraction:
-        r"""Return what a decimal lacks whose last digits repeat: `0.1\overline{6}`, `0.333...`."""
-        _, point, digits = decimal.partition(".")
-        token = self.peek()
-        if not point:
-            return Fraction(0)
-        if token in (r"\overline", r"\bar", r"\dot") or (token == "(" and not digits):
-            self._at += token != "("
-            block = self._block()
-        elif token == "(" and (self.peek(1) or "").isdecimal() and self.peek(2) == ")":
-            raise Unreadable("a factor, or digits that repeat")  # 0.1(6)
-        elif token in (r"\ldots", r"\dots", r"\cdots"):
-            self._at += 1
-            found = _REPEATED.search(digits)
-            if found is None:
-                raise Unreadable("digits are left out")
-            block = found[1] or found[2]
-        else:
-            return Fraction(0)
-        return Fraction(int(block), (10 ** len(block) - 1) * 10 ** len(digits))
-
-    def _block(self) -> str:
-        """Read the digits under a line or in brackets."""
-        n_tokens = 3 if self.peek() in ("{", "(") else 1
-        digits = self.peek(1) if n_tokens == 3 else self.peek()
-        self._at += n_tokens
-        if not digits or not digits.isdecimal():
-            raise Unreadable("digits are expected that repeat")
-        return digits
 
     def _group(self, opened: str) -> Any:
         end = closing(self._tokens, self._at - 1)
@@ -497,17 +328,19 @@ class _Reader:
             return sympy.pi
         if name in ("infty", "infinity"):
             return sympy.oo
-        if name in _OF_LISTS:
-            return _OF_LISTS[name](*self._list(), **({} if "c" in name else {"evaluate": False}))
+        if name in names.OF_LISTS:
+            return names.OF_LISTS[name](
+                *self._list(), **({} if "c" in name else {"evaluate": False})
+            )
         if name == "log":
             return self._logarithm()
-        if name in _FUNCTIONS:
+        if name in names.FUNCTIONS:
             return self._applied(name)
         if name == "zeta" and self.peek() == "(":
             return sympy.zeta(*self._list(), evaluate=False)
-        if name.lower() in _GREEK or name == "Pi":
+        if name.lower() in names.GREEK or name == "Pi":
             return sympy.Symbol(name + self._subscript())
-        if token in _ACCENTS:
+        if token in names.ACCENTS:
             raw = self._raw()
             while name in ("angle", "triangle") and (self.peek() or "0").isupper():
                 raw += self._raw()
@@ -517,7 +350,7 @@ class _Reader:
         raise Unreadable(f"{token} is not known")
 
     def _upright(self, word: str) -> Any:
-        if word in _FUNCTIONS or word in _OF_LISTS or word in ("log", "pi"):
+        if word in names.FUNCTIONS or word in names.OF_LISTS or word in ("log", "pi"):
             return self._command("\\" + word, word)
         raise Unreadable(f"{word!r} is text")
 
@@ -530,7 +363,7 @@ class _Reader:
         token = self.peek()
         if token is not None and token.isdecimal():  # \sqrt10 means the root of 10
             self._at += 1
-            inside = self._number(token)
+            inside = numerals.value(token)
         else:
             inside = self._argument()
         if isinstance(order, sympy.Integer) and order > 0:
@@ -547,9 +380,9 @@ class _Reader:
 
     def _applied(self, name: str) -> Any:
         power, argument = self._operand()
-        if power == -1 and name in _INVERSES:
-            return _INVERSES[name](argument, evaluate=False)
-        return _raised(_FUNCTIONS[name](argument, evaluate=False), power)
+        if power == -1 and name in names.INVERSES:
+            return names.INVERSES[name](argument, evaluate=False)
+        return _raised(names.FUNCTIONS[name](argument, evaluate=False), power)
 
     def _operand(self) -> tuple[Any, Any]:
         r"""Read the power of a function, as in `\sin^2 x`, and its argument.
@@ -563,7 +396,7 @@ class _Reader:
         if self.peek() in ("(", "[", "{", "|"):
             return power, self._atom()
         factors = [self._signed_factor() if self._is_signed() else self._power()]
-        while self._starts_factor() and not is_function(self.peek() or ""):
+        while self._starts_factor() and not names.is_function(self.peek() or ""):
             factors.append(self._power())
         return power, factors[0] if len(factors) == 1 else sympy.Mul(*factors, evaluate=False)
 
