@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from orchestrator.kit.answers.languages import ascii_forms, language_of
+from orchestrator.kit.answers.languages import language_of
+from orchestrator.kit.answers.numerals import ascii_forms
 from orchestrator.kit.answers.statements import Mark, Statement, statements, without_list_mark
 from orchestrator.kit.answers.thinking import split
 

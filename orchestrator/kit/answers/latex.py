@@ -20,15 +20,14 @@ from orchestrator.kit.answers.find import (
     sentences,
 )
 from orchestrator.kit.answers.languages import (
-    UNCLEAR,
     Language,
     change_of,
     negation_of,
-    plain,
     verb_of,
     words_of,
 )
 from orchestrator.kit.answers.numbers import measurement
+from orchestrator.kit.answers.numerals import UNCLEAR, plain
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
 from orchestrator.kit.answers.units import is_unit
 
@@ -38,7 +37,7 @@ _MATH_WORD = re.compile(
     r"|(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)[xyznu]|percent|percentage|pct|and|or|million|billion|trillion|thousand|hundred",
     re.IGNORECASE,
 )
-_SIGNS = frozenset("+-−–*/^=()[]{}<>|!%°√π∞≤≥≠±×÷·∪∩_.,:'$€£¥&²³½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⁄")
+_SIGNS = frozenset("≈+-−–*/^=()[]{}<>|!%°√π∞≤≥≠±×÷·∪∩_.,:'$€£¥&²³½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⁄")
 _CHANGES = re.compile(
     r"(?:times|plus|minus|of|more|less|fewer|greater|to|through|out|over|divided|multiplied|squared|cubed|point|dozens?"
     r"|short|and|or|factorial|choose|higher|lower|larger|smaller|base|modulo|quarters?|score|fold|tens|ones"
@@ -57,7 +56,10 @@ _BOUND = re.compile(
     r"|至少|至多|最多|超过|不到|少なくとも|최소|최대)$",
     re.IGNORECASE,
 )
-_ASIDE = re.compile(r"\s\((?=or\b|i\.e\.|that is\b|about\b|approx|≈|\\approx|=)")
+_ASIDE = re.compile(
+    r"(?<=[\d%})])\s\((?=[-+]?[\d.,/]{1,20}\s?\\?%?\))"
+    r"|\s\((?=or\b|i\.e\.|that is\b|about\b|approx|≈|\\approx|=)"
+)
 _CONTRAST = re.compile(r",?\s{0,3}(?:(?:and|but) not|not|rather than|instead of)\b", re.IGNORECASE)
 _PART = re.compile(
     r"(?:hal(?:f|ves)|(?:thir|four|fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)(?:d|th)s?)\b"
@@ -95,11 +97,15 @@ _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
 )
 _VARIABLES = re.compile(r"\s(?![a-z]*[aeiou])[a-z]{2,3}\b")  # 12 xyz
-_OPEN_END = re.compile(r"[-+*/=^({\\?:]$")  # a question, or the rest is missing
+_OPEN_END = re.compile(
+    r"(?:[?:][*_]{0,3}|[-+/=^({\\]|(?<!\*)\*)$"
+)  # a question, or the rest is missing
 _LETTERS = re.compile(r"[A-Za-z]+")
 _REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
-_HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b")
+_HAS_VALUE = re.compile(
+    r"\binfinity\b|\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b"
+)
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
 _BRACED = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,20}\}")
 _RELATION = re.compile(r"<=|>=|≤|≥|≠|!=|(?<![-=<])<(?![-<])|(?<![-=>])>(?!>)")
@@ -203,7 +209,11 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
     formulas, rest = leading_formulas(words)
     if formulas:
-        return (", ".join(map(_exact, formulas)), rest) if _unchanged(rest, language) else None
+        return (
+            (", ".join(_without_steps(_exact(formula)) for formula in formulas), rest)
+            if _unchanged(rest, language)
+            else None
+        )
     sentence = _ASIDE.split(first_sentence(words), maxsplit=1)[0]
     money = _CURRENCY.match(sentence)
     start = money.end() if money else 0
@@ -225,7 +235,7 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     is_part = _PERCENT.search(expression) is not None or bool(measured and measured[1])
     if not _unchanged(rest, language, is_part=is_part):
         return None
-    return _PERCENT_WORD.sub("%", expression), rest
+    return _PERCENT_WORD.sub("%", _without_steps(_exact(expression))), rest
 
 
 def _bold_values(text: str, language: Language | None, read: Reader) -> list[str]:
@@ -253,8 +263,14 @@ def _exact(formula: str) -> str:
     exact, sign, approximate = formula.partition(r"\approx")
     if not sign:
         exact, sign, approximate = formula.partition("≈")
-    is_name = _NAME.fullmatch(exact.strip())
+    is_name = not exact.strip() or _NAME.fullmatch(exact.strip())
     return (approximate if is_name else exact).strip() if sign else formula
+
+
+def _without_steps(formula: str) -> str:
+    """Return `11` of `5 + 6 = 11`; an equation with a name or an unknown stays whole."""
+    left, sign, _ = formula.rpartition("=")
+    return _right_side(formula) if sign and not re.search(r"[A-Za-z<>≤≥]", left) else formula
 
 
 def _right_side(formula: str) -> str:

@@ -37,6 +37,12 @@ _AND = (
 )
 _BETWEEN_BOXES = re.compile(rf"{_SPACES}*(?:{_AND}{_SPACES}*){{1,4}}(?:([A-Za-z])\s?=\s?)?")
 _NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s?=\s?$")
+_FACTOR_AFTER = re.compile(
+    r"\s?(?:\\pi(?![A-Za-z])|π|\\sqrt(?:\[\d\])?\{[^{}]{1,20}\})|[a-z](?![A-Za-z])"
+)
+_SIGN_BEFORE = re.compile(r"(?:^|[=$(,;:]|\\[(\[]|[A-Za-z]{2})\s?[-−]\s?$")
+_PLACEHOLDER = re.compile(r"[\s?._…]{1,40}|\\(?:l?dots|square|_{1,9})|\.{3}")
+_APPROXIMATE = re.compile(r"\s{0,3}(?:\\approx|≈)")
 _PERCENT_AFTER = re.compile(
     r"(?:\$|\\\)|\*\*|\s)*?\s?(?:\\?[%％]|(?:percent(?:age)?|per cent|pct)(?![A-Za-z]))",
     re.IGNORECASE,
@@ -169,6 +175,11 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
     candidates: list[Statement] = []
     for start, end, content in spans:
         content = content if len(content) <= MAX_ANSWER_CHARS else ""
+        if _PLACEHOLDER.fullmatch(content):
+            content = ""
+        if candidates and _APPROXIMATE.match(content):
+            continue  # the exact value stands before it
+        content = _with_neighbours(text, start, end, content)
         if content and (percent := _PERCENT_AFTER.match(text, end, end + 24)):
             content, end = content + r"\%", percent.end()
         last = candidates[-1] if candidates else None
@@ -182,6 +193,18 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
             language = _box_language(text, start, content)
             candidates.append(Statement(Mark.BOX, (content,), start, end, denied, language))
     return candidates[-_MAX_STATEMENTS:]
+
+
+def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
+    r"""Return the content of a box with its sign and its factor: `-\\boxed{9}\\pi` is `-9\\pi`."""
+    if not content:
+        return ""
+    factor = _FACTOR_AFTER.match(text, end, end + 40)
+    sign = _SIGN_BEFORE.search(text, max(0, start - 8), start)
+    content += factor[0].strip() if factor else ""
+    if sign and re.search(r"(?<=.)[-+]", content):
+        content = f"({content})"
+    return f"-{content}" if sign else content
 
 
 def _extended(text: str, last: Statement, content: str, end: int, name: str | None) -> Statement:

@@ -184,7 +184,7 @@ BOTH: list[tuple[str, str | None]] = [
     ("The answer is 5 or more.", None),
     ("The answer is 5+.", None),
     ("The answer is ~5.", None),
-    ("The answer is ≈ 5.", None),
+    ("The answer is ≈ 5.", "5"),
     ("The answer is roughly 5.", "5"),
 ]
 
