@@ -192,14 +192,14 @@ def _named(upper: str, language: Language | None) -> re.Pattern[str]:
     letter = rf"\(?([{upper}])(?!['’]?\w)"
     end = r"(?=\)?(?:[.!,;]|\s[-–—]\s|\s(?:because|since|as)\b|$))"
     patterns = [
-        rf"(?<!\w)\(([{upper}])\)",
-        rf"\b(?i:option|choice|answer|{nouns})\s{{1,3}}{letter}",
+        rf"(?<!\w)(?<!not )\(([{upper}])\)",
+        rf"(?<!not )\b(?i:option|choice|answer|{nouns})\s{{1,3}}{letter}",
         rf"\b(?i:{_CHOOSING})\s{{1,3}}{letter}{end}",
         rf"^(?i:{_SO})\s{letter}(?=\)?[.!]?$)",
         rf"(?<!\w){letter}\)?\s(?i:{_CORRECT})",
     ]
     if language is not None:
-        option = rf"(?:{language.options})\s{{0,3}}[:：]?\s{{0,3}}"
+        option = rf"(?<![不别非勿])(?:{language.options})\s{{0,3}}[:：]?\s{{0,3}}"
         patterns.append(rf"{option}\(?([{upper}])(?![A-Za-z])")
     if language is not None and language.script == "":
         verb = rf"(?:{language.verbs})\s"

@@ -2,8 +2,9 @@ r"""Finding the answer in a reply: its last statement, else what its closing lin
 
     answer = find_answer(text, finished, read)
 
-This module decides *which* place counts; `kit.answers.statements` knows what the places look like,
-and the domain whether the text there is an answer, and of what kind. Linear time on any text.
+This module decides *which* place counts, and finds sentences and formulas in it.
+`kit.answers.statements` knows what the places look like, and the domain whether the text there is
+an answer, and of what kind. Linear time on any text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from orchestrator.kit.answers.languages import ascii_forms, language_of
+from orchestrator.kit.answers.languages import language_of
+from orchestrator.kit.answers.numerals import ascii_forms
 from orchestrator.kit.answers.statements import Mark, Statement, statements, without_list_mark
 from orchestrator.kit.answers.thinking import split
 
@@ -46,6 +48,12 @@ _ABBREVIATIONS = frozenset(
 _CLOSING_FENCE = re.compile(r"(?:^|\n)[ \t]{0,3}`{3,}[ \t]*$")
 _FENCE_LINE = re.compile(r"^[ \t]{0,3}`{3,}[ \t]*([\w-]{0,20})[ \t]*$", re.MULTILINE)
 _PROSE_FENCES = ("", "text", "txt", "plaintext", "plain", "math", "latex", "tex", "markdown", "md")
+
+
+_NEXT_FORMULA = re.compile(r"\s{0,3}(?:,\s{0,3}(?:and|or)?|and|or)\s{0,3}(?=\$|\\\()")
+_PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_OPENING = re.compile(r"\$\$?|\\[(\[]")
+_PERCENT = re.compile(r"\s?(?:\\?%|(?:percent(?:age)?|per cent|pct)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +172,63 @@ def _sentence_ends(line: str) -> Iterator[tuple[int, int]]:
             if is_initial or is_short_form:
                 continue
         yield match.start(), match.end()
+
+
+def leading_formulas(words: str) -> tuple[list[str], str]:
+    """Return the formulas at the start of a phrase, joined by commas or "and", and the rest."""
+    contents: list[str] = []
+    rest = words
+    while (formula := _formula(rest)) and len(contents) < 16:
+        content, rest = formula
+        if percent := _PERCENT.match(rest):
+            content, rest = content + "%", rest[percent.end() :]
+        contents.append(content)
+        following = _NEXT_FORMULA.match(rest)
+        if not following:
+            break
+        rest = rest[following.end() :]
+    return contents, rest
+
+
+def _formula(text: str) -> tuple[str, str] | None:
+    """Return the content of the formula at the start of a text, and the text after it.
+
+    `$18 and $20` are two prices, not a formula.
+    """
+    for left, right in _PAIRS:
+        if not text.startswith(left):
+            continue
+        end = text.find(right, len(left))
+        while end > 0 and text[end - 1] == "\\" and left == "$":
+            end = text.find(right, end + 1)
+        content = text[len(left) : end] if end > 0 else ""
+        price = (
+            left == "$"
+            and content[:1].isdigit()
+            and (content[-1:].isspace() or text[end + 1 : end + 2].isdigit())
+        )
+        return (
+            (content.strip(), text[end + len(right) :]) if content.strip() and not price else None
+        )
+    return None
+
+
+def first_formula(line: str) -> int:
+    """Return where the first formula of a line may begin; -1 if nothing opens one."""
+    opened = _OPENING.search(line)
+    return opened.start() if opened else -1
+
+
+def formulas_in(line: str) -> list[str]:
+    r"""Return the contents of the formulas of a line: `$…$`, `$$…$$`, `\(…\)`, `\[…\]`."""
+    contents: list[str] = []
+    at = 0
+    while (opened := _OPENING.search(line, at)) and len(contents) < 16:
+        formula = _formula(line[opened.start() :])
+        if not formula:
+            at = opened.end()
+            continue
+        content, rest = formula
+        at = len(line) - len(rest)
+        contents.append(content + ("%" if _PERCENT.match(rest) else ""))
+    return contents

@@ -2,28 +2,25 @@
 r"""How languages other than English give an answer: "答案是42。", "Die Antwort ist 4,5.", "Ответ: Б".
 
     language_of("Die Antwort ist also 4,5.")      # German
-    plain("Die Antwort ist 4,5.", german)         # "Die Antwort ist 4.5."
 
-The one rule: a language is data. What is not in its row is not understood, and a number with an
-unknown word behind it keeps that word, so that the reader decides. Not covered: English, whose
-patterns are in `kit.answers.statements` and `kit.answers.latex`; numbers spelled as words.
+The one rule: a language is data; what is not in its row is not understood. Not covered: how its
+numbers are written (`kit.answers.numerals`); English, whose patterns are in
+`kit.answers.statements` and `kit.answers.latex`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import lru_cache
 
 _SAMPLE = 600  # characters from the end of a text that show its language
 NOTHING = r"(?!)"  # a pattern that matches nowhere
 _MAX_COUNT_LETTERS = 20
 CYRILLIC = "\u0400-\u04ff"
-UNCLEAR = "\ufffd"  # in a number that two conventions read differently: nothing reads it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a row is itself: its hash is asked for often
 class Language:
     """The words of one language that matter to an answer.
 
@@ -40,7 +37,7 @@ class Language:
     changes: str = r"(?!)"  # words after a number that change it
     percent: str = NOTHING
     percent_before: str = NOTHING
-    scales: dict[str, int] = field(default_factory=dict, hash=False)  # powers of ten
+    scales: dict[str, int] = field(default_factory=dict)  # powers of ten
     script: str = ""  # characters of its own; "" for Latin
     common: str = ""
     decimal_comma: bool = False
@@ -100,7 +97,7 @@ LANGUAGES = (
         code="bn", script="\u0980-\u09ff", nouns="উত্তর(?:টি)?", verbs="হলো|হল|হচ্ছে|হবে|ঃ", options="বিকল্প|অপশন",
         negations="নয়|না", joints="বা|এবং|ও", changes="বা|এবং|থেকে|গুণ|হাজার|লাখ|লক্ষ|কোটি|শতাংশ",
         percent="শতাংশ", scales={"হাজার": 3, "লাখ|লক্ষ": 5, "কোটি": 7}, verb_last=True,
-        letters="কAখBগCঘD",
+        letters="কAখBগCঘDঅAবBডCঢD",
     ),
     Language(
         code="th", script="\u0e00-\u0e7f", nouns="คำตอบ", verbs="คือ|เท่ากับ|เป็น", options="ตัวเลือก|ข้อ",
@@ -195,7 +192,7 @@ LANGUAGES = (
         changes="mara|au|na|nusu", percent_before="asilimia",
         common="ni na ya wa kwa jibu jumla ana hivyo sahihi katika kwamba",
     ),
-    Language(code="yo", nouns="ìdáhùn|idáhùn|idahun", verbs="ni|jẹ́"),
+    Language(code="yo", nouns="ìdáhùn|idáhùn|idahun|àdáhùn|adahun", verbs="ni|jẹ́"),
 )  # fmt: skip
 _ENGLISH_WORDS = """
 the is are of and a to in so we for that therefore answer no total he she it has have was were with on at by this be his her
@@ -210,45 +207,6 @@ _COMMON = {
 _SCRIPTS = [
     (language, re.compile(f"[{language.script}]")) for language in LANGUAGES if language.script
 ]
-
-
-def _forms() -> dict[int, str]:
-    """Return the ASCII forms of full-width signs, of the digits of Indic and other scripts, ...
-
-    Each is one character, so that positions in a text stay the same.
-    """
-    table = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-    for zero in (
-        0x660,
-        0x6F0,
-        0x966,
-        0x9E6,
-        0xA66,
-        0xAE6,
-        0xBE6,
-        0xC66,
-        0xCE6,
-        0xD66,
-        0xE50,
-        0x1040,
-    ):
-        table |= {zero + digit: str(digit) for digit in range(10)}
-    return table | {
-        ord(sign): form for sign, form in zip("٪٫٬。।॥،؛؟　", "%.,...,;? ", strict=True)
-    }
-
-
-_FORMS = _forms()
-_LATEX_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)(?!\d{3}(?!\d))")
-_PIECE = re.compile(
-    r"\$(?P<formula>[^$\n]{1,200})\$|\\\((?P<inline>[^\n]{1,200}?)\\\)"
-    r"|(?<![\w.,(\[{;|^])(?P<number>[+-]?\d{1,40}(?:[.,\u00a0\u202f ]\d{1,40}){1,12})(?![\w^])(?![.,]\d)"
-)
-_COMMA_ALONE = re.compile(
-    r"\s*(?:[A-Za-z]\s*=\s*)?[+-]?\d{1,40},\d{1,40}\s*(?:\\?%\s*|\\text\{[^{}]*\}\s*)?"
-)
-_GROUPED = re.compile(r"[+-]?\d{1,3}(?:([.\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:,\d+)?")
-_ENGLISH_GROUPS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:,\d{3}){2,}")
 
 
 @lru_cache(maxsize=64)
@@ -306,11 +264,6 @@ def _changes(*, is_spaced: bool) -> re.Pattern[str]:
     return re.compile("|".join(words), re.IGNORECASE)
 
 
-def ascii_forms(text: str) -> str:
-    """Return a text of the same length with ASCII digits, and ASCII signs for full-width ones."""
-    return text if text.isascii() else text.translate(_FORMS)
-
-
 def language_of(text: str) -> Language | None:
     """Return the language of the end of a text; None for English and where it is not clear."""
     sample = text[-_SAMPLE:]
@@ -324,86 +277,3 @@ def language_of(text: str) -> Language | None:
     counts = {language: len(words & common) for language, common in _COMMON.items()}
     best = max(counts, key=lambda language: counts[language])
     return best if counts[best] >= max(2, n_english + 1) else None
-
-
-def plain(text: str, language: Language | None) -> str:
-    """Return a text with its numbers as English writes them: `1.234,5 Prozent` is `1234.5%`.
-
-    "and" stands between the numbers of a list.
-    A number that may mean two things ("70,000" in German) contains `UNCLEAR` instead.
-    """
-    text = _LATEX_COMMA.sub(".", ascii_forms(text))
-    if language is None or not any(map(str.isdigit, text)):
-        return text
-    if language.decimal_comma:
-        text = _PIECE.sub(lambda match: _converted(match, language), text)
-    for pattern, new in _rules(language):
-        text = pattern.sub(new, text)
-    for pattern, power in _scales(language):
-        text = pattern.sub(lambda match, power=power: _scaled(match[1], power), text)  # type: ignore[misc]  # bound
-    return _joint(language).sub(" and ", text)
-
-
-def _converted(match: re.Match[str], language: Language) -> str:
-    if match["number"] is None:
-        inner = match["formula"] or match["inline"]
-        return match[0].replace(",", ".") if _COMMA_ALONE.fullmatch(inner) else match[0]
-    number = match["number"]
-    if _ENGLISH_GROUPS.fullmatch(number):
-        return number
-    if _GROUPED.fullmatch(number) and number.lstrip("+-")[:2] != "0.":
-        return re.sub(r"[.\s\u00a0\u202f]", "", number).replace(",", ".")
-    whole, comma, part = number.partition(",")
-    if not comma or not part.isdigit() or not whole.lstrip("+-").isdigit():
-        return number
-    grouped = len(part) == 3 and len(whole.lstrip("+-")) <= 3 and whole.lstrip("+-")[0] != "0"
-    if grouped and (part[-1] == "0" or language.code == "es"):
-        return whole + UNCLEAR + part
-    return f"{whole}.{part}"
-
-
-@lru_cache(maxsize=64)
-def _rules(language: Language) -> tuple[tuple[re.Pattern[str], str], ...]:
-    number = r"(\d{1,40}(?:\.\d{1,40})?)"
-    return (
-        (
-            re.compile(
-                rf"(?:{language.percent_before})\s?{number}(?![\d.,]*\d)\s?%?", re.IGNORECASE
-            ),
-            r"\1%",
-        ),
-        (re.compile(rf"{number}\s?(?:{language.percent})", re.IGNORECASE), r"\1%"),
-        # the denominator comes first
-        (re.compile(r"(?<![\d.])(\d{1,40})\s?(?:分之|分の|분의)\s?(\d{1,40})(?![\d.])"), r"\2/\1"),
-    )
-
-
-@lru_cache(maxsize=64)
-def _scales(language: Language) -> tuple[tuple[re.Pattern[str], int], ...]:
-    # words are separate except in scripts without spaces, where no second number may follow
-    end = (
-        r"(?!\s?\d|[万亿億萬千百兆만억천백조])"
-        if language.code in ("zh", "ja", "ko", "th")
-        else r"(?!\w)"
-    )
-    return tuple(
-        (
-            re.compile(
-                rf"(?<![\d.,])(\d{{1,15}}(?:,\d{{3}})*(?:\.\d{{1,15}})?)\s?(?:{words}){end}",
-                re.IGNORECASE,
-            ),
-            power,
-        )
-        for words, power in language.scales.items()
-    )
-
-
-@lru_cache(maxsize=64)
-def _joint(language: Language) -> re.Pattern[str]:
-    space = r"\s+" if language.is_spaced and language.code != "ko" else r"\s*"
-    joints = rf"{space}(?:{language.joints}){space}"
-    return re.compile(rf"(?<=[\d%}})$]){joints}(?=[-+\d$\\(])", re.IGNORECASE)
-
-
-def _scaled(number: str, power: int) -> str:
-    return format((Decimal(number.replace(",", "")) * 10**power).normalize(), "f")

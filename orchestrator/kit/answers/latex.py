@@ -12,17 +12,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from orchestrator.kit.answers.find import first_sentence, sentences
+from orchestrator.kit.answers.find import (
+    first_formula,
+    first_sentence,
+    formulas_in,
+    leading_formulas,
+    sentences,
+)
 from orchestrator.kit.answers.languages import (
-    UNCLEAR,
     Language,
     change_of,
     negation_of,
-    plain,
     verb_of,
     words_of,
 )
 from orchestrator.kit.answers.numbers import measurement
+from orchestrator.kit.answers.numerals import UNCLEAR, plain
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
 from orchestrator.kit.answers.units import is_unit
 
@@ -32,12 +37,28 @@ _MATH_WORD = re.compile(
     r"|(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)[xyznu]|percent|percentage|pct|and|or|million|billion|trillion|thousand|hundred",
     re.IGNORECASE,
 )
-_SIGNS = frozenset("+-−–*/^=()[]{}<>|!%°√π∞≤≥≠±×÷·∪∩_.,:'$€£¥&²³½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⁄")
+_SIGNS = frozenset("≈+-−–*/^=()[]{}<>|!%°√π∞≤≥≠±×÷·∪∩_.,:'$€£¥&²³½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⁄")
 _CHANGES = re.compile(
     r"(?:times|plus|minus|of|more|less|fewer|greater|to|through|out|over|divided|multiplied|squared|cubed|point|dozens?"
     r"|short|and|or|factorial|choose|higher|lower|larger|smaller|base|modulo|quarters?|score|fold|tens|ones"
     r"|hundreds|thousands|millions|(?:in|by) (?=\d))\b",
     re.IGNORECASE,
+)
+# "at least 5", "more than 5": the number is a bound
+_HALF_DAY = re.compile(
+    r"(?<=\d )[ap]\.?m\b\.?|(?<=\d)[ap]\.?m\b\.?|(?<=\d [ap]\.)m\b", re.IGNORECASE
+)
+_BOUND = re.compile(
+    r"(?:\bat (?:most|least)|\b(?:more|fewer|less|greater|larger|smaller|other) than|\bup to"
+    r"|\b(?:between|mindestens|höchstens|mehr als|weniger als|au moins|au plus|plus de|moins de"
+    r"|al menos|más de|menos de|pelo menos|mais de|almeno|più di|meno di|не менее|не более|больше"
+    r"|меньше)"
+    r"|至少|至多|最多|超过|不到|少なくとも|최소|최대)$",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(
+    r"(?<=[\d%})])\s\((?=[-+]?[\d.,/]{1,20}\s?\\?%?\))"
+    r"|\s\((?=or\b|i\.e\.|that is\b|about\b|approx|≈|\\approx|=)"
 )
 _CONTRAST = re.compile(r",?\s{0,3}(?:(?:and|but) not|not|rather than|instead of)\b", re.IGNORECASE)
 _PART = re.compile(
@@ -50,7 +71,6 @@ _CLAUSE = re.compile(
     r"|porque|parce que|weil|denn|perché|poiché|pois|так как|потому что|поскольку)\b"
     r"|因为|因為|なぜなら|왜냐하면"
 )
-_NEXT_FORMULA = re.compile(r"\s{0,3}(?:,\s{0,3}(?:and|or)?|and|or)\s{0,3}(?=\$|\\\()")
 _PERCENT = re.compile(r"\s?(?:\\?%|(?:percent(?:age)?|per cent|pct)\b)", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus)\s+(?=[\d$\\])", re.IGNORECASE)
 # a letter of a script that writes its words without spaces may stand next to a number
@@ -77,13 +97,15 @@ _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
 )
 _VARIABLES = re.compile(r"\s(?![a-z]*[aeiou])[a-z]{2,3}\b")  # 12 xyz
-_OPEN_END = re.compile(r"[-+*/=^({\\?:]$")  # a question, or the rest is missing
+_OPEN_END = re.compile(
+    r"(?:[?:][*_]{0,3}|[-+/=^({\\]|(?<!\*)\*)$"
+)  # a question, or the rest is missing
 _LETTERS = re.compile(r"[A-Za-z]+")
 _REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
-_HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b")
-_PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
-_OPENING = re.compile(r"\$\$?|\\[(\[]")
+_HAS_VALUE = re.compile(
+    r"\binfinity\b|\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b"
+)
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
 _BRACED = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,20}\}")
 _RELATION = re.compile(r"<=|>=|≤|≥|≠|!=|(?<![-=<])<(?![-<])|(?<![-=>])>(?!>)")
@@ -159,20 +181,8 @@ def closing_values(
         return []
     if verbs and (value := read(sentence[verbs[0] :], language)) and _HAS_VALUE.search(value):
         return [value]
-    if formulas := _all_formulas(sentence):
-        listed, rest = (
-            _formulas(sentence[opened.start() :])
-            if (opened := _OPENING.search(sentence))
-            else ([], "")
-        )
-        if (
-            len(listed) == len(formulas) > 1
-            and not rest.strip(" .*")
-            and all("=" in one for one in listed)
-        ):
-            return [", ".join(listed)]  # "$x = 2$ or $x = 3$"
-        values = [_right_side(formula) for formula in formulas]
-        return [formula for formula in values if _HAS_VALUE.search(formula)]
+    if formulas_in(sentence):
+        return _formula_values(sentence)
     if relation := _RELATION.search(sentence):
         return _whole_formula(sentence, relation.start(), language)
     if several := _SEVERAL.search(sentence):
@@ -197,10 +207,14 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     """Return the expression at the start of a phrase, and the words after it."""
     words = plain(words, language).strip().lstrip("*_: ").strip().lstrip("\"'“")
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
-    formulas, rest = _formulas(words)
+    formulas, rest = leading_formulas(words)
     if formulas:
-        return (", ".join(formulas), rest) if _unchanged(rest, language) else None
-    sentence = first_sentence(words)
+        return (
+            (", ".join(_without_steps(_exact(formula)) for formula in formulas), rest)
+            if _unchanged(rest, language)
+            else None
+        )
+    sentence = _ASIDE.split(first_sentence(words), maxsplit=1)[0]
     money = _CURRENCY.match(sentence)
     start = money.end() if money else 0
     end = start + _math_length(sentence[start:], language)
@@ -221,7 +235,7 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     is_part = _PERCENT.search(expression) is not None or bool(measured and measured[1])
     if not _unchanged(rest, language, is_part=is_part):
         return None
-    return _PERCENT_WORD.sub("%", expression), rest
+    return _PERCENT_WORD.sub("%", _without_steps(_exact(expression))), rest
 
 
 def _bold_values(text: str, language: Language | None, read: Reader) -> list[str]:
@@ -234,12 +248,38 @@ def _bold_values(text: str, language: Language | None, read: Reader) -> list[str
     ]
 
 
+def _formula_values(sentence: str) -> list[str]:
+    """Return the values of the formulas of a sentence; equations at its end may be one list."""
+    formulas = formulas_in(sentence)
+    listed, rest = leading_formulas(sentence[first_formula(sentence) :])
+    is_list = len(listed) == len(formulas) > 1 and not rest.strip(" .*")
+    if is_list and all("=" in formula for formula in listed):
+        return [", ".join(listed)]  # "$x = 2$ or $x = 3$"
+    return [value for value in map(_right_side, formulas) if _HAS_VALUE.search(value)]
+
+
+def _exact(formula: str) -> str:
+    """Return a formula without the approximation behind it: `9/2` of `9/2 ≈ 4.5`."""
+    exact, sign, approximate = formula.partition(r"\approx")
+    if not sign:
+        exact, sign, approximate = formula.partition("≈")
+    is_name = not exact.strip() or _NAME.fullmatch(exact.strip())
+    return (approximate if is_name else exact).strip() if sign else formula
+
+
+def _without_steps(formula: str) -> str:
+    """Return `11` of `5 + 6 = 11`; an equation with a name or an unknown stays whole."""
+    left, sign, _ = formula.rpartition("=")
+    return _right_side(formula) if sign and not re.search(r"[A-Za-z<>≤≥]", left) else formula
+
+
 def _right_side(formula: str) -> str:
     """Return what a formula says of its left side: `5` of `x = 2 + 3 = 5`.
 
     An equation in unknowns whose right side is 0 stays whole.
     """
     # an equals sign in braces belongs to an index: \\sum_{n=1}
+    formula = _exact(formula)
     masked = _BRACED.sub(lambda match: "?" * len(match[0]), formula)
     signs = [match.start() for match in _EQUALS.finditer(masked)]
     if not signs:
@@ -277,58 +317,11 @@ def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str
             return _whole_formula(sentence, match.start(), language)
         before = sentence[max(0, match.start() - _MAX_UNIT_CHARS) : match.start()].rstrip()
         value = read(sentence[match.start() :], language)
-        if value is None or negation.fullmatch(before.rpartition(" ")[2]):
+        is_changed = negation.fullmatch(before.rpartition(" ")[2]) or _BOUND.search(before)
+        if value is None or is_changed:
             return []
         values.append(value)
     return values
-
-
-def _formulas(words: str) -> tuple[list[str], str]:
-    contents: list[str] = []
-    rest = words
-    while (formula := _formula(rest)) and len(contents) < 16:
-        content, rest = formula
-        if percent := _PERCENT.match(rest):
-            content, rest = content + "%", rest[percent.end() :]
-        contents.append(content)
-        following = _NEXT_FORMULA.match(rest)
-        if not following:
-            break
-        rest = rest[following.end() :]
-    return contents, rest
-
-
-def _formula(text: str) -> tuple[str, str] | None:
-    """Return the content of the formula at the start of a text, and the text after it.
-
-    `$18 and $20` are two prices, not a formula.
-    """
-    for left, right in _PAIRS:
-        if not text.startswith(left):
-            continue
-        end = text.find(right, len(left))
-        while end > 0 and text[end - 1] == "\\" and left == "$":
-            end = text.find(right, end + 1)
-        content = text[len(left) : end] if end > 0 else ""
-        price = (
-            left == "$"
-            and content[:1].isdigit()
-            and (content[-1:].isspace() or text[end + 1 : end + 2].isdigit())
-        )
-        return (
-            (content.strip(), text[end + len(right) :]) if content.strip() and not price else None
-        )
-    return None
-
-
-def _all_formulas(line: str) -> list[str]:
-    contents: list[str] = []
-    at = 0
-    while (opened := _OPENING.search(line, at)) and len(contents) < 16:
-        formula = _formula(line[opened.start() :])
-        at = len(line) - len(formula[1]) if formula else opened.end()
-        contents += [formula[0]] if formula else []
-    return contents
 
 
 def _math_length(sentence: str, language: Language | None) -> int:
@@ -349,7 +342,7 @@ def _is_math(token: str, sentence: str, start: int, end: int, language: Language
 def _is_math_word(
     word: str, sentence: str, start: int, end: int, language: Language | None
 ) -> bool:
-    if _MATH_WORD.fullmatch(word):
+    if _MATH_WORD.fullmatch(word) or _HALF_DAY.match(sentence, start):
         return True
     if language is not None and (not word.isascii() or word.casefold() in words_of(language)):
         return False
@@ -385,6 +378,8 @@ def _unchanged(
         rest = re.sub(r"^of\b", "", rest)
     if _CONTRAST.match(rest):
         return True
+    if rest.startswith("+"):
+        return False
     if _CHANGES.match(rest) or _PART.match(rest) or (language and change_of(language).match(rest)):
         return False
     return not check_rest or not re.search(r"\d", _CLAUSE.split(rest, maxsplit=1)[0])

@@ -37,6 +37,12 @@ _AND = (
 )
 _BETWEEN_BOXES = re.compile(rf"{_SPACES}*(?:{_AND}{_SPACES}*){{1,4}}(?:([A-Za-z])\s?=\s?)?")
 _NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s?=\s?$")
+_FACTOR_AFTER = re.compile(
+    r"\s?(?:\\pi(?![A-Za-z])|π|\\sqrt(?:\[\d\])?\{[^{}]{1,20}\})|[a-z](?![A-Za-z])"
+)
+_SIGN_BEFORE = re.compile(r"(?:^|[=$(,;:]|\\[(\[]|[A-Za-z]{2})\s?[-−]\s?$")
+_PLACEHOLDER = re.compile(r"[\s?._…]{1,40}|\\(?:l?dots|square|_{1,9})|\.{3}")
+_APPROXIMATE = re.compile(r"\s{0,3}(?:\\approx|≈)")
 _PERCENT_AFTER = re.compile(
     r"(?:\$|\\\)|\*\*|\s)*?\s?(?:\\?[%％]|(?:percent(?:age)?|per cent|pct)(?![A-Za-z]))",
     re.IGNORECASE,
@@ -44,7 +50,7 @@ _PERCENT_AFTER = re.compile(
 _FILLER = (
     r"(?:actually|indeed|therefore|then|thus|hence|simply|just|now|still|exactly|approximately|about"
     r"|clearly|equal to|given by|for sure|certainly|definitely|probably|most likely|likely"
-    r"|obviously|of course|in fact)"
+    r"|obviously|of course|in fact|roughly|around)"
 )
 _MARK = re.compile(
     r"\b(?:final[ \t]{1,3})?(?P<noun>answer|result|option|choice)s?\b"
@@ -58,7 +64,7 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(
-    r"^[#*_ \t]{0,8}(?:the )?(?:final answer[*_:： \t]{0,6}$"
+    r"^[#*_ \t]{0,8}(?:the )?(?:(?:final answer|(?<=[#*_] )answer|(?<=[#*_])answer)[*_:： \t]{0,6}$"
     # "Answer $5$", "Answer B"
     r"|(?:final )?answer[*_]{0,3}[ \t]{1,3}[*_]{0,3}"
     r"(?=\$|\\[(\[]|\\boxed|(?:\(?[A-J]\)?|[-+]?[\d.,/]{1,40})[*_.]{0,3}[ \t]{0,8}$))",
@@ -169,6 +175,11 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
     candidates: list[Statement] = []
     for start, end, content in spans:
         content = content if len(content) <= MAX_ANSWER_CHARS else ""
+        if _PLACEHOLDER.fullmatch(content):
+            content = ""
+        if candidates and _APPROXIMATE.match(content):
+            continue  # the exact value stands before it
+        content = _with_neighbours(text, start, end, content)
         if content and (percent := _PERCENT_AFTER.match(text, end, end + 24)):
             content, end = content + r"\%", percent.end()
         last = candidates[-1] if candidates else None
@@ -182,6 +193,18 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
             language = _box_language(text, start, content)
             candidates.append(Statement(Mark.BOX, (content,), start, end, denied, language))
     return candidates[-_MAX_STATEMENTS:]
+
+
+def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
+    r"""Return the content of a box with its sign and its factor: `-\\boxed{9}\\pi` is `-9\\pi`."""
+    if not content:
+        return ""
+    factor = _FACTOR_AFTER.match(text, end, end + 40)
+    sign = _SIGN_BEFORE.search(text, max(0, start - 8), start)
+    content += factor[0].strip() if factor else ""
+    if sign and re.search(r"(?<=.)[-+]", content):
+        content = f"({content})"
+    return f"-{content}" if sign else content
 
 
 def _extended(text: str, last: Statement, content: str, end: int, name: str | None) -> Statement:
@@ -269,7 +292,7 @@ def _pattern(language: Language, options: bool) -> re.Pattern[str]:
     if language.is_spaced:
         between, end = r"(?:[ \t]{1,3}[^\s.:：;=،,]{1,24}){0,6}?", r"(?![^\W\d_])"
     else:
-        between, end = r"[^\s。.:：;；=，,\d]{0,10}?", ""
+        between, end = r"[^\s。.:：;；=，,\d\"]{0,10}?", ""
     end = "" if language.code == "ko" else end
     space = r"[ \t]{1,3}" if edge else r"[ \t]{0,3}"
     value = r"[-+]?[\d$\\(]|\(?[A-J](?![A-Za-z])"
