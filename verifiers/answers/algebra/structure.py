@@ -245,7 +245,11 @@ def _is_name(name: Sequence[str], value: Sequence[str]) -> bool:
     `x = 2y + 3` is a line: a coordinate names nothing that depends on a later one.
     """
     text = "".join(token for token in name if token != " ")
-    if _SEGMENT.search(text) and _SEGMENTS.fullmatch(text) and not any(map(_SEGMENT.fullmatch, value)):
+    if (
+        _SEGMENT.search(text)
+        and _SEGMENTS.fullmatch(text)
+        and not any(map(_SEGMENT.fullmatch, value))
+    ):
         return True
     if not _NAME.fullmatch(text) or text in (r"\pi", "e", "i") or is_function(name[0]):
         return False
