@@ -60,7 +60,7 @@ def check_classes(pool: Sequence[Spelled]) -> None:
 
 @pytest.mark.parametrize("kind", ANSWERS)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=50)
 def test_one_value_is_one_class_and_two_values_are_two(kind: str, data: st.DataObject) -> None:
     """Spellings do not split a class, and near values do not share one."""
     check_classes(data.draw(pools(ANSWERS[kind])))
@@ -85,7 +85,7 @@ def test_types_share_a_class_only_where_a_rule_says_so(pool: list[Spelled]) -> N
         max_size=6,
     )
 )
-@settings(max_examples=40)
+@settings(max_examples=50)
 def test_equality_is_reflexive_symmetric_and_transitive(domain: Domain, texts: list[str]) -> None:
     """Any three answers, read from replies or not: else classes would depend on who is first."""
     same = [[domain.equivalent(a, b) for b in texts] for a in texts]
@@ -116,7 +116,7 @@ def annotated() -> Iterator[Callable[[str, Sequence[str], Sequence[int]], list[T
 
 @pytest.mark.parametrize("domain", ["math", "number", "choice", "text", "json"])
 @given(pool=pools(MIXED), seed=st.integers(0, 2**32))
-@settings(max_examples=40)
+@settings(max_examples=50)
 def test_any_order_of_arrival_gives_the_same_classes_and_the_same_winner(
     annotated: Callable[[str, Sequence[str], Sequence[int]], list[Trace]],
     domain: str,
