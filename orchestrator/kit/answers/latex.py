@@ -96,6 +96,7 @@ _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
 _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
 )
+_BLANK = re.compile(r"(?:\\q?quad(?![A-Za-z])|\\text\s*\{\s*\}|\\[,;:! ]|[\s{}$,.;:~*_])*")
 _VARIABLES = re.compile(r"\s(?![a-z]*[aeiou])[a-z]{2,3}\b")  # 12 xyz
 _OPEN_END = re.compile(
     r"(?:[?:][*_]{0,3}|[-+/=^({\\]|(?<!\*)\*)$"
@@ -126,13 +127,15 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
     if number := _PLAIN_NUMBER.fullmatch(words.strip()):
         return number[1]
     found = _leading(words, language)
-    return None if found is None else found[0]
+    return None if found is None or _BLANK.fullmatch(found[0]) else found[0]
 
 
 def leading_measurement(words: str, language: Language | None = None) -> str | None:
     """Return the same with the unit behind it: `12 miles per hour`."""
     found = _leading(words, language)
-    return None if found is None else " ".join([found[0], *_unit_words(found[1])])
+    if found is None or _BLANK.fullmatch(found[0]):
+        return None
+    return " ".join([found[0], *_unit_words(found[1])])
 
 
 def statement_values(statement: Statement, read: Reader = leading_expression) -> list[str]:
@@ -301,7 +304,8 @@ def _whole_formula(sentence: str, at: int, language: Language | None) -> list[st
         start = token.start()
     formula = _trimmed(sentence[start : at + 1 + _math_length(sentence[at + 1 :], language)])
     rest = sentence[:start] + sentence[start:].strip()[len(formula) :]
-    complete = formula and not re.search(r"\d", rest) and _balanced(formula)
+    is_blank = _BLANK.fullmatch(formula) is not None
+    complete = not is_blank and not re.search(r"\d", rest) and _balanced(formula)
     return [formula] if complete and not _RELATION.match(formula) else []
 
 
