@@ -34,6 +34,21 @@ _REFUSED: Mapping[str, tuple[object, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
+    # vLLM's dialects of constrained output
+    "guided_json": (),
+    "guided_regex": ("",),
+    "guided_choice": ([],),
+    "guided_grammar": ("",),
+    "structured_outputs": ({},),
+    "structural_tag": ("",),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "logit_bias": ({},),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "use_beam_search": (False,),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
     "modalities": (["text"],),
     "audio": (),
     "logprobs": (False,),
@@ -80,6 +95,8 @@ def problem_fields(row: Mapping[str, Any]) -> tuple[JSON, str]:
 
 def refusal(body: Mapping[str, Any]) -> str:
     """Return why a row cannot be answered as its body requests; "" when it can."""
+    extra = body.get("extra_body")  # where clients put what their library does not know
+    body = {**body, **extra} if isinstance(extra, Mapping) else body
     for name, harmless in _REFUSED.items():
         if name in body and body[name] not in harmless:
             remedy = _REMEDIES.get(name, "Leadline does not support it; remove it")

@@ -62,10 +62,12 @@ class _Delta:
     content: str | tuple[_Part, ...] | None = None
     reasoning: str | tuple[_Part, ...] | None = None  # vLLM and others
     reasoning_content: str | tuple[_Part, ...] | None = None  # DeepSeek, SGLang, llama.cpp
+    reasoning_details: tuple[_Part, ...] | None = None  # OpenRouter, mostly beside `reasoning`
 
     def pieces(self) -> Iterator[tuple[bool, str]]:
         """Yield the texts in order, each with whether it is thinking."""
-        yield True, _plain(self.reasoning) or _plain(self.reasoning_content)
+        same = (self.reasoning, self.reasoning_content, self.reasoning_details)
+        yield True, next((text for text in map(_plain, same) if text), "")
         parts = (_Part(text=self.content),) if isinstance(self.content, str) else self.content
         for part in parts or ():
             thought = _plain(part.thinking) or _plain(part.reasoning)
@@ -209,16 +211,15 @@ class StreamedReply:
         rules must see it, and a trace cut inside it must not look empty.
         """
         delta = choice.delta or _Delta(content=choice.text)
-        for is_thought, text in delta.pieces():
-            if not text:
-                continue
+        pieces = [piece for piece in delta.pieces() if piece[1]]
+        if pieces and all(is_thought for is_thought, _ in pieces):
+            self._n_thinking_tokens += len(choice.token_ids or ())
+        for is_thought, text in pieces:
             if is_thought != self._is_thinking:
                 self._is_thinking = is_thought
                 yield self._advanced(OPEN if is_thought else CLOSE)
             spans = self._thinking if is_thought else self._content
             spans.append((self._n_chars, self._n_chars + len(text)))
-            if is_thought:
-                self._n_thinking_tokens += len(choice.token_ids or ())
             yield self._advanced(text)
 
     def _advanced(self, text: str) -> str:

@@ -112,7 +112,7 @@ class Prompts:
 def _special_tokens(tokenizer: Any) -> Iterable[str]:
     yield from getattr(tokenizer, "all_special_tokens", ())
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
-    yield from (str(token.content) for token in added.values() if token.special)
+    yield from (token.content for token in added.values() if getattr(token, "special", False))
 
 
 def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -318,7 +318,12 @@ async def test_thoughts_that_the_server_sends_apart_are_part_of_the_text() -> No
     """
 
     async def script(call: Call) -> None:
-        deltas = [{"reasoning_content": "hm "}, {"reasoning": "wait"}, {"content": "4"}]
+        deltas = [
+            {"reasoning_content": "h"},
+            {"reasoning": "m ", "reasoning_details": [{"type": "reasoning.text", "text": "m "}]},
+            {"reasoning_details": [{"type": "reasoning.text", "text": "wait"}]},
+            {"content": "4"},
+        ]
         chunks = [{"choices": [{"delta": delta}]} for delta in deltas]
         await call.stream(
             *chunks, piece("!", finish="stop"), {"choices": [], "usage": USAGE}, "[DONE]"

@@ -51,6 +51,8 @@ _NAME = re.compile(
     r"|[EPVn]\[[^\[\]=]{1,40}\]|\\frac\{[A-Z]{1,3}\}\{[A-Z]{1,3}\}|[A-Z]{1,3}/[A-Z]{1,3}"
     r"|(?:[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?:)+[A-Z]{1,2}(?:_(?:\w|\{\w{1,5}\}))?"
 )
+_SEGMENT = re.compile(r"[A-Z]{2,3}")
+_SEGMENTS = re.compile(r"(?:[A-Z]{2,3}|[\d+*/^{}()-]|\\frac){1,60}")  # AF^2 + BF^2
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|smallmatrix|array)\}")
 _LABEL = re.compile(r"\\text\{\(?[A-J][).]?\)?\}|\\text\{\([A-J]\)[^{}]{0,3}\}")
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:\\text\{)?\s?([AaPp]\.?\s?[Mm]\.?)?\}?")
@@ -243,6 +245,12 @@ def _is_name(name: Sequence[str], value: Sequence[str]) -> bool:
     `x = 2y + 3` is a line: a coordinate names nothing that depends on a later one.
     """
     text = "".join(token for token in name if token != " ")
+    if (
+        _SEGMENT.search(text)
+        and _SEGMENTS.fullmatch(text)
+        and not any(map(_SEGMENT.fullmatch, value))
+    ):
+        return True
     if not _NAME.fullmatch(text) or text in (r"\pi", "e", "i") or is_function(name[0]):
         return False
     letters = {letter for token in value if token.isalpha() for letter in token}
