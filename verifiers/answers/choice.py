@@ -38,6 +38,10 @@ _CORRECT = (
     r" (?:definitely |clearly |probably |indeed )?(?:the |my |our )?"
     r"(?:only |final |best |correct )?(?:correct|right|best|answer|choice|true one)\b)"
 )
+# "(A) is wrong" is a sentence about A
+_ABOUT = re.compile(
+    r"\s(?:is|are|was|were|can|cannot|can['’]t|could|does|do|has|have|would|will|and|or|but|seems)\b"
+)
 _SO = r"(?:so|thus|hence|therefore|then),?"
 # "correct" in other languages that write Latin letters
 _CORRECT_ELSEWHERE = (
@@ -118,7 +122,9 @@ class Choice:
             rf"|(?<=[{self.letters.upper()}])(?:{named}))|\[([{self._both}])\]",
             text,
         )
-        return self._upper(match) if match and not self._more(text[match.end() :], None) else None
+        rest = text[match.end() :] if match else ""
+        is_all = not self._more(rest, None) and not _ABOUT.match(rest)
+        return self._upper(match) if match and is_all else None
 
     def _from_words(self, text: str, language: Language | None) -> str | None:
         """Return the letter that begins a phrase.
@@ -156,16 +162,16 @@ class Choice:
         if letter := self._letter(bare):
             return letter
         last = sentences(bare)[-1:] or [bare]
-        for text in (bare, *last):
-            matches = list(self._named(language).finditer(text))
-            if any(self._more(text[match.end() :], language) for match in matches):
+        for pattern in _named(self.letters.upper(), language):
+            for text in (bare, *last):
+                matches = list(pattern.finditer(text))
+                if any(self._more(text[match.end() :], language) for match in matches):
+                    return None
+                if len(letters := {self._upper(match) for match in matches}) == 1:
+                    return letters.pop()
+            if letters:
                 return None
-            if len(letters := {self._upper(match) for match in matches}) == 1:
-                return letters.pop()
         return None
-
-    def _named(self, language: Language | None) -> re.Pattern[str]:
-        return _named(self.letters.upper(), language)
 
     def _latin(self, text: str, language: Language | None) -> str:
         """Return a text with the letters of choices in other scripts as the Latin ones."""
@@ -185,32 +191,33 @@ class Choice:
 
 
 @lru_cache(maxsize=64)
-def _named(upper: str, language: Language | None) -> re.Pattern[str]:
-    """Return the pattern of a letter that a sentence chooses."""
+def _named(upper: str, language: Language | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return the patterns of a letter that a sentence chooses, and of one that it names."""
     latin = [one for one in LANGUAGES if one.script == ""]
     nouns = "|".join(f"{one.options}|{one.nouns}" for one in latin)
     letter = rf"\(?([{upper}])(?!['’]?\w)"
     end = r"(?=\)?(?:[.!,;]|\s[-–—]\s|\s(?:because|since|as)\b|$))"
-    patterns = [
-        rf"(?<!\w)(?<!not )\(([{upper}])\)",
-        rf"(?<!not )\b(?i:option|choice|answer|{nouns})\s{{1,3}}{letter}",
+    alone = rf"(?<!\w)(?<![{upper}] and )(?<![{upper}] or )(?<!nor )"
+    chosen = [
         rf"\b(?i:{_CHOOSING})\s{{1,3}}{letter}{end}",
         rf"^(?i:{_SO})\s{letter}(?=\)?[.!]?$)",
-        rf"(?<!\w){letter}\)?\s(?i:{_CORRECT})",
+        rf"{alone}{letter}\)?\s(?i:{_CORRECT})",
+    ]
+    named = [
+        rf"(?<!\w)(?<!not )\(([{upper}])\)",
+        rf"(?<!not )\b(?i:option|choice|answer|{nouns})\s{{1,3}}{letter}",
     ]
     if language is not None:
         option = rf"(?<![不别非勿])(?:{language.options})\s{{0,3}}[:：]?\s{{0,3}}"
-        patterns.append(rf"{option}\(?([{upper}])(?![A-Za-z])")
+        named.append(rf"{option}\(?([{upper}])(?![A-Za-z])")
     if language is not None and language.script == "":
         verb = rf"(?:{language.verbs})\s"
-        patterns += [
-            rf"\b{verb}{{1,3}}{letter}(?=\)?[.!]?$)",
-            rf"(?<!\w){letter}\)?\s{verb}(?:\w{{1,8}}\s){{0,2}}(?i:{_CORRECT_ELSEWHERE})",
-        ]
+        correct = rf"{verb}(?:\w{{1,8}}\s){{0,2}}(?i:{_CORRECT_ELSEWHERE})"
+        chosen += [rf"\b{verb}{{1,3}}{letter}(?=\)?[.!]?$)", rf"{alone}{letter}\)?\s{correct}"]
     elif language is not None:
         right = "が正解|が正し|이 정답|가 정답|选?项?是?正确|选?项?是?对的|選?項?是?正確"
-        patterns.append(rf"(?<![A-Za-z])([{upper}])\)?\s?(?:{right})")
-    return re.compile("|".join(patterns))
+        chosen.append(rf"(?<![A-Za-z])([{upper}])\)?\s?(?:{right})")
+    return re.compile("|".join(chosen)), re.compile("|".join(named))
 
 
 def _last_line(text: str) -> Statement:

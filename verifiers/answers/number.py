@@ -68,6 +68,9 @@ class Number:
         A cell is named by the number in its middle. Any other text equals only itself, ignoring
         case and spacing.
         """
+        form = " ".join(answer.removeprefix("=").split())
+        if form.startswith(_CELL):
+            return f"={form}"
         found = measurement(answer)
         if found is None:
             text = " ".join(answer.casefold().replace("=", " ").split())

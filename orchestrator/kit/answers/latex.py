@@ -31,7 +31,9 @@ from orchestrator.kit.answers.numerals import UNCLEAR, plain
 from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
 from orchestrator.kit.answers.units import is_unit
 
-_TOKEN = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|\\.|\d+(?:[.,]\d+)*|\.\d+|[^\W\d_]+|\s+|.")
+_TOKEN = re.compile(
+    r"\\(?:text|mathrm|begin|end)\{[^{}]*\}|\\[A-Za-z]+|\\.|\d+(?:[.,]\d+)*|\.\d+|[^\W\d_]+|\s+|."
+)
 _MATH_WORD = re.compile(
     r"pi|sqrt|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|det|gcd|lcm|max|min|mod|infinity|alpha|beta|gamma|theta"
     r"|(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)[xyznu]|percent|percentage|pct|and|or|million|billion|trillion|thousand|hundred",
@@ -71,7 +73,6 @@ _CLAUSE = re.compile(
     r"|porque|parce que|weil|denn|perché|poiché|pois|так как|потому что|поскольку)\b"
     r"|因为|因為|なぜなら|왜냐하면"
 )
-_PERCENT = re.compile(r"\s?(?:\\?%|(?:percent(?:age)?|per cent|pct)\b)", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus)\s+(?=[\d$\\])", re.IGNORECASE)
 # a letter of a script that writes its words without spaces may stand next to a number
 _ADJACENT = "\u0600-\u06ff\u0900-\u0dff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
@@ -96,6 +97,9 @@ _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
 _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
 )
+_BLANK = re.compile(r"(?:\\q?quad(?![A-Za-z])|\\text\s*\{\s*\}|\\[,;:! ]|[\s{}$,.;:~*_])*")
+# "of" behind these leaves them alone: 3/4 of the pie
+_PROPORTION = re.compile(r"\d\s?/\s?\d|[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|%|percent|pct|per cent", re.IGNORECASE)
 _VARIABLES = re.compile(r"\s(?![a-z]*[aeiou])[a-z]{2,3}\b")  # 12 xyz
 _OPEN_END = re.compile(
     r"(?:[?:][*_]{0,3}|[-+/=^({\\]|(?<!\*)\*)$"
@@ -126,13 +130,15 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
     if number := _PLAIN_NUMBER.fullmatch(words.strip()):
         return number[1]
     found = _leading(words, language)
-    return None if found is None else found[0]
+    return None if found is None or _BLANK.fullmatch(found[0]) else found[0]
 
 
 def leading_measurement(words: str, language: Language | None = None) -> str | None:
     """Return the same with the unit behind it: `12 miles per hour`."""
     found = _leading(words, language)
-    return None if found is None else " ".join([found[0], *_unit_words(found[1])])
+    if found is None or _BLANK.fullmatch(found[0]):
+        return None
+    return " ".join([found[0], *_unit_words(found[1])])
 
 
 def statement_values(statement: Statement, read: Reader = leading_expression) -> list[str]:
@@ -232,7 +238,7 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     if _VARIABLES.match(rest) and not _unit_words(rest):
         return None
     measured = measurement(expression)
-    is_part = _PERCENT.search(expression) is not None or bool(measured and measured[1])
+    is_part = bool(_PROPORTION.search(expression) or (measured and measured[1]))
     if not _unchanged(rest, language, is_part=is_part):
         return None
     return _PERCENT_WORD.sub("%", _without_steps(_exact(expression))), rest
@@ -301,7 +307,7 @@ def _whole_formula(sentence: str, at: int, language: Language | None) -> list[st
         start = token.start()
     formula = _trimmed(sentence[start : at + 1 + _math_length(sentence[at + 1 :], language)])
     rest = sentence[:start] + sentence[start:].strip()[len(formula) :]
-    complete = formula and not re.search(r"\d", rest) and _balanced(formula)
+    complete = not re.search(r"\d", rest) and _balanced(formula) and not _BLANK.fullmatch(formula)
     return [formula] if complete and not _RELATION.match(formula) else []
 
 

@@ -285,6 +285,8 @@ def _tail(tail: str, *, attached: bool) -> tuple[Fraction, str] | None:
     bare = bare.strip("() ")
     if not bare:
         return factor, ""
+    if attached and re.fullmatch(r"[A-Za-z]\d", bare):  # 5C2
+        return None
     if _LETTER.fullmatch(bare) and (attached or bare[0] not in _LETTERS):
         return None
     name = unit(tail if factor == 1 else bare) or unit(bare)

@@ -128,6 +128,16 @@ ENGLISH: list[tuple[str, str | None]] = [
     ("It is A.", "A"),
     ("I said it's I who did it.", None),
     ("Jawabannya adalah B.", "B"),
+    ("So, option (C) fits best.", "C"),
+    ("The statement in (B) is true, so the answer must be (B).", "B"),
+    ("A is wrong and B is right.", "B"),
+    ("Only (D) satisfies the condition.", "D"),
+    ("(A) is incorrect; (C) is correct.", "C"),
+    ("We eliminate A, B and D, which leaves C.", "C"),
+    ("Neither A nor B is correct.", None),
+    ("A and B are both correct.", None),
+    ("Answer: A and C", None),
+    ("The answer is A/B", None),
 ]
 
 ELSEWHERE: list[tuple[str, str | None]] = [

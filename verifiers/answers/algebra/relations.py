@@ -15,7 +15,12 @@ import sympy
 from sympy.polys.domains import QQ_I
 
 from verifiers.answers.algebra.numbers import arithmetic, evaluation, functions
-from verifiers.answers.algebra.numbers.arithmetic import Undecided, digest, number_key
+from verifiers.answers.algebra.numbers.arithmetic import (
+    Undecided,
+    digest,
+    digits_key,
+    number_key,
+)
 from verifiers.answers.algebra.numbers.evaluation import POINTS, Evaluator
 from verifiers.answers.algebra.values import EMPTY, Value, finite_set, of_scalar, sequence
 
@@ -63,7 +68,7 @@ def with_unknowns(expression: sympy.Basic) -> sympy.Basic:
 def _ratios(found: Sequence[Any]) -> list[str]:
     """Return the keys of all values over the first. Undecided where that is zero."""
     inverse = arithmetic.inverse(found[0])
-    return [number_key(arithmetic.product(value, inverse)) for value in found[1:]]
+    return [digits_key(arithmetic.product(value, inverse)) for value in found[1:]]
 
 
 def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
@@ -72,21 +77,21 @@ def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
     With a + b·name, either b or a must be the same everywhere: `x*y = x` is not `y = 1`, and
     `x*y = 0` is not `y = 0`.
     """
-    keys, slopes, offsets = [], set(), set()
+    values, slopes, offsets = [], set(), set()
     for point in POINTS:
         at = [Evaluator(point, {name: _ONE * n}).value(difference) for n in (0, 1, 2, -1)]
         slope = arithmetic.minus(at[1], at[0])
         others = (arithmetic.minus(at[2], at[1]), arithmetic.minus(at[0], at[3]))
-        if any(number_key(other) != number_key(slope) for other in others):
+        if any(digits_key(other) != digits_key(slope) for other in others):
             return None
-        slopes.add(number_key(slope))
+        slopes.add(digits_key(slope))
         offsets.add(number_key(at[0]))
         if number_key(slope) == "=0":
             return None
-        keys.append(number_key(arithmetic.product(-at[0], arithmetic.inverse(slope))))
+        values.append(arithmetic.product(-at[0], arithmetic.inverse(slope)))
     if len(slopes) > 1 and (len(offsets) > 1 or offsets == {"=0"}):
         return None
-    return evaluation.from_keys(keys, "")
+    return evaluation.of_values(values, f"{name} solved")
 
 
 def inequality(sides: Sequence[Any], signs: Sequence[str]) -> Value | sympy.Set:
@@ -138,7 +143,7 @@ def _several_unknowns(left: Any, sign: str, right: Any) -> Value:
     difference = sympy.Add(left, sympy.Mul(-1, right, evaluate=False), evaluate=False)
     found = [Evaluator(point).value(difference) for point in POINTS]
     size = arithmetic.inverse(functions.absolute(found[0]))
-    keys = [number_key(arithmetic.product(value, size)) for value in found]
+    keys = [digits_key(arithmetic.product(value, size)) for value in found]
     shown = f"{evaluation.written(left)} {sign} {evaluation.written(right)}"
     if sign == r"\ne":
         keys = _ratios(found)
@@ -186,13 +191,17 @@ def real_set(found: sympy.Set) -> Value:
         whole, without = real_set(inside).key[1:], real_set(removed).key[1:]
         return Value("set", f"={whole} without {without}", str(found)[:200])
     if found in _NUMBER_SETS:
-        return Value("set", f"=the set {found}", str(found))
+        return Value("set", f"={_NUMBER_SETS[found]}", _NUMBER_SETS[found])
     raise Undecided("sympy does not solve it")
 
 
-_NUMBER_SETS = (
-    sympy.S.Integers, sympy.S.Naturals, sympy.S.Naturals0, sympy.S.Rationals, sympy.S.Complexes,
-)  # fmt: skip
+_NUMBER_SETS: Mapping[sympy.Set, str] = {
+    sympy.S.Integers: "the set of integers",
+    sympy.S.Naturals: "the set of natural numbers",
+    sympy.S.Naturals0: "the set of natural numbers and zero",
+    sympy.S.Rationals: "the set of rational numbers",
+    sympy.S.Complexes: "the set of complex numbers",
+}
 
 
 def interval(found: sympy.Interval) -> Value:

@@ -34,6 +34,10 @@ _SETS = {
         ),
         _ALL_REALS,
     ),
+    **dict.fromkeys(
+        ("all integers", "the integers", "integers", "the set of all integers"),
+        "=the set of integers",
+    ),
 }
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _JOINTS = frozenset(["and", "or"])

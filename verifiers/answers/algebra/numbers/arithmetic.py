@@ -70,6 +70,20 @@ def number_key(value: Any) -> str:
     return "=complex " + " ".join(map(_part, parts))
 
 
+def digits_key(value: Any) -> str:
+    """Return the key of a value at a point: 300 digits, also of an exact number.
+
+    Unlike `number_key` it does not show whether the value was computed exactly: the value of
+    `2^{x^2}` may be exact where that of `e^(x^2 ln 2)` is not.
+    """
+    value = inexact(value)
+    size = abs(value)
+    if not mp.isfinite(size):
+        raise Undecided("no finite value")
+    parts = [p if abs(p) > _near() * size else mp.mpf(0) for p in (value.real, value.imag)]
+    return " ".join(mp.nstr(part, DIGITS) for part in parts)
+
+
 def _part(value: Any) -> str:
     found = value if isinstance(value, Fraction) else _rational(value)
     if found is not None:

@@ -2,11 +2,11 @@
 
     scalar(expression)      # Scalar(kind="number", key="=1/2", ...)
 
-An expression with unknowns is evaluated at five fixed points of both signs, whose
-coordinates depend on the names alone. For rational functions those values are exact, and equal
-values mean equal functions except with the chance of a hash collision (the lemma of Schwartz and
-Zippel, J. ACM 27, 1980). Powers are principal values, as in sympy, but the odd root of a negative
-number is real.
+An expression with unknowns is evaluated at five fixed points, whose coordinates depend on the
+names alone; the values must agree to 300 digits. For rational functions with coefficients of
+moderate size that means equal functions, except with the chance of a hash collision (the lemma of
+Schwartz and Zippel, J. ACM 27, 1980). Powers are principal values, as in sympy, but the odd root of
+a negative number is real.
 
 The one rule: a value is bounded. What would need more than `_MAX_BITS` is evaluated to 300 digits
 and modulo primes; where that is impossible, `Undecided` is raised, never a guess.
@@ -14,7 +14,7 @@ and modulo primes; where that is impossible, `Undecided` is raised, never a gues
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
@@ -28,6 +28,7 @@ from verifiers.answers.algebra.numbers import arithmetic, functions
 from verifiers.answers.algebra.numbers.arithmetic import (
     Undecided,
     digest,
+    digits_key,
     is_integer,
     mp,
     number_key,
@@ -37,7 +38,7 @@ POINTS = (0, 1, 2, 3, 4)
 _MAX_SHOWN = 200
 _NATURAL = 2  # the point of natural numbers
 _MAX_POLES = 2  # points at which an expression may have no value
-_SIZES = (sympy.QQ(1, 5), 1, 1, 20, 5)
+_SIZES = (sympy.QQ(1, 4), 1, 1, 21, 5)
 _PRIMES = (2**127 - 1, 2**521 - 1)
 _CHECKING_DIGITS = 700  # with which a computed value is a rational, if it seems to be one
 
@@ -55,16 +56,30 @@ def scalar(expression: sympy.Basic) -> Scalar:
     """Return the kind and key of an expression. Undecided where it has no value."""
     shown = written(expression)
     if not expression.free_symbols:
-        return from_keys([Evaluator(POINTS[0]).key(expression)], shown)
-    keys = []
-    for point in POINTS:
-        try:
-            keys.append(Evaluator(point).key(expression))
-        except Undecided:
-            keys.append("none")
-    if keys.count("none") > _MAX_POLES:
+        key = Evaluator(POINTS[0]).key(expression)
+        return Scalar("number", key, key.removeprefix("=").partition("#")[0])
+    return of_values([_value_at(expression, point) for point in POINTS], shown)
+
+
+def _value_at(expression: Any, point: int) -> Any:
+    try:
+        return Evaluator(point).value(expression)
+    except Undecided:
+        return None
+
+
+def of_values(values: Sequence[Any], shown: str) -> Scalar:
+    """Return the scalar with these values at the fixed points; None where it has none.
+
+    Undecided without a value at three points. A function that is the same everywhere is a number.
+    """
+    if values.count(None) > _MAX_POLES:
         raise Undecided("it has no value at several points")
-    return from_keys(keys, shown)
+    keys = ["none" if value is None else digits_key(value) for value in values]
+    if len(set(keys)) == 1:
+        key = number_key(values[0])
+        return Scalar("number", key, key.removeprefix("=").partition("#")[0])
+    return Scalar("expression", f"=expression #{digest(keys)}", shown)
 
 
 def written(expression: Any) -> str:
@@ -73,13 +88,6 @@ def written(expression: Any) -> str:
         return str(sympy.sstr(expression, order="none"))[:_MAX_SHOWN]
     except (OverflowError, ValueError, RecursionError):  # very long numbers
         return "..."
-
-
-def from_keys(keys: list[str], shown: str) -> Scalar:
-    """Return the scalar whose values at the fixed points have these keys."""
-    if len(set(keys)) == 1:
-        return Scalar("number", keys[0], keys[0].removeprefix("=").partition("#")[0])
-    return Scalar("expression", f"=expression #{digest(keys)}", shown)
 
 
 def coordinate(name: str, point: int) -> Any:
@@ -91,7 +99,8 @@ def coordinate(name: str, point: int) -> Any:
     bits = int.from_bytes(blake2b(f"{point} {name}".encode(), digest_size=4).digest(), "big")
     if point == _NATURAL:
         return QQ_I(11 + bits % 100, 0)
-    size = sympy.QQ(bits + 2**29, 2**31 - 1) * _SIZES[point]
+    # an even denominator: a power of a negative number with this exponent is not real
+    size = sympy.QQ(2 * bits + 2**30 + 1, 2**32) * _SIZES[point]
     is_odd = ord(name[:1] or "x") >> max(0, point - _NATURAL - 1) & 1
     is_negative = point == 1 or (point > _NATURAL and is_odd)
     return QQ_I(-size if is_negative else size, 0)

@@ -22,7 +22,8 @@ from verifiers.answers.algebra.numbers.arithmetic import (
     total,
 )
 
-_MAX_ARGUMENT_BITS = 4096  # the sine of a longer number needs as many digits of pi
+_MAX_EXACT_BITS = 4096  # of an argument: the sine of a longer number needs as many digits of pi
+_MAX_INEXACT_BITS = 300  # beyond, the digits of its sine are those of rounding errors
 _MAX_FACTORS = 200  # of a binomial coefficient that is multiplied out
 
 
@@ -38,8 +39,10 @@ def apply(name: str, arguments: Sequence[Any]) -> Any:
     if name not in _FUNCTIONS:
         raise Undecided(f"{name} has no value here")
     sizes = [abs(inexact(argument)) for argument in arguments]
-    if any(mp.mag(size) > _MAX_ARGUMENT_BITS for size in sizes if size):
-        raise Undecided("the argument is too large")
+    for argument, size in zip(arguments, sizes, strict=True):
+        limit = _MAX_EXACT_BITS if QQ_I.of_type(argument) else _MAX_INEXACT_BITS
+        if size and mp.mag(size) > limit:
+            raise Undecided("the argument is too large")
     result = _FUNCTIONS[name](*map(inexact, arguments))
     if all(map(QQ_I.of_type, arguments)):
         return chopped(result, 0)
