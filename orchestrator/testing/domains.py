@@ -260,19 +260,26 @@ def _check_references(
 
 def _check_time(domain: Domain) -> None:
     """Double the length of texts that are hard to parse, until one takes too long."""
-    read_reference = getattr(domain, "read_reference", str)
     for piece in _REPEATED:
         for size in _SIZES:
             text = piece * (size // len(piece))
-            began = time.process_time()
-            for subject in (text, f"The answer is {text} 7"):
-                _extracted(domain, subject, True)
-                _canonical(domain, subject)
-                read_reference(subject)
-            spent = time.process_time() - began
+            spent = _spent(domain, text)
+            if spent >= _CPU_SECONDS:  # the process may have collected garbage meanwhile
+                spent = min(spent, _spent(domain, text), _spent(domain, text))
             require(
                 spent < _CPU_SECONDS,
                 "linear time in process",
                 f"{spent:.2f} s for {size} characters of {piece!r}; "
                 "make it linear, or declare in_process = False",
             )
+
+
+def _spent(domain: Domain, text: str) -> float:
+    """Return the processor seconds of reading the text, alone and in a statement."""
+    read_reference = getattr(domain, "read_reference", str)
+    began = time.process_time()
+    for subject in (text, f"The answer is {text} 7"):
+        _extracted(domain, subject, True)
+        _canonical(domain, subject)
+        read_reference(subject)
+    return time.process_time() - began

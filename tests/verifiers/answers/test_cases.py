@@ -36,23 +36,40 @@ def domain(name: str) -> Domain:
     return loaded
 
 
-@pytest.mark.parametrize("case", PAIRS, ids=[case["id"] for case in PAIRS])
-def test_two_answers_are_one_exactly_if_they_mean_the_same(case: dict[str, Any]) -> None:
+def parts(cases: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the cases by the part of their ids before the last number: `numbers-fraction`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for case in cases:
+        found.setdefault(case["id"].rpartition("-")[0] or case["id"], []).append(case)
+    return found
+
+
+@pytest.mark.parametrize("part", parts(PAIRS))
+def test_two_answers_are_one_exactly_if_they_mean_the_same(part: str) -> None:
     """Asked in both directions: a vote must not depend on which answer comes first."""
-    equivalent = domain(case["domain"]).equivalent
-    verdicts = equivalent(case["a"], case["b"]), equivalent(case["b"], case["a"])
-    assert verdicts == (case["right"], case["right"]), case.get("why", "")
+    wrong = []
+    for case in parts(PAIRS)[part]:
+        equivalent = domain(case["domain"]).equivalent
+        verdicts = equivalent(case["a"], case["b"]), equivalent(case["b"], case["a"])
+        if verdicts != (case["right"], case["right"]):
+            wrong.append((case, verdicts))
+    assert not wrong
 
 
-@pytest.mark.parametrize("case", READINGS, ids=[case["id"] for case in READINGS])
-def test_a_reply_is_read_as_what_it_states(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("part", parts(READINGS))
+def test_a_reply_is_read_as_what_it_states(part: str) -> None:
     """A wrong reading is a wrong vote; an abstention only one vote less."""
-    reader, right = domain(case["domain"]), case["right"]
-    answer = reader.extract(case["text"], case["finished"])
-    if right is None or answer is None:
-        assert answer == right, case.get("why", "")
-    else:
-        assert reader.equivalent(answer, right), f"{answer!r}. {case.get('why', '')}"
+    wrong = []
+    for case in parts(READINGS)[part]:
+        reader, right = domain(case["domain"]), case["right"]
+        answer = reader.extract(case["text"], case["finished"])
+        if right is None or answer is None:
+            is_right = answer == right
+        else:
+            is_right = reader.equivalent(answer, right)
+        if not is_right:
+            wrong.append((case, answer))
+    assert not wrong
 
 
 def types() -> list[str]:

@@ -124,6 +124,7 @@ class Evaluator:
         self._point = point
         self._known = known or {}
         self._rounded = False  # whether an exact number was too long
+        self._has_gamma = False  # whose values to many digits take seconds
 
     def key(self, expression: Any) -> str:
         """Return the key of the value. Undecided if there is none."""
@@ -135,7 +136,8 @@ class Evaluator:
     def _key(self, expression: Any) -> str:
         value = self.value(expression)
         key = number_key(value)
-        if not QQ_I.of_type(value) and arithmetic.is_rational_key(key):
+        is_exact = QQ_I.of_type(value) or self._has_gamma
+        if not is_exact and arithmetic.is_rational_key(key):
             with mp.workdps(_CHECKING_DIGITS):  # 1 + e^{-1000} is not 1
                 if number_key(self.value(expression)) != key:
                     key = f"={key[1:]} nearly"
@@ -182,6 +184,7 @@ class Evaluator:
         arguments = [self._value(argument) for argument in getattr(node, "args", ())]
         if isinstance(node, sympy.core.function.AppliedUndef) and not functions.is_known(name):
             return coordinate(" ".join([name, *map(number_key, arguments)]), self._point)
+        self._has_gamma |= name in ("factorial", "factorial2", "binomial", "gamma", "zeta")
         return functions.apply(name, arguments)
 
     def _power(self, base: Any, exponent: Any) -> Any:
