@@ -42,7 +42,7 @@ _CORRECT = (
 _ABOUT = re.compile(
     r"\s(?:is|are|was|were|can|cannot|can['’]t|could|does|do|has|have|would|will|and|or|but|seems)\b"
 )
-_SO = r"(?:so|thus|hence|therefore|then),?"
+_SO = r"(?:so|thus|hence|therefore|then)[,:]?"
 # "correct" in other languages that write Latin letters
 _CORRECT_ELSEWHERE = (
     r"(?:richtig|korrekt|correct|corret|corrett|exact|juist|prawidłow|benar|đúng|sahihi)\w{0,3}"

@@ -58,7 +58,7 @@ _MARK = re.compile(
     r"(?:[ \t]{0,3}[*_]{1,3})?[ \t]{0,3}"
     rf"(?:,?[ \t]{{1,2}}{_FILLER},?[ \t]{{0,2}})?"
     r"(?P<verb>(?:is|was|are|were)\b|['’]s\b|(?:will|should|must|would|has to) be\b|equals\b"
-    r"|isn['’]t\b|can(?:not|['’]t) be\b|[:=：]|[-=]>|[→⇒]|(?<=[ \t])[-–—](?=[ \t]))"
+    r"|isn['’]t\b|can(?:not|['’]t) be\b|[-=]>|[:=：]|[→⇒]|(?<=[ \t])[-–—](?=[ \t]))"
     r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：]?[ \t]{0,3}(?:[*_]{1,3})?"
     rf"(?:[ \t]{{0,3}}{_FILLER}\b,?)?",
     re.IGNORECASE,
@@ -77,6 +77,8 @@ _FIELD = re.compile(
 )
 _DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
+# "Final answer: The volume is 5"
+_SENTENCE = re.compile(r"[A-Z][a-z]{0,12}\s[^.!?\n]{1,200}\b(?:is|are|equals)\s")
 _ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
 _END = re.compile(r"\n|</\w")
 _LETTER_BEFORE = re.compile(r"\s\(?[A-J]\)?$")
@@ -245,6 +247,8 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
         denied = negated is not None or match["verb"][:3].lower() in ("isn", "can")
         content = content[negated.end() :].strip() if negated else content
         mark = Mark.WORDS if match["verb"][-1:].isalpha() else Mark.LABEL
+        sentence = _SENTENCE.match(content) if match[0][:5].lower() == "final" else None
+        content = content[sentence.end() :] if sentence else content
         candidates.append(Statement(mark, (content,), match.start(), match.end(), denied))
     headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "answer" in folded else []
     return candidates + [
