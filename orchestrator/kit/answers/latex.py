@@ -171,9 +171,8 @@ def closing_values(
     for text in (sentence, line):
         if bold := _bold_values(text, language, read):
             return bold
-    verbs = [match.end() for match in (verb_of(language) if language else _IS).finditer(sentence)][
-        -1:
-    ]
+    verb = verb_of(language) if language else _IS
+    verbs = [match.end() for match in verb.finditer(sentence)][-1:]
     negation = negation_of(language) if language else _NOT
     if verbs and negation.match(sentence, verbs[0]):
         return []
