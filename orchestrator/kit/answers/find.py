@@ -43,6 +43,12 @@ _ALIGNMENT = re.compile(
 _ENDS_ALIGNMENT = re.compile(
     r"\\end\{((?:align|gather|equation|eqnarray|multline)\*?)\}[.\s]{0,4}$"
 )
+_MAX_TURN_CHARS = 48
+_MAX_ENDS_OF_TURN = 4
+_END_OF_TURN = re.compile(
+    r"(?:<\|[a-z_]{2,24}\|>|</s>|<eos>|<end_of_turn>|<｜[a-z▁]{2,24}｜>)\s{0,8}$"
+)
+_STYLED = re.compile(r"\\(?:mathbf|boldsymbol|bm|textbf|mathit)\s?\{(.*)\}", re.DOTALL)
 _ABBREVIATIONS = frozenset(
     [
         "Mr",
@@ -110,6 +116,9 @@ def find_answer(
 
 def reply(text: str, finished: bool) -> Reply:
     """Return the text without its thinking. A text that ends inside its thinking is unfinished."""
+    for _ in range(_MAX_ENDS_OF_TURN):
+        if ends := _END_OF_TURN.search(text[-_MAX_TURN_CHARS:]):
+            text = text[: len(text[:-_MAX_TURN_CHARS]) + ends.start()]
     parts = split(text, finished)
     return Reply(parts.reply_text, finished and not parts.is_open)
 
@@ -202,7 +211,7 @@ def leading_formulas(words: str) -> tuple[list[str], str]:
     contents: list[str] = []
     rest = words
     while (formula := _formula(rest)) and len(contents) < 16:
-        content, rest = formula
+        content, rest = unstyled(formula[0]), formula[1]
         if percent := _PERCENT.match(rest):
             content, rest = content + "%", rest[percent.end() :]
         contents.append(content)
@@ -253,7 +262,7 @@ def formulas_in(line: str) -> list[str]:
             continue
         content, rest = formula
         at = len(line) - len(rest)
-        contents.append(content + ("%" if _PERCENT.match(rest) else ""))
+        contents.append(unstyled(content) + ("%" if _PERCENT.match(rest) else ""))
     return contents
 
 
@@ -302,3 +311,13 @@ def _unaligned(formula: str) -> str:
         if alignment
         else formula
     )
+
+
+def unstyled(formula: str) -> str:
+    """Return a formula without the bold or slanted type that all of it is set in."""
+    styled = _STYLED.fullmatch(formula.strip())
+    inner = styled[1] if styled else ""
+    depths = [0]
+    for brace in re.findall(r"(?<!\\)[{}]", inner):
+        depths.append(depths[-1] + (1 if brace == "{" else -1))
+    return inner if styled and min(depths) == 0 == depths[-1] else formula

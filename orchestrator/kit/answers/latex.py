@@ -20,6 +20,7 @@ from orchestrator.kit.answers.find import (
     leading_formulas,
     right_side,
     sentences,
+    unstyled,
     without_steps,
 )
 from orchestrator.kit.answers.languages import (
@@ -99,6 +100,8 @@ _PREAMBLE = re.compile(
 _BLANK = re.compile(r"(?:\\q?quad(?![A-Za-z])|\\text\s*\{\s*\}|\\[,;:! ]|[\s{}$,.;:~*_])*")
 # "of" behind these leaves them alone: 3/4 of the pie
 _PROPORTION = re.compile(r"\d\s?/\s?\d|[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|%|percent|pct|per cent", re.IGNORECASE)
+_EMPHASIS = re.compile(r"(?<![\w*)])\*([^*\s][^*\n]{0,100})\*(?![\w*(])")
+_FACTORIAL = re.compile(r"\d{1,4}!")  # not the end of a sentence
 _VARIABLES = re.compile(r"\s(?![a-z]*[aeiou])[a-z]{2,3}\b")  # 12 xyz
 _OPEN_END = re.compile(
     r"(?:[?:][*_]{0,3}|[-+/=^({\\]|(?<!\*)\*)$"
@@ -142,8 +145,10 @@ def statement_values(statement: Statement, read: Reader = leading_expression) ->
     if statement.mark is Mark.LAST_LINE:
         return closing_values(statement.texts[0], language, read)
     if statement.mark in (Mark.BOX, Mark.HASHES):
-        return [plain(text, language) for text in statement.texts]
+        return [plain(unstyled(text), language) for text in statement.texts]
     words = statement.texts[0]
+    if statement.mark in (Mark.TAG, Mark.FIELD) and _FACTORIAL.fullmatch(words):
+        return [words]
     if value := read(words, language):
         return [value]
     # "答案是每人分得37颗": the verb of the sentence follows
@@ -160,7 +165,7 @@ def closing_values(
     counts. The values are the first of these that exists: the text in bold; the text after the last
     "is", "are" or "equals"; the formulas; an inequality; the text after the last `=`; the numbers.
     """
-    line = plain(line.strip(), language)
+    line = _EMPHASIS.sub(r"\1", plain(line.strip(), language))
     if len(line) > MAX_ANSWER_CHARS or _OPEN_END.search(line) or UNCLEAR in line:
         return []
     last = sentences(line)[-1:]
