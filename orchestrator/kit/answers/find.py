@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from orchestrator.kit.answers.languages import language_of
 from orchestrator.kit.answers.numerals import ascii_forms
 from orchestrator.kit.answers.statements import Mark, Statement, statements, without_list_mark
+from orchestrator.kit.answers.tags import may_have_tags
 from orchestrator.kit.answers.thinking import split
 
 _SENTENCE_END = re.compile(
@@ -119,6 +120,8 @@ def reply(text: str, finished: bool) -> Reply:
     for _ in range(_MAX_ENDS_OF_TURN):
         if ends := _END_OF_TURN.search(text[-_MAX_TURN_CHARS:]):
             text = text[: len(text[:-_MAX_TURN_CHARS]) + ends.start()]
+    if not may_have_tags(text):
+        return Reply(text, finished)
     parts = split(text, finished)
     return Reply(parts.reply_text, finished and not parts.is_open)
 
