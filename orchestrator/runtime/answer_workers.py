@@ -129,7 +129,10 @@ class AnswerWorkers:
                 is_used = worker.n_calls > 0
                 try:
                     call = Apply("resolve", (answer,))
-                    return Resolution(await worker.call(call, str, self._limit_seconds))
+                    key = await worker.call(call, object, self._limit_seconds)
+                    if isinstance(key, str):
+                        return Resolution(key)
+                    return Resolution(None, f"returned {key!r:.80}, not a str")
                 except CallFailed as failure:
                     if not is_used or failure.cause not in (Cause.MEMORY, Cause.DEATH):
                         return Resolution(None, str(failure))

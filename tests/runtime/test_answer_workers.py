@@ -16,13 +16,15 @@ import pytest
 
 from orchestrator.core.errors import PluginError
 from orchestrator.core.values import PluginSpec
-from orchestrator.runtime.answer_workers import AnswerWorkers, ClassMatch, Undecided
+from orchestrator.runtime.answer_workers import AnswerWorkers, ClassMatch, Resolution, Undecided
 from orchestrator.runtime.worker_child import Load
 from orchestrator.runtime.workers import CallFailed, plugin_reference
 
 DOMAINS = '''
 import dataclasses, os, subprocess, sys, time
 from typing import ClassVar
+
+hoard = []
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Odd:
@@ -36,6 +38,10 @@ class Odd:
 
     def canonical(self, answer):
         return self.letter + answer
+
+    def resolve(self, answer):
+        self._obey(answer)
+        return 5 if answer == "number" else f"={os.getpid()} {answer}"
 
     def describe(self, answer):
         self._obey(answer)
@@ -57,9 +63,10 @@ class Odd:
         elif text == "hang in C":
             sum(range(10**15))
         elif text == "eat":
-            hoard = []
             while True:
                 hoard.append(bytearray(1 << 28))
+        elif text == "grow":  # a little with each call
+            hoard.append(bytearray(300 << 20))
         elif text == "crash":
             os._exit(3)
         elif text == "segfault":
@@ -313,6 +320,33 @@ asyncio.run(main())
     parent.wait()
     parent.stdout.close()
     await _until(lambda: not _runs(pid))
+
+
+async def test_a_key_is_found_once(workers: AnswerWorkers, tmp_path: Path) -> None:
+    """Also where the answer reached its limit: it would reach it again."""
+    log = tmp_path / "log"
+    first = await workers.resolve(ODD, "a")
+    assert first.key is not None
+    assert first.key.endswith(" a")
+    assert await workers.resolve(ODD, "a") == first
+    for _ in range(2):
+        resolution = await workers.resolve(ODD, f"note and hang {log}")
+        assert resolution.key is None
+        assert resolution.note.startswith("took more than")
+    assert log.read_text() == "x"
+    assert (await workers.resolve(ODD, "number")).note == "returned 5, not a str"
+
+
+async def test_memory_that_other_answers_took_is_not_blamed_on_one() -> None:
+    """A process that has served others is replaced once before an answer is given up."""
+    async with contextlib.aclosing(
+        AnswerWorkers(n_workers=1, limit_seconds=60, memory_bytes=1 << 30)
+    ) as pool:
+        keys = [(await pool.resolve(ODD, "grow" if n == 0 else f"{n}")).key for n in range(2)]
+        assert None not in keys
+        resolution = await pool.resolve(ODD, "eat")
+        assert resolution == Resolution(None, "needed more than 1024 MiB of memory")
+        assert (await pool.resolve(ODD, "good")).key is not None
 
 
 @pytest.mark.slow

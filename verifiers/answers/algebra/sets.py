@@ -39,6 +39,9 @@ def conditions(parts: Sequence[list[str]], combine: Callable[..., sympy.Set]) ->
     `x > 0` and `y > 0` are not two rays of one line: each unknown keeps its name then.
     """
     sets: dict[str, list[sympy.Set]] = {}
+    signs = {token for part in parts for token in outer(part)}
+    if r"\in" not in signs and not signs & set(relations.INEQUALITIES):
+        return None  # values, not conditions
     for part in parts:
         found = condition(part)
         if found is None:
@@ -59,6 +62,9 @@ def condition(part: list[str]) -> tuple[str, sympy.Set] | None:
     if r"\in" in part:
         at = part.index(r"\in")
         return "".join(stripped(part[:at])), as_set(stripped(part[at + 1 :]))
+    if len(part) > 2 and part[0].isalpha() and "=" in stripped(part[1:])[:1]:  # x = -2
+        value = relations.plain(parse(stripped(part[part.index("=") + 1 :])))
+        return None if value.free_symbols else (part[0], sympy.FiniteSet(value))
     if not any(token in relations.INEQUALITIES for token in outer(part)):
         return None
     solutions = inequality(part)

@@ -1,6 +1,7 @@
-r"""Decimals whose digits repeat: `0.1\overline{6}`, `0.(3)`, `0.333...`, joined into one token.
+r"""Numbers of several tokens, joined into one: repeating decimals and mixed numbers.
 
-The joined token is written `0.1r6`: the digits behind `r` repeat without end.
+`0.1\overline{6}`, `0.(3)` and `0.333...` are written `0.1r6`, `0.r3` and `0.333r3`: the digits
+behind `r` repeat without end. `2\frac{1}{3}` and `2 1/3` are written `2m1/3`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ _REPEATED = re.compile(r"(\d)\1{2,}$|(\d{2,6})\2$")
 
 
 def join(tokens: Sequence[str]) -> list[str]:
-    """Return the tokens with each repeating decimal as one. Unreadable where it is not clear."""
+    """Return the tokens with each such number as one. Unreadable where it is not clear."""
     out: list[str] = []
     at = 0
     while at < len(tokens):
         token = tokens[at]
         at += 1
-        if not _DECIMAL.fullmatch(token) or token == "." or at == len(tokens):
+        if token.isdecimal() and out[-1:] not in (["^"], ["_"], ["/"]):
+            fraction, n_tokens = _proper_fraction(tokens[at : at + 7])
+            out.append(f"{token}m{fraction}" if fraction else token)
+            at += n_tokens
+        elif not _DECIMAL.fullmatch(token) or token == "." or at == len(tokens):
             out.append(token)
         elif tokens[at] in _LINES:
             block, at = _block(tokens, at + 1)
@@ -59,8 +64,25 @@ def _block(tokens: Sequence[str], at: int) -> tuple[str, int]:
     return digits[0], at + (3 if bracketed else 1)
 
 
+def _proper_fraction(tokens: Sequence[str]) -> tuple[str, int]:
+    """Return the fraction below one at the start, and its number of tokens; "" if none is there."""
+    if tokens[:1] == [r"\frac"]:
+        parts = [token for token in tokens[1:] if token not in ("{", "}")]
+        n_tokens = 7 if list(tokens[1::3]) == ["{", "{"] else 0
+    else:
+        parts, n_tokens = [*tokens[:1], *tokens[2:3]], 3 if tokens[1:2] == ["/"] else 0
+    is_proper = n_tokens and len(parts) == 2 and all(map(str.isdecimal, parts))
+    if is_proper and 0 < int(parts[0]) < int(parts[1]):
+        return "/".join(parts), n_tokens
+    return "", 0
+
+
 def value(token: str) -> Any:
     """Return the exact value of a number token; a power of ten stays a power."""
+    if "m" in token:
+        whole, _, fraction = token.partition("m")
+        mixed = int(whole) + Fraction(fraction)
+        return sympy.Rational(mixed.numerator, mixed.denominator)
     decimal, _, exponent = token.lower().partition("e")
     fixed, _, block = decimal.partition("r")
     exact = Fraction(fixed)

@@ -126,8 +126,6 @@ class _Reader:
             if before[0].isdecimal():
                 return factors[0]
         while self._starts_factor():
-            if self._is_mixed(factors, first):
-                return sympy.Add(factors[0], self._fraction(), evaluate=False)
             if (self.peek() or "").lstrip(".")[:1].isdecimal() and not self._may_precede_digits(
                 factors[-1]
             ):
@@ -138,35 +136,6 @@ class _Reader:
     def _may_precede_digits(self, factor: Any) -> bool:
         """Tell whether a number may follow without a sign: `2^6 3^5`, `4! 5!`, not `x2`."""
         return bool(factor.is_Pow) or self._tokens[self._at - 1] in ("!", ")", "}", "]")
-
-    def _is_mixed(self, factors: list[Any], first: str | None) -> bool:
-        r"""Tell whether an integer and a fraction of integers follow: `2\frac{1}{2}`, `2 1/2`."""
-        if len(factors) != 1 or first is None or not first.isdecimal():
-            return False
-        if self.peek() == "/":
-            return False
-        if self.peek(1) == "/" and all(map(str.isdecimal, (self.peek() or "", self.peek(2) or ""))):
-            return int(self.peek() or 0) < int(self.peek(2) or 0)
-        if self.peek() == r"\frac":
-            group = re.match(r"\\frac\{?(\d+)\}?\{?(\d+)\}?", "".join(self._tokens[self._at :][:8]))
-            return group is not None and self._tokens[self._at - 1] == first and self._is_proper()
-        return False
-
-    def _fraction(self) -> Any:
-        if self.peek(1) != "/":
-            return self._power()
-        self._at += 3
-        over, under = (int(self._tokens[self._at - back]) for back in (3, 1))
-        return sympy.Rational(over, under)
-
-    def _is_proper(self) -> bool:
-        at = self._at
-        try:
-            self._at += 1
-            over, under = self._argument(), self._argument()
-        finally:
-            self._at = at
-        return bool(over.is_Integer and under.is_Integer and 0 < over < under)
 
     def _starts_factor(self) -> bool:
         token = self.peek()
