@@ -131,8 +131,10 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statemen
         candidates += _boxes(text)
     if "####" in text:
         candidates += _hashes(text)
-    if "answer" in folded:
-        candidates += [*_tags(text), *_fields(text)]
+    if "answer>" in folded:
+        candidates += _tags(text)
+    if 'answer"' in folded:
+        candidates += _fields(text)
     candidates.sort(key=lambda statement: statement.start)
     return candidates[-_MAX_STATEMENTS:]
 
@@ -255,6 +257,8 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
 
 def _phrases_elsewhere(text: str, folded: str, *, options: bool) -> Iterator[Statement]:
     """Yield the statements in words of other languages than English."""
+    if not any(map(folded.__contains__, _all_stems(options, text.isascii()))):
+        return
     for language in LANGUAGES:
         stems = (*_stems(language), *(_option_stems(language) if options else ()))
         if not any(stem in folded for stem in stems):
@@ -321,6 +325,17 @@ def _stems(language: Language) -> tuple[str, ...]:
     """Return plain beginnings of the nouns: to look for them takes a tenth of the time."""
     nouns = re.split(r"\|(?![^(]*\))", language.nouns)
     return tuple(re.split(r"[(\[?]", noun)[0].casefold() for noun in nouns)
+
+
+@lru_cache(maxsize=4)
+def _all_stems(options: bool, is_ascii: bool) -> tuple[str, ...]:
+    """Return the stems of all languages; those that an ASCII text may contain."""
+    stems = [
+        stem
+        for language in LANGUAGES
+        for stem in (*_stems(language), *(_option_stems(language) if options else ()))
+    ]
+    return tuple(dict.fromkeys(stem for stem in stems if stem.isascii() or not is_ascii))
 
 
 @lru_cache(maxsize=64)
