@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from orchestrator.kit.answers.languages import language_of
 from orchestrator.kit.answers.numerals import ascii_forms
 from orchestrator.kit.answers.statements import Mark, Statement, statements, without_list_mark
+from orchestrator.kit.answers.tags import may_have_tags
 from orchestrator.kit.answers.thinking import split
 
 _SENTENCE_END = re.compile(
@@ -91,6 +92,8 @@ def find_answer(
 
 def reply(text: str, finished: bool) -> Reply:
     """Return the text without its thinking. A text that ends inside its thinking is unfinished."""
+    if not may_have_tags(text):
+        return Reply(text, finished)
     parts = split(text, finished)
     return Reply(parts.reply_text, finished and not parts.is_open)
 

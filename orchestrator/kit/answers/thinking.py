@@ -46,7 +46,7 @@ class Split:
     @property
     def is_plain(self) -> bool:
         """Whether there is neither thinking nor a tag: all of the text is its reply."""
-        return not self.thinking and self.reply_text == self.text
+        return not self.thinking and joined(self.text, self.reply) is self.text
 
     @property
     def thinking_text(self) -> str:
@@ -162,7 +162,9 @@ def _whole(inherited: str, trace: Trace, finished: bool) -> Split:
 
 
 def joined(text: str, spans: Iterable[Span]) -> str:
-    """Return the text of these spans, one after another."""
+    """Return the text of these spans, one after another; the text itself if they are all of it."""
+    if spans == ((0, len(text)),):
+        return text
     return "".join([text[start:end] for start, end in spans])
 
 
