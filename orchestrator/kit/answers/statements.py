@@ -235,7 +235,7 @@ def _box_language(text: str, start: int, content: str) -> Language | None:
 
 def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
     # a plain substring search takes a tenth of the patterns' time
-    if "final" not in folded and all(noun not in folded for noun in nouns):
+    if "final" not in folded and not any(map(folded.__contains__, nouns)):
         return []
     marks = [
         match

@@ -139,7 +139,11 @@ def reading(request: Request, trace: Trace, answers_in_thinking: bool) -> Readin
     """
     finished = trace.finish is Finish.STOP
     inherited = ""
-    if request.parent is not None or request.suffix:
+    if request.parent is None and not request.suffix:
+        if trace.reply_spans is None and not may_have_tags(trace.text):  # nearly always
+            whole = Split(trace.text, (), ((0, len(trace.text)),))
+            return Reading(trace.text, finished, whole, 0)
+    else:
         inherited = f"{request.prefix_text}{request.suffix}"
     whole = _whole(inherited, trace, finished)
     text = whole.reply_text
