@@ -49,8 +49,12 @@ def equation(left: Any, right: Any) -> Value:
         solved = _solved(difference, dependent[0] if dependent else next(iter(names)))
     else:
         solved = None
+    shown = f"{evaluation.written(left)} = {evaluation.written(right)}"
     if solved is not None:
-        return of_scalar(solved)
+        is_number = solved.kind == "number"
+        return Value(
+            solved.kind, solved.key, solved.shown if is_number else f"{solved.shown} in {shown}"
+        )
     numerator = sympy.fraction(sympy.together(difference))[0]
     ratios = _ratios([Evaluator(point).value(numerator) for point in POINTS])
     return Value(
@@ -93,7 +97,7 @@ def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
     is_product = len(slopes) > 1 and (len(offsets) > 1 or offsets == {"=0"})
     if is_product and not _have_no_common_factor(difference, name):
         return None
-    return evaluation.of_values(values, f"{name} solved")
+    return evaluation.of_values(values, name)
 
 
 def _have_no_common_factor(difference: Any, name: str) -> bool:
