@@ -57,11 +57,7 @@ def equation(left: Any, right: Any) -> Value:
         )
     numerator = sympy.fraction(sympy.together(difference))[0]
     ratios = _ratios([Evaluator(point).value(numerator) for point in POINTS])
-    return Value(
-        "equation",
-        f"=equation #{digest(ratios)}",
-        f"{evaluation.written(left)} = {evaluation.written(right)}",
-    )
+    return Value("equation", f"=equation #{digest(ratios)}", shown)
 
 
 def with_unknowns(expression: sympy.Basic) -> sympy.Basic:
