@@ -23,6 +23,7 @@ _TOKEN = re.compile(
 )
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿ]+|[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙₖₘₚₛₜᵢⱼ]+")
 _PRIMES = re.compile(r"\^\s*(?:\{\s*(?:\\prime\s*){1,4}\}|\\prime(?![A-Za-z]))")
+_DERIVATIVE = re.compile(r"(?<![A-Za-z])d([A-Za-z])\s?/\s?d([A-Za-z])(?![A-Za-z])")
 # {}_5C_2, {}^5C_2, 5C2
 _CHOOSE = re.compile(
     r"(?:(?:\{\s*\})?\s*[_^]\s*\{?\s*(?=\d)|(?<![\w.}])(?=\d+C\d))(\d{1,4})\s*\}?\s*C\s*_?\s*"
@@ -158,6 +159,7 @@ def tokens(text: str) -> list[str]:
     A run of spaces is one token. Unreadable for brackets nested more than 60 deep.
     """
     uniform = _PRIMES.sub(lambda match: "'" * match[0].count("prime"), tidy(compatible(text)))
+    uniform = _DERIVATIVE.sub(r"\\frac{d\1}{d\2}", uniform)
     uniform = _CHOOSE.sub(r"\\binom{\1}{\2}", uniform)
     found = _joined(_shown([_spelling(match[0]) for match in _TOKEN.finditer(uniform)]))
     depth = 0

@@ -305,6 +305,8 @@ class _Reader:
         return inside
 
     def _command(self, token: str, name: str) -> Any:
+        if name == "frac" and self._tokens[self._at :][:3] == ["{", "d", "^"]:
+            raise Unreadable("a second derivative")
         if name == "frac" and (match := _DERIVATIVE.match("".join(self._tokens[self._at :][:8]))):
             self._at += 8
             return sympy.Symbol(f"d{match[1]}/d{match[2]}")
