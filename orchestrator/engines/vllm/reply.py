@@ -106,7 +106,7 @@ class ReplyParser:
 def with_thinking(
     trace: Trace, request: Request, data: EngineInput, prompts: Prompts, parser: ReplyParser | None
 ) -> Trace:
-    """Return a trace with its thinking told from its reply, and the number of its thinking tokens.
+    """Return a trace with its thinking apart from its reply, and the number of its thinking tokens.
 
     Where the prompt opened the thinking, the text begins with that tag, so that the text alone
     tells thinking from reply.
@@ -124,7 +124,7 @@ def with_thinking(
     try:
         parts = None if parser is None or closes else parser.split(before + text, ids)
     except Exception as error:  # noqa: BLE001 - a parser may raise anything on an odd text
-        note = f"reasoning parser: {error!r}; thinking was told by tags"
+        note = f"reasoning parser: {error!r}; thinking was found by its tags"
     if parts is not None and not before and not tag and _lacks_tag(parts):
         tag, parts = OPEN, _behind(OPEN, parts)
         text = parts.text

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 import sympy
 
 from orchestrator.kit.answers.units import is_count, unit
 from verifiers.answers.algebra import relations, sets, words
+from verifiers.answers.algebra.formulas import numerals
 from verifiers.answers.algebra.formulas.names import is_function
 from verifiers.answers.algebra.formulas.notation import (
     Unreadable,
     closing,
-    depths,
     outer,
     split,
     stripped,
@@ -175,7 +174,7 @@ def _list(found: list[str]) -> Value | None:
     """Read values with commas between them: a list, which is a set, or conditions."""
     if not any(token in sets.COMMAS for token in outer(found)):
         return None
-    joined = _thousands(found)
+    joined = numerals.thousands(found)
     groups = [part for part in split(joined, frozenset([";"])) if part]
     if len(groups) > 1 and "," in outer(joined):  # p=5,q=2; p=7,q=2
         return listed([_value(group) for group in groups])
@@ -183,37 +182,6 @@ def _list(found: list[str]) -> Value | None:
     if len(parts) == 1:
         return _value(parts[0])
     return sets.conditions(parts, sets.all_or_any) or _collected(parts)
-
-
-def _thousands(found: Sequence[str], *, bracketed: bool = False) -> list[str]:
-    """Return the tokens with the commas inside of numbers removed: `45,210`, not `45, 210`.
-
-    Within brackets a comma separates, unless spaces behind others show what this one does.
-    """
-    spaced = any(
-        a == "," and b == " "
-        for (a, b), d in zip(pairwise(found), depths(found), strict=False)
-        if d == 0
-    )
-    alone = not bracketed and re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", "".join(found))
-    if not (spaced or alone):
-        return list(found)
-    out: list[str] = []
-    for index, token in enumerate(found):
-        is_group = (
-            len(out) > 1
-            and out[-1] == ","
-            and re.fullmatch(r"\d{3}(?:\.\d+)?", token)
-            and re.fullmatch(r"\d+", out[-2])
-            and found[index - 1] == ","
-            and (len(out[-2]) <= 3 or out[-2][-4:] != token)
-        )
-        if is_group:
-            out.pop()
-            out[-1] += token
-        else:
-            out.append(token)
-    return out
 
 
 def _collected(parts: list[list[str]]) -> Value:
@@ -330,9 +298,11 @@ def _bracketed(found: list[str]) -> Value | None:
         condition = sets.builder(inside)
         if condition is not None:
             return relations.real_set(condition)
-        parts = [part for part in split(_thousands(inside, bracketed=True), sets.COMMAS) if part]
+        parts = [
+            part for part in split(numerals.thousands(inside, bracketed=True), sets.COMMAS) if part
+        ]
         return finite_set(_elements(parts))
-    parts = split(_thousands(inside, bracketed=True), sets.COMMAS)
+    parts = split(numerals.thousands(inside, bracketed=True), sets.COMMAS)
     if len(parts) == 1:
         return _value(inside) if ends in ("()", "[]", r"\langle\rangle") else None
     if ends == "[]" and all(part[:1] == ["["] for part in parts):

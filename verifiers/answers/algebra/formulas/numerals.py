@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import sympy
 
-from verifiers.answers.algebra.formulas.notation import Unreadable
+from verifiers.answers.algebra.formulas.notation import Unreadable, depths
 
 _DECIMAL = re.compile(r"\d*\.\d*")
 _LINES = frozenset([r"\overline", r"\bar", r"\dot"])
@@ -48,6 +49,37 @@ def join(tokens: Sequence[str]) -> list[str]:
                 raise Unreadable("digits are left out")
             out.append(f"{token}r{found[1] or found[2]}")
             at += 1
+        else:
+            out.append(token)
+    return out
+
+
+def thousands(found: Sequence[str], *, bracketed: bool = False) -> list[str]:
+    """Return the tokens with the commas inside of numbers removed: `45,210`, not `45, 210`.
+
+    Within brackets a comma separates, unless spaces behind others show what this one does.
+    """
+    spaced = any(
+        a == "," and b == " "
+        for (a, b), d in zip(pairwise(found), depths(found), strict=False)
+        if d == 0
+    )
+    alone = not bracketed and re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", "".join(found))
+    if not (spaced or alone):
+        return list(found)
+    out: list[str] = []
+    for index, token in enumerate(found):
+        is_group = (
+            len(out) > 1
+            and out[-1] == ","
+            and re.fullmatch(r"\d{3}(?:\.\d+)?", token)
+            and re.fullmatch(r"\d+", out[-2])
+            and found[index - 1] == ","
+            and (len(out[-2]) <= 3 or out[-2][-4:] != token)
+        )
+        if is_group:
+            out.pop()
+            out[-1] += token
         else:
             out.append(token)
     return out
