@@ -110,7 +110,7 @@ _LETTERS = re.compile(r"[A-Za-z]+")
 _REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
 _CALLED_WRONG = re.compile(
-    r"\b(?:is|are|was|were) (?:\w{1,12} )?(?:wrong|incorrect|mistaken)\b"
+    r"\b(?:is|are|was|were) (?:(?!not )\w{1,12} )?(?:wrong|incorrect|mistaken)\b"
     r"|(?:n['’]t|\bnot) (?:right|correct)\b",
     re.IGNORECASE,
 )

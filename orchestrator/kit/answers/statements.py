@@ -95,7 +95,7 @@ _CALLED_WRONG = re.compile(rf"\b(?:{_WRONG}|never the)[ \t*_]{{1,4}}$", re.IGNOR
 _TAKEN_BACK = re.compile(
     r"[^!?\n]{0,80}?(?:[.!][\s*_$)]{1,4}(?:(?:actually|wait|no|hmm|oh|oops|sorry|but|however)[,.!…—-]{0,3}\s){0,3}"
     r"(?:that|this|it|which)|,? which|,? but (?:that|this|it))(?:['’]s| is| was| would be)"
-    rf" (?:\w{{1,12}} )?{_WRONG}",
+    rf" (?:(?!not )\w{{1,12}} )?{_WRONG}",
     re.IGNORECASE,
 )
 # "Many would say that", "One might think"
