@@ -42,12 +42,12 @@ _ALIGNMENT = re.compile(
     re.DOTALL,
 )
 _ENDS_ALIGNMENT = re.compile(
-    r"\\end\{((?:align|gather|equation|eqnarray|multline)\*?)\}[.\s]{0,4}$"
+    r"\\end\{((?:align(?:ed)?|gather(?:ed)?|equation|eqnarray|multline)\*?)\}[.\s]{0,4}$"
 )
 _MAX_TURN_CHARS = 48
 _MAX_ENDS_OF_TURN = 4
 _END_OF_TURN = re.compile(
-    r"(?:<\|[a-z_]{2,24}\|>|</s>|<eos>|<end_of_turn>|<｜[a-z▁]{2,24}｜>)\s{0,8}$"
+    r"(?:<\|[a-z_]{2,24}\|>(?:user|assistant)?|</s>|<eos>|<end_of_turn>|<｜[a-z▁]{2,24}｜>)\s{0,8}$"
 )
 _STYLED = re.compile(r"\\(?:mathbf|boldsymbol|bm|textbf|mathit)\s?\{(.*)\}", re.DOTALL)
 _ABBREVIATIONS = frozenset(
@@ -73,6 +73,7 @@ _ABBREVIATIONS = frozenset(
 )
 _CLOSING_FENCE = re.compile(r"(?:^|\n)[ \t]{0,3}`{3,}[ \t]*$")
 _FENCE_LINE = re.compile(r"^[ \t]{0,3}`{3,}[ \t]*([\w-]{0,20})[ \t]*$", re.MULTILINE)
+_ARROW = re.compile(r"^([*_$]{0,3})(?:[-=]{1,2}>|[→⇒]|\\(?:Right|right)arrow(?![A-Za-z]))\s{0,3}")
 _PROSE_FENCES = ("", "text", "txt", "plaintext", "plain", "math", "latex", "tex", "markdown", "md")
 
 
@@ -164,7 +165,7 @@ def last_line(text: str) -> Statement:
         if len(fences) % 2 == 0 and fences[-2][1].lower() in _PROSE_FENCES:
             text = text[fences[-2].end() : fences[-1].start()].rstrip()
     start = text.rfind("\n") + 1
-    line = without_list_mark(text[start:].strip())
+    line = _ARROW.sub(r"\1", without_list_mark(text[start:].strip()), count=1)
     for left, right in ((r"\[", r"\]"), ("$$", "$$")):
         bare = text.rstrip(".")
         if bare.endswith(right) and (at := bare.rfind(left, 0, len(bare) - len(right))) >= 0:
@@ -293,6 +294,8 @@ def right_side(formula: str) -> str:
 def without_steps(formula: str) -> str:
     """Return `11` of `5 + 6 = 11`; an equation with a name or an unknown stays whole."""
     formula = _exact(formula)
+    if _ALIGNMENT.search(formula):
+        return right_side(formula)
     left, sign, _ = formula.rpartition("=")
     return right_side(formula) if sign and not re.search(r"[A-Za-z<>≤≥]", left) else formula
 

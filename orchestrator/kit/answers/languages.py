@@ -209,6 +209,12 @@ _SCRIPTS = [
 ]
 
 
+_FILLER = (
+    r"(?:donc|alors|ainsi|also|daher|somit|genau|entonces|por lo tanto|por tanto|portanto|então"
+    r"|quindi|dunque|dus|więc|jadi|exactement|exactamente|так что|таким образом|就是|则是)"
+)
+
+
 @lru_cache(maxsize=64)
 def words_of(language: Language) -> frozenset[str]:
     """Return words of a language that are no variables, even those of one letter."""
@@ -236,6 +242,71 @@ def change_of(language: Language) -> re.Pattern[str]:
     """Return the pattern of a word that changes the number before it."""
     end = r"(?!\w)" if language.is_spaced and language.code != "ko" else ""
     return re.compile(rf"(?:{language.changes}){end}", re.IGNORECASE)
+
+
+@lru_cache(maxsize=128)
+def statement_of(language: Language, options: bool) -> re.Pattern[str]:
+    """Return the pattern of "the answer is", or "Answer:", in a language.
+
+    Up to six words may stand in between. Where the verb comes last, so may the value itself.
+    """
+    nouns = f"{language.nouns}|{language.options}" if options else language.nouns
+    edge = r"\b" if language.script in ("", CYRILLIC) else ""
+    if language.is_spaced:
+        between, end = r"(?:[ \t]{1,3}[^\s.:：;=،,]{1,24}){0,6}?", r"(?![^\W\d_])"
+    else:
+        between, end = r"[^\s。.:：;；=，,\d\"]{0,10}?", ""
+    end = "" if language.code == "ko" else end
+    space = r"[ \t]{1,3}" if edge else r"[ \t]{0,3}"
+    value = r"[-+]?[\d$\\(]|\(?[A-J](?![A-Za-z])"
+    bare = rf"[ \t]{{1,3}}(?={value})" if language.verb_last else NOTHING
+    return re.compile(
+        rf"{edge}(?:{nouns})(?P<between>{between})"
+        rf"(?P<negation>{space}(?:{language.negations}))?(?:[ \t]{{0,3}}[*_]{{1,3}})?"
+        rf"(?:{space}(?:n['’])?(?P<verb>(?:{language.verbs}){end})"
+        rf"|[ \t\u00a0]{{0,3}}[:：=＝】]|[ \t]{{1,3}}[-–—](?=[ \t])|{bare}"
+        rf"|(?(negation)[ \t]{{1,3}}(?={value})|(?!)))"
+        r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：、，]?[ \t]{0,3}(?:[*_]{1,3})?"
+        rf"(?:{_FILLER}(?!\w)[ \t]{{0,2}}:?[ \t]{{0,2}}[*_]{{0,3}})?",
+        re.IGNORECASE,
+    )
+
+
+def is_denied(language: Language, match: re.Match[str], content: str) -> bool:
+    """Tell whether a statement, and the text behind it, say "is not"."""
+    negation = _denial_of(language)
+    clause = re.split(r"[,.;，。、；।]", content[:80], maxsplit=1)[0]
+    return bool(
+        match["negation"]
+        or negation.search(match["between"])
+        or (language.verb_last and negation.search(clause))
+        or negation.match(clause)
+    )
+
+
+@lru_cache(maxsize=64)
+def _denial_of(language: Language) -> re.Pattern[str]:
+    """Return the pattern of "not" and the spaces before it."""
+    is_word = language.script in ("", CYRILLIC)
+    start, end = (r"(?<!\w)", r"(?!\w)") if is_word else ("", "")
+    return re.compile(rf"[ \t]*{start}(?:{language.negations}){end}", re.IGNORECASE)
+
+
+@lru_cache(maxsize=128)
+def stems_of(language: Language, options: bool) -> tuple[str, ...]:
+    """Return plain beginnings of the nouns: to look for them takes a tenth of the time."""
+    nouns = re.split(r"\|(?![^(]*\))", language.nouns)
+    stems = tuple(re.split(r"[(\[?]", noun)[0].casefold() for noun in nouns)
+    if options and language.options != NOTHING:
+        stems += tuple(language.options.casefold().split("|"))
+    return stems
+
+
+@lru_cache(maxsize=4)
+def all_stems(options: bool, is_ascii: bool) -> tuple[str, ...]:
+    """Return the stems of all languages; those that an ASCII text may contain."""
+    stems = [stem for language in LANGUAGES for stem in stems_of(language, options)]
+    return tuple(dict.fromkeys(stem for stem in stems if stem.isascii() or not is_ascii))
 
 
 def is_foreign_count(text: str) -> bool:

@@ -109,6 +109,12 @@ _OPEN_END = re.compile(
 _LETTERS = re.compile(r"[A-Za-z]+")
 _REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
+_CALLED_WRONG = re.compile(
+    r"\b(?:is|are|was|were) (?:(?!not )\w{1,12} )?(?:wrong|incorrect|mistaken)\b"
+    r"|(?:n['’]t|\bnot) (?:right|correct)\b",
+    re.IGNORECASE,
+)
+_RELATIVE = re.compile(r",\s(?:who|which|whose)\s[^,.;$\\]{1,80}(?=,)")  # Tom, who is 12, has
 _HAS_VALUE = re.compile(
     r"\binfinity\b|\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b"
 )
@@ -122,7 +128,8 @@ def leading_expression(words: str, language: Language | None = None) -> str | No
     None if the rest of the sentence could change it.
     """
     # the common case; the code below gives the same result in five times the time
-    if number := _PLAIN_NUMBER.fullmatch(words.strip()):
+    number = _PLAIN_NUMBER.fullmatch(words.strip())
+    if number and not (language and language.decimal_comma and number[1][-4:-3] == "."):
         return number[1]
     found = _leading(words, language)
     return None if found is None or _BLANK.fullmatch(found[0]) else found[0]
@@ -171,7 +178,9 @@ def closing_values(
     last = sentences(line)[-1:]
     sentence = last[0] if last and _HAS_VALUE.search(last[0]) else line
     sentence = _REASON.split(sentence, maxsplit=1)[0]
-    if _PREAMBLE.match(sentence) or not _HAS_VALUE.search(sentence):
+    sentence = _RELATIVE.sub("", sentence)
+    is_value = _HAS_VALUE.search(sentence) and not _CALLED_WRONG.search(sentence)
+    if _PREAMBLE.match(sentence) or not is_value:
         return []
     for text in (sentence, line):
         if bold := _bold_values(text, language, read):
@@ -190,7 +199,7 @@ def closing_values(
     if several := SEVERAL_EQUATIONS.search(sentence):
         return _whole_formula(sentence, several.start(), language)
     if "=" in sentence:
-        value = read(sentence.rpartition("=")[2], language)
+        value = read(sentence.rpartition("=")[2].removeprefix(">"), language)
         return [value] if value else []
     return _numbers(sentence, language, read)
 

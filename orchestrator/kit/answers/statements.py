@@ -12,18 +12,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
 
-from orchestrator.kit.answers.languages import CYRILLIC, LANGUAGES, NOTHING, Language, language_of
+from orchestrator.kit.answers.languages import (
+    LANGUAGES,
+    Language,
+    all_stems,
+    is_denied,
+    language_of,
+    statement_of,
+    stems_of,
+)
 
 MAX_ANSWER_CHARS = 2000  # a longer "answer" is a reply that looped or never ended
 _MAX_STATEMENTS = 64  # the latest ones; a reply with more repeats itself
 _MAX_BOXES = 16  # of one list
 _WINDOW = 1200  # characters looked at after "the answer is"
 _BETWEEN_CHARS = 64  # of what may join two boxes
-_CONTEXT = 400  # characters before a box that show its language
 
 _BOX = r"\\(?:boxed|fbox|framebox)"
 _BRACES = re.compile(rf"{_BOX}\s*\{{|\\\\(?!boxed|fbox|framebox)|\\[{{}}]|[{{}}]")
@@ -41,7 +47,14 @@ _FACTOR_AFTER = re.compile(
     r"\s?(?:\\pi(?![A-Za-z])|π|\\sqrt(?:\[\d\])?\{[^{}]{1,20}\})|[a-z](?![A-Za-z])"
 )
 _SIGN_BEFORE = re.compile(r"(?:^|[=$(,;:]|\\[(\[]|[A-Za-z]{2})\s?[-−]\s?$")
-_PLACEHOLDER = re.compile(r"[\s?._…]{1,40}|\\(?:l?dots|square|_{1,9})|\.{3}")
+_PLACEHOLDER = re.compile(
+    r"[\s?._…\\~]{1,40}|\\(?:l?dots|square|_{1,9}|[hv]?phantom\s?\{[^{}]*\})"
+    r"|(?:\\text\s?\{\s?)?(?:(?:your|the|my|insert|final) ){0,3}answer(?: here)?(?:\s?\})?"
+)
+_APPROXIMATED = re.compile(rf"{_SPACES}{{0,4}}(?:\\approx(?![A-Za-z])|≈){_SPACES}{{0,4}}")
+# the box is a part of a larger formula
+_PART_BEFORE = re.compile(r"(?:\\(?:sqrt|[dt]?frac)\s?\{|\d|\}\s?[+*/]\s?|\}\s?\{)$")
+_PART_AFTER = re.compile(r"\s?(?:\^(?!\s?\{?\s?\\circ)|\+\s?C\b|[+*/]\s?\\boxed|\}\s?\{\\boxed)")
 _APPROXIMATE = re.compile(r"\s{0,3}(?:\\approx|≈)")
 _PERCENT_AFTER = re.compile(
     r"(?:\$|\\\)|\*\*|\s)*?\s?(?:\\?[%％]|(?:percent(?:age)?|per cent|pct)(?![A-Za-z]))",
@@ -76,6 +89,35 @@ _FIELD = re.compile(
     r'"(?:(?:final|correct)[_ ]?)?answer"\s{0,4}:\s{0,4}(?=["\d+[-])', re.IGNORECASE
 )
 _DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
+_WRONG = r"(?:wrong|incorrect|false|mistaken|erroneous|not (?:quite )?(?:right|correct))\b"
+_CALLED_WRONG = re.compile(rf"\b(?:{_WRONG}|never the)[ \t*_]{{1,4}}$", re.IGNORECASE)
+# "The answer is 17. Actually, that's wrong": in the same line or the next
+_TAKEN_BACK = re.compile(
+    r"[^!?\n]{0,80}?(?:[.!][\s*_$)]{1,4}(?:(?:actually|wait|no|hmm|oh|oops|sorry|but|however)[,.!…—-]{0,3}\s){0,3}"
+    r"(?:that|this|it|which)|,? which|,? but (?:that|this|it))(?:['’]s| is| was| would be)"
+    rf" (?:(?!not )\w{{1,12}} )?{_WRONG}",
+    re.IGNORECASE,
+)
+# "Many would say that", "One might think"
+_HEARSAY = re.compile(
+    r"(?:\b(?:many|some|most|others|people|students|someone)"
+    r"(?: (?:people|students|readers|might|may|would|could|will|often|of (?:them|you|us))){0,3}"
+    r"|\b(?:one|you|we|it) (?:might|may|could)(?: (?:easily|first|at|be|tempted|to|well)){0,4})"
+    r" (?:say|think|believe|guess|assume|argue|claim|expect|suppose|answer|seem)"
+    r"(?: that)?(?: (?:the|my|your|our))?(?: (?:correct|right))? $",
+    re.IGNORECASE,
+)
+# "If we had counted twice, the answer would be"
+_UNREAL = re.compile(r"\b(?:otherwise|if\b.{1,150}\b(?:had|were|did))\b", re.IGNORECASE)
+_SOMEBODY = re.compile(
+    r"\b(?:student|pupil|friend|classmate|teacher|author|user|someone|somebody|else)['’]s? "
+    r"(?:(?:final|first|own|original|given) )?$",
+    re.IGNORECASE,
+)
+_ENDS = (". ", "! ", "? ", "; ", "\n")
+_MIN_INTRODUCTION = 6  # characters: "Wrong "
+_TAIL = 80  # characters before "the answer is" in which it is attributed or denied
+_BEFORE = 200  # characters before "the answer is" that show whose statement it is
 _DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
 # "Final answer: The volume is 5"
 _SENTENCE = re.compile(r"[A-Z][a-z]{0,12}\s[^.!?\n]{1,200}\b(?:is|are|equals)\s")
@@ -83,10 +125,6 @@ _ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
 _END = re.compile(r"\n|</\w")
 _LETTER_BEFORE = re.compile(r"\s\(?[A-J]\)?$")
 _FENCE = re.compile(r"[`~]{3,}[\w-]{0,20}[ \t]*\n")
-_ELSEWHERE_FILLER = (
-    r"(?:donc|alors|ainsi|also|daher|somit|genau|entonces|por lo tanto|por tanto|portanto|então"
-    r"|quindi|dunque|dus|więc|jadi|exactement|exactamente|так что|таким образом|就是|则是)"
-)
 
 
 class Mark(Enum):
@@ -110,7 +148,8 @@ class Statement:
     `texts` are the contents of a box, with one text for each of several boxes joined by a comma,
     "and" or "or"; otherwise the rest of the line. A box, a tag, a field or a `####` line contains
     only the answer; a statement in words may continue after it. `denied`: the statement says "is
-    not". `language`: that of its words, None for English.
+    not", or is taken back. `language`: that of its words, None for English. `is_reported`: it is
+    somebody else's answer, which counts only where there is no other.
     """
 
     mark: Mark
@@ -119,11 +158,13 @@ class Statement:
     end: int
     denied: bool = False
     language: Language | None = None
+    is_reported: bool = False
 
 
 def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
     """Return the explicit statements, in order; at most the last 64.
 
+    What somebody else answers comes before all others.
     Empty and unclosed boxes are included, with an empty text.
     """
     folded = text.casefold()
@@ -137,8 +178,14 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statemen
         candidates += _tags(text)
     if 'answer"' in folded:
         candidates += _fields(text)
-    candidates.sort(key=lambda statement: statement.start)
-    return candidates[-_MAX_STATEMENTS:]
+    if len(candidates) > 1:
+        candidates.sort(key=lambda statement: (not statement.is_reported, statement.start))
+    latest = candidates[-_MAX_STATEMENTS:]
+    if not ("wrong" in folded or "incorrect" in folded or "not " in folded):
+        return latest
+    return [
+        replace(one, denied=True) if _TAKEN_BACK.match(text, one.end) else one for one in latest
+    ]
 
 
 def without_list_mark(line: str) -> str:
@@ -183,6 +230,10 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
             content = ""
         if candidates and _APPROXIMATE.match(content):
             continue  # the exact value stands before it
+        if candidates and _APPROXIMATED.fullmatch(text[candidates[-1].end : start][:24]):
+            continue
+        if _PART_BEFORE.search(text, max(0, start - 12), start) or _PART_AFTER.match(text, end):
+            content = ""
         content = _with_neighbours(text, start, end, content)
         if content and (percent := _PERCENT_AFTER.match(text, end, end + 24)):
             content, end = content + r"\%", percent.end()
@@ -230,7 +281,7 @@ def _box_language(text: str, start: int, content: str) -> Language | None:
     r"""Return the language around a box where that matters: `\boxed{4,5}` is 4.5 in German."""
     if not re.fullmatch(r"\$?[+-]?\d[\d.]*,\d+\$?(?:\s?\\?%|\s?\\text\{[^{}]*\})?", content):
         return None
-    return language_of(text[max(0, start - _CONTEXT) : start])
+    return language_of(text[max(0, start - 2 * _BEFORE) : start])
 
 
 def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
@@ -246,12 +297,22 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
     for match in marks[-_MAX_STATEMENTS:]:
         content = _after(text, match.end())
         negated = _DENIED.match(content)
-        denied = negated is not None or match["verb"][:3].lower() in ("isn", "can")
+        before = _introduction(text, match.start())
+        verb = match["verb"].lower()
+        denied = negated is not None or verb[:3] in ("isn", "can")
+        if before and match["noun"].lower() == "answer":
+            denied |= _CALLED_WRONG.search(before, len(before) - _TAIL) is not None
         content = content[negated.end() :].strip() if negated else content
-        mark = Mark.WORDS if match["verb"][-1:].isalpha() else Mark.LABEL
+        mark = Mark.WORDS if verb[-1].isalpha() else Mark.LABEL
         sentence = _SENTENCE.match(content) if match[0][:5].lower() == "final" else None
         content = content[sentence.end() :] if sentence else content
-        candidates.append(Statement(mark, (content,), match.start(), match.end(), denied))
+        is_unreal = verb == "would be" and _UNREAL.search(f"{before} {content[:_BEFORE]}")
+        if is_unreal or (before and _HEARSAY.search(before, len(before) - _TAIL)):
+            mark, content = Mark.WORDS, ""
+        reported = before != "" and _SOMEBODY.search(before, len(before) - _TAIL) is not None
+        candidates.append(
+            Statement(mark, (content,), match.start(), match.end(), denied, None, reported)
+        )
     headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "answer" in folded else []
     return candidates + [
         Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
@@ -259,92 +320,31 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
     ]
 
 
+def _introduction(text: str, end: int) -> str:
+    """Return the beginning of the sentence that contains a place; "" if it is a word or less."""
+    close = text[max(0, end - _MIN_INTRODUCTION) : end]
+    if len(close) < _MIN_INTRODUCTION or "." in close or "\n" in close:
+        return ""
+    window = text[max(0, end - _BEFORE) : end]
+    return window[max(map(window.rfind, _ENDS)) + 1 :].lstrip()
+
+
 def _phrases_elsewhere(text: str, folded: str, *, options: bool) -> Iterator[Statement]:
     """Yield the statements in words of other languages than English."""
-    if not any(map(folded.__contains__, _all_stems(options, text.isascii()))):
+    if not any(map(folded.__contains__, all_stems(options, text.isascii()))):
         return
     for language in LANGUAGES:
-        stems = (*_stems(language), *(_option_stems(language) if options else ()))
-        if not any(stem in folded for stem in stems):
+        if not any(stem in folded for stem in stems_of(language, options)):
             continue
-        for match in list(_pattern(language, options).finditer(text))[-_MAX_STATEMENTS:]:
+        for match in list(statement_of(language, options).finditer(text))[-_MAX_STATEMENTS:]:
             content = _after(text, match.end())
-            denied = _is_denied(language, match, content)
+            denied = is_denied(language, match, content)
             # "option C is right" says nothing behind its verb
             is_option = re.match(language.options, match[0], re.IGNORECASE) is not None
             is_before = _LETTER_BEFORE.search(match["between"]) is not None
             is_words = match["verb"] and not is_option and not is_before
             mark = Mark.WORDS if is_words else Mark.LABEL
             yield Statement(mark, (content,), match.start(), match.end(), denied, language)
-
-
-def _is_denied(language: Language, match: re.Match[str], content: str) -> bool:
-    negation = _negation(language)
-    clause = re.split(r"[,.;，。、；।]", content[:80], maxsplit=1)[0]
-    return bool(
-        match["negation"]
-        or negation.search(match["between"])
-        or (language.verb_last and negation.search(clause))
-        or negation.match(clause)
-    )
-
-
-@lru_cache(maxsize=128)
-def _pattern(language: Language, options: bool) -> re.Pattern[str]:
-    """Return the pattern of "the answer is", or "Answer:", in a language.
-
-    Up to six words may stand in between. Where the verb comes last, so may the value itself.
-    """
-    nouns = f"{language.nouns}|{language.options}" if options else language.nouns
-    edge = r"\b" if language.script in ("", CYRILLIC) else ""
-    if language.is_spaced:
-        between, end = r"(?:[ \t]{1,3}[^\s.:：;=،,]{1,24}){0,6}?", r"(?![^\W\d_])"
-    else:
-        between, end = r"[^\s。.:：;；=，,\d\"]{0,10}?", ""
-    end = "" if language.code == "ko" else end
-    space = r"[ \t]{1,3}" if edge else r"[ \t]{0,3}"
-    value = r"[-+]?[\d$\\(]|\(?[A-J](?![A-Za-z])"
-    bare = rf"[ \t]{{1,3}}(?={value})" if language.verb_last else NOTHING
-    return re.compile(
-        rf"{edge}(?:{nouns})(?P<between>{between})"
-        rf"(?P<negation>{space}(?:{language.negations}))?(?:[ \t]{{0,3}}[*_]{{1,3}})?"
-        rf"(?:{space}(?:n['’])?(?P<verb>(?:{language.verbs}){end})"
-        rf"|[ \t\u00a0]{{0,3}}[:：=＝】]|[ \t]{{1,3}}[-–—](?=[ \t])|{bare}"
-        rf"|(?(negation)[ \t]{{1,3}}(?={value})|(?!)))"
-        r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：、，]?[ \t]{0,3}(?:[*_]{1,3})?"
-        rf"(?:{_ELSEWHERE_FILLER}(?!\w)[ \t]{{0,2}}:?[ \t]{{0,2}}[*_]{{0,3}})?",
-        re.IGNORECASE,
-    )
-
-
-@lru_cache(maxsize=64)
-def _negation(language: Language) -> re.Pattern[str]:
-    is_word = language.script in ("", CYRILLIC)
-    start, end = (r"(?<!\w)", r"(?!\w)") if is_word else ("", "")
-    return re.compile(rf"[ \t]*{start}(?:{language.negations}){end}", re.IGNORECASE)
-
-
-@lru_cache(maxsize=64)
-def _stems(language: Language) -> tuple[str, ...]:
-    """Return plain beginnings of the nouns: to look for them takes a tenth of the time."""
-    nouns = re.split(r"\|(?![^(]*\))", language.nouns)
-    return tuple(re.split(r"[(\[?]", noun)[0].casefold() for noun in nouns)
-
-
-@lru_cache(maxsize=4)
-def _all_stems(options: bool, is_ascii: bool) -> tuple[str, ...]:
-    """Return the stems of all languages; those that an ASCII text may contain."""
-    stems = [
-        stem
-        for language in LANGUAGES
-        for stem in (*_stems(language), *(_option_stems(language) if options else ()))
-    ]
-    return tuple(dict.fromkeys(stem for stem in stems if stem.isascii() or not is_ascii))
-
-
-@lru_cache(maxsize=64)
-def _option_stems(language: Language) -> tuple[str, ...]:
-    return tuple(language.options.casefold().split("|")) if language.options != NOTHING else ()
 
 
 def _hashes(text: str) -> list[Statement]:

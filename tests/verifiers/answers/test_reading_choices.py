@@ -7,6 +7,12 @@ import pytest
 from verifiers.answers.choice import Choice
 
 ENGLISH: list[tuple[str, str | None]] = [
+    ("The answer is C (the student's answer is A).", "C"),
+    ("The answer is C. (If it were cold, the answer would be A.)", "C"),
+    ("Answer: C\n\nWrong answer: A", "C"),
+    ("The answer is A. Actually, that is wrong, it should be C.", None),
+    ("Many would say that the answer is A.", None),
+    ("=> C", "C"),
     ("<answer>(B)</answer>", "B"),
     ("<ANSWER> c </ANSWER>", "C"),
     ("<answer>A</answer> no, <answer>D</answer>", "D"),

@@ -9,6 +9,8 @@ from verifiers.answers.number import Number
 from verifiers.answers.text import Text
 
 NUMBERS: list[tuple[str, str | None]] = [
+    ("La respuesta es 1.250.", "1250"),
+    ("La respuesta es 1.25.", "1.25"),
     ("答案：42", "42"),
     ("最终答案是 3.5。", "3.5"),
     ("所以一共有25个苹果。", "25"),
