@@ -103,16 +103,15 @@ class _Reader:
         product = self._implicit()
         while (token := self.peek()) in ("*", r"\cdot", r"\times", "/"):
             self._at += 1
-            factor = self._signed_factor() if self._is_signed() else self._implicit(token == "/")
+            factor = (
+                self._signed_factor() if self.peek() in ("-", "+") else self._implicit(token == "/")
+            )
             if token == "/":
                 factor = sympy.Pow(factor, -1, evaluate=False)
             product = sympy.Mul(product, factor, evaluate=False)
             if token == "/" and self._starts_factor():  # 1/3x, where 1/3 was a fraction
                 product = sympy.Mul(product, self._implicit(), evaluate=False)
         return product
-
-    def _is_signed(self) -> bool:
-        return self.peek() in ("-", "+")
 
     def _signed_factor(self) -> Any:
         factor = 1
@@ -388,7 +387,7 @@ class _Reader:
             power = self._exponent()
         if self.peek() in ("(", "[", "{", "|"):
             return power, self._atom()
-        factors = [self._signed_factor() if self._is_signed() else self._power()]
+        factors = [self._signed_factor() if self.peek() in ("-", "+") else self._power()]
         while self._starts_factor() and not names.is_function(self.peek() or ""):
             factors.append(self._power())
         return power, factors[0] if len(factors) == 1 else sympy.Mul(*factors, evaluate=False)
