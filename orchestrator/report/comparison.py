@@ -146,7 +146,10 @@ def _notes(
     if len(same) < len(shared):
         notes.append(f"{len(shared) - len(same):,} ids have different questions in the two jobs")
     if len(ids) < len(same):
-        notes.append(f"{len(same) - len(ids):,} problems have no result in one, or no reference")
+        notes.append(
+            f"{len(same) - len(ids):,} problems do not count: no result in one of the jobs, or no "
+            "reference that can be read"
+        )
     return notes
 
 

@@ -68,7 +68,7 @@ def frames(directory: str | Path, problems: str | Path = "") -> Frames:
     when there is no job, or pyarrow is missing.
     """
     _pyarrow()
-    return frames_of(read_scored(directory, str(problems)))
+    return frames_of(read_scored(directory, problems))
 
 
 def frames_of(job: ScoredJob) -> Frames:

@@ -84,8 +84,7 @@ class ScoredProblem:
 
     `problem.prompt` is "" where the problem file no longer has the text that the job answered.
     `reference` is as its row has it, `accepted` as its domain reads it. `right` is None where the
-    answer could not be scored. `pool` has the traces as they arrived. `n_other` of them belong to
-    no attempt: probes, verdicts.
+    answer could not be scored. `pool` has the traces as they arrived.
     """
 
     problem: Problem
@@ -96,7 +95,11 @@ class ScoredProblem:
     right: bool | None
     attempts: tuple[Attempt, ...]
     pool: Sequence[Trace]
-    n_other: int
+
+    @property
+    def others(self) -> list[Trace]:
+        """The traces that belong to no attempt, such as probes and verdicts, by ordinal."""
+        return sorted((t for t in self.pool if t.purpose not in VOTING), key=lambda t: t.ordinal)
 
     @property
     def is_tied(self) -> bool:
@@ -129,20 +132,24 @@ class ScoredJob:
         }
 
 
-def read_scored(directory: str | Path, problems: str = "") -> ScoredJob:
+def read_scored(
+    directory: str | Path, problems: str | Path = "", *, only: str | None = None
+) -> ScoredJob:
     """Return a job with its outcomes; `problems` is a file with the references, if not the job's.
 
-    PlanError when there is no job, or `problems` cannot be read.
+    With `only`, the id of a problem, no other problem is scored. PlanError when there is no job,
+    or `problems` cannot be read.
     """
     job = read_finished(Path(directory))
     questions, notes = job.problems()
-    answers = problems or (job.source.problems if job.source else "")
+    answers = str(problems) or (job.source.problems if job.source else "")
     rows: Mapping[str, ReferenceRow] = {}
     if problems or (answers and Path(answers).is_file()):
         rows = reference_rows(answers)
     elif answers:
         notes = (*notes, f"{answers} is gone: questions and references are unknown")
-    read, right, keys = _scores(job, questions, rows)
+    asked = [id for id in questions if only in (None, id)]
+    read, right, keys = _scores(job, {id: questions[id].domain for id in asked}, rows)
     notes = (*notes, *unreadable_notes(read, answers))
     results = {r.problem_id: r for r in job.results_in_order()}
     scored = tuple(
@@ -166,18 +173,18 @@ def _order(job: FinishedJob, results: Mapping[str, Result]) -> list[str]:
 
 
 def _scores(
-    job: FinishedJob, questions: Mapping[str, Problem], rows: Mapping[str, ReferenceRow]
+    job: FinishedJob, domains: Mapping[str, str], rows: Mapping[str, ReferenceRow]
 ) -> _Scores:
-    """Return the references, which results are right, and the keys of right answers in pools."""
+    """Return the references of the problems in `domains`, which of their results are right, and the
+    keys of the right answers in their pools.
+    """
     if not rows:
         return References({}), {}, {}
-    domains = {id: problem.domain for id, problem in questions.items()}
 
     async def scores(annotator: Annotator) -> _Scores:
         read = await read_references(rows, domains, annotator)
-        results = job.results.values()
-        right = await score(results, read.answers, domains, annotator.accepts)
-        pools = {id: job.arrivals(id) for id in job.digests}
+        right = await score(job.results.values(), read.answers, domains, annotator.accepts)
+        pools = {id: job.arrivals(id) for id in read.answers}
         keys = await right_keys(pools, read.answers, domains, annotator.accepts)
         return read, right, keys
 
@@ -193,8 +200,6 @@ def _scored_problem(
     right: bool | None,
     keys: frozenset[str] | None,
 ) -> ScoredProblem:
-    attempts = tuple(_attempts(pool, result, keys))
-    n_attempt_traces = sum(t.purpose in VOTING for t in pool)
     return ScoredProblem(
         problem,
         result,
@@ -202,9 +207,8 @@ def _scored_problem(
         None if row is None else reference_text(row.answer),
         accepted,
         right,
-        attempts,
+        tuple(_attempts(pool, result, keys)),
         pool,
-        len(pool) - n_attempt_traces,
     )
 
 

@@ -7,7 +7,7 @@ import click
 from orchestrator.cli.console import print_json, results_console
 from orchestrator.cli.options import debug_option, json_option
 from orchestrator.cli.study.results.options import by_option, problems_option, rows_option
-from orchestrator.cli.view.results import comparison_view
+from orchestrator.cli.view.results.jobs import comparison_view
 from orchestrator.report.comparison import compared
 from orchestrator.report.scored import read_scored
 

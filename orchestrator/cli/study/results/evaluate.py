@@ -13,7 +13,7 @@ from orchestrator.cli.inputs import required_references
 from orchestrator.cli.options import debug_option, json_option
 from orchestrator.cli.study.results.options import by_option, problems_option
 from orchestrator.cli.view.numbers import counted, one_line
-from orchestrator.cli.view.results import tags_table
+from orchestrator.cli.view.results.jobs import tags_table
 from orchestrator.cli.view.tables import points_table, rankings_table
 from orchestrator.core.values import Result, Status, Trace
 from orchestrator.core.votes import n_sampled

@@ -10,7 +10,8 @@ import click
 from orchestrator.cli.console import print_json, results_console
 from orchestrator.cli.options import debug_option, json_option
 from orchestrator.cli.study.results.options import problems_option, rows_option
-from orchestrator.cli.view.results import problem_view, problems_view
+from orchestrator.cli.view.results.problems import problem_view, problems_view
+from orchestrator.cli.view.tables import trace_row
 from orchestrator.core.errors import PlanError
 from orchestrator.report.rows import attempt_row, problem_row
 from orchestrator.report.scored import (
@@ -60,6 +61,11 @@ def _filters(function: Callable[..., int]) -> Callable[..., int]:
 @click.option(
     "--thinking", is_flag=True, help="With ID: print the thinking of attempts, not only its length."
 )
+@click.option(
+    "--others",
+    is_flag=True,
+    help="With ID: also print the traces that belong to no attempt, such as probes and verdicts.",
+)
 @rows_option
 @problems_option
 @json_option
@@ -69,6 +75,7 @@ def show(
     problem: str | None,
     tags: Sequence[str],
     thinking: bool,
+    others: bool,
     n_rows: int,
     problems: str,
     as_json: bool,
@@ -90,10 +97,15 @@ def show(
     names = [name for name, wanted in chosen.items() if wanted]
     if problem is not None:
         _refuse_lists(names, tags)
-        one = problem_named(read_scored(directory, problems), problem)
-        return _show_problem(one, thinking, as_json)
-    if thinking:
-        raise PlanError("--thinking prints the attempts at one problem: give its ID after DIR")
+        one = problem_named(read_scored(directory, problems, only=problem), problem)
+        if as_json:
+            print_json(_problem_json(one))
+        else:
+            results_console().print(problem_view(one, thinking, others))
+        return 0
+    if thinking or others:
+        option = "--thinking" if thinking else "--others"
+        raise PlanError(f"{option} prints the traces of one problem: give its ID after DIR")
     wanted = _wanted_tags(tags)
     job = read_scored(directory, problems)
     kept = _tagged(job, [p for p in job.problems if _applies(p, names)], wanted)
@@ -148,11 +160,9 @@ def _listing(job: ScoredJob, kept: Sequence[ScoredProblem]) -> dict[str, object]
     }
 
 
-def _show_problem(problem: ScoredProblem, thinking: bool, as_json: bool) -> int:
-    if as_json:
-        row = problem_row(problem) if problem.result else None
-        attempts = [attempt_row(problem.problem.id, a) for a in problem.attempts]
-        print_json({"problem": row, "attempts": attempts})
-    else:
-        results_console().print(problem_view(problem, thinking))
-    return 0
+def _problem_json(problem: ScoredProblem) -> dict[str, object]:
+    return {
+        "problem": problem_row(problem) if problem.result else None,
+        "attempts": [attempt_row(problem.problem.id, a) for a in problem.attempts],
+        "others": list(map(trace_row, problem.others)),
+    }

@@ -1,38 +1,24 @@
-"""The views of `leadline show` and `leadline compare`, and accuracy by tag; display only."""
+"""A job's problems as a list, and one problem with its attempts; display only."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import compress
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.view.numbers import (
-    NONE,
-    count,
-    counted,
-    estimate_text,
-    interval,
-    one_line,
-    percent,
-    points,
-    share,
-)
+from orchestrator.cli.view.numbers import NONE, count, counted, estimate_text, one_line, percent
+from orchestrator.cli.view.results.lists import QuestionList, notes_view, shortened
 from orchestrator.cli.view.tables import numbers_table
-from orchestrator.core.values import Cluster, Result
-from orchestrator.core.votes import VOTING
+from orchestrator.core.values import Cluster, Result, Trace
 from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.kit.prompts import question
-from orchestrator.report.comparison import Change, Difference, JobComparison, TagDifference
 from orchestrator.report.scored import Attempt, AttemptState, Outcome, ScoredJob, ScoredProblem
-from orchestrator.report.tags import TagAccuracy
 from orchestrator.studies.evaluate import share_estimate
 
 _STYLES = {
@@ -49,32 +35,6 @@ _STATES = {
     AttemptState.ABSTAINED: "abstained: no answer was found in its text",
     AttemptState.CUT_OFF: "cut off before it gave an answer",
 }
-_LONGEST_ANSWER = 24  # characters of an answer or a reference in a list
-_NARROWEST_QUESTION = 16  # where less is left for the questions of a list, they are left out
-
-
-@dataclass(frozen=True, slots=True)
-class _QuestionList:
-    """A table with the question of each row in its last column, in one line, if there is room."""
-
-    headings: Sequence[str]
-    n_texts: int
-    rows: Sequence[Sequence[Text]]
-    questions: Sequence[str]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        narrow = self._table(0)
-        room = options.max_width - Measurement.get(console, options, narrow).maximum - 2
-        yield self._table(room) if room >= _NARROWEST_QUESTION else narrow
-
-    def _table(self, width: int) -> Table:
-        """Return the table with the first characters of the questions, so that they fit."""
-        table = numbers_table(
-            self.headings, n_texts=self.n_texts, texts_after=["question"] if width else []
-        )
-        for row, text in zip(self.rows, self.questions, strict=True):
-            table.add_row(*row, *([Text(_short(text, width), style="dim")] if width else []))
-        return table
 
 
 # --- a list of problems
@@ -102,7 +62,7 @@ def problems_view(
         parts.append(Text(f"{count(len(shown))} of {count(len(problems))}; --rows 0 lists all"))
     if shown:
         parts.append(Text(hint, style="dim"))
-    return Group(*parts, *_notes(job.notes))
+    return Group(*parts, *notes_view(job.notes))
 
 
 def _headline(job: ScoredJob) -> Text:
@@ -117,10 +77,13 @@ def _headline(job: ScoredJob) -> Text:
     accuracy = share_estimate(list(job.correctness.values()))
     if accuracy is not None:
         text.append(f"\naccuracy {estimate_text(accuracy)}", style="not bold")
+        if n_failed := sum(p.outcome is Outcome.FAILED and bool(p.accepted) for p in job.problems):
+            verb = "counts" if n_failed == 1 else "count"
+            text.append(f"; {counted(n_failed, 'failed problem')} {verb} as wrong", style="red")
     return text
 
 
-def _problems_list(problems: Sequence[ScoredProblem], has_dropped: bool) -> _QuestionList:
+def _problems_list(problems: Sequence[ScoredProblem], has_dropped: bool) -> QuestionList:
     has_references = any(p.accepted for p in problems)
     shown = {
         "problem": True,
@@ -134,7 +97,7 @@ def _problems_list(problems: Sequence[ScoredProblem], has_dropped: bool) -> _Que
     rows = [list(compress(_problem_cells(p), shown.values())) for p in problems]
     n_texts = 4 if has_references else 3
     headings = list(compress(shown, shown.values()))
-    return _QuestionList(headings, n_texts, rows, [_subject(p) for p in problems])
+    return QuestionList(headings, n_texts, rows, [_subject(p) for p in problems])
 
 
 def _problem_cells(problem: ScoredProblem) -> Iterator[Text]:
@@ -144,8 +107,8 @@ def _problem_cells(problem: ScoredProblem) -> Iterator[Text]:
     n_dropped = sum(a.state is AttemptState.DROPPED for a in problem.attempts)
     yield Text(problem.problem.id)
     yield Text(f"{problem.outcome}{tie}", style=_STYLES.get(problem.outcome, ""))
-    yield Text(_short(result.answer.text) if result and result.answer else NONE)
-    yield Text(_short(" or ".join(problem.accepted)) or NONE)
+    yield Text(shortened(result.answer.text) if result and result.answer else NONE)
+    yield Text(shortened(" or ".join(problem.accepted)) or NONE)
     yield Text(_votes(result, len(problem.attempts)))
     yield Text(count(n_right) if problem.accepted else NONE)
     yield Text(count(n_dropped))
@@ -162,22 +125,14 @@ def _subject(problem: ScoredProblem) -> str:
     return one_line(error or question(problem.problem.prompt))
 
 
-def _short(text: str, width: int = _LONGEST_ANSWER) -> str:
-    """Return a text in one line of at most `width` cells."""
-    short = Text(one_line(text))
-    short.truncate(width, overflow="ellipsis")
-    return short.plain
-
-
-def _notes(notes: Sequence[str]) -> list[Text]:
-    return [Text(f"note: {note}", style="yellow") for note in notes]
-
-
 # --- one problem
 
 
-def problem_view(problem: ScoredProblem, with_thinking: bool) -> RenderableType:
-    """Return one problem: question, reference, votes, and every attempt with its text."""
+def problem_view(problem: ScoredProblem, with_thinking: bool, with_others: bool) -> RenderableType:
+    """Return one problem: question, reference, votes, and every attempt with its text.
+
+    `with_others`: also the traces that belong to no attempt.
+    """
     result = problem.result
     title = Text(problem.problem.id, style="bold")
     tie = ", tied" if problem.is_tied else ""
@@ -191,11 +146,13 @@ def problem_view(problem: ScoredProblem, with_thinking: bool) -> RenderableType:
         parts.append(_votes_table(problem, result.clusters))
     for attempt in problem.attempts:
         parts += _attempt_view(attempt, with_thinking)
-    if problem.n_other:
-        counts = Counter(t.purpose.value for t in problem.pool)
-        others = ", ".join(f"{n:,} {name}" for name, n in counts.items() if name not in VOTING)
-        parts.append(Rule(style="dim"))
-        parts.append(Text(f"not shown: other traces ({others})", style="dim"))
+    others = problem.others
+    if others and with_others:
+        parts += [one for trace in others for one in _trace_view(trace, with_thinking)]
+    elif others:
+        counts = Counter(trace.purpose.value for trace in others)
+        listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+        parts += [Rule(style="dim"), Text(f"other traces: {listed} (--others)", style="dim")]
     return Group(*parts)
 
 
@@ -242,7 +199,7 @@ def _attempt_view(attempt: Attempt, with_thinking: bool) -> Iterator[RenderableT
     trace = attempt.trace
     title = Text(f"attempt {trace.ordinal} · {_state(attempt)}")
     if trace.answer:
-        title.append(f" · answer {_short(trace.answer.text)}")
+        title.append(f" · answer {shortened(trace.answer.text)}")
     if attempt.right is not None:
         title.append(" · ").append_text(_mark(attempt.right))
     title.append(f" · {counted(attempt.usage.output_tokens, 'token')}")
@@ -251,15 +208,30 @@ def _attempt_view(attempt: Attempt, with_thinking: bool) -> Iterator[RenderableT
     if scores:
         facts = " · ".join(f"{name} {value:.3g}" for name, value in scores.items())
         yield Text(facts, style="dim")
+    yield from _text_view(trace, attempt.usage.reasoning_tokens, with_thinking)
+
+
+def _trace_view(trace: Trace, with_thinking: bool) -> Iterator[RenderableType]:
+    about = f" of {', '.join(map(str, trace.subjects))}" if trace.subjects else ""
+    about = about or (f" of {trace.parent}" if trace.parent is not None else "")
+    title = f"trace {trace.ordinal} · {trace.purpose}{about} · {trace.finish}"
+    title += f" · answer {shortened(trace.answer.text)}" if trace.answer else ""
+    title += f" · {counted(trace.usage.output_tokens, 'token')}"
+    yield Rule(Text(title), align="left", style="dim")
+    yield from _text_view(trace, trace.usage.reasoning_tokens, with_thinking)
+
+
+def _text_view(trace: Trace, n_thinking: int, with_thinking: bool) -> Iterator[RenderableType]:
+    """Yield the thinking, folded unless `with_thinking`, the reply, and what went wrong."""
     parts = parts_of(trace)
     thinking, reply = parts.thinking_text, parts.reply_text.strip()
     if thinking and with_thinking:
         yield Text("thinking", style="dim italic")
         yield Text(thinking, style="dim")
-    elif thinking:
-        yield Text(f"▸ {_length(attempt, thinking)} of thinking (--thinking)", style="dim italic")
-    if thinking and with_thinking:
         yield Text("reply" if reply else "(no reply)", style="dim italic")
+    elif thinking:
+        length = counted(n_thinking, "token") if n_thinking else f"{len(thinking):,} characters"
+        yield Text(f"▸ {length} of thinking (--thinking)", style="dim italic")
     if reply:
         yield Text(reply)
     elif not thinking:
@@ -269,117 +241,5 @@ def _attempt_view(attempt: Attempt, with_thinking: bool) -> Iterator[RenderableT
             yield Text(text, style=style)
 
 
-def _length(attempt: Attempt, thinking: str) -> str:
-    n = attempt.usage.reasoning_tokens
-    return counted(n, "token") if n else f"{len(thinking):,} characters"
-
-
 def _state(attempt: Attempt) -> str:
     return _STATES.get(attempt.state, attempt.state.value)
-
-
-# --- two jobs
-
-
-def comparison_view(comparison: JobComparison, n_rows: int) -> RenderableType:
-    """Return two jobs side by side, with at most `n_rows` of the problems that changed (0: all)."""
-    difference = comparison.difference
-    names = Table.grid(padding=(0, 2))
-    names.add_row(Text("A", style="bold"), Text(comparison.first, overflow="fold"))
-    names.add_row(Text("B", style="bold"), Text(comparison.second, overflow="fold"))
-    parts: list[RenderableType] = [names, _difference_table(difference)]
-    if comparison.tags:
-        parts.append(_tag_differences(comparison.tags))
-    parts.append(_changes_line(comparison))
-    changes = comparison.changes[:n_rows] if n_rows else comparison.changes
-    if changes:
-        parts.append(_changes_list(changes))
-    if len(changes) < len(comparison.changes):
-        shown = f"{count(len(changes))} of {count(len(comparison.changes))}"
-        parts.append(Text(f"{shown}; --rows 0 lists all"))
-    return Group(*parts, *_notes(comparison.notes))
-
-
-def _difference_table(difference: Difference) -> Table:
-    heading = f"over {counted(difference.n, 'problem')}"
-    table = numbers_table((heading, "A", "B", "B − A", "95% interval"), n_texts=1)
-    table.add_row("accuracy", *_accuracies(difference))
-    table.add_row(
-        "output tokens per problem",
-        count(difference.first_tokens),
-        count(difference.second_tokens),
-        f"{difference.tokens.value:+,.0f}",
-        interval(difference.tokens, "+,.0f"),
-    )
-    return table
-
-
-def _accuracies(difference: Difference) -> tuple[str, str, str, str]:
-    gain = points(difference.accuracy)
-    first, second = share(difference.first.value), share(difference.second.value)
-    return first, second, f"{gain.value:+.1f} points", interval(gain, "+.1f")
-
-
-def _tag_differences(tags: Sequence[TagDifference]) -> Table:
-    headings = ("tag", "value", "n", "A", "B", "B − A", "95% interval")
-    table = numbers_table(headings, n_texts=2, title="accuracy by tag")
-    last = ""
-    for one in tags:
-        name = one.tag if one.tag != last else ""
-        last = one.tag
-        table.add_row(
-            Text(name), Text(one.value), count(one.difference.n), *_accuracies(one.difference)
-        )
-    return table
-
-
-def _changes_line(comparison: JobComparison) -> Text:
-    n_gained = sum(change.is_gain for change in comparison.changes)
-    n_lost = len(comparison.changes) - n_gained
-    text = Text(f"{count(n_lost)} lost", style="red" if n_lost else "")
-    text.append_text(Text(" · ", style="default"))
-    text.append_text(Text(f"{count(n_gained)} gained", style="green" if n_gained else ""))
-    other = (
-        f" ({count(comparison.n_other_answer)} with another answer)"
-        if comparison.n_other_answer
-        else ""
-    )
-    rest = (
-        f" · {count(comparison.n_both_right)} right in both"
-        f" · {count(comparison.n_both_wrong)} wrong in both{other}"
-    )
-    return text.append(rest, style="default")
-
-
-def _changes_list(changes: Sequence[Change]) -> _QuestionList:
-    headings = ("problem", "", "A", "B", "reference")
-    rows = [list(_change_cells(change)) for change in changes]
-    return _QuestionList(headings, len(headings), rows, [change.question for change in changes])
-
-
-def _change_cells(change: Change) -> Iterator[Text]:
-    yield Text(change.id)
-    yield Text("gained", style="green") if change.is_gain else Text("lost", style="red")
-    for answer, outcome in (
-        (change.first, change.first_outcome),
-        (change.second, change.second_outcome),
-    ):
-        yield Text(outcome.value if answer is None else _short(answer))
-    yield Text(_short(change.reference))
-
-
-# --- accuracy by tag
-
-
-def tags_table(rows: Sequence[TagAccuracy]) -> Table:
-    """Return the accuracy of each value of each tag."""
-    headings = ("tag", "value", "accuracy", "95% interval", "n")
-    table = numbers_table(headings, n_texts=2)
-    last = ""
-    for row in rows:
-        name = row.tag if row.tag != last else ""
-        last = row.tag
-        estimate = row.accuracy
-        cells = (share(estimate.value), interval(estimate), count(estimate.n))
-        table.add_row(Text(name), Text(row.value), *cells)
-    return table
