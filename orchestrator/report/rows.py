@@ -106,7 +106,9 @@ def columns(rows: Iterable[Row]) -> dict[str, list[Any]]:
     table: dict[str, list[Any]] = {}
     for n_before, row in enumerate(rows):
         for name, value in _flattened(row):
-            table.setdefault(name, [None] * n_before).append(value)
+            if name not in table:
+                table[name] = [None] * n_before
+            table[name].append(value)
         for values in table.values():
             if len(values) == n_before:
                 values.append(None)

@@ -53,7 +53,9 @@ class AttemptState(StrEnum):
     """What became of an attempt."""
 
     VOTED = "voted"
-    UNUSED = "unused"  # it has an answer, and the selector gave it no vote
+    UNUSED = (
+        "unused"  # it has an answer and no vote: the selector gave it none, or it is still open
+    )
     ABSTAINED = "abstained"  # it came to its end without an answer
     CUT_OFF = "cut off"  # by length or a stop rule, before it gave an answer
     CANCELLED = "cancelled"
@@ -141,8 +143,9 @@ def read_scored(
     or `problems` cannot be read.
     """
     job = read_finished(Path(directory))
-    questions, notes = job.problems()
-    answers = str(problems) or (job.source.problems if job.source else "")
+    own = job.source.problems if job.source else ""
+    questions, notes = job.problems(*([] if Path(own).is_file() else [str(problems)]))
+    answers = str(problems) or own
     rows: Mapping[str, ReferenceRow] = {}
     if problems or (answers and Path(answers).is_file()):
         rows = reference_rows(answers)

@@ -31,7 +31,7 @@ _STYLES = {
     Outcome.OPEN: "yellow",
 }
 _STATES = {
-    AttemptState.UNUSED: "has an answer, but the selector gave it no vote",
+    AttemptState.UNUSED: "has an answer, but no vote",
     AttemptState.ABSTAINED: "abstained: no answer was found in its text",
     AttemptState.CUT_OFF: "cut off before it gave an answer",
 }
