@@ -1,7 +1,8 @@
-"""docs/results.md: its commands run on two jobs, and its tables list what there is."""
+"""docs/results.md and the help of its commands: the examples run, the tables list what there is."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -27,11 +28,16 @@ def run(*arguments: str) -> str:
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The jobs of the page, on the fake engine."""
+    """The jobs and files of the examples, on the fake engine; each problem has a level."""
     monkeypatch.chdir(tmp_path)
-    plan = str(ROOT / "examples" / "arithmetic.toml")
-    run("run", plan, "--execution.engine", "fake", "-q")
-    run("run", plan, "--execution.engine", "fake", "-q", "--seed", "1", "--out", "runs/plain")
+    lines = (ROOT / "examples" / "arithmetic.jsonl").read_text().splitlines()
+    rows = [json.loads(line) | {"level": 1 + i % 5} for i, line in enumerate(lines)]
+    for name in ("p.jsonl", "answers.jsonl"):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = (str(ROOT / "examples" / "arithmetic.toml"), "--problems", "p.jsonl")
+    for seed, name in enumerate(("arithmetic", "plain", "adaptive")):
+        settings = ("--execution.engine", "fake", "-q", "--seed", str(seed))
+        run("run", *plan, *settings, "--out", f"runs/{name}")
 
 
 @pytest.mark.usefixtures("jobs")
@@ -39,6 +45,16 @@ def test_every_command_of_the_page_runs() -> None:
     assert len(COMMANDS) == 6
     for command in COMMANDS:
         assert run(*command[1:])
+
+
+@pytest.mark.usefixtures("jobs")
+@pytest.mark.parametrize("name", ["show", "eval", "compare", "export"])
+def test_every_example_of_the_help_runs(name: str) -> None:
+    """As it is written, and without a note that something could not be done."""
+    examples = re.findall(r"^ +leadline (.*)", run(name, "--help"), re.MULTILINE)
+    assert len(examples) > 1
+    for example in examples:
+        assert "could not be" not in run(*shlex.split(example))
 
 
 @pytest.mark.usefixtures("jobs")

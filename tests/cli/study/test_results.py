@@ -268,6 +268,14 @@ def test_eval_breaks_accuracy_down_by_tag(cli: Run, job: str) -> None:
     assert "it has level" in cli("eval", job, "--by", "levle", code=2).stderr
 
 
+def test_eval_says_which_metric_a_job_lacks(cli: Run, job: str) -> None:
+    """The remedy is a job that records it."""
+    [note] = json.loads(cli("eval", job, "--selector", "weighted", "--json").stdout)["notes"]
+    assert "12 problems could not be voted on" in note
+    assert "did not record mean_confidence" in note
+    assert "a job run with --selector weighted does" in note
+
+
 # --- export
 
 

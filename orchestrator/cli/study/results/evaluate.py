@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from orchestrator.plan.spec_syntax import one_spec, spelled
 from orchestrator.report.tags import accuracy_by_tag
 from orchestrator.studies.evaluate import RightAnswers
 from orchestrator.studies.summary import (
+    Ranking,
     correctness,
     curve,
     rankings,
@@ -69,8 +71,7 @@ def evaluate(
     \b
     Examples:
       leadline eval runs/arithmetic
-      leadline eval runs/arithmetic --selector weighted --selector "filtered by=tail_confidence"
-        --ks 1,4,16
+      leadline eval runs/arithmetic --selector "discounted slope=0.7" --ks 1,4,16
       leadline eval runs/arithmetic --problems answers.jsonl --by level
     """
     widths = parse_counts(ks, "--ks") if ks else ()
@@ -94,12 +95,7 @@ def evaluate(
     right = correctness(results, references, domains, plan, execution)
     by_tag = accuracy_by_tag(results, right, tags) if right or tags else []
     points = curve(pools, references, domains, widths, plan, execution) if references else []
-    notes = [
-        f"{r.selector}: {counted(r.n_failed, 'problem')} could not be voted on, "
-        f"e.g.: {one_line(r.error)}"
-        for r in ranked
-        if r.n_failed
-    ]
+    notes = [_fault_note(r, loaded[r.selector], pools) for r in ranked if r.n_failed]
     doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
     notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
     notes += _cautions(results, pools, references, answers)
@@ -128,6 +124,19 @@ def evaluate(
     for note in notes:
         console.print(Text(note, style="yellow"))
     return 0
+
+
+def _fault_note(ranking: Ranking, selector: object, pools: Mapping[str, Sequence[Trace]]) -> str:
+    """Return the note on the problems that a selector could not vote on, with the remedy."""
+    recorded = {name for pool in pools.values() for trace in pool for name in trace.metrics}
+    missing = [name for name in registry.metrics(selector) if name not in recorded]
+    n_failed = counted(ranking.n_failed, "problem")
+    if missing:
+        return (
+            f"{ranking.selector}: {n_failed} could not be voted on, because the job did not record "
+            f"{', '.join(missing)}; a job run with --selector {shlex.quote(ranking.selector)} does"
+        )
+    return f"{ranking.selector}: {n_failed} could not be voted on, e.g.: {one_line(ranking.error)}"
 
 
 def _cautions(
