@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -112,7 +113,7 @@ def show(
     if as_json:
         print_json(_listing(job, kept))
     else:
-        command = f"leadline show {directory}"
+        command = f"leadline show {shlex.quote(directory)}"
         results_console().print(problems_view(job, kept, n_rows, command, names))
     return 0
 
