@@ -27,9 +27,9 @@ from orchestrator.studies.evaluate import (
     References,
     read_references,
     reference_rows,
-    reference_text,
     right_keys,
     score,
+    text_of,
 )
 from orchestrator.studies.summary import compare_answers, unreadable_notes
 
@@ -207,7 +207,7 @@ def _scored_problem(
         problem,
         result,
         _outcome(result, right, bool(accepted)),
-        None if row is None else reference_text(row.answer),
+        None if row is None else text_of(row.answer),
         accepted,
         right,
         tuple(_attempts(pool, result, keys)),
