@@ -128,6 +128,17 @@ def test_a_row_of_the_list_is_a_line_that_fits(
     assert sum("What is number" in line for line in lines) == (0 if columns < 61 else 12)
 
 
+def test_long_answers_leave_room_for_the_question(cli: Run) -> None:
+    """They are cut before the question is left out, and whole in the view of one problem."""
+    long = "a hundred and twenty-three thousand"
+    settings = ("--domain", "text", "--execution.engine.answers", json.dumps([long]))
+    cli("run", "--problems", "p.jsonl", *FAKE, *settings, "--out", "runs/w")
+    text = cli("show", "runs/w").stdout
+    assert text.count("What is number") == 12
+    assert long not in text
+    assert long in cli("show", "runs/w", "q0").stdout
+
+
 def test_a_long_list_is_cut_and_says_so(cli: Run, job: str) -> None:
     assert "3 of 12; --rows 0 lists all" in cli("show", job, "--rows", "3").stdout
     assert "lists all" not in cli("show", job, "--rows", "0").stdout

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.view.numbers import count, counted, interval, points, share
-from orchestrator.cli.view.results.lists import QuestionList, notes_view, shortened
+from orchestrator.cli.view.results.lists import QuestionList, notes_view
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.report.comparison import Change, Difference, JobComparison, TagDifference
 from orchestrator.report.tags import TagAccuracy
@@ -90,7 +90,13 @@ def _changes_line(comparison: JobComparison) -> Text:
 def _changes_list(changes: Sequence[Change]) -> QuestionList:
     headings = ("problem", "", "A", "B", "reference")
     rows = [list(_change_cells(change)) for change in changes]
-    return QuestionList(headings, len(headings), rows, [change.question for change in changes])
+    return QuestionList(
+        headings,
+        len(headings),
+        ("A", "B", "reference"),
+        rows,
+        [change.question for change in changes],
+    )
 
 
 def _change_cells(change: Change) -> Iterator[Text]:
@@ -100,8 +106,8 @@ def _change_cells(change: Change) -> Iterator[Text]:
         (change.first, change.first_outcome),
         (change.second, change.second_outcome),
     ):
-        yield Text(outcome.value if answer is None else shortened(answer))
-    yield Text(shortened(change.reference))
+        yield Text(outcome.value if answer is None else answer)
+    yield Text(change.reference)
 
 
 # --- accuracy by tag

@@ -97,7 +97,9 @@ def _problems_list(problems: Sequence[ScoredProblem], has_dropped: bool) -> Ques
     rows = [list(compress(_problem_cells(p), shown.values())) for p in problems]
     n_texts = 4 if has_references else 3
     headings = list(compress(shown, shown.values()))
-    return QuestionList(headings, n_texts, rows, [_subject(p) for p in problems])
+    return QuestionList(
+        headings, n_texts, ("answer", "reference"), rows, [_subject(p) for p in problems]
+    )
 
 
 def _problem_cells(problem: ScoredProblem) -> Iterator[Text]:
@@ -107,8 +109,8 @@ def _problem_cells(problem: ScoredProblem) -> Iterator[Text]:
     n_dropped = sum(a.state is AttemptState.DROPPED for a in problem.attempts)
     yield Text(problem.problem.id)
     yield Text(f"{problem.outcome}{tie}", style=_STYLES.get(problem.outcome, ""))
-    yield Text(shortened(result.answer.text) if result and result.answer else NONE)
-    yield Text(shortened(" or ".join(problem.accepted)) or NONE)
+    yield Text(result.answer.text if result and result.answer else NONE)
+    yield Text(" or ".join(problem.accepted) or NONE)
     yield Text(_votes(result, len(problem.attempts)))
     yield Text(count(n_right) if problem.accepted else NONE)
     yield Text(count(n_dropped))
@@ -138,8 +140,10 @@ def problem_view(problem: ScoredProblem, with_thinking: bool, with_others: bool)
     tie = ", tied" if problem.is_tied else ""
     title.append(f" · {problem.outcome}{tie}", style=_STYLES.get(problem.outcome, ""))
     title.append(f" · domain {problem.problem.domain}", style="not bold dim")
-    asked = question(problem.problem.prompt) or "(the problem file no longer has its text)"
-    parts: list[RenderableType] = [title, Padding(Text(asked.strip()), (1, 2)), _facts(problem)]
+    parts: list[RenderableType] = [title]
+    if problem.outcome is not Outcome.INVALID:
+        asked = question(problem.problem.prompt) or "(the problem file no longer has its text)"
+        parts += [Padding(Text(asked.strip()), (1, 2)), _facts(problem)]
     if result and result.error:
         parts.append(Text(result.error, style="red"))
     if result and result.clusters:
