@@ -10,33 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from rich.console import Console
 
 from orchestrator.jobs.files import indented_json, write_atomically
 
-# C0 without tab and line feed, DEL, and C1
-_NOT_PRINTED = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
-
 
 class Screen(Console):
-    """A console that prints no control character of a text, and reports that its reader is gone.
+    """A console that raises BrokenPipeError when its reader is gone.
 
-    Texts of models, servers and files could otherwise send commands to the terminal. When its
-    reader is gone, the console of rich would disable the standard output and exit.
+    The console of rich would disable the standard output and exit.
     """
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterable[Segment]:
-        """Yield what to print, without the control characters of the texts."""
-        for segment in super().render(renderable, options):
-            text = segment.text if segment.control else segment.text.translate(_NOT_PRINTED)
-            yield segment if text == segment.text else Segment(text, segment.style)
 
     def on_broken_pipe(self) -> None:
         """Raise the BrokenPipeError that is being handled."""

@@ -19,6 +19,7 @@ from orchestrator.report.scored import Attempt, ScoredJob, ScoredProblem
 
 Row: TypeAlias = dict[str, Any]
 
+_LARGEST_EXACT = 2**53  # integers up to it are exact as a float, which a column may need
 # Members differ from row to row, so these objects become columns.
 _OBJECTS = ("usage", "tags", "metrics", "verdicts")
 
@@ -138,7 +139,7 @@ def _kind(value: object) -> str:
     if isinstance(value, bool | str):
         return type(value).__name__
     if isinstance(value, int):
-        return "number" if -(2**63) <= value < 2**63 else "json"
+        return "number" if abs(value) <= _LARGEST_EXACT else "json"
     if isinstance(value, float):
         return "number"
     if isinstance(value, list) and all(type(one) is int for one in value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.report.rows import columns
@@ -31,6 +31,7 @@ def test_columns_have_the_length_of_the_rows(tags: list[dict[str, object]]) -> N
 
 
 @given(st.lists(VALUES, min_size=1, max_size=6))
+@example([2**60 + 1, 0.5])
 def test_every_column_fits_in_one_arrow_type(values: list[object]) -> None:
     """A tag may be a number in one row and a text in the next, or too large for 64 bits."""
     from orchestrator.report.frames import _table

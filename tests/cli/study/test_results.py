@@ -179,18 +179,6 @@ def test_a_cut_off_or_failed_attempt_says_so(cli: Run) -> None:
     assert "12 failed problems count as wrong" in cli("show", "runs/f").stdout
 
 
-def test_a_text_cannot_command_the_terminal(cli: Run) -> None:
-    """What a model writes is printed without its control characters: C0, C1 and DEL."""
-    answers = r'["\u001b]0;owned\u0007 \u009b31m \u007f 7"]'
-    settings = ("--execution.engine.answers", answers, "--strategy.n", "1", "--out", "runs/t")
-    cli("run", "--problems", "p.jsonl", *FAKE, *settings)
-    assert "\x1b" in orchestrator.traces("runs/t", "q0")[0].text
-    for arguments in (("runs/t",), ("runs/t", "q0")):
-        text = cli("show", *arguments).stdout
-        assert {c for c in text if ord(c) < 32 or 127 <= ord(c) < 160} == {"\n"}
-    assert "owned" in text
-
-
 def test_verdicts_and_probes_are_shown_on_request(cli: Run) -> None:
     scrutinize = ("--strategy", "scrutinize", "--strategy.n", "2", "--out", "runs/s")
     cli("run", "--problems", "p.jsonl", *FAKE, *scrutinize)
