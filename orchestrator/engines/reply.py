@@ -40,7 +40,9 @@ def validated(request: Request, reply: object) -> Trace:
         return _failed(request, "the engine returned values that are not finite", reply.usage)
     if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
         return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
-    if not _are_spans((*reply.thinking_spans, *(reply.reply_spans or ())), len(reply.text)):
+    if (spans := reply.thinking_spans + (reply.reply_spans or ())) and not _are_spans(
+        spans, len(reply.text)
+    ):
         return _failed(request, "the engine returned spans that are not in the text", reply.usage)
     if reply.subjects != request.subjects:
         # the strategy decides a trace's subjects, not the engine

@@ -60,12 +60,6 @@ class Classes:
         self.keys[answer.key] = answer.key
         return answer
 
-    def exclude(self, canonical: str) -> bool:
-        """Tell whether an answer of unknown canonical form certainly belongs to no class."""
-        return not self.representatives or (
-            _is_complete(canonical) and all(_is_complete(a.key) for a in self.representatives)
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class _LoadedDomain:
@@ -73,11 +67,7 @@ class _LoadedDomain:
     # the domain's, cached: the same few answers come up again and again
     canonical: Callable[[str], str]
     spec: PluginSpec
-
-    @property
-    def resolves(self) -> bool:
-        """Whether the class of an answer is found without comparing it with others."""
-        return hasattr(self.domain, "resolve")
+    resolves: bool  # whether the class of an answer is found without comparing it with others
 
     @property
     def reference(self) -> Load:
@@ -123,7 +113,9 @@ class Annotator:
             read = await self._workers.examine(loaded.reference, part.text, part.finished)
             text_answer, canonical, note = read.answer, read.canonical or "", read.note
         if text_answer is not None:
-            answer, doubt = await self._classified(loaded, text_answer, canonical, classes)
+            answer, doubt = _at_once(text_answer, canonical, classes), ""
+            if answer is None:
+                answer, doubt = await self._classified(loaded, text_answer, canonical, classes)
             note = _joined(note, doubt)
         trace = changed(trace, answer=answer, note=_joined(trace.note, note))
         names = self._wanted_verifiers(request, trace, is_cancelled)
@@ -200,7 +192,7 @@ class Annotator:
             spec = self._plan.domains.get(name, PluginSpec(name))
             domain = registry.load("domains", spec)
             canonical = functools.lru_cache(_CACHE_SIZE)(domain.canonical)
-            self._domains[name] = _LoadedDomain(domain, canonical, spec)
+            self._domains[name] = _LoadedDomain(domain, canonical, spec, hasattr(domain, "resolve"))
         return self._domains[name]
 
     async def _classified(
@@ -209,15 +201,14 @@ class Annotator:
         """Return the answer with the key of its class, and a note on what was not decided."""
         if loaded.resolves:
             return await self._keyed(loaded, text, canonical, classes)
-        waiting = classes.lock is not None and classes.lock.locked()
-        if not waiting and (answer := _at_once(text, canonical, classes)):
-            return answer, ""
-        if canonical in classes.keys:
-            return Answer(text, classes.keys[canonical]), ""
-        classes.lock = classes.lock or asyncio.Lock()
-        async with classes.lock:  # two equal answers compared at once would found two classes
+        if classes.restored:  # pairs are compared with the texts, however their keys were made
+            classes.restored.clear()
             if answer := _at_once(text, canonical, classes):
                 return answer, ""
+        classes.lock = classes.lock or asyncio.Lock()
+        async with classes.lock:  # two equal answers compared at once would found two classes
+            if canonical in classes.keys:
+                return Answer(text, classes.keys[canonical]), ""
             known = list(classes.representatives)
             match = await self._workers.match(loaded.reference, text, [a.text for a in known])
             note = "; ".join(
@@ -295,11 +286,16 @@ class Annotator:
 
 
 def _at_once(text: str, canonical: str, classes: Classes) -> Answer | None:
-    """Return the answer with its class where no comparison is needed to find or found it."""
+    """Return the answer with its class where it is known, or certainly a new one."""
+    if classes.restored:
+        return None
     key = classes.keys.get(canonical)
     if key is not None:
         return Answer(text, key)
-    return classes.add(Answer(text, canonical)) if classes.exclude(canonical) else None
+    if not _is_complete(canonical) or (classes.lock is not None and classes.lock.locked()):
+        return None
+    is_new = all(_is_complete(answer.key) for answer in classes.representatives)
+    return classes.add(Answer(text, canonical)) if is_new else None
 
 
 def _joined(note: str, more: str) -> str:

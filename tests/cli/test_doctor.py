@@ -28,6 +28,7 @@ def states(findings: list[Finding]) -> list[State]:
     return [finding.state for finding in findings]
 
 
+@pytest.mark.slow
 def test_this_installation_is_sound() -> None:
     """The environment of the tests is one in which everything needed works."""
     done = CliRunner().invoke(leadline, ["doctor"])

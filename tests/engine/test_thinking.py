@@ -17,6 +17,8 @@ from orchestrator.plan.models import resolve_model
 
 pytest.importorskip("vllm")
 
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
 RENAMED = {
     "<gh_stars>": "[THINK]",
     "<issue_start>": "[/THINK]",

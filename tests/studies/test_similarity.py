@@ -92,6 +92,7 @@ def test_pairs_of_one_kind_measure_nothing() -> None:
         quality({"p": [0.5] * 3}, {"p": (Problem("p", ""), pool)})
 
 
+@pytest.mark.slow
 def test_a_judge_is_fitted_on_a_job_and_serves_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

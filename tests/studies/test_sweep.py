@@ -344,6 +344,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return lambda *arguments: CliRunner().invoke(leadline, list(arguments))
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_its_surface_and_plans_that_run(cli: Run, tmp_path: Path) -> None:
     """Half-way depths solve half-way problems: the front ends at depth 8. best.toml repeats its
     setting; deepen.toml spends at most half.

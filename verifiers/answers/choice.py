@@ -34,15 +34,22 @@ _CHOOSING = (
     r"(?: (?:that|is|it['’]?s|definitely|probably|clearly|simply|answer|option|choice|letter)){0,3}"
 )
 _CORRECT = (
-    r"(?:it is\b|(?:is|are|must be|has to be|seems|looks|would be|should be)"
+    r"(?:it is\b|(?:fits|matches|works|satisfies|holds)\b"
+    r"|(?:is|are|must be|has to be|seems|looks|would be|should be)"
     r" (?:definitely |clearly |probably |indeed )?(?:the |my |our )?"
     r"(?:only |final |best |correct )?(?:correct|right|best|answer|choice|true one)\b)"
+)
+# a sentence that names a letter to reject it
+_REJECTED = re.compile(
+    r"\b(?:rul(?:e|es|ed|ing) out|eliminat\w{1,4}|exclud\w{1,4}|discard\w{0,3}|reject\w{0,3}"
+    r"|mistake|wrong|incorrect|not|cannot|neither)\b|n['’]t\b",
+    re.IGNORECASE,
 )
 # "(A) is wrong" is a sentence about A
 _ABOUT = re.compile(
     r"\s(?:is|are|was|were|can|cannot|can['’]t|could|does|do|has|have|would|will|and|or|but|seems)\b"
 )
-_SO = r"(?:so|thus|hence|therefore|then),?"
+_SO = r"(?:so|thus|hence|therefore|then)[,:]?"
 # "correct" in other languages that write Latin letters
 _CORRECT_ELSEWHERE = (
     r"(?:richtig|korrekt|correct|corret|corrett|exact|juist|prawidłow|benar|đúng|sahihi)\w{0,3}"
@@ -162,9 +169,12 @@ class Choice:
         if letter := self._letter(bare):
             return letter
         last = sentences(bare)[-1:] or [bare]
-        for pattern in _named(self.letters.upper(), language):
+        for is_mention, pattern in enumerate(_named(self.letters.upper(), language)):
+            letters: set[str] = set()
             for text in (bare, *last):
                 matches = list(pattern.finditer(text))
+                if is_mention and _REJECTED.search(text):
+                    continue
                 if any(self._more(text[match.end() :], language) for match in matches):
                     return None
                 if len(letters := {self._upper(match) for match in matches}) == 1:
@@ -197,15 +207,17 @@ def _named(upper: str, language: Language | None) -> tuple[re.Pattern[str], re.P
     nouns = "|".join(f"{one.options}|{one.nouns}" for one in latin)
     letter = rf"\(?([{upper}])(?!['’]?\w)"
     end = r"(?=\)?(?:[.!,;]|\s[-–—]\s|\s(?:because|since|as)\b|$))"
+    # another letter may follow
+    joined = end.removesuffix("|$))") + r"|\s(?:and|or|und|oder|et|ou|y|o|e|и|или)\b|$))"
     alone = rf"(?<!\w)(?<![{upper}] and )(?<![{upper}] or )(?<!nor )"
     chosen = [
-        rf"\b(?i:{_CHOOSING})\s{{1,3}}{letter}{end}",
+        rf"(?<!to )(?<!not )(?<!n['’]t )\b(?i:{_CHOOSING})\s{{1,3}}{letter}{end}",
         rf"^(?i:{_SO})\s{letter}(?=\)?[.!]?$)",
         rf"{alone}{letter}\)?\s(?i:{_CORRECT})",
     ]
     named = [
-        rf"(?<!\w)(?<!not )\(([{upper}])\)",
-        rf"(?<!not )\b(?i:option|choice|answer|{nouns})\s{{1,3}}{letter}",
+        rf"(?<!\w)(?<!not )\(([{upper}])\){joined}",
+        rf"(?<!not )\b(?i:option|choice|answer|{nouns})\s{{1,3}}{letter}{joined}",
     ]
     if language is not None:
         option = rf"(?<![不别非勿])(?:{language.options})\s{{0,3}}[:：]?\s{{0,3}}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from orchestrator.kit.answers.languages import language_of
 from orchestrator.kit.answers.numerals import ascii_forms
 from orchestrator.kit.answers.statements import Mark, Statement, statements, without_list_mark
+from orchestrator.kit.answers.tags import may_have_tags
 from orchestrator.kit.answers.thinking import split
 
 _SENTENCE_END = re.compile(
@@ -24,6 +25,31 @@ _SENTENCE_END = re.compile(
 _FORMULA = re.compile(
     r"\$[^$]{1,500}\$|\\\([^\\]{1,500}(?:\\[^)][^\\]{0,500}){0,200}\\\)|\\\[.{1,2000}?\\\]"
 )
+_EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
+_BRACED = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,20}\}")
+_NAME = re.compile(
+    r"(?:\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\([^()]{1,20}\))?|\\(?:text|mathrm)\{[^{}]*\}.{0,20})"
+)
+
+
+# "x = 2 or x = 3"
+SEVERAL_EQUATIONS = re.compile(
+    r"\b[A-Za-z]\s?=[^=]{1,80}?(?:,|\b(?:or|and|oder|und|ou|et|o|y|e|или|и)\b|或|和)"
+    r"(?:[\s}]|\\q?quad|\\[,; ]){0,6}[A-Za-z]\s?="
+)
+_ALIGNMENT = re.compile(
+    r"\\begin\{((?:align(?:ed)?|gather(?:ed)?|split|equation|eqnarray|multline)\*?)\}(.*?)\\end\{\1\}",
+    re.DOTALL,
+)
+_ENDS_ALIGNMENT = re.compile(
+    r"\\end\{((?:align|gather|equation|eqnarray|multline)\*?)\}[.\s]{0,4}$"
+)
+_MAX_TURN_CHARS = 48
+_MAX_ENDS_OF_TURN = 4
+_END_OF_TURN = re.compile(
+    r"(?:<\|[a-z_]{2,24}\|>|</s>|<eos>|<end_of_turn>|<｜[a-z▁]{2,24}｜>)\s{0,8}$"
+)
+_STYLED = re.compile(r"\\(?:mathbf|boldsymbol|bm|textbf|mathit)\s?\{(.*)\}", re.DOTALL)
 _ABBREVIATIONS = frozenset(
     [
         "Mr",
@@ -91,6 +117,11 @@ def find_answer(
 
 def reply(text: str, finished: bool) -> Reply:
     """Return the text without its thinking. A text that ends inside its thinking is unfinished."""
+    for _ in range(_MAX_ENDS_OF_TURN):
+        if ends := _END_OF_TURN.search(text[-_MAX_TURN_CHARS:]):
+            text = text[: len(text[:-_MAX_TURN_CHARS]) + ends.start()]
+    if not may_have_tags(text):
+        return Reply(text, finished)
     parts = split(text, finished)
     return Reply(parts.reply_text, finished and not parts.is_open)
 
@@ -140,6 +171,10 @@ def last_line(text: str) -> Statement:
             # the formula stands alone, or ends the last line
             line = bare[at:].replace("\n", " ") if at < start else line
             break
+    if (ends := _ENDS_ALIGNMENT.search(text[-40:])) and (
+        at := text.rfind(f"\\begin{{{ends[1]}}}")
+    ) >= 0:
+        line = f"$${text[at:].strip(' .')}$$".replace("\n", " ")
     return Statement(Mark.LAST_LINE, (line,), start, len(text), language=language)
 
 
@@ -179,7 +214,7 @@ def leading_formulas(words: str) -> tuple[list[str], str]:
     contents: list[str] = []
     rest = words
     while (formula := _formula(rest)) and len(contents) < 16:
-        content, rest = formula
+        content, rest = unstyled(formula[0]), formula[1]
         if percent := _PERCENT.match(rest):
             content, rest = content + "%", rest[percent.end() :]
         contents.append(content)
@@ -230,5 +265,62 @@ def formulas_in(line: str) -> list[str]:
             continue
         content, rest = formula
         at = len(line) - len(rest)
-        contents.append(content + ("%" if _PERCENT.match(rest) else ""))
+        contents.append(unstyled(content) + ("%" if _PERCENT.match(rest) else ""))
     return contents
+
+
+def right_side(formula: str) -> str:
+    """Return what a formula says of its left side: `5` of `x = 2 + 3 = 5`.
+
+    Several equations stay whole, and so does one in unknowns whose right side is 0.
+    """
+    formula = _exact(_unaligned(formula))
+    if SEVERAL_EQUATIONS.search(formula):
+        return formula.strip(" .,;")
+    # an equals sign in braces belongs to an index: \\sum_{n=1}
+    masked = _BRACED.sub(lambda match: "?" * len(match[0]), formula)
+    signs = [match.start() for match in _EQUALS.finditer(masked)]
+    if not signs:
+        return formula.strip()
+    right = formula[signs[-1] + 1 :].strip(" .,;")
+    left = formula[: signs[0]].strip()
+    if right == "0" and not _NAME.fullmatch(left) and re.search(r"[A-Za-hj-z]", left):
+        return formula.strip(" .,;")
+    # (2 + 3 = 5)
+    return right.removesuffix(")") if right.count(")") > right.count("(") else right
+
+
+def without_steps(formula: str) -> str:
+    """Return `11` of `5 + 6 = 11`; an equation with a name or an unknown stays whole."""
+    formula = _exact(formula)
+    left, sign, _ = formula.rpartition("=")
+    return right_side(formula) if sign and not re.search(r"[A-Za-z<>≤≥]", left) else formula
+
+
+def _exact(formula: str) -> str:
+    """Return a formula without the approximation behind it: `9/2` of `9/2 ≈ 4.5`."""
+    exact, sign, approximate = formula.partition(r"\approx")
+    if not sign:
+        exact, sign, approximate = formula.partition("≈")
+    is_name = not exact.strip() or _NAME.fullmatch(exact.strip())
+    return (approximate if is_name else exact).strip() if sign else formula
+
+
+def _unaligned(formula: str) -> str:
+    """Return the equations of an alignment, joined by commas."""
+    alignment = _ALIGNMENT.search(formula)
+    return (
+        re.sub(r"\s*\\\\\s*", ", ", alignment[2].replace("&", "")).strip(" ,")
+        if alignment
+        else formula
+    )
+
+
+def unstyled(formula: str) -> str:
+    """Return a formula without the bold or slanted type that all of it is set in."""
+    styled = _STYLED.fullmatch(formula.strip())
+    inner = styled[1] if styled else ""
+    depths = [0]
+    for brace in re.findall(r"(?<!\\)[{}]", inner):
+        depths.append(depths[-1] + (1 if brace == "{" else -1))
+    return inner if styled and min(depths) == 0 == depths[-1] else formula

@@ -13,11 +13,15 @@ import re
 from collections.abc import Callable
 
 from orchestrator.kit.answers.find import (
+    SEVERAL_EQUATIONS,
     first_formula,
     first_sentence,
     formulas_in,
     leading_formulas,
+    right_side,
     sentences,
+    unstyled,
+    without_steps,
 )
 from orchestrator.kit.answers.languages import (
     Language,
@@ -86,10 +90,6 @@ _CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)
 _PERCENT_WORD = re.compile(r"\s?(?:percentage|per cent|pct)$", re.IGNORECASE)
 _MAX_UNIT_WORDS = 5
 _MAX_UNIT_CHARS = 40
-# "x = 2 or x = 3"
-_SEVERAL = re.compile(
-    r"\b[A-Za-z]\s?=[^=]{1,80}?(?:,|\b(?:or|and|oder|und|ou|et|o|y|e|или|и)\b|或|和)\s?[A-Za-z]\s?="
-)
 _OPERATOR_BEFORE = re.compile(r"[A-Za-z\d)]\s?(?:[-+*/^]|\*\*)\s?$")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
 _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
@@ -100,6 +100,8 @@ _PREAMBLE = re.compile(
 _BLANK = re.compile(r"(?:\\q?quad(?![A-Za-z])|\\text\s*\{\s*\}|\\[,;:! ]|[\s{}$,.;:~*_])*")
 # "of" behind these leaves them alone: 3/4 of the pie
 _PROPORTION = re.compile(r"\d\s?/\s?\d|[½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|%|percent|pct|per cent", re.IGNORECASE)
+_EMPHASIS = re.compile(r"(?<![\w*)])\*([^*\s][^*\n]{0,100})\*(?![\w*(])")
+_FACTORIAL = re.compile(r"\d{1,4}!")  # not the end of a sentence
 _VARIABLES = re.compile(r"\s(?![a-z]*[aeiou])[a-z]{2,3}\b")  # 12 xyz
 _OPEN_END = re.compile(
     r"(?:[?:][*_]{0,3}|[-+/=^({\\]|(?<!\*)\*)$"
@@ -110,14 +112,7 @@ _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
 _HAS_VALUE = re.compile(
     r"\binfinity\b|\d|\\(?:pi|infty|sqrt|emptyset|varnothing)|[π∞√½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|\bpi\b"
 )
-_EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
-_BRACED = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,20}\}")
 _RELATION = re.compile(r"<=|>=|≤|≥|≠|!=|(?<![-=<])<(?![-<])|(?<![-=>])>(?!>)")
-_NAME = re.compile(
-    r"(?:\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\([^()]{1,20}\))?|\\(?:text|mathrm)\{[^{}]*\}.{0,20})"
-)
-
-
 Reader = Callable[[str, "Language | None"], "str | None"]
 
 
@@ -150,8 +145,10 @@ def statement_values(statement: Statement, read: Reader = leading_expression) ->
     if statement.mark is Mark.LAST_LINE:
         return closing_values(statement.texts[0], language, read)
     if statement.mark in (Mark.BOX, Mark.HASHES):
-        return [plain(text, language) for text in statement.texts]
+        return [plain(unstyled(text), language) for text in statement.texts]
     words = statement.texts[0]
+    if statement.mark in (Mark.TAG, Mark.FIELD) and _FACTORIAL.fullmatch(words):
+        return [words]
     if value := read(words, language):
         return [value]
     # "答案是每人分得37颗": the verb of the sentence follows
@@ -168,7 +165,7 @@ def closing_values(
     counts. The values are the first of these that exists: the text in bold; the text after the last
     "is", "are" or "equals"; the formulas; an inequality; the text after the last `=`; the numbers.
     """
-    line = plain(line.strip(), language)
+    line = _EMPHASIS.sub(r"\1", plain(line.strip(), language))
     if len(line) > MAX_ANSWER_CHARS or _OPEN_END.search(line) or UNCLEAR in line:
         return []
     last = sentences(line)[-1:]
@@ -179,9 +176,8 @@ def closing_values(
     for text in (sentence, line):
         if bold := _bold_values(text, language, read):
             return bold
-    verbs = [match.end() for match in (verb_of(language) if language else _IS).finditer(sentence)][
-        -1:
-    ]
+    verb = verb_of(language) if language else _IS
+    verbs = [match.end() for match in verb.finditer(sentence)][-1:]
     negation = negation_of(language) if language else _NOT
     if verbs and negation.match(sentence, verbs[0]):
         return []
@@ -191,7 +187,7 @@ def closing_values(
         return _formula_values(sentence)
     if relation := _RELATION.search(sentence):
         return _whole_formula(sentence, relation.start(), language)
-    if several := _SEVERAL.search(sentence):
+    if several := SEVERAL_EQUATIONS.search(sentence):
         return _whole_formula(sentence, several.start(), language)
     if "=" in sentence:
         value = read(sentence.rpartition("=")[2], language)
@@ -211,12 +207,12 @@ def _unit_words(rest: str) -> list[str]:
 
 def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     """Return the expression at the start of a phrase, and the words after it."""
-    words = plain(words, language).strip().lstrip("*_: ").strip().lstrip("\"'“")
+    words = plain(words, language).strip().lstrip("*_: ").strip().lstrip("\"'“`")
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
     formulas, rest = leading_formulas(words)
     if formulas:
         return (
-            (", ".join(_without_steps(_exact(formula)) for formula in formulas), rest)
+            (", ".join(without_steps(formula) for formula in formulas), rest)
             if _unchanged(rest, language)
             else None
         )
@@ -241,7 +237,7 @@ def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     is_part = bool(_PROPORTION.search(expression) or (measured and measured[1]))
     if not _unchanged(rest, language, is_part=is_part):
         return None
-    return _PERCENT_WORD.sub("%", _without_steps(_exact(expression))), rest
+    return _PERCENT_WORD.sub("%", without_steps(expression)), rest
 
 
 def _bold_values(text: str, language: Language | None, read: Reader) -> list[str]:
@@ -261,40 +257,7 @@ def _formula_values(sentence: str) -> list[str]:
     is_list = len(listed) == len(formulas) > 1 and not rest.strip(" .*")
     if is_list and all("=" in formula for formula in listed):
         return [", ".join(listed)]  # "$x = 2$ or $x = 3$"
-    return [value for value in map(_right_side, formulas) if _HAS_VALUE.search(value)]
-
-
-def _exact(formula: str) -> str:
-    """Return a formula without the approximation behind it: `9/2` of `9/2 ≈ 4.5`."""
-    exact, sign, approximate = formula.partition(r"\approx")
-    if not sign:
-        exact, sign, approximate = formula.partition("≈")
-    is_name = not exact.strip() or _NAME.fullmatch(exact.strip())
-    return (approximate if is_name else exact).strip() if sign else formula
-
-
-def _without_steps(formula: str) -> str:
-    """Return `11` of `5 + 6 = 11`; an equation with a name or an unknown stays whole."""
-    left, sign, _ = formula.rpartition("=")
-    return _right_side(formula) if sign and not re.search(r"[A-Za-z<>≤≥]", left) else formula
-
-
-def _right_side(formula: str) -> str:
-    """Return what a formula says of its left side: `5` of `x = 2 + 3 = 5`.
-
-    An equation in unknowns whose right side is 0 stays whole.
-    """
-    # an equals sign in braces belongs to an index: \\sum_{n=1}
-    formula = _exact(formula)
-    masked = _BRACED.sub(lambda match: "?" * len(match[0]), formula)
-    signs = [match.start() for match in _EQUALS.finditer(masked)]
-    if not signs:
-        return formula.strip()
-    right = formula[signs[-1] + 1 :].strip(" .,;")
-    left = formula[: signs[0]].strip()
-    if right == "0" and not _NAME.fullmatch(left) and re.search(r"[A-Za-hj-z]", left):
-        return formula.strip(" .,;")
-    return right
+    return [value for value in map(right_side, formulas) if _HAS_VALUE.search(value)]
 
 
 def _whole_formula(sentence: str, at: int, language: Language | None) -> list[str]:

@@ -58,7 +58,7 @@ _MARK = re.compile(
     r"(?:[ \t]{0,3}[*_]{1,3})?[ \t]{0,3}"
     rf"(?:,?[ \t]{{1,2}}{_FILLER},?[ \t]{{0,2}})?"
     r"(?P<verb>(?:is|was|are|were)\b|['’]s\b|(?:will|should|must|would|has to) be\b|equals\b"
-    r"|isn['’]t\b|can(?:not|['’]t) be\b|[:=：]|[-=]>|[→⇒]|(?<=[ \t])[-–—](?=[ \t]))"
+    r"|isn['’]t\b|can(?:not|['’]t) be\b|[-=]>|[:=：]|[→⇒]|(?<=[ \t])[-–—](?=[ \t]))"
     r"[ \t]{0,3}(?:[*_]{1,3}[ \t]{0,3})?[:：]?[ \t]{0,3}(?:[*_]{1,3})?"
     rf"(?:[ \t]{{0,3}}{_FILLER}\b,?)?",
     re.IGNORECASE,
@@ -77,6 +77,8 @@ _FIELD = re.compile(
 )
 _DENIED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
+# "Final answer: The volume is 5"
+_SENTENCE = re.compile(r"[A-Z][a-z]{0,12}\s[^.!?\n]{1,200}\b(?:is|are|equals)\s")
 _ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
 _END = re.compile(r"\n|</\w")
 _LETTER_BEFORE = re.compile(r"\s\(?[A-J]\)?$")
@@ -131,8 +133,10 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statemen
         candidates += _boxes(text)
     if "####" in text:
         candidates += _hashes(text)
-    if "answer" in folded:
-        candidates += [*_tags(text), *_fields(text)]
+    if "answer>" in folded:
+        candidates += _tags(text)
+    if 'answer"' in folded:
+        candidates += _fields(text)
     candidates.sort(key=lambda statement: statement.start)
     return candidates[-_MAX_STATEMENTS:]
 
@@ -231,7 +235,7 @@ def _box_language(text: str, start: int, content: str) -> Language | None:
 
 def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
     # a plain substring search takes a tenth of the patterns' time
-    if "final" not in folded and all(noun not in folded for noun in nouns):
+    if "final" not in folded and not any(map(folded.__contains__, nouns)):
         return []
     marks = [
         match
@@ -245,6 +249,8 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
         denied = negated is not None or match["verb"][:3].lower() in ("isn", "can")
         content = content[negated.end() :].strip() if negated else content
         mark = Mark.WORDS if match["verb"][-1:].isalpha() else Mark.LABEL
+        sentence = _SENTENCE.match(content) if match[0][:5].lower() == "final" else None
+        content = content[sentence.end() :] if sentence else content
         candidates.append(Statement(mark, (content,), match.start(), match.end(), denied))
     headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "answer" in folded else []
     return candidates + [
@@ -255,6 +261,8 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
 
 def _phrases_elsewhere(text: str, folded: str, *, options: bool) -> Iterator[Statement]:
     """Yield the statements in words of other languages than English."""
+    if not any(map(folded.__contains__, _all_stems(options, text.isascii()))):
+        return
     for language in LANGUAGES:
         stems = (*_stems(language), *(_option_stems(language) if options else ()))
         if not any(stem in folded for stem in stems):
@@ -321,6 +329,17 @@ def _stems(language: Language) -> tuple[str, ...]:
     """Return plain beginnings of the nouns: to look for them takes a tenth of the time."""
     nouns = re.split(r"\|(?![^(]*\))", language.nouns)
     return tuple(re.split(r"[(\[?]", noun)[0].casefold() for noun in nouns)
+
+
+@lru_cache(maxsize=4)
+def _all_stems(options: bool, is_ascii: bool) -> tuple[str, ...]:
+    """Return the stems of all languages; those that an ASCII text may contain."""
+    stems = [
+        stem
+        for language in LANGUAGES
+        for stem in (*_stems(language), *(_option_stems(language) if options else ()))
+    ]
+    return tuple(dict.fromkeys(stem for stem in stems if stem.isascii() or not is_ascii))
 
 
 @lru_cache(maxsize=64)

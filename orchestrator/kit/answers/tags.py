@@ -80,8 +80,8 @@ _CHANNEL = (
     r"<\|channel\|>\s?(analysis|commentary|final)([^<\n]{0,80})"
     r"(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>"
 )
-_BRACKET = re.compile(r"[<\[◁]")
-_FIRST = re.compile(r"[<\[◁]|\A\s{0,8}(?:Here|analysis)")  # a text without it has no tag
+_BRACKET = re.compile(r"<(?=[|/A-Za-z])|\[(?=/?[tT][hH])|◁")  # how every tag begins
+_FIRST = re.compile(rf"{_BRACKET.pattern}|\A\s{{0,8}}(?:Here|analysis)")
 _TAG = re.compile(
     f"{_ALIKE}|{_CHANNEL}|{'|'.join(map(re.escape, _LITERAL))}",
     re.IGNORECASE,

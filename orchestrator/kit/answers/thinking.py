@@ -46,7 +46,7 @@ class Split:
     @property
     def is_plain(self) -> bool:
         """Whether there is neither thinking nor a tag: all of the text is its reply."""
-        return not self.thinking and self.reply_text == self.text
+        return not self.thinking and joined(self.text, self.reply) is self.text
 
     @property
     def thinking_text(self) -> str:
@@ -139,7 +139,11 @@ def reading(request: Request, trace: Trace, answers_in_thinking: bool) -> Readin
     """
     finished = trace.finish is Finish.STOP
     inherited = ""
-    if request.parent is not None or request.suffix:
+    if request.parent is None and not request.suffix:
+        if trace.reply_spans is None and not may_have_tags(trace.text):  # nearly always
+            whole = Split(trace.text, (), ((0, len(trace.text)),))
+            return Reading(trace.text, finished, whole, 0)
+    else:
         inherited = f"{request.prefix_text}{request.suffix}"
     whole = _whole(inherited, trace, finished)
     text = whole.reply_text
@@ -162,7 +166,9 @@ def _whole(inherited: str, trace: Trace, finished: bool) -> Split:
 
 
 def joined(text: str, spans: Iterable[Span]) -> str:
-    """Return the text of these spans, one after another."""
+    """Return the text of these spans, one after another; the text itself if they are all of it."""
+    if spans == ((0, len(text)),):
+        return text
     return "".join([text[start:end] for start, end in spans])
 
 

@@ -8,6 +8,7 @@ are solved by sympy, over the reals.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,21 +43,21 @@ def equation(left: Any, right: Any) -> Value:
     names = {str(symbol) for symbol in difference.free_symbols}
     if not names:
         raise Undecided("an equation without unknowns")
-    dependent = sorted(name for name in names if "(" in name)  # f(x)
+    dependent = sorted(name for name in names if re.fullmatch(r"\w+'*\(\w\)", name))  # f(x)
     dependent += [name for name in COORDINATES if name in names]
     if len(names) == 1 or dependent:
         solved = _solved(difference, dependent[0] if dependent else next(iter(names)))
     else:
         solved = None
+    shown = f"{evaluation.written(left)} = {evaluation.written(right)}"
     if solved is not None:
-        return of_scalar(solved)
+        is_number = solved.kind == "number"
+        return Value(
+            solved.kind, solved.key, solved.shown if is_number else f"{solved.shown} in {shown}"
+        )
     numerator = sympy.fraction(sympy.together(difference))[0]
     ratios = _ratios([Evaluator(point).value(numerator) for point in POINTS])
-    return Value(
-        "equation",
-        f"=equation #{digest(ratios)}",
-        f"{evaluation.written(left)} = {evaluation.written(right)}",
-    )
+    return Value("equation", f"=equation #{digest(ratios)}", shown)
 
 
 def with_unknowns(expression: sympy.Basic) -> sympy.Basic:
@@ -74,8 +75,8 @@ def _ratios(found: Sequence[Any]) -> list[str]:
 def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
     """Return what the unknown equals, at the fixed points; None where that is not linear.
 
-    With a + b·name, either b or a must be the same everywhere: `x*y = x` is not `y = 1`, and
-    `x*y = 0` is not `y = 0`.
+    With a + b·name, a and b may have no common factor: `x*y = x` is not `y = 1`, and `x*y = 0` is
+    not `y = 0`.
     """
     values, slopes, offsets = [], set(), set()
     for point in POINTS:
@@ -89,9 +90,21 @@ def _solved(difference: Any, name: str) -> evaluation.Scalar | None:
         if number_key(slope) == "=0":
             return None
         values.append(arithmetic.product(-at[0], arithmetic.inverse(slope)))
-    if len(slopes) > 1 and (len(offsets) > 1 or offsets == {"=0"}):
+    is_product = len(slopes) > 1 and (len(offsets) > 1 or offsets == {"=0"})
+    if is_product and not _have_no_common_factor(difference, name):
         return None
-    return evaluation.of_values(values, f"{name} solved")
+    return evaluation.of_values(values, name)
+
+
+def _have_no_common_factor(difference: Any, name: str) -> bool:
+    """Tell whether a and b of a + b·name are polynomials without a common factor."""
+    unknown = sympy.Symbol(name)
+    expression = plain(difference)
+    try:
+        parts = expression.subs(unknown, 0), sympy.diff(expression, unknown)
+        return parts[0] != 0 and bool(sympy.gcd(*parts).is_number)
+    except sympy.PolynomialError:
+        return False
 
 
 def inequality(sides: Sequence[Any], signs: Sequence[str]) -> Value | sympy.Set:

@@ -41,11 +41,15 @@ from verifiers.answers.algebra.values import (
     sequence,
 )
 
+_LOGIC = frozenset([r"\wedge", r"\vee"])
 _MAX_UNIT_TOKENS = 12
-_WAITING = frozenset([*"=+-*/<>^_,;:", r"\le", r"\ge", r"\ne", r"\pm", r"\cup", r"\in"])
+_WAITING = frozenset(
+    [*"=+-*/<>^_,;:", r"\cdot", r"\times", r"\le", r"\ge", r"\ne", r"\pm", r"\cup", r"\in"]
+)
 _NAME = re.compile(
     r"(?:[A-Za-z]|\\[A-Za-z]+|[A-Z]{2,4}|\\(?:text|operatorname)\{[^{}]*\})"
-    r"(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\^\{?-1\}?)?'*(?:\([^()=]{1,60}\))?"
+    r"(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\^\{?-1\}?)?'*"
+    r"(?:\((?:[A-Za-z]|\\[a-z]+|\d+)(?:,(?:[A-Za-z]|\\[a-z]+|\d+))*\))?"
     r"|[mn]?\\(?:angle|triangle|overline|widehat|vec|overrightarrow|hat|bar)\s?\{?\w{1,4}\}?"
     r"|\|[A-Z\\][^|=]{0,30}\||\\frac\{d\w?\}\{d\w\}(?:\w|\(\w\))?|\([a-zA-Z](?:,[a-zA-Z])+\)"
     r"|[EPVn]\[[^\[\]=]{1,40}\]|[EP]\([^()]{1,40}\)|(?:[a-z]:)+[a-z]|\\frac\{[A-Z]{1,3}\}\{[A-Z]{1,3}\}|[A-Z]{1,3}/[A-Z]{1,3}"
@@ -152,6 +156,8 @@ def _choices(found: list[str]) -> Value | None:
             continue
         if value := sets.conditions(parts, combine):
             return value
+        if not _LOGIC.isdisjoint(found) and not all("=" in part for part in parts):
+            raise Unreadable("a statement of logic")
         pieces = [piece for part in parts for piece in split(part, sets.COMMAS) if piece]
         if (
             separators is sets.OR

@@ -28,6 +28,8 @@ from verifiers.answers.math import Math
 from verifiers.answers.number import Number
 from verifiers.answers.text import Text
 
+pytestmark = pytest.mark.slow
+
 DOMAINS: list[Domain] = [Math(), Number(), Number(0.01), Choice(), Text(), JsonValue(), Code()]
 MATH = Math()
 _PIECES = (

@@ -26,6 +26,8 @@ from verifiers.answers.math import Math
 from verifiers.answers.number import Number
 from verifiers.answers.text import Text
 
+pytestmark = pytest.mark.slow
+
 DOMAINS: list[Domain] = [Math(), Number(), Choice(), Text(), JsonValue(), Code()]
 _COMMANDS = (
     r"\frac", r"\dfrac", r"\sqrt", r"\sqrt[3]", r"\text", r"\mathrm", r"\boxed", r"\left(",
@@ -177,7 +179,6 @@ async def test_a_sample_of_soup_is_resolved() -> None:
     await check_corpus(150, seed=1, limit_seconds=2.0)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 async def test_twenty_thousand_answers_are_resolved() -> None:
     """A corpus too large for every run; few answers cost their limit, which adds up in a job."""

@@ -94,6 +94,7 @@ _SILENT = {
 }
 _FRAMES = frozenset(
     [
+        r"\text",  # around a formula: \mathbf{\frac{1}{2}}
         r"\boxed",
         r"\fbox",
         r"\framebox",
@@ -121,8 +122,8 @@ _OPENING = frozenset(_CLOSING)
 _CLOSERS = frozenset(_CLOSING.values())
 _SPELLINGS = {
     r"\leqslant": r"\le", "<=": r"\le", r"\geqslant": r"\ge", ">=": r"\ge", "!=": r"\ne",
-    r"\neq": r"\ne", r"\lt": "<", r"\gt": ">", r"\eq": "=", "**": "^", r"\ast": "*", r"\star": "*",
-    r"\cdot": "*", r"\times": "*", r"\div": "/", r"\colon": ":", r"\lvert": "|", r"\rvert": "|",
+    r"\neq": r"\ne", r"\lt": "<", r"\gt": ">", r"\eq": "=", "**": "^", r"\ast": "*",
+    r"\div": "/", r"\colon": ":", r"\lvert": "|", r"\rvert": "|",
     r"\vert": "|", r"\mid": "|", r"\tbinom": r"\binom", r"\dbinom": r"\binom", r"\varphi": r"\phi",
     r"\varepsilon": r"\epsilon", r"\vartheta": r"\theta", r"\lgroup": "(", r"\rgroup": ")",
     r"\lbrack": "[", r"\rbrack": "]", r"\lparen": "(", r"\rparen": ")", r"\bigcup": r"\cup",
@@ -142,6 +143,9 @@ _SPELLINGS = {
     "oo": r"\infty", "′": "'", "’": "'", "″": "''", "∠": r"\angle", "△": r"\triangle",
     "≡": r"\equiv",
 }  # fmt: skip
+
+
+_NEGATED = {r"\in": r"\notin", "=": r"\ne"}
 
 
 class Unreadable(ValueError):
@@ -172,6 +176,8 @@ def _joined(found: list[str]) -> list[str]:
         before, token, after = found[index - 1 : index + 2]
         if before == "{" and after == "}" and not (token[0].isalnum() or token[0] == "\\"):
             found[index - 1] = found[index + 1] = " "
+        elif before == r"\not" and token in _NEGATED:
+            found[index - 1], found[index] = " ", _NEGATED[token]
         elif token == "U":
             is_left = stripped(found[:index])[-1:] in ([")"], ["]"], [r"\}"])
             is_right = stripped(found[index + 1 :])[:1] in (["("], ["["], [r"\{"])

@@ -24,9 +24,11 @@ from verifiers.answers.algebra.formulas.notation import Unreadable, closing, spl
 _CALCULUS = re.compile(
     r"\\(?:i*int|oint|sum|prod|lim)(?![A-Za-z])|\\frac\{d\}\{d[a-z]\}|\\begin\{[pbBv]matrix"
 )
+_VECTORS = frozenset([r"\vec", r"\overrightarrow", r"\hat", r"\nabla"])
+_DERIVATIVE = re.compile(r"\{d([A-Za-z])\}\{d([A-Za-z])\}")
 _STOPS = frozenset([
-    "+", "-", r"\pm", r"\mp", "/", "*", ",", ")", "]", "}", "|", r"\|", r"\}", "!", "%", "^", "'",
-    "°", ":", r"\rfloor", r"\rceil", r"\rangle",
+    "+", "-", r"\pm", r"\mp", "/", "*", r"\cdot", r"\times", ",", ")", "]", "}", "|", r"\|", r"\}",
+    "!", "%", "^", "'", "°", ":", r"\rfloor", r"\rceil", r"\rangle",
 ])  # fmt: skip
 
 
@@ -35,7 +37,9 @@ def parse(tokens: Sequence[str], sign: int = 1) -> Any:
     source = "".join(tokens)
     if _CALCULUS.search(source):
         return _calculus(source)
-    joined = numerals.join([token for token in tokens if token != " "])
+    joined = numerals.join([token for token in tokens if token not in (" ", "$")])
+    if r"\times" in joined and not _VECTORS.isdisjoint(joined):
+        raise Unreadable("a cross product")
     parts = split(joined, frozenset([r"\choose", r"\over"]))
     if len(parts) == 2:
         above, below = (_whole(names.cut(part), sign) for part in parts)
@@ -97,7 +101,7 @@ class _Reader:
 
     def _product(self) -> Any:
         product = self._implicit()
-        while (token := self.peek()) in ("*", "/"):
+        while (token := self.peek()) in ("*", r"\cdot", r"\times", "/"):
             self._at += 1
             factor = self._signed_factor() if self._is_signed() else self._implicit(token == "/")
             if token == "/":
@@ -241,11 +245,26 @@ class _Reader:
         if letter in ("e", "i") and self.peek() not in ("_", "'"):
             return sympy.E if letter == "e" else sympy.I
         name = letter + self._subscript()
+        if letter in "fghFG" and (power := self._power_of_function()):
+            name += power
         if letter in "fghFG" and self.peek() == "(":
             return sympy.Function(name)(*self._list())
+        if letter in "EP" and self.peek() == "[":
+            raise Unreadable("an expectation")
         if letter == "C" and self.peek() == "(" and (pair := self._pair()):
             return sympy.binomial(*pair, evaluate=False)
         return sympy.Symbol(name)
+
+    def _power_of_function(self) -> str:
+        r"""Read `^{-1}` in `f^{-1}(x)`, `^{(4)}` in `f^{(4)}(x)`: part of the name, no power."""
+        at = self._at
+        if self.peek() == "^":
+            self._at += 1
+            power = self._raw()
+            if self.peek() == "(":
+                return "^" + power
+        self._at = at
+        return ""
 
     def _pair(self) -> list[Any] | None:
         end = closing(self._tokens, self._at)
@@ -286,6 +305,9 @@ class _Reader:
         return inside
 
     def _command(self, token: str, name: str) -> Any:
+        if name == "frac" and (match := _DERIVATIVE.match("".join(self._tokens[self._at :][:8]))):
+            self._at += 8
+            return sympy.Symbol(f"d{match[1]}/d{match[2]}")
         if name == "frac":
             over, under = self._argument(), self._argument()
             return sympy.Mul(over, sympy.Pow(under, -1, evaluate=False), evaluate=False)
