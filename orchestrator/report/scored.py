@@ -145,6 +145,9 @@ def read_scored(
     job = read_finished(Path(directory))
     own = job.source.problems if job.source else ""
     questions, notes = job.problems(*([] if Path(own).is_file() else [str(problems)]))
+    file = job.problem_file()
+    for problem in file.problems if file else ():  # not opened yet
+        questions.setdefault(problem.id, problem)
     answers = str(problems) or own
     rows: Mapping[str, ReferenceRow] = {}
     if problems or (answers and Path(answers).is_file()):
@@ -165,14 +168,9 @@ def read_scored(
             right.get(id),
             keys.get(id),
         )
-        for id in _order(job, results)
+        for id in dict.fromkeys([*(file.order if file else ()), *results, *questions])
     )
     return ScoredJob(job.directory, job.plan, scored, job.digests, notes)
-
-
-def _order(job: FinishedJob, results: Mapping[str, Result]) -> list[str]:
-    file = job.problem_file()
-    return list(dict.fromkeys([*(file.order if file else ()), *results, *job.digests]))
 
 
 def _scores(

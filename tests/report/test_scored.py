@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Answer, Finish, Problem, Purpose, Trace, Usage
+from orchestrator.core.values import Answer, Finish, PluginSpec, Problem, Purpose, Trace, Usage
 from orchestrator.core.votes import conclude
 from orchestrator.jobs.job import open_job
 from orchestrator.jobs.journal import Arrived, Concluded, Opened, digest
+from orchestrator.jobs.source import job_source, write_source
 from orchestrator.plan import registry
+from orchestrator.plan.execution import Execution
 from orchestrator.report.scored import AttemptState, Outcome, ScoredProblem, read_scored
 from orchestrator.report.training import sft_rows
 
@@ -112,6 +114,22 @@ def test_a_problem_without_a_result_is_open(tmp_path: Path) -> None:
     assert problem.outcome is Outcome.OPEN
     assert problem.result is None
     assert [a.state for a in problem.attempts] == [AttemptState.UNUSED]
+
+
+def test_a_problem_that_was_not_opened_is_listed_with_its_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that was stopped early lists all rows of its file."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": f"p{i}", "prompt": f"What is {i}?", "answer": "1"} for i in range(3)]
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open_job(Path("job"), PLAN, []) as job:
+        source = job_source(Path("p.jsonl"), 0, "auto")
+        write_source(job, PLAN, Execution(engine=PluginSpec("fake")), source)
+    problems = read_scored("job").problems
+    assert [(p.problem.prompt, p.accepted, p.outcome) for p in problems] == [
+        (f"What is {i}?", ("1",), Outcome.OPEN) for i in range(3)
+    ]
 
 
 @pytest.mark.parametrize(
