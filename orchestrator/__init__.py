@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.plan.execution import Execution
     from orchestrator.plan.registry import domain, engine, selector, similarity, strategy, verifier
+    from orchestrator.report.frames import Frames, frames
     from orchestrator.runtime.api import Solution, arun, run, solve, traces
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "EngineError",
     "Execution",
     "Finish",
+    "Frames",
     "JobBusyError",
     "JournalError",
     "LeadlineError",
@@ -79,6 +81,7 @@ __all__ = [
     "drop",
     "engine",
     "fingerprint",
+    "frames",
     "next_trace",
     "run",
     "sample",
@@ -130,6 +133,7 @@ _HOMES = {
         "strategy",
         "verifier",
     ),
+    "orchestrator.report.frames": ("Frames", "frames"),
     "orchestrator.runtime.api": ("Solution", "arun", "run", "solve", "traces"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

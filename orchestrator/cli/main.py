@@ -24,9 +24,17 @@ _COMMANDS = {
         "run": ("run.run", "Run a file of problems, or continue a run."),
         "resume": ("run.resume", "Continue an interrupted job."),
         "solve": ("run.solve", "Answer one question."),
+    },
+    "Read results": {
+        "show": ("study.results.show.show", "List a job's problems by outcome, or show one."),
         "eval": (
-            "study.evaluate.evaluate",
+            "study.results.evaluate.evaluate",
             "Evaluate a finished job, optionally with other selectors.",
+        ),
+        "compare": ("study.results.compare.compare", "Compare two jobs on the same problems."),
+        "export": (
+            "study.results.export.export_job",
+            "Write a job to Parquet, CSV, JSONL or training data.",
         ),
         "answers": ("study.answers.command.answers", "Show how answers are read and compared."),
     },

@@ -39,7 +39,7 @@ from orchestrator.cli.view.tables import print_traces, solution_table, summary_t
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
-from orchestrator.jobs.job import Job, open_job
+from orchestrator.jobs.job import Job, open_job, result_row
 from orchestrator.jobs.openai_batch import write_batch_output
 from orchestrator.jobs.problems import ProblemFile
 from orchestrator.jobs.rows import Format
@@ -175,7 +175,8 @@ def _print_solution(
     """Print the answer and its vote; the traces too, unless they are None."""
     if display.as_json:
         rows = None if traces is None else list(map(trace_row, traces))
-        print_json({"question": question, "result": result, "traces": rows, "seconds": seconds})
+        row = result_row(result)
+        print_json({"question": question, "result": row, "traces": rows, "seconds": seconds})
         return
     console = results_console()
     if traces is not None:

@@ -27,7 +27,7 @@ class FinishedJob:
 
     `digests` and `pools` have every problem that was opened, `results` those that were concluded.
     Pools are in order of arrival, without token ids. `source` is None when the job was started from
-    Python.
+    Python. `undropped` has, of the problems with dropped traces, the traces as they arrived.
     """
 
     directory: Path
@@ -36,6 +36,11 @@ class FinishedJob:
     digests: Mapping[str, str]
     results: Mapping[str, Result]
     pools: Mapping[str, list[Trace]]
+    undropped: Mapping[str, list[Trace]]
+
+    def arrivals(self, problem_id: str) -> list[Trace]:
+        """Return a problem's traces as they arrived; a dropped one with the answer that it gave."""
+        return self.undropped.get(problem_id, self.pools.get(problem_id, []))
 
     def problem_file(self) -> ProblemFile | None:
         """Return the rows that the job answers, as they are now; None where there is no file."""
@@ -103,11 +108,13 @@ def read_finished(path: Path) -> FinishedJob:
     source = read_source(directory)
     with Journal(directory / "journal.db") as journal:
         digests = journal.digests()
+        results = {result.problem_id: result for result in journal.results()}
         return FinishedJob(
             directory,
             msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan),
             source,
             digests,
-            {result.problem_id: result for result in journal.results()},
+            results,
             {id: journal.pool(id) for id in digests},
+            {id: journal.arrived(id) for id, result in results.items() if result.dropped},
         )

@@ -229,6 +229,11 @@ class Journal:
         """Return `traces` without their token ids, which no vote reads."""
         return [changed(trace, token_ids=()) for trace in self.traces(problem_id)]
 
+    def arrived(self, problem_id: str) -> list[Trace]:
+        """Return one problem's traces as they arrived, dropped or not, without their token ids."""
+        events = self.events(problem_id)
+        return [changed(e.trace, token_ids=()) for e in events if isinstance(e, Arrived)]
+
     def n_traces(self) -> int:
         """Return how many traces the journal contains."""
         return int(self._query("SELECT COUNT(ordinal) FROM events").fetchone()[0])

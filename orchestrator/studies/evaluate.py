@@ -161,23 +161,22 @@ async def read_references(
             del answers[id]
             expects = getattr(domain, "expects", "")
             note = next((note for _, note in readings if note), "")
-            whole = " or ".join(texts) or _text(rows[id].answer)
+            whole = " or ".join(texts) or text_of(rows[id].answer)
             unreadable.append(UnreadableReference(id, rows[id].row, whole, name, expects, note))
     return References(answers, tuple(unreadable))
 
 
 def _texts(answer: Any, lists_are_values: bool) -> list[str]:
     """Return the texts of a reference: that of each alias, or one; none of an object."""
-    if lists_are_values or not isinstance(answer, list | dict):
-        return [_text(answer)]
-    if isinstance(answer, dict):
+    if isinstance(answer, dict) and not lists_are_values:
         return []
-    is_nested = any(isinstance(item, list | dict) for item in answer)  # a matrix
-    return [_text(answer)] if is_nested else [_text(item) for item in answer if item is not None]
+    is_nested = isinstance(answer, list) and any(isinstance(one, list | dict) for one in answer)
+    is_one = lists_are_values or is_nested or not isinstance(answer, list)
+    return [text_of(item) for item in ([answer] if is_one else answer) if item is not None]
 
 
-def _text(answer: Any) -> str:
-    """Return an answer that is no text as JSON."""
+def text_of(answer: Any) -> str:
+    """Return a reference as text: one that is no text as JSON."""
     return answer if isinstance(answer, str) else msgspec.json.encode(answer).decode().strip('"')
 
 

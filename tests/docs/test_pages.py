@@ -196,7 +196,7 @@ def test_the_table_of_keys_is_that_of_the_code() -> None:
 
 # --- command lines
 
-PLACEHOLDERS = {"K": "8", "N": "8"}
+PLACEHOLDERS = {"K": "8", "N": "8", "FORMAT": "csv"}
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:

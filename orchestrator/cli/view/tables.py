@@ -5,6 +5,7 @@ All other tables of numbers use `numbers_table` from here.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import compress, zip_longest
 
@@ -116,6 +117,9 @@ def summary_table(summary: Summary) -> RenderableType:
     files.add_row("results", Text(summary.results, overflow="fold"))
     if summary.batch_output:
         files.add_row("batch output", Text(summary.batch_output, overflow="fold"))
+    wrong = " --wrong" if report.accuracy is not None and report.accuracy.value < 1 else ""
+    command = f"leadline show {shlex.quote(summary.directory)}{wrong}"
+    files.add_row("look closer", Text(command, overflow="fold"))
     return Group(facts, *faults, files)
 
 

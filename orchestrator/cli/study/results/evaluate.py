@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from rich.text import Text
 from orchestrator.cli.console import print_json, results_console
 from orchestrator.cli.inputs import required_references
 from orchestrator.cli.options import debug_option, json_option
+from orchestrator.cli.study.results.options import by_option, problems_option
 from orchestrator.cli.view.numbers import counted, one_line
+from orchestrator.cli.view.results.jobs import tags_table
 from orchestrator.cli.view.tables import points_table, rankings_table
 from orchestrator.core.values import Result, Status, Trace
 from orchestrator.core.votes import n_sampled
@@ -19,8 +22,10 @@ from orchestrator.jobs.finished import read_finished
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.spec_syntax import one_spec, spelled
+from orchestrator.report.tags import accuracy_by_tag
 from orchestrator.studies.evaluate import RightAnswers
 from orchestrator.studies.summary import (
+    Ranking,
     correctness,
     curve,
     rankings,
@@ -32,13 +37,7 @@ from orchestrator.studies.sweep.surface import parse_counts
 
 @click.command(name="eval")
 @click.argument("directory", type=click.Path(), metavar="DIR")
-@click.option(
-    "--problems",
-    default="",
-    type=click.Path(),
-    metavar="FILE",
-    help="File with the reference answers, if they are not in the file that was run.",
-)
+@problems_option
 @click.option(
     "--selector",
     "selectors",
@@ -52,22 +51,28 @@ from orchestrator.studies.sweep.surface import parse_counts
     metavar="K,K,...",
     help="Widths for pass@k and maj@k.  [default: powers of two]",
 )
+@by_option
 @json_option
 @debug_option
 def evaluate(
-    directory: str, problems: str, selectors: tuple[str, ...], ks: str, as_json: bool
+    directory: str,
+    problems: str,
+    selectors: tuple[str, ...],
+    ks: str,
+    tags: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Evaluate a job against reference answers, from its journal alone: no engine is started.
 
     Prints the accuracy with its 95% interval, the accuracy of other selectors on the same traces,
-    and pass@k and maj@k. Options of a selector follow its name, separated by spaces.
+    pass@k and maj@k, and the accuracy by tags of the problems. Options of a selector follow its
+    name, separated by spaces.
 
     \b
     Examples:
       leadline eval runs/arithmetic
-      leadline eval runs/arithmetic --selector weighted --selector "filtered by=tail_confidence"
-        --ks 1,4,16
-      leadline eval runs/arithmetic --problems answers.jsonl
+      leadline eval runs/arithmetic --selector "discounted slope=0.7" --ks 1,4,16
+      leadline eval runs/arithmetic --problems answers.jsonl --by level
     """
     widths = parse_counts(ks, "--ks") if ks else ()
     specs = [one_spec("--selector", text) for text in selectors]
@@ -87,19 +92,24 @@ def evaluate(
         lambda reselected: correctness(reselected, references, domains, plan, execution),
         unreadable,
     )
+    right = correctness(results, references, domains, plan, execution)
+    by_tag = accuracy_by_tag(results, right, tags) if right or tags else []
     points = curve(pools, references, domains, widths, plan, execution) if references else []
-    notes = [
-        f"{r.selector}: {counted(r.n_failed, 'problem')} could not be voted on, "
-        f"e.g.: {one_line(r.error)}"
-        for r in ranked
-        if r.n_failed
-    ]
+    notes = [_fault_note(r, loaded[r.selector], pools) for r in ranked if r.n_failed]
     doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
     notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
     notes += _cautions(results, pools, references, answers)
     if as_json:
         notes += unreadable_notes(read, answers)
-        print_json({"directory": directory, "selectors": ranked, "curve": points, "notes": notes})
+        print_json(
+            {
+                "directory": directory,
+                "selectors": ranked,
+                "curve": points,
+                "tags": by_tag,
+                "notes": notes,
+            }
+        )
         return 0
     console = results_console()
     n_traces = sum(map(len, pools.values()))
@@ -109,9 +119,24 @@ def evaluate(
     console.print(rankings_table(ranked))
     if points:
         console.print(points_table(points))
+    if by_tag:
+        console.print(tags_table(by_tag))
     for note in notes:
         console.print(Text(note, style="yellow"))
     return 0
+
+
+def _fault_note(ranking: Ranking, selector: object, pools: Mapping[str, Sequence[Trace]]) -> str:
+    """Return the note on the problems that a selector could not vote on, with the remedy."""
+    recorded = {name for pool in pools.values() for trace in pool for name in trace.metrics}
+    missing = [name for name in registry.metrics(selector) if name not in recorded]
+    n_failed = counted(ranking.n_failed, "problem")
+    if missing:
+        return (
+            f"{ranking.selector}: {n_failed} could not be voted on, because the job did not record "
+            f"{', '.join(missing)}; a job run with --selector {shlex.quote(ranking.selector)} does"
+        )
+    return f"{ranking.selector}: {n_failed} could not be voted on, e.g.: {one_line(ranking.error)}"
 
 
 def _cautions(

@@ -1,0 +1,1 @@
+"""The views of `leadline show` (`problems`) and `leadline compare` (`jobs`); display only."""
