@@ -23,6 +23,7 @@ from orchestrator.studies.evaluate import RightAnswers
 from orchestrator.studies.summary import (
     correctness,
     curve,
+    failed_note,
     rankings,
     undecided_note,
     unreadable_notes,
@@ -94,6 +95,7 @@ def evaluate(
         for r in ranked
         if r.n_failed
     ]
+    notes += [note] if (note := failed_note(ranked[0].report)) else []
     doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
     notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
     notes += _cautions(results, pools, references, answers)

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from orchestrator.cli.view.numbers import count, duration, one_line, percent
 from orchestrator.core.values import Finish
+from orchestrator.engines.supervised import Outages
 from orchestrator.runtime.driver import Progress
 
 LIVE_SECONDS = 0.25  # between two pictures: 4 Hz
@@ -172,6 +173,8 @@ def _counters(progress: Progress, rates: Rates) -> Table:
     table.add_row("traces", Text.assemble(" · ".join(counts), " · ", (failed, red)))
     tokens = f"{count(progress.output_tokens)} · {count(rates.tokens_per_second)}/s"
     table.add_row("tokens", " · ".join((tokens, *_saved(rates))))
+    if pause := pause_text(progress.outages):
+        table.add_row("paused", Text(pause, style="yellow", no_wrap=True, overflow="ellipsis"))
     if progress.last_error:
         error = Text(one_line(progress.last_error), style="red", no_wrap=True, overflow="ellipsis")
         table.add_row("last error", error)
@@ -217,8 +220,9 @@ class PlainView:
             self._write(f"still {state.phase}, {duration(now - state.since)}")
             return
         counts = plain_counts(state.progress)
+        pause = pause_text(state.progress.outages)
         rates = self._meter.read(state.progress, state.running_since)
-        if counts != self._last:
+        if pause or counts != self._last:
             self._last = counts
             speed = f"{count(rates.tokens_per_second)} tokens/s"
             remaining = [_remaining(rates)] if rates.eta_seconds else []
@@ -226,6 +230,7 @@ class PlainView:
             self._write(
                 ", ".join((counts, speed, *_saved(rates), *remaining))
                 + (f"; last error: {error}" if error else "")
+                + (f"; paused {pause}" if pause else "")
             )
 
     def _write(self, text: str) -> None:
@@ -291,6 +296,19 @@ def _trace_counts(progress: Progress) -> tuple[str, ...]:
         f"{count(n[Finish.STOP] + n[Finish.LENGTH] + n[Finish.RULE])} finished",
         f"{count(n[Finish.CANCELLED])} cancelled",
         f"{count(n[Finish.FAILED])} failed",
+    )
+
+
+def pause_text(outages: Outages) -> str:
+    """Return how long requests have been paused, what comes next, and why; "" without a pause."""
+    pause, now = outages.pause, outages.now()
+    if pause is None:
+        return ""
+    wait, left = pause.next_probe - now, pause.ends_run - now
+    probe = f"next try in {duration(wait)}" if wait > 0 else "trying"
+    return (
+        f"for {duration(now - pause.began)}; {probe}; the run ends in {duration(max(0.0, left))} "
+        f"unless a request is served: {one_line(pause.reason)}"
     )
 
 
