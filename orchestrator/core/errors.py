@@ -3,6 +3,7 @@
 LeadlineError
 ├── PlanError          the plan, a plugin's options, a model or an input file as a whole is wrong:
 │   │                  raised before any engine starts
+│   ├── PlanFault      one key is wrong
 │   └── PluginError    a plugin is unknown, declared twice, or does not load
 ├── StrategyError      a strategy broke the protocol (its problem fails, the job continues)
 ├── NoVerdict          a verifier cannot score a trace (the trace continues without the verdict,
@@ -27,6 +28,14 @@ class LeadlineError(Exception):
 
 class PlanError(LeadlineError):
     """The plan cannot be run as written."""
+
+
+class PlanFault(PlanError):
+    """One key of the plan, `key`, is wrong; a loader can add where it was written."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class PluginError(PlanError):

@@ -40,9 +40,8 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A pause that lasts: its reason, and times of the clock `Clock.now`."""
+    """A pause that lasts, in times of the clock `Clock.now`."""
 
-    reason: str
     began: float
     next_probe: float
     ends_run: float  # if no request has been served by then
@@ -223,7 +222,7 @@ class SupervisedEngine:
         seconds = max(0.0, min(seconds, ends_run - now))
         began = outages.pause.began if outages.pause else now
         outages.n_pauses += outages.pause is None
-        outages.pause = Pause(outages.reason, began, now + seconds, ends_run)
+        outages.pause = Pause(began, now + seconds, ends_run)
         epoch = self._breaker.shut()
         waker = asyncio.create_task(self._reopen(seconds, epoch))
         self._wakers.add(waker)

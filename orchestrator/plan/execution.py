@@ -7,7 +7,9 @@ The one rule: nothing here is part of the plan's fingerprint. Ranges and help ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from orchestrator.core.errors import PlanFault
 from orchestrator.core.values import PluginSpec
 
 # Below this, failures say little of the other problems, and to end early saves little.
@@ -51,3 +53,22 @@ class Execution:
     checker_seconds: float = 10.0
     strategy_seconds: float = 60.0
     supervision: Supervision = Supervision()
+
+
+def rename_former_tables(tree: dict[str, Any], source: str) -> list[str]:
+    """Rename what had another name in earlier versions; return a notice for each."""
+    notices = []
+    if "fleet" in tree:
+        if "execution" in tree:
+            raise PlanFault("fleet", "[fleet] is the former name of [execution]; keep one of them")
+        tree["execution"] = tree.pop("fleet")
+        notices.append(f"{source}: [fleet] is now called [execution]")
+    execution = tree.get("execution")
+    engine = execution.get("engine") if isinstance(execution, dict) else None
+    if isinstance(engine, dict) and engine.get("name") == "openai" and "max_retries" in engine:
+        del engine["max_retries"]
+        notices.append(
+            f"{source}: execution.engine.max_retries is ignored: requests are sent again for "
+            "supervision.patience_seconds"
+        )
+    return notices

@@ -29,7 +29,7 @@ from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
-from orchestrator.plan.execution import Execution, Supervision
+from orchestrator.plan.execution import Execution, Supervision, rename_former_tables
 from orchestrator.plan.keys import (
     POOL,
     TABLES,
@@ -38,7 +38,6 @@ from orchestrator.plan.keys import (
     TopLevel,
     read_section,
     refuse_unknown,
-    rename_former_tables,
     takes_text,
 )
 from orchestrator.plan.spec_syntax import one_spec

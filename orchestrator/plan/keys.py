@@ -1,4 +1,4 @@
-"""The fixed keys of a plan in one table, with the names that keys had before.
+"""The fixed keys of a plan in one table, and the description of any dataclass field.
 
 The one rule: types and defaults come from the dataclasses, ranges and meanings from msgspec's
 `Meta`. The loader, its errors, the flags and the documentation are all generated from these, so
@@ -14,29 +14,21 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
+import types
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanFault as PlanFault
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan.execution import Execution, Supervision
-from orchestrator.plan.fields import FieldInfo, field_info, type_text
 
 OutputFormat: TypeAlias = Literal["auto", "jsonl", "openai-batch"]
 _PLAN = Plan()
-
-
-class PlanFault(PlanError):
-    """One key of the plan, `key`, is wrong; a loader can add where it was written."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +142,14 @@ KEYS: Mapping[str, Meta] = {
         gt=0, description="The longest that one comparison of answers may take, in seconds."
     ),
     "execution.strategy_seconds": Meta(
-        gt=0,
-        description="The longest that a strategy may compute between two traces, in seconds.",
+        gt=0, description="The longest that a strategy may compute between two traces, in seconds."
     ),
     "supervision.patience_seconds": Meta(
         ge=0,
-        description="How long requests are sent again, with growing pauses, to a server that "
-        "refuses or drops them, in seconds; 0 is never.",
+        description="How long refused or lost requests are sent again, in seconds; 0 is never.",
     ),
     "supervision.max_failed": Meta(
-        ge=0,
-        le=1,
-        description="The share of the problems that may fail. With more, the exit code is 3, and "
-        "after ten failed problems the job ends early.",
+        ge=0, le=1, description="The share of problems that may fail; with more the exit code is 3."
     ),
     "models.NAME.path": Meta(
         pattern=r"\S", extra_json_schema={"range": "not empty"}, description=_MODEL
@@ -177,8 +164,7 @@ KEYS: Mapping[str, Meta] = {
         description="The layer schedule, as in 0-9 (10-19)*r 20-29; an empty text is as it ships."
     ),
     "models.NAME.max_depth": Meta(
-        ge=0,
-        description="The largest latent depth to reserve memory for; 0 is as the model ships.",
+        ge=0, description="The largest latent depth to reserve memory for; 0 is as the model ships."
     ),
     "models.NAME.damped": Meta(
         description="Whether each of r iterations moves the state only 1/r of the way."
@@ -198,6 +184,28 @@ KEYS: Mapping[str, Meta] = {
         description="vLLM's parser of this model's thinking; empty: by its family; none: by tags."
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class FieldInfo:
+    """A field of a dataclass, described for help texts and errors.
+
+    `type` is Python source; so is the `default` of an option, while that of a key is TOML, and
+    "(required)" means none. `range` ("at least 1") and `description` may be "".
+    """
+
+    name: str
+    type: str
+    default: str
+    range: str
+    description: str
+    kind: str  # the type in words
+
+    @property
+    def expected(self) -> str:
+        """The requirement on a value, phrased to follow "it must be"."""
+        allowed = f"{self.kind}, {self.range}" if self.range else self.kind
+        return f"{allowed}. {self.description}".rstrip(". ")
 
 
 def keys() -> list[FieldInfo]:
@@ -271,25 +279,6 @@ def _dotted(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def rename_former_tables(tree: dict[str, Any], source: str) -> list[str]:
-    """Rename what had another name in earlier versions; return a notice for each."""
-    notices = []
-    if "fleet" in tree:
-        if "execution" in tree:
-            raise PlanFault("fleet", "[fleet] is the former name of [execution]; keep one of them")
-        tree["execution"] = tree.pop("fleet")
-        notices.append(f"{source}: [fleet] is now called [execution]")
-    execution = tree.get("execution")
-    engine = execution.get("engine") if isinstance(execution, dict) else None
-    if isinstance(engine, dict) and engine.get("name") == "openai" and "max_retries" in engine:
-        del engine["max_retries"]
-        notices.append(
-            f"{source}: execution.engine.max_retries is ignored: requests are sent again for "
-            "supervision.patience_seconds"
-        )
-    return notices
-
-
 @functools.cache
 def _hints(section: str) -> Mapping[str, Any]:
     """Return the types of a section's keys, annotated with their entries in the table."""
@@ -310,11 +299,107 @@ def _hints(section: str) -> Mapping[str, Any]:
 def _key_info(key: str) -> FieldInfo:
     section, _, name = key.rpartition(".")
     field = next(f for f in dataclasses.fields(SECTIONS[section]) if f.name == name)
-    info = field_info(field, _hints(section)[name])
+    info = _field_info(field, _hints(section)[name])
     if field.default is not dataclasses.MISSING:
         default = getattr(field.default, "name", field.default)  # of a plugin its name
         info = dataclasses.replace(info, default=json.dumps(default, ensure_ascii=False))
     return dataclasses.replace(info, name=key)
+
+
+def field_infos(cls: type) -> list[FieldInfo]:
+    """Return the constructor fields of a dataclass, in order of declaration."""
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError):  # a name imported for type checking only: `build` reports it
+        hints = {}
+    return [
+        _field_info(field, hints.get(field.name, field.type))
+        for field in dataclasses.fields(cls)
+        if field.init
+    ]
+
+
+def _field_info(field: dataclasses.Field[Any], hint: Any) -> FieldInfo:
+    if field.default is not dataclasses.MISSING:
+        default = repr(field.default)
+    elif field.default_factory is not dataclasses.MISSING:
+        default = repr(field.default_factory())
+    else:
+        default = "(required)"
+    try:
+        schema = msgspec.json.schema(hint, schema_hook=lambda cls: {"title": str(cls)})
+    except (TypeError, NameError):  # an annotation that does not resolve
+        schema = {}
+    schemas = (schema, *schema.get("anyOf", ()))
+    return FieldInfo(
+        field.name,
+        type_text(hint),
+        default,
+        " and ".join(_limits(schema)),
+        next((s["description"] for s in schemas if "description" in s), ""),
+        _kind(schema) or f"of type {type_text(hint)}",
+    )
+
+
+def type_text(hint: Any) -> str:
+    """Return a type as Python source, without annotations and module names."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return type_text(args[0])
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(type_text, args))
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, args))}]"
+    if hint in (types.NoneType, ...):
+        return "..." if hint is ... else "None"
+    name = str(getattr(origin or hint, "__name__", hint))
+    return f"{name}[{', '.join(map(type_text, args))}]" if args else name
+
+
+# by the names of JSON schema
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+_KINDS = {
+    "string": "a text in quotes",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "left out",
+    "array": "a list",
+    "object": "a table",
+}
+_LISTS = {
+    "string": 'a list of texts, e.g. ["a", "b"]',
+    "integer": "a list of whole numbers, e.g. [1, 2]",
+    "number": "a list of numbers, e.g. [0.5, 1]",
+}
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """Return a type in words, as a plan file writes its values."""
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(map(repr, schema["enum"]))
+    item = (schema.get("items") or {}).get("type", "")
+    return _LISTS.get(item) or _KINDS.get(schema.get("type", ""), "")
+
+
+def _limits(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the limits on a value: "at least 0", "below 1"."""
+    yield from (f"{word} {schema[bound]:g}" for bound, word in _BOUNDS.items() if bound in schema)
+    if schema.get("minLength") or schema.get("minItems"):
+        yield "not empty"
+    if "pattern" in schema:
+        yield schema.get("range") or f"matching {schema['pattern']}"
+    for alternative in schema.get("anyOf", ()):
+        yield from _limits(alternative)
+    if schema.get("items"):
+        yield from (f"each {limit}" for limit in _limits(schema["items"]))
 
 
 if __name__ == "__main__":

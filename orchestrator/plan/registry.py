@@ -21,7 +21,7 @@ import msgspec
 
 from orchestrator.core.errors import PluginError
 from orchestrator.core.values import Capability, PluginSpec
-from orchestrator.plan.fields import FieldInfo, field_infos
+from orchestrator.plan.keys import FieldInfo, field_infos
 from orchestrator.plan.keys import near as near
 from orchestrator.plan.spec_syntax import one_spec
 

@@ -391,7 +391,7 @@ class Driver:
 
     def _elapsed(self, opened: _Open) -> float:
         paused = self.progress.outages.total_seconds() - opened.paused_before
-        return time.monotonic() - opened.began - paused
+        return max(0.0, time.monotonic() - opened.began - paused)
 
     async def _stop_tasks(self) -> None:
         tasks = list(self._tasks)

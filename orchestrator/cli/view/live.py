@@ -174,7 +174,9 @@ def _counters(progress: Progress, rates: Rates) -> Table:
     tokens = f"{count(progress.output_tokens)} · {count(rates.tokens_per_second)}/s"
     table.add_row("tokens", " · ".join((tokens, *_saved(rates))))
     if pause := pause_text(progress.outages):
-        table.add_row("paused", Text(pause, style="yellow", no_wrap=True, overflow="ellipsis"))
+        table.add_row("paused", Text(pause, style="yellow"))
+        reason = one_line(progress.outages.reason)
+        table.add_row("reason", Text(reason, style="yellow", no_wrap=True, overflow="ellipsis"))
     if progress.last_error:
         error = Text(one_line(progress.last_error), style="red", no_wrap=True, overflow="ellipsis")
         table.add_row("last error", error)
@@ -230,7 +232,7 @@ class PlainView:
             self._write(
                 ", ".join((counts, speed, *_saved(rates), *remaining))
                 + (f"; last error: {error}" if error else "")
-                + (f"; paused {pause}" if pause else "")
+                + (f"; paused {pause}: {one_line(state.progress.outages.reason)}" if pause else "")
             )
 
     def _write(self, text: str) -> None:
@@ -300,16 +302,14 @@ def _trace_counts(progress: Progress) -> tuple[str, ...]:
 
 
 def pause_text(outages: Outages) -> str:
-    """Return how long requests have been paused, what comes next, and why; "" without a pause."""
+    """Return how long requests have been paused, and what comes next; "" without a pause."""
     pause, now = outages.pause, outages.now()
     if pause is None:
         return ""
     wait, left = pause.next_probe - now, pause.ends_run - now
     probe = f"next try in {duration(wait)}" if wait > 0 else "trying"
-    return (
-        f"for {duration(now - pause.began)}; {probe}; the run ends in {duration(max(0.0, left))} "
-        f"unless a request is served: {one_line(pause.reason)}"
-    )
+    end = f"ends in {duration(max(0.0, left))} unless a request is served"
+    return f"for {duration(now - pause.began)}; {probe}; {end}"
 
 
 def _remaining(rates: Rates) -> str:

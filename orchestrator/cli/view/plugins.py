@@ -19,7 +19,7 @@ from rich.text import Text
 
 from orchestrator.core.errors import PluginError
 from orchestrator.plan import registry
-from orchestrator.plan.fields import FieldInfo
+from orchestrator.plan.keys import FieldInfo
 
 _OURS = "leadline "  # begins the name of our own distribution with its version
 
