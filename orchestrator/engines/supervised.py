@@ -24,6 +24,7 @@ from orchestrator.plan.execution import Supervision
 
 FIRST_BACKOFF_SECONDS = 0.5
 LAST_BACKOFF_SECONDS = 30.0
+LAST_PROBE_SECONDS = 10.0  # one request costs little, and the whole job waits for it
 # Servers refuse at once. A probe that is open for this long is being served: without this, a window
 # of reasoning models would fill again only after the first of them has finished, minutes later.
 ACCEPTED_SECONDS = 5.0
@@ -199,19 +200,19 @@ class SupervisedEngine:
         self.outages.n_retries += 1
         breaker = self._breaker
         if breaker.is_closed:
-            delay = self._back_off(error, tries.n - 1)
+            delay = self._back_off(error, tries.n - 1, LAST_BACKOFF_SECONDS)
             tries.waited += delay
             return delay
         if breaker.must_shut(epoch):
-            self._shut(self._back_off(error, breaker.n_probes))
+            self._shut(self._back_off(error, breaker.n_probes, LAST_PROBE_SECONDS))
         return 0.0
 
-    def _back_off(self, error: Unavailable, n: int) -> float:
+    def _back_off(self, error: Unavailable, n: int, longest: float) -> float:
         """Return a pause with jitter after `n` earlier ones; never less than was requested."""
         jitter = self._clock.jitter()
         if error.retry_after_seconds:
             return error.retry_after_seconds * (1 + jitter / 4)
-        most = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(n, 16))
+        most = min(longest, FIRST_BACKOFF_SECONDS * 2.0 ** min(n, 16))
         return min(most * (1 + jitter) / 2, max(self._patience, FIRST_BACKOFF_SECONDS))
 
     def _shut(self, seconds: float) -> None:

@@ -158,7 +158,7 @@ class LiveView(rich_progress.Progress):
             self._problems,
             total=progress.n_problems,
             completed=progress.n_done,
-            remaining="" if is_done else _remaining(rates),
+            remaining="" if is_done or progress.outages.pause else _remaining(rates),
             visible=True,
         )
         return self.make_tasks_table(self.tasks)
@@ -227,7 +227,7 @@ class PlainView:
         if pause or counts != self._last:
             self._last = counts
             speed = f"{count(rates.tokens_per_second)} tokens/s"
-            remaining = [_remaining(rates)] if rates.eta_seconds else []
+            remaining = [_remaining(rates)] if rates.eta_seconds and not pause else []
             error = one_line(state.progress.last_error)
             self._write(
                 ", ".join((counts, speed, *_saved(rates), *remaining))
@@ -293,8 +293,9 @@ def plain_counts(progress: Progress) -> str:
 
 def _trace_counts(progress: Progress) -> tuple[str, ...]:
     n = progress.finishes
+    state = "waiting" if progress.outages.pause else "running"
     return (
-        f"{count(progress.n_running)} running",
+        f"{count(progress.n_running)} {state}",
         f"{count(n[Finish.STOP] + n[Finish.LENGTH] + n[Finish.RULE])} finished",
         f"{count(n[Finish.CANCELLED])} cancelled",
         f"{count(n[Finish.FAILED])} failed",
