@@ -408,3 +408,37 @@ def test_too_many_failures_are_an_error_in_python() -> None:
     failing = Execution(PluginSpec("fake", {"failure_rate": 1.0}))
     with pytest.raises(orchestrator.TooManyFailed, match=r"of 40 problems failed.*on purpose"):
         orchestrator.run(questions(40), Plan(), failing)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        PluginSpec("consistency", {"n": 3}),
+        PluginSpec("adaptive", {"n": 6}),
+        PluginSpec("short-m@k", {"m": 1, "k": 3}),
+        PluginSpec("revise", {}),
+        PluginSpec("rsa", {}),
+    ],
+    ids=lambda spec: spec.name,
+)
+def test_what_another_try_gives_is_what_a_fresh_job_gives(
+    strategy: PluginSpec, tmp_path: Path
+) -> None:
+    """Also where traces of the first try are used again: 85 % of its requests fail."""
+    plan = replace(PLAN, strategy=strategy)
+    allowing = Execution(PluginSpec("fake"), supervision=Supervision(max_failed=1.0))
+
+    def results(directory: Path, failure_rate: float) -> dict[str, Result]:
+        engine = PluginSpec("fake", {"failure_rate": failure_rate})
+        execution = replace(allowing, engine=engine)
+        every = orchestrator.run(questions(20), plan, execution, out=directory)
+        return {r.problem_id: replace(r, seconds=0.0, usage={}) for r in every}
+
+    first = results(tmp_path / "unlucky", 0.85)
+    failed = {i for i, r in first.items() if r.status is Status.FAILED}
+    assert failed
+    second, fresh = results(tmp_path / "unlucky", 0.0), results(tmp_path / "fresh", 0.0)
+    assert {i: second[i] for i in failed} == {i: fresh[i] for i in failed}
+    assert {i: second[i] for i in second.keys() - failed} == {
+        i: first[i] for i in first.keys() - failed
+    }
