@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         PlanError,
         PluginError,
         StrategyError,
+        TooManyFailed,
+        Unavailable,
     )
     from orchestrator.core.plan import Budget, Model, Plan, fingerprint
     from orchestrator.core.steps import cancel, drop, next_trace, sample, submit
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
         Usage,
         Verdict,
     )
-    from orchestrator.plan.execution import Execution
+    from orchestrator.plan.execution import Execution, Supervision
     from orchestrator.plan.registry import domain, engine, selector, similarity, strategy, verifier
     from orchestrator.report.frames import Frames, frames
     from orchestrator.runtime.api import Solution, arun, run, solve, traces
@@ -72,7 +74,10 @@ __all__ = [
     "Solution",
     "Status",
     "StrategyError",
+    "Supervision",
+    "TooManyFailed",
     "Trace",
+    "Unavailable",
     "Usage",
     "Verdict",
     "arun",
@@ -104,6 +109,8 @@ _HOMES = {
         "PlanError",
         "PluginError",
         "StrategyError",
+        "TooManyFailed",
+        "Unavailable",
     ),
     "orchestrator.core.plan": ("Budget", "Model", "Plan", "fingerprint"),
     "orchestrator.core.steps": ("cancel", "drop", "next_trace", "sample", "submit"),
@@ -124,7 +131,7 @@ _HOMES = {
         "Usage",
         "Verdict",
     ),
-    "orchestrator.plan.execution": ("Execution",),
+    "orchestrator.plan.execution": ("Execution", "Supervision"),
     "orchestrator.plan.registry": (
         "domain",
         "engine",

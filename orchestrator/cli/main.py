@@ -2,8 +2,8 @@
 
 Exit codes of every command: 0 done; 1 the work could not be finished, or no problem ended with an
 answer or an abstention (for `doctor`: something is broken; for `answers --compare`: the answers
-differ); 2 the command, the plan or an input file is invalid, and nothing was started; 130 Ctrl-C,
-143 SIGTERM.
+differ); 2 the command, the plan or an input file is invalid, and nothing was started; 3 more
+problems failed than `supervision.max_failed` allows; 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import EXIT_CODES, wants_debug
-from orchestrator.core.errors import LeadlineError, PlanError
+from orchestrator.cli.options import EXIT_CODES, TOO_MANY_FAILED, wants_debug
+from orchestrator.core.errors import LeadlineError, PlanError, TooManyFailed
 
 # The help text, section by section: each command with its place below this package, and its line.
 _COMMANDS = {
@@ -98,10 +98,16 @@ class Leadline(click.Group):
             if wants_debug(ctx):
                 traceback.print_exc()
             click.echo(f"leadline: {error}", err=True)
-            ctx.exit(2 if isinstance(error, PlanError) else 1)
+            ctx.exit(_exit_code(error))
         except KeyboardInterrupt:
             click.echo("leadline: interrupted", err=True)
             ctx.exit(130)
+
+
+def _exit_code(error: LeadlineError) -> int:
+    if isinstance(error, TooManyFailed):
+        return TOO_MANY_FAILED
+    return 2 if isinstance(error, PlanError) else 1
 
 
 @click.group(

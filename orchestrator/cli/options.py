@@ -16,11 +16,13 @@ from typing import Any
 
 import click
 
+TOO_MANY_FAILED = 3  # exit code
 EXIT_CODES = """\b
 Exit codes:
   0    done
   1    the work could not be finished, or no problem ended with an answer or an abstention
   2    the command, the plan or an input file is invalid; nothing was started
+  3    more problems failed than supervision.max_failed allows; they can be tried again
   130  stopped by Ctrl-C (143: by SIGTERM); finished traces are kept"""
 _DEBUG = "orchestrator.debug"
 _PLUGIN_FLAGS = "orchestrator.plugin_flags"
@@ -32,6 +34,7 @@ _SECTIONS = {
     "sampling": "How tokens are sampled",
     "budget": "Limits per problem",
     "execution": "Where and how fast it runs (never changes answers)",
+    "supervision": "What happens when requests or problems fail",
     "command": "This command",
 }
 _METAVARS = {
@@ -64,6 +67,12 @@ limit_option = click.option(
     callback=lambda ctx, param, value: value or 0,
     metavar="N",
     help="Use only the first N rows of the problem file.",
+)
+retry_option = click.option(
+    "--retry-failed/--no-retry-failed",
+    default=True,
+    show_default=True,
+    help="Try problems again that failed in an earlier run of this job.",
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the numbers as JSON on the standard output."

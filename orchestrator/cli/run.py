@@ -28,15 +28,17 @@ from orchestrator.cli.inputs import (
     run_name,
 )
 from orchestrator.cli.options import (
+    TOO_MANY_FAILED,
     DisplayOptions,
     PlanCommand,
     display_options,
     limit_option,
     plan_argument,
+    retry_option,
 )
 from orchestrator.cli.view.numbers import counted, one_line
 from orchestrator.cli.view.tables import print_traces, solution_table, summary_table, trace_row
-from orchestrator.core.errors import EngineError, PlanError
+from orchestrator.core.errors import EngineError, PlanError, TooManyFailed
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.jobs.job import Job, open_job, result_row
@@ -58,15 +60,24 @@ from orchestrator.plan.file import LoadedPlan, load_plan
 from orchestrator.studies.evaluate import References
 from orchestrator.studies.summary import Summary, correctness, summarise
 
+_RESUMABLE = ("execution.", "supervision.")  # keys that may change when a job is resumed
+
 
 @click.command(cls=PlanCommand)
 @plan_argument
 @limit_option
+@retry_option
 @display_options
 def run(
-    plan_file: str | None, flags: Mapping[str, str], limit: int, display: DisplayOptions
+    plan_file: str | None,
+    flags: Mapping[str, str],
+    limit: int,
+    retry_failed: bool,
+    display: DisplayOptions,
 ) -> int:
     """Run a file of problems. The same command again continues an interrupted run.
+
+    It also tries problems again that failed, unless --no-retry-failed is given.
 
     Every key of a plan is also a flag, and a flag wins over the file. Options of the strategy, the
     selector, the engine, a domain or a model are flags by their dotted names: --strategy.n 16,
@@ -83,17 +94,21 @@ def run(
     source = job_source(problems, limit, loaded.format)
     require_same_file(directory, source)
     plan = _with_recorded_choice(loaded, directory)
-    return _run_job(directory, plan, loaded.execution, source, display)
+    return _run_job(directory, plan, loaded.execution, source, display, retry_failed)
 
 
-@click.command(cls=PlanCommand, accepts=lambda key: key.startswith("execution."))
+@click.command(cls=PlanCommand, accepts=lambda key: key.startswith(_RESUMABLE))
 @click.argument("directory", type=click.Path(), metavar="DIR")
+@retry_option
 @display_options
-def resume(directory: str, flags: Mapping[str, str], display: DisplayOptions) -> int:
+def resume(
+    directory: str, flags: Mapping[str, str], retry_failed: bool, display: DisplayOptions
+) -> int:
     """Continue an interrupted job from its directory alone.
 
-    The plan is the one that the job started with. Only settings of speed may change: the flags of
-    `execution`.
+    Problems that failed are tried again, unless --no-retry-failed is given. The plan is the one
+    that the job started with. Only what decides no answer may change: the flags of `execution` and
+    `supervision`.
 
     \b
     Examples:
@@ -109,7 +124,7 @@ def resume(directory: str, flags: Mapping[str, str], display: DisplayOptions) ->
         )
     loaded = read_plan(path / PLAN_FILE, flags)
     require_unchanged(path, source, loaded.plan)
-    return _run_job(path, loaded.plan, loaded.execution, source, display)
+    return _run_job(path, loaded.plan, loaded.execution, source, display, retry_failed)
 
 
 @click.command(cls=PlanCommand, without=("problems", "format"))
@@ -200,7 +215,12 @@ def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
 
 
 def _run_job(
-    directory: Path, plan: Plan, execution: Execution, source: JobSource, display: DisplayOptions
+    directory: Path,
+    plan: Plan,
+    execution: Execution,
+    source: JobSource,
+    display: DisplayOptions,
+    retry_failed: bool,
 ) -> int:
     """Run the remaining problems of a job and print the summary."""
     file = first_problems(source.problems, plan, source.limit)
@@ -211,13 +231,18 @@ def _run_job(
     resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
     with (
         _naming_remedy(resume_command),
-        open_job(directory, plan, file.problems, file.invalid, file.order) as job,
+        open_job(
+            directory,
+            plan,
+            file.problems,
+            file.invalid,
+            file.order,
+            retry_failed=retry_failed,
+        ) as job,
     ):
         write_source(job, plan, execution, source)
         n_resumed = len(file.problems) - len(job.remaining())
-        before = f", {n_resumed:,} of them done before" if n_resumed else ""
-        n_problems = counted(len(file.problems), "problem")
-        title = f"{directory} · {n_problems}{before} · {run_name(plan, execution)}"
+        title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)
         summary = _summary(job, plan, execution, source, file, references, outcome, n_resumed)
     if display.as_json:
@@ -234,6 +259,29 @@ def _run_job(
         if sys.stdout.isatty():
             results_console().print()
         results_console().print(summary_table(summary))
+    return _exit_code(summary, execution, resume_command)
+
+
+def _extent(job: Job, n_resumed: int) -> str:
+    """Return how many problems a job has, and how many of them are not new."""
+    n_retried = len(job.journal.failed().intersection(p.id for p in job.remaining()))
+    notes = (
+        f", {n_resumed:,} of them done before" if n_resumed else "",
+        f", {n_retried:,} that failed are tried again" if n_retried else "",
+    )
+    return counted(len(job.problems), "problem") + "".join(notes)
+
+
+def _exit_code(summary: Summary, execution: Execution, resume_command: str) -> int:
+    """Return the exit code of a finished job; print how failed problems are tried again."""
+    n_failed = summary.report.n_by_status[Status.FAILED]
+    n_problems = summary.report.n_results - summary.report.n_by_status[Status.INVALID]
+    if n_failed:
+        problems, are = counted(n_failed, "problem"), "is" if n_failed == 1 else "are"
+        message(f"\n{problems} failed and {are} tried again by: {resume_command}")
+    if not execution.supervision.allows(n_failed, n_problems):
+        message(f"more failed than supervision.max_failed = {execution.supervision.max_failed:g}")
+        return TOO_MANY_FAILED
     return 1 if summary.all_failed else 0
 
 
@@ -270,6 +318,7 @@ def _summary(
         start_seconds=outcome.start_seconds,
         n_resumed=n_resumed,
         n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
+        outages=outcome.progress.outages if outcome.progress else None,
         batch_output=write_batch_output(job, plan) if wants_batch and is_done else None,
         interrupted=not is_done,
         chosen=auto.description(plan) or "",
@@ -288,13 +337,13 @@ def _program() -> str:
 
 @contextlib.contextmanager
 def _naming_remedy(resume_command: str) -> Iterator[None]:
-    """Add the command to continue to the message of an EngineError raised in the block."""
+    """Add the command to continue to the message of an error that ends the run in the block."""
     try:
         yield
-    except EngineError as error:
-        raise EngineError(
-            f"{error}\nfinished traces are kept; when the cause is fixed, continue with: "
-            f"{resume_command}"
+    except (EngineError, TooManyFailed) as error:
+        raise type(error)(
+            f"{error}\nresults and finished traces are kept; when the cause is fixed, continue "
+            f"with: {resume_command}"
         ) from error
 
 

@@ -3,12 +3,15 @@
 LeadlineError
 ├── PlanError          the plan, a plugin's options, a model or an input file as a whole is wrong:
 │   │                  raised before any engine starts
+│   ├── PlanFault      one key is wrong
 │   └── PluginError    a plugin is unknown, declared twice, or does not load
 ├── StrategyError      a strategy broke the protocol (its problem fails, the job continues)
 ├── NoVerdict          a verifier cannot score a trace (the trace continues without the verdict,
 │                      with a note)
 ├── EngineError        the engine cannot start or cannot recover (the job ends; the journal keeps
 │                      what is done)
+├── Unavailable        the engine cannot serve a request now, and may later (it is sent again)
+├── TooManyFailed      more problems failed than the plan allows (the job ends)
 └── JournalError       the journal cannot be written or belongs to another plan (the job ends)
     └── JobBusyError   another process works on this job directory
 """
@@ -27,6 +30,14 @@ class PlanError(LeadlineError):
     """The plan cannot be run as written."""
 
 
+class PlanFault(PlanError):
+    """One key of the plan, `key`, is wrong; a loader can add where it was written."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class PluginError(PlanError):
     """A plugin is unknown, ambiguous or broken."""
 
@@ -41,6 +52,32 @@ class NoVerdict(LeadlineError):
 
 class EngineError(LeadlineError):
     """The engines cannot serve requests and cannot recover."""
+
+
+class Unavailable(LeadlineError):
+    """An engine cannot serve a request now, as under a rate limit, and may later.
+
+    `retry_after_seconds` is the pause that the engine requested, None if it requested none. With
+    `exhausted`, nobody is served before somebody acts, as when a quota is used up. `lost_tokens`
+    had been generated for this request.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        retry_after_seconds: float | None = None,
+        *,
+        exhausted: bool = False,
+        lost_tokens: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.exhausted = exhausted
+        self.lost_tokens = lost_tokens
+
+
+class TooManyFailed(LeadlineError):
+    """More problems failed than `supervision.max_failed` allows; the message has the last error."""
 
 
 class JournalError(LeadlineError):

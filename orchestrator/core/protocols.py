@@ -162,8 +162,9 @@ class Engine(Protocol):
     async def generate(self, request: Request) -> Trace:
         """Return the trace of a request, not annotated yet.
 
-        A request that cannot be served yields a FAILED trace; an engine that cannot serve any
-        request raises EngineError. Cancelling the awaiting task aborts the generation.
+        A request that cannot be served yields a FAILED trace; one that can be served later raises
+        Unavailable; an engine that cannot serve any request raises EngineError. Cancelling the
+        awaiting task aborts the generation.
         """
 
     def abort(self, request: Request) -> None:

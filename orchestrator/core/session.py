@@ -107,6 +107,11 @@ class Session:
         return self._routine is not None
 
     @property
+    def n_submitted(self) -> int:
+        """The number of requests submitted so far: the next ordinal."""
+        return self._next_ordinal
+
+    @property
     def done(self) -> bool:
         """Whether exploration has ended and every started request has arrived."""
         return self._routine is None and not self.running

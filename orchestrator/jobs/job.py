@@ -38,6 +38,7 @@ class Job:
     problems: Sequence[Problem]
     invalid: Mapping[str, Result] = field(default_factory=dict)
     order: Sequence[str] = ()
+    retry_failed: bool = True  # whether problems that failed in an earlier run are tried again
     _exported_at: float = 0.0
 
     @property
@@ -46,8 +47,10 @@ class Job:
         return self.directory / "results.jsonl"
 
     def remaining(self) -> list[Problem]:
-        """Return the problems that have no result yet, in input order."""
+        """Return the problems that have no result yet, or failed before, in input order."""
         concluded = self.journal.concluded()
+        if self.retry_failed:
+            concluded -= self.journal.failed()
         return [p for p in self.problems if p.id not in concluded]
 
     def results(self) -> list[Result]:
@@ -79,6 +82,8 @@ def open_job(
     problems: Sequence[Problem],
     invalid: Sequence[Result] = (),
     order: Sequence[str] | None = None,
+    *,
+    retry_failed: bool = True,
 ) -> Iterator[Job]:
     """Yield the job of this plan in this directory, new or resumed.
 
@@ -97,7 +102,7 @@ def open_job(
         _refuse_changed(journal, problems)
         ids = order if order is not None else [p.id for p in problems]
         by_id = {r.problem_id: r for r in invalid}
-        job = Job(directory, journal, problems, by_id, ids, time.monotonic())
+        job = Job(directory, journal, problems, by_id, ids, retry_failed, time.monotonic())
         try:
             yield job
         finally:

@@ -1,10 +1,11 @@
 """The journal: every annotated trace, stop and result of a job, in one SQLite file.
 
-Events are stored in order of arrival. Append-only, one writer, many events per transaction (group
-commit). The one rule: an event is journalled before anything else sees it, so killing the process
-at any moment loses at most the traces in flight. WAL with synchronous=NORMAL survives killed
-processes; a power cut may undo the last transactions but never corrupts the file. The journal is
-the same for every strategy.
+Events are stored in order of arrival, by one writer, many in one transaction (group commit). The
+journal is append-only but for `retract`, which makes room for another try at a problem that failed.
+The one rule: an event is journalled before anything else sees it, so killing the process at any
+moment loses at most the traces in flight. WAL with synchronous=NORMAL survives killed processes; a
+power cut may undo the last transactions but never corrupts the file. The journal is the same for
+every strategy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Self, TypeAlias
 import msgspec
 
 from orchestrator.core.errors import JournalError
-from orchestrator.core.values import Problem, Result, Trace, changed
+from orchestrator.core.values import Problem, Result, Status, Trace, changed
 from orchestrator.core.votes import pruned
 
 _SCHEMA = """
@@ -158,9 +159,12 @@ class Journal:
             self._db.executemany("INSERT INTO results VALUES (?, ?)", results)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            self._roll_back()
             raise self._failed(error) from error
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     def _encoded(self, event: Arrived) -> tuple[bytes, bytes]:
         trace = event.trace
@@ -189,6 +193,33 @@ class Journal:
     def concluded(self) -> set[str]:
         """Return the ids of the problems that have a result."""
         return {str(row[0]) for row in self._query("SELECT problem FROM results")}
+
+    def failed(self) -> set[str]:
+        """Return the ids of the problems that have the result that they failed."""
+        # `instr` first: most results need not be parsed
+        rows = self._query(
+            "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB)) "
+            "AND json_extract(CAST(body AS TEXT), '$.status') = ?",
+            (f'"status":"{Status.FAILED}"', Status.FAILED.value),
+        )
+        return {str(row[0]) for row in rows}
+
+    def retract(self, problem_id: str, ordinals: Sequence[int]) -> None:
+        """Remove a problem's result, its stops and these traces, in one transaction."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM results WHERE problem = ?", (problem_id,))
+            self._db.execute(
+                "DELETE FROM events WHERE problem = ? AND ordinal IS NULL", (problem_id,)
+            )
+            self._db.executemany(
+                "DELETE FROM events WHERE problem = ? AND ordinal = ?",
+                [(problem_id, ordinal) for ordinal in ordinals],
+            )
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise self._failed(error) from error
 
     def results(self) -> Iterator[Result]:
         """Yield every result, in no particular order."""

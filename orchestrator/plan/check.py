@@ -106,7 +106,7 @@ def _check_values(plan: Plan, execution: Execution) -> None:
 
 
 def _check_section(section: str, values: Any, prefix: str) -> None:
-    fields = (f.name for f in dataclasses.fields(values) if f.name != "engine")
+    fields = (f.name for f in dataclasses.fields(values) if f.name not in ("engine", "supervision"))
     read_section(section, {name: getattr(values, name) for name in fields}, prefix)
 
 

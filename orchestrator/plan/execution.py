@@ -1,4 +1,4 @@
-"""The table [execution] of a plan file: settings that decide speed and never answers.
+"""The tables [execution] and [supervision] of a plan file: how a plan is run, not what it answers.
 
 The one rule: nothing here is part of the plan's fingerprint. Ranges and help are in
 `orchestrator.plan.keys`.
@@ -7,8 +7,33 @@ The one rule: nothing here is part of the plan's fingerprint. Ranges and help ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from orchestrator.core.errors import PlanFault
 from orchestrator.core.values import PluginSpec
+
+# Below this, failures say little of the other problems, and to end early saves little.
+_FEWEST_FAILED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """How long to wait for an engine that refuses requests, and how many problems may fail.
+
+    `max_failed` is a share of the job's problems. With more, the job ends early and its exit code
+    is 3.
+    """
+
+    patience_seconds: float = 600.0
+    max_failed: float = 0.1
+
+    def allows(self, n_failed: int, n_problems: int) -> bool:
+        """Tell whether so many of the problems may fail."""
+        return n_failed <= self.max_failed * n_problems
+
+    def ends_early(self, n_failed: int, n_problems: int) -> bool:
+        """Tell whether the job ends before its other problems are tried."""
+        return n_failed >= _FEWEST_FAILED and not self.allows(n_failed, n_problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +52,23 @@ class Execution:
     checkers: int = 1
     checker_seconds: float = 10.0
     strategy_seconds: float = 60.0
+    supervision: Supervision = Supervision()
+
+
+def rename_former_tables(tree: dict[str, Any], source: str) -> list[str]:
+    """Rename what had another name in earlier versions; return a notice for each."""
+    notices = []
+    if "fleet" in tree:
+        if "execution" in tree:
+            raise PlanFault("fleet", "[fleet] is the former name of [execution]; keep one of them")
+        tree["execution"] = tree.pop("fleet")
+        notices.append(f"{source}: [fleet] is now called [execution]")
+    execution = tree.get("execution")
+    engine = execution.get("engine") if isinstance(execution, dict) else None
+    if isinstance(engine, dict) and engine.get("name") == "openai" and "max_retries" in engine:
+        del engine["max_retries"]
+        notices.append(
+            f"{source}: execution.engine.max_retries is ignored: requests are sent again for "
+            "supervision.patience_seconds"
+        )
+    return notices

@@ -29,7 +29,7 @@ from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
-from orchestrator.plan.execution import Execution
+from orchestrator.plan.execution import Execution, Supervision, rename_former_tables
 from orchestrator.plan.keys import (
     POOL,
     TABLES,
@@ -82,7 +82,7 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
 
 def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     tree = {} if path is None else _parse(path)
-    notices = _rename_former_tables(tree, str(path))
+    notices = rename_former_tables(tree, str(path))
     _expand_short_forms(tree)
     _apply_flags(tree, flags)
     files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
@@ -143,16 +143,6 @@ def _parse(path: Path) -> Table:
         raise PlanError(
             f"{path}:{line}: {what}{column}; put texts in quotes, and write each key only once"
         ) from error
-
-
-def _rename_former_tables(tree: Table, source: str) -> list[str]:
-    """Rename tables that had another name in version 0.1; return a notice for each."""
-    if "fleet" not in tree:
-        return []
-    if "execution" in tree:
-        raise PlanFault("fleet", "[fleet] is the former name of [execution]; keep one of them")
-    tree["execution"] = tree.pop("fleet")
-    return [f"{source}: [fleet] is now called [execution]"]
 
 
 def _former_option_notices(plan: Plan) -> list[str]:
@@ -291,7 +281,12 @@ def _set(tree: Table, key: str, value: object) -> None:
 def _execution(tree: Table) -> Execution:
     table = _table(tree.pop("execution", {}), "execution")
     engine = _spec(table.pop("engine", Execution().engine.name), "execution.engine")
-    return Execution(engine, **read_section("execution", table))
+    supervision = _table(tree.pop("supervision", {}), "supervision")
+    return Execution(
+        engine,
+        **read_section("execution", table),
+        supervision=Supervision(**read_section("supervision", supervision)),
+    )
 
 
 def _plan(tree: Table) -> tuple[Plan, PluginSpec | None]:
@@ -357,6 +352,7 @@ def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
 
     A job directory keeps this record.
     """
+    table = {**dataclasses.asdict(execution), "engine": _spec_table(execution.engine)}
     return {
         "domain": plan.domain,
         "seed": plan.seed,
@@ -368,7 +364,8 @@ def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
         "sampling": dataclasses.asdict(plan.sampling),
         "budget": dataclasses.asdict(plan.budget),
         "domains": {name: _spec_table(spec) for name, spec in plan.domains.items()},
-        "execution": {**dataclasses.asdict(execution), "engine": _spec_table(execution.engine)},
+        "supervision": table.pop("supervision"),
+        "execution": table,
     }
 
 

@@ -22,21 +22,13 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 import msgspec
 from msgspec import Meta
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanFault as PlanFault
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
-from orchestrator.plan.execution import Execution
+from orchestrator.plan.execution import Execution, Supervision
 
 OutputFormat: TypeAlias = Literal["auto", "jsonl", "openai-batch"]
 _PLAN = Plan()
-
-
-class PlanFault(PlanError):
-    """One key of the plan, `key`, is wrong; a loader can add where it was written."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +53,17 @@ SECTIONS: Mapping[str, type] = {
     "sampling": Sampling,
     "budget": Budget,
     "execution": Execution,
+    "supervision": Supervision,
     POOL: Model,
 }
-TABLES = ("models", "domains", "sampling", "budget", "execution")  # at the top of a plan file
+TABLES = (
+    "models",
+    "domains",
+    "sampling",
+    "budget",
+    "execution",
+    "supervision",
+)  # at the top of a plan file
 
 _MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
 KEYS: Mapping[str, Meta] = {
@@ -142,8 +142,14 @@ KEYS: Mapping[str, Meta] = {
         gt=0, description="The longest that one comparison of answers may take, in seconds."
     ),
     "execution.strategy_seconds": Meta(
-        gt=0,
-        description="The longest that a strategy may compute between two traces, in seconds.",
+        gt=0, description="The longest that a strategy may compute between two traces, in seconds."
+    ),
+    "supervision.patience_seconds": Meta(
+        ge=0,
+        description="How long refused or lost requests are sent again, in seconds; 0 is never.",
+    ),
+    "supervision.max_failed": Meta(
+        ge=0, le=1, description="The share of problems that may fail; with more the exit code is 3."
     ),
     "models.NAME.path": Meta(
         pattern=r"\S", extra_json_schema={"range": "not empty"}, description=_MODEL
@@ -158,8 +164,7 @@ KEYS: Mapping[str, Meta] = {
         description="The layer schedule, as in 0-9 (10-19)*r 20-29; an empty text is as it ships."
     ),
     "models.NAME.max_depth": Meta(
-        ge=0,
-        description="The largest latent depth to reserve memory for; 0 is as the model ships.",
+        ge=0, description="The largest latent depth to reserve memory for; 0 is as the model ships."
     ),
     "models.NAME.damped": Meta(
         description="Whether each of r iterations moves the state only 1/r of the way."
@@ -279,6 +284,8 @@ def _hints(section: str) -> Mapping[str, Any]:
     """Return the types of a section's keys, annotated with their entries in the table."""
     hints = {}
     for name, hint in get_type_hints(SECTIONS[section]).items():
+        if hint in SECTIONS.values():  # a table of its own
+            continue
         meta = KEYS[_dotted(section, name)]
         if hint is PluginSpec:
             hint = str

@@ -27,6 +27,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Message, PluginSpec, Problem, Result, Trace
+from orchestrator.engines.supervised import Clock, SupervisedEngine
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.journal import Journal
 from orchestrator.plan import auto, registry
@@ -60,11 +61,13 @@ async def arun(
     execution: Execution | None = None,
     *,
     out: str | Path | None = None,
+    retry_failed: bool = True,
 ) -> AsyncGenerator[Result]:
     """Yield the results of problems as they finish, in order of conclusion.
 
     `out` is the job directory. With it, an interrupted run continues where it stopped, and existing
-    results are yielded at once. Without it, the journal is in a temporary directory. Raises
+    results are yielded at once, except those of problems that failed: with `retry_failed`, these
+    are tried again. Without it, the journal is in a temporary directory. Raises
     PlanError, before anything starts, when the plan cannot run.
     """
     plan, execution = plan or Plan(), execution or Execution()
@@ -73,9 +76,14 @@ async def arun(
     checked = as_problems(problems, plan)
     check_plan(plan, execution)
     await check_isolated(plan.verifiers)
-    with _directory(out) as directory, open_job(directory, plan, checked) as job:
+    with (
+        _directory(out) as directory,
+        open_job(directory, plan, checked, retry_failed=retry_failed) as job,
+    ):
+        open_ids = {problem.id for problem in job.remaining()}
         for result in job.results():
-            yield result
+            if result.problem_id not in open_ids:
+                yield result
         async with contextlib.aclosing(run_job(job, plan, execution)) as results:
             async for result in results:
                 yield result
@@ -87,6 +95,7 @@ def run(
     execution: Execution | None = None,
     *,
     out: str | Path | None = None,
+    retry_failed: bool = True,
 ) -> list[Result]:
     """Return the results of problems, in the order of the problems.
 
@@ -95,7 +104,8 @@ def run(
     problems = list(problems)
 
     async def collect() -> list[Result]:
-        return [result async for result in arun(problems, plan, execution, out=out)]
+        results = arun(problems, plan, execution, out=out, retry_failed=retry_failed)
+        return [result async for result in results]
 
     by_id = {r.problem_id: r for r in blocking(collect)}
     return [by_id[p.id] for p in as_problems(problems, plan or Plan())]
@@ -162,11 +172,13 @@ async def run_job(
     execution: Execution,
     progress: Callable[[Progress], None] = lambda progress: None,
     factory: EngineFactory | None = None,
+    clock: Clock | None = None,
 ) -> AsyncGenerator[Result]:
     """Yield the results of a job's remaining problems.
 
     `progress` is called once, with the counts to watch while the job runs. Nothing starts when no
-    problem remains. `factory` replaces the execution's engine, for example with a SharedEngine.
+    problem remains. `factory` replaces the execution's engine, for example with a SharedEngine;
+    `clock` the clock by which refused requests wait.
     """
     remaining = job.remaining()
     if not remaining:
@@ -183,11 +195,16 @@ async def run_job(
             contextlib.aclosing(IsolatedVerifiers(plan.verifiers))
         )
         await isolated.load()
-        engine = await stack.enter_async_context(factory.open(plan.models))
+        opened = await stack.enter_async_context(factory.open(plan.models))
+        engine = await stack.enter_async_context(
+            contextlib.aclosing(SupervisedEngine(opened, execution.supervision, clock))
+        )
         verifiers = VerifierRunner(plan, engine, isolated, execution.window)
         annotator = Annotator(plan, workers, verifiers)
         driver = Driver(plan, execution, explorer, engine, annotator, job.journal)
+        driver.progress.outages = engine.outages
         driver.progress.n_problems = len(job.problems)
+        driver.progress.n_failed = len(job.journal.failed() - {p.id for p in remaining})
         driver.progress.n_resumed = driver.progress.n_done = len(job.problems) - len(remaining)
         progress(driver.progress)
         async with contextlib.aclosing(driver.run(remaining)) as results:

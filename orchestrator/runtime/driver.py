@@ -8,9 +8,7 @@ limits the requests in flight, and earlier problems have priority. Nothing here 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import gc
 import heapq
 import sys
 import time
@@ -20,18 +18,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from orchestrator.core.errors import JournalError, LeadlineError, describe
+from orchestrator.core.errors import JournalError, LeadlineError, TooManyFailed, describe
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.protocols import Engine, Selector, Strategy
 from orchestrator.core.session import Effect, Session, Start
-from orchestrator.core.values import Finish, Problem, Purpose, Request, Result, Trace
+from orchestrator.core.values import Finish, Problem, Purpose, Request, Result, Status, Trace
 from orchestrator.core.votes import VOTING, conclude
 from orchestrator.engines.reply import trace_for
+from orchestrator.engines.supervised import Outages
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
-from orchestrator.plan.execution import Execution
+from orchestrator.jobs.retry import usable
+from orchestrator.plan.execution import Execution, Supervision
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.verify import checked_reply
-from orchestrator.runtime.watchdog import Overrun, Watchdog
+from orchestrator.runtime.watchdog import Overrun, Watchdog, calm_collector
+
+_PAUSE_CHECK_SECONDS = 0.05  # between two looks at a budget of time while requests are paused
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class Progress:
     n_problems: int = 0
     n_done: int = 0
     n_resumed: int = 0  # problems that had a result when the run began
+    n_failed: int = 0  # problems
     n_open: int = 0
     # the arrived shares of the full sampling of open problems, summed
     open_share: float = 0.0
@@ -53,6 +56,16 @@ class Progress:
     pruned_tokens: int = 0
     saved_tokens: float = 0.0  # against the plan's full sampling, over finished problems
     last_error: str = ""
+    outages: Outages = field(default_factory=Outages)
+
+    def require_few_failed(self, supervision: Supervision) -> None:
+        """Raise TooManyFailed if so many problems failed that the run ends early."""
+        if supervision.ends_early(self.n_failed, self.n_problems):
+            raise TooManyFailed(
+                f"ended early: {self.n_failed:,} of {self.n_problems:,} problems failed, more than "
+                f"supervision.max_failed = {supervision.max_failed:g} allows; the last error: "
+                f"{self.last_error}"
+            )
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +76,7 @@ class _Open:
     session: Session
     classes: Classes
     began: float  # monotonic, minus the time that earlier runs spent
+    paused_before: float  # seconds of pauses until then
     stop_timer: asyncio.TimerHandle | None = None
     n_attempts: int = 0  # attempts that have arrived and are not being continued
     share: float = 0.0  # the share of its full sampling that has arrived
@@ -109,21 +123,24 @@ class Driver:
         self._failure: BaseException | None = None
         self._watchdog = Watchdog(execution.strategy_seconds)
         self._journalled = journal.digests()
+        self._failed_before = journal.failed()
         self._n_planned: int | None = getattr(explorer.strategy, "n_planned", None)
 
     async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
         """Yield the result of each problem once it is concluded and durable.
 
-        `problems` must be in order of priority, and none may have a result already. EngineError or
-        JournalError ends the run; no journalled event is lost.
+        `problems` must be in order of priority, and those with a result must have failed: they are
+        tried again. EngineError, TooManyFailed or JournalError ends the run; no journalled event is
+        lost, but what a new try replaces.
         """
         source = enumerate(problems)
         writer = ThreadPoolExecutor(1, thread_name_prefix="leadline-journal")
-        loop = asyncio.get_running_loop()
+        loop, progress = asyncio.get_running_loop(), self.progress
         try:
-            with self._watchdog, _calm_collector():
+            with self._watchdog, calm_collector():
                 more = self._fill(source)
                 while more or self._open or self._events:
+                    progress.require_few_failed(self._execution.supervision)
                     await self._wake.wait()
                     self._wake.clear()
                     if self._failure is not None:
@@ -204,6 +221,7 @@ class Driver:
         self._concluded.append(result)
         progress = self.progress
         progress.n_done += 1
+        progress.n_failed += result.status is Status.FAILED
         if result.error:
             progress.last_error = f"{result.problem_id}: {result.error}"
         if result.full_tokens is not None:
@@ -235,7 +253,9 @@ class Driver:
     def _open_problem(self, order: int, problem: Problem) -> None:
         loop = asyncio.get_running_loop()
         session = Session(problem, self._explorer.strategy, self._plan, self._explorer.metrics)
-        opened = self._open[problem.id] = _Open(order, session, Classes(), time.monotonic())
+        opened = self._open[problem.id] = _Open(
+            order, session, Classes(), time.monotonic(), self.progress.outages.total_seconds()
+        )
         if problem.id in self._journalled:
             effects = self._replay(opened)
         else:
@@ -248,16 +268,20 @@ class Driver:
 
     def _replay(self, opened: _Open) -> list[Effect]:
         """Rebuild a session from its journalled events; return the effects it still requires."""
-        session = opened.session
+        session, problem_id = opened.session, opened.session.problem.id
         self._guarded(opened, session.start)
-        for event in self._journal.events(session.problem.id):
-            opened.began = min(opened.began, time.monotonic() - event.elapsed)
+        failed_before = problem_id in self._failed_before
+        for event in (
+            usable(self._journal, session) if failed_before else self._journal.events(problem_id)
+        ):
+            if not failed_before:
+                opened.began = min(opened.began, time.monotonic() - event.elapsed)
             if isinstance(event, Stopped):
                 session.stop(event.reason)
                 continue
             if event.trace.ordinal not in session.running:
                 raise JournalError(
-                    f"problem {session.problem.id}: the journal has trace {event.trace.ordinal}, "
+                    f"problem {problem_id}: the journal has trace {event.trace.ordinal}, "
                     "which the strategy did not start this time; it is not deterministic, or its "
                     "code has changed. Continue with the old code, or choose another job directory"
                 )
@@ -356,28 +380,21 @@ class Driver:
         self._wake.set()
 
     def _expire(self, opened: _Open) -> None:
-        if opened.session.exploring:
+        if not opened.session.exploring:
+            return
+        left = self._plan.budget.seconds - self._elapsed(opened)
+        if left > 0:  # there was a pause, whose time does not count
+            wait = max(left, _PAUSE_CHECK_SECONDS)
+            opened.stop_timer = asyncio.get_running_loop().call_later(wait, self._expire, opened)
+        else:
             self._post(Stopped(opened.session.problem.id, "seconds", self._elapsed(opened)))
 
     def _elapsed(self, opened: _Open) -> float:
-        return time.monotonic() - opened.began
+        paused = self.progress.outages.total_seconds() - opened.paused_before
+        return max(0.0, time.monotonic() - opened.began - paused)
 
     async def _stop_tasks(self) -> None:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _calm_collector() -> Iterator[None]:
-    """Collect cyclic garbage less often.
-
-    A run creates many small values without cycles, which each collection would traverse in vain.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

@@ -93,9 +93,10 @@ class Savings:
 class Report:
     """The numbers of a finished job.
 
-    `accuracy` is None without references. `savings` is None where the full cost is unknown.
-    References that cannot be read (`n_unreadable`) do not count in the accuracy. The answers of the
-    problems in `undecided` could not be compared with a reference; they count as wrong.
+    `accuracy` is None without references, `savings` where the full cost is unknown. References that
+    cannot be read (`n_unreadable`) do not count. The answers of the problems in `undecided` could
+    not be compared with a reference: they are wrong, and so are the `n_failed_scored` problems that
+    failed; `accuracy_of_others` leaves these out.
     """
 
     n_results: int
@@ -104,6 +105,8 @@ class Report:
     n_unreadable: int
     undecided: tuple[str, ...]
     accuracy: Estimate | None
+    n_failed_scored: int
+    accuracy_of_others: Estimate | None
     usage: Mapping[str, Usage]
     total: Usage
     savings: Savings | None
@@ -366,14 +369,13 @@ def report(
     wall_seconds: float,
     unreadable: Collection[str] = (),
 ) -> Report:
-    """Return the numbers of a finished job; `correctness` is the result of `score`, or {}.
-
-    `unreadable` has the ids of the problems whose references cannot be read.
-    """
+    """Return the numbers of a finished job, with `score`'s correctness and the unreadable ids."""
     usage: dict[str, Usage] = {}
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one
     valid = [r for r in results if r.status is not Status.INVALID]
+    failed = {r.problem_id for r in valid if r.status is Status.FAILED} & correctness.keys()
+    others = [bool(right) for id, right in correctness.items() if id not in failed]
     return Report(
         n_results=len(results),
         n_by_status={status.value: sum(r.status is status for r in results) for status in Status},
@@ -383,6 +385,8 @@ def report(
         n_unreadable=sum(r.problem_id in unreadable for r in valid),
         undecided=tuple(id for id, right in correctness.items() if right is None),
         accuracy=share_estimate(list(map(bool, correctness.values()))),
+        n_failed_scored=len(failed),
+        accuracy_of_others=share_estimate(others),
         usage=usage,
         total=sum(usage.values(), Usage()),
         savings=savings(valid),

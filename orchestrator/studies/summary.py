@@ -18,6 +18,7 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.core.votes import conclude
+from orchestrator.engines.supervised import Outages
 from orchestrator.jobs.job import Job
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
@@ -68,6 +69,9 @@ class Summary:
     failed: tuple[Fault, ...]  # the first few
     invalid: tuple[Fault, ...]
     interrupted: bool
+    n_retries: int = 0  # requests of this run that were sent again
+    paused_seconds: float = 0.0  # of this run, in which no new request was sent
+    retry_reason: str = ""  # of the last of them
     chosen: str = ""  # the strategy that `auto` resolved to, and the reason
 
     @property
@@ -150,6 +154,16 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def failed_note(report: Report) -> str:
+    """Return a note on the failed problems that the accuracy counts as wrong; "" if none."""
+    n, others = report.n_failed_scored, report.accuracy_of_others
+    if not n:
+        return ""
+    problems, wrong = ("problem", "counts") if n == 1 else ("problems", "count")
+    failed = f"{n:,} {problems} that failed {wrong} as wrong"
+    return failed if others is None else f"{failed}; of the other {others.n:,}: {others.value:.1%}"
+
+
 def undecided_note(report: Report, directory: str | Path) -> str:
     """Return a note on the answers that could not be compared with a reference; "" if none."""
     if not report.undecided:
@@ -195,6 +209,7 @@ def summarise(
     n_new_tokens: int,
     batch_output: Path | None,
     interrupted: bool,
+    outages: Outages | None = None,
     chosen: str = "",
 ) -> Summary:
     """Return the summary of an open job after a run of `seconds`.
@@ -219,6 +234,9 @@ def summarise(
         failed=_faults(results, Status.FAILED),
         invalid=_faults(results, Status.INVALID),
         interrupted=interrupted,
+        n_retries=outages.n_retries if outages else 0,
+        paused_seconds=outages.total_seconds() if outages else 0.0,
+        retry_reason=outages.reason if outages else "",
         chosen=chosen,
     )
 

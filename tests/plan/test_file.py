@@ -21,7 +21,7 @@ from orchestrator.core.values import Capability, PluginSpec, Problem, Sampling
 from orchestrator.plan import keys as plankeys
 from orchestrator.plan import registry
 from orchestrator.plan.check import check_plan
-from orchestrator.plan.execution import Execution
+from orchestrator.plan.execution import Execution, Supervision
 from orchestrator.plan.file import LoadedPlan, load_plan, plan_document, plan_toml
 from orchestrator.plan.keys import keys as fixed_keys
 
@@ -356,6 +356,25 @@ def test_what_an_engine_lacks_is_said_with_the_engines_that_have_it() -> None:
         check_plan(Plan(verifiers=(PluginSpec("a"), PluginSpec("a"))), FAKE)
 
 
+def test_the_former_option_of_retries_is_ignored_with_a_notice(tmp_path: Path) -> None:
+    """Job directories of earlier versions have it in their plan; its successor is in the notice."""
+    path = tmp_path / "plan.toml"
+    path.write_text('[execution]\nengine = { name = "openai", max_retries = 5 }\n')
+    loaded = load_plan(path)
+    assert loaded.execution == Execution(PluginSpec("openai"))
+    assert "supervision.patience_seconds" in loaded.notices[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["patience_seconds = -1", "max_failed = 2", "max_failed = nan", 'max_failed = "all"']
+)
+def test_a_wrong_supervision_is_refused_with_its_key(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(f"[supervision]\n{text}\n")
+    with pytest.raises(PlanError, match=rf"supervision\.{text.split()[0]} .* it must be a number"):
+        load_plan(path)
+
+
 def test_every_fixed_key_has_help_and_no_help_is_left_over() -> None:
     """Each key is a flag too; a field added to a dataclass must not be without help."""
     found = {info.name: info for info in fixed_keys()}
@@ -366,6 +385,7 @@ def test_every_fixed_key_has_help_and_no_help_is_left_over() -> None:
         for name, cls in plankeys.SECTIONS.items()
         if name not in ("", plankeys.POOL)
         for f in dataclasses.fields(cls)
+        if f.name not in plankeys.SECTIONS
     }
     assert fields <= found.keys()
     # whose keys the user names
@@ -439,6 +459,7 @@ fleets = st.builds(
     st.integers(1),
     st.integers(0),
     st.integers(1),
+    supervision=st.builds(Supervision, st.floats(0, 1e9), st.floats(0, 1)),
 )
 
 

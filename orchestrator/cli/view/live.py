@@ -22,6 +22,7 @@ from rich.text import Text
 
 from orchestrator.cli.view.numbers import count, duration, one_line, percent
 from orchestrator.core.values import Finish
+from orchestrator.engines.supervised import Outages
 from orchestrator.runtime.driver import Progress
 
 LIVE_SECONDS = 0.25  # between two pictures: 4 Hz
@@ -157,7 +158,7 @@ class LiveView(rich_progress.Progress):
             self._problems,
             total=progress.n_problems,
             completed=progress.n_done,
-            remaining="" if is_done else _remaining(rates),
+            remaining="" if is_done or progress.outages.pause else _remaining(rates),
             visible=True,
         )
         return self.make_tasks_table(self.tasks)
@@ -172,6 +173,10 @@ def _counters(progress: Progress, rates: Rates) -> Table:
     table.add_row("traces", Text.assemble(" · ".join(counts), " · ", (failed, red)))
     tokens = f"{count(progress.output_tokens)} · {count(rates.tokens_per_second)}/s"
     table.add_row("tokens", " · ".join((tokens, *_saved(rates))))
+    if pause := pause_text(progress.outages):
+        table.add_row("paused", Text(pause, style="yellow"))
+        reason = one_line(progress.outages.reason)
+        table.add_row("reason", Text(reason, style="yellow", no_wrap=True, overflow="ellipsis"))
     if progress.last_error:
         error = Text(one_line(progress.last_error), style="red", no_wrap=True, overflow="ellipsis")
         table.add_row("last error", error)
@@ -217,15 +222,17 @@ class PlainView:
             self._write(f"still {state.phase}, {duration(now - state.since)}")
             return
         counts = plain_counts(state.progress)
+        pause = pause_text(state.progress.outages)
         rates = self._meter.read(state.progress, state.running_since)
-        if counts != self._last:
+        if pause or counts != self._last:
             self._last = counts
             speed = f"{count(rates.tokens_per_second)} tokens/s"
-            remaining = [_remaining(rates)] if rates.eta_seconds else []
+            remaining = [_remaining(rates)] if rates.eta_seconds and not pause else []
             error = one_line(state.progress.last_error)
             self._write(
                 ", ".join((counts, speed, *_saved(rates), *remaining))
                 + (f"; last error: {error}" if error else "")
+                + (f"; paused {pause}: {one_line(state.progress.outages.reason)}" if pause else "")
             )
 
     def _write(self, text: str) -> None:
@@ -286,12 +293,24 @@ def plain_counts(progress: Progress) -> str:
 
 def _trace_counts(progress: Progress) -> tuple[str, ...]:
     n = progress.finishes
+    state = "waiting" if progress.outages.pause else "running"
     return (
-        f"{count(progress.n_running)} running",
+        f"{count(progress.n_running)} {state}",
         f"{count(n[Finish.STOP] + n[Finish.LENGTH] + n[Finish.RULE])} finished",
         f"{count(n[Finish.CANCELLED])} cancelled",
         f"{count(n[Finish.FAILED])} failed",
     )
+
+
+def pause_text(outages: Outages) -> str:
+    """Return how long requests have been paused, and what comes next; "" without a pause."""
+    pause, now = outages.pause, outages.now()
+    if pause is None:
+        return ""
+    wait, left = pause.next_probe - now, pause.ends_run - now
+    probe = f"next try in {duration(wait)}" if wait > 0 else "trying"
+    end = f"ends in {duration(max(0.0, left))} unless a request is served"
+    return f"for {duration(now - pause.began)}; {probe}; {end}"
 
 
 def _remaining(rates: Rates) -> str:

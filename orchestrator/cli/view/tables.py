@@ -29,7 +29,7 @@ from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.studies.evaluate import Estimate, Report, Savings
 from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
-from orchestrator.studies.summary import Ranking, Summary, undecided_note
+from orchestrator.studies.summary import Ranking, Summary, failed_note, undecided_note
 
 _ACCOUNTS = {
     Purpose.SOLVE: "attempts that voted or could have",
@@ -89,6 +89,8 @@ def summary_table(summary: Summary) -> RenderableType:
     if report.accuracy is not None or report.n_unreadable:
         value = share(report.accuracy.value if report.accuracy else None)
         facts.add_row("accuracy", value, _accuracy_bounds(report))
+    if note := failed_note(report):
+        facts.add_row("", "", Text(note, style="yellow"))
     if doubt := undecided_note(report, summary.directory):
         facts.add_row("", "", Text(doubt, style="yellow"))
     facts.add_row("traces", count(report.n_traces), finishes)
@@ -190,6 +192,15 @@ def _add_doubts(table: Table, report: Report, summary: Summary) -> None:
             count(report.n_tied),
             "problems whose first two answers have the same weight: the larger count "
             "decided, then the earlier trace",
+        )
+    if summary.n_retries:
+        paused = summary.paused_seconds
+        pauses = f", with {duration(paused)} of pauses" if paused >= 1 else ""
+        table.add_row(
+            "sent again",
+            count(summary.n_retries),
+            f"requests that were refused or lost{pauses}; the last reason: "
+            f"{one_line(summary.retry_reason)}",
         )
     for reason, n in report.n_stopped_by.items():
         table.add_row("budget", count(n), f"problems ended by budget.{reason}")

@@ -1,13 +1,14 @@
 """Any OpenAI-compatible server as an Engine, through the official client.
 
-Completions are streamed, so an abort keeps the tokens that have arrived. The one rule: a failed
-request is a FAILED trace, a failed server an EngineError. A lost connection fails the request if
-the server still answers /models, and the server if it does not: a server that dies fails no trace.
+Completions are streamed, so an abort keeps the tokens that have arrived. The one rule: what the
+server says of a request is a FAILED trace; a rate limit, a server error or a lost connection is
+`Unavailable`, and the request is sent again (`orchestrator.engines.supervised`; the client's own
+retries are off); a server that refuses us altogether is an EngineError.
 
 A remote server does not report everything: `Usage.layer_tokens` is 0 (its layers are unknown),
 `Usage.seconds` includes its queue, and tokens generated after the last chunk that was received are
-not counted. Latent depth is not supported. Not covered: starting servers, and parsing their streams
-(`wire`).
+not counted. Latent depth is not supported. Not covered: starting servers, parsing their streams
+(`wire`), and what their refusals mean (`refusals`).
 """
 
 from __future__ import annotations
@@ -19,24 +20,38 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from orchestrator.core.errors import EngineError, PlanError
+from orchestrator.core.errors import EngineError, PlanError, Unavailable
 from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import Capability, Finish, Message, Request, Sampling, Trace
-from orchestrator.engines.openai.wire import MalformedReply, StreamedReply, model_names, token_ids
+from orchestrator.engines.openai.refusals import (
+    cause,
+    is_temporary,
+    is_temporary_event,
+    message,
+    shortened,
+    unavailable,
+)
+from orchestrator.engines.openai.wire import (
+    CutStream,
+    MalformedReply,
+    StreamedReply,
+    model_names,
+    token_ids,
+)
 
 if TYPE_CHECKING:
     import openai
 
 _CONNECT_SECONDS = 10.0  # a server that accepts no connection within this time is down
 _PROBE_SECONDS = 30.0  # for /models, which busy servers answer late
+_PROBE_RETRIES = 2  # of the client, before anything is sent that the supervision would repeat
 _DEFAULTS = Sampling()
-_MAX_MESSAGE = 500  # characters of a server's error: a sentence, not a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +83,6 @@ class OpenAI:
             "whole completion.",
         ),
     ] = 600.0
-    max_retries: Annotated[
-        int,
-        Meta(
-            ge=0,
-            description="How often a request is sent again, with growing pauses, after a lost "
-            "connection or a reply of 408, 409, 429 or 5xx; 0 is never.",
-        ),
-    ] = 2
     chat: Annotated[
         bool,
         Meta(
@@ -135,7 +142,7 @@ async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator
     client = openai.AsyncOpenAI(
         base_url=options.base_url,
         api_key=os.environ.get(options.api_key_env) or "none",
-        max_retries=options.max_retries,
+        max_retries=0,
         # No timeout for a free connection: the window limits the requests in flight.
         timeout=openai.Timeout(options.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
     )
@@ -158,7 +165,7 @@ class HttpEngine:
         self._running: dict[tuple[str, int], asyncio.Timeout] = {}
 
     async def check(self) -> None:
-        """Return once the server is known to serve every model of the plan.
+        """Return once the server is known to serve every model of the plan, or is too busy to say.
 
         Otherwise raises EngineError with the remedy.
         """
@@ -173,10 +180,12 @@ class HttpEngine:
                         await self._tokenize(model.path, {"prompt": "a"})
         except openai.APIConnectionError as error:
             raise EngineError(
-                f"no server answers at {url} ({_cause(error)}); start one there "
+                f"no server answers at {url} ({cause(error)}); start one there "
                 "(`vllm serve MODEL --port PORT`) or set base_url"
             ) from error
         except openai.APIStatusError as error:
+            if is_temporary(error.status_code):
+                return  # it is there, and requests are sent until it serves them
             raise EngineError(
                 f"{self._refusal(error)}; check base_url (most end in /v1), server and api_key_env"
             ) from error
@@ -195,7 +204,7 @@ class HttpEngine:
     async def generate(self, request: Request) -> Trace:
         """Return the trace of one request.
 
-        EngineError if the server is down or rejects all requests.
+        Unavailable if it may be served later; EngineError if the server rejects all requests.
         """
         started = time.perf_counter()
         key = (request.problem_id, request.ordinal)
@@ -230,14 +239,18 @@ class HttpEngine:
         ) as error:
             raise EngineError(self._refusal(error)) from error
         except openai.APIStatusError as error:
-            reply.fail(_message(error))
+            if is_temporary(error.status_code):
+                raise unavailable(self._options.base_url, error) from error
+            reply.fail(message(error))
         except openai.APIConnectionError as error:
-            await self._require_server(error)
-            reply.fail(f"the connection was lost: {_cause(error)}")
+            raise self._lost(reply, f"the connection was lost: {cause(error)}") from error
         except openai.APIError as error:  # an error that the server sent in the stream
-            reply.fail(
-                f"the server stopped in the middle of the stream: {error.message[:_MAX_MESSAGE]}"
-            )
+            reason = f"the server stopped in the middle of the stream: {shortened(error.message)}"
+            if is_temporary_event(error):
+                raise self._lost(reply, reason) from error
+            reply.fail(reason)
+        except CutStream as error:
+            raise self._lost(reply, str(error)) from error
         except (JSONDecodeError, UnicodeDecodeError) as error:
             reply.fail(f"the server sent invalid JSON: {error}")
         except MalformedReply as error:
@@ -319,21 +332,11 @@ class HttpEngine:
         )
 
     async def _served(self) -> tuple[str, ...]:
-        client = self._client.with_options(timeout=_PROBE_SECONDS)
+        client = self._client.with_options(timeout=_PROBE_SECONDS, max_retries=_PROBE_RETRIES)
         return model_names(await client.get("/models", cast_to=object))
 
-    async def _require_server(self, lost: openai.APIConnectionError) -> None:
-        import openai
-
-        try:
-            await self._served()
-        except openai.APIConnectionError as error:
-            raise EngineError(
-                f"the server at {self._options.base_url} is gone ({_cause(lost)}; then "
-                f"{_cause(error)}); start it again and resume"
-            ) from lost
-        except (openai.APIStatusError, MalformedReply, JSONDecodeError):
-            return  # it answers, so it is running
+    def _lost(self, reply: StreamedReply, reason: str) -> Unavailable:
+        return Unavailable(f"{self._options.base_url}: {reason}", lost_tokens=reply.n_tokens)
 
     def _refusal(self, error: openai.APIStatusError) -> str:
         key = self._options.api_key_env
@@ -341,7 +344,7 @@ class HttpEngine:
         if error.status_code in (401, 403):
             state = "set" if os.environ.get(key) else "not set"
             hint = f"; the key is read from ${key}, which is {state}"
-        return f"{self._options.base_url} refuses: {_message(error)}{hint}"
+        return f"{self._options.base_url} refuses: {message(error)}{hint}"
 
 
 def _continues(request: Request) -> bool:
@@ -377,15 +380,3 @@ def _common(request: Request, model: str, server: str) -> dict[str, object]:
         body["return_token_ids"] = True
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     return body
-
-
-def _message(error: openai.APIStatusError) -> str:
-    body: Any = error.body
-    message = body.get("message") if isinstance(body, dict) else None
-    return f"HTTP {error.status_code}: {str(message or error.response.text.strip())[:_MAX_MESSAGE]}"
-
-
-def _cause(error: BaseException) -> str:
-    # The client's own message is "Connection error."; the details are in its cause.
-    cause = error.__cause__
-    return f"{type(cause).__name__}: {cause}" if cause is not None else str(error)

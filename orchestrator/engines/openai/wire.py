@@ -28,6 +28,10 @@ class MalformedReply(Exception):
     """A reply that violates the API; the message becomes `Trace.error`."""
 
 
+class CutStream(Exception):
+    """A stream that ended in the middle of a completion."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Alternative:
     logprob: float
@@ -164,9 +168,9 @@ class StreamedReply:
         return False
 
     def close(self, content_type: str) -> None:
-        """End the stream. MalformedReply if the completion has not ended."""
+        """End the stream. CutStream if the completion has not ended."""
         if self.finish is None and self._n_choices:
-            raise MalformedReply("the stream was cut: it ended without a finish_reason")
+            raise CutStream("the stream was cut: it ended without a finish_reason")
         if self.finish is None:
             raise MalformedReply(
                 f"the server sent no choices (content type {content_type or 'not given'})"
@@ -179,6 +183,11 @@ class StreamedReply:
     def fail(self, reason: str) -> None:
         """End the trace as FAILED; the tokens so far are kept and charged."""
         self.finish, self.error = Finish.FAILED, reason
+
+    @property
+    def n_tokens(self) -> int:
+        """The output tokens so far, as far as they are known."""
+        return self._counted(0.0)[0].output_tokens
 
     def trace(self, seconds: float) -> Trace:
         """Return the trace so far; a failed one has no metrics."""

@@ -15,10 +15,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from orchestrator.core.errors import EngineError
+from orchestrator.core.errors import EngineError, Unavailable
 from orchestrator.core.values import Finish, Request, Trace
 from orchestrator.engines.ray import cluster
-from orchestrator.engines.ray.pools import PoolSpec, ReplicaState, ReplicaStats, Supervision
+from orchestrator.engines.ray.pools import PoolSpec, ReplicaState, ReplicaStats, ReplicaSupervision
 from orchestrator.engines.ray.replica import Completions, pack, unpack_collected
 from orchestrator.engines.ray.routing import at_its_depth, route
 from orchestrator.engines.ray.state import PendingRequest, RunningPool, RunningReplica
@@ -42,7 +42,7 @@ class RayFleet:
     Belongs to the event loop it was opened on.
     """
 
-    def __init__(self, specs: Sequence[PoolSpec], supervision: Supervision) -> None:
+    def __init__(self, specs: Sequence[PoolSpec], supervision: ReplicaSupervision) -> None:
         self._supervision = supervision
         self._loop = asyncio.get_running_loop()
         self._pools = {spec.name: RunningPool(spec) for spec in specs}
@@ -299,6 +299,9 @@ class RayFleet:
         for ticket, trace in completions:
             pending = replica.pending.pop(ticket, None)
             if pending is None:  # its caller was cancelled
+                continue
+            if isinstance(trace, Unavailable):
+                pending.postpone(trace)
                 continue
             if trace.ordinal != pending.request.ordinal:
                 pending.refuse(

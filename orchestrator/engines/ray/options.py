@@ -21,7 +21,7 @@ from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.engines.ray import cluster
 from orchestrator.engines.ray.fleet import RayFleet
-from orchestrator.engines.ray.pools import PoolSpec, Supervision
+from orchestrator.engines.ray.pools import PoolSpec, ReplicaSupervision
 from orchestrator.plan import registry
 
 
@@ -144,7 +144,7 @@ class Ray:
         async with cluster.connected(self.address) as nodes:
             specs = [self._spec(name, model, nodes) for name, model in models.items()]
             cluster.require_room([(s.name, s.n_replicas, s.resources) for s in specs], nodes)
-            supervision = Supervision(
+            supervision = ReplicaSupervision(
                 self.max_restarts,
                 self.heartbeat_seconds,
                 self.start_seconds,

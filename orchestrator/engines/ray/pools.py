@@ -30,7 +30,7 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Supervision:
+class ReplicaSupervision:
     """How replicas are supervised; the fields are those of `options.Ray`."""
 
     max_restarts: int

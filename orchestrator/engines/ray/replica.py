@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from orchestrator.core.errors import EngineError, LeadlineError
+from orchestrator.core.errors import EngineError, LeadlineError, Unavailable
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import Finish, Request, Trace
@@ -28,7 +28,8 @@ from orchestrator.engines.reply import trace_for
 from orchestrator.plan import registry
 
 Orders: TypeAlias = list[tuple[int, Request]]  # (ticket, request)
-Completions: TypeAlias = list[tuple[int, Trace]]  # (ticket, trace), in order of completion
+# (ticket, trace or why there is none yet), in order of completion
+Completions: TypeAlias = list[tuple[int, Trace | Unavailable]]
 Collected: TypeAlias = tuple[Completions, str]  # and why the engine died, or ""
 
 # traces in one reply: 256 traces of 32,000 token ids are about 25 MB, little for Ray's object store
@@ -149,6 +150,7 @@ class Replica:
         try:
             # an abort may arrive before the first step of this task: the engine would not know the
             # request
+            trace: Trace | Unavailable
             if ticket in self._aborted:
                 trace = trace_for(request, Finish.CANCELLED)
             else:
@@ -156,6 +158,8 @@ class Replica:
         except EngineError as error:
             self._fail(_text(error) + _log_place())
             return
+        except Unavailable as error:  # the fleet's caller sends it again
+            trace = error.with_traceback(None)
         except Exception as error:  # noqa: BLE001  # one request must not block the others
             trace = trace_for(request, Finish.FAILED, error=f"the engine raised {_text(error)}")
         del self._requests[ticket]

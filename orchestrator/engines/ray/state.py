@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.errors import EngineError
+from orchestrator.core.errors import EngineError, Unavailable
 from orchestrator.core.values import Finish, Request, Trace
 from orchestrator.engines.ray.pools import PoolSpec, ReplicaState
 from orchestrator.engines.reply import trace_for
@@ -31,6 +31,11 @@ class PendingRequest:
     def refuse(self, error: str) -> None:
         """Deliver a FAILED trace."""
         self.settle(trace_for(self.request, Finish.FAILED, error=error))
+
+    def postpone(self, error: Unavailable) -> None:
+        """Raise the engine's refusal to the caller, unless a trace was already delivered."""
+        if not self.trace.done():
+            self.trace.set_exception(error)
 
     def fail(self, reason: str) -> None:
         """Raise EngineError to the caller, unless a trace was already delivered."""

@@ -17,6 +17,7 @@ from orchestrator.cli.view.live import (
     plain_counts,
 )
 from orchestrator.core.values import Finish
+from orchestrator.engines.supervised import Outages, Pause
 from orchestrator.runtime.driver import Progress
 
 
@@ -121,6 +122,25 @@ def test_plain_lines_come_only_when_something_changed() -> None:
     lines = text_of(out).splitlines()
     assert lines[0] == "runs/x · 300 problems"
     assert [line.split(";")[0] for line in lines[1:]] == ["120/300 problems", "121/300 problems"]
+
+
+def paused() -> RunState:
+    outages = Outages(lambda: 100.0, reason="u: HTTP 503: overloaded")
+    outages.pause = Pause(40.0, 108.0, 640.0)
+    return running(outages=outages)
+
+
+def test_a_pause_is_explained_in_every_view() -> None:
+    """What it waits for, since when, when it tries again and when it gives up."""
+    text = "for 1 min 00 s; next try in 8.0 s; ends in 9 min 00 s unless a request is served"
+    drawing = drawn(paused(), 120)
+    assert text in drawing
+    assert "u: HTTP 503: overloaded" in drawing
+    out = console()
+    view = PlainView(out, "runs/x", seconds=0.0)
+    view.show(paused())
+    view.show(paused())
+    assert f"paused {text}: u: HTTP 503: overloaded" in text_of(out)
 
 
 def test_plain_lines_are_not_wrapped() -> None:

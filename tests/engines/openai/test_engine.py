@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.errors import EngineError, PlanError, PluginError
+from orchestrator.core.errors import EngineError, PlanError, PluginError, Unavailable
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import (
@@ -165,7 +165,7 @@ async def serving(script: Script, **settings: Any) -> AsyncIterator[Server]:
 async def engine_for(script: Script, **options: Any) -> AsyncIterator[tuple[Engine, Server]]:
     async with (
         serving(script) as server,
-        replace(OpenAI(base_url=server.url, max_retries=0), **options).open(MODELS) as engine,
+        replace(OpenAI(base_url=server.url), **options).open(MODELS) as engine,
     ):
         yield engine, server
 
@@ -664,48 +664,54 @@ async def test_fifty_concurrent_requests_are_never_mixed_up() -> None:
     assert [t.ordinal for t in traces] == [i // 10 for i in range(50)]
 
 
-async def test_a_busy_server_is_tried_again() -> None:
-    """429 is the normal state of a shared service."""
+@pytest.mark.parametrize(
+    ("status", "reply", "extra", "reason", "seconds", "exhausted"),
+    [
+        (429, '{"error": {"message": "slow down"}}', "retry-after: 7\r\n", "slow down", 7, False),
+        (429, '{"error": {"message": "x"}}', "retry-after-ms: 250\r\n", "HTTP 429: x", 0.25, False),
+        (429, "{}", "retry-after: soon\r\n", "HTTP 429", None, False),
+        (429, "{}", "retry-after: -1\r\n", "HTTP 429", None, False),
+        (429, "{}", "retry-after: Wed, 21 Oct 2015 07:28:00 GMT\r\n", "HTTP 429", 0, False),
+        (
+            429,
+            '{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}',
+            "",
+            "add credit",
+            None,
+            True,
+        ),
+        (402, '{"error": {"message": "Insufficient Balance"}}', "", "add credit", None, True),
+        (408, "{}", "", "HTTP 408", None, False),
+        (500, '{"error": {"message": "kaput"}}', "", "HTTP 500: kaput", None, False),
+        (503, "<html>bad gateway</html>", "", "HTTP 503: <html>bad gateway", None, False),
+    ],
+)
+async def test_a_server_that_cannot_now_is_unavailable_with_what_it_said(
+    status: int, reply: str, extra: str, reason: str, seconds: float | None, exhausted: bool
+) -> None:
+    """429 is the normal state of a shared service; only the supervision sends a request again."""
     n_calls = 0
 
     async def script(call: Call) -> None:
         nonlocal n_calls
         n_calls += 1
-        if n_calls == 1:
-            await call.plain(
-                '{"error": {"message": "slow down"}}', 429, extra="retry-after-ms: 1\r\n"
-            )
-        else:
-            await answered(call)
+        await call.plain(reply, status, extra=extra)
 
-    trace, _ = await one(script, max_retries=1)
-    assert (trace.finish, trace.text, n_calls) == (Finish.STOP, "42", 2)
+    with pytest.raises(Unavailable, match=reason) as refused:
+        await one(script)
+    assert (refused.value.retry_after_seconds, refused.value.exhausted) == (seconds, exhausted)
+    assert n_calls == 1
 
 
-@pytest.mark.parametrize(
-    ("status", "reply", "reason"),
-    [
-        (500, '{"error": {"message": "kaput"}}', "HTTP 500: kaput"),
-        (429, '{"error": {"message": "quota"}}', "HTTP 429: quota"),
-        (503, "<html>bad gateway</html>", "HTTP 503: <html>bad gateway"),
-        (
-            400,
-            '{"error": {"message": "maximum context length is 16 tokens"}}',
-            "maximum context length is 16 tokens",
-        ),
-    ],
-)
-async def test_a_request_that_the_server_declines_is_a_failed_trace(
-    status: int, reply: str, reason: str
-) -> None:
+async def test_a_request_that_the_server_declines_is_a_failed_trace() -> None:
     """One bad row must not end the job, and the server's own message gives the reason."""
 
     async def script(call: Call) -> None:
-        await call.plain(reply, status)
+        await call.plain('{"error": {"message": "maximum context length is 16 tokens"}}', 400)
 
     trace, _ = await one(script)
     assert trace.finish is Finish.FAILED
-    assert reason in trace.error
+    assert "maximum context length is 16 tokens" in trace.error
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -743,6 +749,10 @@ async def _error_event(call: Call) -> None:
     await call.stream(piece("4"), {"error": {"message": "out of memory", "code": 500}})
 
 
+async def _declined_event(call: Call) -> None:
+    await call.stream(piece("4"), {"error": {"message": "too long", "code": 400}})
+
+
 async def _cut(call: Call) -> None:
     await call.begin()
     await call.event(piece("4"))
@@ -765,9 +775,7 @@ async def _filtered(call: Call) -> None:
         (_no_choices, "no choices", ""),
         (_not_json, "invalid JSON", "4"),
         (_wrong_shape, "malformed reply", ""),
-        (_error_event, "out of memory", "4"),
-        (_cut, "the connection was lost", "4"),
-        (_ended_early, "cut", "4"),
+        (_declined_event, "too long", "4"),
         (_filtered, "content_filter", "4"),
     ],
 )
@@ -780,23 +788,36 @@ async def test_a_malformed_reply_is_a_failed_trace_that_keeps_what_came(
     assert reason in trace.error
 
 
-async def test_a_silent_server_is_a_failed_trace_after_the_time_limit() -> None:
-    """It must never hang; the server still answers, so the job continues."""
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (_error_event, "out of memory"),
+        (_cut, "the connection was lost"),
+        (_ended_early, "the stream was cut"),
+    ],
+)
+async def test_a_stream_that_breaks_off_is_unavailable_with_its_lost_tokens(
+    script: Script, reason: str
+) -> None:
+    """The same request is served another time; what it has cost is not forgotten."""
+    with pytest.raises(Unavailable, match=reason) as refused:
+        await one(script)
+    assert refused.value.lost_tokens == 1
+
+
+async def test_a_silent_server_is_unavailable_after_the_time_limit() -> None:
+    """It must never hang."""
 
     async def script(call: Call) -> None:
         await call.disconnect()
 
-    trace, _ = await one(script, timeout_seconds=0.05)
-    assert trace.finish is Finish.FAILED
-    assert "ReadTimeout" in trace.error
+    with pytest.raises(Unavailable, match="ReadTimeout"):
+        await one(script, timeout_seconds=0.05)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_a_server_that_dies_ends_the_job_with_the_reason(streaming: bool) -> None:
-    """Its traces did not fail, so they must not become FAILED rows.
-
-    A resumed job must generate them again.
-    """
+async def test_a_server_that_dies_fails_no_trace(streaming: bool) -> None:
+    """Its traces did not fail, so they must not become FAILED rows: they are sent again."""
     arrived = asyncio.Event()
 
     async def script(call: Call) -> None:
@@ -810,8 +831,17 @@ async def test_a_server_that_dies_ends_the_job_with_the_reason(streaming: bool) 
         pending = asyncio.create_task(engine.generate(request()))
         await arrived.wait()
         await server.die()
-        with pytest.raises(EngineError, match=rf"127.0.0.1:{server.port}/v1 is gone .*resume"):
+        with pytest.raises(Unavailable, match=rf"127.0.0.1:{server.port}/v1: the connection was"):
             await pending
+
+
+async def test_a_server_that_is_busy_at_the_start_is_not_a_wrong_address() -> None:
+    """A job may begin in an outage: its requests wait for the end of it."""
+    async with (
+        serving(answered, models="{}", models_status=503) as server,
+        OpenAI(base_url=server.url).open(MODELS) as engine,
+    ):
+        assert (await engine.generate(request())).text == "42"
 
 
 async def test_a_port_where_nobody_listens_is_an_error_before_anything_starts() -> None:
@@ -819,7 +849,7 @@ async def test_a_port_where_nobody_listens_is_an_error_before_anything_starts() 
     async with serving(answered) as server:
         url = server.url
     with pytest.raises(EngineError, match=rf"no server answers at {url} .*vllm serve MODEL"):
-        async with OpenAI(base_url=url, max_retries=0).open(MODELS):
+        async with OpenAI(base_url=url).open(MODELS):
             pass
 
 
@@ -854,9 +884,7 @@ async def test_what_is_no_such_server_is_an_error_before_anything_starts(
     monkeypatch.delenv("MY_KEY", raising=False)
     async with serving(answered, models=models, models_status=status) as server:
         with pytest.raises(EngineError, match=reason):
-            async with OpenAI(base_url=server.url, api_key_env="MY_KEY", max_retries=0).open(
-                MODELS
-            ):
+            async with OpenAI(base_url=server.url, api_key_env="MY_KEY").open(MODELS):
                 pass
 
 
@@ -926,7 +954,7 @@ def test_capabilities_are_those_that_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"base_url": "localhost:8000"}, {"timeout_seconds": 0}, {"max_retries": -1}]
+    "options", [{"base_url": "localhost:8000"}, {"timeout_seconds": 0}, {"max_retries": 2}]
 )
 def test_a_wrong_option_is_named(options: dict[str, Any]) -> None:
     """Options are validated when the plan is read."""

@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.core.errors import EngineError, PlanError, PluginError
+from orchestrator.core.errors import EngineError, PlanError, PluginError, Unavailable
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Finish, PluginSpec, Purpose, Request, Trace
 from orchestrator.engines.ray import cluster as ray_cluster
@@ -52,6 +52,7 @@ class Echo:
     deaf: bool = False  # aborting does nothing
     opens: str = ""  # why it does not open; a number: seconds to open
     breaks: str = ""  # why it fails at the first request
+    busy: bool = False  # it can serve nothing now
     begun: str = ""  # a folder with one file per request that has begun
 
     def capabilities(self) -> frozenset[Capability]:
@@ -75,6 +76,8 @@ class EchoEngine:
         assert identity not in self.running, "two requests of one identity at a time"
         if self.options.breaks:
             raise EngineError(self.options.breaks)
+        if self.options.busy:
+            raise Unavailable("HTTP 429: slow down", 3.0, lost_tokens=5)
         self.running[identity] = asyncio.Event()
         if self.options.begun:
             note = Path(self.options.begun, f"{request.problem_id}-{request.ordinal}")
@@ -256,6 +259,17 @@ async def test_a_replica_reports_an_engine_that_dies_or_does_not_open() -> None:
     await replica.stop()
     reason = await Replica(f"{__name__}:Echo", {"opens": "bad folder"}, MAIN, 0.001).start()
     assert reason.startswith("bad folder")
+
+
+async def test_a_replica_passes_on_what_its_engine_cannot_serve_now() -> None:
+    """With the pause that was requested: the caller of the fleet waits, not the replica."""
+    replica = await started(busy=True)
+    await replica.submit(pack([(1, requests(1)[0])]))
+    [(ticket, refusal)], failure = unpack_collected(await replica.collect(5.0))
+    assert (ticket, failure, str(refusal)) == (1, "", "HTTP 429: slow down")
+    assert isinstance(refusal, Unavailable)
+    assert (refusal.retry_after_seconds, refusal.lost_tokens) == (3.0, 5)
+    await replica.stop()
 
 
 # Options
@@ -491,6 +505,13 @@ class TestFleet:
             assert len({trace.text.rsplit("/")[-1] for trace in traces}) == 2  # both worked
             assert [s.n_running for s in engine.stats()] == [0, 0]
         assert_paired(wanted, traces)
+
+    async def test_what_cannot_be_served_now_is_for_the_caller_to_send_again(self) -> None:
+        """A refusal is neither a failed trace nor a lost replica."""
+        async with fleet(options={"busy": True}) as engine:
+            with pytest.raises(Unavailable, match="slow down"):
+                await engine.generate(requests(1)[0])
+            assert engine.stats()[0].restarts == 0
 
     async def test_a_pool_with_a_task_has_replicas_of_its_own_and_brings_values_back(self) -> None:
         """A policy and its reward model are two pools.

@@ -28,6 +28,7 @@ from orchestrator.studies.summary import (
     Ranking,
     correctness,
     curve,
+    failed_note,
     rankings,
     undecided_note,
     unreadable_notes,
@@ -96,6 +97,7 @@ def evaluate(
     by_tag = accuracy_by_tag(results, right, tags) if right or tags else []
     points = curve(pools, references, domains, widths, plan, execution) if references else []
     notes = [_fault_note(r, loaded[r.selector], pools) for r in ranked if r.n_failed]
+    notes += [note] if (note := failed_note(ranked[0].report)) else []
     doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
     notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
     notes += _cautions(results, pools, references, answers)

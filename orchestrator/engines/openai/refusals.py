@@ -1,0 +1,87 @@
+"""What a server's refusals mean: whether to try again, when, and what to show of them.
+
+The one rule: a rate limit, a server error and a lost connection are `Unavailable`, because another
+time the same request would be served; what the server says of the request itself is not. Sends
+nothing, and does not wait: `orchestrator.engines.supervised` does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core.errors import Unavailable
+
+if TYPE_CHECKING:
+    import openai
+
+_MAX_MESSAGE = 500  # characters of a server's error: a sentence, not a page
+_BUSY = frozenset({408, 409, 425, 429})  # and all from 500
+_PAYMENT_REQUIRED = 402  # DeepSeek, OpenRouter: the balance is used up
+# codes or types of a 429 that no waiting ends: OpenAI's own
+_EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "quota_exceeded"})
+
+
+def is_temporary(status: int) -> bool:
+    """Tell whether a request that was refused with this status may be served later."""
+    return status in _BUSY or status == _PAYMENT_REQUIRED or status >= 500
+
+
+def unavailable(url: str, error: openai.APIStatusError) -> Unavailable:
+    """Return the error of a refusal for which `is_temporary` holds."""
+    body: Any = error.body
+    names = {str(body.get(key)) for key in ("code", "type")} if isinstance(body, dict) else set()
+    exhausted = error.status_code == _PAYMENT_REQUIRED or bool(names & _EXHAUSTED)
+    remedy = "; the quota is used up: add credit or raise its limit" if exhausted else ""
+    return Unavailable(
+        f"{url} refuses: {message(error)}{remedy}",
+        retry_after_seconds(error.response.headers),
+        exhausted=exhausted,
+    )
+
+
+def is_temporary_event(error: openai.APIError) -> bool:
+    """Tell the same of an error object inside a stream; without a status it is the server's."""
+    code = error.body.get("code") if isinstance(error.body, dict) else None
+    return not isinstance(code, int) or code < 400 or is_temporary(code)
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Return the pause that a server requests, as seconds or a date; None without a valid one."""
+    texts = ((headers.get("retry-after-ms"), 1e-3), (headers.get("retry-after"), 1.0))
+    for text, unit in texts:
+        try:
+            seconds = float(text or "nan") * unit
+        except ValueError:
+            seconds = _seconds_until(text or "")
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    return None
+
+
+def _seconds_until(date: str) -> float:
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def message(error: openai.APIStatusError) -> str:
+    """Return the status with the server's own message."""
+    body: Any = error.body
+    text = body.get("message") if isinstance(body, dict) else None
+    return f"HTTP {error.status_code}: {shortened(str(text or error.response.text.strip()))}"
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a server's message."""
+    return text[:_MAX_MESSAGE]
+
+
+def cause(error: BaseException) -> str:
+    """Return why a connection was lost; the client's own message is "Connection error."."""
+    inner = error.__cause__
+    return f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
