@@ -101,7 +101,7 @@ def read_finished(path: Path) -> FinishedJob:
     """Return the job in a directory, or of its journal.db; PlanError when there is none."""
     directory = path.parent if path.name == "journal.db" else path
     source = read_source(directory)
-    with Journal(directory / "journal.db") as journal:
+    with Journal.for_reading(directory / "journal.db") as journal:
         digests = journal.digests()
         return FinishedJob(
             directory,
