@@ -36,9 +36,10 @@ def results_console() -> Console:
 
 
 def message(text: str) -> None:
-    """Write a line to the error stream."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """Write a line to the error stream, unless its terminal is gone."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def print_json(value: object) -> None:
@@ -82,13 +83,14 @@ def diverted(log: Path) -> Iterator[TextIO]:
     streams = (1, 2) if _is_real(sys.stdout, 1) else (2,)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        with (
-            redirected(streams, target) as copies,
-            os.fdopen(
-                os.dup(copies[2]), "w", encoding=sys.stderr.encoding, errors="replace"
-            ) as stderr,
-        ):
-            yield stderr
+        with redirected(streams, target) as copies:
+            copy = os.dup(copies[2])
+            stderr = os.fdopen(copy, "w", encoding=sys.stderr.encoding, errors="replace")
+            try:
+                yield stderr
+            finally:
+                with contextlib.suppress(OSError):  # its terminal is gone
+                    stderr.close()
     finally:
         if log.stat().st_size == 0:
             log.unlink()

@@ -3,7 +3,7 @@
 Exit codes of every command: 0 done; 1 the work could not be finished, or no problem ended with an
 answer or an abstention (for `doctor`: something is broken; for `answers --compare`: the answers
 differ); 2 the command, the plan or an input file is invalid, and nothing was started; 130 Ctrl-C,
-143 SIGTERM.
+143 SIGTERM, 129 SIGHUP.
 """
 
 from __future__ import annotations
