@@ -164,10 +164,11 @@ def engine_log(directory: Path, display: DisplayOptions) -> Iterator[TextIO]:
 
 
 class Signals:
-    """Handles signals that end a job, in a `with` block: the first cancels `guard`, the second exits.
+    """Handles the signals that end a job, in a `with` block.
 
-    A SIGHUP is ignored under `nohup` and after another signal, because a lost connection sends it
-    several times. Outside the main thread nothing is handled, because Python delivers signals only to that thread.
+    The first cancels `guard`, the second exits. SIGHUP is ignored under `nohup` and after another
+    signal, because a lost connection sends it several times. Outside the main thread nothing is
+    handled, because Python delivers signals only to that thread.
     """
 
     def __init__(self, console: Console, on_first: Callable[[], None]) -> None:

@@ -28,6 +28,7 @@ from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import Capability, Finish, Message, Request, Sampling, Trace
+from orchestrator.engines.openai import limits
 from orchestrator.engines.openai.wire import MalformedReply, StreamedReply, model_names, token_ids
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator
         max_retries=options.max_retries,
         # No timeout for a free connection: the window limits the requests in flight.
         timeout=openai.Timeout(options.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
+        default_headers=limits.HEADERS,
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [limits.limit_reply]}),
     )
     async with client:
         engine = HttpEngine(client, options, models)
