@@ -29,6 +29,7 @@ from orchestrator.cli.options import DisplayOptions
 from orchestrator.cli.view.live import LiveView, PlainView, RunState, Ticker, View
 from orchestrator.core.errors import EngineError, JournalError
 from orchestrator.core.plan import Plan
+from orchestrator.jobs.files import make_private
 from orchestrator.jobs.job import Job
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.api import run_job
@@ -151,7 +152,7 @@ def engine_log(directory: Path, display: DisplayOptions) -> Iterator[TextIO]:
     """
     log = directory / ENGINE_LOG
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private(directory)
         with contextlib.nullcontext(sys.stderr) if display.debug else diverted(log) as stream:
             yield stream
     except EngineError as error:

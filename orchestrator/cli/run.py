@@ -230,6 +230,11 @@ def _run_job(
         )
         message(f"to continue: {resume_command}")
         return outcome.exit_code
+    if display.quiet and (failed := [*summary.failed, *summary.invalid]):
+        by_status = summary.report.n_by_status
+        n_failed = by_status[Status.FAILED] + by_status[Status.INVALID]
+        fault = f"{failed[0].id}: {one_line(failed[0].error)}"
+        message(f"leadline: {counted(n_failed, 'problem')} failed, e.g. {fault}")
     if not display.as_json and not display.quiet:
         if sys.stdout.isatty():
             results_console().print()

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,23 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise JournalError(
             f"{path}: {error.strerror}; {_remedy(error)}, then run the same command again"
         ) from error
+
+
+def make_private(directory: Path) -> None:
+    """Create a directory that only its owner can enter; an existing one stays as it is.
+
+    Prompts, answers and the errors of servers are nobody else's business. OSError when that fails.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files of writers that were killed; no other writer may be active."""
+    for path in directory.glob(".*.*"):
+        if re.fullmatch(r"\.[\w.-]+\.\d+", path.name) and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _remedy(error: OSError) -> str:

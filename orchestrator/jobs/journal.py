@@ -344,7 +344,12 @@ def _readable(path: Path) -> sqlite3.Connection:
     log = path.with_name(f"{path.name}-wal")
     is_settled = not log.exists() or not log.stat().st_size
     uri = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if is_settled else ''}"
-    return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+    if not _columns(db, "meta"):  # its writer was killed before the tables were there
+        db.close()
+        db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        db.executescript(_SCHEMA)
+    return db
 
 
 def _columns(db: sqlite3.Connection, table: str) -> set[str]:

@@ -299,6 +299,14 @@ def test_a_running_job_is_read_as_it_is_now(journal: Journal) -> None:
         assert reader.n_traces() == 1
 
 
+def test_a_journal_whose_writer_was_killed_at_once_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.touch()
+    assert _everything(path) == (None, [], [], (0, ""))
+    sqlite3.connect(path).execute("PRAGMA journal_mode = WAL").connection.close()
+    assert _everything(path) == (None, [], [], (0, ""))
+
+
 def test_rows_of_a_journal_without_checksums_are_read(tmp_path: Path) -> None:
     """An earlier version wrote none; what is added has them."""
     path = tmp_path / "journal.db"
