@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.options import EXIT_CODES, wants_debug
-from orchestrator.core.errors import LeadlineError, PlanError
+from orchestrator.core.errors import LeadlineError, PlanError, printable
 
 # The help text, section by section: each command with its place below this package, and its line.
 _COMMANDS = {
@@ -88,12 +88,16 @@ class Leadline(click.Group):
             ctx.exit(super().invoke(ctx) or 0)
         except LeadlineError as error:
             if wants_debug(ctx):
-                traceback.print_exc()
-            click.echo(f"leadline: {error}", err=True)
+                _echo(traceback.format_exc())
+            _echo(f"leadline: {error}")
             ctx.exit(2 if isinstance(error, PlanError) else 1)
         except KeyboardInterrupt:
-            click.echo("leadline: interrupted", err=True)
+            _echo("leadline: interrupted")
             ctx.exit(130)
+
+
+def _echo(text: str) -> None:
+    click.echo(printable(text), err=True)
 
 
 @click.group(

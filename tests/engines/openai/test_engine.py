@@ -1005,3 +1005,57 @@ async def test_a_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(PlanError, match=r"leadline\[http\]"):
         async with OpenAI().open(MODELS):
             pass
+
+
+KEY = "sk-test-0123456789abcdef"
+
+
+async def _echoed(call: Call) -> None:
+    await call.stream(
+        piece(f"Your key is {call.headers['authorization']}. 42"), piece("", finish="stop")
+    )
+
+
+async def _echoed_in_an_error(call: Call) -> None:
+    text = f"{'x' * 480} {call.headers['authorization']} is not allowed"
+    await call.plain(json.dumps({"error": {"message": text}}), 400)
+
+
+async def _echoed_in_the_stream(call: Call) -> None:
+    await call.stream({"error": {"message": f"no {call.headers['authorization']}", "code": 400}})
+
+
+@pytest.mark.parametrize("script", [_echoed, _echoed_in_an_error, _echoed_in_the_stream])
+async def test_a_key_that_the_server_echoes_is_masked(
+    monkeypatch: pytest.MonkeyPatch, script: Script
+) -> None:
+    """The trace is journalled, exported and shared."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    trace, server = await one(script)
+    assert server.calls[-1].headers["authorization"] == f"Bearer {KEY}"
+    assert KEY[:8] not in repr(trace)
+    assert "Bearer *" in (trace.text or trace.error)
+
+
+async def test_a_key_in_the_refusal_of_a_job_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    refusal = json.dumps({"error": {"message": f"bad key {KEY}"}})
+    async with serving(answered, models=refusal, models_status=401) as server:
+        with pytest.raises(EngineError, match=r"bad key \*+"):
+            async with OpenAI(base_url=server.url).open(MODELS):
+                pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:secret-word@example.org/v1",
+        "https://example.org/v1?api_key=secret-word",
+        "https://example.org/sk-0123456789abcdef-secret-word/v1",
+    ],
+)
+def test_an_address_that_carries_a_key_is_refused(url: str) -> None:
+    """The plan is stored in the job directory."""
+    with pytest.raises(PluginError, match="api_key_env") as refused:
+        registry.load("engines", PluginSpec("openai", {"base_url": url}))
+    assert "secret-word" not in str(refused.value)
