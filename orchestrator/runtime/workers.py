@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
-from orchestrator.core.errors import PluginError
+from orchestrator.core.errors import LeadlineError, PluginError
 from orchestrator.core.values import PluginSpec
 from orchestrator.plan import registry
 from orchestrator.runtime import worker_child as child
@@ -163,7 +163,13 @@ class WorkerPool:
             raise
 
     async def _start(self) -> Worker:
-        worker = await Worker.start(self._memory_bytes)
+        try:
+            worker = await Worker.start(self._memory_bytes)
+        except OSError as error:
+            raise LeadlineError(
+                f"no worker process can be started: {error}; free some memory or raise the limit "
+                "on processes (ulimit -u), then run the same command again"
+            ) from error
         self._alive.add(worker)
         return worker
 

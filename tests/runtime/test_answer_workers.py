@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.core.errors import PluginError
+from orchestrator.core.errors import LeadlineError, PluginError
 from orchestrator.core.values import PluginSpec
 from orchestrator.runtime.answer_workers import AnswerWorkers, ClassMatch, Resolution, Undecided
 from orchestrator.runtime.worker_child import Load
@@ -269,6 +269,17 @@ async def test_a_plugin_whose_process_dies_at_every_start_does_not_load(
     assert starts.read_text() == "xxx"
     assert await workers.resolve(ODD, "a") is not None
     assert starts.read_text() == "xxx"
+
+
+async def test_a_machine_that_starts_no_process_is_an_error_with_its_remedy(
+    workers: AnswerWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no traceback; the job continues with the same command."""
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(LeadlineError, match=r"no worker process can be started: .*; free some"):
+        await workers.resolve(ODD, "a")
+    monkeypatch.undo()
+    assert (await workers.resolve(MATH, "a")).key is not None
 
 
 _CANCELLED_START = """
