@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,23 @@ def test_a_finished_job_is_evaluated_and_replayed_without_writing(cli: Run, tmp_
         assert done.exit_code == 0, done.output
         now = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "job").iterdir()}
         assert now == before, arguments
+
+
+def test_what_can_be_read_of_a_damaged_job_is_evaluated(cli: Run, tmp_path: Path) -> None:
+    """And what cannot is named, not believed."""
+    rows = [{"id": f"q{i}", "prompt": f"{i} + 2?", "answer": "4"} for i in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli(*RUN, "--out", "job").exit_code == 0
+    with closing(sqlite3.connect(tmp_path / "job/journal.db", isolation_level=None)) as db:
+        db.execute("UPDATE events SET elapsed = elapsed + 1 WHERE problem = 'q1'")
+    done = cli("eval", "job", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["selectors"][0]["report"]["n_results"] == 2
+    [note] = [note for note in report["notes"] if "left out" in note]
+    assert "1 of 3 problems cannot be read" in note
+    assert "of problem 'q1', is not as it was written" in note
+    assert cli(*RUN, "--out", "job").exit_code == 0  # complete: nothing is replayed
 
 
 def test_quiet_with_a_failure_is_not_silent(cli: Run, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def evaluate(
     ]
     doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
     notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
+    notes += [job.damage] if job.damage else []
     notes += _cautions(results, pools, references, answers)
     if as_json:
         notes += unreadable_notes(read, answers)
