@@ -9,21 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
+from orchestrator.core.errors import printable
 from orchestrator.jobs.files import indented_json, write_atomically
 
 
 class Screen(Console):
-    """A console that raises BrokenPipeError when its reader is gone.
+    """A console without control characters in its texts, whose terminal would obey them.
 
-    The console of rich would disable the standard output and exit.
+    It raises BrokenPipeError when its reader is gone. The console of rich would disable the
+    standard output and exit.
     """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yield the segments of a renderable; only rich's own are control codes."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
 
     def on_broken_pipe(self) -> None:
         """Raise the BrokenPipeError that is being handled."""
@@ -36,14 +47,19 @@ def results_console() -> Console:
 
 
 def message(text: str) -> None:
-    """Write a line to the error stream."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """Write a line to the error stream, unless its terminal is gone."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON on the standard output."""
-    sys.stdout.write(indented_json(value).decode())
+    """Print a value as JSON on the standard output.
+
+    Control characters are escaped, including those that JSON would allow.
+    """
+    text = indented_json(value).decode()
+    sys.stdout.write(re.sub(r"[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -82,13 +98,14 @@ def diverted(log: Path) -> Iterator[TextIO]:
     streams = (1, 2) if _is_real(sys.stdout, 1) else (2,)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        with (
-            redirected(streams, target) as copies,
-            os.fdopen(
-                os.dup(copies[2]), "w", encoding=sys.stderr.encoding, errors="replace"
-            ) as stderr,
-        ):
-            yield stderr
+        with redirected(streams, target) as copies:
+            copy = os.dup(copies[2])
+            stderr = os.fdopen(copy, "w", encoding=sys.stderr.encoding, errors="replace")
+            try:
+                yield stderr
+            finally:
+                with contextlib.suppress(OSError):  # its terminal is gone
+                    stderr.close()
     finally:
         if log.stat().st_size == 0:
             log.unlink()

@@ -1,8 +1,9 @@
 """Runs a job in the foreground: its live view, its signals, and a log for the engine's output.
 
-The one rule: nothing here can change or lose an answer. The first Ctrl-C or SIGTERM cancels the
-whole run; the journal and results.jsonl then contain everything that arrived. The second one ends
-the process at once, and the journal is still complete.
+The one rule: nothing here can change or lose an answer. The first Ctrl-C, SIGTERM or SIGHUP (a lost
+connection) cancels the whole run, even while a strategy computes; the journal and results.jsonl
+then contain everything that arrived. The second one ends the process at once, and the journal is
+still complete.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ from orchestrator.cli.options import DisplayOptions
 from orchestrator.cli.view.live import LiveView, PlainView, RunState, Ticker, View
 from orchestrator.core.errors import EngineError, JournalError
 from orchestrator.core.plan import Plan
+from orchestrator.jobs.files import make_private
 from orchestrator.jobs.job import Job
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.api import run_job
 from orchestrator.runtime.driver import Progress
 from orchestrator.runtime.shared_engine import SharedEngine
+from orchestrator.runtime.watchdog import is_computing
 from orchestrator.studies.series import Pools, Series
 
 ENGINE_LOG = "engine.log"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
 _SLOW_ENGINES = ("ray", "vllm")
 
@@ -56,7 +59,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, else 0."""
+        """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, else 0."""
         return 128 + self.signal_number if self.signal_number else 0
 
 
@@ -149,7 +152,7 @@ def engine_log(directory: Path, display: DisplayOptions) -> Iterator[TextIO]:
     """
     log = directory / ENGINE_LOG
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private(directory)
         with contextlib.nullcontext(sys.stderr) if display.debug else diverted(log) as stream:
             yield stream
     except EngineError as error:
@@ -162,9 +165,11 @@ def engine_log(directory: Path, display: DisplayOptions) -> Iterator[TextIO]:
 
 
 class Signals:
-    """Handles SIGINT and SIGTERM in a `with` block: the first cancels `guard`, the second exits.
+    """Handles the signals that end a job, in a `with` block.
 
-    Outside the main thread nothing is handled, because Python delivers signals only to that thread.
+    The first cancels `guard`, the second exits. SIGHUP is ignored under `nohup` and after another
+    signal, because a lost connection sends it several times. Outside the main thread nothing is
+    handled, because Python delivers signals only to that thread.
     """
 
     def __init__(self, console: Console, on_first: Callable[[], None]) -> None:
@@ -175,13 +180,18 @@ class Signals:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_main = threading.current_thread() is threading.main_thread()
-        self._former = {number: signal.getsignal(number) for number in _SIGNALS}
+        former = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._former = {
+            number: handler
+            for number, handler in former.items()
+            if number != signal.SIGHUP or handler != signal.SIG_IGN
+        }
 
     def install(self) -> None:
         """Handle the signals from now on."""
         if not self._is_main:
             return
-        for number in _SIGNALS:
+        for number in self._former:
             if self._loop is not None:
                 # This only wakes the loop: Python runs signal handlers between bytecodes, and a
                 # waiting loop executes none.
@@ -216,11 +226,13 @@ class Signals:
     def _leave_loop(self) -> None:
         loop, self._loop = self._loop, None
         if self._is_main and loop is not None:
-            for number in _SIGNALS:
+            for number in self._former:
                 loop.remove_signal_handler(number)
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGHUP:
+            return
         if self.number:
             if self._console.is_terminal:
                 with contextlib.suppress(OSError):
@@ -229,5 +241,7 @@ class Signals:
             os._exit(128 + number)
         self.number = number
         self._on_first()
+        if is_computing():  # a step of the strategy, which the loop could not interrupt
+            raise asyncio.CancelledError
         if self._loop is not None and self._task is not None:
             self._loop.call_soon_threadsafe(self._task.cancel)

@@ -3,7 +3,7 @@
 Exit codes of every command: 0 done; 1 the work could not be finished, or no problem ended with an
 answer or an abstention (for `doctor`: something is broken; for `answers --compare`: the answers
 differ); 2 the command, the plan or an input file is invalid, and nothing was started; 3 more
-problems failed than `supervision.max_failed` allows; 130 Ctrl-C, 143 SIGTERM.
+problems failed than `supervision.max_failed` allows; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.options import EXIT_CODES, TOO_MANY_FAILED, wants_debug
-from orchestrator.core.errors import LeadlineError, PlanError, TooManyFailed
+from orchestrator.core.errors import LeadlineError, PlanError, TooManyFailed, printable
 
 # The help text, section by section: each command with its place below this package, and its line.
 _COMMANDS = {
@@ -96,11 +96,11 @@ class Leadline(click.Group):
             ctx.exit(super().invoke(ctx) or 0)
         except LeadlineError as error:
             if wants_debug(ctx):
-                traceback.print_exc()
-            click.echo(f"leadline: {error}", err=True)
+                _echo(traceback.format_exc())
+            _echo(f"leadline: {error}")
             ctx.exit(_exit_code(error))
         except KeyboardInterrupt:
-            click.echo("leadline: interrupted", err=True)
+            _echo("leadline: interrupted")
             ctx.exit(130)
 
 
@@ -108,6 +108,10 @@ def _exit_code(error: LeadlineError) -> int:
     if isinstance(error, TooManyFailed):
         return TOO_MANY_FAILED
     return 2 if isinstance(error, PlanError) else 1
+
+
+def _echo(text: str) -> None:
+    click.echo(printable(text), err=True)
 
 
 @click.group(

@@ -23,7 +23,8 @@ Exit codes:
   1    the work could not be finished, or no problem ended with an answer or an abstention
   2    the command, the plan or an input file is invalid; nothing was started
   3    more problems failed than supervision.max_failed allows; they can be tried again
-  130  stopped by Ctrl-C (143: by SIGTERM); finished traces are kept"""
+  130  stopped by Ctrl-C (143: by SIGTERM, 129: by a lost connection);
+       finished traces are kept"""
 _DEBUG = "orchestrator.debug"
 _PLUGIN_FLAGS = "orchestrator.plugin_flags"
 # Options of plugins, models and domains: plugins declare them, so they cannot be listed here.

@@ -38,7 +38,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.view.numbers import counted, one_line
 from orchestrator.cli.view.tables import print_traces, solution_table, summary_table, trace_row
-from orchestrator.core.errors import EngineError, PlanError, TooManyFailed
+from orchestrator.core.errors import EngineError, LeadlineError, PlanError, TooManyFailed
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.jobs.job import Job, open_job, result_row
@@ -57,7 +57,7 @@ from orchestrator.jobs.source import (
 from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
-from orchestrator.studies.evaluate import References
+from orchestrator.studies.evaluate import References, RightAnswers
 from orchestrator.studies.summary import Summary, correctness, summarise
 
 _RESUMABLE = ("execution.", "supervision.")  # keys that may change when a job is resumed
@@ -244,6 +244,7 @@ def _run_job(
         n_resumed = len(file.problems) - len(job.remaining())
         title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)
+        job.export()  # before the evaluation, which may fail or be interrupted
         summary = _summary(job, plan, execution, source, file, references, outcome, n_resumed)
     if display.as_json:
         print_json(summary)
@@ -255,6 +256,11 @@ def _run_job(
         )
         message(f"to continue: {resume_command}")
         return outcome.exit_code
+    if display.quiet and (failed := [*summary.failed, *summary.invalid]):
+        by_status = summary.report.n_by_status
+        n_failed = by_status[Status.FAILED] + by_status[Status.INVALID]
+        fault = f"{failed[0].id}: {one_line(failed[0].error)}"
+        message(f"leadline: {counted(n_failed, 'problem')} failed, e.g. {fault}")
     if not display.as_json and not display.quiet:
         if sys.stdout.isatty():
             results_console().print()
@@ -312,7 +318,7 @@ def _summary(
     )
     return summarise(
         job,
-        correctness(job.results(), answers, domains, plan, execution),
+        _correctness(job, answers, domains, plan, execution),
         [reference.problem_id for reference in references.unreadable],
         seconds=outcome.seconds,
         start_seconds=outcome.start_seconds,
@@ -323,6 +329,25 @@ def _summary(
         interrupted=not is_done,
         chosen=auto.description(plan) or "",
     )
+
+
+def _correctness(
+    job: Job,
+    answers: RightAnswers,
+    domains: Mapping[str, str],
+    plan: Plan,
+    execution: Execution,
+) -> Mapping[str, bool | None]:
+    """Return which problems were answered correctly; nothing, with a note, if that fails."""
+    try:
+        return correctness(job.results(), answers, domains, plan, execution)
+    except (LeadlineError, OSError, KeyboardInterrupt) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        message(
+            f"note: the accuracy was not computed: {reason}; the results are complete. For the "
+            f"accuracy: leadline eval {shlex.quote(str(job.directory))}"
+        )
+        return {}
 
 
 def _program() -> str:

@@ -18,6 +18,10 @@ LeadlineError
 
 from __future__ import annotations
 
+import re
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0, DEL and C1
+
 
 class LeadlineError(Exception):
     """Base class of all errors that Leadline raises on purpose.
@@ -86,6 +90,14 @@ class JournalError(LeadlineError):
 
 class JobBusyError(JournalError):
     """Another process is running a job in this directory."""
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters other than line feeds and tabs.
+
+    A terminal obeys them: they move the cursor, or change its title or the clipboard.
+    """
+    return _CONTROLS.sub("", text)
 
 
 def describe(error: BaseException) -> str:

@@ -23,6 +23,8 @@ from orchestrator.core.votes import VOTING
 
 # between two waits, not counting deliveries; a strategy that yields more would never end
 MAX_COMMANDS = 10_000
+# of one problem: they take some 50 MB, and no study of many attempts has come near
+MAX_REQUESTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,11 @@ class Session:
         if len(granted) < len(requests):
             self._refused = True
         first = self._next_ordinal
+        if first + len(granted) > MAX_REQUESTS:
+            raise StrategyError(
+                f"the strategy submitted more than {MAX_REQUESTS:,} requests for one problem; "
+                "lower its widths, or set budget.traces"
+            )
         completed = self._completed(granted, first)
         self._next_ordinal += len(completed)
         for request in completed:

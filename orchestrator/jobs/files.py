@@ -5,8 +5,11 @@ Not covered: the content of the files.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -27,11 +30,43 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink(missing_ok=True)
         raise JournalError(
-            f"{path}: {error.strerror}; free some space or make it writable, "
-            "then run the same command again"
+            f"{path}: {error.strerror}; {_remedy(error)}, then run the same command again"
         ) from error
+
+
+def make_private(directory: Path) -> None:
+    """Create a directory that only its owner can enter; an existing one stays as it is.
+
+    Prompts, answers and the errors of servers are nobody else's business. OSError when that fails.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files of writers that were killed; no other writer may be active."""
+    for path in directory.glob(".*.*"):
+        if re.fullmatch(r"\.[\w.-]+\.\d+", path.name) and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _remedy(error: OSError) -> str:
+    """Return what helps against a failed write."""
+    remedies = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some of your quota",
+        errno.EROFS: "its file system is read-only: make it writable",
+        errno.EACCES: "make its directory writable",
+        errno.EPERM: "make its directory writable",
+        errno.ENOENT: "restore its directory, which was removed",
+        errno.EISDIR: "remove the directory of that name",
+        errno.EIO: "check the disk",
+    }
+    return remedies.get(error.errno or 0, "make it writable")
 
 
 def indented_json(value: object) -> bytes:

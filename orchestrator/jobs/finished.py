@@ -7,13 +7,13 @@ a job that still runs, the reader gets its current state. Not covered: reference
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import JournalError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Trace
 from orchestrator.jobs.journal import Journal, digest
@@ -37,6 +37,7 @@ class FinishedJob:
     results: Mapping[str, Result]
     pools: Mapping[str, list[Trace]]
     undropped: Mapping[str, list[Trace]]
+    damage: str = ""  # how many problems cannot be read and are left out, with the first error
 
     def arrivals(self, problem_id: str) -> list[Trace]:
         """Return a problem's traces as they arrived; a dropped one with the answer that it gave."""
@@ -106,15 +107,34 @@ def read_finished(path: Path) -> FinishedJob:
     """Return the job in a directory, or of its journal.db; PlanError when there is none."""
     directory = path.parent if path.name == "journal.db" else path
     source = read_source(directory)
-    with Journal(directory / "journal.db") as journal:
-        digests = journal.digests()
-        results = {result.problem_id: result for result in journal.results()}
-        return FinishedJob(
-            directory,
-            msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan),
-            source,
-            digests,
-            results,
-            {id: journal.pool(id) for id in digests},
-            {id: journal.arrived(id) for id, result in results.items() if result.dropped},
-        )
+    with Journal.for_reading(directory / "journal.db") as journal:
+        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
+        digests, damage = journal.digests(), ""
+        try:
+            results = {result.problem_id: result for result in journal.results()}
+            pools = {id: journal.pool(id) for id in digests}
+        except JournalError:
+            results, pools, errors = _readable(journal, digests)
+            damage = f"{len(errors):,} of {len(digests):,} problems cannot be read and are left out"
+            damage += f"; the first: {errors[0]}" if errors else ""
+            digests = {id: digest for id, digest in digests.items() if id in pools}
+        undropped = {id: journal.arrived(id) for id, one in results.items() if one.dropped}
+        return FinishedJob(directory, plan, source, digests, results, pools, undropped, damage)
+
+
+def _readable(
+    journal: Journal, ids: Iterable[str]
+) -> tuple[dict[str, Result], dict[str, list[Trace]], list[JournalError]]:
+    """Return the results and pools of the problems that can be read, and the errors of others."""
+    results: dict[str, Result] = {}
+    pools: dict[str, list[Trace]] = {}
+    errors = []
+    for id in ids:
+        try:
+            result, pools[id] = journal.result(id), journal.pool(id)
+        except JournalError as error:
+            errors.append(error)
+            continue
+        if result is not None:
+            results[id] = result
+    return results, pools, errors

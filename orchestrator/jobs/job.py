@@ -7,6 +7,7 @@ with an error. Only one process at a time may use a job directory. No engine is 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,9 +21,15 @@ import msgspec
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
 from orchestrator.core.plan import Plan, differences, document, fingerprint
 from orchestrator.core.values import Problem, Result
-from orchestrator.jobs.files import indented_json, write_atomically
+from orchestrator.jobs.files import (
+    indented_json,
+    make_private,
+    remove_leftovers,
+    write_atomically,
+)
 from orchestrator.jobs.journal import Journal, digest
 
+_LOCK = "lock"
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
 
 
@@ -40,6 +47,7 @@ class Job:
     order: Sequence[str] = ()
     retry_failed: bool = True  # whether problems that failed in an earlier run are tried again
     _exported_at: float = 0.0
+    _lock: os.stat_result | None = None  # of the lock file when it was locked
 
     @property
     def results_path(self) -> Path:
@@ -61,8 +69,9 @@ class Job:
     def export(self) -> None:
         """Replace results.jsonl in one step.
 
-        JournalError when the write fails.
+        JournalError when the write fails, or when the directory's lock is no longer ours.
         """
+        self._require_lock()
         write_atomically(
             self.results_path,
             b"".join(msgspec.json.encode(result_row(r)) + b"\n" for r in self.results()),
@@ -73,6 +82,15 @@ class Job:
         """Write results.jsonl if the last one is older than EXPORT_SECONDS."""
         if time.monotonic() - self._exported_at > EXPORT_SECONDS:
             self.export()
+
+    def _require_lock(self) -> None:
+        if self._lock is None or _is_same(self._lock, self.directory / _LOCK):
+            return
+        raise JournalError(
+            f"job directory {self.directory}: its file `lock` was removed or replaced while this "
+            "process was using it, so another one may write to the job too; make sure that none "
+            "does, then run the same command again"
+        )
 
 
 @contextmanager
@@ -92,17 +110,18 @@ def open_job(
     results.jsonl is written once more and the directory is released.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private(directory)
     except OSError as error:
         raise PlanError(
             f"job directory {directory}: {error.strerror}; choose another with --out"
         ) from error
-    with _held(directory), Journal(directory / "journal.db") as journal:
+    with _held(directory) as lock, Journal(directory / "journal.db") as journal:
+        remove_leftovers(directory)
         _claim(directory, journal, plan)
         _refuse_changed(journal, problems)
         ids = order if order is not None else [p.id for p in problems]
         by_id = {r.problem_id: r for r in invalid}
-        job = Job(directory, journal, problems, by_id, ids, retry_failed, time.monotonic())
+        job = Job(directory, journal, problems, by_id, ids, retry_failed, time.monotonic(), lock)
         try:
             yield job
         finally:
@@ -110,9 +129,9 @@ def open_job(
 
 
 @contextmanager
-def _held(directory: Path) -> Iterator[None]:
+def _held(directory: Path) -> Iterator[os.stat_result]:
     # flock: the kernel releases it however the process ends
-    lock = filelock.FileLock(directory / "lock")
+    lock = filelock.FileLock(directory / _LOCK)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -122,12 +141,20 @@ def _held(directory: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise JournalError(
-            f"job directory {directory}: {error.strerror}; is it writable?"
+            f"job directory {directory}: {error.strerror}; to run or continue a job, it must be "
+            "writable (a finished one can be read anywhere: leadline eval)"
         ) from error
     try:
-        yield
+        yield os.stat(directory / _LOCK)
     finally:
         lock.release()
+
+
+def _is_same(known: os.stat_result, path: Path) -> bool:
+    try:
+        return os.path.samestat(known, path.stat())
+    except OSError:
+        return False
 
 
 def _claim(directory: Path, journal: Journal, plan: Plan) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
+from zlib import crc32
 
 import msgspec
 
@@ -34,11 +35,16 @@ CREATE TABLE IF NOT EXISTS events (
     ordinal INTEGER,         -- of a trace; NULL for a stop
     elapsed REAL NOT NULL,   -- seconds since the problem was opened, over all runs of the job
     body BLOB NOT NULL,      -- a trace as JSON without its token ids, or the reason of a stop
-    tokens BLOB              -- token ids, int32
+    tokens BLOB,             -- token ids, int32
+    checksum INTEGER         -- CRC-32 of the row; NULL in rows of earlier versions
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_trace_per_ordinal ON events (problem, ordinal);
-CREATE TABLE IF NOT EXISTS results (problem TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (
+    problem TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER
+) WITHOUT ROWID;
 """
+_DAMAGED = "the file is damaged; restore it or choose another job directory"
+_Row: TypeAlias = tuple[Any, ...]
 _encode = msgspec.json.Encoder().encode
 _decode_trace = msgspec.json.Decoder(Trace).decode
 _result_decoder = msgspec.json.Decoder(Result)
@@ -77,6 +83,7 @@ class Concluded:
     result: Result
 
 
+T = TypeVar("T")
 Event: TypeAlias = Opened | Arrived | Stopped | Concluded
 
 
@@ -98,15 +105,23 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file."""
+        self._open(path, _writable)
+
+    @classmethod
+    def for_reading(cls, path: Path) -> Self:
+        """Open the file of a job without writing anything, as on a read-only medium."""
+        journal = cls.__new__(cls)
+        journal._open(path, _readable)
+        return journal
+
+    def _open(self, path: Path, connect: Callable[[Path], sqlite3.Connection]) -> None:
         self.path = path
         try:
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db = connect(path)
         except sqlite3.Error as error:
             raise self._failed(error) from error
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
+            self._has_checksums = "checksum" in _columns(self._db, "events")
         except sqlite3.Error as error:
             self._db.close()
             raise self._failed(error) from error
@@ -121,42 +136,49 @@ class Journal:
 
     def meta(self, key: str) -> str | None:
         """Return what `set_meta` stored, or None."""
-        row = self._query("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self._row("SELECT value FROM meta WHERE key = ?", key)
         return None if row is None else str(row[0])
 
     def set_meta(self, key: str, value: str) -> None:
         """Store a fact about the job."""
-        self._query("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        try:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
 
     def append(self, events: Sequence[Event]) -> None:
         """Write events in one transaction: all of them or, with a JournalError, none.
 
         A trace that is already in the journal is an error.
         """
-        traces: list[tuple[object, ...]] = []
-        results: list[tuple[object, ...]] = []
-        opened: list[tuple[object, ...]] = []
+        traces: list[_Row] = []
+        results: list[_Row] = []
+        opened: list[_Row] = []
         for event in events:
             if isinstance(event, Arrived):
                 trace = event.trace
                 traces.append(
-                    (event.problem_id, trace.ordinal, event.elapsed, *self._encoded(event))
+                    (event.problem_id, trace.ordinal, float(event.elapsed), *self._encoded(event))
                 )
             elif isinstance(event, Concluded):
                 results.append((event.result.problem_id, _encode(event.result)))
             elif isinstance(event, Opened):
                 opened.append((event.problem_id, event.digest))
             else:
-                traces.append((event.problem_id, None, event.elapsed, event.reason.encode(), None))
+                reason = event.reason.encode()
+                traces.append((event.problem_id, None, float(event.elapsed), reason, None))
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT INTO problems VALUES (?, ?)", opened)
             self._db.executemany(
-                "INSERT INTO events (problem, ordinal, elapsed, body, tokens) "
-                "VALUES (?, ?, ?, ?, ?)",
-                traces,
+                "INSERT INTO events (problem, ordinal, elapsed, body, tokens, checksum) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                ((*row, checksum(*row)) for row in traces),
             )
-            self._db.executemany("INSERT INTO results VALUES (?, ?)", results)
+            self._db.executemany(
+                "INSERT INTO results (problem, body, checksum) VALUES (?, ?, ?)",
+                ((*row, checksum(*row)) for row in results),
+            )
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -188,19 +210,20 @@ class Journal:
 
     def digests(self) -> dict[str, str]:
         """Return the digest of every problem ever opened."""
-        return dict(self._query("SELECT problem, digest FROM problems"))
+        return dict(self._rows("SELECT problem, digest FROM problems"))
 
     def concluded(self) -> set[str]:
         """Return the ids of the problems that have a result."""
-        return {str(row[0]) for row in self._query("SELECT problem FROM results")}
+        return {str(row[0]) for row in self._rows("SELECT problem FROM results")}
 
     def failed(self) -> set[str]:
         """Return the ids of the problems that have the result that they failed."""
         # `instr` first: most results need not be parsed
-        rows = self._query(
+        rows = self._rows(
             "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB)) "
             "AND json_extract(CAST(body AS TEXT), '$.status') = ?",
-            (f'"status":"{Status.FAILED}"', Status.FAILED.value),
+            f'"status":"{Status.FAILED}"',
+            Status.FAILED.value,
         )
         return {str(row[0]) for row in rows}
 
@@ -223,29 +246,30 @@ class Journal:
 
     def results(self) -> Iterator[Result]:
         """Yield every result, in no particular order."""
-        for (body,) in self._query("SELECT body FROM results"):
-            yield _decode_result(body)
+        for row in self._checked("problem, body", "results"):
+            yield self._decoded(_decode_result, row[1], row[0])
 
     def result(self, problem_id: str) -> Result | None:
         """Return one problem's result, or None."""
-        row = self._query("SELECT body FROM results WHERE problem = ?", (problem_id,)).fetchone()
-        return None if row is None else _decode_result(row[0])
+        rows = self._checked("problem, body", "results", "WHERE problem = ?", problem_id)
+        row = next(rows, None)
+        return None if row is None else self._decoded(_decode_result, row[1], row[0])
 
     def events(self, problem_id: str) -> Iterator[Arrived | Stopped]:
         """Yield one problem's traces and stops in order of arrival."""
-        rows = self._query(
-            "SELECT ordinal, elapsed, body, tokens FROM events WHERE problem = ? ORDER BY seq",
-            (problem_id,),
+        rows = self._checked(
+            "problem, ordinal, elapsed, body, tokens",
+            "events",
+            "WHERE problem = ? ORDER BY seq",
+            problem_id,
         )
-        for ordinal, elapsed, body, tokens in rows:
+        for _, ordinal, elapsed, body, tokens in rows:
             if ordinal is None:
-                yield Stopped(problem_id, body.decode(), elapsed)
+                yield Stopped(problem_id, self._decoded(bytes.decode, body, problem_id), elapsed)
             else:
-                yield Arrived(
-                    problem_id,
-                    changed(_decode_trace(body), token_ids=tuple(array("i", tokens))),
-                    elapsed,
-                )
+                trace = self._decoded(_decode_trace, body, problem_id)
+                ids = self._decoded(_decode_ids, tokens, problem_id)
+                yield Arrived(problem_id, changed(trace, token_ids=ids), elapsed)
 
     def traces(self, problem_id: str) -> Sequence[Trace]:
         """Return one problem's traces in order of arrival, as its selector sees them.
@@ -267,7 +291,8 @@ class Journal:
 
     def n_traces(self) -> int:
         """Return how many traces the journal contains."""
-        return int(self._query("SELECT COUNT(ordinal) FROM events").fetchone()[0])
+        row = self._row("SELECT COUNT(ordinal) FROM events")
+        return int(row[0]) if row else 0
 
     def notes(self) -> tuple[int, str]:
         """Return how many traces have a note on an undecided answer or verdict, and the first note.
@@ -279,28 +304,47 @@ class Journal:
         noted = "FROM events WHERE ordinal IS NOT NULL"
         noted += " AND json_extract(CAST(body AS TEXT), '$.note') != ''"
         noted += " AND json_extract(CAST(body AS TEXT), '$.finish') != 'cancelled'"
-        n = int(self._query(f"SELECT COUNT(*) {noted}").fetchone()[0])
-        first = (
-            self._query(
-                f"SELECT json_extract(CAST(body AS TEXT), '$.note') {noted} ORDER BY seq LIMIT 1"
-            ).fetchone()
-            if n
-            else None
+        counts = self._row(f"SELECT COUNT(*) {noted}")
+        first = self._row(
+            f"SELECT json_extract(CAST(body AS TEXT), '$.note') {noted} ORDER BY seq LIMIT 1"
         )
-        return n, str(first[0]) if first else ""
+        return (int(counts[0]), str(first[0])) if counts and first else (0, "")
 
-    def _query(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+    def _rows(self, sql: str, *values: object) -> Iterator[_Row]:
+        """Yield the rows of a query; JournalError where the file cannot be read."""
         try:
-            return self._db.execute(sql, values)
+            yield from self._db.execute(sql, values)
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def _row(self, sql: str, *values: object) -> _Row | None:
+        return next(self._rows(sql, *values), None)
+
+    def _checked(self, columns: str, table: str, rest: str = "", *values: object) -> Iterator[_Row]:
+        """Yield rows without their checksums; JournalError for one that was changed."""
+        known = "checksum" if self._has_checksums else "NULL"
+        for *row, written in self._rows(f"SELECT {columns}, {known} FROM {table} {rest}", *values):
+            if written is not None and written != checksum(*row):
+                raise JournalError(
+                    f"{self.path}: a row of {table}, of problem {row[0]!r}, is not as it was "
+                    f"written; {_DAMAGED}"
+                )
+            yield tuple(row)
+
+    def _decoded(self, decode: Callable[[Any], T], content: object, problem_id: object) -> T:
+        try:
+            return decode(content)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise JournalError(
+                f"{self.path}: a row of problem {problem_id!r} cannot be read: {error}; {_DAMAGED}"
+            ) from error
 
     def _failed(self, error: sqlite3.Error) -> JournalError:
         remedy = {
             "SQLITE_FULL": "free some space, then run the same command again; "
             "everything journalled so far is kept",
             "SQLITE_NOTADB": "it is not a journal; choose another job directory",
-            "SQLITE_CORRUPT": "the file is damaged; restore it or choose another job directory",
+            "SQLITE_CORRUPT": _DAMAGED,
             "SQLITE_READONLY": "make it writable or choose another job directory",
             "SQLITE_CANTOPEN": "check that the directory exists and is writable",
         }
@@ -310,6 +354,56 @@ class Journal:
             f"{self.path}: {error} ({name or type(error).__name__}); "
             f"{remedy.get(base, 'see the message')}"
         )
+
+
+def _writable(path: Path) -> sqlite3.Connection:
+    """Return a connection to a file that is created if it is missing, with today's tables."""
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(_SCHEMA)
+        for table in ("events", "results"):  # of an earlier version
+            if "checksum" not in _columns(db, table):
+                db.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _readable(path: Path) -> sqlite3.Connection:
+    """Return a connection that writes nothing.
+
+    SQLite would create files beside one that has a log, even to read it. A file without a log has
+    no writer, and is opened as one that does not change.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    is_settled = not log.exists() or not log.stat().st_size
+    uri = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if is_settled else ''}"
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+    if not _columns(db, "meta"):  # its writer was killed before the tables were there
+        db.close()
+        db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        db.executescript(_SCHEMA)
+    return db
+
+
+def _columns(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+
+
+def checksum(*row: object) -> int:
+    """Return the CRC-32 of the values of a row."""
+    total = 0
+    for value in row:
+        data = value if isinstance(value, bytes) else repr(value).encode(errors="replace")
+        total = crc32(data, crc32(len(data).to_bytes(8, "big"), total))
+    return total
+
+
+def _decode_ids(tokens: bytes) -> tuple[int, ...]:
+    return tuple(array("i", tokens))
 
 
 def digest(problem: Problem) -> str:

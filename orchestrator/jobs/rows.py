@@ -272,8 +272,12 @@ def _parquet(path: Path) -> Iterator[_Record]:
                 for fields in batch.to_pylist():
                     line += 1
                     yield _Record(line, fields)
-    except pyarrow.ArrowException as error:
-        raise PlanError(f"{path} cannot be read as Parquet (after row {line}): {error}") from error
+    # damaged files raise the plain errors too
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise PlanError(
+            f"{path} cannot be read as Parquet (after row {line}): {error}; restore the file or "
+            "write it again"
+        ) from error
 
 
 _READERS = {

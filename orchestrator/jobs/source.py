@@ -77,7 +77,7 @@ def read_source(directory: Path) -> JobSource | None:
     """
     if not (directory / "journal.db").is_file():
         raise PlanError(f"there is no job in {directory}: it has no journal.db")
-    with Journal(directory / "journal.db") as journal:
+    with Journal.for_reading(directory / "journal.db") as journal:
         text = journal.meta(_META)
     return None if text is None else msgspec.json.decode(text, type=JobSource)
 

@@ -17,6 +17,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import parse_exit, parse_schedule
 from orchestrator.core.metrics import PREFIX, parse_metric
 from orchestrator.core.plan import TASKS, Model, Plan, same_weights
+from orchestrator.core.session import MAX_REQUESTS
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
@@ -60,6 +61,8 @@ def check_plan(plan: Plan, execution: Execution) -> None:
     strategy = _load("strategies", plan.strategy, "strategy")
     selector = _load("selectors", plan.selector, "selector")
     verifiers = [(spec.name, _load("verifiers", spec, "verifiers")) for spec in plan.verifiers]
+    for key, part in registry.walk_parts(strategy, "strategy"):
+        _check_widths(key, part)
     _check_depths(plan, strategy, engine)
     for key, name, plugin in (
         ("strategy", plan.strategy.name, strategy),
@@ -161,6 +164,16 @@ def _check_needs(part: _Part, engine: _Engine, verifiers: Collection[str]) -> No
             f"{part.label} needs {' and '.join(map(repr, map(str, lacking)))}, which engine "
             f"{engine.name!r} does not offer; {remedy}",
         )
+
+
+def _check_widths(key: str, part: Any) -> None:
+    """Raise PlanFault for a count that no machine could hold in memory, such as n = 10^9."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        is_count = "token" not in field.name and field.name not in ("interval", "seed")
+        if isinstance(value, int) and value > MAX_REQUESTS and is_count:
+            expected = f"at most {MAX_REQUESTS:,}, the most requests of one problem"
+            _require(False, f"{key}.{field.name}", value, expected)
 
 
 def _engines_with(needs: Collection[Capability]) -> Iterator[str]:

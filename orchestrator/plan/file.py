@@ -78,6 +78,9 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
     except PlanFault as error:
         source = "" if path is None else str(path)
         raise PlanError(f"{_place(source, flags, error.key)}{error}") from error
+    except RecursionError as error:
+        where = "the command line" if path is None else str(path)
+        raise PlanError(f"{where}: its tables or lists are nested too deeply for a plan") from error
 
 
 def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:

@@ -185,6 +185,7 @@ def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> 
     for name, group in groups.items():
         if name in values:
             path = f"{at}.{name}" if at else name
+            _require_list_or_one(cls, name, values[name], path)
             values[name] = _load_part(group, values[name], path, fields[name])
     try:
         plugin: Any = msgspec.convert(values, cls, strict=False)
@@ -216,7 +217,7 @@ def _load_part(group: str, value: object, at: str, default: object = None) -> An
 
     A table without a name sets options of the default plugin; "" means no plugin.
     """
-    if value == "":
+    if value is None or value == "":
         return None
     if isinstance(value, list | tuple):
         return tuple(_load_part(group, item, f"{at}[{i}]") for i, item in enumerate(value))
@@ -224,7 +225,19 @@ def _load_part(group: str, value: object, at: str, default: object = None) -> An
         value = one_spec(at, value)
     if isinstance(value, Mapping):
         value = _part_spec(value, at, default)
-    return load(group, value, at) if isinstance(value, PluginSpec) else value
+    if isinstance(value, PluginSpec):
+        return load(group, value, at)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise PluginError(f"{at} = {value!r}: it must be a {singular(group)}, by its name")
+    return value
+
+
+def _require_list_or_one(cls: type, name: str, value: object, at: str) -> None:
+    [field] = (f for f in dataclasses.fields(cls) if f.name == name)
+    wants_list = "tuple" in str(field.type)
+    if isinstance(value, list | tuple) != wants_list:
+        wanted = "a list of plugins" if wants_list else "one plugin, not a list"
+        raise PluginError(f"{at} = {value!r}: it must be {wanted}")
 
 
 def _part_spec(table: Mapping[str, Any], at: str, default: object) -> PluginSpec:

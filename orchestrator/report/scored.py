@@ -156,7 +156,7 @@ def read_scored(
         notes = (*notes, f"{answers} is gone: questions and references are unknown")
     asked = [id for id in questions if only in (None, id)]
     read, right, keys = _scores(job, {id: questions[id].domain for id in asked}, rows)
-    notes = (*notes, *unreadable_notes(read, answers))
+    notes = (*notes, *unreadable_notes(read, answers), *([job.damage] if job.damage else []))
     results = {r.problem_id: r for r in job.results_in_order()}
     scored = tuple(
         _scored_problem(

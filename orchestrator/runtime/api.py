@@ -162,7 +162,7 @@ def traces(directory: str | Path, problem_id: str) -> list[Trace]:
 
     Dropped traces are left out once the problem has its result.
     """
-    with Journal(Path(directory) / "journal.db") as journal:
+    with Journal.for_reading(Path(directory) / "journal.db") as journal:
         return sorted(journal.traces(problem_id), key=lambda t: t.ordinal)
 
 

@@ -17,10 +17,16 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+_computing: set[int] = set()  # the threads in a bounded call
 
 
 class Overrun(Exception):
     """Raised inside plugin code that computes for too long: it fails the problem at hand alone."""
+
+
+def is_computing() -> bool:
+    """Tell whether this thread is in a bounded call, from which a signal's handler may raise."""
+    return threading.get_ident() in _computing
 
 
 class Watchdog:
@@ -51,9 +57,12 @@ class Watchdog:
     def bounded(self, call: Callable[[], T]) -> T:
         """Return what the call returns; raise Overrun in it when it takes longer than the limit."""
         self._since = time.monotonic()
+        thread = threading.get_ident()
+        _computing.add(thread)
         try:
             return call()
         finally:
+            _computing.discard(thread)
             self._since = None
 
     def _watch(self, target: int) -> None:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
-from orchestrator.core.errors import PluginError
+from orchestrator.core.errors import LeadlineError, PluginError
 from orchestrator.core.values import PluginSpec
 from orchestrator.plan import registry
 from orchestrator.runtime import worker_child as child
@@ -30,6 +30,7 @@ _STDERR_BYTES = 2_000
 _MAX_REPLY_BYTES = 64 << 20
 # A killed process ends within milliseconds; one in uninterruptible sleep is left to the kernel.
 _SETTLE_SECONDS = 5.0
+_N_STARTS = 3  # of a process that dies while it loads its plugin; then the plugin is at fault
 _MAIN = (
     "import sys; from orchestrator.runtime.worker_child import main; "
     "main(int(sys.argv[1]), int(sys.argv[2]))"
@@ -56,7 +57,12 @@ class CallFailed(Exception):
 
 
 class _DeadWorker(Exception):
-    """An idle process died unnoticed, before it started the call that was sent to it."""
+    """A process died before it served a call: while it was idle, or while it loaded a plugin."""
+
+
+def _does_not_load(plugin: child.Load, error: Exception) -> PluginError:
+    what = f"{registry.singular(plugin.group)} {plugin.name!r}"
+    return PluginError(f"{what} does not load in a worker process: {error}")
 
 
 def plugin_reference(
@@ -90,23 +96,27 @@ class WorkerPool:
         self._slots = asyncio.Semaphore(n_workers)
         self._idle: list[Worker] = []
         self._alive: set[Worker] = set()
+        self._starting: set[asyncio.Task[Worker]] = set()
         self._closed = False
 
     @contextlib.asynccontextmanager
     async def worker(self, plugin: child.Load) -> AsyncIterator[Worker]:
         """Yield a process that has built the plugin; it is killed if the block exits early.
 
-        Raises PluginError when the plugin does not load.
+        Raises PluginError when the plugin does not load, or its process dies again and again.
         """
         async with self._slots:
             worker = await self._next_worker(plugin.revision)
             try:
-                try:
-                    await worker.load(plugin)
-                except _DeadWorker:
+                for n_left in reversed(range(_N_STARTS + worker.is_used)):
+                    try:
+                        await worker.load(plugin)
+                        break
+                    except _DeadWorker as death:
+                        if not n_left:
+                            raise _does_not_load(plugin, death) from death
                     await self._discard(worker)
                     worker = await self._new_worker()
-                    await worker.load(plugin)
                 yield worker
             except CallFailed:
                 raise
@@ -123,6 +133,8 @@ class WorkerPool:
         """Kill all processes and wait for them to end; calls in progress fail."""
         self._closed = True
         self._idle.clear()
+        if self._starting:
+            await asyncio.wait(self._starting)
         await asyncio.gather(*map(self._discard, list(self._alive)))
 
     async def _next_worker(self, revision: str) -> Worker:
@@ -136,9 +148,34 @@ class WorkerPool:
         return await self._new_worker()
 
     async def _new_worker(self) -> Worker:
-        worker = await Worker.start(self._memory_bytes)
+        """Return a new process.
+
+        Its start is never cancelled, because asyncio then waits forever for pipes that it has not
+        connected. When its caller is cancelled, the process is idle.
+        """
+        start = asyncio.create_task(self._start())
+        self._starting.add(start)
+        start.add_done_callback(self._starting.discard)
+        try:
+            return await asyncio.shield(start)
+        except asyncio.CancelledError:
+            start.add_done_callback(self._keep)
+            raise
+
+    async def _start(self) -> Worker:
+        try:
+            worker = await Worker.start(self._memory_bytes)
+        except OSError as error:
+            raise LeadlineError(
+                f"no worker process can be started: {error}; free some memory or raise the limit "
+                "on processes (ulimit -u), then run the same command again"
+            ) from error
         self._alive.add(worker)
         return worker
+
+    def _keep(self, start: asyncio.Task[Worker]) -> None:
+        if not self._closed and not start.cancelled() and start.exception() is None:
+            self._idle.append(start.result())
 
     async def _discard(self, worker: Worker) -> None:
         self._alive.discard(worker)
@@ -180,20 +217,24 @@ class Worker:
         """Whether the process can take a call."""
         return not self._killed and self._process.returncode is None
 
+    @property
+    def is_used(self) -> bool:
+        """Whether it has loaded a plugin before."""
+        return self.revision is not None
+
     async def load(self, plugin: child.Load) -> None:
         """Build a plugin; the calls that follow are for it.
 
-        Raises PluginError when that fails, and _DeadWorker when a process that had loaded a plugin
-        has died.
+        Raises PluginError when that fails, and _DeadWorker when the process dies and another one
+        may live.
         """
-        is_new, self.revision = self.revision is None, plugin.revision
+        was_used, self.revision = self.is_used, plugin.revision
         try:
             await self.call(plugin, type(None), _LOAD_SECONDS)
         except CallFailed as error:
-            if error.cause is not Cause.RAISED and not is_new:
-                raise _DeadWorker from error
-            what = f"{registry.singular(plugin.group)} {plugin.name!r}"
-            raise PluginError(f"{what} does not load in a worker process: {error}") from error
+            if error.cause is Cause.DEATH or (was_used and error.cause is not Cause.RAISED):
+                raise _DeadWorker(str(error)) from error
+            raise _does_not_load(plugin, error) from error
 
     async def call(self, call: child.Call, kind: type[T], limit_seconds: float) -> T:
         """Return the plugin's return value, a `kind`.

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Trace
+from orchestrator.jobs.files import make_private
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.problems import ProblemFile
 from orchestrator.jobs.source import JobSource, job_source, require_same_file, write_source
@@ -56,7 +57,7 @@ class Series:
         are any. It returns 0, or the exit code of the signal that ended the job.
         """
         pools: list[Pools] = []
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_private(self.directory)
         file, n = self.file, len(self.members)
         for number, member in enumerate(self.members, 1):
             directory = self.directory / member.folder

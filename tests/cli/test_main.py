@@ -356,7 +356,9 @@ SLOW = (
 )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 @pytest.mark.slow
 def test_a_signal_stops_cleanly_and_says_how_to_continue(
     cli: Run, tmp_path: Path, number: int, code: int

@@ -663,3 +663,16 @@ def test_a_strategy_sees_the_question_as_it_is_asked() -> None:
         == (Message("system", "Be brief."), Message("user", "What is 17 + 25? Box it."))
     )
     assert it.problem is PROBLEM
+
+
+def test_a_strategy_that_submits_without_end_fails_its_problem() -> None:
+    """Each request takes memory before the first is sent."""
+
+    class Wide:
+        def explore(self, problem: Problem, rng: random.Random) -> Steps:
+            while True:
+                yield from submit([Request()] * 60_000)
+
+    session = Session(PROBLEM, Wide(), Plan())
+    assert len([e for e in session.start() if isinstance(e, Start)]) == 60_000
+    assert "more than 100,000 requests" in session.error

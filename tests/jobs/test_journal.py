@@ -5,6 +5,7 @@ what to do.
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -225,9 +226,100 @@ def test_a_journal_of_before_verifiers_asked_models_is_still_read(tmp_path: Path
         (body,) = db.execute("SELECT body FROM events").fetchone()
         row = json.loads(body)
         del row["values"], row["unjudged"], row["verdicts"][0]["usage"]
-        db.execute("UPDATE events SET body = ?", (json.dumps(row).encode(),))
+        db.execute("UPDATE events SET body = ?, checksum = NULL", (json.dumps(row).encode(),))
     with Journal(tmp_path / "journal.db") as journal:
         assert list(journal.events("p")) == [Arrived("p", known, 0.0)]
+
+
+def _replace_in_body(path: Path, table: str, old: str, new: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        (body,) = db.execute(f"SELECT body FROM {table}").fetchone()
+        assert old.encode() in body
+        db.execute(f"UPDATE {table} SET body = ?", (body.replace(old.encode(), new.encode()),))
+
+
+def _everything(path: Path) -> tuple[object, ...]:
+    with Journal.for_reading(path) as journal:
+        events = [list(journal.events(id)) for id in sorted(journal.digests())]
+        return journal.meta("plan"), events, list(journal.results()), journal.notes()
+
+
+@pytest.mark.parametrize("table", ["events", "results"])
+def test_a_digit_that_changed_on_the_disk_is_not_believed(tmp_path: Path, table: str) -> None:
+    """The row is still JSON, and of the right type: only its checksum tells."""
+    path = tmp_path / "journal.db"
+    with Journal(path) as journal:
+        journal.append([Opened("p", "d"), Arrived("p", trace(0, "41"), 0), Concluded(result("p"))])
+    whole = _everything(path)
+    assert whole[1] == [[Arrived("p", trace(0, "41"), 0.0)]]
+    old, new = ("41", "47") if table == "events" else ('"n_traces":3', '"n_traces":5')
+    _replace_in_body(path, table, old, new)
+    with pytest.raises(JournalError, match=rf"a row of {table}, of problem 'p', is not as it was"):
+        _everything(path)
+
+
+def test_a_damaged_page_is_a_journal_error(tmp_path: Path) -> None:
+    """Wherever it is: rows are fetched one by one, long after the query began."""
+    path = tmp_path / "journal.db"
+    with Journal(path) as journal:
+        journal.set_meta("plan", "{}")
+        for n in range(40):
+            arrived = Arrived(f"p{n}", replace(trace(0, f"{n}"), text="why " * 200), 0.0)
+            journal.append([Opened(f"p{n}", "d"), arrived, Concluded(result(f"p{n}"))])
+    whole, rng = path.read_bytes(), random.Random(0)
+    errors = []
+    for _ in range(400):
+        place = rng.randrange(100, len(whole))
+        path.write_bytes(whole[:place] + rng.randbytes(16) + whole[place + 16 :])
+        try:
+            _everything(path)
+        except JournalError as error:
+            errors.append(str(error))
+    assert len(errors) > 200
+    assert all(str(path) in error for error in errors)
+
+
+def test_reading_a_job_writes_nothing(tmp_path: Path) -> None:
+    """A finished job on a read-only medium can be read."""
+    path = tmp_path / "journal.db"
+    with Journal(path) as journal:
+        journal.append([Opened("p", "d"), Arrived("p", trace(0), 0.0)])
+    before = path.stat().st_mtime_ns
+    with Journal.for_reading(path) as journal:
+        assert journal.n_traces() == 1
+        assert [p.name for p in tmp_path.iterdir()] == ["journal.db"]
+        with pytest.raises(JournalError, match="readonly"):
+            journal.set_meta("a", "b")
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_running_job_is_read_as_it_is_now(journal: Journal) -> None:
+    journal.append([Opened("p", "d"), Arrived("p", trace(0), 0.0)])
+    with Journal.for_reading(journal.path) as reader:
+        assert reader.n_traces() == 1
+
+
+def test_a_journal_whose_writer_was_killed_at_once_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.touch()
+    assert _everything(path) == (None, [], [], (0, ""))
+    sqlite3.connect(path).execute("PRAGMA journal_mode = WAL").connection.close()
+    assert _everything(path) == (None, [], [], (0, ""))
+
+
+def test_rows_of_a_journal_without_checksums_are_read(tmp_path: Path) -> None:
+    """An earlier version wrote none; what is added has them."""
+    path = tmp_path / "journal.db"
+    with Journal(path) as journal:
+        journal.append([Opened("p", "d"), Arrived("p", trace(0), 0.0), Concluded(result("p"))])
+    with closing(sqlite3.connect(path)) as db:
+        for table in ("events", "results"):
+            db.execute(f"UPDATE {table} SET checksum = NULL")
+        db.commit()
+    before = _everything(path)
+    with Journal(path) as journal:
+        journal.append([Arrived("p", trace(1), 0.0)])
+    assert _everything(path)[1] == [[*before[1][0], Arrived("p", trace(1), 0.0)]]
 
 
 def test_it_uses_the_write_ahead_log(journal: Journal) -> None:

@@ -292,6 +292,29 @@ def test_a_file_without_any_problem_is_a_plan_error(
     assert str(path) in str(caught.value)
 
 
+def test_a_damaged_parquet_file_is_a_plan_error(tmp_path: Path) -> None:
+    """Wherever it is damaged: its readers raise OSError and UnicodeDecodeError, too."""
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+    from pyarrow import parquet
+
+    path = tmp_path / "p.parquet"
+    columns = {"id": [f"q{i}" for i in range(40)], "prompt": [f"What is {i}²?" for i in range(40)]}
+    parquet.write_table(pyarrow.table(columns), path, compression="none", use_dictionary=False)
+    whole, rng = path.read_bytes(), random.Random(0)
+    errors = []
+    for _ in range(300):
+        place = rng.randrange(len(whole))
+        changed = bytes(b ^ rng.randrange(1, 256) for b in whole[place : place + 4])
+        path.write_bytes(whole[:place] + changed + whole[place + 4 :])
+        try:
+            read(path)
+        except PlanError as error:
+            errors.append(error)
+    causes = {type(error.__cause__) for error in errors}
+    assert {OSError, UnicodeDecodeError} <= causes
+    assert all(str(path) in str(error) for error in errors)
+
+
 def test_a_missing_file_and_a_directory_are_plan_errors(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="there is no file"):
         read(tmp_path / "no.jsonl")

@@ -505,3 +505,18 @@ def test_a_strategy_brings_its_own_selector_unless_the_plan_names_one() -> None:
         == "majority"
     )
     assert load_plan(None, {"strategy": "consistency"}).plan.selector.name == "majority"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"x = {'[' * 1500}{']' * 1500}",
+        f"[strategy]\nname = 'adaptive'\nn = {'[' * 600}{']' * 600}",
+        "strategy = " + "{name = 'refine', inner = " * 1500 + "1" + "}" * 1500,
+    ],
+)
+def test_a_plan_nested_too_deeply_is_a_plan_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=r"deep.toml: its tables or lists are nested too deeply"):
+        load_plan(path)

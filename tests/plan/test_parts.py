@@ -14,6 +14,7 @@ from types import ModuleType
 
 import msgspec
 import pytest
+import tomli_w
 
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan, document, fingerprint
@@ -302,3 +303,44 @@ def test_the_strategy_of_the_page_keeps_the_contract(monkeypatch: pytest.MonkeyP
         (0, 1, 2),
         (0, 1, 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        (
+            '{name = "refine", inner = [1, 2, 4]}',
+            "strategy.inner = [1, 2, 4]: it must be one plugin",
+        ),
+        ('{name = "refine", inner = ["consistency"]}', "it must be one plugin, not a list"),
+        ('{name = "deepprune", similarity = -1}', "similarity = -1: it must be a similarity"),
+        ('{name = "compute-optimal", hard = 7}', "strategy.hard = 7: it must be a strategy"),
+        ('{name = "staged", stages = [true]}', "strategy.stages[0] = True: it must be a strategy"),
+        ('{name = "staged", stages = "consistency"}', "it must be a list of plugins"),
+    ],
+)
+def test_a_part_that_is_no_plugin_is_refused(tmp_path: Path, strategy: str, words: str) -> None:
+    """Otherwise each problem fails when its strategy first uses the part."""
+    with pytest.raises(PlanError) as refused:
+        load(tmp_path, f"strategy = {strategy}")
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        '{name = "consistency", n = 1_000_000_000}',
+        '{name = "revise", chains = 2_000_000}',
+        '{name = "refine", inner = "consistency n=1000000000"}',
+    ],
+)
+def test_a_count_beyond_all_memory_is_refused(tmp_path: Path, strategy: str) -> None:
+    """A billion requests of one problem fill the memory before the first is sent."""
+    with pytest.raises(PlanError, match=r"(n|chains) = \d+: it must be at most 100,000, the"):
+        load(tmp_path, f"strategy = {strategy}")
+
+
+def test_a_limit_in_tokens_is_not_a_count_of_requests(tmp_path: Path) -> None:
+    options = {"interval": 1_000_000, "probe_tokens": 1_000_000}
+    loaded = load(tmp_path, f"[strategy]\nname = 'dynasor'\n{tomli_w.dumps(options)}")
+    assert loaded.plan.strategy.options == options

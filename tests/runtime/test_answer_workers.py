@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.core.errors import PluginError
+from orchestrator.core.errors import LeadlineError, PluginError
 from orchestrator.core.values import PluginSpec
 from orchestrator.runtime.answer_workers import AnswerWorkers, ClassMatch, Resolution, Undecided
 from orchestrator.runtime.worker_child import Load
@@ -83,6 +83,22 @@ class Odd:
             pid = subprocess.Popen(["sleep", "60"]).pid
             open(text[6:], "w").write(f"{os.getpid()} {pid}")
             time.sleep(60)
+
+@dataclasses.dataclass(frozen=True)
+class Dying:
+    """Its process is killed while it loads, the first `n_deaths` times."""
+    path: str
+    n_deaths: int
+    in_process: ClassVar[bool] = False
+
+    def __post_init__(self):
+        with open(self.path, "a") as file:
+            file.write("x")
+        if os.path.getsize(self.path) <= self.n_deaths:
+            os.kill(os.getpid(), 9)
+
+    def resolve(self, answer):
+        return f"={answer}"
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
@@ -227,6 +243,73 @@ async def test_a_domain_that_does_not_load_is_a_plugin_error(workers: AnswerWork
     with pytest.raises(PluginError, match="letter"):
         await workers.match(domain(PluginSpec("odd", {"lettre": "x"}), ODD.origin), "a", ["b"])
     assert await workers.match(ODD, "a", ["a"]) == ClassMatch(0)
+
+
+def _dying(tmp_path: Path, n_deaths: int) -> tuple[Load, Path]:
+    starts = tmp_path / "starts"
+    options = {"path": str(starts), "n_deaths": n_deaths}
+    return domain(PluginSpec("dying", options), "odd_domains:Dying"), starts
+
+
+async def test_a_process_killed_before_it_first_served_is_started_again(
+    workers: AnswerWorkers, tmp_path: Path
+) -> None:
+    """A kill from outside, by the kernel's OOM killer say, is not the fault of the plugin."""
+    plugin, starts = _dying(tmp_path, 2)
+    assert await workers.resolve(plugin, "a") == Resolution("=a")
+    assert starts.read_text() == "xxx"
+
+
+async def test_a_plugin_whose_process_dies_at_every_start_does_not_load(
+    workers: AnswerWorkers, tmp_path: Path
+) -> None:
+    plugin, starts = _dying(tmp_path, 100)
+    with pytest.raises(PluginError, match=r"'dying' does not load.*killed by SIGKILL"):
+        await workers.resolve(plugin, "a")
+    assert starts.read_text() == "xxx"
+    assert await workers.resolve(ODD, "a") is not None
+    assert starts.read_text() == "xxx"
+
+
+async def test_a_machine_that_starts_no_process_is_an_error_with_its_remedy(
+    workers: AnswerWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no traceback; the job continues with the same command."""
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(LeadlineError, match=r"no worker process can be started: .*; free some"):
+        await workers.resolve(ODD, "a")
+    monkeypatch.undo()
+    assert (await workers.resolve(MATH, "a")).key is not None
+
+
+_CANCELLED_START = """
+import asyncio, contextlib, psutil
+from orchestrator.core.values import PluginSpec
+from orchestrator.runtime.answer_workers import AnswerWorkers
+from orchestrator.runtime.workers import plugin_reference
+
+async def main():
+    number = plugin_reference("domains", PluginSpec("number"))
+    async with contextlib.aclosing(AnswerWorkers()) as workers:
+        call = asyncio.create_task(workers.resolve(number, "1"))
+        while not psutil.Process().children():
+            await asyncio.sleep(0)
+        if {cancels}:
+            call.cancel()
+
+asyncio.run(main())
+print(len(psutil.Process().children()))
+"""
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_a_loop_that_closes_while_a_process_starts_ends_and_leaves_none(cancels: bool) -> None:
+    """asyncio waits forever for a process whose start was cancelled, and the job with it."""
+    script = _CANCELLED_START.format(cancels=cancels)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout == "0\n", ended.stderr
 
 
 async def test_two_hundred_calls_at_once_all_get_their_own_reply(workers: AnswerWorkers) -> None:

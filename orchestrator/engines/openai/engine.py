@@ -29,6 +29,7 @@ from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import Capability, Finish, Message, Request, Sampling, Trace
+from orchestrator.engines.openai import limits
 from orchestrator.engines.openai.refusals import (
     cause,
     is_temporary,
@@ -37,6 +38,7 @@ from orchestrator.engines.openai.refusals import (
     shortened,
     unavailable,
 )
+from orchestrator.engines.openai.secrets import Mask, require_no_key
 from orchestrator.engines.openai.wire import (
     CutStream,
     MalformedReply,
@@ -101,6 +103,10 @@ class OpenAI:
         ),
     ] = "any"
 
+    def __post_init__(self) -> None:
+        """Refuse an address that carries a key."""
+        require_no_key(self.base_url)
+
     def capabilities(self) -> frozenset[Capability]:
         """Return the engine's capabilities.
 
@@ -145,10 +151,13 @@ async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator
         max_retries=0,
         # No timeout for a free connection: the window limits the requests in flight.
         timeout=openai.Timeout(options.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
+        default_headers=limits.HEADERS,
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [limits.limit_reply]}),
     )
     async with client:
         engine = HttpEngine(client, options, models)
-        await engine.check()
+        with engine.mask.errors():
+            await engine.check()
         yield engine
 
 
@@ -163,6 +172,7 @@ class HttpEngine:
         self._options = options
         self._models = models
         self._running: dict[tuple[str, int], asyncio.Timeout] = {}
+        self.mask = Mask(os.environ.get(options.api_key_env, ""))
 
     async def check(self) -> None:
         """Return once the server is known to serve every model of the plan, or is too busy to say.
@@ -212,14 +222,15 @@ class HttpEngine:
         try:
             async with asyncio.timeout(None) as stop:  # no timeout: `abort` makes it expire
                 self._running[key] = stop
-                await self._fill(reply, request)
+                with self.mask.errors():
+                    await self._fill(reply, request)
         except TimeoutError:
             if not stop.expired():
                 raise
             reply.finish, reply.error = Finish.CANCELLED, ""
         finally:
             self._running.pop(key, None)
-        return reply.trace(time.perf_counter() - started)
+        return self.mask.trace(reply.trace(time.perf_counter() - started))
 
     def abort(self, request: Request) -> None:
         """Close the request's stream: its `generate` returns the tokens so far."""
@@ -259,13 +270,11 @@ class HttpEngine:
     async def _stream(self, reply: StreamedReply, request: Request) -> None:
         import openai
 
-        reason = self._unservable(request)
-        if reason:
+        if reason := self._unservable(request):
             reply.fail(reason)
             return
         path, body = await self._call(reply, request)
-        # The client's typed methods are not used: its chunk models validate nothing, so we parse
-        # chunks in any case.
+        # not by the client's typed methods, because their models of chunks validate nothing
         stream = await self._client.post(
             path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
         )

@@ -22,6 +22,8 @@ from orchestrator.kit.answers.thinking import merged, refined
 _FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
 _NO_COUNT = "output_tokens is {}"
 _NO_PROMPT_COUNT = "prompt_tokens is unknown and given as 0"
+_MAX_COUNT = 10**9  # tokens: no context is as long
+_MAX_CHARS_PER_TOKEN, _MAX_MORE_CHARS = 1_000, 1 << 20
 
 
 class MalformedReply(Exception):
@@ -90,25 +92,34 @@ class _Choice:
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
     token_ids: tuple[int, ...] | None = None  # vLLM, on request
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _PromptDetails:
-    cached_tokens: int | None = None
+    cached_tokens: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class _CompletionDetails:
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Usage:
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
-    reasoning_tokens: int | None = None  # SGLang
+    reasoning_tokens: Any = None  # SGLang
+
+
+def _count(value: object) -> int | None:
+    """Return a count of tokens; None for what cannot be one, such as -1, 10^40 or 2.5."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
+    return value if is_count else None  # type: ignore[return-value]  # it is an int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +165,21 @@ class StreamedReply:
         self._usage = chunk.usage or self._usage
         if not chunk.choices:
             return False
-        choice = chunk.choices[0]
+        [choice, *others] = chunk.choices
+        if others or choice.index:
+            raise MalformedReply("the server sent several completions, and one was requested")
         self._n_choices += 1
+        is_over = self.finish is not None
         text = "".join(self._received(choice))
-        confidences = self._scores(choice.logprobs)
         self._texts.append(text)
+        if is_over and text:
+            raise MalformedReply("the server sent text after the end of the completion")
+        if self._n_chars > _most_chars(self._request):
+            raise MalformedReply(
+                f"the server sent {self._n_chars:,} characters for a completion of at most "
+                f"{self._request.max_new_tokens} tokens"
+            )
+        confidences = self._scores(choice.logprobs)
         self._ids += choice.token_ids or ()
         if choice.finish_reason:
             self._end(choice.finish_reason)
@@ -280,20 +301,23 @@ class StreamedReply:
     def _counted(self, seconds: float) -> tuple[Usage, str]:
         """Return the trace's cost, and a note on the counts that the server did not send."""
         usage = self._usage or _Usage()
+        n_prompt, n_completion = _count(usage.prompt_tokens), _count(usage.completion_tokens)
         n_arrived = max(len(self._ids), len(self._logprobs))
-        n_tokens, notes = max(usage.completion_tokens or 0, n_arrived), []
-        if usage.completion_tokens is None and n_arrived:
+        n_tokens, notes = max(n_completion or 0, n_arrived), []
+        if n_completion is None and n_arrived:
             notes.append(_NO_COUNT.format("what arrived"))
-        elif usage.completion_tokens is None and self._has_begun:
+        elif n_completion is None and self._has_begun:
             n_tokens = sum(map(bool, self._texts))
             notes.append(_NO_COUNT.format("the number of pieces that arrived, a lower bound"))
-        if usage.prompt_tokens is None and (n_arrived or self._has_begun):
+        if n_prompt is None and (n_arrived or self._has_begun):
             notes.append(_NO_PROMPT_COUNT)
-        note = f"usage: the server sent no count; {', '.join(notes)}" if notes else ""
+        sent = (usage.prompt_tokens, usage.completion_tokens)
+        fault = "no count" if None in sent else f"the counts {str(sent)[:60]}"
+        note = f"usage: the server sent {fault}; {', '.join(notes)}" if notes else ""
         details = usage.prompt_tokens_details
-        cached = (details.cached_tokens or 0) if details else 0
+        cached = (_count(details.cached_tokens) or 0) if details else 0
         n_thinking = self._reasoning_tokens(usage)
-        return Usage(usage.prompt_tokens or 0, cached, n_tokens, 0, seconds, n_thinking), note
+        return Usage(n_prompt or 0, cached, n_tokens, 0, seconds, n_thinking), note
 
     @property
     def _has_begun(self) -> bool:
@@ -301,8 +325,14 @@ class StreamedReply:
 
     def _reasoning_tokens(self, usage: _Usage) -> int:
         details = usage.completion_tokens_details
-        reported = details.reasoning_tokens if details else usage.reasoning_tokens
+        reported = _count(details.reasoning_tokens if details else usage.reasoning_tokens)
         return self._n_thinking_tokens if reported is None else reported
+
+
+def _most_chars(request: Request) -> float:
+    if request.max_new_tokens is None:
+        return float("inf")
+    return request.max_new_tokens * _MAX_CHARS_PER_TOKEN + _MAX_MORE_CHARS
 
 
 def _confidence(top: list[float], top_k: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import gzip
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -414,9 +415,12 @@ async def test_a_server_that_sends_token_ids_needs_no_count_of_thinking() -> Non
             0,
             ["output_tokens is", "lower bound", "prompt_tokens is unknown"],
         ),
+        ({"prompt_tokens": 5.0, "completion_tokens": 10**40}, 5, ["output_tokens is"]),
+        ({"prompt_tokens": -7, "completion_tokens": 2.5}, 0, ["output_tokens is", "prompt_tokens"]),
+        ({"prompt_tokens": True, "completion_tokens": "9"}, 0, ["output_tokens is"]),
     ],
 )
-async def test_counts_that_are_null_are_unknown(
+async def test_counts_that_are_null_or_impossible_are_unknown(
     counts: object, prompt_tokens: int, notes: list[str]
 ) -> None:
     """The reply is there all the same, and a note names what is not known."""
@@ -432,7 +436,8 @@ async def test_counts_that_are_null_are_unknown(
     trace, _ = await one(script)
     assert (trace.finish, trace.text) == (Finish.STOP, "The answer is 42.")
     assert trace.usage.prompt_tokens == prompt_tokens
-    assert all(note in trace.note for note in ("no count", *notes))
+    assert trace.usage.output_tokens in (1, 3)
+    assert all(note in trace.note for note in ("the server sent", *notes))
 
 
 async def test_a_reasoning_parser_is_the_servers() -> None:
@@ -763,6 +768,45 @@ async def _ended_early(call: Call) -> None:
     await call.stream(piece("4"))
 
 
+async def _two_choices(call: Call) -> None:
+    both = [{"index": i, "delta": {"content": str(i)}, "finish_reason": "stop"} for i in range(2)]
+    await call.stream({"choices": both}, "[DONE]")
+
+
+async def _second_choice(call: Call) -> None:
+    await call.stream(piece("4"), piece("2", index=1), piece("", finish="stop"), "[DONE]")
+
+
+async def _after_the_end(call: Call) -> None:
+    await call.stream(piece("4", finish="stop"), piece("2"), "[DONE]")
+
+
+async def _compressed(call: Call) -> None:
+    """One event of 300 MB is 300 kB on the wire."""
+    assert call.headers["accept-encoding"] == "identity"
+    raw = gzip.compress(f"data: {json.dumps(piece('4', finish='stop'))}\n\n".encode())
+    head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\n"
+    call.writer.write(f"{head}content-length: {len(raw)}\r\n\r\n".encode() + raw)
+    await call.writer.drain()
+
+
+async def _endless_event(call: Call) -> None:
+    await call.begin()
+    await call.event(piece("4"))
+    part = b"data: " + b"x" * (1 << 20) + b"\n"
+    for _ in range(40):
+        call.writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        await call.writer.drain()
+    await call.end()
+
+
+async def _long_winded(call: Call) -> None:
+    await call.begin()
+    for _ in range(30):
+        await call.event(piece("why " * (1 << 15)))
+    await call.end()
+
+
 async def _filtered(call: Call) -> None:
     await call.stream(piece("4", finish="content_filter"), "[DONE]")
 
@@ -770,6 +814,12 @@ async def _filtered(call: Call) -> None:
 @pytest.mark.parametrize(
     ("script", "reason", "text"),
     [
+        (_two_choices, "several completions", ""),
+        (_second_choice, "several completions", "4"),
+        (_after_the_end, "text after the end", "42"),
+        (_compressed, "compressed reply (gzip)", ""),
+        (_endless_event, "too many for one event", "4"),
+        (_long_winded, "characters for a completion of at most 3 tokens", None),
         (_html, "no choices (content type text/html)", ""),
         (_empty, "no choices", ""),
         (_no_choices, "no choices", ""),
@@ -780,11 +830,12 @@ async def _filtered(call: Call) -> None:
     ],
 )
 async def test_a_malformed_reply_is_a_failed_trace_that_keeps_what_came(
-    script: Script, reason: str, text: str
+    script: Script, reason: str, text: str | None
 ) -> None:
     """A malformed reply is data: reported, charged, and never used as an answer."""
-    trace, _ = await one(script)
-    assert (trace.finish, trace.text) == (Finish.FAILED, text)
+    trace, _ = await one(script, request(max_new_tokens=3))
+    assert trace.finish is Finish.FAILED
+    assert text is None or trace.text == text
     assert reason in trace.error
 
 
@@ -982,3 +1033,57 @@ async def test_a_missing_client_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(PlanError, match=r"leadline\[http\]"):
         async with OpenAI().open(MODELS):
             pass
+
+
+KEY = "sk-test-0123456789abcdef"
+
+
+async def _echoed(call: Call) -> None:
+    await call.stream(
+        piece(f"Your key is {call.headers['authorization']}. 42"), piece("", finish="stop")
+    )
+
+
+async def _echoed_in_an_error(call: Call) -> None:
+    text = f"{'x' * 480} {call.headers['authorization']} is not allowed"
+    await call.plain(json.dumps({"error": {"message": text}}), 400)
+
+
+async def _echoed_in_the_stream(call: Call) -> None:
+    await call.stream({"error": {"message": f"no {call.headers['authorization']}", "code": 400}})
+
+
+@pytest.mark.parametrize("script", [_echoed, _echoed_in_an_error, _echoed_in_the_stream])
+async def test_a_key_that_the_server_echoes_is_masked(
+    monkeypatch: pytest.MonkeyPatch, script: Script
+) -> None:
+    """The trace is journalled, exported and shared."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    trace, server = await one(script)
+    assert server.calls[-1].headers["authorization"] == f"Bearer {KEY}"
+    assert KEY[:8] not in repr(trace)
+    assert "Bearer *" in (trace.text or trace.error)
+
+
+async def test_a_key_in_the_refusal_of_a_job_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    refusal = json.dumps({"error": {"message": f"bad key {KEY}"}})
+    async with serving(answered, models=refusal, models_status=401) as server:
+        with pytest.raises(EngineError, match=r"bad key \*+"):
+            async with OpenAI(base_url=server.url).open(MODELS):
+                pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:secret-word@example.org/v1",
+        "https://example.org/v1?api_key=secret-word",
+        "https://example.org/sk-0123456789abcdef-secret-word/v1",
+    ],
+)
+def test_an_address_that_carries_a_key_is_refused(url: str) -> None:
+    """The plan is stored in the job directory."""
+    with pytest.raises(PluginError, match="api_key_env") as refused:
+        registry.load("engines", PluginSpec("openai", {"base_url": url}))
+    assert "secret-word" not in str(refused.value)

@@ -1,0 +1,121 @@
+"""A job's directory: private, free of what killed processes left, and used by one process only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from orchestrator.cli.main import leadline
+from orchestrator.core.errors import JournalError
+from orchestrator.core.plan import Plan
+from orchestrator.core.values import Problem
+from orchestrator.jobs.job import open_job
+
+PROBLEMS = [Problem("q", "2 + 2?")]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command on one problem in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.jsonl").write_text('{"id": "q", "prompt": "2 + 2?", "answer": "4"}\n')
+    return lambda *arguments: CliRunner().invoke(leadline, list(arguments))
+
+
+RUN = ("run", "--problems", "p.jsonl", "--execution.engine", "fake", "--domain", "number")
+
+
+@pytest.mark.parametrize(
+    "arguments", [(*RUN, "--out", "a/job"), (*RUN[:1], "--limit", "1", *RUN[1:])]
+)
+def test_only_the_owner_can_enter_it(cli: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """It has prompts, answers and the messages of servers."""
+    assert cli(*arguments).exit_code == 0
+    [journal] = tmp_path.rglob("journal.db")
+    assert stat.S_IMODE(journal.parent.stat().st_mode) == 0o700
+
+
+def test_an_existing_directory_keeps_its_mode(tmp_path: Path) -> None:
+    """Who shares it on purpose may."""
+    directory = tmp_path / "job"
+    directory.mkdir(mode=0o750)
+    with open_job(directory, Plan(), PROBLEMS):
+        pass
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o750
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".results.jsonl.4711").write_bytes(b"half")
+    (tmp_path / ".plan.toml.4711").write_bytes(b"half")
+    (tmp_path / ".notes.txt").write_bytes(b"mine")
+    with open_job(tmp_path, Plan(), PROBLEMS):
+        pass
+    assert [p.name for p in tmp_path.glob(".*")] == [".notes.txt"]
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_lock_that_was_removed_under_a_run_is_noticed(tmp_path: Path, is_replaced: bool) -> None:
+    """Another process can then lock a new file of that name, and two would write one job."""
+
+    def run() -> None:
+        with open_job(tmp_path, Plan(), PROBLEMS) as job:
+            (tmp_path / "lock").unlink()
+            if is_replaced:
+                (tmp_path / "other").touch()
+                (tmp_path / "other").rename(tmp_path / "lock")
+            job.export()
+
+    with pytest.raises(JournalError, match="`lock` was removed or replaced"):
+        run()
+
+
+def test_a_finished_job_is_evaluated_and_replayed_without_writing(cli: Run, tmp_path: Path) -> None:
+    """It may be on a read-only medium."""
+    assert cli(*RUN, "--out", "job").exit_code == 0
+    (tmp_path / "job" / "lock").unlink()
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "job").iterdir()}
+    for arguments in (
+        ("eval", "job"),
+        ("answers", "--job", "job", "--problem", "q"),
+        ("replay", "job", "--strategy", "consistency n=2"),
+    ):
+        done = cli(*arguments)
+        assert done.exit_code == 0, done.output
+        now = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "job").iterdir()}
+        assert now == before, arguments
+
+
+def test_what_can_be_read_of_a_damaged_job_is_evaluated(cli: Run, tmp_path: Path) -> None:
+    """And what cannot is named, not believed."""
+    rows = [{"id": f"q{i}", "prompt": f"{i} + 2?", "answer": "4"} for i in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli(*RUN, "--out", "job").exit_code == 0
+    with closing(sqlite3.connect(tmp_path / "job/journal.db", isolation_level=None)) as db:
+        db.execute("UPDATE events SET elapsed = elapsed + 1 WHERE problem = 'q1'")
+    done = cli("eval", "job", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["selectors"][0]["report"]["n_results"] == 2
+    [note] = [note for note in report["notes"] if "left out" in note]
+    assert "1 of 3 problems cannot be read" in note
+    assert "of problem 'q1', is not as it was written" in note
+    assert cli(*RUN, "--out", "job").exit_code == 0  # complete: nothing is replayed
+
+
+def test_quiet_with_a_failure_is_not_silent(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"id": "q", "prompt": "2 + 2?"}\n{"id": "r"}\n')
+    done = cli(*RUN, "--quiet")
+    assert done.stdout == ""
+    assert done.stderr.startswith("leadline: 1 problem failed, e.g. r: p.jsonl:2: ")
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "p.jsonl").write_text('{"id": "q", "prompt": "2 + 2?"}\n')
+    assert cli(*RUN, "--quiet").output == ""
