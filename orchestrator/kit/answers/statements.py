@@ -116,6 +116,7 @@ _SOMEBODY = re.compile(
 )
 _ENDS = (". ", "! ", "? ", "; ", "\n")
 _MIN_INTRODUCTION = 6  # characters: "Wrong "
+_MAX_BEFORE_HEADING = 24  # characters of a line before its "answer": "**The final "
 _TAIL = 80  # characters before "the answer is" in which it is attributed or denied
 _BEFORE = 200  # characters before "the answer is" that show whose statement it is
 _DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
@@ -313,7 +314,8 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
         candidates.append(
             Statement(mark, (content,), match.start(), match.end(), denied, None, reported)
         )
-    headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "answer" in folded else []
+    may_head = "answer" in folded and ("\n" in text or folded.find("answer") < _MAX_BEFORE_HEADING)
+    headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if may_head else []
     return candidates + [
         Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
         for mark in headings
