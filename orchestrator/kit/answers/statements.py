@@ -163,10 +163,9 @@ class Statement:
 
 
 def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
-    """Return the explicit statements, in order; at most the last 64.
+    """Return the explicit statements, in order, what somebody else answers first; at most 64.
 
-    What somebody else answers comes before all others.
-    Empty and unclosed boxes are included, with an empty text.
+    They are the last ones. Empty and unclosed boxes are included, with an empty text.
     """
     folded = text.casefold()
     candidates = _phrases(text, folded, nouns)
@@ -314,7 +313,7 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
         candidates.append(
             Statement(mark, (content,), match.start(), match.end(), denied, None, reported)
         )
-    may_head = "answer" in folded and ("\n" in text or folded.find("answer") < _MAX_BEFORE_HEADING)
+    may_head = "\n" in text or "answer" in folded[: _MAX_BEFORE_HEADING + len("answer")]
     headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if may_head else []
     return candidates + [
         Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
