@@ -37,7 +37,7 @@ IMPROVE = (
 class Refine:
     """Repeats a strategy, each round shown the best solutions so far.
 
-    The solutions shown are from the last round in which an attempt stated an answer. Only the last
+    The solutions shown are from the last round in which an attempt gave an answer. Only the last
     round votes: the selector is `final` with `select` as its vote.
     """
 

@@ -2,7 +2,7 @@
 
 At each of `depths` in turn, the votes of that depth alone decide:
 
-1. Sample a wave: as many attempts as would decide if all stated the leader, at most `wave`. The
+1. Sample a wave: as many attempts as would decide if all gave the leader, at most `wave`. The
    vote is decided when its leader is right with probability `confidence`: by the depth's calibrated
    `accuracies` (below) or, without them, when it beats the runner-up with that probability under a
    uniform prior on their shares (Adaptive-Consistency, `core.votes.beta_confidence`).

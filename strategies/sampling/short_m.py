@@ -21,7 +21,7 @@ from orchestrator.kit.options import ModelOptions
 class ShortM(ModelOptions):
     """Keeps the first `m` of `k` attempts to finish; for low latency.
 
-    An attempt has finished when it ended by itself or stated an answer.
+    An attempt has finished when it ended by itself or gave an answer.
     """
 
     m: Annotated[

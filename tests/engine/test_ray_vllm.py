@@ -69,13 +69,15 @@ async def completed(
 async def engine_core(pid: int) -> int:
     """Return the process of vLLM's engine below a replica.
 
-    By parents alone: psutil's `children` compares start times, which a set clock moves.
+    By parents alone: psutil's `children` compares start times, which a set clock moves. By the
+    command that started it, where its title was not set: vLLM does so at best.
     """
     while True:
         engines = [
             process
-            for process in psutil.process_iter(["ppid", "name"])
+            for process in psutil.process_iter(["ppid", "name", "cmdline"])
             if (process.info["name"] or "").startswith("VLLM::Engine")
+            or "multiprocessing.spawn" in " ".join(process.info["cmdline"] or ())
         ]
         cores = [
             process.pid

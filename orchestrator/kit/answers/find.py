@@ -118,7 +118,7 @@ def find_answer(
 
 def reply(text: str, finished: bool) -> Reply:
     """Return the text without its thinking. A text that ends inside its thinking is unfinished."""
-    for _ in range(_MAX_ENDS_OF_TURN):
+    for _ in range(_MAX_ENDS_OF_TURN if "<" in text[-_MAX_TURN_CHARS:] else 0):
         if ends := _END_OF_TURN.search(text[-_MAX_TURN_CHARS:]):
             text = text[: len(text[:-_MAX_TURN_CHARS]) + ends.start()]
     if not may_have_tags(text):

@@ -116,6 +116,7 @@ _SOMEBODY = re.compile(
 )
 _ENDS = (". ", "! ", "? ", "; ", "\n")
 _MIN_INTRODUCTION = 6  # characters: "Wrong "
+_MAX_BEFORE_HEADING = 24  # characters of a line before its "answer": "**The final "
 _TAIL = 80  # characters before "the answer is" in which it is attributed or denied
 _BEFORE = 200  # characters before "the answer is" that show whose statement it is
 _DENIED_BEFORE = re.compile(r"\bnot\b[\s$(\\\[*]{0,6}$", re.IGNORECASE)
@@ -162,10 +163,9 @@ class Statement:
 
 
 def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> list[Statement]:
-    """Return the explicit statements, in order; at most the last 64.
+    """Return the explicit statements, in order, what somebody else answers first; at most 64.
 
-    What somebody else answers comes before all others.
-    Empty and unclosed boxes are included, with an empty text.
+    They are the last ones. Empty and unclosed boxes are included, with an empty text.
     """
     folded = text.casefold()
     candidates = _phrases(text, folded, nouns)
@@ -313,7 +313,8 @@ def _phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
         candidates.append(
             Statement(mark, (content,), match.start(), match.end(), denied, None, reported)
         )
-    headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if "answer" in folded else []
+    may_head = "\n" in text or "answer" in folded[: _MAX_BEFORE_HEADING + len("answer")]
+    headings = list(_HEADING.finditer(text))[-_MAX_STATEMENTS:] if may_head else []
     return candidates + [
         Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
         for mark in headings

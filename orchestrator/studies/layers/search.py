@@ -263,7 +263,7 @@ def _targets(
         raise PlanError(
             f"{task.file}: without reference answers the model's own vote guides a search, "
             f"and none of {task.n_votes} replies to "
-            f"{len(problems)} problems stated an answer; give references, "
+            f"{len(problems)} problems gave an answer; give references, "
             "or a template or domain under which it answers"
         )
     return targets

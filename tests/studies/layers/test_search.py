@@ -210,7 +210,7 @@ def test_a_record_of_another_search_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_answers_nothing_gives_no_reward_and_says_so(tmp_path: Path) -> None:
     silent = MadeUp(knows_more_without_layer_1)
     silent._reply = lambda i, right: Completion("well", finished=False)  # type: ignore[method-assign]
-    with pytest.raises(PlanError, match="none of 5 replies to 12 problems stated an answer"):
+    with pytest.raises(PlanError, match="none of 5 replies to 12 problems gave an answer"):
         run(silent, task(SearchReward.AGREEMENT, references=False), tmp_path)
 
 

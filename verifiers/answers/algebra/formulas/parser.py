@@ -193,7 +193,7 @@ class _Reader:
         if token[0].isdecimal() or (token[0] == "." and len(token) > 1):
             return numerals.value(token)
         if token in ("(", "[", "{"):
-            return self._group(token)
+            return self._group()
         if token in ("|", r"\|"):
             self._n_bars += 1
             inside = self._until(token)
@@ -210,10 +210,9 @@ class _Reader:
             return self._command(token, name)
         raise Unreadable(f"{token} is not expected there")
 
-    def _group(self, opened: str) -> Any:
+    def _group(self) -> Any:
         end = closing(self._tokens, self._at - 1)
-        inside = stripped(self._tokens[self._at : end])
-        self._at = end + 1
+        inside, self._at = stripped(self._tokens[self._at : end]), end + 1
         if not inside:
             raise Unreadable("an empty bracket")
         return self._of(inside)
@@ -235,7 +234,7 @@ class _Reader:
             raise Unreadable("an argument is missing")
         if token == "{":
             self._at += 1
-            return self._group("{")
+            return self._group()
         if token.isdecimal() and len(token) > 1:  # \frac12
             self._tokens[self._at : self._at + 1] = [token[0], token[1:]]
         return self._atom()
