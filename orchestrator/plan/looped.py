@@ -32,8 +32,8 @@ _KEY_TYPES = {
 }
 # the fields of a model, beside its depths, that say something of its loop
 _LOOP_FIELDS = ("damped", "residual", "exit")
-# the largest block of our KV caches on a CPU (`orchestrator.engines.vllm.host`): caches are made of
-# whole blocks
+# the largest block of our KV caches on a CPU (`orchestrator.engines.vllm.start.host`): caches are
+# made of whole blocks
 _BLOCK_TOKENS = 32
 _MODELS_MODULE = "orchestrator.engines.vllm.latent.models"
 # checkpoints that loop by themselves, of which vLLM has no model

@@ -21,7 +21,7 @@ from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.values import Finish, Request, Sampling, Trace
 from orchestrator.engines.reply import trace_for
-from orchestrator.engines.vllm import host, pooling
+from orchestrator.engines.vllm import pooling
 from orchestrator.engines.vllm.depth import IterationCounts, take_counts
 from orchestrator.engines.vllm.prompts import (
     EngineInput,
@@ -36,6 +36,7 @@ from orchestrator.engines.vllm.reply import (
     with_prompt_logprobs,
     with_thinking,
 )
+from orchestrator.engines.vllm.start import host
 from orchestrator.engines.vllm.watch import TokenWatch
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
 

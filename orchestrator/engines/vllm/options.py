@@ -20,11 +20,13 @@ from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability
 from orchestrator.engines.vllm import depth as vllm_depth
-from orchestrator.engines.vllm import host
 from orchestrator.engines.vllm.engine import StartedEngine, VllmEngine
 from orchestrator.engines.vllm.pooling import require_task
 from orchestrator.engines.vllm.reply import ReplyParser
+from orchestrator.engines.vllm.start import host
+from orchestrator.engines.vllm.start.arguments import parsed, require_possible
 from orchestrator.plan import registry
+from orchestrator.plan.looped import Latent
 from orchestrator.plan.models import resolve_model
 
 NO_PARSER = "none"
@@ -119,6 +121,13 @@ class Vllm:
         int,
         Meta(description="Seed of the engine; a request's own seed decides which tokens it draws."),
     ] = 0
+    args: Annotated[
+        Mapping[str, object],
+        Meta(
+            description="Any other argument of vLLM's engine, by the name that `vllm serve` has "
+            'for it: { quantization = "fp8" }.'
+        ),
+    ] = field(default_factory=dict)
     pools: Annotated[
         Mapping[str, Mapping[str, object]],
         Meta(description="Other values of these options for single model pools, by pool name."),
@@ -203,13 +212,9 @@ def _start_blocking(
     """Return a started engine; blocks for about a minute. PlanError, EngineError."""
     with host.environment(options.threads):
         from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = host.engine_arguments(options, model, path)
-        if current_platform.is_cpu():
-            arguments |= host.cpu_arguments(options, host.free_bytes() // n_pools_left)
-        latent = None if model.task else vllm_depth.prepare(options, name, model, path, arguments)
+        arguments, latent = engine_arguments(options, name, model, path, n_pools_left)
         try:
             config = host.without_worker_process(
                 AsyncEngineArgs(**arguments).create_engine_config()
@@ -230,6 +235,25 @@ def _start_blocking(
     with host.or_ended(llm):
         host.require_context(name, llm.model_config.max_model_len, context_tokens)
     return StartedEngine(llm, latent, model.task, parser)
+
+
+def engine_arguments(
+    options: Vllm, name: str, model: Model, path: str, n_pools_left: int
+) -> tuple[dict[str, Any], Latent | None]:
+    """Return all arguments of a pool's engine, and the layer schedule that they are for.
+
+    PlanError if the options do not fit the model, this machine, vLLM or each other.
+    """
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    given = parsed(options.args, name)
+    arguments = host.engine_arguments(options, model, path)
+    if on_cpu:
+        arguments |= host.cpu_arguments(options, host.free_bytes() // n_pools_left)
+    latent = None if model.task else vllm_depth.prepare(options, name, model, path, arguments)
+    require_possible(given, name, on_cpu=on_cpu, looped=latent is not None)
+    return arguments | given, latent
 
 
 def reply_parser(pool: str, model: Model, model_config: Any) -> ReplyParser | None:

@@ -1,0 +1,1 @@
+"""How one vLLM engine starts: its resources on this machine (`host`), vLLM's own arguments."""
