@@ -136,6 +136,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     system: str = ""  # system message put before the prompt of every problem; "" adds none
     template: str = "{prompt}"  # wraps a plain prompt, as in "{prompt}\nAnswer in \\boxed{}."
+    # the engine's other parameters, by its names for them; not hashed, as tables cannot be
+    extra: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ def check_plan(plan: Plan, execution: Execution) -> None:
     for key, part in registry.walk_parts(strategy, "strategy"):
         _check_widths(key, part)
     _check_depths(plan, strategy, engine)
+    _check_extra(plan.sampling.extra, engine, backend)
     for key, name, plugin in (
         ("strategy", plan.strategy.name, strategy),
         ("selector", plan.selector.name, selector),
@@ -106,6 +107,19 @@ def _check_values(plan: Plan, execution: Execution) -> None:
         names,
         "different ones: their names tell the verdicts of a trace apart",
     )
+
+
+def _check_extra(extra: Mapping[str, object], engine: _Engine, backend: object) -> None:
+    """Let the engine check its own parameters; one without a model, as in a dry run, has none."""
+    if not extra or not engine.loads_models:
+        return
+    require = getattr(backend, "require_sampling", None)
+    if require is None:
+        raise PlanFault(
+            "sampling.extra",
+            f"sampling.extra: the engine {engine.name!r} takes no other parameters",
+        )
+    require(extra)
 
 
 def _check_section(section: str, values: Any, prefix: str) -> None:

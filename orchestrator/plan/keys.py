@@ -124,6 +124,9 @@ KEYS: Mapping[str, Meta] = {
         extra_json_schema={"range": "containing {prompt}"},
         description="The template of plain prompts; {prompt} is replaced by the prompt.",
     ),
+    "sampling.extra": Meta(
+        description="The engine's other sampling parameters, by its names: { min_tokens = 8 }."
+    ),
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
     "budget.tokens": Meta(ge=0, description="The most output tokens of a problem; 0 is no limit."),
     "budget.seconds": Meta(

@@ -10,6 +10,7 @@ import gc
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import time
@@ -390,6 +391,23 @@ async def test_a_stop_string_is_left_out_of_the_text(vllm_engine: VllmEngine, st
         assert "".join(story.pieces[: len(trace.token_ids)]) == trace.text
         assert trace.stop == ","
         assert trace.usage.output_tokens > len(trace.token_ids)
+
+
+@pytest.mark.parametrize(
+    ("extra", "pattern"),
+    [
+        ({"structured_outputs": {"choice": ["amber", "violet"]}}, "amber|violet"),
+        ({"structured_outputs": {"regex": "[0-9]{3}-[a-c]{2}"}}, "[0-9]{3}-[a-c]{2}"),
+        ({"structured_outputs": {"json": {"type": "integer"}}, "min_tokens": 1}, r"\s*-?\d+\s*"),
+    ],
+)
+async def test_structured_outputs_have_their_structure(
+    vllm_engine: VllmEngine, extra: dict[str, Any], pattern: str
+) -> None:
+    trace = await vllm_engine.generate(
+        replace(request_of(max_new_tokens=24), sampling=Sampling(extra=extra))
+    )
+    assert re.fullmatch(pattern, trace.text), trace
 
 
 async def test_a_prompt_longer_than_the_context_fails_with_both_lengths(

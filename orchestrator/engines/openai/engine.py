@@ -28,8 +28,8 @@ from orchestrator.core.errors import EngineError, PlanError, Unavailable
 from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
-from orchestrator.core.values import Capability, Finish, Message, Request, Sampling, Trace
-from orchestrator.engines.openai import limits
+from orchestrator.core.values import Capability, Finish, Request, Trace
+from orchestrator.engines.openai import body, limits
 from orchestrator.engines.openai.refusals import (
     cause,
     is_temporary,
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0  # a server that accepts no connection within this time is down
 _PROBE_SECONDS = 30.0  # for /models, which busy servers answer late
 _PROBE_RETRIES = 2  # of the client, before anything is sent that the supervision would repeat
-_DEFAULTS = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +116,13 @@ class OpenAI:
         """
         common = {Capability.SEED, Capability.CANCEL, Capability.LOGPROBS, Capability.RULES}
         return frozenset(common | {Capability.CONTINUE} if self.server == "vllm" else common)
+
+    def require_sampling(self, extra: Mapping[str, object]) -> None:
+        """Raise PlanFault for a field of the request that Leadline sets itself.
+
+        Whatever else there is goes into the request's body; only the server knows what it takes.
+        """
+        body.require_free(extra)
 
     def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
         """Return a context manager that yields an engine for a server with these models.
@@ -273,10 +279,10 @@ class HttpEngine:
         if reason := self._unservable(request):
             reply.fail(reason)
             return
-        path, body = await self._call(reply, request)
+        path, data = await self._call(reply, request)
         # not by the client's typed methods, because their models of chunks validate nothing
         stream = await self._client.post(
-            path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
+            path, body=data, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
         )
         async with stream:
             async for chunk in stream:
@@ -289,7 +295,7 @@ class HttpEngine:
             return f"there is no model pool {request.model!r}; there are: {', '.join(self._models)}"
         if request.depth is not None:
             return "a remote server offers no latent depth"
-        if _continues(request) and self._options.server != "vllm":
+        if body.continues(request) and self._options.server != "vllm":
             return (
                 "continuing a trace needs token ids, which only vLLM servers take: set "
                 'server = "vllm"'
@@ -302,15 +308,15 @@ class HttpEngine:
         return ""
 
     async def _call(self, reply: StreamedReply, request: Request) -> tuple[str, dict[str, object]]:
-        body = _common(request, self._models[request.model].path, self._options.server)
+        data = body.common(request, self._models[request.model].path, self._options.server)
         top_k = logprobs_needed(request.metrics, request.rules)
-        if self._options.chat and not _continues(request):
-            chat = {"messages": _messages(request)}
-            return "/chat/completions", body | chat | (
+        if self._options.chat and not body.continues(request):
+            chat = {"messages": body.messages(request)}
+            return "/chat/completions", data | chat | (
                 {} if top_k is None else {"logprobs": True, "top_logprobs": top_k}
             )
         text: dict[str, object] = {"prompt": request.prompt}
-        if _continues(request):
+        if body.continues(request):
             text = {"prompt": await self._prefix(reply, request)}
         if top_k is not None:
             text["logprobs"] = top_k
@@ -318,12 +324,14 @@ class HttpEngine:
                 # Top log-probabilities are keyed by token text here, and several tokens may have
                 # the same text.
                 text["return_tokens_as_token_ids"] = True
-        return "/completions", body | text
+        return "/completions", data | text
 
     async def _prefix(self, reply: StreamedReply, request: Request) -> list[int]:
         model = self._models[request.model].path
         prompt = (
-            {"messages": _messages(request)} if self._options.chat else {"prompt": request.prompt}
+            {"messages": body.messages(request)}
+            if self._options.chat
+            else {"prompt": request.prompt}
         )
         ids = await self._tokenize(model, prompt)
         if request.suffix:
@@ -354,38 +362,3 @@ class HttpEngine:
             state = "set" if os.environ.get(key) else "not set"
             hint = f"; the key is read from ${key}, which is {state}"
         return f"{self._options.base_url} refuses: {message(error)}{hint}"
-
-
-def _continues(request: Request) -> bool:
-    return request.parent is not None or bool(request.suffix)
-
-
-def _messages(request: Request) -> list[dict[str, str]]:
-    prompt = request.prompt
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return [{"role": m.role, "content": m.content} for m in messages]
-
-
-def _common(request: Request, model: str, server: str) -> dict[str, object]:
-    sampling = request.sampling or Sampling()
-    limit = "max_completion_tokens" if server == "openai" else "max_tokens"
-    body: dict[str, object] = {
-        "model": model,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "seed": request.seed,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        limit: request.max_new_tokens or sampling.max_new_tokens,
-    }
-    stop = request.stop or sampling.stop
-    if stop:
-        body["stop"] = list(stop)
-    for field in ("top_k", "min_p", "repetition_penalty"):
-        value = getattr(sampling, field)
-        if server == "vllm" or value != getattr(_DEFAULTS, field):
-            body[field] = value
-    if server == "vllm":
-        body["return_token_ids"] = True
-        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    return body

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Capability, PluginSpec
@@ -133,6 +133,17 @@ class Ray:
         """Return the capabilities of all pools together; PluginError if options are invalid."""
         engines = [self._engine(pool) for pool in ("", *self.pools)]
         return frozenset.intersection(*(engine.capabilities() for engine in engines))
+
+    def require_sampling(self, extra: Mapping[str, object]) -> None:
+        """Raise PlanFault if the engine in the replicas does not take these parameters."""
+        engine = self._engine("")
+        require = getattr(engine, "require_sampling", None)
+        if require is None:
+            raise PlanFault(
+                "sampling.extra",
+                f"sampling.extra: the engine {self.backend!r} has no parameters of its own",
+            )
+        require(extra)
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RayFleet]:

@@ -36,6 +36,7 @@ from orchestrator.engines.vllm.reply import (
     with_prompt_logprobs,
     with_thinking,
 )
+from orchestrator.engines.vllm.sampling import parameters
 from orchestrator.engines.vllm.start import host
 from orchestrator.engines.vllm.watch import TokenWatch
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
@@ -200,7 +201,7 @@ class _ModelPool:
         self._refusals: tuple[type[Exception], ...]
         self._refusals = (PlanError, ValueError, TypeError, VLLMClientError)
         self._flat_logprobs, self._pooling_params = FlatLogprobs, PoolingParams
-        self._template = functools.lru_cache(_MAX_SETTINGS)(_sampling_params)
+        self._template = functools.lru_cache(_MAX_SETTINGS)(parameters)
 
     def at_depth(self, request: Request) -> Request:
         """Return the request with the depth at which it runs, None for a model without a loop.
@@ -269,7 +270,7 @@ class _ModelPool:
         params.max_tokens = n_new
         salt = ""
         if self._latent is not None and self._latent.max_depth > 1:
-            params.extra_args = {DEPTH_ARGUMENT: request.depth}
+            params.extra_args = (params.extra_args or {}) | {DEPTH_ARGUMENT: request.depth}
             salt = cache_salt(request.depth or 1)
         return EngineInput(prompt_ids, suffix_ids, params, salt, ends_by_rule)
 
@@ -317,34 +318,3 @@ def _identity(request: Request) -> tuple[object, ...]:
     # Jobs with different plans may share an engine, so problem and ordinal do not identify a
     # request.
     return (request.problem_id, request.ordinal, request.seed, request.model, request.depth)
-
-
-def _sampling_params(
-    sampling: Sampling,
-    stop: tuple[str, ...],
-    n_logprobs: int | None,
-    step_by_step: bool,
-    keeps_special: bool,
-) -> Any:
-    """Return vLLM's parameters without seed and length.
-
-    They are created once per setting and copied for each request.
-    """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        stop=list(stop),
-        logprobs=n_logprobs,
-        flat_logprobs=True,
-        skip_special_tokens=not keeps_special,
-        spaces_between_special_tokens=not keeps_special,
-        # Only a rule has to see every step; otherwise vLLM returns one output, at the end.
-        output_kind=RequestOutputKind.DELTA if step_by_step else RequestOutputKind.FINAL_ONLY,
-        skip_clone=True,  # otherwise vLLM makes a deep copy per request
-    )

@@ -20,6 +20,7 @@ from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability
 from orchestrator.engines.vllm import depth as vllm_depth
+from orchestrator.engines.vllm import sampling
 from orchestrator.engines.vllm.engine import StartedEngine, VllmEngine
 from orchestrator.engines.vllm.pooling import require_task
 from orchestrator.engines.vllm.reply import ReplyParser
@@ -147,6 +148,11 @@ class Vllm:
         """Return the engine's capabilities: all of them."""
         return frozenset(Capability)
 
+    def require_sampling(self, extra: Mapping[str, object]) -> None:
+        """Raise PlanFault if vLLM does not take these sampling parameters."""
+        _import_vllm()
+        sampling.parsed(extra)
+
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
         """Yield one engine for all pools, started one after another, and shut them down afterwards.
@@ -253,6 +259,10 @@ def engine_arguments(
         arguments |= host.cpu_arguments(options, host.free_bytes() // n_pools_left)
     latent = None if model.task else vllm_depth.prepare(options, name, model, path, arguments)
     require_possible(given, name, on_cpu=on_cpu, looped=latent is not None)
+    if model.reasoning_parser and model.reasoning_parser != NO_PARSER:
+        _require_parser(name, model.reasoning_parser)
+        # for structured outputs after the thinking, and for budgets of thinking
+        arguments["reasoning_parser"] = model.reasoning_parser
     return arguments | given, latent
 
 
@@ -268,15 +278,9 @@ def reply_parser(pool: str, model: Model, model_config: Any) -> ReplyParser | No
         return None
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.parser import ParserManager
-    from vllm.reasoning import ReasoningParserManager
     from vllm.tokenizers import cached_tokenizer_from_config
 
-    key, known = f"models.{pool}.reasoning_parser", ReasoningParserManager.list_registered()
-    if name not in known:
-        raise PlanError(
-            f"{key} = {name!r}{registry.near(name, known)}: vLLM has no such parser; it has: "
-            f"{', '.join(known)}; {NO_PARSER!r} uses none"
-        )
+    key = _require_parser(pool, name)
     tokenizer = cached_tokenizer_from_config(model_config)
     asked = ChatCompletionRequest(messages=[{"role": "user", "content": ""}], model=model.path)
 
@@ -296,3 +300,16 @@ def reply_parser(pool: str, model: Model, model_config: Any) -> ReplyParser | No
             raise PlanError(f"{key} = {name!r} cannot serve {model.path!r}: {error}") from error
         return None
     return ReplyParser(name, parse, guessed=not model.reasoning_parser)
+
+
+def _require_parser(pool: str, name: str) -> str:
+    """Return the key of a pool's parser. PlanError if vLLM has none of this name."""
+    from vllm.reasoning import ReasoningParserManager
+
+    key, known = f"models.{pool}.reasoning_parser", ReasoningParserManager.list_registered()
+    if name not in known:
+        raise PlanError(
+            f"{key} = {name!r}{registry.near(name, known)}: vLLM has no such parser; it has: "
+            f"{', '.join(known)}; {NO_PARSER!r} uses none"
+        )
+    return key

@@ -259,6 +259,18 @@ async def test_sampling_beyond_the_api_is_sent_where_the_plan_sets_it() -> None:
     assert "repetition_penalty" not in body
 
 
+async def test_other_parameters_are_fields_of_the_request() -> None:
+    extra = {"presence_penalty": 0.5, "chat_template_kwargs": {"enable_thinking": False}}
+    _, server = await one(answered, request(sampling=Sampling(extra=extra)))
+    assert {name: server.calls[-1].body[name] for name in extra} == extra
+
+
+@pytest.mark.parametrize("name", ["n", "seed", "max_tokens", "messages", "logprobs", "stop"])
+def test_another_parameter_replaces_none_of_ours(name: str) -> None:
+    with pytest.raises(PlanError, match=rf"sampling\.extra\.{name} is not sent: .* decided by"):
+        OpenAI().require_sampling({name: 1})
+
+
 async def test_openai_itself_gets_its_own_name_of_the_length_limit() -> None:
     """Its newer models reject `max_tokens`.
 

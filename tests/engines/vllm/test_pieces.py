@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, ConfidenceFloor, Delimiter, Request, WordLimit
-from orchestrator.engines.vllm import guard, pooling
+from orchestrator.engines.vllm import pooling
 from orchestrator.engines.vllm.options import Vllm
 from orchestrator.engines.vllm.prompts import Refused, checkpoint_tokens, fitting_tokens
 from orchestrator.engines.vllm.reply import inherited_logprobs, with_prompt_logprobs
-from orchestrator.engines.vllm.start import host
+from orchestrator.engines.vllm.start import guard, host
 from orchestrator.engines.vllm.watch import TokenWatch, by_top_k, confidence, series_class
 
 GIB = host.GIB

@@ -1,1 +1,3 @@
-"""How one vLLM engine starts: its resources on this machine (`host`), vLLM's own arguments."""
+"""How one vLLM engine starts: its resources on this machine (`host`), vLLM's own arguments
+(`arguments`), and how its processes end (`guard`).
+"""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Model
-from orchestrator.engines.vllm.guard import OPENER
+from orchestrator.engines.vllm.start.guard import OPENER
 from orchestrator.plan import registry
 
 if TYPE_CHECKING:

@@ -1,0 +1,76 @@
+"""vLLM's other sampling parameters: what is passed, and what is refused with which reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Plan
+from orchestrator.core.values import PluginSpec, Sampling
+from orchestrator.engines.vllm.sampling import ELSEWHERE, parameters, parsed
+from orchestrator.plan.check import check_plan
+from orchestrator.plan.execution import Execution
+
+pytestmark = pytest.mark.slow  # vLLM is imported
+
+pytest.importorskip("vllm")
+
+# One value for every parameter that is passed.
+VALUES: dict[str, Any] = {
+    "allowed_token_ids": [1, 2],
+    "bad_words": ["no"],
+    "extra_args": {"a": 1},
+    "frequency_penalty": 0.5,
+    "ignore_eos": True,
+    "include_stop_str_in_output": True,
+    "logit_bias": {"5": -1.0},
+    "min_tokens": 3,
+    "presence_penalty": -0.5,
+    "repetition_detection": {"max_pattern_size": 8, "min_pattern_size": 2, "min_count": 3},
+    "skip_reading_prefix_cache": True,
+    "stop_token_ids": [7],
+    "structured_outputs": {"choice": ["yes", "no"]},
+    "thinking_token_budget": 64,
+    "watermarking": False,
+}
+
+
+def test_every_parameter_of_vllm_is_passed_or_decided_elsewhere() -> None:
+    from vllm import SamplingParams
+
+    assert not set(VALUES) & set(ELSEWHERE)
+    assert set(VALUES) | set(ELSEWHERE) == set(SamplingParams.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_parameter_is_part_of_a_request(name: str) -> None:
+    params = parameters(Sampling(extra={name: VALUES[name]}), (), None, False, True)
+    plain = parameters(Sampling(), (), None, False, True)
+    assert getattr(params, name) != getattr(plain, name)
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"presence_penalti": 1}, r"'presence_penalti' \(did you mean 'presence_penalty'\?\)"),
+        ({"presence_penalty": "much"}, r"presence_penalty"),
+        ({"structured_outputs": {"choise": ["a"]}}, "must use one kind of structured outputs"),
+        ({"structured_outputs": {"choice": ["a"], "grammer": "a"}}, "grammer.*'grammar'"),
+        ({"n": 4}, "the strategy's n"),
+        ({"temperature": 1.0}, r"set sampling\.temperature"),
+        ({"max_tokens": 8}, r"set sampling\.max_new_tokens"),
+        ({"output_kind": 1}, "Leadline's to choose"),
+    ],
+)
+def test_what_vllm_does_not_take_is_refused_by_name(extra: dict[str, Any], reason: str) -> None:
+    with pytest.raises(PlanError, match=reason):
+        parsed(extra)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "ray"])
+def test_a_plan_with_an_unknown_parameter_does_not_start(engine: str) -> None:
+    plan = Plan(sampling=Sampling(extra={"temprature": 1}))
+    with pytest.raises(PlanError, match="vLLM has no sampling parameter 'temprature'"):
+        check_plan(plan, Execution(engine=PluginSpec(engine)))
