@@ -8,6 +8,7 @@ limits the requests in flight, and earlier problems have priority. Nothing here 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import heapq
 import sys
@@ -20,14 +21,15 @@ from typing import cast
 
 from orchestrator.core.errors import JournalError, LeadlineError, TooManyFailed, describe
 from orchestrator.core.plan import Plan, fingerprint
-from orchestrator.core.protocols import Engine, Selector, Strategy
+from orchestrator.core.protocols import Engine
 from orchestrator.core.session import Effect, Session, Start
 from orchestrator.core.values import Finish, Problem, Purpose, Request, Result, Status, Trace
-from orchestrator.core.votes import VOTING, conclude
+from orchestrator.core.votes import VOTING
 from orchestrator.engines.reply import trace_for
 from orchestrator.engines.supervised import Outages
+from orchestrator.jobs.growth import forget_failures
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
-from orchestrator.jobs.retry import usable
+from orchestrator.jobs.sessions import Explorer, request_of
 from orchestrator.plan.execution import Execution, Supervision
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.verify import checked_reply
@@ -80,15 +82,6 @@ class _Open:
     stop_timer: asyncio.TimerHandle | None = None
     n_attempts: int = 0  # attempts that have arrived and are not being continued
     share: float = 0.0  # the share of its full sampling that has arrived
-
-
-@dataclass(frozen=True, slots=True)
-class Explorer:
-    """The loaded strategy and selector of a plan, and the metrics that they need."""
-
-    strategy: Strategy
-    selector: Selector
-    metrics: tuple[str, ...] = ()
 
 
 class Driver:
@@ -202,17 +195,7 @@ class Driver:
         if opened.stop_timer is not None:
             opened.stop_timer.cancel()
         result = self._watchdog.bounded(
-            lambda: conclude(
-                session.problem,
-                list(session.traces.values()),
-                self._explorer.selector,
-                n_planned=self._n_planned,
-                stopped_by=session.stopped_by,
-                error=session.error,
-                seconds=self._elapsed(opened),
-                fingerprint=self._fingerprint,
-                dropped=session.dropped,
-            )
+            lambda: self._explorer.result(session, self._plan, self._elapsed(opened))
         )
         self._post(Concluded(result))
 
@@ -252,14 +235,14 @@ class Driver:
 
     def _open_problem(self, order: int, problem: Problem) -> None:
         loop = asyncio.get_running_loop()
-        session = Session(problem, self._explorer.strategy, self._plan, self._explorer.metrics)
+        session = self._explorer.session(problem, self._plan)
         opened = self._open[problem.id] = _Open(
             order, session, Classes(), time.monotonic(), self.progress.outages.total_seconds()
         )
         if problem.id in self._journalled:
             effects = self._replay(opened)
         else:
-            self._post(Opened(problem.id, digest(problem)))
+            self._post(Opened(problem.id, digest(problem), self._fingerprint))
             effects = self._guarded(opened, session.start)
         if self._plan.budget.seconds and session.exploring:
             left = max(0.0, self._plan.budget.seconds - self._elapsed(opened))
@@ -269,22 +252,17 @@ class Driver:
     def _replay(self, opened: _Open) -> list[Effect]:
         """Rebuild a session from its journalled events; return the effects it still requires."""
         session, problem_id = opened.session, opened.session.problem.id
-        self._guarded(opened, session.start)
         failed_before = problem_id in self._failed_before
-        for event in (
-            usable(self._journal, session) if failed_before else self._journal.events(problem_id)
-        ):
+        if failed_before:
+            self._forget_failures(session.problem)
+        self._guarded(opened, session.start)
+        for event in self._journal.events(problem_id):
             if not failed_before:
                 opened.began = min(opened.began, time.monotonic() - event.elapsed)
             if isinstance(event, Stopped):
                 session.stop(event.reason)
                 continue
-            if event.trace.ordinal not in session.running:
-                raise JournalError(
-                    f"problem {problem_id}: the journal has trace {event.trace.ordinal}, "
-                    "which the strategy did not start this time; it is not deterministic, or its "
-                    "code has changed. Continue with the old code, or choose another job directory"
-                )
+            request_of(session, event.trace)
             if event.trace.answer is not None:
                 opened.classes.restore(event.trace.answer)
             self._receive(opened, event.trace)
@@ -296,6 +274,12 @@ class Driver:
             note = "cancelled; its tokens were lost with the process that ran it"
             self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
         return [Start(request) for request in session.owed()]
+
+    def _forget_failures(self, problem: Problem) -> None:
+        old, new = (self._explorer.session(problem, self._plan) for _ in range(2))
+        # a strategy that computes for too long fails again, with the traces it has
+        with contextlib.suppress(Overrun):
+            forget_failures(self._journal, old, new, self._watchdog.bounded)
 
     def _enqueue(self, opened: _Open, request: Request) -> None:
         self._note_continuation(opened, request)
