@@ -5,7 +5,7 @@ Anything unusual in them is reported to the user.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from orchestrator.cli.console import message
@@ -55,9 +55,13 @@ def study_directory(loaded: LoadedPlan, flags: Mapping[str, str], name: str) -> 
     return loaded.out.with_name(f"{loaded.out.name}-{name}")
 
 
-def first_problems(path: str | Path, plan: Plan, limit: int) -> ProblemFile:
-    """Return the first `limit` rows of a problem file (0: all), with the plan's domain."""
-    return read_problems(path, default_domain=plan.domain, domains=plan.domains, limit=limit)
+def first_problems(
+    path: str | Path, plan: Plan, limit: int, begun: Collection[str] = ()
+) -> ProblemFile:
+    """Return the first `limit` rows of a problem file (0: all) and those begun, with the domain."""
+    return read_problems(
+        path, default_domain=plan.domain, domains=plan.domains, limit=limit, begun=begun
+    )
 
 
 def report_rows(file: ProblemFile, display: DisplayOptions) -> None:

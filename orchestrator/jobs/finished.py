@@ -7,7 +7,7 @@ a job that still runs, the reader gets its current state. Not covered: reference
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class FinishedJob:
         """Return the rows that the job answers, as they are now; None where there is no file."""
         if self.source is None or not Path(self.source.problems).is_file():
             return None
-        return self._read(self.source.problems, self.source.limit)
+        return self._read(self.source.problems, self.source.limit, self.digests)
 
     def results_in_order(self) -> list[Result]:
         """Return the results, those of invalid rows included, in the order of the problem file."""
@@ -97,9 +97,13 @@ class FinishedJob:
             "give the one with the reference answers: --problems FILE"
         )
 
-    def _read(self, path: str, limit: int = 0) -> ProblemFile:
+    def _read(self, path: str, limit: int = 0, begun: Collection[str] = ()) -> ProblemFile:
         return read_problems(
-            path, default_domain=self.plan.domain, domains=self.plan.domains, limit=limit
+            path,
+            default_domain=self.plan.domain,
+            domains=self.plan.domains,
+            limit=limit,
+            begun=begun,
         )
 
 
