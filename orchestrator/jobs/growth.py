@@ -20,7 +20,7 @@ import msgspec
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Plan, differences, document, fingerprint
 from orchestrator.core.session import Effect, Session
-from orchestrator.core.values import Finish, Problem, Request, Trace, changed
+from orchestrator.core.values import Finish, Problem, Request, changed
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
 from orchestrator.jobs.sessions import Explorer, load_explorer, request_of
 
@@ -43,10 +43,15 @@ _N_SHOWN = 40  # characters of a value in an error
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What changed in a job's plan, as in `differences`, and how many traces were taken over."""
+    """What changed in a job's plan, as in `differences`, and how many traces were taken over.
+
+    `last` has, for some problems, how many of their last events end the exploration while requests
+    of the new plan have not even been sent. These events arrive once more, when they have been.
+    """
 
     changes: tuple[str, ...]
     n_traces: int
+    last: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +92,8 @@ def grow(journal: Journal, plan: Plan, problems: Iterable[Problem]) -> Growth | 
         events += one.written(explorer, plan)
     journal.append(events, replacing=[one.problem.id for one in takeovers if one.is_changed])
     n_traces = sum(len(one.new.traces) for one in takeovers)
-    return Growth(changes, n_traces) if groups else None
+    last = {one.problem.id: one.n_last for one in takeovers if one.n_last}
+    return Growth(changes, n_traces, last) if groups else None
 
 
 def forget_failures(journal: Journal, old: Session, new: Session, step: Step) -> None:
@@ -97,7 +103,7 @@ def forget_failures(journal: Journal, old: Session, new: Session, step: Step) ->
     requests that are submitted without the failed ones too. `step` calls a step of a strategy.
     """
     recorded = list(journal.events(old.problem.id))
-    kept = _take_over(recorded, old, new, _is_usable, step)[0]
+    kept, *_ = _take_over(recorded, old, new, _is_usable, step)
     if kept != recorded:
         journal.append(kept, replacing=[old.problem.id])
 
@@ -159,6 +165,7 @@ class _Takeover:
     new: Session
     recorded: Sequence[Recorded]
     events: list[Recorded]
+    n_last: int  # as in `Growth.last`
     refusal: str
 
     @property
@@ -189,34 +196,16 @@ def _grown(
             return bool(now.seconds) and elapsed >= now.seconds
         return not (is_shorter and record.awaited and elapsed > now.seconds)
 
-    events, rest = _take_over(recorded, old, new, is_within)
+    events, n_before_end, rest = _take_over(recorded, old, new, is_within)
     lost = [r for r in rest if isinstance(r.event, Arrived) and not r.event.trace.lost]
-    if not lost:
-        events += _never_started(old, new, _elapsed(recorded))
-    return _Takeover(new, recorded, events, _reason(lost[0], new) if lost else "")
+    if lost:
+        return _Takeover(new, recorded, events, 0, _reason(lost[0], new))
+    is_cut_off = not new.exploring and any(r.ordinal not in old.running for r in new.lost())
+    return _Takeover(new, recorded, events, len(events) - n_before_end if is_cut_off else 0, "")
 
 
 def _elapsed(events: Iterable[Recorded]) -> float:
     return max((event.elapsed for event in events), default=0.0)
-
-
-def _never_started(old: Session, new: Session, elapsed: float) -> list[Recorded]:
-    """Receive the traces of new requests that `new` has cancelled already."""
-    events: list[Recorded] = []
-    for request in new.lost():
-        if request.ordinal not in old.running:
-            trace = Trace(
-                request.ordinal,
-                finish=Finish.CANCELLED,
-                parent=request.parent,
-                purpose=request.purpose,
-                model=request.model,
-                depth=request.depth,
-                subjects=request.subjects,
-            )
-            new.receive(trace)
-            events.append(Arrived(new.problem.id, trace, elapsed))
-    return events
 
 
 def _take_over(
@@ -225,11 +214,13 @@ def _take_over(
     new: Session,
     is_wanted: Callable[[_Record], bool],
     step: Step = lambda call: call(),
-) -> tuple[list[Recorded], list[_Record]]:
+) -> tuple[list[Recorded], int, list[_Record]]:
     """Replay events in `new`, each as soon as it fits; return those in that order, and the others.
 
-    Of several that fit, the first to have arrived comes first. `old` replays all as they are.
+    Between them: how many came before the one that ended the exploration. Of several that fit, the
+    first to have arrived comes first. `old` replays all as they are.
     """
+    n_before_end = 0
     taken: list[Recorded] = []
     waiting: list[_Record] = []
     others: list[_Record] = []
@@ -238,9 +229,10 @@ def _take_over(
         (waiting if is_wanted(record) else others).append(record)
         while (ready := next((r for r in waiting if _fits(r, new)), None)) is not None:
             waiting.remove(ready)
+            n_before_end = len(taken) if new.exploring else n_before_end
             taken.append(ready.event)
             step(partial(_deliver, new, ready.event))
-    return taken, [*others, *waiting]
+    return taken, n_before_end, [*others, *waiting]
 
 
 def _records(recorded: Iterable[Recorded], old: Session, step: Step) -> Iterator[_Record]:

@@ -14,9 +14,10 @@ import heapq
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import cast
 
 from orchestrator.core.errors import JournalError, LeadlineError, TooManyFailed, describe
@@ -95,8 +96,12 @@ class Driver:
         engine: Engine,
         annotator: Annotator,
         journal: Journal,
+        last: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
+        """Prepare; `last` is as in `Growth`."""
         self.progress = Progress()
+        self._last = last
+        self._again: set[tuple[str, int]] = set()  # journalled traces that arrive once more
         self._plan = plan
         self._execution = execution
         self._explorer = explorer
@@ -140,7 +145,8 @@ class Driver:
                         raise self._failure
                     batch, self._events = self._events, []
                     if batch:
-                        await loop.run_in_executor(writer, self._journal.append, batch)
+                        new = [event for event in batch if not self._arrives_again(event)]
+                        await loop.run_in_executor(writer, self._journal.append, new)
                     self._deliver(batch)
                     more = self._fill(source)
                     done, self._concluded = self._concluded, []
@@ -158,7 +164,8 @@ class Driver:
         for event in batch:
             if isinstance(event, Arrived):
                 opened = self._open[event.problem_id]
-                self._count(opened, event.trace)
+                if not self._arrives_again(event):
+                    self._count(opened, event.trace)
                 self._perform(opened, self._receive(opened, event.trace))
             elif isinstance(event, Stopped):
                 stopped = self._open.get(event.problem_id)
@@ -256,16 +263,20 @@ class Driver:
         if failed_before:
             self._forget_failures(session.problem)
         self._guarded(opened, session.start)
-        for event in self._journal.events(problem_id):
+        events = list(self._journal.events(problem_id))
+        n_replayed = len(events) - self._last.get(problem_id, 0)
+        for number, event in enumerate(events):
             if not failed_before:
                 opened.began = min(opened.began, time.monotonic() - event.elapsed)
-            if isinstance(event, Stopped):
-                session.stop(event.reason)
-                continue
-            request_of(session, event.trace)
-            if event.trace.answer is not None:
+            if isinstance(event, Arrived) and event.trace.answer is not None:
                 opened.classes.restore(event.trace.answer)
-            self._receive(opened, event.trace)
+            if number >= n_replayed:
+                self._arrive_again(event)
+            elif isinstance(event, Stopped):
+                session.stop(event.reason)
+            else:
+                request_of(session, event.trace)
+                self._receive(opened, event.trace)
         self._note_attempts(
             opened, sum(t.purpose in VOTING and t.parent is None for t in session.traces.values())
         )
@@ -273,7 +284,15 @@ class Driver:
             self._note_continuation(opened, request)
             note = "cancelled; its tokens were lost with the process that ran it"
             self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
-        return [Start(request) for request in session.owed()]
+        return [Start(request) for request in session.owed() if request.identity not in self._again]
+
+    def _arrive_again(self, event: Arrived | Stopped) -> None:
+        if isinstance(event, Arrived):  # a stop has nothing left to end
+            self._again.add((event.problem_id, event.trace.ordinal))
+            self._post(event)
+
+    def _arrives_again(self, event: Event) -> bool:
+        return isinstance(event, Arrived) and (event.problem_id, event.trace.ordinal) in self._again
 
     def _forget_failures(self, problem: Problem) -> None:
         old, new = (self._explorer.session(problem, self._plan) for _ in range(2))
