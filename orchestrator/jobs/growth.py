@@ -296,6 +296,9 @@ def _reason(record: _Record, session: Session) -> str:
         return f"the new plan makes no request {ordinal} for trace {ordinal}{after}"
     if not (names := _differences(record.request, request)):
         return f"the new plan would have stopped before trace {ordinal} was finished"
+    if names == ["metrics"]:
+        missing = ", ".join(sorted({*request.metrics} - {*record.request.metrics}))
+        return f"trace {ordinal} was recorded without {missing}, which the new plan needs"
     values = (
         f"{name}: {_short(record.request, name)} -> {_short(request, name)}" for name in names
     )

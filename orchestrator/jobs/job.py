@@ -20,7 +20,7 @@ import msgspec
 
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
 from orchestrator.core.plan import Plan, document, fingerprint
-from orchestrator.core.values import Problem, Result
+from orchestrator.core.values import Problem, Result, changed
 from orchestrator.jobs.files import (
     indented_json,
     make_private,
@@ -76,7 +76,12 @@ class Job:
 
         A problem that has none of this plan yet keeps that of the plan that it was begun with.
         """
-        known = {r.problem_id: r for r in self.journal.results()} | dict(self.invalid)
+        known = {r.problem_id: r for r in self.journal.results()}
+        for problem in self.problems:  # a row's tags may change at any time
+            result = known.get(problem.id)
+            if result is not None and result.tags != problem.tags:
+                known[problem.id] = changed(result, tags=problem.tags)
+        known |= self.invalid
         return [known[i] for i in self.order if i in known]
 
     def export(self) -> None:
@@ -215,11 +220,14 @@ def _claim(
 
 def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
     known = journal.digests()
-    changed = [p.id for p in problems if known.get(p.id, "") not in ("", digest(p))]
-    if changed:
+    others = [p.id for p in problems if known.get(p.id, "") not in ("", digest(p))]
+    if others:
+        n, verb, them = len(others), "have", "they were"
+        if n == 1:
+            verb, them = "has", "it was"
         raise PlanError(
-            f"{len(changed)} problems have another text than when they were started, "
-            f"{changed[0]!r} first; change them back, give them new ids, or {_ANOTHER}"
+            f"{n:,} problem{'s' * (n > 1)} {verb} another text than when {them} started, "
+            f"{others[0]!r} first; change that back, use a new id, or {_ANOTHER}"
         )
 
 
