@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TypeAlias
 
 import msgspec
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Budget, Plan, differences, document, fingerprint
+from orchestrator.core.plan import Plan, differences, document, fingerprint
 from orchestrator.core.session import Effect, Session
 from orchestrator.core.values import Finish, Problem, Request, changed
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
@@ -77,23 +77,16 @@ def grow(journal: Journal, plan: Plan, problems: Iterable[Problem]) -> Growth | 
         if fault := _fixed(old, plan):
             raise PlanError(f"{journal.path.parent} {fault}")
     explorer = load_explorer(plan)
-    takeovers: list[_Takeover] = []
+    takeovers = _Takeovers()
     for former, group in groups.items():
-        old = formers[former]
-        old_explorer = load_explorer(old)
+        before = load_explorer(formers[former])
         for problem in group:
-            sessions = old_explorer.session(problem, old), explorer.session(problem, plan)
             recorded = list(journal.events(problem.id))
-            takeovers.append(_grown(recorded, *sessions, old.budget, plan.budget))
-    if refused := [one for one in takeovers if one.refusal]:
-        raise PlanError(f"{journal.path.parent} {_loss(changes, refused, len(takeovers))}")
-    events: list[Event] = []
-    for one in takeovers:
-        events += one.written(explorer, plan)
-    journal.append(events, replacing=[one.problem.id for one in takeovers if one.is_changed])
-    n_traces = sum(len(one.new.traces) for one in takeovers)
-    last = {one.problem.id: one.n_last for one in takeovers if one.n_last}
-    return Growth(changes, n_traces, last) if groups else None
+            takeovers.add(explorer, _grown(recorded, problem, before, explorer))
+    if takeovers.refusals:
+        raise PlanError(f"{journal.path.parent} {_loss(changes, takeovers)}")
+    journal.append(takeovers.events, replacing=takeovers.replaced)
+    return Growth(changes, takeovers.n_traces, takeovers.last) if groups else None
 
 
 def forget_failures(journal: Journal, old: Session, new: Session, step: Step) -> None:
@@ -165,43 +158,57 @@ class _Takeover:
     new: Session
     recorded: Sequence[Recorded]
     events: list[Recorded]
-    n_last: int  # as in `Growth.last`
-    refusal: str
+    n_last: int = 0  # as in `Growth.last`
+    refusal: str = ""
 
-    @property
-    def problem(self) -> Problem:
-        return self.new.problem
 
-    @property
-    def is_changed(self) -> bool:
-        return self.events != self.recorded
+@dataclass(slots=True)
+class _Takeovers:
+    """What is written of all problems, and the refusals of some; sessions are not kept."""
 
-    def written(self, explorer: Explorer, plan: Plan) -> Iterator[Event]:
-        """Yield what is written of it: its plan, its events if they changed, and its result."""
-        yield Opened(self.problem.id, digest(self.problem), fingerprint(plan))
-        if self.is_changed:
-            yield from self.events
-        if self.new.done:
-            yield Concluded(explorer.result(self.new, plan, _elapsed(self.events)))
+    events: list[Event] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    last: dict[str, int] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    n_problems: int = 0
+    n_traces: int = 0
+
+    def add(self, explorer: Explorer, one: _Takeover) -> None:
+        """Add a problem: its plan, its events if they changed, and its result if it is complete."""
+        problem = one.new.problem
+        self.n_problems += 1
+        self.n_traces += len(one.new.traces)
+        self.events.append(Opened(problem.id, digest(problem), explorer.fingerprint))
+        if one.refusal:
+            self.refusals.append(f"in {problem.id!r} first: {one.refusal}")
+        if one.n_last:
+            self.last[problem.id] = one.n_last
+        if one.events != one.recorded:
+            self.replaced.append(problem.id)
+            self.events += one.events
+        if one.new.done:
+            self.events.append(Concluded(explorer.result(one.new, _elapsed(one.events))))
 
 
 def _grown(
-    recorded: Sequence[Recorded], old: Session, new: Session, before: Budget, now: Budget
+    recorded: Sequence[Recorded], problem: Problem, before: Explorer, now: Explorer
 ) -> _Takeover:
-    is_shorter = bool(now.seconds) and not 0 < before.seconds <= now.seconds
+    old, new = before.session(problem), now.session(problem)
+    seconds, seconds_before = now.plan.budget.seconds, before.plan.budget.seconds
+    is_shorter = bool(seconds) and not 0 < seconds_before <= seconds
 
     def is_within(record: _Record) -> bool:
         elapsed = record.event.elapsed
         if isinstance(record.event, Stopped):  # a longer time lifts it
-            return bool(now.seconds) and elapsed >= now.seconds
-        return not (is_shorter and record.awaited and elapsed > now.seconds)
+            return bool(seconds) and elapsed >= seconds
+        return not (is_shorter and record.awaited and elapsed > seconds)
 
     events, n_before_end, rest = _take_over(recorded, old, new, is_within)
     lost = [r for r in rest if isinstance(r.event, Arrived) and not r.event.trace.lost]
     if lost:
-        return _Takeover(new, recorded, events, 0, _reason(lost[0], new))
+        return _Takeover(new, recorded, events, refusal=_reason(lost[0], new))
     is_cut_off = not new.exploring and any(r.ordinal not in old.running for r in new.lost())
-    return _Takeover(new, recorded, events, len(events) - n_before_end if is_cut_off else 0, "")
+    return _Takeover(new, recorded, events, len(events) - n_before_end if is_cut_off else 0)
 
 
 def _elapsed(events: Iterable[Recorded]) -> float:
@@ -274,14 +281,15 @@ def _differences(old: Request, new: Request) -> list[str]:
     wanted = changed(new, metrics=old.metrics) if {*new.metrics} <= {*old.metrics} else new
     if old == wanted:
         return []
-    return [f.name for f in fields(old) if getattr(old, f.name) != getattr(wanted, f.name)]
+    names = (one.name for one in fields(old))
+    return [name for name in names if getattr(old, name) != getattr(wanted, name)]
 
 
-def _loss(changes: Sequence[str], refused: Sequence[_Takeover], n_problems: int) -> str:
-    first = refused[0]
+def _loss(changes: Sequence[str], takeovers: _Takeovers) -> str:
+    n = len(takeovers.refusals)
     loss = (
-        f"In {len(refused):,} of {n_problems:,} problems this would lose finished traces, "
-        f"in {first.problem.id!r} first: {first.refusal}"
+        f"In {n:,} of {takeovers.n_problems:,} problems this would lose finished traces, "
+        f"{takeovers.refusals[0]}"
     )
     return "\n  ".join(["cannot continue with the changed plan:", *changes]) + f"\n{loss}"
 

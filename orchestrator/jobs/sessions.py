@@ -19,17 +19,19 @@ from orchestrator.plan import registry
 
 @dataclass(frozen=True, slots=True)
 class Explorer:
-    """The loaded strategy and selector of a plan, and the metrics that they need."""
+    """A plan with its loaded strategy and selector, and the metrics that they need."""
 
+    plan: Plan
+    fingerprint: str
     strategy: Strategy
     selector: Selector
     metrics: tuple[str, ...] = ()
 
-    def session(self, problem: Problem, plan: Plan) -> Session:
+    def session(self, problem: Problem) -> Session:
         """Return a new session of a problem."""
-        return Session(problem, self.strategy, plan, self.metrics)
+        return Session(problem, self.strategy, self.plan, self.metrics)
 
-    def result(self, session: Session, plan: Plan, seconds: float) -> Result:
+    def result(self, session: Session, seconds: float) -> Result:
         """Return the result of a session that is done."""
         return conclude(
             session.problem,
@@ -39,7 +41,7 @@ class Explorer:
             stopped_by=session.stopped_by,
             error=session.error,
             seconds=seconds,
-            fingerprint=fingerprint(plan),
+            fingerprint=self.fingerprint,
             dropped=session.dropped,
         )
 
@@ -49,7 +51,7 @@ def load_explorer(plan: Plan) -> Explorer:
     strategy = registry.load("strategies", plan.strategy)
     selector = registry.load("selectors", plan.selector)
     metrics = (*registry.metrics(strategy), *registry.metrics(selector))
-    return Explorer(strategy, selector, tuple(dict.fromkeys(metrics)))
+    return Explorer(plan, fingerprint(plan), strategy, selector, tuple(dict.fromkeys(metrics)))
 
 
 def request_of(session: Session, trace: Trace) -> Request:

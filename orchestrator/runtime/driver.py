@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import cast
 
 from orchestrator.core.errors import JournalError, LeadlineError, TooManyFailed, describe
-from orchestrator.core.plan import Plan, fingerprint
+from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Engine
 from orchestrator.core.session import Effect, Session, Start
 from orchestrator.core.values import Finish, Problem, Purpose, Request, Result, Status, Trace
@@ -108,7 +108,6 @@ class Driver:
         self._engine = engine
         self._annotator = annotator
         self._journal = journal
-        self._fingerprint = fingerprint(plan)
         self._open: dict[str, _Open] = {}
         # a heap: earlier problems first, then order of submission
         self._waiting: list[tuple[int, int, _Open, Request]] = []
@@ -202,7 +201,7 @@ class Driver:
         if opened.stop_timer is not None:
             opened.stop_timer.cancel()
         result = self._watchdog.bounded(
-            lambda: self._explorer.result(session, self._plan, self._elapsed(opened))
+            lambda: self._explorer.result(session, self._elapsed(opened))
         )
         self._post(Concluded(result))
 
@@ -242,14 +241,14 @@ class Driver:
 
     def _open_problem(self, order: int, problem: Problem) -> None:
         loop = asyncio.get_running_loop()
-        session = self._explorer.session(problem, self._plan)
+        session = self._explorer.session(problem)
         opened = self._open[problem.id] = _Open(
             order, session, Classes(), time.monotonic(), self.progress.outages.total_seconds()
         )
         if problem.id in self._journalled:
             effects = self._replay(opened)
         else:
-            self._post(Opened(problem.id, digest(problem), self._fingerprint))
+            self._post(Opened(problem.id, digest(problem), self._explorer.fingerprint))
             effects = self._guarded(opened, session.start)
         if self._plan.budget.seconds and session.exploring:
             left = max(0.0, self._plan.budget.seconds - self._elapsed(opened))
@@ -295,7 +294,7 @@ class Driver:
         return isinstance(event, Arrived) and (event.problem_id, event.trace.ordinal) in self._again
 
     def _forget_failures(self, problem: Problem) -> None:
-        old, new = (self._explorer.session(problem, self._plan) for _ in range(2))
+        old, new = (self._explorer.session(problem) for _ in range(2))
         # a strategy that computes for too long fails again, with the traces it has
         with contextlib.suppress(Overrun):
             forget_failures(self._journal, old, new, self._watchdog.bounded)
