@@ -57,13 +57,14 @@ class Counted:
 
 
 async def run(
-    engine: VllmEngine, directory: Path, strategy: PluginSpec
+    engine: VllmEngine, directory: Path, n: int
 ) -> tuple[list[Result], list[list[Trace]], Counter[tuple[str, int]]]:
     """Return results and traces without their cost, and the requests that were sent.
 
     The cost is left out because what the prefix cache holds depends on earlier requests.
     """
-    plan = Plan(strategy=strategy, sampling=Sampling(temperature=1.0, max_new_tokens=8))
+    sampling = Sampling(temperature=1.0, max_new_tokens=8)
+    plan = Plan(strategy=PluginSpec("consistency", {"n": n}), sampling=sampling)
     counted = Counted(engine)
     with open_job(directory, plan, PROBLEMS) as job:
         async for _ in api.run_job(job, plan, Execution(window=1), factory=counted):
@@ -74,17 +75,14 @@ async def run(
     return results, priceless, counted.sent
 
 
-@pytest.mark.parametrize("name", ["consistency", "adaptive"])
 async def test_n_grows_from_8_to_32_at_no_more_than_the_difference(
-    vllm_engine: VllmEngine, tmp_path: Path, name: str
+    vllm_engine: VllmEngine, tmp_path: Path
 ) -> None:
     """Alone in its batch, a request's seed decides its tokens; so the traces are the same."""
     sent: Counter[tuple[str, int]] = Counter()
     for n in (8, 16, 32):
-        results, traces, new = await run(
-            vllm_engine, tmp_path / "grown", PluginSpec(name, {"n": n})
-        )
+        results, traces, new = await run(vllm_engine, tmp_path / "grown", n)
         sent += new
-    fresh = await run(vllm_engine, tmp_path / "fresh", PluginSpec(name, {"n": 32}))
+    fresh = await run(vllm_engine, tmp_path / "fresh", 32)
     assert (results, traces) == fresh[:2]
     assert sent == fresh[2]

@@ -36,14 +36,14 @@ from orchestrator.runtime.api import run_job
 PROBLEMS = [Problem(f"p{i}", f"Question {i}?", "number") for i in range(4)]
 
 
-@registry.verifier("test-knows")
+@registry.verifier("test-right")
 @dataclass(frozen=True, slots=True)
 class Knows:
     """Scores traces with the fake engine's right answer with .9, others with .1."""
 
     async def score(self, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
         right = f" {problem_number(problem.id)}."
-        return [Verdict("test-knows", 0.9 if t.text.endswith(right) else 0.1) for t in traces]
+        return [Verdict("test-right", 0.9 if t.text.endswith(right) else 0.1) for t in traces]
 
 
 @dataclass
@@ -119,7 +119,7 @@ def plan_of(name: str, **options: object) -> Plan:
         models={"main": Model("fake"), "large": Model("fake")},
         strategy=PluginSpec(name, options),
         selector=PluginSpec(case.selector, case.vote),
-        verifiers=(PluginSpec("test-knows"),) if "verifier" in options else (),
+        verifiers=(PluginSpec("test-right"),) if "verifier" in options else (),
     )
 
 
@@ -133,12 +133,12 @@ class Case:
     vote: Mapping[str, object] = field(default_factory=dict)
 
 
-BY = {"by": "verdict:test-knows"}
-STEPS = {"verifier": "test-knows", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}
+BY = {"by": "verdict:test-right"}
+STEPS = {"verifier": "test-right", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}
 CASES = {
-    "ab-mcts": Case({"verifier": "test-knows", "n": 5, "parallel": 2}, {"n": 9}, "best", BY),
+    "ab-mcts": Case({"verifier": "test-right", "n": 5, "parallel": 2}, {"n": 9}, "best", BY),
     "ab-mcts-m": Case(
-        {"verifier": "test-knows", "n": 5, "parallel": 2, "models": ["main", "large"]},
+        {"verifier": "test-right", "n": 5, "parallel": 2, "models": ["main", "large"]},
         {"n": 9},
         "best",
         BY,
@@ -155,7 +155,7 @@ CASES = {
     "compute-optimal": Case(
         {
             "first": 3,
-            "verifier": "test-knows",
+            "verifier": "test-right",
             "medium": "consistency n=2",
             "hard": "refine inner='consistency n=2' rounds=1",
         },
@@ -192,7 +192,7 @@ CASES = {
     ),
     "ensemble": Case({"models": ["main", "large"], "n": 4}, {"n": 8}),
     "mind-evolution": Case(
-        {"verifier": "test-knows", "islands": 2, "conversations": 2, "turns": 2, "generations": 2},
+        {"verifier": "test-right", "islands": 2, "conversations": 2, "turns": 2, "generations": 2},
         {"generations": 3},
         "best",
         BY,
@@ -203,7 +203,7 @@ CASES = {
         {"n": 6},
     ),
     "particles": Case(
-        {"verifier": "test-knows", "n": 3, "steps": 3, "delimiter": " wait"},
+        {"verifier": "test-right", "n": 3, "steps": 3, "delimiter": " wait"},
         {"n": 6},
         "best",
         BY,
@@ -425,7 +425,7 @@ FIXED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "answers_in_thinking: None -> True": ({"answers_in_thinking": True}, "answers were read by it"),
     "verifiers: [] -> ": (
-        {"verifiers": (PluginSpec("test-knows"),)},
+        {"verifiers": (PluginSpec("test-right"),)},
         "traces were verified when they arrived",
     ),
 }
