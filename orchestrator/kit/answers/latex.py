@@ -32,7 +32,7 @@ from orchestrator.kit.answers.languages import (
 )
 from orchestrator.kit.answers.numbers import measurement
 from orchestrator.kit.answers.numerals import UNCLEAR, plain
-from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
+from orchestrator.kit.answers.statements.statement import MAX_ANSWER_CHARS, Mark, Statement
 from orchestrator.kit.answers.units import is_unit
 
 _TOKEN = re.compile(
@@ -89,6 +89,7 @@ _NUMBER = re.compile(
 _CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)\s?(?=[$\d])")
 _PERCENT_WORD = re.compile(r"\s?(?:percentage|per cent|pct)$", re.IGNORECASE)
 _MAX_UNIT_WORDS = 5
+_MAX_VALUES = 16  # of one line
 _MAX_UNIT_CHARS = 40
 _OPERATOR_BEFORE = re.compile(r"[A-Za-z\d)]\s?(?:[-+*/^]|\*\*)\s?$")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
@@ -299,6 +300,8 @@ def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str
         if value is None or is_changed:
             return []
         values.append(value)
+        if len(values) == _MAX_VALUES:
+            break  # the line is ambiguous
     return values
 
 
