@@ -64,12 +64,20 @@ def first_problems(
     )
 
 
-def report_rows(file: ProblemFile, display: DisplayOptions) -> None:
-    """Print what is unusual about a problem file."""
+def report_rows(
+    file: ProblemFile, display: DisplayOptions, begun: Collection[str] = frozenset()
+) -> None:
+    """Print what is unusual about a problem file; `begun` are the problems that its job has."""
     if display.quiet:
         return
     for warning in file.warnings:
         message(f"note: {warning}")
+    if absent := sorted(set(begun).difference(file.order)):
+        are = "problem of this job is" if len(absent) == 1 else "problems of this job are"
+        message(
+            f"note: {len(absent):,} {are} no longer in the file, {absent[0]!r} first; the traces "
+            "are kept, and count again when the rows are back"
+        )
     if not file.invalid:
         return
     n = len(file.invalid)

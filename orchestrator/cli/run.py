@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,8 +234,7 @@ def _run_job(
     """Run the remaining problems of a job, in its first `limit` rows, and print the summary."""
     begun = begun_problems(directory)
     file = first_problems(source.problems, plan, source.limit, begun)
-    report_rows(file, display)
-    _report_absent(begun.difference(file.order), source, display)
+    report_rows(file, display, begun)
     domains = {problem.id: problem.domain for problem in file.problems}
     references = references_and_notes(source.problems, domains, plan, execution)
     _report_choice(plan, display)
@@ -279,16 +278,6 @@ def _run_job(
             results_console().print()
         results_console().print(summary_table(summary))
     return _exit_code(summary, execution, resume_command)
-
-
-def _report_absent(absent: Collection[str], source: JobSource, display: DisplayOptions) -> None:
-    """Print how many problems of a job its file no longer has."""
-    if absent and not display.quiet:
-        message(
-            f"note: {counted(len(absent), 'problem')} of this job, {min(absent)!r} first, "
-            f"{'is' if len(absent) == 1 else 'are'} no longer in {Path(source.problems).name}; "
-            "their traces are kept, and their results count again when they are back"
-        )
 
 
 def _report_growth(job: Job, display: DisplayOptions) -> None:

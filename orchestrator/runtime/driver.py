@@ -263,40 +263,38 @@ class Driver:
             self._forget_failures(session.problem)
         self._guarded(opened, session.start)
         events = list(self._journal.events(problem_id))
-        n_replayed = len(events) - self._last.get(problem_id, 0)
-        for number, event in enumerate(events):
+        n_last = 0 if failed_before else self._last.get(problem_id, 0)
+        for number, event in enumerate(events, n_last - len(events)):
             if not failed_before:
                 opened.began = min(opened.began, time.monotonic() - event.elapsed)
-            if isinstance(event, Arrived) and event.trace.answer is not None:
+            if isinstance(event, Stopped):
+                if number <= 0:  # a later one ended nothing
+                    session.stop(event.reason)
+                continue
+            if event.trace.answer is not None:
                 opened.classes.restore(event.trace.answer)
-            if number >= n_replayed:
-                self._arrive_again(event)
-            elif isinstance(event, Stopped):
-                session.stop(event.reason)
-            else:
+            if number < 0:
                 request_of(session, event.trace)
                 self._receive(opened, event.trace)
+            else:
+                self._again.add((problem_id, event.trace.ordinal))
+                self._post(event)
         self._note_attempts(
             opened, sum(t.purpose in VOTING and t.parent is None for t in session.traces.values())
         )
         for request in session.lost():
-            self._note_continuation(opened, request)
-            note = "cancelled; its tokens were lost with the process that ran it"
-            self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
+            if request.identity not in self._again:
+                self._note_continuation(opened, request)
+                note = "cancelled; its tokens were lost with the process that ran it"
+                self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
         return [Start(request) for request in session.owed() if request.identity not in self._again]
-
-    def _arrive_again(self, event: Arrived | Stopped) -> None:
-        if isinstance(event, Arrived):  # a stop has nothing left to end
-            self._again.add((event.problem_id, event.trace.ordinal))
-            self._post(event)
 
     def _arrives_again(self, event: Event) -> bool:
         return isinstance(event, Arrived) and (event.problem_id, event.trace.ordinal) in self._again
 
     def _forget_failures(self, problem: Problem) -> None:
         old, new = (self._explorer.session(problem) for _ in range(2))
-        # a strategy that computes for too long fails again, with the traces it has
-        with contextlib.suppress(Overrun):
+        with contextlib.suppress(Overrun):  # then it fails again, with the traces that it has
             forget_failures(self._journal, old, new, self._watchdog.bounded)
 
     def _enqueue(self, opened: _Open, request: Request) -> None:

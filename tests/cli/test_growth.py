@@ -154,7 +154,7 @@ def test_rows_may_be_added_moved_and_taken_out(cli: Run) -> None:
     write("p.jsonl", [2, 5, 3])
     done = cli("--json")
     assert json.loads(done.stdout)["n_resumed"] == 2
-    assert "1 problem of this job, 'q1' first, is no longer in p.jsonl" in said(done)
+    assert "1 problem of this job is no longer in the file, 'q1' first" in said(done)
     assert [row["id"] for row in rows()] == ["q2", "q5", "q3"]
     write("p.jsonl", [1, 2, 3, 5])
     back = cli("--json")
