@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core.errors import JournalError, PlanError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.values import Problem, Result, Trace
 from orchestrator.jobs.journal import Journal, digest
 from orchestrator.jobs.problems import ProblemFile, read_problems
@@ -42,6 +42,18 @@ class FinishedJob:
     def arrivals(self, problem_id: str) -> list[Trace]:
         """Return a problem's traces as they arrived; a dropped one with the answer that it gave."""
         return self.undropped.get(problem_id, self.pools.get(problem_id, []))
+
+    @property
+    def growing(self) -> str:
+        """A note on the results of the plan before the job's last one; "" if there are none."""
+        last = fingerprint(self.plan)
+        n = sum(r.fingerprint not in ("", last) for r in self.results_in_order())
+        return (
+            f"{n:,} of the results are from before the plan changed; to renew them: leadline "
+            f"resume {self.directory}"
+            if n
+            else ""
+        )
 
     def problem_file(self) -> ProblemFile | None:
         """Return the rows that the job answers, as they are now; None where there is no file."""

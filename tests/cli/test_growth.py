@@ -139,9 +139,12 @@ def test_a_limit_bounds_what_a_run_works_on(cli: Run) -> None:
     ]
     table = cli("--strategy.n", "3", "--limit", "2").stdout
     assert "2 not done yet (2 with the result of the plan before)" in " ".join(table.split())
+    mixed = CliRunner().invoke(leadline, ["eval", "runs/p"])
+    assert "2 of the results are from before the plan changed" in " ".join(mixed.stdout.split())
     resumed = CliRunner().invoke(leadline, ["resume", "runs/p"])
     assert resumed.exit_code == 0, resumed.output
     assert [row["n_attempts"] for row in rows()] == [3] * 4
+    assert "plan changed" not in CliRunner().invoke(leadline, ["eval", "runs/p"]).stdout
     assert cli("--strategy.n", "3").exit_code == 0
     cli("--strategy.n", "3", "--out", "fresh")
     assert rows() == rows("fresh")
