@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.jobs.files import sha256, write_atomically
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.journal import Journal
@@ -132,6 +132,17 @@ def require_same_file(directory: Path, source: JobSource) -> None:
             f"{len(lacking):,} of them; choose another with --out DIRECTORY, or add --fresh to "
             "`leadline run`"
         )
+
+
+def require_same_plan(directory: Path, plan: Plan) -> None:
+    """Refuse the directory of a job that was begun with another plan."""
+    if not begun_problems(directory):
+        return
+    with Journal.for_reading(directory / "journal.db") as journal:
+        if journal.meta("fingerprint") != fingerprint(plan):
+            raise PlanError(
+                f"{directory} was started with another plan; choose another with --out DIRECTORY"
+            )
 
 
 def require_unchanged(directory: Path, source: JobSource, plan: Plan) -> None:

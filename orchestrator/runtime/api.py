@@ -204,8 +204,7 @@ async def run_job(
         )
         verifiers = VerifierRunner(plan, engine, isolated, execution.window)
         annotator = Annotator(plan, workers, verifiers)
-        last = job.growth.last if job.growth else {}
-        driver = Driver(plan, execution, explorer, engine, annotator, job.journal, last)
+        driver = Driver(plan, execution, explorer, engine, annotator, job.journal, job.growth)
         driver.progress.outages = engine.outages
         n_done = len(job.problems) - len(job.unfinished())
         driver.progress.n_problems = n_done + len(remaining)

@@ -14,10 +14,9 @@ import heapq
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import cast
 
 from orchestrator.core.errors import JournalError, LeadlineError, TooManyFailed, describe
@@ -28,7 +27,7 @@ from orchestrator.core.values import Finish, Problem, Purpose, Request, Result, 
 from orchestrator.core.votes import VOTING
 from orchestrator.engines.reply import trace_for
 from orchestrator.engines.supervised import Outages
-from orchestrator.jobs.growth import forget_failures
+from orchestrator.jobs.growth import Growth, forget_failures
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
 from orchestrator.jobs.sessions import Explorer, request_of
 from orchestrator.plan.execution import Execution, Supervision
@@ -96,11 +95,10 @@ class Driver:
         engine: Engine,
         annotator: Annotator,
         journal: Journal,
-        last: Mapping[str, int] = MappingProxyType({}),
+        growth: Growth | None = None,
     ) -> None:
-        """Prepare; `last` is as in `Growth`."""
         self.progress = Progress()
-        self._last = last
+        self._last = growth.last if growth else {}
         self._again: set[tuple[str, int]] = set()  # journalled traces that arrive once more
         self._plan = plan
         self._execution = execution
@@ -144,8 +142,7 @@ class Driver:
                         raise self._failure
                     batch, self._events = self._events, []
                     if batch:
-                        new = [event for event in batch if not self._arrives_again(event)]
-                        await loop.run_in_executor(writer, self._journal.append, new)
+                        await loop.run_in_executor(writer, self._write, batch)
                     self._deliver(batch)
                     more = self._fill(source)
                     done, self._concluded = self._concluded, []
@@ -155,8 +152,11 @@ class Driver:
             await self._stop_tasks()
             writer.shutdown()
             if not isinstance(sys.exception(), JournalError):
-                self._journal.append(self._events)  # arrived traces have cost tokens: keep them
+                self._write(self._events)  # arrived traces have cost tokens: keep them
                 self._events = []
+
+    def _write(self, batch: Sequence[Event]) -> None:
+        self._journal.append([event for event in batch if not self._arrives_again(event)])
 
     def _deliver(self, batch: Sequence[Event]) -> None:
         """Deliver durable events to their sessions, and perform the resulting effects."""

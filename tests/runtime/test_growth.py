@@ -499,6 +499,23 @@ async def test_a_job_that_dies_while_it_grows_keeps_its_results_and_continues(
     assert (first.sent + dying.sent + grown.sent).total() == fresh.sent.total() + 1
 
 
+@pytest.mark.parametrize("dies_after", [1, 5, 12])
+async def test_a_job_may_die_while_its_last_traces_arrive_again(
+    dies_after: int, tmp_path: Path
+) -> None:
+    """They are in the journal once, and end the exploration with or without the new requests."""
+    first = await run(tmp_path, plan_of("short-m@k"))
+    larger = plan_of("short-m@k", k=12)
+    with pytest.raises(EngineError):
+        await run(tmp_path, larger, engine=Counted(dies_after=dies_after))
+    grown = await run(tmp_path, larger)
+    for problem in PROBLEMS:
+        ordinals = [trace.ordinal for trace in grown.traces[problem.id]]
+        assert sorted(ordinals) == list(range(12))
+        assert grown.traces[problem.id][:6] == first.traces[problem.id]
+    assert all(result.answer and result.n_traces == 12 for result in grown.results)
+
+
 async def test_a_problem_that_failed_grows_and_is_tried_again(tmp_path: Path) -> None:
     plan = plan_of("consistency", n=2)
     failed = await run(tmp_path / "grown", plan, engine=Counted(failure_rate=1.0))
