@@ -53,6 +53,7 @@ from orchestrator.jobs.source import (
     fresh_directory,
     job_source,
     read_source,
+    require_as_real,
     require_unchanged,
     same_or_wider,
     write_source,
@@ -98,8 +99,7 @@ def run(
     """
     loaded = read_plan(plan_file, flags)
     problems, directory = problems_and_directory(loaded, "run")
-    if fresh:
-        directory = fresh_directory(directory)
+    directory = fresh_directory(directory) if fresh else directory
     source = same_or_wider(directory, job_source(problems, limit, loaded.format))
     plan = _with_recorded_choice(loaded, directory)
     return _run_job(directory, plan, loaded.execution, source, display, retry_failed, limit)
@@ -114,8 +114,8 @@ def resume(
 ) -> int:
     """Continue an interrupted job from its directory alone.
 
-    Problems that failed are tried again, unless --no-retry-failed is given. The plan is the one
-    that the job started with. Only what decides no answer may change: the flags of `execution` and
+    Problems that failed are tried again, unless --no-retry-failed is given. The plan is that of the
+    last `leadline run`. Only what decides no answer may change: the flags of `execution` and
     `supervision`.
 
     \b
@@ -232,6 +232,7 @@ def _run_job(
     limit: int = 0,
 ) -> int:
     """Run the remaining problems of a job, in its first `limit` rows, and print the summary."""
+    require_as_real(directory, execution.engine.name)
     begun = begun_problems(directory)
     file = first_problems(source.problems, plan, source.limit, begun)
     report_rows(file, display, begun)
@@ -284,9 +285,8 @@ def _report_growth(job: Job, display: DisplayOptions) -> None:
     """Print what changed in the plan of a job that grows."""
     if job.growth and not display.quiet:
         taken = counted(job.growth.n_traces, "trace")
-        message(f"{job.directory} continues with a changed plan, from the {taken} that it has:")
-        for change in job.growth.changes:
-            message(f"  {change}")
+        lines = [f"{job.directory} continues with a changed plan, from the {taken} that it has:"]
+        message("\n  ".join([*lines, *job.growth.changes]))
 
 
 def _extent(job: Job, n_resumed: int) -> str:

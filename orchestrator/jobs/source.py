@@ -50,24 +50,24 @@ def job_source(problems: Path, limit: int, format: str) -> JobSource:
 def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
     """Store a source and the plan in a job.
 
-    JournalError when the write fails; PlanError when this run uses the engine `fake`, which invents
-    answers, and the last one did not, or the reverse.
+    JournalError when the write fails; PlanError as in `require_as_real`.
     """
-    _require_as_real(job, execution.engine.name)
+    require_as_real(job.directory, execution.engine.name)
     text = plan_toml(plan, execution, problems=source.problems, out=str(job.directory.resolve()))
     write_atomically(job.directory / PLAN_FILE, text.encode())
     job.journal.set_meta(_META, msgspec.json.encode(source).decode())
 
 
-def _require_as_real(job: Job, engine: str) -> None:
-    record = job.directory / PLAN_FILE
-    if not record.is_file() or not job.journal.n_traces():
+def require_as_real(directory: Path, engine: str) -> None:
+    """Refuse the engine `fake`, which invents answers, for another one's job, and the reverse."""
+    record = directory / PLAN_FILE
+    if not record.is_file() or not begun_problems(directory):
         return
     tables = tomllib.loads(record.read_text())
     before = tables.get("execution", tables.get("fleet", {})).get("engine", {}).get("name", engine)
     if (before == FAKE) != (engine == FAKE):
         raise PlanError(
-            f"{job.directory} was started with the engine {before!r}, and {engine!r} must not "
+            f"{directory} was started with the engine {before!r}, and {engine!r} must not "
             f"continue it: the answers of {FAKE!r} are invented. Choose another with --out DIR"
         )
 
