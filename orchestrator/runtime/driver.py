@@ -156,7 +156,7 @@ class Driver:
                 self._events = []
 
     def _write(self, batch: Sequence[Event]) -> None:
-        self._journal.append([event for event in batch if not self._arrives_again(event)])
+        self._journal.append([e for e in batch if not self._arrives_again(e)])
 
     def _deliver(self, batch: Sequence[Event]) -> None:
         """Deliver durable events to their sessions, and perform the resulting effects."""
