@@ -6,6 +6,7 @@ Anything unusual in them is reported to the user.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.cli.console import message
@@ -58,10 +59,14 @@ def study_directory(loaded: LoadedPlan, flags: Mapping[str, str], name: str) -> 
 def first_problems(
     path: str | Path, plan: Plan, limit: int, begun: Collection[str] = ()
 ) -> ProblemFile:
-    """Return the first `limit` rows of a problem file (0: all) and those begun, with the domain."""
-    return read_problems(
+    """Return the first `limit` rows of a problem file (0: all) and those begun, with the domain.
+
+    For a study, which decides itself what differs: settings of single rows are left out.
+    """
+    file = read_problems(
         path, default_domain=plan.domain, domains=plan.domains, limit=limit, begun=begun
     )
+    return replace(file, problems=tuple(replace(p, settings="") for p in file.problems))
 
 
 def report_rows(

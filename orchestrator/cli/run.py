@@ -20,7 +20,6 @@ import click
 from orchestrator.cli.console import message, print_json, results_console
 from orchestrator.cli.foreground import Outcome, engine_log, run_in_foreground
 from orchestrator.cli.inputs import (
-    first_problems,
     problems_and_directory,
     read_plan,
     references_and_notes,
@@ -44,7 +43,7 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.jobs.job import Job, open_job, result_row
 from orchestrator.jobs.openai_batch import write_batch_output
-from orchestrator.jobs.problems import ProblemFile
+from orchestrator.jobs.problems import ProblemFile, read_problems
 from orchestrator.jobs.rows import Format
 from orchestrator.jobs.source import (
     PLAN_FILE,
@@ -59,6 +58,7 @@ from orchestrator.jobs.source import (
     write_source,
 )
 from orchestrator.plan import auto
+from orchestrator.plan.check import row_requirement
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
 from orchestrator.studies.evaluate import References, RightAnswers
@@ -234,7 +234,14 @@ def _run_job(
     """Run the remaining problems of a job, in its first `limit` rows, and print the summary."""
     require_as_real(directory, execution.engine.name)
     begun = begun_problems(directory)
-    file = first_problems(source.problems, plan, source.limit, begun)
+    file = read_problems(
+        source.problems,
+        default_domain=plan.domain,
+        domains=plan.domains,
+        limit=source.limit,
+        begun=begun,
+        require=row_requirement(plan, execution),
+    )
     report_rows(file, display, begun)
     domains = {problem.id: problem.domain for problem in file.problems}
     references = references_and_notes(source.problems, domains, plan, execution)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.core.values import PluginSpec, Sampling
 
@@ -103,6 +103,43 @@ class Plan:
     def default_model(self) -> str:
         """The model pool of requests that name none."""
         return next(iter(self.models))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one problem sets differently from the plan.
+
+    `n` is an option of the strategy, `sampling` has fields of `Sampling`; its `extra` is added to
+    the plan's.
+    """
+
+    n: int | None = None
+    seed: int | None = None
+    sampling: Mapping[str, object] = field(default_factory=dict)
+
+    def encoded(self) -> str:
+        """Return these settings as `Problem.settings`: JSON, or "" where nothing is set."""
+        set_here = {name: value for name, value in asdict(self).items() if value not in (None, {})}
+        return json.dumps(set_here, sort_keys=True) if set_here else ""
+
+
+def with_settings(plan: Plan, settings: str) -> Plan:
+    """Return the plan of a problem with these settings, which `Settings.encoded` gave."""
+    values = Settings(**json.loads(settings)) if settings else Settings()
+    changes = dict(values.sampling)
+    if "extra" in changes:
+        changes["extra"] = {**plan.sampling.extra, **cast(Mapping[str, object], changes["extra"])}
+    if "stop" in changes:
+        changes["stop"] = tuple(cast(Sequence[str], changes["stop"]))
+    strategy = plan.strategy
+    if values.n is not None:
+        strategy = PluginSpec(strategy.name, {**strategy.options, "n": values.n})
+    return replace(
+        plan,
+        sampling=replace(plan.sampling, **cast(dict[str, Any], changes)),
+        seed=plan.seed if values.seed is None else values.seed,
+        strategy=strategy,
+    )
 
 
 def fingerprint(plan: Plan) -> str:

@@ -113,13 +113,14 @@ class Problem:
     """One question.
 
     `domain` names the plugin that reads and compares its answers; `tags` contains the row's other
-    fields as JSON.
+    fields as JSON, `settings` what it sets differently from the plan (`core.plan.with_settings`).
     """
 
     id: str
     prompt: Prompt
     domain: str = "math"
     tags: str = "{}"
+    settings: str = ""
 
 
 @dataclass(frozen=True, slots=True)

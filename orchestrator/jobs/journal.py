@@ -425,7 +425,6 @@ def _decode_ids(tokens: bytes) -> tuple[int, ...]:
 
 
 def digest(problem: Problem) -> str:
-    """Return the digest of a problem's prompt and domain."""
-    return blake2b(
-        msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16
-    ).hexdigest()
+    """Return the digest of a problem's prompt, domain and settings."""
+    fixed = (problem.prompt, problem.domain, *filter(None, [problem.settings]))
+    return blake2b(msgspec.json.encode(fixed), digest_size=16).hexdigest()

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from orchestrator.core.lineage import lineage, whole
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Plan, Settings
 from orchestrator.core.values import Purpose, Result, Status, Trace, Usage
 from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.job import Job
@@ -23,29 +23,49 @@ from orchestrator.kit.answers.thinking import Split, parts_of, split
 JSON: TypeAlias = dict[str, object]
 _PROMPT_FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 
+# Fields of a body that are keys of `[sampling]`, and those that `sampling.extra` takes: the engine
+# says whether it can honour them.
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "stop": "stop",
+}
+_EXTRA = {
+    *("presence_penalty", "frequency_penalty", "logit_bias", "bad_words", "allowed_token_ids"),
+    *("min_tokens", "ignore_eos", "stop_token_ids", "include_stop_str_in_output"),
+    *("response_format", "structured_outputs"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+    *("thinking_token_budget", "reasoning_effort", "chat_template_kwargs"),
+}
+# Values that request nothing.
+_HARMLESS: Mapping[str, tuple[object, ...]] = {
+    "response_format": ({"type": "text"},),
+    "structured_outputs": ({},),
+    "guided_regex": ("",),
+    "guided_choice": ([],),
+    "guided_grammar": ("",),
+    "logit_bias": ({},),
+    "bad_words": ([],),
+    "allowed_token_ids": ([],),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "chat_template_kwargs": ({},),
+}
 # What the body of a row may not set, since its output would then not be what was requested; and
 # the values that request nothing.
 _REFUSED: Mapping[str, tuple[object, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "stream": (False,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    # vLLM's dialects of constrained output
-    "guided_json": (),
-    "guided_regex": ("",),
-    "guided_choice": ([],),
-    "guided_grammar": ("",),
-    "structured_outputs": ({},),
     "structural_tag": ("",),
-    "allowed_token_ids": ([],),
-    "bad_words": ([],),
-    "logit_bias": ({},),
-    "min_tokens": (0,),
-    "ignore_eos": (False,),
     "use_beam_search": (False,),
     "continue_final_message": (False,),
     "add_generation_prompt": (True,),
@@ -56,9 +76,6 @@ _REFUSED: Mapping[str, tuple[object, ...]] = {
     "echo": (False,),
     "suffix": ("",),
 }
-_REMEDIES = dict.fromkeys(
-    ("n", "best_of"), "the plan's strategy decides how many traces are sampled; remove it"
-)
 
 
 def is_batch_row(row: Mapping[str, Any]) -> bool:
@@ -93,15 +110,42 @@ def problem_fields(row: Mapping[str, Any]) -> tuple[JSON, str]:
     return {**fields, question: body.pop(question), "body": body}, ""
 
 
-def refusal(body: Mapping[str, Any]) -> str:
-    """Return why a row cannot be answered as its body requests; "" when it can."""
-    extra = body.get("extra_body")  # where clients put what their library does not know
-    body = {**body, **extra} if isinstance(extra, Mapping) else body
+def settings_of(body: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...]]:
+    """Return what a row's body sets, and the names of fields that have no effect here.
+
+    ValueError when it asks for what its output could not honour.
+    """
+    extra_body = body.get("extra_body")  # where clients put what their library does not know
+    if isinstance(extra_body, Mapping):
+        body = {name: v for name, v in {**body, **extra_body}.items() if name != "extra_body"}
     for name, harmless in _REFUSED.items():
         if name in body and body[name] not in harmless:
-            remedy = _REMEDIES.get(name, "Leadline does not support it; remove it")
-            return f"its body sets {name!r}; {remedy}"
-    return ""
+            raise ValueError(f"its body sets {name!r}; Leadline does not support it; remove it")
+    sampling = {key: _value(key, body[name]) for name, key in _SAMPLING.items() if name in body}
+    extra = {
+        name: value
+        for name, value in body.items()
+        if name in _EXTRA and value not in _HARMLESS.get(name, ())
+    }
+    counts = {name: _whole(body, name) for name in ("n", "seed")}
+    if counts["n"] == 1:  # one choice is returned in any case, however many attempts vote
+        counts["n"] = None
+    honoured = _SAMPLING.keys() | _EXTRA | _REFUSED.keys() | counts.keys()
+    settings = Settings(**counts, sampling=sampling | ({"extra": extra} if extra else {}))
+    return settings, tuple(sorted(body.keys() - honoured))
+
+
+def _value(key: str, value: object) -> object:
+    if key == "stop" and isinstance(value, str):
+        return [value]
+    return 0 if key == "top_k" and value == -1 else value  # vLLM's -1 is no limit, as our 0
+
+
+def _whole(body: Mapping[str, Any], name: str) -> int | None:
+    value = body.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"its body sets {name!r} to {value!r}; it must be a whole number")
+    return value
 
 
 def write_batch_output(job: Job, plan: Plan) -> Path:

@@ -9,19 +9,21 @@ formats, encodings and ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Settings
 from orchestrator.core.values import Message, Problem, Prompt, Result, Status
-from orchestrator.jobs.openai_batch import refusal
+from orchestrator.jobs.openai_batch import settings_of
 from orchestrator.jobs.rows import Format, Row, detect_format, iter_rows, no_question, row_from
-from orchestrator.plan import registry
+from orchestrator.plan import keys, registry
 
+Requirement: TypeAlias = Callable[[Settings], None]
 _ROLES = ("system", "user", "assistant")
 _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
 
@@ -48,13 +50,15 @@ def read_problems(
     domains: Collection[str] = (),
     limit: int = 0,
     begun: Collection[str] = (),
+    require: Requirement | None = None,
 ) -> ProblemFile:
     """Return the problems of a file: of its first `limit` rows, and those with an id in `begun`.
 
     With limit 0 all rows count. `default_domain` is for rows that name none; `domains` are names
-    that rows may use in addition to the installed domains (a plan's own). The plan sets the model
-    and the sampling for OpenAI batch rows too; a warning reports ignored settings. PlanError when
-    the file cannot be read or no row is valid.
+    that rows may use in addition to the installed domains (a plan's own). OpenAI batch rows have
+    settings of their own; `require` raises PlanError for those that the job cannot honour, and a
+    warning names fields that have no effect. PlanError when the file cannot be read or no row is
+    valid.
     """
     path = Path(path)
     kind = detect_format(path)
@@ -63,20 +67,19 @@ def read_problems(
     invalid: list[Result] = []
     order: list[str] = []
     n_derived = 0
-    ignored: Counter[str] = Counter()
+    settings = _RowSettings(require)
     for row in iter_rows(path, kind):
         order.append(row.id)
         try:
-            problems.append(_problem(row, default_domain, known))
+            problems.append(_problem(row, default_domain, known, settings))
         except _Invalid as fault:
             error = f"{path.name}:{row.line}: {fault}"
             invalid.append(Result(row.id, Status.INVALID, error=error, tags=_tags(row)))
             continue
         n_derived += row.derived
-        ignored.update(list(row.fields["body"]) if kind is Format.OPENAI_BATCH else ())
     if not problems:
         raise PlanError(_nothing(path, invalid))
-    warnings = tuple(_warnings(path, n_derived, ignored))
+    warnings = tuple(_warnings(path, n_derived, settings.ignored))
     file = ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind)
     return _first(file, limit, begun) if limit else file
 
@@ -102,7 +105,8 @@ def problem_from_row(
     """
     row = row_from(fields)
     try:
-        return _problem(row, default_domain, {*registry.names("domains"), *domains, default_domain})
+        known = {*registry.names("domains"), *domains, default_domain}
+        return _problem(row, default_domain, known, _RowSettings())
     except _Invalid as fault:
         raise PlanError(f"problem {row.id or dict(fields)!r}: {fault}") from fault
 
@@ -116,8 +120,8 @@ def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str
     if ignored:
         names = ", ".join(sorted(ignored))
         yield (
-            f"{path.name}: {names} in up to {max(ignored.values())} rows are not honoured; "
-            "the plan's model and sampling decide"
+            f"{path.name}: {names} in up to {max(ignored.values())} rows have no effect; the plan "
+            "decides"
         )
 
 
@@ -129,19 +133,52 @@ def _nothing(path: Path, invalid: list[Result]) -> str:
     return f"{path}: none of its {len(invalid)} rows is a valid problem:{listed}{more}"
 
 
-def _problem(row: Row, default_domain: str, known: Collection[str]) -> Problem:
+class _RowSettings:
+    """Reads what the bodies of rows set; `ignored` counts the fields without effect."""
+
+    def __init__(self, require: Requirement | None = None) -> None:
+        self.ignored: Counter[str] = Counter()
+        self._require = require
+        self._faults: dict[str, str] = {}  # by settings; "" for none
+
+    def read(self, body: Mapping[str, Any]) -> str:
+        """Return the settings of a row as its problem has them."""
+        try:
+            settings, ignored = settings_of(body)
+            encoded = settings.encoded()
+        except (ValueError, TypeError) as error:
+            raise _Invalid(str(error)) from error
+        if encoded not in self._faults:
+            self._faults[encoded] = self._fault(settings)
+        if self._faults[encoded]:
+            raise _Invalid(f"its body sets what cannot be honoured: {self._faults[encoded]}")
+        self.ignored.update(ignored)
+        return encoded
+
+    def _fault(self, settings: Settings) -> str:
+        try:
+            keys.read_section("sampling", settings.sampling)
+            if self._require is not None:
+                self._require(settings)
+        except PlanError as error:
+            return str(error)
+        return ""
+
+
+def _problem(
+    row: Row, default_domain: str, known: Collection[str], settings: _RowSettings
+) -> Problem:
     if row.error:
         raise _Invalid(row.error)
     body = row.fields.get("body")
-    if isinstance(body, dict) and (fault := refusal(body)):
-        raise _Invalid(fault)
+    own = settings.read(body) if isinstance(body, dict) else ""
     domain = row.fields.get("domain", default_domain)
     if not isinstance(domain, str) or domain not in known:
         hint = registry.near(str(domain), known)
         raise _Invalid(
             f"there is no domain {domain!r}{hint}; there are: {', '.join(sorted(known))}"
         )
-    return Problem(row.id, _prompt(row.fields), domain, _tags(row))
+    return Problem(row.id, _prompt(row.fields), domain, _tags(row), own)
 
 
 def _prompt(fields: Mapping[str, Any]) -> Prompt:

@@ -6,10 +6,10 @@ comes out the same everywhere. Nothing is read or written here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.core.errors import JournalError
-from orchestrator.core.plan import Plan, fingerprint
+from orchestrator.core.plan import Plan, fingerprint, with_settings
 from orchestrator.core.protocols import Selector, Strategy
 from orchestrator.core.session import Session
 from orchestrator.core.values import Problem, Request, Result, Trace
@@ -19,17 +19,22 @@ from orchestrator.plan import registry
 
 @dataclass(frozen=True, slots=True)
 class Explorer:
-    """A plan with its loaded strategy and selector, and the metrics that they need."""
+    """A plan with its loaded strategy and selector, and the metrics that they need.
+
+    Problems with settings of their own have explorers of their own, one for each settings.
+    """
 
     plan: Plan
     fingerprint: str
     strategy: Strategy
     selector: Selector
     metrics: tuple[str, ...] = ()
+    _others: dict[str, Explorer] = field(default_factory=dict, compare=False, repr=False)
 
     def session(self, problem: Problem) -> Session:
         """Return a new session of a problem."""
-        return Session(problem, self.strategy, self.plan, self.metrics)
+        one = self._of(problem)
+        return Session(problem, one.strategy, one.plan, one.metrics)
 
     def result(self, session: Session, seconds: float) -> Result:
         """Return the result of a session that is done."""
@@ -37,13 +42,21 @@ class Explorer:
             session.problem,
             list(session.traces.values()),
             self.selector,
-            n_planned=getattr(self.strategy, "n_planned", None),
+            n_planned=getattr(self._of(session.problem).strategy, "n_planned", None),
             stopped_by=session.stopped_by,
             error=session.error,
             seconds=seconds,
             fingerprint=self.fingerprint,
             dropped=session.dropped,
         )
+
+    def _of(self, problem: Problem) -> Explorer:
+        if not problem.settings:
+            return self
+        if problem.settings not in self._others:
+            plan = with_settings(self.plan, problem.settings)
+            self._others[problem.settings] = load_explorer(plan)
+        return self._others[problem.settings]
 
 
 def load_explorer(plan: Plan) -> Explorer:

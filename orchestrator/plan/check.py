@@ -16,7 +16,14 @@ from typing import Any
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import parse_exit, parse_schedule
 from orchestrator.core.metrics import PREFIX, parse_metric
-from orchestrator.core.plan import TASKS, Model, Plan, same_weights
+from orchestrator.core.plan import (
+    TASKS,
+    Model,
+    Plan,
+    Settings,
+    same_weights,
+    with_settings,
+)
 from orchestrator.core.session import MAX_REQUESTS
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
@@ -84,6 +91,21 @@ def check_plan(plan: Plan, execution: Execution) -> None:
     for key, part in registry.walk_parts(strategy, "strategy"):
         label = f"strategy {plan.strategy.name!r}"
         _check_pools(_Part(key, label if part is strategy else f"{key} of {label}", part), plan)
+
+
+def row_requirement(plan: Plan, execution: Execution) -> Callable[[Settings], None]:
+    """Return what raises PlanFault for settings of a problem that this plan cannot honour."""
+    backend = _load("engines", execution.engine, "execution.engine")
+    loads_models = getattr(backend, "loads_models", True)
+    engine = _Engine(execution.engine.name, backend.capabilities(), loads_models)
+
+    def require(settings: Settings) -> None:
+        changed = with_settings(plan, settings.encoded())
+        _check_extra(changed.sampling.extra, engine, backend)
+        if settings.n is not None:
+            _load("strategies", changed.strategy, "strategy")
+
+    return require
 
 
 def _check_values(plan: Plan, execution: Execution) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import Settings
 from orchestrator.core.values import (
     Answer,
     Cluster,
@@ -412,20 +413,17 @@ def test_one_question_has_one_derived_id_in_every_format(tmp_path: Path, write: 
     )
 
 
-def test_an_openai_batch_is_recognised_and_its_sampling_is_warned_of_once(write: Write) -> None:
+def test_an_openai_batch_is_recognised_and_fields_without_effect_are_named_once(
+    write: Write,
+) -> None:
     completion = {
         "custom_id": "b",
         "method": "POST",
         "url": "/v1/completions",
-        "body": {"prompt": "2 + 2 =", "temperature": 0},
+        "body": {"prompt": "2 + 2 =", "user": "me", "store": True},
     }
     extra = {"answer": "4", "domain": "number", "level": 3}
-    file = read(
-        write(
-            "batch.jsonl",
-            rows({**chat(temperature=0.1, max_tokens=9, n=1, stream=False), **extra}, completion),
-        )
-    )
+    file = read(write("batch.jsonl", rows({**chat(n=1, stream=False), **extra}, completion)))
     assert file.format is Format.OPENAI_BATCH
     assert [(p.id, p.domain) for p in file.problems] == [("a", "number"), ("b", "math")]
     assert file.problems[0].prompt == (Message("user", "2 + 2?"),)
@@ -433,26 +431,71 @@ def test_an_openai_batch_is_recognised_and_its_sampling_is_warned_of_once(write:
     assert json.loads(file.problems[0].tags)["level"] == 3
     assert "answer" not in file.problems[0].tags
     [warning] = file.warnings
-    assert "max_tokens" in warning
-    assert "temperature" in warning
-    assert "the plan's model and sampling decide" in warning
+    assert "model, store, user in up to 1 rows have no effect" in warning
+
+
+@pytest.mark.parametrize(
+    ("body", "settings"),
+    [
+        ({}, {}),
+        ({"n": 1}, {}),
+        ({"n": 4, "seed": 7}, {"n": 4, "seed": 7}),
+        (
+            {"temperature": 0.1, "top_p": 0.5, "max_tokens": 9, "stop": "END"},
+            {
+                "sampling": {
+                    "temperature": 0.1,
+                    "top_p": 0.5,
+                    "max_new_tokens": 9,
+                    "stop": ["END"],
+                }
+            },
+        ),
+        (
+            {"max_completion_tokens": 9, "top_k": -1},
+            {"sampling": {"max_new_tokens": 9, "top_k": 0}},
+        ),
+        (
+            {"presence_penalty": 0.5, "logit_bias": {"1": -100}, "bad_words": []},
+            {"sampling": {"extra": {"presence_penalty": 0.5, "logit_bias": {"1": -100}}}},
+        ),
+        (
+            {"extra_body": {"guided_choice": ["A", "B"]}, "response_format": {"type": "text"}},
+            {"sampling": {"extra": {"guided_choice": ["A", "B"]}}},
+        ),
+    ],
+)
+def test_what_a_batch_row_sets_is_that_of_its_problem(
+    write: Write, body: dict[str, object], settings: dict[str, object]
+) -> None:
+    [problem] = read(write("batch.jsonl", rows(chat(**body)))).problems
+    assert json.loads(problem.settings or "{}") == settings
+
+
+def test_a_row_that_the_engine_cannot_honour_is_invalid_and_names_what(write: Write) -> None:
+    def require(settings: Settings) -> None:
+        if "guided_json" in settings.sampling.get("extra", {}):  # type: ignore[operator]
+            raise PlanError("no guided_json here")
+
+    path = write("batch.jsonl", rows(chat(), {**chat(guided_json={}), "custom_id": "b"}))
+    file = read_problems(path, default_domain="math", require=require)
+    [bad] = file.invalid
+    assert bad.problem_id == "b"
+    assert "no guided_json here" in bad.error
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (chat(n=4), "'n'"),
         (chat(stream=True), "'stream'"),
         (chat(tools=[{"type": "function"}]), "'tools'"),
-        (chat(response_format={"type": "json_object"}), "'response_format'"),
         (chat(logprobs=True), "'logprobs'"),
-        (chat(guided_json={"type": "object"}), "'guided_json'"),
-        (chat(guided_choice=["A", "B"]), "'guided_choice'"),
-        (chat(guided_regex="[0-9]+"), "'guided_regex'"),
-        (chat(structured_outputs={"json": {"type": "object"}}), "'structured_outputs'"),
-        (chat(extra_body={"guided_grammar": "root ::= 'a'"}), "'guided_grammar'"),
         (chat(continue_final_message=True, add_generation_prompt=False), "'continue_final_"),
-        (chat(logit_bias={"1": -100}), "'logit_bias'"),
+        (chat(n=2.5), "'n' to 2.5"),
+        (chat(seed=True), "'seed' to True"),
+        (chat(temperature=-1), "sampling.temperature = -1"),
+        (chat(max_tokens="many"), "sampling.max_new_tokens = 'many'"),
+        (chat(stop=[""]), "sampling.stop"),
         ({**chat(), "method": "GET"}, "method is 'GET'"),
         ({**chat(), "url": "/v1/embeddings"}, "/v1/embeddings"),
         ({**chat(), "body": "x"}, "body is missing or not an object"),

@@ -18,6 +18,7 @@ from orchestrator.plan import registry
 from orchestrator.plan.keys import refuse_unknown
 
 KEY = "sampling.extra"
+_GUIDED = {f"guided_{kind}": kind for kind in ("json", "regex", "choice", "grammar")}
 _PROMPT = "metrics and verifiers ask for what they need"
 _TOKENS = "the texts and tokens that come back are Leadline's to choose"
 _INTERNAL = "vLLM sets it itself"
@@ -65,6 +66,7 @@ def parsed(extra: Mapping[str, object]) -> dict[str, Any]:
     from vllm.exceptions import VLLMClientError
 
     known = set(SamplingParams.__struct_fields__)
+    extra = _in_one_dialect(extra)
     for name in extra:
         if reason := ELSEWHERE.get(name):
             raise PlanFault(KEY, f"{KEY}.{name} is not passed to vLLM: {reason}")
@@ -86,6 +88,27 @@ def parsed(extra: Mapping[str, object]) -> dict[str, Any]:
             keys = [field.name for field in fields(value) if not field.name.startswith("_")]
             refuse_unknown(cast(Mapping[str, object], extra[name]), keys, f"{KEY}.{name}")
     return typed
+
+
+def _in_one_dialect(extra: Mapping[str, object]) -> dict[str, object]:
+    """Return the parameters with `response_format` and `guided_*` as `structured_outputs`."""
+    rest = dict(extra)
+    found = {kind: rest.pop(name) for name, kind in _GUIDED.items() if name in rest}
+    wanted = rest.pop("response_format", None)
+    if isinstance(wanted, Mapping) and wanted.get("type") == "json_schema":
+        schema = wanted.get("json_schema")
+        found["json"] = schema.get("schema") if isinstance(schema, Mapping) else None
+    elif isinstance(wanted, Mapping) and wanted.get("type") == "json_object":
+        found["json_object"] = True
+    elif wanted is not None and wanted != {"type": "text"}:
+        raise PlanFault(
+            KEY,
+            f"{KEY}.response_format = {wanted!r}: its type is json_schema, json_object or text",
+        )
+    if not found:
+        return rest
+    given = rest.get("structured_outputs", {})
+    return {**rest, "structured_outputs": {**cast(Mapping[str, object], given), **found}}
 
 
 def parameters(
