@@ -2,10 +2,9 @@
 
     python benchmarks/finished.py DIR [--problems 100000] [--n 10] [--commands eval,run,show]
 
-The job is built in DIR unless it is there: on the engine `fake`, whose traces are written through
-the journal's own interface, so that a million of them take minutes, not hours. Every command runs in
-a process of its own; printed are its CPU seconds, those of its workers included, and its largest
-resident memory.
+The job is built in DIR unless it is there. Its traces are written through the journal's own
+interface, so that a million of them take minutes, not hours. Every command runs in a process of its
+own; printed are its CPU seconds, those of its workers included, and its largest resident memory.
 """
 
 from __future__ import annotations

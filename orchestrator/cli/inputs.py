@@ -5,7 +5,7 @@ Anything unusual in them is reported to the user.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.cli.console import message
@@ -62,20 +62,22 @@ def first_problems(path: str | Path, plan: Plan, limit: int) -> ProblemFile:
 
 def report_rows(file: ProblemFile, display: DisplayOptions) -> None:
     """Print what is unusual about a problem file."""
-    if display.quiet:
-        return
+    for note in () if display.quiet else row_notes(file):
+        message(note)
+
+
+def row_notes(file: ProblemFile) -> Iterator[str]:
+    """Yield what is unusual about a problem file, in lines."""
     for warning in file.warnings:
-        message(f"note: {warning}")
+        yield f"note: {warning}"
     if not file.invalid:
         return
     n = len(file.invalid)
-    message(
-        f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
-    )
+    yield f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
     for result in file.invalid[:_N_NAMED]:
-        message(f"  {result.error}")
+        yield f"  {result.error}"
     if n > _N_NAMED:
-        message(f"  and {n - _N_NAMED:,} more; all are in the results")
+        yield f"  and {n - _N_NAMED:,} more; all are in the results"
 
 
 def references_and_notes(

@@ -43,5 +43,7 @@ def test_there_are_at_least_120_attempts() -> None:
 async def test_no_escape_passes(kind: str) -> None:
     """A program passes by what its functions return, and by nothing else."""
     attempts = list(escapes(kind))
-    passed = [p for (p, _), fault in zip(attempts, await faults(attempts), strict=True) if not fault]
+    passed = [
+        p for (p, _), fault in zip(attempts, await faults(attempts), strict=True) if not fault
+    ]
     assert passed == []

@@ -23,7 +23,7 @@ from orchestrator.report.scored import (
     read_scored,
 )
 from orchestrator.report.tags import tag_values
-from orchestrator.studies.evaluate import share_estimate
+from orchestrator.studies.estimates import share_estimate
 
 # Each filter with its help text and its rule.
 _FILTERS: dict[str, tuple[str, Callable[[ScoredProblem], bool]]] = {
