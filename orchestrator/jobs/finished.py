@@ -20,7 +20,7 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Trace
 from orchestrator.core.votes import pruned
 from orchestrator.jobs.journal import Journal, digest
-from orchestrator.jobs.problems import ProblemFile, read_problems
+from orchestrator.jobs.problems import ProblemFile, find_problem, read_problems
 from orchestrator.jobs.source import JobSource, read_source
 
 
@@ -84,6 +84,23 @@ class FinishedJob:
             )
             return problems | same, (note,) if n_other else ()
         return problems, ()
+
+    def question(self, id: str, file: str = "") -> Problem | Result | None:
+        """Return a problem as in the job's own file, or else in `file`; None if there is none.
+
+        Of an invalid row, its result. As in `problems`, an opened problem whose row is another one
+        has the prompt "".
+        """
+        path = file or (self.source.problems if self.source else "")
+        found: Problem | Result | None = None
+        if Path(path).is_file():
+            domains, limit = self.plan.domains, self.source.limit if self.source else 0
+            domain = self.plan.domain
+            found = find_problem(path, id, default_domain=domain, domains=domains, limit=limit)
+        if id not in self.digests:
+            return None if file else found
+        is_same = isinstance(found, Problem) and digest(found) == self.digests[id]
+        return found if is_same else Problem(id, "", self.plan.domain)
 
     def reference_file(self, problems: str = "") -> str:
         """Return `problems`, or the job's own problem file; PlanError when there is neither."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -105,14 +105,21 @@ def reference_rows(path: str | Path) -> dict[str, ReferenceRow]:
     Ids are those of `read_problems`. Rows without an answer and invalid rows are left out. A list
     of texts in a cell of a CSV file is a list.
     """
-    path = Path(path)
+    return dict(_iter_references(Path(path)))
+
+
+def reference_row(path: str | Path, id: str) -> ReferenceRow | None:
+    """Return the reference answer of one problem, as in `reference_rows`; None without one."""
+    return next((row for one, row in _iter_references(Path(path)) if one == id), None)
+
+
+def _iter_references(path: Path) -> Iterator[tuple[str, ReferenceRow]]:
     kind = detect_format(path)
-    answers = ((row, row.fields.get("answer")) for row in iter_rows(path, kind) if not row.error)
-    return {
-        row.id: ReferenceRow(row.line, _list_in_cell(answer) if kind is Format.CSV else answer)
-        for row, answer in answers
-        if answer not in (None, "", [])
-    }
+    for row in iter_rows(path, kind):
+        answer = None if row.error else row.fields.get("answer")
+        if answer not in (None, "", []):
+            is_cell = kind is Format.CSV
+            yield row.id, ReferenceRow(row.line, _list_in_cell(answer) if is_cell else answer)
 
 
 def _list_in_cell(cell: str) -> str | list[str]:

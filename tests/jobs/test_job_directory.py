@@ -111,6 +111,23 @@ def test_what_can_be_read_of_a_damaged_job_is_evaluated(cli: Run, tmp_path: Path
     assert cli(*RUN, "--out", "job").exit_code == 0  # complete: nothing is replayed
 
 
+def test_one_problem_is_shown_without_reading_the_others(cli: Run, tmp_path: Path) -> None:
+    """The rows of all others are damaged, which reading them would report."""
+    rows = [{"id": f"q{i}", "prompt": f"{i} + 2?", "answer": "4"} for i in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli(*RUN, "--out", "job").exit_code == 0
+    before = cli("show", "job", "q1").stdout
+    with closing(sqlite3.connect(tmp_path / "job/journal.db", isolation_level=None)) as db:
+        db.execute("UPDATE events SET body = '{' WHERE problem != 'q1'")
+        db.execute("UPDATE results SET body = '{' WHERE problem != 'q1'")
+    assert cli("show", "job", "q1").stdout == before
+    damaged = cli("show", "job", "q0")
+    assert damaged.exit_code == 2
+    assert "of problem 'q0', is not as it was written" in damaged.stderr
+    unknown = cli("show", "job", "q11")
+    assert "has no problem 'q11'; it has 3 problems, such as 'q1'" in unknown.stderr
+
+
 def test_quiet_with_a_failure_is_not_silent(cli: Run, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"id": "q", "prompt": "2 + 2?"}\n{"id": "r"}\n')
     done = cli(*RUN, "--quiet")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.core.plan import Plan
 from orchestrator.core.values import (
     Answer,
     Cluster,
@@ -26,6 +30,8 @@ from orchestrator.core.values import (
     Usage,
 )
 from orchestrator.core.votes import reselected, tally
+from orchestrator.jobs.finished import JobReader
+from orchestrator.plan.execution import Execution
 from orchestrator.studies import evaluate, scaling
 from orchestrator.studies.estimates import (
     Estimate,
@@ -35,6 +41,8 @@ from orchestrator.studies.estimates import (
 )
 from orchestrator.studies.evaluate import savings
 from orchestrator.studies.scaling import majority_at_k, pass_at_k
+from orchestrator.studies.summary import evaluate_job
+from strategies.selectors.majority import Majority
 
 
 def answered(id: str, text: str = "4", **rest: object) -> Result:
@@ -345,3 +353,41 @@ def test_a_rare_failure_keeps_its_interval_within_bounds() -> None:
 def test_a_problem_holds_no_reference() -> None:
     """The one rule of this module: it alone reads references."""
     assert not {"answer", "reference"} & set(Problem.__dataclass_fields__)
+
+
+def test_a_job_is_evaluated_without_holding_its_pools() -> None:
+    """Its traces may be more than the memory: of those that were added, only numbers are kept."""
+
+    class Pool(list[Trace]):
+        __hash__ = object.__hash__
+
+    pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+    class Reader:
+        plan = Plan(domain="number")
+
+        def contents(self, ids: Iterable[str]) -> Iterator[tuple[str, Result, Pool, Pool]]:
+            for id in ids:
+                gc.collect()
+                assert len(pools) <= 2 * 64
+                pool = Pool([trace(0, "4"), trace(1, id)])
+                pools.add(pool)
+                yield id, answered(id), pool, pool
+
+    ids = [str(i) for i in range(300)]
+    found = evaluate_job(
+        cast("JobReader", Reader()),
+        {"majority": Majority()},
+        dict.fromkeys(ids, ("4",)),
+        dict.fromkeys(ids, "number"),
+        Execution(),
+    )
+    assert found.n_traces == 600
+    assert found.right(None) == dict.fromkeys(ids, True)
+    assert not any(result.clusters or result.answer for result in found.results(None))
+    [ranking] = found.rankings(None, ())
+    assert (ranking.n_other, ranking.report.n_tied) == (0, 299)
+    assert [(p.k, round(p.pass_at_k.value, 3)) for p in found.curve(None, ())] == [
+        (1, 0.502),
+        (2, 1.0),
+    ]

@@ -19,8 +19,8 @@ from orchestrator.report.scored import (
     Outcome,
     ScoredJob,
     ScoredProblem,
-    problem_named,
     read_scored,
+    read_scored_problem,
 )
 from orchestrator.report.tags import tag_values
 from orchestrator.studies.estimates import share_estimate
@@ -98,7 +98,7 @@ def show(
     names = [name for name, wanted in chosen.items() if wanted]
     if problem is not None:
         _refuse_lists(names, tags)
-        one = problem_named(read_scored(directory, problems, only=problem), problem)
+        one = read_scored_problem(directory, problem, problems)
         if as_json:
             print_json(_problem_json(one))
         else:
