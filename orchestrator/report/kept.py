@@ -125,12 +125,11 @@ def _state(path: Path) -> tuple[int, ...]:
 
 def _code() -> Iterator[tuple[str, int, int]]:
     """Yield the files of Leadline with their sizes and times: other code may report otherwise."""
-    for package in _PACKAGES:
-        spec = find_spec(package)
-        for folder in (spec.submodule_search_locations if spec else None) or ():
-            for path in sorted(Path(folder).rglob("*.py")):
-                found = path.stat()
-                yield str(path), found.st_size, found.st_mtime_ns
+    specs = filter(None, map(find_spec, _PACKAGES))
+    folders = {Path(one).resolve() for s in specs for one in s.submodule_search_locations or ()}
+    for path in sorted({path for folder in folders for path in folder.rglob("*.py")}):
+        found = path.stat()
+        yield str(path), found.st_size, found.st_mtime_ns
 
 
 def _encoded(value: object) -> bytes:
