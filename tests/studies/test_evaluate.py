@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import math
 import weakref
@@ -368,7 +367,6 @@ def test_a_job_is_evaluated_without_holding_its_pools() -> None:
 
         def contents(self, ids: Iterable[str]) -> Iterator[tuple[str, Result, Pool, Pool]]:
             for id in ids:
-                gc.collect()
                 assert len(pools) <= 2 * 64
                 pool = Pool([trace(0, "4"), trace(1, id)])
                 pools.add(pool)
