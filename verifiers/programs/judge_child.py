@@ -66,8 +66,15 @@ class ProgramObject:
     def __enter__(self) -> Any:
         return _ask(_ask(self, "getattr", "__enter__"), "call")
 
-    def __exit__(self, kind: object, error: object, trace: object) -> bool:
-        return bool(_ask(_ask(self, "getattr", "__exit__"), "call", kind, str(error), None))
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Leave the context; the program cannot suppress an exception of the test."""
+        _ask(
+            _ask(self, "getattr", "__exit__"),
+            "call",
+            kind,
+            None if error is None else str(error),
+            None,
+        )
 
 
 def _ask(value: Any, operation: str, *args: Any, **kwargs: Any) -> Any:
@@ -121,6 +128,7 @@ class Judge:
         self._objects: dict[int, ProgramObject] = {}
         self.operations: Mapping[str, Callable[..., Any]] = {"call": self._called}
         self.peer: Any = None
+        self.failure: AssertionError | None = None  # in a function that the program called
 
     def ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Return what the program's process answers.
@@ -159,12 +167,22 @@ class Judge:
             raise TypeError(f"{number!r:.80} of the program is not passed to a test")
         return self._objects.setdefault(number, ProgramObject(self, number))
 
+    def exception(self, kind: type[BaseException]) -> type[BaseException]:
+        """Return a class of exceptions; TypeError if a test would catch its own failure with it."""
+        if issubclass(AssertionError, kind):
+            raise TypeError(f"{kind.__name__} under a name of the program is not passed to a test")
+        return kind
+
     def printed(self) -> str:
         """Return nothing: the test's output is not the program's business."""
         return ""
 
     def _called(self, number: int, *args: Any, **kwargs: Any) -> Any:
-        return self.peer.own[number](*args, **kwargs)
+        try:
+            return self.peer.own[number](*args, **kwargs)
+        except AssertionError as error:  # the program may catch it, which does not undo it
+            self.failure = self.failure or error
+            raise
 
 
 class Names(dict[str, Any]):
@@ -212,6 +230,8 @@ def run(peer_module: Any, test: str, channel: tuple[int, int]) -> NoReturn:
     try:
         tree = ast.parse(test)
         exec(compile(tree, "test.py", "exec"), Names(judge, lone_builtin(tree)))
+        if judge.failure is not None:
+            raise judge.failure
     except SystemExit:
         _end(FAILED, "ended before its test was through")
     except BaseException as error:  # noqa: BLE001 - of whatever kind, the test did not pass

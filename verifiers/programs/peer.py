@@ -73,6 +73,9 @@ class Side(Protocol):
     def remote(self, tag: str, number: Any, peer: Peer) -> Any:
         """Return what stands here for an object of the other side."""
 
+    def exception(self, kind: type[BaseException]) -> type[BaseException]:
+        """Return a class of exceptions that arrived; TypeError where it is not wanted."""
+
     def printed(self) -> str:
         """Return what was printed since the last call."""
 
@@ -197,7 +200,7 @@ class Peer:
         if tag == "type":
             return _TYPES[rest[0]]
         if tag == "class":
-            return self.exception_class(*rest)
+            return self._side.exception(self.exception_class(*rest))
         if tag == "own":
             return self.own[rest[0]]
         return self._side.remote(tag, rest[0], self)

@@ -71,6 +71,10 @@ class Program:
         self._callbacks[id(value)] = value, number
         return value
 
+    def exception(self, kind: type[BaseException]) -> type[BaseException]:
+        """Return any class of exceptions."""
+        return kind
+
     def printed(self) -> str:
         """Return what the program printed through `sys.stdout`."""
         self._output.flush()
