@@ -210,8 +210,10 @@ def k(): return K.A
 def l(): return L.B
 """,
         ("A=1", "A=2"),
-        "assert k() == K.A == 1 and l() == L.B and l().value == 'b'\n"
-        "assert k() + 1 == 2 and 3 - k() == 2 and k() < 5",
+        (
+            "assert k() == K.A == 1 and l() == L.B and l().value == 'b'\n"
+            "assert k() + 1 == 2 and 3 - k() == 2 and k() < 5"
+        ),
     ),
     "exceptions of the test": (
         """
