@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -82,13 +82,10 @@ def evaluate(
         found = evaluate_job(reader, loaded, read.answers, domains, Execution())
     unreadable = [r.problem_id for r in read.unreadable]
     ranked, right = found.rankings(file, unreadable), found.right(file)
-    results = found.results(file)
-    by_tag = accuracy_by_tag(results, right, tags) if right or tags else []
+    by_tag = accuracy_by_tag(found.results(file), right, tags) if right or tags else []
     points = found.curve(file, widths)
     notes = [_fault_note(r, loaded[r.selector], found.metrics) for r in ranked if r.n_failed]
-    notes += [note] if (note := failed_note(ranked[0].report)) else []
-    doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
-    notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
+    notes += _doubts(ranked, directory)
     notes += [reader.damage] if reader.damage else []
     notes += _cautions(read.answers, answers, found.n_short)
     if as_json:
@@ -105,7 +102,10 @@ def evaluate(
         return 0
     console = results_console()
     console.print(
-        Text(f"{job.directory}: {len(results):,} results, {found.n_traces:,} traces", style="bold")
+        Text(
+            f"{job.directory}: {ranked[0].report.n_results:,} results, {found.n_traces:,} traces",
+            style="bold",
+        )
     )
     console.print(rankings_table(ranked))
     if points:
@@ -115,6 +115,14 @@ def evaluate(
     for note in notes:
         console.print(Text(note, style="yellow"))
     return 0
+
+
+def _doubts(ranked: Sequence[Ranking], directory: str) -> Iterator[str]:
+    """Yield the notes on problems that failed, and on answers that could not be compared."""
+    if note := failed_note(ranked[0].report):
+        yield note
+    doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
+    yield from (f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt)
 
 
 def _fault_note(ranking: Ranking, selector: object, recorded: Collection[str]) -> str:
