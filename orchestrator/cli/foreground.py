@@ -36,7 +36,7 @@ from orchestrator.runtime.api import run_job
 from orchestrator.runtime.driver import Progress
 from orchestrator.runtime.shared_engine import SharedEngine
 from orchestrator.runtime.watchdog import is_computing
-from orchestrator.studies.series import Pools, Series
+from orchestrator.studies.sweep.series import Pools, Series
 
 ENGINE_LOG = "engine.log"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

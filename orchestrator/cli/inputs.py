@@ -5,7 +5,7 @@ Anything unusual in them is reported to the user.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.cli.console import message
@@ -68,26 +68,28 @@ def report_rows(
     file: ProblemFile, display: DisplayOptions, begun: Collection[str] = frozenset()
 ) -> None:
     """Print what is unusual about a problem file; `begun` are the problems that its job has."""
-    if display.quiet:
-        return
+    for note in () if display.quiet else row_notes(file, begun):
+        message(note)
+
+
+def row_notes(file: ProblemFile, begun: Collection[str] = frozenset()) -> Iterator[str]:
+    """Yield what is unusual about a problem file, in lines; `begun` as in `report_rows`."""
     for warning in file.warnings:
-        message(f"note: {warning}")
+        yield f"note: {warning}"
     if absent := sorted(set(begun).difference(file.order)):
         are = "problem of this job is" if len(absent) == 1 else "problems of this job are"
-        message(
+        yield (
             f"note: {len(absent):,} {are} no longer in the file, {absent[0]!r} first; the traces "
             "are kept, and count again when the rows are back"
         )
     if not file.invalid:
         return
     n = len(file.invalid)
-    message(
-        f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
-    )
+    yield f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
     for result in file.invalid[:_N_NAMED]:
-        message(f"  {result.error}")
+        yield f"  {result.error}"
     if n > _N_NAMED:
-        message(f"  and {n - _N_NAMED:,} more; all are in the results")
+        yield f"  and {n - _N_NAMED:,} more; all are in the results"
 
 
 def references_and_notes(

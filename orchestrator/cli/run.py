@@ -25,6 +25,7 @@ from orchestrator.cli.inputs import (
     read_plan,
     references_and_notes,
     report_rows,
+    row_notes,
     run_name,
 )
 from orchestrator.cli.options import (
@@ -39,7 +40,13 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.view.numbers import counted, one_line
 from orchestrator.cli.view.tables import print_traces, solution_table, summary_table, trace_row
-from orchestrator.core.errors import EngineError, LeadlineError, PlanError, TooManyFailed
+from orchestrator.core.errors import (
+    EngineError,
+    JournalError,
+    LeadlineError,
+    PlanError,
+    TooManyFailed,
+)
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.jobs.job import Job, open_job, result_row
@@ -61,8 +68,9 @@ from orchestrator.jobs.source import (
 from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
+from orchestrator.report.kept import KeptReport, is_final, keep_report, kept_report
 from orchestrator.studies.evaluate import References, RightAnswers
-from orchestrator.studies.summary import Summary, correctness, summarise
+from orchestrator.studies.summary import Summary, correctness, summarise, unreadable_notes
 
 _RESUMABLE = ("execution.", "supervision.")  # keys that may change when a job is resumed
 
@@ -231,27 +239,31 @@ def _run_job(
     retry_failed: bool,
     limit: int = 0,
 ) -> int:
-    """Run the remaining problems of a job, in its first `limit` rows, and print the summary."""
+    """Run the remaining problems of a job, in its first `limit` rows, and print the summary.
+
+    Of a finished job, the summary is printed again.
+    """
     require_as_real(directory, execution.engine.name)
+    resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
+    if (known := kept_report(directory, plan, execution, source)) is not None:
+        _print_known(known, plan, display)
+        return _exit_code(known.summary, execution, resume_command)
     begun = begun_problems(directory)
     file = first_problems(source.problems, plan, source.limit, begun)
     report_rows(file, display, begun)
     domains = {problem.id: problem.domain for problem in file.problems}
     references = references_and_notes(source.problems, domains, plan, execution)
     _report_choice(plan, display)
-    resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
-    with (
-        _naming_remedy(resume_command),
-        open_job(
-            directory,
-            plan,
-            file.problems,
-            file.invalid,
-            file.order,
-            retry_failed=retry_failed,
-            chosen=frozenset(file.order[:limit]) if limit else None,
-        ) as job,
-    ):
+    opened = open_job(
+        directory,
+        plan,
+        file.problems,
+        file.invalid,
+        file.order,
+        retry_failed=retry_failed,
+        chosen=frozenset(file.order[:limit]) if limit else None,
+    )
+    with _naming_remedy(resume_command), opened as job:
         write_source(job, plan, execution, source)
         _report_growth(job, display)
         n_resumed = len(file.problems) - len(job.unfinished())
@@ -259,16 +271,34 @@ def _run_job(
         outcome = _run_remaining(job, plan, execution, title, display)
         job.export()  # before the evaluation, which may fail or be interrupted
         summary = _summary(job, plan, execution, source, file, references, outcome, n_resumed)
+    if outcome.signal_number:
+        if display.as_json:
+            print_json(summary)
+        n_done = f"{len(file.problems) - summary.n_open:,} of {len(file.problems):,}"
+        message(
+            f"\nstopped: {n_done} problems are done; all other finished traces are kept in "
+            f"{directory}\nto continue: {resume_command}"
+        )
+        return outcome.exit_code
+    if is_final(summary, references, domains, plan):
+        notes = tuple(f"note: {n}" for n in unreadable_notes(references, source.problems))
+        report = KeptReport(tuple(row_notes(file, begun)), notes, summary)
+        with contextlib.suppress(JournalError):  # without it, the next command takes longer
+            keep_report(directory, plan, execution, source, report)
+    _print_summary(summary, display)
+    return _exit_code(summary, execution, resume_command)
+
+
+def _print_known(known: KeptReport, plan: Plan, display: DisplayOptions) -> None:
+    for note in (*(() if display.quiet else known.rows), *known.references):
+        message(note)
+    _report_choice(plan, display)
+    _print_summary(known.summary, display)
+
+
+def _print_summary(summary: Summary, display: DisplayOptions) -> None:
     if display.as_json:
         print_json(summary)
-    if outcome.signal_number:
-        n_done = len(file.problems) - summary.n_open
-        message(
-            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done; all other "
-            f"finished traces are kept in {directory}"
-        )
-        message(f"to continue: {resume_command}")
-        return outcome.exit_code
     if display.quiet and (failed := [*summary.failed, *summary.invalid]):
         by_status = summary.report.n_by_status
         n_failed = by_status[Status.FAILED] + by_status[Status.INVALID]
@@ -278,7 +308,6 @@ def _run_job(
         if sys.stdout.isatty():
             results_console().print()
         results_console().print(summary_table(summary))
-    return _exit_code(summary, execution, resume_command)
 
 
 def _report_growth(job: Job, display: DisplayOptions) -> None:

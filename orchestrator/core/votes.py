@@ -133,6 +133,34 @@ def conclude(
     Its status is FAILED, with the reason, when the selector raises or every trace failed.
     """
     traces = pruned(traces, dropped)
+    mean = mean_tokens(traces)
+    result = Result(
+        problem_id=problem.id,
+        status=Status.ABSTAINED,
+        usage=usage_by_account(traces),
+        n_traces=len(traces),
+        n_attempts=sum(t.purpose is Purpose.SOLVE and t.parent is None for t in traces),
+        n_failed=sum(t.finish is Finish.FAILED for t in traces),
+        n_cancelled=sum(t.finish is Finish.CANCELLED for t in traces),
+        dropped=dict(dropped),
+        stopped_by=stopped_by,
+        n_planned=n_planned,
+        full_tokens=None if n_planned is None or mean is None else n_planned * mean,
+        seconds=seconds,
+        fingerprint=fingerprint,
+        tags=problem.tags,
+    )
+    return reselected(result, traces, selector, error)
+
+
+def reselected(
+    result: Result, traces: Sequence[Trace], selector: Selector, error: str = ""
+) -> Result:
+    """Return a result with the answer that a selector finds in its pool, at unchanged cost.
+
+    Only the pool decides: a problem that failed is answered if its pool contains an answer, unless
+    `error` is not "".
+    """
     clusters: list[Cluster] = []
     try:
         ranked: list[object] = list(selector(traces))
@@ -141,31 +169,16 @@ def conclude(
             raise TypeError(f"a selector must return Clusters, not {ranked!r:.200}")
     except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
         error = error or describe(failure)
-    n_failed = sum(t.finish is Finish.FAILED for t in traces)
-    if traces and n_failed == len(traces):
+    if traces and all(t.finish is Finish.FAILED for t in traces):
         error = error or f"every trace failed; the last one: {traces[-1].error}"
     answer = clusters[0].answer if clusters and not error else None
-    status = Status.FAILED if error else Status.ANSWERED if answer else Status.ABSTAINED
-    mean = mean_tokens(traces)
-    return Result(
-        problem_id=problem.id,
-        status=status,
+    return changed(
+        result,
+        status=Status.FAILED if error else Status.ANSWERED if answer else Status.ABSTAINED,
         answer=answer,
         clusters=tuple(clusters),
-        usage=usage_by_account(traces),
-        n_traces=len(traces),
-        n_attempts=sum(t.purpose is Purpose.SOLVE and t.parent is None for t in traces),
-        n_failed=n_failed,
-        n_cancelled=sum(t.finish is Finish.CANCELLED for t in traces),
-        dropped=dict(dropped),
         tied=tied(clusters),
-        stopped_by=stopped_by,
-        n_planned=n_planned,
-        full_tokens=None if n_planned is None or mean is None else n_planned * mean,
-        seconds=seconds,
-        fingerprint=fingerprint,
         error=error,
-        tags=problem.tags,
     )
 
 

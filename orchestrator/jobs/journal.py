@@ -242,8 +242,10 @@ class Journal:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
-    def concluded(self, plan: str) -> set[str]:
-        """Return the ids of the problems that have a result of the plan with this fingerprint."""
+    def concluded(self, plan: str | None = None) -> set[str]:
+        """Return the ids of the problems with a result: of any plan, or by a plan's fingerprint."""
+        if plan is None:
+            return {str(row[0]) for row in self._rows("SELECT problem FROM results")}
         # in a text of JSON the quotes would be escaped: this finds the field alone
         sql = "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB))"
         return {str(row[0]) for row in self._rows(sql, f'"fingerprint":"{plan}"')}
@@ -272,13 +274,7 @@ class Journal:
 
     def events(self, problem_id: str) -> Iterator[Arrived | Stopped]:
         """Yield one problem's traces and stops in order of arrival."""
-        rows = self._checked(
-            "problem, ordinal, elapsed, body, tokens",
-            "events",
-            "WHERE problem = ? ORDER BY seq",
-            problem_id,
-        )
-        for _, ordinal, elapsed, body, tokens in rows:
+        for _, ordinal, elapsed, body, tokens in self._event_rows(problem_id):
             if ordinal is None:
                 yield Stopped(problem_id, self._decoded(bytes.decode, body, problem_id), elapsed)
             else:
@@ -295,14 +291,23 @@ class Journal:
         result = self.result(problem_id)
         return traces if result is None else pruned(traces, result.dropped)
 
+    def _event_rows(self, problem_id: str) -> Iterator[_Row]:
+        columns = "problem, ordinal, elapsed, body, tokens"
+        return self._checked(columns, "events", "WHERE problem = ? ORDER BY seq", problem_id)
+
     def pool(self, problem_id: str) -> list[Trace]:
         """Return `traces` without their token ids, which no vote reads."""
-        return [changed(trace, token_ids=()) for trace in self.traces(problem_id)]
+        traces, result = self.arrived(problem_id), self.result(problem_id)
+        return traces if result is None else list(pruned(traces, result.dropped))
 
     def arrived(self, problem_id: str) -> list[Trace]:
         """Return one problem's traces as they arrived, dropped or not, without their token ids."""
-        events = self.events(problem_id)
-        return [changed(e.trace, token_ids=()) for e in events if isinstance(e, Arrived)]
+        rows = self._event_rows(problem_id)
+        return [
+            self._decoded(_decode_trace, body, problem_id)
+            for _, ordinal, _, body, _ in rows
+            if ordinal is not None
+        ]
 
     def n_traces(self) -> int:
         """Return how many traces the journal contains."""

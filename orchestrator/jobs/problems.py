@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,7 @@ def read_problems(
         try:
             problems.append(_problem(row, default_domain, known))
         except _Invalid as fault:
-            error = f"{path.name}:{row.line}: {fault}"
-            invalid.append(Result(row.id, Status.INVALID, error=error, tags=_tags(row)))
+            invalid.append(_invalid(path, row, fault))
             continue
         n_derived += row.derived
         ignored.update(list(row.fields["body"]) if kind is Format.OPENAI_BATCH else ())
@@ -79,6 +79,29 @@ def read_problems(
     warnings = tuple(_warnings(path, n_derived, ignored))
     file = ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind)
     return _first(file, limit, begun) if limit else file
+
+
+def find_problem(
+    path: str | Path, id: str, *, default_domain: str, domains: Collection[str] = (), limit: int = 0
+) -> Problem | Result | None:
+    """Return one problem of a file, or the result of its invalid row; None without such a row.
+
+    Other arguments are those of `read_problems`. Rows after this one are not read.
+    """
+    path = Path(path)
+    rows = islice(iter_rows(path, detect_format(path)), limit or None)
+    row = next((row for row in rows if row.id == id), None)
+    if row is None:
+        return None
+    try:
+        return _problem(row, default_domain, {*registry.names("domains"), *domains, default_domain})
+    except _Invalid as fault:
+        return _invalid(path, row, fault)
+
+
+def _invalid(path: Path, row: Row, fault: _Invalid) -> Result:
+    error = f"{path.name}:{row.line}: {fault}"
+    return Result(row.id, Status.INVALID, error=error, tags=_tags(row))
 
 
 def _first(file: ProblemFile, limit: int, begun: Collection[str]) -> ProblemFile:

@@ -19,13 +19,15 @@ from orchestrator.core.lineage import lineage, whole
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Finish, Problem, Result, Status, Trace, Usage, changed
 from orchestrator.core.votes import VOTING
-from orchestrator.jobs.finished import FinishedJob, read_finished
+from orchestrator.jobs.finished import FinishedJob, job_reader, read_finished, read_problem
+from orchestrator.jobs.rows import detect_format, iter_rows
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.studies.evaluate import (
     ReferenceRow,
     References,
     read_references,
+    reference_row,
     reference_rows,
     right_keys,
     score,
@@ -134,13 +136,10 @@ class ScoredJob:
         }
 
 
-def read_scored(
-    directory: str | Path, problems: str | Path = "", *, only: str | None = None
-) -> ScoredJob:
+def read_scored(directory: str | Path, problems: str | Path = "") -> ScoredJob:
     """Return a job with its outcomes; `problems` is a file with the references, if not the job's.
 
-    With `only`, the id of a problem, no other problem is scored. PlanError when there is no job,
-    or `problems` cannot be read.
+    PlanError when there is no job, or `problems` cannot be read.
     """
     job = read_finished(Path(directory))
     own = job.source.problems if job.source else ""
@@ -154,8 +153,7 @@ def read_scored(
         rows = reference_rows(answers)
     elif answers:
         notes = (*notes, f"{answers} is gone: questions and references are unknown")
-    asked = [id for id in questions if only in (None, id)]
-    read, right, keys = _scores(job, {id: questions[id].domain for id in asked}, rows)
+    read, right, keys = _scores(job, {id: one.domain for id, one in questions.items()}, rows)
     notes = (*notes, *unreadable_notes(read, answers), *([job.damage] if job.damage else []))
     results = {r.problem_id: r for r in job.results_in_order()}
     scored = tuple(
@@ -171,6 +169,42 @@ def read_scored(
         for id in dict.fromkeys([*(file.order if file else ()), *results, *questions])
     )
     return ScoredJob(job.directory, job.plan, scored, job.digests, notes)
+
+
+def read_scored_problem(directory: str | Path, id: str, problems: str | Path = "") -> ScoredProblem:
+    """Return one problem of a job with its outcome; nothing of the others is read.
+
+    PlanError when there is no such job, no such problem (with similar ids), or it cannot be read.
+    """
+    job = read_problem(Path(directory), id)
+    if job.damage:
+        raise PlanError(job.damage)
+    own = job.source.problems if job.source else ""
+    known = job.question(id, "" if Path(own).is_file() else str(problems))
+    if known is None:
+        raise PlanError(_no_problem(Path(directory), id, own))
+    answers = str(problems) or own
+    row = reference_row(answers, id) if problems or Path(answers).is_file() else None
+    problem = known if isinstance(known, Problem) else Problem(id, "", job.plan.domain)
+    read, right, keys = _scores(job, {id: problem.domain}, {id: row} if row else {})
+    result = job.results.get(id) if isinstance(known, Problem) else known
+    accepted = read.answers.get(id, ())
+    pool = job.arrivals(id)
+    return _scored_problem(problem, result, pool, row, accepted, right.get(id), keys.get(id))
+
+
+def _no_problem(directory: Path, id: str, own: str) -> str:
+    with job_reader(directory) as reader:
+        ids = list(reader.digests)
+    if Path(own).is_file():
+        ids = list(
+            dict.fromkeys(
+                [*(row.id for row in iter_rows(Path(own), detect_format(Path(own)))), *ids]
+            )
+        )
+    close = get_close_matches(id, ids, n=3) or ids[:3]
+    such = f", such as {', '.join(map(repr, close))}" if close else ""
+    return f"{directory} has no problem {id!r}; it has {len(ids):,} problems{such}"
 
 
 def _scores(
@@ -260,15 +294,3 @@ def _state(end: Trace, has_answer: bool, voted: bool, is_dropped: bool) -> Attem
     if has_answer:
         return AttemptState.UNUSED
     return AttemptState.ABSTAINED if end.finish is Finish.STOP else AttemptState.CUT_OFF
-
-
-def problem_named(job: ScoredJob, id: str) -> ScoredProblem:
-    """Return the problem with this id; PlanError, naming similar ids, when there is none."""
-    by_id = {p.problem.id: p for p in job.problems}
-    if id in by_id:
-        return by_id[id]
-    close = get_close_matches(id, by_id, n=3) or list(by_id)[:3]
-    raise PlanError(
-        f"{job.directory} has no problem {id!r}; it has {len(by_id):,} problems, "
-        f"such as {', '.join(map(repr, close))}"
-    )

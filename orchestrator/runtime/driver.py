@@ -12,7 +12,6 @@ import contextlib
 import functools
 import heapq
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +76,7 @@ class _Open:
     order: int
     session: Session
     classes: Classes
-    began: float  # monotonic, minus the time that earlier runs spent
+    began: float  # by the clock of the pauses, minus the time that earlier runs spent
     paused_before: float  # seconds of pauses until then
     stop_timer: asyncio.TimerHandle | None = None
     n_attempts: int = 0  # attempts that have arrived and are not being continued
@@ -240,10 +239,10 @@ class Driver:
         return len(self._running) < self._execution.window and not self._waiting
 
     def _open_problem(self, order: int, problem: Problem) -> None:
-        loop = asyncio.get_running_loop()
+        loop, outages = asyncio.get_running_loop(), self.progress.outages
         session = self._explorer.session(problem)
         opened = self._open[problem.id] = _Open(
-            order, session, Classes(), time.monotonic(), self.progress.outages.total_seconds()
+            order, session, Classes(), outages.now(), outages.total_seconds()
         )
         if problem.id in self._journalled:
             effects = self._replay(opened)
@@ -266,7 +265,7 @@ class Driver:
         n_last = 0 if failed_before else self._last.get(problem_id, 0)
         for number, event in enumerate(events, n_last - len(events)):
             if not failed_before:
-                opened.began = min(opened.began, time.monotonic() - event.elapsed)
+                opened.began = min(opened.began, self.progress.outages.now() - event.elapsed)
             if isinstance(event, Stopped):
                 if number <= 0:  # a later one ended nothing
                     session.stop(event.reason)
@@ -390,8 +389,9 @@ class Driver:
             self._post(Stopped(opened.session.problem.id, "seconds", self._elapsed(opened)))
 
     def _elapsed(self, opened: _Open) -> float:
-        paused = self.progress.outages.total_seconds() - opened.paused_before
-        return max(0.0, time.monotonic() - opened.began - paused)
+        outages = self.progress.outages
+        paused = outages.total_seconds() - opened.paused_before
+        return max(0.0, outages.now() - opened.began - paused)
 
     async def _stop_tasks(self) -> None:
         tasks = list(self._tasks)

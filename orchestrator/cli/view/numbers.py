@@ -5,7 +5,7 @@ Tables, plots and messages all format a number the same way, because they all us
 
 from __future__ import annotations
 
-from orchestrator.studies.evaluate import Estimate
+from orchestrator.studies.estimates import Estimate
 
 NONE = "–"  # in a table: there is no such number
 

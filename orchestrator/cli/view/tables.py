@@ -26,7 +26,11 @@ from orchestrator.cli.view.numbers import (
 )
 from orchestrator.core.values import Cluster, Purpose, Result, Status, Trace, Usage
 from orchestrator.kit.answers.thinking import parts_of
-from orchestrator.studies.evaluate import Estimate, Report, Savings
+from orchestrator.studies.estimates import Estimate
+from orchestrator.studies.evaluate import (
+    Report,
+    Savings,
+)
 from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
 from orchestrator.studies.summary import Ranking, Summary, failed_note, undecided_note

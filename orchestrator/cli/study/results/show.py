@@ -19,11 +19,11 @@ from orchestrator.report.scored import (
     Outcome,
     ScoredJob,
     ScoredProblem,
-    problem_named,
     read_scored,
+    read_scored_problem,
 )
 from orchestrator.report.tags import tag_values
-from orchestrator.studies.evaluate import share_estimate
+from orchestrator.studies.estimates import share_estimate
 
 # Each filter with its help text and its rule.
 _FILTERS: dict[str, tuple[str, Callable[[ScoredProblem], bool]]] = {
@@ -98,7 +98,7 @@ def show(
     names = [name for name, wanted in chosen.items() if wanted]
     if problem is not None:
         _refuse_lists(names, tags)
-        one = problem_named(read_scored(directory, problems, only=problem), problem)
+        one = read_scored_problem(directory, problem, problems)
         if as_json:
             print_json(_problem_json(one))
         else:

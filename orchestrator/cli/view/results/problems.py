@@ -19,7 +19,7 @@ from orchestrator.core.values import Cluster, Result, Trace
 from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.kit.prompts import question
 from orchestrator.report.scored import Attempt, AttemptState, Outcome, ScoredJob, ScoredProblem
-from orchestrator.studies.evaluate import share_estimate
+from orchestrator.studies.estimates import share_estimate
 
 _STYLES = {
     Outcome.RIGHT: "green",
