@@ -28,12 +28,13 @@ Exit codes:
 _DEBUG = "orchestrator.debug"
 _PLUGIN_FLAGS = "orchestrator.plugin_flags"
 # Options of plugins, models and domains: plugins declare them, so they cannot be listed here.
-_TABLES = r"(domains|models)\.[^.=]+"
+_TABLES = r"(domains|models|prices)\.[^.=]+"
 _PLUGIN_OPTIONS = rf"--((strategy|selector|verifiers|execution\.engine|{_TABLES})\.[^=]+|{_TABLES})"
 _SECTIONS = {
     "": "What to run",
     "sampling": "How tokens are sampled",
-    "budget": "Limits per problem",
+    "budget": "Limits: of a problem, and of the whole job (usd, gpu_seconds)",
+    "prices": "What tokens and GPUs cost; of a model: --prices.main.input, .cached_input, .output",
     "execution": "Where and how fast it runs (never changes answers)",
     "supervision": "What happens when requests or problems fail",
     "command": "This command",

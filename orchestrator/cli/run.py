@@ -60,7 +60,13 @@ from orchestrator.plan.file import LoadedPlan, load_plan
 from orchestrator.studies.evaluate import References, RightAnswers
 from orchestrator.studies.summary import Summary, correctness, summarise
 
-_RESUMABLE = ("execution.", "supervision.")  # keys that may change when a job is resumed
+_RESUMABLE = (
+    "execution.",
+    "supervision.",
+    "prices.",
+    "budget.usd",
+    "budget.gpu_seconds",
+)  # keys that may change when a job is resumed
 
 
 @click.command(cls=PlanCommand)

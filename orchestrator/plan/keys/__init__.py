@@ -1,0 +1,48 @@
+"""The fixed keys of a plan: their table (`table`), how sections are read (`reading`), and the
+description of any field (`fields`). `python -m orchestrator.plan.keys` prints the table.
+"""
+
+from orchestrator.core.errors import PlanFault
+from orchestrator.plan.keys.fields import FieldInfo, field_infos
+from orchestrator.plan.keys.reading import (
+    keys,
+    markdown_table,
+    near,
+    read_budgets,
+    read_prices,
+    read_section,
+    refuse_unknown,
+    table_of,
+    takes_text,
+)
+from orchestrator.plan.keys.table import (
+    KEYS,
+    POOL,
+    PRICE,
+    SECTIONS,
+    TABLES,
+    OutputFormat,
+    TopLevel,
+)
+
+__all__ = [
+    "KEYS",
+    "POOL",
+    "PRICE",
+    "SECTIONS",
+    "TABLES",
+    "FieldInfo",
+    "OutputFormat",
+    "PlanFault",
+    "TopLevel",
+    "field_infos",
+    "keys",
+    "markdown_table",
+    "near",
+    "read_budgets",
+    "read_prices",
+    "read_section",
+    "refuse_unknown",
+    "table_of",
+    "takes_text",
+]
