@@ -17,12 +17,14 @@ from typing import Any
 import click
 
 TOO_MANY_FAILED = 3  # exit code
+BUDGET_SPENT = 4  # exit code
 EXIT_CODES = """\b
 Exit codes:
   0    done
   1    the work could not be finished, or no problem ended with an answer or an abstention
   2    the command, the plan or an input file is invalid; nothing was started
   3    more problems failed than supervision.max_failed allows; they can be tried again
+  4    budget.usd or budget.gpu_seconds is spent; a larger one continues the job
   130  stopped by Ctrl-C (143: by SIGTERM, 129: by a lost connection);
        finished traces are kept"""
 _DEBUG = "orchestrator.debug"

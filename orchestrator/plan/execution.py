@@ -94,13 +94,15 @@ class Prices:
 class Spent:
     """What a job has spent over all its runs, lost and repeated requests included.
 
-    `usage` is by model pool. `seconds` are those in which an engine was open.
+    `usage` is by model pool. `seconds` are those in which an engine served; `gpu_seconds` include
+    its start.
     """
 
     usage: Mapping[str, Usage] = field(default_factory=dict)
     n_requests: int = 0
     seconds: float = 0.0
     gpu_seconds: float = 0.0
+    n_gpus: float = 0.0  # of the last run
 
     @property
     def total(self) -> Usage:

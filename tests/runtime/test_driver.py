@@ -34,7 +34,7 @@ from orchestrator.jobs.job import open_job
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime import api
-from orchestrator.runtime.driver import Progress
+from orchestrator.runtime.progress import Progress
 
 
 def fake(**options: object) -> Execution:

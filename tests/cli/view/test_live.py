@@ -18,7 +18,7 @@ from orchestrator.cli.view.live import (
 )
 from orchestrator.core.values import Finish
 from orchestrator.engines.supervised import Outages, Pause
-from orchestrator.runtime.driver import Progress
+from orchestrator.runtime.progress import Progress
 
 
 def console(width: int = 80, *, terminal: bool = False) -> Console:

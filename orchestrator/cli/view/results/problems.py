@@ -16,9 +16,10 @@ from orchestrator.cli.view.numbers import NONE, count, counted, estimate_text, o
 from orchestrator.cli.view.results.lists import QuestionList, notes_view, shortened
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.core.values import Cluster, Result, Trace
+from orchestrator.core.votes import AttemptState
 from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.kit.prompts import question
-from orchestrator.report.scored import Attempt, AttemptState, Outcome, ScoredJob, ScoredProblem
+from orchestrator.report.scored import Attempt, Outcome, ScoredJob, ScoredProblem
 from orchestrator.studies.evaluate import share_estimate
 
 _STYLES = {
@@ -33,7 +34,8 @@ _STYLES = {
 _STATES = {
     AttemptState.UNUSED: "has an answer, but no vote",
     AttemptState.ABSTAINED: "abstained: no answer was found in its text",
-    AttemptState.CUT_OFF: "cut off before it gave an answer",
+    AttemptState.CUT_OFF: "cut off at max_new_tokens before it gave an answer",
+    AttemptState.STOPPED: "stopped by a rule before it gave an answer",
 }
 
 
