@@ -168,8 +168,8 @@ def tied(clusters: Sequence[Cluster]) -> bool:
 
 
 def scattered(clusters: Sequence[Cluster]) -> bool:
-    """Tell whether several attempts voted and no two of them gave the same answer."""
-    return len(clusters) > 1 and all(cluster.count == 1 for cluster in clusters)
+    """Tell whether three or more attempts voted and no two of them gave the same answer."""
+    return len(clusters) > 2 and all(cluster.count == 1 for cluster in clusters)
 
 
 def agreement(traces: Sequence[Trace]) -> float:
@@ -229,6 +229,9 @@ def conclude(
     answer = clusters[0].answer if clusters and not error else None
     status = Status.FAILED if error else Status.ANSWERED if answer else Status.ABSTAINED
     mean = mean_tokens(traces)
+    attempts = Counter(a.state.value for a in attempts_in(arrived, clusters, dropped))
+    # full sampling would have lost the attempts that failed, too: they saved nothing
+    n_lost = min(attempts[AttemptState.FAILED], n_planned or 0)
     return Result(
         problem_id=problem.id,
         status=status,
@@ -239,12 +242,12 @@ def conclude(
         n_attempts=sum(t.purpose is Purpose.SOLVE and t.parent is None for t in traces),
         n_failed=n_failed,
         n_cancelled=sum(t.finish is Finish.CANCELLED and t.ordinal not in dropped for t in arrived),
-        attempts=Counter(a.state.value for a in attempts_in(arrived, clusters, dropped)),
+        attempts=attempts,
         dropped=dict(dropped),
         tied=tied(clusters),
         stopped_by=stopped_by,
         n_planned=n_planned,
-        full_tokens=None if n_planned is None or mean is None else n_planned * mean,
+        full_tokens=None if n_planned is None or mean is None else mean * (n_planned - n_lost),
         seconds=seconds,
         fingerprint=fingerprint,
         error=error,

@@ -85,13 +85,14 @@ class MeteredEngine:
         if not await self._admission(request, most):
             return trace_for(request, Finish.CANCELLED)
         try:
-            async with asyncio.timeout(self._seconds_left()) as limit:
+            key, seconds = self._time_left()
+            async with asyncio.timeout(seconds) as limit:
                 trace = await self._engine.generate(request)
                 self._count(request, trace.usage)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise self._spent() from None
+            raise self._spent(key) from None
         finally:
             self._reserved -= most
             self._n_running -= 1
@@ -162,7 +163,7 @@ class MeteredEngine:
         if not self._n_running:
             for waiting in self._waiting.values():
                 if not waiting.admitted.done():
-                    waiting.admitted.set_exception(self._spent(waiting.usd))
+                    waiting.admitted.set_exception(self._spent(self._key(), waiting.usd))
 
     def _start(self, most: float) -> None:
         self._n_requests += 1
@@ -171,23 +172,34 @@ class MeteredEngine:
 
     def _fits(self, most: float) -> bool:
         budget, spent = self._terms.budget, self.spent()
-        if budget.gpu_seconds and spent.gpu_seconds >= budget.gpu_seconds:
+        if self._key() == "gpu_seconds":
             return False
         return not budget.usd or self._usd(spent) + self._reserved + most <= budget.usd
 
     def _usd(self, spent: Spent) -> float:
         return self._terms.prices.usd(spent)
 
-    def _seconds_left(self) -> float | None:
-        """Return the seconds until the GPUs have used up the budget; None if they cannot."""
+    def _key(self) -> str:
+        """Return which budget is spent, if one is."""
+        most = self._terms.budget.gpu_seconds
+        return "gpu_seconds" if most and self.spent().gpu_seconds >= most else "usd"
+
+    def _time_left(self) -> tuple[str, float | None]:
+        """Return the budget that the time on GPUs will use up first, and the seconds until then.
+
+        None without such a budget.
+        """
         budget, prices, spent = self._terms.budget, self._terms.prices, self.spent()
         left = []
         if budget.gpu_seconds:
-            left.append((budget.gpu_seconds - spent.gpu_seconds) / self._n_gpus)
+            seconds = (budget.gpu_seconds - spent.gpu_seconds) / self._n_gpus
+            left.append((max(0.0, seconds), "gpu_seconds"))
         per_second = prices.gpu_hour * self._n_gpus / 3600
         if budget.usd and per_second:
-            left.append((budget.usd - self._usd(spent) - self._reserved) / per_second)
-        return max(0.0, min(left)) if left else None
+            seconds = (budget.usd - self._usd(spent) - self._reserved) / per_second
+            left.append((max(0.0, seconds), "usd"))
+        seconds_left, key = min(left, default=(None, ""))
+        return key, seconds_left
 
     def _count(self, request: Request, usage: Usage) -> None:
         if not usage.prompt_tokens and self._terms.prices.pools:  # some servers report none
@@ -195,9 +207,9 @@ class MeteredEngine:
             usage = changed(usage, prompt_tokens=n_prompt)
         self._usage[request.model] = self._usage.get(request.model, Usage()) + usage
 
-    def _spent(self, next_usd: float = 0.0) -> BudgetSpent:
+    def _spent(self, key: str, next_usd: float = 0.0) -> BudgetSpent:
         budget, spent = self._terms.budget, self.spent()
-        if budget.gpu_seconds and spent.gpu_seconds >= budget.gpu_seconds:
+        if key == "gpu_seconds":
             return BudgetSpent(
                 "gpu_seconds",
                 f"budget.gpu_seconds = {budget.gpu_seconds:,.10g} is used up: "

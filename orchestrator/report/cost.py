@@ -1,9 +1,10 @@
 """What a job is expected to cost, before it runs or before the rest of it does.
 
-Two ways. From bounds: the plan's strategy explores one problem on made-up replies, once with
-attempts that all agree and once with the longest attempts of which no two agree, and no engine is
-started. From measurement: the finished problems of the job, or of a pilot, are extrapolated to the
-others. The one rule: every number says which of the two it is, and what is unknown is None.
+Two ways. From bounds: the plan's strategy explores one problem on made-up replies, with attempts
+that all agree, with the longest attempts of which no two agree, and in the shortest steps; no
+engine is started. From measurement: the finished problems of the job, or of a pilot, are
+extrapolated to the others. The one rule: every number says which of the two it is, and what is
+unknown is None.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.session import Effect, Session, Start, prepared_prompt
 from orchestrator.core.values import (
     Answer,
+    Delimiter,
     Finish,
     Problem,
     Prompt,
@@ -84,7 +86,7 @@ def bounds(
         return Costs(0, 0, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
     by_length = sorted(problems, key=lambda p: n_bytes(prepared_prompt(p, plan)))
     median = by_length[n // 2]
-    ends = [explored(median, plan, explorer, reply) for reply in (_agreeing_reply, _longest_reply)]
+    ends = [explored(median, plan, explorer, reply) for reply in _REPLIES]
     known = [spent for spent in ends if spent is not None]
     if not known:
         note = (
@@ -113,8 +115,10 @@ def _most_usd(known: Sequence[Spent], n: int, prices: Prices) -> float | None:
 
 def _bound_notes(plan: Plan, known: Sequence[Spent]) -> list[str]:
     notes = []
-    if len(known) == 1:
-        notes.append("the strategy could be explored with one kind of replies only")
+    if len(known) < len(_REPLIES):
+        notes.append(
+            "the strategy could not be explored with all kinds of replies; it may cost more"
+        )
     if plan.verifiers:
         names = ", ".join(spec.name for spec in plan.verifiers)
         notes.append(f"requests that verifiers ({names}) make are not included; --pilot has them")
@@ -137,11 +141,9 @@ def explored(
             request = effect.request
             if not isinstance(effect, Start) or request.ordinal not in session.running:
                 continue
-            trace = (
-                trace_for(request, Finish.CANCELLED)
-                if session.is_cancelled(request.ordinal)
-                else _verified(reply(request), plan, explorer)
-            )
+            trace = _verified(reply(request), request, plan)
+            if session.is_cancelled(request.ordinal):  # at its last token, in the worst case
+                trace = replace(trace, finish=Finish.CANCELLED, answer=None)
             queue += session.receive(trace)
     except (LeadlineError, KeyError):
         return None
@@ -153,9 +155,9 @@ def explored(
     return Spent(usage, n_requests=len(session.traces))
 
 
-def _verified(trace: Trace, plan: Plan, explorer: Explorer) -> Trace:
+def _verified(trace: Trace, request: Request, plan: Plan) -> Trace:
     verdicts = tuple(Verdict(spec.name, 0.5) for spec in plan.verifiers)
-    return replace(trace, verdicts=verdicts, metrics=dict.fromkeys(explorer.metrics, 0.0))
+    return replace(trace, verdicts=verdicts, metrics=dict.fromkeys(request.metrics, 0.0))
 
 
 def _agreeing_reply(request: Request) -> Trace:
@@ -168,6 +170,16 @@ def _longest_reply(request: Request) -> Trace:
     if request.checkpoint is not None and request.checkpoint < n_tokens:
         n_tokens, finish = request.checkpoint, Finish.RULE
     return _reply(request, n_tokens, finish, str(request.ordinal))
+
+
+def _stepwise_reply(request: Request) -> Trace:
+    """Return the shortest step where a request ends with its step, else the longest reply."""
+    if any(isinstance(rule, Delimiter) for rule in request.rules):
+        return _reply(request, 1, Finish.RULE, "")
+    return _longest_reply(request)
+
+
+_REPLIES = (_agreeing_reply, _longest_reply, _stepwise_reply)
 
 
 def _reply(request: Request, n_tokens: int, finish: Finish, text: str) -> Trace:

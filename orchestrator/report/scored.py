@@ -7,6 +7,7 @@ from `studies.summary`. Everything is read at once and nothing is written. Not c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,9 +19,10 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.lineage import whole
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace, Usage, changed
-from orchestrator.core.votes import VOTING, AttemptState, attempts_in
+from orchestrator.core.votes import VOTING, AttemptState, attempts_in, scattered
 from orchestrator.jobs.finished import FinishedJob, read_finished
 from orchestrator.plan.execution import Execution
+from orchestrator.report.losses import Losses
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.studies.evaluate import (
     ReferenceRow,
@@ -109,6 +111,15 @@ class ScoredJob:
     problems: tuple[ScoredProblem, ...]
     digests: Mapping[str, str]
     notes: tuple[str, ...]
+
+    @property
+    def losses(self) -> Losses:
+        """The counts from which causes of lost accuracy are named; open problems do not count."""
+        done = [p for p in self.problems if p.result and p.outcome is not Outcome.INVALID]
+        n_scattered = sum(scattered(p.result.clusters) for p in done if p.result)
+        n_tied = sum(p.is_tied for p in done) - n_scattered
+        attempts = Counter(a.state.value for p in done for a in p.attempts)
+        return Losses(attempts, len(done), n_tied, n_scattered)
 
     @property
     def correctness(self) -> dict[str, bool]:

@@ -129,6 +129,7 @@ class Driver:
             measuring.cancel()
             self._read_tokens()
             await self._stop_tasks()
+            progress.n_running = 0
             writer.shutdown()
             if not isinstance(sys.exception(), JournalError):
                 self._journal.append(self._events)  # arrived traces have cost tokens: keep them
@@ -305,6 +306,7 @@ class Driver:
             self._failure = self._failure or error
             self._wake.set()
         finally:
+            self._running.discard(request.identity)
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _generate(self, opened: _Open, request: Request) -> Trace:

@@ -358,7 +358,8 @@ def test_progress_counts_what_happened(tmp_path: Path) -> None:
         0,
         0,
     )
-    assert sum(progress.finishes.values()) == sum(r.n_traces for r in results)
+    assert progress.n_arrived == sum(r.n_traces for r in results)
+    assert +progress.attempts == {"voted": 160}
     # unanimous: four of sixteen traces are used, so three quarters of the plan's tokens are saved
     assert progress.saved_tokens == pytest.approx(40 * 12 * 8)
 

@@ -91,7 +91,7 @@ def print_costs(run: DryRun) -> int:
         costs = extrapolated(begun.results, len(remaining), begun.spent, execution)
     else:
         costs = bounds(remaining, plan, execution, load_explorer(plan))
-    place = Place(str(run.directory), _written(run, file), n_done, begun.note)
+    place = Place(str(run.directory), _written(run, file), n_done, run.directory.is_dir(), begun.note)
     if run.display.as_json:
         print_json({"costs": costs, "place": place, "budget": execution.budget})
     else:
@@ -108,7 +108,7 @@ def _begun(run: DryRun) -> _Begun:
     with Journal.for_reading(path) as journal:
         theirs = journal.meta("fingerprint")
         if theirs not in (None, fingerprint(run.loaded.plan)):
-            return _Begun(note=f"{run.directory} has a job of another plan, which is not used here")
+            return _Begun(note=f"{run.directory} has a job of another plan; what it has done does not count here")
         results = [r for r in journal.results() if r.status is not Status.FAILED]
         return _Begun(results, spent_by(journal))
 

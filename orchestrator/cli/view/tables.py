@@ -194,11 +194,12 @@ def _add_savings(table: Table, savings: Savings) -> None:
         table.add_row("saved", "0%", f"nothing against full sampling; {n}")
         return
     estimate = f"an estimate that prices each skipped attempt at the mean of its problem's; {n}"
-    skipped = f"{percent(abs(savings.traces.value))} "
-    skipped += "fewer attempts" if savings.traces.value >= 0 else "more attempts"
+    share_skipped = percent(abs(savings.traces.value))
+    comparison = "fewer" if savings.traces.value > 0 else "more"
+    skipped = f" and {share_skipped} {comparison} attempts" if share_skipped != "0%" else ""
     bounds = interval(_turned(tokens) if tokens.value < 0 else tokens, "z.0%", missing="")
     name, verb = ("extra", "more") if tokens.value < 0 else ("saved", "fewer")
-    meaning = f"{verb} tokens than full sampling{f' ({bounds})' if bounds else ''} and {skipped}"
+    meaning = f"{verb} tokens than full sampling{f' ({bounds})' if bounds else ''}{skipped}"
     table.add_row(name, percent(abs(tokens.value)), f"{meaning}: {estimate}")
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.view.numbers import NONE, count, counted, duration, usd
+from orchestrator.cli.view.numbers import count, counted, duration, usd
 from orchestrator.core.plan import Plan
 from orchestrator.plan.execution import Execution
 from orchestrator.report.cost import Costs, Expected
@@ -22,6 +22,7 @@ class Place:
     directory: str
     files: tuple[str, ...]
     n_done: int
+    exists: bool
     note: str = ""
 
 
@@ -35,8 +36,8 @@ def costs_table(costs: Costs, place: Place, plan: Plan, execution: Execution) ->
     table.add_row("problems", count(costs.n_problems), f"to be done{done}")
     for name, expected, write, meaning in _rows(costs, plan, execution):
         table.add_row(name, expected_text(expected, write), Text(meaning))
-    is_new = "continues it" if place.n_done or place.note else "new"
-    table.add_row("directory", Text(place.directory), is_new)
+    state = "is continued" if place.n_done else "exists" if place.exists else "new"
+    table.add_row("directory", Text(place.directory), state)
     table.add_row("files", "", Text(", ".join(place.files)))
     notes = [Text(f"note: {note}", style="yellow") for note in (*costs.notes, place.note) if note]
     how = (
@@ -54,12 +55,14 @@ def _rows(
     limit, is_measured = plan.sampling.max_new_tokens, bool(costs.n_measured)
     budget, prices = execution.budget, execution.prices
     meanings = {
-        "requests": "" if is_measured else "the fewest if attempts agree, the most if none do",
+        "requests": "few if the attempts agree, many if they do not"
+        if not is_measured and costs.requests.low != costs.requests.high
+        else "",
         "prompt": "tokens" if is_measured else "tokens, about: by the length of the prompts",
         "output": "tokens"
         if is_measured
-        else f"tokens, if each attempt has sampling.max_new_tokens = {limit:,}",
-        "time": "to serve them: from all at once to the pace so far" if is_measured else "",
+        else f"tokens: sampling.max_new_tokens = {limit:,} of each attempt",
+        "time": "to serve them: with the window full, to the pace so far" if is_measured else "",
         "money": "by [prices]" if prices else "[prices] has none",
     }
     if budget.usd:
@@ -87,4 +90,4 @@ def expected_text(expected: Expected, write: Callable[[float], str]) -> str:
         return write(value)
     if low is not None and high is not None:
         return write(low) if low == high else f"{write(low)} to {write(high)}"
-    return f"at most {write(high)}" if high is not None else f"unknown {NONE}"[:7]
+    return f"at most {write(high)}" if high is not None else "unknown"
