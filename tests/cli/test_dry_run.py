@@ -1,4 +1,4 @@
-"""The price of a run before it starts, budgets of a whole job, and what was spent: by the commands."""
+"""The price of a run before it starts, budgets of a job, and what was spent: by the commands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def costs(done: Result) -> dict[str, dict[str, float | None]]:
 def test_a_dry_run_starts_and_writes_nothing(
     cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """20 problems, 4 attempts of at most 50 tokens: 80 requests, 4,000 tokens, 4 dollars at most."""
+    """20 problems, 4 attempts of at most 50 tokens: 80 requests, 4,000 tokens, 4 dollars."""
     monkeypatch.setattr("orchestrator.engines.fake.engine.Fake.open", None)
     settings = ("--strategy.n", "4", "--sampling.max_new_tokens", "50")
     done = cli(*RUN, *settings, *PRICED, "--budget.usd", "3", "--dry-run")

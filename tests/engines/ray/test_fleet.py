@@ -213,6 +213,14 @@ async def test_a_replica_brings_back_in_few_calls_what_came_in_one() -> None:
     await replica.stop()
 
 
+async def test_a_sign_of_life_has_the_tokens_that_are_not_collected_yet() -> None:
+    """The live line counts them: an attempt may run for minutes."""
+    replica = await started()
+    replica._engine.running_tokens = lambda: 12  # type: ignore[union-attr]  # it is open
+    assert unpack_collected(await replica.collect(0.01)) == ([], "", 12)
+    await replica.stop()
+
+
 async def test_collect_returns_empty_as_a_sign_of_life() -> None:
     """It lets the fleet distinguish a quiet replica from a hung one."""
     replica = await started()
