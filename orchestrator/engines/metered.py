@@ -107,6 +107,11 @@ class MeteredEngine:
         elif not waiting.admitted.done():
             waiting.admitted.set_result(False)
 
+    def usd(self) -> float | None:
+        """Return the price of what the job has spent until now; None without prices."""
+        prices = self._terms.prices
+        return prices.usd(self.spent()) if prices else None
+
     def spent(self, abandoned_tokens: int = 0) -> Spent:
         """Return what the job has spent until now, over all its runs.
 

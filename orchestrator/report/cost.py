@@ -10,8 +10,10 @@ unknown is None.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from orchestrator.core.errors import LeadlineError
 from orchestrator.core.plan import Budget, Plan
@@ -135,9 +137,9 @@ def explored(
     plan = replace(plan, budget=Budget(plan.budget.traces, plan.budget.tokens))
     session = Session(problem, explorer.strategy, plan, explorer.metrics)
     try:
-        queue: list[Effect] = session.start()
+        queue: deque[Effect] = deque(session.start())
         while queue:
-            effect = queue.pop(0)
+            effect = queue.popleft()
             request = effect.request
             if not isinstance(effect, Start) or request.ordinal not in session.running:
                 continue
@@ -182,16 +184,26 @@ def _stepwise_reply(request: Request) -> Trace:
 _REPLIES = (_agreeing_reply, _longest_reply, _stepwise_reply)
 
 
-def _reply(request: Request, n_tokens: int, finish: Finish, text: str) -> Trace:
+def _reply(request: Request, n_tokens: int, finish: Finish, answer: str) -> Trace:
     n_prompt = math.ceil(n_bytes(request.prompt) / BYTES_PER_TOKEN)
     is_attempt = request.purpose in VOTING and finish is not Finish.RULE
     return replace(
         trace_for(request, finish),
-        text=f"{'word' * (n_tokens - 1)} {text}",
-        token_ids=(0,) * n_tokens,
+        text=_text(n_tokens),
+        token_ids=_ids(n_tokens),
         usage=Usage(n_prompt + len(request.prefix_ids), output_tokens=n_tokens),
-        answer=Answer(text, f"={text}") if is_attempt else None,
+        answer=Answer(answer, f"={answer}") if is_attempt else None,
     )
+
+
+@lru_cache
+def _ids(n_tokens: int) -> tuple[int, ...]:
+    return (0,) * n_tokens
+
+
+@lru_cache
+def _text(n_tokens: int) -> str:
+    return " " * BYTES_PER_TOKEN * n_tokens
 
 
 def n_bytes(prompt: Prompt) -> int:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import JournalError, PlanError
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Message, PluginSpec, Problem, Result, Trace
@@ -220,7 +220,8 @@ async def run_job(
                         job.record_spent(engine.spent())
                     yield result
         finally:
-            job.record_spent(engine.spent(driver.progress.running_tokens))
+            with contextlib.suppress(JournalError):  # a full disk already ended the run
+                job.record_spent(engine.spent(driver.progress.running_tokens))
 
 
 def load_explorer(plan: Plan) -> Explorer:

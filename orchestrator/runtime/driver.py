@@ -383,6 +383,7 @@ class Driver:
 
     def _read_tokens(self) -> None:
         self.progress.running_tokens = getattr(self._engine, "running_tokens", lambda: 0)()
+        self.progress.usd = getattr(self._engine, "usd", lambda: None)()
 
     async def _stop_tasks(self) -> None:
         tasks = list(self._tasks)

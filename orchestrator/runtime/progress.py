@@ -40,6 +40,7 @@ class Progress:
     n_scattered: int = 0
     output_tokens: int = 0  # of traces that have arrived
     running_tokens: int = 0  # so far, of requests that run, as far as the engine knows
+    usd: float | None = None  # what the job has spent, over all its runs; None without prices
     saved_tokens: float = 0.0  # against the plan's full sampling, over finished problems
     last_error: str = ""
     outages: Outages = field(default_factory=Outages)

@@ -20,7 +20,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.view.numbers import count, duration, one_line, percent
+from orchestrator.cli.view.numbers import count, duration, one_line, percent, usd
 from orchestrator.core.votes import AttemptState
 from orchestrator.engines.supervised import Outages
 from orchestrator.report.losses import LossCause
@@ -175,7 +175,7 @@ def _counters(progress: Progress, rates: Rates, losses: Sequence[LossCause]) -> 
     table.add_row("requests", " · ".join(_request_counts(progress)))
     table.add_row("attempts", Text(" · ").join(_attempt_counts(progress)))
     tokens = f"{count(progress.n_tokens)} · {count(rates.tokens_per_second)}/s"
-    table.add_row("tokens", " · ".join((tokens, *_saved(rates))))
+    table.add_row("tokens", " · ".join((tokens, *_spent(progress), *_saved(rates))))
     for loss in losses:
         table.add_row(loss.cause, Text(loss.brief, style="yellow"))
     if pause := pause_text(progress.outages):
@@ -236,7 +236,7 @@ class PlainView:
             error = one_line(state.progress.last_error)
             losses = [f"{one.cause}: {one.brief}" for one in state.losses(state.progress)]
             self._write(
-                ", ".join((counts, speed, *_saved(rates), *remaining))
+                ", ".join((counts, speed, *_spent(state.progress), *_saved(rates), *remaining))
                 + "".join(f"; {loss}" for loss in losses)
                 + (f"; last error: {error}" if error else "")
                 + (f"; paused {pause}: {one_line(state.progress.outages.reason)}" if pause else "")
@@ -328,6 +328,10 @@ def pause_text(outages: Outages) -> str:
 
 def _remaining(rates: Rates) -> str:
     return "" if rates.eta_seconds is None else f"about {duration(rates.eta_seconds)} left"
+
+
+def _spent(progress: Progress) -> tuple[str, ...]:
+    return () if progress.usd is None else (f"{usd(progress.usd)} spent",)
 
 
 def _saved(rates: Rates) -> tuple[str, ...]:
