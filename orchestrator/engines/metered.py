@@ -42,6 +42,13 @@ class _Waiting:
     usd: float
     admitted: asyncio.Future[bool]  # False: it was aborted
 
+    @property
+    def is_admitted(self) -> bool:
+        """Whether its price is reserved."""
+        future = self.admitted
+        has_result = future.done() and not future.cancelled() and future.exception() is None
+        return has_result and future.result()
+
 
 class MeteredEngine:
     """Counts and limits the requests of one job. Safe to share between tasks of one loop."""
@@ -108,9 +115,12 @@ class MeteredEngine:
             waiting.admitted.set_result(False)
 
     def usd(self) -> float | None:
-        """Return the price of what the job has spent until now; None without prices."""
+        """Return the price of what the job has spent, running requests included.
+
+        None without prices.
+        """
         prices = self._terms.prices
-        return prices.usd(self.spent()) if prices else None
+        return prices.usd(self.spent(self.running_tokens())) if prices else None
 
     def spent(self, abandoned_tokens: int = 0) -> Spent:
         """Return what the job has spent until now, over all its runs.
@@ -120,7 +130,9 @@ class MeteredEngine:
         before, seconds = self._terms.before, self._clock() - self._began
         usage = dict(self._usage)
         if lost := abandoned_tokens + self._outages.lost_tokens:
-            pool = max(usage, key=lambda name: self._terms.prices.of(name).output, default="")
+            prices = self._terms.prices  # of which model is unknown: at the highest price
+            pools = prices.pools or usage
+            pool = max(pools, key=lambda name: prices.of(name).output, default="")
             usage[pool] = usage.get(pool, Usage()) + Usage(output_tokens=lost)
         return Spent(
             usage,
@@ -150,7 +162,7 @@ class MeteredEngine:
         try:
             return await waiting.admitted
         except asyncio.CancelledError:
-            if waiting.admitted.done() and not waiting.admitted.cancelled():
+            if waiting.is_admitted:  # in the same step of the loop
                 self._reserved -= most
                 self._n_running -= 1
             raise
@@ -220,10 +232,11 @@ class MeteredEngine:
                 f"budget.gpu_seconds = {budget.gpu_seconds:,.10g} is used up: "
                 f"{spent.gpu_seconds:,.1f} were",
             )
-        more = f", and another request can cost up to ${next_usd:,.4f}" if next_usd else ""
+        more = f", and the next request can cost up to ${next_usd:,.4f}" if next_usd else ""
         return BudgetSpent(
             "usd",
-            f"budget.usd = {budget.usd:,.10g} is used up: ${self._usd(spent):,.4f} is spent{more}",
+            f"budget.usd = {budget.usd:,.10g} allows no more requests: ${self._usd(spent):,.4f} is "
+            f"spent{more}",
         )
 
 

@@ -109,7 +109,7 @@ def test_a_budget_of_money_is_never_exceeded_and_a_larger_one_continues(cli: Run
     # one more attempt might have cost 5 cents
     assert 0.35 - 0.01 < summary["usd"] <= 0.4
     assert 0 < summary["n_open"] < 20
-    assert "budget.usd = 0.4 is used up" in done.stderr
+    assert "budget.usd = 0.4 allows no more requests" in done.stderr
     assert "resume runs/p --budget.usd 0.8" in done.stderr
     more = cli("resume", "runs/p", "--budget.usd", "10", "--json")
     assert more.exit_code == 0, more.output

@@ -89,7 +89,7 @@ def test_a_spent_budget_ends_all_that_waits_once_nothing_runs() -> None:
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(done[0], Trace)
         assert [type(one) for one in done[1:]] == [BudgetSpent, BudgetSpent]
-        assert "$1.4000 is spent, and another request can cost up to $1.0000" in str(done[1])
+        assert "$1.4000 is spent, and the next request can cost up to $1.0000" in str(done[1])
 
     asyncio.run(work())
 
@@ -149,6 +149,7 @@ def test_lost_and_abandoned_tokens_are_spent_too() -> None:
         task = asyncio.create_task(engine.generate(request(0)))
         await settled()
         assert engine.running_tokens() == 7
+        assert engine.usd() == pytest.approx((5 + 7) * 0.01)
         inner.held[0].set_result(None)
         await task
         spent = engine.spent(abandoned_tokens=3)

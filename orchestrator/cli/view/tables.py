@@ -264,7 +264,7 @@ def solution_table(result: Result, seconds: float) -> RenderableType:
         if result.answer
         else Text(one_line(result.error) or "no answer: no attempt gave one", style="bold red")
     )
-    n_attempts = sum(result.attempts.values())
+    n_attempts = sum(result.attempts.values()) or result.n_traces  # of an older version
     silent = [s for s in AttemptState if s is not AttemptState.VOTED and result.attempts.get(s)]
     states = "".join(f", {result.attempts[state]} {state}" for state in silent)
     others = f" in {result.n_traces} traces" if result.n_traces != n_attempts else ""
