@@ -21,7 +21,7 @@ from orchestrator.core.session import MAX_REQUESTS
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.keys import POOL, PRICE, PlanFault, near, read_section
+from orchestrator.plan.keys import POOL, PRICE, PlanFault, read_section, require_pools
 from orchestrator.plan.looped import latent_of, require_depth
 from orchestrator.plan.models import known_config
 
@@ -120,9 +120,8 @@ def _check_prices(plan: Plan, execution: Execution) -> None:
     """Raise PlanFault for a price that cannot be, or a budget that could not be enforced."""
     prices = execution.prices
     read_section("prices", {"gpu_hour": prices.gpu_hour})
+    require_pools(prices.pools, plan.models)
     for name, one in prices.pools.items():
-        known = f"one of the plan's models: {', '.join(plan.models)}{near(name, plan.models)}"
-        _require(name in plan.models, "prices", name, known)
         _check_section(PRICE, one, f"prices.{name}")
     unpriced = [name for name in plan.models if name not in prices.pools]
     if execution.budget.usd and unpriced and not prices.gpu_hour:

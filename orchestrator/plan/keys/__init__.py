@@ -12,6 +12,7 @@ from orchestrator.plan.keys.reading import (
     read_prices,
     read_section,
     refuse_unknown,
+    require_pools,
     table_of,
     takes_text,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "read_prices",
     "read_section",
     "refuse_unknown",
+    "require_pools",
     "table_of",
     "takes_text",
 ]

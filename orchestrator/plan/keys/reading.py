@@ -77,20 +77,25 @@ def read_prices(value: object, pools: Collection[str]) -> Prices:
     """Return the table [prices]; `pools` are the names of the plan's models."""
     table = table_of(value, "prices")
     own = {name: table.pop(name) for name in _hints("prices") if name in table}
-    for name in table:
-        if name not in pools:
-            known = ", ".join(pools)
-            raise PlanFault(
-                f"prices.{name}",
-                f"prices.{name}: the plan has no model {name!r}{near(name, pools)}; it has: "
-                f"{known}. Prices are by model: [prices.{next(iter(pools))}] input, output",
-            )
+    require_pools(table, pools)
     prices = {
         name: TokenPrices(**read_section(PRICE, table_of(one, key), key))
         for name, one in table.items()
         if (key := f"prices.{name}")
     }
     return Prices(**read_section("prices", own), pools=prices)
+
+
+def require_pools(priced: Iterable[str], pools: Collection[str]) -> None:
+    """Raise PlanFault for a price of a model that the plan does not have."""
+    for name in priced:
+        if name not in pools:
+            raise PlanFault(
+                f"prices.{name}",
+                f"prices.{name}: the plan has no model {name!r}{near(name, pools)}; it has: "
+                f"{', '.join(pools)}. Prices are by model: [prices.{next(iter(pools))}] input, "
+                "output",
+            )
 
 
 def takes_text(section: str, name: str) -> bool:
