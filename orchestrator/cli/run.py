@@ -33,6 +33,7 @@ from orchestrator.cli.options import (
     DisplayOptions,
     PlanCommand,
     display_options,
+    fresh_option,
     limit_option,
     plan_argument,
     retry_option,
@@ -56,10 +57,13 @@ from orchestrator.jobs.rows import Format
 from orchestrator.jobs.source import (
     PLAN_FILE,
     JobSource,
+    begun_problems,
+    fresh_directory,
     job_source,
     read_source,
-    require_same_file,
+    require_as_real,
     require_unchanged,
+    same_or_wider,
     write_source,
 )
 from orchestrator.plan import auto
@@ -81,6 +85,7 @@ _RESUMABLE = (
 @click.command(cls=PlanCommand)
 @plan_argument
 @limit_option
+@fresh_option
 @retry_option
 @dry_run_options
 @display_options
@@ -88,6 +93,7 @@ def run(
     plan_file: str | None,
     flags: Mapping[str, str],
     limit: int,
+    fresh: bool,
     retry_failed: bool,
     dry_run: bool,
     n_pilot: int,
@@ -95,8 +101,10 @@ def run(
 ) -> int:
     """Run a file of problems. The same command again continues an interrupted run.
 
-    It also tries problems again that failed, unless --no-retry-failed is given. With --dry-run it
-    prints what the run is expected to cost, and where it will write, instead.
+    It also tries problems again that failed, unless --no-retry-failed is given. With a larger n,
+    more problems, another selector or budget, it continues from the traces that are there. A change
+    that makes them useless is refused, with the reason; --fresh begins another job instead. With
+    --dry-run it prints what the run is expected to cost, and where it would write, instead.
 
     Every key of a plan is also a flag, and a flag wins over the file. Options of the strategy, the
     selector, the engine, a domain or a model are flags by their dotted names: --strategy.n 16,
@@ -107,17 +115,17 @@ def run(
       leadline run examples/arithmetic.toml
       leadline run --problems problems.jsonl --strategy adaptive --strategy.n 32
       leadline run plan.toml --dry-run --pilot 5
-      leadline run plan.toml --sampling.temperature 0.9 --out runs/hotter --limit 20
+      leadline run plan.toml --sampling.temperature 0.9 --fresh --limit 20
     """
     loaded = read_plan(plan_file, flags)
     problems, directory = problems_and_directory(loaded, "run")
-    source = job_source(problems, limit, loaded.format)
-    require_same_file(directory, source)
+    directory = fresh_directory(directory) if fresh else directory
+    source = same_or_wider(directory, job_source(problems, limit, loaded.format))
     plan = _with_recorded_choice(loaded, directory)
     if dry_run or n_pilot:
         loaded = replace(loaded, plan=plan)
         return print_costs(DryRun(loaded, directory, source, dry_run, n_pilot, display))
-    return _run_job(directory, plan, loaded.execution, source, display, retry_failed)
+    return _run_job(directory, plan, loaded.execution, source, display, retry_failed, limit)
 
 
 @click.command(cls=PlanCommand, accepts=lambda key: key.startswith(_RESUMABLE))
@@ -129,8 +137,8 @@ def resume(
 ) -> int:
     """Continue an interrupted job from its directory alone.
 
-    Problems that failed are tried again, unless --no-retry-failed is given. The plan is the one
-    that the job started with. Only what decides no answer may change: the flags of `execution` and
+    Problems that failed are tried again, unless --no-retry-failed is given. The plan is that of the
+    last `leadline run`. Only what decides no answer may change: the flags of `execution` and
     `supervision`.
 
     \b
@@ -171,10 +179,13 @@ def _run_job(
     source: JobSource,
     display: DisplayOptions,
     retry_failed: bool,
+    limit: int = 0,
 ) -> int:
-    """Run the remaining problems of a job and print the summary."""
-    file = first_problems(source.problems, plan, source.limit)
-    report_rows(file, display)
+    """Run the remaining problems of a job, in its first `limit` rows, and print the summary."""
+    require_as_real(directory, execution.engine.name)
+    begun = begun_problems(directory)
+    file = first_problems(source.problems, plan, source.limit, begun)
+    report_rows(file, display, begun)
     domains = {problem.id: problem.domain for problem in file.problems}
     references = references_and_notes(source.problems, domains, plan, execution)
     report_choice(plan, display)
@@ -188,10 +199,12 @@ def _run_job(
             file.invalid,
             file.order,
             retry_failed=retry_failed,
+            chosen=frozenset(file.order[:limit]) if limit else None,
         ) as job,
     ):
         write_source(job, plan, execution, source)
-        n_resumed = len(file.problems) - len(job.remaining())
+        _report_growth(job, display)
+        n_resumed = len(file.problems) - len(job.unfinished())
         title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
         outcome = run_remaining(job, plan, execution, title, display)
         job.export()  # before the evaluation, which may fail or be interrupted
@@ -230,6 +243,14 @@ def _print_end_of_budget(spent: BudgetSpent, summary: Summary, resume_command: s
     message(
         f"to continue with a larger budget: {resume_command} --budget.{spent.key} {2 * limit:g}"
     )
+
+
+def _report_growth(job: Job, display: DisplayOptions) -> None:
+    """Print what changed in the plan of a job that grows."""
+    if job.growth and not display.quiet:
+        taken = counted(job.growth.n_traces, "trace")
+        lines = [f"{job.directory} continues with a changed plan, from the {taken} that it has:"]
+        message("\n  ".join([*lines, *job.growth.changes]))
 
 
 def _extent(job: Job, n_resumed: int) -> str:

@@ -33,8 +33,8 @@ from orchestrator.core.values import (
 )
 from orchestrator.core.votes import VOTING
 from orchestrator.engines.reply import trace_for
+from orchestrator.jobs.sessions import Explorer
 from orchestrator.plan.execution import Execution, Prices, Spent
-from orchestrator.runtime.driver import Explorer
 
 LEAST_MEASURED = 2  # finished problems: one has no spread
 BYTES_PER_TOKEN = 4  # of English text, on the average of common tokenizers

@@ -8,9 +8,9 @@ import pytest
 
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.values import PluginSpec, Problem, Result, Sampling, Status, Usage
+from orchestrator.jobs.sessions import load_explorer
 from orchestrator.plan.execution import Execution, Prices, Spent, TokenPrices
 from orchestrator.report.cost import Costs, Expected, bounds, extrapolated, total
-from orchestrator.runtime.api import load_explorer
 
 PRICED = Execution(prices=Prices(pools={"main": TokenPrices(input=1.0, output=10.0)}))
 PROBLEMS = [Problem(f"q{i}", "word" * 5) for i in range(10)]  # 20 bytes: about 5 tokens

@@ -26,11 +26,11 @@ from orchestrator.jobs.job import open_job, spent_by
 from orchestrator.jobs.journal import Journal
 from orchestrator.jobs.problems import ProblemFile
 from orchestrator.jobs.rows import Format
+from orchestrator.jobs.sessions import load_explorer
 from orchestrator.jobs.source import JobSource, write_source
 from orchestrator.plan.execution import Spent
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.report.cost import LEAST_MEASURED, bounds, extrapolated
-from orchestrator.runtime.api import load_explorer
 
 _FILES = ("plan.toml", "plan.json", "journal.db", "results.jsonl", "engine.log")
 
@@ -106,10 +106,11 @@ def _begun(run: DryRun) -> _Begun:
     if not path.is_file():
         return _Begun()
     with Journal.for_reading(path) as journal:
-        theirs = journal.meta("fingerprint")
-        if theirs not in (None, fingerprint(run.loaded.plan)):
+        theirs, mine = journal.meta("fingerprint"), fingerprint(run.loaded.plan)
+        if theirs not in (None, mine):
             return _Begun(note=f"{run.directory} has a job of another plan; what it has done does not count here")
-        results = [r for r in journal.results() if r.status is not Status.FAILED]
+        done = [r for r in journal.results() if r.fingerprint == mine]
+        results = [r for r in done if r.status is not Status.FAILED]
         return _Begun(results, spent_by(journal))
 
 
@@ -125,8 +126,10 @@ def _pilot(run: DryRun, file: ProblemFile) -> int:
     done = {result.problem_id for result in _begun(run).results}
     remaining = [problem for problem in file.problems if problem.id not in done]
     chosen = spread(remaining, run.n_pilot)
-    kept = [problem for problem in file.problems if problem.id in done]
-    with open_job(directory, plan, [*kept, *chosen], file.invalid, file.order) as job:
+    ids = {problem.id for problem in chosen}
+    with open_job(
+        directory, plan, file.problems, file.invalid, file.order, chosen=ids
+    ) as job:
         write_source(job, plan, execution, run.source)
         of = f"{counted(len(chosen), 'problem')} of {len(file.problems):,}"
         title = f"{directory} · pilot of {of} · {run_name(plan, execution)}"
