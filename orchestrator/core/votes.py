@@ -293,10 +293,11 @@ def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
         groups.setdefault(trace.account, []).append(trace.usage)
         if (verifying := trace.verification_usage) != _NOTHING:
             groups.setdefault(Purpose.VERIFY, []).append(verifying)
-    return {account: _total(usages) for account, usages in groups.items()}
+    return {account: total_usage(usages) for account, usages in groups.items()}
 
 
-def _total(usages: Sequence[Usage]) -> Usage:
+def total_usage(usages: Sequence[Usage]) -> Usage:
+    """Return the sum of several usages."""
     return Usage(  # field by field, because adding Usage to Usage makes a new one per trace
         prompt_tokens=sum([u.prompt_tokens for u in usages]),
         cached_tokens=sum([u.cached_tokens for u in usages]),

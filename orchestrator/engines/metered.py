@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.core.errors import BudgetSpent, PlanFault
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import Finish, Prompt, Request, Trace, Usage, changed
+from orchestrator.core.votes import total_usage
 from orchestrator.engines.reply import trace_for
 from orchestrator.engines.supervised import Outages
 from orchestrator.plan.execution import JobBudget, Prices, Spent
@@ -75,7 +77,10 @@ class MeteredEngine:
         self._outages = outages or Outages()
         self._clock = clock
         self._began = clock()
-        self._usage: dict[str, Usage] = dict(terms.before.usage)
+        # by pool: what was spent, one by one since it was last summed
+        self._usage = defaultdict[str, list[Usage]](list)
+        for pool, usage in terms.before.usage.items():
+            self._usage[pool].append(usage)
         self._n_requests = 0
         self._n_running = 0
         self._reserved = 0.0  # US dollars that the requests in flight can cost
@@ -128,7 +133,9 @@ class MeteredEngine:
         `abandoned_tokens` were generated for requests whose traces will not arrive.
         """
         before, seconds = self._terms.before, self._clock() - self._began
-        usage = dict(self._usage)
+        for usages in self._usage.values():
+            usages[:] = [total_usage(usages)]
+        usage = {pool: total for pool, [total] in self._usage.items()}
         if lost := abandoned_tokens + self._outages.lost_tokens:
             prices = self._terms.prices  # of which model is unknown: at the highest price
             pools = prices.pools or usage
@@ -222,7 +229,7 @@ class MeteredEngine:
         if not usage.prompt_tokens and self._terms.prices.pools:  # some servers report none
             n_prompt = _n_bytes(request.prompt) // _BYTES_PER_TOKEN + len(request.prefix_ids)
             usage = changed(usage, prompt_tokens=n_prompt)
-        self._usage[request.model] = self._usage.get(request.model, Usage()) + usage
+        self._usage[request.model].append(usage)
 
     def _spent(self, key: str, next_usd: float = 0.0) -> BudgetSpent:
         budget, spent = self._terms.budget, self.spent()
