@@ -139,17 +139,20 @@ def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], in
     far.
     """
     report_rows(series.file, display)
-    execution = series.execution
+    execution, reasons = series.execution, [""]
     with engine_log(series.directory, display) as stream, SharedEngine(execution) as shared:
 
         def run_one(job: Job, plan: Plan, title: str) -> int:
             name = f"{title} · {run_name(plan, execution)}"
-            return run_in_foreground(job, plan, execution, name, display, stream, shared).exit_code
+            outcome = run_in_foreground(job, plan, execution, name, display, stream, shared)
+            reasons.append(f"{outcome.spent}; " if outcome.spent else "")
+            return outcome.exit_code
 
         pools, exit_code = series.run(run_one)
     if exit_code:
         message(
-            f"\nstopped; finished traces are kept in {series.directory}; the same command continues"
+            f"\nstopped; {reasons[-1]}finished traces are kept in {series.directory}; the same "
+            "command continues"
         )
     return pools, exit_code
 

@@ -108,7 +108,8 @@ def _begun(run: DryRun) -> _Begun:
     with Journal.for_reading(path) as journal:
         theirs, mine = journal.meta("fingerprint"), fingerprint(run.loaded.plan)
         if theirs not in (None, mine):
-            return _Begun(note=f"{run.directory} has a job of another plan; what it has done does not count here")
+            return _Begun(note=f"{run.directory} has a job of another plan; traces that this run can take over are not "
+                "subtracted")
         done = [r for r in journal.results() if r.fingerprint == mine]
         results = [r for r in done if r.status is not Status.FAILED]
         return _Begun(results, spent_by(journal))
