@@ -36,12 +36,12 @@ from orchestrator.plan.keys import (
     OutputFormat,
     PlanFault,
     TopLevel,
+    key_type,
     read_budgets,
     read_prices,
     read_section,
     refuse_unknown,
     table_of,
-    takes_text,
 )
 from orchestrator.plan.spec_syntax import one_spec
 
@@ -255,7 +255,7 @@ def _takes_text(key: str, plugin: object) -> bool:
     group = _GROUPS.get(section, section.partition(".")[0])
     # the group of a part is known to its owner alone
     if not isinstance(plugin, str) or group not in registry.GROUPS:
-        return takes_text(POOL if section.startswith("models.") else section, name)
+        return key_type(POOL if section.startswith("models.") else section, name) == "str"
     try:
         options = registry.options(group, plugin)
     except PlanError:  # an unknown plugin, which `check_plan` reports better than a flag can

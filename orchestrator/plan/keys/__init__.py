@@ -5,6 +5,7 @@ description of any field (`fields`). `python -m orchestrator.plan.keys` prints t
 from orchestrator.core.errors import PlanFault
 from orchestrator.plan.keys.fields import FieldInfo, field_infos
 from orchestrator.plan.keys.reading import (
+    key_type,
     keys,
     markdown_table,
     near,
@@ -14,7 +15,6 @@ from orchestrator.plan.keys.reading import (
     refuse_unknown,
     require_pools,
     table_of,
-    takes_text,
 )
 from orchestrator.plan.keys.table import (
     KEYS,
@@ -37,6 +37,7 @@ __all__ = [
     "PlanFault",
     "TopLevel",
     "field_infos",
+    "key_type",
     "keys",
     "markdown_table",
     "near",
@@ -46,5 +47,4 @@ __all__ = [
     "refuse_unknown",
     "require_pools",
     "table_of",
-    "takes_text",
 ]

@@ -148,7 +148,9 @@ KEYS: Mapping[str, Meta] = {
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
     "budget.tokens": Meta(ge=0, description="The most output tokens of a problem; 0 is no limit."),
     "budget.seconds": Meta(
-        ge=0, description="The most seconds of a problem, from its first request; 0 is no limit."
+        ge=0,
+        description="The most seconds of a problem, from its first request; pauses of an outage do "
+        "not count. 0 is no limit.",
     ),
     "budget.usd": Meta(
         ge=0,
