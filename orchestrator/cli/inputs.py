@@ -112,6 +112,13 @@ def required_references(
     return references
 
 
+def report_choice(plan: Plan, display: DisplayOptions) -> None:
+    """Print the choice of `auto`."""
+    choice = auto.description(plan)
+    if choice and not display.quiet:
+        message(f"auto chose {choice}")
+
+
 def run_name(plan: Plan, execution: Execution) -> str:
     """Return a title for a run, such as: adaptive n=16 · smollm2 on ray."""
     strategy = (

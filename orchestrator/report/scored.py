@@ -7,6 +7,7 @@ from `studies.summary`. Everything is read at once and nothing is written. Not c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.lineage import lineage, whole
+from orchestrator.core.lineage import whole
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Finish, Problem, Result, Status, Trace, Usage, changed
-from orchestrator.core.votes import VOTING
+from orchestrator.core.values import Problem, Result, Status, Trace, Usage, changed
+from orchestrator.core.votes import VOTING, AttemptState, attempts_in, scattered
 from orchestrator.jobs.finished import FinishedJob, job_reader, read_finished, read_problem
 from orchestrator.jobs.rows import detect_format, iter_rows
 from orchestrator.plan.execution import Execution
+from orchestrator.report.losses import Losses
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.studies.evaluate import (
     ReferenceRow,
@@ -49,20 +51,6 @@ class Outcome(StrEnum):
     FAILED = "failed"
     INVALID = "invalid"
     OPEN = "open"  # no result yet
-
-
-class AttemptState(StrEnum):
-    """What became of an attempt."""
-
-    VOTED = "voted"
-    UNUSED = (
-        "unused"  # it has an answer and no vote: the selector gave it none, or it is still open
-    )
-    ABSTAINED = "abstained"  # it came to its end without an answer
-    CUT_OFF = "cut off"  # by length or a stop rule, before it gave an answer
-    CANCELLED = "cancelled"
-    DROPPED = "dropped"  # its strategy took its vote away
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +113,15 @@ class ScoredJob:
     problems: tuple[ScoredProblem, ...]
     digests: Mapping[str, str]
     notes: tuple[str, ...]
+
+    @property
+    def losses(self) -> Losses:
+        """The counts from which causes of lost accuracy are named; open problems do not count."""
+        done = [p for p in self.problems if p.result and p.outcome is not Outcome.INVALID]
+        n_scattered = sum(scattered(p.result.clusters) for p in done if p.result)
+        n_tied = sum(p.is_tied for p in done) - n_scattered
+        attempts = Counter(a.state.value for p in done for a in p.attempts)
+        return Losses(attempts, len(done), n_tied, n_scattered)
 
     @property
     def correctness(self) -> dict[str, bool]:
@@ -261,36 +258,15 @@ def _attempts(
     pool: Sequence[Trace], result: Result | None, right: frozenset[str] | None
 ) -> Iterator[Attempt]:
     """Yield the attempts in a pool by the ordinal of their last trace."""
-    by_ordinal = {trace.ordinal: trace for trace in pool}
-    continued = {trace.parent for trace in pool if trace.purpose in VOTING}
-    votes = {o for cluster in result.clusters for o in cluster.ordinals} if result else set()
-    dropped = result.dropped if result else {}
-    for end in sorted(pool, key=lambda trace: trace.ordinal):
-        if end.purpose not in VOTING or end.ordinal in continued:
-            continue
-        links = lineage(end, by_ordinal)
-        ordinals = tuple(link.ordinal for link in links)
-        # A continuation that was lost leaves the vote to the trace that it continues.
-        voter = next((link for link in reversed(links) if link.ordinal in votes), end)
-        answer = end.answer or voter.answer
+    clusters, dropped = (result.clusters, result.dropped) if result else ((), {})
+    for attempt in attempts_in(pool, clusters, dropped):
+        links = attempt.links
+        answer = attempt.end.answer or attempt.voter.answer
         yield Attempt(
             trace=changed(whole(links), answer=answer),
-            state=_state(end, bool(answer), voter.ordinal in votes, bool({*ordinals} & {*dropped})),
+            state=attempt.state,
             right=None if answer is None or right is None else answer.key in right,
-            traces=ordinals,
+            traces=tuple(link.ordinal for link in links),
             usage=sum((link.usage for link in links), Usage()),
             is_as_generated=not any(link.suffix_ids or link.subjects for link in links),
         )
-
-
-def _state(end: Trace, has_answer: bool, voted: bool, is_dropped: bool) -> AttemptState:
-    if is_dropped:
-        return AttemptState.DROPPED
-    if voted:
-        return AttemptState.VOTED
-    if end.lost:
-        failed = end.finish is Finish.FAILED
-        return AttemptState.FAILED if failed else AttemptState.CANCELLED
-    if has_answer:
-        return AttemptState.UNUSED
-    return AttemptState.ABSTAINED if end.finish is Finish.STOP else AttemptState.CUT_OFF

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+import time
 from collections.abc import (
     AsyncGenerator,
     Callable,
@@ -23,10 +24,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import JournalError, PlanError
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Message, PluginSpec, Problem, Result, Trace
+from orchestrator.engines.metered import MeteredEngine, Terms
 from orchestrator.engines.supervised import Clock, SupervisedEngine
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.journal import Journal
@@ -36,8 +38,9 @@ from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.runtime.driver import Driver, Progress
+from orchestrator.runtime.driver import Driver
 from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers, check_isolated
+from orchestrator.runtime.progress import Progress
 from orchestrator.runtime.verify import VerifierRunner
 
 T = TypeVar("T")
@@ -198,23 +201,31 @@ async def run_job(
             contextlib.aclosing(IsolatedVerifiers(plan.verifiers))
         )
         await isolated.load()
+        began = time.monotonic()
         opened = await stack.enter_async_context(factory.open(plan.models))
-        engine = await stack.enter_async_context(
+        supervised = await stack.enter_async_context(
             contextlib.aclosing(SupervisedEngine(opened, execution.supervision, clock))
         )
+        terms = Terms(execution.prices, execution.budget, job.spent, time.monotonic() - began)
+        engine = MeteredEngine(supervised, terms, opened, supervised.outages)
         verifiers = VerifierRunner(plan, engine, isolated, execution.window)
         annotator = Annotator(plan, workers, verifiers)
         driver = Driver(plan, execution, explorer, engine, annotator, job.journal, job.growth)
-        driver.progress.outages = engine.outages
+        driver.progress.outages = supervised.outages
         n_done = len(job.problems) - len(job.unfinished())
         driver.progress.n_problems = n_done + len(remaining)
         driver.progress.n_failed = len(job.journal.failed() - {p.id for p in remaining})
         driver.progress.n_resumed = driver.progress.n_done = n_done
         progress(driver.progress)
-        async with contextlib.aclosing(driver.run(remaining)) as results:
-            async for result in results:
-                job.export_if_old()
-                yield result
+        try:
+            async with contextlib.aclosing(driver.run(remaining)) as results:
+                async for result in results:
+                    if job.export_if_old():
+                        job.record_spent(engine.spent())
+                    yield result
+        finally:
+            with contextlib.suppress(JournalError):  # a full disk already ended the run
+                job.record_spent(engine.spent(driver.progress.running_tokens))
 
 
 def as_problems(

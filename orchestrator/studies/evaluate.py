@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from orchestrator.core.values import Result, Status, Trace, Usage
+from orchestrator.core.votes import scattered
 from orchestrator.jobs.rows import Format, detect_format, iter_rows
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.studies.estimates import Estimate, saved_estimate, share_estimate
@@ -61,9 +62,9 @@ class References:
 class Savings:
     """The shares of full sampling that were saved; negative when more was spent than full sampling.
 
-    In traces, each attempt counts once, regardless of its stretches and probes, and a cancelled
-    attempt counts in full. In output tokens, each attempt counts the tokens it used, and probes and
-    comparisons count too. Both are ratios of totals over the problems with a known full cost.
+    In `traces` each attempt counts once and in full, also a cancelled one. In `tokens` each attempt
+    counts what it used, and probes and comparisons count too. Both are ratios of totals over the
+    problems with a known full cost.
     """
 
     traces: Estimate
@@ -77,7 +78,9 @@ class Report:
     `accuracy` is None without references, `savings` where the full cost is unknown. References that
     cannot be read (`n_unreadable`) do not count. The answers of the problems in `undecided` could
     not be compared with a reference: they are wrong, and so are the `n_failed_scored` problems that
-    failed; `accuracy_of_others` leaves these out.
+    failed; `accuracy_of_others` leaves these out. `attempts` are by state (`core.votes`); in the
+    `n_scattered` problems several attempts voted and no two agreed, in `n_tied` others the first
+    two answers have the same weight.
     """
 
     n_results: int
@@ -92,9 +95,9 @@ class Report:
     total: Usage
     savings: Savings | None
     n_traces: int
-    n_failed: int
-    n_cancelled: int
+    attempts: Mapping[str, int]
     n_tied: int
+    n_scattered: int
     n_stopped_by: Mapping[str, int]
     wall_seconds: float
 
@@ -135,9 +138,9 @@ async def read_references(
 ) -> References:
     """Return the references of the problems in `domains` (ids to domain names), in their order.
 
-    A list is a list of aliases, except where the domain reads lists as values. Aliases that the
-    domain cannot read are left out, because no answer of this domain can equal them. A reference of
-    which nothing can be read is unreadable, and so is an object in any other domain.
+    A list is a list of aliases, except where the domain reads lists as values. Aliases that it
+    cannot read are left out: no answer of this domain can equal them. A reference of which nothing
+    can be read is unreadable, and so is an object in any other domain.
     """
     answers: dict[str, tuple[str, ...]] = {}
     unreadable = []
@@ -244,19 +247,14 @@ async def right_keys_of(
 def savings(results: Iterable[Result]) -> Savings | None:
     """Return the savings against full sampling of the same plan; None when no full cost is known.
 
-    Intervals are a percentile bootstrap over problems with a fixed seed. Spent and full cost are
-    resampled together.
+    Intervals are a percentile bootstrap over problems; spent and full cost are resampled together.
     """
     traces: list[tuple[float, float]] = []
     tokens: list[tuple[float, float]] = []
     for result in results:
         if result.n_planned and result.full_tokens:
-            traces.append(
-                (
-                    result.n_traces if result.n_attempts is None else result.n_attempts,
-                    result.n_planned,
-                )
-            )
+            n_used = result.n_traces if result.n_attempts is None else result.n_attempts
+            traces.append((n_used, result.n_planned))
             tokens.append((sum(u.output_tokens for u in result.usage.values()), result.full_tokens))
     if not traces:
         return None
@@ -274,6 +272,9 @@ def report(
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one
     valid = [r for r in results if r.status is not Status.INVALID]
+    attempts: Counter[str] = Counter()
+    for result in valid:
+        attempts.update(result.attempts)
     failed = {r.problem_id for r in valid if r.status is Status.FAILED} & correctness.keys()
     others = [bool(right) for id, right in correctness.items() if id not in failed]
     return Report(
@@ -291,9 +292,9 @@ def report(
         total=sum(usage.values(), Usage()),
         savings=savings(valid),
         n_traces=sum(r.n_traces for r in valid),
-        n_failed=sum(r.n_failed for r in valid),
-        n_cancelled=sum(r.n_cancelled for r in valid),
-        n_tied=sum(r.tied for r in valid),
+        attempts=attempts,
+        n_tied=sum(r.tied and not scattered(r.clusters) for r in valid),
+        n_scattered=sum(scattered(r.clusters) for r in valid),
         n_stopped_by=dict(Counter(r.stopped_by for r in valid if r.stopped_by)),
         wall_seconds=wall_seconds,
     )

@@ -24,7 +24,7 @@ from orchestrator.engines.supervised import Outages
 from orchestrator.jobs.finished import JobReader, in_order
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.problems import ProblemFile
-from orchestrator.plan.execution import Execution
+from orchestrator.plan.execution import Execution, JobBudget, Spent
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.studies.evaluate import (
@@ -44,6 +44,7 @@ from orchestrator.studies.scaling import Point, VoteCounts, scaling, vote_counts
 
 T = TypeVar("T")
 _BATCH = 64  # problems that are compared at once
+_NOTHING, _NO_BUDGET = Spent(), JobBudget()
 N_LISTED = 3  # failed problems that are listed, and invalid ones
 
 
@@ -81,6 +82,10 @@ class Summary:
     paused_seconds: float = 0.0  # of this run, in which no new request was sent
     retry_reason: str = ""  # of the last of them
     chosen: str = ""  # the strategy that `auto` resolved to, and the reason
+    spent: Spent = _NOTHING  # over all runs
+    usd: float | None = None  # what that costs; None without prices
+    budget: JobBudget = _NO_BUDGET
+    ended_by: str = ""  # the budget of the job that ended this run
     n_outdated: int = 0
 
     @property
@@ -220,12 +225,15 @@ def summarise(
     interrupted: bool,
     outages: Outages | None = None,
     chosen: str = "",
+    execution: Execution | None = None,
+    ended_by: str = "",
 ) -> Summary:
     """Return the summary of an open job after a run of `seconds`.
 
     The engine was up after the first `start_seconds` of them. `unreadable` has the ids of the
-    problems whose references cannot be read.
+    problems whose references cannot be read. `execution` has the prices and the budget.
     """
+    execution, spent = execution or Execution(), job.spent
     serving = seconds - start_seconds
     results = job.results()
     n_undecided, undecided = job.journal.notes()
@@ -250,6 +258,10 @@ def summarise(
         paused_seconds=outages.total_seconds() if outages else 0.0,
         retry_reason=outages.reason if outages else "",
         chosen=chosen,
+        spent=spent,
+        usd=execution.prices.usd(spent) if execution.prices else None,
+        budget=execution.budget,
+        ended_by=ended_by,
     )
 
 

@@ -43,7 +43,7 @@ from orchestrator.jobs.journal import Journal
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution, Supervision
 from orchestrator.runtime.api import run_job
-from orchestrator.runtime.driver import Progress
+from orchestrator.runtime.progress import Progress
 
 QUOTA = {"message": "You exceeded your current quota", "code": "insufficient_quota"}
 

@@ -289,16 +289,17 @@ def test_a_report_adds_up() -> None:
             "a",
             usage={"solve": Usage(1, 0, 10), "pruned": Usage(0, 0, 2)},
             n_traces=3,
-            n_cancelled=1,
+            attempts={"voted": 2, "cancelled": 1},
             tied=True,
             stopped_by="tokens",
         ),
-        answered("b", usage={"solve": Usage(1, 1, 20)}, n_traces=2, n_failed=1),
+        answered("b", usage={"solve": Usage(1, 1, 20)}, n_traces=2, attempts={"voted": 1}),
     ]
     report = evaluate.report(results, {}, 4.0)
     assert report.usage == {"solve": Usage(2, 1, 30), "pruned": Usage(0, 0, 2)}
     assert report.total == Usage(2, 1, 32)
-    assert (report.n_traces, report.n_failed, report.n_cancelled, report.n_tied) == (5, 1, 1, 1)
+    assert (report.n_traces, report.n_tied, report.n_scattered) == (5, 1, 0)
+    assert report.attempts == {"voted": 3, "cancelled": 1}
     assert report.n_stopped_by == {"tokens": 1}
     assert (report.accuracy, report.n_without_reference) == (None, 2)
 

@@ -14,6 +14,7 @@ from orchestrator.cli.study.results.options import problems_option, rows_option
 from orchestrator.cli.view.results.problems import problem_view, problems_view
 from orchestrator.cli.view.tables import trace_row
 from orchestrator.core.errors import PlanError
+from orchestrator.report.losses import loss_causes
 from orchestrator.report.rows import attempt_row, problem_row
 from orchestrator.report.scored import (
     Outcome,
@@ -155,6 +156,7 @@ def _listing(job: ScoredJob, kept: Sequence[ScoredProblem]) -> dict[str, object]
         "directory": str(job.directory),
         "n_by_outcome": Counter(p.outcome.value for p in job.problems),
         "accuracy": share_estimate(list(job.correctness.values())),
+        "losses": loss_causes(job.losses, job.plan, job.directory),
         "problems": [problem_row(p) for p in kept if p.result is not None],
         "open": [p.problem.id for p in kept if p.result is None],
         "notes": job.notes,
