@@ -314,7 +314,7 @@ def test_a_finished_pool_is_voted_on_again_another_way() -> None:
     again = reselected(result, pool, last)
     assert again.answer == Answer("2", "=2")
     assert again.clusters == tuple(tally(pool[-1:]))
-    unchanged = {"answer": result.answer, "clusters": result.clusters}
+    unchanged = {n: getattr(result, n) for n in ("answer", "clusters", "attempts")}
     assert replace(again, **unchanged) == result
     failed = replace(result, status=Status.FAILED, answer=None, error="why")
     assert reselected(failed, pool, last) == again

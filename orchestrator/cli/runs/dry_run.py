@@ -91,7 +91,9 @@ def print_costs(run: DryRun) -> int:
         costs = extrapolated(begun.results, len(remaining), begun.spent, execution)
     else:
         costs = bounds(remaining, plan, execution, load_explorer(plan))
-    place = Place(str(run.directory), _written(run, file), n_done, run.directory.is_dir(), begun.note)
+    place = Place(
+        str(run.directory), _written(run, file), n_done, run.directory.is_dir(), begun.note
+    )
     if run.display.as_json:
         print_json({"costs": costs, "place": place, "budget": execution.budget})
     else:
@@ -108,8 +110,10 @@ def _begun(run: DryRun) -> _Begun:
     with Journal.for_reading(path) as journal:
         theirs, mine = journal.meta("fingerprint"), fingerprint(run.loaded.plan)
         if theirs not in (None, mine):
-            return _Begun(note=f"{run.directory} has a job of another plan; traces that this run can take over are not "
-                "subtracted")
+            return _Begun(
+                note=f"{run.directory} has a job of another plan; traces that this run can take "
+                "over are not subtracted"
+            )
         done = [r for r in journal.results() if r.fingerprint == mine]
         results = [r for r in done if r.status is not Status.FAILED]
         return _Begun(results, spent_by(journal))
@@ -128,9 +132,7 @@ def _pilot(run: DryRun, file: ProblemFile) -> int:
     remaining = [problem for problem in file.problems if problem.id not in done]
     chosen = spread(remaining, run.n_pilot)
     ids = {problem.id for problem in chosen}
-    with open_job(
-        directory, plan, file.problems, file.invalid, file.order, chosen=ids
-    ) as job:
+    with open_job(directory, plan, file.problems, file.invalid, file.order, chosen=ids) as job:
         write_source(job, plan, execution, run.source)
         of = f"{counted(len(chosen), 'problem')} of {len(file.problems):,}"
         title = f"{directory} · pilot of {of} · {run_name(plan, execution)}"
