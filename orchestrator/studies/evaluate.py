@@ -13,7 +13,9 @@ import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import msgspec
@@ -26,7 +28,7 @@ from orchestrator.runtime.annotate import Annotator
 
 CONFIDENCE = 0.95
 _BATCH = 2_000_000  # numbers resampled at a time: 16 MB
-_N_RESAMPLES = 9999  # scipy's default for the bootstrap
+_N_RESAMPLES = 9999  # as scipy.stats.bootstrap
 Table: TypeAlias = npt.NDArray[np.float64]
 
 # (domain, answer, reference) -> whether the answer is right; None when that was not decided
@@ -248,13 +250,14 @@ async def right_keys(
 
 def share_estimate(right: Sequence[bool]) -> Estimate | None:
     """Return the share of true values with its Wilson interval; None for an empty sequence."""
-    from scipy import stats  # the import takes a second, and only evaluation needs it
-
-    n, n_right = len(right), sum(right)
+    n = len(right)
     if not n:
         return None
-    interval = stats.binomtest(n_right, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(n_right / n, float(interval.low), float(interval.high), n)
+    share, z = sum(right) / n, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    # Wilson (1927); scipy.stats has it too, and takes half a second to import
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:
@@ -267,15 +270,16 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     mean = float(np.mean(values))
     if len(set(values)) < 2:
         return Estimate(mean, None, None, len(values))
-    return Estimate(mean, *_bootstrap((np.asarray(values, dtype=float),), np.mean), len(values))
+    [resamples] = _resampled_sums(np.asarray(values, dtype=float))
+    return resampled_estimate(mean, resamples / len(values), len(values))
 
 
 def mean_estimates(values: Table) -> list[Estimate]:
     """Return the mean of each column of `values`, shape (n_problems, n_columns).
 
     Intervals are those of `mean_estimate`, but each resample uses the same problems for all
-    columns, so that comparisons stay paired. scipy would gather the values of every column for
-    every resample; weighting them by their counts takes half the time.
+    columns, so that comparisons stay paired. Values are weighted by their counts, which takes half
+    the time of gathering them for every column and resample.
     """
     n = len(values)
     resamples = np.concatenate([counts @ values / n for counts in resample_counts(n, _N_RESAMPLES)])
@@ -296,34 +300,28 @@ def ratio_estimate(
     value = float(ratio(first.sum(), second.sum()))
     if len(set(pairs)) < 2:
         return Estimate(value, None, None, len(pairs))
-    low, high = _bootstrap(
-        (first, second), lambda a, b, axis: ratio(a.sum(axis=axis), b.sum(axis=axis))
-    )
-    return Estimate(value, low, high, len(pairs))
+    return resampled_estimate(value, ratio(*_resampled_sums(first, second)), len(pairs))
 
 
-def _bootstrap(samples: tuple[Table, ...], statistic: Callable[..., object]) -> tuple[float, float]:
-    from scipy import stats  # the import takes a second, and only evaluation needs it
+def _resampled_sums(*samples: Table) -> Table:
+    """Return the sums of resampled samples, shape (n_samples, n_resamples), from a fixed seed.
 
-    interval = stats.bootstrap(
-        samples,
-        statistic,
-        n_resamples=_N_RESAMPLES,
-        batch=max(1, _BATCH // len(samples[0])),
-        paired=True,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    Each resample draws the same problems from all samples.
+    """
+    rng, n = np.random.default_rng(0), len(samples[0])
+    step = max(1, _BATCH // n)
+    batches = []
+    for start in range(0, _N_RESAMPLES, step):
+        chosen = rng.integers(0, n, (min(step, _N_RESAMPLES - start), n))
+        batches.append([sample[chosen].sum(axis=1) for sample in samples])
+    return np.concatenate(batches, axis=1)
 
 
 def resample_counts(n: int, n_resamples: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield how often each of n problems occurs in each resample, from a fixed seed.
 
-    Shapes are (n_batch, n). Used where scipy's bootstrap does not fit: for many columns at once,
-    and for a statistic that is undefined on some resamples.
+    Shapes are (n_batch, n). For many columns at once, and for a statistic that is undefined on some
+    resamples.
     """
     rng = np.random.default_rng(0)
     step = max(1, _BATCH // n)
