@@ -274,8 +274,8 @@ def readiness() -> Iterator[Finding]:
 
 def engine() -> Finding:
     """Check that the default engine answers a question with the embedded model."""
+    from orchestrator.api.run import solve
     from orchestrator.cli.console import diverted
-    from orchestrator.runtime.api import solve
 
     log = Path(tempfile.gettempdir()) / f"leadline-doctor-{os.getpid()}.log"
     try:

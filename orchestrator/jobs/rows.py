@@ -75,6 +75,16 @@ class _Record:
     error: str = ""
 
 
+def is_problem_file(text: str) -> bool:
+    """Tell whether a text is a file, or is meant as one: one word with a suffix of such files."""
+    if Path(text).suffix.lower() in _SUFFIXES and not any(map(str.isspace, text)):
+        return True
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        return False
+
+
 def detect_format(path: Path) -> Format:
     """Return the format of a file, by suffix and content.
 

@@ -6,7 +6,6 @@ from `orchestrator.studies.evaluate`; the command line renders the tables.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from orchestrator.jobs.job import Job
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
+from orchestrator.runtime.api import blocking
 from orchestrator.studies.evaluate import (
     References,
     Report,
@@ -102,7 +102,7 @@ def compare_answers(
 ) -> T:
     """Return the result of `work`, which receives an annotator that reads and compares answers.
 
-    The comparison processes end when `work` returns.
+    The comparison processes end when `work` returns. Works within an event loop, too.
     """
 
     async def compared() -> T:
@@ -111,7 +111,7 @@ def compare_answers(
         ) as workers:
             return await work(Annotator(replace(plan, verifiers=()), workers))
 
-    return asyncio.run(compared())
+    return blocking(compared)
 
 
 def references_in(
