@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from orchestrator.cli.options import (
     retry_option,
 )
 from orchestrator.cli.view.numbers import counted, one_line
-from orchestrator.cli.view.tables import print_traces, solution_table, summary_table, trace_row
+from orchestrator.cli.view.tables import print_traces, solution_table, summary_table
 from orchestrator.core.errors import EngineError, LeadlineError, PlanError, TooManyFailed
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
@@ -57,6 +58,7 @@ from orchestrator.jobs.source import (
 from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
+from orchestrator.report.rows import attempts_json
 from orchestrator.studies.evaluate import References, RightAnswers
 from orchestrator.studies.summary import Summary, correctness, summarise
 
@@ -170,7 +172,7 @@ def solve(
         title = f"{one_line(text)} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)
         results = job.results()
-        traces = sorted(job.journal.pool(problem.id), key=lambda t: t.ordinal)
+        traces = sorted(job.journal.arrived(problem.id), key=lambda t: t.ordinal)
     if not results:
         kept = f"finished traces are kept in {directory}; the same command continues"
         message(f"\nstopped; {kept if 'out' in flags else 'nothing is kept without --out'}")
@@ -189,9 +191,8 @@ def _print_solution(
 ) -> None:
     """Print the answer and its vote; the traces too, unless they are None."""
     if display.as_json:
-        rows = None if traces is None else list(map(trace_row, traces))
-        row = result_row(result)
-        print_json({"question": question, "result": row, "traces": rows, "seconds": seconds})
+        document = {"question": question, "result": result_row(result), "seconds": seconds}
+        print_json(document | ({} if traces is None else attempts_json(traces, result)))
         return
     console = results_console()
     if traces is not None:
@@ -245,7 +246,9 @@ def _run_job(
         title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)
         job.export()  # before the evaluation, which may fail or be interrupted
-        summary = _summary(job, plan, execution, source, file, references, outcome, n_resumed)
+        answers = {} if outcome.signal_number else references.answers
+        right = _correctness(job, answers, file, plan, execution)
+        summary = _summary(job, plan, source, file, references, right or {}, outcome, n_resumed)
     if display.as_json:
         print_json(summary)
     if outcome.signal_number:
@@ -265,7 +268,8 @@ def _run_job(
         if sys.stdout.isatty():
             results_console().print()
         results_console().print(summary_table(summary))
-    return _exit_code(summary, execution, resume_command)
+    exit_code = _exit_code(summary, execution, resume_command)
+    return 128 + signal.SIGINT if right is None else exit_code
 
 
 def _extent(job: Job, n_resumed: int) -> str:
@@ -303,22 +307,20 @@ def _run_remaining(
 def _summary(
     job: Job,
     plan: Plan,
-    execution: Execution,
     source: JobSource,
     file: ProblemFile,
     references: References,
+    right: Mapping[str, bool | None],
     outcome: Outcome,
     n_resumed: int,
 ) -> Summary:
     is_done = not outcome.signal_number
-    answers = references.answers if is_done else {}
-    domains = {problem.id: problem.domain for problem in file.problems}
     wants_batch = source.format == "openai-batch" or (
         source.format == "auto" and file.format is Format.OPENAI_BATCH
     )
     return summarise(
         job,
-        _correctness(job, answers, domains, plan, execution),
+        right,
         [reference.problem_id for reference in references.unreadable],
         seconds=outcome.seconds,
         start_seconds=outcome.start_seconds,
@@ -332,22 +334,23 @@ def _summary(
 
 
 def _correctness(
-    job: Job,
-    answers: RightAnswers,
-    domains: Mapping[str, str],
-    plan: Plan,
-    execution: Execution,
-) -> Mapping[str, bool | None]:
-    """Return which problems were answered correctly; nothing, with a note, if that fails."""
+    job: Job, answers: RightAnswers, file: ProblemFile, plan: Plan, execution: Execution
+) -> Mapping[str, bool | None] | None:
+    """Return which problems were answered correctly; nothing, with a note, if that fails.
+
+    None if the user interrupted it.
+    """
+    domains = {problem.id: problem.domain for problem in file.problems}
     try:
         return correctness(job.results(), answers, domains, plan, execution)
     except (LeadlineError, OSError, KeyboardInterrupt) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        is_interrupted = isinstance(error, KeyboardInterrupt)
         message(
-            f"note: the accuracy was not computed: {reason}; the results are complete. For the "
-            f"accuracy: leadline eval {shlex.quote(str(job.directory))}"
+            f"note: the accuracy was not computed: {'interrupted' if is_interrupted else error}; "
+            "the results are complete. For the accuracy: leadline eval "
+            f"{shlex.quote(str(job.directory))}"
         )
-        return {}
+        return None if is_interrupted else {}
 
 
 def _program() -> str:
