@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
+import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -210,6 +211,8 @@ def _opened(checked: _Run, directory: Path, retry_failed: bool) -> Iterator[Job]
     ) as job:
         if source is not None:
             write_source(job, checked.plan, checked.execution, source)
+        if job.damage:
+            warnings.warn(job.damage, stacklevel=2)
         yield job
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from orchestrator.core.values import Trace
@@ -15,4 +16,11 @@ def traces(directory: str | Path, problem_id: str) -> list[Trace]:
     can be read are returned, with a warning that names the others.
     """
     with Journal.for_reading(Path(directory) / "journal.db") as journal:
-        return sorted(journal.traces(problem_id), key=lambda t: t.ordinal)
+        read, faults = journal.readable_traces(problem_id)
+    if faults:
+        warnings.warn(
+            f"{len(faults)} rows of problem {problem_id!r} cannot be read and are left out; the "
+            f"first: {faults[0]}",
+            stacklevel=2,
+        )
+    return sorted(read, key=lambda trace: trace.ordinal)

@@ -242,6 +242,8 @@ def _run_job(
         ) as job,
     ):
         write_source(job, plan, execution, source)
+        if job.damage:
+            message(f"note: {job.damage}")
         n_resumed = len(file.problems) - len(job.remaining())
         title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)

@@ -37,7 +37,8 @@ EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
 class Job:
     """An open job directory.
 
-    `order` has the ids of all rows, `invalid` the results of the invalid ones.
+    `order` has the ids of all rows, `invalid` the results of the invalid ones. `damage` says how
+    many problems had rows in the journal that cannot be read; these problems count as failed.
     """
 
     directory: Path
@@ -46,6 +47,7 @@ class Job:
     invalid: Mapping[str, Result] = field(default_factory=dict)
     order: Sequence[str] = ()
     retry_failed: bool = True  # whether problems that failed in an earlier run are tried again
+    damage: str = ""
     _exported_at: float = 0.0
     _lock: os.stat_result | None = None  # of the lock file when it was locked
 
@@ -121,11 +123,25 @@ def open_job(
         _refuse_changed(journal, problems)
         ids = order if order is not None else [p.id for p in problems]
         by_id = {r.problem_id: r for r in invalid}
-        job = Job(directory, journal, problems, by_id, ids, retry_failed, time.monotonic(), lock)
+        job = Job(directory, journal, problems, by_id, ids, retry_failed, _damage(journal))
+        job._exported_at, job._lock = time.monotonic(), lock
         try:
             yield job
         finally:
             job.export()
+
+
+def _damage(journal: Journal) -> str:
+    """Make the problems with damaged rows failed ones; return a note on them, or ""."""
+    faults = journal.replace_damaged()
+    if not faults:
+        return ""
+    n, first = len(faults), faults[0]
+    problems = "1 problem counts" if n == 1 else f"{n:,} problems count"
+    return (
+        f"{journal.path} has damaged rows: {problems} as failed, and what can be read of it is "
+        f"kept; the first: {first.problem_id}: {first.fault}"
+    )
 
 
 @contextmanager
