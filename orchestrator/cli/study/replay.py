@@ -121,7 +121,7 @@ def replay(
 
     \b
     Examples:
-      leadline replay runs/arithmetic --strategy "consistency n=1,2,4,8" --strategy "adaptive n=8"
+      leadline replay runs/full --strategy "consistency n=1,2,4,8" --strategy "adaptive n=8"
       leadline replay 4B.json.gz 8B.json.gz --strategy "sounding risk=0.05,0.1,0.2" --plot
         frontier.svg
       leadline replay pool.json --strategy "consistency n=8" --selector majority --selector "best
