@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanFault
 from orchestrator.core.values import PluginSpec, Sampling
 
 # The tasks of a model pool that does not generate text, by vLLM's names of its pooling tasks, and
@@ -104,9 +104,10 @@ def plugin_spec(value: SpecLike, key: str, default_name: str = "") -> PluginSpec
         name = options.pop("name", default_name)
         if isinstance(name, str) and name:
             return PluginSpec(name, options)
-    raise PlanError(
+    raise PlanFault(
+        key,
         f"{key} = {value!r}: it must be the name of a plugin, {{'name': ..., OPTION: ...}} or a "
-        "PluginSpec"
+        "PluginSpec",
     )
 
 
@@ -164,7 +165,8 @@ class Plan:
             object.__setattr__(self, name, value)
         for name, kind in (("sampling", Sampling), ("budget", Budget)):
             if not isinstance(getattr(self, name), kind):
-                raise PlanError(f"{name} = {getattr(self, name)!r}: write {kind.__name__}(...)")
+                value = getattr(self, name)
+                raise PlanFault(name, f"{name} = {value!r}: write {kind.__name__}(...)")
 
     @property
     def default_model(self) -> str:
@@ -190,7 +192,7 @@ def _models(models: object) -> dict[str, Model]:
     """Return model pools; one path alone is the pool "main"."""
     pools = models if isinstance(models, Mapping) else {"main": models}
     if not pools:
-        raise PlanError("models is empty: name at least one model")
+        raise PlanFault("models", "models = {}: it must name at least one model")
     return {name: _model(model, f"models.{name}") for name, model in pools.items()}
 
 
@@ -199,9 +201,10 @@ def _model(model: object, key: str) -> Model:
         return Model(model)
     if isinstance(model, Model):
         return model
-    raise PlanError(
+    raise PlanFault(
+        key,
         f"{key} = {model!r}: it must be 'smollm2', 'sounder', a local folder, a hub name, or a "
-        "Model with such a path"
+        "Model with such a path",
     )
 
 

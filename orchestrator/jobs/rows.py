@@ -91,6 +91,11 @@ def detect_format(path: Path) -> Format:
     PlanError when it is missing, a directory, empty, binary or in no such format. A JSONL file
     whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
     """
+    if match := re.fullmatch(r"([a-z][a-z0-9+.-]+):/+(.*)", str(path)):  # Path drops a slash
+        raise PlanError(
+            f"{match[1]}://{match[2]} is an address, and only local files are read: download it "
+            "and name the file"
+        )
     head = _head(path)
     if head.startswith(b"PAR1"):
         return Format.PARQUET

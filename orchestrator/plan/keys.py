@@ -243,9 +243,10 @@ def read_section(section: str, table: Mapping[str, Any], prefix: str = "") -> di
     return values
 
 
-def takes_text(section: str, name: str) -> bool:
-    """Tell whether a key's value is a text."""
-    return section in SECTIONS and type_text(_hints(section).get(name)) == "str"
+def key_type(section: str, name: str) -> str:
+    """Return the type of a key as Python source; "" if there is no such key."""
+    hints = _hints(section) if section in SECTIONS else {}
+    return type_text(hints[name]) if name in hints else ""
 
 
 def refuse_unknown(table: Iterable[str], known: Collection[str], prefix: str) -> None:
