@@ -80,10 +80,11 @@ def run(
     `problems` is a problem file, a question, a row, a Problem, or a list of these; invalid rows of
     a file become results with the reason. `plan` may be a plan file, whose [execution] counts
     unless one is given. `out` is the job directory. With it, an interrupted run continues where it
-    stopped, and `retry_failed` tells whether problems that failed are tried again. Without it, the
-    journal is in a temporary directory. `progress` shows the progress on the error stream or in the
-    notebook (None: on a terminal and in notebooks only). PlanError, before anything starts, when
-    the plan cannot run.
+    stopped, and a finished job grows: with more problems, a larger n, another selector or another
+    budget, its traces are used again. `retry_failed` tells whether problems that failed are tried
+    again. Without `out`, the journal is in a temporary directory. `progress` shows the progress on
+    the error stream or in the notebook (None: on a terminal and in notebooks only). PlanError,
+    before anything starts, when the plan cannot run or the job cannot grow to it.
     """
     checked = _checked(problems, plan, execution)
 

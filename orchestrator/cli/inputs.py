@@ -5,7 +5,7 @@ Anything unusual in them is reported to the user.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from orchestrator.cli.console import message
@@ -55,17 +55,29 @@ def study_directory(loaded: LoadedPlan, flags: Mapping[str, str], name: str) -> 
     return loaded.out.with_name(f"{loaded.out.name}-{name}")
 
 
-def first_problems(path: str | Path, plan: Plan, limit: int) -> ProblemFile:
-    """Return the first `limit` rows of a problem file (0: all), with the plan's domain."""
-    return read_problems(path, default_domain=plan.domain, domains=plan.domains, limit=limit)
+def first_problems(
+    path: str | Path, plan: Plan, limit: int, begun: Collection[str] = ()
+) -> ProblemFile:
+    """Return the first `limit` rows of a problem file (0: all) and those begun, with the domain."""
+    return read_problems(
+        path, default_domain=plan.domain, domains=plan.domains, limit=limit, begun=begun
+    )
 
 
-def report_rows(file: ProblemFile, display: DisplayOptions) -> None:
-    """Print what is unusual about a problem file."""
+def report_rows(
+    file: ProblemFile, display: DisplayOptions, begun: Collection[str] = frozenset()
+) -> None:
+    """Print what is unusual about a problem file; `begun` are the problems that its job has."""
     if display.quiet:
         return
     for warning in file.warnings:
         message(f"note: {warning}")
+    if absent := sorted(set(begun).difference(file.order)):
+        are = "problem of this job is" if len(absent) == 1 else "problems of this job are"
+        message(
+            f"note: {len(absent):,} {are} no longer in the file, {absent[0]!r} first; the traces "
+            "are kept, and count again when the rows are back"
+        )
     if not file.invalid:
         return
     n = len(file.invalid)

@@ -68,7 +68,12 @@ limit_option = click.option(
     type=click.IntRange(min=1),
     callback=lambda ctx, param, value: value or 0,
     metavar="N",
-    help="Use only the first N rows of the problem file.",
+    help="Use only the first N rows of the problem file. Results that are there remain.",
+)
+fresh_option = click.option(
+    "--fresh",
+    is_flag=True,
+    help="Begin a new job beside one that is there: in DIR-2, DIR-3, ... Nothing is deleted.",
 )
 retry_option = click.option(
     "--retry-failed/--no-retry-failed",

@@ -33,6 +33,7 @@ from orchestrator.cli.options import (
     DisplayOptions,
     PlanCommand,
     display_options,
+    fresh_option,
     limit_option,
     plan_argument,
     retry_option,
@@ -49,10 +50,13 @@ from orchestrator.jobs.rows import Format
 from orchestrator.jobs.source import (
     PLAN_FILE,
     JobSource,
+    begun_problems,
+    fresh_directory,
     job_source,
     read_source,
-    require_same_file,
+    require_as_real,
     require_unchanged,
+    same_or_wider,
     write_source,
 )
 from orchestrator.plan import auto
@@ -68,18 +72,22 @@ _RESUMABLE = ("execution.", "supervision.")  # keys that may change when a job i
 @click.command(cls=PlanCommand)
 @plan_argument
 @limit_option
+@fresh_option
 @retry_option
 @display_options
 def run(
     plan_file: str | None,
     flags: Mapping[str, str],
     limit: int,
+    fresh: bool,
     retry_failed: bool,
     display: DisplayOptions,
 ) -> int:
     """Run a file of problems. The same command again continues an interrupted run.
 
-    It also tries problems again that failed, unless --no-retry-failed is given.
+    It also tries problems again that failed, unless --no-retry-failed is given. With a larger n,
+    more problems, another selector or budget, it continues from the traces that are there. A change
+    that makes them useless is refused, with the reason; --fresh begins another job instead.
 
     Every key of a plan is also a flag, and a flag wins over the file. Options of the strategy, the
     selector, the engine, a domain or a model are flags by their dotted names: --strategy.n 16,
@@ -89,14 +97,14 @@ def run(
     Examples:
       leadline run examples/arithmetic.toml
       leadline run --problems problems.jsonl --strategy adaptive --strategy.n 32
-      leadline run plan.toml --sampling.temperature 0.9 --out runs/hotter --limit 20
+      leadline run plan.toml --sampling.temperature 0.9 --fresh --limit 20
     """
     loaded = read_plan(plan_file, flags)
     problems, directory = problems_and_directory(loaded, "run")
-    source = job_source(problems, limit, loaded.format)
-    require_same_file(directory, source)
+    directory = fresh_directory(directory) if fresh else directory
+    source = same_or_wider(directory, job_source(problems, limit, loaded.format))
     plan = _with_recorded_choice(loaded, directory)
-    return _run_job(directory, plan, loaded.execution, source, display, retry_failed)
+    return _run_job(directory, plan, loaded.execution, source, display, retry_failed, limit)
 
 
 @click.command(cls=PlanCommand, accepts=lambda key: key.startswith(_RESUMABLE))
@@ -108,8 +116,8 @@ def resume(
 ) -> int:
     """Continue an interrupted job from its directory alone.
 
-    Problems that failed are tried again, unless --no-retry-failed is given. The plan is the one
-    that the job started with. Only what decides no answer may change: the flags of `execution` and
+    Problems that failed are tried again, unless --no-retry-failed is given. The plan is that of the
+    last `leadline run`. Only what decides no answer may change: the flags of `execution` and
     `supervision`.
 
     \b
@@ -222,10 +230,13 @@ def _run_job(
     source: JobSource,
     display: DisplayOptions,
     retry_failed: bool,
+    limit: int = 0,
 ) -> int:
-    """Run the remaining problems of a job and print the summary."""
-    file = first_problems(source.problems, plan, source.limit)
-    report_rows(file, display)
+    """Run the remaining problems of a job, in its first `limit` rows, and print the summary."""
+    require_as_real(directory, execution.engine.name)
+    begun = begun_problems(directory)
+    file = first_problems(source.problems, plan, source.limit, begun)
+    report_rows(file, display, begun)
     domains = {problem.id: problem.domain for problem in file.problems}
     references = references_and_notes(source.problems, domains, plan, execution)
     _report_choice(plan, display)
@@ -239,12 +250,14 @@ def _run_job(
             file.invalid,
             file.order,
             retry_failed=retry_failed,
+            chosen=frozenset(file.order[:limit]) if limit else None,
         ) as job,
     ):
         write_source(job, plan, execution, source)
         if job.damage:
             message(f"note: {job.damage}")
-        n_resumed = len(file.problems) - len(job.remaining())
+        _report_growth(job, display)
+        n_resumed = len(file.problems) - len(job.unfinished())
         title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
         outcome = _run_remaining(job, plan, execution, title, display)
         job.export()  # before the evaluation, which may fail or be interrupted
@@ -272,6 +285,14 @@ def _run_job(
         results_console().print(summary_table(summary))
     exit_code = _exit_code(summary, execution, resume_command)
     return 128 + signal.SIGINT if right is None else exit_code
+
+
+def _report_growth(job: Job, display: DisplayOptions) -> None:
+    """Print what changed in the plan of a job that grows."""
+    if job.growth and not display.quiet:
+        taken = counted(job.growth.n_traces, "trace")
+        lines = [f"{job.directory} continues with a changed plan, from the {taken} that it has:"]
+        message("\n  ".join([*lines, *job.growth.changes]))
 
 
 def _extent(job: Job, n_resumed: int) -> str:

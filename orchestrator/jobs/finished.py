@@ -7,14 +7,14 @@ a job that still runs, the reader gets its current state. Not covered: reference
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from orchestrator.core.errors import JournalError, PlanError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.values import Problem, Result, Trace
 from orchestrator.jobs.journal import Journal, digest
 from orchestrator.jobs.problems import ProblemFile, read_problems
@@ -43,11 +43,23 @@ class FinishedJob:
         """Return a problem's traces as they arrived; a dropped one with the answer that it gave."""
         return self.undropped.get(problem_id, self.pools.get(problem_id, []))
 
+    @property
+    def growing(self) -> str:
+        """A note on the results of the plan before the job's last one; "" if there are none."""
+        last = fingerprint(self.plan)
+        n = sum(r.fingerprint not in ("", last) for r in self.results_in_order())
+        return (
+            f"{n:,} of the results are from before the plan changed; to renew them: leadline "
+            f"resume {self.directory}"
+            if n
+            else ""
+        )
+
     def problem_file(self) -> ProblemFile | None:
         """Return the rows that the job answers, as they are now; None where there is no file."""
         if self.source is None or not Path(self.source.problems).is_file():
             return None
-        return self._read(self.source.problems, self.source.limit)
+        return self._read(self.source.problems, self.source.limit, self.digests)
 
     def results_in_order(self) -> list[Result]:
         """Return the results, those of invalid rows included, in the order of the problem file."""
@@ -97,9 +109,13 @@ class FinishedJob:
             "give the one with the reference answers: --problems FILE"
         )
 
-    def _read(self, path: str, limit: int = 0) -> ProblemFile:
+    def _read(self, path: str, limit: int = 0, begun: Collection[str] = ()) -> ProblemFile:
         return read_problems(
-            path, default_domain=self.plan.domain, domains=self.plan.domains, limit=limit
+            path,
+            default_domain=self.plan.domain,
+            domains=self.plan.domains,
+            limit=limit,
+            begun=begun,
         )
 
 

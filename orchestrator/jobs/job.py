@@ -1,15 +1,15 @@
 """A job on disk: one directory with the plan, the journal and results.jsonl.
 
-Running a job again resumes it; a changed plan is refused. The one rule: results.jsonl is a view of
-the journal in input order, rewritten atomically from time to time and whenever a run ends, even
-with an error. Only one process at a time may use a job directory. No engine is started here.
+Running a job again resumes it, and lets it grow (`jobs.growth`). The one rule: results.jsonl is a
+view of the journal in input order, rewritten atomically from time to time and whenever a run ends,
+even with an error. Only one process at a time may use a job directory. No engine is started here.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -19,17 +19,19 @@ import filelock
 import msgspec
 
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
-from orchestrator.core.plan import Plan, differences, document, fingerprint
-from orchestrator.core.values import Problem, Result
+from orchestrator.core.plan import Plan, document, fingerprint
+from orchestrator.core.values import Problem, Result, changed
 from orchestrator.jobs.files import (
     indented_json,
     make_private,
     remove_leftovers,
     write_atomically,
 )
+from orchestrator.jobs.growth import Growth, grow
 from orchestrator.jobs.journal import Journal, digest
 
 _LOCK = "lock"
+_ANOTHER = "start another job: with --out DIRECTORY, or beside this one with `leadline run --fresh`"
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
 
 
@@ -37,8 +39,9 @@ EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
 class Job:
     """An open job directory.
 
-    `order` has the ids of all rows, `invalid` the results of the invalid ones. `damage` says how
-    many problems had rows in the journal that cannot be read; these problems count as failed.
+    `order` has the ids of all rows, `invalid` the results of the invalid ones. `growth` tells what
+    it took over from another plan when it was opened; `damage` how many problems had rows in the
+    journal that cannot be read, and so count as failed.
     """
 
     directory: Path
@@ -47,6 +50,9 @@ class Job:
     invalid: Mapping[str, Result] = field(default_factory=dict)
     order: Sequence[str] = ()
     retry_failed: bool = True  # whether problems that failed in an earlier run are tried again
+    chosen: Collection[str] | None = None  # the ids of the problems that this run works on
+    fingerprint: str = ""  # of its plan
+    growth: Growth | None = None
     damage: str = ""
     _exported_at: float = 0.0
     _lock: os.stat_result | None = None  # of the lock file when it was locked
@@ -56,16 +62,28 @@ class Job:
         """Return the path of results.jsonl."""
         return self.directory / "results.jsonl"
 
-    def remaining(self) -> list[Problem]:
-        """Return the problems that have no result yet, or failed before, in input order."""
-        concluded = self.journal.concluded()
+    def unfinished(self) -> list[Problem]:
+        """Return the problems without a result of this plan, or that failed, in input order."""
+        concluded = self.journal.concluded(self.fingerprint)
         if self.retry_failed:
             concluded -= self.journal.failed()
         return [p for p in self.problems if p.id not in concluded]
 
+    def remaining(self) -> list[Problem]:
+        """Return those of them that this run works on."""
+        return [p for p in self.unfinished() if self.chosen is None or p.id in self.chosen]
+
     def results(self) -> list[Result]:
-        """Return the results so far, in input order, those of invalid rows included."""
-        known = {r.problem_id: r for r in self.journal.results()} | dict(self.invalid)
+        """Return the results so far, in input order, those of invalid rows included.
+
+        A problem that has none of this plan yet keeps that of the plan that it was begun with.
+        """
+        known = {r.problem_id: r for r in self.journal.results()}
+        for problem in self.problems:  # a row's tags may change at any time
+            result = known.get(problem.id)
+            if result is not None and result.tags != problem.tags:
+                known[problem.id] = changed(result, tags=problem.tags)
+        known |= self.invalid
         return [known[i] for i in self.order if i in known]
 
     def export(self) -> None:
@@ -104,12 +122,13 @@ def open_job(
     order: Sequence[str] | None = None,
     *,
     retry_failed: bool = True,
+    chosen: Collection[str] | None = None,
 ) -> Iterator[Job]:
-    """Yield the job of this plan in this directory, new or resumed.
+    """Yield the job of this plan in this directory, new, resumed or grown from another plan.
 
-    JobBusyError when another process uses it; PlanError, naming the differences, when it was
-    started with another plan or with other texts for the same ids. However the block ends,
-    results.jsonl is written once more and the directory is released.
+    JobBusyError when another process uses it; PlanError, naming the differences, when it cannot
+    grow to this plan, or has other texts for the same ids. However the block ends, results.jsonl is
+    written once more and the directory is released.
     """
     try:
         make_private(directory)
@@ -119,12 +138,22 @@ def open_job(
         ) from error
     with _held(directory) as lock, Journal(directory / "journal.db") as journal:
         remove_leftovers(directory)
-        _claim(directory, journal, plan)
-        _refuse_changed(journal, problems)
-        ids = order if order is not None else [p.id for p in problems]
-        by_id = {r.problem_id: r for r in invalid}
-        job = Job(directory, journal, problems, by_id, ids, retry_failed, _damage(journal))
-        job._exported_at, job._lock = time.monotonic(), lock
+        damage = _damage(journal)
+        growth = _claim(directory, journal, plan, problems)
+        job = Job(
+            directory,
+            journal,
+            problems,
+            invalid={r.problem_id: r for r in invalid},
+            order=order if order is not None else [p.id for p in problems],
+            retry_failed=retry_failed,
+            chosen=chosen,
+            fingerprint=fingerprint(plan),
+            growth=growth,
+            damage=damage,
+            _exported_at=time.monotonic(),
+            _lock=lock,
+        )
         try:
             yield job
         finally:
@@ -173,37 +202,49 @@ def _is_same(known: os.stat_result, path: Path) -> bool:
         return False
 
 
-def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
-    """Write the plan into a new job; refuse a changed one."""
-    mine = fingerprint(plan)
-    theirs = journal.meta("fingerprint")
-    current = msgspec.json.decode(msgspec.json.encode(document(plan)))
-    if theirs is None:
-        written = {"fingerprint": mine, "versions": versions(), "plan": current}
-        write_atomically(directory / "plan.json", indented_json(written))
-        journal.set_meta("plan", msgspec.json.encode(current).decode())
+def _claim(
+    directory: Path, journal: Journal, plan: Plan, problems: Sequence[Problem]
+) -> Growth | None:
+    """Make the job one of this plan; refuse a plan, or texts, that its traces are not of."""
+    mine, before = fingerprint(plan), journal.meta("fingerprint")
+    growth = None
+    if journal.has_begun():
+        _refuse_changed(journal, problems)
+        try:
+            growth = grow(journal, plan, problems)
+        except PlanError as error:
+            raise PlanError(f"{error}\nChange it back to continue, or {_ANOTHER}.") from error
+    elif before != mine:
+        journal.forget()
+    if before == mine:
+        return growth
+    current = msgspec.json.encode(document(plan)).decode()
+    if before is not None and journal.meta(f"plan {before}") is None:  # of an earlier version
+        journal.set_meta(f"plan {before}", journal.meta("plan") or "{}")
+    if before is None:
         journal.set_meta("versions", msgspec.json.encode(versions()).decode())
-        journal.set_meta("fingerprint", mine)
-    elif theirs != mine:
-        old = msgspec.json.decode(journal.meta("plan") or "{}")
-        changed = (
-            "\n  ".join(differences(old, current))
-            or "the meaning of plans, with the version of Leadline"
-        )
-        raise PlanError(
-            f"{directory} was started with another plan; the differences:\n  {changed}\n"
-            "Change it back to continue, or start another job with --out DIRECTORY."
-        )
+    journal.set_meta(f"plan {mine}", current)
+    journal.set_meta("plan", current)
+    journal.set_meta("fingerprint", mine)
+    written = {
+        "fingerprint": mine,
+        "versions": msgspec.json.decode(journal.meta("versions") or "{}"),
+        "plan": msgspec.json.decode(current),
+    }
+    write_atomically(directory / "plan.json", indented_json(written))
+    return growth
 
 
 def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
     known = journal.digests()
-    changed = [p.id for p in problems if known.get(p.id, "") not in ("", digest(p))]
-    if changed:
+    others = [p.id for p in problems if known.get(p.id, "") not in ("", digest(p))]
+    if others:
+        n, verb, them = len(others), "have", "they were"
+        if n == 1:
+            verb, them = "has", "it was"
         raise PlanError(
-            f"{len(changed)} problems have another text than when they were started, "
-            f"{changed[0]!r} first; "
-            "change them back, give them new ids, or start another job with --out DIRECTORY"
+            f"{n:,} problem{'s' * (n > 1)} {verb} another text than when {them} started, "
+            f"{others[0]!r} first; change that back, use a new id, or {_ANOTHER}"
         )
 
 

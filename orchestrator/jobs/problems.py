@@ -55,9 +55,14 @@ class _Invalid(Exception):
 
 
 def read_problems(
-    path: str | Path, *, default_domain: str, domains: Collection[str] = (), limit: int = 0
+    path: str | Path,
+    *,
+    default_domain: str,
+    domains: Collection[str] = (),
+    limit: int = 0,
+    begun: Collection[str] = (),
 ) -> ProblemFile:
-    """Return the problems of a file, of its first `limit` rows.
+    """Return the problems of a file: of its first `limit` rows, and those with an id in `begun`.
 
     With limit 0 all rows count. `default_domain` is for rows that name none; `domains` are names
     that rows may use in addition to the installed domains (a plan's own). The plan sets the model
@@ -86,14 +91,13 @@ def read_problems(
         raise PlanError(_nothing(path, invalid))
     warnings = tuple(_warnings(path, n_derived, ignored))
     rows = (tuple(problems), tuple(invalid), warnings, tuple(order))
-    return _first(ProblemFile(*rows, kind, path), limit)
+    file = ProblemFile(*rows, kind, path)
+    return _first(file, limit, begun) if limit else file
 
 
-def _first(file: ProblemFile, limit: int) -> ProblemFile:
-    if not limit:
-        return file
-    order = file.order[:limit]
-    kept = set(order)
+def _first(file: ProblemFile, limit: int, begun: Collection[str]) -> ProblemFile:
+    kept = {*file.order[:limit], *begun}
+    order = tuple(id for id in file.order if id in kept)
     problems = tuple(p for p in file.problems if p.id in kept)
     if not problems:
         raise PlanError(

@@ -6,18 +6,20 @@ execution are stored next to it in plan.toml, which loads like any plan file. No
 
 from __future__ import annotations
 
+import itertools
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.jobs.files import sha256, write_atomically
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.journal import Journal
+from orchestrator.jobs.rows import detect_format, iter_rows
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import plan_toml
 
@@ -48,24 +50,24 @@ def job_source(problems: Path, limit: int, format: str) -> JobSource:
 def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
     """Store a source and the plan in a job.
 
-    JournalError when the write fails; PlanError when this run uses the engine `fake`, which invents
-    answers, and the last one did not, or the reverse.
+    JournalError when the write fails; PlanError as in `require_as_real`.
     """
-    _require_as_real(job, execution.engine.name)
+    require_as_real(job.directory, execution.engine.name)
     text = plan_toml(plan, execution, problems=source.problems, out=str(job.directory.resolve()))
     write_atomically(job.directory / PLAN_FILE, text.encode())
     job.journal.set_meta(_META, msgspec.json.encode(source).decode())
 
 
-def _require_as_real(job: Job, engine: str) -> None:
-    record = job.directory / PLAN_FILE
-    if not record.is_file() or not job.journal.n_traces():
+def require_as_real(directory: Path, engine: str) -> None:
+    """Refuse the engine `fake`, which invents answers, for another one's job, and the reverse."""
+    record = directory / PLAN_FILE
+    if not record.is_file() or not begun_problems(directory):
         return
     tables = tomllib.loads(record.read_text())
     before = tables.get("execution", tables.get("fleet", {})).get("engine", {}).get("name", engine)
     if (before == FAKE) != (engine == FAKE):
         raise PlanError(
-            f"{job.directory} was started with the engine {before!r}, and {engine!r} must not "
+            f"{directory} was started with the engine {before!r}, and {engine!r} must not "
             f"continue it: the answers of {FAKE!r} are invented. Choose another with --out DIR"
         )
 
@@ -82,15 +84,65 @@ def read_source(directory: Path) -> JobSource | None:
     return None if text is None else msgspec.json.decode(text, type=JobSource)
 
 
+def begun_problems(directory: Path) -> frozenset[str]:
+    """Return the ids of a job's problems; none before its first trace, when it owns nothing yet."""
+    if not (directory / "journal.db").is_file():
+        return frozenset()
+    with Journal.for_reading(directory / "journal.db") as journal:
+        return frozenset(journal.digests() if journal.has_begun() else ())
+
+
+def fresh_directory(directory: Path) -> Path:
+    """Return the first of DIR, DIR-2, DIR-3, ... in which a new job can begin."""
+    if not begun_problems(directory):
+        return directory
+    names = (f"{directory.name}-{number}" for number in itertools.count(2))
+    beside = (directory.with_name(name) for name in names)
+    return next(d for d in beside if not d.exists() or _has_idle_job(d))
+
+
+def _has_idle_job(directory: Path) -> bool:
+    return (directory / "journal.db").is_file() and not begun_problems(directory)
+
+
+def same_or_wider(directory: Path, source: JobSource) -> JobSource:
+    """Return a source with the limit that its job had before, if that is wider.
+
+    PlanError for the problems of another file, unless it has all of the job's too: the results of
+    others would replace them.
+    """
+    require_same_file(directory, source)
+    before = read_source(directory) if begun_problems(directory) else None
+    if before is None or not source.limit:
+        return source
+    return replace(source, limit=max(before.limit, source.limit) if before.limit else 0)
+
+
 def require_same_file(directory: Path, source: JobSource) -> None:
-    """Refuse another problem file in a job's directory: its results would replace the first's."""
-    before = read_source(directory) if (directory / "journal.db").is_file() else None
+    """Refuse a file that lacks problems of a job that was begun with another one."""
+    begun = begun_problems(directory)
+    before = read_source(directory) if begun else None
     if before is None or before.problems == source.problems or before.sha256 == source.sha256:
         return
-    raise PlanError(
-        f"{directory} was started with the problems of {before.problems}; "
-        f"for {source.problems} choose another with --out DIRECTORY"
-    )
+    path = Path(source.problems)
+    lacking = begun.difference(row.id for row in iter_rows(path, detect_format(path)))
+    if lacking:
+        raise PlanError(
+            f"{directory} was started with the problems of {before.problems}, and {path} lacks "
+            f"{len(lacking):,} of them; choose another with --out DIRECTORY, or add --fresh to "
+            "`leadline run`"
+        )
+
+
+def require_same_plan(directory: Path, plan: Plan) -> None:
+    """Refuse the directory of a job that was begun with another plan."""
+    if not begun_problems(directory):
+        return
+    with Journal.for_reading(directory / "journal.db") as journal:
+        if journal.meta("fingerprint") != fingerprint(plan):
+            raise PlanError(
+                f"{directory} was started with another plan; choose another with --out DIRECTORY"
+            )
 
 
 def require_unchanged(directory: Path, source: JobSource, plan: Plan) -> None:

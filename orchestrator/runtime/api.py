@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from orchestrator.core.plan import Plan
@@ -17,11 +18,12 @@ from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Result
 from orchestrator.engines.supervised import Clock, SupervisedEngine
 from orchestrator.jobs.job import Job
+from orchestrator.jobs.sessions import load_explorer
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.runtime.driver import Driver, Explorer, Progress
+from orchestrator.runtime.driver import Driver, Progress
 from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers
 from orchestrator.runtime.verify import VerifierRunner
 
@@ -63,24 +65,17 @@ async def run_job(
         )
         verifiers = VerifierRunner(plan, engine, isolated, execution.window)
         annotator = Annotator(plan, workers, verifiers)
-        driver = Driver(plan, execution, explorer, engine, annotator, job.journal)
+        driver = Driver(plan, execution, explorer, engine, annotator, job.journal, job.growth)
         driver.progress.outages = engine.outages
-        driver.progress.n_problems = len(job.problems)
+        n_done = len(job.problems) - len(job.unfinished())
+        driver.progress.n_problems = n_done + len(remaining)
         driver.progress.n_failed = len(job.journal.failed() - {p.id for p in remaining})
-        driver.progress.n_resumed = driver.progress.n_done = len(job.problems) - len(remaining)
+        driver.progress.n_resumed = driver.progress.n_done = n_done
         progress(driver.progress)
         async with contextlib.aclosing(driver.run(remaining)) as results:
             async for result in results:
                 job.export_if_old()
                 yield result
-
-
-def load_explorer(plan: Plan) -> Explorer:
-    """Return a plan's strategy and selector with their metrics; PluginError as in `load`."""
-    strategy = registry.load("strategies", plan.strategy)
-    selector = registry.load("selectors", plan.selector)
-    metrics = (*registry.metrics(strategy), *registry.metrics(selector))
-    return Explorer(strategy, selector, tuple(dict.fromkeys(metrics)))
 
 
 def blocking(work: Callable[[], Coroutine[object, object, T]]) -> T:
@@ -93,18 +88,26 @@ def blocking(work: Callable[[], Coroutine[object, object, T]]) -> T:
     except RuntimeError:
         return asyncio.run(work())
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Future[T]]] = Future()
+    outcome: Future[T] = Future()
 
     async def run() -> T:
         task = asyncio.ensure_future(work())
         started.set_result((asyncio.get_running_loop(), task))
         return await task
 
-    with ThreadPoolExecutor(1, thread_name_prefix="leadline") as pool:
-        future = pool.submit(lambda: asyncio.run(run()))
+    def run_in_thread() -> None:
         try:
-            return future.result()
-        except KeyboardInterrupt:
-            loop, task = started.result()
-            with contextlib.suppress(RuntimeError):  # the loop came to its end
-                loop.call_soon_threadsafe(task.cancel)
-            raise
+            outcome.set_result(asyncio.run(run()))
+        except BaseException as error:  # noqa: BLE001  # the waiting thread raises it
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run_in_thread, name="leadline")
+    try:
+        thread.start()
+        return outcome.result()
+    except KeyboardInterrupt:
+        loop, task = started.result()
+        with contextlib.suppress(RuntimeError):  # the loop came to its end
+            loop.call_soon_threadsafe(task.cancel)
+        outcome.exception()
+        raise

@@ -8,6 +8,7 @@ limits the requests in flight, and earlier problems have priority. Nothing here 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import heapq
 import sys
@@ -19,15 +20,16 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from orchestrator.core.errors import JournalError, LeadlineError, TooManyFailed, describe
-from orchestrator.core.plan import Plan, fingerprint
-from orchestrator.core.protocols import Engine, Selector, Strategy
+from orchestrator.core.plan import Plan
+from orchestrator.core.protocols import Engine
 from orchestrator.core.session import Effect, Session, Start
 from orchestrator.core.values import Finish, Problem, Purpose, Request, Result, Status, Trace
-from orchestrator.core.votes import VOTING, conclude
+from orchestrator.core.votes import VOTING
 from orchestrator.engines.reply import trace_for
 from orchestrator.engines.supervised import Outages
+from orchestrator.jobs.growth import Growth, forget_failures
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
-from orchestrator.jobs.retry import usable
+from orchestrator.jobs.sessions import Explorer, request_of
 from orchestrator.plan.execution import Execution, Supervision
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.verify import checked_reply
@@ -82,15 +84,6 @@ class _Open:
     share: float = 0.0  # the share of its full sampling that has arrived
 
 
-@dataclass(frozen=True, slots=True)
-class Explorer:
-    """The loaded strategy and selector of a plan, and the metrics that they need."""
-
-    strategy: Strategy
-    selector: Selector
-    metrics: tuple[str, ...] = ()
-
-
 class Driver:
     """Runs problems through an engine, with one `run` per Driver."""
 
@@ -102,15 +95,17 @@ class Driver:
         engine: Engine,
         annotator: Annotator,
         journal: Journal,
+        growth: Growth | None = None,
     ) -> None:
         self.progress = Progress()
+        self._last = growth.last if growth else {}
+        self._again: set[tuple[str, int]] = set()  # journalled traces that arrive once more
         self._plan = plan
         self._execution = execution
         self._explorer = explorer
         self._engine = engine
         self._annotator = annotator
         self._journal = journal
-        self._fingerprint = fingerprint(plan)
         self._open: dict[str, _Open] = {}
         # a heap: earlier problems first, then order of submission
         self._waiting: list[tuple[int, int, _Open, Request]] = []
@@ -147,7 +142,7 @@ class Driver:
                         raise self._failure
                     batch, self._events = self._events, []
                     if batch:
-                        await loop.run_in_executor(writer, self._journal.append, batch)
+                        await loop.run_in_executor(writer, self._write, batch)
                     self._deliver(batch)
                     more = self._fill(source)
                     done, self._concluded = self._concluded, []
@@ -157,15 +152,19 @@ class Driver:
             await self._stop_tasks()
             writer.shutdown()
             if not isinstance(sys.exception(), JournalError):
-                self._journal.append(self._events)  # arrived traces have cost tokens: keep them
+                self._write(self._events)  # arrived traces have cost tokens: keep them
                 self._events = []
+
+    def _write(self, batch: Sequence[Event]) -> None:
+        self._journal.append([e for e in batch if not self._arrives_again(e)])
 
     def _deliver(self, batch: Sequence[Event]) -> None:
         """Deliver durable events to their sessions, and perform the resulting effects."""
         for event in batch:
             if isinstance(event, Arrived):
                 opened = self._open[event.problem_id]
-                self._count(opened, event.trace)
+                if not self._arrives_again(event):
+                    self._count(opened, event.trace)
                 self._perform(opened, self._receive(opened, event.trace))
             elif isinstance(event, Stopped):
                 stopped = self._open.get(event.problem_id)
@@ -202,17 +201,7 @@ class Driver:
         if opened.stop_timer is not None:
             opened.stop_timer.cancel()
         result = self._watchdog.bounded(
-            lambda: conclude(
-                session.problem,
-                list(session.traces.values()),
-                self._explorer.selector,
-                n_planned=self._n_planned,
-                stopped_by=session.stopped_by,
-                error=session.error,
-                seconds=self._elapsed(opened),
-                fingerprint=self._fingerprint,
-                dropped=session.dropped,
-            )
+            lambda: self._explorer.result(session, self._elapsed(opened))
         )
         self._post(Concluded(result))
 
@@ -252,14 +241,14 @@ class Driver:
 
     def _open_problem(self, order: int, problem: Problem) -> None:
         loop = asyncio.get_running_loop()
-        session = Session(problem, self._explorer.strategy, self._plan, self._explorer.metrics)
+        session = self._explorer.session(problem)
         opened = self._open[problem.id] = _Open(
             order, session, Classes(), time.monotonic(), self.progress.outages.total_seconds()
         )
         if problem.id in self._journalled:
             effects = self._replay(opened)
         else:
-            self._post(Opened(problem.id, digest(problem)))
+            self._post(Opened(problem.id, digest(problem), self._explorer.fingerprint))
             effects = self._guarded(opened, session.start)
         if self._plan.budget.seconds and session.exploring:
             left = max(0.0, self._plan.budget.seconds - self._elapsed(opened))
@@ -269,33 +258,44 @@ class Driver:
     def _replay(self, opened: _Open) -> list[Effect]:
         """Rebuild a session from its journalled events; return the effects it still requires."""
         session, problem_id = opened.session, opened.session.problem.id
-        self._guarded(opened, session.start)
         failed_before = problem_id in self._failed_before
-        for event in (
-            usable(self._journal, session) if failed_before else self._journal.events(problem_id)
-        ):
+        if failed_before:
+            self._forget_failures(session.problem)
+        self._guarded(opened, session.start)
+        events = list(self._journal.events(problem_id))
+        n_last = 0 if failed_before else self._last.get(problem_id, 0)
+        for number, event in enumerate(events, n_last - len(events)):
             if not failed_before:
                 opened.began = min(opened.began, time.monotonic() - event.elapsed)
             if isinstance(event, Stopped):
-                session.stop(event.reason)
+                if number <= 0:  # a later one ended nothing
+                    session.stop(event.reason)
                 continue
-            if event.trace.ordinal not in session.running:
-                raise JournalError(
-                    f"problem {problem_id}: the journal has trace {event.trace.ordinal}, "
-                    "which the strategy did not start this time; it is not deterministic, or its "
-                    "code has changed. Continue with the old code, or choose another job directory"
-                )
             if event.trace.answer is not None:
                 opened.classes.restore(event.trace.answer)
-            self._receive(opened, event.trace)
+            if number < 0:
+                request_of(session, event.trace)
+                self._receive(opened, event.trace)
+            else:
+                self._again.add((problem_id, event.trace.ordinal))
+                self._post(event)
         self._note_attempts(
             opened, sum(t.purpose in VOTING and t.parent is None for t in session.traces.values())
         )
         for request in session.lost():
-            self._note_continuation(opened, request)
-            note = "cancelled; its tokens were lost with the process that ran it"
-            self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
-        return [Start(request) for request in session.owed()]
+            if request.identity not in self._again:
+                self._note_continuation(opened, request)
+                note = "cancelled; its tokens were lost with the process that ran it"
+                self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
+        return [Start(request) for request in session.owed() if request.identity not in self._again]
+
+    def _arrives_again(self, event: Event) -> bool:
+        return isinstance(event, Arrived) and (event.problem_id, event.trace.ordinal) in self._again
+
+    def _forget_failures(self, problem: Problem) -> None:
+        old, new = (self._explorer.session(problem) for _ in range(2))
+        with contextlib.suppress(Overrun):  # then it fails again, with the traces that it has
+            forget_failures(self._journal, old, new, self._watchdog.bounded)
 
     def _enqueue(self, opened: _Open, request: Request) -> None:
         self._note_continuation(opened, request)

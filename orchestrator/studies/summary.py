@@ -52,8 +52,9 @@ class Fault:
 class Summary:
     """The outcome of a run.
 
-    `n_open` problems have no result yet; `n_resumed` had a result before this run. Paths are
-    written as the user would write them.
+    `n_open` problems have no result of this plan yet; `n_outdated` of them have that of the plan
+    before it changed. `n_resumed` had a result before this run. Paths are written as the user would
+    write them.
     """
 
     directory: str
@@ -73,6 +74,7 @@ class Summary:
     paused_seconds: float = 0.0  # of this run, in which no new request was sent
     retry_reason: str = ""  # of the last of them
     chosen: str = ""  # the strategy that `auto` resolved to, and the reason
+    n_outdated: int = 0
 
     @property
     def all_failed(self) -> bool:
@@ -220,12 +222,15 @@ def summarise(
     serving = seconds - start_seconds
     results = job.results()
     n_undecided, undecided = job.journal.notes()
+    n_valid = sum(r.status is not Status.INVALID for r in results)
+    n_current = sum(r.fingerprint == job.fingerprint for r in results)
     return Summary(
         directory=str(job.directory),
         results=str(job.results_path),
         batch_output=None if batch_output is None else str(batch_output),
         report=report(results, right, seconds, unreadable),
-        n_open=len(job.problems) - sum(r.status is not Status.INVALID for r in results),
+        n_open=len(job.problems) - n_current,
+        n_outdated=n_valid - n_current,
         n_resumed=n_resumed,
         start_seconds=start_seconds,
         tokens_per_second=n_new_tokens / serving if serving > 0 and n_new_tokens else None,

@@ -244,6 +244,7 @@ def test_the_attempts_of_a_job_are_read_again(cli: Run) -> None:
 # Two answers
 
 
+@pytest.mark.slow  # a process of its own for each pair
 @pytest.mark.parametrize(
     ("a", "b", "domain", "equal", "reason"),
     [

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from orchestrator.kit.answers.find import find_answer, last_line, sentences
 from orchestrator.kit.answers.languages import LANGUAGES, Language
-from orchestrator.kit.answers.statements import Mark, Statement
+from orchestrator.kit.answers.statements.statement import Mark, Statement
 
 _NOUNS = ("answer", "option", "choice")
 _DECORATION = re.compile(

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
 from orchestrator.kit.answers.find import is_silent, reply
-from orchestrator.kit.answers.statements import Mark, Statement, statements
+from orchestrator.kit.answers.statements.explicit import statements
+from orchestrator.kit.answers.statements.statement import Mark, Statement
 
 _FENCE = re.compile(r"^[ \t]{0,8}```[`]{0,3}[ \t]{0,3}([\w-]{0,20})[^\n`]{0,80}$", re.MULTILINE)
 _MAX_BLOCKS = 16

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 from orchestrator.kit.answers.find import find_answer, first_sentence
 from orchestrator.kit.answers.latex import leading_expression, statement_values
 from orchestrator.kit.answers.numbers import quantity, rational_key, tidy, unwrap
-from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
+from orchestrator.kit.answers.statements.explicit import statements
+from orchestrator.kit.answers.statements.statement import MAX_ANSWER_CHARS, Mark, Statement
 from verifiers.answers.algebra import words
 from verifiers.answers.algebra.formulas.notation import compatible
 from verifiers.answers.prose import is_prose
@@ -118,8 +119,8 @@ class Math:
             is_all = unwrap(text) == leading_expression(text)
             return text if quantity(text) is not None or is_all else None
         if statement.mark is Mark.BOX:
-            texts = [text for text in map(unwrap, values) if _normal(text)]
-            return ", ".join(dict.fromkeys(texts)) or None
+            texts = {self.canonical(text): text for text in map(unwrap, values) if _normal(text)}
+            return ", ".join(texts.values()) or None
         return values[0] if len(values) == 1 else _words(statement)
 
 

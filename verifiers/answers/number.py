@@ -23,7 +23,7 @@ from orchestrator.kit.answers.latex import (
     statement_values,
 )
 from orchestrator.kit.answers.numbers import measurement
-from orchestrator.kit.answers.statements import Statement
+from orchestrator.kit.answers.statements.statement import Statement
 
 _PRECISION = Context(prec=60, rounding=ROUND_HALF_EVEN)  # Decimal.ln rounds correctly everywhere
 # apart from a number: the form of a cell, which no reply writes

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from orchestrator.kit.answers.find import first_sentence, latest_answer, reply
-from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement, statements
+from orchestrator.kit.answers.statements.explicit import statements
+from orchestrator.kit.answers.statements.statement import MAX_ANSWER_CHARS, Mark, Statement
 
 _MAX_TERSE_CHARS = 100  # a reply of one line this short is taken to be the answer itself
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|fbox)\s?\{([^{}]*)\}")

@@ -132,7 +132,9 @@ def _by_status(report: Report, summary: Summary) -> Text:
         if n or name == Status.ANSWERED
     ]
     if summary.n_open:
-        parts.append(Text(f"{summary.n_open:,} not done yet", style="yellow"))
+        n_old = summary.n_outdated
+        old = f" ({n_old:,} with the result of the plan before)" if n_old else ""
+        parts.append(Text(f"{summary.n_open:,} not done yet{old}", style="yellow"))
     return Text(" · ").join(parts)
 
 

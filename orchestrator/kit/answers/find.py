@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.kit.answers.languages import language_of
 from orchestrator.kit.answers.numerals import ascii_forms
-from orchestrator.kit.answers.statements import Mark, Statement, statements, without_list_mark
+from orchestrator.kit.answers.statements.explicit import statements
+from orchestrator.kit.answers.statements.phrases import without_list_mark
+from orchestrator.kit.answers.statements.statement import Mark, Statement
 from orchestrator.kit.answers.tags import may_have_tags
 from orchestrator.kit.answers.thinking import split
 
@@ -83,8 +85,7 @@ _OPENING = re.compile(r"\$\$?|\\[(\[]")
 _PERCENT = re.compile(r"\s?(?:\\?%|(?:percent(?:age)?|per cent|pct)\b)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The part of a text in which answers count, and whether the text is complete."""
 
     text: str

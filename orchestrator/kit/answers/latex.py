@@ -32,7 +32,7 @@ from orchestrator.kit.answers.languages import (
 )
 from orchestrator.kit.answers.numbers import measurement
 from orchestrator.kit.answers.numerals import UNCLEAR, plain
-from orchestrator.kit.answers.statements import MAX_ANSWER_CHARS, Mark, Statement
+from orchestrator.kit.answers.statements.statement import MAX_ANSWER_CHARS, Mark, Statement
 from orchestrator.kit.answers.units import is_unit
 
 _TOKEN = re.compile(
@@ -89,6 +89,7 @@ _NUMBER = re.compile(
 _CURRENCY = re.compile(r"(?:USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?|US|HK)\s?(?=[$\d])")
 _PERCENT_WORD = re.compile(r"\s?(?:percentage|per cent|pct)$", re.IGNORECASE)
 _MAX_UNIT_WORDS = 5
+_MAX_VALUES = 16  # of one line
 _MAX_UNIT_CHARS = 40
 _OPERATOR_BEFORE = re.compile(r"[A-Za-z\d)]\s?(?:[-+*/^]|\*\*)\s?$")
 _PLAIN_NUMBER = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)[.!]?")
@@ -96,6 +97,9 @@ _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
 # a sentence that begins so leads to an answer and does not give it
 _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
+    # "Step 5: done."
+    r"|[*#_ ]{0,6}(?:Step|Case|Part|Problem|Question|Example|Section|Chapter) \d{1,3}[*_:.)]{0,4}"
+    r"[^\d$\\]*$"
 )
 _BLANK = re.compile(r"(?:\\q?quad(?![A-Za-z])|\\text\s*\{\s*\}|\\[,;:! ]|[\s{}$,.;:~*_])*")
 # "of" behind these leaves them alone: 3/4 of the pie
@@ -107,6 +111,8 @@ _OPEN_END = re.compile(
     r"(?:[?:][*_]{0,3}|[-+/=^({\\]|(?<!\*)\*)$"
 )  # a question, or the rest is missing
 _LETTERS = re.compile(r"[A-Za-z]+")
+_BRACKETED = re.compile(r"^([*_ ]{0,3})<([-+\w.,/]{1,40})>")  # <7>
+_PARTS = re.compile(r"[*_ ]{0,3}\(?(?:a|i|1)\)[^\n]{1,200}?(?<!\w)\(?(?:b|ii|2)\)")  # (a) 5; (b) 6
 _REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
 _CALLED_WRONG = re.compile(
@@ -216,6 +222,9 @@ def _unit_words(rest: str) -> list[str]:
 
 def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     """Return the expression at the start of a phrase, and the words after it."""
+    if _PARTS.match(words):
+        return None
+    words = _BRACKETED.sub(r"\1\2", words, count=1)
     words = plain(words, language).strip().lstrip("*_: ").strip().lstrip("\"'“`")
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
     formulas, rest = leading_formulas(words)
@@ -299,6 +308,8 @@ def _numbers(sentence: str, language: Language | None, read: Reader) -> list[str
         if value is None or is_changed:
             return []
         values.append(value)
+        if len(values) == _MAX_VALUES:
+            break  # the line is ambiguous
     return values
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.core.values import Finish, Purpose, Request, Span, Spans, Trace, changed
 from orchestrator.kit.answers.tags import Kind, Tag, closing_tag, may_have_tags, tags
@@ -98,21 +99,20 @@ def parts_of(trace: Trace) -> Split:
     return Split(trace.text, trace.thinking_spans, trace.reply_spans)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What a domain reads of an attempt: a text, and whether the model came to its end.
 
-    `whole` is the attempt up to this trace.
+    `whole` is the attempt up to this trace; None if it is this trace alone, without any tag.
     """
 
     text: str
     finished: bool
-    whole: Split
-    n_inherited: int  # characters of `whole` before the trace's own text
+    whole: Split | None = None
+    n_inherited: int = 0  # characters of `whole` before the trace's own text
 
     def with_parts(self, trace: Trace) -> Trace:
         """Return the trace with its own thinking and reply; as it is without any tag."""
-        if trace.reply_spans is not None or self.whole.is_plain:
+        if self.whole is None or trace.reply_spans is not None or self.whole.is_plain:
             return trace
         return changed(
             trace,
@@ -122,9 +122,9 @@ class Reading:
 
     def attempt(self, trace: Trace) -> Trace:
         """Return the trace with the text of the whole attempt, as verifiers see it."""
-        if not self.n_inherited:
-            return trace
         whole = self.whole
+        if whole is None or not self.n_inherited:
+            return trace
         return changed(
             trace, text=whole.text, thinking_spans=whole.thinking, reply_spans=whole.reply
         )
@@ -141,8 +141,7 @@ def reading(request: Request, trace: Trace, answers_in_thinking: bool) -> Readin
     inherited = ""
     if request.parent is None and not request.suffix:
         if trace.reply_spans is None and not may_have_tags(trace.text):  # nearly always
-            whole = Split(trace.text, (), ((0, len(trace.text)),))
-            return Reading(trace.text, finished, whole, 0)
+            return Reading(trace.text, finished)
     else:
         inherited = f"{request.prefix_text}{request.suffix}"
     whole = _whole(inherited, trace, finished)

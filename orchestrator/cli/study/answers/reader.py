@@ -79,6 +79,7 @@ class _Reader:
         problem = Problem(text.group or "text", "", text.domain)
         classes = self._classes.setdefault(text.group, Classes())
         trace = await self._annotator.annotate(problem, Request(), text.trace, classes)
+        whole = part.whole or thinking.split(part.text)
         note, answer, kind = trace.note, None if trace.answer is None else trace.answer.text, ""
 
         async def read(piece: str, finished: bool) -> str | None:
@@ -87,7 +88,7 @@ class _Reader:
         if answer is not None:
             kind, doubt = await self._described(text.domain, answer)
             note = "; ".join(filter(None, (note, doubt)))
-        elif part.whole.thinking and not part.text.strip():
+        elif whole.thinking and not part.text.strip():
             note = "the text ends inside its thinking, so there is no reply to read"
         elif not part.finished and await read(part.text, True) is not None:
             note = "the text was cut off before it gave an answer explicitly"
@@ -100,7 +101,7 @@ class _Reader:
             type=kind,
             key=None if trace.answer is None else trace.answer.key,
             note=note,
-            n_thinking_chars=len(part.whole.thinking_text),
+            n_thinking_chars=len(whole.thinking_text),
             references=tuple(
                 [await self._reference(text.domain, answer, r) for r in text.references]
             ),

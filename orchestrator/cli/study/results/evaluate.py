@@ -100,7 +100,7 @@ def evaluate(
     notes += [note] if (note := failed_note(ranked[0].report)) else []
     doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
     notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
-    notes += [job.damage] if job.damage else []
+    notes += [note for note in (job.damage, job.growing) if note]
     notes += _cautions(results, pools, references, answers)
     if as_json:
         notes += unreadable_notes(read, answers)

@@ -8,7 +8,11 @@ from zlib import crc32
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS problems (problem TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS problems (
+    problem TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    plan TEXT                -- the fingerprint of its events' plan; NULL: that of the job
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY,
     problem TEXT NOT NULL,
@@ -23,6 +27,8 @@ CREATE TABLE IF NOT EXISTS results (
     problem TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER
 ) WITHOUT ROWID;
 """
+# since earlier versions
+_ADDED = (("events", "checksum"), ("results", "checksum"), ("problems", "plan"))
 
 
 def writable(path: Path) -> sqlite3.Connection:
@@ -32,9 +38,12 @@ def writable(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_SCHEMA)
-        for table in ("events", "results"):  # of an earlier version
-            if "checksum" not in columns(db, table):
-                db.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER")
+        for table, column in _ADDED:
+            if column not in columns(db, table):
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+                if column == "plan":
+                    own = "SELECT value FROM meta WHERE key = 'fingerprint'"
+                    db.execute(f"UPDATE problems SET plan = ({own})")
     except sqlite3.Error:
         db.close()
         raise

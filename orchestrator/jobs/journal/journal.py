@@ -1,22 +1,19 @@
 """The journal: every annotated trace, stop and result of a job, in one SQLite file.
 
 Events are stored in order of arrival, by one writer, many in one transaction (group commit). The
-journal is append-only but for `retract`, which makes room for another try at a problem that failed,
-and `replace_damaged`.
-The one rule: an event is journalled before anything else sees it, so killing the process at any
-moment loses at most the traces in flight. WAL with synchronous=NORMAL survives killed processes; a
-power cut may undo the last transactions but never corrupts the file. The journal is the same for
-every strategy.
+journal is append-only, but a problem's events are replaced as a whole when a grown job or another
+try takes them over (`jobs.growth`), and damaged rows by failures (`replace_damaged`). The one rule:
+an event is journalled before anything else sees it, so killing the process at any moment loses at
+most the traces in flight. WAL with synchronous=NORMAL survives killed processes; a power cut may
+undo the last transactions but never corrupts the file. The journal is the same for every strategy.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -25,62 +22,23 @@ from typing import Any, Self, TypeAlias
 import msgspec
 
 from orchestrator.core.errors import JournalError
-from orchestrator.core.values import Finish, Problem, Result, Status, Trace, changed
+from orchestrator.core.values import Finish, Result, Status, Trace, changed
 from orchestrator.core.votes import pruned
-from orchestrator.jobs.database import checksum, columns, readable, writable
+from orchestrator.jobs.journal.database import checksum, columns, readable, writable
+from orchestrator.jobs.journal.events import (
+    DAMAGED,
+    Arrived,
+    Concluded,
+    DamagedRow,
+    Event,
+    Opened,
+    Stopped,
+)
 
-_DAMAGED = "the file is damaged; restore it or choose another job directory"
 _Row: TypeAlias = tuple[Any, ...]
 _encode = msgspec.json.Encoder().encode
 _decode_trace = msgspec.json.Decoder(Trace).decode
 _result_decoder = msgspec.json.Decoder(Result)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A problem was opened; `digest` fixes its text."""
-
-    problem_id: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """An annotated trace arrived."""
-
-    problem_id: str
-    trace: Trace
-    elapsed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """A budget that only the driver can see ended the exploration."""
-
-    problem_id: str
-    reason: str
-    elapsed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Concluded:
-    """A problem has its result."""
-
-    result: Result
-
-
-class DamagedRow(JournalError):
-    """A row of a problem, in this table, changed on the disk or cannot be read."""
-
-    def __init__(self, path: Path, problem_id: str, table: str, fault: str) -> None:
-        super().__init__(
-            f"{path}: a row of {table}, of problem {problem_id!r}, {fault}; {_DAMAGED}"
-        )
-        self.problem_id = problem_id
-        self.fault = f"a row of {table} in the journal {fault}"
-
-
-Event: TypeAlias = Opened | Arrived | Stopped | Concluded
 
 
 def _decode_result(body: bytes) -> Result:
@@ -143,10 +101,11 @@ class Journal:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[Event], replacing: Collection[str] = ()) -> None:
         """Write events in one transaction: all of them or, with a JournalError, none.
 
-        A trace that is already in the journal is an error.
+        They come in place of all earlier events of the problems `replacing`. A result replaces an
+        earlier one; a trace that is already in the journal is an error.
         """
         traces: list[_Row] = []
         results: list[_Row] = []
@@ -160,19 +119,22 @@ class Journal:
             elif isinstance(event, Concluded):
                 results.append((event.result.problem_id, _encode(event.result)))
             elif isinstance(event, Opened):
-                opened.append((event.problem_id, event.digest))
+                opened.append((event.problem_id, event.digest, event.plan))
             else:
                 reason = event.reason.encode()
                 traces.append((event.problem_id, None, float(event.elapsed), reason, None))
         with self._transaction() as db:
-            db.executemany("INSERT INTO problems VALUES (?, ?)", opened)
+            db.executemany("DELETE FROM events WHERE problem = ?", ((one,) for one in replacing))
+            db.executemany(
+                "INSERT OR REPLACE INTO problems (problem, digest, plan) VALUES (?, ?, ?)", opened
+            )
             db.executemany(
                 "INSERT INTO events (problem, ordinal, elapsed, body, tokens, checksum) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 ((*row, checksum(*row)) for row in traces),
             )
             db.executemany(
-                "INSERT INTO results (problem, body, checksum) VALUES (?, ?, ?)",
+                "INSERT OR REPLACE INTO results (problem, body, checksum) VALUES (?, ?, ?)",
                 ((*row, checksum(*row)) for row in results),
             )
 
@@ -212,9 +174,28 @@ class Journal:
         """Return the digest of every problem ever opened."""
         return dict(self._rows("SELECT problem, digest FROM problems"))
 
-    def concluded(self) -> set[str]:
-        """Return the ids of the problems that have a result."""
-        return {str(row[0]) for row in self._rows("SELECT problem FROM results")}
+    def plans(self) -> dict[str, str]:
+        """Return the fingerprint of the plan of every problem ever opened."""
+        own = self.meta("fingerprint")
+        return dict(self._rows("SELECT problem, COALESCE(plan, ?) FROM problems", own))
+
+    def has_begun(self) -> bool:
+        """Tell whether there is any event, so that something would be lost with the journal."""
+        return self._row("SELECT 1 FROM events LIMIT 1") is not None
+
+    def forget(self) -> None:
+        """Remove the problems and results of a job that has not begun."""
+        assert not self.has_begun()
+        try:
+            self._db.executescript("BEGIN; DELETE FROM problems; DELETE FROM results; COMMIT;")
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def concluded(self, plan: str) -> set[str]:
+        """Return the ids of the problems that have a result of the plan with this fingerprint."""
+        # in a text of JSON the quotes would be escaped: this finds the field alone
+        sql = "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB))"
+        return {str(row[0]) for row in self._rows(sql, f'"fingerprint":"{plan}"')}
 
     def failed(self) -> set[str]:
         """Return the ids of the problems that have the result that they failed."""
@@ -227,16 +208,6 @@ class Journal:
             Status.FAILED.value,
         )
         return {str(row[0]) for row in rows}
-
-    def retract(self, problem_id: str, ordinals: Sequence[int]) -> None:
-        """Remove a problem's result, its stops and these traces, in one transaction."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM results WHERE problem = ?", (problem_id,))
-            db.execute("DELETE FROM events WHERE problem = ? AND ordinal IS NULL", (problem_id,))
-            db.executemany(
-                "DELETE FROM events WHERE problem = ? AND ordinal = ?",
-                [(problem_id, ordinal) for ordinal in ordinals],
-            )
 
     def results(self) -> Iterator[Result]:
         """Yield every result, in no particular order."""
@@ -296,7 +267,11 @@ class Journal:
                 body = b"a damaged stop" if ordinal is None else _encode(lost)
                 stored = (problem_id, ordinal, 0.0, body, None if ordinal is None else b"")
                 rows.append((*stored[2:], checksum(*stored), seq))
-        failed = [Result(id, Status.FAILED, error=fault.fault) for id, fault in faults.items()]
+        plans = self.plans() if faults else {}
+        failed = [
+            Result(id, Status.FAILED, fingerprint=plans.get(id, ""), error=fault.fault)
+            for id, fault in faults.items()
+        ]
         bodies = [(result.problem_id, _encode(result)) for result in failed]
         with self._transaction() as db:
             db.executemany(
@@ -402,7 +377,7 @@ class Journal:
             "SQLITE_FULL": "free some space, then run the same command again; "
             "everything journalled so far is kept",
             "SQLITE_NOTADB": "it is not a journal; choose another job directory",
-            "SQLITE_CORRUPT": _DAMAGED,
+            "SQLITE_CORRUPT": DAMAGED,
             "SQLITE_READONLY": "make it writable or choose another job directory",
             "SQLITE_CANTOPEN": "check that the directory exists and is writable",
         }
@@ -412,10 +387,3 @@ class Journal:
             f"{self.path}: {error} ({name or type(error).__name__}); "
             f"{remedy.get(base, 'see the message')}"
         )
-
-
-def digest(problem: Problem) -> str:
-    """Return the digest of a problem's prompt and domain."""
-    return blake2b(
-        msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16
-    ).hexdigest()
