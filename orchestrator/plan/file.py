@@ -62,7 +62,7 @@ class LoadedPlan:
     format: OutputFormat
     vote: PluginSpec | None = None  # the selector, where the plan names one
     chosen: bool = False  # whether the strategy behind `auto` was chosen by this very call
-    notices: tuple[str, ...] = ()  # former names that the plan still uses
+    notices: tuple[str, ...] = ()  # former names that the plan still uses, and likely mistakes
 
 
 def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
@@ -106,7 +106,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
         problems = path.parent / problems
     name = path or problems
     out = Path(files["out"]) if files.get("out") else Path("runs") / name.stem if name else None
-    notices += _former_option_notices(plan)
+    notices += [*_former_option_notices(plan), *_stop_notices(plan.sampling)]
     return LoadedPlan(
         complete,
         execution,
@@ -160,6 +160,22 @@ def _former_option_notices(plan: Plan) -> list[str]:
         f"strategy.{old} is now called strategy.{new}"
         for old, new in former.items()
         if old in plan.strategy.options
+    ]
+
+
+def _stop_notices(sampling: Sampling) -> list[str]:
+    """Return a notice if attempts may continue with a question of their own."""
+    before = sampling.template.partition("{prompt}")[0]
+    label = before.rpartition("\n")[2].strip()
+    is_worked = label.endswith(":") and before.count(f"\n{label}") > 1
+    if not is_worked or any(label in stop for stop in sampling.stop):
+        return []
+    stop = [f"\n{label}"]
+    return [
+        (
+            "sampling.template has worked examples: a model may continue with another one, whose answer "
+            f"then counts; set sampling.stop = {stop!r}"
+        )
     ]
 
 

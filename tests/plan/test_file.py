@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -556,3 +557,23 @@ def test_example_plans_with_worked_questions_stop_before_another() -> None:
     worked = {p: s for p, s in templates.items() if s.template.count("Question:") > 1}
     assert len(worked) > 1
     assert [path.name for path, sampling in worked.items() if not sampling.stop] == []
+
+
+@pytest.mark.parametrize(
+    ("template", "stop", "n_notices"),
+    [
+        ("\nQ: 1?\nA: 1\n\nQ: 2?\nA: 2\n\nQ: {prompt}\nA:", [], 1),
+        ("\nQ: 1?\nA: 1\n\nQ: 2?\nA: 2\n\nQ: {prompt}\nA:", ["\nQ:"], 0),
+        ("\nQ: {prompt}\nA:", [], 0),
+        ("{prompt}\nThink: step by step.", [], 0),
+    ],
+)
+def test_worked_examples_without_a_stop_are_noticed(
+    template: str, stop: list[str], n_notices: int, tmp_path: Path
+) -> None:
+    """The notice has the line to add."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text(tomli_w.dumps({"sampling": {"template": template, "stop": stop}}))
+    notices = load_plan(plan, {"execution.engine": "fake"}).notices
+    assert len(notices) == n_notices
+    assert all(r"sampling.stop = ['\nQ:']" in notice for notice in notices)
