@@ -171,12 +171,11 @@ def _stop_notices(sampling: Sampling) -> list[str]:
     if not is_worked or any(label in stop for stop in sampling.stop):
         return []
     stop = [f"\n{label}"]
-    return [
-        (
-            "sampling.template has worked examples: a model may continue with another one, whose answer "
-            f"then counts; set sampling.stop = {stop!r}"
-        )
-    ]
+    notice = (
+        "sampling.template has worked examples: a model may continue with another one, whose "
+        f"answer then counts; set sampling.stop = {stop!r}"
+    )
+    return [notice]
 
 
 def _expand_short_forms(tree: Table) -> None:
