@@ -201,9 +201,7 @@ PLACEHOLDERS = {"K": "8", "N": "8", "FORMAT": "csv"}
 
 def command_lines(page: Path) -> Iterator[list[str]]:
     """Yield the words after `leadline` of every command: in blocks, indented and in backquotes."""
-    code = re.findall(
-        r"^ *```(?:console|sh|bash)?\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE
-    )
+    code = [b for language in ("", "console", "sh", "bash") for b in blocks(page, language)]
     lines = [line for block in code for line in block.splitlines()]
     lines += re.findall(r"^ {4}leadline .*$", text_of(page), re.MULTILINE)
     for line in [*lines, *(command for span in spans(page) for command in span.split("; "))]:
