@@ -85,7 +85,7 @@ def test_an_evaluation_that_fails_is_a_note_and_the_results_are_written(
     exit_code: int,
 ) -> None:
     """What was paid for is complete; the accuracy can be had later. Ctrl-C ends as it always does,
-    so that a script does not go on with its next command.
+    so that a script does not continue with its next command.
     """
     ended = frail_run(interrupts)
     assert ended.exit_code == exit_code, ended.output
