@@ -76,6 +76,9 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(*example, *wide, "--out", "runs/wide")
         for seed, name in enumerate(JOBS):
             job("--seed", str(seed), "--out", f"runs/{name}", "--strategy.n", "8")
+        longer = (*LONG[:-1], "160", "--strategy", "consistency", "--strategy.n", "8")
+        longer += ("--sampling.max_new_tokens", "400")
+        run("run", "examples/arithmetic.toml", "-q", *longer, "--out", "runs/earlier")
         two = ("--models.one", "sounder", "--models.two", "smollm2")
         ensemble = ("--strategy", "ensemble", "--strategy.models", '["one", "two"]')
         job(*two, *ensemble, "--strategy.n", "8", "--out", "runs/ensemble")
