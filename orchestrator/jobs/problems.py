@@ -9,7 +9,7 @@ formats, encodings and ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,13 +29,26 @@ _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
 
 @dataclass(frozen=True, slots=True)
 class ProblemFile:
-    """The contents of a file; `order` has the id of every row, invalid ones included, in order."""
+    """The contents of a file; `order` has the id of every row, invalid ones included, in order.
+
+    Iterating over it gives its problems. `limit` is how many rows count, 0 for all.
+    """
 
     problems: tuple[Problem, ...]
     invalid: tuple[Result, ...]
     warnings: tuple[str, ...]
     order: tuple[str, ...]
     format: Format
+    path: Path
+    limit: int = 0
+
+    def __iter__(self) -> Iterator[Problem]:
+        """Yield its problems in order."""
+        return iter(self.problems)
+
+    def __len__(self) -> int:
+        """Return the number of its problems."""
+        return len(self.problems)
 
 
 class _Invalid(Exception):
@@ -77,7 +90,8 @@ def read_problems(
     if not problems:
         raise PlanError(_nothing(path, invalid))
     warnings = tuple(_warnings(path, n_derived, ignored))
-    file = ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind)
+    rows = (tuple(problems), tuple(invalid), warnings, tuple(order))
+    file = ProblemFile(*rows, kind, path)
     return _first(file, limit, begun) if limit else file
 
 
@@ -113,7 +127,7 @@ def _first(file: ProblemFile, limit: int, begun: Collection[str]) -> ProblemFile
             f"none of the first {limit} rows is a valid problem; the first: {file.invalid[0].error}"
         )
     invalid = tuple(r for r in file.invalid if r.problem_id in kept)
-    return replace(file, problems=problems, invalid=invalid, order=order)
+    return replace(file, problems=problems, invalid=invalid, order=order, limit=limit)
 
 
 def problem_from_row(

@@ -43,7 +43,7 @@ from orchestrator.plan.keys import (
     refuse_unknown,
     table_of,
 )
-from orchestrator.plan.spec_syntax import one_spec
+from orchestrator.plan.spec_syntax import listed, one_spec
 
 Table: TypeAlias = dict[str, Any]
 _GROUPS = {"strategy": "strategies", "selector": "selectors", "execution.engine": "engines"}
@@ -65,7 +65,7 @@ class LoadedPlan:
     format: OutputFormat
     vote: PluginSpec | None = None  # the selector, where the plan names one
     chosen: bool = False  # whether the strategy behind `auto` was chosen by this very call
-    notices: tuple[str, ...] = ()  # former names that the plan still uses
+    notices: tuple[str, ...] = ()  # former names that the plan still uses, and likely mistakes
 
 
 def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
@@ -92,6 +92,11 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     _expand_short_forms(tree)
     _apply_flags(tree, flags)
     files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
+    for key in ("problems", "out"):
+        if "://" in files.get(key, ""):
+            raise PlanFault(
+                key, f"{key} = {files[key]!r} is an address; name a local path and copy the files"
+            )
     execution, prices = _execution(tree), tree.pop("prices", {})
     plan, vote = _plan(tree)
     execution = replace(execution, prices=read_prices(prices, plan.models))
@@ -105,7 +110,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
         problems = path.parent / problems
     name = path or problems
     out = Path(files["out"]) if files.get("out") else Path("runs") / name.stem if name else None
-    notices += _former_option_notices(plan)
+    notices += [*_former_option_notices(plan), *_stop_notices(plan.sampling)]
     return LoadedPlan(
         complete,
         execution,
@@ -162,6 +167,21 @@ def _former_option_notices(plan: Plan) -> list[str]:
     ]
 
 
+def _stop_notices(sampling: Sampling) -> list[str]:
+    """Return a notice if attempts may continue with a question of their own."""
+    before = sampling.template.partition("{prompt}")[0]
+    label = before.rpartition("\n")[2].strip()
+    is_worked = label.endswith(":") and before.count(f"\n{label}") > 1
+    if not is_worked or any(label in stop for stop in sampling.stop):
+        return []
+    stop = [f"\n{label}"]
+    notice = (
+        "sampling.template has worked examples: a model may continue with another one, whose "
+        f"answer then counts; set sampling.stop = {stop!r}"
+    )
+    return [notice]
+
+
 def _expand_short_forms(tree: Table) -> None:
     """Rewrite the short forms of a file's tree, so that flags have one form to change."""
     if "model" in tree:
@@ -196,7 +216,9 @@ def _apply_flags(tree: Table, flags: Mapping[str, str]) -> None:
         elif head in _GROUPS or re.fullmatch(r"domains\.[^.]+", head):
             _choose(tree, head, "name", text)
         elif key == "verifiers":
-            tree[key] = [_in_file(tree, item) for item in _as_list(_value(key, text, None))]
+            items = _as_list(_value(key, text, None))
+            names = [name for item in items for name in str(item).split(",")]
+            tree[key] = [_in_file(tree, name.strip()) for name in names]
         elif key.startswith("verifiers."):
             _set_verifier_option(tree, key, text)
         else:
@@ -246,21 +268,26 @@ def _value(key: str, text: str, plugin: object) -> object:
         value = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         # ".5", which TOML wants as 0.5
-        return float(text) if re.fullmatch(r"[-+]?\.\d+", text) else text
-    return value if isinstance(value, str) or not _takes_text(key, plugin) else text
+        value = float(text) if re.fullmatch(r"[-+]?\.\d+", text) else text
+    kind = _type_of(key, plugin)
+    if kind == "str":
+        return value if isinstance(value, str) else text
+    is_list = isinstance(plugin, str) and kind.startswith("tuple")
+    return listed(text) if is_list and not isinstance(value, list) else value
 
 
-def _takes_text(key: str, plugin: object) -> bool:
+def _type_of(key: str, plugin: object) -> str:
+    """Return the type of a key or option as Python source; "" if it is unknown."""
     section, _, name = key.rpartition(".")
     group = _GROUPS.get(section, section.partition(".")[0])
     # the group of a part is known to its owner alone
     if not isinstance(plugin, str) or group not in registry.GROUPS:
-        return key_type(POOL if section.startswith("models.") else section, name) == "str"
+        return key_type(POOL if section.startswith("models.") else section, name)
     try:
         options = registry.options(group, plugin)
     except PlanError:  # an unknown plugin, which `check_plan` reports better than a flag can
-        return False
-    return any(option.name == name and option.type == "str" for option in options)
+        return ""
+    return next((option.type for option in options if option.name == name), "")
 
 
 def _get(tree: Table, key: str) -> object:
