@@ -17,8 +17,9 @@ import pytest
 import orchestrator
 from orchestrator import Execution, Plan, PlanError, run, solve
 from orchestrator.api.progress import counts, progress_display
+from orchestrator.core.votes import AttemptState
 from orchestrator.runtime.api import blocking
-from orchestrator.runtime.driver import Progress
+from orchestrator.runtime.progress import Progress
 
 FAKE = Execution(engine="fake")
 PLAN = Plan(strategy={"name": "consistency", "n": 2})
@@ -179,7 +180,7 @@ def test_progress_in_a_notebook_is_html(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setitem(sys.modules, name, module)
     with progress_display(None, 3) as show:
         progress = Progress(n_problems=3, n_done=2)
-        progress.finishes[orchestrator.Finish.FAILED] += 1
+        progress.attempts[AttemptState.FAILED] += 1
         progress.last_error = "<b>503</b>"
         show(progress)
     assert "starting the engine" in pictures[0]
@@ -188,6 +189,6 @@ def test_progress_in_a_notebook_is_html(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_line_of_progress_has_what_matters() -> None:
-    progress = Progress(n_problems=3, n_running=4, output_tokens=1_500)
-    progress.finishes[orchestrator.Finish.STOP] += 7
+    progress = Progress(n_problems=3, n_running=4, n_arrived=7, output_tokens=1_400)
+    progress.running_tokens = 100
     assert counts(progress) == "4 running · 7 traces · 1,500 tokens"

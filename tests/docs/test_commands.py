@@ -64,6 +64,7 @@ NOT_RUN = {
     "depth probe": "loads the weights of a model into torch",
     "depth search": "loads the weights of a model into torch",
     "sweep examples/sounder.toml": "119 puzzles at four or five depths: `make run` runs it",
+    "resume DIR --budget.usd": "of a job with prices: tests/cli has it",
     "choose plan.toml --pilot": "runs every strategy of its choice; tests/studies has the pilot",
     "choose PLAN --pilot": "runs every strategy of its choice; tests/studies has the pilot",
 }
