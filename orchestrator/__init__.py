@@ -11,7 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.api.accuracy import accuracy
+    from orchestrator.api.problems import read_problems
+    from orchestrator.api.results import Results, Solution
+    from orchestrator.api.run import arun, asolve, run, solve
+    from orchestrator.api.traces import traces
     from orchestrator.core.errors import (
+        BudgetSpent,
         EngineError,
         JobBusyError,
         JournalError,
@@ -42,20 +48,27 @@ if TYPE_CHECKING:
         Usage,
         Verdict,
     )
-    from orchestrator.plan.execution import Execution, Supervision
+    from orchestrator.plan.execution import (
+        Execution,
+        JobBudget,
+        Prices,
+        Supervision,
+        TokenPrices,
+    )
     from orchestrator.plan.registry import domain, engine, selector, similarity, strategy, verifier
     from orchestrator.report.frames import Frames, frames
-    from orchestrator.runtime.api import Solution, arun, run, solve, traces
 
 __all__ = [
     "Answer",
     "Budget",
+    "BudgetSpent",
     "Capability",
     "Cluster",
     "EngineError",
     "Execution",
     "Finish",
     "Frames",
+    "JobBudget",
     "JobBusyError",
     "JournalError",
     "LeadlineError",
@@ -66,21 +79,26 @@ __all__ = [
     "PlanError",
     "PluginError",
     "PluginSpec",
+    "Prices",
     "Problem",
     "Purpose",
     "Request",
     "Result",
+    "Results",
     "Sampling",
     "Solution",
     "Status",
     "StrategyError",
     "Supervision",
+    "TokenPrices",
     "TooManyFailed",
     "Trace",
     "Unavailable",
     "Usage",
     "Verdict",
+    "accuracy",
     "arun",
+    "asolve",
     "cancel",
     "domain",
     "drop",
@@ -88,6 +106,7 @@ __all__ = [
     "fingerprint",
     "frames",
     "next_trace",
+    "read_problems",
     "run",
     "sample",
     "selector",
@@ -100,7 +119,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "orchestrator.api.accuracy": ("accuracy",),
+    "orchestrator.api.problems": ("read_problems",),
+    "orchestrator.api.results": ("Results", "Solution"),
+    "orchestrator.api.run": ("arun", "asolve", "run", "solve"),
+    "orchestrator.api.traces": ("traces",),
     "orchestrator.core.errors": (
+        "BudgetSpent",
         "EngineError",
         "JobBusyError",
         "JournalError",
@@ -131,7 +156,13 @@ _HOMES = {
         "Usage",
         "Verdict",
     ),
-    "orchestrator.plan.execution": ("Execution", "Supervision"),
+    "orchestrator.plan.execution": (
+        "Execution",
+        "JobBudget",
+        "Prices",
+        "Supervision",
+        "TokenPrices",
+    ),
     "orchestrator.plan.registry": (
         "domain",
         "engine",
@@ -141,7 +172,6 @@ _HOMES = {
         "verifier",
     ),
     "orchestrator.report.frames": ("Frames", "frames"),
-    "orchestrator.runtime.api": ("Solution", "arun", "run", "solve", "traces"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -5,7 +5,7 @@ Anything unusual in them is reported to the user.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from orchestrator.cli.options import DisplayOptions
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.jobs.problems import ProblemFile, read_problems
+from orchestrator.jobs.source import JobSource
 from orchestrator.plan import auto
+from orchestrator.plan.check import row_requirement
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
 from orchestrator.plan.spec_syntax import spelled
@@ -69,30 +71,46 @@ def first_problems(
     return replace(file, problems=tuple(replace(p, settings="") for p in file.problems))
 
 
+def job_problems(
+    source: JobSource, plan: Plan, execution: Execution, begun: Collection[str] = ()
+) -> ProblemFile:
+    """Return the rows of a job; one that asks for what plan or engine cannot honour is invalid."""
+    return read_problems(
+        source.problems,
+        default_domain=plan.domain,
+        domains=plan.domains,
+        limit=source.limit,
+        begun=begun,
+        require=row_requirement(plan, execution),
+    )
+
+
 def report_rows(
     file: ProblemFile, display: DisplayOptions, begun: Collection[str] = frozenset()
 ) -> None:
     """Print what is unusual about a problem file; `begun` are the problems that its job has."""
-    if display.quiet:
-        return
+    for note in () if display.quiet else row_notes(file, begun):
+        message(note)
+
+
+def row_notes(file: ProblemFile, begun: Collection[str] = frozenset()) -> Iterator[str]:
+    """Yield what is unusual about a problem file, in lines; `begun` as in `report_rows`."""
     for warning in file.warnings:
-        message(f"note: {warning}")
+        yield f"note: {warning}"
     if absent := sorted(set(begun).difference(file.order)):
         are = "problem of this job is" if len(absent) == 1 else "problems of this job are"
-        message(
+        yield (
             f"note: {len(absent):,} {are} no longer in the file, {absent[0]!r} first; the traces "
             "are kept, and count again when the rows are back"
         )
     if not file.invalid:
         return
     n = len(file.invalid)
-    message(
-        f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
-    )
+    yield f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
     for result in file.invalid[:_N_NAMED]:
-        message(f"  {result.error}")
+        yield f"  {result.error}"
     if n > _N_NAMED:
-        message(f"  and {n - _N_NAMED:,} more; all are in the results")
+        yield f"  and {n - _N_NAMED:,} more; all are in the results"
 
 
 def references_and_notes(
@@ -113,6 +131,13 @@ def required_references(
     for note in unreadable_notes(references, path):
         message(f"note: {note}")
     return references
+
+
+def report_choice(plan: Plan, display: DisplayOptions) -> None:
+    """Print the choice of `auto`."""
+    choice = auto.description(plan)
+    if choice and not display.quiet:
+        message(f"auto chose {choice}")
 
 
 def run_name(plan: Plan, execution: Execution) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,23 +18,26 @@ from typing import Any
 import click
 
 TOO_MANY_FAILED = 3  # exit code
+BUDGET_SPENT = 4  # exit code
 EXIT_CODES = """\b
 Exit codes:
   0    done
   1    the work could not be finished, or no problem ended with an answer or an abstention
   2    the command, the plan or an input file is invalid; nothing was started
   3    more problems failed than supervision.max_failed allows; they can be tried again
+  4    budget.usd or budget.gpu_seconds is spent; a larger one continues the job
   130  stopped by Ctrl-C (143: by SIGTERM, 129: by a lost connection);
        finished traces are kept"""
 _DEBUG = "orchestrator.debug"
 _PLUGIN_FLAGS = "orchestrator.plugin_flags"
 # Options of plugins, models and domains: plugins declare them, so they cannot be listed here.
-_TABLES = r"(domains|models)\.[^.=]+"
+_TABLES = r"(domains|models|prices)\.[^.=]+"
 _PLUGIN_OPTIONS = rf"--((strategy|selector|verifiers|execution\.engine|{_TABLES})\.[^=]+|{_TABLES})"
 _SECTIONS = {
     "": "What to run",
     "sampling": "How tokens are sampled",
-    "budget": "Limits per problem",
+    "budget": "Limits: of a problem, and of the whole job (usd, gpu_seconds)",
+    "prices": "What tokens and GPUs cost; of a model: --prices.main.input, .cached_input, .output",
     "execution": "Where and how fast it runs (never changes answers)",
     "supervision": "What happens when requests or problems fail",
     "command": "This command",
@@ -218,10 +222,11 @@ class PlanCommand(click.Command):
         """Declare a hidden flag for each option of a plugin on the command line, then parse."""
         known = {option for param in self.get_params(ctx) for option in param.opts}
         before_separator = args[: args.index("--")] if "--" in args else args
-        options = dict.fromkeys(arg.partition("=")[0] for arg in before_separator)
+        options = Counter(arg.partition("=")[0] for arg in before_separator)
         ctx.meta[_PLUGIN_FLAGS] = [
-            KeyFlag(option[2:], hidden=True)
-            for option in options
+            # one that is given several times is a list
+            KeyFlag(option[2:], type="tuple" if n > 1 else "str", hidden=True)
+            for option, n in options.items()
             if option not in known
             and re.fullmatch(_PLUGIN_OPTIONS, option)
             and self._accepts(option[2:])

@@ -1,4 +1,4 @@
-"""The commands that answer problems: `leadline run`, `resume` and `solve`.
+"""The commands that answer a file of problems: `leadline run` and `resume`.
 
 Results and tables go to the standard output, messages to the error stream. A LeadlineError is
 printed by `main`.
@@ -9,21 +9,25 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
+import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import msgspec
 
 from orchestrator.cli.console import message, print_json, results_console
-from orchestrator.cli.foreground import Outcome, engine_log, run_in_foreground
+from orchestrator.cli.foreground import Outcome, run_remaining
 from orchestrator.cli.inputs import (
+    job_problems,
     problems_and_directory,
     read_plan,
     references_and_notes,
+    report_choice,
     report_rows,
+    row_notes,
     run_name,
 )
 from orchestrator.cli.options import (
@@ -36,14 +40,22 @@ from orchestrator.cli.options import (
     plan_argument,
     retry_option,
 )
+from orchestrator.cli.runs.dry_run import DryRun, dry_run_options, print_costs
 from orchestrator.cli.view.numbers import counted, one_line
-from orchestrator.cli.view.tables import print_traces, solution_table, summary_table, trace_row
-from orchestrator.core.errors import EngineError, LeadlineError, PlanError, TooManyFailed
+from orchestrator.cli.view.tables import summary_table
+from orchestrator.core.errors import (
+    BudgetSpent,
+    EngineError,
+    JournalError,
+    LeadlineError,
+    PlanError,
+    TooManyFailed,
+)
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Problem, Result, Status, Trace
-from orchestrator.jobs.job import Job, open_job, result_row
+from orchestrator.core.values import Status
+from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.openai_batch import write_batch_output
-from orchestrator.jobs.problems import ProblemFile, read_problems
+from orchestrator.jobs.problems import ProblemFile
 from orchestrator.jobs.rows import Format
 from orchestrator.jobs.source import (
     PLAN_FILE,
@@ -58,13 +70,20 @@ from orchestrator.jobs.source import (
     write_source,
 )
 from orchestrator.plan import auto
-from orchestrator.plan.check import row_requirement
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
+from orchestrator.report.kept import KeptReport, is_final, keep_report, kept_report
+from orchestrator.report.losses import loss_causes, losses_of
 from orchestrator.studies.evaluate import References, RightAnswers
-from orchestrator.studies.summary import Summary, correctness, summarise
+from orchestrator.studies.summary import Summary, correctness, summarise, unreadable_notes
 
-_RESUMABLE = ("execution.", "supervision.")  # keys that may change when a job is resumed
+_RESUMABLE = (
+    "execution.",
+    "supervision.",
+    "prices.",
+    "budget.usd",
+    "budget.gpu_seconds",
+)  # keys that may change when a job is resumed
 
 
 @click.command(cls=PlanCommand)
@@ -72,6 +91,7 @@ _RESUMABLE = ("execution.", "supervision.")  # keys that may change when a job i
 @limit_option
 @fresh_option
 @retry_option
+@dry_run_options
 @display_options
 def run(
     plan_file: str | None,
@@ -79,13 +99,16 @@ def run(
     limit: int,
     fresh: bool,
     retry_failed: bool,
+    dry_run: bool,
+    n_pilot: int,
     display: DisplayOptions,
 ) -> int:
     """Run a file of problems. The same command again continues an interrupted run.
 
     It also tries problems again that failed, unless --no-retry-failed is given. With a larger n,
     more problems, another selector or budget, it continues from the traces that are there. A change
-    that makes them useless is refused, with the reason; --fresh begins another job instead.
+    that makes them useless is refused, with the reason; --fresh begins another job instead. With
+    --dry-run it prints what the run is expected to cost, and where it would write, instead.
 
     Every key of a plan is also a flag, and a flag wins over the file. Options of the strategy, the
     selector, the engine, a domain or a model are flags by their dotted names: --strategy.n 16,
@@ -95,6 +118,7 @@ def run(
     Examples:
       leadline run examples/arithmetic.toml
       leadline run --problems problems.jsonl --strategy adaptive --strategy.n 32
+      leadline run plan.toml --dry-run --pilot 5
       leadline run plan.toml --sampling.temperature 0.9 --fresh --limit 20
     """
     loaded = read_plan(plan_file, flags)
@@ -102,6 +126,9 @@ def run(
     directory = fresh_directory(directory) if fresh else directory
     source = same_or_wider(directory, job_source(problems, limit, loaded.format))
     plan = _with_recorded_choice(loaded, directory)
+    if dry_run or n_pilot:
+        loaded = replace(loaded, plan=plan)
+        return print_costs(DryRun(loaded, directory, source, dry_run, n_pilot, display))
     return _run_job(directory, plan, loaded.execution, source, display, retry_failed, limit)
 
 
@@ -135,79 +162,6 @@ def resume(
     return _run_job(path, loaded.plan, loaded.execution, source, display, retry_failed)
 
 
-@click.command(cls=PlanCommand, without=("problems", "format"))
-@click.argument("question")
-@click.option(
-    "--plan",
-    "plan_file",
-    type=click.Path(),
-    metavar="PLAN.toml",
-    help="Use the plan in this file; its problems are ignored.",
-)
-@click.option("--show-traces", is_flag=True, help="Also print the text of every trace.")
-@display_options
-def solve(
-    question: str,
-    plan_file: str | None,
-    flags: Mapping[str, str],
-    show_traces: bool,
-    display: DisplayOptions,
-) -> int:
-    """Answer one question and show the vote. "-" reads the question from the standard input.
-
-    Nothing is saved unless --out names a directory for the job.
-
-    \b
-    Examples:
-      leadline solve "What is 17 + 25?" --strategy.n 16
-      leadline solve "Which is larger, 9.11 or 9.9?" --strategy adaptive --show-traces
-      leadline solve - --domain text < question.txt
-    """
-    text = sys.stdin.read() if question == "-" else question
-    if not text.strip():
-        raise PlanError("the question is empty")
-    loaded = read_plan(plan_file, flags)
-    plan, execution = loaded.plan, loaded.execution
-    _report_choice(plan, display)
-    with contextlib.ExitStack() as stack:
-        directory = flags.get("out") or stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="leadline-")
-        )
-        problem = Problem("question", text, plan.domain)
-        job = stack.enter_context(open_job(Path(directory), plan, [problem]))
-        title = f"{one_line(text)} · {run_name(plan, execution)}"
-        outcome = _run_remaining(job, plan, execution, title, display)
-        results = job.results()
-        traces = sorted(job.journal.pool(problem.id), key=lambda t: t.ordinal)
-    if not results:
-        kept = f"finished traces are kept in {directory}; the same command continues"
-        message(f"\nstopped; {kept if 'out' in flags else 'nothing is kept without --out'}")
-        return outcome.exit_code
-    [result] = results
-    _print_solution(text, result, traces if show_traces else None, outcome.seconds, display)
-    return 1 if result.status is Status.FAILED else 0
-
-
-def _print_solution(
-    question: str,
-    result: Result,
-    traces: Sequence[Trace] | None,
-    seconds: float,
-    display: DisplayOptions,
-) -> None:
-    """Print the answer and its vote; the traces too, unless they are None."""
-    if display.as_json:
-        rows = None if traces is None else list(map(trace_row, traces))
-        row = result_row(result)
-        print_json({"question": question, "result": row, "traces": rows, "seconds": seconds})
-        return
-    console = results_console()
-    if traces is not None:
-        print_traces(console, traces)
-        console.rule(style="dim")
-    console.print(solution_table(result, seconds or result.seconds))
-
-
 def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
     """Return the plan with its job's recorded choice, if only the new choice of `auto` differs."""
     plan_file = directory / PLAN_FILE
@@ -231,51 +185,81 @@ def _run_job(
     retry_failed: bool,
     limit: int = 0,
 ) -> int:
-    """Run the remaining problems of a job, in its first `limit` rows, and print the summary."""
+    """Run the remaining problems of a job, in its first `limit` rows, and print the summary.
+
+    Of a finished job, the summary is printed again.
+    """
     require_as_real(directory, execution.engine.name)
+    resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
+    if (known := kept_report(directory, plan, execution, source)) is not None:
+        _print_known(known, plan, display)
+        return _exit_code(known.summary, execution, resume_command)
     begun = begun_problems(directory)
-    file = read_problems(
-        source.problems,
-        default_domain=plan.domain,
-        domains=plan.domains,
-        limit=source.limit,
-        begun=begun,
-        require=row_requirement(plan, execution),
-    )
+    file = job_problems(source, plan, execution, begun)
     report_rows(file, display, begun)
     domains = {problem.id: problem.domain for problem in file.problems}
     references = references_and_notes(source.problems, domains, plan, execution)
-    _report_choice(plan, display)
-    resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
-    with (
-        _naming_remedy(resume_command),
-        open_job(
-            directory,
-            plan,
-            file.problems,
-            file.invalid,
-            file.order,
-            retry_failed=retry_failed,
-            chosen=frozenset(file.order[:limit]) if limit else None,
-        ) as job,
-    ):
+    report_choice(plan, display)
+    opened = open_job(
+        directory,
+        plan,
+        file.problems,
+        file.invalid,
+        file.order,
+        retry_failed=retry_failed,
+        chosen=frozenset(file.order[:limit]) if limit else None,
+    )
+    with _naming_remedy(resume_command), opened as job:
         write_source(job, plan, execution, source)
+        if job.damage:
+            message(f"note: {job.damage}")
         _report_growth(job, display)
         n_resumed = len(file.problems) - len(job.unfinished())
         title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
-        outcome = _run_remaining(job, plan, execution, title, display)
+        outcome = run_remaining(job, plan, execution, title, display)
         job.export()  # before the evaluation, which may fail or be interrupted
-        summary = _summary(job, plan, execution, source, file, references, outcome, n_resumed)
-    if display.as_json:
-        print_json(summary)
-    if outcome.signal_number:
-        n_done = len(file.problems) - summary.n_open
-        message(
-            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done; all other "
-            f"finished traces are kept in {directory}"
+        answers = {} if outcome.signal_number else references.answers
+        right = _correctness(job, answers, file, plan, execution)
+        summary = _summary(
+            job, plan, execution, source, file, references, right or {}, outcome, n_resumed
         )
-        message(f"to continue: {resume_command}")
+    if outcome.signal_number:
+        if display.as_json:
+            _print_json(summary, plan)
+        n_done = f"{len(file.problems) - summary.n_open:,} of {len(file.problems):,}"
+        message(
+            f"\nstopped: {n_done} problems are done; all other finished traces are kept in "
+            f"{directory}\nto continue: {resume_command}"
+        )
         return outcome.exit_code
+    if right is not None and is_final(summary, references, domains, plan):
+        notes = tuple(f"note: {n}" for n in unreadable_notes(references, source.problems))
+        report = KeptReport(tuple(row_notes(file, begun)), notes, summary)
+        with contextlib.suppress(JournalError):  # without it, the next command takes longer
+            keep_report(directory, plan, execution, source, report)
+    _print_summary(summary, plan, display)
+    if outcome.spent is not None:
+        _print_end_of_budget(outcome.spent, summary, resume_command)
+        return outcome.exit_code
+    exit_code = _exit_code(summary, execution, resume_command)
+    return 128 + signal.SIGINT if right is None else exit_code
+
+
+def _print_known(known: KeptReport, plan: Plan, display: DisplayOptions) -> None:
+    for note in (*(() if display.quiet else known.rows), *known.references):
+        message(note)
+    report_choice(plan, display)
+    _print_summary(known.summary, plan, display)
+
+
+def _print_json(summary: Summary, plan: Plan) -> None:
+    causes = loss_causes(losses_of(summary.report), plan, summary.directory)
+    print_json({**msgspec.to_builtins(summary), "losses": causes})
+
+
+def _print_summary(summary: Summary, plan: Plan, display: DisplayOptions) -> None:
+    if display.as_json:
+        _print_json(summary, plan)
     if display.quiet and (failed := [*summary.failed, *summary.invalid]):
         by_status = summary.report.n_by_status
         n_failed = by_status[Status.FAILED] + by_status[Status.INVALID]
@@ -284,8 +268,18 @@ def _run_job(
     if not display.as_json and not display.quiet:
         if sys.stdout.isatty():
             results_console().print()
-        results_console().print(summary_table(summary))
-    return _exit_code(summary, execution, resume_command)
+        causes = loss_causes(losses_of(summary.report), plan, summary.directory)
+        results_console().print(summary_table(summary, causes))
+
+
+def _print_end_of_budget(spent: BudgetSpent, summary: Summary, resume_command: str) -> None:
+    """Print which budget of the job ended the run, and how it continues."""
+    limit = getattr(summary.budget, spent.key)
+    n_open = f"{counted(summary.n_open, 'problem')} {'is' if summary.n_open == 1 else 'are'}"
+    message(f"\n{spent}; {n_open} not done yet, and all finished traces are kept")
+    message(
+        f"to continue with a larger budget: {resume_command} --budget.{spent.key} {2 * limit:g}"
+    )
 
 
 def _report_growth(job: Job, display: DisplayOptions) -> None:
@@ -319,15 +313,6 @@ def _exit_code(summary: Summary, execution: Execution, resume_command: str) -> i
     return 1 if summary.all_failed else 0
 
 
-def _run_remaining(
-    job: Job, plan: Plan, execution: Execution, title: str, display: DisplayOptions
-) -> Outcome:
-    if not job.remaining():  # no engine, so no log of one
-        return Outcome()
-    with engine_log(job.directory, display) as stream:
-        return run_in_foreground(job, plan, execution, title, display, stream)
-
-
 def _summary(
     job: Job,
     plan: Plan,
@@ -335,47 +320,50 @@ def _summary(
     source: JobSource,
     file: ProblemFile,
     references: References,
+    right: Mapping[str, bool | None],
     outcome: Outcome,
     n_resumed: int,
 ) -> Summary:
     is_done = not outcome.signal_number
-    answers = references.answers if is_done else {}
-    domains = {problem.id: problem.domain for problem in file.problems}
+    is_whole = is_done and outcome.spent is None
     wants_batch = source.format == "openai-batch" or (
         source.format == "auto" and file.format is Format.OPENAI_BATCH
     )
     return summarise(
         job,
-        _correctness(job, answers, domains, plan, execution),
+        right,
         [reference.problem_id for reference in references.unreadable],
         seconds=outcome.seconds,
         start_seconds=outcome.start_seconds,
         n_resumed=n_resumed,
         n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
         outages=outcome.progress.outages if outcome.progress else None,
-        batch_output=write_batch_output(job, plan) if wants_batch and is_done else None,
+        batch_output=write_batch_output(job, plan) if wants_batch and is_whole else None,
         interrupted=not is_done,
         chosen=auto.description(plan) or "",
+        execution=execution,
+        ended_by=outcome.spent.key if outcome.spent else "",
     )
 
 
 def _correctness(
-    job: Job,
-    answers: RightAnswers,
-    domains: Mapping[str, str],
-    plan: Plan,
-    execution: Execution,
-) -> Mapping[str, bool | None]:
-    """Return which problems were answered correctly; nothing, with a note, if that fails."""
+    job: Job, answers: RightAnswers, file: ProblemFile, plan: Plan, execution: Execution
+) -> Mapping[str, bool | None] | None:
+    """Return which problems were answered correctly; nothing, with a note, if that fails.
+
+    None if the user interrupted it.
+    """
+    domains = {problem.id: problem.domain for problem in file.problems}
     try:
         return correctness(job.results(), answers, domains, plan, execution)
     except (LeadlineError, OSError, KeyboardInterrupt) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        is_interrupted = isinstance(error, KeyboardInterrupt)
         message(
-            f"note: the accuracy was not computed: {reason}; the results are complete. For the "
-            f"accuracy: leadline eval {shlex.quote(str(job.directory))}"
+            f"note: the accuracy was not computed: {'interrupted' if is_interrupted else error}; "
+            "the results are complete. For the accuracy: leadline eval "
+            f"{shlex.quote(str(job.directory))}"
         )
-        return {}
+        return None if is_interrupted else {}
 
 
 def _program() -> str:
@@ -398,10 +386,3 @@ def _naming_remedy(resume_command: str) -> Iterator[None]:
             f"{error}\nresults and finished traces are kept; when the cause is fixed, continue "
             f"with: {resume_command}"
         ) from error
-
-
-def _report_choice(plan: Plan, display: DisplayOptions) -> None:
-    """Print the choice of `auto`."""
-    choice = auto.description(plan)
-    if choice and not display.quiet:
-        message(f"auto chose {choice}")

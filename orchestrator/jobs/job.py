@@ -29,8 +29,10 @@ from orchestrator.jobs.files import (
 )
 from orchestrator.jobs.growth import Growth, grow
 from orchestrator.jobs.journal import Journal, digest
+from orchestrator.plan.execution import Spent
 
 _LOCK = "lock"
+_SPENT = "spent"  # in the journal
 _ANOTHER = "start another job: with --out DIRECTORY, or beside this one with `leadline run --fresh`"
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
 
@@ -40,7 +42,8 @@ class Job:
     """An open job directory.
 
     `order` has the ids of all rows, `invalid` the results of the invalid ones. `growth` tells what
-    it took over from another plan when it was opened.
+    it took over from another plan when it was opened; `damage` how many problems had rows in the
+    journal that cannot be read, and so count as failed.
     """
 
     directory: Path
@@ -52,6 +55,7 @@ class Job:
     chosen: Collection[str] | None = None  # the ids of the problems that this run works on
     fingerprint: str = ""  # of its plan
     growth: Growth | None = None
+    damage: str = ""
     _exported_at: float = 0.0
     _lock: os.stat_result | None = None  # of the lock file when it was locked
 
@@ -59,6 +63,15 @@ class Job:
     def results_path(self) -> Path:
         """Return the path of results.jsonl."""
         return self.directory / "results.jsonl"
+
+    @property
+    def spent(self) -> Spent:
+        """What the runs of this job have spent so far; jobs of older versions do not know."""
+        return spent_by(self.journal)
+
+    def record_spent(self, spent: Spent) -> None:
+        """Store what the job has spent, in the journal."""
+        self.journal.set_meta(_SPENT, msgspec.json.encode(spent).decode())
 
     def unfinished(self) -> list[Problem]:
         """Return the problems without a result of this plan, or that failed, in input order."""
@@ -96,10 +109,12 @@ class Job:
         )
         self._exported_at = time.monotonic()
 
-    def export_if_old(self) -> None:
-        """Write results.jsonl if the last one is older than EXPORT_SECONDS."""
-        if time.monotonic() - self._exported_at > EXPORT_SECONDS:
+    def export_if_old(self) -> bool:
+        """Write results.jsonl if the last one is older than EXPORT_SECONDS; return whether."""
+        is_old = time.monotonic() - self._exported_at > EXPORT_SECONDS
+        if is_old:
             self.export()
+        return is_old
 
     def _require_lock(self) -> None:
         if self._lock is None or _is_same(self._lock, self.directory / _LOCK):
@@ -109,6 +124,12 @@ class Job:
             "process was using it, so another one may write to the job too; make sure that none "
             "does, then run the same command again"
         )
+
+
+def spent_by(journal: Journal) -> Spent:
+    """Return what the job of a journal has spent so far."""
+    text = journal.meta(_SPENT)
+    return Spent() if text is None else msgspec.json.decode(text, type=Spent)
 
 
 @contextmanager
@@ -136,6 +157,7 @@ def open_job(
         ) from error
     with _held(directory) as lock, Journal(directory / "journal.db") as journal:
         remove_leftovers(directory)
+        damage = _damage(journal)
         growth = _claim(directory, journal, plan, problems)
         job = Job(
             directory,
@@ -147,6 +169,7 @@ def open_job(
             chosen=chosen,
             fingerprint=fingerprint(plan),
             growth=growth,
+            damage=damage,
             _exported_at=time.monotonic(),
             _lock=lock,
         )
@@ -154,6 +177,19 @@ def open_job(
             yield job
         finally:
             job.export()
+
+
+def _damage(journal: Journal) -> str:
+    """Make the problems with damaged rows failed ones; return a note on them, or ""."""
+    faults = journal.replace_damaged()
+    if not faults:
+        return ""
+    n, first = len(faults), faults[0]
+    problems = "1 problem counts" if n == 1 else f"{n:,} problems count"
+    return (
+        f"{journal.path} has damaged rows: {problems} as failed, and what can be read of it is "
+        f"kept; the first: {first.problem_id}: {first.fault}"
+    )
 
 
 @contextmanager
@@ -273,6 +309,8 @@ def result_row(result: Result) -> dict[str, object]:
         "n_attempts": result.n_attempts,
         "n_failed": result.n_failed,
         "n_cancelled": result.n_cancelled,
+        "n_dropped": len(result.dropped),
+        "attempts": {state.replace(" ", "_"): n for state, n in result.attempts.items()},
         "n_planned": result.n_planned,
         "full_tokens": result.full_tokens,
         "stopped_by": result.stopped_by or None,

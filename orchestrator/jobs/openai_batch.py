@@ -7,7 +7,9 @@ builds problems from the fields, as for every other format.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +17,8 @@ import msgspec
 
 from orchestrator.core.lineage import lineage, whole
 from orchestrator.core.plan import Plan, Settings
-from orchestrator.core.values import Purpose, Result, Status, Trace, Usage
+from orchestrator.core.values import Finish, Result, Status, Trace, Usage
+from orchestrator.core.votes import VOTING
 from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.job import Job
 from orchestrator.kit.answers.thinking import Split, parts_of, split
@@ -76,6 +79,18 @@ _REFUSED: Mapping[str, tuple[object, ...]] = {
     "echo": (False,),
     "suffix": ("",),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    n: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """The fields of a row that its output depends on."""
+
+    body: _Body = _Body()
 
 
 def is_batch_row(row: Mapping[str, Any]) -> bool:
@@ -156,35 +171,38 @@ def write_batch_output(job: Job, plan: Plan) -> Path:
     path = job.directory / "batch_output.jsonl"
     model = plan.models[plan.default_model].path
     lines = (
-        output_line(r, chosen_attempt(job.journal.pool(r.problem_id), r), model)
+        output_line(r, returned_attempts(job.journal.pool(r.problem_id), r), model)
         for r in job.results()
     )
     write_atomically(path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return path
 
 
-def chosen_attempt(pool: Sequence[Trace], result: Result) -> Split:
-    """Return the whole text of the lowest trace with the winning answer, split.
+def returned_attempts(pool: Sequence[Trace], result: Result) -> list[Trace]:
+    """Return the attempts that a row gets back, each with the text of its whole lineage.
 
-    If no trace gave an answer, it is the text of the first attempt; without any, "".
+    First the lowest one with the winning answer, or, if none gave an answer, the first with a text.
+    A row with `n` gets up to n attempts, the others by ordinal.
     """
     by_ordinal = {t.ordinal: t for t in pool}
-    attempts = sorted(t.ordinal for t in pool if t.purpose is Purpose.SOLVE and t.text)
-    chosen = result.clusters[0].ordinals if result.clusters else attempts
-    if not chosen or chosen[0] not in by_ordinal:
-        return split("")
-    return parts_of(whole(lineage(by_ordinal[chosen[0]], by_ordinal)))
+    continued = {t.parent for t in pool}
+    ends = [t.ordinal for t in pool if t.ordinal not in continued and not t.lost]
+    attempts = sorted(o for o in ends if by_ordinal[o].purpose in VOTING and by_ordinal[o].text)
+    chosen = result.clusters[0].ordinals[:1] if result.clusters else attempts[:1]
+    ordered = dict.fromkeys([o for o in chosen if o in by_ordinal] + attempts)
+    n = msgspec.json.decode(result.tags, type=_Tags).body.n or 1
+    return [whole(lineage(by_ordinal[o], by_ordinal)) for o in itertools.islice(ordered, n)]
 
 
-def output_line(result: Result, attempt: Split, model: str) -> JSON:
-    """Return a result as one line of an OpenAI batch's output.
+def output_line(result: Result, attempts: Sequence[Trace], model: str) -> JSON:
+    """Return a result as one line of an OpenAI batch's output, each attempt as a choice.
 
-    The reply of the chosen `attempt` is the message's `content`, its thinking, if it has any, the
-    message's `reasoning_content`. A problem that was invalid or
-    failed has an `error` and no `response`. In addition to OpenAI's fields the body has `leadline`:
-    the answer, its share of the votes (traces that agree, of those that gave an answer; None
-    without votes), and the status. Ids are derived from the result, so equal results have equal
-    lines; `created` is 0, because a result records durations but no date.
+    The reply of an attempt is the message's `content`, its thinking, if it has any, the
+    message's `reasoning_content`; `finish_reason` is "length" if it was cut off by length. A
+    problem that was invalid or failed has an `error` and no `response`. In addition to OpenAI's
+    fields the body has `leadline`: the answer, its share of the votes (traces that agree, of those
+    that gave an answer; None without votes), and the status. Ids are derived from the result, so
+    equal results have equal lines; `created` is 0, because a result records durations but no date.
     """
     digest = hashlib.blake2b(
         f"{result.fingerprint}:{result.problem_id}".encode(), digest_size=12
@@ -204,11 +222,14 @@ def output_line(result: Result, attempt: Split, model: str) -> JSON:
         "model": model,
         "choices": [
             {
-                "index": 0,
-                "message": _message(attempt),
+                "index": index,
+                "message": _message(split("") if attempt is None else parts_of(attempt)),
                 "logprobs": None,
-                "finish_reason": "stop",
+                "finish_reason": "length"
+                if attempt and attempt.finish is Finish.LENGTH
+                else "stop",
             }
+            for index, attempt in enumerate(attempts or [None])
         ],
         "usage": _usage(result),
         "leadline": _extension(result),

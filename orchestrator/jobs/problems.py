@@ -9,8 +9,9 @@ formats, encodings and ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,13 +31,26 @@ _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
 
 @dataclass(frozen=True, slots=True)
 class ProblemFile:
-    """The contents of a file; `order` has the id of every row, invalid ones included, in order."""
+    """The contents of a file; `order` has the id of every row, invalid ones included, in order.
+
+    Iterating over it gives its problems. `limit` is how many rows count, 0 for all.
+    """
 
     problems: tuple[Problem, ...]
     invalid: tuple[Result, ...]
     warnings: tuple[str, ...]
     order: tuple[str, ...]
     format: Format
+    path: Path
+    limit: int = 0
+
+    def __iter__(self) -> Iterator[Problem]:
+        """Yield its problems in order."""
+        return iter(self.problems)
+
+    def __len__(self) -> int:
+        """Return the number of its problems."""
+        return len(self.problems)
 
 
 class _Invalid(Exception):
@@ -73,15 +87,39 @@ def read_problems(
         try:
             problems.append(_problem(row, default_domain, known, settings))
         except _Invalid as fault:
-            error = f"{path.name}:{row.line}: {fault}"
-            invalid.append(Result(row.id, Status.INVALID, error=error, tags=_tags(row)))
+            invalid.append(_invalid(path, row, fault))
             continue
         n_derived += row.derived
     if not problems:
         raise PlanError(_nothing(path, invalid))
     warnings = tuple(_warnings(path, n_derived, settings.ignored))
-    file = ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind)
+    rows = (tuple(problems), tuple(invalid), warnings, tuple(order))
+    file = ProblemFile(*rows, kind, path)
     return _first(file, limit, begun) if limit else file
+
+
+def find_problem(
+    path: str | Path, id: str, *, default_domain: str, domains: Collection[str] = (), limit: int = 0
+) -> Problem | Result | None:
+    """Return one problem of a file, or the result of its invalid row; None without such a row.
+
+    Other arguments are those of `read_problems`. Rows after this one are not read.
+    """
+    path = Path(path)
+    rows = islice(iter_rows(path, detect_format(path)), limit or None)
+    row = next((row for row in rows if row.id == id), None)
+    if row is None:
+        return None
+    try:
+        known = {*registry.names("domains"), *domains, default_domain}
+        return _problem(row, default_domain, known, _RowSettings())
+    except _Invalid as fault:
+        return _invalid(path, row, fault)
+
+
+def _invalid(path: Path, row: Row, fault: _Invalid) -> Result:
+    error = f"{path.name}:{row.line}: {fault}"
+    return Result(row.id, Status.INVALID, error=error, tags=_tags(row))
 
 
 def _first(file: ProblemFile, limit: int, begun: Collection[str]) -> ProblemFile:
@@ -93,7 +131,7 @@ def _first(file: ProblemFile, limit: int, begun: Collection[str]) -> ProblemFile
             f"none of the first {limit} rows is a valid problem; the first: {file.invalid[0].error}"
         )
     invalid = tuple(r for r in file.invalid if r.problem_id in kept)
-    return replace(file, problems=problems, invalid=invalid, order=order)
+    return replace(file, problems=problems, invalid=invalid, order=order, limit=limit)
 
 
 def problem_from_row(

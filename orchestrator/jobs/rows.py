@@ -75,12 +75,27 @@ class _Record:
     error: str = ""
 
 
+def is_problem_file(text: str) -> bool:
+    """Tell whether a text is a file, or is meant as one: one word with a suffix of such files."""
+    if Path(text).suffix.lower() in _SUFFIXES and not any(map(str.isspace, text)):
+        return True
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        return False
+
+
 def detect_format(path: Path) -> Format:
     """Return the format of a file, by suffix and content.
 
     PlanError when it is missing, a directory, empty, binary or in no such format. A JSONL file
     whose first well-formed row has `custom_id` and `body` is an OpenAI batch.
     """
+    if match := re.fullmatch(r"([a-z][a-z0-9+.-]+):/+(.*)", str(path)):  # Path drops a slash
+        raise PlanError(
+            f"{match[1]}://{match[2]} is an address, and only local files are read: download it "
+            "and name the file"
+        )
     head = _head(path)
     if head.startswith(b"PAR1"):
         return Format.PARQUET

@@ -53,9 +53,14 @@ def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) 
     JournalError when the write fails; PlanError as in `require_as_real`.
     """
     require_as_real(job.directory, execution.engine.name)
-    text = plan_toml(plan, execution, problems=source.problems, out=str(job.directory.resolve()))
+    text = plan_text(job.directory, plan, execution, source)
     write_atomically(job.directory / PLAN_FILE, text.encode())
     job.journal.set_meta(_META, msgspec.json.encode(source).decode())
+
+
+def plan_text(directory: Path, plan: Plan, execution: Execution, source: JobSource) -> str:
+    """Return what the plan file of a job contains."""
+    return plan_toml(plan, execution, problems=source.problems, out=str(directory.resolve()))
 
 
 def require_as_real(directory: Path, engine: str) -> None:

@@ -18,14 +18,14 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import tomli_w
 
 from orchestrator.core.errors import PlanError, PluginError
-from orchestrator.core.plan import Budget, Model, Plan
+from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
@@ -36,11 +36,14 @@ from orchestrator.plan.keys import (
     OutputFormat,
     PlanFault,
     TopLevel,
+    key_type,
+    read_budgets,
+    read_prices,
     read_section,
     refuse_unknown,
-    takes_text,
+    table_of,
 )
-from orchestrator.plan.spec_syntax import one_spec
+from orchestrator.plan.spec_syntax import listed, one_spec
 
 Table: TypeAlias = dict[str, Any]
 _GROUPS = {"strategy": "strategies", "selector": "selectors", "execution.engine": "engines"}
@@ -62,7 +65,7 @@ class LoadedPlan:
     format: OutputFormat
     vote: PluginSpec | None = None  # the selector, where the plan names one
     chosen: bool = False  # whether the strategy behind `auto` was chosen by this very call
-    notices: tuple[str, ...] = ()  # former names that the plan still uses
+    notices: tuple[str, ...] = ()  # former names that the plan still uses, and likely mistakes
 
 
 def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
@@ -89,8 +92,14 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     _expand_short_forms(tree)
     _apply_flags(tree, flags)
     files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
-    execution = _execution(tree)
+    for key in ("problems", "out"):
+        if "://" in files.get(key, ""):
+            raise PlanFault(
+                key, f"{key} = {files[key]!r} is an address; name a local path and copy the files"
+            )
+    execution, prices = _execution(tree), tree.pop("prices", {})
     plan, vote = _plan(tree)
+    execution = replace(execution, prices=read_prices(prices, plan.models))
     complete = plan
     # an engine or a verifier that does not load is `check_plan`'s to report
     with contextlib.suppress(PluginError):
@@ -101,7 +110,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
         problems = path.parent / problems
     name = path or problems
     out = Path(files["out"]) if files.get("out") else Path("runs") / name.stem if name else None
-    notices += _former_option_notices(plan)
+    notices += [*_former_option_notices(plan), *_stop_notices(plan.sampling)]
     return LoadedPlan(
         complete,
         execution,
@@ -158,6 +167,21 @@ def _former_option_notices(plan: Plan) -> list[str]:
     ]
 
 
+def _stop_notices(sampling: Sampling) -> list[str]:
+    """Return a notice if attempts may continue with a question of their own."""
+    before = sampling.template.partition("{prompt}")[0]
+    label = before.rpartition("\n")[2].strip()
+    is_worked = label.endswith(":") and before.count(f"\n{label}") > 1
+    if not is_worked or any(label in stop for stop in sampling.stop):
+        return []
+    stop = [f"\n{label}"]
+    notice = (
+        "sampling.template has worked examples: a model may continue with another one, whose "
+        f"answer then counts; set sampling.stop = {stop!r}"
+    )
+    return [notice]
+
+
 def _expand_short_forms(tree: Table) -> None:
     """Rewrite the short forms of a file's tree, so that flags have one form to change."""
     if "model" in tree:
@@ -192,7 +216,9 @@ def _apply_flags(tree: Table, flags: Mapping[str, str]) -> None:
         elif head in _GROUPS or re.fullmatch(r"domains\.[^.]+", head):
             _choose(tree, head, "name", text)
         elif key == "verifiers":
-            tree[key] = [_in_file(tree, item) for item in _as_list(_value(key, text, None))]
+            items = _as_list(_value(key, text, None))
+            names = [name for item in items for name in str(item).split(",")]
+            tree[key] = [_in_file(tree, name.strip()) for name in names]
         elif key.startswith("verifiers."):
             _set_verifier_option(tree, key, text)
         else:
@@ -242,21 +268,26 @@ def _value(key: str, text: str, plugin: object) -> object:
         value = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         # ".5", which TOML wants as 0.5
-        return float(text) if re.fullmatch(r"[-+]?\.\d+", text) else text
-    return value if isinstance(value, str) or not _takes_text(key, plugin) else text
+        value = float(text) if re.fullmatch(r"[-+]?\.\d+", text) else text
+    kind = _type_of(key, plugin)
+    if kind == "str":
+        return value if isinstance(value, str) else text
+    is_list = isinstance(plugin, str) and kind.startswith("tuple")
+    return listed(text) if is_list and not isinstance(value, list) else value
 
 
-def _takes_text(key: str, plugin: object) -> bool:
+def _type_of(key: str, plugin: object) -> str:
+    """Return the type of a key or option as Python source; "" if it is unknown."""
     section, _, name = key.rpartition(".")
     group = _GROUPS.get(section, section.partition(".")[0])
     # the group of a part is known to its owner alone
     if not isinstance(plugin, str) or group not in registry.GROUPS:
-        return takes_text(POOL if section.startswith("models.") else section, name)
+        return key_type(POOL if section.startswith("models.") else section, name)
     try:
         options = registry.options(group, plugin)
     except PlanError:  # an unknown plugin, which `check_plan` reports better than a flag can
-        return False
-    return any(option.name == name and option.type == "str" for option in options)
+        return ""
+    return next((option.type for option in options if option.name == name), "")
 
 
 def _get(tree: Table, key: str) -> object:
@@ -282,29 +313,30 @@ def _set(tree: Table, key: str, value: object) -> None:
 
 
 def _execution(tree: Table) -> Execution:
-    table = _table(tree.pop("execution", {}), "execution")
+    table = table_of(tree.pop("execution", {}), "execution")
     engine = _spec(table.pop("engine", Execution().engine.name), "execution.engine")
-    supervision = _table(tree.pop("supervision", {}), "supervision")
+    supervision = table_of(tree.pop("supervision", {}), "supervision")
+    tree["budget"], job_budget = read_budgets(tree.get("budget", {}))
     return Execution(
         engine,
         **read_section("execution", table),
         supervision=Supervision(**read_section("supervision", supervision)),
+        budget=job_budget,
     )
 
 
 def _plan(tree: Table) -> tuple[Plan, PluginSpec | None]:
     """Return the plan of what remains of the tree, and the selector if the tree names one."""
-    sampling = _table(tree.pop("sampling", {}), "sampling")
-    budget = _table(tree.pop("budget", {}), "budget")
+    sampling = table_of(tree.pop("sampling", {}), "sampling")
     values: Table = {
         "sampling": Sampling(**read_section("sampling", sampling)),
-        "budget": Budget(**read_section("budget", budget)),
+        "budget": tree.pop("budget"),
     }
     values |= {k: _spec(tree.pop(k), k) for k in ("strategy", "selector") if k in tree}
     if "models" in tree:
-        pools = _table(tree.pop("models"), "models")
+        pools = table_of(tree.pop("models"), "models")
         values["models"] = {name: _model(pools[name], f"models.{name}") for name in pools}
-    domains = _table(tree.pop("domains", {}), "domains")
+    domains = table_of(tree.pop("domains", {}), "domains")
     values["domains"] = {name: _spec(domains[name], f"domains.{name}", name) for name in domains}
     verifiers = _as_list(tree.pop("verifiers", []))
     values["verifiers"] = tuple(_spec(verifier, "verifiers") for verifier in verifiers)
@@ -318,7 +350,7 @@ def _plan(tree: Table) -> tuple[Plan, PluginSpec | None]:
 
 
 def _model(value: object, key: str) -> Model:
-    table = {"path": value} if isinstance(value, str) else _table(value, key)
+    table = {"path": value} if isinstance(value, str) else table_of(value, key)
     if "path" not in table:
         raise PlanFault(
             key,
@@ -328,7 +360,7 @@ def _model(value: object, key: str) -> Model:
 
 
 def _spec(value: object, key: str, default_name: str | None = None) -> PluginSpec:
-    table = _table(_as_table(value), key)
+    table = table_of(_as_table(value), key)
     name = table.pop("name", default_name)
     if not isinstance(name, str):
         raise PlanFault(key, f"[{key}] must name its plugin: write name = '...'")
@@ -342,20 +374,13 @@ def _spec(value: object, key: str, default_name: str | None = None) -> PluginSpe
     return PluginSpec(name, table)
 
 
-def _table(value: object, key: str) -> Table:
-    if not isinstance(value, dict):
-        raise PlanFault(
-            key, f"{key} = {value!r}: it must be a table; write [{key}] and its keys below"
-        )
-    return dict(value)
-
-
 def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
     """Return both as nested plain mappings in the layout of a plan file, in full.
 
     A job directory keeps this record.
     """
     table = {**dataclasses.asdict(execution), "engine": _spec_table(execution.engine)}
+    prices = table.pop("prices")
     return {
         "domain": plan.domain,
         "seed": plan.seed,
@@ -365,9 +390,10 @@ def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
         "strategy": _spec_table(plan.strategy),
         "selector": _spec_table(plan.selector),
         "sampling": dataclasses.asdict(plan.sampling),
-        "budget": dataclasses.asdict(plan.budget),
+        "budget": dataclasses.asdict(plan.budget) | table.pop("budget"),
         "domains": {name: _spec_table(spec) for name, spec in plan.domains.items()},
         "supervision": table.pop("supervision"),
+        "prices": {"gpu_hour": prices["gpu_hour"], **prices["pools"]},
         "execution": table,
     }
 

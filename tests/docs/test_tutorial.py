@@ -92,7 +92,7 @@ def test_every_step_of_the_tutorial_does_what_it_says(
         assert done.exit_code == 0, (command, done.output)
         said.append(done.output)
         requests.append(server.asked.total())
-    assert requests == [0, 32, 32, 32, 64, 128, 128, 128, 128]
+    assert requests == [0, 32, 32, 32, 64, 96, 96, 96, 96]
     dry, ran, wrong, one, grown, hot, compared, by_topic, exported = said
     assert "32" in dry
     assert "75.0%" in ran

@@ -35,7 +35,7 @@ from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.replay import pilot
 from orchestrator.studies.replay.experiment import Conditions, ReplayRow, play_all
 from orchestrator.studies.replay.files import read_recording
-from orchestrator.studies.series import Member, Series, series
+from orchestrator.studies.sweep.series import Member, Series, series
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,6 @@ def _write(study: _Pilot, rows: list[ReplayRow], choice: AutoChoice) -> None:
         auto.with_choice(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice),
         loaded.execution,
         problems=study.jobs.source.problems,
-        out=str((directory / "chosen").resolve()),
+        out=str(directory / "chosen"),
     )
     write_atomically(directory / "chosen.toml", text.encode())

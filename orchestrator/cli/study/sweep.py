@@ -38,10 +38,10 @@ from orchestrator.plan import registry
 from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.studies.evaluate import RightAnswers, right_keys
-from orchestrator.studies.series import Member, Pools, Series, series
 from orchestrator.studies.summary import compare_answers
 from orchestrator.studies.sweep.levels import Right
 from orchestrator.studies.sweep.plans import best_plan, deepen_plan, fixed_plan, own_depth
+from orchestrator.studies.sweep.series import Member, Pools, Series, series
 from orchestrator.studies.sweep.surface import (
     Chances,
     Surface,
@@ -201,7 +201,7 @@ def _write(jobs: Series, plan: Plan, measured: Surface) -> list[str]:
 
 def _write_plan(jobs: Series, name: str, plan: Plan, remarks: Iterable[str]) -> None:
     """Write a plan file for the problems of the sweep, with remarks at its top."""
-    out = str((jobs.directory / name).resolve())
+    out = str(jobs.directory / name)
     text = plan_toml(plan, jobs.execution, problems=jobs.source.problems, out=out)
     head = "".join(f"# {line}\n" for line in remarks)
     write_atomically(jobs.directory / f"{name}.toml", f"{head}{text}".encode())
