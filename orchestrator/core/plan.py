@@ -40,6 +40,7 @@ class Model:
     - `residual`: the share of the previous state that each iteration keeps (arXiv 2506.08552).
     - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
     - `task`: one of `TASKS`, for a model that returns values instead of text.
+    - `chat_template`: a chat template (Jinja) that replaces the model's own.
     - `reasoning_parser`: vLLM's parser that splits this model's thinking from its reply; "none"
       leaves that to tags (`kit.answers.tags`).
     """
@@ -54,6 +55,7 @@ class Model:
     exit: str = ""  # "": every token runs to its request's depth
     task: str = ""  # "": it generates text
     reasoning_parser: str = ""  # "": by the model's family
+    chat_template: str = ""  # "": as the model ships
 
 
 def same_weights(a: Model, b: Model) -> bool:
@@ -65,6 +67,7 @@ _BESIDE_WEIGHTS: Mapping[str, Any] = {
     "max_depth": 0,
     "max_context_tokens": 0,
     "reasoning_parser": "",
+    "chat_template": "",
 }
 
 
@@ -258,9 +261,9 @@ def document(plan: Plan) -> dict[str, object]:
     whole = {**asdict(plan), "models": models}
     # jobs begun before these existed must resume
     for model in models.values():
-        _drop_unset(model, "task", "reasoning_parser")
+        _drop_unset(model, "task", "reasoning_parser", "chat_template")
     _drop_unset(whole, "answers_in_thinking")
-    _drop_unset(whole["sampling"], "extra")
+    _drop_unset(whole["sampling"], "extra", "prefill")
     # the order of `models` decides which pool is the default; a mapping hides it
     return {**whole, "default_model": plan.default_model}
 

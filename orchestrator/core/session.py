@@ -18,7 +18,16 @@ from orchestrator.core.lineage import lineage
 from orchestrator.core.plan import Plan, derive_seed
 from orchestrator.core.protocols import Strategy
 from orchestrator.core.steps import Cancel, Drop, Next, Reply, Routine, Submit
-from orchestrator.core.values import Finish, Message, Problem, Prompt, Request, Trace, changed
+from orchestrator.core.values import (
+    Finish,
+    Message,
+    Problem,
+    Prompt,
+    Purpose,
+    Request,
+    Trace,
+    changed,
+)
 from orchestrator.core.votes import VOTING
 
 # between two waits, not counting deliveries; a strategy that yields more would never end
@@ -228,8 +237,8 @@ class Session:
             else:
                 completed.append(self._complete(request, ordinal, seed))
             previous = request
-            if request.suffix:
-                self._suffixes[ordinal] = request.suffix
+            if suffix := completed[-1].suffix:
+                self._suffixes[ordinal] = suffix
         return completed
 
     def _complete(self, request: Request, ordinal: int, seed: int) -> Request:
@@ -260,8 +269,10 @@ class Session:
         at_limit = request.checkpoint is None or request.checkpoint >= limit
         metrics = self.metrics if request.purpose in VOTING else ()
         ids, text = self._inherited(links)
+        begins = request.purpose is Purpose.SOLVE and not (links or request.prompt)
         return changed(
             request,
+            suffix=request.suffix or (sampling.prefill if begins else ""),
             ordinal=ordinal,
             seed=seed,
             prompt=request.prompt or self._prompt,

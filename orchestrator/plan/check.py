@@ -73,6 +73,11 @@ def check_plan(plan: Plan, execution: Execution) -> None:
         _check_widths(key, part)
     _check_depths(plan, strategy, engine)
     _check_extra(plan.sampling.extra, engine, backend)
+    if plan.sampling.prefill and Capability.CONTINUE not in engine.capabilities:
+        raise PlanFault(
+            "sampling.prefill",
+            f"sampling.prefill: the engine {engine.name!r} cannot continue a text that it is given",
+        )
     for key, name, plugin in (
         ("strategy", plan.strategy.name, strategy),
         ("selector", plan.selector.name, selector),

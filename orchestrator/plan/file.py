@@ -99,6 +99,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
             )
     execution, prices = _execution(tree), tree.pop("prices", {})
     plan, vote = _plan(tree)
+    plan = replace(plan, models=_with_templates(plan.models, path))
     execution = replace(execution, prices=read_prices(prices, plan.models))
     complete = plan
     # an engine or a verifier that does not load is `check_plan`'s to report
@@ -121,6 +122,25 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
         complete is not plan,
         tuple(notices),
     )
+
+
+def _with_templates(models: Mapping[str, Model], path: Path | None) -> dict[str, Model]:
+    """Return the models with the texts of their chat templates instead of their files."""
+
+    def text(name: str, template: str) -> str:
+        if not template or "{{" in template or "{%" in template:
+            return template
+        file = path.parent / template if path else Path(template)
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            key = f"models.{name}.chat_template"
+            raise PlanFault(key, f"{key} = {template!r}: {file} cannot be read: {error}") from error
+
+    return {
+        name: replace(model, chat_template=text(name, model.chat_template))
+        for name, model in models.items()
+    }
 
 
 def _place(source: str, flags: Mapping[str, str], key: str) -> str:

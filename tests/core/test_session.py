@@ -356,6 +356,30 @@ def test_a_continuation_inherits_all_its_ancestors_tokens_suffixes_included() ->
     assert (sibling.prefix_ids, sibling.prefix_text, sibling.depth) == ((1, 2), "one", 5)
 
 
+def test_a_prefill_begins_attempts_at_the_problems_own_prompt_and_nothing_else() -> None:
+    """Its tokens and its text are inherited like those of any forced suffix."""
+
+    def explore(problem: Problem, rng: random.Random) -> Steps:
+        yield from sample(1)
+        yield from submit(
+            [
+                Request(),
+                Request(parent=0),
+                Request("Is it 7?", purpose=Purpose.VERIFY),
+                Request("Try again: 3 + 4?"),
+                Request(suffix=" So"),
+            ]
+        )
+
+    it = session(explore, Plan(sampling=Sampling(prefill="Let me see.")))
+    [first] = (e.request for e in it.start() if isinstance(e, Start))
+    effects = it.receive(replace(trace(0), text=" 3 + 4", token_ids=(5,), suffix_ids=(1, 2)))
+    others = [e.request for e in effects if isinstance(e, Start)]
+    assert first.suffix == "Let me see."
+    assert [r.suffix for r in others] == ["Let me see.", "", "", "", " So"]
+    assert (others[1].prefix_ids, others[1].prefix_text) == ((1, 2, 5), "Let me see. 3 + 4")
+
+
 def test_an_attempt_has_one_limit_however_often_it_is_continued() -> None:
     """The limit applies to the whole attempt, not to each continuation.
 

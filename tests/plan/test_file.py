@@ -317,6 +317,24 @@ def test_a_syntax_error_names_file_and_line(tmp_path: Path, text: str, line: int
         load_plan(path)
 
 
+def test_a_chat_template_is_a_file_beside_the_plan_or_a_text(load: Load, tmp_path: Path) -> None:
+    """The plan has its text, so that another text is another plan."""
+    (tmp_path / "short.jinja").write_text("{{ messages[0].content }}")
+    models = '[models.main]\npath = "smollm2"\nchat_template = '
+    by_file = load(models + '"short.jinja"').plan
+    assert by_file.models["main"].chat_template == "{{ messages[0].content }}"
+    assert load(models + '"{{ messages[0].content }}"').plan == by_file
+    with pytest.raises(PlanError, match=r"models.main.chat_template = 'no.jinja': .* cannot be"):
+        load(models + '"no.jinja"')
+
+
+def test_a_prefill_needs_an_engine_that_continues_texts(load: Load) -> None:
+    plan = '[sampling]\nprefill = "So"\n[execution]\nengine = '
+    with pytest.raises(PlanError, match=r"sampling.prefill: the engine 'openai' cannot continue"):
+        load(plan + '"openai"')
+    assert load(plan + '{ name = "openai", server = "vllm" }').plan.sampling.prefill == "So"
+
+
 def test_a_plan_file_that_cannot_be_read_is_a_plan_error(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="there is no plan file"):
         load_plan(tmp_path / "no.toml")

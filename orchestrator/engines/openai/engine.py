@@ -146,6 +146,11 @@ async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator
                 f"models.{name}: revision and max_context_tokens are decided by the remote server; "
                 "remove them"
             )
+        if model.chat_template:
+            raise PlanError(
+                f"models.{name}: the remote server has the chat template (vLLM: vllm serve "
+                "--chat-template FILE); remove chat_template"
+            )
         if model.reasoning_parser:
             raise PlanError(
                 f"models.{name}: the remote server splits thinking from reply (vLLM: vllm serve "

@@ -36,7 +36,7 @@ from orchestrator.engines.vllm.reply import (
     with_prompt_logprobs,
     with_thinking,
 )
-from orchestrator.engines.vllm.sampling import parameters
+from orchestrator.engines.vllm.sampling import parameters, template_settings
 from orchestrator.engines.vllm.start import host
 from orchestrator.engines.vllm.watch import TokenWatch, tokens_so_far
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
@@ -52,6 +52,7 @@ class StartedEngine:
     latent: Latent | None  # None: the stock model
     task: str = ""  # one of `core.plan.TASKS`; "": it generates text
     parser: ReplyParser | None = None  # tells thinking from reply; None: tags do
+    chat_template: str = ""  # "": the model's own
 
 
 class VllmEngine:
@@ -204,7 +205,7 @@ class _ModelPool:
         self.task = started.task
         self.parser = started.parser
         self.context_tokens: int = llm.model_config.max_model_len
-        self.prompts = Prompts(llm.get_tokenizer(), name)
+        self.prompts = Prompts(llm.get_tokenizer(), name, started.chat_template)
         self._latent = started.latent
         cache = llm.vllm_config.cache_config
         self._block_tokens: int = cache.block_size if cache.enable_prefix_caching else 0
@@ -268,8 +269,9 @@ class _ModelPool:
 
     def _text_input(self, request: Request) -> EngineInput:
         suffix_ids = self.prompts.suffix_ids(request.suffix)
-        prompt_ids = [*self.prompts.ids(request.prompt), *request.prefix_ids, *suffix_ids]
         sampling = request.sampling or Sampling()
+        own_ids = self.prompts.ids(request.prompt, template_settings(sampling.extra))
+        prompt_ids = [*own_ids, *request.prefix_ids, *suffix_ids]
         template = self._template(
             sampling,
             request.stop or sampling.stop,

@@ -240,7 +240,7 @@ def _start_blocking(
             ) from error
     with host.or_ended(llm):
         host.require_context(name, llm.model_config.max_model_len, context_tokens)
-    return StartedEngine(llm, latent, model.task, parser)
+    return StartedEngine(llm, latent, model.task, parser, model.chat_template)
 
 
 def engine_arguments(

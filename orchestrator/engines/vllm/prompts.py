@@ -6,6 +6,7 @@ Does not import vllm: it only needs a tokenizer.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,10 +39,12 @@ class Prompts:
     Refused for a prompt that it cannot convert.
     """
 
-    def __init__(self, tokenizer: Any, pool: str) -> None:
-        """Use this tokenizer; refusals name `pool`."""
+    def __init__(self, tokenizer: Any, pool: str, template: str = "") -> None:
+        """Use this tokenizer, and this chat template instead of its own; refusals name `pool`."""
         self._tokenizer = tokenizer
         self._name = pool
+        self._template = str(template or getattr(tokenizer, "chat_template", None) or "")
+        self._own = {"chat_template": template} if template else {}
         # whether special tokens are part of the text: vLLM leaves them out, and tags with them
         self.keeps_special = any(map(is_tag, _special_tokens(tokenizer)))
         self.ids = functools.lru_cache(_MAX_PROMPTS)(self._render)
@@ -57,9 +60,9 @@ class Prompts:
         """Return the text of these tokens as the engine returns it."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not self.keeps_special))
 
-    def _thinking(self, prompt: Prompt) -> tuple[str, bool]:
+    def _thinking(self, prompt: Prompt, settings: str = "") -> tuple[str, bool]:
         """Return the tag with which the prompt opens the thinking, and whether it closes it."""
-        end = self.text_of(self.ids(prompt)[-_TAG_TOKENS:])
+        end = self.text_of(self.ids(prompt, settings)[-_TAG_TOKENS:])
         return opening_tag(end), closes_thinking(end)
 
     def valued_ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -70,13 +73,16 @@ class Prompts:
         """
         if isinstance(prompt, str):
             return tuple(self._tokenizer.encode(prompt))
-        if not getattr(self._tokenizer, "chat_template", None):
+        if not self._template:
             raise Refused(
                 f"the model of pool {self._name!r} has no chat template: it values plain texts, "
                 "not conversations"
             )
         text = self._tokenizer.apply_chat_template(
-            _chat(prompt), tokenize=False, add_generation_prompt=False
+            _chat(prompt),
+            tokenize=False,
+            add_generation_prompt=False,
+            **self._own,
         )
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
@@ -89,11 +95,22 @@ class Prompts:
             )
         return ids[0]
 
-    def _render(self, prompt: Prompt) -> tuple[int, ...]:
-        if getattr(self._tokenizer, "chat_template", None):
+    def _render(self, prompt: Prompt, settings: str = "") -> tuple[int, ...]:
+        """Return the tokens of a prompt; `settings` are arguments of the chat template, as JSON."""
+        arguments: dict[str, Any] = json.loads(settings) if settings else {}
+        if unused := [name for name in arguments if name not in self._template]:
+            raise Refused(
+                f"the chat template of pool {self._name!r} does not use {unused[0]!r}, which "
+                "sampling.extra.chat_template_kwargs sets"
+            )
+        if self._template:
             messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
             text = self._tokenizer.apply_chat_template(
-                _chat(messages), tokenize=False, add_generation_prompt=True
+                _chat(messages),
+                tokenize=False,
+                add_generation_prompt=True,
+                **self._own,
+                **arguments,
             )
             # the template has already added the special tokens
             return tuple(self._tokenizer.encode(text, add_special_tokens=False))

@@ -17,6 +17,7 @@ from orchestrator.core.values import Finish, Request, Spans, Trace, Usage, chang
 from orchestrator.engines.reply import tokens_between, trace_for, without_stop
 from orchestrator.engines.vllm.depth import IterationCounts
 from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
+from orchestrator.engines.vllm.sampling import template_settings
 from orchestrator.engines.vllm.watch import TokenWatch
 from orchestrator.kit.answers.tags import OPEN
 from orchestrator.kit.answers.thinking import Split, clipped, refined, shifted, split
@@ -113,7 +114,9 @@ def with_thinking(
     """
     if not trace.text:
         return trace
-    tag, closes = prompts.thinking(request.prompt)
+    tag, closes = prompts.thinking(
+        request.prompt, template_settings(request.sampling.extra if request.sampling else {})
+    )
     inherited = request.prefix_text if request.parent is not None else tag
     before = f"{inherited}{request.suffix}"
     # where nothing else precedes it, the tag is part of the trace's own text

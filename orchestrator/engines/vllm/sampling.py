@@ -6,6 +6,7 @@ key of the plan or Leadline itself decides. Imports vllm only when called.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
@@ -19,6 +20,7 @@ from orchestrator.plan.keys import refuse_unknown
 
 KEY = "sampling.extra"
 _GUIDED = {f"guided_{kind}": kind for kind in ("json", "regex", "choice", "grammar")}
+_OF_TEMPLATES = ("chat_template_kwargs", "reasoning_effort")
 _PROMPT = "metrics and verifiers ask for what they need"
 _TOKENS = "the texts and tokens that come back are Leadline's to choose"
 _INTERNAL = "vLLM sets it itself"
@@ -60,13 +62,14 @@ def parsed(extra: Mapping[str, object]) -> dict[str, Any]:
     PlanFault for a name that vLLM does not have (with the near match), a value that it does not
     take, and what is decided elsewhere.
     """
+    template_settings(extra)
     if not extra:
         return {}
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError
 
     known = set(SamplingParams.__struct_fields__)
-    extra = _in_one_dialect(extra)
+    extra = _in_one_dialect({n: value for n, value in extra.items() if n not in _OF_TEMPLATES})
     for name in extra:
         if reason := ELSEWHERE.get(name):
             raise PlanFault(KEY, f"{KEY}.{name} is not passed to vLLM: {reason}")
@@ -88,6 +91,16 @@ def parsed(extra: Mapping[str, object]) -> dict[str, Any]:
             keys = [field.name for field in fields(value) if not field.name.startswith("_")]
             refuse_unknown(cast(Mapping[str, object], extra[name]), keys, f"{KEY}.{name}")
     return typed
+
+
+def template_settings(extra: Mapping[str, object]) -> str:
+    """Return the arguments of the chat template that a plan sets, as JSON; "" for none."""
+    given = extra.get("chat_template_kwargs", {})
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise PlanFault(KEY, f"{KEY}.chat_template_kwargs = {given!r}: it must be a table")
+    if "reasoning_effort" in extra:
+        given = {**given, "reasoning_effort": extra["reasoning_effort"]}
+    return json.dumps(given, sort_keys=True) if given else ""
 
 
 def _in_one_dialect(extra: Mapping[str, object]) -> dict[str, object]:

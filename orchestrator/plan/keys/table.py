@@ -145,6 +145,9 @@ KEYS: Mapping[str, Meta] = {
         extra_json_schema={"range": "containing {prompt}"},
         description="The template of plain prompts; {prompt} is replaced by the prompt.",
     ),
+    "sampling.prefill": Meta(
+        description="A text with which every attempt begins, as in a half-written reply."
+    ),
     "sampling.extra": Meta(
         description="The engine's other sampling parameters, by its names: { min_tokens = 8 }."
     ),
@@ -226,6 +229,9 @@ KEYS: Mapping[str, Meta] = {
     ),
     "models.NAME.task": Meta(
         description="The task of a model that returns values: classify, token_classify or embed."
+    ),
+    "models.NAME.chat_template": Meta(
+        description="A file with a chat template (Jinja), or its text, instead of the model's own."
     ),
     "models.NAME.reasoning_parser": Meta(
         description="vLLM's parser of this model's thinking; empty: by its family; none: by tags."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import PluginSpec, Sampling
-from orchestrator.engines.vllm.sampling import ELSEWHERE, parameters, parsed
+from orchestrator.engines.vllm.sampling import ELSEWHERE, parameters, parsed, template_settings
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
 
@@ -67,6 +68,32 @@ def test_a_parameter_is_part_of_a_request(name: str) -> None:
 def test_what_vllm_does_not_take_is_refused_by_name(extra: dict[str, Any], reason: str) -> None:
     with pytest.raises(PlanError, match=reason):
         parsed(extra)
+
+
+def test_dialects_of_servers_are_structured_outputs() -> None:
+    schema = {"type": "object"}
+    form = {"type": "json_schema", "json_schema": {"name": "c", "schema": schema}}
+    for extra, field, value in (
+        ({"response_format": form}, "json", schema),
+        ({"response_format": {"type": "json_object"}}, "json_object", True),
+        ({"guided_regex": "[0-9]+"}, "regex", "[0-9]+"),
+        ({"guided_choice": ["A", "B"]}, "choice", ["A", "B"]),
+    ):
+        assert getattr(parsed(extra)["structured_outputs"], field) == value
+    assert parsed({"response_format": {"type": "text"}}) == {}
+    with pytest.raises(PlanError, match="response_format"):
+        parsed({"response_format": {"type": "yaml"}})
+
+
+def test_arguments_of_the_chat_template_are_no_sampling_parameters() -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}
+    assert parsed(extra) == {}
+    assert json.loads(template_settings(extra)) == {
+        "enable_thinking": False,
+        "reasoning_effort": "low",
+    }
+    with pytest.raises(PlanError, match="must be a table"):
+        parsed({"chat_template_kwargs": "no"})
 
 
 @pytest.mark.parametrize("engine", ["vllm", "ray"])

@@ -15,7 +15,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Finish, Request, Trace, Usage
 from orchestrator.engines.vllm.options import NO_PARSER, PARSERS, reply_parser
-from orchestrator.engines.vllm.prompts import EngineInput, Prompts
+from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 from orchestrator.engines.vllm.reply import ReplyParser, with_thinking
 
 pytest.importorskip("vllm")
@@ -201,6 +201,23 @@ def test_a_trace_without_text_has_no_tag() -> None:
 def test_special_tokens_are_kept_in_the_text_where_they_are_tags() -> None:
     assert Prompts(tokenizer(PLAIN), "main").keeps_special
     assert not Prompts(tokenizer(PLAIN, special=("<|im_start|>",)), "main").keeps_special
+
+
+SWITCH = "{% for m in messages %}{{ m.content }}{% endfor %}{% if deep %}<think>{% endif %}"
+
+
+def test_arguments_and_another_template_reach_the_prompt() -> None:
+    own = Prompts(tokenizer(SWITCH), "main")
+    assert own.text_of(own.ids("2+2?")) == "2+2?"
+    assert own.text_of(own.ids("2+2?", '{"deep": true}')) == "2+2?<think>"
+    assert own.thinking("2+2?", '{"deep": true}') == ("<think>", False)
+    other = Prompts(tokenizer(SWITCH), "main", "{{ messages[0].content }}!")
+    assert other.text_of(other.ids("2+2?")) == "2+2?!"
+
+
+def test_an_argument_that_the_template_does_not_use_is_refused() -> None:
+    with pytest.raises(Refused, match="pool 'main' does not use 'enable_thinking'"):
+        Prompts(tokenizer(SWITCH), "main").ids("2+2?", '{"enable_thinking": false}')
 
 
 def test_what_only_a_parser_sees_gets_a_tag() -> None:
