@@ -32,6 +32,7 @@ _TABLES = r"(domains|models)\.[^.=]+"
 _PLUGIN_OPTIONS = rf"--((strategy|selector|verifiers|execution\.engine|{_TABLES})\.[^=]+|{_TABLES})"
 _SECTIONS = {
     "": "What to run",
+    "columns": "Which columns of the problems are read (docs/problems.md)",
     "sampling": "How tokens are sampled",
     "budget": "Limits per problem",
     "execution": "Where and how fast it runs (never changes answers)",
@@ -42,7 +43,7 @@ _METAVARS = {
     "int": "INTEGER",
     "float": "NUMBER",
     "bool": "BOOLEAN",
-    "problems": "FILE",
+    "problems": "PLACE",
     "out": "DIR",
 }
 

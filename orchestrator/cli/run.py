@@ -21,7 +21,8 @@ from orchestrator.cli.console import message, print_json, results_console
 from orchestrator.cli.foreground import Outcome, engine_log, run_in_foreground
 from orchestrator.cli.inputs import (
     first_problems,
-    problems_and_directory,
+    job_directory,
+    local_problems,
     read_plan,
     references_and_notes,
     report_rows,
@@ -90,8 +91,9 @@ def run(
       leadline run plan.toml --sampling.temperature 0.9 --out runs/hotter --limit 20
     """
     loaded = read_plan(plan_file, flags)
-    problems, directory = problems_and_directory(loaded, "run")
-    source = job_source(problems, limit, loaded.format)
+    directory = job_directory(loaded, "run")
+    loaded, problems = local_problems(loaded, directory, limit)
+    source = job_source(problems, limit, loaded.format, loaded.origin)
     require_same_file(directory, source)
     plan = _with_recorded_choice(loaded, directory)
     return _run_job(directory, plan, loaded.execution, source, display, retry_failed)

@@ -9,7 +9,7 @@ formats, encodings and ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import msgspec
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Message, Problem, Prompt, Result, Status
 from orchestrator.jobs.openai_batch import refusal
-from orchestrator.jobs.rows import Format, Row, detect_format, iter_rows, no_question, row_from
+from orchestrator.jobs.rows import Format, Row, Rows, no_question, row_from
 from orchestrator.plan import registry
 
 _ROLES = ("system", "user", "assistant")
@@ -52,26 +52,30 @@ def read_problems(
     the file cannot be read or no row is valid.
     """
     path = Path(path)
-    kind = detect_format(path)
+    rows = Rows(path)
+    kind = rows.format()
     known = frozenset({*registry.names("domains"), *domains, default_domain})
     problems: list[Problem] = []
     invalid: list[Result] = []
     order: list[str] = []
     n_derived = 0
     ignored: Counter[str] = Counter()
-    for row in iter_rows(path, kind):
+    guesses: dict[tuple[str, str], None] = {}
+    for row in rows:
         order.append(row.id)
+        guesses.update(dict.fromkeys(row.guess))
+        kind = row.format if kind is Format.COPY else kind
         try:
             problems.append(_problem(row, default_domain, known))
         except _Invalid as fault:
-            error = f"{path.name}:{row.line}: {fault}"
+            error = f"{row.place}: {fault}"
             invalid.append(Result(row.id, Status.INVALID, error=error, tags=_tags(row)))
             continue
         n_derived += row.derived
-        ignored.update(list(row.fields["body"]) if kind is Format.OPENAI_BATCH else ())
+        ignored.update(list(row.fields["body"]) if row.format is Format.OPENAI_BATCH else ())
     if not problems:
         raise PlanError(_nothing(path, invalid))
-    warnings = tuple(_warnings(path, n_derived, ignored))
+    warnings = (*guess_notes(path.name, guesses), *_warnings(path, n_derived, ignored))
     return _first(ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind), limit)
 
 
@@ -101,6 +105,12 @@ def problem_from_row(
         return _problem(row, default_domain, {*registry.names("domains"), *domains, default_domain})
     except _Invalid as fault:
         raise PlanError(f"problem {row.id or dict(fields)!r}: {fault}") from fault
+
+
+def guess_notes(name: str, guesses: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield what was guessed about the columns of a file, for the user to check."""
+    for field, column in guesses:
+        yield f"{name}: the column {column!r} is read as {field!r}; columns.{field} names another"
 
 
 def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str]:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.jobs.files import sha256, write_atomically
+from orchestrator.jobs.files import make_private, sha256, write_atomically
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.journal import Journal
+from orchestrator.jobs.rows.copy import COPY_FILE, Copy, write_copy
+from orchestrator.jobs.rows.reading import Rows
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import plan_toml
+from orchestrator.plan.file.sources import STANDARD_INPUT, Location
+from orchestrator.plan.keys import Columns
 
 _META = "commission"  # as version 0.1 wrote it
 PLAN_FILE = "plan.toml"
@@ -31,6 +35,7 @@ class JobSource:
     """The problems of a job: `problems` is an absolute path, `sha256` that file's digest.
 
     `limit` is how many rows count, 0 for all; `folder` is the working directory of the command.
+    `origin` is where the problems came from if `problems` is a copy of them in the job's directory.
     """
 
     problems: str
@@ -38,11 +43,12 @@ class JobSource:
     limit: int = 0
     format: str = "auto"
     folder: str = ""
+    origin: str = ""
 
 
-def job_source(problems: Path, limit: int, format: str) -> JobSource:
+def job_source(problems: Path, limit: int, format: str, origin: str = "") -> JobSource:
     """Return the source for a problem file as it is now."""
-    return JobSource(str(problems.resolve()), sha256(problems), limit, format, os.getcwd())
+    return JobSource(str(problems.resolve()), sha256(problems), limit, format, os.getcwd(), origin)
 
 
 def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
@@ -79,18 +85,51 @@ def read_source(directory: Path) -> JobSource | None:
         raise PlanError(f"there is no job in {directory}: it has no journal.db")
     with Journal.for_reading(directory / "journal.db") as journal:
         text = journal.meta(_META)
-    return None if text is None else msgspec.json.decode(text, type=JobSource)
+    source = None if text is None else msgspec.json.decode(text, type=JobSource)
+    if source is None or not source.origin or Path(source.problems).is_file():
+        return source
+    # the copy has moved with its directory, or with that of the study around it
+    places = (directory / COPY_FILE, directory.resolve().parent / COPY_FILE)
+    found = next((str(place.resolve()) for place in places if place.is_file()), source.problems)
+    return replace(source, problems=found)
 
 
 def require_same_file(directory: Path, source: JobSource) -> None:
-    """Refuse another problem file in a job's directory: its results would replace the first's."""
+    """Refuse other problems in a job's directory: their results would replace the first's."""
     before = read_source(directory) if (directory / "journal.db").is_file() else None
-    if before is None or before.problems == source.problems or before.sha256 == source.sha256:
+    if before is None or before.sha256 == source.sha256:
+        return
+    was, is_now = before.origin or before.problems, source.origin or source.problems
+    if was == is_now and is_now != STANDARD_INPUT:  # which may be another file every time
         return
     raise PlanError(
-        f"{directory} was started with the problems of {before.problems}; "
-        f"for {source.problems} choose another with --out DIRECTORY"
+        f"{directory} was started with {_named(was)}; for {_named(is_now)} choose another with "
+        "--out DIRECTORY"
     )
+
+
+def _named(origin: str) -> str:
+    is_input = origin == STANDARD_INPUT
+    return "other problems from the standard input" if is_input else f"the problems of {origin}"
+
+
+def kept_copy(location: Location, columns: Columns, directory: Path, limit: int) -> Copy:
+    """Return the copy of problems from elsewhere that is now in the directory of a job or study.
+
+    PlanError when they cannot be read, or when a job there has other problems.
+    """
+    Rows(location, columns).format()  # before there is a directory
+    make_private(directory)
+    copy = write_copy(location, columns, directory, limit)
+    source = JobSource(str(copy.path.resolve()), copy.sha256, limit, origin=str(location))
+    try:
+        for job in (directory, *(journal.parent for journal in directory.glob("*/journal.db"))):
+            require_same_file(job, source)
+    except PlanError:
+        copy.discard()
+        raise
+    copy.keep()
+    return copy
 
 
 def require_unchanged(directory: Path, source: JobSource, plan: Plan) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.core.values import Result, Status, Trace, Usage
-from orchestrator.jobs.rows import Format, detect_format, iter_rows
+from orchestrator.jobs.rows import Rows
 from orchestrator.runtime.annotate import Annotator
 
 CONFIDENCE = 0.95
@@ -121,25 +121,14 @@ class Report:
 def reference_rows(path: str | Path) -> dict[str, ReferenceRow]:
     """Return the reference answers by id, from a problem file or a file of `id` and `answer`.
 
-    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out. A list
-    of texts in a cell of a CSV file is a list.
+    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out.
     """
-    path = Path(path)
-    kind = detect_format(path)
-    answers = ((row, row.fields.get("answer")) for row in iter_rows(path, kind) if not row.error)
+    answers = ((row, row.fields.get("answer")) for row in Rows(path) if not row.error)
     return {
-        row.id: ReferenceRow(row.line, _list_in_cell(answer) if kind is Format.CSV else answer)
+        row.id: ReferenceRow(row.line, answer)
         for row, answer in answers
         if answer not in (None, "", [])
     }
-
-
-def _list_in_cell(cell: str) -> str | list[str]:
-    """Return the list of texts that a cell holds as JSON, or the cell (`[1, 2]` is an interval)."""
-    try:
-        return msgspec.json.decode(cell, type=list[str]) or cell
-    except msgspec.DecodeError:
-        return cell
 
 
 async def read_references(
