@@ -227,7 +227,7 @@ def _run_job(
     """Run the remaining problems of a job and print the summary."""
     file = first_problems(source.problems, plan, source.limit)
     report_rows(file, display)
-    domains = {problem.id: problem.domain for problem in file.problems}
+    domains = file.domains(plan.domain)
     references = references_and_notes(source.problems, domains, plan, execution)
     _report_choice(plan, display)
     resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
@@ -314,7 +314,7 @@ def _summary(
 ) -> Summary:
     is_done = not outcome.signal_number
     answers = references.answers if is_done else {}
-    domains = {problem.id: problem.domain for problem in file.problems}
+    domains = file.domains(plan.domain)
     wants_batch = source.format == "openai-batch" or (
         source.format == "auto" and file.format is Format.OPENAI_BATCH
     )
@@ -342,7 +342,7 @@ def _correctness(
 ) -> Mapping[str, bool | None]:
     """Return which problems were answered correctly; nothing, with a note, if that fails."""
     try:
-        return correctness(job.results(), answers, domains, plan, execution)
+        return correctness(job.iter_results(), answers, domains, plan, execution)
     except (LeadlineError, OSError, KeyboardInterrupt) as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         message(

@@ -20,17 +20,20 @@ import msgspec
 
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
 from orchestrator.core.plan import Plan, differences, document, fingerprint
-from orchestrator.core.values import Problem, Result
+from orchestrator.core.values import Problem, Result, Status
 from orchestrator.jobs.files import (
     indented_json,
     make_private,
     remove_leftovers,
     write_atomically,
+    write_parts_atomically,
 )
 from orchestrator.jobs.journal import Journal, digest
+from orchestrator.jobs.rows.stored import StoredDict, StoredList
 
 _LOCK = "lock"
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
+EXPORT_FACTOR = 50.0  # and how many times as long as it takes to write it
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class Job:
     order: Sequence[str] = ()
     retry_failed: bool = True  # whether problems that failed in an earlier run are tried again
     _exported_at: float = 0.0
+    _export_seconds: float = 0.0
     _lock: os.stat_result | None = None  # of the lock file when it was locked
 
     @property
@@ -54,17 +58,27 @@ class Job:
         """Return the path of results.jsonl."""
         return self.directory / "results.jsonl"
 
-    def remaining(self) -> list[Problem]:
+    def remaining(self) -> Sequence[Problem]:
         """Return the problems that have no result yet, or failed before, in input order."""
-        concluded = self.journal.concluded()
-        if self.retry_failed:
-            concluded -= self.journal.failed()
-        return [p for p in self.problems if p.id not in concluded]
+        if not self.journal.n_results():
+            return self.problems
+        undone = (None, Status.FAILED) if self.retry_failed else (None,)
+        remaining = StoredList[Problem](Problem)
+        for problem in self.problems:
+            if self.journal.status(problem.id) in undone:
+                remaining.append(problem)
+        return remaining.settled()
 
     def results(self) -> list[Result]:
         """Return the results so far, in input order, those of invalid rows included."""
-        known = {r.problem_id: r for r in self.journal.results()} | dict(self.invalid)
-        return [known[i] for i in self.order if i in known]
+        return list(self.iter_results())
+
+    def iter_results(self) -> Iterator[Result]:
+        """Yield these results one by one; the job must stay open."""
+        for id in self.order:
+            result = self.invalid.get(id) or self.journal.result(id)
+            if result is not None:
+                yield result
 
     def export(self) -> None:
         """Replace results.jsonl in one step.
@@ -72,15 +86,19 @@ class Job:
         JournalError when the write fails, or when the directory's lock is no longer ours.
         """
         self._require_lock()
-        write_atomically(
-            self.results_path,
-            b"".join(msgspec.json.encode(result_row(r)) + b"\n" for r in self.results()),
-        )
+        began = time.monotonic()
+        lines = (msgspec.json.encode(result_row(r)) + b"\n" for r in self.iter_results())
+        write_parts_atomically(self.results_path, lines)
         self._exported_at = time.monotonic()
+        self._export_seconds = self._exported_at - began
 
     def export_if_old(self) -> None:
-        """Write results.jsonl if the last one is older than EXPORT_SECONDS."""
-        if time.monotonic() - self._exported_at > EXPORT_SECONDS:
+        """Write results.jsonl if the last one is older than EXPORT_SECONDS.
+
+        Of a large job it may grow older, so that the run spends little of its time on writing it.
+        """
+        age = time.monotonic() - self._exported_at
+        if age > max(EXPORT_SECONDS, EXPORT_FACTOR * self._export_seconds):
             self.export()
 
     def _require_lock(self) -> None:
@@ -120,8 +138,11 @@ def open_job(
         _claim(directory, journal, plan)
         _refuse_changed(journal, problems)
         ids = order if order is not None else [p.id for p in problems]
-        by_id = {r.problem_id: r for r in invalid}
-        job = Job(directory, journal, problems, by_id, ids, retry_failed, time.monotonic(), lock)
+        by_id = StoredDict[Result](Result)
+        for result in invalid:
+            by_id[result.problem_id] = result
+        job = Job(directory, journal, problems, by_id.settled(), ids, retry_failed)
+        job._exported_at, job._lock = time.monotonic(), lock
         try:
             yield job
         finally:
@@ -181,12 +202,17 @@ def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
 
 
 def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
-    known = journal.digests()
-    changed = [p.id for p in problems if known.get(p.id, "") not in ("", digest(p))]
-    if changed:
+    if not journal.n_opened():
+        return
+    n_changed, first = 0, ""
+    for problem in problems:
+        known = journal.digest_of(problem.id)
+        if known not in (None, digest(problem)):
+            n_changed, first = n_changed + 1, first or problem.id
+    if n_changed:
         raise PlanError(
-            f"{len(changed)} problems have another text than when they were started, "
-            f"{changed[0]!r} first; "
+            f"{n_changed} problems have another text than when they were started, "
+            f"{first!r} first; "
             "change them back, give them new ids, or start another job with --out DIRECTORY"
         )
 

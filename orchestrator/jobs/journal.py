@@ -212,6 +212,27 @@ class Journal:
         """Return the digest of every problem ever opened."""
         return dict(self._rows("SELECT problem, digest FROM problems"))
 
+    def digest_of(self, problem_id: str) -> str | None:
+        """Return the digest of a problem, or None if it was never opened."""
+        row = self._row("SELECT digest FROM problems WHERE problem = ?", problem_id)
+        return None if row is None else str(row[0])
+
+    def n_opened(self) -> int:
+        """Return how many problems were ever opened."""
+        return int((self._row("SELECT COUNT(*) FROM problems") or (0,))[0])
+
+    def n_results(self) -> int:
+        """Return how many problems have a result."""
+        return int((self._row("SELECT COUNT(*) FROM results") or (0,))[0])
+
+    def status(self, problem_id: str) -> Status | None:
+        """Return the status of a problem's result, or None."""
+        row = self._row(
+            "SELECT json_extract(CAST(body AS TEXT), '$.status') FROM results WHERE problem = ?",
+            problem_id,
+        )
+        return None if row is None else Status(row[0])
+
     def concluded(self) -> set[str]:
         """Return the ids of the problems that have a result."""
         return {str(row[0]) for row in self._rows("SELECT problem FROM results")}

@@ -9,7 +9,7 @@ formats, encodings and ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Message, Problem, Prompt, Result, Status
 from orchestrator.jobs.openai_batch import refusal
 from orchestrator.jobs.rows import Format, Row, Rows, no_question, row_from
+from orchestrator.jobs.rows.stored import StoredList
 from orchestrator.plan import registry
 
 _ROLES = ("system", "user", "assistant")
@@ -28,13 +29,37 @@ _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
 
 @dataclass(frozen=True, slots=True)
 class ProblemFile:
-    """The contents of a file; `order` has the id of every row, invalid ones included, in order."""
+    """The contents of a file; `order` has the id of every row, invalid ones included, in order.
 
-    problems: tuple[Problem, ...]
-    invalid: tuple[Result, ...]
+    The sequences of a large file are on disk (`StoredList`).
+    """
+
+    problems: Sequence[Problem]
+    invalid: Sequence[Result]
     warnings: tuple[str, ...]
-    order: tuple[str, ...]
+    order: Sequence[str]
     format: Format
+
+    def domains(self, default: str) -> Mapping[str, str]:
+        """Return the domain of each problem by its id; `default` is that of most."""
+        return _Domains(self.problems, default)
+
+
+class _Domains(Mapping[str, str]):
+    """The domains of problems; only those that differ from the default are in memory."""
+
+    def __init__(self, problems: Sequence[Problem], default: str) -> None:
+        self._problems, self._default = problems, default
+        self._others = {p.id: p.domain for p in problems if p.domain != default}
+
+    def __getitem__(self, id: str) -> str:
+        return self._others.get(id, self._default)
+
+    def __iter__(self) -> Iterator[str]:
+        return (problem.id for problem in self._problems)
+
+    def __len__(self) -> int:
+        return len(self._problems)
 
 
 class _Invalid(Exception):
@@ -55,9 +80,8 @@ def read_problems(
     rows = Rows(path)
     kind = rows.format()
     known = frozenset({*registry.names("domains"), *domains, default_domain})
-    problems: list[Problem] = []
-    invalid: list[Result] = []
-    order: list[str] = []
+    problems, invalid = StoredList[Problem](Problem), StoredList[Result](Result)
+    order = StoredList[str](str)
     n_derived = 0
     ignored: Counter[str] = Counter()
     guesses: dict[tuple[str, str], None] = {}
@@ -73,10 +97,11 @@ def read_problems(
             continue
         n_derived += row.derived
         ignored.update(list(row.fields["body"]) if row.format is Format.OPENAI_BATCH else ())
-    if not problems:
+    if not len(problems):
         raise PlanError(_nothing(path, invalid))
     warnings = (*guess_notes(path.name, guesses), *_warnings(path, n_derived, ignored))
-    return _first(ProblemFile(tuple(problems), tuple(invalid), warnings, tuple(order), kind), limit)
+    read = ProblemFile(problems.settled(), invalid.settled(), warnings, order.settled(), kind)
+    return _first(read, limit)
 
 
 def _first(file: ProblemFile, limit: int) -> ProblemFile:
@@ -127,8 +152,8 @@ def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str
         )
 
 
-def _nothing(path: Path, invalid: list[Result]) -> str:
-    if not invalid:
+def _nothing(path: Path, invalid: Sequence[Result]) -> str:
+    if not len(invalid):
         return f"{path} contains no rows; write one problem per line"
     listed = "".join(f"\n  {result.error}" for result in invalid[:3])
     more = f"\n  and {len(invalid) - 3} more" if len(invalid) > 3 else ""

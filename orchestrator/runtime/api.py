@@ -204,7 +204,9 @@ async def run_job(
         driver = Driver(plan, execution, explorer, engine, annotator, job.journal)
         driver.progress.outages = engine.outages
         driver.progress.n_problems = len(job.problems)
-        driver.progress.n_failed = len(job.journal.failed() - {p.id for p in remaining})
+        failed = job.journal.failed()
+        retried = {p.id for p in remaining if p.id in failed} if failed else set()
+        driver.progress.n_failed = len(failed - retried)
         driver.progress.n_resumed = driver.progress.n_done = len(job.problems) - len(remaining)
         progress(driver.progress)
         async with contextlib.aclosing(driver.run(remaining)) as results:

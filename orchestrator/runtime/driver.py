@@ -122,8 +122,7 @@ class Driver:
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
         self._watchdog = Watchdog(execution.strategy_seconds)
-        self._journalled = journal.digests()
-        self._failed_before = journal.failed()
+        self._is_resumed = journal.n_opened() > 0
         self._n_planned: int | None = getattr(explorer.strategy, "n_planned", None)
 
     async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
@@ -256,7 +255,7 @@ class Driver:
         opened = self._open[problem.id] = _Open(
             order, session, Classes(), time.monotonic(), self.progress.outages.total_seconds()
         )
-        if problem.id in self._journalled:
+        if self._is_resumed and self._journal.digest_of(problem.id) is not None:
             effects = self._replay(opened)
         else:
             self._post(Opened(problem.id, digest(problem)))
@@ -270,7 +269,7 @@ class Driver:
         """Rebuild a session from its journalled events; return the effects it still requires."""
         session, problem_id = opened.session, opened.session.problem.id
         self._guarded(opened, session.start)
-        failed_before = problem_id in self._failed_before
+        failed_before = self._journal.status(problem_id) is Status.FAILED
         for event in (
             usable(self._journal, session) if failed_before else self._journal.events(problem_id)
         ):

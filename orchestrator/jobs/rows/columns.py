@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from orchestrator.core.errors import PlanError
-from orchestrator.jobs.rows.record import Record
+from orchestrator.jobs.rows.record import Record, shortened
 from orchestrator.plan.keys import Columns, near
 
 Fields: TypeAlias = dict[str, Any]
@@ -51,6 +51,7 @@ class Mapper:
         used = (*self._specs.values(), *columns.wrong, *columns.omit)
         self._unseen = dict.fromkeys(column for spec in used for column in columns_in(spec))
         self._seen: set[str] = set()
+        self._header: tuple[str, ...] = ()  # of the last file of cells
         dropped = (*(_dropped(t, spec) for t, spec in self._specs.items()), columns.wrong)
         self._dropped = {name for names in (*dropped, columns.omit) for name in names}
 
@@ -61,6 +62,8 @@ class Mapper:
         """
         if self._unseen:
             self._note(record)
+        if record.in_cells and tuple(record.fields) != self._header:
+            self._require_question(record)
         fields = {name: value for name, value in record.fields.items() if value is not None}
         if not self._specs and not self._dropped:
             return self._guessed(fields, record)
@@ -102,6 +105,16 @@ class Mapper:
             f"{self._name} has no column {column!r}{near(column, there)} (columns.{key}); "
             f"it has: {', '.join(sorted(there))}"
         )
+
+    def _require_question(self, record: Record) -> None:
+        """Raise PlanError for a file of cells without a header, or without a question."""
+        names = self._header = tuple(record.fields)
+        known = {"id", "prompt", "messages"} & {*names, *self._specs}
+        if not known and not any(target == "prompt" for target, _ in _guess(names)):
+            raise PlanError(
+                f"{self._name}: the first line must be a header with 'prompt' or 'messages'; it "
+                f"has {shortened(', '.join(names))}; columns.prompt names another column"
+            )
 
     def _guessed(self, fields: Fields, record: Record) -> tuple[Fields, str, Guess]:
         guess = _guess(tuple(fields))

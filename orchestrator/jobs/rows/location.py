@@ -32,7 +32,7 @@ _DATA = frozenset(
 )
 # files that tools leave beside data
 _NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json"})
-_DECOMPRESSED: Mapping[str, Callable[[BinaryIO], Any]] = {
+_DECOMPRESSED: Mapping[str, Callable[[Any], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
@@ -78,16 +78,12 @@ def _open_local(path: Path) -> BinaryIO:
     if path.is_dir():
         raise PlanError(f"{path} is a directory; name the file of problems in it")
     try:
-        return _decompressed(path.open("rb"), path.suffix)
+        opener = _DECOMPRESSED.get(path.suffix.lower())
+        return path.open("rb") if opener is None else cast("BinaryIO", opener(path))
     except FileNotFoundError as error:
         raise PlanError(f"there is no file {path}") from error
     except OSError as error:
         raise PlanError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
-    opener = _DECOMPRESSED.get(suffix.lower())
-    return file if opener is None else cast("BinaryIO", opener(file))
 
 
 def _standard_input() -> Document:
@@ -251,7 +247,8 @@ def _open_remote(fs: Any, path: str, uri: str) -> BinaryIO:
             shutil.copyfileobj(file, kept)
             kept.seek(0)
             file = kept
-        return _decompressed(file, PurePosixPath(path).suffix)
+        opener = _DECOMPRESSED.get(PurePosixPath(path).suffix.lower())
+        return cast("BinaryIO", file if opener is None else opener(file))
 
 
 @contextmanager

@@ -214,10 +214,10 @@ def _copied(record: Record, place: str) -> Row:
 
 def row_from(fields: Mapping[str, Any]) -> Row:
     """Return a row that comes from no file: its line is 0, its id "" if it has no usable one."""
-    rest = {name: value for name, value in fields.items() if value is not None}
+    rest, _, guess = Mapper(Columns(), "").mapped(Record(0, fields))
     own_id = rest.pop("id", None)
     id, fault = _identified(own_id, rest)
-    return Row(0, id, rest, fault, derived=own_id is None)
+    return Row(0, id, rest, fault, derived=own_id is None, guess=guess)
 
 
 class _Ids:

@@ -6,6 +6,7 @@ Not covered: OpenAI batches, which are JSONL whose rows have another meaning
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import msgspec
 from orchestrator.core.errors import PlanError
 from orchestrator.jobs.rows.record import BOM, Document, Record, shortened
 
-_CHUNK = 1 << 20  # characters
+_CHUNK = 1 << 20  # bytes
 _TAIL = 16  # characters: more than the longest literal of JSON
 _BLANK = re.compile(r"[ \t\r\n]*")
 
@@ -86,9 +87,9 @@ def _elements(document: Document) -> Iterator[Any]:
         if text[place] != ",":
             raise ValueError(f"expected , or ] instead of {shortened(text[place:])!r}")
         place += 1
-    rest = text[place + 1 :] + next(chunks, "")
-    if rest.strip():
-        raise ValueError(f"there is more behind its end: {shortened(rest)!r}")
+    for rest in (text[place + 1 :], *chunks):
+        if rest.strip():
+            raise ValueError(f"there is more behind its end: {shortened(rest)!r}")
 
 
 def _skip(text: str, place: int) -> int:
@@ -108,17 +109,23 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _chunks(document: Document) -> Iterator[str]:
-    """Yield the text of a document piece by piece, each of whole lines where that is possible."""
-    pending: list[str] = []
-    size = 0
-    for _, line in lines(document):
-        pending.append(line)
-        size += len(line)
-        if size >= _CHUNK:
-            yield "".join(pending)
-            pending, size = [], 0
-    if pending:
-        yield "".join(pending)
+    """Yield the text of a document piece by piece; an array may be one long line."""
+    decoder, n_before = codecs.getincrementaldecoder("utf-8")(), 0
+    with document.open() as file:
+        while True:
+            raw = file.read(_CHUNK)
+            try:
+                text = decoder.decode(raw, final=not raw)
+            except UnicodeDecodeError as error:
+                raise PlanError(
+                    f"{document.name}: byte {n_before + error.start + 1} is not UTF-8; convert the "
+                    f"file, e.g. iconv -f CP1252 -t UTF-8 {document.label}"
+                ) from error
+            n_before += len(raw)
+            if text:
+                yield text
+            if not raw:
+                return
 
 
 def lines(document: Document) -> Iterator[tuple[int, str]]:
