@@ -58,6 +58,7 @@ from orchestrator.jobs.source import (
 from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
+from orchestrator.plan.file.sources import published
 from orchestrator.studies.evaluate import References, RightAnswers
 from orchestrator.studies.summary import Summary, correctness, summarise
 
@@ -96,7 +97,11 @@ def run(
     source = job_source(problems, limit, loaded.format, loaded.origin)
     require_same_file(directory, source)
     plan = _with_recorded_choice(loaded, directory)
-    return _run_job(directory, plan, loaded.execution, source, display, retry_failed)
+    exit_code = _run_job(directory, plan, loaded.execution, source, display, retry_failed)
+    if loaded.recipe and not (display.quiet or display.as_json):
+        for line in published(loaded.recipe, plan):
+            message(line)
+    return exit_code
 
 
 @click.command(cls=PlanCommand, accepts=lambda key: key.startswith(_RESUMABLE))

@@ -118,9 +118,10 @@ def kept_copy(location: Location, columns: Columns, directory: Path, limit: int)
 
     PlanError when they cannot be read, or when a job there has other problems.
     """
-    Rows(location, columns).format()  # before there is a directory
+    rows = Rows(location, columns)
+    rows.format()  # what cannot be read is an error before there is a directory
     make_private(directory)
-    copy = write_copy(location, columns, directory, limit)
+    copy = write_copy(rows, directory, limit)
     source = JobSource(str(copy.path.resolve()), copy.sha256, limit, origin=str(location))
     try:
         for job in (directory, *(journal.parent for journal in directory.glob("*/journal.db"))):

@@ -17,20 +17,17 @@ import msgspec
 from orchestrator.core.errors import JournalError
 from orchestrator.jobs.rows.reading import COPIED, Row, Rows
 from orchestrator.jobs.rows.record import Format
-from orchestrator.plan.file.sources import Location
-from orchestrator.plan.keys import Columns
 
 COPY_FILE = "problems-copy.jsonl"
 
 
-def write_copy(location: Location, columns: Columns, directory: Path, limit: int = 0) -> Copy:
+def write_copy(rows: Rows, directory: Path, limit: int = 0) -> Copy:
     """Return a new copy of the rows, of the first `limit` if that is not 0; not yet in its place.
 
     PlanError when they cannot be read, JournalError when the copy cannot be written.
     """
     path = directory / f".{COPY_FILE}.{os.getpid()}"
     copy = Copy(path, directory / COPY_FILE)
-    rows = Rows(location, columns)
     encode, digest = msgspec.json.Encoder().encode, hashlib.sha256()
     guesses: dict[tuple[str, str], None] = {}
     try:

@@ -116,7 +116,7 @@ def selected(names: Sequence[str], query: Mapping[str, str], whole: str) -> list
             "and Arrow files"
         )
     chosen = data
-    if name := query.get("name", ""):
+    if (name := query.get("name", "")) and PurePosixPath(whole).name.lower() != name.lower():
         chosen = [file for file in data if _is_named(file, name)]
     if split := query.get("split", ""):
         of_split = [file for file in chosen if _words(file) & {split.lower()}]

@@ -34,6 +34,7 @@ from orchestrator.plan.file.sources import (
     apply_recipe,
     placed,
     recipe_named,
+    source_of,
     title_of,
 )
 from orchestrator.plan.keys import (
@@ -103,7 +104,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     recipe, place = recipe_named(tree.get("problems"))
     if recipe:
         apply_recipe(RECIPES[recipe], tree)
-        tree["problems"] = place or RECIPES[recipe].source
+        tree["problems"] = source_of(RECIPES[recipe], place)
     files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
     columns = Columns(**read_section("columns", _table(tree.pop("columns", {}), "columns")))
     execution = _execution(tree)

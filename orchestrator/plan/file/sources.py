@@ -9,6 +9,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from orchestrator.core.plan import Plan
 from orchestrator.plan.file.recipes import RECIPES, Recipe
 
 Location: TypeAlias = str | Path
@@ -53,6 +54,14 @@ def recipe_named(problems: object) -> tuple[str, str]:
     return (name, place) if name in RECIPES else ("", "")
 
 
+def source_of(recipe: Recipe, place: str) -> str:
+    """Return where a recipe's rows are; of a copy, its files are selected as those of the hub."""
+    query = QUERY.search(recipe.source)
+    if not place:
+        return recipe.source
+    return place if QUERY.search(place) or query is None else place + query[0]
+
+
 def apply_recipe(recipe: Recipe, tree: dict[str, Any]) -> None:
     """Set the keys of a recipe in a plan's tree, where the plan does not set them itself."""
     tree.setdefault("domain", recipe.domain)
@@ -64,3 +73,12 @@ def apply_recipe(recipe: Recipe, tree: dict[str, Any]) -> None:
         tree.setdefault("verifiers", list(recipe.verifiers))
     if recipe.selector and "strategy" not in tree:
         tree.setdefault("selector", dict(recipe.selector))
+
+
+def published(name: str, plan: Plan) -> list[str]:
+    """Return a line for each model of a plan whose number on a recipe's problems is published."""
+    known = RECIPES[name].published
+    by_name = {PurePosixPath(path).name: path for path in known}
+    paths = [model.path.rstrip("/") for model in plan.models.values()]
+    found = [known_as for path in paths if (known_as := by_name.get(PurePosixPath(path).name))]
+    return [f"published of {path} on {name}: {known[path]}" for path in dict.fromkeys(found)]

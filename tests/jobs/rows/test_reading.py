@@ -294,7 +294,7 @@ def test_a_copy_reads_back_as_the_same_rows(tmp_path: Path) -> None:
     (folder / "b.csv").write_text('id,prompt,answer\nc,x,"[""1"",""2""]"\nb,twice,\n')
     out = tmp_path / "out"
     out.mkdir()
-    copy = write_copy(folder, Columns(), out)
+    copy = write_copy(Rows(folder), out)
     copy.keep()
 
     def known(row: Row) -> tuple[object, ...]:
@@ -310,7 +310,7 @@ def test_a_batch_keeps_its_meaning_in_a_copy(tmp_path: Path) -> None:
     body = {"messages": [{"role": "user", "content": "2+2?"}], "temperature": 0}
     row = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
     (tmp_path / "in.jsonl").write_text(jsonl(row))
-    write_copy(tmp_path / "in.jsonl", Columns(), tmp_path).keep()
+    write_copy(Rows(tmp_path / "in.jsonl"), tmp_path).keep()
     [direct] = read_problems(tmp_path / "in.jsonl", default_domain="math").problems
     file = read_problems(tmp_path / COPY_FILE, default_domain="math")
     assert file.problems == (direct,)
