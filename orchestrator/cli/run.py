@@ -134,7 +134,11 @@ def resume(
     return _run_job(path, loaded.plan, loaded.execution, source, display, retry_failed)
 
 
-@click.command(cls=PlanCommand, without=("problems", "format"))
+@click.command(
+    cls=PlanCommand,
+    accepts=lambda key: not key.startswith("columns."),
+    without=("problems", "format"),
+)
 @click.argument("question")
 @click.option(
     "--plan",
