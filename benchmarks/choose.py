@@ -19,7 +19,7 @@ from statistics import fmean
 
 from orchestrator.plan.auto import Situation
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies.evaluate import mean_estimate
+from orchestrator.studies.estimates import mean_estimate
 from orchestrator.studies.replay import pilot
 from orchestrator.studies.replay.experiment import Conditions, ReplayRow, play_all
 from orchestrator.studies.replay.files import read_recording

@@ -26,7 +26,7 @@ from live import MODELS, Opened, Run, engine, job
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import Finish, PluginSpec, Problem, Sampling
 from orchestrator.plan import registry
-from orchestrator.studies.evaluate import share_estimate
+from orchestrator.studies.estimates import share_estimate
 
 WINDOW_TOKENS = (
     16  # DeepConf's 2048 is for traces of tens of thousands of tokens; these have about 100

@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import fmean
 
 from orchestrator.core.values import PluginSpec
-from orchestrator.studies.evaluate import Estimate, mean_estimate
+from orchestrator.studies.estimates import Estimate, mean_estimate
 from orchestrator.studies.replay.experiment import (
     Conditions,
     ReplayRow,

@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from orchestrator.studies.evaluate import mean_estimate
+from orchestrator.studies.estimates import mean_estimate
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace, Recording
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.core.errors import (
+        BudgetSpent,
         EngineError,
         JobBusyError,
         JournalError,
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
         Usage,
         Verdict,
     )
-    from orchestrator.plan.execution import Execution, Supervision
+    from orchestrator.plan.execution import (
+        Execution,
+        JobBudget,
+        Prices,
+        Supervision,
+        TokenPrices,
+    )
     from orchestrator.plan.registry import domain, engine, selector, similarity, strategy, verifier
     from orchestrator.report.frames import Frames, frames
     from orchestrator.runtime.api import Solution, arun, run, solve, traces
@@ -50,12 +57,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Budget",
+    "BudgetSpent",
     "Capability",
     "Cluster",
     "EngineError",
     "Execution",
     "Finish",
     "Frames",
+    "JobBudget",
     "JobBusyError",
     "JournalError",
     "LeadlineError",
@@ -66,6 +75,7 @@ __all__ = [
     "PlanError",
     "PluginError",
     "PluginSpec",
+    "Prices",
     "Problem",
     "Purpose",
     "Request",
@@ -75,6 +85,7 @@ __all__ = [
     "Status",
     "StrategyError",
     "Supervision",
+    "TokenPrices",
     "TooManyFailed",
     "Trace",
     "Unavailable",
@@ -101,6 +112,7 @@ __all__ = [
 
 _HOMES = {
     "orchestrator.core.errors": (
+        "BudgetSpent",
         "EngineError",
         "JobBusyError",
         "JournalError",
@@ -131,7 +143,13 @@ _HOMES = {
         "Usage",
         "Verdict",
     ),
-    "orchestrator.plan.execution": ("Execution", "Supervision"),
+    "orchestrator.plan.execution": (
+        "Execution",
+        "JobBudget",
+        "Prices",
+        "Supervision",
+        "TokenPrices",
+    ),
     "orchestrator.plan.registry": (
         "domain",
         "engine",

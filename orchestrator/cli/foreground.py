@@ -25,20 +25,22 @@ from rich.console import Console
 
 from orchestrator.cli.console import Screen, diverted, message
 from orchestrator.cli.inputs import report_rows, run_name
-from orchestrator.cli.options import DisplayOptions
+from orchestrator.cli.options import BUDGET_SPENT, DisplayOptions
 from orchestrator.cli.view.live import LiveView, PlainView, RunState, Ticker, View
-from orchestrator.core.errors import EngineError, JournalError
+from orchestrator.core.errors import BudgetSpent, EngineError, JournalError
 from orchestrator.core.plan import Plan
+from orchestrator.engines.shared import SharedEngine
 from orchestrator.jobs.files import make_private
 from orchestrator.jobs.job import Job
 from orchestrator.plan.execution import Execution
+from orchestrator.report.losses import loss_causes, losses_so_far
 from orchestrator.runtime.api import run_job
-from orchestrator.runtime.driver import Progress
-from orchestrator.runtime.shared_engine import SharedEngine
+from orchestrator.runtime.progress import Progress
 from orchestrator.runtime.watchdog import is_computing
-from orchestrator.studies.series import Pools, Series
+from orchestrator.studies.sweep.series import Pools, Series
 
 ENGINE_LOG = "engine.log"
+_FEWEST_LOST = 10  # attempts or problems, before a running job names a cause of lost accuracy
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
 _SLOW_ENGINES = ("ray", "vllm")
@@ -56,11 +58,14 @@ class Outcome:
     start_seconds: float = 0.0  # of them, until the engine was up
     signal_number: int = 0
     progress: Progress | None = None
+    spent: BudgetSpent | None = None  # where a budget of the job ended the run
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, else 0."""
-        return 128 + self.signal_number if self.signal_number else 0
+        """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 4 after a spent budget, else 0."""
+        if self.signal_number:
+            return 128 + self.signal_number
+        return BUDGET_SPENT if self.spent else 0
 
 
 def run_in_foreground(
@@ -74,11 +79,16 @@ def run_in_foreground(
 ) -> Outcome:
     """Run the remaining problems of a job, show progress on `stream`, and return the outcome.
 
-    A signal is an outcome; EngineError and JournalError are raised. A `shared` engine is used and
-    left open.
+    A signal is an outcome, and so is a spent budget; other EngineErrors and JournalError are
+    raised. A `shared` engine is used and left open.
     """
     console = Screen(file=stream, stderr=True, quiet=display.quiet)
-    state = RunState()
+    state = RunState(
+        losses=lambda progress: loss_causes(
+            losses_so_far(progress), plan, job.directory, _FEWEST_LOST
+        )
+    )
+    spent: BudgetSpent | None = None
     if shared is None or not shared.is_open:
         state.enter(f"starting engine {execution.engine.name!r}", _start_hint(plan, execution))
     signals = Signals(
@@ -100,6 +110,8 @@ def run_in_foreground(
     with Ticker(_view(console, title, display), state), signals:
         try:
             (asyncio.run if shared is None else shared.runner.run)(signals.guard(consume))
+        except BudgetSpent as error:
+            spent = error
         except EngineError:
             # a terminal sends Ctrl-C to the engine's processes too; their end is then no failure
             if not signals.number:
@@ -107,7 +119,17 @@ def run_in_foreground(
         state.enter("running")
     seconds = time.monotonic() - state.began
     start_seconds = state.start_seconds if state.progress else seconds
-    return Outcome(seconds, start_seconds, signals.number, state.progress)
+    return Outcome(seconds, start_seconds, signals.number, state.progress, spent)
+
+
+def run_remaining(
+    job: Job, plan: Plan, execution: Execution, title: str, display: DisplayOptions
+) -> Outcome:
+    """Run the remaining problems of a job with a log of the engine; nothing if none remain."""
+    if not job.remaining():
+        return Outcome()
+    with engine_log(job.directory, display) as stream:
+        return run_in_foreground(job, plan, execution, title, display, stream)
 
 
 def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], int]:
@@ -117,17 +139,20 @@ def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], in
     far.
     """
     report_rows(series.file, display)
-    execution = series.execution
+    execution, reasons = series.execution, [""]
     with engine_log(series.directory, display) as stream, SharedEngine(execution) as shared:
 
         def run_one(job: Job, plan: Plan, title: str) -> int:
             name = f"{title} · {run_name(plan, execution)}"
-            return run_in_foreground(job, plan, execution, name, display, stream, shared).exit_code
+            outcome = run_in_foreground(job, plan, execution, name, display, stream, shared)
+            reasons.append(f"{outcome.spent}; " if outcome.spent else "")
+            return outcome.exit_code
 
         pools, exit_code = series.run(run_one)
     if exit_code:
         message(
-            f"\nstopped; finished traces are kept in {series.directory}; the same command continues"
+            f"\nstopped; {reasons[-1]}finished traces are kept in {series.directory}; the same "
+            "command continues"
         )
     return pools, exit_code
 

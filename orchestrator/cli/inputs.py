@@ -5,7 +5,7 @@ Anything unusual in them is reported to the user.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from glob import has_magic
 from pathlib import Path
@@ -80,27 +80,41 @@ def study_directory(loaded: LoadedPlan, flags: Mapping[str, str], name: str) -> 
     return loaded.out.with_name(f"{loaded.out.name}-{name}")
 
 
-def first_problems(path: str | Path, plan: Plan, limit: int) -> ProblemFile:
-    """Return the first `limit` rows of a problem file (0: all), with the plan's domain."""
-    return read_problems(path, default_domain=plan.domain, domains=plan.domains, limit=limit)
+def first_problems(
+    path: str | Path, plan: Plan, limit: int, begun: Collection[str] = ()
+) -> ProblemFile:
+    """Return the first `limit` rows of a problem file (0: all) and those begun, with the domain."""
+    return read_problems(
+        path, default_domain=plan.domain, domains=plan.domains, limit=limit, begun=begun
+    )
 
 
-def report_rows(file: ProblemFile, display: DisplayOptions) -> None:
-    """Print what is unusual about a problem file."""
-    if display.quiet:
-        return
+def report_rows(
+    file: ProblemFile, display: DisplayOptions, begun: Collection[str] = frozenset()
+) -> None:
+    """Print what is unusual about a problem file; `begun` are the problems that its job has."""
+    for note in () if display.quiet else row_notes(file, begun):
+        message(note)
+
+
+def row_notes(file: ProblemFile, begun: Collection[str] = frozenset()) -> Iterator[str]:
+    """Yield what is unusual about a problem file, in lines; `begun` as in `report_rows`."""
     for warning in file.warnings:
-        message(f"note: {warning}")
+        yield f"note: {warning}"
+    if absent := sorted(set(begun).difference(file.order)):
+        are = "problem of this job is" if len(absent) == 1 else "problems of this job are"
+        yield (
+            f"note: {len(absent):,} {are} no longer in the file, {absent[0]!r} first; the traces "
+            "are kept, and count again when the rows are back"
+        )
     if not file.invalid:
         return
     n = len(file.invalid)
-    message(
-        f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
-    )
+    yield f"{n:,} of {len(file.order):,} rows {'is' if n == 1 else 'are'} invalid; the others run:"
     for result in file.invalid[:_N_NAMED]:
-        message(f"  {result.error}")
+        yield f"  {result.error}"
     if n > _N_NAMED:
-        message(f"  and {n - _N_NAMED:,} more; all are in the results")
+        yield f"  and {n - _N_NAMED:,} more; all are in the results"
 
 
 def references_and_notes(
@@ -121,6 +135,13 @@ def required_references(
     for note in unreadable_notes(references, path):
         message(f"note: {note}")
     return references
+
+
+def report_choice(plan: Plan, display: DisplayOptions) -> None:
+    """Print the choice of `auto`."""
+    choice = auto.description(plan)
+    if choice and not display.quiet:
+        message(f"auto chose {choice}")
 
 
 def run_name(plan: Plan, execution: Execution) -> str:

@@ -15,15 +15,21 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import EXIT_CODES, TOO_MANY_FAILED, wants_debug
-from orchestrator.core.errors import LeadlineError, PlanError, TooManyFailed, printable
+from orchestrator.cli.options import BUDGET_SPENT, EXIT_CODES, TOO_MANY_FAILED, wants_debug
+from orchestrator.core.errors import (
+    BudgetSpent,
+    LeadlineError,
+    PlanError,
+    TooManyFailed,
+    printable,
+)
 
 # The help text, section by section: each command with its place below this package, and its line.
 _COMMANDS = {
     "Run": {
         "run": ("run.run", "Run a file of problems, or continue a run."),
         "resume": ("run.resume", "Continue an interrupted job."),
-        "solve": ("run.solve", "Answer one question."),
+        "solve": ("runs.solve.solve", "Answer one question."),
     },
     "Read results": {
         "show": ("study.results.show.show", "List a job's problems by outcome, or show one."),
@@ -54,8 +60,8 @@ _COMMANDS = {
         "similarity": ("study.similarity.similarity", "Fit a similarity of unfinished traces."),
     },
     "Installation": {
-        "plugins": ("installation.plugins", "List the plugins that a plan can use."),
-        "doctor": ("installation.doctor", "Check this installation."),
+        "plugins": ("machine.commands.plugins", "List the plugins that a plan can use."),
+        "doctor": ("machine.commands.doctor", "Check this installation."),
     },
 }
 _FORMER_NAMES = {"judge": "similarity"}
@@ -107,6 +113,8 @@ class Leadline(click.Group):
 def _exit_code(error: LeadlineError) -> int:
     if isinstance(error, TooManyFailed):
         return TOO_MANY_FAILED
+    if isinstance(error, BudgetSpent):
+        return BUDGET_SPENT
     return 2 if isinstance(error, PlanError) else 1
 
 

@@ -17,24 +17,27 @@ from typing import Any
 import click
 
 TOO_MANY_FAILED = 3  # exit code
+BUDGET_SPENT = 4  # exit code
 EXIT_CODES = """\b
 Exit codes:
   0    done
   1    the work could not be finished, or no problem ended with an answer or an abstention
   2    the command, the plan or an input file is invalid; nothing was started
   3    more problems failed than supervision.max_failed allows; they can be tried again
+  4    budget.usd or budget.gpu_seconds is spent; a larger one continues the job
   130  stopped by Ctrl-C (143: by SIGTERM, 129: by a lost connection);
        finished traces are kept"""
 _DEBUG = "orchestrator.debug"
 _PLUGIN_FLAGS = "orchestrator.plugin_flags"
 # Options of plugins, models and domains: plugins declare them, so they cannot be listed here.
-_TABLES = r"(domains|models)\.[^.=]+"
+_TABLES = r"(domains|models|prices)\.[^.=]+"
 _PLUGIN_OPTIONS = rf"--((strategy|selector|verifiers|execution\.engine|{_TABLES})\.[^=]+|{_TABLES})"
 _SECTIONS = {
     "": "What to run",
     "columns": "Which columns of the problems are read (docs/problems.md)",
     "sampling": "How tokens are sampled",
-    "budget": "Limits per problem",
+    "budget": "Limits: of a problem, and of the whole job (usd, gpu_seconds)",
+    "prices": "What tokens and GPUs cost; of a model: --prices.main.input, .cached_input, .output",
     "execution": "Where and how fast it runs (never changes answers)",
     "supervision": "What happens when requests or problems fail",
     "command": "This command",
@@ -68,7 +71,12 @@ limit_option = click.option(
     type=click.IntRange(min=1),
     callback=lambda ctx, param, value: value or 0,
     metavar="N",
-    help="Use only the first N rows of the problem file.",
+    help="Use only the first N rows of the problem file. Results that are there remain.",
+)
+fresh_option = click.option(
+    "--fresh",
+    is_flag=True,
+    help="Begin a new job beside one that is there: in DIR-2, DIR-3, ... Nothing is deleted.",
 )
 retry_option = click.option(
     "--retry-failed/--no-retry-failed",

@@ -1,4 +1,4 @@
-"""The commands that answer problems: `leadline run`, `resume` and `solve`.
+"""The commands that answer a file of problems: `leadline run` and `resume`.
 
 Results and tables go to the standard output, messages to the error stream. A LeadlineError is
 printed by `main`.
@@ -11,21 +11,24 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import msgspec
 
 from orchestrator.cli.console import message, print_json, results_console
-from orchestrator.cli.foreground import Outcome, engine_log, run_in_foreground
+from orchestrator.cli.foreground import Outcome, run_remaining
 from orchestrator.cli.inputs import (
     first_problems,
     job_directory,
     local_problems,
     read_plan,
     references_and_notes,
+    report_choice,
     report_rows,
+    row_notes,
     run_name,
 )
 from orchestrator.cli.options import (
@@ -33,53 +36,81 @@ from orchestrator.cli.options import (
     DisplayOptions,
     PlanCommand,
     display_options,
+    fresh_option,
     limit_option,
     plan_argument,
     retry_option,
 )
+from orchestrator.cli.runs.dry_run import DryRun, dry_run_options, print_costs
 from orchestrator.cli.view.numbers import counted, one_line
-from orchestrator.cli.view.tables import print_traces, solution_table, summary_table, trace_row
-from orchestrator.core.errors import EngineError, LeadlineError, PlanError, TooManyFailed
+from orchestrator.cli.view.tables import summary_table
+from orchestrator.core.errors import (
+    BudgetSpent,
+    EngineError,
+    JournalError,
+    LeadlineError,
+    PlanError,
+    TooManyFailed,
+)
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Problem, Result, Status, Trace
-from orchestrator.jobs.job import Job, open_job, result_row
+from orchestrator.core.values import Status
+from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.openai_batch import write_batch_output
 from orchestrator.jobs.problems import ProblemFile
 from orchestrator.jobs.rows import Format
 from orchestrator.jobs.source import (
     PLAN_FILE,
     JobSource,
+    begun_problems,
+    fresh_directory,
     job_source,
     read_source,
-    require_same_file,
+    require_as_real,
     require_unchanged,
+    same_or_wider,
     write_source,
 )
 from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
 from orchestrator.plan.file.sources import published
+from orchestrator.report.kept import KeptReport, is_final, keep_report, kept_report
+from orchestrator.report.losses import loss_causes, losses_of
 from orchestrator.studies.evaluate import References, RightAnswers
-from orchestrator.studies.summary import Summary, correctness, summarise
+from orchestrator.studies.summary import Summary, correctness, summarise, unreadable_notes
 
-_RESUMABLE = ("execution.", "supervision.")  # keys that may change when a job is resumed
+_RESUMABLE = (
+    "execution.",
+    "supervision.",
+    "prices.",
+    "budget.usd",
+    "budget.gpu_seconds",
+)  # keys that may change when a job is resumed
 
 
 @click.command(cls=PlanCommand)
 @plan_argument
 @limit_option
+@fresh_option
 @retry_option
+@dry_run_options
 @display_options
 def run(
     plan_file: str | None,
     flags: Mapping[str, str],
     limit: int,
+    fresh: bool,
     retry_failed: bool,
+    dry_run: bool,
+    n_pilot: int,
     display: DisplayOptions,
 ) -> int:
     """Run a file of problems. The same command again continues an interrupted run.
 
-    It also tries problems again that failed, unless --no-retry-failed is given.
+    It also tries problems again that failed, unless --no-retry-failed is given. With a larger n,
+    more problems, another selector or budget, it continues from the traces that are there. A change
+    that makes them useless is refused, with the reason; --fresh begins another job instead. With
+    --dry-run it prints what the run is expected to cost, and where it would write, instead.
 
     Every key of a plan is also a flag, and a flag wins over the file. Options of the strategy, the
     selector, the engine, a domain or a model are flags by their dotted names: --strategy.n 16,
@@ -89,19 +120,27 @@ def run(
     Examples:
       leadline run examples/arithmetic.toml
       leadline run --problems problems.jsonl --strategy adaptive --strategy.n 32
-      leadline run plan.toml --sampling.temperature 0.9 --out runs/hotter --limit 20
+      leadline run plan.toml --dry-run --pilot 5
+      leadline run plan.toml --sampling.temperature 0.9 --fresh --limit 20
     """
     loaded = read_plan(plan_file, flags)
     directory = job_directory(loaded, "run")
-    loaded, problems = local_problems(loaded, directory, limit)
-    source = job_source(problems, limit, loaded.format, loaded.origin)
-    require_same_file(directory, source)
-    plan = _with_recorded_choice(loaded, directory)
-    exit_code = _run_job(directory, plan, loaded.execution, source, display, retry_failed)
+    directory = fresh_directory(directory) if fresh else directory
+    with contextlib.ExitStack() as stack:
+        kept = directory
+        if dry_run and not n_pilot:  # which writes nothing there
+            kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
+        loaded, problems = local_problems(loaded, kept, limit)
+        source = same_or_wider(directory, job_source(problems, limit, loaded.format, loaded.origin))
+        plan = _with_recorded_choice(loaded, directory)
+        if dry_run or n_pilot:
+            loaded = replace(loaded, plan=plan)
+            return print_costs(DryRun(loaded, directory, source, dry_run, n_pilot, display))
+    code = _run_job(directory, plan, loaded.execution, source, display, retry_failed, limit)
     if loaded.recipe and not (display.quiet or display.as_json):
         for line in published(loaded.recipe, plan):
             message(line)
-    return exit_code
+    return code
 
 
 @click.command(cls=PlanCommand, accepts=lambda key: key.startswith(_RESUMABLE))
@@ -113,8 +152,8 @@ def resume(
 ) -> int:
     """Continue an interrupted job from its directory alone.
 
-    Problems that failed are tried again, unless --no-retry-failed is given. The plan is the one
-    that the job started with. Only what decides no answer may change: the flags of `execution` and
+    Problems that failed are tried again, unless --no-retry-failed is given. The plan is that of the
+    last `leadline run`. Only what decides no answer may change: the flags of `execution` and
     `supervision`.
 
     \b
@@ -132,83 +171,6 @@ def resume(
     loaded = read_plan(path / PLAN_FILE, flags)
     require_unchanged(path, source, loaded.plan)
     return _run_job(path, loaded.plan, loaded.execution, source, display, retry_failed)
-
-
-@click.command(
-    cls=PlanCommand,
-    accepts=lambda key: not key.startswith("columns."),
-    without=("problems", "format"),
-)
-@click.argument("question")
-@click.option(
-    "--plan",
-    "plan_file",
-    type=click.Path(),
-    metavar="PLAN.toml",
-    help="Use the plan in this file; its problems are ignored.",
-)
-@click.option("--show-traces", is_flag=True, help="Also print the text of every trace.")
-@display_options
-def solve(
-    question: str,
-    plan_file: str | None,
-    flags: Mapping[str, str],
-    show_traces: bool,
-    display: DisplayOptions,
-) -> int:
-    """Answer one question and show the vote. "-" reads the question from the standard input.
-
-    Nothing is saved unless --out names a directory for the job.
-
-    \b
-    Examples:
-      leadline solve "What is 17 + 25?" --strategy.n 16
-      leadline solve "Which is larger, 9.11 or 9.9?" --strategy adaptive --show-traces
-      leadline solve - --domain text < question.txt
-    """
-    text = sys.stdin.read() if question == "-" else question
-    if not text.strip():
-        raise PlanError("the question is empty")
-    loaded = read_plan(plan_file, flags)
-    plan, execution = loaded.plan, loaded.execution
-    _report_choice(plan, display)
-    with contextlib.ExitStack() as stack:
-        directory = flags.get("out") or stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="leadline-")
-        )
-        problem = Problem("question", text, plan.domain)
-        job = stack.enter_context(open_job(Path(directory), plan, [problem]))
-        title = f"{one_line(text)} · {run_name(plan, execution)}"
-        outcome = _run_remaining(job, plan, execution, title, display)
-        results = job.results()
-        traces = sorted(job.journal.pool(problem.id), key=lambda t: t.ordinal)
-    if not results:
-        kept = f"finished traces are kept in {directory}; the same command continues"
-        message(f"\nstopped; {kept if 'out' in flags else 'nothing is kept without --out'}")
-        return outcome.exit_code
-    [result] = results
-    _print_solution(text, result, traces if show_traces else None, outcome.seconds, display)
-    return 1 if result.status is Status.FAILED else 0
-
-
-def _print_solution(
-    question: str,
-    result: Result,
-    traces: Sequence[Trace] | None,
-    seconds: float,
-    display: DisplayOptions,
-) -> None:
-    """Print the answer and its vote; the traces too, unless they are None."""
-    if display.as_json:
-        rows = None if traces is None else list(map(trace_row, traces))
-        row = result_row(result)
-        print_json({"question": question, "result": row, "traces": rows, "seconds": seconds})
-        return
-    console = results_console()
-    if traces is not None:
-        print_traces(console, traces)
-        console.rule(style="dim")
-    console.print(solution_table(result, seconds or result.seconds))
 
 
 def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
@@ -232,41 +194,76 @@ def _run_job(
     source: JobSource,
     display: DisplayOptions,
     retry_failed: bool,
+    limit: int = 0,
 ) -> int:
-    """Run the remaining problems of a job and print the summary."""
-    file = first_problems(source.problems, plan, source.limit)
-    report_rows(file, display)
+    """Run the remaining problems of a job, in its first `limit` rows, and print the summary.
+
+    Of a finished job, the summary is printed again.
+    """
+    require_as_real(directory, execution.engine.name)
+    resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
+    if (known := kept_report(directory, plan, execution, source)) is not None:
+        _print_known(known, plan, display)
+        return _exit_code(known.summary, execution, resume_command)
+    begun = begun_problems(directory)
+    file = first_problems(source.problems, plan, source.limit, begun)
+    report_rows(file, display, begun)
     domains = file.domains(plan.domain)
     references = references_and_notes(source.problems, domains, plan, execution)
-    _report_choice(plan, display)
-    resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
-    with (
-        _naming_remedy(resume_command),
-        open_job(
-            directory,
-            plan,
-            file.problems,
-            file.invalid,
-            file.order,
-            retry_failed=retry_failed,
-        ) as job,
-    ):
+    report_choice(plan, display)
+    opened = open_job(
+        directory,
+        plan,
+        file.problems,
+        file.invalid,
+        file.order,
+        retry_failed=retry_failed,
+        chosen=frozenset(file.order[:limit]) if limit else None,
+    )
+    with _naming_remedy(resume_command), opened as job:
         write_source(job, plan, execution, source)
-        n_resumed = len(file.problems) - len(job.remaining())
+        _report_growth(job, display)
+        n_resumed = len(file.problems) - len(job.unfinished())
         title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
-        outcome = _run_remaining(job, plan, execution, title, display)
+        outcome = run_remaining(job, plan, execution, title, display)
         job.export()  # before the evaluation, which may fail or be interrupted
         summary = _summary(job, plan, execution, source, file, references, outcome, n_resumed)
-    if display.as_json:
-        print_json(summary)
     if outcome.signal_number:
-        n_done = len(file.problems) - summary.n_open
+        if display.as_json:
+            _print_json(summary, plan)
+        n_done = f"{len(file.problems) - summary.n_open:,} of {len(file.problems):,}"
         message(
-            f"\nstopped: {n_done:,} of {len(file.problems):,} problems are done; all other "
-            f"finished traces are kept in {directory}"
+            f"\nstopped: {n_done} problems are done; all other finished traces are kept in "
+            f"{directory}\nto continue: {resume_command}"
         )
-        message(f"to continue: {resume_command}")
         return outcome.exit_code
+    if is_final(summary, references, domains, plan):
+        notes = tuple(f"note: {n}" for n in unreadable_notes(references, source.problems))
+        report = KeptReport(tuple(row_notes(file, begun)), notes, summary)
+        with contextlib.suppress(JournalError):  # without it, the next command takes longer
+            keep_report(directory, plan, execution, source, report)
+    _print_summary(summary, plan, display)
+    if outcome.spent is not None:
+        _print_end_of_budget(outcome.spent, summary, resume_command)
+        return outcome.exit_code
+    return _exit_code(summary, execution, resume_command)
+
+
+def _print_known(known: KeptReport, plan: Plan, display: DisplayOptions) -> None:
+    for note in (*(() if display.quiet else known.rows), *known.references):
+        message(note)
+    report_choice(plan, display)
+    _print_summary(known.summary, plan, display)
+
+
+def _print_json(summary: Summary, plan: Plan) -> None:
+    causes = loss_causes(losses_of(summary.report), plan, summary.directory)
+    print_json({**msgspec.to_builtins(summary), "losses": causes})
+
+
+def _print_summary(summary: Summary, plan: Plan, display: DisplayOptions) -> None:
+    if display.as_json:
+        _print_json(summary, plan)
     if display.quiet and (failed := [*summary.failed, *summary.invalid]):
         by_status = summary.report.n_by_status
         n_failed = by_status[Status.FAILED] + by_status[Status.INVALID]
@@ -275,8 +272,26 @@ def _run_job(
     if not display.as_json and not display.quiet:
         if sys.stdout.isatty():
             results_console().print()
-        results_console().print(summary_table(summary))
-    return _exit_code(summary, execution, resume_command)
+        causes = loss_causes(losses_of(summary.report), plan, summary.directory)
+        results_console().print(summary_table(summary, causes))
+
+
+def _print_end_of_budget(spent: BudgetSpent, summary: Summary, resume_command: str) -> None:
+    """Print which budget of the job ended the run, and how it continues."""
+    limit = getattr(summary.budget, spent.key)
+    n_open = f"{counted(summary.n_open, 'problem')} {'is' if summary.n_open == 1 else 'are'}"
+    message(f"\n{spent}; {n_open} not done yet, and all finished traces are kept")
+    message(
+        f"to continue with a larger budget: {resume_command} --budget.{spent.key} {2 * limit:g}"
+    )
+
+
+def _report_growth(job: Job, display: DisplayOptions) -> None:
+    """Print what changed in the plan of a job that grows."""
+    if job.growth and not display.quiet:
+        taken = counted(job.growth.n_traces, "trace")
+        lines = [f"{job.directory} continues with a changed plan, from the {taken} that it has:"]
+        message("\n  ".join([*lines, *job.growth.changes]))
 
 
 def _extent(job: Job, n_resumed: int) -> str:
@@ -302,15 +317,6 @@ def _exit_code(summary: Summary, execution: Execution, resume_command: str) -> i
     return 1 if summary.all_failed else 0
 
 
-def _run_remaining(
-    job: Job, plan: Plan, execution: Execution, title: str, display: DisplayOptions
-) -> Outcome:
-    if not job.remaining():  # no engine, so no log of one
-        return Outcome()
-    with engine_log(job.directory, display) as stream:
-        return run_in_foreground(job, plan, execution, title, display, stream)
-
-
 def _summary(
     job: Job,
     plan: Plan,
@@ -322,6 +328,7 @@ def _summary(
     n_resumed: int,
 ) -> Summary:
     is_done = not outcome.signal_number
+    is_whole = is_done and outcome.spent is None
     answers = references.answers if is_done else {}
     domains = file.domains(plan.domain)
     wants_batch = source.format == "openai-batch" or (
@@ -336,9 +343,11 @@ def _summary(
         n_resumed=n_resumed,
         n_new_tokens=outcome.progress.output_tokens if outcome.progress else 0,
         outages=outcome.progress.outages if outcome.progress else None,
-        batch_output=write_batch_output(job, plan) if wants_batch and is_done else None,
+        batch_output=write_batch_output(job, plan) if wants_batch and is_whole else None,
         interrupted=not is_done,
         chosen=auto.description(plan) or "",
+        execution=execution,
+        ended_by=outcome.spent.key if outcome.spent else "",
     )
 
 
@@ -381,10 +390,3 @@ def _naming_remedy(resume_command: str) -> Iterator[None]:
             f"{error}\nresults and finished traces are kept; when the cause is fixed, continue "
             f"with: {resume_command}"
         ) from error
-
-
-def _report_choice(plan: Plan, display: DisplayOptions) -> None:
-    """Print the choice of `auto`."""
-    choice = auto.description(plan)
-    if choice and not display.quiet:
-        message(f"auto chose {choice}")

@@ -10,6 +10,7 @@ LeadlineError
 │                      with a note)
 ├── EngineError        the engine cannot start or cannot recover (the job ends; the journal keeps
 │                      what is done)
+│   └── BudgetSpent    the job's budget of money or GPU-seconds allows no more requests
 ├── Unavailable        the engine cannot serve a request now, and may later (it is sent again)
 ├── TooManyFailed      more problems failed than the plan allows (the job ends)
 └── JournalError       the journal cannot be written or belongs to another plan (the job ends)
@@ -56,6 +57,14 @@ class NoVerdict(LeadlineError):
 
 class EngineError(LeadlineError):
     """The engines cannot serve requests and cannot recover."""
+
+
+class BudgetSpent(EngineError):
+    """The job has spent its budget `key` ("usd", "gpu_seconds"); it continues with a larger one."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class Unavailable(LeadlineError):

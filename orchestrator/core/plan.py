@@ -1,7 +1,8 @@
 """The Plan, which holds every setting that decides answers, its fingerprint, and derived seeds.
 
 Settings that decide only speed belong in `orchestrator.plan.execution.Execution`, never here. Two
-plans with the same fingerprint describe the same work; a job is resumed only under its own.
+plans with the same fingerprint describe the same work; a job continues under another plan only if
+its traces remain of use (`jobs.growth`).
 """
 
 from __future__ import annotations

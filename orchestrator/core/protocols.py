@@ -173,6 +173,10 @@ class Engine(Protocol):
         The pending `generate` returns a CANCELLED trace with the tokens so far.
         """
 
+    # Two more members are used where an engine has them. `n_gpus: float` are the GPUs that it
+    # occupies, for `budget.gpu_seconds` and `prices.gpu_hour`. `running_tokens() -> int` returns
+    # the output tokens so far of the requests that run, for display.
+
 
 class EngineFactory(Protocol):
     """An engine plugin: a frozen dataclass of options from which engines are opened."""

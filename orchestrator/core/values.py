@@ -30,13 +30,10 @@ class Finish(StrEnum):
 
 
 class Purpose(StrEnum):
-    """The purpose of a request: the account that its tokens are charged to.
-
-    No request has the purpose `PRUNED`: that is the account of cancelled or dropped `SOLVE` traces.
-    """
+    """The purpose of a request: the account that its tokens are charged to."""
 
     SOLVE = "solve"
-    PRUNED = "pruned"
+    PRUNED = "pruned"  # no purpose: the account of cancelled or dropped `SOLVE` traces
     PROBE = "probe"
     VERIFY = "verify"
     COMPARE = "compare"
@@ -356,10 +353,10 @@ class Cluster:
 class Result:
     """The outcome of one problem: one line of results.jsonl.
 
-    `n_traces` counts every request that was started, `n_attempts` the attempts among them (None if
-    an older version did not count them). `tied` is true if the leader won by the tie rule alone, at
-    equal weight. `n_planned` and `full_tokens` are the cost of the plan's full sampling: attempts,
-    and output tokens at this problem's own mean length; None if unknown.
+    `n_traces` counts the started requests, `n_attempts` the attempts among them, and `attempts`
+    these by state (`core.votes`). `n_cancelled` is without dropped traces. `tied`: the leader won
+    by the tie rule, at equal weight. `n_planned` and `full_tokens` are what full sampling costs:
+    attempts, and output tokens at this problem's own mean length. None is unknown.
     """
 
     problem_id: str
@@ -369,11 +366,12 @@ class Result:
     usage: Mapping[str, Usage] = field(default_factory=dict)
     n_traces: int = 0
     n_attempts: int | None = None
+    attempts: Mapping[str, int] = field(default_factory=dict)
     n_failed: int = 0
     n_cancelled: int = 0
     dropped: Mapping[int, int | None] = field(default_factory=dict)  # to heir: `core.steps.Drop`
     tied: bool = False
-    stopped_by: str = ""  # the budget that ended exploration; "" when the strategy ended by itself
+    stopped_by: str = ""  # the budget that ended exploration; "": the strategy ended by itself
     n_planned: int | None = None
     full_tokens: float | None = None
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Who votes, how votes are counted, and a problem's Result. Pure functions over a pool of traces.
+"""Who votes, how votes are counted, what became of each attempt, and a problem's Result. Pure.
 
 The tie rule, everywhere: larger weight, then larger count, then the lower lowest ordinal. A tie in
 weight is reported by `tied`. A Result is a function of the finished pool, so another selector can
@@ -8,7 +8,10 @@ vote on the same pool again. Selectors decide how much a vote weighs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 
 from orchestrator.core.errors import describe
@@ -31,6 +34,37 @@ from orchestrator.core.values import (
 VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
 
 
+class AttemptState(StrEnum):
+    """What became of an attempt."""
+
+    VOTED = "voted"
+    # it has an answer and no vote: the selector gave it none, or the problem is still open
+    UNUSED = "unused"
+    ABSTAINED = "abstained"  # it came to its end without an answer
+    CUT_OFF = "cut off"  # by max_new_tokens or the context's end, before it gave an answer
+    STOPPED = "stopped"  # by a stop rule or at a checkpoint, before it gave an answer
+    CANCELLED = "cancelled"
+    DROPPED = "dropped"  # its strategy took its vote away
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTraces:
+    """One attempt: its traces in order of generation, the one that votes for it, and its state.
+
+    A continuation that was lost leaves the vote to the trace that it continues.
+    """
+
+    links: Sequence[Trace]
+    voter: Trace
+    state: AttemptState
+
+    @property
+    def end(self) -> Trace:
+        """The last trace."""
+        return self.links[-1]
+
+
 def voters(traces: Iterable[Trace]) -> list[Trace]:
     """Return the traces that may vote, by ordinal: attempts at the problem that have an answer.
 
@@ -48,6 +82,49 @@ def voters(traces: Iterable[Trace]) -> list[Trace]:
         if t.answer is not None and t.finish is not Finish.FAILED and t.ordinal not in continued
     )
     return sorted(chosen, key=lambda t: t.ordinal)
+
+
+def attempts_in(
+    traces: Sequence[Trace],
+    clusters: Iterable[Cluster] = (),
+    dropped: Mapping[int, int | None] = MappingProxyType({}),
+) -> Iterator[AttemptTraces]:
+    """Yield the attempts in a pool of traces as they arrived, by the ordinal of their last trace.
+
+    `clusters` and `dropped` are those of the problem's result.
+    """
+    by_ordinal = {trace.ordinal: trace for trace in traces}
+    continued = {trace.parent for trace in traces if trace.purpose in VOTING}
+    votes = {ordinal for cluster in clusters for ordinal in cluster.ordinals}
+    for end in sorted(traces, key=lambda trace: trace.ordinal):
+        if end.purpose not in VOTING or end.ordinal in continued:
+            continue
+        links = lineage(end, by_ordinal)
+        voter = next((link for link in reversed(links) if link.ordinal in votes), end)
+        if any(link.ordinal in dropped for link in links) and end.finish is not Finish.FAILED:
+            yield AttemptTraces(links, voter, AttemptState.DROPPED)
+        elif voter.ordinal in votes:
+            yield AttemptTraces(links, voter, AttemptState.VOTED)
+        else:
+            yield AttemptTraces(links, voter, state_without_vote(end))
+
+
+def state_without_vote(end: Trace) -> AttemptState:
+    """Return the state of an attempt that has no vote, or none yet, by its last trace."""
+    if end.finish is Finish.FAILED:
+        return AttemptState.FAILED
+    if end.finish is Finish.CANCELLED:
+        return AttemptState.CANCELLED
+    if end.answer is not None:
+        return AttemptState.UNUSED
+    return _SILENT[end.finish]
+
+
+_SILENT = {
+    Finish.STOP: AttemptState.ABSTAINED,
+    Finish.LENGTH: AttemptState.CUT_OFF,
+    Finish.RULE: AttemptState.STOPPED,
+}
 
 
 def tally(
@@ -88,6 +165,11 @@ def rank(clusters: Iterable[Cluster]) -> list[Cluster]:
 def tied(clusters: Sequence[Cluster]) -> bool:
     """Tell whether the leader and the runner-up have the same weight."""
     return len(clusters) > 1 and clusters[0].weight == clusters[1].weight
+
+
+def scattered(clusters: Sequence[Cluster]) -> bool:
+    """Tell whether three or more attempts voted and no two of them gave the same answer."""
+    return len(clusters) > 2 and all(cluster.count == 1 for cluster in clusters)
 
 
 def agreement(traces: Sequence[Trace]) -> float:
@@ -133,6 +215,38 @@ def conclude(
     Its status is FAILED, with the reason, when the selector raises or every trace failed.
     """
     traces = pruned(traces, dropped)
+    result = Result(
+        problem_id=problem.id,
+        status=Status.ABSTAINED,
+        usage=usage_by_account(traces),
+        n_traces=len(traces),
+        n_attempts=sum(t.purpose is Purpose.SOLVE and t.parent is None for t in traces),
+        n_failed=sum(t.finish is Finish.FAILED for t in traces),
+        n_cancelled=sum(t.finish is Finish.CANCELLED and t.ordinal not in dropped for t in traces),
+        dropped=dict(dropped),
+        stopped_by=stopped_by,
+        n_planned=n_planned,
+        seconds=seconds,
+        fingerprint=fingerprint,
+        tags=problem.tags,
+    )
+    result = reselected(result, traces, selector, error)
+    mean = mean_tokens(traces)
+    if n_planned is None or mean is None:
+        return result
+    # full sampling would have lost the attempts that failed, too: they saved nothing
+    n_lost = min(result.attempts.get(AttemptState.FAILED, 0), n_planned)
+    return changed(result, full_tokens=mean * (n_planned - n_lost))
+
+
+def reselected(
+    result: Result, traces: Sequence[Trace], selector: Selector, error: str = ""
+) -> Result:
+    """Return a result with the answer that a selector finds in its pool, at unchanged cost.
+
+    Only the pool decides: a problem that failed is answered if its pool contains an answer, unless
+    `error` is not "".
+    """
     clusters: list[Cluster] = []
     try:
         ranked: list[object] = list(selector(traces))
@@ -141,31 +255,17 @@ def conclude(
             raise TypeError(f"a selector must return Clusters, not {ranked!r:.200}")
     except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; its problem fails, the job continues
         error = error or describe(failure)
-    n_failed = sum(t.finish is Finish.FAILED for t in traces)
-    if traces and n_failed == len(traces):
+    if traces and all(t.finish is Finish.FAILED for t in traces):
         error = error or f"every trace failed; the last one: {traces[-1].error}"
     answer = clusters[0].answer if clusters and not error else None
-    status = Status.FAILED if error else Status.ANSWERED if answer else Status.ABSTAINED
-    mean = mean_tokens(traces)
-    return Result(
-        problem_id=problem.id,
-        status=status,
+    return changed(
+        result,
+        status=Status.FAILED if error else Status.ANSWERED if answer else Status.ABSTAINED,
         answer=answer,
         clusters=tuple(clusters),
-        usage=usage_by_account(traces),
-        n_traces=len(traces),
-        n_attempts=sum(t.purpose is Purpose.SOLVE and t.parent is None for t in traces),
-        n_failed=n_failed,
-        n_cancelled=sum(t.finish is Finish.CANCELLED for t in traces),
-        dropped=dict(dropped),
+        attempts=Counter(a.state.value for a in attempts_in(traces, clusters, result.dropped)),
         tied=tied(clusters),
-        stopped_by=stopped_by,
-        n_planned=n_planned,
-        full_tokens=None if n_planned is None or mean is None else n_planned * mean,
-        seconds=seconds,
-        fingerprint=fingerprint,
         error=error,
-        tags=problem.tags,
     )
 
 
@@ -207,10 +307,11 @@ def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
         groups.setdefault(trace.account, []).append(trace.usage)
         if (verifying := trace.verification_usage) != _NOTHING:
             groups.setdefault(Purpose.VERIFY, []).append(verifying)
-    return {account: _total(usages) for account, usages in groups.items()}
+    return {account: total_usage(usages) for account, usages in groups.items()}
 
 
-def _total(usages: Sequence[Usage]) -> Usage:
+def total_usage(usages: Sequence[Usage]) -> Usage:
+    """Return the sum of several usages."""
     return Usage(  # field by field, because adding Usage to Usage makes a new one per trace
         prompt_tokens=sum([u.prompt_tokens for u in usages]),
         cached_tokens=sum([u.cached_tokens for u in usages]),

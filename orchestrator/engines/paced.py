@@ -15,12 +15,19 @@ class PacedEngine:
 
     def __init__(self) -> None:
         self._aborts: dict[tuple[str, int], asyncio.Event] = {}
+        # of running requests: when they began, seconds per token, and their tokens
+        self._paces: dict[tuple[str, int], tuple[float, float, int]] = {}
 
     def abort(self, request: Request) -> None:
         """Stop a request; its trace is returned with the tokens so far."""
         event = self._aborts.get(request.identity)
         if event is not None:
             event.set()
+
+    def running_tokens(self) -> int:
+        """Return the tokens so far of the requests that run."""
+        now = asyncio.get_running_loop().time()
+        return sum(min(n, int((now - began) / each)) for began, each, n in self._paces.values())
 
     async def tokens_before_abort(
         self, request: Request, n_tokens: int, seconds_per_token: float, hangs: bool = False
@@ -35,6 +42,8 @@ class PacedEngine:
         event = self._aborts[identity] = asyncio.Event()
         loop = asyncio.get_running_loop()
         began = loop.time()
+        if seconds_per_token:
+            self._paces[identity] = began, seconds_per_token, n_tokens
         try:
             async with asyncio.timeout(None if hangs else n_tokens * seconds_per_token):
                 await event.wait()
@@ -42,6 +51,7 @@ class PacedEngine:
             return None
         finally:
             del self._aborts[identity]
+            self._paces.pop(identity, None)
         if not seconds_per_token:
             return 0
         return min(n_tokens, int((loop.time() - began) / seconds_per_token))

@@ -1,23 +1,26 @@
 """The one reader of job directories: plan, source, problems, results and pools.
 
-Pools are in the form that a selector sees. Everything is read at once and nothing is written; from
-a job that still runs, the reader gets its current state. Not covered: reference answers
-(`orchestrator.studies.evaluate`) and the running job itself, which uses its journal.
+Pools are in the form that a selector sees. Nothing is written; from a job that still runs, the
+reader gets its current state. `JobReader` reads problem by problem, the rest everything at once.
+Not covered: reference answers (`orchestrator.studies.evaluate`) and the running job itself, which
+uses its journal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from orchestrator.core.errors import JournalError, PlanError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.values import Problem, Result, Trace
+from orchestrator.core.votes import pruned
 from orchestrator.jobs.journal import Journal, digest
-from orchestrator.jobs.problems import ProblemFile, read_problems
+from orchestrator.jobs.problems import ProblemFile, find_problem, read_problems
 from orchestrator.jobs.source import JobSource, read_source
 
 
@@ -47,21 +50,15 @@ class FinishedJob:
         """Return the rows that the job answers, as they are now; None where there is no file."""
         if self.source is None or not Path(self.source.problems).is_file():
             return None
-        return self._read(self.source.problems, self.source.limit)
+        return self._read(self.source.problems, self.source.limit, self.digests)
 
     def results_in_order(self) -> list[Result]:
         """Return the results, those of invalid rows included, in the order of the problem file."""
-        file = self.problem_file()
-        if file is None:
-            return list(self.results.values())
-        known = {**self.results, **{r.problem_id: r for r in file.invalid}}
-        return [known[id] for id in file.order if id in known]
+        return in_order(self.results, self.problem_file())
 
     def domains(self) -> dict[str, str]:
         """Return the domain of each problem that has a result."""
-        file = self.problem_file()
-        rows = {} if file is None else {p.id: p.domain for p in file.problems}
-        return {id: rows.get(id, self.plan.domain) for id in self.results}
+        return domains_of(self.results, self.problem_file(), self.plan)
 
     def problems(self, *files: str) -> tuple[dict[str, Problem], tuple[str, ...]]:
         """Return every opened problem as in the first matching file, and notes on the other files.
@@ -88,6 +85,24 @@ class FinishedJob:
             return problems | same, (note,) if n_other else ()
         return problems, ()
 
+    def question(self, id: str, file: str = "") -> Problem | Result | None:
+        """Return a problem as in the job's own file, or else in `file`; None if there is none.
+
+        Of an invalid row, its result. As in `problems`, an opened problem whose row is another one
+        has the prompt "".
+        """
+        path = file or (self.source.problems if self.source else "")
+        found: Problem | Result | None = None
+        if Path(path).is_file():
+            domains, domain = self.plan.domains, self.plan.domain
+            # a problem that was begun is one of the job's, wherever its row is
+            limit = self.source.limit if self.source and id not in self.digests else 0
+            found = find_problem(path, id, default_domain=domain, domains=domains, limit=limit)
+        if id not in self.digests:
+            return None if file else found
+        is_same = isinstance(found, Problem) and digest(found) == self.digests[id]
+        return found if is_same else Problem(id, "", self.plan.domain)
+
     def reference_file(self, problems: str = "") -> str:
         """Return `problems`, or the job's own problem file; PlanError when there is neither."""
         if problems or self.source:
@@ -97,44 +112,122 @@ class FinishedJob:
             "give the one with the reference answers: --problems FILE"
         )
 
-    def _read(self, path: str, limit: int = 0) -> ProblemFile:
+    def _read(self, path: str, limit: int = 0, begun: Collection[str] = ()) -> ProblemFile:
         return read_problems(
-            path, default_domain=self.plan.domain, domains=self.plan.domains, limit=limit
+            path,
+            default_domain=self.plan.domain,
+            domains=self.plan.domains,
+            limit=limit,
+            begun=begun,
         )
+
+
+def in_order(results: Mapping[str, Result], file: ProblemFile | None) -> list[Result]:
+    """Return results, and those of invalid rows, in the order of the problem file."""
+    if file is None:
+        return list(results.values())
+    known = {**results, **{r.problem_id: r for r in file.invalid}}
+    return [known[id] for id in file.order if id in known]
+
+
+def domains_of(ids: Iterable[str], file: ProblemFile | None, plan: Plan) -> dict[str, str]:
+    """Return the domain of each of these problems, by their rows in a file or a plan."""
+    rows = {} if file is None else {p.id: p.domain for p in file.problems}
+    return {id: rows.get(id, plan.domain) for id in ids}
+
+
+class JobReader:
+    """A job that is read problem by problem, so that its size does not matter.
+
+    `concluded` has the ids of the problems with a result.
+    """
+
+    def __init__(self, directory: Path, journal: Journal) -> None:
+        self.directory = directory
+        self.plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
+        self.source = read_source(directory)
+        self.digests = journal.digests()
+        self.concluded = journal.concluded()
+        last = fingerprint(self.plan)
+        self._n_former = len(self.concluded - journal.concluded(last) - journal.concluded(""))
+        self._journal = journal
+        self._errors: list[JournalError] = []
+
+    def contents(
+        self, ids: Iterable[str]
+    ) -> Iterator[tuple[str, Result | None, list[Trace], list[Trace]]]:
+        """Yield the id, result and pool of each problem, and its traces as they arrived.
+
+        Problems that cannot be read are left out, and counted in `damage`.
+        """
+        for id in ids:
+            try:
+                result, traces = self._journal.result(id), self._journal.arrived(id)
+            except JournalError as error:
+                self._errors.append(error)
+                continue
+            yield id, result, list(pruned(traces, result.dropped if result else {})), traces
+
+    @property
+    def damage(self) -> str:
+        """How many problems could not be read so far, with the first error; "" if none."""
+        if not self._errors:
+            return ""
+        return (
+            f"{len(self._errors):,} of {len(self.digests):,} problems cannot be read and are left "
+            f"out; the first: {self._errors[0]}"
+        )
+
+    @property
+    def growing(self) -> str:
+        """A note on the results of the plan before the job's last one; "" if there are none."""
+        return (
+            f"{self._n_former:,} of the results are from before the plan changed; to renew them: "
+            f"leadline resume {self.directory}"
+            if self._n_former
+            else ""
+        )
+
+    def outline(self) -> FinishedJob:
+        """Return the job as if nothing of its contents could be read."""
+        return FinishedJob(self.directory, self.plan, self.source, self.digests, {}, {}, {})
+
+
+@contextmanager
+def job_reader(path: Path) -> Iterator[JobReader]:
+    """Yield the reader of a job in a directory, or of its journal.db; PlanError without one."""
+    directory = path.parent if path.name == "journal.db" else path
+    read_source(directory)  # is there one?
+    with Journal.for_reading(directory / "journal.db") as journal:
+        yield JobReader(directory, journal)
 
 
 def read_finished(path: Path) -> FinishedJob:
     """Return the job in a directory, or of its journal.db; PlanError when there is none."""
-    directory = path.parent if path.name == "journal.db" else path
-    source = read_source(directory)
-    with Journal.for_reading(directory / "journal.db") as journal:
-        plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
-        digests, damage = journal.digests(), ""
-        try:
-            results = {result.problem_id: result for result in journal.results()}
-            pools = {id: journal.pool(id) for id in digests}
-        except JournalError:
-            results, pools, errors = _readable(journal, digests)
-            damage = f"{len(errors):,} of {len(digests):,} problems cannot be read and are left out"
-            damage += f"; the first: {errors[0]}" if errors else ""
-            digests = {id: digest for id, digest in digests.items() if id in pools}
-        undropped = {id: journal.arrived(id) for id, one in results.items() if one.dropped}
-        return FinishedJob(directory, plan, source, digests, results, pools, undropped, damage)
+    with job_reader(path) as reader:
+        return _read(reader, reader.digests)
 
 
-def _readable(
-    journal: Journal, ids: Iterable[str]
-) -> tuple[dict[str, Result], dict[str, list[Trace]], list[JournalError]]:
-    """Return the results and pools of the problems that can be read, and the errors of others."""
+def read_problem(path: Path, id: str) -> FinishedJob:
+    """Return a job as if it had one problem; without any if the job has not opened that one."""
+    with job_reader(path) as reader:
+        return _read(reader, [id] if id in reader.digests else [])
+
+
+def _read(reader: JobReader, ids: Iterable[str]) -> FinishedJob:
     results: dict[str, Result] = {}
     pools: dict[str, list[Trace]] = {}
-    errors = []
-    for id in ids:
-        try:
-            result, pools[id] = journal.result(id), journal.pool(id)
-        except JournalError as error:
-            errors.append(error)
-            continue
+    undropped: dict[str, list[Trace]] = {}
+    for id, result, pools[id], traces in reader.contents(ids):
         if result is not None:
             results[id] = result
-    return results, pools, errors
+            if result.dropped:
+                undropped[id] = traces
+    return replace(
+        reader.outline(),
+        digests={id: reader.digests[id] for id in pools},
+        results=results,
+        pools=pools,
+        undropped=undropped,
+        damage=reader.damage,
+    )

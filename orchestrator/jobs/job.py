@@ -1,15 +1,15 @@
 """A job on disk: one directory with the plan, the journal and results.jsonl.
 
-Running a job again resumes it; a changed plan is refused. The one rule: results.jsonl is a view of
-the journal in input order, rewritten atomically from time to time and whenever a run ends, even
-with an error. Only one process at a time may use a job directory. No engine is started here.
+Running a job again resumes it, and lets it grow (`jobs.growth`). The one rule: results.jsonl is a
+view of the journal in input order, rewritten atomically from time to time and whenever a run ends,
+even with an error. Only one process at a time may use a job directory. No engine is started here.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -19,8 +19,8 @@ import filelock
 import msgspec
 
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
-from orchestrator.core.plan import Plan, differences, document, fingerprint
-from orchestrator.core.values import Problem, Result, Status
+from orchestrator.core.plan import Plan, document, fingerprint
+from orchestrator.core.values import Problem, Result, Status, changed
 from orchestrator.jobs.files import (
     indented_json,
     make_private,
@@ -28,10 +28,14 @@ from orchestrator.jobs.files import (
     write_atomically,
     write_parts_atomically,
 )
+from orchestrator.jobs.growth import Growth, grow
 from orchestrator.jobs.journal import Journal, digest
 from orchestrator.jobs.rows.stored import StoredDict, StoredList
+from orchestrator.plan.execution import Spent
 
 _LOCK = "lock"
+_SPENT = "spent"  # in the journal
+_ANOTHER = "start another job: with --out DIRECTORY, or beside this one with `leadline run --fresh`"
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
 EXPORT_FACTOR = 50.0  # and how many times as long as it takes to write it
 
@@ -40,7 +44,8 @@ EXPORT_FACTOR = 50.0  # and how many times as long as it takes to write it
 class Job:
     """An open job directory.
 
-    `order` has the ids of all rows, `invalid` the results of the invalid ones.
+    `order` has the ids of all rows, `invalid` the results of the invalid ones. `growth` tells what
+    it took over from another plan when it was opened.
     """
 
     directory: Path
@@ -49,6 +54,9 @@ class Job:
     invalid: Mapping[str, Result] = field(default_factory=dict)
     order: Sequence[str] = ()
     retry_failed: bool = True  # whether problems that failed in an earlier run are tried again
+    chosen: Collection[str] | None = None  # the ids of the problems that this run works on
+    fingerprint: str = ""  # of its plan
+    growth: Growth | None = None
     _exported_at: float = 0.0
     _export_seconds: float = 0.0
     _lock: os.stat_result | None = None  # of the lock file when it was locked
@@ -58,27 +66,56 @@ class Job:
         """Return the path of results.jsonl."""
         return self.directory / "results.jsonl"
 
-    def remaining(self) -> Sequence[Problem]:
-        """Return the problems that have no result yet, or failed before, in input order."""
+    @property
+    def spent(self) -> Spent:
+        """What the runs of this job have spent so far; jobs of older versions do not know."""
+        return spent_by(self.journal)
+
+    def record_spent(self, spent: Spent) -> None:
+        """Store what the job has spent, in the journal."""
+        self.journal.set_meta(_SPENT, msgspec.json.encode(spent).decode())
+
+    def unfinished(self) -> Sequence[Problem]:
+        """Return the problems without a result of this plan, or that failed, in input order."""
         if not self.journal.n_results():
             return self.problems
-        undone = (None, Status.FAILED) if self.retry_failed else (None,)
-        remaining = StoredList[Problem](Problem)
+        unfinished = StoredList[Problem](Problem)
         for problem in self.problems:
-            if self.journal.status(problem.id) in undone:
-                remaining.append(problem)
-        return remaining.settled()
+            plan, status = self.journal.conclusion(problem.id)
+            is_done = plan == self.fingerprint
+            if not is_done or (self.retry_failed and status is Status.FAILED):
+                unfinished.append(problem)
+        return unfinished.settled()
+
+    def remaining(self) -> Sequence[Problem]:
+        """Return those of them that this run works on."""
+        unfinished = self.unfinished()
+        if self.chosen is None:
+            return unfinished
+        return [p for p in unfinished if p.id in self.chosen]
 
     def results(self) -> list[Result]:
         """Return the results so far, in input order, those of invalid rows included."""
         return list(self.iter_results())
 
     def iter_results(self) -> Iterator[Result]:
-        """Yield these results one by one; the job must stay open."""
+        """Yield these results one by one; the job must stay open.
+
+        A problem that has none of this plan yet keeps that of the plan that it was begun with.
+        """
+        problems = iter(self.problems)
         for id in self.order:
-            result = self.invalid.get(id) or self.journal.result(id)
-            if result is not None:
-                yield result
+            invalid = self.invalid.get(id)
+            if invalid is not None:
+                yield invalid
+                continue
+            problem = next((one for one in problems if one.id == id), None)
+            result = self.journal.result(id)
+            if result is None:
+                continue
+            # a row's tags may change at any time
+            is_old = problem is not None and result.tags != problem.tags
+            yield changed(result, tags=problem.tags) if problem and is_old else result
 
     def export(self) -> None:
         """Replace results.jsonl in one step.
@@ -92,14 +129,16 @@ class Job:
         self._exported_at = time.monotonic()
         self._export_seconds = self._exported_at - began
 
-    def export_if_old(self) -> None:
-        """Write results.jsonl if the last one is older than EXPORT_SECONDS.
+    def export_if_old(self) -> bool:
+        """Write results.jsonl if the last one is older than EXPORT_SECONDS; return whether.
 
         Of a large job it may grow older, so that the run spends little of its time on writing it.
         """
         age = time.monotonic() - self._exported_at
-        if age > max(EXPORT_SECONDS, EXPORT_FACTOR * self._export_seconds):
+        is_old = age > max(EXPORT_SECONDS, EXPORT_FACTOR * self._export_seconds)
+        if is_old:
             self.export()
+        return is_old
 
     def _require_lock(self) -> None:
         if self._lock is None or _is_same(self._lock, self.directory / _LOCK):
@@ -111,6 +150,12 @@ class Job:
         )
 
 
+def spent_by(journal: Journal) -> Spent:
+    """Return what the job of a journal has spent so far."""
+    text = journal.meta(_SPENT)
+    return Spent() if text is None else msgspec.json.decode(text, type=Spent)
+
+
 @contextmanager
 def open_job(
     directory: Path,
@@ -120,12 +165,13 @@ def open_job(
     order: Sequence[str] | None = None,
     *,
     retry_failed: bool = True,
+    chosen: Collection[str] | None = None,
 ) -> Iterator[Job]:
-    """Yield the job of this plan in this directory, new or resumed.
+    """Yield the job of this plan in this directory, new, resumed or grown from another plan.
 
-    JobBusyError when another process uses it; PlanError, naming the differences, when it was
-    started with another plan or with other texts for the same ids. However the block ends,
-    results.jsonl is written once more and the directory is released.
+    JobBusyError when another process uses it; PlanError, naming the differences, when it cannot
+    grow to this plan, or has other texts for the same ids. However the block ends, results.jsonl is
+    written once more and the directory is released.
     """
     try:
         make_private(directory)
@@ -135,14 +181,23 @@ def open_job(
         ) from error
     with _held(directory) as lock, Journal(directory / "journal.db") as journal:
         remove_leftovers(directory)
-        _claim(directory, journal, plan)
-        _refuse_changed(journal, problems)
-        ids = order if order is not None else [p.id for p in problems]
+        growth = _claim(directory, journal, plan, problems)
         by_id = StoredDict[Result](Result)
         for result in invalid:
             by_id[result.problem_id] = result
-        job = Job(directory, journal, problems, by_id.settled(), ids, retry_failed)
-        job._exported_at, job._lock = time.monotonic(), lock
+        job = Job(
+            directory,
+            journal,
+            problems,
+            invalid=by_id.settled(),
+            order=order if order is not None else [p.id for p in problems],
+            retry_failed=retry_failed,
+            chosen=chosen,
+            fingerprint=fingerprint(plan),
+            growth=growth,
+            _exported_at=time.monotonic(),
+            _lock=lock,
+        )
         try:
             yield job
         finally:
@@ -178,42 +233,50 @@ def _is_same(known: os.stat_result, path: Path) -> bool:
         return False
 
 
-def _claim(directory: Path, journal: Journal, plan: Plan) -> None:
-    """Write the plan into a new job; refuse a changed one."""
-    mine = fingerprint(plan)
-    theirs = journal.meta("fingerprint")
-    current = msgspec.json.decode(msgspec.json.encode(document(plan)))
-    if theirs is None:
-        written = {"fingerprint": mine, "versions": versions(), "plan": current}
-        write_atomically(directory / "plan.json", indented_json(written))
-        journal.set_meta("plan", msgspec.json.encode(current).decode())
+def _claim(
+    directory: Path, journal: Journal, plan: Plan, problems: Sequence[Problem]
+) -> Growth | None:
+    """Make the job one of this plan; refuse a plan, or texts, that its traces are not of."""
+    mine, before = fingerprint(plan), journal.meta("fingerprint")
+    growth = None
+    if journal.has_begun():
+        _refuse_changed(journal, problems)
+        try:
+            growth = grow(journal, plan, problems)
+        except PlanError as error:
+            raise PlanError(f"{error}\nChange it back to continue, or {_ANOTHER}.") from error
+    elif before != mine:
+        journal.forget()
+    if before == mine:
+        return growth
+    current = msgspec.json.encode(document(plan)).decode()
+    if before is not None and journal.meta(f"plan {before}") is None:  # of an earlier version
+        journal.set_meta(f"plan {before}", journal.meta("plan") or "{}")
+    if before is None:
         journal.set_meta("versions", msgspec.json.encode(versions()).decode())
-        journal.set_meta("fingerprint", mine)
-    elif theirs != mine:
-        old = msgspec.json.decode(journal.meta("plan") or "{}")
-        changed = (
-            "\n  ".join(differences(old, current))
-            or "the meaning of plans, with the version of Leadline"
-        )
-        raise PlanError(
-            f"{directory} was started with another plan; the differences:\n  {changed}\n"
-            "Change it back to continue, or start another job with --out DIRECTORY."
-        )
+    journal.set_meta(f"plan {mine}", current)
+    journal.set_meta("plan", current)
+    journal.set_meta("fingerprint", mine)
+    written = {
+        "fingerprint": mine,
+        "versions": msgspec.json.decode(journal.meta("versions") or "{}"),
+        "plan": msgspec.json.decode(current),
+    }
+    write_atomically(directory / "plan.json", indented_json(written))
+    return growth
 
 
 def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
-    if not journal.n_opened():
-        return
-    n_changed, first = 0, ""
+    n, first = 0, ""
     for problem in problems:
         known = journal.digest_of(problem.id)
         if known not in (None, digest(problem)):
-            n_changed, first = n_changed + 1, first or problem.id
-    if n_changed:
+            n, first = n + 1, first or problem.id
+    if n:
+        verb, them = ("has", "it was") if n == 1 else ("have", "they were")
         raise PlanError(
-            f"{n_changed} problems have another text than when they were started, "
-            f"{first!r} first; "
-            "change them back, give them new ids, or start another job with --out DIRECTORY"
+            f"{n:,} problem{'s' * (n > 1)} {verb} another text than when {them} started, "
+            f"{first!r} first; change that back, use a new id, or {_ANOTHER}"
         )
 
 
@@ -259,6 +322,8 @@ def result_row(result: Result) -> dict[str, object]:
         "n_attempts": result.n_attempts,
         "n_failed": result.n_failed,
         "n_cancelled": result.n_cancelled,
+        "n_dropped": len(result.dropped),
+        "attempts": {state.replace(" ", "_"): n for state, n in result.attempts.items()},
         "n_planned": result.n_planned,
         "full_tokens": result.full_tokens,
         "stopped_by": result.stopped_by or None,

@@ -1,18 +1,18 @@
 """The journal: every annotated trace, stop and result of a job, in one SQLite file.
 
 Events are stored in order of arrival, by one writer, many in one transaction (group commit). The
-journal is append-only but for `retract`, which makes room for another try at a problem that failed.
-The one rule: an event is journalled before anything else sees it, so killing the process at any
-moment loses at most the traces in flight. WAL with synchronous=NORMAL survives killed processes; a
-power cut may undo the last transactions but never corrupts the file. The journal is the same for
-every strategy.
+journal is append-only, but a problem's events are replaced as a whole when a grown job or another
+try takes them over (`jobs.growth`). The one rule: an event is journalled before anything else sees
+it, so killing the process at any moment loses at most the traces in flight. WAL with
+synchronous=NORMAL survives killed processes; a power cut may undo the last transactions but never
+corrupts the file. The journal is the same for every strategy.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import isfinite
@@ -28,7 +28,11 @@ from orchestrator.core.votes import pruned
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS problems (problem TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS problems (
+    problem TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    plan TEXT                -- the fingerprint of its events' plan; NULL: that of the job
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY,
     problem TEXT NOT NULL,
@@ -43,6 +47,8 @@ CREATE TABLE IF NOT EXISTS results (
     problem TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER
 ) WITHOUT ROWID;
 """
+# since earlier versions
+_ADDED = (("events", "checksum"), ("results", "checksum"), ("problems", "plan"))
 _DAMAGED = "the file is damaged; restore it or choose another job directory"
 _Row: TypeAlias = tuple[Any, ...]
 _encode = msgspec.json.Encoder().encode
@@ -52,10 +58,11 @@ _result_decoder = msgspec.json.Decoder(Result)
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A problem was opened; `digest` fixes its text."""
+    """A problem was opened, or taken over; `digest` fixes its text, `plan` is a fingerprint."""
 
     problem_id: str
     digest: str
+    plan: str | None = None  # None: the job's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +153,11 @@ class Journal:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
-    def append(self, events: Sequence[Event]) -> None:
+    def append(self, events: Sequence[Event], replacing: Collection[str] = ()) -> None:
         """Write events in one transaction: all of them or, with a JournalError, none.
 
-        A trace that is already in the journal is an error.
+        They come in place of all earlier events of the problems `replacing`. A result replaces an
+        earlier one; a trace that is already in the journal is an error.
         """
         traces: list[_Row] = []
         results: list[_Row] = []
@@ -163,20 +171,25 @@ class Journal:
             elif isinstance(event, Concluded):
                 results.append((event.result.problem_id, _encode(event.result)))
             elif isinstance(event, Opened):
-                opened.append((event.problem_id, event.digest))
+                opened.append((event.problem_id, event.digest, event.plan))
             else:
                 reason = event.reason.encode()
                 traces.append((event.problem_id, None, float(event.elapsed), reason, None))
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT INTO problems VALUES (?, ?)", opened)
+            self._db.executemany(
+                "DELETE FROM events WHERE problem = ?", ((one,) for one in replacing)
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO problems (problem, digest, plan) VALUES (?, ?, ?)", opened
+            )
             self._db.executemany(
                 "INSERT INTO events (problem, ordinal, elapsed, body, tokens, checksum) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 ((*row, checksum(*row)) for row in traces),
             )
             self._db.executemany(
-                "INSERT INTO results (problem, body, checksum) VALUES (?, ?, ?)",
+                "INSERT OR REPLACE INTO results (problem, body, checksum) VALUES (?, ?, ?)",
                 ((*row, checksum(*row)) for row in results),
             )
             self._db.execute("COMMIT")
@@ -217,25 +230,42 @@ class Journal:
         row = self._row("SELECT digest FROM problems WHERE problem = ?", problem_id)
         return None if row is None else str(row[0])
 
-    def n_opened(self) -> int:
-        """Return how many problems were ever opened."""
-        return int((self._row("SELECT COUNT(*) FROM problems") or (0,))[0])
-
     def n_results(self) -> int:
         """Return how many problems have a result."""
         return int((self._row("SELECT COUNT(*) FROM results") or (0,))[0])
 
-    def status(self, problem_id: str) -> Status | None:
-        """Return the status of a problem's result, or None."""
-        row = self._row(
-            "SELECT json_extract(CAST(body AS TEXT), '$.status') FROM results WHERE problem = ?",
-            problem_id,
-        )
-        return None if row is None else Status(row[0])
+    def conclusion(self, problem_id: str) -> tuple[str, Status | None]:
+        """Return the fingerprint and the status of a problem's result; "" and None without one."""
+        fields = ("fingerprint", "status")
+        columns = ", ".join(f"json_extract(CAST(body AS TEXT), '$.{name}')" for name in fields)
+        row = self._row(f"SELECT {columns} FROM results WHERE problem = ?", problem_id)
+        return ("", None) if row is None else (str(row[0]), Status(row[1]))
 
-    def concluded(self) -> set[str]:
-        """Return the ids of the problems that have a result."""
-        return {str(row[0]) for row in self._rows("SELECT problem FROM results")}
+    def plans(self, but: str) -> dict[str, str]:
+        """Return the fingerprint of the plan of each problem that was opened under another one."""
+        own = self.meta("fingerprint")
+        sql = "SELECT problem, COALESCE(plan, ?) AS p FROM problems WHERE p != ?"
+        return dict(self._rows(sql, own, but))
+
+    def has_begun(self) -> bool:
+        """Tell whether there is any event, so that something would be lost with the journal."""
+        return self._row("SELECT 1 FROM events LIMIT 1") is not None
+
+    def forget(self) -> None:
+        """Remove the problems and results of a job that has not begun."""
+        assert not self.has_begun()
+        try:
+            self._db.executescript("BEGIN; DELETE FROM problems; DELETE FROM results; COMMIT;")
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def concluded(self, plan: str | None = None) -> set[str]:
+        """Return the ids of the problems with a result: of any plan, or by a plan's fingerprint."""
+        if plan is None:
+            return {str(row[0]) for row in self._rows("SELECT problem FROM results")}
+        # in a text of JSON the quotes would be escaped: this finds the field alone
+        sql = "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB))"
+        return {str(row[0]) for row in self._rows(sql, f'"fingerprint":"{plan}"')}
 
     def failed(self) -> set[str]:
         """Return the ids of the problems that have the result that they failed."""
@@ -247,23 +277,6 @@ class Journal:
             Status.FAILED.value,
         )
         return {str(row[0]) for row in rows}
-
-    def retract(self, problem_id: str, ordinals: Sequence[int]) -> None:
-        """Remove a problem's result, its stops and these traces, in one transaction."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("DELETE FROM results WHERE problem = ?", (problem_id,))
-            self._db.execute(
-                "DELETE FROM events WHERE problem = ? AND ordinal IS NULL", (problem_id,)
-            )
-            self._db.executemany(
-                "DELETE FROM events WHERE problem = ? AND ordinal = ?",
-                [(problem_id, ordinal) for ordinal in ordinals],
-            )
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back()
-            raise self._failed(error) from error
 
     def results(self) -> Iterator[Result]:
         """Yield every result, in no particular order."""
@@ -278,13 +291,7 @@ class Journal:
 
     def events(self, problem_id: str) -> Iterator[Arrived | Stopped]:
         """Yield one problem's traces and stops in order of arrival."""
-        rows = self._checked(
-            "problem, ordinal, elapsed, body, tokens",
-            "events",
-            "WHERE problem = ? ORDER BY seq",
-            problem_id,
-        )
-        for _, ordinal, elapsed, body, tokens in rows:
+        for _, ordinal, elapsed, body, tokens in self._event_rows(problem_id):
             if ordinal is None:
                 yield Stopped(problem_id, self._decoded(bytes.decode, body, problem_id), elapsed)
             else:
@@ -301,14 +308,23 @@ class Journal:
         result = self.result(problem_id)
         return traces if result is None else pruned(traces, result.dropped)
 
+    def _event_rows(self, problem_id: str) -> Iterator[_Row]:
+        columns = "problem, ordinal, elapsed, body, tokens"
+        return self._checked(columns, "events", "WHERE problem = ? ORDER BY seq", problem_id)
+
     def pool(self, problem_id: str) -> list[Trace]:
         """Return `traces` without their token ids, which no vote reads."""
-        return [changed(trace, token_ids=()) for trace in self.traces(problem_id)]
+        traces, result = self.arrived(problem_id), self.result(problem_id)
+        return traces if result is None else list(pruned(traces, result.dropped))
 
     def arrived(self, problem_id: str) -> list[Trace]:
         """Return one problem's traces as they arrived, dropped or not, without their token ids."""
-        events = self.events(problem_id)
-        return [changed(e.trace, token_ids=()) for e in events if isinstance(e, Arrived)]
+        rows = self._event_rows(problem_id)
+        return [
+            self._decoded(_decode_trace, body, problem_id)
+            for _, ordinal, _, body, _ in rows
+            if ordinal is not None
+        ]
 
     def n_traces(self) -> int:
         """Return how many traces the journal contains."""
@@ -384,9 +400,12 @@ def _writable(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_SCHEMA)
-        for table in ("events", "results"):  # of an earlier version
-            if "checksum" not in _columns(db, table):
-                db.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER")
+        for table, column in _ADDED:
+            if column not in _columns(db, table):
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+                if column == "plan":
+                    own = "SELECT value FROM meta WHERE key = 'fingerprint'"
+                    db.execute(f"UPDATE problems SET plan = ({own})")
     except sqlite3.Error:
         db.close()
         raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,14 @@ class _Invalid(Exception):
 
 
 def read_problems(
-    path: str | Path, *, default_domain: str, domains: Collection[str] = (), limit: int = 0
+    path: str | Path,
+    *,
+    default_domain: str,
+    domains: Collection[str] = (),
+    limit: int = 0,
+    begun: Collection[str] = (),
 ) -> ProblemFile:
-    """Return the problems of a file, of its first `limit` rows.
+    """Return the problems of a file: of its first `limit` rows, and those with an id in `begun`.
 
     With limit 0 all rows count. `default_domain` is for rows that name none; `domains` are names
     that rows may use in addition to the installed domains (a plan's own). The plan sets the model
@@ -92,23 +98,43 @@ def read_problems(
         try:
             problems.append(_problem(row, default_domain, known))
         except _Invalid as fault:
-            error = f"{row.place}: {fault}"
-            invalid.append(Result(row.id, Status.INVALID, error=error, tags=_tags(row)))
+            invalid.append(_invalid(row, fault))
             continue
         n_derived += row.derived
         ignored.update(list(row.fields["body"]) if row.format is Format.OPENAI_BATCH else ())
     if not len(problems):
         raise PlanError(_nothing(path, invalid))
     warnings = (*guess_notes(path.name, guesses), *_warnings(path, n_derived, ignored))
-    read = ProblemFile(problems.settled(), invalid.settled(), warnings, order.settled(), kind)
-    return _first(read, limit)
+    file = ProblemFile(problems.settled(), invalid.settled(), warnings, order.settled(), kind)
+    return _first(file, limit, begun) if limit else file
 
 
-def _first(file: ProblemFile, limit: int) -> ProblemFile:
-    if not limit:
-        return file
-    order = file.order[:limit]
-    kept = set(order)
+def find_problem(
+    path: str | Path, id: str, *, default_domain: str, domains: Collection[str] = (), limit: int = 0
+) -> Problem | Result | None:
+    """Return one problem of a file, or the result of its invalid row; None without such a row.
+
+    Other arguments are those of `read_problems`. Rows after this one are not read.
+    """
+    path = Path(path)
+    rows = islice(Rows(path), limit or None)
+    row = next((row for row in rows if row.id == id), None)
+    if row is None:
+        return None
+    try:
+        return _problem(row, default_domain, {*registry.names("domains"), *domains, default_domain})
+    except _Invalid as fault:
+        return _invalid(row, fault)
+
+
+def _invalid(row: Row, fault: _Invalid) -> Result:
+    error = f"{row.place}: {fault}"
+    return Result(row.id, Status.INVALID, error=error, tags=_tags(row))
+
+
+def _first(file: ProblemFile, limit: int, begun: Collection[str]) -> ProblemFile:
+    kept = {*file.order[:limit], *begun}
+    order = tuple(id for id in file.order if id in kept)
     problems = tuple(p for p in file.problems if p.id in kept)
     if not problems:
         raise PlanError(

@@ -6,6 +6,7 @@ execution are stored next to it in plan.toml, which loads like any plan file. No
 
 from __future__ import annotations
 
+import itertools
 import os
 import tomllib
 from dataclasses import dataclass, replace
@@ -14,12 +15,12 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.jobs.files import make_private, sha256, write_atomically
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.journal import Journal
+from orchestrator.jobs.rows import Rows
 from orchestrator.jobs.rows.copy import COPY_FILE, Copy, write_copy
-from orchestrator.jobs.rows.reading import Rows
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import plan_toml
 from orchestrator.plan.file.sources import STANDARD_INPUT, Location
@@ -54,24 +55,29 @@ def job_source(problems: Path, limit: int, format: str, origin: str = "") -> Job
 def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
     """Store a source and the plan in a job.
 
-    JournalError when the write fails; PlanError when this run uses the engine `fake`, which invents
-    answers, and the last one did not, or the reverse.
+    JournalError when the write fails; PlanError as in `require_as_real`.
     """
-    _require_as_real(job, execution.engine.name)
-    text = plan_toml(plan, execution, problems=source.problems, out=str(job.directory.resolve()))
+    require_as_real(job.directory, execution.engine.name)
+    text = plan_text(job.directory, plan, execution, source)
     write_atomically(job.directory / PLAN_FILE, text.encode())
     job.journal.set_meta(_META, msgspec.json.encode(source).decode())
 
 
-def _require_as_real(job: Job, engine: str) -> None:
-    record = job.directory / PLAN_FILE
-    if not record.is_file() or not job.journal.n_traces():
+def plan_text(directory: Path, plan: Plan, execution: Execution, source: JobSource) -> str:
+    """Return what the plan file of a job contains."""
+    return plan_toml(plan, execution, problems=source.problems, out=str(directory.resolve()))
+
+
+def require_as_real(directory: Path, engine: str) -> None:
+    """Refuse the engine `fake`, which invents answers, for another one's job, and the reverse."""
+    record = directory / PLAN_FILE
+    if not record.is_file() or not begun_problems(directory):
         return
     tables = tomllib.loads(record.read_text())
     before = tables.get("execution", tables.get("fleet", {})).get("engine", {}).get("name", engine)
     if (before == FAKE) != (engine == FAKE):
         raise PlanError(
-            f"{job.directory} was started with the engine {before!r}, and {engine!r} must not "
+            f"{directory} was started with the engine {before!r}, and {engine!r} must not "
             f"continue it: the answers of {FAKE!r} are invented. Choose another with --out DIR"
         )
 
@@ -94,38 +100,96 @@ def read_source(directory: Path) -> JobSource | None:
     return replace(source, problems=found)
 
 
+def begun_problems(directory: Path) -> frozenset[str]:
+    """Return the ids of a job's problems; none before its first trace, when it owns nothing yet."""
+    if not (directory / "journal.db").is_file():
+        return frozenset()
+    with Journal.for_reading(directory / "journal.db") as journal:
+        return frozenset(journal.digests() if journal.has_begun() else ())
+
+
+def fresh_directory(directory: Path) -> Path:
+    """Return the first of DIR, DIR-2, DIR-3, ... in which a new job can begin."""
+    if not begun_problems(directory):
+        return directory
+    names = (f"{directory.name}-{number}" for number in itertools.count(2))
+    beside = (directory.with_name(name) for name in names)
+    return next(d for d in beside if not d.exists() or _has_idle_job(d))
+
+
+def _has_idle_job(directory: Path) -> bool:
+    return (directory / "journal.db").is_file() and not begun_problems(directory)
+
+
+def same_or_wider(directory: Path, source: JobSource) -> JobSource:
+    """Return a source with the limit that its job had before, if that is wider.
+
+    PlanError for the problems of another file, unless it has all of the job's too: the results of
+    others would replace them.
+    """
+    require_same_file(directory, source)
+    before = read_source(directory) if begun_problems(directory) else None
+    if before is None or not source.limit:
+        return source
+    return replace(source, limit=max(before.limit, source.limit) if before.limit else 0)
+
+
 def require_same_file(directory: Path, source: JobSource) -> None:
-    """Refuse other problems in a job's directory: their results would replace the first's."""
-    before = read_source(directory) if (directory / "journal.db").is_file() else None
+    """Refuse problems that lack some of a job that was begun with others."""
+    _require_all(directory, source, Path(source.problems))
+
+
+def _require_all(directory: Path, source: JobSource, path: Path) -> None:
+    """Refuse the rows of `path`, those of this source, in a job whose problems they lack."""
+    begun = begun_problems(directory)
+    before = read_source(directory) if begun else None
     if before is None or before.sha256 == source.sha256:
         return
     was, is_now = before.origin or before.problems, source.origin or source.problems
     if was == is_now and is_now != STANDARD_INPUT:  # which may be another file every time
         return
-    raise PlanError(
-        f"{directory} was started with {_named(was)}; for {_named(is_now)} choose another with "
-        "--out DIRECTORY"
-    )
+    lacking = begun.difference(row.id for row in Rows(path))
+    if lacking:
+        raise PlanError(
+            f"{directory} was started with the problems of {_named(was)}, and {_named(is_now)} "
+            f"lacks {len(lacking):,} of them; choose another with --out DIRECTORY, or add --fresh "
+            "to `leadline run`"
+        )
+
+
+def require_same_plan(directory: Path, plan: Plan) -> None:
+    """Refuse the directory of a job that was begun with another plan."""
+    if not begun_problems(directory):
+        return
+    with Journal.for_reading(directory / "journal.db") as journal:
+        if journal.meta("fingerprint") != fingerprint(plan):
+            raise PlanError(
+                f"{directory} was started with another plan; choose another with --out DIRECTORY"
+            )
 
 
 def _named(origin: str) -> str:
-    is_input = origin == STANDARD_INPUT
-    return "other problems from the standard input" if is_input else f"the problems of {origin}"
+    return "the standard input" if origin == STANDARD_INPUT else origin
 
 
 def kept_copy(location: Location, columns: Columns, directory: Path, limit: int) -> Copy:
     """Return the copy of problems from elsewhere that is now in the directory of a job or study.
 
-    PlanError when they cannot be read, or when a job there has other problems.
+    It has the first `limit` rows, or as many as the job there already has; 0 is all. PlanError when
+    they cannot be read, or lack problems of a job there.
     """
     rows = Rows(location, columns)
     rows.format()  # what cannot be read is an error before there is a directory
     make_private(directory)
+    jobs = [path.parent for path in (directory / "journal.db", *directory.glob("*/journal.db"))]
+    jobs = [job for job in jobs if begun_problems(job)]
+    for before in filter(None, map(read_source, jobs)):
+        limit = max(limit, before.limit) if limit and before.limit else 0
     copy = write_copy(rows, directory, limit)
     source = JobSource(str(copy.path.resolve()), copy.sha256, limit, origin=str(location))
     try:
-        for job in (directory, *(journal.parent for journal in directory.glob("*/journal.db"))):
-            require_same_file(job, source)
+        for job in jobs:
+            _require_all(job, source, copy.written)
     except PlanError:
         copy.discard()
         raise

@@ -21,10 +21,11 @@ from orchestrator.core.session import MAX_REQUESTS
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.keys import POOL, PlanFault, read_section
+from orchestrator.plan.keys import POOL, PRICE, PlanFault, read_section, require_pools
 from orchestrator.plan.looped import latent_of, require_depth
 from orchestrator.plan.models import known_config
 
+_TABLES_OF_THEIR_OWN = ("engine", "supervision", "budget", "prices")  # in an Execution
 # the fields of a Model that change which of its layers run, and how
 _LAYER_FIELDS = ("layers", "max_depth", "damped", "residual", "exit")
 
@@ -90,6 +91,7 @@ def _check_values(plan: Plan, execution: Execution) -> None:
         ("sampling", plan.sampling),
         ("budget", plan.budget),
         ("execution", execution),
+        ("budget", execution.budget),
     ):
         _check_section(section, values, section)
     _require(bool(plan.models), "models", {}, "at least one model")
@@ -99,6 +101,7 @@ def _check_values(plan: Plan, execution: Execution) -> None:
             _check_text(f"models.{name}.layers", parse_schedule, model.layers)
         if model.exit:
             _check_text(f"models.{name}.exit", parse_exit, model.exit)
+    _check_prices(plan, execution)
     names = [spec.name for spec in plan.verifiers]
     _require(
         len(set(names)) == len(names),
@@ -109,8 +112,25 @@ def _check_values(plan: Plan, execution: Execution) -> None:
 
 
 def _check_section(section: str, values: Any, prefix: str) -> None:
-    fields = (f.name for f in dataclasses.fields(values) if f.name not in ("engine", "supervision"))
+    fields = (f.name for f in dataclasses.fields(values) if f.name not in _TABLES_OF_THEIR_OWN)
     read_section(section, {name: getattr(values, name) for name in fields}, prefix)
+
+
+def _check_prices(plan: Plan, execution: Execution) -> None:
+    """Raise PlanFault for a price that cannot be, or a budget that could not be enforced."""
+    prices = execution.prices
+    read_section("prices", {"gpu_hour": prices.gpu_hour})
+    require_pools(prices.pools, plan.models)
+    for name, one in prices.pools.items():
+        _check_section(PRICE, one, f"prices.{name}")
+    unpriced = [name for name in plan.models if name not in prices.pools]
+    if execution.budget.usd and unpriced and not prices.gpu_hour:
+        raise PlanFault(
+            "budget.usd",
+            f"budget.usd = {execution.budget.usd:g}: the plan has no prices of "
+            f"{', '.join(unpriced)}, so the budget could not be kept; add [prices.{unpriced[0]}] "
+            "with input and output in US dollars per million tokens, or prices.gpu_hour",
+        )
 
 
 def _check_text(key: str, parse: Callable[[str], object], text: str) -> None:

@@ -1,19 +1,22 @@
-"""The tables [execution] and [supervision] of a plan file: how a plan is run, not what it answers.
+"""How a plan is run, not what it answers: [execution], [supervision], [prices], a job's budget.
 
-The one rule: nothing here is part of the plan's fingerprint. Ranges and help are in
-`orchestrator.plan.keys`.
+The one rule: nothing here is part of the plan's fingerprint, so all of it may change when a job is
+resumed. Ranges and help are in `orchestrator.plan.keys`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.core.errors import PlanFault
-from orchestrator.core.values import PluginSpec
+from orchestrator.core.values import PluginSpec, Usage
 
 # Below this, failures say little of the other problems, and to end early saves little.
 _FEWEST_FAILED = 10
+_PER_PRICE = 1_000_000  # tokens that a price is for
+_SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,77 @@ class Supervision:
 
 
 @dataclass(frozen=True, slots=True)
+class JobBudget:
+    """Limits of a whole job, over all its runs; 0 means none. `core.plan.Budget` is of a problem.
+
+    A request starts only if what it can cost at most still fits, so that `usd` is never exceeded as
+    far as the engine reports its tokens. `gpu_seconds` are the seconds that an engine is open,
+    times its GPUs.
+    """
+
+    usd: float = 0.0
+    gpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrices:
+    """US dollars per million tokens of a model pool; `cached_input` None is the price of input."""
+
+    input: float = 0.0
+    cached_input: float | None = None
+    output: float = 0.0
+
+    def usd(self, usage: Usage) -> float:
+        """Return the price of these tokens."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        n_cached = min(usage.cached_tokens, usage.prompt_tokens)
+        n_input = usage.prompt_tokens - n_cached
+        parts = (n_input * self.input, n_cached * cached, usage.output_tokens * self.output)
+        return sum(parts) / _PER_PRICE
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What tokens cost, by model pool, and what a GPU costs for an hour, in US dollars."""
+
+    gpu_hour: float = 0.0
+    pools: Mapping[str, TokenPrices] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether anything has a price."""
+        return bool(self.gpu_hour or self.pools)
+
+    def of(self, pool: str) -> TokenPrices:
+        """Return the prices of a model pool; zero for a pool without any."""
+        return self.pools.get(pool, TokenPrices())
+
+    def usd(self, spent: Spent) -> float:
+        """Return the price of what a job has spent."""
+        tokens = sum(self.of(pool).usd(usage) for pool, usage in spent.usage.items())
+        return tokens + self.gpu_hour * spent.gpu_seconds / _SECONDS_PER_HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a job has spent over all its runs, lost and repeated requests included.
+
+    `usage` is by model pool. `seconds` are those in which an engine served; `gpu_seconds` include
+    its start.
+    """
+
+    usage: Mapping[str, Usage] = field(default_factory=dict)
+    n_requests: int = 0
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    n_gpus: float = 0.0  # of the last run
+
+    @property
+    def total(self) -> Usage:
+        """The usage of all pools."""
+        return sum(self.usage.values(), Usage())
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """The engine that runs a plan, and the limits on parallel work and on time.
 
@@ -53,6 +127,8 @@ class Execution:
     checker_seconds: float = 10.0
     strategy_seconds: float = 60.0
     supervision: Supervision = Supervision()
+    budget: JobBudget = JobBudget()
+    prices: Prices = Prices()
 
 
 def rename_former_tables(tree: dict[str, Any], source: str) -> list[str]:

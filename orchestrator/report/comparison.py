@@ -14,7 +14,7 @@ from orchestrator.core.values import Result, Usage
 from orchestrator.kit.prompts import question
 from orchestrator.report.scored import Outcome, ScoredJob, ScoredProblem
 from orchestrator.report.tags import chosen_tags, grouped, tag_values
-from orchestrator.studies.evaluate import Estimate, mean_estimate, share_estimate
+from orchestrator.studies.estimates import Estimate, mean_estimate, share_estimate
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _TYPES = {
     "n_attempts": "int64",
     "n_failed": "int64",
     "n_cancelled": "int64",
+    "n_dropped": "int64",
     "n_planned": "int64",
     "full_tokens": "float64",
     "stopped_by": "string",

@@ -21,7 +21,7 @@ Row: TypeAlias = dict[str, Any]
 
 _LARGEST_EXACT = 2**53  # integers up to it are exact as a float, which a column may need
 # Members differ from row to row, so these objects become columns.
-_OBJECTS = ("usage", "tags", "metrics", "verdicts")
+_OBJECTS = ("attempts", "usage", "tags", "metrics", "verdicts")
 
 
 def problem_rows(job: ScoredJob) -> Iterator[Row]:

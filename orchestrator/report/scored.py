@@ -7,6 +7,7 @@ from `studies.summary`. Everything is read at once and nothing is written. Not c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,17 +16,20 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.lineage import lineage, whole
+from orchestrator.core.lineage import whole
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Finish, Problem, Result, Status, Trace, Usage, changed
-from orchestrator.core.votes import VOTING
-from orchestrator.jobs.finished import FinishedJob, read_finished
+from orchestrator.core.values import Problem, Result, Status, Trace, Usage, changed
+from orchestrator.core.votes import VOTING, AttemptState, attempts_in, scattered
+from orchestrator.jobs.finished import FinishedJob, job_reader, read_finished, read_problem
+from orchestrator.jobs.rows import Rows
 from orchestrator.plan.execution import Execution
+from orchestrator.report.losses import Losses
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.studies.evaluate import (
     ReferenceRow,
     References,
     read_references,
+    reference_row,
     reference_rows,
     right_keys,
     score,
@@ -47,20 +51,6 @@ class Outcome(StrEnum):
     FAILED = "failed"
     INVALID = "invalid"
     OPEN = "open"  # no result yet
-
-
-class AttemptState(StrEnum):
-    """What became of an attempt."""
-
-    VOTED = "voted"
-    UNUSED = (
-        "unused"  # it has an answer and no vote: the selector gave it none, or it is still open
-    )
-    ABSTAINED = "abstained"  # it came to its end without an answer
-    CUT_OFF = "cut off"  # by length or a stop rule, before it gave an answer
-    CANCELLED = "cancelled"
-    DROPPED = "dropped"  # its strategy took its vote away
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +115,15 @@ class ScoredJob:
     notes: tuple[str, ...]
 
     @property
+    def losses(self) -> Losses:
+        """The counts from which causes of lost accuracy are named; open problems do not count."""
+        done = [p for p in self.problems if p.result and p.outcome is not Outcome.INVALID]
+        n_scattered = sum(scattered(p.result.clusters) for p in done if p.result)
+        n_tied = sum(p.is_tied for p in done) - n_scattered
+        attempts = Counter(a.state.value for p in done for a in p.attempts)
+        return Losses(attempts, len(done), n_tied, n_scattered)
+
+    @property
     def correctness(self) -> dict[str, bool]:
         """Whether each problem with a result and a reference is right, as `eval` counts it."""
         return {
@@ -134,13 +133,10 @@ class ScoredJob:
         }
 
 
-def read_scored(
-    directory: str | Path, problems: str | Path = "", *, only: str | None = None
-) -> ScoredJob:
+def read_scored(directory: str | Path, problems: str | Path = "") -> ScoredJob:
     """Return a job with its outcomes; `problems` is a file with the references, if not the job's.
 
-    With `only`, the id of a problem, no other problem is scored. PlanError when there is no job,
-    or `problems` cannot be read.
+    PlanError when there is no job, or `problems` cannot be read.
     """
     job = read_finished(Path(directory))
     own = job.source.problems if job.source else ""
@@ -154,8 +150,7 @@ def read_scored(
         rows = reference_rows(answers)
     elif answers:
         notes = (*notes, f"{answers} is gone: questions and references are unknown")
-    asked = [id for id in questions if only in (None, id)]
-    read, right, keys = _scores(job, {id: questions[id].domain for id in asked}, rows)
+    read, right, keys = _scores(job, {id: one.domain for id, one in questions.items()}, rows)
     notes = (*notes, *unreadable_notes(read, answers), *([job.damage] if job.damage else []))
     results = {r.problem_id: r for r in job.results_in_order()}
     scored = tuple(
@@ -171,6 +166,38 @@ def read_scored(
         for id in dict.fromkeys([*(file.order if file else ()), *results, *questions])
     )
     return ScoredJob(job.directory, job.plan, scored, job.digests, notes)
+
+
+def read_scored_problem(directory: str | Path, id: str, problems: str | Path = "") -> ScoredProblem:
+    """Return one problem of a job with its outcome; nothing of the others is read.
+
+    PlanError when there is no such job, no such problem (with similar ids), or it cannot be read.
+    """
+    job = read_problem(Path(directory), id)
+    if job.damage:
+        raise PlanError(job.damage)
+    own = job.source.problems if job.source else ""
+    known = job.question(id, "" if Path(own).is_file() else str(problems))
+    if known is None:
+        raise PlanError(_no_problem(Path(directory), id, own))
+    answers = str(problems) or own
+    row = reference_row(answers, id) if problems or Path(answers).is_file() else None
+    problem = known if isinstance(known, Problem) else Problem(id, "", job.plan.domain)
+    read, right, keys = _scores(job, {id: problem.domain}, {id: row} if row else {})
+    result = job.results.get(id) if isinstance(known, Problem) else known
+    accepted = read.answers.get(id, ())
+    pool = job.arrivals(id)
+    return _scored_problem(problem, result, pool, row, accepted, right.get(id), keys.get(id))
+
+
+def _no_problem(directory: Path, id: str, own: str) -> str:
+    with job_reader(directory) as reader:
+        ids = list(reader.digests)
+    if Path(own).is_file():
+        ids = list(dict.fromkeys([*(row.id for row in Rows(own)), *ids]))
+    close = get_close_matches(id, ids, n=3) or ids[:3]
+    such = f", such as {', '.join(map(repr, close))}" if close else ""
+    return f"{directory} has no problem {id!r}; it has {len(ids):,} problems{such}"
 
 
 def _scores(
@@ -227,48 +254,15 @@ def _attempts(
     pool: Sequence[Trace], result: Result | None, right: frozenset[str] | None
 ) -> Iterator[Attempt]:
     """Yield the attempts in a pool by the ordinal of their last trace."""
-    by_ordinal = {trace.ordinal: trace for trace in pool}
-    continued = {trace.parent for trace in pool if trace.purpose in VOTING}
-    votes = {o for cluster in result.clusters for o in cluster.ordinals} if result else set()
-    dropped = result.dropped if result else {}
-    for end in sorted(pool, key=lambda trace: trace.ordinal):
-        if end.purpose not in VOTING or end.ordinal in continued:
-            continue
-        links = lineage(end, by_ordinal)
-        ordinals = tuple(link.ordinal for link in links)
-        # A continuation that was lost leaves the vote to the trace that it continues.
-        voter = next((link for link in reversed(links) if link.ordinal in votes), end)
-        answer = end.answer or voter.answer
+    clusters, dropped = (result.clusters, result.dropped) if result else ((), {})
+    for attempt in attempts_in(pool, clusters, dropped):
+        links = attempt.links
+        answer = attempt.end.answer or attempt.voter.answer
         yield Attempt(
             trace=changed(whole(links), answer=answer),
-            state=_state(end, bool(answer), voter.ordinal in votes, bool({*ordinals} & {*dropped})),
+            state=attempt.state,
             right=None if answer is None or right is None else answer.key in right,
-            traces=ordinals,
+            traces=tuple(link.ordinal for link in links),
             usage=sum((link.usage for link in links), Usage()),
             is_as_generated=not any(link.suffix_ids or link.subjects for link in links),
         )
-
-
-def _state(end: Trace, has_answer: bool, voted: bool, is_dropped: bool) -> AttemptState:
-    if is_dropped:
-        return AttemptState.DROPPED
-    if voted:
-        return AttemptState.VOTED
-    if end.lost:
-        failed = end.finish is Finish.FAILED
-        return AttemptState.FAILED if failed else AttemptState.CANCELLED
-    if has_answer:
-        return AttemptState.UNUSED
-    return AttemptState.ABSTAINED if end.finish is Finish.STOP else AttemptState.CUT_OFF
-
-
-def problem_named(job: ScoredJob, id: str) -> ScoredProblem:
-    """Return the problem with this id; PlanError, naming similar ids, when there is none."""
-    by_id = {p.problem.id: p for p in job.problems}
-    if id in by_id:
-        return by_id[id]
-    close = get_close_matches(id, by_id, n=3) or list(by_id)[:3]
-    raise PlanError(
-        f"{job.directory} has no problem {id!r}; it has {len(by_id):,} problems, "
-        f"such as {', '.join(map(repr, close))}"
-    )

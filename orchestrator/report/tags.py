@@ -13,7 +13,7 @@ import msgspec
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Result
-from orchestrator.studies.evaluate import Estimate, share_estimate
+from orchestrator.studies.estimates import Estimate, share_estimate
 
 MOST_VALUES = 12  # of a tag that is shown without being named: more make no table
 

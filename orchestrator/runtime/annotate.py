@@ -86,6 +86,7 @@ class Annotator:
         self._workers = workers
         self._verifiers = verifiers
         self._domains: dict[str, _LoadedDomain] = {}
+        self._accepted: dict[tuple[str, str, str], bool | None] = {}
 
     async def annotate(
         self,
@@ -154,8 +155,17 @@ class Annotator:
     async def accepts(self, domain: str, answer: str, reference: str) -> bool | None:
         """Tell whether an answer is right by a reference, as `read_reference` returns it.
 
-        None when that was not decided.
+        None when that was not decided. The same comparison is made once.
         """
+        asked = domain, answer, reference
+        if asked not in self._accepted:
+            accepted = await self._accepts(*asked)
+            if len(self._accepted) >= _CACHE_SIZE:
+                self._accepted.clear()
+            self._accepted[asked] = accepted
+        return self._accepted[asked]
+
+    async def _accepts(self, domain: str, answer: str, reference: str) -> bool | None:
         loaded = self._domain(domain)
         accepts = getattr(loaded.domain, "accepts", None)
         if accepts is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from orchestrator.engines.reply import encodable
@@ -19,6 +19,7 @@ from orchestrator.runtime.workers import CallFailed, Cause, WorkerPool
 _CACHE_SIZE = 65_536  # comparisons, and keys: some 20 MB of short answers
 # Different partners; an answer that sympy cannot parse would otherwise cost a limit for each class.
 _N_BLAMED = 2
+_N_KILLS = 2  # how often a call is made again because something else killed its process
 _MIN_MEMORY_BYTES = 256 << 20
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class Resolution:
 class _Comparison:
     equal: bool
     error: str = ""
+    is_killed: bool = False
 
 
 class AnswerWorkers:
@@ -95,10 +97,14 @@ class AnswerWorkers:
         answer = encodable(answer)
         undecided: list[Undecided] = []
         comparisons: list[_Comparison] = []
+        n_kills = 0
         pairs = [(domain, answer, encodable(text)) for text in representatives]
         while len(comparisons) < len(pairs):
             known = self._recall(*pairs[len(comparisons)])
             new = [known] if known else await self._compare(pairs[len(comparisons) :])
+            if new and new[-1].is_killed and n_kills < _N_KILLS:  # of its process, by others
+                n_kills += 1
+                new = new[:-1]
             for index, comparison in enumerate(new, len(comparisons)):
                 if comparison.equal:
                     return ClassMatch(index, tuple(undecided))
@@ -124,6 +130,7 @@ class AnswerWorkers:
         return resolution
 
     async def _resolve(self, domain: Load, answer: str) -> Resolution:
+        n_kills = 0
         while True:
             async with self._pool.worker(domain) as worker:
                 is_used = worker.n_calls > 0
@@ -134,7 +141,9 @@ class AnswerWorkers:
                         return Resolution(key)
                     return Resolution(None, f"returned {key!r:.80}, not a str")
                 except CallFailed as failure:
-                    if not is_used or failure.cause not in (Cause.MEMORY, Cause.DEATH):
+                    n_kills += failure.cause is Cause.KILL
+                    is_lost = failure.cause in (Cause.MEMORY, Cause.DEATH) and is_used
+                    if not is_lost and not 0 < n_kills <= _N_KILLS:
                         return Resolution(None, str(failure))
 
     async def examine(self, domain: Load, text: str, finished: bool) -> Examined:
@@ -143,9 +152,8 @@ class AnswerWorkers:
         PluginError when the domain does not load.
         """
         try:
-            async with self._pool.worker(domain) as worker:
-                call = Read(encodable(text), finished)
-                reading = await worker.call(call, Reading, self._limit_seconds)
+            call = Read(encodable(text), finished)
+            reading = await self._pool.call(domain, call, Reading, self._limit_seconds)
         except CallFailed as failure:
             return Examined(None, None, str(failure))
         return Examined(reading.answer, reading.canonical)
@@ -156,9 +164,8 @@ class AnswerWorkers:
         CallFailed when the call fails, reaches its limit or returns another type; PluginError when
         the domain does not load.
         """
-        async with self._pool.worker(domain) as worker:
-            call = Apply(method, tuple(map(encodable, texts)))
-            value = await worker.call(call, object, self._limit_seconds)
+        call = Apply(method, tuple(map(encodable, texts)))
+        value = await self._pool.call(domain, call, object, self._limit_seconds)
         if not isinstance(value, kind):
             reason = f"returned {value!r:.80}, not a {kind.__name__}"
             raise CallFailed(reason, Cause.RAISED)
@@ -182,8 +189,9 @@ class AnswerWorkers:
                     comparison = _Comparison(False, str(failure))
                     if failure.cause in (Cause.TIME, Cause.MEMORY):
                         self._blame(domain, answer, representative)
-                    if failure.cause is Cause.DEATH:
-                        return [*comparisons, comparison]
+                    if failure.cause in (Cause.DEATH, Cause.KILL):
+                        is_killed = failure.cause is Cause.KILL
+                        return [*comparisons, replace(comparison, is_killed=is_killed)]
                 self._remember(domain, answer, representative, comparison)
                 comparisons.append(comparison)
                 if comparison.equal or not worker.is_alive:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+import time
 from collections.abc import (
     AsyncGenerator,
     Callable,
@@ -23,20 +24,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import JournalError, PlanError
 from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Message, PluginSpec, Problem, Result, Trace
+from orchestrator.engines.metered import MeteredEngine, Terms
 from orchestrator.engines.supervised import Clock, SupervisedEngine
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.journal import Journal
+from orchestrator.jobs.sessions import load_explorer
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.runtime.driver import Driver, Explorer, Progress
+from orchestrator.runtime.driver import Driver
 from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers, check_isolated
+from orchestrator.runtime.progress import Progress
 from orchestrator.runtime.verify import VerifierRunner
 
 T = TypeVar("T")
@@ -67,8 +71,10 @@ async def arun(
 
     `out` is the job directory. With it, an interrupted run continues where it stopped, and existing
     results are yielded at once, except those of problems that failed: with `retry_failed`, these
-    are tried again. Without it, the journal is in a temporary directory. Raises
-    PlanError, before anything starts, when the plan cannot run.
+    are tried again. A finished job grows: with more problems, a larger n, another selector or
+    another budget, its traces are used again. Without `out`, the journal is in a temporary
+    directory. Raises PlanError, before anything starts, when the plan cannot run or the job cannot
+    grow to it.
     """
     plan, execution = plan or Plan(), execution or Execution()
     selector = None if plan.selector == Plan().selector else plan.selector
@@ -195,32 +201,33 @@ async def run_job(
             contextlib.aclosing(IsolatedVerifiers(plan.verifiers))
         )
         await isolated.load()
+        began = time.monotonic()
         opened = await stack.enter_async_context(factory.open(plan.models))
-        engine = await stack.enter_async_context(
+        supervised = await stack.enter_async_context(
             contextlib.aclosing(SupervisedEngine(opened, execution.supervision, clock))
         )
+        terms = Terms(execution.prices, execution.budget, job.spent, time.monotonic() - began)
+        engine = MeteredEngine(supervised, terms, opened, supervised.outages)
         verifiers = VerifierRunner(plan, engine, isolated, execution.window)
         annotator = Annotator(plan, workers, verifiers)
-        driver = Driver(plan, execution, explorer, engine, annotator, job.journal)
-        driver.progress.outages = engine.outages
-        driver.progress.n_problems = len(job.problems)
+        driver = Driver(plan, execution, explorer, engine, annotator, job.journal, job.growth)
+        driver.progress.outages = supervised.outages
+        n_done = len(job.problems) - len(job.unfinished())
+        driver.progress.n_problems = n_done + len(remaining)
         failed = job.journal.failed()
         retried = {p.id for p in remaining if p.id in failed} if failed else set()
         driver.progress.n_failed = len(failed - retried)
-        driver.progress.n_resumed = driver.progress.n_done = len(job.problems) - len(remaining)
+        driver.progress.n_resumed = driver.progress.n_done = n_done
         progress(driver.progress)
-        async with contextlib.aclosing(driver.run(remaining)) as results:
-            async for result in results:
-                job.export_if_old()
-                yield result
-
-
-def load_explorer(plan: Plan) -> Explorer:
-    """Return a plan's strategy and selector with their metrics; PluginError as in `load`."""
-    strategy = registry.load("strategies", plan.strategy)
-    selector = registry.load("selectors", plan.selector)
-    metrics = (*registry.metrics(strategy), *registry.metrics(selector))
-    return Explorer(strategy, selector, tuple(dict.fromkeys(metrics)))
+        try:
+            async with contextlib.aclosing(driver.run(remaining)) as results:
+                async for result in results:
+                    if job.export_if_old():
+                        job.record_spent(engine.spent())
+                    yield result
+        finally:
+            with contextlib.suppress(JournalError):  # a full disk already ended the run
+                job.record_spent(engine.spent(driver.progress.running_tokens))
 
 
 def as_problems(

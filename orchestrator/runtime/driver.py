@@ -8,64 +8,34 @@ limits the requests in flight, and earlier problems have priority. Nothing here 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import heapq
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from orchestrator.core.errors import JournalError, LeadlineError, TooManyFailed, describe
-from orchestrator.core.plan import Plan, fingerprint
-from orchestrator.core.protocols import Engine, Selector, Strategy
+from orchestrator.core.errors import BudgetSpent, JournalError, LeadlineError, describe
+from orchestrator.core.plan import Plan
+from orchestrator.core.protocols import Engine
 from orchestrator.core.session import Effect, Session, Start
-from orchestrator.core.values import Finish, Problem, Purpose, Request, Result, Status, Trace
-from orchestrator.core.votes import VOTING, conclude
+from orchestrator.core.values import Finish, Problem, Request, Result, Status, Trace
+from orchestrator.core.votes import VOTING
 from orchestrator.engines.reply import trace_for
-from orchestrator.engines.supervised import Outages
+from orchestrator.jobs.growth import Growth, forget_failures
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
-from orchestrator.jobs.retry import usable
-from orchestrator.plan.execution import Execution, Supervision
+from orchestrator.jobs.sessions import Explorer, request_of
+from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
+from orchestrator.runtime.progress import Progress
 from orchestrator.runtime.verify import checked_reply
 from orchestrator.runtime.watchdog import Overrun, Watchdog, calm_collector
 
+_MEASURE_SECONDS = 0.5  # between two looks at the tokens of running requests
 _PAUSE_CHECK_SECONDS = 0.05  # between two looks at a budget of time while requests are paused
-
-
-@dataclass(slots=True)
-class Progress:
-    """Counts of a run, for display.
-
-    Only the driver changes them. Traces replayed from the journal are not counted again.
-    """
-
-    n_problems: int = 0
-    n_done: int = 0
-    n_resumed: int = 0  # problems that had a result when the run began
-    n_failed: int = 0  # problems
-    n_open: int = 0
-    # the arrived shares of the full sampling of open problems, summed
-    open_share: float = 0.0
-    n_running: int = 0
-    finishes: Counter[Finish] = field(default_factory=Counter)
-    output_tokens: int = 0
-    pruned_tokens: int = 0
-    saved_tokens: float = 0.0  # against the plan's full sampling, over finished problems
-    last_error: str = ""
-    outages: Outages = field(default_factory=Outages)
-
-    def require_few_failed(self, supervision: Supervision) -> None:
-        """Raise TooManyFailed if so many problems failed that the run ends early."""
-        if supervision.ends_early(self.n_failed, self.n_problems):
-            raise TooManyFailed(
-                f"ended early: {self.n_failed:,} of {self.n_problems:,} problems failed, more than "
-                f"supervision.max_failed = {supervision.max_failed:g} allows; the last error: "
-                f"{self.last_error}"
-            )
 
 
 @dataclass(slots=True, eq=False)
@@ -75,20 +45,12 @@ class _Open:
     order: int
     session: Session
     classes: Classes
-    began: float  # monotonic, minus the time that earlier runs spent
+    began: float  # by the clock of the pauses, minus the time that earlier runs spent
     paused_before: float  # seconds of pauses until then
     stop_timer: asyncio.TimerHandle | None = None
     n_attempts: int = 0  # attempts that have arrived and are not being continued
     share: float = 0.0  # the share of its full sampling that has arrived
-
-
-@dataclass(frozen=True, slots=True)
-class Explorer:
-    """The loaded strategy and selector of a plan, and the metrics that they need."""
-
-    strategy: Strategy
-    selector: Selector
-    metrics: tuple[str, ...] = ()
+    attempts: Counter[str] = field(default_factory=Counter)  # as counted in the progress
 
 
 class Driver:
@@ -102,15 +64,17 @@ class Driver:
         engine: Engine,
         annotator: Annotator,
         journal: Journal,
+        growth: Growth | None = None,
     ) -> None:
         self.progress = Progress()
+        self._last = growth.last if growth else {}
+        self._again: set[tuple[str, int]] = set()  # journalled traces that arrive once more
         self._plan = plan
         self._execution = execution
         self._explorer = explorer
         self._engine = engine
         self._annotator = annotator
         self._journal = journal
-        self._fingerprint = fingerprint(plan)
         self._open: dict[str, _Open] = {}
         # a heap: earlier problems first, then order of submission
         self._waiting: list[tuple[int, int, _Open, Request]] = []
@@ -122,7 +86,7 @@ class Driver:
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
         self._watchdog = Watchdog(execution.strategy_seconds)
-        self._is_resumed = journal.n_opened() > 0
+        self._is_resumed = journal.has_begun()
         self._n_planned: int | None = getattr(explorer.strategy, "n_planned", None)
 
     async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
@@ -135,36 +99,51 @@ class Driver:
         source = enumerate(problems)
         writer = ThreadPoolExecutor(1, thread_name_prefix="leadline-journal")
         loop, progress = asyncio.get_running_loop(), self.progress
+        measuring = asyncio.create_task(self._measure())
         try:
             with self._watchdog, calm_collector():
                 more = self._fill(source)
                 while more or self._open or self._events:
+                    self._require_running()
                     progress.require_few_failed(self._execution.supervision)
                     await self._wake.wait()
                     self._wake.clear()
-                    if self._failure is not None:
-                        raise self._failure
+                    self._require_running()
                     batch, self._events = self._events, []
                     if batch:
-                        await loop.run_in_executor(writer, self._journal.append, batch)
+                        await loop.run_in_executor(writer, self._write, batch)
                     self._deliver(batch)
                     more = self._fill(source)
                     done, self._concluded = self._concluded, []
                     for result in done:
                         yield result
+                self._require_running()
         finally:
+            measuring.cancel()
+            self._read_tokens()
             await self._stop_tasks()
+            progress.n_running = 0
             writer.shutdown()
             if not isinstance(sys.exception(), JournalError):
-                self._journal.append(self._events)  # arrived traces have cost tokens: keep them
+                self._write(self._events)  # arrived traces have cost tokens: keep them
                 self._events = []
+
+    def _require_running(self) -> None:
+        """Raise what ended the run; a spent budget once all that it paid for is journalled."""
+        is_draining = isinstance(self._failure, BudgetSpent) and (self._tasks or self._events)
+        if self._failure is not None and not is_draining:
+            raise self._failure
+
+    def _write(self, batch: Sequence[Event]) -> None:
+        self._journal.append([e for e in batch if not self._arrives_again(e)])
 
     def _deliver(self, batch: Sequence[Event]) -> None:
         """Deliver durable events to their sessions, and perform the resulting effects."""
         for event in batch:
             if isinstance(event, Arrived):
                 opened = self._open[event.problem_id]
-                self._count(opened, event.trace)
+                if not self._arrives_again(event):
+                    self._count(opened, event.trace)
                 self._perform(opened, self._receive(opened, event.trace))
             elif isinstance(event, Stopped):
                 stopped = self._open.get(event.problem_id)
@@ -186,6 +165,7 @@ class Driver:
             self._conclude(opened)
 
     def _receive(self, opened: _Open, trace: Trace) -> list[Effect]:
+        self._note_state(opened, trace, 1)
         return self._guarded(opened, functools.partial(opened.session.receive, trace))
 
     def _guarded(self, opened: _Open, step: Callable[[], list[Effect]]) -> list[Effect]:
@@ -201,39 +181,22 @@ class Driver:
         if opened.stop_timer is not None:
             opened.stop_timer.cancel()
         result = self._watchdog.bounded(
-            lambda: conclude(
-                session.problem,
-                list(session.traces.values()),
-                self._explorer.selector,
-                n_planned=self._n_planned,
-                stopped_by=session.stopped_by,
-                error=session.error,
-                seconds=self._elapsed(opened),
-                fingerprint=self._fingerprint,
-                dropped=session.dropped,
-            )
+            lambda: self._explorer.result(session, self._elapsed(opened))
         )
         self._post(Concluded(result))
 
     def _close(self, result: Result) -> None:
-        self.progress.open_share -= self._open.pop(result.problem_id).share
+        opened = self._open.pop(result.problem_id)
+        self.progress.open_share -= opened.share
+        self.progress.close(result, opened.attempts)
         self._concluded.append(result)
-        progress = self.progress
-        progress.n_done += 1
-        progress.n_failed += result.status is Status.FAILED
-        if result.error:
-            progress.last_error = f"{result.problem_id}: {result.error}"
-        if result.full_tokens is not None:
-            progress.saved_tokens += result.full_tokens - sum(
-                u.output_tokens for u in result.usage.values()
-            )
 
     def _fill(self, source: Iterator[tuple[int, Problem]]) -> bool:
         """Start waiting requests and open problems until the window is full.
 
         Returns False when no problem is left to open.
         """
-        more = True
+        more = self._failure is None  # otherwise nothing new is begun
         limit = self._execution.open_problems or self._execution.window
         self._start_waiting()
         while more and len(self._open) < limit and (self._execution.open_problems or self._idle()):
@@ -250,15 +213,15 @@ class Driver:
         return len(self._running) < self._execution.window and not self._waiting
 
     def _open_problem(self, order: int, problem: Problem) -> None:
-        loop = asyncio.get_running_loop()
-        session = Session(problem, self._explorer.strategy, self._plan, self._explorer.metrics)
+        loop, outages = asyncio.get_running_loop(), self.progress.outages
+        session = self._explorer.session(problem)
         opened = self._open[problem.id] = _Open(
-            order, session, Classes(), time.monotonic(), self.progress.outages.total_seconds()
+            order, session, Classes(), outages.now(), outages.total_seconds()
         )
         if self._is_resumed and self._journal.digest_of(problem.id) is not None:
             effects = self._replay(opened)
         else:
-            self._post(Opened(problem.id, digest(problem)))
+            self._post(Opened(problem.id, digest(problem), self._explorer.fingerprint))
             effects = self._guarded(opened, session.start)
         if self._plan.budget.seconds and session.exploring:
             left = max(0.0, self._plan.budget.seconds - self._elapsed(opened))
@@ -268,33 +231,44 @@ class Driver:
     def _replay(self, opened: _Open) -> list[Effect]:
         """Rebuild a session from its journalled events; return the effects it still requires."""
         session, problem_id = opened.session, opened.session.problem.id
+        failed_before = self._journal.conclusion(problem_id)[1] is Status.FAILED
+        if failed_before:
+            self._forget_failures(session.problem)
         self._guarded(opened, session.start)
-        failed_before = self._journal.status(problem_id) is Status.FAILED
-        for event in (
-            usable(self._journal, session) if failed_before else self._journal.events(problem_id)
-        ):
+        events = list(self._journal.events(problem_id))
+        n_last = 0 if failed_before else self._last.get(problem_id, 0)
+        for number, event in enumerate(events, n_last - len(events)):
             if not failed_before:
-                opened.began = min(opened.began, time.monotonic() - event.elapsed)
+                opened.began = min(opened.began, self.progress.outages.now() - event.elapsed)
             if isinstance(event, Stopped):
-                session.stop(event.reason)
+                if number <= 0:  # a later one ended nothing
+                    session.stop(event.reason)
                 continue
-            if event.trace.ordinal not in session.running:
-                raise JournalError(
-                    f"problem {problem_id}: the journal has trace {event.trace.ordinal}, "
-                    "which the strategy did not start this time; it is not deterministic, or its "
-                    "code has changed. Continue with the old code, or choose another job directory"
-                )
             if event.trace.answer is not None:
                 opened.classes.restore(event.trace.answer)
-            self._receive(opened, event.trace)
+            if number < 0:
+                request_of(session, event.trace)
+                self._receive(opened, event.trace)
+            else:
+                self._again.add((problem_id, event.trace.ordinal))
+                self._post(event)
         self._note_attempts(
             opened, sum(t.purpose in VOTING and t.parent is None for t in session.traces.values())
         )
         for request in session.lost():
-            self._note_continuation(opened, request)
-            note = "cancelled; its tokens were lost with the process that ran it"
-            self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
-        return [Start(request) for request in session.owed()]
+            if request.identity not in self._again:
+                self._note_continuation(opened, request)
+                note = "cancelled; its tokens were lost with the process that ran it"
+                self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
+        return [Start(request) for request in session.owed() if request.identity not in self._again]
+
+    def _arrives_again(self, event: Event) -> bool:
+        return isinstance(event, Arrived) and (event.problem_id, event.trace.ordinal) in self._again
+
+    def _forget_failures(self, problem: Problem) -> None:
+        old, new = (self._explorer.session(problem) for _ in range(2))
+        with contextlib.suppress(Overrun):  # then it fails again, with the traces that it has
+            forget_failures(self._journal, old, new, self._watchdog.bounded)
 
     def _enqueue(self, opened: _Open, request: Request) -> None:
         self._note_continuation(opened, request)
@@ -306,6 +280,7 @@ class Driver:
         # count in budgets, which more of them would overshoot.
         while (
             self._waiting
+            and self._failure is None
             and max(len(self._running), self._annotator.n_verifying) < self._execution.window
         ):
             _, _, opened, request = heapq.heappop(self._waiting)
@@ -329,6 +304,7 @@ class Driver:
             self._failure = self._failure or error
             self._wake.set()
         finally:
+            self._running.discard(request.identity)
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _generate(self, opened: _Open, request: Request) -> Trace:
@@ -353,16 +329,22 @@ class Driver:
         progress = self.progress
         if trace.purpose in VOTING:
             self._note_attempts(opened, 1)
-        progress.finishes[trace.finish] += 1
-        progress.output_tokens += trace.usage.output_tokens + trace.verification_usage.output_tokens
-        if trace.account is Purpose.PRUNED:
-            progress.pruned_tokens += trace.usage.output_tokens
+        n_tokens = trace.usage.output_tokens + trace.verification_usage.output_tokens
+        progress.n_arrived += 1
+        progress.output_tokens += n_tokens
+        # it no longer runs; the engine is only read from time to time
+        progress.running_tokens = max(0, progress.running_tokens - n_tokens)
         if trace.error:
             progress.last_error = trace.error
 
     def _note_continuation(self, opened: _Open, request: Request) -> None:
         if request.parent is not None and request.purpose in VOTING:
             self._note_attempts(opened, -1)
+            self._note_state(opened, opened.session.traces[request.parent], -1)
+
+    def _note_state(self, opened: _Open, trace: Trace, n: int) -> None:
+        if state := self.progress.note_attempt(trace, n):
+            opened.attempts[state.value] += n
 
     def _note_attempts(self, opened: _Open, n: int) -> None:
         opened.n_attempts += n
@@ -389,8 +371,18 @@ class Driver:
             self._post(Stopped(opened.session.problem.id, "seconds", self._elapsed(opened)))
 
     def _elapsed(self, opened: _Open) -> float:
-        paused = self.progress.outages.total_seconds() - opened.paused_before
-        return max(0.0, time.monotonic() - opened.began - paused)
+        outages = self.progress.outages
+        paused = outages.total_seconds() - opened.paused_before
+        return max(0.0, outages.now() - opened.began - paused)
+
+    async def _measure(self) -> None:
+        while True:
+            self._read_tokens()
+            await asyncio.sleep(_MEASURE_SECONDS)
+
+    def _read_tokens(self) -> None:
+        self.progress.running_tokens = getattr(self._engine, "running_tokens", lambda: 0)()
+        self.progress.usd = getattr(self._engine, "usd", lambda: None)()
 
     async def _stop_tasks(self) -> None:
         tasks = list(self._tasks)

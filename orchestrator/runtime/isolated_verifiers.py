@@ -47,9 +47,8 @@ class IsolatedVerifiers:
         Raises NoVerdict, with the reason, if there is none.
         """
         try:
-            async with self._pools[name].worker(self._reference(name)) as worker:
-                seconds = self._verifiers[name][1].seconds
-                return await worker.call(Check(problem, trace), Verdict, seconds)
+            call, seconds = Check(problem, trace), self._verifiers[name][1].seconds
+            return await self._pools[name].call(self._reference(name), call, Verdict, seconds)
         except CallFailed as failure:
             raise NoVerdict(str(failure)) from failure
 

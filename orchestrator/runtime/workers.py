@@ -45,6 +45,7 @@ class Cause(Enum):
     RAISED = "raised"  # the plugin raised an error; its process is still alive
     TIME = "time"  # it reached its time limit, and would reach it again
     MEMORY = "memory"  # it reached its memory limit, perhaps by what earlier calls left behind
+    KILL = "kill"  # something else killed its process, such as the kernel for want of memory
     DEATH = "death"  # its process ended for another reason
 
 
@@ -128,6 +129,23 @@ class WorkerPool:
                     self._idle.append(worker)
                 else:
                     await self._discard(worker)
+
+    async def call(
+        self, plugin: child.Load, call: child.Call, kind: type[T], limit_seconds: float
+    ) -> T:
+        """Return what a plugin returns, a `kind`; raises CallFailed and PluginError.
+
+        If something else kills its process, the call is made again in another one, twice.
+        """
+        n_left = _N_STARTS
+        while True:
+            n_left -= 1
+            try:
+                async with self.worker(plugin) as worker:
+                    return await worker.call(call, kind, limit_seconds)
+            except CallFailed as failure:
+                if failure.cause is not Cause.KILL or not n_left:
+                    raise
 
     async def aclose(self) -> None:
         """Kill all processes and wait for them to end; calls in progress fail."""
@@ -232,7 +250,9 @@ class Worker:
         try:
             await self.call(plugin, type(None), _LOAD_SECONDS)
         except CallFailed as error:
-            if error.cause is Cause.DEATH or (was_used and error.cause is not Cause.RAISED):
+            if error.cause in (Cause.DEATH, Cause.KILL) or (
+                was_used and error.cause is not Cause.RAISED
+            ):
                 raise _DeadWorker(str(error)) from error
             raise _does_not_load(plugin, error) from error
 
@@ -253,9 +273,10 @@ class Worker:
             await self.end()
             raise CallFailed(f"took more than {limit_seconds:g} s", Cause.TIME) from None
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
+            is_ours = self._killed
             await self._settle()
             await self.end()
-            raise self._death() from None
+            raise self._death(is_ours) from None
         raise CallFailed(reply.error, Cause.RAISED)
 
     def kill(self) -> None:
@@ -285,7 +306,8 @@ class Worker:
                 await self._process.wait()
                 await asyncio.wait([self._stderr_reader])
 
-    def _death(self) -> CallFailed:
+    def _death(self, is_ours: bool) -> CallFailed:
+        """Return the failure of a call whose process ended; `is_ours`: we have killed it."""
         status = self._process.returncode
         if status == child.OUT_OF_MEMORY:
             limit = f"{self._memory_bytes >> 20} MiB"
@@ -296,7 +318,8 @@ class Worker:
             how = f"exited with status {status}"
         words = self._errors.decode(errors="replace").strip().rpartition("\n")[2]
         reason = f"the worker process {how}" + (f": {words}" if words else "")
-        return CallFailed(reason, Cause.DEATH)
+        is_kill = status == -signal.SIGKILL and not is_ours
+        return CallFailed(reason, Cause.KILL if is_kill else Cause.DEATH)
 
     async def _read_stderr(self) -> None:
         assert self._process.stderr is not None

@@ -33,7 +33,11 @@ from orchestrator.jobs.finished import FinishedJob, read_finished
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator
-from orchestrator.studies.evaluate import Estimate, RightAnswers, right_keys, share_estimate
+from orchestrator.studies.estimates import Estimate, share_estimate
+from orchestrator.studies.evaluate import (
+    RightAnswers,
+    right_keys,
+)
 from orchestrator.studies.scaling import attempts
 from orchestrator.studies.summary import (
     compare_answers,

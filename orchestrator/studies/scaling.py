@@ -16,7 +16,7 @@ import numpy as np
 
 from orchestrator.core.values import Finish, Purpose, Trace
 from orchestrator.core.votes import attempt_ends
-from orchestrator.studies.evaluate import Estimate, Table, mean_estimate
+from orchestrator.studies.estimates import Estimate, Table, mean_estimate
 
 # maj@k is exact up to this number of attempts: at most a second, and far from overflow
 # (C(1030, 515) > 1e308)
@@ -34,6 +34,15 @@ class Point:
     k: int
     pass_at_k: Estimate
     maj_at_k: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class VoteCounts:
+    """The votes in a pool of `n` attempts: of each right answer, and of each wrong one."""
+
+    n: int
+    right: tuple[int, ...]
+    wrong: tuple[int, ...]
 
 
 def attempts(pool: Iterable[Trace]) -> list[Trace]:
@@ -144,24 +153,38 @@ def _drawn(counts: Mapping[str, int], n: int, right: Collection[str], k: int) ->
     return shares
 
 
-def scaling(
-    pools: Mapping[str, Sequence[Trace]], right: Mapping[str, frozenset[str]], ks: Sequence[int]
-) -> list[Point]:
+def vote_counts(pool: Iterable[Trace], right: Collection[str]) -> VoteCounts:
+    """Return what scaling needs of a pool; `right` are the keys of the right answers."""
+    tried = attempts(pool)
+    counts = sorted(votes(tried).items(), key=lambda item: -item[1])
+    return VoteCounts(
+        len(tried),
+        tuple(n for key, n in counts if key in right),
+        tuple(n for key, n in counts if key not in right),
+    )
+
+
+def scaling(pools: Iterable[VoteCounts], ks: Sequence[int]) -> list[Point]:
     """Return unbiased estimates of pass@k and maj@k for each k from fully sampled pools.
 
-    Only problems in `right` (see `right_keys`) count. A problem with fewer than k attempts is left
-    out at that k, and a k without any problem is left out. Therefore compare only points of equal
-    n. Intervals are those of `mean_estimates`.
+    Without `ks`, for the powers of two up to the largest number of attempts. A problem with fewer
+    than k attempts is left out at that k, and a k without any problem is left out. Therefore
+    compare only points of equal n. Intervals are those of `mean_estimate`.
     """
+    pools = list(pools)
+    largest = max((pool.n for pool in pools), default=0)
+    ks = ks or [2**i for i in range(largest.bit_length())]
     passes: dict[int, list[float]] = {k: [] for k in ks}
     majorities: dict[int, list[float]] = {k: [] for k in ks}
-    for problem_id, keys in right.items():
-        tried = attempts(pools[problem_id])
-        counts = votes(tried)
-        able = [k for k in ks if k <= len(tried)]
-        n_right = sum(counts[key] for key in keys)
-        for k, value in zip(able, majority_at_k(counts, len(tried), keys, able), strict=True):
-            passes[k].append(pass_at_k(len(tried), n_right, k))
+    known: dict[VoteCounts, tuple[list[int], list[float]]] = {}  # many problems have the same
+    for pool in pools:
+        if pool not in known:
+            able = [k for k in ks if k <= pool.n]
+            counts = {f"{i}": n for i, n in enumerate((*pool.right, *pool.wrong))}
+            right = list(counts)[: len(pool.right)]
+            known[pool] = able, majority_at_k(counts, pool.n, right, able)
+        for k, value in zip(*known[pool], strict=True):
+            passes[k].append(pass_at_k(pool.n, sum(pool.right), k))
             majorities[k].append(value)
     return [
         Point(k, mean_estimate(passes[k]), mean_estimate(majorities[k])) for k in ks if passes[k]

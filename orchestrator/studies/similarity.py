@@ -24,7 +24,7 @@ from orchestrator.core.values import Finish, PluginSpec, Prefix, Problem, Purpos
 from orchestrator.jobs.finished import read_finished
 from orchestrator.kit.prefixes import LabelledPrefix, opening, scores_without_engine
 from orchestrator.plan import registry
-from orchestrator.studies.evaluate import (
+from orchestrator.studies.estimates import (
     Estimate,
     Table,
     mean_estimate,

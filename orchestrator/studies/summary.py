@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -17,27 +18,33 @@ from typing import TypeVar
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Problem, Result, Status, Trace
-from orchestrator.core.votes import conclude
+from orchestrator.core.values import Result, Status, Trace, changed
+from orchestrator.core.votes import n_sampled, reselected
 from orchestrator.engines.supervised import Outages
+from orchestrator.jobs.finished import JobReader, in_order
 from orchestrator.jobs.job import Job
-from orchestrator.plan.execution import Execution
+from orchestrator.jobs.problems import ProblemFile
+from orchestrator.plan.execution import Execution, JobBudget, Spent
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.studies.evaluate import (
+    Accepts,
     References,
     Report,
     RightAnswers,
     UnreadableReference,
+    is_result_right,
     read_references,
     reference_rows,
     report,
-    right_keys,
+    right_keys_of,
     score,
 )
-from orchestrator.studies.scaling import Point, attempts, scaling
+from orchestrator.studies.scaling import Point, VoteCounts, scaling, vote_counts
 
 T = TypeVar("T")
+_BATCH = 64  # problems that are compared at once
+_NOTHING, _NO_BUDGET = Spent(), JobBudget()
 N_LISTED = 3  # failed problems that are listed, and invalid ones
 
 
@@ -53,8 +60,9 @@ class Fault:
 class Summary:
     """The outcome of a run.
 
-    `n_open` problems have no result yet; `n_resumed` had a result before this run. Paths are
-    written as the user would write them.
+    `n_open` problems have no result of this plan yet; `n_outdated` of them have that of the plan
+    before it changed. `n_resumed` had a result before this run. Paths are written as the user would
+    write them.
     """
 
     directory: str
@@ -74,6 +82,11 @@ class Summary:
     paused_seconds: float = 0.0  # of this run, in which no new request was sent
     retry_reason: str = ""  # of the last of them
     chosen: str = ""  # the strategy that `auto` resolved to, and the reason
+    spent: Spent = _NOTHING  # over all runs
+    usd: float | None = None  # what that costs; None without prices
+    budget: JobBudget = _NO_BUDGET
+    ended_by: str = ""  # the budget of the job that ended this run
+    n_outdated: int = 0
 
     @property
     def all_failed(self) -> bool:
@@ -218,19 +231,25 @@ def summarise(
     interrupted: bool,
     outages: Outages | None = None,
     chosen: str = "",
+    execution: Execution | None = None,
+    ended_by: str = "",
 ) -> Summary:
     """Return the summary of an open job after a run of `seconds`.
 
     The engine was up after the first `start_seconds` of them. `unreadable` has the ids of the
-    problems whose references cannot be read.
+    problems whose references cannot be read. `execution` has the prices and the budget.
     """
+    execution, spent = execution or Execution(), job.spent
     serving = seconds - start_seconds
     failed: list[Fault] = []
     invalid: list[Fault] = []
     faults = {Status.FAILED: failed, Status.INVALID: invalid}
+    n_current = 0
 
     def results() -> Iterator[Result]:
+        nonlocal n_current
         for result in job.iter_results():
+            n_current += result.fingerprint == job.fingerprint
             listed = faults.get(result.status)
             if listed is not None and len(listed) < N_LISTED:
                 listed.append(Fault(result.problem_id, result.error))
@@ -238,13 +257,14 @@ def summarise(
 
     numbers = report(results(), right, seconds, unreadable)
     n_undecided, undecided = job.journal.notes()
-    n_invalid = numbers.n_by_status[Status.INVALID]
+    n_valid = numbers.n_results - numbers.n_by_status[Status.INVALID]
     return Summary(
         directory=str(job.directory),
         results=str(job.results_path),
         batch_output=None if batch_output is None else str(batch_output),
         report=numbers,
-        n_open=len(job.problems) - (numbers.n_results - n_invalid),
+        n_open=len(job.problems) - n_current,
+        n_outdated=n_valid - n_current,
         n_resumed=n_resumed,
         start_seconds=start_seconds,
         tokens_per_second=n_new_tokens / serving if serving > 0 and n_new_tokens else None,
@@ -257,81 +277,99 @@ def summarise(
         paused_seconds=outages.total_seconds() if outages else 0.0,
         retry_reason=outages.reason if outages else "",
         chosen=chosen,
+        spent=spent,
+        usd=execution.prices.usd(spent) if execution.prices else None,
+        budget=execution.budget,
+        ended_by=ended_by,
     )
 
 
-def reselect(
-    results: Iterable[Result], pools: Mapping[str, Sequence[Trace]], selector: Selector
-) -> list[Result]:
-    """Return the results of `selector` on the same finished pools, at unchanged cost.
+class Evaluation:
+    """An evaluation of a job, to which problems are added one by one.
 
-    Invalid rows are unchanged. Only the pool decides: a problem that failed in its strategy or in
-    another selector is answered if its pool contains an answer. Raises KeyError when the pool of a
-    result is missing.
+    Only numbers are kept of a problem: results have neither answers nor clusters. The first result
+    of a problem is the job's own, then come those of the selectors in their order.
     """
-    return [
-        r if r.status is Status.INVALID else _reselected(r, pools[r.problem_id], selector)
-        for r in results
-    ]
 
+    def __init__(
+        self,
+        selectors: Mapping[str, Selector],
+        references: RightAnswers,
+        domains: Mapping[str, str],
+        accepts: Accepts,
+    ) -> None:
+        self._selectors, self._references = selectors, references
+        self._domains, self._accepts = domains, accepts
+        self._results: dict[str, list[Result]] = {}
+        self._right: dict[str, list[bool | None]] = {}
+        self._n_other: Counter[str] = Counter()
+        self._votes: dict[str, VoteCounts] = {}
+        self.n_traces = 0
+        self.n_short = 0  # problems that were not sampled in full
+        self.metrics: set[str] = set()  # that some trace has
 
-def _reselected(result: Result, pool: Sequence[Trace], selector: Selector) -> Result:
-    return conclude(
-        Problem(result.problem_id, "", tags=result.tags),
-        pool,
-        selector,
-        n_planned=result.n_planned,
-        stopped_by=result.stopped_by,
-        seconds=result.seconds,
-        fingerprint=result.fingerprint,
-        dropped=result.dropped,
-    )
-
-
-def rankings(
-    results: Sequence[Result],
-    pools: Mapping[str, Sequence[Trace]],
-    selectors: Mapping[str, Selector],
-    right: Callable[[Sequence[Result]], Mapping[str, bool | None]],
-    unreadable: Collection[str] = (),
-) -> list[Ranking]:
-    """Return the evaluation of each selector on finished pools.
-
-    `right` returns which results of a selector are correct; `unreadable` is as in `report`.
-    """
-    own = {r.problem_id: r.answer.key if r.answer else None for r in results}
-    ranked = []
-    for name, selector in selectors.items():
-        again = reselect(results, pools, selector)
-        n_other = sum((r.answer.key if r.answer else None) != own[r.problem_id] for r in again)
-        faults = [r.error for r in again if r.status is Status.FAILED]
-        ranked.append(
-            Ranking(
-                name,
-                report(again, right(again), 0.0, unreadable),
-                n_other,
-                len(faults),
-                faults[0] if faults else "",
-            )
+    async def add(self, result: Result, pool: Sequence[Trace]) -> None:
+        """Add a problem with its result and its pool."""
+        id = result.problem_id
+        results = [result, *(reselected(result, pool, s) for s in self._selectors.values())]
+        keys = [r.answer.key if r.answer else None for r in results]
+        self._n_other.update(
+            n for n, k in zip(self._selectors, keys[1:], strict=True) if k != keys[0]
         )
-    return ranked
+        if id in self._references:
+            scored = self._references, self._domains, self._accepts
+            self._right[id] = [await is_result_right(r, *scored) for r in results]
+            right = await right_keys_of(
+                pool, self._references[id], self._domains[id], self._accepts
+            )
+            self._votes[id] = vote_counts(pool, right)
+        self._results[id] = [changed(r, answer=None, clusters=()) for r in results]
+        self.n_traces += len(pool)
+        self.n_short += result.n_planned is not None and n_sampled(pool) < result.n_planned
+        self.metrics.update(*(trace.metrics for trace in pool))
+
+    def results(self, file: ProblemFile | None, place: int = 0) -> list[Result]:
+        """Return the results, the job's own or those of a selector, in the order of a file."""
+        return in_order({id: results[place] for id, results in self._results.items()}, file)
+
+    def right(self, file: ProblemFile | None, place: int = 0) -> dict[str, bool | None]:
+        """Return which of these are right, as `score` does, in the same order."""
+        ids = (r.problem_id for r in self.results(file, place))
+        return {id: self._right[id][place] for id in ids if id in self._right}
+
+    def rankings(self, file: ProblemFile | None, unreadable: Collection[str]) -> list[Ranking]:
+        """Return the evaluation of each selector; `unreadable` is as in `report`."""
+        ranked = []
+        for place, name in enumerate(self._selectors, 1):
+            results, right = self.results(file, place), self.right(file, place)
+            faults = [r.error for r in results if r.status is Status.FAILED]
+            error = faults[0] if faults else ""
+            numbers = report(results, right, 0.0, unreadable)
+            ranked.append(Ranking(name, numbers, self._n_other[name], len(faults), error))
+        return ranked
+
+    def curve(self, file: ProblemFile | None, ks: Sequence[int]) -> list[Point]:
+        """Return pass@k and maj@k for each k in `ks`, by default for the powers of two."""
+        ids = (r.problem_id for r in self.results(file))
+        return scaling([self._votes[id] for id in ids if id in self._votes], ks)
 
 
-def curve(
-    pools: Mapping[str, Sequence[Trace]],
+def evaluate_job(
+    reader: JobReader,
+    selectors: Mapping[str, Selector],
     references: RightAnswers,
     domains: Mapping[str, str],
-    ks: Sequence[int],
-    plan: Plan,
     execution: Execution,
-) -> list[Point]:
-    """Return pass@k and maj@k for each k in `ks`.
+) -> Evaluation:
+    """Return the evaluation of the problems in `domains`, read and compared in batches."""
 
-    If `ks` is empty, the default is the powers of two up to the largest number of attempts in a
-    pool.
-    """
-    right = compare_answers(
-        plan, execution, lambda a: right_keys(pools, references, domains, a.accepts)
-    )
-    largest = max((len(attempts(pool)) for pool in pools.values()), default=0)
-    return scaling(pools, right, ks or [2**i for i in range(largest.bit_length())])
+    async def evaluated(annotator: Annotator) -> Evaluation:
+        evaluation = Evaluation(selectors, references, domains, annotator.accepts)
+        contents = reader.contents(domains)
+        while batch := list(itertools.islice(contents, _BATCH)):
+            await asyncio.gather(
+                *(evaluation.add(result, pool) for _, result, pool, _ in batch if result)
+            )
+        return evaluation
+
+    return compare_answers(reader.plan, execution, evaluated)

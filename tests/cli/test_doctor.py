@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.cli import doctor
-from orchestrator.cli.doctor import Finding, State
+from orchestrator.cli.machine import doctor
+from orchestrator.cli.machine.doctor import Finding, State
 from orchestrator.cli.main import leadline
 
 

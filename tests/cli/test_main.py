@@ -159,7 +159,7 @@ def test_a_run_writes_results_and_summarises_them(cli: Run, tmp_path: Path) -> N
         "20 answered",
         "95% interval",
         "n = 20",
-        "finished",
+        "voted",
         "tokens",
         "wall-clock",
         "estimate",
@@ -268,7 +268,7 @@ def test_solve_shows_the_answer_and_the_vote(cli: Run) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "100%" in done.stdout
-    assert "8 traces · 64 tokens" in done.stdout
+    assert "8 attempts · 64 tokens" in done.stdout
     assert done.stdout.count("The answer is 2.") == 8
     assert (
         json.loads(cli("solve", "What is 1 + 1?", *FAKE, "--json").stdout)["result"]["status"]

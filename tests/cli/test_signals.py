@@ -73,7 +73,7 @@ def test_a_lost_terminal_ends_the_job_with_its_results_unless_under_nohup(
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.dup2(os.open("nohup.out", os.O_WRONLY | os.O_CREAT), 1)
         os.execv(command[0], command)
-    while b"traces" not in os.read(terminal, 65536):
+    while b"attempts" not in os.read(terminal, 65536):
         pass
     os.close(terminal)
     _, status = os.waitpid(pid, 0)

@@ -86,10 +86,35 @@ def test_problems_from_standard_input_are_kept_for_resume_show_and_eval(
 
     same = cli("run", "--problems", "-", *MAPPED, *number, *FAKE, stdin=text)
     assert same.exit_code == 0, same.output
-    other = cli("run", "--problems", "-", *MAPPED, *number, *FAKE, stdin=jsonl(rows_of(5)))
+    other = cli("run", "--problems", "-", *MAPPED, *number, *FAKE, stdin=jsonl(rows_of(4)[1:]))
     assert other.exit_code == 2
-    assert "other problems from the standard input" in other.stderr
+    assert "the standard input lacks 1 of them" in other.stderr
     assert len(read_problems(job / COPY_FILE, default_domain="math").problems) == 4
+    wider = cli("run", "--problems", "-", *MAPPED, *number, *FAKE, stdin=jsonl(rows_of(5)))
+    assert wider.exit_code == 0, wider.output
+    assert len(read_problems(job / COPY_FILE, default_domain="math").problems) == 5
+
+
+def test_a_dry_run_of_problems_from_elsewhere_writes_nothing(cli: Run, tmp_path: Path) -> None:
+    """It reads them into a folder of its own, which is gone afterwards."""
+    done = cli(
+        *("run", "--problems", "-", *MAPPED, "--domain", "number", *FAKE, "--dry-run"),
+        stdin=jsonl(rows_of(4)),
+    )
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_limit_copies_no_more_rows_than_the_job_has(cli: Run, tmp_path: Path) -> None:
+    """A later run with a smaller limit keeps the rows of the first."""
+    job = tmp_path / "runs" / "stdin"
+    for limit, n in (("3", 3), ("2", 3), ("5", 5)):
+        done = cli(
+            *("run", "--problems", "-", *MAPPED, "--domain", "number", *FAKE, "--limit", limit),
+            stdin=jsonl(rows_of(9)),
+        )
+        assert done.exit_code == 0, done.output
+        assert len(read_problems(job / COPY_FILE, default_domain="math").problems) == n
 
 
 def test_a_job_directory_with_a_copy_can_be_moved(cli: Run, tmp_path: Path) -> None:

@@ -158,7 +158,8 @@ def test_a_vote_is_an_answer() -> None:
         "f",
         '{"k": 1}',
     )
-    assert result.full_tokens == 80.0, "8 attempts at the mean of 10 tokens"
+    assert result.full_tokens == 70.0, "7 attempts at the mean of 10 tokens: one failed"
+    assert result.attempts == {"voted": 3, "failed": 1, "cancelled": 1}
     assert not result.tied
 
 
@@ -292,7 +293,8 @@ def test_dropped_traces_are_charged_to_pruning_and_vote_for_their_heir_or_not_at
     result = conclude(PROBLEM, traces, majority, dropped={0: None, 1: 3, 2: 3})
     assert [(c.answer.key, c.ordinals) for c in result.clusters] == [("B", (1, 2, 4))]
     assert result.usage[Purpose.PRUNED].output_tokens == 30
-    assert (result.n_cancelled, result.dropped) == (3, {0: None, 1: 3, 2: 3})
+    assert (result.n_cancelled, result.dropped) == (0, {0: None, 1: 3, 2: 3})
+    assert result.attempts == {"dropped": 3, "voted": 1}
 
 
 def test_pruning_a_pool_again_changes_nothing() -> None:

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli.main import leadline
+from orchestrator.core.votes import AttemptState
 from orchestrator.report.export import ExportFormat
 from orchestrator.report.rows import attempt_rows
-from orchestrator.report.scored import AttemptState, Outcome, read_scored
+from orchestrator.report.scored import Outcome, read_scored
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "results.md").read_text()

@@ -75,3 +75,12 @@ def test_its_comparisons_are_read_as_such(begun: Path) -> None:
 def test_it_is_a_recording_as_before(begun: Path) -> None:
     run("--execution.engine.seconds_per_token", "0")
     assert len(read_recording(begun).problems) == 12
+
+
+def test_it_grows(begun: Path) -> None:
+    """Its traces carry no more than today's, so they are of the same use under another budget."""
+    output, rows = run("--budget.tokens", "100000", "--execution.engine.seconds_per_token", "0")
+    assert "out continues with a changed plan" in output
+    assert "budget.tokens: 0 -> 100000" in output
+    assert [row["status"] for row in rows] == ["answered"] * 12
+    assert len({row["fingerprint"] for row in rows}) == 1

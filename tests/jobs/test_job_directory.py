@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -94,6 +97,60 @@ def test_a_finished_job_is_evaluated_and_replayed_without_writing(cli: Run, tmp_
         assert now == before, arguments
 
 
+READINGS = (
+    ("run", *RUN[1:], "--out", "job"),
+    ("resume", "job"),
+    ("eval", "job"),
+    ("show", "job"),
+    ("show", "job", "q"),
+    ("compare", "job", "job"),
+    ("export", "job", "--to", "jsonl", "--out", "elsewhere"),
+    ("answers", "--job", "job", "--problem", "q"),
+    ("replay", "job", "--strategy", "consistency n=2"),
+)
+READ_ALL = f"""
+import os, sys
+from click.testing import CliRunner
+from orchestrator.cli.main import leadline
+try:
+    open("job/new", "w")
+except OSError:
+    pass
+else:
+    sys.exit("the directory is writable")
+for arguments in {READINGS!r}:
+    done = CliRunner().invoke(leadline, list(arguments))
+    if done.exit_code:
+        sys.exit(f"{{arguments}}: {{done.output}}")
+"""
+MOUNT = 'mount --bind job job && mount -o remount,bind,ro job && exec "$0" -c "$1"'
+
+
+@pytest.mark.slow
+def test_a_finished_job_is_read_on_a_read_only_medium(cli: Run, tmp_path: Path) -> None:
+    """Evaluated, shown, compared, exported, replayed, and run again: all is there already.
+
+    Rights do not bind root, who gets a read-only mount that only these commands see.
+    """
+    assert cli(*RUN, "--out", "job").exit_code == 0
+    (tmp_path / "job" / "lock").unlink()
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "job").iterdir()}
+    command = [sys.executable, "-c", READ_ALL]
+    if os.geteuid() == 0:
+        command = ["unshare", "--mount", "sh", "-c", MOUNT, sys.executable, READ_ALL]
+        probe = ["unshare", "--mount", "sh", "-c", MOUNT, "true", ""]
+        if not shutil.which("unshare") or subprocess.run(probe, check=False).returncode:
+            pytest.skip("this root may not mount anything")
+    (tmp_path / "job").chmod(0o500)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        (tmp_path / "job").chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    after = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "job").iterdir()}
+    assert after == before
+
+
 def test_what_can_be_read_of_a_damaged_job_is_evaluated(cli: Run, tmp_path: Path) -> None:
     """And what cannot is named, not believed."""
     rows = [{"id": f"q{i}", "prompt": f"{i} + 2?", "answer": "4"} for i in range(3)]
@@ -109,6 +166,23 @@ def test_what_can_be_read_of_a_damaged_job_is_evaluated(cli: Run, tmp_path: Path
     assert "1 of 3 problems cannot be read" in note
     assert "of problem 'q1', is not as it was written" in note
     assert cli(*RUN, "--out", "job").exit_code == 0  # complete: nothing is replayed
+
+
+def test_one_problem_is_shown_without_reading_the_others(cli: Run, tmp_path: Path) -> None:
+    """The rows of all others are damaged, which reading them would report."""
+    rows = [{"id": f"q{i}", "prompt": f"{i} + 2?", "answer": "4"} for i in range(3)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli(*RUN, "--out", "job").exit_code == 0
+    before = cli("show", "job", "q1").stdout
+    with closing(sqlite3.connect(tmp_path / "job/journal.db", isolation_level=None)) as db:
+        db.execute("UPDATE events SET body = '{' WHERE problem != 'q1'")
+        db.execute("UPDATE results SET body = '{' WHERE problem != 'q1'")
+    assert cli("show", "job", "q1").stdout == before
+    damaged = cli("show", "job", "q0")
+    assert damaged.exit_code == 2
+    assert "of problem 'q0', is not as it was written" in damaged.stderr
+    unknown = cli("show", "job", "q11")
+    assert "has no problem 'q11'; it has 3 problems, such as 'q1'" in unknown.stderr
 
 
 def test_quiet_with_a_failure_is_not_silent(cli: Run, tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def test_everything_survives_a_reopening(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.db") as again:
         assert (again.meta("plan"), again.meta("other")) == ('{"seed": 1}', None)
         assert again.digests() == {"p": "d1", "q": "d2"}
-        assert again.concluded() == {"p"}
+        assert again.concluded("") == {"p"}
+        assert again.concluded("another plan") == set()
         assert list(again.results()) == [again.result("p")] == [result("p")]
         assert again.result("q") is None
         assert again.n_traces() == 1

@@ -22,7 +22,7 @@ from orchestrator.plan.auto import Situation, choose, situation
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import load_plan
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies.evaluate import mean_estimate
+from orchestrator.studies.estimates import mean_estimate
 from orchestrator.studies.replay import pilot
 from orchestrator.studies.replay.experiment import ReplayRow, ReplaySetting
 

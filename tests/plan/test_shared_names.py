@@ -98,7 +98,9 @@ def test_wheels_share_the_name_in_any_order(
     for name in order:
         environment.pip("install", *OFFLINE, wheels[name])
     assert environment.imports("verifiers", OURS, THEIRS) == [True, True, True]
-    doctor = "from orchestrator.cli.doctor import import_packages; print(*import_packages())"
+    doctor = (
+        "from orchestrator.cli.machine.doctor import import_packages; print(*import_packages())"
+    )
     assert f"'verifiers' is shared with {OTHER}" in run(environment.python, "-c", doctor).stdout
     before = set(environment.verifiers.rglob("*.py"))
     environment.pip("uninstall", "--yes", removed)

@@ -10,13 +10,13 @@ import pytest
 
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Finish, PluginSpec, Problem, Purpose, Trace, Usage
-from orchestrator.core.votes import conclude
+from orchestrator.core.votes import AttemptState, conclude
 from orchestrator.jobs.job import open_job
 from orchestrator.jobs.journal import Arrived, Concluded, Opened, digest
 from orchestrator.jobs.source import job_source, write_source
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.report.scored import AttemptState, Outcome, ScoredProblem, read_scored
+from orchestrator.report.scored import Outcome, ScoredProblem, read_scored
 from orchestrator.report.training import sft_rows
 
 PROBLEM = Problem("p", "What is 6 * 7?", "number")

@@ -79,6 +79,12 @@ class Odd:
             raise ValueError("no such thing")
         elif text == "exit":
             sys.exit(5)
+        elif text.startswith("die "):  # die N FILE: the first N times that this is asked
+            n, path = text[4:].split(" ", 1)
+            with open(path, "a") as file:
+                file.write("x")
+            if os.path.getsize(path) <= int(n):
+                os.kill(os.getpid(), 9)
         elif text.startswith("spawn "):
             pid = subprocess.Popen(["sleep", "60"]).pid
             open(text[6:], "w").write(f"{os.getpid()} {pid}")
@@ -347,6 +353,34 @@ async def test_a_process_that_dies_while_idle_is_replaced(workers: AnswerWorkers
     os.kill(pid, signal.SIGKILL)
     await _until(lambda: pid not in _children())
     assert await workers.match(ODD, "a", ["a"]) == ClassMatch(0)
+
+
+@pytest.mark.parametrize("n_deaths", [2, 9])
+async def test_a_call_whose_process_others_kill_is_made_again(
+    workers: AnswerWorkers, tmp_path: Path, n_deaths: int
+) -> None:
+    """Such as the kernel for want of memory: the answer is not at fault, unless it is every time.
+
+    An answer that is read, applied, resolved or compared three times in vain is given up.
+    """
+    path = [str(tmp_path / f"asked{i}") for i in range(4)]
+    text = [f"die {n_deaths} {one}" for one in path]
+    read = await workers.examine(ODD, text[0], finished=True)
+    resolved = await workers.resolve(ODD, text[1])
+    match = await workers.match(ODD, text[2], ["other", text[2]])
+    if n_deaths == 2:
+        assert (read.answer, read.note) == (text[0], "")
+        assert str(resolved.key).endswith(text[1])
+        assert match == ClassMatch(1)
+        assert await workers.apply(ODD, "describe", text[3], kind=str) == f"x {text[3]}"
+    else:
+        reason = "the worker process was killed by SIGKILL"
+        assert (read.answer, read.note) == (None, reason)
+        assert resolved == Resolution(None, reason)
+        assert match == ClassMatch(None, (Undecided(1, reason),))
+        with pytest.raises(CallFailed, match="killed by SIGKILL"):
+            await workers.apply(ODD, "describe", text[3], kind=str)
+    assert list(map(os.path.getsize, path)) == [3] * 4
 
 
 async def test_a_process_killed_just_before_it_is_asked_costs_nothing(

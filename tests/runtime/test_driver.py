@@ -34,7 +34,7 @@ from orchestrator.jobs.job import open_job
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime import api
-from orchestrator.runtime.driver import Progress
+from orchestrator.runtime.progress import Progress
 
 
 def fake(**options: object) -> Execution:
@@ -358,7 +358,8 @@ def test_progress_counts_what_happened(tmp_path: Path) -> None:
         0,
         0,
     )
-    assert sum(progress.finishes.values()) == sum(r.n_traces for r in results)
+    assert progress.n_arrived == sum(r.n_traces for r in results)
+    assert +progress.attempts == {"voted": 160}
     # unanimous: four of sixteen traces are used, so three quarters of the plan's tokens are saved
     assert progress.saved_tokens == pytest.approx(40 * 12 * 8)
 
@@ -481,3 +482,39 @@ def test_a_seconds_budget_goes_on_where_it_was(tmp_path: Path) -> None:
     assert result.stopped_by == "seconds"
     assert 8 <= result.n_traces <= 27
     assert result.seconds >= 2.0
+
+
+class Slow(FakeEngine):
+    """An engine whose requests run until somebody has looked at their tokens."""
+
+    def __init__(self) -> None:
+        super().__init__(Fake())
+        self.looked = asyncio.Event()
+        self.n_started = 0
+
+    async def generate(self, request: Request) -> Trace:
+        self.n_started += 1
+        await self.looked.wait()
+        return await super().generate(request)
+
+    def running_tokens(self) -> int:
+        if self.n_started:
+            self.looked.set()
+        return 5 * self.n_started
+
+
+def test_tokens_of_running_requests_are_counted_before_they_arrive(tmp_path: Path) -> None:
+    """On a slow engine a job would stand at 0 tokens for minutes. Here nothing else arrives."""
+
+    class Factory(Fake):
+        @asynccontextmanager
+        async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
+            yield Slow()
+
+    plan = Plan(strategy=spec("consistency", n=2))
+
+    async def work() -> list[Result]:
+        with open_job(tmp_path, plan, questions(1)) as job:
+            return [r async for r in api.run_job(job, plan, fake(), factory=Factory())]
+
+    assert len(asyncio.run(work())) == 1

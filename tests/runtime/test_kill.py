@@ -68,7 +68,7 @@ def run_and_kill(out: Path, log: Path, plan: Plan, n_served: int | None) -> bool
 
     The group is killed once its engine has served `n_served` more requests (None: never).
     """
-    n_lines = len(_served(log)) + (n_served or 0)
+    n_lines = len(served(log)) + (n_served or 0)
     child = os.fork()
     if child == 0:
         code = 1
@@ -78,7 +78,7 @@ def run_and_kill(out: Path, log: Path, plan: Plan, n_served: int | None) -> bool
             code = 0
         finally:
             os._exit(code)
-    while n_served is not None and len(_served(log)) < n_lines:
+    while n_served is not None and len(served(log)) < n_lines:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             assert os.WEXITSTATUS(status) == 0
@@ -134,7 +134,7 @@ def test_no_trace_is_lost_repeated_or_mispaired_at_200_points(
         ended = False
         while not ended:
             before = journalled(out)
-            served_before = _served(log)
+            served_before = served(log)
             n_served = rng.randrange(N_SERVED) if n_killed < N_POINTS // 2 else None
             ended = run_and_kill(out, log, plan, n_served)
             n_killed += not ended
@@ -142,14 +142,14 @@ def test_no_trace_is_lost_repeated_or_mispaired_at_200_points(
             assert {k: after[k] for k in before} == before, (
                 "a journalled trace was lost or rewritten"
             )
-            again = set(_served(log)[len(served_before) :]) & before.keys()
+            again = set(served(log)[len(served_before) :]) & before.keys()
             assert not again, f"generated again although journalled: {again}"
             n_found += len(after) - len(before)
         _check_end(out, plan, reference)
     assert n_found >= n_jobs * N_PROBLEMS * 3
 
 
-def _served(log: Path) -> list[tuple[str, int]]:
+def served(log: Path) -> list[tuple[str, int]]:
     lines = log.read_text().splitlines() if log.exists() else []
     return [(problem, int(ordinal)) for problem, ordinal in map(str.split, lines)]
 

@@ -30,7 +30,7 @@ from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Usage
 from orchestrator.engines.fake.engine import Fake, FakeEngine, problem_number
 from orchestrator.plan import registry
-from orchestrator.studies.evaluate import Estimate, mean_estimates
+from orchestrator.studies.estimates import Estimate, mean_estimates
 from orchestrator.studies.sweep.levels import (
     Level,
     agreed_at_k,

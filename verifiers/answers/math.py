@@ -119,8 +119,8 @@ class Math:
             is_all = unwrap(text) == leading_expression(text)
             return text if quantity(text) is not None or is_all else None
         if statement.mark is Mark.BOX:
-            texts = [text for text in map(unwrap, values) if _normal(text)]
-            return ", ".join(dict.fromkeys(texts)) or None
+            texts = {self.canonical(text): text for text in map(unwrap, values) if _normal(text)}
+            return ", ".join(texts.values()) or None
         return values[0] if len(values) == 1 else _words(statement)
 
 

@@ -90,9 +90,12 @@ class Number:
         found, wanted = measurement(answer), measurement(reference)
         if found is None or wanted is None:
             return self.canonical(answer) == self.canonical(reference)
-        difference = abs(found[0] - wanted[0])
-        is_close = difference <= Fraction(self.relative_tolerance) * abs(wanted[0])
-        return is_close and (self.units == "drop" or found[1] == wanted[1])
+        if self.units == "keep" and found[1] != wanted[1]:
+            return False
+        if not self.relative_tolerance:
+            return found[0] == wanted[0]
+        most = Fraction(self.relative_tolerance) * abs(wanted[0])
+        return abs(found[0] - wanted[0]) <= most
 
     def _read(self, statement: Statement) -> str | None:
         """Return the number of a statement. Several boxes or values in it must agree."""

@@ -2,7 +2,7 @@
 
 The tests are in a field of the problem's row (`tests`), in one of three forms:
 
-- a text of Python statements, run in the program's names: each `assert` at the top level is one
+- a text of Python statements that use the program's names: each `assert` at the top level is one
   test, after the statements above it that are no asserts; what follows the last assert is one more
   test. HumanEval's `test` with the line `check(NAME)` added is such a text, and one test;
 - a list of such texts, each one test, as MBPP's `test_list`;
@@ -10,9 +10,9 @@ The tests are in a field of the problem's row (`tests`), in one of three forms:
   print the output and must exit with status 0. Lines are compared without outer spaces, and lines
   of numbers by value, as LiveCodeBench does.
 
-The one rule: every test runs in a fresh process, and the expected output never enters it. Not
-covered: the expected outcome of an `assert` is in the program's process, so a malicious program can
-deceive this form; one that merely ends early, or exits with status 0, fails.
+The one rule: every test runs the program in a fresh process, and what the test expects never enters
+that process: an output is compared here, and a test of statements runs in a process of its own
+(`judge.py`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from orchestrator.core.values import Finish, Problem, Trace, Verdict
 from orchestrator.kit.answers.code_blocks import PYTHON, last_program
 from orchestrator.kit.answers.thinking import parts_of
 from verifiers.programs import sandbox
+from verifiers.programs.judge import fault_found
 from verifiers.programs.sandbox import Limits, ProgramOutcome
 
 _NAME = "code-tests"
@@ -45,7 +46,7 @@ _DEFINITIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """A test in the program's own names."""
+    """A test that uses the program's names."""
 
     source: str
 
@@ -149,11 +150,11 @@ class CodeTests:
             stdin = test.stdin.encode(errors="replace")
             outcome = await sandbox.run(program, stdin, limits=limits, protected=protected)
             return outcome.fault or _difference(outcome, test.expected)
-        outcome = await sandbox.run(program, test=test.source, limits=limits, protected=protected)
-        if outcome.fault.startswith("AssertionError"):
+        fault = await fault_found(program, test.source, limits=limits, protected=protected)
+        if fault.startswith("AssertionError"):
             last = test.source.rpartition("\n")[2]
-            return f"{outcome.fault} in {_shortened(last)}"
-        return outcome.fault
+            return f"{fault} in {_shortened(last)}"
+        return fault
 
 
 async def _gather(work: Iterable[Coroutine[object, object, str]]) -> list[str]:

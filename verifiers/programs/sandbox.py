@@ -1,5 +1,7 @@
 """Runs an untrusted Python program and reports its output and its fault. Linux only.
 
+`judge.py` runs two at once, a program and its test.
+
 The one rule: whatever the program does, `run` returns within its limits, no process of the program
 survives, and it has written no files, except (if allowed) plain files in a temporary folder, which
 is then removed. The program's process restricts itself (`sandbox_child.py`) before the program
@@ -14,13 +16,13 @@ import functools
 import json
 import os
 import platform
-import secrets
 import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -83,10 +85,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ProgramOutcome:
-    """The output of a program, and its fault: "" if it exited with status 0 and passed its test."""
+    """The output of a program, its fault, "" if it exited with status 0, and its exit status.
+
+    The status is None where a limit ended it.
+    """
 
     output: bytes
     fault: str
+    status: int | None = field(default=None, compare=False, repr=False)
 
 
 class SandboxError(RuntimeError):
@@ -94,37 +100,45 @@ class SandboxError(RuntimeError):
 
 
 async def run(
-    program: str,
-    stdin: bytes = b"",
-    *,
-    test: str = "",
-    limits: Limits | None = None,
-    protected: bool = True,
+    program: str, stdin: bytes = b"", *, limits: Limits | None = None, protected: bool = True
 ) -> ProgramOutcome:
-    """Return the outcome of a program, and of a test that runs after it in the program's names.
+    """Return the outcome of a program.
 
     SandboxError when the sandbox cannot be set up. At most `n_slots()` run at once in a loop.
     """
-    limits = limits or Limits()
-    token = secrets.token_hex(16) if test else ""
-    loop = asyncio.get_running_loop()
-    async with _slots.setdefault(loop, asyncio.Semaphore(n_slots())):
-        with _temporary_folder() as folder:
-            process = await asyncio.create_subprocess_exec(
-                *_command(),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=_environment(folder),
-                cwd=folder,
-                start_new_session=True,
-            )
-            running = _RunningProgram(process, folder, limits)
-            try:
-                job = _job(program, test, token, folder, limits, protected)
-                return _without_token(await running.outcome(job + stdin), token)
-            finally:
-                await running.end()
+    async with slot(), started(limits or Limits(), protected) as running:
+        return await running.outcome("program", program, stdin)
+
+
+def slot() -> asyncio.Semaphore:
+    """Return the loop's limit on how many programs run at once."""
+    return _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(n_slots()))
+
+
+@contextlib.asynccontextmanager
+async def started(
+    limits: Limits, protected: bool, channel: Sequence[int] = ()
+) -> AsyncIterator[RunningProgram]:
+    """Yield a process that waits for what it is to run; it does not survive the block.
+
+    `channel` has the files that it inherits, one to read and one to write.
+    """
+    with _temporary_folder() as folder:
+        process = await asyncio.create_subprocess_exec(
+            *_command(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environment(folder),
+            cwd=folder,
+            start_new_session=True,
+            pass_fds=channel,
+        )
+        running = RunningProgram(process, folder, limits, protected, channel)
+        try:
+            yield running
+        finally:
+            await running.end()
 
 
 def n_slots() -> int:
@@ -151,11 +165,11 @@ def lacking() -> str:
             f"and this is {platform.machine()}"
         )
     with _temporary_folder() as folder, tempfile.NamedTemporaryFile() as outside:
-        job = _job(_PROBE, "", "", folder, Limits(files_mib=1), True) + outside.name.encode()
+        job = _job("program", _PROBE, folder, Limits(files_mib=1), True, ())
         try:
             done = subprocess.run(
                 _command(),
-                input=job,
+                input=job + outside.name.encode(),
                 capture_output=True,
                 env=_environment(folder),
                 cwd=folder,
@@ -173,23 +187,33 @@ def lacking() -> str:
     )
 
 
-class _RunningProgram:
+class RunningProgram:
     """One program while it runs."""
 
-    def __init__(self, process: asyncio.subprocess.Process, folder: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        folder: str,
+        limits: Limits,
+        protected: bool,
+        channel: Sequence[int],
+    ) -> None:
+        """Take over a process that has just been started."""
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         self._process = process
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
         self._folder = folder
-        self._limits = limits
+        self._limits, self._protected = limits, protected
+        self._channel = channel
         self._fault = ""
         self._tasks: list[asyncio.Task[object]] = []
 
-    async def outcome(self, stdin: bytes) -> ProgramOutcome:
-        """Feed standard input to the program and return its outcome."""
-        self._tasks.append(asyncio.create_task(self._feed(stdin)))
+    async def outcome(self, part: str, source: str, stdin: bytes = b"") -> ProgramOutcome:
+        """Run a source as a "program", or in its part of a test, and return its outcome."""
+        job = _job(part, source, self._folder, self._limits, self._protected, self._channel)
+        self._tasks.append(asyncio.create_task(self._feed(job + stdin)))
         errors = asyncio.create_task(self._read_errors())
         self._tasks.append(errors)
         await self._wait_ready(errors)
@@ -200,7 +224,8 @@ class _RunningProgram:
             async with asyncio.timeout(self._limits.wall_seconds):
                 output = await self._read_output()
                 await self._process.wait()
-                return ProgramOutcome(output, self._fault or self._exit_fault(await errors))
+                fault = self._fault or self._exit_fault(await errors)
+                return ProgramOutcome(output, fault, self._process.returncode)
         except TimeoutError:
             fault = self._fault or f"took more than {self._limits.wall_seconds:g} s"
             return ProgramOutcome(output, fault)
@@ -321,12 +346,12 @@ def _environment(folder: str) -> dict[str, str]:
 
 
 def _job(
-    program: str, test: str, token: str, folder: str, limits: Limits, protected: bool
+    part: str, source: str, folder: str, limits: Limits, protected: bool, channel: Sequence[int]
 ) -> bytes:
     job = {
-        "program": program,
-        "test": test,
-        "token": token,
+        "part": part,
+        "source": source,
+        "channel": list(channel),
         "folder": folder,
         "parent": os.getpid(),
         "protected": protected,
@@ -357,16 +382,6 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     """Return a folder by its real path: Landlock's rules are about files, not their names."""
     parent = os.path.realpath(tempfile.gettempdir())
     return tempfile.TemporaryDirectory("", "leadline-", parent, ignore_cleanup_errors=True)
-
-
-def _without_token(outcome: ProgramOutcome, token: str) -> ProgramOutcome:
-    """Return the outcome without the token that a passed test prints; a fault if it is missing."""
-    if outcome.fault or not token:
-        return outcome
-    output = outcome.output.removesuffix(token.encode())
-    return ProgramOutcome(
-        output, "" if len(output) < len(outcome.output) else "ended before its test was through"
-    )
 
 
 def _last_line(text: bytes) -> str:

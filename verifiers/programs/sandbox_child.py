@@ -1,4 +1,7 @@
-"""The sandbox's process: it locks itself in, reports that it is ready, and becomes the program.
+"""The sandbox's process: it locks itself in, reports that it is ready, and plays its part.
+
+That is to become the program, or one of two parts in a test: the program that is tested
+(`tested_child.py`) or the judge (`judge_child.py`). Each of these has a process of its own.
 
 `sandbox.py` starts it by its path. Standard library only, and no import of ours: the interpreter
 that runs it sees nothing else. The one rule: the program's first instruction comes after the last
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import resource
@@ -20,7 +24,8 @@ import signal
 import struct
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 READY = b"\x06"  # the first byte on standard output; what follows it is the program's
@@ -51,6 +56,7 @@ def main() -> None:
     What is left on standard input is the program's.
     """
     job = json.loads(_read_exactly(int.from_bytes(_read_exactly(4), "big")))
+    play = _part(job)
     _die_with(int(job["parent"]))
     _limit(job["limits"])
     if job["protected"]:
@@ -60,7 +66,28 @@ def main() -> None:
         restrict_files(libc, job["readable"], job["folder"], writable=writable)
         restrict_calls(libc, bytes.fromhex(job["filter"]))
     os.write(1, READY)
-    _become(job["program"], job["test"], job["token"])
+    play()
+
+
+def _part(job: Mapping[str, Any]) -> Callable[[], None]:
+    """Return what this process does once it is locked in; its code is loaded before."""
+    if job["part"] == "program":
+        return partial(_become, job["source"])
+    part = _neighbour(f"{job['part']}_child")
+    sys.argv = ["program.py"]
+    _give_exit()
+    return partial(part.run, _neighbour("peer"), job["source"], tuple(job["channel"]))
+
+
+def _neighbour(name: str) -> Any:
+    """Return a module that is loaded from a file beside this one."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def restrict_files(libc: Any, readable: Iterable[str], folder: str, *, writable: bool) -> None:
@@ -133,24 +160,12 @@ def _limit(limits: Mapping[str, Any]) -> None:
     )
 
 
-def _become(program: str, test: str, token: str) -> None:
-    """Run the program, then its test, if any, in the same names.
-
-    The token is printed at the very end: it shows that the test passed.
-    """
-    module = types.ModuleType("program" if test else "__main__")
-    sys.modules[module.__name__] = module
+def _become(program: str) -> None:
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"] = module
     sys.argv = ["program.py"]
     _give_exit()
     exec(compile(program, "program.py", "exec"), module.__dict__)
-    if test:
-        # A test may stand below `if __name__ == "__main__":`, but the program's own main part is
-        # left out.
-        sys.modules["__main__"] = module
-        module.__name__ = "__main__"
-        exec(compile(test, "test.py", "exec"), module.__dict__)
-        sys.stdout.flush()
-        os.write(1, token.encode())
 
 
 def _give_exit() -> None:

@@ -36,7 +36,7 @@ from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.replay import pilot
 from orchestrator.studies.replay.experiment import Conditions, ReplayRow, play_all
 from orchestrator.studies.replay.files import read_recording
-from orchestrator.studies.series import Member, Series, series
+from orchestrator.studies.sweep.series import Member, Series, series
 
 
 @dataclass(frozen=True, slots=True)

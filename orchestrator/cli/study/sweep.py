@@ -39,10 +39,10 @@ from orchestrator.plan import registry
 from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.studies.evaluate import RightAnswers, right_keys
-from orchestrator.studies.series import Member, Pools, Series, series
 from orchestrator.studies.summary import compare_answers
 from orchestrator.studies.sweep.levels import Right
 from orchestrator.studies.sweep.plans import best_plan, deepen_plan, fixed_plan, own_depth
+from orchestrator.studies.sweep.series import Member, Pools, Series, series
 from orchestrator.studies.sweep.surface import (
     Chances,
     Surface,

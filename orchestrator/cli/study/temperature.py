@@ -23,7 +23,7 @@ from orchestrator.cli.inputs import (
 from orchestrator.cli.options import DisplayOptions, PlanCommand, display_options, plan_argument
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.core.errors import PlanError
-from orchestrator.studies.series import Member, Series, series
+from orchestrator.studies.sweep.series import Member, Series, series
 from orchestrator.studies.temperature import (
     FOR_BEST,
     FOR_VOTING,

@@ -10,7 +10,7 @@ from rich.text import Text
 from orchestrator.cli.view.numbers import count, estimate_text, interval, share
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.core.layers import Schedule
-from orchestrator.studies.evaluate import Estimate
+from orchestrator.studies.estimates import Estimate
 from orchestrator.studies.layers.scoring import OrderScore, SearchReward
 from orchestrator.studies.layers.search import OrderComparison, SearchResult
 from orchestrator.studies.layers.think_block import LayerProbe, LoopEffect

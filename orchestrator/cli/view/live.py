@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
@@ -20,14 +20,16 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.view.numbers import count, duration, one_line, percent
-from orchestrator.core.values import Finish
+from orchestrator.cli.view.numbers import count, duration, one_line, percent, usd
+from orchestrator.core.votes import AttemptState
 from orchestrator.engines.supervised import Outages
-from orchestrator.runtime.driver import Progress
+from orchestrator.report.losses import LossCause
+from orchestrator.runtime.progress import Progress
 
 LIVE_SECONDS = 0.25  # between two pictures: 4 Hz
 PLAIN_SECONDS = 10.0  # between two lines, when something changed
 _WINDOW_SECONDS = 15.0  # over which tokens per second are counted
+_ANSWERED = (AttemptState.VOTED, AttemptState.UNUSED)
 _SLOW_START_SECONDS = 2.0  # an engine that starts faster needs no message
 
 
@@ -43,6 +45,8 @@ class RunState:
     began: float = field(default_factory=time.monotonic)
     since: float = field(default_factory=time.monotonic)  # of the phase
     progress: Progress | None = None
+    # the causes of lost accuracy that the counts show
+    losses: Callable[[Progress], Sequence[LossCause]] = lambda progress: ()
     running_since: float = 0.0
 
     @property
@@ -66,7 +70,7 @@ class Rates:
     """The rates derived from the counters and their recent values."""
 
     tokens_per_second: float
-    # of what full sampling would have taken; None when nothing is known of it
+    # of what full sampling would have taken; negative where more was spent, None if unknown
     saved_share: float | None
     eta_seconds: float | None  # None until something of this run has arrived
 
@@ -85,7 +89,7 @@ class Meter:
     def read(self, progress: Progress, running_since: float) -> Rates:
         """Return the present rates."""
         now = self._clock()
-        tokens = progress.output_tokens
+        tokens = progress.n_tokens
         if not self._past:
             self._past.append((running_since, 0))
         self._past.append((now, tokens))
@@ -94,9 +98,9 @@ class Meter:
         then, tokens_then = self._past[0]
         done = progress.n_done - progress.n_resumed + progress.open_share
         left = progress.n_problems - progress.n_done - progress.open_share
-        full = progress.saved_tokens + tokens
+        full = progress.saved_tokens + progress.output_tokens
         return Rates(
-            (tokens - tokens_then) / (now - then) if now > then else 0.0,
+            max(0, tokens - tokens_then) / (now - then) if now > then else 0.0,
             progress.saved_tokens / full if progress.saved_tokens and full > 0 else None,
             (now - running_since) / done * max(0.0, left) if done > 1e-6 else None,
         )
@@ -150,7 +154,7 @@ class LiveView(rich_progress.Progress):
         if state.progress is not None:
             rates = self._meter.read(state.progress, state.running_since)
             yield self._bar(state.progress, rates)
-            yield _counters(state.progress, rates)
+            yield _counters(state.progress, rates, state.losses(state.progress))
 
     def _bar(self, progress: Progress, rates: Rates) -> Table:
         is_done = progress.n_done == progress.n_problems
@@ -164,15 +168,16 @@ class LiveView(rich_progress.Progress):
         return self.make_tasks_table(self.tasks)
 
 
-def _counters(progress: Progress, rates: Rates) -> Table:
+def _counters(progress: Progress, rates: Rates, losses: Sequence[LossCause]) -> Table:
     table = Table.grid(padding=(0, 1), expand=False)
     table.add_column(style="dim", no_wrap=True, min_width=10)
     table.add_column(no_wrap=True, overflow="ellipsis")
-    *counts, failed = _trace_counts(progress)
-    red = "red" if progress.finishes[Finish.FAILED] else ""
-    table.add_row("traces", Text.assemble(" · ".join(counts), " · ", (failed, red)))
-    tokens = f"{count(progress.output_tokens)} · {count(rates.tokens_per_second)}/s"
-    table.add_row("tokens", " · ".join((tokens, *_saved(rates))))
+    table.add_row("requests", " · ".join(_request_counts(progress)))
+    table.add_row("attempts", Text(" · ").join(_attempt_counts(progress)))
+    tokens = f"{count(progress.n_tokens)} · {count(rates.tokens_per_second)}/s"
+    table.add_row("tokens", " · ".join((tokens, *_spent(progress), *_saved(rates))))
+    for loss in losses:
+        table.add_row(loss.cause, Text(loss.brief, style="yellow"))
     if pause := pause_text(progress.outages):
         table.add_row("paused", Text(pause, style="yellow"))
         reason = one_line(progress.outages.reason)
@@ -229,8 +234,10 @@ class PlainView:
             speed = f"{count(rates.tokens_per_second)} tokens/s"
             remaining = [_remaining(rates)] if rates.eta_seconds and not pause else []
             error = one_line(state.progress.last_error)
+            losses = [f"{one.cause}: {one.brief}" for one in state.losses(state.progress)]
             self._write(
-                ", ".join((counts, speed, *_saved(rates), *remaining))
+                ", ".join((counts, speed, *_spent(state.progress), *_saved(rates), *remaining))
+                + "".join(f"; {loss}" for loss in losses)
                 + (f"; last error: {error}" if error else "")
                 + (f"; paused {pause}: {one_line(state.progress.outages.reason)}" if pause else "")
             )
@@ -287,19 +294,25 @@ class Ticker:
 def plain_counts(progress: Progress) -> str:
     """Return the counters as one line."""
     done = f"{count(progress.n_done)}/{count(progress.n_problems)} problems"
-    traces = ", ".join(_trace_counts(progress))
-    return f"{done}; traces: {traces}; {count(progress.output_tokens)} tokens"
+    requests = ", ".join(_request_counts(progress))
+    attempts = ", ".join(text.plain for text in _attempt_counts(progress))
+    tokens = f"{count(progress.n_tokens)} tokens"
+    return f"{done}; requests: {requests}; attempts: {attempts}; {tokens}"
 
 
-def _trace_counts(progress: Progress) -> tuple[str, ...]:
-    n = progress.finishes
+def _request_counts(progress: Progress) -> tuple[str, str]:
     state = "waiting" if progress.outages.pause else "running"
-    return (
-        f"{count(progress.n_running)} {state}",
-        f"{count(n[Finish.STOP] + n[Finish.LENGTH] + n[Finish.RULE])} finished",
-        f"{count(n[Finish.CANCELLED])} cancelled",
-        f"{count(n[Finish.FAILED])} failed",
-    )
+    return f"{count(progress.n_running)} {state}", f"{count(progress.n_arrived)} done"
+
+
+def _attempt_counts(progress: Progress) -> list[Text]:
+    """Return how many attempts there are of each state; those without an answer only if any."""
+    n = progress.attempts
+    answered = n[AttemptState.VOTED] + n[AttemptState.UNUSED]
+    rest = [state for state in AttemptState if state not in _ANSWERED and n[state] > 0]
+    styles = {AttemptState.FAILED: "red"}
+    counts = [Text(f"{count(n[state])} {state}", style=styles.get(state, "")) for state in rest]
+    return [Text(f"{count(answered)} answered"), *counts]
 
 
 def pause_text(outages: Outages) -> str:
@@ -317,7 +330,12 @@ def _remaining(rates: Rates) -> str:
     return "" if rates.eta_seconds is None else f"about {duration(rates.eta_seconds)} left"
 
 
+def _spent(progress: Progress) -> tuple[str, ...]:
+    return () if progress.usd is None else (f"{usd(progress.usd)} spent",)
+
+
 def _saved(rates: Rates) -> tuple[str, ...]:
     if rates.saved_share is None:
         return ()
-    return (f"{percent(rates.saved_share)} saved against full sampling",)
+    comparison = "fewer" if rates.saved_share >= 0 else "more"
+    return (f"{percent(abs(rates.saved_share))} {comparison} than full sampling",)

@@ -5,7 +5,9 @@ Tables, plots and messages all format a number the same way, because they all us
 
 from __future__ import annotations
 
-from orchestrator.studies.evaluate import Estimate
+import math
+
+from orchestrator.studies.estimates import Estimate
 
 NONE = "–"  # in a table: there is no such number
 
@@ -57,6 +59,14 @@ def short_count(number: float) -> str:
         if number >= 0.9995 * size:
             return f"{number / size:.3g}{letter}"
     return f"{number:.3g}"
+
+
+def usd(amount: float) -> str:
+    """Return US dollars as $12.34; small amounts with two significant digits: $0.0031."""
+    decimals = (
+        2 if abs(amount) >= 1 or not amount else min(6, 1 - math.floor(math.log10(abs(amount))))
+    )
+    return f"${amount:,.{max(2, decimals)}f}"
 
 
 def duration(seconds: float) -> str:

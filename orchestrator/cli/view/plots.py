@@ -24,7 +24,7 @@ from orchestrator.cli.view.numbers import depth_name, interval, points, share, s
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import Schedule
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies.evaluate import Estimate
+from orchestrator.studies.estimates import Estimate
 from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow
 from orchestrator.studies.sweep.surface import Setting, Surface
 

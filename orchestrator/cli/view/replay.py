@@ -27,7 +27,7 @@ def replay_tables(rows: Sequence[ReplayRow], title: str) -> RenderableType:
         title=f"{title} · {count(rows[0].accuracy.n)} problems",
     )
     for row in rows:
-        saved = f"{1 - row.tokens.value / row.full_tokens:z.1%}" if row.full_tokens else ""
+        saved = _saved(1 - row.tokens.value / row.full_tokens) if row.full_tokens else ""
         table.add_row(
             setting_name(row.setting),
             share(row.accuracy.value),
@@ -67,3 +67,8 @@ def setting_name(setting: ReplaySetting) -> Text:
     if setting.selector != MAJORITY:
         name.append(f" → {spelled(setting.selector)}", style="dim")
     return name
+
+
+def _saved(share: float) -> str:
+    """Return a share of full sampling that was saved; what was spent beyond it is "more"."""
+    return f"{share:z.1%}" if share > -0.0005 else f"{-share:.1%} more"

@@ -18,7 +18,7 @@ from orchestrator.cli.view.numbers import (
     short_count,
 )
 from orchestrator.cli.view.tables import numbers_table
-from orchestrator.studies.evaluate import Estimate
+from orchestrator.studies.estimates import Estimate
 from orchestrator.studies.sweep.surface import Setting, Surface
 
 BEST, CHEAPEST, FRONT = "▲", "◆", "•"

@@ -18,22 +18,27 @@ from rich.text import Text
 from orchestrator.cli.view.numbers import (
     NONE,
     count,
+    counted,
     duration,
     interval,
     one_line,
     percent,
     share,
+    usd,
 )
 from orchestrator.core.values import Cluster, Purpose, Result, Status, Trace, Usage
+from orchestrator.core.votes import AttemptState
 from orchestrator.kit.answers.thinking import parts_of
-from orchestrator.studies.evaluate import Estimate, Report, Savings
+from orchestrator.report.losses import LossCause
+from orchestrator.studies.estimates import Estimate
+from orchestrator.studies.evaluate import Report, Savings
 from orchestrator.studies.scaling import Point
 from orchestrator.studies.similarity import Quality
 from orchestrator.studies.summary import Ranking, Summary, failed_note, undecided_note
 
 _ACCOUNTS = {
     Purpose.SOLVE: "attempts that voted or could have",
-    Purpose.PRUNED: "attempts cancelled before their end",
+    Purpose.PRUNED: "attempts that were cancelled or dropped",
     Purpose.PROBE: "short probes of an attempt's current answer",
     Purpose.VERIFY: "checking attempts",
     Purpose.COMPARE: "comparing attempts",
@@ -75,15 +80,10 @@ def _facts() -> Table:
 # --- the end of a run
 
 
-def summary_table(summary: Summary) -> RenderableType:
-    """Return the table at the end of a run."""
+def summary_table(summary: Summary, losses: Sequence[LossCause]) -> RenderableType:
+    """Return the table at the end of a run, with the causes of lost accuracy."""
     report = summary.report
     n_problems = count(report.n_results + summary.n_open)
-    n_finished = report.n_traces - report.n_cancelled - report.n_failed
-    finishes = (
-        f"{count(n_finished)} finished · {count(report.n_cancelled)} cancelled · "
-        f"{count(report.n_failed)} failed"
-    )
     facts = _facts()
     facts.add_row("problems", n_problems, _by_status(report, summary))
     if report.accuracy is not None or report.n_unreadable:
@@ -93,7 +93,7 @@ def summary_table(summary: Summary) -> RenderableType:
         facts.add_row("", "", Text(note, style="yellow"))
     if doubt := undecided_note(report, summary.directory):
         facts.add_row("", "", Text(doubt, style="yellow"))
-    facts.add_row("traces", count(report.n_traces), finishes)
+    _add_traces(facts, report)
     rate = summary.tokens_per_second
     per_second = f" · {count(rate)} a second" if rate else ""
     n_thinking = report.total.reasoning_tokens
@@ -103,7 +103,10 @@ def summary_table(summary: Summary) -> RenderableType:
     _add_accounts(facts, report.usage)
     facts.add_row("wall-clock", duration(report.wall_seconds), _time_notes(summary))
     if report.savings is not None:
-        facts.add_row("saved", percent(report.savings.tokens.value), _saved(report.savings))
+        _add_savings(facts, report.savings)
+    _add_spent(facts, summary)
+    for loss in losses:
+        facts.add_row(Text(loss.cause, style="yellow"), count(loss.n), loss.text)
     _add_doubts(facts, report, summary)
     if summary.chosen:
         facts.add_row("auto", "", Text(f"chose {summary.chosen}"))
@@ -133,7 +136,9 @@ def _by_status(report: Report, summary: Summary) -> Text:
         if n or name == Status.ANSWERED
     ]
     if summary.n_open:
-        parts.append(Text(f"{summary.n_open:,} not done yet", style="yellow"))
+        n_old = summary.n_outdated
+        old = f" ({n_old:,} with the result of the plan before)" if n_old else ""
+        parts.append(Text(f"{summary.n_open:,} not done yet{old}", style="yellow"))
     return Text(" · ").join(parts)
 
 
@@ -173,26 +178,57 @@ def _time_notes(summary: Summary) -> str:
     return "; ".join(notes)
 
 
-def _saved(savings: Savings) -> str:
-    tokens, traces = savings.tokens, savings.traces
-    if not tokens.value and not traces.value:
-        return f"nothing against full sampling; n = {count(tokens.n)} problems"
-    bounds = interval(tokens, "z.0%", missing="")
-    return (
-        f"of the tokens{f' ({bounds})' if bounds else ''} and {percent(traces.value)} of the "
-        "traces of full sampling: an estimate that prices each skipped trace "
-        f"at the mean of its problem's finished ones; n = {count(tokens.n)} problems"
-    )
+def _add_traces(table: Table, report: Report) -> None:
+    """Add the attempts by state, and all traces if there are others or no states are known."""
+    attempts = report.attempts
+    n_attempts = sum(attempts.values())
+    if n_attempts:
+        by_state = [f"{count(n)} {s}" for s in AttemptState if (n := attempts.get(s, 0))]
+        table.add_row("attempts", count(n_attempts), " · ".join(by_state))
+    if n_attempts != report.n_traces:
+        meaning = "requests: parts of attempts, probes and verdicts" if n_attempts else ""
+        table.add_row("traces", count(report.n_traces), meaning)
+
+
+def _add_savings(table: Table, savings: Savings) -> None:
+    """Add what was saved against full sampling, or what was spent beyond it."""
+    tokens, n = savings.tokens, f"n = {count(savings.tokens.n)} problems"
+    if not tokens.value and not savings.traces.value:
+        table.add_row("saved", "0%", f"nothing against full sampling; {n}")
+        return
+    estimate = f"an estimate that prices each skipped attempt at the mean of its problem's; {n}"
+    share_skipped = percent(abs(savings.traces.value))
+    comparison = "fewer" if savings.traces.value > 0 else "more"
+    skipped = f" and {share_skipped} {comparison} attempts" if share_skipped != "0%" else ""
+    bounds = interval(_turned(tokens) if tokens.value < 0 else tokens, "z.0%", missing="")
+    name, verb = ("extra", "more") if tokens.value < 0 else ("saved", "fewer")
+    meaning = f"{verb} tokens than full sampling{f' ({bounds})' if bounds else ''}{skipped}"
+    table.add_row(name, percent(abs(tokens.value)), f"{meaning}: {estimate}")
+
+
+def _turned(estimate: Estimate) -> Estimate:
+    """Return an estimate of the opposite."""
+    low, high = (None if end is None else -end for end in (estimate.high, estimate.low))
+    return Estimate(-estimate.value, low, high, estimate.n)
+
+
+def _add_spent(table: Table, summary: Summary) -> None:
+    """Add what the job has spent over all its runs, where there are prices or GPUs."""
+    spent, budget = summary.spent, summary.budget
+    if summary.usd is not None:
+        limit = f"of budget.usd = {budget.usd:,.10g}; " if budget.usd else ""
+        usage = spent.total
+        tokens = f"{count(usage.prompt_tokens)} prompt and {count(usage.output_tokens)} output"
+        table.add_row("spent", usd(summary.usd), f"{limit}{tokens} tokens, over all runs")
+    if spent.gpu_seconds:
+        limit = (
+            f"of budget.gpu_seconds = {budget.gpu_seconds:,.10g}; " if budget.gpu_seconds else ""
+        )
+        meaning = f"{limit}GPU-seconds, over all runs"
+        table.add_row("GPU time", f"{spent.gpu_seconds:,.1f} s", meaning)
 
 
 def _add_doubts(table: Table, report: Report, summary: Summary) -> None:
-    if report.n_tied:
-        table.add_row(
-            "ties",
-            count(report.n_tied),
-            "problems whose first two answers have the same weight: the larger count "
-            "decided, then the earlier trace",
-        )
     if summary.n_retries:
         paused = summary.paused_seconds
         pauses = f", with {duration(paused)} of pauses" if paused >= 1 else ""
@@ -231,10 +267,12 @@ def solution_table(result: Result, seconds: float) -> RenderableType:
         if result.answer
         else Text(one_line(result.error) or "no answer: no attempt gave one", style="bold red")
     )
-    cut = f", {result.n_cancelled} cancelled" if result.n_cancelled else ""
-    failed = f", {result.n_failed} failed" if result.n_failed else ""
+    n_attempts = sum(result.attempts.values()) or result.n_traces  # of an older version
+    silent = [s for s in AttemptState if s is not AttemptState.VOTED and result.attempts.get(s)]
+    states = "".join(f", {result.attempts[state]} {state}" for state in silent)
+    others = f" in {result.n_traces} traces" if result.n_traces != n_attempts else ""
     cost = [
-        f"{result.n_traces} traces{cut}{failed}",
+        f"{counted(n_attempts, 'attempt')}{others}{states}",
         _tokens(spent),
         duration(seconds),
     ]
@@ -242,22 +280,22 @@ def solution_table(result: Result, seconds: float) -> RenderableType:
         cost.append(f"ended by budget.{result.stopped_by}")
     if result.tied:
         cost.append("the first two answers have the same weight")
-    votes = votes_table(result.clusters, result.n_traces) if result.clusters else Text("")
+    votes = votes_table(result.clusters, n_attempts) if result.clusters else Text("")
     return Group(answer, votes, Text(" · ".join(cost), style="dim"))
 
 
-def votes_table(clusters: Sequence[Cluster], n_traces: int) -> Table:
+def votes_table(clusters: Sequence[Cluster], n_attempts: int) -> Table:
     """Return the votes; the share is that of the weight."""
     total = sum(c.weight for c in clusters)
     is_weighted = any(c.weight != c.count for c in clusters)
     weight_heading = ["weight"] if is_weighted else []
-    table = numbers_table(("answer", "traces", *weight_heading, "share"), n_texts=1)
+    table = numbers_table(("answer", "attempts", *weight_heading, "share"), n_texts=1)
     for cluster in clusters:
         weight = [f"{cluster.weight:.3g}"] if is_weighted else []
         part = percent(cluster.weight / total) if total else NONE
         table.add_row(Text(cluster.answer.text), str(cluster.count), *weight, part)
-    n_silent = n_traces - sum(c.count for c in clusters)
-    if n_silent:
+    n_silent = n_attempts - sum(c.count for c in clusters)
+    if n_silent > 0:
         table.add_row(Text("(no vote)", style="dim"), Text(str(n_silent), style="dim"))
     return table
 

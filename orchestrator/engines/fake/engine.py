@@ -71,6 +71,10 @@ class Fake:
     hang_rate: Annotated[
         float, Meta(ge=0, le=1, description="Share of the requests that never end by themselves.")
     ] = 0.0
+    gpus: Annotated[
+        float,
+        Meta(ge=0, description="Number of GPUs that it claims to use."),
+    ] = 0.0
     crash_after: Annotated[
         int, Meta(ge=0, description="Number of requests after which the engine dies; 0 for never.")
     ] = 0
@@ -119,6 +123,11 @@ class FakeEngine(PacedEngine):
         self._guesses = list(itertools.accumulate([1.0] * len(options.answers)))
         self._bounds = list(itertools.accumulate(options.weights)) or self._guesses
         self._n_requests = 0
+
+    @property
+    def n_gpus(self) -> float:
+        """The GPUs that it claims to use."""
+        return self._options.gpus
 
     async def generate(self, request: Request) -> Trace:
         """Return the trace that the request's seed determines."""

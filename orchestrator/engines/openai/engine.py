@@ -172,6 +172,7 @@ class HttpEngine:
         self._options = options
         self._models = models
         self._running: dict[tuple[str, int], asyncio.Timeout] = {}
+        self._replies: dict[tuple[str, int], StreamedReply] = {}
         self.mask = Mask(os.environ.get(options.api_key_env, ""))
 
     async def check(self) -> None:
@@ -218,7 +219,7 @@ class HttpEngine:
         """
         started = time.perf_counter()
         key = (request.problem_id, request.ordinal)
-        reply = StreamedReply(request)
+        reply = self._replies[key] = StreamedReply(request)
         try:
             async with asyncio.timeout(None) as stop:  # no timeout: `abort` makes it expire
                 self._running[key] = stop
@@ -230,6 +231,7 @@ class HttpEngine:
             reply.finish, reply.error = Finish.CANCELLED, ""
         finally:
             self._running.pop(key, None)
+            self._replies.pop(key, None)
         return self.mask.trace(reply.trace(time.perf_counter() - started))
 
     def abort(self, request: Request) -> None:
@@ -237,6 +239,10 @@ class HttpEngine:
         stop = self._running.pop((request.problem_id, request.ordinal), None)
         if stop is not None:
             stop.reschedule(asyncio.get_running_loop().time())
+
+    def running_tokens(self) -> int:
+        """Return the tokens that have arrived of the requests that run."""
+        return sum(reply.n_tokens for reply in self._replies.values())
 
     async def _fill(self, reply: StreamedReply, request: Request) -> None:
         import openai

@@ -28,6 +28,7 @@ Identity: TypeAlias = tuple[str, int]
 
 FIRST_BACKOFF_SECONDS = 0.5  # before the first restart; doubled for each consecutive restart
 LAST_BACKOFF_SECONDS = 30.0
+COLLECT_SECONDS = 5.0  # the longest that a replica's count of running tokens may be old
 STOP_SECONDS = 15.0  # for an engine to close by itself before its process is killed
 MAX_REMEMBERED = 65_536  # problems with a remembered last replica: about 10 MB
 
@@ -126,6 +127,15 @@ class RayFleet:
         pending.aborted = True
         if not self._recall(pending):
             pending.settle(trace_for(pending.request, Finish.CANCELLED))
+
+    @property
+    def n_gpus(self) -> float:
+        """The GPUs that Ray reserves for all replicas."""
+        return sum(replica.pool.spec.resources.get("GPU", 0.0) for replica in self._replicas)
+
+    def running_tokens(self) -> int:
+        """Return the output tokens so far of the requests that run, a few seconds old."""
+        return sum(replica.running_tokens for replica in self._replicas)
 
     def stats(self) -> tuple[ReplicaStats, ...]:
         """Return the state of each replica, in order of pools."""
@@ -280,17 +290,18 @@ class RayFleet:
     async def _collect(self, replica: RunningReplica) -> None:
         """Collect traces from a replica until it is lost; _ReplicaLost gives the reason."""
         limit = self._supervision.heartbeat_seconds
+        longest = min(limit / 3, COLLECT_SECONDS)
         while True:
             try:
                 async with asyncio.timeout(limit):
-                    data = await cluster.result(replica.actor.collect.remote(limit / 3))
+                    data = await cluster.result(replica.actor.collect.remote(longest))
             except TimeoutError:
                 raise _ReplicaLost(
                     f"{replica} ({replica.location}) gave no sign for {limit:g} s"
                 ) from None
             except cluster.ReplicaDied as died:
                 raise _ReplicaLost(f"{replica} ({replica.location}) died: {died}") from died
-            completions, failure = unpack_collected(data)
+            completions, failure, replica.running_tokens = unpack_collected(data)
             self._deliver(replica, completions)
             if failure:
                 raise _ReplicaLost(f"the engine of {replica} failed: {failure}")
@@ -350,6 +361,7 @@ class RayFleet:
         """Remove and return a replica's pending requests, in the order in which they were sent."""
         if replica.flush is not None:
             replica.flush.cancel()
+        replica.running_tokens = 0
         orphans = list(replica.pending.values())
         replica.pending, replica.outbox, replica.aborts, replica.flush, replica.actor = (
             {},

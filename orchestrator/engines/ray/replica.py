@@ -30,7 +30,8 @@ from orchestrator.plan import registry
 Orders: TypeAlias = list[tuple[int, Request]]  # (ticket, request)
 # (ticket, trace or why there is none yet), in order of completion
 Completions: TypeAlias = list[tuple[int, Trace | Unavailable]]
-Collected: TypeAlias = tuple[Completions, str]  # and why the engine died, or ""
+# and why the engine died, or ""; and the output tokens so far of the requests that still run
+Collected: TypeAlias = tuple[Completions, str, int]
 
 # traces in one reply: 256 traces of 32,000 token ids are about 25 MB, little for Ray's object store
 MAX_BATCH = 256
@@ -113,7 +114,8 @@ class Replica:
         batch, self._completions = self._completions[:MAX_BATCH], self._completions[MAX_BATCH:]
         if not self._completions and not self._failure:
             self._has_results.clear()
-        return pack((batch, self._failure))
+        running_tokens = getattr(self._engine, "running_tokens", lambda: 0)()
+        return pack((batch, self._failure, running_tokens))
 
     async def stop(self) -> None:
         """Close the engine; running requests are dropped."""

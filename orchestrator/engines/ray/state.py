@@ -56,6 +56,7 @@ class RunningReplica:
     pid: int = 0
     restarts: int = 0
     n_in_a_row: int = 0
+    running_tokens: int = 0  # output tokens so far of its requests, as it last reported
     reason: str = ""
     pending: dict[int, PendingRequest] = field(
         default_factory=dict

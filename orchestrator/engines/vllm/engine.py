@@ -36,7 +36,7 @@ from orchestrator.engines.vllm.reply import (
     with_prompt_logprobs,
     with_thinking,
 )
-from orchestrator.engines.vllm.watch import TokenWatch
+from orchestrator.engines.vllm.watch import TokenWatch, tokens_so_far
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
 
 _MAX_SETTINGS = 1024  # sampling settings with cached vLLM parameters
@@ -86,6 +86,17 @@ class VllmEngine:
     def n_running(self) -> int:
         """Return the number of requests in the engines, including waiting ones."""
         return sum(int(pool.llm.get_num_unfinished_requests()) for pool in self._pools.values())
+
+    @property
+    def n_gpus(self) -> float:
+        """The number of GPUs that the engines use; 0 on a CPU."""
+        return sum(pool.n_gpus for pool in self._pools.values())
+
+    def running_tokens(self) -> int:
+        """Return the output tokens so far of the requests that run."""
+        return sum(
+            tokens_so_far(pool.llm.output_processor.request_states) for pool in self._pools.values()
+        )
 
     async def close(self) -> None:
         """End every engine and its processes; pending requests raise EngineError."""
@@ -200,6 +211,13 @@ class _ModelPool:
         self._refusals = (PlanError, ValueError, TypeError, VLLMClientError)
         self._flat_logprobs, self._pooling_params = FlatLogprobs, PoolingParams
         self._template = functools.lru_cache(_MAX_SETTINGS)(_sampling_params)
+
+    @property
+    def n_gpus(self) -> int:
+        """The number of GPUs that the engine uses; 0 on a CPU."""
+        config = self.llm.vllm_config
+        is_cpu = config.device_config.device_type == "cpu"
+        return 0 if is_cpu else int(config.parallel_config.world_size)
 
     def at_depth(self, request: Request) -> Request:
         """Return the request with the depth at which it runs, None for a model without a loop.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.core.metrics import (
@@ -107,6 +107,12 @@ class TokenWatch:
             for fold, top_k in self._folds
         ]
         return any(fired)
+
+
+def tokens_so_far(states: Mapping[str, Any]) -> int:
+    """Return the output tokens of the requests in vLLM's output processor, by their states."""
+    detokenizers = [state.detokenizer for state in states.values()]  # None in pooling models
+    return sum(one.num_output_tokens() for one in detokenizers if one is not None)
 
 
 def by_top_k(rules: Sequence[StopRule]) -> Iterator[tuple[int, list[StopRule]]]:

@@ -53,18 +53,18 @@ class Copy:
     """A copy that is not yet in its place, with its digest and the guesses about columns."""
 
     def __init__(self, written: Path, path: Path) -> None:
-        self._written = written
+        self.written = written
         self.path = path
         self.sha256 = ""
         self.guesses: tuple[tuple[str, str], ...] = ()
 
     def keep(self) -> None:
         """Put the copy in its place, instead of an earlier one."""
-        self._written.replace(self.path)
+        self.written.replace(self.path)
 
     def discard(self) -> None:
         """Remove the copy."""
-        self._written.unlink(missing_ok=True)
+        self.written.unlink(missing_ok=True)
 
 
 def _line(row: Row, encode: Any) -> bytes:

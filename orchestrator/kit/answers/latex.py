@@ -97,6 +97,9 @@ _IS = re.compile(r"\b(?:is|are|was|were|equals)\s")
 # a sentence that begins so leads to an answer and does not give it
 _PREAMBLE = re.compile(
     r"(?:First|Firstly|Let['’]?s|Let us|(?:Next, )?[Ww]e (?:need|want) to|We start)\b"
+    # "Step 5: done."
+    r"|[*#_ ]{0,6}(?:Step|Case|Part|Problem|Question|Example|Section|Chapter) \d{1,3}[*_:.)]{0,4}"
+    r"[^\d$\\]*$"
 )
 _BLANK = re.compile(r"(?:\\q?quad(?![A-Za-z])|\\text\s*\{\s*\}|\\[,;:! ]|[\s{}$,.;:~*_])*")
 # "of" behind these leaves them alone: 3/4 of the pie
@@ -108,6 +111,8 @@ _OPEN_END = re.compile(
     r"(?:[?:][*_]{0,3}|[-+/=^({\\]|(?<!\*)\*)$"
 )  # a question, or the rest is missing
 _LETTERS = re.compile(r"[A-Za-z]+")
+_BRACKETED = re.compile(r"^([*_ ]{0,3})<([-+\w.,/]{1,40})>")  # <7>
+_PARTS = re.compile(r"[*_ ]{0,3}\(?(?:a|i|1)\)[^\n]{1,200}?(?<!\w)\(?(?:b|ii|2)\)")  # (a) 5; (b) 6
 _REASON = re.compile(r"(?<=\S),?\s(?:because|since)\s")
 _NOT = re.compile(r"(?:not|never|neither|nor)\b", re.IGNORECASE)
 _CALLED_WRONG = re.compile(
@@ -217,6 +222,9 @@ def _unit_words(rest: str) -> list[str]:
 
 def _leading(words: str, language: Language | None) -> tuple[str, str] | None:
     """Return the expression at the start of a phrase, and the words after it."""
+    if _PARTS.match(words):
+        return None
+    words = _BRACKETED.sub(r"\1\2", words, count=1)
     words = plain(words, language).strip().lstrip("*_: ").strip().lstrip("\"'“`")
     words = _NEGATIVE.sub("-", words, count=1) if _NEGATIVE.match(words) else words
     formulas, rest = leading_formulas(words)

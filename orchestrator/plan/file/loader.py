@@ -18,12 +18,12 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from orchestrator.core.errors import PlanError, PluginError
-from orchestrator.core.plan import Budget, Model, Plan
+from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
@@ -44,9 +44,12 @@ from orchestrator.plan.keys import (
     OutputFormat,
     PlanFault,
     TopLevel,
+    key_type,
+    read_budgets,
+    read_prices,
     read_section,
     refuse_unknown,
-    takes_text,
+    table_of,
 )
 from orchestrator.plan.spec_syntax import one_spec
 
@@ -106,9 +109,10 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
         apply_recipe(RECIPES[recipe], tree)
         tree["problems"] = source_of(RECIPES[recipe], place)
     files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
-    columns = Columns(**read_section("columns", _table(tree.pop("columns", {}), "columns")))
-    execution = _execution(tree)
+    columns = Columns(**read_section("columns", table_of(tree.pop("columns", {}), "columns")))
+    execution, prices = _execution(tree), tree.pop("prices", {})
     plan, vote = _plan(tree)
+    execution = replace(execution, prices=read_prices(prices, plan.models))
     complete = plan
     # an engine or a verifier that does not load is `check_plan`'s to report
     with contextlib.suppress(PluginError):
@@ -270,7 +274,7 @@ def _takes_text(key: str, plugin: object) -> bool:
     group = _GROUPS.get(section, section.partition(".")[0])
     # the group of a part is known to its owner alone
     if not isinstance(plugin, str) or group not in registry.GROUPS:
-        return takes_text(POOL if section.startswith("models.") else section, name)
+        return key_type(POOL if section.startswith("models.") else section, name) == "str"
     try:
         options = registry.options(group, plugin)
     except PlanError:  # an unknown plugin, which `check_plan` reports better than a flag can
@@ -301,29 +305,30 @@ def _set(tree: Table, key: str, value: object) -> None:
 
 
 def _execution(tree: Table) -> Execution:
-    table = _table(tree.pop("execution", {}), "execution")
+    table = table_of(tree.pop("execution", {}), "execution")
     engine = _spec(table.pop("engine", Execution().engine.name), "execution.engine")
-    supervision = _table(tree.pop("supervision", {}), "supervision")
+    supervision = table_of(tree.pop("supervision", {}), "supervision")
+    tree["budget"], job_budget = read_budgets(tree.get("budget", {}))
     return Execution(
         engine,
         **read_section("execution", table),
         supervision=Supervision(**read_section("supervision", supervision)),
+        budget=job_budget,
     )
 
 
 def _plan(tree: Table) -> tuple[Plan, PluginSpec | None]:
     """Return the plan of what remains of the tree, and the selector if the tree names one."""
-    sampling = _table(tree.pop("sampling", {}), "sampling")
-    budget = _table(tree.pop("budget", {}), "budget")
+    sampling = table_of(tree.pop("sampling", {}), "sampling")
     values: Table = {
         "sampling": Sampling(**read_section("sampling", sampling)),
-        "budget": Budget(**read_section("budget", budget)),
+        "budget": tree.pop("budget"),
     }
     values |= {k: _spec(tree.pop(k), k) for k in ("strategy", "selector") if k in tree}
     if "models" in tree:
-        pools = _table(tree.pop("models"), "models")
+        pools = table_of(tree.pop("models"), "models")
         values["models"] = {name: _model(pools[name], f"models.{name}") for name in pools}
-    domains = _table(tree.pop("domains", {}), "domains")
+    domains = table_of(tree.pop("domains", {}), "domains")
     values["domains"] = {name: _spec(domains[name], f"domains.{name}", name) for name in domains}
     verifiers = _as_list(tree.pop("verifiers", []))
     values["verifiers"] = tuple(_spec(verifier, "verifiers") for verifier in verifiers)
@@ -337,7 +342,7 @@ def _plan(tree: Table) -> tuple[Plan, PluginSpec | None]:
 
 
 def _model(value: object, key: str) -> Model:
-    table = {"path": value} if isinstance(value, str) else _table(value, key)
+    table = {"path": value} if isinstance(value, str) else table_of(value, key)
     if "path" not in table:
         raise PlanFault(
             key,
@@ -347,7 +352,7 @@ def _model(value: object, key: str) -> Model:
 
 
 def _spec(value: object, key: str, default_name: str | None = None) -> PluginSpec:
-    table = _table(_as_table(value), key)
+    table = table_of(_as_table(value), key)
     name = table.pop("name", default_name)
     if not isinstance(name, str):
         raise PlanFault(key, f"[{key}] must name its plugin: write name = '...'")
@@ -359,11 +364,3 @@ def _spec(value: object, key: str, default_name: str | None = None) -> PluginSpe
             f"[{key}]: {error}; options are texts, numbers, true, false, lists and tables",
         ) from error
     return PluginSpec(name, table)
-
-
-def _table(value: object, key: str) -> Table:
-    if not isinstance(value, dict):
-        raise PlanFault(
-            key, f"{key} = {value!r}: it must be a table; write [{key}] and its keys below"
-        )
-    return dict(value)

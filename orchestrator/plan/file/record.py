@@ -22,6 +22,7 @@ def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
     A job directory keeps this record.
     """
     table = {**dataclasses.asdict(execution), "engine": _spec_table(execution.engine)}
+    prices = table.pop("prices")
     return {
         "domain": plan.domain,
         "seed": plan.seed,
@@ -31,9 +32,10 @@ def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
         "strategy": _spec_table(plan.strategy),
         "selector": _spec_table(plan.selector),
         "sampling": dataclasses.asdict(plan.sampling),
-        "budget": dataclasses.asdict(plan.budget),
+        "budget": dataclasses.asdict(plan.budget) | table.pop("budget"),
         "domains": {name: _spec_table(spec) for name, spec in plan.domains.items()},
         "supervision": table.pop("supervision"),
+        "prices": {"gpu_hour": prices["gpu_hour"], **prices["pools"]},
         "execution": table,
     }
 

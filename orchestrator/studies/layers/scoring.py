@@ -29,7 +29,11 @@ from orchestrator.core.votes import tally
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.studies.evaluate import RightAnswers, is_right, share_estimate
+from orchestrator.studies.estimates import share_estimate
+from orchestrator.studies.evaluate import (
+    RightAnswers,
+    is_right,
+)
 from orchestrator.studies.layers.mcts import Order
 
 FIRST = 8  # problems on which an order is tried first

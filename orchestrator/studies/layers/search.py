@@ -26,7 +26,8 @@ from orchestrator.core.session import prepared_prompt
 from orchestrator.core.values import Problem, Prompt
 from orchestrator.jobs.files import write_atomically
 from orchestrator.plan.execution import Execution
-from orchestrator.studies.evaluate import Estimate, RightAnswers, share_estimate
+from orchestrator.studies.estimates import Estimate, share_estimate
+from orchestrator.studies.evaluate import RightAnswers
 from orchestrator.studies.layers.mcts import Order, SearchOptions, Trial, explore, front
 from orchestrator.studies.layers.scoring import (
     Complete,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import Schedule
-from orchestrator.studies.evaluate import Estimate, mean_estimate
+from orchestrator.studies.estimates import Estimate, mean_estimate
 
 if TYPE_CHECKING:
     from orchestrator.studies.layers.decoder import Decoder

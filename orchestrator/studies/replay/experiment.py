@@ -22,7 +22,7 @@ from orchestrator.core.protocols import Selector
 from orchestrator.core.values import PluginSpec, Purpose, Request, Trace
 from orchestrator.core.votes import pruned
 from orchestrator.plan import registry
-from orchestrator.studies.evaluate import Estimate, mean_estimate
+from orchestrator.studies.estimates import Estimate, mean_estimate
 from orchestrator.studies.replay.recording import (
     Draw,
     RecordedProblem,

@@ -23,7 +23,7 @@ from orchestrator.plan.auto import (
     choose,
 )
 from orchestrator.plan.spec_syntax import spelled
-from orchestrator.studies.evaluate import Estimate
+from orchestrator.studies.estimates import Estimate
 from orchestrator.studies.replay.experiment import ReplayRow, ReplaySetting, difference
 
 N_MAX = 32  # the maximum number of attempts that a pilot samples per problem

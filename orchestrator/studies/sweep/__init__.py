@@ -1,4 +1,4 @@
 """Sweeps of accuracy over depth and width: the surface, the value of votes per depth, the plans.
 
-`orchestrator.studies.series` samples the pools.
+`orchestrator.studies.sweep.series` samples the pools.
 """

@@ -22,7 +22,7 @@ from orchestrator.core.plan import derive_seed
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Problem, Trace
 from orchestrator.core.votes import conclude
-from orchestrator.studies.evaluate import Estimate, Table, mean_estimates
+from orchestrator.studies.estimates import Estimate, Table, mean_estimates
 from orchestrator.studies.scaling import attempts, majority_at_k, majority_error, votes
 from orchestrator.studies.sweep.levels import Level, Pools, Right, layer_tokens, level
 

@@ -101,7 +101,7 @@ def test_tied_problems_are_listed(cli: Run, job: str) -> None:
 )
 def test_a_filter_lists_its_problems_only(cli: Run, filter: str, settings: tuple[str, ...]) -> None:
     """All problems of a job in which this happened to each, and none of one in which it did not."""
-    code = 1 if filter == "--failed" else 0
+    code = 3 if filter == "--failed" else 0
     cli("run", "--problems", "p.jsonl", *FAKE, *settings, "--out", "runs/b", code=code)
     found = ids(shown(cli, "runs/b", filter))
     assert found
@@ -174,7 +174,7 @@ def test_a_cut_off_or_failed_attempt_says_so(cli: Run) -> None:
     cli("run", "--problems", "p.jsonl", *FAKE, "--sampling.max_new_tokens", "5", "--out", "runs/l")
     assert "cut off before it gave an answer" in cli("show", "runs/l", "q0").stdout
     failing = ("--execution.engine.failure_rate", "1", "--out", "runs/f")
-    cli("run", "--problems", "p.jsonl", *FAKE, *failing, code=1)
+    cli("run", "--problems", "p.jsonl", *FAKE, *failing, code=3)
     assert "fails this trace on purpose" in cli("show", "runs/f", "q0").stdout
     assert "12 failed problems count as wrong" in cli("show", "runs/f").stdout
 

@@ -16,9 +16,11 @@ from orchestrator.cli.view.live import (
     Ticker,
     plain_counts,
 )
-from orchestrator.core.values import Finish
+from orchestrator.core.plan import Plan
+from orchestrator.core.values import Sampling
 from orchestrator.engines.supervised import Outages, Pause
-from orchestrator.runtime.driver import Progress
+from orchestrator.report.losses import loss_causes, losses_so_far
+from orchestrator.runtime.progress import Progress
 
 
 def console(width: int = 80, *, terminal: bool = False) -> Console:
@@ -41,9 +43,9 @@ def running(**counts: object) -> RunState:
     progress = Progress(n_problems=300, n_done=120, n_resumed=20, n_running=64, output_tokens=8000)
     for name, value in counts.items():
         setattr(progress, name, value)
-    progress.finishes.update(
-        {Finish.STOP: 700, Finish.LENGTH: 20, Finish.CANCELLED: 30, Finish.FAILED: 2}
-    )
+    progress.attempts.update({"unused": 100, "voted": 600, "cut off": 20, "cancelled": 30})
+    progress.attempts.update({"failed": 2})
+    progress.n_arrived = 760
     state = RunState()
     state.start(progress)
     return state
@@ -97,8 +99,42 @@ def test_the_picture_fits_its_terminal(width: int) -> None:
     text = drawn(state, width)
     assert all(len(line) <= width for line in text.splitlines())
     assert "999,999/1,000,000" in text
-    assert "720 finished · 30 cancelled · 2 failed" in text
-    assert "33% saved against full sampling" in text
+    assert "64 running · 760 done" in text
+    assert "700 answered · 20 cut off · 30 cancelled · 2 failed" in text
+    assert "33% fewer than full sampling" in text
+
+
+def test_tokens_of_running_requests_count_at_once() -> None:
+    """On a slow engine nothing arrives for minutes: it must not look as if nothing happened."""
+    now = 10.0
+    meter = Meter(clock=lambda: now)
+    progress = Progress(n_problems=3, running_tokens=500)
+    assert meter.read(progress, 0.0).tokens_per_second == pytest.approx(50.0)
+    progress.running_tokens, progress.output_tokens = 0, 500  # they have arrived
+    assert meter.read(progress, 0.0).tokens_per_second == pytest.approx(50.0)
+    assert "500 tokens" in plain_counts(progress)
+
+
+def test_a_loss_is_not_called_saved() -> None:
+    """More was spent than full sampling takes: "saved -25%" would be read as a gain."""
+    text = drawn(running(saved_tokens=-1600.0), 120)
+    assert "25% more than full sampling" in text
+    assert "-" not in text.split("tokens")[1].split("\n")[0]
+    assert "saved" not in text
+
+
+def test_a_cause_of_lost_accuracy_is_named_while_it_runs() -> None:
+    """Whoever waits for a night's run should not learn in the morning that most were cut."""
+    state = running()
+    state.losses = lambda progress: loss_causes(
+        losses_so_far(progress), Plan(sampling=Sampling(max_new_tokens=64)), "runs/x", 10
+    )
+    assert state.progress is not None
+    state.progress.attempts.update({"cut off": 480})
+    assert "cut off    500 of 1,232 attempts; raise sampling.max_new_tokens" in drawn(state, 80)
+    out = console()
+    PlainView(out, "runs/x").close(state)
+    assert "; cut off: 500 of 1,232 attempts; raise sampling.max_new_tokens" in text_of(out)
 
 
 def test_a_starting_engine_shows_what_it_does_and_for_how_long() -> None:
@@ -176,7 +212,7 @@ def test_the_live_view_costs_little_whatever_the_rate_of_traces() -> None:
     def count() -> None:
         while not stop.is_set():
             for _ in range(100):
-                progress.finishes[Finish.STOP] += 1
+                progress.attempts["unused"] += 1
                 progress.output_tokens += 8
             time.sleep(0.005)
 
@@ -209,5 +245,6 @@ def test_counts_are_one_line() -> None:
     state = running()
     assert state.progress is not None
     assert plain_counts(state.progress) == (
-        "120/300 problems; traces: 64 running, 720 finished, 30 cancelled, 2 failed; 8,000 tokens"
+        "120/300 problems; requests: 64 running, 760 done; attempts: 700 answered, 20 cut off, "
+        "30 cancelled, 2 failed; 8,000 tokens"
     )

@@ -12,7 +12,7 @@ from orchestrator.cli.view.numbers import (
     share,
     short_count,
 )
-from orchestrator.studies.evaluate import Estimate
+from orchestrator.studies.estimates import Estimate
 
 KNOWN = Estimate(0.4167, 0.193, 0.6804, 12)
 UNKNOWN = Estimate(1.0, None, None, 3)

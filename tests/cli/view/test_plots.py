@@ -9,7 +9,7 @@ import pytest
 from orchestrator.cli.view.plots import draw_plot, lines
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import PluginSpec
-from orchestrator.studies.evaluate import Estimate
+from orchestrator.studies.estimates import Estimate
 from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow, ReplaySetting
 
 

@@ -565,6 +565,7 @@ async def test_an_aborted_request_returns_what_has_arrived_and_the_server_sees_i
         await sent.wait()
         # its round trip takes longer than the arrival of earlier messages
         await engine.generate(request(ordinal=2))
+        assert engine.running_tokens() == 3  # type: ignore[attr-defined]  # of this engine
         engine.abort(asked)
         engine.abort(asked)  # a second one is ignored
         trace = await pending
@@ -572,6 +573,7 @@ async def test_an_aborted_request_returns_what_has_arrived_and_the_server_sees_i
     assert (trace.ordinal, trace.finish, trace.text) == (1, Finish.CANCELLED, "na na na ")
     assert (trace.usage.output_tokens, trace.metrics) == (3, {"mean_logprob": -1.0})
     assert "no count" in trace.note
+    assert engine.running_tokens() == 0  # type: ignore[attr-defined]
 
 
 async def test_counts_the_server_did_not_send_are_called_what_they_are() -> None:

@@ -204,7 +204,7 @@ async def test_a_replica_brings_back_in_few_calls_what_came_in_one() -> None:
     await replica.submit(pack(list(enumerate(wanted))))
     collected, n_calls = [], 0
     while len(collected) < 200:
-        completions, failure = unpack_collected(await replica.collect(5.0))
+        completions, failure, _ = unpack_collected(await replica.collect(5.0))
         assert not failure
         collected += completions
         n_calls += 1
@@ -213,10 +213,18 @@ async def test_a_replica_brings_back_in_few_calls_what_came_in_one() -> None:
     await replica.stop()
 
 
+async def test_a_sign_of_life_has_the_tokens_that_are_not_collected_yet() -> None:
+    """The live line counts them: an attempt may run for minutes."""
+    replica = await started()
+    replica._engine.running_tokens = lambda: 12  # type: ignore[union-attr]  # it is open
+    assert unpack_collected(await replica.collect(0.01)) == ([], "", 12)
+    await replica.stop()
+
+
 async def test_collect_returns_empty_as_a_sign_of_life() -> None:
     """It lets the fleet distinguish a quiet replica from a hung one."""
     replica = await started()
-    assert unpack_collected(await replica.collect(0.01)) == ([], "")
+    assert unpack_collected(await replica.collect(0.01)) == ([], "", 0)
     await replica.stop()
 
 
@@ -225,7 +233,7 @@ async def test_an_abort_before_the_first_step_is_not_lost() -> None:
     replica = await started(seconds=60)
     await replica.submit(pack([(1, requests(1)[0])]))
     await replica.abort([1])
-    [(ticket, trace)], _ = unpack_collected(await replica.collect(5.0))
+    [(ticket, trace)], *_ = unpack_collected(await replica.collect(5.0))
     assert (ticket, trace.finish) == (1, Finish.CANCELLED)
     await replica.stop()
 
@@ -253,7 +261,7 @@ async def test_a_replica_reports_an_engine_that_dies_or_does_not_open() -> None:
     """The user must see the root cause; an exception through Ray would arrive as a stack trace."""
     replica = await started(breaks="no more memory")
     await replica.submit(pack([(1, requests(1)[0])]))
-    completions, failure = unpack_collected(await replica.collect(5.0))
+    completions, failure, _ = unpack_collected(await replica.collect(5.0))
     assert completions == []
     assert failure.startswith("no more memory")
     await replica.stop()
@@ -265,7 +273,7 @@ async def test_a_replica_passes_on_what_its_engine_cannot_serve_now() -> None:
     """With the pause that was requested: the caller of the fleet waits, not the replica."""
     replica = await started(busy=True)
     await replica.submit(pack([(1, requests(1)[0])]))
-    [(ticket, refusal)], failure = unpack_collected(await replica.collect(5.0))
+    [(ticket, refusal)], failure, _ = unpack_collected(await replica.collect(5.0))
     assert (ticket, failure, str(refusal)) == (1, "", "HTTP 429: slow down")
     assert isinstance(refusal, Unavailable)
     assert (refusal.retry_after_seconds, refusal.lost_tokens) == (3.0, 5)

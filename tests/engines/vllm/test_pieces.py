@@ -20,7 +20,13 @@ from orchestrator.engines.vllm import guard, host, pooling
 from orchestrator.engines.vllm.options import Vllm
 from orchestrator.engines.vllm.prompts import Refused, checkpoint_tokens, fitting_tokens
 from orchestrator.engines.vllm.reply import inherited_logprobs, with_prompt_logprobs
-from orchestrator.engines.vllm.watch import TokenWatch, by_top_k, confidence, series_class
+from orchestrator.engines.vllm.watch import (
+    TokenWatch,
+    by_top_k,
+    confidence,
+    series_class,
+    tokens_so_far,
+)
 
 GIB = host.GIB
 
@@ -463,3 +469,18 @@ def test_a_single_worker_on_a_cpu_needs_no_process(
     )
     assert host.without_worker_process(config) is config
     assert parallel.distributed_executor_backend == executor
+
+
+def test_running_tokens_are_those_of_vllms_detokenizers() -> None:
+    """A pooling model has none."""
+
+    class Detokenizer:
+        def num_output_tokens(self) -> int:
+            return 5
+
+    states = {
+        "a": SimpleNamespace(detokenizer=Detokenizer()),
+        "b": SimpleNamespace(detokenizer=Detokenizer()),
+        "c": SimpleNamespace(detokenizer=None),
+    }
+    assert tokens_so_far(states) == 10

@@ -15,7 +15,8 @@ from orchestrator.core.values import Message, Problem
 from orchestrator.engines.fake.engine import problem_number
 from orchestrator.jobs.rows import stored
 from orchestrator.jobs.rows.stored import StoredDict, StoredList
-from orchestrator.studies import evaluate
+from orchestrator.studies import estimates
+from orchestrator.studies.estimates import SavedShare
 
 
 @given(st.lists(st.text()), st.integers(1, 5), st.integers(1, 4))
@@ -140,12 +141,12 @@ def test_the_interval_of_many_problems_agrees_with_the_bootstrap(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where the normal distribution takes over, the two differ by less than a twentieth."""
-    spending = evaluate._Spending()
+    share = SavedShare()
     for i in range(4000):
-        spending.add(100 + (i * 7919) % 311, 400 + (i * 104_729) % 97)
-    bootstrapped = spending.saved()
-    monkeypatch.setattr(evaluate, "_N_BOOTSTRAPPED", 10)
-    normal = spending.saved()
+        share.add(100 + (i * 7919) % 311, 400 + (i * 104_729) % 97)
+    bootstrapped = share.estimate()
+    monkeypatch.setattr(estimates, "_N_RESAMPLED", 10)
+    normal = share.estimate()
     assert normal.value == pytest.approx(bootstrapped.value, rel=1e-12)
     assert None not in (normal.low, normal.high, bootstrapped.low, bootstrapped.high)
     width = bootstrapped.high - bootstrapped.low  # type: ignore[operator]

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from verifiers.programs import sandbox
+from verifiers.programs.judge import fault_found
 from verifiers.programs.sandbox import Limits
 
 pytestmark = pytest.mark.usefixtures("sandboxing")
@@ -206,11 +207,9 @@ async def test_an_early_end_is_no_pass() -> None:
         "import os; os._exit(0)",
         "raise SystemExit",
         "exit()",
-        "import os; os.close(1)",
     ):
-        outcome = await sandbox.run(f"def f(): return 1\n{leave}", test="assert f() == 1")
-        assert outcome.fault, leave
-    assert (await sandbox.run("def f(): return 1", test="assert f() == 1")).fault == ""
+        assert await fault_found(f"def f(): return 1\n{leave}", "assert f() == 1"), leave
+    assert await fault_found("def f(): return 1", "assert f() == 1") == ""
 
 
 async def test_cancelling_kills_the_program(watching: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -16,9 +16,7 @@ from orchestrator.cli.study.results.options import by_option, problems_option
 from orchestrator.cli.view.numbers import counted, one_line
 from orchestrator.cli.view.results.jobs import tags_table
 from orchestrator.cli.view.tables import points_table, rankings_table
-from orchestrator.core.values import Result, Status, Trace
-from orchestrator.core.votes import n_sampled
-from orchestrator.jobs.finished import read_finished
+from orchestrator.jobs.finished import domains_of, job_reader
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.spec_syntax import one_spec, spelled
@@ -26,10 +24,8 @@ from orchestrator.report.tags import accuracy_by_tag
 from orchestrator.studies.evaluate import RightAnswers
 from orchestrator.studies.summary import (
     Ranking,
-    correctness,
-    curve,
+    evaluate_job,
     failed_note,
-    rankings,
     undecided_note,
     unreadable_notes,
 )
@@ -77,31 +73,21 @@ def evaluate(
     """
     widths = parse_counts(ks, "--ks") if ks else ()
     specs = [one_spec("--selector", text) for text in selectors]
-    job, execution = read_finished(Path(directory)), Execution()
-    plan, results, domains = job.plan, job.results_in_order(), job.domains()
-    pools = {
-        r.problem_id: job.pools[r.problem_id] for r in results if r.status is not Status.INVALID
-    }
-    answers = job.reference_file(problems)
-    read = required_references(answers, domains, plan, execution)
-    references, unreadable = read.answers, [r.problem_id for r in read.unreadable]
-    loaded = {spelled(spec): registry.load("selectors", spec) for spec in (plan.selector, *specs)}
-    ranked = rankings(
-        results,
-        pools,
-        loaded,
-        lambda reselected: correctness(reselected, references, domains, plan, execution),
-        unreadable,
-    )
-    right = correctness(results, references, domains, plan, execution)
-    by_tag = accuracy_by_tag(results, right, tags) if right or tags else []
-    points = curve(pools, references, domains, widths, plan, execution) if references else []
-    notes = [_fault_note(r, loaded[r.selector], pools) for r in ranked if r.n_failed]
-    notes += [note] if (note := failed_note(ranked[0].report)) else []
-    doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
-    notes += [f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt]
-    notes += [job.damage] if job.damage else []
-    notes += _cautions(results, pools, references, answers)
+    with job_reader(Path(directory)) as reader:
+        job = reader.outline()
+        file, answers = job.problem_file(), job.reference_file(problems)
+        domains = domains_of((id for id in job.digests if id in reader.concluded), file, job.plan)
+        read = required_references(answers, domains, job.plan, Execution())
+        loaded = {spelled(s): registry.load("selectors", s) for s in (job.plan.selector, *specs)}
+        found = evaluate_job(reader, loaded, read.answers, domains, Execution())
+    unreadable = [r.problem_id for r in read.unreadable]
+    ranked, right = found.rankings(file, unreadable), found.right(file)
+    by_tag = accuracy_by_tag(found.results(file), right, tags) if right or tags else []
+    points = found.curve(file, widths)
+    notes = [_fault_note(r, loaded[r.selector], found.metrics) for r in ranked if r.n_failed]
+    notes += _doubts(ranked, directory)
+    notes += [note for note in (reader.damage, reader.growing) if note]
+    notes += _cautions(read.answers, answers, found.n_short)
     if as_json:
         notes += unreadable_notes(read, answers)
         print_json(
@@ -115,9 +101,11 @@ def evaluate(
         )
         return 0
     console = results_console()
-    n_traces = sum(map(len, pools.values()))
     console.print(
-        Text(f"{job.directory}: {len(results):,} results, {n_traces:,} traces", style="bold")
+        Text(
+            f"{job.directory}: {ranked[0].report.n_results:,} results, {found.n_traces:,} traces",
+            style="bold",
+        )
     )
     console.print(rankings_table(ranked))
     if points:
@@ -129,9 +117,16 @@ def evaluate(
     return 0
 
 
-def _fault_note(ranking: Ranking, selector: object, pools: Mapping[str, Sequence[Trace]]) -> str:
+def _doubts(ranked: Sequence[Ranking], directory: str) -> Iterator[str]:
+    """Yield the notes on problems that failed, and on answers that could not be compared."""
+    if note := failed_note(ranked[0].report):
+        yield note
+    doubts = {undecided_note(r.report, directory): r.selector for r in ranked}
+    yield from (f"{selector}: {doubt}" for doubt, selector in doubts.items() if doubt)
+
+
+def _fault_note(ranking: Ranking, selector: object, recorded: Collection[str]) -> str:
     """Return the note on the problems that a selector could not vote on, with the remedy."""
-    recorded = {name for pool in pools.values() for trace in pool for name in trace.metrics}
     missing = [name for name in registry.metrics(selector) if name not in recorded]
     n_failed = counted(ranking.n_failed, "problem")
     if missing:
@@ -142,22 +137,12 @@ def _fault_note(ranking: Ranking, selector: object, pools: Mapping[str, Sequence
     return f"{ranking.selector}: {n_failed} could not be voted on, e.g.: {one_line(ranking.error)}"
 
 
-def _cautions(
-    results: Sequence[Result],
-    pools: Mapping[str, Sequence[Trace]],
-    references: RightAnswers,
-    answers: str,
-) -> Iterator[str]:
+def _cautions(references: RightAnswers, answers: str, n_short: int) -> Iterator[str]:
     if not references:
         yield (
             f"{answers} has no reference answers (`answer`) for these problems, so their accuracy "
             "is unknown."
         )
-    n_short = sum(
-        r.n_planned is not None and n_sampled(pools[r.problem_id]) < r.n_planned
-        for r in results
-        if r.problem_id in pools
-    )
     if n_short and references:
         yield (
             f"{counted(n_short, 'problem')} {'was' if n_short == 1 else 'were'} not sampled in "

@@ -14,16 +14,17 @@ from orchestrator.cli.study.results.options import problems_option, rows_option
 from orchestrator.cli.view.results.problems import problem_view, problems_view
 from orchestrator.cli.view.tables import trace_row
 from orchestrator.core.errors import PlanError
+from orchestrator.report.losses import loss_causes
 from orchestrator.report.rows import attempt_row, problem_row
 from orchestrator.report.scored import (
     Outcome,
     ScoredJob,
     ScoredProblem,
-    problem_named,
     read_scored,
+    read_scored_problem,
 )
 from orchestrator.report.tags import tag_values
-from orchestrator.studies.evaluate import share_estimate
+from orchestrator.studies.estimates import share_estimate
 
 # Each filter with its help text and its rule.
 _FILTERS: dict[str, tuple[str, Callable[[ScoredProblem], bool]]] = {
@@ -98,7 +99,7 @@ def show(
     names = [name for name, wanted in chosen.items() if wanted]
     if problem is not None:
         _refuse_lists(names, tags)
-        one = problem_named(read_scored(directory, problems, only=problem), problem)
+        one = read_scored_problem(directory, problem, problems)
         if as_json:
             print_json(_problem_json(one))
         else:
@@ -155,6 +156,7 @@ def _listing(job: ScoredJob, kept: Sequence[ScoredProblem]) -> dict[str, object]
         "directory": str(job.directory),
         "n_by_outcome": Counter(p.outcome.value for p in job.problems),
         "accuracy": share_estimate(list(job.correctness.values())),
+        "losses": loss_causes(job.losses, job.plan, job.directory),
         "problems": [problem_row(p) for p in kept if p.result is not None],
         "open": [p.problem.id for p in kept if p.result is None],
         "notes": job.notes,

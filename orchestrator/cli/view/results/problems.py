@@ -16,10 +16,12 @@ from orchestrator.cli.view.numbers import NONE, count, counted, estimate_text, o
 from orchestrator.cli.view.results.lists import QuestionList, notes_view, shortened
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.core.values import Cluster, Result, Trace
+from orchestrator.core.votes import AttemptState
 from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.kit.prompts import question
-from orchestrator.report.scored import Attempt, AttemptState, Outcome, ScoredJob, ScoredProblem
-from orchestrator.studies.evaluate import share_estimate
+from orchestrator.report.losses import loss_causes
+from orchestrator.report.scored import Attempt, Outcome, ScoredJob, ScoredProblem
+from orchestrator.studies.estimates import share_estimate
 
 _STYLES = {
     Outcome.RIGHT: "green",
@@ -34,6 +36,7 @@ _STATES = {
     AttemptState.UNUSED: "has an answer, but no vote",
     AttemptState.ABSTAINED: "abstained: no answer was found in its text",
     AttemptState.CUT_OFF: "cut off before it gave an answer",
+    AttemptState.STOPPED: "stopped by a rule before it gave an answer",
 }
 
 
@@ -54,6 +57,8 @@ def problems_view(
     shown = problems[:n_rows] if n_rows else problems
     hint = f"one problem with all its attempts: {command} ID"
     parts: list[RenderableType] = [_headline(job)]
+    causes = loss_causes(job.losses, job.plan, job.directory)
+    parts += [Text(f"{one.cause}: {one.n:,} {one.text}", style="yellow") for one in causes]
     if shown:
         parts.append(_problems_list(shown, any(p.has_dropped for p in problems)))
     else:

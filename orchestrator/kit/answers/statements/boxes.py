@@ -44,6 +44,10 @@ _APPROXIMATED = re.compile(rf"{_SPACES}{{0,4}}(?:\\approx(?![A-Za-z])|≈){_SPAC
 _PART_BEFORE = re.compile(r"(?:\\(?:sqrt|[dt]?frac)\s?\{|\d|\}\s?[+*/]\s?|\}\s?\{)$")
 _PART_AFTER = re.compile(r"\s?(?:\^(?!\s?\{?\s?\\circ)|\+\s?C\b|[+*/]\s?\\boxed|\}\s?\{\\boxed)")
 _APPROXIMATE = re.compile(r"\s{0,3}(?:\\approx|≈)")
+_SCALE_AFTER = re.compile(
+    r"(?:\$|\\\)|\*\*|\s)*?[ \t](hundred|thousand|million|billion|trillion)(?![A-Za-z])",
+    re.IGNORECASE,
+)
 _PERCENT_AFTER = re.compile(
     r"(?:\$|\\\)|\*\*|\s)*?\s?(?:\\?[%％]|(?:percent(?:age)?|per cent|pct)(?![A-Za-z]))",
     re.IGNORECASE,
@@ -94,6 +98,8 @@ def _joined(text: str, spans: list[tuple[int, int, str]]) -> list[Statement]:
         content = _with_neighbours(text, start, end, content)
         if content and (percent := _PERCENT_AFTER.match(text, end, end + 24)):
             content, end = content + r"\%", percent.end()
+        elif content[-1:].isdigit() and (scale := _SCALE_AFTER.match(text, end, end + 24)):
+            content, end = f"{content} {scale[1]}", scale.end()
         last = candidates[-1] if candidates else None
         between = None
         if last and start - last.end <= _BETWEEN_CHARS and len(last.texts) < _MAX_BOXES:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from rich.text import Text
 
-from orchestrator.cli import doctor as checks
 from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.machine import doctor as checks
 from orchestrator.cli.options import debug_option
 from orchestrator.cli.view import plugins as view
 

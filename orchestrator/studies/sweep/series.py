@@ -19,7 +19,13 @@ from orchestrator.core.values import Trace
 from orchestrator.jobs.files import make_private
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.problems import ProblemFile
-from orchestrator.jobs.source import JobSource, job_source, require_same_file, write_source
+from orchestrator.jobs.source import (
+    JobSource,
+    job_source,
+    require_same_file,
+    require_same_plan,
+    write_source,
+)
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan
@@ -89,4 +95,6 @@ def series(
     source = job_source(loaded.problems, limit, loaded.format, loaded.origin)
     for member in members:
         require_same_file(directory / member.folder, source)
+        if not member.folder:  # it may be the job of a user, which must not grow by a study
+            require_same_plan(directory, member.plan)
     return Series(directory, members, loaded.execution, file, source)

@@ -1,0 +1,264 @@
+"""The fixed keys of a plan in one table: their dataclasses, ranges and meanings.
+
+The one rule: types and defaults come from the dataclasses, ranges and meanings from msgspec's
+`Meta`. The loader, its errors, the flags and the documentation are all generated from these, so
+they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from msgspec import Meta
+
+from orchestrator.core.plan import Model, Plan
+from orchestrator.core.values import Sampling
+from orchestrator.plan.execution import (
+    Execution,
+    JobBudget,
+    Prices,
+    Supervision,
+    TokenPrices,
+)
+
+OutputFormat: TypeAlias = Literal["auto", "jsonl", "openai-batch"]
+_PLAN = Plan()
+_JOB = JobBudget()
+
+
+@dataclass(frozen=True, slots=True)
+class TopLevel:
+    """The keys at the top of a plan file that have one value; plugins and the model by name."""
+
+    problems: str = ""
+    out: str = ""
+    format: OutputFormat = "auto"
+    model: str = _PLAN.models[_PLAN.default_model].path
+    domain: str = _PLAN.domain
+    seed: int = _PLAN.seed
+    answers_in_thinking: bool = _PLAN.answers_in_thinking
+    strategy: str = _PLAN.strategy.name
+    selector: str = _PLAN.selector.name
+    verifiers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of the rows hold the fields of problems; "" is the column of the same name.
+
+    A text with {NAME} is a template over several columns.
+    """
+
+    id: str = ""
+    prompt: str = ""
+    messages: str = ""
+    answer: str = ""
+    domain: str = ""
+    tests: str = ""
+    wrong: tuple[str, ...] = ()
+    omit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetKeys:
+    """The table [budget]: the limits of a problem, then those of the job (`JobBudget`)."""
+
+    traces: int = _PLAN.budget.traces
+    tokens: int = _PLAN.budget.tokens
+    seconds: float = _PLAN.budget.seconds
+    usd: float = _JOB.usd
+    gpu_seconds: float = _JOB.gpu_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PriceKeys:
+    """The keys of the table [prices] that have one value; the others are tables of model pools."""
+
+    gpu_hour: float = Prices().gpu_hour
+
+
+PRICE = "prices.NAME"  # the section of any one model pool
+POOL = "models.NAME"  # the section of any one model
+SECTIONS: Mapping[str, type] = {
+    "": TopLevel,
+    "columns": Columns,
+    "sampling": Sampling,
+    "budget": BudgetKeys,
+    "execution": Execution,
+    "supervision": Supervision,
+    "prices": PriceKeys,
+    PRICE: TokenPrices,
+    POOL: Model,
+}
+# fields of an Execution that are tables of their own in a plan file
+NESTED = (Supervision, JobBudget, Prices)
+TABLES = (
+    "columns",
+    "models",
+    "domains",
+    "sampling",
+    "budget",
+    "execution",
+    "supervision",
+    "prices",
+)  # at the top of a plan file
+
+_MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
+KEYS: Mapping[str, Meta] = {
+    "problems": Meta(
+        description="The problems: a file, folder, glob, URI, '-' for standard input, or recipe "
+        "(docs/problems.md); a path in a plan file is relative to that file."
+    ),
+    "out": Meta(
+        description="The job's directory, relative to the current one. Naming it again resumes it."
+    ),
+    "format": Meta(
+        description="The output in addition to results.jsonl: none (jsonl), OpenAI batch output "
+        "(openai-batch), or the one that matches the problem file (auto)."
+    ),
+    "model": Meta(description=_MODEL),
+    "domain": Meta(
+        description="The domain, which reads and compares answers, of problems that name none."
+    ),
+    "seed": Meta(description="The seed of all randomness, with the problem's id and the ordinal."),
+    "answers_in_thinking": Meta(
+        description="Whether an answer counts that stands only in thinking without a reply."
+    ),
+    "strategy": Meta(description="The strategy, which explores problems; see `leadline plugins`."),
+    "selector": Meta(description="The selector, which ranks answers; see `leadline plugins`."),
+    "verifiers": Meta(description="The verifiers that score each trace, by name."),
+    "columns.id": Meta(
+        description="The column with the id, or a template such as {year}-{number}."
+    ),
+    "columns.prompt": Meta(description="The column with the question, or a template of several."),
+    "columns.messages": Meta(description="The column with the messages of a conversation."),
+    "columns.answer": Meta(description="The column with the reference answer, or a template."),
+    "columns.domain": Meta(description="The column with the domain."),
+    "columns.tests": Meta(description="The column with the tests of a program, or a template."),
+    "columns.wrong": Meta(
+        description="Columns of wrong choices: the prompt gets lettered choices, in an order that "
+        "the id decides, and the reference is the letter of the right one."
+    ),
+    "columns.omit": Meta(
+        description="Columns that are not kept as tags, such as a worked solution."
+    ),
+    "sampling.temperature": Meta(
+        ge=0,
+        description="0 takes the most likely token, so every trace is the same; 0.6 to 1 is usual.",
+    ),
+    "sampling.top_p": Meta(
+        gt=0,
+        le=1,
+        description="Sample among the most likely tokens of this total probability; 1 is no limit.",
+    ),
+    "sampling.top_k": Meta(
+        ge=0, description="Sample among this many most likely tokens; 0 is no limit."
+    ),
+    "sampling.min_p": Meta(
+        ge=0,
+        lt=1,
+        description="Drop tokens less likely than this share of the most likely one; 0 drops none.",
+    ),
+    "sampling.repetition_penalty": Meta(
+        gt=0,
+        description="Above 1, tokens that have appeared become less likely; 1 changes nothing.",
+    ),
+    "sampling.max_new_tokens": Meta(ge=1, description="The most tokens that one trace may have."),
+    "sampling.depth": Meta(
+        ge=0,
+        description="Latent depth: how often a looped model's think block runs; 0 is as it ships.",
+    ),
+    "sampling.stop": Meta(
+        extra={"item": Meta(min_length=1)}, description="Texts that end a trace."
+    ),
+    "sampling.system": Meta(description="The system message of every problem; empty for none."),
+    "sampling.template": Meta(
+        pattern=r"\{prompt\}",
+        extra_json_schema={"range": "containing {prompt}"},
+        description="The template of plain prompts; {prompt} is replaced by the prompt.",
+    ),
+    "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
+    "budget.tokens": Meta(ge=0, description="The most output tokens of a problem; 0 is no limit."),
+    "budget.seconds": Meta(
+        ge=0,
+        description="The most seconds of a problem, from its first request; pauses of an outage do "
+        "not count. 0 is no limit.",
+    ),
+    "budget.usd": Meta(
+        ge=0,
+        description="The most US dollars of the whole job, by [prices]; 0 is no limit. The job "
+        "ends before it costs more, and continues with a larger budget.",
+    ),
+    "budget.gpu_seconds": Meta(
+        ge=0,
+        description="The most GPU-seconds of the whole job: the time that its engine is up, times "
+        "its GPUs; 0 is no limit.",
+    ),
+    "prices.gpu_hour": Meta(ge=0, description="US dollars for an hour of one GPU."),
+    "prices.NAME.input": Meta(
+        ge=0, description="US dollars per million prompt tokens of this model pool."
+    ),
+    "prices.NAME.cached_input": Meta(
+        extra={"item": Meta(ge=0)},
+        description="The same for tokens from the prompt cache; unset, the price of the others.",
+    ),
+    "prices.NAME.output": Meta(
+        ge=0, description="US dollars per million output tokens, thinking included."
+    ),
+    "execution.engine": Meta(
+        description="The engine that runs the model: ray (vLLM on any number of machines), vllm, "
+        "openai (any OpenAI-compatible server), fake (a dry run)."
+    ),
+    "execution.window": Meta(ge=1, description="The most requests in flight at once."),
+    "execution.open_problems": Meta(
+        ge=0, description="The most problems explored at once; 0 is as many as fill the window."
+    ),
+    "execution.checkers": Meta(ge=1, description="The number of processes that compare answers."),
+    "execution.checker_seconds": Meta(
+        gt=0, description="The longest that one comparison of answers may take, in seconds."
+    ),
+    "execution.strategy_seconds": Meta(
+        gt=0, description="The longest that a strategy may compute between two traces, in seconds."
+    ),
+    "supervision.patience_seconds": Meta(
+        ge=0,
+        description="How long refused or lost requests are sent again, in seconds; 0 is never.",
+    ),
+    "supervision.max_failed": Meta(
+        ge=0, le=1, description="The share of problems that may fail; with more the exit code is 3."
+    ),
+    "models.NAME.path": Meta(
+        pattern=r"\S", extra_json_schema={"range": "not empty"}, description=_MODEL
+    ),
+    "models.NAME.revision": Meta(
+        description="The revision on the hub; an empty text is the newest."
+    ),
+    "models.NAME.max_context_tokens": Meta(
+        ge=0, description="The longest context to reserve memory for; 0 is as the model ships."
+    ),
+    "models.NAME.layers": Meta(
+        description="The layer schedule, as in 0-9 (10-19)*r 20-29; an empty text is as it ships."
+    ),
+    "models.NAME.max_depth": Meta(
+        ge=0, description="The largest latent depth to reserve memory for; 0 is as the model ships."
+    ),
+    "models.NAME.damped": Meta(
+        description="Whether each of r iterations moves the state only 1/r of the way."
+    ),
+    "models.NAME.residual": Meta(
+        ge=0,
+        lt=1,
+        description="The share of the previous state that an iteration keeps; 0 is the plain loop.",
+    ),
+    "models.NAME.exit": Meta(
+        description="The rule by which a token stops iterating early, as in state<0.03."
+    ),
+    "models.NAME.task": Meta(
+        description="The task of a model that returns values: classify, token_classify or embed."
+    ),
+    "models.NAME.reasoning_parser": Meta(
+        description="vLLM's parser of this model's thinking; empty: by its family; none: by tags."
+    ),
+}
