@@ -11,6 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.api.accuracy import accuracy
+    from orchestrator.api.problems import read_problems
+    from orchestrator.api.results import Results, Solution
+    from orchestrator.api.run import arun, asolve, run, solve
+    from orchestrator.api.traces import traces
     from orchestrator.core.errors import (
         BudgetSpent,
         EngineError,
@@ -52,7 +57,6 @@ if TYPE_CHECKING:
     )
     from orchestrator.plan.registry import domain, engine, selector, similarity, strategy, verifier
     from orchestrator.report.frames import Frames, frames
-    from orchestrator.runtime.api import Solution, arun, run, solve, traces
 
 __all__ = [
     "Answer",
@@ -80,6 +84,7 @@ __all__ = [
     "Purpose",
     "Request",
     "Result",
+    "Results",
     "Sampling",
     "Solution",
     "Status",
@@ -91,7 +96,9 @@ __all__ = [
     "Unavailable",
     "Usage",
     "Verdict",
+    "accuracy",
     "arun",
+    "asolve",
     "cancel",
     "domain",
     "drop",
@@ -99,6 +106,7 @@ __all__ = [
     "fingerprint",
     "frames",
     "next_trace",
+    "read_problems",
     "run",
     "sample",
     "selector",
@@ -111,6 +119,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "orchestrator.api.accuracy": ("accuracy",),
+    "orchestrator.api.problems": ("read_problems",),
+    "orchestrator.api.results": ("Results", "Solution"),
+    "orchestrator.api.run": ("arun", "asolve", "run", "solve"),
+    "orchestrator.api.traces": ("traces",),
     "orchestrator.core.errors": (
         "BudgetSpent",
         "EngineError",
@@ -159,7 +172,6 @@ _HOMES = {
         "verifier",
     ),
     "orchestrator.report.frames": ("Frames", "frames"),
-    "orchestrator.runtime.api": ("Solution", "arun", "run", "solve", "traces"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

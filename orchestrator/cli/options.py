@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -222,10 +223,11 @@ class PlanCommand(click.Command):
         """Declare a hidden flag for each option of a plugin on the command line, then parse."""
         known = {option for param in self.get_params(ctx) for option in param.opts}
         before_separator = args[: args.index("--")] if "--" in args else args
-        options = dict.fromkeys(arg.partition("=")[0] for arg in before_separator)
+        options = Counter(arg.partition("=")[0] for arg in before_separator)
         ctx.meta[_PLUGIN_FLAGS] = [
-            KeyFlag(option[2:], hidden=True)
-            for option in options
+            # one that is given several times is a list
+            KeyFlag(option[2:], type="tuple" if n > 1 else "str", hidden=True)
+            for option, n in options.items()
             if option not in known
             and re.fullmatch(_PLUGIN_OPTIONS, option)
             and self._accepts(option[2:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -222,12 +223,18 @@ def _run_job(
     )
     with _naming_remedy(resume_command), opened as job:
         write_source(job, plan, execution, source)
+        if job.damage:
+            message(f"note: {job.damage}")
         _report_growth(job, display)
         n_resumed = len(file.problems) - len(job.unfinished())
         title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
         outcome = run_remaining(job, plan, execution, title, display)
         job.export()  # before the evaluation, which may fail or be interrupted
-        summary = _summary(job, plan, execution, source, file, references, outcome, n_resumed)
+        answers = {} if outcome.signal_number else references.answers
+        right = _correctness(job, answers, file, plan, execution)
+        summary = _summary(
+            job, plan, execution, source, file, references, right or {}, outcome, n_resumed
+        )
     if outcome.signal_number:
         if display.as_json:
             _print_json(summary, plan)
@@ -237,7 +244,7 @@ def _run_job(
             f"{directory}\nto continue: {resume_command}"
         )
         return outcome.exit_code
-    if is_final(summary, references, domains, plan):
+    if right is not None and is_final(summary, references, domains, plan):
         notes = tuple(f"note: {n}" for n in unreadable_notes(references, source.problems))
         report = KeptReport(tuple(row_notes(file, begun)), notes, summary)
         with contextlib.suppress(JournalError):  # without it, the next command takes longer
@@ -246,7 +253,8 @@ def _run_job(
     if outcome.spent is not None:
         _print_end_of_budget(outcome.spent, summary, resume_command)
         return outcome.exit_code
-    return _exit_code(summary, execution, resume_command)
+    exit_code = _exit_code(summary, execution, resume_command)
+    return 128 + signal.SIGINT if right is None else exit_code
 
 
 def _print_known(known: KeptReport, plan: Plan, display: DisplayOptions) -> None:
@@ -324,19 +332,18 @@ def _summary(
     source: JobSource,
     file: ProblemFile,
     references: References,
+    right: Mapping[str, bool | None],
     outcome: Outcome,
     n_resumed: int,
 ) -> Summary:
     is_done = not outcome.signal_number
     is_whole = is_done and outcome.spent is None
-    answers = references.answers if is_done else {}
-    domains = file.domains(plan.domain)
     wants_batch = source.format == "openai-batch" or (
         source.format == "auto" and file.format is Format.OPENAI_BATCH
     )
     return summarise(
         job,
-        _correctness(job, answers, domains, plan, execution),
+        right,
         [reference.problem_id for reference in references.unreadable],
         seconds=outcome.seconds,
         start_seconds=outcome.start_seconds,
@@ -352,22 +359,23 @@ def _summary(
 
 
 def _correctness(
-    job: Job,
-    answers: RightAnswers,
-    domains: Mapping[str, str],
-    plan: Plan,
-    execution: Execution,
-) -> Mapping[str, bool | None]:
-    """Return which problems were answered correctly; nothing, with a note, if that fails."""
+    job: Job, answers: RightAnswers, file: ProblemFile, plan: Plan, execution: Execution
+) -> Mapping[str, bool | None] | None:
+    """Return which problems were answered correctly; nothing, with a note, if that fails.
+
+    None if the user interrupted it.
+    """
+    domains = file.domains(plan.domain)
     try:
         return correctness(job.iter_results(), answers, domains, plan, execution)
     except (LeadlineError, OSError, KeyboardInterrupt) as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        is_interrupted = isinstance(error, KeyboardInterrupt)
         message(
-            f"note: the accuracy was not computed: {reason}; the results are complete. For the "
-            f"accuracy: leadline eval {shlex.quote(str(job.directory))}"
+            f"note: the accuracy was not computed: {'interrupted' if is_interrupted else error}; "
+            "the results are complete. For the accuracy: leadline eval "
+            f"{shlex.quote(str(job.directory))}"
         )
-        return {}
+        return None if is_interrupted else {}
 
 
 def _program() -> str:

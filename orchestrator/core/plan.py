@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from orchestrator.core.errors import PlanFault
 from orchestrator.core.values import PluginSpec, Sampling
 
 # The tasks of a model pool that does not generate text, by vLLM's names of its pooling tasks, and
@@ -80,16 +82,49 @@ class Budget:
     seconds: float = 0.0
 
 
+_MAJORITY = PluginSpec("majority")
+# a plugin as a plan file writes it: its name, or a table with its name and options
+SpecLike: TypeAlias = PluginSpec | str | Mapping[str, object]
+
+
+class PathLike(Protocol):
+    """A path as an object, such as `pathlib.Path`."""
+
+    def __fspath__(self) -> str:
+        """Return the path as text."""
+
+
+def plugin_spec(value: SpecLike, key: str, default_name: str = "") -> PluginSpec:
+    """Return the plugin that a value names; PlanError, naming the key, when it names none."""
+    if isinstance(value, PluginSpec):
+        return value
+    if isinstance(value, str) and value:
+        return PluginSpec(value)
+    if isinstance(value, Mapping):
+        options = dict(value)
+        name = options.pop("name", default_name)
+        if isinstance(name, str) and name:
+            return PluginSpec(name, options)
+    raise PlanFault(
+        key,
+        f"{key} = {value!r}: it must be the name of a plugin, {{'name': ..., OPTION: ...}} or a "
+        "PluginSpec",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that decides answers.
 
-    `models` maps the names of model pools to models; the first is the default pool.
+    `models` maps the names of model pools to models; the first is the default pool. Plugins and
+    models may be given as plan files write them: `strategy="adaptive"`,
+    `strategy={"name": "adaptive", "n": 32}`, `models="smollm2"`. A plan that names no selector is
+    run with its strategy's own.
     """
 
     models: Mapping[str, Model] = field(default_factory=lambda: {"main": Model("smollm2")})
     strategy: PluginSpec = PluginSpec("consistency")
-    selector: PluginSpec = PluginSpec("majority")
+    selector: PluginSpec = _MAJORITY
     sampling: Sampling = Sampling()
     budget: Budget = Budget()
     verifiers: tuple[PluginSpec, ...] = ()
@@ -99,10 +134,79 @@ class Plan:
     seed: int = 0
     answers_in_thinking: bool = False  # whether an answer counts that is only in the thinking
 
+    if TYPE_CHECKING:  # what the generated one accepts
+
+        def __init__(
+            self,
+            models: Mapping[str, Model] | Mapping[str, str] | str = ...,
+            strategy: SpecLike = ...,
+            selector: SpecLike = ...,
+            sampling: Sampling = ...,
+            budget: Budget = ...,
+            verifiers: Iterable[SpecLike] | SpecLike = ...,
+            domains: Mapping[str, SpecLike] = ...,
+            domain: str = ...,
+            seed: int = ...,
+            answers_in_thinking: bool = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        """Convert what is written as in a plan file; PlanError for what cannot be."""
+        several: Any = self.verifiers
+        if isinstance(several, PluginSpec | str | Mapping):
+            several = (several,)
+        values = {
+            "models": _models(self.models),
+            "strategy": plugin_spec(self.strategy, "strategy"),
+            "selector": plugin_spec(self.selector, "selector"),
+            "verifiers": tuple(plugin_spec(one, "verifiers") for one in several),
+            "domains": {k: plugin_spec(v, f"domains.{k}", k) for k, v in self.domains.items()},
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        for name, kind in (("sampling", Sampling), ("budget", Budget)):
+            if not isinstance(getattr(self, name), kind):
+                value = getattr(self, name)
+                raise PlanFault(name, f"{name} = {value!r}: write {kind.__name__}(...)")
+
     @property
     def default_model(self) -> str:
         """The model pool of requests that name none."""
         return next(iter(self.models))
+
+    @property
+    def names_selector(self) -> bool:
+        """Whether the plan was made with a selector."""
+        return self.selector is not _MAJORITY
+
+    @staticmethod
+    def load(path: str | PathLike) -> Plan:
+        """Return the plan of a plan file, checked; its [execution] is `Execution.load(path)`.
+
+        PlanError for any mistake, with the file and its line or key.
+        """
+        plan: Plan = import_module("orchestrator.plan.file").load_plan(path).plan
+        return plan
+
+
+def _models(models: object) -> dict[str, Model]:
+    """Return model pools; one path alone is the pool "main"."""
+    pools = models if isinstance(models, Mapping) else {"main": models}
+    if not pools:
+        raise PlanFault("models", "models = {}: it must name at least one model")
+    return {name: _model(model, f"models.{name}") for name, model in pools.items()}
+
+
+def _model(model: object, key: str) -> Model:
+    if isinstance(model, str) and model:
+        return Model(model)
+    if isinstance(model, Model):
+        return model
+    raise PlanFault(
+        key,
+        f"{key} = {model!r}: it must be 'smollm2', 'sounder', a local folder, a hub name, or a "
+        "Model with such a path",
+    )
 
 
 def fingerprint(plan: Plan) -> str:

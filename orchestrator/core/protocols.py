@@ -39,7 +39,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from orchestrator.core.plan import Model
 from orchestrator.core.steps import Command, Reply, Steps
@@ -123,6 +123,10 @@ class Similarity(Protocol):
 class Domain(Protocol):
     """How answers of one kind are read and compared.
 
+    A class attribute `in_process = True` declares that `extract` and `canonical` take linear time,
+    so that they may run in the caller's process (`runs_in_process`); without it, they run where
+    `equivalent` does.
+
     Three more methods are used where a domain has them. `resolve(answer) -> str` returns the key of
     the answer's class, computed from this answer alone: two answers are one exactly when their keys
     are equal, and `equivalent` says the same. It may be slow or hang, so it is called only in a
@@ -132,9 +136,6 @@ class Domain(Protocol):
     "The answer is 18."), None if it cannot be read; without it, a reference is an answer. These two
     take linear time and run where `extract` does.
     """
-
-    # True: `extract` and `canonical` take linear time and may run in the caller's process
-    in_process: ClassVar[bool]
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the answer in a text, or None to abstain.
@@ -154,6 +155,11 @@ class Domain(Protocol):
 
         This may be slow or hang: it is called only in a process that can be killed.
         """
+
+
+def runs_in_process(domain: Domain) -> bool:
+    """Tell whether a domain's `extract` and `canonical` may run in the caller's process."""
+    return bool(getattr(domain, "in_process", False))
 
 
 class Engine(Protocol):

@@ -45,7 +45,8 @@ class Job:
     """An open job directory.
 
     `order` has the ids of all rows, `invalid` the results of the invalid ones. `growth` tells what
-    it took over from another plan when it was opened.
+    it took over from another plan when it was opened; `damage` how many problems had rows in the
+    journal that cannot be read, and so count as failed.
     """
 
     directory: Path
@@ -57,6 +58,7 @@ class Job:
     chosen: Collection[str] | None = None  # the ids of the problems that this run works on
     fingerprint: str = ""  # of its plan
     growth: Growth | None = None
+    damage: str = ""
     _exported_at: float = 0.0
     _export_seconds: float = 0.0
     _lock: os.stat_result | None = None  # of the lock file when it was locked
@@ -181,6 +183,7 @@ def open_job(
         ) from error
     with _held(directory) as lock, Journal(directory / "journal.db") as journal:
         remove_leftovers(directory)
+        damage = _damage(journal)
         growth = _claim(directory, journal, plan, problems)
         by_id = StoredDict[Result](Result)
         for result in invalid:
@@ -195,6 +198,7 @@ def open_job(
             chosen=chosen,
             fingerprint=fingerprint(plan),
             growth=growth,
+            damage=damage,
             _exported_at=time.monotonic(),
             _lock=lock,
         )
@@ -202,6 +206,19 @@ def open_job(
             yield job
         finally:
             job.export()
+
+
+def _damage(journal: Journal) -> str:
+    """Make the problems with damaged rows failed ones; return a note on them, or ""."""
+    faults = journal.replace_damaged()
+    if not faults:
+        return ""
+    n, first = len(faults), faults[0]
+    problems = "1 problem counts" if n == 1 else f"{n:,} problems count"
+    return (
+        f"{journal.path} has damaged rows: {problems} as failed, and what can be read of it is "
+        f"kept; the first: {first.problem_id}: {first.fault}"
+    )
 
 
 @contextmanager

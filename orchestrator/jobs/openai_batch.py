@@ -15,7 +15,7 @@ import msgspec
 
 from orchestrator.core.lineage import lineage, whole
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Purpose, Result, Status, Trace, Usage
+from orchestrator.core.values import Finish, Purpose, Result, Status, Trace, Usage
 from orchestrator.jobs.files import write_parts_atomically
 from orchestrator.kit.answers.thinking import Split, parts_of, split
 
@@ -121,28 +121,28 @@ def write_batch_output(job: Job, plan: Plan) -> Path:
     return path
 
 
-def chosen_attempt(pool: Sequence[Trace], result: Result) -> Split:
-    """Return the whole text of the lowest trace with the winning answer, split.
+def chosen_attempt(pool: Sequence[Trace], result: Result) -> Trace | None:
+    """Return the lowest trace with the winning answer, with the text of its whole lineage.
 
-    If no trace gave an answer, it is the text of the first attempt; without any, "".
+    If no trace gave an answer, it is the first attempt with a text; None without any.
     """
     by_ordinal = {t.ordinal: t for t in pool}
     attempts = sorted(t.ordinal for t in pool if t.purpose is Purpose.SOLVE and t.text)
     chosen = result.clusters[0].ordinals if result.clusters else attempts
     if not chosen or chosen[0] not in by_ordinal:
-        return split("")
-    return parts_of(whole(lineage(by_ordinal[chosen[0]], by_ordinal)))
+        return None
+    return whole(lineage(by_ordinal[chosen[0]], by_ordinal))
 
 
-def output_line(result: Result, attempt: Split, model: str) -> JSON:
+def output_line(result: Result, attempt: Trace | None, model: str) -> JSON:
     """Return a result as one line of an OpenAI batch's output.
 
     The reply of the chosen `attempt` is the message's `content`, its thinking, if it has any, the
-    message's `reasoning_content`. A problem that was invalid or
-    failed has an `error` and no `response`. In addition to OpenAI's fields the body has `leadline`:
-    the answer, its share of the votes (traces that agree, of those that gave an answer; None
-    without votes), and the status. Ids are derived from the result, so equal results have equal
-    lines; `created` is 0, because a result records durations but no date.
+    message's `reasoning_content`; `finish_reason` is "length" if it was cut off by length. A
+    problem that was invalid or failed has an `error` and no `response`. In addition to OpenAI's
+    fields the body has `leadline`: the answer, its share of the votes (traces that agree, of those
+    that gave an answer; None without votes), and the status. Ids are derived from the result, so
+    equal results have equal lines; `created` is 0, because a result records durations but no date.
     """
     digest = hashlib.blake2b(
         f"{result.fingerprint}:{result.problem_id}".encode(), digest_size=12
@@ -163,9 +163,11 @@ def output_line(result: Result, attempt: Split, model: str) -> JSON:
         "choices": [
             {
                 "index": 0,
-                "message": _message(attempt),
+                "message": _message(split("") if attempt is None else parts_of(attempt)),
                 "logprobs": None,
-                "finish_reason": "stop",
+                "finish_reason": "length"
+                if attempt and attempt.finish is Finish.LENGTH
+                else "stop",
             }
         ],
         "usage": _usage(result),

@@ -8,6 +8,7 @@ formats, encodings and ids.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from orchestrator.jobs.openai_batch import refusal
 from orchestrator.jobs.rows import Format, Row, Rows, no_question, row_from
 from orchestrator.jobs.rows.stored import StoredList
 from orchestrator.plan import registry
+from orchestrator.plan.file.sources import is_uri
 
 _ROLES = ("system", "user", "assistant")
 _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
@@ -32,7 +34,8 @@ _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
 class ProblemFile:
     """The contents of a file; `order` has the id of every row, invalid ones included, in order.
 
-    The sequences of a large file are on disk (`StoredList`).
+    Iterating over it gives its problems. `limit` is how many rows count, 0 for all. The sequences
+    of a large file are on disk (`StoredList`).
     """
 
     problems: Sequence[Problem]
@@ -40,6 +43,16 @@ class ProblemFile:
     warnings: tuple[str, ...]
     order: Sequence[str]
     format: Format
+    path: Path
+    limit: int = 0
+
+    def __iter__(self) -> Iterator[Problem]:
+        """Yield its problems in order."""
+        return iter(self.problems)
+
+    def __len__(self) -> int:
+        """Return the number of its problems."""
+        return len(self.problems)
 
     def domains(self, default: str) -> Mapping[str, str]:
         """Return the domain of each problem by its id; `default` is that of most."""
@@ -82,6 +95,11 @@ def read_problems(
     and the sampling for OpenAI batch rows too; a warning reports ignored settings. PlanError when
     the file cannot be read or no row is valid.
     """
+    if is_uri(re.sub(r"^([a-z][a-z0-9+.-]+):/(?!/)", r"\1://", str(path))):  # Path drops a slash
+        raise PlanError(
+            f"{path} is an address, and only local files are read here: download it and name the "
+            "file, or use `leadline run`"
+        )
     path = Path(path)
     rows = Rows(path)
     kind = rows.format()
@@ -105,7 +123,8 @@ def read_problems(
     if not len(problems):
         raise PlanError(_nothing(path, invalid))
     warnings = (*guess_notes(path.name, guesses), *_warnings(path, n_derived, ignored))
-    file = ProblemFile(problems.settled(), invalid.settled(), warnings, order.settled(), kind)
+    rows_read = (problems.settled(), invalid.settled(), warnings, order.settled())
+    file = ProblemFile(*rows_read, kind, path)
     return _first(file, limit, begun) if limit else file
 
 
@@ -141,7 +160,7 @@ def _first(file: ProblemFile, limit: int, begun: Collection[str]) -> ProblemFile
             f"none of the first {limit} rows is a valid problem; the first: {file.invalid[0].error}"
         )
     invalid = tuple(r for r in file.invalid if r.problem_id in kept)
-    return replace(file, problems=problems, invalid=invalid, order=order)
+    return replace(file, problems=problems, invalid=invalid, order=order, limit=limit)
 
 
 def problem_from_row(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.errors import PlanFault
+from orchestrator.core.plan import SpecLike, plugin_spec
 from orchestrator.core.values import PluginSpec, Usage
 
 # Below this, failures say little of the other problems, and to end early saves little.
@@ -117,7 +119,8 @@ class Execution:
     `window` bounds the requests in flight; `open_problems` the problems explored at once (0: as
     many as keep the window full). `checkers` is the number of worker processes that compare
     answers, and `checker_seconds` limits each of their calls. A strategy that computes for longer
-    than `strategy_seconds` between two traces fails its problem.
+    than `strategy_seconds` between two traces fails its problem. The engine may be given by its
+    name, or as a table: `engine={"name": "openai", "base_url": ...}`.
     """
 
     engine: PluginSpec = PluginSpec("ray")
@@ -129,6 +132,35 @@ class Execution:
     supervision: Supervision = Supervision()
     budget: JobBudget = JobBudget()
     prices: Prices = Prices()
+
+    if TYPE_CHECKING:  # what the generated one accepts
+
+        def __init__(
+            self,
+            engine: SpecLike = ...,
+            window: int = ...,
+            open_problems: int = ...,
+            checkers: int = ...,
+            checker_seconds: float = ...,
+            strategy_seconds: float = ...,
+            supervision: Supervision = ...,
+            budget: JobBudget = ...,
+            prices: Prices = ...,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        """Convert an engine that is written as in a plan file."""
+        object.__setattr__(self, "engine", plugin_spec(self.engine, "execution.engine"))
+
+    @staticmethod
+    def load(path: str | Path) -> Execution:
+        """Return the tables [execution] and [supervision] of a plan file, checked with its plan.
+
+        PlanError for any mistake, with the file and its line or key.
+        """
+        from orchestrator.plan.file import load_plan  # which reads plans with what is here
+
+        return load_plan(path).execution
 
 
 def rename_former_tables(tree: dict[str, Any], source: str) -> list[str]:

@@ -84,6 +84,14 @@ def _values(flag: str, text: str) -> list[object]:
     return [_value(part) for part in text.split(",") if part]
 
 
+def listed(text: str) -> list[object]:
+    """Return the list that a text of an option gives: `[a, b]`, `a,b` or one item alone."""
+    value = _value(text)
+    if isinstance(value, list):
+        return value
+    return [_value(part.strip()) for part in text.split(",") if part.strip()]
+
+
 def _value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]

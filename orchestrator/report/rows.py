@@ -7,15 +7,21 @@ only. `columns` turns rows into a table: an object becomes a column for each of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
-from orchestrator.core.values import Prompt
+from orchestrator.core.values import Prompt, Result, Trace
 from orchestrator.jobs.job import result_row
 from orchestrator.kit.answers.thinking import parts_of
-from orchestrator.report.scored import Attempt, ScoredJob, ScoredProblem
+from orchestrator.report.scored import (
+    Attempt,
+    ScoredJob,
+    ScoredProblem,
+    attempts_of,
+    other_traces,
+)
 
 Row: TypeAlias = dict[str, Any]
 
@@ -96,6 +102,20 @@ def attempt_row(problem_id: str, attempt: Attempt) -> Row:
         "note": trace.note or None,
         "error": trace.error or None,
     }
+
+
+def attempts_json(pool: Sequence[Trace], result: Result) -> Row:
+    """Return the attempts in a pool, as it arrived, and its other traces, for JSON."""
+    rows = [attempt_row(result.problem_id, attempt) for attempt in attempts_of(pool, result)]
+    return {"attempts": rows, "others": list(map(trace_row, other_traces(pool)))}
+
+
+def trace_row(trace: Trace) -> Row:
+    """Return a trace as it is, with its thinking and its reply as texts instead of spans."""
+    parts = parts_of(trace)
+    row: Row = msgspec.to_builtins(trace)
+    del row["thinking_spans"], row["reply_spans"]
+    return {**row, "thinking": parts.thinking_text, "reply": parts.reply_text}
 
 
 def columns(rows: Iterable[Row]) -> dict[str, list[Any]]:

@@ -91,7 +91,7 @@ class ScoredProblem:
     @property
     def others(self) -> list[Trace]:
         """The traces that belong to no attempt, such as probes and verdicts, by ordinal."""
-        return sorted((t for t in self.pool if t.purpose not in VOTING), key=lambda t: t.ordinal)
+        return other_traces(self.pool)
 
     @property
     def is_tied(self) -> bool:
@@ -235,7 +235,7 @@ def _scored_problem(
         None if row is None else text_of(row.answer),
         accepted,
         right,
-        tuple(_attempts(pool, result, keys)),
+        tuple(attempts_of(pool, result, keys)),
         pool,
     )
 
@@ -250,10 +250,18 @@ def _outcome(result: Result | None, right: bool | None, has_reference: bool) -> 
     return Outcome.RIGHT if right else Outcome.WRONG
 
 
-def _attempts(
-    pool: Sequence[Trace], result: Result | None, right: frozenset[str] | None
+def other_traces(pool: Sequence[Trace]) -> list[Trace]:
+    """Return the traces in a pool that belong to no attempt, by ordinal."""
+    return sorted((t for t in pool if t.purpose not in VOTING), key=lambda t: t.ordinal)
+
+
+def attempts_of(
+    pool: Sequence[Trace], result: Result | None, right: frozenset[str] | None = None
 ) -> Iterator[Attempt]:
-    """Yield the attempts in a pool by the ordinal of their last trace."""
+    """Yield the attempts in a pool, as it arrived, by the ordinal of their last trace.
+
+    `right` has the keys of the right answers, None if they are unknown.
+    """
     clusters, dropped = (result.clusters, result.dropped) if result else ((), {})
     for attempt in attempts_in(pool, clusters, dropped):
         links = attempt.links

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.plan import Plan
-from orchestrator.core.protocols import Domain
+from orchestrator.core.protocols import Domain, runs_in_process
 from orchestrator.core.values import (
     Answer,
     Finish,
@@ -70,6 +70,11 @@ class _LoadedDomain:
     resolves: bool  # whether the class of an answer is found without comparing it with others
 
     @property
+    def in_process(self) -> bool:
+        """Whether texts are read in this process."""
+        return runs_in_process(self.domain)
+
+    @property
     def reference(self) -> Load:
         """What a worker process needs to load it. PluginError where it could not."""
         return plugin_reference("domains", self.spec)
@@ -107,7 +112,7 @@ class Annotator:
         trace = part.with_parts(trace)
         loaded = self._domain(problem.domain)
         note, answer = "", None
-        if loaded.domain.in_process:
+        if loaded.in_process:
             text_answer = loaded.domain.extract(part.text, part.finished)
             canonical = "" if text_answer is None else loaded.canonical(text_answer)
         else:
@@ -143,7 +148,7 @@ class Annotator:
         """
         loaded = self._domain(domain)
         read = getattr(loaded.domain, "read_reference", None)
-        if read is None or loaded.domain.in_process:
+        if read is None or loaded.in_process:
             return (text.strip() if read is None else read(text)) or None, ""
         try:
             call = self._workers.apply(loaded.reference, "read_reference", text, kind=object)
@@ -171,7 +176,7 @@ class Annotator:
         if accepts is None:
             equal, doubt = await self.compare(domain, answer, reference)
             return None if doubt and not equal else equal
-        if loaded.domain.in_process:
+        if loaded.in_process:
             return bool(accepts(answer, reference))
         try:
             return await self._workers.apply(
@@ -187,7 +192,7 @@ class Annotator:
     async def compare(self, domain: str, a: str, b: str) -> tuple[bool, str]:
         """Tell whether two answers are equivalent, with the reason if that was not decided."""
         loaded = self._domain(domain)
-        if loaded.domain.in_process:
+        if loaded.in_process:
             x, y = loaded.canonical(a), loaded.canonical(b)
             if x == y or (_is_complete(x) and _is_complete(y)):
                 return x == y, ""
@@ -255,11 +260,20 @@ class Annotator:
             return resolution.key, ""
         return canonical, f"{canonical[:80]!r} equals only itself: {resolution.note}"
 
+    async def _canonical(self, loaded: _LoadedDomain, text: str) -> str:
+        """Return an answer's normal form; the answer itself where its domain fails."""
+        if loaded.in_process:
+            return loaded.canonical(text)
+        try:
+            return await self._workers.apply(loaded.reference, "canonical", text, kind=str)
+        except CallFailed:
+            return text
+
     async def _adopt(self, loaded: _LoadedDomain, classes: Classes) -> None:
         """Let the classes of a journal keep their keys for the answers that are theirs today."""
         while classes.restored:
             answer = classes.restored[-1]
-            canonical = loaded.canonical(answer.text)
+            canonical = await self._canonical(loaded, answer.text)
             classes.keys.setdefault(canonical, answer.key)
             if not _is_complete(answer.key):  # made by a version that compared pairs
                 key, _ = await self._key(loaded, canonical)

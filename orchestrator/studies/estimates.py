@@ -6,8 +6,9 @@ the same data give the same interval. Pure functions of numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from statistics import NormalDist
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 _BATCH = 2_000_000  # numbers resampled at a time: 16 MB
-_N_RESAMPLES = 9999  # scipy's default for the bootstrap
+_N_RESAMPLES = 9999  # as scipy.stats.bootstrap
 _N_RESAMPLED = 10_000  # rows at most, where all are different
 _N_GROUPED, _N_KINDS = 1000, 500  # rows at least, and kinds of rows at most, that are grouped
 _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
@@ -43,12 +44,13 @@ def share_estimate(right: Sequence[bool]) -> Estimate | None:
 
 def share_of(n_right: int, n: int) -> Estimate | None:
     """Return a share by its counts, as `share_estimate` does."""
-    from scipy import stats  # the import takes a second, and only evaluation needs it
-
     if not n:
         return None
-    interval = stats.binomtest(n_right, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(n_right / n, float(interval.low), float(interval.high), n)
+    share = n_right / n
+    # Wilson (1927); scipy.stats has it too, and takes half a second to import
+    middle = (share + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
+    half = _Z * sqrt(share * (1 - share) / n + _Z * _Z / (4 * n * n)) / (1 + _Z * _Z / n)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:
@@ -66,7 +68,8 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
         return resampled_estimate(mean, totals[:, 0] / len(values), len(values))
     if len(values) > _N_RESAMPLED:
         return _normal_estimate(mean, column - mean)
-    return Estimate(mean, *_bootstrap((np.asarray(values, dtype=float),), np.mean), len(values))
+    [sums] = _resampled_sums(column)
+    return resampled_estimate(mean, sums / len(values), len(values))
 
 
 def mean_estimates(values: Table) -> list[Estimate]:
@@ -97,10 +100,8 @@ def saved_estimate(pairs: Sequence[tuple[float, float]]) -> Estimate:
         return resampled_estimate(value, 1 - totals[:, 0] / totals[:, 1], len(pairs))
     if len(pairs) > _N_RESAMPLED:  # to first order, of a ratio of two means
         return _normal_estimate(value, (used - (1 - value) * total) / total.mean())
-    low, high = _bootstrap(
-        (used, total), lambda a, b, axis: 1 - a.sum(axis=axis) / b.sum(axis=axis)
-    )
-    return Estimate(value, low, high, len(pairs))
+    all_used, all_total = _resampled_sums(used, total)
+    return resampled_estimate(value, 1 - all_used / all_total, len(pairs))
 
 
 class SavedShare:
@@ -154,28 +155,25 @@ def _normal_estimate(value: float, deviations: Table) -> Estimate:
     return Estimate(value, value - half, value + half, len(deviations))
 
 
-def _bootstrap(samples: tuple[Table, ...], statistic: Callable[..., object]) -> tuple[float, float]:
-    from scipy import stats  # the import takes a second, and only evaluation needs it
+def _resampled_sums(*samples: Table) -> Table:
+    """Return the sums of resampled samples, shape (n_samples, _N_RESAMPLES), from a fixed seed.
 
-    interval = stats.bootstrap(
-        samples,
-        statistic,
-        n_resamples=_N_RESAMPLES,
-        batch=max(1, _BATCH // len(samples[0])),
-        paired=True,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    Each resample draws the same problems from all samples.
+    """
+    rng, n = np.random.default_rng(0), len(samples[0])
+    step = max(1, _BATCH // n)
+    batches = []
+    for start in range(0, _N_RESAMPLES, step):
+        chosen = rng.integers(0, n, (min(step, _N_RESAMPLES - start), n))
+        batches.append([sample[chosen].sum(axis=1) for sample in samples])
+    return np.concatenate(batches, axis=1)
 
 
 def resample_counts(n: int, n_resamples: int) -> Iterator[npt.NDArray[np.int64]]:
     """Yield how often each of n problems occurs in each resample, from a fixed seed.
 
-    Shapes are (n_batch, n). Used where scipy's bootstrap does not fit: for many columns at once,
-    and for a statistic that is undefined on some resamples.
+    Shapes are (n_batch, n). For many columns at once, and for a statistic that is undefined on some
+    resamples.
     """
     rng = np.random.default_rng(0)
     step = max(1, _BATCH // n)

@@ -27,6 +27,7 @@ from orchestrator.jobs.problems import ProblemFile
 from orchestrator.plan.execution import Execution, JobBudget, Spent
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
+from orchestrator.runtime.api import blocking
 from orchestrator.studies.evaluate import (
     Accepts,
     References,
@@ -116,7 +117,7 @@ def compare_answers(
 ) -> T:
     """Return the result of `work`, which receives an annotator that reads and compares answers.
 
-    The comparison processes end when `work` returns.
+    The comparison processes end when `work` returns. Works within an event loop, too.
     """
 
     async def compared() -> T:
@@ -125,7 +126,7 @@ def compare_answers(
         ) as workers:
             return await work(Annotator(replace(plan, verifiers=()), workers))
 
-    return asyncio.run(compared())
+    return blocking(compared)
 
 
 def references_in(

@@ -14,6 +14,7 @@ at the sampling temperature: `execution.engine` "vllm" with `processed_logprobs 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,10 @@ import numpy as np
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.values import PluginSpec, Problem, Trace
+from orchestrator.jobs.job import Job, open_job
+from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
-from orchestrator.runtime import api
+from orchestrator.runtime.api import blocking, run_job
 
 # 0.1 to 1.4 in steps of 0.1, as in the released code (range up to 1.5, exclusive)
 GRID = tuple(round(0.1 * i, 1) for i in range(1, 15))
@@ -146,11 +149,20 @@ def plan_at(plan: Plan, temperature: float, n: int) -> Plan:
 
 
 def _entropy(problems: Sequence[Problem], plan: Plan, execution: Execution) -> float:
-    with tempfile.TemporaryDirectory(prefix="leadline-") as directory:
-        api.run(problems, plan, execution, out=Path(directory))
-        return mean_entropy(
-            [api.traces(directory, problem.id) for problem in problems], plan.sampling.temperature
-        )
+    check_plan(plan, execution)
+    with (
+        tempfile.TemporaryDirectory(prefix="leadline-") as directory,
+        open_job(Path(directory), plan, problems) as job,
+    ):
+        blocking(lambda: _completed(job, plan, execution))
+        pools = [job.journal.traces(problem.id) for problem in problems]
+    return mean_entropy(pools, plan.sampling.temperature)
+
+
+async def _completed(job: Job, plan: Plan, execution: Execution) -> None:
+    async with contextlib.aclosing(run_job(job, plan, execution)) as results:
+        async for _ in results:
+            pass
 
 
 def mean_entropy(pools: Sequence[Sequence[Trace]], temperature: float) -> float:

@@ -1,8 +1,8 @@
 """Contract checks for each kind of plugin, to call from a plugin's own tests.
 
 A broken rule raises AssertionError with a message that names the rule and the remedy. No test
-framework is needed. Within an event loop, await `check_verifier` and `check_engine`; without one
-they run immediately.
+framework is needed. Every check runs when it is called; within an event loop, to which its engine
+belongs, `check_engine` must be awaited.
 
     from orchestrator.testing import check_strategy
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
-from orchestrator.core.protocols import Domain
+from orchestrator.core.protocols import Domain, runs_in_process
 from orchestrator.testing.rules import check_value, no_global_randomness, require
 
 _RUBBISH = (
@@ -55,7 +55,7 @@ def check_domain(
     """
     check_value(domain)
     require(
-        isinstance(domain.in_process, bool),
+        isinstance(getattr(domain, "in_process", False), bool),
         "in_process",
         "declare in a ClassVar[bool] whether it may run in the caller's process",
     )
@@ -77,7 +77,7 @@ def check_domain(
                 f"{a!r} and {b!r} are called equivalent",
             )
         _check_references(domain, stated, list(answers))
-        if domain.in_process:
+        if runs_in_process(domain):
             _check_time(domain)
 
 

@@ -30,6 +30,7 @@ import msgspec
 from orchestrator.core.metrics import PREFIX, parse_metric
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Answer, Capability, Request, Trace
+from orchestrator.runtime.api import blocking
 
 P = ParamSpec("P")
 
@@ -48,12 +49,26 @@ class _Completed:
         yield from ()
 
 
+def run_when_called(
+    check: Callable[P, Coroutine[Any, Any, None]],
+) -> Callable[P, Awaitable[None]]:
+    """Return a check that runs when it is called, within an event loop too; it may be awaited."""
+
+    @functools.wraps(check)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Awaitable[None]:
+        blocking(lambda: check(*args, **kwargs))
+        return _Completed()
+
+    return call
+
+
 def with_or_without_loop(
     check: Callable[P, Coroutine[Any, Any, None]],
 ) -> Callable[P, Awaitable[None]]:
     """Return a check that runs immediately without an event loop and must be awaited within one.
 
-    Otherwise, a test that is not a coroutine would call a check that never runs, and would pass.
+    It is for what belongs to the loop that runs, such as an open engine. Otherwise, a test that is
+    not a coroutine would call a check that never runs, and would pass.
     """
 
     @functools.wraps(check)

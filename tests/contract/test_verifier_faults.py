@@ -101,6 +101,12 @@ async def test_a_sound_verifier_passes() -> None:
     await check_verifier(Length(), name="length")
 
 
+async def test_the_check_runs_when_it_is_called_within_a_loop_too() -> None:
+    """In a notebook, or in a test that forgets to await it, it would pass unseen."""
+    with pytest.raises(AssertionError, match="scores in"):
+        check_verifier(Percent(), name="length")
+
+
 @dataclass(frozen=True)
 class Asks:
     """A sound verifier that asks, to break: the mean of two stated scores."""

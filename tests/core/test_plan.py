@@ -42,7 +42,8 @@ def changed(value: Any) -> Any:
         return value + "x"
     if isinstance(value, tuple):
         return (*value, PluginSpec("v") if not value or isinstance(value[0], PluginSpec) else "x")
-    return {**value, "other": PluginSpec("text")}
+    is_models = any(isinstance(one, Model) for one in value.values())
+    return {**value, "other": Model("m") if is_models else PluginSpec("text")}
 
 
 def variants(value: Any, path: str) -> Iterator[tuple[str, Any]]:

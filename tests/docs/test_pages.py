@@ -29,7 +29,7 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.values import PluginSpec, Purpose
 from orchestrator.plan import registry
 from orchestrator.plan.file import load_plan
-from orchestrator.plan.keys import markdown_table
+from orchestrator.plan.keys import keys, markdown_table
 from orchestrator.testing import PROBLEM, trace
 
 ROOT = Path(__file__).parents[2]
@@ -201,9 +201,7 @@ PLACEHOLDERS = {"K": "8", "N": "8", "FORMAT": "csv"}
 
 def command_lines(page: Path) -> Iterator[list[str]]:
     """Yield the words after `leadline` of every command: in blocks, indented and in backquotes."""
-    code = re.findall(
-        r"^ *```(?:console|sh|bash)?\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE
-    )
+    code = [b for language in ("", "console", "sh", "bash") for b in blocks(page, language)]
     lines = [line for block in code for line in block.splitlines()]
     lines += re.findall(r"^ {4}leadline .*$", text_of(page), re.MULTILINE)
     for line in [*lines, *(command for span in spans(page) for command in span.split("; "))]:
@@ -332,3 +330,18 @@ def test_lines_of_text_are_short(page: Path) -> None:
     """Tables are not counted."""
     long = [line for line in text_of(page).splitlines() if len(line) > COLUMNS and "|" not in line]
     assert long == []
+
+
+KEY = re.compile(r"(?:--)?((?:fleet|execution|sampling|budget|supervision)\.[\w.]+)(?: .*)?")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=name_of)
+def test_keys_of_plans_that_a_page_names_exist(page: Path) -> None:
+    """In backquotes, alone or with a value; options of engines among them."""
+    known = {info.name for info in keys()}
+    engines = {
+        o.name for name in registry.names("engines") for o in registry.options("engines", name)
+    }
+    known |= {f"execution.engine.{option}" for option in engines} | {"execution.engine"}
+    named = {match[1] for span in spans(page) if (match := KEY.fullmatch(span))}
+    assert {key for key in named if key not in known} == set()

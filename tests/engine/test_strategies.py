@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from open_engine import OpenEngine
 
+import orchestrator
 from orchestrator.core.metrics import entropy
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Strategy
@@ -218,7 +219,7 @@ async def solved(
         [result] = [
             r async for r in api.run_job(job, plan, Execution(), factory=OpenEngine(engine))
         ]
-    return result, api.traces(tmp_path, PROBLEM.id)
+    return result, orchestrator.traces(tmp_path, PROBLEM.id)
 
 
 async def test_a_model_compares_prefixes_and_only_chosen_ones_go_on(

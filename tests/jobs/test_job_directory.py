@@ -185,6 +185,52 @@ def test_one_problem_is_shown_without_reading_the_others(cli: Run, tmp_path: Pat
     assert "has no problem 'q11'; it has 3 problems, such as 'q1'" in unknown.stderr
 
 
+DAMAGE = {
+    "a trace of a problem without a result": (
+        "DELETE FROM results WHERE problem = 'q1'",
+        "UPDATE events SET body = CAST('{' AS BLOB) WHERE problem = 'q1' AND ordinal = 2",
+    ),
+    "a result": ("UPDATE results SET body = CAST('{' AS BLOB) WHERE problem = 'q1'",),
+    "a result and a trace": (
+        "UPDATE results SET body = CAST('[]' AS BLOB) WHERE problem = 'q1'",
+        "UPDATE events SET elapsed = 9 WHERE problem = 'q1' AND ordinal = 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_job_with_damaged_rows_is_completed_by_the_same_command(
+    cli: Run, tmp_path: Path, damage: str
+) -> None:
+    """Its problem counts as failed and is tried again with the traces that can be read: the results
+    are those of a fresh job. Without another try, they say why it failed.
+    """
+    rows = [{"id": f"q{i}", "prompt": f"{i} + 2?"} for i in range(12)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli(*RUN, "--out", "fresh").exit_code == 0
+    shutil.copytree(tmp_path / "fresh", tmp_path / "job")
+    with closing(sqlite3.connect(tmp_path / "job/journal.db", isolation_level=None)) as db:
+        for statement in DAMAGE[damage]:
+            assert db.execute(statement).rowcount == 1
+    kept = cli(*RUN, "--out", "job", "--no-retry-failed")
+    assert kept.exit_code == 0, kept.output
+    assert "job/journal.db has damaged rows: 1 problem counts as failed" in kept.stderr
+    [failed] = [row for row in _results(tmp_path / "job") if row["status"] == "failed"]
+    assert (failed["id"], "in the journal" in str(failed["error"])) == ("q1", True)
+    again = cli(*RUN, "--out", "job")
+    assert again.exit_code == 0, again.output
+    assert _votes(tmp_path / "job") == _votes(tmp_path / "fresh")
+    assert "damaged" not in cli(*RUN, "--out", "job").output
+
+
+def _results(directory: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (directory / "results.jsonl").read_text().splitlines()]
+
+
+def _votes(directory: Path) -> list[object]:
+    return [(row["id"], row["status"], row["votes"]) for row in _results(directory)]
+
+
 def test_quiet_with_a_failure_is_not_silent(cli: Run, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"id": "q", "prompt": "2 + 2?"}\n{"id": "r"}\n')
     done = cli(*RUN, "--quiet")

@@ -4,6 +4,7 @@ what to do.
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import sqlite3
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import orchestrator
 from orchestrator.core.errors import JournalError
 from orchestrator.core.values import (
     Answer,
@@ -234,9 +236,10 @@ def test_a_journal_of_before_verifiers_asked_models_is_still_read(tmp_path: Path
 
 def _replace_in_body(path: Path, table: str, old: str, new: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        (body,) = db.execute(f"SELECT body FROM {table}").fetchone()
-        assert old.encode() in body
-        db.execute(f"UPDATE {table} SET body = ?", (body.replace(old.encode(), new.encode()),))
+        bodies = [body for (body,) in db.execute(f"SELECT body FROM {table}")]
+        [body] = [body for body in bodies if old.encode() in body]
+        changed = body.replace(old.encode(), new.encode())
+        db.execute(f"UPDATE {table} SET body = ? WHERE body = ?", (changed, body))
 
 
 def _everything(path: Path) -> tuple[object, ...]:
@@ -257,6 +260,38 @@ def test_a_digit_that_changed_on_the_disk_is_not_believed(tmp_path: Path, table:
     _replace_in_body(path, table, old, new)
     with pytest.raises(JournalError, match=rf"a row of {table}, of problem 'p', is not as it was"):
         _everything(path)
+
+
+@pytest.mark.parametrize("table", ["events", "results"])
+def test_what_can_be_read_of_a_problem_is_read_and_the_rest_is_named(
+    tmp_path: Path, table: str
+) -> None:
+    """Of three traces one is damaged, or the result, and with it which traces were dropped."""
+    path = tmp_path / "journal.db"
+    ended = replace(result("p"), dropped={0: 2})
+    with Journal(path) as journal:
+        arrived = [Arrived("p", trace(n, f"4{n}"), 0) for n in range(3)]
+        journal.append([Opened("p", "d"), *arrived, Concluded(ended)])
+    _replace_in_body(path, table, *(("41", "47") if table == "events" else (":3", ":5")))
+    with Journal.for_reading(path) as journal:
+        traces, [fault] = journal.readable_traces("p")
+    expected = {"events": [0, 2], "results": [0, 1, 2]}[table]
+    assert [t.ordinal for t in traces] == expected
+    assert f"a row of {table}, of problem 'p', is not as it was written" in str(fault)
+    with pytest.warns(UserWarning, match="1 rows of problem 'p' cannot be read"):
+        assert len(orchestrator.traces(tmp_path, "p")) == len(expected)
+
+
+def test_an_error_that_outlives_its_journal_leaves_nothing_open(tmp_path: Path) -> None:
+    """The error keeps the generator that read the rows, which ends after the file was closed."""
+    path = tmp_path / "journal.db"
+    with Journal(path) as journal:
+        journal.append([Opened("p", "d"), *(Arrived("p", trace(n), 0) for n in range(9))])
+    with Journal.for_reading(path) as journal:
+        rows = journal._rows("SELECT problem FROM events")
+        next(rows)
+    del rows
+    gc.collect()  # pytest makes an error of what a finalizer prints
 
 
 def test_a_damaged_page_is_a_journal_error(tmp_path: Path) -> None:

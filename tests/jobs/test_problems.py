@@ -15,6 +15,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.values import (
     Answer,
     Cluster,
+    Finish,
     Message,
     Problem,
     Result,
@@ -29,7 +30,6 @@ from orchestrator.jobs.problems import (
     read_problems,
 )
 from orchestrator.jobs.rows import Format
-from orchestrator.kit.answers.thinking import split
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -501,7 +501,7 @@ def test_an_output_line_holds_the_whole_text_the_answer_and_the_sums() -> None:
     clusters = (Cluster(Answer("4", "=4"), (0, 1, 3), 0.9), Cluster(Answer("5", "=5"), (2,), 0.5))
     usage = {"solve": Usage(10, 4, 30), "pruned": Usage(10, 10, 5)}
     result = Result("a", Status.ANSWERED, Answer("4", "=4"), clusters, usage, fingerprint="f")
-    line = output_line(result, split("2 + 2 is 4."), "smollm2")
+    line = output_line(result, Trace(0, "2 + 2 is 4."), "smollm2")
     assert line == json.loads(json.dumps(line))
     assert line["custom_id"] == "a"
     assert line["error"] is None
@@ -537,18 +537,34 @@ def test_thinking_of_a_job_of_an_earlier_version_is_told_by_tags() -> None:
     answer = Answer("42", "=42")
     result = Result("a", Status.ANSWERED, answer, (Cluster(answer, (0,), 1.0),))
     chosen = chosen_attempt([Trace(0, "<think>6*7</think>\n42")], result)
-    assert (chosen.thinking_text, chosen.reply_text) == ("6*7", "\n42")
+    assert chosen is not None
+    message = output_line(result, chosen, "m")["response"]["body"]["choices"][0]["message"]  # type: ignore[index]  # plain JSON
+    assert (message["reasoning_content"], message["content"]) == ("6*7", "42")
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [(Finish.STOP, "stop"), (Finish.LENGTH, "length"), (Finish.RULE, "stop")],
+)
+def test_an_output_line_says_whether_its_text_was_cut(finish: Finish, reason: str) -> None:
+    """Of the whole attempt: what ended by a checkpoint and was continued is not cut."""
+    pool = [Trace(0, "So", finish=Finish.LENGTH), Trace(1, " 4", parent=0, finish=finish)]
+    cluster = Cluster(Answer("4", "=4"), (1,), 1.0)
+    result = Result("a", Status.ANSWERED, cluster.answer, (cluster,))
+    body = output_line(result, chosen_attempt(pool, result), "m")["response"]["body"]  # type: ignore[index]  # plain JSON
+    assert body["choices"][0]["finish_reason"] == reason
+    assert body["choices"][0]["message"]["content"] == "So 4"
 
 
 @pytest.mark.parametrize("status", [Status.INVALID, Status.FAILED])
 def test_an_output_line_of_a_failure_is_an_error_and_no_response(status: Status) -> None:
-    line = output_line(Result("a", status, error="why"), split(""), "smollm2")
+    line = output_line(Result("a", status, error="why"), None, "smollm2")
     assert line["response"] is None
     assert line["error"] == {"code": status.value, "message": "why"}
 
 
 def test_an_abstention_is_a_response_without_an_answer() -> None:
-    line = output_line(Result("a", Status.ABSTAINED), split(""), "smollm2")
+    line = output_line(Result("a", Status.ABSTAINED), None, "smollm2")
     assert line["response"]["body"]["leadline"] == {
         "answer": None,
         "share": None,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -520,3 +521,60 @@ def test_a_plan_nested_too_deeply_is_a_plan_error(tmp_path: Path, text: str) -> 
     path.write_text(text)
     with pytest.raises(PlanError, match=r"deep.toml: its tables or lists are nested too deeply"):
         load_plan(path)
+
+
+@pytest.mark.parametrize("text", ["one,two", "one, two", "[one,two]", '["one", "two"]'])
+def test_a_list_of_an_option_needs_no_json_on_the_command_line(text: str) -> None:
+    """A shell takes the quotes, and a reader of a help text does not expect any."""
+    pools = {"models.one": "smollm2", "models.two": "sounder", "execution.engine": "fake"}
+    loaded = load_plan(None, {**pools, "strategy": "ensemble", "strategy.models": text})
+    assert loaded.plan.strategy.options["models"] == ["one", "two"]
+    one = load_plan(None, {**pools, "strategy": "cascade", "strategy.models": "two"})
+    assert one.plan.strategy.options["models"] == ["two"]
+    weights = load_plan(None, {"execution.engine": "fake", "execution.engine.weights": "1,2.5,3"})
+    assert weights.execution.engine.options["weights"] == [1, 2.5, 3]
+
+
+def test_several_verifiers_may_be_named_in_one_flag() -> None:
+    with pytest.raises(PlanError, match="no verifier 'a'"):
+        load_plan(None, {"execution.engine": "fake", "verifiers": '["a,b"]'})
+
+
+def test_an_address_is_no_local_path() -> None:
+    """A path would lose a slash of it, and a job directory `s3:` would be made here."""
+    with pytest.raises(PlanError, match=r"out = 's3://b/x\.jsonl' is an address"):
+        load_plan(None, {"execution.engine": "fake", "out": "s3://b/x.jsonl"})
+    loaded = load_plan(None, {"execution.engine": "fake", "problems": "s3://b/x.jsonl"})
+    assert (loaded.problems, loaded.out) == ("s3://b/x.jsonl", Path("runs/x"))
+
+
+def test_example_plans_with_worked_questions_stop_before_another() -> None:
+    """Else an attempt votes with the answer of a question that it invents after its own."""
+    root = Path(__file__).parents[2]
+    templates = {
+        path: load_plan(path, {"execution.engine": "fake"}).plan.sampling
+        for path in [*root.glob("examples/*.toml"), *root.glob("benchmarks/*.toml")]
+    }
+    worked = {p: s for p, s in templates.items() if s.template.count("Question:") > 1}
+    assert len(worked) > 1
+    assert [path.name for path, sampling in worked.items() if not sampling.stop] == []
+
+
+@pytest.mark.parametrize(
+    ("template", "stop", "n_notices"),
+    [
+        ("\nQ: 1?\nA: 1\n\nQ: 2?\nA: 2\n\nQ: {prompt}\nA:", [], 1),
+        ("\nQ: 1?\nA: 1\n\nQ: 2?\nA: 2\n\nQ: {prompt}\nA:", ["\nQ:"], 0),
+        ("\nQ: {prompt}\nA:", [], 0),
+        ("{prompt}\nThink: step by step.", [], 0),
+    ],
+)
+def test_worked_examples_without_a_stop_are_noticed(
+    template: str, stop: list[str], n_notices: int, tmp_path: Path
+) -> None:
+    """The notice has the line to add."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text(tomli_w.dumps({"sampling": {"template": template, "stop": stop}}))
+    notices = load_plan(plan, {"execution.engine": "fake"}).notices
+    assert len(notices) == n_notices
+    assert all(r"sampling.stop = ['\nQ:']" in notice for notice in notices)

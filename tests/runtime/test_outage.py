@@ -440,13 +440,18 @@ def test_too_many_failures_are_an_error_in_python() -> None:
         PluginSpec("short-m@k", {"m": 1, "k": 3}),
         PluginSpec("revise", {}),
         PluginSpec("rsa", {}),
+        PluginSpec("sounding", {"n": 4, "interval": 4, "patience": 1}),
     ],
     ids=lambda spec: spec.name,
 )
 def test_what_another_try_gives_is_what_a_fresh_job_gives(
     strategy: PluginSpec, tmp_path: Path
 ) -> None:
-    """Also where traces of the first try are used again: 85 % of its requests fail."""
+    """Also where traces of the first try are used again: 85 % of its requests fail.
+
+    How many requests were in flight, and are cancelled, when a vote is decided depends on the
+    moment, in two fresh jobs too.
+    """
     plan = replace(PLAN, strategy=strategy)
     allowing = Execution(PluginSpec("fake"), supervision=Supervision(max_failed=1.0))
 
@@ -454,7 +459,7 @@ def test_what_another_try_gives_is_what_a_fresh_job_gives(
         engine = PluginSpec("fake", {"failure_rate": failure_rate})
         execution = replace(allowing, engine=engine)
         every = orchestrator.run(questions(20), plan, execution, out=directory)
-        return {r.problem_id: replace(r, seconds=0.0, usage={}) for r in every}
+        return {r.problem_id: replace(r, seconds=0.0, usage={}, n_cancelled=0) for r in every}
 
     first = results(tmp_path / "unlucky", 0.85)
     failed = {i for i, r in first.items() if r.status is Status.FAILED}

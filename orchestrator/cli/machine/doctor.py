@@ -77,6 +77,7 @@ def findings(deep: bool = False) -> Iterator[Finding]:
     yield optional_package(
         "openai", "the engine 'openai' is not available", "pip install 'leadline[http]'"
     )
+    yield engines()
     yield optional_package(
         "pyarrow", "Parquet files cannot be read", "pip install 'leadline[parquet]'"
     )
@@ -154,9 +155,29 @@ def vllm() -> Finding:
         bool(builds),
         "vllm",
         "".join(f"{name} {version}, {_VLLM_BUILDS[name]}" for name, version in builds.items())
-        or "not installed: the engines 'openai' and 'fake' work",
+        or "not installed: the engines 'ray' and 'vllm' are not available",
         "pip install 'leadline[cpu]' (with a GPU: cuda)",
     )
+
+
+def engines() -> Finding:
+    """Check that at least one engine can run a model."""
+    has_vllm = any(map(_version, _VLLM_BUILDS))
+    installed = {
+        "ray": has_vllm and _version("ray"),
+        "vllm": has_vllm,
+        "openai": _version("openai"),
+    }
+    names = [name for name, is_there in installed.items() if is_there]
+    if not names:
+        return Finding(
+            "engines",
+            State.BROKEN,
+            "none that runs a model is installed: only 'fake' and 'replay' work",
+            "for a server: pip install 'leadline[http]'; for models on this machine: "
+            "pip install 'leadline[cpu]' (with a GPU: cuda)",
+        )
+    return Finding("engines", State.GOOD, f"installed for models: {', '.join(names)}")
 
 
 def optional_package(name: str, consequence: str, remedy: str) -> Finding:
@@ -274,8 +295,8 @@ def readiness() -> Iterator[Finding]:
 
 def engine() -> Finding:
     """Check that the default engine answers a question with the embedded model."""
+    from orchestrator.api.run import solve
     from orchestrator.cli.console import diverted
-    from orchestrator.runtime.api import solve
 
     log = Path(tempfile.gettempdir()) / f"leadline-doctor-{os.getpid()}.log"
     try:

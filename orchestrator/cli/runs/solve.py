@@ -15,13 +15,14 @@ from orchestrator.cli.foreground import run_remaining
 from orchestrator.cli.inputs import read_plan, report_choice, run_name
 from orchestrator.cli.options import DisplayOptions, PlanCommand, display_options
 from orchestrator.cli.view.numbers import one_line
-from orchestrator.cli.view.tables import print_traces, solution_table, trace_row
+from orchestrator.cli.view.tables import print_traces, solution_table
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.core.votes import AttemptState
 from orchestrator.jobs.job import open_job, result_row
 from orchestrator.report.losses import LossCause, Losses, loss_causes
+from orchestrator.report.rows import attempts_json
 
 
 @click.command(
@@ -72,7 +73,7 @@ def solve(
         outcome = run_remaining(job, plan, execution, title, display)
         results = job.results()
         causes = _causes(results, plan, directory)
-        traces = sorted(job.journal.pool(problem.id), key=lambda t: t.ordinal)
+        traces = sorted(job.journal.arrived(problem.id), key=lambda t: t.ordinal)
     if not results:
         if outcome.spent:
             message(f"\n{outcome.spent}")
@@ -103,9 +104,8 @@ def _print_solution(
 ) -> None:
     """Print the answer and its vote; the traces too, unless they are None."""
     if display.as_json:
-        rows = None if traces is None else list(map(trace_row, traces))
-        row = result_row(result)
-        print_json({"question": question, "result": row, "traces": rows, "seconds": seconds})
+        document = {"question": question, "result": result_row(result), "seconds": seconds}
+        print_json(document | ({} if traces is None else attempts_json(traces, result)))
         return
     console = results_console()
     if traces is not None:

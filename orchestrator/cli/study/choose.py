@@ -189,6 +189,6 @@ def _write(study: _Pilot, rows: list[ReplayRow], choice: AutoChoice) -> None:
         auto.with_choice(replace(loaded.plan, strategy=PluginSpec(auto.NAME)), choice),
         loaded.execution,
         problems=study.jobs.source.problems,
-        out=str((directory / "chosen").resolve()),
+        out=str(directory / "chosen"),
     )
     write_atomically(directory / "chosen.toml", text.encode())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
 from orchestrator.cli.console import message, print_json, results_console
 from orchestrator.cli.options import EXIT_CODES, debug_option, json_option
@@ -121,7 +125,7 @@ def replay(
 
     \b
     Examples:
-      leadline replay runs/arithmetic --strategy "consistency n=1,2,4,8" --strategy "adaptive n=8"
+      leadline replay runs/full --strategy "consistency n=1,2,4,8" --strategy "adaptive n=8"
       leadline replay 4B.json.gz 8B.json.gz --strategy "sounding risk=0.05,0.1,0.2" --plot
         frontier.svg
       leadline replay pool.json --strategy "consistency n=8" --selector majority --selector "best
@@ -133,7 +137,15 @@ def replay(
         for note in recording.notes:
             message(f"note: {recording.name}: {note}")
     conditions = Conditions(n_seeds, draw, probe_tokens, Budget(tokens=max_tokens))
-    rows = play_all(recordings, settings, conditions, n_processes)
+    with replay_progress() as progress:
+        rows = play_all(
+            recordings,
+            settings,
+            conditions,
+            n_processes,
+            note=lambda text: message(f"note: {text}"),
+            progress=progress,
+        )
     by_source: dict[str, list[ReplayRow]] = {}
     for row in rows:
         by_source.setdefault(row.source, []).append(row)
@@ -147,6 +159,23 @@ def replay(
         last = rows[-1].source
         _plot(by_source[last], Path(plot), titles[last])
     return 0
+
+
+@contextlib.contextmanager
+def replay_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show how much is done: a bar on a terminal, elsewhere a line for each tenth."""
+    if sys.stderr.isatty():
+        columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda n_done, n: bar.update(task, completed=n_done, total=n)
+        return
+
+    def line(n_done: int, n: int) -> None:
+        if n_done * 10 // n > (n_done - 1) * 10 // n and n_done < n:
+            message(f"replayed {n_done:,} of {n:,} parts")
+
+    yield line
 
 
 def _plot(rows: Sequence[ReplayRow], path: Path, title: str) -> None:

@@ -204,7 +204,7 @@ def _write(jobs: Series, plan: Plan, measured: Surface) -> list[str]:
 
 def _write_plan(jobs: Series, name: str, plan: Plan, remarks: Iterable[str]) -> None:
     """Write a plan file for the problems of the sweep, with remarks at its top."""
-    out = str((jobs.directory / name).resolve())
+    out = str(jobs.directory / name)
     text = plan_toml(plan, jobs.execution, problems=jobs.source.problems, out=out)
     head = "".join(f"# {line}\n" for line in remarks)
     write_atomically(jobs.directory / f"{name}.toml", f"{head}{text}".encode())

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from itertools import compress, zip_longest
 
-import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -314,14 +313,6 @@ def print_traces(console: Console, traces: Sequence[Trace]) -> None:
             console.print(Text("reply" if reply else "(no reply)", style="dim italic"))
         if reply or not parts.thinking:
             console.print(Text(reply or trace.error or "(no text)"))
-
-
-def trace_row(trace: Trace) -> dict[str, object]:
-    """Return a trace for JSON, with its thinking and its reply as texts instead of spans."""
-    parts = parts_of(trace)
-    row: dict[str, object] = msgspec.to_builtins(trace)
-    del row["thinking_spans"], row["reply_spans"]
-    return {**row, "thinking": parts.thinking_text, "reply": parts.reply_text}
 
 
 def _tokens(usage: Usage) -> str:

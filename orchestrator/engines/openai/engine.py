@@ -191,8 +191,8 @@ class HttpEngine:
                         await self._tokenize(model.path, {"prompt": "a"})
         except openai.APIConnectionError as error:
             raise EngineError(
-                f"no server answers at {url} ({cause(error)}); start one there "
-                "(`vllm serve MODEL --port PORT`) or set base_url"
+                f"no server answers at {url} ({cause(error)}); start one there (`python -m "
+                "vllm.entrypoints.openai.api_server --model MODEL --port PORT`) or set base_url"
             ) from error
         except openai.APIStatusError as error:
             if is_temporary(error.status_code):

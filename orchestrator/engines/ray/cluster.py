@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from orchestrator.core.errors import EngineError
+from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.engines.ray.replica import Replica
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def _ray() -> Any:
         import ray
         import ray.exceptions  # `import ray` may not load it
     except ImportError as error:
-        raise EngineError(
+        raise PlanError(
             f"Ray cannot be imported ({error}); install it: pip install 'leadline[cpu]' or "
             "'leadline[cuda]'"
         ) from error

@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -74,6 +75,16 @@ class Row:
     place: str = ""
     format: Format = Format.JSONL
     guess: Guess = ()
+
+
+def is_problem_file(text: str) -> bool:
+    """Tell whether a text is a file, or is meant as one: one word with a suffix of such files."""
+    if Path(text).suffix.lower() in _SUFFIXES and not any(map(str.isspace, text)):
+        return True
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        return False
 
 
 def detect_format(document: Document) -> Format:

@@ -51,7 +51,7 @@ from orchestrator.plan.keys import (
     refuse_unknown,
     table_of,
 )
-from orchestrator.plan.spec_syntax import one_spec
+from orchestrator.plan.spec_syntax import listed, one_spec
 
 Table: TypeAlias = dict[str, Any]
 _GROUPS = {"strategy": "strategies", "selector": "selectors", "execution.engine": "engines"}
@@ -75,7 +75,7 @@ class LoadedPlan:
     format: OutputFormat
     vote: PluginSpec | None = None  # the selector, where the plan names one
     chosen: bool = False  # whether the strategy behind `auto` was chosen by this very call
-    notices: tuple[str, ...] = ()  # former names that the plan still uses
+    notices: tuple[str, ...] = ()  # former names that the plan still uses, and likely mistakes
     columns: Columns = Columns()
     recipe: str = ""
     origin: str = ""  # where `problems` was copied from, if it is a copy
@@ -109,6 +109,8 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
         apply_recipe(RECIPES[recipe], tree)
         tree["problems"] = source_of(RECIPES[recipe], place)
     files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
+    if "://" in files.get("out", ""):
+        raise PlanFault("out", f"out = {files['out']!r} is an address; name a local directory")
     columns = Columns(**read_section("columns", table_of(tree.pop("columns", {}), "columns")))
     execution, prices = _execution(tree), tree.pop("prices", {})
     plan, vote = _plan(tree)
@@ -122,7 +124,7 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     problems = placed(files["problems"], folder) if files.get("problems") else None
     title = path.stem if path else recipe or (title_of(problems) if problems else "")
     out = Path(files["out"]) if files.get("out") else Path("runs") / title if title else None
-    notices += _former_option_notices(plan)
+    notices += [*_former_option_notices(plan), *_stop_notices(plan.sampling)]
     return LoadedPlan(
         complete,
         execution,
@@ -181,6 +183,21 @@ def _former_option_notices(plan: Plan) -> list[str]:
     ]
 
 
+def _stop_notices(sampling: Sampling) -> list[str]:
+    """Return a notice if attempts may continue with a question of their own."""
+    before = sampling.template.partition("{prompt}")[0]
+    label = before.rpartition("\n")[2].strip()
+    is_worked = label.endswith(":") and before.count(f"\n{label}") > 1
+    if not is_worked or any(label in stop for stop in sampling.stop):
+        return []
+    stop = [f"\n{label}"]
+    notice = (
+        "sampling.template has worked examples: a model may continue with another one, whose "
+        f"answer then counts; set sampling.stop = {stop!r}"
+    )
+    return [notice]
+
+
 def _expand_short_forms(tree: Table) -> None:
     """Rewrite the short forms of a file's tree, so that flags have one form to change."""
     if "model" in tree:
@@ -215,7 +232,9 @@ def _apply_flags(tree: Table, flags: Mapping[str, str]) -> None:
         elif head in _GROUPS or re.fullmatch(r"domains\.[^.]+", head):
             _choose(tree, head, "name", text)
         elif key == "verifiers":
-            tree[key] = [_in_file(tree, item) for item in _as_list(_value(key, text, None))]
+            items = _as_list(_value(key, text, None))
+            names = [name for item in items for name in str(item).split(",")]
+            tree[key] = [_in_file(tree, name.strip()) for name in names]
         elif key.startswith("verifiers."):
             _set_verifier_option(tree, key, text)
         else:
@@ -265,21 +284,26 @@ def _value(key: str, text: str, plugin: object) -> object:
         value = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         # ".5", which TOML wants as 0.5
-        return float(text) if re.fullmatch(r"[-+]?\.\d+", text) else text
-    return value if isinstance(value, str) or not _takes_text(key, plugin) else text
+        value = float(text) if re.fullmatch(r"[-+]?\.\d+", text) else text
+    kind = _type_of(key, plugin)
+    if kind == "str":
+        return value if isinstance(value, str) else text
+    is_list = isinstance(plugin, str) and kind.startswith("tuple")
+    return listed(text) if is_list and not isinstance(value, list) else value
 
 
-def _takes_text(key: str, plugin: object) -> bool:
+def _type_of(key: str, plugin: object) -> str:
+    """Return the type of a key or option as Python source; "" if it is unknown."""
     section, _, name = key.rpartition(".")
     group = _GROUPS.get(section, section.partition(".")[0])
     # the group of a part is known to its owner alone
     if not isinstance(plugin, str) or group not in registry.GROUPS:
-        return key_type(POOL if section.startswith("models.") else section, name) == "str"
+        return key_type(POOL if section.startswith("models.") else section, name)
     try:
         options = registry.options(group, plugin)
     except PlanError:  # an unknown plugin, which `check_plan` reports better than a flag can
-        return False
-    return any(option.name == name and option.type == "str" for option in options)
+        return ""
+    return next((option.type for option in options if option.name == name), "")
 
 
 def _get(tree: Table, key: str) -> object:

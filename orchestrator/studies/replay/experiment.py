@@ -1,7 +1,7 @@
 """Many replays: strategies over recordings and seeds, in several processes, with intervals.
 
 The one rule: the unit of every interval is the question. Seeds only shuffle the same traces, so
-values are first averaged over seeds. A question that several models answered (the same ids in every
+values are first averaged over seeds. A question that several models answered (the same in every
 source) is one unit with all its models. Nothing is printed.
 """
 
@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import product
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from orchestrator.core.errors import describe
 from orchestrator.core.plan import Budget, Plan
@@ -99,6 +99,10 @@ class ReplayRow:
     units: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
+class _NotRanked(Exception):
+    """A selector cannot rank a pool; the message says why. Never leaves this file."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     source: int  # index of a recording
@@ -111,12 +115,17 @@ def play_all(
     settings: Sequence[ReplaySetting],
     conditions: Conditions,
     n_processes: int = 0,
+    *,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] = lambda n_done, n: None,
 ) -> list[ReplayRow]:
     """Return a row per recording and setting; for several recordings, also a row per setting.
 
-    Problems with a reference that cannot be read are left out. `n_processes` 0 means one per core.
-    Raises ReplayError when a recording has no references, or lacks a trace that a strategy
-    requests.
+    Problems with a reference that cannot be read are left out, and so are those that lack what a
+    selector ranks by, in all rows of their recording; `note` receives a text on these.
+    `n_processes` 0 means one per core. `progress` receives how many parts of the work are done, and
+    of how many. Raises ReplayError when a recording has no references, or lacks a trace that a
+    strategy requests.
     """
     recordings = [recording.measurable() for recording in recordings]
     for recording in recordings:
@@ -129,18 +138,71 @@ def play_all(
     cases = list(product(range(len(recordings)), range(len(settings))))
     tasks = [_Task(i, settings[j], seeds) for i, j in cases for seeds in _chunks(conditions)]
     outcomes: dict[tuple[int, int], dict[str, list[ReplayOutcome]]] = {case: {} for case in cases}
+    faults: list[dict[str, str]] = [{} for _ in recordings]
     played = _mapped(recordings, tasks, conditions, n_processes or os.cpu_count() or 1)
-    for case in (case for case in cases for _ in _chunks(conditions)):
+    for n_done, task in enumerate(tasks, 1):
         for problem_id, outcome in next(played):
-            outcomes[case].setdefault(problem_id, []).append(outcome)
+            if isinstance(outcome, str):
+                faults[task.source].setdefault(problem_id, outcome)
+            else:
+                case = (task.source, settings.index(task.setting))
+                outcomes[case].setdefault(problem_id, []).append(outcome)
+        progress(n_done, len(tasks))
+    for case in cases:
+        for problem_id in faults[case[0]]:
+            outcomes[case].pop(problem_id, None)
+    for recording, left_out in zip(recordings, faults, strict=True):
+        _report_left_out(recording, left_out, note)
     rows = [_row(recordings[i].name, settings[j], outcomes[i, j]) for i, j in cases]
     if len(recordings) > 1:
+        are_same = have_same_questions(recordings)
+        if not are_same and len({frozenset(_by_id(r)) for r in recordings}) == 1:
+            note("the sources use the same ids for different questions; each counts by itself")
         merged = [
-            _merged({r.name: outcomes[i, j] for i, r in enumerate(recordings)})
+            _merged({r.name: outcomes[i, j] for i, r in enumerate(recordings)}, are_same)
             for j in range(len(settings))
         ]
         rows += [_row("all", setting, pool) for setting, pool in zip(settings, merged, strict=True)]
     return rows
+
+
+def have_same_questions(recordings: Sequence[Recording]) -> bool:
+    """Tell whether all recordings are of the same questions.
+
+    Ids may be mere positions in a file, so the texts must agree too, as far as they are recorded,
+    and the right answers.
+    """
+    first, *others = map(_by_id, recordings)
+    return all(
+        other.keys() == first.keys() and all(_agree(first[id], other[id]) for id in first)
+        for other in others
+    )
+
+
+def _by_id(recording: Recording) -> dict[str, RecordedProblem]:
+    return {recorded.problem.id: recorded for recorded in recording.problems}
+
+
+def _agree(a: RecordedProblem, b: RecordedProblem) -> bool:
+    texts, right = (a.problem.prompt, b.problem.prompt), (a.right, b.right)
+    return (not all(texts) or texts[0] == texts[1]) and (
+        not all(right) or not (a.right or frozenset()).isdisjoint(b.right or ())
+    )
+
+
+def _report_left_out(
+    recording: Recording, left_out: dict[str, str], note: Callable[[str], None]
+) -> None:
+    """Note the problems that were left out; ReplayError when no other remains."""
+    if not left_out:
+        return
+    problem_id, reason = next(iter(left_out.items()))
+    if len(left_out) == len(recording.problems):
+        raise ReplayError(f"{recording.name}, problem {problem_id}: {reason}")
+    note(
+        f"{recording.name}: {len(left_out):,} of {len(recording.problems):,} problems are left out "
+        f"of all rows, e.g. {problem_id}: {reason}"
+    )
 
 
 def difference(row: ReplayRow, other: ReplayRow) -> Estimate:
@@ -160,9 +222,13 @@ def _chunks(conditions: Conditions) -> list[range]:
 _worker: dict[str, Any] = {}  # the inputs of a worker process, set once when it starts
 
 
+# problem ids with their outcomes, or why there is none
+_Played: TypeAlias = list[tuple[str, ReplayOutcome | str]]
+
+
 def _mapped(
     recordings: Sequence[Recording], tasks: Sequence[_Task], conditions: Conditions, n: int
-) -> Iterator[list[tuple[str, ReplayOutcome]]]:
+) -> Iterator[_Played]:
     if n == 1 or len(tasks) == 1:
         for task in tasks:
             yield _played(recordings[task.source], task, conditions)
@@ -178,18 +244,16 @@ def _begin(recordings: Sequence[Recording], conditions: Conditions) -> None:
     gc.freeze()  # the recordings stay in memory; without this, each collection would traverse them
 
 
-def _play_in_worker(task: _Task) -> list[tuple[str, ReplayOutcome]]:
+def _play_in_worker(task: _Task) -> _Played:
     return _played(_worker["recordings"][task.source], task, _worker["conditions"])
 
 
-def _played(
-    recording: Recording, task: _Task, conditions: Conditions
-) -> list[tuple[str, ReplayOutcome]]:
-    """Return one outcome per problem and seed."""
+def _played(recording: Recording, task: _Task, conditions: Conditions) -> _Played:
+    """Return one outcome per problem and seed, or why its selector gives none."""
     strategy = registry.load("strategies", task.setting.strategy)
     selector = registry.load("selectors", task.setting.selector)
     n_planned: int | None = getattr(strategy, "n_planned", None)
-    outcomes = []
+    outcomes: _Played = []
     for seed in task.seeds:
         plan = Plan(
             strategy=task.setting.strategy, sampling=UNLIMITED, budget=conditions.budget, seed=seed
@@ -203,7 +267,10 @@ def _played(
                     f"{recording.name}, problem {recorded.problem.id}: {run.session.error}"
                 )
             full = None if n_planned is None or n_planned > len(order) else order[:n_planned]
-            outcomes.append((recorded.problem.id, _outcome(tape, run, selector, full)))
+            try:
+                outcomes.append((recorded.problem.id, _outcome(tape, run, selector, full)))
+            except _NotRanked as fault:
+                outcomes.append((recorded.problem.id, str(fault)))
     return outcomes
 
 
@@ -247,16 +314,14 @@ def _is_right(recorded: RecordedProblem, selector: Selector, pool: Sequence[Trac
         clusters = selector(pool)
     # a plugin may raise anything; usually the recording lacks the values it ranks by
     except Exception as error:
-        raise ReplayError(
-            f"problem {recorded.problem.id}: the selector failed: {describe(error)}"
-        ) from error
+        raise _NotRanked(f"the selector failed: {describe(error)}") from error
     return bool(clusters) and clusters[0].answer.key in (recorded.right or ())
 
 
-def _merged(pools: dict[str, dict[str, list[ReplayOutcome]]]) -> dict[str, list[ReplayOutcome]]:
+def _merged(
+    pools: dict[str, dict[str, list[ReplayOutcome]]], same: bool
+) -> dict[str, list[ReplayOutcome]]:
     """Return several sources' outcomes by question, merged if all have the same questions."""
-    ids = [set(pool) for pool in pools.values()]
-    same = all(one == ids[0] for one in ids)
     merged: dict[str, list[ReplayOutcome]] = {}
     for name, pool in pools.items():
         for problem_id, outcomes in pool.items():

@@ -250,7 +250,8 @@ def _read_job(path: Path, problems: str) -> Recording:
         n_cut += cut
         recorded.append(RecordedProblem(rows[problem_id], tuple(whole), right.get(problem_id)))
     n_cut_notes = (f"{n_cut} attempts {_LEFT_OUT}",) if n_cut else ()
-    recording = Recording(path.name, tuple(recorded), (*n_cut_notes, *note))
+    notes = (*n_cut_notes, *note, *([job.damage] if job.damage else []))
+    recording = Recording(path.name, tuple(recorded), notes)
     return _with_notes(recording, read, source)
 
 

@@ -901,7 +901,10 @@ async def test_a_port_where_nobody_listens_is_an_error_before_anything_starts() 
     """The error names the address and the remedy."""
     async with serving(answered) as server:
         url = server.url
-    with pytest.raises(EngineError, match=rf"no server answers at {url} .*vllm serve MODEL"):
+    with pytest.raises(
+        EngineError,
+        match=rf"no server answers at {url} .*vllm\.entrypoints\.openai\.api_server --model MODEL",
+    ):
         async with OpenAI(base_url=url).open(MODELS):
             pass
 

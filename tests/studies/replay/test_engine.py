@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import orchestrator
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import (
     Capability,
@@ -22,7 +23,6 @@ from orchestrator.core.values import (
     Sampling,
 )
 from orchestrator.plan.execution import Execution
-from orchestrator.runtime import api
 from orchestrator.studies.replay.engine import Replay
 from orchestrator.testing import check_engine
 
@@ -134,7 +134,7 @@ def test_a_whole_job_runs_on_a_recording(tmp_path: Path, strategy: PluginSpec) -
     """Sessions, dressing, journal and vote as in any job; every attempt states 4."""
     engine = PluginSpec("replay", {"source": probed(tmp_path / "p.json")})
     plan = Plan(strategy=strategy, domain="number", sampling=Sampling(max_new_tokens=1000))
-    [result] = api.run(
+    [result] = orchestrator.run(
         [Problem("q000", "?", "number")], plan, Execution(engine=engine), out=tmp_path / "job"
     )
     assert result.error == ""

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import orchestrator
 from orchestrator.cli.main import leadline
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Finish, PluginSpec, Problem, Result, Status, Trace
 from orchestrator.jobs.journal import Arrived, Concluded, Journal, Opened
 from orchestrator.plan.execution import Execution
-from orchestrator.runtime import api
 from orchestrator.studies.replay.experiment import Conditions, ReplaySetting, play_all
 from orchestrator.studies.replay.files import read_recording
 from orchestrator.studies.replay.recording import ReplayError
@@ -160,7 +160,7 @@ def job(tmp_path: Path, strategy: PluginSpec) -> Path:
     )
     plan = Plan(strategy=strategy, domain="number")
     list(
-        api.run(
+        orchestrator.run(
             [Problem(f"p{i}", f"What is {i}?", "number") for i in range(6)],
             plan,
             Execution(engine=engine),

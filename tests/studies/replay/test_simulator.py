@@ -437,3 +437,58 @@ def test_a_replay_votes_as_a_live_job_does() -> None:
     pruning = setting("deepprune", n=5, keep="every", judge="probe", n_words=0, prefix_tokens=10)
     [row] = play_all([Recording("r", (pool,))], [pruning], Conditions(draw="recorded"), 1)
     assert (row.accuracy.value, row.pruned_tokens) == (1.0, 20)
+
+
+def test_a_problem_that_lacks_what_a_selector_reads_is_left_out_of_all_rows() -> None:
+    """So that rows stay comparable; one missing verdict does not end hours of replays."""
+    scored = tuple(
+        RecordedTrace(10, A if i else B, verdicts=(Verdict("prm", i / 4),)) for i in range(4)
+    )
+    whole = [recorded(*scored, id=f"p{n}") for n in range(3)]
+    pool = [*whole, recorded(*[RecordedTrace(10, A)] * 4, id="bare")]
+    settings = [
+        setting("consistency", n=4),
+        ReplaySetting(
+            PluginSpec("consistency", {"n": 4}), PluginSpec("best", {"by": "verdict:prm"})
+        ),
+    ]
+    notes: list[str] = []
+    parts: list[tuple[int, int]] = []
+    rows = play_all(
+        [Recording("r", tuple(pool))],
+        settings,
+        Conditions(2),
+        1,
+        note=notes.append,
+        progress=lambda n_done, n: parts.append((n_done, n)),
+    )
+    assert [row.accuracy.n for row in rows] == [3, 3]
+    [note] = notes
+    assert "1 of 4 problems are left out of all rows, e.g. bare: the selector failed" in note
+    assert parts == [(n + 1, len(parts)) for n in range(len(parts))]
+    with pytest.raises(ReplayError, match="problem bare: the selector failed"):
+        play_all([Recording("r", (pool[-1],))], settings, Conditions(2), 1)
+
+
+def test_sources_with_the_same_ids_and_other_questions_are_not_paired() -> None:
+    """Recordings with probes have positions for ids: two exams would count as one question each."""
+    other = Recording(
+        "other",
+        tuple(replace(p, problem=replace(p.problem, prompt="Else?")) for p in RECORDING.problems),
+    )
+    answers = Recording(
+        "answers", tuple(replace(p, right=frozenset({"=9"})) for p in RECORDING.problems)
+    )
+    for different in (other, answers):
+        notes: list[str] = []
+        [*_, both] = play_all(
+            [RECORDING, different],
+            [setting("consistency", n=8)],
+            Conditions(2),
+            1,
+            note=notes.append,
+        )
+        assert both.accuracy.n == 4
+        assert notes == [
+            "the sources use the same ids for different questions; each counts by itself"
+        ]

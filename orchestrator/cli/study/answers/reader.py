@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.cli.view.answers import Comparison, Place, Reading, ReferenceReading
 from orchestrator.core.plan import Plan
+from orchestrator.core.protocols import runs_in_process
 from orchestrator.core.values import PluginSpec, Problem, Request, Trace
 from orchestrator.kit.answers import thinking
 from orchestrator.plan.execution import Execution
@@ -116,7 +117,7 @@ class _Reader:
 
     async def _extract(self, domain: str, text: str, finished: bool) -> str | None:
         loaded = self._annotator.domain(domain)
-        if loaded.in_process:
+        if runs_in_process(loaded):
             return loaded.extract(text, finished)
         load = plugin_reference("domains", self._spec(domain))
         return (await self._workers.examine(load, text, finished)).answer

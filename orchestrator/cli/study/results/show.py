@@ -12,10 +12,9 @@ from orchestrator.cli.console import print_json, results_console
 from orchestrator.cli.options import debug_option, json_option
 from orchestrator.cli.study.results.options import problems_option, rows_option
 from orchestrator.cli.view.results.problems import problem_view, problems_view
-from orchestrator.cli.view.tables import trace_row
 from orchestrator.core.errors import PlanError
 from orchestrator.report.losses import loss_causes
-from orchestrator.report.rows import attempt_row, problem_row
+from orchestrator.report.rows import attempt_row, problem_row, trace_row
 from orchestrator.report.scored import (
     Outcome,
     ScoredJob,

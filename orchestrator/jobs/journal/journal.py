@@ -2,10 +2,10 @@
 
 Events are stored in order of arrival, by one writer, many in one transaction (group commit). The
 journal is append-only, but a problem's events are replaced as a whole when a grown job or another
-try takes them over (`jobs.growth`). The one rule: an event is journalled before anything else sees
-it, so killing the process at any moment loses at most the traces in flight. WAL with
-synchronous=NORMAL survives killed processes; a power cut may undo the last transactions but never
-corrupts the file. The journal is the same for every strategy.
+try takes them over (`jobs.growth`), and damaged rows by failures (`replace_damaged`). The one rule:
+an event is journalled before anything else sees it, so killing the process at any moment loses at
+most the traces in flight. WAL with synchronous=NORMAL survives killed processes; a power cut may
+undo the last transactions but never corrupts the file. The journal is the same for every strategy.
 """
 
 from __future__ import annotations
@@ -13,85 +13,32 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
+from contextlib import contextmanager
+from itertools import chain
 from math import isfinite
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypeVar
-from zlib import crc32
+from typing import Any, Self, TypeAlias
 
 import msgspec
 
 from orchestrator.core.errors import JournalError
-from orchestrator.core.values import Problem, Result, Status, Trace, changed
+from orchestrator.core.values import Finish, Result, Status, Trace, changed
 from orchestrator.core.votes import pruned
+from orchestrator.jobs.journal.database import checksum, columns, readable, writable
+from orchestrator.jobs.journal.events import (
+    DAMAGED,
+    Arrived,
+    Concluded,
+    DamagedRow,
+    Event,
+    Opened,
+    Stopped,
+)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS problems (
-    problem TEXT PRIMARY KEY,
-    digest TEXT NOT NULL,
-    plan TEXT                -- the fingerprint of its events' plan; NULL: that of the job
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY,
-    problem TEXT NOT NULL,
-    ordinal INTEGER,         -- of a trace; NULL for a stop
-    elapsed REAL NOT NULL,   -- seconds since the problem was opened, over all runs of the job
-    body BLOB NOT NULL,      -- a trace as JSON without its token ids, or the reason of a stop
-    tokens BLOB,             -- token ids, int32
-    checksum INTEGER         -- CRC-32 of the row; NULL in rows of earlier versions
-);
-CREATE UNIQUE INDEX IF NOT EXISTS one_trace_per_ordinal ON events (problem, ordinal);
-CREATE TABLE IF NOT EXISTS results (
-    problem TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER
-) WITHOUT ROWID;
-"""
-# since earlier versions
-_ADDED = (("events", "checksum"), ("results", "checksum"), ("problems", "plan"))
-_DAMAGED = "the file is damaged; restore it or choose another job directory"
 _Row: TypeAlias = tuple[Any, ...]
 _encode = msgspec.json.Encoder().encode
 _decode_trace = msgspec.json.Decoder(Trace).decode
 _result_decoder = msgspec.json.Decoder(Result)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A problem was opened, or taken over; `digest` fixes its text, `plan` is a fingerprint."""
-
-    problem_id: str
-    digest: str
-    plan: str | None = None  # None: the job's own
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """An annotated trace arrived."""
-
-    problem_id: str
-    trace: Trace
-    elapsed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """A budget that only the driver can see ended the exploration."""
-
-    problem_id: str
-    reason: str
-    elapsed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Concluded:
-    """A problem has its result."""
-
-    result: Result
-
-
-T = TypeVar("T")
-Event: TypeAlias = Opened | Arrived | Stopped | Concluded
 
 
 def _decode_result(body: bytes) -> Result:
@@ -112,13 +59,13 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file."""
-        self._open(path, _writable)
+        self._open(path, writable)
 
     @classmethod
     def for_reading(cls, path: Path) -> Self:
         """Open the file of a job without writing anything, as on a read-only medium."""
         journal = cls.__new__(cls)
-        journal._open(path, _readable)
+        journal._open(path, readable)
         return journal
 
     def _open(self, path: Path, connect: Callable[[Path], sqlite3.Connection]) -> None:
@@ -128,7 +75,8 @@ class Journal:
         except sqlite3.Error as error:
             raise self._failed(error) from error
         try:
-            self._has_checksums = "checksum" in _columns(self._db, "events")
+            has_checksums = "checksum" in columns(self._db, "events")
+            self._checksum = "checksum" if has_checksums else "NULL"
         except sqlite3.Error as error:
             self._db.close()
             raise self._failed(error) from error
@@ -175,31 +123,32 @@ class Journal:
             else:
                 reason = event.reason.encode()
                 traces.append((event.problem_id, None, float(event.elapsed), reason, None))
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "DELETE FROM events WHERE problem = ?", ((one,) for one in replacing)
-            )
-            self._db.executemany(
+        with self._transaction() as db:
+            db.executemany("DELETE FROM events WHERE problem = ?", ((one,) for one in replacing))
+            db.executemany(
                 "INSERT OR REPLACE INTO problems (problem, digest, plan) VALUES (?, ?, ?)", opened
             )
-            self._db.executemany(
+            db.executemany(
                 "INSERT INTO events (problem, ordinal, elapsed, body, tokens, checksum) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 ((*row, checksum(*row)) for row in traces),
             )
-            self._db.executemany(
+            db.executemany(
                 "INSERT OR REPLACE INTO results (problem, body, checksum) VALUES (?, ?, ?)",
                 ((*row, checksum(*row)) for row in results),
             )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what the block writes, or nothing of it; JournalError if that fails."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            self._roll_back()
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise self._failed(error) from error
-
-    def _roll_back(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
 
     def _encoded(self, event: Arrived) -> tuple[bytes, bytes]:
         trace = event.trace
@@ -241,8 +190,8 @@ class Journal:
         row = self._row(f"SELECT {columns} FROM results WHERE problem = ?", problem_id)
         return ("", None) if row is None else (str(row[0]), Status(row[1]))
 
-    def plans(self, but: str) -> dict[str, str]:
-        """Return the fingerprint of the plan of each problem that was opened under another one."""
+    def plans(self, but: str = "") -> dict[str, str]:
+        """Return the fingerprint of the plan of each problem opened, of all but one plan."""
         own = self.meta("fingerprint")
         sql = "SELECT problem, COALESCE(plan, ?) AS p FROM problems WHERE p != ?"
         return dict(self._rows(sql, own, but))
@@ -271,8 +220,9 @@ class Journal:
         """Return the ids of the problems that have the result that they failed."""
         # `instr` first: most results need not be parsed
         rows = self._rows(
-            "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB)) "
-            "AND json_extract(CAST(body AS TEXT), '$.status') = ?",
+            "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB)) AND CASE WHEN "
+            "json_valid(CAST(body AS TEXT)) "
+            "THEN json_extract(CAST(body AS TEXT), '$.status') = ? END",
             f'"status":"{Status.FAILED}"',
             Status.FAILED.value,
         )
@@ -280,24 +230,78 @@ class Journal:
 
     def results(self) -> Iterator[Result]:
         """Yield every result, in no particular order."""
-        for row in self._checked("problem, body", "results"):
-            yield self._decoded(_decode_result, row[1], row[0])
+        for row in self._stored_results():
+            yield self._result(row)
 
     def result(self, problem_id: str) -> Result | None:
         """Return one problem's result, or None."""
-        rows = self._checked("problem, body", "results", "WHERE problem = ?", problem_id)
-        row = next(rows, None)
-        return None if row is None else self._decoded(_decode_result, row[1], row[0])
+        row = next(self._stored_results("WHERE problem = ?", problem_id), None)
+        return None if row is None else self._result(row)
 
     def events(self, problem_id: str) -> Iterator[Arrived | Stopped]:
         """Yield one problem's traces and stops in order of arrival."""
-        for _, ordinal, elapsed, body, tokens in self._event_rows(problem_id):
-            if ordinal is None:
-                yield Stopped(problem_id, self._decoded(bytes.decode, body, problem_id), elapsed)
-            else:
-                trace = self._decoded(_decode_trace, body, problem_id)
-                ids = self._decoded(_decode_ids, tokens, problem_id)
-                yield Arrived(problem_id, changed(trace, token_ids=ids), elapsed)
+        for row in self._stored_events("WHERE problem = ? ORDER BY seq", problem_id):
+            yield self._event(row)
+
+    def readable_traces(self, problem_id: str) -> tuple[Sequence[Trace], list[DamagedRow]]:
+        """Return what can be read of `traces`, and an error for each row that cannot."""
+        read: list[Trace] = []
+        faults: list[DamagedRow] = []
+        for row in self._stored_events("WHERE problem = ? ORDER BY seq", problem_id):
+            try:
+                event = self._event(row)
+                read += [event.trace] if isinstance(event, Arrived) else []
+            except DamagedRow as fault:
+                faults.append(fault)
+        try:
+            result = self.result(problem_id)
+        except DamagedRow as fault:
+            result = None
+            faults.append(fault)
+        return read if result is None else pruned(read, result.dropped), faults
+
+    def replace_damaged(self) -> list[DamagedRow]:
+        """Turn damaged rows into failures, in one transaction, and return their errors.
+
+        A damaged result, or a damaged trace or stop of a problem without a result, makes its
+        problem one that failed: another try keeps what can be read. Traces of problems with a
+        result are not read.
+        """
+        faults: dict[str, DamagedRow] = {}
+        rows: list[_Row] = []
+        for row in self._stored_results():
+            try:
+                self._result(row)
+            except DamagedRow as fault:
+                faults[fault.problem_id] = fault
+        again = [self._stored_events("WHERE problem = ?", id) for id in self.failed() | {*faults}]
+        open_ones = self._stored_events("WHERE problem NOT IN (SELECT problem FROM results)")
+        for row in chain(open_ones, *again):
+            try:
+                self._event(row)
+            except DamagedRow as fault:
+                faults[fault.problem_id] = fault
+                seq, problem_id, ordinal = row[:3]
+                lost = Trace(ordinal or 0, finish=Finish.FAILED, error=fault.fault)
+                body = b"a damaged stop" if ordinal is None else _encode(lost)
+                stored = (problem_id, ordinal, 0.0, body, None if ordinal is None else b"")
+                rows.append((*stored[2:], checksum(*stored), seq))
+        plans = self.plans() if faults else {}
+        failed = [
+            Result(id, Status.FAILED, fingerprint=plans.get(id, ""), error=fault.fault)
+            for id, fault in faults.items()
+        ]
+        bodies = [(result.problem_id, _encode(result)) for result in failed]
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE events SET elapsed = ?, body = ?, tokens = ?, checksum = ? WHERE seq = ?",
+                rows,
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO results (problem, body, checksum) VALUES (?, ?, ?)",
+                [(*row, checksum(*row)) for row in bodies],
+            )
+        return list(faults.values())
 
     def traces(self, problem_id: str) -> Sequence[Trace]:
         """Return one problem's traces in order of arrival, as its selector sees them.
@@ -308,10 +312,6 @@ class Journal:
         result = self.result(problem_id)
         return traces if result is None else pruned(traces, result.dropped)
 
-    def _event_rows(self, problem_id: str) -> Iterator[_Row]:
-        columns = "problem, ordinal, elapsed, body, tokens"
-        return self._checked(columns, "events", "WHERE problem = ? ORDER BY seq", problem_id)
-
     def pool(self, problem_id: str) -> list[Trace]:
         """Return `traces` without their token ids, which no vote reads."""
         traces, result = self.arrived(problem_id), self.result(problem_id)
@@ -319,12 +319,9 @@ class Journal:
 
     def arrived(self, problem_id: str) -> list[Trace]:
         """Return one problem's traces as they arrived, dropped or not, without their token ids."""
-        rows = self._event_rows(problem_id)
-        return [
-            self._decoded(_decode_trace, body, problem_id)
-            for _, ordinal, _, body, _ in rows
-            if ordinal is not None
-        ]
+        rows = self._stored_events("WHERE problem = ? ORDER BY seq", problem_id)
+        events = [self._event(row, with_ids=False) for row in rows]
+        return [event.trace for event in events if isinstance(event, Arrived)]
 
     def n_traces(self) -> int:
         """Return how many traces the journal contains."""
@@ -337,51 +334,73 @@ class Journal:
         (0, "") without any.
         """
         # CAST: SQLite would take a BLOB for its own binary JSON. Cancelled traces carry notes of
-        # another kind.
-        noted = "FROM events WHERE ordinal IS NOT NULL"
-        noted += " AND json_extract(CAST(body AS TEXT), '$.note') != ''"
-        noted += " AND json_extract(CAST(body AS TEXT), '$.finish') != 'cancelled'"
-        counts = self._row(f"SELECT COUNT(*) {noted}")
-        first = self._row(
-            f"SELECT json_extract(CAST(body AS TEXT), '$.note') {noted} ORDER BY seq LIMIT 1"
+        # another kind. A damaged row has no note.
+        note = "json_extract(CAST(body AS TEXT), '$.note')"
+        finish = "json_extract(CAST(body AS TEXT), '$.finish')"
+        noted = (
+            "FROM events WHERE ordinal IS NOT NULL AND CASE WHEN json_valid(CAST(body AS TEXT)) "
+            f"THEN {note} != '' AND {finish} != 'cancelled' END"
         )
+        counts = self._row(f"SELECT COUNT(*) {noted}")
+        first = self._row(f"SELECT {note} {noted} ORDER BY seq LIMIT 1")
         return (int(counts[0]), str(first[0])) if counts and first else (0, "")
 
     def _rows(self, sql: str, *values: object) -> Iterator[_Row]:
         """Yield the rows of a query; JournalError where the file cannot be read."""
         try:
-            yield from self._db.execute(sql, values)
+            # No `yield from`: it would close the cursor with this generator, which an error may
+            # keep until after the file is closed.
+            for row in self._db.execute(sql, values):  # noqa: UP028
+                yield row
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
     def _row(self, sql: str, *values: object) -> _Row | None:
         return next(self._rows(sql, *values), None)
 
-    def _checked(self, columns: str, table: str, rest: str = "", *values: object) -> Iterator[_Row]:
-        """Yield rows without their checksums; JournalError for one that was changed."""
-        known = "checksum" if self._has_checksums else "NULL"
-        for *row, written in self._rows(f"SELECT {columns}, {known} FROM {table} {rest}", *values):
-            if written is not None and written != checksum(*row):
-                raise JournalError(
-                    f"{self.path}: a row of {table}, of problem {row[0]!r}, is not as it was "
-                    f"written; {_DAMAGED}"
-                )
-            yield tuple(row)
+    def _stored_results(self, rest: str = "", *values: object) -> Iterator[_Row]:
+        """Yield results as they are stored, with their checksums."""
+        return self._rows(f"SELECT problem, body, {self._checksum} FROM results {rest}", *values)
 
-    def _decoded(self, decode: Callable[[Any], T], content: object, problem_id: object) -> T:
+    def _stored_events(self, rest: str, *values: object) -> Iterator[_Row]:
+        """Yield events as they are stored, with their numbers and checksums."""
+        columns = f"seq, problem, ordinal, elapsed, body, tokens, {self._checksum}"
+        return self._rows(f"SELECT {columns} FROM events {rest}", *values)
+
+    def _result(self, row: _Row) -> Result:
+        problem_id, body, written = row
+        with self._guarded("results", problem_id, written, (problem_id, body)):
+            return _decode_result(body)
+
+    def _event(self, row: _Row, *, with_ids: bool = True) -> Arrived | Stopped:
+        _, problem_id, ordinal, elapsed, body, tokens, written = row
+        stored = (problem_id, ordinal, elapsed, body, tokens)
+        with self._guarded("events", problem_id, written, stored):
+            if ordinal is None:
+                return Stopped(problem_id, body.decode(), elapsed)
+            trace = _decode_trace(body)
+            if with_ids:
+                trace = changed(trace, token_ids=tuple(array("i", tokens)))
+            return Arrived(problem_id, trace, elapsed)
+
+    @contextmanager
+    def _guarded(
+        self, table: str, problem_id: str, written: int | None, stored: _Row
+    ) -> Iterator[None]:
+        """Raise DamagedRow if a row was changed, or is not read by the block."""
+        if written is not None and written != checksum(*stored):
+            raise DamagedRow(self.path, problem_id, table, "is not as it was written")
         try:
-            return decode(content)
-        except (msgspec.MsgspecError, ValueError, TypeError) as error:
-            raise JournalError(
-                f"{self.path}: a row of problem {problem_id!r} cannot be read: {error}; {_DAMAGED}"
-            ) from error
+            yield
+        except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
+            raise DamagedRow(self.path, problem_id, table, f"cannot be read: {error}") from error
 
     def _failed(self, error: sqlite3.Error) -> JournalError:
         remedy = {
             "SQLITE_FULL": "free some space, then run the same command again; "
             "everything journalled so far is kept",
             "SQLITE_NOTADB": "it is not a journal; choose another job directory",
-            "SQLITE_CORRUPT": _DAMAGED,
+            "SQLITE_CORRUPT": DAMAGED,
             "SQLITE_READONLY": "make it writable or choose another job directory",
             "SQLITE_CANTOPEN": "check that the directory exists and is writable",
         }
@@ -391,63 +410,3 @@ class Journal:
             f"{self.path}: {error} ({name or type(error).__name__}); "
             f"{remedy.get(base, 'see the message')}"
         )
-
-
-def _writable(path: Path) -> sqlite3.Connection:
-    """Return a connection to a file that is created if it is missing, with today's tables."""
-    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.executescript(_SCHEMA)
-        for table, column in _ADDED:
-            if column not in _columns(db, table):
-                db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
-                if column == "plan":
-                    own = "SELECT value FROM meta WHERE key = 'fingerprint'"
-                    db.execute(f"UPDATE problems SET plan = ({own})")
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
-
-
-def _readable(path: Path) -> sqlite3.Connection:
-    """Return a connection that writes nothing.
-
-    SQLite would create files beside one that has a log, even to read it. A file without a log has
-    no writer, and is opened as one that does not change.
-    """
-    log = path.with_name(f"{path.name}-wal")
-    is_settled = not log.exists() or not log.stat().st_size
-    uri = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if is_settled else ''}"
-    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
-    if not _columns(db, "meta"):  # its writer was killed before the tables were there
-        db.close()
-        db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        db.executescript(_SCHEMA)
-    return db
-
-
-def _columns(db: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
-
-
-def checksum(*row: object) -> int:
-    """Return the CRC-32 of the values of a row."""
-    total = 0
-    for value in row:
-        data = value if isinstance(value, bytes) else repr(value).encode(errors="replace")
-        total = crc32(data, crc32(len(data).to_bytes(8, "big"), total))
-    return total
-
-
-def _decode_ids(tokens: bytes) -> tuple[int, ...]:
-    return tuple(array("i", tokens))
-
-
-def digest(problem: Problem) -> str:
-    """Return the digest of a problem's prompt and domain."""
-    return blake2b(
-        msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16
-    ).hexdigest()

@@ -1,0 +1,81 @@
+"""The SQLite file of a journal: its tables, connections to it, and the checksums of its rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from zlib import crc32
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS problems (
+    problem TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    plan TEXT                -- the fingerprint of its events' plan; NULL: that of the job
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY,
+    problem TEXT NOT NULL,
+    ordinal INTEGER,         -- of a trace; NULL for a stop
+    elapsed REAL NOT NULL,   -- seconds since the problem was opened, over all runs of the job
+    body BLOB NOT NULL,      -- a trace as JSON without its token ids, or the reason of a stop
+    tokens BLOB,             -- token ids, int32
+    checksum INTEGER         -- CRC-32 of the row; NULL in rows of earlier versions
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_trace_per_ordinal ON events (problem, ordinal);
+CREATE TABLE IF NOT EXISTS results (
+    problem TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER
+) WITHOUT ROWID;
+"""
+# since earlier versions
+_ADDED = (("events", "checksum"), ("results", "checksum"), ("problems", "plan"))
+
+
+def writable(path: Path) -> sqlite3.Connection:
+    """Return a connection to a file that is created if it is missing, with today's tables."""
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(_SCHEMA)
+        for table, column in _ADDED:
+            if column not in columns(db, table):
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+                if column == "plan":
+                    own = "SELECT value FROM meta WHERE key = 'fingerprint'"
+                    db.execute(f"UPDATE problems SET plan = ({own})")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def readable(path: Path) -> sqlite3.Connection:
+    """Return a connection that writes nothing.
+
+    SQLite would create files beside one that has a log, even to read it. A file without a log has
+    no writer, and is opened as one that does not change.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    is_settled = not log.exists() or not log.stat().st_size
+    uri = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if is_settled else ''}"
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+    if not columns(db, "meta"):  # its writer was killed before the tables were there
+        db.close()
+        db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        db.executescript(_SCHEMA)
+    return db
+
+
+def columns(db: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of a table's columns; none if there is no such table."""
+    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+
+
+def checksum(*row: object) -> int:
+    """Return the CRC-32 of the values of a row."""
+    total = 0
+    for value in row:
+        data = value if isinstance(value, bytes) else repr(value).encode(errors="replace")
+        total = crc32(data, crc32(len(data).to_bytes(8, "big"), total))
+    return total

@@ -1,0 +1,68 @@
+"""What a journal contains, and what a row of it is that cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from orchestrator.core.errors import JournalError
+from orchestrator.core.values import Problem, Result, Trace
+
+DAMAGED = "the file is damaged; restore it or choose another job directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A problem was opened, or taken over; `digest` fixes its text, `plan` is a fingerprint."""
+
+    problem_id: str
+    digest: str
+    plan: str | None = None  # None: the job's own
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An annotated trace arrived."""
+
+    problem_id: str
+    trace: Trace
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A budget that only the driver can see ended the exploration."""
+
+    problem_id: str
+    reason: str
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """A problem has its result."""
+
+    result: Result
+
+
+class DamagedRow(JournalError):
+    """A row of a problem, in this table, changed on the disk or cannot be read."""
+
+    def __init__(self, path: Path, problem_id: str, table: str, fault: str) -> None:
+        super().__init__(f"{path}: a row of {table}, of problem {problem_id!r}, {fault}; {DAMAGED}")
+        self.problem_id = problem_id
+        self.fault = f"a row of {table} in the journal {fault}"
+
+
+Event: TypeAlias = Opened | Arrived | Stopped | Concluded
+
+
+def digest(problem: Problem) -> str:
+    """Return the digest of a problem's prompt and domain."""
+    return blake2b(
+        msgspec.json.encode((problem.prompt, problem.domain)), digest_size=16
+    ).hexdigest()
