@@ -24,9 +24,8 @@ import msgspec
 from orchestrator.core.errors import JournalError
 from orchestrator.core.values import Finish, Result, Status, Trace, changed
 from orchestrator.core.votes import pruned
-from orchestrator.jobs.journal.database import checksum, columns, readable, writable
+from orchestrator.jobs.journal.database import checksum, columns, failure, readable, writable
 from orchestrator.jobs.journal.events import (
-    DAMAGED,
     Arrived,
     Concluded,
     DamagedRow,
@@ -396,17 +395,4 @@ class Journal:
             raise DamagedRow(self.path, problem_id, table, f"cannot be read: {error}") from error
 
     def _failed(self, error: sqlite3.Error) -> JournalError:
-        remedy = {
-            "SQLITE_FULL": "free some space, then run the same command again; "
-            "everything journalled so far is kept",
-            "SQLITE_NOTADB": "it is not a journal; choose another job directory",
-            "SQLITE_CORRUPT": DAMAGED,
-            "SQLITE_READONLY": "make it writable or choose another job directory",
-            "SQLITE_CANTOPEN": "check that the directory exists and is writable",
-        }
-        name = getattr(error, "sqlite_errorname", "")
-        base = "_".join(name.split("_")[:2])
-        return JournalError(
-            f"{self.path}: {error} ({name or type(error).__name__}); "
-            f"{remedy.get(base, 'see the message')}"
-        )
+        return failure(self.path, error)
