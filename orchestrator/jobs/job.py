@@ -106,15 +106,20 @@ class Job:
         A problem that has none of this plan yet keeps that of the plan that it was begun with.
         """
         problems = iter(self.problems)
+        n_left, n_invalid_left = self.journal.n_results(), len(self.invalid)
         for id in self.order:
-            invalid = self.invalid.get(id)
+            if not n_left and not n_invalid_left:  # of a large job that has begun, most rows
+                return
+            invalid = self.invalid.get(id) if n_invalid_left else None
             if invalid is not None:
+                n_invalid_left -= 1
                 yield invalid
                 continue
             problem = next((one for one in problems if one.id == id), None)
             result = self.journal.result(id)
             if result is None:
                 continue
+            n_left -= 1
             # a row's tags may change at any time
             is_old = problem is not None and result.tags != problem.tags
             yield changed(result, tags=problem.tags) if problem and is_old else result
