@@ -106,12 +106,7 @@ def detect_format(document: Document) -> Format:
             f"{name} is named {document.suffix} but is not a Parquet file (it does not begin with "
             "PAR1)"
         )
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise PlanError(f"{name} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {document.label}")
-    if b"\0" in head:
-        raise PlanError(
-            f"{name} is a binary file; problems are read from JSONL, JSON, CSV, Parquet or Arrow"
-        )
+    _require_utf8(document, head)
     text = head.removeprefix(BOM).lstrip()
     if suffix is Format.CSV or (
         suffix is None and document.label == "stdin" and text[:1] not in b"{["
@@ -128,6 +123,16 @@ def detect_format(document: Document) -> Format:
     if COPIED in first:
         return Format.COPY
     return Format.OPENAI_BATCH if is_batch_row(first) else Format.JSONL
+
+
+def _require_utf8(document: Document, head: bytes) -> None:
+    name = document.name
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise PlanError(f"{name} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {document.label}")
+    if b"\0" in head:
+        raise PlanError(
+            f"{name} is a binary file; problems are read from JSONL, JSON, CSV, Parquet or Arrow"
+        )
 
 
 class Rows:
