@@ -35,6 +35,7 @@ def accuracy(
     """
     answered = _of_results(job) if isinstance(job, Results) else _of_directory(Path(job))
     source = answered.references if references is None else references
+    rows: Mapping[str, ReferenceRow]
     if isinstance(source, Mapping):
         rows = {
             str(id): ReferenceRow(n, answer) for n, (id, answer) in enumerate(source.items(), 1)
@@ -79,7 +80,7 @@ def _of_directory(directory: Path) -> _Answered:
 
 async def _right(
     answered: _Answered, rows: Mapping[str, ReferenceRow], name: str, annotator: Annotator
-) -> dict[str, bool | None]:
+) -> Mapping[str, bool | None]:
     read = await read_references(rows, answered.domains, annotator)
     answers = require_readable(read, name).answers
     return await score(answered.results, answers, answered.domains, annotator.accepts)

@@ -7,7 +7,7 @@ of problem files. Any other text is a question. References are kept beside the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,16 +32,16 @@ class Questions:
     rows that were given as mappings.
     """
 
-    problems: tuple[Problem, ...]
-    order: tuple[str, ...]
-    invalid: tuple[Result, ...] = ()
+    problems: Sequence[Problem]
+    order: Sequence[str]
+    invalid: Sequence[Result] = ()
     path: Path | None = None
     limit: int = 0
     answers: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_problems(path: str | Path, plan: Plan | None = None, *, limit: int = 0) -> ProblemFile:
-    """Return the problems of a file: JSONL, a JSON array, CSV, Parquet or OpenAI batch JSONL.
+    """Return the problems of a local file or folder, in any format of `leadline run --problems`.
 
     It can be iterated over and given to `run`. Rows without a domain have that of `plan`. Only the
     first `limit` rows count, 0 for all. Invalid rows are in `invalid`, with file, line and reason;

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from glob import has_magic
 from pathlib import Path
 
 from orchestrator.cli.console import message
 from orchestrator.cli.options import DisplayOptions
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
-from orchestrator.jobs.problems import ProblemFile, read_problems
-from orchestrator.jobs.source import JobSource
+from orchestrator.jobs.problems import ProblemFile, guess_notes, read_problems
+from orchestrator.jobs.rows import Format
+from orchestrator.jobs.source import JobSource, kept_copy
 from orchestrator.plan import auto
 from orchestrator.plan.check import row_requirement
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
+from orchestrator.plan.keys import Columns
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.runtime.api import blocking
 from orchestrator.runtime.isolated_verifiers import check_isolated
@@ -40,14 +43,35 @@ def read_plan(path: str | Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     return loaded
 
 
-def problems_and_directory(loaded: LoadedPlan, verb: str) -> tuple[Path, Path]:
-    """Return a plan's problem file and job directory; PlanError when it names no problem file."""
+def job_directory(loaded: LoadedPlan, verb: str) -> Path:
+    """Return the job directory of a plan; PlanError when the plan names no problems."""
     if loaded.problems is None or loaded.out is None:
         raise PlanError(
             f"there is nothing to {verb}: name a plan with a `problems` key, or give "
-            "--problems FILE"
+            "--problems PLACE"
         )
-    return loaded.problems, loaded.out
+    return loaded.out
+
+
+def local_problems(loaded: LoadedPlan, directory: Path, limit: int = 0) -> tuple[LoadedPlan, Path]:
+    """Return the plan with its problems as a local file, and that file.
+
+    Problems from elsewhere, and those whose columns are mapped, are copied into the directory; of
+    them the first `limit` if that is not 0.
+    """
+    assert loaded.problems is not None
+    if isinstance(loaded.problems, str) or loaded.columns != Columns() or loaded.problems.is_dir():
+        is_copied = True
+    else:
+        # what does not exist may be a pattern; else reading it says what is wrong
+        is_copied = not loaded.problems.exists() and has_magic(str(loaded.problems))
+    if not is_copied:
+        return loaded, Path(loaded.problems)
+    copy = kept_copy(loaded.problems, loaded.columns, directory, limit)
+    for note in guess_notes(str(loaded.problems), copy.guesses):
+        message(f"note: {note}")
+    origin = str(loaded.problems)
+    return replace(loaded, problems=copy.path, columns=Columns(), origin=origin), copy.path
 
 
 def study_directory(loaded: LoadedPlan, flags: Mapping[str, str], name: str) -> Path:
@@ -68,6 +92,8 @@ def first_problems(
     file = read_problems(
         path, default_domain=plan.domain, domains=plan.domains, limit=limit, begun=begun
     )
+    if file.format is not Format.OPENAI_BATCH:
+        return file
     return replace(file, problems=tuple(replace(p, settings="") for p in file.problems))
 
 

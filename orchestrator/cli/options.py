@@ -35,6 +35,7 @@ _TABLES = r"(domains|models|prices)\.[^.=]+"
 _PLUGIN_OPTIONS = rf"--((strategy|selector|verifiers|execution\.engine|{_TABLES})\.[^=]+|{_TABLES})"
 _SECTIONS = {
     "": "What to run",
+    "columns": "Which columns of the problems are read (docs/problems.md)",
     "sampling": "How tokens are sampled",
     "budget": "Limits: of a problem, and of the whole job (usd, gpu_seconds)",
     "prices": "What tokens and GPUs cost; of a model: --prices.main.input, .cached_input, .output",
@@ -46,7 +47,7 @@ _METAVARS = {
     "int": "INTEGER",
     "float": "NUMBER",
     "bool": "BOOLEAN",
-    "problems": "FILE",
+    "problems": "PLACE",
     "out": "DIR",
 }
 

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ import msgspec
 from orchestrator.cli.console import message, print_json, results_console
 from orchestrator.cli.foreground import Outcome, run_remaining
 from orchestrator.cli.inputs import (
+    job_directory,
     job_problems,
-    problems_and_directory,
+    local_problems,
     read_plan,
     references_and_notes,
     report_choice,
@@ -72,6 +74,7 @@ from orchestrator.jobs.source import (
 from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
+from orchestrator.plan.file.sources import published
 from orchestrator.report.kept import KeptReport, is_final, keep_report, kept_report
 from orchestrator.report.losses import loss_causes, losses_of
 from orchestrator.studies.evaluate import References, RightAnswers
@@ -122,14 +125,23 @@ def run(
       leadline run plan.toml --sampling.temperature 0.9 --fresh --limit 20
     """
     loaded = read_plan(plan_file, flags)
-    problems, directory = problems_and_directory(loaded, "run")
+    directory = job_directory(loaded, "run")
     directory = fresh_directory(directory) if fresh else directory
-    source = same_or_wider(directory, job_source(problems, limit, loaded.format))
-    plan = _with_recorded_choice(loaded, directory)
-    if dry_run or n_pilot:
-        loaded = replace(loaded, plan=plan)
-        return print_costs(DryRun(loaded, directory, source, dry_run, n_pilot, display))
-    return _run_job(directory, plan, loaded.execution, source, display, retry_failed, limit)
+    with contextlib.ExitStack() as stack:
+        kept = directory
+        if dry_run and not n_pilot:  # which writes nothing there
+            kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
+        loaded, problems = local_problems(loaded, kept, limit)
+        source = same_or_wider(directory, job_source(problems, limit, loaded.format, loaded.origin))
+        plan = _with_recorded_choice(loaded, directory)
+        if dry_run or n_pilot:
+            loaded = replace(loaded, plan=plan)
+            return print_costs(DryRun(loaded, directory, source, dry_run, n_pilot, display))
+    code = _run_job(directory, plan, loaded.execution, source, display, retry_failed, limit)
+    if loaded.recipe and not (display.quiet or display.as_json):
+        for line in published(loaded.recipe, plan):
+            message(line)
+    return code
 
 
 @click.command(cls=PlanCommand, accepts=lambda key: key.startswith(_RESUMABLE))
@@ -197,7 +209,7 @@ def _run_job(
     begun = begun_problems(directory)
     file = job_problems(source, plan, execution, begun)
     report_rows(file, display, begun)
-    domains = {problem.id: problem.domain for problem in file.problems}
+    domains = file.domains(plan.domain)
     references = references_and_notes(source.problems, domains, plan, execution)
     report_choice(plan, display)
     opened = open_job(
@@ -353,9 +365,9 @@ def _correctness(
 
     None if the user interrupted it.
     """
-    domains = {problem.id: problem.domain for problem in file.problems}
+    domains = file.domains(plan.domain)
     try:
-        return correctness(job.results(), answers, domains, plan, execution)
+        return correctness(job.iter_results(), answers, domains, plan, execution)
     except (LeadlineError, OSError, KeyboardInterrupt) as error:
         is_interrupted = isinstance(error, KeyboardInterrupt)
         message(

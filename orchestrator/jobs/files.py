@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -18,20 +19,27 @@ from orchestrator.core.errors import JournalError, PlanError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step.
+    """Replace a file's content in one step, as `write_parts_atomically` does."""
+    write_parts_atomically(path, (content,))
+
+
+def write_parts_atomically(path: Path, parts: Iterable[bytes]) -> None:
+    """Replace a file's content in one step; the parts are written one after another.
 
     JournalError naming the file when the write fails; the old content then remains.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise JournalError(
             f"{path}: {error.strerror}; {_remedy(error)}, then run the same command again"
         ) from error

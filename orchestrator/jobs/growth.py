@@ -114,7 +114,7 @@ def _by_former_plan(
     """
     mine, last = fingerprint(plan), journal.meta("fingerprint") or ""
     groups: dict[str, list[Problem]] = {} if last == mine else {last: []}
-    began = journal.plans()
+    began = journal.plans(mine)
     for problem in problems:
         former = began.get(problem.id, mine)
         if former != mine:

@@ -20,21 +20,24 @@ import msgspec
 
 from orchestrator.core.errors import JobBusyError, JournalError, PlanError
 from orchestrator.core.plan import Plan, document, fingerprint
-from orchestrator.core.values import Problem, Result, changed
+from orchestrator.core.values import Problem, Result, Status, changed
 from orchestrator.jobs.files import (
     indented_json,
     make_private,
     remove_leftovers,
     write_atomically,
+    write_parts_atomically,
 )
 from orchestrator.jobs.growth import Growth, grow
 from orchestrator.jobs.journal import Journal, digest
+from orchestrator.jobs.rows.stored import StoredDict, StoredList
 from orchestrator.plan.execution import Spent
 
 _LOCK = "lock"
 _SPENT = "spent"  # in the journal
 _ANOTHER = "start another job: with --out DIRECTORY, or beside this one with `leadline run --fresh`"
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
+EXPORT_FACTOR = 50.0  # and how many times as long as it takes to write it
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class Job:
     growth: Growth | None = None
     damage: str = ""
     _exported_at: float = 0.0
+    _export_seconds: float = 0.0
     _lock: os.stat_result | None = None  # of the lock file when it was locked
 
     @property
@@ -73,29 +77,52 @@ class Job:
         """Store what the job has spent, in the journal."""
         self.journal.set_meta(_SPENT, msgspec.json.encode(spent).decode())
 
-    def unfinished(self) -> list[Problem]:
+    def unfinished(self) -> Sequence[Problem]:
         """Return the problems without a result of this plan, or that failed, in input order."""
-        concluded = self.journal.concluded(self.fingerprint)
-        if self.retry_failed:
-            concluded -= self.journal.failed()
-        return [p for p in self.problems if p.id not in concluded]
+        if not self.journal.n_results():
+            return self.problems
+        unfinished = StoredList[Problem](Problem)
+        for problem in self.problems:
+            plan, status = self.journal.conclusion(problem.id)
+            is_done = plan == self.fingerprint
+            if not is_done or (self.retry_failed and status is Status.FAILED):
+                unfinished.append(problem)
+        return unfinished.settled()
 
-    def remaining(self) -> list[Problem]:
+    def remaining(self) -> Sequence[Problem]:
         """Return those of them that this run works on."""
-        return [p for p in self.unfinished() if self.chosen is None or p.id in self.chosen]
+        unfinished = self.unfinished()
+        if self.chosen is None:
+            return unfinished
+        return [p for p in unfinished if p.id in self.chosen]
 
     def results(self) -> list[Result]:
-        """Return the results so far, in input order, those of invalid rows included.
+        """Return the results so far, in input order, those of invalid rows included."""
+        return list(self.iter_results())
+
+    def iter_results(self) -> Iterator[Result]:
+        """Yield these results one by one; the job must stay open.
 
         A problem that has none of this plan yet keeps that of the plan that it was begun with.
         """
-        known = {r.problem_id: r for r in self.journal.results()}
-        for problem in self.problems:  # a row's tags may change at any time
-            result = known.get(problem.id)
-            if result is not None and result.tags != problem.tags:
-                known[problem.id] = changed(result, tags=problem.tags)
-        known |= self.invalid
-        return [known[i] for i in self.order if i in known]
+        problems = iter(self.problems)
+        n_left, n_invalid_left = self.journal.n_results(), len(self.invalid)
+        for id in self.order:
+            if not n_left and not n_invalid_left:  # of a large job that has begun, most rows
+                return
+            invalid = self.invalid.get(id) if n_invalid_left else None
+            if invalid is not None:
+                n_invalid_left -= 1
+                yield invalid
+                continue
+            problem = next((one for one in problems if one.id == id), None)
+            result = self.journal.result(id)
+            if result is None:
+                continue
+            n_left -= 1
+            # a row's tags may change at any time
+            is_old = problem is not None and result.tags != problem.tags
+            yield changed(result, tags=problem.tags) if problem and is_old else result
 
     def export(self) -> None:
         """Replace results.jsonl in one step.
@@ -103,15 +130,19 @@ class Job:
         JournalError when the write fails, or when the directory's lock is no longer ours.
         """
         self._require_lock()
-        write_atomically(
-            self.results_path,
-            b"".join(msgspec.json.encode(result_row(r)) + b"\n" for r in self.results()),
-        )
+        began = time.monotonic()
+        lines = (msgspec.json.encode(result_row(r)) + b"\n" for r in self.iter_results())
+        write_parts_atomically(self.results_path, lines)
         self._exported_at = time.monotonic()
+        self._export_seconds = self._exported_at - began
 
     def export_if_old(self) -> bool:
-        """Write results.jsonl if the last one is older than EXPORT_SECONDS; return whether."""
-        is_old = time.monotonic() - self._exported_at > EXPORT_SECONDS
+        """Write results.jsonl if the last one is older than EXPORT_SECONDS; return whether.
+
+        Of a large job it may grow older, so that the run spends little of its time on writing it.
+        """
+        age = time.monotonic() - self._exported_at
+        is_old = age > max(EXPORT_SECONDS, EXPORT_FACTOR * self._export_seconds)
         if is_old:
             self.export()
         return is_old
@@ -159,11 +190,14 @@ def open_job(
         remove_leftovers(directory)
         damage = _damage(journal)
         growth = _claim(directory, journal, plan, problems)
+        by_id = StoredDict[Result](Result)
+        for result in invalid:
+            by_id[result.problem_id] = result
         job = Job(
             directory,
             journal,
             problems,
-            invalid={r.problem_id: r for r in invalid},
+            invalid=by_id.settled(),
             order=order if order is not None else [p.id for p in problems],
             retry_failed=retry_failed,
             chosen=chosen,
@@ -255,15 +289,16 @@ def _claim(
 
 
 def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
-    known = journal.digests()
-    others = [p.id for p in problems if known.get(p.id, "") not in ("", digest(p))]
-    if others:
-        n, verb, them = len(others), "have", "they were"
-        if n == 1:
-            verb, them = "has", "it was"
+    n, first = 0, ""
+    for problem in problems:
+        known = journal.digest_of(problem.id)
+        if known not in (None, digest(problem)):
+            n, first = n + 1, first or problem.id
+    if n:
+        verb, them = ("has", "it was") if n == 1 else ("have", "they were")
         raise PlanError(
             f"{n:,} problem{'s' * (n > 1)} {verb} another text than when {them} started, "
-            f"{others[0]!r} first; change that back, use a new id, or {_ANOTHER}"
+            f"{first!r} first; change that back, use a new id, or {_ANOTHER}"
         )
 
 

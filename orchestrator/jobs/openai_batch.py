@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -19,9 +19,11 @@ from orchestrator.core.lineage import lineage, whole
 from orchestrator.core.plan import Plan, Settings
 from orchestrator.core.values import Finish, Result, Status, Trace, Usage
 from orchestrator.core.votes import VOTING
-from orchestrator.jobs.files import write_atomically
-from orchestrator.jobs.job import Job
+from orchestrator.jobs.files import write_parts_atomically
 from orchestrator.kit.answers.thinking import Split, parts_of, split
+
+if TYPE_CHECKING:
+    from orchestrator.jobs.job import Job
 
 JSON: TypeAlias = dict[str, object]
 _PROMPT_FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
@@ -172,9 +174,9 @@ def write_batch_output(job: Job, plan: Plan) -> Path:
     model = plan.models[plan.default_model].path
     lines = (
         output_line(r, returned_attempts(job.journal.pool(r.problem_id), r), model)
-        for r in job.results()
+        for r in job.iter_results()
     )
-    write_atomically(path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    write_parts_atomically(path, (msgspec.json.encode(line) + b"\n" for line in lines))
     return path
 
 

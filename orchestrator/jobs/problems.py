@@ -8,8 +8,9 @@ formats, encodings and ids.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,8 +22,10 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Settings
 from orchestrator.core.values import Message, Problem, Prompt, Result, Status
 from orchestrator.jobs.openai_batch import settings_of
-from orchestrator.jobs.rows import Format, Row, detect_format, iter_rows, no_question, row_from
+from orchestrator.jobs.rows import Format, Row, Rows, no_question, row_from
+from orchestrator.jobs.rows.stored import StoredList
 from orchestrator.plan import keys, registry
+from orchestrator.plan.file.sources import is_uri
 
 Requirement: TypeAlias = Callable[[Settings], None]
 _ROLES = ("system", "user", "assistant")
@@ -33,13 +36,14 @@ _OWN_FIELDS = ("prompt", "messages", "domain", "answer")
 class ProblemFile:
     """The contents of a file; `order` has the id of every row, invalid ones included, in order.
 
-    Iterating over it gives its problems. `limit` is how many rows count, 0 for all.
+    Iterating over it gives its problems. `limit` is how many rows count, 0 for all. The sequences
+    of a large file are on disk (`StoredList`).
     """
 
-    problems: tuple[Problem, ...]
-    invalid: tuple[Result, ...]
+    problems: Sequence[Problem]
+    invalid: Sequence[Result]
     warnings: tuple[str, ...]
-    order: tuple[str, ...]
+    order: Sequence[str]
     format: Format
     path: Path
     limit: int = 0
@@ -51,6 +55,27 @@ class ProblemFile:
     def __len__(self) -> int:
         """Return the number of its problems."""
         return len(self.problems)
+
+    def domains(self, default: str) -> Mapping[str, str]:
+        """Return the domain of each problem by its id; `default` is that of most."""
+        return _Domains(self.problems, default)
+
+
+class _Domains(Mapping[str, str]):
+    """The domains of problems; only those that differ from the default are in memory."""
+
+    def __init__(self, problems: Sequence[Problem], default: str) -> None:
+        self._problems, self._default = problems, default
+        self._others = {p.id: p.domain for p in problems if p.domain != default}
+
+    def __getitem__(self, id: str) -> str:
+        return self._others.get(id, self._default)
+
+    def __iter__(self) -> Iterator[str]:
+        return (problem.id for problem in self._problems)
+
+    def __len__(self) -> int:
+        return len(self._problems)
 
 
 class _Invalid(Exception):
@@ -74,27 +99,35 @@ def read_problems(
     warning names fields that have no effect. PlanError when the file cannot be read or no row is
     valid.
     """
+    if is_uri(re.sub(r"^([a-z][a-z0-9+.-]+):/(?!/)", r"\1://", str(path))):  # Path drops a slash
+        raise PlanError(
+            f"{path} is an address, and only local files are read here: download it and name the "
+            "file, or use `leadline run`"
+        )
     path = Path(path)
-    kind = detect_format(path)
+    rows = Rows(path)
+    kind = rows.format()
     known = frozenset({*registry.names("domains"), *domains, default_domain})
-    problems: list[Problem] = []
-    invalid: list[Result] = []
-    order: list[str] = []
+    problems, invalid = StoredList[Problem](Problem), StoredList[Result](Result)
+    order = StoredList[str](str)
     n_derived = 0
     settings = _RowSettings(require)
-    for row in iter_rows(path, kind):
+    guesses: dict[tuple[str, str], None] = {}
+    for row in rows:
         order.append(row.id)
+        guesses.update(dict.fromkeys(row.guess))
+        kind = row.format if kind is Format.COPY else kind
         try:
             problems.append(_problem(row, default_domain, known, settings))
         except _Invalid as fault:
-            invalid.append(_invalid(path, row, fault))
+            invalid.append(_invalid(row, fault))
             continue
         n_derived += row.derived
-    if not problems:
+    if not len(problems):
         raise PlanError(_nothing(path, invalid))
-    warnings = tuple(_warnings(path, n_derived, settings.ignored))
-    rows = (tuple(problems), tuple(invalid), warnings, tuple(order))
-    file = ProblemFile(*rows, kind, path)
+    warnings = (*guess_notes(path.name, guesses), *_warnings(path, n_derived, settings.ignored))
+    rows_read = (problems.settled(), invalid.settled(), warnings, order.settled())
+    file = ProblemFile(*rows_read, kind, path)
     return _first(file, limit, begun) if limit else file
 
 
@@ -106,7 +139,7 @@ def find_problem(
     Other arguments are those of `read_problems`. Rows after this one are not read.
     """
     path = Path(path)
-    rows = islice(iter_rows(path, detect_format(path)), limit or None)
+    rows = islice(Rows(path), limit or None)
     row = next((row for row in rows if row.id == id), None)
     if row is None:
         return None
@@ -114,11 +147,11 @@ def find_problem(
         known = {*registry.names("domains"), *domains, default_domain}
         return _problem(row, default_domain, known, _RowSettings())
     except _Invalid as fault:
-        return _invalid(path, row, fault)
+        return _invalid(row, fault)
 
 
-def _invalid(path: Path, row: Row, fault: _Invalid) -> Result:
-    error = f"{path.name}:{row.line}: {fault}"
+def _invalid(row: Row, fault: _Invalid) -> Result:
+    error = f"{row.place}: {fault}"
     return Result(row.id, Status.INVALID, error=error, tags=_tags(row))
 
 
@@ -149,6 +182,12 @@ def problem_from_row(
         raise PlanError(f"problem {row.id or dict(fields)!r}: {fault}") from fault
 
 
+def guess_notes(name: str, guesses: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield what was guessed about the columns of a file, for the user to check."""
+    for field, column in guesses:
+        yield f"{name}: the column {column!r} is read as {field!r}; columns.{field} names another"
+
+
 def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str]:
     if n_derived:
         yield (
@@ -163,8 +202,8 @@ def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str
         )
 
 
-def _nothing(path: Path, invalid: list[Result]) -> str:
-    if not invalid:
+def _nothing(path: Path, invalid: Sequence[Result]) -> str:
+    if not len(invalid):
         return f"{path} contains no rows; write one problem per line"
     listed = "".join(f"\n  {result.error}" for result in invalid[:3])
     more = f"\n  and {len(invalid) - 3} more" if len(invalid) > 3 else ""

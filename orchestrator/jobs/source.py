@@ -16,12 +16,15 @@ import msgspec
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan, fingerprint
-from orchestrator.jobs.files import sha256, write_atomically
+from orchestrator.jobs.files import make_private, sha256, write_atomically
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.journal import Journal
-from orchestrator.jobs.rows import detect_format, iter_rows
+from orchestrator.jobs.rows import Rows
+from orchestrator.jobs.rows.copy import COPY_FILE, Copy, write_copy
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import plan_toml
+from orchestrator.plan.file.sources import STANDARD_INPUT, Location
+from orchestrator.plan.keys import Columns
 
 _META = "commission"  # as version 0.1 wrote it
 PLAN_FILE = "plan.toml"
@@ -33,6 +36,7 @@ class JobSource:
     """The problems of a job: `problems` is an absolute path, `sha256` that file's digest.
 
     `limit` is how many rows count, 0 for all; `folder` is the working directory of the command.
+    `origin` is where the problems came from if `problems` is a copy of them in the job's directory.
     """
 
     problems: str
@@ -40,11 +44,12 @@ class JobSource:
     limit: int = 0
     format: str = "auto"
     folder: str = ""
+    origin: str = ""
 
 
-def job_source(problems: Path, limit: int, format: str) -> JobSource:
+def job_source(problems: Path, limit: int, format: str, origin: str = "") -> JobSource:
     """Return the source for a problem file as it is now."""
-    return JobSource(str(problems.resolve()), sha256(problems), limit, format, os.getcwd())
+    return JobSource(str(problems.resolve()), sha256(problems), limit, format, os.getcwd(), origin)
 
 
 def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
@@ -86,7 +91,13 @@ def read_source(directory: Path) -> JobSource | None:
         raise PlanError(f"there is no job in {directory}: it has no journal.db")
     with Journal.for_reading(directory / "journal.db") as journal:
         text = journal.meta(_META)
-    return None if text is None else msgspec.json.decode(text, type=JobSource)
+    source = None if text is None else msgspec.json.decode(text, type=JobSource)
+    if source is None or not source.origin or Path(source.problems).is_file():
+        return source
+    # the copy has moved with its directory, or with that of the study around it
+    places = (directory / COPY_FILE, directory.resolve().parent / COPY_FILE)
+    found = next((str(place.resolve()) for place in places if place.is_file()), source.problems)
+    return replace(source, problems=found)
 
 
 def begun_problems(directory: Path) -> frozenset[str]:
@@ -124,18 +135,25 @@ def same_or_wider(directory: Path, source: JobSource) -> JobSource:
 
 
 def require_same_file(directory: Path, source: JobSource) -> None:
-    """Refuse a file that lacks problems of a job that was begun with another one."""
+    """Refuse problems that lack some of a job that was begun with others."""
+    _require_all(directory, source, Path(source.problems))
+
+
+def _require_all(directory: Path, source: JobSource, path: Path) -> None:
+    """Refuse the rows of `path`, those of this source, in a job whose problems they lack."""
     begun = begun_problems(directory)
     before = read_source(directory) if begun else None
-    if before is None or before.problems == source.problems or before.sha256 == source.sha256:
+    if before is None or before.sha256 == source.sha256:
         return
-    path = Path(source.problems)
-    lacking = begun.difference(row.id for row in iter_rows(path, detect_format(path)))
+    was, is_now = before.origin or before.problems, source.origin or source.problems
+    if was == is_now and is_now != STANDARD_INPUT:  # which may be another file every time
+        return
+    lacking = begun.difference(row.id for row in Rows(path))
     if lacking:
         raise PlanError(
-            f"{directory} was started with the problems of {before.problems}, and {path} lacks "
-            f"{len(lacking):,} of them; choose another with --out DIRECTORY, or add --fresh to "
-            "`leadline run`"
+            f"{directory} was started with the problems of {_named(was)}, and {_named(is_now)} "
+            f"lacks {len(lacking):,} of them; choose another with --out DIRECTORY, or add --fresh "
+            "to `leadline run`"
         )
 
 
@@ -148,6 +166,35 @@ def require_same_plan(directory: Path, plan: Plan) -> None:
             raise PlanError(
                 f"{directory} was started with another plan; choose another with --out DIRECTORY"
             )
+
+
+def _named(origin: str) -> str:
+    return "the standard input" if origin == STANDARD_INPUT else origin
+
+
+def kept_copy(location: Location, columns: Columns, directory: Path, limit: int) -> Copy:
+    """Return the copy of problems from elsewhere that is now in the directory of a job or study.
+
+    It has the first `limit` rows, or as many as the job there already has; 0 is all. PlanError when
+    they cannot be read, or lack problems of a job there.
+    """
+    rows = Rows(location, columns)
+    rows.format()  # what cannot be read is an error before there is a directory
+    make_private(directory)
+    jobs = [path.parent for path in (directory / "journal.db", *directory.glob("*/journal.db"))]
+    jobs = [job for job in jobs if begun_problems(job)]
+    for before in filter(None, map(read_source, jobs)):
+        limit = max(limit, before.limit) if limit and before.limit else 0
+    copy = write_copy(rows, directory, limit)
+    source = JobSource(str(copy.path.resolve()), copy.sha256, limit, origin=str(location))
+    try:
+        for job in jobs:
+            _require_all(job, source, copy.written)
+    except PlanError:
+        copy.discard()
+        raise
+    copy.keep()
+    return copy
 
 
 def require_unchanged(directory: Path, source: JobSource, plan: Plan) -> None:

@@ -21,7 +21,7 @@ from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace, Usage, changed
 from orchestrator.core.votes import VOTING, AttemptState, attempts_in, scattered
 from orchestrator.jobs.finished import FinishedJob, job_reader, read_finished, read_problem
-from orchestrator.jobs.rows import detect_format, iter_rows
+from orchestrator.jobs.rows import Rows
 from orchestrator.plan.execution import Execution
 from orchestrator.report.losses import Losses
 from orchestrator.runtime.annotate import Annotator
@@ -194,11 +194,7 @@ def _no_problem(directory: Path, id: str, own: str) -> str:
     with job_reader(directory) as reader:
         ids = list(reader.digests)
     if Path(own).is_file():
-        ids = list(
-            dict.fromkeys(
-                [*(row.id for row in iter_rows(Path(own), detect_format(Path(own)))), *ids]
-            )
-        )
+        ids = list(dict.fromkeys([*(row.id for row in Rows(own)), *ids]))
     close = get_close_matches(id, ids, n=3) or ids[:3]
     such = f", such as {', '.join(map(repr, close))}" if close else ""
     return f"{directory} has no problem {id!r}; it has {len(ids):,} problems{such}"

@@ -76,7 +76,9 @@ async def run_job(
         driver.progress.outages = supervised.outages
         n_done = len(job.problems) - len(job.unfinished())
         driver.progress.n_problems = n_done + len(remaining)
-        driver.progress.n_failed = len(job.journal.failed() - {p.id for p in remaining})
+        failed = job.journal.failed()
+        retried = {p.id for p in remaining if p.id in failed} if failed else set()
+        driver.progress.n_failed = len(failed - retried)
         driver.progress.n_resumed = driver.progress.n_done = n_done
         progress(driver.progress)
         try:

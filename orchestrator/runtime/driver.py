@@ -22,7 +22,7 @@ from orchestrator.core.errors import BudgetSpent, JournalError, LeadlineError, d
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import Engine
 from orchestrator.core.session import Effect, Session, Start
-from orchestrator.core.values import Finish, Problem, Request, Result, Trace
+from orchestrator.core.values import Finish, Problem, Request, Result, Status, Trace
 from orchestrator.core.votes import VOTING
 from orchestrator.engines.reply import trace_for
 from orchestrator.jobs.growth import Growth, forget_failures
@@ -86,8 +86,7 @@ class Driver:
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
         self._watchdog = Watchdog(execution.strategy_seconds)
-        self._journalled = journal.digests()
-        self._failed_before = journal.failed()
+        self._is_resumed = journal.has_begun()
         self._n_planned: int | None = getattr(explorer.strategy, "n_planned", None)
 
     async def run(self, problems: Iterable[Problem]) -> AsyncGenerator[Result]:
@@ -219,7 +218,7 @@ class Driver:
         opened = self._open[problem.id] = _Open(
             order, session, Classes(), outages.now(), outages.total_seconds()
         )
-        if problem.id in self._journalled:
+        if self._is_resumed and self._journal.digest_of(problem.id) is not None:
             effects = self._replay(opened)
         else:
             self._post(Opened(problem.id, digest(problem), self._explorer.fingerprint))
@@ -232,7 +231,7 @@ class Driver:
     def _replay(self, opened: _Open) -> list[Effect]:
         """Rebuild a session from its journalled events; return the effects it still requires."""
         session, problem_id = opened.session, opened.session.problem.id
-        failed_before = problem_id in self._failed_before
+        failed_before = self._journal.conclusion(problem_id)[1] is Status.FAILED
         if failed_before:
             self._forget_failures(session.problem)
         self._guarded(opened, session.start)

@@ -39,10 +39,14 @@ class Estimate:
 
 def share_estimate(right: Sequence[bool]) -> Estimate | None:
     """Return the share of true values with its Wilson interval; None for an empty sequence."""
-    n = len(right)
+    return share_of(sum(right), len(right))
+
+
+def share_of(n_right: int, n: int) -> Estimate | None:
+    """Return a share by its counts, as `share_estimate` does."""
     if not n:
         return None
-    share = sum(right) / n
+    share = n_right / n
     # Wilson (1927); scipy.stats has it too, and takes half a second to import
     middle = (share + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
     half = _Z * sqrt(share * (1 - share) / n + _Z * _Z / (4 * n * n)) / (1 + _Z * _Z / n)
@@ -98,6 +102,35 @@ def saved_estimate(pairs: Sequence[tuple[float, float]]) -> Estimate:
         return _normal_estimate(value, (used - (1 - value) * total) / total.mean())
     all_used, all_total = _resampled_sums(used, total)
     return resampled_estimate(value, 1 - all_used / all_total, len(pairs))
+
+
+class SavedShare:
+    """The share of a total that was not used, of problems that are added one by one.
+
+    It takes the same memory for any number of problems.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[float, float]] = []
+        self._n = 0
+        self._sums = np.zeros(5)  # of used, total, and their products
+
+    def add(self, used: float, total: float) -> None:
+        """Add a problem."""
+        self._n += 1
+        self._sums += (used, total, used * used, total * total, used * total)
+        if self._n <= _N_RESAMPLED:
+            self._pairs.append((used, total))
+
+    def estimate(self) -> Estimate:
+        """Return `saved_estimate`; for more than 10,000 problems with the normal interval."""
+        if self._n <= _N_RESAMPLED:
+            return saved_estimate(self._pairs)
+        used, total, used2, total2, both = self._sums / self._n
+        ratio = used / total
+        variance = max(0.0, used2 - 2 * ratio * both + ratio * ratio * total2)
+        half = float(_Z * np.sqrt(variance / self._n) / total)
+        return Estimate(float(1 - ratio), float(1 - ratio) - half, float(1 - ratio) + half, self._n)
 
 
 def _resampled_totals(rows: Table) -> Table | None:

@@ -20,9 +20,12 @@ import msgspec
 
 from orchestrator.core.values import Result, Status, Trace, Usage
 from orchestrator.core.votes import scattered
-from orchestrator.jobs.rows import Format, detect_format, iter_rows
+from orchestrator.jobs.rows import Rows
+from orchestrator.jobs.rows.stored import StoredDict
 from orchestrator.runtime.annotate import Annotator
-from orchestrator.studies.estimates import Estimate, saved_estimate, share_estimate
+from orchestrator.studies.estimates import Estimate, SavedShare, share_of
+
+_N_COMPARED = 1000  # answers that are compared at once
 
 # (domain, answer, reference) -> whether the answer is right; None when that was not decided
 Accepts: TypeAlias = Callable[[str, str, str], Awaitable[bool | None]]
@@ -102,35 +105,27 @@ class Report:
     wall_seconds: float
 
 
-def reference_rows(path: str | Path) -> dict[str, ReferenceRow]:
+def reference_rows(path: str | Path) -> Mapping[str, ReferenceRow]:
     """Return the reference answers by id, from a problem file or a file of `id` and `answer`.
 
-    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out. A list
-    of texts in a cell of a CSV file is a list.
+    Ids are those of `read_problems`. Rows without an answer and invalid rows are left out.
     """
-    return dict(_iter_references(Path(path)))
+    references = StoredDict[ReferenceRow](ReferenceRow)
+    for id, row in _iter_references(path):
+        references[id] = row
+    return references.settled()
 
 
 def reference_row(path: str | Path, id: str) -> ReferenceRow | None:
     """Return the reference answer of one problem, as in `reference_rows`; None without one."""
-    return next((row for one, row in _iter_references(Path(path)) if one == id), None)
+    return next((row for one, row in _iter_references(path) if one == id), None)
 
 
-def _iter_references(path: Path) -> Iterator[tuple[str, ReferenceRow]]:
-    kind = detect_format(path)
-    for row in iter_rows(path, kind):
+def _iter_references(path: str | Path) -> Iterator[tuple[str, ReferenceRow]]:
+    for row in Rows(path):
         answer = None if row.error else row.fields.get("answer")
         if answer not in (None, "", []):
-            is_cell = kind is Format.CSV
-            yield row.id, ReferenceRow(row.line, _list_in_cell(answer) if is_cell else answer)
-
-
-def _list_in_cell(cell: str) -> str | list[str]:
-    """Return the list of texts that a cell holds as JSON, or the cell (`[1, 2]` is an interval)."""
-    try:
-        return msgspec.json.decode(cell, type=list[str]) or cell
-    except msgspec.DecodeError:
-        return cell
+            yield row.id, ReferenceRow(row.line, answer)
 
 
 async def read_references(
@@ -142,7 +137,7 @@ async def read_references(
     cannot read are left out: no answer of this domain can equal them. A reference of which nothing
     can be read is unreadable, and so is an object in any other domain.
     """
-    answers: dict[str, tuple[str, ...]] = {}
+    answers = StoredDict[tuple[str, ...]](tuple[str, ...])
     unreadable = []
     for id, name in domains.items():
         if id not in rows:
@@ -150,14 +145,15 @@ async def read_references(
         domain = annotator.domain(name)
         texts = _texts(rows[id].answer, getattr(domain, "lists_are_values", False))
         readings = [await annotator.read_reference(name, text) for text in texts]
-        answers[id] = tuple(dict.fromkeys(answer for answer, _ in readings if answer is not None))
-        if not answers[id]:
-            del answers[id]
+        known = tuple(dict.fromkeys(answer for answer, _ in readings if answer is not None))
+        if known:
+            answers[id] = known
+        else:
             expects = getattr(domain, "expects", "")
             note = next((note for _, note in readings if note), "")
             whole = " or ".join(texts) or text_of(rows[id].answer)
             unreadable.append(UnreadableReference(id, rows[id].row, whole, name, expects, note))
-    return References(answers, tuple(unreadable))
+    return References(answers.settled(), tuple(unreadable))
 
 
 def _texts(answer: Any, lists_are_values: bool) -> list[str]:
@@ -202,18 +198,20 @@ async def score(
     references: RightAnswers,
     domains: Mapping[str, str],
     accepts: Accepts,
-) -> dict[str, bool | None]:
+) -> Mapping[str, bool | None]:
     """Return whether each problem was answered correctly, by id, in the order of the results.
 
     None means that a limit was reached before this was decided; such answers count as wrong.
     Abstentions and failures are wrong. Invalid rows and problems without a reference are left out.
     `domains` maps problem ids to domain names.
     """
-    counted = [r for r in results if r.status is not Status.INVALID and r.problem_id in references]
-    verdicts = await asyncio.gather(
-        *(is_result_right(r, references, domains, accepts) for r in counted)
-    )
-    return {result.problem_id: verdict for result, verdict in zip(counted, verdicts, strict=True)}
+    verdicts = StoredDict[bool | None](bool | None)
+    counted = (r for r in results if r.status is not Status.INVALID and r.problem_id in references)
+    while batch := list(itertools.islice(counted, _N_COMPARED)):
+        right = (is_result_right(r, references, domains, accepts) for r in batch)
+        for result, verdict in zip(batch, await asyncio.gather(*right), strict=True):
+            verdicts[result.problem_id] = verdict
+    return verdicts.settled()
 
 
 async def right_keys(
@@ -249,52 +247,71 @@ def savings(results: Iterable[Result]) -> Savings | None:
 
     Intervals are a percentile bootstrap over problems; spent and full cost are resampled together.
     """
-    traces: list[tuple[float, float]] = []
-    tokens: list[tuple[float, float]] = []
+    traces, tokens, is_known = SavedShare(), SavedShare(), False
     for result in results:
         if result.n_planned and result.full_tokens:
+            is_known = True
             n_used = result.n_traces if result.n_attempts is None else result.n_attempts
-            traces.append((n_used, result.n_planned))
-            tokens.append((sum(u.output_tokens for u in result.usage.values()), result.full_tokens))
-    if not traces:
-        return None
-    return Savings(*map(saved_estimate, (traces, tokens)))
+            traces.add(n_used, result.n_planned)
+            tokens.add(sum(u.output_tokens for u in result.usage.values()), result.full_tokens)
+    return Savings(traces.estimate(), tokens.estimate()) if is_known else None
 
 
 def report(
-    results: Sequence[Result],
+    results: Iterable[Result],
     correctness: Mapping[str, bool | None],
     wall_seconds: float,
     unreadable: Collection[str] = (),
 ) -> Report:
-    """Return the numbers of a finished job, with `score`'s correctness and the unreadable ids."""
+    """Return the numbers of a finished job, with `score`'s correctness and the unreadable ids.
+
+    `results` are taken once, one after another.
+    """
     usage: dict[str, Usage] = {}
-    for account, one in (item for r in results for item in r.usage.items()):
-        usage[account] = usage.get(account, Usage()) + one
-    valid = [r for r in results if r.status is not Status.INVALID]
+    n: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    stopped_by: Counter[str] = Counter()
     attempts: Counter[str] = Counter()
-    for result in valid:
-        attempts.update(result.attempts)
-    failed = {r.problem_id for r in valid if r.status is Status.FAILED} & correctness.keys()
-    others = [bool(right) for id, right in correctness.items() if id not in failed]
+
+    def valid() -> Iterator[Result]:
+        for result in results:
+            statuses[result.status.value] += 1
+            for account, one in result.usage.items():
+                usage[account] = usage.get(account, Usage()) + one
+            if result.status is Status.INVALID:
+                continue
+            id, is_failed = result.problem_id, result.status is Status.FAILED
+            if id in correctness:
+                n["failed right" if correctness[id] else "failed wrong"] += is_failed
+            else:
+                n["unreadable" if id in unreadable else "unknown"] += 1
+            n["traces"] += result.n_traces
+            attempts.update(result.attempts)
+            is_scattered = scattered(result.clusters)
+            n["scattered"] += is_scattered
+            n["tied"] += result.tied and not is_scattered
+            stopped_by.update([result.stopped_by] if result.stopped_by else [])
+            yield result
+
+    saved = savings(valid())
+    right = Counter(map(bool, correctness.values()))
+    others = right - Counter({True: n["failed right"], False: n["failed wrong"]})
     return Report(
-        n_results=len(results),
-        n_by_status={status.value: sum(r.status is status for r in results) for status in Status},
-        n_without_reference=sum(
-            r.problem_id not in correctness and r.problem_id not in unreadable for r in valid
-        ),
-        n_unreadable=sum(r.problem_id in unreadable for r in valid),
-        undecided=tuple(id for id, right in correctness.items() if right is None),
-        accuracy=share_estimate(list(map(bool, correctness.values()))),
-        n_failed_scored=len(failed),
-        accuracy_of_others=share_estimate(others),
+        n_results=statuses.total(),
+        n_by_status={status.value: statuses[status.value] for status in Status},
+        n_without_reference=n["unknown"],
+        n_unreadable=n["unreadable"],
+        undecided=tuple(id for id, one in correctness.items() if one is None),
+        accuracy=share_of(right[True], right.total()),
+        n_failed_scored=n["failed right"] + n["failed wrong"],
+        accuracy_of_others=share_of(others[True], others.total()),
         usage=usage,
         total=sum(usage.values(), Usage()),
-        savings=savings(valid),
-        n_traces=sum(r.n_traces for r in valid),
+        savings=saved,
+        n_traces=n["traces"],
         attempts=attempts,
-        n_tied=sum(r.tied and not scattered(r.clusters) for r in valid),
-        n_scattered=sum(scattered(r.clusters) for r in valid),
-        n_stopped_by=dict(Counter(r.stopped_by for r in valid if r.stopped_by)),
+        n_tied=n["tied"],
+        n_scattered=n["scattered"],
+        n_stopped_by=dict(stopped_by),
         wall_seconds=wall_seconds,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,18 +199,24 @@ def require_readable(references: References, path: str | Path) -> References:
 
 
 def correctness(
-    results: Sequence[Result],
+    results: Iterable[Result],
     references: RightAnswers,
     domains: Mapping[str, str],
     plan: Plan,
     execution: Execution,
-) -> dict[str, bool | None]:
-    """Return whether each problem with a reference was answered correctly, as `score` does."""
-    if not any(r.problem_id in references for r in results):
+) -> Mapping[str, bool | None]:
+    """Return whether each problem with a reference was answered correctly, as `score` does.
+
+    `results` are taken once, one after another.
+    """
+    if not references:
         return {}
-    return compare_answers(
-        plan, execution, lambda a: score(results, references, domains, a.accepts)
-    )
+    known = (r for r in results if r.problem_id in references)
+    first = next(known, None)
+    if first is None:  # so that no process starts
+        return {}
+    scored = itertools.chain([first], known)
+    return compare_answers(plan, execution, lambda a: score(scored, references, domains, a.accepts))
 
 
 def summarise(
@@ -236,15 +242,28 @@ def summarise(
     """
     execution, spent = execution or Execution(), job.spent
     serving = seconds - start_seconds
-    results = job.results()
+    failed: list[Fault] = []
+    invalid: list[Fault] = []
+    faults = {Status.FAILED: failed, Status.INVALID: invalid}
+    n_current = 0
+
+    def results() -> Iterator[Result]:
+        nonlocal n_current
+        for result in job.iter_results():
+            n_current += result.fingerprint == job.fingerprint
+            listed = faults.get(result.status)
+            if listed is not None and len(listed) < N_LISTED:
+                listed.append(Fault(result.problem_id, result.error))
+            yield result
+
+    numbers = report(results(), right, seconds, unreadable)
     n_undecided, undecided = job.journal.notes()
-    n_valid = sum(r.status is not Status.INVALID for r in results)
-    n_current = sum(r.fingerprint == job.fingerprint for r in results)
+    n_valid = numbers.n_results - numbers.n_by_status[Status.INVALID]
     return Summary(
         directory=str(job.directory),
         results=str(job.results_path),
         batch_output=None if batch_output is None else str(batch_output),
-        report=report(results, right, seconds, unreadable),
+        report=numbers,
         n_open=len(job.problems) - n_current,
         n_outdated=n_valid - n_current,
         n_resumed=n_resumed,
@@ -252,8 +271,8 @@ def summarise(
         tokens_per_second=n_new_tokens / serving if serving > 0 and n_new_tokens else None,
         n_undecided=n_undecided,
         undecided=undecided,
-        failed=_faults(results, Status.FAILED),
-        invalid=_faults(results, Status.INVALID),
+        failed=tuple(failed),
+        invalid=tuple(invalid),
         interrupted=interrupted,
         n_retries=outages.n_retries if outages else 0,
         paused_seconds=outages.total_seconds() if outages else 0.0,
@@ -264,10 +283,6 @@ def summarise(
         budget=execution.budget,
         ended_by=ended_by,
     )
-
-
-def _faults(results: Iterable[Result], status: Status) -> tuple[Fault, ...]:
-    return tuple(Fault(r.problem_id, r.error) for r in results if r.status is status)[:N_LISTED]
 
 
 class Evaluation:

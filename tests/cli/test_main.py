@@ -563,7 +563,7 @@ def test_bad_rows_are_named_and_the_rest_runs(cli: Run, tmp_path: Path) -> None:
         ("", "is empty"),
         ("\n\n", "no rows"),
         ("{broken\n", "none of its 1 rows is a valid problem"),
-        ('{"id": 1, "question": "x"}\n', "rename 'question'"),
+        ('{"id": 1, "instruction": "x", "input": "y"}\n', "'instruction' or 'input'"),
     ],
 )
 def test_a_file_without_problems_is_refused(
@@ -632,7 +632,7 @@ def test_another_problem_file_is_refused_in_the_same_directory(cli: Run, tmp_pat
 def test_nothing_to_run_is_reported(cli: Run) -> None:
     """Neither a plan nor problems."""
     done = cli("run")
-    assert (done.exit_code, "--problems FILE" in done.stderr) == (2, True)
+    assert (done.exit_code, "--problems PLACE" in done.stderr) == (2, True)
 
 
 def test_a_folder_that_is_no_model_is_refused(

@@ -61,6 +61,10 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("problems.jsonl", "p.jsonl", "answers.jsonl", "dev.jsonl", "examples/arithmetic.jsonl")
     for name in names:
         (world / name).write_text("".join(json.dumps(row) + "\n" for row in problems))
+    (world / "questions.csv").write_text("question,answer\nWhat is 3 + 4?,7\nWhat is 2 + 2?,4\n")
+    (world / "data").mkdir()
+    for name in ("data/a.jsonl", "questions.jsonl"):
+        shutil.copy(world / "problems.jsonl", world / name)
     (world / "plan.toml").write_text(PLAN)
     (world / "question.txt").write_text("What is 17 + 25?")
     (world / "reply.txt").write_text("The answer is 5.")

@@ -54,6 +54,7 @@ STANDS_FOR = {
     "B": ["runs/arithmetic"],
     "FILE": ["problems.jsonl"],
     "FORMAT": ["csv"],
+    "TAG": ["level"],
     "TEXT": ["The answer is 5."],
     "NAME": ["adaptive"],
     "K": ["4"],
@@ -65,6 +66,9 @@ NOT_RUN = {
     "depth search": "loads the weights of a model into torch",
     "sweep examples/sounder.toml": "119 puzzles at four or five depths: `make run` runs it",
     "resume DIR --budget.usd": "of a job with prices: tests/cli has it",
+    "run --problems s3://": "needs the network; tests/jobs/rows reads URIs",
+    'run --problems "hf://': "needs the network; tests/jobs/rows reads the layout of the hub",
+    "run --problems gsm8k": "needs the network; tests/cli has the recipes on copies",
     "choose plan.toml --pilot": "runs every strategy of its choice; tests/studies has the pilot",
     "choose PLAN --pilot": "runs every strategy of its choice; tests/studies has the pilot",
 }

@@ -126,12 +126,12 @@ def test_a_bad_line_is_a_result_that_names_file_and_line_and_the_rest_goes_on(wr
         ({"id": "a", "prompt": 3}, ["prompt is a number", "text"]),
         ({"id": "a", "prompt": "  "}, ["prompt is empty"]),
         (
-            {"id": "a", "question": "2 + 2?"},
-            ["neither 'prompt' nor 'messages'", "rename 'question' to 'prompt'"],
+            {"id": "a", "instruction": "Add.", "input": "2 2"},
+            ["neither 'prompt' nor 'messages'", "'instruction' or 'input'", "columns.prompt"],
         ),
         (
-            {"question": "2 + 2?"},
-            ["neither 'prompt' nor 'messages'", "rename 'question' to 'prompt'"],
+            {"level": 3},
+            ["neither 'prompt' nor 'messages'"],
         ),
         (
             {"id": "a", "prompt": "x", "messages": [{"role": "user", "content": "y"}]},
@@ -274,7 +274,7 @@ def test_bom_crlf_blank_lines_unusual_line_ends_and_long_lines_are_fine(write: W
             ":2: byte 24 is not UTF-8",
         ),
         ("p.jsonl", '{"id": "a", "prompt": "x"}'.encode("utf-16"), "iconv -f UTF-16"),
-        ("p.txt", b"What is 2 + 2?\n", "let it end in .jsonl, .csv or .parquet"),
+        ("p.txt", b"What is 2 + 2?\n", "let it end in .jsonl, .csv, .tsv, .parquet or .arrow"),
         ("p.parquet", b"id,prompt\n", "not a Parquet file"),
         ("p.parquet", b"PAR1 and nothing more", "cannot be read as Parquet"),
         ("p.csv", b"What is 2 + 2?\nWhat is 3?\n", "header with 'prompt'"),
@@ -316,10 +316,10 @@ def test_a_damaged_parquet_file_is_a_plan_error(tmp_path: Path) -> None:
     assert all(str(path) in str(error) for error in errors)
 
 
-def test_a_missing_file_and_a_directory_are_plan_errors(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_empty_directory_are_plan_errors(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="there is no file"):
         read(tmp_path / "no.jsonl")
-    with pytest.raises(PlanError, match="is a directory"):
+    with pytest.raises(PlanError, match="contains no file of problems"):
         read(tmp_path)
 
 
@@ -521,7 +521,8 @@ def test_a_hundred_thousand_rows_are_read_in_order(write: Write) -> None:
         f'{{"id": {i}, "prompt": "What is {i} + 1?", "answer": {i + 1}}}\n' for i in range(100_000)
     )
     file = read(write("p.jsonl", text))
-    assert file.order == tuple(map(str, range(100_000)))
+    assert list(file.order) == list(map(str, range(100_000)))
+    assert (file.order[-1], file.order[77_777:77_779]) == ("99999", ["77777", "77778"])
 
 
 def test_domains_that_a_plan_names_may_be_used_by_rows(write: Write) -> None:

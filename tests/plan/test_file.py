@@ -558,11 +558,12 @@ def test_several_verifiers_may_be_named_in_one_flag() -> None:
         load_plan(None, {"execution.engine": "fake", "verifiers": '["a,b"]'})
 
 
-@pytest.mark.parametrize("key", ["problems", "out"])
-def test_an_address_is_no_local_path(key: str) -> None:
+def test_an_address_is_no_local_path() -> None:
     """A path would lose a slash of it, and a job directory `s3:` would be made here."""
-    with pytest.raises(PlanError, match=rf"{key} = 's3://b/x.jsonl' is an address"):
-        load_plan(None, {"execution.engine": "fake", key: "s3://b/x.jsonl"})
+    with pytest.raises(PlanError, match=r"out = 's3://b/x\.jsonl' is an address"):
+        load_plan(None, {"execution.engine": "fake", "out": "s3://b/x.jsonl"})
+    loaded = load_plan(None, {"execution.engine": "fake", "problems": "s3://b/x.jsonl"})
+    assert (loaded.problems, loaded.out) == ("s3://b/x.jsonl", Path("runs/x"))
 
 
 def test_example_plans_with_worked_questions_stop_before_another() -> None:

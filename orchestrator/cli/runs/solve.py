@@ -25,7 +25,11 @@ from orchestrator.report.losses import LossCause, Losses, loss_causes
 from orchestrator.report.rows import attempts_json
 
 
-@click.command(cls=PlanCommand, without=("problems", "format"))
+@click.command(
+    cls=PlanCommand,
+    accepts=lambda key: not key.startswith("columns."),
+    without=("problems", "format"),
+)
 @click.argument("question")
 @click.option(
     "--plan",

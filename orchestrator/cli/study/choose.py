@@ -16,7 +16,8 @@ from orchestrator.cli.console import message, print_json, results_console, write
 from orchestrator.cli.foreground import run_series
 from orchestrator.cli.inputs import (
     first_problems,
-    problems_and_directory,
+    job_directory,
+    local_problems,
     read_plan,
     required_references,
     study_directory,
@@ -109,7 +110,7 @@ def _pilot(
     loaded: LoadedPlan, situation: Situation, flags: Mapping[str, str], n_problems: int
 ) -> _Pilot:
     """Return the job to run; PlanError before anything starts."""
-    problems, _ = problems_and_directory(loaded, "measure")
+    job_directory(loaded, "measure")
     n = min(auto.affordable(situation)[0], pilot.N_MAX)
     if n == 1:
         raise PlanError(
@@ -122,6 +123,8 @@ def _pilot(
         selector=situation.vote or auto.MAJORITY,
         budget=Budget(),
     )
+    directory = study_directory(loaded, flags, "choose")
+    loaded, problems = local_problems(loaded, directory)
     file = first_problems(problems, plan, n_problems)
     domains = {problem.id: problem.domain for problem in file.problems}
     answers = required_references(problems, domains, plan, loaded.execution).answers
@@ -134,7 +137,6 @@ def _pilot(
     ids = {problem.id for problem in usable}
     order = tuple(id for id in file.order if id in ids)
     file = replace(file, problems=usable, order=order, invalid=())
-    directory = study_directory(loaded, flags, "choose")
     member = Member(plan, "", f"pilot of {counted(len(usable), 'problem')}")
     return _Pilot(loaded, situation, series(loaded, directory, [member], file, n_problems), n)
 

@@ -15,7 +15,12 @@ from typing import Literal
 import click
 
 from orchestrator.cli.console import message, print_json, results_console, write_json
-from orchestrator.cli.inputs import read_plan, references_and_notes, required_references
+from orchestrator.cli.inputs import (
+    local_problems,
+    read_plan,
+    references_and_notes,
+    required_references,
+)
 from orchestrator.cli.options import (
     DisplayOptions,
     PlanCommand,
@@ -32,6 +37,7 @@ from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.problems import read_problems
 from orchestrator.plan import registry
 from orchestrator.plan.file import LoadedPlan, plan_toml
+from orchestrator.plan.file.sources import title_of
 from orchestrator.studies.evaluate import RightAnswers
 from orchestrator.studies.layers import search as tree_search
 from orchestrator.studies.layers.loading import load_decoder, shipped_order
@@ -161,7 +167,9 @@ def search(
         raise PlanError(
             "name the problems to search on: --problems FILE, or a plan that has a `problems` key"
         )
-    guide, usable, references = _usable_problems(loaded, loaded.problems, limit, reward)
+    folder = Path(flags.get("out", f"runs/depth-{loaded.recipe or title_of(loaded.problems)}"))
+    loaded, problems = local_problems(loaded, folder)
+    guide, usable, references = _usable_problems(loaded, problems, limit, reward)
     plan = _plan_as_shipped(loaded.plan)
     own_model = plan.models[plan.default_model]
     message("loading the model")
@@ -175,7 +183,7 @@ def search(
     task = SearchTask(
         plan,
         loaded.execution,
-        str(loaded.problems),
+        str(problems),
         usable,
         references,
         guide,
@@ -183,7 +191,6 @@ def search(
         n_votes,
         SearchOptions(bound, n_simulations, length_penalty, exploration=exploration),
     )
-    folder = Path(flags.get("out", f"runs/depth-{loaded.problems.stem}"))
     progress = _Progress(n_simulations, len(own), display)
     outcome = tree_search.search(decoder, own, task, folder / "orders.jsonl", progress)
     _write_schedule(folder, loaded, plan, outcome)
@@ -277,7 +284,7 @@ def _write_schedule(folder: Path, loaded: LoadedPlan, plan: Plan, outcome: Searc
     """Write the winner as a plan for `leadline run`."""
     winner = replace(plan.models[plan.default_model], layers=str(Schedule(outcome.winner.order)))
     chosen = replace(plan, models={**plan.models, plan.default_model: winner})
-    assert loaded.problems is not None
+    assert isinstance(loaded.problems, Path)
     head = "".join(f"# {line}\n" for line in views.search_remarks(outcome))
     text = plan_toml(
         chosen, loaded.execution, problems=str(loaded.problems.resolve()), out=str(folder / "run")

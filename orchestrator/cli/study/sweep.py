@@ -17,7 +17,8 @@ from orchestrator.cli.console import print_json, results_console, write_json
 from orchestrator.cli.foreground import run_series
 from orchestrator.cli.inputs import (
     first_problems,
-    problems_and_directory,
+    job_directory,
+    local_problems,
     read_plan,
     required_references,
     study_directory,
@@ -126,7 +127,7 @@ def _prepared(
     loaded: LoadedPlan, flags: Mapping[str, str], depths: str, widths: str, limit: int
 ) -> _Sweep:
     """Return the measurement to run; PlanError before anything starts."""
-    problems, _ = problems_and_directory(loaded, "sweep")
+    job_directory(loaded, "sweep")
     plan = loaded.plan
     all_depths = parse_counts(depths, "--depths") if depths else (own_depth(plan),)
     all_widths = parse_counts(widths, "--widths")
@@ -144,8 +145,10 @@ def _prepared(
         )
         for depth in all_depths
     ]
+    directory = study_directory(loaded, flags, "sweep")
+    loaded, problems = local_problems(loaded, directory)
     file = first_problems(problems, plan, limit)
-    jobs = series(loaded, study_directory(loaded, flags, "sweep"), members, file, limit)
+    jobs = series(loaded, directory, members, file, limit)
     domains = {problem.id: problem.domain for problem in file.problems}
     references = required_references(problems, domains, plan, loaded.execution).answers
     if not references:

@@ -15,7 +15,8 @@ from orchestrator.cli.console import print_json, results_console, write_json
 from orchestrator.cli.foreground import run_series
 from orchestrator.cli.inputs import (
     first_problems,
-    problems_and_directory,
+    job_directory,
+    local_problems,
     read_plan,
     study_directory,
 )
@@ -138,14 +139,15 @@ def _series(
 ) -> Series:
     """Return the jobs to run, one a temperature; PlanError before anything starts."""
     loaded = read_plan(plan_file, flags)
-    problems, _ = problems_and_directory(loaded, "sample")
+    job_directory(loaded, "sample")
     require_processed(loaded.execution)
+    directory = study_directory(loaded, flags, "temperature")
+    loaded, problems = local_problems(loaded, directory)
     file = first_problems(problems, loaded.plan, n_samples)
     n_each = max(1, n_samples // len(file.problems))
     members = [
         Member(plan_at(loaded.plan, t, n_each), f"t-{t:g}", f"temperature {t:g}") for t in grid
     ]
-    directory = study_directory(loaded, flags, "temperature")
     return series(loaded, directory, members, file, n_samples)
 
 

@@ -6,6 +6,9 @@ import sqlite3
 from pathlib import Path
 from zlib import crc32
 
+from orchestrator.core.errors import JournalError
+from orchestrator.jobs.journal.events import DAMAGED
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS problems (
@@ -79,3 +82,20 @@ def checksum(*row: object) -> int:
         data = value if isinstance(value, bytes) else repr(value).encode(errors="replace")
         total = crc32(data, crc32(len(data).to_bytes(8, "big"), total))
     return total
+
+
+def failure(path: Path, error: sqlite3.Error) -> JournalError:
+    """Return the error that names the file and the remedy."""
+    remedy = {
+        "SQLITE_FULL": "free some space, then run the same command again; "
+        "everything journalled so far is kept",
+        "SQLITE_NOTADB": "it is not a journal; choose another job directory",
+        "SQLITE_CORRUPT": DAMAGED,
+        "SQLITE_READONLY": "make it writable or choose another job directory",
+        "SQLITE_CANTOPEN": "check that the directory exists and is writable",
+    }
+    name = getattr(error, "sqlite_errorname", "")
+    base = "_".join(name.split("_")[:2])
+    return JournalError(
+        f"{path}: {error} ({name or type(error).__name__}); {remedy.get(base, 'see the message')}"
+    )

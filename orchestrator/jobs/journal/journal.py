@@ -24,9 +24,8 @@ import msgspec
 from orchestrator.core.errors import JournalError
 from orchestrator.core.values import Finish, Result, Status, Trace, changed
 from orchestrator.core.votes import pruned
-from orchestrator.jobs.journal.database import checksum, columns, readable, writable
+from orchestrator.jobs.journal.database import checksum, columns, failure, readable, writable
 from orchestrator.jobs.journal.events import (
-    DAMAGED,
     Arrived,
     Concluded,
     DamagedRow,
@@ -174,10 +173,27 @@ class Journal:
         """Return the digest of every problem ever opened."""
         return dict(self._rows("SELECT problem, digest FROM problems"))
 
-    def plans(self) -> dict[str, str]:
-        """Return the fingerprint of the plan of every problem ever opened."""
+    def digest_of(self, problem_id: str) -> str | None:
+        """Return the digest of a problem, or None if it was never opened."""
+        row = self._row("SELECT digest FROM problems WHERE problem = ?", problem_id)
+        return None if row is None else str(row[0])
+
+    def n_results(self) -> int:
+        """Return how many problems have a result."""
+        return int((self._row("SELECT COUNT(*) FROM results") or (0,))[0])
+
+    def conclusion(self, problem_id: str) -> tuple[str, Status | None]:
+        """Return the fingerprint and the status of a problem's result; "" and None without one."""
+        fields = ("fingerprint", "status")
+        columns = ", ".join(f"json_extract(CAST(body AS TEXT), '$.{name}')" for name in fields)
+        row = self._row(f"SELECT {columns} FROM results WHERE problem = ?", problem_id)
+        return ("", None) if row is None else (str(row[0]), Status(row[1]))
+
+    def plans(self, but: str = "") -> dict[str, str]:
+        """Return the fingerprint of the plan of each problem opened, of all but one plan."""
         own = self.meta("fingerprint")
-        return dict(self._rows("SELECT problem, COALESCE(plan, ?) FROM problems", own))
+        sql = "SELECT problem, COALESCE(plan, ?) AS p FROM problems WHERE p != ?"
+        return dict(self._rows(sql, own, but))
 
     def has_begun(self) -> bool:
         """Tell whether there is any event, so that something would be lost with the journal."""
@@ -379,17 +395,4 @@ class Journal:
             raise DamagedRow(self.path, problem_id, table, f"cannot be read: {error}") from error
 
     def _failed(self, error: sqlite3.Error) -> JournalError:
-        remedy = {
-            "SQLITE_FULL": "free some space, then run the same command again; "
-            "everything journalled so far is kept",
-            "SQLITE_NOTADB": "it is not a journal; choose another job directory",
-            "SQLITE_CORRUPT": DAMAGED,
-            "SQLITE_READONLY": "make it writable or choose another job directory",
-            "SQLITE_CANTOPEN": "check that the directory exists and is writable",
-        }
-        name = getattr(error, "sqlite_errorname", "")
-        base = "_".join(name.split("_")[:2])
-        return JournalError(
-            f"{self.path}: {error} ({name or type(error).__name__}); "
-            f"{remedy.get(base, 'see the message')}"
-        )
+        return failure(self.path, error)

@@ -22,6 +22,7 @@ from orchestrator.plan.keys.table import (
     PRICE,
     SECTIONS,
     TABLES,
+    Columns,
     OutputFormat,
     TopLevel,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "PRICE",
     "SECTIONS",
     "TABLES",
+    "Columns",
     "FieldInfo",
     "OutputFormat",
     "PlanFault",

@@ -45,6 +45,23 @@ class TopLevel:
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of the rows hold the fields of problems; "" is the column of the same name.
+
+    A text with {NAME} is a template over several columns.
+    """
+
+    id: str = ""
+    prompt: str = ""
+    messages: str = ""
+    answer: str = ""
+    domain: str = ""
+    tests: str = ""
+    wrong: tuple[str, ...] = ()
+    omit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetKeys:
     """The table [budget]: the limits of a problem, then those of the job (`JobBudget`)."""
 
@@ -66,6 +83,7 @@ PRICE = "prices.NAME"  # the section of any one model pool
 POOL = "models.NAME"  # the section of any one model
 SECTIONS: Mapping[str, type] = {
     "": TopLevel,
+    "columns": Columns,
     "sampling": Sampling,
     "budget": BudgetKeys,
     "execution": Execution,
@@ -77,6 +95,7 @@ SECTIONS: Mapping[str, type] = {
 # fields of an Execution that are tables of their own in a plan file
 NESTED = (Supervision, JobBudget, Prices)
 TABLES = (
+    "columns",
     "models",
     "domains",
     "sampling",
@@ -89,8 +108,8 @@ TABLES = (
 _MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
 KEYS: Mapping[str, Meta] = {
     "problems": Meta(
-        description="The file of problems: JSONL, JSON, CSV, Parquet or OpenAI batch JSONL; a path "
-        "in a plan file is relative to that file."
+        description="The problems: a file, folder, glob, URI, '-' for standard input, or recipe "
+        "(docs/problems.md); a path in a plan file is relative to that file."
     ),
     "out": Meta(
         description="The job's directory, relative to the current one. Naming it again resumes it."
@@ -110,6 +129,21 @@ KEYS: Mapping[str, Meta] = {
     "strategy": Meta(description="The strategy, which explores problems; see `leadline plugins`."),
     "selector": Meta(description="The selector, which ranks answers; see `leadline plugins`."),
     "verifiers": Meta(description="The verifiers that score each trace, by name."),
+    "columns.id": Meta(
+        description="The column with the id, or a template such as {year}-{number}."
+    ),
+    "columns.prompt": Meta(description="The column with the question, or a template of several."),
+    "columns.messages": Meta(description="The column with the messages of a conversation."),
+    "columns.answer": Meta(description="The column with the reference answer, or a template."),
+    "columns.domain": Meta(description="The column with the domain."),
+    "columns.tests": Meta(description="The column with the tests of a program, or a template."),
+    "columns.wrong": Meta(
+        description="Columns of wrong choices: the prompt gets lettered choices, in an order that "
+        "the id decides, and the reference is the letter of the right one."
+    ),
+    "columns.omit": Meta(
+        description="Columns that are not kept as tags, such as a worked solution."
+    ),
     "sampling.temperature": Meta(
         ge=0,
         description="0 takes the most likely token, so every trace is the same; 0.6 to 1 is usual.",

@@ -84,15 +84,15 @@ def series(
 ) -> Series:
     """Return the series of these jobs over the first `limit` rows (0: all) of a plan's problems.
 
-    The plan must name its problems. Raises PlanError, before anything starts, when a plan cannot be
-    run or when the directory contains other problems or another kind of job.
+    The plan must name its problems by a local file. Raises PlanError, before anything starts, when
+    a plan cannot be run or when the directory contains other problems or another kind of job.
     """
-    assert loaded.problems is not None
+    assert isinstance(loaded.problems, Path)
     for member in members:
         check_plan(member.plan, loaded.execution)
     if (directory / "journal.db").exists() and all(member.folder for member in members):
         raise PlanError(f"{directory} is the directory of a job; choose another with --out")
-    source = job_source(loaded.problems, limit, loaded.format)
+    source = job_source(loaded.problems, limit, loaded.format, loaded.origin)
     for member in members:
         require_same_file(directory / member.folder, source)
         if not member.folder:  # it may be the job of a user, which must not grow by a study

@@ -1,8 +1,8 @@
-"""Plan files: from TOML and command-line flags to a checked plan, and back to TOML.
+"""Plan files: from TOML and command-line flags to a checked plan.
 
 An error names place, key, value and remedy. The table in `orchestrator.plan.keys` defines the fixed
 keys; `orchestrator.plan.check` checks plugins. Only the plan's own file is read here;
-`orchestrator.jobs.problems` reads problems.
+`orchestrator.jobs.rows` reads problems.
 
 Short forms, in files and flags alike: `model = "x"` for `[models.main] path = "x"`; `strategy =
 "x"`, and likewise `selector`, `execution.engine`, `domains.NAME` and each of `verifiers`, for a
@@ -22,17 +22,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import tomli_w
-
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution, Supervision, rename_former_tables
+from orchestrator.plan.file.recipes import RECIPES
+from orchestrator.plan.file.sources import (
+    Location,
+    apply_recipe,
+    placed,
+    recipe_named,
+    source_of,
+    title_of,
+)
 from orchestrator.plan.keys import (
     POOL,
     TABLES,
+    Columns,
     OutputFormat,
     PlanFault,
     TopLevel,
@@ -54,18 +62,23 @@ _TOP = (*(f.name for f in dataclasses.fields(TopLevel)), *TABLES)
 class LoadedPlan:
     """A checked plan with its execution; `problems` and `out` are None if they are not set.
 
-    `out` defaults to `runs/` plus the plan file's name without its suffix, or else the problem
-    file's. With `format` "auto", an OpenAI batch also gets a batch output next to results.jsonl.
+    `problems` is a path, or the text of what is no path; `columns` tells how its rows are read, and
+    `recipe` is the name of the recipe that set it, or "". `out` defaults to `runs/` plus the plan
+    file's name without its suffix, or else the name of the problems. With `format` "auto", an
+    OpenAI batch also gets a batch output next to results.jsonl.
     """
 
     plan: Plan
     execution: Execution
-    problems: Path | None
+    problems: Location | None
     out: Path | None
     format: OutputFormat
     vote: PluginSpec | None = None  # the selector, where the plan names one
     chosen: bool = False  # whether the strategy behind `auto` was chosen by this very call
     notices: tuple[str, ...] = ()  # former names that the plan still uses, and likely mistakes
+    columns: Columns = Columns()
+    recipe: str = ""
+    origin: str = ""  # where `problems` was copied from, if it is a copy
 
 
 def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
@@ -91,12 +104,14 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     notices = rename_former_tables(tree, str(path))
     _expand_short_forms(tree)
     _apply_flags(tree, flags)
+    recipe, place = recipe_named(tree.get("problems"))
+    if recipe:
+        apply_recipe(RECIPES[recipe], tree)
+        tree["problems"] = source_of(RECIPES[recipe], place)
     files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
-    for key in ("problems", "out"):
-        if "://" in files.get(key, ""):
-            raise PlanFault(
-                key, f"{key} = {files[key]!r} is an address; name a local path and copy the files"
-            )
+    if "://" in files.get("out", ""):
+        raise PlanFault("out", f"out = {files['out']!r} is an address; name a local directory")
+    columns = Columns(**read_section("columns", table_of(tree.pop("columns", {}), "columns")))
     execution, prices = _execution(tree), tree.pop("prices", {})
     plan, vote = _plan(tree)
     plan = replace(plan, models=_with_templates(plan.models, path))
@@ -106,11 +121,10 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     with contextlib.suppress(PluginError):
         complete = auto.resolve(plan, execution, vote)
     check_plan(complete, execution)
-    problems = Path(files["problems"]) if files.get("problems") else None
-    if problems and path and "problems" not in flags:
-        problems = path.parent / problems
-    name = path or problems
-    out = Path(files["out"]) if files.get("out") else Path("runs") / name.stem if name else None
+    folder = path.parent if path and "problems" not in flags else None
+    problems = placed(files["problems"], folder) if files.get("problems") else None
+    title = path.stem if path else recipe or (title_of(problems) if problems else "")
+    out = Path(files["out"]) if files.get("out") else Path("runs") / title if title else None
     notices += [*_former_option_notices(plan), *_stop_notices(plan.sampling)]
     return LoadedPlan(
         complete,
@@ -121,6 +135,8 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
         vote,
         complete is not plan,
         tuple(notices),
+        columns,
+        recipe,
     )
 
 
@@ -392,52 +408,3 @@ def _spec(value: object, key: str, default_name: str | None = None) -> PluginSpe
             f"[{key}]: {error}; options are texts, numbers, true, false, lists and tables",
         ) from error
     return PluginSpec(name, table)
-
-
-def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
-    """Return both as nested plain mappings in the layout of a plan file, in full.
-
-    A job directory keeps this record.
-    """
-    table = {**dataclasses.asdict(execution), "engine": _spec_table(execution.engine)}
-    prices = table.pop("prices")
-    return {
-        "domain": plan.domain,
-        "seed": plan.seed,
-        "answers_in_thinking": plan.answers_in_thinking,
-        "verifiers": [_spec_table(spec) for spec in plan.verifiers],
-        "models": {name: dataclasses.asdict(model) for name, model in plan.models.items()},
-        "strategy": _spec_table(plan.strategy),
-        "selector": _spec_table(plan.selector),
-        "sampling": dataclasses.asdict(plan.sampling),
-        "budget": dataclasses.asdict(plan.budget) | table.pop("budget"),
-        "domains": {name: _spec_table(spec) for name, spec in plan.domains.items()},
-        "supervision": table.pop("supervision"),
-        "prices": {"gpu_hour": prices["gpu_hour"], **prices["pools"]},
-        "execution": table,
-    }
-
-
-def _spec_table(spec: PluginSpec) -> Table:
-    return {"name": spec.name, **spec.options}
-
-
-def plan_toml(plan: Plan, execution: Execution, *, problems: str = "", out: str = "") -> str:
-    """Return a plan file that loads back to the same plan and execution.
-
-    An option that is None is left out, because TOML has no null. PlanError for an option of a type
-    that TOML lacks.
-    """
-    files = {name: text for name, text in (("problems", problems), ("out", out)) if text}
-    try:
-        return tomli_w.dumps(_without_none({**files, **plan_document(plan, execution)}))
-    except TypeError as error:
-        raise PlanError(
-            f"{error}; options are texts, numbers, true, false, lists and tables"
-        ) from error
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _without_none(v) for k, v in value.items() if v is not None}
-    return [_without_none(v) for v in value] if isinstance(value, list | tuple) else value
