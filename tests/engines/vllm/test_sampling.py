@@ -32,7 +32,6 @@ VALUES: dict[str, Any] = {
     "skip_reading_prefix_cache": True,
     "stop_token_ids": [7],
     "structured_outputs": {"choice": ["yes", "no"]},
-    "thinking_token_budget": 64,
     "watermarking": False,
 }
 

@@ -14,9 +14,9 @@ import pytest
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Finish, Request, Trace, Usage
-from orchestrator.engines.vllm.options import NO_PARSER, PARSERS, reply_parser
 from orchestrator.engines.vllm.prompts import EngineInput, Prompts
 from orchestrator.engines.vllm.reply import ReplyParser, with_thinking
+from orchestrator.engines.vllm.start.parsers import NO_PARSER, PARSERS, reply_parser
 
 pytest.importorskip("vllm")
 
