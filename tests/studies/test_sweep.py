@@ -47,6 +47,7 @@ from orchestrator.studies.sweep.surface import (
     cheapest,
     pareto,
     parse_counts,
+    parse_limits,
     surface,
 )
 from orchestrator.testing.pools import pool
@@ -324,6 +325,14 @@ def test_what_is_no_width_is_refused(text: str) -> None:
         r"as a list \(1,4,16\) or as a range that doubles \(1..64\)",
     ):
         parse_counts(text, "--widths")
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [("512,1024", (512, 1024)), ("0, 8..32", (8, 16, 32, 0)), ("0", (0,))],
+)
+def test_no_limit_of_thinking_comes_last(text: str, limits: tuple[int, ...]) -> None:
+    assert parse_limits(text, "--thinking") == limits
 
 
 ANSWERS = '["{hash}", "2000", "2001", "2002"]'
