@@ -85,6 +85,11 @@ def test_a_row_is_checked_as_a_plan_is(qwen: Model) -> None:
         require(Settings(sampling={"thinking_tokens": 600}))
 
 
+def test_a_row_may_be_shorter_than_the_plans_limit() -> None:
+    """It is then cut while it thinks, as it would be without a limit."""
+    row_requirement(Plan(sampling=LIMITED), FAKE)(Settings(sampling={"max_new_tokens": 32}))
+
+
 def test_a_plan_without_a_limit_is_that_of_earlier_versions() -> None:
     """Their jobs must resume: the fingerprint of the default plan is from before this key."""
     assert fingerprint(Plan()) != fingerprint(Plan(sampling=LIMITED))

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.metrics import logprobs_needed
-from orchestrator.core.values import Finish, Request, Sampling, Trace, changed
+from orchestrator.core.values import Finish, Request, Sampling, Trace
 from orchestrator.engines.reply import trace_for
 from orchestrator.engines.vllm import pooling
 from orchestrator.engines.vllm.depth import IterationCounts, take_counts
@@ -36,7 +36,7 @@ from orchestrator.engines.vllm.reply import (
     with_prompt_logprobs,
     with_thinking,
 )
-from orchestrator.engines.vllm.sampling import parameters
+from orchestrator.engines.vllm.sampling import parameters, without_limit
 from orchestrator.engines.vllm.start import host
 from orchestrator.engines.vllm.watch import TokenWatch, tokens_so_far
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
@@ -271,7 +271,9 @@ class _ModelPool:
     def _text_input(self, request: Request) -> EngineInput:
         suffix_ids = self.prompts.suffix_ids(request.suffix)
         prompt_ids = [*self.prompts.ids(request.prompt), *request.prefix_ids, *suffix_ids]
-        sampling = self._limited(request.sampling or Sampling())
+        sampling = request.sampling or Sampling()
+        if sampling.thinking_tokens and not self._limits_thinking:
+            sampling = without_limit(sampling, self.parser, self.name)
         template = self._template(
             sampling,
             request.stop or sampling.stop,
@@ -293,17 +295,6 @@ class _ModelPool:
             params.extra_args = (params.extra_args or {}) | {DEPTH_ARGUMENT: request.depth}
             salt = cache_salt(request.depth or 1)
         return EngineInput(prompt_ids, suffix_ids, params, salt, ends_by_rule)
-
-    def _limited(self, sampling: Sampling) -> Sampling:
-        """Return the sampling as this pool honours it: one without a parser limits no thinking."""
-        if not sampling.thinking_tokens or self._limits_thinking:
-            return sampling
-        if self.parser is not None and not self.parser.guessed:
-            raise Refused(
-                f"sampling.thinking_tokens: vLLM does not know the tags of the parser "
-                f"{self.parser.name!r} of pool {self.name!r}, so it cannot end the thinking"
-            )
-        return changed(sampling, thinking_tokens=0)
 
     async def submit(self, request_id: str, data: EngineInput) -> Any:
         """Submit the input to vLLM and return the queue of its outputs.

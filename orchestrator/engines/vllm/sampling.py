@@ -13,7 +13,9 @@ from typing import Any, cast
 import msgspec
 
 from orchestrator.core.errors import PlanFault
-from orchestrator.core.values import Sampling
+from orchestrator.core.values import Sampling, changed
+from orchestrator.engines.vllm.prompts import Refused
+from orchestrator.engines.vllm.reply import ReplyParser
 from orchestrator.plan import registry
 from orchestrator.plan.keys import refuse_unknown
 
@@ -110,6 +112,19 @@ def _in_one_dialect(extra: Mapping[str, object]) -> dict[str, object]:
         return rest
     given = rest.get("structured_outputs", {})
     return {**rest, "structured_outputs": {**cast(Mapping[str, object], given), **found}}
+
+
+def without_limit(sampling: Sampling, parser: ReplyParser | None, pool: str) -> Sampling:
+    """Return the sampling of a pool in which vLLM knows no tags: it limits no thinking.
+
+    Such a pool judges and the like (the plan's check), unless its parser was named: then Refused.
+    """
+    if parser is not None and not parser.guessed:
+        raise Refused(
+            f"sampling.thinking_tokens: vLLM does not know the tags of {parser.name!r}, the parser "
+            f"of pool {pool!r}, so it cannot end the thinking"
+        )
+    return changed(sampling, thinking_tokens=0)
 
 
 def parameters(
