@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,17 @@ class WithoutLimits:
 
     def capabilities(self) -> frozenset[Capability]:
         return frozenset(Capability)
+
+
+@registry.engine("test-limits-parsers")
+@dataclass(frozen=True)
+class LimitsParsers(WithoutLimits):
+    """Ends the thinking of pools with a parser."""
+
+    def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
+        for name, model in models.items():
+            if not model.reasoning_parser:
+                raise PlanFault("sampling.thinking_tokens", f"{name}, {n_tokens}")
 
 
 @pytest.fixture
@@ -60,15 +72,16 @@ def test_vllm_needs_a_parser_and_the_error_names_that_of_the_family(
     check_plan(Plan({"main": qwen}), execution)
 
 
-def test_a_judge_may_lack_one(qwen: Model) -> None:
+def test_a_judge_may_lack_one() -> None:
     """It does not attempt the problem. A pool that attempts it may not."""
+    engine = Execution(engine=PluginSpec("test-limits-parsers"))
 
     def plan(**options: Any) -> Plan:
-        pools = {"main": Model("elsewhere/a"), "judge": qwen}
+        pools = {"main": Model("a", reasoning_parser="qwen3"), "other": Model("b")}
         return Plan(pools, PluginSpec("scrutinize", options), sampling=LIMITED)
 
-    assert "pool 'main'" in refused(plan(judge="judge"), VLLM)
-    assert "pool 'judge'" in refused(plan(model="judge"), VLLM)
+    check_plan(plan(judge="other"), engine)
+    assert refused(plan(model="other"), engine) == "other, 64"
 
 
 def test_an_engine_that_cannot_end_thinking_is_refused_with_the_remedy() -> None:
