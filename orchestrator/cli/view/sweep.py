@@ -43,7 +43,7 @@ def surface_table(surface: Surface) -> RenderableType:
         *parts,
         Text("\nPareto front", style="bold"),
         _front(surface),
-        Text("Depths" if surface.thinking == (0,) else "Depths and thinking", style="bold"),
+        Text(" and ".join(axis_names(surface)).capitalize(), style="bold"),
         _levels(surface),
     )
 
@@ -62,8 +62,10 @@ def places(surface: Surface, effort: Effort) -> tuple[str, ...]:
 
 def effort_name(effort: Effort) -> str:
     """Return an effort in words, as depth 4, thinking 512."""
-    depth = f"depth {depth_name(effort.depth)}"
-    return f"{depth}, thinking {effort.thinking}" if effort.thinking else depth
+    depth, thinking = f"depth {depth_name(effort.depth)}", f"thinking {effort.thinking}"
+    if not effort.thinking:
+        return depth
+    return f"{depth}, {thinking}" if effort.depth else thinking
 
 
 def _grid(surface: Surface) -> Table:

@@ -71,8 +71,8 @@ def check_thinking(plan: Plan, strategy: object, engine: EngineFacts, backend: o
 def without_limit(n: int) -> str:
     """Return the advice for an engine that cannot limit thinking to `n` tokens, as a remedy."""
     return (
-        f"leave it out, and use the strategy budget-forcing with thinking = {n} if the engine "
-        "continues traces"
+        f"leave {THINKING} out, and use the strategy budget-forcing with thinking = {n} if the "
+        "engine continues traces"
     )
 
 
