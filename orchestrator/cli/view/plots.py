@@ -107,9 +107,7 @@ def _heat_map(axes: Axes, surface: Surface) -> None:
     )
     axes.set_xticks(range(len(surface.widths)), [str(width) for width in surface.widths])
     axes.set_yticks(range(len(rows)), [_row_name(surface, effort) for effort in surface.efforts])
-    for last in range(len(surface.thinking), len(rows), len(surface.thinking)):
-        if len(surface.thinking) > 1:  # between two depths
-            axes.axhline(last - 0.5, color="white", linewidth=3)
+    _separate_depths(axes, surface)
     axes.set_xlabel("width k (attempts per problem)")
     axes.set_ylabel("\n".join(_AXES[axis] for axis in axis_names(surface)))
     axes.set_title(
@@ -118,6 +116,13 @@ def _heat_map(axes: Axes, surface: Surface) -> None:
     )
     bar = axes.figure.colorbar(image, ax=axes, pad=0.01, label="accuracy")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _separate_depths(axes: Axes, surface: Surface) -> None:
+    n = len(surface.thinking)
+    if n > 1:
+        for first in range(n, len(surface.efforts), n):
+            axes.axhline(first - 0.5, color="white", linewidth=3)
 
 
 def _row_name(surface: Surface, effort: Effort) -> str:
@@ -169,6 +174,17 @@ def _curves(
             axes.fill_between(
                 [cost(s) for s in line], lows, highs, color=colour, alpha=0.15, linewidth=0
             )
+    _front(axes, surface, cost, on_front)
+    _mark_cheapest(axes, surface, cost)
+    _scale(axes, [cost(s) for s in surface.settings], title)
+
+
+def _front(
+    axes: Axes,
+    surface: Surface,
+    cost: Callable[[Setting], float],
+    on_front: Callable[[Setting], bool],
+) -> None:
     front = sorted((s for s in surface.settings if on_front(s)), key=cost)
     axes.plot(
         [cost(s) for s in front],
@@ -183,8 +199,6 @@ def _curves(
         label="Pareto front",
         zorder=5,
     )
-    _mark_cheapest(axes, surface, cost)
-    _scale(axes, [cost(s) for s in surface.settings], title)
 
 
 def _ends(estimate: Estimate) -> tuple[float, float]:
