@@ -263,7 +263,7 @@ def document(plan: Plan) -> dict[str, object]:
     for model in models.values():
         _drop_unset(model, "task", "reasoning_parser", "chat_template")
     _drop_unset(whole, "answers_in_thinking")
-    _drop_unset(whole["sampling"], "extra", "prefill")
+    _drop_unset(whole["sampling"], "extra", "prefill", "thinking_tokens")
     # the order of `models` decides which pool is the default; a mapping hides it
     return {**whole, "default_model": plan.default_model}
 

@@ -38,6 +38,7 @@ _SAMPLING = {
     "repetition_penalty": "repetition_penalty",
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
+    "thinking_token_budget": "thinking_tokens",
     "stop": "stop",
 }
 _EXTRA = {
@@ -45,7 +46,7 @@ _EXTRA = {
     *("min_tokens", "ignore_eos", "stop_token_ids", "include_stop_str_in_output"),
     *("response_format", "structured_outputs"),
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
-    *("thinking_token_budget", "reasoning_effort", "chat_template_kwargs"),
+    *("reasoning_effort", "chat_template_kwargs"),
 }
 # Values that request nothing.
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
@@ -155,6 +156,8 @@ def settings_of(body: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...]]:
 def _value(key: str, value: object) -> object:
     if key == "stop" and isinstance(value, str):
         return [value]
+    if key == "thinking_tokens" and value == 0:  # for us no limit, in a body no thinking
+        raise ValueError("its body sets 'thinking_token_budget' to 0; the least is 1")
     return 0 if key == "top_k" and value == -1 else value  # vLLM's -1 is no limit, as our 0
 
 

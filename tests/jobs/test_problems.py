@@ -455,6 +455,7 @@ def test_an_openai_batch_is_recognised_and_fields_without_effect_are_named_once(
             {"max_completion_tokens": 9, "top_k": -1},
             {"sampling": {"max_new_tokens": 9, "top_k": 0}},
         ),
+        ({"thinking_token_budget": 64}, {"sampling": {"thinking_tokens": 64}}),
         (
             {"presence_penalty": 0.5, "logit_bias": {"1": -100}, "bad_words": []},
             {"sampling": {"extra": {"presence_penalty": 0.5, "logit_bias": {"1": -100}}}},
@@ -496,6 +497,8 @@ def test_a_row_that_the_engine_cannot_honour_is_invalid_and_names_what(write: Wr
         (chat(temperature=-1), "sampling.temperature = -1"),
         (chat(max_tokens="many"), "sampling.max_new_tokens = 'many'"),
         (chat(stop=[""]), "sampling.stop"),
+        (chat(thinking_token_budget=0), "'thinking_token_budget' to 0; the least is 1"),
+        (chat(thinking_token_budget=-1), "sampling.thinking_tokens = -1"),
         ({**chat(), "method": "GET"}, "method is 'GET'"),
         ({**chat(), "url": "/v1/embeddings"}, "/v1/embeddings"),
         ({**chat(), "body": "x"}, "body is missing or not an object"),

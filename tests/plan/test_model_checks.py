@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.errors import PlanFault
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
-from orchestrator.plan.check import PlanFault, check_plan
+from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
 
 THINK = "0 (1-2)*r 3"

@@ -32,6 +32,7 @@ from orchestrator.engines.fake.engine import Fake, FakeEngine, problem_number
 from orchestrator.plan import registry
 from orchestrator.studies.estimates import Estimate, mean_estimates
 from orchestrator.studies.sweep.levels import (
+    Effort,
     Level,
     agreed_at_k,
     alternatives,
@@ -46,12 +47,14 @@ from orchestrator.studies.sweep.surface import (
     cheapest,
     pareto,
     parse_counts,
+    parse_limits,
     surface,
 )
 from orchestrator.testing.pools import pool
 from strategies.selectors.majority import Majority
 
 RIGHT = frozenset("A")
+ONE = Effort(1)
 Run = Callable[..., Result]
 
 
@@ -229,7 +232,7 @@ def test_a_width_of_one_pays_the_prompt_and_the_whole_pool_pays_what_it_did() ->
         replace(t, usage=Usage(20, 16 if i else 0, 5, 2 * (25 - (16 if i else 0)), 0.5))
         for i, t in enumerate(pool("A A A A"))
     ]
-    found = surface({1: {"p": traces}}, {1: {"p": RIGHT}}, [1, 4], "majority", by_majority)
+    found = surface({ONE: {"p": traces}}, {ONE: {"p": RIGHT}}, [1, 4], "majority", by_majority)
     assert [s.layer_tokens for s in found.settings] == [
         2 * 25,
         sum(t.usage.layer_tokens for t in traces),
@@ -240,8 +243,8 @@ def test_a_width_of_one_pays_the_prompt_and_the_whole_pool_pays_what_it_did() ->
 def test_problems_without_enough_attempts_are_left_out_and_counted() -> None:
     whole, short_pool = pool("A A B B"), pool("A A")
     found = surface(
-        {1: {"p": whole, "q": short_pool}},
-        {1: {"p": RIGHT, "q": RIGHT}},
+        {ONE: {"p": whole, "q": short_pool}},
+        {ONE: {"p": RIGHT, "q": RIGHT}},
         [1, 4],
         "majority",
         by_majority,
@@ -249,9 +252,9 @@ def test_problems_without_enough_attempts_are_left_out_and_counted() -> None:
     assert (found.n_problems, found.n_left_out) == (1, 1)
     with pytest.raises(
         LeadlineError,
-        match="none of 1 problems with a reference answer has 4 attempts at every depth",
+        match="none of 1 problems with a reference answer has 4 attempts at every effort",
     ):
-        surface({1: {"q": short_pool}}, {1: {"q": RIGHT}}, [4], "majority", by_majority)
+        surface({ONE: {"q": short_pool}}, {ONE: {"q": RIGHT}}, [4], "majority", by_majority)
 
 
 def test_two_votes_are_on_no_front_beside_one_that_is_as_good() -> None:
@@ -260,31 +263,39 @@ def test_two_votes_are_on_no_front_beside_one_that_is_as_good() -> None:
     """
     pools = {f"p{i}": pool(" ".join("A" * (i % 7 + 1) + "B" * 5 + "C" * 3)) for i in range(30)}
     found = surface(
-        {1: pools}, {1: dict.fromkeys(pools, RIGHT)}, [1, 2, 4], "majority", by_majority
+        {ONE: pools}, {ONE: dict.fromkeys(pools, RIGHT)}, [1, 2, 4], "majority", by_majority
     )
     assert [s.on_front for s in found.settings][:2] == [True, False]
 
 
-def made_surface(depths: Sequence[int] = (1, 4), n_problems: int = 12) -> Surface:
+def made_surface(
+    depths: Sequence[int] = (1, 4), n_problems: int = 12, thinking: Sequence[int] = (0,)
+) -> Surface:
     words = {1: ["A B C B", "A A B C"], 4: ["A A A B", "A A A A"], 0: ["A B", "A A"]}
-    pools = {d: {f"p{i}": pool(words[d][i % 2]) for i in range(n_problems)} for d in depths}
-    right = {d: dict.fromkeys(pools[d], RIGHT) for d in depths}
+    efforts = [Effort(d, t) for d in depths for t in thinking]
+    pools = {e: {f"p{i}": pool(words[e.depth][i % 2]) for i in range(n_problems)} for e in efforts}
+    right = {e: dict.fromkeys(pools[e], RIGHT) for e in efforts}
     return surface(pools, right, [1, 2], "majority", by_majority)
 
 
 def test_a_surface_has_every_setting_in_order() -> None:
     found = made_surface()
     assert [(s.depth, s.width) for s in found.settings] == [(1, 1), (1, 2), (4, 1), (4, 2)]
-    assert found.at(4, 1).accuracy.value == pytest.approx(7 / 8)
-    assert found.at(1, 1).accuracy.value == pytest.approx(3 / 8)
+    assert found.at(Effort(4), 1).accuracy.value == pytest.approx(7 / 8)
+    assert found.at(ONE, 1).accuracy.value == pytest.approx(3 / 8)
     assert found.settings[found.best].depth == 4
     assert found.settings[found.best].below_best == Estimate(0.0, None, None, 12)
 
 
-@pytest.mark.parametrize(("depths", "n_problems"), [((1, 4), 12), ((0,), 1)])
-def test_a_picture_is_drawn_of_any_surface(depths: tuple[int, ...], n_problems: int) -> None:
+@pytest.mark.parametrize(
+    ("depths", "n_problems", "thinking"),
+    [((1, 4), 12, (0,)), ((0,), 1, (0,)), ((0,), 12, (64, 0)), ((1, 4), 12, (64, 128, 0))],
+)
+def test_a_picture_is_drawn_of_any_surface(
+    depths: tuple[int, ...], n_problems: int, thinking: tuple[int, ...]
+) -> None:
     """One problem, one depth, no intervals and no seconds included."""
-    picture = surface_picture(made_surface(depths, n_problems))
+    picture = surface_picture(made_surface(depths, n_problems, thinking))
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 20_000
 
@@ -314,6 +325,14 @@ def test_what_is_no_width_is_refused(text: str) -> None:
         r"as a list \(1,4,16\) or as a range that doubles \(1..64\)",
     ):
         parse_counts(text, "--widths")
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [("512,1024", (512, 1024)), ("0, 8..32", (8, 16, 32, 0)), ("0", (0,))],
+)
+def test_no_limit_of_thinking_comes_last(text: str, limits: tuple[int, ...]) -> None:
+    assert parse_limits(text, "--thinking") == limits
 
 
 ANSWERS = '["{hash}", "2000", "2001", "2002"]'

@@ -1,7 +1,7 @@
-"""`leadline sweep`: runs a job at each depth and reports accuracy over depth and width.
+"""`leadline sweep`: runs a job at each effort and reports accuracy over depth, thinking and width.
 
 The surface is written as tables, files and plots. The directory of a sweep contains one job
-directory per depth (an ordinary one, which can be resumed and evaluated), surface.json,
+directory per effort (an ordinary one, which can be resumed and evaluated), surface.json,
 surface.png, best.toml and, if depths were compared, deepen.toml. The same command again continues
 an interrupted sweep.
 """
@@ -30,8 +30,7 @@ from orchestrator.cli.options import (
     limit_option,
     plan_argument,
 )
-from orchestrator.cli.view.numbers import depth_name
-from orchestrator.cli.view.sweep import best_lines, surface_table
+from orchestrator.cli.view.sweep import best_lines, effort_name, surface_table
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.jobs.files import write_atomically
@@ -40,8 +39,8 @@ from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.studies.evaluate import RightAnswers, right_keys
 from orchestrator.studies.summary import compare_answers
-from orchestrator.studies.sweep.levels import Right
-from orchestrator.studies.sweep.plans import best_plan, deepen_plan, fixed_plan, own_depth
+from orchestrator.studies.sweep.levels import Effort, Right
+from orchestrator.studies.sweep.plans import Planner, deepen_plan, fixed_plan, own_depth, planner
 from orchestrator.studies.sweep.series import Member, Pools, Series, series
 from orchestrator.studies.sweep.surface import (
     Chances,
@@ -49,22 +48,24 @@ from orchestrator.studies.sweep.surface import (
     by_drawing,
     by_majority,
     parse_counts,
+    parse_limits,
     surface,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Sweep:
-    """The measurement: a job at each depth, and the widths to evaluate in their pools."""
+    """The measurement: a job at each effort, and the widths to evaluate in their pools."""
 
     jobs: Series
-    depths: tuple[int, ...]
+    efforts: tuple[Effort, ...]
+    planner: Planner
     widths: tuple[int, ...]
     references: RightAnswers
 
     @property
     def plan(self) -> Plan:
-        """The plan of the first depth: they differ in the depth alone."""
+        """The plan of the first effort: they differ in the effort alone."""
         return self.jobs.members[0].plan
 
 
@@ -75,6 +76,13 @@ class _Sweep:
     default="",
     metavar="D,D,...",
     help="Latent depths, as 1,2,6 or 1..8 (doubling).  [default: the plan's own]",
+)
+@click.option(
+    "--thinking",
+    default="",
+    metavar="T,T,...",
+    help="Limits of an attempt's thinking in tokens, as 512,1024 or 256..4096 (doubling); 0 is no "
+    "limit.  [default: the plan's own]",
 )
 @click.option(
     "--widths",
@@ -89,29 +97,32 @@ def sweep(
     plan_file: str | None,
     flags: Mapping[str, str],
     depths: str,
+    thinking: str,
     widths: str,
     limit: int,
     display: DisplayOptions,
 ) -> int:
-    """Measure accuracy and cost over latent depth and width.
+    """Measure accuracy and cost over latent depth, thinking and width.
 
     Also finds the cheapest setting that is as good as the best. Samples every problem once at each
-    depth, at the largest width, and evaluates smaller widths from the same traces. Writes
-    surface.json, best.toml (a plan for `leadline run`) and surface.png to the directory --out, by
-    default that of the plan's job with "-sweep" added. Run the same command again to continue an
-    interrupted sweep.
+    depth and each limit of thinking, at the largest width, and evaluates smaller widths from the
+    same traces. Writes surface.json, best.toml (a plan for `leadline run`) and surface.png to the
+    directory --out, by default that of the plan's job with "-sweep" added. Run the same command
+    again to continue an interrupted sweep.
 
     \b
     Examples:
       leadline sweep plan.toml --depths 1,2,4,8 --widths 1..64
       leadline sweep plan.toml --depths 1..8 --widths 1,4,16 --limit 100 --out runs/surface
+      leadline sweep plan.toml --thinking 512,1024,2048 --sampling.max_new_tokens 3072
     """
-    study = _prepared(read_plan(plan_file, flags), flags, depths, widths, limit)
+    axes = _Axes(depths, thinking, widths)
+    study = _prepared(read_plan(plan_file, flags), flags, axes, limit)
     pools, exit_code = run_series(study.jobs, display)
     if exit_code:
         return exit_code
     measured = _surface(study, pools)
-    files = _write(study.jobs, study.plan, measured)
+    files = _write(study, measured)
     if display.as_json:
         print_json(measured)
     elif not display.quiet:
@@ -123,14 +134,28 @@ def sweep(
     return 0
 
 
-def _prepared(
-    loaded: LoadedPlan, flags: Mapping[str, str], depths: str, widths: str, limit: int
-) -> _Sweep:
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """The axes as the command line has them; an empty one is the plan's own value."""
+
+    depths: str
+    thinking: str
+    widths: str
+
+    def efforts(self, plan: Plan) -> tuple[Effort, ...]:
+        """Return each thinking of each depth; PlanError for what is no number."""
+        depths = parse_counts(self.depths, "--depths") if self.depths else (own_depth(plan),)
+        own = (plan.sampling.thinking_tokens,)
+        thinking = parse_limits(self.thinking, "--thinking") if self.thinking else own
+        return tuple(Effort(depth, n) for depth in depths for n in thinking)
+
+
+def _prepared(loaded: LoadedPlan, flags: Mapping[str, str], axes: _Axes, limit: int) -> _Sweep:
     """Return the measurement to run; PlanError before anything starts."""
     job_directory(loaded, "sweep")
     plan = loaded.plan
-    all_depths = parse_counts(depths, "--depths") if depths else (own_depth(plan),)
-    all_widths = parse_counts(widths, "--widths")
+    efforts, planned = axes.efforts(plan), planner(plan, bool(axes.thinking))
+    widths = parse_counts(axes.widths, "--widths")
     for name in ("traces", "tokens", "seconds"):
         if getattr(plan.budget, name):
             raise PlanError(
@@ -138,12 +163,8 @@ def _prepared(
                 f"short; leave it out, or give --budget.{name} 0"
             )
     members = [
-        Member(
-            fixed_plan(plan, depth, max(all_widths)),
-            f"depth-{depth}" if depth else "depth-own",
-            f"depth {depth_name(depth)}",
-        )
-        for depth in all_depths
+        Member(planned(plan, effort, max(widths)), _folder(effort), effort_name(effort))
+        for effort in efforts
     ]
     directory = study_directory(loaded, flags, "sweep")
     loaded, problems = local_problems(loaded, directory)
@@ -156,20 +177,29 @@ def _prepared(
             f"{problems} has no reference answers (`answer`), without which there is no "
             "accuracy to sweep"
         )
-    return _Sweep(jobs, all_depths, all_widths, references)
+    return _Sweep(jobs, efforts, planned, widths, references)
+
+
+def _folder(effort: Effort) -> str:
+    """Return the folder of an effort's job, the same whatever else is swept."""
+    depth = f"depth-{effort.depth or 'own'}"
+    thinking = f"thinking-{effort.thinking}"
+    if not effort.thinking:
+        return depth
+    return f"{depth}-{thinking}" if effort.depth else thinking
 
 
 def _surface(study: _Sweep, pools: Sequence[Pools]) -> Surface:
-    by_depth = {
-        depth: {id: of_depth[id] for id in study.references}
-        for depth, of_depth in zip(study.depths, pools, strict=True)
+    by_effort = {
+        effort: {id: of_effort[id] for id in study.references}
+        for effort, of_effort in zip(study.efforts, pools, strict=True)
     }
     domains = {problem.id: problem.domain for problem in study.jobs.file.problems}
 
-    async def right_answers(annotator: Annotator) -> dict[int, Right]:
+    async def right_answers(annotator: Annotator) -> dict[Effort, Right]:
         return {
-            depth: await right_keys(of_depth, study.references, domains, annotator.accepts)
-            for depth, of_depth in by_depth.items()
+            effort: await right_keys(of_effort, study.references, domains, annotator.accepts)
+            for effort, of_effort in by_effort.items()
         }
 
     selector = study.plan.selector
@@ -179,16 +209,18 @@ def _surface(study: _Sweep, pools: Sequence[Pools]) -> Surface:
         else by_drawing(registry.load("selectors", selector))
     )
     right = compare_answers(study.plan, study.jobs.execution, right_answers)
-    return surface(by_depth, right, study.widths, selector.name, chances)
+    return surface(by_effort, right, study.widths, selector.name, chances)
 
 
-def _write(jobs: Series, plan: Plan, measured: Surface) -> list[str]:
+def _write(study: _Sweep, measured: Surface) -> list[str]:
     """Write numbers, plans and plots; return the files' names, and a remark on missing plots."""
+    jobs, plan, chosen = study.jobs, study.plan, measured.settings[measured.cheapest]
     directory = jobs.directory
     write_json(directory / "surface.json", measured)
-    _write_plan(jobs, "best", best_plan(plan, measured), best_lines(measured))
+    best = study.planner(plan, chosen.effort, chosen.width)
+    _write_plan(jobs, "best", best, best_lines(measured))
     names = ["surface.json", "best.toml"]
-    if measured.settings[measured.cheapest].depth:
+    if chosen.depth and study.planner is fixed_plan:  # `deepen` forces no thinking
         _write_plan(jobs, "deepen", *deepen_plan(plan, measured))
         names.append("deepen.toml")
     try:

@@ -86,6 +86,11 @@ def depth_name(depth: int) -> str:
     return str(depth) if depth else "as it ships"
 
 
+def thinking_name(n_tokens: int) -> str:
+    """Return a limit of thinking; 0 is none."""
+    return str(n_tokens) if n_tokens else "no limit"
+
+
 def one_line(text: str) -> str:
     """Return a text without line breaks."""
     return " ".join(text.split())

@@ -20,23 +20,28 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from orchestrator.cli.view.numbers import depth_name, interval, points, share, short_count
+from orchestrator.cli.view.numbers import interval, points, share, short_count, thinking_name
+from orchestrator.cli.view.sweep import axis_names, places
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import Schedule
 from orchestrator.plan.spec_syntax import spelled
 from orchestrator.studies.estimates import Estimate
 from orchestrator.studies.replay.experiment import MAJORITY, ReplayRow
+from orchestrator.studies.sweep.levels import Effort
 from orchestrator.studies.sweep.surface import Setting, Surface
 
 _COLOURS = colormaps["viridis"]
 _MARKS = "osD^vPX*"
+_STROKES = ("-", "--", ":", "-.")
+_MOST_BANDS = 8  # intervals of more curves than this hide each other
+_AXES = {"depth": "latent depth d", "thinking": "limit of thinking t, tokens"}
 _DPI = 150
 _RED = "#c1272d"  # a red, which viridis has not
 
 
 def surface_picture(surface: Surface) -> bytes:
     """Return the picture as PNG."""
-    n_rows, n_columns = len(surface.depths), len(surface.widths)
+    n_rows, n_columns = len(surface.efforts), len(surface.widths)
     height = 1.6 + 0.62 * n_rows
     figure = Figure(
         figsize=(max(10.5, 3.0 + 1.15 * n_columns), height + 5.2), dpi=_DPI, layout="constrained"
@@ -57,16 +62,14 @@ def surface_picture(surface: Surface) -> bytes:
     )
     left.set_ylabel("accuracy")
     handles, labels = left.get_legend_handles_labels()
+    most = 6 if len(axis_names(surface)) == 1 else 4
     below.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False
+        handles, labels, loc="outside lower center", ncols=min(len(labels), most), frameon=False
     )
-    what = (
-        f"{surface.selector} of k attempts at latent depth d"
-        if surface.depths != (0,)
-        else f"{surface.selector} of k attempts"
-    )
+    by = f"{', '.join(axis_names(surface))} and width"
     figure.suptitle(
-        f"Accuracy by depth and width: {what}, {surface.n_problems:,} problems, 95% intervals",
+        f"Accuracy by {by}: {surface.selector} of k attempts, "
+        f"{surface.n_problems:,} problems, 95% intervals",
         fontsize=12,
     )
     target = io.BytesIO()
@@ -75,7 +78,7 @@ def surface_picture(surface: Surface) -> bytes:
 
 
 def _heat_map(axes: Axes, surface: Surface) -> None:
-    rows = [[surface.at(depth, width) for width in surface.widths] for depth in surface.depths]
+    rows = [[surface.at(effort, width) for width in surface.widths] for effort in surface.efforts]
     image = axes.imshow(
         [[s.accuracy.value for s in row] for row in rows],
         cmap=_COLOURS,
@@ -98,20 +101,41 @@ def _heat_map(axes: Axes, surface: Surface) -> None:
                 weight=weight,
             )
     chosen = surface.settings[surface.cheapest]
-    x, y = surface.widths.index(chosen.width), surface.depths.index(chosen.depth)
+    x, y = surface.widths.index(chosen.width), surface.efforts.index(chosen.effort)
     axes.add_patch(
         Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, fill=False, edgecolor=_RED, linewidth=2.5)
     )
     axes.set_xticks(range(len(surface.widths)), [str(width) for width in surface.widths])
-    axes.set_yticks(range(len(surface.depths)), [str(depth or "own") for depth in surface.depths])
+    axes.set_yticks(range(len(rows)), [_row_name(surface, effort) for effort in surface.efforts])
+    _separate_depths(axes, surface)
     axes.set_xlabel("width k (attempts per problem)")
-    axes.set_ylabel("latent depth d")
+    axes.set_ylabel("\n".join(_AXES[axis] for axis in axis_names(surface)))
     axes.set_title(
         f"bold: on the Pareto front ({surface.unit}) · red frame: the cheapest as good as the best",
         fontsize=9.5,
     )
     bar = axes.figure.colorbar(image, ax=axes, pad=0.01, label="accuracy")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _separate_depths(axes: Axes, surface: Surface) -> None:
+    n = len(surface.thinking)
+    if n > 1:
+        for first in range(n, len(surface.efforts), n):
+            axes.axhline(first - 0.5, color="white", linewidth=3)
+
+
+def _row_name(surface: Surface, effort: Effort) -> str:
+    if len(axis_names(surface)) > 1:
+        return f"d = {effort.depth or 'own'}, t = {effort.thinking or '∞'}"
+    if surface.thinking != (0,):
+        return thinking_name(effort.thinking)
+    return str(effort.depth or "own")
+
+
+def _curve_name(surface: Surface, effort: Effort) -> str:
+    names = zip(axis_names(surface), places(surface, effort), strict=True)
+    return ", ".join(f"{axis} {place}" for axis, place in names)
 
 
 def _label(setting: Setting) -> str:
@@ -127,24 +151,40 @@ def _curves(
     on_front: Callable[[Setting], bool],
     title: str,
 ) -> None:
-    n = len(surface.depths)
-    for i, depth in enumerate(surface.depths):
-        line = [surface.at(depth, width) for width in surface.widths]
-        colour = _COLOURS(0.92 * i / (n - 1) if n > 1 else 0.3)
+    n = len(surface.efforts)
+    n_styles = len(surface.thinking) if len(surface.depths) > 1 else 1
+    for i, effort in enumerate(surface.efforts):
+        line = [surface.at(effort, width) for width in surface.widths]
+        # of both axes, the colour is the depth and the stroke the thinking
+        place, n_places = i // n_styles, n // n_styles
+        colour = _COLOURS(0.92 * place / (n_places - 1) if n_places > 1 else 0.3)
         axes.plot(
             [cost(s) for s in line],
             [s.accuracy.value for s in line],
             color=colour,
-            marker=_MARKS[i % len(_MARKS)],
+            linestyle=_STROKES[i % n_styles % len(_STROKES)],
+            marker=_MARKS[(i % n_styles if n_styles > 1 else i) % len(_MARKS)],
             markersize=5.5,
             markeredgecolor="black",
             markeredgewidth=0.4,
-            label=f"depth {depth_name(depth)}",
+            label=_curve_name(surface, effort),
         )
         lows, highs = zip(*(_ends(s.accuracy) for s in line), strict=True)
-        axes.fill_between(
-            [cost(s) for s in line], lows, highs, color=colour, alpha=0.15, linewidth=0
-        )
+        if n <= _MOST_BANDS:
+            axes.fill_between(
+                [cost(s) for s in line], lows, highs, color=colour, alpha=0.15, linewidth=0
+            )
+    _front(axes, surface, cost, on_front)
+    _mark_cheapest(axes, surface, cost)
+    _scale(axes, [cost(s) for s in surface.settings], title)
+
+
+def _front(
+    axes: Axes,
+    surface: Surface,
+    cost: Callable[[Setting], float],
+    on_front: Callable[[Setting], bool],
+) -> None:
     front = sorted((s for s in surface.settings if on_front(s)), key=cost)
     axes.plot(
         [cost(s) for s in front],
@@ -159,8 +199,6 @@ def _curves(
         label="Pareto front",
         zorder=5,
     )
-    _mark_cheapest(axes, surface, cost)
-    _scale(axes, [cost(s) for s in surface.settings], title)
 
 
 def _ends(estimate: Estimate) -> tuple[float, float]:
@@ -180,9 +218,7 @@ def _mark_cheapest(axes: Axes, surface: Surface, cost: Callable[[Setting], float
         markerfacecolor="none",
         markeredgecolor=_RED,
         markeredgewidth=2.2,
-        label=(
-            f"cheapest as good as the best: depth {depth_name(chosen.depth)}, width {chosen.width}"
-        ),
+        label="cheapest as good as the best",
         zorder=6,
     )
 

@@ -16,9 +16,11 @@ from orchestrator.cli.view.numbers import (
     points,
     share,
     short_count,
+    thinking_name,
 )
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.studies.estimates import Estimate
+from orchestrator.studies.sweep.levels import Effort
 from orchestrator.studies.sweep.surface import Setting, Surface
 
 BEST, CHEAPEST, FRONT = "▲", "◆", "•"
@@ -33,7 +35,7 @@ def surface_table(surface: Surface) -> RenderableType:
     parts: list[RenderableType] = [Text(heading, style="bold"), _grid(surface), _legend(surface)]
     if surface.n_left_out:
         left_out = (
-            f"{count(surface.n_left_out)} more problems lack attempts at some depth and are left "
+            f"{count(surface.n_left_out)} more problems lack attempts at some effort and are left "
             "out"
         )
         parts.append(Text(left_out, style="yellow"))
@@ -41,18 +43,40 @@ def surface_table(surface: Surface) -> RenderableType:
         *parts,
         Text("\nPareto front", style="bold"),
         _front(surface),
-        Text("Depths", style="bold"),
+        Text(" and ".join(axis_names(surface)).capitalize(), style="bold"),
         _levels(surface),
     )
 
 
+def axis_names(surface: Surface) -> tuple[str, ...]:
+    """Return the axes beside width that the surface has: depth, thinking or both."""
+    has_depth = surface.depths != (0,) or surface.thinking == (0,)
+    return (*["depth"][:has_depth], *["thinking"][: surface.thinking != (0,)])
+
+
+def places(surface: Surface, effort: Effort) -> tuple[str, ...]:
+    """Return the place of an effort on each of these axes."""
+    names = {"depth": depth_name(effort.depth), "thinking": thinking_name(effort.thinking)}
+    return tuple(names[axis] for axis in axis_names(surface))
+
+
+def effort_name(effort: Effort) -> str:
+    """Return an effort in words, as depth 4, thinking 512."""
+    depth, thinking = f"depth {depth_name(effort.depth)}", f"thinking {effort.thinking}"
+    if not effort.thinking:
+        return depth
+    return f"{depth}, {thinking}" if effort.depth else thinking
+
+
 def _grid(surface: Surface) -> Table:
     first, *others = surface.widths
-    table = numbers_table(("depth", f"width {first}", *map(str, others)))
-    table.columns[0].style = "bold"
-    for depth in surface.depths:
-        cells = (_cell(surface, surface.at(depth, width)) for width in surface.widths)
-        table.add_row(depth_name(depth), *cells)
+    axes = axis_names(surface)
+    table = numbers_table((*axes, f"width {first}", *map(str, others)))
+    for column in table.columns[: len(axes)]:
+        column.style = "bold"
+    for effort in surface.efforts:
+        cells = (_cell(surface, surface.at(effort, width)) for width in surface.widths)
+        table.add_row(*places(surface, effort), *cells)
     return table
 
 
@@ -82,27 +106,38 @@ def _legend(surface: Surface) -> Text:
 
 def _front(surface: Surface) -> Table:
     table = numbers_table(
-        ("depth", "width", "accuracy", "below best, points", surface.unit, "engine-s")
+        (
+            *axis_names(surface),
+            *("width", "accuracy", "below best, points", surface.unit),
+            *_reasoning(surface, "reasoning tokens"),
+            "engine-s",
+        )
     )
     front = (setting for setting in surface.settings if setting.on_front)
     for setting in sorted(front, key=lambda setting: setting.layer_tokens):
         below = points(setting.below_best)
         table.add_row(
-            depth_name(setting.depth),
+            *places(surface, setting.effort),
             str(setting.width),
             share(setting.accuracy.value),
             f"{below.value:.1f} ({_bounds(below)})",
             count(setting.layer_tokens),
+            *_reasoning(surface, count(setting.reasoning_tokens)),
             f"{setting.seconds:.3g}",
             style="bold green" if surface.settings[surface.cheapest] is setting else "",
         )
     return table
 
 
+def _reasoning(surface: Surface, cell: str) -> list[str]:
+    """Return the cell of a column that only a surface with thinking has."""
+    return [cell] if any(level.reasoning_tokens for level in surface.levels) else []
+
+
 def _levels(surface: Surface) -> Table:
     table = numbers_table(
         (
-            "depth",
+            *axis_names(surface),
             "one answer\nis right",
             "weight\nof a vote",
             f"{surface.levels[0].n_agreed} attempts\nagree",
@@ -113,7 +148,7 @@ def _levels(surface: Surface) -> Table:
     )
     for level in surface.levels:
         table.add_row(
-            depth_name(level.depth),
+            *places(surface, level.effort),
             share(level.accuracy),
             f"{level.weight:.2f}",
             share(level.agreement),
@@ -151,7 +186,7 @@ def best_lines(surface: Surface) -> Iterator[str]:
 def _described(setting: Setting, unit: str) -> str:
     accuracy = f"{share(setting.accuracy.value)} (95%: {_bounds(points(setting.accuracy))})"
     cost = f"{count(setting.layer_tokens)} {unit} per problem"
-    return f"depth {depth_name(setting.depth)}, width {setting.width}, {accuracy}, {cost}"
+    return f"{effort_name(setting.effort)}, width {setting.width}, {accuracy}, {cost}"
 
 
 def _bounds(estimate: Estimate) -> str:

@@ -24,9 +24,11 @@ from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.metrics import RuleFold, first_words, metric_values, prefix_value
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Finish, Prompt, Purpose, Request, Trace, Usage
+from orchestrator.engines.fake.thinking import CLOSING, Thought, thought
 from orchestrator.engines.fake.truth import JUDGING, pool_values, verdict_text, word_chances
 from orchestrator.engines.paced import PacedEngine
 from orchestrator.engines.reply import trace_for
+from orchestrator.kit.answers.tags import CLOSE, OPEN
 
 _MASK = 2**64 - 1
 _WORDS = (" so", " so", " wait")
@@ -94,6 +96,16 @@ class Fake:
         ),
     ] = 0
 
+    thinking: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="A problem takes 1 to this many tokens of thinking before the reply, by "
+            "its id. An attempt whose thinking was ended earlier is a guess: all answers weigh the "
+            "same. 0: attempts do not think.",
+        ),
+    ] = 0
+
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.answers):
             raise ValueError(
@@ -104,6 +116,9 @@ class Fake:
     def capabilities(self) -> frozenset[Capability]:
         """Return all capabilities."""
         return frozenset(Capability)
+
+    def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
+        """Accept any limit."""
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
@@ -167,18 +182,24 @@ class FakeEngine(PacedEngine):
         self, request: Request, draws: Iterator[float], root_seed: int
     ) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
         options = self._options
+        thinking = self._thought(request)
         n_total = max(1, options.n_tokens + int(next(draws) * (options.spread_tokens + 1)))
-        guessed = bool(options.steps) and (request.depth or 1) < problem_steps(
-            request.problem_id, options.steps
+        n_total += thinking.n_tokens + 1 if options.thinking else 0
+        guessed = thinking.is_short or (
+            bool(options.steps)
+            and (request.depth or 1) < problem_steps(request.problem_id, options.steps)
         )
         bounds = self._guesses if guessed else self._bounds
         answer = bisect.bisect(bounds, next(draws) * bounds[-1], hi=len(bounds) - 1)
         first = len(request.prefix_ids)
-        # Token 0 encodes the seed, the last token the answer; the others mean nothing.
+        # Token 0 encodes the seed, the last token the answer; one may end the thinking, and the
+        # others mean nothing.
         ids = [
             root_seed if i == 0 else -1 - answer if i == n_total - 1 else i
             for i in range(first, max(first + 1, n_total))
         ]
+        if thinking.closing is not None:
+            ids[thinking.closing - first] = CLOSING
         finish = Finish.STOP
         limit = request.max_new_tokens
         if limit is not None and len(ids) > limit:
@@ -186,6 +207,9 @@ class FakeEngine(PacedEngine):
         if request.rules or request.metrics:
             return self._folded(request, ids, finish, root_seed)
         return tuple(ids), finish, {}
+
+    def _thought(self, request: Request) -> Thought:
+        return thought(request, 0 if request.purpose in JUDGING else self._options.thinking)
 
     def _folded(
         self, request: Request, ids: list[int], finish: Finish, root_seed: int
@@ -239,8 +263,9 @@ class FakeEngine(PacedEngine):
         return ids, finish, ""
 
     def _text(self, request: Request, ids: Sequence[int]) -> str:
-        words = "".join([_WORDS[i % 3] for i in ids if i >= 0])
-        return words + self._ending(request, -1 - ids[-1]) if ids and ids[-1] < 0 else words
+        words = "".join([_WORDS[i % 3] if i >= 0 else CLOSE for i in ids if i >= 0 or i == CLOSING])
+        ends = bool(ids) and CLOSING < ids[-1] < 0
+        return words + self._ending(request, -1 - ids[-1]) if ends else words
 
     def _ending(self, request: Request, answer: int) -> str:
         if request.purpose in JUDGING:
@@ -263,10 +288,13 @@ class FakeEngine(PacedEngine):
         suffix_ids = (0,) * len(request.suffix.split())
         prompt_tokens = n_words(request.prompt) + len(request.prefix_ids) + len(suffix_ids)
         depth = request.depth or 1
+        thinking, text = self._thought(request), self._text(request, ids)
+        # as if the prompt had opened the thinking: the opening tag is no token
+        opens = thinking.closing is not None and not request.prefix_ids and text
         return trace_for(
             request,
             finish,
-            text=self._text(request, ids),
+            text=f"{OPEN}{text}" if opens else text,
             token_ids=ids,
             usage=Usage(
                 prompt_tokens,
@@ -274,6 +302,7 @@ class FakeEngine(PacedEngine):
                 len(ids),
                 (prompt_tokens + len(ids)) * depth,
                 len(ids) * self._options.seconds_per_token * depth,
+                thinking.n_within(len(request.prefix_ids), ids),
             ),
             metrics=metrics or {},
             suffix_ids=suffix_ids,

@@ -19,6 +19,7 @@ _DECIDED: Mapping[str, str] = {
     "seed": "the plan's seed",
     "max_tokens": "sampling.max_new_tokens",
     "max_completion_tokens": "sampling.max_new_tokens",
+    "thinking_token_budget": "sampling.thinking_tokens",
     **{
         name: f"sampling.{name}"
         for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop")
@@ -71,6 +72,8 @@ def common(request: Request, model: str, server: str) -> dict[str, object]:
         value = getattr(sampling, field)
         if server == "vllm" or value != getattr(_DEFAULTS, field):
             body[field] = value
+    if sampling.thinking_tokens:
+        body["thinking_token_budget"] = sampling.thinking_tokens
     if server == "vllm":
         body["return_token_ids"] = True
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from orchestrator.core.errors import EngineError, PlanError, Unavailable
+from orchestrator.core.errors import EngineError, PlanError, PlanFault, Unavailable
 from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
@@ -46,6 +46,7 @@ from orchestrator.engines.openai.wire import (
     model_names,
     token_ids,
 )
+from orchestrator.plan.check import THINKING
 
 if TYPE_CHECKING:
     import openai
@@ -123,6 +124,16 @@ class OpenAI:
         Whatever else there is goes into the request's body; only the server knows what it takes.
         """
         body.require_free(extra)
+
+    def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless the server is vLLM's, the only one with a limit in tokens."""
+        if self.server != "vllm":
+            raise PlanFault(
+                THINKING,
+                f"{THINKING} = {n_tokens}: only vLLM's server ends the thinking after a number of "
+                'tokens (server = "vllm", started with --reasoning-parser); leave it out, or set '
+                'sampling.extra = {reasoning_effort = "low"} if the server has that',
+            )
 
     def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
         """Return a context manager that yields an engine for a server with these models.

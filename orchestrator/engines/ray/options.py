@@ -23,6 +23,7 @@ from orchestrator.engines.ray import cluster
 from orchestrator.engines.ray.fleet import RayFleet
 from orchestrator.engines.ray.pools import PoolSpec, ReplicaSupervision
 from orchestrator.plan import registry
+from orchestrator.plan.check import THINKING, without_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,19 @@ class Ray:
                 f"sampling.extra: the engine {self.backend!r} has no parameters of its own",
             )
         require(extra)
+
+    def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless the replicas can end the thinking after so many tokens."""
+        for name, model in models.items():
+            engine = self._engine(name)
+            require = getattr(engine, "require_thinking", None)
+            if require is None:
+                raise PlanFault(
+                    THINKING,
+                    f"{THINKING} = {n_tokens}: the engine {self.backend!r} cannot end the "
+                    f"thinking; {without_limit(n_tokens)}",
+                )
+            require(n_tokens, {name: model})
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RayFleet]:

@@ -36,7 +36,7 @@ from orchestrator.engines.vllm.reply import (
     with_prompt_logprobs,
     with_thinking,
 )
-from orchestrator.engines.vllm.sampling import parameters, template_settings
+from orchestrator.engines.vllm.sampling import parameters, template_settings, without_limit
 from orchestrator.engines.vllm.start import host
 from orchestrator.engines.vllm.watch import TokenWatch, tokens_so_far
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth
@@ -209,6 +209,8 @@ class _ModelPool:
         self._latent = started.latent
         cache = llm.vllm_config.cache_config
         self._block_tokens: int = cache.block_size if cache.enable_prefix_caching else 0
+        reasoning = llm.vllm_config.reasoning_config
+        self._limits_thinking = reasoning is not None and bool(reasoning.enabled)
         self._n_layers: int = llm.model_config.get_total_num_hidden_layers()
         self._refusals: tuple[type[Exception], ...]
         self._refusals = (PlanError, ValueError, TypeError, VLLMClientError)
@@ -272,6 +274,8 @@ class _ModelPool:
         sampling = request.sampling or Sampling()
         own_ids = self.prompts.ids(request.prompt, template_settings(sampling.extra))
         prompt_ids = [*own_ids, *request.prefix_ids, *suffix_ids]
+        if sampling.thinking_tokens and not self._limits_thinking:
+            sampling = without_limit(sampling, self.parser, self.name)
         template = self._template(
             sampling,
             request.stop or sampling.stop,

@@ -9,7 +9,7 @@ dead engine, which the `ray` engine does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -23,38 +23,16 @@ from orchestrator.engines.vllm import depth as vllm_depth
 from orchestrator.engines.vllm import sampling
 from orchestrator.engines.vllm.engine import StartedEngine, VllmEngine
 from orchestrator.engines.vllm.pooling import require_task
-from orchestrator.engines.vllm.reply import ReplyParser
 from orchestrator.engines.vllm.start import host
 from orchestrator.engines.vllm.start.arguments import parsed, require_possible
-from orchestrator.plan import registry
+from orchestrator.engines.vllm.start.parsers import (
+    NO_PARSER,
+    reply_parser,
+    require_limit,
+    require_parser,
+)
 from orchestrator.plan.looped import Latent
 from orchestrator.plan.models import resolve_model
-
-NO_PARSER = "none"
-_HARMONY = "openai_gptoss"
-# vLLM's reasoning parsers by families (`model_type`) of which every model with thinking has the
-# same format. gpt-oss is missing on purpose: its parser downloads a vocabulary, and tags suffice.
-PARSERS: Mapping[str, str] = {
-    "deepseek_v3": "deepseek_r1",
-    "deepseek_v32": "deepseek_r1",
-    "deepseek_v4": "deepseek_v4",
-    "ernie4_5_moe": "ernie45",
-    "gemma4": "gemma4",
-    "gemma4_text": "gemma4",
-    "glm4_moe": "glm45",
-    "hunyuan_v1_moe": "hunyuan_a13b",
-    "kimi_k2": "kimi_k2",
-    "minimax_m2": "minimax_m2",
-    "ministral3": "mistral",
-    "mistral3": "mistral",
-    "nemotron_h": "nemotron_v3",
-    "qwen3": "qwen3",
-    "qwen3_5": "qwen3",
-    "qwen3_5_moe": "qwen3",
-    "qwen3_moe": "qwen3",
-    "qwen3_next": "qwen3",
-    "seed_oss": "seed_oss",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +130,12 @@ class Vllm:
         """Raise PlanFault if vLLM does not take these sampling parameters."""
         _import_vllm()
         sampling.parsed(extra)
+
+    def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless vLLM can end the thinking of these pools after so many tokens."""
+        for name, options in host.by_pool(self, models).items():
+            if not models[name].task and "reasoning_config" not in options.args:
+                require_limit(n_tokens, name, models[name], _import_vllm)
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
@@ -260,56 +244,7 @@ def engine_arguments(
     latent = None if model.task else vllm_depth.prepare(options, name, model, path, arguments)
     require_possible(given, name, on_cpu=on_cpu, looped=latent is not None)
     if model.reasoning_parser and model.reasoning_parser != NO_PARSER:
-        _require_parser(name, model.reasoning_parser)
+        require_parser(name, model.reasoning_parser)
         # for structured outputs after the thinking, and for budgets of thinking
         arguments["reasoning_parser"] = model.reasoning_parser
     return arguments | given, latent
-
-
-def reply_parser(pool: str, model: Model, model_config: Any) -> ReplyParser | None:
-    """Return vLLM's reasoning parser for a pool; None if the plan or its family has none.
-
-    PlanError if the plan names one that vLLM lacks or that cannot serve this model. One that was
-    guessed is then left out.
-    """
-    guess = PARSERS.get(model_config.hf_config.model_type, NO_PARSER)
-    name = model.reasoning_parser or guess
-    if name == NO_PARSER:
-        return None
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-    from vllm.parser import ParserManager
-    from vllm.tokenizers import cached_tokenizer_from_config
-
-    key = _require_parser(pool, name)
-    tokenizer = cached_tokenizer_from_config(model_config)
-    asked = ChatCompletionRequest(messages=[{"role": "user", "content": ""}], model=model.path)
-
-    def parse(text: str, ids: Sequence[int]) -> tuple[str | None, str | None]:
-        thinking, reply, _ = parser_class(tokenizer).parse(
-            text, asked, model_output_token_ids=list(ids)
-        )
-        return thinking, reply
-
-    try:
-        parser_class: Any = ParserManager.get_parser(
-            reasoning_parser_name=name, is_harmony=name == _HARMONY, tokenizer=tokenizer
-        )
-        parse("", ())  # some load what they need with the first text
-    except Exception as error:  # each parser has its own ways to fail
-        if model.reasoning_parser:
-            raise PlanError(f"{key} = {name!r} cannot serve {model.path!r}: {error}") from error
-        return None
-    return ReplyParser(name, parse, guessed=not model.reasoning_parser)
-
-
-def _require_parser(pool: str, name: str) -> str:
-    """Return the key of a pool's parser. PlanError if vLLM has none of this name."""
-    from vllm.reasoning import ReasoningParserManager
-
-    key, known = f"models.{pool}.reasoning_parser", ReasoningParserManager.list_registered()
-    if name not in known:
-        raise PlanError(
-            f"{key} = {name!r}{registry.near(name, known)}: vLLM has no such parser; it has: "
-            f"{', '.join(known)}; {NO_PARSER!r} uses none"
-        )
-    return key

@@ -14,7 +14,9 @@ from typing import Any, cast
 import msgspec
 
 from orchestrator.core.errors import PlanFault
-from orchestrator.core.values import Sampling
+from orchestrator.core.values import Sampling, changed
+from orchestrator.engines.vllm.prompts import Refused
+from orchestrator.engines.vllm.reply import ReplyParser
 from orchestrator.plan import registry
 from orchestrator.plan.keys import refuse_unknown
 
@@ -34,6 +36,7 @@ ELSEWHERE: Mapping[str, str] = {
     "n": "set the strategy's n: each attempt is a request of its own",
     "seed": "set the plan's seed, from which each attempt has its own",
     "max_tokens": "set sampling.max_new_tokens",
+    "thinking_token_budget": "set sampling.thinking_tokens",
     "logprobs": _PROMPT,
     "prompt_logprobs": _PROMPT,
     "prompt_logprob_token_ids": _PROMPT,
@@ -124,6 +127,19 @@ def _in_one_dialect(extra: Mapping[str, object]) -> dict[str, object]:
     return {**rest, "structured_outputs": {**cast(Mapping[str, object], given), **found}}
 
 
+def without_limit(sampling: Sampling, parser: ReplyParser | None, pool: str) -> Sampling:
+    """Return the sampling of a pool in which vLLM knows no tags: it limits no thinking.
+
+    Such a pool judges and the like (the plan's check), unless its parser was named: then Refused.
+    """
+    if parser is not None and not parser.guessed:
+        raise Refused(
+            f"sampling.thinking_tokens: vLLM does not know the tags of {parser.name!r}, the parser "
+            f"of pool {pool!r}, so it cannot end the thinking"
+        )
+    return changed(sampling, thinking_tokens=0)
+
+
 def parameters(
     sampling: Sampling,
     stop: tuple[str, ...],
@@ -144,6 +160,7 @@ def parameters(
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,
+        thinking_token_budget=sampling.thinking_tokens or None,
         stop=list(stop),
         logprobs=n_logprobs,
         flat_logprobs=True,

@@ -170,6 +170,10 @@ KEYS: Mapping[str, Meta] = {
         ge=0,
         description="Latent depth: how often a looped model's think block runs; 0 is as it ships.",
     ),
+    "sampling.thinking_tokens": Meta(
+        ge=0,
+        description="The most tokens that an attempt thinks before it must reply; 0 is no limit.",
+    ),
     "sampling.stop": Meta(
         extra={"item": Meta(min_length=1)}, description="Texts that end a trace."
     ),

@@ -1,4 +1,4 @@
-"""The value of a depth's votes: accuracy, cost and weight of a trace, and agreement of traces.
+"""The value of votes at one effort: accuracy, cost and weight of a trace, and agreement of traces.
 
 Pure functions of whole pools and of the keys of right answers. The selector `depth-weighted` uses
 these weights.
@@ -23,8 +23,19 @@ Right: TypeAlias = Mapping[str, frozenset[str]]  # keys of right answers by prob
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """What an attempt may spend: its latent depth, and its limit of thinking in tokens.
+
+    Depth 0 is the model's own, thinking 0 has no limit.
+    """
+
+    depth: int = 0
+    thinking: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Level:
-    """The measurements of one depth.
+    """The measurements of one effort.
 
     `layer_tokens` and `seconds` are per trace. Seconds are engine-seconds: from the start of a
     request to its end, while others ran concurrently. `accuracy` is the accuracy of one trace that
@@ -44,10 +55,17 @@ class Level:
     n_agreed: int
     agreement: float
     agreed_accuracy: float | None
+    thinking: int = 0
+    reasoning_tokens: float = 0.0  # per trace, as far as the engine knows
+
+    @property
+    def effort(self) -> Effort:
+        """The effort measured."""
+        return Effort(self.depth, self.thinking)
 
 
-def level(depth: int, pools: Pools, right: Right) -> Level:
-    """Return the measurements of whole pools of attempts at one depth."""
+def level(effort: Effort, pools: Pools, right: Right) -> Level:
+    """Return the measurements of whole pools of attempts at one effort."""
     n = sum(map(len, pools.values()))
     counts = {id: votes(pool) for id, pool in pools.items()}
     n_answers = sum(sum(c.values()) for c in counts.values())
@@ -60,7 +78,7 @@ def level(depth: int, pools: Pools, right: Right) -> Level:
     agreed = [agreed_at_k(counts[id], len(pool), right[id], k) for id, pool in pools.items()]
     agreement = sum(a for a, _ in agreed) / len(agreed)
     return Level(
-        depth=depth,
+        depth=effort.depth,
         n_traces=n,
         layer_tokens=sum(sum(layer_tokens(t)) for pool in pools.values() for t in pool) / n,
         seconds=sum(t.usage.seconds for pool in pools.values() for t in pool) / n,
@@ -70,6 +88,8 @@ def level(depth: int, pools: Pools, right: Right) -> Level:
         n_agreed=k,
         agreement=agreement,
         agreed_accuracy=sum(r for _, r in agreed) / len(agreed) / agreement if agreement else None,
+        thinking=effort.thinking,
+        reasoning_tokens=sum(t.usage.reasoning_tokens for p in pools.values() for t in p) / n,
     )
 
 

@@ -1,18 +1,23 @@
-"""The plans of a sweep: those that sample one depth in full, and those that the surface recommends.
+"""The plans of a sweep: those that sample one effort in full, and those that it recommends.
 
 Values only. The caller that writes a plan to a file adds the problems it runs on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import PluginSpec
 from orchestrator.plan import registry
-from orchestrator.studies.sweep.levels import first_look
+from orchestrator.studies.sweep.levels import Effort, first_look
 from orchestrator.studies.sweep.surface import Surface
+
+FORCING = "budget-forcing"  # the strategy that limits thinking where the engine cannot
+Planner: TypeAlias = Callable[[Plan, Effort, int], Plan]
 
 # The confidence at which `deepen` stops is chosen so that early stopping may cost about one of the
 # swept problems, within these bounds.
@@ -33,22 +38,40 @@ def own_depth(plan: Plan) -> int:
     return getattr(strategy, "depth", None) or plan.sampling.depth
 
 
-def fixed_plan(plan: Plan, depth: int, width: int) -> Plan:
-    """Return the plan that samples `width` traces of every problem at `depth`, otherwise unchanged.
+def planner(plan: Plan, sweeps_thinking: bool) -> Planner:
+    """Return what makes the plan of one effort and width.
 
-    Depth 0 is the model's shipped depth.
+    Where thinking is swept and the plan's strategy is budget-forcing, that strategy limits it:
+    `forced_plan`. Otherwise the engine does: `fixed_plan`.
     """
+    return forced_plan if sweeps_thinking and plan.strategy.name == FORCING else fixed_plan
+
+
+def fixed_plan(plan: Plan, effort: Effort, width: int) -> Plan:
+    """Return the plan that samples `width` traces of every problem at `effort`."""
     return replace(
         plan,
         strategy=PluginSpec("consistency", {"n": width, **_model_option(plan)}),
-        sampling=replace(plan.sampling, depth=depth),
+        sampling=replace(plan.sampling, depth=effort.depth, thinking_tokens=effort.thinking),
     )
 
 
-def best_plan(plan: Plan, surface: Surface) -> Plan:
-    """Return the plan for the cheapest setting that is as good as the best."""
-    setting = surface.settings[surface.cheapest]
-    return fixed_plan(plan, setting.depth, setting.width)
+def forced_plan(plan: Plan, effort: Effort, width: int) -> Plan:
+    """Return the plan that runs `width` attempts of budget-forcing at `effort`.
+
+    PlanError for an effort without a limit of thinking, which that strategy always has.
+    """
+    if not effort.thinking:
+        raise PlanError(
+            f"--thinking 0: the strategy {FORCING} always limits thinking; leave out the 0, or "
+            "the strategy"
+        )
+    options = {name: value for name, value in plan.strategy.options.items() if name != "depth"}
+    return replace(
+        plan,
+        strategy=PluginSpec(FORCING, {**options, "n": width, "thinking": effort.thinking}),
+        sampling=replace(plan.sampling, depth=effort.depth, thinking_tokens=0),
+    )
 
 
 def deepen_plan(plan: Plan, surface: Surface) -> tuple[Plan, list[str]]:
@@ -59,8 +82,9 @@ def deepen_plan(plan: Plan, surface: Surface) -> tuple[Plan, list[str]]:
     shallower depth.
     """
     setting = surface.settings[surface.cheapest]
-    deep = next(e for e in surface.levels if e.depth == setting.depth)
-    shallow = first_look(surface.levels, deep)
+    alike = [e for e in surface.levels if e.thinking == setting.thinking]
+    deep = next(e for e in alike if e.depth == setting.depth)
+    shallow = first_look(alike, deep)
     levels = [deep] if shallow is None else [shallow, deep]
     depths = [e.depth for e in levels]
     n = setting.width + (len(levels) - 1) * deep.n_agreed
@@ -87,7 +111,7 @@ def deepen_plan(plan: Plan, surface: Surface) -> tuple[Plan, list[str]]:
         f"Up to {n} traces, ending at depth {deep.depth}, as many as the vote needs; {look}.",
         f"A vote's weight is its log-odds, measured on {surface.n_problems} problems.",
     ]
-    sampling = replace(plan.sampling, depth=0)
+    sampling = replace(plan.sampling, depth=0, thinking_tokens=setting.thinking)
     return replace(plan, strategy=strategy, selector=selector, sampling=sampling), lines
 
 

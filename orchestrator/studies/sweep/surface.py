@@ -1,4 +1,6 @@
-"""The surface accuracy(depth, width) and its cost, from one pool per depth at the largest width.
+"""The surface accuracy(depth, thinking, width) and its cost, from one pool per effort.
+
+An effort is a depth and a limit of thinking; its pool has the largest width.
 
 The one rule: a smaller width is evaluated on random subsets of the pool, never by sampling again
 and never on the first traces alone. Every point is therefore unbiased, and all points share their
@@ -18,13 +20,14 @@ from typing import TypeAlias
 import numpy as np
 
 from orchestrator.core.errors import LeadlineError, PlanError
+from orchestrator.core.lineage import lineage
 from orchestrator.core.plan import derive_seed
 from orchestrator.core.protocols import Selector
-from orchestrator.core.values import Problem, Trace
+from orchestrator.core.values import Problem, Trace, Usage, changed
 from orchestrator.core.votes import conclude
 from orchestrator.studies.estimates import Estimate, Table, mean_estimates
 from orchestrator.studies.scaling import attempts, majority_at_k, majority_error, votes
-from orchestrator.studies.sweep.levels import Level, Pools, Right, layer_tokens, level
+from orchestrator.studies.sweep.levels import Effort, Level, Pools, Right, layer_tokens, level
 
 N_DRAWS = 100  # subsets of a pool per problem and width, for selectors without a formula
 
@@ -35,12 +38,13 @@ Chances: TypeAlias = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One point of the surface: the vote of `width` traces at `depth` (0: as the model ships).
+    """One point of the surface: the vote of `width` traces at `depth` and with `thinking`.
 
-    `accuracy` has its interval over problems. `drawing_error` is its standard error from drawing
-    subsets of pools, 0.0 where the accuracy is an exact expectation. `below_best` is the accuracy
-    of the best setting minus this one, with problems resampled together. `layer_tokens` and
-    `seconds` are per problem. `on_front`: no other setting is as accurate for as few layer-tokens;
+    Depth 0 is as the model ships, thinking 0 without a limit. `accuracy` has its interval over
+    problems. `drawing_error` is its standard error from drawing subsets of pools, 0.0 where the
+    accuracy is an exact expectation. `below_best` is the accuracy of the best setting minus this
+    one, with problems resampled together. `layer_tokens`, `seconds` and `reasoning_tokens` are per
+    problem. `on_front`: no other setting is as accurate for as few layer-tokens;
     `on_seconds_front` likewise for seconds.
     """
 
@@ -53,6 +57,13 @@ class Setting:
     seconds: float
     on_front: bool = False
     on_seconds_front: bool = False
+    thinking: int = 0
+    reasoning_tokens: float = 0.0
+
+    @property
+    def effort(self) -> Effort:
+        """The effort of each trace."""
+        return Effort(self.depth, self.thinking)
 
     @property
     def as_good_as_best(self) -> bool:
@@ -68,14 +79,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """Every setting, ordered by depth and then by width.
+    """Every setting, ordered by depth, then by thinking, then by width.
 
     `best` and `cheapest` are indices into `settings`. `unit` is the unit of `layer_tokens`:
     "tokens" if the engine does not report its layers. `n_left_out` problems had a reference but not
-    enough attempts at every depth.
+    enough attempts at every effort.
     """
 
     depths: tuple[int, ...]
+    thinking: tuple[int, ...]
     widths: tuple[int, ...]
     selector: str
     unit: str
@@ -86,9 +98,15 @@ class Surface:
     best: int
     cheapest: int
 
-    def at(self, depth: int, width: int) -> Setting:
+    @property
+    def efforts(self) -> tuple[Effort, ...]:
+        """Every effort, in the order of the settings."""
+        return tuple(level.effort for level in self.levels)
+
+    def at(self, effort: Effort, width: int) -> Setting:
         """Return one setting; raises ValueError when it is not on the surface."""
-        return self.settings[self.depths.index(depth) * len(self.widths) + self.widths.index(width)]
+        row = self.efforts.index(effort)
+        return self.settings[row * len(self.widths) + self.widths.index(width)]
 
 
 def parse_counts(text: str, flag: str) -> tuple[int, ...]:
@@ -115,60 +133,82 @@ def parse_counts(text: str, flag: str) -> tuple[int, ...]:
     return tuple(sorted(counts))
 
 
+def parse_limits(text: str, flag: str) -> tuple[int, ...]:
+    """Return what `parse_counts` does, with 0, for no limit, last."""
+    parts = text.split(",")
+    limits = [part for part in parts if part.strip() != "0"]
+    counts = parse_counts(",".join(limits), flag) if limits else ()
+    return counts if len(limits) == len(parts) else (*counts, 0)
+
+
 def surface(
-    pools: Mapping[int, Pools],
-    right: Mapping[int, Right],
+    pools: Mapping[Effort, Pools],
+    right: Mapping[Effort, Right],
     widths: Sequence[int],
     selector: str,
     chances: Chances,
 ) -> Surface:
-    """Return the surface of pools by depth, each as wide as the largest width.
+    """Return the surface of pools by effort, each as wide as the largest width.
 
-    `right` maps depths to the keys of right answers (`evaluate.right_keys`). `chances` is
-    `by_majority` or `by_drawing(selector)`. Raises LeadlineError when no problem can be counted.
+    There is a pool for each thinking of each depth, in this order. `right` maps efforts to the keys
+    of right answers (`evaluate.right_keys`). `chances` is `by_majority` or `by_drawing(selector)`.
+    Raises LeadlineError when no problem can be counted.
     """
-    depths = tuple(pools)
+    efforts = tuple(pools)
     known = [
-        id for id in right[depths[0]] if all(id in right[d] and id in pools[d] for d in depths)
+        id for id in right[efforts[0]] if all(id in right[e] and id in pools[e] for e in efforts)
     ]
-    tried = {depth: {id: attempts(pools[depth][id]) for id in known} for depth in depths}
-    ids = [id for id in known if all(len(tried[d][id]) >= max(widths) for d in depths)]
+    tried = {effort: {id: _attempts(pools[effort][id]) for id in known} for effort in efforts}
+    ids = [id for id in known if all(len(tried[e][id]) >= max(widths) for e in efforts)]
     if not ids:
         raise LeadlineError(
             f"none of {len(known)} problems with a reference answer has {max(widths)} attempts "
-            "at every depth"
+            "at every effort"
         )
-    # shape (n_problems, n_settings, 2): values and their errors; layer-tokens and seconds
+    # shape (n_problems, n_settings, 2): values and their errors
     values = np.array(
         [
-            [pair for d in depths for pair in chances(id, tried[d][id], right[d][id], widths)]
+            [pair for e in efforts for pair in chances(id, tried[e][id], right[e][id], widths)]
             for id in ids
         ]
     )
+    # shape (n_problems, n_settings, 3): layer-tokens, seconds, reasoning tokens
     costs = np.array(
-        [[pair for d in depths for pair in _costs(tried[d][id], widths)] for id in ids]
+        [[cost for e in efforts for cost in _costs(tried[e][id], widths)] for id in ids]
     )
     drawing = np.sqrt((values[:, :, 1] ** 2).sum(axis=0)) / len(ids)
     settings = _settings(
-        [(d, w) for d in depths for w in widths], values[:, :, 0], drawing, costs.mean(axis=0)
+        [(e, w) for e in efforts for w in widths], values[:, :, 0], drawing, costs.mean(axis=0)
     )
-    has_layers = any(t.usage.layer_tokens for d in depths for t in tried[d][ids[0]])
+    has_layers = any(t.usage.layer_tokens for e in efforts for t in tried[e][ids[0]])
     return Surface(
-        depths=depths,
+        depths=tuple(dict.fromkeys(e.depth for e in efforts)),
+        thinking=tuple(dict.fromkeys(e.thinking for e in efforts)),
         widths=tuple(widths),
         selector=selector,
         unit="layer-tokens" if has_layers else "tokens",
         n_problems=len(ids),
         n_left_out=len(known) - len(ids),
         settings=settings,
-        levels=tuple(level(d, {id: tried[d][id] for id in ids}, right[d]) for d in depths),
+        levels=tuple(level(e, {id: tried[e][id] for id in ids}, right[e]) for e in efforts),
         best=_best(settings),
         cheapest=cheapest(settings),
     )
 
 
+def _attempts(pool: Sequence[Trace]) -> list[Trace]:
+    """Return the attempts of a pool, each as its last trace with the cost of its whole lineage."""
+    by_ordinal = {t.ordinal: t for t in pool}
+    return [
+        changed(t, usage=sum((link.usage for link in lineage(t, by_ordinal)), Usage()))
+        if t.parent is not None
+        else t
+        for t in attempts(pool)
+    ]
+
+
 def _settings(
-    points: Sequence[tuple[int, int]], values: Table, drawing: Table, prices: Table
+    points: Sequence[tuple[Effort, int]], values: Table, drawing: Table, prices: Table
 ) -> tuple[Setting, ...]:
     # equal expectations, for example of widths 1 and 2, differ in their last digits
     values = values.round(12)
@@ -181,17 +221,19 @@ def _settings(
     by_seconds = pareto(list(zip(prices[:, 1], means.round(12), strict=True)))
     return tuple(
         Setting(
-            depth,
-            width,
-            accuracies[i],
-            float(drawing[i]),
-            differences[i],
-            float(prices[i, 0]),
-            float(prices[i, 1]),
-            by_tokens[i],
-            by_seconds[i],
+            depth=effort.depth,
+            width=width,
+            accuracy=accuracies[i],
+            drawing_error=float(drawing[i]),
+            below_best=differences[i],
+            layer_tokens=float(prices[i, 0]),
+            seconds=float(prices[i, 1]),
+            on_front=by_tokens[i],
+            on_seconds_front=by_seconds[i],
+            thinking=effort.thinking,
+            reasoning_tokens=float(prices[i, 2]),
         )
-        for i, (depth, width) in enumerate(points)
+        for i, (effort, width) in enumerate(points)
     )
 
 
@@ -271,8 +313,8 @@ def _drawn(
     return share, 0.0 if whole else math.sqrt(share * (1.0 - share) / (len(hits) - 1))
 
 
-def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, float]]:
-    """Return the expected (layer-tokens, seconds) of each width.
+def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, float, float]]:
+    """Return the expected (layer-tokens, seconds, reasoning tokens) of each width.
 
     The cost of generated tokens grows with the width, and so do seconds. One trace computes the
     most prompt tokens (in the pool: the first to arrive); the others compute only the part that was
@@ -280,7 +322,8 @@ def _costs(pool: Sequence[Trace], widths: Sequence[int]) -> list[tuple[float, fl
     pool's cost.
     """
     prompts, outputs = zip(*map(layer_tokens, pool), strict=True)
-    first = max(prompts)
-    others = (sum(prompts) - first) / (len(pool) - 1) if len(pool) > 1 else 0.0
-    output, seconds = sum(outputs) / len(pool), sum(t.usage.seconds for t in pool) / len(pool)
-    return [(k * output + first + (k - 1) * others, k * seconds) for k in widths]
+    first, n = max(prompts), len(pool)
+    others = (sum(prompts) - first) / (n - 1) if n > 1 else 0.0
+    output, seconds = sum(outputs) / n, sum(t.usage.seconds for t in pool) / n
+    reasoning = sum(t.usage.reasoning_tokens for t in pool) / n
+    return [(k * output + first + (k - 1) * others, k * seconds, k * reasoning) for k in widths]

@@ -265,6 +265,16 @@ async def test_other_parameters_are_fields_of_the_request() -> None:
     assert {name: server.calls[-1].body[name] for name in extra} == extra
 
 
+async def test_vllms_server_gets_the_limit_of_thinking() -> None:
+    """Only there is it a number of tokens; another server is refused before anything starts."""
+    limited = request(sampling=Sampling(thinking_tokens=64))
+    _, server = await one(answered, limited)
+    assert server.calls[-1].body["thinking_token_budget"] == 64
+    OpenAI(server="vllm").require_thinking(64, {})
+    with pytest.raises(PlanError, match=r"thinking_tokens = 64: only vLLM's .*reasoning_effort"):
+        OpenAI(server="openai").require_thinking(64, {})
+
+
 @pytest.mark.parametrize("name", ["n", "seed", "max_tokens", "messages", "logprobs", "stop"])
 def test_another_parameter_replaces_none_of_ours(name: str) -> None:
     with pytest.raises(PlanError, match=rf"sampling\.extra\.{name} is not sent: .* decided by"):

@@ -10,7 +10,15 @@ import pytest
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import PluginSpec, Sampling
-from orchestrator.engines.vllm.sampling import ELSEWHERE, parameters, parsed, template_settings
+from orchestrator.engines.vllm.prompts import Refused
+from orchestrator.engines.vllm.reply import ReplyParser
+from orchestrator.engines.vllm.sampling import (
+    ELSEWHERE,
+    parameters,
+    parsed,
+    template_settings,
+    without_limit,
+)
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
 
@@ -33,7 +41,6 @@ VALUES: dict[str, Any] = {
     "skip_reading_prefix_cache": True,
     "stop_token_ids": [7],
     "structured_outputs": {"choice": ["yes", "no"]},
-    "thinking_token_budget": 64,
     "watermarking": False,
 }
 
@@ -50,6 +57,22 @@ def test_a_parameter_is_part_of_a_request(name: str) -> None:
     params = parameters(Sampling(extra={name: VALUES[name]}), (), None, False, True)
     plain = parameters(Sampling(), (), None, False, True)
     assert getattr(params, name) != getattr(plain, name)
+
+
+def test_a_limit_of_thinking_is_vllms_budget() -> None:
+    limited = parameters(Sampling(thinking_tokens=64), (), None, False, True)
+    assert limited.thinking_token_budget == 64
+    assert parameters(Sampling(), (), None, False, True).thinking_token_budget is None
+
+
+def test_without_tags_a_named_parser_refuses_and_others_limit_nothing() -> None:
+    """vLLM would refuse every request of a judge that does not think."""
+    sampling = Sampling(thinking_tokens=64)
+    named, guessed = (ReplyParser("odd", lambda *_: (None, None), guess) for guess in (False, True))
+    assert without_limit(sampling, None, "judge") == Sampling()
+    assert without_limit(sampling, guessed, "judge") == Sampling()
+    with pytest.raises(Refused, match="does not know the tags of 'odd', the parser of pool 'main'"):
+        without_limit(sampling, named, "main")
 
 
 @pytest.mark.parametrize(

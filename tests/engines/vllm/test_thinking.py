@@ -5,6 +5,7 @@ No engine starts: a parser needs a tokenizer, and a tiny one with the tags of al
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Finish, Request, Trace, Usage
-from orchestrator.engines.vllm.options import NO_PARSER, PARSERS, reply_parser
+from orchestrator.engines.vllm.options import Vllm
 from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 from orchestrator.engines.vllm.reply import ReplyParser, with_thinking
+from orchestrator.engines.vllm.start.parsers import NO_PARSER, PARSERS, reply_parser
 
 pytest.importorskip("vllm")
 
@@ -235,6 +237,27 @@ def test_a_parser_that_fails_leaves_a_note_and_the_tags() -> None:
     trace = finished_by(PLAIN, "<think>a</think>b", parser=ReplyParser("odd", parse, guessed=False))
     assert (trace.thinking, trace.reply) == ("a", "b")
     assert "reasoning parser: KeyError" in trace.note
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("deepseek_v3", "does not know the tags of models.main.reasoning_parser = 'deepseek_v3'"),
+        ("qwen33", "did you mean 'qwen3'"),
+        ("openai_gptoss", "models.main.reasoning_parser = 'openai_gptoss'"),
+    ],
+)
+def test_a_limit_of_thinking_needs_a_parser_with_tags(folder: Path, name: str, words: str) -> None:
+    """Those of deepseek_v3 depend on the template's options; without them it splits nothing."""
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    Vllm().require_thinking(64, {"main": Model(str(folder), reasoning_parser="qwen3")})
+    with pytest.raises(PlanError, match=re.escape(words)):
+        Vllm().require_thinking(64, {"main": Model(str(folder), reasoning_parser=name)})
+
+
+def test_strings_of_the_plan_need_no_parser(folder: Path) -> None:
+    own = {"reasoning_config": {"reasoning_start_str": "<a>", "reasoning_end_str": "</a>"}}
+    Vllm(args=own).require_thinking(64, {"main": Model(str(folder))})
 
 
 def test_the_page_lists_the_parser_of_every_family() -> None:

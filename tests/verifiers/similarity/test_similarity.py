@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.core.errors import PluginError
+from orchestrator.core.errors import PlanFault, PluginError
 from orchestrator.core.session import Session
 from orchestrator.core.values import (
     Capability,
@@ -28,7 +28,7 @@ from orchestrator.core.values import (
 )
 from orchestrator.kit.prefixes import LabelledPrefix, scores_without_engine
 from orchestrator.plan import registry
-from orchestrator.plan.check import PlanFault, check_plan
+from orchestrator.plan.check import check_plan
 from orchestrator.studies.similarity import Cut, cross_fitted, quality, scores_of_pairs
 from orchestrator.testing import PROBLEM, explore, trace
 from strategies.pruning.deepprune import DeepPrune

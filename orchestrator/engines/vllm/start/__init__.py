@@ -1,3 +1,3 @@
 """How one vLLM engine starts: its resources on this machine (`host`), vLLM's own arguments
-(`arguments`), and how its processes end (`guard`).
+(`arguments`), its reasoning parser (`parsers`), and how its processes end (`guard`).
 """

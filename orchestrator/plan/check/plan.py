@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,29 +20,23 @@ from orchestrator.core.plan import (
     Model,
     Plan,
     Settings,
-    same_weights,
     with_settings,
 )
 from orchestrator.core.session import MAX_REQUESTS
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
+from orchestrator.plan.check.pools import (
+    LAYER_FIELDS,
+    EngineFacts,
+    check_depths,
+    check_thinking,
+    fault,
+    require_that,
+)
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.keys import POOL, PRICE, PlanFault, read_section, require_pools
-from orchestrator.plan.looped import latent_of, require_depth
-from orchestrator.plan.models import known_config
 
 _TABLES_OF_THEIR_OWN = ("engine", "supervision", "budget", "prices")  # in an Execution
-# the fields of a Model that change which of its layers run, and how
-_LAYER_FIELDS = ("layers", "max_depth", "damped", "residual", "exit")
-
-
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    """The facts about an engine that the check needs; some engines load no models themselves."""
-
-    name: str
-    capabilities: frozenset[Capability]
-    loads_models: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +56,7 @@ def check_plan(plan: Plan, execution: Execution) -> None:
     """
     _check_values(plan, execution)
     backend = _load("engines", execution.engine, "execution.engine")
-    engine = _Engine(
+    engine = EngineFacts(
         execution.engine.name, backend.capabilities(), getattr(backend, "loads_models", True)
     )
     strategy = _load("strategies", plan.strategy, "strategy")
@@ -71,13 +64,14 @@ def check_plan(plan: Plan, execution: Execution) -> None:
     verifiers = [(spec.name, _load("verifiers", spec, "verifiers")) for spec in plan.verifiers]
     for key, part in registry.walk_parts(strategy, "strategy"):
         _check_widths(key, part)
-    _check_depths(plan, strategy, engine)
+    check_depths(plan, strategy, engine)
     _check_extra(plan.sampling.extra, engine, backend)
     if plan.sampling.prefill and Capability.CONTINUE not in engine.capabilities:
         raise PlanFault(
             "sampling.prefill",
             f"sampling.prefill: the engine {engine.name!r} cannot continue a text that it is given",
         )
+    check_thinking(plan, strategy, engine, backend)
     for key, name, plugin in (
         ("strategy", plan.strategy.name, strategy),
         ("selector", plan.selector.name, selector),
@@ -103,11 +97,15 @@ def row_requirement(plan: Plan, execution: Execution) -> Callable[[Settings], No
     """Return what raises PlanFault for settings of a problem that this plan cannot honour."""
     backend = _load("engines", execution.engine, "execution.engine")
     loads_models = getattr(backend, "loads_models", True)
-    engine = _Engine(execution.engine.name, backend.capabilities(), loads_models)
+    engine = EngineFacts(execution.engine.name, backend.capabilities(), loads_models)
 
     def require(settings: Settings) -> None:
         changed = with_settings(plan, settings.encoded())
         _check_extra(changed.sampling.extra, engine, backend)
+        # a row that is only shorter may be cut while it thinks, as without a limit
+        if "thinking_tokens" in settings.sampling:
+            strategy = _load("strategies", plan.strategy, "strategy")
+            check_thinking(changed, strategy, engine, backend)
         if settings.n is not None:
             _load("strategies", changed.strategy, "strategy")
 
@@ -122,7 +120,7 @@ def _check_values(plan: Plan, execution: Execution) -> None:
         ("budget", execution.budget),
     ):
         _check_section(section, values, section)
-    _require(bool(plan.models), "models", {}, "at least one model")
+    require_that(bool(plan.models), "models", {}, "at least one model")
     for name, model in plan.models.items():
         _check_section(POOL, model, f"models.{name}")
         if model.layers:
@@ -131,7 +129,7 @@ def _check_values(plan: Plan, execution: Execution) -> None:
             _check_text(f"models.{name}.exit", parse_exit, model.exit)
     _check_prices(plan, execution)
     names = [spec.name for spec in plan.verifiers]
-    _require(
+    require_that(
         len(set(names)) == len(names),
         "verifiers",
         names,
@@ -139,7 +137,7 @@ def _check_values(plan: Plan, execution: Execution) -> None:
     )
 
 
-def _check_extra(extra: Mapping[str, object], engine: _Engine, backend: object) -> None:
+def _check_extra(extra: Mapping[str, object], engine: EngineFacts, backend: object) -> None:
     """Let the engine check its own parameters; one without a model, as in a dry run, has none."""
     if not extra or not engine.loads_models:
         return
@@ -175,33 +173,19 @@ def _check_prices(plan: Plan, execution: Execution) -> None:
 
 
 def _check_text(key: str, parse: Callable[[str], object], text: str) -> None:
-    with _fault(key):
+    with fault(key):
         parse(text)
 
 
-def _require(holds: bool, key: str, value: object, expected: str) -> None:
-    if not holds:
-        raise PlanFault(key, f"{key} = {value!r}: it must be {expected}")
-
-
-@contextmanager
-def _fault(key: str, label: str = "") -> Iterator[None]:
-    """Turn a PlanError into a PlanFault of this key, with the label as prefix."""
-    try:
-        yield
-    except PlanError as error:
-        raise PlanFault(key, f"{label}{error}") from error
-
-
 def _load(group: str, spec: PluginSpec, key: str) -> Any:
-    with _fault(key):
+    with fault(key):
         return registry.load(group, spec)
 
 
-def _check_needs(part: _Part, engine: _Engine, verifiers: Collection[str]) -> None:
+def _check_needs(part: _Part, engine: EngineFacts, verifiers: Collection[str]) -> None:
     metrics = registry.metrics(part.plugin)
     for name in metrics:
-        with _fault(part.key, f"{part.label}: "):
+        with fault(part.key, f"{part.label}: "):
             parse_metric(name)
     for name in registry.verdicts(part.plugin):
         if name not in verifiers:
@@ -234,7 +218,7 @@ def _check_widths(key: str, part: Any) -> None:
         is_count = "token" not in field.name and field.name not in ("interval", "seed")
         if isinstance(value, int) and value > MAX_REQUESTS and is_count:
             expected = f"at most {MAX_REQUESTS:,}, the most requests of one problem"
-            _require(False, f"{key}.{field.name}", value, expected)
+            require_that(False, f"{key}.{field.name}", value, expected)
 
 
 def _engines_with(needs: Collection[Capability]) -> Iterator[str]:
@@ -248,11 +232,11 @@ def _engines_with(needs: Collection[Capability]) -> Iterator[str]:
             yield name
 
 
-def _check_tasks(plan: Plan, engine: _Engine) -> None:
+def _check_tasks(plan: Plan, engine: EngineFacts) -> None:
     for name, model in plan.models.items():
         if not model.task:
             continue
-        changed = [f for f in _LAYER_FIELDS if getattr(model, f) != getattr(Model(""), f)]
+        changed = [f for f in LAYER_FIELDS if getattr(model, f) != getattr(Model(""), f)]
         for holds, expected in (
             (
                 model.task in TASKS,
@@ -271,7 +255,7 @@ def _check_tasks(plan: Plan, engine: _Engine) -> None:
                 f"left out: engine {engine.name!r} has no such pools (ray and vllm have)",
             ),
         ):
-            _require(holds, f"models.{name}.task", model.task, expected)
+            require_that(holds, f"models.{name}.task", model.task, expected)
 
 
 def _check_pools(part: _Part, plan: Plan) -> None:
@@ -304,107 +288,3 @@ def _check_task(label: str, pool: str, task: str, accepted: Collection[str]) -> 
         remedy = f"set it to {' or '.join(map(repr, accepted))} and give it such a model"
     key = f"models.{pool}.task"
     raise PlanFault(key, f"{key} = {task!r}: {label} needs {want} from this pool; {remedy}")
-
-
-def _check_depths(plan: Plan, strategy: object, engine: _Engine) -> None:
-    offers_depth = Capability.DEPTH in engine.capabilities
-    for name, model in plan.models.items():
-        with _fault(f"models.{name}"):
-            if not offers_depth:
-                _require_own_layers(model, engine.name)
-            elif engine.loads_models and (config := known_config(model.path)) is not None:
-                latent_of(config, model, name)
-    for key, pool, depth in depth_requests(plan, strategy):
-        with _fault(key):
-            if not offers_depth:
-                raise PlanError(f"{key} = {depth}: {_own_layers_only(engine.name)}")
-            _check_depth(key, pool, depth, plan.models, engine.loads_models)
-
-
-def _require_own_layers(model: Model, engine: str) -> None:
-    for name in _LAYER_FIELDS:
-        if getattr(model, name) != getattr(Model(""), name):
-            raise PlanError(f"{name} = {getattr(model, name)!r}: {_own_layers_only(engine)}")
-
-
-def _own_layers_only(engine: str) -> str:
-    return (
-        f"the engine {engine!r} runs models as they ship; leave it out, or use an engine that "
-        "offers 'depth' (vllm, ray)"
-    )
-
-
-def depth_requests(plan: Plan, strategy: object) -> Iterator[tuple[str, str, int]]:
-    """Yield each depth that a plan requests: its key, its pool, and the depth.
-
-    `sampling.depth` applies to every pool that the strategy or one of its parts names. By
-    convention a strategy's options `depth` and `depths` apply to the pool of its option `model`,
-    and `judge_depth` to the pool of `judge`. A part that names no pool uses those of the plugin
-    that it belongs to.
-    """
-
-    def known(name: object) -> str:
-        return name if isinstance(name, str) and name in plan.models else plan.default_model
-
-    parts = list(registry.walk_parts(strategy, "strategy"))
-    runs_on: dict[str, tuple[str, ...]] = {}
-    pools: dict[str, None] = {}
-    for key, part in parts:
-        others = tuple(known(name) for name in getattr(part, "pools", ()))
-        model = getattr(part, "model", None)
-        own = (known(model),) if model else others if model is None else ()
-        runs_on[key] = own or runs_on.get(key.rpartition(".")[0], (plan.default_model,))
-        pools |= dict.fromkeys((*runs_on[key], *others))
-    if plan.sampling.depth:
-        yield from (("sampling.depth", pool, plan.sampling.depth) for pool in pools)
-    for key, part in parts:
-        yield from _own_depths(key, part, runs_on[key], known(getattr(part, "judge", "")))
-
-
-def _own_depths(
-    key: str, part: object, pools: Collection[str], judge: str
-) -> Iterator[tuple[str, str, int]]:
-    judge_depth = getattr(part, "judge_depth", None)
-    if isinstance(judge_depth, int):
-        yield f"{key}.judge_depth", judge, judge_depth
-    depth, depths = getattr(part, "depth", None), getattr(part, "depths", ())
-    for pool in pools:
-        if isinstance(depth, int):
-            yield f"{key}.depth", pool, depth
-        if isinstance(depths, tuple):
-            yield from ((f"{key}.depths", pool, one) for one in depths if isinstance(one, int))
-
-
-def _check_depth(
-    key: str, pool: str, depth: int, models: Mapping[str, Model], loads_models: bool
-) -> None:
-    """Raise PlanError unless a pool, or another pool of the same weights, reaches a depth.
-
-    A fleet sends the request to that other pool.
-    """
-    model = models[pool]
-    equals = (name for name in models if same_weights(models[name], model) and name != pool)
-    errors = []
-    for name in (pool, *equals):
-        try:
-            _require_pool_depth(key, name, depth, models[name], loads_models)
-        except PlanError as error:
-            errors.append(error)
-        else:
-            return
-    raise errors[-1]
-
-
-def _require_pool_depth(key: str, pool: str, depth: int, model: Model, loads_models: bool) -> None:
-    """Raise PlanError when a model on this machine does not reach a depth.
-
-    For other models only the plan's `max_depth` counts.
-    """
-    config = known_config(model.path) if loads_models else None
-    if config is not None:
-        require_depth(depth, latent_of(config, model, pool), key)
-    elif depth < 1 or (model.max_depth and depth > model.max_depth):
-        raise PlanError(
-            f"{key} requests latent depth {depth}; the model serves 1 to "
-            f"{model.max_depth or 'its own'} (raise models.{pool}.max_depth)"
-        )
