@@ -112,10 +112,14 @@ class SupervisedEngine:
                 trace = await self._send(request, epoch)
             except Unavailable as error:
                 tries.n += 1
-                reason = self._reason_to_end(request, epoch, error, tries)
-                if reason:
-                    return trace_for(request, Finish.FAILED, error=reason)
-                delay = self._delay(epoch, error, tries)
+                self._count(error)
+                delay = 0.0
+                if not error.elsewhere:
+                    reason = self._reason_to_end(request, epoch, error, tries)
+                    if reason:
+                        return trace_for(request, Finish.FAILED, error=reason)
+                    delay = self._delay(epoch, error, tries)
+                self.outages.n_retries += 1
             else:
                 self._breaker.succeeded(epoch)
                 return trace
@@ -160,16 +164,18 @@ class SupervisedEngine:
         await self._clock.sleep(ACCEPTED_SECONDS)
         self._breaker.widen(epoch)
 
+    def _count(self, error: Unavailable) -> None:
+        self.outages.reason = str(error)
+        self.outages.lost_tokens += error.lost_tokens
+
     def _reason_to_end(
         self, request: Request, epoch: int, error: Unavailable, tries: _Tries
     ) -> str:
-        """Count a refusal; return the reason to fail this request, "" to send it again.
+        """Count a refusal by all; return the reason to fail this request, "" to send it again.
 
         EngineError if it is time to end the run.
         """
         now, requested = self._clock.now(), error.retry_after_seconds or 0.0
-        self.outages.reason = str(error)
-        self.outages.lost_tokens += error.lost_tokens
         breaker, for_all = self._breaker, error.exhausted or requested > self._patience
         since = breaker.failed(epoch, request.identity, now, for_all)
         if not breaker.is_closed and now - since + (requested if for_all else 0) >= self._patience:
@@ -197,7 +203,6 @@ class SupervisedEngine:
 
     def _delay(self, epoch: int, error: Unavailable, tries: _Tries) -> float:
         """Return the seconds that a request waits on its own before it is sent again."""
-        self.outages.n_retries += 1
         breaker = self._breaker
         if breaker.is_closed:
             delay = self._back_off(error, tries.n - 1, LAST_BACKOFF_SECONDS)
