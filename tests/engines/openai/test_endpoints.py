@@ -25,13 +25,13 @@ from scripted_server import (
 )
 from virtual_time import VirtualTime
 
-from orchestrator.core.errors import EngineError, PlanError, PluginError
+from orchestrator.core.errors import EngineError, PlanError, PluginError, Unavailable
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Finish, PluginSpec, Trace
 from orchestrator.engines.openai import opening
 from orchestrator.engines.openai.engine import OpenAI
 from orchestrator.engines.openai.running import TokenBucket
-from orchestrator.engines.supervised import SupervisedEngine
+from orchestrator.engines.supervised import Clock, SupervisedEngine
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Supervision
 
@@ -135,15 +135,18 @@ async def test_a_request_goes_to_the_least_busy_endpoint() -> None:
 async def test_no_endpoint_has_more_in_flight_than_it_takes() -> None:
     """The shares that are taken are compared, so that a large endpoint gets more than a small one.
 
-    Of 20 requests 8 + 2 are sent; the others wait for a place.
+    Of 5 requests the large one of 8 places gets 4. Of 20 requests 8 + 2 are sent; the others wait.
     """
     large, small = gates(2)
     async with pool_of(large, small, each=[{"max_in_flight": 8}, {"max_in_flight": 2}]) as pool:
-        pending = asyncio.create_task(pool.all(20))
-        await arrivals(large, 10)
+        begun = asyncio.create_task(pool.all(5))
+        await arrivals(large, 5)
+        assert pool.n_sent() == [4, 1]
+        others = asyncio.create_task(pool.all(15, first=5))
+        await arrivals(large, 5)
         assert pool.n_sent() == [8, 2]
         large.opened.set()
-        traces = await pending
+        traces = await begun + await others
     assert (large.most, small.most) == (8, 2)
     assert [trace.ordinal for trace in traces] == list(range(20))
 
@@ -204,13 +207,17 @@ async def test_an_endpoint_that_refuses_is_avoided_for_as_long_as_it_requests() 
     """All requests are served by the other at once: nothing pauses, and nothing waits."""
     async with pool_of(refusing(extra="retry-after: 100\r\n"), answered) as pool:
         await pool.engine.generate(request())
+        pool.time.now = 99.0
         traces = await pool.all(20, first=1)
         outages = pool.engine.outages
         assert {trace.finish for trace in traces} == {Finish.STOP}
         assert pool.n_sent() == [1, 21]
         assert (outages.n_retries, outages.n_pauses) == (1, 0)
         assert "HTTP 429: not now" in outages.reason
-        assert pool.time.now == 0
+        assert pool.time.now == 99.0
+        pool.time.now = 100.0
+        await pool.engine.generate(request(21))
+        assert pool.n_sent() == [2, 22]
 
 
 async def test_after_its_rest_one_request_tries_an_endpoint_and_then_all_use_it() -> None:
@@ -259,7 +266,7 @@ async def test_requests_of_an_endpoint_that_dies_go_to_the_others() -> None:
         traces = await pending
         assert [trace.text for trace in traces] == ["42"] * 6
         assert pool.n_sent() == [3, 6]
-        assert pool.engine.outages.n_retries == 3
+        assert (pool.engine.outages.n_retries, pool.engine.outages.lost_tokens) == (3, 3)
         assert pool.engine.outages.n_pauses == 0
 
 
@@ -284,6 +291,20 @@ async def test_the_job_pauses_when_all_endpoints_refuse_and_not_before() -> None
         assert (outages.n_retries, outages.n_pauses >= 1, outages.pause) == (20, True, None)
 
 
+async def test_a_refusal_by_all_requests_the_shortest_of_their_rests() -> None:
+    """What is sent all the same goes where that one ends, or no end of an outage would be seen."""
+    long, short = refusing(extra="retry-after: 100\r\n"), refusing(extra="retry-after: 5\r\n")
+    async with serving(long) as one, serving(short) as two:
+        async with options([one, two]).open(MODELS, Clock(lambda: 7.0)) as engine:
+            refusals = []
+            for ordinal in (0, 0, 1):
+                with pytest.raises(Unavailable) as refused:
+                    await engine.generate(request(ordinal))
+                refusals.append((refused.value.elsewhere, refused.value.retry_after_seconds))
+        assert refusals == [(True, None), (False, 5), (False, 5)]
+        assert (len(one.calls), len(two.calls)) == (2, 3)  # each with its list of models
+
+
 async def test_a_pool_that_refuses_for_the_patience_ends_the_job_with_its_reason() -> None:
     async with pool_of(refusing(503), refusing(429), patience=60) as pool:
         with pytest.raises(EngineError, match="no request was served for"):
@@ -296,9 +317,12 @@ async def test_quotas_pause_at_once_only_if_all_are_used_up() -> None:
     async def used_up(call: Call) -> None:
         await call.plain(quota, 429)
 
-    async with pool_of(used_up, answered) as pool:
-        assert {trace.finish for trace in await pool.all(8)} == {Finish.STOP}
-        assert pool.engine.outages.n_pauses == 0
+    async def busy_once(call: Call) -> None:
+        await (refusing(503)(call) if len(pool.servers[1].calls) == 2 else answered(call))
+
+    async with pool_of(used_up, busy_once) as pool:
+        assert {trace.finish for trace in await pool.all(1)} == {Finish.STOP}
+        assert (pool.engine.outages.n_retries, pool.engine.outages.n_pauses) == (2, 0)
     async with pool_of(used_up, used_up, patience=60) as pool:
         with pytest.raises(EngineError, match="add credit"):
             await pool.engine.generate(request())
@@ -306,11 +330,14 @@ async def test_quotas_pause_at_once_only_if_all_are_used_up() -> None:
 
 
 async def test_a_request_that_no_endpoint_serves_fails_while_others_are_served() -> None:
-    """It is not sent from one to the other without end."""
+    """It is not sent from one to the other without end, though each has rested by its turn."""
 
     async def picky(call: Call) -> None:
-        poisonous = call.body["messages"][0]["content"] == "poison"
-        await (refusing(500)(call) if poisonous else answered(call))
+        if call.body["messages"][0]["content"] != "poison":
+            await answered(call)
+            return
+        pool.time.now += 60
+        await refusing(500)(call)
 
     async with pool_of(picky, picky, patience=20) as pool:
         poisonous = asyncio.create_task(pool.engine.generate(request(99, prompt="poison")))
@@ -320,7 +347,7 @@ async def test_a_request_that_no_endpoint_serves_fails_while_others_are_served()
                 break
         trace = await poisonous
         assert trace.finish is Finish.FAILED
-        assert "HTTP 500: not now" in trace.error
+        assert "HTTP 500: not now; no other endpoint serves it now" in trace.error
 
 
 async def test_an_abort_of_a_request_that_waits_for_a_place_is_a_cancelled_trace() -> None:
