@@ -51,7 +51,7 @@ class EndpointOptions:
         _AtLeastOne | None,
         Meta(
             description="Tokens of prompts and replies in a minute. A request reserves all that it "
-            "may generate, and returns what it did not."
+            "may generate, and gives back what it did not."
         ),
     ] = None
     max_in_flight: Annotated[

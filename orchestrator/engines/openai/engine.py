@@ -99,9 +99,6 @@ class OpenAI(EndpointOptions):
             "requests_per_minute, tokens_per_minute and max_in_flight, each as set here if unset."
         ),
     ] = ()
-    connect_seconds: Annotated[
-        float, Meta(gt=0, description="Seconds within which a server must accept a connection.")
-    ] = 10.0
     timeout_seconds: Annotated[
         float,
         Meta(
@@ -110,6 +107,9 @@ class OpenAI(EndpointOptions):
             "whole completion.",
         ),
     ] = 600.0
+    connect_seconds: Annotated[
+        float, Meta(gt=0, description="Seconds within which a server must accept a connection.")
+    ] = 10.0
     chat: Annotated[
         bool,
         Meta(

@@ -128,6 +128,8 @@ class EndpointPool:
                 async with self._turns[request.model]:
                     while (endpoint := self._free(able, refused_by, tokens)) is None:
                         await self._change(able, tokens)
+                    if request.identity not in self._waiting:  # aborted in this step of the loop
+                        return None
                     return endpoint, endpoint.enter(tokens, self._clock.now())
         except TimeoutError:
             if not stop.expired():
