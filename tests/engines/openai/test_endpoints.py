@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -350,6 +351,48 @@ async def test_a_request_that_no_endpoint_serves_fails_while_others_are_served()
         assert "HTTP 500: not now; no other endpoint serves it now" in trace.error
 
 
+async def test_no_request_is_lost_in_troubles_of_three_endpoints() -> None:
+    """200 requests, half of them refused, cut or reset by one endpoint or another.
+
+    Every request is served once, within the places and the rate of each endpoint.
+    """
+    rng = random.Random(7)
+    served: Counter[str] = Counter()
+    n_running: Counter[int] = Counter()
+
+    def troubled(index: int) -> Script:
+        async def script(call: Call) -> None:
+            n_running[index] += 1
+            assert n_running[index] <= 4
+            for _ in range(rng.randrange(5)):
+                await asyncio.sleep(0)
+            n_running[index] -= 1
+            trouble = rng.choice(["429", "503", "cut", "reset", "", "", "", ""])
+            if trouble.isdigit():
+                await refusing(int(trouble))(call)
+            elif trouble == "reset":
+                await call.cut()
+            elif trouble == "cut":
+                await call.begin()
+                await call.event(piece("4"))
+                await call.cut()
+            else:
+                served[call.body["messages"][0]["content"]] += 1
+                await answered(call)
+
+        return script
+
+    around = {"max_in_flight": 4, "requests_per_minute": 600, "tokens_per_minute": 60_000}
+    async with pool_of(*map(troubled, range(3)), **around) as pool:
+        requests = [request(i, prompt=f"q{i}", max_new_tokens=100) for i in range(200)]
+        traces = await asyncio.gather(*map(pool.engine.generate, requests))
+        assert {trace.finish for trace in traces} == {Finish.STOP}
+        assert served == {f"q{i}": 1 for i in range(200)}
+        assert pool.engine.outages.n_retries == sum(pool.n_sent()) - 200 > 0
+        # of 600 a minute, 10 at once
+        assert max(pool.n_sent()) <= 10 + 10 * pool.time.now
+
+
 async def test_an_abort_of_a_request_that_waits_for_a_place_is_a_cancelled_trace() -> None:
     held = gates(1)[0]
     async with pool_of(held, max_in_flight=1) as pool:
@@ -359,6 +402,25 @@ async def test_an_abort_of_a_request_that_waits_for_a_place_is_a_cancelled_trace
         assert (await tasks[1]).finish is Finish.CANCELLED
         held.opened.set()
         assert [(await tasks[i]).text for i in (0, 2)] == ["42", "42"]
+        assert pool.n_sent() == [2]
+
+
+async def test_an_abort_in_the_moment_in_which_a_place_becomes_free_is_not_lost() -> None:
+    """The place goes to the next one."""
+    held = gates(1)[0]
+    async with pool_of(held, max_in_flight=1) as pool:
+
+        async def aborts_another() -> Trace:
+            trace = await pool.engine.generate(request(0))
+            pool.engine.abort(request(1))
+            return trace
+
+        tasks = [asyncio.create_task(aborts_another())]
+        tasks += [asyncio.create_task(pool.engine.generate(request(i))) for i in (1, 2)]
+        await arrivals(held, 1)
+        held.opened.set()
+        traces = [await task for task in tasks]
+        assert [t.finish for t in traces] == [Finish.STOP, Finish.CANCELLED, Finish.STOP]
         assert pool.n_sent() == [2]
 
 
