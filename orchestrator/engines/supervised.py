@@ -143,7 +143,11 @@ class SupervisedEngine:
                 self._waiting[request.identity] = stop
                 if delay:
                     await self._clock.sleep(delay)
-                return await self._breaker.enter()
+                epoch = await self._breaker.enter()
+                if request.identity in self._waiting:
+                    return epoch
+                self._breaker.leave(epoch)  # it was aborted in this step of the loop
+                return None
         except TimeoutError:
             if not stop.expired():
                 raise

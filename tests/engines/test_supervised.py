@@ -196,3 +196,26 @@ async def test_without_patience_nothing_is_sent_again() -> None:
     assert len(inner.sent) == MAX_IN_A_ROW - 1
     with pytest.raises(EngineError, match="HTTP 503"):
         await served(outage(0, 10**9), 100, patience=0)
+
+
+async def test_an_abort_in_the_moment_in_which_a_request_is_admitted_is_not_lost() -> None:
+    """The first that is served lets others in, and its caller stops them in the same moment."""
+    time, inner = VirtualTime(), Scripted(outage(0, 6))
+    async with time.passing() as clock:
+        engine = SupervisedEngine(inner, Supervision(), clock)
+        is_first = True
+
+        async def one(ordinal: int) -> Trace:
+            nonlocal is_first
+            trace = await engine.generate(request(ordinal))
+            if is_first:
+                is_first = False
+                for other in range(6):
+                    engine.abort(request(other))
+            return trace
+
+        traces = await asyncio.gather(*map(one, range(6)))
+        await engine.aclose()
+    finishes = Counter(trace.finish for trace in traces)
+    assert finishes == {Finish.STOP: 1, Finish.CANCELLED: 5}
+    assert len(inner.sent) == 7
