@@ -1,7 +1,8 @@
 """An engine that waits for one that refuses requests: retries with back-off, and pauses.
 
 The one rule: a request fails only while the engine serves others. An `Unavailable` request is sent
-again after a pause that doubles, with jitter, or that the engine requested. After several refusals
+again after a pause that doubles, with jitter, or that the engine requested; at once, if another
+part of the engine can serve it, and then the refusal counts towards no pause. After several others
 in a row nothing new is sent but probes (`circuit_breaker`); if nothing is served for the patience
 of the plan, EngineError ends the run, and no trace has failed. Not covered: what counts as
 unavailable, which each engine decides, and replicas that die (`ray`).
