@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
-from orchestrator.engines.openai.secrets import require_headers, require_no_key, require_variable
+from orchestrator.engines.openai.secrets import require_public
 from orchestrator.plan.registry import near
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -79,10 +79,8 @@ class Endpoint(EndpointOptions):
 
     def __post_init__(self) -> None:
         """Refuse secrets."""
-        require_no_key(self.base_url or "")
-        require_headers(self.headers, self.headers_env)
-        if self.api_key_env:
-            require_variable("api_key_env", self.api_key_env)
+        url, key = self.base_url or "", self.api_key_env or ""
+        require_public(url, key, self.headers, self.headers_env)
 
     def options(self, engine: Any) -> dict[str, Any]:
         """Return the options of an engine for this endpoint alone.

@@ -49,9 +49,7 @@ from orchestrator.engines.openai.refusals import (
 from orchestrator.engines.openai.running import RunningEndpoint
 from orchestrator.engines.openai.secrets import (
     Mask,
-    require_headers,
-    require_no_key,
-    require_variable,
+    require_public,
     secret,
     secret_headers,
 )
@@ -130,10 +128,7 @@ class OpenAI(EndpointOptions):
 
     def __post_init__(self) -> None:
         """Refuse secrets, which the plan would keep."""
-        require_no_key(self.base_url)
-        require_headers(self.headers, self.headers_env)
-        if self.api_key_env:
-            require_variable("api_key_env", self.api_key_env)
+        require_public(self.base_url, self.api_key_env, self.headers, self.headers_env)
 
     @property
     def servers(self) -> tuple[OpenAI, ...]:

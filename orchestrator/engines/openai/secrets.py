@@ -36,8 +36,20 @@ _OURS: Mapping[str, str] = {
 }
 
 
-def require_no_key(url: str) -> None:
-    """Raise ValueError if an address carries a key, which plans and journals would then keep."""
+def require_public(
+    base_url: str, api_key_env: str, headers: Mapping[str, str], headers_env: Mapping[str, str]
+) -> None:
+    """Raise ValueError for a secret in an option, which plans and journals would then keep.
+
+    Also for a header that cannot be sent. The message never has a value.
+    """
+    _require_no_key(base_url)
+    if api_key_env:
+        _require_variable("api_key_env", api_key_env)
+    _require_headers(headers, headers_env)
+
+
+def _require_no_key(url: str) -> None:
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment or _KEY.search(url):
         raise ValueError(
@@ -46,11 +58,7 @@ def require_no_key(url: str) -> None:
         )
 
 
-def require_headers(headers: Mapping[str, str], headers_env: Mapping[str, str]) -> None:
-    """Raise ValueError for headers that cannot be sent, and for secrets among `headers`.
-
-    The message never has a value.
-    """
+def _require_headers(headers: Mapping[str, str], headers_env: Mapping[str, str]) -> None:
     for key, names in (("headers", headers), ("headers_env", headers_env)):
         for name in names:
             if not _TOKEN.fullmatch(name):
@@ -69,11 +77,11 @@ def require_headers(headers: Mapping[str, str], headers_env: Mapping[str, str]) 
         if not _VALUE.fullmatch(value):
             raise ValueError(f"headers: the value of {name} must be one line of ASCII characters")
     for name, variable in headers_env.items():
-        require_variable(f"headers_env: the value of {name}", variable)
+        _require_variable(f"headers_env: the value of {name}", variable)
 
 
-def require_variable(what: str, variable: str) -> None:
-    """Raise ValueError if a text is no name of a variable, and so perhaps the secret itself."""
+def _require_variable(what: str, variable: str) -> None:
+    # a text that is no name may be the secret itself
     if not variable.isidentifier():
         raise ValueError(
             f"{what} must be the name of an environment variable, such as MY_KEY, and never the "
