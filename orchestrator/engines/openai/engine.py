@@ -136,6 +136,11 @@ class OpenAI(EndpointOptions):
         each = (replace(self, endpoints=(), **e.options(self)) for e in self.endpoints)
         return tuple(each) or (self,)
 
+    @property
+    def is_vllm(self) -> bool:
+        """Whether every endpoint is vLLM's server: a request may go to any of them."""
+        return all(server.server == "vllm" for server in self.servers)
+
     def capabilities(self) -> frozenset[Capability]:
         """Return the engine's capabilities.
 
@@ -146,8 +151,7 @@ class OpenAI(EndpointOptions):
         CONTINUE needs token ids from every endpoint, because any of them may have begun the trace.
         """
         common = {Capability.SEED, Capability.CANCEL, Capability.LOGPROBS, Capability.RULES}
-        can_continue = all(server.server == "vllm" for server in self.servers)
-        return frozenset(common | {Capability.CONTINUE} if can_continue else common)
+        return frozenset(common | {Capability.CONTINUE} if self.is_vllm else common)
 
     def require_sampling(self, extra: Mapping[str, object]) -> None:
         """Raise PlanFault for a field of the request that Leadline sets itself.
