@@ -71,8 +71,9 @@ class Unavailable(LeadlineError):
     """An engine cannot serve a request now, as under a rate limit, and may later.
 
     `retry_after_seconds` is the pause that the engine requested, None if it requested none. With
-    `exhausted`, nobody is served before somebody acts, as when a quota is used up. `lost_tokens`
-    had been generated for this request.
+    `exhausted`, nobody is served before somebody acts, as when a quota is used up. With
+    `elsewhere`, another part of the engine can serve the request at once. `lost_tokens` had been
+    generated for this request.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class Unavailable(LeadlineError):
         retry_after_seconds: float | None = None,
         *,
         exhausted: bool = False,
+        elsewhere: bool = False,
         lost_tokens: int = 0,
     ) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
         self.exhausted = exhausted
+        self.elsewhere = elsewhere
         self.lost_tokens = lost_tokens
 
 

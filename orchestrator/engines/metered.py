@@ -227,8 +227,7 @@ class MeteredEngine:
 
     def _count(self, request: Request, usage: Usage) -> None:
         if not usage.prompt_tokens and self._terms.prices.pools:  # some servers report none
-            n_prompt = _n_bytes(request.prompt) // _BYTES_PER_TOKEN + len(request.prefix_ids)
-            usage = changed(usage, prompt_tokens=n_prompt)
+            usage = changed(usage, prompt_tokens=likely_prompt_tokens(request))
         self._usage[request.model].append(usage)
 
     def _spent(self, key: str, next_usd: float = 0.0) -> BudgetSpent:
@@ -261,6 +260,11 @@ def _require_countable(terms: Terms, n_gpus: float) -> None:
             f"budget.usd = {budget.usd:g} with prices.gpu_hour alone: {no_gpu}; give prices of "
             "tokens: [prices.main] input, output",
         )
+
+
+def likely_prompt_tokens(request: Request) -> int:
+    """Return about how many prompt tokens a request has, for English text."""
+    return _n_bytes(request.prompt) // _BYTES_PER_TOKEN + len(request.prefix_ids)
 
 
 def _n_bytes(prompt: Prompt) -> int:

@@ -1,7 +1,8 @@
 """An engine that waits for one that refuses requests: retries with back-off, and pauses.
 
 The one rule: a request fails only while the engine serves others. An `Unavailable` request is sent
-again after a pause that doubles, with jitter, or that the engine requested. After several refusals
+again after a pause that doubles, with jitter, or that the engine requested; at once, if another
+part of the engine can serve it, and then the refusal counts towards no pause. After several others
 in a row nothing new is sent but probes (`circuit_breaker`); if nothing is served for the patience
 of the plan, EngineError ends the run, and no trace has failed. Not covered: what counts as
 unavailable, which each engine decides, and replicas that die (`ray`).
@@ -112,10 +113,14 @@ class SupervisedEngine:
                 trace = await self._send(request, epoch)
             except Unavailable as error:
                 tries.n += 1
-                reason = self._reason_to_end(request, epoch, error, tries)
-                if reason:
-                    return trace_for(request, Finish.FAILED, error=reason)
-                delay = self._delay(epoch, error, tries)
+                self._count(error)
+                delay = 0.0
+                if not error.elsewhere:
+                    reason = self._reason_to_end(request, epoch, error, tries)
+                    if reason:
+                        return trace_for(request, Finish.FAILED, error=reason)
+                    delay = self._delay(epoch, error, tries)
+                self.outages.n_retries += 1
             else:
                 self._breaker.succeeded(epoch)
                 return trace
@@ -139,7 +144,11 @@ class SupervisedEngine:
                 self._waiting[request.identity] = stop
                 if delay:
                     await self._clock.sleep(delay)
-                return await self._breaker.enter()
+                epoch = await self._breaker.enter()
+                if request.identity in self._waiting:
+                    return epoch
+                self._breaker.leave(epoch)  # it was aborted in this step of the loop
+                return None
         except TimeoutError:
             if not stop.expired():
                 raise
@@ -160,16 +169,18 @@ class SupervisedEngine:
         await self._clock.sleep(ACCEPTED_SECONDS)
         self._breaker.widen(epoch)
 
+    def _count(self, error: Unavailable) -> None:
+        self.outages.reason = str(error)
+        self.outages.lost_tokens += error.lost_tokens
+
     def _reason_to_end(
         self, request: Request, epoch: int, error: Unavailable, tries: _Tries
     ) -> str:
-        """Count a refusal; return the reason to fail this request, "" to send it again.
+        """Count a refusal by all; return the reason to fail this request, "" to send it again.
 
         EngineError if it is time to end the run.
         """
         now, requested = self._clock.now(), error.retry_after_seconds or 0.0
-        self.outages.reason = str(error)
-        self.outages.lost_tokens += error.lost_tokens
         breaker, for_all = self._breaker, error.exhausted or requested > self._patience
         since = breaker.failed(epoch, request.identity, now, for_all)
         if not breaker.is_closed and now - since + (requested if for_all else 0) >= self._patience:
@@ -197,7 +208,6 @@ class SupervisedEngine:
 
     def _delay(self, epoch: int, error: Unavailable, tries: _Tries) -> float:
         """Return the seconds that a request waits on its own before it is sent again."""
-        self.outages.n_retries += 1
         breaker = self._breaker
         if breaker.is_closed:
             delay = self._back_off(error, tries.n - 1, LAST_BACKOFF_SECONDS)

@@ -21,7 +21,7 @@ import msgspec
 
 from orchestrator.core.errors import PluginError
 from orchestrator.core.values import Capability, PluginSpec
-from orchestrator.plan.keys import FieldInfo, field_infos
+from orchestrator.plan.keys import FieldInfo, field_infos, unknown_options
 from orchestrator.plan.keys import near as near
 from orchestrator.plan.spec_syntax import one_spec
 
@@ -174,13 +174,13 @@ def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> 
     """
     fields = {f.name: f.default for f in dataclasses.fields(cls) if f.init}
     options = {former_options(cls).get(key, key): value for key, value in options.items()}
-    for key in options:
-        if key not in fields:
-            raise PluginError(
-                f"{what} has no option {key!r}{near(key, fields)}; it has: "
-                f"{', '.join(sorted(fields)) or 'none'}"
-            )
     groups = parts(cls)
+    own = {key: None if key in groups else value for key, value in options.items()}
+    for place, key, known in unknown_options(cls, own):
+        raise PluginError(
+            f"{what}{f': {place}' if place else ''} has no option {key!r}{near(key, known)}; it "
+            f"has: {', '.join(known) or 'none'}"
+        )
     values = {k: v for k, v in options.items() if k not in groups or v is not None}
     for name, group in groups.items():
         if name in values:

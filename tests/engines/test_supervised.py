@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 
 import pytest
+from virtual_time import VirtualTime
 
 from orchestrator.core.errors import EngineError, Unavailable
 from orchestrator.core.values import Finish, Request, Trace
@@ -20,38 +17,6 @@ from orchestrator.engines.supervised import Clock, SupervisedEngine
 from orchestrator.plan.execution import Supervision
 
 WINDOW = 16
-
-
-@dataclass
-class VirtualTime:
-    """Time that jumps to the next sleeper once nothing else can happen."""
-
-    now: float = 0.0
-    slept: list[float] = field(default_factory=list)
-    _sleepers: list[tuple[float, int, asyncio.Event]] = field(default_factory=list)
-    _order: itertools.count[int] = field(default_factory=itertools.count)
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        awake = asyncio.Event()
-        heapq.heappush(self._sleepers, (self.now + seconds, next(self._order), awake))
-        await awake.wait()
-
-    @asynccontextmanager
-    async def passing(self, jitter: float = 0.0) -> AsyncIterator[Clock]:
-        task = asyncio.create_task(self._pass())
-        yield Clock(lambda: self.now, self.sleep, lambda: jitter)
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-    async def _pass(self) -> None:
-        while True:
-            for _ in range(50):
-                await asyncio.sleep(0)
-            if self._sleepers:
-                self.now, _, awake = heapq.heappop(self._sleepers)
-                awake.set()
 
 
 class Scripted:
@@ -231,3 +196,26 @@ async def test_without_patience_nothing_is_sent_again() -> None:
     assert len(inner.sent) == MAX_IN_A_ROW - 1
     with pytest.raises(EngineError, match="HTTP 503"):
         await served(outage(0, 10**9), 100, patience=0)
+
+
+async def test_an_abort_in_the_moment_in_which_a_request_is_admitted_is_not_lost() -> None:
+    """The first that is served lets others in, and its caller stops them in the same moment."""
+    time, inner = VirtualTime(), Scripted(outage(0, 6))
+    async with time.passing() as clock:
+        engine = SupervisedEngine(inner, Supervision(), clock)
+        is_first = True
+
+        async def one(ordinal: int) -> Trace:
+            nonlocal is_first
+            trace = await engine.generate(request(ordinal))
+            if is_first:
+                is_first = False
+                for other in range(6):
+                    engine.abort(request(other))
+            return trace
+
+        traces = await asyncio.gather(*map(one, range(6)))
+        await engine.aclose()
+    finishes = Counter(trace.finish for trace in traces)
+    assert finishes == {Finish.STOP: 1, Finish.CANCELLED: 5}
+    assert len(inner.sent) == 7

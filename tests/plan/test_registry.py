@@ -84,6 +84,16 @@ def test_a_wrong_option_is_named_with_its_remedy(options: dict[str, object], mes
         registry.load("strategies", PluginSpec("consistency", options))
 
 
+def test_an_unknown_option_of_a_table_within_an_option_is_named() -> None:
+    """It would be dropped otherwise, and the pool would have one replica."""
+    options = {"pools": {"judge": {"replcas": 2}}}
+    with pytest.raises(
+        PluginError,
+        match=r"engine 'ray': pools\.judge has no option 'replcas' \(did you mean 'replicas'\?\)",
+    ):
+        registry.load("engines", PluginSpec("ray", options))
+
+
 def test_text_from_the_command_line_is_converted() -> None:
     """Every key is also a flag, and flags are text."""
     loaded = registry.load(

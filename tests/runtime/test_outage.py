@@ -90,6 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
         trouble = self.server.trouble()
         if trouble == "ok":
             self._stream(body, whole=True)
+        elif trouble == "echo":
+            self._reply(503, {"error": {"message": f"not for {self.headers['x-token']}"}})
         elif trouble == "quota":
             self._reply(429, {"error": QUOTA})
         elif trouble.isdigit():
@@ -293,6 +295,52 @@ def test_a_server_that_never_mends_ends_the_run_and_what_failed_is_tried_again(
             assert f"{len(failed)} that failed are tried again" in again.stderr
         assert Counter(server.met)["ok"] == 30
     assert [row["answer"] for row in rows()] == [str(i) for i in range(30)]
+
+
+SPREAD = """
+problems = "p.jsonl"
+domain = "number"
+model = "tiny"
+
+[strategy]
+name = "consistency"
+n = 1
+
+[execution]
+window = 4
+
+[execution.engine]
+name = "openai"
+endpoints = [
+    {{ base_url = "{one}", headers_env = {{ X-Token = "TOKEN_ONE" }}, max_in_flight = 2 }},
+    {{ base_url = "{two}", headers = {{ X-Team = "a" }}, api_key_env = "KEY_TWO" }},
+]
+"""
+
+
+def test_a_job_is_spread_over_endpoints_and_keeps_no_secret(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One endpoint refuses everything, and its refusals have the secret that it was sent."""
+    token, key = "Basic c3dvcmRmaXNo", "swordfish-of-two"
+    monkeypatch.setenv("TOKEN_ONE", token)
+    monkeypatch.setenv("KEY_TWO", key)
+    with serving([]) as one, serving([]) as two:
+        one.always = "echo"
+        Path("plan.toml").write_text(SPREAD.format(one=one.url, two=two.url))
+        ran = cli("run", "plan.toml", "--out", "runs/p")
+        assert ran.exit_code == 0, ran.output
+        assert (Counter(two.met), {*one.met}) == ({"ok": 30}, {"echo"})
+        assert len(one.met) < 30
+        assert f"not for {'*' * len(token)}" in " ".join(ran.output.split())
+    kept, given = (Execution.load(p).engine for p in ("runs/p/plan.toml", "plan.toml"))
+    assert kept == given
+    exported = cli("export", "runs/p", "--to", "jsonl")
+    assert exported.exit_code == 0, exported.output
+    written = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    outputs = [one.output.encode() for one in (ran, exported)]
+    for secret in (token, token.split()[1], key):
+        assert not any(secret.encode() in data for data in (*written, *outputs))
 
 
 FAKE = ("--problems", "p.jsonl", "--domain", "number", "--strategy.n", "2")

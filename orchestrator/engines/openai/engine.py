@@ -8,28 +8,36 @@ retries are off); a server that refuses us altogether is an EngineError.
 A remote server does not report everything: `Usage.layer_tokens` is 0 (its layers are unknown),
 `Usage.seconds` includes its queue, and tokens generated after the last chunk that was received are
 not counted. Latent depth is not supported. Not covered: starting servers, parsing their streams
-(`wire`), and what their refusals mean (`refusals`).
+(`wire`), what their refusals mean (`refusals`), and the spreading over several (`pool`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.errors import EngineError, PlanError, PlanFault, Unavailable
+from orchestrator.core.errors import EngineError, PlanFault, Unavailable
 from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import Capability, Finish, Request, Trace
-from orchestrator.engines.openai import body, limits
+from orchestrator.engines.openai import body, opening
+from orchestrator.engines.openai.endpoints import (
+    KEY_VARIABLE,
+    Address,
+    Endpoint,
+    EndpointOptions,
+    ServerKind,
+    served,
+)
+from orchestrator.engines.openai.pool import EndpointPool
 from orchestrator.engines.openai.refusals import (
     cause,
     is_temporary,
@@ -38,7 +46,13 @@ from orchestrator.engines.openai.refusals import (
     shortened,
     unavailable,
 )
-from orchestrator.engines.openai.secrets import Mask, require_no_key
+from orchestrator.engines.openai.running import RunningEndpoint
+from orchestrator.engines.openai.secrets import (
+    Mask,
+    require_public,
+    secret,
+    secret_headers,
+)
 from orchestrator.engines.openai.wire import (
     CutStream,
     MalformedReply,
@@ -46,27 +60,26 @@ from orchestrator.engines.openai.wire import (
     model_names,
     token_ids,
 )
+from orchestrator.engines.supervised import Clock
 from orchestrator.plan.check import THINKING
 
 if TYPE_CHECKING:
     import openai
 
-_CONNECT_SECONDS = 10.0  # a server that accepts no connection within this time is down
 _PROBE_SECONDS = 30.0  # for /models, which busy servers answer late
 _PROBE_RETRIES = 2  # of the client, before anything is sent that the supervision would repeat
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAI:
-    """Sends requests to a running OpenAI-compatible server, local or remote.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAI(EndpointOptions):
+    """Sends requests to running OpenAI-compatible servers, local or remote.
 
     The `path` of a model in a plan is the name under which the server serves it.
     """
 
     base_url: Annotated[
-        str,
+        Address,
         Meta(
-            pattern="^https?://",
             description="Address of the API, which most servers have at a path that ends in /v1.",
         ),
     ] = "http://127.0.0.1:8000/v1"
@@ -76,7 +89,15 @@ class OpenAI:
             description="Name of the environment variable that holds the key; a server without "
             "keys needs none."
         ),
-    ] = "OPENAI_API_KEY"
+    ] = KEY_VARIABLE
+    endpoints: Annotated[
+        tuple[Endpoint, ...],
+        Meta(
+            description="Several servers, among which requests are spread: tables with base_url, "
+            "api_key_env, model, pool, server, headers, headers_env, organization, project, "
+            "requests_per_minute, tokens_per_minute and max_in_flight, each as set here if unset."
+        ),
+    ] = ()
     timeout_seconds: Annotated[
         float,
         Meta(
@@ -85,6 +106,9 @@ class OpenAI:
             "whole completion.",
         ),
     ] = 600.0
+    connect_seconds: Annotated[
+        float, Meta(gt=0, description="Seconds within which a server must accept a connection.")
+    ] = 10.0
     chat: Annotated[
         bool,
         Meta(
@@ -93,7 +117,7 @@ class OpenAI:
         ),
     ] = True
     server: Annotated[
-        Literal["any", "openai", "vllm"],
+        ServerKind,
         Meta(
             description='What may be sent. "any": top_k, min_p and repetition_penalty only where '
             'the plan sets them. "openai": the same, with max_completion_tokens as the limit, '
@@ -104,8 +128,19 @@ class OpenAI:
     ] = "any"
 
     def __post_init__(self) -> None:
-        """Refuse an address that carries a key."""
-        require_no_key(self.base_url)
+        """Refuse secrets, which the plan would keep."""
+        require_public(self.base_url, self.api_key_env, self.headers, self.headers_env)
+
+    @property
+    def servers(self) -> tuple[OpenAI, ...]:
+        """The options for each endpoint alone; these for a single one."""
+        each = (replace(self, endpoints=(), **e.options(self)) for e in self.endpoints)
+        return tuple(each) or (self,)
+
+    @property
+    def is_vllm(self) -> bool:
+        """Whether every endpoint is vLLM's server: a request may go to any of them."""
+        return all(server.server == "vllm" for server in self.servers)
 
     def capabilities(self) -> frozenset[Capability]:
         """Return the engine's capabilities.
@@ -114,9 +149,10 @@ class OpenAI:
         the stream: vLLM stops generating at once, others when they notice. RULES are checked here
         on the stream, which is closed when one fires; a rule on confidence fails the trace if the
         server sends too few log-probabilities (OpenAI's own limit is 20 in chat, 5 otherwise).
+        CONTINUE needs token ids from every endpoint, because any of them may have begun the trace.
         """
         common = {Capability.SEED, Capability.CANCEL, Capability.LOGPROBS, Capability.RULES}
-        return frozenset(common | {Capability.CONTINUE} if self.server == "vllm" else common)
+        return frozenset(common | {Capability.CONTINUE} if self.is_vllm else common)
 
     def require_sampling(self, extra: Mapping[str, object]) -> None:
         """Raise PlanFault for a field of the request that Leadline sets itself.
@@ -126,8 +162,8 @@ class OpenAI:
         body.require_free(extra)
 
     def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
-        """Raise PlanFault unless the server is vLLM's, the only one with a limit in tokens."""
-        if self.server != "vllm":
+        """Raise PlanFault unless the servers are vLLM's, the only one with a limit in tokens."""
+        if not self.is_vllm:
             raise PlanFault(
                 THINKING,
                 f"{THINKING} = {n_tokens}: only vLLM's server ends the thinking after a number of "
@@ -135,107 +171,58 @@ class OpenAI:
                 'sampling.extra = {reasoning_effort = "low"} if the server has that',
             )
 
-    def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine]:
-        """Return a context manager that yields an engine for a server with these models.
+    def open(
+        self, models: Mapping[str, Model], clock: Clock | None = None
+    ) -> AbstractAsyncContextManager[Engine]:
+        """Return a context manager that yields an engine for servers with these models.
 
-        EngineError or PlanError otherwise.
+        `clock` is that of the rates. EngineError or PlanError otherwise.
         """
-        return _opened(self, models)
+        return _opened(self, models, clock or Clock())
 
 
 @asynccontextmanager
-async def _opened(options: OpenAI, models: Mapping[str, Model]) -> AsyncIterator[Engine]:
-    try:
-        import openai
-    except ImportError as error:
-        raise PlanError(
-            'the engine "openai" needs the official client: pip install "leadline[http]"'
-        ) from error
-    for name, model in models.items():
-        if model.revision or model.max_context_tokens:
-            raise PlanError(
-                f"models.{name}: revision and max_context_tokens are decided by the remote server; "
-                "remove them"
-            )
-        if model.chat_template:
-            raise PlanError(
-                f"models.{name}: the remote server has the chat template (vLLM: vllm serve "
-                "--chat-template FILE); remove chat_template"
-            )
-        if model.reasoning_parser:
-            raise PlanError(
-                f"models.{name}: the remote server splits thinking from reply (vLLM: vllm serve "
-                "--reasoning-parser NAME); remove reasoning_parser"
-            )
-    client = openai.AsyncOpenAI(
-        base_url=options.base_url,
-        api_key=os.environ.get(options.api_key_env) or "none",
-        max_retries=0,
-        # No timeout for a free connection: the window limits the requests in flight.
-        timeout=openai.Timeout(options.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
-        default_headers=limits.HEADERS,
-        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [limits.limit_reply]}),
-    )
-    async with client:
-        engine = HttpEngine(client, options, models)
-        with engine.mask.errors():
-            await engine.check()
-        yield engine
+async def _opened(
+    options: OpenAI, models: Mapping[str, Model], clock: Clock
+) -> AsyncIterator[Engine]:
+    opening.require_remote(models)
+    async with AsyncExitStack() as stack:
+        endpoints = []
+        for server, own in zip(options.servers, served(options.endpoints, models), strict=True):
+            try:
+                headers = secret_headers(server.headers_env)
+            except ValueError as error:
+                raise EngineError(f"{server.base_url}: {error}") from error
+            client = await stack.enter_async_context(opening.client(server, headers))
+            mask = Mask((secret(server.api_key_env), *headers.values()))
+            endpoints.append(RunningEndpoint(HttpEngine(client, server, own, mask), clock.now()))
+        pool = EndpointPool(endpoints, clock)
+        await pool.check()
+        yield pool
 
 
 class HttpEngine:
     """One server. Safe to share between tasks of one event loop."""
 
     def __init__(
-        self, client: openai.AsyncOpenAI, options: OpenAI, models: Mapping[str, Model]
+        self,
+        client: openai.AsyncOpenAI,
+        options: OpenAI,
+        models: Mapping[str, Model],
+        mask: Mask,
     ) -> None:
         """Use an open client; sends nothing."""
         self._client = client
-        self._options = options
-        self._models = models
+        self.options = options
+        self.models = models
         self._running: dict[tuple[str, int], asyncio.Timeout] = {}
         self._replies: dict[tuple[str, int], StreamedReply] = {}
-        self.mask = Mask(os.environ.get(options.api_key_env, ""))
+        self.mask = mask
 
-    async def check(self) -> None:
-        """Return once the server is known to serve every model of the plan, or is too busy to say.
-
-        Otherwise raises EngineError with the remedy.
-        """
-        import openai
-
-        url = self._options.base_url
-        try:
-            served = await self._served()
-            if self._options.server == "vllm":
-                for model in self._models.values():
-                    if model.path in served:
-                        await self._tokenize(model.path, {"prompt": "a"})
-        except openai.APIConnectionError as error:
-            raise EngineError(
-                f"no server answers at {url} ({cause(error)}); start one there (`python -m "
-                "vllm.entrypoints.openai.api_server --model MODEL --port PORT`) or set base_url"
-            ) from error
-        except openai.APIStatusError as error:
-            if is_temporary(error.status_code):
-                return  # it is there, and requests are sent until it serves them
-            raise EngineError(
-                f"{self._refusal(error)}; check base_url (most end in /v1), server and api_key_env"
-            ) from error
-        except (MalformedReply, JSONDecodeError) as error:
-            raise EngineError(
-                f"{url} is no OpenAI-compatible API: {error}; check base_url (most end in /v1) and "
-                "server"
-            ) from error
-        missing = sorted({model.path for model in self._models.values()} - set(served))
-        if missing:
-            raise EngineError(
-                f"{url} does not serve {', '.join(missing)}; it serves: "
-                f"{', '.join(served) or 'nothing'}"
-            )
-
-    async def generate(self, request: Request) -> Trace:
-        """Return the trace of one request.
+    async def generate(
+        self, request: Request, on_acceptance: Callable[[], None] = lambda: None
+    ) -> Trace:
+        """Return the trace of one request; `on_acceptance` is called when its stream begins.
 
         Unavailable if it may be served later; EngineError if the server rejects all requests.
         """
@@ -246,7 +233,7 @@ class HttpEngine:
             async with asyncio.timeout(None) as stop:  # no timeout: `abort` makes it expire
                 self._running[key] = stop
                 with self.mask.errors():
-                    await self._fill(reply, request)
+                    await self._fill(reply, request, on_acceptance)
         except TimeoutError:
             if not stop.expired():
                 raise
@@ -266,20 +253,22 @@ class HttpEngine:
         """Return the tokens that have arrived of the requests that run."""
         return sum(reply.n_tokens for reply in self._replies.values())
 
-    async def _fill(self, reply: StreamedReply, request: Request) -> None:
+    async def _fill(
+        self, reply: StreamedReply, request: Request, on_acceptance: Callable[[], None]
+    ) -> None:
         import openai
 
         try:
-            await self._stream(reply, request)
+            await self._stream(reply, request, on_acceptance)
         except (
             openai.AuthenticationError,
             openai.PermissionDeniedError,
             openai.NotFoundError,
         ) as error:
-            raise EngineError(self._refusal(error)) from error
+            raise EngineError(self.refusal(error)) from error
         except openai.APIStatusError as error:
             if is_temporary(error.status_code):
-                raise unavailable(self._options.base_url, error) from error
+                raise unavailable(self.options.base_url, error) from error
             reply.fail(message(error))
         except openai.APIConnectionError as error:
             raise self._lost(reply, f"the connection was lost: {cause(error)}") from error
@@ -295,10 +284,12 @@ class HttpEngine:
         except MalformedReply as error:
             reply.fail(str(error))
 
-    async def _stream(self, reply: StreamedReply, request: Request) -> None:
+    async def _stream(
+        self, reply: StreamedReply, request: Request, on_acceptance: Callable[[], None]
+    ) -> None:
         import openai
 
-        if reason := self._unservable(request):
+        if reason := self.unservable(request):
             reply.fail(reason)
             return
         path, data = await self._call(reply, request)
@@ -306,23 +297,24 @@ class HttpEngine:
         stream = await self._client.post(
             path, body=data, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
         )
+        on_acceptance()
         async with stream:
             async for chunk in stream:
                 if reply.take(chunk):
                     return
             reply.close(stream.response.headers.get("content-type", ""))
 
-    def _unservable(self, request: Request) -> str:
-        if request.model not in self._models:
-            return f"there is no model pool {request.model!r}; there are: {', '.join(self._models)}"
+    def unservable(self, request: Request) -> str:
+        if request.model not in self.models:
+            return f"there is no model pool {request.model!r}; there are: {', '.join(self.models)}"
         if request.depth is not None:
             return "a remote server offers no latent depth"
-        if body.continues(request) and self._options.server != "vllm":
+        if body.continues(request) and self.options.server != "vllm":
             return (
                 "continuing a trace needs token ids, which only vLLM servers take: set "
                 'server = "vllm"'
             )
-        if not self._options.chat and not isinstance(request.prompt, str):
+        if not self.options.chat and not isinstance(request.prompt, str):
             return (
                 "with chat = false the prompt must be text, not messages: set chat = true or drop "
                 "the system message"
@@ -330,9 +322,9 @@ class HttpEngine:
         return ""
 
     async def _call(self, reply: StreamedReply, request: Request) -> tuple[str, dict[str, object]]:
-        data = body.common(request, self._models[request.model].path, self._options.server)
+        data = body.common(request, self.models[request.model].path, self.options.server)
         top_k = logprobs_needed(request.metrics, request.rules)
-        if self._options.chat and not body.continues(request):
+        if self.options.chat and not body.continues(request):
             chat = {"messages": body.messages(request)}
             return "/chat/completions", data | chat | (
                 {} if top_k is None else {"logprobs": True, "top_logprobs": top_k}
@@ -342,45 +334,46 @@ class HttpEngine:
             text = {"prompt": await self._prefix(reply, request)}
         if top_k is not None:
             text["logprobs"] = top_k
-            if self._options.server == "vllm":
+            if self.options.server == "vllm":
                 # Top log-probabilities are keyed by token text here, and several tokens may have
                 # the same text.
                 text["return_tokens_as_token_ids"] = True
         return "/completions", data | text
 
     async def _prefix(self, reply: StreamedReply, request: Request) -> list[int]:
-        model = self._models[request.model].path
+        model = self.models[request.model].path
         prompt = (
             {"messages": body.messages(request)}
-            if self._options.chat
+            if self.options.chat
             else {"prompt": request.prompt}
         )
-        ids = await self._tokenize(model, prompt)
+        ids = await self.tokenize(model, prompt)
         if request.suffix:
-            reply.suffix_ids = await self._tokenize(
+            reply.suffix_ids = await self.tokenize(
                 model, {"prompt": request.suffix, "add_special_tokens": False}
             )
         return [*ids, *request.prefix_ids, *reply.suffix_ids]
 
-    async def _tokenize(self, model: str, data: Mapping[str, object]) -> tuple[int, ...]:
-        root = self._options.base_url.rstrip("/").removesuffix("/v1")
+    async def tokenize(self, model: str, data: Mapping[str, object]) -> tuple[int, ...]:
+        root = self.options.base_url.rstrip("/").removesuffix("/v1")
         return token_ids(
             await self._client.post(
                 f"{root}/tokenize", body={"model": model, **data}, cast_to=object
             )
         )
 
-    async def _served(self) -> tuple[str, ...]:
+    async def served(self) -> tuple[str, ...]:
         client = self._client.with_options(timeout=_PROBE_SECONDS, max_retries=_PROBE_RETRIES)
         return model_names(await client.get("/models", cast_to=object))
 
     def _lost(self, reply: StreamedReply, reason: str) -> Unavailable:
-        return Unavailable(f"{self._options.base_url}: {reason}", lost_tokens=reply.n_tokens)
+        return Unavailable(f"{self.options.base_url}: {reason}", lost_tokens=reply.n_tokens)
 
-    def _refusal(self, error: openai.APIStatusError) -> str:
-        key = self._options.api_key_env
+    def refusal(self, error: openai.APIStatusError) -> str:
+        key = self.options.api_key_env
         hint = ""
         if error.status_code in (401, 403):
-            state = "set" if os.environ.get(key) else "not set"
-            hint = f"; the key is read from ${key}, which is {state}"
-        return f"{self._options.base_url} refuses: {message(error)}{hint}"
+            state = "set" if secret(key) else "not set"
+            where = f"the key is read from ${key}, which is {state}"
+            hint = f"; {where if key else 'no key was sent: set api_key_env'}"
+        return f"{self.options.base_url} refuses: {message(error)}{hint}"

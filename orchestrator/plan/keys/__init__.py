@@ -3,7 +3,7 @@ description of any field (`fields`). `python -m orchestrator.plan.keys` prints t
 """
 
 from orchestrator.core.errors import PlanFault
-from orchestrator.plan.keys.fields import FieldInfo, field_infos
+from orchestrator.plan.keys.fields import FieldInfo, field_infos, unknown_options
 from orchestrator.plan.keys.reading import (
     key_type,
     keys,
@@ -49,4 +49,5 @@ __all__ = [
     "refuse_unknown",
     "require_pools",
     "table_of",
+    "unknown_options",
 ]

@@ -72,6 +72,39 @@ def field_info(field: dataclasses.Field[Any], hint: Any) -> FieldInfo:
     )
 
 
+def unknown_options(cls: type, table: Mapping[str, object]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the options that a dataclass lacks, nested ones too: place, name, and what is known.
+
+    The place is "" for the dataclass itself, else a path such as "endpoints[0]".
+    """
+    known = {field.name for field in dataclasses.fields(cls) if field.init}
+    yield from (("", name, sorted(known)) for name in table if name not in known)
+    try:
+        hints = get_type_hints(cls)
+    except (NameError, TypeError):  # a name imported for type checking only: `build` reports it
+        return
+    for name in known & table.keys():
+        for at, nested, value in _tables(hints[name], table[name], name):
+            for place, option, others in unknown_options(nested, value):
+                yield f"{at}.{place}" if place else at, option, others
+
+
+def _tables(hint: Any, value: object, at: str) -> Iterator[tuple[str, type, Mapping[str, object]]]:
+    """Yield the tables in a value that the type reads as dataclasses, with their paths."""
+    args = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        for arg in args:
+            yield from _tables(arg, value, at)
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        yield at, hint, value
+    elif args and isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _tables(args[0], item, f"{at}[{i}]")
+    elif args and isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tables(args[-1], item, f"{at}.{key}")
+
+
 def type_text(hint: Any) -> str:
     """Return a type as Python source, without annotations and module names."""
     origin, args = get_origin(hint), get_args(hint)
