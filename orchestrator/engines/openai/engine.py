@@ -14,13 +14,14 @@ not counted. Latent depth is not supported. Not covered: starting servers, parsi
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -28,14 +29,17 @@ from orchestrator.core.errors import EngineError, PlanError, Unavailable
 from orchestrator.core.metrics import logprobs_needed
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
-from orchestrator.core.values import Capability, Finish, Message, Request, Sampling, Trace
+from orchestrator.core.values import Capability, Finish, Request, Trace
 from orchestrator.engines.openai import limits
+from orchestrator.engines.openai.body import common, continues, messages
 from orchestrator.engines.openai.refusals import (
     cause,
+    error_of,
+    event_message,
+    is_exhausted,
     is_temporary,
     is_temporary_event,
     message,
-    shortened,
     unavailable,
 )
 from orchestrator.engines.openai.secrets import Mask, require_no_key
@@ -53,7 +57,6 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0  # a server that accepts no connection within this time is down
 _PROBE_SECONDS = 30.0  # for /models, which busy servers answer late
 _PROBE_RETRIES = 2  # of the client, before anything is sent that the supervision would repeat
-_DEFAULTS = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +264,8 @@ class HttpEngine:
             reply.fail(message(error))
         except openai.APIConnectionError as error:
             raise self._lost(reply, f"the connection was lost: {cause(error)}") from error
-        except openai.APIError as error:  # an error that the server sent in the stream
-            reason = f"the server stopped in the middle of the stream: {shortened(error.message)}"
-            if is_temporary_event(error):
-                raise self._lost(reply, reason) from error
-            reply.fail(reason)
+        except openai.APIError as error:  # the client found an error in the stream
+            self._break_off(reply, error.body)
         except CutStream as error:
             raise self._lost(reply, str(error)) from error
         except (JSONDecodeError, UnicodeDecodeError) as error:
@@ -284,18 +284,25 @@ class HttpEngine:
         stream = await self._client.post(
             path, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
         )
+        kind = stream.response.headers.get("content-type", "")
         async with stream:
+            if "json" in kind and (error := error_of(await _read(stream.response))):
+                self._break_off(reply, error)
+                return
             async for chunk in stream:
+                if error := error_of(chunk):
+                    self._break_off(reply, error)
+                    return
                 if reply.take(chunk):
                     return
-            reply.close(stream.response.headers.get("content-type", ""))
+            reply.close(kind)
 
     def _unservable(self, request: Request) -> str:
         if request.model not in self._models:
             return f"there is no model pool {request.model!r}; there are: {', '.join(self._models)}"
         if request.depth is not None:
             return "a remote server offers no latent depth"
-        if _continues(request) and self._options.server != "vllm":
+        if continues(request) and self._options.server != "vllm":
             return (
                 "continuing a trace needs token ids, which only vLLM servers take: set "
                 'server = "vllm"'
@@ -308,15 +315,15 @@ class HttpEngine:
         return ""
 
     async def _call(self, reply: StreamedReply, request: Request) -> tuple[str, dict[str, object]]:
-        body = _common(request, self._models[request.model].path, self._options.server)
+        body = common(request, self._models[request.model].path, self._options.server)
         top_k = logprobs_needed(request.metrics, request.rules)
-        if self._options.chat and not _continues(request):
-            chat = {"messages": _messages(request)}
+        if self._options.chat and not continues(request):
+            chat = {"messages": messages(request)}
             return "/chat/completions", body | chat | (
                 {} if top_k is None else {"logprobs": True, "top_logprobs": top_k}
             )
         text: dict[str, object] = {"prompt": request.prompt}
-        if _continues(request):
+        if continues(request):
             text = {"prompt": await self._prefix(reply, request)}
         if top_k is not None:
             text["logprobs"] = top_k
@@ -329,7 +336,7 @@ class HttpEngine:
     async def _prefix(self, reply: StreamedReply, request: Request) -> list[int]:
         model = self._models[request.model].path
         prompt = (
-            {"messages": _messages(request)} if self._options.chat else {"prompt": request.prompt}
+            {"messages": messages(request)} if self._options.chat else {"prompt": request.prompt}
         )
         ids = await self._tokenize(model, prompt)
         if request.suffix:
@@ -350,8 +357,17 @@ class HttpEngine:
         client = self._client.with_options(timeout=_PROBE_SECONDS, max_retries=_PROBE_RETRIES)
         return model_names(await client.get("/models", cast_to=object))
 
-    def _lost(self, reply: StreamedReply, reason: str) -> Unavailable:
-        return Unavailable(f"{self._options.base_url}: {reason}", lost_tokens=reply.n_tokens)
+    def _break_off(self, reply: StreamedReply, error: object) -> None:
+        """End a reply in whose stream the server sent an error; Unavailable if it may pass."""
+        reason = f"the server stopped in the middle of the stream: {event_message(error)}"
+        if is_temporary_event(error):
+            raise self._lost(reply, reason, is_exhausted(error))
+        reply.fail(reason)
+
+    def _lost(self, reply: StreamedReply, reason: str, exhausted: bool = False) -> Unavailable:
+        return Unavailable(
+            f"{self._options.base_url}: {reason}", exhausted=exhausted, lost_tokens=reply.n_tokens
+        )
 
     def _refusal(self, error: openai.APIStatusError) -> str:
         key = self._options.api_key_env
@@ -362,36 +378,7 @@ class HttpEngine:
         return f"{self._options.base_url} refuses: {message(error)}{hint}"
 
 
-def _continues(request: Request) -> bool:
-    return request.parent is not None or bool(request.suffix)
-
-
-def _messages(request: Request) -> list[dict[str, str]]:
-    prompt = request.prompt
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return [{"role": m.role, "content": m.content} for m in messages]
-
-
-def _common(request: Request, model: str, server: str) -> dict[str, object]:
-    sampling = request.sampling or Sampling()
-    limit = "max_completion_tokens" if server == "openai" else "max_tokens"
-    body: dict[str, object] = {
-        "model": model,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "seed": request.seed,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        limit: request.max_new_tokens or sampling.max_new_tokens,
-    }
-    stop = request.stop or sampling.stop
-    if stop:
-        body["stop"] = list(stop)
-    for field in ("top_k", "min_p", "repetition_penalty"):
-        value = getattr(sampling, field)
-        if server == "vllm" or value != getattr(_DEFAULTS, field):
-            body[field] = value
-    if server == "vllm":
-        body["return_token_ids"] = True
-        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    return body
+async def _read(response: Any) -> object:
+    """Return a reply that is not a stream, as an error with the status 200 is; None if empty."""
+    text = (await response.aread()).strip()
+    return json.loads(text) if text else None

@@ -23,6 +23,9 @@ _BUSY = frozenset({408, 409, 425, 429})  # and all from 500
 _PAYMENT_REQUIRED = 402  # DeepSeek, OpenRouter: the balance is used up
 # codes or types of a 429 that no waiting ends: OpenAI's own
 _EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "quota_exceeded"})
+# types of what a server says of the request itself, where no status comes with it
+_DECLINED = frozenset({"invalid_request_error", "BadRequestError"})
+_QUOTA = "; the quota is used up: add credit or raise its limit"
 
 
 def is_temporary(status: int) -> bool:
@@ -32,21 +35,50 @@ def is_temporary(status: int) -> bool:
 
 def unavailable(url: str, error: openai.APIStatusError) -> Unavailable:
     """Return the error of a refusal for which `is_temporary` holds."""
-    body: Any = error.body
-    names = {str(body.get(key)) for key in ("code", "type")} if isinstance(body, dict) else set()
-    exhausted = error.status_code == _PAYMENT_REQUIRED or bool(names & _EXHAUSTED)
-    remedy = "; the quota is used up: add credit or raise its limit" if exhausted else ""
+    exhausted = error.status_code == _PAYMENT_REQUIRED or is_exhausted(error.body)
     return Unavailable(
-        f"{url} refuses: {message(error)}{remedy}",
+        f"{url} refuses: {message(error)}{_QUOTA if exhausted else ''}",
         retry_after_seconds(error.response.headers),
         exhausted=exhausted,
     )
 
 
-def is_temporary_event(error: openai.APIError) -> bool:
-    """Tell the same of an error object inside a stream; without a status it is the server's."""
-    code = error.body.get("code") if isinstance(error.body, dict) else None
-    return not isinstance(code, int) or code < 400 or is_temporary(code)
+def error_of(event: object) -> object:
+    """Return the error that an event of a stream has, or is; None if there is none."""
+    if not isinstance(event, dict):
+        return None
+    choices = event.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    for holder in (event, first):
+        if isinstance(holder, dict) and holder.get("error"):
+            return holder["error"]
+    # vLLM's former shape and SGLang's: the event is the error
+    is_one = choices is None and isinstance(event.get("message"), str)
+    return event if is_one else None
+
+
+def is_temporary_event(error: object) -> bool:
+    """Tell the same of an error inside a stream; without a status it is the server's."""
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int) or (isinstance(code, str) and code.isdecimal()):
+        return int(code) < 400 or is_temporary(int(code))
+    return not _names(error) & _DECLINED
+
+
+def is_exhausted(error: object) -> bool:
+    """Tell whether an error object says that a quota is used up."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code == _PAYMENT_REQUIRED or bool(_names(error) & _EXHAUSTED)
+
+
+def _names(error: object) -> set[str]:
+    return {str(error.get(key)) for key in ("code", "type")} if isinstance(error, dict) else set()
+
+
+def event_message(error: object) -> str:
+    """Return the message of an error inside a stream."""
+    text = error.get("message") if isinstance(error, dict) else error
+    return shortened(str(text or error)) + (_QUOTA if is_exhausted(error) else "")
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -418,6 +418,8 @@ async def test_a_server_that_sends_token_ids_needs_no_count_of_thinking() -> Non
         ({"prompt_tokens": 5.0, "completion_tokens": 10**40}, 5, ["output_tokens is"]),
         ({"prompt_tokens": -7, "completion_tokens": 2.5}, 0, ["output_tokens is", "prompt_tokens"]),
         ({"prompt_tokens": True, "completion_tokens": "9"}, 0, ["output_tokens is"]),
+        ("none", 0, ["output_tokens is", "prompt_tokens"]),
+        ([5, 3], 0, ["output_tokens is", "prompt_tokens"]),
     ],
 )
 async def test_counts_that_are_null_or_impossible_are_unknown(
@@ -438,6 +440,21 @@ async def test_counts_that_are_null_or_impossible_are_unknown(
     assert trace.usage.prompt_tokens == prompt_tokens
     assert trace.usage.output_tokens in (1, 3)
     assert all(note in trace.note for note in ("the server sent", *notes))
+
+
+async def test_a_part_of_a_count_is_no_more_than_the_whole() -> None:
+    """Cached tokens are of the prompt, reasoning tokens of the output."""
+    parts = {
+        "prompt_tokens_details": {"cached_tokens": 8},
+        "completion_tokens_details": {"reasoning_tokens": 4},
+    }
+
+    async def script(call: Call) -> None:
+        await call.stream({**piece("4", finish="stop"), "usage": USAGE | parts}, "[DONE]")
+
+    usage = (await one(script))[0].usage
+    assert (usage.prompt_tokens, usage.output_tokens) == (7, 3)
+    assert (usage.cached_tokens, usage.reasoning_tokens) == (0, 0)
 
 
 async def test_a_reasoning_parser_is_the_servers() -> None:
@@ -760,6 +777,31 @@ async def _declined_event(call: Call) -> None:
     await call.stream(piece("4"), {"error": {"message": "too long", "code": 400}})
 
 
+def _with_error(*events: object) -> Script:
+    """A stream of one piece and then an error, in the shape of one server or another."""
+
+    async def script(call: Call) -> None:
+        await call.stream(piece("4"), *events, "[DONE]")
+
+    return script
+
+
+def _status_200(error: object) -> Script:
+    """No stream at all, but a status that says so."""
+
+    async def script(call: Call) -> None:
+        await call.plain(json.dumps({"error": error}))
+
+    return script
+
+
+_TOO_LONG = {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400}
+_DIED = {"object": "error", "message": "worker died", "type": "InternalServerError", "code": 500}
+_ENDED = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+_ENDED_WHY = {**_ENDED, "error": {"message": "the provider left", "code": 502}}
+_BAD_CODE = {"message": "too long", "type": "invalid_request_error", "code": "context_length"}
+
+
 async def _cut(call: Call) -> None:
     await call.begin()
     await call.event(piece("4"))
@@ -828,6 +870,10 @@ async def _filtered(call: Call) -> None:
         (_not_json, "invalid JSON", "4"),
         (_wrong_shape, "malformed reply", ""),
         (_declined_event, "too long", "4"),
+        (_with_error(_TOO_LONG), "too long", "4"),
+        (_with_error({"error": _BAD_CODE}), "too long", "4"),
+        (_with_error({"error": {"message": "too long", "code": "422"}}), "too long", "4"),
+        (_status_200({"message": "too long", "code": 400}), "too long", ""),
         (_filtered, "content_filter", "4"),
     ],
 )
@@ -847,6 +893,9 @@ async def test_a_malformed_reply_is_a_failed_trace_that_keeps_what_came(
         (_error_event, "out of memory"),
         (_cut, "the connection was lost"),
         (_ended_early, "the stream was cut"),
+        (_with_error(_DIED), "worker died"),
+        (_with_error({"error": "worker died"}), "worker died"),
+        (_with_error({"choices": [_ENDED_WHY]}), "the provider left"),
     ],
 )
 async def test_a_stream_that_breaks_off_is_unavailable_with_its_lost_tokens(
@@ -856,6 +905,14 @@ async def test_a_stream_that_breaks_off_is_unavailable_with_its_lost_tokens(
     with pytest.raises(Unavailable, match=reason) as refused:
         await one(script)
     assert refused.value.lost_tokens == 1
+
+
+async def test_a_used_up_quota_is_known_inside_a_stream_too() -> None:
+    error = {"message": "no credit", "type": "insufficient_quota", "code": 429}
+    for script in (_with_error({"error": error}), _status_200(error)):
+        with pytest.raises(Unavailable, match="no credit; the quota is used up") as refused:
+            await one(script)
+        assert refused.value.exhausted
 
 
 async def test_a_silent_server_is_unavailable_after_the_time_limit() -> None:
