@@ -13,7 +13,13 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.core.metrics import RuleFold, entropy, logprobs_needed, metric_values
+from orchestrator.core.metrics import (
+    RuleFold,
+    entropy,
+    logprobs_needed,
+    metric_values,
+    recorded_with,
+)
 from orchestrator.core.values import Finish, Request, Span, Spans, Trace, Usage
 from orchestrator.engines.reply import trace_for
 from orchestrator.kit.answers.tags import CLOSE, OPEN
@@ -212,7 +218,11 @@ class StreamedReply:
             metrics={}
             if failed
             else metric_values(
-                request.metrics, self._logprobs, self._confidences, self._first, self._entropies
+                recorded_with(request.metrics),
+                self._logprobs,
+                self._confidences,
+                self._first,
+                self._entropies,
             ),
             suffix_ids=self.suffix_ids,
             error=self.error,
