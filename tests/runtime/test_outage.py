@@ -288,7 +288,8 @@ def test_an_exhausted_quota_ends_the_run_with_the_reason_and_it_resumes(folder: 
         assert resumed.exit_code == 0, resumed.output
         assert "accuracy" in resumed.stdout
         assert "100.0" in resumed.stdout
-        assert Counter(server.met)["ok"] == 30
+        # those in flight at the end may have been served for nothing
+        assert 30 <= Counter(server.met)["ok"] < 30 + 4
     assert [row["answer"] for row in rows()] == [str(i) for i in range(30)]
 
 
@@ -308,7 +309,8 @@ def test_a_server_that_never_mends_ends_the_run_and_what_failed_is_tried_again(
         assert again.exit_code == 0, again.output
         if failed:
             assert f"{len(failed)} that failed are tried again" in again.stderr
-        assert Counter(server.met)["ok"] == 30
+        # those in flight at the end may have been served for nothing
+        assert 30 <= Counter(server.met)["ok"] < 30 + 4
     assert [row["answer"] for row in rows()] == [str(i) for i in range(30)]
 
 
