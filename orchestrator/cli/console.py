@@ -21,6 +21,8 @@ from rich.segment import Segment
 from orchestrator.core.errors import printable
 from orchestrator.jobs.files import indented_json, write_atomically
 
+_LONGEST_LINE = 10_000  # characters, in a pipe
+
 
 class Screen(Console):
     """A console without control characters in its texts, whose terminal would obey them.
@@ -44,6 +46,16 @@ class Screen(Console):
 def results_console() -> Console:
     """Return a console on the standard output."""
     return Screen(file=sys.stdout, highlight=False)
+
+
+def print_whole(view: RenderableType) -> None:
+    """Print on the standard output; into a pipe or a file without breaking lines."""
+    console = results_console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = console.measure(
+            view, options=console.options.update(max_width=_LONGEST_LINE)
+        ).maximum
+    console.print(view)
 
 
 def message(text: str) -> None:

@@ -252,6 +252,16 @@ def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
     assert kept["strategy"]["n"] == 3
 
 
+def test_the_closing_table_names_the_listing_of_what_went_wrong(cli: Run, tmp_path: Path) -> None:
+    """Attempts that are all cut off give no wrong answer, and `--wrong` would list nothing."""
+    problems = write_problems(tmp_path / "p.jsonl", 3)
+    run = ("run", "--problems", str(problems), "--domain", "number", "--execution.engine", "fake")
+    done = cli(*run, "--out", "cut", "--sampling.max_new_tokens", "4")
+    command = ("show", "cut", "--abstained")
+    assert f"leadline {' '.join(command)}" in done.stdout
+    assert "q2" in cli(*command).stdout
+
+
 def test_limit_takes_the_first_rows_and_a_later_run_the_rest(cli: Run, tmp_path: Path) -> None:
     """Try a few first, then run all: what was tried is not done again."""
     write_problems(tmp_path / "p.jsonl", 6)
@@ -348,6 +358,20 @@ def test_eval_takes_references_from_another_file(cli: Run, tmp_path: Path) -> No
     )
     numbers = json.loads(cli("eval", "runs/p", "--problems", "a.csv", "--json").stdout)
     assert numbers["selectors"][0]["report"]["accuracy"]["n"] == 5
+
+
+def test_a_list_of_plugins_in_a_pipe_has_one_line_each(
+    cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that `grep` finds whole entries; a terminal's width is for terminals."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = cli("plugins").stdout.splitlines()
+    [adaptive] = [line for line in lines if line.startswith("  adaptive ")]
+    assert adaptive.rstrip().endswith("easy questions cost less.")
+    described = cli("plugins", "sounding").stdout.splitlines()
+    assert any(line.rstrip().endswith("gives all votes equal weight.") for line in described)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, cli("plugins").stdout.splitlines())) <= 80
 
 
 def test_plugins_are_listed_and_shown(cli: Run) -> None:

@@ -121,10 +121,17 @@ def summary_table(summary: Summary, losses: Sequence[LossCause]) -> RenderableTy
     files.add_row("results", Text(summary.results, overflow="fold"))
     if summary.batch_output:
         files.add_row("batch output", Text(summary.batch_output, overflow="fold"))
-    wrong = " --wrong" if report.accuracy is not None and report.accuracy.value < 1 else ""
-    command = f"leadline show {shlex.quote(summary.directory)}{wrong}"
+    command = f"leadline show {shlex.quote(summary.directory)}{_filters(report)}"
     files.add_row("look closer", Text(command, overflow="fold"))
     return Group(facts, *faults, files)
+
+
+def _filters(report: Report) -> str:
+    """Return the flags of `leadline show` that list what lowered the accuracy."""
+    if report.accuracy is None or report.accuracy.value == 1:
+        return ""
+    known = (Status.ANSWERED, "wrong"), (Status.ABSTAINED, "abstained"), (Status.FAILED, "failed")
+    return "".join(f" --{name}" for status, name in known if report.n_by_status.get(status))
 
 
 def _by_status(report: Report, summary: Summary) -> Text:
