@@ -274,7 +274,7 @@ def test_what_can_be_read_of_a_problem_is_read_and_the_rest_is_named(
         journal.append([Opened("p", "d"), *arrived, Concluded(ended)])
     _replace_in_body(path, table, *(("41", "47") if table == "events" else (":3", ":5")))
     with Journal.for_reading(path) as journal:
-        traces, [fault] = journal.readable_traces("p")
+        _, traces, [fault] = journal.readable("p")
     expected = {"events": [0, 2], "results": [0, 1, 2]}[table]
     assert [t.ordinal for t in traces] == expected
     assert f"a row of {table}, of problem 'p', is not as it was written" in str(fault)

@@ -149,6 +149,8 @@ def problem_view(problem: ScoredProblem, with_thinking: bool, with_others: bool)
     if problem.outcome is not Outcome.INVALID:
         asked = question(problem.problem.prompt) or "(the problem file no longer has its text)"
         parts += [Padding(Text(asked.strip()), (1, 2)), _facts(problem)]
+    if problem.note:
+        parts.append(Text(f"note: {problem.note}", style="yellow"))
     if result and result.error:
         parts.append(Text(result.error, style="red"))
     if result and result.clusters:
