@@ -76,8 +76,8 @@ class ScoredProblem:
 
     `problem.prompt` is "" where the problem file no longer has the text that the job answered.
     `reference` is as its row has it, `accepted` as its domain reads it. `right` is None where the
-    answer could not be scored. `pool` has the traces as they arrived. `note` names what could not be
-    read of it.
+    answer could not be scored. `pool` has the traces as they arrived. `note` names what
+    could not be read of it.
     """
 
     problem: Problem
