@@ -298,6 +298,8 @@ class StreamedReply:
         """Return the trace's cost, and a note on the counts that the server did not send."""
         sent = [_member(self._usage, name) for name in ("prompt_tokens", "completion_tokens")]
         n_prompt, n_completion = map(_count, sent)
+        if n_completion and n_completion > _most_chars(self._request):
+            n_completion = None  # a token has a character, and that many fail the reply
         n_arrived = max(len(self._ids), len(self._logprobs))
         n_tokens, notes = max(n_completion or 0, n_arrived), []
         if n_completion is None and n_arrived:

@@ -443,6 +443,18 @@ async def test_counts_that_are_null_or_impossible_are_unknown(
     assert all(note in trace.note for note in ("the server sent", *notes))
 
 
+async def test_a_count_far_beyond_the_limit_of_the_request_is_unknown() -> None:
+    """It would end a job by its budget."""
+
+    async def script(call: Call) -> None:
+        usage = {"prompt_tokens": 5, "completion_tokens": 999_999_999}
+        await call.stream({**piece("4", finish="stop"), "usage": usage}, "[DONE]")
+
+    trace, _ = await one(script, request(max_new_tokens=9))
+    assert (trace.finish, trace.usage.output_tokens) == (Finish.STOP, 1)
+    assert "the server sent the counts (5, 999999999); output_tokens is" in trace.note
+
+
 async def test_a_part_of_a_count_is_no_more_than_the_whole() -> None:
     """Cached tokens are of the prompt, reasoning tokens of the output."""
     parts = {
