@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TextIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from orchestrator.core.errors import printable
+from orchestrator.core.errors import CONTROLS, printable
 from orchestrator.jobs.files import indented_json, write_atomically
 
 
@@ -59,7 +58,7 @@ def print_json(value: object) -> None:
     Control characters are escaped, including those that JSON would allow.
     """
     text = indented_json(value).decode()
-    sys.stdout.write(re.sub(r"[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text))
+    sys.stdout.write(CONTROLS.sub(lambda c: f"\\u{ord(c[0]):04x}", text))
 
 
 def write_json(path: Path, value: object) -> None:
