@@ -211,8 +211,9 @@ class PlainView:
             self._write_state(state, now)
 
     def close(self, state: RunState) -> None:
-        """Write the last state."""
-        self._write_state(state, time.monotonic())
+        """Write the last state, if anything ran."""
+        if state.progress is not None:
+            self._write_state(state, time.monotonic())
 
     def _write_phase(self, state: RunState, now: float) -> None:
         if state.phase != "running":

@@ -144,6 +144,17 @@ def test_a_starting_engine_shows_what_it_does_and_for_how_long() -> None:
     assert "starting engine 'ray', 0.0 s (loading smollm2 takes about a minute)" in drawn(state, 80)
 
 
+def test_a_run_that_ends_while_it_starts_is_not_reported_as_still_starting() -> None:
+    """The line would stand right above the error, or after Ctrl-C above "stopped"."""
+    out = console()
+    state = RunState()
+    state.enter("starting engine 'ray'")
+    view = PlainView(out, "runs/x")
+    view.show(state)
+    view.close(state)
+    assert text_of(out).splitlines() == ["runs/x", "starting engine 'ray'"]
+
+
 def test_plain_lines_come_only_when_something_changed() -> None:
     """A log file of a night's run must not fill with lines that say the same."""
     out = console()
