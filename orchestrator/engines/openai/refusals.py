@@ -84,4 +84,5 @@ def shortened(text: str) -> str:
 def cause(error: BaseException) -> str:
     """Return why a connection was lost; the client's own message is "Connection error."."""
     inner = error.__cause__
-    return f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
+    text = f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
+    return text.rstrip(".")  # more follows in the same sentence

@@ -766,6 +766,10 @@ async def _cut(call: Call) -> None:
     await call.cut()
 
 
+async def _gone(call: Call) -> None:
+    await call.cut()
+
+
 async def _ended_early(call: Call) -> None:
     await call.stream(piece("4"))
 
@@ -856,6 +860,12 @@ async def test_a_stream_that_breaks_off_is_unavailable_with_its_lost_tokens(
     with pytest.raises(Unavailable, match=reason) as refused:
         await one(script)
     assert refused.value.lost_tokens == 1
+
+
+async def test_the_reason_of_a_lost_connection_can_be_continued() -> None:
+    """It stands in the middle of a sentence, before "; no request was served for ..."."""
+    with pytest.raises(Unavailable, match=r"without sending a response$"):
+        await one(_gone)
 
 
 async def test_a_silent_server_is_unavailable_after_the_time_limit() -> None:
