@@ -225,6 +225,13 @@ def test_the_same_command_again_does_no_work_twice(cli: Run, tmp_path: Path) -> 
     assert (tmp_path / "runs/p/results.jsonl").read_bytes() == before
 
 
+def test_a_problem_file_in_the_place_of_the_plan_is_named_as_one(cli: Run) -> None:
+    """Not as malformed TOML: who names it so has no plan yet."""
+    done = cli("run", "questions.jsonl", *FAKE)
+    assert done.exit_code == 2
+    assert "for problems: --problems questions.jsonl" in done.stderr
+
+
 def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
     """Flags win over the file; the job directory is named after the file; its plan.toml records
     what was run.
