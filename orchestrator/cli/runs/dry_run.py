@@ -117,7 +117,9 @@ def _begun(run: DryRun) -> _Begun:
             )
         done = [r for r in journal.results() if r.fingerprint == mine]
         results = [r for r in done if r.status is not Status.FAILED]
-        return _Begun(results, spent_by(journal))
+        n_open = journal.n_traces() - sum(r.n_traces for r in results)
+        note = f"{n_open:,} traces of problems that are not done are not subtracted"
+        return _Begun(results, spent_by(journal), note if n_open else "")
 
 
 def _written(run: DryRun, file: ProblemFile) -> tuple[str, ...]:
