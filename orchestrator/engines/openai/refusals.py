@@ -85,4 +85,4 @@ def cause(error: BaseException) -> str:
     """Return why a connection was lost; the client's own message is "Connection error."."""
     inner = error.__cause__
     text = f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
-    return text.rstrip(".")  # more follows in the same sentence
+    return text.rstrip(" .:")  # some have no text, and more follows in the same sentence
