@@ -534,6 +534,27 @@ def test_a_job_of_the_fake_engine_is_not_continued_by_a_real_one(cli: Run) -> No
     assert cli(*dry, "--execution.engine", "fake").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("edited", "code", "message"),
+    [
+        ("x = ", 2, "runs/p/plan.toml:1: Invalid value"),
+        ("execution = 3", 0, ""),
+        ('[execution]\nengine = "fake"', 0, ""),
+        ('[execution]\nengine = "openai"', 2, "was started with the engine 'openai'"),
+    ],
+)
+def test_a_job_whose_plan_file_was_edited_by_hand(
+    cli: Run, tmp_path: Path, edited: str, code: int, message: str
+) -> None:
+    """It is a plan file like any other, short forms and mistakes included."""
+    write_problems(tmp_path / "p.jsonl", 2)
+    cli("run", "--problems", "p.jsonl", *FAKE)
+    (tmp_path / "runs/p/plan.toml").write_text(edited)
+    again = cli("run", "--problems", "p.jsonl", *FAKE)
+    assert again.exit_code == code, again.output
+    assert message in again.stderr
+
+
 def test_resume_takes_flags_that_decide_speed_only(cli: Run, tmp_path: Path) -> None:
     """Another temperature in mid-job would mix two samples."""
     write_problems(tmp_path / "p.jsonl", 2)
