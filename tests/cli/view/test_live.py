@@ -179,8 +179,8 @@ def paused() -> RunState:
 
 def test_a_pause_is_explained_in_every_view() -> None:
     """What it waits for, since when, when it tries again and when it gives up."""
-    text = "for 1 min 00 s; next try in 8.0 s; ends in 9 min 00 s unless a request is served"
-    drawing = drawn(paused(), 120)
+    text = "for 1 min 00 s; next try in 8.0 s; gives up in 9 min 00 s"
+    drawing = drawn(paused(), 80)
     assert text in drawing
     assert "u: HTTP 503: overloaded" in drawing
     out = console()
@@ -188,6 +188,19 @@ def test_a_pause_is_explained_in_every_view() -> None:
     view.show(paused())
     view.show(paused())
     assert f"paused {text}: u: HTTP 503: overloaded" in text_of(out)
+
+
+def test_a_reason_has_room_behind_a_long_address() -> None:
+    """In a terminal of 80 columns, too, where a line ends in the middle of it."""
+    state = paused()
+    assert state.progress is not None
+    reason = "https://inference.example.com/project/v1 refuses: HTTP 429: the quota is used up"
+    state.progress.outages.reason = reason
+    text = drawn(state, 80)
+    assert "quota is used up" in " ".join(text.split())
+    assert all(len(line) <= 80 for line in text.splitlines())
+    state.progress.outages.reason = "x" * 5000
+    assert len(drawn(state, 80).splitlines()) < 12
 
 
 def test_plain_lines_are_not_wrapped() -> None:
