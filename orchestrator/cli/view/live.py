@@ -202,10 +202,13 @@ class PlainView:
         self._phase = ""
         self._last = ""
         self._written_at = time.monotonic()
-        self._write(title)
+        self._title = title  # until it is written
 
     def show(self, state: RunState) -> None:
         """Write what is new, if it is time."""
+        if self._title:
+            title, self._title = self._title, ""
+            self._write(title)
         now = time.monotonic()
         if state.phase != self._phase:
             self._write_phase(state, now)

@@ -206,20 +206,18 @@ def test_a_reason_has_room_behind_a_long_address() -> None:
 def test_plain_lines_are_not_wrapped() -> None:
     """One event, one line: logs are searched with grep."""
     out = console(40)
-    PlainView(out, "x" * 200)
-    assert text_of(out) == "x" * 200 + "\n"
+    PlainView(out, "x" * 200).show(RunState())
+    assert text_of(out).splitlines() == ["x" * 200, "starting"]
 
 
 def test_a_terminal_that_went_away_does_not_end_the_job() -> None:
-    """The person closes the window, the job continues."""
+    """The person closes the window, or the disk with the log is full: the job continues."""
 
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    view = PlainView(console(), "x")
-    view._console = Screen(file=Gone())
-    with Ticker(view, running()):
+    with Ticker(PlainView(Screen(file=Gone()), "x"), running()):
         pass
 
 
