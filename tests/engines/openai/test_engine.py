@@ -868,6 +868,17 @@ async def test_the_reason_of_a_lost_connection_can_be_continued() -> None:
         await one(_gone)
 
 
+async def test_of_a_web_page_only_the_title_is_reported() -> None:
+    """A proxy in front of the server answers with one, and it would fill the screen."""
+    page = "<html>\n<head><title>502 Bad Gateway</title></head>\n<body>nginx</body></html>"
+
+    async def script(call: Call) -> None:
+        await call.plain(page, 502, "text/html")
+
+    with pytest.raises(Unavailable, match=r"HTTP 502: a web page, '502 Bad Gateway'$"):
+        await one(script)
+
+
 async def test_a_silent_server_is_unavailable_after_the_time_limit() -> None:
     """It must never hang."""
 
