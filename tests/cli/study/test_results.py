@@ -64,6 +64,19 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+# --- two jobs
+
+
+def test_a_comparison_names_the_settings_that_differ(cli: Run, job: str) -> None:
+    """A difference has a cause only if one thing was changed."""
+    settings = ("--strategy.n", "3", "--sampling.temperature", "1")
+    cli("run", "--problems", "p.jsonl", *FAKE, *WRONG_TOO, *settings, "--out", "runs/hot")
+    text = cli("compare", job, "runs/hot").stdout
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[2:4] == ["sampling.temperature: 0.7 -> 1.0", "strategy.n: 5 -> 3"]
+    assert " -> " not in cli("compare", job, job).stdout
+
+
 # --- a job that is not finished
 
 
