@@ -41,6 +41,7 @@ class FinishedJob:
     pools: Mapping[str, list[Trace]]
     undropped: Mapping[str, list[Trace]]
     damage: str = ""  # how many problems cannot be read and are left out, with the first error
+    growing: str = ""  # how many results are of the plan before the last one
 
     def arrivals(self, problem_id: str) -> list[Trace]:
         """Return a problem's traces as they arrived; a dropped one with the answer that it gave."""
@@ -242,4 +243,5 @@ def _read(reader: JobReader, ids: Iterable[str], *, partly: bool = False) -> Fin
         pools=pools,
         undropped=undropped,
         damage=reader.damage,
+        growing=reader.growing,
     )

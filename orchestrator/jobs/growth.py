@@ -73,7 +73,7 @@ def grow(journal: Journal, plan: Plan, problems: Iterable[Problem]) -> Growth | 
     """
     groups = _by_former_plan(journal, plan, problems)
     formers = {former: _stored_plan(journal, former) for former in groups}
-    changes = tuple(dict.fromkeys(c for old in formers.values() for c in _changes(old, plan)))
+    changes = tuple(dict.fromkeys(c for old in formers.values() for c in plan_changes(old, plan)))
     for old in formers.values():
         if fault := _fixed(old, plan):
             raise PlanError(f"{journal.path.parent} {fault}")
@@ -128,7 +128,8 @@ def _stored_plan(journal: Journal, former: str) -> Plan:
     return msgspec.convert(msgspec.json.decode(text), Plan)
 
 
-def _changes(old: Plan, new: Plan) -> list[str]:
+def plan_changes(old: Plan, new: Plan) -> list[str]:
+    """Return one line for each key that decides answers and has another value."""
     documents = (msgspec.json.decode(msgspec.json.encode(document(plan))) for plan in (old, new))
     return differences(*documents)
 
@@ -143,8 +144,8 @@ def _fixed(old: Plan, new: Plan) -> str:
         selector=new.selector,
         budget=new.budget,
     )
-    lines = [f"{c} ({_FIXED[re.split(r'[.:]', c)[0]]})" for c in _changes(grown, new)]
-    if not lines and not _changes(old, new):
+    lines = [f"{c} ({_FIXED[re.split(r'[.:]', c)[0]]})" for c in plan_changes(grown, new)]
+    if not lines and not plan_changes(old, new):
         lines = ["the meaning of plans changed, with the version of Leadline"]
     if not lines:
         return ""

@@ -84,7 +84,7 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
 
 
 def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
-    tree = {} if path is None else _parse(path)
+    tree = {} if path is None else read_tables(path)
     notices = rename_former_tables(tree, str(path))
     expand_short_forms(tree)
     apply_flags(tree, flags)
@@ -130,7 +130,8 @@ def _place(source: str, flags: Mapping[str, str], key: str) -> str:
     return f"{source}: " if source else ""
 
 
-def _parse(path: Path) -> Table:
+def read_tables(path: Path) -> Table:
+    """Return the tables of a plan file, unchecked; PlanError when it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         return tomllib.loads(text)

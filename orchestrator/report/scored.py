@@ -153,7 +153,7 @@ def read_scored(directory: str | Path, problems: str | Path = "") -> ScoredJob:
     elif answers:
         notes = (*notes, f"{answers} is gone: questions and references are unknown")
     read, right, keys = _scores(job, {id: one.domain for id, one in questions.items()}, rows)
-    notes = (*notes, *unreadable_notes(read, answers), *([job.damage] if job.damage else []))
+    notes = (*notes, *unreadable_notes(read, answers), *filter(None, (job.damage, job.growing)))
     results = {r.problem_id: r for r in job.results_in_order()}
     scored = tuple(
         _scored_problem(

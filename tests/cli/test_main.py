@@ -225,6 +225,13 @@ def test_the_same_command_again_does_no_work_twice(cli: Run, tmp_path: Path) -> 
     assert (tmp_path / "runs/p/results.jsonl").read_bytes() == before
 
 
+def test_a_problem_file_in_the_place_of_the_plan_is_named_as_one(cli: Run) -> None:
+    """Not as malformed TOML: who names it so has no plan yet."""
+    done = cli("run", "questions.jsonl", *FAKE)
+    assert done.exit_code == 2
+    assert "for problems: --problems questions.jsonl" in done.stderr
+
+
 def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
     """Flags win over the file; the job directory is named after the file; its plan.toml records
     what was run.
@@ -549,6 +556,27 @@ def test_a_job_of_the_fake_engine_is_not_continued_by_a_real_one(cli: Run) -> No
     assert real.exit_code == 2
     assert "was started with the engine 'fake', and 'openai' must not continue it" in real.stderr
     assert cli(*dry, "--execution.engine", "fake").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("edited", "code", "message"),
+    [
+        ("x = ", 2, "runs/p/plan.toml:1: Invalid value"),
+        ("execution = 3", 0, ""),
+        ('[execution]\nengine = "fake"', 0, ""),
+        ('[execution]\nengine = "openai"', 2, "was started with the engine 'openai'"),
+    ],
+)
+def test_a_job_whose_plan_file_was_edited_by_hand(
+    cli: Run, tmp_path: Path, edited: str, code: int, message: str
+) -> None:
+    """It is a plan file like any other, short forms and mistakes included."""
+    write_problems(tmp_path / "p.jsonl", 2)
+    cli("run", "--problems", "p.jsonl", *FAKE)
+    (tmp_path / "runs/p/plan.toml").write_text(edited)
+    again = cli("run", "--problems", "p.jsonl", *FAKE)
+    assert again.exit_code == code, again.output
+    assert message in again.stderr
 
 
 def test_resume_takes_flags_that_decide_speed_only(cli: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ nothing, and does not wait: `orchestrator.engines.supervised` does.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import openai
 
 _MAX_MESSAGE = 500  # characters of a server's error: a sentence, not a page
+_TITLE = re.compile(r"<title>([^<]+)", re.IGNORECASE)
 _BUSY = frozenset({408, 409, 425, 429})  # and all from 500
 _PAYMENT_REQUIRED = 402  # DeepSeek, OpenRouter: the balance is used up
 # codes or types of a 429 that no waiting ends: OpenAI's own
@@ -102,18 +104,23 @@ def _seconds_until(date: str) -> float:
 
 
 def message(error: openai.APIStatusError) -> str:
-    """Return the status with the server's own message."""
+    """Return the status with the server's own message, or the title of a web page."""
     body: Any = error.body
     text = body.get("message") if isinstance(body, dict) else None
-    return f"HTTP {error.status_code}: {shortened(str(text or error.response.text.strip()))}"
+    if not text:
+        text = error.response.text
+        page = _TITLE.search(text[:_MAX_MESSAGE])  # of a proxy in front of the server, or another
+        text = f"a web page, {page[1].strip()!r}" if page else text
+    return f"HTTP {error.status_code}: {shortened(str(text))}"
 
 
 def shortened(text: str) -> str:
-    """Return the beginning of a server's message."""
-    return text[:_MAX_MESSAGE]
+    """Return the beginning of a server's message, in one line."""
+    return " ".join(text[:_MAX_MESSAGE].split())
 
 
 def cause(error: BaseException) -> str:
     """Return why a connection was lost; the client's own message is "Connection error."."""
     inner = error.__cause__
-    return f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
+    text = f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
+    return text.rstrip(" .:")  # some have no text, and more follows in the same sentence

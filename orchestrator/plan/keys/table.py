@@ -146,7 +146,11 @@ KEYS: Mapping[str, Meta] = {
         description="The template of plain prompts; {prompt} is replaced by the prompt.",
     ),
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
-    "budget.tokens": Meta(ge=0, description="The most output tokens of a problem; 0 is no limit."),
+    "budget.tokens": Meta(
+        ge=0,
+        description="A problem ends once its finished traces have this many output tokens; traces "
+        "that are cancelled then cost some more. 0 is no limit.",
+    ),
     "budget.seconds": Meta(
         ge=0,
         description="The most seconds of a problem, from its first request; pauses of an outage do "

@@ -823,6 +823,10 @@ async def _cut(call: Call) -> None:
     await call.cut()
 
 
+async def _gone(call: Call) -> None:
+    await call.cut()
+
+
 async def _ended_early(call: Call) -> None:
     await call.stream(piece("4"))
 
@@ -930,13 +934,30 @@ async def test_a_used_up_quota_is_known_inside_a_stream_too() -> None:
         assert refused.value.exhausted
 
 
+async def test_the_reason_of_a_lost_connection_can_be_continued() -> None:
+    """It stands in the middle of a sentence, before "; no request was served for ..."."""
+    with pytest.raises(Unavailable, match=r"without sending a response$"):
+        await one(_gone)
+
+
+async def test_of_a_web_page_only_the_title_is_reported() -> None:
+    """A proxy in front of the server answers with one, and it would fill the screen."""
+    page = "<html>\n<head><title>502 Bad Gateway</title></head>\n<body>nginx</body></html>"
+
+    async def script(call: Call) -> None:
+        await call.plain(page, 502, "text/html")
+
+    with pytest.raises(Unavailable, match=r"HTTP 502: a web page, '502 Bad Gateway'$"):
+        await one(script)
+
+
 async def test_a_silent_server_is_unavailable_after_the_time_limit() -> None:
     """It must never hang."""
 
     async def script(call: Call) -> None:
         await call.disconnect()
 
-    with pytest.raises(Unavailable, match="ReadTimeout"):
+    with pytest.raises(Unavailable, match=r"ReadTimeout$"):
         await one(script, timeout_seconds=0.05)
 
 

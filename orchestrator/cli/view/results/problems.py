@@ -72,13 +72,14 @@ def problems_view(
 
 def _headline(job: ScoredJob) -> Text:
     counts = Counter(p.outcome for p in job.problems)
-    text = Text(f"{job.directory}: {counted(len(job.problems), 'problem')}: ", style="bold")
+    text = Text(f"{job.directory}: {counted(len(job.problems), 'problem')}", style="bold")
     by_outcome = [
         Text(f"{count(counts[outcome])} {outcome}", style=_STYLES.get(outcome, ""))
         for outcome in Outcome
         if counts[outcome]
     ]
-    text.append_text(Text(" · ").join(by_outcome))
+    if by_outcome:
+        text.append(": ").append_text(Text(" · ").join(by_outcome))
     accuracy = share_estimate(list(job.correctness.values()))
     if accuracy is not None:
         text.append(f"\naccuracy {estimate_text(accuracy)}", style="not bold")
