@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from orchestrator.core.values import Trace
+from orchestrator.core.votes import pruned
 from orchestrator.jobs.journal import Journal
 
 
@@ -16,11 +17,13 @@ def traces(directory: str | Path, problem_id: str) -> list[Trace]:
     can be read are returned, with a warning that names the others.
     """
     with Journal.for_reading(Path(directory) / "journal.db") as journal:
-        read, faults = journal.readable_traces(problem_id)
+        result, arrived, faults = journal.readable(problem_id)
     if faults:
         warnings.warn(
             f"{len(faults)} rows of problem {problem_id!r} cannot be read and are left out; the "
             f"first: {faults[0]}",
             stacklevel=2,
         )
-    return sorted(read, key=lambda trace: trace.ordinal)
+    return sorted(
+        pruned(arrived, result.dropped if result else {}), key=lambda trace: trace.ordinal
+    )

@@ -7,6 +7,7 @@ Output of engines and native code is redirected to a file. The one rule: nothing
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
@@ -18,8 +19,11 @@ from typing import TextIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from orchestrator.core.errors import printable
+from orchestrator.core.errors import CONTROLS, printable
 from orchestrator.jobs.files import indented_json, write_atomically
+
+_LONGEST_LINE = 10_000  # characters, in a pipe
+_NOT_PLAIN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\U0010ffff]")  # controls, and beyond ASCII
 
 
 class Screen(Console):
@@ -46,6 +50,16 @@ def results_console() -> Console:
     return Screen(file=sys.stdout, highlight=False)
 
 
+def print_whole(view: RenderableType) -> None:
+    """Print on the standard output; into a pipe or a file without breaking lines."""
+    console = results_console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = console.measure(
+            view, options=console.options.update(max_width=_LONGEST_LINE)
+        ).maximum
+    console.print(view)
+
+
 def message(text: str) -> None:
     """Write a line to the error stream, unless its terminal is gone."""
     with contextlib.suppress(OSError):
@@ -56,10 +70,17 @@ def message(text: str) -> None:
 def print_json(value: object) -> None:
     """Print a value as JSON on the standard output.
 
-    Control characters are escaped, including those that JSON would allow.
+    Control characters are escaped, including those that JSON would allow; so are all characters
+    beyond ASCII if the output is not in UTF-8.
     """
     text = indented_json(value).decode()
-    sys.stdout.write(re.sub(r"[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text))
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    sys.stdout.write((CONTROLS if is_utf8 else _NOT_PLAIN).sub(_escape, text))
+
+
+def _escape(character: re.Match[str]) -> str:
+    units = character[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def write_json(path: Path, value: object) -> None:

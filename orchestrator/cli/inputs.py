@@ -15,7 +15,7 @@ from orchestrator.cli.options import DisplayOptions
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.jobs.problems import ProblemFile, guess_notes, read_problems
-from orchestrator.jobs.rows import Format
+from orchestrator.jobs.rows import Format, has_problem_suffix
 from orchestrator.jobs.source import JobSource, kept_copy
 from orchestrator.plan import auto
 from orchestrator.plan.check import row_requirement
@@ -36,6 +36,10 @@ def read_plan(path: str | Path | None, flags: Mapping[str, str]) -> LoadedPlan:
 
     PlanError when the plan cannot run, or a verifier does not load in its worker process.
     """
+    if path is not None and has_problem_suffix(path):
+        raise PlanError(
+            f"{path} is not a plan, which is a TOML file; for problems: --problems {path}"
+        )
     loaded = load_plan(path, flags)
     blocking(lambda: check_isolated(loaded.plan.verifiers))
     for notice in loaded.notices:

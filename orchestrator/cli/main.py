@@ -8,6 +8,9 @@ problems failed than `supervision.max_failed` allows; 130 Ctrl-C, 143 SIGTERM, 1
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -145,8 +148,18 @@ def leadline() -> None:
 
 def main() -> None:
     """Run the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None, or another one, in a windowless process
+            stream.reconfigure(errors="replace")  # a terminal may lack the characters of a table
     try:
         leadline()
     except BrokenPipeError:  # the reader of a pipe went away
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # of a job's own files it is a JournalError, so it is the file behind `> FILE`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python will flush the rest
+        _echo(f"leadline: the output cannot be written: {error.strerror}")
         sys.exit(1)

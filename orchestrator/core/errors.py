@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import re
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0, DEL and C1
+# C0, DEL, C1, and the codes that reverse the direction of text (CVE-2021-42574)
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class LeadlineError(Exception):
@@ -109,7 +110,7 @@ def printable(text: str) -> str:
 
     A terminal obeys them: they move the cursor, or change its title or the clipboard.
     """
-    return _CONTROLS.sub("", text)
+    return CONTROLS.sub("", text)
 
 
 def describe(error: BaseException) -> str:

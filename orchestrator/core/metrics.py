@@ -18,8 +18,9 @@ window in tokens after `@` (2048 without one):
   from its ancestors, after its own prompt, which may differ from theirs. The engine computes it by
   scoring those tokens again (Capability.SCORE), not when they are generated.
 
-A trace without tokens has no metrics: their names are absent, never 0. A trace that inherits no
-tokens has no `prefix_logprob`.
+Engines record with one metric what its log-probabilities give for nothing (`recorded_with`), so
+that another selector can be tried on the job. A trace without tokens has no metrics: their names
+are absent, never 0. A trace that inherits no tokens has no `prefix_logprob`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ DEFAULT_WINDOW = 2048  # DeepConf, section 3.1
 TOP_K = 20  # the released DeepConf code requests 20 log-probabilities
 _WINDOWED = ("tail_confidence", "lowest_confidence", "bottom10_confidence")
 _PLAIN = ("mean_logprob", "mean_confidence", "mean_entropy")
+_TOGETHER = (*_PLAIN, *_WINDOWED)  # what the 20 most likely tokens give for nothing
 _FIRST = "first_token_logprob"
 PREFIX = "prefix_logprob"
 
@@ -77,6 +79,12 @@ def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | 
     if kinds - {"mean_logprob"}:
         top_k = max(top_k, TOP_K)
     return top_k or (0 if kinds else None)
+
+
+def recorded_with(names: Sequence[str]) -> tuple[str, ...]:
+    """Return these metrics and those that are recorded with them."""
+    together = _TOGETHER if logprobs_needed(names, ()) == TOP_K else ()
+    return tuple(dict.fromkeys((*names, *together)))
 
 
 def metric_values(

@@ -41,6 +41,7 @@ class FinishedJob:
     pools: Mapping[str, list[Trace]]
     undropped: Mapping[str, list[Trace]]
     damage: str = ""  # how many problems cannot be read and are left out, with the first error
+    growing: str = ""  # how many results are of the plan before the last one
 
     def arrivals(self, problem_id: str) -> list[Trace]:
         """Return a problem's traces as they arrived; a dropped one with the answer that it gave."""
@@ -154,19 +155,27 @@ class JobReader:
         self._errors: list[JournalError] = []
 
     def contents(
-        self, ids: Iterable[str]
+        self, ids: Iterable[str], *, partly: bool = False
     ) -> Iterator[tuple[str, Result | None, list[Trace], list[Trace]]]:
         """Yield the id, result and pool of each problem, and its traces as they arrived.
 
-        Problems that cannot be read are left out, and counted in `damage`.
+        Problems that cannot be read are left out, or with `partly` read as far as they can be, and
+        counted in `damage`.
         """
         for id in ids:
             try:
                 result, traces = self._journal.result(id), self._journal.arrived(id)
             except JournalError as error:
                 self._errors.append(error)
-                continue
+                if not partly:
+                    continue
+                result, traces, _ = self._journal.readable(id)
             yield id, result, list(pruned(traces, result.dropped if result else {})), traces
+
+    @property
+    def first_error(self) -> str:
+        """Why the first problem that could not be read could not; "" if all could."""
+        return str(self._errors[0]) if self._errors else ""
 
     @property
     def damage(self) -> str:
@@ -209,16 +218,20 @@ def read_finished(path: Path) -> FinishedJob:
 
 
 def read_problem(path: Path, id: str) -> FinishedJob:
-    """Return a job as if it had one problem; without any if the job has not opened that one."""
+    """Return a job as if it had one problem; without any if the job has not opened that one.
+
+    Of a damaged problem, what can be read; `damage` is then the first error.
+    """
     with job_reader(path) as reader:
-        return _read(reader, [id] if id in reader.digests else [])
+        job = _read(reader, [id] if id in reader.digests else [], partly=True)
+        return replace(job, damage=reader.first_error)
 
 
-def _read(reader: JobReader, ids: Iterable[str]) -> FinishedJob:
+def _read(reader: JobReader, ids: Iterable[str], *, partly: bool = False) -> FinishedJob:
     results: dict[str, Result] = {}
     pools: dict[str, list[Trace]] = {}
     undropped: dict[str, list[Trace]] = {}
-    for id, result, pools[id], traces in reader.contents(ids):
+    for id, result, pools[id], traces in reader.contents(ids, partly=partly):
         if result is not None:
             results[id] = result
             if result.dropped:
@@ -230,4 +243,5 @@ def _read(reader: JobReader, ids: Iterable[str]) -> FinishedJob:
         pools=pools,
         undropped=undropped,
         damage=reader.damage,
+        growing=reader.growing,
     )

@@ -18,6 +18,7 @@ from typing import TypeAlias
 import msgspec
 
 from orchestrator.core.errors import PlanError
+from orchestrator.core.metrics import recorded_with
 from orchestrator.core.plan import Plan, differences, document, fingerprint
 from orchestrator.core.session import Effect, Session
 from orchestrator.core.values import Finish, Problem, Request, changed
@@ -72,7 +73,7 @@ def grow(journal: Journal, plan: Plan, problems: Iterable[Problem]) -> Growth | 
     """
     groups = _by_former_plan(journal, plan, problems)
     formers = {former: _stored_plan(journal, former) for former in groups}
-    changes = tuple(dict.fromkeys(c for old in formers.values() for c in _changes(old, plan)))
+    changes = tuple(dict.fromkeys(c for old in formers.values() for c in plan_changes(old, plan)))
     for old in formers.values():
         if fault := _fixed(old, plan):
             raise PlanError(f"{journal.path.parent} {fault}")
@@ -127,7 +128,8 @@ def _stored_plan(journal: Journal, former: str) -> Plan:
     return msgspec.convert(msgspec.json.decode(text), Plan)
 
 
-def _changes(old: Plan, new: Plan) -> list[str]:
+def plan_changes(old: Plan, new: Plan) -> list[str]:
+    """Return one line for each key that decides answers and has another value."""
     documents = (msgspec.json.decode(msgspec.json.encode(document(plan))) for plan in (old, new))
     return differences(*documents)
 
@@ -142,8 +144,8 @@ def _fixed(old: Plan, new: Plan) -> str:
         selector=new.selector,
         budget=new.budget,
     )
-    lines = [f"{c} ({_FIXED[re.split(r'[.:]', c)[0]]})" for c in _changes(grown, new)]
-    if not lines and not _changes(old, new):
+    lines = [f"{c} ({_FIXED[re.split(r'[.:]', c)[0]]})" for c in plan_changes(grown, new)]
+    if not lines and not plan_changes(old, new):
         lines = ["the meaning of plans changed, with the version of Leadline"]
     if not lines:
         return ""
@@ -268,7 +270,7 @@ def _fits(record: _Record, session: Session) -> bool:
     if record.request is None:
         return True
     request = session.running.get(record.request.ordinal)
-    if request is None or _differences(record.request, request):
+    if request is None or _differences(record, request):
         return False
     trace = record.event.trace  # type: ignore[union-attr]  # only a stop has no request
     if trace.finish is Finish.CANCELLED:
@@ -276,13 +278,23 @@ def _fits(record: _Record, session: Session) -> bool:
     return _awaits(session, request) or not record.awaited
 
 
-def _differences(old: Request, new: Request) -> list[str]:
-    """Return the fields in which a trace of `old` is none of `new`: more metrics do no harm."""
-    wanted = changed(new, metrics=old.metrics) if {*new.metrics} <= {*old.metrics} else new
+def _differences(record: _Record, new: Request) -> list[str]:
+    """Return the fields in which a trace is none of `new`: more metrics do no harm."""
+    old = record.request
+    assert old is not None
+    wanted = changed(new, metrics=old.metrics) if {*new.metrics} <= _metrics(record) else new
     if old == wanted:
         return []
     names = (one.name for one in fields(old))
     return [name for name in names if getattr(old, name) != getattr(wanted, name)]
+
+
+def _metrics(record: _Record) -> set[str]:
+    """Return the metrics that were recorded of a trace, or would have been if it had tokens."""
+    assert record.request is not None
+    trace = record.event.trace  # type: ignore[union-attr]  # only a stop has no request
+    names = record.request.metrics
+    return {*names, *(trace.metrics or recorded_with(names))}
 
 
 def _loss(changes: Sequence[str], takeovers: _Takeovers) -> str:
@@ -302,10 +314,10 @@ def _reason(record: _Record, session: Session) -> str:
     if request is None:
         after = "" if session.exploring else f", it ends after {session.n_submitted}"
         return f"the new plan makes no request {ordinal} for trace {ordinal}{after}"
-    if not (names := _differences(record.request, request)):
+    if not (names := _differences(record, request)):
         return f"the new plan would have stopped before trace {ordinal} was finished"
     if names == ["metrics"]:
-        missing = ", ".join(sorted({*request.metrics} - {*record.request.metrics}))
+        missing = ", ".join(sorted({*request.metrics} - _metrics(record)))
         return f"trace {ordinal} was recorded without {missing}, which the new plan needs"
     values = (
         f"{name}: {_short(record.request, name)} -> {_short(request, name)}" for name in names

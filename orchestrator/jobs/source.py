@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from orchestrator.jobs.journal import Journal
 from orchestrator.jobs.rows import Rows
 from orchestrator.jobs.rows.copy import COPY_FILE, Copy, write_copy
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.file import plan_toml
+from orchestrator.plan.file import plan_toml, read_tables
 from orchestrator.plan.file.sources import STANDARD_INPUT, Location
 from orchestrator.plan.keys import Columns
 
@@ -73,13 +73,19 @@ def require_as_real(directory: Path, engine: str) -> None:
     record = directory / PLAN_FILE
     if not record.is_file() or not begun_problems(directory):
         return
-    tables = tomllib.loads(record.read_text())
-    before = tables.get("execution", tables.get("fleet", {})).get("engine", {}).get("name", engine)
+    before = _engine_in(read_tables(record)) or engine
     if (before == FAKE) != (engine == FAKE):
         raise PlanError(
             f"{directory} was started with the engine {before!r}, and {engine!r} must not "
             f"continue it: the answers of {FAKE!r} are invented. Choose another with --out DIR"
         )
+
+
+def _engine_in(tables: Mapping[str, object]) -> object:
+    """Return the engine that a plan file names, in either form; None where it names none."""
+    execution = tables.get("execution", tables.get("fleet"))
+    engine = execution.get("engine") if isinstance(execution, dict) else None
+    return engine.get("name") if isinstance(engine, dict) else engine
 
 
 def read_source(directory: Path) -> JobSource | None:

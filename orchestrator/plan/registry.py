@@ -23,7 +23,7 @@ from orchestrator.core.errors import PluginError
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan.keys import FieldInfo, field_infos, unknown_options
 from orchestrator.plan.keys import near as near
-from orchestrator.plan.spec_syntax import one_spec
+from orchestrator.plan.spec_syntax import one_spec, require_list_or_one, table_spec
 
 GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines", "similarity")
 _FORMER_GROUPS = {"similarity": "judges"}  # version 0.1; plugins packaged for it are still found
@@ -172,7 +172,7 @@ def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> 
 
     The paths of its parts start with `at`.
     """
-    fields = {f.name: f.default for f in dataclasses.fields(cls) if f.init}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     options = {former_options(cls).get(key, key): value for key, value in options.items()}
     groups = parts(cls)
     own = {key: None if key in groups else value for key, value in options.items()}
@@ -185,8 +185,8 @@ def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> 
     for name, group in groups.items():
         if name in values:
             path = f"{at}.{name}" if at else name
-            _require_list_or_one(cls, name, values[name], path)
-            values[name] = _load_part(group, values[name], path, fields[name])
+            require_list_or_one("tuple" in str(fields[name].type), values[name], path)
+            values[name] = _load_part(group, values[name], path, fields[name].default)
     try:
         plugin: Any = msgspec.convert(values, cls, strict=False)
         defaults = {
@@ -224,33 +224,12 @@ def _load_part(group: str, value: object, at: str, default: object = None) -> An
     if isinstance(value, str):
         value = one_spec(at, value)
     if isinstance(value, Mapping):
-        value = _part_spec(value, at, default)
+        value = table_spec(value, at, default)
     if isinstance(value, PluginSpec):
         return load(group, value, at)
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         raise PluginError(f"{at} = {value!r}: it must be a {singular(group)}, by its name")
     return value
-
-
-def _require_list_or_one(cls: type, name: str, value: object, at: str) -> None:
-    [field] = (f for f in dataclasses.fields(cls) if f.name == name)
-    wants_list = "tuple" in str(field.type)
-    if isinstance(value, list | tuple) != wants_list:
-        wanted = "a list of plugins" if wants_list else "one plugin, not a list"
-        raise PluginError(f"{at} = {value!r}: it must be {wanted}")
-
-
-def _part_spec(table: Mapping[str, Any], at: str, default: object) -> PluginSpec:
-    options = {key: value for key, value in table.items() if key != "name"}
-    name = table.get("name")
-    if name is None and isinstance(default, str) and default:
-        own = one_spec(at, default)
-        return PluginSpec(own.name, {**own.options, **options})
-    if not isinstance(name, str) or not name:
-        raise PluginError(
-            f"{at} must name its plugin: write {at.rpartition('.')[2]} = {{name = '...', ...}}"
-        )
-    return PluginSpec(name, options)
 
 
 def walk_parts(plugin: object, at: str) -> Iterator[tuple[str, object]]:

@@ -1,9 +1,10 @@
-"""The syntax of a plugin on the command line: its name, then KEY=VALUE options after spaces.
+"""The syntax of a plugin: on the command line, and as a table of a plan.
 
-Values are parsed as TOML, or else as text: `n=8`, `rule=window`, `by="verdict:prm"`; lists need no
-quotes: `models=[small,large]`. Where several plugins are allowed, a value may list alternatives,
-one for each plugin: `n=1,2,4`. A part that has options is quoted:
-`inner='consistency n=4'`. Not covered: whether the options exist (`orchestrator.plan.registry`).
+On the command line: its name, then KEY=VALUE options after spaces. Values are parsed as TOML, or
+else as text: `n=8`, `rule=window`, `by="verdict:prm"`; lists need no quotes:
+`models=[small,large]`. Where several plugins are allowed, a value may list alternatives, one for
+each plugin: `n=1,2,4`. A part that has options is quoted: `inner='consistency n=4'`. Not covered:
+whether the options exist (`orchestrator.plan.registry`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping
+from typing import Any
 
 from orchestrator.core.errors import PluginError
 from orchestrator.core.values import PluginSpec
@@ -100,3 +102,27 @@ def _value(text: str) -> object:
         if re.fullmatch(r"\[[^\[\]\"']*\]", text):
             return [_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
         return text
+
+
+def table_spec(table: Mapping[str, Any], at: str, default: object) -> PluginSpec:
+    """Return the plugin of a table at a dotted path; without a name it is the default one's.
+
+    PluginError when neither names it.
+    """
+    options = {key: value for key, value in table.items() if key != "name"}
+    name = table.get("name")
+    if name is None and isinstance(default, str) and default:
+        own = one_spec(at, default)
+        return PluginSpec(own.name, {**own.options, **options})
+    if not isinstance(name, str) or not name:
+        raise PluginError(
+            f"{at} must name its plugin: write {at.rpartition('.')[2]} = {{name = '...', ...}}"
+        )
+    return PluginSpec(name, options)
+
+
+def require_list_or_one(wants_list: bool, value: object, at: str) -> None:
+    """Refuse one plugin where a list of them is wanted, and the reverse."""
+    if isinstance(value, list | tuple) != wants_list:
+        wanted = "a list of plugins" if wants_list else "one plugin, not a list"
+        raise PluginError(f"{at} = {value!r}: it must be {wanted}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.values import Result, Usage
+from orchestrator.jobs.growth import plan_changes
 from orchestrator.kit.prompts import question
 from orchestrator.report.scored import Outcome, ScoredJob, ScoredProblem
 from orchestrator.report.tags import chosen_tags, grouped, tag_values
@@ -68,6 +69,7 @@ class JobComparison:
     n_both_right: int
     n_both_wrong: int
     n_other_answer: int  # both wrong, with different answers
+    settings: tuple[str, ...]  # what the plans have different, as in `strategy.n: 8 -> 16`
     notes: tuple[str, ...]
 
 
@@ -101,6 +103,7 @@ def compared(first: ScoredJob, second: ScoredJob, tags: Sequence[str] = ()) -> J
         sum(right_a[id] and right_b[id] for id in ids),
         len(both_wrong),
         sum(_key(a[id].result) != _key(b[id].result) for id in both_wrong),
+        tuple(plan_changes(first.plan, second.plan)),
         tuple(_notes(first, second, shared, same, ids)),
     )
 

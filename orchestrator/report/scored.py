@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -76,7 +76,8 @@ class ScoredProblem:
 
     `problem.prompt` is "" where the problem file no longer has the text that the job answered.
     `reference` is as its row has it, `accepted` as its domain reads it. `right` is None where the
-    answer could not be scored. `pool` has the traces as they arrived.
+    answer could not be scored. `pool` has the traces as they arrived. `note` names what
+    could not be read of it.
     """
 
     problem: Problem
@@ -87,6 +88,7 @@ class ScoredProblem:
     right: bool | None
     attempts: tuple[Attempt, ...]
     pool: Sequence[Trace]
+    note: str = ""
 
     @property
     def others(self) -> list[Trace]:
@@ -151,7 +153,7 @@ def read_scored(directory: str | Path, problems: str | Path = "") -> ScoredJob:
     elif answers:
         notes = (*notes, f"{answers} is gone: questions and references are unknown")
     read, right, keys = _scores(job, {id: one.domain for id, one in questions.items()}, rows)
-    notes = (*notes, *unreadable_notes(read, answers), *([job.damage] if job.damage else []))
+    notes = (*notes, *unreadable_notes(read, answers), *filter(None, (job.damage, job.growing)))
     results = {r.problem_id: r for r in job.results_in_order()}
     scored = tuple(
         _scored_problem(
@@ -171,11 +173,9 @@ def read_scored(directory: str | Path, problems: str | Path = "") -> ScoredJob:
 def read_scored_problem(directory: str | Path, id: str, problems: str | Path = "") -> ScoredProblem:
     """Return one problem of a job with its outcome; nothing of the others is read.
 
-    PlanError when there is no such job, no such problem (with similar ids), or it cannot be read.
+    PlanError when there is no such job, or no such problem (with similar ids).
     """
     job = read_problem(Path(directory), id)
-    if job.damage:
-        raise PlanError(job.damage)
     own = job.source.problems if job.source else ""
     known = job.question(id, "" if Path(own).is_file() else str(problems))
     if known is None:
@@ -187,7 +187,8 @@ def read_scored_problem(directory: str | Path, id: str, problems: str | Path = "
     result = job.results.get(id) if isinstance(known, Problem) else known
     accepted = read.answers.get(id, ())
     pool = job.arrivals(id)
-    return _scored_problem(problem, result, pool, row, accepted, right.get(id), keys.get(id))
+    one = _scored_problem(problem, result, pool, row, accepted, right.get(id), keys.get(id))
+    return replace(one, note=f"not all of it can be read: {job.damage}" if job.damage else "")
 
 
 def _no_problem(directory: Path, id: str, own: str) -> str:

@@ -16,8 +16,9 @@ from orchestrator.cli.console import Screen, message, print_json
 from orchestrator.cli.main import leadline
 
 TITLE, CLEAR, C1 = "\x1b]0;owned\x07", "\x1b[2J", "\x9b2J\x9d0;owned\x9c"
-HOSTILE = f"a{TITLE}{CLEAR}{C1}\b\r\x7fz"
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+REVERSED = "\u202e\u2066"  # "abc" would be shown as "cba"
+HOSTILE = f"a{TITLE}{CLEAR}{C1}{REVERSED}\b\r\x7fz"
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @pytest.mark.parametrize("renderable", [HOSTILE, Text(HOSTILE)])

@@ -225,6 +225,13 @@ def test_the_same_command_again_does_no_work_twice(cli: Run, tmp_path: Path) -> 
     assert (tmp_path / "runs/p/results.jsonl").read_bytes() == before
 
 
+def test_a_problem_file_in_the_place_of_the_plan_is_named_as_one(cli: Run) -> None:
+    """Not as malformed TOML: who names it so has no plan yet."""
+    done = cli("run", "questions.jsonl", *FAKE)
+    assert done.exit_code == 2
+    assert "for problems: --problems questions.jsonl" in done.stderr
+
+
 def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
     """Flags win over the file; the job directory is named after the file; its plan.toml records
     what was run.
@@ -250,6 +257,16 @@ def test_a_plan_file_and_flags_make_one_plan(cli: Run, tmp_path: Path) -> None:
     assert kept["sampling"]["temperature"] == 0.9
     assert kept["sampling"]["stop"] == ["###", "END"]
     assert kept["strategy"]["n"] == 3
+
+
+def test_the_closing_table_names_the_listing_of_what_went_wrong(cli: Run, tmp_path: Path) -> None:
+    """Attempts that are all cut off give no wrong answer, and `--wrong` would list nothing."""
+    problems = write_problems(tmp_path / "p.jsonl", 3)
+    run = ("run", "--problems", str(problems), "--domain", "number", "--execution.engine", "fake")
+    done = cli(*run, "--out", "cut", "--sampling.max_new_tokens", "4")
+    command = ("show", "cut", "--abstained")
+    assert f"leadline {' '.join(command)}" in done.stdout
+    assert "q2" in cli(*command).stdout
 
 
 def test_limit_takes_the_first_rows_and_a_later_run_the_rest(cli: Run, tmp_path: Path) -> None:
@@ -348,6 +365,20 @@ def test_eval_takes_references_from_another_file(cli: Run, tmp_path: Path) -> No
     )
     numbers = json.loads(cli("eval", "runs/p", "--problems", "a.csv", "--json").stdout)
     assert numbers["selectors"][0]["report"]["accuracy"]["n"] == 5
+
+
+def test_a_list_of_plugins_in_a_pipe_has_one_line_each(
+    cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that `grep` finds whole entries; a terminal's width is for terminals."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = cli("plugins").stdout.splitlines()
+    [adaptive] = [line for line in lines if line.startswith("  adaptive ")]
+    assert adaptive.rstrip().endswith("easy questions cost less.")
+    described = cli("plugins", "sounding").stdout.splitlines()
+    assert any(line.rstrip().endswith("gives all votes equal weight.") for line in described)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, cli("plugins").stdout.splitlines())) <= 80
 
 
 def test_plugins_are_listed_and_shown(cli: Run) -> None:
@@ -525,6 +556,27 @@ def test_a_job_of_the_fake_engine_is_not_continued_by_a_real_one(cli: Run) -> No
     assert real.exit_code == 2
     assert "was started with the engine 'fake', and 'openai' must not continue it" in real.stderr
     assert cli(*dry, "--execution.engine", "fake").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("edited", "code", "message"),
+    [
+        ("x = ", 2, "runs/p/plan.toml:1: Invalid value"),
+        ("execution = 3", 0, ""),
+        ('[execution]\nengine = "fake"', 0, ""),
+        ('[execution]\nengine = "openai"', 2, "was started with the engine 'openai'"),
+    ],
+)
+def test_a_job_whose_plan_file_was_edited_by_hand(
+    cli: Run, tmp_path: Path, edited: str, code: int, message: str
+) -> None:
+    """It is a plan file like any other, short forms and mistakes included."""
+    write_problems(tmp_path / "p.jsonl", 2)
+    cli("run", "--problems", "p.jsonl", *FAKE)
+    (tmp_path / "runs/p/plan.toml").write_text(edited)
+    again = cli("run", "--problems", "p.jsonl", *FAKE)
+    assert again.exit_code == code, again.output
+    assert message in again.stderr
 
 
 def test_resume_takes_flags_that_decide_speed_only(cli: Run, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_every_step_of_the_tutorial_does_what_it_says(
         assert done.exit_code == 0, (command, done.output)
         said.append(done.output)
         requests.append(server.asked.total())
-    assert requests == [0, 32, 32, 32, 64, 96, 96, 96, 96]
+    assert requests == [0, 32, 32, 32, 64, 128, 128, 128, 128]
     dry, ran, wrong, one, grown, hot, compared, by_topic, exported = said
     assert "32" in dry
     assert "75.0%" in ran
@@ -102,5 +102,8 @@ def test_every_step_of_the_tutorial_does_what_it_says(
     assert "75.0%" in grown
     assert "75.0%" in hot
     assert "0.0" in compared
+    assert [line.strip() for line in compared.splitlines() if " -> " in line] == [
+        "sampling.temperature: 0.7 -> 1.0"  # one thing is changed, as its heading promises
+    ]
     assert "time" in by_topic
     assert "attempts.csv" in exported

@@ -1,6 +1,6 @@
 """Kill -9 of a whole real job (Ray, vLLM, SmolLM2) at two points, then the same command again.
 
-What `tests/runtime/test_kill.py` shows at 200 points on the fake engine must hold with real
+What `tests/runtime/faults/test_kill.py` shows at 200 points on the fake engine must hold with real
 processes: nothing journalled is generated again, lost, or paired with another problem, and no
 process stays behind. `test_every_strategy.py` kills once more, in the middle of every strategy.
 """

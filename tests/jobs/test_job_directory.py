@@ -178,11 +178,25 @@ def test_one_problem_is_shown_without_reading_the_others(cli: Run, tmp_path: Pat
         db.execute("UPDATE events SET body = '{' WHERE problem != 'q1'")
         db.execute("UPDATE results SET body = '{' WHERE problem != 'q1'")
     assert cli("show", "job", "q1").stdout == before
-    damaged = cli("show", "job", "q0")
-    assert damaged.exit_code == 2
-    assert "of problem 'q0', is not as it was written" in damaged.stderr
     unknown = cli("show", "job", "q11")
     assert "has no problem 'q11'; it has 3 problems, such as 'q1'" in unknown.stderr
+
+
+def test_of_a_damaged_problem_the_attempts_that_can_be_read_are_shown(
+    cli: Run, tmp_path: Path
+) -> None:
+    """What was paid for is not hidden by one bad row, and the row is named."""
+    (tmp_path / "p.jsonl").write_text('{"id": "q0", "prompt": "2 + 2?", "answer": "4"}\n')
+    assert cli(*RUN, "--out", "job").exit_code == 0
+    whole = json.loads(cli("show", "job", "q0", "--json").stdout)
+    with closing(sqlite3.connect(tmp_path / "job/journal.db", isolation_level=None)) as db:
+        db.execute("UPDATE events SET elapsed = elapsed + 1 WHERE ordinal = 1")
+    left = json.loads(cli("show", "job", "q0", "--json").stdout)
+    assert left["attempts"] == [a for a in whole["attempts"] if a["attempt"] != 1]
+    [note] = left["notes"]
+    assert "of problem 'q0', is not as it was written" in note
+    assert "not all of it can be read" in " ".join(cli("show", "job", "q0").stdout.split())
+    assert "of problem 'q0', is not as it was written" in cli("answers", "--job", "job").stderr
 
 
 DAMAGE = {

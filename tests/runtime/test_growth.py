@@ -389,6 +389,30 @@ async def test_a_selector_needs_the_metrics_that_were_recorded(tmp_path: Path) -
         await run(tmp_path / "poor", plan)
 
 
+async def test_one_metric_brings_those_that_come_with_its_log_probabilities(tmp_path: Path) -> None:
+    """So any vote by log-probabilities may be tried on a job that recorded one of them."""
+    plan = replace(plan_of("consistency"), selector=PluginSpec("weighted"))
+    await run(tmp_path / "grown", plan)
+    filtered = replace(plan, selector=PluginSpec("filtered"))
+    grown = await run(tmp_path / "grown", filtered)
+    assert_same(grown, await run(tmp_path / "fresh", filtered))
+    assert grown.sent == Counter()
+
+
+async def test_traces_without_the_metrics_that_come_along_are_refused(tmp_path: Path) -> None:
+    """Earlier versions recorded only what was asked for."""
+    plan = replace(plan_of("consistency"), selector=PluginSpec("weighted"))
+    await run(tmp_path, plan)
+    with open_job(tmp_path, plan, PROBLEMS) as job:
+        events = list(job.journal.events("p0"))
+        assert isinstance(events[0], Arrived)
+        bare = replace(events[0].trace, metrics={"mean_confidence": 5.0})
+        former = [replace(events[0], trace=bare), *events[1:]]
+        job.journal.append(former, replacing=["p0"])
+    with pytest.raises(PlanError, match="0 was recorded without bottom10_confidence, which"):
+        await run(tmp_path, replace(plan, selector=PluginSpec("filtered")))
+
+
 async def test_a_model_may_come_to_the_first_one(tmp_path: Path) -> None:
     """A cascade continues from the attempts of its first model alone."""
     alone = Plan(models={"main": Model("fake")}, strategy=PluginSpec("consistency", {"n": 2}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from rich.text import Text
 
-from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.console import print_json, print_whole, results_console
 from orchestrator.cli.machine import doctor as checks
 from orchestrator.cli.options import debug_option
 from orchestrator.cli.view import plugins as view
@@ -30,10 +30,8 @@ def plugins(name: str | None, as_json: bool) -> int:
     summaries = view.summaries(name)
     if as_json:
         print_json(summaries)
-    elif name is None:
-        results_console().print(view.overview(summaries))
     else:
-        results_console().print(view.details(name))
+        print_whole(view.overview(summaries) if name is None else view.details(name))
     return 1 if any(plugin.error for plugin in summaries) else 0
 
 

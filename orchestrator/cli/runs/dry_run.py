@@ -32,7 +32,7 @@ from orchestrator.plan.execution import Spent
 from orchestrator.plan.file import LoadedPlan
 from orchestrator.report.cost import LEAST_MEASURED, bounds, extrapolated
 
-_FILES = ("plan.toml", "plan.json", "journal.db", "results.jsonl", "engine.log")
+_FILES = ("plan.toml", "plan.json", "journal.db", "results.jsonl", "report.json", "engine.log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def dry_run_options(function: Callable[..., int]) -> Callable[..., int]:
         type=click.IntRange(min=LEAST_MEASURED),
         callback=lambda ctx, param, value: value or 0,
         metavar="K",
-        help="With --dry-run: run K of the problems, and extrapolate from all that are done.",
+        help="With --dry-run: run K of the problems, unless they are done, and extrapolate from "
+        "all that are.",
     )
     dry = click.option(
         "--dry-run",
@@ -116,7 +117,9 @@ def _begun(run: DryRun) -> _Begun:
             )
         done = [r for r in journal.results() if r.fingerprint == mine]
         results = [r for r in done if r.status is not Status.FAILED]
-        return _Begun(results, spent_by(journal))
+        n_open = journal.n_traces() - sum(r.n_traces for r in results)
+        note = f"{n_open:,} traces of problems that are not done are not subtracted"
+        return _Begun(results, spent_by(journal), note if n_open else "")
 
 
 def _written(run: DryRun, file: ProblemFile) -> tuple[str, ...]:
@@ -126,12 +129,16 @@ def _written(run: DryRun, file: ProblemFile) -> tuple[str, ...]:
 
 
 def _pilot(run: DryRun, file: ProblemFile) -> int:
-    """Run problems of the job that are spread over its file; return the exit code."""
+    """Run problems that are spread over the file, unless they are done; return the exit code.
+
+    They are the same for every run of the command, so an interrupted pilot continues.
+    """
     plan, execution, directory = run.loaded.plan, run.loaded.execution, run.directory
     done = {result.problem_id for result in _begun(run).results}
-    remaining = [problem for problem in file.problems if problem.id not in done]
-    chosen = spread(remaining, run.n_pilot)
-    ids = {problem.id for problem in chosen}
+    chosen = spread(file.problems, run.n_pilot)
+    ids = {problem.id for problem in chosen if problem.id not in done}
+    if not ids:
+        return 0
     with open_job(directory, plan, file.problems, file.invalid, file.order, chosen=ids) as job:
         write_source(job, plan, execution, run.source)
         of = f"{counted(len(chosen), 'problem')} of {len(file.problems):,}"

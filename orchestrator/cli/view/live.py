@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.view.numbers import count, duration, one_line, percent, usd
+from orchestrator.cli.view.results.lists import shortened
 from orchestrator.core.votes import AttemptState
 from orchestrator.engines.supervised import Outages
 from orchestrator.report.losses import LossCause
@@ -30,6 +31,7 @@ LIVE_SECONDS = 0.25  # between two pictures: 4 Hz
 PLAIN_SECONDS = 10.0  # between two lines, when something changed
 _WINDOW_SECONDS = 15.0  # over which tokens per second are counted
 _ANSWERED = (AttemptState.VOTED, AttemptState.UNUSED)
+_REASON_CELLS = 200  # of an error: the cause often stands behind a long address
 _SLOW_START_SECONDS = 2.0  # an engine that starts faster needs no message
 
 
@@ -171,7 +173,7 @@ class LiveView(rich_progress.Progress):
 def _counters(progress: Progress, rates: Rates, losses: Sequence[LossCause]) -> Table:
     table = Table.grid(padding=(0, 1), expand=False)
     table.add_column(style="dim", no_wrap=True, min_width=10)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(overflow="fold")
     table.add_row("requests", " · ".join(_request_counts(progress)))
     table.add_row("attempts", Text(" · ").join(_attempt_counts(progress)))
     tokens = f"{count(progress.n_tokens)} · {count(rates.tokens_per_second)}/s"
@@ -180,11 +182,11 @@ def _counters(progress: Progress, rates: Rates, losses: Sequence[LossCause]) -> 
         table.add_row(loss.cause, Text(loss.brief, style="yellow"))
     if pause := pause_text(progress.outages):
         table.add_row("paused", Text(pause, style="yellow"))
-        reason = one_line(progress.outages.reason)
-        table.add_row("reason", Text(reason, style="yellow", no_wrap=True, overflow="ellipsis"))
+        reason = shortened(progress.outages.reason, _REASON_CELLS)
+        table.add_row("reason", Text(reason, style="yellow"))
     if progress.last_error:
-        error = Text(one_line(progress.last_error), style="red", no_wrap=True, overflow="ellipsis")
-        table.add_row("last error", error)
+        error = shortened(progress.last_error, _REASON_CELLS)
+        table.add_row("last error", Text(error, style="red"))
     return table
 
 
@@ -200,10 +202,13 @@ class PlainView:
         self._phase = ""
         self._last = ""
         self._written_at = time.monotonic()
-        self._write(title)
+        self._title = title  # until it is written
 
     def show(self, state: RunState) -> None:
         """Write what is new, if it is time."""
+        if self._title:
+            title, self._title = self._title, ""
+            self._write(title)
         now = time.monotonic()
         if state.phase != self._phase:
             self._write_phase(state, now)
@@ -211,8 +216,9 @@ class PlainView:
             self._write_state(state, now)
 
     def close(self, state: RunState) -> None:
-        """Write the last state."""
-        self._write_state(state, time.monotonic())
+        """Write the last state, if anything ran."""
+        if state.progress is not None:
+            self._write_state(state, time.monotonic())
 
     def _write_phase(self, state: RunState, now: float) -> None:
         if state.phase != "running":
@@ -322,7 +328,7 @@ def pause_text(outages: Outages) -> str:
         return ""
     wait, left = pause.next_probe - now, pause.ends_run - now
     probe = f"next try in {duration(wait)}" if wait > 0 else "trying"
-    end = f"ends in {duration(max(0.0, left))} unless a request is served"
+    end = f"gives up in {duration(max(0.0, left))}"
     return f"for {duration(now - pause.began)}; {probe}; {end}"
 
 

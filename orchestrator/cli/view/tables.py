@@ -6,7 +6,7 @@ All other tables of numbers use `numbers_table` from here.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress, zip_longest
 
 from rich.box import SIMPLE_HEAD
@@ -121,10 +121,20 @@ def summary_table(summary: Summary, losses: Sequence[LossCause]) -> RenderableTy
     files.add_row("results", Text(summary.results, overflow="fold"))
     if summary.batch_output:
         files.add_row("batch output", Text(summary.batch_output, overflow="fold"))
-    wrong = " --wrong" if report.accuracy is not None and report.accuracy.value < 1 else ""
-    command = f"leadline show {shlex.quote(summary.directory)}{wrong}"
+    command = shlex.join(("leadline", "show", summary.directory, *_filters(report)))
     files.add_row("look closer", Text(command, overflow="fold"))
     return Group(facts, *faults, files)
+
+
+def _filters(report: Report) -> Iterator[str]:
+    """Yield the options of `leadline show` that list the problems that are not right."""
+    others = report.accuracy_of_others
+    if others is not None and others.value < 1:
+        yield "--wrong"
+    if report.n_by_status[Status.ABSTAINED]:
+        yield "--abstained"
+    if report.n_by_status[Status.FAILED] or report.n_by_status[Status.INVALID]:
+        yield "--failed"
 
 
 def _by_status(report: Report, summary: Summary) -> Text:

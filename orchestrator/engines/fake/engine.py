@@ -21,7 +21,13 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from orchestrator.core.errors import EngineError, PlanError
-from orchestrator.core.metrics import RuleFold, first_words, metric_values, prefix_value
+from orchestrator.core.metrics import (
+    RuleFold,
+    first_words,
+    metric_values,
+    prefix_value,
+    recorded_with,
+)
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Capability, Finish, Prompt, Purpose, Request, Trace, Usage
 from orchestrator.engines.fake.thinking import CLOSING, Thought, thought
@@ -242,7 +248,9 @@ class FakeEngine(PacedEngine):
             for word, chance in zip(words, chances, strict=True)
             if chance
         ]
-        metrics = metric_values(request.metrics, sampled, confidences, likely, entropies)
+        metrics = metric_values(
+            recorded_with(request.metrics), sampled, confidences, likely, entropies
+        )
         return (
             tuple(ids),
             finish,

@@ -14,12 +14,13 @@ not counted. Latent depth is not supported. Not covered: starting servers, parsi
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
@@ -40,10 +41,12 @@ from orchestrator.engines.openai.endpoints import (
 from orchestrator.engines.openai.pool import EndpointPool
 from orchestrator.engines.openai.refusals import (
     cause,
+    error_of,
+    event_message,
+    is_exhausted,
     is_temporary,
     is_temporary_event,
     message,
-    shortened,
     unavailable,
 )
 from orchestrator.engines.openai.running import RunningEndpoint
@@ -272,11 +275,8 @@ class HttpEngine:
             reply.fail(message(error))
         except openai.APIConnectionError as error:
             raise self._lost(reply, f"the connection was lost: {cause(error)}") from error
-        except openai.APIError as error:  # an error that the server sent in the stream
-            reason = f"the server stopped in the middle of the stream: {shortened(error.message)}"
-            if is_temporary_event(error):
-                raise self._lost(reply, reason) from error
-            reply.fail(reason)
+        except openai.APIError as error:  # the client found an error in the stream
+            self._break_off(reply, error.body)
         except CutStream as error:
             raise self._lost(reply, str(error)) from error
         except (JSONDecodeError, UnicodeDecodeError) as error:
@@ -298,11 +298,18 @@ class HttpEngine:
             path, body=data, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
         )
         on_acceptance()
+        kind = stream.response.headers.get("content-type", "")
         async with stream:
+            if "json" in kind and (error := error_of(await _read(stream.response))):
+                self._break_off(reply, error)
+                return
             async for chunk in stream:
+                if error := error_of(chunk):
+                    self._break_off(reply, error)
+                    return
                 if reply.take(chunk):
                     return
-            reply.close(stream.response.headers.get("content-type", ""))
+            reply.close(kind)
 
     def unservable(self, request: Request) -> str:
         if request.model not in self.models:
@@ -366,8 +373,17 @@ class HttpEngine:
         client = self._client.with_options(timeout=_PROBE_SECONDS, max_retries=_PROBE_RETRIES)
         return model_names(await client.get("/models", cast_to=object))
 
-    def _lost(self, reply: StreamedReply, reason: str) -> Unavailable:
-        return Unavailable(f"{self.options.base_url}: {reason}", lost_tokens=reply.n_tokens)
+    def _break_off(self, reply: StreamedReply, error: object) -> None:
+        """End a reply in whose stream the server sent an error; Unavailable if it may pass."""
+        reason = f"the server stopped in the middle of the stream: {event_message(error)}"
+        if is_temporary_event(error):
+            raise self._lost(reply, reason, is_exhausted(error))
+        reply.fail(reason)
+
+    def _lost(self, reply: StreamedReply, reason: str, exhausted: bool = False) -> Unavailable:
+        return Unavailable(
+            f"{self.options.base_url}: {reason}", exhausted=exhausted, lost_tokens=reply.n_tokens
+        )
 
     def refusal(self, error: openai.APIStatusError) -> str:
         key = self.options.api_key_env
@@ -377,3 +393,9 @@ class HttpEngine:
             where = f"the key is read from ${key}, which is {state}"
             hint = f"; {where if key else 'no key was sent: set api_key_env'}"
         return f"{self.options.base_url} refuses: {message(error)}{hint}"
+
+
+async def _read(response: Any) -> object:
+    """Return a reply that is not a stream, as an error with the status 200 is; None if empty."""
+    text = (await response.aread()).strip()
+    return json.loads(text) if text else None

@@ -53,6 +53,3 @@ async def _limited(stream: AsyncIterable[bytes], encoding: str) -> AsyncIterator
             what = "one event" if n_event > _MAX_EVENT_BYTES else "one reply"
             raise MalformedReply(f"the server sent {n_reply:,} bytes, too many for {what}")
         yield part
-
-
-HOOKS = {"response": [limit_reply]}

@@ -8,6 +8,7 @@ nothing, and does not wait: `orchestrator.engines.supervised` does.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     import openai
 
 _MAX_MESSAGE = 500  # characters of a server's error: a sentence, not a page
+_TITLE = re.compile(r"<title>([^<]+)", re.IGNORECASE)
 _BUSY = frozenset({408, 409, 425, 429})  # and all from 500
 _PAYMENT_REQUIRED = 402  # DeepSeek, OpenRouter: the balance is used up
 # codes or types of a 429 that no waiting ends: OpenAI's own
 _EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "quota_exceeded"})
+# types of what a server says of the request itself, where no status comes with it
+_DECLINED = frozenset({"invalid_request_error", "BadRequestError"})
+_QUOTA = "; the quota is used up: add credit or raise its limit"
 
 
 def is_temporary(status: int) -> bool:
@@ -32,21 +37,50 @@ def is_temporary(status: int) -> bool:
 
 def unavailable(url: str, error: openai.APIStatusError) -> Unavailable:
     """Return the error of a refusal for which `is_temporary` holds."""
-    body: Any = error.body
-    names = {str(body.get(key)) for key in ("code", "type")} if isinstance(body, dict) else set()
-    exhausted = error.status_code == _PAYMENT_REQUIRED or bool(names & _EXHAUSTED)
-    remedy = "; the quota is used up: add credit or raise its limit" if exhausted else ""
+    exhausted = error.status_code == _PAYMENT_REQUIRED or is_exhausted(error.body)
     return Unavailable(
-        f"{url} refuses: {message(error)}{remedy}",
+        f"{url} refuses: {message(error)}{_QUOTA if exhausted else ''}",
         retry_after_seconds(error.response.headers),
         exhausted=exhausted,
     )
 
 
-def is_temporary_event(error: openai.APIError) -> bool:
-    """Tell the same of an error object inside a stream; without a status it is the server's."""
-    code = error.body.get("code") if isinstance(error.body, dict) else None
-    return not isinstance(code, int) or code < 400 or is_temporary(code)
+def error_of(event: object) -> object:
+    """Return the error that an event of a stream has, or is; None if there is none."""
+    if not isinstance(event, dict):
+        return None
+    choices = event.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    for holder in (event, first):
+        if isinstance(holder, dict) and holder.get("error"):
+            return holder["error"]
+    # vLLM's former shape and SGLang's: the event is the error
+    is_one = choices is None and isinstance(event.get("message"), str)
+    return event if is_one else None
+
+
+def is_temporary_event(error: object) -> bool:
+    """Tell the same of an error inside a stream; without a status it is the server's."""
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int) or (isinstance(code, str) and code.isdecimal()):
+        return int(code) < 400 or is_temporary(int(code))
+    return not _names(error) & _DECLINED
+
+
+def is_exhausted(error: object) -> bool:
+    """Tell whether an error object says that a quota is used up."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code == _PAYMENT_REQUIRED or bool(_names(error) & _EXHAUSTED)
+
+
+def _names(error: object) -> set[str]:
+    return {str(error.get(key)) for key in ("code", "type")} if isinstance(error, dict) else set()
+
+
+def event_message(error: object) -> str:
+    """Return the message of an error inside a stream."""
+    text = error.get("message") if isinstance(error, dict) else error
+    return shortened(str(text or error)) + (_QUOTA if is_exhausted(error) else "")
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
@@ -70,18 +104,23 @@ def _seconds_until(date: str) -> float:
 
 
 def message(error: openai.APIStatusError) -> str:
-    """Return the status with the server's own message."""
+    """Return the status with the server's own message, or the title of a web page."""
     body: Any = error.body
     text = body.get("message") if isinstance(body, dict) else None
-    return f"HTTP {error.status_code}: {shortened(str(text or error.response.text.strip()))}"
+    if not text:
+        text = error.response.text
+        page = _TITLE.search(text[:_MAX_MESSAGE])  # of a proxy in front of the server, or another
+        text = f"a web page, {page[1].strip()!r}" if page else text
+    return f"HTTP {error.status_code}: {shortened(str(text))}"
 
 
 def shortened(text: str) -> str:
-    """Return the beginning of a server's message."""
-    return text[:_MAX_MESSAGE]
+    """Return the beginning of a server's message, in one line."""
+    return " ".join(text[:_MAX_MESSAGE].split())
 
 
 def cause(error: BaseException) -> str:
     """Return why a connection was lost; the client's own message is "Connection error."."""
     inner = error.__cause__
-    return f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
+    text = f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
+    return text.rstrip(" .:")  # some have no text, and more follows in the same sentence

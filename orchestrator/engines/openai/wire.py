@@ -13,7 +13,13 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.core.metrics import RuleFold, entropy, logprobs_needed, metric_values
+from orchestrator.core.metrics import (
+    RuleFold,
+    entropy,
+    logprobs_needed,
+    metric_values,
+    recorded_with,
+)
 from orchestrator.core.values import Finish, Request, Span, Spans, Trace, Usage
 from orchestrator.engines.reply import trace_for
 from orchestrator.kit.answers.tags import CLOSE, OPEN
@@ -95,25 +101,6 @@ class _Choice:
     index: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _PromptDetails:
-    cached_tokens: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class _CompletionDetails:
-    reasoning_tokens: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Usage:
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-    reasoning_tokens: Any = None  # SGLang
-
-
 def _count(value: object) -> int | None:
     """Return a count of tokens; None for what cannot be one, such as -1, 10^40 or 2.5."""
     if isinstance(value, float) and value.is_integer():
@@ -122,10 +109,15 @@ def _count(value: object) -> int | None:
     return value if is_count else None  # type: ignore[return-value]  # it is an int
 
 
+def _member(value: object, name: str) -> object:
+    """Return a member of an object; None where there is none, or no object."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Chunk:
     choices: tuple[_Choice, ...] | None = None
-    usage: _Usage | None = None
+    usage: Any = None  # whatever it is, the text is there all the same
 
 
 class StreamedReply:
@@ -150,7 +142,7 @@ class StreamedReply:
         self._confidences: list[float] = []
         self._entropies: list[float] = []
         self._first: list[tuple[str, float]] = []  # the most likely first tokens
-        self._usage: _Usage | None = None
+        self._usage: object = None
         self._n_choices = 0
 
     def take(self, data: object) -> bool:
@@ -226,7 +218,11 @@ class StreamedReply:
             metrics={}
             if failed
             else metric_values(
-                request.metrics, self._logprobs, self._confidences, self._first, self._entropies
+                recorded_with(request.metrics),
+                self._logprobs,
+                self._confidences,
+                self._first,
+                self._entropies,
             ),
             suffix_ids=self.suffix_ids,
             error=self.error,
@@ -300,8 +296,10 @@ class StreamedReply:
 
     def _counted(self, seconds: float) -> tuple[Usage, str]:
         """Return the trace's cost, and a note on the counts that the server did not send."""
-        usage = self._usage or _Usage()
-        n_prompt, n_completion = _count(usage.prompt_tokens), _count(usage.completion_tokens)
+        sent = [_member(self._usage, name) for name in ("prompt_tokens", "completion_tokens")]
+        n_prompt, n_completion = map(_count, sent)
+        if n_completion and n_completion > _most_chars(self._request):
+            n_completion = None  # a token has a character, and that many fail the reply
         n_arrived = max(len(self._ids), len(self._logprobs))
         n_tokens, notes = max(n_completion or 0, n_arrived), []
         if n_completion is None and n_arrived:
@@ -311,22 +309,27 @@ class StreamedReply:
             notes.append(_NO_COUNT.format("the number of pieces that arrived, a lower bound"))
         if n_prompt is None and (n_arrived or self._has_begun):
             notes.append(_NO_PROMPT_COUNT)
-        sent = (usage.prompt_tokens, usage.completion_tokens)
-        fault = "no count" if None in sent else f"the counts {str(sent)[:60]}"
+        fault = "no count" if None in sent else f"the counts ({sent[0]}, {sent[1]})"[:70]
         note = f"usage: the server sent {fault}; {', '.join(notes)}" if notes else ""
-        details = usage.prompt_tokens_details
-        cached = (_count(details.cached_tokens) or 0) if details else 0
-        n_thinking = self._reasoning_tokens(usage)
-        return Usage(n_prompt or 0, cached, n_tokens, 0, seconds, n_thinking), note
+        cached = _part(_member(self._usage, "prompt_tokens_details"), "cached_tokens", n_prompt)
+        n_thinking = self._reasoning_tokens(n_tokens)
+        return Usage(n_prompt or 0, cached or 0, n_tokens, 0, seconds, n_thinking), note
 
     @property
     def _has_begun(self) -> bool:
         return bool(self._n_choices) or self.finish is Finish.CANCELLED
 
-    def _reasoning_tokens(self, usage: _Usage) -> int:
-        details = usage.completion_tokens_details
-        reported = _count(details.reasoning_tokens if details else usage.reasoning_tokens)
+    def _reasoning_tokens(self, n_tokens: int) -> int:
+        details = _member(self._usage, "completion_tokens_details")
+        holder = self._usage if details is None else details  # SGLang has no details
+        reported = _part(holder, "reasoning_tokens", n_tokens)
         return self._n_thinking_tokens if reported is None else reported
+
+
+def _part(holder: object, name: str, whole: int | None) -> int | None:
+    """Return a count that is part of another one; None if it is more than that."""
+    count = _count(_member(holder, name))
+    return None if count is None or count > (whole or 0) else count
 
 
 def _most_chars(request: Request) -> float:

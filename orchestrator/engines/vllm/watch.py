@@ -19,6 +19,7 @@ from orchestrator.core.metrics import (
     first_words,
     logprobs_needed,
     metric_values,
+    recorded_with,
 )
 from orchestrator.core.values import ConfidenceFloor, Request, StopRule
 
@@ -92,7 +93,7 @@ class TokenWatch:
             [(decode(id), logprob) for id, logprob in series.first] if first_words(names) else []
         )
         return metric_values(
-            names,
+            recorded_with(names),
             series.sampled[:n_tokens],
             series.confidences[TOP_K][:n_tokens],
             first,

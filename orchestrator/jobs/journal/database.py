@@ -93,6 +93,7 @@ def failure(path: Path, error: sqlite3.Error) -> JournalError:
         "SQLITE_CORRUPT": DAMAGED,
         "SQLITE_READONLY": "make it writable or choose another job directory",
         "SQLITE_CANTOPEN": "check that the directory exists and is writable",
+        "SQLITE_CONSTRAINT": "another process writes to it; end that one, and run this again",
     }
     name = getattr(error, "sqlite_errorname", "")
     base = "_".join(name.split("_")[:2])

@@ -242,8 +242,8 @@ class Journal:
         for row in self._stored_events("WHERE problem = ? ORDER BY seq", problem_id):
             yield self._event(row)
 
-    def readable_traces(self, problem_id: str) -> tuple[Sequence[Trace], list[DamagedRow]]:
-        """Return what can be read of `traces`, and an error for each row that cannot."""
+    def readable(self, problem_id: str) -> tuple[Result | None, list[Trace], list[DamagedRow]]:
+        """Return a result and `arrived` as far as they can be read, and an error for other rows."""
         read: list[Trace] = []
         faults: list[DamagedRow] = []
         for row in self._stored_events("WHERE problem = ? ORDER BY seq", problem_id):
@@ -257,7 +257,7 @@ class Journal:
         except DamagedRow as fault:
             result = None
             faults.append(fault)
-        return read if result is None else pruned(read, result.dropped), faults
+        return result, read, faults
 
     def replace_damaged(self) -> list[DamagedRow]:
         """Turn damaged rows into failures, in one transaction, and return their errors.

@@ -77,9 +77,14 @@ class Row:
     guess: Guess = ()
 
 
+def has_problem_suffix(path: str | Path) -> bool:
+    """Tell whether a path ends like that of a problem file: .jsonl, .csv, .parquet and so on."""
+    return Path(path).suffix.lower() in _SUFFIXES
+
+
 def is_problem_file(text: str) -> bool:
     """Tell whether a text is a file, or is meant as one: one word with a suffix of such files."""
-    if Path(text).suffix.lower() in _SUFFIXES and not any(map(str.isspace, text)):
+    if has_problem_suffix(text) and not any(map(str.isspace, text)):
         return True
     try:
         return Path(text).is_file()

@@ -20,7 +20,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.plan import Model, Plan
@@ -44,17 +43,14 @@ from orchestrator.plan.keys import (
     OutputFormat,
     PlanFault,
     TopLevel,
-    key_type,
     read_budgets,
     read_prices,
     read_section,
     refuse_unknown,
     table_of,
 )
-from orchestrator.plan.spec_syntax import listed, one_spec
+from orchestrator.plan.keys.flags import Table, apply_flags, as_list, as_table, expand_short_forms
 
-Table: TypeAlias = dict[str, Any]
-_GROUPS = {"strategy": "strategies", "selector": "selectors", "execution.engine": "engines"}
 _TOP = (*(f.name for f in dataclasses.fields(TopLevel)), *TABLES)
 
 
@@ -100,10 +96,10 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
 
 
 def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
-    tree = {} if path is None else _parse(path)
+    tree = {} if path is None else read_tables(path)
     notices = rename_former_tables(tree, str(path))
-    _expand_short_forms(tree)
-    _apply_flags(tree, flags)
+    expand_short_forms(tree)
+    apply_flags(tree, flags)
     recipe, place = recipe_named(tree.get("problems"))
     if recipe:
         apply_recipe(RECIPES[recipe], tree)
@@ -169,7 +165,8 @@ def _place(source: str, flags: Mapping[str, str], key: str) -> str:
     return f"{source}: " if source else ""
 
 
-def _parse(path: Path) -> Table:
+def read_tables(path: Path) -> Table:
+    """Return the tables of a plan file, unchecked; PlanError when it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         return tomllib.loads(text)
@@ -218,136 +215,6 @@ def _stop_notices(sampling: Sampling) -> list[str]:
     return [notice]
 
 
-def _expand_short_forms(tree: Table) -> None:
-    """Rewrite the short forms of a file's tree, so that flags have one form to change."""
-    if "model" in tree:
-        if "models" in tree:
-            raise PlanFault(
-                "model", "'model' is short for [models.main]; keep it or [models], not both"
-            )
-        tree["models"] = {"main": {"path": tree.pop("model")}}
-    for key in ("strategy", "selector"):
-        if key in tree:
-            tree[key] = _as_table(tree[key])
-    for key, name in (("execution", "engine"), ("domains", None)):
-        table = tree.get(key)
-        if isinstance(table, dict):
-            tree[key] = {k: _as_table(v) if name in (k, None) else v for k, v in table.items()}
-
-
-def _as_table(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _apply_flags(tree: Table, flags: Mapping[str, str]) -> None:
-    """Write flags into the tree: whole plugins and models before their options."""
-    for key in sorted(flags, key=lambda key: (key.removesuffix(".name").count("."), key)):
-        text, head = flags[key], key.removesuffix(".name")
-        if key == "model":
-            models = tree.get("models")
-            pool = next(iter(models), "main") if isinstance(models, dict) else "main"
-            _choose(tree, f"models.{pool}", "path", text)
-        elif re.fullmatch(r"models\.[^.]+", key):
-            _choose(tree, key, "path", text)
-        elif head in _GROUPS or re.fullmatch(r"domains\.[^.]+", head):
-            _choose(tree, head, "name", text)
-        elif key == "verifiers":
-            items = _as_list(_value(key, text, None))
-            names = [name for item in items for name in str(item).split(",")]
-            tree[key] = [_in_file(tree, name.strip()) for name in names]
-        elif key.startswith("verifiers."):
-            _set_verifier_option(tree, key, text)
-        else:
-            section = key.rpartition(".")[0]
-            _name_default(tree, section)
-            _set(tree, key, _value(key, text, _get(tree, f"{section}.name")))
-
-
-def _choose(tree: Table, key: str, field: str, text: str) -> None:
-    if _get(tree, f"{key}.{field}") != text:
-        _set(tree, key, {field: text})
-
-
-def _name_default(tree: Table, section: str) -> None:
-    """Name the default plugin or model where the file names none and a flag sets its option."""
-    plan, execution = Plan(), Execution()
-    if section in _GROUPS and _get(tree, section) is None:
-        owner = execution if section == "execution.engine" else plan
-        _set(tree, f"{section}.name", getattr(owner, section.rpartition(".")[2]).name)
-    elif section == f"models.{plan.default_model}" and "models" not in tree:
-        _set(tree, f"{section}.path", plan.models[plan.default_model].path)
-
-
-def _as_list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _in_file(tree: Table, item: object) -> object:
-    """Return the file's entry for a verifier that a flag names, else its name."""
-    entries = _as_list(tree.get("verifiers", []))
-    return next((e for e in entries if isinstance(e, dict) and e.get("name") == item), item)
-
-
-def _set_verifier_option(tree: Table, key: str, text: str) -> None:
-    name, _, option = key.removeprefix("verifiers.").rpartition(".")
-    entries = [_as_table(item) for item in _as_list(tree.get("verifiers", []))]
-    entry = next((e for e in entries if isinstance(e, dict) and e.get("name") == name), None)
-    if entry is None:
-        raise PlanFault(key, f"{key}: the plan has no verifier {name!r}; add --verifiers {name}")
-    entry[option] = _value(f"verifiers.{option}", text, name)
-    tree["verifiers"] = entries
-
-
-def _value(key: str, text: str, plugin: object) -> object:
-    """Return a flag's text as a TOML value; as text if it is not one or the key needs text."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        # ".5", which TOML wants as 0.5
-        value = float(text) if re.fullmatch(r"[-+]?\.\d+", text) else text
-    kind = _type_of(key, plugin)
-    if kind == "str":
-        return value if isinstance(value, str) else text
-    is_list = isinstance(plugin, str) and kind.startswith("tuple")
-    return listed(text) if is_list and not isinstance(value, list) else value
-
-
-def _type_of(key: str, plugin: object) -> str:
-    """Return the type of a key or option as Python source; "" if it is unknown."""
-    section, _, name = key.rpartition(".")
-    group = _GROUPS.get(section, section.partition(".")[0])
-    # the group of a part is known to its owner alone
-    if not isinstance(plugin, str) or group not in registry.GROUPS:
-        return key_type(POOL if section.startswith("models.") else section, name)
-    try:
-        options = registry.options(group, plugin)
-    except PlanError:  # an unknown plugin, which `check_plan` reports better than a flag can
-        return ""
-    return next((option.type for option in options if option.name == name), "")
-
-
-def _get(tree: Table, key: str) -> object:
-    value: object = tree
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _set(tree: Table, key: str, value: object) -> None:
-    *parents, last = key.split(".")
-    table = tree
-    for name in parents:
-        inner = table.setdefault(name, {})
-        # a part in its short form
-        if isinstance(inner, str) and key.startswith(("strategy.", "selector.")):
-            own = one_spec(key, inner)
-            inner = table[name] = {"name": own.name, **own.options}
-        if not isinstance(inner, dict):
-            raise PlanFault(key, f"there is no key {key!r}; {name!r} is not a table")
-        table = inner
-    table[last] = value
-
-
 def _execution(tree: Table) -> Execution:
     table = table_of(tree.pop("execution", {}), "execution")
     engine = _spec(table.pop("engine", Execution().engine.name), "execution.engine")
@@ -374,7 +241,7 @@ def _plan(tree: Table) -> tuple[Plan, PluginSpec | None]:
         values["models"] = {name: _model(pools[name], f"models.{name}") for name in pools}
     domains = table_of(tree.pop("domains", {}), "domains")
     values["domains"] = {name: _spec(domains[name], f"domains.{name}", name) for name in domains}
-    verifiers = _as_list(tree.pop("verifiers", []))
+    verifiers = as_list(tree.pop("verifiers", []))
     values["verifiers"] = tuple(_spec(verifier, "verifiers") for verifier in verifiers)
     refuse_unknown(tree, _TOP, "")
     values |= read_section("", tree)
@@ -396,7 +263,7 @@ def _model(value: object, key: str) -> Model:
 
 
 def _spec(value: object, key: str, default_name: str | None = None) -> PluginSpec:
-    table = table_of(_as_table(value), key)
+    table = table_of(as_table(value), key)
     name = table.pop("name", default_name)
     if not isinstance(name, str):
         raise PlanFault(key, f"[{key}] must name its plugin: write name = '...'")

@@ -1,5 +1,6 @@
-"""The fixed keys of a plan: their table (`table`), how sections are read (`reading`), and the
-description of any field (`fields`). `python -m orchestrator.plan.keys` prints the table.
+"""The fixed keys of a plan: their table (`table`), how sections are read (`reading`), flags and
+short forms (`flags`), and the description of any field (`fields`). `python -m
+orchestrator.plan.keys` prints the table.
 """
 
 from orchestrator.core.errors import PlanFault

@@ -190,7 +190,11 @@ KEYS: Mapping[str, Meta] = {
         description="The engine's other sampling parameters, by its names: { min_tokens = 8 }."
     ),
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
-    "budget.tokens": Meta(ge=0, description="The most output tokens of a problem; 0 is no limit."),
+    "budget.tokens": Meta(
+        ge=0,
+        description="A problem ends once its finished traces have this many output tokens; traces "
+        "that are cancelled then cost some more. 0 is no limit.",
+    ),
     "budget.seconds": Meta(
         ge=0,
         description="The most seconds of a problem, from its first request; pauses of an outage do "

@@ -64,6 +64,33 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+# --- two jobs
+
+
+def test_a_comparison_names_the_settings_that_differ(cli: Run, job: str) -> None:
+    """A difference has a cause only if one thing was changed."""
+    settings = ("--strategy.n", "3", "--sampling.temperature", "1")
+    cli("run", "--problems", "p.jsonl", *FAKE, *WRONG_TOO, *settings, "--out", "runs/hot")
+    text = cli("compare", job, "runs/hot").stdout
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[2:4] == ["sampling.temperature: 0.7 -> 1.0", "strategy.n: 5 -> 3"]
+    assert " -> " not in cli("compare", job, job).stdout
+
+
+# --- a job that is not finished
+
+
+def test_an_evaluation_reports_the_problems_without_a_result(cli: Run) -> None:
+    """An accuracy of the first problems alone must not pass for that of the file."""
+    settings = ("--budget.usd", "0.1", "--prices.main.output", "1000", "--strategy.n", "2")
+    limit = ("--sampling.max_new_tokens", "9")
+    cli("run", "--problems", "p.jsonl", *FAKE, *settings, *limit, "--out", "runs/u", code=4)
+    listing = shown(cli, "runs/u")
+    n_open = listing["n_by_outcome"]["open"]
+    assert 0 < n_open < 12
+    assert f"{n_open} problems without a result yet, not counted" in cli("eval", "runs/u").stdout
+
+
 # --- show
 
 
@@ -80,6 +107,29 @@ def test_the_list_agrees_with_the_references_and_with_eval(cli: Run, job: str) -
     assert ids(shown(cli, job, "--wrong", "--right")) == ids(listing)
     [own] = json.loads(cli("eval", job, "--json").stdout)["selectors"]
     assert own["report"]["accuracy"] == listing["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "filters"),
+    [
+        (WRONG_TOO, "--wrong"),
+        (("--execution.engine.answers", '["{hash}"]'), ""),
+        (("--execution.engine.answers", '["none"]'), "--wrong --abstained"),
+        (("--execution.engine.failure_rate", "1"), "--failed"),
+    ],
+)
+def test_the_command_at_the_end_of_a_run_lists_what_is_not_right(
+    cli: Run, settings: tuple[str, ...], filters: str
+) -> None:
+    """Problems that failed or abstained are not among those that were answered wrongly."""
+    code = 3 if filters == "--failed" else 0
+    done = cli("run", "--problems", "p.jsonl", *FAKE[:-1], *settings, "--out", "runs/b", code=code)
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("look closer")]
+    command = line.removeprefix("look closer").split()
+    assert command == ["leadline", "show", "runs/b", *filters.split()]
+    everything = shown(cli, "runs/b")["problems"]
+    not_right = [row["id"] for row in everything if row["outcome"] != "right"]
+    assert ids(shown(cli, *command[2:])) == (not_right or ids({"problems": everything}))
 
 
 def test_tied_problems_are_listed(cli: Run, job: str) -> None:

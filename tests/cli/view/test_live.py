@@ -144,6 +144,17 @@ def test_a_starting_engine_shows_what_it_does_and_for_how_long() -> None:
     assert "starting engine 'ray', 0.0 s (loading smollm2 takes about a minute)" in drawn(state, 80)
 
 
+def test_a_run_that_ends_while_it_starts_is_not_reported_as_still_starting() -> None:
+    """The line would stand right above the error, or after Ctrl-C above "stopped"."""
+    out = console()
+    state = RunState()
+    state.enter("starting engine 'ray'")
+    view = PlainView(out, "runs/x")
+    view.show(state)
+    view.close(state)
+    assert text_of(out).splitlines() == ["runs/x", "starting engine 'ray'"]
+
+
 def test_plain_lines_come_only_when_something_changed() -> None:
     """A log file of a night's run must not fill with lines that say the same."""
     out = console()
@@ -168,8 +179,8 @@ def paused() -> RunState:
 
 def test_a_pause_is_explained_in_every_view() -> None:
     """What it waits for, since when, when it tries again and when it gives up."""
-    text = "for 1 min 00 s; next try in 8.0 s; ends in 9 min 00 s unless a request is served"
-    drawing = drawn(paused(), 120)
+    text = "for 1 min 00 s; next try in 8.0 s; gives up in 9 min 00 s"
+    drawing = drawn(paused(), 80)
     assert text in drawing
     assert "u: HTTP 503: overloaded" in drawing
     out = console()
@@ -179,23 +190,34 @@ def test_a_pause_is_explained_in_every_view() -> None:
     assert f"paused {text}: u: HTTP 503: overloaded" in text_of(out)
 
 
+def test_a_reason_has_room_behind_a_long_address() -> None:
+    """In a terminal of 80 columns, too, where a line ends in the middle of it."""
+    state = paused()
+    assert state.progress is not None
+    reason = "https://inference.example.com/project/v1 refuses: HTTP 429: the quota is used up"
+    state.progress.outages.reason = reason
+    text = drawn(state, 80)
+    assert "quota is used up" in " ".join(text.split())
+    assert all(len(line) <= 80 for line in text.splitlines())
+    state.progress.outages.reason = "x" * 5000
+    assert len(drawn(state, 80).splitlines()) < 12
+
+
 def test_plain_lines_are_not_wrapped() -> None:
     """One event, one line: logs are searched with grep."""
     out = console(40)
-    PlainView(out, "x" * 200)
-    assert text_of(out) == "x" * 200 + "\n"
+    PlainView(out, "x" * 200).show(RunState())
+    assert text_of(out).splitlines() == ["x" * 200, "starting"]
 
 
 def test_a_terminal_that_went_away_does_not_end_the_job() -> None:
-    """The person closes the window, the job continues."""
+    """The person closes the window, or the disk with the log is full: the job continues."""
 
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    view = PlainView(console(), "x")
-    view._console = Screen(file=Gone())
-    with Ticker(view, running()):
+    with Ticker(PlainView(Screen(file=Gone()), "x"), running()):
         pass
 
 

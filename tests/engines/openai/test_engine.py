@@ -26,6 +26,7 @@ from scripted_server import (
 )
 
 from orchestrator.core.errors import EngineError, PlanError, PluginError, Unavailable
+from orchestrator.core.metrics import recorded_with
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import (
@@ -295,6 +296,8 @@ async def test_a_server_that_sends_token_ids_needs_no_count_of_thinking() -> Non
         ({"prompt_tokens": 5.0, "completion_tokens": 10**40}, 5, ["output_tokens is"]),
         ({"prompt_tokens": -7, "completion_tokens": 2.5}, 0, ["output_tokens is", "prompt_tokens"]),
         ({"prompt_tokens": True, "completion_tokens": "9"}, 0, ["output_tokens is"]),
+        ("none", 0, ["output_tokens is", "prompt_tokens"]),
+        ([5, 3], 0, ["output_tokens is", "prompt_tokens"]),
     ],
 )
 async def test_counts_that_are_null_or_impossible_are_unknown(
@@ -315,6 +318,33 @@ async def test_counts_that_are_null_or_impossible_are_unknown(
     assert trace.usage.prompt_tokens == prompt_tokens
     assert trace.usage.output_tokens in (1, 3)
     assert all(note in trace.note for note in ("the server sent", *notes))
+
+
+async def test_a_count_far_beyond_the_limit_of_the_request_is_unknown() -> None:
+    """It would end a job by its budget."""
+
+    async def script(call: Call) -> None:
+        usage = {"prompt_tokens": 5, "completion_tokens": 999_999_999}
+        await call.stream({**piece("4", finish="stop"), "usage": usage}, "[DONE]")
+
+    trace, _ = await one(script, request(max_new_tokens=9))
+    assert (trace.finish, trace.usage.output_tokens) == (Finish.STOP, 1)
+    assert "the server sent the counts (5, 999999999); output_tokens is" in trace.note
+
+
+async def test_a_part_of_a_count_is_no_more_than_the_whole() -> None:
+    """Cached tokens are of the prompt, reasoning tokens of the output."""
+    parts = {
+        "prompt_tokens_details": {"cached_tokens": 8},
+        "completion_tokens_details": {"reasoning_tokens": 4},
+    }
+
+    async def script(call: Call) -> None:
+        await call.stream({**piece("4", finish="stop"), "usage": USAGE | parts}, "[DONE]")
+
+    usage = (await one(script))[0].usage
+    assert (usage.prompt_tokens, usage.output_tokens) == (7, 3)
+    assert (usage.cached_tokens, usage.reasoning_tokens) == (0, 0)
 
 
 async def test_a_reasoning_parser_is_the_servers() -> None:
@@ -339,7 +369,9 @@ async def test_metrics_are_folded_from_the_stream() -> None:
         )
 
     trace, server = await one(script, request(metrics=("mean_logprob", "mean_confidence")))
-    assert trace.metrics == {"mean_logprob": -1.0, "mean_confidence": 3.0}
+    assert (trace.metrics["mean_logprob"], trace.metrics["mean_confidence"]) == (-1.0, 3.0)
+    # the others come with the same log-probabilities
+    assert trace.metrics.keys() == {*recorded_with(["mean_confidence"])}
     assert (server.calls[-1].body["logprobs"], server.calls[-1].body["top_logprobs"]) == (True, 20)
 
 
@@ -365,10 +397,10 @@ async def test_metrics_of_text_completions_take_the_best_of_what_is_sent() -> No
         "first_token_logprob@sampled",
     )
     trace, server = await one(script, request(metrics=asked), chat=False)
-    assert trace.metrics == {
-        "mean_logprob": -9.0,
-        "mean_confidence": 2.0,
-        "first_token_logprob@7": -2.0,
+    expected = {"mean_logprob": -9.0, "mean_confidence": 2.0, "first_token_logprob@7": -2.0}
+    assert {name: trace.metrics.get(name) for name in asked} == {
+        **expected,
+        "first_token_logprob@sampled": None,
     }
     assert server.calls[-1].body["logprobs"] == 20
 
@@ -637,9 +669,38 @@ async def _declined_event(call: Call) -> None:
     await call.stream(piece("4"), {"error": {"message": "too long", "code": 400}})
 
 
+def _with_error(*events: object) -> Script:
+    """A stream of one piece and then an error, in the shape of one server or another."""
+
+    async def script(call: Call) -> None:
+        await call.stream(piece("4"), *events, "[DONE]")
+
+    return script
+
+
+def _status_200(error: object) -> Script:
+    """No stream at all, but a status that says so."""
+
+    async def script(call: Call) -> None:
+        await call.plain(json.dumps({"error": error}))
+
+    return script
+
+
+_TOO_LONG = {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400}
+_DIED = {"object": "error", "message": "worker died", "type": "InternalServerError", "code": 500}
+_ENDED = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+_ENDED_WHY = {**_ENDED, "error": {"message": "the provider left", "code": 502}}
+_BAD_CODE = {"message": "too long", "type": "invalid_request_error", "code": "context_length"}
+
+
 async def _cut(call: Call) -> None:
     await call.begin()
     await call.event(piece("4"))
+    await call.cut()
+
+
+async def _gone(call: Call) -> None:
     await call.cut()
 
 
@@ -705,6 +766,10 @@ async def _filtered(call: Call) -> None:
         (_not_json, "invalid JSON", "4"),
         (_wrong_shape, "malformed reply", ""),
         (_declined_event, "too long", "4"),
+        (_with_error(_TOO_LONG), "too long", "4"),
+        (_with_error({"error": _BAD_CODE}), "too long", "4"),
+        (_with_error({"error": {"message": "too long", "code": "422"}}), "too long", "4"),
+        (_status_200({"message": "too long", "code": 400}), "too long", ""),
         (_filtered, "content_filter", "4"),
     ],
 )
@@ -724,6 +789,9 @@ async def test_a_malformed_reply_is_a_failed_trace_that_keeps_what_came(
         (_error_event, "out of memory"),
         (_cut, "the connection was lost"),
         (_ended_early, "the stream was cut"),
+        (_with_error(_DIED), "worker died"),
+        (_with_error({"error": "worker died"}), "worker died"),
+        (_with_error({"choices": [_ENDED_WHY]}), "the provider left"),
     ],
 )
 async def test_a_stream_that_breaks_off_is_unavailable_with_its_lost_tokens(
@@ -735,13 +803,38 @@ async def test_a_stream_that_breaks_off_is_unavailable_with_its_lost_tokens(
     assert refused.value.lost_tokens == 1
 
 
+async def test_a_used_up_quota_is_known_inside_a_stream_too() -> None:
+    error = {"message": "no credit", "type": "insufficient_quota", "code": 429}
+    for script in (_with_error({"error": error}), _status_200(error)):
+        with pytest.raises(Unavailable, match="no credit; the quota is used up") as refused:
+            await one(script)
+        assert refused.value.exhausted
+
+
+async def test_the_reason_of_a_lost_connection_can_be_continued() -> None:
+    """It stands in the middle of a sentence, before "; no request was served for ..."."""
+    with pytest.raises(Unavailable, match=r"without sending a response$"):
+        await one(_gone)
+
+
+async def test_of_a_web_page_only_the_title_is_reported() -> None:
+    """A proxy in front of the server answers with one, and it would fill the screen."""
+    page = "<html>\n<head><title>502 Bad Gateway</title></head>\n<body>nginx</body></html>"
+
+    async def script(call: Call) -> None:
+        await call.plain(page, 502, "text/html")
+
+    with pytest.raises(Unavailable, match=r"HTTP 502: a web page, '502 Bad Gateway'$"):
+        await one(script)
+
+
 async def test_a_silent_server_is_unavailable_after_the_time_limit() -> None:
     """It must never hang."""
 
     async def script(call: Call) -> None:
         await call.disconnect()
 
-    with pytest.raises(Unavailable, match="ReadTimeout"):
+    with pytest.raises(Unavailable, match=r"ReadTimeout$"):
         await one(script, timeout_seconds=0.05)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import msgspec
 
-from orchestrator.cli.console import print_json, results_console
+from orchestrator.cli.console import message, print_json, results_console
 from orchestrator.cli.inputs import references_and_notes
 from orchestrator.cli.options import debug_option, json_option
 from orchestrator.cli.study.answers.reader import ReplyText, comparison, readings
@@ -115,6 +115,8 @@ def answers(
     if directory is not None:
         _refuse("--job", reference=references, cut_off=cut_off)
         job = read_finished(Path(directory))
+        if job.damage:
+            message(f"note: {job.damage}")
         plan = _job_plan(job.plan, spec) if domain else job.plan
         read = list(_attempts(job, plan, problem, is_forced=domain is not None))
     else:

@@ -86,7 +86,9 @@ def evaluate(
     points = found.curve(file, widths)
     notes = [_fault_note(r, loaded[r.selector], found.metrics) for r in ranked if r.n_failed]
     notes += _doubts(ranked, directory)
-    notes += [note for note in (reader.damage, reader.growing) if note]
+    n_open = sum(p.id not in reader.concluded for p in file.problems) if file else 0
+    unfinished = f"{counted(n_open, 'problem')} without a result yet, not counted" if n_open else ""
+    notes += [note for note in (reader.damage, reader.growing, unfinished) if note]
     notes += _cautions(read.answers, answers, found.n_short)
     if as_json:
         notes += unreadable_notes(read, answers)

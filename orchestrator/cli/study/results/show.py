@@ -167,4 +167,5 @@ def _problem_json(problem: ScoredProblem) -> dict[str, object]:
         "problem": problem_row(problem) if problem.result else None,
         "attempts": [attempt_row(problem.problem.id, a) for a in problem.attempts],
         "others": list(map(trace_row, problem.others)),
+        "notes": [problem.note] if problem.note else [],
     }

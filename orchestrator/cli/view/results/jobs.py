@@ -23,6 +23,8 @@ def comparison_view(comparison: JobComparison, n_rows: int) -> RenderableType:
     names = Table.grid(padding=(0, 2))
     names.add_row(Text("A", style="bold"), Text(comparison.first, overflow="fold"))
     names.add_row(Text("B", style="bold"), Text(comparison.second, overflow="fold"))
+    for setting in comparison.settings:
+        names.add_row("", Text(setting, style="dim", overflow="fold"))
     parts: list[RenderableType] = [names, _difference_table(difference)]
     if comparison.tags:
         parts.append(_tag_differences(comparison.tags))

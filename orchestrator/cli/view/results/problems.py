@@ -72,13 +72,14 @@ def problems_view(
 
 def _headline(job: ScoredJob) -> Text:
     counts = Counter(p.outcome for p in job.problems)
-    text = Text(f"{job.directory}: {counted(len(job.problems), 'problem')}: ", style="bold")
+    text = Text(f"{job.directory}: {counted(len(job.problems), 'problem')}", style="bold")
     by_outcome = [
         Text(f"{count(counts[outcome])} {outcome}", style=_STYLES.get(outcome, ""))
         for outcome in Outcome
         if counts[outcome]
     ]
-    text.append_text(Text(" · ").join(by_outcome))
+    if by_outcome:
+        text.append(": ").append_text(Text(" · ").join(by_outcome))
     accuracy = share_estimate(list(job.correctness.values()))
     if accuracy is not None:
         text.append(f"\naccuracy {estimate_text(accuracy)}", style="not bold")
@@ -149,6 +150,8 @@ def problem_view(problem: ScoredProblem, with_thinking: bool, with_others: bool)
     if problem.outcome is not Outcome.INVALID:
         asked = question(problem.problem.prompt) or "(the problem file no longer has its text)"
         parts += [Padding(Text(asked.strip()), (1, 2)), _facts(problem)]
+    if problem.note:
+        parts.append(Text(f"note: {problem.note}", style="yellow"))
     if result and result.error:
         parts.append(Text(result.error, style="red"))
     if result and result.clusters:

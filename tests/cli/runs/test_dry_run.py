@@ -75,6 +75,14 @@ def test_a_pilot_measures_and_its_problems_are_not_paid_twice(cli: Run) -> None:
     assert rows("runs/p") == rows("runs/fresh")
 
 
+def test_a_pilot_again_sends_nothing(cli: Run) -> None:
+    """Its problems are the same, so the same command costs nothing twice."""
+    pilot = (*RUN, "--strategy.n", "4", *PRICED, "--dry-run", "--pilot", "4", "--json")
+    first = costs(cli(*pilot))
+    assert costs(cli(*pilot)) == first
+    assert [row["id"] for row in rows("runs/p")] == ["q2", "q7", "q12", "q17"]
+
+
 def test_a_job_of_another_plan_is_not_measured(cli: Run) -> None:
     cli(*RUN, "--strategy.n", "4")
     done = cli(*RUN, "--strategy.n", "8", "--dry-run")

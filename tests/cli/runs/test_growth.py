@@ -205,3 +205,24 @@ def test_another_text_under_the_same_id_is_refused(cli: Run) -> None:
     assert refused.exit_code == 2
     assert "1 problem has another text than when it was started, 'q4' first" in said(refused)
     assert "`leadline run --fresh`" in refused.stderr
+
+
+def test_a_job_that_has_grown_in_part_says_so(cli: Run) -> None:
+    """In a list, a comparison and a dry run: its numbers are of two plans, or leave traces out."""
+    cli()
+    priced = ("--prices.main.output", "1000", "--sampling.max_new_tokens", "9")
+    cli(*priced, "--out", "job")
+    ended = cli(*priced, "--strategy.n", "4", "--budget.usd", "0.16", "--out", "job", "--json")
+    assert ended.exit_code == 4, ended.output
+    n_former = json.loads(ended.stdout)["n_open"]
+    assert 0 < n_former < 6
+    note = f"{n_former} of the results are from before the plan changed"
+    assert note in CliRunner().invoke(leadline, ["show", "job"]).stdout
+    assert note in CliRunner().invoke(leadline, ["compare", "runs/p", "job"]).stdout
+    dry = cli(*priced, "--strategy.n", "4", "--out", "job", "--dry-run").stdout
+    assert "traces of problems that are not done are not subtracted" in dry
+
+
+def test_a_dry_run_of_a_finished_job_leaves_no_traces_out(cli: Run) -> None:
+    cli()
+    assert "subtracted" not in cli("--dry-run").stdout

@@ -1,6 +1,6 @@
 """Kills answer workers and whole trees of processes at random, over ten strategies.
 
-    python tests/runtime/chaos.py DIRECTORY [--kills 300] [--seed 7]
+    python tests/runtime/faults/chaos.py DIRECTORY [--kills 300] [--seed 7]
 
 Jobs run below DIRECTORY, one after another, each strategy in turn; a job whose tree was killed is
 resumed. The program ends with an error when a run hangs, when a journalled trace is lost, changed,
