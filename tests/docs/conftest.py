@@ -76,6 +76,7 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         example = ("run", "examples/arithmetic.toml", "-q", *LONG)
         run(*example)
         run(*example, "--strategy", "consistency", "--out", "runs/full")
+        run(*example, "--selector", "weighted", "--out", "runs/weighted")
         wide = ("--strategy", "consistency", "--strategy.n", "64", "--limit", "2")
         run(*example, *wide, "--out", "runs/wide")
         for seed, name in enumerate(JOBS):

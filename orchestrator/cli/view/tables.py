@@ -128,12 +128,12 @@ def summary_table(summary: Summary, losses: Sequence[LossCause]) -> RenderableTy
 
 def _filters(report: Report) -> Iterator[str]:
     """Yield the options of `leadline show` that list the problems that are not right."""
-    others = report.accuracy_of_others
-    if others is not None and others.value < 1:
+    n, accuracy = report.n_by_status, report.accuracy
+    if accuracy is not None and n[Status.ANSWERED] > round(accuracy.value * accuracy.n):
         yield "--wrong"
-    if report.n_by_status[Status.ABSTAINED]:
+    if n[Status.ABSTAINED]:
         yield "--abstained"
-    if report.n_by_status[Status.FAILED] or report.n_by_status[Status.INVALID]:
+    if n[Status.FAILED] or n[Status.INVALID]:
         yield "--failed"
 
 
