@@ -29,6 +29,7 @@ from orchestrator.engines.vllm.prompts import (
     Refused,
     checkpoint_tokens,
     fitting_tokens,
+    template_settings,
 )
 from orchestrator.engines.vllm.reply import (
     ReplyParser,
@@ -36,7 +37,7 @@ from orchestrator.engines.vllm.reply import (
     with_prompt_logprobs,
     with_thinking,
 )
-from orchestrator.engines.vllm.sampling import parameters, template_settings, without_limit
+from orchestrator.engines.vllm.sampling import parameters, without_limit
 from orchestrator.engines.vllm.start import host
 from orchestrator.engines.vllm.watch import TokenWatch, tokens_so_far
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, cache_salt, require_depth

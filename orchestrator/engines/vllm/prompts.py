@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.core.errors import PlanFault
 from orchestrator.core.values import Message, Prompt
 from orchestrator.kit.answers.tags import closes_thinking, is_tag, opening_tag
 
@@ -31,6 +32,18 @@ class EngineInput:
 
 class Refused(Exception):
     """This request cannot be served; the text is for the user."""
+
+
+def template_settings(extra: Mapping[str, object]) -> str:
+    """Return the arguments of the chat template that a plan sets, as JSON; "" for none."""
+    given = extra.get("chat_template_kwargs", {})
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise PlanFault(
+            "sampling.extra", f"sampling.extra.chat_template_kwargs = {given!r}: it must be a table"
+        )
+    if "reasoning_effort" in extra:
+        given = {**given, "reasoning_effort": extra["reasoning_effort"]}
+    return json.dumps(given, sort_keys=True) if given else ""
 
 
 class Prompts:

@@ -16,8 +16,7 @@ from orchestrator.core.metrics import PREFIX, prefix_value
 from orchestrator.core.values import Finish, Request, Spans, Trace, Usage, changed
 from orchestrator.engines.reply import tokens_between, trace_for, without_stop
 from orchestrator.engines.vllm.depth import IterationCounts
-from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
-from orchestrator.engines.vllm.sampling import template_settings
+from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused, template_settings
 from orchestrator.engines.vllm.watch import TokenWatch
 from orchestrator.kit.answers.tags import OPEN
 from orchestrator.kit.answers.thinking import Split, clipped, refined, shifted, split

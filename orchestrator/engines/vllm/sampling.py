@@ -6,7 +6,6 @@ key of the plan or Leadline itself decides. Imports vllm only when called.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
@@ -15,7 +14,7 @@ import msgspec
 
 from orchestrator.core.errors import PlanFault
 from orchestrator.core.values import Sampling, changed
-from orchestrator.engines.vllm.prompts import Refused
+from orchestrator.engines.vllm.prompts import Refused, template_settings
 from orchestrator.engines.vllm.reply import ReplyParser
 from orchestrator.plan import registry
 from orchestrator.plan.keys import refuse_unknown
@@ -94,16 +93,6 @@ def parsed(extra: Mapping[str, object]) -> dict[str, Any]:
             keys = [field.name for field in fields(value) if not field.name.startswith("_")]
             refuse_unknown(cast(Mapping[str, object], extra[name]), keys, f"{KEY}.{name}")
     return typed
-
-
-def template_settings(extra: Mapping[str, object]) -> str:
-    """Return the arguments of the chat template that a plan sets, as JSON; "" for none."""
-    given = extra.get("chat_template_kwargs", {})
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise PlanFault(KEY, f"{KEY}.chat_template_kwargs = {given!r}: it must be a table")
-    if "reasoning_effort" in extra:
-        given = {**given, "reasoning_effort": extra["reasoning_effort"]}
-    return json.dumps(given, sort_keys=True) if given else ""
 
 
 def _in_one_dialect(extra: Mapping[str, object]) -> dict[str, object]:

@@ -10,13 +10,12 @@ import pytest
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import PluginSpec, Sampling
-from orchestrator.engines.vllm.prompts import Refused
+from orchestrator.engines.vllm.prompts import Refused, template_settings
 from orchestrator.engines.vllm.reply import ReplyParser
 from orchestrator.engines.vllm.sampling import (
     ELSEWHERE,
     parameters,
     parsed,
-    template_settings,
     without_limit,
 )
 from orchestrator.plan.check import check_plan
