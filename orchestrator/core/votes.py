@@ -263,7 +263,7 @@ def reselected(
         status=Status.FAILED if error else Status.ANSWERED if answer else Status.ABSTAINED,
         answer=answer,
         clusters=tuple(clusters),
-        attempts=Counter(a.state.value for a in attempts_in(traces, clusters, result.dropped)),
+        attempts=Counter(a.state for a in attempts_in(traces, clusters, result.dropped)),
         tied=tied(clusters),
         error=error,
     )

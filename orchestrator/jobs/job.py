@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 
 import filelock
@@ -33,6 +34,7 @@ from orchestrator.jobs.journal import Journal, digest
 from orchestrator.jobs.rows.stored import StoredDict, StoredList
 from orchestrator.plan.execution import Spent
 
+_BATCH = 500  # results that are read at once
 _LOCK = "lock"
 _SPENT = "spent"  # in the journal
 _ANOTHER = "start another job: with --out DIRECTORY, or beside this one with `leadline run --fresh`"
@@ -107,7 +109,7 @@ class Job:
         """
         problems = iter(self.problems)
         n_left, n_invalid_left = self.journal.n_results(), len(self.invalid)
-        for id in self.order:
+        for id, known in self._with_results():
             if not n_left and not n_invalid_left:  # of a large job that has begun, most rows
                 return
             invalid = self.invalid.get(id) if n_invalid_left else None
@@ -116,13 +118,20 @@ class Job:
                 yield invalid
                 continue
             problem = next((one for one in problems if one.id == id), None)
-            result = self.journal.result(id)
+            result = known.get(id)
             if result is None:
                 continue
             n_left -= 1
             # a row's tags may change at any time
             is_old = problem is not None and result.tags != problem.tags
             yield changed(result, tags=problem.tags) if problem and is_old else result
+
+    def _with_results(self) -> Iterator[tuple[str, Mapping[str, Result]]]:
+        """Yield the ids in order, each with the results of those around it."""
+        ids = iter(self.order)
+        while batch := list(islice(ids, _BATCH)):
+            known = self.journal.results_of(batch)
+            yield from ((id, known) for id in batch)
 
     def export(self) -> None:
         """Replace results.jsonl in one step.

@@ -344,7 +344,7 @@ class Driver:
 
     def _note_state(self, opened: _Open, trace: Trace, n: int) -> None:
         if state := self.progress.note_attempt(trace, n):
-            opened.attempts[state.value] += n
+            opened.attempts[state] += n
 
     def _note_attempts(self, opened: _Open, n: int) -> None:
         opened.n_attempts += n

@@ -58,7 +58,7 @@ class Progress:
         if trace.purpose not in VOTING or (trace.finish is Finish.RULE and trace.answer is None):
             return None
         state = state_without_vote(trace)
-        self.attempts[state.value] += n
+        self.attempts[state] += n
         return state
 
     def close(self, result: Result, before: Mapping[str, int]) -> None:

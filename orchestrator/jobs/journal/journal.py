@@ -237,6 +237,12 @@ class Journal:
         row = next(self._stored_results("WHERE problem = ?", problem_id), None)
         return None if row is None else self._result(row)
 
+    def results_of(self, problem_ids: Sequence[str]) -> dict[str, Result]:
+        """Return the results of some problems, by id; those without one are left out."""
+        marks = ", ".join("?" * len(problem_ids))
+        rows = self._stored_results(f"WHERE problem IN ({marks})", *problem_ids)
+        return {row[0]: self._result(row) for row in rows}
+
     def events(self, problem_id: str) -> Iterator[Arrived | Stopped]:
         """Yield one problem's traces and stops in order of arrival."""
         for row in self._stored_events("WHERE problem = ? ORDER BY seq", problem_id):
