@@ -146,10 +146,10 @@ def _noun(nouns: tuple[str, ...]) -> re.Pattern[str]:
 
 def _introduction(text: str, end: int) -> str:
     """Return the beginning of the sentence that contains a place; "" if it is a word or less."""
-    close = text[max(0, end - _MIN_INTRODUCTION) : end]
+    window = text[max(0, end - CONTEXT) : end]
+    close = window[-_MIN_INTRODUCTION:]
     if len(close) < _MIN_INTRODUCTION or "." in close or "\n" in close:
         return ""
-    window = text[max(0, end - CONTEXT) : end]
     return window[max(map(window.rfind, _ENDS)) + 1 :].lstrip()
 
 
