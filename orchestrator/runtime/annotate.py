@@ -68,11 +68,7 @@ class _LoadedDomain:
     canonical: Callable[[str], str]
     spec: PluginSpec
     resolves: bool  # whether the class of an answer is found without comparing it with others
-
-    @property
-    def in_process(self) -> bool:
-        """Whether texts are read in this process."""
-        return runs_in_process(self.domain)
+    in_process: bool  # whether texts are read in this process
 
     @property
     def reference(self) -> Load:
@@ -207,7 +203,9 @@ class Annotator:
             spec = self._plan.domains.get(name, PluginSpec(name))
             domain = registry.load("domains", spec)
             canonical = functools.lru_cache(_CACHE_SIZE)(domain.canonical)
-            self._domains[name] = _LoadedDomain(domain, canonical, spec, hasattr(domain, "resolve"))
+            self._domains[name] = _LoadedDomain(
+                domain, canonical, spec, hasattr(domain, "resolve"), runs_in_process(domain)
+            )
         return self._domains[name]
 
     async def _classified(
