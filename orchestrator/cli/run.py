@@ -236,13 +236,7 @@ def _run_job(
             job, plan, execution, source, file, references, right or {}, outcome, n_resumed
         )
     if outcome.signal_number:
-        if display.as_json:
-            _print_json(summary, plan)
-        n_done = f"{len(file.problems) - summary.n_open:,} of {len(file.problems):,}"
-        message(
-            f"\nstopped: {n_done} problems are done; all other finished traces are kept in "
-            f"{directory}\nto continue: {resume_command}"
-        )
+        _print_stop(summary, len(file.problems), plan, resume_command, display)
         return outcome.exit_code
     if right is not None and is_final(summary, references, domains, plan):
         notes = tuple(f"note: {n}" for n in unreadable_notes(references, source.problems))
@@ -255,6 +249,18 @@ def _run_job(
         return outcome.exit_code
     exit_code = _exit_code(summary, execution, resume_command)
     return 128 + signal.SIGINT if right is None else exit_code
+
+
+def _print_stop(
+    summary: Summary, n_problems: int, plan: Plan, resume_command: str, display: DisplayOptions
+) -> None:
+    if display.as_json:
+        _print_json(summary, plan)
+    n_done = f"{n_problems - summary.n_open:,} of {n_problems:,}"
+    message(
+        f"\nstopped: {n_done} problems are done; all other finished traces are kept in "
+        f"{summary.directory}\nto continue: {resume_command}"
+    )
 
 
 def _print_known(known: KeptReport, plan: Plan, display: DisplayOptions) -> None:

@@ -136,8 +136,7 @@ class Sampling:
     system: str = ""  # system message put before the prompt of every problem; "" adds none
     template: str = "{prompt}"  # wraps a plain prompt, as in "{prompt}\nAnswer in \\boxed{}."
     prefill: str = ""  # text with which every attempt at the problem's own prompt begins
-    # the engine's other parameters, by its names for them; not hashed, as tables cannot be
-    extra: Mapping[str, object] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, object] = field(default_factory=dict, hash=False)  # by the engine's names
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ _LEAST_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What the causes are told from: counts of attempts by state, and of problems."""
+    """What the causes are found from: counts of attempts by state, and of problems."""
 
     attempts: Mapping[str, int]
     n_problems: int

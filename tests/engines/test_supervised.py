@@ -167,7 +167,7 @@ async def test_a_server_that_asks_for_more_than_our_patience_ends_the_run_at_onc
 
 
 async def test_an_exhausted_quota_pauses_at_the_first_refusal() -> None:
-    """Five more would be refused as well. It goes on when somebody has paid."""
+    """Five more would be refused as well. It continues when somebody has paid."""
     traces, _, engine, _ = await served(outage(0, 1, exhausted=True), 1)
     assert traces[0].finish is Finish.STOP
     assert engine.outages.n_pauses == 1

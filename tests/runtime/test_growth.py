@@ -273,7 +273,7 @@ async def test_it_equals_a_fresh_job_or_is_refused(name: str, tmp_path: Path) ->
 async def test_a_larger_budget_of_traces_is_used_by_every_strategy(
     name: str, tmp_path: Path
 ) -> None:
-    """What a budget cut off goes on where it ended."""
+    """What a budget cut off continues where it ended."""
     plan = plan_of(name)
     first = await run(tmp_path / "grown", replace(plan, budget=Budget(traces=3)))
     grown = await run(tmp_path / "grown", plan)

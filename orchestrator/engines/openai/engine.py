@@ -14,13 +14,12 @@ not counted. Latent depth is not supported. Not covered: starting servers, parsi
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
@@ -48,6 +47,7 @@ from orchestrator.engines.openai.refusals import (
     is_temporary_event,
     message,
     unavailable,
+    whole_reply,
 )
 from orchestrator.engines.openai.running import RunningEndpoint
 from orchestrator.engines.openai.secrets import (
@@ -300,7 +300,7 @@ class HttpEngine:
         on_acceptance()
         kind = stream.response.headers.get("content-type", "")
         async with stream:
-            if "json" in kind and (error := error_of(await _read(stream.response))):
+            if "json" in kind and (error := error_of(await whole_reply(stream.response))):
                 self._break_off(reply, error)
                 return
             async for chunk in stream:
@@ -393,9 +393,3 @@ class HttpEngine:
             where = f"the key is read from ${key}, which is {state}"
             hint = f"; {where if key else 'no key was sent: set api_key_env'}"
         return f"{self.options.base_url} refuses: {message(error)}{hint}"
-
-
-async def _read(response: Any) -> object:
-    """Return a reply that is not a stream, as an error with the status 200 is; None if empty."""
-    text = (await response.aread()).strip()
-    return json.loads(text) if text else None

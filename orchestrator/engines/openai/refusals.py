@@ -7,6 +7,7 @@ nothing, and does not wait: `orchestrator.engines.supervised` does.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -124,3 +125,9 @@ def cause(error: BaseException) -> str:
     inner = error.__cause__
     text = f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
     return text.rstrip(" .:")  # some have no text, and more follows in the same sentence
+
+
+async def whole_reply(response: Any) -> object:
+    """Return a reply that is not a stream, as an error with the status 200 is; None if empty."""
+    text = (await response.aread()).strip()
+    return json.loads(text) if text else None

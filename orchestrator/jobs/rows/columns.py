@@ -1,7 +1,7 @@
 """Which fields of a row are its prompt, answer and the rest: as mapped, or guessed.
 
-A guess is made only where one column alone can be meant; it is part of the row, so that the user is
-told. Not covered: whether a value is a valid prompt (`orchestrator.jobs.problems`).
+A guess is made only where one column alone can be meant; it is part of the row, so that it can be
+printed. Not covered: whether a value is a valid prompt (`orchestrator.jobs.problems`).
 """
 
 from __future__ import annotations

@@ -177,8 +177,8 @@ def _facts(problem: ScoredProblem) -> Table:
     if problem.reference is not None:
         read = " or ".join(problem.accepted)
         differs = read and read != one_line(problem.reference)
-        told = f", read as {read}" if differs else "" if read else ", which cannot be read"
-        table.add_row("reference", Text(f"{problem.reference.strip()}{told}"))
+        reading = f", read as {read}" if differs else "" if read else ", which cannot be read"
+        table.add_row("reference", Text(f"{problem.reference.strip()}{reading}"))
     states = Counter(a.state.value for a in problem.attempts)
     table.add_row("attempts", " · ".join(f"{n:,} {state}" for state, n in states.items()) or NONE)
     if result and result.stopped_by:
