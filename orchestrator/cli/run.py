@@ -17,9 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-import msgspec
 
-from orchestrator.cli.console import message, print_json, results_console
+from orchestrator.cli.console import message
 from orchestrator.cli.foreground import Outcome, run_remaining
 from orchestrator.cli.inputs import (
     job_directory,
@@ -33,7 +32,6 @@ from orchestrator.cli.inputs import (
     run_name,
 )
 from orchestrator.cli.options import (
-    TOO_MANY_FAILED,
     DisplayOptions,
     PlanCommand,
     display_options,
@@ -42,11 +40,16 @@ from orchestrator.cli.options import (
     plan_argument,
     retry_option,
 )
+from orchestrator.cli.runs.closing import (
+    exit_code,
+    print_end_of_budget,
+    print_known,
+    print_stop,
+    print_summary,
+)
 from orchestrator.cli.runs.dry_run import DryRun, dry_run_options, print_costs
-from orchestrator.cli.view.numbers import counted, one_line
-from orchestrator.cli.view.tables import summary_table
+from orchestrator.cli.view.numbers import counted
 from orchestrator.core.errors import (
-    BudgetSpent,
     EngineError,
     JournalError,
     LeadlineError,
@@ -54,7 +57,6 @@ from orchestrator.core.errors import (
     TooManyFailed,
 )
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Status
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.openai_batch import write_batch_output
 from orchestrator.jobs.problems import ProblemFile
@@ -76,7 +78,6 @@ from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
 from orchestrator.plan.file.sources import published
 from orchestrator.report.kept import KeptReport, is_final, keep_report, kept_report
-from orchestrator.report.losses import loss_causes, losses_of
 from orchestrator.studies.evaluate import References, RightAnswers
 from orchestrator.studies.summary import Summary, correctness, summarise, unreadable_notes
 
@@ -204,8 +205,8 @@ def _run_job(
     require_as_real(directory, execution.engine.name)
     resume_command = f"{_program()} resume {shlex.quote(str(directory))}"
     if (known := kept_report(directory, plan, execution, source)) is not None:
-        _print_known(known, plan, display)
-        return _exit_code(known.summary, execution, resume_command)
+        print_known(known, plan, display)
+        return exit_code(known.summary, execution, resume_command)
     begun = begun_problems(directory)
     file = job_problems(source, plan, execution, begun)
     report_rows(file, display, begun)
@@ -236,68 +237,19 @@ def _run_job(
             job, plan, execution, source, file, references, right or {}, outcome, n_resumed
         )
     if outcome.signal_number:
-        _print_stop(summary, len(file.problems), plan, resume_command, display)
+        print_stop(summary, len(file.problems), plan, resume_command, display)
         return outcome.exit_code
     if right is not None and is_final(summary, references, domains, plan):
         notes = tuple(f"note: {n}" for n in unreadable_notes(references, source.problems))
         report = KeptReport(tuple(row_notes(file, begun)), notes, summary)
         with contextlib.suppress(JournalError):  # without it, the next command takes longer
             keep_report(directory, plan, execution, source, report)
-    _print_summary(summary, plan, display)
+    print_summary(summary, plan, display)
     if outcome.spent is not None:
-        _print_end_of_budget(outcome.spent, summary, resume_command)
+        print_end_of_budget(outcome.spent, summary, resume_command)
         return outcome.exit_code
-    exit_code = _exit_code(summary, execution, resume_command)
-    return 128 + signal.SIGINT if right is None else exit_code
-
-
-def _print_stop(
-    summary: Summary, n_problems: int, plan: Plan, resume_command: str, display: DisplayOptions
-) -> None:
-    if display.as_json:
-        _print_json(summary, plan)
-    n_done = f"{n_problems - summary.n_open:,} of {n_problems:,}"
-    message(
-        f"\nstopped: {n_done} problems are done; all other finished traces are kept in "
-        f"{summary.directory}\nto continue: {resume_command}"
-    )
-
-
-def _print_known(known: KeptReport, plan: Plan, display: DisplayOptions) -> None:
-    for note in (*(() if display.quiet else known.rows), *known.references):
-        message(note)
-    report_choice(plan, display)
-    _print_summary(known.summary, plan, display)
-
-
-def _print_json(summary: Summary, plan: Plan) -> None:
-    causes = loss_causes(losses_of(summary.report), plan, summary.directory)
-    print_json({**msgspec.to_builtins(summary), "losses": causes})
-
-
-def _print_summary(summary: Summary, plan: Plan, display: DisplayOptions) -> None:
-    if display.as_json:
-        _print_json(summary, plan)
-    if display.quiet and (failed := [*summary.failed, *summary.invalid]):
-        by_status = summary.report.n_by_status
-        n_failed = by_status[Status.FAILED] + by_status[Status.INVALID]
-        fault = f"{failed[0].id}: {one_line(failed[0].error)}"
-        message(f"leadline: {counted(n_failed, 'problem')} failed, e.g. {fault}")
-    if not display.as_json and not display.quiet:
-        if sys.stdout.isatty():
-            results_console().print()
-        causes = loss_causes(losses_of(summary.report), plan, summary.directory)
-        results_console().print(summary_table(summary, causes))
-
-
-def _print_end_of_budget(spent: BudgetSpent, summary: Summary, resume_command: str) -> None:
-    """Print which budget of the job ended the run, and how it continues."""
-    limit = getattr(summary.budget, spent.key)
-    n_open = f"{counted(summary.n_open, 'problem')} {'is' if summary.n_open == 1 else 'are'}"
-    message(f"\n{spent}; {n_open} not done yet, and all finished traces are kept")
-    message(
-        f"to continue with a larger budget: {resume_command} --budget.{spent.key} {2 * limit:g}"
-    )
+    code = exit_code(summary, execution, resume_command)
+    return 128 + signal.SIGINT if right is None else code
 
 
 def _report_growth(job: Job, display: DisplayOptions) -> None:
@@ -316,19 +268,6 @@ def _extent(job: Job, n_resumed: int) -> str:
         f", {n_retried:,} that failed are tried again" if n_retried else "",
     )
     return counted(len(job.problems), "problem") + "".join(notes)
-
-
-def _exit_code(summary: Summary, execution: Execution, resume_command: str) -> int:
-    """Return the exit code of a finished job; print how failed problems are tried again."""
-    n_failed = summary.report.n_by_status[Status.FAILED]
-    n_problems = summary.report.n_results - summary.report.n_by_status[Status.INVALID]
-    if n_failed:
-        problems, are = counted(n_failed, "problem"), "is" if n_failed == 1 else "are"
-        message(f"\n{problems} failed and {are} tried again by: {resume_command}")
-    if not execution.supervision.allows(n_failed, n_problems):
-        message(f"more failed than supervision.max_failed = {execution.supervision.max_failed:g}")
-        return TOO_MANY_FAILED
-    return 1 if summary.all_failed else 0
 
 
 def _summary(

@@ -1,1 +1,1 @@
-"""Other ways to run: one question (`solve`), and the price of a run (`dry_run`)."""
+"""How runs end (`closing`), and other ways to run: one question (`solve`), a price (`dry_run`)."""

@@ -72,13 +72,13 @@ class Journal:
         try:
             self._db = connect(path)
         except sqlite3.Error as error:
-            raise self._failed(error) from error
+            raise failure(self.path, error) from error
         try:
             has_checksums = "checksum" in columns(self._db, "events")
             self._checksum = "checksum" if has_checksums else "NULL"
         except sqlite3.Error as error:
             self._db.close()
-            raise self._failed(error) from error
+            raise failure(self.path, error) from error
 
     def __enter__(self) -> Self:
         """Return the journal, which is closed at the end of the block."""
@@ -98,7 +98,7 @@ class Journal:
         try:
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
         except sqlite3.Error as error:
-            raise self._failed(error) from error
+            raise failure(self.path, error) from error
 
     def append(self, events: Sequence[Event], replacing: Collection[str] = ()) -> None:
         """Write events in one transaction: all of them or, with a JournalError, none.
@@ -147,7 +147,7 @@ class Journal:
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise self._failed(error) from error
+            raise failure(self.path, error) from error
 
     def _encoded(self, event: Arrived) -> tuple[bytes, bytes]:
         trace = event.trace
@@ -205,7 +205,7 @@ class Journal:
         try:
             self._db.executescript("BEGIN; DELETE FROM problems; DELETE FROM results; COMMIT;")
         except sqlite3.Error as error:
-            raise self._failed(error) from error
+            raise failure(self.path, error) from error
 
     def concluded(self, plan: str | None = None) -> set[str]:
         """Return the ids of the problems with a result: of any plan, or by a plan's fingerprint."""
@@ -234,13 +234,12 @@ class Journal:
 
     def result(self, problem_id: str) -> Result | None:
         """Return one problem's result, or None."""
-        row = next(self._stored_results("WHERE problem = ?", problem_id), None)
-        return None if row is None else self._result(row)
+        return self.results_of([problem_id]).get(problem_id)
 
     def results_of(self, problem_ids: Sequence[str]) -> dict[str, Result]:
         """Return the results of some problems, by id; those without one are left out."""
-        marks = ", ".join("?" * len(problem_ids))
-        rows = self._stored_results(f"WHERE problem IN ({marks})", *problem_ids)
+        places = ", ".join("?" * len(problem_ids))
+        rows = self._stored_results(f"WHERE problem IN ({places})", *problem_ids)
         return {row[0]: self._result(row) for row in rows}
 
     def events(self, problem_id: str) -> Iterator[Arrived | Stopped]:
@@ -358,7 +357,7 @@ class Journal:
             for row in self._db.execute(sql, values):  # noqa: UP028
                 yield row
         except sqlite3.Error as error:
-            raise self._failed(error) from error
+            raise failure(self.path, error) from error
 
     def _row(self, sql: str, *values: object) -> _Row | None:
         return next(self._rows(sql, *values), None)
@@ -399,6 +398,3 @@ class Journal:
             yield
         except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
             raise DamagedRow(self.path, problem_id, table, f"cannot be read: {error}") from error
-
-    def _failed(self, error: sqlite3.Error) -> JournalError:
-        return failure(self.path, error)

@@ -42,7 +42,7 @@ def write_copy(rows: Rows, directory: Path, limit: int = 0) -> Copy:
     except OSError as error:
         copy.discard()
         raise JournalError(f"{path}: {error.strerror}; free some space") from error
-    except BaseException:
+    except BaseException:  # also on Ctrl-C: half a copy must not stay
         copy.discard()
         raise
     copy.sha256, copy.guesses = digest.hexdigest(), tuple(guesses)

@@ -168,8 +168,8 @@ def check_end(strategy: PluginSpec, out: Path) -> None:
             traces = [t for t in journal.traces(id) if t.purpose in VOTING and not t.lost]
             unread = [t for t in traces if t.answer is None and re.search(r"\d", t.reply)]
             assert not unread, (out, id, unread)
-            stated = {t.answer.text for t in traces if t.answer is not None}
-            assert stated <= {problem_number(id), "5000"}, (out, id, stated)
+            answers = {t.answer.text for t in traces if t.answer is not None}
+            assert answers <= {problem_number(id), "5000"}, (out, id, answers)
         assert journal.notes() == (0, ""), (out, journal.notes())
     if strategy.name == "consistency":  # whose votes do not depend on the order of arrival
         assert {i: _votes(r) for i, r in results.items()} == uninterrupted(strategy, out)
