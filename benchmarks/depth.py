@@ -1,13 +1,20 @@
-"""Measures the cost of latent depth: mixed depths in one vLLM engine, the hooks, and KV memory.
+"""Measures latent depth: mixed depths in one vLLM engine, the hooks, KV memory, and drafts.
 
     python benchmarks/depth.py --case mixed|hooks|memory [--rounds 3] [--requests 16] [--tokens
       16] [--clock cpu]
+    python benchmarks/depth.py --case drafts [--rounds 3] [--tokens 96] [--in-flight 1,4,64]
+      [--width 8] [--depth 16] [--draft-depth 2] [--draft-tokens 4]
 
 The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as the think block. The
 engines of a case are open at the same time, in this process, and take turns, so each ratio is taken
 within a round. Prompts are random tokens, so that nothing is cached; every reply has the same
 length. Seconds are CPU seconds of the process, which does all work in one worker thread: on a busy
 machine they are more reliable than wall-clock time (`--clock wall`).
+
+Drafts are measured with the shipped looped model, `sounder`, of which head and tail are 2 of 18
+layers at depth 16, on its own puzzles: so drafts are kept as often as this model keeps them. It is
+widened with zeros (`widened`): it computes the same function, at the cost of a larger model, which
+a pass of the shipped one, mostly overhead, would not show. Both engines must write the same tokens.
 """
 
 from __future__ import annotations
@@ -18,8 +25,10 @@ import json
 import os
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +40,17 @@ os.environ |= {
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from widened import widened
+
 from orchestrator.core.plan import Model
-from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent, latent_of
+from orchestrator.engines.vllm.options import Vllm
+from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
+from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, Latent, latent_of
 from orchestrator.plan.models import resolve_model
 
 DEPTHS = (1, 2, 4, 8)
 THINK = "0-9 (10-19)*r 20-29"
+PUZZLES = Path(__file__).parents[1] / "examples" / "sounder.jsonl"
 N_PROMPT = 32
 CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 clock = time.process_time
@@ -48,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--case", choices=["mixed", "hooks", "memory"], required=True)
+    parser.add_argument("--case", choices=["mixed", "hooks", "memory", "drafts"], required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--requests", type=int, default=16, help="in flight at once (default: %(default)s)"
@@ -57,9 +71,17 @@ def main() -> None:
         "--tokens", type=int, default=16, help="of each reply (default: %(default)s)"
     )
     parser.add_argument("--clock", choices=list(CLOCKS), default="cpu")
+    parser.add_argument("--in-flight", default="1,4,64", help="drafts: requests at once")
+    parser.add_argument("--width", type=int, default=8, help="drafts: times the shipped width")
+    parser.add_argument("--depth", type=int, default=16, help="drafts: of the requests")
+    parser.add_argument("--draft-depth", type=int, default=2)
+    parser.add_argument("--draft-tokens", type=int, default=4)
     options = parser.parse_args()
     global clock
     clock = CLOCKS[options.clock]
+    if options.case == "drafts":
+        drafts(options)
+        return
     {"mixed": mixed, "hooks": hooks, "memory": memory}[options.case](
         options.rounds, options.requests, options.tokens
     )
@@ -154,6 +176,65 @@ def memory(n_rounds: int, n: int, n_tokens: int) -> None:
     print(f"and holds the weights once ({weights / 2**20:.0f} MiB) instead of {len(DEPTHS)} times")
 
 
+def drafts(options: argparse.Namespace) -> None:
+    """Compare an engine that drafts for itself with one that does not, by requests in flight."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = widened(Path(resolve_model("sounder")), Path(name), options.width)
+        model = Model(str(folder))
+        settings = Vllm(draft_depth=options.draft_depth, draft_tokens=options.draft_tokens)
+        draft = draft_of(settings, "main", configured(model), on_cpu=True)
+        plain, drafting = opened(model), opened(model, draft)
+    for engine in (plain, drafting):
+        written(engine, 2, 4, options.depth, 0.0)  # warm-up
+    taken_drafts(drafting)
+    for n in map(int, options.in_flight.split(",")):
+        for temperature in (0.0, 1.0):
+            ratios, rates = [], []
+            for _ in range(options.rounds):
+                work = n, options.tokens, options.depth, temperature
+                seconds_plain, tokens = written(plain, *work)
+                seconds_drafts, same = written(drafting, *work)
+                assert same == tokens, "a draft has changed a token"
+                ratios.append(seconds_plain / seconds_drafts)
+                rates.append(n * options.tokens / seconds_plain)
+            n_drafted, n_accepted = taken_drafts(drafting)
+            print(
+                f"{n} in flight, temperature {temperature:g}: {shown(rates, '.1f')} tokens/s "
+                f"without drafts, times {shown(ratios, '.2f')} with them; "
+                f"{n_accepted} of {n_drafted} drafts kept",
+                flush=True,
+            )
+
+
+def taken_drafts(engine: Any) -> tuple[int, int]:
+    """Return, once, the tokens that an engine has drafted, and those that it kept."""
+    worker = engine.llm_engine.model_executor.driver_worker.worker
+    ledger = worker.model_runner.get_model().loop.drafts
+    counts = [ledger.take(name) for name in list(ledger._counts)]
+    return sum(one.drafted for one in counts if one), sum(one.accepted for one in counts if one)
+
+
+def written(
+    engine: Any, n: int, n_tokens: int, depth: int, temperature: float
+) -> tuple[float, list[list[int]]]:
+    """Return the seconds in which an engine continues `n` puzzles, and the tokens it writes."""
+    from vllm import SamplingParams
+
+    tokenizer = engine.get_tokenizer()
+    rows = [json.loads(line) for line in PUZZLES.read_text(encoding="utf-8").splitlines()]
+    prompts = [{"prompt_token_ids": tokenizer.encode(row["prompt"])} for row in rows[:n]]
+    shared = {"max_tokens": n_tokens, "ignore_eos": True, "detokenize": False}
+    params = [
+        SamplingParams(
+            temperature=temperature, seed=i, extra_args={DEPTH_ARGUMENT: depth}, **shared
+        )
+        for i in range(n)
+    ]
+    began = clock()
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    return clock() - began, [list(output.outputs[0].token_ids) for output in outputs]
+
+
 def deep() -> Model:
     """Return the model that serves all depths."""
     return Model("smollm2", layers=THINK, max_depth=max(DEPTHS))
@@ -169,18 +250,20 @@ def latent(layers: str, max_depth: int = 1) -> Latent:
 def configured(model: Model) -> Latent | None:
     """Return the project's configuration of a plan's model."""
     config = json.loads(
-        (Path(resolve_model("smollm2")) / "config.json").read_text(encoding="utf-8")
+        (Path(resolve_model(model.path)) / "config.json").read_text(encoding="utf-8")
     )
     return latent_of(config, model, "main")
 
 
-def opened(model: Model | None) -> Any:
+def opened(model: Model | None, draft: Draft | None = None) -> Any:
     """Return vLLM's offline engine: the stock model for None."""
     from vllm import LLM
 
     found = None if model is None else configured(model)
+    if found is not None:
+        found = replace(found, draft=draft)
     return LLM(
-        resolve_model("smollm2"),
+        resolve_model("smollm2" if model is None else model.path),
         hf_overrides={} if found is None else found.overrides(),
         dtype="float32",
         enforce_eager=True,
@@ -190,6 +273,7 @@ def opened(model: Model | None) -> Any:
         disable_log_stats=True,
         max_num_seqs=64,
         enable_prefix_caching=False,
+        speculative_config=None if draft is None else speculative_config(draft),
     )
 
 

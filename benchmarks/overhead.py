@@ -98,7 +98,7 @@ async def measure(
         stages: dict[str, Callable[[], Awaitable[float]]] = {
             "raw": lambda: in_window(requests, int(size["window"]), raw(local)),
             "engine": lambda: in_window(requests, int(size["window"]), completing(local)),
-            "execution": lambda: in_window(requests, int(size["window"]), completing(remote)),
+            "fleet": lambda: in_window(requests, int(size["window"]), completing(remote)),
             "job": lambda: whole_job(
                 plan, problems, remote_backend, int(size["window"]), directory
             ),

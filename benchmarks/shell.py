@@ -4,7 +4,7 @@
 
 Uses the fake engine and includes annotation and the journal. Every problem is open from the start,
 so each trace passes a heap of that many sessions. Prints traces per second, a profile of the time,
-and the memory of an open problem.
+the memory of an open problem, and the bytes that the journal takes for a trace of 8 tokens.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ def main() -> None:
         f"memory: {bytes_per_open_problem(problems, plan, options.traces):.0f} bytes per open "
         "problem that holds no finished trace"
     )
+    some = problems[:1000]
+    n_bytes = journal_bytes(some, plan, execution) / (len(some) * options.traces)
+    print(f"journal: {n_bytes:.0f} bytes a trace, of {len(some)} problems")
     if options.profile:
         profile = cProfile.Profile()
         profile.runcall(one_round, problems, plan, execution)
@@ -74,17 +77,25 @@ def main() -> None:
 def one_round(problems: list[Problem], plan: Plan, execution: Execution) -> float:
     """Return the seconds of one job, from its first request to its last result."""
 
-    async def work(directory: Path) -> float:
-        with open_job(directory, plan, problems) as job:
-            began = time.perf_counter()
-            n_results = sum([1 async for _ in api.run_job(job, plan, execution)])
-            seconds = time.perf_counter() - began
-            assert n_results == len(problems)
-            assert job.journal.n_traces() == len(problems) * plan.strategy.options["n"]
-            return seconds
-
     with tempfile.TemporaryDirectory() as directory:
-        return asyncio.run(work(Path(directory)))
+        return asyncio.run(_run(Path(directory), problems, plan, execution))
+
+
+def journal_bytes(problems: list[Problem], plan: Plan, execution: Execution) -> int:
+    """Return the size of the journal of one job."""
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(_run(Path(directory), problems, plan, execution))
+        return (Path(directory) / "journal.db").stat().st_size
+
+
+async def _run(directory: Path, problems: list[Problem], plan: Plan, execution: Execution) -> float:
+    with open_job(directory, plan, problems) as job:
+        began = time.perf_counter()
+        n_results = sum([1 async for _ in api.run_job(job, plan, execution)])
+        seconds = time.perf_counter() - began
+        assert n_results == len(problems)
+        assert job.journal.n_traces() == len(problems) * plan.strategy.options["n"]
+        return seconds
 
 
 def bytes_per_open_problem(problems: list[Problem], plan: Plan, n_running: int) -> float:

@@ -55,8 +55,22 @@ if TYPE_CHECKING:
         Supervision,
         TokenPrices,
     )
-    from orchestrator.plan.registry import domain, engine, selector, similarity, strategy, verifier
-    from orchestrator.report.frames import Frames, frames
+    from orchestrator.plan.registry import (
+        domain,
+        engine,
+        selector,
+        similarity,
+        sink,
+        strategy,
+        verifier,
+    )
+    from orchestrator.report.tables.frames import Frames, frames
+    from orchestrator.runtime.sinks.events import (
+        ProblemFinished,
+        RunEnded,
+        RunStarted,
+        TraceFinished,
+    )
 
 __all__ = [
     "Answer",
@@ -81,10 +95,13 @@ __all__ = [
     "PluginSpec",
     "Prices",
     "Problem",
+    "ProblemFinished",
     "Purpose",
     "Request",
     "Result",
     "Results",
+    "RunEnded",
+    "RunStarted",
     "Sampling",
     "Solution",
     "Status",
@@ -93,6 +110,7 @@ __all__ = [
     "TokenPrices",
     "TooManyFailed",
     "Trace",
+    "TraceFinished",
     "Unavailable",
     "Usage",
     "Verdict",
@@ -111,6 +129,7 @@ __all__ = [
     "sample",
     "selector",
     "similarity",
+    "sink",
     "solve",
     "strategy",
     "submit",
@@ -168,10 +187,17 @@ _HOMES = {
         "engine",
         "selector",
         "similarity",
+        "sink",
         "strategy",
         "verifier",
     ),
-    "orchestrator.report.frames": ("Frames", "frames"),
+    "orchestrator.report.tables.frames": ("Frames", "frames"),
+    "orchestrator.runtime.sinks.events": (
+        "ProblemFinished",
+        "RunEnded",
+        "RunStarted",
+        "TraceFinished",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

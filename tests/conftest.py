@@ -1,20 +1,32 @@
 """What holds for every test.
 
-No property test has a deadline, since no test may fail because the machine is busy. Without vLLM
-(the light install) the tests that import it are not collected, and the first lines say so.
+No property test has a deadline, since no test may fail because the machine is busy. A file of
+engine tests alone is not imported where they do not run: without vLLM (the light install; the first
+lines say so), and with `-m "not engine"`.
 """
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("leadline", deadline=None)
 settings.load_profile("leadline")
 
 _HAS_VLLM = find_spec("vllm") is not None
-collect_ignore_glob = [] if _HAS_VLLM else ["engine/*", "engines/vllm/latent/*"]
+_ENGINE_FILE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.engine\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that would import vLLM for tests that do not run; it takes ten seconds."""
+    wanted = _HAS_VLLM and "not engine" not in config.option.markexpr
+    if wanted or not collection_path.match("test_*.py"):
+        return None
+    return True if _ENGINE_FILE.search(collection_path.read_text()) else None
 
 
 def pytest_report_header() -> str:

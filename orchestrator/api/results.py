@@ -6,18 +6,19 @@ Everything in a table that is not ours is escaped: a model's text never becomes 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 
+from orchestrator.api import html
 from orchestrator.api.problems import Questions
+from orchestrator.api.race import race
 from orchestrator.core.plan import Plan
-from orchestrator.core.values import Cluster, Problem, Result, Trace
+from orchestrator.core.values import Problem, Result, Trace
 from orchestrator.kit.prompts import question
 from orchestrator.plan.execution import Execution
 
 _N_ROWS = 100  # of a table; a notebook with more of them becomes slow
-_N_CHARACTERS = 200  # of a text in a cell
+_N_CAPTION = 120  # characters of the answer in a caption
 
 
 class Results(list[Result]):
@@ -43,7 +44,7 @@ class Results(list[Result]):
         caption = f"{len(self):,} problems: " + " · ".join(f"{n:,} {k}" for k, n in counts.items())
         if len(self) > _N_ROWS:
             caption += f"; the first {_N_ROWS} are shown"
-        return _table(caption, ("problem", "status", "answer", "votes", "question"), rows)
+        return html.table(caption, ("problem", "status", "answer", "votes", "question"), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +60,19 @@ class Solution:
         return self.result.answer.text if self.result.answer else None
 
     def _repr_html_(self) -> str:
-        """Return the answer and its votes, as notebooks show them."""
+        """Return the answer, its votes as bars and the race of the attempts, for notebooks."""
         clusters = self.result.clusters
         total = sum(cluster.weight for cluster in clusters)
-        rows = [(c.answer.text, f"{c.count:,}", _share(c, total)) for c in clusters[:_N_ROWS]]
+        rows = [
+            (html.text(c.answer.text), f"{c.count:,}", html.bar(c.weight / total) if total else "")
+            for c in clusters[:_N_ROWS]
+        ]
         tokens = sum(usage.output_tokens for usage in self.result.usage.values())
         answer = self.answer if self.answer is not None else self.result.error or "no answer"
-        caption = f"{answer} ({self.result.n_traces:,} traces, {tokens:,} tokens)"
-        return _table(caption, ("answer", "traces", "share"), rows)
-
-
-def _share(cluster: Cluster, total: float) -> str:
-    return f"{cluster.weight / total:.0%}" if total else ""
+        facts = f"({self.result.n_traces:,} traces, {tokens:,} tokens)"
+        caption = f"{answer[:_N_CAPTION]} {facts}"
+        votes = html.markup_table(caption, ("answer", "attempts", "share"), rows)
+        return f"<div>{votes}{html.race_svg(race(self.result, self.traces))}</div>"
 
 
 def _problem_row(result: Result, problem: Problem | None) -> tuple[str, ...]:
@@ -79,21 +81,3 @@ def _problem_row(result: Result, problem: Problem | None) -> tuple[str, ...]:
     answer = result.answer.text if result.answer else ""
     text = result.error or (question(problem.prompt) if problem else "")
     return (result.problem_id, result.status.value, answer, votes, text)
-
-
-def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{heading}</th>" for heading in headings)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return (
-        f"<table><caption>{escape(_shortened(caption))}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
-
-
-def _cell(text: str) -> str:
-    return f'<td style="text-align: left">{escape(_shortened(text))}</td>'
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text[: 10 * _N_CHARACTERS].split())
-    return text if len(text) <= _N_CHARACTERS else f"{text[: _N_CHARACTERS - 1]}…"

@@ -11,12 +11,12 @@ import contextlib
 import functools
 import tempfile
 import warnings
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from orchestrator.api.problems import Problems, Questions, questions_of
+from orchestrator.api.problems import Problems, Questions, is_location, questions_of
 from orchestrator.api.progress import progress_display
 from orchestrator.api.results import Results, Solution
 from orchestrator.api.traces import traces
@@ -24,13 +24,18 @@ from orchestrator.core.errors import PluginError
 from orchestrator.core.plan import Budget, Model, Plan, SpecLike, plugin_spec
 from orchestrator.core.values import Message, PluginSpec, Problem, Result
 from orchestrator.jobs.job import Job, open_job
+from orchestrator.jobs.rows.examples import with_examples
 from orchestrator.jobs.source import job_source, require_same_file, write_source
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan, row_requirement
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import load_plan
+from orchestrator.plan.file.recipes import RECIPES
+from orchestrator.plan.file.sources import recipe_named, source_of, with_recipe
+from orchestrator.plan.keys import Columns, read_section
 from orchestrator.runtime.api import blocking, run_job
 from orchestrator.runtime.isolated_verifiers import check_isolated
+from orchestrator.runtime.sinks.reporting import reporting
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +56,7 @@ async def arun(
     execution: Execution | None = None,
     *,
     out: str | Path | None = None,
+    columns: Mapping[str, object] | None = None,
     retry_failed: bool = True,
     progress: bool | None = None,
 ) -> AsyncGenerator[Result]:
@@ -59,7 +65,7 @@ async def arun(
     Arguments and errors are those of `run`. Existing results of an interrupted run are yielded at
     once, except those of problems that are tried again.
     """
-    checked = _checked(problems, plan, execution)
+    checked = _checked(_inputs(problems, plan, execution, columns))
     results = _results(checked, out, retry_failed=retry_failed, progress=progress)
     async with contextlib.aclosing(results) as each:
         async for result in each:
@@ -72,21 +78,25 @@ def run(
     execution: Execution | None = None,
     *,
     out: str | Path | None = None,
+    columns: Mapping[str, object] | None = None,
     retry_failed: bool = True,
     progress: bool | None = None,
 ) -> Results:
     """Return the results of problems, in the order of the problems. Works in notebooks too.
 
-    `problems` is a problem file, a question, a row, a Problem, or a list of these; invalid rows of
-    a file become results with the reason. `plan` may be a plan file, whose [execution] counts
-    unless one is given. `out` is the job directory. With it, an interrupted run continues where it
-    stopped, and a finished job grows: with more problems, a larger n, another selector or another
-    budget, its traces are used again. `retry_failed` tells whether problems that failed are tried
-    again. Without `out`, the journal is in a temporary directory. `progress` shows the progress on
-    the error stream or in the notebook (None: on a terminal and in notebooks only). PlanError,
-    before anything starts, when the plan cannot run or the job cannot grow to it.
+    `problems` is a problem file, a folder, pattern or address of such files, "-" for the standard
+    input, the name of a recipe, a question, a row, a Problem, or a list of these; invalid rows of a
+    file become results with the reason. `columns` maps the columns of files and rows, as [columns]
+    of a plan does. `plan` may be a plan file, whose [columns] and [execution] count unless others
+    are given. A recipe sets what the plan leaves at its default. `out` is the job directory. With
+    it, an interrupted run continues where it stopped, and a finished job grows: with more problems,
+    a larger n, another selector or another budget, its traces are used again. `retry_failed` tells
+    whether problems that failed are tried again. Without `out`, the journal is in a temporary
+    directory. `progress` shows the progress on the error stream or in the notebook (None: on a
+    terminal and in notebooks only). PlanError, before anything starts, when the plan cannot run or
+    the job cannot grow to it.
     """
-    checked = _checked(problems, plan, execution)
+    checked = _checked(_inputs(problems, plan, execution, columns))
 
     async def collect() -> list[Result]:
         results = _results(checked, out, retry_failed=retry_failed, progress=progress)
@@ -118,7 +128,8 @@ async def asolve(
 
     Keywords change the plan, which may be a plan file; `n` is the strategy's option of that name.
     """
-    plan, execution = _plan_and_execution(plan, execution)
+    inputs = _inputs((), plan, execution)
+    plan, execution = inputs.plan, inputs.execution
     spec = plan.strategy if strategy is None else plugin_spec(strategy, "strategy")
     wanted = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     sampling: dict[str, Any] = {k: value for k, value in wanted.items() if value is not None}
@@ -133,7 +144,7 @@ async def asolve(
     }
     plan = replace(plan, **{key: value for key, value in changes.items() if value is not None})
     prompt = question if isinstance(question, str) else tuple(question)
-    checked = _checked(Problem("question", prompt, plan.domain), plan, execution)
+    checked = _checked(_inputs(Problem("question", prompt, plan.domain), plan, execution))
     with _directory(out) as directory:
         results = _results(checked, directory, retry_failed=True, progress=progress)
         [result] = [result async for result in results]
@@ -154,20 +165,46 @@ def _blocking_form(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P,
 solve = _blocking_form(asolve)
 
 
-def _plan_and_execution(
-    plan: Plan | str | Path | None, execution: Execution | None
-) -> tuple[Plan, Execution]:
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a caller gave, with what a plan file or a recipe says of it."""
+
+    problems: Problems
+    plan: Plan
+    execution: Execution
+    columns: Columns = Columns()
+    override: bool = True  # whether rows of an OpenAI batch may override the plan
+
+
+def _inputs(
+    problems: Problems,
+    plan: Plan | str | Path | None,
+    execution: Execution | None,
+    columns: Mapping[str, object] | None = None,
+) -> _Inputs:
+    """Return what is to be run; problems that the caller names replace those of a plan file."""
+    name, place = recipe_named(problems)
+    recipe = RECIPES.get(name)
+    own, override = Columns(), True
     if isinstance(plan, str | Path):
-        loaded = load_plan(plan)
-        return loaded.plan, execution or loaded.execution
-    return plan or Plan(), execution or Execution()
+        is_named = recipe is not None or is_location(problems)
+        loaded = load_plan(plan, {"problems": str(problems)} if is_named else {})
+        plan, execution, override = loaded.plan, execution or loaded.execution, loaded.override
+        if is_named or not loaded.recipe:  # whose columns are not those of the caller's rows
+            own = loaded.columns
+    elif recipe is not None:
+        plan = with_recipe(recipe, plan or Plan())
+        own = Columns(**read_section("columns", dict(recipe.columns)))
+    own = replace(own, **read_section("columns", dict(columns or {})))
+    if recipe is not None:
+        problems = source_of(recipe, place)
+    plan = with_examples(plan or Plan())
+    return _Inputs(problems, plan, execution or Execution(), own, override)
 
 
-def _checked(
-    problems: Problems, plan: Plan | str | Path | None, execution: Execution | None
-) -> _Run:
+def _checked(inputs: _Inputs) -> _Run:
     """Return a run with the plan that the command line would make of it; PlanError as in `run`."""
-    plan, execution = _plan_and_execution(plan, execution)
+    plan, execution = inputs.plan, inputs.execution
     plan = auto.resolve(plan, execution, plan.selector if plan.names_selector else None)
     if not plan.names_selector:
         with contextlib.suppress(
@@ -175,7 +212,10 @@ def _checked(
         ):  # a strategy that does not load; the check reports it
             plan = replace(plan, selector=registry.own_selector(plan.strategy))
     check_plan(plan, execution)
-    questions = questions_of(problems, plan, row_requirement(plan, execution))
+    require = row_requirement(plan, execution)
+    questions = questions_of(
+        inputs.problems, plan, require, override=inputs.override, columns=inputs.columns
+    )
     return _Run(questions, plan, execution)
 
 
@@ -189,10 +229,18 @@ async def _results(
         for result in job.results():
             if result.problem_id not in open_ids:
                 yield result
-        with progress_display(progress, len(questions.problems)) as show:
-            async with contextlib.aclosing(run_job(job, plan, execution, show)) as results:
+        with (
+            progress_display(progress, len(questions.problems)) as show,
+            reporting(job, plan, execution, plan.strategy.name, _warn) as sinks,
+        ):
+            running = run_job(job, plan, execution, show, observer=sinks)
+            async with contextlib.aclosing(running) as results:
                 async for result in results:
                     yield result
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
 
 
 @contextlib.contextmanager
@@ -200,7 +248,7 @@ def _opened(checked: _Run, directory: Path, retry_failed: bool) -> Iterator[Job]
     questions = checked.questions
     source = None
     if questions.path is not None:
-        source = job_source(questions.path, questions.limit, "auto")
+        source = job_source(questions.path, questions.limit, "auto", override=questions.override)
         require_same_file(directory, source)
     with open_job(
         directory,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -22,13 +23,15 @@ from types import FrameType
 from typing import Self, TextIO
 
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator.cli.console import Screen, diverted, message
-from orchestrator.cli.inputs import report_rows, run_name
+from orchestrator.cli.inputs import report_rows, row_notes, run_name
 from orchestrator.cli.options import BUDGET_SPENT, DisplayOptions
 from orchestrator.cli.view.live import LiveView, PlainView, RunState, Ticker, View
 from orchestrator.core.errors import BudgetSpent, EngineError, JournalError
 from orchestrator.core.plan import Plan
+from orchestrator.core.protocols import EngineFactory
 from orchestrator.engines.shared import SharedEngine
 from orchestrator.jobs.files import make_private
 from orchestrator.jobs.job import Job
@@ -36,6 +39,7 @@ from orchestrator.plan.execution import Execution
 from orchestrator.report.losses import loss_causes, losses_so_far
 from orchestrator.runtime.api import run_job
 from orchestrator.runtime.progress import Progress
+from orchestrator.runtime.sinks.reporting import Reporting, reporting
 from orchestrator.runtime.watchdog import is_computing
 from orchestrator.studies.sweep.series import Pools, Series
 
@@ -76,20 +80,24 @@ def run_in_foreground(
     display: DisplayOptions,
     stream: TextIO,
     shared: SharedEngine | None = None,
+    sinks: Reporting | None = None,
+    factory: EngineFactory | None = None,
 ) -> Outcome:
     """Run the remaining problems of a job, show progress on `stream`, and return the outcome.
 
     A signal is an outcome, and so is a spent budget; other EngineErrors and JournalError are
-    raised. A `shared` engine is used and left open.
+    raised. A `shared` engine is used and left open; `factory` takes the place of the execution's
+    engine. `sinks` learn what happens.
     """
     console = Screen(file=stream, stderr=True, quiet=display.quiet)
+    job_run = functools.partial(run_job, job, plan, execution, observer=sinks)
     state = RunState(
         losses=lambda progress: loss_causes(
             losses_so_far(progress), plan, job.directory, _FEWEST_LOST
         )
     )
     spent: BudgetSpent | None = None
-    if shared is None or not shared.is_open:
+    if factory is None and (shared is None or not shared.is_open):
         state.enter(f"starting engine {execution.engine.name!r}", _start_hint(plan, execution))
     signals = Signals(
         console,
@@ -101,13 +109,15 @@ def run_in_foreground(
         state.start(progress)
 
     async def consume() -> None:
-        async with contextlib.aclosing(run_job(job, plan, execution, started, shared)) as results:
+        async with contextlib.aclosing(
+            job_run(progress=started, factory=shared or factory)
+        ) as results:
             async for _ in results:
                 pass
-            if shared is None:
+            if shared is None and factory is None:
                 state.enter("stopping the engine")
 
-    with Ticker(_view(console, title, display), state), signals:
+    with Ticker(_view(console, title, display), state), signals, _notes_shown(sinks, console):
         try:
             (asyncio.run if shared is None else shared.runner.run)(signals.guard(consume))
         except BudgetSpent as error:
@@ -117,19 +127,46 @@ def run_in_foreground(
             if not signals.number:
                 raise
         state.enter("running")
+    if sinks is not None:
+        sinks.reason = "interrupted" if signals.number else "budget" if spent else ""
     seconds = time.monotonic() - state.began
     start_seconds = state.start_seconds if state.progress else seconds
     return Outcome(seconds, start_seconds, signals.number, state.progress, spent)
 
 
 def run_remaining(
-    job: Job, plan: Plan, execution: Execution, title: str, display: DisplayOptions
+    job: Job,
+    plan: Plan,
+    execution: Execution,
+    title: str,
+    display: DisplayOptions,
+    sinks: Reporting | None = None,
+    factory: EngineFactory | None = None,
 ) -> Outcome:
-    """Run the remaining problems of a job with a log of the engine; nothing if none remain."""
+    """Run the remaining problems of a job with a log of the engine; nothing if none remain.
+
+    `factory` takes the place of the execution's engine.
+    """
     if not job.remaining():
         return Outcome()
     with engine_log(job.directory, display) as stream:
-        return run_in_foreground(job, plan, execution, title, display, stream)
+        return run_in_foreground(
+            job, plan, execution, title, display, stream, sinks=sinks, factory=factory
+        )
+
+
+@contextlib.contextmanager
+def _notes_shown(sinks: Reporting | None, console: Console) -> Iterator[None]:
+    """Print what is noted about sinks above the live view, on the stream that shows it."""
+    if sinks is None:
+        yield
+        return
+    before = sinks.delivery.report
+    sinks.delivery.report = lambda text: console.print(Text(f"note: {text}"), soft_wrap=True)
+    try:
+        yield
+    finally:
+        sinks.delivery.report = before
 
 
 def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], int]:
@@ -138,13 +175,16 @@ def run_series(series: Series, display: DisplayOptions) -> tuple[list[Pools], in
     The exit code is 0, or that of the signal that stopped the study; then the pools are those so
     far.
     """
-    report_rows(series.file, display)
+    report_rows(row_notes(series.file), display)
     execution, reasons = series.execution, [""]
     with engine_log(series.directory, display) as stream, SharedEngine(execution) as shared:
 
         def run_one(job: Job, plan: Plan, title: str) -> int:
             name = f"{title} · {run_name(plan, execution)}"
-            outcome = run_in_foreground(job, plan, execution, name, display, stream, shared)
+            with reporting(job, plan, execution, name, message) as sinks:
+                outcome = run_in_foreground(
+                    job, plan, execution, name, display, stream, shared, sinks
+                )
             reasons.append(f"{outcome.spent}; " if outcome.spent else "")
             return outcome.exit_code
 

@@ -5,17 +5,21 @@ Anything unusual in them is reported to the user.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from glob import has_magic
 from pathlib import Path
+from typing import Any
 
 from orchestrator.cli.console import message
 from orchestrator.cli.options import DisplayOptions
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
+from orchestrator.jobs.openai_batch import pools_of_rows
 from orchestrator.jobs.problems import ProblemFile, guess_notes, read_problems
 from orchestrator.jobs.rows import Format, has_problem_suffix
+from orchestrator.jobs.rows.examples import with_examples
+from orchestrator.jobs.rows.stored import StoredDict
 from orchestrator.jobs.source import JobSource, kept_copy
 from orchestrator.plan import auto
 from orchestrator.plan.check import row_requirement
@@ -31,16 +35,20 @@ from orchestrator.studies.summary import references_in, require_readable, unread
 _N_NAMED = 3  # invalid rows that are named at the start
 
 
-def read_plan(path: str | Path | None, flags: Mapping[str, str]) -> LoadedPlan:
+def read_plan(
+    path: str | Path | None, flags: Mapping[str, str], served: dict[str, Any] | None = None
+) -> LoadedPlan:
     """Return a loaded plan, after printing a note for each former name that it uses.
 
-    PlanError when the plan cannot run, or a verifier does not load in its worker process.
+    `served` are the tables of the plan of a service whose engines are used (`load_plan`). PlanError
+    when the plan cannot run, or a verifier does not load in its worker process.
     """
     if path is not None and has_problem_suffix(path):
         raise PlanError(
             f"{path} is not a plan, which is a TOML file; for problems: --problems {path}"
         )
-    loaded = load_plan(path, flags)
+    loaded = load_plan(path, flags, served)
+    loaded = replace(loaded, plan=with_examples(loaded.plan))
     blocking(lambda: check_isolated(loaded.plan.verifiers))
     for notice in loaded.notices:
         message(f"note: {notice}")
@@ -112,25 +120,26 @@ def job_problems(
         limit=source.limit,
         begun=begun,
         require=row_requirement(plan, execution),
+        override=source.override,
+        pools=pools_of_rows(plan.models),
     )
 
 
-def report_rows(
-    file: ProblemFile, display: DisplayOptions, begun: Collection[str] = frozenset()
-) -> None:
-    """Print what is unusual about a problem file; `begun` are the problems that its job has."""
-    for note in () if display.quiet else row_notes(file, begun):
+def report_rows(notes: Iterable[str], display: DisplayOptions) -> None:
+    """Print the `row_notes` of a problem file."""
+    for note in () if display.quiet else notes:
         message(note)
 
 
-def row_notes(file: ProblemFile, begun: Collection[str] = frozenset()) -> Iterator[str]:
-    """Yield what is unusual about a problem file, in lines; `begun` as in `report_rows`."""
+def row_notes(file: ProblemFile, begun: Collection[str] = ()) -> Iterator[str]:
+    """Yield what is unusual about a problem file, in lines; `begun` are its job's problems."""
     for warning in file.warnings:
         yield f"note: {warning}"
-    if absent := sorted(set(begun).difference(file.order)):
-        are = "problem of this job is" if len(absent) == 1 else "problems of this job are"
+    n_absent, first = _absent(begun, file.order)
+    if n_absent:
+        are = "problem of this job is" if n_absent == 1 else "problems of this job are"
         yield (
-            f"note: {len(absent):,} {are} no longer in the file, {absent[0]!r} first; the traces "
+            f"note: {n_absent:,} {are} no longer in the file, {first!r} first; the traces "
             "are kept, and count again when the rows are back"
         )
     if not file.invalid:
@@ -141,6 +150,17 @@ def row_notes(file: ProblemFile, begun: Collection[str] = frozenset()) -> Iterat
         yield f"  {result.error}"
     if n > _N_NAMED:
         yield f"  and {n - _N_NAMED:,} more; all are in the results"
+
+
+def _absent(begun: Collection[str], order: Iterable[str]) -> tuple[int, str]:
+    """Return how many of the problems begun are not among the rows in `order`, and the first."""
+    n = len(begun) and len(begun) - sum(id in begun for id in order)
+    if not n:
+        return 0, ""
+    known = StoredDict[bool](bool)
+    for id in order:
+        known[id] = True
+    return n, next(id for id in begun if id not in known)
 
 
 def references_and_notes(
@@ -177,5 +197,6 @@ def run_name(plan: Plan, execution: Execution) -> str:
         if plan.strategy.name == auto.NAME
         else spelled(plan.strategy)
     )
-    models = ", ".join(model.path for model in plan.models.values())
+    named = (m.path + (f" + {m.lora}" if m.lora else "") for m in plan.models.values())
+    models = ", ".join(named)
     return f"{strategy} · {models} on {execution.engine.name}"

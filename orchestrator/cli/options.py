@@ -36,13 +36,16 @@ _PLUGIN_OPTIONS = rf"--((strategy|selector|verifiers|execution\.engine|{_TABLES}
 _SECTIONS = {
     "": "What to run",
     "columns": "Which columns of the problems are read (docs/problems.md)",
+    "batch": "OpenAI batches (docs/problems.md)",
+    "few_shot": "Worked examples before each question (docs/problems.md)",
     "sampling": "How tokens are sampled",
-    "budget": "Limits: of a problem, and of the whole job (usd, gpu_seconds)",
+    "budget": "Limits: of a problem, and of the whole job (usd, gpu_seconds, job_...)",
     "prices": "What tokens and GPUs cost; of a model: --prices.main.input, .cached_input, .output",
     "execution": "Where and how fast it runs (never changes answers)",
     "supervision": "What happens when requests or problems fail",
     "command": "This command",
 }
+_FLAGS = {"sinks": "sink"}  # a key whose flag has another name
 _METAVARS = {
     "int": "INTEGER",
     "float": "NUMBER",
@@ -84,6 +87,19 @@ retry_option = click.option(
     default=True,
     show_default=True,
     help="Try problems again that failed in an earlier run of this job.",
+)
+server_option = click.option(
+    "--server",
+    metavar="URL",
+    envvar="LEADLINE_SERVER",
+    show_envvar=True,
+    help="Use the engines of a running `leadline serve`, which has loaded them (docs/serve.md).",
+)
+report_option = click.option(
+    "--report",
+    "with_report",
+    is_flag=True,
+    help="At the end write report.html to the output directory, as `leadline report` does.",
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the numbers as JSON on the standard output."
@@ -162,7 +178,10 @@ class KeyFlag(click.Option):
         notes = "; ".join([*defaults, *filter(None, [range])])
         repeatable = " May be repeated." if is_list else ""
         super().__init__(
-            [f"--{key}", "key_" + re.sub(r"\W", lambda match: f"_{ord(match[0])}_", key)],
+            [
+                f"--{_FLAGS.get(key, key)}",
+                "key_" + re.sub(r"\W", lambda match: f"_{ord(match[0])}_", key),
+            ],
             help=f"{help}{repeatable}{f'  [{notes}]' if notes else ''}",
             metavar=_METAVARS.get(key) or _METAVARS.get(type, "TEXT"),
             multiple=is_list,

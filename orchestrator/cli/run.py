@@ -24,7 +24,6 @@ from orchestrator.cli.inputs import (
     job_directory,
     job_problems,
     local_problems,
-    read_plan,
     references_and_notes,
     report_choice,
     report_rows,
@@ -38,16 +37,21 @@ from orchestrator.cli.options import (
     fresh_option,
     limit_option,
     plan_argument,
+    report_option,
     retry_option,
+    server_option,
 )
 from orchestrator.cli.runs.closing import (
     exit_code,
     print_end_of_budget,
     print_known,
+    print_recipe,
+    print_report,
     print_stop,
     print_summary,
 )
 from orchestrator.cli.runs.dry_run import DryRun, dry_run_options, print_costs
+from orchestrator.cli.runs.server import read_served_plan
 from orchestrator.cli.view.numbers import counted
 from orchestrator.core.errors import (
     EngineError,
@@ -57,6 +61,7 @@ from orchestrator.core.errors import (
     TooManyFailed,
 )
 from orchestrator.core.plan import Plan
+from orchestrator.core.protocols import EngineFactory
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.openai_batch import write_batch_output
 from orchestrator.jobs.problems import ProblemFile
@@ -76,17 +81,27 @@ from orchestrator.jobs.source import (
 from orchestrator.plan import auto
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import LoadedPlan, load_plan
-from orchestrator.plan.file.sources import published
 from orchestrator.report.kept import KeptReport, is_final, keep_report, kept_report
+from orchestrator.runtime.sinks.events import Accuracy
+from orchestrator.runtime.sinks.reporting import reporting
+from orchestrator.studies.estimates import share_estimate
 from orchestrator.studies.evaluate import References, RightAnswers
-from orchestrator.studies.summary import Summary, correctness, summarise, unreadable_notes
+from orchestrator.studies.summary import (
+    Summary,
+    correctness,
+    summarise,
+    unreadable_notes,
+)
 
 _RESUMABLE = (
     "execution.",
     "supervision.",
     "prices.",
+    "sinks",
     "budget.usd",
     "budget.gpu_seconds",
+    "budget.job_tokens",
+    "budget.job_seconds",
 )  # keys that may change when a job is resumed
 
 
@@ -96,6 +111,8 @@ _RESUMABLE = (
 @fresh_option
 @retry_option
 @dry_run_options
+@report_option
+@server_option
 @display_options
 def run(
     plan_file: str | None,
@@ -105,6 +122,8 @@ def run(
     retry_failed: bool,
     dry_run: bool,
     n_pilot: int,
+    with_report: bool,
+    server: str | None,
     display: DisplayOptions,
 ) -> int:
     """Run a file of problems. The same command again continues an interrupted run.
@@ -125,7 +144,9 @@ def run(
       leadline run plan.toml --dry-run --pilot 5
       leadline run plan.toml --sampling.temperature 0.9 --fresh --limit 20
     """
-    loaded = read_plan(plan_file, flags)
+    if server and n_pilot:
+        raise PlanError("--pilot starts engines of its own: remove it, or --server")
+    loaded, factory = read_served_plan(plan_file, flags, server, is_batch=True)
     directory = job_directory(loaded, "run")
     directory = fresh_directory(directory) if fresh else directory
     with contextlib.ExitStack() as stack:
@@ -133,24 +154,32 @@ def run(
         if dry_run and not n_pilot:  # which writes nothing there
             kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leadline-")))
         loaded, problems = local_problems(loaded, kept, limit)
-        source = same_or_wider(directory, job_source(problems, limit, loaded.format, loaded.origin))
+        source = job_source(problems, limit, loaded.format, loaded.origin, override=loaded.override)
+        source = same_or_wider(directory, source)
         plan = _with_recorded_choice(loaded, directory)
         if dry_run or n_pilot:
             loaded = replace(loaded, plan=plan)
             return print_costs(DryRun(loaded, directory, source, dry_run, n_pilot, display))
-    code = _run_job(directory, plan, loaded.execution, source, display, retry_failed, limit)
+    engine = loaded.execution, factory
+    code = _run_job(directory, plan, *engine, source, display, retry_failed, limit)
+    if with_report:
+        print_report(directory, code, display)
     if loaded.recipe and not (display.quiet or display.as_json):
-        for line in published(loaded.recipe, plan):
-            message(line)
+        print_recipe(loaded.recipe, plan, directory)
     return code
 
 
 @click.command(cls=PlanCommand, accepts=lambda key: key.startswith(_RESUMABLE))
 @click.argument("directory", type=click.Path(), metavar="DIR")
 @retry_option
+@server_option
 @display_options
 def resume(
-    directory: str, flags: Mapping[str, str], retry_failed: bool, display: DisplayOptions
+    directory: str,
+    flags: Mapping[str, str],
+    retry_failed: bool,
+    server: str | None,
+    display: DisplayOptions,
 ) -> int:
     """Continue an interrupted job from its directory alone.
 
@@ -170,9 +199,9 @@ def resume(
             f"{path} was started from Python, or stopped before anything ran: run the same "
             "script or command again to continue"
         )
-    loaded = read_plan(path / PLAN_FILE, flags)
+    loaded, factory = read_served_plan(path / PLAN_FILE, flags, server, is_batch=True)
     require_unchanged(path, source, loaded.plan)
-    return _run_job(path, loaded.plan, loaded.execution, source, display, retry_failed)
+    return _run_job(path, loaded.plan, loaded.execution, factory, source, display, retry_failed)
 
 
 def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
@@ -193,6 +222,7 @@ def _run_job(
     directory: Path,
     plan: Plan,
     execution: Execution,
+    factory: EngineFactory | None,
     source: JobSource,
     display: DisplayOptions,
     retry_failed: bool,
@@ -200,6 +230,7 @@ def _run_job(
 ) -> int:
     """Run the remaining problems of a job, in its first `limit` rows, and print the summary.
 
+    `factory` takes the place of the execution's engine.
     Of a finished job, the summary is printed again.
     """
     require_as_real(directory, execution.engine.name)
@@ -207,9 +238,10 @@ def _run_job(
     if (known := kept_report(directory, plan, execution, source)) is not None:
         print_known(known, plan, display)
         return exit_code(known.summary, execution, resume_command)
-    begun = begun_problems(directory)
-    file = job_problems(source, plan, execution, begun)
-    report_rows(file, display, begun)
+    with begun_problems(directory) as begun:
+        file = job_problems(source, plan, execution, begun)
+        row_report = tuple(row_notes(file, begun))
+    report_rows(row_report, display)
     domains = file.domains(plan.domain)
     references = references_and_notes(source.problems, domains, plan, execution)
     report_choice(plan, display)
@@ -220,7 +252,7 @@ def _run_job(
         file.invalid,
         file.order,
         retry_failed=retry_failed,
-        chosen=frozenset(file.order[:limit]) if limit else None,
+        chosen=frozenset(file.order[:limit]) if 0 < limit < len(file.order) else None,
     )
     with _naming_remedy(resume_command), opened as job:
         write_source(job, plan, execution, source)
@@ -228,11 +260,16 @@ def _run_job(
             message(f"note: {job.damage}")
         _report_growth(job, display)
         n_resumed = len(file.problems) - len(job.unfinished())
-        title = f"{directory} · {_extent(job, n_resumed)} · {run_name(plan, execution)}"
-        outcome = run_remaining(job, plan, execution, title, display)
-        job.export()  # before the evaluation, which may fail or be interrupted
-        answers = {} if outcome.signal_number else references.answers
-        right = _correctness(job, answers, file, plan, execution)
+        name = run_name(plan, execution)
+        title = f"{directory} · {_extent(job, n_resumed)} · {name}"
+        with reporting(job, plan, execution, name, _note) as sinks:
+            outcome = run_remaining(job, plan, execution, title, display, sinks, factory)
+            job.export()  # before the evaluation, which may fail or be interrupted
+            answers = {} if outcome.signal_number else references.answers
+            right = _correctness(job, answers, file, plan, execution)
+            if sinks is not None:
+                sinks.right = {id: bool(one) for id, one in (right or {}).items()}
+                sinks.accuracy = _accuracy(sinks.right)
         summary = _summary(
             job, plan, execution, source, file, references, right or {}, outcome, n_resumed
         )
@@ -241,7 +278,7 @@ def _run_job(
         return outcome.exit_code
     if right is not None and is_final(summary, references, domains, plan):
         notes = tuple(f"note: {n}" for n in unreadable_notes(references, source.problems))
-        report = KeptReport(tuple(row_notes(file, begun)), notes, summary)
+        report = KeptReport(row_report, notes, summary)
         with contextlib.suppress(JournalError):  # without it, the next command takes longer
             keep_report(directory, plan, execution, source, report)
     print_summary(summary, plan, display)
@@ -250,6 +287,18 @@ def _run_job(
         return outcome.exit_code
     code = exit_code(summary, execution, resume_command)
     return 128 + signal.SIGINT if right is None else code
+
+
+def _note(text: str) -> None:
+    message(f"note: {text}")
+
+
+def _accuracy(right: Mapping[str, bool]) -> Accuracy | None:
+    """Return the accuracy of a job for its sinks; None if no reference is known."""
+    estimate = share_estimate(list(right.values()))
+    if estimate is None:
+        return None
+    return Accuracy(estimate.value, estimate.low, estimate.high, estimate.n)
 
 
 def _report_growth(job: Job, display: DisplayOptions) -> None:

@@ -28,7 +28,8 @@ def lineage(trace: Trace, by_ordinal: Mapping[int, Trace]) -> list[Trace]:
     while trace.parent is not None and trace.parent in by_ordinal:
         trace = by_ordinal[trace.parent]
         links.append(trace)
-    return links[::-1]
+    links.reverse()
+    return links
 
 
 def whole_text(links: Iterable[Trace]) -> str:
@@ -41,8 +42,9 @@ def whole(links: Sequence[Trace]) -> Trace:
 
     As in `whole_text`, forced suffixes are left out.
     """
+    logprobs = tuple(one for trace in links for one in trace.logprobs)
     if all(trace.reply_spans is None for trace in links):
-        return changed(links[-1], text=whole_text(links))
+        return changed(links[-1], text=whole_text(links), logprobs=logprobs)
     thinking: Spans = ()
     reply: Spans = ()
     text = ""
@@ -51,7 +53,9 @@ def whole(links: Sequence[Trace]) -> Trace:
         thinking += tuple((a + len(text), b + len(text)) for a, b in trace.thinking_spans)
         reply += tuple((a + len(text), b + len(text)) for a, b in own)
         text += trace.text
-    return changed(links[-1], text=text, thinking_spans=thinking, reply_spans=reply)
+    return changed(
+        links[-1], text=text, thinking_spans=thinking, reply_spans=reply, logprobs=logprobs
+    )
 
 
 def output_tokens(links: Iterable[Trace]) -> int:

@@ -32,7 +32,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.values import ConfidenceFloor, Delimiter, StopRule, WordLimit
+from orchestrator.core.values import (
+    ConfidenceFloor,
+    Delimiter,
+    Request,
+    StopRule,
+    WordLimit,
+)
 
 DEFAULT_WINDOW = 2048  # DeepConf, section 3.1
 TOP_K = 20  # the released DeepConf code requests 20 log-probabilities
@@ -79,6 +85,21 @@ def logprobs_needed(metrics: Sequence[str], rules: Sequence[StopRule]) -> int | 
     if kinds - {"mean_logprob"}:
         top_k = max(top_k, TOP_K)
     return top_k or (0 if kinds else None)
+
+
+def top_logprobs_returned(request: Request) -> int | None:
+    """Return how many top log-probabilities of each token a request's trace has to have.
+
+    None: no log-probabilities at all. 0: only that of the sampled token.
+    """
+    sampling = request.sampling
+    return sampling.top_logprobs if sampling is not None and sampling.logprobs else None
+
+
+def top_logprobs_computed(request: Request) -> int | None:
+    """Return the same for all that the request needs: its trace, metrics and rules."""
+    counts = (top_logprobs_returned(request), logprobs_needed(request.metrics, request.rules))
+    return max((n for n in counts if n is not None), default=None)
 
 
 def recorded_with(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
 from orchestrator.core.errors import PlanFault
-from orchestrator.core.values import PluginSpec, Sampling
+from orchestrator.core.values import Message, PluginSpec, Problem, Prompt, Sampling
 
 # The tasks of a model pool that does not generate text, by vLLM's names of its pooling tasks, and
 # the contents of a trace's `values` for each. Numbers are raw: the logit of a head with one label;
@@ -40,9 +42,11 @@ class Model:
     - `residual`: the share of the previous state that each iteration keeps (arXiv 2506.08552).
     - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
     - `task`: one of `TASKS`, for a model that returns values instead of text.
+    - `lora`: an adapter, as a local folder or a hub name, that is applied to the model at `path`.
     - `chat_template`: a chat template (Jinja) that replaces the model's own.
     - `reasoning_parser`: vLLM's parser that splits this model's thinking from its reply; "none"
       leaves that to tags (`kit.answers.tags`).
+    - `tool_parser`: vLLM's parser that reads this model's calls of tools; "none" reads none.
     """
 
     path: str
@@ -55,7 +59,9 @@ class Model:
     exit: str = ""  # "": every token runs to its request's depth
     task: str = ""  # "": it generates text
     reasoning_parser: str = ""  # "": by the model's family
+    tool_parser: str = ""  # "": by the model's chat template
     chat_template: str = ""  # "": as the model ships
+    lora: str = ""  # "": no adapter
 
 
 def same_weights(a: Model, b: Model) -> bool:
@@ -67,8 +73,77 @@ _BESIDE_WEIGHTS: Mapping[str, Any] = {
     "max_depth": 0,
     "max_context_tokens": 0,
     "reasoning_parser": "",
+    "tool_parser": "",
     "chat_template": "",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A worked example: a question as a problem has it, and a reply to it, a text or a message."""
+
+    id: str
+    prompt: Prompt
+    reply: str | Message
+
+    def is_of(self, problem: Problem) -> bool:
+        """Tell whether it is the problem itself."""
+        same = self.prompt == problem.prompt
+        if isinstance(self.prompt, str) and isinstance(problem.prompt, str):
+            same = self.prompt.strip() == problem.prompt.strip()
+        return same or self.id == problem.id
+
+
+@dataclass(frozen=True, slots=True)
+class FewShot:
+    """The worked examples that come before each question.
+
+    `n` of them, the first ones of the file or drawn for each problem; with a `template` as text,
+    else as turns of a conversation. `columns` maps the file's columns. `content` is the digest of
+    `examples`, which are read from the file: only it decides answers.
+    """
+
+    file: str = field(default="", compare=False)
+    n: int = 0
+    choice: Literal["first", "random"] = "first"
+    template: str = ""
+    columns: Mapping[str, object] = field(default_factory=dict, compare=False)
+    content: str = ""
+    examples: tuple[Example, ...] = field(default=(), compare=False, repr=False)
+
+    def chosen(self, problem: Problem, seed: int) -> list[Example]:
+        """Return the examples of a problem, never the problem itself; fewer if there are not n.
+
+        Those that are drawn depend on the seed and the problem's id.
+        """
+        if self.choice == "first":
+            return list(islice((e for e in self.examples if not e.is_of(problem)), self.n))
+        n_all, drawn = len(self.examples), derive_seed(seed, problem.id, "few-shot")
+        found: list[Example] = []
+        for n_drawn in (min(n_all, 2 * self.n), n_all):
+            places = random.Random(drawn).sample(range(n_all), n_drawn)
+            found = [self.examples[i] for i in places if not self.examples[i].is_of(problem)]
+            if len(found) >= self.n:
+                break
+        return found[: self.n]
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The text with which an attempt would begin another example.
+
+        What is before {prompt} in the template, on a line of its own; if that is nothing, what is
+        behind {answer}, or a blank line if no example has one.
+        """
+        if not (self.template and self.examples):
+            return ()
+        label = self.template.partition("{prompt}")[0].strip().partition("\n")[0]
+        behind = self.template.rpartition("{answer}")[2]
+        if label:
+            return (f"\n{label}",)
+        if behind.strip():
+            return (behind.strip(),)
+        is_clear = "\n\n" in behind and not any("\n\n" in str(e.reply) for e in self.examples)
+        return ("\n\n",) if is_clear else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +204,7 @@ class Plan:
     strategy: PluginSpec = PluginSpec("consistency")
     selector: PluginSpec = _MAJORITY
     sampling: Sampling = Sampling()
+    few_shot: FewShot = FewShot()
     budget: Budget = Budget()
     verifiers: tuple[PluginSpec, ...] = ()
     # options of domains, by the name that rows use
@@ -145,6 +221,7 @@ class Plan:
             strategy: SpecLike = ...,
             selector: SpecLike = ...,
             sampling: Sampling = ...,
+            few_shot: FewShot = ...,
             budget: Budget = ...,
             verifiers: Iterable[SpecLike] | SpecLike = ...,
             domains: Mapping[str, SpecLike] = ...,
@@ -167,7 +244,8 @@ class Plan:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        for name, kind in (("sampling", Sampling), ("budget", Budget)):
+        kinds = (("sampling", Sampling), ("few_shot", FewShot), ("budget", Budget))
+        for name, kind in kinds:
             if not isinstance(getattr(self, name), kind):
                 value = getattr(self, name)
                 raise PlanFault(name, f"{name} = {value!r}: write {kind.__name__}(...)")
@@ -217,16 +295,23 @@ class Settings:
     """What one problem sets differently from the plan.
 
     `n` is an option of the strategy, `sampling` has fields of `Sampling`; its `extra` is added to
-    the plan's.
+    the plan's. `strategy` and `selector` are plugins as tables, {"name": ..., OPTION: ...}: whoever
+    sets a strategy sets a selector too. `model` is the model pool of requests that name none,
+    `budget` has fields of `Budget`.
     """
 
     n: int | None = None
     seed: int | None = None
     sampling: Mapping[str, object] = field(default_factory=dict)
+    model: str = ""
+    strategy: Mapping[str, object] | None = None
+    selector: Mapping[str, object] | None = None
+    budget: Mapping[str, object] = field(default_factory=dict)
 
     def encoded(self) -> str:
         """Return these settings as `Problem.settings`: JSON, or "" where nothing is set."""
-        set_here = {name: value for name, value in asdict(self).items() if value not in (None, {})}
+        nothing: tuple[object, ...] = (None, {}, "")
+        set_here = {name: value for name, value in asdict(self).items() if value not in nothing}
         return json.dumps(set_here, sort_keys=True) if set_here else ""
 
 
@@ -238,14 +323,20 @@ def with_settings(plan: Plan, settings: str) -> Plan:
         changes["extra"] = {**plan.sampling.extra, **cast(Mapping[str, object], changes["extra"])}
     if "stop" in changes:
         changes["stop"] = tuple(cast(Sequence[str], changes["stop"]))
-    strategy = plan.strategy
+    strategy = plugin_spec(values.strategy or plan.strategy, "strategy")
     if values.n is not None:
         strategy = PluginSpec(strategy.name, {**strategy.options, "n": values.n})
+    models = plan.models
+    if values.model in models:
+        models = {values.model: models[values.model], **models}
     return replace(
         plan,
+        models=models,
         sampling=replace(plan.sampling, **cast(dict[str, Any], changes)),
         seed=plan.seed if values.seed is None else values.seed,
         strategy=strategy,
+        selector=plugin_spec(values.selector or plan.selector, "selector"),
+        budget=replace(plan.budget, **cast(dict[str, Any], values.budget)),
     )
 
 
@@ -258,14 +349,21 @@ def fingerprint(plan: Plan) -> str:
 def document(plan: Plan) -> dict[str, object]:
     """Return a plan as the nested mappings from which its fingerprint is computed."""
     models = {name: asdict(model) for name, model in plan.models.items()}
-    whole = {**asdict(plan), "models": models}
+    whole = {**asdict(replace(plan, few_shot=FewShot())), "models": models}
+    few_shot = {name: getattr(plan.few_shot, name) for name in _FEW_SHOT}
+    whole["few_shot"] = few_shot if plan.few_shot != FewShot() else {}
     # jobs begun before these existed must resume
     for model in models.values():
-        _drop_unset(model, "task", "reasoning_parser", "chat_template")
-    _drop_unset(whole, "answers_in_thinking")
-    _drop_unset(whole["sampling"], "extra", "prefill", "thinking_tokens")
+        _drop_unset(model, "task", "reasoning_parser", "tool_parser", "chat_template", "lora")
+    _drop_unset(whole, "answers_in_thinking", "few_shot")
+    _drop_unset(
+        whole["sampling"], "extra", "prefill", "thinking_tokens", "logprobs", "top_logprobs"
+    )
     # the order of `models` decides which pool is the default; a mapping hides it
     return {**whole, "default_model": plan.default_model}
+
+
+_FEW_SHOT = ("n", "choice", "template", "content")  # what of it decides answers
 
 
 def _drop_unset(table: dict[str, object], *keys: str) -> None:

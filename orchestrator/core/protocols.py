@@ -8,6 +8,10 @@ variables or properties:
 - `metrics: tuple[str, ...]`: named scalars that each trace must carry (`core.metrics`).
 - `verifiers: tuple[str, ...]`: the verifiers whose verdicts the plugin reads.
 - `n_planned: int`: the most attempts that a strategy makes if nothing stops it early.
+- `worth(traces, n_started) -> float` (strategies): how much another attempt is worth, where the
+  problems of a job share a budget; without it the votes decide (`runtime.driver.worth`).
+- `is_one_request: bool` (strategies): True if its first request is its only one and its reply, so
+  that the text may be shown while it is generated.
 - `pools: tuple[str, ...]`: the model pools named in options other than `model`.
 - `tasks: Mapping[str, tuple[str, ...]]`: the acceptable `core.plan.TASKS` of each pool that must
   return values instead of text.
@@ -21,6 +25,9 @@ variables or properties:
 - `expects: str` (domains): what a reference must be, for messages, such as "one number".
 - `lists_are_values: bool` (domains): True if a list in a row's `answer` is one value. Elsewhere its
   items are aliases: any of them is right.
+- `reads_calls: bool` (domains): True if the answer of an attempt that calls tools is its calls, as
+  the text of one JSON array of names and arguments; elsewhere it is read from the reply beside
+  them.
 - `describe(answer) -> str` (domains): an answer's type and value in one line, for
   `leadline answers`. It may be slow: it is called only in a process that can be killed.
 - `warm_up() -> None` (domains, isolated verifiers): called once in each worker process.
@@ -37,7 +44,7 @@ and the latent depths of a plugin's requests, and the pool and the depth of its 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
@@ -179,9 +186,24 @@ class Engine(Protocol):
         The pending `generate` returns a CANCELLED trace with the tokens so far.
         """
 
-    # Two more members are used where an engine has them. `n_gpus: float` are the GPUs that it
-    # occupies, for `budget.gpu_seconds` and `prices.gpu_hour`. `running_tokens() -> int` returns
-    # the output tokens so far of the requests that run, for display.
+    # More members are used where an engine has them. `n_gpus: float` are the GPUs that it occupies,
+    # for `budget.gpu_seconds` and `prices.gpu_hour`; where their number changes it is the most that
+    # there may be, and `gpu_seconds() -> float` are the GPU-seconds so far, its start included.
+    # `running_tokens() -> int` returns the output tokens so far of the requests that run, for
+    # display. `notices() -> tuple[str, ...]` are what it lacks now, for display too, and
+    # `unplaced() -> tuple[float, str]` for how many seconds parts of it had no place to run so far,
+    # and the last reason.
+
+
+class StreamingEngine(Engine, Protocol):
+    """An engine that can report the text of a request while it is generated."""
+
+    def listen(self, request: Request, on_text: Callable[[str], None]) -> None:
+        """Call `on_text` with each new piece of text during this request's next `generate`.
+
+        The pieces are, one after another, the beginning of the trace's text, with its tags of
+        thinking. A request for which that cannot be promised is not reported at all.
+        """
 
 
 class EngineFactory(Protocol):

@@ -1,4 +1,4 @@
-"""The strategy algebra: four commands, one event, helpers to write them with, and their driver.
+"""The strategy algebra: five commands, one event, helpers to write them with, and their driver.
 
 A strategy is a generator that yields commands and is sent replies. It must be deterministic in
 (problem, rng, traces received): no clock, no I/O, and no randomness from outside its rng. Only then
@@ -46,10 +46,12 @@ class Next:
 class Cancel:
     """Stop those of these requests that still run; the reply is None.
 
-    Their traces still arrive, with `Finish.CANCELLED`.
+    Their traces still arrive, with `Finish.CANCELLED`. `reason` is the rule that decided, for
+    whoever looks at the job afterwards.
     """
 
     ordinals: frozenset[int]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,29 @@ class Drop:
     """Take away the vote of these traces and stop those that still run; the reply is None.
 
     Their tokens are charged to pruning. With an `heir` they still vote, each for the final answer
-    of the heir or of its continuation.
+    of the heir or of its continuation. `reason` is as in `Cancel`.
     """
 
     ordinals: frozenset[int]
     heir: int | None = None
+    reason: str = ""
 
 
-COMMANDS = (Submit, Next, Cancel, Drop)
-Command: TypeAlias = Submit | Next | Cancel | Drop
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Explain a trace to whoever looks at the job afterwards; the reply is None.
+
+    It changes nothing. `group` is the part of the search that the trace belongs to, such as a
+    cluster or an island; the first trace of a group founded it.
+    """
+
+    ordinal: int
+    text: str
+    group: str = ""
+
+
+COMMANDS = (Submit, Next, Cancel, Drop, Note)
+Command: TypeAlias = Submit | Next | Cancel | Drop | Note
 Reply: TypeAlias = tuple[int, ...] | Trace | None
 Steps: TypeAlias = Generator[Command, Reply, None]
 
@@ -98,7 +114,7 @@ class Routine(Generic[T]):
             return None
         if not isinstance(command, COMMANDS):
             raise StrategyError(
-                f"a strategy yields Submit, Next, Cancel or Drop, not {command!r}; "
+                f"a strategy yields Submit, Next, Cancel, Drop or Note, not {command!r}; "
                 "write `yield from`, not `yield`"
             )
         return command
@@ -122,14 +138,21 @@ def next_trace(among: Collection[int] | None = None) -> Generator[Command, Reply
     return cast(Trace, (yield Next(None if among is None else frozenset(among))))
 
 
-def cancel(ordinals: Iterable[int]) -> Generator[Command, Reply, None]:
+def cancel(ordinals: Iterable[int], reason: str = "") -> Generator[Command, Reply, None]:
     """Stop those of these requests that still run; returns at once."""
-    yield Cancel(frozenset(ordinals))
+    yield Cancel(frozenset(ordinals), reason)
 
 
-def drop(ordinals: Iterable[int], heir: int | None = None) -> Generator[Command, Reply, None]:
+def drop(
+    ordinals: Iterable[int], heir: int | None = None, reason: str = ""
+) -> Generator[Command, Reply, None]:
     """Take away the vote of these traces, or pass it to `heir`, and stop them; returns at once."""
-    yield Drop(frozenset(ordinals), heir)
+    yield Drop(frozenset(ordinals), heir, reason)
+
+
+def note(ordinal: int, text: str, group: str = "") -> Generator[Command, Reply, None]:
+    """Explain a trace to whoever looks at the job afterwards; returns at once."""
+    yield Note(ordinal, text, group)
 
 
 def ask(request: Request) -> Generator[Command, Reply, Trace]:

@@ -8,14 +8,14 @@ vote on the same pool again. Selectors decide how much a vote weighs.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from orchestrator.core.errors import describe
-from orchestrator.core.lineage import lineage, output_tokens
+from orchestrator.core.lineage import lineage
 from orchestrator.core.protocols import Selector
 from orchestrator.core.values import (
     Answer,
@@ -29,6 +29,7 @@ from orchestrator.core.values import (
     Usage,
     changed,
 )
+from orchestrator.core.values.records import NO_USAGE
 
 # the purposes of attempts at the problem; nothing else votes
 VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
@@ -100,8 +101,11 @@ def attempts_in(
         if end.purpose not in VOTING or end.ordinal in continued:
             continue
         links = lineage(end, by_ordinal)
-        voter = next((link for link in reversed(links) if link.ordinal in votes), end)
-        if any(link.ordinal in dropped for link in links) and end.finish is not Finish.FAILED:
+        voter = end
+        if len(links) > 1:
+            voter = next((link for link in reversed(links) if link.ordinal in votes), end)
+        is_dropped = dropped and any(link.ordinal in dropped for link in links)
+        if is_dropped and end.finish is not Finish.FAILED:
             yield AttemptTraces(links, voter, AttemptState.DROPPED)
         elif voter.ordinal in votes:
             yield AttemptTraces(links, voter, AttemptState.VOTED)
@@ -195,9 +199,6 @@ def beta_confidence(n_first: int, n_second: int) -> float:
     return sum(math.comb(n, k) for k in range(n_first + 1)) / (1 << n)
 
 
-_NOTHING = Usage()
-
-
 def conclude(
     problem: Problem,
     traces: Sequence[Trace],
@@ -215,14 +216,17 @@ def conclude(
     Its status is FAILED, with the reason, when the selector raises or every trace failed.
     """
     traces = pruned(traces, dropped)
+    finishes = [t.finish for t in traces]
     result = Result(
         problem_id=problem.id,
         status=Status.ABSTAINED,
         usage=usage_by_account(traces),
         n_traces=len(traces),
-        n_attempts=sum(t.purpose is Purpose.SOLVE and t.parent is None for t in traces),
-        n_failed=sum(t.finish is Finish.FAILED for t in traces),
-        n_cancelled=sum(t.finish is Finish.CANCELLED and t.ordinal not in dropped for t in traces),
+        n_attempts=len([t for t in traces if t.purpose is Purpose.SOLVE and t.parent is None]),
+        n_failed=finishes.count(Finish.FAILED),
+        n_cancelled=len(
+            [t for t in traces if t.finish is Finish.CANCELLED and t.ordinal not in dropped]
+        ),
         dropped=dict(dropped),
         stopped_by=stopped_by,
         n_planned=n_planned,
@@ -302,11 +306,12 @@ def usage_by_account(traces: Sequence[Trace]) -> Mapping[str, Usage]:
 
     The cost of verifying a trace with models is charged to `verify`.
     """
-    groups: dict[str, list[Usage]] = {}
+    groups = defaultdict[str, list[Usage]](list)
     for trace in traces:
-        groups.setdefault(trace.account, []).append(trace.usage)
-        if (verifying := trace.verification_usage) != _NOTHING:
-            groups.setdefault(Purpose.VERIFY, []).append(verifying)
+        groups[trace.account].append(trace.usage)
+        verifying = trace.verification_usage
+        if verifying is not NO_USAGE and verifying != NO_USAGE:
+            groups[Purpose.VERIFY].append(verifying)
     return {account: total_usage(usages) for account, usages in groups.items()}
 
 
@@ -319,6 +324,7 @@ def total_usage(usages: Sequence[Usage]) -> Usage:
         layer_tokens=sum([u.layer_tokens for u in usages]),
         seconds=sum([u.seconds for u in usages]),
         reasoning_tokens=sum([u.reasoning_tokens for u in usages]),
+        draft_layer_tokens=sum([u.draft_layer_tokens for u in usages]),
     )
 
 
@@ -332,11 +338,11 @@ def intermediate(traces: Iterable[Trace]) -> frozenset[int]:
     traces = list(traces)
     continued = {t.parent for t in traces if t.purpose in VOTING}
     probed = {t.parent for t in traces if t.purpose is Purpose.PROBE}
-    cut = (
+    cut = [
         t.ordinal
         for t in traces
         if t.finish is Finish.RULE or (t.finish is Finish.LENGTH and t.ordinal in probed)
-    )
+    ]
     return frozenset(cut) | {o for o in continued if o is not None}
 
 
@@ -363,10 +369,13 @@ def mean_tokens(traces: Sequence[Trace]) -> float | None:
     underestimated rather than overestimated.
     """
     by_ordinal = {t.ordinal: t for t in traces}
-    lengths = []
-    for end in attempt_ends(traces):
-        if end.purpose is Purpose.SOLVE and end.finish is not Finish.FAILED:
-            links = lineage(end, by_ordinal)
-            verifying = sum(t.verification_usage.output_tokens for t in links)
-            lengths.append(output_tokens(links) + verifying)
+    lengths = [
+        sum([_all_output_tokens(link) for link in lineage(end, by_ordinal)])
+        for end in attempt_ends(traces)
+        if end.purpose is Purpose.SOLVE and end.finish is not Finish.FAILED
+    ]
     return sum(lengths) / len(lengths) if lengths else None
+
+
+def _all_output_tokens(trace: Trace) -> int:
+    return trace.usage.output_tokens + trace.verification_usage.output_tokens

@@ -68,10 +68,13 @@ class CircuitBreaker:
         """Count a request as no longer in flight."""
         if epoch == self._epoch:
             self._n_in_flight -= 1
-            self._admit()
+            if self._queue:
+                self._admit()
 
     def succeeded(self, epoch: int) -> None:
         """Count a completion."""
+        if self._limit is None and self.failing_since is None and not self.n_probes:
+            return  # nearly always: nothing was refused
         self.failing_since, self._n_in_a_row = None, 0
         self._refused.clear()
         if epoch == self._epoch:

@@ -10,6 +10,7 @@ themselves: at their end running requests are ended. Not covered: budgets of a p
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from orchestrator.plan.execution import JobBudget, Prices, Spent
 
 _TEMPLATE_TOKENS = 64  # that a chat template adds to a prompt, generously
 _BYTES_PER_TOKEN = 4  # of English text, on the average
+_N_UNSUMMED = 1000  # usages of a pool at most: each takes 100 bytes
+_LEAST_SECONDS = 0.1  # of a budget of time that are worth another look
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,12 @@ class MeteredEngine:
         """
         opened = opened or engine
         self._n_gpus = float(getattr(opened, "n_gpus", 0.0))
+        self._gpu_seconds: Callable[[], float] | None = getattr(opened, "gpu_seconds", None)
         _require_countable(terms, self._n_gpus)
         self.running_tokens: Callable[[], int] = getattr(opened, "running_tokens", lambda: 0)
+        self.notices: Callable[[], tuple[str, ...]] = getattr(opened, "notices", tuple)
+        self._unplaced: Callable[[], tuple[float, str]]
+        self._unplaced = getattr(opened, "unplaced", lambda: (0.0, ""))
         self._engine = engine
         self._terms = terms
         self._is_limited = bool(terms.budget.usd or terms.budget.gpu_seconds)
@@ -85,27 +92,33 @@ class MeteredEngine:
         self._n_running = 0
         self._reserved = 0.0  # US dollars that the requests in flight can cost
         self._waiting: dict[tuple[str, int], _Waiting] = {}
+        self._limits: set[asyncio.Timeout] = set()  # of running requests, that may move
 
     async def generate(self, request: Request) -> Trace:
         """Return the trace; BudgetSpent when the budget allows no more."""
         if not self._is_limited:
             self._n_requests += 1
             trace = await self._engine.generate(request)
-            self._count(request, trace.usage)
+            self._count(request, trace)
             return trace
         most = self._most(request)
         if not await self._admission(request, most):
             return trace_for(request, Finish.CANCELLED)
         try:
             key, seconds = self._time_left()
-            async with asyncio.timeout(seconds) as limit:
+            limit = asyncio.timeout(seconds)
+            async with limit:
+                if self._gpu_seconds and seconds is not None:
+                    self._limits.add(limit)
+                    self._prolong(limit)
                 trace = await self._engine.generate(request)
-                self._count(request, trace.usage)
+                self._count(request, trace)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise self._spent(key) from None
         finally:
+            self._limits.discard(limit)
             self._reserved -= most
             self._n_running -= 1
             self._settle()
@@ -133,6 +146,7 @@ class MeteredEngine:
         `abandoned_tokens` were generated for requests whose traces will not arrive.
         """
         before, seconds = self._terms.before, self._clock() - self._began
+        unplaced, reason = self._unplaced()
         for usages in self._usage.values():
             usages[:] = [total_usage(usages)]
         usage = {pool: total for pool, [total] in self._usage.items()}
@@ -145,9 +159,19 @@ class MeteredEngine:
             usage,
             before.n_requests + self._n_requests,
             before.seconds + seconds,
-            before.gpu_seconds + (self._terms.start_seconds + seconds) * self._n_gpus,
+            before.gpu_seconds + self._own_gpu_seconds(seconds),
             self._n_gpus,
+            before.n_retries + self._outages.n_retries,
+            self._outages.reason or before.retry_reason,
+            before.unplaced_seconds + unplaced,
+            reason or before.unplaced_reason,
         )
+
+    def _own_gpu_seconds(self, seconds: float) -> float:
+        """Return the GPU-seconds of this run, whose engine has been open for `seconds`."""
+        if self._gpu_seconds is not None:  # their number changes
+            return self._gpu_seconds()
+        return (self._terms.start_seconds + seconds) * self._n_gpus
 
     def _most(self, request: Request) -> float:
         """Return the most US dollars that a request can cost: a token is at least one byte."""
@@ -225,10 +249,25 @@ class MeteredEngine:
         seconds_left, key = min(left, default=(None, ""))
         return key, seconds_left
 
-    def _count(self, request: Request, usage: Usage) -> None:
+    def _prolong(self, limit: asyncio.Timeout) -> None:
+        """Move the end of a request while fewer GPUs are there than may be."""
+        loop, (_, left) = asyncio.get_running_loop(), self._time_left()
+        if limit in self._limits and left is not None and left > _LEAST_SECONDS:
+            limit.reschedule(loop.time() + left)
+            loop.call_later(left / 2, self._prolong, limit)
+
+    def _count(self, request: Request, reply: object) -> None:
+        if not isinstance(reply, Trace):  # `engines.reply` makes a failure of it
+            return
+        usage = reply.usage
+        if not math.isfinite(usage.seconds):  # the sum would be no number, which JSON has not
+            usage = changed(usage, seconds=0.0)
         if not usage.prompt_tokens and self._terms.prices.pools:  # some servers report none
             usage = changed(usage, prompt_tokens=likely_prompt_tokens(request))
-        self._usage[request.model].append(usage)
+        usages = self._usage[request.model]
+        usages.append(usage)
+        if len(usages) >= _N_UNSUMMED:
+            usages[:] = [total_usage(usages)]
 
     def _spent(self, key: str, next_usd: float = 0.0) -> BudgetSpent:
         budget, spent = self._terms.budget, self.spent()

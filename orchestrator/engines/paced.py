@@ -32,7 +32,7 @@ class PacedEngine:
     async def tokens_before_abort(
         self, request: Request, n_tokens: int, seconds_per_token: float, hangs: bool = False
     ) -> int | None:
-        """Wait for the tokens; return the number before an abort, or None if there was no abort.
+        """Wait for the tokens; return the number before an abort, or None if all were there.
 
         A request that hangs waits until it is aborted.
         """
@@ -54,4 +54,7 @@ class PacedEngine:
             self._paces.pop(identity, None)
         if not seconds_per_token:
             return 0
-        return min(n_tokens, int((loop.time() - began) / seconds_per_token))
+        n_done = int((loop.time() - began) / seconds_per_token)
+        if n_done >= n_tokens and not hangs:  # the abort came too late: the reply is whole
+            return None
+        return min(n_tokens, n_done)

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.core.values import Finish, Request, Span, Trace, Usage, changed
+from orchestrator.core.values import (
+    Finish,
+    LikelyToken,
+    Request,
+    Span,
+    ToolCall,
+    Trace,
+    Usage,
+    changed,
+)
 
 _MAX_TOKEN_ID = 2**31 - 1  # the journal keeps token ids as int32
+_BLANK = Trace(0)  # a changed copy takes a third of the time of a new trace
 
 
 def validated(request: Request, reply: object) -> Trace:
@@ -38,6 +48,10 @@ def validated(request: Request, reply: object) -> Trace:
         )
     if not all(map(math.isfinite, reply.values)):
         return _failed(request, "the engine returned values that are not finite", reply.usage)
+    if reply.logprobs and not all(map(math.isfinite, _logprobs(reply))):
+        return _failed(
+            request, "the engine returned log-probabilities that are not finite", reply.usage
+        )
     if not (_within(reply.token_ids) and _within(reply.suffix_ids)):
         return _failed(request, "the engine returned token ids beyond 32 bits", reply.usage)
     if (spans := reply.thinking_spans + (reply.reply_spans or ())) and not _are_spans(
@@ -54,12 +68,19 @@ def validated(request: Request, reply: object) -> Trace:
     ):
         # the engine was given the checkpoint as its limit
         reply = changed(reply, finish=Finish.RULE)
+    if reply.calls:
+        reply = changed(reply, calls=tuple(map(_encodable_call, reply.calls)))
     text, error = encodable(reply.text), encodable(reply.error)
     return (
         reply
         if (text, error) == (reply.text, reply.error)
         else replace(reply, text=text, error=error)
     )
+
+
+def _logprobs(reply: Trace) -> Iterator[float]:
+    for one in reply.logprobs:
+        yield from (token.logprob for token in (LikelyToken(*one[:3]), *one.top))
 
 
 def _within(ids: tuple[int, ...]) -> bool:
@@ -75,9 +96,15 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+def _encodable_call(call: ToolCall) -> ToolCall:
+    return ToolCall(encodable(call.name), encodable(call.arguments), encodable(call.id))
+
+
 def trace_for(request: Request, finish: Finish, **fields: Any) -> Trace:
     """Return a trace of this request with the given other fields."""
-    return Trace(
+    fields.setdefault("metrics", {})
+    return changed(
+        _BLANK,
         ordinal=request.ordinal,
         finish=finish,
         parent=request.parent,

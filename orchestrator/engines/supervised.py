@@ -104,14 +104,21 @@ class SupervisedEngine:
 
         EngineError if it has served nothing for the patience of the plan.
         """
-        tries, delay = _Tries(), 0.0
+        tries, delay = None, 0.0
         while True:
-            epoch = await self._turn(request, delay)
+            if self._breaker.is_closed and not delay:
+                epoch: int | None = self._breaker.enter_at_once()
+            else:
+                epoch = await self._turn(request, delay)
             if epoch is None:
                 return trace_for(request, Finish.CANCELLED)
             try:
-                trace = await self._send(request, epoch)
+                if self._breaker.is_closed:
+                    trace = await self._engine.generate(request)
+                else:
+                    trace = await self._send(request, epoch)
             except Unavailable as error:
+                tries = tries or _Tries()
                 tries.n += 1
                 self._count(error)
                 delay = 0.0
@@ -137,8 +144,6 @@ class SupervisedEngine:
 
     async def _turn(self, request: Request, delay: float) -> int | None:
         """Wait until the request may be sent; return its epoch, or None if it was aborted."""
-        if not delay and self._breaker.is_closed:
-            return self._breaker.enter_at_once()
         try:
             async with asyncio.timeout(None) as stop:  # no timeout: `abort` makes it expire
                 self._waiting[request.identity] = stop
@@ -157,8 +162,7 @@ class SupervisedEngine:
             self._waiting.pop(request.identity, None)
 
     async def _send(self, request: Request, epoch: int) -> Trace:
-        if self._breaker.is_closed:
-            return await self._engine.generate(request)
+        """Send a request while the breaker is open."""
         accepted = asyncio.create_task(self._accept(epoch))
         try:
             return await self._engine.generate(request)

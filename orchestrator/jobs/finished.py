@@ -19,9 +19,13 @@ from orchestrator.core.errors import JournalError, PlanError
 from orchestrator.core.plan import Plan, fingerprint
 from orchestrator.core.values import Problem, Result, Trace
 from orchestrator.core.votes import pruned
-from orchestrator.jobs.journal import Journal, digest
+from orchestrator.jobs.job import spent_by
+from orchestrator.jobs.journal import Arrived, Journal, Stopped, digest
+from orchestrator.jobs.openai_batch import pools_of_rows
 from orchestrator.jobs.problems import ProblemFile, find_problem, read_problems
+from orchestrator.jobs.rows.examples import with_kept_examples
 from orchestrator.jobs.source import JobSource, read_source
+from orchestrator.plan.execution import Spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,15 @@ class FinishedJob:
             domains, domain = self.plan.domains, self.plan.domain
             # a problem that was begun is one of the job's, wherever its row is
             limit = self.source.limit if self.source and id not in self.digests else 0
-            found = find_problem(path, id, default_domain=domain, domains=domains, limit=limit)
+            found = find_problem(
+                path,
+                id,
+                default_domain=domain,
+                domains=domains,
+                limit=limit,
+                override=self._override,
+                pools=pools_of_rows(self.plan.models),
+            )
         if id not in self.digests:
             return None if file else found
         is_same = isinstance(found, Problem) and digest(found) == self.digests[id]
@@ -120,7 +132,14 @@ class FinishedJob:
             domains=self.plan.domains,
             limit=limit,
             begun=begun,
+            override=self._override,
+            pools=pools_of_rows(self.plan.models),
         )
+
+    @property
+    def _override(self) -> bool:
+        """Whether rows of an OpenAI batch could override the plan."""
+        return self.source is None or self.source.override
 
 
 def in_order(results: Mapping[str, Result], file: ProblemFile | None) -> list[Result]:
@@ -145,7 +164,7 @@ class JobReader:
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self.directory = directory
-        self.plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
+        self.plan = recorded_plan(directory, journal)
         self.source = read_source(directory)
         self.digests = journal.digests()
         self.concluded = journal.concluded()
@@ -171,6 +190,19 @@ class JobReader:
                     continue
                 result, traces, _ = self._journal.readable(id)
             yield id, result, list(pruned(traces, result.dropped if result else {})), traces
+
+    def events(self, id: str) -> Iterator[Arrived | Stopped]:
+        """Yield a problem's traces and stops as they were journalled, with their token ids."""
+        return self._journal.events(id)
+
+    def completion_order(self) -> list[str]:
+        """Return the ids of the problems that were begun, by their last event."""
+        return self._journal.problems_by_last_event()
+
+    @property
+    def spent(self) -> Spent:
+        """What the runs of the job have spent."""
+        return spent_by(self._journal)
 
     @property
     def first_error(self) -> str:
@@ -200,6 +232,12 @@ class JobReader:
     def outline(self) -> FinishedJob:
         """Return the job as if nothing of its contents could be read."""
         return FinishedJob(self.directory, self.plan, self.source, self.digests, {}, {}, {})
+
+
+def recorded_plan(directory: Path, journal: Journal) -> Plan:
+    """Return the plan of a job, as its journal has it."""
+    plan = msgspec.convert(msgspec.json.decode(journal.meta("plan") or "{}"), Plan)
+    return with_kept_examples(plan, directory)
 
 
 @contextmanager

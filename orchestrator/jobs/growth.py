@@ -34,6 +34,7 @@ _FIXED: Mapping[str, str] = {
     "default_model": "the other pool writes other texts",
     "domain": "answers were read by it",
     "domains": "answers were read by it",
+    "few_shot": "every prompt has the examples",
     "models": "another model writes other texts",
     "sampling": "every text depends on it",
     "seed": "every text depends on it",

@@ -7,19 +7,18 @@ even with an error. Only one process at a time may use a job directory. No engin
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
-import filelock
 import msgspec
 
-from orchestrator.core.errors import JobBusyError, JournalError, PlanError
+from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan, document, fingerprint
 from orchestrator.core.values import Problem, Result, Status, changed
 from orchestrator.jobs.files import (
@@ -30,12 +29,13 @@ from orchestrator.jobs.files import (
     write_parts_atomically,
 )
 from orchestrator.jobs.growth import Growth, grow
-from orchestrator.jobs.journal import Journal, digest
+from orchestrator.jobs.journal import LOST_DIGEST, Journal, Opened, digest
+from orchestrator.jobs.journal.holder import LOCK, Holder, held
+from orchestrator.jobs.rows.examples import write_examples
 from orchestrator.jobs.rows.stored import StoredDict, StoredList
 from orchestrator.plan.execution import Spent
 
 _BATCH = 500  # results that are read at once
-_LOCK = "lock"
 _SPENT = "spent"  # in the journal
 _ANOTHER = "start another job: with --out DIRECTORY, or beside this one with `leadline run --fresh`"
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
@@ -63,7 +63,7 @@ class Job:
     damage: str = ""
     _exported_at: float = 0.0
     _export_seconds: float = 0.0
-    _lock: os.stat_result | None = None  # of the lock file when it was locked
+    _holder: Holder | None = None
 
     @property
     def results_path(self) -> Path:
@@ -138,7 +138,8 @@ class Job:
 
         JournalError when the write fails, or when the directory's lock is no longer ours.
         """
-        self._require_lock()
+        if self._holder is not None:
+            self._holder.require()
         began = time.monotonic()
         lines = (msgspec.json.encode(result_row(r)) + b"\n" for r in self.iter_results())
         write_parts_atomically(self.results_path, lines)
@@ -155,15 +156,6 @@ class Job:
         if is_old:
             self.export()
         return is_old
-
-    def _require_lock(self) -> None:
-        if self._lock is None or _is_same(self._lock, self.directory / _LOCK):
-            return
-        raise JournalError(
-            f"job directory {self.directory}: its file `lock` was removed or replaced while this "
-            "process was using it, so another one may write to the job too; make sure that none "
-            "does, then run the same command again"
-        )
 
 
 def spent_by(journal: Journal) -> Spent:
@@ -195,10 +187,11 @@ def open_job(
         raise PlanError(
             f"job directory {directory}: {error.strerror}; choose another with --out"
         ) from error
-    with _held(directory) as lock, Journal(directory / "journal.db") as journal:
+    with held(directory) as holder, Journal(directory / "journal.db") as journal:
         remove_leftovers(directory)
         damage = _damage(journal)
         growth = _claim(directory, journal, plan, problems)
+        write_examples(directory, plan)
         by_id = StoredDict[Result](Result)
         for result in invalid:
             by_id[result.problem_id] = result
@@ -214,7 +207,7 @@ def open_job(
             growth=growth,
             damage=damage,
             _exported_at=time.monotonic(),
-            _lock=lock,
+            _holder=holder,
         )
         try:
             yield job
@@ -235,33 +228,18 @@ def _damage(journal: Journal) -> str:
     )
 
 
-@contextmanager
-def _held(directory: Path) -> Iterator[os.stat_result]:
-    # flock: the kernel releases it however the process ends
-    lock = filelock.FileLock(directory / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise JobBusyError(
-            f"job directory {directory}: another process is using it; "
-            "wait for it or choose another with --out"
-        ) from error
-    except OSError as error:
-        raise JournalError(
-            f"job directory {directory}: {error.strerror}; to run or continue a job, it must be "
-            "writable (a finished one can be read anywhere: leadline eval)"
-        ) from error
-    try:
-        yield os.stat(directory / _LOCK)
-    finally:
-        lock.release()
+def is_running(directory: Path) -> bool | None:
+    """Tell whether a process of this machine has a job open; None where the system does not say.
 
-
-def _is_same(known: os.stat_result, path: Path) -> bool:
+    Nothing is locked for it, so no job that begins at this moment is refused.
+    """
     try:
-        return os.path.samestat(known, path.stat())
-    except OSError:
-        return False
+        held, lock = Path("/proc/locks").read_text(), (directory / LOCK).stat()
+    except OSError:  # another system, or the job's directory is gone
+        return None
+    # "1: FLOCK ADVISORY WRITE 4711 fd:01:1234 0 EOF"; some file systems have another device there
+    rows = (line.split() for line in held.splitlines())
+    return any(r[1] == "FLOCK" and r[5].endswith(f":{lock.st_ino}") for r in rows)
 
 
 def _claim(
@@ -299,9 +277,12 @@ def _claim(
 
 def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
     n, first = 0, ""
+    lost: list[Opened] = []  # of a repaired journal: from now on it refuses other texts
     for problem in problems:
         known = journal.digest_of(problem.id)
-        if known not in (None, digest(problem)):
+        if known == LOST_DIGEST:
+            lost.append(Opened(problem.id, digest(problem)))
+        elif known not in (None, digest(problem)):
             n, first = n + 1, first or problem.id
     if n:
         verb, them = ("has", "it was") if n == 1 else ("have", "they were")
@@ -309,10 +290,17 @@ def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
             f"{n:,} problem{'s' * (n > 1)} {verb} another text than when {them} started, "
             f"{first!r} first; change that back, use a new id, or {_ANOTHER}"
         )
+    if lost:
+        journal.append(lost)
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide answers, as far as installed."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> Mapping[str, str]:
     installed = {}
     for name in (
         "leadline",
@@ -358,7 +346,7 @@ def result_row(result: Result) -> dict[str, object]:
         "n_planned": result.n_planned,
         "full_tokens": result.full_tokens,
         "stopped_by": result.stopped_by or None,
-        "usage": {account: asdict(usage) for account, usage in result.usage.items()},
+        "usage": {account: msgspec.to_builtins(usage) for account, usage in result.usage.items()},
         "seconds": round(result.seconds, 6),
         "error": result.error or None,
         "tags": msgspec.Raw(result.tags.encode()),

@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.plan import Settings
-from orchestrator.core.values import Message, Problem, Prompt, Result, Status
-from orchestrator.jobs.openai_batch import settings_of
+from orchestrator.core.values import Media, Problem, Prompt, Result, Status, media_of
+from orchestrator.jobs.openai_batch import NO_POOLS, settings_of
 from orchestrator.jobs.rows import Format, Row, Rows, no_question, row_from
+from orchestrator.jobs.rows.content.media import FIELD as MEDIA
+from orchestrator.jobs.rows.content.messages import (
+    MessageFault,
+    column_media,
+    kind_of,
+    messages_of,
+)
 from orchestrator.jobs.rows.stored import StoredList
 from orchestrator.plan import keys, registry
+from orchestrator.plan.check import RowRequirement
 from orchestrator.plan.file.sources import is_uri
 
-Requirement: TypeAlias = Callable[[Settings], None]
-_ROLES = ("system", "user", "assistant")
-_OWN_FIELDS = ("prompt", "messages", "domain", "answer")
+_OWN_FIELDS = ("prompt", "messages", MEDIA, "domain", "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class ProblemFile:
     format: Format
     path: Path
     limit: int = 0
+    override: bool = True  # whether rows may override the plan
 
     def __iter__(self) -> Iterator[Problem]:
         """Yield its problems in order."""
@@ -89,14 +96,18 @@ def read_problems(
     domains: Collection[str] = (),
     limit: int = 0,
     begun: Collection[str] = (),
-    require: Requirement | None = None,
+    require: RowRequirement | None = None,
+    override: bool = True,
+    pools: Mapping[str, str] = NO_POOLS,
 ) -> ProblemFile:
     """Return the problems of a file: of its first `limit` rows, and those with an id in `begun`.
 
     With limit 0 all rows count. `default_domain` is for rows that name none; `domains` are names
     that rows may use in addition to the installed domains (a plan's own). OpenAI batch rows have
     settings of their own; `require` raises PlanError for those that the job cannot honour, and a
-    warning names fields that have no effect. PlanError when the file cannot be read or no row is
+    warning names fields that have no effect; without `override` all have none, or make their row
+    invalid, and `pools` are those that a row can choose by its model (`jobs.openai_batch`).
+    PlanError when the file cannot be read or no row is
     valid.
     """
     if is_uri(re.sub(r"^([a-z][a-z0-9+.-]+):/(?!/)", r"\1://", str(path))):  # Path drops a slash
@@ -111,9 +122,11 @@ def read_problems(
     problems, invalid = StoredList[Problem](Problem), StoredList[Result](Result)
     order = StoredList[str](str)
     n_derived = 0
-    settings = _RowSettings(require)
+    settings = _RowSettings(require, override, pools)
     guesses: dict[tuple[str, str], None] = {}
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
+        if 0 < limit < number and row.id not in begun:
+            continue
         order.append(row.id)
         guesses.update(dict.fromkeys(row.guess))
         kind = row.format if kind is Format.COPY else kind
@@ -124,15 +137,21 @@ def read_problems(
             continue
         n_derived += row.derived
     if not len(problems):
-        raise PlanError(_nothing(path, invalid))
+        raise PlanError(_nothing(path, invalid, limit))
     warnings = (*guess_notes(path.name, guesses), *_warnings(path, n_derived, settings.ignored))
     rows_read = (problems.settled(), invalid.settled(), warnings, order.settled())
-    file = ProblemFile(*rows_read, kind, path)
-    return _first(file, limit, begun) if limit else file
+    return ProblemFile(*rows_read, kind, path, limit, override=override)
 
 
 def find_problem(
-    path: str | Path, id: str, *, default_domain: str, domains: Collection[str] = (), limit: int = 0
+    path: str | Path,
+    id: str,
+    *,
+    default_domain: str,
+    domains: Collection[str] = (),
+    limit: int = 0,
+    override: bool = True,
+    pools: Mapping[str, str] = NO_POOLS,
 ) -> Problem | Result | None:
     """Return one problem of a file, or the result of its invalid row; None without such a row.
 
@@ -145,7 +164,7 @@ def find_problem(
         return None
     try:
         known = {*registry.names("domains"), *domains, default_domain}
-        return _problem(row, default_domain, known, _RowSettings())
+        return _problem(row, default_domain, known, _RowSettings(None, override, pools))
     except _Invalid as fault:
         return _invalid(row, fault)
 
@@ -155,31 +174,23 @@ def _invalid(row: Row, fault: _Invalid) -> Result:
     return Result(row.id, Status.INVALID, error=error, tags=_tags(row))
 
 
-def _first(file: ProblemFile, limit: int, begun: Collection[str]) -> ProblemFile:
-    kept = {*file.order[:limit], *begun}
-    order = tuple(id for id in file.order if id in kept)
-    problems = tuple(p for p in file.problems if p.id in kept)
-    if not problems:
-        raise PlanError(
-            f"none of the first {limit} rows is a valid problem; the first: {file.invalid[0].error}"
-        )
-    invalid = tuple(r for r in file.invalid if r.problem_id in kept)
-    return replace(file, problems=problems, invalid=invalid, order=order, limit=limit)
-
-
 def problem_from_row(
-    fields: Mapping[str, Any], default_domain: str, domains: Collection[str] = ()
+    row: Row | Mapping[str, Any],
+    default_domain: str,
+    domains: Collection[str] = (),
+    require: RowRequirement | None = None,
+    pools: Mapping[str, str] = NO_POOLS,
 ) -> Problem:
-    """Return the problem of one row given as a mapping, read as a row of a file would be.
+    """Return the problem of one row, or of a mapping, read as a row of a file would be.
 
-    PlanError when it is invalid.
+    `pools` as in `read_problems`. PlanError when it is invalid, or when `require` refuses it.
     """
-    row = row_from(fields)
+    row = row if isinstance(row, Row) else row_from(row)
     try:
         known = {*registry.names("domains"), *domains, default_domain}
-        return _problem(row, default_domain, known, _RowSettings())
+        return _problem(row, default_domain, known, _RowSettings(require, pools=pools))
     except _Invalid as fault:
-        raise PlanError(f"problem {row.id or dict(fields)!r}: {fault}") from fault
+        raise PlanError(f"problem {row.id or dict(row.fields)!r}: {fault}") from fault
 
 
 def guess_notes(name: str, guesses: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -202,43 +213,54 @@ def _warnings(path: Path, n_derived: int, ignored: Counter[str]) -> Iterable[str
         )
 
 
-def _nothing(path: Path, invalid: Sequence[Result]) -> str:
+def _nothing(path: Path, invalid: Sequence[Result], limit: int) -> str:
     if not len(invalid):
         return f"{path} contains no rows; write one problem per line"
     listed = "".join(f"\n  {result.error}" for result in invalid[:3])
     more = f"\n  and {len(invalid) - 3} more" if len(invalid) > 3 else ""
-    return f"{path}: none of its {len(invalid)} rows is a valid problem:{listed}{more}"
+    rows = f"the first {limit}" if limit else f"its {len(invalid)}"
+    return f"{path}: none of {rows} rows is a valid problem:{listed}{more}"
 
 
 class _RowSettings:
     """Reads what the bodies of rows set; `ignored` counts the fields without effect."""
 
-    def __init__(self, require: Requirement | None = None) -> None:
+    def __init__(
+        self,
+        require: RowRequirement | None = None,
+        override: bool = True,
+        pools: Mapping[str, str] = NO_POOLS,
+    ) -> None:
+        self._override, self._pools = override, pools
         self.ignored: Counter[str] = Counter()
         self._require = require
-        self._faults: dict[str, str] = {}  # by settings; "" for none
+        self._faults: dict[tuple[str, frozenset[str]], str] = {}  # "" for none
 
-    def read(self, body: Mapping[str, Any]) -> str:
-        """Return the settings of a row as its problem has them."""
+    def read(self, body: Mapping[str, Any], media: Sequence[Media]) -> str:
+        """Return the settings of a row as its problem has them; `media` are what it shows."""
         try:
-            settings, ignored = settings_of(body)
+            settings, ignored = settings_of(body, override=self._override, pools=self._pools)
             encoded = settings.encoded()
         except (ValueError, TypeError) as error:
             raise _Invalid(str(error)) from error
-        if encoded not in self._faults:
-            self._faults[encoded] = self._fault(settings)
-        if self._faults[encoded]:
-            raise _Invalid(f"its body sets what cannot be honoured: {self._faults[encoded]}")
+        key = encoded, frozenset(one.modality for one in media)
+        if key not in self._faults:
+            self._faults[key] = self._fault(settings, key[1])
+        if self._faults[key]:
+            raise _Invalid(self._faults[key])
         self.ignored.update(ignored)
         return encoded
 
-    def _fault(self, settings: Settings) -> str:
+    def _fault(self, settings: Settings, kinds: frozenset[str]) -> str:
+        """Return what of a row cannot be honoured, or ""."""
         try:
             keys.read_section("sampling", settings.sampling)
             if self._require is not None:
-                self._require(settings)
+                self._require(settings, kinds)
         except PlanError as error:
-            return str(error)
+            if isinstance(error, PlanFault) and error.key == "messages":
+                return str(error)
+            return f"its body sets what cannot be honoured: {error}"
         return ""
 
 
@@ -247,15 +269,19 @@ def _problem(
 ) -> Problem:
     if row.error:
         raise _Invalid(row.error)
-    body = row.fields.get("body")
-    own = settings.read(body) if isinstance(body, dict) else ""
     domain = row.fields.get("domain", default_domain)
     if not isinstance(domain, str) or domain not in known:
         hint = registry.near(str(domain), known)
         raise _Invalid(
             f"there is no domain {domain!r}{hint}; there are: {', '.join(sorted(known))}"
         )
-    return Problem(row.id, _prompt(row.fields), domain, _tags(row), own)
+    prompt, media = _prompt(row.fields), _media(row.fields)
+    if media and not isinstance(prompt, str):
+        raise _Invalid("it has messages and an image column; put its images into the messages")
+    body, shown = row.fields.get("body"), (*media, *media_of(prompt))
+    request = body if row.format is Format.OPENAI_BATCH and isinstance(body, dict) else {}
+    own = settings.read(request, shown) if request or shown else ""
+    return Problem(row.id, prompt, domain, _tags(row), own, media)
 
 
 def _prompt(fields: Mapping[str, Any]) -> Prompt:
@@ -265,69 +291,22 @@ def _prompt(fields: Mapping[str, Any]) -> Prompt:
     if prompt is not None and messages is not None:
         raise _Invalid("it has both 'prompt' and 'messages'; keep one")
     if prompt is None:
-        return _messages(messages)
+        try:
+            return messages_of(messages)
+        except MessageFault as fault:
+            raise _Invalid(str(fault)) from fault
     if not isinstance(prompt, str):
-        raise _Invalid(f"its prompt is {_kind(prompt)}; it must be a text")
+        raise _Invalid(f"its prompt is {kind_of(prompt)}; it must be a text")
     if not prompt.strip():
         raise _Invalid("its prompt is empty")
     return prompt
 
 
-def _messages(value: object) -> tuple[Message, ...]:
-    if isinstance(value, str):  # a CSV cell holds JSON
-        try:
-            value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise _Invalid(f"its messages are not JSON: {error}") from error
-    if not isinstance(value, list) or not value:
-        raise _Invalid(
-            f"its messages are {_kind(value)}; they must be a list of at least one message"
-        )
-    messages = tuple(_message(item, f"message {i}") for i, item in enumerate(value, start=1))
-    if not any(message.content.strip() for message in messages):
-        raise _Invalid("all its messages are empty")
-    return messages
-
-
-def _message(item: object, where: str) -> Message:
-    if not isinstance(item, dict):
-        raise _Invalid(
-            f"{where} is {_kind(item)}; a message is an object with 'role' and 'content'"
-        )
-    # OpenAI's newer word for the same thing
-    role = "system" if item.get("role") == "developer" else item.get("role")
-    if role not in _ROLES:
-        raise _Invalid(
-            f"{where} has the role {role!r}{registry.near(str(role), _ROLES)}; there are: "
-            f"{', '.join(_ROLES)}"
-        )
-    extra = next(
-        (
-            name
-            for name, value in item.items()
-            if name not in ("role", "content") and value not in (None, [], "")
-        ),
-        None,
-    )
-    if extra is not None:
-        raise _Invalid(f"{where} has {extra!r}, which is not supported; remove it")
-    content = item.get("content")
-    if isinstance(content, list):
-        content = "".join(_part(part, where) for part in content)
-    if not isinstance(content, str):
-        raise _Invalid(
-            f"{where} has "
-            f"{'no content' if content is None else f'{_kind(content)} as content'}; "
-            "it must be a text"
-        )
-    return Message(role, content)
-
-
-def _part(part: object, where: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    what = part.get("type") if isinstance(part, dict) else _kind(part)
-    raise _Invalid(f"{where} has a part that is not text ({what}); Leadline supports text only")
+def _media(fields: Mapping[str, Any]) -> tuple[Media, ...]:
+    try:
+        return column_media(fields.get(MEDIA, []))
+    except MessageFault as fault:
+        raise _Invalid(str(fault)) from fault
 
 
 def _tags(row: Row) -> str:
@@ -338,18 +317,3 @@ def _tags(row: Row) -> str:
         return msgspec.json.encode(rest).decode()
     except (TypeError, ValueError) as error:  # a Parquet value that JSON has no form for
         raise _Invalid(f"a field beside its question cannot be kept as JSON: {error}") from error
-
-
-_NAMES: Mapping[type, str] = {
-    type(None): "nothing",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def _kind(value: object) -> str:
-    return _NAMES.get(type(value), type(value).__name__) if value != [] else "an empty list"

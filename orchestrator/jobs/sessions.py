@@ -6,6 +6,7 @@ comes out the same everywhere. Nothing is read or written here.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from orchestrator.core.errors import JournalError
@@ -16,12 +17,15 @@ from orchestrator.core.values import Problem, Request, Result, Trace
 from orchestrator.core.votes import conclude
 from orchestrator.plan import registry
 
+_MAX_SETTINGS = 1024  # settings of problems with loaded plugins
+
 
 @dataclass(frozen=True, slots=True)
 class Explorer:
     """A plan with its loaded strategy and selector, and the metrics that they need.
 
-    Problems with settings of their own have explorers of their own, one for each settings.
+    Problems with settings of their own have explorers of their own, one for each settings; those
+    used last are kept.
     """
 
     plan: Plan
@@ -29,20 +33,23 @@ class Explorer:
     strategy: Strategy
     selector: Selector
     metrics: tuple[str, ...] = ()
-    _others: dict[str, Explorer] = field(default_factory=dict, compare=False, repr=False)
+    _others: OrderedDict[str, Explorer] = field(
+        default_factory=OrderedDict, compare=False, repr=False
+    )
 
     def session(self, problem: Problem) -> Session:
         """Return a new session of a problem."""
-        one = self._of(problem)
+        one = self.of(problem)
         return Session(problem, one.strategy, one.plan, one.metrics)
 
     def result(self, session: Session, seconds: float) -> Result:
         """Return the result of a session that is done."""
+        one = self.of(session.problem)
         return conclude(
             session.problem,
             list(session.traces.values()),
-            self.selector,
-            n_planned=getattr(self._of(session.problem).strategy, "n_planned", None),
+            one.selector,
+            n_planned=getattr(one.strategy, "n_planned", None),
             stopped_by=session.stopped_by,
             error=session.error,
             seconds=seconds,
@@ -50,13 +57,17 @@ class Explorer:
             dropped=session.dropped,
         )
 
-    def _of(self, problem: Problem) -> Explorer:
+    def of(self, problem: Problem) -> Explorer:
+        """Return the explorer of the plan that a problem has with its settings."""
         if not problem.settings:
             return self
-        if problem.settings not in self._others:
-            plan = with_settings(self.plan, problem.settings)
-            self._others[problem.settings] = load_explorer(plan)
-        return self._others[problem.settings]
+        own = self._others.pop(problem.settings, None)
+        if own is None:
+            own = load_explorer(with_settings(self.plan, problem.settings))
+        self._others[problem.settings] = own
+        if len(self._others) > _MAX_SETTINGS:
+            self._others.popitem(last=False)
+        return own
 
 
 def load_explorer(plan: Plan) -> Explorer:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from orchestrator.jobs.job import Job
 from orchestrator.jobs.journal import Journal
 from orchestrator.jobs.rows import Rows
 from orchestrator.jobs.rows.copy import COPY_FILE, Copy, write_copy
+from orchestrator.jobs.rows.examples import as_kept
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import plan_toml, read_tables
 from orchestrator.plan.file.sources import STANDARD_INPUT, Location
@@ -29,6 +31,7 @@ from orchestrator.plan.keys import Columns
 _META = "commission"  # as version 0.1 wrote it
 PLAN_FILE = "plan.toml"
 FAKE = "fake"  # the engine without a model
+_PLACES = ("path", "lora")  # of a model: each may be a relative path
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class JobSource:
 
     `limit` is how many rows count, 0 for all; `folder` is the working directory of the command.
     `origin` is where the problems came from if `problems` is a copy of them in the job's directory.
+    `override` tells whether rows of an OpenAI batch may override the plan.
     """
 
     problems: str
@@ -45,11 +49,15 @@ class JobSource:
     format: str = "auto"
     folder: str = ""
     origin: str = ""
+    override: bool = True
 
 
-def job_source(problems: Path, limit: int, format: str, origin: str = "") -> JobSource:
+def job_source(
+    problems: Path, limit: int, format: str, origin: str = "", *, override: bool = True
+) -> JobSource:
     """Return the source for a problem file as it is now."""
-    return JobSource(str(problems.resolve()), sha256(problems), limit, format, os.getcwd(), origin)
+    place = str(problems.resolve())
+    return JobSource(place, sha256(problems), limit, format, os.getcwd(), origin, override)
 
 
 def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) -> None:
@@ -65,13 +73,14 @@ def write_source(job: Job, plan: Plan, execution: Execution, source: JobSource) 
 
 def plan_text(directory: Path, plan: Plan, execution: Execution, source: JobSource) -> str:
     """Return what the plan file of a job contains."""
-    return plan_toml(plan, execution, problems=source.problems, out=str(directory.resolve()))
+    out, kept = str(directory.resolve()), as_kept(plan)
+    return plan_toml(kept, execution, problems=source.problems, out=out, override=source.override)
 
 
 def require_as_real(directory: Path, engine: str) -> None:
     """Refuse the engine `fake`, which invents answers, for another one's job, and the reverse."""
     record = directory / PLAN_FILE
-    if not record.is_file() or not begun_problems(directory):
+    if not record.is_file() or not has_begun(directory):
         return
     before = _engine_in(read_tables(record)) or engine
     if (before == FAKE) != (engine == FAKE):
@@ -106,17 +115,46 @@ def read_source(directory: Path) -> JobSource | None:
     return replace(source, problems=found)
 
 
-def begun_problems(directory: Path) -> frozenset[str]:
-    """Return the ids of a job's problems; none before its first trace, when it owns nothing yet."""
+def has_begun(directory: Path) -> bool:
+    """Tell whether a directory has a job with a trace: before its first it owns no problems."""
     if not (directory / "journal.db").is_file():
-        return frozenset()
+        return False
     with Journal.for_reading(directory / "journal.db") as journal:
-        return frozenset(journal.digests() if journal.has_begun() else ())
+        return journal.has_begun()
+
+
+@contextmanager
+def begun_problems(directory: Path) -> Iterator[Collection[str]]:
+    """Yield the ids of a job's problems in their order; none before its first trace.
+
+    They are read from the journal as they are needed, so that many take no memory.
+    """
+    if not has_begun(directory):
+        yield ()
+        return
+    with Journal.for_reading(directory / "journal.db") as journal:
+        yield _Begun(journal)
+
+
+class _Begun(Collection[str]):
+    """The ids of the problems in a journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, str) and self._journal.digest_of(id) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return self._journal.problem_ids()
+
+    def __len__(self) -> int:
+        return self._journal.n_problems()
 
 
 def fresh_directory(directory: Path) -> Path:
     """Return the first of DIR, DIR-2, DIR-3, ... in which a new job can begin."""
-    if not begun_problems(directory):
+    if not has_begun(directory):
         return directory
     names = (f"{directory.name}-{number}" for number in itertools.count(2))
     beside = (directory.with_name(name) for name in names)
@@ -124,7 +162,7 @@ def fresh_directory(directory: Path) -> Path:
 
 
 def _has_idle_job(directory: Path) -> bool:
-    return (directory / "journal.db").is_file() and not begun_problems(directory)
+    return (directory / "journal.db").is_file() and not has_begun(directory)
 
 
 def same_or_wider(directory: Path, source: JobSource) -> JobSource:
@@ -134,7 +172,7 @@ def same_or_wider(directory: Path, source: JobSource) -> JobSource:
     others would replace them.
     """
     require_same_file(directory, source)
-    before = read_source(directory) if begun_problems(directory) else None
+    before = read_source(directory) if has_begun(directory) else None
     if before is None or not source.limit:
         return source
     return replace(source, limit=max(before.limit, source.limit) if before.limit else 0)
@@ -147,25 +185,25 @@ def require_same_file(directory: Path, source: JobSource) -> None:
 
 def _require_all(directory: Path, source: JobSource, path: Path) -> None:
     """Refuse the rows of `path`, those of this source, in a job whose problems they lack."""
-    begun = begun_problems(directory)
-    before = read_source(directory) if begun else None
+    before = read_source(directory) if has_begun(directory) else None
     if before is None or before.sha256 == source.sha256:
         return
     was, is_now = before.origin or before.problems, source.origin or source.problems
     if was == is_now and is_now != STANDARD_INPUT:  # which may be another file every time
         return
-    lacking = begun.difference(row.id for row in Rows(path))
-    if lacking:
+    with begun_problems(directory) as begun:
+        n_lacking = len(begun) - sum(row.id in begun for row in Rows(path))
+    if n_lacking:
         raise PlanError(
             f"{directory} was started with the problems of {_named(was)}, and {_named(is_now)} "
-            f"lacks {len(lacking):,} of them; choose another with --out DIRECTORY, or add --fresh "
+            f"lacks {n_lacking:,} of them; choose another with --out DIRECTORY, or add --fresh "
             "to `leadline run`"
         )
 
 
 def require_same_plan(directory: Path, plan: Plan) -> None:
     """Refuse the directory of a job that was begun with another plan."""
-    if not begun_problems(directory):
+    if not has_begun(directory):
         return
     with Journal.for_reading(directory / "journal.db") as journal:
         if journal.meta("fingerprint") != fingerprint(plan):
@@ -188,7 +226,7 @@ def kept_copy(location: Location, columns: Columns, directory: Path, limit: int)
     rows.format()  # what cannot be read is an error before there is a directory
     make_private(directory)
     jobs = [path.parent for path in (directory / "journal.db", *directory.glob("*/journal.db"))]
-    jobs = [job for job in jobs if begun_problems(job)]
+    jobs = [job for job in jobs if has_begun(job)]
     for before in filter(None, map(read_source, jobs)):
         limit = max(limit, before.limit) if limit and before.limit else 0
     copy = write_copy(rows, directory, limit)
@@ -220,13 +258,16 @@ def require_unchanged(directory: Path, source: JobSource, plan: Plan) -> None:
             "repeat the same `leadline run` command: "
             "answered rows must have the same text, new ones are added"
         )
-    for name, model in plan.models.items():
+    places = [
+        (f"models.{n}.{key}", getattr(m, key)) for n, m in plan.models.items() for key in _PLACES
+    ]
+    for key, place in places:
         if (
-            source.folder != os.getcwd()
-            and not os.path.isabs(model.path)
-            and Path(source.folder, model.path).is_dir()
+            place
+            and source.folder != os.getcwd()
+            and not os.path.isabs(place)
+            and Path(source.folder, place).is_dir()
         ):
             raise PlanError(
-                f"models.{name}.path = {model.path!r} is relative to {source.folder}: "
-                "change to that directory first"
+                f"{key} = {place!r} is relative to {source.folder}: change to that directory first"
             )

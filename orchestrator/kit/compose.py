@@ -114,7 +114,7 @@ def _obey(
             _own(branch, cast("tuple[int, ...]", reply), owner)
         command = branch.routine.send(reply)
     if branch.open:
-        yield Cancel(frozenset(branch.open))
+        yield Cancel(frozenset(branch.open), "its part of the strategy had ended")
 
 
 def _own(branch: _Branch[T], ordinals: tuple[int, ...], owner: dict[int, _Branch[T]]) -> None:

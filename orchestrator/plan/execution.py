@@ -6,7 +6,7 @@ resumed. Ranges and help are in `orchestrator.plan.keys`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.core.errors import PlanFault
 from orchestrator.core.plan import SpecLike, plugin_spec
 from orchestrator.core.values import PluginSpec, Usage
+from orchestrator.plan.spec_syntax import query_spec
 
 # Below this, failures say little of the other problems, and to end early saves little.
 _FEWEST_FAILED = 10
@@ -47,11 +48,20 @@ class JobBudget:
 
     A request starts only if what it can cost at most still fits, so that `usd` is never exceeded as
     far as the engine reports its tokens. `gpu_seconds` are the seconds that an engine is open,
-    times its GPUs.
+    times its GPUs. When either is spent, the job stops before it is done. `job_tokens` (generated)
+    and `job_seconds` (of an open engine) are shared out among the problems, the most valuable
+    attempt first, and at their end every problem has the best answer so far.
     """
 
     usd: float = 0.0
     gpu_seconds: float = 0.0
+    job_tokens: int = 0
+    job_seconds: float = 0.0
+
+    @property
+    def is_shared_out(self) -> bool:
+        """Whether problems share means that may end before all are explored to their end."""
+        return bool(self.job_tokens or self.job_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,10 @@ class Spent:
     seconds: float = 0.0
     gpu_seconds: float = 0.0
     n_gpus: float = 0.0  # of the last run
+    n_retries: int = 0  # requests that were sent again
+    retry_reason: str = ""  # of the last of them
+    unplaced_seconds: float = 0.0  # of replicas for which a cluster had no place, summed
+    unplaced_reason: str = ""  # of the last of them
 
     @property
     def total(self) -> Usage:
@@ -120,7 +134,8 @@ class Execution:
     many as keep the window full). `checkers` is the number of worker processes that compare
     answers, and `checker_seconds` limits each of their calls. A strategy that computes for longer
     than `strategy_seconds` between two traces fails its problem. The engine may be given by its
-    name, or as a table: `engine={"name": "openai", "base_url": ...}`.
+    name, or as a table: `engine={"name": "openai", "base_url": ...}`; so may each of `sinks`, to
+    which runs are reported, or as text with options: `sinks=["mlflow?experiment=sums"]`.
     """
 
     engine: PluginSpec = PluginSpec("ray")
@@ -132,6 +147,7 @@ class Execution:
     supervision: Supervision = Supervision()
     budget: JobBudget = JobBudget()
     prices: Prices = Prices()
+    sinks: tuple[PluginSpec, ...] = ()
 
     if TYPE_CHECKING:  # what the generated one accepts
 
@@ -146,11 +162,17 @@ class Execution:
             supervision: Supervision = ...,
             budget: JobBudget = ...,
             prices: Prices = ...,
+            sinks: Iterable[SpecLike] | SpecLike = ...,
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        """Convert an engine that is written as in a plan file."""
+        """Convert an engine and sinks that are written as in a plan file."""
+        several: Any = self.sinks
+        if isinstance(several, PluginSpec | str | Mapping):
+            several = (several,)
+        sinks = (query_spec("sinks", one) if isinstance(one, str) else one for one in several)
         object.__setattr__(self, "engine", plugin_spec(self.engine, "execution.engine"))
+        object.__setattr__(self, "sinks", tuple(plugin_spec(one, "sinks") for one in sinks))
 
     @staticmethod
     def load(path: str | Path) -> Execution:

@@ -12,7 +12,7 @@ with its one Attention at `layer.self_attn.attn`, add a row to `FAMILIES`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.core.errors import PlanError
@@ -59,6 +59,18 @@ _RAVEN_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """How a looped model drafts for itself: at `depth`, up to `tokens` at once.
+
+    A pass over n tokens costs 1 + n / `step_tokens` times what one over few tokens costs.
+    """
+
+    depth: int
+    tokens: int
+    step_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Latent:
     """How a model runs its layers.
 
@@ -73,6 +85,7 @@ class Latent:
     damped: bool = False
     residual: float = 0.0  # the share of its state that an iteration keeps
     exit: str = ""  # a rule for `orchestrator.core.layers.parse_exit`
+    draft: Draft | None = None
 
     @property
     def n_visits(self) -> int:
@@ -87,9 +100,10 @@ class Latent:
             "max_depth": self.max_depth,
             "damped": self.damped,
         }
+        draft = {} if self.draft is None else {"draft": asdict(self.draft)}
         return {
             "architectures": [self.architecture],
-            KEY: {**table, "residual": self.residual, "exit": self.exit},
+            KEY: {**table, "residual": self.residual, "exit": self.exit, **draft},
         }
 
 

@@ -25,7 +25,7 @@ from orchestrator.plan.keys import FieldInfo, field_infos, unknown_options
 from orchestrator.plan.keys import near as near
 from orchestrator.plan.spec_syntax import one_spec, require_list_or_one, table_spec
 
-GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines", "similarity")
+GROUPS = ("strategies", "selectors", "verifiers", "domains", "engines", "similarity", "sinks")
 _FORMER_GROUPS = {"similarity": "judges"}  # version 0.1; plugins packaged for it are still found
 _decorated: dict[str, dict[str, type]] = {group: {} for group in GROUPS}
 C = TypeVar("C", bound=type)
@@ -79,6 +79,11 @@ def engine(name: str) -> Callable[[C], C]:
 def similarity(name: str) -> Callable[[C], C]:
     """Return a decorator that registers a similarity class that is not packaged."""
     return _register("similarity", name)
+
+
+def sink(name: str) -> Callable[[C], C]:
+    """Return a decorator that registers a sink class that is not packaged."""
+    return _register("sinks", name)
 
 
 def names(group: str) -> list[str]:
@@ -188,7 +193,7 @@ def build(cls: type, options: Mapping[str, object], what: str, at: str = "") -> 
             require_list_or_one("tuple" in str(fields[name].type), values[name], path)
             values[name] = _load_part(group, values[name], path, fields[name].default)
     try:
-        plugin: Any = msgspec.convert(values, cls, strict=False)
+        plugin: Any = msgspec.convert(values, cls)
         defaults = {
             name: _load_part(group, getattr(plugin, name), name)
             for name, group in groups.items()
@@ -316,10 +321,7 @@ def _as_part(info: FieldInfo, group: str | None) -> FieldInfo:
 
 
 def distribution(group: str, name: str) -> str:
-    """Return the distribution that declares a plugin, with its version.
-
-    For a plugin registered by a decorator, return its class.
-    """
+    """Return the distribution that declares a plugin, with its version; its class if decorated."""
     points = _entry_points(group).get(name, ())
     return " and ".join(map(_distribution, points)) or decorated_origin(group, name)
 

@@ -27,6 +27,18 @@ def one_spec(flag: str, text: str) -> PluginSpec:
     return PluginSpec(name, {key: _value(value) for key, value in pairs})
 
 
+def query_spec(flag: str, text: str) -> PluginSpec:
+    """Return the plugin that NAME?KEY=VALUE&KEY=VALUE names; PluginError when it cannot be read."""
+    name, _, query = text.partition("?")
+    options = {}
+    for pair in filter(None, query.split("&")):
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise PluginError(f"{flag} {text!r}: after the name come ?KEY=VALUE&..., not {pair!r}")
+        options[key] = _value(value)
+    return PluginSpec(name.strip(), options)
+
+
 def several_specs(flag: str, text: str) -> list[PluginSpec]:
     """Return the plugins that a text names, one for each combination of the listed values.
 

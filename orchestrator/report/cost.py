@@ -38,6 +38,7 @@ from orchestrator.plan.execution import Execution, Prices, Spent
 
 LEAST_MEASURED = 2  # finished problems: one has no spread
 BYTES_PER_TOKEN = 4  # of English text, on the average of common tokenizers
+_MOST_SHOWN = 1_000_000  # tokens of a reply that later prompts contain; no model reads more
 _COVERAGE = 0.975  # of one end of a 95 % interval
 
 
@@ -189,8 +190,8 @@ def _reply(request: Request, n_tokens: int, finish: Finish, answer: str) -> Trac
     is_attempt = request.purpose in VOTING and finish is not Finish.RULE
     return replace(
         trace_for(request, finish),
-        text=_text(n_tokens),
-        token_ids=_ids(n_tokens),
+        text=_text(min(n_tokens, _MOST_SHOWN)),
+        token_ids=_ids(min(n_tokens, _MOST_SHOWN)),
         usage=Usage(n_prompt + len(request.prefix_ids), output_tokens=n_tokens),
         answer=Answer(answer, f"={answer}") if is_attempt else None,
     )

@@ -61,7 +61,7 @@ def kept_report(
     """Return the stored report; None if there is none or anything has changed since."""
     try:
         file = msgspec.json.decode((directory / _NAME).read_bytes(), type=_File)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
     log = directory / "journal.db-wal"  # what a running process has written
     is_settled = not log.exists() or not log.stat().st_size

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeAlias
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.lineage import whole
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem, Result, Status, Trace, Usage, changed
 from orchestrator.core.votes import VOTING, AttemptState, attempts_in, scattered
-from orchestrator.jobs.finished import FinishedJob, job_reader, read_finished, read_problem
+from orchestrator.jobs.finished import job_reader, read_finished, read_problem
 from orchestrator.jobs.rows import Rows
 from orchestrator.plan.execution import Execution
 from orchestrator.report.losses import Losses
@@ -36,8 +35,6 @@ from orchestrator.studies.evaluate import (
     text_of,
 )
 from orchestrator.studies.summary import compare_answers, unreadable_notes
-
-_Scores: TypeAlias = tuple[References, Mapping[str, bool | None], Mapping[str, frozenset[str]]]
 
 
 class Outcome(StrEnum):
@@ -152,21 +149,12 @@ def read_scored(directory: str | Path, problems: str | Path = "") -> ScoredJob:
         rows = reference_rows(answers)
     elif answers:
         notes = (*notes, f"{answers} is gone: questions and references are unknown")
-    read, right, keys = _scores(job, {id: one.domain for id, one in questions.items()}, rows)
-    notes = (*notes, *unreadable_notes(read, answers), *filter(None, (job.damage, job.growing)))
     results = {r.problem_id: r for r in job.results_in_order()}
-    scored = tuple(
-        _scored_problem(
-            questions.get(id, Problem(id, "", job.plan.domain)),
-            results.get(id),
-            job.arrivals(id),
-            rows.get(id),
-            read.answers.get(id, ()),
-            right.get(id),
-            keys.get(id),
-        )
-        for id in dict.fromkeys([*(file.order if file else ()), *results, *questions])
-    )
+    pools = {id: job.arrivals(id) for id in job.digests}
+    ids = dict.fromkeys([*(file.order if file else ()), *results, *questions])
+    parts = Parts(job.plan.domain, list(ids), questions, results, pools, rows)
+    read, scored = compare_answers(job.plan, Execution(), lambda a: scored_problems(parts, a))
+    notes = (*notes, *unreadable_notes(read, answers), *filter(None, (job.damage, job.growing)))
     return ScoredJob(job.directory, job.plan, scored, job.digests, notes)
 
 
@@ -183,11 +171,10 @@ def read_scored_problem(directory: str | Path, id: str, problems: str | Path = "
     answers = str(problems) or own
     row = reference_row(answers, id) if problems or Path(answers).is_file() else None
     problem = known if isinstance(known, Problem) else Problem(id, "", job.plan.domain)
-    read, right, keys = _scores(job, {id: problem.domain}, {id: row} if row else {})
     result = job.results.get(id) if isinstance(known, Problem) else known
-    accepted = read.answers.get(id, ())
-    pool = job.arrivals(id)
-    one = _scored_problem(problem, result, pool, row, accepted, right.get(id), keys.get(id))
+    results, rows = {id: result} if result else {}, {id: row} if row else {}
+    parts = Parts(job.plan.domain, [id], {id: problem}, results, {id: job.arrivals(id)}, rows)
+    _, [one] = compare_answers(job.plan, Execution(), lambda a: scored_problems(parts, a))
     return replace(one, note=f"not all of it can be read: {job.damage}" if job.damage else "")
 
 
@@ -201,23 +188,46 @@ def _no_problem(directory: Path, id: str, own: str) -> str:
     return f"{directory} has no problem {id!r}; it has {len(ids):,} problems{such}"
 
 
-def _scores(
-    job: FinishedJob, domains: Mapping[str, str], rows: Mapping[str, ReferenceRow]
-) -> _Scores:
-    """Return the references of the problems in `domains`, which of their results are right, and the
-    keys of the right answers in their pools.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What problems are scored from, by id: `ids` are theirs, in order.
+
+    `questions` lacks those whose rows are invalid. Pools are as they arrived. `domain` is the
+    plan's.
     """
-    if not rows:
-        return References({}), {}, {}
 
-    async def scores(annotator: Annotator) -> _Scores:
-        read = await read_references(rows, domains, annotator)
-        right = await score(job.results.values(), read.answers, domains, annotator.accepts)
-        pools = {id: job.arrivals(id) for id in read.answers}
-        keys = await right_keys(pools, read.answers, domains, annotator.accepts)
-        return read, right, keys
+    domain: str
+    ids: Sequence[str]
+    questions: Mapping[str, Problem]
+    results: Mapping[str, Result]
+    pools: Mapping[str, Sequence[Trace]]
+    rows: Mapping[str, ReferenceRow]
 
-    return compare_answers(job.plan, Execution(), scores)
+
+async def scored_problems(
+    parts: Parts, annotator: Annotator
+) -> tuple[References, tuple[ScoredProblem, ...]]:
+    """Return problems with their outcomes, in order, and the references as their domains read them.
+
+    The annotator is that of the job's plan.
+    """
+    domains = {id: one.domain for id, one in parts.questions.items()}
+    read = await read_references(parts.rows, domains, annotator)
+    right = await score(parts.results.values(), read.answers, domains, annotator.accepts)
+    pools = {id: parts.pools.get(id, ()) for id in read.answers}
+    keys = await right_keys(pools, read.answers, domains, annotator.accepts)
+    return read, tuple(
+        _scored_problem(
+            parts.questions.get(id, Problem(id, "", parts.domain)),
+            parts.results.get(id),
+            parts.pools.get(id, ()),
+            parts.rows.get(id),
+            read.answers.get(id, ()),
+            right.get(id),
+            keys.get(id),
+        )
+        for id in parts.ids
+    )
 
 
 def _scored_problem(

@@ -5,7 +5,7 @@ Pure functions of results. Intervals come from `orchestrator.studies.evaluate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +28,26 @@ class TagAccuracy:
 
 
 def tag_values(results: Iterable[Result]) -> dict[str, dict[str, str]]:
-    """Return tag -> problem id -> value as text; values that are lists or objects are left out."""
+    """Return tag -> problem id -> value as text; lists are left out, and objects in objects.
+
+    A member of an object is a tag of its own: `source.name`.
+    """
     values: dict[str, dict[str, str]] = {}
     for result in results:
         tags: dict[str, Any] = msgspec.json.decode(result.tags or "{}")
-        for name, value in tags.items():
+        for name, value in _members(tags):
             if isinstance(value, str | int | float):
                 text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
                 values.setdefault(name, {})[result.problem_id] = text
     return values
+
+
+def _members(tags: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    for name, value in tags.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{member}", one) for member, one in value.items())
+        else:
+            yield name, value
 
 
 def chosen_tags(
@@ -77,7 +88,7 @@ def _place(value: str) -> tuple[float, str]:
 
 
 def accuracy_by_tag(
-    results: Sequence[Result], right: Mapping[str, bool | None], names: Sequence[str] = ()
+    results: Iterable[Result], right: Mapping[str, bool | None], names: Sequence[str] = ()
 ) -> list[TagAccuracy]:
     """Return the accuracy of each value of each tag; `right` is that of `studies.evaluate.score`.
 

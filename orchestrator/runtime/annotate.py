@@ -24,14 +24,15 @@ from orchestrator.core.values import (
     Request,
     Trace,
     Verdict,
+    calls_text,
     changed,
 )
-from orchestrator.kit.answers.thinking import reading
+from orchestrator.kit.answers.thinking import Reading, reading
 from orchestrator.plan import registry
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.verify import VerifierRunner
-from orchestrator.runtime.worker_child import Load
-from orchestrator.runtime.workers import CallFailed, plugin_reference
+from orchestrator.runtime.workers.child import Load
+from orchestrator.runtime.workers.pool import CallFailed, plugin_reference
 
 _CACHE_SIZE = 65_536  # canonical forms per domain: some 10 MB of short answers
 # those that may state an answer to the problem
@@ -102,17 +103,18 @@ class Annotator:
         `is_cancelled` tells whether the strategy has cancelled it in the meantime: then no model is
         queried about it any more.
         """
-        if trace.finish is Finish.FAILED or request.purpose not in _ANNOTATED:
+        if _needs_none(request, trace):
             return trace
+        loaded = self._domain(problem.domain)
         part = reading(request, trace, self._plan.answers_in_thinking)
         trace = part.with_parts(trace)
-        loaded = self._domain(problem.domain)
         note, answer = "", None
+        text = _text_to_read(loaded, part, trace)
         if loaded.in_process:
-            text_answer = loaded.domain.extract(part.text, part.finished)
+            text_answer = loaded.domain.extract(text, part.finished)
             canonical = "" if text_answer is None else loaded.canonical(text_answer)
         else:
-            read = await self._workers.examine(loaded.reference, part.text, part.finished)
+            read = await self._workers.examine(loaded.reference, text, part.finished)
             text_answer, canonical, note = read.answer, read.canonical or "", read.note
         if text_answer is not None:
             answer, doubt = _at_once(text_answer, canonical, classes), ""
@@ -122,6 +124,24 @@ class Annotator:
         trace = changed(trace, answer=answer, note=_joined(trace.note, note))
         names = self._wanted_verifiers(request, trace, is_cancelled)
         return await self._verified(problem, trace, part.attempt(trace), names) if names else trace
+
+    def annotated_at_once(
+        self, problem: Problem, request: Request, trace: Trace, classes: Classes
+    ) -> Trace | None:
+        """Return what `annotate` returns; None if that would have to wait for something."""
+        if _needs_none(request, trace):
+            return trace
+        loaded = self._domain(problem.domain)
+        has_verifiers = self._verifiers is not None and (self._verifiers.names or request.verifiers)
+        if has_verifiers or not loaded.in_process:
+            return None
+        part = reading(request, trace, self._plan.answers_in_thinking)
+        trace = part.with_parts(trace)
+        text = loaded.domain.extract(_text_to_read(loaded, part, trace), part.finished)
+        if text is None:
+            return trace
+        answer = _at_once(text, loaded.canonical(text), classes)
+        return None if answer is None else changed(trace, answer=answer)
 
     @property
     def n_verifying(self) -> int:
@@ -305,6 +325,15 @@ class Annotator:
             if outcome.note:
                 note = _joined(note, f"verifier {name}: {outcome.note}")
         return changed(trace, verdicts=tuple(verdicts), note=note, unjudged=unjudged)
+
+
+def _needs_none(request: Request, trace: Trace) -> bool:
+    return trace.finish is Finish.FAILED or request.purpose not in _ANNOTATED
+
+
+def _text_to_read(loaded: _LoadedDomain, part: Reading, trace: Trace) -> str:
+    reads_calls = bool(trace.calls) and getattr(loaded.domain, "reads_calls", False)
+    return calls_text(trace.calls) if reads_calls else part.text
 
 
 def _at_once(text: str, canonical: str, classes: Classes) -> Answer | None:

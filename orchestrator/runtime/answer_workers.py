@@ -2,7 +2,7 @@
 
 The one rule: undecided comparisons are named in the reply, never guessed, and an answer that
 reaches its limit is not compared over and over. The processes are those of
-`orchestrator.runtime.workers`; `orchestrator.runtime.annotate` decides the class of an answer.
+`orchestrator.runtime.workers.pool`; `orchestrator.runtime.annotate` decides the class of an answer.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from orchestrator.engines.reply import encodable
-from orchestrator.runtime.worker_child import Apply, Compare, Load, Read, Reading
-from orchestrator.runtime.workers import CallFailed, Cause, WorkerPool
+from orchestrator.runtime.workers.child import Apply, Compare, Load, Read, Reading
+from orchestrator.runtime.workers.pool import CallFailed, Cause, WorkerPool
 
 _CACHE_SIZE = 65_536  # comparisons, and keys: some 20 MB of short answers
 # Different partners; an answer that sympy cannot parse would otherwise cost a limit for each class.

@@ -9,24 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from typing import TypeVar
 
-from orchestrator.core.errors import JournalError
+from orchestrator.core.errors import JournalError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Result
 from orchestrator.engines.metered import MeteredEngine, Terms
 from orchestrator.engines.supervised import Clock, SupervisedEngine
+from orchestrator.jobs.growth import Growth
 from orchestrator.jobs.job import Job
+from orchestrator.jobs.journal import Journal
 from orchestrator.jobs.sessions import load_explorer
 from orchestrator.plan import registry
-from orchestrator.plan.execution import Execution
+from orchestrator.plan.execution import Execution, Spent
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.runtime.driver import Driver
+from orchestrator.runtime.driver import Driver, Observer
 from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers
 from orchestrator.runtime.progress import Progress
 from orchestrator.runtime.verify import VerifierRunner
@@ -41,39 +42,22 @@ async def run_job(
     progress: Callable[[Progress], None] = lambda progress: None,
     factory: EngineFactory | None = None,
     clock: Clock | None = None,
+    observer: Observer | None = None,
 ) -> AsyncGenerator[Result]:
     """Yield the results of a job's remaining problems.
 
     `progress` is called once, with the counts to watch while the job runs. Nothing starts when no
     problem remains. `factory` replaces the execution's engine, for example with a SharedEngine;
-    `clock` the clock by which refused requests wait.
+    `clock` the clock by which refused requests wait. `observer` learns what happens.
     """
     remaining = job.remaining()
     if not remaining:
         return
-    explorer = load_explorer(plan)
     factory = factory or registry.load("engines", execution.engine)
-    async with contextlib.AsyncExitStack() as stack:
-        workers = await stack.enter_async_context(
-            contextlib.aclosing(
-                AnswerWorkers(n_workers=execution.checkers, limit_seconds=execution.checker_seconds)
-            )
-        )
-        isolated = await stack.enter_async_context(
-            contextlib.aclosing(IsolatedVerifiers(plan.verifiers))
-        )
-        await isolated.load()
-        began = time.monotonic()
-        opened = await stack.enter_async_context(factory.open(plan.models))
-        supervised = await stack.enter_async_context(
-            contextlib.aclosing(SupervisedEngine(opened, execution.supervision, clock))
-        )
-        terms = Terms(execution.prices, execution.budget, job.spent, time.monotonic() - began)
-        engine = MeteredEngine(supervised, terms, opened, supervised.outages)
-        verifiers = VerifierRunner(plan, engine, isolated, execution.window)
-        annotator = Annotator(plan, workers, verifiers)
-        driver = Driver(plan, execution, explorer, engine, annotator, job.journal, job.growth)
-        driver.progress.outages = supervised.outages
+    work = started_driver(
+        plan, execution, job.journal, factory, job.spent, job.growth, clock, observer
+    )
+    async with work as (driver, engine):
         n_done = len(job.problems) - len(job.unfinished())
         driver.progress.n_problems = n_done + len(remaining)
         failed = job.journal.failed()
@@ -87,9 +71,54 @@ async def run_job(
                     if job.export_if_old():
                         job.record_spent(engine.spent())
                     yield result
-        finally:
-            with contextlib.suppress(JournalError):  # a full disk already ended the run
+        except BaseException:
+            with contextlib.suppress(JournalError):  # the first error is the one to report
                 job.record_spent(engine.spent(driver.progress.running_tokens))
+            raise
+        job.record_spent(engine.spent())
+
+
+@contextlib.asynccontextmanager
+async def started_driver(
+    plan: Plan,
+    execution: Execution,
+    journal: Journal | None,
+    factory: EngineFactory,
+    before: Spent,
+    growth: Growth | None = None,
+    clock: Clock | None = None,
+    observer: Observer | None = None,
+) -> AsyncIterator[tuple[Driver, MeteredEngine]]:
+    """Yield a driver with everything it needs, and the engine that counts what it spends.
+
+    `before` is what earlier runs on the same budget have spent.
+    """
+    if plan.few_shot.n and not plan.few_shot.examples:
+        raise PlanError("the plan's examples were not read: jobs.rows.examples.with_examples")
+    explorer = load_explorer(plan)
+    async with contextlib.AsyncExitStack() as stack:
+        workers = await stack.enter_async_context(
+            contextlib.aclosing(
+                AnswerWorkers(n_workers=execution.checkers, limit_seconds=execution.checker_seconds)
+            )
+        )
+        isolated = await stack.enter_async_context(
+            contextlib.aclosing(IsolatedVerifiers(plan.verifiers))
+        )
+        await isolated.load()
+        clock = clock or Clock()
+        began = clock.now()
+        opened = await stack.enter_async_context(factory.open(plan.models))
+        supervised = await stack.enter_async_context(
+            contextlib.aclosing(SupervisedEngine(opened, execution.supervision, clock))
+        )
+        terms = Terms(execution.prices, execution.budget, before, clock.now() - began)
+        engine = MeteredEngine(supervised, terms, opened, supervised.outages, clock.now)
+        verifiers = VerifierRunner(plan, engine, isolated, execution.window)
+        annotator = Annotator(plan, workers, verifiers)
+        driver = Driver(execution, explorer, engine, annotator, journal, growth, observer)
+        driver.progress.outages = supervised.outages
+        yield driver, engine
 
 
 def blocking(work: Callable[[], Coroutine[object, object, T]]) -> T:

@@ -17,8 +17,8 @@ from orchestrator.core.errors import NoVerdict
 from orchestrator.core.protocols import IsolatedVerifier
 from orchestrator.core.values import PluginSpec, Problem, Trace, Verdict
 from orchestrator.plan import registry
-from orchestrator.runtime.worker_child import Check, Load
-from orchestrator.runtime.workers import CallFailed, WorkerPool, plugin_reference
+from orchestrator.runtime.workers.child import Check, Load
+from orchestrator.runtime.workers.pool import CallFailed, WorkerPool, plugin_reference
 
 
 class IsolatedVerifiers:

@@ -44,6 +44,7 @@ class Progress:
     saved_tokens: float = 0.0  # against the plan's full sampling, over finished problems
     last_error: str = ""
     outages: Outages = field(default_factory=Outages)
+    notices: tuple[str, ...] = ()  # what the engine lacks now, e.g. a place for a replica
 
     @property
     def n_tokens(self) -> int:

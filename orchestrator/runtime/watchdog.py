@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-_computing: set[int] = set()  # the threads in a bounded call
+_watching: set[Watchdog] = set()
 
 
 class Overrun(Exception):
@@ -26,53 +27,57 @@ class Overrun(Exception):
 
 def is_computing() -> bool:
     """Tell whether this thread is in a bounded call, from which a signal's handler may raise."""
-    return threading.get_ident() in _computing
+    here = threading.get_ident()
+    return any(watchdog.is_computing_on(here) for watchdog in tuple(_watching))
 
 
 class Watchdog:
     """`with watchdog:` starts the thread; `watchdog.bounded(call)` bounds a call.
 
-    Not reentrant, and for calls on the thread that entered the outer block.
+    Not reentrant, and for calls on the thread that entered the outer block. An infinite limit needs
+    no thread.
     """
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit = limit_seconds
         self._since: float | None = None
         self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._target = 0  # the thread that entered
 
     def __enter__(self) -> Watchdog:
         """Start watching the calling thread."""
-        target = threading.get_ident()
-        self._thread = threading.Thread(
-            target=self._watch, args=(target,), daemon=True, name="leadline-watchdog"
-        )
-        self._thread.start()
+        self._target = threading.get_ident()
+        if math.isfinite(self._limit):
+            thread = threading.Thread(target=self._watch, daemon=True, name="leadline-watchdog")
+            thread.start()
+        _watching.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the thread."""
         self._closed.set()
+        _watching.discard(self)
+
+    def is_computing_on(self, thread: int) -> bool:
+        """Tell whether a bounded call runs on this thread."""
+        return self._since is not None and thread == self._target
 
     def bounded(self, call: Callable[[], T]) -> T:
         """Return what the call returns; raise Overrun in it when it takes longer than the limit."""
         self._since = time.monotonic()
-        thread = threading.get_ident()
-        _computing.add(thread)
         try:
             return call()
         finally:
-            _computing.discard(thread)
             self._since = None
 
-    def _watch(self, target: int) -> None:
+    def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._limit / 4)):
             since = self._since
             if since is not None and time.monotonic() - since > self._limit:
                 # a plugin that swallows it gets another one, a limit later
                 self._since = time.monotonic()
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(target), ctypes.py_object(Overrun)
+                    ctypes.c_ulong(self._target), ctypes.py_object(Overrun)
                 )
 
 

@@ -36,6 +36,15 @@ class Estimate:
     high: float | None
     n: int
 
+    def _repr_html_(self) -> str:
+        """Return the value with its interval, as notebooks show it; numbers only."""
+        if self.low is None or self.high is None:
+            return f"<div>{self.value:.3g} (n = {self.n:,})</div>"
+        return (
+            f"<div>{self.value:.3g}, 95% interval {self.low:.3g} to {self.high:.3g} "
+            f"(n = {self.n:,})</div>"
+        )
+
 
 def share_estimate(right: Sequence[bool]) -> Estimate | None:
     """Return the share of true values with its Wilson interval; None for an empty sequence."""

@@ -21,13 +21,14 @@ from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Result, Status, Trace, changed
 from orchestrator.core.votes import n_sampled, reselected
 from orchestrator.engines.supervised import Outages
-from orchestrator.jobs.finished import JobReader, in_order
+from orchestrator.jobs.finished import FinishedJob, JobReader, in_order
 from orchestrator.jobs.job import Job
 from orchestrator.jobs.problems import ProblemFile
 from orchestrator.plan.execution import Execution, JobBudget, Spent
 from orchestrator.runtime.annotate import Annotator
 from orchestrator.runtime.answer_workers import AnswerWorkers
 from orchestrator.runtime.api import blocking
+from orchestrator.studies.estimates import Estimate, share_estimate
 from orchestrator.studies.evaluate import (
     Accepts,
     References,
@@ -217,6 +218,22 @@ def correctness(
         return {}
     scored = itertools.chain([first], known)
     return compare_answers(plan, execution, lambda a: score(scored, references, domains, a.accepts))
+
+
+def passing_share(job: FinishedJob, verifier: str) -> Estimate | None:
+    """Return the share of problems whose chosen answer is one that a verifier fully accepts.
+
+    A problem without an answer counts as not accepted, an invalid row not at all.
+    """
+    found = []
+    for result in job.results_in_order():
+        if result.status is Status.INVALID:
+            continue
+        chosen = {i for c in result.clusters if c.answer == result.answer for i in c.ordinals}
+        pool = job.pools.get(result.problem_id, ())
+        verdicts = (v for trace in pool if trace.ordinal in chosen for v in trace.verdicts)
+        found.append(any(v.verifier == verifier and v.score == 1 for v in verdicts))
+    return share_estimate(found)
 
 
 def summarise(

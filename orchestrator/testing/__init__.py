@@ -14,10 +14,11 @@ Use `trace`, `pool` and `explore` to test a plugin's decisions.
 
 from orchestrator.testing.domains import check_domain
 from orchestrator.testing.engines import check_engine
-from orchestrator.testing.pools import PROBLEM, pool, trace
+from orchestrator.testing.scripted.pools import PROBLEM, pool, trace
+from orchestrator.testing.scripted.simulation import explore
 from orchestrator.testing.selectors import check_selector
 from orchestrator.testing.similarity import check_similarity
-from orchestrator.testing.simulation import explore
+from orchestrator.testing.sinks import check_sink
 from orchestrator.testing.strategies import check_strategy
 from orchestrator.testing.verifiers import check_verifier
 
@@ -27,6 +28,7 @@ __all__ = [
     "check_engine",
     "check_selector",
     "check_similarity",
+    "check_sink",
     "check_strategy",
     "check_verifier",
     "explore",

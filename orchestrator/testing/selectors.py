@@ -16,7 +16,6 @@ from orchestrator.core.protocols import Selector
 from orchestrator.core.values import Cluster, Finish, Purpose, Trace, Verdict
 from orchestrator.core.votes import VOTING, rank
 from orchestrator.plan import registry
-from orchestrator.testing.pools import pool, trace
 from orchestrator.testing.rules import (
     check_value,
     metric_value,
@@ -24,6 +23,7 @@ from orchestrator.testing.rules import (
     require,
     salted,
 )
+from orchestrator.testing.scripted.pools import pool, trace
 
 _POOLS = (
     "A",

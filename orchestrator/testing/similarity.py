@@ -19,7 +19,6 @@ from orchestrator.core.protocols import Pair, Similarity
 from orchestrator.core.session import Session
 from orchestrator.core.steps import Routine, Steps
 from orchestrator.core.values import Capability, Finish, Prefix, Problem, Purpose, Request, Trace
-from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import (
     check_needs,
     check_value,
@@ -27,7 +26,8 @@ from orchestrator.testing.rules import (
     no_global_randomness,
     require,
 )
-from orchestrator.testing.simulation import record
+from orchestrator.testing.scripted.pools import PROBLEM, trace
+from orchestrator.testing.scripted.simulation import record
 
 _TEXTS = (
     "",

@@ -24,7 +24,6 @@ from orchestrator.core.values import (
     Trace,
 )
 from orchestrator.plan import registry
-from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import (
     check_needs,
     check_value,
@@ -33,7 +32,8 @@ from orchestrator.testing.rules import (
     require,
     salted,
 )
-from orchestrator.testing.simulation import (
+from orchestrator.testing.scripted.pools import PROBLEM, trace
+from orchestrator.testing.scripted.simulation import (
     INTERRUPT,
     PURE,
     Simulation,

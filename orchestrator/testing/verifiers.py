@@ -23,7 +23,6 @@ from orchestrator.core.session import Abort, Session
 from orchestrator.core.values import Finish, Problem, Purpose, Request, Trace, Verdict
 from orchestrator.kit.prompts import question
 from orchestrator.runtime.verify import VerifierStrategy
-from orchestrator.testing.pools import PROBLEM, trace
 from orchestrator.testing.rules import (
     check_needs,
     check_value,
@@ -32,7 +31,8 @@ from orchestrator.testing.rules import (
     require,
     run_when_called,
 )
-from orchestrator.testing.simulation import record
+from orchestrator.testing.scripted.pools import PROBLEM, trace
+from orchestrator.testing.scripted.simulation import record
 
 _UNUSUAL = ("", " \n", "\\boxed{", "🙂" * 50, "\x00", "no answer here", "word " * 2000)
 _VERDICTS = ("Verdict: correct", "Verdict: incorrect")

@@ -115,7 +115,10 @@ class DeepConf(AttemptOptions):
         warm = {t.ordinal: t.metrics[self.by] for t in warm_up if self._is_whole(t)}
         floor = percentile([*warm.values()], 100 * (1 - self.keep)) if warm else 0.0
         voting = [t for t in warm_up if t.ordinal in warm and warm[t.ordinal] >= floor]
-        yield from drop(ordinal for ordinal, confidence in warm.items() if confidence < floor)
+        for ordinal, confidence in warm.items():
+            if confidence < floor:
+                why = f"its lowest confidence of {confidence:.3g} is below the floor {floor:.3g}"
+                yield from drop([ordinal], reason=why)
         rules = (ConfidenceFloor(floor, self.window_tokens),) if floor else ()
         later = changed(request, rules=rules)
         running: set[int] = set()
@@ -129,9 +132,11 @@ class DeepConf(AttemptOptions):
             if self._is_whole(trace):
                 voting.append(trace)
             else:
-                yield from drop([trace.ordinal])
+                why = f"its confidence fell below the floor {floor:.3g}"
+                yield from drop([trace.ordinal], reason=why)
         if running:
-            yield from drop(running)
+            why = f"the leading answer had {self.consensus:.0%} of the weight"
+            yield from drop(running, reason=why)
 
     def _is_whole(self, trace: Trace) -> bool:
         """Return whether an attempt ended above the floor and has its confidence metric."""

@@ -22,7 +22,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Command, Reply, Steps, depth_needs, drop, next_trace, submit
+from orchestrator.core.steps import (
+    Command,
+    Reply,
+    Steps,
+    depth_needs,
+    drop,
+    next_trace,
+    note,
+    submit,
+)
 from orchestrator.core.values import (
     Capability,
     Finish,
@@ -39,7 +48,7 @@ from orchestrator.kit.prefixes import REASONING_WORDS, pair_scores
 
 @dataclass(frozen=True, slots=True)
 class DeepPrune(AttemptOptions):
-    """Stops attempts with prefixes that a similarity finds alike."""
+    """Stops attempts that begin like others, as a similarity measures it."""
 
     parts: ClassVar[Mapping[str, str]] = {"similarity": "similarity"}
     former_options: ClassVar[Mapping[str, str]] = {"judge": "similarity"}
@@ -176,8 +185,12 @@ class DeepPrune(AttemptOptions):
         similarities = [mean_similarity([next(scores) for _ in panel]) for panel in panels]
         place = cluster_for(similarities, self.tau, self.max_clusters, self.when_full)
         if place is None:
-            yield from drop([prefix.ordinal])
-        elif place < len(state.clusters):
+            why = f"its prefix is unlike all of max_clusters = {self.max_clusters} clusters"
+            yield from drop([prefix.ordinal], reason=why)
+            return
+        likeness = f"similarity {max(similarities):.2f} to the nearest" if similarities else "first"
+        yield from note(prefix.ordinal, likeness, f"cluster {place + 1}")
+        if place < len(state.clusters):
             state.clusters[place].append(prefix)
         else:
             state.clusters.append([prefix])
@@ -200,7 +213,9 @@ class DeepPrune(AttemptOptions):
         yield from self._continue(state, chosen)
         if not n_out or len(chosen) == self.n_finished:
             kept = {prefix.ordinal for prefix in chosen}
-            yield from drop([o for o in state.attempts if o not in kept] + sorted(state.probed))
+            others = [o for o in state.attempts if o not in kept] + sorted(state.probed)
+            whose = "the largest cluster's" if sizes[first] > 1 else "the"
+            yield from drop(others, reason=f"it is not among {whose} attempts that finish")
             state.unread.clear()
             state.probed.clear()
 
@@ -211,7 +226,8 @@ class DeepPrune(AttemptOptions):
             stopped = [m.ordinal for m in members if m.ordinal in state.unfinished]
             state.unfinished.difference_update(stopped)
             if stopped:
-                yield from drop(stopped, heir=founder.ordinal)
+                why = "the attempt that founded its cluster answers for it"
+                yield from drop(stopped, heir=founder.ordinal, reason=why)
 
     def _continue(self, state: _PruningState, prefixes: Sequence[Prefix]) -> Steps:
         ordinals = [p.ordinal for p in prefixes if p.ordinal in state.unfinished]

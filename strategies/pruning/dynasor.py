@@ -66,7 +66,8 @@ class Dynasor(ProbeOptions):
                 agreeing = settled if settled[-1:] == [answer] else []
                 settled = [] if answer is None else [*agreeing, answer]
                 if len(settled) >= self.stable:
-                    yield from drop(running, heir=ordinal)
+                    why = f"its last {self.stable} probes agreed, without a word of doubt"
+                    yield from drop(running, heir=ordinal, reason=why)
                     return
 
     def _answer(self, probe: Trace) -> str | None:

@@ -94,7 +94,8 @@ class ParallelProbe(ProbeOptions):
             if attempt.runs:
                 attempt.n_contrary = 0 if attempt.key == leader else attempt.n_contrary + 1
             if attempt.runs and attempt.n_contrary >= self.patience:
-                yield from drop(attempt.stretches)
+                why = f"its last {attempt.n_contrary} probes differed from the majority"
+                yield from drop(attempt.stretches, reason=why)
             else:
                 others.append(attempt)
         return others

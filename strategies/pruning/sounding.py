@@ -130,13 +130,15 @@ class Sounding(ProbeOptions):
             if trace.purpose is Purpose.PROBE:
                 deviant = state.deviant(trace)
                 if deviant is not None:
-                    yield from drop(deviant.stretches)
+                    why = f"its last {deviant.n_contrary} probes did not give the leading answer"
+                    yield from drop(deviant.stretches, reason=why)
             else:
                 yield from self._after_stretch(state, trace)
             if state.decided():
                 if state.leader:
                     running = state.running.values()
-                    yield from drop(o for attempt in running for o in attempt.stretches)
+                    ordinals = [o for attempt in running for o in attempt.stretches]
+                    yield from drop(ordinals, reason=state.decision)
                 return
 
     def _after_stretch(self, state: _SoundingState, trace: Trace) -> Steps:
@@ -148,7 +150,10 @@ class Sounding(ProbeOptions):
         if trace.finish is not Finish.RULE:
             state.end(attempt, trace)
         elif 0 < self.longest_tokens <= attempt.tokens and state.is_long(attempt):
-            yield from drop(attempt.stretches)
+            why = (
+                f"it reached longest_tokens = {self.longest_tokens:,}; a shorter one has an answer"
+            )
+            yield from drop(attempt.stretches, reason=why)
         else:
             requests = [Request(parent=trace.ordinal, checkpoint=self._stretch(attempt.tokens))]
             if self.patience and state.leader:
@@ -244,6 +249,13 @@ class _SoundingState:
     def is_long(self, attempt: _RunningAttempt) -> bool:
         """Return whether an attempt is longer than a voter; a shorter one may still be the best."""
         return bool(self.lengths) and attempt.tokens > min(self.lengths)
+
+    @property
+    def decision(self) -> str:
+        """The reason for which attempts that still run are dropped."""
+        sure = len(self.keys) >= self.rule.at_least and self._is_sure(0)
+        why = f"an upset was less likely than risk = {self.rule.risk:g} allows"
+        return f"the vote was decided: {why}" if sure else "the budget in tokens was overdrawn"
 
     def decided(self) -> bool:
         overdrawn = self.rule.tokens and self.ended and self.spent > _OVERDRAFT * self.rule.tokens

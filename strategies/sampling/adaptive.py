@@ -13,10 +13,16 @@ differ only in the test for a decided vote:
   true mode" reaches `bayes_factor`. We follow the released code's distribution,
   Dir(N_1 + 1, ..., N_s + 1, 1.3), not the paper's Dir(N_1, ..., N_s, 0.3), and integrate it
   numerically where the code draws a thousand samples.
+- `certificate`: stop when the leader is certified to be the most probable answer
+  (`strategies.sampling.certificate`, after CITE, arXiv 2605.05873, and arXiv 2510.17472). Of all
+  rules this one alone keeps a promise: it stops with another leader with probability `error` at
+  most, however often one looks. Votes are counted in the order of submission, as far as all
+  attempts before them have arrived, because short attempts arrive first; and the certified answer
+  must lead the vote over all that arrived.
 
-As published, all three are sequential: `wave = 1, growth = 1` (for `window`: `wave = window, growth
-= 1`) reproduces that. The default uses growing waves, which costs some attempts and saves most of
-the waiting time.
+As published, the first three are sequential: `wave = 1, growth = 1` (for `window`: `wave = window,
+growth = 1`) reproduces that. The default uses growing waves, which costs some attempts and saves
+most of the waiting time.
 """
 
 from __future__ import annotations
@@ -31,10 +37,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.steps import Steps, cancel, next_trace, submit
 from orchestrator.core.values import Problem
 from orchestrator.core.votes import beta_confidence
 from orchestrator.kit.options import AttemptOptions
+from strategies.sampling.certificate import certified
 
 # the released code's "unknown" category: concentration 0.3, plus the 1 it adds to every category
 _UNKNOWN = 1.3
@@ -51,11 +58,12 @@ class Adaptive(AttemptOptions):
 
     n: Annotated[int, Meta(ge=1, description="Largest number of attempts.")] = 40
     rule: Annotated[
-        Literal["beta", "window", "bayes"],
+        Literal["beta", "window", "bayes", "certificate"],
         Meta(
             description='The test for a decided vote: "beta" compares the leader with the '
             'runner-up, "window" waits for consecutive attempts that agree, "bayes" tests whether '
-            "the leader is the most probable answer."
+            'the leader is the most probable answer, "certificate" guarantees it with a '
+            "probability of error."
         ),
     ] = "beta"
     confidence: Annotated[
@@ -73,6 +81,15 @@ class Adaptive(AttemptOptions):
     bayes_factor: Annotated[
         float, Meta(gt=0, description='For rule "bayes": the required Bayes factor.')
     ] = 10.0
+    error: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description='For rule "certificate": largest probability that it stops while another '
+            "answer is the most probable one.",
+        ),
+    ] = 0.05
     wave: Annotated[int, Meta(ge=1, description="Number of attempts in the first wave.")] = 4
     growth: Annotated[
         float,
@@ -92,6 +109,7 @@ class Adaptive(AttemptOptions):
                 trace = yield from next_trace()
                 keys[trace.ordinal] = trace.answer.key if trace.answer else None
                 if decided(keys):
+                    yield from cancel(wave, f"the rule {self.rule} had decided the vote")
                     return
             size *= self.growth
 
@@ -100,7 +118,9 @@ class Adaptive(AttemptOptions):
             return lambda keys: beta_confidence(*_top_two(keys)) >= self.confidence
         if self.rule == "window":
             return lambda keys: agreeing_window(keys, self.window)
-        return lambda keys: bayes_factor(_counts(keys)) >= self.bayes_factor
+        if self.rule == "bayes":
+            return lambda keys: bayes_factor(_counts(keys)) >= self.bayes_factor
+        return lambda keys: has_certificate(keys, self.error)
 
 
 def _counts(keys: Keys) -> list[int]:
@@ -121,6 +141,19 @@ def agreeing_window(keys: Keys, window: int) -> bool:
     starts = range(0, max(keys, default=-1) + 1, window)
     answers = [{keys.get(o) for o in range(start, start + window)} for start in starts]
     return any(len(stated) == 1 and None not in stated for stated in answers)
+
+
+def has_certificate(keys: Keys, error: float) -> bool:
+    """Tell whether the leader of all votes is certified by the attempts that came first."""
+    votes = []
+    for ordinal in range(len(keys)):
+        if ordinal not in keys:
+            break
+        votes.append(keys[ordinal])
+    answer = certified([key for key in votes if key is not None], error)
+    counts = Counter(key for key in keys.values() if key is not None)
+    others = (n for key, n in counts.items() if key != answer)
+    return answer is not None and counts[answer] > max(others, default=0)
 
 
 def bayes_factor(counts: Sequence[int]) -> float:

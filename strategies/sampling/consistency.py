@@ -14,6 +14,11 @@ from orchestrator.kit.options import AttemptOptions
 class Consistency(AttemptOptions):
     """Samples `n` independent attempts and votes; the baseline for any model."""
 
+    @property
+    def is_one_request(self) -> bool:
+        """Whether there is one attempt, which is the reply."""
+        return self.n == 1
+
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         """Start all `n` attempts at once and wait for them."""
         yield from sample(self.n, self.request)

@@ -145,7 +145,7 @@ class Deepen(PlannedAttempts):
         for i, _ in enumerate(ordinals or (0,), 1):
             by_depth[depth].append((yield from next_trace(ordinals)))
             if i < len(ordinals) and self._sure(level, _votes(by_depth[depth])):
-                yield from cancel(ordinals)
+                yield from cancel(ordinals, f"the vote at depth {depth} was decided")
 
     def _confirmed(self, level: int, by_depth: _ByDepth) -> Generator[Command, Reply, bool]:
         """Take `confirm` attempts at the last depth and tell whether all state the leader."""

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Steps, next_trace, submit
+from orchestrator.core.steps import Steps, cancel, next_trace, submit
 from orchestrator.core.values import Finish, Problem, Trace
 from orchestrator.kit.options import ModelOptions
 
@@ -45,6 +45,7 @@ class ShortM(ModelOptions):
         for _ in ordinals:
             n_finished += _finished((yield from next_trace()))
             if n_finished == self.m:
+                yield from cancel(ordinals, f"m = {self.m} attempts had finished")
                 return
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
-from orchestrator.core.steps import Command, Reply, Steps, ask
+from orchestrator.core.steps import Command, Reply, Steps, ask, note
 from orchestrator.core.values import Problem, Prompt, Purpose, Trace, changed
 from orchestrator.kit.compose import gather
 from orchestrator.kit.options import LARGEST, ModelOptions
@@ -139,13 +139,15 @@ class MindEvolution(ModelOptions):
         solved: list[EvaluatedSolution] = []
         for generation in range(1, self.generations + 1):
             groups = [
-                self.draw_parents(island, rng)
-                for island in islands
+                (number, self.draw_parents(island, rng))
+                for number, island in enumerate(islands, 1)
                 for _ in range(self.conversations)
             ]
-            written = yield from gather(
-                [self._conversation(problem.prompt, parents, solved) for parents in groups]
-            )
+            conversations = [
+                _placed(self._conversation(problem.prompt, parents, solved), number, generation)
+                for number, parents in groups
+            ]
+            written = yield from gather(conversations)
             for i, solutions in enumerate(written):
                 islands[i // self.conversations] += solutions
             if solved or generation == self.generations:
@@ -225,6 +227,16 @@ class MindEvolution(ModelOptions):
             written += subjects
             solved += [s for s in subjects if s.score >= self.solved]
         return written
+
+
+def _placed(
+    conversation: Generator[Command, Reply, list[EvaluatedSolution]], island: int, generation: int
+) -> Generator[Command, Reply, list[EvaluatedSolution]]:
+    """Hold a conversation and note on which island its solutions are."""
+    written = yield from conversation
+    for solution in written:
+        yield from note(solution.attempt.ordinal, f"generation {generation}", f"island {island}")
+    return written
 
 
 def different(solutions: Sequence[EvaluatedSolution], n: int) -> list[EvaluatedSolution]:

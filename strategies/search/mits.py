@@ -29,7 +29,7 @@ from msgspec import Meta
 
 from orchestrator.core.lineage import lineage
 from orchestrator.core.metrics import PREFIX
-from orchestrator.core.steps import Command, Reply, Steps, ask
+from orchestrator.core.steps import Command, Reply, Steps, ask, note
 from orchestrator.core.values import (
     Capability,
     Cluster,
@@ -155,11 +155,13 @@ class Mits(StepOptions):
         if PREFIX not in reading.metrics:
             return None
         logprob, n_steps = path.logprob + drawn_logprob(step), path.n_steps + 1
+        pmi = (logprob - reading.metrics[PREFIX]) / n_steps
+        yield from note(step.ordinal, f"PMI {pmi:.2f}")
         return StepPath(
             step.ordinal,
             n_steps,
             logprob,
-            (logprob - reading.metrics[PREFIX]) / n_steps,
+            pmi,
             step.metrics.get("mean_entropy"),
             step.finish is Finish.STOP or step.answer is not None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from orchestrator import (
     PlanError,
     PluginSpec,
     Problem,
+    Sampling,
     Status,
     run,
 )
 from orchestrator.plan.file import load_plan
+from orchestrator.plan.file.recipes import RECIPES
 from orchestrator.report.scored import read_scored
 
 FAKE = Execution(engine="fake")
@@ -53,6 +56,75 @@ def test_a_path_or_its_text_is_the_file() -> None:
             ("c", Status.ANSWERED),
         ]
         assert "sums.jsonl:2" in results[1].error
+
+
+@pytest.mark.usefixtures("file")
+def test_a_folder_a_pattern_or_an_address_is_read_with_its_references() -> None:
+    """Once, so it may be gone when the results are read."""
+    fsspec = pytest.importorskip("fsspec", reason="the extra `remote` is not installed")
+    Path("sets").mkdir()
+    Path("sums.jsonl").rename("sets/sums.jsonl")
+    fsspec.filesystem("memory").pipe("/api/sums.jsonl", Path("sets/sums.jsonl").read_bytes())
+    for given in ("sets", Path("sets"), "sets/*.jsonl", "memory://api/sums.jsonl"):
+        results = run(given, PLAN, FAKE)
+        statuses = [(r.problem_id, r.status) for r in results]
+        assert statuses == [
+            ("a", Status.ANSWERED),
+            ("b", Status.INVALID),
+            ("c", Status.ANSWERED),
+        ], given
+        assert orchestrator.accuracy(results).n == 2
+    with pytest.raises(PlanError, match="memory://api/none"):
+        run("memory://api/none.jsonl", PLAN, FAKE)
+
+
+EXAM = [{"Task": "What is 1 + 1?", "Right": 2}, {"Task": "What is 1 + 2?", "Right": 3}]
+
+
+def test_columns_map_files_and_rows_with_their_references(file: Path) -> None:
+    """Those of the call win over those of a plan file; a column that no row has is named."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in EXAM))
+    columns = {"prompt": "Task", "answer": "Right"}
+    Path("plan.toml").write_text('[columns]\nprompt = "Task"\nanswer = "Wrong"\n')
+    for results in (
+        run(file, PLAN, FAKE, columns=columns),
+        run("sums.jsonl", "plan.toml", FAKE, columns={"answer": "Right"}),
+        run(EXAM, PLAN, FAKE, columns=columns),
+    ):
+        assert [r.status for r in results] == [Status.ANSWERED] * 2
+        assert orchestrator.accuracy(results).n == 2
+    for given in (file, EXAM):
+        with pytest.raises(PlanError, match=r"no column 'Rigth' \(did you mean 'Right'\?\)"):
+            run(given, PLAN, FAKE, columns={"prompt": "Task", "answer": "Rigth"})
+    with pytest.raises(PlanError, match=r"columns\.promt.*'prompt'"):
+        run(file, PLAN, FAKE, columns={"promt": "Task"})
+
+
+def test_a_recipe_sets_what_the_plan_leaves_at_its_default(file: Path) -> None:
+    """From Python as on the command line, for a Plan and for a plan file."""
+    rows = [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}]
+    Path("main").mkdir()
+    Path("main/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("plan.toml").write_text('domain = "math"\n')
+    own = Plan(strategy={"name": "consistency", "n": 2}, sampling=Sampling(template="{prompt}!"))
+    for plan, domain, template in (
+        (PLAN, "number", RECIPES["gsm8k"].template),
+        (own, "number", "{prompt}!"),
+        ("plan.toml", "math", RECIPES["gsm8k"].template),
+    ):
+        results = run("gsm8k@.", plan, FAKE)
+        assert orchestrator.accuracy(results).n == 1
+        ran = results.plan
+        assert (ran.domain, ran.sampling.template) == (domain, template)
+        assert (ran.verifiers, ran.models) == (Plan().verifiers, Plan().models)
+
+
+def test_a_minus_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = json.dumps({"id": "a", "prompt": "What is 1 + 1?", "answer": "2"}).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    results = run("-", PLAN, FAKE)
+    assert [r.problem_id for r in results] == ["a"]
+    assert orchestrator.accuracy(results).n == 1
 
 
 def test_any_other_text_is_one_question() -> None:

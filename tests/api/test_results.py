@@ -79,7 +79,7 @@ def test_results_are_a_table_in_a_notebook_and_texts_are_no_markup() -> None:
     evil = "<script>alert(1)</script>"
     results = run([{"id": evil, "prompt": evil}], PLAN, FAKE)
     html = results._repr_html_()
-    assert html.startswith("<table>")
+    assert html.startswith("<table ")
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 2
     assert results == list(results)

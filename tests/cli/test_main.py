@@ -102,9 +102,10 @@ def test_the_former_name_of_a_command_works_with_a_notice(cli: Run) -> None:
 
 
 def test_help_lists_every_key_of_a_plan(cli: Run) -> None:
-    """Every key is a flag."""
+    """Every key is a flag; that of `sinks`, which is given once for each, is --sink."""
     text = cli("run", "--help").output
-    assert [info.name for info in keys() if f"--{info.name} " not in text] == []
+    assert [info.name for info in keys() if f"--{info.name} " not in text] == ["sinks"]
+    assert "--sink TEXT" in text
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
@@ -464,7 +465,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         textwrap.dedent("""
             import asyncio, sys
             from orchestrator.cli import foreground
-            async def stuck(*args):
+            async def stuck(*args, **named):
                 try:
                     await asyncio.sleep(600)
                 finally:
@@ -775,7 +776,7 @@ registry.strategy("test-endless")(Endless)
     ("strategy", "n_failed", "message", "code"),
     [
         ("test-raises", 2, "RuntimeError: I cannot do this one", 3),
-        ("test-nonsense", 4, "a strategy yields Submit, Next, Cancel or Drop, not 'more'", 3),
+        ("test-nonsense", 4, "a strategy yields Submit, Next, Cancel, Drop or Note, not 'more'", 3),
         ("test-endless", 4, "Overrun", 3),
     ],
 )

@@ -59,6 +59,8 @@ def variants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 VARIANTS = dict(variants(replace(PLAN, models={"main": Model("m")}), "plan"))
 VARIANTS.pop("plan.models")
+for name in ("file", "columns", "examples"):  # `content` is the digest of what they give
+    VARIANTS.pop(f"plan.few_shot.{name}")
 VARIANTS |= {
     f"model{name}": replace(PLAN, models={"main": m}) for name, m in variants(Model("smollm2"), "")
 }

@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.core import session as session_module
 from orchestrator.core.errors import describe
 from orchestrator.core.plan import Budget, Model, Plan, derive_seed
-from orchestrator.core.session import Abort, Session, Start, prepared_prompt
-from orchestrator.core.steps import Steps, cancel, drop, next_trace, sample, submit
+from orchestrator.core.session import MAX_COMMANDS, Abort, Session, Start, prepared_prompt
+from orchestrator.core.steps import Note, Steps, cancel, drop, next_trace, note, sample, submit
 from orchestrator.core.values import Finish, Message, Problem, Purpose, Request, Sampling, Trace
 from orchestrator.testing import PROBLEM, trace
-from orchestrator.testing.simulation import play, record
+from orchestrator.testing.scripted.simulation import play, record
 
 Explore = Callable[[Problem, random.Random], Steps]
 
@@ -380,6 +379,19 @@ def test_a_prefill_begins_attempts_at_the_problems_own_prompt_and_nothing_else()
     assert (others[1].prefix_ids, others[1].prefix_text) == ((1, 2, 5), "Let me see. 3 + 4")
 
 
+def test_a_judge_has_no_tools_to_call() -> None:
+    """Its reply is a verdict; and a parser would take what it quotes for calls of its own."""
+    extra = {"tools": [{"type": "function"}], "tool_choice": "required", "min_tokens": 2}
+
+    def explore(problem: Problem, rng: random.Random) -> Steps:
+        yield from submit([Request(), Request("Is it 7?", purpose=Purpose.VERIFY)])
+
+    of_plan = Plan(sampling=Sampling(extra=extra))
+    starts = session(explore, of_plan).start()
+    extras = [effect.request.sampling.extra for effect in starts if isinstance(effect, Start)]
+    assert extras == [extra, {"min_tokens": 2}]
+
+
 def test_an_attempt_has_one_limit_however_often_it_is_continued() -> None:
     """The limit applies to the whole attempt, not to each continuation.
 
@@ -527,7 +539,7 @@ def test_many_deliveries_in_a_row_are_no_endless_loop() -> None:
 
     Taking them must not count as too many commands.
     """
-    n = session_module.MAX_COMMANDS + 50
+    n = MAX_COMMANDS + 50
     it = session(lambda p, rng: sample(n))
     it.start()
     for ordinal in [*range(1, n), 0]:
@@ -597,7 +609,7 @@ def _continues_the_unborn(problem: Problem, rng: random.Random) -> Steps:
         (_raises_later, "RuntimeError: later"),
         (_returns_nothing, "not a generator; write `yield from`"),
         (_returns_a_list, "not a generator"),
-        (_yields_nonsense, "yields Submit, Next, Cancel or Drop"),
+        (_yields_nonsense, "yields Submit, Next, Cancel, Drop or Note"),
         (_forgets_from, "write `yield from`, not `yield`"),
         (_submits_text, "Submit expects Requests, not 'What\\?'"),
         (_waits_for_nothing, "waits for a trace while none is running"),
@@ -700,3 +712,24 @@ def test_a_strategy_that_submits_without_end_fails_its_problem() -> None:
     session = Session(PROBLEM, Wide(), Plan())
     assert len([e for e in session.start() if isinstance(e, Start)]) == 60_000
     assert "more than 100,000 requests" in session.error
+
+
+def _explained(problem: Problem, rng: random.Random) -> Steps:
+    ordinals = yield from submit([Request()] * 4)
+    yield from note(ordinals[0], "first", "cluster 1")
+    yield from next_trace({ordinals[0]})
+    yield from drop([ordinals[1]], reason="unlike the others")
+    yield from cancel([ordinals[1], ordinals[2]], "the vote was decided")
+
+
+def test_a_session_knows_why_traces_were_dropped_and_cancelled_and_what_was_noted() -> None:
+    """A report shows the rule of each; replaying the journal must be enough to find it."""
+    one = session(_explained)
+    one.start()
+    one.receive(trace(0))
+    assert one.reasons == {
+        1: "unlike the others",  # a dropped trace keeps the reason of its drop
+        2: "the vote was decided",
+        3: "the strategy had ended",
+    }
+    assert one.notes == [Note(0, "first", "cluster 1")]

@@ -88,7 +88,10 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ensemble = ("--strategy", "ensemble", "--strategy.models", '["one", "two"]')
         job(*two, *ensemble, "--strategy.n", "8", "--out", "runs/ensemble")
         (world / "runs" / "sounder-sweep").mkdir()
-        shutil.copy("runs/arithmetic/plan.toml", "runs/sounder-sweep/best.toml")
+        for name in ("best.toml", "deepen.toml"):
+            shutil.copy("runs/arithmetic/plan.toml", f"runs/sounder-sweep/{name}")
+        for name in ("depth-3", "depth-8"):
+            job("--out", f"runs/sounder-sweep/{name}", "--strategy.n", "2")
     return world
 
 

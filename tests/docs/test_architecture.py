@@ -35,12 +35,12 @@ def test_the_picture_shows_the_imports_of_the_code() -> None:
 
 @pytest.mark.parametrize("package", ["orchestrator", "strategies", "verifiers"])
 def test_a_folder_has_at_most_ten_entries(package: str) -> None:
-    """So that a stranger can read what is in it. `orchestrator` itself may come to eleven."""
+    """So that a stranger can read what is in it. `orchestrator` itself may come to twelve."""
     crowded = {}
     for folder in (ROOT / package, *(ROOT / package).rglob("*/")):
         entries = {path.name for path in folder.iterdir()} - _NOT_COUNTED
         if folder.name != "__pycache__" and len(entries) > MOST_ENTRIES + (
-            folder == ROOT / "orchestrator"
+            2 * (folder == ROOT / "orchestrator")
         ):
             crowded[str(folder.relative_to(ROOT))] = sorted(entries)
     assert crowded == {}

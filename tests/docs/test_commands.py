@@ -21,7 +21,7 @@ from orchestrator.cli.main import leadline
 
 ROOT = Path(__file__).parents[2]
 # A change log names commands of its time; tests/docs/test_tutorial.py follows the tutorial.
-PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")})
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")})
 PAGES = [page for page in PAGES if page.name not in ("CHANGELOG.md", "tutorial.md")]
 # The plan.toml of a page, where it is not the one of all.
 PLANS = {
@@ -70,6 +70,9 @@ NOT_RUN = {
     'run --problems "hf://': "needs the network; tests/jobs/rows reads the layout of the hub",
     "run --problems gsm8k": "needs the network; tests/cli has the recipes on copies",
     "choose plan.toml --pilot": "runs every strategy of its choice; tests/studies has the pilot",
+    'solve "What is 17 * 23?" --server': "needs a running server: tests/serve has it",
+    "run plan.toml --server": "needs a running server: tests/serve has it",
+    "view ": "serves until it is interrupted: tests/report/live has it",
     "choose PLAN --pilot": "runs every strategy of its choice; tests/studies has the pilot",
 }
 OTHER_PROGRAMS = {  # of the first word of a line in a block
@@ -160,7 +163,8 @@ def test_every_exception_is_needed() -> None:
     assert [s for s in NOT_RUN if not any(c.startswith(s) for c in PLACES)] == []
 
 
-SLOW = ("replay runs/full", "similarity train", "doctor")  # seconds, on an idle machine
+# Seconds; sweeps and temperatures have tests of their own among the fast ones.
+SLOW = ("replay runs/full", "similarity train", "doctor", "sweep", "temperature")
 RUN = [
     pytest.param(
         command,
@@ -182,7 +186,17 @@ def words_of(command: str) -> tuple[list[str], str | None]:
     return words, None
 
 
-@pytest.mark.usefixtures("world", "engine_is_fake")
+@pytest.fixture
+def service_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`leadline serve` reads its plan and keys; tests/serve has the service."""
+
+    async def serve(*_: object) -> None:
+        click.echo("served")
+
+    monkeypatch.setattr("orchestrator.serve.server.serve_until_signal", serve)
+
+
+@pytest.mark.usefixtures("world", "engine_is_fake", "service_ends_at_once")
 @pytest.mark.parametrize("command", RUN)
 def test_it_runs(command: str) -> None:
     """With exit code 0 and without a note that something could not be done."""

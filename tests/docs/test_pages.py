@@ -34,7 +34,7 @@ from orchestrator.testing import PROBLEM, trace
 
 ROOT = Path(__file__).parents[2]
 MODEL_CARD = ROOT / "orchestrator" / "plan" / "sounder" / "README.md"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
 PAGES.append(MODEL_CARD)
 COLUMNS = 150  # of a line of text; tables and code may be wider
 
@@ -95,11 +95,11 @@ def execute(code: str, module: types.ModuleType) -> None:
 
 
 @pytest.mark.usefixtures("engine_is_fake")
-def test_the_code_of_the_readme_runs(
+def test_the_code_from_python_runs(
     module: types.ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A question, then two problems as a job."""
-    asked, several = blocks(ROOT / "README.md", "python")
+    """docs/python.md: a question, then two problems as a job."""
+    asked, several = blocks(ROOT / "docs" / "python.md", "python")
     execute(asked, module)
     assert len(capsys.readouterr().out.splitlines()) == 1 + 8, "the answer, then every trace"
     execute(several, module)

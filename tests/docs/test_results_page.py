@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.votes import AttemptState
-from orchestrator.report.export import ExportFormat
-from orchestrator.report.rows import attempt_rows
 from orchestrator.report.scored import Outcome, read_scored
+from orchestrator.report.tables.export import ExportFormat
+from orchestrator.report.tables.rows import attempt_rows
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "results.md").read_text()

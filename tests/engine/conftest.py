@@ -31,6 +31,7 @@ LATENT = HERE.parent / "engines" / "vllm" / "latent"  # tiny looped models and t
 sys.path[:0] = [str(HERE / "cases"), str(LATENT)]  # tests are no package
 
 from processes import Programs  # noqa: E402
+from tool_template import TOOL_TEMPLATE  # noqa: E402
 
 # Tests of one engine together; those of programs that run in the background last.
 ENGINES = ("vllm_engine", "pools", "doomed_engine", "root", "ray", "prepared")
@@ -114,9 +115,12 @@ async def shared_engine() -> AsyncIterator[SharedEngine]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def vllm_engine(shared_engine: SharedEngine) -> VllmEngine:
-    """Return an engine with the embedded model; its pool is "main". A test leaves it idle."""
+    """Return an engine with the embedded model; its pool is "main". A test leaves it idle.
+
+    Its chat template has tools; a prompt without any is what the model's own makes of it.
+    """
     options = Vllm(FLOAT, kv_cache_gib=1, max_num_seqs=64, threads=1)
-    model = Model("smollm2", max_context_tokens=CONTEXT_TOKENS)
+    model = Model("smollm2", max_context_tokens=CONTEXT_TOKENS, chat_template=TOOL_TEMPLATE)
     return await shared_engine.get(options, {"main": model})
 
 

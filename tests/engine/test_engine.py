@@ -511,8 +511,8 @@ def huginn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def doomed_engine(huginn: Path) -> AsyncIterator[VllmEngine]:
-    """Yield an engine that a test may kill."""
-    options = Vllm("float32", kv_cache_gib=0.25, max_num_seqs=8, threads=1)
+    """Yield an engine that a test may kill; it drafts for itself at depth 2."""
+    options = Vllm("float32", kv_cache_gib=0.25, max_num_seqs=8, threads=1, draft_depth=2)
     model = Model(str(huginn), max_depth=12, exit="state<0.06")
     async with options.open({"tiny": model}) as engine:
         yield engine
@@ -524,6 +524,7 @@ async def test_a_looped_base_model_reports_its_depth_and_its_dead_engine_says_so
     """One engine for what needs a model without a template, exits, and a death."""
     await assert_plain_text_only(doomed_engine)
     await assert_mean_depth_is_reported_and_charged(doomed_engine)
+    await assert_rules_and_stops_end_at_their_token_among_drafts(doomed_engine)
     await assert_death_ends_every_request(doomed_engine)
 
 
@@ -539,7 +540,7 @@ async def assert_plain_text_only(engine: VllmEngine) -> None:
 
 async def assert_mean_depth_is_reported_and_charged(engine: VllmEngine) -> None:
     """What the worker counted reaches the trace, its metric and its price, through the engine's own
-    process. The reference recomputes everything.
+    process. The reference recomputes everything, and has no drafts: those are charged apart.
     """
     config, n_new = tiny_loops.huginn_config(), 10
     reference = references.Huginn(config, tiny_loops.huginn_weights(config))
@@ -556,13 +557,35 @@ async def assert_mean_depth_is_reported_and_charged(engine: VllmEngine) -> None:
         ids, taken = references.generate_until_settled(reference, prompt, n_new, 0.06, 1, depth)
         assert (trace.finish, list(trace.token_ids), trace.depth) == (Finish.LENGTH, ids, depth)
         own = taken[len(prompt) - 1 :]
-        assert trace.metrics == {"mean_depth": pytest.approx(sum(own) / len(own))}
+        assert trace.metrics["mean_depth"] == pytest.approx(sum(own) / len(own))
+        n_rejected = trace.metrics["drafted"] - trace.metrics["accepted"]
+        n_in_drafts = trace.metrics["drafted"] * (2 + 2 * 2) + n_rejected * (2 + 2 * depth)
+        assert trace.usage.draft_layer_tokens == n_in_drafts
         n_tokens = len(prompt) - trace.usage.cached_tokens + n_new
         mean = sum(taken) / len(taken)
         assert trace.usage.layer_tokens == round(n_tokens * (2 + 2 * mean)), (
             "prelude and coda once, the core of two as often as needed"
         )
     assert traces[2].metrics["mean_depth"] < 12
+    assert traces[2].metrics["drafted"] > 0
+
+
+async def assert_rules_and_stops_end_at_their_token_among_drafts(engine: VllmEngine) -> None:
+    """Steps have several tokens; what follows the last one in its step leaves no trace."""
+    plain = request_of("How deep?", model="tiny", max_new_tokens=10)
+    plain = replace(plain, depth=12, sampling=Sampling(temperature=0))
+    whole = await engine.generate(plain)
+    assert whole.metrics["accepted"] > 0
+    for n, character in enumerate(whole.text):
+        if character in whole.text[:n]:
+            continue
+        ruled = await engine.generate(replace(plain, rules=(Delimiter(character),)))
+        assert (ruled.finish, ruled.text) == (Finish.RULE, whole.text[: n + 1])
+        assert ruled.token_ids == whole.token_ids[: n + 1]
+        stopped = await engine.generate(replace(plain, stop=(character,)))
+        assert (stopped.finish, stopped.text) == (Finish.STOP, whole.text[:n])
+        assert stopped.token_ids == whole.token_ids[:n]
+        assert stopped.usage.output_tokens == ruled.usage.output_tokens == n + 1
 
 
 async def assert_death_ends_every_request(engine: VllmEngine) -> None:

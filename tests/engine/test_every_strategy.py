@@ -12,7 +12,6 @@ import json
 import sqlite3
 import sys
 import time
-from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
@@ -41,6 +40,7 @@ from orchestrator.core.values import (
 from orchestrator.core.votes import conclude
 from orchestrator.jobs.job import open_job
 from orchestrator.jobs.journal import Journal, Stopped
+from orchestrator.jobs.journal.stored import unpacked
 from orchestrator.plan import registry
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
@@ -269,7 +269,8 @@ def rows(job: Path) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(f"file:{job / 'journal.db'}?mode=ro", uri=True)) as db:
         try:
             return db.execute(
-                "SELECT seq, problem, ordinal, elapsed, body, tokens FROM events ORDER BY seq"
+                "SELECT seq, problem, ordinal, elapsed, body, tokens, id_bytes FROM events "
+                "ORDER BY seq"
             ).fetchall()
         except sqlite3.OperationalError:  # its tables are being made
             return []
@@ -449,7 +450,7 @@ def test_the_restarted_engine_makes_the_same_traces(ended: Ended) -> None:
     """
     again = json.loads((ended.directory / "again.json").read_text())
     kept = {
-        (row[1], row[2]): list(array("i", row[5]))
+        (row[1], row[2]): list(unpacked(row[5], row[6]))
         for killed in ended.killed.values()
         for row in killed
         if row[2] is not None

@@ -1,6 +1,6 @@
 """Kill -9 of a whole real job (Ray, vLLM, SmolLM2) at two points, then the same command again.
 
-What `tests/runtime/faults/test_kill.py` shows at 200 points on the fake engine must hold with real
+What `tests/chaos` shows on the fake engine, at any moment, must hold with real
 processes: nothing journalled is generated again, lost, or paired with another problem, and no
 process stays behind. `test_every_strategy.py` kills once more, in the middle of every strategy.
 """
@@ -8,30 +8,14 @@ process stays behind. `test_every_strategy.py` kills once more, in the middle of
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from processes import Programs, kill_tree
+from processes import WORDS, Programs, journalled, kill_tree, mentions
 
 N_TRACES = 4
-WORDS = (
-    "apple",
-    "river",
-    "stone",
-    "cloud",
-    "tiger",
-    "piano",
-    "lemon",
-    "candle",
-    "window",
-    "garden",
-    "rocket",
-    "button",
-)
-
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -59,21 +43,6 @@ options = {{ kv_cache_gib = 1, enforce_eager = true }}
 """
     )
     return folder / "plan.toml"
-
-
-def journalled(out: Path) -> dict[tuple[str, int], bytes]:
-    if not (out / "journal.db").exists():
-        return {}
-    with sqlite3.connect(f"file:{out / 'journal.db'}?mode=ro", uri=True) as db:
-        try:
-            return {
-                (p, o): body
-                for p, o, body in db.execute(
-                    "SELECT problem, ordinal, body FROM events WHERE ordinal IS NOT NULL"
-                )
-            }
-        except sqlite3.OperationalError:
-            return {}
 
 
 def prepare(programs: Programs, folder: Path) -> Path:
@@ -108,11 +77,6 @@ def test_kills_lose_nothing_and_the_job_ends(prepared: Path) -> None:
     rows = [json.loads(line) for line in (prepared / "results.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"w-{word}" for word in WORDS]
     assert all(row["n_traces"] == N_TRACES and row["n_failed"] == 0 for row in rows)
-    # A text about its own word, far more often than about any other: completions are paired with
-    # their prompts.
-    texts = {key: json.loads(body)["text"].lower() for key, body in traces.items()}
-    mentions = [(word, key[0]) for key, text in texts.items() for word in WORDS if word in text]
-    n_own = sum(problem == f"w-{word}" for word, problem in mentions)
-    n_foreign = len(mentions) - n_own
+    n_own, n_foreign = mentions(traces)
     assert n_own >= 0.7 * len(traces)
     assert n_foreign <= 0.1 * len(traces) * (len(WORDS) - 1)

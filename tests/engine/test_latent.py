@@ -17,6 +17,12 @@ from processes import Programs
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
+from orchestrator.engines.vllm.latent.visits import (
+    KNOWN_BUILDERS,
+    OF_THE_BATCH,
+    PER_REQUEST,
+    PER_TOKEN,
+)
 from orchestrator.engines.vllm.options import Vllm
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
@@ -42,6 +48,12 @@ def schedules(prepared: dict[str, Any]) -> dict[str, Any]:
 def loops(prepared: dict[str, Any]) -> dict[str, Any]:
     """Return the cases of loops with a residual step or an exit rule, and of looped models."""
     return dict(prepared["loops"])
+
+
+@pytest.fixture
+def drafts(prepared: dict[str, Any]) -> dict[str, Any]:
+    """Return the cases of self-speculation."""
+    return dict(prepared["drafts"])
 
 
 def test_depth_one_is_the_stock_model(schedules: dict[str, Any]) -> None:
@@ -97,8 +109,8 @@ def test_the_prefix_cache_serves_one_depth_only(schedules: dict[str, Any]) -> No
 
 
 def test_masking_equals_recomputation(schedules: dict[str, Any]) -> None:
-    """Where metadata cannot be rewritten all rows are computed, and each keeps the state of its own
-    depth.
+    """Where the builder is not a known one, all rows are computed, and each keeps the state of its
+    own depth.
     """
     assert schedules["masked"]["got"] == schedules["masked"]["want"]
 
@@ -108,6 +120,32 @@ def test_other_families_equal_recomputation(schedules: dict[str, Any], family: s
     """A family is a row of a table; this is what shows that the row is right."""
     case = schedules["families"][family]
     assert case["got"] == case["want"]
+
+
+@pytest.mark.parametrize("name", KNOWN_BUILDERS)
+def test_builders_make_of_some_requests_what_they_make_of_these_alone(
+    prepared: dict[str, Any], name: str
+) -> None:
+    """On three steps, field by field, for backends of GPUs too; and what the builder had made of
+    all requests still holds, as the layers after the think block read it.
+    """
+    for step in prepared["builders"]["builders"][name]:
+        assert step["got"] == step["want"] != step["whole"]
+        assert step["whole_later"] == step["whole"]
+
+
+def test_the_second_runner_keeps_what_a_step_is_built_from(prepared: dict[str, Any]) -> None:
+    """V2, the default on GPUs, describes a step by a function of its own."""
+    for step in prepared["builders"]["runner_v2"]:
+        assert step["got"] == step["want"]
+
+
+def test_every_field_of_a_step_is_reduced(prepared: dict[str, Any]) -> None:
+    """A field that a later vLLM adds must be looked at; those left are for caches shared between
+    layers, which no looped model has.
+    """
+    left = set(prepared["builders"]["fields"]) - {*PER_REQUEST, *PER_TOKEN, *OF_THE_BATCH}
+    assert left == {"logits_indices_padded", "num_logits_indices", "max_logits_per_req"}
 
 
 def test_damping_does_something(schedules: dict[str, Any]) -> None:
@@ -168,7 +206,7 @@ def test_exits_equal_the_reference_token_for_token(
 
 
 def test_where_rows_cannot_be_left_out_the_result_is_the_same(loops: dict[str, Any]) -> None:
-    """The way of attention backends whose metadata is not rewritten, as on a GPU."""
+    """The way of attention backends whose builder is not a known one."""
     assert_equal(loops["masked"])
 
 
@@ -198,6 +236,83 @@ def test_exits_by_state_share_prefixes(loops: dict[str, Any]) -> None:
     assert case["counted"][0] == case["taken"][0]
     assert [own for _, own in case["counted"]] == [own for _, own in case["taken"]]
     assert case["counted"][1][0] < case["taken"][1][0]
+
+
+@pytest.mark.parametrize("kind", ["ouro", "huginn", "llama"])
+def test_a_loop_that_drafts_for_itself_equals_the_reference(
+    loops: dict[str, Any], kind: str
+) -> None:
+    """Drafted at depth 1, verified at 2 and 4, beside requests of depth 1."""
+    assert_equal(loops["drafted"][kind])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["answers", "mixed", "company", "guided", "tight", "chunked", "prefix_hits", "exits", "damped"],
+)
+def test_drafts_change_no_token(drafts: dict[str, Any], name: str) -> None:
+    """Greedy and seeded; with top_p, top_k, penalties, least lengths and allowed tokens; with
+    structured outputs, forbidden words and limits of thinking; with mixed depths; in another
+    company; preempted, and at the end of the context; with prompts in pieces;
+    with prefix hits; with exits, iteration for iteration; damped. And tokens are drafted and kept.
+    """
+    case = drafts[name]
+    assert case["got"] == case["want"]
+    assert 0 < sum(case["accepted"]) < sum(case["drafted"])
+
+
+@pytest.mark.parametrize("name", ["answers", "mixed", "tight"])
+def test_drafts_change_no_logprob(drafts: dict[str, Any], name: str) -> None:
+    """There is one for each token, of the pass that verified it."""
+    plain, drafted = drafts[name]["logprobs"]
+    assert sum(map(len, plain)) > 0
+    for own, other in zip(plain, drafted, strict=True):
+        assert own == pytest.approx(other, abs=1e-4)
+
+
+def test_a_request_alone_has_the_tokens_that_it_has_in_company(drafts: dict[str, Any]) -> None:
+    """How many tokens are drafted depends on the batch; what comes out does not."""
+    case = drafts["company"]
+    assert case["alone"] == case["want"][: len(case["alone"])]
+
+
+def test_only_deeper_requests_with_noise_of_their_own_draft(drafts: dict[str, Any]) -> None:
+    """A request no deeper than the draft has nothing to gain; without a seed its noise belongs to
+    no position.
+    """
+    case = drafts["mixed"]
+    for depth, n in zip(case["depths"], case["drafted"], strict=True):
+        assert (n > 0) if depth == 16 else (n == 0 or (depth or 8) > 4)
+    assert drafts["company"]["unseeded"] == 0
+
+
+def test_drafts_survive_preemption_and_prefix_hits(drafts: dict[str, Any]) -> None:
+    """Else these cases show nothing: blocks were taken away, and found again."""
+    assert drafts["tight"]["n_preempted"] > 0
+    plain, drafted = drafts["prefix_hits"]["cached"]
+    assert plain == drafted
+    assert min(plain) >= 96, "what was drafted and kept is in the cache, too"
+
+
+def test_drafts_obey_what_guides_the_tokens(drafts: dict[str, Any]) -> None:
+    """Grammar, forbidden words and limits of thinking each change tokens, or the case above shows
+    nothing. A request whose thinking is limited has no drafts: vLLM counts its tokens itself.
+    """
+    assert drafts["guided"]["changed"][:4] == [True, True, True, False]
+    assert drafts["guided"]["drafted"][2::5] == [0, 0, 0]
+
+
+def test_a_full_batch_drafts_nothing(drafts: dict[str, Any]) -> None:
+    """There each further token costs its share of a pass."""
+    some, none = drafts["full_batch"]["drafted"]
+    assert (some > 0, none) == (True, 0)
+
+
+def test_drafts_are_refused_where_vllm_samples_by_itself(drafts: dict[str, Any]) -> None:
+    """vLLM's own sampler of drafts gives other tokens for a seed, and on a CPU another distribution
+    (vllm#55005), silently.
+    """
+    assert "lacks the hooks of drafts" in drafts["unhooked"]["error"]
 
 
 @pytest.mark.parametrize(

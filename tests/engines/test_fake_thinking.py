@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from orchestrator.core.plan import Model
@@ -59,3 +61,23 @@ async def test_without_the_option_nothing_thinks() -> None:
     trace = await completed(ASK, Fake())
     assert (trace.usage.reasoning_tokens, trace.usage.output_tokens) == (0, 8)
     assert split(trace.text).is_plain
+
+
+async def test_an_abort_that_comes_after_the_last_token_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A cancelled trace with an answer, but without the metrics of a whole one, failed its vote.
+
+    All tokens are there, and the loop has not looked at the clock yet.
+    """
+    loop = asyncio.get_running_loop()
+    async with Fake(seconds_per_token=10.0).open({"main": Model("fake")}) as engine:
+        request = Request("q", problem_id="p", ordinal=0, metrics=("mean_confidence",))
+        task = asyncio.ensure_future(engine.generate(request))
+        await asyncio.sleep(0)
+        later = loop.time() + 1000.0
+        monkeypatch.setattr(loop, "time", lambda: later)
+        engine.abort(request)
+        trace = await task
+    assert trace.finish is Finish.STOP
+    assert "mean_confidence" in trace.metrics

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import math
 
 import pytest
 
@@ -159,6 +161,27 @@ def test_lost_and_abandoned_tokens_are_spent_too() -> None:
     asyncio.run(work())
 
 
+def test_usages_are_summed_even_if_nobody_reads_what_was_spent() -> None:
+    """A job of ten million rows reads it once an hour: 100 bytes a request were a gigabyte."""
+
+    class AtOnce(HeldEngine):
+        async def generate(self, request: Request) -> Trace:
+            return trace_for(request, Finish.STOP, usage=Usage(10, 0, 40))
+
+    def n_usages() -> int:
+        return sum(type(one) is Usage for one in gc.get_objects())
+
+    async def work() -> None:
+        engine = MeteredEngine(AtOnce(), Terms(Prices(), JobBudget(), Spent()))
+        n_before = n_usages()
+        for ordinal in range(5000):
+            await engine.generate(request(ordinal))
+        assert n_usages() - n_before < 2000
+        assert engine.spent().usage == {"main": Usage(50_000, 0, 200_000)}
+
+    asyncio.run(work())
+
+
 def test_prices_count_cached_tokens_at_their_own_price() -> None:
     prices = TokenPrices(input=2.0, cached_input=0.5, output=8.0)
     usage = Usage(prompt_tokens=1_000_000, cached_tokens=400_000, output_tokens=500_000)
@@ -166,3 +189,51 @@ def test_prices_count_cached_tokens_at_their_own_price() -> None:
     assert TokenPrices(input=2.0).usd(usage) == pytest.approx(2.0)
     hour = Prices(gpu_hour=3.6)
     assert hour.usd(Spent(gpu_seconds=1000.0)) == pytest.approx(1.0)
+
+
+def test_a_fleet_that_is_smaller_than_it_may_be_has_the_time_that_it_really_uses() -> None:
+    """Two GPUs would have used 0.4 GPU-seconds after 0.2 s; one that comes and goes has not."""
+
+    class Elastic(HeldEngine):
+        n_read = 0
+
+        def gpu_seconds(self) -> float:
+            self.n_read += 1
+            return 0.0 if self.n_read < 8 else 0.4
+
+    async def work() -> None:
+        inner = Elastic()
+        engine = MeteredEngine(inner, terms(gpu_seconds=0.4, before=Spent(gpu_seconds=0.001)))
+        with pytest.raises(BudgetSpent, match=r"budget.gpu_seconds = 0.4 is used up: 0.4 were"):
+            await engine.generate(request(0))
+        assert inner.n_read >= 8
+        assert engine.spent().gpu_seconds == pytest.approx(0.401)
+
+    asyncio.run(work())
+
+
+def test_time_without_a_place_adds_up_over_the_runs_of_a_job() -> None:
+    """The report of a resumed job names what an earlier run waited for."""
+
+    class Unplaced(HeldEngine):
+        def unplaced(self) -> tuple[float, str]:
+            return 5.0, "no GPU is free"
+
+    before = Spent(unplaced_seconds=7.0, unplaced_reason="no node")
+    spent = MeteredEngine(Unplaced(), terms(before=before)).spent()
+    assert (spent.unplaced_seconds, spent.unplaced_reason) == (12.0, "no GPU is free")
+    spent = MeteredEngine(HeldEngine(), terms(before=before)).spent()
+    assert (spent.unplaced_seconds, spent.unplaced_reason) == (7.0, "no node")
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf])
+def test_a_time_that_is_no_number_is_not_counted(seconds: float) -> None:
+    """JSON has no such number: with it the account of a job could not be read again."""
+
+    class Odd(HeldEngine):
+        async def generate(self, request: Request) -> Trace:
+            return trace_for(request, Finish.STOP, usage=Usage(10, 0, 40, seconds=seconds))
+
+    engine = MeteredEngine(Odd(), terms())
+    asyncio.run(engine.generate(request(0)))
+    assert engine.spent().total == Usage(10, 0, 40)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli.main import leadline
-from orchestrator.core.errors import JournalError
+from orchestrator.core.errors import JobBusyError, JournalError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Problem
 from orchestrator.jobs.job import open_job
+from orchestrator.jobs.journal import Arrived, Journal, Opened, holder
+from orchestrator.jobs.source import begun_problems
+from orchestrator.testing import trace
 
 PROBLEMS = [Problem("q", "2 + 2?")]
 Run = Callable[..., Result]
@@ -56,6 +64,22 @@ def test_an_existing_directory_keeps_its_mode(tmp_path: Path) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o750
 
 
+def test_the_problems_of_a_job_stay_on_disk(tmp_path: Path) -> None:
+    """Of ten million that were begun, the ids alone would take a gigabyte."""
+    ids = [f"row-{i:04}" for i in range(4000)]
+    with Journal(tmp_path / "journal.db") as journal:
+        journal.append([*(Opened(id, "d") for id in ids), Arrived("row-0000", trace(0, "4"), 0.0)])
+    tracemalloc.start()
+    try:
+        with begun_problems(tmp_path) as begun:
+            assert len(begun) == sum(id in begun for id in ids) == 4000
+            assert next(iter(begun)) == "row-0000"
+            assert "row-4000" not in begun
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".results.jsonl.4711").write_bytes(b"half")
     (tmp_path / ".plan.toml.4711").write_bytes(b"half")
@@ -79,6 +103,73 @@ def test_a_lock_that_was_removed_under_a_run_is_noticed(tmp_path: Path, is_repla
 
     with pytest.raises(JournalError, match="`lock` was removed or replaced"):
         run()
+
+
+ELSEWHERE = holder.Record("node-3", "another kernel", 4711, "its own")
+
+
+def leave(directory: Path, number: int) -> None:
+    """Write the record of a process on another host."""
+    holder._write(directory, replace(ELSEWHERE, number=number))
+
+
+def open_once(directory: Path) -> None:
+    with open_job(directory, Plan(), PROBLEMS):
+        pass
+
+
+def test_a_second_driver_is_refused_with_the_process_that_has_the_job(tmp_path: Path) -> None:
+    def second() -> None:
+        with open_job(tmp_path, Plan(), PROBLEMS):
+            open_once(tmp_path)
+
+    me = f"process {os.getpid()} on {socket.gethostname()}"
+    with pytest.raises(JobBusyError, match=re.escape(f"another process is using it ({me})")):
+        second()
+    open_once(tmp_path)  # it is released
+
+
+def test_a_driver_on_another_host_is_refused_where_locks_do_not_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some shared file systems keep locks to each host: two jobs would write one journal."""
+    numbers = itertools.count(8)
+    monkeypatch.setattr(holder.time, "sleep", lambda seconds: leave(tmp_path, next(numbers)))
+    leave(tmp_path, 7)
+    with pytest.raises(JobBusyError, match=r"is using it \(process 4711 on node-3\)"):
+        open_once(tmp_path)
+
+
+def test_a_job_that_another_host_has_left_behind_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the loss of a node the same command runs elsewhere, once the record does not count."""
+    waits: list[float] = []
+    monkeypatch.setattr(holder.time, "sleep", waits.append)
+    leave(tmp_path, 7)
+    open_once(tmp_path)
+    assert waits == [holder.BEAT_SECONDS] * holder.N_WATCHED
+    assert not (tmp_path / holder.RECORD).exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"\xf3", b'{"host": "\xf3"}', b"[" * 10**5, b"{}"])
+def test_a_damaged_record_of_a_driver_holds_nobody_up(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / holder.RECORD).write_bytes(data)
+    with holder.held(tmp_path):
+        assert holder._read(tmp_path) is not None
+
+
+def test_a_job_that_was_taken_over_is_left_to_the_other(tmp_path: Path) -> None:
+    """This process was stopped for long, or its machine was; the other counts as the user now."""
+
+    def continued() -> None:
+        with open_job(tmp_path, Plan(), PROBLEMS) as job:
+            leave(tmp_path, 0)
+            job.export()
+
+    with pytest.raises(JournalError, match="process 4711 on node-3 has taken it over"):
+        continued()
+    assert holder._read(tmp_path) == ELSEWHERE
 
 
 def test_a_finished_job_is_evaluated_and_replayed_without_writing(cli: Run, tmp_path: Path) -> None:

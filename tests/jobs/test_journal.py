@@ -4,16 +4,23 @@ what to do.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import random
+import shutil
 import sqlite3
+import threading
 import uuid
+from array import array
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,7 +38,17 @@ from orchestrator.core.values import (
     Usage,
     Verdict,
 )
-from orchestrator.jobs.journal import Arrived, Concluded, Journal, Opened, Stopped
+from orchestrator.jobs.journal import (
+    Arrived,
+    BatchWriter,
+    Concluded,
+    Event,
+    Journal,
+    Opened,
+    Stopped,
+)
+from orchestrator.jobs.journal.database import checksum
+from orchestrator.jobs.journal.stored import packed, unpacked
 from orchestrator.testing import trace
 
 scores = st.floats(0, 1)
@@ -81,6 +98,7 @@ def result(problem_id: str) -> Result:
         3,
         n_planned=8,
         full_tokens=40.0,
+        fingerprint="f1",
     )
 
 
@@ -119,7 +137,7 @@ def test_everything_survives_a_reopening(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.db") as again:
         assert (again.meta("plan"), again.meta("other")) == ('{"seed": 1}', None)
         assert again.digests() == {"p": "d1", "q": "d2"}
-        assert again.concluded("") == {"p"}
+        assert again.concluded("f1") == {"p"}
         assert again.concluded("another plan") == set()
         assert list(again.results()) == [again.result("p")] == [result("p")]
         assert again.result("q") is None
@@ -226,8 +244,7 @@ def test_a_journal_of_before_verifiers_asked_models_is_still_read(tmp_path: Path
     with Journal(tmp_path / "journal.db") as journal:
         journal.append([Arrived("p", known, 0.0)])
     with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as db:
-        (body,) = db.execute("SELECT body FROM events").fetchone()
-        row = json.loads(body)
+        row = json.loads(msgspec.json.encode(replace(known, token_ids=())))
         del row["values"], row["unjudged"], row["verdicts"][0]["usage"]
         db.execute("UPDATE events SET body = ?, checksum = NULL", (json.dumps(row).encode(),))
     with Journal(tmp_path / "journal.db") as journal:
@@ -343,6 +360,34 @@ def test_a_journal_whose_writer_was_killed_at_once_is_empty(tmp_path: Path) -> N
     assert _everything(path) == (None, [], [], (0, ""))
 
 
+@pytest.mark.parametrize("n_statements", range(1, 6))
+def test_a_writer_that_is_killed_among_its_tables_leaves_all_or_none(
+    tmp_path: Path, n_statements: int
+) -> None:
+    """With only some of them, the job could not be shown before it was run again."""
+
+    def interrupt(statement: str) -> None:
+        if "CREATE" in statement:
+            seen.append(statement)
+        if len(seen) == n_statements:
+            for file in tmp_path.glob("journal.db*"):
+                shutil.copy(file, killed / file.name)
+
+    class Traced(sqlite3.Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.set_trace_callback(interrupt)
+
+    seen: list[str] = []
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    connect = sqlite3.connect
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", partial(connect, factory=Traced))
+        Journal(tmp_path / "journal.db").__exit__()
+    assert _everything(killed / "journal.db") == (None, [], [], (0, ""))
+
+
 def test_rows_of_a_journal_without_checksums_are_read(tmp_path: Path) -> None:
     """An earlier version wrote none; what is added has them."""
     path = tmp_path / "journal.db"
@@ -358,7 +403,49 @@ def test_rows_of_a_journal_without_checksums_are_read(tmp_path: Path) -> None:
     assert _everything(path)[1] == [[*before[1][0], Arrived("p", trace(1), 0.0)]]
 
 
+@given(st.lists(st.integers(-(2**31), 2**31 - 1)) | st.lists(st.integers(0, 2**18)))
+def test_token_ids_come_back_as_they_were(ids: list[int]) -> None:
+    """Continuations and replays rest on every one of them."""
+    assert unpacked(*packed(ids)) == tuple(ids)
+
+
+def test_token_ids_take_the_bytes_of_the_largest(tmp_path: Path) -> None:
+    """Three for the vocabularies of today, where earlier versions wrote four; both are read."""
+    ids = (151_643, 0, 7)
+    assert packed(ids) == (bytes([91, 0, 7, 80, 0, 0, 2, 0, 0]), 3)
+    with Journal(tmp_path / "journal.db") as journal:
+        journal.append([Arrived("p", replace(trace(0), token_ids=ids), 0.0)])
+    before = _everything(tmp_path / "journal.db")
+    with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as db:
+        [row] = db.execute("SELECT problem, ordinal, elapsed, body FROM events")
+        earlier = (*row, array("i", ids).tobytes())
+        db.execute("UPDATE events SET tokens = ?, checksum = ?", (earlier[-1], checksum(*earlier)))
+        db.execute("ALTER TABLE events DROP COLUMN id_bytes")
+    assert _everything(tmp_path / "journal.db") == before
+    with Journal(tmp_path / "journal.db") as journal:
+        journal.append([Arrived("p", replace(trace(1), token_ids=ids), 0.0)])
+        assert [event.trace.token_ids for event in journal.events("p")] == [ids, ids]
+
+
 def test_it_uses_the_write_ahead_log(journal: Journal) -> None:
     """Safe against a killed process; readers are not blocked."""
     assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert isinstance(journal._db, sqlite3.Connection)
+
+
+async def test_a_batch_that_a_cancelled_write_took_back_is_returned() -> None:
+    """Without it, a run cancelled at its start kept traces without the opening of their problem.
+
+    Such a job could not be resumed. Here the thread is busy, so that the write has not begun.
+    """
+    written: list[Event] = []
+    writer, is_free = BatchWriter(written.extend), threading.Event()
+    blocked = writer._executor.submit(is_free.wait)
+    batch: list[Event] = [Opened("p", "d"), Arrived("p", trace(0), 0.0)]
+    task = asyncio.ensure_future(writer.write(batch))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    is_free.set()
+    assert [*written, *writer.close()] == batch
+    assert blocked.done()

@@ -153,7 +153,7 @@ def test_a_bad_line_is_a_result_that_names_file_and_line_and_the_rest_goes_on(wr
         ),
         (
             {"id": "a", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            ["not text (image_url)"],
+            ["message 1 has an image_url: it must be an object"],
         ),
         ({"id": "", "prompt": "x"}, ["id is ''"]),
         ({"id": True, "prompt": "x"}, ["id is True", "whole number"]),
@@ -474,7 +474,7 @@ def test_what_a_batch_row_sets_is_that_of_its_problem(
 
 
 def test_a_row_that_the_engine_cannot_honour_is_invalid_and_names_what(write: Write) -> None:
-    def require(settings: Settings) -> None:
+    def require(settings: Settings, media: frozenset[str] = frozenset()) -> None:
         if "guided_json" in settings.sampling.get("extra", {}):  # type: ignore[operator]
             raise PlanError("no guided_json here")
 
@@ -489,8 +489,10 @@ def test_a_row_that_the_engine_cannot_honour_is_invalid_and_names_what(write: Wr
     ("row", "words"),
     [
         (chat(stream=True), "'stream'"),
-        (chat(tools=[{"type": "function"}]), "'tools'"),
-        (chat(logprobs=True), "'logprobs'"),
+        (chat(functions=[{"name": "f"}]), "'functions'"),
+        (chat(top_logprobs=2), "'top_logprobs' without 'logprobs'"),
+        (chat(logprobs=True, top_logprobs=21), "sampling.top_logprobs = 21"),
+        (chat(logprobs="yes"), "sampling.logprobs = 'yes'"),
         (chat(continue_final_message=True, add_generation_prompt=False), "'continue_final_"),
         (chat(n=2.5), "'n' to 2.5"),
         (chat(seed=True), "'seed' to True"),
@@ -518,6 +520,7 @@ def test_a_batch_row_that_asks_for_what_cannot_be_given_is_invalid(
     assert words in bad.error
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_are_read_in_order(write: Write) -> None:
     """Takes about a second; the suite's limit on a test is the only clock."""
     text = "".join(

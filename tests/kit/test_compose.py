@@ -352,7 +352,7 @@ def test_a_branch_that_yields_no_command_fails_the_exploration() -> None:
         yield from gather([chain(1), bare()])
 
     session = explore(Outer(body), lambda request: "A")
-    assert "a strategy yields Submit, Next, Cancel or Drop, not None" in session.error
+    assert "a strategy yields Submit, Next, Cancel, Drop or Note, not None" in session.error
 
 
 @pytest.mark.parametrize("traces_budget", [1, 2, 4])

@@ -66,7 +66,7 @@ for group, name in dict(names, engines="echo", similarity="length").items():
     assert name in registry.names(group), (group, name)
     assert registry.distribution(group, name) == "leadline-example-plugin 0.3.0"
     registry.load(group, PluginSpec(name))
-print(registry.load("strategies", PluginSpec("first-two", {"n": "9"})))
+print(registry.load("strategies", PluginSpec("first-two", {"n": 9})))
 print([(o.name, o.type, o.default) for o in registry.options("domains", "colour")])
 print([(o.range, o.description) for o in registry.options("strategies", "first-two")])
 """

@@ -187,6 +187,18 @@ def test_a_flag_that_names_another_plugin_drops_the_options_of_the_first(load: L
     ).plan.strategy == PluginSpec("adaptive")
 
 
+def test_a_flag_may_name_a_plugin_with_its_options(load: Load) -> None:
+    """As `leadline replay` writes them; an option's own flag comes later and wins."""
+    text = "[strategy]\nname = 'consistency'\nn = 3\n"
+    plan = load(text, {"strategy": "adaptive n=8 wave=2"}).plan
+    assert plan.strategy == PluginSpec("adaptive", {"n": 8, "wave": 2})
+    flags = {"strategy.rounds": "4", "strategy": "refine rounds=3 inner='consistency n=2'"}
+    plan = load("", flags).plan
+    assert plan.strategy == PluginSpec("refine", {"rounds": 4, "inner": "consistency n=2"})
+    with pytest.raises(PlanError, match="KEY=VALUE"):
+        load("", {"strategy": "adaptive 8"})
+
+
 def test_a_flag_that_names_another_model_drops_the_revision_of_the_first(load: Load) -> None:
     text = '[models.small]\npath = "a"\nrevision = "v1"\n[models.big]\npath = "b"'
     assert load(text, {"model": "c"}).plan.models == {"small": Model("c"), "big": Model("b")}
@@ -404,7 +416,7 @@ def test_every_fixed_key_has_help_and_no_help_is_left_over() -> None:
         for name, cls in plankeys.SECTIONS.items()
         if name not in ("", plankeys.POOL, plankeys.PRICE)
         for f in dataclasses.fields(cls)
-        if f.name not in plankeys.SECTIONS
+        if f.name not in {*plankeys.SECTIONS, "sinks"}  # which are tables, or keys, at the top
     }
     assert fields <= found.keys()
     # whose keys the user names
@@ -596,3 +608,11 @@ def test_worked_examples_without_a_stop_are_noticed(
     notices = load_plan(plan, {"execution.engine": "fake"}).notices
     assert len(notices) == n_notices
     assert all(r"sampling.stop = ['\nQ:']" in notice for notice in notices)
+
+
+@pytest.mark.parametrize("key", ["problems", "out", "few_shot.file"])
+@pytest.mark.parametrize("name", ["9" * 256, "folder/" + "\u00e9" * 128, "a\0b"])
+def test_a_name_that_no_file_can_have_is_a_plan_error(key: str, name: str) -> None:
+    """The system refuses it with an error that names neither key nor remedy."""
+    with pytest.raises(PlanError, match=f"{key} = .*no file has such a name"):
+        load_plan(None, {key: name, "execution.engine": "fake"})

@@ -123,3 +123,61 @@ def test_depths_are_asked_of_the_pools_that_a_strategy_names(folder: Path) -> No
 def test_the_fake_engine_has_any_depth_whatever_lies_here(folder: Path) -> None:
     """It loads no model; else a dry run would depend on what is in the cache."""
     check(folder, depth=7, engine=Execution(engine=PluginSpec("fake")))
+
+
+LOOP = {"layers": THINK, "max_depth": 8}
+
+
+def drafting(folder: Path, options: dict[str, Any], sampling: Sampling, **fields: Any) -> None:
+    """Check a plan whose pool drafts at depth 4, or as `options` say, in a fleet and without."""
+    options = {"draft_depth": 4, **options}
+    plan = Plan({"main": Model(str(folder), **{**LOOP, **fields})}, sampling=sampling)
+    for engine in (PluginSpec("vllm", options), PluginSpec("ray", {"options": options})):
+        check_plan(plan, Execution(engine=engine))
+
+
+def test_a_loop_may_draft_for_itself(folder: Path) -> None:
+    """With an exit by state, too; a request that is no deeper than the draft runs without."""
+    drafting(folder, {}, Sampling(top_k=5, repetition_penalty=1.1))
+    drafting(folder, {"draft_tokens": 8}, Sampling(depth=2), exit="state<0.1")
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "sampling", "fields", "said"),
+    [
+        ("execution.engine", {}, {}, {"layers": "", "max_depth": 0}, "no think block.*set it"),
+        ("execution.engine", {"draft_depth": 8}, {}, {}, "depths up to 8; set a smaller one"),
+        ("execution.engine", {}, {}, {"exit": "kl<0.1"}, "take state<"),
+        ("execution.engine", {"tensor_parallel": 2}, {}, {}, "set tensor_parallel = 1"),
+        ("execution.engine", {"args": {"logits_processors": ["a:B"]}}, {}, {}, "not define"),
+        ("sampling.min_p", {}, {"min_p": 0.1}, {}, "leave out one of them"),
+        ("sampling.extra", {}, {"extra": {"logit_bias": {"5": 1.0}}}, {}, "logit_bias: vLLM does"),
+    ],
+)
+def test_what_drafts_cannot_do_is_refused_when_the_plan_is_read(
+    folder: Path,
+    key: str,
+    options: dict[str, Any],
+    sampling: dict[str, Any],
+    fields: dict[str, Any],
+    said: str,
+) -> None:
+    """Before a minute is spent on an engine, with the remedy; in the replicas of a fleet alike."""
+    with pytest.raises(PlanFault, match=said) as caught:
+        drafting(folder, options, Sampling(**sampling), **fields)
+    assert caught.value.key == key
+
+
+def test_drafts_are_not_for_the_second_runner(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a user asks for it; vLLM itself takes the first one for drafts."""
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    with pytest.raises(PlanFault, match="unset VLLM_USE_V2_MODEL_RUNNER"):
+        drafting(folder, {}, Sampling())
+
+
+def test_a_server_does_not_draft_for_us(folder: Path) -> None:
+    """What a remote server drafts is its own affair."""
+    with pytest.raises(PlanFault, match="draft_depth"):
+        check(folder, engine=Execution(engine=PluginSpec("openai", {"draft_depth": 4})))

@@ -16,6 +16,7 @@ from msgspec import Meta
 from orchestrator.core.errors import PlanError, PluginError
 from orchestrator.core.values import Capability, PluginSpec
 from orchestrator.plan import registry
+from orchestrator.plan.file import load_plan
 
 
 @pytest.fixture(autouse=True)
@@ -94,12 +95,22 @@ def test_an_unknown_option_of_a_table_within_an_option_is_named() -> None:
         registry.load("engines", PluginSpec("ray", options))
 
 
-def test_text_from_the_command_line_is_converted() -> None:
-    """Every key is also a flag, and flags are text."""
-    loaded = registry.load(
-        "strategies", PluginSpec("adaptive", {"n": "12", "growth": "2", "rule": "window"})
-    )
-    assert (loaded.n, loaded.growth, loaded.rule) == (12, 2.0, "window")
+def test_text_on_the_command_line_is_read_by_its_type_and_in_a_plan_it_is_text() -> None:
+    """Every key is also a flag, and flags are text; elsewhere a text in place of a number, or a
+    number in place of true and false, is a mistake.
+    """
+    flags = {"strategy": "adaptive", "strategy.n": "12", "strategy.growth": "2"}
+    loaded = load_plan(None, flags | {"strategy.rule": "window"}).plan.strategy
+    built = registry.load("strategies", loaded)
+    assert (built.n, built.growth, built.rule) == (12, 2.0, "window")
+    for group, name, option in (
+        ("strategies", "adaptive", {"n": "12"}),
+        ("strategies", "adaptive", {"n": True}),
+        ("engines", "vllm", {"prefix_caching": "no"}),
+        ("engines", "vllm", {"prefix_caching": 1}),
+    ):
+        with pytest.raises(PluginError, match=r"it must be (a whole number|true or false)"):
+            registry.load(group, PluginSpec(name, option))
 
 
 def test_a_decorated_class_is_in_the_same_table() -> None:
@@ -189,7 +200,7 @@ def test_an_annotation_gives_range_and_meaning() -> None:
     ):
         with pytest.raises(PluginError, match=message):
             registry.load("strategies", PluginSpec("mine", options))
-    assert registry.load("strategies", PluginSpec("mine", {"a": "4", "b": "0.5", "d": 9})).a == 4
+    assert registry.load("strategies", PluginSpec("mine", {"a": 4, "b": 0.5, "d": 9})).a == 4
 
 
 def test_a_part_without_a_default_is_given_like_any_other() -> None:
@@ -211,7 +222,7 @@ def test_a_part_without_a_default_is_given_like_any_other() -> None:
         PluginSpec("lexical", {"centre": 0.3}),
         lexical,
     ):
-        built = registry.load("strategies", PluginSpec("mine", {"similarity": given, "n": "2"}))
+        built = registry.load("strategies", PluginSpec("mine", {"similarity": given, "n": 2}))
         assert (built.similarity, built.n) == (lexical, 2)
     with pytest.raises(PluginError, match="missing required field `similarity`"):
         registry.load("strategies", PluginSpec("mine"))
@@ -260,4 +271,5 @@ def test_the_word_for_one_of_a_group(group: str) -> None:
         "domain",
         "engine",
         "similarity",
+        "sink",
     }

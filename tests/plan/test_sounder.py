@@ -129,6 +129,7 @@ def test_packed_questions_equal_questions_alone(sounder: SimpleNamespace) -> Non
     assert torch.allclose(together, single, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 4])
 def test_it_is_a_stock_llama_with_its_layers_in_the_order_of_the_schedule(
     sounder: SimpleNamespace, depth: int

@@ -49,6 +49,16 @@ def test_cancelled_attempts_may_have_come_to_their_last_token() -> None:
     assert of("short-m@k", m=3, k=8).output_tokens.high == 10 * 8 * 100
 
 
+def test_replies_without_a_practical_limit_are_priced_in_little_memory() -> None:
+    """Each of two attempts, the second of which sees the first, may have 2^40 tokens."""
+    plan = Plan(
+        strategy=PluginSpec("revise", {"chains": 1, "revisions": 1}),
+        sampling=Sampling(max_new_tokens=2**40),
+    )
+    costs = bounds(PROBLEMS[:1], plan, PRICED, load_explorer(plan))
+    assert costs.output_tokens.high == 2 * 2.0**40
+
+
 def test_money_is_unknown_without_a_price_of_every_pool() -> None:
     plan = Plan()
     assert bounds(PROBLEMS, plan, Execution(), load_explorer(plan)).usd.high is None

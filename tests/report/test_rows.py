@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.report.rows import columns
+from orchestrator.report.tables.rows import columns
 
 VALUES = st.one_of(
     st.none(),
@@ -34,11 +34,18 @@ def test_columns_have_the_length_of_the_rows(tags: list[dict[str, object]]) -> N
 @example([2**60 + 1, 0.5])
 def test_every_column_fits_in_one_arrow_type(values: list[object]) -> None:
     """A tag may be a number in one row and a text in the next, or too large for 64 bits."""
-    from orchestrator.report.frames import _table
+    from orchestrator.report.tables.frames import _table
 
     rows = [{"id": str(i), "tags": {"t": value}} for i, value in enumerate(values)]
     table = _table(rows)
     assert table.num_rows == len(values)
+
+
+def test_votes_are_json_also_where_nobody_voted() -> None:
+    """A job without a single answer could not be exported as Parquet."""
+    from orchestrator.report.tables.frames import _table
+
+    assert _table([{"id": "a", "votes": []}]).to_pylist() == [{"id": "a", "votes": "[]"}]
 
 
 def test_values_of_several_kinds_are_json() -> None:

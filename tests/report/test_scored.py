@@ -17,7 +17,7 @@ from orchestrator.jobs.source import job_source, write_source
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
 from orchestrator.report.scored import Outcome, ScoredProblem, read_scored
-from orchestrator.report.training import sft_rows
+from orchestrator.report.tables.training import sft_rows
 
 PROBLEM = Problem("p", "What is 6 * 7?", "number")
 PLAN = Plan(domain="number")

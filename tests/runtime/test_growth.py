@@ -282,13 +282,15 @@ async def test_a_larger_budget_of_traces_is_used_by_every_strategy(
     assert first.sent + grown.sent == fresh.sent
 
 
-@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (7.0, 2.0, 1.0)])
+@pytest.mark.parametrize(
+    "weights", [(1.0, 1.0, 1.0), pytest.param((7.0, 2.0, 1.0), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "strategy",
     [
-        PluginSpec("consistency"),
+        pytest.param(PluginSpec("consistency"), marks=pytest.mark.slow),
         PluginSpec("adaptive"),
-        PluginSpec("adaptive", {"rule": "window", "wave": 5}),
+        pytest.param(PluginSpec("adaptive", {"rule": "window", "wave": 5}), marks=pytest.mark.slow),
         PluginSpec("adaptive", {"rule": "bayes", "wave": 2}),
     ],
     ids=["consistency", "beta", "window", "bayes"],

@@ -666,6 +666,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {  # file: test: methods
 BASELINE = {"consistency", "majority"}  # the vote that the others are compared with
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_it_is_right_as_often_as_computed_and_a_majority_vote_is_not(name: str) -> None:
     """Within five standard deviations of the difference: P(false alarm) < 6e-7 a row.

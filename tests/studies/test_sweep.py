@@ -50,7 +50,7 @@ from orchestrator.studies.sweep.surface import (
     parse_limits,
     surface,
 )
-from orchestrator.testing.pools import pool
+from orchestrator.testing.scripted.pools import pool
 from strategies.selectors.majority import Majority
 
 RIGHT = frozenset("A")
@@ -287,6 +287,7 @@ def test_a_surface_has_every_setting_in_order() -> None:
     assert found.settings[found.best].below_best == Estimate(0.0, None, None, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depths", "n_problems", "thinking"),
     [((1, 4), 12, (0,)), ((0,), 1, (0,)), ((0,), 12, (64, 0)), ((1, 4), 12, (64, 128, 0))],

@@ -40,6 +40,7 @@ class JsonValue:
     in_process: ClassVar[bool] = True
     expects: ClassVar[str] = "one JSON value, with texts in double quotes"
     lists_are_values: ClassVar[bool] = True
+    reads_calls: ClassVar[bool] = True
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Return the text of the value stated last.

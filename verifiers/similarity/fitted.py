@@ -91,7 +91,7 @@ def load(file: str) -> FittedModel:
             f"file {file!r}: {error.strerror}; fit one with `leadline similarity train JOB... "
             "-o FILE`"
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"file {file!r} is not JSON: {error}; it must come from {command}"
         ) from error

@@ -22,7 +22,7 @@ from verifiers.similarity.texts import tfidf_cosine
 
 @dataclass(frozen=True, slots=True)
 class Lexical:
-    """Compare the words of two prefixes (TF-IDF): free, needs no model, weak.
+    """Compares the words of two prefixes (TF-IDF): free, needs no model, weak.
 
     The score is 1 / (1 + exp(-slope (cosine - centre))).
     """

@@ -98,7 +98,7 @@ class Trained(ModelFileOptions):
 
 @dataclass(frozen=True, slots=True)
 class Embedding(ModelFileOptions):
-    """Compare two prefixes in the latent space of a trained model file.
+    """Compares two prefixes in the latent space of a trained model file.
 
     The score is 1 / (1 + exp(-slope (cosine - centre))).
     """

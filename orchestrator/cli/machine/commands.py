@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from rich.text import Text
 
 from orchestrator.cli.console import print_json, print_whole, results_console
 from orchestrator.cli.machine import doctor as checks
+from orchestrator.cli.machine.job_check import job_findings
 from orchestrator.cli.options import debug_option
 from orchestrator.cli.view import plugins as view
 
@@ -36,25 +39,39 @@ def plugins(name: str | None, as_json: bool) -> int:
 
 
 @click.command()
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--engine",
     "deep",
     is_flag=True,
     help="Also answer one question with the real engine (a minute or two).",
 )
+@click.option(
+    "--repair",
+    "mends",
+    is_flag=True,
+    help="Make a new journal of what can be read of a damaged one, which is set aside.",
+)
 @debug_option
-def doctor(deep: bool) -> int:
+def doctor(directory: Path | None, deep: bool, mends: bool) -> int:
     """Check this installation: what is there, what is missing, what clashes, and what to do about
-    it.
+    it. With the DIRECTORY of a job, check the job's journal instead.
 
     \b
     Examples:
       leadline doctor
       leadline doctor --engine
+      leadline doctor runs/full
+      leadline doctor runs/full --repair
     """
+    if directory is None and mends:
+        raise click.UsageError("--repair takes the directory of a job")
+    if directory is not None and deep:
+        raise click.UsageError("--engine checks the installation; leave out the directory")
     console = results_console()
     n_broken = 0
-    for finding in checks.findings(deep):
+    findings = checks.findings(deep) if directory is None else job_findings(directory, mends)
+    for finding in findings:
         console.print(checks.finding_lines(finding))
         n_broken += finding.state is checks.State.BROKEN
     summary = f"{n_broken} broken" if n_broken else "nothing is broken"

@@ -6,21 +6,27 @@ The tables themselves are in `orchestrator.cli.view.tables`.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import msgspec
 
 from orchestrator.cli.console import message, print_json, results_console
 from orchestrator.cli.inputs import report_choice
 from orchestrator.cli.options import TOO_MANY_FAILED, DisplayOptions
-from orchestrator.cli.view.numbers import counted, one_line
+from orchestrator.cli.view.numbers import counted, estimate_text, one_line
 from orchestrator.cli.view.tables import summary_table
 from orchestrator.core.errors import BudgetSpent
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Status
+from orchestrator.jobs.finished import read_finished
 from orchestrator.plan.execution import Execution
+from orchestrator.plan.file.recipes import RECIPES
+from orchestrator.plan.file.sources import published
 from orchestrator.report.kept import KeptReport
 from orchestrator.report.losses import loss_causes, losses_of
-from orchestrator.studies.summary import Summary
+from orchestrator.studies.summary import Summary, passing_share
+
+_SIGNALLED = 128  # the first exit code of a run that a signal ended
 
 
 def print_stop(
@@ -65,6 +71,21 @@ def print_summary(summary: Summary, plan: Plan, display: DisplayOptions) -> None
         results_console().print(summary_table(summary, causes))
 
 
+def print_report(directory: Path, code: int, display: DisplayOptions) -> None:
+    """Write the report of a job or sweep that came to its end, and print where it is."""
+    if code >= _SIGNALLED:
+        return
+    from orchestrator.cli.study.results.report import REPORT, write_report  # of use to few runs
+
+    written = write_report([directory], directory / REPORT, directory.name)
+    if not display.quiet:
+        for line in (
+            *(f"note: {note}" for note in written.notes),
+            f"report       {directory / REPORT}",
+        ):
+            message(line)
+
+
 def print_end_of_budget(spent: BudgetSpent, summary: Summary, resume_command: str) -> None:
     """Print which budget of the job ended the run, and how it continues."""
     limit = getattr(summary.budget, spent.key)
@@ -86,3 +107,12 @@ def exit_code(summary: Summary, execution: Execution, resume_command: str) -> in
         message(f"more failed than supervision.max_failed = {execution.supervision.max_failed:g}")
         return TOO_MANY_FAILED
     return 1 if summary.all_failed else 0
+
+
+def print_recipe(name: str, plan: Plan, directory: Path) -> None:
+    """Print the published number of a model, and ours where it is a share of passed tests."""
+    for verifier in {v.name for v in plan.verifiers}.intersection(RECIPES[name].verifiers):
+        share = passing_share(read_finished(directory), verifier)
+        message(f"answers that pass {verifier}: {estimate_text(share)}")
+    for line in published(name, plan):
+        message(line)

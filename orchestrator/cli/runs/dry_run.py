@@ -15,7 +15,7 @@ import click
 
 from orchestrator.cli.console import message, print_json, results_console
 from orchestrator.cli.foreground import Outcome, run_remaining
-from orchestrator.cli.inputs import job_problems, report_rows, run_name
+from orchestrator.cli.inputs import job_problems, report_rows, row_notes, run_name
 from orchestrator.cli.options import DisplayOptions
 from orchestrator.cli.view.numbers import counted
 from orchestrator.cli.view.results.cost import Place, costs_table
@@ -81,7 +81,7 @@ def print_costs(run: DryRun) -> int:
         raise PlanError("--pilot measures what a run will cost: give it together with --dry-run")
     plan, execution = run.loaded.plan, run.loaded.execution
     file = job_problems(run.source, plan, execution)
-    report_rows(file, run.display)
+    report_rows(row_notes(file), run.display)
     if run.n_pilot and (exit_code := _pilot(run, file)):
         return exit_code
     begun = _begun(run)

@@ -12,8 +12,9 @@ import click
 
 from orchestrator.cli.console import message, print_json, results_console
 from orchestrator.cli.foreground import run_remaining
-from orchestrator.cli.inputs import read_plan, report_choice, run_name
-from orchestrator.cli.options import DisplayOptions, PlanCommand, display_options
+from orchestrator.cli.inputs import report_choice, run_name
+from orchestrator.cli.options import DisplayOptions, PlanCommand, display_options, server_option
+from orchestrator.cli.runs.server import read_served_plan
 from orchestrator.cli.view.numbers import one_line
 from orchestrator.cli.view.tables import print_traces, solution_table
 from orchestrator.core.errors import PlanError
@@ -22,7 +23,8 @@ from orchestrator.core.values import Problem, Result, Status, Trace
 from orchestrator.core.votes import AttemptState
 from orchestrator.jobs.job import open_job, result_row
 from orchestrator.report.losses import LossCause, Losses, loss_causes
-from orchestrator.report.rows import attempts_json
+from orchestrator.report.tables.rows import attempts_json
+from orchestrator.runtime.sinks.reporting import reporting
 
 
 @click.command(
@@ -38,12 +40,14 @@ from orchestrator.report.rows import attempts_json
     metavar="PLAN.toml",
     help="Use the plan in this file; its problems are ignored.",
 )
+@server_option
 @click.option("--show-traces", is_flag=True, help="Also print the text of every trace.")
 @display_options
 def solve(
     question: str,
     plan_file: str | None,
     flags: Mapping[str, str],
+    server: str | None,
     show_traces: bool,
     display: DisplayOptions,
 ) -> int:
@@ -60,7 +64,7 @@ def solve(
     text = sys.stdin.read() if question == "-" else question
     if not text.strip():
         raise PlanError("the question is empty")
-    loaded = read_plan(plan_file, flags)
+    loaded, factory = read_served_plan(plan_file, flags, server, is_batch=False)
     plan, execution = loaded.plan, loaded.execution
     report_choice(plan, display)
     with contextlib.ExitStack() as stack:
@@ -70,7 +74,8 @@ def solve(
         problem = Problem("question", text, plan.domain)
         job = stack.enter_context(open_job(Path(directory), plan, [problem]))
         title = f"{one_line(text)} · {run_name(plan, execution)}"
-        outcome = run_remaining(job, plan, execution, title, display)
+        with reporting(job, plan, execution, run_name(plan, execution), message) as sinks:
+            outcome = run_remaining(job, plan, execution, title, display, sinks, factory)
         results = job.results()
         causes = _causes(results, plan, directory)
         traces = sorted(job.journal.arrived(problem.id), key=lambda t: t.ordinal)

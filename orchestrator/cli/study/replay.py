@@ -19,6 +19,7 @@ from orchestrator.cli.view.replay import replay_tables
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Budget
 from orchestrator.plan import registry
+from orchestrator.plan.execution import Execution
 from orchestrator.plan.spec_syntax import several_specs, spelled
 from orchestrator.studies.replay.experiment import Conditions, ReplayRow, ReplaySetting, play_all
 from orchestrator.studies.replay.files import read_recording
@@ -87,6 +88,22 @@ from orchestrator.studies.replay.recording import Draw
     help="Token budget of a problem.  [default: no limit]",
 )
 @click.option(
+    "--job-tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Tokens that all problems of a source share, as with budget.job_tokens.  [default: no "
+    "limit]",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    default=Execution().window,
+    show_default=True,
+    metavar="N",
+    help="With --job-tokens: largest number of requests at once.",
+)
+@click.option(
     "--processes",
     "n_processes",
     type=click.IntRange(min=0),
@@ -113,6 +130,8 @@ def replay(
     problems: str,
     probe_tokens: int,
     max_tokens: int,
+    job_tokens: int,
+    window: int,
     n_processes: int,
     plot: str,
     as_json: bool,
@@ -136,7 +155,9 @@ def replay(
     for recording in recordings:
         for note in recording.notes:
             message(f"note: {recording.name}: {note}")
-    conditions = Conditions(n_seeds, draw, probe_tokens, Budget(tokens=max_tokens))
+    conditions = Conditions(
+        n_seeds, draw, probe_tokens, Budget(tokens=max_tokens), job_tokens, window
+    )
     with replay_progress() as progress:
         rows = play_all(
             recordings,
@@ -211,7 +232,8 @@ def _title(source: str, n_sources: int, conditions: Conditions) -> str:
     probes = (
         f"{conditions.probe_tokens} tokens a probe" if conditions.probe_tokens else "probes free"
     )
-    return f"{name} · {order} · {probes}"
+    job = f" · {conditions.job_tokens:,} tokens for the job" if conditions.job_tokens else ""
+    return f"{name} · {order} · {probes}{job}"
 
 
 def _document(row: ReplayRow) -> dict[str, object]:

@@ -29,7 +29,9 @@ from orchestrator.cli.options import (
     display_options,
     limit_option,
     plan_argument,
+    report_option,
 )
+from orchestrator.cli.runs.closing import print_report
 from orchestrator.cli.view.sweep import best_lines, effort_name, surface_table
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
@@ -92,6 +94,7 @@ class _Sweep:
     help="Attempts per problem, as 1,4,16 or 1..64 (doubling).",
 )
 @limit_option
+@report_option
 @display_options
 def sweep(
     plan_file: str | None,
@@ -100,6 +103,7 @@ def sweep(
     thinking: str,
     widths: str,
     limit: int,
+    with_report: bool,
     display: DisplayOptions,
 ) -> int:
     """Measure accuracy and cost over latent depth, thinking and width.
@@ -131,6 +135,8 @@ def sweep(
         written = f"written to {study.jobs.directory}: {', '.join(files)}"
         for line in (*best_lines(measured), written):
             console.print(line, soft_wrap=True, markup=False)
+    if with_report:
+        print_report(study.jobs.directory, 0, display)
     return 0
 
 

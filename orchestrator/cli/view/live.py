@@ -184,6 +184,8 @@ def _counters(progress: Progress, rates: Rates, losses: Sequence[LossCause]) -> 
         table.add_row("paused", Text(pause, style="yellow"))
         reason = shortened(progress.outages.reason, _REASON_CELLS)
         table.add_row("reason", Text(reason, style="yellow"))
+    for notice in progress.notices:
+        table.add_row("engine", Text(shortened(notice, _REASON_CELLS), style="yellow"))
     if progress.last_error:
         error = shortened(progress.last_error, _REASON_CELLS)
         table.add_row("last error", Text(error, style="red"))
@@ -235,7 +237,7 @@ class PlainView:
         counts = plain_counts(state.progress)
         pause = pause_text(state.progress.outages)
         rates = self._meter.read(state.progress, state.running_since)
-        if pause or counts != self._last:
+        if pause or state.progress.notices or counts != self._last:
             self._last = counts
             speed = f"{count(rates.tokens_per_second)} tokens/s"
             remaining = [_remaining(rates)] if rates.eta_seconds and not pause else []
@@ -244,6 +246,7 @@ class PlainView:
             self._write(
                 ", ".join((counts, speed, *_spent(state.progress), *_saved(rates), *remaining))
                 + "".join(f"; {loss}" for loss in losses)
+                + "".join(f"; {one_line(notice)}" for notice in state.progress.notices)
                 + (f"; last error: {error}" if error else "")
                 + (f"; paused {pause}: {one_line(state.progress.outages.reason)}" if pause else "")
             )

@@ -117,15 +117,16 @@ def _details(plugin: PluginSummary) -> Iterator[RenderableType]:
         yield Padding(Text.assemble((option.name, "cyan"), (f"  {facts}", "dim")), (0, 0, 0, 2))
         if option.description:
             yield Padding(Text(option.description), (0, 0, 0, 6))
+    needs = capabilities(cls)
+    needed = f"required engine capabilities: {', '.join(needs)}\n" if needs else ""
     cited = f"papers: {', '.join(plugin.papers)}\n" if plugin.papers else ""
-    yield Text(f"\n{_usage(plugin)}\n{_needs(cls)}{cited}source: {source(cls)}\n", style="dim")
+    yield Text(f"\n{_usage(plugin)}\n{needed}{cited}source: {source(cls)}\n", style="dim")
 
 
-def _needs(cls: type) -> str:
+def capabilities(cls: type) -> list[str]:
     """Return the engine capabilities that a class always needs; options may add others."""
     needs = getattr(cls, "needs", ())
-    known = isinstance(needs, frozenset | set | tuple) and needs
-    return f"required engine capabilities: {', '.join(sorted(needs))}\n" if known else ""
+    return sorted(needs) if isinstance(needs, frozenset | set | tuple) else []
 
 
 def summary_line(cls: type) -> str:
@@ -171,6 +172,11 @@ def _usage(plugin: PluginSummary) -> str:
         table = ", ".join([f'name = "{name}"', *required])
         entry = f"{{{table}}}" if required else f'"{name}"'
         return f"in a plan: verifiers = [{entry}]"
+    if plugin.group == "sinks":
+        options = "&".join(f"{option.name}=..." for option in plugin.options[:1])
+        return (
+            f"in a plan: [sinks.{name}]; as a flag: --sink '{name}{'?' * bool(options)}{options}'"
+        )
     key = "execution.engine" if plugin.group == "engines" else registry.singular(plugin.group)
     flags = [f"--{key} {name}"]
     plain = next((o for o in plugin.options if o.type in ("int", "float")), None)

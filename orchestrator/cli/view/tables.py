@@ -247,6 +247,9 @@ def _add_doubts(table: Table, report: Report, summary: Summary) -> None:
             f"requests that were refused or lost{pauses}; the last reason: "
             f"{one_line(summary.retry_reason)}",
         )
+    if unplaced := summary.spent.unplaced_seconds:
+        reason = f"replicas for a place, over all runs: {one_line(summary.spent.unplaced_reason)}"
+        table.add_row("waited", duration(unplaced), reason)
     for reason, n in report.n_stopped_by.items():
         table.add_row("budget", count(n), f"problems ended by budget.{reason}")
     if summary.n_undecided:

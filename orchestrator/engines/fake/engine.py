@@ -7,10 +7,11 @@ for bit. It does not imitate a language model.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import math
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,16 +28,28 @@ from orchestrator.core.metrics import (
     metric_values,
     prefix_value,
     recorded_with,
+    top_logprobs_returned,
 )
 from orchestrator.core.plan import Model
-from orchestrator.core.values import Capability, Finish, Prompt, Purpose, Request, Trace, Usage
-from orchestrator.engines.fake.thinking import CLOSING, Thought, thought
+from orchestrator.core.values import (
+    Capability,
+    Finish,
+    Prompt,
+    Purpose,
+    Request,
+    TokenLogprob,
+    Trace,
+    Usage,
+)
+from orchestrator.engines.fake.draws import uniform, uniforms
+from orchestrator.engines.fake.likely import token_logprobs
+from orchestrator.engines.fake.listeners import informed
+from orchestrator.engines.fake.thinking import CLOSING, NO_THOUGHT, Thought, thought
 from orchestrator.engines.fake.truth import JUDGING, pool_values, verdict_text, word_chances
 from orchestrator.engines.paced import PacedEngine
 from orchestrator.engines.reply import trace_for
 from orchestrator.kit.answers.tags import CLOSE, OPEN
 
-_MASK = 2**64 - 1
 _WORDS = (" so", " so", " wait")
 
 
@@ -144,6 +157,7 @@ class FakeEngine(PacedEngine):
         self._guesses = list(itertools.accumulate([1.0] * len(options.answers)))
         self._bounds = list(itertools.accumulate(options.weights)) or self._guesses
         self._n_requests = 0
+        self._listeners: dict[tuple[str, int], Callable[[str], None]] = {}
 
     @property
     def n_gpus(self) -> float:
@@ -157,23 +171,35 @@ class FakeEngine(PacedEngine):
         # A continuation reads the seed of its first trace from the first inherited token, so
         # checkpoints change nothing.
         root_seed = request.prefix_ids[0] if request.prefix_ids else request.seed % 2**31
-        draws = uniforms(root_seed)
-        if next(draws) < options.failure_rate:
+        if options.failure_rate and uniform(root_seed, 0) < options.failure_rate:
             return self._trace(
                 request, (), Finish.FAILED, error="the fake engine fails this trace on purpose"
             )
-        hangs = next(draws) < options.hang_rate
+        hangs = bool(options.hang_rate) and uniform(root_seed, 1) < options.hang_rate
         if (task := self._tasks.get(request.model, "")) and not hangs:
             return pool_values(request, task, self._right(request), options.judge_error)
-        ids, finish, metrics = self._stream(request, draws, root_seed)
+        ids, finish, metrics = self._stream(request, root_seed)
         ids, finish, stop = (
             self._stopped(request, ids, finish) if request.stop else (ids, finish, "")
         )
         seconds_per_token = options.seconds_per_token * (request.depth or 1)
-        n_done = await self.tokens_before_abort(request, len(ids), seconds_per_token, hangs)
+        wait = self.tokens_before_abort(request, len(ids), seconds_per_token, hangs)
+        if listener := self._listeners.pop(request.identity, None):
+            texts = functools.partial(self._text_of_first, request, ids)
+            async with informed(listener, texts, len(ids), seconds_per_token):
+                n_done = await wait
+        else:
+            n_done = await wait
         if n_done is None:
             return self._trace(request, ids, finish, metrics=metrics, stop=stop)
         return self._trace(request, ids[:n_done], Finish.CANCELLED)
+
+    def listen(self, request: Request, on_text: Callable[[str], None]) -> None:
+        """Report the text of a request's next `generate` as its tokens come."""
+        self._listeners[request.identity] = on_text
+
+    def _text_of_first(self, request: Request, ids: tuple[int, ...], n: int) -> str:
+        return self._trace(request, ids[:n], Finish.STOP).text
 
     def _count(self) -> None:
         self._n_requests += 1
@@ -185,18 +211,21 @@ class FakeEngine(PacedEngine):
             )
 
     def _stream(
-        self, request: Request, draws: Iterator[float], root_seed: int
+        self, request: Request, root_seed: int
     ) -> tuple[tuple[int, ...], Finish, dict[str, float]]:
         options = self._options
         thinking = self._thought(request)
-        n_total = max(1, options.n_tokens + int(next(draws) * (options.spread_tokens + 1)))
+        n_total = options.n_tokens
+        if options.spread_tokens:
+            n_total += int(uniform(root_seed, 2) * (options.spread_tokens + 1))
         n_total += thinking.n_tokens + 1 if options.thinking else 0
         guessed = thinking.is_short or (
             bool(options.steps)
             and (request.depth or 1) < problem_steps(request.problem_id, options.steps)
         )
         bounds = self._guesses if guessed else self._bounds
-        answer = bisect.bisect(bounds, next(draws) * bounds[-1], hi=len(bounds) - 1)
+        draw = uniform(root_seed, 3) * bounds[-1]
+        answer = bisect.bisect(bounds, draw, hi=len(bounds) - 1)
         first = len(request.prefix_ids)
         # Token 0 encodes the seed, the last token the answer; one may end the thinking, and the
         # others mean nothing.
@@ -215,7 +244,9 @@ class FakeEngine(PacedEngine):
         return tuple(ids), finish, {}
 
     def _thought(self, request: Request) -> Thought:
-        return thought(request, 0 if request.purpose in JUDGING else self._options.thinking)
+        if not self._options.thinking or request.purpose in JUDGING:
+            return NO_THOUGHT
+        return thought(request, self._options.thinking)
 
     def _folded(
         self, request: Request, ids: list[int], finish: Finish, root_seed: int
@@ -223,12 +254,7 @@ class FakeEngine(PacedEngine):
         # A token's confidence depends on the prompt, the trace and the token's position: it is the
         # same whether the token is generated or inherited.
         first = len(request.prefix_ids)
-        every = [
-            5.0 + 5.0 * u
-            for u in itertools.islice(
-                uniforms(root_seed ^ _prompt_seed(request.prompt)), first + len(ids)
-            )
-        ]
+        every = _confidences(request, root_seed, first + len(ids))
         inherited, confidences = every[:first], every[first:]
         fold = RuleFold(request.rules)
         for i, token in enumerate(ids):
@@ -316,19 +342,23 @@ class FakeEngine(PacedEngine):
             suffix_ids=suffix_ids,
             error=error,
             stop=stop,
+            logprobs=self._logprobs(request, ids),
         )
 
+    def _logprobs(self, request: Request, ids: tuple[int, ...]) -> tuple[TokenLogprob, ...]:
+        n_top = top_logprobs_returned(request)
+        if n_top is None or not ids:
+            return ()
+        first = len(request.prefix_ids)
+        root_seed = request.prefix_ids[0] if first else ids[0]
+        confidences = _confidences(request, root_seed, first + len(ids))[first:]
+        texts = [self._text(request, (id,)) for id in ids]
+        return token_logprobs(texts, [-c / 10 for c in confidences], n_top)
 
-def uniforms(seed: int) -> Iterator[float]:
-    """Yield numbers in [0, 1), by splitmix64 (Steele et al., 2014).
 
-    Python's own generator takes longer to seed than a whole trace takes here.
-    """
-    while True:
-        seed = (seed + 0x9E3779B97F4A7C15) & _MASK
-        z = ((seed ^ seed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & _MASK
-        yield (z ^ z >> 31) / 2**64
+def _confidences(request: Request, root_seed: int, n_tokens: int) -> list[float]:
+    numbers = uniforms(root_seed ^ _prompt_seed(request.prompt))
+    return [5.0 + 5.0 * u for u in itertools.islice(numbers, n_tokens)]
 
 
 @lru_cache(maxsize=65_536)

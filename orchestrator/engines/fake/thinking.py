@@ -38,7 +38,7 @@ class Thought:
         return 0 if self.closing is None else min(len(ids), self.closing - first)
 
 
-_NONE = Thought()
+NO_THOUGHT = Thought()
 
 
 def thought(request: Request, most: int) -> Thought:
@@ -46,8 +46,6 @@ def thought(request: Request, most: int) -> Thought:
 
     It ends at the limit of the request's sampling, or earlier by a tag that the strategy forces.
     """
-    if not most:
-        return _NONE
     needed, first = problem_thinking(request.problem_id, most), len(request.prefix_ids)
     if CLOSING in request.prefix_ids:
         return Thought(request.prefix_ids.index(CLOSING), needed)

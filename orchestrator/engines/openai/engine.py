@@ -24,7 +24,10 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from orchestrator.core.errors import EngineError, PlanFault, Unavailable
-from orchestrator.core.metrics import logprobs_needed
+from orchestrator.core.metrics import (
+    logprobs_needed,
+    top_logprobs_computed,
+)
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import Engine
 from orchestrator.core.values import Capability, Finish, Request, Trace
@@ -56,21 +59,17 @@ from orchestrator.engines.openai.secrets import (
     secret,
     secret_headers,
 )
-from orchestrator.engines.openai.wire import (
-    CutStream,
-    MalformedReply,
-    StreamedReply,
-    model_names,
-    token_ids,
-)
+from orchestrator.engines.openai.stream.chunks import CutStream, ErrorEvent, MalformedReply
+from orchestrator.engines.openai.stream.events import chunks
+from orchestrator.engines.openai.wire import StreamedReply
 from orchestrator.engines.supervised import Clock
+from orchestrator.kit.prompts import chat_messages
 from orchestrator.plan.check import THINKING
 
 if TYPE_CHECKING:
     import openai
 
-_PROBE_SECONDS = 30.0  # for /models, which busy servers answer late
-_PROBE_RETRIES = 2  # of the client, before anything is sent that the supervision would repeat
+_PROBE_SECONDS, _PROBE_RETRIES = 30.0, 2  # for /models, which busy servers answer late
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +157,25 @@ class OpenAI(EndpointOptions):
         return frozenset(common | {Capability.CONTINUE} if self.is_vllm else common)
 
     def require_sampling(self, extra: Mapping[str, object]) -> None:
-        """Raise PlanFault for a field of the request that Leadline sets itself.
+        """Raise PlanFault for a field that Leadline sets itself, or a structure of vLLM elsewhere.
 
         Whatever else there is goes into the request's body; only the server knows what it takes.
         """
         body.require_free(extra)
+        for server in self.servers:
+            body.structured(extra, server.server)
+
+    def require_tools(self, extra: Mapping[str, object], models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless requests are chats; only the server knows its models' tools."""
+        if not self.chat:
+            raise PlanFault(
+                "sampling.extra", "sampling.extra.tools: tools need chats; set chat = true"
+            )
+
+    def require_media(self, kinds: frozenset[str], models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless requests are chats; only the server knows what its models take."""
+        if not self.chat:
+            raise PlanFault("messages", f"{' and '.join(sorted(kinds))}: set chat = true")
 
     def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
         """Raise PlanFault unless the servers are vLLM's, the only one with a limit in tokens."""
@@ -205,7 +218,7 @@ async def _opened(
 
 
 class HttpEngine:
-    """One server. Safe to share between tasks of one event loop."""
+    """One server. Safe to share between tasks of one loop."""
 
     def __init__(
         self,
@@ -214,13 +227,18 @@ class HttpEngine:
         models: Mapping[str, Model],
         mask: Mask,
     ) -> None:
-        """Use an open client; sends nothing."""
+        """Use an open client."""
         self._client = client
         self.options = options
         self.models = models
         self._running: dict[tuple[str, int], asyncio.Timeout] = {}
         self._replies: dict[tuple[str, int], StreamedReply] = {}
+        self._listeners: dict[tuple[str, int], Callable[[str], None]] = {}
         self.mask = mask
+
+    def listen(self, request: Request, on_text: Callable[[str], None]) -> None:
+        """Report the text of a request's next `generate` as it arrives, without secrets."""
+        self._listeners[request.identity] = self.mask.piecewise(on_text)
 
     async def generate(
         self, request: Request, on_acceptance: Callable[[], None] = lambda: None
@@ -230,8 +248,9 @@ class HttpEngine:
         Unavailable if it may be served later; EngineError if the server rejects all requests.
         """
         started = time.perf_counter()
-        key = (request.problem_id, request.ordinal)
-        reply = self._replies[key] = StreamedReply(request)
+        key = request.identity
+        listener = self._listeners.pop(key, lambda text: None)
+        reply = self._replies[key] = StreamedReply(request, listener)
         try:
             async with asyncio.timeout(None) as stop:  # no timeout: `abort` makes it expire
                 self._running[key] = stop
@@ -248,7 +267,7 @@ class HttpEngine:
 
     def abort(self, request: Request) -> None:
         """Close the request's stream: its `generate` returns the tokens so far."""
-        stop = self._running.pop((request.problem_id, request.ordinal), None)
+        stop = self._running.pop(request.identity, None)
         if stop is not None:
             stop.reschedule(asyncio.get_running_loop().time())
 
@@ -268,15 +287,15 @@ class HttpEngine:
             openai.PermissionDeniedError,
             openai.NotFoundError,
         ) as error:
-            raise EngineError(self.refusal(error)) from error
+            raise opening.Rejected(self.refusal(error)) from error
         except openai.APIStatusError as error:
             if is_temporary(error.status_code):
                 raise unavailable(self.options.base_url, error) from error
             reply.fail(message(error))
         except openai.APIConnectionError as error:
             raise self._lost(reply, f"the connection was lost: {cause(error)}") from error
-        except openai.APIError as error:  # the client found an error in the stream
-            self._break_off(reply, error.body)
+        except ErrorEvent as event:
+            self._break_off(reply, event.error)
         except CutStream as error:
             raise self._lost(reply, str(error)) from error
         except (JSONDecodeError, UnicodeDecodeError) as error:
@@ -293,7 +312,7 @@ class HttpEngine:
             reply.fail(reason)
             return
         path, data = await self._call(reply, request)
-        # not by the client's typed methods, because their models of chunks validate nothing
+        # not by the client's typed methods, whose models of chunks validate nothing
         stream = await self._client.post(
             path, body=data, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
         )
@@ -303,10 +322,7 @@ class HttpEngine:
             if "json" in kind and (error := error_of(await whole_reply(stream.response))):
                 self._break_off(reply, error)
                 return
-            async for chunk in stream:
-                if error := error_of(chunk):
-                    self._break_off(reply, error)
-                    return
+            async for chunk in chunks(stream.response):
                 if reply.take(chunk):
                     return
             reply.close(kind)
@@ -314,25 +330,13 @@ class HttpEngine:
     def unservable(self, request: Request) -> str:
         if request.model not in self.models:
             return f"there is no model pool {request.model!r}; there are: {', '.join(self.models)}"
-        if request.depth is not None:
-            return "a remote server offers no latent depth"
-        if body.continues(request) and self.options.server != "vllm":
-            return (
-                "continuing a trace needs token ids, which only vLLM servers take: set "
-                'server = "vllm"'
-            )
-        if not self.options.chat and not isinstance(request.prompt, str):
-            return (
-                "with chat = false the prompt must be text, not messages: set chat = true or drop "
-                "the system message"
-            )
-        return ""
+        return body.refusal(request, self.options.chat, self.options.server)
 
     async def _call(self, reply: StreamedReply, request: Request) -> tuple[str, dict[str, object]]:
         data = body.common(request, self.models[request.model].path, self.options.server)
-        top_k = logprobs_needed(request.metrics, request.rules)
+        top_k = top_logprobs_computed(request)
         if self.options.chat and not body.continues(request):
-            chat = {"messages": body.messages(request)}
+            chat = {"messages": chat_messages(request.prompt)}
             return "/chat/completions", data | chat | (
                 {} if top_k is None else {"logprobs": True, "top_logprobs": top_k}
             )
@@ -341,7 +345,7 @@ class HttpEngine:
             text = {"prompt": await self._prefix(reply, request)}
         if top_k is not None:
             text["logprobs"] = top_k
-            if self.options.server == "vllm":
+            if self.options.server == "vllm" and logprobs_needed(request.metrics, request.rules):
                 # Top log-probabilities are keyed by token text here, and several tokens may have
                 # the same text.
                 text["return_tokens_as_token_ids"] = True
@@ -349,11 +353,9 @@ class HttpEngine:
 
     async def _prefix(self, reply: StreamedReply, request: Request) -> list[int]:
         model = self.models[request.model].path
-        prompt = (
-            {"messages": body.messages(request)}
-            if self.options.chat
-            else {"prompt": request.prompt}
-        )
+        prompt: dict[str, object] = {"prompt": request.prompt}
+        if self.options.chat:
+            prompt = {"messages": chat_messages(request.prompt)}
         ids = await self.tokenize(model, prompt)
         if request.suffix:
             reply.suffix_ids = await self.tokenize(
@@ -363,7 +365,7 @@ class HttpEngine:
 
     async def tokenize(self, model: str, data: Mapping[str, object]) -> tuple[int, ...]:
         root = self.options.base_url.rstrip("/").removesuffix("/v1")
-        return token_ids(
+        return opening.token_ids(
             await self._client.post(
                 f"{root}/tokenize", body={"model": model, **data}, cast_to=object
             )
@@ -371,7 +373,7 @@ class HttpEngine:
 
     async def served(self) -> tuple[str, ...]:
         client = self._client.with_options(timeout=_PROBE_SECONDS, max_retries=_PROBE_RETRIES)
-        return model_names(await client.get("/models", cast_to=object))
+        return opening.model_names(await client.get("/models", cast_to=object))
 
     def _break_off(self, reply: StreamedReply, error: object) -> None:
         """End a reply in whose stream the server sent an error; Unavailable if it may pass."""

@@ -1,20 +1,24 @@
 """Opens the client of a server, and requires that the server is there and serves the models.
 
-The one rule: what waiting may mend, such as a busy server, is no error here.
+It also reads the replies that are no completions. The one rule: what waiting may mend, such as a
+busy server, is no error here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from json import JSONDecodeError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Model
-from orchestrator.engines.openai import limits
 from orchestrator.engines.openai.refusals import cause, is_temporary
 from orchestrator.engines.openai.secrets import secret
-from orchestrator.engines.openai.wire import MalformedReply
+from orchestrator.engines.openai.stream import limits
+from orchestrator.engines.openai.stream.chunks import MalformedReply
 
 if TYPE_CHECKING:
     import openai
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
 
 class Unreachable(EngineError):
     """No server answers at an address."""
+
+
+class Rejected(EngineError):
+    """A server rejects every request: a wrong key, address or model."""
 
 
 def require_remote(models: Mapping[str, Model]) -> None:
@@ -44,13 +52,24 @@ def require_remote(models: Mapping[str, Model]) -> None:
                 f"models.{name}: the remote server splits thinking from reply (vLLM: vllm serve "
                 "--reasoning-parser NAME); remove reasoning_parser"
             )
+        if model.tool_parser:
+            raise PlanError(
+                f"models.{name}: the remote server reads the calls of tools (vLLM: vllm serve "
+                "--enable-auto-tool-choice --tool-call-parser NAME); remove tool_parser"
+            )
 
 
 def client(options: OpenAI, headers: Mapping[str, str]) -> openai.AsyncOpenAI:
     """Return a client of one server; `headers` are its secret ones. PlanError without the extra."""
     try:
         import openai
-    except ImportError as error:
+
+        # takes half the CPU of the client's other one, and keeps up with thousands of streams
+        http_client = openai.DefaultAioHttpClient(
+            event_hooks={"response": [limits.limit_reply]},
+            limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=0),  # no limit
+        )
+    except (ImportError, RuntimeError) as error:  # the latter where aiohttp is missing
         raise PlanError(
             'the engine "openai" needs the official client: pip install "leadline[http]"'
         ) from error
@@ -63,7 +82,7 @@ def client(options: OpenAI, headers: Mapping[str, str]) -> openai.AsyncOpenAI:
         # No timeout for a free connection: the window limits the requests in flight.
         timeout=openai.Timeout(options.timeout_seconds, connect=options.connect_seconds, pool=None),
         default_headers={**limits.HEADERS, **options.headers, **headers},
-        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [limits.limit_reply]}),
+        http_client=http_client,
     )
 
 
@@ -109,3 +128,34 @@ async def _require_served(engine: HttpEngine) -> None:
             f"{url} does not serve {', '.join(missing)}; it serves: "
             f"{', '.join(served) or 'nothing'}"
         )
+
+
+def token_ids(data: Any) -> tuple[int, ...]:
+    """Return the ids in vLLM's reply to /tokenize; MalformedReply if it is invalid."""
+    try:
+        return msgspec.convert(data, _Tokenized).tokens
+    except msgspec.ValidationError as error:
+        raise MalformedReply(f"/tokenize sent a malformed reply: {error}") from error
+
+
+def model_names(data: Any) -> tuple[str, ...]:
+    """Return the model names in a reply to /models; MalformedReply if it is invalid."""
+    try:
+        return tuple(card.id for card in msgspec.convert(data, _Models).data)
+    except msgspec.ValidationError as error:
+        raise MalformedReply(f"/models sent a malformed reply: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokenized:
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    data: tuple[_Card, ...]

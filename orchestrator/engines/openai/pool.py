@@ -12,12 +12,12 @@ import asyncio
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
-from orchestrator.core.errors import Unavailable
+from orchestrator.core.errors import EngineError, Unavailable
 from orchestrator.core.values import Finish, Request, Sampling, Trace
 from orchestrator.engines.metered import likely_prompt_tokens
-from orchestrator.engines.openai.opening import Unreachable, require_served
+from orchestrator.engines.openai.opening import Rejected, Unreachable, require_served
 from orchestrator.engines.openai.running import ROUNDING, Entry, RunningEndpoint
 from orchestrator.engines.reply import trace_for
 from orchestrator.engines.supervised import Clock
@@ -36,6 +36,7 @@ class EndpointPool:
         self._changed = asyncio.Event()  # a place became free, or an endpoint refused
         self._waiting: dict[tuple[str, int], asyncio.Timeout] = {}
         self._running: dict[tuple[str, int], RunningEndpoint] = {}
+        self._listeners: dict[tuple[str, int], Callable[[str], None]] = {}
         # endpoints that refused a request which is to be sent again at once
         self._refused_by: dict[tuple[str, int], set[RunningEndpoint]] = {}
 
@@ -65,7 +66,7 @@ class EndpointPool:
     async def generate(self, request: Request) -> Trace:
         """Return the trace; Unavailable if the endpoint that was chosen refuses.
 
-        EngineError if it rejects all requests.
+        EngineError if every one that is able rejects all requests.
         """
         able = [endpoint for endpoint in self._endpoints if endpoint.serves(request)]
         if not able:
@@ -77,10 +78,22 @@ class EndpointPool:
         endpoint, entry = admitted
         try:
             return await self._send(request, endpoint, entry)
+        except Rejected as error:
+            if not endpoint.rejection:
+                logger.warning("%s; nothing more is sent there", error)
+            endpoint.rejection = str(error)
+            _not_given_up(able)
+            raise Unavailable(str(error), elsewhere=True) from error
         except Unavailable as error:
             raise self._refusal(request, able, {*refused_by, endpoint}, error) from error
 
+    def listen(self, request: Request, on_text: Callable[[str], None]) -> None:
+        """Report the text of a request's next `generate` as it arrives from its endpoint."""
+        self._listeners[request.identity] = on_text
+
     async def _send(self, request: Request, endpoint: RunningEndpoint, entry: Entry) -> Trace:
+        if on_text := self._listeners.pop(request.identity, None):
+            endpoint.engine.listen(request, on_text)
         self._running[request.identity] = endpoint
         used = entry.tokens
         try:
@@ -126,7 +139,7 @@ class EndpointPool:
             async with asyncio.timeout(None) as stop:  # no timeout: `abort` makes it expire
                 self._waiting[request.identity] = stop
                 async with self._turns[request.model]:
-                    while (endpoint := self._free(able, refused_by, tokens)) is None:
+                    while (endpoint := self._free(_not_given_up(able), refused_by, tokens)) is None:
                         await self._change(able, tokens)
                     if request.identity not in self._waiting:  # aborted in this step of the loop
                         return None
@@ -182,6 +195,7 @@ class EndpointPool:
         error: Unavailable,
     ) -> Unavailable:
         """Return what to raise for a refusal by the last one of `refused_by`."""
+        able = [endpoint for endpoint in able if not endpoint.rejection]
         if len(able) == 1:
             return error
         now = self._clock.now()
@@ -195,6 +209,14 @@ class EndpointPool:
             exhausted=all(e.is_exhausted for e in able),
             lost_tokens=error.lost_tokens,
         )
+
+
+def _not_given_up(able: Sequence[RunningEndpoint]) -> Sequence[RunningEndpoint]:
+    """Return the endpoints that do not reject every request; EngineError if there are none."""
+    left = [endpoint for endpoint in able if not endpoint.rejection]
+    if not left:
+        raise EngineError("; ".join(dict.fromkeys(endpoint.rejection for endpoint in able)))
+    return left
 
 
 def _most_output(request: Request) -> int:

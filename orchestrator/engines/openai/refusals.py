@@ -122,9 +122,8 @@ def shortened(text: str) -> str:
 
 def cause(error: BaseException) -> str:
     """Return why a connection was lost; the client's own message is "Connection error."."""
-    inner = error.__cause__
-    text = f"{type(inner).__name__}: {inner}" if inner is not None else str(error)
-    return text.rstrip(" .:")  # some have no text, and more follows in the same sentence
+    inner = error if error.__cause__ is None else error.__cause__
+    return str(inner).rstrip(" .:") or type(inner).__name__  # more may follow in the same sentence
 
 
 async def whole_reply(response: Any) -> object:

@@ -68,6 +68,7 @@ class RunningEndpoint:
         self.rests_until = now
         self.requested_until = math.inf  # the rest that it requested; infinite if it requested none
         self.is_exhausted = False  # refuses until somebody acts
+        self.rejection = ""  # why it is given up: it rejects every request
         options = engine.options
         self._most = options.max_in_flight
         rates = (options.requests_per_minute, options.tokens_per_minute)

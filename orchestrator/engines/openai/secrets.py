@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -120,12 +120,34 @@ class Mask:
         longest_first = sorted(found, key=lambda text: (-len(text), text))
         parts = [_pattern(text) for text in longest_first if len(text) >= _MIN_CHARS]
         self._pattern = re.compile("|".join(parts)) if parts else None
+        whole = [text for text in longest_first if len(text) >= _MIN_CHARS]
+        self._whole = re.compile("|".join(map(re.escape, whole)))
+        self._n_longest = max(map(len, whole), default=0)
 
     def text(self, text: str) -> str:
         """Return the text without the secrets."""
         if self._pattern is None:
             return text
         return self._pattern.sub(lambda found: "*" * len(found[0]), text)
+
+    def piecewise(self, on_text: Callable[[str], None]) -> Callable[[str], None]:
+        """Return what passes pieces of a text on without the secrets.
+
+        As many characters as a secret may have are held back, and those of the end for good.
+        """
+        if self._pattern is None:
+            return on_text
+        held = ""
+
+        def take(piece: str) -> None:
+            nonlocal held
+            text = self._whole.sub(lambda found: "*" * len(found[0]), held + piece)
+            n_ready = max(0, len(text) - self._n_longest + 1)
+            held = text[n_ready:]
+            if n_ready:
+                on_text(text[:n_ready])
+
+        return take
 
     def trace(self, trace: Trace) -> Trace:
         """Return the trace without the secrets."""

@@ -7,11 +7,7 @@ and HTTP errors (`engine`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Iterator, Mapping
 
 from orchestrator.core.metrics import (
     RuleFold,
@@ -19,86 +15,35 @@ from orchestrator.core.metrics import (
     logprobs_needed,
     metric_values,
     recorded_with,
+    top_logprobs_returned,
 )
-from orchestrator.core.values import Finish, Request, Span, Spans, Trace, Usage
+from orchestrator.core.values import (
+    Finish,
+    Request,
+    Span,
+    Spans,
+    TokenLogprob,
+    Trace,
+    Usage,
+)
+from orchestrator.engines.openai.stream.calls import StreamedCalls
+from orchestrator.engines.openai.stream.chunks import (
+    Choice,
+    Chunk,
+    CutStream,
+    Delta,
+    Logprobs,
+    MalformedReply,
+)
 from orchestrator.engines.reply import trace_for
 from orchestrator.kit.answers.tags import CLOSE, OPEN
 from orchestrator.kit.answers.thinking import merged, refined
 
-_FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
+_FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "tool_calls": Finish.STOP}
 _NO_COUNT = "output_tokens is {}"
 _NO_PROMPT_COUNT = "prompt_tokens is unknown and given as 0"
 _MAX_COUNT = 10**9  # tokens: no context is as long
 _MAX_CHARS_PER_TOKEN, _MAX_MORE_CHARS = 1_000, 1 << 20
-
-
-class MalformedReply(Exception):
-    """A reply that violates the API; the message becomes `Trace.error`."""
-
-
-class CutStream(Exception):
-    """A stream that ended in the middle of a completion."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Alternative:
-    logprob: float
-    token: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _ScoredToken:
-    logprob: float
-    top_logprobs: tuple[_Alternative, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Logprobs:
-    content: tuple[_ScoredToken, ...] | None = None  # chat completions
-    token_logprobs: tuple[float, ...] | None = None  # text completions, with the next
-    top_logprobs: tuple[dict[str, float] | None, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of a message; Mistral's of the type "thinking" have texts of their own."""
-
-    type: str = "text"
-    text: str | None = None
-    thinking: str | tuple[_Part, ...] | None = None
-    reasoning: str | tuple[_Part, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Delta:
-    content: str | tuple[_Part, ...] | None = None
-    reasoning: str | tuple[_Part, ...] | None = None  # vLLM and others
-    reasoning_content: str | tuple[_Part, ...] | None = None  # DeepSeek, SGLang, llama.cpp
-    reasoning_details: tuple[_Part, ...] | None = None  # OpenRouter, mostly beside `reasoning`
-
-    def pieces(self) -> Iterator[tuple[bool, str]]:
-        """Yield the texts in order, each with whether it is thinking."""
-        same = (self.reasoning, self.reasoning_content, self.reasoning_details)
-        yield True, next((text for text in map(_plain, same) if text), "")
-        parts = (_Part(text=self.content),) if isinstance(self.content, str) else self.content
-        for part in parts or ():
-            thought = _plain(part.thinking) or _plain(part.reasoning)
-            is_thought = bool(thought) or part.type in ("thinking", "reasoning")
-            yield is_thought, thought or part.text or ""
-
-
-def _plain(content: str | tuple[_Part, ...] | None) -> str:
-    return content if isinstance(content, str) else "".join(p.text or "" for p in content or ())
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    delta: _Delta | None = None  # chat completions
-    text: str | None = None  # text completions
-    logprobs: _Logprobs | None = None
-    finish_reason: str | None = None
-    token_ids: tuple[int, ...] | None = None  # vLLM, on request
-    index: int | None = None
 
 
 def _count(value: object) -> int | None:
@@ -114,17 +59,14 @@ def _member(value: object, name: str) -> object:
     return value.get(name) if isinstance(value, dict) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    choices: tuple[_Choice, ...] | None = None
-    usage: Any = None  # whatever it is, the text is there all the same
-
-
 class StreamedReply:
     """Collects one request's stream; `finish` is None until the end of the trace is known."""
 
-    def __init__(self, request: Request) -> None:
-        """Start with nothing received."""
+    def __init__(
+        self, request: Request, on_text: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """Start with nothing received; `on_text` is called with each piece that is."""
+        self._on_text = on_text
         self.finish: Finish | None = None
         self.error = ""
         self.suffix_ids: tuple[int, ...] = ()
@@ -142,18 +84,14 @@ class StreamedReply:
         self._confidences: list[float] = []
         self._entropies: list[float] = []
         self._first: list[tuple[str, float]] = []  # the most likely first tokens
+        self._n_kept = top_logprobs_returned(request)
+        self._kept: list[TokenLogprob] = []
+        self._calls = StreamedCalls()
         self._usage: object = None
         self._n_choices = 0
 
-    def take(self, data: object) -> bool:
-        """Add one event; return whether a stop rule fired, which ends the stream.
-
-        MalformedReply if it is not a chunk.
-        """
-        try:
-            chunk = msgspec.convert(data, _Chunk)
-        except msgspec.ValidationError as error:
-            raise MalformedReply(f"the server sent a malformed reply: {error}") from error
+    def take(self, chunk: Chunk) -> bool:
+        """Add a chunk; return whether a stop rule fired, which ends the stream."""
         self._usage = chunk.usage or self._usage
         if not chunk.choices:
             return False
@@ -164,6 +102,8 @@ class StreamedReply:
         is_over = self.finish is not None
         text = "".join(self._received(choice))
         self._texts.append(text)
+        if choice.delta and choice.delta.tool_calls:
+            self._n_chars += self._calls.take(choice.delta.tool_calls)
         if is_over and text:
             raise MalformedReply("the server sent text after the end of the completion")
         if self._n_chars > _most_chars(self._request):
@@ -171,13 +111,17 @@ class StreamedReply:
                 f"the server sent {self._n_chars:,} characters for a completion of at most "
                 f"{self._request.max_new_tokens} tokens"
             )
+        self._keep(choice.logprobs)
         confidences = self._scores(choice.logprobs)
         self._ids += choice.token_ids or ()
         if choice.finish_reason:
             self._end(choice.finish_reason)
         elif self._rules.update(text, confidences):
             self.finish = Finish.RULE
+            self._on_text(text)
             return True
+        if text:
+            self._on_text(text)
         return False
 
     def close(self, content_type: str) -> None:
@@ -191,6 +135,10 @@ class StreamedReply:
         if self._top_k is not None and any(self._texts) and not self._logprobs:
             raise MalformedReply(
                 "the server sent no log-probabilities; this plan's metrics or stop rules need them"
+            )
+        if self._n_kept is not None and any(self._texts) and not self._kept:
+            raise MalformedReply(
+                "the server sent no log-probabilities; sampling.logprobs needs them"
             )
 
     def fail(self, reason: str) -> None:
@@ -225,18 +173,20 @@ class StreamedReply:
                 self._entropies,
             ),
             suffix_ids=self.suffix_ids,
+            logprobs=tuple(self._kept),
+            calls=() if failed else self._calls.calls,
             error=self.error,
             note=note,
             **self._parts(text),
         )
 
-    def _received(self, choice: _Choice) -> Iterator[str]:
+    def _received(self, choice: Choice) -> Iterator[str]:
         """Yield a chunk's texts, with a tag wherever thinking begins or ends.
 
         Servers with a reasoning parser send the thinking separately. It is output like the rest:
         rules must see it, and a trace cut inside it must not look empty.
         """
-        delta = choice.delta or _Delta(content=choice.text)
+        delta = choice.delta or Delta(content=choice.text)
         pieces = [piece for piece in delta.pieces() if piece[1]]
         if pieces and all(is_thought for is_thought, _ in pieces):
             self._n_thinking_tokens += len(choice.token_ids or ())
@@ -252,7 +202,17 @@ class StreamedReply:
         self._n_chars += len(text)
         return text
 
-    def _scores(self, logprobs: _Logprobs | None) -> list[float]:
+    def _keep(self, logprobs: Logprobs | None) -> None:
+        """Add what the trace keeps of a chunk's log-probabilities."""
+        if logprobs is None or self._n_kept is None:
+            return
+        for token in logprobs.scored():
+            ranked = sorted(
+                (t.likely() for t in token.top_logprobs or ()), key=lambda t: -t.logprob
+            )
+            self._kept.append(TokenLogprob(*token.likely(), tuple(ranked[: self._n_kept])))
+
+    def _scores(self, logprobs: Logprobs | None) -> list[float]:
         if logprobs is None or self._top_k is None:
             return []
         if logprobs.content is not None:
@@ -347,34 +307,3 @@ def _confidence(top: list[float], top_k: int) -> float:
             "defined on"
         )
     return -sum(sorted(top, reverse=True)[:top_k]) / top_k
-
-
-def token_ids(data: Any) -> tuple[int, ...]:
-    """Return the ids in vLLM's reply to /tokenize; MalformedReply if it is invalid."""
-    try:
-        return msgspec.convert(data, _Tokenized).tokens
-    except msgspec.ValidationError as error:
-        raise MalformedReply(f"/tokenize sent a malformed reply: {error}") from error
-
-
-def model_names(data: Any) -> tuple[str, ...]:
-    """Return the model names in a reply to /models; MalformedReply if it is invalid."""
-    try:
-        return tuple(card.id for card in msgspec.convert(data, _Models).data)
-    except msgspec.ValidationError as error:
-        raise MalformedReply(f"/models sent a malformed reply: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Tokenized:
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Card:
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Models:
-    data: tuple[_Card, ...]

@@ -32,11 +32,16 @@ Resources: TypeAlias = Mapping[str, float]  # Ray's names: "CPU", "GPU"
 # memory
 STORE_BYTES = 256 * 2**20
 CONNECT_SECONDS = 10.0
+_NODE_DIED = "its node has died"
 MAX_REASON = 600  # characters of Ray's report of a death that are worth showing
 
 
 class ReplicaDied(Exception):
     """A call to a replica will not return a result; the message gives the reason."""
+
+    def __init__(self, reason: str, *, node: bool = False) -> None:
+        super().__init__(reason)
+        self.node = node  # whether its node is lost, too
 
 
 @asynccontextmanager
@@ -102,9 +107,34 @@ def in_words(resources: Resources) -> str:
     return " and ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
 
 
-def free() -> str:
+async def free() -> str:
     """Return the resources of the cluster that are free now, as text."""
-    return f"the cluster has {in_words(_ray().available_resources())} free"
+    if not await head_answers():  # Ray would wait for it
+        return "an unknown number of processors"
+    return in_words(await asyncio.to_thread(_ray().available_resources))
+
+
+def may_grow() -> bool:
+    """Return whether nodes may join: not where this process has started Ray by itself."""
+    node = _ray()._private.worker._global_node
+    return not (node is None or node.head)
+
+
+def head_address() -> str:
+    """Return the address (host:port) of the cluster's head."""
+    return str(_ray().get_runtime_context().gcs_address)
+
+
+async def head_answers() -> bool:
+    """Return whether the cluster's head accepts a connection."""
+    host, _, port = head_address().rpartition(":")
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
 
 
 def new_actor(
@@ -127,7 +157,11 @@ async def result(call: Awaitable[Any]) -> Any:
     try:
         return await call
     except errors.RayError as error:
-        raise ReplicaDied(_short(str(error))) from error
+        # Of a process that dies on a living node Ray knows at once. It knows of a node when that
+        # has missed its heartbeats (ray 2.60: 13 s and more); until then its actors are unavailable
+        # (only the text tells that a node is dead: `ActorDeathCause` is not passed on).
+        is_node = isinstance(error, errors.ActorUnavailableError) or _NODE_DIED in str(error)
+        raise ReplicaDied(_short(str(error)), node=is_node) from error
 
 
 async def all_of(calls: Sequence[Awaitable[Any]], seconds: float) -> None:
@@ -234,7 +268,13 @@ def _environment(local: bool) -> Iterator[None]:
     """
     # A head node waits 30 s for its own port to be published, too short on a busy machine (ray
     # 2.60, `_private/node.py`, `start_gcs_server`).
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "180"}
+    # It ends this process 60 s after the head is lost; the fleet needs less to end the job
+    # by itself, but a busy machine may be late.
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_gcs_server_port_wait_time_s": "180",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "180",
+    }
     chosen = any(
         name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     )

@@ -1,14 +1,14 @@
 """The `ray` engine's options, and the replica pools derived from them.
 
-The one rule: every invalid option is rejected here, before a replica starts. `fleet` runs the
-pools, `replica` is the process of each replica, `cluster` calls Ray. Not covered: one engine over
-several nodes (tensor parallelism stays within a node), and a driver outside the cluster (Ray
-clients).
+The one rule: every invalid option is rejected here, before a replica starts. `fleet` serves
+requests, `supervisor` keeps replicas alive, `replica` is the process of each, `cluster` calls Ray.
+Not covered: one engine over several nodes (tensor parallelism stays within a node), and a driver
+outside the cluster (Ray clients).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -18,12 +18,12 @@ from msgspec import Meta
 from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import EngineFactory
-from orchestrator.core.values import Capability, PluginSpec
+from orchestrator.core.values import Capability, PluginSpec, Sampling
 from orchestrator.engines.ray import cluster
 from orchestrator.engines.ray.fleet import RayFleet
-from orchestrator.engines.ray.pools import PoolSpec, ReplicaSupervision
+from orchestrator.engines.ray.pools import PoolSpec, Replicas, ReplicaSupervision
 from orchestrator.plan import registry
-from orchestrator.plan.check import THINKING, without_limit
+from orchestrator.plan.check import THINKING, shared_engines, without_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class RayPool:
     """Options of one model pool; unset options default to the engine's option of the same name."""
 
     replicas: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Number of replicas of this pool.")
+        Annotated[int, Meta(ge=1)] | Replicas | None,
+        Meta(description="Number of replicas of this pool, or its bounds."),
     ] = None
     tensor_parallel: Annotated[
         Annotated[int, Meta(ge=1)] | None,
@@ -81,7 +82,14 @@ class Ray:
             "tensor_parallel, gpus_per_replica, options, and depths, the latent depths they serve."
         ),
     ] = field(default_factory=dict)
-    replicas: Annotated[int, Meta(ge=1, description="Number of replicas of each model pool.")] = 1
+    replicas: Annotated[
+        Annotated[int, Meta(ge=1)] | Replicas,
+        Meta(
+            description="Number of replicas of each model pool; or its bounds, as in "
+            "{min = 1, max = 4}: there is one for every 16 requests in flight (requests), more "
+            "when that lasts for 10 s (up_seconds), fewer after 60 s (idle_seconds)."
+        ),
+    ] = 1
     tensor_parallel: Annotated[
         int, Meta(ge=1, description="Number of GPUs over which each replica's model is split.")
     ] = 1
@@ -115,6 +123,14 @@ class Ray:
     start_seconds: Annotated[
         float, Meta(gt=0, description="Seconds within which a replica's engine must have started.")
     ] = 600.0
+    place_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Seconds to wait for Ray, or its autoscaler, to find a place for a replica "
+            "when no other replica of its pool lives. While one does, the job continues with it.",
+        ),
+    ] = 600.0
     linger_seconds: Annotated[
         float,
         Meta(
@@ -146,6 +162,22 @@ class Ray:
             )
         require(extra)
 
+    def require_tools(self, extra: Mapping[str, object], models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless the models in the replicas can call these tools."""
+        for name, model in models.items():
+            if (require := getattr(self._engine(name), "require_tools", None)) is None:
+                raise PlanFault(
+                    "sampling.extra", f"sampling.extra.tools: engine {self.backend!r} has no tools"
+                )
+            require(extra, {name: model})
+
+    def require_media(self, kinds: frozenset[str], models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless the models in the replicas take media of these kinds."""
+        for name, model in models.items():
+            if (require := getattr(self._engine(name), "require_media", None)) is None:
+                raise PlanFault("messages", f"the engine {self.backend!r} takes text only")
+            require(kinds, {name: model})
+
     def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
         """Raise PlanFault unless the replicas can end the thinking after so many tokens."""
         for name, model in models.items():
@@ -159,20 +191,31 @@ class Ray:
                 )
             require(n_tokens, {name: model})
 
+    def require_drafts(
+        self, sampling: Sampling, models: Mapping[str, Model], sampled: Collection[str]
+    ) -> None:
+        """Raise PlanFault unless the models in the replicas can draft for themselves as set."""
+        for name, model in models.items():
+            if (require := getattr(self._engine(name), "require_drafts", None)) is not None:
+                require(sampling, {name: model}, sampled)
+
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RayFleet]:
-        """Yield the fleet when every replica is running.
+        """Yield the fleet when every replica is running, or waits for a node beside one that runs.
 
         EngineError with the reason if a replica does not start, or Ray lacks resources for it.
         """
         self._require_known(models)
         async with cluster.connected(self.address) as nodes:
-            specs = [self._spec(name, model, nodes) for name, model in models.items()]
-            cluster.require_room([(s.name, s.n_replicas, s.resources) for s in specs], nodes)
+            engines = shared_engines(models, {name: self._pool(name) for name in models})
+            specs = [self._spec(pools, nodes) for pools in engines]
+            if not cluster.may_grow():
+                cluster.require_room([(s.name, s.replicas.max, s.resources) for s in specs], nodes)
             supervision = ReplicaSupervision(
                 self.max_restarts,
                 self.heartbeat_seconds,
                 self.start_seconds,
+                self.place_seconds,
                 self.linger_seconds,
                 self.runtime_env,
             )
@@ -210,7 +253,8 @@ class Ray:
         factory = registry.load("engines", PluginSpec(self.backend, self._engine_options(name)))
         return factory
 
-    def _spec(self, name: str, model: Model, nodes: Sequence[cluster.Resources]) -> PoolSpec:
+    def _spec(self, pools: Mapping[str, Model], nodes: Sequence[cluster.Resources]) -> PoolSpec:
+        (name, model), *others = pools.items()
         pool = self._pool(name)
         gpus = self.gpus_per_replica if pool.gpus_per_replica is None else pool.gpus_per_replica
         if gpus is None:
@@ -219,12 +263,14 @@ class Ray:
         if depths is None and Capability.DEPTH not in self._engine(name).capabilities():
             depths = ()
         cls = registry.plugin_class("engines", self.backend)
+        replicas = pool.replicas or self.replicas
         return PoolSpec(
             name,
             model,
-            n_replicas=pool.replicas or self.replicas,
+            replicas=Replicas(replicas, replicas) if isinstance(replicas, int) else replicas,
             origin=f"{cls.__module__}:{cls.__qualname__}",
             options=self._engine_options(name),
             resources={"CPU": self.cpus_per_replica, "GPU": float(gpus)},
             depths=depths,
+            others=dict(others),
         )

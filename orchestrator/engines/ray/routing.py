@@ -22,7 +22,7 @@ def at_its_depth(request: Request, pools: Sequence[PoolSpec]) -> Request:
     This is the pool it names, else the first pool of the same model that serves the depth. Models
     are the same if they differ only in reserved memory. The request is unchanged if no pool fits.
     """
-    named = next((pool for pool in pools if request.model in ("", pool.name)), None)
+    named = next((pool for pool in pools if request.model in ("", *pool.models)), None)
     if named is None or named.serves(request.depth):
         return request
     same = (pool for pool in pools if same_weights(pool.model, named.model))

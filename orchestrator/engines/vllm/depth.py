@@ -10,26 +10,34 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
+from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
 from orchestrator.plan.looped import Latent, latent_of, require_room, usual_names
 
 if TYPE_CHECKING:
     from orchestrator.engines.vllm.options import Vllm
 
+T = TypeVar("T")
 # requests with counts that are never taken: failed ones, and those with a cancelled consumer
 _MAX_UNTAKEN = 100_000
 _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
 def prepare(
-    options: Vllm, name: str, model: Model, path: str, arguments: dict[str, Any]
+    options: Vllm,
+    name: str,
+    model: Model,
+    path: str,
+    arguments: dict[str, Any],
+    *,
+    on_cpu: bool,
 ) -> Latent | None:
     """Return the model's schedule, and add the necessary arguments to the engine's `arguments`.
 
@@ -38,8 +46,31 @@ def prepare(
     """
     config = usual_names(_config(path, model.revision))
     latent = latent_of(config, model, name)
+    draft = draft_of(options, name, latent, on_cpu=on_cpu)
     if latent is None:
         return None
+    latent = replace(latent, draft=draft)
+    _require_possible(options, name, path, latent)
+    context = model.max_context_tokens or int(config.get("max_position_embeddings", 0))
+    cache_bytes = arguments.get("kv_cache_memory_bytes")
+    element_bytes = _ELEMENT_BYTES.get(
+        arguments["dtype"],
+        _ELEMENT_BYTES.get(str(config.get("dtype", config.get("torch_dtype"))), 2),
+    )
+    if cache_bytes is not None:
+        require_room(
+            latent, config, context, element_bytes, cache_bytes * options.tensor_parallel, name
+        )
+    arguments |= {"enforce_eager": True, "hf_overrides": latent.overrides()}
+    if draft is not None:
+        arguments["speculative_config"] = speculative_config(draft)
+    if latent.exit or draft is not None:
+        arguments["worker_extension_cls"] = "orchestrator.engines.vllm.latent.runner.DepthCounts"
+    return latent
+
+
+def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> None:
+    """Raise PlanError for options, or a model folder, with which no schedule can run."""
     if options.enforce_eager is False:
         raise PlanError(
             f"models.{name} has a layer schedule, which runs eagerly: leave enforce_eager out. "
@@ -55,20 +86,6 @@ def prepare(
             f"models.{name}: exit = {latent.exit!r} compares predictions, and each GPU has a part "
             "of them: take state<... or tensor_parallel = 1"
         )
-    context = model.max_context_tokens or int(config.get("max_position_embeddings", 0))
-    cache_bytes = arguments.get("kv_cache_memory_bytes")
-    element_bytes = _ELEMENT_BYTES.get(
-        arguments["dtype"],
-        _ELEMENT_BYTES.get(str(config.get("dtype", config.get("torch_dtype"))), 2),
-    )
-    if cache_bytes is not None:
-        require_room(
-            latent, config, context, element_bytes, cache_bytes * options.tensor_parallel, name
-        )
-    arguments |= {"enforce_eager": True, "hf_overrides": latent.overrides()}
-    if latent.exit:
-        arguments["worker_extension_cls"] = "orchestrator.engines.vllm.latent.runner.DepthCounts"
-    return latent
 
 
 def _config(path: str, revision: str) -> Mapping[str, Any]:
@@ -86,21 +103,53 @@ def _config(path: str, revision: str) -> Mapping[str, Any]:
     return config
 
 
-async def take_counts(llm: Any, request_id: str) -> IterationCounts | None:
-    """Return, once, the iterations that vLLM's request took; None if none of it has run.
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """The layers that a request ran: of each of its tokens, on average, and of its drafts in all.
+
+    `metrics` has what a looped model did: `mean_depth`, iterations per generated token under an
+    exit rule; `drafted` and `accepted`, the tokens that it drafted for itself and those kept.
+    """
+
+    n_layers: float
+    draft_layer_tokens: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+async def computation_of(llm: Any, request_id: str, latent: Latent, depth: int) -> Computation:
+    """Return, once, what vLLM's request at this depth took, as the worker counted it."""
+    schedule, draft = latent.schedule, latent.draft
+    n_layers: float = schedule.n_layers_run(depth)
+    n_in_drafts = 0
+    metrics: dict[str, float] = {}
+    if latent.exit and (counts := await _called(llm, "take_depth_counts", request_id)):
+        iterations = IterationCounts(*counts)
+        n_layers = schedule.n_layers_run(0) + len(schedule.think) * iterations.mean_of_all
+        if iterations.tokens:
+            metrics["mean_depth"] = iterations.mean_depth
+    if draft is not None:
+        n, n_kept = await _called(llm, "take_draft_counts", request_id) or (0, 0)
+        # drafting, and verifying what was rejected
+        n_in_drafts = n * schedule.n_layers_run(draft.depth)
+        n_in_drafts += (n - n_kept) * schedule.n_layers_run(depth)
+        metrics |= {"drafted": float(n), "accepted": float(n_kept)}
+    return Computation(n_layers, n_in_drafts, metrics)
+
+
+async def _called(llm: Any, method: str, request_id: str) -> Any:
+    """Return what a method of the worker returns for a request.
 
     ConnectionError if the engine has died: vLLM never answers a call to a dead engine, so this also
     checks the engine while it waits.
     """
-    call = asyncio.ensure_future(llm.collective_rpc("take_depth_counts", args=(request_id,)))
+    call = asyncio.ensure_future(llm.collective_rpc(method, args=(request_id,)))
     try:
         while not (await asyncio.wait([call], timeout=1.0))[0]:
             if llm.errored:
-                raise ConnectionError("the engine died before it gave a request's iterations")
+                raise ConnectionError("the engine died before it gave a request's counts")
     finally:
         call.cancel()
-    fields = call.result()[0]  # all ranks have the same counts
-    return None if fields is None else IterationCounts(*fields)
+    return call.result()[0]  # all ranks have the same counts
 
 
 @dataclass(slots=True)
@@ -114,6 +163,7 @@ class IterationCounts:
     prompt_iterations: int = 0
     tokens: int = 0
     iterations: int = 0
+    last: Sequence[int] = ()  # of its own tokens in the last step, the iterations of each
 
     def add(self, prompt: Sequence[int], own: Sequence[int]) -> None:
         """Count one step's tokens by the iterations of each."""
@@ -121,6 +171,12 @@ class IterationCounts:
         self.prompt_iterations += sum(prompt)
         self.tokens += len(own)
         self.iterations += sum(own)
+        self.last = own
+
+    def retract(self, n: int) -> None:
+        """Take back the last `n` tokens of the last step: rejected drafts."""
+        self.tokens -= n
+        self.iterations -= sum(self.last[len(self.last) - n :])
 
     @property
     def mean_depth(self) -> float:
@@ -133,19 +189,35 @@ class IterationCounts:
         return (self.prompt_iterations + self.iterations) / (self.prompt_tokens + self.tokens)
 
 
-class IterationLedger:
+@dataclass(slots=True)
+class DraftCounts:
+    """Tokens that were drafted for a request and verified, and those of them that were kept."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+    def add(self, drafted: int, accepted: int) -> None:
+        """Count one step."""
+        self.drafted += drafted
+        self.accepted += accepted
+
+
+class Ledger(Generic[T]):
     """Counts by request, until they are taken."""
 
-    def __init__(self) -> None:
-        self._counts: OrderedDict[str, IterationCounts] = OrderedDict()
+    def __init__(self, new: Callable[[], T]) -> None:
+        """Begin with no request; `new` makes the counts of one."""
+        self._new = new
+        self._counts: OrderedDict[str, T] = OrderedDict()
 
-    def add(self, request: str, prompt: Sequence[int], own: Sequence[int]) -> None:
-        """Count one step of a request."""
-        self._counts.setdefault(request, IterationCounts()).add(prompt, own)
+    def of(self, request: str) -> T:
+        """Return the counts of a request, to add to."""
+        counts = self._counts.setdefault(request, self._new())
         self._counts.move_to_end(request)
         if len(self._counts) > _MAX_UNTAKEN:
             self._counts.popitem(last=False)
+        return counts
 
-    def take(self, request: str) -> IterationCounts | None:
+    def take(self, request: str) -> T | None:
         """Return a request's counts and forget them; None if nothing was added."""
         return self._counts.pop(request, None)

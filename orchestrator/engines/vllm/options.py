@@ -9,7 +9,7 @@ dead engine, which the `ray` engine does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -18,12 +18,13 @@ from msgspec import Meta
 
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Model
-from orchestrator.core.values import Capability
+from orchestrator.core.values import Capability, Sampling
 from orchestrator.engines.vllm import depth as vllm_depth
 from orchestrator.engines.vllm import sampling
-from orchestrator.engines.vllm.engine import StartedEngine, VllmEngine
+from orchestrator.engines.vllm.engine import VllmEngine
 from orchestrator.engines.vllm.pooling import require_task
-from orchestrator.engines.vllm.start import host
+from orchestrator.engines.vllm.start import drafts, host, media, tools
+from orchestrator.engines.vllm.start.adapters import adapter_arguments, adapter_requests
 from orchestrator.engines.vllm.start.arguments import parsed, require_possible
 from orchestrator.engines.vllm.start.parsers import (
     NO_PARSER,
@@ -31,6 +32,8 @@ from orchestrator.engines.vllm.start.parsers import (
     require_limit,
     require_parser,
 )
+from orchestrator.engines.vllm.start.started import StartedEngine
+from orchestrator.plan.check import shared_engines
 from orchestrator.plan.looped import Latent
 from orchestrator.plan.models import resolve_model
 
@@ -84,6 +87,26 @@ class Vllm:
             "a GPU and eager on a CPU, where compiling takes longer than most jobs."
         ),
     ] = None
+    draft_depth: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Depth at which a looped model drafts tokens for its deeper requests, "
+            "which verify several in one pass; 0 drafts none. Drafts change no token.",
+        ),
+    ] = 0
+    draft_tokens: Annotated[
+        int, Meta(ge=1, le=16, description="Most tokens that a request drafts at once.")
+    ] = 4
+    draft_step_tokens: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Tokens at which a pass takes twice as long as over a few: the more "
+            "requests run, the fewer tokens each of them drafts, down to none. 0 takes 12 on a CPU "
+            "and 256 on a GPU.",
+        ),
+    ] = 0
     threads: Annotated[
         int,
         Meta(
@@ -131,11 +154,27 @@ class Vllm:
         _import_vllm()
         sampling.parsed(extra)
 
+    def require_tools(self, extra: Mapping[str, object], models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless these models can be shown tools and vLLM can read their calls."""
+        for name, model in models.items():
+            tools.require_tools(extra, name, model, _import_vllm)
+
+    def require_media(self, kinds: frozenset[str], models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless these models take media of these kinds."""
+        for name, options in host.by_pool(self, models).items():
+            media.require_media(kinds, name, models[name], options.args, _import_vllm)
+
     def require_thinking(self, n_tokens: int, models: Mapping[str, Model]) -> None:
         """Raise PlanFault unless vLLM can end the thinking of these pools after so many tokens."""
         for name, options in host.by_pool(self, models).items():
             if not models[name].task and "reasoning_config" not in options.args:
                 require_limit(n_tokens, name, models[name], _import_vllm)
+
+    def require_drafts(
+        self, sampling: Sampling, models: Mapping[str, Model], sampled: Collection[str]
+    ) -> None:
+        """Raise PlanFault unless these pools can draft, and `sampled` with this sampling."""
+        drafts.require_drafts(host.by_pool(self, models), models, sampling, sampled)
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
@@ -143,31 +182,36 @@ class Vllm:
 
         PlanError if a model cannot be used, EngineError if an engine does not start.
         """
-        options = host.by_pool(self, models)
+        engines = shared_engines(models, host.by_pool(self, models))
+        options = host.by_pool(self, models, len(engines))
         started: dict[str, StartedEngine] = {}
         try:
-            for name, model in models.items():
-                n_left = len(models) - len(started)
-                started[name] = await _start(options[name], name, model, n_left)
+            for n_started, pools in enumerate(engines):
+                name = next(iter(pools))
+                engine = await _start(options[name], pools, len(engines) - n_started)
+                started |= dict.fromkeys(pools, engine)
+            started = {name: started[name] for name in models}
         except BaseException:  # also on cancellation: started engines must not be left running
             await VllmEngine(started).close()
             raise
-        engine = VllmEngine(started)
+        opened = VllmEngine(started)
         started.clear()
         try:
-            yield engine
+            yield opened
         finally:
-            await engine.close()
+            await opened.close()
 
 
-async def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> StartedEngine:
+async def _start(options: Vllm, pools: Mapping[str, Model], n_engines_left: int) -> StartedEngine:
+    """Return the started engine of one model, with the adapters that make pools of it."""
+    name, model = next(iter(pools.items()))
     # before vLLM is imported, which is slow
     path = await asyncio.to_thread(resolve_model, model.path)
     # In a separate function: vLLM keeps the frames in which it was imported forever, and with them
     # all their objects.
     await asyncio.to_thread(_import_vllm)
     starting = asyncio.create_task(
-        asyncio.to_thread(_start_blocking, options, name, model, path, n_pools_left)
+        asyncio.to_thread(_start_blocking, options, pools, path, n_engines_left)
     )
     try:
         started = await asyncio.shield(starting)
@@ -182,6 +226,14 @@ async def _start(options: Vllm, name: str, model: Model, n_pools_left: int) -> S
     tasks = await started.llm.get_supported_tasks()
     with host.or_ended(started.llm):
         require_task(name, model, tasks)
+        for pool, adapter in started.adapters.items():
+            try:
+                await started.llm.add_lora(adapter)
+            except Exception as error:  # vLLM raises what its process did, of any type
+                raise PlanError(
+                    f"models.{pool}.lora = {pools[pool].lora!r} cannot be applied to "
+                    f"{model.path!r}: {error}"
+                ) from error
     return started
 
 
@@ -197,14 +249,24 @@ def _import_vllm() -> None:
 
 
 def _start_blocking(
-    options: Vllm, name: str, model: Model, path: str, n_pools_left: int
+    options: Vllm, pools: Mapping[str, Model], path: str, n_engines_left: int
 ) -> StartedEngine:
     """Return a started engine; blocks for about a minute. PlanError, EngineError."""
+    name, model = next(iter(pools.items()))
     with host.environment(options.threads):
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments, latent = engine_arguments(options, name, model, path, n_pools_left)
+        arguments, latent = engine_arguments(options, name, model, path, n_engines_left)
+        adapters = adapter_requests(pools)
+        if latent is not None and adapters:
+            raise PlanError(
+                f"models.{next(iter(adapters))}.lora: {model.path!r} loops, and adapters are not "
+                "applied to the layers of a loop"
+            )
+        on_cpu = current_platform.is_cpu()
+        arguments = adapter_arguments(adapters, arguments, on_cpu=on_cpu) | arguments
         try:
             config = host.without_worker_process(
                 AsyncEngineArgs(**arguments).create_engine_config()
@@ -213,7 +275,9 @@ def _start_blocking(
             raise PlanError(
                 f"model {model.path!r} of pool {name!r} cannot be used: {error}"
             ) from error
-        parser = None if model.task else reply_parser(name, model, config.model_config)
+        is_pooling = bool(model.task)
+        parser = None if is_pooling else reply_parser(name, model, config.model_config)
+        calls = None if is_pooling else tools.tool_parser(name, model, config.model_config)
         context_tokens = config.model_config.max_model_len
         try:
             llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
@@ -224,7 +288,7 @@ def _start_blocking(
             ) from error
     with host.or_ended(llm):
         host.require_context(name, llm.model_config.max_model_len, context_tokens)
-    return StartedEngine(llm, latent, model.task, parser, model.chat_template)
+    return StartedEngine(llm, latent, model.task, parser, model.chat_template, adapters, calls)
 
 
 def engine_arguments(
@@ -241,7 +305,11 @@ def engine_arguments(
     arguments = host.engine_arguments(options, model, path)
     if on_cpu:
         arguments |= host.cpu_arguments(options, host.free_bytes() // n_pools_left)
-    latent = None if model.task else vllm_depth.prepare(options, name, model, path, arguments)
+    if model.task:
+        latent = None
+        drafts.draft_of(options, name, latent, on_cpu=on_cpu)
+    else:
+        latent = vllm_depth.prepare(options, name, model, path, arguments, on_cpu=on_cpu)
     require_possible(given, name, on_cpu=on_cpu, looped=latent is not None)
     if model.reasoning_parser and model.reasoning_parser != NO_PARSER:
         require_parser(name, model.reasoning_parser)

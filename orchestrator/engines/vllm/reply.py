@@ -15,8 +15,8 @@ from typing import Any
 from orchestrator.core.metrics import PREFIX, prefix_value
 from orchestrator.core.values import Finish, Request, Spans, Trace, Usage, changed
 from orchestrator.engines.reply import tokens_between, trace_for, without_stop
-from orchestrator.engines.vllm.depth import IterationCounts
-from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused, template_settings
+from orchestrator.engines.vllm.depth import Computation
+from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 from orchestrator.engines.vllm.watch import TokenWatch
 from orchestrator.kit.answers.tags import OPEN
 from orchestrator.kit.answers.thinking import Split, clipped, refined, shifted, split
@@ -29,15 +29,15 @@ def completed(
     data: EngineInput,
     output: Any,
     watch: TokenWatch | None,
-    counts: IterationCounts | None,
-    n_layers: float,
+    computation: Computation,
     seconds: float,
-    text_of: Callable[[Sequence[int]], str],
+    prompts: Prompts,
 ) -> Trace:
     """Return the trace of vLLM's last output for a request.
 
-    Each of its tokens passed `n_layers` decoder layers, on average; `text_of` decodes tokens.
+    `prompts` decodes tokens.
     """
+    text_of = prompts.text_of
     last = output.outputs[0]
     text, ids = last.text, tuple(last.token_ids)
     finish = _FINISHES.get(last.finish_reason, Finish.FAILED)
@@ -48,22 +48,31 @@ def completed(
         finish = Finish.RULE
     n_prompt, n_cached = len(data.prompt_ids), output.num_cached_tokens or 0
     # A request cancelled before its first token is charged its whole prompt: an upper bound.
-    n_layer_tokens = round((n_prompt - n_cached + len(ids)) * n_layers)
+    n_layer_tokens = round((n_prompt - n_cached + len(ids)) * computation.n_layers)
     # vLLM removes the final stop string only from the text. None at the end of the sequence, a
     # number for a stop token.
     stop = last.stop_reason if isinstance(last.stop_reason, str) and finish is Finish.STOP else ""
     logprobs = inherited_logprobs(request, output.prompt_logprobs, len(data.suffix_ids))
-    metrics = {**mean_depth(counts), **prefix_value(request.metrics, logprobs)}
+    metrics = {**computation.metrics, **prefix_value(request.metrics, logprobs)}
     if watch is not None:
         metrics |= watch.metrics(request.metrics, output, len(ids), lambda id: text_of((id,)))
     failed = finish is Finish.FAILED
+    own_ids = without_stop(ids, stop, text_of) if stop else ids
     return trace_for(
         request,
         finish,
         text=text,
         stop=stop,
-        token_ids=without_stop(ids, stop, text_of) if stop else ids,
-        usage=Usage(n_prompt, n_cached, len(ids), n_layer_tokens, seconds),
+        token_ids=own_ids,
+        logprobs=() if watch is None else watch.logprobs(output, len(own_ids), prompts.likely),
+        usage=Usage(
+            n_prompt,
+            n_cached,
+            len(ids),
+            n_layer_tokens,
+            seconds,
+            draft_layer_tokens=computation.draft_layer_tokens,
+        ),
         metrics=metrics,
         suffix_ids=data.suffix_ids,
         error=f"vLLM ended the request with {last.finish_reason!r}" if failed else "",
@@ -113,9 +122,7 @@ def with_thinking(
     """
     if not trace.text:
         return trace
-    tag, closes = prompts.thinking(
-        request.prompt, template_settings(request.sampling.extra if request.sampling else {})
-    )
+    tag, closes = _prompt_end(request, data, prompts)
     inherited = request.prefix_text if request.parent is not None else tag
     before = f"{inherited}{request.suffix}"
     # where nothing else precedes it, the tag is part of the trace's own text
@@ -144,6 +151,19 @@ def with_thinking(
     )
 
 
+def tag_before(request: Request, data: EngineInput, prompts: Prompts) -> str:
+    """Return the tag that `with_thinking` puts before a request's own text, or ""."""
+    if request.parent is not None or request.suffix:
+        return ""
+    return _prompt_end(request, data, prompts)[0]
+
+
+def _prompt_end(request: Request, data: EngineInput, prompts: Prompts) -> tuple[str, bool]:
+    """Return the tag with which the prompt opens the thinking, and whether it closes it."""
+    n_after = len(request.prefix_ids) + len(data.suffix_ids)
+    return prompts.thinking(data.prompt_ids[: len(data.prompt_ids) - n_after])
+
+
 def _lacks_tag(parts: Split) -> bool:
     """Tell whether a parser has found thinking that tags alone would not show."""
     return bool(parts.thinking) and not split(parts.text).thinking
@@ -163,14 +183,6 @@ def _n_tokens(trace: Trace, thinking: Spans, n_added: int, prompts: Prompts) -> 
         ids = ids[:-1]  # the end of the sequence
     span = (max(0, thinking[0][0] - n_added), thinking[-1][1] - n_added)
     return tokens_between(ids, len(trace.text), span, prompts.printed)
-
-
-def mean_depth(counts: IterationCounts | None) -> dict[str, float]:
-    """Return the metric `mean_depth` of a request under an exit rule.
-
-    {} if no rule is set, or no token was generated.
-    """
-    return {} if counts is None or not counts.tokens else {"mean_depth": counts.mean_depth}
 
 
 def with_prompt_logprobs(template: Any, request: Request) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from orchestrator.core.errors import PlanFault
-from orchestrator.core.values import Sampling, changed
+from orchestrator.core.values import TOOL_FIELDS, Sampling, changed
 from orchestrator.engines.vllm.prompts import Refused, template_settings
 from orchestrator.engines.vllm.reply import ReplyParser
 from orchestrator.plan import registry
@@ -21,7 +21,7 @@ from orchestrator.plan.keys import refuse_unknown
 
 KEY = "sampling.extra"
 _GUIDED = {f"guided_{kind}": kind for kind in ("json", "regex", "choice", "grammar")}
-_OF_TEMPLATES = ("chat_template_kwargs", "reasoning_effort")
+_NOT_OF_SAMPLING = ("chat_template_kwargs", "reasoning_effort", *TOOL_FIELDS)
 _PROMPT = "metrics and verifiers ask for what they need"
 _TOKENS = "the texts and tokens that come back are Leadline's to choose"
 _INTERNAL = "vLLM sets it itself"
@@ -36,7 +36,7 @@ ELSEWHERE: Mapping[str, str] = {
     "seed": "set the plan's seed, from which each attempt has its own",
     "max_tokens": "set sampling.max_new_tokens",
     "thinking_token_budget": "set sampling.thinking_tokens",
-    "logprobs": _PROMPT,
+    "logprobs": "set sampling.logprobs and sampling.top_logprobs",
     "prompt_logprobs": _PROMPT,
     "prompt_logprob_token_ids": _PROMPT,
     "prompt_logprob_start": _PROMPT,
@@ -71,7 +71,7 @@ def parsed(extra: Mapping[str, object]) -> dict[str, Any]:
     from vllm.exceptions import VLLMClientError
 
     known = set(SamplingParams.__struct_fields__)
-    extra = _in_one_dialect({n: value for n, value in extra.items() if n not in _OF_TEMPLATES})
+    extra = _in_one_dialect({n: value for n, value in extra.items() if n not in _NOT_OF_SAMPLING})
     for name in extra:
         if reason := ELSEWHERE.get(name):
             raise PlanFault(KEY, f"{KEY}.{name} is not passed to vLLM: {reason}")
@@ -84,7 +84,8 @@ def parsed(extra: Mapping[str, object]) -> dict[str, Any]:
             )
     try:
         # keys of tables are texts, those of `logit_bias` token ids
-        params = msgspec.convert(dict(extra), SamplingParams, strict=False)
+        given = {"max_tokens": None, **extra}  # else `min_tokens` is compared with a default
+        params = msgspec.convert(given, SamplingParams, strict=False)
     except (ValueError, TypeError, VLLMClientError) as error:
         raise PlanFault(KEY, f"{KEY}: vLLM does not take this: {error}") from error
     typed = {name: getattr(params, name) for name in extra}
@@ -149,6 +150,7 @@ def parameters(
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,
+        max_tokens=None,  # the request's own
         thinking_token_budget=sampling.thinking_tokens or None,
         stop=list(stop),
         logprobs=n_logprobs,

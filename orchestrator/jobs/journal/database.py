@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from struct import Struct
 from zlib import crc32
 
 from orchestrator.core.errors import JournalError
@@ -21,17 +24,27 @@ CREATE TABLE IF NOT EXISTS events (
     problem TEXT NOT NULL,
     ordinal INTEGER,         -- of a trace; NULL for a stop
     elapsed REAL NOT NULL,   -- seconds since the problem was opened, over all runs of the job
-    body BLOB NOT NULL,      -- a trace as JSON without its token ids, or the reason of a stop
-    tokens BLOB,             -- token ids, int32
-    checksum INTEGER         -- CRC-32 of the row; NULL in rows of earlier versions
+    body BLOB NOT NULL,      -- a trace as JSON (jobs.journal.stored), or the reason of a stop
+    tokens BLOB,             -- token ids: the lowest byte of all of them, then the next
+    checksum INTEGER,        -- CRC-32 of the row; NULL in rows of earlier versions
+    id_bytes INTEGER         -- bytes of each token id; NULL in rows of earlier versions: int32
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_trace_per_ordinal ON events (problem, ordinal);
 CREATE TABLE IF NOT EXISTS results (
     problem TEXT PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER
 ) WITHOUT ROWID;
 """
+# SQLite's message on a damaged schema quotes it, and may be no UTF-8
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+_length = Struct(">Q").pack
+_N_ROWS = 32  # of one statement: twice as many are not faster
 # since earlier versions
-_ADDED = (("events", "checksum"), ("results", "checksum"), ("problems", "plan"))
+_ADDED = (
+    ("events", "checksum"),
+    ("results", "checksum"),
+    ("problems", "plan"),
+    ("events", "id_bytes"),
+)
 
 
 def writable(path: Path) -> sqlite3.Connection:
@@ -40,14 +53,14 @@ def writable(path: Path) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        db.executescript(_SCHEMA)
+        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")  # all tables or, after a kill, none
         for table, column in _ADDED:
             if column not in columns(db, table):
                 db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
                 if column == "plan":
                     own = "SELECT value FROM meta WHERE key = 'fingerprint'"
                     db.execute(f"UPDATE problems SET plan = ({own})")
-    except sqlite3.Error:
+    except ERRORS:
         db.close()
         raise
     return db
@@ -77,14 +90,30 @@ def columns(db: sqlite3.Connection, table: str) -> set[str]:
 
 def checksum(*row: object) -> int:
     """Return the CRC-32 of the values of a row."""
-    total = 0
-    for value in row:
-        data = value if isinstance(value, bytes) else repr(value).encode(errors="replace")
-        total = crc32(data, crc32(len(data).to_bytes(8, "big"), total))
-    return total
+    parts = [
+        value if type(value) is bytes else repr(value).encode(errors="replace") for value in row
+    ]
+    return crc32(b"".join([piece for part in parts for piece in (_length(len(part)), part)]))
 
 
-def failure(path: Path, error: sqlite3.Error) -> JournalError:
+def insert(
+    db: sqlite3.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    """Insert rows into a table, in place of those with the same primary key.
+
+    Many at once: between two statements another thread may take the interpreter from this one.
+    """
+    place = f"({', '.join('?' * len(columns))})"
+    verb = "INSERT" if table == "events" else "INSERT OR REPLACE"
+    sql = f"{verb} INTO {table} ({', '.join(columns)}) VALUES {place}"
+    n_together = len(rows) // _N_ROWS * _N_ROWS
+    sql_together = sql + f", {place}" * (_N_ROWS - 1)
+    for start in range(0, n_together, _N_ROWS):
+        db.execute(sql_together, [*chain.from_iterable(rows[start : start + _N_ROWS])])
+    db.executemany(sql, rows[n_together:])
+
+
+def failure(path: Path, error: Exception) -> JournalError:
     """Return the error that names the file and the remedy."""
     remedy = {
         "SQLITE_FULL": "free some space, then run the same command again; "
@@ -97,6 +126,8 @@ def failure(path: Path, error: sqlite3.Error) -> JournalError:
     }
     name = getattr(error, "sqlite_errorname", "")
     base = "_".join(name.split("_")[:2])
+    if isinstance(error, UnicodeDecodeError):
+        return JournalError(f"{path}: its schema cannot be read; {DAMAGED}")
     return JournalError(
         f"{path}: {error} ({name or type(error).__name__}); {remedy.get(base, 'see the message')}"
     )

@@ -10,9 +10,13 @@ from typing import TypeAlias
 import msgspec
 
 from orchestrator.core.errors import JournalError
-from orchestrator.core.values import Problem, Result, Trace
+from orchestrator.core.values import Problem, Prompt, Result, Trace
 
-DAMAGED = "the file is damaged; restore it or choose another job directory"
+DAMAGED = (
+    "the file is damaged; leadline doctor checks the job directory and, with --repair, makes a new "
+    "journal of what can be read"
+)
+LOST_DIGEST = ""  # of a problem whose row was lost: any text is taken for its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,15 @@ Event: TypeAlias = Opened | Arrived | Stopped | Concluded
 
 
 def digest(problem: Problem) -> str:
-    """Return the digest of a problem's prompt, domain and settings."""
-    fixed = (problem.prompt, problem.domain, *filter(None, [problem.settings]))
+    """Return the digest of a problem's prompt, media, domain and settings."""
+    media = msgspec.to_builtins(problem.media)
+    fixed = (_fixed(problem.prompt), problem.domain, *filter(None, [problem.settings, media]))
     return blake2b(msgspec.json.encode(fixed), digest_size=16).hexdigest()
+
+
+def _fixed(prompt: Prompt) -> object:
+    """Return a prompt without fields that are not set: jobs begun without them must resume."""
+    if isinstance(prompt, str):
+        return prompt
+    messages = (msgspec.to_builtins(message) for message in prompt)
+    return [{k: v for k, v in m.items() if v or k in ("role", "content")} for m in messages]

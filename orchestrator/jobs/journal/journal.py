@@ -11,42 +11,33 @@ undo the last transactions but never corrupts the file. The journal is the same 
 from __future__ import annotations
 
 import sqlite3
-from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from math import isfinite
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Self
 
-import msgspec
-
-from orchestrator.core.errors import JournalError
-from orchestrator.core.values import Finish, Result, Status, Trace, changed
+from orchestrator.core.values import Finish, Result, Status, Trace
 from orchestrator.core.votes import pruned
-from orchestrator.jobs.journal.database import checksum, columns, failure, readable, writable
-from orchestrator.jobs.journal.events import (
-    Arrived,
-    Concluded,
-    DamagedRow,
-    Event,
-    Opened,
-    Stopped,
+from orchestrator.jobs.journal.database import (
+    ERRORS,
+    columns,
+    failure,
+    insert,
+    readable,
+    writable,
 )
-
-_Row: TypeAlias = tuple[Any, ...]
-_encode = msgspec.json.Encoder().encode
-_decode_trace = msgspec.json.Decoder(Trace).decode
-_result_decoder = msgspec.json.Decoder(Result)
-
-
-def _decode_result(body: bytes) -> Result:
-    """Return a stored result; in version 0.1 `n_planned` was `n_full`."""
-    if b'"n_full":' in body:
-        row = msgspec.json.decode(body)
-        if "n_full" in row:
-            body = msgspec.json.encode({"n_planned": row.pop("n_full"), **row})
-    return _result_decoder.decode(body)
+from orchestrator.jobs.journal.events import Arrived, Concluded, DamagedRow, Event, Opened, Stopped
+from orchestrator.jobs.journal.rows import (
+    EVENT,
+    PROBLEM,
+    RESULT,
+    Row,
+    event_of,
+    result_of,
+    stored_event,
+    stored_result,
+)
 
 
 class Journal:
@@ -71,12 +62,11 @@ class Journal:
         self.path = path
         try:
             self._db = connect(path)
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise failure(self.path, error) from error
         try:
-            has_checksums = "checksum" in columns(self._db, "events")
-            self._checksum = "checksum" if has_checksums else "NULL"
-        except sqlite3.Error as error:
+            self._lacking = set(EVENT) - columns(self._db, "events")
+        except ERRORS as error:
             self._db.close()
             raise failure(self.path, error) from error
 
@@ -97,7 +87,7 @@ class Journal:
         """Store a fact about the job."""
         try:
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise failure(self.path, error) from error
 
     def append(self, events: Sequence[Event], replacing: Collection[str] = ()) -> None:
@@ -106,36 +96,21 @@ class Journal:
         They come in place of all earlier events of the problems `replacing`. A result replaces an
         earlier one; a trace that is already in the journal is an error.
         """
-        traces: list[_Row] = []
-        results: list[_Row] = []
-        opened: list[_Row] = []
+        traces: list[Row] = []
+        results: list[Row] = []
+        opened: list[Row] = []
         for event in events:
-            if isinstance(event, Arrived):
-                trace = event.trace
-                traces.append(
-                    (event.problem_id, trace.ordinal, float(event.elapsed), *self._encoded(event))
-                )
-            elif isinstance(event, Concluded):
-                results.append((event.result.problem_id, _encode(event.result)))
+            if isinstance(event, Concluded):
+                results.append(stored_result(event.result))
             elif isinstance(event, Opened):
                 opened.append((event.problem_id, event.digest, event.plan))
             else:
-                reason = event.reason.encode()
-                traces.append((event.problem_id, None, float(event.elapsed), reason, None))
+                traces.append(stored_event(self.path, event))
         with self._transaction() as db:
             db.executemany("DELETE FROM events WHERE problem = ?", ((one,) for one in replacing))
-            db.executemany(
-                "INSERT OR REPLACE INTO problems (problem, digest, plan) VALUES (?, ?, ?)", opened
-            )
-            db.executemany(
-                "INSERT INTO events (problem, ordinal, elapsed, body, tokens, checksum) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                ((*row, checksum(*row)) for row in traces),
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO results (problem, body, checksum) VALUES (?, ?, ?)",
-                ((*row, checksum(*row)) for row in results),
-            )
+            insert(db, "problems", PROBLEM, opened)
+            insert(db, "events", EVENT, traces)
+            insert(db, "results", RESULT, results)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -144,30 +119,12 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             yield self._db
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:  # a cancelled block as well leaves no half of its changes
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            if not isinstance(error, ERRORS):
+                raise
             raise failure(self.path, error) from error
-
-    def _encoded(self, event: Arrived) -> tuple[bytes, bytes]:
-        trace = event.trace
-        try:
-            # JSON has no nan: it would be written as null, and the journal could not be read again.
-            numbers = (
-                *trace.metrics.values(),
-                *trace.values,
-                *(n for v in trace.verdicts for n in (v.score, *v.steps)),
-            )
-            if not all(map(isfinite, numbers)):
-                raise ValueError("a metric, a value or a score is not finite")
-            return _encode(changed(trace, token_ids=())), array("i", trace.token_ids).tobytes()
-        # a UnicodeEncodeError is a ValueError
-        except (ValueError, TypeError, OverflowError) as error:
-            raise JournalError(
-                f"{self.path}: trace {trace.ordinal} of problem {event.problem_id} cannot be "
-                f"written: {error}; "
-                "fix the engine or verifier that produced it"
-            ) from error
 
     def digests(self) -> dict[str, str]:
         """Return the digest of every problem ever opened."""
@@ -178,6 +135,14 @@ class Journal:
         row = self._row("SELECT digest FROM problems WHERE problem = ?", problem_id)
         return None if row is None else str(row[0])
 
+    def problem_ids(self) -> Iterator[str]:
+        """Yield the id of every problem ever opened, in their order."""
+        return (str(row[0]) for row in self._rows("SELECT problem FROM problems ORDER BY problem"))
+
+    def n_problems(self) -> int:
+        """Return how many problems were ever opened."""
+        return int((self._row("SELECT COUNT(*) FROM problems") or (0,))[0])
+
     def n_results(self) -> int:
         """Return how many problems have a result."""
         return int((self._row("SELECT COUNT(*) FROM results") or (0,))[0])
@@ -187,7 +152,7 @@ class Journal:
         fields = ("fingerprint", "status")
         columns = ", ".join(f"json_extract(CAST(body AS TEXT), '$.{name}')" for name in fields)
         row = self._row(f"SELECT {columns} FROM results WHERE problem = ?", problem_id)
-        return ("", None) if row is None else (str(row[0]), Status(row[1]))
+        return ("", None) if row is None else (row[0] or "", Status(row[1]))
 
     def plans(self, but: str = "") -> dict[str, str]:
         """Return the fingerprint of the plan of each problem opened, of all but one plan."""
@@ -204,7 +169,7 @@ class Journal:
         assert not self.has_begun()
         try:
             self._db.executescript("BEGIN; DELETE FROM problems; DELETE FROM results; COMMIT;")
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise failure(self.path, error) from error
 
     def concluded(self, plan: str | None = None) -> set[str]:
@@ -272,7 +237,7 @@ class Journal:
         result are not read.
         """
         faults: dict[str, DamagedRow] = {}
-        rows: list[_Row] = []
+        rows: list[Row] = []
         for row in self._stored_results():
             try:
                 self._result(row)
@@ -286,25 +251,20 @@ class Journal:
             except DamagedRow as fault:
                 faults[fault.problem_id] = fault
                 seq, problem_id, ordinal = row[:3]
-                lost = Trace(ordinal or 0, finish=Finish.FAILED, error=fault.fault)
-                body = b"a damaged stop" if ordinal is None else _encode(lost)
-                stored = (problem_id, ordinal, 0.0, body, None if ordinal is None else b"")
-                rows.append((*stored[2:], checksum(*stored), seq))
+                event: Arrived | Stopped = Stopped(problem_id, "a damaged stop", 0.0)
+                if ordinal is not None:
+                    lost = Trace(ordinal, finish=Finish.FAILED, error=fault.fault)
+                    event = Arrived(problem_id, lost, 0.0)
+                rows.append((*stored_event(self.path, event)[2:], seq))
         plans = self.plans() if faults else {}
         failed = [
             Result(id, Status.FAILED, fingerprint=plans.get(id, ""), error=fault.fault)
             for id, fault in faults.items()
         ]
-        bodies = [(result.problem_id, _encode(result)) for result in failed]
+        places = ", ".join(f"{column} = ?" for column in EVENT[2:])
         with self._transaction() as db:
-            db.executemany(
-                "UPDATE events SET elapsed = ?, body = ?, tokens = ?, checksum = ? WHERE seq = ?",
-                rows,
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO results (problem, body, checksum) VALUES (?, ?, ?)",
-                [(*row, checksum(*row)) for row in bodies],
-            )
+            db.executemany(f"UPDATE events SET {places} WHERE seq = ?", rows)
+            insert(db, "results", RESULT, [stored_result(result) for result in failed])
         return list(faults.values())
 
     def traces(self, problem_id: str) -> Sequence[Trace]:
@@ -312,14 +272,14 @@ class Journal:
 
         Traces that its result lists as dropped count as cancelled.
         """
-        traces = [e.trace for e in self.events(problem_id) if isinstance(e, Arrived)]
         result = self.result(problem_id)
-        return traces if result is None else pruned(traces, result.dropped)
+        traces = [e.trace for e in self.events(problem_id) if isinstance(e, Arrived)]
+        return pruned(traces, result.dropped if result else {})
 
     def pool(self, problem_id: str) -> list[Trace]:
         """Return `traces` without their token ids, which no vote reads."""
-        traces, result = self.arrived(problem_id), self.result(problem_id)
-        return traces if result is None else list(pruned(traces, result.dropped))
+        result = self.result(problem_id)
+        return list(pruned(self.arrived(problem_id), result.dropped if result else {}))
 
     def arrived(self, problem_id: str) -> list[Trace]:
         """Return one problem's traces as they arrived, dropped or not, without their token ids."""
@@ -327,10 +287,14 @@ class Journal:
         events = [self._event(row, with_ids=False) for row in rows]
         return [event.trace for event in events if isinstance(event, Arrived)]
 
+    def problems_by_last_event(self) -> list[str]:
+        """Return the ids of the problems with events, in the order of their last ones."""
+        sql = "SELECT problem FROM events GROUP BY problem ORDER BY MAX(seq)"
+        return [str(row[0]) for row in self._rows(sql)]
+
     def n_traces(self) -> int:
         """Return how many traces the journal contains."""
-        row = self._row("SELECT COUNT(ordinal) FROM events")
-        return int(row[0]) if row else 0
+        return int((self._row("SELECT COUNT(ordinal) FROM events") or (0,))[0])
 
     def notes(self) -> tuple[int, str]:
         """Return how many traces have a note on an undecided answer or verdict, and the first note.
@@ -340,7 +304,7 @@ class Journal:
         # CAST: SQLite would take a BLOB for its own binary JSON. Cancelled traces carry notes of
         # another kind. A damaged row has no note.
         note = "json_extract(CAST(body AS TEXT), '$.note')"
-        finish = "json_extract(CAST(body AS TEXT), '$.finish')"
+        finish = "IFNULL(json_extract(CAST(body AS TEXT), '$.finish'), '')"
         noted = (
             "FROM events WHERE ordinal IS NOT NULL AND CASE WHEN json_valid(CAST(body AS TEXT)) "
             f"THEN {note} != '' AND {finish} != 'cancelled' END"
@@ -349,52 +313,33 @@ class Journal:
         first = self._row(f"SELECT {note} {noted} ORDER BY seq LIMIT 1")
         return (int(counts[0]), str(first[0])) if counts and first else (0, "")
 
-    def _rows(self, sql: str, *values: object) -> Iterator[_Row]:
+    def _rows(self, sql: str, *values: object) -> Iterator[Row]:
         """Yield the rows of a query; JournalError where the file cannot be read."""
         try:
             # No `yield from`: it would close the cursor with this generator, which an error may
             # keep until after the file is closed.
             for row in self._db.execute(sql, values):  # noqa: UP028
                 yield row
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise failure(self.path, error) from error
 
-    def _row(self, sql: str, *values: object) -> _Row | None:
+    def _row(self, sql: str, *values: object) -> Row | None:
         return next(self._rows(sql, *values), None)
 
-    def _stored_results(self, rest: str = "", *values: object) -> Iterator[_Row]:
+    def _stored_results(self, rest: str = "", *values: object) -> Iterator[Row]:
         """Yield results as they are stored, with their checksums."""
-        return self._rows(f"SELECT problem, body, {self._checksum} FROM results {rest}", *values)
+        return self._rows(f"SELECT {self._selected(RESULT)} FROM results {rest}", *values)
 
-    def _stored_events(self, rest: str, *values: object) -> Iterator[_Row]:
+    def _stored_events(self, rest: str, *values: object) -> Iterator[Row]:
         """Yield events as they are stored, with their numbers and checksums."""
-        columns = f"seq, problem, ordinal, elapsed, body, tokens, {self._checksum}"
-        return self._rows(f"SELECT {columns} FROM events {rest}", *values)
+        return self._rows(f"SELECT seq, {self._selected(EVENT)} FROM events {rest}", *values)
 
-    def _result(self, row: _Row) -> Result:
-        problem_id, body, written = row
-        with self._guarded("results", problem_id, written, (problem_id, body)):
-            return _decode_result(body)
+    def _selected(self, names: Sequence[str]) -> str:
+        """Return columns as a query selects them: NULL for those that an earlier version lacks."""
+        return ", ".join("NULL" if name in self._lacking else name for name in names)
 
-    def _event(self, row: _Row, *, with_ids: bool = True) -> Arrived | Stopped:
-        _, problem_id, ordinal, elapsed, body, tokens, written = row
-        stored = (problem_id, ordinal, elapsed, body, tokens)
-        with self._guarded("events", problem_id, written, stored):
-            if ordinal is None:
-                return Stopped(problem_id, body.decode(), elapsed)
-            trace = _decode_trace(body)
-            if with_ids:
-                trace = changed(trace, token_ids=tuple(array("i", tokens)))
-            return Arrived(problem_id, trace, elapsed)
+    def _result(self, row: Row) -> Result:
+        return result_of(self.path, row)
 
-    @contextmanager
-    def _guarded(
-        self, table: str, problem_id: str, written: int | None, stored: _Row
-    ) -> Iterator[None]:
-        """Raise DamagedRow if a row was changed, or is not read by the block."""
-        if written is not None and written != checksum(*stored):
-            raise DamagedRow(self.path, problem_id, table, "is not as it was written")
-        try:
-            yield
-        except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
-            raise DamagedRow(self.path, problem_id, table, f"cannot be read: {error}") from error
+    def _event(self, row: Row, *, with_ids: bool = True) -> Arrived | Stopped:
+        return event_of(self.path, row[1:], with_ids=with_ids)

@@ -11,11 +11,13 @@ import re
 import string
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
 from orchestrator.core.errors import PlanError
+from orchestrator.jobs.rows.content.media import FIELD, MediaFault, image_part
 from orchestrator.jobs.rows.record import Record, shortened
 from orchestrator.plan.keys import Columns, near
 
@@ -48,12 +50,14 @@ class Mapper:
         self._columns = columns
         self._name = name  # of what is read
         self._specs = {t: spec for t in _TARGETS if (spec := getattr(columns, t))}
-        used = (*self._specs.values(), *columns.wrong, *columns.omit)
+        self._folder = Path(columns.media) if columns.media else None
+        image = (columns.image,) if columns.image else ()
+        used = (*self._specs.values(), *columns.wrong, *columns.omit, *image)
         self._unseen = dict.fromkeys(column for spec in used for column in columns_in(spec))
         self._seen: set[str] = set()
         self._header: tuple[str, ...] = ()  # of the last file of cells
         dropped = (*(_dropped(t, spec) for t, spec in self._specs.items()), columns.wrong)
-        self._dropped = {name for names in (*dropped, columns.omit) for name in names}
+        self._dropped = {name for names in (*dropped, columns.omit, image) for name in names}
 
     def mapped(self, record: Record) -> tuple[Fields, str, Guess]:
         """Return a record's fields, why it is invalid (or ""), and what was guessed.
@@ -79,9 +83,20 @@ class Mapper:
             if not missing:
                 mapped[target] = _value(spec, fields)
         mapped, fault, guess = self._guessed(mapped, record)
+        if self._columns.image and not fault:
+            mapped, fault = self._with_images(mapped, fields)
         if self._columns.wrong and not fault:
             mapped, fault = self._with_choices(mapped, fields)
         return mapped, fault, guess
+
+    def _with_images(self, mapped: Fields, fields: Fields) -> tuple[Fields, str]:
+        """Return fields with what the image column has, one image or several."""
+        cell = fields.get(self._columns.image, [])
+        try:
+            images = cell if isinstance(cell, list) else [cell]
+            return {**mapped, FIELD: [image_part(one, self._folder) for one in images]}, ""
+        except MediaFault as fault:
+            return mapped, f"its column {self._columns.image!r} (columns.image): {fault}"
 
     def finish(self) -> None:
         """Raise PlanError for a column that no row had."""
@@ -100,7 +115,8 @@ class Mapper:
     def _refuse(self, there: Iterable[str]) -> None:
         column = next(iter(self._unseen))
         keys = [t for t, spec in self._specs.items() if column in columns_in(spec)]
-        key = keys[0] if keys else "wrong" if column in self._columns.wrong else "omit"
+        named = {self._columns.image: "image", **dict.fromkeys(self._columns.wrong, "wrong")}
+        key = keys[0] if keys else named.get(column, "omit")
         raise PlanError(
             f"{self._name} has no column {column!r}{near(column, there)} (columns.{key}); "
             f"it has: {', '.join(sorted(there))}"

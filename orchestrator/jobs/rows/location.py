@@ -31,7 +31,9 @@ _DATA = frozenset(
     | {".arrow", ".feather", ".ipc"}
 )
 # files that tools leave beside data
-_NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json"})
+_NOT_DATA = frozenset(
+    {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+)
 _DECOMPRESSED: Mapping[str, Callable[[Any], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -40,6 +42,10 @@ _DECOMPRESSED: Mapping[str, Callable[[Any], Any]] = {
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 # of a remote file: 32 MiB, so that the columns of a Parquet file do not displace each other
 _CACHE = {"block_size": 1 << 20, "cache_type": "blockcache", "cache_options": {"maxblocks": 32}}
+
+
+class _SeveralSplits(PlanError):
+    """The files of a data set are those of several splits, and none was named."""
 
 
 def documents(location: Location) -> list[Document]:
@@ -128,7 +134,7 @@ def selected(names: Sequence[str], query: Mapping[str, str], whole: str) -> list
         raise PlanError(f"{whole} has no file of {asked}; it has: {listed}")
     kinds = {split for file in chosen for split in _words(file) & set(_SPLITS)}
     if "split" not in query and len(kinds) > 1:
-        raise PlanError(
+        raise _SeveralSplits(
             f"{whole} has the splits {', '.join(sorted(kinds))}; name one: {whole}?split=test"
         )
     return chosen
@@ -186,6 +192,8 @@ def _of_the_hub(id: str, query: Mapping[str, str]) -> list[Document]:
     with remote_errors(whole):
         try:
             return _below(fs, path, query, whole)
+        except _SeveralSplits:
+            raise
         except PlanError as no_files:
             return [_by_datasets(id, query, no_files)]
 

@@ -20,12 +20,13 @@ import msgspec
 
 from orchestrator.core.errors import PlanError
 from orchestrator.jobs.openai_batch import is_batch_row, problem_fields
-from orchestrator.jobs.rows.arrow import arrow, parquet
-from orchestrator.jobs.rows.cells import cells
 from orchestrator.jobs.rows.columns import Guess, Mapper, no_question
+from orchestrator.jobs.rows.content.media import MediaFault, with_files
+from orchestrator.jobs.rows.formats.arrow import arrow, parquet
+from orchestrator.jobs.rows.formats.cells import cells
+from orchestrator.jobs.rows.formats.text import json_array, jsonl
 from orchestrator.jobs.rows.location import documents, remote_errors
 from orchestrator.jobs.rows.record import BOM, Document, Format, Record, shortened
-from orchestrator.jobs.rows.text import json_array, jsonl
 from orchestrator.plan.file.sources import Location
 from orchestrator.plan.keys import Columns
 
@@ -181,6 +182,7 @@ class Rows:
                 yield _copied(record, place)
                 continue
             fields, error, guess = _fields(record, kind, mapper)
+            fields, error = self._with_files(fields, error)
             own_id = fields.pop("id", None)
             id, fault = ("", "") if record.error else _identified(own_id, fields)
             # A row that is wrong in another way still owns its id: results, OpenAI batch lines
@@ -196,6 +198,15 @@ class Rows:
                 id = place
             derived = own_id is None
             yield Row(record.line, id, fields, error or fault, derived, place, kind, guess)
+
+    def _with_files(self, fields: dict[str, Any], error: str) -> tuple[dict[str, Any], str]:
+        """Return fields with local media as data, where the columns name their folder."""
+        if error or not self._columns.media:
+            return fields, error
+        try:
+            return with_files(fields, Path(self._columns.media)), ""
+        except MediaFault as fault:
+            return fields, str(fault)
 
 
 def _records(document: Document, kind: Format) -> Iterator[Record]:
@@ -233,12 +244,12 @@ def _copied(record: Record, place: str) -> Row:
     )
 
 
-def row_from(fields: Mapping[str, Any]) -> Row:
+def row_from(fields: Mapping[str, Any], mapper: Mapper | None = None) -> Row:
     """Return a row that comes from no file: its line is 0, its id "" if it has no usable one."""
-    rest, _, guess = Mapper(Columns(), "").mapped(Record(0, fields))
+    rest, error, guess = (mapper or Mapper(Columns(), "")).mapped(Record(0, fields))
     own_id = rest.pop("id", None)
     id, fault = _identified(own_id, rest)
-    return Row(0, id, rest, fault, derived=own_id is None, guess=guess)
+    return Row(0, id, rest, error or fault, derived=own_id is None, guess=guess)
 
 
 class _Ids:

@@ -153,7 +153,8 @@ def is_tag(text: str) -> bool:
 
 def may_have_tags(text: str) -> bool:
     """Tell in a fraction of the time of `tags` that a text has none, as most texts do."""
-    return _BRACKET.search(text) is not None or _PHRASE.match(text) is not None
+    may_open = "<" in text or "[" in text or "◁" in text  # a tenth of the pattern's time
+    return (may_open and _BRACKET.search(text) is not None) or _PHRASE.match(text) is not None
 
 
 def tags(text: str) -> Iterator[Tag]:

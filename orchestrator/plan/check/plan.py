@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from orchestrator.core.errors import PlanError
@@ -17,18 +18,23 @@ from orchestrator.core.layers import parse_exit, parse_schedule
 from orchestrator.core.metrics import PREFIX, parse_metric
 from orchestrator.core.plan import (
     TASKS,
+    FewShot,
     Model,
     Plan,
     Settings,
     with_settings,
 )
 from orchestrator.core.session import MAX_REQUESTS
-from orchestrator.core.values import Capability, PluginSpec
+from orchestrator.core.values import Capability, PluginSpec, media_of
 from orchestrator.plan import registry
+from orchestrator.plan.check.content import RowRequirement, check_media, check_tools
 from orchestrator.plan.check.pools import (
     LAYER_FIELDS,
     EngineFacts,
+    check_adapters,
     check_depths,
+    check_drafts,
+    check_logprobs,
     check_thinking,
     fault,
     require_that,
@@ -36,7 +42,8 @@ from orchestrator.plan.check.pools import (
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.keys import POOL, PRICE, PlanFault, read_section, require_pools
 
-_TABLES_OF_THEIR_OWN = ("engine", "supervision", "budget", "prices")  # in an Execution
+# in an Execution; and what is no key of [few_shot]
+_TABLES_OF_THEIR_OWN = ("engine", "supervision", "budget", "prices", "sinks", "examples")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +72,17 @@ def check_plan(plan: Plan, execution: Execution) -> None:
     for key, part in registry.walk_parts(strategy, "strategy"):
         _check_widths(key, part)
     check_depths(plan, strategy, engine)
+    check_drafts(plan, strategy, backend)
     _check_extra(plan.sampling.extra, engine, backend)
+    check_logprobs(plan.sampling, engine)
+    check_adapters(plan.models, engine)
     if plan.sampling.prefill and Capability.CONTINUE not in engine.capabilities:
         raise PlanFault(
             "sampling.prefill",
             f"sampling.prefill: the engine {engine.name!r} cannot continue a text that it is given",
         )
     check_thinking(plan, strategy, engine, backend)
+    check_tools(plan, strategy, engine, backend)
     for key, name, plugin in (
         ("strategy", plan.strategy.name, strategy),
         ("selector", plan.selector.name, selector),
@@ -91,20 +102,53 @@ def check_plan(plan: Plan, execution: Execution) -> None:
     for key, part in registry.walk_parts(strategy, "strategy"):
         label = f"strategy {plan.strategy.name!r}"
         _check_pools(_Part(key, label if part is strategy else f"{key} of {label}", part), plan)
+    _check_sinks(execution)
 
 
-def row_requirement(plan: Plan, execution: Execution) -> Callable[[Settings], None]:
-    """Return what raises PlanFault for settings of a problem that this plan cannot honour."""
+def _check_sinks(execution: Execution) -> None:
+    for spec in execution.sinks:
+        packages: Mapping[str, str] = getattr(_load("sinks", spec, "sinks"), "packages", {})
+        for module, requirement in packages.items():
+            if not _is_installed(module):
+                raise PlanFault(
+                    "sinks",
+                    f"sink {spec.name!r} needs {module}, which is not installed: "
+                    f"pip install '{requirement}'",
+                )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
+
+
+def row_requirement(plan: Plan, execution: Execution) -> RowRequirement:
+    """Return what raises PlanFault for a row that this plan cannot honour."""
     backend = _load("engines", execution.engine, "execution.engine")
     loads_models = getattr(backend, "loads_models", True)
     engine = EngineFacts(execution.engine.name, backend.capabilities(), loads_models)
 
-    def require(settings: Settings) -> None:
+    strategy = _load("strategies", plan.strategy, "strategy")
+    before = frozenset(m.modality for e in plan.few_shot.examples for m in media_of(e.prompt))
+    with fault("few_shot.file", "few_shot.file: an example: "):
+        check_media(before, plan, strategy, engine, backend)
+
+    def require(settings: Settings, media: frozenset[str] = frozenset()) -> None:
         changed = with_settings(plan, settings.encoded())
+        if _is_of_its_own(settings):
+            check_plan(changed, execution)
+            own = _load("strategies", changed.strategy, "strategy")
+            check_media(media, changed, own, engine, backend)
+            return
         _check_extra(changed.sampling.extra, engine, backend)
+        check_logprobs(changed.sampling, engine)
+        check_drafts(changed, strategy, backend)
+        check_tools(changed, strategy, engine, backend)
+        check_media(media | before, changed, strategy, engine, backend)
         # a row that is only shorter may be cut while it thinks, as without a limit
         if "thinking_tokens" in settings.sampling:
-            strategy = _load("strategies", plan.strategy, "strategy")
             check_thinking(changed, strategy, engine, backend)
         if settings.n is not None:
             _load("strategies", changed.strategy, "strategy")
@@ -112,14 +156,22 @@ def row_requirement(plan: Plan, execution: Execution) -> Callable[[Settings], No
     return require
 
 
+def _is_of_its_own(settings: Settings) -> bool:
+    """Tell whether settings make another plan of it, rather than change its sampling or width."""
+    plugins = settings.strategy or settings.selector
+    return bool(plugins or settings.budget or "depth" in settings.sampling)
+
+
 def _check_values(plan: Plan, execution: Execution) -> None:
     for section, values in (
         ("sampling", plan.sampling),
+        ("few_shot", plan.few_shot),
         ("budget", plan.budget),
         ("execution", execution),
         ("budget", execution.budget),
     ):
         _check_section(section, values, section)
+    _check_few_shot(plan.few_shot)
     require_that(bool(plan.models), "models", {}, "at least one model")
     for name, model in plan.models.items():
         _check_section(POOL, model, f"models.{name}")
@@ -135,6 +187,17 @@ def _check_values(plan: Plan, execution: Execution) -> None:
         names,
         "different ones: their names tell the verdicts of a trace apart",
     )
+
+
+def _check_few_shot(few_shot: FewShot) -> None:
+    has_examples = bool(few_shot.file or few_shot.content)
+    expected = "at least 1 where few_shot.file is set, and 0 without one"
+    require_that(bool(few_shot.n) == has_examples, "few_shot.n", few_shot.n, expected)
+    template = few_shot.template
+    is_whole = 0 <= template.find("{prompt}") < template.find("{answer}")
+    expected = "empty, or a text with {prompt} and, behind it, {answer}"
+    require_that(is_whole or not template, "few_shot.template", template, expected)
+    read_section("columns", dict(few_shot.columns), "few_shot.columns")
 
 
 def _check_extra(extra: Mapping[str, object], engine: EngineFacts, backend: object) -> None:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.plan import Model, Plan, same_weights
-from orchestrator.core.values import Capability
+from orchestrator.core.values import Capability, Sampling
 from orchestrator.plan import registry
+from orchestrator.plan.check.adapters import require_adapter
 from orchestrator.plan.looped import latent_of, require_depth
 from orchestrator.plan.models import known_config
 
 THINKING = "sampling.thinking_tokens"
+_LOGPROBS_FIRST = "left out, or sampling.logprobs must be true"
+_PLAIN = Model("")
 # the fields of a Model that change which of its layers run, and how
 LAYER_FIELDS = ("layers", "max_depth", "damped", "residual", "exit")
 
@@ -46,6 +49,11 @@ def fault(key: str, label: str = "") -> Iterator[None]:
         raise PlanFault(key, f"{label}{error}") from error
 
 
+def attempt_pools(plan: Plan, strategy: object) -> tuple[str, ...]:
+    """Return the pools of a strategy that are more than judges."""
+    return tuple(_pools(plan, strategy).attempts)
+
+
 def check_thinking(plan: Plan, strategy: object, engine: EngineFacts, backend: object) -> None:
     """Raise PlanFault unless the engine can end the thinking, with tokens left for the reply.
 
@@ -65,7 +73,7 @@ def check_thinking(plan: Plan, strategy: object, engine: EngineFacts, backend: o
             f"{THINKING} = {n}: the engine {engine.name!r} cannot end the thinking; "
             f"{without_limit(n)}",
         )
-    require(n, {name: plan.models[name] for name in _pools(plan, strategy).attempts})
+    require(n, {name: plan.models[name] for name in attempt_pools(plan, strategy)})
 
 
 def without_limit(n: int) -> str:
@@ -74,6 +82,45 @@ def without_limit(n: int) -> str:
         f"leave {THINKING} out, and use the strategy budget-forcing with thinking = {n} if the "
         "engine continues traces"
     )
+
+
+def check_logprobs(sampling: Sampling, engine: EngineFacts) -> None:
+    """Raise PlanFault for log-probabilities that no trace could have."""
+    key = "sampling.top_logprobs"
+    if not sampling.logprobs:
+        require_that(not sampling.top_logprobs, key, sampling.top_logprobs, _LOGPROBS_FIRST)
+    elif Capability.LOGPROBS not in engine.capabilities:
+        raise PlanFault(
+            "sampling.logprobs",
+            f"sampling.logprobs: the engine {engine.name!r} reports no log-probabilities",
+        )
+
+
+def check_adapters(models: Mapping[str, Model], engine: EngineFacts) -> None:
+    """Raise PlanFault for an adapter that engine or model cannot have."""
+    for name, model in models.items():
+        if not model.lora:
+            continue
+        key = f"models.{name}.lora"
+        if Capability.ADAPTERS not in engine.capabilities:
+            raise PlanFault(
+                key,
+                f"{key} = {model.lora!r}: the engine {engine.name!r} loads no adapters; start the "
+                f"server with it (vllm serve --enable-lora --lora-modules {name}=FOLDER) and set "
+                f"models.{name}.path to the name that the server has for it",
+            )
+        changed = [f for f in (*LAYER_FIELDS, "task") if getattr(model, f) != getattr(_PLAIN, f)]
+        expected = f"left out where {', '.join(changed)} is set: it runs the layers as they ship"
+        require_that(not changed, key, model.lora, expected)
+        if engine.loads_models:
+            config = known_config(model.path)
+            with fault(key, f"{key}: "):
+                require_adapter(model.lora, config)
+                if config is not None and latent_of(config, model, name) is not None:
+                    raise PlanError(
+                        f"{model.path!r} loops, and adapters are not applied to the layers of a "
+                        "loop; leave it out"
+                    )
 
 
 def check_depths(plan: Plan, strategy: object, engine: EngineFacts) -> None:
@@ -90,6 +137,13 @@ def check_depths(plan: Plan, strategy: object, engine: EngineFacts) -> None:
             if not offers_depth:
                 raise PlanError(f"{key} = {depth}: {_own_layers_only(engine.name)}")
             _check_depth(key, pool, depth, plan.models, engine.loads_models)
+
+
+def check_drafts(plan: Plan, strategy: object, backend: object) -> None:
+    """Let an engine that can draft for its pools check that they, and the sampling, allow it."""
+    require = getattr(backend, "require_drafts", None)
+    if require is not None:
+        require(plan.sampling, plan.models, tuple(_pools(plan, strategy).named))
 
 
 def _require_own_layers(model: Model, engine: str) -> None:

@@ -6,13 +6,15 @@ keys; `orchestrator.plan.check` checks plugins. Only the plan's own file is read
 
 Short forms, in files and flags alike: `model = "x"` for `[models.main] path = "x"`; `strategy =
 "x"`, and likewise `selector`, `execution.engine`, `domains.NAME` and each of `verifiers`, for a
-table with `name = "x"`; in `[domains.NAME]` the name may be left out. Parts (`strategy.inner`, ...)
-are read by `orchestrator.plan.registry`; a flag may set one whole or one option of it.
+table with `name = "x"`; in `[domains.NAME]` and `[sinks.NAME]` the name may be left out. Parts
+(`strategy.inner`, ...) are read by `orchestrator.plan.registry`; a flag may set one whole or one
+option of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import re
@@ -22,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.core.errors import PlanError, PluginError
-from orchestrator.core.plan import Model, Plan
+from orchestrator.core.plan import FewShot, Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
@@ -33,6 +35,7 @@ from orchestrator.plan.file.sources import (
     apply_recipe,
     placed,
     recipe_named,
+    require_path,
     source_of,
     title_of,
 )
@@ -75,18 +78,24 @@ class LoadedPlan:
     columns: Columns = Columns()
     recipe: str = ""
     origin: str = ""  # where `problems` was copied from, if it is a copy
+    override: bool = True  # whether rows of OpenAI batches may override the plan
 
 
-def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = None) -> LoadedPlan:
+def load_plan(
+    path: str | Path | None,
+    overrides: Mapping[str, str] | None = None,
+    served: Table | None = None,
+) -> LoadedPlan:
     """Return the plan of a file, or the default plan, with flags applied and everything checked.
 
     `overrides` maps dotted keys to texts as typed on a command line. An override that names another
-    plugin or model drops the options, or the revision, of the one in the file. PlanError for any
-    mistake, with the file and line of a syntax error.
+    plugin or model drops the options, or the revision, of the one in the file. `served` are the
+    tables of a running service's plan: its engine takes the place of the file's, and without a file
+    its plan is the default. PlanError for any mistake, with the file and line of a syntax error.
     """
     flags = dict(overrides or {})
     try:
-        return _load(None if path is None else Path(path), flags)
+        return _load(None if path is None else Path(path), flags, served)
     except PlanFault as error:
         source = "" if path is None else str(path)
         raise PlanError(f"{_place(source, flags, error.key)}{error}") from error
@@ -95,11 +104,14 @@ def load_plan(path: str | Path | None, overrides: Mapping[str, str] | None = Non
         raise PlanError(f"{where}: its tables or lists are nested too deeply for a plan") from error
 
 
-def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
-    tree = {} if path is None else read_tables(path)
+def _load(path: Path | None, flags: Mapping[str, str], served: Table | None) -> LoadedPlan:
+    tree = _default_tables(flags, served) if path is None else read_tables(path)
     notices = rename_former_tables(tree, str(path))
     expand_short_forms(tree)
     apply_flags(tree, flags)
+    if served is not None:
+        running = table_of(tree.setdefault("execution", {}), "execution")
+        tree["execution"] = running | {"engine": served["execution"]["engine"]}
     recipe, place = recipe_named(tree.get("problems"))
     if recipe:
         apply_recipe(RECIPES[recipe], tree)
@@ -107,9 +119,17 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
     files = read_section("", {k: tree.pop(k) for k in ("problems", "out", "format") if k in tree})
     if "://" in files.get("out", ""):
         raise PlanFault("out", f"out = {files['out']!r} is an address; name a local directory")
+    for key in ("problems", "out"):
+        require_path(key, files.get(key, ""))
     columns = Columns(**read_section("columns", table_of(tree.pop("columns", {}), "columns")))
+    if columns.media and path and "columns.media" not in flags:
+        columns = replace(columns, media=str(path.parent / columns.media))
+    batch = read_section("batch", table_of(tree.pop("batch", {}), "batch"))
     execution, prices = _execution(tree), tree.pop("prices", {})
+    few_shot = read_section("few_shot", table_of(tree.pop("few_shot", {}), "few_shot"))
     plan, vote = _plan(tree)
+    folder = path.parent if path and "few_shot.file" not in flags else None
+    plan = replace(plan, few_shot=_few_shot(few_shot, columns, folder))
     plan = replace(plan, models=_with_templates(plan.models, path))
     execution = replace(execution, prices=read_prices(prices, plan.models))
     complete = plan
@@ -133,7 +153,33 @@ def _load(path: Path | None, flags: Mapping[str, str]) -> LoadedPlan:
         tuple(notices),
         columns,
         recipe,
+        override=batch.get("override", True),
     )
+
+
+def _default_tables(flags: Mapping[str, str], served: Table | None) -> Table:
+    """Return the tables where there is no file: none, or those of a service's plan.
+
+    Beside a recipe they are its models alone, because a key that is set wins over a recipe's; and
+    another strategy brings its own selector.
+    """
+    if served is None:
+        return {}
+    if recipe_named(flags.get("problems"))[0]:
+        return {"models": copy.deepcopy(served["models"])}
+    left_out = {"problems", "out", "batch", "sinks", *(["selector"] if "strategy" in flags else [])}
+    return {k: copy.deepcopy(value) for k, value in served.items() if k not in left_out}
+
+
+def _few_shot(values: Table, columns: Columns, folder: Path | None) -> FewShot:
+    """Return the examples' file in its place, with the columns of the problems as its own."""
+    if not values.get("file"):
+        return FewShot(**values)
+    given = dataclasses.asdict(columns).items()
+    own = {name: value for name, value in given if value} | dict(values.get("columns", {}))
+    require_path("few_shot.file", values["file"])
+    file = str(placed(values["file"], folder))
+    return FewShot(**{**values, "file": file, "columns": own})
 
 
 def _with_templates(models: Mapping[str, Model], path: Path | None) -> dict[str, Model]:
@@ -145,7 +191,7 @@ def _with_templates(models: Mapping[str, Model], path: Path | None) -> dict[str,
         file = path.parent / template if path else Path(template)
         try:
             return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # no UTF-8, or a null character in the name
             key = f"models.{name}.chat_template"
             raise PlanFault(key, f"{key} = {template!r}: {file} cannot be read: {error}") from error
 
@@ -220,11 +266,13 @@ def _execution(tree: Table) -> Execution:
     engine = _spec(table.pop("engine", Execution().engine.name), "execution.engine")
     supervision = table_of(tree.pop("supervision", {}), "supervision")
     tree["budget"], job_budget = read_budgets(tree.get("budget", {}))
+    sinks = tuple(_spec(sink, "sinks") for sink in as_list(tree.pop("sinks", [])))
     return Execution(
         engine,
         **read_section("execution", table),
         supervision=Supervision(**read_section("supervision", supervision)),
         budget=job_budget,
+        sinks=sinks,
     )
 
 

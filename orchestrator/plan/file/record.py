@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import tomli_w
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import FewShot, Plan
 from orchestrator.core.values import PluginSpec
 from orchestrator.plan.execution import Execution
 
@@ -22,16 +22,18 @@ def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
     A job directory keeps this record.
     """
     table = {**dataclasses.asdict(execution), "engine": _spec_table(execution.engine)}
-    prices = table.pop("prices")
+    prices, sinks = table.pop("prices"), table.pop("sinks")
     return {
         "domain": plan.domain,
         "seed": plan.seed,
         "answers_in_thinking": plan.answers_in_thinking,
         "verifiers": [_spec_table(spec) for spec in plan.verifiers],
+        **({"sinks": [_spec_table(spec) for spec in execution.sinks]} if sinks else {}),
         "models": {name: dataclasses.asdict(model) for name, model in plan.models.items()},
         "strategy": _spec_table(plan.strategy),
         "selector": _spec_table(plan.selector),
         "sampling": dataclasses.asdict(plan.sampling),
+        **({"few_shot": _few_shot_table(plan.few_shot)} if plan.few_shot.file else {}),
         "budget": dataclasses.asdict(plan.budget) | table.pop("budget"),
         "domains": {name: _spec_table(spec) for name, spec in plan.domains.items()},
         "supervision": table.pop("supervision"),
@@ -40,19 +42,32 @@ def plan_document(plan: Plan, execution: Execution) -> dict[str, object]:
     }
 
 
+def _few_shot_table(few_shot: FewShot) -> Table:
+    names = (f.name for f in dataclasses.fields(few_shot) if f.name != "examples")
+    return {name: getattr(few_shot, name) for name in names}
+
+
 def _spec_table(spec: PluginSpec) -> Table:
     return {"name": spec.name, **spec.options}
 
 
-def plan_toml(plan: Plan, execution: Execution, *, problems: str = "", out: str = "") -> str:
+def plan_toml(
+    plan: Plan,
+    execution: Execution,
+    *,
+    problems: str = "",
+    out: str = "",
+    override: bool = True,
+) -> str:
     """Return a plan file that loads back to the same plan and execution.
 
-    An option that is None is left out, because TOML has no null. PlanError for an option of a type
-    that TOML lacks.
+    `override` is the key `batch.override`. An option that is None is left out, because TOML has no
+    null. PlanError for an option of a type that TOML lacks.
     """
     files = {name: text for name, text in (("problems", problems), ("out", out)) if text}
+    batch = {} if override else {"batch": {"override": False}}
     try:
-        return tomli_w.dumps(_without_none({**files, **plan_document(plan, execution)}))
+        return tomli_w.dumps(_without_none({**files, **batch, **plan_document(plan, execution)}))
     except TypeError as error:
         raise PlanError(
             f"{error}; options are texts, numbers, true, false, lists and tables"

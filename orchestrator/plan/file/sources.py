@@ -6,14 +6,17 @@ Nothing is opened here; `orchestrator.jobs.rows` reads what is named.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from orchestrator.core.errors import PlanFault
 from orchestrator.core.plan import Plan
 from orchestrator.plan.file.recipes import RECIPES, Recipe
 
 Location: TypeAlias = str | Path
 STANDARD_INPUT = "-"
+_NAME_BYTES = 255  # of a file or a folder, on every common file system
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # only these: `?` is also a wildcard
 QUERY = re.compile(r"\?((?:name|split|revision)=[^&?]*(?:&(?:name|split|revision)=[^&?]*)*)$")
@@ -41,6 +44,17 @@ def placed(text: str, folder: Path | None) -> Location:
     path = Path(text) if folder is None else folder / text
     # a path that `Path` would change the meaning of stays a text
     return str(path) if QUERY.search(text) else path
+
+
+def require_path(key: str, text: str) -> None:
+    """Raise PlanFault if a text cannot be a path on any file system."""
+    names = [] if is_uri(text) else re.split(r"[/\\]", text)
+    if "\0" in text or any(len(name.encode("utf-8", "replace")) > _NAME_BYTES for name in names):
+        raise PlanFault(
+            key,
+            f"{key} = {text[:_NAME_BYTES]!r:.60}: no file has such a name: it contains a null "
+            f"character, or a name of more than {_NAME_BYTES} bytes",
+        )
 
 
 def recipe_named(problems: object) -> tuple[str, str]:
@@ -73,6 +87,21 @@ def apply_recipe(recipe: Recipe, tree: dict[str, Any]) -> None:
         tree.setdefault("verifiers", list(recipe.verifiers))
     if recipe.selector and "strategy" not in tree:
         tree.setdefault("selector", dict(recipe.selector))
+
+
+def with_recipe(recipe: Recipe, plan: Plan) -> Plan:
+    """Return a plan from Python with what a recipe sets, where the plan has the defaults."""
+    default, sampling = Plan(), plan.sampling
+    changes: dict[str, Any] = {}
+    if sampling.template == default.sampling.template:
+        changes["sampling"] = replace(sampling, template=recipe.template)
+    if plan.domain == default.domain:
+        changes["domain"] = recipe.domain
+    if not plan.verifiers:
+        changes["verifiers"] = recipe.verifiers
+    if recipe.selector and plan.strategy == default.strategy and not plan.names_selector:
+        changes["selector"] = dict(recipe.selector)
+    return replace(plan, **changes)
 
 
 def published(name: str, plan: Plan) -> list[str]:

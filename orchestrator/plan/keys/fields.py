@@ -147,6 +147,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
     """Return a type in words, as a plan file writes its values."""
     if "anyOf" in schema:
         return " or ".join(map(_kind, schema["anyOf"]))
+    if "$ref" in schema:
+        return _KINDS["object"]
     if "enum" in schema:
         return " or ".join(map(repr, schema["enum"]))
     item = (schema.get("items") or {}).get("type", "")

@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 
 from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.plan import Plan
+from orchestrator.core.values import PluginSpec
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.keys.reading import key_type
+from orchestrator.plan.keys.reading import key_type, table_of
 from orchestrator.plan.keys.table import POOL
-from orchestrator.plan.spec_syntax import listed, one_spec
+from orchestrator.plan.spec_syntax import listed, one_spec, query_spec
 
 Table: TypeAlias = dict[str, Any]
 _GROUPS = {"strategy": "strategies", "selector": "selectors", "execution.engine": "engines"}
@@ -35,6 +36,8 @@ def expand_short_forms(tree: Table) -> None:
     for key in ("strategy", "selector"):
         if key in tree:
             tree[key] = as_table(tree[key])
+    if "sinks" in tree:
+        tree["sinks"] = _sink_tables(tree["sinks"])
     for key, name in (("execution", "engine"), ("domains", None)):
         table = tree.get(key)
         if isinstance(table, dict):
@@ -44,6 +47,14 @@ def expand_short_forms(tree: Table) -> None:
 def as_table(value: object) -> object:
     """Return a plugin's table, also of its name alone."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def _sink_tables(value: object) -> list[object]:
+    """Return sinks as a list of tables with their names: of [sinks.NAME] tables, or of a list."""
+    if isinstance(value, dict):
+        return [{"name": name, **table_of(value[name], f"sinks.{name}")} for name in value]
+    specs = [query_spec("sinks", one) if isinstance(one, str) else one for one in as_list(value)]
+    return [{"name": s.name, **s.options} if isinstance(s, PluginSpec) else s for s in specs]
 
 
 def apply_flags(tree: Table, flags: Mapping[str, str]) -> None:
@@ -57,11 +68,17 @@ def apply_flags(tree: Table, flags: Mapping[str, str]) -> None:
         elif re.fullmatch(r"models\.[^.]+", key):
             _choose(tree, key, "path", text)
         elif head in _GROUPS or re.fullmatch(r"domains\.[^.]+", head):
-            _choose(tree, head, "name", text)
+            spec = one_spec(f"--{head}", text)
+            _choose(tree, head, "name", spec.name)
+            for name, value in spec.options.items():
+                _set(tree, f"{head}.{name}", value)
         elif key == "verifiers":
             items = as_list(_value(key, text, None))
             names = [name for item in items for name in str(item).split(",")]
             tree[key] = [_in_file(tree, name.strip()) for name in names]
+        elif key == "sinks":
+            tables = _sink_tables(as_list(_value(key, text, None)))
+            tree[key] = [as_table(_in_file(tree, _name_alone(one), key)) for one in tables]
         elif key.startswith("verifiers."):
             _set_verifier_option(tree, key, text)
         else:
@@ -90,9 +107,14 @@ def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _in_file(tree: Table, item: object) -> object:
-    """Return the file's entry for a verifier that a flag names, else its name."""
-    entries = as_list(tree.get("verifiers", []))
+def _name_alone(table: object) -> object:
+    """Return the name in a plugin's table that has nothing else; any other table as it is."""
+    return table["name"] if isinstance(table, dict) and [*table] == ["name"] else table
+
+
+def _in_file(tree: Table, item: object, key: str = "verifiers") -> object:
+    """Return the file's entry for a plugin that a flag names, else what the flag has."""
+    entries = as_list(tree.get(key, []))
     return next((e for e in entries if isinstance(e, dict) and e.get("name") == item), item)
 
 

@@ -8,13 +8,13 @@ they cannot disagree.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from msgspec import Meta
 
-from orchestrator.core.plan import Model, Plan
-from orchestrator.core.values import Sampling
+from orchestrator.core.plan import FewShot, Model, Plan
+from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan.execution import (
     Execution,
     JobBudget,
@@ -42,6 +42,7 @@ class TopLevel:
     strategy: str = _PLAN.strategy.name
     selector: str = _PLAN.selector.name
     verifiers: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,29 @@ class Columns:
     answer: str = ""
     domain: str = ""
     tests: str = ""
+    image: str = ""
+    media: str = ""
     wrong: tuple[str, ...] = ()
     omit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKeys:
+    """The table [batch]: what rows of OpenAI batches may do."""
+
+    override: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FewShotKeys:
+    """The table [few_shot]: a `FewShot` without the examples themselves."""
+
+    file: str = FewShot().file
+    n: int = FewShot().n
+    choice: Literal["first", "random"] = FewShot().choice
+    template: str = FewShot().template
+    columns: Mapping[str, object] = field(default_factory=dict)
+    content: str = FewShot().content
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +92,8 @@ class BudgetKeys:
     seconds: float = _PLAN.budget.seconds
     usd: float = _JOB.usd
     gpu_seconds: float = _JOB.gpu_seconds
+    job_tokens: int = _JOB.job_tokens
+    job_seconds: float = _JOB.job_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +108,9 @@ POOL = "models.NAME"  # the section of any one model
 SECTIONS: Mapping[str, type] = {
     "": TopLevel,
     "columns": Columns,
+    "batch": BatchKeys,
     "sampling": Sampling,
+    "few_shot": FewShotKeys,
     "budget": BudgetKeys,
     "execution": Execution,
     "supervision": Supervision,
@@ -92,13 +118,15 @@ SECTIONS: Mapping[str, type] = {
     PRICE: TokenPrices,
     POOL: Model,
 }
-# fields of an Execution that are tables of their own in a plan file
-NESTED = (Supervision, JobBudget, Prices)
+# fields of an Execution that are tables of their own in a plan file, or at its top
+NESTED = (Supervision, JobBudget, Prices, tuple[PluginSpec, ...])
 TABLES = (
     "columns",
+    "batch",
     "models",
     "domains",
     "sampling",
+    "few_shot",
     "budget",
     "execution",
     "supervision",
@@ -129,6 +157,10 @@ KEYS: Mapping[str, Meta] = {
     "strategy": Meta(description="The strategy, which explores problems; see `leadline plugins`."),
     "selector": Meta(description="The selector, which ranks answers; see `leadline plugins`."),
     "verifiers": Meta(description="The verifiers that score each trace, by name."),
+    "sinks": Meta(
+        extra_json_schema={"range": "NAME or NAME?OPTION=VALUE&..."},
+        description="Where the run is reported to as well, such as mlflow (docs/sinks.md).",
+    ),
     "columns.id": Meta(
         description="The column with the id, or a template such as {year}-{number}."
     ),
@@ -137,12 +169,24 @@ KEYS: Mapping[str, Meta] = {
     "columns.answer": Meta(description="The column with the reference answer, or a template."),
     "columns.domain": Meta(description="The column with the domain."),
     "columns.tests": Meta(description="The column with the tests of a program, or a template."),
+    "columns.image": Meta(
+        description="The column with an image, or a list of them, for models that see: a path, an "
+        "address, or bytes as Hugging Face's data sets have them; images stand before the prompt."
+    ),
+    "columns.media": Meta(
+        description="The folder from which images, sounds and videos of rows may be read; without "
+        "it, rows may have only data: URIs and http addresses."
+    ),
     "columns.wrong": Meta(
         description="Columns of wrong choices: the prompt gets lettered choices, in an order that "
         "the id decides, and the reference is the letter of the right one."
     ),
     "columns.omit": Meta(
         description="Columns that are not kept as tags, such as a worked solution."
+    ),
+    "batch.override": Meta(
+        description="Whether a row of an OpenAI batch may override the plan; if not, what it sets "
+        "has no effect, or the row is refused where its output would not be what was requested."
     ),
     "sampling.temperature": Meta(
         ge=0,
@@ -186,8 +230,35 @@ KEYS: Mapping[str, Meta] = {
     "sampling.prefill": Meta(
         description="A text with which every attempt begins, as in a half-written reply."
     ),
+    "sampling.logprobs": Meta(
+        description="Whether attempts keep the log-probability of each token (docs/problems.md)."
+    ),
+    "sampling.top_logprobs": Meta(
+        ge=0,
+        le=20,
+        description="How many of the most likely tokens are kept with each one; needs logprobs.",
+    ),
     "sampling.extra": Meta(
         description="The engine's other sampling parameters, by its names: { min_tokens = 8 }."
+    ),
+    "few_shot.file": Meta(
+        description="Worked examples for every prompt, from any place that problems can be in; a "
+        "path in a plan file is relative to that file (docs/problems.md)."
+    ),
+    "few_shot.n": Meta(ge=0, description="How many examples come before each question."),
+    "few_shot.choice": Meta(
+        description="Which: the first of the file, or a random draw for each problem by the seed; "
+        "never the problem itself."
+    ),
+    "few_shot.template": Meta(
+        description="Examples as text, such as 'Q: {prompt}\\nA: {answer}\\n\\n'; if empty, as "
+        "turns of a conversation."
+    ),
+    "few_shot.columns": Meta(
+        description="As [columns], of this file; what it does not set is that of the problems."
+    ),
+    "few_shot.content": Meta(
+        description="The digest of the examples, which a job's plan file has: others are refused."
     ),
     "budget.traces": Meta(ge=0, description="The most traces of a problem; 0 is no limit."),
     "budget.tokens": Meta(
@@ -209,6 +280,16 @@ KEYS: Mapping[str, Meta] = {
         ge=0,
         description="The most GPU-seconds of the whole job: the time that its engine is up, times "
         "its GPUs; 0 is no limit.",
+    ),
+    "budget.job_tokens": Meta(
+        ge=0,
+        description="Output tokens of the whole job, which its problems share: the attempt that is "
+        "worth most comes first, and at the end every problem has its best answer so far. 0 is no "
+        "limit.",
+    ),
+    "budget.job_seconds": Meta(
+        ge=0,
+        description="The same for the seconds in which the job's engine serves.",
     ),
     "prices.gpu_hour": Meta(ge=0, description="US dollars for an hour of one GPU."),
     "prices.NAME.input": Meta(
@@ -274,6 +355,12 @@ KEYS: Mapping[str, Meta] = {
     ),
     "models.NAME.chat_template": Meta(
         description="A file with a chat template (Jinja), or its text, instead of the model's own."
+    ),
+    "models.NAME.lora": Meta(
+        description="A LoRA adapter of the model at path: a local folder, or a name on the hub."
+    ),
+    "models.NAME.tool_parser": Meta(
+        description="vLLM's parser of this model's calls of tools; empty: by its chat template."
     ),
     "models.NAME.reasoning_parser": Meta(
         description="vLLM's parser of this model's thinking; empty: by its family; none: by tags."

@@ -30,7 +30,7 @@ from orchestrator.studies.replay.simulator import Stretch, Tape
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Serve recorded traces instead of a model: try a whole job without one.
+    """Serves recorded traces instead of a model, to try a whole job without one.
 
     Problems are matched by their ids.
     """

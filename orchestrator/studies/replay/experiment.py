@@ -22,7 +22,9 @@ from orchestrator.core.protocols import Selector
 from orchestrator.core.values import PluginSpec, Purpose, Request, Trace
 from orchestrator.core.votes import pruned
 from orchestrator.plan import registry
+from orchestrator.plan.execution import Execution
 from orchestrator.studies.estimates import Estimate, mean_estimate
+from orchestrator.studies.replay.job import explore_job
 from orchestrator.studies.replay.recording import (
     Draw,
     RecordedProblem,
@@ -48,13 +50,16 @@ class Conditions:
     """How the recordings are played.
 
     A probe costs `probe_tokens`. Recordings do not report the cost of their probes, so the default
-    is 0.
+    is 0. With `job_tokens` the problems of a recording are one job that has so many tokens, with at
+    most `window` requests at once; without, each problem runs by itself.
     """
 
     n_seeds: int = 100
     draw: Draw = "shuffled"
     probe_tokens: int = 0
     budget: Budget = Budget()
+    job_tokens: int = 0
+    window: int = Execution().window
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +263,18 @@ def _played(recording: Recording, task: _Task, conditions: Conditions) -> _Playe
         plan = Plan(
             strategy=task.setting.strategy, sampling=UNLIMITED, budget=conditions.budget, seed=seed
         )
-        for recorded in recording.problems:
-            order = draw_order(len(recorded.traces), conditions.draw, seed)
-            tape = Tape(recorded, order, conditions.probe_tokens)
-            run = explore(tape, strategy, plan)
+        orders = [draw_order(len(p.traces), conditions.draw, seed) for p in recording.problems]
+        tapes = [
+            Tape(recorded, order, conditions.probe_tokens)
+            for recorded, order in zip(recording.problems, orders, strict=True)
+        ]
+        runs = (
+            explore_job(tapes, strategy, plan, conditions.job_tokens, conditions.window)
+            if conditions.job_tokens
+            else [explore(tape, strategy, plan) for tape in tapes]
+        )
+        for tape, order, run in zip(tapes, orders, runs, strict=True):
+            recorded = tape.recorded
             if run.session.error:
                 raise ReplayError(
                     f"{recording.name}, problem {recorded.problem.id}: {run.session.error}"

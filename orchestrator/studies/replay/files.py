@@ -107,10 +107,10 @@ def _decoded(path: Path) -> Any:
         ) from error
     try:
         return msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError):
         try:
             return [msgspec.json.decode(line) for line in data.splitlines() if line.strip()]
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, ValueError) as error:
             raise ReplayError(f"{path}: not JSON: {error}; a recording is {_KINDS}") from error
 
 

@@ -261,55 +261,71 @@ def explore(tape: Tape, strategy: Strategy, plan: Plan) -> SimulatedRun:
     """
     session = Session(tape.recorded.problem, strategy, plan)
     tape.prompt = prepared_prompt(tape.recorded.problem, plan)
-    clock = _Clock(tape)
-    clock.perform(session.start())
+    clock = Clock([tape])
+    clock.perform(0, session.start())
     while session.running:
-        clock.perform(session.receive(clock.next_arrival()))
+        clock.perform(0, session.receive(clock.next_arrival()[1]))
         if not session.exploring:
             break
     ended = clock.now
     while session.running:
-        session.receive(clock.next_arrival())
+        session.receive(clock.next_arrival()[1])
     return SimulatedRun(session, ended)
 
 
-class _Clock:
-    """Simulated time in tokens: the running requests, with their arrival times and traces."""
+class Clock:
+    """Simulated time in tokens: the running requests, with their arrival times and traces.
 
-    __slots__ = ("_began", "_heap", "_n_pushed", "_traces", "_valid", "now", "tape")
+    A tape is named by its index.
+    """
 
-    def __init__(self, tape: Tape) -> None:
-        self.tape = tape
+    __slots__ = ("_began", "_heap", "_n_pushed", "_traces", "_valid", "now", "tapes")
+
+    def __init__(self, tapes: Sequence[Tape]) -> None:
+        """Start at tick 0 with nothing running."""
+        self.tapes = tapes
         self.now = 0
-        self._heap: list[tuple[int, int, int]] = []
-        self._traces: dict[int, Trace] = {}
-        self._began: dict[int, int] = {}
-        # ordinal -> its entry in the heap; earlier entries are invalid
-        self._valid: dict[int, int] = {}
+        self._heap: list[tuple[int, int, int, int]] = []
+        self._traces: dict[tuple[int, int], Trace] = {}
+        self._began: dict[tuple[int, int], int] = {}
+        # request -> its entry in the heap; earlier entries are invalid
+        self._valid: dict[tuple[int, int], int] = {}
         self._n_pushed = 0
 
-    def perform(self, effects: Sequence[Effect]) -> None:
+    @property
+    def n_running(self) -> int:
+        """The number of running requests."""
+        return len(self._valid)
+
+    @property
+    def running_tokens(self) -> int:
+        """The tokens so far of the running requests."""
+        return len(self._began) * self.now - sum(self._began.values())
+
+    def perform(self, index: int, effects: Sequence[Effect]) -> None:
+        """Start and stop requests of a tape now."""
         for effect in effects:
             request = effect.request
-            ordinal = request.ordinal
+            key = (index, request.ordinal)
             if isinstance(effect, Start):
-                trace = self.tape.play(request)
-                self._began[ordinal] = self.now
-                self._push(ordinal, trace, self.now + trace.usage.output_tokens)
-            elif ordinal in self._valid:
-                self._push(
-                    ordinal, self.tape.cut(request, self.now - self._began[ordinal]), self.now
-                )
+                trace = self.tapes[index].play(request)
+                self._began[key] = self.now
+                self._push(key, trace, self.now + trace.usage.output_tokens)
+            elif key in self._valid:
+                trace = self.tapes[index].cut(request, self.now - self._began[key])
+                self._push(key, trace, self.now)
 
-    def next_arrival(self) -> Trace:
+    def next_arrival(self) -> tuple[int, Trace]:
+        """Advance to the next arrival; return the index of its tape, and its trace."""
         while True:
-            self.now, entry, ordinal = heapq.heappop(self._heap)
-            if self._valid.get(ordinal) == entry:
-                del self._valid[ordinal], self._began[ordinal]
-                return self._traces.pop(ordinal)
+            self.now, entry, *key = heapq.heappop(self._heap)
+            request = (key[0], key[1])
+            if self._valid.get(request) == entry:
+                del self._valid[request], self._began[request]
+                return request[0], self._traces.pop(request)
 
-    def _push(self, ordinal: int, trace: Trace, at: int) -> None:
+    def _push(self, key: tuple[int, int], trace: Trace, at: int) -> None:
         self._n_pushed += 1
-        self._traces[ordinal] = trace
-        self._valid[ordinal] = self._n_pushed
-        heapq.heappush(self._heap, (at, self._n_pushed, ordinal))
+        self._traces[key] = trace
+        self._valid[key] = self._n_pushed
+        heapq.heappush(self._heap, (at, self._n_pushed, *key))

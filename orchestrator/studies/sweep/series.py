@@ -92,7 +92,9 @@ def series(
         check_plan(member.plan, loaded.execution)
     if (directory / "journal.db").exists() and all(member.folder for member in members):
         raise PlanError(f"{directory} is the directory of a job; choose another with --out")
-    source = job_source(loaded.problems, limit, loaded.format, loaded.origin)
+    source = job_source(
+        loaded.problems, limit, loaded.format, loaded.origin, override=loaded.override
+    )
     for member in members:
         require_same_file(directory / member.folder, source)
         if not member.folder:  # it may be the job of a user, which must not grow by a study

@@ -15,6 +15,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TypeAlias
 
 import numpy as np
@@ -102,6 +103,25 @@ class Surface:
     def efforts(self) -> tuple[Effort, ...]:
         """Every effort, in the order of the settings."""
         return tuple(level.effort for level in self.levels)
+
+    def _repr_html_(self) -> str:
+        """Return the accuracy by effort and width as a table, for notebooks; the best in bold."""
+        best = self.settings[self.best]
+        head = "".join(f"<th>width {width:,}</th>" for width in self.widths)
+        rows = ""
+        for effort in self.efforts:
+            name = f"depth {effort.depth or 'as shipped'}"
+            name += f", thinking {effort.thinking:,}" if effort.thinking else ""
+            cells = ""
+            for setting in (self.at(effort, width) for width in self.widths):
+                share = f"{setting.accuracy.value:.1%}"
+                cells += f"<td>{f'<b>{share}</b>' if setting is best else share}</td>"
+            rows += f"<tr><th>{name}</th>{cells}</tr>"
+        caption = escape(f"accuracy of {self.selector}, {self.n_problems:,} problems")
+        return (
+            f'<table style="color: inherit"><caption>{caption}</caption>'
+            f"<thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        )
 
     def at(self, effort: Effort, width: int) -> Setting:
         """Return one setting; raises ValueError when it is not on the surface."""

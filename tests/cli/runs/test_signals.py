@@ -57,6 +57,38 @@ def test_the_first_signal_interrupts_a_step_of_the_strategy(tmp_path: Path) -> N
     assert (tmp_path / "runs/p/results.jsonl").read_text() == ""  # no problem failed by it
 
 
+def test_an_interruption_among_the_first_steps_prints_one_line(tmp_path: Path) -> None:
+    """Here of the event loop, which is half made then; Python would report that it cannot close."""
+    write_problems(tmp_path / "p.jsonl", 2)
+    program = (
+        "from asyncio.selector_events import BaseSelectorEventLoop as Loop\n"
+        "from orchestrator.cli.main import main\n"
+        "def interrupt(self):\n    raise KeyboardInterrupt\n"
+        "Loop._make_self_pipe = interrupt\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", program, "run", "--problems", "p.jsonl", *FAKE]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "leadline: interrupted\n")
+
+
+def test_a_disk_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_problems(tmp_path / "p.jsonl", 2)
+    program = (
+        "import errno, pathlib\n"
+        "from orchestrator.cli.main import main\n"
+        "def fail(self, pattern):\n"
+        "    raise OSError(errno.EIO, 'Input/output error', str(self))\n"
+        "pathlib.Path.glob = fail\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", program, "run", "--problems", "p.jsonl", *FAKE]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("runs/p: Input/output error; check the disk\n")
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("is_ignored", [False, True])
 def test_a_lost_terminal_ends_the_job_with_its_results_unless_under_nohup(

@@ -190,6 +190,18 @@ def test_a_pause_is_explained_in_every_view() -> None:
     assert f"paused {text}: u: HTTP 503: overloaded" in text_of(out)
 
 
+def test_what_an_engine_lacks_is_named_in_every_view_while_it_lacks_it() -> None:
+    """A replica that waits for a node makes the job slow, and nothing else would say why."""
+    notice = "1 of 4 replicas of 'main' without a place for 80 s: it needs 1 GPU"
+    state = running(notices=(notice,))
+    assert notice in " ".join(drawn(state, 120).split())
+    out = console()
+    view = PlainView(out, "runs/x", seconds=0.0)
+    for _ in range(3):
+        view.show(state)
+    assert text_of(out).count(f"; {notice}") == 2  # though no count has changed
+
+
 def test_a_reason_has_room_behind_a_long_address() -> None:
     """In a terminal of 80 columns, too, where a line ends in the middle of it."""
     state = paused()

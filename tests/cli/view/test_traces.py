@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.cli.view.tables import print_traces
 from orchestrator.core.values import Finish, Trace, Usage
-from orchestrator.report.rows import trace_row
+from orchestrator.report.tables.rows import trace_row
 
 THOUGHT = Trace(
     0,

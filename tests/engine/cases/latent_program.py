@@ -21,6 +21,8 @@ os.environ |= {
 }
 sys.path.insert(0, str(Path(__file__).parents[2] / "engines" / "vllm" / "latent"))
 
+import builder_cases
+import draft_cases
 import loop_cases
 import schedule_cases
 import torch
@@ -30,6 +32,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     found = {
         "schedules": schedule_cases.results(folder / "schedules"),
+        "builders": builder_cases.results(folder / "builders"),
+        "drafts": draft_cases.results(),
         "loops": loop_cases.results(folder / "loops"),
     }
     (folder / "results.json").write_text(json.dumps(found))

@@ -6,6 +6,7 @@ Runs in a program of its own (`latent_program`), for the reasons that `schedule_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.depth import IterationCounts
 from orchestrator.engines.vllm.latent import loop
-from orchestrator.plan.looped import DEPTH_ARGUMENT, cache_salt, latent_of, usual_names
+from orchestrator.engines.vllm.start.drafts import speculative_config
+from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, cache_salt, latent_of, usual_names
 
 N_TOKENS = 12
 PROMPTS = [[5, 17, 33, 60, 8], [44, 2, 9], [7] * 11]
@@ -36,14 +38,14 @@ KINDS = {
 class TinyModel:
     """One model: its folder, how the plan has it, and its reference."""
 
-    def __init__(self, folder: Path, kind: str, **fields: Any) -> None:
+    def __init__(self, folder: Path, kind: str, draft: Draft | None = None, **fields: Any) -> None:
         config, weights, reference = KINDS[kind]
         self.path = tiny.write_folder(folder / kind, config, weights(config))
         self.reference = reference(config, weights(config))
         self.model = Model("tiny", layers=THINK if kind == "llama" else "", **fields)
         latent = latent_of(usual_names(config), self.model, "main")
         assert latent is not None
-        self.latent = latent
+        self.latent = replace(latent, draft=draft)
 
     def opened(self, **options: Any) -> Any:
         """Return vLLM's offline engine, started as ours starts it."""
@@ -58,6 +60,8 @@ class TinyModel:
             arguments["worker_extension_cls"] = (
                 "orchestrator.engines.vllm.latent.runner.DepthCounts"
             )
+        if self.latent.draft is not None:
+            arguments["speculative_config"] = speculative_config(self.latent.draft)
         arguments |= {"skip_tokenizer_init": True, "enforce_eager": True, "disable_log_stats": True}
         return new_engine(self.path, self.latent.overrides(), **{**arguments, **options})
 
@@ -160,6 +164,15 @@ def residual(folder: Path) -> dict[str, Any]:
     }
 
 
+def drafted(folder: Path) -> dict[str, Any]:
+    """Drafts at depth 1 for requests of depth 2 and 4, beside others of depth 1."""
+    draft = Draft(depth=1, tokens=2, step_tokens=64)
+    return {
+        kind: ran(TinyModel(folder, kind, draft, max_depth=4), (1, 2, 4))
+        for kind in ("ouro", "huginn", "llama")
+    }
+
+
 def exits(folder: Path) -> dict[str, Any]:
     rules = {
         "ouro": ("state<0.33 after 2", "kl<0.3"),
@@ -230,7 +243,7 @@ def prefix_hits(folder: Path) -> dict[str, Any]:
     )
 
 
-CASES = (fixed, residual, exits, masked, chunked, preempted, prefix_hits)
+CASES = (fixed, residual, drafted, exits, masked, chunked, preempted, prefix_hits)
 
 
 def results(folder: Path) -> dict[str, Any]:

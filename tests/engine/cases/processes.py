@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
+
+WORDS = (
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "tiger",
+    "piano",
+    "lemon",
+    "candle",
+    "window",
+    "garden",
+    "rocket",
+    "button",
+)
 
 
 class Programs:
@@ -62,3 +79,30 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def journalled(out: Path) -> dict[tuple[str, int], bytes]:
+    """Return the traces in the journal of a job, by problem and ordinal."""
+    if not (out / "journal.db").exists():
+        return {}
+    with sqlite3.connect(f"file:{out / 'journal.db'}?mode=ro", uri=True) as db:
+        try:
+            return {
+                (p, o): body
+                for p, o, body in db.execute(
+                    "SELECT problem, ordinal, body FROM events WHERE ordinal IS NOT NULL"
+                )
+            }
+        except sqlite3.OperationalError:
+            return {}
+
+
+def mentions(traces: Mapping[tuple[str, int], bytes]) -> tuple[int, int]:
+    """Return how often texts about words have their own word, and how often another one.
+
+    The first is far more frequent where completions are paired with their prompts.
+    """
+    texts = {key: json.loads(body)["text"].lower() for key, body in traces.items()}
+    found = [(word, key[0]) for key, text in texts.items() for word in WORDS if word in text]
+    n_own = sum(problem == f"w-{word}" for word, problem in found)
+    return n_own, len(found) - n_own

@@ -233,7 +233,7 @@ def chunked(folder: Path, llama: Any) -> dict[str, Any]:
 
 
 def masked(folder: Path, llama: Any) -> dict[str, Any]:
-    """The way of attention backends whose metadata we do not rewrite."""
+    """The way of attention backends whose builder is not a known one."""
     can, loop.can_reduce = loop.can_reduce, lambda visits: False
     with opened(folder, model=Model("tiny", layers="(1 2)*r 3", max_depth=3)) as generate:
         found = pair(generate, llama, "(1 2)*r 3", MIXED)

@@ -473,6 +473,32 @@ async def test_pools_and_endpoints_must_fit(each: Mapping[str, Any], reason: str
                 pass
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_an_endpoint_that_rejects_every_request_is_given_up_while_another_serves(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key that expires during a job must not end it; when no endpoint is left, it has to end."""
+    rejecting = {"both": False}
+
+    async def rejects(call: Call) -> None:
+        await call.plain(json.dumps({"error": {"message": "no such key"}}), status)
+
+    async def serves(call: Call) -> None:
+        await (rejects(call) if rejecting["both"] else answered(call))
+
+    async with pool_of(rejects, serves) as pool:
+        with caplog.at_level(logging.WARNING):
+            traces = await pool.all(6)
+        assert {trace.finish for trace in traces} == {Finish.STOP}
+        assert caplog.text.count("nothing more is sent there") == 1
+        n_rejected = pool.n_sent()[0]
+        await pool.all(4, first=6)
+        assert pool.n_sent()[0] == n_rejected
+        rejecting["both"] = True
+        with pytest.raises(EngineError, match="no such key"):
+            await pool.engine.generate(request(20))
+
+
 def test_traces_are_continued_only_where_every_endpoint_takes_token_ids() -> None:
     server = Server(answered)
     assert Capability.CONTINUE in options([server, server], server="vllm").capabilities()

@@ -29,6 +29,13 @@ POOLS = [
 ]
 
 
+def test_an_adapter_keeps_its_name_in_the_pool_that_serves_it() -> None:
+    """The replica applies the adapter by it."""
+    shared = PoolSpec("a", Model("m"), 1, "a:B", {}, {}, None, {"b": Model("m", lora="b")})
+    assert [*shared.models] == ["a", "b"]
+    assert at_its_depth(Request(model="b"), [*POOLS, shared]).model == "b"
+
+
 @pytest.mark.parametrize(
     ("model", "depth", "pools", "led_to"),
     [

@@ -13,7 +13,7 @@ from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.options import Vllm, engine_arguments
 from orchestrator.engines.vllm.start.arguments import ELSEWHERE, parsed, require_possible
 
-pytestmark = pytest.mark.slow  # vLLM is imported
+pytestmark = pytest.mark.engine  # vLLM is imported
 
 pytest.importorskip("vllm")
 
@@ -30,7 +30,8 @@ def test_every_argument_of_vllm_is_passed_or_decided_elsewhere() -> None:
 
 def test_what_is_decided_elsewhere_is_documented() -> None:
     page = Path("docs/engines.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"`(\w+)`", page.partition("| not passed |")[2]))
+    table = page.partition("| not passed |")[2].partition("\n\n")[0]
+    listed = set(re.findall(r"`(\w+)`", table))
     undocumented = {name for name in ELSEWHERE if not name.startswith("data_parallel_")} - listed
     assert not undocumented
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.engines.vllm.depth import IterationCounts, IterationLedger
+from orchestrator.engines.vllm.depth import IterationCounts, Ledger
 
 
 def test_counts_are_taken_once() -> None:
     """The mean that a trace reports is over its own tokens; the mean it is charged is over all."""
-    ledger = IterationLedger()
-    ledger.add("a", [4, 4, 4], [2])
-    ledger.add("b", [], [1])
-    ledger.add("a", [], [3, 4])
+    ledger = Ledger(IterationCounts)
+    ledger.of("a").add([4, 4, 4], [2])
+    ledger.of("b").add([], [1])
+    ledger.of("a").add([], [3, 4])
     counts = ledger.take("a")
-    assert counts == IterationCounts(3, 12, 3, 9)
+    assert counts == IterationCounts(3, 12, 3, 9, [3, 4])
     assert counts.mean_depth == 3.0
     assert counts.mean_of_all == pytest.approx(21 / 6)
     assert ledger.take("a") is None

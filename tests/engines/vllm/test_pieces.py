@@ -15,10 +15,24 @@ from hypothesis import strategies as st
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
-from orchestrator.core.values import Capability, ConfidenceFloor, Delimiter, Request, WordLimit
+from orchestrator.core.values import (
+    Capability,
+    ConfidenceFloor,
+    Delimiter,
+    LikelyToken,
+    Request,
+    Sampling,
+    TokenLogprob,
+    WordLimit,
+)
 from orchestrator.engines.vllm import pooling
 from orchestrator.engines.vllm.options import Vllm
-from orchestrator.engines.vllm.prompts import Refused, checkpoint_tokens, fitting_tokens
+from orchestrator.engines.vllm.prompts import (
+    Refused,
+    checkpoint_tokens,
+    fitting_tokens,
+    piece_bytes,
+)
 from orchestrator.engines.vllm.reply import inherited_logprobs, with_prompt_logprobs
 from orchestrator.engines.vllm.start import guard, host
 from orchestrator.engines.vllm.watch import (
@@ -75,9 +89,12 @@ class WatchedEngine:
     def __init__(self, request: Request) -> None:
         self.queue = Queue()
         self.detokenizer = SimpleNamespace(
-            output_text="", output_token_ids=[], num_output_tokens=lambda: self.n_tokens
+            output_text="",
+            output_token_ids=[],
+            num_output_tokens=lambda: len(self.detokenizer.output_token_ids),
+            decode_next=lambda token: self.texts[token - 1],
         )
-        self.n_tokens = 0
+        self.texts: list[str] = []
         logprobs = SimpleNamespace(logprobs=Flat(), tokenizer=object())
         self.state = SimpleNamespace(
             detokenizer=self.detokenizer, logprobs_processor=logprobs, queue=self.queue
@@ -85,11 +102,12 @@ class WatchedEngine:
         self.watch = TokenWatch(request, self.queue, Flat, self.state)
 
     def step(
-        self, text: str, logprobs: list[float] | None = None, finish: str | None = None
+        self, *texts: str, logprobs: list[float] | None = None, finish: str | None = None
     ) -> Any:
-        self.n_tokens += 1
-        self.detokenizer.output_text += text
-        self.detokenizer.output_token_ids.append(self.n_tokens)
+        for text in texts:
+            self.texts.append(text)
+            self.detokenizer.output_token_ids.append(len(self.texts))
+            self.detokenizer.output_text += self.detokenizer.decode_next(len(self.texts))
         if logprobs:
             self.state.logprobs_processor.logprobs.append_fast(
                 [0] * len(logprobs), logprobs, (), ()
@@ -122,6 +140,25 @@ def test_the_engine_offers_everything() -> None:
     assert Vllm().capabilities() == frozenset(Capability)
 
 
+def test_a_rule_fires_at_its_token_among_several_of_a_step() -> None:
+    """A model that drafts for itself gives several tokens in a step; what follows the rule's token
+    is as if it had never been, even the end of the sequence.
+    """
+    engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
+    engine.step("one")
+    last = engine.step(" two", " ;", " three", "", finish="stop")
+    assert engine.queue.outputs == [last]
+    assert (engine.watch.fired, engine.watch.text) == (True, "one two ;")
+    assert engine.watch.ids == (1, 2, 3)
+
+
+def test_the_end_of_the_sequence_takes_precedence_at_the_same_token() -> None:
+    """So it does where a step has one token."""
+    engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
+    engine.step("one", " ;", finish="stop")
+    assert (engine.watch.fired, engine.watch.text, engine.watch.ids) == (False, "one ;", (1, 2))
+
+
 def test_a_text_rule_ends_the_trace_at_its_token() -> None:
     """Steps that run before the abort add nothing, and only one output reaches the consumer."""
     engine = WatchedEngine(Request(rules=(Delimiter(";"),)))
@@ -143,11 +180,11 @@ def test_what_came_before_the_watch_is_not_lost() -> None:
     request = Request(rules=(Delimiter(";", 2),), metrics=("mean_logprob",))
     engine = WatchedEngine(Request(rules=(WordLimit(("never",), 1),)))
     engine.state.queue, engine.state.logprobs_processor.logprobs = engine.queue, Flat()
-    early = engine.step(" ;", [-1.0])
+    early = engine.step(" ;", logprobs=[-1.0])
     assert engine.queue.outputs == [early]
     engine.watch = TokenWatch(request, engine.queue, Flat, engine.state)
     assert engine.queue.outputs == []
-    last = engine.step(" ;", [-3.0])
+    last = engine.step(" ;", logprobs=[-3.0])
     assert engine.watch.fired
     assert engine.watch.metrics(("mean_logprob",), last, 2, str) == {"mean_logprob": -2.0}
 
@@ -218,8 +255,8 @@ def test_each_floor_reads_its_own_number_of_alternatives() -> None:
     ]
     for rules, expected in (((low,), False), ((high,), True), ((low, high), True)):
         engine = WatchedEngine(Request(rules=rules))
-        engine.step("a", [-9.0, -1.0, -3.0])
-        engine.step("b", [-9.0, -1.0, -3.0])
+        engine.step("a", logprobs=[-9.0, -1.0, -3.0])
+        engine.step("b", logprobs=[-9.0, -1.0, -3.0])
         assert engine.watch.fired is expected
 
 
@@ -249,13 +286,44 @@ def test_the_likely_first_tokens_are_kept_for_the_first_place_only() -> None:
 def test_metrics_stop_where_the_trace_was_cut() -> None:
     """Tokens generated before the abort arrived do not count."""
     engine = WatchedEngine(Request(rules=(Delimiter(";"),), metrics=("mean_logprob",)))
-    engine.step("a", [-1.0])
-    last = engine.step(";", [-2.0])
-    engine.step("b", [-30.0])
+    engine.step("a", logprobs=[-1.0])
+    last = engine.step(";", logprobs=[-2.0])
+    engine.step("b", logprobs=[-30.0])
     assert engine.state.logprobs_processor.tokenizer is None  # alternatives are not decoded
     assert engine.watch.metrics(("mean_logprob",), last, len(engine.watch.ids), str) == {
         "mean_logprob": -1.5
     }
+
+
+def test_what_a_trace_keeps_is_its_own_tokens_and_their_most_likely_alternatives() -> None:
+    """Not those after the cut, nor the further alternatives that a metric needs; minus infinity,
+    which JSON lacks, is the least number that vLLM's server sends.
+    """
+    sampling = Sampling(logprobs=True, top_logprobs=1)
+    request = Request(rules=(Delimiter(";"),), metrics=("mean_confidence",), sampling=sampling)
+    engine = WatchedEngine(request)
+    engine.step("a", logprobs=[-1.0, -0.5] + [-9.0] * 19)
+    last = engine.step(";", logprobs=[-2.0, float("-inf")] + [-9.0] * 19)
+    engine.step("b", logprobs=[-30.0] * 21)
+    kept = engine.watch.logprobs(last, 2, lambda id, p: LikelyToken(str(id), p))
+    assert kept == (
+        TokenLogprob("0", -1.0, None, (LikelyToken("0", -0.5),)),
+        TokenLogprob("0", -2.0, None, (LikelyToken("0", -9999.0),)),
+    )
+    plain = WatchedEngine(Request(metrics=("mean_logprob",)))
+    last = plain.step("a", logprobs=[-1.0], finish="stop")
+    assert plain.watch.logprobs(last, 1, LikelyToken) == ()
+
+
+@pytest.mark.parametrize(
+    ("piece", "expected"),
+    [("<0xE2>", (0xE2,)), ("\u0120\u00c3", (0x20, 0xC3)), ("\u2581x", None)],
+)
+def test_a_token_that_is_part_of_a_character_has_its_bytes(
+    piece: str, expected: tuple[int, ...] | None
+) -> None:
+    """Of byte-fallback and of byte-level vocabularies (GPT-2's alphabet: 0x20 is \u0120)."""
+    assert piece_bytes(piece) == expected
 
 
 @pytest.mark.parametrize(("n_prompt", "wanted", "fits"), [(10, 5, 5), (10, 500, 90), (99, 5, 1)])

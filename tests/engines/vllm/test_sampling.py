@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from orchestrator.engines.vllm.sampling import (
 from orchestrator.plan.check import check_plan
 from orchestrator.plan.execution import Execution
 
-pytestmark = pytest.mark.slow  # vLLM is imported
+pytestmark = pytest.mark.engine  # vLLM is imported
 
 pytest.importorskip("vllm")
 
@@ -51,6 +53,12 @@ def test_every_parameter_of_vllm_is_passed_or_decided_elsewhere() -> None:
     assert set(VALUES) | set(ELSEWHERE) == set(SamplingParams.__struct_fields__)
 
 
+def test_what_is_decided_elsewhere_is_documented() -> None:
+    page = Path("docs/engines.md").read_text(encoding="utf-8")
+    table = page.partition("### Any other sampling parameter")[2].partition("| not passed |")[2]
+    assert set(ELSEWHERE) <= set(re.findall(r"`(\w+)`", table.partition("\n\n")[0]))
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_a_parameter_is_part_of_a_request(name: str) -> None:
     params = parameters(Sampling(extra={name: VALUES[name]}), (), None, False, True)
@@ -62,6 +70,12 @@ def test_a_limit_of_thinking_is_vllms_budget() -> None:
     limited = parameters(Sampling(thinking_tokens=64), (), None, False, True)
     assert limited.thinking_token_budget == 64
     assert parameters(Sampling(), (), None, False, True).thinking_token_budget is None
+
+
+def test_a_least_length_is_not_compared_with_a_default_one() -> None:
+    """vLLM's own limit, where a caller names none, is 16 tokens."""
+    params = parameters(Sampling(extra={"min_tokens": 900}), (), None, False, True)
+    assert (params.min_tokens, params.max_tokens) == (900, None)
 
 
 def test_without_tags_a_named_parser_refuses_and_others_limit_nothing() -> None:

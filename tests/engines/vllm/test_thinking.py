@@ -20,6 +20,8 @@ from orchestrator.engines.vllm.prompts import EngineInput, Prompts, Refused
 from orchestrator.engines.vllm.reply import ReplyParser, with_thinking
 from orchestrator.engines.vllm.start.parsers import NO_PARSER, PARSERS, reply_parser
 
+pytestmark = pytest.mark.engine  # vLLM is imported
+
 pytest.importorskip("vllm")
 
 TAGS = (
@@ -143,9 +145,10 @@ def finished_by(
     tokens = tokenizer(template)
     request = request or Request("2+2?")
     trace = trace_of(tokens, text, **fields)
-    return with_thinking(
-        trace, request, EngineInput([], (), None, ""), Prompts(tokens, "main"), parser
-    )
+    prompts = Prompts(tokens, "main")
+    suffix_ids = prompts.suffix_ids(request.suffix)
+    ids = [*prompts.ids(request.prompt), *request.prefix_ids, *suffix_ids]
+    return with_thinking(trace, request, EngineInput(ids, suffix_ids, None, ""), prompts, parser)
 
 
 def test_a_thinking_that_the_prompt_opened_begins_with_its_tag() -> None:
@@ -212,7 +215,7 @@ def test_arguments_and_another_template_reach_the_prompt() -> None:
     own = Prompts(tokenizer(SWITCH), "main")
     assert own.text_of(own.ids("2+2?")) == "2+2?"
     assert own.text_of(own.ids("2+2?", '{"deep": true}')) == "2+2?<think>"
-    assert own.thinking("2+2?", '{"deep": true}') == ("<think>", False)
+    assert own.thinking(own.ids("2+2?", '{"deep": true}')) == ("<think>", False)
     other = Prompts(tokenizer(SWITCH), "main", "{{ messages[0].content }}!")
     assert other.text_of(other.ids("2+2?")) == "2+2?!"
 

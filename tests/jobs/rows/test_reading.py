@@ -18,9 +18,9 @@ from orchestrator.core.errors import PlanError
 from orchestrator.jobs.problems import read_problems
 from orchestrator.jobs.rows import Row, Rows
 from orchestrator.jobs.rows.copy import COPY_FILE, write_copy
+from orchestrator.jobs.rows.formats.text import json_array
 from orchestrator.jobs.rows.location import selected
 from orchestrator.jobs.rows.record import Document
-from orchestrator.jobs.rows.text import json_array
 from orchestrator.plan.keys import Columns
 
 TABLE = [{"id": "a", "prompt": "1+1?", "answer": "2"}, {"id": "b", "prompt": "2+2?", "answer": "4"}]
@@ -88,7 +88,7 @@ def document(content: bytes) -> Document:
 )
 def test_an_array_is_read_piece_by_piece_as_a_whole(values: list[object], size: int) -> None:
     """However the pieces fall: numbers, texts and literals are cut in the middle."""
-    from orchestrator.jobs.rows import text
+    from orchestrator.jobs.rows.formats import text
 
     content = json.dumps([{"v": value} for value in values], indent=1)
     before, text._CHUNK = text._CHUNK, size
@@ -124,7 +124,8 @@ def test_a_folder_and_a_pattern_are_read_in_order_of_names(tmp_path: Path) -> No
     )
     (tmp_path / "a.csv").write_text("id,prompt\nx,1\ny,2\n")
     (tmp_path / "README.md").write_text("not data")
-    (tmp_path / "dataset_infos.json").write_text("{}")
+    for name in ("dataset_infos.json", "dataset_dict.json", "state.json"):
+        (tmp_path / name).write_text("{}")
     rows = list(Rows(tmp_path))
     assert [(r.place, r.fields["prompt"]) for r in rows] == [
         ("a.csv:2", "1"),

@@ -17,8 +17,8 @@ import pytest
 from orchestrator.core.errors import LeadlineError, PluginError
 from orchestrator.core.values import PluginSpec
 from orchestrator.runtime.answer_workers import AnswerWorkers, ClassMatch, Resolution, Undecided
-from orchestrator.runtime.worker_child import Load
-from orchestrator.runtime.workers import CallFailed, plugin_reference
+from orchestrator.runtime.workers.child import Load
+from orchestrator.runtime.workers.pool import CallFailed, plugin_reference
 
 DOMAINS = '''
 import dataclasses, os, subprocess, sys, time
@@ -292,7 +292,7 @@ _CANCELLED_START = """
 import asyncio, contextlib, psutil
 from orchestrator.core.values import PluginSpec
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.runtime.workers import plugin_reference
+from orchestrator.runtime.workers.pool import plugin_reference
 
 async def main():
     number = plugin_reference("domains", PluginSpec("number"))
@@ -316,6 +316,18 @@ def test_a_loop_that_closes_while_a_process_starts_ends_and_leaves_none(cancels:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.stdout == "0\n", ended.stderr
+
+
+async def test_a_call_whose_process_ends_with_the_pool_starts_no_other(
+    workers: AnswerWorkers,
+) -> None:
+    """Nobody would wait for the start, and the end of the loop would cancel it."""
+    call = asyncio.create_task(workers.resolve(MATH, "1"))
+    await _until(lambda: len(_children()) == 1)
+    await workers.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await call
+    assert _children() == set()
 
 
 async def test_two_hundred_calls_at_once_all_get_their_own_reply(workers: AnswerWorkers) -> None:
@@ -415,7 +427,7 @@ from pathlib import Path
 sys.path.insert(0, {str(tmp_path)!r})
 from orchestrator.core.values import PluginSpec
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.runtime.workers import plugin_reference
+from orchestrator.runtime.workers.pool import plugin_reference
 odd = plugin_reference("domains", PluginSpec("odd"), origin="odd_domains:Odd")
 async def main():
     pool = AnswerWorkers(n_workers=1, limit_seconds=60)
@@ -523,7 +535,7 @@ def _is_other(child: psutil.Process) -> bool:
         return True
     return (
         bool(command)
-        and "worker_child" not in " ".join(command)
+        and "workers.child" not in " ".join(command)
         and command != psutil.Process().cmdline()
     )
 

@@ -37,7 +37,7 @@ from orchestrator.plan.execution import Execution
 from orchestrator.runtime.isolated_verifiers import IsolatedVerifiers
 from orchestrator.runtime.verify import VerifierOutcome, VerifierRunner
 from orchestrator.studies.evaluate import savings
-from orchestrator.testing.pools import PROBLEM, trace
+from orchestrator.testing.scripted.pools import PROBLEM, trace
 
 MODELS = {
     "main": Model("fake"),
@@ -93,6 +93,7 @@ def test_best_of_n_finds_what_a_verifier_without_error_knows(name: str) -> None:
     assert all(not r.error and r.usage["verify"].prompt_tokens > 0 for r in results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -157,6 +158,7 @@ def two_shares(truth: bool, rng: random.Random) -> float:
     return (share() + share()) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "score"),
     [("generative-reward", {"k": 3}, three_votes), ("process-evaluator", {}, two_shares)],

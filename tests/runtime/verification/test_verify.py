@@ -19,8 +19,8 @@ from orchestrator.core.values import Finish, Message, PluginSpec, Problem, Reque
 from orchestrator.kit.model_verifier import conversation, preference, sigmoid, solution_steps
 from orchestrator.plan import registry
 from orchestrator.runtime.verify import VerifierStrategy
-from orchestrator.testing.pools import PROBLEM, trace
-from orchestrator.testing.simulation import record
+from orchestrator.testing.scripted.pools import PROBLEM, trace
+from orchestrator.testing.scripted.simulation import record
 from verifiers.models.generative_reward import GenerativeReward
 from verifiers.models.llm_judge import LlmJudge
 from verifiers.models.process_evaluator import ProcessEvaluator

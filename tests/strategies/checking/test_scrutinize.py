@@ -259,6 +259,7 @@ def brute_force(
     return max(first_of, key=lambda a: (points[a], counts[a], -answers.index(a))) == "R"
 
 
+@pytest.mark.slow
 def test_accuracy_with_erring_judges_is_that_of_the_plain_algorithm() -> None:
     """Judges err with .25, comparisons with .2; n = 6, k = 4, 3 comparisons.
 

@@ -160,6 +160,7 @@ def test_refined_best_of_n_follows_its_selector_and_not_the_vote() -> None:
     assert accuracy(sessions, "majority") < 0.6
 
 
+@pytest.mark.slow
 def test_two_levels_of_refinement_are_a_chain_of_four() -> None:
     """Two rounds of two rounds, one attempt each.
 

@@ -19,7 +19,7 @@ from orchestrator.core.errors import PlanError  # noqa: E402
 from orchestrator.studies.layers.decoder import FAMILIES, Decoder, angular_distances  # noqa: E402
 from orchestrator.studies.layers.loading import load_decoder, shipped_order  # noqa: E402
 
-pytestmark = pytest.mark.slow  # imports torch and five families
+pytestmark = pytest.mark.engine  # imports torch and five families
 
 PROMPTS = [(1, 5, 9, 33, 20), (1, 5, 9, 33, 20, 40, 41), (1, 5, 7)]
 STOCK = tuple(range(N_LAYERS))

@@ -20,7 +20,7 @@ from orchestrator.kit.answers import thinking
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.runtime.workers import CallFailed, plugin_reference
+from orchestrator.runtime.workers.pool import CallFailed, plugin_reference
 
 
 @dataclass(frozen=True, slots=True)

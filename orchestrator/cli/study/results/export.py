@@ -11,8 +11,8 @@ from orchestrator.cli.options import debug_option, json_option
 from orchestrator.cli.study.results.options import problems_option
 from orchestrator.cli.view.numbers import counted
 from orchestrator.core.errors import PlanError
-from orchestrator.report.export import DIRECTORY, ExportFormat, export
 from orchestrator.report.scored import read_scored
+from orchestrator.report.tables.export import DIRECTORY, ExportFormat, export
 
 _TRAINING = (ExportFormat.SFT, ExportFormat.PREFERENCE)
 

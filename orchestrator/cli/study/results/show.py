@@ -14,7 +14,6 @@ from orchestrator.cli.study.results.options import problems_option, rows_option
 from orchestrator.cli.view.results.problems import problem_view, problems_view
 from orchestrator.core.errors import PlanError
 from orchestrator.report.losses import loss_causes
-from orchestrator.report.rows import attempt_row, problem_row, trace_row
 from orchestrator.report.scored import (
     Outcome,
     ScoredJob,
@@ -22,6 +21,7 @@ from orchestrator.report.scored import (
     read_scored,
     read_scored_problem,
 )
+from orchestrator.report.tables.rows import attempt_row, problem_row, trace_row
 from orchestrator.report.tags import tag_values
 from orchestrator.studies.estimates import share_estimate
 

@@ -12,6 +12,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.api.race import PROBED, Lane, race
 from orchestrator.cli.view.numbers import NONE, count, counted, estimate_text, one_line, percent
 from orchestrator.cli.view.results.lists import QuestionList, notes_view, shortened
 from orchestrator.cli.view.tables import numbers_table
@@ -32,6 +33,7 @@ _STYLES = {
     Outcome.ABSTAINED: "yellow",
     Outcome.OPEN: "yellow",
 }
+_RACE_WIDTH = 32  # characters
 _STATES = {
     AttemptState.UNUSED: "has an answer, but no vote",
     AttemptState.ABSTAINED: "abstained: no answer was found in its text",
@@ -156,6 +158,8 @@ def problem_view(problem: ScoredProblem, with_thinking: bool, with_others: bool)
         parts.append(Text(result.error, style="red"))
     if result and result.clusters:
         parts.append(_votes_table(problem, result.clusters))
+    if len(lanes := race(result, problem.pool)) > 1:
+        parts.append(_race_view(lanes))
     for attempt in problem.attempts:
         parts += _attempt_view(attempt, with_thinking)
     others = problem.others
@@ -199,6 +203,21 @@ def _votes_table(problem: ScoredProblem, clusters: Sequence[Cluster]) -> Table:
         part = percent(cluster.weight / total) if total else NONE
         weight = f"{cluster.weight:.3g}"
         table.add_row(Text(cluster.answer.text), count(cluster.count), weight, part, *marks)
+    return table
+
+
+def _race_view(lanes: Sequence[Lane]) -> Table:
+    """Return the race: a bar for each attempt over its tokens, o a probe, | a checkpoint."""
+    longest = max(lane.tokens for lane in lanes) or 1
+    table = Table.grid(padding=(0, 1))
+    for lane in lanes:
+        track = ["─"] * max(1, round(_RACE_WIDTH * lane.tokens / longest))
+        for mark in lane.marks:
+            place = round(_RACE_WIDTH * mark.tokens / longest) - 1
+            track[min(max(place, 0), len(track) - 1)] = "o" if mark.what == PROBED else "|"
+        bar = Text("".join(track), style="cyan" if lane.state is AttemptState.VOTED else "dim")
+        answer = shortened(lane.answer) if lane.answer is not None else NONE
+        table.add_row(str(lane.ordinal), lane.state.value, bar, count(lane.tokens), Text(answer))
     return table
 
 
@@ -246,7 +265,9 @@ def _text_view(trace: Trace, n_thinking: int, with_thinking: bool) -> Iterator[R
         yield Text(f"▸ {length} of thinking (--thinking)", style="dim italic")
     if reply:
         yield Text(reply)
-    elif not thinking:
+    for call in trace.calls:
+        yield Text("call ", style="dim italic").append(f"{call.name}({call.arguments})", "not dim")
+    if not (reply or thinking or trace.calls):
         yield Text("(no text)", style="dim")
     for text, style in ((trace.error, "red"), (trace.note, "yellow")):
         if text:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from orchestrator.core.layers import ExitRule, parse_exit, parse_schedule
-from orchestrator.engines.vllm.depth import IterationLedger
+from orchestrator.engines.vllm.depth import DraftCounts, IterationCounts, Ledger
 from orchestrator.engines.vllm.latent.batch import ExitTracker, LatentBatch, LatestKeyValues
 from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, update_of
 from orchestrator.engines.vllm.latent.visits import (
@@ -90,7 +90,7 @@ class DecoderCore:
 class LayerLoop:
     """Runs all layers of one model.
 
-    `ledger` counts each request's iterations if there is an exit rule.
+    `ledger` counts each request's iterations if there is an exit rule, `drafts` its drafts.
     """
 
     def __init__(
@@ -106,11 +106,12 @@ class LayerLoop:
         `head` computes logits from the result of `core.finish`; only a rule on predictions calls
         it.
         """
-        self._visits, self._core, self._update = visits, core, update
+        self.visits, self._core, self._update = visits, core, update
         self._rule, self._head = rule, head
         self._can_reduce = can_reduce([*visits.thinking, *(() if rule is None else visits.tail)])
         self._latest: LatestKeyValues | None = None
-        self.ledger = IterationLedger()
+        self.ledger = Ledger(IterationCounts)
+        self.drafts = Ledger(DraftCounts)
         if rule is not None:
             for iteration in visits.iterations:
                 for layer, visit in enumerate(iteration):
@@ -123,11 +124,11 @@ class LayerLoop:
 
         Without `batch` every token runs to the largest depth, as warm-up runs need.
         """
-        embedded = through(self._visits.head, positions, HiddenState(hidden))
+        embedded = through(self.visits.head, positions, HiddenState(hidden))
         state = self._added_up(self._core.first_state(embedded, positions))
         if batch is None:
             shares = torch.ones(len(positions), 1, device=positions.device)
-            for iteration in self._visits.iterations:
+            for iteration in self.visits.iterations:
                 state = self._iterate(iteration, positions, state, embedded, shares)
         else:
             state = self._think(state, embedded, positions, batch)
@@ -143,7 +144,7 @@ class LayerLoop:
         """Return the state of each token after its iterations."""
         tracker = ExitTracker(self._rule, batch, positions)
         if self._rule is not None:
-            self._latest = LatestKeyValues(len(self._visits.iterations[0]))
+            self._latest = LatestKeyValues(len(self.visits.iterations[0]))
         shares = 1.0 / batch.token_depths(len(positions), positions.device).unsqueeze(1)
         subsets: dict[tuple[int, ...], RequestSubset] = {}
 
@@ -155,7 +156,7 @@ class LayerLoop:
         def predict(states: HiddenState, members: tuple[int, ...]) -> torch.Tensor:
             return self._logits(states, positions, subset(members))
 
-        for iteration in self._visits.iterations:
+        for iteration in self.visits.iterations:
             members = tracker.members()
             if self._latest is not None:
                 self._latest.running = tracker.running
@@ -230,7 +231,7 @@ class LayerLoop:
         return HiddenState(state.whole())
 
     def _finish(self, state: HiddenState, positions: torch.Tensor) -> torch.Tensor:
-        return self._core.finish(through(self._visits.tail, positions, self._core.release(state)))
+        return self._core.finish(through(self.visits.tail, positions, self._core.release(state)))
 
     def _logits(
         self, state: HiddenState, positions: torch.Tensor, subset: RequestSubset
@@ -242,7 +243,7 @@ class LayerLoop:
         """
         if not self._can_reduce:
             return self._head(self._finish(state, positions)[subset.tokens])
-        with subset.forward_context(self._visits.tail):
+        with subset.forward_context(self.visits.tail):
             return self._head(self._finish(state.rows(subset.tokens), positions[subset.tokens]))
 
     def _write_latest(self, iteration: Sequence[LayerVisit], tokens: torch.Tensor) -> None:
@@ -278,13 +279,24 @@ class LayerLoop:
 
         attention.forward = forward
 
+    def n_layers_run(self, depth: int) -> int:
+        """Return the number of layers that a token passes at this depth."""
+        visits = self.visits
+        return len(visits.head) + depth * len(visits.iterations[0]) + len(visits.tail)
+
+    def count_drafts(self, request: str, drafted: int, accepted: int) -> None:
+        """Count a step's drafts; the iterations of those that were rejected do not count."""
+        self.drafts.of(request).add(drafted, accepted)
+        if self._rule is not None:
+            self.ledger.of(request).retract(drafted - accepted)
+
     def _count(self, batch: LatentBatch, positions: torch.Tensor, iterations: torch.Tensor) -> None:
         counts, places = iterations.tolist(), positions.tolist()
         for i, request in enumerate(batch.ids):
             start, end = batch.starts[i], batch.starts[i + 1]
             # the first token that predicts one of the request's own
             first = min(end, max(start, start + batch.prompts[i] - 1 - places[start]))
-            self.ledger.add(request, counts[start:first], counts[first:end])
+            self.ledger.of(request).add(counts[start:first], counts[first:end])
 
 
 def loop_of(

@@ -19,9 +19,10 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from orchestrator.engines.vllm.latent import runner
 from orchestrator.engines.vllm.latent.batch import LatentBatch
-from orchestrator.engines.vllm.latent.huginn import HuginnCore, RavenForCausalLM
+from orchestrator.engines.vllm.latent.families.huginn import HuginnCore, RavenForCausalLM
+from orchestrator.engines.vllm.latent.families.ouro import OuroCore, OuroForCausalLM
 from orchestrator.engines.vllm.latent.loop import DecoderCore, LoopCore, loop_of
-from orchestrator.engines.vllm.latent.ouro import OuroCore, OuroForCausalLM
+from orchestrator.engines.vllm.latent.visits import record_sources
 
 
 def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
@@ -45,6 +46,7 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
             self.depths_differ = int(latent["max_depth"]) > 1
             if self.depths_differ:
                 runner.install_v1()
+                record_sources()
 
         def get_model_state_cls(self) -> Any:
             """Return the class that prepares the inputs for V2's runner (V1 never calls this)."""

@@ -17,7 +17,9 @@ def register() -> None:
     """
     from vllm import ModelRegistry  # vllm is loaded already: it called us
 
-    from orchestrator.engines.vllm.latent.configs import register_configs  # so is transformers
+    from orchestrator.engines.vllm.latent.families.configs import (
+        register_configs,
+    )  # so is transformers
 
     known = set(ModelRegistry.get_supported_archs())
     for architecture, target in targets().items():

@@ -104,15 +104,22 @@ def batch_v2(
 
 
 class DepthCounts:
-    """A mixin for vLLM's worker class: its method is called by name through `collective_rpc`."""
+    """A mixin for vLLM's worker class: its methods are called by name through `collective_rpc`.
+
+    A step is counted before its output leaves the worker, so all steps of a request are counted
+    once its last output has arrived.
+    """
 
     model_runner: Any
 
-    def take_depth_counts(self, request: str) -> tuple[int, int, int, int] | None:
-        """Return, once, a request's `depth.IterationCounts` as a tuple; None if none of it ran.
-
-        A step is counted before its output leaves the worker, so all steps of a request are counted
-        once its last output has arrived.
-        """
+    def take_depth_counts(self, request: str) -> tuple[int, ...] | None:
+        """Return, once, the numbers of a request's `IterationCounts`; None if none of it ran."""
         counts = self.model_runner.get_model().loop.ledger.take(request)
+        if counts is None:
+            return None
+        return counts.prompt_tokens, counts.prompt_iterations, counts.tokens, counts.iterations
+
+    def take_draft_counts(self, request: str) -> tuple[int, ...] | None:
+        """Return, once, a request's `DraftCounts` as a tuple; None if nothing was drafted."""
+        counts = self.model_runner.get_model().loop.drafts.take(request)
         return None if counts is None else dataclasses.astuple(counts)

@@ -6,14 +6,17 @@ gets shallow copies of the layer and its Attention under a new name, and an Atte
 uses is removed from the context.
 
 vLLM describes a batch to its attention kernels by metadata per layer: the position and the cache
-blocks of each request's tokens. It must not include requests that have stopped iterating
-(`RequestSubset`). Not covered: attention backends other than the CPU's (`can_reduce`).
+blocks of each request's tokens. It must not include requests that have stopped iterating. Each
+attention backend builds its own metadata from one description of the batch that all of them share,
+so that description is reduced to some requests (`RequestSubset`) and the backend's builder does the
+rest. Not covered: backends whose builder has not been compared (`KNOWN_BUILDERS`).
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +28,29 @@ import torch
 from orchestrator.core.layers import Schedule
 from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
 
-_REDUCIBLE = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")  # vLLM's names
+# vLLM's builders of attention metadata that have been compared (tests/engine/test_latent.py)
+KNOWN_BUILDERS = (
+    "CPUAttentionMetadataBuilder",
+    "FlashAttentionMetadataBuilder",
+    "TritonAttentionMetadataBuilder",
+    "FlexAttentionMetadataBuilder",
+    "RocmAttentionMetadataBuilder",
+    "RocmAiterUnifiedAttentionMetadataBuilder",
+    "RocmSegmentedAttentionMetadataBuilder",
+    "AiterFlashAttentionMetadataBuilder",
+)
+# fields of CommonAttentionMetadata with an entry per request
+PER_REQUEST = (
+    *("seq_lens", "block_table_tensor", "is_prefilling", "seq_lens_cpu_upper_bound", "req_idx"),
+    *("dcp_local_seq_lens", "dcp_local_seq_lens_cpu_upper_bound", "rswa_prefix_lens"),
+    *("encoder_seq_lens", "encoder_seq_lens_cpu", "replayssm_decode_base_cpu"),
+)
+PER_TOKEN = ("slot_mapping", "positions")
+OF_THE_BATCH = (
+    *("query_start_loc", "query_start_loc_cpu", "num_reqs", "num_actual_tokens", "causal"),
+    *("max_query_len", "max_seq_len", "mm_req_doc_ranges"),
+    *("_num_computed_tokens_cache", "_token_to_req_indices_cache"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +122,73 @@ def _twin(module: Any) -> Any:
 
 
 def can_reduce(visits: Sequence[LayerVisit]) -> bool:
-    """Return whether `RequestSubset` can rewrite the metadata of the visits' attention backend."""
-    return all(visit.attention.attn_backend.get_name() in _REDUCIBLE for visit in visits)
+    """Return whether the metadata builder of the visits' attention backend is a known one."""
+    return all(_is_known(visit.attention.attn_backend) for visit in visits)
+
+
+def _is_known(backend: Any) -> bool:
+    return backend.get_builder_cls().__name__ in KNOWN_BUILDERS
+
+
+def record_sources() -> None:
+    """Make both of vLLM's runners keep what a step's metadata is built from; may be called again.
+
+    vllm 0.32, v1/worker/utils.py.
+    """
+    from vllm.v1.worker.utils import AttentionGroup
+
+    stock = AttentionGroup.build_metadata
+    if getattr(stock, "records", False):
+        return
+
+    @functools.wraps(stock)
+    def recording(
+        group: Any, common_attn_metadata: Any, ubatch_idx: int = 0, *others: Any, **named: Any
+    ) -> Any:
+        metadata = stock(group, common_attn_metadata, ubatch_idx, *others, **named)
+        if _is_known(group.backend):
+            common = group._with_kernel_block_table(common_attn_metadata, ubatch_idx)
+            metadata.source = MetadataSource(group, common)
+            # otherwise V1 copies this metadata, and its source, for another group's blocks
+            group.get_metadata_builder(ubatch_idx).supports_update_block_table = False
+        return metadata
+
+    recording.records = True  # type: ignore[attr-defined]  # a mark for the next call
+    AttentionGroup.build_metadata = recording
+
+
+class MetadataSource:
+    """What a group's attention metadata of one step were built from.
+
+    The group keeps a second builder: some builders write to buffers of their own, which the
+    metadata of the whole step still refer to. That builder's metadata hold for one subset at a
+    time.
+    """
+
+    def __init__(self, group: Any, common: Any) -> None:
+        """Keep `common`, vLLM's CommonAttentionMetadata of the whole step."""
+        self._group, self._common = group, common
+
+    def built_for(self, subset: RequestSubset) -> Any:
+        """Return the metadata that vLLM would build for a step of only these requests."""
+        owner, metadata = getattr(self._group, "subset_metadata", (None, None))
+        if owner is not subset:
+            metadata = self._builder().build(0, subset.reduced(self._common), fast_build=True)
+            self._group.subset_metadata = subset, metadata
+        return metadata
+
+    def _builder(self) -> Any:
+        if not hasattr(self._group, "subset_builder"):
+            stock = self._group.get_metadata_builder()
+            width = {"block_table_width": self._common.block_table_tensor.shape[1]}
+            self._group.subset_builder = type(stock)(
+                stock.kv_cache_spec,
+                self._group.layer_names,
+                stock.vllm_config,
+                stock.device,
+                **(width if stock.requires_block_table_width else {}),
+            )
+        return self._group.subset_builder
 
 
 class RequestSubset:
@@ -112,9 +202,10 @@ class RequestSubset:
         """Select the requests `members` of the batch."""
         self.members = members
         self.tokens = batch.tokens(members, device)
-        self._lengths = [batch.starts[i + 1] - batch.starts[i] for i in members]
+        lengths = [batch.starts[i + 1] - batch.starts[i] for i in members]
+        self._starts = [*itertools.accumulate(lengths, initial=0)]
+        self._longest = max(lengths, default=0)
         self._requests = on_device(members, torch.long, device)
-        self._metadata: dict[tuple[int, int, int], Any] = {}
         self._slots: dict[int, torch.Tensor] = {}
 
     @contextmanager
@@ -124,8 +215,7 @@ class RequestSubset:
 
         whole = get_forward_context()
         metadata = {
-            visit.name: self._reduced(whole.attn_metadata[visit.name], visit.attention)
-            for visit in visits
+            visit.name: whole.attn_metadata[visit.name].source.built_for(self) for visit in visits
         }
         slots = {visit.name: self._own_slots(whole.slot_mapping[visit.name]) for visit in visits}
         reduced = dataclasses.replace(whole, attn_metadata=metadata, slot_mapping=slots)
@@ -137,72 +227,37 @@ class RequestSubset:
             self._slots[id(slots)] = slots[self.tokens]
         return self._slots[id(slots)]
 
-    def _reduced(self, metadata: Any, attention: Any) -> Any:
-        if attention.attn_backend.get_name() != "CPU_ATTN":
-            key = (id(metadata), 0, 0)
-            if key not in self._metadata:
-                self._metadata[key] = self._reduced_gpu(metadata)
-            return self._metadata[key]
-        window = int(attention.impl.sliding_window)
-        key = (id(metadata), window, int(attention.num_heads))
-        if key not in self._metadata:
-            self._metadata[key] = self._reduced_cpu(metadata, attention, window)
-        return self._metadata[key]
+    def reduced(self, common: Any) -> Any:
+        """Return vLLM's CommonAttentionMetadata of a step with only these requests.
 
-    def _reduced_gpu(self, metadata: Any) -> Any:
-        """Return the metadata of FlashAttention's and Triton's builders for these requests.
-
-        As of vllm 0.32. Nothing here waits for the device. `max_seq_len` is unchanged: it is an
-        upper bound there too. FlashAttention 3 plans its own schedule if none is given.
+        As of vllm 0.32. Nothing here waits for the device.
         """
-        starts = list(itertools.accumulate(self._lengths, initial=0))
-        query_start_loc = metadata.query_start_loc
+        starts = common.query_start_loc
+        ranges = common.mm_req_doc_ranges
+        longest = common.max_seq_len  # an upper bound there too
+        if common.seq_lens_cpu_upper_bound is not None:
+            longest = int(common.seq_lens_cpu_upper_bound[list(self.members)].max())
         return dataclasses.replace(
-            metadata,
-            num_actual_tokens=starts[-1],
-            max_query_len=max(self._lengths),
-            query_start_loc=on_device(starts, query_start_loc.dtype, query_start_loc.device),
-            seq_lens=metadata.seq_lens[self._requests],
-            block_table=metadata.block_table[self._requests],
-            slot_mapping=self._own_slots(metadata.slot_mapping),
-            scheduler_metadata=None,
-        )
-
-    def _reduced_cpu(self, metadata: Any, attention: Any, window: int) -> Any:
-        """Return the metadata of `CPUAttentionMetadataBuilder.build` for these requests.
-
-        vllm 0.32, v1/attention/backends/cpu_attn.py.
-        """
-        from vllm import _custom_ops, envs
-
-        starts = metadata.query_start_loc
-        lengths = (starts[1:] - starts[:-1])[self._requests]
-        query_start_loc = torch.zeros(len(self.members) + 1, dtype=starts.dtype)
-        torch.cumsum(lengths, 0, out=query_start_loc[1:])
-        seq_lens = metadata.seq_lens[self._requests]
-        schedule = _custom_ops.cpu_attn_get_scheduler_metadata(
+            common,
+            query_start_loc=on_device(self._starts, starts.dtype, starts.device),
+            query_start_loc_cpu=torch.tensor(self._starts, dtype=starts.dtype),
             num_reqs=len(self.members),
-            num_heads=attention.num_heads,
-            num_kv_heads=attention.num_kv_heads,
-            head_dim=attention.head_size,
-            seq_lens=seq_lens,
-            dtype=attention.dtype,
-            query_start_loc=query_start_loc,
-            causal=metadata.causal,
-            sliding_window_size=window,
-            isa=attention.isa,
-            enable_kv_split=envs.VLLM_CPU_ATTN_SPLIT_KV,
-            dynamic_causal=metadata.dynamic_causal,
-            kv_cache_dtype=attention.kv_cache_dtype,
+            num_actual_tokens=self._starts[-1],
+            max_query_len=self._longest,
+            max_seq_len=longest,
+            causal=self._own(common.causal),
+            mm_req_doc_ranges=ranges and {n: ranges[i] for n, i in enumerate(self.members)},
+            _num_computed_tokens_cache=None,
+            _token_to_req_indices_cache=None,
+            **{name: self._own(getattr(common, name)) for name in PER_REQUEST},
+            **{name: _at(getattr(common, name), self.tokens) for name in PER_TOKEN},
         )
-        return dataclasses.replace(
-            metadata,
-            num_actual_tokens=int(query_start_loc[-1]),
-            max_query_len=int(lengths.max()),
-            query_start_loc=query_start_loc,
-            max_seq_len=int(seq_lens.max()),
-            seq_lens=seq_lens,
-            block_table=metadata.block_table[self._requests],
-            slot_mapping=self._own_slots(metadata.slot_mapping),
-            scheduler_metadata=schedule,
-        )
+
+    def _own(self, values: Any) -> Any:
+        """Return the entries of these requests, if there is one for each."""
+        on_host = not isinstance(values, torch.Tensor) or values.device.type == "cpu"
+        return _at(values, list(self.members) if on_host else self._requests)
+
+
+def _at(values: Any, places: Any) -> Any:
+    return values if values is None or isinstance(values, bool) else values[places]

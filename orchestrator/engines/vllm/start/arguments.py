@@ -31,6 +31,7 @@ ELSEWHERE: Mapping[str, str] = {
     "convert": _MODEL.format("task"),
     "pooler_config": _MODEL.format("task"),
     "reasoning_parser": _MODEL.format("reasoning_parser"),
+    "enable_lora": _MODEL.format("lora"),
     "dtype": _OPTION.format("dtype"),
     "seed": _OPTION.format("seed"),
     "tensor_parallel_size": _OPTION.format("tensor_parallel"),
@@ -72,6 +73,8 @@ _SPECULATIVE = ("speculative_config", "spec_method", "spec_model", "spec_tokens"
 _ON_CPU: Mapping[str, str] = {
     "block_size": "on a CPU it is 32, the smallest that its kernel takes",
     "enable_chunked_prefill": "vLLM 0.32's CPU build fails with it when requests carry seeds",
+    "max_loras": "vLLM 0.32's CPU build needs one more slot than there are adapters",
+    "max_cpu_loras": "vLLM 0.32's CPU build needs one more slot than there are adapters",
 } | dict.fromkeys(
     _SPECULATIVE,
     "on a CPU, vLLM 0.32 samples wrongly with it above temperature 0 (vllm#55005)",
@@ -81,7 +84,10 @@ _IN_LOOPS: Mapping[str, str] = {
     "worker_extension_cls": "it counts the iterations of the layer schedule",
     "worker_cls": "the layer schedule runs in vLLM's own",
     "model_class_overrides": "the layer schedule is a model class",
-} | dict.fromkeys(_SPECULATIVE, "a draft does not know the depth that its tokens are checked at")
+} | dict.fromkeys(
+    _SPECULATIVE,
+    "a draft does not know the depth that its tokens are checked at; set the option draft_depth",
+)
 
 
 def parsed(args: Mapping[str, object], pool: str) -> dict[str, Any]:

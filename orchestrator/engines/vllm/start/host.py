@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 _DEFAULT_KV_BYTES = 4 * GIB  # SmolLM2-135M in float32: 90,000 tokens
-_LOG_LEVEL = "LEADLINE_VLLM_LOG"
+LOG_LEVEL = "LEADLINE_VLLM_LOG"
 
 
 def cpu_kv_bytes(gib: float, free_bytes: int) -> int:
@@ -160,8 +160,8 @@ def or_ended(llm: Any) -> Iterator[None]:
         raise
 
 
-def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
-    """Return the options with which each pool's engine starts.
+def by_pool(options: Vllm, pools: Collection[str], n_engines: int = 0) -> dict[str, Vllm]:
+    """Return the options with which each pool's engine starts, one of `n_engines` (0: one a pool).
 
     PlanError if `options.pools` names a pool that is not a model of the plan.
     """
@@ -173,7 +173,8 @@ def by_pool(options: Vllm, pools: Collection[str]) -> dict[str, Vllm]:
             )
     shared = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "pools"}
     # vLLM reserves each engine's share of the memory
-    shared["gpu_memory_utilization"] = options.gpu_memory_utilization / max(1, len(pools))
+    n_engines = n_engines or max(1, len(pools))
+    shared["gpu_memory_utilization"] = options.gpu_memory_utilization / n_engines
     cls = type(options)
     return {
         name: registry.build(
@@ -207,7 +208,7 @@ def environment(threads: int) -> Iterator[None]:
     """
     before = dict(os.environ)
     variables = {
-        "VLLM_LOGGING_LEVEL": os.environ.get(_LOG_LEVEL, "ERROR"),
+        "VLLM_LOGGING_LEVEL": os.environ.get(LOG_LEVEL, "ERROR"),
         "VLLM_NO_USAGE_STATS": "1",
         # vLLM forks if it can, and this process has threads
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -218,7 +219,7 @@ def environment(threads: int) -> Iterator[None]:
         # threads took ten times as long as one.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    if _LOG_LEVEL not in os.environ:
+    if LOG_LEVEL not in os.environ:
         variables |= {
             "PYTHONWARNINGS": "ignore",
             "TORCH_CPP_LOG_LEVEL": "ERROR",

@@ -89,6 +89,7 @@ _SENTENCE = re.compile(r"[A-Z][a-z]{0,12}\s[^.!?\n]{1,200}\b(?:is|are|equals)\s"
 _ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*+•])[ \t]+(?=\S)")
 _END = re.compile(r"\n|</\w")
 _LETTER_BEFORE = re.compile(r"\s\(?[A-J]\)?$")
+_DISPLAYED = {"$$": "$$", r"\[": r"\]"}  # the delimiters of a display formula
 _FENCE = re.compile(r"[`~]{3,}[\w-]{0,20}[ \t]*\n")
 
 
@@ -102,29 +103,32 @@ def phrases(text: str, folded: str, nouns: tuple[str, ...]) -> list[Statement]:
     candidates = []
     for match in _marks(text, folded, nouns)[-MAX_STATEMENTS:]:
         content = _after(text, match.end())
-        negated = _DENIED.match(content)
-        before = _introduction(text, match.start())
+        negated = _DENIED.match(content) if content[:1] in "nN" else None
         verb = match["verb"].lower()
+        before = _introduction(text, match.start(), verb)
         denied = negated is not None or verb[:3] in ("isn", "can")
         if before and match["noun"].lower() == "answer":
             denied |= _is_called_wrong(before)
-        content = content[negated.end() :].strip() if negated else content
+        if negated:
+            content = content[negated.end() :].strip()
         mark = Mark.WORDS if verb[-1].isalpha() else Mark.LABEL
-        sentence = _SENTENCE.match(content) if match[0][:5].lower() == "final" else None
-        content = content[sentence.end() :] if sentence else content
+        is_final = match.start("noun") > match.start()  # "final answer"
+        if is_final and (sentence := _SENTENCE.match(content)):
+            content = content[sentence.end() :]
         is_unreal = verb == "would be" and _UNREAL.search(f"{before} {content[:CONTEXT]}")
-        if is_unreal or _is_hearsay(before):
+        if is_unreal or (before and _is_hearsay(before)):
             mark, content = Mark.WORDS, ""
-        reported = _is_somebodys(before)
+        reported = bool(before) and _is_somebodys(before)
         candidates.append(
             Statement(mark, (content,), match.start(), match.end(), denied, None, reported)
         )
     may_head = "answer" in (folded if "\n" in text else folded[: _MAX_BEFORE_HEADING + 6])
-    headings = list(_HEADING.finditer(text))[-MAX_STATEMENTS:] if may_head else []
-    return candidates + [
-        Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
-        for mark in headings
-    ]
+    if may_head:
+        candidates += [
+            Statement(Mark.LABEL, (_after(text, mark.end()),), mark.start(), mark.end())
+            for mark in list(_HEADING.finditer(text))[-MAX_STATEMENTS:]
+        ]
+    return candidates
 
 
 def _marks(text: str, folded: str, nouns: tuple[str, ...]) -> list[re.Match[str]]:
@@ -134,8 +138,9 @@ def _marks(text: str, folded: str, nouns: tuple[str, ...]) -> list[re.Match[str]
     marks: list[re.Match[str]] = []
     # in lower case, the nouns alone are found in a fifth of the whole pattern's time
     for noun in _noun(nouns).finditer(folded):
-        if not marks or noun.start() >= marks[-1].end():
-            marks += filter(None, [_MARK.match(text, noun.start())])
+        is_behind = not marks or noun.start() >= marks[-1].end()
+        if is_behind and (mark := _MARK.match(text, noun.start())):
+            marks.append(mark)
     return marks
 
 
@@ -144,20 +149,31 @@ def _noun(nouns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"final[ \t]{{1,3}}(?:{_NOUNS})|{'|'.join(nouns)}")
 
 
-def _introduction(text: str, end: int) -> str:
-    """Return the beginning of the sentence that contains a place; "" if it is a word or less."""
-    window = text[max(0, end - CONTEXT) : end]
-    close = window[-_MIN_INTRODUCTION:]
+def _introduction(text: str, end: int, verb: str) -> str:
+    """Return the beginning of the sentence that contains a place.
+
+    "" if it is a word or less, or no words before the place could change what it says.
+    """
+    close = text[max(0, end - _MIN_INTRODUCTION) : end]
     if len(close) < _MIN_INTRODUCTION or "." in close or "\n" in close:
         return ""
+    close = text[max(0, end - _CLOSE) : end].lower()
+    is_attributed = "'" in close or "’" in close or not _SAYING_WORDS.isdisjoint(close.split())
+    if not (is_attributed or _ends_in_denial(close) or verb == "would be"):
+        return ""
+    window = text[max(0, end - CONTEXT) : end]
     return window[max(map(window.rfind, _ENDS)) + 1 :].lstrip()
 
 
 def _is_called_wrong(before: str) -> bool:
-    end = before[-_CLOSE:].lower().rstrip(" \t*_")
     return (
-        end.endswith(_WRONG_ENDS) and _CALLED_WRONG.search(before, len(before) - _TAIL) is not None
+        _ends_in_denial(before[-_CLOSE:].lower())
+        and _CALLED_WRONG.search(before, len(before) - _TAIL) is not None
     )
+
+
+def _ends_in_denial(close: str) -> bool:
+    return close.rstrip(" \t*_").endswith(_WRONG_ENDS)
 
 
 def _is_hearsay(before: str) -> bool:
@@ -198,13 +214,15 @@ def _after(text: str, start: int) -> str:
     """
     window = text[start : start + WINDOW]
     content = window.lstrip()
-    for left, right in (("$$", "$$"), (r"\[", r"\]")):
-        if content.startswith(left) and (end := content.find(right, len(left))) >= 0:
-            return content[: end + len(right)].replace("\n", " ")
+    right = _DISPLAYED.get(content[:2], "")
+    if right and (end := content.find(right, 2)) >= 0:
+        return content[: end + 2].replace("\n", " ")
     crossed = "\n" in window[: len(window) - len(content)]
-    if fence := _FENCE.match(content):
+    if content[:1] in "`~" and (fence := _FENCE.match(content)):
         content, crossed = content[fence.end() :].lstrip(), False
-    content = _END.split(content, maxsplit=1)[0].strip()
+    if closing := _END.search(content):
+        content = content[: closing.start()]
+    content = content.rstrip()
     return "" if crossed and _ITEM.match(content) else content
 
 

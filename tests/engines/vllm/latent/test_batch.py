@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from orchestrator.core.layers import ExitRule
@@ -13,6 +14,8 @@ from orchestrator.engines.vllm.latent.batch import (
     LatestKeyValues,
 )
 from orchestrator.engines.vllm.latent.state import HiddenState
+
+pytestmark = pytest.mark.engine  # torch is imported
 
 # two requests: a prompt of two tokens (depth 3), and a generated one after a prompt of four (depth
 # 5)

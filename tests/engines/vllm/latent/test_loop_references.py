@@ -17,7 +17,9 @@ from loop_references import (
 )
 from tiny_loops import huginn_config, huginn_weights, ouro_config, ouro_weights
 
-from orchestrator.engines.vllm.latent import huginn as first_state
+from orchestrator.engines.vllm.latent.families import huginn as first_state
+
+pytestmark = pytest.mark.engine  # torch is imported
 
 IDS = [5, 17, 33, 60, 8, 21, 44]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from orchestrator.engines.vllm.latent.state import HiddenState, damped, residual
+
+pytestmark = pytest.mark.engine  # torch is imported
 
 
 def test_merging_changes_the_given_rows_only() -> None:

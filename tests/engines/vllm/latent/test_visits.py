@@ -10,6 +10,8 @@ from torch import nn
 from orchestrator.core.layers import parse_schedule
 from orchestrator.engines.vllm.latent.visits import LayerVisits, visits_of
 
+pytestmark = pytest.mark.engine  # torch is imported
+
 
 class _Attention(nn.Module):
     def __init__(self, name: str) -> None:

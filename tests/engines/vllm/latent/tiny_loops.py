@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:  # a test of configurations alone imports no torch
+    from torch import Tensor
 
 VOCABULARY = 96
 
@@ -155,8 +154,8 @@ def huginn_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
         "transformer.wte.weight": draw(VOCABULARY, width, scale=0.15),
         # The state's half is smaller: a random core that does not converge would have no exits to
         # test.
-        "transformer.adapter.weight": torch.cat(
-            (draw(width, width, scale=0.4 / math.sqrt(width)), draw(width, width)), dim=1
+        "transformer.adapter.weight": draw.beside(
+            draw(width, width, scale=0.4 / math.sqrt(width)), draw(width, width)
         ),
         "transformer.ln_f.weight": draw.near_one(width),
     }
@@ -181,6 +180,8 @@ def huginn_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
 
 def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> Path:
     """Return the folder, filled with a model that an engine can load."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     save_file(
@@ -196,13 +197,21 @@ class _Draw:
     """Draws weights from one seed, in the order of the calls."""
 
     def __init__(self, seed: int) -> None:
+        import torch
+
+        self._torch = torch
         self._source = torch.Generator().manual_seed(seed)
 
     def __call__(self, *shape: int, scale: float = 0.0) -> Tensor:
-        return torch.randn(shape, generator=self._source) * (scale or 1 / math.sqrt(shape[-1]))
+        return self._torch.randn(shape, generator=self._source) * (
+            scale or 1 / math.sqrt(shape[-1])
+        )
 
     def near_one(self, width: int) -> Tensor:
-        return 1 + 0.1 * torch.randn(width, generator=self._source)
+        return 1 + 0.1 * self._torch.randn(width, generator=self._source)
+
+    def beside(self, *parts: Tensor) -> Tensor:
+        return self._torch.cat(parts, dim=1)
 
 
 def _write_tokenizer(folder: Path) -> None:

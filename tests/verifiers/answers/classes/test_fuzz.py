@@ -18,7 +18,7 @@ import pytest
 from orchestrator.core.protocols import Domain
 from orchestrator.core.values import PluginSpec
 from orchestrator.runtime.answer_workers import AnswerWorkers
-from orchestrator.runtime.workers import plugin_reference
+from orchestrator.runtime.workers.pool import plugin_reference
 from verifiers.answers.choice import Choice
 from verifiers.answers.code import Code
 from verifiers.answers.json_value import JsonValue

@@ -1,0 +1,1 @@
+"""Looped checkpoints that vLLM has no model of: their configurations, blocks and cores."""

@@ -1,0 +1,1 @@
+"""Evaluation harnesses that run strategies in process: what they call in place of a server."""

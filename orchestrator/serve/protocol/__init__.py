@@ -1,0 +1,1 @@
+"""The OpenAI protocol: what requests say, and how replies look. No engine, no HTTP connection."""

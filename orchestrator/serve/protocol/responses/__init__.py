@@ -1,0 +1,1 @@
+"""/v1/responses: its requests are read as chats, and its replies are built from theirs."""

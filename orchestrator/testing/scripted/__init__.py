@@ -1,0 +1,1 @@
+"""What the checks run plugins on: handmade traces (`pools`) and explorations without an engine."""

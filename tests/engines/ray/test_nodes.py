@@ -1,0 +1,59 @@
+"""Fleets on clusters of several nodes: what grows, shrinks, dies or hangs loses no request.
+
+Each test runs a part of benchmarks/fleet.py: the nodes are processes of this machine, and the
+engines are fake. Ray belongs to a process, and ends it when its head is lost for long.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[3]
+
+
+def figures(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "benchmarks/fleet.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_fleet_grows_with_its_requests_and_shrinks_without_them() -> None:
+    """Late replicas get requests, and those that leave finish theirs."""
+    found = figures("elastic")
+    assert (found["up"][0], max(found["up"]), found["up"][-1]) == (1, 3, 1)
+    assert (found["traces"], found["mispaired"]) == (900, 0)
+
+
+def test_nodes_that_die_or_hang_at_random_lose_repeat_and_mispair_nothing() -> None:
+    """As on machines that may be preempted at any moment."""
+    found = figures("kills", "--seconds", "20", "--every", "5", "--hang", "--seed", "1")
+    assert found["nodes_lost"] > 0
+    assert [found[key] for key in ("traces", "lost", "repeated", "mispaired")] == [1920, 0, 0, 0]
+
+
+def test_a_lost_head_ends_the_job_with_the_reason_and_a_new_cluster_continues_it() -> None:
+    """Ray would end the process a minute later, without a word of ours."""
+    found = figures("head")
+    assert "the head of the Ray cluster at" in found["reason"]
+    assert "run the same command" in found["reason"]
+    assert 0 < found["before"] < 1600
+    assert [found[key] for key in ("traces", "lost", "repeated", "mispaired")] == [1600, 0, 0, 0]
+
+
+def test_what_has_no_place_is_named_and_the_job_does_without_it() -> None:
+    """Three replicas on two processors, until a third node joins."""
+    found = figures("short")
+    assert "1 of 3 replicas of 'main' without a place for" in found["notice"]
+    assert "Ray has found no place for a replica that needs 1 CPU and 0 GPU" in found["notice"]
+    assert (found["up_without"], found["up_with"], found["mispaired"]) == (2, 3, 0)
+    assert found["seconds"] > 0
