@@ -16,7 +16,7 @@ from orchestrator.core.values import Finish, Trace
 from orchestrator.engines.reply import trace_for
 from orchestrator.plan.execution import JobBudget
 from orchestrator.runtime.annotate import Classes
-from orchestrator.runtime.driver.allowance import (
+from orchestrator.runtime.driver.allocation.allowance import (
     N_COMPARED,
     Allowance,
     is_new_attempt,
@@ -24,7 +24,7 @@ from orchestrator.runtime.driver.allowance import (
     revalued,
 )
 from orchestrator.runtime.driver.problem import OpenProblem
-from orchestrator.runtime.driver.waiting import WaitingRequests
+from orchestrator.runtime.driver.allocation.waiting import WaitingRequests
 from orchestrator.runtime.progress import Progress
 from orchestrator.studies.replay.simulator import Clock, SimulatedRun, Tape
 

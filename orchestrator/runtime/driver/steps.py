@@ -1,0 +1,41 @@
+"""The steps of sessions, which call plugin code: under the watchdog, and counted.
+
+The one rule: code of a plugin that computes for too long fails its problem alone. What the effects
+of a step lead to is up to the driver.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.core.session import Effect
+from orchestrator.core.values import Trace
+from orchestrator.runtime.driver.counting import Counting
+from orchestrator.runtime.driver.problem import OpenProblem
+from orchestrator.runtime.watchdog import Overrun, Watchdog
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Starts the sessions of a run and passes them their traces."""
+
+    watchdog: Watchdog
+    counting: Counting
+
+    def start(self, opened: OpenProblem) -> list[Effect]:
+        """Start a session; return its effects."""
+        return self._guarded(opened, opened.session.start)
+
+    def receive(self, opened: OpenProblem, trace: Trace) -> list[Effect]:
+        """Pass a trace to its session; return the effects that follow."""
+        self.counting.state(opened, trace, 1)
+        return self._guarded(opened, functools.partial(opened.session.receive, trace))
+
+    def _guarded(self, opened: OpenProblem, step: Callable[[], list[Effect]]) -> list[Effect]:
+        try:
+            return self.watchdog.bounded(step)
+        except Overrun:  # raised between the plugin's last instruction and here
+            opened.session.error = "Overrun: the strategy computed for too long"
+            return opened.session.stop("")
