@@ -23,7 +23,6 @@ from orchestrator.core.values import (
     Purpose,
     Request,
     Trace,
-    Verdict,
     calls_text,
     changed,
 )

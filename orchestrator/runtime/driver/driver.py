@@ -23,13 +23,8 @@ from orchestrator.jobs.journal.writer import BatchWriter
 from orchestrator.jobs.sessions import Explorer
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
-from orchestrator.runtime.driver.allocation.allowance import (
-    N_COMPARED,
-    is_new_attempt,
-    job_allowance,
-    least_worthy,
-    revalued,
-)
+from orchestrator.runtime.driver.allocation.allocation import Allocation
+from orchestrator.runtime.driver.allocation.allowance import N_COMPARED, job_allowance
 from orchestrator.runtime.driver.counting import Counting
 from orchestrator.runtime.driver.observer import Observer
 from orchestrator.runtime.driver.problem import OpenProblem
@@ -37,7 +32,6 @@ from orchestrator.runtime.driver.resumption import Resumption
 from orchestrator.runtime.driver.serving import served
 from orchestrator.runtime.driver.source import Listed, Source
 from orchestrator.runtime.driver.steps import Steps
-from orchestrator.runtime.driver.allocation.waiting import WaitingRequests
 from orchestrator.runtime.progress import Progress
 from orchestrator.runtime.watchdog import Watchdog, calm_collector
 
@@ -67,7 +61,6 @@ class Driver:
         self._annotator = annotator
         self._journal = journal
         self._open: dict[str, OpenProblem] = {}
-        self._waiting = WaitingRequests()
         self._n_opened = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: set[tuple[str, int]] = set()
@@ -85,7 +78,17 @@ class Driver:
             self._resumption = Resumption(
                 journal, explorer, self._steps, annotator, self.progress, last
             )
-        self._allowance = job_allowance(execution, self.progress, engine)
+        self._allocation = Allocation(
+            job_allowance(execution, self.progress, engine),
+            self._open,
+            lambda problem: explorer.of(problem).strategy,
+            self._watchdog.bounded,
+            lambda opened: self.stop(opened.session.problem.id, ""),
+        )
+        self._waiting = self._allocation.waiting
+        least = N_COMPARED if self._allocation.is_shared else 0
+        self._most_open = execution.open_problems or max(execution.window, least)
+        self._source: Source = Listed(())
 
     def stop(self, problem_id: str, reason: str) -> None:
         """End the exploration of an open problem; its running requests are aborted."""
@@ -100,13 +103,13 @@ class Driver:
         tried again. EngineError, TooManyFailed or JournalError ends the run; no journalled event is
         lost, but what a new try replaces.
         """
-        source: Source = Listed(problems) if isinstance(problems, Iterable) else problems
-        source.on_change = self._wake.set
+        self._source = Listed(problems) if isinstance(problems, Iterable) else problems
+        self._source.on_change = self._wake.set
         writer, progress = BatchWriter(self._write), self.progress
         measuring = asyncio.create_task(self._measure())
         try:
             with self._watchdog, calm_collector():
-                more = self._fill(source)
+                more = self._fill()
                 while more or self._open or self._events:
                     self._require_running()
                     progress.require_few_failed(self._execution.supervision)
@@ -117,7 +120,7 @@ class Driver:
                     if self._journal is not None:
                         await writer.write(batch)
                     self._deliver(batch)
-                    more = self._fill(source)
+                    more = self._fill()
                     done, self._concluded = self._concluded, []
                     for result in done:
                         yield result
@@ -152,10 +155,9 @@ class Driver:
                     if self._observer is not None:
                         self._observer.arrived(opened.session, event.trace)
                 effects = self._steps.receive(opened, event.trace)
-                if self._allowance is not None:
-                    self._allowance.receive(event.trace, opened)
+                self._allocation.receive(opened, event.trace)
                 self._perform(opened, effects)
-                self._value(opened)
+                self._allocation.value(opened)
             elif isinstance(event, Stopped):
                 stopped = self._open.get(event.problem_id)
                 # otherwise it has ended by itself in the meantime
@@ -168,7 +170,8 @@ class Driver:
         n_aborted = 0
         for effect in effects:
             if isinstance(effect, Start):
-                self._enqueue(opened, effect.request)
+                self._counting.continuation(opened, effect.request)
+                self._allocation.put(opened, effect.request)
                 continue
             n_aborted += 1
             if effect.request.identity in self._running:
@@ -198,31 +201,42 @@ class Driver:
             self._observer.concluded(result)
         self._concluded.append(result)
 
-    def _fill(self, source: Source) -> bool:
+    def _fill(self) -> bool:
         """Start waiting requests and open problems until the window is full.
 
         Returns False when no problem is left to open, and none will come.
         """
         if self._failure is not None:  # nothing new is begun
             return False
-        least = N_COMPARED if self._allowance else 0
-        limit = self._execution.open_problems or max(self._execution.window, least)
         self._start_waiting()
-        while (problem := self._next_problem(source, limit)) is not None:
+        while (problem := self._next_problem()) is not None:
             self._open_problem(problem)
-            if not self._allowance:  # else they are compared when all are open
+            if not self._allocation.is_shared:  # else they are compared when all are open
                 self._start_waiting()
-        is_over = source.is_over and not (self._resumption and self._resumption.n_held)
-        self._keep_within_allowance(is_over)
+        is_over = self._source.is_over and not (self._resumption and self._resumption.n_held)
+        self._start_waiting()
+        stopped, key = self._allocation.to_stop(is_over, not (self._tasks or self._events))
+        for opened in stopped:
+            self.stop(opened.session.problem.id, key)
         self.progress.n_open, self.progress.n_running = len(self._open), len(self._running)
         return not is_over
 
-    def _next_problem(self, source: Source, limit: int) -> Problem | None:
+    def _open_ahead(self) -> None:
+        """Open a problem for a place that became free while the events before it are written.
+
+        The journal cannot be read meanwhile. Problems that share a budget are compared later.
+        """
+        is_begun = self._resumption is not None and self._resumption.n_left
+        if not (self._waiting or self._allocation.is_shared or is_begun or self._failure):
+            while not self._waiting and (problem := self._next_problem()) is not None:
+                self._open_problem(problem)
+
+    def _next_problem(self) -> Problem | None:
         resumption = self._resumption
         if resumption is not None and (problem := resumption.released()) is not None:
             return problem
-        while self._wants_problem(limit):
-            problem = source.take()
+        while self._wants_problem():
+            problem = self._source.take()
             if problem is None or resumption is None:
                 return problem
             unverified = resumption.hold(problem)
@@ -232,31 +246,13 @@ class Driver:
                 self._tasks.add(asyncio.create_task(self._verify(problem, request, trace)))
         return None
 
-    def _wants_problem(self, limit: int) -> bool:
+    def _wants_problem(self) -> bool:
         n_held = self._resumption.n_held if self._resumption is not None else 0
-        if len(self._open) + n_held >= limit:
+        if len(self._open) + n_held >= self._most_open:
             return False
-        if self._allowance or self._execution.open_problems:
+        if self._allocation.is_shared or self._execution.open_problems:
             return True
         return len(self._running) < self._execution.window and not self._waiting
-
-    def _keep_within_allowance(self, is_over: bool) -> None:
-        """Start what the job can afford; where it cannot go on, stop problems."""
-        if self._allowance is None:
-            return
-        self._start_waiting()
-        is_stuck = bool(self._waiting) and not (self._tasks or self._events)
-        key = self._allowance.spent_key(len(self._open), is_stuck)
-        for opened in least_worthy(self._open.values(), is_over) if key else ():
-            self.stop(opened.session.problem.id, key)
-
-    def _value(self, opened: OpenProblem) -> None:
-        """Compute again what another attempt at a problem is worth; plugin code may do it."""
-        if self._allowance is None or not opened.session.exploring:
-            return
-        strategy = self._explorer.of(opened.session.problem).strategy
-        if not revalued(opened, strategy, self._waiting, self._watchdog.bounded):
-            self.stop(opened.session.problem.id, "")
 
     def _open_problem(self, problem: Problem) -> None:
         loop, outages = asyncio.get_running_loop(), self.progress.outages
@@ -278,7 +274,7 @@ class Driver:
         if opened.seconds and session.exploring:
             left = max(0.0, opened.seconds - opened.elapsed(self.progress.outages))
             opened.stop_timer = loop.call_later(left, self._expire, opened)
-        self._value(opened)
+        self._allocation.value(opened)
         self._perform(opened, effects)
 
     def _resume(self, opened: OpenProblem, resumption: Resumption) -> list[Effect]:
@@ -295,13 +291,6 @@ class Driver:
     def _arrives_again(self, event: Event) -> bool:
         return self._resumption is not None and self._resumption.arrives_again(event)
 
-    def _enqueue(self, opened: OpenProblem, request: Request) -> None:
-        self._counting.continuation(opened, request)
-        if self._allowance is None or is_new_attempt(request):
-            self._waiting.put(opened, request)
-        else:
-            self._waiting.put_first(opened, request)
-
     def _start_waiting(self) -> None:
         while self._may_start():
             self._tasks.add(asyncio.create_task(self._serve(*self._next_request())))
@@ -314,26 +303,13 @@ class Driver:
             and self._failure is None
             and len(self._running) < self._execution.window
             and self._annotator.n_verifying < self._execution.window
-            and self._affords_next()
+            and self._allocation.affords_next()
         )
 
     def _next_request(self) -> tuple[OpenProblem, Request]:
-        opened, request = self._waiting.take()
-        self._begin(opened, request)
+        opened, request = self._allocation.take()
         self._running.add(request.identity)
         return opened, request
-
-    def _affords_next(self) -> bool:
-        if self._allowance is None:
-            return True
-        if self._waiting.has_first:
-            return not self._allowance.spent_key(len(self._open))
-        return self._allowance.affords_attempt(len(self._open))
-
-    def _begin(self, opened: OpenProblem, request: Request) -> None:
-        if self._allowance is not None and is_new_attempt(request):
-            self._allowance.begin(request, opened)
-            self._value(opened)
 
     async def _serve(self, opened: OpenProblem, request: Request) -> None:
         """Serve a request, and then those that wait for its place in the window.
@@ -347,6 +323,8 @@ class Driver:
                 has_place = request.identity in self._running
                 self._running.discard(request.identity)
                 self._post_trace(opened, trace)
+                if has_place:
+                    self._open_ahead()
                 if not (has_place and self._may_start()):
                     return
                 opened, request = self._next_request()
@@ -399,7 +377,7 @@ class Driver:
     async def _measure(self) -> None:
         while True:
             self._read_tokens()
-            if self._allowance is not None:
+            if self._allocation.is_shared:
                 self._wake.set()
             await asyncio.sleep(_MEASURE_SECONDS)
 

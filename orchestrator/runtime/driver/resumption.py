@@ -54,6 +54,7 @@ class Resumption:
         last: Mapping[str, int],
     ) -> None:
         """Read from a journal that nobody writes to while a problem is taken up."""
+        self._begun = journal.unfinished(explorer.fingerprint)  # and not taken up yet
         self._journal = journal
         self._explorer = explorer
         self._steps = steps
@@ -65,9 +66,14 @@ class Resumption:
         self._held: dict[Problem, int] = {}
         self._verified = defaultdict[str, dict[int, Trace]](dict)  # by problem and ordinal
 
+    @property
+    def n_left(self) -> int:
+        """The number of problems that were begun and are not taken up yet."""
+        return len(self._begun)
+
     def has_begun(self, problem_id: str) -> bool:
-        """Tell whether an earlier run has opened a problem."""
-        return self._journal.digest_of(problem_id) is not None
+        """Tell whether an earlier run has opened a problem, and this one has not."""
+        return problem_id in self._begun
 
     def arrives_again(self, event: Event) -> bool:
         """Tell whether an event is journalled already."""
@@ -88,7 +94,8 @@ class Resumption:
         Those are the traces at which a verifier failed, of a problem that failed. If there are any,
         the problem waits, and `released` returns it in the end.
         """
-        if self._journal.conclusion(problem.id)[1] is not Status.FAILED:
+        is_begun = problem.id in self._begun
+        if not is_begun or self._journal.conclusion(problem.id)[1] is not Status.FAILED:
             return []
         unverified: list[tuple[Request, Trace]] = []
         events, session = self._journal.events(problem.id), self._explorer.session(problem)
@@ -118,6 +125,7 @@ class Resumption:
     def take_up(self, opened: OpenProblem) -> Resumed:
         """Rebuild a session from its journalled events; return what it still requires."""
         session, problem_id = opened.session, opened.session.problem.id
+        self._begun.discard(problem_id)
         has_failed = self._has_failed(problem_id)
         if has_failed:
             self._forget_failures(opened)

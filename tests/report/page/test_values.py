@@ -75,7 +75,9 @@ def test_the_last_vote_above_the_race_is_the_result(
         assert list(page.vote) == sorted(page.vote, key=lambda point: point.at)
 
 
-def test_what_arrived_of_problems_that_are_not_done_is_counted(sounding: Path, tmp_path: Path) -> None:
+def test_what_arrived_of_problems_that_are_not_done_is_counted(
+    sounding: Path, tmp_path: Path
+) -> None:
     """Of a job that runs, its traces and tokens so far are shown, not only those of results."""
     [whole] = read_document([sounding]).jobs
     shutil.copytree(sounding, tmp_path / "job")

@@ -95,7 +95,7 @@ def pools(directory: Path) -> list[list[Trace]]:
 
 
 async def test_only_the_verdicts_that_failed_are_asked_for_again(tmp_path: Path) -> None:
-    """The attempts and the other verifier's verdicts are paid for; the job comes out as a fresh one."""
+    """Attempts and other verdicts are paid for; the job comes out as a fresh one does."""
     failed = await results(tmp_path / "a", Judges(down={"judge"}))
     assert {one.status for one in failed} == {Status.FAILED}
     again = Judges()
