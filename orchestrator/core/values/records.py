@@ -13,7 +13,7 @@ from enum import StrEnum
 from operator import add
 from typing import TypeAlias
 
-from orchestrator.core.values.changes import layout
+from orchestrator.core.values.changes import reader
 from orchestrator.core.values.messages import Media, Prompt, ToolCall
 from orchestrator.core.values.tokens import TokenLogprob
 
@@ -248,7 +248,7 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         """Return the sum, field by field."""
-        read, _, _ = layout(Usage)
+        read = reader(Usage)
         return Usage(*map(add, read(self), read(other)))
 
 
