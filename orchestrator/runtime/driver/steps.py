@@ -6,8 +6,6 @@ of a step lead to is up to the driver.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.core.session import Effect
@@ -26,16 +24,20 @@ class Steps:
 
     def start(self, opened: OpenProblem) -> list[Effect]:
         """Start a session; return its effects."""
-        return self._guarded(opened, opened.session.start)
+        try:
+            return self.watchdog.bounded(opened.session.start)
+        except Overrun:  # raised between the plugin's last instruction and here
+            return _given_up(opened)
 
     def receive(self, opened: OpenProblem, trace: Trace) -> list[Effect]:
         """Pass a trace to its session; return the effects that follow."""
         self.counting.state(opened, trace, 1)
-        return self._guarded(opened, functools.partial(opened.session.receive, trace))
-
-    def _guarded(self, opened: OpenProblem, step: Callable[[], list[Effect]]) -> list[Effect]:
         try:
-            return self.watchdog.bounded(step)
-        except Overrun:  # raised between the plugin's last instruction and here
-            opened.session.error = "Overrun: the strategy computed for too long"
-            return opened.session.stop("")
+            return self.watchdog.bounded(opened.session.receive, trace)
+        except Overrun:  # as above
+            return _given_up(opened)
+
+
+def _given_up(opened: OpenProblem) -> list[Effect]:
+    opened.session.error = "Overrun: the strategy computed for too long"
+    return opened.session.stop("")

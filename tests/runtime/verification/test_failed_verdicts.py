@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ import orchestrator
 from orchestrator.core.errors import EngineError
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.protocols import Engine
+from orchestrator.core.steps import Steps, ask, sample
 from orchestrator.core.values import (
     Capability,
     Finish,
     PluginSpec,
     Problem,
-    Purpose,
     Request,
     Result,
     Status,
@@ -27,6 +28,7 @@ from orchestrator.core.values import (
 from orchestrator.engines.fake.engine import Fake
 from orchestrator.engines.reply import trace_for
 from orchestrator.jobs.job import open_job
+from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution, Supervision
 from orchestrator.runtime.api import run_job
 
@@ -38,15 +40,7 @@ PLAN = Plan(
     selector=PluginSpec("best", {"by": "verdict:llm-judge"}),
     verifiers=(REWARD, JUDGE),
 )
-STEPS = Plan(
-    models=MODELS,
-    strategy=PluginSpec(
-        "beam", {"verifier": "llm-judge", "n": 4, "width": 2, "steps": 3, "delimiter": " wait"}
-    ),
-    selector=PluginSpec("best", {"by": "verdict:llm-judge"}),
-    verifiers=(JUDGE,),
-)
-PROBLEMS = [Problem(f"v{i}", f"Question {i}?", "number") for i in range(3)]
+PROBLEMS = [Problem(f"v{i}", f"Question {i}?", "number") for i in range(5)]
 
 
 @dataclass
@@ -100,7 +94,7 @@ async def test_only_the_verdicts_that_failed_are_asked_for_again(tmp_path: Path)
     assert {one.status for one in failed} == {Status.FAILED}
     again = Judges()
     mended = await results(tmp_path / "a", again)
-    assert again.sent == ["judge"] * 12
+    assert again.sent == ["judge"] * 20
     fresh = await results(tmp_path / "b", Judges())
     assert [(one.answer, one.clusters, one.usage) for one in mended] == [
         (one.answer, one.clusters, one.usage) for one in fresh
@@ -145,13 +139,32 @@ async def test_a_run_that_ends_among_verdicts_loses_nothing_else(
     assert pools(tmp_path / "a") == pools(tmp_path / "b")
 
 
-async def test_a_search_takes_the_way_that_the_new_verdicts_show(tmp_path: Path) -> None:
-    """A search without verdicts continued at random; what the new scores do not lead to is gone."""
-    await results(tmp_path / "a", Judges(down={"judge"}), STEPS)
-    mended = await results(tmp_path / "a", Judges(), STEPS)
-    fresh = await results(tmp_path / "b", Judges(), STEPS)
-    assert [(one.status, one.answer) for one in mended] == [
-        (one.status, one.answer) for one in fresh
-    ]
-    assert {one.status for one in mended} == {Status.ANSWERED}
-    assert all(one.purpose is Purpose.SOLVE for pool in pools(tmp_path / "a") for one in pool)
+@registry.strategy("test-continues-best")
+@dataclass(frozen=True, slots=True)
+class ContinuesBest:
+    """Continues the better of two traces; without their scores it continues the first, and fails."""
+
+    def explore(self, problem: Problem, rng: random.Random) -> Steps:
+        traces = yield from sample(2)
+        scores = [
+            next((v.score for v in t.verdicts if v.verifier == "llm-judge"), 0) for t in traces
+        ]
+        best = scores.index(max(scores))
+        yield from ask(Request(parent=best, suffix=" wait", max_new_tokens=6))
+        if not any(scores):
+            raise RuntimeError("there are no scores")
+
+
+async def test_what_the_new_verdicts_do_not_lead_to_is_gone(tmp_path: Path) -> None:
+    """As with failed traces: the journal is that of a fresh job, also where the way is another."""
+    plan = replace(PLAN, strategy=PluginSpec("test-continues-best"))
+    await results(tmp_path / "a", Judges(down={"judge"}), plan)
+    before = pools(tmp_path / "a")
+    again = Judges()
+    await results(tmp_path / "a", again, plan)
+    await results(tmp_path / "b", Judges(), plan)
+    assert pools(tmp_path / "a") == pools(tmp_path / "b")
+    n_other_way = sum(new[2].parent != 0 for new in pools(tmp_path / "a"))
+    assert 0 < n_other_way < len(PROBLEMS)
+    assert again.sent.count("main") == n_other_way
+    assert all(len(pool) == 3 and pool[2].parent == 0 for pool in before)
