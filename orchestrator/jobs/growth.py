@@ -109,7 +109,9 @@ def forget_failures(
 
     def renewed(record: _Record) -> _Record:
         trace = verified.get(record.request.ordinal) if record.request else None
-        return replace(record, event=replace(record.event, trace=trace)) if trace else record
+        if trace is None or not isinstance(record.event, Arrived):
+            return record
+        return replace(record, event=replace(record.event, trace=trace))
 
     records = map(renewed, _records(recorded, old, step))
     kept, *_ = _take_over(records, new, _is_usable, step)

@@ -142,7 +142,7 @@ async def test_a_run_that_ends_among_verdicts_loses_nothing_else(
 @registry.strategy("test-continues-best")
 @dataclass(frozen=True, slots=True)
 class ContinuesBest:
-    """Continues the better of two traces; without their scores it continues the first, and fails."""
+    """Continues the better of two traces; without scores it continues the first, and fails."""
 
     def explore(self, problem: Problem, rng: random.Random) -> Steps:
         traces = yield from sample(2)
