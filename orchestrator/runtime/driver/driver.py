@@ -227,9 +227,10 @@ class Driver:
         The journal cannot be read meanwhile. Problems that share a budget are compared later.
         """
         is_begun = self._resumption is not None and self._resumption.n_left
-        if not (self._waiting or self._allocation.is_shared or is_begun or self._failure):
-            while not self._waiting and (problem := self._next_problem()) is not None:
-                self._open_problem(problem)
+        if is_begun or self._allocation.is_shared or self._failure is not None:
+            return
+        while not self._waiting and (problem := self._next_problem()) is not None:
+            self._open_problem(problem)
 
     def _next_problem(self) -> Problem | None:
         resumption = self._resumption
@@ -323,7 +324,7 @@ class Driver:
                 has_place = request.identity in self._running
                 self._running.discard(request.identity)
                 self._post_trace(opened, trace)
-                if has_place:
+                if has_place and not self._waiting:
                     self._open_ahead()
                 if not (has_place and self._may_start()):
                     return
