@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, its replicas' engine, its driver: for `fleet.py`, `outages.py`.
+"""A Ray cluster of several nodes on this machine, its replicas' engine, and a job's process.
 
 Its nodes can be killed and stopped. Replicas import this module from the folder of the benchmark.
 """

@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from fleet_job import N_ATTEMPTS, compared, on_ray
-from hosts import Host, Hosts, hosts, off_clock
+from fleet_job import CLOCK, N_ATTEMPTS, compared, on_ray
+from hosts import Hosts, hosts, off_clock
 from nodes import Driver, Nodes, nodes
 from overhead import tiny_llama
 
@@ -114,33 +114,32 @@ def cuts(options: argparse.Namespace) -> dict[str, object]:
 
 
 def clocks(options: argparse.Namespace) -> dict[str, object]:
-    """Nodes an hour ahead and behind; one whose clock jumps by a day, and so does the driver's."""
+    """Nodes whose clocks are an hour ahead and behind; the driver's jumps by up to a day."""
     rng, day = random.Random(options.seed), 86_400.0
-    with tempfile.TemporaryDirectory() as folder:
-        jumping = [Path(folder, name) for name in ("node", "driver")]
 
-        @contextmanager
-        def cluster(is_disturbed: bool) -> Iterator[Hosts]:
-            with hosts() as started:
-                for number, seconds in enumerate((3600.0, -3600.0, 0.0)):
-                    file = jumping[0] if not seconds else Path(folder, str(number))
-                    clock = off_clock(file, seconds) if is_disturbed else {}
-                    started.add(clock, number * 1_000_000 if is_disturbed else 0)
-                yield started
+    @contextmanager
+    def cluster(is_disturbed: bool) -> Iterator[Hosts]:
+        with hosts() as started:
+            for seconds in (3600.0, -3600.0, 0.0):
+                started.add(off_clock(seconds) if is_disturbed and seconds else {})
+            yield started
+
+    with tempfile.NamedTemporaryFile("w") as file:
+        clock = Path(file.name)
+        clock.write_text("0")
 
         def jump(_: Hosts, job: Driver) -> int:
             n_times = 0
             while not job.is_over:
                 job.wait_for_line()
                 time.sleep(options.every)
-                for file in jumping:
-                    file.write_text(f"{rng.uniform(-day, day):+.0f}\n")
+                clock.write_text(f"{rng.uniform(-day, day):.0f}")
                 n_times += 1
             return n_times
 
         execution = partial(on_ray, replicas=REPLICAS, window=WINDOW)
-        driver_clock = off_clock(jumping[1], 0.0)
-        return compared(cluster, execution, n_problems(options), jump, env=driver_clock)
+        problems = n_problems(options)
+        return compared(cluster, execution, problems, jump, env={CLOCK: file.name})
 
 
 def main() -> None:

@@ -251,7 +251,5 @@ class SpreadFactory(EngineFactory, Protocol):
 class PartFactory(Protocol):
     """Opens one part of an engine that is spread over several nodes."""
 
-    def open(
-        self, models: Mapping[str, Model]
-    ) -> AbstractAsyncContextManager[Engine | EnginePart]:
+    def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine | EnginePart]:
         """Return a context that starts the part, once all others start theirs, and stops it."""

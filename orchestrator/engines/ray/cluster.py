@@ -166,10 +166,13 @@ def new_actor(
     group = placement_group([part] * n_nodes, strategy="STRICT_SPREAD")
     first, *others = (PlacementGroupSchedulingStrategy(group, i) for i in range(n_nodes))
     actor = replica.options(**options, scheduling_strategy=first).remote(*arguments)
-    _groups[actor] = group, [
-        follower.options(**options, scheduling_strategy=place).remote(*arguments[:3])
-        for place in others
-    ]
+    _groups[actor] = (
+        group,
+        [
+            follower.options(**options, scheduling_strategy=place).remote(*arguments[:3])
+            for place in others
+        ],
+    )
     return actor
 
 

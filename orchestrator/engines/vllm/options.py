@@ -314,9 +314,7 @@ def _config(
     return host.without_worker_process(config), latent, adapters
 
 
-def _workers(
-    options: Vllm, pools: Mapping[str, Model], path: str, node: EngineNode
-) -> VllmWorkers:
+def _workers(options: Vllm, pools: Mapping[str, Model], path: str, node: EngineNode) -> VllmWorkers:
     """Return the started workers of a node that is not the first; blocks. EngineError."""
     with host.environment(options.threads):
         config, _, _ = _config(options, pools, path, 1, node)
