@@ -81,6 +81,14 @@ def test_a_lost_head_ends_the_job_with_the_reason_and_a_new_cluster_continues_it
     assert [found[key] for key in ("traces", "lost", "repeated", "mispaired")] == [1600, 0, 0, 0]
 
 
+def test_a_replica_over_two_nodes_survives_the_loss_of_either() -> None:
+    """What is left of it would wait for the other part forever."""
+    found = figures("spread", "--seconds", "15", "--every", "5")
+    assert found["nodes_of_a_replica"] == [2]
+    assert found["disturbances"] > 0
+    assert [found[key] for key in ("traces", "lost", "repeated", "mispaired")] == [480, 0, 0, 0]
+
+
 def test_what_has_no_place_is_named_and_the_job_does_without_it() -> None:
     """Three replicas on two processors, until a third node joins."""
     found = figures("short")
