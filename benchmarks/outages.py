@@ -48,6 +48,7 @@ def vllm(options: argparse.Namespace) -> dict[str, object]:
         backend="vllm",
         options=engine,
         heartbeat_seconds=20,
+        start_seconds=1200,
         **(spread if options.spread else {}),
     )
 
