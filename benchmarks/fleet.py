@@ -4,6 +4,7 @@
     python benchmarks/fleet.py short                       # one node too few, until it joins
     python benchmarks/fleet.py kills [--seconds 90] [--every 8] [--seed 0] [--hang]
     python benchmarks/fleet.py head                        # the head dies; the job is resumed
+    python benchmarks/fleet.py spread [--seconds 30]       # a replica over two nodes, which die
     python benchmarks/fleet.py size [--replicas 1,2,4,8]   # efficiency by number of replicas
 
 The engine of a replica serves `slots` requests at a time, each for a time drawn by its seed. A job
@@ -15,152 +16,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import random
-import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fleet_job import N_ATTEMPTS, compared, driver, faults, on_ray, traces_in, traces_of_fake
 from nodes import Driver, Nodes, autoscaled, nodes, relative_time
 
-from orchestrator.core.errors import EngineError
-from orchestrator.core.plan import Model, Plan
-from orchestrator.core.values import PluginSpec, Problem, Request, Trace
-from orchestrator.engines.ray import head
-from orchestrator.jobs.job import open_job
-from orchestrator.jobs.journal import Arrived, Journal
+from orchestrator.core.plan import Model
+from orchestrator.core.values import Request
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution
-from orchestrator.runtime import api
-
-N_ATTEMPTS = 16
-
-
-# The job
-
-
-def plan() -> Plan:
-    return Plan(strategy=PluginSpec("consistency", {"n": N_ATTEMPTS}), seed=7)
-
-
-def problems(n: int) -> list[Problem]:
-    return [Problem(f"p{i:05d}", f"What is {i} + {i}?") for i in range(n)]
-
-
-class Arrivals:
-    """An observer of a job: when which trace arrived, in seconds since the engine was up."""
-
-    def __init__(self) -> None:
-        self.began = self._cpu = 0.0
-        self.traces: list[tuple[float, int]] = []  # with its first token
-
-    def started(self, _: object) -> None:
-        self.began, self._cpu = time.perf_counter(), time.process_time()
-        print("running", flush=True)
-
-    def figures(self) -> dict[str, object]:
-        return {"arrivals": self.traces, "cpu_seconds": time.process_time() - self._cpu}
-
-    def arrived(self, _: object, trace: Trace) -> None:
-        self.traces.append((time.perf_counter() - self.began, trace.token_ids[0]))
-        if len(self.traces) % 50 == 0:
-            print(len(self.traces), flush=True)
-
-    def concluded(self, _: object) -> None:
-        """Only traces are of interest."""
-
-
-async def run(directory: Path, n_problems: int, execution: Execution) -> Arrivals:
-    """Run a job to its end; return when its traces arrived."""
-    arrivals = Arrivals()
-    with open_job(directory, plan(), problems(n_problems)) as job:
-        results = api.run_job(job, plan(), execution, arrivals.started, observer=arrivals)
-        async for _ in results:
-            pass
-    return arrivals
-
-
-def on_ray(address: str, replicas: object, window: int, **options: object) -> Execution:
-    ray = {
-        "address": address,
-        "backend": "slotted",
-        "replicas": replicas,
-        "cpus_per_replica": 1,
-        "heartbeat_seconds": 5,
-        **options,
-    }
-    return Execution(engine=PluginSpec("ray", ray), window=window)
-
-
-def faults(directory: Path, n_problems: int) -> Counter[str]:
-    """Return how many traces of a job are lost, repeated and mispaired."""
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run(Path(folder), n_problems, Execution(engine=PluginSpec("fake"))))
-        right, job = _traces(Path(folder), n_problems), _traces(directory, n_problems)
-    counts = Counter(traces=len(job), lost=0, repeated=0, mispaired=0)
-    first = dict(reversed(job))
-    counts["lost"] = sum(key not in first for key, _ in right)
-    counts["repeated"] = len(job) - len(first)
-    counts["mispaired"] = sum(first.get(key, ids) != ids for key, ids in right)
-    return counts
-
-
-def _traces(directory: Path, n_problems: int) -> list[tuple[tuple[str, int], tuple[int, ...]]]:
-    with Journal(directory / "journal.db") as journal:
-        return [
-            ((problem.id, event.trace.ordinal), tuple(event.trace.token_ids))
-            for problem in problems(n_problems)
-            for event in journal.events(problem.id)
-            if isinstance(event, Arrived)
-        ]
-
-
-# The driver, which is a process of its own: Ray ends it where its head is lost for long
-
-
-@contextlib.contextmanager
-def driver(
-    directory: Path, n_problems: int, execution: Execution, **constants: float
-) -> Iterator[Driver]:
-    """Yield the process that runs a job, once it is running."""
-    text = {
-        "directory": str(directory),
-        "n": n_problems,
-        "engine": execution.engine.options,
-        "window": execution.window,
-        "constants": constants,
-    }
-    started = Driver([sys.executable, __file__, "drive", json.dumps(text)])
-    try:
-        while "running\n" not in started.lines and not started.is_over:
-            started.wait_for_line()
-        yield started
-    finally:
-        started.process.kill()
-        started.process.wait()
-
-
-def drive(text: str) -> None:
-    """Run a job as `driver` wants it; print when traces arrived, or why it ended."""
-    given = json.loads(text)
-    for name, value in given["constants"].items():
-        setattr(head, name, value)
-    execution = Execution(engine=PluginSpec("ray", given["engine"]), window=given["window"])
-    try:
-        arrivals = asyncio.run(run(Path(given["directory"]), given["n"], execution))
-    except EngineError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
-    else:
-        print(json.dumps(arrivals.figures()), flush=True)
-
-
-# What is shown
 
 
 @asynccontextmanager
@@ -244,33 +116,48 @@ def short(_: argparse.Namespace) -> dict[str, object]:
 def kills(options: argparse.Namespace) -> dict[str, object]:
     """A job on nodes that die at random, against the same job on nodes that do not."""
     rng = random.Random(options.seed)
+
+    def lose(started: Nodes, job: Driver) -> int:
+        n_lost = 0
+        while not job.is_over:
+            time.sleep(rng.uniform(0.5, 1.5) * options.every)
+            job.wait_for_line()  # on a busy machine nodes need longer to start
+            hangs = options.hang and rng.random() < 0.3
+            number = rng.randrange(len(started.workers))
+            (started.hang if hangs else started.kill)(number)
+            started.add()
+            n_lost += 1
+        return n_lost
+
     # 3 replicas of 8 slots with 0.25 s for a request: 96 requests a second
     n_problems = int(options.seconds * 96 / N_ATTEMPTS)
-    rates, counts, n_lost = [], Counter[str](), 0
-    for is_disturbed in (False, True):
-        with nodes(options.nodes) as started, tempfile.TemporaryDirectory() as folder:
-            execution = on_ray(started.address, {"min": 1, "max": 3, "requests": 12}, 48)
-            with driver(Path(folder), n_problems, execution) as job:
-                while is_disturbed and not job.is_over:
-                    time.sleep(rng.uniform(0.5, 1.5) * options.every)
-                    job.wait_for_line()  # on a busy machine nodes need longer to start
-                    hangs = options.hang and rng.random() < 0.3
-                    number = rng.randrange(len(started.workers))
-                    (started.hang if hangs else started.kill)(number)
-                    started.add()
-                    n_lost += 1
-                result = job.outcome()
-            if "error" in result:
-                return result
-            rates.append(n_problems * N_ATTEMPTS / result["arrivals"][-1][0])
-            counts = faults(Path(folder), n_problems)
-    return {
-        **counts,
-        "nodes_lost": n_lost,
-        "undisturbed": round(rates[0], 1),
-        "disturbed": round(rates[1], 1),
-        "share": round(rates[1] / rates[0], 3),
-    }
+    execution = partial(on_ray, replicas={"min": 1, "max": 3, "requests": 12}, window=48)
+    return compared(lambda _: nodes(options.nodes), execution, n_problems, lose)
+
+
+def spread(options: argparse.Namespace) -> dict[str, object]:
+    """One replica over two of three nodes, of which one dies now and then."""
+    rng, n_parts = random.Random(options.seed), set[int]()
+
+    def lose(started: Nodes, job: Driver) -> int:
+        n_lost = 0
+        while not job.is_over:
+            time.sleep(options.every)
+            job.wait_for_line()
+            if not job.is_over and len(serving := started.serving()) > 1:
+                n_parts.add(len(serving))
+                started.kill(rng.choice(serving))
+                started.add()
+                n_lost += 1
+        return n_lost
+
+    # 8 slots with 0.25 s for a request: 32 requests a second
+    n_problems = int(options.seconds * 32 / N_ATTEMPTS)
+    execution = partial(
+        on_ray, replicas=1, window=16, nodes_per_replica=2, tensor_parallel=2, cpus_per_replica=2
+    )
+    found = compared(lambda _: nodes(3), execution, n_problems, lose)
+    return {**found, "nodes_of_a_replica": sorted(n_parts)}
 
 
 def head_dies(_: argparse.Namespace) -> dict[str, object]:
@@ -286,12 +173,12 @@ def head_dies(_: argparse.Namespace) -> dict[str, object]:
                 reason = job.outcome().get("error", "")
                 job.process.wait()
                 ended = time.perf_counter() - began
-        n_before = len(_traces(Path(folder), n_problems))
+        n_before = len(traces_in(Path(folder), n_problems))
         with nodes(2) as started:
             execution = on_ray(started.address, 2, 32)
             with driver(Path(folder), n_problems, execution) as job:
                 job.outcome()
-        counts = faults(Path(folder), n_problems)
+        counts = faults(traces_in(Path(folder), n_problems), traces_of_fake(n_problems))
     return {**counts, "before": n_before, "reason": reason, "ended_after": round(ended, 1)}
 
 
@@ -347,6 +234,11 @@ def main() -> None:
     killing.add_argument("--seed", type=int, default=0)
     killing.add_argument("--hang", action="store_true", help="three of ten hang instead of dying")
     parts.add_parser("head").set_defaults(part=head_dies)
+    spreading = parts.add_parser("spread")
+    spreading.set_defaults(part=spread)
+    spreading.add_argument("--seconds", type=float, default=30.0, help="of the undisturbed job")
+    spreading.add_argument("--every", type=float, default=8.0, help="seconds between two losses")
+    spreading.add_argument("--seed", type=int, default=0)
     sizing = parts.add_parser("size")
     sizing.set_defaults(part=size)
     sizing.add_argument("--replicas", default="1,2,4,8")
@@ -354,13 +246,8 @@ def main() -> None:
     sizing.add_argument("--service", type=float, default=1.0, help="seconds of a request")
     sizing.add_argument("--seconds", type=float, default=20.0, help="of each job")
     sizing.add_argument("--linger", type=float, default=0.003)
-    driving = parts.add_parser("drive")
-    driving.add_argument("text")
-    driving.set_defaults(part=lambda options: drive(options.text))
     options = parser.parse_args()
-    figures = options.part(options)
-    if figures is not None:
-        print(json.dumps(figures), flush=True)
+    print(json.dumps(options.part(options)), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from orchestrator.core.values import Finish, PluginSpec, Problem, Result, Trace
 from orchestrator.jobs.job import open_job
 from orchestrator.jobs.journal import Arrived
 from orchestrator.plan import registry
-from orchestrator.plan.execution import Execution
+from orchestrator.plan.execution import Execution, JobBudget
 from orchestrator.runtime import api
 
 
@@ -104,9 +104,15 @@ async def engine(n_at_once: int, models: Mapping[str, Model] = MODELS) -> AsyncI
         yield Opened(opened, backend)
 
 
-async def job(plan: Plan, problems: Sequence[Problem], backend: Opened, window: int) -> Run:
+async def job(
+    plan: Plan,
+    problems: Sequence[Problem],
+    backend: Opened,
+    window: int,
+    budget: JobBudget = JobBudget(),  # noqa: B008  # a frozen value
+) -> Run:
     """Run a whole job, including journal and votes, and return it."""
-    execution = Execution(engine=PluginSpec("vllm"), window=window)
+    execution = Execution(engine=PluginSpec("vllm"), window=window, budget=budget)
     with tempfile.TemporaryDirectory() as out, open_job(Path(out), plan, list(problems)) as opened:
         began, cpu_before = time.perf_counter(), _cpu_seconds()
         results = [result async for result in api.run_job(opened, plan, execution, factory=backend)]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, its replicas' engine, its driver: for `fleet.py`.
+"""A Ray cluster of several nodes on this machine, its replicas' engine, and a job's process.
 
 Its nodes can be killed and stopped. Replicas import this module from the folder of the benchmark.
 """
@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from orchestrator.core.plan import Model
+from orchestrator.core.protocols import EngineNode
 from orchestrator.core.values import Capability, Request, Trace
 from orchestrator.engines.fake.engine import Fake, FakeEngine
 from orchestrator.plan import registry
@@ -45,6 +46,7 @@ class Slotted:
 
     seconds: float = 0.25
     slots: int = 8
+    tensor_parallel: int = 1  # which an engine on several nodes has; it changes nothing here
 
     def capabilities(self) -> frozenset[Capability]:
         return frozenset(Capability)
@@ -52,6 +54,25 @@ class Slotted:
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[SlottedEngine]:
         yield SlottedEngine(self)
+
+    def on_node(self, node: EngineNode) -> SlottedPart:
+        return SlottedPart(self, node)
+
+
+@dataclass(frozen=True, slots=True)
+class SlottedPart:
+    """The part of this engine on one of several nodes; those after the first do nothing."""
+
+    options: Slotted
+    node: EngineNode
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[SlottedEngine | SlottedPart]:
+        yield self if self.node.rank else SlottedEngine(self.options)
+
+    async def wait(self) -> str:
+        await asyncio.Event().wait()
+        return ""
 
 
 def relative_time(token: int) -> float:
@@ -91,6 +112,7 @@ class Nodes:
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=options)
         self._hung: list[psutil.Process] = []
+        self._woken: list[psutil.Process] = []
         self.workers: list[Any] = []
         for _ in range(n_workers):
             self.add(n_cpus)
@@ -117,21 +139,31 @@ class Nodes:
 
     def kill(self, number: int) -> None:
         """End all processes of a node at once, its replicas included."""
-        _signal(_family(self.workers.pop(number)), signal.SIGKILL)
+        send(_family(self.workers.pop(number)), signal.SIGKILL)
 
     def hang(self, number: int) -> None:
         """Stop all processes of a node: it neither dies nor answers."""
         family = _family(self.workers.pop(number))
-        _signal(family, signal.SIGSTOP)
+        send(family, signal.SIGSTOP)
         self._hung += family
 
+    def serving(self) -> list[int]:
+        """Return the numbers of the nodes that have a replica, or a part of one."""
+        return [i for i, node in enumerate(self.workers) if any(map(_is_replica, _family(node)))]
+
+    def wake(self) -> None:
+        """Continue all processes of the nodes that were stopped."""
+        hung, self._hung = self._hung, []
+        send(hung, signal.SIGCONT)
+        self._woken += hung
+
     def kill_head(self) -> None:
-        _signal(_family(self._cluster.head_node), signal.SIGKILL)
+        send(_family(self._cluster.head_node), signal.SIGKILL)
 
     def close(self) -> None:
         for node in [*self.workers, self._cluster.head_node]:
-            _signal(_family(node), signal.SIGKILL)
-        _signal(self._hung, signal.SIGKILL)
+            send(_family(node), signal.SIGKILL)
+        send([*self._hung, *self._woken], signal.SIGKILL)
 
 
 def _family(node: Any) -> list[psutil.Process]:
@@ -143,7 +175,14 @@ def _family(node: Any) -> list[psutil.Process]:
     return found
 
 
-def _signal(processes: list[psutil.Process], number: int) -> None:
+def _is_replica(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline()).startswith(("ray::Replica", "ray::Follower"))
+    return False
+
+
+def send(processes: Sequence[psutil.Process], number: int) -> None:
+    """Send a signal to those that are still there."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
@@ -205,11 +244,11 @@ def autoscaled(most: int) -> Iterator[str]:
         command = [*ray, f"--autoscaling-config={file.name}", "--include-dashboard=false", *options]
         with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
             try:
-                _wait_for(port)
+                wait_for_port(ray_address(), port)
                 yield f"{ray_address()}:{port}"
             finally:
                 family = psutil.Process(process.pid).children(recursive=True)
-                _signal([*family, psutil.Process(process.pid)], signal.SIGKILL)
+                send([*family, psutil.Process(process.pid)], signal.SIGKILL)
 
 
 def ray_address() -> str:
@@ -219,10 +258,11 @@ def ray_address() -> str:
     return str(ray.util.get_node_ip_address())
 
 
-def _wait_for(port: int) -> None:
+def wait_for_port(host: str, port: int) -> None:
+    """Return when something listens there."""
     while True:
         with contextlib.suppress(OSError):
-            socket.create_connection((ray_address(), port), 1).close()
+            socket.create_connection((host, port), 1).close()
             return
         time.sleep(0.5)
 
@@ -230,9 +270,13 @@ def _wait_for(port: int) -> None:
 class Driver:
     """The process that runs a job, and what it has printed."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -246,6 +290,11 @@ class Driver:
     @property
     def is_over(self) -> bool:
         return not self._reader.is_alive()
+
+    @property
+    def n_traces(self) -> int:
+        """How many traces have arrived, as it last printed."""
+        return max([int(line) for line in self.lines if line.strip().isdigit()], default=0)
 
     def wait_for_line(self) -> None:
         """Return when it has printed another line, which it does once in a while, or is over."""

@@ -46,6 +46,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from orchestrator.core.plan import Model
@@ -217,3 +218,38 @@ class EngineFactory(Protocol):
 
         EngineError when it cannot start.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNode:
+    """One of the nodes over which an engine is spread; the first one serves its requests."""
+
+    rank: int  # 0 is the first
+    addresses: tuple[str, ...]  # of all nodes, by rank
+    port: int  # free on the first node, where the others find it
+
+    @property
+    def address(self) -> str:
+        """The address of this node."""
+        return self.addresses[self.rank]
+
+
+class EnginePart(Protocol):
+    """The part of an engine on a node other than the first."""
+
+    async def wait(self) -> str:
+        """Return the reason when it has ended."""
+
+
+class SpreadFactory(EngineFactory, Protocol):
+    """An engine plugin whose engines may be spread over several nodes."""
+
+    def on_node(self, node: EngineNode) -> PartFactory:
+        """Return the factory of the part on this node; that of rank 0 opens the engine itself."""
+
+
+class PartFactory(Protocol):
+    """Opens one part of an engine that is spread over several nodes."""
+
+    def open(self, models: Mapping[str, Model]) -> AbstractAsyncContextManager[Engine | EnginePart]:
+        """Return a context that starts the part, once all others start theirs, and stops it."""

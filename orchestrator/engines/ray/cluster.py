@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from orchestrator.core.errors import EngineError, PlanError
-from orchestrator.engines.ray.replica import Replica
+from orchestrator.engines.ray.replica import Follower, Replica
 
 logger = logging.getLogger(__name__)
 Resources: TypeAlias = Mapping[str, float]  # Ray's names: "CPU", "GPU"
@@ -34,6 +34,8 @@ STORE_BYTES = 256 * 2**20
 CONNECT_SECONDS = 10.0
 _NODE_DIED = "its node has died"
 MAX_REASON = 600  # characters of Ray's report of a death that are worth showing
+# placement group and followers of each actor that is spread over several nodes
+_groups: dict[Any, tuple[Any, list[Any]]] = {}
 
 
 class ReplicaDied(Exception):
@@ -102,9 +104,10 @@ def require_room(pools: Sequence[tuple[str, int, Resources]], nodes: Sequence[Re
             node[name] = node.get(name, 0) - amount
 
 
-def in_words(resources: Resources) -> str:
+def in_words(resources: Resources, n_nodes: int = 1) -> str:
     """Return the CPUs and GPUs of resources as text, e.g. `2 CPU and 0 GPU`."""
-    return " and ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+    words = " and ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+    return words if n_nodes == 1 else f"{words} on {n_nodes} nodes"
 
 
 async def free() -> str:
@@ -138,17 +141,56 @@ async def head_answers() -> bool:
 
 
 def new_actor(
-    arguments: tuple[Any, ...], resources: Resources, runtime_env: Mapping[str, object]
+    arguments: tuple[Any, ...],
+    resources: Resources,
+    runtime_env: Mapping[str, object],
+    n_nodes: int = 1,
 ) -> Any:
-    """Return a handle to a new `Replica(*arguments)`; it may not have been placed yet."""
-    cls = _ray().remote(Replica)
-    return cls.options(
-        num_cpus=resources["CPU"],
-        num_gpus=resources["GPU"],
-        max_restarts=0,  # the fleet restarts it, as only the fleet knows its requests
-        scheduling_strategy="SPREAD",
-        runtime_env=dict(runtime_env) or None,
-    ).remote(*arguments)
+    """Return a handle to a new `Replica(*arguments)`; it may not have been placed yet.
+
+    On several nodes it is placed when all of them have an equal part of the resources.
+    """
+    replica, follower = map(_ray().remote, (Replica, Follower))
+    options: dict[str, Any] = {
+        "num_cpus": resources["CPU"] / n_nodes,
+        "num_gpus": resources["GPU"] / n_nodes,
+        "max_restarts": 0,  # the fleet restarts it, as only the fleet knows its requests
+        "runtime_env": dict(runtime_env) or None,
+    }
+    if n_nodes == 1:
+        return replica.options(**options, scheduling_strategy="SPREAD").remote(*arguments)
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    part = {name: amount / n_nodes for name, amount in resources.items() if amount}
+    group = placement_group([part] * n_nodes, strategy="STRICT_SPREAD")
+    first, *others = (PlacementGroupSchedulingStrategy(group, i) for i in range(n_nodes))
+    actor = replica.options(**options, scheduling_strategy=first).remote(*arguments)
+    _groups[actor] = (
+        group,
+        [
+            follower.options(**options, scheduling_strategy=place).remote(*arguments[:3])
+            for place in others
+        ],
+    )
+    return actor
+
+
+async def start(actor: Any) -> str:
+    """Open the engine of a placed replica; return "" or why it did not open, or ReplicaDied."""
+    if actor not in _groups:
+        return str(await result(actor.start.remote()))
+    group, followers = _groups[actor]
+    addresses = await asyncio.to_thread(_addresses, group)
+    return str(await result(actor.start.remote(followers, addresses)))
+
+
+def _addresses(group: Any) -> list[str]:
+    """Return the addresses of the nodes of a placement group that is placed, in its order."""
+    ray = _ray()
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    places = ray.util.placement_group_table(group)["bundles_to_node_id"]
+    return [nodes[places[i]] for i in sorted(places)]
 
 
 async def result(call: Awaitable[Any]) -> Any:
@@ -175,11 +217,15 @@ async def all_of(calls: Sequence[Awaitable[Any]], seconds: float) -> None:
 
 
 def kill(actor: Any) -> None:
-    """End an actor's process.
+    """End an actor's process, and those of its followers on other nodes.
 
     Ray first lets it exit by itself, and kills it after five seconds.
     """
-    _ray().kill(actor, no_restart=True)
+    ray = _ray()
+    ray.kill(actor, no_restart=True)
+    if actor in _groups:
+        group, _ = _groups.pop(actor)
+        ray.util.remove_placement_group(group)
 
 
 def _ray() -> Any:

@@ -2,8 +2,7 @@
 
 The one rule: every invalid option is rejected here, before a replica starts. `fleet` serves
 requests, `supervisor` keeps replicas alive, `replica` is the process of each, `cluster` calls Ray.
-Not covered: one engine over several nodes (tensor parallelism stays within a node), and a driver
-outside the cluster (Ray clients).
+Not covered: a driver outside the cluster (Ray clients).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from orchestrator.core.errors import PlanError, PlanFault
+from orchestrator.core.errors import EngineError, PlanError, PlanFault, PluginError
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.core.values import Capability, PluginSpec, Sampling
@@ -37,6 +36,10 @@ class RayPool:
     tensor_parallel: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Number of GPUs over which each replica is split."),
+    ] = None
+    nodes_per_replica: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Number of nodes over which each replica is spread."),
     ] = None
     gpus_per_replica: Annotated[
         Annotated[float, Meta(ge=0)] | None,
@@ -79,7 +82,8 @@ class Ray:
         Mapping[str, RayPool],
         Meta(
             description="What single model pools set differently, by pool name: replicas, "
-            "tensor_parallel, gpus_per_replica, options, and depths, the latent depths they serve."
+            "tensor_parallel, nodes_per_replica, gpus_per_replica, options, and depths, the latent "
+            "depths they serve."
         ),
     ] = field(default_factory=dict)
     replicas: Annotated[
@@ -92,6 +96,14 @@ class Ray:
     ] = 1
     tensor_parallel: Annotated[
         int, Meta(ge=1, description="Number of GPUs over which each replica's model is split.")
+    ] = 1
+    nodes_per_replica: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Number of nodes over which each replica is spread, for models that no "
+            "node holds: an equal part of tensor_parallel, and of what is reserved, on each.",
+        ),
     ] = 1
     gpus_per_replica: Annotated[
         Annotated[float, Meta(ge=0)] | None,
@@ -149,6 +161,8 @@ class Ray:
     def capabilities(self) -> frozenset[Capability]:
         """Return the capabilities of all pools together; PluginError if options are invalid."""
         engines = [self._engine(pool) for pool in ("", *self.pools)]
+        for pool, engine in zip(("", *self.pools), engines, strict=True):
+            self._require_parts(pool, engine)
         return frozenset.intersection(*(engine.capabilities() for engine in engines))
 
     def require_sampling(self, extra: Mapping[str, object]) -> None:
@@ -210,6 +224,7 @@ class Ray:
             engines = shared_engines(models, {name: self._pool(name) for name in models})
             specs = [self._spec(pools, nodes) for pools in engines]
             if not cluster.may_grow():
+                _require_one_node(specs)
                 cluster.require_room([(s.name, s.replicas.max, s.resources) for s in specs], nodes)
             supervision = ReplicaSupervision(
                 self.max_restarts,
@@ -235,6 +250,24 @@ class Ray:
                     f"pools names {name!r}{registry.near(name, models)}, which is no model of the "
                     f"plan; those are: {', '.join(models)}"
                 )
+
+    def _require_parts(self, name: str, engine: EngineFactory) -> None:
+        """Raise PluginError unless an engine can be spread over the nodes of its replica."""
+        n_nodes, n_gpus = self._n_nodes(self._pool(name)), self._n_gpus(self._pool(name))
+        at = f"pools.{name}.nodes_per_replica" if name else "nodes_per_replica"
+        if n_nodes > 1 and not hasattr(engine, "on_node"):
+            raise PluginError(
+                f"engine 'ray': {at} = {n_nodes}: the engine {self.backend!r} runs on one node; "
+                "set it to 1"
+            )
+        if n_gpus % n_nodes:
+            raise PluginError(
+                f"engine 'ray': {at} = {n_nodes}: each node takes an equal part of tensor_parallel "
+                f"= {n_gpus}; set tensor_parallel to a multiple of {n_nodes}"
+            )
+
+    def _n_nodes(self, pool: RayPool) -> int:
+        return pool.nodes_per_replica or self.nodes_per_replica
 
     def _pool(self, name: str) -> RayPool:
         return self.pools.get(name, RayPool())
@@ -262,6 +295,12 @@ class Ray:
         depths = pool.depths
         if depths is None and Capability.DEPTH not in self._engine(name).capabilities():
             depths = ()
+        n_nodes = self._n_nodes(pool)
+        if n_nodes > 1 and not gpus and not self.cpus_per_replica:
+            raise PlanError(
+                f"nodes_per_replica = {n_nodes}: Ray finds a node by what is reserved there; set "
+                f"cpus_per_replica = {n_nodes} or more on a cluster without GPUs"
+            )
         cls = registry.plugin_class("engines", self.backend)
         replicas = pool.replicas or self.replicas
         return PoolSpec(
@@ -273,4 +312,15 @@ class Ray:
             resources={"CPU": self.cpus_per_replica, "GPU": float(gpus)},
             depths=depths,
             others=dict(others),
+            n_nodes=n_nodes,
         )
+
+
+def _require_one_node(specs: Sequence[PoolSpec]) -> None:
+    """Raise EngineError if a replica needs several nodes, where there is this machine alone."""
+    for spec in specs:
+        if spec.n_nodes > 1:
+            raise EngineError(
+                f"replicas of {spec.name!r} need {spec.n_nodes} nodes, and Ray was started on this "
+                "machine alone: give the address of a cluster, or set nodes_per_replica = 1"
+            )

@@ -53,9 +53,10 @@ class PoolSpec:
     replicas: Replicas
     origin: str  # of the engine's factory in each replica, "module:Class"
     options: Mapping[str, object]
-    resources: Mapping[str, float]
+    resources: Mapping[str, float]  # of a replica, on all its nodes together
     depths: tuple[int, ...] | None  # None: any depth of the model; (): the model's own only
     others: Mapping[str, Model] = field(default_factory=dict)  # pools that its replicas serve, too
+    n_nodes: int = 1  # over which each replica is spread
 
     @property
     def models(self) -> dict[str, Model]:

@@ -1,5 +1,7 @@
 """The process of a replica: one engine, called with batches of requests and traces.
 
+An engine may be spread over several nodes; then a `Follower` on each other node runs its part.
+
 The one rule: never one message per request or token. Requests arrive in batches, and `collect` is a
 long poll that returns all finished traces, or an empty batch as a heartbeat. Every request has a
 ticket, a number that its fleet never uses twice, so a late completion cannot be mistaken for that
@@ -15,14 +17,14 @@ import asyncio
 import os
 import pickle
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from orchestrator.core.errors import EngineError, LeadlineError, Unavailable
 from orchestrator.core.plan import Model
-from orchestrator.core.protocols import Engine
+from orchestrator.core.protocols import Engine, EngineNode
 from orchestrator.core.values import Finish, Request, Trace
 from orchestrator.engines.reply import trace_for
 from orchestrator.plan import registry
@@ -64,6 +66,7 @@ class Replica:
         self._linger_seconds = linger_seconds
         self._engine: Engine | None = None
         self._holder: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []  # of the engine's parts on other nodes
         self._stopping = asyncio.Event()
         self._has_results = asyncio.Event()  # set while there is something to collect
         self._requests: dict[int, Request] = {}
@@ -76,11 +79,21 @@ class Replica:
         """Return process id and host name, as soon as Ray has placed the process."""
         return os.getpid(), socket.gethostname()
 
-    async def start(self) -> str:
-        """Open the engine; return "" or the reason why it failed to open. Called once."""
+    async def start(self, followers: Sequence[Any] = (), addresses: Sequence[str] = ()) -> str:
+        """Open the engine; return "" or the reason why it failed to open. Called once.
+
+        It is spread over this node and those of the followers, which are handles of `Follower`;
+        `addresses` are those of all nodes, this one first.
+        """
         _undo_thread_limit()
         opened: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._holder = asyncio.create_task(self._hold_engine(opened))
+        port = _free_port() if followers else 0
+        for rank, follower in enumerate(followers, start=1):
+            node = EngineNode(rank, tuple(addresses), port)
+            watch = self._watch(follower.follow.remote(node), node, opened)
+            self._watches.append(asyncio.create_task(watch))
+        node = EngineNode(0, tuple(addresses), port)
+        self._holder = asyncio.create_task(self._hold_engine(opened, node))
         return await opened
 
     async def submit(self, batch: bytes) -> None:
@@ -125,19 +138,34 @@ class Replica:
         if self._holder is not None:
             await asyncio.wait({self._holder})
 
-    async def _hold_engine(self, opened: asyncio.Future[str]) -> None:
+    async def _hold_engine(self, opened: asyncio.Future[str], node: EngineNode) -> None:
         """Keep the engine's context open in one task, as task groups and time limits require."""
         try:
             factory = registry.load_origin(self._origin, self._options)
+            if self._watches:
+                factory = factory.on_node(node)
             async with factory.open(self._models) as self._engine:
-                opened.set_result("")
+                _settle(opened, "")
                 await self._stopping.wait()
         except Exception as error:  # noqa: BLE001  # passed to the fleet as the reason
-            reason = _text(error) + _log_place()
-            if opened.done():
-                self._fail(reason)
-            else:
-                opened.set_result(reason)
+            self._end(opened, _text(error) + _log_place())
+
+    async def _watch(
+        self, part: Awaitable[str], node: EngineNode, opened: asyncio.Future[str]
+    ) -> None:
+        """Fail when the engine's part on another node has ended: it cannot work without."""
+        try:
+            reason = await part
+        except Exception as error:  # noqa: BLE001  # Ray's, when the process or its node has died
+            reason = _text(error)
+        self._end(opened, f"its part on {node.address} ended: {reason}")
+
+    def _end(self, opened: asyncio.Future[str], reason: str) -> None:
+        """Report why the engine has not opened, or why it failed."""
+        if opened.done():
+            self._fail(reason)
+        else:
+            opened.set_result(reason)
 
     async def _complete(
         self, ticket: int, request: Request, predecessor: asyncio.Task[None] | None
@@ -175,6 +203,40 @@ class Replica:
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
         self._has_results.set()
+
+
+class Follower:
+    """The process of an engine's part on another node than its replica."""
+
+    def __init__(
+        self, origin: str, options: Mapping[str, object], models: Mapping[str, Model]
+    ) -> None:
+        """Take what `Replica` takes; starts nothing."""
+        self._origin = origin
+        self._options = options
+        self._models = models
+
+    async def follow(self, node: EngineNode) -> str:
+        """Run the part until it ends; return why it did."""
+        _undo_thread_limit()
+        try:
+            factory = registry.load_origin(self._origin, self._options).on_node(node)
+            async with factory.open(self._models) as part:
+                return str(await part.wait())
+        except Exception as error:  # noqa: BLE001  # passed to the fleet as the reason
+            return _text(error) + _log_place()
+
+
+def _free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _settle(opened: asyncio.Future[str], reason: str) -> None:
+    if not opened.done():
+        opened.set_result(reason)
 
 
 def _text(error: Exception) -> str:

@@ -179,12 +179,13 @@ class Supervisor:
         spec, supervision = replica.pool.spec, self._supervision
         arguments = spec.origin, dict(spec.options), spec.models, supervision.linger_seconds
         try:
-            replica.actor = cluster.new_actor(arguments, spec.resources, supervision.runtime_env)
+            runtime_env, n_nodes = supervision.runtime_env, spec.n_nodes
+            replica.actor = cluster.new_actor(arguments, spec.resources, runtime_env, n_nodes)
             replica.pid, host = await self._placement(replica)
             replica.placed_at = self._loop.time()
             replica.location = f"process {replica.pid} on {host}"
             async with asyncio.timeout(supervision.start_seconds):
-                reason = await cluster.result(replica.actor.start.remote())
+                reason = await cluster.start(replica.actor)
         except TimeoutError:
             raise _ReplicaLost(
                 f"{replica}: its engine is not up after {supervision.start_seconds:g} s"
@@ -239,7 +240,8 @@ class Supervisor:
         pool = replica.pool
         if replica is not pool.unplaced[0]:  # which reports for all
             return
-        is_new, needs = not pool.shortage, cluster.in_words(pool.spec.resources)
+        is_new, spec = not pool.shortage, pool.spec
+        needs = cluster.in_words(spec.resources, spec.n_nodes)
         free = f"; the cluster has {await cluster.free()} free"
         pool.shortage = f"Ray has found no place for a replica that needs {needs}{free}"
         if is_new:

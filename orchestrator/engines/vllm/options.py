@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Model
+from orchestrator.core.protocols import EngineNode
 from orchestrator.core.values import Capability, Sampling
 from orchestrator.engines.vllm import depth as vllm_depth
 from orchestrator.engines.vllm import sampling
@@ -32,6 +33,7 @@ from orchestrator.engines.vllm.start.parsers import (
     require_limit,
     require_parser,
 )
+from orchestrator.engines.vllm.start.part import VllmWorkers, part_arguments
 from orchestrator.engines.vllm.start.started import StartedEngine
 from orchestrator.plan.check import shared_engines
 from orchestrator.plan.looped import Latent
@@ -176,11 +178,18 @@ class Vllm:
         """Raise PlanFault unless these pools can draft, and `sampled` with this sampling."""
         drafts.require_drafts(host.by_pool(self, models), models, sampling, sampled)
 
+    def on_node(self, node: EngineNode) -> VllmPart:
+        """Return the factory of the part on one of several nodes."""
+        return VllmPart(self, node)
+
     @asynccontextmanager
-    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
+    async def open(
+        self, models: Mapping[str, Model], node: EngineNode | None = None
+    ) -> AsyncIterator[VllmEngine]:
         """Yield one engine for all pools, started one after another, and shut them down afterwards.
 
-        PlanError if a model cannot be used, EngineError if an engine does not start.
+        With `node`, which is the first of several, their GPUs are used as well. PlanError if a
+        model cannot be used, EngineError if an engine does not start.
         """
         engines = shared_engines(models, host.by_pool(self, models))
         options = host.by_pool(self, models, len(engines))
@@ -188,7 +197,7 @@ class Vllm:
         try:
             for n_started, pools in enumerate(engines):
                 name = next(iter(pools))
-                engine = await _start(options[name], pools, len(engines) - n_started)
+                engine = await _start(options[name], pools, len(engines) - n_started, node)
                 started |= dict.fromkeys(pools, engine)
             started = {name: started[name] for name in models}
         except BaseException:  # also on cancellation: started engines must not be left running
@@ -202,7 +211,34 @@ class Vllm:
             await opened.close()
 
 
-async def _start(options: Vllm, pools: Mapping[str, Model], n_engines_left: int) -> StartedEngine:
+@dataclass(frozen=True, slots=True)
+class VllmPart:
+    """Opens the part on one of the nodes over which an engine for one model is spread."""
+
+    options: Vllm
+    node: EngineNode
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine | VllmWorkers]:
+        """Yield the engine on the first node, and its workers on the others."""
+        if not self.node.rank:
+            async with self.options.open(models, self.node) as engine:
+                yield engine
+            return
+        name = next(iter(models))
+        path = await asyncio.to_thread(resolve_model, models[name].path)
+        await asyncio.to_thread(_import_vllm)
+        options = host.by_pool(self.options, models, 1)[name]
+        workers = await asyncio.to_thread(_workers, options, models, path, self.node)
+        try:
+            yield workers
+        finally:
+            workers.close()
+
+
+async def _start(
+    options: Vllm, pools: Mapping[str, Model], n_engines_left: int, node: EngineNode | None
+) -> StartedEngine:
     """Return the started engine of one model, with the adapters that make pools of it."""
     name, model = next(iter(pools.items()))
     # before vLLM is imported, which is slow
@@ -211,7 +247,7 @@ async def _start(options: Vllm, pools: Mapping[str, Model], n_engines_left: int)
     # all their objects.
     await asyncio.to_thread(_import_vllm)
     starting = asyncio.create_task(
-        asyncio.to_thread(_start_blocking, options, pools, path, n_engines_left)
+        asyncio.to_thread(_start_blocking, options, pools, path, n_engines_left, node)
     )
     try:
         started = await asyncio.shield(starting)
@@ -248,33 +284,59 @@ def _import_vllm() -> None:
             ) from error
 
 
+def _config(
+    options: Vllm,
+    pools: Mapping[str, Model],
+    path: str,
+    n_engines_left: int,
+    node: EngineNode | None,
+) -> tuple[Any, Latent | None, dict[str, Any]]:
+    """Return vLLM's configuration of one engine, its layer schedule and its adapters."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    name, model = next(iter(pools.items()))
+    arguments, latent = engine_arguments(options, name, model, path, n_engines_left)
+    adapters = adapter_requests(pools)
+    if latent is not None and adapters:
+        raise PlanError(
+            f"models.{next(iter(adapters))}.lora: {model.path!r} loops, and adapters are not "
+            "applied to the layers of a loop"
+        )
+    on_cpu = current_platform.is_cpu()
+    arguments = adapter_arguments(adapters, arguments, on_cpu=on_cpu) | arguments
+    arguments |= part_arguments(node)
+    is_first = node is None or not node.rank
+    try:
+        config = AsyncEngineArgs(**arguments).create_engine_config(headless=not is_first)
+    except (ValueError, OSError) as error:
+        raise PlanError(f"model {model.path!r} of pool {name!r} cannot be used: {error}") from error
+    return host.without_worker_process(config), latent, adapters
+
+
+def _workers(options: Vllm, pools: Mapping[str, Model], path: str, node: EngineNode) -> VllmWorkers:
+    """Return the started workers of a node that is not the first; blocks. EngineError."""
+    with host.environment(options.threads):
+        config, _, _ = _config(options, pools, path, 1, node)
+        try:
+            return VllmWorkers(config)
+        except Exception as error:  # any error that its processes raise as they exit
+            raise EngineError(f"vLLM's workers on {node.address} did not start: {error}") from error
+
+
 def _start_blocking(
-    options: Vllm, pools: Mapping[str, Model], path: str, n_engines_left: int
+    options: Vllm,
+    pools: Mapping[str, Model],
+    path: str,
+    n_engines_left: int,
+    node: EngineNode | None,
 ) -> StartedEngine:
     """Return a started engine; blocks for about a minute. PlanError, EngineError."""
     name, model = next(iter(pools.items()))
     with host.environment(options.threads):
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments, latent = engine_arguments(options, name, model, path, n_engines_left)
-        adapters = adapter_requests(pools)
-        if latent is not None and adapters:
-            raise PlanError(
-                f"models.{next(iter(adapters))}.lora: {model.path!r} loops, and adapters are not "
-                "applied to the layers of a loop"
-            )
-        on_cpu = current_platform.is_cpu()
-        arguments = adapter_arguments(adapters, arguments, on_cpu=on_cpu) | arguments
-        try:
-            config = host.without_worker_process(
-                AsyncEngineArgs(**arguments).create_engine_config()
-            )
-        except (ValueError, OSError) as error:
-            raise PlanError(
-                f"model {model.path!r} of pool {name!r} cannot be used: {error}"
-            ) from error
+        config, latent, adapters = _config(options, pools, path, n_engines_left, node)
         is_pooling = bool(model.task)
         parser = None if is_pooling else reply_parser(name, model, config.model_config)
         calls = None if is_pooling else tools.tool_parser(name, model, config.model_config)

@@ -324,6 +324,28 @@ def test_counts_and_limits_are_above_zero(options: dict[str, object]) -> None:
         registry.load("engines", PluginSpec("ray", options))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "fake", "nodes_per_replica": 2}, "the engine 'fake' runs on one node"),
+        (
+            {"backend": "vllm", "nodes_per_replica": 3, "tensor_parallel": 4},
+            "set tensor_parallel to a multiple of 3",
+        ),
+        (
+            {"pools": {"main": {"nodes_per_replica": 2}}},
+            "pools.main.nodes_per_replica = 2: each node takes an equal part",
+        ),
+    ],
+)
+def test_what_cannot_be_spread_over_nodes_is_refused_with_the_remedy(
+    options: dict[str, object], message: str
+) -> None:
+    """Before anything starts: such a replica would wait for a place, or for its other parts."""
+    with pytest.raises(PluginError, match=message):
+        registry.load("engines", PluginSpec("ray", options)).capabilities()
+
+
 async def test_a_pool_for_no_model_of_the_plan_is_refused_with_the_near_match() -> None:
     """Otherwise its options would silently have no effect."""
     with pytest.raises(PlanError, match="did you mean 'main'"):
@@ -771,6 +793,21 @@ class TestFleet:
             "",
             "lost with its replica",
         )
+
+    @pytest.mark.parametrize(
+        ("cpus", "message"),
+        [
+            (0, "Ray finds a node by what is reserved there; set cpus_per_replica = 2"),
+            (2, "replicas of 'main' need 2 nodes, and Ray was started on this machine alone"),
+        ],
+    )
+    async def test_a_replica_over_nodes_that_are_not_there_is_refused(
+        self, cpus: int, message: str
+    ) -> None:
+        """Ray would look for a second node forever."""
+        with pytest.raises((EngineError, PlanError), match=message):
+            async with fleet(nodes_per_replica=2, cpus_per_replica=cpus):
+                pass
 
     async def test_processors_the_cluster_lacks_are_an_error_that_names_both_sides(self) -> None:
         """Ray itself would wait forever for an autoscaler."""

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from orchestrator.core.errors import PlanError
 from orchestrator.plan import registry
 
-_ONE_NODE = "an engine runs on one node as one copy: use replicas of the engine 'ray'"
+_ONE_NODE = "an engine is one copy: use replicas, or nodes_per_replica, of the engine 'ray'"
 _LOGGING = "Leadline decides what is printed (LEADLINE_VLLM_LOG)"
 _INTERNAL = "vLLM sets it itself"
 _MODEL = "set models.NAME.{}"
