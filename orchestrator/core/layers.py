@@ -9,12 +9,17 @@ A layer schedule lists layer numbers and ranges in the order of execution. At mo
     0-9 (10-12)*3 13-29     a block repeated a fixed number of times
 
 An exit rule lets a token of a looped model stop iterating before it reaches its request's depth.
-It names the quantity measured between two iterations and the value below which the token stops:
+It names what is measured after each iteration i, and the threshold at which the token stops:
 
     state<0.03              the latent state settled: ||s_i - s_{i-1}|| / ||s_i|| < 0.03
+    acceleration<0.02       its steps settled: ||d_i - d_{i-1}|| / ||s_i|| < 0.02 twice in a row,
+                            where d_i = s_i - s_{i-1} (arXiv 2509.23314)
     kl<5e-4                 the prediction settled: KL(p_{i-1} || p_i) < 5e-4 between next-token
                             distributions (Huginn, arXiv 2502.05171, 6.1)
-    state<0.03 after 4      the same, but not before the fourth iteration
+    entropy<0.1             the prediction is certain: its entropy is below 0.1 nats (as in early
+                            exits from layers, arXiv 2004.12993)
+    agreement>=3            the last 3 iterations predict the same token (arXiv 2006.04152)
+    state<0.03 after 4      as above, but not before the fourth iteration
 
 `orchestrator.engines.vllm.latent` applies both to a model.
 """
@@ -30,7 +35,11 @@ from itertools import groupby
 from orchestrator.core.errors import PlanError
 
 MAX_REPEATS = 256  # of a fixed block; a typo must not request a gigabyte of layers
-_RULE = re.compile(r"\s*(state|kl)\s*<\s*([0-9.eE+-]+?)\s*(?:\bafter\s+(\d+)\s*)?")
+OF_STATES, OF_PREDICTIONS = ("state", "acceleration"), ("kl", "entropy", "agreement")
+_RULE = re.compile(
+    r"\s*(?:(state|acceleration|kl|entropy)\s*<\s*([0-9.eE+-]+?)|(agreement)\s*>=\s*(\d+))"
+    r"\s*(?:\bafter\s+(\d+)\s*)?"
+)
 _PIECE = re.compile(r"\s*(?:,|\(([^()]*)\)\s*\*\s*(r|\d+)|(\d+(?:\s*-\s*\d+)?))\s*")
 
 
@@ -135,18 +144,26 @@ def _ranges(indices: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ExitRule:
-    """A token stops at the first iteration at which its `measure` is below `below`.
+    """A token stops at the first iteration at which its `measure` is below `threshold`.
 
+    For "agreement", a whole number, at the first one at which it is at least `threshold`.
     Iterations count from 1. The token runs at least `least` of them.
     """
 
-    measure: str  # "state" or "kl"
-    below: float
+    measure: str  # one of `OF_STATES` or `OF_PREDICTIONS`
+    threshold: float
     least: int = 1
+
+    @property
+    def reads_predictions(self) -> bool:
+        """Whether it needs the next-token distribution of each iteration, not only the state."""
+        return self.measure in OF_PREDICTIONS
 
     def __str__(self) -> str:
         """Return the text from which `parse_exit` reads this rule."""
-        return f"{self.measure}<{self.below:g}" + (f" after {self.least}" if self.least > 1 else "")
+        relation = ">=" if self.measure == "agreement" else "<"
+        after = f" after {self.least}" if self.least > 1 else ""
+        return f"{self.measure}{relation}{self.threshold:g}{after}"
 
 
 def parse_exit(text: str) -> ExitRule:
@@ -154,19 +171,30 @@ def parse_exit(text: str) -> ExitRule:
     match = _RULE.fullmatch(text)
     if match is None:
         raise PlanError(
-            f"exit rule {text!r}: cannot be read; write state<0.03 or kl<5e-4, "
-            "optionally with 'after 4' as the minimum number of iterations"
+            f"exit rule {text!r}: cannot be read; write state<0.03, acceleration<0.02, kl<5e-4, "
+            "entropy<0.1 or agreement>=3, optionally with 'after 4' as the minimum number of "
+            "iterations"
         )
-    measure, number, least = match.groups()
+    measure, number, agreement, count, least = match.groups()
+    if least is not None and int(least) < 1:
+        raise PlanError(f"exit rule {text!r}: a token runs at least 1 iteration, not {least}")
+    if agreement is not None and int(count) < 2:
+        raise PlanError(
+            f"exit rule {text!r}: at least 2 iterations can agree, not {count}; for a fixed number "
+            "of iterations set the depth"
+        )
+    threshold = float(count) if agreement else _threshold(number, text)
+    return ExitRule(measure or agreement, threshold, int(least or 1))
+
+
+def _threshold(number: str, text: str) -> float:
     try:
-        below = float(number)
+        threshold = float(number)
     except ValueError:
         raise PlanError(f"exit rule {text!r}: {number!r} is not a number") from None
-    if not 0 < below < math.inf:
+    if not 0 < threshold < math.inf:
         raise PlanError(
             f"exit rule {text!r}: the threshold must be above 0, not {number}; "
             "no measure is ever below 0"
         )
-    if least is not None and int(least) < 1:
-        raise PlanError(f"exit rule {text!r}: a token runs at least 1 iteration, not {least}")
-    return ExitRule(measure, below, int(least or 1))
+    return threshold

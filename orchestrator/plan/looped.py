@@ -222,11 +222,16 @@ def _require_loop(loop: Mapping[str, Any], max_depth: int, where: str) -> None:
         f"{where}: residual = {loop.get('residual')}; it must be at least 0 and below 1",
     )
     if loop.get("exit"):
-        parse_exit(loop["exit"])
+        rule = parse_exit(loop["exit"])
         _require(
             max_depth > 1,
             f"{where}: exit = {loop['exit']!r}, but max_depth = 1 leaves nothing to exit from: "
             "raise max_depth",
+        )
+        _require(
+            rule.measure != "agreement" or rule.threshold < max_depth,
+            f"{where}: exit = {loop['exit']!r}, but with max_depth = {max_depth} that is every "
+            "iteration, so no token would stop early: take a smaller number",
         )
 
 

@@ -16,6 +16,7 @@ import pytest
 from processes import Programs
 
 from orchestrator.core.errors import PlanError
+from orchestrator.core.layers import OF_PREDICTIONS, OF_STATES
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.latent.visits import (
     KNOWN_BUILDERS,
@@ -189,7 +190,7 @@ def test_the_residual_step_equals_the_reference(loops: dict[str, Any], kind: str
 
 
 @pytest.mark.parametrize("kind", ["ouro", "huginn", "llama"])
-@pytest.mark.parametrize("measure", ["state", "kl"])
+@pytest.mark.parametrize("measure", [*OF_STATES, *OF_PREDICTIONS])
 def test_exits_equal_the_reference_token_for_token(
     loops: dict[str, Any], kind: str, measure: str
 ) -> None:
@@ -219,11 +220,13 @@ def test_exits_by_state_survive_preemption(loops: dict[str, Any]) -> None:
     """A request that is pushed out computes its generated tokens anew, many at once, and leaves
     where it left before.
 
-    What it counts is more than the reference: the tokens that ran twice were paid for twice.
+    Its prompt counts more than in the reference: tokens that ran twice were paid for twice. What
+    each of its own tokens took is listed once.
     """
     case = loops["preempted"]
     assert case["n_preempted"] > 0
     assert case["got"] == case["want"]
+    assert [own for _, own in case["counted"]] == [own for _, own in case["taken"]]
 
 
 def test_exits_by_state_share_prefixes(loops: dict[str, Any]) -> None:

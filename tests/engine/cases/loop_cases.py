@@ -74,12 +74,8 @@ class TinyModel:
                 depth
             ] * (len(prompt) + n_new - 1)
         rule = parse_exit(self.model.exit)
-        generate = (
-            references.generate_until_sure
-            if rule.measure == "kl"
-            else references.generate_until_settled
-        )
-        return generate(self.reference, prompt, n_new, rule.below, rule.least, depth)
+        parts = (rule.measure, rule.threshold, rule.least)
+        return references.generate_under(self.reference, prompt, n_new, parts, depth)
 
 
 def ran(
@@ -122,7 +118,7 @@ def ran(
     if model.model.exit:
         found["counted"] = [counted(engines[0], output.request_id) for output in outputs]
         found["taken"] = [
-            [sum(taken[: len(p) - 1]), sum(taken[len(p) - 1 :])]
+            [sum(taken[: len(p) - 1]), taken[len(p) - 1 :]]
             for (p, _), (_, taken) in zip(jobs, wanted, strict=True)
         ]
         found["depths"] = sorted(
@@ -136,9 +132,9 @@ def ran(
     return found
 
 
-def counted(llm: Any, request: str) -> list[int] | None:
-    """Return the iterations of a request's prompt and of its own tokens; in the worker its name has
-    a tail of vLLM's.
+def counted(llm: Any, request: str) -> list[Any] | None:
+    """Return the iterations of a request's prompt, in all, and of each of its own tokens; in the
+    worker its name has a tail of vLLM's.
     """
     ledger = llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model().loop.ledger
     names = [
@@ -148,7 +144,8 @@ def counted(llm: Any, request: str) -> list[int] | None:
     if fields is None:
         return None
     counts = IterationCounts(*fields)
-    return [counts.prompt_iterations, counts.iterations]
+    assert sum(counts.each) == counts.iterations or counts.tokens > len(counts.each)
+    return [counts.prompt_iterations, counts.each]
 
 
 def fixed(folder: Path) -> dict[str, Any]:
@@ -175,14 +172,20 @@ def drafted(folder: Path) -> dict[str, Any]:
 
 def exits(folder: Path) -> dict[str, Any]:
     rules = {
-        "ouro": ("state<0.33 after 2", "kl<0.3"),
-        "huginn": ("state<0.06", "kl<5e-3 after 2"),
-        "llama": ("state<0.35 after 2", "kl<0.5"),
+        "ouro": ("state<0.33 after 2", "acceleration<0.5", "kl<0.3", "entropy<2", "agreement>=3"),
+        "huginn": (
+            *("state<0.06", "acceleration<0.1", "kl<5e-3 after 2"),
+            *("entropy<2 after 2", "agreement>=2 after 3"),
+        ),
+        "llama": (
+            *("state<0.35 after 2", "acceleration<0.5 after 4", "kl<0.5"),
+            *("entropy<2", "agreement>=4"),
+        ),
     }
     return {
         f"{kind} {rule}": ran(TinyModel(folder, kind, max_depth=12, exit=rule), (12, 5))
-        for kind, pair in rules.items()
-        for rule in pair
+        for kind, own in rules.items()
+        for rule in own
     }
 
 

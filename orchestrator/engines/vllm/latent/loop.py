@@ -296,7 +296,8 @@ class LayerLoop:
             start, end = batch.starts[i], batch.starts[i + 1]
             # the first token that predicts one of the request's own
             first = min(end, max(start, start + batch.prompts[i] - 1 - places[start]))
-            self.ledger.of(request).add(counts[start:first], counts[first:end])
+            place = places[start] + first - start - batch.prompts[i] + 1
+            self.ledger.of(request).add(counts[start:first], counts[first:end], place)
 
 
 def loop_of(

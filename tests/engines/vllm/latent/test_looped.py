@@ -232,6 +232,7 @@ def test_a_smaller_largest_depth_is_the_default_too() -> None:
         (ouro_config(latent={"exit": "state"}), {}, "cannot be read"),
         (ouro_config(latent={"residual": 1.5}), {}, "below 1"),
         (ouro_config(), {"max_depth": 1, "exit": "state<1"}, "nothing to exit from"),
+        (ouro_config(), {"max_depth": 3, "exit": "agreement>=3"}, "no token would stop early"),
         (llama_config(), {"exit": "state<1"}, "no think block"),
         (llama_config(), {"residual": 0.5}, "no think block"),
         (llama_config(), {"layers": "0-3", "exit": "state<1"}, "no block to repeat"),
