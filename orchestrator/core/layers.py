@@ -1,4 +1,4 @@
-"""Layer schedules and exit rules: which decoder layers run, in which order, and how often. Pure.
+"""Layer schedules, exit rules and cascades: which layers run, and how often. Pure.
 
 A layer schedule lists layer numbers and ranges in the order of execution. At most one block is the
 *think block*: it runs as many times as a request's depth:
@@ -21,7 +21,12 @@ It names what is measured after each iteration i, and the threshold at which the
     agreement>=3            the last 3 iterations predict the same token (arXiv 2006.04152)
     state<0.03 after 4      as above, but not before the fourth iteration
 
-`orchestrator.engines.vllm.latent` applies both to a model.
+A cascade predicts a token by an early iteration where it does not pay to defer to the deep one:
+
+    diff 0.1 at 2           iteration 2 predicts unless its largest probability is more than 0.1
+                            below that of the deep one (arXiv 2405.19261)
+
+`orchestrator.engines.vllm.latent` applies all three to a model.
 """
 
 from __future__ import annotations
@@ -40,6 +45,8 @@ _RULE = re.compile(
     r"\s*(?:(state|acceleration|kl|entropy)\s*<\s*([0-9.eE+-]+?)|(agreement)\s*>=\s*(\d+))"
     r"\s*(?:\bafter\s+(\d+)\s*)?"
 )
+CASCADES = ("chow", "diff", "opt", "token")
+_CASCADE = re.compile(r"\s*([a-z]+)\s+([0-9.eE+-]+)\s+at\s+(\d+)\s*")
 _PIECE = re.compile(r"\s*(?:,|\(([^()]*)\)\s*\*\s*(r|\d+)|(\d+(?:\s*-\s*\d+)?))\s*")
 
 
@@ -198,3 +205,48 @@ def _threshold(number: str, text: str) -> float:
             "no measure is ever below 0"
         )
     return threshold
+
+
+@dataclass(frozen=True, slots=True)
+class DepthCascade:
+    """A deferral rule of speculative cascades (arXiv 2405.19261, section 4), over iterations.
+
+    With q the next token's distribution after iteration `depth`, p that at the request's depth, and
+    a the threshold, the token is drawn from p where the rule defers, else from q:
+
+    - "chow" defers if max q < 1 - a;
+    - "diff" if max q < max p - a;
+    - "opt" if max q < max p - a D(p, q), where D is their total variation distance;
+    - "token" (the paper's TokenV3) decides for each token v: q(v) stays where p(v) >= (1 - a) max
+      p, and what q gives to other tokens is distributed as p.
+    """
+
+    rule: str  # one of `CASCADES`
+    threshold: float
+    depth: int
+
+    def __str__(self) -> str:
+        """Return the text from which `parse_cascade` reads this cascade."""
+        return f"{self.rule} {self.threshold:g} at {self.depth}"
+
+
+def parse_cascade(text: str) -> DepthCascade:
+    """Return the cascade that a text describes; PlanError names the part that cannot be read."""
+    match = _CASCADE.fullmatch(text)
+    if match is None or match[1] not in CASCADES:
+        raise PlanError(
+            f"cascade {text!r}: cannot be read; write a rule ({', '.join(CASCADES)}), its "
+            "threshold and the early iteration, as in diff 0.1 at 2"
+        )
+    try:
+        threshold = float(match[2])
+    except ValueError:
+        raise PlanError(f"cascade {text!r}: {match[2]!r} is not a number") from None
+    if not 0 <= threshold <= 1:
+        raise PlanError(
+            f"cascade {text!r}: the threshold is at least 0 and at most 1, not {match[2]}: it is "
+            "compared with probabilities"
+        )
+    if int(match[3]) < 1:
+        raise PlanError(f"cascade {text!r}: the first iteration is 1, not {match[3]}")
+    return DepthCascade(match[1], threshold, int(match[3]))

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import (
+    CASCADES,
     OF_PREDICTIONS,
     OF_STATES,
+    DepthCascade,
     ExitRule,
     Schedule,
+    parse_cascade,
     parse_exit,
     parse_schedule,
     require_layers,
@@ -107,6 +110,33 @@ def test_a_rule_is_read(text: str, rule: ExitRule) -> None:
 def test_what_is_written_is_read_back(rule: ExitRule) -> None:
     """Plans are written to files, so text and rule must agree."""
     assert parse_exit(str(rule)) == rule
+
+
+@given(
+    st.builds(
+        DepthCascade, st.sampled_from(CASCADES), st.sampled_from([0.0, 0.05, 1.0]), st.integers(1)
+    )
+)
+def test_a_cascade_that_is_written_is_read_back(cascade: DepthCascade) -> None:
+    """Plans are written to files, so text and cascade must agree."""
+    assert parse_cascade(str(cascade)) == cascade
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("diff<0.1", "cannot be read"),
+        ("diff 0.1", "cannot be read"),
+        ("best 0.1 at 2", "write a rule .chow, diff, opt, token."),
+        ("diff 1e at 2", "'1e' is not a number"),
+        ("diff 1.5 at 2", "at least 0 and at most 1"),
+        ("chow 0.1 at 0", "the first iteration is 1"),
+    ],
+)
+def test_a_cascade_that_cannot_be_is_refused(text: str, reason: str) -> None:
+    """It is refused before an engine starts, with the reason."""
+    with pytest.raises(PlanError, match=reason):
+        parse_cascade(text)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Exits of the shipped looped model in a real engine, calibrated by the command as a user runs it."""
+"""Exits of the shipped looped model in a real engine, calibrated by the command."""
 
 from __future__ import annotations
 

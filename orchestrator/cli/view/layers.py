@@ -140,17 +140,17 @@ def calibration_lines(found: ExitCalibration) -> list[str]:
         lines.append(f"{counted(found.n_failed, 'attempt')} failed and count as lost")
     if not found.rule:
         strictest = found.levels[0]
-        return [
-            *lines,
+        lines.append(
             f"even {strictest.rule} is not shown to be within {share(found.limit)} with confidence "
             f"{percent(found.confidence)}: test stricter --thresholds, take more problems, or "
-            "allow a larger --loss",
-        ]
-    return [
-        *lines,
+            "allow a larger --loss"
+        )
+        return lines
+    lines.append(
         f"with confidence {percent(found.confidence)} over the draw of {count(found.n_problems)} "
-        f"problems: {_LOSSES[found.of]} is at most {share(found.limit)} on problems like these",
-    ]
+        f"problems: {_LOSSES[found.of]} is at most {share(found.limit)} on problems like these"
+    )
+    return lines
 
 
 def _comparison_lines(comparison: OrderComparison | None, search: SearchResult) -> list[str]:

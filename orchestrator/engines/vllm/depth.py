@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.layers import parse_exit
+from orchestrator.core.layers import parse_cascade, parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
 from orchestrator.plan.looped import Latent, latent_of, require_room, usual_names
@@ -86,6 +86,11 @@ def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> No
             f"models.{name}: exit = {latent.exit!r} reads predictions, and each GPU has a part "
             "of them: take state<... or tensor_parallel = 1"
         )
+    if latent.cascade and options.tensor_parallel > 1:
+        raise PlanError(
+            f"models.{name}: cascade = {latent.cascade!r} has not been tried over several GPUs: "
+            "set tensor_parallel = 1"
+        )
 
 
 def _config(path: str, revision: str) -> Mapping[str, Any]:
@@ -121,7 +126,10 @@ class Computation:
 async def computation_of(llm: Any, request_id: str, latent: Latent, depth: int) -> Computation:
     """Return, once, what vLLM's request at this depth took, as the worker counted it."""
     schedule, draft = latent.schedule, latent.draft
-    n_layers: float = schedule.n_layers_run(depth)
+    n_deep = schedule.n_layers_run(depth)
+    if latent.cascade and depth > parse_cascade(latent.cascade).depth:
+        n_deep += len(schedule.tail)  # once more, for the early prediction
+    n_layers: float = n_deep
     n_in_drafts = 0
     metrics: dict[str, float] = {}
     depths: tuple[int, ...] = ()
@@ -135,7 +143,7 @@ async def computation_of(llm: Any, request_id: str, latent: Latent, depth: int) 
         n, n_kept = await _called(llm, "take_draft_counts", request_id) or (0, 0)
         # drafting, and verifying what was rejected
         n_in_drafts = n * schedule.n_layers_run(draft.depth)
-        n_in_drafts += (n - n_kept) * schedule.n_layers_run(depth)
+        n_in_drafts += (n - n_kept) * n_deep
         metrics |= {"drafted": float(n), "accepted": float(n_kept)}
     return Computation(n_layers, n_in_drafts, metrics, depths)
 

@@ -1,5 +1,5 @@
-"""`leadline depth calibrate`: what it runs, prints, writes and refuses. The statistics and the exits
-themselves have tests of their own.
+"""`leadline depth calibrate`: what it runs, prints, writes and refuses. The statistics, and the
+exits themselves, have tests of their own.
 """
 
 from __future__ import annotations

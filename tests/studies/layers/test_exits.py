@@ -88,7 +88,8 @@ def test_the_search_ends_at_the_first_threshold_that_is_not_shown() -> None:
     assert exits.chosen(levels) == "state<0.2"
     assert exits.chosen(levels[2:]) == ""
     assert (levels[0].mean_depth, levels[0].layer_tokens) == (4.0, 30.0)
-    assert levels[0].loss.high is not None and 0 < levels[0].loss.high < 0.05
+    assert levels[0].loss.high is not None
+    assert 0 < levels[0].loss.high < 0.05
 
 
 def test_too_few_problems_are_refused_with_their_number() -> None:
@@ -100,9 +101,7 @@ def test_too_few_problems_are_refused_with_their_number() -> None:
 
 
 def test_thresholds_are_tested_from_the_strictest_on() -> None:
-    """For agreement the larger number is the stricter one; a default one never outlasts the depth.
-
-    """
+    """For agreement the larger number is the stricter one; none outlasts the depth by default."""
     assert [str(r) for r in exits.rules_of("agreement", (), 1, 4)] == [
         "agreement>=3",
         "agreement>=2",
@@ -113,7 +112,7 @@ def test_thresholds_are_tested_from_the_strictest_on() -> None:
     ]
     for measure in exits.GRIDS:
         assert exits.rules_of(measure, (), 1, 100)[0].measure == measure
-    with pytest.raises(PlanError, match="strictest first, as in 0.1,0.2"):
+    with pytest.raises(PlanError, match=r"strictest first, as in 0\.1,0\.2"):
         exits.rules_of("state", (0.2, 0.1), 1, 8)
     with pytest.raises(PlanError, match="as in 3,2"):
         exits.rules_of("agreement", (2, 3), 1, 8)

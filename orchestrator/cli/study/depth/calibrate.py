@@ -40,6 +40,7 @@ from orchestrator.core.plan import Budget, Plan
 from orchestrator.core.values import Finish, PluginSpec, Trace
 from orchestrator.jobs.files import write_atomically
 from orchestrator.jobs.job import Job
+from orchestrator.jobs.journal import Journal
 from orchestrator.plan.file import LoadedPlan, plan_toml
 from orchestrator.plan.looped import latent_of
 from orchestrator.plan.models import known_config
@@ -153,8 +154,9 @@ def calibrate(
       leadline depth calibrate plan.toml --rule agreement --thresholds 4,3,2 --after 2
     """
     aim = _Aim(of, loss, confidence)
-    study = _prepared(read_plan(plan_file, flags), flags, measure, _numbers(thresholds), least,
-                      aim, limit)
+    study = _prepared(
+        read_plan(plan_file, flags), flags, measure, _numbers(thresholds), least, aim, limit
+    )
     found, exit_code = _calibrated(study, display)
     directory = study.jobs.directory
     if found is None:
@@ -296,8 +298,11 @@ def _pool(
         name = f"{jobs.directory} · {title} · {run_name(plan, jobs.execution)}"
         return run_in_foreground(job, plan, jobs.execution, name, display, stream).exit_code
 
-    pools, exit_code = replace(jobs, members=[member]).run(run_one)
-    return (pools[0], 0) if pools else (None, exit_code)
+    _, exit_code = replace(jobs, members=[member]).run(run_one)
+    if exit_code:
+        return None, exit_code
+    with Journal.for_reading(jobs.directory / member.folder / "journal.db") as journal:
+        return {p.id: list(journal.traces(p.id)) for p in jobs.file.problems}, 0
 
 
 def _losses(study: _Study, full: Pools, early: Pools) -> list[float]:

@@ -28,14 +28,19 @@ Predict: TypeAlias = Callable[[HiddenState, tuple[int, ...]], torch.Tensor]
 class LatentBatch:
     """The requests of one step in batch order; request i has tokens `starts[i]` to `starts[i + 1]`.
 
-    Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are for
-    exit rules; () without one.
+    Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are those
+    of vLLM's requests; () for drafts.
     """
 
     depths: tuple[int, ...]
     starts: tuple[int, ...]
     ids: tuple[str, ...] = ()
     prompts: tuple[int, ...] = ()
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether these are tokens that a request drafts, not those of a step."""
+        return not self.ids
 
     def tokens(self, members: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""
@@ -143,7 +148,7 @@ class ExitTracker:
 
 
 class _Change:
-    """Whether ||s_i - s_{i-1}|| / ||s_i|| is below the threshold, from the states (n_tokens, width).
+    """Whether ||s_i - s_{i-1}|| / ||s_i|| is below the threshold, of states (n_tokens, width).
 
     As the other measures, it is called after each iteration, and returns a mask of its rows.
     """

@@ -88,6 +88,10 @@ class Ouro:
         """Return the next token's logits `(n, vocabulary)` from final states."""
         return _linear(state, self.weights["lm_head.weight"])
 
+    def early_logits(self, early: Tensor, deep: Tensor) -> Tensor:
+        """Return the logits from early states; the layers after the block see those of the deep."""
+        return self.logits(early)
+
     def _inner_norm(self, x: Tensor, name: str) -> Tensor:
         return self._norm(x, name)
 
@@ -133,6 +137,14 @@ class Llama(Ouro):
         for index in self.tail:
             state = super().layer(index, state, _own)
         return super().logits(self._norm(state, "model.norm"))
+
+    def early_logits(self, early: Tensor, deep: Tensor) -> Tensor:
+        """Return the logits from early states, which attend to the deep ones' keys and values."""
+        for index in self.tail:
+            seen: list[KeysValues] = []
+            deep = Ouro.layer(self, index, deep, lambda own, to=seen: to.append(own) or own)
+            early = Ouro.layer(self, index, early, lambda _, to=seen: to[0])
+        return super().logits(self._norm(early, "model.norm"))
 
     def _inner_norm(self, x: Tensor, name: str) -> Tensor:
         return x
@@ -195,6 +207,18 @@ class Huginn:
         for index in range(int(self.config["n_layers_in_coda"])):
             x = self._block(f"transformer.coda.{index}", x, _own)
         return _linear(self._norm(x, "transformer.ln_f"), self.weights["transformer.wte.weight"])
+
+    def early_logits(self, early: Tensor, deep: Tensor) -> Tensor:
+        """Return the logits from early states, which attend to the deep ones' keys and values."""
+        early, deep = (self._norm(x, "transformer.ln_f") for x in (early, deep))
+        for index in range(int(self.config["n_layers_in_coda"])):
+            seen: list[KeysValues] = []
+            name = f"transformer.coda.{index}"
+            deep = self._block(name, deep, lambda own, to=seen: to.append(own) or own)
+            early = self._block(name, early, lambda _, to=seen: to[0])
+        return _linear(
+            self._norm(early, "transformer.ln_f"), self.weights["transformer.wte.weight"]
+        )
 
     def _block(self, name: str, x: Tensor, others: Callable[[KeysValues], KeysValues]) -> Tensor:
         """Return n4(y + MLP(n3 y)) with y = n2(x + Attn(n1 x))."""
@@ -314,6 +338,44 @@ def generate(
     return ids[len(prompt) :]
 
 
+def generate_cascaded(
+    model: Model, prompt: Sequence[int], n_new: int, cascade: tuple[str, float, int], depth: int
+) -> tuple[list[int], list[bool]]:
+    """Return the greedy continuation in a cascade, and whether each token is the early prediction.
+
+    The cascade is (rule, threshold, early iteration); all tokens run to the depth.
+    """
+    rule, threshold, at = cascade
+    ids, is_early = list(prompt), []
+    for _ in range(n_new):
+        deep, _ = iterate(model, ids, at_depths([depth] * len(ids)))
+        logits = model.logits(deep)[-1]
+        token = deepest = int(logits.argmax())
+        if depth > at:
+            early, _ = iterate(model, ids, at_depths([at] * len(ids)))
+            q = torch.softmax(model.early_logits(early, deep)[-1].double(), -1)
+            p = torch.softmax(logits.double(), -1)
+            token = int(CASCADES[rule](q, p, threshold).argmax())
+        is_early.append(token != deepest)
+        ids.append(token)
+    return ids[len(prompt) :], is_early
+
+
+def _token_specific(q: Tensor, p: Tensor, a: float) -> Tensor:
+    is_good = [float(p[v]) >= (1 - a) * float(p.max()) for v in range(len(p))]
+    lost = sum(float(q[v]) for v in range(len(q)) if not is_good[v])
+    return torch.tensor([float(q[v]) * is_good[v] + float(p[v]) * lost for v in range(len(p))])
+
+
+# what is drawn from, of an early distribution q and a deep one p (arXiv 2405.19261, section 4)
+CASCADES: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "chow": lambda q, p, a: p if q.max() < 1 - a else q,
+    "diff": lambda q, p, a: p if q.max() < p.max() - a else q,
+    "opt": lambda q, p, a: p if q.max() < p.max() - a * torch.clamp(p - q, min=0).sum() else q,
+    "token": _token_specific,
+}
+
+
 def generate_under(
     model: Model,
     prompt: Sequence[int],
@@ -353,7 +415,9 @@ def _agree(seen: Sequence[Tensor], m: float) -> bool:
 
 # the logits of the next token from p_1 to p_i, threshold -> whether iteration i may be the last
 PREDICTION_RULES: Mapping[str, Callable[[Sequence[Tensor], float], bool]] = {
-    "kl": lambda seen, x: kl(seen[-2] if len(seen) > 1 else torch.zeros_like(seen[0]), seen[-1]) < x,
+    "kl": lambda seen, x: (
+        kl(seen[-2] if len(seen) > 1 else torch.zeros_like(seen[0]), seen[-1]) < x
+    ),
     "entropy": lambda seen, x: _entropy(seen[-1]) < x,
     "agreement": _agree,
 }
