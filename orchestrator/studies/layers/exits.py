@@ -150,7 +150,8 @@ def level_of(
     depths = [depth for trace in traces for depth in trace.depths]
     if not depths:
         raise PlanError(
-            f"no attempt under exit = {str(rule)!r} has its depths: every one failed or was empty"
+            f"no attempt under exit = {str(rule)!r} has its depths: every one failed or was empty, "
+            "or the engine is one without exits, such as 'fake'"
         )
     n, p = len(losses), p_value(losses, of, limit)
     loss = share_of(round(math.fsum(losses)), n) if of == "answers" else mean_estimate(losses)
