@@ -70,12 +70,8 @@ class Subject:
     def under(self, text: str, deepest: int) -> Generate:
         """Return the continuation under an exit rule."""
         rule = parse_exit(text)
-        generate = (
-            references.generate_until_sure
-            if rule.measure == "kl"
-            else references.generate_until_settled
-        )
-        return lambda prompt, n: generate(self.model, prompt, n, rule.below, rule.least, deepest)
+        parts = (rule.measure, rule.threshold, rule.least)
+        return lambda prompt, n: references.generate_under(self.model, prompt, n, parts, deepest)
 
     def completed(self, prompt: list[int], generate: Generate) -> tuple[list[int], list[int]]:
         """Return the continuation up to its end token, and the iterations of every token fed.

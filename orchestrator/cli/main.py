@@ -61,7 +61,10 @@ _COMMANDS = {
             "study.replay.replay",
             "Compare strategies on recorded traces.",
         ),
-        "depth": ("study.layers.depth", "Choose the layers that a model runs."),
+        "depth": (
+            "study.depth.probe.depth",
+            "Choose the layers that a model runs, and when its tokens stop.",
+        ),
         "weights": (
             "study.weights.weights",
             "Fit the weights of several models in one vote.",

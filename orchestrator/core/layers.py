@@ -1,4 +1,4 @@
-"""Layer schedules and exit rules: which decoder layers run, in which order, and how often. Pure.
+"""Layer schedules, exit rules and cascades: which layers run, and how often. Pure.
 
 A layer schedule lists layer numbers and ranges in the order of execution. At most one block is the
 *think block*: it runs as many times as a request's depth:
@@ -9,14 +9,24 @@ A layer schedule lists layer numbers and ranges in the order of execution. At mo
     0-9 (10-12)*3 13-29     a block repeated a fixed number of times
 
 An exit rule lets a token of a looped model stop iterating before it reaches its request's depth.
-It names the quantity measured between two iterations and the value below which the token stops:
+It names what is measured after each iteration i, and the threshold at which the token stops:
 
     state<0.03              the latent state settled: ||s_i - s_{i-1}|| / ||s_i|| < 0.03
+    acceleration<0.02       its steps settled: ||d_i - d_{i-1}|| / ||s_i|| < 0.02 twice in a row,
+                            where d_i = s_i - s_{i-1} (arXiv 2509.23314)
     kl<5e-4                 the prediction settled: KL(p_{i-1} || p_i) < 5e-4 between next-token
                             distributions (Huginn, arXiv 2502.05171, 6.1)
-    state<0.03 after 4      the same, but not before the fourth iteration
+    entropy<0.1             the prediction is certain: its entropy is below 0.1 nats (as in early
+                            exits from layers, arXiv 2004.12993)
+    agreement>=3            the last 3 iterations predict the same token (arXiv 2006.04152)
+    state<0.03 after 4      as above, but not before the fourth iteration
 
-`orchestrator.engines.vllm.latent` applies both to a model.
+A cascade predicts a token by an early iteration where it does not pay to defer to the deep one:
+
+    diff 0.1 at 2           iteration 2 predicts unless its largest probability is more than 0.1
+                            below that of the deep one (arXiv 2405.19261)
+
+`orchestrator.engines.vllm.latent` applies all three to a model.
 """
 
 from __future__ import annotations
@@ -30,7 +40,13 @@ from itertools import groupby
 from orchestrator.core.errors import PlanError
 
 MAX_REPEATS = 256  # of a fixed block; a typo must not request a gigabyte of layers
-_RULE = re.compile(r"\s*(state|kl)\s*<\s*([0-9.eE+-]+?)\s*(?:\bafter\s+(\d+)\s*)?")
+OF_STATES, OF_PREDICTIONS = ("state", "acceleration"), ("kl", "entropy", "agreement")
+_RULE = re.compile(
+    r"\s*(?:(state|acceleration|kl|entropy)\s*<\s*([0-9.eE+-]+?)|(agreement)\s*>=\s*(\d+))"
+    r"\s*(?:\bafter\s+(\d+)\s*)?"
+)
+CASCADES = ("chow", "diff", "opt", "token")
+_CASCADE = re.compile(r"\s*([a-z]+)\s+([0-9.eE+-]+)\s+at\s+(\d+)\s*")
 _PIECE = re.compile(r"\s*(?:,|\(([^()]*)\)\s*\*\s*(r|\d+)|(\d+(?:\s*-\s*\d+)?))\s*")
 
 
@@ -135,18 +151,26 @@ def _ranges(indices: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ExitRule:
-    """A token stops at the first iteration at which its `measure` is below `below`.
+    """A token stops at the first iteration at which its `measure` is below `threshold`.
 
+    For "agreement", a whole number, at the first one at which it is at least `threshold`.
     Iterations count from 1. The token runs at least `least` of them.
     """
 
-    measure: str  # "state" or "kl"
-    below: float
+    measure: str  # one of `OF_STATES` or `OF_PREDICTIONS`
+    threshold: float
     least: int = 1
+
+    @property
+    def reads_predictions(self) -> bool:
+        """Whether it needs the next-token distribution of each iteration, not only the state."""
+        return self.measure in OF_PREDICTIONS
 
     def __str__(self) -> str:
         """Return the text from which `parse_exit` reads this rule."""
-        return f"{self.measure}<{self.below:g}" + (f" after {self.least}" if self.least > 1 else "")
+        relation = ">=" if self.measure == "agreement" else "<"
+        after = f" after {self.least}" if self.least > 1 else ""
+        return f"{self.measure}{relation}{self.threshold:g}{after}"
 
 
 def parse_exit(text: str) -> ExitRule:
@@ -154,19 +178,75 @@ def parse_exit(text: str) -> ExitRule:
     match = _RULE.fullmatch(text)
     if match is None:
         raise PlanError(
-            f"exit rule {text!r}: cannot be read; write state<0.03 or kl<5e-4, "
-            "optionally with 'after 4' as the minimum number of iterations"
+            f"exit rule {text!r}: cannot be read; write state<0.03, acceleration<0.02, kl<5e-4, "
+            "entropy<0.1 or agreement>=3, optionally with 'after 4' as the minimum number of "
+            "iterations"
         )
-    measure, number, least = match.groups()
+    measure, number, agreement, count, least = match.groups()
+    if least is not None and int(least) < 1:
+        raise PlanError(f"exit rule {text!r}: a token runs at least 1 iteration, not {least}")
+    if agreement is not None and int(count) < 2:
+        raise PlanError(
+            f"exit rule {text!r}: at least 2 iterations can agree, not {count}; for a fixed number "
+            "of iterations set the depth"
+        )
+    threshold = float(count) if agreement else _threshold(number, text)
+    return ExitRule(measure or agreement, threshold, int(least or 1))
+
+
+def _threshold(number: str, text: str) -> float:
     try:
-        below = float(number)
+        threshold = float(number)
     except ValueError:
         raise PlanError(f"exit rule {text!r}: {number!r} is not a number") from None
-    if not 0 < below < math.inf:
+    if not 0 < threshold < math.inf:
         raise PlanError(
             f"exit rule {text!r}: the threshold must be above 0, not {number}; "
             "no measure is ever below 0"
         )
-    if least is not None and int(least) < 1:
-        raise PlanError(f"exit rule {text!r}: a token runs at least 1 iteration, not {least}")
-    return ExitRule(measure, below, int(least or 1))
+    return threshold
+
+
+@dataclass(frozen=True, slots=True)
+class DepthCascade:
+    """A deferral rule of speculative cascades (arXiv 2405.19261, section 4), over iterations.
+
+    With q the next token's distribution after iteration `depth`, p that at the request's depth, and
+    a the threshold, the token is drawn from p where the rule defers, else from q:
+
+    - "chow" defers if max q < 1 - a;
+    - "diff" if max q < max p - a;
+    - "opt" if max q < max p - a D(p, q), where D is their total variation distance;
+    - "token" (the paper's TokenV3) decides for each token v: q(v) stays where p(v) >= (1 - a) max
+      p, and what q gives to other tokens is distributed as p.
+    """
+
+    rule: str  # one of `CASCADES`
+    threshold: float
+    depth: int
+
+    def __str__(self) -> str:
+        """Return the text from which `parse_cascade` reads this cascade."""
+        return f"{self.rule} {self.threshold:g} at {self.depth}"
+
+
+def parse_cascade(text: str) -> DepthCascade:
+    """Return the cascade that a text describes; PlanError names the part that cannot be read."""
+    match = _CASCADE.fullmatch(text)
+    if match is None or match[1] not in CASCADES:
+        raise PlanError(
+            f"cascade {text!r}: cannot be read; write a rule ({', '.join(CASCADES)}), its "
+            "threshold and the early iteration, as in diff 0.1 at 2"
+        )
+    try:
+        threshold = float(match[2])
+    except ValueError:
+        raise PlanError(f"cascade {text!r}: {match[2]!r} is not a number") from None
+    if not 0 <= threshold <= 1:
+        raise PlanError(
+            f"cascade {text!r}: the threshold is at least 0 and at most 1, not {match[2]}: it is "
+            "compared with probabilities"
+        )
+    if int(match[3]) < 1:
+        raise PlanError(f"cascade {text!r}: the first iteration is 1, not {match[3]}")
+    return DepthCascade(match[1], threshold, int(match[3]))

@@ -41,6 +41,7 @@ class Model:
       trained to be repeated (arXiv 2605.23872).
     - `residual`: the share of the previous state that each iteration keeps (arXiv 2506.08552).
     - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
+    - `cascade`: a cascade (`core.layers`) by which an early iteration predicts some tokens.
     - `task`: one of `TASKS`, for a model that returns values instead of text.
     - `lora`: an adapter, as a local folder or a hub name, that is applied to the model at `path`.
     - `chat_template`: a chat template (Jinja) that replaces the model's own.
@@ -57,6 +58,7 @@ class Model:
     damped: bool = False
     residual: float = 0.0  # in [0, 1); 0: the plain loop
     exit: str = ""  # "": every token runs to its request's depth
+    cascade: str = ""  # "": the request's depth predicts every token
     task: str = ""  # "": it generates text
     reasoning_parser: str = ""  # "": by the model's family
     tool_parser: str = ""  # "": by the model's chat template
@@ -354,7 +356,9 @@ def document(plan: Plan) -> dict[str, object]:
     whole["few_shot"] = few_shot if plan.few_shot != FewShot() else {}
     # jobs begun before these existed must resume
     for model in models.values():
-        _drop_unset(model, "task", "reasoning_parser", "tool_parser", "chat_template", "lora")
+        _drop_unset(
+            *(model, "task", "reasoning_parser", "tool_parser", "chat_template", "lora", "cascade")
+        )
     _drop_unset(whole, "answers_in_thinking", "few_shot")
     _drop_unset(
         whole["sampling"], "extra", "prefill", "thinking_tokens", "logprobs", "top_logprobs"

@@ -16,7 +16,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.layers import Schedule, parse_exit, parse_schedule, require_layers
+from orchestrator.core.layers import (
+    Schedule,
+    parse_cascade,
+    parse_exit,
+    parse_schedule,
+    require_layers,
+)
 from orchestrator.core.plan import Model
 
 KEY = "latent"  # of config.json
@@ -29,9 +35,10 @@ _KEY_TYPES = {
     "damped": bool,
     "residual": float,
     "exit": str,
+    "cascade": str,
 }
 # the fields of a model, beside its depths, that say something of its loop
-_LOOP_FIELDS = ("damped", "residual", "exit")
+_LOOP_FIELDS = ("damped", "residual", "exit", "cascade")
 # the largest block of our KV caches on a CPU (`orchestrator.engines.vllm.start.host`): caches are
 # made of whole blocks
 _BLOCK_TOKENS = 32
@@ -85,6 +92,7 @@ class Latent:
     damped: bool = False
     residual: float = 0.0  # the share of its state that an iteration keeps
     exit: str = ""  # a rule for `orchestrator.core.layers.parse_exit`
+    cascade: str = ""  # a cascade for `orchestrator.core.layers.parse_cascade`
     draft: Draft | None = None
 
     @property
@@ -101,10 +109,8 @@ class Latent:
             "damped": self.damped,
         }
         draft = {} if self.draft is None else {"draft": asdict(self.draft)}
-        return {
-            "architectures": [self.architecture],
-            KEY: {**table, "residual": self.residual, "exit": self.exit, **draft},
-        }
+        rules = {"residual": self.residual, "exit": self.exit, "cascade": self.cascade}
+        return {"architectures": [self.architecture], KEY: {**table, **rules, **draft}}
 
 
 def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | None:
@@ -144,7 +150,7 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
         _require(
             max_depth == 1 and not loop,
             f"{where}: the schedule '{schedule}' has no block to repeat, so max_depth, damped, "
-            "residual and exit have no effect; write one, as in 0-9 (10-19)*r 20-29",
+            "residual, exit and cascade have no effect; write one, as in 0-9 (10-19)*r 20-29",
         )
     _require_loop(loop, max_depth, where)
     return Latent(_architecture(config, where), schedule, depth, max_depth, **loop)
@@ -222,12 +228,39 @@ def _require_loop(loop: Mapping[str, Any], max_depth: int, where: str) -> None:
         f"{where}: residual = {loop.get('residual')}; it must be at least 0 and below 1",
     )
     if loop.get("exit"):
-        parse_exit(loop["exit"])
+        rule = parse_exit(loop["exit"])
         _require(
             max_depth > 1,
             f"{where}: exit = {loop['exit']!r}, but max_depth = 1 leaves nothing to exit from: "
             "raise max_depth",
         )
+        _require(
+            rule.measure != "agreement" or rule.threshold < max_depth,
+            f"{where}: exit = {loop['exit']!r}, but with max_depth = {max_depth} that is every "
+            "iteration, so no token would stop early: take a smaller number",
+        )
+    if loop.get("cascade"):
+        _require_cascade(loop, max_depth, where)
+
+
+def _require_cascade(loop: Mapping[str, Any], max_depth: int, where: str) -> None:
+    cascade = parse_cascade(loop["cascade"])
+    what = f"{where}: cascade = {loop['cascade']!r}"
+    _require(
+        cascade.depth < max_depth,
+        f"{what}, but the model serves depths up to {max_depth}: an early iteration comes before "
+        "the last; take an earlier one, or raise max_depth",
+    )
+    _require(
+        not loop.get("exit"),
+        f"{what}, and exit = {loop.get('exit')!r}: by one an early iteration predicts and all of "
+        "them run, by the other they do not; drop one",
+    )
+    _require(
+        not loop.get("damped"),
+        f"{what}, but damped: an iteration's step depends on the depth, so none of them is that of "
+        "a smaller depth; drop one",
+    )
 
 
 def _own(config: Mapping[str, Any], looped: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.layers import ExitRule, Schedule, parse_exit, parse_schedule, require_layers
+from orchestrator.core.layers import (
+    CASCADES,
+    OF_PREDICTIONS,
+    OF_STATES,
+    DepthCascade,
+    ExitRule,
+    Schedule,
+    parse_cascade,
+    parse_exit,
+    parse_schedule,
+    require_layers,
+)
 
 layers = st.lists(st.integers(0, 40), max_size=12).map(tuple)
 
@@ -77,6 +88,9 @@ def test_a_layer_that_is_not_there_is_named() -> None:
         ("kl<5e-4", ExitRule("kl", 5e-4)),
         (" state < .5  after 4 ", ExitRule("state", 0.5, 4)),
         ("kl<1 after 2", ExitRule("kl", 1.0, 2)),
+        ("acceleration<0.02", ExitRule("acceleration", 0.02)),
+        ("entropy < 1e-2", ExitRule("entropy", 0.01)),
+        ("agreement >= 3 after 4", ExitRule("agreement", 3.0, 4)),
     ],
 )
 def test_a_rule_is_read(text: str, rule: ExitRule) -> None:
@@ -87,14 +101,42 @@ def test_a_rule_is_read(text: str, rule: ExitRule) -> None:
 @given(
     st.builds(
         ExitRule,
-        st.sampled_from(["state", "kl"]),
+        st.sampled_from([one for one in (*OF_STATES, *OF_PREDICTIONS) if one != "agreement"]),
         st.sampled_from([1e-6, 5e-4, 0.03, 1.0, 12.5]),
         st.integers(1, 64),
     )
+    | st.builds(ExitRule, st.just("agreement"), st.sampled_from([2.0, 3.0, 12.0]), st.integers(1))
 )
 def test_what_is_written_is_read_back(rule: ExitRule) -> None:
     """Plans are written to files, so text and rule must agree."""
     assert parse_exit(str(rule)) == rule
+
+
+@given(
+    st.builds(
+        DepthCascade, st.sampled_from(CASCADES), st.sampled_from([0.0, 0.05, 1.0]), st.integers(1)
+    )
+)
+def test_a_cascade_that_is_written_is_read_back(cascade: DepthCascade) -> None:
+    """Plans are written to files, so text and cascade must agree."""
+    assert parse_cascade(str(cascade)) == cascade
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("diff<0.1", "cannot be read"),
+        ("diff 0.1", "cannot be read"),
+        ("best 0.1 at 2", "write a rule .chow, diff, opt, token."),
+        ("diff 1e at 2", "'1e' is not a number"),
+        ("diff 1.5 at 2", "at least 0 and at most 1"),
+        ("chow 0.1 at 0", "the first iteration is 1"),
+    ],
+)
+def test_a_cascade_that_cannot_be_is_refused(text: str, reason: str) -> None:
+    """It is refused before an engine starts, with the reason."""
+    with pytest.raises(PlanError, match=reason):
+        parse_cascade(text)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +144,10 @@ def test_what_is_written_is_read_back(rule: ExitRule) -> None:
     [
         ("", "cannot be read"),
         ("state", "cannot be read"),
-        ("entropy<0.1", "cannot be read"),
+        ("surprise<0.1", "cannot be read"),
+        ("agreement<3", "cannot be read"),
+        ("agreement>=2.5", "cannot be read"),
+        ("agreement>=1", "at least 2 iterations can agree"),
         ("state>0.1", "cannot be read"),
         ("state<0.1 after", "cannot be read"),
         ("state<1e", "'1e' is not a number"),

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loop_cases import CASCADES
 from processes import Programs
 
 from orchestrator.core.errors import PlanError
+from orchestrator.core.layers import OF_PREDICTIONS, OF_STATES
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.latent.visits import (
     KNOWN_BUILDERS,
@@ -189,7 +191,7 @@ def test_the_residual_step_equals_the_reference(loops: dict[str, Any], kind: str
 
 
 @pytest.mark.parametrize("kind", ["ouro", "huginn", "llama"])
-@pytest.mark.parametrize("measure", ["state", "kl"])
+@pytest.mark.parametrize("measure", [*OF_STATES, *OF_PREDICTIONS])
 def test_exits_equal_the_reference_token_for_token(
     loops: dict[str, Any], kind: str, measure: str
 ) -> None:
@@ -219,11 +221,13 @@ def test_exits_by_state_survive_preemption(loops: dict[str, Any]) -> None:
     """A request that is pushed out computes its generated tokens anew, many at once, and leaves
     where it left before.
 
-    What it counts is more than the reference: the tokens that ran twice were paid for twice.
+    Its prompt counts more than in the reference: tokens that ran twice were paid for twice. What
+    each of its own tokens took is listed once.
     """
     case = loops["preempted"]
     assert case["n_preempted"] > 0
     assert case["got"] == case["want"]
+    assert [own for _, own in case["counted"]] == [own for _, own in case["taken"]]
 
 
 def test_exits_by_state_share_prefixes(loops: dict[str, Any]) -> None:
@@ -248,13 +252,17 @@ def test_a_loop_that_drafts_for_itself_equals_the_reference(
 
 @pytest.mark.parametrize(
     "name",
-    ["answers", "mixed", "company", "guided", "tight", "chunked", "prefix_hits", "exits", "damped"],
+    [
+        *("answers", "mixed", "company", "guided", "tight", "chunked", "prefix_hits", "exits"),
+        *("damped", "cascade", "tight_cascade"),
+    ],
 )
 def test_drafts_change_no_token(drafts: dict[str, Any], name: str) -> None:
     """Greedy and seeded; with top_p, top_k, penalties, least lengths and allowed tokens; with
     structured outputs, forbidden words and limits of thinking; with mixed depths; in another
     company; preempted, and at the end of the context; with prompts in pieces;
-    with prefix hits; with exits, iteration for iteration; damped. And tokens are drafted and kept.
+    with prefix hits; with exits, iteration for iteration; damped; in cascades. And tokens are
+    drafted and kept.
     """
     case = drafts[name]
     assert case["got"] == case["want"]
@@ -268,6 +276,27 @@ def test_drafts_change_no_logprob(drafts: dict[str, Any], name: str) -> None:
     assert sum(map(len, plain)) > 0
     for own, other in zip(plain, drafted, strict=True):
         assert own == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize("drafts", ["", " drafted"])
+@pytest.mark.parametrize(("kind", "cascade"), CASCADES)
+def test_cascades_equal_the_reference(
+    loops: dict[str, Any], kind: str, cascade: str, drafts: str
+) -> None:
+    """Token for token, at depths 1, 2 and 4 in one batch, with drafts and without. Some tokens are
+    the early iteration's and others the deep one's, or this shows nothing.
+    """
+    case = loops["cascades"][f"{kind} {cascade}{drafts}"]
+    assert_equal(case)
+    assert 0 < sum(case["early"]) < 3 * 12
+
+
+def test_a_cascade_keeps_more_drafts(drafts: dict[str, Any]) -> None:
+    """That is its use: it changes tokens, and fewer of those that it drafts are rejected."""
+    case = drafts["cascade"]
+    assert case["got"] != case["plain"]
+    drafted, accepted = (sum(counts) for counts in case["plain_kept"])
+    assert sum(case["accepted"]) / sum(case["drafted"]) > accepted / drafted
 
 
 def test_a_request_alone_has_the_tokens_that_it_has_in_company(drafts: dict[str, Any]) -> None:
@@ -289,6 +318,7 @@ def test_only_deeper_requests_with_noise_of_their_own_draft(drafts: dict[str, An
 def test_drafts_survive_preemption_and_prefix_hits(drafts: dict[str, Any]) -> None:
     """Else these cases show nothing: blocks were taken away, and found again."""
     assert drafts["tight"]["n_preempted"] > 0
+    assert drafts["tight_cascade"]["n_preempted"] > 0
     plain, drafted = drafts["prefix_hits"]["cached"]
     assert plain == drafted
     assert min(plain) >= 96, "what was drafted and kept is in the cache, too"

@@ -148,6 +148,7 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
         ("execution.engine", {}, {}, {"layers": "", "max_depth": 0}, "no think block.*set it"),
         ("execution.engine", {"draft_depth": 8}, {}, {}, "depths up to 8; set a smaller one"),
         ("execution.engine", {}, {}, {"exit": "kl<0.1"}, "take state<"),
+        ("execution.engine", {}, {}, {"exit": "agreement>=3"}, "take state<"),
         ("execution.engine", {"tensor_parallel": 2}, {}, {}, "set tensor_parallel = 1"),
         ("execution.engine", {"args": {"logits_processors": ["a:B"]}}, {}, {}, "not define"),
         ("sampling.min_p", {}, {"min_p": 0.1}, {}, "leave out one of them"),

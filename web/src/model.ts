@@ -143,7 +143,7 @@ export interface Attempt {
   verdicts: Verdict[];
   traces: number[];
   common: number | null;
-  strip: { tokens: number[]; metrics: Record<string, (number | null)[]> } | null;
+  strip: { tokens: number[]; metrics: Record<string, (number | null)[]>; depths: number[] } | null;
   error: string;
   note: string;
 }

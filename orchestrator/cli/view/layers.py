@@ -1,4 +1,4 @@
-"""Tables of `leadline depth` for probes and searches; display only."""
+"""Tables of `leadline depth` for probes, searches and calibrated exits; display only."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from orchestrator.cli.view.numbers import count, estimate_text, interval, share
+from orchestrator.cli.view.numbers import (
+    count,
+    counted,
+    estimate_text,
+    interval,
+    percent,
+    share,
+)
 from orchestrator.cli.view.tables import numbers_table
 from orchestrator.core.layers import Schedule
 from orchestrator.studies.estimates import Estimate
+from orchestrator.studies.layers.exits import ExitCalibration
 from orchestrator.studies.layers.scoring import OrderScore, SearchReward
 from orchestrator.studies.layers.search import OrderComparison, SearchResult
 from orchestrator.studies.layers.think_block import LayerProbe, LoopEffect
@@ -31,6 +39,10 @@ _GUIDES = {
         "led without references, by agreement with the majority of replies sampled from the "
         "model as it ships"
     ),
+}
+_LOSSES = {
+    "answers": "the share of answers that differ from those at full depth",
+    "tokens": "the share of an attempt's tokens from the first that differs from full depth on",
 }
 _BAR_WIDTH = 24
 
@@ -92,6 +104,53 @@ def search_remarks(search: SearchResult) -> list[str]:
     if search.winner.order == search.own.order:
         lines.append("no order did better than the model's own")
     return lines + _comparison_lines(search.comparison, search)
+
+
+def calibration_view(found: ExitCalibration, model: str, written: str) -> RenderableType:
+    """Return the table of thresholds, the line for the plan, and what it guarantees."""
+    table = numbers_table(
+        ("exit", "loss", "95% interval", "p", "mean depth", "layer-tokens"),
+        n_texts=1,
+        texts_after=("",),
+        title=f"{_LOSSES[found.of]}, one attempt of each of {count(found.n_problems)} problems",
+    )
+    full = count(found.full_layer_tokens)
+    table.add_row("none", "", "", "", str(found.full_depth), full, "full depth")
+    for level in found.levels:
+        mark = "" if level.is_shown else f"not shown to be within {share(found.limit)}"
+        table.add_row(
+            level.rule,
+            share(level.loss.value),
+            interval(level.loss),
+            f"{level.p_value:.2g}",
+            f"{level.mean_depth:.2f}",
+            count(level.layer_tokens),
+            "◆" if level.rule == found.rule else mark,
+        )
+    lines: list[RenderableType] = [Text(line) for line in calibration_lines(found)]
+    if found.rule:
+        lines.append(Text(f'exit = "{found.rule}"   # in [models.{model}]', style="bold"))
+    return Group(table, *lines, Text(written, style="dim"))
+
+
+def calibration_lines(found: ExitCalibration) -> list[str]:
+    """Return what was shown of the rule, and the next step where nothing was."""
+    lines = []
+    if found.n_failed:
+        lines.append(f"{counted(found.n_failed, 'attempt')} failed and count as lost")
+    if not found.rule:
+        strictest = found.levels[0]
+        lines.append(
+            f"even {strictest.rule} is not shown to be within {share(found.limit)} with confidence "
+            f"{percent(found.confidence)}: test stricter --thresholds, take more problems, or "
+            "allow a larger --loss"
+        )
+        return lines
+    lines.append(
+        f"with confidence {percent(found.confidence)} over the draw of {count(found.n_problems)} "
+        f"problems: {_LOSSES[found.of]} is at most {share(found.limit)} on problems like these"
+    )
+    return lines
 
 
 def _comparison_lines(comparison: OrderComparison | None, search: SearchResult) -> list[str]:

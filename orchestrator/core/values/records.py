@@ -302,6 +302,7 @@ class Trace:
     reply_spans: Spans | None = None  # the reply in `text`, without tags; None: all of it
     logprobs: tuple[TokenLogprob, ...] = ()  # of its tokens, where `Sampling.logprobs` is set
     calls: tuple[ToolCall, ...] = ()  # of tools, by its whole lineage; not in `reply_spans`
+    depths: tuple[int, ...] = ()  # iterations that gave each of its tokens, under an exit rule
 
     @property
     def thinking(self) -> str:

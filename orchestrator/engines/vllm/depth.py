@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.layers import parse_exit
+from orchestrator.core.layers import parse_cascade, parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
 from orchestrator.plan.looped import Latent, latent_of, require_room, usual_names
@@ -81,10 +81,15 @@ def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> No
             f"models.{name}: {path} is a LoRA adapter, which a loop would apply several times: "
             "merge it into its model first"
         )
-    if latent.exit and parse_exit(latent.exit).measure == "kl" and options.tensor_parallel > 1:
+    if latent.exit and parse_exit(latent.exit).reads_predictions and options.tensor_parallel > 1:
         raise PlanError(
-            f"models.{name}: exit = {latent.exit!r} compares predictions, and each GPU has a part "
+            f"models.{name}: exit = {latent.exit!r} reads predictions, and each GPU has a part "
             "of them: take state<... or tensor_parallel = 1"
+        )
+    if latent.cascade and options.tensor_parallel > 1:
+        raise PlanError(
+            f"models.{name}: cascade = {latent.cascade!r} has not been tried over several GPUs: "
+            "set tensor_parallel = 1"
         )
 
 
@@ -109,31 +114,38 @@ class Computation:
 
     `metrics` has what a looped model did: `mean_depth`, iterations per generated token under an
     exit rule; `drafted` and `accepted`, the tokens that it drafted for itself and those kept.
+    `depths` are the iterations of each generated token under an exit rule.
     """
 
     n_layers: float
     draft_layer_tokens: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    depths: tuple[int, ...] = ()
 
 
 async def computation_of(llm: Any, request_id: str, latent: Latent, depth: int) -> Computation:
     """Return, once, what vLLM's request at this depth took, as the worker counted it."""
     schedule, draft = latent.schedule, latent.draft
-    n_layers: float = schedule.n_layers_run(depth)
+    n_deep = schedule.n_layers_run(depth)
+    if latent.cascade and depth > parse_cascade(latent.cascade).depth:
+        n_deep += len(schedule.tail)  # once more, for the early prediction
+    n_layers: float = n_deep
     n_in_drafts = 0
     metrics: dict[str, float] = {}
+    depths: tuple[int, ...] = ()
     if latent.exit and (counts := await _called(llm, "take_depth_counts", request_id)):
         iterations = IterationCounts(*counts)
         n_layers = schedule.n_layers_run(0) + len(schedule.think) * iterations.mean_of_all
         if iterations.tokens:
             metrics["mean_depth"] = iterations.mean_depth
+        depths = tuple(iterations.each)
     if draft is not None:
         n, n_kept = await _called(llm, "take_draft_counts", request_id) or (0, 0)
         # drafting, and verifying what was rejected
         n_in_drafts = n * schedule.n_layers_run(draft.depth)
-        n_in_drafts += (n - n_kept) * schedule.n_layers_run(depth)
+        n_in_drafts += (n - n_kept) * n_deep
         metrics |= {"drafted": float(n), "accepted": float(n_kept)}
-    return Computation(n_layers, n_in_drafts, metrics)
+    return Computation(n_layers, n_in_drafts, metrics, depths)
 
 
 async def _called(llm: Any, method: str, request_id: str) -> Any:
@@ -157,26 +169,30 @@ class IterationCounts:
     """Tokens that a request ran and the iterations they took: of its prompt, and its own.
 
     The prompt's last token, which predicts the first one generated, counts as the request's own.
+    `each` has the iterations of its own tokens by their place; what is computed again, after a
+    preemption, is counted again but listed once.
     """
 
     prompt_tokens: int = 0
     prompt_iterations: int = 0
     tokens: int = 0
     iterations: int = 0
-    last: Sequence[int] = ()  # of its own tokens in the last step, the iterations of each
+    each: list[int] = field(default_factory=list)
 
-    def add(self, prompt: Sequence[int], own: Sequence[int]) -> None:
-        """Count one step's tokens by the iterations of each."""
+    def add(self, prompt: Sequence[int], own: Sequence[int], first: int) -> None:
+        """Count one step's tokens by the iterations of each; `own` begin at the place `first`."""
         self.prompt_tokens += len(prompt)
         self.prompt_iterations += sum(prompt)
         self.tokens += len(own)
         self.iterations += sum(own)
-        self.last = own
+        self.each[first : first + len(own)] = own
 
     def retract(self, n: int) -> None:
         """Take back the last `n` tokens of the last step: rejected drafts."""
         self.tokens -= n
-        self.iterations -= sum(self.last[len(self.last) - n :])
+        rejected = self.each[len(self.each) - n :]
+        self.iterations -= sum(rejected)
+        del self.each[len(self.each) - n :]
 
     @property
     def mean_depth(self) -> float:

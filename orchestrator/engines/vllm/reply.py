@@ -75,6 +75,7 @@ def completed(
         ),
         metrics=metrics,
         suffix_ids=data.suffix_ids,
+        depths=computation.depths[: len(own_ids)],
         error=f"vLLM ended the request with {last.finish_reason!r}" if failed else "",
     )
 

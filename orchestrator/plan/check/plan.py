@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from orchestrator.core.errors import PlanError
-from orchestrator.core.layers import parse_exit, parse_schedule
+from orchestrator.core.layers import parse_cascade, parse_exit, parse_schedule
 from orchestrator.core.metrics import PREFIX, parse_metric
 from orchestrator.core.plan import (
     TASKS,
@@ -179,6 +179,8 @@ def _check_values(plan: Plan, execution: Execution) -> None:
             _check_text(f"models.{name}.layers", parse_schedule, model.layers)
         if model.exit:
             _check_text(f"models.{name}.exit", parse_exit, model.exit)
+        if model.cascade:
+            _check_text(f"models.{name}.cascade", parse_cascade, model.cascade)
     _check_prices(plan, execution)
     names = [spec.name for spec in plan.verifiers]
     require_that(

@@ -350,6 +350,9 @@ KEYS: Mapping[str, Meta] = {
     "models.NAME.exit": Meta(
         description="The rule by which a token stops iterating early, as in state<0.03."
     ),
+    "models.NAME.cascade": Meta(
+        description="The rule by which an early iteration predicts a token, as in diff 0.1 at 2."
+    ),
     "models.NAME.task": Meta(
         description="The task of a model that returns values: classify, token_classify or embed."
     ),

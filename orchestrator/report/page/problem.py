@@ -23,6 +23,7 @@ from orchestrator.jobs.sessions import Explorer
 from orchestrator.kit.answers.thinking import parts_of
 from orchestrator.kit.prompts import question
 from orchestrator.report.page.race import GroupMember, Lane, Replay, VotePoint, lanes, replayed
+from orchestrator.report.page.strip import Strip, strip_of
 from orchestrator.report.page.texts import Text
 from orchestrator.report.scored import Attempt, ScoredProblem
 
@@ -41,14 +42,6 @@ class AnswerClass:
     share: float
     attempts: tuple[int, ...]
     unused: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Strip:
-    """What was recorded of each trace of an attempt, for a strip of cells as long as the trace."""
-
-    tokens: tuple[int, ...]
-    metrics: Mapping[str, tuple[float | None, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +275,7 @@ def _attempt(
         verdicts=trace.verdicts,
         traces=attempt.traces,
         common=None if is_leader else _n_common(trace.text, leader or ""),
-        strip=_strip([by_ordinal[o] for o in attempt.traces]),
+        strip=strip_of([by_ordinal[o] for o in attempt.traces]),
         error=trace.error,
         note=trace.note,
     )
@@ -291,20 +284,6 @@ def _attempt(
 def _n_common(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _strip(links: Sequence[Trace]) -> Strip | None:
-    """Return the metrics and scores of an attempt's traces; None without any."""
-    rows = [_measured(link) for link in links]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if not names:
-        return None
-    tokens = tuple(link.usage.output_tokens for link in links)
-    return Strip(tokens, {name: tuple(row.get(name) for row in rows) for name in names})
-
-
-def _measured(link: Trace) -> dict[str, float]:
-    return {**link.metrics, **{v.verifier: v.score for v in link.verdicts}}
 
 
 def _other(trace: Trace) -> OtherTrace:

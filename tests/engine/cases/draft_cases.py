@@ -22,6 +22,7 @@ from orchestrator.plan.models import resolve_model
 FOLDER = Path(resolve_model("sounder"))
 PUZZLES = Path(__file__).parents[3] / "examples" / "sounder.jsonl"
 SOUNDER = Model("sounder")
+CASCADE = Model("sounder", cascade="token 0.5 at 4")
 DRAFT = Draft(depth=4, tokens=3, step_tokens=64)
 GREEDY = {"temperature": 0.0}
 # one kind of sampling per request, in turn
@@ -198,7 +199,7 @@ def company() -> dict[str, Any]:
     }
 
 
-def tight() -> dict[str, Any]:
+def tight(model: Model = SOUNDER) -> dict[str, Any]:
     """24 blocks of the cache for 12 requests that want six each, up to the end of the context."""
     from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -213,7 +214,7 @@ def tight() -> dict[str, Any]:
         for i, job in enumerate(jobs(16, [16, 8, 16, 2], KINDS, ignore_eos=True))
     ]
     options = {"max_model_len": 160, "num_gpu_blocks_override": 25, "max_num_seqs": 12}
-    found = compared(work, **options)
+    found = compared(work, model=model, **options)
     Scheduler._preempt_request = stock
     return {**found, "n_preempted": len(pushed_out)}
 
@@ -262,6 +263,20 @@ def damped() -> dict[str, Any]:
     """States of a draft are not those of the deep pass; nothing is taken from them."""
     work = jobs(8, [8, 16], KINDS[:4], max_tokens=24, ignore_eos=True)
     return compared(work, model=Model("sounder", damped=True))
+
+
+def cascade() -> dict[str, Any]:
+    """What is verified are the cascade's tokens; how many of them a plain run has, too."""
+    work = jobs(18, [16, 8, 2], KINDS, max_tokens=24, ignore_eos=True)
+    found = compared(work, model=CASCADE)
+    with opened(DRAFT) as held:
+        plain = ran(held, work)
+    return {**found, "plain": plain.tokens, "plain_kept": [plain.drafted, plain.accepted]}
+
+
+def tight_cascade() -> dict[str, Any]:
+    """The same, preempted and at the end of the context."""
+    return tight(CASCADE)
 
 
 def guided() -> dict[str, Any]:
@@ -313,8 +328,8 @@ def unhooked() -> dict[str, Any]:
 
 
 CASES = (
-    *(answers, mixed, company, guided, tight, chunked),
-    *(prefix_hits, exits, damped, full_batch, unhooked),
+    *(answers, mixed, company, guided, tight, chunked, prefix_hits),
+    *(exits, damped, cascade, tight_cascade, full_batch, unhooked),
 )
 
 

@@ -14,7 +14,7 @@ import loop_references as references
 import tiny_loops as tiny
 from offline_engine import end, new_engine
 
-from orchestrator.core.layers import parse_exit
+from orchestrator.core.layers import parse_cascade, parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.depth import IterationCounts
 from orchestrator.engines.vllm.latent import loop
@@ -33,6 +33,12 @@ KINDS = {
         lambda c, w: references.Llama(c, w, [0], [1, 2], [3]),
     ),
 }
+CASCADES = (
+    ("ouro", "chow 0.9 at 2"),
+    ("huginn", "opt 0.3 at 2"),
+    ("llama", "diff 0.05 at 2"),
+    ("llama", "token 0.5 at 1"),
+)
 
 
 class TinyModel:
@@ -67,19 +73,21 @@ class TinyModel:
 
     def expected(
         self, prompt: Sequence[int], n_new: int, depth: int
-    ) -> tuple[list[int], list[int]]:
-        """Return the reference's continuation and the iterations of every token that it fed."""
+    ) -> tuple[list[int], list[Any]]:
+        """Return the reference's continuation and the iterations of every token that it fed; in a
+        cascade instead of these, whether each token is that of the early iteration.
+        """
+        if self.model.cascade:
+            cascade = parse_cascade(self.model.cascade)
+            parts = (cascade.rule, cascade.threshold, cascade.depth)
+            return references.generate_cascaded(self.reference, prompt, n_new, parts, depth)
         if not self.model.exit:
             return references.generate(self.reference, prompt, n_new, depth, self.model.residual), [
                 depth
             ] * (len(prompt) + n_new - 1)
         rule = parse_exit(self.model.exit)
-        generate = (
-            references.generate_until_sure
-            if rule.measure == "kl"
-            else references.generate_until_settled
-        )
-        return generate(self.reference, prompt, n_new, rule.below, rule.least, depth)
+        parts = (rule.measure, rule.threshold, rule.least)
+        return references.generate_under(self.reference, prompt, n_new, parts, depth)
 
 
 def ran(
@@ -119,10 +127,12 @@ def ran(
         "want": [ids for ids, _ in wanted],
         "cached": [output.num_cached_tokens for output in outputs],
     }
+    if model.model.cascade:
+        found["early"] = [sum(is_early) for _, is_early in wanted]
     if model.model.exit:
         found["counted"] = [counted(engines[0], output.request_id) for output in outputs]
         found["taken"] = [
-            [sum(taken[: len(p) - 1]), sum(taken[len(p) - 1 :])]
+            [sum(taken[: len(p) - 1]), taken[len(p) - 1 :]]
             for (p, _), (_, taken) in zip(jobs, wanted, strict=True)
         ]
         found["depths"] = sorted(
@@ -136,9 +146,9 @@ def ran(
     return found
 
 
-def counted(llm: Any, request: str) -> list[int] | None:
-    """Return the iterations of a request's prompt and of its own tokens; in the worker its name has
-    a tail of vLLM's.
+def counted(llm: Any, request: str) -> list[Any] | None:
+    """Return the iterations of a request's prompt, in all, and of each of its own tokens; in the
+    worker its name has a tail of vLLM's.
     """
     ledger = llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model().loop.ledger
     names = [
@@ -148,7 +158,8 @@ def counted(llm: Any, request: str) -> list[int] | None:
     if fields is None:
         return None
     counts = IterationCounts(*fields)
-    return [counts.prompt_iterations, counts.iterations]
+    assert sum(counts.each) == counts.iterations or counts.tokens > len(counts.each)
+    return [counts.prompt_iterations, counts.each]
 
 
 def fixed(folder: Path) -> dict[str, Any]:
@@ -175,14 +186,31 @@ def drafted(folder: Path) -> dict[str, Any]:
 
 def exits(folder: Path) -> dict[str, Any]:
     rules = {
-        "ouro": ("state<0.33 after 2", "kl<0.3"),
-        "huginn": ("state<0.06", "kl<5e-3 after 2"),
-        "llama": ("state<0.35 after 2", "kl<0.5"),
+        "ouro": ("state<0.33 after 2", "acceleration<0.5", "kl<0.3", "entropy<2", "agreement>=3"),
+        "huginn": (
+            *("state<0.06", "acceleration<0.1", "kl<5e-3 after 2"),
+            *("entropy<3.7 after 2", "agreement>=2 after 3"),
+        ),
+        "llama": (
+            *("state<0.35 after 2", "acceleration<0.2 after 4", "kl<0.5"),
+            *("entropy<2", "agreement>=4"),
+        ),
     }
     return {
         f"{kind} {rule}": ran(TinyModel(folder, kind, max_depth=12, exit=rule), (12, 5))
-        for kind, pair in rules.items()
-        for rule in pair
+        for kind, own in rules.items()
+        for rule in own
+    }
+
+
+def cascades(folder: Path) -> dict[str, Any]:
+    """Requests of depths 1, 2 and 4 in cascades, with and without drafts."""
+    return {
+        f"{kind} {cascade}{' drafted' if draft else ''}": ran(
+            TinyModel(folder, kind, draft, max_depth=4, cascade=cascade), (1, 2, 4)
+        )
+        for kind, cascade in CASCADES
+        for draft in (None, Draft(depth=parse_cascade(cascade).depth, tokens=2, step_tokens=64))
     }
 
 
@@ -243,7 +271,7 @@ def prefix_hits(folder: Path) -> dict[str, Any]:
     )
 
 
-CASES = (fixed, residual, drafted, exits, masked, chunked, preempted, prefix_hits)
+CASES = (fixed, residual, drafted, exits, cascades, masked, chunked, preempted, prefix_hits)
 
 
 def results(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from orchestrator.studies.layers.think_block import built_in_text
 
 def test_the_commands_import_no_torch_before_a_model_is_wanted() -> None:
     code = (
-        "import sys, orchestrator.cli.study.layers; "
+        "import sys, orchestrator.cli.study.depth.probe; "
         "print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
     )
     assert (

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli.main import leadline
-from orchestrator.cli.study import layer_search as command
+from orchestrator.cli.study.depth import search as command
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.core.values import Answer, Problem, Prompt, Sampling

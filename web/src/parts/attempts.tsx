@@ -132,43 +132,50 @@ function Body({ one, find }: { one: Attempt; find: string }) {
   );
 }
 
-/** What was recorded of each stretch or step, as cells as wide as it is long. */
+/** What was recorded of each stretch or step, as cells as wide as it is long, and the depth of each token. */
 function Heat({ one }: { one: Attempt }) {
-  const { tokens, metrics } = one.strip!;
-  const total = tokens.reduce((sum, n) => sum + n, 0) || 1;
-  if (tokens.length < 2) return null;
+  const { tokens, metrics, depths } = one.strip!;
+  const rows = tokens.length < 2 ? [] : Object.entries(metrics);
+  if (rows.length === 0 && depths.length < 2) return null;
+  const total = tokens.reduce((sum, n) => sum + n, 0);
   return (
     <table class="heat">
-      <caption class="dim">recorded per stretch, from the first token to the last</caption>
+      <caption class="dim">recorded from the first token to the last</caption>
       <tbody>
-        {Object.entries(metrics).map(([name, values]) => {
-          const known = values.filter((v) => v !== null);
-          const [low, high] = [Math.min(...known), Math.max(...known)];
-          let at = 0;
-          return (
-            <tr key={name}>
-              <th scope="row">{name}</th>
-              <td>
-                <svg width="100%" height="14" role="img" aria-label={`${name}: ${known.map((v) => v.toPrecision(3)).join(", ")}`}>
-                  {values.map((value, i) => {
-                    const x = at;
-                    at += tokens[i]!;
-                    if (value === null) return null;
-                    const strength = high > low ? (value - low) / (high - low) : 1;
-                    return (
-                      <rect key={i} class="cell" x={`${(100 * x) / total}%`} width={`${(100 * tokens[i]!) / total}%`} height="14" fill-opacity={0.15 + 0.85 * strength}>
-                        <title>{`${name} ${value.toPrecision(4)}, tokens ${count(x)} to ${count(x + tokens[i]!)}`}</title>
-                      </rect>
-                    );
-                  })}
-                </svg>
-              </td>
-              <td class="num dim">{low.toPrecision(3)} to {high.toPrecision(3)}</td>
-            </tr>
-          );
-        })}
+        {rows.map(([name, values]) => (
+          <HeatRow key={name} name={name} values={values} tokens={tokens} />
+        ))}
+        {depths.length > 1 && <HeatRow name="depth of each token" values={depths} tokens={depths.map(() => total / depths.length)} />}
       </tbody>
     </table>
+  );
+}
+
+function HeatRow({ name, values, tokens }: { name: string; values: (number | null)[]; tokens: number[] }) {
+  const total = tokens.reduce((sum, n) => sum + n, 0) || 1;
+  const known = values.filter((v) => v !== null);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  let at = 0;
+  return (
+    <tr>
+      <th scope="row">{name}</th>
+      <td>
+        <svg width="100%" height="14" role="img" aria-label={`${name}: ${known.map((v) => v.toPrecision(3)).join(", ")}`}>
+          {values.map((value, i) => {
+            const x = at;
+            at += tokens[i]!;
+            if (value === null) return null;
+            const strength = high > low ? (value - low) / (high - low) : 1;
+            return (
+              <rect key={i} class="cell" x={`${(100 * x) / total}%`} width={`${(100 * tokens[i]!) / total}%`} height="14" fill-opacity={0.15 + 0.85 * strength}>
+                <title>{`${name} ${value.toPrecision(4)}, tokens ${count(Math.round(x))} to ${count(Math.round(x + tokens[i]!))}`}</title>
+              </rect>
+            );
+          })}
+        </svg>
+      </td>
+      <td class="num dim">{low.toPrecision(3)} to {high.toPrecision(3)}</td>
+    </tr>
   );
 }
 

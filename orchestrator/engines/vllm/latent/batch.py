@@ -11,7 +11,7 @@ Needs torch, not vllm. The iterations themselves are in `loop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,14 +28,19 @@ Predict: TypeAlias = Callable[[HiddenState, tuple[int, ...]], torch.Tensor]
 class LatentBatch:
     """The requests of one step in batch order; request i has tokens `starts[i]` to `starts[i + 1]`.
 
-    Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are for
-    exit rules; () without one.
+    Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are those
+    of vLLM's requests; () for drafts.
     """
 
     depths: tuple[int, ...]
     starts: tuple[int, ...]
     ids: tuple[str, ...] = ()
     prompts: tuple[int, ...] = ()
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether these are tokens that a request drafts, not those of a step."""
+        return not self.ids
 
     def tokens(self, members: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""
@@ -79,11 +84,10 @@ class ExitTracker:
         self._rule, self._batch = rule, batch
         self._depths = batch.token_depths(n, positions.device)
         self._decoding: tuple[int, ...] = ()
-        if rule is not None and rule.measure == "kl":
+        if rule is not None and rule.reads_predictions:
             self._decoding = self._decoding_requests(positions)
+        self._measure = None if rule is None else _MEASURES[rule.measure](rule.threshold)
         self._n_done = 0  # iterations
-        # of the previous iteration, (n_decoding, vocabulary)
-        self._logprobs: torch.Tensor | None = None
         self.running = torch.ones(n, dtype=torch.bool, device=positions.device)
         self.iterations = torch.zeros(n, dtype=torch.long, device=positions.device)
 
@@ -119,26 +123,15 @@ class ExitTracker:
         self, rule: ExitRule, before: HiddenState, state: HiddenState, predict: Predict
     ) -> torch.Tensor:
         """Return a mask of the tokens that the rule ends, (n_tokens,)."""
-        if rule.measure == "state":
-            if self._n_done < rule.least:
-                return torch.zeros_like(self.running)
-            new, old = state.whole().float(), before.whole().float()
-            return (new - old).norm(dim=-1) / new.norm(dim=-1) < rule.below
-        settled = torch.zeros_like(self.running)
-        if self._decoding:
-            places = self._batch.tokens(self._decoding, settled.device)
-            divergence = self._divergence(predict(state, self._decoding))
-            settled[places] = (divergence < rule.below) & (self._n_done >= rule.least)
-        return settled
-
-    def _divergence(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return KL(p_{i-1} || p_i) of each row; p_0 is uniform, as in the authors' code."""
-        new = torch.log_softmax(logits.float(), dim=-1)
-        old = self._logprobs
-        if old is None:
-            old = torch.log_softmax(torch.zeros_like(new), dim=-1)
-        self._logprobs = new
-        return (old.exp() * (old - new)).sum(dim=-1)
+        assert self._measure is not None, "it belongs to the rule"
+        if not rule.reads_predictions:
+            settled = self._measure(before.whole().float(), state.whole().float())
+        else:
+            settled = torch.zeros_like(self.running)
+            if self._decoding:
+                places = self._batch.tokens(self._decoding, settled.device)
+                settled[places] = self._measure(predict(state, self._decoding).float())
+        return settled & (self._n_done >= rule.least)
 
     def _decoding_requests(self, positions: torch.Tensor) -> tuple[int, ...]:
         """Return the requests with a single token in this step, a generated one.
@@ -152,6 +145,98 @@ class ExitTracker:
             for i, prompt in enumerate(prompts)
             if starts[i + 1] - starts[i] == 1 and places[starts[i]] >= prompt
         )
+
+
+class _Change:
+    """Whether ||s_i - s_{i-1}|| / ||s_i|| is below the threshold, of states (n_tokens, width).
+
+    As the other measures, it is called after each iteration, and returns a mask of its rows.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+
+    def __call__(self, before: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        return (state - before).norm(dim=-1) / state.norm(dim=-1) < self._threshold
+
+
+class _Acceleration:
+    """Whether ||d_i - d_{i-1}|| / ||s_i|| was below the threshold now and before.
+
+    d_i = s_i - s_{i-1}. The second-order exit of arXiv 2509.23314 with its check of two successive
+    iterations; the norm of the state makes the threshold independent of a model's scale.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._step: torch.Tensor | None = None
+        self._was_below: torch.Tensor | None = None
+
+    def __call__(self, before: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        step = state - before
+        nowhere = torch.zeros(len(state), dtype=torch.bool, device=state.device)
+        is_below = nowhere
+        if self._step is not None:
+            is_below = (step - self._step).norm(dim=-1) / state.norm(dim=-1) < self._threshold
+        was_below = nowhere if self._was_below is None else self._was_below
+        self._step, self._was_below = step, is_below
+        return is_below & was_below
+
+
+class _Divergence:
+    """Whether KL(p_{i-1} || p_i) is below the threshold, from the logits (n_rows, vocabulary).
+
+    p_0 is uniform, as in Huginn's code.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._logprobs: torch.Tensor | None = None
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        new = torch.log_softmax(logits, dim=-1)
+        old = self._logprobs
+        if old is None:
+            old = torch.log_softmax(torch.zeros_like(new), dim=-1)
+        self._logprobs = new
+        return (old.exp() * (old - new)).sum(dim=-1) < self._threshold
+
+
+class _Entropy:
+    """Whether the entropy of p_i, in nats, is below the threshold, from the logits."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        logprobs = torch.log_softmax(logits, dim=-1)
+        return -(logprobs.exp() * logprobs).nan_to_num().sum(dim=-1) < self._threshold
+
+
+class _Agreement:
+    """Whether the last iterations, as many as the threshold, have the same most likely token."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._tokens: torch.Tensor | None = None
+        self._n_equal: torch.Tensor | None = None
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        tokens = logits.argmax(dim=-1)
+        n_equal = torch.ones_like(tokens)
+        if self._tokens is not None and self._n_equal is not None:
+            n_equal = torch.where(tokens == self._tokens, self._n_equal + 1, n_equal)
+        self._tokens, self._n_equal = tokens, n_equal
+        return n_equal >= self._threshold
+
+
+_MEASURES: Mapping[str, Callable[[float], Callable[..., torch.Tensor]]] = {
+    "state": _Change,
+    "acceleration": _Acceleration,
+    "kl": _Divergence,
+    "entropy": _Entropy,
+    "agreement": _Agreement,
+}
 
 
 class LatestKeyValues:

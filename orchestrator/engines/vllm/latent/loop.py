@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from orchestrator.core.layers import ExitRule, parse_exit, parse_schedule
+from orchestrator.core.layers import ExitRule, parse_cascade, parse_exit, parse_schedule
 from orchestrator.engines.vllm.depth import DraftCounts, IterationCounts, Ledger
 from orchestrator.engines.vllm.latent.batch import ExitTracker, LatentBatch, LatestKeyValues
 from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, update_of
@@ -28,6 +28,7 @@ from orchestrator.engines.vllm.latent.visits import (
     LayerVisits,
     RequestSubset,
     can_reduce,
+    reading,
     visits_of,
 )
 
@@ -100,14 +101,15 @@ class LayerLoop:
         update: StateUpdate | None,
         rule: ExitRule | None,
         head: Any,
+        early: int = 0,
     ) -> None:
         """Run these visits; without `update` an iteration's state is the core's closed state.
 
         `head` computes logits from the result of `core.finish`; only a rule on predictions calls
-        it.
+        it. `early` is the iteration of a cascade, 0 without one.
         """
         self.visits, self._core, self._update = visits, core, update
-        self._rule, self._head = rule, head
+        self._rule, self._head, self._early = rule, head, early
         self._can_reduce = can_reduce([*visits.thinking, *(() if rule is None else visits.tail)])
         self._latest: LatestKeyValues | None = None
         self.ledger = Ledger(IterationCounts)
@@ -120,19 +122,23 @@ class LayerLoop:
     def __call__(
         self, hidden: torch.Tensor, positions: torch.Tensor, batch: LatentBatch | None
     ) -> torch.Tensor:
-        """Return the input of the language-model head.
+        """Return the input of the language-model head, (n_tokens, hidden_size).
 
-        Without `batch` every token runs to the largest depth, as warm-up runs need.
+        In a cascade, unless the batch is of drafts, that of the early iteration is beside it, in
+        (n_tokens, 2 x hidden_size). Without `batch` every token runs to the largest depth, as
+        warm-up runs need.
         """
         embedded = through(self.visits.head, positions, HiddenState(hidden))
         state = self._added_up(self._core.first_state(embedded, positions))
+        early: HiddenState | None = state if self._early else None
         if batch is None:
             shares = torch.ones(len(positions), 1, device=positions.device)
             for iteration in self.visits.iterations:
                 state = self._iterate(iteration, positions, state, embedded, shares)
         else:
-            state = self._think(state, embedded, positions, batch)
-        return self._finish(state, positions)
+            state, early = self._think(state, embedded, positions, batch)
+        final = self._finish(state, positions)
+        return final if early is None else self._beside(final, early, positions, batch)
 
     def _think(
         self,
@@ -140,8 +146,8 @@ class LayerLoop:
         embedded: HiddenState,
         positions: torch.Tensor,
         batch: LatentBatch,
-    ) -> HiddenState:
-        """Return the state of each token after its iterations."""
+    ) -> tuple[HiddenState, HiddenState | None]:
+        """Return the state of each token after its iterations, and after those of a cascade."""
         tracker = ExitTracker(self._rule, batch, positions)
         if self._rule is not None:
             self._latest = LatestKeyValues(len(self.visits.iterations[0]))
@@ -156,7 +162,8 @@ class LayerLoop:
         def predict(states: HiddenState, members: tuple[int, ...]) -> torch.Tensor:
             return self._logits(states, positions, subset(members))
 
-        for iteration in self.visits.iterations:
+        early = state
+        for number, iteration in enumerate(self.visits.iterations, 1):
             members = tracker.members()
             if self._latest is not None:
                 self._latest.running = tracker.running
@@ -172,10 +179,11 @@ class LayerLoop:
             else:
                 after = self._iterate(iteration, positions, state, embedded, shares)
             state = tracker.advance(state, after, predict)
+            early = state if number <= self._early else early
         self._latest = None
         if self._rule is not None:
             self._count(batch, positions, tracker.iterations)
-        return state
+        return state, early if self._early and not batch.is_draft else None
 
     def _iterate_for(
         self,
@@ -232,6 +240,27 @@ class LayerLoop:
 
     def _finish(self, state: HiddenState, positions: torch.Tensor) -> torch.Tensor:
         return self._core.finish(through(self.visits.tail, positions, self._core.release(state)))
+
+    def _beside(
+        self,
+        final: torch.Tensor,
+        early: HiddenState,
+        positions: torch.Tensor,
+        batch: LatentBatch | None,
+    ) -> torch.Tensor:
+        """Return the input of the head with that of the early iteration beside it.
+
+        The layers after the block run once more, over the early states. They attend to the keys and
+        values of the deep states, every token's own ones included, and write none: so an early
+        prediction depends on the tokens before it alone, not on how many a step computes. Both are
+        equal where the depth is no larger than the early iteration.
+        """
+        with reading(self.visits.tail):
+            other = self._finish(early, positions)
+        if batch is not None:
+            is_deep = batch.token_depths(len(positions), positions.device) > self._early
+            other = torch.where(is_deep.unsqueeze(1), other, final)
+        return torch.cat((final, other), dim=-1)
 
     def _logits(
         self, state: HiddenState, positions: torch.Tensor, subset: RequestSubset
@@ -296,7 +325,8 @@ class LayerLoop:
             start, end = batch.starts[i], batch.starts[i + 1]
             # the first token that predicts one of the request's own
             first = min(end, max(start, start + batch.prompts[i] - 1 - places[start]))
-            self.ledger.of(request).add(counts[start:first], counts[first:end])
+            place = places[start] + first - start - batch.prompts[i] + 1
+            self.ledger.of(request).add(counts[start:first], counts[first:end], place)
 
 
 def loop_of(
@@ -309,7 +339,8 @@ def loop_of(
     schedule = parse_schedule(latent["layers"])
     visits = visits_of(model.model.layers, schedule, int(latent["max_depth"]), context)
     rule = parse_exit(latent["exit"]) if latent.get("exit") else None
-    return LayerLoop(visits, core, update_of(latent), rule, model.compute_logits)
+    early = parse_cascade(latent["cascade"]).depth if latent.get("cascade") else 0
+    return LayerLoop(visits, core, update_of(latent), rule, model.compute_logits, early)
 
 
 def through(

@@ -17,6 +17,7 @@ from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
+from orchestrator.core.layers import DepthCascade, parse_cascade
 from orchestrator.engines.vllm.latent import runner
 from orchestrator.engines.vllm.latent.batch import LatentBatch
 from orchestrator.engines.vllm.latent.families.huginn import HuginnCore, RavenForCausalLM
@@ -42,6 +43,8 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
             latent = vllm_config.model_config.hf_config.latent
             context = vllm_config.compilation_config.static_forward_context
             self.loop = loop_of(self, latent, context, core_of(self))
+            text = latent.get("cascade")
+            self.cascade = parse_cascade(text) if text else None
             self.latent_depth = int(latent["depth"])  # of requests that name none
             self.depths_differ = int(latent["max_depth"]) > 1
             if self.depths_differ:
@@ -65,8 +68,42 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
             hidden = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
             return self.loop(hidden, positions, batch)
 
+        def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+            """Return the logits of the rows, in a cascade those of what it predicts.
+
+            Where a request's depth is no larger than the early iteration, both halves are equal.
+            """
+            head = super().compute_logits
+            if self.cascade is None or hidden_states.shape[-1] == self.config.hidden_size:
+                return head(hidden_states)
+            deep, early = (half.contiguous() for half in hidden_states.chunk(2, dim=-1))
+            p = head(deep)
+            is_shallow = (deep == early).all(dim=-1, keepdim=True)
+            return torch.where(is_shallow, p, cascaded(self.cascade, head(early), p))
+
     LoopedModel.__name__ = LoopedModel.__qualname__ = f"Leadline{stock.__name__}"
     return LoopedModel
+
+
+def cascaded(cascade: DepthCascade, early: torch.Tensor, deep: torch.Tensor) -> torch.Tensor:
+    """Return the logits of what a cascade predicts, from those of both iterations, all (n, vocab).
+
+    The rules of arXiv 2405.19261, section 4, on the distributions before temperature and the like.
+    """
+    log_q, log_p = (torch.log_softmax(logits.float(), dim=-1) for logits in (early, deep))
+    q, p, threshold = log_q.exp(), log_p.exp(), cascade.threshold
+    if cascade.rule == "token":
+        kept = q.where(p >= (1 - threshold) * p.amax(-1, keepdim=True), 0.0)
+        mixed = kept + p * (1 - kept.sum(-1, keepdim=True)).clamp(min=0)
+        return mixed.clamp(min=torch.finfo(mixed.dtype).tiny).log()
+    sure, surest = q.amax(-1), p.amax(-1)
+    if cascade.rule == "chow":
+        defers = sure < 1 - threshold
+    elif cascade.rule == "diff":
+        defers = sure < surest - threshold
+    else:
+        defers = sure < surest - threshold * (p - q).abs().sum(-1) / 2
+    return torch.where(defers.unsqueeze(-1), deep, early)
 
 
 def require_sound(vllm_config: Any) -> None:

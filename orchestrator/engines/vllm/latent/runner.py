@@ -112,12 +112,10 @@ class DepthCounts:
 
     model_runner: Any
 
-    def take_depth_counts(self, request: str) -> tuple[int, ...] | None:
-        """Return, once, the numbers of a request's `IterationCounts`; None if none of it ran."""
+    def take_depth_counts(self, request: str) -> tuple[Any, ...] | None:
+        """Return, once, the fields of a request's `IterationCounts`; None if none of it ran."""
         counts = self.model_runner.get_model().loop.ledger.take(request)
-        if counts is None:
-            return None
-        return counts.prompt_tokens, counts.prompt_iterations, counts.tokens, counts.iterations
+        return None if counts is None else dataclasses.astuple(counts)
 
     def take_draft_counts(self, request: str) -> tuple[int, ...] | None:
         """Return, once, a request's `DraftCounts` as a tuple; None if nothing was drafted."""

@@ -121,6 +121,23 @@ def _twin(module: Any) -> Any:
     return twin
 
 
+@contextmanager
+def reading(visits: Sequence[LayerVisit]) -> Iterator[None]:
+    """Let these visits attend to their KV caches without writing to them.
+
+    vLLM does not write the cache of a layer that shares another one's (vllm 0.32,
+    model_executor/layers/attention/attention.py).
+    """
+    owners = [(owner, v.name) for v in visits for owner in (v.attention, v.attention.impl)]
+    for owner, name in owners:
+        owner.kv_sharing_target_layer_name = name
+    try:
+        yield
+    finally:
+        for owner, _ in owners:
+            owner.kv_sharing_target_layer_name = None
+
+
 def can_reduce(visits: Sequence[LayerVisit]) -> bool:
     """Return whether the metadata builder of the visits' attention backend is a known one."""
     return all(_is_known(visit.attention.attn_backend) for visit in visits)

@@ -83,9 +83,9 @@ def require_draft(options: Vllm, name: str, latent: Latent | None) -> None:
             f"{where}: a draft is shallower than its request, and the model serves depths up to "
             f"{latent.max_depth}; set a smaller one, or raise models.{name}.max_depth"
         )
-    if latent.exit and parse_exit(latent.exit).measure == "kl":
+    if latent.exit and parse_exit(latent.exit).reads_predictions:
         raise PlanError(
-            f"{where}: exit = {latent.exit!r} compares predictions of one token in a step, and a "
+            f"{where}: exit = {latent.exit!r} reads the prediction of one token in a step, and a "
             f"step with drafts has several; take state<..., or {drop}"
         )
     if options.tensor_parallel > 1:

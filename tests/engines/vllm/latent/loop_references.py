@@ -88,6 +88,10 @@ class Ouro:
         """Return the next token's logits `(n, vocabulary)` from final states."""
         return _linear(state, self.weights["lm_head.weight"])
 
+    def early_logits(self, early: Tensor, deep: Tensor) -> Tensor:
+        """Return the logits from early states; the layers after the block see those of the deep."""
+        return self.logits(early)
+
     def _inner_norm(self, x: Tensor, name: str) -> Tensor:
         return self._norm(x, name)
 
@@ -133,6 +137,14 @@ class Llama(Ouro):
         for index in self.tail:
             state = super().layer(index, state, _own)
         return super().logits(self._norm(state, "model.norm"))
+
+    def early_logits(self, early: Tensor, deep: Tensor) -> Tensor:
+        """Return the logits from early states, which attend to the deep ones' keys and values."""
+        for index in self.tail:
+            seen: list[KeysValues] = []
+            deep = Ouro.layer(self, index, deep, lambda own, to=seen: to.append(own) or own)
+            early = Ouro.layer(self, index, early, lambda _, to=seen: to[0])
+        return super().logits(self._norm(early, "model.norm"))
 
     def _inner_norm(self, x: Tensor, name: str) -> Tensor:
         return x
@@ -195,6 +207,18 @@ class Huginn:
         for index in range(int(self.config["n_layers_in_coda"])):
             x = self._block(f"transformer.coda.{index}", x, _own)
         return _linear(self._norm(x, "transformer.ln_f"), self.weights["transformer.wte.weight"])
+
+    def early_logits(self, early: Tensor, deep: Tensor) -> Tensor:
+        """Return the logits from early states, which attend to the deep ones' keys and values."""
+        early, deep = (self._norm(x, "transformer.ln_f") for x in (early, deep))
+        for index in range(int(self.config["n_layers_in_coda"])):
+            seen: list[KeysValues] = []
+            name = f"transformer.coda.{index}"
+            deep = self._block(name, deep, lambda own, to=seen: to.append(own) or own)
+            early = self._block(name, early, lambda _, to=seen: to[0])
+        return _linear(
+            self._norm(early, "transformer.ln_f"), self.weights["transformer.wte.weight"]
+        )
 
     def _block(self, name: str, x: Tensor, others: Callable[[KeysValues], KeysValues]) -> Tensor:
         """Return n4(y + MLP(n3 y)) with y = n2(x + Attn(n1 x))."""
@@ -278,6 +302,31 @@ def until_settled(threshold: float, least: int, most: int) -> GoesOn:
     return rule
 
 
+def until_steady(threshold: float, least: int, most: int) -> GoesOn:
+    """Return the rule that a token stops when its steps d_i = s_i - s_{i-1} have settled.
+
+    That is when ||d_i - d_{i-1}|| / ||s_i|| < threshold for two iterations in a row (the
+    second-order exit of arXiv 2509.23314, over the norm of the state).
+    """
+    steps: list[Tensor] = []
+    is_small: list[Tensor] = []
+
+    def rule(done: int, before: Tensor, after: Tensor) -> Tensor:
+        steps.append(after - before)
+        turn = (steps[-1] - steps[-2]).norm(dim=-1) if done > 1 else torch.inf
+        is_small.append(turn / after.norm(dim=-1) < threshold)
+        settled = is_small[-1] & is_small[-2] if done > 1 else torch.zeros_like(is_small[0])
+        return ~settled | torch.tensor(done < least) if done < most else torch.zeros_like(settled)
+
+    return rule
+
+
+STATE_RULES: Mapping[str, Callable[[float, int, int], GoesOn]] = {
+    "state": until_settled,
+    "acceleration": until_steady,
+}
+
+
 def generate(
     model: Model, prompt: Sequence[int], n_new: int, depth: int, keep: float = 0.0
 ) -> list[int]:
@@ -289,37 +338,89 @@ def generate(
     return ids[len(prompt) :]
 
 
-def generate_until_settled(
-    model: Model, prompt: Sequence[int], n_new: int, threshold: float, least: int, most: int
-) -> tuple[list[int], list[int]]:
-    """Return the greedy continuation with exits by state, and the iterations of all tokens fed.
+def generate_cascaded(
+    model: Model, prompt: Sequence[int], n_new: int, cascade: tuple[str, float, int], depth: int
+) -> tuple[list[int], list[bool]]:
+    """Return the greedy continuation in a cascade, and whether each token is the early prediction.
 
-    Prompt tokens exit by their state, too.
+    The cascade is (rule, threshold, early iteration); all tokens run to the depth.
     """
-    ids = list(prompt)
-    taken = torch.zeros(0)
+    rule, threshold, at = cascade
+    ids, is_early = list(prompt), []
     for _ in range(n_new):
-        state, taken = iterate(model, ids, until_settled(threshold, least, most))
-        ids.append(int(model.logits(state)[-1].argmax()))
-    return ids[len(prompt) :], [int(t) for t in taken]
+        deep, _ = iterate(model, ids, at_depths([depth] * len(ids)))
+        logits = model.logits(deep)[-1]
+        token = deepest = int(logits.argmax())
+        if depth > at:
+            early, _ = iterate(model, ids, at_depths([at] * len(ids)))
+            q = torch.softmax(model.early_logits(early, deep)[-1].double(), -1)
+            p = torch.softmax(logits.double(), -1)
+            token = int(CASCADES[rule](q, p, threshold).argmax())
+        is_early.append(token != deepest)
+        ids.append(token)
+    return ids[len(prompt) :], is_early
 
 
-def generate_until_sure(
-    model: Model, prompt: Sequence[int], n_new: int, threshold: float, least: int, most: int
+def _token_specific(q: Tensor, p: Tensor, a: float) -> Tensor:
+    is_good = [float(p[v]) >= (1 - a) * float(p.max()) for v in range(len(p))]
+    lost = sum(float(q[v]) for v in range(len(q)) if not is_good[v])
+    return torch.tensor([float(q[v]) * is_good[v] + float(p[v]) * lost for v in range(len(p))])
+
+
+# what is drawn from, of an early distribution q and a deep one p (arXiv 2405.19261, section 4)
+CASCADES: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "chow": lambda q, p, a: p if q.max() < 1 - a else q,
+    "diff": lambda q, p, a: p if q.max() < p.max() - a else q,
+    "opt": lambda q, p, a: p if q.max() < p.max() - a * torch.clamp(p - q, min=0).sum() else q,
+    "token": _token_specific,
+}
+
+
+def generate_under(
+    model: Model,
+    prompt: Sequence[int],
+    n_new: int,
+    rule: tuple[str, float, int],
+    most: int,
 ) -> tuple[list[int], list[int]]:
-    """Return the greedy continuation by Huginn's zero-shot exit, and all tokens' iterations.
+    """Return the greedy continuation under an exit rule, and the iterations of all tokens fed.
 
-    A generated token stops at the first step i >= least with KL(p_{i-1} || p_i) < threshold,
-    where p_i is the next token's distribution from s_i and p_0 is uniform (section 6.1 and the
-    authors' evaluation code); prompt tokens run `most`.
+    The rule is (measure, threshold, least): a token stops at the first iteration from `least` on at
+    which the measure says so, or after `most`. By a measure of states, the prompt's tokens stop,
+    too; by one of predictions they run `most` (Huginn's zero-shot exit, section 6.1 and the
+    authors' evaluation code).
     """
+    measure, threshold, least = rule
     ids, depths = list(prompt), [most] * len(prompt)
     for _ in range(n_new):
-        if len(ids) > len(prompt):
-            depths.append(_sure_depth(model, ids, depths, threshold, least, most))
-        state, _ = iterate(model, ids, at_depths(depths))
+        if measure in STATE_RULES:
+            state, taken = iterate(model, ids, STATE_RULES[measure](threshold, least, most))
+            depths = taken.tolist()
+        else:
+            if len(ids) > len(prompt):
+                depths.append(_sure_depth(model, ids, depths, rule, most))
+            state, _ = iterate(model, ids, at_depths(depths))
         ids.append(int(model.logits(state)[-1].argmax()))
     return ids[len(prompt) :], depths
+
+
+def _entropy(logits: Tensor) -> float:
+    p = torch.softmax(logits.double(), -1)
+    return float(-(p * p.log()).sum())
+
+
+def _agree(seen: Sequence[Tensor], m: float) -> bool:
+    return len(seen) >= m and len({int(logits.argmax()) for logits in seen[-int(m) :]}) == 1
+
+
+# the logits of the next token from p_1 to p_i, threshold -> whether iteration i may be the last
+PREDICTION_RULES: Mapping[str, Callable[[Sequence[Tensor], float], bool]] = {
+    "kl": lambda seen, x: (
+        kl(seen[-2] if len(seen) > 1 else torch.zeros_like(seen[0]), seen[-1]) < x
+    ),
+    "entropy": lambda seen, x: _entropy(seen[-1]) < x,
+    "agreement": _agree,
+}
 
 
 def kl(p_logits: Tensor, q_logits: Tensor) -> float:
@@ -356,15 +457,15 @@ def _mix(word: int) -> int:
 
 
 def _sure_depth(
-    model: Model, ids: list[int], depths: list[int], threshold: float, least: int, most: int
+    model: Model, ids: list[int], depths: list[int], rule: tuple[str, float, int], most: int
 ) -> int:
-    before = torch.zeros(int(model.config["vocab_size"]))
+    measure, threshold, least = rule
+    seen: list[Tensor] = []
     for depth in range(1, most + 1):
         state, _ = iterate(model, ids, at_depths([*depths, depth]))
-        after = model.logits(state)[-1]
-        if depth >= least and kl(before, after) < threshold:
+        seen.append(model.logits(state)[-1])
+        if depth >= least and PREDICTION_RULES[measure](seen, threshold):
             return depth
-        before = after
     return most
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -110,6 +111,48 @@ def test_the_divergence_is_that_of_the_step_before_from_this_one() -> None:
                 lambda states, requests, row=logits: torch.tensor([row]),
             )
         assert bool(tracker.running[2]) is runs
+
+
+def states(*values: float) -> HiddenState:
+    """Return a state of one number for each of the three tokens."""
+    return HiddenState(torch.tensor(values).unsqueeze(1))
+
+
+def test_steps_settle_when_two_in_a_row_turn_little() -> None:
+    """The last token steps by 4, 4 and 3, to 21: it turns by 0/18 and 1/21, both below 0.1.
+
+    The first steps by 4, 0, 0, 0 and turns by 4/14, 0, 0; the second by 4, 4, 0, 0 and turns by
+    0/18, 4/18, 0.
+    """
+    path = [(10, 10, 10), (14, 14, 14), (14, 18, 18), (14, 18, 21), (14, 18, 21)]
+    batch = LatentBatch((5, 5), BATCH.starts, BATCH.ids, BATCH.prompts)
+    tracker = ExitTracker(ExitRule("acceleration", 0.1), batch, POSITIONS)
+    running = []
+    for before, after in pairwise(path):
+        tracker.advance(states(*before), states(*after), nobody)
+        running.append(tracker.running.tolist())
+    assert running[:2] == [[True] * 3] * 2
+    assert running[2:] == [[True, True, False], [False, True, False]]
+
+
+def test_a_certain_prediction_stops() -> None:
+    """The entropy of (3/4, 1/4) is 0.5623 nats: 3/4 log 4/3 + 1/4 log 4."""
+    expected = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
+    for threshold, runs in ((expected - 1e-4, True), (expected + 1e-4, False)):
+        tracker = ExitTracker(ExitRule("entropy", threshold), BATCH, POSITIONS)
+        tracker.advance(ONES, ONES, lambda *_: torch.tensor([[math.log(3), 0.0]]))
+        assert tracker.running.tolist() == [True, True, runs]
+
+
+def test_predictions_agree_when_the_last_ones_are_one_token() -> None:
+    """Tokens 1, 0, 0, 0: the last three agree at the fourth iteration, not before."""
+    tracker = ExitTracker(ExitRule("agreement", 3), BATCH, POSITIONS)
+    running = []
+    for token in (1, 0, 0, 0):
+        row = torch.nn.functional.one_hot(torch.tensor([token]), 2).float()
+        tracker.advance(ONES, ONES, lambda *_, row=row: row)
+        running.append(bool(tracker.running[2]))
+    assert running == [True, True, True, False]
 
 
 def test_the_last_keys_stand_for_a_token_that_has_stopped() -> None:

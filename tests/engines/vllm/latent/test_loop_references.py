@@ -10,7 +10,7 @@ from loop_references import (
     Huginn,
     Ouro,
     at_depths,
-    generate_until_sure,
+    generate_under,
     iterate,
     truncated_normal,
     until_settled,
@@ -93,7 +93,7 @@ def test_a_lower_threshold_takes_more_steps() -> None:
 
     The prompt runs at full depth, then each token has its own depth.
     """
-    _, loose = generate_until_sure(model("huginn"), IDS, 5, 0.5, least=1, most=16)
-    _, strict = generate_until_sure(model("huginn"), IDS, 5, 5e-4, least=1, most=16)
+    _, loose = generate_under(model("huginn"), IDS, 5, ("kl", 0.5, 1), most=16)
+    _, strict = generate_under(model("huginn"), IDS, 5, ("kl", 5e-4, 1), most=16)
     assert loose[: len(IDS)] == [16] * len(IDS)
     assert sum(loose) < sum(strict)

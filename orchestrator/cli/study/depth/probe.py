@@ -1,7 +1,7 @@
 """`leadline depth` and `depth probe`, which proposes a think block for a model.
 
-Tables go to the standard output, progress and remarks to the error stream. Not here: `depth search`
-(`layer_search`).
+Tables go to the standard output, progress and remarks to the error stream. Not here: the other
+commands of the group (`search`, `calibrate`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import click
 
 from orchestrator.cli.console import message, print_json, results_console, write_json
 from orchestrator.cli.options import EXIT_CODES, debug_option, json_option
-from orchestrator.cli.study.layer_search import search
+from orchestrator.cli.study.depth.calibrate import calibrate
+from orchestrator.cli.study.depth.search import search
 from orchestrator.cli.view.layers import probe_view
 from orchestrator.core.errors import JournalError, PlanError
 from orchestrator.studies.layers import think_block
@@ -23,18 +24,20 @@ from orchestrator.studies.sweep.surface import parse_counts
 
 @click.group(epilog=EXIT_CODES)
 def depth() -> None:
-    """Choose the layers that a model runs, and their order.
+    """Choose the layers that a model runs, their order, and when the tokens of a loop stop.
 
-    Measured in plain PyTorch, without an engine.
+    `probe` and `search` measure in plain PyTorch, without an engine.
 
     \b
     Examples:
       leadline depth probe smollm2
       leadline depth search smollm2 --plan examples/arithmetic.toml
+      leadline depth calibrate examples/sounder.toml --loss 0.05
     """
 
 
 depth.add_command(search)
+depth.add_command(calibrate)
 
 
 @depth.command(short_help="Propose a think block.", epilog=EXIT_CODES)
