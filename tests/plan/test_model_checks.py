@@ -63,7 +63,8 @@ def test_what_it_lacks_is_refused_at_its_key(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"layers": THINK}, {"max_depth": 2}, {"damped": True}, {"depth": 2}]
+    "fields",
+    [{"layers": THINK}, {"max_depth": 2}, {"damped": True}, {"kv_iterations": 2}, {"depth": 2}],
 )
 def test_an_engine_that_cannot_is_named(folder: Path, fields: dict[str, Any]) -> None:
     """An option without effect would be believed: a remote server runs what it runs."""
@@ -140,6 +141,7 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
     """With an exit by state, too; a request that is no deeper than the draft runs without."""
     drafting(folder, {}, Sampling(top_k=5, repetition_penalty=1.1))
     drafting(folder, {"draft_tokens": 8}, Sampling(depth=2), exit="state<0.1")
+    drafting(folder, {}, Sampling(), kv_iterations=2, kv_writes="first")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,7 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
         ("execution.engine", {}, {}, {"layers": "", "max_depth": 0}, "no think block.*set it"),
         ("execution.engine", {"draft_depth": 8}, {}, {}, "depths up to 8; set a smaller one"),
         ("execution.engine", {}, {}, {"exit": "kl<0.1"}, "take state<"),
+        ("execution.engine", {}, {}, {"kv_iterations": 2}, 'set kv_writes = "first"'),
         ("execution.engine", {"tensor_parallel": 2}, {}, {}, "set tensor_parallel = 1"),
         ("execution.engine", {"args": {"logits_processors": ["a:B"]}}, {}, {}, "not define"),
         ("sampling.min_p", {}, {"min_p": 0.1}, {}, "leave out one of them"),

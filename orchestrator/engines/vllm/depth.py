@@ -19,7 +19,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
-from orchestrator.plan.looped import Latent, latent_of, require_room, usual_names
+from orchestrator.plan.looped import LAST, Latent, latent_of, require_room, usual_names
 
 if TYPE_CHECKING:
     from orchestrator.engines.vllm.options import Vllm
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # requests with counts that are never taken: failed ones, and those with a cancelled consumer
 _MAX_UNTAKEN = 100_000
+# vLLM's names of the backends whose builders are known (`latent.visits.KNOWN_BUILDERS`)
+_SKIPPING = (
+    *("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "ROCM_ATTN", "ROCM_AITER_FA"),
+    *("ROCM_SEGMENTED_ATTN", "ROCM_AITER_UNIFIED_ATTN"),
+)
 _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
@@ -85,6 +90,16 @@ def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> No
         raise PlanError(
             f"models.{name}: exit = {latent.exit!r} compares predictions, and each GPU has a part "
             "of them: take state<... or tensor_parallel = 1"
+        )
+
+
+    backend = str(options.args.get("attention_backend", "auto")).upper()
+    in_order = latent.kv_iterations and latent.kv_writes == LAST
+    if in_order and backend not in ("AUTO", *_SKIPPING):
+        raise PlanError(
+            f"models.{name}: kv_iterations = {latent.kv_iterations} computes the tokens of a prompt "
+            f"one after another, which args.attention_backend = {backend!r} cannot: take one of "
+            f'{", ".join(_SKIPPING)}, or kv_writes = "first"'
         )
 
 

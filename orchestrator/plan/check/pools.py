@@ -22,7 +22,9 @@ THINKING = "sampling.thinking_tokens"
 _LOGPROBS_FIRST = "left out, or sampling.logprobs must be true"
 _PLAIN = Model("")
 # the fields of a Model that change which of its layers run, and how
-LAYER_FIELDS = ("layers", "max_depth", "damped", "residual", "exit")
+LAYER_FIELDS = (
+    *("layers", "max_depth", "damped", "residual", "exit", "kv_iterations", "kv_writes"),
+)
 
 
 @dataclass(frozen=True, slots=True)

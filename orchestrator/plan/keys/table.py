@@ -350,6 +350,12 @@ KEYS: Mapping[str, Meta] = {
     "models.NAME.exit": Meta(
         description="The rule by which a token stops iterating early, as in state<0.03."
     ),
+    "models.NAME.kv_iterations": Meta(
+        ge=0, description="The KV slots that a layer's iterations share; 0 is one for each of them."
+    ),
+    "models.NAME.kv_writes": Meta(
+        description="Which of the iterations that share a slot write it: last, or first."
+    ),
     "models.NAME.task": Meta(
         description="The task of a model that returns values: classify, token_classify or embed."
     ),

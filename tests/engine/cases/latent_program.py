@@ -25,6 +25,7 @@ import builder_cases
 import draft_cases
 import loop_cases
 import schedule_cases
+import slot_cases
 import torch
 
 if __name__ == "__main__":
@@ -35,5 +36,6 @@ if __name__ == "__main__":
         "builders": builder_cases.results(folder / "builders"),
         "drafts": draft_cases.results(),
         "loops": loop_cases.results(folder / "loops"),
+        "slots": slot_cases.results(folder / "slots"),
     }
     (folder / "results.json").write_text(json.dumps(found))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import loop_references as references
+import slot_references
 import tiny_loops as tiny
 from offline_engine import end, new_engine
 
@@ -69,6 +70,14 @@ class TinyModel:
         self, prompt: Sequence[int], n_new: int, depth: int
     ) -> tuple[list[int], list[int]]:
         """Return the reference's continuation and the iterations of every token that it fed."""
+        if self.model.kv_iterations:
+            sharing = slot_references.Sharing(
+                self.model.kv_iterations, self.model.kv_writes != "first"
+            )
+            keep = self.model.residual
+            return slot_references.generate(
+                self.reference, prompt, n_new, depth, sharing, keep
+            ), [depth] * (len(prompt) + n_new - 1)
         if not self.model.exit:
             return references.generate(self.reference, prompt, n_new, depth, self.model.residual), [
                 depth

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -36,6 +37,16 @@ class LatentBatch:
     starts: tuple[int, ...]
     ids: tuple[str, ...] = ()
     prompts: tuple[int, ...] = ()
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each request in this step."""
+        return [end - start for start, end in pairwise(self.starts)]
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a request has in this step."""
+        return max(self.lengths, default=0)
 
     def tokens(self, members: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""
