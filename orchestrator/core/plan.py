@@ -356,9 +356,8 @@ def document(plan: Plan) -> dict[str, object]:
         _drop_unset(model, "task", "reasoning_parser", "tool_parser", "chat_template", "lora")
         _drop_unset(model, "kv_iterations", "kv_writes")
     _drop_unset(whole, "answers_in_thinking", "few_shot")
-    _drop_unset(
-        whole["sampling"], "extra", "prefill", "thinking_tokens", "logprobs", "top_logprobs"
-    )
+    _drop_unset(whole["sampling"], "extra", "prefill", "thinking_tokens", "latent_noise")
+    _drop_unset(whole["sampling"], "logprobs", "top_logprobs")
     # the order of `models` decides which pool is the default; a mapping hides it
     return {**whole, "default_model": plan.default_model}
 

@@ -20,7 +20,8 @@ from orchestrator.core.layers import Schedule, parse_exit, parse_schedule, requi
 from orchestrator.core.plan import Model
 
 KEY = "latent"  # of config.json
-DEPTH_ARGUMENT = "latent_depth"  # of SamplingParams.extra_args: the depth of one request
+# of SamplingParams.extra_args: the depth of a request, and the noise on its first states
+DEPTH_ARGUMENT, NOISE_ARGUMENT = "latent_depth", "latent_noise"
 # the type of each value under `KEY`
 _KEY_TYPES = {
     "layers": str,

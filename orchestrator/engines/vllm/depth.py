@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
 from orchestrator.plan.looped import LAST, Latent, latent_of, require_room, usual_names
+from orchestrator.plan.models import known_config
 
 if TYPE_CHECKING:
     from orchestrator.engines.vllm.options import Vllm
@@ -72,6 +73,19 @@ def prepare(
     if latent.exit or draft is not None:
         arguments["worker_extension_cls"] = "orchestrator.engines.vllm.latent.runner.DepthCounts"
     return latent
+
+
+def require_noise(noise: float, name: str, model: Model) -> None:
+    """Raise PlanFault if a pool's model, on this machine, has no latent state to add noise to."""
+    config = known_config(model.path)
+    latent = None if config is None else latent_of(config, model, name)
+    if config is not None and (latent is None or latent.max_depth == 1):
+        raise PlanFault(
+            "sampling.latent_noise",
+            f"sampling.latent_noise = {noise:g}: it is added to the state from which a loop starts, "
+            f"and the model of pool {name!r} does not loop; leave it out, or set "
+            f"models.{name}.layers and max_depth",
+        )
 
 
 def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> None:

@@ -214,6 +214,11 @@ KEYS: Mapping[str, Meta] = {
         ge=0,
         description="Latent depth: how often a looped model's think block runs; 0 is as it ships.",
     ),
+    "sampling.latent_noise": Meta(
+        ge=0,
+        le=10,
+        description="Noise on the latent states that a looped model starts from; 0 is none.",
+    ),
     "sampling.thinking_tokens": Meta(
         ge=0,
         description="The most tokens that an attempt thinks before it must reply; 0 is no limit.",

@@ -13,7 +13,7 @@ from loop_cases import TinyModel
 from offline_engine import end
 
 from orchestrator.engines.vllm.latent import loop
-from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, cache_salt
+from orchestrator.plan.looped import DEPTH_ARGUMENT, NOISE_ARGUMENT, Draft, cache_salt
 
 DEPTHS = (5, 1, None, 3, 4, 2, 5, 3, None)  # None: the default of the model
 LENGTHS = (12, 3, 20, 7, 15, 9, 4, 18, 11)
@@ -26,17 +26,21 @@ def ran(
     depths: Sequence[int | None] = DEPTHS,
     prompts: Sequence[list[int]] = PROMPTS,
     lengths: Sequence[int] = LENGTHS,
+    noise: Sequence[tuple[float, int] | None] = (None,) * len(LENGTHS),
     **options: Any,
 ) -> dict[str, Any]:
-    """Return what vLLM and the reference make of these requests, all at once, and its caches."""
+    """Return what vLLM and the reference make of these requests, all at once, and its caches.
+
+    `noise` is the size of that on a request's first states, and its seed.
+    """
     from vllm import SamplingParams
 
     engines = [model.opened(**options)]
-    jobs = list(zip(prompts, depths, lengths, strict=False))
+    jobs = list(zip(prompts, depths, lengths, noise, strict=False))
     outputs = engines[0].generate(
         [
             {"prompt_token_ids": prompt} | ({"cache_salt": cache_salt(depth)} if depth else {})
-            for prompt, depth, _ in jobs
+            for prompt, depth, *_ in jobs
         ],
         [
             SamplingParams(
@@ -44,9 +48,11 @@ def ran(
                 max_tokens=n,
                 detokenize=False,
                 ignore_eos=True,
-                extra_args={DEPTH_ARGUMENT: depth} if depth else None,
+                seed=own[1] if own else None,
+                extra_args=({DEPTH_ARGUMENT: depth} if depth else {})
+                | ({NOISE_ARGUMENT: own[0]} if own else {}),
             )
-            for _, depth, n in jobs
+            for _, depth, n, own in jobs
         ],
         use_tqdm=False,
     )
@@ -54,7 +60,8 @@ def ran(
     found = {
         "got": [list(output.outputs[0].token_ids) for output in outputs],
         "want": [
-            model.expected(prompt, n, depth or model.latent.depth)[0] for prompt, depth, n in jobs
+            model.expected(prompt, n, depth or model.latent.depth, own)[0]
+            for prompt, depth, n, own in jobs
         ],
         "cached": [output.num_cached_tokens for output in outputs],
         "n_caches": sum(len(g.layer_names) for g in runner.kv_cache_config.kv_cache_groups),
@@ -96,6 +103,11 @@ def chunked(folder: Path, writes: str) -> dict[str, Any]:
 
 def preempted(folder: Path, writes: str) -> dict[str, Any]:
     """Seven blocks of 32 tokens for nine requests: some are pushed out and computed again."""
+    return ran_with_preemptions(shared(folder, "llama", writes), lengths=[30] * 9)
+
+
+def ran_with_preemptions(model: TinyModel, **jobs: Any) -> dict[str, Any]:
+    """Return what `ran` does, with a cache that is too small for all requests."""
     from vllm.v1.core.sched.scheduler import Scheduler
 
     pushed_out = []
@@ -105,7 +117,7 @@ def preempted(folder: Path, writes: str) -> dict[str, Any]:
         stock(self, request, *a, **k),
     )[1]
     options = {"max_model_len": 96, "num_gpu_blocks_override": 8}
-    found = ran(shared(folder, "llama", writes), lengths=[30] * 9, **options)
+    found = ran(model, **jobs, **options)
     Scheduler._preempt_request = stock
     return {**found, "n_preempted": len(pushed_out)}
 

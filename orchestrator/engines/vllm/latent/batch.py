@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -25,18 +25,26 @@ from orchestrator.engines.vllm.latent.state import HiddenState
 Predict: TypeAlias = Callable[[HiddenState, tuple[int, ...]], torch.Tensor]
 
 
+class Noise(NamedTuple):
+    """Noise on the first states of a request's own tokens: its size in their root mean square."""
+
+    size: float
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class LatentBatch:
     """The requests of one step in batch order; request i has tokens `starts[i]` to `starts[i + 1]`.
 
     Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are for
-    exit rules; () without one.
+    exit rules and noise; () without them. `noise` is () if no request has any.
     """
 
     depths: tuple[int, ...]
     starts: tuple[int, ...]
     ids: tuple[str, ...] = ()
     prompts: tuple[int, ...] = ()
+    noise: tuple[Noise | None, ...] = ()
 
     @property
     def lengths(self) -> list[int]:

@@ -33,6 +33,7 @@ from orchestrator.engines.vllm.latent.batch import (
     on_device,
 )
 from orchestrator.engines.vllm.latent.families.cores import LoopCore
+from orchestrator.engines.vllm.latent.families.draws import perturbed
 from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, joined, update_of
 from orchestrator.engines.vllm.latent.visits import (
     LayerVisit,
@@ -93,7 +94,10 @@ class LayerLoop:
         Without `batch` every token runs to the largest depth, as warm-up runs need.
         """
         embedded = through(self.visits.head, positions, HiddenState(hidden))
-        state = self._added_up(self._core.first_state(embedded, positions))
+        state = self._core.first_state(embedded, positions)
+        if batch is not None and batch.noise:
+            state = perturbed(state, batch, positions)
+        state = self._added_up(state)
         if batch is None:
             shares = torch.ones(len(positions), 1, device=positions.device)
             for iteration in self.visits.iterations:
