@@ -53,9 +53,7 @@ def main() -> None:
         "\n|---|---|---|---|---|---|---|"
     )
     for n, writes in settings:
-        model = Model(
-            options.model, max_depth=options.depth, kv_iterations=n, kv_writes=writes
-        )
+        model = Model(options.model, max_depth=options.depth, kv_iterations=n, kv_writes=writes)
         engine = depth.opened(model)
         print(line(engine, n, writes, rows, options), flush=True)
         del engine
@@ -74,7 +72,10 @@ def line(engine: Any, n: int, writes: str, rows: list[dict[str, Any]], options: 
         whole = seconds(engine, some, options.depth, options.tokens)
         n_new = len(some) * (options.tokens - 1)
         rates.append((n_prompt / first, n_new / (whole - first)))
-    shown = [f"{statistics.median(r):.0f} ({min(r):.0f} to {max(r):.0f})" for r in zip(*rates)]
+    shown = [
+        f"{statistics.median(r):.0f} ({min(r):.0f} to {max(r):.0f})"
+        for r in zip(*rates, strict=True)
+    ]
     return (
         f"| {n or 'own'} | {writes or 'each'} | {depth.bytes_per_token(engine)} | "
         f"{greedy:.0f} of {len(rows)} | {100 * sampled / len(rows):.1f} % | {' | '.join(shown)} |"

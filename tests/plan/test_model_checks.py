@@ -129,6 +129,27 @@ def test_the_fake_engine_has_any_depth_whatever_lies_here(folder: Path) -> None:
 LOOP = {"layers": THINK, "max_depth": 8}
 
 
+@pytest.mark.parametrize("engine", [PluginSpec("vllm"), PluginSpec("ray")])
+def test_noise_needs_a_loop(folder: Path, engine: PluginSpec) -> None:
+    """In the replicas of a fleet alike; of a model that is not here nothing is known."""
+    noisy = Sampling(latent_noise=0.2)
+    for model in (Model(str(folder), **LOOP), Model("some/model")):
+        check_plan(Plan({"main": model}, sampling=noisy), Execution(engine=engine))
+    plan = Plan({"main": Model(str(folder))}, sampling=noisy)
+    with pytest.raises(PlanFault, match=r"does not loop; leave it out, or set models.main.layers"):
+        check_plan(plan, Execution(engine=engine))
+
+
+@pytest.mark.parametrize(
+    "engine", [PluginSpec("openai"), PluginSpec("fake"), PluginSpec("ray", {"backend": "fake"})]
+)
+def test_other_engines_have_no_states_to_add_noise_to(engine: PluginSpec) -> None:
+    """Noise that is left out silently would look like a result."""
+    plan = Plan({"main": Model("sounder")}, sampling=Sampling(latent_noise=0.2))
+    with pytest.raises(PlanFault, match=r"sampling.latent_noise = 0.2: the engine"):
+        check_plan(plan, Execution(engine=engine))
+
+
 def drafting(folder: Path, options: dict[str, Any], sampling: Sampling, **fields: Any) -> None:
     """Check a plan whose pool drafts at depth 4, or as `options` say, in a fleet and without."""
     options = {"draft_depth": 4, **options}

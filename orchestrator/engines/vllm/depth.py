@@ -82,7 +82,7 @@ def require_noise(noise: float, name: str, model: Model) -> None:
     if config is not None and (latent is None or latent.max_depth == 1):
         raise PlanFault(
             "sampling.latent_noise",
-            f"sampling.latent_noise = {noise:g}: it is added to the state from which a loop starts, "
+            f"sampling.latent_noise = {noise:g}: it is added to the state that a loop starts from, "
             f"and the model of pool {name!r} does not loop; leave it out, or set "
             f"models.{name}.layers and max_depth",
         )
@@ -106,12 +106,11 @@ def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> No
             "of them: take state<... or tensor_parallel = 1"
         )
 
-
     backend = str(options.args.get("attention_backend", "auto")).upper()
     in_order = latent.kv_iterations and latent.kv_writes == LAST
     if in_order and backend not in ("AUTO", *_SKIPPING):
         raise PlanError(
-            f"models.{name}: kv_iterations = {latent.kv_iterations} computes the tokens of a prompt "
+            f"models.{name}: kv_iterations = {latent.kv_iterations} computes a prompt's tokens "
             f"one after another, which args.attention_backend = {backend!r} cannot: take one of "
             f'{", ".join(_SKIPPING)}, or kv_writes = "first"'
         )

@@ -82,9 +82,9 @@ class TinyModel:
                 self.model.kv_iterations, self.model.kv_writes != "first"
             )
             keep = self.model.residual
-            return slot_references.generate(
-                reference, prompt, n_new, depth, sharing, keep
-            ), [depth] * (len(prompt) + n_new - 1)
+            return slot_references.generate(reference, prompt, n_new, depth, sharing, keep), [
+                depth
+            ] * (len(prompt) + n_new - 1)
         if not self.model.exit:
             return references.generate(reference, prompt, n_new, depth, self.model.residual), [
                 depth

@@ -312,7 +312,10 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
     dummy = SimpleNamespace(
         req_ids=["dummy"], num_reqs=1, query_start_loc_np=torch.tensor([0, 1]).numpy()
     )
-    return {**found, "dummy_batch": runner.batch_v2(state.depths, state.prompts, state.noise, dummy)}
+    return {
+        **found,
+        "dummy_batch": runner.batch_v2(state.depths, state.prompts, state.noise, dummy),
+    }
 
 
 CASES = (

@@ -1,4 +1,4 @@
-"""Tiny looped models whose iterations share KV slots, in vLLM: what they generate beside references.
+"""Tiny looped models whose iterations share KV slots, in vLLM, beside the references.
 
 Runs in a program of its own (`latent_program`), for the reasons that `schedule_cases` gives.
 """

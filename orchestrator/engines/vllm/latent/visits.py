@@ -290,7 +290,11 @@ class RequestSubset:
         ranges = common.mm_req_doc_ranges
         own = {name: self._own(getattr(common, name)) for name in PER_REQUEST}
         if self._unseen is not None:
-            own |= {name: self._seen(own[name]) for name in ("seq_lens", _BOUND) if own[name] is not None}
+            own |= {
+                name: self._seen(own[name])
+                for name in ("seq_lens", _BOUND)
+                if own[name] is not None
+            }
         longest = common.max_seq_len  # an upper bound there too
         if own[_BOUND] is not None:
             longest = int(own[_BOUND].max())

@@ -54,8 +54,8 @@ def generate(
     ids, slots = list(prompt), Slots(sharing)
     states: list[Tensor] = []
     for _ in range(n_new):
-        for place in range(len(states), len(ids)):
-            states.append(_state(model, ids[: place + 1], depth, slots, keep))
+        n_fed = range(len(states) + 1, len(ids) + 1)
+        states.extend(_state(model, ids[:n], depth, slots, keep) for n in n_fed)
         ids.append(int(model.logits(torch.stack(states))[-1].argmax()))
     return ids[len(prompt) :]
 

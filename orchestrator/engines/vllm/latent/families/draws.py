@@ -46,14 +46,13 @@ _FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 _CUT = 3.0  # standard deviations
 
 
-def truncated_normal(
-    positions: torch.Tensor, width: int, seed: int | torch.Tensor
-) -> torch.Tensor:
+def truncated_normal(positions: torch.Tensor, width: int, seed: int | torch.Tensor) -> torch.Tensor:
     """Return `(n, width)` float32 draws of a unit normal truncated at 3 sigma, by position `(n,)`.
 
-    The seed is one for all, or one for each, `(n,)` int64. Entry (p, c) is number p * 2**20 + c of SplitMix64's stream from the seed (Steele, Lea and Flood
-    2014), mapped through the inverse distribution function. Devices agree up to the rounding of
-    their inverse error function.
+    The seed is one for all, or one for each, `(n,)` int64. Entry (p, c) is number p * 2**20 + c
+    of SplitMix64's stream from the seed (Steele, Lea and Flood 2014), mapped through the
+    inverse distribution function. Devices agree up to the rounding of their inverse error
+    function.
     """
     columns = torch.arange(1, width + 1, dtype=torch.int64, device=positions.device)
     numbers = (positions.to(torch.int64) << _COLUMN_BITS)[:, None] + columns
