@@ -40,7 +40,7 @@ class Model:
     - `damped`: each of r iterations moves the state 1/r of the way (arXiv 2605.23872).
     - `residual`: the share of the previous state that each iteration keeps (arXiv 2506.08552).
     - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
-    - `kv_iterations`: KV slots that iterations share; `kv_writes`: which write, "last" or "first".
+    - `kv_iterations`: KV slots that iterations share; `kv_writes`: which write, "first" or "last".
     - `task`: one of `TASKS`, for a model that returns values instead of text.
     - `lora`: an adapter, as a local folder or a hub name, that is applied to the model at `path`.
     - `chat_template`: a chat template (Jinja) that replaces the model's own.
@@ -58,7 +58,7 @@ class Model:
     residual: float = 0.0  # in [0, 1); 0: the plain loop
     exit: str = ""  # "": every token runs to its request's depth
     kv_iterations: int = 0  # 0: every iteration has a KV slot of its own
-    kv_writes: str = ""  # "": "last", if iterations share slots
+    kv_writes: str = ""  # "": "first", if iterations share slots
     task: str = ""  # "": it generates text
     reasoning_parser: str = ""  # "": by the model's family
     tool_parser: str = ""  # "": by the model's chat template

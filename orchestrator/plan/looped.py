@@ -35,7 +35,7 @@ _KEY_TYPES = {
 }
 # the fields of a model, beside its depths, that say something of its loop
 _LOOP_FIELDS = ("damped", "residual", "exit", "kv_iterations", "kv_writes")
-LAST, FIRST = KV_WRITES = ("last", "first")
+FIRST, LAST = KV_WRITES = ("first", "last")
 # the largest block of our KV caches on a CPU (`orchestrator.engines.vllm.start.host`): caches are
 # made of whole blocks
 _BLOCK_TOKENS = 32
@@ -90,7 +90,7 @@ class Latent:
     residual: float = 0.0  # the share of its state that an iteration keeps
     exit: str = ""  # a rule for `orchestrator.core.layers.parse_exit`
     kv_iterations: int = 0  # KV slots that the iterations share; 0: one for each
-    kv_writes: str = LAST  # which of the iterations that share a slot write it
+    kv_writes: str = FIRST  # which of the iterations that share a slot write it
     draft: Draft | None = None
 
     @property

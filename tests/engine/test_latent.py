@@ -355,10 +355,8 @@ def test_sharing_slots_saves_caches_and_changes_tokens(slots: dict[str, Any]) ->
 
     Each rule has an effect: else these cases show nothing.
     """
-    own, last, first = (
-        slots["unshared"]["last"],
-        *(slots["staggered"][writes]["llama"] for writes in ("last", "first")),
-    )
+    own = slots["unshared"]
+    last, first = (slots["staggered"][writes]["llama"] for writes in ("last", "first"))
     assert_equal(own)
     assert (own["n_caches"], last["n_caches"], first["n_caches"]) == (12, 6, 6)
     assert slots["one_slot"]["last"]["n_caches"] == 4
@@ -416,7 +414,7 @@ def test_noise_shares_the_prompt_and_nothing_behind_it(noise: dict[str, Any]) ->
             "smaller max_context_tokens or max_depth",
         ),
         (
-            {"layers": THINK, "max_depth": 4, "kv_iterations": 2},
+            {"layers": THINK, "max_depth": 4, "kv_iterations": 2, "kv_writes": "last"},
             {"args": {"attention_backend": "FLASHINFER"}},
             "FLASHINFER.*cannot: take one of CPU_ATTN",
         ),

@@ -162,7 +162,7 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
     """With an exit by state, too; a request that is no deeper than the draft runs without."""
     drafting(folder, {}, Sampling(top_k=5, repetition_penalty=1.1))
     drafting(folder, {"draft_tokens": 8}, Sampling(depth=2), exit="state<0.1")
-    drafting(folder, {}, Sampling(), kv_iterations=2, kv_writes="first")
+    drafting(folder, {}, Sampling(), kv_iterations=2)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
         ("execution.engine", {}, {}, {"layers": "", "max_depth": 0}, "no think block.*set it"),
         ("execution.engine", {"draft_depth": 8}, {}, {}, "depths up to 8; set a smaller one"),
         ("execution.engine", {}, {}, {"exit": "kl<0.1"}, "take state<"),
-        ("execution.engine", {}, {}, {"kv_iterations": 2}, 'set kv_writes = "first"'),
+        ("execution.engine", {}, {}, {"kv_iterations": 2, "kv_writes": "last"}, '= "first"'),
         ("execution.engine", {"tensor_parallel": 2}, {}, {}, "set tensor_parallel = 1"),
         ("execution.engine", {"args": {"logits_processors": ["a:B"]}}, {}, {}, "not define"),
         ("sampling.min_p", {}, {"min_p": 0.1}, {}, "leave out one of them"),

@@ -110,8 +110,8 @@ def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> No
     in_order = latent.kv_iterations and latent.kv_writes == LAST
     if in_order and backend not in ("AUTO", *_SKIPPING):
         raise PlanError(
-            f"models.{name}: kv_iterations = {latent.kv_iterations} computes a prompt's tokens "
-            f"one after another, which args.attention_backend = {backend!r} cannot: take one of "
+            f'models.{name}: kv_writes = "last" computes the tokens of a prompt one after another, '
+            f"which args.attention_backend = {backend!r} cannot: take one of "
             f'{", ".join(_SKIPPING)}, or kv_writes = "first"'
         )
 

@@ -359,7 +359,7 @@ KEYS: Mapping[str, Meta] = {
         ge=0, description="The KV slots that a layer's iterations share; 0 is one for each of them."
     ),
     "models.NAME.kv_writes": Meta(
-        description="Which of the iterations that share a slot write it: last, or first."
+        description="Which of the iterations that share a slot write it: first, or last."
     ),
     "models.NAME.task": Meta(
         description="The task of a model that returns values: classify, token_classify or embed."

@@ -78,9 +78,8 @@ class TinyModel:
         if noise is not None:
             reference = Noisy(reference, *noise, len(prompt))
         if self.model.kv_iterations:
-            sharing = slot_references.Sharing(
-                self.model.kv_iterations, self.model.kv_writes != "first"
-            )
+            later_write = self.latent.kv_writes == "last"
+            sharing = slot_references.Sharing(self.model.kv_iterations, later_write)
             keep = self.model.residual
             return slot_references.generate(reference, prompt, n_new, depth, sharing, keep), [
                 depth

@@ -28,7 +28,7 @@ import torch
 
 from orchestrator.core.layers import Schedule
 from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
-from orchestrator.plan.looped import FIRST
+from orchestrator.plan.looped import LAST
 
 # vLLM's builders of attention metadata that have been compared (tests/engine/test_latent.py)
 KNOWN_BUILDERS = (
@@ -111,12 +111,12 @@ def visits_of(
     head = visits(schedule.head)
     n_slots = (kv_iterations or max_depth) if schedule.think else 0
     own = [visits(schedule.think) for _ in range(n_slots)]
-    later = [[_reader(v) for v in one] for one in own] if kv_writes == FIRST else own
+    later = [[_reader(v) for v in one] for one in own] if kv_writes != LAST else own
     iterations = (*own, *(tuple(later[i % n_slots]) for i in range(n_slots, max_depth)))
     tail = visits(schedule.tail)
     for i in set(range(len(layers))) - set(schedule.order(1)):
         del context[layers[i].self_attn.attn.layer_name]
-    is_shared, reads = n_slots < len(iterations), kv_writes == FIRST
+    is_shared, reads = n_slots < len(iterations), kv_writes != LAST
     return LayerVisits(head, iterations, tail, is_shared and not reads, is_shared and reads)
 
 

@@ -90,8 +90,8 @@ def require_draft(options: Vllm, name: str, latent: Latent | None) -> None:
         )
     if latent.kv_iterations and latent.kv_writes == LAST:
         raise PlanError(
-            f"{where}: with kv_iterations = {latent.kv_iterations} the tokens of a step run one "
-            f"after another, so that checking several costs as much as each alone; set kv_writes = "
+            f'{where}: with kv_writes = "last" the tokens of a step run one '
+            "after another, so that checking several costs as much as each alone; set kv_writes = "
             f'"first", or {drop}'
         )
     if options.tensor_parallel > 1:

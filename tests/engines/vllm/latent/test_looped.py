@@ -86,7 +86,8 @@ def test_overrides_say_it_again() -> None:
     assert over["architectures"] == ["LeadlineLlamaForCausalLM"]
     assert parse_schedule(over["latent"]["layers"]) == latent.schedule
     assert latent_of({**LLAMA, "latent": over["latent"]}, Model("m"), "main") == latent
-    shared = scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2, kv_writes="first"))
+    assert scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2)).kv_writes == "first"
+    shared = scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2, kv_writes="last"))
     assert latent_of({**LLAMA, **shared.overrides(), **LLAMA}, Model("m"), "main") == shared
 
 
@@ -122,7 +123,7 @@ def test_visits_and_layers_run() -> None:
         (Model("m", kv_iterations=8), {"latent": OWN}, r"below max_depth \(8\)"),
         (Model("m", kv_iterations=-1), {"latent": OWN}, "at least 1"),
         (Model("m", kv_writes="first"), {"latent": OWN}, "set kv_iterations, or leave it out"),
-        (Model("m", kv_iterations=2, kv_writes="all"), {"latent": OWN}, "one of last, first"),
+        (Model("m", kv_iterations=2, kv_writes="all"), {"latent": OWN}, "one of first, last"),
         (Model("m", kv_iterations=2, exit="state<0.1"), {"latent": OWN}, "drop one"),
         (
             Model("m", layers=THINK),
