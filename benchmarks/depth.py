@@ -271,6 +271,7 @@ def opened(model: Model | None, draft: Draft | None = None) -> Any:
         hf_overrides={} if found is None else found.overrides(),
         dtype="float32",
         enforce_eager=True,
+        enable_chunked_prefill=False,  # vLLM's CPU build fails with it when requests carry seeds
         max_model_len=256,
         kv_cache_memory_bytes=400 << 20,
         block_size=32,

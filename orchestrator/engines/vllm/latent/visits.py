@@ -109,10 +109,11 @@ def visits_of(
         return tuple(next(sources[i]) for i in indices)
 
     head = visits(schedule.head)
-    n_slots = (kv_iterations or max_depth) if schedule.think else 0
+    n_iterations = max_depth if schedule.think else 0
+    n_slots = min(kv_iterations or n_iterations, n_iterations)
     own = [visits(schedule.think) for _ in range(n_slots)]
     later = [[_reader(v) for v in one] for one in own] if kv_writes != LAST else own
-    iterations = (*own, *(tuple(later[i % n_slots]) for i in range(n_slots, max_depth)))
+    iterations = (*own, *(tuple(later[i % n_slots]) for i in range(n_slots, n_iterations)))
     tail = visits(schedule.tail)
     for i in set(range(len(layers))) - set(schedule.order(1)):
         del context[layers[i].self_attn.attn.layer_name]
