@@ -72,7 +72,7 @@ class LatentBatch:
         return on_device(depths + padding, torch.long, device)
 
 
-def on_device(values: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def on_device(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return these numbers as a tensor on a device.
 
     On a GPU the copy is queued from pinned memory: `torch.tensor(..., device=device)` would wait
