@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import loop_references as references
+import slot_references
 import tiny_loops as tiny
+from noise_reference import Noisy
 from offline_engine import end, new_engine
 
 from orchestrator.core.layers import parse_cascade, parse_exit
@@ -72,22 +74,34 @@ class TinyModel:
         return new_engine(self.path, self.latent.overrides(), **{**arguments, **options})
 
     def expected(
-        self, prompt: Sequence[int], n_new: int, depth: int
+        self, prompt: Sequence[int], n_new: int, depth: int, noise: tuple[float, int] | None = None
     ) -> tuple[list[int], list[Any]]:
         """Return the reference's continuation and the iterations of every token that it fed; in a
         cascade instead of these, whether each token is that of the early iteration.
+
+        `noise` is the size of that on its first states, and its seed.
         """
+        reference = self.reference
+        if noise is not None:
+            reference = Noisy(reference, *noise, len(prompt))
         if self.model.cascade:
             cascade = parse_cascade(self.model.cascade)
-            parts = (cascade.rule, cascade.threshold, cascade.depth)
-            return references.generate_cascaded(self.reference, prompt, n_new, parts, depth)
+            cascaded = (cascade.rule, cascade.threshold, cascade.depth)
+            return references.generate_cascaded(reference, prompt, n_new, cascaded, depth)
+        if self.model.kv_iterations:
+            later_write = self.latent.kv_writes == "last"
+            sharing = slot_references.Sharing(self.model.kv_iterations, later_write)
+            keep = self.model.residual
+            return slot_references.generate(reference, prompt, n_new, depth, sharing, keep), [
+                depth
+            ] * (len(prompt) + n_new - 1)
         if not self.model.exit:
-            return references.generate(self.reference, prompt, n_new, depth, self.model.residual), [
+            return references.generate(reference, prompt, n_new, depth, self.model.residual), [
                 depth
             ] * (len(prompt) + n_new - 1)
         rule = parse_exit(self.model.exit)
         parts = (rule.measure, rule.threshold, rule.least)
-        return references.generate_under(self.reference, prompt, n_new, parts, depth)
+        return references.generate_under(reference, prompt, n_new, parts, depth)
 
 
 def ran(
