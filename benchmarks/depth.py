@@ -1,11 +1,14 @@
 """Measures latent depth: mixed depths in one vLLM engine, the hooks, KV memory, and drafts.
 
-    python benchmarks/depth.py --case mixed|hooks|memory [--rounds 3] [--requests 16] [--tokens
-      16] [--clock cpu]
+    python benchmarks/depth.py --case mixed [--rounds 3] [--requests 16] [--tokens 16] [--waves 8]
+      [--layers "0-9 (10-19)*r 20-29"] [--clock cpu]
+    python benchmarks/depth.py --case hooks|memory [--rounds 3] [--requests 16] [--tokens 16]
     python benchmarks/depth.py --case drafts [--rounds 3] [--tokens 96] [--in-flight 1,4,64]
       [--width 8] [--depth 16] [--draft-depth 2] [--draft-tokens 4]
 
-The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as the think block. The
+Depths are mixed with as many seats as requests in flight, and several requests for each seat. One
+of the two engines with mixed depths ends steps between iterations (depth batching), the other runs
+each step to the end. The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as the think block. The
 engines of a case are open at the same time, in this process, and take turns, so each ratio is taken
 within a round. Prompts are random tokens, so that nothing is cached; every reply has the same
 length. Seconds are CPU seconds of the process, which does all work in one worker thread: on a busy
@@ -45,6 +48,7 @@ from widened import widened
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.options import Vllm
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
+from orchestrator.engines.vllm.start.spans import SCHEDULER
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, Latent, latent_of
 from orchestrator.plan.models import resolve_model
 
@@ -70,6 +74,10 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=int, default=16, help="of each reply (default: %(default)s)"
     )
+    parser.add_argument(
+        "--waves", type=int, default=8, help="mixed: requests for each seat (default: %(default)s)"
+    )
+    parser.add_argument("--layers", default=THINK, help="mixed: schedule (default: %(default)s)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="cpu")
     parser.add_argument("--in-flight", default="1,4,64", help="drafts: requests at once")
     parser.add_argument("--width", type=int, default=8, help="drafts: times the shipped width")
@@ -81,47 +89,55 @@ def main() -> None:
     clock = CLOCKS[options.clock]
     if options.case == "drafts":
         drafts(options)
-        return
-    {"mixed": mixed, "hooks": hooks, "memory": memory}[options.case](
-        options.rounds, options.requests, options.tokens
-    )
+    elif options.case == "mixed":
+        mixed(options)
+    else:
+        {"hooks": hooks, "memory": memory}[options.case](
+            options.rounds, options.requests, options.tokens
+        )
 
 
-def mixed(n_rounds: int, n: int, n_tokens: int) -> None:
-    """Compare one engine per depth with one engine that serves all depths equally.
+def mixed(options: argparse.Namespace) -> None:
+    """Compare one engine per depth with engines that serve all depths equally.
 
     Either all requests have the engine's depth, or a quarter of them each of the depths.
     """
+    n, seats = options.requests * options.waves, {"max_num_seqs": options.requests}
     alone = {
-        depth: opened(Model("smollm2", layers=f"0-9 (10-19)*{depth} 20-29")) for depth in DEPTHS
+        depth: opened(Model("smollm2", layers=options.layers.replace("*r", f"*{depth}")), **seats)
+        for depth in DEPTHS
     }
-    together = opened(Model("smollm2", layers=THINK, max_depth=max(DEPTHS)))
+    deep = Model("smollm2", layers=options.layers, max_depth=max(DEPTHS))
+    together = {
+        "steps that end between iterations": opened(deep, **seats, scheduler_cls=SCHEDULER),
+        "every step to the end": opened(deep, **seats),
+    }
     each = [DEPTHS[i % len(DEPTHS)] for i in range(n)]
     rates: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    found, of_mean = [], []
-    for _ in rounds(
-        n_rounds,
-        [
-            *(lambda e=e: seconds(e, [None] * n, 2) for e in alone.values()),
-            lambda: seconds(together, each, 2),
-        ],
-    ):
+    found: dict[str, list[float]] = {name: [] for name in together}
+    of_mean: dict[str, list[float]] = {name: [] for name in together}
+    warm = [lambda e=e: seconds(e, [None] * options.requests, 2) for e in alone.values()]
+    warm += [lambda e=e: seconds(e, each, 2) for e in together.values()]
+    for _ in rounds(options.rounds, warm):
         for depth, engine in alone.items():
-            rates[depth].append(n * n_tokens / seconds(engine, [None] * n, n_tokens))
-        found.append(n * n_tokens / seconds(together, each, n_tokens))
-        # At its own engine's rate for each request, the tokens would take the sum of tokens / rate:
-        # the cost-weighted mean.
-        of_mean.append(found[-1] * statistics.mean(1 / rates[depth][-1] for depth in each))
+            rates[depth].append(n * options.tokens / seconds(engine, [None] * n, options.tokens))
+        for name, engine in together.items():
+            found[name].append(n * options.tokens / seconds(engine, each, options.tokens))
+            # At its own engine's rate for each request, the tokens would take the sum of
+            # tokens / rate: the cost-weighted mean.
+            of_mean[name].append(
+                found[name][-1] * statistics.mean(1 / rates[depth][-1] for depth in each)
+            )
     for depth in DEPTHS:
         print(
             f"depth {depth} alone: {shown(rates[depth], '.1f')} tokens/s, "
-            f"{latent(THINK, depth).n_visits} layers run"
+            f"{latent(options.layers, depth).n_visits} layers run"
         )
-    print(
-        f"depths {', '.join(map(str, DEPTHS))} mixed, {n // len(DEPTHS)} requests each: "
-        f"{shown(found, '.1f')} tokens/s"
-    )
-    print(f"mixed over the cost-weighted mean of the engines alone: {shown(of_mean, '.3f')}")
+    for name in together:
+        print(
+            f"depths {', '.join(map(str, DEPTHS))} mixed, {name}: {shown(found[name], '.1f')} "
+            f"tokens/s, {shown(of_mean[name], '.3f')} of the cost-weighted mean of those alone"
+        )
 
 
 def hooks(n_rounds: int, n: int, n_tokens: int) -> None:
@@ -255,7 +271,7 @@ def configured(model: Model) -> Latent | None:
     return latent_of(config, model, "main")
 
 
-def opened(model: Model | None, draft: Draft | None = None) -> Any:
+def opened(model: Model | None, draft: Draft | None = None, **arguments: Any) -> Any:
     """Return vLLM's offline engine: the stock model for None."""
     from vllm import LLM
 
@@ -271,9 +287,9 @@ def opened(model: Model | None, draft: Draft | None = None) -> Any:
         kv_cache_memory_bytes=400 << 20,
         block_size=32,
         disable_log_stats=True,
-        max_num_seqs=64,
         enable_prefix_caching=False,
         speculative_config=None if draft is None else speculative_config(draft),
+        **{"max_num_seqs": 64, **arguments},
     )
 
 

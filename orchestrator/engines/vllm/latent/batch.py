@@ -29,13 +29,15 @@ class LatentBatch:
     """The requests of one step in batch order; request i has tokens `starts[i]` to `starts[i + 1]`.
 
     Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are for
-    exit rules; () without one.
+    exit rules; () without one. `spans` are each request's first iteration in this step and the one
+    after its last; () if all begin and end in it.
     """
 
     depths: tuple[int, ...]
     starts: tuple[int, ...]
     ids: tuple[str, ...] = ()
     prompts: tuple[int, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
 
     def tokens(self, members: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""

@@ -22,6 +22,7 @@ import torch
 from orchestrator.core.layers import ExitRule, parse_exit, parse_schedule
 from orchestrator.engines.vllm.depth import DraftCounts, IterationCounts, Ledger
 from orchestrator.engines.vllm.latent.batch import ExitTracker, LatentBatch, LatestKeyValues
+from orchestrator.engines.vllm.latent.spans.passes import SpanLayers
 from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, update_of
 from orchestrator.engines.vllm.latent.visits import (
     LayerVisit,
@@ -112,6 +113,7 @@ class LayerLoop:
         self._latest: LatestKeyValues | None = None
         self.ledger = Ledger(IterationCounts)
         self.drafts = Ledger(DraftCounts)
+        self.spans = SpanLayers(visits, self._begin, self._iterate, self._finish)
         if rule is not None:
             for iteration in visits.iterations:
                 for layer, visit in enumerate(iteration):
@@ -124,8 +126,9 @@ class LayerLoop:
 
         Without `batch` every token runs to the largest depth, as warm-up runs need.
         """
-        embedded = through(self.visits.head, positions, HiddenState(hidden))
-        state = self._added_up(self._core.first_state(embedded, positions))
+        if batch is not None and batch.spans:
+            return self.spans.run(hidden, positions, batch)
+        embedded, state = self._begin(hidden, positions)
         if batch is None:
             shares = torch.ones(len(positions), 1, device=positions.device)
             for iteration in self.visits.iterations:
@@ -133,6 +136,13 @@ class LayerLoop:
         else:
             state = self._think(state, embedded, positions, batch)
         return self._finish(state, positions)
+
+    def _begin(
+        self, hidden: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[HiddenState, HiddenState]:
+        """Return the states after the head, and before the first iteration."""
+        embedded = through(self.visits.head, positions, HiddenState(hidden))
+        return embedded, self._added_up(self._core.first_state(embedded, positions))
 
     def _think(
         self,

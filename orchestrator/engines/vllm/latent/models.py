@@ -18,10 +18,11 @@ from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from orchestrator.engines.vllm.latent import runner
-from orchestrator.engines.vllm.latent.batch import LatentBatch
+from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
 from orchestrator.engines.vllm.latent.families.huginn import HuginnCore, RavenForCausalLM
 from orchestrator.engines.vllm.latent.families.ouro import OuroCore, OuroForCausalLM
 from orchestrator.engines.vllm.latent.loop import DecoderCore, LoopCore, loop_of
+from orchestrator.engines.vllm.latent.spans import hooks
 from orchestrator.engines.vllm.latent.visits import record_sources
 
 
@@ -47,6 +48,7 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
             if self.depths_differ:
                 runner.install_v1()
                 record_sources()
+                hooks.install()
 
         def get_model_state_cls(self) -> Any:
             """Return the class that prepares the inputs for V2's runner (V1 never calls this)."""
@@ -64,6 +66,18 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
         ) -> torch.Tensor:
             hidden = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
             return self.loop(hidden, positions, batch)
+
+        def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+            done = self.loop.spans.take_done()
+            if done is None or len(done) == len(hidden_states):
+                return super().compute_logits(hidden_states)
+            places = on_device(done, torch.long, hidden_states.device)
+            logits = super().compute_logits(hidden_states[places])
+            if logits is None:  # on another rank
+                return None
+            return logits.new_zeros(len(hidden_states), logits.shape[1]).index_copy(
+                0, places, logits
+            )
 
     LoopedModel.__name__ = LoopedModel.__qualname__ = f"Leadline{stock.__name__}"
     return LoopedModel

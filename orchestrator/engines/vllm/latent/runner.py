@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.engines.vllm.latent.batch import LatentBatch
+from orchestrator.engines.vllm.latent.spans.hooks import spans_of
 from orchestrator.plan.looped import DEPTH_ARGUMENT
 
 
@@ -49,7 +50,11 @@ def _batch_v1(runner: Any, default: int) -> LatentBatch:
     depths = tuple(requested_depth(runner.requests[name].sampling_params, default) for name in ids)
     prompts = tuple(runner.requests[name].num_prompt_tokens for name in ids)
     return LatentBatch(
-        depths, tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist()), tuple(ids), prompts
+        depths,
+        tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist()),
+        tuple(ids),
+        prompts,
+        spans_of(runner, depths),
     )
 
 
