@@ -93,7 +93,7 @@ def overlapping(folder: Path, llama: Any) -> dict[str, Any]:
 
 def preempted(folder: Path, llama: Any) -> dict[str, Any]:
     """Too few blocks for those that run."""
-    return queued(folder, llama, max_model_len=128, num_gpu_blocks_override=8)
+    return queued(folder, llama, max_model_len=128, num_gpu_blocks_override=6)
 
 
 def chunked(folder: Path, llama: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ Needs torch, not vllm. The iterations themselves are in `loop`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import TypeAlias
 
 import torch
@@ -43,6 +44,15 @@ class LatentBatch:
         """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""
         places = [place for i in members for place in range(self.starts[i], self.starts[i + 1])]
         return on_device(places, torch.long, device)
+
+    def selected(self, members: tuple[int, ...]) -> LatentBatch:
+        """Return a batch of these requests' tokens alone, in this order."""
+        lengths = [self.starts[i + 1] - self.starts[i] for i in members]
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "starts"}
+        own = {
+            name: tuple(all_[i] for i in members) if all_ else () for name, all_ in values.items()
+        }
+        return LatentBatch(starts=tuple(accumulate(lengths, initial=0)), **own)
 
     def token_depths(self, n_tokens: int, device: torch.device) -> torch.Tensor:
         """Return the depth of each token, (n_tokens,); 1 for the padding after the last request."""

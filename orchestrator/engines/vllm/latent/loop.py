@@ -128,7 +128,7 @@ class LayerLoop:
         """
         if batch is not None and batch.spans:
             return self.spans.run(hidden, positions, batch)
-        embedded, state = self._begin(hidden, positions)
+        embedded, state = self._begin(hidden, positions, batch)
         if batch is None:
             shares = torch.ones(len(positions), 1, device=positions.device)
             for iteration in self.visits.iterations:
@@ -138,7 +138,7 @@ class LayerLoop:
         return self._finish(state, positions)
 
     def _begin(
-        self, hidden: torch.Tensor, positions: torch.Tensor
+        self, hidden: torch.Tensor, positions: torch.Tensor, batch: LatentBatch | None
     ) -> tuple[HiddenState, HiddenState]:
         """Return the states after the head, and before the first iteration."""
         embedded = through(self.visits.head, positions, HiddenState(hidden))

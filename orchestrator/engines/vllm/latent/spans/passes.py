@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -20,8 +21,10 @@ from orchestrator.engines.vllm.latent.spans.joint import JointVisits
 from orchestrator.engines.vllm.latent.state import HiddenState, concatenated
 from orchestrator.engines.vllm.latent.visits import LayerVisit, LayerVisits, RequestSubset
 
-# tokens and positions -> the states after the head, and before the first iteration
-Begin: TypeAlias = Callable[[torch.Tensor, torch.Tensor], tuple[HiddenState, HiddenState]]
+# tokens, positions, their batch -> the states after the head, and before the first iteration
+Begin: TypeAlias = Callable[
+    [torch.Tensor, torch.Tensor, LatentBatch], tuple[HiddenState, HiddenState]
+]
 # layers, positions, states, states after the head, shares -> the states after an iteration
 Iterate: TypeAlias = Callable[
     [Sequence[LayerVisit], torch.Tensor, HiddenState, HiddenState, torch.Tensor], HiddenState
@@ -102,20 +105,17 @@ class _Step:
         layers, batch = self._layers, self._batch
         new = tuple(i for i, (start, _) in enumerate(batch.spans) if start == 0)
         if new == self._everybody:
-            self._embedded, self._state = layers.begin(hidden, self._positions)
+            self._embedded, self._state = layers.begin(hidden, self._positions, batch)
             return
         begun = {i: layers.begun.pop(batch.ids[i]) for i in self._everybody if i not in new}
         if new:
             subset = self._subset(new)
+            tokens, own = subset.tokens, batch.selected(new)
             with subset.forward_context(layers.visits.head):
-                embedded, state = layers.begin(
-                    hidden[subset.tokens], self._positions[subset.tokens]
-                )
-            first = 0
-            for i in new:
-                part = slice(first, first + batch.starts[i + 1] - batch.starts[i])
+                embedded, state = layers.begin(hidden[tokens], self._positions[tokens], own)
+            for i, (start, stop) in zip(new, pairwise(own.starts), strict=True):
+                part = slice(start, stop)
                 begun[i] = Begun(state.rows(part), embedded.rows(part))
-                first = part.stop
         self._state = concatenated([begun[i].state for i in self._everybody])
         self._embedded = concatenated([begun[i].embedded for i in self._everybody])
 
