@@ -7,8 +7,7 @@
       [--width 8] [--depth 16] [--draft-depth 2] [--draft-tokens 4]
 
 Depths are mixed with as many seats as requests in flight, and several requests for each seat. One
-of the two engines with mixed depths ends steps between iterations (depth batching), the other runs
-each step to the end. The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as
+of two engines ends steps between iterations (depth batching), the other runs each step to the end. The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as
 the think block. The engines of a case are open at the same time, in this process, and take turns,
 so each ratio is taken within a round. Prompts are random tokens, so that nothing is cached; every
 reply has the same length. Seconds are CPU seconds of the process, which does all work in one worker
@@ -98,45 +97,42 @@ def main() -> None:
 
 
 def mixed(options: argparse.Namespace) -> None:
-    """Compare one engine per depth with engines that serve all depths equally.
+    """Compare requests of all depths, equally many of each, with full batches of one depth each.
 
-    Either all requests have the engine's depth, or a quarter of them each of the depths.
+    The full batches have a request for each seat, and run in the engine with vLLM's scheduler.
     """
-    n, seats = options.requests * options.waves, {"max_num_seqs": options.requests}
-    alone = {
-        depth: opened(Model("smollm2", layers=options.layers.replace("*r", f"*{depth}")), **seats)
-        for depth in DEPTHS
-    }
+    seats = {"max_num_seqs": options.requests}
     deep = Model("smollm2", layers=options.layers, max_depth=max(DEPTHS))
-    together = {
+    engines = {
+        "each step to the end": opened(deep, **seats),
         "steps that end between iterations": opened(deep, **seats, scheduler_cls=SCHEDULER),
-        "every step to the end": opened(deep, **seats),
     }
-    each = [DEPTHS[i % len(DEPTHS)] for i in range(n)]
-    rates: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    found: dict[str, list[float]] = {name: [] for name in together}
-    of_mean: dict[str, list[float]] = {name: [] for name in together}
-    warm = [lambda e=e: seconds(e, [None] * options.requests, 2) for e in alone.values()]
-    warm += [lambda e=e: seconds(e, each, 2) for e in together.values()]
-    for _ in rounds(options.rounds, warm):
-        for depth, engine in alone.items():
-            rates[depth].append(n * options.tokens / seconds(engine, [None] * n, options.tokens))
-        for name, engine in together.items():
-            found[name].append(n * options.tokens / seconds(engine, each, options.tokens))
-            # At its own engine's rate for each request, the tokens would take the sum of
-            # tokens / rate: the cost-weighted mean.
-            of_mean[name].append(
-                found[name][-1] * statistics.mean(1 / rates[depth][-1] for depth in each)
-            )
-    for depth in DEPTHS:
+    each = [DEPTHS[i % len(DEPTHS)] for i in range(options.requests * options.waves)]
+    alone: dict[int, list[float]] = {depth: [] for depth in DEPTHS}  # tokens/s
+    found: dict[str, list[float]] = {name: [] for name in engines}
+    of_mean: dict[str, list[float]] = {name: [] for name in engines}
+    full = next(iter(engines.values()))
+    for _ in rounds(
+        options.rounds, [lambda e=e: seconds(e, [1, 8] * 4, 3) for e in engines.values()]
+    ):
+        for depth, rates in alone.items():
+            took = seconds(full, [depth] * options.requests, options.tokens)
+            rates.append(options.requests * options.tokens / took)
+        for name, engine in engines.items():
+            found[name].append(len(each) * options.tokens / seconds(engine, each, options.tokens))
+            # At the rate of its depth's full batch for each request, the tokens would take the sum
+            # of tokens / rate: the cost-weighted mean.
+            of_mean[name].append(found[name][-1] * statistics.mean(1 / alone[d][-1] for d in each))
+            print(f"  {name}: {of_mean[name][-1]:.3f}", flush=True)
+    for depth, rates in alone.items():
         print(
-            f"depth {depth} alone: {shown(rates[depth], '.1f')} tokens/s, "
+            f"depth {depth} alone: {shown(rates, '.1f')} tokens/s, "
             f"{latent(options.layers, depth).n_visits} layers run"
         )
-    for name in together:
+    for name in engines:
         print(
             f"depths {', '.join(map(str, DEPTHS))} mixed, {name}: {shown(found[name], '.1f')} "
-            f"tokens/s, {shown(of_mean[name], '.3f')} of the cost-weighted mean of those alone"
+            f"tokens/s, {shown(of_mean[name], '.3f')} of the cost-weighted mean of full batches"
         )
 
 

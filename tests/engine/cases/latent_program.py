@@ -25,6 +25,7 @@ import builder_cases
 import draft_cases
 import loop_cases
 import schedule_cases
+import span_cases
 import torch
 
 if __name__ == "__main__":
@@ -34,6 +35,7 @@ if __name__ == "__main__":
         "schedules": schedule_cases.results(folder / "schedules"),
         "builders": builder_cases.results(folder / "builders"),
         "drafts": draft_cases.results(),
+        "spans": span_cases.results(folder / "spans"),
         "loops": loop_cases.results(folder / "loops"),
     }
     (folder / "results.json").write_text(json.dumps(found))
