@@ -7,11 +7,12 @@
       [--width 8] [--depth 16] [--draft-depth 2] [--draft-tokens 4]
 
 Depths are mixed with as many seats as requests in flight, and several requests for each seat. One
-of two engines ends steps between iterations (depth batching), the other runs each step to the end. The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as
-the think block. The engines of a case are open at the same time, in this process, and take turns,
-so each ratio is taken within a round. Prompts are random tokens, so that nothing is cached; every
-reply has the same length. Seconds are CPU seconds of the process, which does all work in one worker
-thread: on a busy machine they are more reliable than wall-clock time (`--clock wall`).
+of two engines ends steps between iterations (depth batching), the other runs each step to the end.
+The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as the think block. The
+engines of a case are open at the same time, in this process, and take turns, so each ratio is taken
+within a round. Prompts are random tokens, so that nothing is cached; every reply has the same
+length. Seconds are CPU seconds of the process, which does all work in one worker thread: on a busy
+machine they are more reliable than wall-clock time (`--clock wall`).
 
 Drafts are measured with the shipped looped model, `sounder`, of which head and tail are 2 of 18
 layers at depth 16, on its own puzzles: so drafts are kept as often as this model keeps them. It is
