@@ -92,8 +92,10 @@ def overlapping(folder: Path, llama: Any) -> dict[str, Any]:
 
 
 def preempted(folder: Path, llama: Any) -> dict[str, Any]:
-    """Too few blocks for those that run."""
-    return queued(folder, llama, max_model_len=128, num_gpu_blocks_override=6)
+    """Too few blocks for those that run: what goes is the youngest request, a deep one."""
+    depths, lengths = [1, 2, 8, 8] * 3, [40] * 12
+    options = {"max_model_len": 128, "num_gpu_blocks_override": 6}
+    return queued(folder, llama, depths=depths, lengths=lengths, **options)
 
 
 def chunked(folder: Path, llama: Any) -> dict[str, Any]:

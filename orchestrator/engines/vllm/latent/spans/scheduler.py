@@ -21,6 +21,8 @@ from orchestrator.engines.vllm.latent.runner import requested_depth
 from orchestrator.engines.vllm.latent.spans.hooks import SPANS
 from orchestrator.engines.vllm.latent.spans.length import step_length
 
+_FOLLOWING = 64  # waiting requests whose depths are looked at
+
 
 class SpanScheduler(Scheduler):  # type: ignore[misc]  # vllm is untyped to us
     """Schedules a span of iterations for each request of a step."""
@@ -50,9 +52,9 @@ class SpanScheduler(Scheduler):  # type: ignore[misc]  # vllm is untyped to us
         running = [self._remaining(request) for request in self.running]
         if not self.waiting or not running:
             return self._deepest
-        n_free = self.max_num_running_reqs - len(running)
-        entering = [self._depth(request) for request in itertools.islice(self.waiting, n_free)]
-        return step_length(running + entering, self._n_outside, self._n_think)
+        following = itertools.islice(self.waiting, _FOLLOWING)
+        waiting = [self._depth(request) for request in following]
+        return step_length(running, waiting, self._n_outside, self._n_think)
 
     def _depth(self, request: Any) -> int:
         return requested_depth(request.sampling_params, self._default)
