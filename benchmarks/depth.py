@@ -1,10 +1,13 @@
 """Measures latent depth: mixed depths in one vLLM engine, the hooks, KV memory, and drafts.
 
-    python benchmarks/depth.py --case mixed|hooks|memory [--rounds 3] [--requests 16] [--tokens
-      16] [--clock cpu]
+    python benchmarks/depth.py --case mixed [--rounds 3] [--requests 16] [--tokens 16] [--waves 8]
+      [--layers "0-9 (10-19)*r 20-29"] [--clock cpu]
+    python benchmarks/depth.py --case hooks|memory [--rounds 3] [--requests 16] [--tokens 16]
     python benchmarks/depth.py --case drafts [--rounds 3] [--tokens 96] [--in-flight 1,4,64]
       [--width 8] [--depth 16] [--draft-depth 2] [--draft-tokens 4]
 
+Depths are mixed with as many seats as requests in flight, and several requests for each seat. One
+of two engines ends steps between iterations (depth batching), the other runs each step to the end.
 The hooks are measured at depth 1. SmolLM2 with ten of its thirty layers as the think block. The
 engines of a case are open at the same time, in this process, and take turns, so each ratio is taken
 within a round. Prompts are random tokens, so that nothing is cached; every reply has the same
@@ -45,6 +48,7 @@ from widened import widened
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.options import Vllm
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
+from orchestrator.engines.vllm.start.spans import SCHEDULER
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, Latent, latent_of
 from orchestrator.plan.models import resolve_model
 
@@ -71,6 +75,10 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=int, default=16, help="of each reply (default: %(default)s)"
     )
+    parser.add_argument(
+        "--waves", type=int, default=8, help="mixed: requests for each seat (default: %(default)s)"
+    )
+    parser.add_argument("--layers", default=THINK, help="mixed: schedule (default: %(default)s)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="cpu")
     parser.add_argument("--in-flight", default="1,4,64", help="drafts: requests at once")
     parser.add_argument("--width", type=int, default=8, help="drafts: times the shipped width")
@@ -82,47 +90,52 @@ def main() -> None:
     clock = CLOCKS[options.clock]
     if options.case == "drafts":
         drafts(options)
-        return
-    {"mixed": mixed, "hooks": hooks, "memory": memory}[options.case](
-        options.rounds, options.requests, options.tokens
-    )
-
-
-def mixed(n_rounds: int, n: int, n_tokens: int) -> None:
-    """Compare one engine per depth with one engine that serves all depths equally.
-
-    Either all requests have the engine's depth, or a quarter of them each of the depths.
-    """
-    alone = {
-        depth: opened(Model("smollm2", layers=f"0-9 (10-19)*{depth} 20-29")) for depth in DEPTHS
-    }
-    together = opened(Model("smollm2", layers=THINK, max_depth=max(DEPTHS)))
-    each = [DEPTHS[i % len(DEPTHS)] for i in range(n)]
-    rates: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    found, of_mean = [], []
-    for _ in rounds(
-        n_rounds,
-        [
-            *(lambda e=e: seconds(e, [None] * n, 2) for e in alone.values()),
-            lambda: seconds(together, each, 2),
-        ],
-    ):
-        for depth, engine in alone.items():
-            rates[depth].append(n * n_tokens / seconds(engine, [None] * n, n_tokens))
-        found.append(n * n_tokens / seconds(together, each, n_tokens))
-        # At its own engine's rate for each request, the tokens would take the sum of tokens / rate:
-        # the cost-weighted mean.
-        of_mean.append(found[-1] * statistics.mean(1 / rates[depth][-1] for depth in each))
-    for depth in DEPTHS:
-        print(
-            f"depth {depth} alone: {shown(rates[depth], '.1f')} tokens/s, "
-            f"{latent(THINK, depth).n_visits} layers run"
+    elif options.case == "mixed":
+        mixed(options)
+    else:
+        {"hooks": hooks, "memory": memory}[options.case](
+            options.rounds, options.requests, options.tokens
         )
-    print(
-        f"depths {', '.join(map(str, DEPTHS))} mixed, {n // len(DEPTHS)} requests each: "
-        f"{shown(found, '.1f')} tokens/s"
-    )
-    print(f"mixed over the cost-weighted mean of the engines alone: {shown(of_mean, '.3f')}")
+
+
+def mixed(options: argparse.Namespace) -> None:
+    """Compare requests of all depths, equally many of each, with full batches of one depth each.
+
+    The full batches have a request for each seat, and run in the engine with vLLM's scheduler.
+    """
+    seats = {"max_num_seqs": options.requests}
+    deep = Model("smollm2", layers=options.layers, max_depth=max(DEPTHS))
+    engines = {
+        "each step to the end": opened(deep, **seats),
+        "steps that end between iterations": opened(deep, **seats, scheduler_cls=SCHEDULER),
+    }
+    each = [DEPTHS[i % len(DEPTHS)] for i in range(options.requests * options.waves)]
+    alone: dict[int, list[float]] = {depth: [] for depth in DEPTHS}  # tokens/s
+    found: dict[str, list[float]] = {name: [] for name in engines}
+    of_mean: dict[str, list[float]] = {name: [] for name in engines}
+    full = next(iter(engines.values()))
+    for _ in rounds(
+        options.rounds, [lambda e=e: seconds(e, [1, 8] * 4, 3) for e in engines.values()]
+    ):
+        for depth, rates in alone.items():
+            took = seconds(full, [depth] * options.requests, options.tokens)
+            rates.append(options.requests * options.tokens / took)
+        for name, engine in engines.items():
+            found[name].append(len(each) * options.tokens / seconds(engine, each, options.tokens))
+            # At the rate of its depth's full batch for each request, the tokens would take the sum
+            # of tokens / rate: the cost-weighted mean.
+            of_mean[name].append(found[name][-1] * statistics.mean(1 / alone[d][-1] for d in each))
+            print(f"  {name}: {of_mean[name][-1]:.3f}", flush=True)
+    for depth, rates in alone.items():
+        print(
+            f"depth {depth} alone: {shown(rates, '.1f')} tokens/s, "
+            f"{latent(options.layers, depth).n_visits} layers run"
+        )
+    for name in engines:
+        print(
+            f"depths {', '.join(map(str, DEPTHS))} mixed, {name}: {shown(found[name], '.1f')} "
+            f"tokens/s, {shown(of_mean[name], '.3f')} of the cost-weighted mean of full batches"
+        )
 
 
 def hooks(n_rounds: int, n: int, n_tokens: int) -> None:
@@ -259,7 +272,7 @@ def configured(model: Model) -> Latent | None:
     return latent_of(config, model, "main")
 
 
-def opened(model: Model | None, draft: Draft | None = None) -> Any:
+def opened(model: Model | None, draft: Draft | None = None, **arguments: Any) -> Any:
     """Return vLLM's offline engine: the stock model for None."""
     from vllm import LLM
 
@@ -276,9 +289,9 @@ def opened(model: Model | None, draft: Draft | None = None) -> Any:
         kv_cache_memory_bytes=400 << 20,
         block_size=32,
         disable_log_stats=True,
-        max_num_seqs=64,
         enable_prefix_caching=False,
         speculative_config=None if draft is None else speculative_config(draft),
+        **{"max_num_seqs": 64, **arguments},
     )
 
 

@@ -70,6 +70,12 @@ def drafts(prepared: dict[str, Any]) -> dict[str, Any]:
     return dict(prepared["drafts"])
 
 
+@pytest.fixture
+def spans(prepared: dict[str, Any]) -> dict[str, Any]:
+    """Return the cases of steps that end between iterations."""
+    return dict(prepared["spans"])
+
+
 def test_depth_one_is_the_stock_model(schedules: dict[str, Any]) -> None:
     """Our class with r = 1, vLLM's own class and the reference give one and the same."""
     case = schedules["depth_one"]
@@ -431,6 +437,45 @@ def test_noise_shares_the_prompt_and_nothing_behind_it(noise: dict[str, Any]) ->
     case = noise["prefix_hits"]
     assert_equal(case)
     assert case["cached"] == [0, 64, 64, 96, 96, 64]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("queued", "whole_stack", "overlapping", "preempted", "chunked", "prefix_hits", "damped"),
+        *("ouro", "huginn", "sampled"),
+    ],
+)
+def test_where_a_step_ends_changes_no_token(spans: dict[str, Any], name: str) -> None:
+    """More requests than seats, depths 1 to 8 (16), against references that know no steps: without
+    head and tail; with caches at unequal distances; preempted; with prompts in pieces; with prefix
+    hits; damped; both looped families; and, against the engine with vLLM's scheduler, all kinds of
+    sampling. Requests did stop between iterations, did share steps with others at other iterations,
+    and left no states behind.
+    """
+    case = spans["families"][name] if name in spans["families"] else spans[name]
+    assert case["got"] == case["want"]
+    assert case["paused"] > 0
+    assert case["joint"] > 0
+    assert case["left"] == 0
+
+
+def test_a_request_that_has_begun_may_be_preempted(spans: dict[str, Any]) -> None:
+    """Its iterations are lost with its cache, and it begins anew."""
+    assert spans["preempted"]["begun_and_preempted"] > 0
+
+
+def test_prefixes_are_hit_while_requests_iterate(spans: dict[str, Any]) -> None:
+    """Or the case above shows nothing: a block is offered in the step that completes it."""
+    assert sum(n == 64 for n in spans["prefix_hits"]["cached"]) >= 6
+
+
+def test_where_a_step_ends_changes_no_logprob(spans: dict[str, Any]) -> None:
+    """There is one for each token, of the step in which it was sampled."""
+    plain, own = spans["sampled"]["logprobs"]
+    assert sum(map(len, plain)) > 0
+    for one, other in zip(own, plain, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 @pytest.mark.parametrize(

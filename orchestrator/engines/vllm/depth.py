@@ -19,6 +19,7 @@ from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.layers import parse_cascade, parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
+from orchestrator.engines.vllm.start.spans import SCHEDULER, has_spans
 from orchestrator.plan.looped import LAST, Latent, latent_of, require_room, usual_names
 from orchestrator.plan.models import known_config
 
@@ -70,6 +71,8 @@ def prepare(
     arguments |= {"enforce_eager": True, "hf_overrides": latent.overrides()}
     if draft is not None:
         arguments["speculative_config"] = speculative_config(draft)
+    if has_spans(options, latent, on_cpu=on_cpu):
+        arguments["scheduler_cls"] = SCHEDULER
     if latent.exit or draft is not None:
         arguments["worker_extension_cls"] = "orchestrator.engines.vllm.latent.runner.DepthCounts"
     return latent

@@ -181,6 +181,7 @@ class Vllm:
     def on_node(self, node: EngineNode) -> VllmPart:
         """Return the factory of the part on one of several nodes."""
         return VllmPart(self, node)
+
     def require_noise(self, noise: float, models: Mapping[str, Model]) -> None:
         """Raise PlanFault unless these pools loop, as far as their models are on this machine."""
         for name, model in models.items():

@@ -27,6 +27,7 @@ import loop_cases
 import noise_cases
 import schedule_cases
 import slot_cases
+import span_cases
 import torch
 
 if __name__ == "__main__":
@@ -36,6 +37,7 @@ if __name__ == "__main__":
         "schedules": schedule_cases.results(folder / "schedules"),
         "builders": builder_cases.results(folder / "builders"),
         "drafts": draft_cases.results(),
+        "spans": span_cases.results(folder / "spans"),
         "loops": loop_cases.results(folder / "loops"),
         "noise": noise_cases.results(folder / "noise"),
         "slots": slot_cases.results(folder / "slots"),

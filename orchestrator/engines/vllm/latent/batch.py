@@ -12,8 +12,8 @@ Needs torch, not vllm. The iterations themselves are in `loop`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, fields
+from itertools import accumulate, pairwise
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -37,7 +37,9 @@ class LatentBatch:
     """The requests of one step in batch order; request i has tokens `starts[i]` to `starts[i + 1]`.
 
     Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are those
-    of vLLM's requests; () for drafts without noise. `noise` is () if no request has any.
+    of vLLM's requests; () for drafts without noise. `noise` is () if no request has any. `spans`
+    are each request's first iteration in this step and the one after its last; () if all begin and
+    end in it.
     """
 
     depths: tuple[int, ...]
@@ -45,6 +47,7 @@ class LatentBatch:
     ids: tuple[str, ...] = ()
     prompts: tuple[int, ...] = ()
     noise: tuple[Noise | None, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -65,6 +68,15 @@ class LatentBatch:
         """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""
         places = [place for i in members for place in range(self.starts[i], self.starts[i + 1])]
         return on_device(places, torch.long, device)
+
+    def selected(self, members: tuple[int, ...]) -> LatentBatch:
+        """Return a batch of these requests' tokens alone, in this order."""
+        lengths = [self.starts[i + 1] - self.starts[i] for i in members]
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "starts"}
+        own = {
+            name: tuple(all_[i] for i in members) if all_ else () for name, all_ in values.items()
+        }
+        return LatentBatch(starts=tuple(accumulate(lengths, initial=0)), **own)
 
     def token_depths(self, n_tokens: int, device: torch.device) -> torch.Tensor:
         """Return the depth of each token, (n_tokens,); 1 for the padding after the last request."""

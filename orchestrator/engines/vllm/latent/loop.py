@@ -34,7 +34,8 @@ from orchestrator.engines.vllm.latent.batch import (
 )
 from orchestrator.engines.vllm.latent.families.cores import LoopCore
 from orchestrator.engines.vllm.latent.families.draws import perturbed
-from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, joined, update_of
+from orchestrator.engines.vllm.latent.spans.passes import SpanLayers
+from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, concatenated, update_of
 from orchestrator.engines.vllm.latent.visits import (
     LayerVisit,
     LayerVisits,
@@ -83,6 +84,7 @@ class LayerLoop:
         self._latest: LatestKeyValues | None = None
         self.ledger = Ledger(IterationCounts)
         self.drafts = Ledger(DraftCounts)
+        self.spans = SpanLayers(visits, self._begin, self._iterate, self._finish)
         if rule is not None:
             for iteration in visits.iterations:
                 for layer, visit in enumerate(iteration):
@@ -97,11 +99,9 @@ class LayerLoop:
         (n_tokens, 2 x hidden_size). Without `batch` every token runs to the largest depth, as
         warm-up runs need.
         """
-        embedded = through(self.visits.head, positions, HiddenState(hidden))
-        state = self._core.first_state(embedded, positions)
-        if batch is not None and batch.noise:
-            state = perturbed(state, batch, positions)
-        state = self._added_up(state)
+        if batch is not None and batch.spans:
+            return self.spans.run(hidden, positions, batch)
+        embedded, state = self._begin(hidden, positions, batch)
         early: HiddenState | None = state if self._early else None
         if batch is None:
             shares = torch.ones(len(positions), 1, device=positions.device)
@@ -113,6 +113,16 @@ class LayerLoop:
             state, early = self._think(state, embedded, positions, batch)
         final = self._finish(state, positions)
         return final if early is None else self._beside(final, early, positions, batch)
+
+    def _begin(
+        self, hidden: torch.Tensor, positions: torch.Tensor, batch: LatentBatch | None
+    ) -> tuple[HiddenState, HiddenState]:
+        """Return the states after the head, and before the first iteration."""
+        embedded = through(self.visits.head, positions, HiddenState(hidden))
+        state = self._core.first_state(embedded, positions)
+        if batch is not None and batch.noise:
+            state = perturbed(state, batch, positions)
+        return embedded, self._added_up(state)
 
     def _think(
         self,
@@ -177,7 +187,7 @@ class LayerLoop:
                     subset, batch, positions, state.rows(tokens[-1]), embedded.rows(tokens[-1])
                 )
             )
-        return state.merged(torch.cat(tokens), joined(states))
+        return state.merged(torch.cat(tokens), concatenated(states))
 
     def _column(
         self,

@@ -19,11 +19,12 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from orchestrator.core.layers import DepthCascade, parse_cascade
 from orchestrator.engines.vllm.latent import runner
-from orchestrator.engines.vllm.latent.batch import LatentBatch
+from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
 from orchestrator.engines.vllm.latent.families.cores import DecoderCore, LoopCore
 from orchestrator.engines.vllm.latent.families.huginn import HuginnCore, RavenForCausalLM
 from orchestrator.engines.vllm.latent.families.ouro import OuroCore, OuroForCausalLM
 from orchestrator.engines.vllm.latent.loop import loop_of
+from orchestrator.engines.vllm.latent.spans import hooks
 from orchestrator.engines.vllm.latent.visits import record_sources
 
 
@@ -51,6 +52,7 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
             if self.depths_differ:
                 runner.install_v1()
                 record_sources()
+                hooks.install()
 
         def get_model_state_cls(self) -> Any:
             """Return the class that prepares the inputs for V2's runner (V1 never calls this)."""
@@ -72,9 +74,16 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
         def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
             """Return the logits of the rows, in a cascade those of what it predicts.
 
-            Where a request's depth is no larger than the early iteration, both halves are equal.
+            In a cascade, where a request's depth is no larger than the early iteration, both halves
+            are equal. Rows of requests that are not done have logits of 0.
             """
             head = super().compute_logits
+            done = self.loop.spans.take_done()
+            if done is not None and len(done) < len(hidden_states):
+                places = on_device(done, torch.long, hidden_states.device)
+                logits = head(hidden_states[places])
+                whole = logits.new_zeros(len(hidden_states), logits.shape[1])
+                return whole.index_copy(0, places, logits)
             if self.cascade is None or hidden_states.shape[-1] == self.config.hidden_size:
                 return head(hidden_states)
             deep, early = (half.contiguous() for half in hidden_states.chunk(2, dim=-1))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.engines.vllm.latent.batch import LatentBatch, Noise
+from orchestrator.engines.vllm.latent.spans.hooks import spans_of
 from orchestrator.plan.looped import DEPTH_ARGUMENT, NOISE_ARGUMENT
 
 
@@ -66,7 +67,7 @@ def _batch_v1(runner: Any, default: int) -> LatentBatch:
     prompts = tuple(runner.requests[name].num_prompt_tokens for name in ids)
     starts = tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist())
     noise = _present(requested_noise(runner.requests[name].sampling_params) for name in ids)
-    return LatentBatch(depths, starts, tuple(ids), prompts, noise)
+    return LatentBatch(depths, starts, tuple(ids), prompts, noise, spans_of(runner, depths))
 
 
 def model_state_v2() -> Any:

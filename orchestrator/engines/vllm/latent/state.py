@@ -33,8 +33,8 @@ class HiddenState:
         """Return a copy of the state that may be written to."""
         return self._each(lambda part: part.clone())
 
-    def rows(self, tokens: torch.Tensor) -> HiddenState:
-        """Return a copy of the rows of the tokens at these positions."""
+    def rows(self, tokens: torch.Tensor | slice) -> HiddenState:
+        """Return the rows of the tokens at these positions: a copy, but of a slice."""
         return self._each(lambda part: part[tokens])
 
     def merged(self, tokens: torch.Tensor, part: HiddenState) -> HiddenState:
@@ -59,12 +59,14 @@ class HiddenState:
         return HiddenState(join(self.hidden, other.hidden), join(self.residual, other.residual))
 
 
-def joined(parts: Sequence[HiddenState]) -> HiddenState:
-    """Return the rows of all these states, which have the same parts, one after another."""
-    residuals = [part.residual for part in parts if part.residual is not None]
-    return HiddenState(
-        torch.cat([part.hidden for part in parts]), torch.cat(residuals) if residuals else None
-    )
+def concatenated(states: Sequence[HiddenState]) -> HiddenState:
+    """Return the states of several groups of tokens as one."""
+    residuals = [state.residual for state in states if state.residual is not None]
+    if not residuals:
+        return HiddenState(torch.cat([state.hidden for state in states]))
+    if len(residuals) < len(states):  # some are before the first layer
+        return HiddenState(torch.cat([state.whole() for state in states]))
+    return HiddenState(torch.cat([state.hidden for state in states]), torch.cat(residuals))
 
 
 class StateUpdate(Protocol):

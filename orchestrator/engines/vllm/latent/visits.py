@@ -19,7 +19,7 @@ import copy
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -126,9 +126,9 @@ def _visits_of_layer(layer: Any, context: MutableMapping[str, Any]) -> Iterator[
     yield LayerVisit(layer, layer.self_attn.attn)
     base = layer.self_attn.attn.layer_name
     for n in itertools.count(2):
-        twin = _twin(layer)
-        twin.self_attn = _twin(layer.self_attn)
-        attention = twin.self_attn.attn = _twin(layer.self_attn.attn)
+        twin = twin_of(layer)
+        twin.self_attn = twin_of(layer.self_attn)
+        attention = twin.self_attn.attn = twin_of(layer.self_attn.attn)
         # vLLM reads the layer's number from the name: it may contain only one integer
         attention.layer_name = f"{base}.visit{n}"
         context[attention.layer_name] = attention
@@ -141,9 +141,9 @@ def _reader(visit: LayerVisit) -> LayerVisit:
     It has this one's name, by which vLLM finds the cache; vLLM writes none of a layer that says
     that it shares another's.
     """
-    twin = _twin(visit.layer)
-    twin.self_attn = _twin(visit.layer.self_attn)
-    attention = twin.self_attn.attn = _twin(visit.attention)
+    twin = twin_of(visit.layer)
+    twin.self_attn = twin_of(visit.layer.self_attn)
+    attention = twin.self_attn.attn = twin_of(visit.attention)
     attention.kv_sharing_target_layer_name = visit.name
     return LayerVisit(twin, attention)
 
@@ -153,7 +153,7 @@ def writes_by_itself(visit: LayerVisit) -> bool:
     return bool(visit.attention.attn_backend.forward_includes_kv_cache_update)
 
 
-def _twin(module: Any) -> Any:
+def twin_of(module: Any) -> Any:
     """Return a shallow copy that shares all weights and has replaceable children."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
@@ -260,12 +260,15 @@ class RequestSubset:
         batch: LatentBatch,
         device: torch.device,
         column: int | None = None,
+        shifts: tuple[int, ...] = (),
+        block_tokens: int = 0,
     ) -> None:
         """Select the requests `members` of the batch: all their tokens of the step, or one each.
 
-        With a `column` n it is the n-th token of each, which sees none of those after it.
+        With a `column` n it is the n-th token of each, which sees none of those after it. `shifts`
+        are added to the numbers of each one's blocks in the KV cache, of `block_tokens`.
         """
-        self.members, self.column = members, column
+        self.members, self.column, self._batch, self._device = members, column, batch, device
         lengths = [batch.starts[i + 1] - batch.starts[i] for i in members]
         self._unseen: list[int] | None = None  # tokens of the step, behind the one of each request
         if column is None:
@@ -279,24 +282,31 @@ class RequestSubset:
         self._longest = max(lengths, default=0)
         self._requests = on_device(members, torch.long, device)
         self._slots: dict[int, torch.Tensor] = {}
+        self._block_shifts = self._slot_shifts = None
+        if shifts:
+            of_tokens = [
+                s * block_tokens for s, n in zip(shifts, lengths, strict=True) for _ in range(n)
+            ]
+            self._block_shifts = on_device(shifts, torch.int32, device).unsqueeze(1)
+            self._slot_shifts = on_device(of_tokens, torch.long, device)
+
+    def shifted(self, shifts: tuple[int, ...], block_tokens: int) -> RequestSubset:
+        """Return the same requests with these shifts."""
+        return RequestSubset(
+            self.members, self._batch, self._device, self.column, shifts, block_tokens
+        )
 
     @contextmanager
     def forward_context(self, visits: Sequence[LayerVisit]) -> Iterator[None]:
         """Restrict vLLM's forward context to these requests of the batch, for these visits."""
-        from vllm.forward_context import get_forward_context, override_forward_context
-
-        whole = get_forward_context()
-        metadata = {
-            visit.name: whole.attn_metadata[visit.name].source.built_for(self) for visit in visits
-        }
-        slots = {visit.name: self._own_slots(whole.slot_mapping[visit.name]) for visit in visits}
-        reduced = dataclasses.replace(whole, attn_metadata=metadata, slot_mapping=slots)
-        with override_forward_context(reduced):
+        with reduced_context({visit.name: (visit.name, self) for visit in visits}):
             yield
 
-    def _own_slots(self, slots: torch.Tensor) -> torch.Tensor:
+    def own_slots(self, slots: torch.Tensor) -> torch.Tensor:
+        """Return the slots of these requests' tokens, of those of the whole step."""
         if id(slots) not in self._slots:  # one tensor per cache group, alive beyond the step
-            self._slots[id(slots)] = slots[self.tokens]
+            own = slots[self.tokens]
+            self._slots[id(slots)] = own if self._slot_shifts is None else own + self._slot_shifts
         return self._slots[id(slots)]
 
     def reduced(self, common: Any) -> Any:
@@ -316,7 +326,7 @@ class RequestSubset:
         longest = common.max_seq_len  # an upper bound there too
         if own[_BOUND] is not None:
             longest = int(own[_BOUND].max())
-        return dataclasses.replace(
+        reduced = dataclasses.replace(
             common,
             query_start_loc=on_device(self._starts, starts.dtype, starts.device),
             query_start_loc_cpu=torch.tensor(self._starts, dtype=starts.dtype),
@@ -331,6 +341,10 @@ class RequestSubset:
             **own,
             **{name: _at(getattr(common, name), self.tokens) for name in PER_TOKEN},
         )
+        if self._block_shifts is not None:
+            reduced.block_table_tensor = reduced.block_table_tensor + self._block_shifts
+            reduced.slot_mapping = reduced.slot_mapping + self._slot_shifts
+        return reduced
 
     def _seen(self, lengths: torch.Tensor) -> torch.Tensor:
         """Return the lengths without the tokens that are not seen."""
@@ -344,3 +358,26 @@ class RequestSubset:
 
 def _at(values: Any, places: Any) -> Any:
     return values if values is None or isinstance(values, bool) else values[places]
+
+
+@contextmanager
+def reduced_context(layers: Mapping[str, tuple[str, RequestSubset]]) -> Iterator[None]:
+    """Set vLLM's forward context for these KV caches.
+
+    Each has the metadata of a cache of the whole step, for some of its requests.
+    """
+    from vllm.forward_context import get_forward_context, override_forward_context
+
+    whole = get_forward_context()
+    reduced = dataclasses.replace(
+        whole,
+        attn_metadata={
+            name: whole.attn_metadata[of].source.built_for(subset)
+            for name, (of, subset) in layers.items()
+        },
+        slot_mapping={
+            name: subset.own_slots(whole.slot_mapping[of]) for name, (of, subset) in layers.items()
+        },
+    )
+    with override_forward_context(reduced):
+        yield

@@ -84,6 +84,7 @@ _IN_LOOPS: Mapping[str, str] = {
     "worker_extension_cls": "it counts the iterations of the layer schedule",
     "worker_cls": "the layer schedule runs in vLLM's own",
     "model_class_overrides": "the layer schedule is a model class",
+    "scheduler_cls": "steps may end between the iterations of the layer schedule",
 } | dict.fromkeys(
     _SPECULATIVE,
     "a draft does not know the depth that its tokens are checked at; set the option draft_depth",

@@ -1,7 +1,7 @@
 """The drafts of looped models: whether a pool can draft for itself, and how.
 
 The one rule: what drafts cannot do is refused before an engine starts, with the reason and the
-remedy. Light: imports neither vllm nor torch. Not covered: drafting (`latent.drafts`).
+remedy. Light: imports neither vllm nor torch. Not covered: drafting (`latent.speculation.drafts`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchestrator.plan.models import known_config
 if TYPE_CHECKING:
     from orchestrator.engines.vllm.options import Vllm
 
-_PROPOSER = "orchestrator.engines.vllm.latent.drafts.DepthProposer"
+_PROPOSER = "orchestrator.engines.vllm.latent.speculation.drafts.DepthProposer"
 # Tokens at which a pass takes twice as long as over a few. CPU: 58, 102, 159 and 256 ms for 4, 16,
 # 32 and 64 tokens (one core, float32, 18 layers of 8 million parameters). GPU: not measured.
 _STEP_TOKENS_CPU, _STEP_TOKENS_GPU = 12, 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.engines.vllm.latent.drafts import DraftLengths
+from orchestrator.engines.vllm.latent.speculation.drafts import DraftLengths
 
 FREE = 10**9  # a pass over any number of tokens costs the same
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
-from orchestrator.engines.vllm.latent.noise import copy_of, drafted_tokens, verified
 from orchestrator.engines.vllm.latent.runner import requested_depth
+from orchestrator.engines.vllm.latent.speculation.noise import copy_of, drafted_tokens, verified
 from orchestrator.engines.vllm.latent.visits import PER_REQUEST, can_reduce
 
 _FIRST_GUESS = (8.0, 10.0)  # drafts kept, and decided upon, before any was
