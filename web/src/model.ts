@@ -52,6 +52,8 @@ export interface Overview {
   settings: string;
   changed: string[];
   n_problems: number;
+  n_traces: number;
+  n_tokens: number;
   n_by_outcome: Record<string, number>;
   report: Report;
   steps: Step[];

@@ -76,7 +76,10 @@ class Pruning:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The first page of a job. `settings` is its plan, `changed` what differs from the defaults."""
+    """The first page of a job. `settings` is its plan, `changed` what differs from the defaults.
+
+    `n_traces` and `n_tokens` count output so far, that of problems without a result included.
+    """
 
     name: str
     directory: str
@@ -86,6 +89,8 @@ class Overview:
     settings: str
     changed: tuple[str, ...]
     n_problems: int
+    n_traces: int
+    n_tokens: int
     n_by_outcome: dict[str, int]
     report: Report
     steps: tuple[Step, ...]
@@ -146,6 +151,8 @@ def overview(head: JobHead, rows: Rows, completed: Rows) -> Overview:
             if not line.startswith(("strategy.", "selector."))
         ),
         n_problems=counts.outcomes.total(),
+        n_traces=counts.n["traces"],
+        n_tokens=counts.n["tokens"],
         n_by_outcome=dict(counts.outcomes),
         report=report((row.result for row in rows if row.result), right, 0.0),
         steps=tuple(_steps(completed)),
@@ -181,6 +188,8 @@ class _Counts:
 
     def add(self, row: ProblemRow) -> None:
         self.outcomes[row.outcome] += 1
+        self.n["traces"] += row.n_traces
+        self.n["tokens"] += row.tokens
         self.n["lost to reading"] += row.lost_to_reading
         self.n["lost to length"] += row.lost_to_length
         self.n["outvoted"] += row.outvoted

@@ -10,7 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.values import Cluster, Finish, Purpose, Trace, Usage, Verdict, changed
-from orchestrator.core.votes import VOTING, AttemptState, pruned, reselected
+from orchestrator.core.votes import (
+    VOTING,
+    AttemptState,
+    pruned,
+    reselected,
+    usage_by_account,
+)
 from orchestrator.jobs.finished import JobReader
 from orchestrator.jobs.journal import Journal
 from orchestrator.jobs.sessions import Explorer
@@ -195,7 +201,7 @@ def problem_page(
         note=problem.note,
         selector=explorer.plan.selector.name,
         strategy=explorer.plan.strategy.name,
-        usage=result.usage if result else {},
+        usage=result.usage if result else usage_by_account(pool),
         seconds=result.seconds if result else 0.0,
         full_tokens=result.full_tokens if result else None,
         classes=classes,

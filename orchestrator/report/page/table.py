@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import msgspec
 
 from orchestrator.core.values import Result, Trace, Usage
-from orchestrator.core.votes import AttemptState
+from orchestrator.core.votes import AttemptState, usage_by_account
 from orchestrator.jobs.sessions import Explorer
 from orchestrator.kit.prompts import question
 from orchestrator.report.page.problem import without_drops
@@ -68,7 +68,8 @@ class ProblemRow:
     """What the table and the overview need of one problem; its columns are as in `ProblemTable`.
 
     `right` is None where the answer could not be scored, `is_scored` whether it has a result and a
-    reference. `states` counts attempts; `errors` has the first error of each kind among its traces,
+    reference. `n_traces` and `tokens` are those so far where there is no result yet. `states`
+    counts attempts; `errors` has the first error of each kind among its traces,
     with their number.
     """
 
@@ -96,6 +97,7 @@ class ProblemRow:
     outvoted: bool
     right: bool | None
     is_scored: bool
+    n_traces: int
     states: Mapping[str, int]
     errors: tuple[tuple[str, int], ...]
     result: Result | None
@@ -114,6 +116,7 @@ def problem_table(rows: Sequence[ProblemRow]) -> ProblemTable:
 def problem_row(problem: ScoredProblem, explorer: Explorer) -> ProblemRow:
     """Return a problem's row."""
     result, attempts = problem.result, problem.attempts
+    usage = result.usage if result else usage_by_account(problem.pool)
     states = Counter(a.state for a in attempts)
     n_unread, n_cut_off = states[AttemptState.ABSTAINED], states[AttemptState.CUT_OFF]
     is_wrong, is_lost = problem.outcome is Outcome.WRONG, problem.outcome in _NOT_RIGHT
@@ -127,7 +130,7 @@ def problem_row(problem: ScoredProblem, explorer: Explorer) -> ProblemRow:
         ),
         answer=short(result.answer.text) if result and result.answer else None,
         reference=short(problem.reference) if problem.reference is not None else None,
-        tokens=sum(result.usage.values(), Usage()).output_tokens if result else 0,
+        tokens=sum(usage.values(), Usage()).output_tokens,
         attempts=len(attempts),
         n_right=sum(bool(a.right) for a in attempts) if problem.accepted else None,
         agreement=round(first.count / len(attempts), 4) if first and attempts else None,
@@ -146,6 +149,7 @@ def problem_row(problem: ScoredProblem, explorer: Explorer) -> ProblemRow:
         outvoted=is_wrong and any(a.right for a in attempts if a.state is AttemptState.VOTED),
         right=problem.right,
         is_scored=bool(problem.accepted and result),
+        n_traces=result.n_traces if result else len(problem.pool),
         states={state.value: n for state, n in states.items()},
         errors=_errors(problem.pool),
         result=result,

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,27 @@ def test_the_last_vote_above_the_race_is_the_result(
         weights = {c.answer.key: pytest.approx(c.weight) for c in result.clusters}
         assert page.vote[-1].weights == weights
         assert list(page.vote) == sorted(page.vote, key=lambda point: point.at)
+
+
+def test_what_arrived_of_problems_that_are_not_done_is_counted(
+    sounding: Path, tmp_path: Path
+) -> None:
+    """Of a job that runs, its traces and tokens so far are shown, not only those of results."""
+    [whole] = read_document([sounding]).jobs
+    shutil.copytree(sounding, tmp_path / "job")
+    with sqlite3.connect(tmp_path / "job" / "journal.db") as db:
+        db.execute("DELETE FROM results WHERE problem IN ('q1', 'q5')")
+    db.close()
+    [partly] = read_document([tmp_path / "job"]).jobs
+    assert partly.overview.n_by_outcome["open"] == 2
+    for name in ("n_traces", "n_tokens"):
+        assert getattr(partly.overview, name) == getattr(whole.overview, name) > 0
+    assert whole.overview.n_traces == whole.overview.report.n_traces
+    assert partly.overview.report.n_traces < whole.overview.n_traces
+    tokens = [dict(zip(one.table.id, one.table.tokens, strict=True)) for one in (whole, partly)]
+    assert tokens[0] == tokens[1]
+    pages = {page.id: page for page in partly.problems}
+    assert sum(usage.output_tokens for usage in pages["q1"].usage.values()) == tokens[0]["q1"]
 
 
 def test_a_continuation_begins_where_the_trace_that_caused_it_ended(document: Document) -> None:

@@ -63,8 +63,8 @@ function Headline({ job, one }: { job: number; one: Overview }) {
       ) : (
         <Figure name="accuracy" value="unknown" note={report.n_results ? "no reference answers" : "no problem is done yet"} />
       )}
-      <Figure name="problems" value={count(one.n_problems)} note={counted(report.n_traces, "trace")} href={link([job, "problems"])} />
-      <Figure name="output tokens" value={short(report.total.output_tokens)} note={perProblem(one)} />
+      <Figure name="problems" value={count(one.n_problems)} note={counted(one.n_traces, "trace")} href={link([job, "problems"])} />
+      <Figure name="output tokens" value={short(one.n_tokens)} note={perProblem(one)} />
       <Figure
         name="saved against full sampling"
         value={savings ? percent(savings.value) : "unknown"}
@@ -89,8 +89,8 @@ function Headline({ job, one }: { job: number; one: Overview }) {
 }
 
 function perProblem(one: Overview): string {
-  const n = one.report.n_results || 1;
-  return `${short(Math.round(one.report.total.output_tokens / n))} a problem`;
+  const n = one.report.n_results;
+  return n ? `${short(Math.round(one.report.total.output_tokens / n))} a problem` : "no problem is done yet";
 }
 
 function Outcomes({ job, one }: { job: number; one: Overview }) {
