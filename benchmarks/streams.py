@@ -159,62 +159,67 @@ async def serve(seconds_per_token: float) -> None:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                await answer(head, reader, writer)
+                await answer(head, reader, writer, seconds_per_token)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
-
-    async def answer(
-        head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        if head.startswith(b"GET"):
-            whole(writer, {"data": [{"id": "model"}]})
-            return
-        length = next(x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:"))
-        body = json.loads(await reader.readexactly(int(length.partition(b":")[2])))
-        n_tokens = body.get("max_completion_tokens") or body["max_tokens"]
-        counts = {"prompt_tokens": 5, "completion_tokens": n_tokens, "total_tokens": 5 + n_tokens}
-        if not body.get("stream"):
-            await asyncio.sleep(seconds_per_token * n_tokens)
-            message = {"role": "assistant", "content": WORD * n_tokens}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            whole(
-                writer,
-                {"id": "c", "object": "chat.completion", "created": 0, "model": "model"}
-                | {"choices": [choice], "usage": counts},
-            )
-            return
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
-        )
-        for number in range(n_tokens):
-            await asyncio.sleep(seconds_per_token)
-            reason = "stop" if number == n_tokens - 1 else None
-            piece(
-                writer,
-                [
-                    {"index": 0, "delta": {"content": WORD}, "logprobs": None}
-                    | {"finish_reason": reason, "token_ids": None}
-                ],
-            )
-            await writer.drain()
-        piece(writer, [], counts)
-        writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
-
-    def piece(writer: asyncio.StreamWriter, choices: object, usage: object = None) -> None:
-        chunk = {"id": "chatcmpl-1234567890abcdef", "object": "chat.completion.chunk", "created": 0}
-        data = chunk | {"model": "model", "choices": choices, "usage": usage}
-        event = f"data: {json.dumps(data)}\n\n".encode()
-        writer.write(b"%x\r\n%b\r\n" % (len(event), event))
-
-    def whole(writer: asyncio.StreamWriter, data: object) -> None:
-        body = json.dumps(data).encode()
-        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-        writer.write(f"{head}\r\n\r\n".encode() + body)
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1", flush=True)
     await listening.serve_forever()
+
+
+async def answer(
+    head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
+) -> None:
+    """Answer one request, with a token every so many seconds."""
+    if head.startswith(b"GET"):
+        write_json(writer, {"data": [{"id": "model"}]})
+        return
+    length = next(x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:"))
+    body = json.loads(await reader.readexactly(int(length.partition(b":")[2])))
+    n_tokens = body.get("max_completion_tokens") or body["max_tokens"]
+    usage = {"prompt_tokens": 5, "completion_tokens": n_tokens, "total_tokens": 5 + n_tokens}
+    if body.get("stream"):
+        await write_stream(writer, n_tokens, usage, seconds)
+        return
+    await asyncio.sleep(seconds * n_tokens)
+    message = {"role": "assistant", "content": WORD * n_tokens}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    fixed = {"id": "c", "object": "chat.completion", "created": 0, "model": "model"}
+    write_json(writer, fixed | {"choices": [choice], "usage": usage})
+
+
+async def write_stream(
+    writer: asyncio.StreamWriter, n_tokens: int, usage: object, seconds: float
+) -> None:
+    """Write a streamed reply."""
+    writer.write(
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+        b"transfer-encoding: chunked\r\n\r\n"
+    )
+    for number in range(n_tokens):
+        await asyncio.sleep(seconds)
+        reason = "stop" if number == n_tokens - 1 else None
+        choice = {"index": 0, "delta": {"content": WORD}, "logprobs": None}
+        write_event(writer, [choice | {"finish_reason": reason, "token_ids": None}])
+        await writer.drain()
+    write_event(writer, [], usage)
+    writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+def write_event(writer: asyncio.StreamWriter, choices: object, usage: object = None) -> None:
+    """Write an event of a streamed reply."""
+    chunk = {"id": "chatcmpl-1234567890abcdef", "object": "chat.completion.chunk", "created": 0}
+    data = chunk | {"model": "model", "choices": choices, "usage": usage}
+    event = f"data: {json.dumps(data)}\n\n".encode()
+    writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+
+
+def write_json(writer: asyncio.StreamWriter, data: object) -> None:
+    """Write a reply that is not streamed."""
+    body = json.dumps(data).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    writer.write(f"{head}\r\n\r\n".encode() + body)
 
 
 def cpu() -> float:

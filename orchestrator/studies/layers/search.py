@@ -167,50 +167,67 @@ def search(
         targets = _targets(task, runner, own, grader, calibration)
         used = [p for p in calibration if p.id in targets]
         scorer = Scorer(complete, grader, used, targets, log.known)
-        best = root = scorer.whole(own)
-        log.add(root)
-        tried = [root]
-        interrupted = False
+        tried = _TriedOrders(scorer.whole(own), log, report)
+        rng = random.Random(derive_seed(task.plan.seed, "depth search"))
 
         def reward(order: Order) -> float:
-            nonlocal best
-            scored = root if order == own else scorer.score(order)
-            if scored is not root:
-                log.add(scored)
-                tried.append(scored)
-            best = max((best, scored), key=_merit)
-            report(len(tried), scored, best)
-            return scored.reward
+            return tried.add(tried.own if order == own else scorer.score(order))
 
         try:
-            for _ in explore(
-                own,
-                task.options,
-                reward,
-                random.Random(derive_seed(task.plan.seed, "depth search")),
-            ):
+            for _ in explore(own, task.options, reward, rng):
                 pass
             comparison = _comparison(
-                task, runner, own, grader, complete, best, held_out or used, targets
+                task, runner, own, grader, complete, tried.best, held_out or used, targets
             )
         except KeyboardInterrupt:
-            interrupted, comparison = True, None
-    whole = [scored for scored in tried if scored.whole]
-    by_order = {scored.order: scored for scored in whole}
-    best_front = tuple(by_order[v.order] for v in front([Trial(s.order, s.reward) for s in whole]))
-    n_unvoted = len(calibration) - len(used)
+            comparison = None
     return SearchResult(
-        task.reward,
-        len(used),
-        n_unvoted,
-        len(tried),
-        len(whole),
-        root,
-        best,
-        best_front,
-        comparison,
-        interrupted,
+        reward=task.reward,
+        n_problems=len(used),
+        n_unvoted=len(calibration) - len(used),
+        n_orders=len(tried.scores),
+        n_whole=len(tried.whole),
+        own=tried.own,
+        winner=tried.best,
+        front=tried.front(),
+        comparison=comparison,
+        interrupted=comparison is None,
     )
+
+
+class _TriedOrders:
+    """The scores of the orders tried so far, each logged and reported; `own` is the model's."""
+
+    def __init__(
+        self,
+        own: OrderScore,
+        log: SearchLog,
+        report: Callable[[int, OrderScore, OrderScore], None],
+    ) -> None:
+        self.own = self.best = own
+        self.scores = [own]
+        self._log, self._report = log, report
+        log.add(own)
+
+    def add(self, scored: OrderScore) -> float:
+        """Add the score of an order and return its reward; the model's own may come again."""
+        if scored is not self.own:
+            self._log.add(scored)
+            self.scores.append(scored)
+        self.best = max((self.best, scored), key=_merit)
+        self._report(len(self.scores), scored, self.best)
+        return scored.reward
+
+    @property
+    def whole(self) -> list[OrderScore]:
+        """The scores of the orders that were tried on all problems."""
+        return [scored for scored in self.scores if scored.whole]
+
+    def front(self) -> tuple[OrderScore, ...]:
+        """Return the Pareto set of these."""
+        by_order = {scored.order: scored for scored in self.whole}
+        trials = [Trial(scored.order, scored.reward) for scored in self.whole]
+        return tuple(by_order[trial.order] for trial in front(trials))
 
 
 def completer(runner: Runner, task: SearchTask) -> Complete:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
+from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.console import print_json, results_console
@@ -102,21 +103,21 @@ def evaluate(
             }
         )
         return 0
+    title = f"{job.directory}: {ranked[0].report.n_results:,} results, {found.n_traces:,} traces"
+    tables = [rankings_table(ranked)]
+    tables += [points_table(points)] if points else []
+    tables += [tags_table(by_tag)] if by_tag else []
+    _print(title, tables, notes)
+    return 0
+
+
+def _print(title: str, tables: Iterable[Table], notes: Iterable[str]) -> None:
     console = results_console()
-    console.print(
-        Text(
-            f"{job.directory}: {ranked[0].report.n_results:,} results, {found.n_traces:,} traces",
-            style="bold",
-        )
-    )
-    console.print(rankings_table(ranked))
-    if points:
-        console.print(points_table(points))
-    if by_tag:
-        console.print(tags_table(by_tag))
+    console.print(Text(title, style="bold"))
+    for table in tables:
+        console.print(table)
     for note in notes:
         console.print(Text(note, style="yellow"))
-    return 0
 
 
 def _doubts(ranked: Sequence[Ranking], directory: str) -> Iterator[str]:
