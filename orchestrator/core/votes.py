@@ -38,6 +38,7 @@ VOTING = (Purpose.SOLVE, Purpose.AGGREGATE)
 class AttemptState(StrEnum):
     """What became of an attempt."""
 
+    __hash__ = str.__hash__  # as in `core.values.Finish`
     VOTED = "voted"
     # it has an answer and no vote: the selector gave it none, or the problem is still open
     UNUSED = "unused"
@@ -100,7 +101,7 @@ def attempts_in(
     for end in sorted(traces, key=lambda trace: trace.ordinal):
         if end.purpose not in VOTING or end.ordinal in continued:
             continue
-        links = lineage(end, by_ordinal)
+        links = lineage(end, by_ordinal) if end.parent is not None else [end]
         voter = end
         if len(links) > 1:
             voter = next((link for link in reversed(links) if link.ordinal in votes), end)
@@ -371,6 +372,8 @@ def mean_tokens(traces: Sequence[Trace]) -> float | None:
     by_ordinal = {t.ordinal: t for t in traces}
     lengths = [
         sum([_all_output_tokens(link) for link in lineage(end, by_ordinal)])
+        if end.parent is not None
+        else _all_output_tokens(end)
         for end in attempt_ends(traces)
         if end.purpose is Purpose.SOLVE and end.finish is not Finish.FAILED
     ]

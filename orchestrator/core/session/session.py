@@ -321,8 +321,8 @@ class Session:
         return None
 
     def _wait(self, command: Next) -> list[Effect]:
-        awaited = self.running if command.among is None else command.among & self.running.keys()
-        if awaited:
+        running = self.running.keys()
+        if running if command.among is None else not running.isdisjoint(command.among):
             self._waiting = command
             return []
         if self._refused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields, make_dataclass
+from dataclasses import fields, make_dataclass, replace
 from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -12,41 +12,62 @@ T = TypeVar("T")
 
 
 def changed(value: T, **changes: object) -> T:
-    """Return what `dataclasses.replace` returns, in a sixth of its time.
+    """Return what `dataclasses.replace` returns, in a tenth of its time.
 
     The speed matters because this runs several times for each trace.
     """
     cls = type(value)
-    read, places, draft = layout(cls)  # type: ignore[arg-type]  # mypy does not count a class as hashable
-    values = list(read(value))
+    copy = _copier(cls)  # type: ignore[arg-type]  # mypy does not count a class as hashable
+    if copy is None:
+        return replace(value, **changes)  # type: ignore[type-var]  # a dataclass
+    made = copy(value)
     for name, new in changes.items():
-        values[places[name]] = new
-    made: Any = draft(*values)
-    if draft is not cls:
-        made.__class__ = cls
+        setattr(made, name, new)
+    made.__class__ = cls
     return made  # type: ignore[no-any-return]  # `cast` would be a call for each
 
 
 def from_fields(cls: type[T], values: Iterable[object]) -> T:
     """Return what `cls(*values)` returns, in a fourth of its time, given all fields."""
-    draft = layout(cls)[2]  # type: ignore[arg-type]  # as above
+    draft = _draft(cls)  # type: ignore[arg-type]  # as above
+    if draft is None:
+        return cls(*values)
     made: Any = draft(*values)
-    if draft is not cls:
-        made.__class__ = cls
+    made.__class__ = cls
     return made  # type: ignore[no-any-return]  # as above
 
 
 @cache
-def layout(
-    cls: type,
-) -> tuple[Callable[[object], tuple[object, ...]], dict[str, int], Callable[..., object]]:
-    """Return what reads all fields of a value, their places, and what makes a draft of a value.
+def reader(cls: type) -> Callable[[object], tuple[Any, ...]]:
+    """Return what reads all fields of a value, in their order."""
+    return attrgetter(*(f.name for f in fields(cls)))
 
-    A frozen class sets each field by a call. So a draft is of a class with the same slots that is
-    not frozen, where the class allows that: it has no slots but its own, and no `__post_init__`.
+
+@cache
+def _draft(cls: type) -> type | None:
+    """Return a class with the same slots that is not frozen; None where there can be none.
+
+    A frozen class sets each field by a call. A class allows a draft if it has no slots but its own,
+    and no `__post_init__`.
     """
-    names = [f.name for f in fields(cls)]
     is_plain = cls.__bases__ == (object,) and "__slots__" in vars(cls)
-    is_plain = is_plain and not hasattr(cls, "__post_init__")
-    draft = make_dataclass(f"{cls.__name__}Draft", names, slots=True) if is_plain else cls
-    return attrgetter(*names), {name: place for place, name in enumerate(names)}, draft
+    if not is_plain or hasattr(cls, "__post_init__"):
+        return None
+    return make_dataclass(f"{cls.__name__}Draft", [f.name for f in fields(cls)], slots=True)
+
+
+@cache
+def _copier(cls: type) -> Callable[[object], Any] | None:
+    """Return a function that makes a draft of a value; None where there can be none.
+
+    It is written out, one statement a field: a loop over the fields takes three times as long.
+    """
+    draft = _draft(cls)
+    if draft is None:
+        return None
+    lines = ["def copy(value):", " made = new(draft)"]
+    lines += [f" made.{f.name} = value.{f.name}" for f in fields(cls)]
+    names: dict[str, Any] = {"new": object.__new__, "draft": draft}
+    exec("\n".join([*lines, " return made"]), names)
+    copy: Callable[[object], Any] = names["copy"]
+    return copy

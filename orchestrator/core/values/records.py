@@ -13,7 +13,7 @@ from enum import StrEnum
 from operator import add
 from typing import TypeAlias
 
-from orchestrator.core.values.changes import layout
+from orchestrator.core.values.changes import reader
 from orchestrator.core.values.messages import Media, Prompt, ToolCall
 from orchestrator.core.values.tokens import TokenLogprob
 
@@ -24,6 +24,7 @@ Spans: TypeAlias = tuple[Span, ...]
 class Finish(StrEnum):
     """Why a trace ended."""
 
+    __hash__ = str.__hash__  # an enum's own is a Python function, called for every dict's key
     STOP = "stop"  # end-of-sequence token or one of the request's stop strings
     LENGTH = "length"  # max_new_tokens or the context's end
     RULE = "rule"  # its checkpoint, or a declarative stop rule that fired in the engine process
@@ -34,6 +35,7 @@ class Finish(StrEnum):
 class Purpose(StrEnum):
     """The purpose of a request: the account that its tokens are charged to."""
 
+    __hash__ = str.__hash__  # as in `Finish`
     SOLVE = "solve"
     PRUNED = "pruned"  # no purpose: the account of cancelled or dropped `SOLVE` traces
     PROBE = "probe"
@@ -246,7 +248,7 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         """Return the sum, field by field."""
-        read, _, _ = layout(Usage)
+        read = reader(Usage)
         return Usage(*map(add, read(self), read(other)))
 
 

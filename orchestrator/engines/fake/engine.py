@@ -184,7 +184,7 @@ class FakeEngine(PacedEngine):
         )
         seconds_per_token = options.seconds_per_token * (request.depth or 1)
         wait = self.tokens_before_abort(request, len(ids), seconds_per_token, hangs)
-        if listener := self._listeners.pop(request.identity, None):
+        if self._listeners and (listener := self._listeners.pop(request.identity, None)):
             texts = functools.partial(self._text_of_first, request, ids)
             async with informed(listener, texts, len(ids), seconds_per_token):
                 n_done = await wait

@@ -90,10 +90,11 @@ def columns(db: sqlite3.Connection, table: str) -> set[str]:
 
 def checksum(*row: object) -> int:
     """Return the CRC-32 of the values of a row."""
-    parts = [
-        value if type(value) is bytes else repr(value).encode(errors="replace") for value in row
-    ]
-    return crc32(b"".join([piece for part in parts for piece in (_length(len(part)), part)]))
+    pieces: list[bytes] = []
+    for value in row:
+        part = value if type(value) is bytes else repr(value).encode(errors="replace")
+        pieces += _length(len(part)), part
+    return crc32(b"".join(pieces))
 
 
 def insert(

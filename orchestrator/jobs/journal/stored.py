@@ -55,17 +55,14 @@ def encode_trace(trace: Trace) -> bytes:
 
     JSON has no nan: it would be written as null, and the journal could not be read again.
     """
-    numbers = (
-        *trace.metrics.values(),
-        *trace.values,
-        *(n for v in trace.verdicts for n in (v.score, *v.steps)),
-    )
-    if not all(map(isfinite, numbers)):
+    verdicts = trace.verdicts
+    numbers = [n for v in verdicts for n in (v.score, *v.steps)] if verdicts else ()
+    if not all(map(isfinite, (*trace.metrics.values(), *trace.values, *numbers))):
         raise ValueError("a metric, a value or a score is not finite")
     short = _Trace(*_read_trace(trace))
     short.usage = _Usage(*_read_usage(trace.usage))
-    if trace.verdicts:
-        short.verdicts = tuple(map(_short_verdict, trace.verdicts))
+    if verdicts:
+        short.verdicts = tuple(map(_short_verdict, verdicts))
     return _encode(short)
 
 
