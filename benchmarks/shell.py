@@ -1,10 +1,12 @@
 """Measures the traces per second of the shell when the engine costs nothing.
 
-    python benchmarks/shell.py [--problems 10000] [--traces 10] [--rounds 3]
+    python benchmarks/shell.py [--problems 10000] [--traces 10] [--rounds 3] [--as-needed]
 
 Uses the fake engine and includes annotation and the journal. Every problem is open from the start,
-so each trace passes a heap of that many sessions. Prints traces per second, a profile of the time,
-the memory of an open problem, and the bytes that the journal takes for a trace of 8 tokens.
+so each trace passes a heap of that many sessions; with `--as-needed` as many as fill the window, as
+in a job without other settings. Prints traces per second, the CPU time of the main thread, which
+says more on a busy machine, the memory of an open problem, and the bytes that the journal takes for
+a trace of 8 tokens. `--resume` then opens the finished job once more.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import cProfile
 import gc
 import os
 import pstats
+import resource
 import statistics
 import tempfile
 import time
@@ -39,6 +42,8 @@ def main() -> None:
         "--window", type=int, default=256, help="requests in flight at once (default: %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--as-needed", action="store_true", help="open as many as fill the window")
+    parser.add_argument("--resume", action="store_true", help="resume the finished job")
     parser.add_argument(
         "--profile",
         action="store_true",
@@ -47,12 +52,14 @@ def main() -> None:
     options = parser.parse_args()
     plan = Plan(strategy=PluginSpec("consistency", {"n": options.traces}))
     execution = Execution(
-        engine=PluginSpec("fake"), window=options.window, open_problems=options.problems
+        engine=PluginSpec("fake"),
+        window=options.window,
+        open_problems=0 if options.as_needed else options.problems,
     )
     problems = [Problem(f"p{i:06d}", f"What is {i} + {i}?") for i in range(options.problems)]
     print(
-        f"{options.problems} problems open at once, {options.traces} traces each, {options.window} "
-        f"in flight, {os.cpu_count()} cores"
+        f"{options.problems} problems{'' if options.as_needed else ' open at once'}, "
+        f"{options.traces} traces each, {options.window} in flight, {os.cpu_count()} cores"
     )
     print(
         f"memory: {bytes_per_open_problem(problems, plan, options.traces):.0f} bytes per open "
@@ -67,18 +74,32 @@ def main() -> None:
         pstats.Stats(profile).sort_stats("tottime").print_stats(30)
         return
     n_traces = options.problems * options.traces
-    rates = [n_traces / one_round(problems, plan, execution) for _ in range(options.rounds)]
+    rounds = [
+        one_round(problems, plan, execution, resume=options.resume) for _ in range(options.rounds)
+    ]
+    rates = [n_traces / seconds for seconds, _ in rounds]
+    cpu = [1e6 * seconds / n_traces for _, seconds in rounds]
     print(
         f"traces a second: median {statistics.median(rates):.0f}, {min(rates):.0f} to "
         f"{max(rates):.0f} over {len(rates)} rounds"
     )
+    print(f"CPU of the main thread a trace: {min(cpu):.1f} to {max(cpu):.1f} µs")
+    print(
+        f"largest resident memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
+    )
 
 
-def one_round(problems: list[Problem], plan: Plan, execution: Execution) -> float:
-    """Return the seconds of one job, from its first request to its last result."""
-
+def one_round(
+    problems: list[Problem], plan: Plan, execution: Execution, *, resume: bool = False
+) -> tuple[float, float]:
+    """Return the seconds of one job, and of its main thread's CPU."""
     with tempfile.TemporaryDirectory() as directory:
-        return asyncio.run(_run(Path(directory), problems, plan, execution))
+        seconds = asyncio.run(_run(Path(directory), problems, plan, execution))
+        if resume:
+            began = time.perf_counter()
+            asyncio.run(_run(Path(directory), problems, plan, execution, n_new=0))
+            print(f"resumed in {time.perf_counter() - began:.2f} s, with the export at its end")
+    return seconds
 
 
 def journal_bytes(problems: list[Problem], plan: Plan, execution: Execution) -> int:
@@ -88,12 +109,20 @@ def journal_bytes(problems: list[Problem], plan: Plan, execution: Execution) -> 
         return (Path(directory) / "journal.db").stat().st_size
 
 
-async def _run(directory: Path, problems: list[Problem], plan: Plan, execution: Execution) -> float:
+async def _run(
+    directory: Path,
+    problems: list[Problem],
+    plan: Plan,
+    execution: Execution,
+    n_new: int | None = None,
+) -> tuple[float, float]:
     with open_job(directory, plan, problems) as job:
-        began = time.perf_counter()
-        n_results = sum([1 async for _ in api.run_job(job, plan, execution)])
-        seconds = time.perf_counter() - began
-        assert n_results == len(problems)
+        began, cpu_began = time.perf_counter(), time.thread_time()
+        n_results = 0
+        async for _ in api.run_job(job, plan, execution):
+            n_results += 1
+        seconds = time.perf_counter() - began, time.thread_time() - cpu_began
+        assert n_results == (len(problems) if n_new is None else n_new)
         assert job.journal.n_traces() == len(problems) * plan.strategy.options["n"]
         return seconds
 

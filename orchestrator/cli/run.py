@@ -311,7 +311,8 @@ def _report_growth(job: Job, display: DisplayOptions) -> None:
 
 def _extent(job: Job, n_resumed: int) -> str:
     """Return how many problems a job has, and how many of them are not new."""
-    n_retried = len(job.journal.failed().intersection(p.id for p in job.remaining()))
+    failed = job.journal.failed()
+    n_retried = len(failed.intersection(p.id for p in job.remaining())) if failed else 0
     notes = (
         f", {n_resumed:,} of them done before" if n_resumed else "",
         f", {n_retried:,} that failed are tried again" if n_retried else "",

@@ -20,7 +20,7 @@ import msgspec
 
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan, document, fingerprint
-from orchestrator.core.values import Problem, Result, Status, changed
+from orchestrator.core.values import Problem, Result, changed
 from orchestrator.jobs.files import (
     indented_json,
     make_private,
@@ -35,7 +35,7 @@ from orchestrator.jobs.rows.examples import write_examples
 from orchestrator.jobs.rows.stored import StoredDict, StoredList
 from orchestrator.plan.execution import Spent
 
-_BATCH = 500  # results that are read at once
+_BATCH = 500  # rows that are read at once
 _SPENT = "spent"  # in the journal
 _ANOTHER = "start another job: with --out DIRECTORY, or beside this one with `leadline run --fresh`"
 EXPORT_SECONDS = 15.0  # how old results.jsonl may grow while a job runs
@@ -84,19 +84,21 @@ class Job:
         if not self.journal.n_results():
             return self.problems
         unfinished = StoredList[Problem](Problem)
-        for problem in self.problems:
-            plan, status = self.journal.conclusion(problem.id)
-            is_done = plan == self.fingerprint
-            if not is_done or (self.retry_failed and status is Status.FAILED):
-                unfinished.append(problem)
+        problems = iter(self.problems)
+        while batch := list(islice(problems, _BATCH)):
+            failed = self.journal.conclusions([one.id for one in batch], self.fingerprint)
+            for problem in batch:
+                if failed.get(problem.id, True) and (self.retry_failed or problem.id not in failed):
+                    unfinished.append(problem)
         return unfinished.settled()
 
     def remaining(self) -> Sequence[Problem]:
         """Return those of them that this run works on."""
-        unfinished = self.unfinished()
-        if self.chosen is None:
-            return unfinished
-        return [p for p in unfinished if p.id in self.chosen]
+        return self.chosen_of(self.unfinished())
+
+    def chosen_of(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        """Return those of some problems that this run works on."""
+        return problems if self.chosen is None else [p for p in problems if p.id in self.chosen]
 
     def results(self) -> list[Result]:
         """Return the results so far, in input order, those of invalid rows included."""
@@ -278,12 +280,15 @@ def _claim(
 def _refuse_changed(journal: Journal, problems: Sequence[Problem]) -> None:
     n, first = 0, ""
     lost: list[Opened] = []  # of a repaired journal: from now on it refuses other texts
-    for problem in problems:
-        known = journal.digest_of(problem.id)
-        if known == LOST_DIGEST:
-            lost.append(Opened(problem.id, digest(problem)))
-        elif known not in (None, digest(problem)):
-            n, first = n + 1, first or problem.id
+    rows = iter(problems)
+    while batch := list(islice(rows, _BATCH)):
+        known = journal.digests_of([problem.id for problem in batch])
+        for problem in batch:
+            before = known.get(problem.id)
+            if before == LOST_DIGEST:
+                lost.append(Opened(problem.id, digest(problem)))
+            elif before is not None and before != digest(problem):
+                n, first = n + 1, first or problem.id
     if n:
         verb, them = ("has", "it was") if n == 1 else ("have", "they were")
         raise PlanError(

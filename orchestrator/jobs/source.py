@@ -143,7 +143,7 @@ class _Begun(Collection[str]):
         self._journal = journal
 
     def __contains__(self, id: object) -> bool:
-        return isinstance(id, str) and self._journal.digest_of(id) is not None
+        return isinstance(id, str) and bool(self._journal.digests_of([id]))
 
     def __iter__(self) -> Iterator[str]:
         return self._journal.problem_ids()

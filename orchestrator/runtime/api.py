@@ -50,7 +50,8 @@ async def run_job(
     problem remains. `factory` replaces the execution's engine, for example with a SharedEngine;
     `clock` the clock by which refused requests wait. `observer` learns what happens.
     """
-    remaining = job.remaining()
+    unfinished = job.unfinished()
+    remaining = job.chosen_of(unfinished)
     if not remaining:
         return
     factory = factory or registry.load("engines", execution.engine)
@@ -58,7 +59,7 @@ async def run_job(
         plan, execution, job.journal, factory, job.spent, job.growth, clock, observer
     )
     async with work as (driver, engine):
-        n_done = len(job.problems) - len(job.unfinished())
+        n_done = len(job.problems) - len(unfinished)
         driver.progress.n_problems = n_done + len(remaining)
         failed = job.journal.failed()
         retried = {p.id for p in remaining if p.id in failed} if failed else set()

@@ -34,10 +34,18 @@ from orchestrator.jobs.journal.rows import (
     RESULT,
     Row,
     event_of,
+    require_intact_result,
     result_of,
     stored_event,
     stored_result,
 )
+
+# Fields of a stored result. In a text of JSON their quotes would be escaped: they are found alone.
+_FAILED = f'"status":"{Status.FAILED}"'
+
+
+def _result_of(plan: str) -> str:
+    return f'"fingerprint":"{plan}"'
 
 
 class Journal:
@@ -130,10 +138,11 @@ class Journal:
         """Return the digest of every problem ever opened."""
         return dict(self._rows("SELECT problem, digest FROM problems"))
 
-    def digest_of(self, problem_id: str) -> str | None:
-        """Return the digest of a problem, or None if it was never opened."""
-        row = self._row("SELECT digest FROM problems WHERE problem = ?", problem_id)
-        return None if row is None else str(row[0])
+    def digests_of(self, problem_ids: Sequence[str]) -> dict[str, str]:
+        """Return the digests of those of some problems that were ever opened."""
+        places = ", ".join("?" * len(problem_ids))
+        sql = f"SELECT problem, digest FROM problems WHERE problem IN ({places})"
+        return dict(self._rows(sql, *problem_ids))
 
     def problem_ids(self) -> Iterator[str]:
         """Yield the id of every problem ever opened, in their order."""
@@ -153,6 +162,16 @@ class Journal:
         columns = ", ".join(f"json_extract(CAST(body AS TEXT), '$.{name}')" for name in fields)
         row = self._row(f"SELECT {columns} FROM results WHERE problem = ?", problem_id)
         return ("", None) if row is None else (row[0] or "", Status(row[1]))
+
+    def conclusions(self, problem_ids: Sequence[str], plan: str) -> dict[str, bool]:
+        """Return whether each of some problems failed, of those with a result by this plan."""
+        places = ", ".join("?" * len(problem_ids))
+        sql = (
+            f"SELECT problem, instr(body, CAST(? AS BLOB)) FROM results WHERE problem IN ({places})"
+            " AND instr(body, CAST(? AS BLOB))"
+        )
+        rows = self._rows(sql, _FAILED, *problem_ids, _result_of(plan))
+        return {str(id): bool(failed) for id, failed in rows}
 
     def plans(self, but: str = "") -> dict[str, str]:
         """Return the fingerprint of the plan of each problem opened, of all but one plan."""
@@ -176,9 +195,16 @@ class Journal:
         """Return the ids of the problems with a result: of any plan, or by a plan's fingerprint."""
         if plan is None:
             return {str(row[0]) for row in self._rows("SELECT problem FROM results")}
-        # in a text of JSON the quotes would be escaped: this finds the field alone
         sql = "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB))"
-        return {str(row[0]) for row in self._rows(sql, f'"fingerprint":"{plan}"')}
+        return {str(row[0]) for row in self._rows(sql, _result_of(plan))}
+
+    def unfinished(self, plan: str) -> set[str]:
+        """Return the ids of opened problems that failed, or have no result by this plan."""
+        sql = (
+            "SELECT problem FROM problems LEFT JOIN results USING (problem) WHERE body IS NULL "
+            "OR NOT instr(body, CAST(? AS BLOB)) OR instr(body, CAST(? AS BLOB))"
+        )
+        return {str(row[0]) for row in self._rows(sql, _result_of(plan), _FAILED)}
 
     def failed(self) -> set[str]:
         """Return the ids of the problems that have the result that they failed."""
@@ -187,7 +213,7 @@ class Journal:
             "SELECT problem FROM results WHERE instr(body, CAST(? AS BLOB)) AND CASE WHEN "
             "json_valid(CAST(body AS TEXT)) "
             "THEN json_extract(CAST(body AS TEXT), '$.status') = ? END",
-            f'"status":"{Status.FAILED}"',
+            _FAILED,
             Status.FAILED.value,
         )
         return {str(row[0]) for row in rows}
@@ -240,7 +266,7 @@ class Journal:
         rows: list[Row] = []
         for row in self._stored_results():
             try:
-                self._result(row)
+                require_intact_result(self.path, row)
             except DamagedRow as fault:
                 faults[fault.problem_id] = fault
         again = [self._stored_events("WHERE problem = ?", id) for id in self.failed() | {*faults}]

@@ -72,6 +72,12 @@ def result_of(path: Path, row: Row) -> Result:
         return decode_result(body)
 
 
+def require_intact_result(path: Path, row: Row) -> None:
+    """Raise DamagedRow if a result was changed or, without a checksum, cannot be read."""
+    if row[-1] is None or row[-1] != checksum(*row[:-1]):
+        result_of(path, row)
+
+
 def _checked(event: Row) -> Row:
     return (*event, _event_checksum(event))
 
