@@ -125,7 +125,7 @@ def _worth(job: Job, at: Cells, upset: Floats) -> Floats:
 
 
 def price(job: Job, at: Cells) -> Floats:
-    """Rank questions as `runtime.driver.worth.decision_worth` does."""
+    """Rank questions as `runtime.driver.allocation.worth.decision_worth` does."""
     return _worth(job, at, betainc(job.first[at] + 1, job.second[at] + 1, 0.5))
 
 

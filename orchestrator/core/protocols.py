@@ -9,7 +9,7 @@ variables or properties:
 - `verifiers: tuple[str, ...]`: the verifiers whose verdicts the plugin reads.
 - `n_planned: int`: the most attempts that a strategy makes if nothing stops it early.
 - `worth(traces, n_started) -> float` (strategies): how much another attempt is worth, where the
-  problems of a job share a budget; without it the votes decide (`runtime.driver.worth`).
+  problems of a job share a budget; without it the votes decide (`runtime.driver.allocation.worth`).
 - `is_one_request: bool` (strategies): True if its first request is its only one and its reply, so
   that the text may be shown while it is generated.
 - `pools: tuple[str, ...]`: the model pools named in options other than `model`.

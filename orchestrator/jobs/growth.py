@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
@@ -21,7 +22,7 @@ from orchestrator.core.errors import PlanError
 from orchestrator.core.metrics import recorded_with
 from orchestrator.core.plan import Plan, differences, document, fingerprint
 from orchestrator.core.session import Effect, Session
-from orchestrator.core.values import Finish, Problem, Request, changed
+from orchestrator.core.values import Finish, Problem, Request, Trace, changed
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
 from orchestrator.jobs.sessions import Explorer, load_explorer, request_of
 
@@ -91,16 +92,43 @@ def grow(journal: Journal, plan: Plan, problems: Iterable[Problem]) -> Growth | 
     return Growth(changes, takeovers.n_traces, takeovers.last) if groups else None
 
 
-def forget_failures(journal: Journal, old: Session, new: Session, step: Step) -> None:
+def forget_failures(
+    journal: Journal,
+    old: Session,
+    new: Session,
+    step: Step,
+    verified: Mapping[int, Trace] = MappingProxyType({}),
+) -> None:
     """Remove the failed traces of a problem, its stops and what rests on them from the journal.
 
     `old` and `new` are fresh sessions of the problem. What remains are the completed traces of
-    requests that are submitted without the failed ones too. `step` calls a step of a strategy.
+    requests that are submitted without the failed ones too; those `verified`, by ordinal, with the
+    verdicts that they lacked. `step` calls a step of a strategy.
     """
     recorded = list(journal.events(old.problem.id))
-    kept, *_ = _take_over(recorded, old, new, _is_usable, step)
+
+    def renewed(record: _Record) -> _Record:
+        trace = verified.get(record.request.ordinal) if record.request else None
+        if trace is None or not isinstance(record.event, Arrived):
+            return record
+        return replace(record, event=replace(record.event, trace=trace))
+
+    records = map(renewed, _records(recorded, old, step))
+    kept, *_ = _take_over(records, new, _is_usable, step)
     if kept != recorded:
         journal.append(kept, replacing=[old.problem.id])
+
+
+def awaited(
+    events: Iterable[Recorded], session: Session, step: Step
+) -> Iterator[tuple[Request, Trace]]:
+    """Yield the traces that a strategy waited for, with their requests; `session` is a fresh one.
+
+    `step` calls a step of the strategy.
+    """
+    for record in _records(events, session, step):
+        if record.request is not None and record.awaited:
+            yield record.request, record.event.trace  # type: ignore[union-attr]  # only a stop has no request
 
 
 def _is_usable(record: _Record) -> bool:
@@ -206,7 +234,8 @@ def _grown(
             return bool(seconds) and elapsed >= seconds
         return not (is_shorter and record.awaited and elapsed > seconds)
 
-    events, n_before_end, rest = _take_over(recorded, old, new, is_within)
+    records = _records(recorded, old, _call)
+    events, n_before_end, rest = _take_over(records, new, is_within, _call)
     lost = [r for r in rest if isinstance(r.event, Arrived) and not r.event.trace.lost]
     if lost:
         return _Takeover(new, recorded, events, refusal=_reason(lost[0], new))
@@ -218,24 +247,27 @@ def _elapsed(events: Iterable[Recorded]) -> float:
     return max((event.elapsed for event in events), default=0.0)
 
 
+def _call(step: Callable[[], list[Effect]]) -> object:
+    return step()
+
+
 def _take_over(
-    recorded: Iterable[Recorded],
-    old: Session,
+    records: Iterable[_Record],
     new: Session,
     is_wanted: Callable[[_Record], bool],
-    step: Step = lambda call: call(),
+    step: Step,
 ) -> tuple[list[Recorded], int, list[_Record]]:
     """Replay events in `new`, each as soon as it fits; return those in that order, and the others.
 
     Between them: how many came before the one that ended the exploration. Of several that fit, the
-    first to have arrived comes first. `old` replays all as they are.
+    first to have arrived comes first.
     """
     n_before_end = 0
     taken: list[Recorded] = []
     waiting: list[_Record] = []
     others: list[_Record] = []
     step(new.start)
-    for record in _records(recorded, old, step):
+    for record in records:
         (waiting if is_wanted(record) else others).append(record)
         while (ready := next((r for r in waiting if _fits(r, new)), None)) is not None:
             waiting.remove(ready)
@@ -246,6 +278,7 @@ def _take_over(
 
 
 def _records(recorded: Iterable[Recorded], old: Session, step: Step) -> Iterator[_Record]:
+    """Yield events with their requests while `old` replays them as they are."""
     step(old.start)
     for event in recorded:
         if isinstance(event, Stopped):

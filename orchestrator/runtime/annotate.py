@@ -23,7 +23,6 @@ from orchestrator.core.values import (
     Purpose,
     Request,
     Trace,
-    Verdict,
     calls_text,
     changed,
 )
@@ -142,6 +141,21 @@ class Annotator:
             return trace
         answer = _at_once(text, loaded.canonical(text), classes)
         return None if answer is None else changed(trace, answer=answer)
+
+    def failed_verifiers(self, request: Request, trace: Trace) -> Sequence[str]:
+        """Return the names of the verifiers that failed at a trace, by its note."""
+        if self._verifiers is None or not trace.note:
+            return ()
+        names = self._wanted_verifiers(request, trace, lambda: False)
+        return [name for name in names if _verifier_note(name) in trace.note]
+
+    async def verified_again(self, problem: Problem, request: Request, trace: Trace) -> Trace:
+        """Return an annotated trace with the verdicts of the verifiers that failed at it."""
+        names = self.failed_verifiers(request, trace)
+        part = reading(request, trace, self._plan.answers_in_thinking)
+        first = min((trace.note.index(_verifier_note(name)) for name in names), default=None)
+        bare = changed(trace, note=trace.note[:first].removesuffix("; "))
+        return await self._verified(problem, bare, part.attempt(trace), names)
 
     @property
     def n_verifying(self) -> int:
@@ -313,9 +327,9 @@ class Annotator:
     async def _verified(
         self, problem: Problem, trace: Trace, whole: Trace, names: Sequence[str]
     ) -> Trace:
-        """Return the trace with verdicts on `whole`: of a continuation, its whole attempt."""
+        """Return the trace with more verdicts, on `whole`: of a continuation, its whole attempt."""
         assert self._verifiers is not None
-        verdicts: list[Verdict] = []
+        verdicts = list(trace.verdicts)
         note, unjudged = trace.note, trace.unjudged
         for name in names:
             outcome = await self._verifiers.run(name, problem, whole)
@@ -323,7 +337,7 @@ class Annotator:
             if outcome.verdict is not None:
                 verdicts.append(outcome.verdict)
             if outcome.note:
-                note = _joined(note, f"verifier {name}: {outcome.note}")
+                note = _joined(note, f"{_verifier_note(name)}{outcome.note}")
         return changed(trace, verdicts=tuple(verdicts), note=note, unjudged=unjudged)
 
 
@@ -347,6 +361,11 @@ def _at_once(text: str, canonical: str, classes: Classes) -> Answer | None:
         return None
     is_new = all(_is_complete(answer.key) for answer in classes.representatives)
     return classes.add(Answer(text, canonical)) if is_new else None
+
+
+def _verifier_note(name: str) -> str:
+    """Return how the note begins on a verifier that gave no verdict."""
+    return f"verifier {name}: "
 
 
 def _joined(note: str, more: str) -> str:

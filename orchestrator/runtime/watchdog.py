@@ -15,8 +15,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _watching: set[Watchdog] = set()
 
@@ -62,11 +63,11 @@ class Watchdog:
         """Tell whether a bounded call runs on this thread."""
         return self._since is not None and thread == self._target
 
-    def bounded(self, call: Callable[[], T]) -> T:
+    def bounded(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Return what the call returns; raise Overrun in it when it takes longer than the limit."""
         self._since = time.monotonic()
         try:
-            return call()
+            return call(*args, **options)
         finally:
             self._since = None
 

@@ -19,6 +19,7 @@ from orchestrator.engines.circuit_breaker import CircuitBreaker
 from orchestrator.engines.metered import MeteredEngine
 from orchestrator.jobs.journal import Arrived, BatchWriter, Concluded, Event, Journal
 from orchestrator.runtime.driver import Driver, serving
+from orchestrator.runtime.driver.resumption import Resumption
 
 N_HISTORIES = int(os.environ.get("LEADLINE_HISTORIES", "300"))
 FIRST = 1_000_000  # the campaign begins at 0
@@ -84,8 +85,13 @@ class _Shorter:
         return list(self._journal.events(problem_id))[:-1]
 
 
-def _forgets_an_event(self: Driver, opened: Any, journal: Any) -> Any:
-    return _replay(self, opened, _Shorter(journal))  # type: ignore[arg-type]
+def _forgets_an_event(self: Resumption, opened: Any) -> Any:
+    journal = self._journal
+    self._journal = _Shorter(journal)  # type: ignore[assignment]
+    try:
+        return _take_up(self, opened)
+    finally:
+        self._journal = journal
 
 
 def _never_leaves(self: CircuitBreaker, epoch: int) -> None:
@@ -115,7 +121,7 @@ def _wakes_nobody(self: Driver, event: Event) -> None:
         self._wake.set()
 
 
-_append, _replay = Journal.append, Driver._replay
+_append, _take_up = Journal.append, Resumption.take_up
 _checked_reply = serving.checked_reply
 _count, _leave, _write = MeteredEngine._count, CircuitBreaker.leave, Driver._write
 _close, _owed = BatchWriter.close, Session.owed
@@ -124,7 +130,7 @@ BREAKS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "a trace is not journalled": (Journal, "append", _forgets_a_trace, "before it was journalled"),
     "a reply is another request's": (serving, "checked_reply", _pairs_wrongly, "is .*, not"),
     "tokens are counted twice": (MeteredEngine, "_count", _counts_twice, "counted as spent"),
-    "a resume misses an event": (Driver, "_replay", _forgets_an_event, "generated again"),
+    "a resume misses an event": (Resumption, "take_up", _forgets_an_event, "generated again"),
     "a probe is never over": (CircuitBreaker, "leave", _never_leaves, "no end"),
     "delivery before the journal": (Driver, "_write", _delivers_first, "before it was journalled"),
     "a cancelled batch is lost": (BatchWriter, "close", _forgets_a_batch, "generated again"),

@@ -20,7 +20,7 @@ from orchestrator.jobs.sessions import load_explorer
 from orchestrator.plan import registry
 from orchestrator.plan.execution import Execution, JobBudget
 from orchestrator.runtime import api
-from orchestrator.runtime.driver.worth import vote_worth
+from orchestrator.runtime.driver.allocation.worth import vote_worth
 
 N, LENGTH = 12, 20
 PLAN = Plan(strategy=PluginSpec("consistency", {"n": 16}))

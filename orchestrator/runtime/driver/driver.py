@@ -8,39 +8,32 @@ limits the requests in flight, and earlier problems have priority. Nothing here 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import cast
 
 from orchestrator.core.errors import BudgetSpent, JournalError
 from orchestrator.core.protocols import Engine
 from orchestrator.core.session import Effect, Start
-from orchestrator.core.values import Finish, Problem, Request, Result, Status, Trace
-from orchestrator.core.votes import VOTING
+from orchestrator.core.values import Finish, Problem, Request, Result, Trace
 from orchestrator.engines.reply import trace_for
-from orchestrator.jobs.growth import Growth, forget_failures
+from orchestrator.jobs.growth import Growth
 from orchestrator.jobs.journal import Arrived, Concluded, Event, Journal, Opened, Stopped, digest
 from orchestrator.jobs.journal.writer import BatchWriter
-from orchestrator.jobs.sessions import Explorer, request_of
+from orchestrator.jobs.sessions import Explorer
 from orchestrator.plan.execution import Execution
 from orchestrator.runtime.annotate import Annotator, Classes
-from orchestrator.runtime.driver.allowance import (
-    N_COMPARED,
-    is_new_attempt,
-    job_allowance,
-    least_worthy,
-    revalued,
-)
+from orchestrator.runtime.driver.allocation.allocation import Allocation
+from orchestrator.runtime.driver.allocation.allowance import N_COMPARED, job_allowance
 from orchestrator.runtime.driver.counting import Counting
 from orchestrator.runtime.driver.observer import Observer
 from orchestrator.runtime.driver.problem import OpenProblem
+from orchestrator.runtime.driver.resumption import Resumption
 from orchestrator.runtime.driver.serving import served
 from orchestrator.runtime.driver.source import Listed, Source
-from orchestrator.runtime.driver.waiting import WaitingRequests
+from orchestrator.runtime.driver.steps import Steps
 from orchestrator.runtime.progress import Progress
-from orchestrator.runtime.watchdog import Overrun, Watchdog, calm_collector
+from orchestrator.runtime.watchdog import Watchdog, calm_collector
 
 _MEASURE_SECONDS = 0.5  # between two looks at the tokens of running requests
 _PAUSE_CHECK_SECONDS = 0.05  # between two looks at a budget of time while requests are paused
@@ -62,15 +55,12 @@ class Driver:
         """Prepare a run. Without a journal nothing is kept, so nothing can be resumed."""
         self.progress = Progress()
         self._observer = observer
-        self._last = growth.last if growth else {}
-        self._again: set[tuple[str, int]] = set()  # journalled traces that arrive once more
         self._execution = execution
         self._explorer = explorer
         self._engine = engine
         self._annotator = annotator
         self._journal = journal
         self._open: dict[str, OpenProblem] = {}
-        self._waiting = WaitingRequests()
         self._n_opened = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: set[tuple[str, int]] = set()
@@ -79,10 +69,26 @@ class Driver:
         self._wake = asyncio.Event()
         self._failure: BaseException | None = None
         self._watchdog = Watchdog(execution.strategy_seconds)
-        self._resumed = journal if journal and journal.has_begun() else None
         n_planned: int | None = getattr(explorer.strategy, "n_planned", None)
         self._counting = Counting(self.progress, n_planned)
-        self._allowance = job_allowance(execution, self.progress, engine)
+        self._steps = Steps(self._watchdog, self._counting)
+        self._resumption: Resumption | None = None
+        if journal is not None and journal.has_begun():
+            last = growth.last if growth else {}
+            self._resumption = Resumption(
+                journal, explorer, self._steps, annotator, self.progress, last
+            )
+        self._allocation = Allocation(
+            job_allowance(execution, self.progress, engine),
+            self._open,
+            lambda problem: explorer.of(problem).strategy,
+            self._watchdog.bounded,
+            lambda opened: self.stop(opened.session.problem.id, ""),
+        )
+        self._waiting = self._allocation.waiting
+        least = N_COMPARED if self._allocation.is_shared else 0
+        self._most_open = execution.open_problems or max(execution.window, least)
+        self._source: Source = Listed(())
 
     def stop(self, problem_id: str, reason: str) -> None:
         """End the exploration of an open problem; its running requests are aborted."""
@@ -97,13 +103,13 @@ class Driver:
         tried again. EngineError, TooManyFailed or JournalError ends the run; no journalled event is
         lost, but what a new try replaces.
         """
-        source: Source = Listed(problems) if isinstance(problems, Iterable) else problems
-        source.on_change = self._wake.set
+        self._source = Listed(problems) if isinstance(problems, Iterable) else problems
+        self._source.on_change = self._wake.set
         writer, progress = BatchWriter(self._write), self.progress
         measuring = asyncio.create_task(self._measure())
         try:
             with self._watchdog, calm_collector():
-                more = self._fill(source)
+                more = self._fill()
                 while more or self._open or self._events:
                     self._require_running()
                     progress.require_few_failed(self._execution.supervision)
@@ -114,7 +120,7 @@ class Driver:
                     if self._journal is not None:
                         await writer.write(batch)
                     self._deliver(batch)
-                    more = self._fill(source)
+                    more = self._fill()
                     done, self._concluded = self._concluded, []
                     for result in done:
                         yield result
@@ -137,8 +143,7 @@ class Driver:
 
     def _write(self, batch: Sequence[Event]) -> None:
         if self._journal is not None:
-            new = [e for e in batch if not self._arrives_again(e)] if self._again else batch
-            self._journal.append(new)
+            self._journal.append([event for event in batch if not self._arrives_again(event)])
 
     def _deliver(self, batch: Sequence[Event]) -> None:
         """Deliver durable events to their sessions, and perform the resulting effects."""
@@ -149,11 +154,10 @@ class Driver:
                     self._counting.arrival(opened, event.trace)
                     if self._observer is not None:
                         self._observer.arrived(opened.session, event.trace)
-                effects = self._receive(opened, event.trace)
-                if self._allowance is not None:
-                    self._allowance.receive(event.trace, opened)
+                effects = self._steps.receive(opened, event.trace)
+                self._allocation.receive(opened, event.trace)
                 self._perform(opened, effects)
-                self._value(opened)
+                self._allocation.value(opened)
             elif isinstance(event, Stopped):
                 stopped = self._open.get(event.problem_id)
                 # otherwise it has ended by itself in the meantime
@@ -166,7 +170,8 @@ class Driver:
         n_aborted = 0
         for effect in effects:
             if isinstance(effect, Start):
-                self._enqueue(opened, effect.request)
+                self._counting.continuation(opened, effect.request)
+                self._allocation.put(opened, effect.request)
                 continue
             n_aborted += 1
             if effect.request.identity in self._running:
@@ -178,18 +183,6 @@ class Driver:
                 self._post_trace(opened, trace_for(request, Finish.CANCELLED))
         if opened.session.done:
             self._conclude(opened)
-
-    def _receive(self, opened: OpenProblem, trace: Trace) -> list[Effect]:
-        self._counting.state(opened, trace, 1)
-        return self._guarded(opened, functools.partial(opened.session.receive, trace))
-
-    def _guarded(self, opened: OpenProblem, step: Callable[[], list[Effect]]) -> list[Effect]:
-        """Run a step of a session, which calls plugin code, under the watchdog."""
-        try:
-            return self._watchdog.bounded(step)
-        except Overrun:  # raised between the plugin's last instruction and here
-            opened.session.error = "Overrun: the strategy computed for too long"
-            return opened.session.stop("")
 
     def _conclude(self, opened: OpenProblem) -> None:
         session = opened.session
@@ -208,49 +201,59 @@ class Driver:
             self._observer.concluded(result)
         self._concluded.append(result)
 
-    def _fill(self, source: Source) -> bool:
+    def _fill(self) -> bool:
         """Start waiting requests and open problems until the window is full.
 
         Returns False when no problem is left to open, and none will come.
         """
         if self._failure is not None:  # nothing new is begun
             return False
-        least = N_COMPARED if self._allowance else 0
-        limit = self._execution.open_problems or max(self._execution.window, least)
         self._start_waiting()
-        while len(self._open) < limit and self._wants_problem():
-            problem = source.take()
-            if problem is None:
-                break
+        while (problem := self._next_problem()) is not None:
             self._open_problem(problem)
-            if not self._allowance:  # else they are compared when all are open
+            if not self._allocation.is_shared:  # else they are compared when all are open
                 self._start_waiting()
-        self._keep_within_allowance(source)
+        is_over = self._source.is_over and not (self._resumption and self._resumption.n_held)
+        self._start_waiting()
+        stopped, key = self._allocation.to_stop(is_over, not (self._tasks or self._events))
+        for opened in stopped:
+            self.stop(opened.session.problem.id, key)
         self.progress.n_open, self.progress.n_running = len(self._open), len(self._running)
-        return not source.is_over
+        return not is_over
+
+    def _open_ahead(self) -> None:
+        """Open a problem for a place that became free while the events before it are written.
+
+        The journal cannot be read meanwhile. Problems that share a budget are compared later.
+        """
+        is_begun = self._resumption is not None and self._resumption.n_left
+        if is_begun or self._allocation.is_shared or self._failure is not None:
+            return
+        while not self._waiting and (problem := self._next_problem()) is not None:
+            self._open_problem(problem)
+
+    def _next_problem(self) -> Problem | None:
+        resumption = self._resumption
+        if resumption is not None and (problem := resumption.released()) is not None:
+            return problem
+        while self._wants_problem():
+            problem = self._source.take()
+            if problem is None or resumption is None:
+                return problem
+            unverified = resumption.hold(problem)
+            if not unverified:
+                return problem
+            for request, trace in unverified:
+                self._tasks.add(asyncio.create_task(self._verify(problem, request, trace)))
+        return None
 
     def _wants_problem(self) -> bool:
-        if self._allowance or self._execution.open_problems:
+        n_held = self._resumption.n_held if self._resumption is not None else 0
+        if len(self._open) + n_held >= self._most_open:
+            return False
+        if self._allocation.is_shared or self._execution.open_problems:
             return True
         return len(self._running) < self._execution.window and not self._waiting
-
-    def _keep_within_allowance(self, source: Source) -> None:
-        """Start what the job can afford; where it cannot go on, stop problems."""
-        if self._allowance is None:
-            return
-        self._start_waiting()
-        is_stuck = bool(self._waiting) and not (self._tasks or self._events)
-        key = self._allowance.spent_key(len(self._open), is_stuck)
-        for opened in least_worthy(self._open.values(), source.is_over) if key else ():
-            self.stop(opened.session.problem.id, key)
-
-    def _value(self, opened: OpenProblem) -> None:
-        """Compute again what another attempt at a problem is worth; plugin code may do it."""
-        if self._allowance is None or not opened.session.exploring:
-            return
-        strategy = self._explorer.of(opened.session.problem).strategy
-        if not revalued(opened, strategy, self._waiting, self._watchdog.bounded):
-            self.stop(opened.session.problem.id, "")
 
     def _open_problem(self, problem: Problem) -> None:
         loop, outages = asyncio.get_running_loop(), self.progress.outages
@@ -264,69 +267,30 @@ class Driver:
             outages.total_seconds(),
             self._explorer.of(problem).plan.budget.seconds,
         )
-        if self._resumed is not None and self._resumed.digest_of(problem.id) is not None:
-            effects = self._replay(opened, self._resumed)
+        if self._resumption is not None and self._resumption.has_begun(problem.id):
+            effects = self._resume(opened, self._resumption)
         else:
             self._post(Opened(problem.id, digest(problem), self._explorer.fingerprint))
-            effects = self._guarded(opened, session.start)
+            effects = self._steps.start(opened)
         if opened.seconds and session.exploring:
             left = max(0.0, opened.seconds - opened.elapsed(self.progress.outages))
             opened.stop_timer = loop.call_later(left, self._expire, opened)
-        self._value(opened)
+        self._allocation.value(opened)
         self._perform(opened, effects)
 
-    def _replay(self, opened: OpenProblem, journal: Journal) -> list[Effect]:
-        """Rebuild a session from its journalled events; return the effects it still requires."""
-        session, problem_id = opened.session, opened.session.problem.id
-        status = journal.conclusion(problem_id)[1]
-        failed_before = status is Status.FAILED or (
-            status is None and _all_failed(journal, problem_id)
-        )
-        if failed_before:
-            old, new = (self._explorer.session(session.problem) for _ in range(2))
-            with contextlib.suppress(Overrun):  # then it fails again, with the traces that it has
-                forget_failures(journal, old, new, self._watchdog.bounded)
-        self._guarded(opened, session.start)
-        events = list(journal.events(problem_id))
-        n_last = 0 if failed_before else self._last.get(problem_id, 0)
-        for number, event in enumerate(events, n_last - len(events)):
-            if not failed_before:
-                opened.began = min(opened.began, self.progress.outages.now() - event.elapsed)
-            if isinstance(event, Stopped):
-                if number <= 0:  # a later one ended nothing
-                    session.stop(event.reason)
-                continue
-            if event.trace.answer is not None:
-                opened.classes.restore(event.trace.answer)
-            if number < 0:
-                request_of(session, event.trace)
-                self._receive(opened, event.trace)
-            else:
-                self._again.add((problem_id, event.trace.ordinal))
-                self._post(event)
-        self._counting.attempts(
-            opened, sum(t.purpose in VOTING and t.parent is None for t in session.traces.values())
-        )
-        for request in session.lost():
-            if request.identity not in self._again:
-                self._counting.continuation(opened, request)
-                note = "cancelled; its tokens were lost with the process that ran it"
-                self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
-        return [Start(request) for request in session.owed() if request.identity not in self._again]
+    def _resume(self, opened: OpenProblem, resumption: Resumption) -> list[Effect]:
+        """Rebuild a session that was begun; return the effects that it still requires."""
+        resumed = resumption.take_up(opened)
+        for event in resumed.arriving:
+            self._post(event)
+        for request in resumed.lost:
+            self._counting.continuation(opened, request)
+            note = "cancelled; its tokens were lost with the process that ran it"
+            self._post_trace(opened, trace_for(request, Finish.CANCELLED, note=note))
+        return [Start(request) for request in resumed.owed]
 
     def _arrives_again(self, event: Event) -> bool:
-        return (
-            bool(self._again)
-            and isinstance(event, Arrived)
-            and (event.problem_id, event.trace.ordinal) in self._again
-        )
-
-    def _enqueue(self, opened: OpenProblem, request: Request) -> None:
-        self._counting.continuation(opened, request)
-        if self._allowance is None or is_new_attempt(request):
-            self._waiting.put(opened, request)
-        else:
-            self._waiting.put_first(opened, request)
+        return self._resumption is not None and self._resumption.arrives_again(event)
 
     def _start_waiting(self) -> None:
         while self._may_start():
@@ -340,26 +304,13 @@ class Driver:
             and self._failure is None
             and len(self._running) < self._execution.window
             and self._annotator.n_verifying < self._execution.window
-            and self._affords_next()
+            and self._allocation.affords_next()
         )
 
     def _next_request(self) -> tuple[OpenProblem, Request]:
-        opened, request = self._waiting.take()
-        self._begin(opened, request)
+        opened, request = self._allocation.take()
         self._running.add(request.identity)
         return opened, request
-
-    def _affords_next(self) -> bool:
-        if self._allowance is None:
-            return True
-        if self._waiting.has_first:
-            return not self._allowance.spent_key(len(self._open))
-        return self._allowance.affords_attempt(len(self._open))
-
-    def _begin(self, opened: OpenProblem, request: Request) -> None:
-        if self._allowance is not None and is_new_attempt(request):
-            self._allowance.begin(request, opened)
-            self._value(opened)
 
     async def _serve(self, opened: OpenProblem, request: Request) -> None:
         """Serve a request, and then those that wait for its place in the window.
@@ -373,16 +324,32 @@ class Driver:
                 has_place = request.identity in self._running
                 self._running.discard(request.identity)
                 self._post_trace(opened, trace)
+                if has_place and not self._waiting:
+                    self._open_ahead()
                 if not (has_place and self._may_start()):
                     return
                 opened, request = self._next_request()
                 await asyncio.sleep(0)  # an engine may reply at once
         except Exception as error:  # noqa: BLE001 - the loop raises it
-            self._failure = self._failure or error
-            self._wake.set()
+            self._fail(error)
         finally:
             self._running.discard(request.identity)
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _verify(self, problem: Problem, request: Request, trace: Trace) -> None:
+        """Verify a journalled trace again; its problem is opened once all of its traces are."""
+        assert self._resumption is not None
+        try:
+            await self._resumption.verify_again(problem, request, trace)
+            self._wake.set()
+        except Exception as error:  # noqa: BLE001 - the loop raises it
+            self._fail(error)
+        finally:
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        self._wake.set()
 
     def _free(self, request: Request) -> None:
         """Let others start while a request's trace is annotated, which takes time."""
@@ -411,7 +378,7 @@ class Driver:
     async def _measure(self) -> None:
         while True:
             self._read_tokens()
-            if self._allowance is not None:
+            if self._allocation.is_shared:
                 self._wake.set()
             await asyncio.sleep(_MEASURE_SECONDS)
 
@@ -425,9 +392,3 @@ class Driver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _all_failed(journal: Journal, problem_id: str) -> bool:
-    """Tell whether all that arrived of a problem failed: its run ended before it was concluded."""
-    traces = [e.trace for e in journal.events(problem_id) if isinstance(e, Arrived)]
-    return bool(traces) and all(trace.finish is Finish.FAILED for trace in traces)

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from orchestrator.core.errors import LeadlineError, describe
 from orchestrator.core.protocols import Engine
-from orchestrator.core.session import Session
 from orchestrator.core.values import Finish, Request, Trace
 from orchestrator.engines.reply import trace_for
 from orchestrator.runtime.annotate import Annotator
@@ -28,20 +27,16 @@ async def served(
     on_wait: Callable[[Request], None],
 ) -> Trace:
     """Return the annotated trace of a request; call `on_wait` if its annotation takes time."""
-    raw = await _generated(engine, opened.session, request)
+    # aborted before its task's first step, so the engine does not know the request
+    if opened.session.is_cancelled(request.ordinal):
+        raw = trace_for(request, Finish.CANCELLED)
+    else:
+        raw = await checked_reply(engine, request)
     trace = _annotated_at_once(annotator, opened, request, raw)
     if trace is None:
         on_wait(request)
         trace = await _annotated(annotator, opened, request, raw)
     return trace
-
-
-async def _generated(engine: Engine, session: Session, request: Request) -> Trace:
-    """Return the trace of a request."""
-    # aborted before its task's first step, so the engine does not know the request
-    if session.is_cancelled(request.ordinal):
-        return trace_for(request, Finish.CANCELLED)
-    return await checked_reply(engine, request)
 
 
 def _annotated_at_once(

@@ -16,15 +16,9 @@ from orchestrator.core.values import Finish, Trace
 from orchestrator.engines.reply import trace_for
 from orchestrator.plan.execution import JobBudget
 from orchestrator.runtime.annotate import Classes
-from orchestrator.runtime.driver.allowance import (
-    N_COMPARED,
-    Allowance,
-    is_new_attempt,
-    least_worthy,
-    revalued,
-)
+from orchestrator.runtime.driver.allocation.allocation import Allocation
+from orchestrator.runtime.driver.allocation.allowance import N_COMPARED, Allowance
 from orchestrator.runtime.driver.problem import OpenProblem
-from orchestrator.runtime.driver.waiting import WaitingRequests
 from orchestrator.runtime.progress import Progress
 from orchestrator.studies.replay.simulator import Clock, SimulatedRun, Tape
 
@@ -49,10 +43,10 @@ class _SimulatedJob:
         self._clock = Clock(tapes)
         self._progress = Progress(n_problems=len(tapes))
         budget = JobBudget(job_tokens=job_tokens)
-        self._allowance = Allowance(budget, window, self._progress, 0, lambda: 0.0)
-        self._waiting = WaitingRequests()
+        allowance = Allowance(budget, window, self._progress, 0, lambda: 0.0)
         self._coming: Iterator[int] = iter(range(len(tapes)))
         self._open: dict[int, OpenProblem] = {}
+        self._allocation = Allocation(allowance, self._open, lambda problem: strategy)
         self._is_over = False
         self._ended: dict[int, SimulatedRun] = {}
 
@@ -71,22 +65,19 @@ class _SimulatedJob:
     def _receive(self, index: int, trace: Trace) -> None:
         opened = self._open[index]
         effects = opened.session.receive(trace)
-        self._allowance.receive(trace, opened)
+        self._allocation.receive(opened, trace)
         self._perform(index, effects)
-        if index in self._open and opened.session.exploring:
-            self._value(opened)
+        if index in self._open:
+            self._allocation.value(opened)
 
     def _perform(self, index: int, effects: Sequence[Effect]) -> None:
         opened = self._open[index]
         for effect in effects:
             if isinstance(effect, Start):
-                put = (
-                    self._waiting.put if is_new_attempt(effect.request) else self._waiting.put_first
-                )
-                put(opened, effect.request)
+                self._allocation.put(opened, effect.request)
             else:
                 self._clock.perform(index, [effect])
-        for request in self._waiting.withdraw_cancelled(opened):
+        for request in self._allocation.waiting.withdraw_cancelled(opened):
             opened.session.receive(trace_for(request, Finish.CANCELLED))
         if not opened.session.exploring:
             self._ended.setdefault(index, SimulatedRun(opened.session, self._clock.now))
@@ -100,10 +91,7 @@ class _SimulatedJob:
             self._open_problems()
             self._start()
             self._progress.running_tokens = self._clock.running_tokens
-            is_stuck = bool(self._waiting) and not self._clock.n_running
-            if not self._allowance.spent_key(len(self._open), is_stuck):
-                return
-            stopped = least_worthy(self._open.values(), self._is_over)
+            stopped, _ = self._allocation.to_stop(self._is_over, not self._clock.n_running)
             for opened in stopped:
                 index = opened.order
                 self._perform(index, opened.session.stop("job_tokens"))
@@ -121,22 +109,15 @@ class _SimulatedJob:
             tape.prompt = prepared_prompt(tape.recorded.problem, self._plan)
             self._open[index] = OpenProblem(index, session, Classes(), 0.0, 0.0, 0.0)
             effects = session.start()
-            self._value(self._open[index])
+            self._allocation.value(self._open[index])
             self._perform(index, effects)
 
     def _start(self) -> None:
-        while self._waiting and self._clock.n_running < self._window and self._affords_next():
-            opened, request = self._waiting.take()
-            if is_new_attempt(request):
-                self._allowance.begin(request, opened)
-                self._value(opened)
+        waiting = self._allocation.waiting
+        while waiting and self._clock.n_running < self._window and self._affords_next():
+            opened, request = self._allocation.take()
             self._clock.perform(opened.order, [Start(request)])
 
     def _affords_next(self) -> bool:
         self._progress.running_tokens = self._clock.running_tokens
-        if self._waiting.has_first:
-            return not self._allowance.spent_key(len(self._open))
-        return self._allowance.affords_attempt(len(self._open))
-
-    def _value(self, opened: OpenProblem) -> None:
-        revalued(opened, self._strategy, self._waiting, lambda call: call())
+        return self._allocation.affords_next()

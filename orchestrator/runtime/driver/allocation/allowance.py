@@ -16,9 +16,9 @@ from orchestrator.core.protocols import Engine, Strategy
 from orchestrator.core.values import Finish, Request, Trace
 from orchestrator.core.votes import VOTING
 from orchestrator.plan.execution import Execution, JobBudget, Spent
+from orchestrator.runtime.driver.allocation.waiting import WaitingRequests
+from orchestrator.runtime.driver.allocation.worth import vote_worth
 from orchestrator.runtime.driver.problem import OpenProblem
-from orchestrator.runtime.driver.waiting import WaitingRequests
-from orchestrator.runtime.driver.worth import vote_worth
 from orchestrator.runtime.progress import Progress
 from orchestrator.runtime.watchdog import Overrun
 
