@@ -1,14 +1,18 @@
 """Measures depth cascades on the shipped looped model: what they cost, and what they save.
 
     python benchmarks/cascades.py [--depth 16] [--early 2] [--rounds 3] [--tokens 96] [--width 8]
-      [--problems 119]
+      [--problems 119] [--rules ...]
+    python benchmarks/cascades.py --exits "entropy<0.1" "agreement>=3" [--problems 119]
 
 For each rule and threshold: right answers of the shipped model, greedy and at temperature 1 with
 the same seeds; how many drafts were kept while they were written; and layers run per generated
 token, those of drafts and of rejected tokens included. Then the tokens per CPU second of a request
 alone, in replies of `--tokens`, with the model widened as in `depth.py`, against the engine without
 drafts and without a cascade, in the same round. The first two lines are that engine, and drafts
-alone.
+alone. For right answers drafts are written in any batch, as if it were never full.
+
+With `--exits`: right answers under exit rules in the engine, greedy, and the iterations of each
+generated token, where `exits.py` has the same in plain PyTorch, too slow for rules on predictions.
 """
 
 from __future__ import annotations
@@ -71,7 +75,25 @@ def right(engine: Any, n: int, depth: int, temperature: float) -> tuple[int, int
 
 
 def draft_for(latent: Latent | None, early: int) -> Draft | None:
-    return draft_of(Vllm(draft_depth=early), "main", latent, on_cpu=True)
+    settings = Vllm(draft_depth=early, draft_step_tokens=4096)
+    return draft_of(settings, "main", latent, on_cpu=True)
+
+
+def exit_line(rule: str, options: argparse.Namespace) -> str:
+    """Return the table's line of an exit rule."""
+    held = [opened(Model("sounder", exit=rule))]
+    n_right, _ = right(held[0], options.problems, options.depth, 0.0)
+    worker = held[0].llm_engine.model_executor.driver_worker.worker
+    ledger = worker.model_runner.get_model().loop.ledger
+    counts = [one for name in list(ledger._counts) if (one := ledger.take(name))]
+    held.clear()
+    n, n_all = sum(c.tokens for c in counts), sum(c.prompt_tokens + c.tokens for c in counts)
+    own = sum(c.iterations for c in counts)
+    every = own + sum(c.prompt_iterations for c in counts)
+    latent = configured(Model("sounder"))
+    assert latent is not None
+    layers = latent.schedule.n_layers_run(0) + len(latent.schedule.think) * every / n_all
+    return f"| `{rule}` | {n_right} of {options.problems} | {own / n:.2f} | {layers:.2f} |"
 
 
 def line(rule: str, drafts: bool, folder: Path, plain: Any, options: argparse.Namespace) -> str:
@@ -126,7 +148,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--problems", type=int, default=119)
     parser.add_argument("--rules", nargs="*", default=RULES)
+    parser.add_argument("--exits", nargs="*", default=())
     options = parser.parse_args()
+    for rule in options.exits:
+        print(exit_line(rule, options), flush=True)
+    if options.exits:
+        return
     print(
         "| | right, greedy | kept | layers a token | right, T = 1 | kept | layers a token | speed |"
     )

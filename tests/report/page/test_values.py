@@ -17,10 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli.main import leadline
+from orchestrator.core.values import Trace
 from orchestrator.core.votes import AttemptState
 from orchestrator.report.page.document import Document, read_document
 from orchestrator.report.page.file import report_file
 from orchestrator.report.page.problem import ProblemPage
+from orchestrator.report.page.strip import strip_of
 from orchestrator.report.page.texts import Text, cut_text
 from orchestrator.report.scored import read_scored
 from tests.report.page.conftest import Run
@@ -277,3 +279,18 @@ def test_a_clean_checkout_builds_the_bundle(tmp_path: Path) -> None:
     for script in ("check", "build"):
         subprocess.run(["npm", "run", "--silent", script], cwd=web, check=True)
     check_bundle(tmp_path / "orchestrator/report/page/bundle")
+
+
+def test_the_depth_of_each_token_is_a_strip() -> None:
+    """Of a long attempt the means of 400 stretches; none where a trace of the attempt has none."""
+    first, second = Trace(0, token_ids=(1, 2), depths=(4, 2)), Trace(1, token_ids=(3,), depths=(8,))
+    found = strip_of([first, second])
+    assert found is not None
+    assert found.depths == (4, 2, 8)
+    long = strip_of([Trace(0, token_ids=(1,) * 800, depths=(1, 4) * 400)])
+    assert long is not None
+    assert long.depths == (2.5,) * 400
+    other = strip_of([first, Trace(1, token_ids=(3,), metrics={"mean_logprob": -1.0})])
+    assert other is not None
+    assert other.depths == ()
+    assert strip_of([Trace(0)]) is None
