@@ -49,6 +49,7 @@ from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, Latent, latent_of
 from orchestrator.plan.models import resolve_model
 
 DEPTHS = (1, 2, 4, 8)
+SLOTS = (1, 2, 4)
 THINK = "0-9 (10-19)*r 20-29"
 PUZZLES = Path(__file__).parents[1] / "examples" / "sounder.jsonl"
 N_PROMPT = 32
@@ -151,7 +152,7 @@ def hooks(n_rounds: int, n: int, n_tokens: int) -> None:
 
 
 def memory(n_rounds: int, n: int, n_tokens: int) -> None:
-    """Print a token's KV cache in one engine for all depths and in one engine per depth.
+    """Print a token's KV cache in one engine for all depths, with fewer slots, and per depth.
 
     The layout is vLLM's. Nothing is timed.
     """
@@ -164,6 +165,9 @@ def memory(n_rounds: int, n: int, n_tokens: int) -> None:
         f"KV cache of a token, engine up to depth {max(DEPTHS)}: {one} bytes, whatever its "
         "request's depth"
     )
+    for n_slots in SLOTS:
+        size = bytes_per_token(opened(replace(deep(), kv_iterations=n_slots)))
+        print(f"KV cache of a token, that engine with kv_iterations = {n_slots}: {size} bytes")
     for depth, size in each.items():
         print(f"KV cache of a token, engine at depth {depth}: {size} bytes")
     print(
@@ -267,6 +271,7 @@ def opened(model: Model | None, draft: Draft | None = None) -> Any:
         hf_overrides={} if found is None else found.overrides(),
         dtype="float32",
         enforce_eager=True,
+        enable_chunked_prefill=False,  # vLLM's CPU build fails with it when requests carry seeds
         max_model_len=256,
         kv_cache_memory_bytes=400 << 20,
         block_size=32,

@@ -37,10 +37,10 @@ class Model:
 
     - `layers`: a layer schedule (`core.layers`) that replaces the model's own.
     - `max_depth`: the largest depth that a request may have; memory is reserved for it.
-    - `damped`: each of r iterations moves the state 1/r of the way, for a think block that was not
-      trained to be repeated (arXiv 2605.23872).
+    - `damped`: each of r iterations moves the state 1/r of the way (arXiv 2605.23872).
     - `residual`: the share of the previous state that each iteration keeps (arXiv 2506.08552).
     - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
+    - `kv_iterations`: KV slots that iterations share; `kv_writes`: which write, "first" or "last".
     - `task`: one of `TASKS`, for a model that returns values instead of text.
     - `lora`: an adapter, as a local folder or a hub name, that is applied to the model at `path`.
     - `chat_template`: a chat template (Jinja) that replaces the model's own.
@@ -57,6 +57,8 @@ class Model:
     damped: bool = False
     residual: float = 0.0  # in [0, 1); 0: the plain loop
     exit: str = ""  # "": every token runs to its request's depth
+    kv_iterations: int = 0  # 0: every iteration has a KV slot of its own
+    kv_writes: str = ""  # "": "first", if iterations share slots
     task: str = ""  # "": it generates text
     reasoning_parser: str = ""  # "": by the model's family
     tool_parser: str = ""  # "": by the model's chat template
@@ -70,11 +72,8 @@ def same_weights(a: Model, b: Model) -> bool:
 
 
 _BESIDE_WEIGHTS: Mapping[str, Any] = {
-    "max_depth": 0,
-    "max_context_tokens": 0,
-    "reasoning_parser": "",
-    "tool_parser": "",
-    "chat_template": "",
+    **dict.fromkeys(("max_depth", "max_context_tokens"), 0),
+    **dict.fromkeys(("reasoning_parser", "tool_parser", "chat_template"), ""),
 }
 
 
@@ -355,10 +354,10 @@ def document(plan: Plan) -> dict[str, object]:
     # jobs begun before these existed must resume
     for model in models.values():
         _drop_unset(model, "task", "reasoning_parser", "tool_parser", "chat_template", "lora")
+        _drop_unset(model, "kv_iterations", "kv_writes")
     _drop_unset(whole, "answers_in_thinking", "few_shot")
-    _drop_unset(
-        whole["sampling"], "extra", "prefill", "thinking_tokens", "logprobs", "top_logprobs"
-    )
+    _drop_unset(whole["sampling"], "extra", "prefill", "thinking_tokens", "latent_noise")
+    _drop_unset(whole["sampling"], "logprobs", "top_logprobs")
     # the order of `models` decides which pool is the default; a mapping hides it
     return {**whole, "default_model": plan.default_model}
 

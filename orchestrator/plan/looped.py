@@ -20,7 +20,8 @@ from orchestrator.core.layers import Schedule, parse_exit, parse_schedule, requi
 from orchestrator.core.plan import Model
 
 KEY = "latent"  # of config.json
-DEPTH_ARGUMENT = "latent_depth"  # of SamplingParams.extra_args: the depth of one request
+# of SamplingParams.extra_args: the depth of a request, and the noise on its first states
+DEPTH_ARGUMENT, NOISE_ARGUMENT = "latent_depth", "latent_noise"
 # the type of each value under `KEY`
 _KEY_TYPES = {
     "layers": str,
@@ -29,9 +30,12 @@ _KEY_TYPES = {
     "damped": bool,
     "residual": float,
     "exit": str,
+    "kv_iterations": int,
+    "kv_writes": str,
 }
 # the fields of a model, beside its depths, that say something of its loop
-_LOOP_FIELDS = ("damped", "residual", "exit")
+_LOOP_FIELDS = ("damped", "residual", "exit", "kv_iterations", "kv_writes")
+FIRST, LAST = KV_WRITES = ("first", "last")
 # the largest block of our KV caches on a CPU (`orchestrator.engines.vllm.start.host`): caches are
 # made of whole blocks
 _BLOCK_TOKENS = 32
@@ -85,12 +89,14 @@ class Latent:
     damped: bool = False
     residual: float = 0.0  # the share of its state that an iteration keeps
     exit: str = ""  # a rule for `orchestrator.core.layers.parse_exit`
+    kv_iterations: int = 0  # KV slots that the iterations share; 0: one for each
+    kv_writes: str = FIRST  # which of the iterations that share a slot write it
     draft: Draft | None = None
 
     @property
     def n_visits(self) -> int:
         """The number of layer-sized KV caches that a token occupies."""
-        return self.schedule.n_layers_run(self.max_depth)
+        return self.schedule.n_layers_run(self.kv_iterations or self.max_depth)
 
     def overrides(self) -> dict[str, Any]:
         """Return the changes to the model's configuration for vLLM (its `hf_overrides`)."""
@@ -100,6 +106,8 @@ class Latent:
             "max_depth": self.max_depth,
             "damped": self.damped,
         }
+        if self.kv_iterations:
+            table |= {"kv_iterations": self.kv_iterations, "kv_writes": self.kv_writes}
         draft = {} if self.draft is None else {"draft": asdict(self.draft)}
         return {
             "architectures": [self.architecture],
@@ -143,10 +151,11 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
     if not schedule.think:
         _require(
             max_depth == 1 and not loop,
-            f"{where}: the schedule '{schedule}' has no block to repeat, so max_depth, damped, "
-            "residual and exit have no effect; write one, as in 0-9 (10-19)*r 20-29",
+            f"{where}: the schedule '{schedule}' has no block to repeat, so max_depth, "
+            f"{', '.join(_LOOP_FIELDS)} have no effect; write one, as in 0-9 (10-19)*r 20-29",
         )
     _require_loop(loop, max_depth, where)
+    _require_slots(loop, max_depth, where)
     return Latent(_architecture(config, where), schedule, depth, max_depth, **loop)
 
 
@@ -188,11 +197,12 @@ def require_room(
         return
     deep = f" at depth {latent.max_depth}" if latent.schedule.think else ""
     smaller = " or max_depth" if latent.max_depth > 1 else ""
+    shared = ", or let iterations share it (kv_iterations)" if latent.max_depth > 1 else ""
     raise PlanError(
         f"models.{name}: one request of {context_tokens} tokens{deep} needs {needed / 2**30:.2f} "
-        f"GiB of KV cache ({latent.n_visits} layers run, each with its own), and "
+        f"GiB of KV cache (that of {latent.n_visits} layers), and "
         f"{cache_bytes / 2**30:.2f} GiB are reserved: set a smaller max_context_tokens{smaller}, "
-        "or a larger kv_cache_gib"
+        f"or a larger kv_cache_gib{shared}"
     )
 
 
@@ -228,6 +238,29 @@ def _require_loop(loop: Mapping[str, Any], max_depth: int, where: str) -> None:
             f"{where}: exit = {loop['exit']!r}, but max_depth = 1 leaves nothing to exit from: "
             "raise max_depth",
         )
+
+
+def _require_slots(loop: Mapping[str, Any], max_depth: int, where: str) -> None:
+    n, writes = loop.get("kv_iterations", 0), loop.get("kv_writes", "")
+    _require(
+        not writes or writes in KV_WRITES,
+        f"{where}: kv_writes = {writes!r}; it must be one of {', '.join(KV_WRITES)}",
+    )
+    _require(
+        bool(n) or not writes,
+        f"{where}: kv_writes = {writes!r}, but each iteration has a KV slot of its own: set "
+        "kv_iterations, or leave it out",
+    )
+    _require(
+        not n or 1 <= n < max_depth,
+        f"{where}: kv_iterations = {n}; it must be at least 1 and below max_depth ({max_depth}), "
+        "where iterations begin to share slots",
+    )
+    _require(
+        not (n and loop.get("exit")),
+        f"{where}: kv_iterations = {n} with exit = {loop.get('exit')!r}: a token that exits has to "
+        "leave its keys and values in the slots of later iterations, which others share: drop one",
+    )
 
 
 def _own(config: Mapping[str, Any], looped: Mapping[str, Any]) -> Mapping[str, Any]:

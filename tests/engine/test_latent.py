@@ -51,6 +51,18 @@ def loops(prepared: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
+def slots(prepared: dict[str, Any]) -> dict[str, Any]:
+    """Return the cases of iterations that share KV slots."""
+    return dict(prepared["slots"])
+
+
+@pytest.fixture
+def noise(prepared: dict[str, Any]) -> dict[str, Any]:
+    """Return the cases of noise on latent states."""
+    return dict(prepared["noise"])
+
+
+@pytest.fixture
 def drafts(prepared: dict[str, Any]) -> dict[str, Any]:
     """Return the cases of self-speculation."""
     return dict(prepared["drafts"])
@@ -315,6 +327,82 @@ def test_drafts_are_refused_where_vllm_samples_by_itself(drafts: dict[str, Any])
     assert "lacks the hooks of drafts" in drafts["unhooked"]["error"]
 
 
+@pytest.mark.parametrize("writes", ["last", "first"])
+@pytest.mark.parametrize("kind", ["ouro", "huginn", "llama"])
+def test_iterations_that_share_slots_equal_the_reference(
+    slots: dict[str, Any], kind: str, writes: str
+) -> None:
+    """Five iterations over two slots: depths 1 to 5 and the default, which come and go."""
+    assert_equal(slots["staggered"][writes][kind])
+
+
+@pytest.mark.parametrize("writes", ["last", "first"])
+@pytest.mark.parametrize("name", ["one_slot", "chunked", "preempted", "prefix_hits"])
+def test_shared_slots_do_not_feel_how_a_request_is_cut(
+    slots: dict[str, Any], name: str, writes: str
+) -> None:
+    """With a residual step; with prompts in pieces of 16 tokens; with requests that are pushed out;
+    with blocks of another request of the same depth, and none of another depth's.
+    """
+    case = slots[name][writes]
+    assert_equal(case)
+    assert case.get("n_preempted", 1) > 0
+    assert name != "prefix_hits" or case["cached"] == [0, 64, 0, 64]
+
+
+def test_sharing_slots_saves_caches_and_changes_tokens(slots: dict[str, Any]) -> None:
+    """A head, a block of two layers in five iterations, a tail: 12 caches, or 6 with two slots.
+
+    Each rule has an effect: else these cases show nothing.
+    """
+    own = slots["unshared"]
+    last, first = (slots["staggered"][writes]["llama"] for writes in ("last", "first"))
+    assert_equal(own)
+    assert (own["n_caches"], last["n_caches"], first["n_caches"]) == (12, 6, 6)
+    assert slots["one_slot"]["last"]["n_caches"] == 4
+    assert own["got"] != last["got"] != first["got"] != own["got"]
+
+
+def test_shared_slots_where_rows_cannot_be_left_out(slots: dict[str, Any]) -> None:
+    """A row that has stopped would overwrite slots that its request still reads."""
+    assert_equal(slots["masked"])
+    assert 'kv_writes = "first"' in slots["masked"]["error"]
+
+
+@pytest.mark.parametrize("depth", ["1", "3"])
+def test_drafts_over_shared_slots_equal_the_reference(slots: dict[str, Any], depth: str) -> None:
+    """Drafted within the slots, and beyond them, where only the first iterations write."""
+    assert_equal(slots["drafted"][depth])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*("ouro", "huginn", "llama", "shared_slots", "chunked", "preempted", "drafted", "exits")],
+)
+def test_noise_on_latent_states_equals_the_reference(noise: dict[str, Any], name: str) -> None:
+    """Beside requests without; the same wherever a request's tokens are cut into steps.
+
+    Three of the requests are one prompt under three seeds, or without noise: each is another.
+    """
+    case = noise[name]
+    assert_equal(case)
+    assert case.get("n_preempted", 1) > 0
+    if name in ("ouro", "huginn", "llama"):
+        assert len({tuple(tokens) for tokens in case["got"][:3]}) == 3
+
+
+def test_noise_shares_the_prompt_and_nothing_behind_it(noise: dict[str, Any]) -> None:
+    """A prompt of 65 tokens, and the same with 40 generated ones behind it as a longer prompt.
+
+    Another seed finds the prompt's two blocks without a noisy token. The longer prompt does not
+    find the generated tokens, whose states have noise where its own have none; once it is computed,
+    it is shared with other seeds, and with requests without noise.
+    """
+    case = noise["prefix_hits"]
+    assert_equal(case)
+    assert case["cached"] == [0, 64, 64, 96, 96, 64]
+
+
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [
@@ -324,6 +412,11 @@ def test_drafts_are_refused_where_vllm_samples_by_itself(drafts: dict[str, Any])
             {"layers": THINK, "max_depth": 64, "max_context_tokens": 2048},
             {"kv_cache_gib": 0.5},
             "smaller max_context_tokens or max_depth",
+        ),
+        (
+            {"layers": THINK, "max_depth": 4, "kv_iterations": 2, "kv_writes": "last"},
+            {"args": {"attention_backend": "FLASHINFER"}},
+            "FLASHINFER.*cannot: take one of CPU_ATTN",
         ),
     ],
 )

@@ -63,7 +63,8 @@ def test_what_it_lacks_is_refused_at_its_key(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"layers": THINK}, {"max_depth": 2}, {"damped": True}, {"depth": 2}]
+    "fields",
+    [{"layers": THINK}, {"max_depth": 2}, {"damped": True}, {"kv_iterations": 2}, {"depth": 2}],
 )
 def test_an_engine_that_cannot_is_named(folder: Path, fields: dict[str, Any]) -> None:
     """An option without effect would be believed: a remote server runs what it runs."""
@@ -128,6 +129,27 @@ def test_the_fake_engine_has_any_depth_whatever_lies_here(folder: Path) -> None:
 LOOP = {"layers": THINK, "max_depth": 8}
 
 
+@pytest.mark.parametrize("engine", [PluginSpec("vllm"), PluginSpec("ray")])
+def test_noise_needs_a_loop(folder: Path, engine: PluginSpec) -> None:
+    """In the replicas of a fleet alike; of a model that is not here nothing is known."""
+    noisy = Sampling(latent_noise=0.2)
+    for model in (Model(str(folder), **LOOP), Model("some/model")):
+        check_plan(Plan({"main": model}, sampling=noisy), Execution(engine=engine))
+    plan = Plan({"main": Model(str(folder))}, sampling=noisy)
+    with pytest.raises(PlanFault, match=r"does not loop; leave it out, or set models.main.layers"):
+        check_plan(plan, Execution(engine=engine))
+
+
+@pytest.mark.parametrize(
+    "engine", [PluginSpec("openai"), PluginSpec("fake"), PluginSpec("ray", {"backend": "fake"})]
+)
+def test_other_engines_have_no_states_to_add_noise_to(engine: PluginSpec) -> None:
+    """Noise that is left out silently would look like a result."""
+    plan = Plan({"main": Model("sounder")}, sampling=Sampling(latent_noise=0.2))
+    with pytest.raises(PlanFault, match=r"sampling.latent_noise = 0.2: the engine"):
+        check_plan(plan, Execution(engine=engine))
+
+
 def drafting(folder: Path, options: dict[str, Any], sampling: Sampling, **fields: Any) -> None:
     """Check a plan whose pool drafts at depth 4, or as `options` say, in a fleet and without."""
     options = {"draft_depth": 4, **options}
@@ -140,6 +162,7 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
     """With an exit by state, too; a request that is no deeper than the draft runs without."""
     drafting(folder, {}, Sampling(top_k=5, repetition_penalty=1.1))
     drafting(folder, {"draft_tokens": 8}, Sampling(depth=2), exit="state<0.1")
+    drafting(folder, {}, Sampling(), kv_iterations=2)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +171,7 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
         ("execution.engine", {}, {}, {"layers": "", "max_depth": 0}, "no think block.*set it"),
         ("execution.engine", {"draft_depth": 8}, {}, {}, "depths up to 8; set a smaller one"),
         ("execution.engine", {}, {}, {"exit": "kl<0.1"}, "take state<"),
+        ("execution.engine", {}, {}, {"kv_iterations": 2, "kv_writes": "last"}, '= "first"'),
         ("execution.engine", {"tensor_parallel": 2}, {}, {}, "set tensor_parallel = 1"),
         ("execution.engine", {"args": {"logits_processors": ["a:B"]}}, {}, {}, "not define"),
         ("sampling.min_p", {}, {"min_p": 0.1}, {}, "leave out one of them"),

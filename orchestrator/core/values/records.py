@@ -125,6 +125,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     max_new_tokens: int = 512
     depth: int = 0  # how often the think block of a looped model runs; 0: as the model ships
+    latent_noise: float = 0.0  # of an attempt's first latent states, in their root mean square
     thinking_tokens: int = 0  # the most tokens that an attempt thinks before its reply; 0: no limit
     stop: tuple[str, ...] = ()
     system: str = ""  # system message put before the prompt of every problem; "" adds none

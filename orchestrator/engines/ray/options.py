@@ -23,7 +23,7 @@ from orchestrator.engines.ray import cluster
 from orchestrator.engines.ray.fleet import RayFleet
 from orchestrator.engines.ray.pools import PoolSpec, Replicas, ReplicaSupervision
 from orchestrator.plan import registry
-from orchestrator.plan.check import THINKING, shared_engines, without_limit
+from orchestrator.plan.check import NOISE, THINKING, shared_engines, without_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,16 @@ class Ray:
                     f"thinking; {without_limit(n_tokens)}",
                 )
             require(n_tokens, {name: model})
+
+    def require_noise(self, noise: float, models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless the models in the replicas loop, so that noise can be added."""
+        for name, model in models.items():
+            require = getattr(self._engine(name), "require_noise", None)
+            if require is None:
+                raise PlanFault(
+                    NOISE, f"{NOISE} = {noise:g}: the engine {self.backend!r} has no latent states"
+                )
+            require(noise, {name: model})
 
     def require_drafts(
         self, sampling: Sampling, models: Mapping[str, Model], sampled: Collection[str]

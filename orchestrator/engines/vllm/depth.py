@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
-from orchestrator.plan.looped import Latent, latent_of, require_room, usual_names
+from orchestrator.plan.looped import LAST, Latent, latent_of, require_room, usual_names
+from orchestrator.plan.models import known_config
 
 if TYPE_CHECKING:
     from orchestrator.engines.vllm.options import Vllm
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # requests with counts that are never taken: failed ones, and those with a cancelled consumer
 _MAX_UNTAKEN = 100_000
+# vLLM's names of the backends whose builders are known (`latent.visits.KNOWN_BUILDERS`)
+_SKIPPING = (
+    *("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "ROCM_ATTN", "ROCM_AITER_FA"),
+    *("ROCM_SEGMENTED_ATTN", "ROCM_AITER_UNIFIED_ATTN"),
+)
 _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
@@ -69,6 +75,19 @@ def prepare(
     return latent
 
 
+def require_noise(noise: float, name: str, model: Model) -> None:
+    """Raise PlanFault if a pool's model, on this machine, has no latent state to add noise to."""
+    config = known_config(model.path)
+    latent = None if config is None else latent_of(config, model, name)
+    if config is not None and (latent is None or latent.max_depth == 1):
+        raise PlanFault(
+            "sampling.latent_noise",
+            f"sampling.latent_noise = {noise:g}: it is added to the state that a loop starts from, "
+            f"and the model of pool {name!r} does not loop; leave it out, or set "
+            f"models.{name}.layers and max_depth",
+        )
+
+
 def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> None:
     """Raise PlanError for options, or a model folder, with which no schedule can run."""
     if options.enforce_eager is False:
@@ -85,6 +104,15 @@ def _require_possible(options: Vllm, name: str, path: str, latent: Latent) -> No
         raise PlanError(
             f"models.{name}: exit = {latent.exit!r} compares predictions, and each GPU has a part "
             "of them: take state<... or tensor_parallel = 1"
+        )
+
+    backend = str(options.args.get("attention_backend", "auto")).upper()
+    in_order = latent.kv_iterations and latent.kv_writes == LAST
+    if in_order and backend not in ("AUTO", *_SKIPPING):
+        raise PlanError(
+            f'models.{name}: kv_writes = "last" computes the tokens of a prompt one after another, '
+            f"which args.attention_backend = {backend!r} cannot: take one of "
+            f'{", ".join(_SKIPPING)}, or kv_writes = "first"'
         )
 
 

@@ -43,7 +43,7 @@ from orchestrator.engines.vllm.start.media import rendered
 from orchestrator.engines.vllm.start.started import StartedEngine
 from orchestrator.engines.vllm.start.tools import ToolUse, tool_use, with_calls
 from orchestrator.engines.vllm.watch import TokenWatch, tokens_so_far
-from orchestrator.plan.looped import DEPTH_ARGUMENT, cache_salt, require_depth
+from orchestrator.plan.looped import DEPTH_ARGUMENT, NOISE_ARGUMENT, cache_salt, require_depth
 
 _MAX_SETTINGS = 1024  # sampling settings with cached vLLM parameters
 
@@ -329,6 +329,8 @@ class _ModelPool:
         if self._latent is not None and self._latent.max_depth > 1:
             params.extra_args = (params.extra_args or {}) | {DEPTH_ARGUMENT: request.depth}
             salt = cache_salt(request.depth or 1)
+            if sampling.latent_noise:
+                params.extra_args[NOISE_ARGUMENT] = sampling.latent_noise
         return EngineInput(prompt_ids, suffix_ids, params, salt, ends_by_rule, rendered, tools)
 
     async def submit(self, request_id: str, data: EngineInput, pool: str) -> Any:

@@ -176,6 +176,11 @@ class Vllm:
         """Raise PlanFault unless these pools can draft, and `sampled` with this sampling."""
         drafts.require_drafts(host.by_pool(self, models), models, sampling, sampled)
 
+    def require_noise(self, noise: float, models: Mapping[str, Model]) -> None:
+        """Raise PlanFault unless these pools loop, as far as their models are on this machine."""
+        for name, model in models.items():
+            vllm_depth.require_noise(noise, name, model)
+
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[VllmEngine]:
         """Yield one engine for all pools, started one after another, and shut them down afterwards.

@@ -35,6 +35,7 @@ from orchestrator.plan.check.pools import (
     check_depths,
     check_drafts,
     check_logprobs,
+    check_noise,
     check_thinking,
     fault,
     require_that,
@@ -73,6 +74,7 @@ def check_plan(plan: Plan, execution: Execution) -> None:
         _check_widths(key, part)
     check_depths(plan, strategy, engine)
     check_drafts(plan, strategy, backend)
+    check_noise(plan, strategy, engine, backend)
     _check_extra(plan.sampling.extra, engine, backend)
     check_logprobs(plan.sampling, engine)
     check_adapters(plan.models, engine)
@@ -145,6 +147,7 @@ def row_requirement(plan: Plan, execution: Execution) -> RowRequirement:
         _check_extra(changed.sampling.extra, engine, backend)
         check_logprobs(changed.sampling, engine)
         check_drafts(changed, strategy, backend)
+        check_noise(changed, strategy, engine, backend)
         check_tools(changed, strategy, engine, backend)
         check_media(media | before, changed, strategy, engine, backend)
         # a row that is only shorter may be cut while it thinks, as without a limit

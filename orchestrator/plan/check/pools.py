@@ -19,10 +19,13 @@ from orchestrator.plan.looped import latent_of, require_depth
 from orchestrator.plan.models import known_config
 
 THINKING = "sampling.thinking_tokens"
+NOISE = "sampling.latent_noise"
 _LOGPROBS_FIRST = "left out, or sampling.logprobs must be true"
 _PLAIN = Model("")
 # the fields of a Model that change which of its layers run, and how
-LAYER_FIELDS = ("layers", "max_depth", "damped", "residual", "exit")
+LAYER_FIELDS = (
+    *("layers", "max_depth", "damped", "residual", "exit", "kv_iterations", "kv_writes"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,21 @@ def without_limit(n: int) -> str:
         f"leave {THINKING} out, and use the strategy budget-forcing with thinking = {n} if the "
         "engine continues traces"
     )
+
+
+def check_noise(plan: Plan, strategy: object, engine: EngineFacts, backend: object) -> None:
+    """Raise PlanFault for noise on latent states, unless engine and models have such states."""
+    noise = plan.sampling.latent_noise
+    if not noise:
+        return
+    require = getattr(backend, "require_noise", None)
+    if require is None:
+        raise PlanFault(
+            NOISE,
+            f"{NOISE} = {noise:g}: the engine {engine.name!r} changes no latent states; leave it "
+            "out, or use an engine that does (vllm, or ray over it)",
+        )
+    require(noise, {name: plan.models[name] for name in attempt_pools(plan, strategy)})
 
 
 def check_logprobs(sampling: Sampling, engine: EngineFacts) -> None:

@@ -214,6 +214,11 @@ KEYS: Mapping[str, Meta] = {
         ge=0,
         description="Latent depth: how often a looped model's think block runs; 0 is as it ships.",
     ),
+    "sampling.latent_noise": Meta(
+        ge=0,
+        le=10,
+        description="Noise on the latent states that a looped model starts from; 0 is none.",
+    ),
     "sampling.thinking_tokens": Meta(
         ge=0,
         description="The most tokens that an attempt thinks before it must reply; 0 is no limit.",
@@ -349,6 +354,12 @@ KEYS: Mapping[str, Meta] = {
     ),
     "models.NAME.exit": Meta(
         description="The rule by which a token stops iterating early, as in state<0.03."
+    ),
+    "models.NAME.kv_iterations": Meta(
+        ge=0, description="The KV slots that a layer's iterations share; 0 is one for each of them."
+    ),
+    "models.NAME.kv_writes": Meta(
+        description="Which of the iterations that share a slot write it: first, or last."
     ),
     "models.NAME.task": Meta(
         description="The task of a model that returns values: classify, token_classify or embed."

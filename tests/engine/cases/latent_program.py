@@ -24,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "engines" / "vllm" / "latent"
 import builder_cases
 import draft_cases
 import loop_cases
+import noise_cases
 import schedule_cases
+import slot_cases
 import torch
 
 if __name__ == "__main__":
@@ -35,5 +37,7 @@ if __name__ == "__main__":
         "builders": builder_cases.results(folder / "builders"),
         "drafts": draft_cases.results(),
         "loops": loop_cases.results(folder / "loops"),
+        "noise": noise_cases.results(folder / "noise"),
+        "slots": slot_cases.results(folder / "slots"),
     }
     (folder / "results.json").write_text(json.dumps(found))

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import loop_references as references
+import slot_references
 import tiny_loops as tiny
+from noise_reference import Noisy
 from offline_engine import end, new_engine
 
 from orchestrator.core.layers import parse_exit
@@ -66,11 +68,24 @@ class TinyModel:
         return new_engine(self.path, self.latent.overrides(), **{**arguments, **options})
 
     def expected(
-        self, prompt: Sequence[int], n_new: int, depth: int
+        self, prompt: Sequence[int], n_new: int, depth: int, noise: tuple[float, int] | None = None
     ) -> tuple[list[int], list[int]]:
-        """Return the reference's continuation and the iterations of every token that it fed."""
+        """Return the reference's continuation and the iterations of every token that it fed.
+
+        `noise` is the size of that on its first states, and its seed.
+        """
+        reference = self.reference
+        if noise is not None:
+            reference = Noisy(reference, *noise, len(prompt))
+        if self.model.kv_iterations:
+            later_write = self.latent.kv_writes == "last"
+            sharing = slot_references.Sharing(self.model.kv_iterations, later_write)
+            keep = self.model.residual
+            return slot_references.generate(reference, prompt, n_new, depth, sharing, keep), [
+                depth
+            ] * (len(prompt) + n_new - 1)
         if not self.model.exit:
-            return references.generate(self.reference, prompt, n_new, depth, self.model.residual), [
+            return references.generate(reference, prompt, n_new, depth, self.model.residual), [
                 depth
             ] * (len(prompt) + n_new - 1)
         rule = parse_exit(self.model.exit)
@@ -79,7 +94,7 @@ class TinyModel:
             if rule.measure == "kl"
             else references.generate_until_settled
         )
-        return generate(self.reference, prompt, n_new, rule.below, rule.least, depth)
+        return generate(reference, prompt, n_new, rule.below, rule.least, depth)
 
 
 def ran(

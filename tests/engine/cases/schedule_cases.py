@@ -282,7 +282,8 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
     """
     v1 = runner._batch_v1
     state = object.__new__(runner.model_state_v2())
-    state.depths, state.prompts, state.rope_state, state.prompt_embeds_state = {}, {}, None, None
+    state.depths, state.prompts, state.noise = {}, {}, {}
+    state.rope_state = state.prompt_embeds_state = None
 
     def through_v2(engine_runner: Any, default: int) -> Any:
         state.model = engine_runner.get_model()
@@ -311,7 +312,10 @@ def runner_v2(folder: Path, llama: Any) -> dict[str, Any]:
     dummy = SimpleNamespace(
         req_ids=["dummy"], num_reqs=1, query_start_loc_np=torch.tensor([0, 1]).numpy()
     )
-    return {**found, "dummy_batch": runner.batch_v2(state.depths, state.prompts, dummy)}
+    return {
+        **found,
+        "dummy_batch": runner.batch_v2(state.depths, state.prompts, state.noise, dummy),
+    }
 
 
 CASES = (

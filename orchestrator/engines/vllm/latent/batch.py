@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -24,18 +25,36 @@ from orchestrator.engines.vllm.latent.state import HiddenState
 Predict: TypeAlias = Callable[[HiddenState, tuple[int, ...]], torch.Tensor]
 
 
+class Noise(NamedTuple):
+    """Noise on the first states of a request's own tokens: its size in their root mean square."""
+
+    size: float
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class LatentBatch:
     """The requests of one step in batch order; request i has tokens `starts[i]` to `starts[i + 1]`.
 
     Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are for
-    exit rules; () without one.
+    exit rules and noise; () without them. `noise` is () if no request has any.
     """
 
     depths: tuple[int, ...]
     starts: tuple[int, ...]
     ids: tuple[str, ...] = ()
     prompts: tuple[int, ...] = ()
+    noise: tuple[Noise | None, ...] = ()
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each request in this step."""
+        return [end - start for start, end in pairwise(self.starts)]
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a request has in this step."""
+        return max(self.lengths, default=0)
 
     def tokens(self, members: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""
@@ -53,7 +72,7 @@ class LatentBatch:
         return on_device(depths + padding, torch.long, device)
 
 
-def on_device(values: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def on_device(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return these numbers as a tensor on a device.
 
     On a GPU the copy is queued from pinned memory: `torch.tensor(..., device=device)` would wait

@@ -1,13 +1,18 @@
 """The layer loop of a scheduled model: head, think block up to each token's depth, tail.
 
-Each model family defines the computation around its think block (`LoopCore`), and an exit rule may
-end a token's iterations before its depth. A request computes an iteration as long as one of its
-tokens runs it. If the attention backend can omit requests (`visits.can_reduce`), an iteration
-computes only those that still run. Otherwise it computes the whole batch, and stopped tokens keep
-their state; no running token reads what such an iteration writes into its own KV slots for them.
+Each model family defines the computation around its think block (`families.cores`), and an exit
+rule may end a token's iterations before its depth. A request computes an iteration as long as one
+of its tokens runs it. If the attention backend can omit requests (`visits.can_reduce`), an
+iteration computes only those that still run. Otherwise it computes the whole batch, and stopped
+tokens keep their state; no running token reads what such an iteration writes into its own KV slots
+for them.
 
 Under an exit rule a token attends to the latest keys and values of every token before it, so an
 iteration that skips a token still has to write its KV slots.
+
+Where iterations overwrite each other's KV slots, a token must find those of the tokens before it
+complete. So the tokens that a request has in a step run one after another, each through all its
+iterations.
 
 The one rule: each request's result is the same as if it ran alone. Eager; runs in vLLM's workers.
 """
@@ -15,76 +20,29 @@ The one rule: each request's result is the same as if it ran alone. Eager; runs 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from orchestrator.core.layers import ExitRule, parse_exit, parse_schedule
 from orchestrator.engines.vllm.depth import DraftCounts, IterationCounts, Ledger
-from orchestrator.engines.vllm.latent.batch import ExitTracker, LatentBatch, LatestKeyValues
-from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, update_of
+from orchestrator.engines.vllm.latent.batch import (
+    ExitTracker,
+    LatentBatch,
+    LatestKeyValues,
+    on_device,
+)
+from orchestrator.engines.vllm.latent.families.cores import LoopCore
+from orchestrator.engines.vllm.latent.families.draws import perturbed
+from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, joined, update_of
 from orchestrator.engines.vllm.latent.visits import (
     LayerVisit,
     LayerVisits,
     RequestSubset,
     can_reduce,
     visits_of,
+    writes_by_itself,
 )
-
-
-class LoopCore(Protocol):
-    """The computation of a model family around the layers of its think block."""
-
-    def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
-        """Return the state before the first iteration, from that after the head."""
-        ...
-
-    def inject(self, state: HiddenState, embedded: HiddenState) -> HiddenState:
-        """Return the input of an iteration's first layer, as new tensors: layers write to them."""
-        ...
-
-    def close(self, after: HiddenState) -> HiddenState:
-        """Return the state at the end of an iteration."""
-        ...
-
-    def release(self, state: HiddenState) -> HiddenState:
-        """Return the input of the layers after the block, as new tensors."""
-        ...
-
-    def finish(self, after: HiddenState) -> torch.Tensor:
-        """Return the input of the language-model head, (n_tokens, hidden_size)."""
-        ...
-
-
-class DecoderCore:
-    """The core of an ordinary decoder: each layer reads the state of the one before."""
-
-    def __init__(self, norm: Any) -> None:
-        """Use this final norm."""
-        self._norm = norm
-
-    def first_state(self, embedded: HiddenState, positions: torch.Tensor) -> HiddenState:
-        """Return the state after the layers before the block."""
-        return embedded
-
-    def inject(self, state: HiddenState, embedded: HiddenState) -> HiddenState:
-        """Return a copy of the state."""
-        return state.copy()
-
-    def close(self, after: HiddenState) -> HiddenState:
-        """Return the layers' output unchanged."""
-        return after
-
-    def release(self, state: HiddenState) -> HiddenState:
-        """Return a copy of the state."""
-        return state.copy()
-
-    def finish(self, after: HiddenState) -> torch.Tensor:
-        """Return the normed state."""
-        if after.residual is None:
-            return self._norm(after.hidden)
-        normed, _ = self._norm(after.hidden, after.residual)
-        return normed
 
 
 class LayerLoop:
@@ -109,6 +67,17 @@ class LayerLoop:
         self.visits, self._core, self._update = visits, core, update
         self._rule, self._head = rule, head
         self._can_reduce = can_reduce([*visits.thinking, *(() if rule is None else visits.tail)])
+        if visits.overwritten and not self._can_reduce:
+            raise ValueError(
+                'kv_writes = "last" computes the tokens of a prompt one after another, and the '
+                "metadata of this attention backend cannot be built for each of them: choose "
+                'another one (args = { attention_backend = "TRITON_ATTN" }), or kv_writes = "first"'
+            )
+        if visits.has_readers and any(writes_by_itself(visit) for visit in visits.thinking):
+            raise ValueError(
+                'with kv_writes = "first" later iterations only read, and this attention backend '
+                'always writes: choose another one (args = { attention_backend = "TRITON_ATTN" })'
+            )
         self._latest: LatestKeyValues | None = None
         self.ledger = Ledger(IterationCounts)
         self.drafts = Ledger(DraftCounts)
@@ -125,11 +94,16 @@ class LayerLoop:
         Without `batch` every token runs to the largest depth, as warm-up runs need.
         """
         embedded = through(self.visits.head, positions, HiddenState(hidden))
-        state = self._added_up(self._core.first_state(embedded, positions))
+        state = self._core.first_state(embedded, positions)
+        if batch is not None and batch.noise:
+            state = perturbed(state, batch, positions)
+        state = self._added_up(state)
         if batch is None:
             shares = torch.ones(len(positions), 1, device=positions.device)
             for iteration in self.visits.iterations:
                 state = self._iterate(iteration, positions, state, embedded, shares)
+        elif self.visits.overwritten and batch.longest > 1:
+            state = self._think_in_order(state, embedded, positions, batch)
         else:
             state = self._think(state, embedded, positions, batch)
         return self._finish(state, positions)
@@ -175,6 +149,58 @@ class LayerLoop:
         self._latest = None
         if self._rule is not None:
             self._count(batch, positions, tracker.iterations)
+        return state
+
+    def _think_in_order(
+        self,
+        state: HiddenState,
+        embedded: HiddenState,
+        positions: torch.Tensor,
+        batch: LatentBatch,
+    ) -> HiddenState:
+        """Return the state of each token; the tokens of a request run one after another."""
+        tokens, states = [], []
+        for column in range(batch.longest):
+            own = tuple(i for i, n in enumerate(batch.lengths) if n > column)
+            subset = RequestSubset(own, batch, positions.device, column)
+            tokens.append(subset.tokens)
+            states.append(
+                self._column(
+                    subset, batch, positions, state.rows(tokens[-1]), embedded.rows(tokens[-1])
+                )
+            )
+        return state.merged(torch.cat(tokens), joined(states))
+
+    def _column(
+        self,
+        subset: RequestSubset,
+        batch: LatentBatch,
+        positions: torch.Tensor,
+        state: HiddenState,
+        embedded: HiddenState,
+    ) -> HiddenState:
+        """Return the states of this token of each of the requests of `subset`.
+
+        `state` and `embedded` have these tokens only, `positions` all of the step.
+        """
+        column, own = subset.column, subset.members
+        for n_done, iteration in enumerate(self.visits.iterations):
+            running = tuple(i for i in own if batch.depths[i] > n_done)
+            if not running:
+                break
+            if running != subset.members:
+                subset = RequestSubset(running, batch, positions.device, column)
+            rows = on_device([own.index(i) for i in running], torch.long, positions.device)
+            depths = on_device([batch.depths[i] for i in running], torch.long, positions.device)
+            with subset.forward_context(iteration):
+                after = self._iterate(
+                    iteration,
+                    positions[subset.tokens],
+                    state.rows(rows),
+                    embedded.rows(rows),
+                    1.0 / depths.unsqueeze(1),
+                )
+            state = state.merged(rows, after)
         return state
 
     def _iterate_for(
@@ -307,7 +333,14 @@ def loop_of(
     Adds the visits' KV caches to vLLM's static forward `context`.
     """
     schedule = parse_schedule(latent["layers"])
-    visits = visits_of(model.model.layers, schedule, int(latent["max_depth"]), context)
+    visits = visits_of(
+        model.model.layers,
+        schedule,
+        int(latent["max_depth"]),
+        context,
+        latent.get("kv_iterations", 0),
+        latent.get("kv_writes", ""),
+    )
     rule = parse_exit(latent["exit"]) if latent.get("exit") else None
     return LayerLoop(visits, core, update_of(latent), rule, model.compute_logits)
 

@@ -2,7 +2,7 @@
 
 The schedule is in the configuration, under `config.latent` (`plan.looped.Latent.overrides`).
 Weights and their names are those of the stock model. The one rule: a model differs from its stock
-class only in the order of its layers; the rest of an iteration is in a core (`loop.LoopCore`).
+class only in the order of its layers; the rest of an iteration is in a core (`families.cores`).
 Imported by vLLM in its worker processes only.
 """
 
@@ -19,9 +19,10 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from orchestrator.engines.vllm.latent import runner
 from orchestrator.engines.vllm.latent.batch import LatentBatch
+from orchestrator.engines.vllm.latent.families.cores import DecoderCore, LoopCore
 from orchestrator.engines.vllm.latent.families.huginn import HuginnCore, RavenForCausalLM
 from orchestrator.engines.vllm.latent.families.ouro import OuroCore, OuroForCausalLM
-from orchestrator.engines.vllm.latent.loop import DecoderCore, LoopCore, loop_of
+from orchestrator.engines.vllm.latent.loop import loop_of
 from orchestrator.engines.vllm.latent.visits import record_sources
 
 

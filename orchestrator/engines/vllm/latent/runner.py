@@ -10,17 +10,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from orchestrator.engines.vllm.latent.batch import LatentBatch
-from orchestrator.plan.looped import DEPTH_ARGUMENT
+from orchestrator.engines.vllm.latent.batch import LatentBatch, Noise
+from orchestrator.plan.looped import DEPTH_ARGUMENT, NOISE_ARGUMENT
 
 
 def requested_depth(params: Any, default: int) -> int:
     """Return the depth in a request's sampling parameters."""
     arguments: Mapping[str, Any] = getattr(params, "extra_args", None) or {}
     return int(arguments.get(DEPTH_ARGUMENT, default))
+
+
+def requested_noise(params: Any) -> Noise | None:
+    """Return the noise in a request's sampling parameters, which is drawn by its seed (0 if none).
+
+    None if it requests no noise.
+    """
+    arguments: Mapping[str, Any] = getattr(params, "extra_args", None) or {}
+    size = float(arguments.get(NOISE_ARGUMENT, 0.0))
+    return Noise(size, int(params.seed or 0)) if size else None
+
+
+def _present(noise: Iterable[Noise | None]) -> tuple[Noise | None, ...]:
+    """Return the noise of each request of a step; () if none has any."""
+    found = tuple(noise)
+    return found if any(found) else ()
 
 
 def install_v1() -> None:
@@ -48,9 +64,9 @@ def _batch_v1(runner: Any, default: int) -> LatentBatch:
     ids = batch.req_ids[: batch.num_reqs]
     depths = tuple(requested_depth(runner.requests[name].sampling_params, default) for name in ids)
     prompts = tuple(runner.requests[name].num_prompt_tokens for name in ids)
-    return LatentBatch(
-        depths, tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist()), tuple(ids), prompts
-    )
+    starts = tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist())
+    noise = _present(requested_noise(runner.requests[name].sampling_params) for name in ids)
+    return LatentBatch(depths, starts, tuple(ids), prompts, noise)
 
 
 def model_state_v2() -> Any:
@@ -65,6 +81,7 @@ def model_state_v2() -> Any:
             super().__init__(*arguments, **named)
             self.depths: dict[str, int] = {}
             self.prompts: dict[str, int] = {}  # lengths in tokens
+            self.noise: dict[str, Noise | None] = {}
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             super().add_request(req_index, new_req_data)
@@ -72,23 +89,28 @@ def model_state_v2() -> Any:
                 new_req_data.sampling_params, self.model.latent_depth
             )
             self.prompts[new_req_data.req_id] = len(new_req_data.prompt_token_ids or ())
+            self.noise[new_req_data.req_id] = requested_noise(new_req_data.sampling_params)
 
         def remove_request(self, req_id: str) -> None:
             super().remove_request(req_id)
             self.depths.pop(req_id, None)
             self.prompts.pop(req_id, None)
+            self.noise.pop(req_id, None)
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
             return {
                 **super().prepare_inputs(input_batch, req_states),
-                "batch": batch_v2(self.depths, self.prompts, input_batch),
+                "batch": batch_v2(self.depths, self.prompts, self.noise, input_batch),
             }
 
     return LatentModelState
 
 
 def batch_v2(
-    depths: Mapping[str, int], prompts: Mapping[str, int], input_batch: Any
+    depths: Mapping[str, int],
+    prompts: Mapping[str, int],
+    noise: Mapping[str, Noise | None],
+    input_batch: Any,
 ) -> LatentBatch | None:
     """Return a V2 batch in the model's form; None for a dummy batch, with unknown requests."""
     ids = input_batch.req_ids[: input_batch.num_reqs]
@@ -100,6 +122,7 @@ def batch_v2(
         starts,
         tuple(ids),
         tuple(prompts[name] for name in ids),
+        _present(noise[name] for name in ids),
     )
 
 

@@ -6,7 +6,7 @@ vllm. `batch` decides which tokens run an iteration, and `loop` runs it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -57,6 +57,14 @@ class HiddenState:
         if self.residual is None or other.residual is None:  # a state before the first layer
             return HiddenState(join(self.whole(), other.whole()))
         return HiddenState(join(self.hidden, other.hidden), join(self.residual, other.residual))
+
+
+def joined(parts: Sequence[HiddenState]) -> HiddenState:
+    """Return the rows of all these states, which have the same parts, one after another."""
+    residuals = [part.residual for part in parts if part.residual is not None]
+    return HiddenState(
+        torch.cat([part.hidden for part in parts]), torch.cat(residuals) if residuals else None
+    )
 
 
 class StateUpdate(Protocol):

@@ -3,7 +3,8 @@
 Every visit of a layer has its own KV cache and the same weights. vLLM sizes and binds KV caches by
 the names of the Attention modules in its forward context. So each visit of a layer after the first
 gets shallow copies of the layer and its Attention under a new name, and an Attention that no visit
-uses is removed from the context.
+uses is removed from the context. Iterations that share a KV slot (`kv_iterations`) call the same
+visit, or copies of it that do not write.
 
 vLLM describes a batch to its attention kernels by metadata per layer: the position and the cache
 blocks of each request's tokens. It must not include requests that have stopped iterating. Each
@@ -27,6 +28,7 @@ import torch
 
 from orchestrator.core.layers import Schedule
 from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
+from orchestrator.plan.looped import LAST
 
 # vLLM's builders of attention metadata that have been compared (tests/engine/test_latent.py)
 KNOWN_BUILDERS = (
@@ -46,6 +48,7 @@ PER_REQUEST = (
     *("encoder_seq_lens", "encoder_seq_lens_cpu", "replayssm_decode_base_cpu"),
 )
 PER_TOKEN = ("slot_mapping", "positions")
+_BOUND = "seq_lens_cpu_upper_bound"
 OF_THE_BATCH = (
     *("query_start_loc", "query_start_loc_cpu", "num_reqs", "num_actual_tokens", "causal"),
     *("max_query_len", "max_seq_len", "mm_req_doc_ranges"),
@@ -68,11 +71,17 @@ class LayerVisit:
 
 @dataclass(frozen=True, slots=True)
 class LayerVisits:
-    """The visits of a schedule: head, iterations up to a request's depth, tail."""
+    """The visits of a schedule: head, iterations up to a request's depth, tail.
+
+    `overwritten` tells whether an iteration writes the caches of an earlier one, `has_readers`
+    whether one reads them and leaves them as they are.
+    """
 
     head: tuple[LayerVisit, ...]
     iterations: tuple[tuple[LayerVisit, ...], ...]
     tail: tuple[LayerVisit, ...]
+    overwritten: bool = False
+    has_readers: bool = False
 
     @property
     def thinking(self) -> list[LayerVisit]:
@@ -81,11 +90,18 @@ class LayerVisits:
 
 
 def visits_of(
-    layers: Sequence[Any], schedule: Schedule, max_depth: int, context: MutableMapping[str, Any]
+    layers: Sequence[Any],
+    schedule: Schedule,
+    max_depth: int,
+    context: MutableMapping[str, Any],
+    kv_iterations: int = 0,
+    kv_writes: str = "",
 ) -> LayerVisits:
     """Return the visits of these layers.
 
-    Adds each KV cache to vLLM's static forward `context` and removes unused ones.
+    Adds each KV cache to vLLM's static forward `context` and removes unused ones. With
+    `kv_iterations` = k, iteration i has the caches of iteration i mod k; they are written by the
+    first or by all of the iterations that share them (`kv_writes`).
     """
     sources = [_visits_of_layer(layer, context) for layer in layers]
 
@@ -93,11 +109,16 @@ def visits_of(
         return tuple(next(sources[i]) for i in indices)
 
     head = visits(schedule.head)
-    iterations = tuple(visits(schedule.think) for _ in range(max_depth if schedule.think else 0))
+    n_iterations = max_depth if schedule.think else 0
+    n_slots = min(kv_iterations or n_iterations, n_iterations)
+    own = [visits(schedule.think) for _ in range(n_slots)]
+    later = [[_reader(v) for v in one] for one in own] if kv_writes != LAST else own
+    iterations = (*own, *(tuple(later[i % n_slots]) for i in range(n_slots, n_iterations)))
     tail = visits(schedule.tail)
     for i in set(range(len(layers))) - set(schedule.order(1)):
         del context[layers[i].self_attn.attn.layer_name]
-    return LayerVisits(head, iterations, tail)
+    is_shared, reads = n_slots < len(iterations), kv_writes != LAST
+    return LayerVisits(head, iterations, tail, is_shared and not reads, is_shared and reads)
 
 
 def _visits_of_layer(layer: Any, context: MutableMapping[str, Any]) -> Iterator[LayerVisit]:
@@ -112,6 +133,24 @@ def _visits_of_layer(layer: Any, context: MutableMapping[str, Any]) -> Iterator[
         attention.layer_name = f"{base}.visit{n}"
         context[attention.layer_name] = attention
         yield LayerVisit(twin, attention)
+
+
+def _reader(visit: LayerVisit) -> LayerVisit:
+    """Return a visit that reads the cache of this one and leaves it as it is.
+
+    It has this one's name, by which vLLM finds the cache; vLLM writes none of a layer that says
+    that it shares another's.
+    """
+    twin = _twin(visit.layer)
+    twin.self_attn = _twin(visit.layer.self_attn)
+    attention = twin.self_attn.attn = _twin(visit.attention)
+    attention.kv_sharing_target_layer_name = visit.name
+    return LayerVisit(twin, attention)
+
+
+def writes_by_itself(visit: LayerVisit) -> bool:
+    """Return whether the attention backend of a visit writes the cache while it computes."""
+    return bool(visit.attention.attn_backend.forward_includes_kv_cache_update)
 
 
 def _twin(module: Any) -> Any:
@@ -198,11 +237,27 @@ class RequestSubset:
     iteration do.
     """
 
-    def __init__(self, members: tuple[int, ...], batch: LatentBatch, device: torch.device) -> None:
-        """Select the requests `members` of the batch."""
-        self.members = members
-        self.tokens = batch.tokens(members, device)
+    def __init__(
+        self,
+        members: tuple[int, ...],
+        batch: LatentBatch,
+        device: torch.device,
+        column: int | None = None,
+    ) -> None:
+        """Select the requests `members` of the batch: all their tokens of the step, or one each.
+
+        With a `column` n it is the n-th token of each, which sees none of those after it.
+        """
+        self.members, self.column = members, column
         lengths = [batch.starts[i + 1] - batch.starts[i] for i in members]
+        self._unseen: list[int] | None = None  # tokens of the step, behind the one of each request
+        if column is None:
+            self.tokens = batch.tokens(members, device)
+        else:
+            own = [batch.starts[i] + column for i in members]
+            self.tokens = on_device(own, torch.long, device)
+            self._unseen = [length - column - 1 for length in lengths]
+            lengths = [1] * len(members)
         self._starts = [*itertools.accumulate(lengths, initial=0)]
         self._longest = max(lengths, default=0)
         self._requests = on_device(members, torch.long, device)
@@ -234,9 +289,16 @@ class RequestSubset:
         """
         starts = common.query_start_loc
         ranges = common.mm_req_doc_ranges
+        own = {name: self._own(getattr(common, name)) for name in PER_REQUEST}
+        if self._unseen is not None:
+            own |= {
+                name: self._seen(own[name])
+                for name in ("seq_lens", _BOUND)
+                if own[name] is not None
+            }
         longest = common.max_seq_len  # an upper bound there too
-        if common.seq_lens_cpu_upper_bound is not None:
-            longest = int(common.seq_lens_cpu_upper_bound[list(self.members)].max())
+        if own[_BOUND] is not None:
+            longest = int(own[_BOUND].max())
         return dataclasses.replace(
             common,
             query_start_loc=on_device(self._starts, starts.dtype, starts.device),
@@ -249,9 +311,13 @@ class RequestSubset:
             mm_req_doc_ranges=ranges and {n: ranges[i] for n, i in enumerate(self.members)},
             _num_computed_tokens_cache=None,
             _token_to_req_indices_cache=None,
-            **{name: self._own(getattr(common, name)) for name in PER_REQUEST},
+            **own,
             **{name: _at(getattr(common, name), self.tokens) for name in PER_TOKEN},
         )
+
+    def _seen(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the lengths without the tokens that are not seen."""
+        return lengths - on_device(self._unseen or [], lengths.dtype, lengths.device)
 
     def _own(self, values: Any) -> Any:
         """Return the entries of these requests, if there is one for each."""

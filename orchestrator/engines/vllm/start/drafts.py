@@ -14,7 +14,7 @@ from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.layers import parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.core.values import Sampling
-from orchestrator.plan.looped import Draft, Latent, latent_of
+from orchestrator.plan.looped import LAST, Draft, Latent, latent_of
 from orchestrator.plan.models import known_config
 
 if TYPE_CHECKING:
@@ -87,6 +87,12 @@ def require_draft(options: Vllm, name: str, latent: Latent | None) -> None:
         raise PlanError(
             f"{where}: exit = {latent.exit!r} compares predictions of one token in a step, and a "
             f"step with drafts has several; take state<..., or {drop}"
+        )
+    if latent.kv_iterations and latent.kv_writes == LAST:
+        raise PlanError(
+            f'{where}: with kv_writes = "last" the tokens of a step run one '
+            "after another, so that checking several costs as much as each alone; set kv_writes = "
+            f'"first", or {drop}'
         )
     if options.tensor_parallel > 1:
         raise PlanError(

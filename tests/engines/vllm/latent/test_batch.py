@@ -32,6 +32,7 @@ def test_a_batch_knows_where_the_tokens_of_its_requests_are() -> None:
     """There are three requests of 2, 3 and 1 tokens at depths 1, 3, 2, and two padding tokens."""
     batch = LatentBatch((1, 3, 2), (0, 2, 5, 6))
     assert batch.tokens((1, 2), torch.device("cpu")).tolist() == [2, 3, 4, 5]
+    assert (batch.lengths, batch.longest) == ([2, 3, 1], 3)
     assert batch.token_depths(8, torch.device("cpu")).tolist() == [1, 1, 3, 3, 3, 2, 1, 1]
     tracker, members = ExitTracker(None, batch, torch.arange(8)), []
     state = HiddenState(torch.zeros(8, 1))

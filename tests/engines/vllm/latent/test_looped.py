@@ -86,12 +86,19 @@ def test_overrides_say_it_again() -> None:
     assert over["architectures"] == ["LeadlineLlamaForCausalLM"]
     assert parse_schedule(over["latent"]["layers"]) == latent.schedule
     assert latent_of({**LLAMA, "latent": over["latent"]}, Model("m"), "main") == latent
+    assert scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2)).kv_writes == "first"
+    shared = scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2, kv_writes="last"))
+    assert latent_of({**LLAMA, **shared.overrides(), **LLAMA}, Model("m"), "main") == shared
 
 
 def test_visits_and_layers_run() -> None:
-    """There are 10 + 4 x 10 + 10 KV caches of one layer; a token at depth 2 passes 40 layers."""
+    """There are 10 + 4 x 10 + 10 KV caches of one layer; a token at depth 2 passes 40 layers.
+
+    Two slots for four iterations make it 10 + 2 x 10 + 10.
+    """
     latent = scheduled(Model("m", layers=THINK, max_depth=4))
     assert latent.n_visits == 60
+    assert scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2)).n_visits == 40
     assert latent.schedule.n_layers_run(2) == 40
 
 
@@ -111,6 +118,13 @@ def test_visits_and_layers_run() -> None:
         (Model("m"), {"latent": {**OWN, "deep": 1}}, "latent.deep is unknown"),
         (Model("m"), {"latent": {**OWN, "depth": "4"}}, "must be of type int"),
         (Model("m"), {"latent": "0-29"}, "must be an object"),
+        (Model("m", kv_iterations=2), {}, "no think block"),
+        (Model("m", layers="0-29", kv_iterations=2), {}, "no block to repeat"),
+        (Model("m", kv_iterations=8), {"latent": OWN}, r"below max_depth \(8\)"),
+        (Model("m", kv_iterations=-1), {"latent": OWN}, "at least 1"),
+        (Model("m", kv_writes="first"), {"latent": OWN}, "set kv_iterations, or leave it out"),
+        (Model("m", kv_iterations=2, kv_writes="all"), {"latent": OWN}, "one of first, last"),
+        (Model("m", kv_iterations=2, exit="state<0.1"), {"latent": OWN}, "drop one"),
         (
             Model("m", layers=THINK),
             {"architectures": ["OlmoeForCausalLM"]},
@@ -167,7 +181,7 @@ def test_room_for_one_request_at_the_largest_depth() -> None:
     require_room(latent, LLAMA, 1000, 4, needed, "main")
     with pytest.raises(
         PlanError,
-        match=r"0\.09 GiB of KV cache \(60 layers run.*"
+        match=r"0\.09 GiB of KV cache \(that of 60 layers.*"
         r"smaller max_context_tokens or max_depth, or a larger kv",
     ):
         require_room(latent, LLAMA, 1000, 4, needed - 1, "main")

@@ -27,12 +27,14 @@ class _Layer(nn.Module):
         self.mlp = nn.Linear(2, 2)
 
 
-def laid_out(text: str, max_depth: int = 1) -> tuple[LayerVisits, dict[str, Any], list[Any]]:
+def laid_out(
+    text: str, max_depth: int = 1, **slots: Any
+) -> tuple[LayerVisits, dict[str, Any], list[Any]]:
     layers = [_Layer(i) for i in range(4)]
     context: dict[str, Any] = {
         layer.self_attn.attn.layer_name: layer.self_attn.attn for layer in layers
     }  # type: ignore[union-attr]
-    return visits_of(layers, parse_schedule(text), max_depth, context), context, layers
+    return visits_of(layers, parse_schedule(text), max_depth, context, **slots), context, layers
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,24 @@ def test_visits_share_weights_and_leave_the_layers_alone() -> None:
         "model.layers.1.self_attn.attn",
         "model.layers.1.self_attn.attn.visit2",
     )
+
+
+@pytest.mark.parametrize(("writes", "overwritten"), [("last", True), ("first", False)])
+def test_iterations_beyond_the_slots_use_those_of_earlier_ones(
+    writes: str, overwritten: bool
+) -> None:
+    """Iteration i has the cache of iteration i mod 2; vLLM writes none for a layer that names
+    another one as its source.
+    """
+    visits, context, layers = laid_out("0 (1)*r 2-3", 5, kv_iterations=2, kv_writes=writes)
+    names = [one.name for (one,) in visits.iterations]
+    assert names == [names[i % 2] for i in range(5)]
+    assert len(context) == 5
+    assert visits.overwritten is overwritten
+    reading = [hasattr(one.attention, "kv_sharing_target_layer_name") for one in visits.thinking]
+    assert reading == [False, False, *([not overwritten] * 3)]
+    assert all(one.layer.mlp is layers[1].mlp for one in visits.thinking)
+    assert all(one.attention is one.layer.self_attn.attn for one in visits.thinking)
 
 
 def test_layers_run_in_the_order_of_the_schedule() -> None:

@@ -28,6 +28,7 @@ from vllm.model_executor.layers.quantization import QuantizationConfig
 from vllm.model_executor.layers.rotary_embedding import get_rope
 from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
 
+from orchestrator.engines.vllm.latent.families.draws import truncated_normal
 from orchestrator.engines.vllm.latent.state import HiddenState
 
 # the same for all requests, so that they can share prefixes
@@ -189,38 +190,3 @@ def _replaced(name: str, table: dict[str, str]) -> str:
         if name.startswith(old):
             return new + name[len(old) :]
     return name
-
-
-_COLUMN_BITS = 20  # columns of one token; positions use the bits above
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # SplitMix64's increment, as a signed word
-_FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
-_CUT = 3.0  # standard deviations
-
-
-def truncated_normal(positions: torch.Tensor, width: int, seed: int) -> torch.Tensor:
-    """Return `(n, width)` float32 draws of a unit normal truncated at 3 sigma, by position `(n,)`.
-
-    Entry (p, c) is number p * 2**20 + c of SplitMix64's stream from the seed (Steele, Lea and Flood
-    2014), mapped through the inverse distribution function. Devices agree up to the rounding of
-    their inverse error function.
-    """
-    columns = torch.arange(1, width + 1, dtype=torch.int64, device=positions.device)
-    numbers = (positions.to(torch.int64) << _COLUMN_BITS)[:, None] + columns
-    start = _mix(torch.tensor(seed % (1 << 63), dtype=torch.int64, device=positions.device))
-    words = _mix(start + numbers * _GOLDEN)
-    uniform = (_shifted(words, 40).to(torch.float64) + 0.5) / (1 << 24)
-    # the inverse error function gets uniform arguments in (-reach, reach)
-    reach = math.erf(_CUT / math.sqrt(2))
-    return (math.sqrt(2) * torch.special.erfinv((2 * uniform - 1) * reach)).to(torch.float32)
-
-
-def _mix(words: torch.Tensor) -> torch.Tensor:
-    """Return SplitMix64's output for each word; int64 arithmetic wraps, as required."""
-    for shift, factor in zip((30, 27), _FACTORS, strict=True):
-        words = (words ^ _shifted(words, shift)) * factor
-    return words ^ _shifted(words, 31)
-
-
-def _shifted(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return the words shifted right, filled with zeros: torch's own shift keeps the sign."""
-    return (words >> bits) & ((1 << (64 - bits)) - 1)
