@@ -418,12 +418,13 @@ def test_drafts_over_shared_slots_equal_the_reference(slots: dict[str, Any], dep
 def test_noise_on_latent_states_equals_the_reference(noise: dict[str, Any], name: str) -> None:
     """Beside requests without; the same wherever a request's tokens are cut into steps.
 
-    Three of the requests are one prompt under three seeds, or without noise: each is another.
+    Three of the requests are one prompt under two seeds and without noise: each is another, but in
+    the random Huginn, whose core forgets the state that it starts from.
     """
     case = noise[name]
     assert_equal(case)
     assert case.get("n_preempted", 1) > 0
-    if name in ("ouro", "huginn", "llama"):
+    if name in ("ouro", "llama"):
         assert len({tuple(tokens) for tokens in case["got"][:3]}) == 3
 
 
