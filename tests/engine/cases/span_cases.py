@@ -32,13 +32,12 @@ def watched() -> Iterator[dict[str, int]]:
     from orchestrator.engines.vllm.latent.spans.passes import SpanLayers
     from orchestrator.engines.vllm.latent.spans.scheduler import SpanScheduler
 
-    counts = {"preempted": 0, "begun_and_preempted": 0, "paused": 0, "joint": 0, "left": 0}
+    counts = {"preempted": 0, "paused": 0, "joint": 0, "left": 0}
     preempt, update = SpanScheduler._preempt_request, SpanScheduler._update_after_schedule
     run: Callable[..., Any] = SpanLayers.run
 
     def preempting(self: Any, request: Any, *arguments: Any, **named: Any) -> None:
         counts["preempted"] += 1
-        counts["begun_and_preempted"] += request.request_id in self._begun
         preempt(self, request, *arguments, **named)
 
     def updating(self: Any, output: Any) -> None:
