@@ -129,6 +129,20 @@ def test_a_comparison_names_the_problems_that_changed(report: Opened, document: 
     report.at("/1/problem/")
 
 
+def test_a_comparison_leads_to_the_problems_of_a_tag(report: Opened, document: Document) -> None:
+    """A row of the table by tag, and a row of a problem, are links into the second job."""
+    [comparison] = document.comparisons
+    tag = comparison.comparison.tags[0]
+    page = report.page
+    report.go("/compare/0", ".scatter svg")
+    page.click(f"tbody th a:text-is('{tag.tag} = {tag.value}')")
+    report.at("/1/problems")
+    assert page.locator("label.tag select").input_value() == tag.value
+    report.go("/compare/0", ".scatter svg")
+    page.click(".rows.tall tbody th a >> nth=0")
+    report.at("/1/problem/")
+
+
 def test_a_replay_shows_its_frontier_with_intervals(report: Opened, document: Document) -> None:
     """A point with an interval for each setting, a row for each, and a line over the best."""
     [replay] = document.replays

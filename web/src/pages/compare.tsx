@@ -55,7 +55,10 @@ export function CompareView({ index, place, route }: { index: Index; place: numb
         </Panel>
         {comparison.tags.length > 0 && (
           <Panel title="By tag">
-            <Differences rows={comparison.tags.map((t) => [`${t.tag} = ${t.value}`, t.difference])} />
+            <Differences
+              rows={comparison.tags.map((t) => [`${t.tag} = ${t.value}`, t.difference])}
+              addresses={comparison.tags.map((t) => link([page.second, "problems"], { tag: `${t.tag}=${t.value}` }))}
+            />
           </Panel>
         )}
         <Panel title="Tokens of each problem" note="right of the line, A spent more">
@@ -93,7 +96,8 @@ function Chip({ text, n, shown, route }: { text: string; n: number; shown: strin
   );
 }
 
-function Differences({ rows, withTokens = false }: { rows: [string, Difference][]; withTokens?: boolean }) {
+/** `addresses` are those of the rows' names: the problems of B that a row is about. */
+function Differences({ rows, addresses, withTokens = false }: { rows: [string, Difference][]; addresses?: string[]; withTokens?: boolean }) {
   const cells = (first: string, second: string, difference: string, bounds: string) => (
     <>
       <td class="num">{first}</td>
@@ -114,9 +118,9 @@ function Differences({ rows, withTokens = false }: { rows: [string, Difference][
         </tr>
       </thead>
       <tbody>
-        {rows.map(([name, d]) => (
+        {rows.map(([name, d], i) => (
           <tr key={name}>
-            <th scope="row">{name || "accuracy"}</th>
+            <th scope="row">{addresses ? <a href={addresses[i]}>{name}</a> : name || "accuracy"}</th>
             {cells(percent(d.first.value), percent(d.second.value), points(d.accuracy.value), bounds(d.accuracy, (v) => fixed(100 * v, 1)))}
           </tr>
         ))}
@@ -165,7 +169,9 @@ function PairedTable({ page, shown }: { page: ComparisonPage; shown: string }) {
           <tbody>
             {rows.slice(0, MOST).map((one) => (
               <tr key={one.id}>
-                <th scope="row">{one.id}</th>
+                <th scope="row">
+                  <a href={link([page.second, "problem", one.id])}>{one.id}</a>
+                </th>
                 <td class={kind(one) === "gained" ? "ok" : kind(one) === "lost" ? "bad" : "dim"}>{kind(one)}</td>
                 {([page.first, page.second] as const).map((job, i) => (
                   <td key={i} class="text">
