@@ -46,9 +46,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from widened import widened
 
 from orchestrator.core.plan import Model
+from orchestrator.engines.vllm.depth import SCHEDULER
 from orchestrator.engines.vllm.options import Vllm
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
-from orchestrator.engines.vllm.start.spans import SCHEDULER
 from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, Latent, latent_of
 from orchestrator.plan.models import resolve_model
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,7 +20,6 @@ from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.layers import parse_cascade, parse_exit
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
-from orchestrator.engines.vllm.start.spans import SCHEDULER, has_spans
 from orchestrator.plan.looped import LAST, Latent, latent_of, require_room, usual_names
 from orchestrator.plan.models import known_config
 
@@ -34,6 +34,9 @@ _SKIPPING = (
     *("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "ROCM_ATTN", "ROCM_AITER_FA"),
     *("ROCM_SEGMENTED_ATTN", "ROCM_AITER_UNIFIED_ATTN"),
 )
+# the parts of a loop with which a token may stop after any iteration and continue later
+_POSSIBLE = {"architecture", "schedule", "depth", "max_depth", "damped", "residual"}
+SCHEDULER = "orchestrator.engines.vllm.latent.spans.scheduler.SpanScheduler"
 _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
@@ -76,6 +79,22 @@ def prepare(
     if latent.exit or draft is not None:
         arguments["worker_extension_cls"] = "orchestrator.engines.vllm.latent.runner.DepthCounts"
     return latent
+
+
+def has_spans(options: Vllm, latent: Latent, *, on_cpu: bool) -> bool:
+    """Return whether an engine's steps may end between the iterations of its deeper requests.
+
+    That changes no token, so it is no option, but a matter of what the engine can do. Only with
+    V1's runner and without asynchronous scheduling, which is the CPU's way; and with loops that are
+    known to allow it. An exit rule decides in the worker how long a token iterates, and a draft is
+    verified in one pass. The scheduler is `latent.spans`.
+    """
+    v2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0").lower() in ("1", "true")
+    depths = bool(latent.schedule.think) and latent.max_depth > 1
+    plain = all(
+        getattr(latent, f.name) == f.default for f in fields(latent) if f.name not in _POSSIBLE
+    )
+    return on_cpu and not v2 and depths and plain and options.tensor_parallel == 1
 
 
 def require_noise(noise: float, name: str, model: Model) -> None:

@@ -17,7 +17,7 @@ import reference
 from schedule_cases import N_TOKENS, PROMPTS, THINK, expected, ids, opened, random_model
 
 from orchestrator.core.plan import Model
-from orchestrator.engines.vllm.start.spans import SCHEDULER
+from orchestrator.engines.vllm.depth import SCHEDULER
 
 SEATS = {"max_num_seqs": 4, "scheduler_cls": SCHEDULER}
 DEPTHS = [8, 1, 4, 2, 8, None, 2, 8, 1, 4, 8, 2]

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.layers import parse_schedule
+from orchestrator.engines.vllm.depth import has_spans
 from orchestrator.engines.vllm.latent.batch import LatentBatch
 from orchestrator.engines.vllm.latent.spans.length import step_length
 from orchestrator.engines.vllm.options import Vllm
-from orchestrator.engines.vllm.start.spans import has_spans
 from orchestrator.plan.looped import Draft, Latent
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.engines.vllm.latent.state import HiddenState, damped, joined, residual
+from orchestrator.engines.vllm.latent.state import HiddenState, concatenated, damped, residual
 
 pytestmark = pytest.mark.engine  # torch is imported
 
@@ -25,12 +25,12 @@ def test_merging_changes_the_given_rows_only() -> None:
     assert old.whole().tolist() == [[1, 1]] * 3
 
 
-def test_states_are_joined_in_their_order() -> None:
+def test_states_are_concatenated_in_their_order() -> None:
     """Both parts, or the one that there is."""
     one, other = (HiddenState(torch.full((n, 1), float(n)), torch.ones(n, 1)) for n in (1, 2))
-    both = joined([other, one])
+    both = concatenated([other, one])
     assert both.whole().tolist() == [[3], [3], [2]]
-    assert joined([HiddenState(torch.zeros(1, 1))]).residual is None
+    assert concatenated([HiddenState(torch.zeros(1, 1))]).residual is None
 
 
 def test_damping_goes_a_share_of_the_way_and_all_of_it_at_depth_one() -> None:
