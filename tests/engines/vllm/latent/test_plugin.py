@@ -35,9 +35,16 @@ def test_registering_twice_adds_each_of_ours_once(monkeypatch: pytest.MonkeyPatc
     )
     vllm = ModuleType("vllm")
     vllm.ModelRegistry = registry  # type: ignore[attr-defined]  # the part that the plugin uses
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    utils = ModuleType("vllm.v1.core.kv_cache_utils")
+    utils.generate_block_hash_extra_keys = lambda *_: (None, 0)  # type: ignore[attr-defined]
+    core = ModuleType("vllm.v1.core")
+    core.kv_cache_utils = utils  # type: ignore[attr-defined]
+    for module in (vllm, ModuleType("vllm.v1"), core, utils):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     register()
+    own = utils.generate_block_hash_extra_keys
     register()
+    assert utils.generate_block_hash_extra_keys is own
     assert dict(added) == targets()
     assert len(added) == len(FAMILIES)
     assert not set(targets()) & set(FAMILIES)
