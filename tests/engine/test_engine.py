@@ -554,7 +554,8 @@ async def assert_mean_depth_is_reported_and_charged(engine: VllmEngine) -> None:
     for request, trace in zip(requests, traces, strict=True):
         prompt = [1 + ord(character) - 32 for character in str(request.prompt)]
         depth = request.depth or 4  # the checkpoint's own
-        ids, taken = references.generate_until_settled(reference, prompt, n_new, 0.06, 1, depth)
+        rule = ("state", 0.06, 1)
+        ids, taken = references.generate_under(reference, prompt, n_new, rule, depth)
         assert (trace.finish, list(trace.token_ids), trace.depth) == (Finish.LENGTH, ids, depth)
         own = taken[len(prompt) - 1 :]
         assert trace.metrics["mean_depth"] == pytest.approx(sum(own) / len(own))

@@ -93,11 +93,11 @@ async def test_the_official_client_gets_replies_streams_and_batches(
         stream = await create(model="main+consistency?n=1", messages=MESSAGES, stream=True)
         chunks = [chunk async for chunk in stream]
         pieces = [c.choices[0].delta.content for c in chunks if c.choices[0].delta.content]
-        assert len(pieces) > 5
+        assert len(pieces) > 1  # a busy machine sends several tokens in one
         async with client.responses.stream(model="main+consistency?n=1", input="Hi") as response:
             events = [event async for event in response]
         deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
-        assert len(deltas) > 5
+        assert len(deltas) > 1
         assert (await response.get_final_response()).output_text == "".join(deltas)
         text = await client.completions.create(model="main", prompt="Red, green,", max_tokens=5)
         assert text.choices[0].text

@@ -67,7 +67,7 @@ def test_a_value_is_passed_with_its_type(
         ({"cudagraph_capture_sizes": ["--model", "x"]}, "cudagraph_capture_sizes"),
         ({"stream_interval": None}, "must be a boolean, number, text"),
         ({"seed": 3}, "set the engine's option seed"),
-        ({"data_parallel_size": 2}, "replicas of the engine 'ray'"),
+        ({"data_parallel_size": 2}, "nodes_per_replica, of the engine 'ray'"),
         ({"max_model_len": 4096}, "set models.NAME.max_context_tokens"),
     ],
 )

@@ -212,6 +212,7 @@ _VISIT = """async (n) => {
 }"""
 
 
+@pytest.mark.timeout(1500)
 def test_nothing_that_a_model_writes_runs_or_becomes_markup(
     chromium: Any, document: Document, tmp_path: Path
 ) -> None:
