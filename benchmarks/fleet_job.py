@@ -189,9 +189,9 @@ def compared(
 ) -> dict[str, object]:
     """Return the figures of a job that is disturbed, against the same job without.
 
-    `cluster` is told which one it is for. `disturb` returns how often it did something; `env` are
-    the variables of the disturbed driver. The right traces are those of the engine `fake`, or with
-    a model those of the undisturbed job.
+    `cluster` gets True for the job to disturb. `disturb` returns the number of its disturbances;
+    `env` has the variables of the disturbed driver. The right traces are those of the engine
+    `fake`, or with a model those of the undisturbed job.
     """
     right = [] if model else traces_of_fake(n_problems)
     rates, counts, n_times = [], Counter[str](), 0

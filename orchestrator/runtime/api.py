@@ -72,7 +72,7 @@ async def run_job(
                     if job.export_if_old():
                         job.record_spent(engine.spent())
                     yield result
-        except BaseException:
+        except BaseException:  # a cancelled or interrupted run has spent its tokens as well
             with contextlib.suppress(JournalError):  # the first error is the one to report
                 job.record_spent(engine.spent(driver.progress.running_tokens))
             raise

@@ -31,6 +31,8 @@ pytestmark = [
 
 CHAT: Any = "/v1/chat/completions"
 MESSAGES: Any = [{"role": "user", "content": "Name three colours."}]
+# a busy machine sends several tokens in one piece, so what is streamed is long
+LONG = "Write a long story about a ship and its crew."
 OPEN: list[VllmEngine] = []
 
 
@@ -75,6 +77,11 @@ async def client_of(engine: VllmEngine, data: Path) -> AsyncIterator[openai.Asyn
         await task
 
 
+async def deltas_of(response: Any) -> list[str]:
+    """Return the pieces of text of a streamed response."""
+    return [e.delta async for e in response if e.type == "response.output_text.delta"]
+
+
 async def test_the_official_client_gets_replies_streams_and_batches(
     vllm_engine: VllmEngine, tmp_path: Path
 ) -> None:
@@ -90,15 +97,25 @@ async def test_the_official_client_gets_replies_streams_and_batches(
         assert "".join(token.token for token in content).startswith(
             reply.choices[0].message.content
         )
-        stream = await create(model="main+consistency?n=1", messages=MESSAGES, stream=True)
+        stream = await create(
+            model="main+consistency?n=1",
+            messages=[{"role": "user", "content": LONG}],
+            max_tokens=96,
+            stream=True,
+        )
         chunks = [chunk async for chunk in stream]
         pieces = [c.choices[0].delta.content for c in chunks if c.choices[0].delta.content]
-        assert len(pieces) > 1  # a busy machine sends several tokens in one
-        async with client.responses.stream(model="main+consistency?n=1", input="Hi") as response:
-            events = [event async for event in response]
-        deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
-        assert len(deltas) > 1
-        assert (await response.get_final_response()).output_text == "".join(deltas)
+        assert len(pieces) > 5
+        responses: Any = client.responses.stream
+        async with responses(
+            model="main+consistency?n=1", input="Hi", temperature=0, max_output_tokens=96
+        ) as response:
+            greeting = "".join(await deltas_of(response))
+        assert (await response.get_final_response()).output_text == greeting
+        async with responses(
+            model="main+consistency?n=1", input=LONG, max_output_tokens=96
+        ) as response:
+            assert len(await deltas_of(response)) > 5
         text = await client.completions.create(model="main", prompt="Red, green,", max_tokens=5)
         assert text.choices[0].text
         rows = [

@@ -151,7 +151,7 @@ def reporting(
         except BudgetSpent:
             reason = "budget"
             raise
-        except Exception:
+        except Exception:  # whatever it is, the sinks learn that the job failed, and it goes on
             reason = "failed"
             raise
         finally:

@@ -230,9 +230,9 @@ def test_images_and_calls_of_examples_and_questions_reach_the_engine_in_their_pl
     """Also from the copy of a job, and as text; an example may end with calls."""
     asked = {"role": "user", "content": [{"type": "text", "text": "See "}, PIXEL]}
     looked = {"role": "assistant", "content": None, "tool_calls": [call(0)]}
-    told = {"role": "tool", "tool_call_id": "c0", "content": "red"}
+    colour = {"role": "tool", "tool_call_id": "c0", "content": "red"}
     train = [
-        {"messages": [asked, looked, told], "answer": "It is red."},
+        {"messages": [asked, looked, colour], "answer": "It is red."},
         {"messages": [asked, {**looked, "tool_calls": [call(1)]}]},
     ]
     Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
@@ -247,7 +247,7 @@ def test_images_and_calls_of_examples_and_questions_reach_the_engine_in_their_pl
     job = read_finished(Path("runs/plan"))
     request = first_request(job.plan, job.problems()[0]["q"])
     assert chat_messages(request.prompt) == [
-        *(asked, looked, told, {"role": "assistant", "content": "It is red."}),
+        *(asked, looked, colour, {"role": "assistant", "content": "It is red."}),
         *(asked, {**looked, "tool_calls": [call(1)]}, own),
     ]
     assert request.sampling is not None

@@ -1,4 +1,4 @@
-"""What sinks are told of a job, and that no sink can hold up, fail or change one."""
+"""Which events of a job sinks receive, and that no sink can hold up, fail or change a job."""
 
 from __future__ import annotations
 

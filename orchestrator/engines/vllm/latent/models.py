@@ -8,7 +8,7 @@ Imported by vLLM in its worker processes only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -80,10 +80,7 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
             head = super().compute_logits
             done = self.loop.spans.take_done()
             if done is not None and len(done) < len(hidden_states):
-                places = on_device(done, torch.long, hidden_states.device)
-                logits = head(hidden_states[places])
-                whole = logits.new_zeros(len(hidden_states), logits.shape[1])
-                return whole.index_copy(0, places, logits)
+                return logits_of_done(head, hidden_states, done)
             if self.cascade is None or hidden_states.shape[-1] == self.config.hidden_size:
                 return head(hidden_states)
             deep, early = (half.contiguous() for half in hidden_states.chunk(2, dim=-1))
@@ -93,6 +90,15 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
 
     LoopedModel.__name__ = LoopedModel.__qualname__ = f"Leadline{stock.__name__}"
     return LoopedModel
+
+
+def logits_of_done(
+    head: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, done: Sequence[int]
+) -> torch.Tensor:
+    """Return the logits of the rows `done`, and 0 for the others, (n, vocab)."""
+    places = on_device(done, torch.long, states.device)
+    logits = head(states[places])
+    return logits.new_zeros(len(states), logits.shape[1]).index_copy(0, places, logits)
 
 
 def cascaded(cascade: DepthCascade, early: torch.Tensor, deep: torch.Tensor) -> torch.Tensor:

@@ -65,7 +65,7 @@ class SpanScheduler(Scheduler):  # type: ignore[misc]  # vllm is untyped to us
     def _span(self, request: Any, n_tokens: int) -> tuple[int, int]:
         """Return the first iteration of a request in this step, and the one after its last.
 
-        Other tokens than those of the last step begin anew.
+        A request with another number of tokens than in its last step begins anew.
         """
         n_before, start = self._begun.get(request.request_id, (n_tokens, 0))
         if n_before != n_tokens:
