@@ -35,6 +35,7 @@ from orchestrator.plan.file.sources import recipe_named, source_of, with_recipe
 from orchestrator.plan.keys import Columns, read_section
 from orchestrator.runtime.api import blocking, run_job
 from orchestrator.runtime.isolated_verifiers import check_isolated
+from orchestrator.runtime.progress import Progress
 from orchestrator.runtime.sinks.reporting import reporting
 
 P = ParamSpec("P")
@@ -233,10 +234,18 @@ async def _results(
             progress_display(progress, len(questions.problems)) as show,
             reporting(job, plan, execution, plan.strategy.name, _warn) as sinks,
         ):
-            running = run_job(job, plan, execution, show, observer=sinks)
+            begun: list[Progress] = []
+
+            def began(counts: Progress) -> None:
+                begun.append(counts)
+                show(counts)
+
+            running = run_job(job, plan, execution, began, observer=sinks)
             async with contextlib.aclosing(running) as results:
                 async for result in results:
                     yield result
+            for counts in begun:  # those that failed last, together, did not end the run early
+                counts.require_few_failed(execution.supervision)
 
 
 def _warn(text: str) -> None:

@@ -80,7 +80,7 @@ class Progress:
         """Raise TooManyFailed if so many problems failed that the run ends early."""
         if supervision.ends_early(self.n_failed, self.n_problems):
             raise TooManyFailed(
-                f"ended early: {self.n_failed:,} of {self.n_problems:,} problems failed, more than "
+                f"{self.n_failed:,} of {self.n_problems:,} problems failed, more than "
                 f"supervision.max_failed = {supervision.max_failed:g} allows; the last error: "
                 f"{self.last_error}"
             )

@@ -191,15 +191,14 @@ async def test_requests_of_one_identity_do_not_meet_and_leave_with_their_clients
             assert (await tasks[0]).finish is Finish.CANCELLED
             assert not tasks[1].done()
             # the first of a batch is always served; the second waits, as people fill the window
-            ordinals = [
-                asyncio.create_task(c.generate(Request("?", problem_id="row", ordinal=i)))
-                for i in range(2)
-            ]
-            await asyncio.to_thread(service.counts.wait_for, lambda c: c.n_running == 2)
+            first = asyncio.create_task(c.generate(Request("?", problem_id="row", ordinal=0)))
+            await asyncio.to_thread(service.counts.wait_for, lambda c: len(c.started) == 3)
+            second = asyncio.create_task(c.generate(Request("?", problem_id="row", ordinal=1)))
+            await asyncio.sleep(0.05)
             c.abort(Request("?", problem_id="row", ordinal=1))
-            assert (await ordinals[1]).finish is Finish.CANCELLED
+            assert (await second).finish is Finish.CANCELLED
             assert len(service.counts.started) == 3
-            for task in (tasks[1], ordinals[0]):
+            for task in (tasks[1], first):
                 task.cancel()
             await asyncio.to_thread(service.counts.wait_for, lambda c: c.n_running == 0)
 
