@@ -27,6 +27,7 @@ from orchestrator.serve.protocol.faults import Fault, busy
 
 _MINUTE, _DAY = 60.0, 86_400
 ANYBODY = "anybody"  # the name of the client where there are no keys
+SOCKET = "socket"  # of the client on the service's socket, which only its own user can reach
 _Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 _Limit = Annotated[int, Meta(ge=0)]
 
@@ -106,14 +107,14 @@ class Client:
 
 
 class KeyRing:
-    """The clients of a service; without keys everybody is one client without limits."""
+    """The clients of a service; without keys everybody is one client without limits, `anybody`."""
 
-    def __init__(self, keys: dict[str, Key] | None = None) -> None:
+    def __init__(self, keys: dict[str, Key] | None = None, anybody: str = ANYBODY) -> None:
         """Read the keys that are in variables; PlanError if one is not set."""
         self._clients = {
             _digest(name, key): Client(name, key) for name, key in (keys or {}).items()
         }
-        self._anybody = None if keys else Client(ANYBODY, Key(engines=True))
+        self._anybody = None if keys else Client(anybody, Key(engines=True))
 
     @property
     def is_open(self) -> bool:

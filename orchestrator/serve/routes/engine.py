@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from orchestrator.serve.access.keys import Client
-from orchestrator.serve.protocol.faults import Fault, invalid
+from orchestrator.serve.protocol.faults import Fault, invalid, shutting_down
 from orchestrator.serve.routes.connection import ClientGone, while_connected
 from orchestrator.serve.routes.context import JsonResponse, context_of
 from orchestrator.serve.sharing.direct import DirectAccess
@@ -31,6 +31,8 @@ router = APIRouter(include_in_schema=False)
 async def describe(request: Request) -> Response:
     """Describe the engine and its plan."""
     access, _ = _access(request)
+    if access.is_draining:
+        raise shutting_down()
     return JsonResponse(access.description)
 
 
