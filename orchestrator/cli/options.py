@@ -94,8 +94,8 @@ server_option = click.option(
     metavar="URL",
     envvar="LEADLINE_SERVER",
     show_envvar=True,
-    help="Use the engines of the `leadline serve` at this address. Without it, one of yours on this "
-    "machine is used if it has the plan's models and engine. `none`: never (docs/serve.md).",
+    help="Use the engines of the `leadline serve` at this address. Without it, one of yours on "
+    "this machine is used if it has the plan's models and engine. `none`: never (docs/serve.md).",
 )
 report_option = click.option(
     "--report",
