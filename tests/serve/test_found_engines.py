@@ -156,7 +156,10 @@ def test_every_command_uses_the_engines_of_a_running_server(case: Case, problems
     assert (cold.exit_code, case.n_opened) == (0, 2), cold.output
     assert USES not in cold.stderr
     votes = [
-        [(row["id"], row["answer"], row["votes"]) for row in map(json.loads, path.open())]
+        [
+            (row["id"], row["answer"], row["votes"])
+            for row in map(json.loads, path.read_text().splitlines())
+        ]
         for path in (case.folder / "hot/results.jsonl", case.folder / "cold/results.jsonl")
     ]
     assert votes[0] == votes[1]
