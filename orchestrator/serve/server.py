@@ -23,7 +23,7 @@ import uvicorn
 from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.plan.execution import Execution
-from orchestrator.serve.access.keys import SOCKET, KeyRing, read_keys
+from orchestrator.serve.access.keys import KeyRing, own_user, read_keys
 from orchestrator.serve.batches.runner import running_batches
 from orchestrator.serve.front import Front
 from orchestrator.serve.protocol.questions import QuestionReader
@@ -115,7 +115,8 @@ async def serve(
         app, service = await stack.enter_async_context(running)
         listening = [(_Server(_config(app)), place)]
         if identity and (local := stack.enter_context(_socket(identity, address))) is not None:
-            own = dataclasses.replace(app, keys=KeyRing(anybody=SOCKET))
+            keys = KeyRing(anybody=own_user())
+            own = dataclasses.replace(app, keys=keys, body_bytes=app.file_bytes)
             listening.append((_Server(_config(own)), local))
         quiet_others()
         serving = [asyncio.create_task(server.serve([one])) for server, one in listening]

@@ -28,15 +28,21 @@ import orchestrator
 from orchestrator.cli.machine import doctor
 from orchestrator.cli.main import leadline
 from orchestrator.core.plan import Model, Plan
-from orchestrator.core.values import PluginSpec
+from orchestrator.core.values import Finish, Media, Message, PluginSpec, Request
 from orchestrator.plan.execution import Execution
 from orchestrator.plan.file import plan_toml
-from orchestrator.serve.access.keys import SOCKET
+from orchestrator.serve.routes.app import Limits
 from orchestrator.serve.sharing import remote, sockets, wire
 from orchestrator.serve.sharing.identity import engine_identity
 from orchestrator.serve.sharing.remote import found_server
 from orchestrator.serve.sharing.sockets import published_socket, running_sockets
-from orchestrator.serve.sharing.wire import GENERATE
+from orchestrator.serve.sharing.wire import (
+    GENERATE,
+    Order,
+    decode_trace,
+    encode_order,
+    engine_digest,
+)
 
 OPENED: list[str] = []  # the label of each engine that was opened
 
@@ -279,8 +285,30 @@ def test_a_socket_needs_no_key_and_has_a_client_of_its_own(case: Case) -> None:
         assert httpx.get(f"{service.address}/models", timeout=SECONDS).status_code == 401
         solved = case.solve("--quiet")
     log = [json.loads(line) for line in solved.stderr.splitlines()]
-    assert {entry["client"] for entry in log} == {SOCKET}
+    assert {entry["client"] for entry in log} == {"socket"}
     assert [entry["path"] for entry in log].count(GENERATE) >= 3  # the last one may come later
+
+
+def test_what_engines_of_the_command_would_take_is_taken(case: Case) -> None:
+    """Limits of a service, which are for others, would change what a run of its own user answers:
+    media are fetched, and neither the size of a request nor the number of open ones is limited.
+    """
+    picture = Media("image_url", '{"url": "http://127.0.0.1:9/"}')
+    prompt = (Message("user", "?" * (9 << 20), (picture,)),)
+    limits = Limits(max_waiting=1)
+    with case.served(window=1, limits=limits):
+        solved = case.solve("--quiet", "--strategy.n", "8")
+        log = [json.loads(line) for line in solved.stderr.splitlines()]
+        assert {entry["status"] for entry in log} == {200}, "of eight requests, two have room"
+        [one] = running_sockets()
+        sent = Request(prompt, problem_id="p", ordinal=0, model="small")
+        order = Order("id", engine_digest(case.plan, case.execution), False, sent)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(one.path))) as client:
+            reply = client.post(
+                f"{one.address}{GENERATE}", content=encode_order(order), timeout=SECONDS
+            )
+        assert reply.status_code == 200, reply.text
+        assert decode_trace(reply.content).finish is Finish.STOP
 
 
 def test_an_engine_that_loads_nothing_is_not_shared(case: Case, home: Path) -> None:

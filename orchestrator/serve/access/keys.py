@@ -27,7 +27,6 @@ from orchestrator.serve.protocol.faults import Fault, busy
 
 _MINUTE, _DAY = 60.0, 86_400
 ANYBODY = "anybody"  # the name of the client where there are no keys
-SOCKET = "socket"  # of the client on the service's socket, which only its own user can reach
 _Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 _Limit = Annotated[int, Meta(ge=0)]
 
@@ -49,10 +48,14 @@ class Key:
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """A key's holder, with what it uses now; times are of the clock `now`."""
+    """A key's holder, with what it uses now; times are of the clock `now`.
+
+    The user who runs the service may what engines of his own would do.
+    """
 
     name: str
     key: Key = Key()
+    is_own_user: bool = False
     now: Callable[[], float] = time.time
     n_open: int = 0
     _left: float = field(init=False)
@@ -107,14 +110,15 @@ class Client:
 
 
 class KeyRing:
-    """The clients of a service; without keys everybody is one client without limits, `anybody`."""
+    """The clients of a service; without keys everybody is one client without limits."""
 
-    def __init__(self, keys: dict[str, Key] | None = None, anybody: str = ANYBODY) -> None:
+    def __init__(self, keys: dict[str, Key] | None = None, anybody: Client | None = None) -> None:
         """Read the keys that are in variables; PlanError if one is not set."""
         self._clients = {
             _digest(name, key): Client(name, key) for name, key in (keys or {}).items()
         }
-        self._anybody = None if keys else Client(anybody, Key(engines=True))
+        everybody = anybody or Client(ANYBODY, Key(engines=True))
+        self._anybody = None if keys else everybody
 
     @property
     def is_open(self) -> bool:
@@ -142,6 +146,11 @@ class KeyRing:
         """Return the client of a name, such as the owner of a batch."""
         known = [*self._clients.values(), *filter(None, [self._anybody])]
         return next((client for client in known if client.name == name), None)
+
+
+def own_user() -> Client:
+    """Return the client on a socket that only the service's own user can reach."""
+    return Client("socket", Key(engines=True), is_own_user=True)
 
 
 def read_keys(path: Path) -> KeyRing:

@@ -46,7 +46,7 @@ async def generate(request: Request) -> Response:
         raise invalid(f"the body is not an order: {error}", code="order") from error
     try:
         with client.admitted():
-            trace = await while_connected(request, access.generate(client.name, order))
+            trace = await while_connected(request, access.generate(client, order))
     except ClientGone:
         return Response(status_code=499)
     client.spend(trace.usage.prompt_tokens + trace.usage.output_tokens)
