@@ -30,7 +30,7 @@ from orchestrator.cli.main import leadline
 from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import Finish, Media, Message, PluginSpec, Request
 from orchestrator.plan.execution import Execution
-from orchestrator.plan.file import plan_toml
+from orchestrator.plan.file import load_plan, plan_toml
 from orchestrator.serve.routes.app import Limits
 from orchestrator.serve.sharing import remote, sockets, wire
 from orchestrator.serve.sharing.identity import engine_identity
@@ -154,6 +154,8 @@ def test_every_command_uses_the_engines_of_a_running_server(case: Case, problems
         assert USES in hot.stderr
         resumed = CliRunner().invoke(leadline, ["resume", str(case.folder / "hot")])
         assert USES not in resumed.stderr, "nothing is left to run"
+        kept = load_plan(case.folder / "hot" / "plan.toml")
+        assert engine_identity(kept.plan, kept.execution) == case.identity, "else it finds none"
         hot = case.command(*run, case.folder / "hot")
         assert USES in hot.stderr
         assert case.n_opened == 1
