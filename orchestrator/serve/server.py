@@ -145,10 +145,18 @@ async def serve_until_signal(
 ) -> None:
     """Serve until SIGTERM or SIGINT; otherwise as `serve`."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop.set)
+
+    def started(address: str) -> None:
+        handle_signals()  # again: engines install handlers of their own when they start
+        on_start(address)
+
+    def handle_signals() -> None:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+
+    handle_signals()
     try:
-        await serve(plan, execution, options, stop, on_start)
+        await serve(plan, execution, options, stop, started)
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

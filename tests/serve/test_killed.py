@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import openai
@@ -151,13 +151,28 @@ def _check_output(client: openai.OpenAI, batch: str) -> None:
     assert found == {f"r{i}": problem_number(f"r{i}") for i in range(N_ROWS)}
 
 
+@orchestrator.engine("signal-handling")
+@dataclass(frozen=True, slots=True)
+class SignalHandling:
+    """The fake engine, which handles SIGTERM itself once it is open, as Ray's does."""
+
+    loads_models: ClassVar[bool] = False
+
+    def capabilities(self) -> frozenset[Capability]:
+        return Fake().capabilities()
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        yield FakeEngine(Fake(seconds_per_token=0.1))
+
+
 def test_sigterm_ends_the_command_once_its_requests_are_answered(tmp_path: Path) -> None:
     """The program of the command line answers what it has, and leaves with status 0."""
     command = [*LEADLINE, "serve", "--port", "0"]
     command.append(str(tmp_path / "plan.toml"))
     (tmp_path / "plan.toml").write_text(
-        "[strategy]\nname = 'consistency'\nn = 4\n"
-        "[execution.engine]\nname = 'fake'\nseconds_per_token = 0.1\n"
+        "[strategy]\nname = 'consistency'\nn = 4\n[execution.engine]\nname = 'signal-handling'\n"
     )
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
